@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
@@ -45,6 +45,20 @@ QT_PACKAGES = (  # of Debian and Ubuntu
 ).split()
 XVFB_PACKAGES = ["xvfb", "xauth"]
 XVFB = ["xvfb-run", "-a", "-s", "-screen 0 1600x1000x24"]
+CONTRACTS = "from importlinter.cli import lint_imports as f; raise SystemExit(f(no_logo=True))"
+
+
+class Stage(NamedTuple):
+    """A part of `test`: its name, the Qt binding it runs on, commands for Python."""
+
+    name: str
+    qt: str | None
+    commands: list[list[str]]
+
+    @property
+    def title(self) -> str:
+        """The name and, where it matters, the binding."""
+        return f"{self.name} ({BINDINGS[self.qt]})" if self.qt else self.name
 
 
 class SetupError(Exception):
@@ -294,13 +308,12 @@ def demo(options: argparse.Namespace, binding: str) -> int:
 def test(options: argparse.Namespace, bindings: list[str]) -> int:
     """Run the stages and print a summary; 1 if any of them failed."""
     results = []
-    for name, qt, commands in planned(options, bindings):
-        title = f"{name} ({BINDINGS[qt]})" if qt else name
-        print(f"\n=== {title}", flush=True)
+    for stage in planned(options, bindings):
+        print(f"\n=== {stage.title}", flush=True)
         start = time.monotonic()
-        virtual = qt is not None and without_screen(options)
-        codes = [run_python(command, qt=qt, virtual_screen=virtual) for command in commands]
-        results.append((title, not any(codes), time.monotonic() - start))
+        virtual = stage.qt is not None and without_screen(options)
+        codes = [run_python(c, qt=stage.qt, virtual_screen=virtual) for c in stage.commands]
+        results.append((stage.title, not any(codes), time.monotonic() - start))
     print("\n=== summary")
     for title, passed, seconds in results:
         print(f"{'passed' if passed else 'FAILED'}  {title:<16} {seconds:6.1f} s")
@@ -311,23 +324,20 @@ def test(options: argparse.Namespace, bindings: list[str]) -> int:
     return 1 if failed else 0
 
 
-def planned(
-    options: argparse.Namespace, bindings: list[str]
-) -> list[tuple[str, str | None, list[list[str]]]]:
-    """Return the stages to run: name, Qt binding, commands for Python."""
-    contracts = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_logo=True))"
+def planned(options: argparse.Namespace, bindings: list[str]) -> list[Stage]:
+    """Return the stages to run, in order."""
     pytest = ["-m", "pytest", *options.extra]
     first, *others = bindings
     if options.only == "gui" and not others:
         others = [first]
-    stages: list[tuple[str, str | None, list[list[str]]]] = [
-        ("lint", None, [["-m", "ruff", "check"], ["-m", "ruff", "format", "--check"]]),
-        ("types", None, [["-m", "mypy"]]),
-        ("imports", None, [["-c", contracts]]),
-        ("tests", first, [pytest]),
-        *(("gui", binding, [[*pytest, "tests/gui"]]) for binding in others),
+    stages = [
+        Stage("lint", None, [["-m", "ruff", "check"], ["-m", "ruff", "format", "--check"]]),
+        Stage("types", None, [["-m", "mypy"]]),
+        Stage("imports", None, [["-c", CONTRACTS]]),
+        Stage("tests", first, [pytest]),
+        *(Stage("gui", binding, [[*pytest, "tests/gui"]]) for binding in others),
     ]
-    return [stage for stage in stages if options.only in (None, stage[0])]
+    return [stage for stage in stages if options.only in (None, stage.name)]
 
 
 if __name__ == "__main__":
