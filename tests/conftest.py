@@ -1,0 +1,147 @@
+"""What every test gets: a home of its own, and a failure for whatever it leaves running."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib.util
+import os
+import re
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+OUR_THREADS = "unetseg"  # what our threads' names begin with
+GRACE_S = 5.0  # how long a thread may take to end after its test
+BAD_QT_MESSAGES = re.compile(
+    r"different thread|another thread|Destroyed while thread|[Tt]imers cannot|not a GUI thread"
+)
+
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("suite")
+
+
+def isolate_home() -> None:
+    """Point everything that keeps settings or data of a user to a temporary folder.
+
+    This must happen before napari and Qt are imported. Caches (fonts, downloads) stay shared.
+    """
+    home = Path(tempfile.mkdtemp(prefix="unetseg-home-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    cache = Path.home() / ".cache"
+    os.environ.setdefault("XDG_CACHE_HOME", str(cache))
+    os.environ.update(
+        HOME=str(home),
+        USERPROFILE=str(home),
+        APPDATA=str(home / "appdata"),
+        LOCALAPPDATA=str(home / "localappdata"),
+        XDG_CONFIG_HOME=str(home / "config"),
+        XDG_DATA_HOME=str(home / "data"),
+        XDG_STATE_HOME=str(home / "state"),
+        NAPARI_CONFIG=str(home / "config" / "napari" / "settings.yaml"),
+        MPLBACKEND="Agg",
+    )
+
+
+def choose_qt() -> None:
+    """Let napari and pytest-qt use the same binding, PyQt6 unless told otherwise."""
+    installed = (
+        name
+        for name, module in (("pyqt6", "PyQt6"), ("pyqt5", "PyQt5"), ("pyside6", "PySide6"))
+        if importlib.util.find_spec(module)
+    )
+    binding = os.environ.setdefault("QT_API", next(installed, "pyqt6"))
+    os.environ["PYTEST_QT_API"] = binding
+
+
+isolate_home()
+choose_qt()
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Return the folder of real images beside the checkout, or skip where there is none."""
+    folder = ROOT.parent / "shared" / "data"
+    if not (folder / "benchmark.tsv").is_file():
+        pytest.skip("needs the real images of ../shared/data")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    """Fail a test that leaves one of our threads, a pool job or a QThread running."""
+    before = set(threading.enumerate())
+    yield
+    wait_until(lambda: not left_threads(before))
+    assert not left_threads(before), f"threads left running: {left_threads(before)}"
+    if "qtpy" in sys.modules:
+        wait_until(lambda: not running_qthreads())
+        assert not running_qthreads(), f"QThreads left running: {running_qthreads()}"
+
+
+@pytest.fixture(autouse=True)
+def no_bad_qt_messages(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test in which Qt was used from a wrong thread."""
+    yield
+    capture = getattr(request.node, "qt_log_capture", None)
+    messages = [record.message for record in capture.records] if capture else []
+    bad = [message for message in messages if BAD_QT_MESSAGES.search(message)]
+    assert not bad, f"Qt complained: {bad}"
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = GRACE_S) -> None:
+    """Wait for a condition, processing Qt events, and return also when it did not come."""
+    end = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < end:
+        if (application := qt_application()) is not None:
+            application.processEvents()
+        time.sleep(0.01)
+
+
+def left_threads(before: set[threading.Thread]) -> list[str]:
+    """Return the names of our threads that were started after `before` and still run."""
+    return [
+        thread.name
+        for thread in threading.enumerate()
+        if thread not in before and thread.name.startswith(OUR_THREADS)
+    ]
+
+
+def running_qthreads() -> list[str]:
+    """Return what runs in Qt's threads: QThread objects and jobs of the global pool."""
+    from qtpy.QtCore import QThread, QThreadPool
+
+    current = QThread.currentThread()
+    running = [
+        repr(thread)
+        for thread in gc.get_objects()
+        if isinstance(thread, QThread) and thread != current and is_running(thread)
+    ]
+    jobs = QThreadPool.globalInstance().activeThreadCount()
+    return running + [f"{jobs} job(s) in the global QThreadPool"] * bool(jobs)
+
+
+def is_running(thread: Any) -> bool:
+    """Tell whether a QThread runs; one whose C++ side is gone does not."""
+    try:
+        return bool(thread.isRunning())
+    except RuntimeError:
+        return False
+
+
+def qt_application() -> Any:
+    """Return the running QApplication, or None, without importing Qt."""
+    if "qtpy" not in sys.modules:
+        return None
+    from qtpy.QtCore import QCoreApplication
+
+    return QCoreApplication.instance()
