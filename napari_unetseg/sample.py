@@ -1,0 +1,156 @@
+"""The sample data that napari offers under File ▸ Open Sample.
+
+Each function returns layers as napari's plugins do: a list of (data, keyword arguments, type).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_unetseg.core.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
+    LayerData = tuple[np.ndarray[Any, Any], dict[str, Any], str]
+
+__all__ = ["cell", "immunohistochemistry", "nuclei2d", "sample_path", "two_structures"]
+
+_PACKAGE = Path(__file__).resolve().parent
+FOLDERS = (_PACKAGE / "_sample", _PACKAGE.parent / "sample_data")
+"""Where sample files are looked for: in an installed package, then in a source checkout."""
+
+CELL_PIXEL_UM = 0.107
+
+
+def sample_path(name: str) -> Path:
+    """Find a sample file.
+
+    Parameters
+    ----------
+    name : str
+        The file's name, such as ``nuclei2d.tif``; ``sample_data/README.md`` lists the files.
+
+    Returns
+    -------
+    pathlib.Path
+        The file, in the installed package or in the source checkout.
+
+    Raises
+    ------
+    UserError
+        There is no such file.
+    """
+    for folder in FOLDERS:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(
+        f"The sample file {name} is missing; install napari-unetseg anew, "
+        "or run it from a complete checkout."
+    )
+
+
+def nuclei2d() -> list[LayerData]:
+    """Fluorescence nuclei, uint16 (Y, X), and strokes on them, uint8 (Y, X).
+
+    Real data of the 2018 Data Science Bowl (Caicedo et al. 2019, doi:10.1038/s41592-019-0612-7);
+    the size of a pixel is not known.
+    """
+    image, strokes = _read("nuclei2d.tif"), _read("nuclei2d_strokes.tif")
+    return [
+        (image, {"name": "nuclei", "colormap": "gray"}, "image"),
+        _annotations("nuclei", strokes, ["nucleus"]),
+    ]
+
+
+def two_structures() -> list[LayerData]:
+    """Cells in a simulated time lapse: two channels and strokes, each (T, Z, Y, X), with sizes."""
+    stack, grid, channels = _read_ome("two_structures.ome.tif")
+    strokes = _read("two_structures_strokes.ome.tif")
+    layers: list[LayerData] = []
+    for index, colormap in enumerate(("bop blue", "bop orange")):
+        data = stack[:, index]
+        options = {
+            "name": f"cells · {channels[index]}",
+            "colormap": colormap,
+            "blending": "additive",
+            "contrast_limits": (int(data.min()), int(data.max())),
+            **grid,
+        }
+        layers.append((data, options, "image"))
+    return [*layers, _annotations("cells", strokes, ["nucleus", "vesicle"], grid)]
+
+
+def cell() -> list[LayerData]:
+    """One cell in quantitative phase contrast, uint8 (Y, X), 0.107 µm a pixel.
+
+    A picture of scikit-image (Müller et al. 2018, doi:10.1364/OE.26.010729).
+    """
+    grid = {
+        "scale": (CELL_PIXEL_UM, CELL_PIXEL_UM),
+        "units": ("um", "um"),
+        "axis_labels": ("y", "x"),
+    }
+    return [(_of_skimage("cell"), {"name": "cell", "colormap": "gray", **grid}, "image")]
+
+
+def immunohistochemistry() -> list[LayerData]:
+    """Colonic glands stained with DAB and hematoxylin, RGB uint8 (Y, X, 3).
+
+    A picture of scikit-image; the size of a pixel is not known.
+    """
+    image = _of_skimage("immunohistochemistry")
+    return [(image, {"name": "colonic glands", "rgb": True}, "image")]
+
+
+def _annotations(
+    image: str,
+    strokes: np.ndarray[Any, Any],
+    structures: list[str],
+    grid: dict[str, Any] | None = None,
+) -> LayerData:
+    """Make the annotation layer of an image; `structures` name the numbers from 1 on."""
+    numbers = [0, *range(1, len(structures) + 1), 255]
+    options = {
+        "name": f"{image} · annotations",
+        "features": {"index": numbers, "name": ["not labelled", *structures, "background"]},
+        "metadata": {"napari_unetseg": {"kind": "strokes"}},
+        **(grid or {}),
+    }
+    return strokes, options, "labels"
+
+
+def _read(name: str) -> np.ndarray[Any, Any]:
+    import tifffile
+
+    return tifffile.imread(sample_path(name))
+
+
+def _read_ome(name: str) -> tuple[np.ndarray[Any, Any], dict[str, Any], list[str]]:
+    """Read a stack (T, C, Z, Y, X), how napari places its channels, and their names."""
+    import tifffile
+
+    with tifffile.TiffFile(sample_path(name)) as tiff:
+        data = tiff.asarray()
+        pixels = tifffile.xml2dict(tiff.ome_metadata or "")["OME"]["Image"]["Pixels"]
+    grid = {
+        "scale": (pixels["TimeIncrement"], *(pixels[f"PhysicalSize{axis}"] for axis in "ZYX")),
+        "units": ("s", "um", "um", "um"),
+        "axis_labels": ("t", "z", "y", "x"),
+    }
+    return data, grid, [channel["Name"] for channel in pixels["Channel"]]
+
+
+def _of_skimage(name: str) -> np.ndarray[Any, Any]:
+    from skimage import data
+
+    load: Callable[[], np.ndarray[Any, Any]] = getattr(data, name)
+    try:
+        return load()
+    except (ImportError, OSError, ValueError) as error:  # a build of scikit-image without it
+        raise UserError(
+            f"scikit-image has no picture {name!r} here; install scikit-image with pip."
+        ) from error
