@@ -1,0 +1,1 @@
+"""Learns and predicts: NumPy and PyTorch; no napari, no Qt, no files but the model's."""

@@ -1,0 +1,137 @@
+"""Settings: validated, immutable, to and from JSON."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["AugmentSettings", "NetSettings", "PredictSettings", "TrainSettings"]
+
+Device = Literal["auto", "cuda", "mps", "cpu"]
+Norm = Literal["batch", "group", "instance", "none"]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class NetSettings(_Settings):
+    """The architecture of a U-Net; bounded, so that a file cannot ask for an absurd one.
+
+    ``depth`` counts the levels, the bottleneck included; ``width`` is the number of feature
+    channels of the first level. Depth 5 and width 64 give the network of Ronneberger et al.
+    (2015, https://arxiv.org/abs/1505.04597).
+    """
+
+    dims: Literal[2, 3] = 2
+    in_channels: int = Field(1, ge=1, le=64)
+    out_channels: int = Field(1, ge=1, le=255)
+    depth: int = Field(4, ge=1, le=7)
+    width: int = Field(16, ge=1, le=256)
+    norm: Norm = "batch"
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    strides: tuple[tuple[int, ...], ...] | None = None
+    """Down-sampling of each level and spatial axis, 1 or 2; None means 2 everywhere."""
+
+    @model_validator(mode="after")
+    def _check_strides(self) -> Self:
+        if self.strides is not None:
+            if len(self.strides) != self.depth - 1:
+                raise ValueError(f"strides needs {self.depth - 1} entries for depth {self.depth}")
+            if any(len(s) != self.dims or not set(s) <= {1, 2} for s in self.strides):
+                raise ValueError(f"every stride needs {self.dims} numbers, each 1 or 2")
+        return self
+
+
+class AugmentSettings(_Settings):
+    """Random changes of a sample, the same for image and labels. 0 or False switches one off."""
+
+    flips: bool = True
+    quarter_turns: bool = True
+    rotation: float = Field(30.0, ge=0, le=180)
+    """Largest rotation in the YX plane, degrees (2D)."""
+    scale: float = Field(0.2, ge=0, lt=1)
+    """Largest relative change of size (2D)."""
+    elastic: float = Field(0.3, ge=0, le=1)
+    """Probability of an elastic deformation (2D)."""
+    brightness: float = Field(0.2, ge=0, le=1)
+    """Largest shift of intensity, in units of the normalised range."""
+    contrast: float = Field(0.3, ge=0, lt=1)
+    """Largest relative change of contrast."""
+    gamma: float = Field(0.3, ge=0, lt=1)
+    """Largest relative change of gamma."""
+    blur: float = Field(0.1, ge=0, le=1)
+    """Probability of a Gaussian blur of 0.5 to 1.5 voxels (2D)."""
+    noise: float = Field(0.05, ge=0, le=1)
+    """Largest standard deviation of added Gaussian noise, in units of the normalised range."""
+
+
+class TrainSettings(_Settings):
+    """Everything a training takes besides images and labels. The defaults need no change.
+
+    At most one of ``epochs``, ``steps`` and ``minutes`` ends the training; with none of them it
+    ends by itself when nothing improves. The classic setting of the field is
+    ``TrainSettings.classic()``: Adam at 1e-3 for 25 epochs, no Dice term, no averaging.
+    """
+
+    dims: Literal[2, 3] = 2
+    depth: int = Field(4, ge=1, le=7)
+    width: int = Field(16, ge=1, le=256)
+    norm: Norm = "batch"
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+
+    epochs: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1)
+    minutes: float | None = Field(None, gt=0)
+    patience: int = Field(12, ge=1)
+    """Epochs without a better score after which training ends by itself."""
+
+    learning_rate: float = Field(3e-3, gt=0, le=1)
+    dice: bool = True
+    """Add a soft Dice loss to the cross-entropy."""
+    balance: bool = True
+    """Weigh every class alike, however many voxels were painted."""
+    average: bool = True
+    """Score and keep an exponential average of the weights instead of the newest ones."""
+    patch: int | None = Field(None, ge=8, le=4096)
+    """Patch size in voxels in Y and X; None: chosen."""
+    batch: int | None = Field(None, ge=1, le=1024)
+    """Patches of a step; None: chosen."""
+    augment: AugmentSettings = AugmentSettings()
+
+    validation: float = Field(0.2, ge=0, le=0.5)
+    """Share of the blocks that is kept out of training and used for the score."""
+    freeze_encoder: bool = False
+    device: Device = "auto"
+    threads: int | None = Field(None, ge=1)
+    """CPU threads; None: one less than there are cores."""
+    seed: int = Field(0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Self:
+        if sum(end is not None for end in (self.epochs, self.steps, self.minutes)) > 1:
+            raise ValueError("give only one of epochs, steps and minutes")
+        return self
+
+    @classmethod
+    def classic(cls, **changes: object) -> Self:
+        """Adam at 1e-3 for 25 epochs with cross-entropy alone, as most scripts have it."""
+        values: dict[str, object] = {
+            "epochs": 25,
+            "learning_rate": 1e-3,
+            "dice": False,
+            "average": False,
+            **changes,
+        }
+        return cls.model_validate(values)
+
+
+class PredictSettings(_Settings):
+    """How a model is applied."""
+
+    device: Device = "auto"
+    threads: int | None = Field(None, ge=1)
+    tile: int | None = Field(None, ge=8, le=16384)
+    """Edge of a tile's core in voxels; None: chosen."""
+    probabilities: bool = False

@@ -1,0 +1,61 @@
+"""The word to a running job: thread-safe, read by the job between two steps."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.samples import Pair
+
+__all__ = ["Control"]
+
+
+class Control:
+    """What a running job may be told between two steps.
+
+    Any thread may call any method. The job looks at it after every step, so that a stop
+    takes effect within one step and what was learned is returned.
+
+    Parameters
+    ----------
+    threads
+        How many CPU threads the job may use; None leaves PyTorch's own number.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = threads
+        self._pairs: tuple[Pair, ...] | None = None
+
+    def stop(self) -> None:
+        """Ask the job to end after its current step and to return what it has."""
+        self._stop.set()
+
+    @property
+    def stopped(self) -> bool:
+        """True once a stop was asked for."""
+        return self._stop.is_set()
+
+    @property
+    def threads(self) -> int | None:
+        """Number of CPU threads the job should use from its next step on."""
+        with self._lock:
+            return self._threads
+
+    @threads.setter
+    def threads(self, number: int | None) -> None:
+        with self._lock:
+            self._threads = number
+
+    def offer_pairs(self, pairs: tuple[Pair, ...]) -> None:
+        """Hand over newer annotations; a job that can use them takes them at its next epoch."""
+        with self._lock:
+            self._pairs = pairs
+
+    def take_pairs(self) -> tuple[Pair, ...] | None:
+        """Newer annotations, once; None when there are none."""
+        with self._lock:
+            pairs, self._pairs = self._pairs, None
+            return pairs

@@ -1,0 +1,17 @@
+"""Errors whose text is one sentence that a user can act on."""
+
+from __future__ import annotations
+
+__all__ = ["ModelFileError", "TrainingError", "UserError"]
+
+
+class UserError(Exception):
+    """Something the user can put right; the text says what to do."""
+
+
+class ModelFileError(UserError):
+    """A model file that is refused, or a model that does not fit the image."""
+
+
+class TrainingError(UserError):
+    """Training could not begin or go on; what was learned before is kept."""

@@ -1,0 +1,139 @@
+"""What a long job says while it runs: small frozen dataclasses, in the order they happen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from napari_unetseg.core.metrics import Scores
+
+__all__ = [
+    "EpochDone",
+    "Event",
+    "Notice",
+    "Prepared",
+    "StepDone",
+    "TilePredicted",
+    "TrainingDone",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice(Event):
+    """A sentence that the user should read; the job goes on."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared(Event):
+    """The data were read and the network was built.
+
+    Attributes
+    ----------
+    steps
+        Steps planned in all; 0 when only time ends the training.
+    epoch_steps
+        Steps of an epoch, a fixed number that grows with the amount of annotation.
+    samples
+        Samples (patches) of an epoch.
+    train_voxels, validation_voxels
+        Labelled voxels in the training and in the validation blocks.
+    blocks
+        Validation blocks; 0 when there is too little annotation for a score.
+    device
+        Name of the device, such as ``cpu`` or ``cuda:0 (NVIDIA T4)``.
+    parameters
+        Number of trainable parameters.
+    patch
+        Patch size in voxels, one number for each spatial axis (ZYX or YX).
+    batch
+        Patches of a step.
+    """
+
+    steps: int
+    epoch_steps: int
+    samples: int
+    train_voxels: int
+    validation_voxels: int
+    blocks: int
+    device: str
+    parameters: int
+    patch: tuple[int, ...]
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone(Event):
+    """One optimiser step: ``step`` counts from 1, ``loss`` is the mean over the batch."""
+
+    step: int
+    steps: int
+    loss: float
+    seconds: float
+    remaining: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class EpochDone(Event):
+    """One epoch: mean training loss, and scores on the validation blocks if there are any.
+
+    ``best``: these weights are the best so far; ``seconds``: time since the start.
+    """
+
+    epoch: int
+    step: int
+    train_loss: float
+    scores: Scores | None
+    best: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingDone(Event):
+    """The last event of a training: why it ended, in a sentence, and the scores of what is kept."""
+
+    reason: str
+    scores: Scores | None
+    epochs: int
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TilePredicted(Event):
+    """One tile of a prediction.
+
+    Attributes
+    ----------
+    plane
+        Index along each leading axis (all grid axes before the spatial ones).
+    region
+        Slices of the spatial axes (ZYX or YX) that the tile covers.
+    mask
+        Structures' numbers, 0 for background; shape of the region, uint8.
+    probabilities
+        Float32, (classes, *region); None unless asked for.
+    done, total
+        Tiles done and in all.
+    """
+
+    plane: tuple[int, ...]
+    region: tuple[slice, ...]
+    mask: np.ndarray
+    probabilities: np.ndarray | None
+    done: int
+    total: int
+
+    @property
+    def index(self) -> tuple[int | slice, ...]:
+        """Index of the tile in the grid of the image: leading indices, then slices."""
+        return (*self.plane, *self.region)

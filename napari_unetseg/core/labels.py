@@ -1,0 +1,217 @@
+"""Label kinds, structures and their numbers: what was painted is what is predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+import numpy as np
+
+from napari_unetseg.core.errors import UserError
+
+__all__ = [
+    "BRUSH",
+    "COLORS",
+    "IGNORE",
+    "Classes",
+    "LabelKind",
+    "Structure",
+    "check_values",
+    "count_values",
+    "default_color",
+]
+
+BRUSH = 255
+"""The number of the background brush in an annotation."""
+IGNORE = 255
+"""Class index of a voxel without a label."""
+COLORS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2")
+"""Colours of structures (Okabe and Ito 2008), told apart with any colour vision."""
+BRUSH_COLOR = "#7F7F7F"
+
+
+class LabelKind(StrEnum):
+    """What 0 and the other numbers of a labels array mean."""
+
+    STROKES = "strokes"
+    """0 = not labelled, 1…254 = structures, 255 = background."""
+    FULL = "full"
+    """0 = background, 1…254 = structures; 0 and 255 alone is binary."""
+    INSTANCES = "instances"
+    """0 = background, every other number is an object of structure 1."""
+
+
+def default_color(number: int) -> str:
+    """The colour of a structure that was given none: the same in every layer and file."""
+    return BRUSH_COLOR if number == BRUSH else COLORS[(number - 1) % len(COLORS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What is to be found; it has one number (1 to 254) everywhere."""
+
+    number: int
+    name: str = ""
+    color: str = ""
+    file_value: int | None = None
+    """The value it had in the files, where that differs from the number (255 in a binary mask)."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= 254:
+            raise UserError(f"A structure's number must be 1 to 254, not {self.number}.")
+        object.__setattr__(self, "name", self.name or f"structure {self.number}")
+        object.__setattr__(self, "color", self.color or default_color(self.number))
+
+
+def count_values(labels: Any, name: str = "the labels") -> dict[int, int]:
+    """Count the voxels of each value; floats are welcome if they are whole numbers.
+
+    Raises
+    ------
+    UserError
+        Values that are not whole numbers, or negative ones.
+    """
+    values, counts = np.unique(np.asarray(labels), return_counts=True)
+    if values.dtype.kind not in "buif" or (
+        values.dtype.kind == "f" and not np.array_equal(values, np.floor(values))
+    ):
+        raise UserError(
+            f"{name} holds values such as {_odd_value(values)}, which are not whole numbers: "
+            "labels need integers, 0 and up."
+        )
+    if values.size and values[0] < 0:
+        raise UserError(f"{name} holds the negative value {int(values[0])}: labels start at 0.")
+    return {int(v): int(c) for v, c in zip(values, counts, strict=True)}
+
+
+def _odd_value(values: np.ndarray) -> Any:
+    if values.dtype.kind != "f":
+        return values.dtype
+    odd = values[~(values == np.floor(values))]
+    return odd[0] if odd.size else values[0]
+
+
+def check_values(
+    values: Mapping[int, int], kind: LabelKind, name: str, ignore: int | None = None
+) -> None:
+    """Raise a `UserError` when the values cannot be of that kind.
+
+    Parameters
+    ----------
+    values
+        Voxels of each value, as `count_values` gives them.
+    kind, name
+        Kind of the labels, and what to call them in the sentence.
+    ignore
+        A value of a full mask that means "not labelled".
+    """
+    found = {v for v in values if v not in (0, ignore)}
+    if kind is LabelKind.INSTANCES:
+        return
+    if found and max(found) > 255:
+        raise UserError(
+            f"{name} holds the number {max(found)}, but structures end at 254; "
+            "if every number is an object of its own, say that the labels are instances."
+        )
+    if kind is LabelKind.FULL and BRUSH in found and len(found) > 1:
+        others = ", ".join(str(v) for v in sorted(found - {BRUSH})[:5])
+        raise UserError(
+            f"{name} is a full mask that holds 255 beside {others}; say what 255 means: "
+            "'--ignore 255' for voxels without a label, or '--labels strokes' for background."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """The classes of a network: class ``k`` stands for ``numbers[k]``; 0 is background.
+
+    Background comes first where it was labelled. Somebody who paints two numbers and never
+    the background brush gets these two numbers everywhere.
+    """
+
+    structures: tuple[Structure, ...]
+    background: bool = True
+
+    @classmethod
+    def find(
+        cls,
+        labels: Iterable[tuple[Mapping[int, int], LabelKind]],
+        known: Iterable[Structure] = (),
+        ignore: int | None = None,
+    ) -> Self:
+        """The classes of several label arrays, from the values that each of them holds."""
+        names = {s.number: s for s in known}
+        file_values: dict[int, int | None] = {}
+        background = False
+        for values, kind in labels:
+            found = {v for v, n in values.items() if n and v not in (0, ignore)}
+            if kind is LabelKind.STROKES:
+                background |= BRUSH in found
+                numbers = found - {BRUSH}
+            else:
+                background |= values.get(0, 0) > 0
+                numbers = {1} if found else set()
+                if kind is LabelKind.FULL and found != {BRUSH}:
+                    numbers = found
+                elif kind is LabelKind.FULL:
+                    file_values[1] = BRUSH
+            for number in numbers:
+                file_values.setdefault(number, None)
+        structures = tuple(
+            names.get(n) or Structure(n, file_value=file_values[n]) for n in sorted(file_values)
+        )
+        return cls(structures, background)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The number that each class is written as, 0 for background."""
+        return (0,) * self.background + tuple(s.number for s in self.structures)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of each class."""
+        return ("background",) * self.background + tuple(s.name for s in self.structures)
+
+    @property
+    def binary(self) -> bool:
+        """One structure and background: one logit is enough."""
+        return self.background and len(self.structures) == 1
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the network's head."""
+        return 1 if self.binary else len(self.numbers)
+
+    def encode(self, labels: Any, kind: LabelKind, ignore: int | None = None) -> np.ndarray:
+        """Class index of each voxel, uint8; `IGNORE` where nothing was labelled.
+
+        Parameters
+        ----------
+        labels
+            Array of any shape and integer or whole float dtype.
+        kind
+            What its values mean.
+        ignore
+            A value of a full mask or of instances that means "not labelled".
+        """
+        array = np.asarray(labels)
+        if array.dtype.kind not in "ui" or array.dtype.itemsize > 4:
+            array = array.astype(np.int64)
+        unlabelled = np.zeros(array.shape, bool) if ignore is None else array == ignore
+        if kind is LabelKind.INSTANCES:
+            array = (array > 0).astype(np.uint8)
+        elif kind is LabelKind.FULL:
+            array = np.where(array == BRUSH, 1, array)
+        table = np.full(256, IGNORE, np.uint8)
+        for index, number in enumerate(self.numbers):
+            table[BRUSH if number == 0 and kind is LabelKind.STROKES else number] = index
+        out: np.ndarray = table[np.clip(array, 0, 255).astype(np.uint8)]
+        out[unlabelled] = IGNORE
+        return out
+
+    def decode(self, classes: np.ndarray) -> np.ndarray:
+        """Numbers of the structures, uint8, from class indices of any shape."""
+        numbers: np.ndarray = np.asarray(self.numbers, np.uint8)[classes]
+        return numbers

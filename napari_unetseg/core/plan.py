@@ -1,0 +1,116 @@
+"""From settings and data to what a training does: architecture, patch, batch and length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from napari_unetseg.core.config import NetSettings, TrainSettings
+from napari_unetseg.core.samples import TrainingData
+
+__all__ = ["Plan", "level_strides", "make_plan"]
+
+PATCH_2D = {"cpu": 128, "gpu": 256}
+BATCH_2D = {"cpu": 4, "gpu": 16}
+PATCH_3D = {"cpu": (16, 64, 64), "gpu": (32, 128, 128)}
+BATCH_3D = {"cpu": 1, "gpu": 2}
+EPOCHS = 40
+"""Epochs of a training that nobody limits and that does not end by itself before."""
+FEWEST_STEPS, MOST_STEPS = 12, 60
+"""Steps of an epoch: its samples show each labelled voxel about once, within these limits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a training will do; ``steps`` is 0 when only time ends it."""
+
+    net: NetSettings
+    patch: tuple[int, ...]
+    batch: int
+    epoch_steps: int
+    steps: int
+
+
+def level_strides(
+    shape: Sequence[int], spacing: Sequence[float], depth: int
+) -> tuple[tuple[int, ...], ...]:
+    """Down-sampling of each level: an axis that is coarser or thinner than others keeps its voxels.
+
+    An axis is halved while its voxels are less than twice as long as the shortest ones, and at
+    least four of them are left (Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z,
+    plan anisotropic networks by the same rule).
+    """
+    sizes, lengths = [float(s) for s in shape], [float(s) or 1.0 for s in spacing]
+    levels = []
+    for _ in range(depth - 1):
+        level = tuple(
+            2 if length < 2 * min(lengths) and (size >= 4 or axis >= len(sizes) - 2) else 1
+            for axis, (size, length) in enumerate(zip(sizes, lengths, strict=True))
+        )
+        levels.append(level)
+        sizes = [s / t for s, t in zip(sizes, level, strict=True)]
+        lengths = [x * t for x, t in zip(lengths, level, strict=True)]
+    return tuple(levels)
+
+
+def make_plan(
+    data: TrainingData, settings: TrainSettings, device: str, init: NetSettings | None
+) -> Plan:
+    """Choose what the settings leave open.
+
+    Parameters
+    ----------
+    data
+        Images and labels.
+    settings
+        What the user asked for.
+    device
+        Type of device: ``cpu`` or that of a GPU.
+    init
+        Architecture of a model to go on from.
+    """
+    where = "cpu" if device == "cpu" else "gpu"
+    image = data.pairs[0].image
+    shapes = [p.image.spatial_shape(data.dims) for p in data.pairs]
+    smallest = tuple(min(s[a] for s in shapes) for a in range(data.dims))
+    strides = None
+    if data.dims == 3:
+        strides = level_strides(smallest, image.spatial_spacing(3), settings.depth)
+    net = init or NetSettings(
+        dims=settings.dims,
+        in_channels=image.n_channels,
+        out_channels=data.classes.out_channels,
+        depth=settings.depth,
+        width=settings.width,
+        norm=settings.norm,
+        dropout=settings.dropout,
+        strides=strides,
+    )
+    patch = _patch(net, settings, where, shapes)
+    batch = settings.batch or (BATCH_2D if data.dims == 2 else BATCH_3D)[where]
+    samples = data.train_voxels / (math.prod(patch) * 0.02)
+    epoch_steps = max(FEWEST_STEPS, min(MOST_STEPS, round(samples / batch)))
+    if settings.steps:
+        steps = settings.steps
+    elif settings.minutes:
+        steps = 0
+    else:
+        steps = (settings.epochs or EPOCHS) * epoch_steps
+    return Plan(net, patch, batch, epoch_steps, steps)
+
+
+def _patch(
+    net: NetSettings, settings: TrainSettings, where: str, shapes: Sequence[tuple[int, ...]]
+) -> tuple[int, ...]:
+    """Patch edges: multiples of the stride, no larger than the largest image needs."""
+    wanted = (PATCH_2D[where],) * 2 if net.dims == 2 else PATCH_3D[where]
+    if settings.patch:
+        wanted = (*wanted[:-2], settings.patch, settings.patch)
+    patch = []
+    for axis, edge in enumerate(wanted):
+        stride = math.prod(s[axis] for s in net.strides) if net.strides else 2 ** (net.depth - 1)
+        largest = max(shape[axis] for shape in shapes)
+        size = math.ceil(min(edge, largest) / stride) * stride
+        patch.append(max(size, 2 * stride if stride > 1 else 1))
+    return tuple(patch)

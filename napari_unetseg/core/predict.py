@@ -1,0 +1,252 @@
+"""Tiled prediction: a generator of events. A tile equals the same place of the whole image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from napari_unetseg.core import tiles
+from napari_unetseg.core.config import PredictSettings
+from napari_unetseg.core.control import Control
+from napari_unetseg.core.devices import (
+    is_out_of_memory,
+    pick_device,
+    release_memory,
+    use_threads,
+)
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import Event, Notice, TilePredicted
+from napari_unetseg.core.image import Normalization, Stack
+from napari_unetseg.core.model import Model
+
+__all__ = ["predict", "predict_events", "predict_probabilities"]
+
+EDGE = {2: 512, 3: 96}
+"""Edge of a tile's core in voxels."""
+SMALLEST_EDGE = 32
+LARGEST_HALO = 3.0
+"""Where tiles would read more than this many times what they keep, they are blended instead."""
+
+Pieces = Iterator[tuple[tiles.Region, np.ndarray]]
+
+
+class _Engine:
+    """A network on a device, and how it walks over a plane or volume."""
+
+    def __init__(self, model: Model, shape: tuple[int, ...], settings: PredictSettings) -> None:
+        self.device = pick_device(settings.device)
+        self.shape = shape
+        self.model = model
+        self.network = model.network().folded().to(self.device)
+        self.plan(settings.tile or EDGE[model.dims])
+
+    def plan(self, edge: int) -> None:
+        self.edge = edge
+        self.exact = tiles.exact_tiles(self.shape, self.network, edge)
+        looks_at_tile = self.model.net.norm in ("group", "instance") and len(self.exact) > 1
+        wide = self.model.dims == 3 and tiles.halo_factor(self.exact) > LARGEST_HALO
+        self.blended = looks_at_tile or wide
+        self.rows = tiles.overlapping_tiles(self.shape, self.network.stride, edge)[1]
+
+    @property
+    def count(self) -> int:
+        return len(self.rows if self.blended else self.exact)
+
+    def infer(self, image: np.ndarray) -> np.ndarray:
+        """Probabilities (classes, *spatial), float32, of an image (channels, *spatial)."""
+        with torch.inference_mode():
+            x = torch.from_numpy(image)[None].to(self.device)
+            if self.model.dims == 2:
+                x = x.contiguous(memory_format=torch.channels_last)
+            logits = self.network(x)[0].float()
+            if self.model.classes.binary:
+                p = torch.sigmoid(logits)
+                shares = torch.cat([1 - p, p])
+            else:
+                shares = torch.softmax(logits, dim=0)
+            return shares.cpu().numpy()
+
+    def walk(self, read: Callable[[tiles.Region], np.ndarray]) -> Pieces:
+        """Probabilities of each region of a plane or volume."""
+        if self.blended:
+            yield from tiles.blend(
+                self.shape, self.network.stride, self.edge, lambda region: self.infer(read(region))
+            )
+            return
+        for tile in self.exact:
+            yield tile.core, self.infer(read(tile.read))[(slice(None), *tile.inner)]
+
+    def shrink(self) -> str:
+        """Take less memory; say how. Raises `UserError` when there is no smaller way."""
+        release_memory(self.device)
+        if self.edge > SMALLEST_EDGE:
+            self.plan(max(SMALLEST_EDGE, min(self.edge, *self.shape) // 2))
+            return f"Not enough memory: going on with tiles of {self.edge} voxels."
+        if self.device.type != "cpu":
+            self.device = torch.device("cpu")
+            self.network = self.network.to(self.device)
+            self.plan(EDGE[self.model.dims])
+            return "Not enough memory on the GPU: going on with the CPU."
+        raise UserError(
+            "There is not enough memory for even the smallest tile; close other programs or use "
+            "a smaller network."
+        )
+
+    def blend_reason(self) -> str:
+        if self.model.net.norm in ("group", "instance"):
+            why = f"{self.model.net.norm} norm depends on what is around a voxel"
+        else:
+            why = "an exact halo would cost more than three times the volume"
+        return f"Tiles are blended ({why}), so the mask may differ a little with the tile size."
+
+
+def predict_events(
+    model: Model,
+    stack: Stack,
+    settings: PredictSettings | None = None,
+    *,
+    planes: Iterable[tuple[int, ...]] | None = None,
+    control: Control | None = None,
+) -> Generator[Event, None, None]:
+    """Predict a stack tile by tile; memory does not grow with the stack.
+
+    Parameters
+    ----------
+    model, stack, settings
+        What to apply to what, and how.
+    planes
+        Indices of the leading axes in the order in which they are wanted; default all.
+    control
+        Stops the job after the tile at hand.
+
+    Yields
+    ------
+    Event
+        `Notice` sentences, and a `TilePredicted` for each tile.
+
+    Raises
+    ------
+    UserError
+        The image does not fit the model, or there is too little memory for the smallest tile.
+    """
+    settings = settings or PredictSettings()
+    control = control or Control(settings.threads)
+    model.check_image(stack)
+    wanted = list(planes) if planes is not None else list(stack.planes(model.dims))
+    normalization, own = model.normalization.for_stack(stack)
+    if own:
+        yield Notice(
+            f"{stack.name} has quite another intensity range than the training images, so it is "
+            "scaled by its own percentiles."
+        )
+    engine = _Engine(model, stack.spatial_shape(model.dims), settings)
+    if engine.blended:
+        yield Notice(engine.blend_reason())
+    for number, plane in enumerate(wanted):
+        yield from _predict_plane(
+            engine, stack, normalization, plane, control, settings, (number, len(wanted))
+        )
+        if control.stopped:
+            return
+
+
+def _predict_plane(
+    engine: _Engine,
+    stack: Stack,
+    normalization: Normalization,
+    plane: tuple[int, ...],
+    control: Control,
+    settings: PredictSettings,
+    place: tuple[int, int],
+) -> Generator[Event, None, None]:
+    """One plane or volume; begun again with smaller tiles when memory runs out."""
+
+    def read(region: tiles.Region) -> np.ndarray:
+        use_threads(control.threads)
+        return normalization.apply(stack.read(plane, region))
+
+    number, planes = place
+    while True:
+        try:
+            for done, (region, shares) in enumerate(engine.walk(read), 1):
+                mask = engine.model.classes.decode(shares.argmax(0))
+                kept = shares if settings.probabilities else None
+                total = planes * engine.count
+                yield TilePredicted(plane, region, mask, kept, number * engine.count + done, total)
+                if control.stopped:
+                    return
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        yield Notice(engine.shrink())
+
+
+def predict(
+    model: Model,
+    image: Any,
+    settings: PredictSettings | None = None,
+    *,
+    axes: str | None = None,
+    planes: Iterable[tuple[int, ...]] | None = None,
+    control: Control | None = None,
+    on_event: Callable[[Event], object] | None = None,
+) -> np.ndarray:
+    """Predict the mask of an image.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    image
+        A `Stack`, or an array whose axes are given by ``axes`` (default ``TZYX`` from the right,
+        ``YXS`` for RGB).
+    settings, planes, control
+        As in `predict_events`; planes that are not asked for stay 0.
+    on_event
+        Called with every event.
+
+    Returns
+    -------
+    numpy.ndarray
+        Structures' numbers, 0 for background; uint8, shape of the image without its channel axis.
+    """
+    stack = image if isinstance(image, Stack) else Stack.from_array(image, axes)
+    mask = np.zeros(stack.grid_shape, np.uint8)
+    for event in predict_events(model, stack, settings, planes=planes, control=control):
+        if isinstance(event, TilePredicted):
+            mask[event.index] = event.mask
+        if on_event is not None:
+            on_event(event)
+    return mask
+
+
+def predict_probabilities(
+    model: Model,
+    image: Any,
+    settings: PredictSettings | None = None,
+    *,
+    axes: str | None = None,
+    planes: Iterable[tuple[int, ...]] | None = None,
+    control: Control | None = None,
+    on_event: Callable[[Event], object] | None = None,
+) -> np.ndarray:
+    """Probability of each class; parameters as in `predict`.
+
+    Returns
+    -------
+    numpy.ndarray
+        (classes, *grid shape) float32, in the order of ``model.classes.names``.
+    """
+    stack = image if isinstance(image, Stack) else Stack.from_array(image, axes)
+    settings = (settings or PredictSettings()).model_copy(update={"probabilities": True})
+    out = np.zeros((len(model.classes.numbers), *stack.grid_shape), np.float32)
+    for event in predict_events(model, stack, settings, planes=planes, control=control):
+        if isinstance(event, TilePredicted):
+            out[(slice(None), *event.index)] = event.probabilities
+        if on_event is not None:
+            on_event(event)
+    return out

@@ -1,0 +1,139 @@
+"""Where a training stands: its length, its rate, its curve and the best weights so far."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from napari_unetseg.core.config import TrainSettings
+from napari_unetseg.core.events import EpochDone, StepDone, TrainingDone
+from napari_unetseg.core.learner import Learner
+from napari_unetseg.core.metrics import Scores
+from napari_unetseg.core.plan import Plan
+from napari_unetseg.core.records import CurvePoint
+
+__all__ = ["Best", "Progress"]
+
+WARM_UP = 10
+"""Steps during which the learning rate rises."""
+LEAST_RATE = 0.02
+"""Learning rate at the end of the cosine (Loshchilov and Hutter 2017), relative to its start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The weights to return, with their scores if there is a validation."""
+
+    weights: dict[str, Tensor]
+    scores: Scores | None
+
+
+class Progress:
+    """The state of a training between its steps; knows when it is over and why."""
+
+    def __init__(self, plan: Plan, settings: TrainSettings, initial: dict[str, Tensor]) -> None:
+        self.plan, self.settings = plan, settings
+        self.seconds_allowed = settings.minutes * 60 if settings.minutes else math.inf
+        self.automatic = settings.epochs is None and settings.steps is None
+        self.started = time.monotonic()
+        self.steps = self.epochs = self.steps_since_epoch = self.without_gain = 0
+        self.losses = 0.0
+        self.curve: list[CurvePoint] = []
+        self.best: Best | None = None
+        self.safe_weights = initial
+        self.reason = ""
+
+    @property
+    def seconds(self) -> float:
+        """Time since the start."""
+        return time.monotonic() - self.started
+
+    @property
+    def fraction(self) -> float:
+        """How much of the planned training is done, 0 to 1."""
+        by_steps = self.steps / self.plan.steps if self.plan.steps else 0.0
+        return min(1.0, max(by_steps, self.seconds / self.seconds_allowed))
+
+    @property
+    def rate(self) -> float:
+        """Learning rate relative to its setting: a short rise, then a cosine."""
+        falling = LEAST_RATE + (1 - LEAST_RATE) * 0.5 * (1 + math.cos(math.pi * self.fraction))
+        return min(1.0, (self.steps + 1) / WARM_UP) * falling
+
+    @property
+    def over(self) -> bool:
+        """Whether the training has ended; `reason` says why."""
+        if not self.reason:
+            if self.plan.steps and self.steps >= self.plan.steps:
+                self.reason = f"all {self.plan.steps} steps were done"
+            elif self.seconds >= self.seconds_allowed:
+                self.reason = f"the {self.settings.minutes:g} minutes were over"
+            elif self.automatic and self.without_gain >= self.settings.patience:
+                self.reason = f"nothing improved for {self.without_gain} epochs"
+        return bool(self.reason)
+
+    def step(self, loss: float) -> StepDone:
+        """Count a step."""
+        self.steps += 1
+        self.steps_since_epoch += 1
+        self.losses += loss
+        done = self.fraction
+        remaining = self.seconds * (1 - done) / done if done > 0 else None
+        return StepDone(self.steps, self.plan.steps, loss, self.seconds, remaining)
+
+    @property
+    def epoch_over(self) -> bool:
+        """Whether the epoch has had all its steps, or the training has."""
+        return self.steps_since_epoch >= self.plan.epoch_steps or self.over
+
+    def epoch(self, learner: Learner) -> EpochDone:
+        """Score the weights, and keep them if they are the best so far."""
+        scores = learner.score()
+        loss = self.losses / self.steps_since_epoch
+        self.epochs += 1
+        self.losses, self.steps_since_epoch = 0.0, 0
+        weights = learner.weights()
+        better = self._is_better(scores)
+        if better:
+            self.best = Best(weights, scores)
+            self.without_gain = 0
+        else:
+            self.without_gain += 1
+        self.safe_weights = weights
+        self.curve.append(_point(self, loss, scores))
+        return EpochDone(self.epochs, self.steps, loss, scores, better, self.seconds)
+
+    def _is_better(self, scores: Scores | None) -> bool:
+        if scores is None or self.best is None or self.best.scores is None:
+            return True
+        return scores.mean_dice > self.best.scores.mean_dice
+
+    def forget_scores(self) -> None:
+        """Newer annotations came: earlier scores cannot be compared with coming ones."""
+        if self.best is not None:
+            self.best = Best(self.best.weights, None)
+        self.without_gain = 0
+
+    def done(self, *, stopped: bool) -> TrainingDone:
+        """The last event: why it ended, in a sentence."""
+        reason = self.reason or "training ended"
+        if stopped and not self.reason:
+            reason = "you stopped it"
+        scores = self.best.scores if self.best else None
+        text = f"Training ended after {self.steps} steps: {reason}."
+        return TrainingDone(text, scores, self.epochs, self.steps, self.seconds)
+
+
+def _point(progress: Progress, loss: float, scores: Scores | None) -> CurvePoint:
+    return CurvePoint(
+        epoch=progress.epochs,
+        step=progress.steps,
+        seconds=round(progress.seconds, 2),
+        train_loss=loss,
+        dice=scores.dice if scores else None,
+        iou=scores.iou if scores else None,
+        mean_dice=scores.mean_dice if scores else None,
+    )

@@ -1,0 +1,91 @@
+"""What a model remembers of its trainings."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from napari_unetseg.core.config import TrainSettings
+from napari_unetseg.core.metrics import Scores
+from napari_unetseg.core.samples import TrainingData
+
+__all__ = ["CurvePoint", "ImageRecord", "TrainingRecord", "image_records", "now", "versions"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class CurvePoint(_Record):
+    """One epoch of a training; ``dice`` and ``iou`` per structure are None without validation."""
+
+    epoch: int
+    step: int
+    seconds: float
+    train_loss: float
+    dice: tuple[float, ...] | None = None
+    iou: tuple[float, ...] | None = None
+    mean_dice: float | None = None
+
+
+class ImageRecord(_Record):
+    """A training image: its name without a path; its pixels are known by a fingerprint."""
+
+    name: str
+    shape: tuple[int, ...]
+    axes: str
+    dtype: str
+    fingerprint: str
+
+
+class TrainingRecord(_Record):
+    """One training in a model's history."""
+
+    date: str
+    reason: str
+    steps: int
+    seconds: float
+    settings: TrainSettings
+    scores: Scores | None
+    curve: tuple[CurvePoint, ...]
+    images: tuple[ImageRecord, ...]
+    labelled_voxels: int
+    device: str
+    threads: int
+    versions: dict[str, str]
+    parent: str | None = None
+    """The id of the model that this training went on from."""
+
+
+def image_records(data: TrainingData) -> tuple[ImageRecord, ...]:
+    """Records of the images of a training."""
+    return tuple(
+        ImageRecord(
+            name=image.name,
+            shape=tuple(int(s) for s in image.data.shape),
+            axes=image.axes,
+            dtype=str(image.data.dtype),
+            fingerprint=image.fingerprint(),
+        )
+        for image in (p.image for p in data.pairs)
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result can depend on."""
+    found = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    for name in ("napari-unetseg", "numpy", "torchvision"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def now() -> str:
+    """Date and time, UTC, ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,403 @@
+"""Images and annotations → blocks → samples.
+
+The plane or volume of an image is cut into a grid of blocks. A hash of the image's fingerprint and
+the block's place says once and for all whether a block trains or validates; labels in a guard band
+around validating blocks are used for neither.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+
+from napari_unetseg.core.errors import TrainingError, UserError
+from napari_unetseg.core.image import Normalization, Stack
+from napari_unetseg.core.labels import (
+    IGNORE,
+    Classes,
+    LabelKind,
+    Structure,
+    check_values,
+    count_values,
+)
+
+__all__ = ["Block", "Pair", "Plane", "TrainingData"]
+
+BLOCKS_ALONG = 8
+"""Blocks along the shorter of Y and X, within the limits of the next line, in voxels."""
+SMALLEST_BLOCK, LARGEST_BLOCK = 12, 96
+GUARD = 8
+"""A guard band is this part of a block wide."""
+FEWEST_VOXELS = 30
+"""A score needs this many labelled voxels of every class in validation blocks."""
+FEWEST_BLOCKS = 2
+"""… in at least this many blocks."""
+MOST_BLOCKS = 64
+"""Validation blocks that are scored, so that a score stays cheap."""
+MOST_ANCHORS = 20_000
+"""Labelled voxels that are kept for sampling, for each class and plane."""
+CACHE_BYTES = 2**30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pair:
+    """One annotated image.
+
+    Attributes
+    ----------
+    image
+        The image.
+    labels
+        Array-like of the image's grid shape, any integer dtype.
+    kind
+        What the numbers in ``labels`` mean.
+    corrections
+        Array-like of the grid shape that wins over ``labels``: 0 nothing, 1 to 254 a structure,
+        255 background.
+    ignore
+        A value of a full mask or of instances that means "not labelled".
+
+    Raises
+    ------
+    UserError
+        The shapes of image and labels differ.
+    """
+
+    image: Stack
+    labels: Any
+    kind: LabelKind = LabelKind.STROKES
+    corrections: Any | None = None
+    ignore: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", LabelKind(self.kind))
+        for array in (self.labels, self.corrections):
+            if array is not None and tuple(array.shape) != self.image.grid_shape:
+                raise UserError(
+                    f"{self.image.name} has the shape {self.image.grid_shape} "
+                    f"({self.image.grid_axes}), but its labels have {tuple(array.shape)}; "
+                    "choose labels of the same image, or make a new annotation layer for it."
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A validation block: its slices in the plane, and how many labelled voxels it holds."""
+
+    region: tuple[slice, ...]
+    labelled: int
+
+
+@dataclass(slots=True, eq=False)
+class Plane:
+    """A labelled plane or volume: class indices to train and to validate on, and its blocks."""
+
+    stack: Stack
+    index: tuple[int, ...]
+    train: np.ndarray
+    validate: np.ndarray
+    blocks: list[Block]
+    anchors: dict[int, np.ndarray] = field(default_factory=dict)
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def merge_validation(self) -> None:
+        """Train on everything: there is too little to hold any back."""
+        self.train = np.where(self.validate == IGNORE, self.train, self.validate)
+        self.validate = np.full_like(self.validate, IGNORE)
+        self.blocks = []
+
+    def index_anchors(self, n_classes: int, rng: np.random.Generator) -> None:
+        """Remember where voxels of each class are."""
+        self.counts = np.bincount(self.train[self.train != IGNORE], minlength=n_classes)
+        for number in np.flatnonzero(self.counts):
+            found = np.flatnonzero(self.train == number)
+            if len(found) > MOST_ANCHORS:
+                found = rng.choice(found, MOST_ANCHORS, replace=False)
+            self.anchors[int(number)] = found.astype(np.int64)
+
+
+def block_shape(shape: tuple[int, ...], spacing: Sequence[float]) -> tuple[int, ...]:
+    """Edges of a block in voxels, from the image alone: strokes never change it."""
+    edge = max(SMALLEST_BLOCK, min(LARGEST_BLOCK, min(shape[-2:]) // BLOCKS_ALONG))
+    if len(shape) == 2:
+        return edge, edge
+    deep = round(edge * spacing[-1] / spacing[0]) if spacing[0] > 0 else edge
+    return max(2, min(edge, deep, max(2, shape[0] // 2))), edge, edge
+
+
+def _validates(key: str, cell: tuple[int, ...], share: float) -> bool:
+    digest = hashlib.blake2b(f"{key}{cell}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+def split(
+    target: np.ndarray, key: str, spacing: Sequence[float], share: float
+) -> tuple[np.ndarray, np.ndarray, list[Block]]:
+    """Split the labels of a plane or volume by block.
+
+    Parameters
+    ----------
+    target
+        Class indices, `IGNORE` where nothing is labelled.
+    key
+        Identity of image and plane.
+    spacing
+        Voxel size along each axis.
+    share
+        Share of the blocks that validate.
+
+    Returns
+    -------
+    train, validate
+        Class indices for either use, `IGNORE` elsewhere and in the guard band.
+    blocks
+        The validating blocks that hold labels.
+    """
+    edges = block_shape(target.shape, spacing)
+    guards = [max(1, e // GUARD) for e in edges]
+    train = target.copy()
+    validate = np.full_like(target, IGNORE)
+    blocks = []
+    for cell in np.ndindex(*(math.ceil(s / e) for s, e in zip(target.shape, edges, strict=True))):
+        if not _validates(key, cell, share):
+            continue
+        region = tuple(
+            slice(c * e, min((c + 1) * e, s))
+            for c, e, s in zip(cell, edges, target.shape, strict=True)
+        )
+        guarded = tuple(
+            slice(max(0, r.start - g), r.stop + g) for r, g in zip(region, guards, strict=True)
+        )
+        train[guarded] = IGNORE
+        validate[region] = target[region]
+        labelled = int((target[region] != IGNORE).sum())
+        if labelled:
+            blocks.append(Block(region, labelled))
+    return train, validate, blocks
+
+
+class TrainingData:
+    """All that a training reads: classes, normalisation, and samples near labels.
+
+    Parameters
+    ----------
+    pairs
+        Annotated images with the same number of channels.
+    dims
+        2 for planes, 3 for volumes.
+    share
+        Share of the blocks that validate.
+    structures
+        Names and colours of known structures.
+    seed
+        Seed of what is drawn.
+    classes, normalization
+        Those of a model that is trained on; None finds them.
+
+    Raises
+    ------
+    TrainingError
+        Nothing is labelled, only one class is, or the images have different channels.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        dims: int,
+        share: float,
+        *,
+        structures: Sequence[Structure] = (),
+        seed: int = 0,
+        classes: Classes | None = None,
+        normalization: Normalization | None = None,
+    ) -> None:
+        if not pairs:
+            raise TrainingError("There is no image with labels to train on; choose or paint some.")
+        self.pairs, self.dims, self.share = tuple(pairs), dims, share
+        _check_channels(pairs, dims)
+        found = Classes.find(self._survey(), structures)
+        self.classes = classes or found
+        _check_classes(found, self.classes)
+        self.normalization = normalization or Normalization.estimate([p.image for p in pairs])
+        rng = np.random.default_rng(seed)
+        self.planes = [plane for pair in pairs for plane in self._planes_of(pair)]
+        self.validated = self._enough_to_validate()
+        for plane in self.planes:
+            if not self.validated:
+                plane.merge_validation()
+            plane.index_anchors(len(self.classes.numbers), rng)
+        self.counts = sum((p.counts for p in self.planes), np.zeros(1, np.int64))
+        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._cached_bytes = 0
+
+    # -- labels ------------------------------------------------------------------------------------
+
+    def _survey(self) -> Iterator[tuple[dict[int, int], LabelKind]]:
+        """Values and kind of every labels array, checked."""
+        for pair in self.pairs:
+            name = f"The labels of {pair.image.name}"
+            for array, kind in ((pair.labels, pair.kind), (pair.corrections, LabelKind.STROKES)):
+                if array is None:
+                    continue
+                values: dict[int, int] = {}
+                for plane in np.ndindex(*array.shape[:-2]):
+                    for value, number in count_values(array[plane], name).items():
+                        values[value] = values.get(value, 0) + number
+                check_values(values, kind, name, pair.ignore)
+                if kind is not LabelKind.STROKES and pair.ignore is not None:
+                    values.pop(pair.ignore, None)
+                yield values, kind
+
+    def _planes_of(self, pair: Pair) -> Iterator[Plane]:
+        spacing = pair.image.spatial_spacing(self.dims)
+        fingerprint = pair.image.fingerprint()
+        for index in pair.image.planes(self.dims):
+            target = self.classes.encode(pair.labels[index], pair.kind, pair.ignore)
+            if pair.corrections is not None:
+                own = self.classes.encode(pair.corrections[index], LabelKind.STROKES)
+                target = np.where(own == IGNORE, target, own)
+            if (target != IGNORE).any():
+                key = f"{fingerprint}{index}"
+                yield Plane(pair.image, index, *split(target, key, spacing, self.share))
+
+    def _enough_to_validate(self) -> bool:
+        n = len(self.classes.numbers)
+        held = np.zeros(n, np.int64)
+        left = np.zeros(n, np.int64)
+        for plane in self.planes:
+            held += np.bincount(plane.validate[plane.validate != IGNORE], minlength=n)
+            left += np.bincount(plane.train[plane.train != IGNORE], minlength=n)
+        blocks = sum(len(p.blocks) for p in self.planes)
+        enough = min(held.min(), left.min()) >= FEWEST_VOXELS
+        return bool(enough and blocks >= FEWEST_BLOCKS)
+
+    @property
+    def train_voxels(self) -> int:
+        """Labelled voxels that train."""
+        return int(self.counts.sum())
+
+    @property
+    def validation_voxels(self) -> int:
+        """Labelled voxels that validate."""
+        return sum(b.labelled for p in self.planes for b in p.blocks)
+
+    def validation_blocks(self) -> list[tuple[Plane, Block]]:
+        """The blocks that are scored: at most `MOST_BLOCKS`, spread evenly."""
+        blocks = [(p, b) for p in self.planes for b in p.blocks]
+        if len(blocks) <= MOST_BLOCKS:
+            return blocks
+        chosen = np.linspace(0, len(blocks) - 1, MOST_BLOCKS).round().astype(int)
+        return [blocks[i] for i in chosen]
+
+    # -- images ------------------------------------------------------------------------------------
+
+    def read(self, plane: Plane, region: tuple[slice, ...]) -> np.ndarray:
+        """Normalised float32 (channels, *region); planes are kept in memory up to a limit."""
+        whole = self._cache.get(id(plane))
+        if whole is None:
+            stack = plane.stack
+            size = 4 * stack.n_channels * math.prod(stack.spatial_shape(self.dims))
+            if size > CACHE_BYTES:
+                return self.normalization.apply(stack.read(plane.index, region))
+            whole = self.normalization.apply(stack.read(plane.index, stack.whole(self.dims)))
+            self._cache[id(plane)] = whole
+            self._cached_bytes += size
+            while self._cached_bytes > CACHE_BYTES:
+                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+        else:
+            self._cache.move_to_end(id(plane))
+        return whole[(slice(None), *region)]
+
+    def draw(
+        self, size: tuple[int, ...], rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draw a sample around a labelled voxel; every class is drawn as often as the others.
+
+        Parameters
+        ----------
+        size
+            Voxels along each spatial axis.
+        rng
+            Where the randomness comes from.
+
+        Returns
+        -------
+        image
+            (channels, *size) float32; beyond the image it is mirrored.
+        target
+            (*size,) uint8 class indices, `IGNORE` where nothing is labelled or beyond the image.
+        """
+        number = int(rng.choice(np.flatnonzero(self.counts)))
+        weights = np.array([p.counts[number] for p in self.planes], float)
+        plane = self.planes[int(rng.choice(len(self.planes), p=weights / weights.sum()))]
+        anchor = int(rng.choice(plane.anchors[number]))
+        shape = plane.train.shape
+        center = np.unravel_index(anchor, shape)
+        region, pads = [], []
+        for c, wanted, there in zip(center, size, shape, strict=True):
+            start = int(c) - int(rng.integers(wanted // 4, wanted - wanted // 4))
+            if there >= wanted:
+                start = min(max(start, 0), there - wanted)
+            low, high = max(0, start), min(there, start + wanted)
+            region.append(slice(low, high))
+            pads.append((low - start, start + wanted - high))
+        where = tuple(region)
+        image, target = self.read(plane, where), plane.train[where]
+        if any(p != (0, 0) for p in pads):
+            image = np.pad(image, [(0, 0), *pads], mode="symmetric")
+            target = np.pad(target, pads, constant_values=IGNORE)
+        return image, target
+
+    def renewed(self, pairs: Sequence[Pair]) -> Self:
+        """The same for newer annotations of the same classes."""
+        return type(self)(
+            pairs,
+            self.dims,
+            self.share,
+            structures=self.classes.structures,
+            classes=self.classes,
+            normalization=self.normalization,
+        )
+
+
+def _check_channels(pairs: Sequence[Pair], dims: int) -> None:
+    first = pairs[0].image
+    for pair in pairs:
+        pair.image.check_dims(dims)
+        if pair.image.n_channels != first.n_channels:
+            raise TrainingError(
+                f"{first.name} has {first.n_channels} channel(s) and {pair.image.name} has "
+                f"{pair.image.n_channels}; train on images with the same channels."
+            )
+
+
+def _check_classes(found: Classes, wanted: Classes) -> None:
+    if not found.numbers:
+        raise TrainingError(
+            "Nothing is labelled yet; paint a few strokes on a structure and, with the background "
+            "brush (255), on the background."
+        )
+    if len(found.numbers) == 1:
+        name = found.names[0]
+        other = "a structure" if name == "background" else "the background (brush 255)"
+        raise TrainingError(f"Only {name} is labelled; paint some strokes on {other} too.")
+    if unknown := sorted(set(found.numbers) - set(wanted.numbers)):
+        raise TrainingError(
+            f"The labels hold {_numbers(unknown)}, but the model to go on from knows "
+            f"{_numbers(wanted.numbers)}; train a new model for other structures."
+        )
+    if missing := sorted(set(wanted.numbers) - set(found.numbers)):
+        raise TrainingError(
+            f"The model to go on from knows {_numbers(wanted.numbers)}, but nothing is labelled as "
+            f"{_numbers(missing)}; paint some of it, or train a new model."
+        )
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    return ", ".join("background" if n == 0 else str(n) for n in numbers)

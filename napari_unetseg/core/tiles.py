@@ -1,0 +1,183 @@
+"""Cutting a plane or volume into tiles: exact ones with a halo, or overlapping ones that blend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Protocol
+
+import numpy as np
+
+__all__ = ["Tile", "blend", "exact_tiles", "halo_factor", "overlapping_tiles"]
+
+Region = tuple[slice, ...]
+Span = tuple[int, int]
+
+
+class Reach(Protocol):
+    """What tiles must know of a network."""
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Total down-sampling along each axis."""
+
+    def input_range(self, start: int, stop: int, axis: int) -> Span:
+        """Input voxels that the output voxels ``start:stop`` depend on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """What is read, and what of it is kept: a slice for each spatial axis."""
+
+    read: Region
+    core: Region
+
+    @property
+    def inner(self) -> Region:
+        """The core's place in what was read."""
+        return tuple(
+            slice(c.start - r.start, c.stop - r.start)
+            for c, r in zip(self.core, self.read, strict=True)
+        )
+
+
+def exact_tiles(shape: Sequence[int], reach: Reach, edge: int) -> list[Tile]:
+    """Tiles whose cores cover the shape once and that read all that their core depends on.
+
+    Tiles begin at multiples of the network's stride, so that pooling falls on the same voxels as
+    in the whole image; the network itself pads the image's far end.
+
+    Parameters
+    ----------
+    shape
+        Spatial shape, YX or ZYX.
+    reach
+        The network.
+    edge
+        Wanted edge of a core in voxels.
+    """
+    spans: list[list[tuple[slice, slice]]] = []
+    for axis, (size, stride) in enumerate(zip(shape, reach.stride, strict=True)):
+        count = max(1, round(size / edge))
+        step = math.ceil(size / count / stride) * stride
+        along = []
+        for start in range(0, size, step):
+            stop = min(start + step, size)
+            first, last = reach.input_range(start, stop, axis)
+            read = slice(max(0, first // stride * stride), min(size, -(-last // stride) * stride))
+            along.append((read, slice(start, stop)))
+        spans.append(along)
+    return [Tile(tuple(r for r, _ in t), tuple(c for _, c in t)) for t in product(*spans)]
+
+
+def halo_factor(tiles: Sequence[Tile]) -> float:
+    """Voxels read for each voxel kept."""
+
+    def voxels(region: Region) -> int:
+        return math.prod(s.stop - s.start for s in region)
+
+    return sum(voxels(t.read) for t in tiles) / sum(voxels(t.core) for t in tiles)
+
+
+def overlapping_tiles(
+    shape: Sequence[int], stride: Sequence[int], edge: int
+) -> tuple[int, list[list[Region]]]:
+    """Tiles that overlap by at least a quarter, in rows along the longest axis.
+
+    Returns
+    -------
+    axis
+        The longest axis.
+    rows
+        For each position along it, the regions of the tiles there.
+    """
+    starts = []
+    sizes = []
+    for size, step in zip(shape, stride, strict=True):
+        tile = min(size, math.ceil(edge / step) * step)
+        count = 1 if tile >= size else math.ceil((size - tile) / max(1, tile * 3 // 4)) + 1
+        last = max(0, size - tile)
+        starts.append([round(i * last / max(1, count - 1)) for i in range(count)])
+        sizes.append(tile)
+    axis = max(range(len(shape)), key=lambda a: shape[a])
+    others = [s for a, s in enumerate(starts) if a != axis]
+    rows = []
+    for begin in starts[axis]:
+        row = []
+        for rest in product(*others):
+            place = [*rest[:axis], begin, *rest[axis:]]
+            row.append(tuple(slice(p, p + s) for p, s in zip(place, sizes, strict=True)))
+        rows.append(row)
+    return axis, rows
+
+
+def blend(
+    shape: Sequence[int],
+    stride: Sequence[int],
+    edge: int,
+    infer: Callable[[Region], np.ndarray],
+) -> Iterator[tuple[Region, np.ndarray]]:
+    """Weighted mean of overlapping tiles, row after row along the longest axis.
+
+    Parameters
+    ----------
+    shape, stride, edge
+        As in `overlapping_tiles`.
+    infer
+        Gives the probabilities (classes, *region) of a region.
+
+    Yields
+    ------
+    region, probabilities
+        Slabs that cover the shape once; memory holds one row of tiles.
+    """
+    axis, rows = overlapping_tiles(shape, stride, edge)
+    bounds = [row[0][axis].start for row in rows[1:]] + [shape[axis]]
+    done = 0
+    total: np.ndarray | None = None
+    weight = np.zeros(0)
+    for row, bound in zip(rows, bounds, strict=True):
+        stop = row[0][axis].stop
+        for region in row:
+            values = infer(region)
+            window = _window(values.shape[1:])
+            if total is None:
+                total = np.zeros((len(values), *_resized(shape, axis, 0)), np.float32)
+                weight = np.zeros(_resized(shape, axis, 0), np.float32)
+            missing = (stop - done) - weight.shape[axis]
+            if missing > 0:
+                total = _grown(total, axis + 1, missing)
+                weight = _grown(weight, axis, missing)
+            place = list(region)
+            place[axis] = slice(region[axis].start - done, region[axis].stop - done)
+            total[(slice(None), *place)] += values * window
+            weight[tuple(place)] += window
+        assert total is not None
+        final = [slice(None)] * len(shape)
+        final[axis] = slice(0, bound - done)
+        where = [slice(0, s) for s in shape]
+        where[axis] = slice(done, bound)
+        yield tuple(where), total[(slice(None), *final)] / weight[tuple(final)]
+        final[axis] = slice(bound - done, None)
+        total, weight = total[(slice(None), *final)].copy(), weight[tuple(final)].copy()
+        done = bound
+
+
+def _resized(shape: Sequence[int], axis: int, size: int) -> tuple[int, ...]:
+    return tuple(size if a == axis else s for a, s in enumerate(shape))
+
+
+def _grown(array: np.ndarray, axis: int, more: int) -> np.ndarray:
+    extra = np.zeros(_resized(array.shape, axis, more), array.dtype)
+    return np.concatenate([array, extra], axis)
+
+
+def _window(shape: Sequence[int]) -> np.ndarray:
+    """Gaussian weights of a tile, largest in its middle and never 0."""
+    out = np.ones((), np.float32)
+    for size in shape:
+        x = (np.arange(size, dtype=np.float32) - (size - 1) / 2) / max(1.0, size / 4)
+        out = out[..., np.newaxis] * np.exp(-0.5 * x**2)
+    return np.maximum(out, 1e-3, dtype=np.float32)

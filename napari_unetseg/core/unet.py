@@ -1,0 +1,220 @@
+"""The U-Net of Ronneberger et al. 2015, in 2D and 3D. Imports PyTorch alone.
+
+input ─ conv conv ───────────── concatenate ─ conv conv ─ 1 × 1 ─ logits
+           │ pool                    ↑ up-convolution
+         conv conv ─ concatenate ─ conv conv
+           │ pool         ↑ up-convolution
+         conv ─────────── conv            (the bottleneck)
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+__all__ = ["UNet"]
+
+CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+UP: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+BATCH = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+INSTANCE = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+DROPOUT = {2: nn.Dropout2d, 3: nn.Dropout3d}
+BLOCK_RADIUS = 2
+"""Two 3 × 3 convolutions look two voxels far."""
+
+
+def _norm(kind: str, dims: int, features: int) -> nn.Module:
+    if kind == "batch":
+        return BATCH[dims](features)
+    if kind == "instance":
+        return INSTANCE[dims](features, affine=True)
+    if kind == "group":
+        groups = next(g for g in (8, 4, 2, 1) if features % g == 0)
+        return nn.GroupNorm(groups, features)
+    if kind == "none":
+        return nn.Identity()
+    raise ValueError(f"norm must be batch, group, instance or none, not {kind!r}")
+
+
+def _block(dims: int, inputs: int, features: int, norm: str, dropout: float) -> nn.Sequential:
+    """Two 3 × 3 convolutions, each with norm and ReLU."""
+    layers: list[nn.Module] = []
+    for channels in (inputs, features):
+        layers += [
+            CONV[dims](channels, features, 3, padding=1, bias=norm == "none"),
+            _norm(norm, dims, features),
+            nn.ReLU(inplace=True),
+        ]
+    if dropout:
+        layers.append(DROPOUT[dims](dropout))
+    return nn.Sequential(*layers)
+
+
+class UNet(nn.Module):
+    """U-Net: an encoder, a bottleneck, and a decoder that sees the encoder's features.
+
+    Ronneberger, Fischer and Brox 2015, https://arxiv.org/abs/1505.04597; in 3D Çiçek et al. 2016,
+    https://arxiv.org/abs/1606.06650. Convolutions are padded, so that the output has the size of
+    the input. An image of any size goes in: it is padded at its far end with its last voxels to
+    what the down-sampling needs, and the output is cropped.
+
+    Parameters
+    ----------
+    in_channels, out_channels
+        Channels of the image and of the logits.
+    dims
+        2 for images (N, C, Y, X), 3 for volumes (N, C, Z, Y, X).
+    depth
+        Levels, the bottleneck included; 5 in the paper.
+    width
+        Features of the first level, doubled at each level below; 64 in the paper.
+    norm
+        ``batch``, ``group``, ``instance`` or ``none`` (as in the paper). Only batch and none give
+        the same output for a tile as for the whole image.
+    dropout
+        Probability of dropping a feature in the two deepest blocks of the encoder.
+    strides
+        Down-sampling, one tuple for each of the ``depth - 1`` levels with 1 or 2 for each axis.
+        Default 2 everywhere. (1, 2, 2) keeps the resolution in Z.
+
+    Raises
+    ------
+    ValueError
+        Unknown norm, or strides that do not fit depth and dims.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        *,
+        dims: int = 2,
+        depth: int = 4,
+        width: int = 16,
+        norm: str = "batch",
+        dropout: float = 0.0,
+        strides: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        super().__init__()
+        if dims not in (2, 3) or depth < 1 or width < 1:
+            raise ValueError("dims must be 2 or 3, depth and width at least 1")
+        self.strides = tuple(tuple(s) for s in strides or [(2,) * dims] * (depth - 1))
+        if len(self.strides) != depth - 1 or any(len(s) != dims for s in self.strides):
+            raise ValueError(f"strides needs {depth - 1} tuples of {dims} numbers")
+        self.dims, self.depth, self.norm = dims, depth, norm
+        features = [width * 2**level for level in range(depth)]
+        drops = [dropout if level >= depth - 2 else 0.0 for level in range(depth)]
+
+        inputs = [in_channels, *features]
+        blocks = [
+            _block(dims, inputs[level], features[level], norm, drops[level])
+            for level in range(depth)
+        ]
+        self.encoder = nn.ModuleList(blocks[:-1])
+        self.pools = nn.ModuleList(POOL[dims](s) for s in self.strides)
+        self.bottleneck = blocks[-1]
+        self.ups = nn.ModuleList(
+            UP[dims](2 * f, f, kernel_size=s, stride=s)
+            for f, s in zip(features[:-1], self.strides, strict=True)
+        )
+        self.decoder = nn.ModuleList(_block(dims, 2 * f, f, norm, 0.0) for f in features[:-1])
+        self.head = CONV[dims](width, out_channels, 1)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.head.weight, std=0.01)
+
+    # -- what it says of itself ------------------------------------------------------------------
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Total down-sampling along each spatial axis."""
+        totals = [1] * self.dims
+        for level in self.strides:
+            totals = [t * s for t, s in zip(totals, level, strict=True)]
+        return tuple(totals)
+
+    @property
+    def receptive_field(self) -> tuple[int, ...]:
+        """Voxels along each spatial axis that one output voxel can depend on, at most."""
+        widest = []
+        for axis, stride in enumerate(self.stride):
+            spans = [self.input_range(x, x + 1, axis) for x in range(stride)]
+            widest.append(max(stop - start for start, stop in spans))
+        return tuple(widest)
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of trainable parameters."""
+        return sum(p.numel() for p in self.parameters())
+
+    def input_range(self, start: int, stop: int, axis: int) -> tuple[int, int]:
+        """The input voxels that the output voxels ``start:stop`` depend on along an axis.
+
+        Exact for norms that do not look at the image (batch norm in evaluation, none). The
+        range may reach beyond the image.
+        """
+
+        def look(level: int, low: int, high: int) -> tuple[int, int]:  # inclusive
+            low, high = low - BLOCK_RADIUS, high + BLOCK_RADIUS
+            if level == self.depth - 1:
+                return low, high
+            stride = self.strides[level][axis]
+            below = look(level + 1, low // stride, high // stride)
+            low, high = min(low, below[0] * stride), max(high, below[1] * stride + stride - 1)
+            return low - BLOCK_RADIUS, high + BLOCK_RADIUS
+
+        first, last = look(0, start, stop - 1)
+        return first, last + 1
+
+    # -- computing ---------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, out_channels, *spatial) of images (N, in_channels, *spatial), any size."""
+        size = x.shape[2:]
+        x = self._pad(x)
+        skips = []
+        for block, pool in zip(self.encoder, self.pools, strict=True):
+            x = block(x)
+            skips.append(x)
+            x = pool(x)
+        x = self.bottleneck(x)
+        for up, block in zip(reversed(self.ups), reversed(self.decoder), strict=True):
+            x = block(torch.cat([skips.pop(), up(x)], dim=1))
+        x = self.head(x)
+        crop: list[Any] = [slice(0, s) for s in size]
+        return x[(..., *crop)]
+
+    def _pad(self, x: Tensor) -> Tensor:
+        """Pad the far end of each axis to a multiple of the stride, at least twice the stride."""
+        pads: list[int] = []
+        for size, stride in zip(x.shape[2:], self.stride, strict=True):
+            wanted = max(-(-size // stride), 2 if stride > 1 else 1) * stride
+            pads = [0, wanted - size, *pads]
+        return functional.pad(x, pads, mode="replicate") if any(pads) else x
+
+    def folded(self) -> UNet:
+        """A copy for prediction: batch norms folded into their convolutions, channels last in 2D.
+
+        Gives the same logits up to rounding, in about half the time on a CPU.
+        """
+        network = copy.deepcopy(self).eval()
+        for block in (*network.encoder, network.bottleneck, *network.decoder):
+            for i in range(len(block) - 1):
+                conv, norm = block[i], block[i + 1]
+                if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
+                    block[i] = fuse_conv_bn_eval(conv, norm)
+                    block[i + 1] = nn.Identity()
+        return network.to(memory_format=torch.channels_last) if self.dims == 2 else network
