@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from napari_unetseg.core.config import AugmentSettings
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import IGNORE
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.config import AugmentSettings
 
 __all__ = ["Augmenter", "margin"]
 

@@ -6,20 +6,23 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from napari_unetseg.core.augment import Augmenter, margin
-from napari_unetseg.core.config import TrainSettings
 from napari_unetseg.core.devices import release_memory
 from napari_unetseg.core.errors import TrainingError
 from napari_unetseg.core.losses import class_weights, segmentation_loss
 from napari_unetseg.core.metrics import Scores, confusion, scores_of
-from napari_unetseg.core.plan import Plan
-from napari_unetseg.core.samples import Block, Plane, TrainingData
 from napari_unetseg.core.unet import UNet
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.config import TrainSettings
+    from napari_unetseg.core.plan import Plan
+    from napari_unetseg.core.samples import Block, Plane, TrainingData
 
 __all__ = ["Learner", "NotFiniteError"]
 

@@ -19,12 +19,13 @@ from napari_unetseg.core.config import NetSettings
 from napari_unetseg.core.errors import ModelFileError
 from napari_unetseg.core.image import Normalization, Stack
 from napari_unetseg.core.labels import Classes
-from napari_unetseg.core.metrics import Scores
 from napari_unetseg.core.records import TrainingRecord
 from napari_unetseg.core.unet import UNet
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from napari_unetseg.core.metrics import Scores
 
 __all__ = ["Model", "load_model"]
 

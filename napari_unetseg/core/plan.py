@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from napari_unetseg.core.config import NetSettings, TrainSettings
-from napari_unetseg.core.samples import TrainingData
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.samples import TrainingData
 
 __all__ = ["Plan", "level_strides", "make_plan"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,7 +20,9 @@ from napari_unetseg.core.devices import (
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice, TilePredicted
 from napari_unetseg.core.image import Normalization, Stack
-from napari_unetseg.core.model import Model
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.model import Model
 
 __all__ = ["predict", "predict_events", "predict_probabilities"]
 

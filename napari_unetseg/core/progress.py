@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from napari_unetseg.core.config import TrainSettings
 from napari_unetseg.core.events import EpochDone, StepDone, TrainingDone
-from napari_unetseg.core.learner import Learner
-from napari_unetseg.core.metrics import Scores
-from napari_unetseg.core.plan import Plan
 from napari_unetseg.core.records import CurvePoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from napari_unetseg.core.config import TrainSettings
+    from napari_unetseg.core.learner import Learner
+    from napari_unetseg.core.metrics import Scores
+    from napari_unetseg.core.plan import Plan
 
 __all__ = ["Best", "Progress"]
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import datetime
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import BaseModel, ConfigDict
 
 from napari_unetseg.core.config import TrainSettings
 from napari_unetseg.core.metrics import Scores
-from napari_unetseg.core.samples import TrainingData
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.samples import TrainingData
 
 __all__ = ["CurvePoint", "ImageRecord", "TrainingRecord", "image_records", "now", "versions"]
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from napari_unetseg.core.config import TrainSettings
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.devices import device_name, is_out_of_memory, pick_device, use_threads
 from napari_unetseg.core.errors import TrainingError
 from napari_unetseg.core.events import Event, Notice, Prepared
-from napari_unetseg.core.labels import Structure
 from napari_unetseg.core.learner import Learner, NotFiniteError
 from napari_unetseg.core.model import Model
 from napari_unetseg.core.plan import Plan, make_plan
 from napari_unetseg.core.progress import Progress
 from napari_unetseg.core.records import TrainingRecord, image_records, now, versions
 from napari_unetseg.core.samples import Pair, TrainingData
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.labels import Structure
 
 __all__ = ["train", "train_events"]
 
