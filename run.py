@@ -155,7 +155,7 @@ def missing_packages(wanted: list[str]) -> list[str]:
     """Return those of the wanted Debian packages that neither stand nor are provided here."""
     if not shutil.which("dpkg-query"):
         return []
-    show = ["dpkg-query", "-W", "-f", "${db:Status-Status}|${Package}, ${Provides}\n"]
+    show = ["dpkg-query", "-W", "-f", "${db:Status-Status}|${Package}, ${Provides}\\n"]
     lines = subprocess.run(show, capture_output=True, text=True, check=False).stdout.splitlines()
     here: set[str] = set()
     for line in lines:
@@ -175,6 +175,8 @@ def prepare(options: argparse.Namespace) -> list[str]:
     make_venv()
     without_pyqt5 = not options.qt and not has_wheel("PyQt5")
     bindings = choose_bindings(options, pyqt5=not without_pyqt5)
+    if without_pyqt5:
+        print("pip has no PyQt5 for this machine: using PyQt6.", flush=True)
     extras = sorted({*bindings, *dev, *stamp.get("extras", [])})
     install(extras)
     write_stamp(extras, without_pyqt5)
