@@ -139,8 +139,8 @@ def test_napari_lists_the_plugin(installed: Installed) -> None:
     assert look["display_name"] == "U-Net segmentation"
     assert look["widgets"] == ["U-Net segmentation"]
     assert look["menus"] == ["napari/layers/annotate", "napari/layers/segment"]
-    assert {"nuclei2d", "two_structures"} <= set(look["samples"])
-    assert look["settings"] == {"general": ["device", "models_dir", "threads"]}
+    assert look["samples"] == ["nuclei2d", "two_structures", "cell", "immunohistochemistry"]
+    assert look["settings"] == {"computing": ["device", "threads"], "storage": ["models_dir"]}
 
 
 def test_the_package_comes_from_this_installation(installed: Installed, built: Built) -> None:
