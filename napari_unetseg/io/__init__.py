@@ -1,0 +1,1 @@
+"""Files to stacks and masks, and back. Imports neither torch nor napari nor Qt."""

@@ -1,0 +1,183 @@
+"""Paired files and folders of images and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.labels import LabelKind
+from napari_unetseg.core.samples import Pair
+from napari_unetseg.io.images import SUFFIXES, open_labels, open_stack, stem_of
+
+__all__ = ["FolderDataset", "FolderPairs", "find_pairs", "images_by_stem"]
+
+
+@dataclass(frozen=True, slots=True)
+class FolderPairs:
+    """The annotated images of two folders.
+
+    Attributes
+    ----------
+    pairs
+        In the order of their stems.
+    skipped
+        Images without labels.
+    unused
+        Labels without an image.
+    """
+
+    pairs: list[Pair]
+    skipped: list[Path]
+    unused: list[Path]
+
+
+def images_by_stem(paths: Iterable[str | Path]) -> dict[str, Path]:
+    """Map the stems of image files to their paths, sorted; folders stand for their files.
+
+    Hidden files, files of other formats in a folder, and folders in a folder are left out.
+
+    Raises
+    ------
+    UserError
+        A path does not exist, a folder holds no image, or two files have the same stem.
+    """
+    files: list[Path] = []
+    for path in (Path(p).expanduser() for p in paths):
+        found = _of_folder(path) if path.is_dir() else [path]
+        if not found:
+            raise UserError(f"{path} holds no image; choose a folder with TIFF, PNG or JPEG files.")
+        if not path.exists():
+            raise UserError(f"{path} does not exist; check the name.")
+        files += found
+    by_stem: dict[str, Path] = {}
+    for file in sorted(files, key=lambda f: (stem_of(f), str(f))):
+        other = by_stem.setdefault(stem_of(file), file)
+        if other is not file:
+            raise UserError(
+                f"{other} and {file} have the same stem, so that their labels and results would "
+                "have the same name; rename one or take it out."
+            )
+    return by_stem
+
+
+def _of_folder(folder: Path) -> list[Path]:
+    try:
+        entries = list(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder} may not be read; change its permissions.") from error
+    return [
+        f
+        for f in entries
+        if f.suffix.lower() in SUFFIXES and not f.name.startswith(".") and f.is_file()
+    ]
+
+
+def find_pairs(
+    images: str | Path,
+    labels: str | Path,
+    kind: LabelKind | str = LabelKind.FULL,
+    ignore: int | None = None,
+    *,
+    axes: str | None = None,
+) -> FolderPairs:
+    """Pair images with their labels: two files, or files of the same stem in two folders.
+
+    Parameters
+    ----------
+    images, labels
+        A file or a folder each. Of a file and a folder, the file's stem is looked for in the
+        folder.
+    kind
+        What the numbers in the labels mean.
+    ignore
+        A value of full masks or instances that means "not labelled".
+    axes
+        Axes of the image files, where they say them wrong; see `open_stack`.
+
+    Returns
+    -------
+    FolderPairs
+        Opened lazily; images without labels are left out and listed.
+
+    Raises
+    ------
+    UserError
+        There is no pair, a path does not exist, stems are ambiguous, a file cannot be opened, or
+        the shapes of an image and its labels differ.
+    """
+    images, labels, kind = Path(images).expanduser(), Path(labels).expanduser(), LabelKind(kind)
+    if images.is_dir() and labels.is_dir() and images.resolve() == labels.resolve():
+        raise UserError(f"{images} was given for images and for labels; put them in two folders.")
+    first, second = images_by_stem([images]), images_by_stem([labels])
+    if len(first) == len(second) == 1 and images.is_file() and labels.is_file():
+        stem = next(iter(first))
+        second = {stem: labels}
+    both = [stem for stem in first if stem in second]
+    if not both:
+        raise UserError(
+            f"No image in {images} has labels in {labels}: they need the same name without the "
+            f"suffix, but there are {_examples(first)} and {_examples(second)}; rename one of them."
+        )
+    return FolderPairs(
+        [_pair(first[s], second[s], kind, ignore, axes) for s in both],
+        [path for stem, path in first.items() if stem not in second],
+        [path for stem, path in second.items() if stem not in first],
+    )
+
+
+def _pair(image: Path, labels: Path, kind: LabelKind, ignore: int | None, axes: str | None) -> Pair:
+    stack = open_stack(image, axes=axes)
+    return Pair(stack, open_labels(labels, stack.grid_shape), kind, ignore=ignore)
+
+
+def _examples(stems: Iterable[str]) -> str:
+    names = list(stems)
+    return ", ".join(repr(n) for n in names[:2]) + (", …" if len(names) > 2 else "")
+
+
+class FolderDataset(Sequence[Pair]):
+    """Images and labels of two folders, paired by stem and opened lazily.
+
+    Parameters
+    ----------
+    images, labels
+        A file or a folder each.
+    kind
+        ``full`` (0 background, 1 to 254 structures; also masks of 0 and 255), ``strokes`` (0 not
+        labelled, 255 background) or ``instances`` (every number an object).
+    ignore
+        A value that means "not labelled".
+
+    Examples
+    --------
+    >>> pairs = FolderDataset("images", "masks")  # doctest: +SKIP
+    >>> model = napari_unetseg.train(pairs)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        images: str | Path,
+        labels: str | Path,
+        kind: LabelKind | str = LabelKind.FULL,
+        ignore: int | None = None,
+    ) -> None:
+        found = find_pairs(images, labels, kind, ignore)
+        self._pairs = found.pairs
+        self.skipped = found.skipped
+        """Images without labels."""
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    @overload
+    def __getitem__(self, index: int) -> Pair: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Pair]: ...
+    def __getitem__(self, index: int | slice) -> Pair | list[Pair]:
+        return self._pairs[index]
+
+    def __repr__(self) -> str:
+        return f"FolderDataset({len(self)} pairs, {len(self.skipped)} images without labels)"

@@ -1,0 +1,224 @@
+"""Arrays in files, read a plane at a time; the planes read last are kept in memory."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from napari_unetseg.core.errors import UserError
+
+__all__ = ["LazyArray", "Source", "check_size", "forget", "reading"]
+
+CACHE_BYTES = 256 * 2**20
+"""How much memory the planes that were read last may hold, all files together."""
+LARGE_PLANE = 64 * 2**20
+"""A plane of more bytes is never read whole: only the chunks that a region needs."""
+BOMB_RATIO = 10_000
+"""A file that declares more than so many bytes of pixels for each stored one is refused."""
+
+Key = tuple[int | slice, ...]
+
+
+class Source(Protocol):
+    """Where the planes of a `LazyArray` come from; equal sources hold equal pixels."""
+
+    @property
+    def path(self) -> Path:
+        """The file, for sentences."""
+
+    def read(self, index: tuple[int, ...], region: Key, /) -> np.ndarray:
+        """Read a region of the plane at ``index``."""
+
+    def __hash__(self) -> int: ...
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever a decoder raises on a bad file into one sentence."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; check the name.") from error
+    except PermissionError as error:
+        raise UserError(f"{path} may not be read; change its permissions.") from error
+    except Exception as error:
+        raise UserError(
+            f"{path} cannot be read: it is damaged, cut short or not what its name says; "
+            "copy or save it again."
+        ) from error
+
+
+def check_size(path: Path, declared: int, stored: int | None = None) -> None:
+    """Refuse a file whose header promises far more pixels than it can hold.
+
+    Parameters
+    ----------
+    path
+        The file.
+    declared
+        Bytes of its pixels once decoded.
+    stored
+        Bytes on disk, where the pixels are in several files.
+
+    Raises
+    ------
+    UserError
+        More than 10,000 declared bytes for each stored one.
+    """
+    stored = path.stat().st_size if stored is None else stored
+    if declared > BOMB_RATIO * max(stored, 1):
+        raise UserError(
+            f"{path} holds {stored} bytes but declares {declared} bytes of pixels: "
+            "it is damaged or made to do harm; get it again from where it came."
+        )
+
+
+class _PlaneCache:
+    """The planes read last, up to a number of bytes; for any thread."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._planes: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, read: Callable[[], np.ndarray]) -> np.ndarray:
+        with self._lock:
+            if key in self._planes:
+                self._planes.move_to_end(key)
+                return self._planes[key]
+        plane = read()
+        with self._lock:
+            if key not in self._planes:
+                self._planes[key] = plane
+                self._bytes += plane.nbytes
+            while self._bytes > self._limit and len(self._planes) > 1:
+                self._bytes -= self._planes.popitem(last=False)[1].nbytes
+        return plane
+
+    def clear(self) -> None:
+        with self._lock:
+            self._planes.clear()
+            self._bytes = 0
+
+
+_cache = _PlaneCache(CACHE_BYTES)
+
+
+def forget() -> None:
+    """Give back the memory of the planes that were read last."""
+    _cache.clear()
+
+
+class LazyArray:
+    """An array in a file that is read when it is indexed.
+
+    It takes integers, slices and an ellipsis as NumPy does, and returns a new array every time.
+
+    Parameters
+    ----------
+    source
+        Reads a region of one plane.
+    shape, dtype
+        Of the whole array.
+    order
+        For each leading axis its position in the file: ``(1, 0)`` swaps two of them. The axes
+        that follow make a plane.
+    n_leading
+        Leading axes of the file; those that ``order`` does not name have length 1.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        shape: tuple[int, ...],
+        dtype: Any,
+        order: tuple[int, ...] = (),
+        n_leading: int | None = None,
+    ) -> None:
+        self.shape = tuple(int(s) for s in shape)
+        self.dtype = np.dtype(dtype)
+        self.source = source
+        self._order = order
+        self._n_leading = len(order) if n_leading is None else n_leading
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole array once it is decoded."""
+        return self.size * int(self.dtype.itemsize)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"LazyArray({self.source.path.name!r}, {self.shape}, {self.dtype})"
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self[...]
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        full = _full_key(key, self.shape)
+        split = len(self._order)
+        spans = [_span(k, n) for k, n in zip(full, self.shape, strict=True)]
+        kept = [len(s) for s, k in zip(spans, full, strict=True) if isinstance(k, slice)]
+        inner = kept[sum(isinstance(k, slice) for k in full[:split]) :]
+        out = np.empty((math.prod(len(s) for s in spans[:split]), *inner), self.dtype)
+        for place, index in enumerate(itertools.product(*spans[:split])):
+            out[place] = self._read(index, full[split:])
+        return out.reshape(kept)
+
+    def _read(self, index: tuple[int, ...], region: Key) -> np.ndarray:
+        raw = [0] * self._n_leading
+        for value, place in zip(index, self._order, strict=True):
+            raw[place] = value
+        where = tuple(raw)
+        plane_shape = self.shape[len(index) :]
+        if math.prod(plane_shape) * self.dtype.itemsize > LARGE_PLANE:
+            with reading(self.source.path):
+                return self.source.read(where, region)
+        whole = tuple(slice(None) for _ in plane_shape)
+
+        def load() -> np.ndarray:
+            with reading(self.source.path):
+                return np.ascontiguousarray(self.source.read(where, whole))
+
+        return _cache.get((self.source, where), load)[region]
+
+
+def _span(key: int | slice, size: int) -> range:
+    return range(size)[key] if isinstance(key, slice) else range(key, key + 1)
+
+
+def _full_key(key: Any, shape: tuple[int, ...]) -> Key:
+    """Make of any key an integer (not negative) or a slice for each axis."""
+    parts = list(key) if isinstance(key, tuple) else [key]
+    if Ellipsis not in parts:
+        parts.append(Ellipsis)
+    place = parts.index(Ellipsis)
+    parts[place : place + 1] = [slice(None)] * (len(shape) - len(parts) + 1)
+    if len(parts) != len(shape):
+        raise IndexError(f"{len(shape)} axes cannot be indexed with {key!r}")
+    return tuple(
+        k if isinstance(k, slice) else range(n)[int(k)] for k, n in zip(parts, shape, strict=True)
+    )

@@ -1,0 +1,126 @@
+"""PNG, JPEG and BMP pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+from PIL import Image
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.io.lazy import Key, check_size, reading
+from napari_unetseg.io.units import PRINT_PIXEL
+
+__all__ = ["PICTURE_SUFFIXES", "PictureFacts", "PictureSource", "picture_facts"]
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+
+_GREY = {
+    "1": "L",
+    "L": "L",
+    "LA": "L",
+    "La": "L",
+    "I;16": "I;16",
+    "I;16B": "I;16",
+    "I": "I",
+    "F": "F",
+}
+_DTYPES = {"L": "uint8", "P": "uint8", "RGB": "uint8", "RGBA": "uint8", "I;16": "uint16"} | {
+    "I": "int32",
+    "F": "float32",
+    "1": "bool",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFacts:
+    """What the header of a picture says; ``spacing`` is the size of a pixel in µm (Y, X)."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    axes: str
+    spacing: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class PictureSource:
+    """The pixels of a picture: a single plane. ``mode`` is Pillow's name of the wanted layout."""
+
+    path: Path
+    stamp: tuple[int, int]
+    mode: str
+
+    def read(self, _index: tuple[int, ...], region: Key, /) -> np.ndarray:
+        """Decode the picture and cut the region; the index is empty."""
+        with Image.open(self.path) as image:
+            if _deep_colour(image):
+                array = imagecodecs.png_decode(self.path.read_bytes())
+                array = array[..., 0] if image.mode == "LA" else array
+            elif self.mode in (image.mode, "I;16"):
+                array = np.asarray(image)
+            else:
+                array = np.asarray(image.convert(self.mode))
+        return np.asarray(array[region])
+
+
+def picture_facts(path: Path, *, labels: bool = False) -> tuple[PictureFacts, str]:
+    """Read size and layout of a picture without decoding it.
+
+    Parameters
+    ----------
+    path
+        The file.
+    labels
+        The numbers of a palette picture are labels and stay as they are; otherwise they become
+        the colours they stand for.
+
+    Returns
+    -------
+    PictureFacts, str
+        And the layout to ask a `PictureSource` for.
+
+    Raises
+    ------
+    UserError
+        Not a picture, damaged, or absurdly large.
+    """
+    with reading(path):
+        try:
+            image = Image.open(path)
+        except Image.DecompressionBombError as error:
+            raise UserError(f"{path} is too large for a picture; save it as TIFF.") from error
+        with image:
+            mode = _wanted(image, labels)
+            dtype = np.dtype("uint16" if _deep_colour(image) else _DTYPES[mode])
+            samples = (len(mode),) if mode in ("RGB", "RGBA") else ()
+            shape = (image.height, image.width, *samples)
+            check_size(path, int(np.prod(shape)) * dtype.itemsize)
+            axes = "YXS"[: len(shape)]
+            return PictureFacts(shape, dtype, axes, _spacing(image)), mode
+
+
+def _wanted(image: Image.Image, labels: bool) -> str:
+    """Choose the layout that a picture is read in."""
+    if labels and image.mode in ("1", "P"):
+        return image.mode
+    if image.mode == "P":
+        colours = np.array(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
+        return "L" if (colours == colours[:, :1]).all() else "RGB"
+    return _GREY.get(image.mode, "RGBA" if image.mode == "RGBA" else "RGB")
+
+
+def _deep_colour(image: Image.Image) -> bool:
+    """Tell whether a PNG has several samples of 16 bits, which Pillow would cut to 8."""
+    tiles = getattr(image, "tile", ())
+    return image.mode in ("RGB", "RGBA", "LA") and any(";16B" in str(t.args) for t in tiles)
+
+
+def _spacing(image: Image.Image) -> tuple[float, float] | None:
+    """Size of a pixel (Y, X) in µm where the resolution is not one for printers."""
+    dpi = image.info.get("dpi")
+    if not dpi or min(dpi) <= 0:
+        return None
+    y, x = 25_400.0 / float(dpi[1]), 25_400.0 / float(dpi[0])
+    return (y, x) if max(y, x) < PRINT_PIXEL else None
