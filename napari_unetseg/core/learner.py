@@ -17,6 +17,7 @@ from napari_unetseg.core.devices import release_memory
 from napari_unetseg.core.errors import TrainingError
 from napari_unetseg.core.losses import class_weights, segmentation_loss
 from napari_unetseg.core.metrics import Scores, confusion, scores_of
+from napari_unetseg.core.native import load_triton_apart
 from napari_unetseg.core.unet import UNet
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Learner:
         device: torch.device,
         weights: Mapping[str, Tensor] | None = None,
     ) -> None:
+        load_triton_apart()
         self.data, self.settings, self.device = data, settings, device
         self.patch, self.batch = plan.patch, plan.batch
         with seeded(settings.seed, 0, device):
