@@ -77,13 +77,17 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_running() -> Iterator[None]:
-    """Fail a test that leaves one of our threads, a pool job or a QThread running."""
+def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves one of our threads, a pool job or a QThread running.
+
+    QThreads are looked for (which takes 0.1 s and more) after tests that may make some: those
+    marked ``gui``, below ``tests/gui`` or with pytest-qt's ``qtbot``.
+    """
     before = set(threading.enumerate())
     yield
     wait_until(lambda: not left_threads(before))
     assert not left_threads(before), f"threads left running: {left_threads(before)}"
-    if "qtpy" in sys.modules:
+    if "qtpy" in sys.modules and may_use_qt(request.node):
         wait_until(lambda: not running_qthreads())
         assert not running_qthreads(), f"QThreads left running: {running_qthreads()}"
 
@@ -107,6 +111,15 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = GRACE_S) -> Non
         time.sleep(0.01)
 
 
+def may_use_qt(test: Any) -> bool:
+    """Tell whether a test may have made QThreads."""
+    return (
+        test.get_closest_marker("gui") is not None
+        or "gui" in test.path.relative_to(ROOT).parts
+        or "qtbot" in test.fixturenames
+    )
+
+
 def left_threads(before: set[threading.Thread]) -> list[str]:
     """Return the names of our threads that were started after `before` and still run."""
     return [
@@ -124,7 +137,8 @@ def running_qthreads() -> list[str]:
     running = [
         repr(thread)
         for thread in gc.get_objects()
-        if isinstance(thread, QThread) and thread != current and is_running(thread)
+        # not isinstance: it asks the objects of others, and torch has some that warn
+        if issubclass(type(thread), QThread) and thread != current and is_running(thread)
     ]
     jobs = QThreadPool.globalInstance().activeThreadCount()
     return running + [f"{jobs} job(s) in the global QThreadPool"] * bool(jobs)

@@ -198,10 +198,14 @@ class UNet(nn.Module):
         return x[(..., *crop)]
 
     def _pad(self, x: Tensor) -> Tensor:
-        """Pad the far end of each axis to a multiple of the stride, at least twice the stride."""
+        """Pad the far end of each axis to a multiple of the stride, at least twice the stride.
+
+        Norms that look at the image need more than one voxel even in the bottleneck.
+        """
         pads: list[int] = []
         for size, stride in zip(x.shape[2:], self.stride, strict=True):
-            wanted = max(-(-size // stride), 2 if stride > 1 else 1) * stride
+            least = 2 if stride > 1 or self.norm == "instance" else 1
+            wanted = max(-(-size // stride), least) * stride
             pads = [0, wanted - size, *pads]
         return functional.pad(x, pads, mode="replicate") if any(pads) else x
 
