@@ -1,0 +1,335 @@
+"""What the user chooses: images, channels, labels, structures; and layers that come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Image, Labels
+from pydantic import ValidationError
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
+from napari_unetseg.gui import layers as napari_layers
+from napari_unetseg.gui import sentences
+from napari_unetseg.gui.grids import count_labels, guess_kind
+from napari_unetseg.gui.session import Level, Session, Source
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+    from napari_unetseg.core.image import Stack
+    from napari_unetseg.gui.layers import Prediction
+
+__all__ = ["Choices"]
+
+
+class Choices:
+    """Keeps the session in step with the viewer's layers and with what the user picks.
+
+    Parameters
+    ----------
+    viewer
+        The viewer, or its Qt-free model.
+    session
+        Where everything is remembered.
+    """
+
+    def __init__(self, viewer: ViewerModel, session: Session) -> None:
+        self.viewer, self.session = viewer, session
+        self.predictions: dict[Any, Prediction] = {}
+        self.labels_changed = False
+        self._watched: Labels | None = None
+        viewer.layers.events.inserted.connect(self._on_inserted)
+        viewer.layers.events.removed.connect(self._on_removed)
+        session.events.structures.connect(self._recolor)
+        active = viewer.layers.selection.active
+        images = self.images()
+        if images:
+            self.choose_image(active if active in images else images[0])
+
+    def disconnect(self) -> None:
+        """Listen to the viewer no more."""
+        self.viewer.layers.events.inserted.disconnect(self._on_inserted)
+        self.viewer.layers.events.removed.disconnect(self._on_removed)
+        self._watch(None)
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Turn a refusal into a sentence in the status line."""
+        try:
+            yield
+        except (UserError, ValidationError) as error:
+            self.session.say(sentences.explain(error, "This"), Level.WARNING)
+
+    # -- what there is to choose from ----------------------------------------------------------
+
+    def images(self) -> list[Image]:
+        """Image layers of the viewer."""
+        return [layer for layer in self.viewer.layers if isinstance(layer, Image)]
+
+    def channel_candidates(self) -> list[Image]:
+        """Layers that could be further channels of the chosen image."""
+        image = self.session.image
+        if image is None or image.rgb:
+            return []
+        shape = tuple(image.data.shape)
+        return [
+            other
+            for other in self.images()
+            if other is not image and not other.rgb and tuple(other.data.shape) == shape
+        ]
+
+    def labels_candidates(self) -> list[Labels]:
+        """Labels layers that could be the chosen image's labels; results of ours are none."""
+        return [
+            layer
+            for layer in self.viewer.layers
+            if isinstance(layer, Labels) and not napari_layers.is_ours(layer)
+        ]
+
+    def stack(self) -> Stack:
+        """The chosen image with its channels; raises `UserError` when there is none."""
+        if self.session.image is None:
+            raise UserError(sentences.NO_IMAGE)
+        source = self.session.source()
+        return napari_layers.stack_of(self.session.image, source.channels if source else ())
+
+    @property
+    def prediction(self) -> Prediction | None:
+        """The prediction of the chosen image, if there was one."""
+        return self.predictions.get(self.session.image)
+
+    # -- choosing ------------------------------------------------------------------------------
+
+    def choose_image(self, image: Image | None) -> None:
+        """Choose the image to work on; its labels come with it."""
+        session = self.session
+        if image is session.image:
+            return
+        session.image = image
+        if image is None:
+            self._watch(None)
+            return
+        source = session.source()
+        if source is None:
+            session.put_source(Source(image))
+        with self.refusing():
+            if not self.stack().grid_axes.endswith("ZYX"):
+                session.change_settings(dims=2)
+        source = session.source()
+        if source is None or source.labels is None:
+            self._adopt_labels()
+        else:
+            self._watch(source.labels)
+
+    def choose_channels(self, channels: Sequence[Image]) -> None:
+        """Use further layers as channels of the chosen image."""
+        with self.refusing():
+            napari_layers.stack_of(self.session.image, channels)
+            self.session.change_source(channels=tuple(channels))
+
+    def choose_dims(self, dims: int) -> None:
+        """Work on 2D planes or on 3D volumes."""
+        with self.refusing():
+            if self.session.image is not None:
+                self.stack().check_dims(dims)
+            self.session.change_settings(dims=dims)
+
+    def new_annotation(self) -> Labels | None:
+        """Make an annotation layer for the chosen image and put a brush in the user's hand."""
+        with self.refusing():
+            stack = self.stack()
+            layer = napari_layers.new_annotation(
+                self.viewer, self.session.image, self.session.structures
+            )
+            self.choose_labels(layer, LabelKind.STROKES)
+            self.session.brush = layer.selected_label
+            self.session.say(
+                f"Draw a few strokes on a structure of {stack.name}, then click 'background' and "
+                "draw some there."
+            )
+            return layer
+        return None
+
+    def choose_labels(self, labels: Labels | None, kind: LabelKind | None = None) -> None:
+        """Use a Labels layer as labels of the chosen image; its kind is guessed if not said."""
+        session = self.session
+        if session.image is None:
+            session.say(sentences.NO_IMAGE, Level.WARNING)
+            return
+        if labels is not None and not napari_layers.like(session.image, labels):
+            shape = napari_layers.stack_of(session.image).grid_shape
+            session.say(
+                f"{labels.name} has the shape {tuple(labels.data.shape)}, but {session.image.name} "
+                f"needs {shape}; choose labels of the same image, or press 'New layer'.",
+                Level.WARNING,
+            )
+            session.events.sources.emit(session.sources, session.sources)
+            return
+        if labels is not None and kind is None:
+            kind = napari_layers.declared_kind(labels) or guess_kind(
+                count_labels(napari_layers.data_of(labels)), napari_layers.data_of(labels).size
+            )
+        session.change_source(labels=labels, kind=kind or LabelKind.STROKES)
+        if labels is not None and kind is not LabelKind.INSTANCES:
+            self._learn_names(labels)
+            napari_layers.paint_colors(labels, session.structures)
+        self._watch(labels)
+
+    def choose_kind(self, kind: LabelKind) -> None:
+        """Say what the numbers of the chosen labels mean."""
+        source = self.session.source()
+        if source is not None and source.kind != kind:
+            self.session.change_source(kind=kind)
+            self.labels_changed = True
+
+    def add_folders(self, images: Path, labels: Path, kind: LabelKind) -> None:
+        """Train on a folder of images and a folder of labels too; they pair by their stem."""
+        self.session.put_source(Source(images, labels, kind))
+
+    def use_source(self, source: Source, used: bool) -> None:
+        """Use a source for training or not."""
+        changed = replace(source, used=used)
+        self.session.sources = tuple(changed if s is source else s for s in self.session.sources)
+
+    def remove_source(self, source: Source) -> None:
+        """Take a source out of the training; its layers and files stay."""
+        if source.image is self.session.image:
+            self.choose_labels(None)
+        else:
+            self.session.sources = tuple(s for s in self.session.sources if s is not source)
+
+    # -- structures ----------------------------------------------------------------------------
+
+    def choose_brush(self, number: int) -> None:
+        """Put a structure's brush in the user's hand, on the layer at hand."""
+        self.session.brush = number
+        source, prediction = self.session.source(), self.prediction
+        active = self.viewer.layers.selection.active
+        if prediction is not None and prediction.alive and active is prediction.layer:
+            napari_layers.activate_brush(self.viewer, active, 0 if number == BRUSH else number)
+        elif source is not None and source.labels is not None:
+            napari_layers.activate_brush(self.viewer, source.labels, number)
+        else:
+            self.session.say(sentences.NO_LABELS, Level.WARNING)
+
+    def add_structure(self) -> None:
+        """Add a structure with the next free number."""
+        numbers = {s.number for s in self.session.structures}
+        free = next((n for n in range(1, BRUSH) if n not in numbers), None)
+        if free is None:
+            self.session.say("There are 254 structures, which is all there can be.", Level.WARNING)
+            return
+        self.session.structures = (*self.session.structures, Structure(free))
+        source = self.session.source()
+        if source is not None and source.labels is not None:
+            self.choose_brush(free)
+
+    def rename_structure(self, number: int, name: str) -> None:
+        """Give a structure another name."""
+        self.session.structures = tuple(
+            replace(s, name=name.strip()) if s.number == number else s
+            for s in self.session.structures
+        )
+
+    def remove_structure(self, number: int) -> None:
+        """Take a structure off the list, if nothing is painted of it."""
+        if self.session.counts.get(number, 0):
+            self.session.say(
+                f"Structure {number} is painted in places; erase it there first.", Level.WARNING
+            )
+        elif len(self.session.structures) > 1:
+            left = tuple(s for s in self.session.structures if s.number != number)
+            self.session.structures = left
+
+    def know(self, numbers: Sequence[int], names: dict[int, str] | None = None) -> None:
+        """Add the structures that were found in labels, or in a model, under their number."""
+        names, known = names or {}, {s.number: s for s in self.session.structures}
+        for number in numbers:
+            if 1 <= number < BRUSH and number not in known:
+                known[number] = Structure(number, names.get(number, ""))
+        for number, name in names.items():
+            if number in known and known[number].name == f"structure {number}":
+                known[number] = replace(known[number], name=name)
+        structures = tuple(known[n] for n in sorted(known))
+        if structures != self.session.structures:
+            self.session.structures = structures
+
+    def _learn_names(self, labels: Labels) -> None:
+        names = napari_layers.names_in(labels)
+        self.know(list(names), names)
+
+    def _recolor(self, structures: Sequence[Structure]) -> None:
+        """Colours and names in every layer of ours follow the list."""
+        for source in self.session.sources:
+            if source.labels is not None and not source.on_disk:
+                if source.kind is not LabelKind.INSTANCES:
+                    napari_layers.paint_colors(source.labels, structures)
+        for prediction in self.predictions.values():
+            if prediction.alive and prediction.layer is not None:
+                napari_layers.paint_colors(prediction.layer, structures)
+
+    # -- layers that come and go ---------------------------------------------------------------
+
+    def _on_inserted(self, event: Any) -> None:
+        layer = event.value
+        if isinstance(layer, Image) and self.session.image is None:
+            self.choose_image(layer)
+        elif isinstance(layer, Labels):
+            self._adopt_labels()
+
+    def _on_removed(self, event: Any) -> None:
+        layer, session = event.value, self.session
+        for prediction in self.predictions.values():
+            if prediction.layer is layer:
+                prediction.keep_deleted()
+        session.sources = tuple(
+            replace(
+                s,
+                labels=None if s.labels is layer else s.labels,
+                channels=tuple(c for c in s.channels if c is not layer),
+            )
+            if layer in s.layers
+            else s
+            for s in session.sources
+            if s.image is not layer
+        )
+        if layer is self._watched:
+            self._watch(None)
+        if layer is session.image:
+            images = self.images()
+            self.choose_image(images[0] if images else None)
+
+    def _adopt_labels(self) -> None:
+        """Take the only free Labels layer that fits the chosen image as its labels."""
+        source = self.session.source()
+        if self.session.image is None or (source is not None and source.labels is not None):
+            return
+        taken = [s.labels for s in self.session.sources]
+        free = [
+            layer
+            for layer in self.labels_candidates()
+            if layer not in taken and napari_layers.like(self.session.image, layer)
+        ]
+        if len(free) == 1:
+            self.choose_labels(free[0])
+        else:
+            self._watch(None)
+
+    def _watch(self, labels: Labels | None) -> None:
+        """Count again whenever the chosen labels are painted on."""
+        if self._watched is not None:
+            self._watched.events.paint.disconnect(self._on_painted)
+            self._watched.events.set_data.disconnect(self._on_painted)
+        self._watched = labels
+        if labels is not None:
+            labels.events.paint.connect(self._on_painted)
+            labels.events.set_data.connect(self._on_painted)
+        self.labels_changed = True
+
+    def _on_painted(self) -> None:
+        self.labels_changed = True

@@ -1,0 +1,447 @@
+"""Connects session, jobs, layers, core and io; needs no Qt, so a whole session runs in a test."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_unetseg.core.config import PredictSettings, TrainSettings
+from napari_unetseg.core.control import Control
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import (
+    EpochDone,
+    Event,
+    Notice,
+    Prepared,
+    StepDone,
+    TilePredicted,
+    TrainingDone,
+)
+from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.core.samples import Pair
+from napari_unetseg.gui import layers as napari_layers
+from napari_unetseg.gui import sentences, work
+from napari_unetseg.gui.choices import Choices
+from napari_unetseg.gui.grids import count_labels
+from napari_unetseg.gui.jobs import Job, Runner, Work
+from napari_unetseg.gui.preferences import Preferences, cores
+from napari_unetseg.gui.session import (
+    JobKind,
+    JobState,
+    Level,
+    ModelEntry,
+    Point,
+    Session,
+    Source,
+)
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+    from napari_unetseg.core.model import Model
+    from napari_unetseg.gui.tidy import TidySettings
+
+__all__ = ["Controller"]
+
+FLUSH_SECONDS = 0.1
+COUNT_SECONDS = 0.3
+DOING = {
+    JobKind.TRAIN: "Training",
+    JobKind.PREDICT: "Predicting",
+    JobKind.TIDY: "Tidying up",
+    JobKind.EXPORT: "Exporting",
+    JobKind.MODEL: "The model file",
+}
+
+
+class Controller(Choices):
+    """What the dock's buttons do.
+
+    Parameters
+    ----------
+    viewer
+        The viewer, or its Qt-free model.
+    runner
+        Runs long jobs; its ``pump`` is called by `tick`.
+    session
+        Where everything is remembered.
+    preferences
+        The user's; threads and device.
+    """
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        runner: Runner,
+        session: Session | None = None,
+        preferences: Preferences | None = None,
+    ) -> None:
+        self.runner = runner
+        self.preferences = preferences or Preferences()
+        self._control = Control()
+        self._numbers = 0
+        self._models = 0
+        self._flushed = self._counted = 0.0
+        self._target: napari_layers.Prediction | None = None
+        settings = TrainSettings(device=self.preferences.device)  # type: ignore[arg-type]
+        super().__init__(viewer, session or Session(settings=settings))
+
+    # -- training ------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Train on all sources; the newest model is gone on from where it fits."""
+        with self.refusing():
+            self._check_free()
+            sources = self.session.training
+            if not sources:
+                raise UserError(
+                    sentences.NO_IMAGE if self.session.image is None else sentences.NO_LABELS
+                )
+            pairs = [self._pair(s) for s in sources if not s.on_disk]
+            entry = self.session.entry if self.session.go_on else None
+            job = work.TrainWork(
+                pairs,
+                [s for s in sources if s.on_disk],
+                self.session.settings,
+                self.session.structures,
+                entry.model if entry else None,
+            )
+            self.session.curve, self.session.result = (), ""
+            self._start(JobKind.TRAIN, "Preparing", job, self._on_trained)
+
+    def _pair(self, source: Source) -> Pair:
+        prediction = self.predictions.get(source.image)
+        return Pair(
+            napari_layers.stack_of(source.image, source.channels),
+            napari_layers.snapshot(source.labels),
+            source.kind,
+            prediction.corrections() if prediction else None,
+        )
+
+    def stop(self) -> None:
+        """End the running job after its current step; what was learned is kept."""
+        if self.session.job is not None:
+            self._control.stop()
+            self.session.job = replace(self.session.job, stopping=True)
+
+    def _on_trained(self, model: Model) -> None:
+        self._models += 1
+        scores = model.scores
+        score = f"Dice {scores.mean_dice:.2f}" if scores else "not validated"
+        self._add_model(ModelEntry(model, f"Model {self._models} · {score}"))
+        self.session.say(self.session.result or "Trained.", Level.DONE)
+        if self.session.follow and self.session.image is not None:
+            self.predict_plane()
+
+    # -- predicting ----------------------------------------------------------------------------
+
+    def predict_plane(self) -> None:
+        """Predict what is on screen: the plane, or the volume."""
+        self._predict(whole=False)
+
+    def predict_stack(self) -> None:
+        """Predict every plane or volume, what is on screen first."""
+        self._predict(whole=True)
+
+    def _predict(self, *, whole: bool) -> None:
+        with self.refusing():
+            self._check_free()
+            model, stack, image = self._model(), self.stack(), self.session.image
+            model.check_image(stack)
+            here = napari_layers.plane_on_screen(self.viewer, image, model.dims)
+            planes = work.nearest_first(stack, model.dims, here) if whole else [here]
+            target = self.predictions.get(image)
+            if target is None or target.image is not image:
+                target = self.predictions[image] = napari_layers.Prediction(
+                    self.viewer, image, self._on_painted
+                )
+            self.know(
+                [s.number for s in model.classes.structures],
+                {s.number: s.name for s in model.classes.structures},
+            )
+            target.begin(model.id, self.session.structures)
+            self._target = target
+            settings = PredictSettings(device=self.session.settings.device)
+            job = work.PredictWork(model, stack, planes, settings)
+            text = f"Predicting {stack.name}"
+            self._start(JobKind.PREDICT, text, job, partial(self._on_predicted, target))
+
+    def _on_predicted(self, target: napari_layers.Prediction, _: None) -> None:
+        target.flush(last=True)
+        self._target = None
+        self.labels_changed = True
+        entry = self.session.entry
+        if self.session.message.level is Level.WARNING:
+            return
+        if self._control.stopped:
+            self.session.say("Predicting was stopped; what was predicted so far is shown.")
+        elif entry is not None and not entry.model.validated:
+            self.session.say(
+                "Prediction shown, not validated: look at it, paint more strokes where it is wrong "
+                "and train again.",
+                Level.DONE,
+            )
+        else:
+            self.session.say("Prediction shown; correct it and train again.", Level.DONE)
+
+    def _on_tile(self, event: TilePredicted) -> None:
+        target = self._target
+        if target is None:
+            return
+        if not target.alive:
+            if not self._control.stopped:
+                self.stop()
+                self.session.say(
+                    "The prediction layer was deleted, so predicting stopped; press "
+                    "'Predict' to begin anew.",
+                    Level.WARNING,
+                )
+            return
+        target.write(event.index, event.mask)
+        self._progress(event.done / event.total)
+
+    def forget_corrections(self) -> None:
+        """Train no more on what was corrected in the chosen image's prediction."""
+        if self.prediction is not None:
+            self.prediction.forget()
+            self.labels_changed = True
+            self.session.say("Corrections are kept in the layer but will not train.")
+
+    # -- finishing -----------------------------------------------------------------------------
+
+    def tidy(self, settings: TidySettings) -> None:
+        """Tidy up the chosen image's prediction into a new layer."""
+        with self.refusing():
+            self._check_free()
+            prediction = self.prediction
+            if prediction is None or not prediction.alive or prediction.layer is None:
+                raise UserError("There is no prediction to tidy up; press 'Predict' first.")
+            dims, stack = self._model().dims, self.stack()
+            mask = napari_layers.snapshot(prediction.layer)
+            job = work.TidyWork(mask, settings, stack.spatial_spacing(dims))
+            source = prediction.layer
+            self._start(JobKind.TIDY, "Tidying up", job, partial(self._on_tidied, source))
+
+    def _on_tidied(self, source: Any, data: Any) -> None:
+        if data is None:
+            self.session.say("Tidying up was stopped; no layer was made.")
+        elif source not in self.viewer.layers:
+            self.session.say("The prediction was deleted meanwhile; predict again.", Level.WARNING)
+        else:
+            layer = napari_layers.add_tidied(self.viewer, source, data, self.session.structures)
+            what = f": {int(data.max())} objects" if data.dtype != "uint8" else ""
+            self.session.say(f"{layer.name} is a new layer{what}.", Level.DONE)
+
+    def export(self, layer: Any, path: Path) -> None:
+        """Write a mask layer of the chosen image; the suffix says TIFF, OME-TIFF or PNG."""
+        with self.refusing():
+            self._check_free()
+            if layer is None:
+                raise UserError("There is no mask to export; press 'Predict' first.")
+            stack = self.stack()
+            mask = napari_layers.snapshot(layer)
+            job = work.ExportWork(mask, stack, path, self.session.structures)
+            self._start(JobKind.EXPORT, f"Writing {path.name}", job, self._on_written)
+
+    def _on_written(self, paths: list[Path]) -> None:
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        self.session.say(f"Wrote {paths[0]}{more}.", Level.DONE)
+
+    # -- models --------------------------------------------------------------------------------
+
+    def save_model(self, path: Path) -> None:
+        """Write the model in use to a file."""
+        with self.refusing():
+            self._check_free()
+            entry = self.session.entry
+            model = self._model()
+            job = work.SaveWork(model, path)
+            self._start(JobKind.MODEL, f"Saving {path.name}", job, partial(self._on_saved, entry))
+
+    def _on_saved(self, entry: ModelEntry, path: Path) -> None:
+        saved = replace(entry, path=path)
+        session = self.session
+        session.history = tuple(saved if e is entry else e for e in session.history)
+        session.entry = saved if session.entry is entry else session.entry
+        session.say(f"Saved {path}.", Level.DONE)
+
+    def load_model(self, path: Path) -> None:
+        """Read a model file and use it."""
+        with self.refusing():
+            self._check_free()
+            job = work.LoadWork(path)
+            self._start(JobKind.MODEL, f"Loading {path.name}", job, partial(self._on_loaded, path))
+
+    def _on_loaded(self, path: Path, model: Model) -> None:
+        structures = model.classes.structures
+        self.know([s.number for s in structures], {s.number: s.name for s in structures})
+        self._add_model(ModelEntry(model, path.stem, path))
+        self.session.say(f"{path.name} is in use; press 'Predict', or 'Train' to go on.")
+
+    def use_model(self, entry: ModelEntry) -> None:
+        """Use an earlier model of this session again."""
+        self.session.entry = entry
+        self._match_settings(entry.model)
+        self.session.say(f"{entry.name} is in use; press 'Predict' to see it.")
+
+    def _add_model(self, entry: ModelEntry) -> None:
+        self.session.history = (*self.session.history, entry)
+        self.session.entry = entry
+        self._match_settings(entry.model)
+
+    def _match_settings(self, model: Model) -> None:
+        """Settings describe the network in use, so that the next training goes on from it."""
+        net = model.net
+        self.session.change_settings(
+            dims=net.dims, depth=net.depth, width=net.width, norm=net.norm, dropout=net.dropout
+        )
+
+    def _model(self) -> Model:
+        if self.session.entry is None:
+            raise UserError(sentences.NO_MODEL)
+        return self.session.entry.model
+
+    # -- jobs ----------------------------------------------------------------------------------
+
+    def _check_free(self) -> None:
+        if self.session.job is not None or self.runner.busy:
+            raise UserError(sentences.BUSY)
+
+    def _start(self, kind: JobKind, text: str, job: Work, on_done: Callable[[Any], None]) -> None:
+        self._numbers += 1
+        number = self._numbers
+        self._control = Control(self._threads(resting=False))
+        self.session.job = JobState(number, kind, text)
+        self.runner.start(
+            Job(
+                job,
+                partial(self._on_event, number),
+                partial(self._on_done, number, on_done),
+                partial(self._on_error, number),
+                self._control,
+            )
+        )
+
+    def _current(self, number: int) -> bool:
+        """Whether an answer belongs to the job at hand; later ones are dropped."""
+        return self.session.job is not None and self.session.job.id == number
+
+    def _on_done(self, number: int, on_done: Callable[[Any], None], result: Any) -> None:
+        if self._current(number):
+            self.session.job = None
+            on_done(result)
+
+    def _on_error(self, number: int, error: BaseException) -> None:
+        if not self._current(number) or self.session.job is None:
+            return
+        kind, self.session.job = self.session.job.kind, None
+        if self._target is not None:
+            self._target.flush(last=True)
+            self._target = None
+        level = Level.WARNING if isinstance(error, UserError) else Level.ERROR
+        self.session.say(sentences.explain(error, DOING[kind]), level)
+
+    def _on_event(self, number: int, event: Event) -> None:
+        if not self._current(number):
+            return
+        match event:
+            case StepDone():
+                self._on_step(event)
+            case EpochDone():
+                dice = event.scores.mean_dice if event.scores else None
+                dice = None if dice is None or math.isnan(dice) else dice
+                point = Point(event.step, event.train_loss, dice)
+                self.session.curve = (*self.session.curve, point)
+            case TilePredicted():
+                self._on_tile(event)
+            case Notice():
+                self.session.say(event.text)
+            case Prepared():
+                self.session.say(sentences.describe_prepared(event))
+            case TrainingDone():
+                self.session.result = sentences.describe_training(event)
+            case work.Progress():
+                self._progress(event.fraction)
+
+    def _on_step(self, event: StepDone) -> None:
+        job = self.session.job
+        if job is None:
+            return
+        fraction = None
+        if event.steps:
+            fraction = event.step / event.steps
+        elif event.remaining is not None:
+            fraction = event.seconds / max(event.seconds + event.remaining, 1e-9)
+        text = f"Step {event.step}" + (f" of {event.steps}" if event.steps else "")
+        self.session.job = replace(job, text=text, fraction=fraction, remaining=event.remaining)
+
+    def _progress(self, fraction: float) -> None:
+        if self.session.job is not None:
+            self.session.job = replace(self.session.job, fraction=fraction)
+
+    # -- time ----------------------------------------------------------------------------------
+
+    def tick(self, *, resting: bool = False) -> None:
+        """Called by a timer: hands over events, shows what was written, counts labels.
+
+        ``resting`` says that the user's hands rest, so that a job may have every core.
+        """
+        self._control.threads = self._threads(resting=resting)
+        self.runner.pump()
+        now = time.perf_counter()
+        if self._target is not None and now - self._flushed > FLUSH_SECONDS:
+            self._target.flush()
+            self._flushed = now
+        if self.labels_changed and now - self._counted > COUNT_SECONDS:
+            self.labels_changed, self._counted = False, now
+            self._count()
+
+    def _threads(self, *, resting: bool) -> int:
+        fixed = self.session.settings.threads or self.preferences.threads
+        return fixed or max(1, cores() - (0 if resting else 1))
+
+    def _count(self) -> None:
+        source, prediction = self.session.source(), self.prediction
+        labels = source.labels if source else None
+        data = None if labels is None else napari_layers.data_of(labels)
+        kind = source.kind if source else LabelKind.STROKES
+
+        def ask() -> tuple[dict[int, int], int]:
+            counts = {} if data is None else count_labels(data)
+            if data is not None and kind is not LabelKind.STROKES:
+                counts = _as_structures(counts, kind, math.prod(data.shape))
+            return counts, prediction.count_corrections() if prediction else 0
+
+        self.runner.ask(ask, self._on_counted)
+
+    def _on_counted(self, answer: tuple[dict[int, int], int]) -> None:
+        self.session.counts, self.session.corrected = answer
+        self.know(list(answer[0]))
+
+    def close(self, seconds: float = 20.0) -> bool:
+        """Stop the running job, keep what it learned if it answers in time, and end."""
+        self.session.follow = False
+        self._control.stop()
+        end = time.perf_counter() + seconds
+        while self.runner.busy and time.perf_counter() < end:
+            self.runner.pump()
+            time.sleep(0.005)
+        self.session.job = None
+        self.disconnect()
+        return self.runner.close(max(0.1, end - time.perf_counter()))
+
+
+def _as_structures(counts: dict[int, int], kind: LabelKind, size: int) -> dict[int, int]:
+    """Counts of a mask or of instances as counts of structures and background (255)."""
+    labelled = sum(counts.values())
+    out = {BRUSH: size - labelled}
+    if kind is LabelKind.INSTANCES or set(counts) == {BRUSH}:
+        out[1] = labelled
+    else:
+        out.update({n: c for n, c in counts.items() if n < BRUSH})
+    return out

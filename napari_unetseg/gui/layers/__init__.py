@@ -1,0 +1,33 @@
+"""The only place that reads or writes napari layers, known by identity, never by name."""
+
+from __future__ import annotations
+
+from napari_unetseg.gui.layers.annotation import (
+    activate_brush,
+    add_tidied,
+    declared_kind,
+    is_ours,
+    names_in,
+    new_annotation,
+    paint_colors,
+    snapshot,
+)
+from napari_unetseg.gui.layers.grid import level0 as data_of
+from napari_unetseg.gui.layers.grid import like, plane_on_screen, stack_of
+from napari_unetseg.gui.layers.prediction import Prediction
+
+__all__ = [
+    "Prediction",
+    "activate_brush",
+    "add_tidied",
+    "data_of",
+    "declared_kind",
+    "is_ours",
+    "like",
+    "names_in",
+    "new_annotation",
+    "paint_colors",
+    "plane_on_screen",
+    "snapshot",
+    "stack_of",
+]

@@ -1,0 +1,133 @@
+"""Labels layers that people paint on: made, coloured, counted and copied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Labels
+from napari.utils.colormaps import DirectLabelColormap
+
+from napari_unetseg.core.labels import BRUSH, LabelKind, Structure, default_color
+from napari_unetseg.gui.grids import empty_grid, planes_of
+from napari_unetseg.gui.layers.grid import geometry, grid_shape, level0
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+__all__ = [
+    "activate_brush",
+    "is_ours",
+    "names_in",
+    "new_annotation",
+    "paint_colors",
+    "snapshot",
+]
+
+BRUSH_SIZE_FRACTION = 60
+"""A new layer's brush is this part of the image wide."""
+
+GEOMETRY = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+
+
+def colors_of(structures: Sequence[Structure]) -> dict[int | None, str]:
+    """Colour of each number, for napari; what has no colour of its own stays visible."""
+    colors: dict[int | None, str] = {None: "#FFFFFF", 0: "transparent", BRUSH: default_color(BRUSH)}
+    colors.update({s.number: s.color for s in structures})
+    return colors
+
+
+def features_of(structures: Sequence[Structure]) -> dict[str, list[Any]]:
+    """Names of the numbers, which napari shows in its status bar."""
+    ordered = sorted(structures, key=lambda s: s.number)
+    return {
+        "index": [0, *(s.number for s in ordered), BRUSH],
+        "name": ["", *(s.name for s in ordered), "background"],
+    }
+
+
+def paint_colors(layer: Labels, structures: Sequence[Structure]) -> None:
+    """Give a layer the structures' colours and names."""
+    layer.colormap = DirectLabelColormap(color_dict=colors_of(structures))
+    layer.features = features_of(structures)
+
+
+def new_annotation(viewer: ViewerModel, image: Image, structures: Sequence[Structure]) -> Labels:
+    """Add an empty annotation layer over an image, with the first structure's brush in hand."""
+    shape = grid_shape(image)
+    layer = Labels(empty_grid(shape), name=f"{image.name} · annotations", **geometry(image))
+    layer.metadata = {"napari_unetseg": {"kind": str(LabelKind.STROKES)}}
+    paint_colors(layer, structures)
+    layer.brush_size = max(3, min(shape[-2:]) // BRUSH_SIZE_FRACTION)
+    viewer.add_layer(layer)
+    activate_brush(viewer, layer, structures[0].number if structures else 1)
+    return layer
+
+
+def add_tidied(
+    viewer: ViewerModel, source: Labels, data: np.ndarray, structures: Sequence[Structure]
+) -> Labels:
+    """Add a tidied mask, or numbered objects, as a new layer above its source."""
+    objects = data.dtype != np.uint8
+    layer = Labels(
+        data,
+        name=f"{source.name} · {'objects' if objects else 'tidied'}",
+        metadata={"napari_unetseg": {"kind": "tidied"}},
+        **{name: getattr(source, name) for name in GEOMETRY},
+    )
+    if not objects:
+        paint_colors(layer, structures)
+    viewer.layers.insert(viewer.layers.index(source) + 1, layer)
+    return layer
+
+
+def activate_brush(viewer: ViewerModel, layer: Labels, number: int) -> None:
+    """Put the brush of a structure, or 255 of the background, in the user's hand."""
+    viewer.layers.selection.active = layer
+    layer.selected_label = number
+    if layer.editable and layer.visible:
+        layer.mode = "paint"
+
+
+def snapshot(layer: Labels) -> Any:
+    """A copy of the labels that later painting does not touch.
+
+    Lazy arrays (dask, zarr) are read by the job, chunk by chunk; they are not what people paint on.
+    Of arrays only the planes with something in them are copied, so that a mostly empty stack
+    costs little.
+    """
+    data = level0(layer)
+    if not isinstance(data, np.ndarray):
+        return data
+    copy = np.zeros(data.shape, data.dtype)
+    for plane in planes_of(data):
+        if data[plane].any():
+            copy[plane] = data[plane]
+    return copy
+
+
+def declared(layer: Labels) -> dict[str, Any]:
+    """What this plugin, or a sample of it, has noted about a layer."""
+    return dict(layer.metadata.get("napari_unetseg", {}))
+
+
+def is_ours(layer: Labels) -> bool:
+    """Whether the layer is a result of this plugin, so not what people paint on."""
+    return declared(layer).get("kind") in ("prediction", "tidied")
+
+
+def declared_kind(layer: Labels) -> LabelKind | None:
+    """The kind of labels that was noted in the layer, if any."""
+    kind = declared(layer).get("kind")
+    return LabelKind(kind) if kind in set(LabelKind) else None
+
+
+def names_in(layer: Labels) -> dict[int, str]:
+    """Names of the numbers, where the layer's features say them."""
+    table = layer.features
+    if "index" not in table or "name" not in table:
+        return {}
+    pairs = zip(table["index"].tolist(), table["name"].tolist(), strict=True)
+    return {int(number): str(name) for number, name in pairs if 0 < number < BRUSH and name}

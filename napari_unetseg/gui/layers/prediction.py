@@ -1,0 +1,207 @@
+"""The prediction of an image in a Labels layer of its own, and what people correct in it.
+
+Three arrays of the image's grid, uint8: ``data`` is what the layer shows; ``pristine`` is what was
+written there; ``_kept`` holds the corrections of earlier predictions. What differs between data
+and pristine is corrected. Every prediction gets a new layer object over its array, because the undo
+history of an old one would bring back old voxels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Labels
+
+from napari_unetseg.core.labels import BRUSH, Structure
+from napari_unetseg.gui.grids import empty_grid, planes_of
+from napari_unetseg.gui.layers.annotation import paint_colors
+from napari_unetseg.gui.layers.grid import geometry, grid_shape
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+__all__ = ["Prediction"]
+
+Index = tuple[int | slice, ...]
+KEPT = (
+    "visible",
+    "opacity",
+    "blending",
+    "contour",
+    "brush_size",
+    "selected_label",
+    "preserve_labels",
+    "n_edit_dimensions",
+    "contiguous",
+    "mode",
+)
+"""What a new layer takes over from the one it replaces."""
+
+
+def as_correction(values: np.ndarray) -> np.ndarray:
+    """Numbers in a mask as numbers of strokes: erased voxels are background."""
+    return np.where(values == 0, BRUSH, values).astype(np.uint8)
+
+
+def as_mask(values: np.ndarray) -> np.ndarray:
+    """Numbers of strokes as numbers in a mask."""
+    return np.where(values == BRUSH, 0, values).astype(np.uint8)
+
+
+class Prediction:
+    """Owns the prediction layer of one image.
+
+    Parameters
+    ----------
+    viewer, image
+        Where the layer goes, and what it lies over.
+    on_changed
+        Called when the layer was painted on, or may have been.
+    """
+
+    def __init__(
+        self, viewer: ViewerModel, image: Image, on_changed: Callable[[], None] = lambda: None
+    ) -> None:
+        self._on_changed = on_changed
+        self._viewer, self.image = viewer, image
+        self._shape = grid_shape(image)
+        self._kept = empty_grid(self._shape)
+        self._data = self._pristine = empty_grid(self._shape)
+        self._dirty = self._stale = False
+        self._structures: Sequence[Structure] = ()
+        self.layer: Labels | None = None
+        self.model_id: str | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the layer is in the viewer."""
+        return self.layer is not None and self.layer in self._viewer.layers
+
+    def begin(self, model_id: str, structures: Sequence[Structure]) -> Labels:
+        """Make the layer ready for a prediction and keep all corrections.
+
+        Another model starts from an empty mask with the corrections in it; the same model goes on
+        where it was.
+        """
+        self._keep_corrections()
+        if model_id != self.model_id or not self.alive:
+            self._data, self._pristine = empty_grid(self._shape), empty_grid(self._shape)
+            for plane in planes_of(self._kept):
+                if self._kept[plane].any():
+                    self._data[plane] = self._pristine[plane] = as_mask(self._kept[plane])
+        self.model_id, self._structures = model_id, structures
+        return self._renew()
+
+    def write(self, index: Index, mask: np.ndarray) -> None:
+        """Write a tile; what people changed there stays."""
+        data, pristine, kept = self._data[index], self._pristine[index], self._kept[index]
+        changed = data != pristine
+        if changed.any():
+            kept[changed] = as_correction(data[changed])
+            self._stale = True
+        final = mask.astype(np.uint8)
+        corrected = kept != 0
+        if corrected.any():
+            final[corrected] = as_mask(kept[corrected])
+        data[...] = final
+        pristine[...] = final
+        self._dirty = True
+
+    def flush(self, *, last: bool = False) -> None:
+        """Show what was written.
+
+        After the last tile, where people had painted on voxels that were then predicted, the layer
+        is replaced once more, so that undo cannot bring the older voxels back.
+        """
+        if not self.alive or self.layer is None:
+            return
+        if last and self._stale:
+            self._renew()
+        elif self._dirty:
+            self.layer.refresh(extent=False, highlight=False)
+        self._dirty = False
+
+    def corrections(self) -> np.ndarray | None:
+        """A copy of all corrections in the numbers of strokes; None when there are none."""
+        out = np.zeros(self._shape, np.uint8)
+        found = False
+        for plane in planes_of(out):
+            if self._kept[plane].any():
+                out[plane], found = self._kept[plane], True
+            changed = self._data[plane] != self._pristine[plane]
+            if changed.any():
+                out[plane][changed], found = as_correction(self._data[plane][changed]), True
+        return out if found else None
+
+    def count_corrections(self) -> int:
+        """Number of corrected voxels; only reads, so that any thread may ask."""
+        return sum(
+            int(np.count_nonzero((self._kept[p] != 0) | (self._data[p] != self._pristine[p])))
+            for p in planes_of(self._kept)
+        )
+
+    def forget(self) -> None:
+        """Take what is shown as the prediction, with no corrections."""
+        self._kept = empty_grid(self._shape)
+        for plane in planes_of(self._data):
+            if not np.array_equal(self._pristine[plane], self._data[plane]):
+                self._pristine[plane] = self._data[plane]
+
+    def keep_deleted(self) -> None:
+        """Remember the corrections of a layer that was deleted."""
+        self._keep_corrections()
+
+    def _keep_corrections(self) -> None:
+        for plane in planes_of(self._data):
+            data, pristine = self._data[plane], self._pristine[plane]
+            changed = data != pristine
+            if changed.any():
+                self._kept[plane][changed] = as_correction(data[changed])
+                pristine[changed] = data[changed]
+
+    def _renew(self) -> Labels:
+        """Put a new layer object over the data, in the place of the old one."""
+        old = self.layer if self.alive else None
+        name = old.name if old is not None else f"{self.image.name} · prediction"
+        metadata = {"napari_unetseg": {"kind": "prediction", "model": self.model_id}}
+        options: dict[str, Any] = {"opacity": 0.5, **geometry(self.image), "metadata": metadata}
+        new = Labels(self._data, name=name, **options)
+        paint_colors(new, self._structures)
+        new.events.paint.connect(self._on_layer_changed)
+        new.events.set_data.connect(self._on_layer_changed)
+        self.layer = new
+        if old is None:
+            self._insert_below_annotations(new)
+        else:
+            self._replace(old, new)
+            new.name = name
+        self._dirty = self._stale = False
+        return new
+
+    def _on_layer_changed(self) -> None:
+        self._on_changed()
+
+    def _insert_below_annotations(self, new: Labels) -> None:
+        """Right above the image, so that strokes stay on top; what was selected stays selected."""
+        layers = self._viewer.layers
+        active = layers.selection.active
+        place = layers.index(self.image) + 1 if self.image in layers else len(layers)
+        layers.insert(place, new)
+        if active is not None:
+            layers.selection.active = active
+
+    def _replace(self, old: Labels, new: Labels) -> None:
+        layers = self._viewer.layers
+        selected, active = old in layers.selection, layers.selection.active
+        layers.insert(layers.index(old) + 1, new)
+        for attribute in KEPT:
+            with suppress(ValueError):  # such as a mode that an invisible layer cannot have
+                setattr(new, attribute, getattr(old, attribute))
+        layers.remove(old)
+        if selected:
+            layers.selection.add(new)
+        layers.selection.active = new if active is old else active

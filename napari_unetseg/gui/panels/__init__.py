@@ -1,0 +1,1 @@
+"""Small widgets that show the session and announce what the user wants."""

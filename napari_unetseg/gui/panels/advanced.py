@@ -1,0 +1,163 @@
+"""All other settings of a training, as a form made from `TrainSettings`; folded away."""
+
+from __future__ import annotations
+
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from magicgui.widgets import Container, create_widget
+from qtpy.QtWidgets import QCheckBox
+from superqt import QCollapsible
+
+from napari_unetseg.core.config import AugmentSettings, TrainSettings
+from napari_unetseg.gui.panels.base import Panel
+
+if TYPE_CHECKING:
+    from magicgui.widgets.bases import ValueWidget
+    from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
+
+    from napari_unetseg.gui.controller import Controller
+
+__all__ = ["AdvancedPanel"]
+
+TIPS = {
+    "depth": "Levels of the U-Net, the bottleneck included; each halves the image.",
+    "width": "Feature channels of the first level; doubled at each level.",
+    "norm": "Normalisation; only batch and none give exactly seamless tiles.",
+    "dropout": "Share of features dropped while training.",
+    "patience": "Epochs without a better score after which training ends.",
+    "learning_rate": "Step size of the Adam optimiser.",
+    "dice": "Add a soft Dice loss to the cross-entropy.",
+    "balance": "Weigh every class alike, however many pixels were painted.",
+    "average": "Keep an exponential average of the weights.",
+    "patch": "Edge of a training patch in pixels; 0 chooses.",
+    "batch": "Patches of a step; 0 chooses.",
+    "validation": "Share of the blocks held back for the score.",
+    "freeze_encoder": "Train the decoder only; for going on from an existing model.",
+    "device": "Where to compute; auto takes the GPU where there is one.",
+    "threads": "CPU threads; 0 chooses: one fewer than cores while you work.",
+    "seed": "The same seed and threads give the same model on a CPU.",
+    "flips": "Mirror patches.",
+    "quarter_turns": "Turn patches by 90°.",
+    "rotation": "Largest rotation in the plane, degrees.",
+    "scale": "Largest relative change of size.",
+    "elastic": "Probability of an elastic deformation.",
+    "brightness": "Largest shift of intensity, relative to the image's range.",
+    "contrast": "Largest relative change of contrast.",
+    "gamma": "Largest relative change of gamma.",
+    "blur": "Probability of a blur.",
+    "noise": "Largest standard deviation of noise, relative to the image's range.",
+}
+ELSEWHERE = ("dims", "epochs", "steps", "minutes", "augment")
+"""Set in other panels, or in a form of their own."""
+
+
+class AdvancedPanel(Panel):
+    """Nothing here needs a change; the defaults are chosen well."""
+
+    def __init__(self, controller: Controller) -> None:
+        super().__init__("", controller)
+        self.fold = QCollapsible("Advanced settings")
+        self.fold.setDuration(0)
+        self.fold.layout().setContentsMargins(0, 0, 0, 0)
+        self.column.addWidget(self.fold)
+        self.follow_box = QCheckBox("Show the prediction after each training")
+        self.follow_box.setToolTip("Predict what is on screen when a training is done.")
+        self.follow_box.setChecked(self.session.follow)
+        self.follow_box.toggled.connect(self._on_follow)
+        self.form = form_of(TrainSettings, self.session.settings)
+        self.augment = form_of(AugmentSettings, self.session.settings.augment)
+        turns = QCollapsible("Augmentation")
+        turns.setDuration(0)
+        turns.layout().setContentsMargins(0, 0, 0, 0)
+        turns.addWidget(self.augment.native)
+        for widget in (self.follow_box, self.form.native, turns):
+            self.fold.addWidget(widget)
+        self.form.changed.connect(self._on_changed)
+        self.augment.changed.connect(self._on_changed)
+        self.follow("settings", call=self._on_settings)
+
+    def _on_changed(self) -> None:
+        with self.controller.refusing():
+            self.session.change_settings(
+                **_values(self.form, TrainSettings), augment=_values(self.augment, AugmentSettings)
+            )
+
+    def _on_settings(self) -> None:
+        show_values(self.form, self.session.settings)
+        show_values(self.augment, self.session.settings.augment)
+
+    def _on_follow(self, follow: bool) -> None:
+        self.session.follow = follow
+
+
+def form_of(model: type[BaseModel], values: BaseModel) -> Container[Any]:
+    """A form with one widget for each field of a settings model."""
+    form: Container[Any] = Container(
+        widgets=[
+            _widget(name, field, getattr(values, name))
+            for name, field in model.model_fields.items()
+            if name not in ELSEWHERE
+        ]
+    )
+    form.margins = (0, 0, 0, 0)
+    return form
+
+
+def show_values(form: Container[Any], values: BaseModel) -> None:
+    """Bring a form up to date without announcing anything."""
+    with form.changed.blocked():
+        for widget in form:
+            value = getattr(values, widget.name)
+            if widget.value != (0 if value is None else value):
+                with widget.changed.blocked():
+                    widget.value = 0 if value is None else value
+
+
+def _widget(name: str, field: FieldInfo, value: Any) -> ValueWidget[Any]:
+    """A widget within the bounds of its field; an optional number shows None as 0."""
+    kinds = [k for k in get_args(field.annotation) if k is not NoneType]
+    optional = NoneType in get_args(field.annotation)
+    label = name.replace("_", " ").capitalize()
+    if get_origin(field.annotation) is Literal:
+        options: dict[str, Any] = {"choices": list(get_args(field.annotation))}
+        kind: Any = str
+    else:
+        kind = kinds[0] if kinds else field.annotation
+        options = {} if kind is bool else _bounds(field, kind, optional)
+    widget = create_widget(
+        value=0 if value is None else value,
+        annotation=None if "choices" in options else kind,
+        name=name,
+        label=label,
+        options=options,
+    )
+    widget.tooltip = (
+        f"{TIPS[name]} Default: {'chosen' if field.default is None else field.default}."
+    )
+    return widget  # type: ignore[return-value]
+
+
+def _bounds(field: FieldInfo, kind: type, optional: bool) -> dict[str, Any]:
+    low, high = 0.0, 1e6
+    for bound in field.metadata:
+        match bound:
+            case Ge(ge=limit) | Gt(gt=limit):
+                low = float(limit)  # type: ignore[arg-type]
+            case Le(le=limit) | Lt(lt=limit):
+                high = float(limit)  # type: ignore[arg-type]
+    if optional:
+        low = 0.0
+    if kind is int:
+        return {"min": int(low), "max": int(min(high, 2**31 - 1))}
+    return {"min": low, "max": high, "step": 0.0005 if high <= 1 and low == 0 else 0.05}
+
+
+def _values(form: Container[Any], model: type[BaseModel]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for widget in form:
+        optional = NoneType in get_args(model.model_fields[widget.name].annotation)
+        out[widget.name] = None if optional and not widget.value else widget.value
+    return out

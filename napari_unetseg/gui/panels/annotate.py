@@ -1,0 +1,173 @@
+"""Labels: a layer to paint on, existing layers or folders; structures and brushes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFileDialog,
+    QPushButton,
+    QTreeWidget,
+    QTreeWidgetItem,
+    QWidget,
+)
+
+from napari_unetseg.core.labels import LabelKind
+from napari_unetseg.gui.panels.base import Panel, layer_combo, row, show_choice
+from napari_unetseg.gui.panels.brushes import BrushList
+
+if TYPE_CHECKING:
+    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.session import Source
+
+__all__ = ["AnnotatePanel"]
+
+KINDS = {
+    LabelKind.STROKES: ("strokes", "0 is not labelled, 255 is background."),
+    LabelKind.FULL: ("full mask", "0 is background, every other number a structure."),
+    LabelKind.INSTANCES: ("objects", "0 is background, every other number one object."),
+}
+
+
+def kind_combo() -> QComboBox:
+    """A choice of the kinds of labels."""
+    combo = QComboBox()
+    for kind, (name, tip) in KINDS.items():
+        combo.addItem(name, kind)
+        combo.setItemData(combo.count() - 1, tip, Qt.ItemDataRole.ToolTipRole)
+    combo.setToolTip(
+        "What 0 means in these labels.\n"
+        + "\n".join(f"{name}: {tip}" for name, tip in KINDS.values())
+    )
+    return combo
+
+
+class AnnotatePanel(Panel):
+    """Where labels come from and what they are of."""
+
+    def __init__(self, controller: Controller) -> None:
+        super().__init__("2  Annotate", controller)
+        self.labels = layer_combo(
+            controller.labels_candidates, "The Labels layer that holds the labels of this image."
+        )
+        self.labels.changed.connect(self._on_labels_chosen)
+        self.new = QPushButton("New layer")
+        self.new.setToolTip("Make an empty layer over the image and take the first brush.")
+        self.new.clicked.connect(self._on_new_pressed)
+        self.column.addLayout(row("Labels", self.labels.native, self.new, stretch=1))
+
+        self.kind = kind_combo()
+        self.kind.activated.connect(self._on_kind_chosen)
+        self._kind_row = QWidget()
+        self._kind_row.setLayout(row("They are", self.kind, stretch=1))
+        self.column.addWidget(self._kind_row)
+
+        self.brushes = BrushList()
+        self.brushes.chosen.connect(controller.choose_brush)
+        self.brushes.renamed.connect(controller.rename_structure)
+        self.column.addWidget(self.brushes)
+
+        self.add = QPushButton("+ Structure")
+        self.add.setToolTip("Add a structure with the next free number and colour.")
+        self.add.clicked.connect(self._on_add_pressed)
+        self.folders = QPushButton("Add folders…")
+        self.folders.setToolTip(
+            "Train on a folder of images and a folder of masks too; files pair by their names."
+        )
+        self.folders.clicked.connect(self._on_folders_pressed)
+        self.column.addLayout(row(self.add, self.folders, None))
+        self._add_table()
+
+        self.follow("image", "sources", call=self.refresh)
+        self.follow("structures", "counts", "brush", call=self._on_brushes)
+        self.refresh()
+
+    def _add_table(self) -> None:
+        self.table = QTreeWidget()
+        self.table.setHeaderLabels(["Trains on", "Labels", "Kind"])
+        self.table.setRootIsDecorated(False)
+        self.table.setMaximumHeight(92)
+        self.table.setToolTip("Checked pairs of image and labels train together.")
+        self.table.itemChanged.connect(self._on_checked)
+        self.remove = QPushButton("Remove")
+        self.remove.setToolTip("Take the chosen pair out of the training; nothing is deleted.")
+        self.remove.clicked.connect(self._on_remove_pressed)
+        self.column.addWidget(self.table)
+        self.column.addLayout(row(None, self.remove))
+
+    def refresh(self) -> None:
+        """Show the Labels layers that there are now."""
+        source = self.session.source()
+        show_choice(self.labels, source.labels if source else None)
+        has_labels = source is not None and source.labels is not None
+        self._kind_row.setVisible(has_labels)
+        if source is not None:
+            self.kind.setCurrentIndex(list(KINDS).index(source.kind))
+        self._show_table()
+        self._on_brushes()
+
+    def _show_table(self) -> None:
+        sources = [s for s in self.session.sources if s.labels is not None]
+        self.table.blockSignals(True)
+        self.table.clear()
+        for source in sources:
+            item = QTreeWidgetItem([source.image.name, source.labels.name, KINDS[source.kind][0]])
+            item.setCheckState(0, Qt.CheckState.Checked if source.used else Qt.CheckState.Unchecked)
+            item.setData(0, Qt.ItemDataRole.UserRole, Box(source))
+            if source.on_disk:
+                item.setToolTip(0, str(source.image))
+                item.setToolTip(1, str(source.labels))
+            self.table.addTopLevelItem(item)
+        self.table.resizeColumnToContents(0)
+        self.table.blockSignals(False)
+        several = len(sources) > 1 or any(s.on_disk for s in sources)
+        self.table.setVisible(several)
+        self.remove.setVisible(several)
+
+    def _on_brushes(self) -> None:
+        self.brushes.show_structures(self.session.structures)
+        self.brushes.show_counts(dict(self.session.counts))
+        self.brushes.show_chosen(self.session.brush)
+
+    def _on_labels_chosen(self) -> None:
+        self.controller.choose_labels(self.labels.value)
+
+    def _on_new_pressed(self) -> None:
+        self.controller.new_annotation()
+
+    def _on_kind_chosen(self) -> None:
+        self.controller.choose_kind(LabelKind(self.kind.currentData()))
+
+    def _on_add_pressed(self) -> None:
+        self.controller.add_structure()
+
+    def _on_folders_pressed(self) -> None:
+        images = QFileDialog.getExistingDirectory(self, "Folder of images")
+        masks = images and QFileDialog.getExistingDirectory(self, "Folder of their masks", images)
+        if masks:
+            self.controller.add_folders(Path(images), Path(masks), LabelKind.FULL)
+
+    def _on_checked(self, item: QTreeWidgetItem) -> None:
+        used = item.checkState(0) == Qt.CheckState.Checked
+        self.controller.use_source(_source_of(item), used)
+
+    def _on_remove_pressed(self) -> None:
+        item = self.table.currentItem()
+        if item is not None:
+            self.controller.remove_source(_source_of(item))
+
+
+class Box:
+    """Keeps Qt from looking into a value."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _source_of(item: QTreeWidgetItem) -> Source:
+    box: Box = item.data(0, Qt.ItemDataRole.UserRole)
+    source: Source = box.value
+    return source

@@ -1,0 +1,142 @@
+"""What all panels share: a heading, the session's events, the look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from magicgui.widgets import ComboBox
+from napari.utils.theme import get_theme
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
+
+if TYPE_CHECKING:
+    from napari_unetseg.gui.controller import Controller
+
+__all__ = ["Panel", "hint", "layer_combo", "row", "stylesheet"]
+
+
+class Panel(QWidget):
+    """A section of the dock.
+
+    Parameters
+    ----------
+    title
+        Its heading; none if empty.
+    controller
+        Told what the user wants; its session is what is shown.
+    """
+
+    def __init__(self, title: str, controller: Controller) -> None:
+        super().__init__()
+        self.controller, self.session = controller, controller.session
+        self._connected: list[tuple[Any, Callable[..., None]]] = []
+        self.column = QVBoxLayout(self)
+        self.column.setContentsMargins(0, 0, 0, 0)
+        self.column.setSpacing(4)
+        if title:
+            heading = QLabel(title)
+            heading.setProperty("role", "heading")
+            self.column.addWidget(heading)
+
+    def follow(self, *fields: str, call: Callable[..., None]) -> None:
+        """Call a slot whenever one of these fields of the session changes."""
+        for field in fields:
+            signal = getattr(self.session.events, field)
+            signal.connect(call, max_args=0)
+            self._connected.append((signal, call))
+
+    def release(self) -> None:
+        """Listen no more, before the widget is deleted."""
+        for signal, slot in self._connected:
+            signal.disconnect(slot, missing_ok=True)
+        self._connected.clear()
+
+    def refresh(self) -> None:
+        """Show the layers that there are now."""
+
+
+def hint(text: str = "") -> QLabel:
+    """A dim line of explanation that wraps."""
+    label = QLabel(text)
+    label.setProperty("role", "hint")
+    label.setWordWrap(True)
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    label.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
+    return label
+
+
+def row(*widgets: QWidget | str | None, stretch: int | None = None) -> QHBoxLayout:
+    """Widgets side by side; a string becomes a label, None a gap; one of them may stretch."""
+    layout = QHBoxLayout()
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(6)
+    for index, widget in enumerate(widgets):
+        if widget is None:
+            layout.addStretch(1)
+            continue
+        one = QLabel(widget) if isinstance(widget, str) else widget
+        if isinstance(widget, str) and index == 0:
+            one.setMinimumWidth(64)
+        layout.addWidget(one, 1 if index == stretch else 0)
+    return layout
+
+
+def layer_combo(choices: Callable[[], list[Any]], tooltip: str) -> ComboBox:
+    """A choice among layers, or none."""
+    combo = ComboBox(choices=lambda _: choices(), nullable=True, tooltip=tooltip)
+    combo.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+    combo.native.setMinimumWidth(80)
+    return combo
+
+
+def show_choice(combo: ComboBox, value: Any) -> None:
+    """Bring a combo up to date without announcing anything."""
+    with combo.changed.blocked():
+        combo.reset_choices()
+        combo.value = value if value in combo.choices else None
+
+
+def stylesheet(theme_name: str) -> str:
+    """The look of what napari's own style sheet does not know, in the colours of a theme."""
+    theme = get_theme(theme_name)
+    text, back = theme.text.as_rgb_tuple(), theme.background.as_rgb_tuple()
+    dim = tuple(round(0.68 * t + 0.32 * b) for t, b in zip(text[:3], back[:3], strict=True))
+    line = theme.foreground.as_hex()
+    return f"""
+    QLabel[role="heading"] {{ font-weight: bold; font-size: {theme.font_size}; padding-top: 2px; }}
+    QLabel[role="hint"] {{ color: rgb{dim}; }}
+    QLabel[role="result"] {{ font-weight: bold; }}
+    QPushButton {{ padding: 4px 8px; min-height: 16px; }}
+    QPushButton[role="primary"] {{
+        background: {theme.current.as_hex()}; color: white; font-weight: bold;
+        padding: 6px; border-radius: 3px; }}
+    QPushButton[role="primary"]:hover {{ background: {theme.highlight.as_hex()}; }}
+    QPushButton[role="stop"] {{
+        background: transparent; border: 2px solid {theme.error.as_hex()}; font-weight: bold;
+        padding: 4px; border-radius: 3px; }}
+    QPushButton:disabled {{ color: rgb{dim}; }}
+    QFrame[role="brush"] {{ border: 1px solid transparent; border-radius: 3px; }}
+    QFrame[role="brush"]:hover {{ border-color: {line}; }}
+    QFrame[role="brush"][chosen="true"] {{
+        background: {line}; border-color: {theme.current.as_hex()}; }}
+    QFrame[role="brush"] QLineEdit {{ background: transparent; border: none; padding: 0; }}
+    QFrame[role="brush"] QLabel {{ background: transparent; }}
+    QFrame[role="rule"] {{ background: {line}; max-height: 1px; border: none; }}
+    QFrame[role="status"] {{ background: {line}; border-radius: 3px; }}
+    QFrame[role="status"] QLabel {{ background: transparent; }}
+    QFrame[role="status"][level="warning"] {{ border-left: 4px solid {theme.warning.as_hex()}; }}
+    QFrame[role="status"][level="error"] {{ border-left: 4px solid {theme.error.as_hex()}; }}
+    QFrame[role="status"][level="done"] {{ border-left: 4px solid #009E73; }}
+    QFrame[role="status"][level="info"] {{ border-left: 4px solid {theme.current.as_hex()}; }}
+    """
+
+
+def restyle(widget: QWidget, **properties: Any) -> None:
+    """Set dynamic properties that the style sheet looks at."""
+    for name, value in properties.items():
+        widget.setProperty(name, value)
+    style = widget.style()
+    if style is not None:
+        style.unpolish(widget)
+        style.polish(widget)

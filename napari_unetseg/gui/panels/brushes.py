@@ -1,0 +1,109 @@
+"""The list of structures and the background brush; a click takes that brush."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QFrame, QLabel, QLineEdit, QVBoxLayout, QWidget
+
+from napari_unetseg.core.labels import BRUSH, default_color
+from napari_unetseg.gui.panels.base import restyle, row
+
+if TYPE_CHECKING:
+    from qtpy.QtGui import QMouseEvent
+
+    from napari_unetseg.core.labels import Structure
+
+__all__ = ["BrushList"]
+
+
+class BrushRow(QFrame):
+    """One brush: colour, number, name, number of labelled pixels."""
+
+    chosen = Signal(int)
+    renamed = Signal(int, str)
+
+    def __init__(self, number: int, name: str, color: str) -> None:
+        super().__init__()
+        self.number = number
+        self.setProperty("role", "brush")
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
+        swatch = QLabel()
+        swatch.setFixedSize(14, 14)
+        swatch.setStyleSheet(f"background: {color}; border-radius: 3px;")
+        figure = QLabel(str(number))
+        figure.setMinimumWidth(22)
+        self.name = QLineEdit(name)
+        self.count = QLabel()
+        self.count.setProperty("role", "hint")
+        layout = row(swatch, figure, self.name, self.count, stretch=2)
+        layout.setContentsMargins(6, 3, 6, 3)
+        self.setLayout(layout)
+        if number == BRUSH:
+            self.name.setReadOnly(True)
+            self.name.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+            self.name.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+            self.setToolTip(
+                "The background brush, number 255: paint it where no structure is. "
+                "Voxels that are not painted teach nothing."
+            )
+        else:
+            self.name.editingFinished.connect(self._on_renamed)
+            self.setToolTip(
+                f"Click to paint with number {number}; it is the number in the mask too. "
+                "Double-click the name to change it."
+            )
+
+    def mousePressEvent(self, event: QMouseEvent | None) -> None:  # noqa: ARG002
+        self.chosen.emit(self.number)
+
+    def _on_renamed(self) -> None:
+        self.renamed.emit(self.number, self.name.text())
+
+
+class BrushList(QWidget):
+    """Rows of brushes; announces what was clicked and renamed."""
+
+    chosen = Signal(int)
+    renamed = Signal(int, str)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rows: dict[int, BrushRow] = {}
+        self._column = QVBoxLayout(self)
+        self._column.setContentsMargins(0, 0, 0, 0)
+        self._column.setSpacing(1)
+
+    def row_of(self, number: int) -> BrushRow:
+        """The row of a number; 255 is the background brush."""
+        return self._rows[number]
+
+    def show_structures(self, structures: tuple[Structure, ...]) -> None:
+        """Show these structures, and the background brush last."""
+        wanted = {s.number: (s.name, s.color) for s in structures}
+        wanted[BRUSH] = ("background", default_color(BRUSH))
+        if list(wanted) == list(self._rows):
+            for number, (name, _) in wanted.items():
+                self._rows[number].name.setText(name)
+            return
+        for old in self._rows.values():
+            self._column.removeWidget(old)
+            old.setParent(None)
+            old.deleteLater()
+        self._rows = {n: BrushRow(n, name, color) for n, (name, color) in wanted.items()}
+        for new in self._rows.values():
+            new.chosen.connect(self.chosen)
+            new.renamed.connect(self.renamed)
+            self._column.addWidget(new)
+
+    def show_counts(self, counts: dict[int, int]) -> None:
+        """Show the number of labelled pixels of each."""
+        for number, one in self._rows.items():
+            found = counts.get(number, 0)
+            one.count.setText(f"{found:,} px" if found else "–")
+
+    def show_chosen(self, number: int) -> None:
+        """Mark the brush at hand."""
+        for each, one in self._rows.items():
+            restyle(one, chosen="true" if each == number else "false")

@@ -1,0 +1,109 @@
+"""Which image, which channels, planes or volumes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QRadioButton, QVBoxLayout, QWidget
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.gui import sentences
+from napari_unetseg.gui.panels.base import Panel, hint, layer_combo, row, show_choice
+
+if TYPE_CHECKING:
+    from napari_unetseg.gui.controller import Controller
+
+__all__ = ["ImagePanel"]
+
+
+class ImagePanel(Panel):
+    """The image to work on."""
+
+    def __init__(self, controller: Controller) -> None:
+        super().__init__("1  Image", controller)
+        self.image = layer_combo(controller.images, "The image layer to segment.")
+        self.image.changed.connect(self._on_image_chosen)
+        self.column.addLayout(row("Image", self.image.native, stretch=1))
+
+        self._channel_box = QWidget()
+        box = QHBoxLayout(self._channel_box)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.addLayout(row("Channels"), 0)
+        box.itemAt(0).setAlignment(Qt.AlignmentFlag.AlignTop)
+        self._channels = QVBoxLayout()
+        self._channels.setSpacing(1)
+        box.addLayout(self._channels, 1)
+        self._channel_box.setToolTip(
+            "Further layers of the same shape that the network sees beside the image."
+        )
+        self.column.addWidget(self._channel_box)
+
+        self.planes = QRadioButton("2D planes")
+        self.planes.setToolTip(
+            "Every plane (YX) on its own: quick, and needs few strokes."
+        )
+        self.volume = QRadioButton("3D volume")
+        self.volume.setToolTip(
+            "Whole volumes (ZYX) are segmented, so that planes know of their neighbours. Slower."
+        )
+        self.planes.clicked.connect(self._on_planes_chosen)
+        self.volume.clicked.connect(self._on_volume_chosen)
+        self._dims = QWidget()
+        self._dims.setLayout(row("Work on", self.planes, self.volume, None))
+        self.column.addWidget(self._dims)
+        self._about = hint()
+        self.column.addWidget(self._about)
+
+        self.follow("image", "sources", call=self.refresh)
+        self.follow("settings", call=self._on_settings)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Show the image layers that there are now."""
+        show_choice(self.image, self.session.image)
+        self._show_channels()
+        self._on_settings()
+
+    def _show_channels(self) -> None:
+        while (item := self._channels.takeAt(0)) is not None:
+            if (old := item.widget()) is not None:
+                old.setParent(None)
+                old.deleteLater()
+        source = self.session.source()
+        chosen = source.channels if source else ()
+        candidates = self.controller.channel_candidates()
+        for layer in candidates:
+            box = QCheckBox(layer.name)
+            box.setChecked(layer in chosen)
+            box.toggled.connect(self._on_channel_toggled)
+            box.setProperty("layer", None)
+            box.layer = layer  # type: ignore[attr-defined]
+            self._channels.addWidget(box)
+        self._channel_box.setVisible(bool(candidates))
+
+    def _on_settings(self) -> None:
+        dims = self.session.settings.dims
+        self.planes.setChecked(dims == 2)
+        self.volume.setChecked(dims == 3)
+        try:
+            stack = self.controller.stack()
+        except UserError as error:
+            self._dims.hide()
+            self._about.setText(str(error))
+            return
+        self._dims.setVisible(stack.grid_axes.endswith("ZYX"))
+        self._about.setText(sentences.describe_image(stack, dims))
+
+    def _on_image_chosen(self) -> None:
+        self.controller.choose_image(self.image.value)
+
+    def _on_channel_toggled(self) -> None:
+        boxes = [self._channels.itemAt(i).widget() for i in range(self._channels.count())]
+        self.controller.choose_channels([b.layer for b in boxes if b.isChecked()])  # type: ignore[attr-defined, union-attr]
+
+    def _on_planes_chosen(self) -> None:
+        self.controller.choose_dims(2)
+
+    def _on_volume_chosen(self) -> None:
+        self.controller.choose_dims(3)

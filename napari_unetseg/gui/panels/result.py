@@ -1,0 +1,165 @@
+"""Predict, tidy up, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magicgui.widgets import ComboBox, Container, create_widget
+from napari.layers import Labels
+from qtpy.QtWidgets import QFileDialog, QPushButton, QWidget
+from superqt import QCollapsible
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.gui.panels.base import Panel, hint, layer_combo, row, show_choice
+from napari_unetseg.gui.tidy import TidySettings
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.image import Stack
+    from napari_unetseg.gui.controller import Controller
+
+__all__ = ["ResultPanel"]
+
+FORMATS = {"TIFF": ".tif", "OME-TIFF": ".ome.tif", "PNG": ".png"}
+
+
+class ResultPanel(Panel):
+    """What is done with a trained model."""
+
+    def __init__(self, controller: Controller) -> None:
+        super().__init__("4  Result", controller)
+        self.plane = QPushButton("Predict this plane")
+        self.plane.setToolTip("Predict what is on screen.")
+        self.plane.clicked.connect(controller.predict_plane)
+        self.whole = QPushButton("Predict whole stack")
+        self.whole.setToolTip("Predict every plane, what is on screen first. Stop ends it.")
+        self.whole.clicked.connect(controller.predict_stack)
+        buttons = row(self.plane, self.whole)
+        buttons.setStretch(0, 1)
+        buttons.setStretch(1, 1)
+        self.column.addLayout(buttons)
+
+        self.corrected = hint()
+        self.forget = QPushButton("Forget")
+        self.forget.setToolTip("Leave the layer as it is, but train no more on its corrections.")
+        self.forget.clicked.connect(controller.forget_corrections)
+        self._corrected_row = QWidget()
+        self._corrected_row.setLayout(row(self.corrected, self.forget, stretch=0))
+        self.column.addWidget(self._corrected_row)
+
+        self._tidy, self.tidy_up = self._build_tidy()
+        self._export, self.write = self._build_export()
+        self.follow("entry", "job", "settings", "image", "sources", call=self._on_state)
+        self.follow("corrected", call=self._on_corrected)
+        self.refresh()
+        self._on_corrected()
+
+    # -- forms ---------------------------------------------------------------------------------
+
+    def _build_tidy(self) -> tuple[Container[Any], QPushButton]:
+        self.smallest = create_widget(
+            value=0.0, label="Smallest", options={"min": 0.0, "max": 1e9, "step": 1.0}
+        )
+        self.smallest.tooltip = "Objects smaller than this are dropped; 0 keeps all."
+        form: Container[Any] = Container(
+            widgets=[
+                create_widget(value=True, name="fill_holes", label="Fill holes"),
+                self.smallest,
+                create_widget(value=False, name="split", label="Split touching"),
+                create_widget(value=False, name="objects", label="Number objects"),
+            ],
+        )
+        form.fill_holes.tooltip = "Fill background that a structure encloses."
+        form.split.tooltip = "Split touching objects at their necks (watershed); numbers them."
+        form.objects.tooltip = "Give every object its own number instead of its structure's."
+        form.margins = (0, 0, 0, 0)
+        button = QPushButton("Tidy up into a new layer")
+        button.clicked.connect(self._on_tidy_pressed)
+        self._fold("Tidy up", form.native, button)
+        return form, button
+
+    def _build_export(self) -> tuple[Container[Any], QPushButton]:
+        self.layer = layer_combo(self._masks, "The mask to write.")
+        self.layer.label = "Layer"
+        self.format = ComboBox(choices=list(FORMATS), label="Format")
+        self.format.tooltip = "TIFF opens in ImageJ, OME-TIFF in any OME reader; PNG one a plane."
+        form: Container[Any] = Container(widgets=[self.layer, self.format])
+        form.margins = (0, 0, 0, 0)
+        button = QPushButton("Export…")
+        button.setToolTip("Write the mask with its pixel size.")
+        button.clicked.connect(self._on_export_pressed)
+        self._fold("Export", form.native, button)
+        return form, button
+
+    def _fold(self, title: str, form: QWidget, button: QPushButton) -> None:
+        fold = QCollapsible(title)
+        fold.layout().setContentsMargins(0, 0, 0, 0)
+        fold.setDuration(0)
+        fold.addWidget(form)
+        fold.addWidget(button)
+        self.column.addWidget(fold)
+
+    # -- showing -------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Show the masks that there are now, the newest prediction first."""
+        prediction = self.controller.prediction
+        latest = prediction.layer if prediction and prediction.alive else None
+        chosen = self.layer.value if self.layer.value in self._masks() else latest
+        show_choice(self.layer, chosen)
+        self._on_state()
+
+    def _masks(self) -> list[Labels]:
+        return [layer for layer in self.controller.viewer.layers if isinstance(layer, Labels)]
+
+    def _stack(self) -> Stack | None:
+        try:
+            return self.controller.stack()
+        except UserError:
+            return None
+
+    def _on_state(self) -> None:
+        stack, dims = self._stack(), self.session.settings.dims
+        free = self.session.job is None
+        ready = self.session.entry is not None and stack is not None and free
+        several = stack is not None and len(stack.leading_shape(dims)) > 0
+        what = "plane" if dims == 2 else "volume"
+        self.plane.setText(f"Predict this {what}" if several else "Predict")
+        self.plane.setEnabled(ready)
+        self.whole.setVisible(several)
+        self.whole.setEnabled(ready)
+        for button in (self.tidy_up, self.write):
+            button.setEnabled(free)
+        unit = "px"
+        if stack is not None and stack.grid_units[-1] != "pixel":
+            unit = stack.grid_units[-1].replace("um", "µm")
+        self.smallest.label = f"Smallest ({unit}{'²' if dims == 2 else '³'})"
+
+    def _on_corrected(self) -> None:
+        number = self.session.corrected
+        self._corrected_row.setVisible(number > 0)
+        self.corrected.setText(f"{number:,} corrected pixels will train next time.")
+
+    # -- announcing ----------------------------------------------------------------------------
+
+    def _on_tidy_pressed(self) -> None:
+        values = self._tidy.asdict()
+        with self.controller.refusing():
+            settings = TidySettings(
+                fill_holes=values["fill_holes"],
+                smallest=self.smallest.value,
+                split=values["split"],
+                objects=values["objects"],
+            )
+            self.controller.tidy(settings)
+
+    def _on_export_pressed(self) -> None:
+        layer, suffix = self.layer.value, FORMATS[self.format.value]
+        if layer is None:
+            self.controller.export(None, Path())
+            return
+        name = layer.name.replace(" · ", "_").replace("/", "-") + suffix
+        path, _ = QFileDialog.getSaveFileName(self, "Export mask", name, f"Mask (*{suffix})")
+        if path:
+            written = path if path.endswith(suffix) else path + suffix
+            self.controller.export(layer, Path(written))

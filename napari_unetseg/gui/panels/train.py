@@ -1,0 +1,125 @@
+"""One button that trains and stops; how long; progress, curve and result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QProgressBar, QPushButton
+
+from napari_unetseg.gui.panels.base import Panel, hint, restyle, row
+from napari_unetseg.gui.panels.plot import CurvePlot
+from napari_unetseg.gui.sentences import duration
+from napari_unetseg.gui.session import JobKind
+
+if TYPE_CHECKING:
+    from napari_unetseg.gui.controller import Controller
+
+__all__ = ["TrainPanel"]
+
+ENDS = {"until it stops improving": None, "minutes": 5.0, "epochs": 25.0}
+
+
+class TrainPanel(Panel):
+    """Training, and the progress of whatever runs."""
+
+    def __init__(self, controller: Controller) -> None:
+        super().__init__("3  Train", controller)
+        self.button = QPushButton("Train")
+        self.button.clicked.connect(self._on_pressed)
+        self.column.addWidget(self.button)
+
+        self.end = QComboBox()
+        self.end.addItems(list(ENDS))
+        self.end.setToolTip("When the training ends by itself. Stop keeps what was learned.")
+        self.end.activated.connect(self._on_end_chosen)
+        self.amount = QDoubleSpinBox()
+        self.amount.setRange(1, 10_000)
+        self.amount.setDecimals(0)
+        self.amount.valueChanged.connect(self._on_amount)
+        self.column.addLayout(row("Train", self.end, self.amount, stretch=1))
+
+        self.progress = QProgressBar()
+        self.progress.setTextVisible(False)
+        self.progress.setFixedHeight(8)
+        self.doing = hint()
+        self.plot = CurvePlot()
+        self.result = hint()
+        self.result.setProperty("role", "result")
+        for widget in (self.progress, self.doing, self.plot, self.result):
+            self.column.addWidget(widget)
+
+        self.follow("job", call=self._on_job)
+        self.follow("curve", call=self._on_curve)
+        self.follow("result", call=self._on_result)
+        self.follow("settings", call=self._on_settings)
+        for show in (self._on_job, self._on_curve, self._on_result, self._on_settings):
+            show()
+
+    def show_theme(self, theme: str) -> None:
+        """Take the colours of a napari theme."""
+        self.plot.show_theme(theme)
+
+    def _on_pressed(self) -> None:
+        if self.session.job is None:
+            self.controller.train()
+        else:
+            self.controller.stop()
+
+    def _on_job(self) -> None:
+        job = self.session.job
+        running = job is not None
+        stopping = job is not None and job.stopping
+        self.button.setText("Stopping…" if stopping else "Stop" if running else "Train")
+        self.button.setEnabled(not stopping)
+        self.button.setToolTip(
+            "Ends after the step at hand; what was learned or predicted is kept."
+            if running
+            else "Trains the network on all labels, in the background: paint on meanwhile."
+        )
+        role = "stop" if running else "primary"
+        if self.button.property("role") != role:
+            restyle(self.button, role=role)
+        self.progress.setVisible(running)
+        self.doing.setVisible(running)
+        if job is None:
+            return
+        self.progress.setRange(0, 0 if job.fraction is None else 1000)
+        self.progress.setValue(round(1000 * (job.fraction or 0)))
+        text = job.text
+        if job.kind is JobKind.TRAIN and job.remaining is not None:
+            text += f" · about {duration(job.remaining)} left"
+        self.doing.setText(text)
+
+    def _on_curve(self) -> None:
+        self.plot.show_points(self.session.curve)
+
+    def _on_result(self) -> None:
+        self.result.setText(self.session.result)
+        self.result.setVisible(bool(self.session.result))
+
+    def _on_settings(self) -> None:
+        settings = self.session.settings
+        index = 1 if settings.minutes else 2 if settings.epochs else 0
+        self.end.setCurrentIndex(index)
+        self.amount.setVisible(index > 0)
+        amount = settings.minutes or settings.epochs
+        if amount and amount != self.amount.value():
+            self.amount.blockSignals(True)
+            self.amount.setValue(amount)
+            self.amount.blockSignals(False)
+
+    def _on_end_chosen(self) -> None:
+        default = ENDS[self.end.currentText()]
+        self._set_end(default)
+
+    def _on_amount(self, amount: float) -> None:
+        self._set_end(amount)
+
+    def _set_end(self, amount: float | None) -> None:
+        which = self.end.currentText()
+        with self.controller.refusing():
+            self.session.change_settings(
+                steps=None,
+                minutes=amount if which == "minutes" else None,
+                epochs=round(amount or 0) if which == "epochs" else None,
+            )

@@ -1,0 +1,128 @@
+"""What the dock says: errors, progress and results as sentences."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from napari_unetseg.core.errors import UserError
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.events import Prepared, TrainingDone
+    from napari_unetseg.core.image import Stack
+    from napari_unetseg.core.metrics import Scores
+
+__all__ = [
+    "describe_image",
+    "describe_scores",
+    "describe_training",
+    "duration",
+    "explain",
+    "invalid",
+]
+
+NO_IMAGE = "Open an image first: File ▸ Open File(s), or File ▸ Open Sample ▸ U-Net segmentation."
+NO_LABELS = (
+    "Paint first: press 'New layer' under Annotate, then draw a few strokes on a structure and, "
+    "with the background brush, on the background."
+)
+BUSY = "Something is running already; wait for it or press Stop."
+NO_MODEL = "There is no model yet: press Train, or load one under Model."
+
+
+def duration(seconds: float) -> str:
+    """Such as ``42 s``, ``3:05`` or ``1:02:10``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def explain(error: BaseException, doing: str) -> str:
+    """One sentence about an error that says what to do next.
+
+    Parameters
+    ----------
+    error
+        What was raised.
+    doing
+        The subject of the sentence, such as ``Training``.
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, ValidationError):
+        return invalid(error)
+    if _out_of_memory(error):
+        return (
+            f"{doing} ran out of memory; close other programs, choose a smaller patch or batch "
+            "under Advanced settings, or the CPU as device."
+        )
+    line = next(iter(str(error).strip().splitlines()), "") or "no further word"
+    return (
+        f"{doing} failed ({type(error).__name__}: {line[:160]}); your labels and the earlier model "
+        "are as they were, so change a setting and try again."
+    )
+
+
+def invalid(error: ValidationError) -> str:
+    """The first complaint about settings as a sentence."""
+    first = error.errors()[0]
+    where = " ".join(str(p).replace("_", " ") for p in first["loc"])
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}.".removeprefix(": ").capitalize()
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Also for torch's own error, which is known by name so that torch is not needed here."""
+    text = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "out of memory" in text
+        or "can't allocate memory" in text
+    )
+
+
+def describe_image(stack: Stack, dims: int) -> str:
+    """What the choice of planes or volumes means for this image."""
+    n = stack.n_channels
+    channels = f"{n} channels" if n > 1 else "1 channel"
+    size = " × ".join(str(s) for s in stack.spatial_shape(dims))
+    count = math.prod(stack.leading_shape(dims))
+    what = "plane" if dims == 2 else "volume"
+    if count == 1:
+        return f"One {what} of {size} pixels, {channels}."
+    return f"{count} {what}s of {size} pixels, {channels}; each {what} is segmented on its own."
+
+
+def describe_prepared(event: Prepared) -> str:
+    """What a training that begins works with."""
+    held = (
+        f"{event.validation_voxels:,} held back in {event.blocks} blocks"
+        if event.blocks
+        else "too few to hold any back for a score"
+    )
+    return f"Training on {event.device} with {event.train_voxels:,} labelled pixels, {held}."
+
+
+def describe_scores(scores: Scores | None) -> str:
+    """The score, or why there is none."""
+    if scores is None or math.isnan(scores.mean_dice):
+        return "Not validated: too little is labelled to hold any back, so paint more for a score"
+    each = ""
+    if len(scores.names) > 1:
+        pairs = zip(scores.names, scores.dice, strict=True)
+        each = " (" + ", ".join(f"{n} {d:.2f}" for n, d in pairs if not math.isnan(d)) + ")"
+    blocks = "block" if scores.blocks == 1 else "blocks"
+    return (
+        f"Dice {scores.mean_dice:.2f}{each}, IoU {scores.mean_iou:.2f} "
+        f"on {scores.blocks} held-out {blocks}"
+    )
+
+
+def describe_training(event: TrainingDone) -> str:
+    """One sentence with the result of a training."""
+    return f"{describe_scores(event.scores)}; {event.steps} steps in {duration(event.seconds)}."

@@ -1,0 +1,169 @@
+"""What the user has chosen and what is running: plain evented state, no Qt and no napari.
+
+Layers appear here as opaque handles, compared by identity. Only the GUI thread sets anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from psygnal import SignalGroupDescriptor
+
+from napari_unetseg.core.config import TrainSettings
+from napari_unetseg.core.labels import LabelKind, Structure
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.model import Model
+
+__all__ = ["JobKind", "JobState", "Level", "Message", "ModelEntry", "Point", "Session", "Source"]
+
+
+class Level(StrEnum):
+    """How much a message matters."""
+
+    INFO = "info"
+    DONE = "done"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class JobKind(StrEnum):
+    """What a job does."""
+
+    TRAIN = "train"
+    PREDICT = "predict"
+    TIDY = "tidy"
+    EXPORT = "export"
+    MODEL = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One sentence for the status line."""
+
+    text: str = ""
+    level: Level = Level.INFO
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """An image, the layers that are its further channels, and its labels.
+
+    ``image`` and ``labels`` are layers, or both are paths of files or folders.
+    """
+
+    image: Any
+    labels: Any = None
+    kind: LabelKind = LabelKind.STROKES
+    channels: tuple[Any, ...] = ()
+    used: bool = True
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether this is a folder or file instead of layers."""
+        return isinstance(self.image, Path)
+
+    @property
+    def layers(self) -> tuple[Any, ...]:
+        """Every layer that is needed."""
+        if self.on_disk:
+            return ()
+        labels = () if self.labels is None else (self.labels,)
+        return (self.image, *self.channels, *labels)
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """The job that runs.
+
+    ``fraction`` is None while its length is unknown; ``remaining`` is in seconds.
+    """
+
+    id: int
+    kind: JobKind
+    text: str
+    fraction: float | None = None
+    remaining: float | None = None
+    stopping: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One epoch of the training curve."""
+
+    step: int
+    loss: float
+    dice: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelEntry:
+    """A model of this session; ``path`` is where it was saved or loaded."""
+
+    model: Model = field(repr=False)
+    name: str
+    path: Path | None = None
+
+
+@dataclass
+class Session:
+    """The state that panels show; each field has an event of its name in ``events``."""
+
+    events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
+
+    image: Any = None
+    sources: tuple[Source, ...] = ()
+    structures: tuple[Structure, ...] = (Structure(1),)
+    brush: int = 1
+    counts: Mapping[int, int] = field(default_factory=dict)
+    corrected: int = 0
+
+    settings: TrainSettings = field(default_factory=TrainSettings)
+    follow: bool = True
+    """Predict what is on screen after each training."""
+    go_on: bool = True
+    """Training goes on from the model in use where it fits."""
+
+    job: JobState | None = None
+    curve: tuple[Point, ...] = ()
+    result: str = ""
+    message: Message = Message()
+
+    entry: ModelEntry | None = None
+    """The model in use."""
+    history: tuple[ModelEntry, ...] = ()
+
+    def source(self, image: Any = None) -> Source | None:
+        """The source of an image layer; of the chosen one by default."""
+        image = self.image if image is None else image
+        return next((s for s in self.sources if s.image is image and image is not None), None)
+
+    def put_source(self, source: Source) -> None:
+        """Add a source, or replace the one of the same image layer."""
+        old = None if source.on_disk else self.source(source.image)
+        if old is None:
+            self.sources = (*self.sources, source)
+        else:
+            self.sources = tuple(source if s is old else s for s in self.sources)
+
+    def change_source(self, **changes: Any) -> None:
+        """Change the source of the chosen image."""
+        source = self.source() or Source(self.image)
+        self.put_source(replace(source, **changes))
+
+    @property
+    def training(self) -> tuple[Source, ...]:
+        """The sources that a training uses."""
+        return tuple(s for s in self.sources if s.used and s.labels is not None)
+
+    def change_settings(self, **changes: Any) -> None:
+        """Change training settings; raises pydantic's ``ValidationError`` for bad ones."""
+        self.settings = TrainSettings.model_validate({**self.settings.model_dump(), **changes})
+
+    def say(self, text: str, level: Level = Level.INFO) -> None:
+        """Show a sentence in the status line."""
+        self.message = Message(text, level)

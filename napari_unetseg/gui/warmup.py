@@ -1,0 +1,61 @@
+"""Imports PyTorch in a worker thread without a stall of the window.
+
+Two things stall it: loading the shared libraries, which Python does with its lock held, and full
+garbage collections, which grow with the hundreds of thousands of objects that PyTorch makes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from napari_unetseg.core.native import load_triton_apart
+
+__all__ = ["import_torch"]
+
+
+def import_torch() -> None:
+    """Import PyTorch and what a training needs of it; does nothing the second time.
+
+    The libraries are loaded through ``dlopen`` called by ctypes, which lets go of Python's lock.
+    The collector rests meanwhile, and what was made is taken out of its later full rounds.
+    """
+    if "torch._dynamo" in sys.modules or importlib.util.find_spec("torch") is None:
+        return
+    _load_libraries()
+    load_triton_apart()
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        _import()
+        gc.freeze()
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _import() -> None:
+    import torch
+
+    with contextlib.suppress(ImportError):  # an optimiser imports it
+        import torch._dynamo  # noqa: F401
+    with contextlib.suppress(Exception):  # torchvision may not match torch; training says so
+        import torchvision.transforms.v2  # noqa: F401
+    torch.nn.Conv2d(1, 1, 1)
+
+
+def _load_libraries() -> None:
+    spec = importlib.util.find_spec("torch")
+    if spec is None or not spec.submodule_search_locations or sys.platform == "win32":
+        return
+    folder = Path(next(iter(spec.submodule_search_locations))) / "lib"
+    dlopen = ctypes.CDLL(None).dlopen
+    dlopen.restype, dlopen.argtypes = ctypes.c_void_p, (ctypes.c_char_p, ctypes.c_int)
+    for name in ("libtorch_python.so", "libtorch_python.dylib"):
+        if (folder / name).exists():
+            dlopen(os.fsencode(folder / name), os.RTLD_NOW)

@@ -1,0 +1,231 @@
+"""The jobs of the dock as generators of events; they run in the worker and touch no layer.
+
+PyTorch is imported here inside the functions, so that opening the dock needs none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_unetseg.core.events import Event, Notice
+from napari_unetseg.core.labels import Classes, LabelKind, Structure
+from napari_unetseg.gui.grids import count_labels, empty_grid
+from napari_unetseg.gui.tidy import TidySettings, tidy
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.config import PredictSettings, TrainSettings
+    from napari_unetseg.core.control import Control
+    from napari_unetseg.core.image import Stack
+    from napari_unetseg.core.model import Model
+    from napari_unetseg.core.samples import Pair
+    from napari_unetseg.gui.session import Source
+
+__all__ = [
+    "ExportWork",
+    "LoadWork",
+    "PredictWork",
+    "Progress",
+    "SaveWork",
+    "TidyWork",
+    "TrainWork",
+    "nearest_first",
+]
+
+Events = Generator[Event, None, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(Event):
+    """Part of a job that is done, 0 to 1."""
+
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainWork:
+    """Trains on snapshots of layers and on folders.
+
+    Attributes
+    ----------
+    pairs
+        Snapshots of what is in layers.
+    folders
+        Sources on disk, opened in the worker.
+    settings, structures
+        As `napari_unetseg.core.train.train_events` takes them.
+    model
+        The model to go on from, if it fits; None starts anew.
+    """
+
+    pairs: Sequence[Pair]
+    folders: Sequence[Source]
+    settings: TrainSettings
+    structures: Sequence[Structure]
+    model: Model | None
+
+    def __call__(self, control: Control) -> Generator[Event, None, Model]:
+        """Yield the events of the training and return the model."""
+        from napari_unetseg.core.train import train_events
+
+        pairs = list(self.pairs)
+        for source in self.folders:
+            pairs += yield from _open_folder(source)
+        init = self.model
+        if init is not None and (reason := _misfit(init, pairs, self.settings)):
+            yield Notice(f"A new model begins: {reason}.")
+            init = None
+        return (
+            yield from train_events(
+                pairs, self.settings, structures=self.structures, init=init, control=control
+            )
+        )
+
+
+def _open_folder(source: Source) -> Generator[Event, None, list[Pair]]:
+    from napari_unetseg.io.folders import find_pairs
+
+    found = find_pairs(source.image, source.labels, source.kind)
+    if found.skipped:
+        yield Notice(f"{len(found.skipped)} images of {source.image.name} have no labels.")
+    return list(found.pairs)
+
+
+def _misfit(model: Model, pairs: Sequence[Pair], settings: TrainSettings) -> str:
+    """Why a training cannot go on from a model; empty when it can."""
+    net = model.net
+    if (net.dims, net.depth, net.width, net.norm) != (
+        settings.dims,
+        settings.depth,
+        settings.width,
+        settings.norm,
+    ):
+        return "the network in the settings is another one"
+    if pairs and pairs[0].image.n_channels != net.in_channels:
+        return "the image has other channels"
+    values: list[tuple[dict[int, int], LabelKind]] = []
+    for pair in pairs:
+        counts = count_labels(pair.labels)
+        size = math.prod(pair.labels.shape)
+        values.append(({0: size - sum(counts.values()), **counts}, LabelKind(pair.kind)))
+        if pair.corrections is not None:
+            values.append((count_labels(pair.corrections), LabelKind.STROKES))
+    if Classes.find(values).numbers != model.classes.numbers:
+        return "the structures are others than the earlier model's"
+    return ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PredictWork:
+    """Predicts the planes of a stack in the given order."""
+
+    model: Model
+    stack: Stack
+    planes: Sequence[tuple[int, ...]]
+    settings: PredictSettings
+
+    def __call__(self, control: Control) -> Events:
+        """Yield notices and tiles."""
+        from napari_unetseg.core.predict import predict_events
+
+        return (
+            yield from predict_events(
+                self.model, self.stack, self.settings, planes=self.planes, control=control
+            )
+        )
+
+
+def nearest_first(stack: Stack, dims: int, here: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """All planes of a stack, the one on screen first and its neighbours next."""
+    return sorted(
+        stack.planes(dims),
+        key=lambda plane: sum((a - b) ** 2 for a, b in zip(plane, here, strict=True)),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TidyWork:
+    """Tidies up a mask plane by plane, or volume by volume; returns the whole as one array.
+
+    ``mask`` is a snapshot of the grid; ``spacing`` has one number for each spatial axis.
+    """
+
+    mask: np.ndarray
+    settings: TidySettings
+    spacing: Sequence[float]
+
+    def __call__(self, control: Control) -> Events:
+        """Yield progress and return the array; objects are numbered through all planes."""
+        dims = len(self.spacing)
+        leading = self.mask.shape[: self.mask.ndim - dims]
+        objects = self.settings.split or self.settings.objects
+        shape = self.mask.shape
+        out = np.zeros(shape, np.int32) if objects else empty_grid(shape)
+        count = 0
+        for done, plane in enumerate(np.ndindex(*leading), 1):
+            if control.stopped:
+                return None
+            tidied = tidy(self.mask[plane], self.settings, self.spacing)
+            if objects:
+                tidied[tidied > 0] += count
+                count = max(count, int(tidied.max(initial=0)))
+            out[plane] = tidied
+            yield Progress(done / math.prod(leading))
+        return out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExportWork:
+    """Writes a mask of a stack's grid with its pixel sizes; returns the paths."""
+
+    mask: np.ndarray
+    stack: Stack
+    path: Path
+    structures: Sequence[Structure]
+
+    def __call__(self, control: Control) -> Events:  # noqa: ARG002 - as every job has it
+        """Return the paths that were written."""
+        from napari_unetseg.io.writing import write_mask
+
+        yield Progress(0.0)
+        objects = self.mask.dtype != np.uint8
+        return write_mask(
+            self.path,
+            self.mask,
+            axes=self.stack.grid_axes,
+            spacing=self.stack.grid_spacing,
+            units=self.stack.grid_units,
+            names=None if objects else {s.number: s.name for s in self.structures},
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadWork:
+    """Reads a model file."""
+
+    path: Path
+
+    def __call__(self, control: Control) -> Events:  # noqa: ARG002 - as every job has it
+        """Return the model."""
+        from napari_unetseg.core.model import load_model
+
+        yield Progress(0.0)
+        return load_model(self.path)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SaveWork:
+    """Writes a model file; returns its path."""
+
+    model: Model
+    path: Path
+
+    def __call__(self, control: Control) -> Events:  # noqa: ARG002 - as every job has it
+        """Return the path that was written."""
+        yield Progress(0.0)
+        return self.model.save(self.path)

@@ -1,0 +1,113 @@
+"""What lives as long as the window: controller, worker and timer; docks come and go on it."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QEvent, QObject, QTimer
+from qtpy.QtGui import QCursor
+from qtpy.QtWidgets import QApplication
+
+from napari_unetseg.gui.controller import Controller
+from napari_unetseg.gui.jobs import ThreadRunner
+from napari_unetseg.gui.preferences import read_preferences
+from napari_unetseg.gui.session import Level
+from napari_unetseg.gui.warmup import import_torch
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from qtpy.QtWidgets import QWidget
+
+    from napari_unetseg.gui.session import Message
+
+__all__ = ["Workbench"]
+
+TICK_MS = 40
+REST_SECONDS = 4.0
+"""Hands rest when the mouse has not moved for so long."""
+
+_benches: WeakValueDictionary[int, Workbench] = WeakValueDictionary()
+
+
+class Workbench(QObject):
+    """Drives a controller from Qt's event loop.
+
+    Parameters
+    ----------
+    viewer
+        The viewer that it works in.
+    """
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        super().__init__()
+        self.setObjectName("napari-unetseg")
+        runner = ThreadRunner(import_torch)
+        self.controller = Controller(viewer, runner, preferences=read_preferences())
+        self.controller.session.events.message.connect(self._on_message)
+        self._window: QWidget | None = None
+        self._cursor, self._moved = QCursor.pos(), time.monotonic()
+        self._timer = QTimer(self)
+        self._timer.setInterval(TICK_MS)
+        self._timer.timeout.connect(self._on_tick)
+        self._timer.start()
+        self.destroyed.connect(partial(_end, self.controller))
+        application = QApplication.instance()
+        if application is not None:
+            application.aboutToQuit.connect(self.close)
+
+    @classmethod
+    def of(cls, viewer: ViewerModel) -> Workbench:
+        """The workbench of a viewer: the one it has, or a new one."""
+        bench = _benches.get(id(viewer))
+        if bench is None or bench.closed:
+            bench = _benches[id(viewer)] = cls(viewer)
+        return bench
+
+    @property
+    def closed(self) -> bool:
+        """Whether the window was closed."""
+        return not self._timer.isActive()
+
+    def live_in(self, window: QWidget) -> None:
+        """Live and end with a window."""
+        if window is not self._window:
+            self._window = window
+            self.setParent(window)
+            window.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """See the window being closed; napari may still refuse it, so look a moment later."""
+        if event is not None and event.type() == QEvent.Type.Close and watched is self._window:
+            QTimer.singleShot(0, self._on_maybe_closed)
+        return False
+
+    def _on_maybe_closed(self) -> None:
+        if self._window is not None and not self._window.isVisible():
+            self.close()
+
+    def close(self) -> None:
+        """Stop what runs, wait for it, and end."""
+        if not self.closed:
+            self._timer.stop()
+            _end(self.controller)
+
+    def _on_tick(self) -> None:
+        position = QCursor.pos()
+        if position != self._cursor or self.controller.labels_changed:
+            self._cursor, self._moved = position, time.monotonic()
+        self.controller.tick(resting=time.monotonic() - self._moved > REST_SECONDS)
+
+    def _on_message(self, message: Message) -> None:
+        if message.level is Level.ERROR:
+            show_error(message.text)
+
+
+def _end(controller: Controller, _: Any = None) -> None:
+    """Nothing is shown any more: the widgets may be gone already."""
+    for name in controller.session.events:
+        controller.session.events[name].disconnect()
+    controller.close()
