@@ -132,13 +132,10 @@ def install_system_packages(*, need_xvfb: bool) -> None:
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         print(f"Installing {' '.join(missing)} (up to 100 MB to download).", flush=True)
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        install = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
-        for command in (["apt-get", "update"], install):
-            if subprocess.run(command, env=environment, check=False).returncode:
-                raise SetupError(
-                    f"`{' '.join(command)}` failed: see above, then install these packages "
-                    f"yourself: {' '.join(missing)}."
-                )
+        subprocess.run(["apt-get", "update"], env=environment, check=False)
+        command = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
+        if subprocess.run(command, env=environment, check=False).returncode:
+            raise SetupError(f"`{' '.join(command)}` failed: see above, then run it yourself.")
     elif missing:
         print(
             "napari needs system packages that seem to be missing; if no window opens, run: "
@@ -204,7 +201,8 @@ def read_stamp() -> dict[str, Any]:
         stamp: dict[str, Any] = json.loads(STAMP.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return stamp if stamp["key"] == stamp_key() and works(PYTHON, "-c", "") else {}
+    valid = stamp["key"] == stamp_key() and works(PYTHON, "-c", "import napari_unetseg")
+    return stamp if valid else {}
 
 
 def write_stamp(extras: list[str], without_pyqt5: bool) -> None:
@@ -215,7 +213,7 @@ def write_stamp(extras: list[str], without_pyqt5: bool) -> None:
 
 def stamp_key() -> str:
     """Return a hash of all that decides what an installation holds."""
-    digest = hashlib.sha256(f"{ROOT} {sys.version} ".encode())
+    digest = hashlib.sha256(str(ROOT).encode())
     for name in ("pyproject.toml", "hatch_build.py"):
         digest.update((ROOT / name).read_bytes())
     return digest.hexdigest()
