@@ -25,11 +25,11 @@ Geometry = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def margin(settings: AugmentSettings, dims: int) -> float:
-    """How much larger than a patch a sample must be cut, so that a rotation leaves no hole."""
+    """How much larger than a patch a sample is cut, so that a rotation seldom leaves a hole."""
     if dims == 3:
         return 1.0
-    angle = math.radians(min(settings.rotation, 45.0))
-    return (math.cos(angle) + math.sin(angle)) / (1.0 - settings.scale)
+    angle = math.radians(min(settings.rotation, 45.0)) / 2
+    return (math.cos(angle) + math.sin(angle)) / (1.0 - settings.scale / 2)
 
 
 class Augmenter:

@@ -16,9 +16,9 @@ from napari_unetseg.core.augment import Augmenter, margin
 from napari_unetseg.core.devices import release_memory
 from napari_unetseg.core.errors import TrainingError
 from napari_unetseg.core.losses import class_weights, segmentation_loss
-from napari_unetseg.core.metrics import Scores, confusion, scores_of
+from napari_unetseg.core.metrics import Scores, confusion, scores_of, soft_confusion, soft_dice_of
 from napari_unetseg.core.native import load_triton_apart
-from napari_unetseg.core.unet import UNet
+from napari_unetseg.core.unet import UNet, probabilities
 
 if TYPE_CHECKING:
     from napari_unetseg.core.config import TrainSettings
@@ -177,14 +177,15 @@ class Learner:
         if not blocks:
             return None
         n = len(self.data.classes.numbers)
-        counts = np.zeros((n, n), np.int64)
+        counts, sums = np.zeros((n, n), np.int64), np.zeros((n, n))
         for plane, block in blocks:
-            truth, found = self._predict_block(plane, block)
-            counts += confusion(truth, found, n)
-        return scores_of(counts, self.data.classes, len(blocks))
+            truth, shares = plane.validate[block.region], self._predict_block(plane, block)
+            counts += confusion(truth, shares.argmax(0), n)
+            sums += soft_confusion(truth, shares)
+        return scores_of(counts, self.data.classes, len(blocks), soft_dice_of(sums))
 
-    def _predict_block(self, plane: Plane, block: Block) -> tuple[np.ndarray, np.ndarray]:
-        """True and predicted class indices of a block, which is seen with some context."""
+    def _predict_block(self, plane: Plane, block: Block) -> np.ndarray:
+        """Probabilities (classes, *block) of a block, which is seen with some context."""
         read = tuple(
             slice(max(0, r.start - CONTEXT) // s * s, min(size, r.stop + CONTEXT))
             for r, s, size in zip(
@@ -192,13 +193,12 @@ class Learner:
             )
         )
         image = torch.from_numpy(self.data.read(plane, read))[None].to(self.device)
-        logits = self.averaged(image)[0].float()
-        found = (logits[0] > 0).to(torch.uint8) if len(logits) == 1 else logits.argmax(0)
+        shares = probabilities(self.averaged(image)[0].float())
         inner = tuple(
             slice(b.start - r.start, b.stop - r.start)
             for b, r in zip(block.region, read, strict=True)
         )
-        return plane.validate[block.region], found.cpu().numpy()[inner].astype(np.uint8)
+        return shares[(slice(None), *inner)].cpu().numpy()
 
 
 @contextmanager

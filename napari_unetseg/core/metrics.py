@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,14 +10,16 @@ import numpy as np
 
 from napari_unetseg.core.labels import IGNORE, Classes
 
-__all__ = ["Scores", "confusion", "mean_of", "scores_of"]
+__all__ = ["Scores", "confusion", "mean_of", "scores_of", "soft_confusion", "soft_dice_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
     """Dice and IoU of each structure over pooled voxels; NaN for one that occurs nowhere.
 
-    ``voxels`` labelled voxels were compared, in ``blocks`` validation blocks.
+    ``voxels`` labelled voxels were compared, in ``blocks`` validation blocks. ``soft_dice`` is the
+    Dice of the probabilities (mean over all classes), where they were at hand: it still tells
+    models apart when every stroke is already on the right side.
     """
 
     names: tuple[str, ...]
@@ -25,6 +28,7 @@ class Scores:
     iou: tuple[float, ...]
     voxels: int
     blocks: int = 0
+    soft_dice: float = math.nan
 
     @property
     def mean_dice(self) -> float:
@@ -63,7 +67,35 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.nd
     return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
-def scores_of(counts: np.ndarray, classes: Classes, blocks: int = 0) -> Scores:
+def soft_confusion(truth: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Sum probabilities by true class.
+
+    Parameters
+    ----------
+    truth
+        Class indices; voxels whose truth is `IGNORE` are left out.
+    shares
+        (classes, *shape of truth) probabilities.
+
+    Returns
+    -------
+    numpy.ndarray
+        (classes, classes) float64, rows are the truth.
+    """
+    n_classes = len(shares)
+    return np.stack([shares[:, truth == k].sum(1, dtype=float) for k in range(n_classes)])
+
+
+def soft_dice_of(sums: np.ndarray) -> float:
+    """Mean soft Dice over the classes that occur (Milletari et al. 2016)."""
+    both = sums.sum(0) + sums.sum(1)
+    occurs = sums.sum(1) > 0
+    return float((2 * np.diag(sums)[occurs] / both[occurs]).mean()) if occurs.any() else math.nan
+
+
+def scores_of(
+    counts: np.ndarray, classes: Classes, blocks: int = 0, soft_dice: float = math.nan
+) -> Scores:
     """Dice (Sørensen 1948) and IoU (Jaccard 1912) of each structure from a confusion matrix."""
     first = int(classes.background)
     hit = np.diag(counts)[first:].astype(float)
@@ -78,4 +110,5 @@ def scores_of(counts: np.ndarray, classes: Classes, blocks: int = 0) -> Scores:
         iou=tuple(float(i) for i in iou),
         voxels=int(counts.sum()),
         blocks=blocks,
+        soft_dice=soft_dice,
     )

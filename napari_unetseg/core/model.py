@@ -101,8 +101,9 @@ class Model:
 
     def network(self) -> UNet:
         """The network with its weights, in evaluation mode, on the CPU."""
-        network = UNet(**self.net.model_dump())
-        network.load_state_dict(dict(self.weights))
+        with torch.device("meta"):  # no random weights are drawn only to be replaced
+            network = UNet(**self.net.model_dump())
+        network.load_state_dict({n: t.clone() for n, t in self.weights.items()}, assign=True)
         return network.eval()
 
     def check_image(self, stack: Stack) -> None:

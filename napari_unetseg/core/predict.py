@@ -20,6 +20,7 @@ from napari_unetseg.core.devices import (
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice, TilePredicted
 from napari_unetseg.core.image import Normalization, Stack
+from napari_unetseg.core.unet import probabilities
 
 if TYPE_CHECKING:
     from napari_unetseg.core.model import Model
@@ -63,13 +64,7 @@ class _Engine:
             x = torch.from_numpy(image)[None].to(self.device)
             if self.model.dims == 2:
                 x = x.contiguous(memory_format=torch.channels_last)
-            logits = self.network(x)[0].float()
-            if self.model.classes.binary:
-                p = torch.sigmoid(logits)
-                shares = torch.cat([1 - p, p])
-            else:
-                shares = torch.softmax(logits, dim=0)
-            return shares.cpu().numpy()
+            return probabilities(self.network(x)[0].float()).cpu().numpy()
 
     def walk(self, read: Callable[[tiles.Region], np.ndarray]) -> Pieces:
         """Probabilities of each region of a plane or volume."""
@@ -85,7 +80,7 @@ class _Engine:
         """Take less memory; say how. Raises `UserError` when there is no smaller way."""
         release_memory(self.device)
         if self.edge > SMALLEST_EDGE:
-            self.plan(max(SMALLEST_EDGE, min(self.edge, *self.shape) // 2))
+            self.plan(max(SMALLEST_EDGE, min(self.edge, max(self.shape)) // 2))
             return f"Not enough memory: going on with tiles of {self.edge} voxels."
         if self.device.type != "cpu":
             self.device = torch.device("cpu")
@@ -167,7 +162,7 @@ def _predict_plane(
     """One plane or volume; begun again with smaller tiles when memory runs out."""
 
     def read(region: tiles.Region) -> np.ndarray:
-        use_threads(control.threads)
+        use_threads(control.threads or settings.threads)
         return normalization.apply(stack.read(plane, region))
 
     number, planes = place
@@ -184,7 +179,10 @@ def _predict_plane(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+        was_blended = engine.blended
         yield Notice(engine.shrink())
+        if engine.blended and not was_blended:
+            yield Notice(engine.blend_reason())
 
 
 def predict(

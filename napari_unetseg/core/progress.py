@@ -112,7 +112,7 @@ class Progress:
     def _is_better(self, scores: Scores | None) -> bool:
         if scores is None or self.best is None or self.best.scores is None:
             return True
-        return scores.mean_dice > self.best.scores.mean_dice
+        return scores.soft_dice > self.best.scores.soft_dice
 
     def forget_scores(self) -> None:
         """Newer annotations came: earlier scores cannot be compared with coming ones."""

@@ -67,7 +67,7 @@ def train_events(
     settings = settings or TrainSettings()
     control = control or Control(settings.threads)
     device = pick_device(settings.device)
-    threads = use_threads(control.threads)
+    threads = use_threads(control.threads or settings.threads)
     data = _read(pairs, settings, structures, init)
     plan = make_plan(data, settings, device.type, init.net if init else None)
     learner = Learner(data, plan, settings, device, init.weights if init else None)
@@ -81,7 +81,7 @@ def train_events(
     progress = Progress(plan, settings, learner.weights())
     failures = 0
     while not progress.over and not control.stopped:
-        use_threads(control.threads)
+        use_threads(control.threads or settings.threads)
         try:
             loss = learner.step(progress.rate)
         except NotFiniteError:

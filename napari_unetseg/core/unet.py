@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-__all__ = ["UNet"]
+__all__ = ["UNet", "probabilities"]
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 UP: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -222,3 +222,22 @@ class UNet(nn.Module):
                     block[i] = fuse_conv_bn_eval(conv, norm)
                     block[i + 1] = nn.Identity()
         return network.to(memory_format=torch.channels_last) if self.dims == 2 else network
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Probability of each class from the logits of one image.
+
+    Parameters
+    ----------
+    logits
+        (out_channels, *spatial); one channel means background and one structure.
+
+    Returns
+    -------
+    Tensor
+        (classes, *spatial), summing to 1; two classes for one channel.
+    """
+    if len(logits) == 1:
+        share = torch.sigmoid(logits)
+        return torch.cat([1 - share, share])
+    return torch.softmax(logits, dim=0)
