@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from napari_unetseg.core.config import AugmentSettings, NetSettings, TrainSettings
 from napari_unetseg.core.control import Control
-from napari_unetseg.core.events import Event
 from napari_unetseg.core.image import Normalization, Stack
 from napari_unetseg.core.labels import Classes, LabelKind, Structure
 from napari_unetseg.core.model import Model
 from napari_unetseg.core.samples import Pair
 from napari_unetseg.core.train import train_events
 from napari_unetseg.core.unet import UNet
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.events import Event
 
 torch.set_num_threads(1)  # these networks are tiny: more threads only wait for each other
 
@@ -114,7 +116,7 @@ def random_network(seed: int = 0, **settings: Any) -> UNet:
     """A network in evaluation mode whose norms have seen data of their own and whose head speaks.
 
     Freshly initialised, the head's logits are close to 0 and norms are the identity, so that
-    many a mistake would not be seen.
+    many a mistake would not be seen. Here the logits of noise spread about 0.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -127,8 +129,17 @@ def random_network(seed: int = 0, **settings: Any) -> UNet:
             elif name.startswith("head"):
                 value.normal_(0.0, 0.5)
             elif value.ndim == 1 and value.is_floating_point():
-                value.add_(torch.randn_like(value) * 0.1)
-    return network.eval()
+                value.add_(torch.rand_like(value) * 0.4 - 0.1)
+        network.eval()
+        size = [4 * s + 8 for s in network.stride]
+        noise = torch.rand(1, settings.get("in_channels", 1), *size)
+        with torch.no_grad():
+            logits = network(noise).transpose(0, 1).flatten(1)
+            network.head.bias.sub_(logits.median(1).values)
+            factor = (0.5 / logits.std()).clamp(max=4.0)
+            network.head.weight.mul_(factor)
+            network.head.bias.mul_(factor)
+    return network
 
 
 def random_model(

@@ -111,7 +111,7 @@ def test_input_range_is_what_the_output_depends_on(
         other = tuple(a + 2 for a in range(dims) if a != axis)
         with torch.inference_mode():
             before = network(image)
-            widest = 0
+            ranges = [network.input_range(x, x + 1, axis) for x in range(length)]
             for place in (0, length // 2, length // 2 + 1, length // 2 + 3, length - 1):
                 changed = image.clone()
                 changed.select(axis + 2, place).add_(1e3)
@@ -185,7 +185,7 @@ def test_dropout_works_in_training_only() -> None:
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="must be|needs"):
+    with pytest.raises(ValueError, match=r"must be|needs"):
         UNet(**settings)  # type: ignore[arg-type]
 
 
