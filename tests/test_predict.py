@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
@@ -18,9 +18,11 @@ from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice, TilePredicted
 from napari_unetseg.core.image import Stack
-from napari_unetseg.core.model import Model
 from napari_unetseg.core.predict import predict, predict_events, predict_probabilities
 from napari_unetseg.core.unet import UNet
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.model import Model
 
 S22, S12, S21 = (2, 2), (1, 2), (2, 1)
 S122, S222 = (1, 2, 2), (2, 2, 2)
@@ -97,7 +99,7 @@ def test_tiles_of_any_size_give_the_same_mask() -> None:
     [
         ({"norm": "group", "depth": 3}, (90, 140), 48, "group norm"),
         ({"norm": "instance", "depth": 3}, (90, 140), 48, "instance norm"),
-        ({"depth": 3, "dims": 3}, (40, 42, 44), 16, "three times"),
+        ({"depth": 2, "dims": 3}, (40, 42, 44), 16, "three times"),
     ],
 )
 def test_what_cannot_be_exact_is_blended_and_says_so(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ def test_overlapping_tiles_cover_all_and_overlap_by_a_quarter(
             seen[region] += 1
     assert seen.min() >= 1
     starts = [row[0][axis] for row in rows]
-    for first, second in zip(starts[:-1], starts[1:], strict=True):
+    for first, second in pairwise(starts):
         assert (first.stop - second.start) * 4 >= first.stop - first.start
 
 

@@ -116,19 +116,9 @@ def test_input_range_is_what_the_output_depends_on(
                 changed = image.clone()
                 changed.select(axis + 2, place).add_(1e3)
                 differs = (network(changed) != before).any(dim=(0, 1, *other))
-                said = torch.tensor(
-                    [
-                        low <= place < high
-                        for low, high in (
-                            network.input_range(x, x + 1, axis) for x in range(length)
-                        )
-                    ]
-                )
+                said = torch.tensor([low <= place < high for low, high in ranges])
                 assert torch.equal(differs, said), (axis, place)
-        widest = max(
-            high - low for low, high in (network.input_range(x, x + 1, axis) for x in range(length))
-        )
-        assert widest == reach
+        assert max(high - low for low, high in ranges) == reach
 
 
 def test_input_range_of_several_voxels_is_that_of_the_first_and_last() -> None:
