@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     )
     from napari_unetseg.core.control import Control
     from napari_unetseg.core.errors import ModelFileError, TrainingError, UserError
+    from napari_unetseg.core.evaluate import Evaluation, evaluate, evaluate_events
     from napari_unetseg.core.image import Stack
     from napari_unetseg.core.labels import LabelKind, Structure
     from napari_unetseg.core.metrics import Scores
@@ -37,6 +38,7 @@ except PackageNotFoundError:  # run from a source tree that was not installed
 _HOME = {
     "AugmentSettings": "core.config",
     "Control": "core.control",
+    "Evaluation": "core.evaluate",
     "FolderDataset": "io.folders",
     "LabelKind": "core.labels",
     "Model": "core.model",
@@ -51,6 +53,8 @@ _HOME = {
     "TrainingError": "core.errors",
     "UNet": "core.unet",
     "UserError": "core.errors",
+    "evaluate": "core.evaluate",
+    "evaluate_events": "core.evaluate",
     "load_model": "core.model",
     "open_stack": "io.images",
     "predict": "core.predict",
@@ -63,6 +67,7 @@ _HOME = {
 __all__ = [
     "AugmentSettings",
     "Control",
+    "Evaluation",
     "FolderDataset",
     "LabelKind",
     "Model",
@@ -78,6 +83,8 @@ __all__ = [
     "UNet",
     "UserError",
     "__version__",
+    "evaluate",
+    "evaluate_events",
     "load_model",
     "open_stack",
     "predict",

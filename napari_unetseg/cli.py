@@ -1,0 +1,324 @@
+"""The command line: ``unetseg train | predict | evaluate | info``.
+
+It imports neither napari nor Qt, and PyTorch only when a command needs it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from pydantic import BaseModel, ValidationError
+
+from napari_unetseg import __version__, commands
+from napari_unetseg.commands import Interrupted, Labelled
+from napari_unetseg.core.config import PredictSettings, TrainSettings
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.labels import LabelKind
+from napari_unetseg.terminal import note, tell
+
+__all__ = ["app", "main"]
+
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="unetseg",
+    help="Train a U-Net on annotated images, predict and evaluate masks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class WrongUsageError(Exception):
+    """An option has a value that it cannot have; the text is one sentence."""
+
+
+class MaskKind(StrEnum):
+    """Kinds of ground truth."""
+
+    FULL = "full"
+    INSTANCES = "instances"
+
+
+def _default(name: str) -> str:
+    return f"Default {TrainSettings.model_fields[name].default}."
+
+
+FULL_HELP = "full: 0 background, 1-254 structures, or binary 0 and 255. "
+INSTANCES_HELP = "instances: every number is an object of structure 1"
+
+ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file.")]
+Images = Annotated[Path, typer.Argument(metavar="IMAGES", help="An image or a folder.")]
+Device = Annotated[str | None, typer.Option(help="auto, cuda, mps or cpu. Default auto.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads. Default: all cores.")]
+Tile = Annotated[int | None, typer.Option(help="Edge of a tile in voxels. Default: chosen.")]
+Axes = Annotated[
+    str | None,
+    typer.Option(help="Axes of the image files where they say them wrong, as TYX or CYX."),
+]
+Ignore = Annotated[
+    int | None, typer.Option(help='Value of full masks or instances that means "not labelled".')
+]
+
+
+@app.callback()
+def _common(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks, as UNETSEG_DEBUG=1 does.")
+    ] = False,
+) -> None:
+    del version, debug  # `main` has seen to them
+
+
+@app.command()
+def train(
+    images: Images,
+    labels: Annotated[
+        Path, typer.Argument(metavar="LABELS", help="Labels or a folder; pairs share their stem.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="MODEL", help="Model file.")],
+    kind: Annotated[
+        LabelKind,
+        typer.Option(
+            "--labels",
+            help=f"{FULL_HELP}strokes: 0 not labelled, 1-254 structures, 255 background. "
+            f"{INSTANCES_HELP}.",
+        ),
+    ] = LabelKind.FULL,
+    ignore: Ignore = None,
+    dims: Annotated[int | None, typer.Option(help="2: planes; 3: volumes. Default 2.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="End after so many epochs.")] = None,
+    steps: Annotated[int | None, typer.Option(help="End after so many steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="End after so many minutes.")] = None,
+    depth: Annotated[int | None, typer.Option(help=f"Levels. {_default('depth')}")] = None,
+    width: Annotated[
+        int | None, typer.Option(help=f"Channels of the first level. {_default('width')}")
+    ] = None,
+    norm: Annotated[
+        str | None, typer.Option(help=f"batch, group, instance or none. {_default('norm')}")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help=f"Learning rate. {_default('learning_rate')}")
+    ] = None,
+    patch: Annotated[int | None, typer.Option(help="Patch in Y and X. Default: chosen.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Patches a step. Default: chosen.")] = None,
+    init: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="Go on from this model.")
+    ] = None,
+    freeze_encoder: Annotated[
+        bool, typer.Option("--freeze-encoder", help="Train the decoder alone; with --init.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help=f"Random seed. {_default('seed')}")] = None,
+    device: Device = None,
+    threads: Threads = None,
+    axes: Axes = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write curve.png, history.csv and overlays there."),
+    ] = None,
+) -> None:
+    """Train a U-Net on IMAGES with LABELS and save it as MODEL.
+
+    Without --epochs, --steps or --minutes it ends when nothing improves. Ctrl-C ends it and
+    saves what was learned.
+    """
+    settings = _settings(
+        TrainSettings,
+        dims=dims,
+        epochs=epochs,
+        steps=steps,
+        minutes=minutes,
+        depth=depth,
+        width=width,
+        norm=norm,
+        learning_rate=lr,
+        patch=patch,
+        batch=batch,
+        freeze_encoder=freeze_encoder,
+        seed=seed,
+        device=device,
+        threads=commands.cores() if threads is None else threads,
+    )
+    if freeze_encoder and init is None:
+        raise WrongUsageError("--freeze-encoder goes on from a model; give it with --init.")
+    data = Labelled(images, labels, kind, ignore, axes)
+    commands.train(data, output, settings, init=init, report=report)
+
+
+@app.command()
+def predict(
+    model: ModelFile,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images or folders.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUT", help="Folder for the masks.")
+    ],
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write STEM_probabilities.ome.tif.")
+    ] = False,
+    device: Device = None,
+    threads: Threads = None,
+    tile: Tile = None,
+    axes: Axes = None,
+) -> None:
+    """Predict the masks of images with MODEL, an OUT/STEM.tif for each.
+
+    A mask has the structures' numbers, 0 for background, and the pixel sizes of its image.
+    """
+    settings = _predict_settings(device, threads, tile, probabilities=probabilities)
+    commands.predict(model, images, output, settings, axes=axes)
+
+
+@app.command()
+def evaluate(
+    model: ModelFile,
+    images: Images,
+    masks: Annotated[
+        Path, typer.Argument(metavar="MASKS", help="A mask or a folder; pairs share their stem.")
+    ],
+    kind: Annotated[
+        MaskKind,
+        typer.Option("--labels", help=f"{FULL_HELP}{INSTANCES_HELP}; the foreground is scored."),
+    ] = MaskKind.FULL,
+    ignore: Ignore = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write the scores as JSON; - shows it."),
+    ] = None,
+    device: Device = None,
+    threads: Threads = None,
+    tile: Tile = None,
+    axes: Axes = None,
+) -> None:
+    """Predict IMAGES with MODEL and compare them with MASKS.
+
+    Dice and IoU of each structure are computed over the voxels of all images together; the means
+    are over structures.
+    """
+    settings = _predict_settings(device, threads, tile)
+    data = Labelled(images, masks, LabelKind(kind), ignore, axes)
+    commands.evaluate(model, data, settings, json_file)
+
+
+@app.command()
+def info(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A model or an image.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    axes: Axes = None,
+) -> None:
+    """Say what a model file or an image file holds."""
+    commands.info(file, as_json=as_json, axes=axes)
+
+
+# -- settings --------------------------------------------------------------------------------------
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def _predict_settings(
+    device: str | None, threads: int | None, tile: int | None, *, probabilities: bool = False
+) -> PredictSettings:
+    return _settings(
+        PredictSettings,
+        device=device,
+        threads=commands.cores() if threads is None else threads,
+        tile=tile,
+        probabilities=probabilities,
+    )
+
+
+def _settings(kind: type[S], **values: Any) -> S:
+    """Make settings of the options that were given; a wrong one is a sentence that names it."""
+    try:
+        return kind.model_validate({k: v for k, v in values.items() if v is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        text = str(first["msg"]).removeprefix("Value error, ")
+        if not first["loc"]:
+            text = re.sub(r"\b(epochs|steps|minutes)\b", r"--\1", text)
+            raise WrongUsageError(f"{text[0].upper()}{text[1:]}.") from error
+        option = {"learning_rate": "lr"}.get(str(first["loc"][0]), str(first["loc"][0]))
+        raise WrongUsageError(
+            f"--{option} cannot be {first['input']}: {text[0].lower()}{text[1:]}."
+        ) from error
+
+
+# -- running ---------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments
+        Those after the program's name; None takes them from the system.
+
+    Returns
+    -------
+    int
+        0: done; 1: failed, with a sentence; 2: wrong usage; 130: stopped by Ctrl-C.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given or os.environ.get("UNETSEG_DEBUG", "") not in ("", "0")
+    given = [a for a in given if a != "--debug"]
+    if given == ["--version"]:
+        tell(f"unetseg {__version__}")
+        return 0
+    with warnings.catch_warnings():
+        if not debug:
+            _quieten()
+        try:
+            code = app(given, prog_name="unetseg", standalone_mode=False)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - every error is a line
+            if debug:
+                traceback.print_exception(error)
+            return _failure(error)
+    if code == INTERRUPTED:
+        note("Stopped.")
+    return int(code or 0)
+
+
+def _quieten() -> None:
+    """Keep libraries from writing between our lines."""
+    warnings.simplefilter("ignore")
+    logger = logging.getLogger("tifffile")
+    logger.propagate = False
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+
+
+def _failure(error: BaseException) -> int:
+    """Say in one line what went wrong, and return the exit code."""
+    if isinstance(error, UserError):
+        note(f"unetseg: {error}")
+        return FAILED
+    if isinstance(error, Interrupted | KeyboardInterrupt | typer.Abort):
+        note(f"unetseg: {error}" if isinstance(error, Interrupted) else "Stopped.")
+        return INTERRUPTED
+    if isinstance(error, WrongUsageError):
+        note(f"unetseg: {error}")
+        return WRONG_USAGE
+    if hasattr(error, "format_message"):  # typer's own errors; empty after it showed the help
+        if text := error.format_message():
+            note(f"unetseg: {text}")
+        return WRONG_USAGE
+    if isinstance(error, BrokenPipeError):
+        sys.stdout = open(os.devnull, "w")
+        return FAILED
+    if isinstance(error, MemoryError):
+        note("unetseg: There is not enough memory; close other programs or use smaller images.")
+        return FAILED
+    text = " ".join(str(error).split())
+    note(f"unetseg: Unexpected {type(error).__name__}: {text} (--debug shows where it came from)")
+    return FAILED

@@ -1,0 +1,409 @@
+"""What the commands of the command line do, once their arguments are read."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_unetseg.core.config import PredictSettings
+from napari_unetseg.core.control import Control
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.labels import BRUSH, Classes, LabelKind
+from napari_unetseg.terminal import (
+    Meter,
+    finish,
+    note,
+    score_table,
+    show_facts,
+    show_table,
+    stop_on_interrupt,
+    tell,
+    write,
+)
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.config import TrainSettings
+    from napari_unetseg.core.evaluate import Evaluation
+    from napari_unetseg.core.events import Event
+    from napari_unetseg.core.image import Stack
+    from napari_unetseg.core.metrics import Scores
+    from napari_unetseg.core.model import Model
+    from napari_unetseg.core.samples import Pair
+    from napari_unetseg.io.folders import FolderPairs
+
+__all__ = ["Interrupted", "Labelled", "cores", "evaluate", "info", "predict", "train"]
+
+EVALUATION_SCHEMA = "napari-unetseg/evaluation/1"
+MODEL_SCHEMA = "napari-unetseg/model/1"
+IMAGE_SCHEMA = "napari-unetseg/image/1"
+STOPPING = "Stopping after this tile; press Ctrl-C again to quit at once."
+
+
+class Interrupted(Exception):
+    """Ctrl-C ended a job; the text says what was kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Images and their labels as they stand on the command line."""
+
+    images: Path
+    labels: Path
+    kind: LabelKind
+    ignore: int | None = None
+    axes: str | None = None
+
+    def find(self) -> FolderPairs:
+        """Pair them; say how many there are."""
+        from napari_unetseg.io.folders import find_pairs
+
+        found = find_pairs(self.images, self.labels, self.kind, self.ignore, axes=self.axes)
+        note(f"{count(len(found.pairs), 'image')} with labels ({self.kind}).")
+        if found.skipped:
+            note(f"{count(len(found.skipped), 'image')} without labels skipped.")
+        if found.unused:
+            note(f"{count(len(found.unused), 'file')} of labels without an image not used.")
+        return found
+
+
+# -- train -----------------------------------------------------------------------------------------
+
+
+def train(
+    data: Labelled,
+    output: Path,
+    settings: TrainSettings,
+    *,
+    init: Path | None = None,
+    report: Path | None = None,
+) -> None:
+    """Train, save the model, show its scores, write the report."""
+    found = data.find()
+    _check_writable(output.parent)
+    from napari_unetseg.core.train import train_events
+
+    before = _load(init) if init else None
+    _say_classes(found.pairs, before)
+    control = Control(settings.threads)
+    sentence = "Stopping after this step and saving; press Ctrl-C again to quit without saving."
+    with stop_on_interrupt(control, sentence), Meter("Training") as meter:
+        try:
+            events = train_events(found.pairs, settings, init=before, control=control)
+            model = finish(events, meter.show)
+        except UserError as error:
+            if control.stopped:
+                raise Interrupted(str(error)) from error
+            raise
+    _show_training(model, _save(model, output))
+    if control.stopped:
+        raise Interrupted("Stopped by Ctrl-C; what was learned is in the model.")
+    if report is not None:
+        _report(report, model, found.pairs, settings)
+
+
+def _say_classes(pairs: Sequence[Pair], init: Model | None) -> None:
+    from napari_unetseg.core.evaluate import values_of
+
+    found = Classes.find([(values_of(p), p.kind) for p in pairs], ignore=pairs[0].ignore)
+    classes = init.classes if init else found
+    names = [
+        f"{s.number}{' (255 in the files)' * (s.file_value == BRUSH)}" for s in classes.structures
+    ]
+    background = "and background" if classes.background else "without background"
+    note(f"{count(len(names), 'structure')}: {', '.join(names) or 'none'}, {background}.")
+
+
+def _save(model: Model, output: Path) -> Path:
+    """Save where it was asked for; what was learned must not be lost if that fails."""
+    try:
+        return model.save(output)
+    except UserError as error:
+        spare = Path(tempfile.gettempdir()) / f"unetseg-{model.id}.safetensors"
+        try:
+            model.save(spare)
+        except UserError:
+            raise error from None
+        raise UserError(f"{error} Until then it is kept as {spare}.") from error
+
+
+def _show_training(model: Model, saved: Path) -> None:
+    record = model.history[-1]
+    if record.scores is not None:
+        show_table(score_table(record.scores))
+        tell(f"On {record.scores.voxels:,} voxels in {record.scores.blocks} validation blocks.")
+    else:
+        tell("Not validated: there was too little annotation to hold any back for a score.")
+    tell(record.reason)
+    tell(f"Model {model.id} saved as {saved} ({saved.stat().st_size / 1e6:.1f} MB).")
+
+
+def _report(folder: Path, model: Model, pairs: Sequence[Pair], settings: TrainSettings) -> None:
+    from napari_unetseg.report import write_report
+
+    how = PredictSettings(device=settings.device, threads=settings.threads)
+    try:
+        written = write_report(folder, model, pairs, how)
+    except UserError as error:
+        raise UserError(f"The model is saved, but the report is not: {error}") from error
+    tell(f"Report of {count(len(written), 'file')} written to {folder}.")
+
+
+# -- predict ---------------------------------------------------------------------------------------
+
+
+def predict(
+    model_file: Path,
+    images: Sequence[Path],
+    output: Path,
+    settings: PredictSettings,
+    *,
+    axes: str | None = None,
+) -> None:
+    """Predict images and write a mask for each."""
+    from napari_unetseg.io.folders import images_by_stem
+    from napari_unetseg.io.images import open_stack
+
+    paths = images_by_stem(images)
+    _check_outputs(paths, output, probabilities=settings.probabilities)
+    stacks = [open_stack(path, axes=axes) for path in paths.values()]
+    model = _load(model_file)
+    for stack in stacks:
+        model.check_image(stack)
+    _check_writable(output)
+    control = Control(settings.threads)
+    with stop_on_interrupt(control, STOPPING), Meter("Predicting") as meter:
+        for number, stack in enumerate(stacks):
+            meter.rename(f"Predicting {stack.name} ({number + 1} of {len(stacks)})")
+            _predict_one(model, stack, output, settings, control, meter)
+            if control.stopped:
+                raise Interrupted(f"Stopped; {number} of {len(stacks)} masks are in {output}.")
+    tell(f"{count(len(stacks), 'mask')} written to {output}.")
+
+
+def _predict_one(
+    model: Model,
+    stack: Stack,
+    output: Path,
+    settings: PredictSettings,
+    control: Control,
+    meter: Meter,
+) -> None:
+    """Predict a stack and write its mask, and its probabilities if they are wanted."""
+    from napari_unetseg.core.events import TilePredicted
+    from napari_unetseg.core.predict import predict_events
+    from napari_unetseg.io.scratch import scratch_array
+    from napari_unetseg.io.writing import write_mask, write_probabilities
+
+    classes = len(model.classes.numbers) if settings.probabilities else 0
+    with (
+        scratch_array(output, stack.grid_shape, "uint8") as mask,
+        scratch_array(output, (classes, *stack.grid_shape), "float32") as shares,
+    ):
+
+        def keep(event: Event) -> None:
+            if isinstance(event, TilePredicted):
+                mask[event.index] = event.mask
+                if event.probabilities is not None:
+                    shares[(slice(None), *event.index)] = event.probabilities
+            meter.show(event)
+
+        finish(predict_events(model, stack, settings, control=control), keep)
+        if control.stopped:
+            return
+        grid: dict[str, Any] = {"axes": stack.grid_axes}
+        grid |= {"spacing": stack.grid_spacing, "units": stack.grid_units}
+        names = {s.number: s.name for s in model.classes.structures}
+        write_mask(output / f"{stack.name}.tif", mask, names=names, **grid)
+        if classes:
+            path = output / f"{stack.name}_probabilities.ome.tif"
+            write_probabilities(path, shares, names=model.classes.names, **grid)
+
+
+def _check_outputs(paths: Mapping[str, Path], output: Path, *, probabilities: bool) -> None:
+    """Refuse results that would replace an image or one another."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file; name a folder for the masks with -o.")
+    inputs = {path.resolve() for path in paths.values()}
+    for stem in paths:
+        if (output / f"{stem}.tif").resolve() in inputs:
+            raise UserError(
+                f"{output / stem}.tif would replace an image by its mask; choose another folder."
+            )
+        if probabilities and f"{stem}_probabilities" in paths:
+            raise UserError(
+                f"The probabilities of {stem} would have the name of another image; rename one."
+            )
+
+
+# -- evaluate --------------------------------------------------------------------------------------
+
+
+def evaluate(
+    model_file: Path, data: Labelled, settings: PredictSettings, json_file: Path | None = None
+) -> None:
+    """Score a model, show a table and write JSON (to standard output where the file is ``-``)."""
+    found = data.find()
+    to_stdout = str(json_file) == "-"
+    if json_file is not None and not to_stdout:
+        _check_writable(json_file.parent)
+    model = _load(model_file)
+    from napari_unetseg.core.evaluate import evaluate_events
+
+    control = Control(settings.threads)
+    with stop_on_interrupt(control, STOPPING), Meter("Evaluating") as meter:
+        events = evaluate_events(model, found.pairs, settings, control=control)
+        result = finish(events, meter.show)
+    if control.stopped:
+        raise Interrupted("Stopped; nothing was scored.")
+    facts = _evaluation_facts(result, model, model_file, data.kind)
+    if to_stdout:
+        write(_json(facts))
+        return
+    show_table(score_table(result.scores))
+    tell(f"On {result.scores.voxels:,} voxels of {count(len(result.images), 'image')}.")
+    if json_file is not None:
+        _write_text(json_file, _json(facts))
+
+
+def _evaluation_facts(
+    result: Evaluation, model: Model, model_file: Path, kind: LabelKind
+) -> dict[str, Any]:
+    return {
+        "schema": EVALUATION_SCHEMA,
+        "model": {"file": model_file.name, "id": model.id},
+        "labels": kind.value,
+        **_score_facts(result.scores),
+        "images": [{"name": i.name, **_score_facts(i.scores)} for i in result.images],
+    }
+
+
+def _score_facts(scores: Scores) -> dict[str, Any]:
+    rows = zip(scores.numbers, scores.names, scores.dice, scores.iou, strict=True)
+    return {
+        "structures": [
+            {"number": number, "name": name, "dice": dice, "iou": iou}
+            for number, name, dice, iou in rows
+        ],
+        "mean_dice": scores.mean_dice,
+        "mean_iou": scores.mean_iou,
+        "voxels": scores.voxels,
+    }
+
+
+# -- info ------------------------------------------------------------------------------------------
+
+
+def info(file: Path, *, as_json: bool = False, axes: str | None = None) -> None:
+    """Say what a model file or an image file holds."""
+    from napari_unetseg.io.images import SUFFIXES
+
+    if file.suffix.lower() in SUFFIXES:
+        facts, rows = _image_facts(file, axes)
+    else:
+        model = _load(file)
+        facts = {"schema": MODEL_SCHEMA, **model.summary()}
+        rows = _model_rows(model, facts)
+    if as_json:
+        write(_json(facts))
+    else:
+        show_facts(rows)
+
+
+def _image_facts(file: Path, axes: str | None) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    from napari_unetseg.io.images import open_stack
+
+    stack = open_stack(file, axes=axes)
+    facts: dict[str, Any] = {
+        "schema": IMAGE_SCHEMA,
+        "axes": stack.axes,
+        "shape": [int(n) for n in stack.data.shape],
+        "dtype": str(stack.data.dtype),
+        "spacing": list(stack.spacing),
+        "units": list(stack.units),
+        "channels": list(stack.channels),
+    }
+    sizes = zip(stack.axes, stack.data.shape, stack.spacing, stack.units, strict=True)
+    rows = [("image", stack.name), ("pixels", str(stack.data.dtype))]
+    rows += [
+        (axis, f"{n}" if unit == "pixel" and size == 1 else f"{n} × {size:g} {unit}")
+        for axis, n, size, unit in sizes
+    ]
+    return facts, [*rows, ("channels", ", ".join(stack.channels))]
+
+
+def _model_rows(model: Model, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    net, classes = model.net, model.classes
+    structures = [f"{s.number} {s.name}" for s in classes.structures]
+    sizes = zip("ZYX"[-net.dims :], model.spacing, model.units, strict=True)
+    rows = [
+        ("model", str(facts["id"])),
+        ("network", f"{net.dims}D U-Net, depth {net.depth}, width {net.width}, {net.norm} norm"),
+        ("parameters", f"{facts['parameters']:,}"),
+        ("receptive field", " × ".join(map(str, facts["receptive_field"])) + " voxels"),
+        ("structures", ", ".join(structures) + " (no background)" * (not classes.background)),
+        ("channels", ", ".join(model.channels)),
+        ("voxel", ", ".join(f"{axis} {size:g} {unit}" for axis, size, unit in sizes)),
+    ]
+    for record in model.history:
+        names = [image.name for image in record.images]
+        more = f" and {len(names) - 5} more" * (len(names) > 5)
+        score = f"Dice {record.scores.mean_dice:.3f}" if record.scores else "not validated"
+        rows.append(("trained", f"{record.date}, {score}. {record.reason}"))
+        rows.append(("on", ", ".join(names[:5]) + more))
+    return rows
+
+
+# -- what they share -------------------------------------------------------------------------------
+
+
+def cores() -> int:
+    """How many CPU cores this program may use: no window waits, so all of them work."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def count(number: int, what: str) -> str:
+    """Say how many there are: ``1 image``, ``2 images``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _load(path: Path) -> Model:
+    from napari_unetseg.core.model import load_model
+
+    return load_model(path)
+
+
+def _check_writable(folder: Path) -> None:
+    """Make a folder and see that it can be written, before the work begins."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"{folder} cannot be written ({reason}); choose another folder.") from error
+
+
+def _write_text(path: Path, text: str) -> None:
+    from napari_unetseg.core.atomic import atomic_path
+
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _json(facts: Mapping[str, Any]) -> str:
+    """JSON with sorted keys; what is no number (NaN) is null."""
+    return json.dumps(_finite(facts), indent=2, sort_keys=True, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if value != value or value == "NaN" else value

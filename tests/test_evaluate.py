@@ -1,0 +1,104 @@
+"""Scores are those of the masks that are predicted, plane by plane, over all voxels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_unetseg import (
+    Control,
+    LabelKind,
+    Model,
+    Pair,
+    PredictSettings,
+    Stack,
+    Structure,
+    TrainSettings,
+    UserError,
+    evaluate,
+    predict,
+    train,
+)
+
+RNG = np.random.default_rng(0)
+TRUTH = np.repeat(np.repeat(RNG.integers(0, 3, (4, 6, 6), dtype=np.uint8), 8, 1), 8, 2)
+IMAGES = (TRUTH * 60 + RNG.integers(0, 30, TRUTH.shape)).astype(np.uint8)
+SETTINGS = TrainSettings(depth=2, width=4, steps=60, patch=32, batch=2, threads=1)
+STACK = Stack.from_array(IMAGES, "TYX", "cells")
+
+
+def trained(labels: np.ndarray, kind: LabelKind) -> Model:
+    names = (Structure(1, "cell"), Structure(2, "wall"))
+    return train([Pair(STACK, labels, kind)], SETTINGS, structures=names)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return trained(TRUTH, LabelKind.FULL)
+
+
+def dice(truth: np.ndarray, found: np.ndarray) -> float:
+    return float(2 * (truth & found).sum() / (truth.sum() + found.sum()))
+
+
+def test_planes_and_tiles_are_pooled(model: Model) -> None:
+    pairs = [Pair(STACK, TRUTH, LabelKind.FULL)]
+    found = predict(model, STACK)
+    result = evaluate(model, pairs, PredictSettings(tile=16))
+    assert result.scores.names == ("cell", "wall")
+    assert result.scores.voxels == TRUTH.size
+    assert result.scores.dice == pytest.approx([dice(TRUTH == n, found == n) for n in (1, 2)])
+    assert result.images[0].name == "cells"
+    assert result.images[0].scores == result.scores
+
+
+def test_several_images_are_pooled_before_the_mean(model: Model) -> None:
+    pairs = [
+        Pair(Stack.from_array(i), t, LabelKind.FULL) for i, t in zip(IMAGES, TRUTH, strict=True)
+    ]
+    found = np.stack([predict(model, p.image) for p in pairs])
+    result = evaluate(model, pairs)
+    assert result.scores.dice[0] == pytest.approx(dice(TRUTH == 1, found == 1))
+    assert len(result.images) == 4
+
+
+def test_strokes_score_what_is_painted(model: Model) -> None:
+    strokes = np.where(TRUTH == 0, 255, TRUTH).astype(np.uint8)
+    strokes[:, ::2] = 0
+    result = evaluate(model, [Pair(STACK, strokes, LabelKind.STROKES)])
+    assert result.scores.voxels == TRUTH.size // 2
+
+
+def test_a_model_without_background_is_not_scored_on_it() -> None:
+    model = trained(TRUTH, LabelKind.STROKES)  # 0 is not labelled, 255 was never painted
+    assert not model.classes.background
+    result = evaluate(model, [Pair(STACK, TRUTH, LabelKind.FULL)])
+    assert result.scores.voxels == (TRUTH > 0).sum()
+    with pytest.raises(UserError, match="no voxel that can be scored"):
+        evaluate(model, [Pair(STACK, np.zeros_like(TRUTH), LabelKind.FULL)])
+
+
+def test_what_cannot_be_compared_is_refused(model: Model) -> None:
+    full, objects = Pair(STACK, TRUTH, LabelKind.FULL), Pair(STACK, TRUTH, LabelKind.INSTANCES)
+    with pytest.raises(UserError, match="together with other kinds"):
+        evaluate(model, [full, objects])
+    with pytest.raises(UserError, match="no image with a mask"):
+        evaluate(model, [])
+    with pytest.raises(UserError, match=r"holds the number 3.*only 1 \(cell\), 2 \(wall\)"):
+        evaluate(model, [Pair(STACK, TRUTH + 1, LabelKind.FULL)])
+
+
+def test_a_stop_leaves_out_what_was_not_reached(model: Model) -> None:
+    control = Control()
+    pairs = [Pair(STACK, TRUTH, LabelKind.FULL)] * 3
+    events = []
+
+    def stop_in_the_second(event: object) -> None:
+        events.append(event)
+        if len(events) == len(TRUTH) + 2:
+            control.stop()
+
+    result = evaluate(model, pairs, control=control, on_event=stop_in_the_second)
+    assert len(result.images) == 2
+    assert result.images[0].scores.voxels == TRUTH.size
+    assert result.images[1].scores.voxels < TRUTH.size
