@@ -141,6 +141,7 @@ class Choices:
 
     def new_annotation(self) -> Labels | None:
         """Make an annotation layer for the chosen image and put a brush in the user's hand."""
+        layer: Labels | None = None
         with self.refusing():
             stack = self.stack()
             layer = napari_layers.new_annotation(
@@ -152,8 +153,7 @@ class Choices:
                 f"Draw a few strokes on a structure of {stack.name}, then click 'background' and "
                 "draw some there."
             )
-            return layer
-        return None
+        return layer
 
     def choose_labels(self, labels: Labels | None, kind: LabelKind | None = None) -> None:
         """Use a Labels layer as labels of the chosen image; its kind is guessed if not said."""

@@ -88,7 +88,7 @@ class Controller(Choices):
         self._models = 0
         self._flushed = self._counted = 0.0
         self._target: napari_layers.Prediction | None = None
-        settings = TrainSettings(device=self.preferences.device)  # type: ignore[arg-type]
+        settings = TrainSettings(device=self.preferences.device)
         super().__init__(viewer, session or Session(settings=settings))
 
     # -- training ------------------------------------------------------------------------------
@@ -258,10 +258,11 @@ class Controller(Choices):
         """Write the model in use to a file."""
         with self.refusing():
             self._check_free()
-            entry = self.session.entry
-            model = self._model()
-            job = work.SaveWork(model, path)
-            self._start(JobKind.MODEL, f"Saving {path.name}", job, partial(self._on_saved, entry))
+            if self.session.entry is None:
+                raise UserError(sentences.NO_MODEL)
+            job = work.SaveWork(self.session.entry.model, path)
+            done = partial(self._on_saved, self.session.entry)
+            self._start(JobKind.MODEL, f"Saving {path.name}", job, done)
 
     def _on_saved(self, entry: ModelEntry, path: Path) -> None:
         saved = replace(entry, path=path)

@@ -92,7 +92,8 @@ class UNetDock(QWidget):
         """Let the workbench live in the window."""
         super().showEvent(event)
         self._docked = self._docked or isinstance(self.parent(), QDockWidget)
-        self.workbench.live_in(self.window())
+        if (window := self.window()) is not None:
+            self.workbench.live_in(window)
 
     def event(self, event: QEvent | None) -> bool:
         """Notice being taken out of the window: napari's close button does that."""

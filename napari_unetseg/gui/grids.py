@@ -62,8 +62,8 @@ def guess_kind(counts: dict[int, int], size: int) -> LabelKind:
 
     Strokes where little is labelled or 255 stands beside others; instances where numbers are many.
     """
+    if counts and (max(counts) > BRUSH or len(counts) > 12):
+        return LabelKind.INSTANCES
     if not counts or (BRUSH in counts and len(counts) > 1):
         return LabelKind.STROKES
-    if max(counts) > BRUSH or len(counts) > 12:
-        return LabelKind.INSTANCES
     return LabelKind.FULL if sum(counts.values()) > 0.05 * size else LabelKind.STROKES

@@ -74,7 +74,7 @@ def _components(region: np.ndarray) -> np.ndarray:
     """Connected components, corners included."""
     from skimage.measure import label
 
-    return np.asarray(label(region, connectivity=region.ndim))
+    return np.asarray(label(region, connectivity=region.ndim))  # type: ignore[no-untyped-call]
 
 
 def _without_small(objects: np.ndarray, least: float) -> np.ndarray:
@@ -84,7 +84,7 @@ def _without_small(objects: np.ndarray, least: float) -> np.ndarray:
     keep[0] = False
     numbers = np.zeros(len(sizes), np.int32)
     numbers[keep] = np.arange(1, int(keep.sum()) + 1)
-    return numbers[objects]
+    return np.asarray(numbers[objects])
 
 
 def _split(region: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
@@ -101,5 +101,6 @@ def _split(region: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     distance = distance_transform_edt(region, sampling=spacing)
     smooth = gaussian_filter(distance, 1.0) * region
     depth = 0.1 * float(np.percentile(smooth[region], 95))
-    peaks = _components(h_maxima(smooth, max(depth, 1e-6)) > 0)
-    return np.asarray(watershed(-smooth, peaks, mask=region))
+    tops = h_maxima(smooth, max(depth, 1e-6))  # type: ignore[no-untyped-call]
+    split = watershed(-smooth, _components(tops > 0), mask=region)  # type: ignore[no-untyped-call]
+    return np.asarray(split)

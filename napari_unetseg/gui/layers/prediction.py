@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Labels
+from napari.layers import Image, Labels
 
 from napari_unetseg.core.labels import BRUSH, Structure
 from napari_unetseg.gui.grids import empty_grid, planes_of
@@ -22,7 +22,6 @@ from napari_unetseg.gui.layers.grid import geometry, grid_shape
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-    from napari.layers import Image
 
 __all__ = ["Prediction"]
 
@@ -186,11 +185,11 @@ class Prediction:
         self._on_changed()
 
     def _insert_below_annotations(self, new: Labels) -> None:
-        """Right above the image, so that strokes stay on top; what was selected stays selected."""
+        """Above all images, so that strokes stay on top; what was selected stays selected."""
         layers = self._viewer.layers
         active = layers.selection.active
-        place = layers.index(self.image) + 1 if self.image in layers else len(layers)
-        layers.insert(place, new)
+        images = [place for place, layer in enumerate(layers) if isinstance(layer, Image)]
+        layers.insert(max(images, default=-1) + 1, new)
         if active is not None:
             layers.selection.active = active
 

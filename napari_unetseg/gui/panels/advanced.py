@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 from magicgui.widgets import Container, create_widget
 from qtpy.QtWidgets import QCheckBox
-from superqt import QCollapsible
 
 from napari_unetseg.core.config import AugmentSettings, TrainSettings
-from napari_unetseg.gui.panels.base import Panel
+from napari_unetseg.gui.panels.base import Panel, folded
 
 if TYPE_CHECKING:
     from magicgui.widgets.bases import ValueWidget
@@ -59,22 +58,15 @@ class AdvancedPanel(Panel):
 
     def __init__(self, controller: Controller) -> None:
         super().__init__("", controller)
-        self.fold = QCollapsible("Advanced settings")
-        self.fold.setDuration(0)
-        self.fold.layout().setContentsMargins(0, 0, 0, 0)
-        self.column.addWidget(self.fold)
         self.follow_box = QCheckBox("Show the prediction after each training")
         self.follow_box.setToolTip("Predict what is on screen when a training is done.")
         self.follow_box.setChecked(self.session.follow)
         self.follow_box.toggled.connect(self._on_follow)
         self.form = form_of(TrainSettings, self.session.settings)
         self.augment = form_of(AugmentSettings, self.session.settings.augment)
-        turns = QCollapsible("Augmentation")
-        turns.setDuration(0)
-        turns.layout().setContentsMargins(0, 0, 0, 0)
-        turns.addWidget(self.augment.native)
-        for widget in (self.follow_box, self.form.native, turns):
-            self.fold.addWidget(widget)
+        augmentation = folded("Augmentation", self.augment.native)
+        self.fold = folded("Advanced settings", self.follow_box, self.form.native, augmentation)
+        self.column.addWidget(self.fold)
         self.form.changed.connect(self._on_changed)
         self.augment.changed.connect(self._on_changed)
         self.follow("settings", call=self._on_settings)

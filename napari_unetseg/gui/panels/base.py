@@ -9,11 +9,16 @@ from magicgui.widgets import ComboBox
 from napari.utils.theme import get_theme
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
+from superqt import QCollapsible
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller
 
 __all__ = ["Panel", "hint", "layer_combo", "row", "stylesheet"]
+
+
+ACTION, ACTION_HOVER, DONE = "#0072B2", "#0A84C8", "#009E73"
+"""Colours that carry white text, or meaning, in a dark and in a light theme."""
 
 
 class Panel(QWidget):
@@ -90,6 +95,17 @@ def layer_combo(choices: Callable[[], list[Any]], tooltip: str) -> ComboBox:
     return combo
 
 
+def folded(title: str, *widgets: QWidget) -> QCollapsible:
+    """Widgets under a line that folds them away."""
+    fold = QCollapsible(title, collapsedIcon="▸", expandedIcon="▾")
+    fold.setDuration(0)
+    if (layout := fold.layout()) is not None:
+        layout.setContentsMargins(0, 0, 0, 0)
+    for widget in widgets:
+        fold.addWidget(widget)
+    return fold
+
+
 def show_choice(combo: ComboBox, value: Any) -> None:
     """Bring a combo up to date without announcing anything."""
     with combo.changed.blocked():
@@ -109,9 +125,9 @@ def stylesheet(theme_name: str) -> str:
     QLabel[role="result"] {{ font-weight: bold; }}
     QPushButton {{ padding: 4px 8px; min-height: 16px; }}
     QPushButton[role="primary"] {{
-        background: {theme.current.as_hex()}; color: white; font-weight: bold;
+        background: {ACTION}; color: white; font-weight: bold;
         padding: 6px; border-radius: 3px; }}
-    QPushButton[role="primary"]:hover {{ background: {theme.highlight.as_hex()}; }}
+    QPushButton[role="primary"]:hover {{ background: {ACTION_HOVER}; }}
     QPushButton[role="stop"] {{
         background: transparent; border: 2px solid {theme.error.as_hex()}; font-weight: bold;
         padding: 4px; border-radius: 3px; }}
@@ -127,7 +143,7 @@ def stylesheet(theme_name: str) -> str:
     QFrame[role="status"] QLabel {{ background: transparent; }}
     QFrame[role="status"][level="warning"] {{ border-left: 4px solid {theme.warning.as_hex()}; }}
     QFrame[role="status"][level="error"] {{ border-left: 4px solid {theme.error.as_hex()}; }}
-    QFrame[role="status"][level="done"] {{ border-left: 4px solid #009E73; }}
+    QFrame[role="status"][level="done"] {{ border-left: 4px solid {DONE}; }}
     QFrame[role="status"][level="info"] {{ border-left: 4px solid {theme.current.as_hex()}; }}
     """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QRadioButton, QVBoxLayout, QWidget
@@ -29,8 +29,9 @@ class ImagePanel(Panel):
         self._channel_box = QWidget()
         box = QHBoxLayout(self._channel_box)
         box.setContentsMargins(0, 0, 0, 0)
-        box.addLayout(row("Channels"), 0)
-        box.itemAt(0).setAlignment(Qt.AlignmentFlag.AlignTop)
+        box.addLayout(row("Channels"))
+        box.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self.channels: list[tuple[QCheckBox, Any]] = []
         self._channels = QVBoxLayout()
         self._channels.setSpacing(1)
         box.addLayout(self._channels, 1)
@@ -40,9 +41,7 @@ class ImagePanel(Panel):
         self.column.addWidget(self._channel_box)
 
         self.planes = QRadioButton("2D planes")
-        self.planes.setToolTip(
-            "Every plane (YX) on its own: quick, and needs few strokes."
-        )
+        self.planes.setToolTip("Every plane (YX) on its own: quick, and needs few strokes.")
         self.volume = QRadioButton("3D volume")
         self.volume.setToolTip(
             "Whole volumes (ZYX) are segmented, so that planes know of their neighbours. Slower."
@@ -66,10 +65,11 @@ class ImagePanel(Panel):
         self._on_settings()
 
     def _show_channels(self) -> None:
-        while (item := self._channels.takeAt(0)) is not None:
-            if (old := item.widget()) is not None:
-                old.setParent(None)
-                old.deleteLater()
+        for old, _ in self.channels:
+            self._channels.removeWidget(old)
+            old.setParent(None)
+            old.deleteLater()
+        self.channels.clear()
         source = self.session.source()
         chosen = source.channels if source else ()
         candidates = self.controller.channel_candidates()
@@ -77,9 +77,8 @@ class ImagePanel(Panel):
             box = QCheckBox(layer.name)
             box.setChecked(layer in chosen)
             box.toggled.connect(self._on_channel_toggled)
-            box.setProperty("layer", None)
-            box.layer = layer  # type: ignore[attr-defined]
             self._channels.addWidget(box)
+            self.channels.append((box, layer))
         self._channel_box.setVisible(bool(candidates))
 
     def _on_settings(self) -> None:
@@ -99,8 +98,8 @@ class ImagePanel(Panel):
         self.controller.choose_image(self.image.value)
 
     def _on_channel_toggled(self) -> None:
-        boxes = [self._channels.itemAt(i).widget() for i in range(self._channels.count())]
-        self.controller.choose_channels([b.layer for b in boxes if b.isChecked()])  # type: ignore[attr-defined, union-attr]
+        chosen = [layer for box, layer in self.channels if box.isChecked()]
+        self.controller.choose_channels(chosen)
 
     def _on_planes_chosen(self) -> None:
         self.controller.choose_dims(2)

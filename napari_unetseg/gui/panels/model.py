@@ -49,8 +49,8 @@ class ModelPanel(Panel):
     def _on_models(self) -> None:
         session = self.session
         self.history.clear()
-        for entry in session.history:
-            self.history.addItem(entry.name)
+        for each in session.history:
+            self.history.addItem(each.name)
         entry = session.entry
         if entry is None:
             self.history.addItem("none yet")

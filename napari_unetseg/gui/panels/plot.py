@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["CurvePlot"]
 
 LOSS, DICE = "#E69F00", "#56B4E9"
-HEIGHT = 132
+HEIGHT = 140
 
 
 class CurvePlot(QWidget):

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import ComboBox, Container, create_widget
 from napari.layers import Labels
 from qtpy.QtWidgets import QFileDialog, QPushButton, QWidget
-from superqt import QCollapsible
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.gui.panels.base import Panel, hint, layer_combo, row, show_choice
+from napari_unetseg.gui.panels.base import Panel, folded, hint, layer_combo, row, show_choice
 from napari_unetseg.gui.tidy import TidySettings
 
 if TYPE_CHECKING:
@@ -58,7 +57,10 @@ class ResultPanel(Panel):
 
     def _build_tidy(self) -> tuple[Container[Any], QPushButton]:
         self.smallest = create_widget(
-            value=0.0, label="Smallest", options={"min": 0.0, "max": 1e9, "step": 1.0}
+            value=0.0,
+            name="smallest",
+            label="Smallest",
+            options={"min": 0.0, "max": 1e9, "step": 1.0},
         )
         self.smallest.tooltip = "Objects smaller than this are dropped; 0 keeps all."
         form: Container[Any] = Container(
@@ -75,7 +77,7 @@ class ResultPanel(Panel):
         form.margins = (0, 0, 0, 0)
         button = QPushButton("Tidy up into a new layer")
         button.clicked.connect(self._on_tidy_pressed)
-        self._fold("Tidy up", form.native, button)
+        self.column.addWidget(folded("Tidy up", form.native, button))
         return form, button
 
     def _build_export(self) -> tuple[Container[Any], QPushButton]:
@@ -88,16 +90,8 @@ class ResultPanel(Panel):
         button = QPushButton("Export…")
         button.setToolTip("Write the mask with its pixel size.")
         button.clicked.connect(self._on_export_pressed)
-        self._fold("Export", form.native, button)
+        self.column.addWidget(folded("Export", form.native, button))
         return form, button
-
-    def _fold(self, title: str, form: QWidget, button: QPushButton) -> None:
-        fold = QCollapsible(title)
-        fold.layout().setContentsMargins(0, 0, 0, 0)
-        fold.setDuration(0)
-        fold.addWidget(form)
-        fold.addWidget(button)
-        self.column.addWidget(fold)
 
     # -- showing -------------------------------------------------------------------------------
 
@@ -147,7 +141,7 @@ class ResultPanel(Panel):
         with self.controller.refusing():
             settings = TidySettings(
                 fill_holes=values["fill_holes"],
-                smallest=self.smallest.value,
+                smallest=values["smallest"],
                 split=values["split"],
                 objects=values["objects"],
             )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainPanel"]
 
-ENDS = {"until it stops improving": None, "minutes": 5.0, "epochs": 25.0}
+ENDS = {"as long as it improves": None, "minutes": 5.0, "epochs": 25.0}
 
 
 class TrainPanel(Panel):
@@ -36,7 +36,7 @@ class TrainPanel(Panel):
         self.amount.setRange(1, 10_000)
         self.amount.setDecimals(0)
         self.amount.valueChanged.connect(self._on_amount)
-        self.column.addLayout(row("Train", self.end, self.amount, stretch=1))
+        self.column.addLayout(row("Train for", self.end, self.amount, stretch=1))
 
         self.progress = QProgressBar()
         self.progress.setTextVisible(False)

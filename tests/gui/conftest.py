@@ -1,0 +1,56 @@
+"""Controllers without a window, and a core that fails on demand."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode: the parts beside this file
+
+from gui_parts import TINY, squares, strokes
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+
+from napari_unetseg.gui.controller import Controller
+from napari_unetseg.gui.jobs import SyncRunner
+
+
+@pytest.fixture
+def model_viewer() -> ViewerModel:
+    """A viewer without a window, with an image and strokes on it."""
+    viewer = ViewerModel()
+    viewer.add_layer(Image(squares(), name="squares"))
+    viewer.add_layer(Labels(strokes(), name="strokes"))
+    return viewer
+
+
+@pytest.fixture
+def controller(model_viewer: ViewerModel) -> Iterator[Controller]:
+    """A controller whose jobs run at once, with a tiny network."""
+    one = Controller(model_viewer, SyncRunner())
+    one.session.change_settings(**TINY)
+    yield one
+    one.disconnect()
+
+
+@pytest.fixture
+def said(controller: Controller) -> list[str]:
+    """Everything that the status line said."""
+    sentences: list[str] = []
+    controller.session.events.message.connect(lambda m: sentences.append(m.text))
+    return sentences
+
+
+@pytest.fixture
+def broken_core(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Put another generator function in the place of the core's training."""
+    import napari_unetseg.core.train as train
+
+    def replace(function: Any) -> None:
+        monkeypatch.setattr(train, "train_events", function)
+
+    return replace

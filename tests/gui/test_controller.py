@@ -1,0 +1,372 @@
+"""Whole sessions without a window: real core, tiny networks, jobs that run at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from gui_parts import SIDE, TINY, squares, strokes
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+
+from napari_unetseg.core.errors import TrainingError
+from napari_unetseg.core.events import Event, Notice, StepDone
+from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.gui import sentences
+from napari_unetseg.gui.controller import Controller
+from napari_unetseg.gui.jobs import SyncRunner
+from napari_unetseg.gui.session import Level
+from napari_unetseg.gui.tidy import TidySettings
+
+
+def count(controller: Controller) -> None:
+    controller.labels_changed, controller._counted = True, 0.0
+    controller.tick()
+
+
+def test_image_and_strokes_are_found_and_counted(controller: Controller) -> None:
+    session = controller.session
+    count(controller)
+    assert session.image.name == "squares"
+    assert session.training[0].labels.name == "strokes"
+    assert session.training[0].kind is LabelKind.STROKES
+    assert session.counts == {1: 76, BRUSH: 224}
+
+
+def test_a_whole_session(controller: Controller, tmp_path: Path) -> None:
+    session, viewer = controller.session, controller.viewer
+    controller.train()
+    assert session.job is None
+    assert len(session.history) == 1
+    assert session.curve
+    assert session.result
+    prediction = controller.prediction
+    assert prediction is not None
+    assert prediction.layer is not None
+    assert prediction.layer.data.shape == (SIDE, SIDE)
+    first = prediction.layer
+
+    first.data_setitem((np.array([2]), np.array([3])), [1 - first.data[2, 3]])
+    wanted = int(first.data[2, 3])
+    count(controller)
+    assert session.corrected == 1
+    controller.train()
+    assert len(session.history) == 2
+    assert session.history[1].model.history[-1].parent == session.history[0].model.id
+    assert first not in viewer.layers
+    assert prediction.layer.data[2, 3] == wanted
+
+    controller.save_model(tmp_path / "mine.safetensors")
+    assert session.entry is not None
+    assert session.entry.path == tmp_path / "mine.safetensors"
+    controller.use_model(session.history[0])
+    controller.load_model(tmp_path / "mine.safetensors")
+    assert session.entry.model.id == session.history[1].model.id
+    controller.predict_plane()
+    assert session.message.level is Level.DONE
+
+
+def test_annotations_are_never_written(controller: Controller) -> None:
+    before = controller.session.training[0].labels.data.copy()
+    controller.train()
+    np.testing.assert_array_equal(controller.session.training[0].labels.data, before)
+
+
+def test_every_refusal_says_what_to_do(
+    model_viewer: ViewerModel, controller: Controller, said: list[str]
+) -> None:
+    controller.predict_plane()
+    assert said[-1] == sentences.NO_MODEL
+    labels = controller.session.training[0].labels
+    labels.data[labels.data == BRUSH] = 0
+    controller.train()
+    assert said[-1].startswith("Only ")
+    assert "255" in said[-1]
+    labels.data[...] = 0
+    controller.train()
+    assert said[-1].startswith("Nothing is labelled yet")
+    model_viewer.layers.remove(labels)
+    controller.train()
+    assert said[-1] == sentences.NO_LABELS
+    controller.choose_labels(model_viewer.add_layer(Labels(np.zeros((9, 9), np.uint8))))
+    assert "(9, 9)" in said[-1]
+    assert "(64, 64)" in said[-1]
+    model_viewer.layers.clear()
+    controller.train()
+    assert said[-1] == sentences.NO_IMAGE
+    assert controller.session.job is None
+    assert not controller.session.history
+
+
+def test_two_jobs_at_once_are_refused(
+    controller: Controller, broken_core: Callable[[Any], None], said: list[str]
+) -> None:
+    def impatient(*_: Any, **__: Any) -> Generator[Event, None, None]:
+        yield Notice("running")
+        controller.train()
+        yield Notice("still running")
+        raise TrainingError("enough")
+
+    broken_core(impatient)
+    controller.train()
+    assert said == ["running", sentences.BUSY, "still running", "enough"]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "ran out of memory"),
+        (MemoryError(), "ran out of memory"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "mat1 and mat2"),
+        (TrainingError("The loss was no number; choose a smaller rate."), "smaller rate"),
+    ],
+)
+def test_a_failed_training_costs_neither_model_nor_strokes(
+    controller: Controller,
+    broken_core: Callable[[Any], None],
+    error: Exception,
+    words: str,
+) -> None:
+    controller.train()
+    entry = controller.session.entry
+    before = controller.session.training[0].labels.data.copy()
+
+    def fails(*_: Any, **__: Any) -> Generator[Event, None, None]:
+        yield StepDone(1, 10, 0.5, 0.1, 0.9)
+        raise error
+
+    broken_core(fails)
+    controller.train()
+    assert words in controller.session.message.text
+    assert controller.session.message.level is not Level.INFO
+    assert controller.session.job is None
+    assert controller.session.entry is entry
+    np.testing.assert_array_equal(controller.session.training[0].labels.data, before)
+
+
+def test_a_loss_that_is_no_number_ends_with_a_sentence(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_unetseg.core.learner import Learner, NotFiniteError
+
+    def nan(*_: Any) -> float:
+        raise NotFiniteError
+
+    monkeypatch.setattr(Learner, "step", nan)
+    controller.train()
+    assert "NaN" in controller.session.message.text
+    assert controller.session.job is None
+    assert not controller.session.history
+
+
+def test_stop_keeps_what_was_learned(controller: Controller) -> None:
+    controller.session.change_settings(steps=1000)
+    steps: list[str] = []
+
+    def stop_soon(job: Any) -> None:
+        if job is not None and job.text.startswith("Step"):
+            steps.append(job.text)
+            if not job.stopping:
+                controller.stop()
+
+    controller.session.events.job.connect(stop_soon)
+    controller.train()
+    assert controller.session.entry is not None
+    assert controller.session.entry.model.history[-1].steps < 5
+
+
+def test_layers_deleted_or_renamed_while_training(
+    controller: Controller, model_viewer: ViewerModel
+) -> None:
+    labels = controller.session.training[0].labels
+    controller.session.image.name = "another name"
+
+    def delete(job: Any) -> None:
+        if job is not None and labels in model_viewer.layers:
+            model_viewer.layers.remove(labels)
+
+    controller.session.events.job.connect(delete)
+    controller.train()
+    assert controller.session.entry is not None
+    assert controller.prediction is not None
+    assert controller.prediction.alive
+    assert controller.session.training == ()
+    controller.train()
+    assert controller.session.message.text == sentences.NO_LABELS
+
+
+def test_the_image_deleted_while_training_leaves_the_model(
+    controller: Controller, model_viewer: ViewerModel
+) -> None:
+    image = controller.session.image
+
+    def delete(job: Any) -> None:
+        if job is not None and image in model_viewer.layers:
+            model_viewer.layers.remove(image)
+
+    controller.session.events.job.connect(delete)
+    controller.train()
+    assert controller.session.entry is not None
+    assert controller.session.job is None
+    controller.predict_plane()
+    assert controller.session.message.text == sentences.NO_IMAGE
+
+
+def test_the_prediction_deleted_while_predicting_stops_with_a_sentence(
+    controller: Controller, model_viewer: ViewerModel
+) -> None:
+    controller.train()
+
+    def delete(job: Any) -> None:
+        prediction = controller.prediction
+        if job is not None and prediction is not None and prediction.alive:
+            model_viewer.layers.remove(prediction.layer)
+
+    controller.session.events.job.connect(delete)
+    controller.predict_plane()
+    assert "prediction layer was deleted" in controller.session.message.text
+    assert controller.session.job is None
+    controller.session.events.job.disconnect(delete)
+    controller.predict_plane()
+    assert controller.prediction is not None
+    assert controller.prediction.alive
+
+
+def test_other_structures_begin_a_new_model(controller: Controller) -> None:
+    notices: list[str] = []
+    controller.session.events.message.connect(lambda m: notices.append(m.text))
+    controller.train()
+    controller.session.training[0].labels.data[50:52, 5:25] = 2
+    controller.train()
+    assert any(text.startswith("A new model begins") for text in notices)
+    assert controller.session.entry is not None
+    assert [s.number for s in controller.session.entry.model.classes.structures] == [1, 2]
+
+
+def test_a_stack_is_predicted_plane_by_plane_from_the_one_on_screen() -> None:
+    viewer = ViewerModel()
+    viewer.add_layer(Image(squares((4,)), name="stack", scale=(2, 1, 1)))
+    viewer.add_layer(Labels(strokes((4,)), name="strokes", scale=(2, 1, 1)))
+    controller = Controller(viewer, SyncRunner())
+    controller.session.change_settings(**TINY)
+    viewer.dims.set_point(0, 4.0)
+    controller.train()
+    prediction = controller.prediction
+    assert prediction is not None
+    assert prediction.layer is not None
+    written: list[int] = []
+    write = prediction.write
+    prediction.write = lambda index, mask: (written.append(index[0]), write(index, mask))[1]  # type: ignore[method-assign]
+    controller.predict_stack()
+    assert written[0] == 2
+    assert sorted(written) == [0, 1, 2, 3]
+    np.testing.assert_array_equal(prediction.layer.scale, (2, 1, 1))
+
+
+def test_several_pairs_and_folders_train_together(
+    controller: Controller, model_viewer: ViewerModel, tmp_path: Path
+) -> None:
+    second = model_viewer.add_layer(Image(squares()[::-1].copy(), name="second"))
+    truth = (squares()[::-1] > 100).astype(np.uint8)
+    controller.choose_image(second)
+    labels = model_viewer.add_layer(Labels(truth, name="truth"))
+    controller.choose_labels(labels, LabelKind.FULL)
+    for folder, data in (("images", squares()), ("masks", (squares() > 100) * np.uint8(255))):
+        (tmp_path / folder).mkdir()
+        tifffile.imwrite(tmp_path / folder / "a.tif", data)
+    controller.add_folders(tmp_path / "images", tmp_path / "masks", LabelKind.FULL)
+    controller.train()
+    assert controller.session.entry is not None
+    names = [i.name for i in controller.session.entry.model.history[-1].images]
+    assert names == ["squares", "second", "a"]
+    controller.use_source(controller.session.sources[0], False)
+    controller.remove_source(controller.session.sources[2])
+    assert [s.labels.name for s in controller.session.training] == ["truth"]
+
+
+def test_structures_are_named_added_and_found(controller: Controller) -> None:
+    session = controller.session
+    controller.rename_structure(1, "nucleus")
+    controller.add_structure()
+    assert [(s.number, s.name) for s in session.structures] == [(1, "nucleus"), (2, "structure 2")]
+    labels = session.training[0].labels
+    assert labels.features["name"].tolist() == ["", "nucleus", "structure 2", "background"]
+    assert (session.brush, labels.selected_label, str(labels.mode)) == (2, 2, "paint")
+    labels.data[0, 0] = 9
+    count(controller)
+    assert [s.number for s in session.structures] == [1, 2, 9]
+    controller.remove_structure(9)
+    assert "painted" in session.message.text
+    controller.remove_structure(2)
+    assert [s.number for s in session.structures] == [1, 9]
+
+
+def test_tidying_makes_a_new_layer_and_export_keeps_the_pixel_size(
+    controller: Controller, model_viewer: ViewerModel, tmp_path: Path
+) -> None:
+    for layer in model_viewer.layers:
+        layer.scale, layer.units = (0.5, 0.5), ("um", "um")
+    controller.train()
+    prediction = controller.prediction
+    assert prediction is not None
+    assert prediction.layer is not None
+    mask = (squares() > 100).astype(np.uint8)
+    mask[15, 15] = 0
+    mask[2, 2] = 1
+    prediction.layer.data[...] = mask
+    controller.tidy(TidySettings(fill_holes=True, smallest=2.0, objects=True))
+    objects = model_viewer.layers[-2 if model_viewer.layers[-1].name == "strokes" else -1]
+    assert objects.name == "squares · prediction · objects"
+    assert int(objects.data.max()) == 2
+    assert objects.data[15, 15] > 0
+    assert objects.data[2, 2] == 0
+    assert prediction.layer.data[2, 2] == 1
+    controller.export(prediction.layer, tmp_path / "mask.ome.tif")
+    with tifffile.TiffFile(tmp_path / "mask.ome.tif") as file:
+        np.testing.assert_array_equal(file.asarray(), mask)
+        assert 'PhysicalSizeX="0.5"' in (file.ome_metadata or "")
+    controller.export(prediction.layer, tmp_path / "no" / "such.xyz")
+    assert "unknown suffix" in controller.session.message.text
+
+
+def test_a_model_of_other_channels_is_refused_at_use(
+    controller: Controller, model_viewer: ViewerModel, said: list[str]
+) -> None:
+    controller.train()
+    color = model_viewer.add_layer(Image(np.zeros((32, 32, 3), np.uint8), rgb=True, name="colour"))
+    controller.choose_image(color)
+    controller.predict_plane()
+    assert "colour has 3" in said[-1]
+
+
+def test_a_damaged_model_file_is_refused(controller: Controller, tmp_path: Path) -> None:
+    (tmp_path / "bad.safetensors").write_bytes(json.dumps({}).encode())
+    controller.load_model(tmp_path / "bad.safetensors")
+    assert controller.session.message.level is Level.WARNING
+    assert controller.session.entry is None
+    assert controller.session.job is None
+
+
+def test_volumes_train_and_predict() -> None:
+    viewer = ViewerModel()
+    viewer.add_layer(Image(squares((6,)), name="stack"))
+    labels = strokes((6,))
+    labels[1:5] = labels[0]
+    viewer.add_layer(Labels(labels))
+    controller = Controller(viewer, SyncRunner())
+    controller.session.change_settings(**{**TINY, "patch": 16, "steps": 2})
+    controller.choose_dims(3)
+    controller.train()
+    assert controller.session.entry is not None, controller.session.message
+    assert controller.session.entry.model.dims == 3
+    assert controller.prediction is not None
+    assert controller.prediction.alive
+    controller.choose_image(viewer.add_layer(Image(squares(), name="flat")))
+    assert controller.session.settings.dims == 2
+    controller.choose_dims(3)
+    assert "no Z axis" in controller.session.message.text

@@ -1,0 +1,279 @@
+"""Image layers as stacks, annotation layers, and the prediction layer that loses nothing."""
+
+from __future__ import annotations
+
+import dask.array as da
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
+from napari_unetseg.gui import grids, layers
+
+GRID = {
+    "scale": (30.0, 2.0, 0.5, 0.25),
+    "translate": (0.0, 4.0, -3.0, 7.0),
+    "units": ("s", "um", "um", "um"),
+    "axis_labels": ("t", "z", "y", "x"),
+}
+
+
+def test_a_stack_has_the_axes_spacing_and_units_of_its_layer() -> None:
+    stack = layers.stack_of(Image(np.zeros((2, 3, 16, 20)), name="cells", **GRID))
+    assert (stack.axes, stack.name, stack.n_channels) == ("TZYX", "cells", 1)
+    assert stack.grid_spacing == (30.0, 2.0, 0.5, 0.25)
+    assert stack.grid_units == ("s", "um", "um", "um")
+
+
+def test_axes_go_by_position_where_nobody_named_them() -> None:
+    assert layers.stack_of(Image(np.zeros((3, 16, 20)))).axes == "ZYX"
+    assert layers.stack_of(Image(np.zeros((2, 3, 16, 20)))).axes == "TZYX"
+
+
+def test_time_lapse_axes_offer_no_volume() -> None:
+    image = Image(np.zeros((5, 16, 20)), axis_labels=("t", "y", "x"))
+    with pytest.raises(UserError, match="no Z axis"):
+        layers.stack_of(image).check_dims(3)
+
+
+def test_several_layers_are_channels_and_rgb_is_three() -> None:
+    rng = np.random.default_rng(0)
+    first, second = (rng.integers(0, 255, (3, 16, 20)).astype(np.uint8) for _ in range(2))
+    stack = layers.stack_of(Image(first, name="a"), [Image(second, name="b")])
+    assert (stack.n_channels, stack.channels, stack.grid_shape) == (2, ("a", "b"), (3, 16, 20))
+    region = (slice(2, 9), slice(4, 11))
+    both = np.stack([first[1], second[1]])[:, 2:9, 4:11]
+    np.testing.assert_array_equal(stack.read((1,), region), both)
+    color = layers.stack_of(Image(np.zeros((16, 20, 3), np.uint8), rgb=True))
+    assert (color.n_channels, color.grid_shape) == (3, (16, 20))
+
+
+def test_channels_of_another_shape_are_refused_with_both_shapes() -> None:
+    with pytest.raises(UserError, match=r"\(8, 8\).*\(16, 20\)"):
+        layers.stack_of(Image(np.zeros((16, 20))), [Image(np.zeros((8, 8)))])
+
+
+def test_a_multiscale_dask_image_is_read_at_full_resolution() -> None:
+    full = da.from_array(np.arange(64 * 64).reshape(64, 64), chunks=16)
+    image = Image([full, full[::2, ::2]], multiscale=True)
+    stack = layers.stack_of(image)
+    assert stack.grid_shape == (64, 64)
+    np.testing.assert_array_equal(
+        stack.read((), (slice(3, 6), slice(4, 8)))[0], np.asarray(full[3:6, 4:8])
+    )
+    viewer = ViewerModel()
+    viewer.add_layer(image)
+    assert layers.new_annotation(viewer, image, [Structure(1)]).data.shape == (64, 64)
+
+
+def test_an_annotation_layer_lies_exactly_over_its_image() -> None:
+    viewer = ViewerModel()
+    image = viewer.add_layer(Image(np.zeros((2, 3, 16, 20)), name="cells", **GRID))
+    image.affine = np.diag([1, 1, 2, 2, 1.0])
+    layer = layers.new_annotation(viewer, image, [Structure(1, "nucleus"), Structure(2)])
+    assert layer.data.dtype == np.uint8
+    assert layer.data.shape == (2, 3, 16, 20)
+    for name in ("scale", "translate", "units", "axis_labels"):
+        assert tuple(getattr(layer, name)) == tuple(getattr(image, name))
+    np.testing.assert_array_equal(layer.affine.affine_matrix, image.affine.affine_matrix)
+    np.testing.assert_array_equal(layer.extent.world, image.extent.world)
+    assert layers.names_in(layer) == {1: "nucleus", 2: "structure 2"}
+    assert (layer.selected_label, str(layer.mode)) == (1, "paint")
+    assert viewer.layers.selection.active is layer
+    np.testing.assert_allclose(layer.get_color(1), layer.colormap.map(1))
+    assert layer.get_color(BRUSH)[3] == 1.0
+
+
+def test_a_leading_channel_axis_is_left_out_of_the_grid() -> None:
+    viewer = ViewerModel()
+    image = viewer.add_layer(
+        Image(
+            np.zeros((2, 16, 20)),
+            axis_labels=("c", "y", "x"),
+            scale=(1, 0.5, 0.25),
+            units=("pixel", "um", "um"),
+        )
+    )
+    assert layers.stack_of(image).n_channels == 2
+    layer = layers.new_annotation(viewer, image, [Structure(1)])
+    assert layer.data.shape == (16, 20)
+    assert tuple(layer.scale) == (0.5, 0.25)
+
+
+def test_a_channel_axis_in_the_middle_is_refused_with_the_way_out() -> None:
+    image = Image(np.zeros((4, 2, 16, 20)), axis_labels=("t", "c", "y", "x"))
+    with pytest.raises(UserError, match="Split Stack"):
+        layers.stack_of(image)
+
+
+def test_large_grids_live_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grids, "ON_DISK_BYTES", 1000)
+    grid = grids.empty_grid((4, 32, 32))
+    assert isinstance(grid, np.memmap)
+    assert not grid.any()
+    layer = Labels(grid)
+    layer.data_setitem((np.array([1]), np.array([2]), np.array([3])), 5)
+    layer.undo()
+    layer.redo()
+    assert layers.snapshot(layer)[1, 2, 3] == 5
+    assert grids.count_labels(grid) == {5: 1}
+
+
+def test_a_snapshot_is_not_touched_by_later_painting() -> None:
+    layer = Labels(np.zeros((3, 8, 8), np.uint8))
+    layer.data[1, 2, 2] = 7
+    copy = layers.snapshot(layer)
+    layer.data[1, 2, 2] = layer.data[0, 0, 0] = 9
+    assert (copy[1, 2, 2], copy[0, 0, 0]) == (7, 0)
+
+
+@pytest.mark.parametrize(
+    ("counts", "kind"),
+    [
+        ({}, LabelKind.STROKES),
+        ({1: 50, 255: 80}, LabelKind.STROKES),
+        ({1: 50, 2: 80}, LabelKind.STROKES),
+        ({1: 5000}, LabelKind.FULL),
+        ({255: 5000}, LabelKind.FULL),
+        (dict.fromkeys(range(1, 400), 30), LabelKind.INSTANCES),
+    ],
+)
+def test_the_kind_of_existing_labels_is_guessed(counts: dict[int, int], kind: LabelKind) -> None:
+    assert grids.guess_kind(counts, 20_000) is kind
+
+
+def test_the_plane_on_screen_follows_scale_and_translation() -> None:
+    viewer = ViewerModel()
+    image = viewer.add_layer(Image(np.zeros((2, 3, 16, 20)), **GRID))
+    viewer.add_layer(Image(np.zeros((16, 20)), scale=(0.5, 0.25), units=("um", "um")))
+    viewer.dims.set_point((0, 1), (30.0, 4.0 + 2 * 2.0))
+    assert layers.plane_on_screen(viewer, image, 2) == (1, 2)
+    assert layers.plane_on_screen(viewer, image, 3) == (1,)
+
+
+# -- prediction ------------------------------------------------------------------------------------
+
+WHOLE = (slice(0, 16), slice(0, 20))
+KNOWN = [Structure(1), Structure(2)]
+
+
+def predicted(value: int, model: str = "a") -> tuple[ViewerModel, layers.Prediction]:
+    viewer = ViewerModel()
+    image = viewer.add_layer(Image(np.zeros((16, 20)), name="cells"))
+    prediction = layers.Prediction(viewer, image)
+    again(prediction, value, model)
+    return viewer, prediction
+
+
+def again(prediction: layers.Prediction, value: int, model: str) -> None:
+    prediction.begin(model, KNOWN)
+    prediction.write(WHOLE, np.full((16, 20), value, np.uint8))
+    prediction.flush(last=True)
+
+
+def test_a_prediction_lies_between_images_and_strokes() -> None:
+    viewer = ViewerModel()
+    image = viewer.add_layer(Image(np.zeros((16, 20)), name="cells"))
+    strokes = layers.new_annotation(viewer, image, KNOWN)
+    prediction = layers.Prediction(viewer, image)
+    layer = prediction.begin("a", KNOWN)
+    assert list(viewer.layers) == [image, layer, strokes]
+    assert viewer.layers.selection.active is strokes
+    assert layer.name == "cells · prediction"
+    assert layer.editable
+
+
+def test_undo_after_a_new_prediction_never_brings_older_voxels_back() -> None:
+    _, prediction = predicted(1)
+    old = prediction.layer
+    assert old is not None
+    old.data_setitem((np.array([3]), np.array([4])), [2])
+    again(prediction, 2, "b")
+    new = prediction.layer
+    assert new is not None
+    before = new.data.copy()
+    for _ in range(3):
+        new.undo()
+    np.testing.assert_array_equal(new.data, before)
+    for _ in range(3):
+        old.undo()
+    np.testing.assert_array_equal(new.data, before)
+
+
+def test_a_stroke_made_while_tiles_arrive_is_kept_and_cannot_be_undone_into_old_voxels() -> None:
+    _, prediction = predicted(1)
+    prediction.begin("a", KNOWN)
+    layer = prediction.layer
+    assert layer is not None
+    layer.data_setitem((np.array([3]), np.array([4])), [2])
+    prediction.write(WHOLE, np.zeros((16, 20), np.uint8))
+    prediction.flush(last=True)
+    assert prediction.layer is not None
+    assert prediction.layer.data[3, 4] == 2
+    prediction.layer.undo()
+    assert prediction.layer.data[3, 4] == 2
+
+
+def test_corrections_are_kept_through_predictions_and_erasing_means_background() -> None:
+    viewer, prediction = predicted(1)
+    assert prediction.corrections() is None
+    assert prediction.layer is not None
+    prediction.layer.data_setitem((np.array([0, 1]), np.array([0, 0])), [0, 2])
+    corrections = prediction.corrections()
+    assert corrections is not None
+    assert (corrections[0, 0], corrections[1, 0], corrections.sum()) == (BRUSH, 2, BRUSH + 2)
+    again(prediction, 1, "b")
+    assert prediction.layer.data[0, 0] == 0
+    assert prediction.layer.data[1, 0] == 2
+    assert prediction.count_corrections() == 2
+    viewer.layers.remove(prediction.layer)
+    prediction.keep_deleted()
+    assert prediction.count_corrections() == 2
+    again(prediction, 1, "c")
+    assert prediction.layer.data[1, 0] == 2
+
+
+def test_an_undone_correction_is_none() -> None:
+    _, prediction = predicted(1)
+    assert prediction.layer is not None
+    prediction.layer.data_setitem((np.array([0]), np.array([0])), [0])
+    assert prediction.count_corrections() == 1
+    prediction.layer.undo()
+    assert prediction.count_corrections() == 0
+    assert prediction.corrections() is None
+
+
+def test_forgotten_corrections_stay_visible_but_train_no_more() -> None:
+    _, prediction = predicted(1)
+    assert prediction.layer is not None
+    prediction.layer.data_setitem((np.array([0]), np.array([0])), [2])
+    prediction.forget()
+    assert prediction.layer.data[0, 0] == 2
+    assert prediction.corrections() is None
+
+
+def test_a_new_prediction_keeps_name_place_and_look() -> None:
+    viewer, prediction = predicted(1)
+    assert prediction.layer is not None
+    viewer.add_layer(Labels(np.zeros((16, 20), np.uint8), name="top"))
+    prediction.layer.name, prediction.layer.opacity = "mine", 0.3
+    prediction.layer.contour, prediction.layer.visible = 2, False
+    again(prediction, 1, "b")
+    layer = prediction.layer
+    assert (layer.name, layer.opacity, layer.contour, layer.visible) == ("mine", 0.3, 2, False)
+    assert [one.name for one in viewer.layers] == ["cells", "mine", "top"]
+
+
+def test_another_model_leaves_no_plane_of_the_old_one() -> None:
+    viewer = ViewerModel()
+    image = viewer.add_layer(Image(np.zeros((3, 16, 20))))
+    prediction = layers.Prediction(viewer, image)
+    prediction.begin("a", KNOWN)
+    for plane in range(3):
+        prediction.write((plane, *WHOLE), np.ones((16, 20), np.uint8))
+    prediction.begin("b", KNOWN)
+    prediction.write((1, *WHOLE), np.full((16, 20), 2, np.uint8))
+    assert prediction.layer is not None
+    assert [int(prediction.layer.data[p].max()) for p in range(3)] == [0, 2, 0]
