@@ -38,6 +38,12 @@ def native(array: Any) -> np.ndarray:
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
 
 
+def _float32(array: np.ndarray) -> np.ndarray:
+    """A C-contiguous copy as float32; what is too large for it becomes infinite."""
+    with np.errstate(over="ignore"):
+        return np.array(array, np.float32, order="C")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Stack:
     """A lazy array with the meaning of its axes.
@@ -79,13 +85,20 @@ class Stack:
                 f"{self.name}: {len(shape)} axes of shape {shape} cannot be read as {self.axes!r}; "
                 "name each axis with one letter."
             )
-        if not self.grid_axes.endswith("YX"):
-            raise UserError(f"{self.name}: the axes {self.axes!r} must end in YX or ZYX.")
+        if not self.grid_axes.endswith("YX") or set(CHANNEL_AXES) <= set(self.axes):
+            raise UserError(
+                f"{self.name}: the axes {self.axes!r} must end in YX or ZYX, with at most one of "
+                "C (channels) and S (RGB) anywhere."
+            )
         if 0 in shape:
             raise UserError(f"{self.name}: an image of shape {shape} is empty; choose another.")
         n = len(self.axes)
         object.__setattr__(self, "spacing", tuple(self.spacing) or (1.0,) * n)
         object.__setattr__(self, "units", tuple(self.units) or ("pixel",) * n)
+        if len(self.spacing) != n or len(self.units) != n:
+            raise UserError(
+                f"{self.name}: spacing and units need {n} entries, one for each of {self.axes}."
+            )
         if len(self.channels) != self.n_channels:
             names = tuple(f"channel {i + 1}" for i in range(self.n_channels))
             object.__setattr__(self, "channels", names)
@@ -189,8 +202,7 @@ class Stack:
             return native(self.data[tuple(grid)])[np.newaxis]
         grid.insert(channel, slice(0, self.n_channels))
         array = np.asarray(self.data[tuple(grid)])
-        dropped = sum(isinstance(g, int) for g in grid[:channel])
-        return native(np.moveaxis(array, channel - dropped, 0))
+        return native(np.moveaxis(array, channel - min(channel, len(plane)), 0))
 
     def whole(self, dims: int) -> tuple[slice, ...]:
         """The region that covers a whole plane or volume."""
@@ -215,7 +227,7 @@ class Stack:
         """A name for the pixels: stays the same when the image is renamed or moved."""
         digest = hashlib.sha256(repr((self.grid_shape, self.n_channels)).encode())
         for piece in self.probe(2):
-            digest.update(np.ascontiguousarray(piece.astype(np.float32)).tobytes())
+            digest.update(_float32(piece).tobytes())
         return digest.hexdigest()[:16]
 
 
@@ -243,7 +255,7 @@ class Normalization:
         pieces = [piece for stack in stacks for piece in stack.probe()]
         rows = []
         for channel in range(stacks[0].n_channels):
-            values = np.concatenate([p[channel].ravel().astype(np.float32) for p in pieces])
+            values = np.concatenate([_float32(p[channel]).ravel() for p in pieces])
             values = values[np.isfinite(values)]
             if not values.size:
                 raise UserError(f"{stacks[0].name} has no finite pixel; choose another image.")
@@ -257,7 +269,7 @@ class Normalization:
         NaN and infinite values take the median of the training images. A constant channel
         becomes 0.
         """
-        out = array.astype(np.float32)
+        out = _float32(array)
         for channel, (low, high, fill) in enumerate(
             zip(self.low, self.high, self.fill, strict=True)
         ):

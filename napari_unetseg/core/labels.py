@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
@@ -65,7 +65,7 @@ class Structure:
         object.__setattr__(self, "color", self.color or default_color(self.number))
 
 
-def count_values(labels: Any, name: str = "the labels") -> dict[int, int]:
+def count_values(labels: Any, name: str = "The labels") -> dict[int, int]:
     """Count the voxels of each value; floats are welcome if they are whole numbers.
 
     Raises
@@ -74,23 +74,23 @@ def count_values(labels: Any, name: str = "the labels") -> dict[int, int]:
         Values that are not whole numbers, or negative ones.
     """
     values, counts = np.unique(np.asarray(labels), return_counts=True)
-    if values.dtype.kind not in "buif" or (
-        values.dtype.kind == "f" and not np.array_equal(values, np.floor(values))
-    ):
+    if values.dtype.kind not in "buif" or (values.dtype.kind == "f" and not _whole(values).all()):
         raise UserError(
-            f"{name} holds values such as {_odd_value(values)}, which are not whole numbers: "
+            f"{name} hold values such as {_odd_value(values)}, which are not whole numbers: "
             "labels need integers, 0 and up."
         )
     if values.size and values[0] < 0:
-        raise UserError(f"{name} holds the negative value {int(values[0])}: labels start at 0.")
+        raise UserError(f"{name} hold the negative value {int(values[0])}: labels start at 0.")
     return {int(v): int(c) for v, c in zip(values, counts, strict=True)}
 
 
+def _whole(values: np.ndarray) -> np.ndarray:
+    whole: np.ndarray = np.isfinite(values) & (values == np.floor(values))
+    return whole
+
+
 def _odd_value(values: np.ndarray) -> Any:
-    if values.dtype.kind != "f":
-        return values.dtype
-    odd = values[~(values == np.floor(values))]
-    return odd[0] if odd.size else values[0]
+    return values[~_whole(values)][0] if values.dtype.kind == "f" else values.dtype
 
 
 def check_values(
@@ -112,13 +112,13 @@ def check_values(
         return
     if found and max(found) > 255:
         raise UserError(
-            f"{name} holds the number {max(found)}, but structures end at 254; "
+            f"{name} hold the number {max(found)}, but structures end at 254; "
             "if every number is an object of its own, say that the labels are instances."
         )
     if kind is LabelKind.FULL and BRUSH in found and len(found) > 1:
         others = ", ".join(str(v) for v in sorted(found - {BRUSH})[:5])
         raise UserError(
-            f"{name} is a full mask that holds 255 beside {others}; say what 255 means: "
+            f"{name} are a full mask that holds 255 beside {others}; say what 255 means: "
             "'--ignore 255' for voxels without a label, or '--labels strokes' for background."
         )
 
@@ -160,7 +160,8 @@ class Classes:
             for number in numbers:
                 file_values.setdefault(number, None)
         structures = tuple(
-            names.get(n) or Structure(n, file_value=file_values[n]) for n in sorted(file_values)
+            replace(s, file_value=file_values[s.number] or s.file_value)
+            for s in (names.get(n) or Structure(n) for n in sorted(file_values))
         )
         return cls(structures, background)
 
@@ -197,13 +198,13 @@ class Classes:
             A value of a full mask or of instances that means "not labelled".
         """
         array = np.asarray(labels)
-        if array.dtype.kind not in "ui" or array.dtype.itemsize > 4:
-            array = array.astype(np.int64)
         unlabelled = np.zeros(array.shape, bool) if ignore is None else array == ignore
         if kind is LabelKind.INSTANCES:
-            array = (array > 0).astype(np.uint8)
+            array = array > 0  # numbers of objects may be of any size
         elif kind is LabelKind.FULL:
             array = np.where(array == BRUSH, 1, array)
+        if array.dtype.itemsize == 1 and array.dtype != np.uint8:
+            array = array.astype(np.int16)
         table = np.full(256, IGNORE, np.uint8)
         for index, number in enumerate(self.numbers):
             table[BRUSH if number == 0 and kind is LabelKind.STROKES else number] = index
