@@ -120,7 +120,7 @@ class Learner:
         cut = tuple(math.ceil(p * factor) for p in self.patch)
         images, targets = [], []
         for _ in range(self.batch):
-            image, target = self.data.draw(cut, rng)
+            image, target = self.data.draw(cut, rng, self.patch)
             x, y = self.augment(torch.from_numpy(image), torch.from_numpy(target), self.patch)
             images.append(x)
             targets.append(y)

@@ -106,12 +106,6 @@ class Plane:
     anchors: dict[int, np.ndarray] = field(default_factory=dict)
     counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
-    def merge_validation(self) -> None:
-        """Train on everything: there is too little to hold any back."""
-        self.train = np.where(self.validate == IGNORE, self.train, self.validate)
-        self.validate = np.full_like(self.validate, IGNORE)
-        self.blocks = []
-
     def index_anchors(self, n_classes: int, rng: np.random.Generator) -> None:
         """Remember where voxels of each class are."""
         self.counts = np.bincount(self.train[self.train != IGNORE], minlength=n_classes)
@@ -225,12 +219,14 @@ class TrainingData:
         self.classes = classes or found
         _check_classes(found, self.classes)
         self.normalization = normalization or Normalization.estimate([p.image for p in pairs])
-        rng = np.random.default_rng(seed)
-        self.planes = [plane for pair in pairs for plane in self._planes_of(pair)]
+        self._scalings = {id(p.image): self.normalization.for_stack(p.image)[0] for p in pairs}
+        self.planes = self._read_planes(share)
         self.validated = self._enough_to_validate()
+        if not self.validated:  # everything trains, what was in guard bands too
+            self.planes = self._read_planes(0.0)
+        self._scored = self._choose_blocks()
+        rng = np.random.default_rng(seed)
         for plane in self.planes:
-            if not self.validated:
-                plane.merge_validation()
             plane.index_anchors(len(self.classes.numbers), rng)
         self.counts = sum((p.counts for p in self.planes), np.zeros(1, np.int64))
         self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
@@ -240,6 +236,7 @@ class TrainingData:
 
     def _survey(self) -> Iterator[tuple[dict[int, int], LabelKind]]:
         """Values and kind of every labels array, checked."""
+        masks: dict[int, int] = {}
         for pair in self.pairs:
             name = f"The labels of {pair.image.name}"
             for array, kind in ((pair.labels, pair.kind), (pair.corrections, LabelKind.STROKES)):
@@ -252,9 +249,16 @@ class TrainingData:
                 check_values(values, kind, name, pair.ignore)
                 if kind is not LabelKind.STROKES and pair.ignore is not None:
                     values.pop(pair.ignore, None)
+                if kind is LabelKind.FULL:
+                    masks |= {v: n for v, n in values.items() if v != 1}
+                    # one mask of 0 and 1 beside another of 0 and 255 is clear, all else is not
+                    check_values(masks, kind, "The labels together")
                 yield values, kind
 
-    def _planes_of(self, pair: Pair) -> Iterator[Plane]:
+    def _read_planes(self, share: float) -> list[Plane]:
+        return [plane for pair in self.pairs for plane in self._planes_of(pair, share)]
+
+    def _planes_of(self, pair: Pair, share: float) -> Iterator[Plane]:
         spacing = pair.image.spatial_spacing(self.dims)
         fingerprint = pair.image.fingerprint()
         for index in pair.image.planes(self.dims):
@@ -264,7 +268,7 @@ class TrainingData:
                 target = np.where(own == IGNORE, target, own)
             if (target != IGNORE).any():
                 key = f"{fingerprint}{index}"
-                yield Plane(pair.image, index, *split(target, key, spacing, self.share))
+                yield Plane(pair.image, index, *split(target, key, spacing, share))
 
     def _enough_to_validate(self) -> bool:
         n = len(self.classes.numbers)
@@ -288,12 +292,18 @@ class TrainingData:
         return sum(b.labelled for p in self.planes for b in p.blocks)
 
     def validation_blocks(self) -> list[tuple[Plane, Block]]:
-        """The blocks that are scored: at most `MOST_BLOCKS`, spread evenly."""
+        """The blocks that are scored: `MOST_BLOCKS` spread evenly, and the best of each class."""
+        return self._scored
+
+    def _choose_blocks(self) -> list[tuple[Plane, Block]]:
         blocks = [(p, b) for p in self.planes for b in p.blocks]
         if len(blocks) <= MOST_BLOCKS:
             return blocks
-        chosen = np.linspace(0, len(blocks) - 1, MOST_BLOCKS).round().astype(int)
-        return [blocks[i] for i in chosen]
+        chosen = set(np.linspace(0, len(blocks) - 1, MOST_BLOCKS).round().astype(int).tolist())
+        for number in range(len(self.classes.numbers)):  # a rare one must not be missed
+            voxels = [np.count_nonzero(p.validate[b.region] == number) for p, b in blocks]
+            chosen.add(int(np.argmax(voxels)))
+        return [blocks[i] for i in sorted(chosen)]
 
     # -- images ------------------------------------------------------------------------------------
 
@@ -302,10 +312,11 @@ class TrainingData:
         whole = self._cache.get(id(plane))
         if whole is None:
             stack = plane.stack
+            normalization = self._scalings[id(stack)]
             size = 4 * stack.n_channels * math.prod(stack.spatial_shape(self.dims))
             if size > CACHE_BYTES:
-                return self.normalization.apply(stack.read(plane.index, region))
-            whole = self.normalization.apply(stack.read(plane.index, stack.whole(self.dims)))
+                return normalization.apply(stack.read(plane.index, region))
+            whole = normalization.apply(stack.read(plane.index, stack.whole(self.dims)))
             self._cache[id(plane)] = whole
             self._cached_bytes += size
             while self._cached_bytes > CACHE_BYTES:
@@ -315,7 +326,7 @@ class TrainingData:
         return whole[(slice(None), *region)]
 
     def draw(
-        self, size: tuple[int, ...], rng: np.random.Generator
+        self, size: tuple[int, ...], rng: np.random.Generator, core: tuple[int, ...] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draw a sample around a labelled voxel; every class is drawn as often as the others.
 
@@ -325,6 +336,9 @@ class TrainingData:
             Voxels along each spatial axis.
         rng
             Where the randomness comes from.
+        core
+            Size of the sample's middle that is trained on, the default is all of it. The labelled
+            voxel lies in it, and it lies inside the image where that is large enough.
 
         Returns
         -------
@@ -340,10 +354,10 @@ class TrainingData:
         shape = plane.train.shape
         center = np.unravel_index(anchor, shape)
         region, pads = [], []
-        for c, wanted, there in zip(center, size, shape, strict=True):
-            start = int(c) - int(rng.integers(wanted // 4, wanted - wanted // 4))
-            if there >= wanted:
-                start = min(max(start, 0), there - wanted)
+        for c, wanted, inner, there in zip(center, size, core or size, shape, strict=True):
+            start = int(c) - int(rng.integers(inner // 4, inner - inner // 4))
+            start = min(max(start, min(0, there - inner)), max(0, there - inner))
+            start -= (wanted - inner) // 2
             low, high = max(0, start), min(there, start + wanted)
             region.append(slice(low, high))
             pads.append((low - start, start + wanted - high))
