@@ -101,7 +101,7 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="End after so many epochs.")] = None,
     steps: Annotated[int | None, typer.Option(help="End after so many steps.")] = None,
     minutes: Annotated[float | None, typer.Option(help="End after so many minutes.")] = None,
-    depth: Annotated[int | None, typer.Option(help=f"Levels. {_default('depth')}")] = None,
+    depth: Annotated[int | None, typer.Option(help="Levels. Default 4, in 3D 3.")] = None,
     width: Annotated[
         int | None, typer.Option(help=f"Channels of the first level. {_default('width')}")
     ] = None,

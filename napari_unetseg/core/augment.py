@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Augmenter", "margin"]
 
 Geometry = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+SMALLEST_ELASTIC = 25
+"""Smaller samples are not deformed: the smoothing kernel of the deformation is wider than they."""
 
 
 def margin(settings: AugmentSettings, dims: int) -> float:
@@ -126,15 +128,17 @@ def _geometry(settings: AugmentSettings) -> Geometry | None:
             fill=fill,
         )
     ]
-    if settings.elastic:
-        elastic = v2.ElasticTransform(alpha=60.0, sigma=6.0, interpolation=smooth, fill=fill)
-        steps.append(v2.RandomApply([elastic], p=settings.elastic))
     if settings.blur:
         blur = v2.GaussianBlur(kernel_size=7, sigma=(0.5, 1.5))
         steps.append(v2.RandomApply([blur], p=settings.blur))
-    chain = v2.Compose(steps)
+    rigid = v2.Compose(list(steps))
+    if settings.elastic:
+        elastic = v2.ElasticTransform(alpha=60.0, sigma=6.0, interpolation=smooth, fill=fill)
+        steps.insert(1, v2.RandomApply([elastic], p=settings.elastic))
+    full = v2.Compose(steps)
 
     def change(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        chain = full if min(target.shape) >= SMALLEST_ELASTIC else rigid
         out = chain(tv_tensors.Image(image), tv_tensors.Mask(target))
         return out[0].as_subclass(Tensor), out[1].as_subclass(Tensor)
 

@@ -76,7 +76,8 @@ class TrainSettings(_Settings):
     """
 
     dims: Literal[2, 3] = 2
-    depth: int = Field(4, ge=1, le=7)
+    depth: int | None = Field(None, ge=1, le=7)
+    """Levels of the U-Net; None: 4 in 2D, 3 in 3D."""
     width: int = Field(16, ge=1, le=256)
     norm: Norm = "batch"
     dropout: float = Field(0.0, ge=0.0, lt=1.0)

@@ -18,6 +18,8 @@ PATCH_2D = {"cpu": 128, "gpu": 256}
 BATCH_2D = {"cpu": 4, "gpu": 16}
 PATCH_3D = {"cpu": (16, 64, 64), "gpu": (32, 128, 128)}
 BATCH_3D = {"cpu": 1, "gpu": 2}
+DEPTH = {2: 4, 3: 3}
+"""Levels; in 3D a deeper network would look too far for exact tiles."""
 EPOCHS = 40
 """Epochs of a training that nobody limits and that does not end by itself before."""
 FEWEST_STEPS, MOST_STEPS = 12, 60
@@ -78,13 +80,14 @@ def make_plan(
     shapes = [p.image.spatial_shape(data.dims) for p in data.pairs]
     smallest = tuple(min(s[a] for s in shapes) for a in range(data.dims))
     strides = None
+    depth = settings.depth or DEPTH[data.dims]
     if data.dims == 3:
-        strides = level_strides(smallest, image.spatial_spacing(3), settings.depth)
+        strides = level_strides(smallest, image.spatial_spacing(3), depth)
     net = init or NetSettings(
         dims=settings.dims,
         in_channels=image.n_channels,
         out_channels=data.classes.out_channels,
-        depth=settings.depth,
+        depth=depth,
         width=settings.width,
         norm=settings.norm,
         dropout=settings.dropout,

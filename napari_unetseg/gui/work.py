@@ -101,7 +101,7 @@ def _misfit(model: Model, pairs: Sequence[Pair], settings: TrainSettings) -> str
     net = model.net
     if (net.dims, net.depth, net.width, net.norm) != (
         settings.dims,
-        settings.depth,
+        settings.depth or net.depth,
         settings.width,
         settings.norm,
     ):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["AdvancedPanel"]
 
 TIPS = {
-    "depth": "Levels of the U-Net, the bottleneck included; each halves the image.",
+    "depth": "Levels of the U-Net, the bottleneck included; each halves the image. 0 chooses.",
     "width": "Feature channels of the first level; doubled at each level.",
     "norm": "Normalisation; only batch and none give exactly seamless tiles.",
     "dropout": "Share of features dropped while training.",

@@ -1,0 +1,100 @@
+"""Train on strokes and score on test images, through the command line alone.
+
+    python benchmarks/command_line.py DATA [--sets A,B] [--minutes M] [--json FILE]
+
+DATA is a folder with ``benchmark.tsv`` (columns set, axes, labels, role, item) and, for each set,
+``images/``, ``masks/`` and ``scribbles/``. Only sets of single pictures are used.
+Nothing is tuned to a set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+Rows = dict[str, dict[str, list[str]]]
+
+
+def read_table(root: Path) -> tuple[Rows, dict[str, str]]:
+    """Items of each set by role, and the kind of each set's masks."""
+    items: Rows = defaultdict(lambda: defaultdict(list))
+    kinds = {}
+    for line in (root / "benchmark.tsv").read_text().splitlines()[1:]:
+        name, axes, labels, role, item = line.split("\t")
+        if axes in ("YX", "YXS"):
+            items[name][role].append(item)
+            kinds[name] = "instances" if labels == "instances" else "full"
+    return items, kinds
+
+
+def link(items: list[str], source: Path, target: Path) -> Path:
+    """A folder with links to the items; a label may have another suffix than its image."""
+    target.mkdir(parents=True)
+    for item in items:
+        file = source / item
+        if not file.exists():
+            file = next(source.glob(f"{file.stem}.*"))
+        (target / file.name).symlink_to(file.resolve())
+    return target
+
+
+def unetseg(*arguments: object) -> float:
+    """Run the command; return its wall time in seconds."""
+    started = time.monotonic()
+    command = [sys.executable, "-m", "napari_unetseg", *map(str, arguments)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - started
+
+
+def run_set(root: Path, items: dict[str, list[str]], kind: str, options: list[object]) -> dict:
+    """Train and evaluate one set."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        train, test = items["train"], items["test"]
+        images = link(train, root / "images", work / "train")
+        labels = link(train, root / "scribbles", work / "strokes")
+        test_images = link(test, root / "images", work / "test")
+        masks = link(test, root / "masks", work / "masks")
+        model, scores = work / "model.safetensors", work / "scores.json"
+        trained = unetseg("train", images, labels, "-o", model, "--labels", "strokes", *options)
+        scored = unetseg("evaluate", model, test_images, masks, "--labels", kind, "--json", scores)
+        found = json.loads(scores.read_text())
+    return {"scores": found, "train_seconds": trained, "evaluate_seconds": scored}
+
+
+def main() -> None:
+    """Read the arguments, run every set, print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--sets", default="", help="comma-separated; default all")
+    parser.add_argument("--minutes", type=float, help="default: training ends by itself")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    items, kinds = read_table(options.data)
+    chosen = options.sets.split(",") if options.sets else sorted(items)
+    extra: list[object] = ["--threads", options.threads]
+    extra += ["--minutes", options.minutes] if options.minutes else []
+    results = {}
+    print(f"{'set':28} {'Dice':>6} {'train s':>8} {'evaluate s':>10}")
+    for name in chosen:
+        result = run_set(options.data / name, items[name], kinds[name], extra)
+        results[name] = result
+        print(
+            f"{name:28} {result['scores']['mean_dice']:6.3f} {result['train_seconds']:8.1f} "
+            f"{result['evaluate_seconds']:10.1f}",
+            flush=True,
+        )
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()
