@@ -15,6 +15,7 @@ PACKAGE = ROOT / "napari_unetseg"
 QT = {"PyQt5", "PyQt6", "PySide2", "PySide6", "qtpy", "superqt", "pyqtgraph", "magicgui"}
 NAPARI_AND_QT = QT | {"napari", "vispy"}
 TORCH = {"torch", "torchvision"}
+COMMAND_LINE = ("cli", "commands", "report", "terminal", "sample")
 
 PROGRAM = """
 import importlib, json, sys
@@ -45,7 +46,7 @@ def test_the_package_alone_loads_neither_torch_nor_napari_nor_qt() -> None:
 
 
 def test_core_io_and_the_command_line_load_neither_napari_nor_qt() -> None:
-    names = [*modules_of("core", "io"), "napari_unetseg.cli"]
+    names = [*modules_of("core", "io"), *(f"napari_unetseg.{name}" for name in COMMAND_LINE)]
     assert not loaded_after(*names) & NAPARI_AND_QT
 
 
