@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Augmenter", "margin"]
 
 Geometry = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-SMALLEST_ELASTIC = 25
-"""Smaller samples are not deformed: the smoothing kernel of the deformation is wider than they."""
+SMALLEST, SMALLEST_ELASTIC = 4, 25
+"""Smaller samples are left as they are, or not deformed: torchvision's kernels are wider."""
 
 
 def margin(settings: AugmentSettings, dims: int) -> float:
@@ -138,6 +138,8 @@ def _geometry(settings: AugmentSettings) -> Geometry | None:
     full = v2.Compose(steps)
 
     def change(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        if min(target.shape) < SMALLEST:
+            return image, target
         chain = full if min(target.shape) >= SMALLEST_ELASTIC else rigid
         out = chain(tv_tensors.Image(image), tv_tensors.Mask(target))
         return out[0].as_subclass(Tensor), out[1].as_subclass(Tensor)

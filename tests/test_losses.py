@@ -1,0 +1,140 @@
+"""Losses see labelled voxels only, and agree with PyTorch's own on them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from napari_unetseg.core.labels import IGNORE
+from napari_unetseg.core.losses import class_weights, segmentation_loss
+
+
+def example(channels: int, dims: int = 2, labelled: float = 0.3) -> tuple[Tensor, Tensor]:
+    """Logits (2, channels, ...) and targets of which a part is labelled."""
+    torch.manual_seed(channels)
+    shape = (2, 9, 11) if dims == 2 else (2, 4, 5, 6)
+    logits = torch.randn(shape[0], channels, *shape[1:], dtype=torch.float64)
+    target = torch.randint(max(2, channels), shape).to(torch.uint8)
+    target[torch.rand(shape) > labelled] = IGNORE
+    return logits.requires_grad_(), target
+
+
+def reference(logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    """PyTorch's own losses with a mask."""
+    known = target != IGNORE
+    if logits.shape[1] == 1:
+        truth = torch.where(known, target, 0)
+        weight = known.double()
+        if weights is not None:
+            weight = weight * weights.double()[truth.long()]
+        per_voxel = functional.binary_cross_entropy_with_logits(
+            logits[:, 0], truth.double(), reduction="none"
+        )
+        return (per_voxel * weight).sum() / weight.sum()
+    return functional.cross_entropy(
+        logits,
+        torch.where(known, target.long(), -100),
+        weight=None if weights is None else weights.double(),
+        ignore_index=-100,
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_cross_entropy_is_pytorchs_on_labelled_voxels(
+    channels: int, dims: int, weighted: bool
+) -> None:
+    logits, target = example(channels, dims)
+    weights = torch.linspace(0.5, 2.0, max(2, channels)) if weighted else None
+    loss = segmentation_loss(logits, target, weights, dice=False)
+    expected = reference(logits, target, weights)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dice", [False, True])
+def test_unlabelled_voxels_neither_count_nor_learn(channels: int, dice: bool) -> None:
+    logits, target = example(channels)
+    weights = torch.ones(max(2, channels))
+    loss = segmentation_loss(logits, target, weights, dice=dice)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    unknown = (target == IGNORE)[:, None].expand_as(gradient)
+    assert (gradient[unknown] == 0).all()
+    assert (gradient[~unknown] != 0).any()
+    wild = torch.where(unknown, logits + 1e6 * torch.randn_like(logits), logits)
+    assert torch.equal(segmentation_loss(wild, target, weights, dice=dice), loss)
+
+
+@pytest.mark.parametrize("dice", [False, True])
+def test_unlabelled_area_around_changes_nothing(dice: bool) -> None:
+    logits, target = example(3)
+    wide = functional.pad(logits, (20, 20, 20, 20), value=7.0)
+    around = functional.pad(target, (20, 20, 20, 20), value=IGNORE)
+    weights = torch.tensor([1.0, 2.0, 0.5])
+    assert torch.equal(
+        segmentation_loss(wide, around, weights, dice=dice),
+        segmentation_loss(logits, target, weights, dice=dice),
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dice", [False, True])
+def test_without_a_label_the_loss_is_0_and_can_be_learned_from(channels: int, dice: bool) -> None:
+    logits = torch.randn(2, channels, 5, 5, requires_grad=True)
+    target = torch.full((2, 5, 5), IGNORE, dtype=torch.uint8)
+    loss = segmentation_loss(logits, target, None, dice=dice)
+    assert loss.item() == 0.0
+    loss.backward()
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()
+
+
+@pytest.mark.parametrize("voxels", [2, 10, 1000])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_perfect_prediction_costs_nothing_however_few_voxels(voxels: int, channels: int) -> None:
+    """Divided by all voxels of the patch, thin strokes would read as a Dice loss near 1."""
+    target = torch.full((1, 100, 100), IGNORE, dtype=torch.uint8)
+    classes = max(2, channels)
+    target.view(-1)[:voxels] = (torch.arange(voxels) % classes).to(torch.uint8)
+    truth = torch.where(target == IGNORE, 0, target).long()
+    logits = 40.0 * (functional.one_hot(truth, classes).movedim(-1, 1).float() - 0.5)
+    if channels == 1:
+        logits = logits[:, 1:]
+    assert float(segmentation_loss(logits, target, None, dice=True)) < 1e-3
+    assert float(segmentation_loss(-logits, target, None, dice=True)) > 5.0
+
+
+def test_dice_term_by_hand() -> None:
+    """p = 0.8 on two true voxels, 0.3 on one false: (2 · 1.6 + 1) / (1.9 + 2 + 1)."""
+    p = torch.tensor([0.8, 0.8, 0.3], dtype=torch.float64)
+    logits = torch.logit(p).reshape(1, 1, 1, 3)
+    target = torch.tensor([[[1, 1, 0]]], dtype=torch.uint8)
+    with_dice = segmentation_loss(logits, target, None, dice=True)
+    without = segmentation_loss(logits, target, None, dice=False)
+    assert float(with_dice - without) == pytest.approx(1 - 4.2 / 4.9, rel=1e-5)
+
+
+def test_dice_looks_at_classes_that_occur() -> None:
+    target = torch.zeros(1, 4, 4, dtype=torch.uint8)
+    logits = torch.zeros(1, 3, 4, 4)
+    logits[:, 0] = 30.0
+    assert float(segmentation_loss(logits, target, None, dice=True)) < 1e-5
+
+
+def test_weights_make_classes_count_alike() -> None:
+    voxels = torch.tensor([900, 100])
+    weights = class_weights(voxels)
+    assert torch.allclose(weights * voxels, torch.full((2,), 500.0))
+    assert float((weights * voxels).sum() / voxels.sum()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("voxels", [[1, 1_000_000], [0, 50], [3, 3, 3], [10**9, 1, 10**5]])
+def test_weights_are_bounded_and_their_mean_is_1(voxels: list[int]) -> None:
+    weights = class_weights(torch.tensor(voxels))
+    assert torch.isfinite(weights).all()
+    assert float(weights.max() / weights.min()) <= 10.0 * (1 + 1e-5)
+    share = torch.tensor(voxels) / sum(voxels)
+    assert float((weights * share).sum()) == pytest.approx(1.0, rel=1e-5)
