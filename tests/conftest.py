@@ -26,6 +26,8 @@ BAD_QT_MESSAGES = re.compile(
     r"different thread|another thread|Destroyed while thread|[Tt]imers can|not a GUI thread"
 )
 
+REPORTED: set[str] = set()
+
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("suite")
 
@@ -137,18 +139,21 @@ def left_threads(before: set[threading.Thread]) -> list[str]:
 
 
 def running_qthreads() -> list[str]:
-    """Return what runs in Qt's threads: QThread objects and jobs of the global pool."""
+    """Return what runs in Qt's threads and was not reported yet: QThreads, jobs of the pool."""
     from qtpy.QtCore import QThread, QThreadPool
 
     current = QThread.currentThread()
-    running = [
-        repr(thread)
-        for thread in gc.get_objects()
-        # not isinstance: it asks the objects of others, and torch has some that warn
-        if issubclass(type(thread), QThread) and thread != current and is_running(thread)
-    ]
+    types = with_subclasses(QThread)
+    threads = [each for each in gc.get_objects() if type(each) in types and each != current]
     jobs = QThreadPool.globalInstance().activeThreadCount()
-    return running + [f"{jobs} job(s) in the global QThreadPool"] * bool(jobs)
+    running = [repr(thread) for thread in threads if is_running(thread)]
+    running += [f"{jobs} job(s) in the global QThreadPool"] * bool(jobs)
+    return [thread for thread in running if thread not in REPORTED]
+
+
+def with_subclasses(kind: type) -> set[type]:
+    """Return a class and everything derived from it."""
+    return {kind}.union(*(with_subclasses(each) for each in kind.__subclasses__()))
 
 
 def is_running(thread: Any) -> bool:
