@@ -117,7 +117,8 @@ def _damaged(path: Path) -> ModelFileError:
 
 
 def _header(path: Path, data: bytes) -> dict[str, Any]:
-    if data[:2] == b"PK" or data[:1] == b"\x80":
+    # a header's length may begin with the same bytes, but then its JSON follows
+    if data[8:9] != b"{" and (data[:2] == b"PK" or data[:1] == b"\x80"):
         raise ModelFileError(
             f"{path.name} is a PyTorch or pickle file, which could run code and is never opened; "
             f"choose a {SUFFIX} file that was saved here."
