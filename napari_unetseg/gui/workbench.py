@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QEvent, QObject, QTimer
@@ -48,7 +48,7 @@ class Workbench(QObject):
         runner = ThreadRunner(import_torch)
         self.controller = Controller(viewer, runner, preferences=read_preferences())
         self.controller.session.events.message.connect(self._on_message)
-        self._window: QWidget | None = None
+        self._window: ref[QWidget] | None = None
         self._cursor, self._moved = QCursor.pos(), time.monotonic()
         self._timer = QTimer(self)
         self._timer.setInterval(TICK_MS)
@@ -74,19 +74,20 @@ class Workbench(QObject):
 
     def live_in(self, window: QWidget) -> None:
         """Live and end with a window."""
-        if window is not self._window:
-            self._window = window
+        if self._window is None or window is not self._window():
+            self._window = ref(window)
             self.setParent(window)
             window.installEventFilter(self)
 
-    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+    def eventFilter(self, _: QObject | None, event: QEvent | None) -> bool:
         """See the window being closed; napari may still refuse it, so look a moment later."""
-        if event is not None and event.type() == QEvent.Type.Close and watched is self._window:
+        if event is not None and event.type() == QEvent.Type.Close:
             QTimer.singleShot(0, self._on_maybe_closed)
         return False
 
     def _on_maybe_closed(self) -> None:
-        if self._window is not None and not self._window.isVisible():
+        window = self._window() if self._window is not None else None
+        if window is None or not window.isVisible():
             self.close()
 
     def close(self) -> None:

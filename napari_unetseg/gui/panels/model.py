@@ -55,7 +55,8 @@ class ModelPanel(Panel):
         if entry is None:
             self.history.addItem("none yet")
         else:
-            self.history.setCurrentIndex(list(session.history).index(entry))
+            models = [each.model for each in session.history]
+            self.history.setCurrentIndex(models.index(entry.model))
         free = session.job is None
         self.history.setEnabled(entry is not None and free)
         self.save.setEnabled(entry is not None and free)

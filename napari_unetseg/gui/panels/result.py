@@ -76,6 +76,7 @@ class ResultPanel(Panel):
         form.objects.tooltip = "Give every object its own number instead of its structure's."
         form.margins = (0, 0, 0, 0)
         button = QPushButton("Tidy up into a new layer")
+        button.setToolTip("The prediction itself stays as it is.")
         button.clicked.connect(self._on_tidy_pressed)
         self.column.addWidget(folded("Tidy up", form.native, button))
         return form, button
