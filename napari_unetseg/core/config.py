@@ -49,21 +49,21 @@ class AugmentSettings(_Settings):
 
     flips: bool = True
     quarter_turns: bool = True
-    rotation: float = Field(30.0, ge=0, le=180)
+    rotation: float = Field(15.0, ge=0, le=180)
     """Largest rotation in the YX plane, degrees (2D)."""
-    scale: float = Field(0.2, ge=0, lt=1)
+    scale: float = Field(0.1, ge=0, lt=1)
     """Largest relative change of size (2D)."""
-    elastic: float = Field(0.3, ge=0, le=1)
+    elastic: float = Field(0.1, ge=0, le=1)
     """Probability of an elastic deformation (2D)."""
-    brightness: float = Field(0.1, ge=0, le=1)
+    brightness: float = Field(0.05, ge=0, le=1)
     """Largest shift of intensity, in units of the normalised range."""
-    contrast: float = Field(0.2, ge=0, lt=1)
+    contrast: float = Field(0.1, ge=0, lt=1)
     """Largest relative change of contrast."""
-    gamma: float = Field(0.2, ge=0, lt=1)
+    gamma: float = Field(0.1, ge=0, lt=1)
     """Largest relative change of gamma."""
-    blur: float = Field(0.1, ge=0, le=1)
+    blur: float = Field(0.05, ge=0, le=1)
     """Probability of a Gaussian blur of 0.5 to 1.5 voxels (2D)."""
-    noise: float = Field(0.03, ge=0, le=1)
+    noise: float = Field(0.02, ge=0, le=1)
     """Largest standard deviation of added Gaussian noise, in units of the normalised range."""
 
 
