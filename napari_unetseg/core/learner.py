@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from napari_unetseg.core.augment import Augmenter, margin
-from napari_unetseg.core.devices import release_memory
+from napari_unetseg.core.devices import is_out_of_memory, release_memory
 from napari_unetseg.core.errors import TrainingError
 from napari_unetseg.core.losses import class_weights, segmentation_loss
 from napari_unetseg.core.metrics import Scores, confusion, scores_of, soft_confusion, soft_dice_of
@@ -36,7 +36,7 @@ Weights = dict[str, Tensor]
 
 
 class NotFiniteError(Exception):
-    """The loss of a step was NaN or infinite; the weights were not changed."""
+    """The loss of a step or its gradient was no number; the weights were not changed."""
 
 
 class Learner:
@@ -51,7 +51,7 @@ class Learner:
         weights: Mapping[str, Tensor] | None = None,
     ) -> None:
         load_triton_apart()
-        self.data, self.settings, self.device = data, settings, device
+        self.settings, self.device = settings, device
         self.patch, self.batch = plan.patch, plan.batch
         with seeded(settings.seed, 0, device):
             self.network = UNet(**plan.net.model_dump())
@@ -60,15 +60,19 @@ class Learner:
         self.network.to(device)
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.augment = Augmenter(settings.augment, data.dims)
-        self.class_weights = class_weights(self._drawn()).to(device) if settings.balance else None
+        self.use(data)
         self.steps = 0
         self.damping = 1.0
+        self.context = CONTEXT
         self._freeze()
         self._new_optimizer()
         self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
 
-    def _drawn(self) -> Tensor:
-        return torch.from_numpy(np.asarray(self.data.counts))
+    def use(self, data: TrainingData) -> None:
+        """Train and score on these data from now on."""
+        self.data = data
+        weights = class_weights(torch.from_numpy(data.counts)) if self.settings.balance else None
+        self.class_weights = weights if weights is None else weights.to(self.device)
 
     def _freeze(self) -> None:
         if self.settings.freeze_encoder:
@@ -86,7 +90,7 @@ class Learner:
         Raises
         ------
         NotFiniteError
-            The loss is NaN or infinite.
+            The loss or its gradient is NaN or infinite.
         """
         self.steps += 1
         for group in self.optimizer.param_groups:
@@ -107,7 +111,9 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12.0)
+        length = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12.0)
+        if not self.scaler.is_enabled() and not math.isfinite(float(length)):
+            raise NotFiniteError  # with mixed precision the scaler leaves such a step out
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self._average()
@@ -170,12 +176,26 @@ class Learner:
         self.patch = smaller
         return f"Not enough memory: going on with patches of {' × '.join(map(str, smaller))}."
 
-    @torch.inference_mode()
     def score(self) -> Scores | None:
-        """Scores of the averaged weights on the validation blocks; None where there are none."""
+        """Scores of the averaged weights on the validation blocks.
+
+        None where there are none, or where not even a block without its context fits in memory.
+        """
+        while self.data.validated:
+            try:
+                return self._score()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            release_memory(self.device)
+            if not self.context:
+                break
+            self.context //= 2
+        return None
+
+    @torch.inference_mode()
+    def _score(self) -> Scores:
         blocks = self.data.validation_blocks()
-        if not blocks:
-            return None
         n = len(self.data.classes.numbers)
         counts, sums = np.zeros((n, n), np.int64), np.zeros((n, n))
         for plane, block in blocks:
@@ -187,7 +207,7 @@ class Learner:
     def _predict_block(self, plane: Plane, block: Block) -> np.ndarray:
         """Probabilities (classes, *block) of a block, which is seen with some context."""
         read = tuple(
-            slice(max(0, r.start - CONTEXT) // s * s, min(size, r.stop + CONTEXT))
+            slice(max(0, r.start - self.context) // s * s, min(size, r.stop + self.context))
             for r, s, size in zip(
                 block.region, self.network.stride, plane.validate.shape, strict=True
             )

@@ -40,7 +40,7 @@ class Progress:
     def __init__(self, plan: Plan, settings: TrainSettings, initial: dict[str, Tensor]) -> None:
         self.plan, self.settings = plan, settings
         self.seconds_allowed = settings.minutes * 60 if settings.minutes else math.inf
-        self.automatic = settings.epochs is None and settings.steps is None
+        self.automatic = (settings.epochs, settings.steps, settings.minutes) == (None, None, None)
         self.started = time.monotonic()
         self.steps = self.epochs = self.steps_since_epoch = self.without_gain = 0
         self.losses = 0.0

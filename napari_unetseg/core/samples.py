@@ -38,8 +38,8 @@ FEWEST_VOXELS = 30
 """A score needs this many labelled voxels of every class in validation blocks."""
 FEWEST_BLOCKS = 2
 """… in at least this many blocks."""
-MOST_BLOCKS = 64
-"""Validation blocks that are scored, so that a score stays cheap."""
+MOST_BLOCKS, MOST_SCORED = 64, 2**21
+"""Validation blocks that are scored, and their voxels, so that a score stays cheap."""
 MOST_ANCHORS = 20_000
 """Labelled voxels that are kept for sampling, for each class and plane."""
 CACHE_BYTES = 2**30
@@ -292,17 +292,19 @@ class TrainingData:
         return sum(b.labelled for p in self.planes for b in p.blocks)
 
     def validation_blocks(self) -> list[tuple[Plane, Block]]:
-        """The blocks that are scored: `MOST_BLOCKS` spread evenly, and the best of each class."""
+        """The blocks that are scored: some spread evenly, and the best of each class."""
         return self._scored
 
     def _choose_blocks(self) -> list[tuple[Plane, Block]]:
         blocks = [(p, b) for p in self.planes for b in p.blocks]
-        if len(blocks) <= MOST_BLOCKS:
+        voxels = max((p.validate[b.region].size for p, b in blocks), default=1)
+        most = max(8, min(MOST_BLOCKS, MOST_SCORED // voxels))
+        if len(blocks) <= most:
             return blocks
-        chosen = set(np.linspace(0, len(blocks) - 1, MOST_BLOCKS).round().astype(int).tolist())
+        chosen = set(np.linspace(0, len(blocks) - 1, most).round().astype(int).tolist())
         for number in range(len(self.classes.numbers)):  # a rare one must not be missed
-            voxels = [np.count_nonzero(p.validate[b.region] == number) for p, b in blocks]
-            chosen.add(int(np.argmax(voxels)))
+            found = [np.count_nonzero(p.validate[b.region] == number) for p, b in blocks]
+            chosen.add(int(np.argmax(found)))
         return [blocks[i] for i in sorted(chosen)]
 
     # -- images ------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from napari_unetseg.core.config import TrainSettings
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.devices import device_name, is_out_of_memory, pick_device, use_threads
-from napari_unetseg.core.errors import TrainingError
+from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.events import Event, Notice, Prepared
 from napari_unetseg.core.learner import Learner, NotFiniteError
 from napari_unetseg.core.model import Model
@@ -99,12 +99,17 @@ def train_events(
             continue
         yield progress.step(loss)
         if progress.epoch_over or control.stopped:
-            yield progress.epoch(learner)
+            yield from _epoch(progress, learner)
             if newer := control.take_pairs():
-                data = learner.data = data.renewed(newer)
-                progress.forget_scores()
+                try:
+                    data = data.renewed(newer)
+                except UserError as error:
+                    yield Notice(f"Training goes on with the earlier annotations: {error}")
+                else:
+                    learner.use(data)
+                    progress.forget_scores()
     if progress.steps_since_epoch:
-        yield progress.epoch(learner)
+        yield from _epoch(progress, learner)
     if progress.best is None:
         raise TrainingError(
             "Training was stopped before its first step; nothing was learned yet."
@@ -140,6 +145,13 @@ def train_events(
         units=image.grid_units[-data.dims :],
         history=(*(init.history if init else ()), record),
     )
+
+
+def _epoch(progress: Progress, learner: Learner) -> Generator[Event, None, None]:
+    done = progress.epoch(learner)
+    if done.scores is None and learner.data.validated:
+        yield Notice("Not enough memory: this epoch has no score.")
+    yield done
 
 
 def _read(
