@@ -51,7 +51,8 @@ class MaskKind(StrEnum):
 
 
 def _default(name: str) -> str:
-    return f"Default {TrainSettings.model_fields[name].default}."
+    value = TrainSettings.model_fields[name].default
+    return "Default: chosen." if value is None else f"Default {value}."
 
 
 FULL_HELP = "full: 0 background, 1-254 structures, or binary 0 and 255. "

@@ -148,12 +148,12 @@ class Meter:
         if self._live:
             self._progress.console.print(text, soft_wrap=True)
         else:
-            note(text)
+            note(text.rstrip())
 
     def _now_and_then(self, text: str) -> None:
         if not self._live and time.monotonic() - self._last > PLAIN_SECONDS:
             self._last = time.monotonic()
-            note(text)
+            note(text.rstrip())
 
 
 def _plan(event: Prepared) -> str:

@@ -238,11 +238,18 @@ RGB16 = RNG.integers(0, 2**16, (20, 30, 3), dtype=np.uint16)
 
 def test_grey_pictures(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / "a.PNG")
+    Image.fromarray(GREY).save(tmp_path / "f.bmp")
     Image.fromarray(GREY.astype(np.uint16) * 200).save(tmp_path / "b.png")
     Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(GREY)]).save(tmp_path / "c.png")
     Image.fromarray(GREY > 99).save(tmp_path / "d.png")
     np.save(tmp_path / "e.npy", GREY)
-    expected = {"a.PNG": GREY, "b.png": GREY * np.uint16(200), "c.png": GREY, "e.npy": GREY}
+    expected = {
+        "a.PNG": GREY,
+        "f.bmp": GREY,
+        "b.png": GREY * np.uint16(200),
+        "c.png": GREY,
+        "e.npy": GREY,
+    }
     expected["d.png"] = (GREY > 99).astype(np.uint8) * np.uint8(255)
     for name, array in expected.items():
         stack = open_stack(tmp_path / name)
