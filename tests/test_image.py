@@ -308,3 +308,22 @@ def test_a_darker_plane_of_the_same_depth_keeps_the_training_range() -> None:
     found, own = normalization.for_stack(dim)
     assert not own
     assert found is normalization
+
+
+def test_images_of_different_brightness_are_scaled_each_on_its_own() -> None:
+    rng = np.random.default_rng(0)
+    first = Stack(rng.normal(100, 10, (64, 64)), "YX", name="a")
+    alike = Stack(rng.normal(101, 10, (64, 64)), "YX", name="b")
+    bright = Stack(rng.normal(300, 30, (64, 64)), "YX", name="c")
+    assert not Normalization.choose([first]).per_image
+    assert not Normalization.choose([first, alike]).per_image
+    assert Normalization.choose([first, alike], "image").per_image
+    assert not Normalization.choose([first, bright], "training").per_image
+    chosen = Normalization.choose([first, bright])
+    assert chosen.per_image
+    for stack in (first, bright):
+        own, by_itself = chosen.for_stack(stack)
+        scaled = own.apply(stack.read((), stack.whole(2)))
+        assert not by_itself
+        assert np.percentile(scaled, 1) == pytest.approx(0, abs=1e-3)
+        assert np.percentile(scaled, 99.8) == pytest.approx(1, abs=1e-3)

@@ -101,6 +101,8 @@ class TrainSettings(_Settings):
     """Patches of a step; None: chosen."""
     augment: AugmentSettings = AugmentSettings()
 
+    normalization: Literal["auto", "training", "image"] = "auto"
+    """Scale intensities by the range of all training images or by that of each image."""
     validation: float = Field(0.2, ge=0, le=0.5)
     """Share of the blocks that is kept out of training and used for the score."""
     freeze_encoder: bool = False

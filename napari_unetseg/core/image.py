@@ -19,6 +19,8 @@ CHANNEL_AXES = "CS"
 LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.8
 CLIP_LOW, CLIP_HIGH = -1.0, 3.0
 """Normalised values beyond these are cut, so that a hot pixel cannot drown its surroundings."""
+DIFFERENT = 0.1
+"""Training images whose ranges differ by more than this share are scaled each on its own."""
 RESCALE_FACTOR = 6.0
 """An image whose range differs by more than this from the training images' is another bit depth."""
 
@@ -235,13 +237,16 @@ class Stack:
 class Normalization:
     """Linear scaling of each channel: ``low`` becomes 0 and ``high`` 1.
 
-    Both are percentiles (1 and 99.8) of the training images. They are stored in the model, so
-    that a plane is scaled the same however bright the rest of the image is.
+    Both are percentiles (1 and 99.8) of the training images, stored in the model. With
+    ``per_image`` the percentiles of each whole image take their place, which are the better choice
+    where brightness differs from image to image. Either way all planes and tiles of an image are
+    scaled alike.
     """
 
     low: tuple[float, ...]
     high: tuple[float, ...]
     fill: tuple[float, ...]
+    per_image: bool = False
 
     @classmethod
     def estimate(cls, stacks: Sequence[Stack]) -> Self:
@@ -262,6 +267,33 @@ class Normalization:
             rows.append(np.percentile(values, [LOW_PERCENTILE, HIGH_PERCENTILE, 50.0]))
         low, high, fill = (tuple(float(r[i]) for r in rows) for i in range(3))
         return cls(low, high, fill)
+
+    @classmethod
+    def choose(cls, stacks: Sequence[Stack], rule: str = "auto") -> Self:
+        """Estimate, and choose between the range of all images and that of each.
+
+        Parameters
+        ----------
+        stacks
+            The training images.
+        rule
+            ``training``: the range of all; ``image``: that of each; ``auto``: that of each where
+            some image's range lies off the common one by more than a tenth of it.
+        """
+        common = cls.estimate(stacks)
+        if rule == "training" or (rule == "auto" and not common._differs(stacks)):
+            return common
+        return replace(common, per_image=True)
+
+    def _differs(self, stacks: Sequence[Stack]) -> bool:
+        for stack in stacks if len(stacks) > 1 else ():
+            own = self.estimate([stack])
+            for low, high, own_low, own_high in zip(
+                self.low, self.high, own.low, own.high, strict=True
+            ):
+                if max(abs(own_low - low), abs(own_high - high)) > DIFFERENT * (high - low):
+                    return True
+        return False
 
     def apply(self, array: np.ndarray) -> np.ndarray:
         """Scale an array (channels, *spatial) of any real dtype to float32.
@@ -284,9 +316,11 @@ class Normalization:
         """This normalisation, or the stack's own one when its range is clearly another bit depth.
 
         The same picture saved with 8 bits, with 16 bits or as floats from 0 to 1 is recognised in
-        this way. Returns the normalisation and whether it is the stack's own.
+        this way. Returns the normalisation, and whether it is the stack's own against the rule.
         """
         own = type(self).estimate([stack])
+        if self.per_image:
+            return own, False
         ratios = [
             (o_high - o_low) / (high - low)
             for low, high, o_low, o_high in zip(self.low, self.high, own.low, own.high, strict=True)

@@ -193,6 +193,8 @@ class TrainingData:
         Seed of what is drawn.
     classes, normalization
         Those of a model that is trained on; None finds them.
+    rule
+        How to find the normalisation; see `Normalization.choose`.
 
     Raises
     ------
@@ -210,6 +212,7 @@ class TrainingData:
         seed: int = 0,
         classes: Classes | None = None,
         normalization: Normalization | None = None,
+        rule: str = "auto",
     ) -> None:
         if not pairs:
             raise TrainingError("There is no image with labels to train on; choose or paint some.")
@@ -218,7 +221,7 @@ class TrainingData:
         found = Classes.find(self._survey(), structures)
         self.classes = classes or found
         _check_classes(found, self.classes)
-        self.normalization = normalization or Normalization.estimate([p.image for p in pairs])
+        self.normalization = normalization or Normalization.choose([p.image for p in pairs], rule)
         self._scalings = {id(p.image): self.normalization.for_stack(p.image)[0] for p in pairs}
         self.planes = self._read_planes(share)
         self.validated = self._enough_to_validate()

@@ -177,6 +177,7 @@ def _read(
         seed=settings.seed,
         classes=init.classes if init else None,
         normalization=init.normalization if init else None,
+        rule=settings.normalization,
     )
 
 

@@ -33,6 +33,8 @@ TIPS = {
     "average": "Keep an exponential average of the weights.",
     "patch": "Edge of a training patch in pixels; 0 chooses.",
     "batch": "Patches of a step; 0 chooses.",
+    "normalization": "Scale by the range of all training images, or by that of each image; "
+    "auto takes each where they differ.",
     "validation": "Share of the blocks held back for the score.",
     "freeze_encoder": "Train the decoder only; for going on from an existing model.",
     "device": "Where to compute; auto takes the GPU where there is one.",
