@@ -1,10 +1,10 @@
-"""Training: it learns, stops, repeats itself, goes on from a model, and survives what goes wrong."""
+"""Training: it learns, stops, repeats itself, goes on from a model, and survives failures."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -31,11 +31,13 @@ from napari_unetseg.core.image import Stack
 from napari_unetseg.core.labels import LabelKind, Structure
 from napari_unetseg.core.learner import Learner
 from napari_unetseg.core.metrics import Scores
-from napari_unetseg.core.model import Model
 from napari_unetseg.core.predict import predict
 from napari_unetseg.core.samples import Pair
 from napari_unetseg.core.train import train, train_events
 from napari_unetseg.core.unet import UNet
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.model import Model
 
 FAST = {"learning_rate": 1e-2}
 

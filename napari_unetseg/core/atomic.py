@@ -18,8 +18,8 @@ __all__ = ["atomic_path"]
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; it replaces ``path`` when all went well.
 
-    The folder is made where it does not exist. After any failure the old file is as it was and
-    the temporary one is gone.
+    The folder is made where it does not exist. Where ``path`` is a link, the file that it points to
+    is replaced. After any failure the old file is as it was and the temporary one is gone.
 
     Raises
     ------
@@ -29,6 +29,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary: Path | None = None
     try:
+        path = path.resolve() if path.is_symlink() else path
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
             prefix=f".{path.stem[:40]}-", suffix=path.suffix, dir=path.parent
@@ -58,7 +59,7 @@ def _mode(path: Path) -> int:
 
 
 def _sentence(path: Path, error: OSError) -> str:
-    kept = "the old file is as it was; " if path.exists() else ""
+    kept = "the old file is as it was; " if os.path.exists(path) else ""  # also for a bad name
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return (
             f"{path} could not be saved, the disk is full; {kept}free some space or save elsewhere."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from napari_unetseg.core import model_file
 from napari_unetseg.core.config import NetSettings
@@ -42,6 +43,22 @@ class ModelDescription(BaseModel):
     spacing: tuple[float, ...]
     units: tuple[str, ...]
     history: tuple[TrainingRecord, ...] = Field(default=())
+
+    @model_validator(mode="after")
+    def _check_agreement(self) -> Self:
+        """The parts of a file that somebody made by hand must belong together."""
+        n, scale = self.net.in_channels, self.normalization
+        numbers = self.classes.numbers
+        values = (*scale.low, *scale.high, *scale.fill, *self.spacing)
+        if not (
+            len(self.channels) == len(scale.low) == len(scale.high) == len(scale.fill) == n
+            and len(self.spacing) == len(self.units) == self.net.dims
+            and self.classes.out_channels == self.net.out_channels
+            and len(set(numbers)) == len(numbers) >= 2
+            and all(math.isfinite(v) for v in values)
+        ):
+            raise ValueError("channels, classes, spacing and network do not belong together")
+        return self
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,13 +3,16 @@
     header["__metadata__"] = {"format": "napari-unetseg", "version": "1",
                               "description": JSON, "sha256": over description and weights}
 
-The header is checked before a single weight is read. Nothing in a file is ever run.
+The header, and the file's size, are checked before a single weight is read. Nothing in a file is
+ever run.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +25,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from napari_unetseg.core.atomic import atomic_path
-from napari_unetseg.core.errors import ModelFileError
+from napari_unetseg.core.errors import ModelFileError, UserError
 
 __all__ = ["SUFFIX", "read", "validated", "write"]
 
@@ -55,12 +58,7 @@ def read(path: Path) -> tuple[dict[str, Any], Callable[[Expected], dict[str, Ten
     ModelFileError
         In one sentence, what is wrong with the file.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ModelFileError(f"The model {path} cannot be read: {reason}.") from error
-    header = _header(path, data)
+    start, header = _header(path)
     metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise ModelFileError(
@@ -78,9 +76,9 @@ def read(path: Path) -> tuple[dict[str, Any], Callable[[Expected], dict[str, Ten
         raise ModelFileError(f"{path.name} holds an unknown architecture; update napari-unetseg.")
 
     def weights(expected: Expected) -> dict[str, Tensor]:
-        _compare(path, header, expected)
+        _compare(path, start, header, expected)
         try:
-            tensors = load(data)
+            tensors = load(_bytes(path))
         except SafetensorError as error:
             raise _damaged(path) from error
         if _checksum(tensors, text) != metadata.get("sha256"):
@@ -101,11 +99,12 @@ def validated(path: Path, kind: type[T], description: dict[str, Any]) -> T:
     """The description as a typed record; `ModelFileError` names the first field that is wrong."""
     try:
         return kind.model_validate(description)
-    except (ValidationError, ArithmeticError) as error:
+    except (ValidationError, UserError, ArithmeticError) as error:
         where = ""
         if isinstance(error, ValidationError):
             first = error.errors()[0]
-            where = f" ({'.'.join(str(p) for p in first['loc'])}: {first['msg']})"
+            place = ".".join(str(p) for p in first["loc"])
+            where = f" ({place}: {first['msg']})" if place else f" ({first['msg']})"
         raise ModelFileError(
             f"{path.name} has a description that this program cannot use{where}; "
             "update napari-unetseg or use another copy."
@@ -116,21 +115,39 @@ def _damaged(path: Path) -> ModelFileError:
     return ModelFileError(f"{path.name} is truncated or damaged; use another copy.")
 
 
-def _header(path: Path, data: bytes) -> dict[str, Any]:
+def _bytes(path: Path, start: int = 0, count: int = -1) -> bytes:
+    """Some bytes of a regular file: a pipe or device would be waited for without end."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            raise OSError("it is not a file")
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read(count)
+    except (OSError, ValueError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        raise ModelFileError(f"The model {path} cannot be read: {reason}.") from error
+
+
+def _header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Where the weights begin in the file, and the header before them."""
+    begin = _bytes(path, 0, 9)
     # a header's length may begin with the same bytes, but then its JSON follows
-    if data[8:9] != b"{" and (data[:2] == b"PK" or data[:1] == b"\x80"):
+    if begin[8:] != b"{" and (begin[:2] == b"PK" or begin[:1] == b"\x80"):
         raise ModelFileError(
             f"{path.name} is a PyTorch or pickle file, which could run code and is never opened; "
             f"choose a {SUFFIX} file that was saved here."
         )
-    size = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or not 2 <= size <= min(LARGEST_HEADER, len(data) - 8):
+    size = int.from_bytes(begin[:8], "little")
+    if begin[8:] != b"{" or size > LARGEST_HEADER:
+        raise _damaged(path)
+    data = _bytes(path, 8, size)
+    # JSON allows other white space at its end, safetensors fills up with blanks
+    if len(data) < size or not data.rstrip(b" ").endswith(b"}"):
         raise _damaged(path)
     try:
-        text = data[8 : 8 + size].decode()
+        return 8 + size, _json(path, data.decode())
     except UnicodeDecodeError as error:
         raise _damaged(path) from error
-    return _json(path, text)
 
 
 def _json(path: Path, text: str) -> dict[str, Any]:
@@ -151,8 +168,8 @@ def _json(path: Path, text: str) -> dict[str, Any]:
 DTYPES = {"F32": torch.float32, "I64": torch.int64}
 
 
-def _compare(path: Path, header: Mapping[str, Any], expected: Expected) -> None:
-    """Refuse a file whose tensors are not those of its architecture, before any is made."""
+def _compare(path: Path, start: int, header: Mapping[str, Any], expected: Expected) -> None:
+    """Refuse a file whose tensors are not those of its architecture, before any is read."""
     try:
         found = {
             name: (tuple(entry["shape"]), DTYPES[entry["dtype"]]) for name, entry in header.items()
@@ -164,6 +181,9 @@ def _compare(path: Path, header: Mapping[str, Any], expected: Expected) -> None:
             f"{path.name} does not hold the weights that its description promises; "
             "use another copy."
         )
+    size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in expected.values())
+    if path.stat().st_size != start + size:
+        raise _damaged(path)
 
 
 def _checksum(weights: Mapping[str, Tensor], description: str | None) -> str:

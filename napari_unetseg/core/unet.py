@@ -129,6 +129,8 @@ class UNet(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
+        if self.head.weight.is_meta:  # shapes alone are wanted; this would import torch._dynamo
+            return
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
