@@ -48,14 +48,17 @@ class Stopwatch:
 
 
 class Painter:
-    """Draws on the canvas with mouse events, one move ten times a second."""
+    """Draws on the canvas with mouse events: ten a second, as a slow hand does."""
+
+    MOVES = 8
+    STEP = 12.0
 
     def __init__(self, viewer: Any) -> None:
         from qtpy.QtCore import QTimer
 
         self._canvas = viewer.window._qt_viewer.canvas.native
         self._rng = np.random.default_rng(0)
-        self._down = False
+        self._moves, self._place = 0, np.zeros(2)
         self._timer = QTimer()
         self._timer.timeout.connect(self._on_move)
 
@@ -71,16 +74,19 @@ class Painter:
         from qtpy.QtCore import QPoint, Qt
         from qtpy.QtTest import QTest
 
-        size = self._canvas.size()
-        x = int(size.width() * self._rng.uniform(0.3, 0.7))
-        y = int(size.height() * self._rng.uniform(0.3, 0.7))
         left, none = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
-        QTest.mouseMove(self._canvas, QPoint(x, y))
-        if self._down:
-            QTest.mouseRelease(self._canvas, left, none, QPoint(x, y))
+        size = np.array([self._canvas.width(), self._canvas.height()])
+        if self._moves == 0:
+            self._place = size * self._rng.uniform(0.3, 0.7, 2)
         else:
-            QTest.mousePress(self._canvas, left, none, QPoint(x, y))
-        self._down = not self._down
+            self._place += self._rng.normal(0, self.STEP, 2)
+        point = QPoint(*(int(v) for v in self._place))
+        QTest.mouseMove(self._canvas, point)
+        if self._moves == 0:
+            QTest.mousePress(self._canvas, left, none, point)
+        elif self._moves == self.MOVES:
+            QTest.mouseRelease(self._canvas, left, none, point)
+        self._moves = (self._moves + 1) % (self.MOVES + 1)
 
 
 def run_event_loop(seconds: float, until: Any = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QEvent, QSize, Qt
-from qtpy.QtWidgets import QDockWidget, QFrame, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDockWidget, QFrame, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_unetseg.gui.panels.advanced import AdvancedPanel
 from napari_unetseg.gui.panels.annotate import AnnotatePanel
@@ -63,6 +63,7 @@ class UNetDock(QWidget):
             column.addWidget(_rule())
         column.addWidget(self.advanced)
         column.addStretch(1)
+        inner.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         scroll = QScrollArea()
         scroll.setWidget(inner)
         scroll.setWidgetResizable(True)

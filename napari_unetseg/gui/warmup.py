@@ -2,6 +2,8 @@
 
 Two things stall it: loading the shared libraries, which Python does with its lock held, and full
 garbage collections, which grow with the hundreds of thousands of objects that PyTorch makes.
+And where something else needs the cores, PyTorch's threads must not wait for each other by
+spinning: on two busy cores a training step then took six times as long.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ def import_torch() -> None:
     """
     if "torch._dynamo" in sys.modules or importlib.util.find_spec("torch") is None:
         return
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _load_libraries()
     load_triton_apart()
     collects = gc.isenabled()

@@ -134,7 +134,6 @@ def test_paint_train_stop_predict_correct_train_again_save_load(
     # paint with the mouse: the structure, then the background
     labels = session.training[0].labels
     window.click(dock.annotate.brushes.row_of(1))
-    before = labels.data.copy()
     window.draw((100, 100), (100, 140))
     assert labels.data[100, 120] == 1
     window.click(dock.annotate.brushes.row_of(BRUSH))

@@ -51,6 +51,18 @@ class Panel(QWidget):
             signal.connect(call, max_args=0)
             self._connected.append((signal, call))
 
+    def follow_running(self, call: Callable[[], None]) -> None:
+        """Call a slot when a job begins or ends, not at each of its steps."""
+        running = self.session.job is not None
+
+        def on_job() -> None:
+            nonlocal running
+            if (self.session.job is not None) != running:
+                running = not running
+                call()
+
+        self.follow("job", call=on_job)
+
     def release(self) -> None:
         """Listen no more, before the widget is deleted."""
         for signal, slot in self._connected:

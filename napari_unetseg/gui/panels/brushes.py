@@ -106,4 +106,6 @@ class BrushList(QWidget):
     def show_chosen(self, number: int) -> None:
         """Mark the brush at hand."""
         for each, one in self._rows.items():
-            restyle(one, chosen="true" if each == number else "false")
+            chosen = "true" if each == number else "false"
+            if one.property("chosen") != chosen:
+                restyle(one, chosen=chosen)

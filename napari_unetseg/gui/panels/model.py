@@ -43,7 +43,8 @@ class ModelPanel(Panel):
         self.go_on.setToolTip("Off: every training starts from nothing.")
         self.go_on.toggled.connect(self._on_go_on)
         self.column.addWidget(self.go_on)
-        self.follow("history", "entry", "go_on", "job", call=self._on_models)
+        self.follow("history", "entry", "go_on", call=self._on_models)
+        self.follow_running(self._on_models)
         self._on_models()
 
     def _on_models(self) -> None:

@@ -48,7 +48,8 @@ class ResultPanel(Panel):
 
         self._tidy, self.tidy_up = self._build_tidy()
         self._export, self.write = self._build_export()
-        self.follow("entry", "job", "settings", "image", "sources", call=self._on_state)
+        self.follow("entry", "settings", "image", "sources", call=self._on_state)
+        self.follow_running(self._on_state)
         self.follow("corrected", call=self._on_corrected)
         self.refresh()
         self._on_corrected()
@@ -128,7 +129,9 @@ class ResultPanel(Panel):
         unit = "px"
         if stack is not None and stack.grid_units[-1] != "pixel":
             unit = stack.grid_units[-1].replace("um", "µm")
-        self.smallest.label = f"Smallest ({unit}{'²' if dims == 2 else '³'})"
+        label = f"Smallest ({unit}{'²' if dims == 2 else '³'})"
+        if self.smallest.label != label:
+            self.smallest.label = label
 
     def _on_corrected(self) -> None:
         number = self.session.corrected

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QProgressBar, QPushButton
+from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QProgressBar, QPushButton, QSizePolicy
 
 from napari_unetseg.gui.panels.base import Panel, hint, restyle, row
 from napari_unetseg.gui.panels.plot import CurvePlot
@@ -31,10 +31,11 @@ class TrainPanel(Panel):
         self.end = QComboBox()
         self.end.addItems(list(ENDS))
         self.end.setToolTip("When the training ends by itself. Stop keeps what was learned.")
+        self.end.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.end.activated.connect(self._on_end_chosen)
         self.amount = QDoubleSpinBox()
-        self.amount.setRange(1, 10_000)
-        self.amount.setDecimals(0)
+        self.amount.setRange(0.1, 10_000)
+        self.amount.setFixedWidth(104)
         self.amount.valueChanged.connect(self._on_amount)
         self.column.addLayout(row("Train for", self.end, self.amount, stretch=1))
 
@@ -105,6 +106,7 @@ class TrainPanel(Panel):
         amount = settings.minutes or settings.epochs
         if amount and amount != self.amount.value():
             self.amount.blockSignals(True)
+            self.amount.setDecimals(1 if settings.minutes else 0)
             self.amount.setValue(amount)
             self.amount.blockSignals(False)
 
