@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +93,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         call(sys.executable, "-m", "build", "--no-isolation", target, "-o", out, ROOT, cwd=out)
     (wheel,) = out.glob("*.whl")
     (sdist,) = out.glob("*.tar.gz")
-    with tarfile.open(sdist) as archive:
-        archive.extractall(out, filter="data")
+    call(sys.executable, "-m", "tarfile", "-e", sdist, out, cwd=out)
     return Built(wheel, sdist, out / sdist.name.removesuffix(".tar.gz"))
 
 
