@@ -7,7 +7,10 @@ same at once, for tests and scripts.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import sys
 import threading
 import time
 from collections import deque
@@ -30,6 +33,8 @@ STEP_SECONDS = 0.1
 """The newest step is shown this often at most."""
 PUMP_SECONDS = 0.008
 """Time that one pump may take before the event loop gets its turn."""
+NICENESS = 10
+"""How far the worker steps back behind the window, on Linux."""
 
 
 @dataclass(eq=False)
@@ -168,6 +173,7 @@ class ThreadRunner:
         try:
             if self._prepare is not None:
                 self._prepare()
+            _step_back()
             inbox.end(_exhaust(job.work(job.control), inbox.put))
         except BaseException as error:
             log.info("the job failed", exc_info=True)
@@ -260,6 +266,16 @@ class SyncRunner:
     def close(self, seconds: float = 10.0) -> bool:  # noqa: ARG002 - as every runner has it
         """Nothing ever runs."""
         return True
+
+
+def _step_back() -> None:
+    """Let the window's thread go first where both want a core; PyTorch's threads inherit it.
+
+    Linux alone gives each thread a niceness of its own.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def _exhaust(events: Generator[Event, None, Any], put: Callable[[Event], None]) -> Any:
