@@ -155,20 +155,27 @@ def test_enough_annotation_is_validated_and_counted() -> None:
 
 
 def test_a_rare_structure_is_among_the_scored_blocks() -> None:
-    labels = np.full((900, 900), 255, np.uint8)
-    labels[::2] = 1
-    for seed in range(3):
+    labels = np.full((12, 128, 128), 255, np.uint8)
+    labels[:, ::2] = 1
+    image = np.random.default_rng(0).random(labels.shape).astype(np.float32)
+    common = data_of(Pair(Stack(image, "TYX"), labels), share=0.3)
+    scored = {id(block) for _, block in common.validation_blocks()}
+    assert len(scored) == 64
+    left_out = [
+        (plane.index, block.region)
+        for plane in common.planes
+        for block in plane.blocks
+        if id(block) not in scored
+    ]
+    assert len(left_out) > 64
+    for index, region in left_out[:: len(left_out) // 5]:
         rare = labels.copy()
-        rng = np.random.default_rng(seed)
-        for y, x in rng.integers(0, 880, (8, 2)):
-            rare[y : y + 20, x : x + 20] = 2
-        data = data_of(pair_of(rare), share=0.5)
-        if not data.validated:
-            continue
-        scored = data.validation_blocks()
-        assert len(scored) <= 70
-        seen = {int(v) for p, b in scored for v in np.unique(p.validate[b.region])}
-        assert {0, 1, 2} <= seen
+        rare[(*index, *region)] = 2  # it validates here and nowhere else
+        place = np.argwhere(common.planes[3].train != IGNORE)[:200]
+        rare[3, place[:, 0], place[:, 1]] = 2
+        data = data_of(Pair(Stack(image, "TYX"), rare), share=0.3)
+        assert data.validated
+        assert any((p.validate[b.region] == 2).any() for p, b in data.validation_blocks())
 
 
 # -- samples -------------------------------------------------------------------------------------

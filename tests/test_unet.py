@@ -39,6 +39,17 @@ def test_any_size_goes_in_and_comes_out(dims: int, norm: str, depth: int) -> Non
             assert torch.isfinite(logits).all()
 
 
+@pytest.mark.parametrize(("size", "padded"), [((9, 14), (12, 16)), ((1, 30), (8, 32))])
+def test_the_far_end_is_continued_with_its_last_voxels(
+    size: tuple[int, int], padded: tuple[int, int]
+) -> None:
+    network = random_network(depth=3, width=4)
+    image = torch.randn(1, 1, *size)
+    pads = (0, padded[1] - size[1], 0, padded[0] - size[0])
+    whole = network(torch.nn.functional.pad(image, pads, mode="replicate"))
+    assert torch.equal(network(image), whole[..., : size[0], : size[1]])
+
+
 @pytest.mark.parametrize("level", [0, 1, 2])
 @pytest.mark.parametrize("dims", [2, 3])
 def test_every_level_concatenates_the_encoders_features(level: int, dims: int) -> None:
