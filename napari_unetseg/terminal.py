@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
@@ -70,7 +71,8 @@ def stop_on_interrupt(control: Control, sentence: str) -> Iterator[None]:
         if control.stopped:
             raise KeyboardInterrupt
         control.stop()
-        note(sentence)
+        with suppress(OSError):  # not through the stream: the signal may come inside a write to it
+            os.write(2, f"{sentence}\n".encode())
 
     before = signal.signal(signal.SIGINT, handler)
     try:

@@ -8,6 +8,7 @@ spinning: on two busy cores a training step then took six times as long.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -37,6 +38,7 @@ def import_torch() -> None:
     try:
         _import()
         gc.freeze()
+        atexit.register(gc.unfreeze)  # native modules complain at exit of what was not collected
     finally:
         if collects:
             gc.enable()
