@@ -276,6 +276,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given == ["--version"]:
         tell(f"unetseg {__version__}")
         return 0
+    # beside other busy programs PyTorch's threads must not wait for each other by spinning
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with warnings.catch_warnings():
         if not debug:
             _quieten()
