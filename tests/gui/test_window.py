@@ -331,18 +331,19 @@ def test_every_control_says_what_it_does(painted: Window) -> None:
     mute = [b.text() for b in buttons if not b.toolTip() and not b.isFlat() and b.text()]
     folds = {"Tidy up", "Export", "Advanced settings", "Augmentation"}
     assert set(mute) <= folds
-    for widget in (*painted.dock.advanced.form, *painted.dock.advanced.augment):
+    for widget in (*painted.dock.advanced.form.values, *painted.dock.advanced.augment.values):
         assert "Default" in widget.tooltip
 
 
 def test_advanced_settings_and_the_form_follow_each_other(painted: Window) -> None:
-    form = painted.dock.advanced.form
+    form = painted.dock.advanced.form.values
     assert form["depth"].value == 2
     form["depth"].value = 3
     assert painted.session.settings.depth == 3
     form["patch"].value = 3
     assert painted.session.settings.patch == TINY["patch"]
     assert "patch" in painted.dock.status.text.text().lower()
+    assert form["patch"].value == TINY["patch"]
     painted.session.change_settings(width=8, patch=None)
     assert form["width"].value == 8
     assert form["patch"].value == 0

@@ -6,11 +6,12 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from magicgui.widgets import Container, create_widget
-from qtpy.QtWidgets import QCheckBox
+from magicgui.widgets import create_widget
+from qtpy.QtWidgets import QAbstractSpinBox, QCheckBox
 
 from napari_unetseg.core.config import AugmentSettings, TrainSettings
 from napari_unetseg.gui.panels.base import Panel, folded
+from napari_unetseg.gui.panels.forms import Form
 
 if TYPE_CHECKING:
     from magicgui.widgets.bases import ValueWidget
@@ -31,14 +32,14 @@ TIPS = {
     "dice": "Add a soft Dice loss to the cross-entropy.",
     "balance": "Weigh every class alike, however many pixels were painted.",
     "average": "Keep an exponential average of the weights.",
-    "patch": "Edge of a training patch in pixels; 0 chooses.",
-    "batch": "Patches of a step; 0 chooses.",
+    "patch": "Edge of a training patch in pixels.",
+    "batch": "Patches of a step.",
     "normalization": "Scale by the range of all training images, or by that of each image; "
     "auto takes each where they differ.",
     "validation": "Share of the blocks held back for the score.",
     "freeze_encoder": "Train the decoder only; for going on from an existing model.",
     "device": "Where to compute; auto takes the GPU where there is one.",
-    "threads": "CPU threads; 0 chooses: one fewer than cores while you work.",
+    "threads": "CPU threads; one fewer than cores while you work.",
     "seed": "The same seed and threads give the same model on a CPU.",
     "flips": "Mirror patches.",
     "quarter_turns": "Turn patches by 90°.",
@@ -66,11 +67,11 @@ class AdvancedPanel(Panel):
         self.follow_box.toggled.connect(self._on_follow)
         self.form = form_of(TrainSettings, self.session.settings)
         self.augment = form_of(AugmentSettings, self.session.settings.augment)
-        augmentation = folded("Augmentation", self.augment.native)
-        self.fold = folded("Advanced settings", self.follow_box, self.form.native, augmentation)
+        augmentation = folded("Augmentation", self.augment)
+        self.fold = folded("Advanced settings", self.follow_box, self.form, augmentation)
         self.column.addWidget(self.fold)
-        self.form.changed.connect(self._on_changed)
-        self.augment.changed.connect(self._on_changed)
+        self.form.values.changed.connect(self._on_changed)
+        self.augment.values.changed.connect(self._on_changed)
         self.follow("settings", call=self._on_settings)
 
     def _on_changed(self) -> None:
@@ -78,6 +79,7 @@ class AdvancedPanel(Panel):
             self.session.change_settings(
                 **_values(self.form, TrainSettings), augment=_values(self.augment, AugmentSettings)
             )
+        self._on_settings()
 
     def _on_settings(self) -> None:
         show_values(self.form, self.session.settings)
@@ -87,23 +89,16 @@ class AdvancedPanel(Panel):
         self.session.follow = follow
 
 
-def form_of(model: type[BaseModel], values: BaseModel) -> Container[Any]:
+def form_of(model: type[BaseModel], values: BaseModel) -> Form:
     """A form with one widget for each field of a settings model."""
-    form: Container[Any] = Container(
-        widgets=[
-            _widget(name, field, getattr(values, name))
-            for name, field in model.model_fields.items()
-            if name not in ELSEWHERE
-        ]
-    )
-    form.margins = (0, 0, 0, 0)
-    return form
+    fields = {n: f for n, f in model.model_fields.items() if n not in ELSEWHERE}
+    return Form([_widget(n, f, getattr(values, n)) for n, f in fields.items()])
 
 
-def show_values(form: Container[Any], values: BaseModel) -> None:
+def show_values(form: Form, values: BaseModel) -> None:
     """Bring a form up to date without announcing anything."""
-    with form.changed.blocked():
-        for widget in form:
+    with form.values.changed.blocked():
+        for widget in form.values:
             value = getattr(values, widget.name)
             if widget.value != (0 if value is None else value):
                 with widget.changed.blocked():
@@ -120,7 +115,7 @@ def _widget(name: str, field: FieldInfo, value: Any) -> ValueWidget[Any]:
         kind: Any = str
     else:
         kind = kinds[0] if kinds else field.annotation
-        options = {} if kind is bool else _bounds(field, kind, optional)
+        options = {} if kind is bool else _bounds(name, field, kind, optional)
     widget = create_widget(
         value=0 if value is None else value,
         annotation=None if "choices" in options else kind,
@@ -129,12 +124,14 @@ def _widget(name: str, field: FieldInfo, value: Any) -> ValueWidget[Any]:
         options=options,
     )
     widget.tooltip = (
-        f"{TIPS[name]} Default: {'chosen' if field.default is None else field.default}."
+        f"{TIPS[name]} Default: {'0, which chooses' if field.default is None else field.default}."
     )
+    if isinstance(widget.native, QAbstractSpinBox):
+        widget.native.setKeyboardTracking(False)  # "128" is not first 1, then 12
     return widget  # type: ignore[return-value]
 
 
-def _bounds(field: FieldInfo, kind: type, optional: bool) -> dict[str, Any]:
+def _bounds(name: str, field: FieldInfo, kind: type, optional: bool) -> dict[str, Any]:
     low, high = 0.0, 1e6
     for bound in field.metadata:
         match bound:
@@ -146,12 +143,12 @@ def _bounds(field: FieldInfo, kind: type, optional: bool) -> dict[str, Any]:
         low = 0.0
     if kind is int:
         return {"min": int(low), "max": int(min(high, 2**31 - 1))}
-    return {"min": low, "max": high, "step": 0.0005 if high <= 1 and low == 0 else 0.05}
+    return {"min": low, "max": high, "step": 0.0005 if name == "learning_rate" else 0.05}
 
 
-def _values(form: Container[Any], model: type[BaseModel]) -> dict[str, Any]:
+def _values(form: Form, model: type[BaseModel]) -> dict[str, Any]:
     out: dict[str, Any] = {}
-    for widget in form:
+    for widget in form.values:
         optional = NoneType in get_args(model.model_fields[widget.name].annotation)
         out[widget.name] = None if optional and not widget.value else widget.value
     return out

@@ -31,6 +31,8 @@ KINDS = {
     LabelKind.INSTANCES: ("objects", "0 is background, every other number one object."),
 }
 
+ROW_HEIGHT, MOST_ROWS = 18, 5
+
 
 def kind_combo() -> QComboBox:
     """A choice of the kinds of labels."""
@@ -89,7 +91,6 @@ class AnnotatePanel(Panel):
         self.table = QTreeWidget()
         self.table.setHeaderLabels(["Trains on", "Labels", "Kind"])
         self.table.setRootIsDecorated(False)
-        self.table.setMaximumHeight(92)
         self.table.setToolTip("Checked pairs of image and labels train together.")
         self.table.itemChanged.connect(self._on_checked)
         self.remove = QPushButton("Remove")
@@ -122,6 +123,8 @@ class AnnotatePanel(Panel):
                 item.setToolTip(1, str(source.labels))
             self.table.addTopLevelItem(item)
         self.table.resizeColumnToContents(0)
+        rows = min(max(len(sources), 2), MOST_ROWS)
+        self.table.setFixedHeight(ROW_HEIGHT * (rows + 1) + 12)
         self.table.blockSignals(False)
         several = len(sources) > 1 or any(s.on_disk for s in sources)
         self.table.setVisible(several)

@@ -20,6 +20,8 @@ __all__ = ["Panel", "hint", "layer_combo", "row", "stylesheet"]
 ACTION, ACTION_HOVER, DONE = "#0072B2", "#0A84C8", "#009E73"
 """Colours that carry white text, or meaning, in a dark and in a light theme."""
 
+LABEL_WIDTH = 66
+
 
 class Panel(QWidget):
     """A section of the dock.
@@ -94,7 +96,7 @@ def row(*widgets: QWidget | str | None, stretch: int | None = None) -> QHBoxLayo
             continue
         one = QLabel(widget) if isinstance(widget, str) else widget
         if isinstance(widget, str) and index == 0:
-            one.setMinimumWidth(64)
+            one.setFixedWidth(LABEL_WIDTH)
         layout.addWidget(one, 1 if index == stretch else 0)
     return layout
 

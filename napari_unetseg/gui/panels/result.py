@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from magicgui.widgets import ComboBox, Container, create_widget
+from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox
 from napari.layers import Labels
 from qtpy.QtWidgets import QFileDialog, QPushButton, QWidget
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui.panels.base import Panel, folded, hint, layer_combo, row, show_choice
+from napari_unetseg.gui.panels.forms import Form
 from napari_unetseg.gui.tidy import TidySettings
 
 if TYPE_CHECKING:
@@ -56,43 +57,34 @@ class ResultPanel(Panel):
 
     # -- forms ---------------------------------------------------------------------------------
 
-    def _build_tidy(self) -> tuple[Container[Any], QPushButton]:
-        self.smallest = create_widget(
-            value=0.0,
-            name="smallest",
-            label="Smallest",
-            options={"min": 0.0, "max": 1e9, "step": 1.0},
+    def _build_tidy(self) -> tuple[Form, QPushButton]:
+        self.smallest = FloatSpinBox(
+            value=0.0, max=1e9, step=1.0, name="smallest", label="Smallest"
         )
         self.smallest.tooltip = "Objects smaller than this are dropped; 0 keeps all."
-        form: Container[Any] = Container(
-            widgets=[
-                create_widget(value=True, name="fill_holes", label="Fill holes"),
-                self.smallest,
-                create_widget(value=False, name="split", label="Split touching"),
-                create_widget(value=False, name="objects", label="Number objects"),
-            ],
-        )
-        form.fill_holes.tooltip = "Fill background that a structure encloses."
-        form.split.tooltip = "Split touching objects at their necks (watershed); numbers them."
-        form.objects.tooltip = "Give every object its own number instead of its structure's."
-        form.margins = (0, 0, 0, 0)
+        fill = CheckBox(value=True, name="fill_holes", label="Fill holes")
+        fill.tooltip = "Fill background that a structure encloses."
+        split = CheckBox(name="split", label="Split touching objects")
+        split.tooltip = "Split touching objects at their necks (watershed); numbers them."
+        objects = CheckBox(name="objects", label="Number the objects")
+        objects.tooltip = "Give every object its own number instead of its structure's."
+        form = Form([fill, self.smallest, split, objects])
         button = QPushButton("Tidy up into a new layer")
         button.setToolTip("The prediction itself stays as it is.")
         button.clicked.connect(self._on_tidy_pressed)
-        self.column.addWidget(folded("Tidy up", form.native, button))
+        self.column.addWidget(folded("Tidy up", form, button))
         return form, button
 
-    def _build_export(self) -> tuple[Container[Any], QPushButton]:
+    def _build_export(self) -> tuple[Form, QPushButton]:
         self.layer = layer_combo(self._masks, "The mask to write.")
-        self.layer.label = "Layer"
-        self.format = ComboBox(choices=list(FORMATS), label="Format")
+        self.layer.label, self.layer.name = "Layer", "layer"
+        self.format = ComboBox(choices=list(FORMATS), name="format", label="Format")
         self.format.tooltip = "TIFF opens in ImageJ, OME-TIFF in any OME reader; PNG one a plane."
-        form: Container[Any] = Container(widgets=[self.layer, self.format])
-        form.margins = (0, 0, 0, 0)
+        form = Form([self.layer, self.format])
         button = QPushButton("Export…")
         button.setToolTip("Write the mask with its pixel size.")
         button.clicked.connect(self._on_export_pressed)
-        self.column.addWidget(folded("Export", form.native, button))
+        self.column.addWidget(folded("Export", form, button))
         return form, button
 
     # -- showing -------------------------------------------------------------------------------
@@ -130,8 +122,7 @@ class ResultPanel(Panel):
         if stack is not None and stack.grid_units[-1] != "pixel":
             unit = stack.grid_units[-1].replace("um", "µm")
         label = f"Smallest ({unit}{'²' if dims == 2 else '³'})"
-        if self.smallest.label != label:
-            self.smallest.label = label
+        self._tidy.labels["smallest"].setText(label)
 
     def _on_corrected(self) -> None:
         number = self.session.corrected
@@ -141,7 +132,7 @@ class ResultPanel(Panel):
     # -- announcing ----------------------------------------------------------------------------
 
     def _on_tidy_pressed(self) -> None:
-        values = self._tidy.asdict()
+        values = self._tidy.values.asdict()
         with self.controller.refusing():
             settings = TidySettings(
                 fill_holes=values["fill_holes"],
