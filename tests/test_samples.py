@@ -116,13 +116,14 @@ def test_blocks_stay_as_strokes_are_added_and_images_renamed() -> None:
     assert (new.validate[old.train != IGNORE] == IGNORE).all()
 
 
-def test_each_plane_and_each_image_has_blocks_of_its_own() -> None:
+def test_what_validates_in_one_plane_trains_in_none() -> None:
+    """Neighbouring planes and frames look alike, so they must not tell each other's labels."""
     image, truth = blobs((3, 128, 128), 40)
     data = data_of(Pair(Stack(image, "TYX"), strokes(truth, 4)), share=0.3)
-    chosen = [
-        {tuple(r.start for r in block.region) for block in plane.blocks} for plane in data.planes
-    ]
-    assert chosen[0] != chosen[1] != chosen[2]
+    assert len(data.planes) == 3
+    assert data.validation_blocks()
+    for _, block in data.validation_blocks():
+        assert all((plane.train[block.region] == IGNORE).all() for plane in data.planes)
 
 
 # -- too little to hold any back -----------------------------------------------------------------
@@ -412,7 +413,9 @@ def test_a_flat_image_cannot_be_a_volume() -> None:
 def test_classes_of_a_model_to_go_on_from() -> None:
     labels = halves(2, 255)
     classes = Classes((Structure(2, "nucleus"),))
-    assert data_of(pair_of(labels), classes=classes).classes is classes
+    assert data_of(pair_of(labels), classes=classes).classes == classes
+    named = data_of(pair_of(labels), classes=classes, structures=[Structure(2, "nuclei")]).classes
+    assert named.names == ("background", "nuclei")
     with pytest.raises(
         TrainingError, match="hold 2, but the model to go on from knows background, 1"
     ):
@@ -440,5 +443,5 @@ def test_renewed_takes_newer_strokes_and_keeps_classes_and_range() -> None:
     data = data_of(Pair(Stack(image, "YX"), strokes(truth, 24)))
     newer = data.renewed([Pair(Stack(image, "YX"), strokes(truth, 8))])
     assert newer.train_voxels > data.train_voxels
-    assert newer.classes is data.classes
+    assert newer.classes == data.classes
     assert newer.normalization is data.normalization

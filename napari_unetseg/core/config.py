@@ -95,6 +95,8 @@ class TrainSettings(_Settings):
     """Weigh every class alike, however many voxels were painted."""
     average: bool = True
     """Score and keep an exponential average of the weights instead of the newest ones."""
+    anneal: bool = True
+    """Raise the learning rate in the first steps and lower it along a cosine."""
     patch: int | None = Field(None, ge=8, le=4096)
     """Patch size in voxels in Y and X; None: chosen."""
     batch: int | None = Field(None, ge=1, le=1024)
@@ -119,12 +121,14 @@ class TrainSettings(_Settings):
 
     @classmethod
     def classic(cls, **changes: object) -> Self:
-        """Adam at 1e-3 for 25 epochs with cross-entropy alone, as most scripts have it."""
+        """Adam at a constant 1e-3 for 25 epochs, plain cross-entropy, as most scripts have it."""
         values: dict[str, object] = {
             "epochs": 25,
             "learning_rate": 1e-3,
             "dice": False,
+            "balance": False,
             "average": False,
+            "anneal": False,
             **changes,
         }
         return cls.model_validate(values)

@@ -165,6 +165,17 @@ class Classes:
         )
         return cls(structures, background)
 
+    def renamed(self, structures: Iterable[Structure]) -> Self:
+        """The same classes with the names and colours of the given structures."""
+        known = {s.number: s for s in structures}
+        named = [
+            replace(s, name=known[s.number].name, color=known[s.number].color)
+            if s.number in known
+            else s
+            for s in self.structures
+        ]
+        return replace(self, structures=tuple(named))
+
     @property
     def numbers(self) -> tuple[int, ...]:
         """The number that each class is written as, 0 for background."""

@@ -30,8 +30,6 @@ __all__ = ["Learner", "NotFiniteError"]
 AVERAGE = 0.98
 """Share of the averaged weights that a step leaves as they are."""
 SMALLEST_PATCH = 32
-CONTEXT = 32
-"""Voxels around a validation block that the network sees when the block is scored."""
 Weights = dict[str, Tensor]
 
 
@@ -61,12 +59,12 @@ class Learner:
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.augment = Augmenter(settings.augment, data.dims)
         self.use(data)
+        self.continued = weights is not None
         self.steps = 0
         self.damping = 1.0
-        self.context = CONTEXT
+        self.context = max(self.network.receptive_field) // 2
         self._freeze()
         self._new_optimizer()
-        self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
 
     def use(self, data: TrainingData) -> None:
         """Train and score on these data from now on."""
@@ -75,12 +73,13 @@ class Learner:
         self.class_weights = weights if weights is None else weights.to(self.device)
 
     def _freeze(self) -> None:
-        if self.settings.freeze_encoder:
+        if self.settings.freeze_encoder and self.continued:
             self.network.encoder.requires_grad_(False)
 
     def _new_optimizer(self) -> None:
         trained = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(trained, lr=self.settings.learning_rate)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.device.type == "cuda")
 
     # -- a step ------------------------------------------------------------------------------------
 
@@ -96,7 +95,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * rate * self.damping
         self.network.train()
-        if self.settings.freeze_encoder:
+        if self.settings.freeze_encoder and self.continued:
             self.network.encoder.eval()
         with seeded(self.settings.seed, self.steps, self.device):
             images, targets = self._draw()
@@ -134,8 +133,9 @@ class Learner:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Move the averaged weights towards the newest ones, faster in the first steps."""
-        keep = min(AVERAGE, self.steps / (self.steps + 10)) if self.settings.average else 0.0
+        """Move the averaged weights towards the newest ones; a new network's faster at first."""
+        early = 1.0 if self.continued else self.steps / (self.steps + 10)
+        keep = min(AVERAGE, early) if self.settings.average else 0.0
         newest = self.network.state_dict()
         for name, value in self.averaged.state_dict().items():
             if value.is_floating_point():
@@ -159,6 +159,7 @@ class Learner:
     def shrink(self) -> str:
         """Take less memory a step; say how. Raises `TrainingError` when nothing is left to cut."""
         self.optimizer.zero_grad(set_to_none=True)
+        self._new_optimizer()  # a step that was cut off leaves optimiser and scaler half done
         release_memory(self.device)
         if self.batch > 1:
             self.batch //= 2

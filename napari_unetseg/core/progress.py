@@ -22,6 +22,8 @@ __all__ = ["Best", "Progress"]
 
 WARM_UP = 10
 """Steps during which the learning rate rises."""
+LEAST_GAIN = 0.002
+"""A gain in soft Dice that is worth going on for."""
 LEAST_RATE = 0.02
 """Learning rate at the end of the cosine (Loshchilov and Hutter 2017), relative to its start."""
 
@@ -46,7 +48,7 @@ class Progress:
         self.losses = 0.0
         self.curve: list[CurvePoint] = []
         self.best: Best | None = None
-        self.safe_weights = initial
+        self.initial = self.safe_weights = initial
         self.reason = ""
 
     @property
@@ -62,7 +64,9 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Learning rate relative to its setting: a short rise, then a cosine."""
+        """Learning rate relative to its setting: a short rise, then a cosine; or constant."""
+        if not self.settings.anneal:
+            return 1.0
         falling = LEAST_RATE + (1 - LEAST_RATE) * 0.5 * (1 + math.cos(math.pi * self.fraction))
         return min(1.0, (self.steps + 1) / WARM_UP) * falling
 
@@ -77,6 +81,11 @@ class Progress:
             elif self.automatic and self.without_gain >= self.settings.patience:
                 self.reason = f"nothing improved for {self.without_gain} epochs"
         return bool(self.reason)
+
+    def begin(self, learner: Learner) -> None:
+        """Score the weights that are gone on from: only better ones take their place."""
+        if (scores := learner.score()) is not None:
+            self.best = Best(self.initial, scores)
 
     def step(self, loss: float) -> StepDone:
         """Count a step."""
@@ -99,20 +108,25 @@ class Progress:
         self.epochs += 1
         self.losses, self.steps_since_epoch = 0.0, 0
         weights = learner.weights()
-        better = self._is_better(scores)
-        if better:
+        gain = self._gain(scores)
+        self.without_gain = 0 if gain >= LEAST_GAIN else self.without_gain + 1
+        if gain > 0:
             self.best = Best(weights, scores)
-            self.without_gain = 0
-        else:
-            self.without_gain += 1
         self.safe_weights = weights
         self.curve.append(_point(self, loss, scores))
-        return EpochDone(self.epochs, self.steps, loss, scores, better, self.seconds)
+        return EpochDone(self.epochs, self.steps, loss, scores, gain > 0, self.seconds)
 
-    def _is_better(self, scores: Scores | None) -> bool:
-        if scores is None or self.best is None or self.best.scores is None:
-            return True
-        return scores.soft_dice > self.best.scores.soft_dice
+    def _gain(self, scores: Scores | None) -> float:
+        """How much better than the best so far; what has no score never replaces what has one."""
+        if self.best is None or self.best.scores is None:
+            return math.inf
+        return -math.inf if scores is None else scores.soft_dice - self.best.scores.soft_dice
+
+    def fail(self, error: BaseException) -> None:
+        """End with an error after something was learned: what the last epoch left is kept."""
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        self.reason = f"a step failed ({line.rstrip('.')}), and what was learned before is kept"
+        self.steps_since_epoch = 0
 
     def forget_scores(self) -> None:
         """Newer annotations came: earlier scores cannot be compared with coming ones."""
@@ -127,6 +141,8 @@ class Progress:
             reason = "you stopped it"
         scores = self.best.scores if self.best else None
         text = f"Training ended after {self.steps} steps: {reason}."
+        if self.best is not None and self.best.weights is self.initial:
+            text += " Nothing scored better than the model it went on from, whose weights are kept."
         return TrainingDone(text, scores, self.epochs, self.steps, self.seconds)
 
 

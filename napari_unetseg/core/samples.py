@@ -126,7 +126,7 @@ def block_shape(shape: tuple[int, ...], spacing: Sequence[float]) -> tuple[int, 
 
 
 def _validates(key: str, cell: tuple[int, ...], share: float) -> bool:
-    digest = hashlib.blake2b(f"{key}{cell}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{key}:{cell}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2**64
 
 
@@ -140,7 +140,7 @@ def split(
     target
         Class indices, `IGNORE` where nothing is labelled.
     key
-        Identity of image and plane.
+        Identity of the image, the same for all its planes.
     spacing
         Voxel size along each axis.
     share
@@ -219,7 +219,7 @@ class TrainingData:
         self.pairs, self.dims, self.share = tuple(pairs), dims, share
         _check_channels(pairs, dims)
         found = Classes.find(self._survey(), structures)
-        self.classes = classes or found
+        self.classes = classes.renamed(structures) if classes else found
         _check_classes(found, self.classes)
         self.normalization = normalization or Normalization.choose([p.image for p in pairs], rule)
         self._scalings = {id(p.image): self.normalization.for_stack(p.image)[0] for p in pairs}
@@ -270,8 +270,8 @@ class TrainingData:
                 own = self.classes.encode(pair.corrections[index], LabelKind.STROKES)
                 target = np.where(own == IGNORE, target, own)
             if (target != IGNORE).any():
-                key = f"{fingerprint}{index}"
-                yield Plane(pair.image, index, *split(target, key, spacing, share))
+                # neighbouring planes look alike, so a cell is on the same side in all of them
+                yield Plane(pair.image, index, *split(target, fingerprint, spacing, share))
 
     def _enough_to_validate(self) -> bool:
         n = len(self.classes.numbers)
@@ -291,8 +291,8 @@ class TrainingData:
 
     @property
     def validation_voxels(self) -> int:
-        """Labelled voxels that validate."""
-        return sum(b.labelled for p in self.planes for b in p.blocks)
+        """Labelled voxels in the blocks that are scored."""
+        return sum(block.labelled for _, block in self._scored)
 
     def validation_blocks(self) -> list[tuple[Plane, Block]]:
         """The blocks that are scored: some spread evenly, and the best of each class."""

@@ -71,6 +71,8 @@ def train_events(
     data = _read(pairs, settings, structures, init)
     plan = make_plan(data, settings, device.type, init.net if init else None)
     learner = Learner(data, plan, settings, device, init.weights if init else None)
+    if settings.freeze_encoder and init is None:
+        yield Notice("There is no model to go on from, so the encoder is not frozen.")
     if not data.validated:
         yield Notice(
             "There is too little annotation to hold any back for a score; the result is shown "
@@ -79,6 +81,13 @@ def train_events(
     yield _prepared(data, plan, learner, device_name(device))
 
     progress = Progress(plan, settings, learner.weights())
+    if init is not None:
+        progress.begin(learner)
+        if data.validated and not all(record.scores for record in init.history):
+            yield Notice(
+                "An earlier training of this model held nothing back, so its score is kinder "
+                "than that of a new model."
+            )
     failures = 0
     while not progress.over and not control.stopped:
         use_threads(control.threads or settings.threads)
@@ -93,13 +102,20 @@ def train_events(
             yield Notice("A step's loss was no number; going back and on with a smaller rate.")
             continue
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            yield Notice(learner.shrink())
-            continue
+            try:
+                if not is_out_of_memory(error):
+                    raise
+                yield Notice(learner.shrink())
+                continue
+            except (RuntimeError, MemoryError, TrainingError) as final:
+                if not progress.epochs:
+                    raise
+                progress.fail(final)
+                break
         yield progress.step(loss)
         if progress.epoch_over or control.stopped:
             yield from _epoch(progress, learner)
+            failures = 0
             if newer := control.take_pairs():
                 try:
                     data = data.renewed(newer)
@@ -110,7 +126,7 @@ def train_events(
                     progress.forget_scores()
     if progress.steps_since_epoch:
         yield from _epoch(progress, learner)
-    if progress.best is None:
+    if progress.best is None or not progress.epochs:
         raise TrainingError(
             "Training was stopped before its first step; nothing was learned yet."
             if control.stopped
