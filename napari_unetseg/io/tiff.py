@@ -62,7 +62,8 @@ class _Opened:
         self.array: Any = zarr.open_array(self._store, mode="r")
 
     def __del__(self) -> None:
-        self._file.close()
+        if (file := getattr(self, "_file", None)) is not None:  # a broken file was never opened
+            file.close()
 
 
 @lru_cache(maxsize=16)
