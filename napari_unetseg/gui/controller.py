@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from napari_unetseg.core.config import PredictSettings, TrainSettings
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
@@ -97,16 +99,17 @@ class Controller(Choices):
         """Train on all sources; the newest model is gone on from where it fits."""
         with self.refusing():
             self._check_free()
-            sources = self.session.training
-            if not sources:
+            used = [s for s in self.session.sources if s.used]
+            pairs = [pair for s in used if not s.on_disk and (pair := self._pair(s))]
+            folders = [s for s in used if s.on_disk]
+            if not pairs and not folders:
                 raise UserError(
                     sentences.NO_IMAGE if self.session.image is None else sentences.NO_LABELS
                 )
-            pairs = [self._pair(s) for s in sources if not s.on_disk]
             entry = self.session.entry if self.session.go_on else None
             job = work.TrainWork(
                 pairs,
-                [s for s in sources if s.on_disk],
+                folders,
                 self.session.settings,
                 self.session.structures,
                 entry.model if entry else None,
@@ -114,14 +117,17 @@ class Controller(Choices):
             self.session.curve, self.session.result = (), ""
             self._start(JobKind.TRAIN, "Preparing", job, self._on_trained)
 
-    def _pair(self, source: Source) -> Pair:
+    def _pair(self, source: Source) -> Pair | None:
+        """Snapshots of labels and corrections; corrections alone train too."""
         prediction = self.predictions.get(source.image)
-        return Pair(
-            napari_layers.stack_of(source.image, source.channels),
-            napari_layers.snapshot(source.labels),
-            source.kind,
-            prediction.corrections() if prediction else None,
-        )
+        corrections = prediction.corrections() if prediction else None
+        if source.labels is None and corrections is None:
+            return None
+        stack = napari_layers.stack_of(source.image, source.channels)
+        if source.labels is None:
+            nothing = np.broadcast_to(np.uint8(0), stack.grid_shape)
+            return Pair(stack, nothing, LabelKind.STROKES, corrections)
+        return Pair(stack, napari_layers.snapshot(source.labels), source.kind, corrections)
 
     def stop(self) -> None:
         """End the running job after its current step; what was learned is kept."""

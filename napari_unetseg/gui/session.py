@@ -157,7 +157,7 @@ class Session:
 
     @property
     def training(self) -> tuple[Source, ...]:
-        """The sources that a training uses."""
+        """The sources with labels that a training uses; corrections come on top."""
         return tuple(s for s in self.sources if s.used and s.labels is not None)
 
     def change_settings(self, **changes: Any) -> None:

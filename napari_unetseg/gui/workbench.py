@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary, ref
@@ -44,6 +45,7 @@ class Workbench(QObject):
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__()
+        self.closed = False
         self.setObjectName("napari-unetseg")
         runner = ThreadRunner(import_torch)
         self.controller = Controller(viewer, runner, preferences=read_preferences())
@@ -67,11 +69,6 @@ class Workbench(QObject):
             bench = _benches[id(viewer)] = cls(viewer)
         return bench
 
-    @property
-    def closed(self) -> bool:
-        """Whether the window was closed."""
-        return not self._timer.isActive()
-
     def live_in(self, window: QWidget) -> None:
         """Live and end with a window."""
         if self._window is None or window is not self._window():
@@ -93,7 +90,9 @@ class Workbench(QObject):
     def close(self) -> None:
         """Stop what runs, wait for it, and end."""
         if not self.closed:
-            self._timer.stop()
+            self.closed = True
+            with suppress(RuntimeError):  # Qt may have deleted it with the window
+                self._timer.stop()
             _end(self.controller)
 
     def _on_tick(self) -> None:

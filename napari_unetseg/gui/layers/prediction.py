@@ -70,7 +70,7 @@ class Prediction:
         self._shape = grid_shape(image)
         self._kept = empty_grid(self._shape)
         self._data = self._pristine = empty_grid(self._shape)
-        self._dirty = self._stale = False
+        self._dirty = self._painted = False
         self._structures: Sequence[Structure] = ()
         self.layer: Labels | None = None
         self.model_id: str | None = None
@@ -101,7 +101,7 @@ class Prediction:
         changed = data != pristine
         if changed.any():
             kept[changed] = as_correction(data[changed])
-            self._stale = True
+            self._drop_history()
         final = mask.astype(np.uint8)
         corrected = kept != 0
         if corrected.any():
@@ -113,14 +113,14 @@ class Prediction:
     def flush(self, *, last: bool = False) -> None:
         """Show what was written.
 
-        After the last tile, where people had painted on voxels that were then predicted, the layer
-        is replaced once more, so that undo cannot bring the older voxels back.
+        After the last tile the history of what was painted meanwhile is dropped, so that undo
+        cannot bring back voxels from before their tile.
         """
         if not self.alive or self.layer is None:
             return
-        if last and self._stale:
-            self._renew()
-        elif self._dirty:
+        if last and self._painted:
+            self._drop_history()
+        if self._dirty:
             self.layer.refresh(extent=False, highlight=False)
         self._dirty = False
 
@@ -170,7 +170,7 @@ class Prediction:
         options: dict[str, Any] = {"opacity": 0.5, **geometry(self.image), "metadata": metadata}
         new = Labels(self._data, name=name, **options)
         paint_colors(new, self._structures)
-        new.events.paint.connect(self._on_layer_changed)
+        new.events.paint.connect(self._on_paint)
         new.events.set_data.connect(self._on_layer_changed)
         self.layer = new
         if old is None:
@@ -178,8 +178,22 @@ class Prediction:
         else:
             self._replace(old, new)
             new.name = name
-        self._dirty = self._stale = False
+        self._dirty = self._painted = False
         return new
+
+    def _drop_history(self) -> None:
+        """Let undo begin here: napari forgets a layer's history when it cannot be edited."""
+        layer, self._painted = self.layer, False
+        if layer is not None and layer.editable:
+            mode = layer.mode
+            layer.editable = False
+            layer.editable = True
+            with suppress(ValueError):
+                layer.mode = mode
+
+    def _on_paint(self) -> None:
+        self._painted = True
+        self._on_changed()
 
     def _on_layer_changed(self) -> None:
         self._on_changed()

@@ -29,6 +29,7 @@ TIPS = {
     "dropout": "Share of features dropped while training.",
     "patience": "Epochs without a better score after which training ends.",
     "learning_rate": "Step size of the Adam optimiser.",
+    "anneal": "Let the learning rate fall towards the end of the training.",
     "dice": "Add a soft Dice loss to the cross-entropy.",
     "balance": "Weigh every class alike, however many pixels were painted.",
     "average": "Keep an exponential average of the weights.",
@@ -124,7 +125,7 @@ def _widget(name: str, field: FieldInfo, value: Any) -> ValueWidget[Any]:
         options=options,
     )
     widget.tooltip = (
-        f"{TIPS[name]} Default: {'0, which chooses' if field.default is None else field.default}."
+        f"{TIPS.get(name, label)} Default: {'0, which chooses' if field.default is None else field.default}."
     )
     if isinstance(widget.native, QAbstractSpinBox):
         widget.native.setKeyboardTracking(False)  # "128" is not first 1, then 12
