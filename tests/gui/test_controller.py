@@ -370,3 +370,29 @@ def test_volumes_train_and_predict() -> None:
     assert controller.session.settings.dims == 2
     controller.choose_dims(3)
     assert "no Z axis" in controller.session.message.text
+
+
+def test_corrections_alone_train(
+    controller: Controller, model_viewer: ViewerModel, tmp_path: Path
+) -> None:
+    session = controller.session
+    controller.train()
+    controller.save_model(tmp_path / "mine.safetensors")
+    model_viewer.layers.remove(session.training[0].labels)
+    controller.load_model(tmp_path / "mine.safetensors")
+    controller.predict_plane()
+    controller.train()
+    assert session.message.text == sentences.NO_LABELS
+    assert controller.prediction is not None
+    assert controller.prediction.layer is not None
+    layer = controller.prediction.layer
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    mask[30:] = 1
+    controller.prediction.write((slice(None), slice(None)), mask)
+    layer.data_setitem((np.repeat([16, 17], SIDE), np.tile(np.arange(SIDE), 2)), 1)
+    layer.data_setitem((np.repeat([30, 31], SIDE), np.tile(np.arange(SIDE), 2)), 0)
+    before = len(session.history)
+    controller.train()
+    assert len(session.history) == before + 1, session.message.text
+    assert session.entry is not None
+    assert session.entry.model.history[-1].labelled_voxels == 4 * SIDE

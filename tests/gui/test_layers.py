@@ -277,3 +277,25 @@ def test_another_model_leaves_no_plane_of_the_old_one() -> None:
     prediction.write((1, *WHOLE), np.full((16, 20), 2, np.uint8))
     assert prediction.layer is not None
     assert [int(prediction.layer.data[p].max()) for p in range(3)] == [0, 2, 0]
+
+
+def test_undo_during_a_prediction_brings_back_no_voxels_from_before_a_tile() -> None:
+    viewer = ViewerModel()
+    image = viewer.add_layer(Image(np.zeros((2, 16, 20))))
+    prediction = layers.Prediction(viewer, image)
+    prediction.begin("a", KNOWN)
+    layer = prediction.layer
+    assert layer is not None
+    layer.mode = "paint"
+    layer.data_setitem((np.array([0]), np.array([3]), np.array([4])), [2])
+    prediction.write((0, *WHOLE), np.ones((16, 20), np.uint8))
+    layer.undo()
+    assert layer.data[0, 3, 4] == 2
+    assert prediction.count_corrections() == 1
+    assert str(layer.mode) == "paint"
+    layer.data_setitem((np.array([1]), np.array([3]), np.array([4])), [2])
+    layer.undo()
+    prediction.write((1, *WHOLE), np.ones((16, 20), np.uint8))
+    prediction.flush(last=True)
+    layer.redo()
+    assert prediction.count_corrections() == 1
