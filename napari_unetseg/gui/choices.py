@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences
-from napari_unetseg.gui.grids import count_labels, guess_kind
+from napari_unetseg.gui.grids import guess_kind, thinned_counts
 from napari_unetseg.gui.session import Level, Session, Source
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Choices:
         self.predictions: dict[Any, Prediction] = {}
         self.labels_changed = False
         self._watched: Labels | None = None
+        self._guessed: Labels | None = None
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self._on_removed)
         session.events.structures.connect(self._recolor)
@@ -155,8 +156,14 @@ class Choices:
             )
         return layer
 
-    def choose_labels(self, labels: Labels | None, kind: LabelKind | None = None) -> None:
-        """Use a Labels layer as labels of the chosen image; its kind is guessed if not said."""
+    def choose_labels(
+        self, labels: Labels | None, kind: LabelKind | None = None, *, found: bool = False
+    ) -> None:
+        """Use a Labels layer as labels of the chosen image, or none.
+
+        Its kind is guessed if not said. Of labels that were ``found`` the colours stay as they are
+        until the user takes a brush for them.
+        """
         session = self.session
         if session.image is None:
             session.say(sentences.NO_IMAGE, Level.WARNING)
@@ -170,19 +177,38 @@ class Choices:
             )
             session.events.sources.emit(session.sources, session.sources)
             return
+        self._guessed = None
         if labels is not None and kind is None:
-            kind = napari_layers.declared_kind(labels) or guess_kind(
-                count_labels(napari_layers.data_of(labels)), napari_layers.data_of(labels).size
-            )
-        session.change_source(labels=labels, kind=kind or LabelKind.STROKES)
+            kind = napari_layers.declared_kind(labels)
+            if kind is None:
+                kind = guess_kind(*thinned_counts(napari_layers.data_of(labels)))
+                self._guessed = labels
+        ours = labels is not None and napari_layers.is_declared(labels)
+        session.change_source(
+            labels=labels, kind=kind or LabelKind.STROKES, chosen=ours or not found
+        )
         if labels is not None and kind is not LabelKind.INSTANCES:
             self._learn_names(labels)
-            napari_layers.paint_colors(labels, session.structures)
+        self._recolor(session.structures)
         self._watch(labels)
+
+    def _guess_again(self, counts: Mapping[int, int], size: int) -> LabelKind | None:
+        """Guess the kind once more when all was counted, where only a part had been seen."""
+        source, guessed = self.session.source(), self._guessed
+        self._guessed = None
+        if source is None or guessed is None or source.labels is not guessed:
+            return None
+        kind = guess_kind(counts, size)
+        if kind == source.kind:
+            return None
+        self.session.change_source(kind=kind)
+        self._recolor(self.session.structures)
+        return kind
 
     def choose_kind(self, kind: LabelKind) -> None:
         """Say what the numbers of the chosen labels mean."""
         source = self.session.source()
+        self._guessed = None
         if source is not None and source.kind != kind:
             self.session.change_source(kind=kind)
             self.labels_changed = True
@@ -213,6 +239,9 @@ class Choices:
         if prediction is not None and prediction.alive and active is prediction.layer:
             napari_layers.activate_brush(self.viewer, active, 0 if number == BRUSH else number)
         elif source is not None and source.labels is not None:
+            if not source.chosen:
+                self.session.change_source(chosen=True)
+                self._recolor(self.session.structures)
             napari_layers.activate_brush(self.viewer, source.labels, number)
         else:
             self.session.say(sentences.NO_LABELS, Level.WARNING)
@@ -264,11 +293,14 @@ class Choices:
         self.know(list(names), names)
 
     def _recolor(self, structures: Sequence[Structure]) -> None:
-        """Colours and names in every layer of ours follow the list."""
+        """Colours and names in every layer at hand follow the list."""
         for source in self.session.sources:
-            if source.labels is not None and not source.on_disk:
-                if source.kind is not LabelKind.INSTANCES:
-                    napari_layers.paint_colors(source.labels, structures)
+            if source.labels is None or source.on_disk or source.kind is LabelKind.INSTANCES:
+                continue
+            if source.chosen:
+                napari_layers.paint_colors(source.labels, structures)
+            else:
+                napari_layers.write_names(source.labels, structures)
         for prediction in self.predictions.values():
             if prediction.alive and prediction.layer is not None:
                 napari_layers.paint_colors(prediction.layer, structures)
@@ -287,10 +319,12 @@ class Choices:
         for prediction in self.predictions.values():
             if prediction.layer is layer:
                 prediction.keep_deleted()
+        self.predictions.pop(layer, None)
         session.sources = tuple(
             replace(
                 s,
                 labels=None if s.labels is layer else s.labels,
+                chosen=s.chosen and s.labels is not layer,
                 channels=tuple(c for c in s.channels if c is not layer),
             )
             if layer in s.layers
@@ -309,6 +343,9 @@ class Choices:
         source = self.session.source()
         if self.session.image is None or (source is not None and source.labels is not None):
             return
+        if source is not None and source.chosen:  # none, and on purpose
+            self._watch(None)
+            return
         taken = [s.labels for s in self.session.sources]
         free = [
             layer
@@ -316,7 +353,7 @@ class Choices:
             if layer not in taken and napari_layers.like(self.session.image, layer)
         ]
         if len(free) == 1:
-            self.choose_labels(free[0])
+            self.choose_labels(free[0], found=True)
         else:
             self._watch(None)
 

@@ -418,17 +418,25 @@ class Controller(Choices):
         data = None if labels is None else napari_layers.data_of(labels)
         kind = source.kind if source else LabelKind.STROKES
 
+        size = 0 if data is None else math.prod(data.shape)
+
         def ask() -> tuple[dict[int, int], int]:
             counts = {} if data is None else count_labels(data)
-            if data is not None and kind is not LabelKind.STROKES:
-                counts = _as_structures(counts, kind, math.prod(data.shape))
             return counts, prediction.count_corrections() if prediction else 0
 
-        self.runner.ask(ask, self._on_counted)
+        self.runner.ask(ask, partial(self._on_counted, labels, kind, size))
 
-    def _on_counted(self, answer: tuple[dict[int, int], int]) -> None:
-        self.session.counts, self.session.corrected = answer
-        self.know(list(answer[0]))
+    def _on_counted(
+        self, labels: Any, kind: LabelKind, size: int, answer: tuple[dict[int, int], int]
+    ) -> None:
+        counts, self.session.corrected = answer
+        if labels is not None:
+            if labels is self._guessed:
+                kind = self._guess_again(counts, size) or kind
+            if kind is not LabelKind.STROKES:
+                counts = _as_structures(counts, kind, size)
+        self.session.counts = counts
+        self.know(list(counts))
 
     def close(self, seconds: float = 20.0) -> bool:
         """Stop the running job, keep what it learned if it answers in time, and end."""

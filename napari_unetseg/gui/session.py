@@ -53,7 +53,8 @@ class Message:
 class Source:
     """An image, the layers that are its further channels, and its labels.
 
-    ``image`` and ``labels`` are layers, or both are paths of files or folders.
+    ``image`` and ``labels`` are layers, or both are paths of files or folders. ``chosen``: the user
+    chose these labels, or none; otherwise they were found, and their look is not touched.
     """
 
     image: Any
@@ -61,6 +62,7 @@ class Source:
     kind: LabelKind = LabelKind.STROKES
     channels: tuple[Any, ...] = ()
     used: bool = True
+    chosen: bool = False
 
     @property
     def on_disk(self) -> bool:

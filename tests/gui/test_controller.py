@@ -396,3 +396,68 @@ def test_corrections_alone_train(
     assert len(session.history) == before + 1, session.message.text
     assert session.entry is not None
     assert session.entry.model.history[-1].labelled_voxels == 4 * SIDE
+
+
+def test_labels_that_were_found_keep_their_look_until_a_brush_is_taken() -> None:
+    viewer = ViewerModel()
+    viewer.add_layer(Image(squares(), name="squares"))
+    labels = viewer.add_layer(Labels(strokes(), name="mine", features={"area": [0.0, 5.0]}))
+    before = labels.colormap
+    controller = Controller(viewer, SyncRunner())
+    assert [s.labels for s in controller.session.training] == [labels]
+    controller.rename_structure(1, "nucleus")
+    assert labels.colormap is before
+    assert labels.features["area"].tolist() == [0.0, 5.0]
+    assert labels.features["name"].tolist() == ["", "nucleus"]
+    controller.choose_brush(1)
+    assert labels.colormap is not before
+    assert labels.features["area"].tolist() == [0.0, 5.0]
+
+
+def test_no_labels_stay_no_labels(controller: Controller, model_viewer: ViewerModel) -> None:
+    controller.choose_labels(None)
+    model_viewer.add_layer(Labels(strokes(), name="another"))
+    assert controller.session.training == ()
+    image = controller.session.image
+    second = model_viewer.add_layer(Image(squares(), name="second"))
+    controller.choose_image(second)
+    controller.choose_image(image)
+    assert controller.session.training == ()
+
+
+def test_our_results_are_never_taken_for_labels(
+    controller: Controller, model_viewer: ViewerModel
+) -> None:
+    controller.train()
+    controller.tidy(TidySettings())
+    model_viewer.layers.remove(controller.session.training[0].labels)
+    controller.tidy(TidySettings())
+    controller.predict_plane()
+    assert len([layer for layer in model_viewer.layers if isinstance(layer, Labels)]) == 3
+    assert controller.session.training == ()
+
+
+def test_the_kind_is_guessed_again_when_all_was_counted() -> None:
+    viewer = ViewerModel()
+    viewer.add_layer(Image(squares((200,)), name="stack"))
+    objects = np.zeros((200, SIDE, SIDE), np.uint16)
+    objects[1, :30, 0] = np.arange(1, 31)
+    viewer.add_layer(Labels(objects))
+    controller = Controller(viewer, SyncRunner())
+    assert controller.session.training[0].kind is LabelKind.STROKES
+    count(controller)
+    assert controller.session.training[0].kind is LabelKind.INSTANCES
+    assert controller.session.counts[1] == 30
+    assert [s.number for s in controller.session.structures] == [1]
+    controller.choose_kind(LabelKind.FULL)
+    count(controller)
+    assert controller.session.training[0].kind is LabelKind.FULL
+
+
+def test_a_removed_image_is_not_kept_in_memory(
+    controller: Controller, model_viewer: ViewerModel
+) -> None:
+    controller.train()
+    assert len(controller.predictions) == 1
+    model_viewer.layers.remove(controller.session.image)
+    assert not controller.predictions

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -137,11 +139,45 @@ def test_a_snapshot_is_not_touched_by_later_painting() -> None:
         ({1: 50, 2: 80}, LabelKind.STROKES),
         ({1: 5000}, LabelKind.FULL),
         ({255: 5000}, LabelKind.FULL),
+        ({255: 50}, LabelKind.FULL),
+        (dict.fromkeys(range(1, 14), 3), LabelKind.INSTANCES),
         (dict.fromkeys(range(1, 400), 30), LabelKind.INSTANCES),
     ],
 )
 def test_the_kind_of_existing_labels_is_guessed(counts: dict[int, int], kind: LabelKind) -> None:
     assert grids.guess_kind(counts, 20_000) is kind
+
+
+def test_a_first_look_at_labels_reads_few_planes() -> None:
+    read: list[int] = []
+
+    def plane(block_info: Any) -> np.ndarray:
+        read.append(block_info[None]["chunk-location"][0])
+        return np.ones((1, 4, 4), np.uint8)
+
+    lazy = da.map_blocks(plane, chunks=((1,) * 50, (4,), (4,)), dtype=np.uint8)
+    read.clear()
+    counts, size = grids.thinned_counts(lazy)
+    assert counts == {1: size}
+    assert len(read) == 5
+    large = np.broadcast_to(np.uint8(255), (3000, 5000))
+    assert grids.thinned_counts(large)[1] < 600 * 600
+
+
+def test_names_are_added_to_a_table_of_the_users_and_overwrite_nothing() -> None:
+    table = {"index": [0, 1, 2, 7], "area": [0.0, 5.0, 6.0, 9.0], "name": ["", "mine", "", "more"]}
+    layer = Labels(np.zeros((8, 8), np.uint8), features=table)
+    layers.write_names(layer, [Structure(1, "nucleus"), Structure(2, "debris")])
+    assert layer.features["area"].tolist() == table["area"]
+    assert layer.features["name"].tolist() == ["", "mine", "debris", "more"]
+    short = Labels(np.zeros((8, 8), np.uint8), features={"index": [3, 7], "name": ["c", "g"]})
+    for name in ("nucleus", "cell"):
+        layers.write_names(short, [Structure(1, name)])
+    assert layers.names_in(short) == {3: "c", 7: "g"}
+    empty = Labels(np.zeros((8, 8), np.uint8))
+    layers.write_names(empty, [Structure(1, "nucleus")])
+    layers.write_names(empty, [Structure(1, "cell")])
+    assert layers.names_in(empty) == {1: "cell"}
 
 
 def test_the_plane_on_screen_follows_scale_and_translation() -> None:

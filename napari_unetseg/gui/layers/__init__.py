@@ -6,11 +6,13 @@ from napari_unetseg.gui.layers.annotation import (
     activate_brush,
     add_tidied,
     declared_kind,
+    is_declared,
     is_ours,
     names_in,
     new_annotation,
     paint_colors,
     snapshot,
+    write_names,
 )
 from napari_unetseg.gui.layers.grid import level0 as data_of
 from napari_unetseg.gui.layers.grid import like, plane_on_screen, stack_of
@@ -22,6 +24,7 @@ __all__ = [
     "add_tidied",
     "data_of",
     "declared_kind",
+    "is_declared",
     "is_ours",
     "like",
     "names_in",
@@ -30,4 +33,5 @@ __all__ = [
     "plane_on_screen",
     "snapshot",
     "stack_of",
+    "write_names",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from napari.layers import Labels
@@ -24,10 +25,14 @@ __all__ = [
     "new_annotation",
     "paint_colors",
     "snapshot",
+    "write_names",
 ]
 
 BRUSH_SIZE_FRACTION = 60
 """A new layer's brush is this part of the image wide."""
+
+_written: WeakKeyDictionary[Labels, dict[int, str]] = WeakKeyDictionary()
+"""The names that were written into a layer here, so that they may be written anew."""
 
 GEOMETRY = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 
@@ -51,7 +56,28 @@ def features_of(structures: Sequence[Structure]) -> dict[str, list[Any]]:
 def paint_colors(layer: Labels, structures: Sequence[Structure]) -> None:
     """Give a layer the structures' colours and names."""
     layer.colormap = DirectLabelColormap(color_dict=colors_of(structures))
-    layer.features = features_of(structures)
+    write_names(layer, structures)
+
+
+def write_names(layer: Labels, structures: Sequence[Structure]) -> None:
+    """Note the structures' names; a table that people brought keeps its rows, columns and names."""
+    table, ours = layer.features, features_of(structures)
+    names = dict(zip(ours["index"], ours["name"], strict=True))
+    columns, written = set(table.columns), _written.get(layer)
+    _written[layer] = names
+    numbers = table["index"].tolist() if "index" in columns else list(range(len(table)))
+    old = table["name"].tolist() if "name" in columns else [""] * len(table)
+    made_here = bool(declared(layer)) or dict(zip(numbers, old, strict=True)) == written
+    if not columns or (made_here and columns == {"index", "name"}):
+        layer.features = ours
+        return
+    blank = {"", *(written or {}).values()}
+    new = [
+        names.get(n, name) if not isinstance(name, str) or name in blank else name
+        for n, name in zip(numbers, old, strict=True)
+    ]
+    if new != old:
+        layer.features = table.assign(name=new)
 
 
 def new_annotation(viewer: ViewerModel, image: Image, structures: Sequence[Structure]) -> Labels:
@@ -116,6 +142,11 @@ def declared(layer: Labels) -> dict[str, Any]:
 def is_ours(layer: Labels) -> bool:
     """Whether the layer is a result of this plugin, so not what people paint on."""
     return declared(layer).get("kind") in ("prediction", "tidied")
+
+
+def is_declared(layer: Labels) -> bool:
+    """Whether this plugin, or a sample of it, made the layer."""
+    return bool(declared(layer))
 
 
 def declared_kind(layer: Labels) -> LabelKind | None:
