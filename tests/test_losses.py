@@ -124,6 +124,15 @@ def test_dice_looks_at_classes_that_occur() -> None:
     assert float(segmentation_loss(logits, target, None, dice=True)) < 1e-5
 
 
+def test_dice_term_of_absent_classes_is_left_out() -> None:
+    """Probability 1/3 everywhere, class 0 alone: 1 − (2 · 4/3 + 1) / (4/3 + 4 + 1)."""
+    target = torch.zeros(1, 2, 2, dtype=torch.uint8)
+    logits = torch.zeros(1, 3, 2, 2)
+    with_dice = segmentation_loss(logits, target, None, dice=True)
+    without = segmentation_loss(logits, target, None, dice=False)
+    assert float(with_dice - without) == pytest.approx(1 - (8 / 3 + 1) / (16 / 3 + 1), rel=1e-5)
+
+
 def test_weights_make_classes_count_alike() -> None:
     voxels = torch.tensor([900, 100])
     weights = class_weights(voxels)

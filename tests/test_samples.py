@@ -257,6 +257,23 @@ def test_classes_are_drawn_alike_however_little_was_painted() -> None:
     assert 0.4 < np.mean(hits) < 0.7
 
 
+@pytest.mark.parametrize("piece", [7, 1000, 10**6])
+def test_places_are_found_a_piece_at_a_time(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_unetseg.core.samples.PIECE", piece)
+    monkeypatch.setattr("napari_unetseg.core.samples.MOST_ANCHORS", 500)
+    labels = np.random.default_rng(0).choice([0, 1, 255, 4], (50, 60)).astype(np.uint8)
+    labels[3, :5] = 9
+    data = data_of(pair_of(labels), share=0.0)
+    plane = data.planes[0]
+    for number, value in enumerate([255, 1, 4, 9]):
+        assert plane.counts[number] == (labels == value).sum()
+        places = plane.anchors[number]
+        assert len(set(places.tolist())) == len(places) == min(500, plane.counts[number])
+        assert (labels.ravel()[places] == value).all()
+        if value != 9:
+            assert np.ptp(places) > 2500  # from everywhere
+
+
 def test_nothing_of_a_validation_block_is_drawn() -> None:
     data = data_of(painted_pair((160, 160), 30))
     plane = data.planes[0]

@@ -595,6 +595,28 @@ def test_a_loss_that_is_no_number_goes_back_and_on(
     assert all(torch.isfinite(t).all() for t in model.weights.values())
 
 
+def test_weights_that_became_no_numbers_are_replaced(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, forward = [0], UNet.forward
+
+    def poisoned(network: UNet, x: torch.Tensor) -> torch.Tensor:
+        calls[0] += network.training
+        if network.training and calls[0] == 15:
+            with torch.no_grad():
+                for tensor in network.state_dict().values():
+                    if tensor.is_floating_point():
+                        tensor.fill_(math.nan)
+        return forward(network, x)
+
+    monkeypatch.setattr(UNet, "forward", poisoned)
+    model, events = run_training([pair], tiny(steps=20))
+    assert len(of_kind(events, Notice)) == 1
+    assert model.history[-1].steps == 20
+    assert all(math.isfinite(e.loss) for e in of_kind(events, StepDone))
+    assert all(torch.isfinite(t).all() for t in model.weights.values())
+
+
 @pytest.mark.parametrize("gradient", [False, True])
 def test_a_loss_that_stays_no_number_ends_it_with_what_was_learned(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, gradient: bool

@@ -42,6 +42,8 @@ MOST_BLOCKS, MOST_SCORED = 64, 2**21
 """Validation blocks that are scored, and their voxels, so that a score stays cheap."""
 MOST_ANCHORS = 20_000
 """Labelled voxels that are kept for sampling, for each class and plane."""
+PIECE = 2**24
+"""Voxels that are looked at together, so that memory stays near one byte a voxel."""
 CACHE_BYTES = 2**30
 
 
@@ -108,12 +110,34 @@ class Plane:
 
     def index_anchors(self, n_classes: int, rng: np.random.Generator) -> None:
         """Remember where voxels of each class are."""
-        self.counts = np.bincount(self.train[self.train != IGNORE], minlength=n_classes)
-        for number in np.flatnonzero(self.counts):
-            found = np.flatnonzero(self.train == number)
-            if len(found) > MOST_ANCHORS:
-                found = rng.choice(found, MOST_ANCHORS, replace=False)
-            self.anchors[int(number)] = found.astype(np.int64)
+        self.counts = _count_classes(self.train, n_classes)
+        for number, count in enumerate(self.counts.tolist()):
+            if count:
+                self.anchors[number] = _places_of(self.train, number, count, rng)
+
+
+def _count_classes(target: np.ndarray, n_classes: int) -> np.ndarray:
+    """Voxels of each class, int64; a piece at a time, since ``bincount`` takes 8 bytes a voxel."""
+    flat = target.reshape(-1)
+    pieces = (flat[start : start + PIECE] for start in range(0, flat.size, PIECE))
+    return sum(
+        (np.bincount(piece, minlength=256)[:n_classes] for piece in pieces),
+        np.zeros(n_classes, np.int64),
+    )
+
+
+def _places_of(target: np.ndarray, number: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Flat indices of at most `MOST_ANCHORS` of the ``count`` voxels of a class, int64."""
+    chosen = np.arange(count)
+    if count > MOST_ANCHORS:
+        chosen = np.sort(rng.choice(count, MOST_ANCHORS, replace=False))
+    flat, places, before = target.reshape(-1), [], 0
+    for start in range(0, flat.size, PIECE):
+        here = np.flatnonzero(flat[start : start + PIECE] == number)
+        first, last = np.searchsorted(chosen, [before, before + len(here)])
+        places.append(here[chosen[first:last] - before] + start)
+        before += len(here)
+    return np.concatenate(places)
 
 
 def block_shape(shape: tuple[int, ...], spacing: Sequence[float]) -> tuple[int, ...]:
@@ -278,8 +302,8 @@ class TrainingData:
         held = np.zeros(n, np.int64)
         left = np.zeros(n, np.int64)
         for plane in self.planes:
-            held += np.bincount(plane.validate[plane.validate != IGNORE], minlength=n)
-            left += np.bincount(plane.train[plane.train != IGNORE], minlength=n)
+            held += _count_classes(plane.validate, n)
+            left += _count_classes(plane.train, n)
         blocks = sum(len(p.blocks) for p in self.planes)
         enough = min(held.min(), left.min()) >= FEWEST_VOXELS
         return bool(enough and blocks >= FEWEST_BLOCKS)
