@@ -92,12 +92,28 @@ class Choices:
             if isinstance(layer, Labels) and not napari_layers.is_ours(layer)
         ]
 
+    def masks(self) -> list[Labels]:
+        """Labels layers on the grid of the chosen image, which can be exported as its masks."""
+        image = self.session.image
+        return [
+            layer
+            for layer in self.viewer.layers
+            if isinstance(layer, Labels) and image is not None and napari_layers.like(image, layer)
+        ]
+
     def stack(self) -> Stack:
         """The chosen image with its channels; raises `UserError` when there is none."""
         if self.session.image is None:
             raise UserError(sentences.NO_IMAGE)
         source = self.session.source()
         return napari_layers.stack_of(self.session.image, source.channels if source else ())
+
+    def has_volumes(self) -> bool:
+        """Whether the chosen image can be segmented in 3D."""
+        try:
+            return self.stack().grid_axes.endswith("ZYX")
+        except UserError:
+            return False
 
     @property
     def prediction(self) -> Prediction | None:
@@ -119,8 +135,9 @@ class Choices:
         if source is None:
             session.put_source(Source(image))
         with self.refusing():
-            if not self.stack().grid_axes.endswith("ZYX"):
-                session.change_settings(dims=2)
+            self.stack()
+        if session.settings.dims == 3 and not self.has_volumes():
+            session.change_settings(dims=2, depth=None)
         source = session.source()
         if source is None or source.labels is None:
             self._adopt_labels()
@@ -138,7 +155,8 @@ class Choices:
         with self.refusing():
             if self.session.image is not None:
                 self.stack().check_dims(dims)
-            self.session.change_settings(dims=dims)
+            if dims != self.session.settings.dims:  # planes and volumes want other depths
+                self.session.change_settings(dims=dims, depth=None)
 
     def new_annotation(self) -> Labels | None:
         """Make an annotation layer for the chosen image and put a brush in the user's hand."""

@@ -73,7 +73,7 @@ class Controller(Choices):
     session
         Where everything is remembered.
     preferences
-        The user's; threads and device.
+        Reads the user's: threads, device and folder; called before every job.
     """
 
     def __init__(
@@ -81,14 +81,16 @@ class Controller(Choices):
         viewer: ViewerModel,
         runner: Runner,
         session: Session | None = None,
-        preferences: Preferences | None = None,
+        preferences: Callable[[], Preferences] = Preferences,
     ) -> None:
         self.runner = runner
-        self.preferences = preferences or Preferences()
+        self._read_preferences = preferences
+        self.preferences = preferences()
         self._control = Control()
         self._numbers = 0
         self._models = 0
         self._flushed = self._counted = 0.0
+        self._went_wrong = False
         self._target: napari_layers.Prediction | None = None
         settings = TrainSettings(device=self.preferences.device)
         super().__init__(viewer, session or Session(settings=settings))
@@ -115,6 +117,7 @@ class Controller(Choices):
                 entry.model if entry else None,
             )
             self.session.curve, self.session.result = (), ""
+            self._went_wrong = False
             self._start(JobKind.TRAIN, "Preparing", job, self._on_trained)
 
     def _pair(self, source: Source) -> Pair | None:
@@ -140,7 +143,8 @@ class Controller(Choices):
         scores = model.scores
         score = f"Dice {scores.mean_dice:.2f}" if scores else "not validated"
         self._add_model(ModelEntry(model, f"Model {self._models} · {score}"))
-        self.session.say(self.session.result or "Trained.", Level.DONE)
+        level = Level.WARNING if self._went_wrong else Level.DONE
+        self.session.say(self.session.result or "Trained.", level)
         if self.session.follow and self.session.image is not None:
             self.predict_plane()
 
@@ -228,7 +232,7 @@ class Controller(Choices):
             if prediction is None or not prediction.alive or prediction.layer is None:
                 raise UserError("There is no prediction to tidy up; press 'Predict' first.")
             dims, stack = self._model().dims, self.stack()
-            mask = napari_layers.snapshot(prediction.layer)
+            mask = napari_layers.mask_of(prediction.layer)
             job = work.TidyWork(mask, settings, stack.spatial_spacing(dims))
             source = prediction.layer
             self._start(JobKind.TIDY, "Tidying up", job, partial(self._on_tidied, source))
@@ -250,7 +254,11 @@ class Controller(Choices):
             if layer is None:
                 raise UserError("There is no mask to export; press 'Predict' first.")
             stack = self.stack()
-            mask = napari_layers.snapshot(layer)
+            if layer not in self.masks():
+                raise UserError(
+                    f"{layer.name} does not lie over {stack.name}; choose its own image first."
+                )
+            mask = napari_layers.mask_of(layer)
             job = work.ExportWork(mask, stack, path, self.session.structures)
             self._start(JobKind.EXPORT, f"Writing {path.name}", job, self._on_written)
 
@@ -302,8 +310,13 @@ class Controller(Choices):
         self._match_settings(entry.model)
 
     def _match_settings(self, model: Model) -> None:
-        """Settings describe the network in use, so that the next training goes on from it."""
+        """Settings describe the network in use, so that the next training goes on from it.
+
+        Not those of a 3D network where the chosen image has no volumes.
+        """
         net = model.net
+        if net.dims == 3 and self.session.image is not None and not self.has_volumes():
+            return
         self.session.change_settings(
             dims=net.dims, depth=net.depth, width=net.width, norm=net.norm, dropout=net.dropout
         )
@@ -316,8 +329,12 @@ class Controller(Choices):
     # -- jobs ----------------------------------------------------------------------------------
 
     def _check_free(self) -> None:
+        """Refuse a second job; before the first, see what the user prefers now."""
         if self.session.job is not None or self.runner.busy:
             raise UserError(sentences.BUSY)
+        old, self.preferences = self.preferences, self._read_preferences()
+        if old.device != self.preferences.device:
+            self.session.change_settings(device=self.preferences.device)
 
     def _start(self, kind: JobKind, text: str, job: Work, on_done: Callable[[Any], None]) -> None:
         self._numbers += 1
@@ -372,6 +389,7 @@ class Controller(Choices):
                 self.session.say(sentences.describe_prepared(event))
             case TrainingDone():
                 self.session.result = sentences.describe_training(event)
+                self._went_wrong = sentences.went_wrong(event)
             case work.Progress():
                 self._progress(event.fraction)
 

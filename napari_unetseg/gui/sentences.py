@@ -21,6 +21,7 @@ __all__ = [
     "duration",
     "explain",
     "invalid",
+    "went_wrong",
 ]
 
 NO_IMAGE = "Open an image first: File ▸ Open File(s), or File ▸ Open Sample ▸ U-Net segmentation."
@@ -124,5 +125,11 @@ def describe_scores(scores: Scores | None) -> str:
 
 
 def describe_training(event: TrainingDone) -> str:
-    """One sentence with the result of a training."""
-    return f"{describe_scores(event.scores)}; {event.steps} steps in {duration(event.seconds)}."
+    """The result of a training, why it ended, and how long it took."""
+    reason = event.reason.rstrip(".")
+    return f"{describe_scores(event.scores)}. {reason} ({duration(event.seconds)})."
+
+
+def went_wrong(event: TrainingDone) -> bool:
+    """Whether a training ended because something failed."""
+    return "no number" in event.reason or "failed" in event.reason

@@ -48,7 +48,7 @@ class Workbench(QObject):
         self.closed = False
         self.setObjectName("napari-unetseg")
         runner = ThreadRunner(import_torch)
-        self.controller = Controller(viewer, runner, preferences=read_preferences())
+        self.controller = Controller(viewer, runner, preferences=read_preferences)
         self.controller.session.events.message.connect(self._on_message)
         self._window: ref[QWidget] | None = None
         self._cursor, self._moved = QCursor.pos(), time.monotonic()

@@ -15,11 +15,12 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from napari_unetseg.core.errors import TrainingError
-from napari_unetseg.core.events import Event, Notice, StepDone
+from napari_unetseg.core.events import Event, Notice, StepDone, TrainingDone
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.gui import sentences
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.jobs import SyncRunner
+from napari_unetseg.gui.preferences import Preferences
 from napari_unetseg.gui.session import Level
 from napari_unetseg.gui.tidy import TidySettings
 
@@ -461,3 +462,94 @@ def test_a_removed_image_is_not_kept_in_memory(
     assert len(controller.predictions) == 1
     model_viewer.layers.remove(controller.session.image)
     assert not controller.predictions
+
+
+@pytest.mark.parametrize(
+    ("reason", "level"),
+    [
+        ("Training ended after 4 steps: nothing improved for 12 epochs.", Level.DONE),
+        ("Training ended after 4 steps: the loss was no number (NaN).", Level.WARNING),
+        ("Training ended after 4 steps: a step failed (bad), what was kept.", Level.WARNING),
+    ],
+)
+def test_the_result_says_why_a_training_ended(
+    controller: Controller,
+    broken_core: Callable[[Any], None],
+    said: list[str],
+    reason: str,
+    level: Level,
+) -> None:
+    from napari_unetseg.core.train import train_events as real
+
+    def ends(*arguments: Any, **options: Any) -> Generator[Event, None, Any]:
+        model = yield from real(*arguments, **options)
+        yield TrainingDone(reason, None, 1, 4, 65.0)
+        return model
+
+    broken_core(ends)
+    controller.session.follow = False
+    controller.train()
+    assert f"{reason[:-1]} (1:05)." in controller.session.result
+    assert said[-1] == controller.session.result
+    assert controller.session.message.level is level
+
+
+def test_255_painted_on_a_prediction_is_background_in_files_and_results(
+    controller: Controller, model_viewer: ViewerModel, tmp_path: Path
+) -> None:
+    controller.train()
+    assert controller.prediction is not None
+    assert controller.prediction.layer is not None
+    layer = controller.prediction.layer
+    layer.data[...] = 1
+    layer.data[:4] = BRUSH
+    controller.export(layer, tmp_path / "mask.tif")
+    assert np.unique(tifffile.imread(tmp_path / "mask.tif")).tolist() == [0, 1]
+    controller.tidy(TidySettings(fill_holes=False))
+    tidied = next(one for one in model_viewer.layers if one.name.endswith("tidied"))
+    assert np.unique(tidied.data).tolist() == [0, 1]
+    assert layer.data[0, 0] == BRUSH
+    other = model_viewer.add_layer(Labels(np.ones((9, 9), np.uint8), name="other"))
+    assert other not in controller.masks()
+    controller.export(other, tmp_path / "other.tif")
+    assert "does not lie over squares" in controller.session.message.text
+    assert not (tmp_path / "other.tif").exists()
+
+
+def test_a_model_of_volumes_leaves_a_plane_its_settings() -> None:
+    viewer = ViewerModel()
+    stack = viewer.add_layer(Image(squares((6,)), name="stack"))
+    labels = strokes((6,))
+    labels[1:5] = labels[0]
+    viewer.add_layer(Labels(labels))
+    controller = Controller(viewer, SyncRunner())
+    controller.session.change_settings(**{**TINY, "patch": 16, "steps": 2})
+    controller.choose_dims(3)
+    assert controller.session.settings.depth is None
+    controller.session.change_settings(depth=2)
+    controller.train()
+    entry = controller.session.entry
+    assert entry is not None, controller.session.message
+    controller.choose_image(viewer.add_layer(Image(squares(), name="flat")))
+    assert (controller.session.settings.dims, controller.session.settings.depth) == (2, None)
+    controller.use_model(entry)
+    assert controller.session.settings.dims == 2
+    controller.predict_plane()
+    assert controller.session.message.level is Level.WARNING
+    controller.choose_image(stack)
+    controller.use_model(entry)
+    assert (controller.session.settings.dims, controller.session.settings.depth) == (3, 2)
+
+
+def test_preferences_are_read_before_every_job(model_viewer: ViewerModel) -> None:
+    now = Preferences("auto", 1)
+    controller = Controller(model_viewer, SyncRunner(), preferences=lambda: now)
+    controller.session.change_settings(**TINY)
+    now = Preferences("cpu", 2)
+    controller.train()
+    assert controller.session.entry is not None
+    record = controller.session.entry.model.history[-1]
+    assert (record.settings.device, record.threads) == ("cpu", 2)
+    controller.session.change_settings(device="auto")
+    controller.train()
+    assert controller.session.settings.device == "auto"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "activate_brush",
     "is_ours",
+    "mask_of",
     "names_in",
     "new_annotation",
     "paint_colors",
@@ -132,6 +133,15 @@ def snapshot(layer: Labels) -> Any:
         if data[plane].any():
             copy[plane] = data[plane]
     return copy
+
+
+def mask_of(layer: Labels) -> Any:
+    """A copy of a layer to tidy up or to export; 255 in a result of ours is background."""
+    mask = snapshot(layer)
+    if is_ours(layer) and mask.dtype == np.uint8:
+        for plane in planes_of(mask):
+            mask[plane][mask[plane] == BRUSH] = 0
+    return mask
 
 
 def declared(layer: Labels) -> dict[str, Any]:

@@ -41,7 +41,7 @@ TIPS = {
     "freeze_encoder": "Train the decoder only; for going on from an existing model.",
     "device": "Where to compute; auto takes the GPU where there is one.",
     "threads": "CPU threads; one fewer than cores while you work.",
-    "seed": "The same seed and threads give the same model on a CPU.",
+    "seed": "The same seed with a fixed number of threads gives the same model on a CPU.",
     "flips": "Mirror patches.",
     "quarter_turns": "Turn patches by 90°.",
     "rotation": "Largest rotation in the plane, degrees.",
@@ -92,7 +92,7 @@ class AdvancedPanel(Panel):
 
 def form_of(model: type[BaseModel], values: BaseModel) -> Form:
     """A form with one widget for each field of a settings model."""
-    fields = {n: f for n, f in model.model_fields.items() if n not in ELSEWHERE}
+    fields = {n: f for n, f in model.model_fields.items() if n not in ELSEWHERE and _simple(f)}
     return Form([_widget(n, f, getattr(values, n)) for n, f in fields.items()])
 
 
@@ -104,6 +104,14 @@ def show_values(form: Form, values: BaseModel) -> None:
             if widget.value != (0 if value is None else value):
                 with widget.changed.blocked():
                     widget.value = 0 if value is None else value
+
+
+def _simple(field: FieldInfo) -> bool:
+    """Whether one widget can show a field: a choice, or a number or text that may be left out."""
+    if get_origin(field.annotation) is Literal:
+        return True
+    kinds = {k for k in get_args(field.annotation) or (field.annotation,) if k is not NoneType}
+    return len(kinds) == 1 and kinds <= {bool, int, float, str}
 
 
 def _widget(name: str, field: FieldInfo, value: Any) -> ValueWidget[Any]:
@@ -124,9 +132,8 @@ def _widget(name: str, field: FieldInfo, value: Any) -> ValueWidget[Any]:
         label=label,
         options=options,
     )
-    widget.tooltip = (
-        f"{TIPS.get(name, label)} Default: {'0, which chooses' if field.default is None else field.default}."
-    )
+    default = "0, which chooses" if field.default is None else field.default
+    widget.tooltip = f"{TIPS.get(name) or field.description or label + '.'} Default: {default}."
     if isinstance(widget.native, QAbstractSpinBox):
         widget.native.setKeyboardTracking(False)  # "128" is not first 1, then 12
     return widget  # type: ignore[return-value]

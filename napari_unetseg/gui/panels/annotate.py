@@ -9,6 +9,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
+    QInputDialog,
     QPushButton,
     QTreeWidget,
     QTreeWidgetItem,
@@ -150,8 +151,23 @@ class AnnotatePanel(Panel):
     def _on_folders_pressed(self) -> None:
         images = QFileDialog.getExistingDirectory(self, "Folder of images")
         masks = images and QFileDialog.getExistingDirectory(self, "Folder of their masks", images)
-        if masks:
-            self.controller.add_folders(Path(images), Path(masks), LabelKind.FULL)
+        kind = self._ask_kind() if masks else None
+        if kind is not None:
+            self.controller.add_folders(Path(images), Path(masks), kind)
+
+    def _ask_kind(self) -> LabelKind | None:
+        """Ask what the files of a folder hold; None if the user thinks better of it."""
+        choices = {f"{name}: {tip}": kind for kind, (name, tip) in KINDS.items()}
+        most_likely = list(KINDS).index(LabelKind.FULL)
+        answer, agreed = QInputDialog.getItem(
+            self,
+            "Kind of labels",
+            "The files in this folder are",
+            list(choices),
+            most_likely,
+            False,
+        )
+        return choices[answer] if agreed else None
 
     def _on_checked(self, item: QTreeWidgetItem) -> None:
         used = item.checkState(0) == Qt.CheckState.Checked

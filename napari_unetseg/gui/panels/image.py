@@ -91,7 +91,7 @@ class ImagePanel(Panel):
             self._dims.hide()
             self._about.setText(str(error))
             return
-        self._dims.setVisible(stack.grid_axes.endswith("ZYX"))
+        self._dims.setVisible(self.controller.has_volumes() or dims == 3)
         self._about.setText(sentences.describe_image(stack, dims))
 
     def _on_image_chosen(self) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox
-from napari.layers import Labels
 from qtpy.QtWidgets import QFileDialog, QPushButton, QWidget
 
 from napari_unetseg.core.errors import UserError
@@ -49,7 +48,8 @@ class ResultPanel(Panel):
 
         self._tidy, self.tidy_up = self._build_tidy()
         self._export, self.write = self._build_export()
-        self.follow("entry", "settings", "image", "sources", call=self._on_state)
+        self.follow("entry", "settings", "sources", call=self._on_state)
+        self.follow("image", call=self.refresh)
         self.follow_running(self._on_state)
         self.follow("corrected", call=self._on_corrected)
         self.refresh()
@@ -76,7 +76,7 @@ class ResultPanel(Panel):
         return form, button
 
     def _build_export(self) -> tuple[Form, QPushButton]:
-        self.layer = layer_combo(self._masks, "The mask to write.")
+        self.layer = layer_combo(self.controller.masks, "The mask to write.")
         self.layer.label, self.layer.name = "Layer", "layer"
         self.format = ComboBox(choices=list(FORMATS), name="format", label="Format")
         self.format.tooltip = "TIFF opens in ImageJ, OME-TIFF in any OME reader; PNG one a plane."
@@ -93,12 +93,9 @@ class ResultPanel(Panel):
         """Show the masks that there are now, the newest prediction first."""
         prediction = self.controller.prediction
         latest = prediction.layer if prediction and prediction.alive else None
-        chosen = self.layer.value if self.layer.value in self._masks() else latest
+        chosen = self.layer.value if self.layer.value in self.controller.masks() else latest
         show_choice(self.layer, chosen)
         self._on_state()
-
-    def _masks(self) -> list[Labels]:
-        return [layer for layer in self.controller.viewer.layers if isinstance(layer, Labels)]
 
     def _stack(self) -> Stack | None:
         try:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["StatusPanel"]
 
 WELCOME = "Choose an image, press 'New layer', draw some strokes, press 'Train'."
+READY = "There are labels of two kinds already: press 'Train'."
 
 
 class StatusPanel(Panel):
@@ -28,10 +29,11 @@ class StatusPanel(Panel):
         layout.setContentsMargins(8, 5, 8, 5)
         self._frame.setLayout(layout)
         self.column.addWidget(self._frame)
-        self.follow("message", call=self._on_message)
+        self.follow("message", "counts", call=self._on_message)
         self._on_message()
 
     def _on_message(self) -> None:
         message = self.session.message
-        self.text.setText(message.text or WELCOME)
+        enough = sum(count > 0 for count in self.session.counts.values()) > 1
+        self.text.setText(message.text or (READY if enough else WELCOME))
         restyle(self._frame, level=str(message.level))

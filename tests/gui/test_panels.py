@@ -1,0 +1,114 @@
+"""Panels of the dock without a napari window."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gui_parts import squares
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+from pydantic import BaseModel, Field
+from qtpy.QtWidgets import QFileDialog, QInputDialog
+
+from napari_unetseg.core.config import AugmentSettings, TrainSettings
+from napari_unetseg.core.labels import LabelKind
+from napari_unetseg.gui.controller import Controller
+from napari_unetseg.gui.jobs import SyncRunner
+from napari_unetseg.gui.panels.advanced import ELSEWHERE, form_of
+from napari_unetseg.gui.panels.annotate import AnnotatePanel
+from napari_unetseg.gui.panels.image import ImagePanel
+from napari_unetseg.gui.panels.result import ResultPanel
+from napari_unetseg.gui.panels.status import READY, WELCOME, StatusPanel
+
+pytestmark = pytest.mark.gui
+
+
+@pytest.mark.parametrize("agreed", [True, False])
+def test_folders_come_with_their_kind(
+    qtbot: Any,
+    controller: Controller,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    agreed: bool,
+) -> None:
+    panel = AnnotatePanel(controller)
+    qtbot.addWidget(panel)
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path))
+    offered: list[str] = []
+
+    def choose(*arguments: Any) -> tuple[str, bool]:
+        offered.extend(arguments[3])
+        return next(choice for choice in offered if choice.startswith("objects")), agreed
+
+    monkeypatch.setattr(QInputDialog, "getItem", choose)
+    panel.folders.click()
+    assert [choice.split(":")[0] for choice in offered] == ["strokes", "full mask", "objects"]
+    kinds = [s.kind for s in controller.session.sources if s.on_disk]
+    assert kinds == ([LabelKind.INSTANCES] if agreed else [])
+
+
+def test_the_first_hint_knows_of_strokes_that_are_there(qtbot: Any, controller: Controller) -> None:
+    panel = StatusPanel(controller)
+    qtbot.addWidget(panel)
+    assert panel.text.text() == WELCOME
+    controller.session.counts = {1: 10}
+    assert panel.text.text() == WELCOME
+    controller.tick()
+    assert panel.text.text() == READY
+    controller.session.say("Something else.")
+    assert panel.text.text() == "Something else."
+
+
+class Newer(BaseModel):
+    """Settings with fields that no form has heard of."""
+
+    fresh: bool = Field(False, description="Something new.")
+    bare: float | None = None
+    odd: tuple[int, ...] = ()
+    mixed: int | str = 0
+
+
+def test_a_form_takes_fields_that_it_has_not_heard_of(qtbot: Any) -> None:
+    form = form_of(Newer, Newer())
+    qtbot.addWidget(form)
+    assert {w.name: w.tooltip for w in form.values} == {
+        "fresh": "Something new. Default: False.",
+        "bare": "Bare. Default: 0, which chooses.",
+    }
+
+
+@pytest.mark.parametrize("model", [TrainSettings, AugmentSettings])
+def test_every_setting_has_a_place(qtbot: Any, model: type[BaseModel]) -> None:
+    form = form_of(model, model())
+    qtbot.addWidget(form)
+    assert {w.name for w in form.values} == set(model.model_fields) - set(ELSEWHERE)
+
+
+def test_only_masks_of_the_image_are_exported(qtbot: Any) -> None:
+    viewer = ViewerModel()
+    first = viewer.add_layer(Image(squares(), name="first"))
+    second = viewer.add_layer(Image(np.zeros((9, 9)), name="second"))
+    one = viewer.add_layer(Labels(np.zeros(first.data.shape, np.uint8)))
+    two = viewer.add_layer(Labels(np.zeros((9, 9), np.uint8)))
+    controller = Controller(viewer, SyncRunner())
+    controller.choose_image(first)
+    panel = ResultPanel(controller)
+    qtbot.addWidget(panel)
+    assert [c for c in panel.layer.choices if c is not None] == [one]
+    controller.choose_image(second)
+    assert [c for c in panel.layer.choices if c is not None] == [two]
+    panel.release()
+
+
+def test_there_is_always_a_way_back_to_planes(qtbot: Any, controller: Controller) -> None:
+    panel = ImagePanel(controller)
+    qtbot.addWidget(panel)
+    assert not panel._dims.isVisibleTo(panel)
+    controller.session.change_settings(dims=3)
+    assert panel._dims.isVisibleTo(panel)
+    panel.planes.click()
+    assert controller.session.settings.dims == 2
+    assert not panel._dims.isVisibleTo(panel)
