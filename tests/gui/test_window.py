@@ -363,15 +363,33 @@ def test_the_dock_fits_a_small_screen_in_every_theme(painted: Window, theme: str
     assert painted.dock.minimumSizeHint().width() < 420
 
 
-def test_the_command_makes_a_layer_for_the_active_image(painted: Window) -> None:
-    from napari_unetseg.gui.commands import new_annotation_layer
+@pytest.fixture
+def registered() -> Iterator[None]:
+    """The plugin as napari knows it when it is installed."""
+    from npe2 import PluginManager, PluginManifest
 
-    viewer = painted.viewer
-    viewer.layers.selection.active = viewer.layers["squares"]
-    new_annotation_layer(viewer)
+    manager = PluginManager.instance()
+    installed = "napari-unetseg" in manager
+    if not installed:
+        manager.register(PluginManifest.from_file(ROOT / "napari.yaml"))
+    yield
+    if not installed:
+        manager.unregister("napari-unetseg")
+
+
+def test_dock_and_command_through_napari_s_menus(registered: None, make_napari_viewer: Any) -> None:
+    from napari._app_model import get_app_model
+
+    viewer = make_napari_viewer(show=True)
+    image = viewer.add_layer(Image(squares(), name="squares"))
+    _, dock = viewer.window.add_plugin_dock_widget("napari-unetseg", "U-Net segmentation")
+    assert dock.session.image is image
+    commands = get_app_model().commands
+    commands.execute_command("napari-unetseg.new_annotation_layer").result()
     layer = viewer.layers["squares · annotations"]
     assert layer.data.shape == (SIDE, SIDE)
     assert viewer.layers.selection.active is layer
+    assert dock.session.training[0].labels is layer
 
 
 def test_threads_follow_the_hands(painted: Window, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,7 +409,11 @@ def test_threads_follow_the_hands(painted: Window, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(train, "train_events", watch)
     painted.click(painted.dock.train.button)
     painted.wait(lambda: 7 in seen)
-    painted.dock.workbench._moved -= 100
-    painted.wait(lambda: 8 in seen)
+
+    def rested() -> bool:
+        painted.dock.workbench._moved = -1e9
+        return 8 in seen
+
+    painted.wait(rested)
     painted.click(painted.dock.train.button)
     painted.wait(painted.idle)
