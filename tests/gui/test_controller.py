@@ -542,14 +542,15 @@ def test_a_model_of_volumes_leaves_a_plane_its_settings() -> None:
 
 
 def test_preferences_are_read_before_every_job(model_viewer: ViewerModel) -> None:
-    now = Preferences("auto", 1)
+    now = Preferences("auto", 2)
     controller = Controller(model_viewer, SyncRunner(), preferences=lambda: now)
     controller.session.change_settings(**TINY)
-    now = Preferences("cpu", 2)
+    now = Preferences("cpu", 1)
+    controller.session.follow = False
     controller.train()
     assert controller.session.entry is not None
     record = controller.session.entry.model.history[-1]
-    assert (record.settings.device, record.threads) == ("cpu", 2)
+    assert (record.settings.device, record.threads) == ("cpu", 1)
     controller.session.change_settings(device="auto")
     controller.train()
     assert controller.session.settings.device == "auto"
