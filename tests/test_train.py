@@ -31,6 +31,7 @@ from napari_unetseg.core.image import Stack
 from napari_unetseg.core.labels import LabelKind, Structure
 from napari_unetseg.core.learner import Learner
 from napari_unetseg.core.metrics import Scores
+from napari_unetseg.core.plan import level_strides
 from napari_unetseg.core.predict import predict
 from napari_unetseg.core.samples import Pair
 from napari_unetseg.core.train import train, train_events
@@ -296,6 +297,37 @@ def test_structures_keep_the_users_names(pair: Pair) -> None:
     assert model.classes.structures == (names[0],)
 
 
+# -- what the settings leave open ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "strides"),
+    [
+        ((64, 64, 64), (1.0, 1.0, 1.0), ((2, 2, 2), (2, 2, 2), (2, 2, 2))),
+        ((64, 64, 64), (4.0, 1.0, 1.0), ((1, 2, 2), (1, 2, 2), (2, 2, 2))),
+        ((64, 64, 64), (1.0, 2.0, 2.0), ((2, 1, 1), (2, 2, 2), (2, 2, 2))),
+        ((6, 64, 64), (1.0, 1.0, 1.0), ((2, 2, 2), (1, 2, 2), (1, 2, 2))),
+        ((1, 64, 64), (0.0, 1.0, 1.0), ((1, 2, 2), (1, 2, 2), (1, 2, 2))),
+    ],
+)
+def test_coarse_and_thin_axes_keep_their_voxels(
+    shape: tuple[int, ...], spacing: tuple[float, ...], strides: tuple[tuple[int, ...], ...]
+) -> None:
+    assert level_strides(shape, spacing, 4) == strides
+
+
+def test_more_annotation_makes_longer_epochs() -> None:
+    steps = []
+    for every in (48, 4):
+        image, truth = blobs((192, 192), 40)
+        pairs = [Pair(Stack(image, "YX"), strokes(truth, every))]
+        for event in train_events(pairs, tiny(patch=32, batch=2)):
+            if isinstance(event, Prepared):
+                steps.append(event.epoch_steps)
+                break
+    assert steps[0] < steps[1]
+
+
 # -- stop ----------------------------------------------------------------------------------------
 
 
@@ -549,20 +581,23 @@ def test_no_memory_at_all_is_one_sentence(pair: Pair, monkeypatch: pytest.Monkey
         train([pair], tiny(steps=9))
 
 
-def test_no_memory_for_a_score_still_gives_a_model(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("voxels", "scored"), [(20 * 20, True), (0, False)])
+def test_little_memory_for_a_score_still_gives_a_model(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, voxels: int, scored: bool
 ) -> None:
+    """Blocks of 12 × 12 are scored with less around them, or not at all."""
     forward = UNet.forward
 
-    def no_scores(network: UNet, x: torch.Tensor) -> torch.Tensor:
-        if not network.training:
+    def limited(network: UNet, x: torch.Tensor) -> torch.Tensor:
+        if not network.training and x.numel() > voxels:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return forward(network, x)
 
-    monkeypatch.setattr(UNet, "forward", no_scores)
+    monkeypatch.setattr(UNet, "forward", limited)
     model, events = run_training([pair], tiny(epochs=2))
-    assert ["no score" in e.text for e in of_kind(events, Notice)] == [True, True]
-    assert not model.validated
+    notices = ["no score" in e.text for e in of_kind(events, Notice)]
+    assert notices == ([] if scored else [True, True])
+    assert model.validated == scored
     assert model.history[-1].steps == events[0].steps
 
 

@@ -42,16 +42,18 @@ def level_strides(
 ) -> tuple[tuple[int, ...], ...]:
     """Down-sampling of each level: an axis that is coarser or thinner than others keeps its voxels.
 
-    An axis is halved while its voxels are less than twice as long as the shortest ones, and at
-    least four of them are left (Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z,
-    plan anisotropic networks by the same rule).
+    An axis is halved while at least four voxels of it are left (Y and X always are), and these are
+    less than twice as long as those of any other axis that can be halved (Isensee et al. 2021,
+    https://doi.org/10.1038/s41592-020-01008-z, plan anisotropic networks by a like rule).
     """
     sizes, lengths = [float(s) for s in shape], [float(s) or 1.0 for s in spacing]
     levels = []
     for _ in range(depth - 1):
+        able = [size >= 4 or axis >= len(sizes) - 2 for axis, size in enumerate(sizes)]
+        shortest = min(length for length, can in zip(lengths, able, strict=True) if can)
         level = tuple(
-            2 if length < 2 * min(lengths) and (size >= 4 or axis >= len(sizes) - 2) else 1
-            for axis, (size, length) in enumerate(zip(sizes, lengths, strict=True))
+            2 if can and length < 2 * shortest else 1
+            for length, can in zip(lengths, able, strict=True)
         )
         levels.append(level)
         sizes = [s / t for s, t in zip(sizes, level, strict=True)]
