@@ -33,7 +33,7 @@ class BrushRow(QFrame):
         swatch.setFixedSize(14, 14)
         swatch.setStyleSheet(f"background: {color}; border-radius: 3px;")
         figure = QLabel(str(number))
-        figure.setFixedWidth(28)
+        figure.setFixedWidth(36)  # "255", with the padding of the theme
         self.name = QLineEdit(name)
         self.count = QLabel()
         self.count.setProperty("role", "hint")
