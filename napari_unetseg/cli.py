@@ -153,6 +153,10 @@ def train(
     )
     if freeze_encoder and init is None:
         raise WrongUsageError("--freeze-encoder goes on from a model; give it with --init.")
+    if init is not None and any(given is not None for given in (depth, width, norm)):
+        raise WrongUsageError("--init brings depth, width and norm of its own; leave these out.")
+    if kind is LabelKind.STROKES and ignore is not None:
+        raise WrongUsageError("--ignore is for full masks and instances; in strokes it is 0.")
     data = Labelled(images, labels, kind, ignore, axes)
     commands.train(data, output, settings, init=init, report=report)
 

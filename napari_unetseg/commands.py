@@ -229,10 +229,18 @@ def _check_outputs(paths: Mapping[str, Path], output: Path, *, probabilities: bo
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file; name a folder for the masks with -o.")
     inputs = {path.resolve() for path in paths.values()}
+    beside = output.resolve() in {path.parent for path in inputs}
     for stem in paths:
         if (output / f"{stem}.tif").resolve() in inputs:
             raise UserError(
                 f"{output / stem}.tif would replace an image by its mask; choose another folder."
+            )
+        results = [output / f"{stem}.tif"]
+        if probabilities:
+            results.append(output / f"{stem}_probabilities.ome.tif")
+        if beside and (there := [path for path in results if path.exists()]):
+            raise UserError(
+                f"{there[0]} lies beside the images and would be replaced; choose another folder."
             )
         if probabilities and f"{stem}_probabilities" in paths:
             raise UserError(
@@ -251,6 +259,8 @@ def evaluate(
     to_stdout = str(json_file) == "-"
     if json_file is not None and not to_stdout:
         _check_writable(json_file.parent)
+        if json_file.exists() and json_file.suffix.lower() != ".json":
+            raise UserError(f"{json_file} exists and is no .json file; choose another name.")
     model = _load(model_file)
     from napari_unetseg.core.evaluate import evaluate_events
 

@@ -252,6 +252,30 @@ def test_predict_never_writes_over_an_image(run: Run, data: Path, model: Path) -
     assert (data / "images" / "cell 0.tif").read_bytes() == before
 
 
+def test_predict_never_writes_over_a_file_beside_the_images(
+    run: Run, data: Path, model: Path, tmp_path: Path
+) -> None:
+    """The picture a.png gives a.tif, which may be quite another image."""
+    other = (data / "images" / "cell 0.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(other)
+    Image.fromarray(picture(0)[0]).save(tmp_path / "a.png")
+    result = run("predict", model, tmp_path / "a.png", "-o", tmp_path)
+    assert result.code == 1
+    assert "lies beside the images and would be replaced" in result.err
+    assert (tmp_path / "a.tif").read_bytes() == other
+
+
+def test_scores_never_replace_a_file_of_another_kind(
+    run: Run, data: Path, model: Path, tmp_path: Path
+) -> None:
+    mask = tmp_path / "mask.tif"
+    mask.write_bytes(b"a mask")
+    result = run("evaluate", model, data / "images", data / "masks", "--json", mask)
+    assert result.code == 1
+    assert "exists and is no .json file" in result.err
+    assert mask.read_bytes() == b"a mask"
+
+
 def test_images_of_one_stem_are_refused(run: Run, data: Path, model: Path, tmp_path: Path) -> None:
     Image.fromarray(picture(0)[0]).save(tmp_path / "cell 0.png")
     both = (data / "images" / "cell 0.tif", tmp_path / "cell 0.png")
@@ -386,6 +410,8 @@ def test_info_of_an_image(run: Run, data: Path) -> None:
         ("train a b -o c --threads 0", "--threads cannot be 0"),
         ("train a b -o c --epochs 2 --steps 2", "Give only one of --epochs, --steps and --minutes"),
         ("train a b -o c --freeze-encoder", "--freeze-encoder goes on from a model"),
+        ("train a b -o c --init m --width 8", "--init brings depth, width and norm of its own"),
+        ("train a b -o c --labels strokes --ignore 1", "--ignore is for full masks and instances"),
         ("train a b", "Missing option '-o'"),
         ("train a b -o c --labels dots", "'dots' is not one of"),
         ("evaluate m a b --labels strokes", "'strokes' is not one of"),

@@ -68,7 +68,7 @@ class Pair:
     Raises
     ------
     UserError
-        The shapes of image and labels differ.
+        The shapes of image and labels differ, or strokes have a value to ignore.
     """
 
     image: Stack
@@ -79,6 +79,8 @@ class Pair:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", LabelKind(self.kind))
+        if self.kind is LabelKind.STROKES and self.ignore is not None:
+            raise UserError("Strokes need no value to ignore: 0 is not labelled; leave it out.")
         for array in (self.labels, self.corrections):
             if array is not None and tuple(array.shape) != self.image.grid_shape:
                 raise UserError(
