@@ -45,11 +45,11 @@ def test_pairs_share_their_stem_whatever_the_suffix(folders: tuple[Path, Path]) 
     (images / "notes.txt").write_text("x")
     (images / ".hidden.tif").write_text("x")
     (images / "folder.tif").mkdir()
-    found = find_pairs(images, labels, "strokes", ignore=7)
+    found = find_pairs(images, labels, "instances", ignore=7)
     assert [p.image.name for p in found.pairs] == ["a", "b"]
     assert [p.name for p in found.skipped] == ["only image.tif"]
     assert [p.name for p in found.unused] == ["only labels.png"]
-    assert found.pairs[0].kind is LabelKind.STROKES
+    assert found.pairs[0].kind is LabelKind.INSTANCES
     assert found.pairs[0].ignore == 7
     np.testing.assert_array_equal(np.asarray(found.pairs[1].labels), MASK * 2)
 
