@@ -20,7 +20,7 @@ PATCH_3D = {"cpu": (16, 64, 64), "gpu": (32, 128, 128)}
 BATCH_3D = {"cpu": 1, "gpu": 2}
 DEPTH = {2: 4, 3: 3}
 """Levels; in 3D a deeper network would look too far for exact tiles."""
-EPOCHS = 25
+EPOCHS = 40
 """Epochs of a training that nobody limits and that does not end by itself before."""
 FEWEST_STEPS, MOST_STEPS = 12, 60
 """Steps of an epoch: its samples show each labelled voxel about once, within these limits."""
