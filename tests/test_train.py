@@ -502,8 +502,27 @@ def test_newer_annotations_are_used_from_the_next_epoch(pair: Pair) -> None:
     model, events = with_newer(pair, newer)
     assert model.history[-1].labelled_voxels > 2 * events[0].train_voxels
     assert not of_kind(events, Notice)
-    # a score on other blocks is no reason to keep the older weights
-    assert [e.best for e in of_kind(events, EpochDone)] == [True, True]
+
+
+@pytest.mark.parametrize("offered", [True, False])
+def test_scores_on_older_annotations_are_not_compared(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, offered: bool
+) -> None:
+    marks = iter([0.9, 0.5])
+
+    def score(self: Learner) -> Scores:
+        mark = next(marks)
+        return Scores(("structure 1",), (1,), (mark,), (mark,), 99, 9, mark)
+
+    monkeypatch.setattr(Learner, "score", score)
+    newer = Pair(pair.image, strokes(blobs((96, 96), 12, 0)[1], 4))
+    if offered:
+        model, events = with_newer(pair, newer)
+    else:
+        model, events = run_training([pair], tiny(epochs=2))
+    assert [e.best for e in of_kind(events, EpochDone)] == [True, offered]
+    assert model.scores is not None
+    assert model.scores.mean_dice == (0.5 if offered else 0.9)
 
 
 def unfit_labels(pair: Pair, how: str) -> Pair:
