@@ -9,10 +9,12 @@ if TYPE_CHECKING:
     import numpy as np
 
     from napari_unetseg.core.metrics import Scores
+    from napari_unetseg.core.model import Model
 
 __all__ = [
     "EpochDone",
     "Event",
+    "Improved",
     "Notice",
     "Prepared",
     "StepDone",
@@ -94,6 +96,25 @@ class EpochDone(Event):
     train_loss: float
     scores: Scores | None
     best: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Improved(Event):
+    """A model that is better than what was shown before; show this one from now on.
+
+    Attributes
+    ----------
+    model
+        A whole model, ready to predict; its history ends with the training under way.
+    scores
+        Its scores on the validation blocks, None without any.
+    seconds
+        Time since the start of the training.
+    """
+
+    model: Model
+    scores: Scores | None
     seconds: float
 
 

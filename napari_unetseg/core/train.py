@@ -9,7 +9,7 @@ from napari_unetseg.core.config import TrainSettings
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.devices import device_name, is_out_of_memory, pick_device, use_threads
 from napari_unetseg.core.errors import TrainingError, UserError
-from napari_unetseg.core.events import Event, Notice, Prepared
+from napari_unetseg.core.events import Event, Improved, Notice, Prepared
 from napari_unetseg.core.learner import Learner, NotFiniteError
 from napari_unetseg.core.model import Model
 from napari_unetseg.core.plan import Plan, make_plan
@@ -52,7 +52,8 @@ def train_events(
     Yields
     ------
     Event
-        `Notice`, one `Prepared`, `StepDone`, `EpochDone`, and last one `TrainingDone`.
+        `Notice`, one `Prepared`, `StepDone`, `EpochDone`, `Improved` whenever there is a better
+        model to show, and last one `TrainingDone`.
 
     Returns
     -------
@@ -65,109 +66,148 @@ def train_events(
         The labels or images cannot be trained on; the sentence says what to do.
     """
     settings = settings or TrainSettings()
-    control = control or Control(settings.threads)
-    device = pick_device(settings.device)
-    threads = use_threads(control.threads or settings.threads)
-    data = _read(pairs, settings, structures, init)
-    plan = make_plan(data, settings, device.type, init.net if init else None)
-    learner = Learner(data, plan, settings, device, init.weights if init else None)
-    if settings.freeze_encoder and init is None:
-        yield Notice("There is no model to go on from, so the encoder is not frozen.")
-    if not data.validated:
-        yield Notice(
-            "There is too little annotation to hold any back for a score; the result is shown "
-            "without one. Paint more, in several places, to get a score."
-        )
-    yield _prepared(data, plan, learner, device_name(device))
+    run = _Run(pairs, settings, structures, init, control or Control(settings.threads))
+    yield from run.begin()
+    while not run.progress.over and not run.control.stopped:
+        yield from run.step()
+        done = run.progress.epoch_over or run.control.stopped
+        if done and run.progress.steps_since_epoch:
+            yield from run.epoch()
+            yield from run.renew()
+    if run.progress.steps_since_epoch:
+        yield from run.epoch()
+    return (yield from run.end())
 
-    progress = Progress(plan, settings, learner.weights())
-    if init is not None:
-        progress.begin(learner)
-        if data.validated and not all(record.scores for record in init.history):
+
+class _Run:
+    """One training from its first look at the data to its model."""
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        settings: TrainSettings,
+        structures: Sequence[Structure],
+        init: Model | None,
+        control: Control,
+    ) -> None:
+        self.settings, self.init, self.control = settings, init, control
+        self.device = pick_device(settings.device)
+        self.threads = use_threads(control.threads or settings.threads)
+        self.data = _read(pairs, settings, structures, init)
+        net = init.net if init else None
+        self.plan = make_plan(self.data, settings, self.device.type, net)
+        weights = init.weights if init else None
+        self.learner = Learner(self.data, self.plan, settings, self.device, weights)
+        self.progress = Progress(self.plan, settings, self.learner.weights())
+        self.failures = 0
+
+    def begin(self) -> Generator[Event, None, None]:
+        """Say what will be done; score the model that is gone on from."""
+        if self.settings.freeze_encoder and self.init is None:
+            yield Notice("There is no model to go on from, so the encoder is not frozen.")
+        if not self.data.validated:
+            yield Notice(
+                "There is too little annotation to hold any back for a score; the result is shown "
+                "without one. Paint more, in several places, to get a score."
+            )
+        yield _prepared(self.data, self.plan, self.learner, device_name(self.device))
+        if self.init is None:
+            return
+        self.progress.begin(self.learner)
+        if self.data.validated and not all(record.scores for record in self.init.history):
             yield Notice(
                 "An earlier training of this model held nothing back, so its score is kinder "
                 "than that of a new model."
             )
-    failures = 0
-    while not progress.over and not control.stopped:
-        use_threads(control.threads or settings.threads)
+
+    def step(self) -> Generator[Event, None, None]:
+        """One step; what fails is tried again with less memory or a smaller rate."""
+        use_threads(self.control.threads or self.settings.threads)
         try:
-            loss = learner.step(progress.rate)
+            loss = self.learner.step(self.progress.rate)
         except NotFiniteError:
-            failures += 1
-            if failures > MOST_FAILURES:
-                progress.reason = "the loss was no number (NaN) again and again"
-                break
-            learner.restore(progress.safe_weights)
+            self.failures += 1
+            if self.failures > MOST_FAILURES:
+                self.progress.reason = "the loss was no number (NaN) again and again"
+                return
+            self.learner.restore(self.progress.safe_weights)
             yield Notice("A step's loss was no number; going back and on with a smaller rate.")
-            continue
         except (RuntimeError, MemoryError) as error:
             try:
                 if not is_out_of_memory(error):
                     raise
-                yield Notice(learner.shrink())
-                continue
+                yield Notice(self.learner.shrink())
             except (RuntimeError, MemoryError, TrainingError) as final:
-                if not progress.epochs:
+                if not self.progress.epochs:
                     raise
-                progress.fail(final)
-                break
-        yield progress.step(loss)
-        if progress.epoch_over or control.stopped:
-            yield from _epoch(progress, learner)
-            failures = 0
-            if newer := control.take_pairs():
-                try:
-                    data = data.renewed(newer)
-                except UserError as error:
-                    yield Notice(f"Training goes on with the earlier annotations: {error}")
-                else:
-                    learner.use(data)
-                    progress.forget_scores()
-    if progress.steps_since_epoch:
-        yield from _epoch(progress, learner)
-    if progress.best is None or not progress.epochs:
-        raise TrainingError(
-            "Training was stopped before its first step; nothing was learned yet."
-            if control.stopped
-            else "Training failed at its first steps: the loss was no number (NaN); check the "
-            "image for broken values or choose a smaller learning rate."
+                self.progress.fail(final)
+        else:
+            yield self.progress.step(loss)
+
+    def epoch(self) -> Generator[Event, None, None]:
+        """Score the weights; the best so far are a model to show."""
+        done = self.progress.epoch(self.learner)
+        if done.scores is None and self.data.validated:
+            yield Notice("Not enough memory: this epoch has no score.")
+        yield done
+        if done.best:
+            yield Improved(self.model("training goes on"), done.scores, done.seconds)
+        self.failures = 0
+
+    def renew(self) -> Generator[Event, None, None]:
+        """Take newer annotations, if there are any."""
+        if not (newer := self.control.take_pairs()):
+            return
+        try:
+            self.data = self.data.renewed(newer)
+        except UserError as error:
+            yield Notice(f"Training goes on with the earlier annotations: {error}")
+        else:
+            self.learner.use(self.data)
+            self.progress.forget_scores()
+
+    def end(self) -> Generator[Event, None, Model]:
+        """Say why it ended; return the best model."""
+        if self.progress.best is None or not self.progress.epochs:
+            raise TrainingError(
+                "Training was stopped before its first step; nothing was learned yet."
+                if self.control.stopped
+                else "Training failed at its first steps: the loss was no number (NaN); check the "
+                "image for broken values or choose a smaller learning rate."
+            )
+        done = self.progress.done(stopped=self.control.stopped)
+        yield done
+        return self.model(done.reason)
+
+    def model(self, reason: str) -> Model:
+        """The best weights so far with all that is needed to use them."""
+        progress, data, image = self.progress, self.data, self.data.pairs[0].image
+        assert progress.best is not None
+        record = TrainingRecord(
+            date=now(),
+            reason=reason,
+            steps=progress.steps,
+            seconds=round(progress.seconds, 2),
+            settings=self.settings,
+            scores=progress.best.scores,
+            curve=tuple(progress.curve),
+            images=image_records(data),
+            labelled_voxels=data.train_voxels + data.validation_voxels,
+            device=device_name(self.device),
+            threads=self.threads,
+            versions=versions(),
+            parent=self.init.id if self.init else None,
         )
-    done = progress.done(stopped=control.stopped)
-    yield done
-    record = TrainingRecord(
-        date=now(),
-        reason=done.reason,
-        steps=done.steps,
-        seconds=round(done.seconds, 2),
-        settings=settings,
-        scores=done.scores,
-        curve=tuple(progress.curve),
-        images=image_records(data),
-        labelled_voxels=data.train_voxels + data.validation_voxels,
-        device=device_name(device),
-        threads=threads,
-        versions=versions(),
-        parent=init.id if init else None,
-    )
-    image = data.pairs[0].image
-    return Model(
-        net=plan.net,
-        weights=progress.best.weights,
-        classes=data.classes,
-        channels=init.channels if init else image.channels,
-        normalization=data.normalization,
-        spacing=image.spatial_spacing(data.dims),
-        units=image.grid_units[-data.dims :],
-        history=(*(init.history if init else ()), record),
-    )
-
-
-def _epoch(progress: Progress, learner: Learner) -> Generator[Event, None, None]:
-    done = progress.epoch(learner)
-    if done.scores is None and learner.data.validated:
-        yield Notice("Not enough memory: this epoch has no score.")
-    yield done
+        return Model(
+            net=self.plan.net,
+            weights=progress.best.weights,
+            classes=data.classes,
+            channels=self.init.channels if self.init else image.channels,
+            normalization=data.normalization,
+            spacing=image.spatial_spacing(data.dims),
+            units=image.grid_units[-data.dims :],
+            history=(*(self.init.history if self.init else ()), record),
+        )
 
 
 def _read(
