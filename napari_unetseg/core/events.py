@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.model import Model
 
 __all__ = [
+    "Choice",
     "EpochDone",
     "Event",
     "Improved",
@@ -33,6 +34,26 @@ class Notice(Event):
     """A sentence that the user should read; the job goes on."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen for these images, and why.
+
+    Attributes
+    ----------
+    name, value
+        What was chosen, as it is shown, such as ``Patch`` and ``128 × 128``.
+    reason
+        Why, in a few words.
+    setting
+        The field of `TrainSettings` that overrides it; empty where none does.
+    """
+
+    name: str
+    value: str
+    reason: str
+    setting: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +80,8 @@ class Prepared(Event):
         Patch size in voxels, one number for each spatial axis (ZYX or YX).
     batch
         Patches of a step.
+    choices
+        What was chosen for these images, with the reasons, in the order to show.
     """
 
     steps: int
@@ -71,6 +94,7 @@ class Prepared(Event):
     parameters: int
     patch: tuple[int, ...]
     batch: int
+    choices: tuple[Choice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
