@@ -20,6 +20,7 @@ from napari_unetseg.core.devices import (
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice, TilePredicted
 from napari_unetseg.core.image import Normalization, Stack
+from napari_unetseg.core.memory import kept_memory
 from napari_unetseg.core.unet import probabilities
 
 if TYPE_CHECKING:
@@ -131,6 +132,18 @@ def predict_events(
     """
     settings = settings or PredictSettings()
     control = control or Control(settings.threads)
+    with kept_memory():
+        yield from _predict_stack(model, stack, settings, planes, control)
+
+
+def _predict_stack(
+    model: Model,
+    stack: Stack,
+    settings: PredictSettings,
+    planes: Iterable[tuple[int, ...]] | None,
+    control: Control,
+) -> Generator[Event, None, None]:
+    """All wanted planes or volumes; what it holds is free when it ends."""
     model.check_image(stack)
     wanted = list(planes) if planes is not None else list(stack.planes(model.dims))
     normalization, own = model.normalization.for_stack(stack)
