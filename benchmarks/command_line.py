@@ -2,8 +2,7 @@
 
     python benchmarks/command_line.py DATA [--sets A,B] [--minutes M] [--json FILE]
 
-DATA is a folder with ``benchmark.tsv`` (columns set, axes, labels, role, item) and, for each set,
-``images/``, ``masks/`` and ``scribbles/``. Only sets of single pictures are used.
+DATA is a folder with ``benchmark.tsv`` (see ``sets.py``). Only sets of single pictures are used.
 Nothing is tuned to a set.
 """
 
@@ -16,31 +15,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-Rows = dict[str, dict[str, list[str]]]
-
-
-def read_table(root: Path) -> tuple[Rows, dict[str, str]]:
-    """Items of each set by role, and the kind of each set's masks."""
-    items: Rows = defaultdict(lambda: defaultdict(list))
-    kinds = {}
-    for line in (root / "benchmark.tsv").read_text().splitlines()[1:]:
-        name, axes, labels, role, item = line.split("\t")
-        if axes in ("YX", "YXS"):
-            items[name][role].append(item)
-            kinds[name] = "instances" if labels == "instances" else "full"
-    return items, kinds
+from sets import BenchmarkSet, find, read_sets
 
 
-def link(items: list[str], source: Path, target: Path) -> Path:
+def link(items: Sequence[str], source: Path, target: Path) -> Path:
     """A folder with links to the items; a label may have another suffix than its image."""
     target.mkdir(parents=True)
     for item in items:
-        file = source / item
-        if not file.exists():
-            file = next(source.glob(f"{file.stem}.*"))
+        file = find(source, item)
         (target / file.name).symlink_to(file.resolve())
     return target
 
@@ -53,11 +39,12 @@ def unetseg(*arguments: object) -> float:
     return time.monotonic() - started
 
 
-def run_set(root: Path, items: dict[str, list[str]], kind: str, options: list[object]) -> dict:
+def run_set(data: BenchmarkSet, options: list[object]) -> dict[str, Any]:
     """Train and evaluate one set."""
+    root, kind = data.folder, "instances" if data.instances else "full"
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        train, test = items["train"], items["test"]
+        train, test = ([item.file for item in items] for items in (data.train, data.test))
         images = link(train, root / "images", work / "train")
         labels = link(train, root / "scribbles", work / "strokes")
         test_images = link(test, root / "images", work / "test")
@@ -78,17 +65,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    items, kinds = read_table(options.data)
-    chosen = options.sets.split(",") if options.sets else sorted(items)
     extra: list[object] = ["--threads", options.threads]
     extra += ["--minutes", options.minutes] if options.minutes else []
     results = {}
     print(f"{'set':28} {'Dice':>6} {'train s':>8} {'evaluate s':>10}")
-    for name in chosen:
-        result = run_set(options.data / name, items[name], kinds[name], extra)
-        results[name] = result
+    for data in read_sets(options.data, options.sets):
+        if data.axes not in ("YX", "YXS"):
+            continue
+        result = run_set(data, extra)
+        results[data.name] = result
         print(
-            f"{name:28} {result['scores']['mean_dice']:6.3f} {result['train_seconds']:8.1f} "
+            f"{data.name:28} {result['scores']['mean_dice']:6.3f} {result['train_seconds']:8.1f} "
             f"{result['evaluate_seconds']:10.1f}",
             flush=True,
         )
