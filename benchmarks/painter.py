@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PIECE = 16
 """Edge in pixels of the cells that given strokes are cut into, to give a part of them."""
 MARGIN = 2
-"""Strokes keep this many pixels from the edge of their class where there is room."""
+"""Strokes keep this many pixels from the edge of their class, less where the class is thin."""
 LENGTH = 40
 """Pixels of a simulated stroke."""
 BLUR = 8.0
@@ -128,9 +128,10 @@ def _room(
 ) -> _Room:
     structure = 0 if value == BRUSH else value
     inside = truth.labels[plane] == structure
-    far = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1] > MARGIN
+    depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
+    thick = ndimage.maximum_filter(depth, 2 * MARGIN + 1)
     wrong = inside & (predicted[plane] != structure)
-    inside = np.where(far.any(), far, inside) & (labels[plane] == 0)
+    inside = inside & (depth > np.minimum(MARGIN, thick / 2)) & (labels[plane] == 0)
     errors = ndimage.gaussian_filter(wrong.astype(np.float32), BLUR)
     errors += 1e-6 * (1 + rng.random(errors.shape, np.float32))  # where nothing is wrong: anywhere
     return _Room(number, plane, inside, np.where(inside, errors, 0.0))
