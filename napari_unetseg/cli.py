@@ -109,6 +109,18 @@ def train(
     norm: Annotated[
         str | None, typer.Option(help=f"batch, group, instance or none. {_default('norm')}")
     ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help=f"unet, resnet18, resnet34 or resnet50. {_default('encoder')}"),
+    ] = None,
+    encoder_weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="What a resnet starts with: imagenet (downloaded once), or a .safetensors or "
+            ".pth file. Default: random.",
+        ),
+    ] = None,
     lr: Annotated[
         float | None, typer.Option(help=f"Learning rate. {_default('learning_rate')}")
     ] = None,
@@ -118,7 +130,11 @@ def train(
         Path | None, typer.Option(metavar="MODEL", help="Go on from this model.")
     ] = None,
     freeze_encoder: Annotated[
-        bool, typer.Option("--freeze-encoder", help="Train the decoder alone; with --init.")
+        bool,
+        typer.Option(
+            "--freeze-encoder",
+            help="Train the decoder alone; with --init or --encoder-weights.",
+        ),
     ] = False,
     seed: Annotated[int | None, typer.Option(help=f"Random seed. {_default('seed')}")] = None,
     device: Device = None,
@@ -143,6 +159,8 @@ def train(
         depth=depth,
         width=width,
         norm=norm,
+        encoder=encoder,
+        encoder_weights=encoder_weights,
         learning_rate=lr,
         patch=patch,
         batch=batch,
@@ -151,10 +169,14 @@ def train(
         device=device,
         threads=commands.cores() if threads is None else threads,
     )
-    if freeze_encoder and init is None:
-        raise WrongUsageError("--freeze-encoder goes on from a model; give it with --init.")
-    if init is not None and any(given is not None for given in (depth, width, norm)):
-        raise WrongUsageError("--init brings depth, width and norm of its own; leave these out.")
+    if freeze_encoder and init is None and encoder_weights is None:
+        raise WrongUsageError(
+            "--freeze-encoder goes on from a model; give it with --init, or --encoder-weights."
+        )
+    if init is not None and any(g is not None for g in (depth, width, norm, encoder)):
+        raise WrongUsageError(
+            "--init brings depth, width, norm and encoder of its own; leave these out."
+        )
     if kind is LabelKind.STROKES and ignore is not None:
         raise WrongUsageError("--ignore is for full masks and instances; in strokes it is 0.")
     data = Labelled(images, labels, kind, ignore, axes)
@@ -252,7 +274,8 @@ def _settings(kind: type[S], **values: Any) -> S:
         if not first["loc"]:
             text = re.sub(r"\b(epochs|steps|minutes)\b", r"--\1", text)
             raise WrongUsageError(f"{text[0].upper()}{text[1:]}.") from error
-        option = {"learning_rate": "lr"}.get(str(first["loc"][0]), str(first["loc"][0]))
+        name = str(first["loc"][0])
+        option = {"learning_rate": "lr"}.get(name, name.replace("_", "-"))
         raise WrongUsageError(
             f"--{option} cannot be {first['input']}: {text[0].lower()}{text[1:]}."
         ) from error

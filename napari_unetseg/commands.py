@@ -349,10 +349,14 @@ def _image_facts(file: Path, axes: str | None) -> tuple[dict[str, Any], list[tup
 def _model_rows(model: Model, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     net, classes = model.net, model.classes
     structures = [f"{s.number} {s.name}" for s in classes.structures]
+    of_encoder = "" if net.encoder == "unet" else f" on {net.encoder}"
     sizes = zip("ZYX"[-net.dims :], model.spacing, model.units, strict=True)
     rows = [
         ("model", str(facts["id"])),
-        ("network", f"{net.dims}D U-Net, depth {net.depth}, width {net.width}, {net.norm} norm"),
+        (
+            "network",
+            f"{net.dims}D U-Net{of_encoder}, depth {net.depth}, width {net.width}, {net.norm} norm",
+        ),
         ("parameters", f"{facts['parameters']:,}"),
         ("receptive field", " × ".join(map(str, facts["receptive_field"])) + " voxels"),
         ("structures", ", ".join(structures) + " (no background)" * (not classes.background)),

@@ -11,15 +11,16 @@ import torch
 
 from napari_unetseg.core.config import AugmentSettings, NetSettings, TrainSettings
 from napari_unetseg.core.control import Control
+from napari_unetseg.core.encoders import build
 from napari_unetseg.core.image import Normalization, Stack
 from napari_unetseg.core.labels import Classes, LabelKind, Structure
 from napari_unetseg.core.model import Model
 from napari_unetseg.core.samples import Pair
 from napari_unetseg.core.train import train_events
-from napari_unetseg.core.unet import UNet
 
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Event
+    from napari_unetseg.core.unet import UNet
 
 torch.set_num_threads(1)  # these networks are tiny: more threads only wait for each other
 
@@ -120,7 +121,7 @@ def random_network(seed: int = 0, **settings: Any) -> UNet:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = UNet(**settings)
+        network = build(NetSettings(**settings))
         for name, value in network.state_dict().items():
             if name.endswith("running_mean"):
                 value.normal_(0.0, 0.3)

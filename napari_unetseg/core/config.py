@@ -10,6 +10,12 @@ __all__ = ["AugmentSettings", "NetSettings", "PredictSettings", "TrainSettings"]
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Norm = Literal["batch", "group", "instance", "none"]
+Encoder = Literal["unet", "resnet18", "resnet34", "resnet50"]
+
+
+def _check_encoder(encoder: Encoder, dims: int, norm: Norm, depth: int) -> None:
+    if encoder != "unet" and (dims != 2 or norm != "batch" or not 2 <= depth <= 6):
+        raise ValueError(f"the encoder {encoder} needs 2D, batch norm and a depth of 2 to 6")
 
 
 class _Settings(BaseModel):
@@ -33,9 +39,15 @@ class NetSettings(_Settings):
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     strides: tuple[tuple[int, ...], ...] | None = None
     """Down-sampling of each level and spatial axis, 1 or 2; None means 2 everywhere."""
+    encoder: Encoder = "unet"
+    """The U-Net's own, or a residual network of He et al. (2016) in 2D, of which ``depth`` levels
+    are used; 6 are all of it."""
 
     @model_validator(mode="after")
     def _check_strides(self) -> Self:
+        _check_encoder(self.encoder, self.dims, self.norm, self.depth)
+        if self.encoder != "unet" and self.strides is not None:
+            raise ValueError(f"the encoder {self.encoder} has strides of its own")
         if self.strides is not None:
             if len(self.strides) != self.depth - 1:
                 raise ValueError(f"strides needs {self.depth - 1} entries for depth {self.depth}")
@@ -77,10 +89,15 @@ class TrainSettings(_Settings):
 
     dims: Literal[2, 3] = 2
     depth: int | None = Field(None, ge=1, le=7)
-    """Levels of the U-Net; None: 4 in 2D, 3 in 3D."""
+    """Levels of the U-Net; None: 4 in 2D, 3 in 3D, 6 with a residual encoder."""
     width: int = Field(16, ge=1, le=256)
     norm: Norm = "batch"
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    encoder: Encoder = "unet"
+    """The U-Net's own encoder, or torchvision's ``resnet18``, ``resnet34`` or ``resnet50`` (2D)."""
+    encoder_weights: str | None = None
+    """What a residual encoder starts with. None: random weights; ``imagenet``: torchvision's, which
+    are downloaded once; else the path of a ``.safetensors`` or ``.pth`` state dict."""
 
     epochs: int | None = Field(None, ge=1)
     steps: int | None = Field(None, ge=1)
@@ -117,6 +134,13 @@ class TrainSettings(_Settings):
     def _one_end(self) -> Self:
         if sum(end is not None for end in (self.epochs, self.steps, self.minutes)) > 1:
             raise ValueError("give only one of epochs, steps and minutes")
+        return self
+
+    @model_validator(mode="after")
+    def _encoder_fits(self) -> Self:
+        _check_encoder(self.encoder, self.dims, self.norm, self.depth or 6)
+        if self.encoder_weights is not None and self.encoder == "unet":
+            raise ValueError("encoder weights need the encoder resnet18, resnet34 or resnet50")
         return self
 
     @classmethod

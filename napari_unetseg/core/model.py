@@ -17,16 +17,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from napari_unetseg.core import model_file
 from napari_unetseg.core.config import NetSettings
+from napari_unetseg.core.encoders import build
 from napari_unetseg.core.errors import ModelFileError
 from napari_unetseg.core.image import Normalization, Stack
 from napari_unetseg.core.labels import Classes
 from napari_unetseg.core.records import TrainingRecord
-from napari_unetseg.core.unet import UNet
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_unetseg.core.metrics import Scores
+    from napari_unetseg.core.unet import UNet
 
 __all__ = ["Model", "load_model"]
 
@@ -119,7 +120,7 @@ class Model:
     def network(self) -> UNet:
         """The network with its weights, in evaluation mode, on the CPU."""
         with torch.device("meta"):  # no random weights are drawn only to be replaced
-            network = UNet(**self.net.model_dump())
+            network = build(self.net)
         network.load_state_dict({n: t.clone() for n, t in self.weights.items()}, assign=True)
         return network.eval()
 
@@ -145,7 +146,7 @@ class Model:
     def summary(self) -> dict[str, Any]:
         """The description, with the model's id, size and receptive field."""
         with torch.device("meta"):
-            network = UNet(**self.net.model_dump())
+            network = build(self.net)
         return {
             "id": self.id,
             "validated": self.validated,
@@ -189,7 +190,7 @@ class Model:
 def _expected(net: NetSettings) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Shape and dtype of every tensor of a network, without making one."""
     with torch.device("meta"):
-        state = UNet(**net.model_dump()).state_dict()
+        state = build(net).state_dict()
     return {name: (tuple(t.shape), t.dtype) for name, t in state.items()}
 
 

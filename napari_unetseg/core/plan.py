@@ -20,6 +20,8 @@ PATCH_3D = {"cpu": (16, 64, 64), "gpu": (32, 128, 128)}
 BATCH_3D = {"cpu": 1, "gpu": 2}
 DEPTH = {2: 4, 3: 3}
 """Levels; in 3D a deeper network would look too far for exact tiles."""
+RESIDUAL_DEPTH = 6
+"""Levels with a residual encoder: all of it."""
 EPOCHS = 40
 """Epochs of a training that nobody limits and that does not end by itself before."""
 FEWEST_STEPS, MOST_STEPS = 12, 60
@@ -82,7 +84,8 @@ def make_plan(
     shapes = [p.image.spatial_shape(data.dims) for p in data.pairs]
     smallest = tuple(min(s[a] for s in shapes) for a in range(data.dims))
     strides = None
-    depth = settings.depth or DEPTH[data.dims]
+    levels = DEPTH[data.dims] if settings.encoder == "unet" else RESIDUAL_DEPTH
+    depth = settings.depth or levels
     if data.dims == 3:
         strides = level_strides(smallest, image.spatial_spacing(3), depth)
     net = init or NetSettings(
@@ -94,6 +97,7 @@ def make_plan(
         norm=settings.norm,
         dropout=settings.dropout,
         strides=strides,
+        encoder=settings.encoder,
     )
     patch = _patch(net, settings, where, shapes)
     batch = settings.batch or (BATCH_2D if data.dims == 2 else BATCH_3D)[where]

@@ -51,7 +51,8 @@ class _Engine:
         self.edge = edge
         self.exact = tiles.exact_tiles(self.shape, self.network, edge)
         looks_at_tile = self.model.net.norm in ("group", "instance") and len(self.exact) > 1
-        wide = self.model.dims == 3 and tiles.halo_factor(self.exact) > LARGEST_HALO
+        far = self.model.dims == 3 or self.model.net.encoder != "unet"
+        wide = far and tiles.halo_factor(self.exact) > LARGEST_HALO
         self.blended = looks_at_tile or wide
         self.rows = tiles.overlapping_tiles(self.shape, self.network.stride, edge)[1]
 
@@ -97,7 +98,8 @@ class _Engine:
         if self.model.net.norm in ("group", "instance"):
             why = f"{self.model.net.norm} norm depends on what is around a voxel"
         else:
-            why = "an exact halo would cost more than three times the volume"
+            what = "volume" if self.model.dims == 3 else "image"
+            why = f"an exact halo would cost more than three times the {what}"
         return f"Tiles are blended ({why}), so the mask may differ a little with the tile size."
 
 

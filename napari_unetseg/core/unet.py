@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ INSTANCE = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 DROPOUT = {2: nn.Dropout2d, 3: nn.Dropout3d}
 BLOCK_RADIUS = 2
 """Two 3 × 3 convolutions look two voxels far."""
+Window = tuple[int, int, int]
+"""First, last, stride: output voxel i depends on input voxels i·stride + first … + last."""
 
 
 def _norm(kind: str, dims: int, features: int) -> nn.Module:
@@ -83,12 +86,16 @@ class UNet(nn.Module):
     strides
         Down-sampling, one tuple for each of the ``depth - 1`` levels with 1 or 2 for each axis.
         Default 2 everywhere. (1, 2, 2) keeps the resolution in Z.
+    encoder
+        ``unet``; so that a whole `NetSettings` can be given.
 
     Raises
     ------
     ValueError
-        Unknown norm, or strides that do not fit depth and dims.
+        Unknown norm, another encoder, or strides that do not fit depth and dims.
     """
+
+    encoder_kinds: ClassVar[tuple[str, ...]] = ("unet",)
 
     def __init__(
         self,
@@ -101,8 +108,11 @@ class UNet(nn.Module):
         norm: str = "batch",
         dropout: float = 0.0,
         strides: Sequence[Sequence[int]] | None = None,
+        encoder: str = "unet",
     ) -> None:
         super().__init__()
+        if encoder not in self.encoder_kinds:
+            raise ValueError(f"encoder must be one of {self.encoder_kinds}, not {encoder!r}")
         if dims not in (2, 3) or depth < 1 or width < 1:
             raise ValueError("dims must be 2 or 3, depth and width at least 1")
         self.strides = tuple(tuple(s) for s in strides or [(2,) * dims] * (depth - 1))
@@ -110,23 +120,39 @@ class UNet(nn.Module):
             raise ValueError(f"strides needs {depth - 1} tuples of {dims} numbers")
         self.dims, self.depth, self.norm = dims, depth, norm
         features = [width * 2**level for level in range(depth)]
-        drops = [dropout if level >= depth - 2 else 0.0 for level in range(depth)]
+        skips = self._make_encoder(encoder, in_channels, features, dropout)
+        below = [*features[1:-1], skips[-1]]
+        self.ups = nn.ModuleList(
+            UP[dims](b, f, kernel_size=s, stride=s)
+            for b, f, s in zip(below, features[:-1], self.strides, strict=False)
+        )
+        self.decoder = nn.ModuleList(
+            _block(dims, skip + f, f, norm, 0.0)
+            for skip, f in zip(skips[:-1], features[:-1], strict=True)
+        )
+        self.head = CONV[dims](width if depth > 1 else skips[-1], out_channels, 1)
+        self._initialise()
 
-        inputs = [in_channels, *features]
+    def _make_encoder(
+        self, kind: str, in_channels: int, features: Sequence[int], dropout: float
+    ) -> Sequence[int]:
+        """Make what `_encode` uses; the features of each level, the bottleneck last."""
+        del kind
+        dims, depth, inputs = self.dims, self.depth, [in_channels, *features]
         blocks = [
-            _block(dims, inputs[level], features[level], norm, drops[level])
+            _block(
+                dims,
+                inputs[level],
+                features[level],
+                self.norm,
+                dropout if level >= depth - 2 else 0.0,
+            )
             for level in range(depth)
         ]
-        self.encoder = nn.ModuleList(blocks[:-1])
+        self.encoder: nn.Module = nn.ModuleList(blocks[:-1])
         self.pools = nn.ModuleList(POOL[dims](s) for s in self.strides)
         self.bottleneck = blocks[-1]
-        self.ups = nn.ModuleList(
-            UP[dims](2 * f, f, kernel_size=s, stride=s)
-            for f, s in zip(features[:-1], self.strides, strict=True)
-        )
-        self.decoder = nn.ModuleList(_block(dims, 2 * f, f, norm, 0.0) for f in features[:-1])
-        self.head = CONV[dims](width, out_channels, 1)
-        self._initialise()
+        return features
 
     def _initialise(self) -> None:
         if self.head.weight.is_meta:  # shapes alone are wanted; this would import torch._dynamo
@@ -168,36 +194,48 @@ class UNet(nn.Module):
         Exact for norms that do not look at the image (batch norm in evaluation, none). The
         range may reach beyond the image.
         """
+        low, high = start, stop - 1
+        seen: list[tuple[int, int]] = []
+        for level in range(self.depth):
+            if level < self.depth - 1:  # the decoder's block
+                low, high = low - BLOCK_RADIUS, high + BLOCK_RADIUS
+            first, last = low, high
+            for begin, end, stride in reversed(self._windows(level, axis)):
+                first, last = first * stride + begin, last * stride + end
+            seen.append((first, last))
+            if level < self.depth - 1:
+                stride = self.strides[level][axis]
+                low, high = low // stride, high // stride
+        return min(first for first, _ in seen), max(last for _, last in seen) + 1
 
-        def look(level: int, low: int, high: int) -> tuple[int, int]:  # inclusive
-            low, high = low - BLOCK_RADIUS, high + BLOCK_RADIUS
-            if level == self.depth - 1:
-                return low, high
-            stride = self.strides[level][axis]
-            below = look(level + 1, low // stride, high // stride)
-            low, high = min(low, below[0] * stride), max(high, below[1] * stride + stride - 1)
-            return low - BLOCK_RADIUS, high + BLOCK_RADIUS
-
-        first, last = look(0, start, stop - 1)
-        return first, last + 1
+    def _windows(self, level: int, axis: int) -> list[Window]:
+        """What lies between the image and the encoder's features of a level, image first."""
+        windows = [(-BLOCK_RADIUS, BLOCK_RADIUS, 1)]
+        for strides in self.strides[:level]:
+            pool = (0, strides[axis] - 1, strides[axis])
+            windows += [pool, (-BLOCK_RADIUS, BLOCK_RADIUS, 1)]
+        return windows
 
     # -- computing ---------------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, out_channels, *spatial) of images (N, in_channels, *spatial), any size."""
         size = x.shape[2:]
-        x = self._pad(x)
-        skips = []
-        for block, pool in zip(self.encoder, self.pools, strict=True):
-            x = block(x)
-            skips.append(x)
-            x = pool(x)
-        x = self.bottleneck(x)
+        skips = self._encode(self._pad(x))
+        x = skips.pop()
         for up, block in zip(reversed(self.ups), reversed(self.decoder), strict=True):
             x = block(torch.cat([skips.pop(), up(x)], dim=1))
         x = self.head(x)
         crop: list[Any] = [slice(0, s) for s in size]
         return x[(..., *crop)]
+
+    def _encode(self, x: Tensor) -> list[Tensor]:
+        """Features of each level, the finest first and the bottleneck last."""
+        levels = []
+        for block, pool in zip(self.encoder.children(), self.pools, strict=True):
+            levels.append(block(x))
+            x = pool(levels[-1])
+        return [*levels, self.bottleneck(x)]
 
     def _pad(self, x: Tensor) -> Tensor:
         """Pad the far end of each axis to a multiple of the stride, at least twice the stride.
@@ -217,12 +255,11 @@ class UNet(nn.Module):
         Gives the same logits up to rounding, in about half the time on a CPU.
         """
         network = copy.deepcopy(self).eval()
-        for block in (*network.encoder, network.bottleneck, *network.decoder):
-            for i in range(len(block) - 1):
-                conv, norm = block[i], block[i + 1]
+        for module in network.modules():
+            for (first, conv), (second, norm) in pairwise(list(module.named_children())):
                 if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
-                    block[i] = fuse_conv_bn_eval(conv, norm)
-                    block[i + 1] = nn.Identity()
+                    setattr(module, first, fuse_conv_bn_eval(cast("nn.Conv2d", conv), norm))
+                    setattr(module, second, nn.Identity())
         return network.to(memory_format=torch.channels_last) if self.dims == 2 else network
 
 
