@@ -1,7 +1,8 @@
 """The peer: a random forest on filter features, as people use it today on the same strokes.
 
-scikit-image's ``multiscale_basic_features`` with sigma 1 to 16 on intensities scaled by their 1 and
-99.8 percentiles, colour channels as channels, stacks plane by plane; 100 trees of scikit-learn.
+scikit-image's ``multiscale_basic_features`` with sigma 1 to 16 on intensities scaled by the 1 and
+99.8 percentiles of the picture (all its channels together), colour channels as channels, stacks
+plane by plane; 100 trees of scikit-learn.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ WORKERS = next(
 
 def features(image: np.ndarray, threads: int) -> np.ndarray:
     """Features (Y, X, features), float32, of a plane (channels, Y, X)."""
-    low, high = np.percentile(image, [1, 99.8], axis=(1, 2), keepdims=True)
-    scaled = ((image - low) / np.maximum(high - low, 1e-6)).astype(np.float32)
+    low, high = np.percentile(image, [1, 99.8])
+    scaled = ((image - low) / max(high - low, 1e-6)).astype(np.float32)
     found: np.ndarray = multiscale_basic_features(
         scaled.transpose(1, 2, 0),
         sigma_min=SIGMA[0],
