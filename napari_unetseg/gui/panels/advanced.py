@@ -26,6 +26,9 @@ TIPS = {
     "depth": "Levels of the U-Net, the bottleneck included; each halves the image. 0 chooses.",
     "width": "Feature channels of the first level; doubled at each level.",
     "norm": "Normalisation; only batch and none give exactly seamless tiles.",
+    "encoder": "The U-Net's own, or a residual network of torchvision (2D).",
+    "encoder_weights": "What a residual encoder starts with: nothing, imagenet (downloaded once), "
+    "or the path of a file.",
     "dropout": "Share of features dropped while training.",
     "patience": "Epochs without a better score after which training ends.",
     "learning_rate": "Step size of the Adam optimiser.",
@@ -62,8 +65,8 @@ class AdvancedPanel(Panel):
 
     def __init__(self, controller: Controller) -> None:
         super().__init__("", controller)
-        self.follow_box = QCheckBox("Show the prediction after each training")
-        self.follow_box.setToolTip("Predict what is on screen when a training is done.")
+        self.follow_box = QCheckBox("Show the mask while the network learns")
+        self.follow_box.setToolTip("Predict what is on screen during and after each training.")
         self.follow_box.setChecked(self.session.follow)
         self.follow_box.toggled.connect(self._on_follow)
         self.form = form_of(TrainSettings, self.session.settings)
@@ -101,9 +104,15 @@ def show_values(form: Form, values: BaseModel) -> None:
     with form.values.changed.blocked():
         for widget in form.values:
             value = getattr(values, widget.name)
-            if widget.value != (0 if value is None else value):
+            value = _nothing(widget.value) if value is None else value
+            if widget.value != value:
                 with widget.changed.blocked():
-                    widget.value = 0 if value is None else value
+                    widget.value = value
+
+
+def _nothing(value: Any) -> Any:
+    """How a widget with such values shows None."""
+    return "" if isinstance(value, str) else 0
 
 
 def _simple(field: FieldInfo) -> bool:
@@ -115,7 +124,7 @@ def _simple(field: FieldInfo) -> bool:
 
 
 def _widget(name: str, field: FieldInfo, value: Any) -> ValueWidget[Any]:
-    """A widget within the bounds of its field; an optional number shows None as 0."""
+    """A widget within the bounds of its field; None is shown as 0 or as an empty text."""
     kinds = [k for k in get_args(field.annotation) if k is not NoneType]
     optional = NoneType in get_args(field.annotation)
     label = name.replace("_", " ").capitalize()
@@ -124,15 +133,18 @@ def _widget(name: str, field: FieldInfo, value: Any) -> ValueWidget[Any]:
         kind: Any = str
     else:
         kind = kinds[0] if kinds else field.annotation
-        options = {} if kind is bool else _bounds(name, field, kind, optional)
+        options = {} if kind in (bool, str) else _bounds(name, field, kind, optional)
+    nothing = "" if kind is str else 0
     widget = create_widget(
-        value=0 if value is None else value,
+        value=nothing if value is None else value,
         annotation=None if "choices" in options else kind,
         name=name,
         label=label,
         options=options,
     )
-    default = "0, which chooses" if field.default is None else field.default
+    default = field.default
+    if default is None:
+        default = "nothing" if kind is str else "0, which chooses"
     widget.tooltip = f"{TIPS.get(name) or field.description or label + '.'} Default: {default}."
     if isinstance(widget.native, QAbstractSpinBox):
         widget.native.setKeyboardTracking(False)  # "128" is not first 1, then 12
