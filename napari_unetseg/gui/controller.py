@@ -28,9 +28,10 @@ from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.core.samples import Pair
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences, work
-from napari_unetseg.gui.choices import Choices
 from napari_unetseg.gui.grids import count_labels
 from napari_unetseg.gui.jobs import Job, Runner, Work
+from napari_unetseg.gui.live import MaskBegins
+from napari_unetseg.gui.masks import Masks
 from napari_unetseg.gui.preferences import Preferences, cores
 from napari_unetseg.gui.session import (
     JobKind,
@@ -61,7 +62,7 @@ DOING = {
 }
 
 
-class Controller(Choices):
+class Controller(Masks):
     """What the dock's buttons do.
 
     Parameters
@@ -91,7 +92,6 @@ class Controller(Choices):
         self._models = 0
         self._flushed = self._counted = 0.0
         self._went_wrong = False
-        self._target: napari_layers.Prediction | None = None
         settings = TrainSettings(device=self.preferences.device)
         super().__init__(viewer, session or Session(settings=settings))
 
@@ -115,6 +115,7 @@ class Controller(Choices):
                 self.session.settings,
                 self.session.structures,
                 entry.model if entry else None,
+                self.begin_looking(self.session.settings.dims),
             )
             self.session.curve, self.session.result = (), ""
             self._went_wrong = False
@@ -165,26 +166,12 @@ class Controller(Choices):
             model.check_image(stack)
             here = napari_layers.plane_on_screen(self.viewer, image, model.dims)
             planes = work.nearest_first(stack, model.dims, here) if whole else [here]
-            target = self.predictions.get(image)
-            if target is None or target.image is not image:
-                target = self.predictions[image] = napari_layers.Prediction(
-                    self.viewer, image, self._on_painted
-                )
-            self.know(
-                [s.number for s in model.classes.structures],
-                {s.number: s.name for s in model.classes.structures},
-            )
-            target.begin(model.id, self.session.structures)
-            self._target = target
+            self.begin_mask(image, model.id, model.classes.structures)
             settings = PredictSettings(device=self.session.settings.device)
             job = work.PredictWork(model, stack, planes, settings)
-            text = f"Predicting {stack.name}"
-            self._start(JobKind.PREDICT, text, job, partial(self._on_predicted, target))
+            self._start(JobKind.PREDICT, f"Predicting {stack.name}", job, self._on_predicted)
 
-    def _on_predicted(self, target: napari_layers.Prediction, _: None) -> None:
-        target.flush(last=True)
-        self._target = None
-        self.labels_changed = True
+    def _on_predicted(self, _: None) -> None:
         entry = self.session.entry
         if self.session.message.level is Level.WARNING:
             return
@@ -317,8 +304,15 @@ class Controller(Choices):
         net = model.net
         if net.dims == 3 and self.session.image is not None and not self.has_volumes():
             return
+        weights = self.session.settings.encoder_weights if net.encoder != "unet" else None
         self.session.change_settings(
-            dims=net.dims, depth=net.depth, width=net.width, norm=net.norm, dropout=net.dropout
+            dims=net.dims,
+            depth=net.depth,
+            width=net.width,
+            norm=net.norm,
+            dropout=net.dropout,
+            encoder=net.encoder,
+            encoder_weights=weights,
         )
 
     def _model(self) -> Model:
@@ -358,15 +352,14 @@ class Controller(Choices):
     def _on_done(self, number: int, on_done: Callable[[Any], None], result: Any) -> None:
         if self._current(number):
             self.session.job = None
+            self.end_masks()
             on_done(result)
 
     def _on_error(self, number: int, error: BaseException) -> None:
         if not self._current(number) or self.session.job is None:
             return
         kind, self.session.job = self.session.job.kind, None
-        if self._target is not None:
-            self._target.flush(last=True)
-            self._target = None
+        self.end_masks()
         level = Level.WARNING if isinstance(error, UserError) else Level.ERROR
         self.session.say(sentences.explain(error, DOING[kind]), level)
 
@@ -381,11 +374,16 @@ class Controller(Choices):
                 dice = None if dice is None or math.isnan(dice) else dice
                 point = Point(event.step, event.train_loss, dice)
                 self.session.curve = (*self.session.curve, point)
+            case MaskBegins():
+                self._on_mask_begins(event)
+            case TilePredicted() if self._screen is not None:
+                self._on_training_tile(event)
             case TilePredicted():
                 self._on_tile(event)
             case Notice():
                 self.session.say(event.text)
             case Prepared():
+                self.session.choices = event.choices
                 self.session.say(sentences.describe_prepared(event))
             case TrainingDone():
                 self.session.result = sentences.describe_training(event)
@@ -417,6 +415,7 @@ class Controller(Choices):
         ``resting`` says that the user's hands rest, so that a job may have every core.
         """
         self._control.threads = self._threads(resting=resting)
+        self.look()
         self.runner.pump()
         now = time.perf_counter()
         if self._target is not None and now - self._flushed > FLUSH_SECONDS:

@@ -29,6 +29,10 @@ NO_LABELS = (
     "Paint first: press 'New layer' under Annotate, then draw a few strokes on a structure and, "
     "with the background brush, on the background."
 )
+MASK_BEGINS = "This mask gets better while the network learns; what you paint or correct stays."
+MASK_DELETED = (
+    "The prediction layer was deleted, so no mask is shown until the training ends; Stop ends it."
+)
 BUSY = "Something is running already; wait for it or press Stop."
 NO_MODEL = "There is no model yet: press Train, or load one under Model."
 

@@ -17,6 +17,7 @@ from napari_unetseg.core.config import TrainSettings
 from napari_unetseg.core.labels import LabelKind, Structure
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.events import Choice
     from napari_unetseg.core.model import Model
 
 __all__ = ["JobKind", "JobState", "Level", "Message", "ModelEntry", "Point", "Session", "Source"]
@@ -126,11 +127,13 @@ class Session:
 
     settings: TrainSettings = field(default_factory=TrainSettings)
     follow: bool = True
-    """Predict what is on screen after each training."""
+    """Show the mask of what is on screen while a training goes on and after it."""
     go_on: bool = True
     """Training goes on from the model in use where it fits."""
 
     job: JobState | None = None
+    choices: tuple[Choice, ...] = ()
+    """What the newest training chose for its images, and why."""
     curve: tuple[Point, ...] = ()
     result: str = ""
     message: Message = Message()

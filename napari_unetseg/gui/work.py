@@ -9,13 +9,14 @@ import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.labels import Classes, LabelKind, Structure
 from napari_unetseg.gui.grids import count_labels, empty_grid
+from napari_unetseg.gui.live import Live
 from napari_unetseg.gui.tidy import TidySettings, tidy
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image import Stack
     from napari_unetseg.core.model import Model
     from napari_unetseg.core.samples import Pair
+    from napari_unetseg.gui.live import Screen
     from napari_unetseg.gui.session import Source
 
 __all__ = [
@@ -49,7 +51,7 @@ class Progress(Event):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainWork:
-    """Trains on snapshots of layers and on folders.
+    """Trains on snapshots of layers and on folders, and predicts what is on screen meanwhile.
 
     Attributes
     ----------
@@ -61,6 +63,8 @@ class TrainWork:
         As `napari_unetseg.core.train.train_events` takes them.
     model
         The model to go on from, if it fits; None starts anew.
+    screen
+        Tells what is on screen.
     """
 
     pairs: Sequence[Pair]
@@ -68,9 +72,10 @@ class TrainWork:
     settings: TrainSettings
     structures: Sequence[Structure]
     model: Model | None
+    screen: Screen
 
     def __call__(self, control: Control) -> Generator[Event, None, Model]:
-        """Yield the events of the training and return the model."""
+        """Yield the events of the training, and masks between them; return the model."""
         from napari_unetseg.core.train import train_events
 
         pairs = list(self.pairs)
@@ -80,11 +85,17 @@ class TrainWork:
         if init is not None and (reason := _misfit(init, pairs, self.settings)):
             yield Notice(f"A new model begins: {reason}.")
             init = None
-        return (
-            yield from train_events(
-                pairs, self.settings, structures=self.structures, init=init, control=control
-            )
+        live = Live(self.screen, self.settings.device, control)
+        training = train_events(
+            pairs, self.settings, structures=self.structures, init=init, control=control
         )
+        while True:
+            try:
+                event = next(training)
+            except StopIteration as end:
+                return cast("Model", end.value)
+            yield event
+            yield from live.after(event)
 
 
 def _open_folder(source: Source) -> Generator[Event, None, list[Pair]]:
@@ -99,11 +110,12 @@ def _open_folder(source: Source) -> Generator[Event, None, list[Pair]]:
 def _misfit(model: Model, pairs: Sequence[Pair], settings: TrainSettings) -> str:
     """Why a training cannot go on from a model; empty when it can."""
     net = model.net
-    if (net.dims, net.depth, net.width, net.norm) != (
+    if (net.dims, net.depth, net.width, net.norm, net.encoder) != (
         settings.dims,
         settings.depth or net.depth,
         settings.width,
         settings.norm,
+        settings.encoder,
     ):
         return "the network in the settings is another one"
     if pairs and pairs[0].image.n_channels != net.in_channels:

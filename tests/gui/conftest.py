@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,9 +15,13 @@ sys.path.insert(0, str(Path(__file__).parent))  # importlib mode: the parts besi
 from gui_parts import TINY, squares, strokes
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from window_parts import Window
 
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.jobs import SyncRunner
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.events import Event
 
 
 @pytest.fixture
@@ -54,3 +59,36 @@ def broken_core(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
         monkeypatch.setattr(train, "train_events", function)
 
     return replace
+
+
+@pytest.fixture
+def window(make_napari_viewer: Any) -> Iterator[Window]:
+    viewer = make_napari_viewer(show=True)
+    viewer.window.resize(1200, 800)
+    return Window(viewer)
+
+
+@pytest.fixture
+def painted(window: Window) -> Window:
+    """The window with a small image and strokes."""
+    window.viewer.add_layer(Image(squares(), name="squares"))
+    window.viewer.add_layer(Labels(strokes(), name="strokes"))
+    return window
+
+
+@pytest.fixture
+def endless(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """A training that goes on until it is stopped; the event says that it has ended."""
+    import napari_unetseg.core.train as train
+
+    real, ended = train.train_events, threading.Event()
+
+    def run(pairs: Any, settings: Any, **options: Any) -> Generator[Event, None, Any]:
+        settings = settings.model_copy(update={"steps": 100_000})
+        try:
+            return (yield from real(pairs, settings, **options))
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(train, "train_events", run)
+    return ended

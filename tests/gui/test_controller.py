@@ -40,7 +40,7 @@ def test_image_and_strokes_are_found_and_counted(controller: Controller) -> None
 
 
 def test_a_whole_session(controller: Controller, tmp_path: Path) -> None:
-    session, viewer = controller.session, controller.viewer
+    session = controller.session
     controller.train()
     assert session.job is None
     assert len(session.history) == 1
@@ -59,8 +59,8 @@ def test_a_whole_session(controller: Controller, tmp_path: Path) -> None:
     controller.train()
     assert len(session.history) == 2
     assert session.history[1].model.history[-1].parent == session.history[0].model.id
-    assert first not in viewer.layers
-    assert prediction.layer.data[2, 3] == wanted
+    assert prediction.layer is first
+    assert first.data[2, 3] == wanted
 
     controller.save_model(tmp_path / "mine.safetensors")
     assert session.entry is not None

@@ -206,7 +206,7 @@ def predicted(value: int, model: str = "a") -> tuple[ViewerModel, layers.Predict
 def again(prediction: layers.Prediction, value: int, model: str) -> None:
     prediction.begin(model, KNOWN)
     prediction.write(WHOLE, np.full((16, 20), value, np.uint8))
-    prediction.flush(last=True)
+    prediction.finish()
 
 
 def test_a_prediction_lies_between_images_and_strokes() -> None:
@@ -245,7 +245,7 @@ def test_a_stroke_made_while_tiles_arrive_is_kept_and_cannot_be_undone_into_old_
     assert layer is not None
     layer.data_setitem((np.array([3]), np.array([4])), [2])
     prediction.write(WHOLE, np.zeros((16, 20), np.uint8))
-    prediction.flush(last=True)
+    prediction.finish()
     assert prediction.layer is not None
     assert prediction.layer.data[3, 4] == 2
     prediction.layer.undo()
@@ -312,7 +312,43 @@ def test_another_model_leaves_no_plane_of_the_old_one() -> None:
     prediction.begin("b", KNOWN)
     prediction.write((1, *WHOLE), np.full((16, 20), 2, np.uint8))
     assert prediction.layer is not None
-    assert [int(prediction.layer.data[p].max()) for p in range(3)] == [0, 2, 0]
+    assert [int(prediction.layer.data[p].max()) for p in range(3)] == [1, 2, 1]
+    prediction.layer.data_setitem((np.array([2]), np.array([3]), np.array([4])), [2])
+    prediction.finish()
+    assert [int(prediction.layer.data[p].max()) for p in range(3)] == [0, 2, 2]
+    assert prediction.count_corrections() == 1
+
+
+def test_a_volume_s_tile_counts_for_all_its_planes() -> None:
+    viewer = ViewerModel()
+    prediction = layers.Prediction(viewer, viewer.add_layer(Image(np.zeros((4, 16, 20)))))
+    prediction.begin("a", KNOWN)
+    prediction.write((slice(0, 4), *WHOLE), np.ones((4, 16, 20), np.uint8))
+    prediction.begin("b", KNOWN)
+    prediction.write((slice(0, 2), *WHOLE), np.full((2, 16, 20), 2, np.uint8))
+    prediction.finish()
+    assert prediction.layer is not None
+    assert [int(prediction.layer.data[p].max()) for p in range(4)] == [2, 2, 0, 0]
+
+
+def test_a_new_mask_leaves_selection_and_tools_alone_and_is_no_painting() -> None:
+    viewer, prediction = predicted(1)
+    one, two = (viewer.add_layer(Labels(np.zeros((16, 20), np.uint8))) for _ in range(2))
+    viewer.layers.selection.clear()
+    viewer.layers.selection.update({one, two})
+    painted: list[str] = []
+    prediction._on_changed = lambda: painted.append("painted")
+    layer = prediction.layer
+    assert layer is not None
+    layer.mode, layer.brush_size = "erase", 3
+    again(prediction, 2, "b")
+    assert prediction.layer is layer
+    assert (str(layer.mode), layer.brush_size) == ("erase", 3)
+    assert set(viewer.layers.selection) == {one, two}
+    assert painted == []
+    viewer.layers.remove(layer)
+    again(prediction, 2, "b")
+    assert set(viewer.layers.selection) == {one, two}
 
 
 def test_undo_during_a_prediction_brings_back_no_voxels_from_before_a_tile() -> None:
@@ -332,6 +368,6 @@ def test_undo_during_a_prediction_brings_back_no_voxels_from_before_a_tile() -> 
     layer.data_setitem((np.array([1]), np.array([3]), np.array([4])), [2])
     layer.undo()
     prediction.write((1, *WHOLE), np.ones((16, 20), np.uint8))
-    prediction.flush(last=True)
+    prediction.finish()
     layer.redo()
     assert prediction.count_corrections() == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -11,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from gui_parts import SIDE, TINY, squares, strokes
-from napari.layers import Image, Labels, Layer
-from qtpy.QtCore import QPoint, Qt
-from qtpy.QtTest import QTest
+from gui_parts import SIDE, TINY, squares
+from napari.layers import Image, Layer
 from qtpy.QtWidgets import QApplication, QFileDialog, QPushButton
 
 from napari_unetseg import sample
@@ -23,102 +20,13 @@ from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.gui.dock import UNetDock
 
 if TYPE_CHECKING:
+    import threading
+
+    from window_parts import Window
+
     from napari_unetseg.core.control import Control
 
 pytestmark = pytest.mark.gui
-
-LEFT = Qt.MouseButton.LeftButton
-NONE = Qt.KeyboardModifier.NoModifier
-
-
-class Window:
-    """A napari window with the dock in it, and hands."""
-
-    def __init__(self, viewer: Any) -> None:
-        self.viewer = viewer
-        self.dock = UNetDock(viewer)
-        viewer.window.add_dock_widget(self.dock, name="U-Net segmentation")
-        self.controller, self.session = self.dock.controller, self.dock.session
-        self.session.change_settings(**TINY)
-
-    def wait(self, condition: Callable[[], bool], seconds: float = 90.0) -> None:
-        """Process events until a condition holds."""
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, f"waited in vain; {self.session.message.text}"
-            QApplication.processEvents()
-            time.sleep(0.002)
-
-    def idle(self) -> bool:
-        return self.session.job is None
-
-    def click(self, widget: Any) -> None:
-        QTest.mouseClick(widget, LEFT)
-
-    def settle(self, canvas: Any) -> None:
-        """Wait until the canvas keeps its size, as panels that appear take room."""
-        sizes: list[Any] = []
-
-        def kept() -> bool:
-            sizes.append(canvas.size())
-            return len(sizes) > 20 and all(size == sizes[-1] for size in sizes[-20:])
-
-        self.wait(kept)
-
-    def at(self, row: float, column: float) -> QPoint:
-        """Where a pixel of the image is on the canvas."""
-        canvas = self.viewer.window._qt_viewer.canvas.native
-        camera = self.viewer.scene.camera
-        middle = np.asarray(camera.center[-2:])
-        x, y = (np.array([column, row]) - middle[::-1]) * camera.zoom
-        return QPoint(round(canvas.width() / 2 + x), round(canvas.height() / 2 + y))
-
-    def draw(self, start: tuple[float, float], end: tuple[float, float]) -> None:
-        """Draw a line from one pixel to another with the mouse."""
-        canvas = self.viewer.window._qt_viewer.canvas.native
-        self.settle(canvas)
-        places = [self.at(*point) for point in np.linspace(start, end, 8)]
-        QTest.mouseMove(canvas, places[0])
-        QApplication.processEvents()
-        QTest.mousePress(canvas, LEFT, NONE, places[0])
-        for place in places:
-            QTest.mouseMove(canvas, place)
-            QApplication.processEvents()
-        QTest.mouseRelease(canvas, LEFT, NONE, places[-1])
-        QApplication.processEvents()
-
-
-@pytest.fixture
-def window(make_napari_viewer: Any) -> Iterator[Window]:
-    viewer = make_napari_viewer(show=True)
-    viewer.window.resize(1200, 800)
-    return Window(viewer)
-
-
-@pytest.fixture
-def painted(window: Window) -> Window:
-    """The window with a small image and strokes."""
-    window.viewer.add_layer(Image(squares(), name="squares"))
-    window.viewer.add_layer(Labels(strokes(), name="strokes"))
-    return window
-
-
-@pytest.fixture
-def endless(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """A training that goes on until it is stopped; the event says that it has ended."""
-    import napari_unetseg.core.train as train
-
-    real, ended = train.train_events, threading.Event()
-
-    def run(pairs: Any, settings: Any, **options: Any) -> Generator[Event, None, Any]:
-        settings = settings.model_copy(update={"steps": 100_000})
-        try:
-            return (yield from real(pairs, settings, **options))
-        finally:
-            ended.set()
-
-    monkeypatch.setattr(train, "train_events", run)
-    return ended
 
 
 def test_paint_train_stop_predict_correct_train_again_save_load(
@@ -177,8 +85,7 @@ def test_paint_train_stop_predict_correct_train_again_save_load(
     window.click(dock.train.button)
     window.wait(lambda: len(session.history) == 2 and window.idle())
     new = prediction.layer
-    assert new is not None
-    assert new is not old
+    assert new is old
     assert new.data[400, 70] == wanted
     shown = new.data.copy()
     new.undo()
@@ -329,7 +236,13 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_every_control_says_what_it_does(painted: Window) -> None:
     buttons = painted.dock.findChildren(QPushButton)
     mute = [b.text() for b in buttons if not b.toolTip() and not b.isFlat() and b.text()]
-    folds = {"Tidy up", "Export", "Advanced settings", "Augmentation"}
+    folds = {
+        "Tidy up",
+        "Export",
+        "Advanced settings",
+        "Augmentation",
+        "Chosen for these images",
+    }
     assert set(mute) <= folds
     for widget in (*painted.dock.advanced.form.values, *painted.dock.advanced.augment.values):
         assert "Default" in widget.tooltip

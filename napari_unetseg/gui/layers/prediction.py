@@ -2,12 +2,13 @@
 
 Three arrays of the image's grid, uint8: ``data`` is what the layer shows; ``pristine`` is what was
 written there; ``_kept`` holds the corrections of earlier predictions. What differs between data
-and pristine is corrected. Every prediction gets a new layer object over its array, because the undo
-history of an old one would bring back old voxels.
+and pristine is corrected. The layer stays the same object, so that a prediction may arrive while
+somebody paints; where a tile would leave older voxels in the undo history, the history is dropped.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -26,19 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Prediction"]
 
 Index = tuple[int | slice, ...]
-KEPT = (
-    "visible",
-    "opacity",
-    "blending",
-    "contour",
-    "brush_size",
-    "selected_label",
-    "preserve_labels",
-    "n_edit_dimensions",
-    "contiguous",
-    "mode",
-)
-"""What a new layer takes over from the one it replaces."""
+Plane = tuple[int, ...]
 
 
 def as_correction(values: np.ndarray) -> np.ndarray:
@@ -70,7 +59,9 @@ class Prediction:
         self._shape = grid_shape(image)
         self._kept = empty_grid(self._shape)
         self._data = self._pristine = empty_grid(self._shape)
-        self._dirty = self._painted = False
+        self._dirty = self._painted = self._refreshing = False
+        self._written: set[Plane] = set()
+        self._stale: set[Plane] = set()
         self._structures: Sequence[Structure] = ()
         self.layer: Labels | None = None
         self.model_id: str | None = None
@@ -83,46 +74,52 @@ class Prediction:
     def begin(self, model_id: str, structures: Sequence[Structure]) -> Labels:
         """Make the layer ready for a prediction and keep all corrections.
 
-        Another model starts from an empty mask with the corrections in it; the same model goes on
-        where it was.
+        What another model wrote stays until its place is predicted anew, or until `finish`.
         """
-        self._keep_corrections()
-        if model_id != self.model_id or not self.alive:
-            self._data, self._pristine = empty_grid(self._shape), empty_grid(self._shape)
-            for plane in planes_of(self._kept):
-                if self._kept[plane].any():
-                    self._data[plane] = self._pristine[plane] = as_mask(self._kept[plane])
+        if model_id != self.model_id:
+            self._stale = set(self._written)
+        metadata = {"napari_unetseg": {"kind": "prediction", "model": model_id}}
+        if self.layer is None or not self.alive:
+            self.layer = self._new_layer(structures, metadata)
+            self._insert_below_annotations(self.layer)
+        else:
+            self.layer.metadata = {**self.layer.metadata, **metadata}
+            if structures != self._structures:
+                paint_colors(self.layer, structures)
         self.model_id, self._structures = model_id, structures
-        return self._renew()
+        return self.layer
 
     def write(self, index: Index, mask: np.ndarray) -> None:
         """Write a tile; what people changed there stays."""
         data, pristine, kept = self._data[index], self._pristine[index], self._kept[index]
         changed = data != pristine
-        if changed.any():
-            kept[changed] = as_correction(data[changed])
+        kept[changed] = as_correction(data[changed])
+        if self._painted or changed.any():
             self._drop_history()
         final = mask.astype(np.uint8)
         corrected = kept != 0
-        if corrected.any():
-            final[corrected] = as_mask(kept[corrected])
+        final[corrected] = as_mask(kept[corrected])
         data[...] = final
         pristine[...] = final
+        planes = _planes_in(index, self._shape)
+        self._written.update(planes)
+        self._stale.difference_update(planes)
         self._dirty = True
 
-    def flush(self, *, last: bool = False) -> None:
-        """Show what was written.
-
-        After the last tile the history of what was painted meanwhile is dropped, so that undo
-        cannot bring back voxels from before their tile.
-        """
-        if not self.alive or self.layer is None:
-            return
-        if last and self._painted:
-            self._drop_history()
-        if self._dirty:
+    def flush(self) -> None:
+        """Show what was written."""
+        if self._dirty and self.alive and self.layer is not None:
+            self._refreshing = True
             self.layer.refresh(extent=False, highlight=False)
+            self._refreshing = False
         self._dirty = False
+
+    def finish(self) -> None:
+        """Show the last tiles, and no plane of an earlier model beside them."""
+        for plane in sorted(self._stale):
+            self.write(plane, np.zeros(self._shape[-2:], np.uint8))
+            self._written.discard(plane)
+        self.flush()
 
     def corrections(self) -> np.ndarray | None:
         """A copy of all corrections in the numbers of strokes; None when there are none."""
@@ -162,23 +159,21 @@ class Prediction:
                 self._kept[plane][changed] = as_correction(data[changed])
                 pristine[changed] = data[changed]
 
-    def _renew(self) -> Labels:
-        """Put a new layer object over the data, in the place of the old one."""
-        old = self.layer if self.alive else None
-        name = old.name if old is not None else f"{self.image.name} · prediction"
-        metadata = {"napari_unetseg": {"kind": "prediction", "model": self.model_id}}
-        options: dict[str, Any] = {"opacity": 0.5, **geometry(self.image), "metadata": metadata}
+    def _new_layer(self, structures: Sequence[Structure], metadata: dict[str, Any]) -> Labels:
+        """A layer over an empty mask with the corrections in it."""
+        self._keep_corrections()
+        self._data, self._pristine = empty_grid(self._shape), empty_grid(self._shape)
+        for plane in planes_of(self._kept):
+            if self._kept[plane].any():
+                self._data[plane] = self._pristine[plane] = as_mask(self._kept[plane])
+        self._written, self._stale = set(), set()
+        self._dirty = self._painted = False
+        name = f"{self.image.name} · prediction"
+        options: dict[str, Any] = {"opacity": 0.5, "metadata": metadata, **geometry(self.image)}
         new = Labels(self._data, name=name, **options)
-        paint_colors(new, self._structures)
+        paint_colors(new, structures)
         new.events.paint.connect(self._on_paint)
         new.events.set_data.connect(self._on_layer_changed)
-        self.layer = new
-        if old is None:
-            self._insert_below_annotations(new)
-        else:
-            self._replace(old, new)
-            new.name = name
-        self._dirty = self._painted = False
         return new
 
     def _drop_history(self) -> None:
@@ -196,25 +191,24 @@ class Prediction:
         self._on_changed()
 
     def _on_layer_changed(self) -> None:
-        self._on_changed()
+        if not self._refreshing:
+            self._on_changed()
 
     def _insert_below_annotations(self, new: Labels) -> None:
         """Above all images, so that strokes stay on top; what was selected stays selected."""
         layers = self._viewer.layers
-        active = layers.selection.active
+        selected = set(layers.selection)
         images = [place for place, layer in enumerate(layers) if isinstance(layer, Image)]
         layers.insert(max(images, default=-1) + 1, new)
-        if active is not None:
-            layers.selection.active = active
-
-    def _replace(self, old: Labels, new: Labels) -> None:
-        layers = self._viewer.layers
-        selected, active = old in layers.selection, layers.selection.active
-        layers.insert(layers.index(old) + 1, new)
-        for attribute in KEPT:
-            with suppress(ValueError):  # such as a mode that an invisible layer cannot have
-                setattr(new, attribute, getattr(old, attribute))
-        layers.remove(old)
         if selected:
-            layers.selection.add(new)
-        layers.selection.active = new if active is old else active
+            layers.selection.update(selected)
+            layers.selection.discard(new)
+
+
+def _planes_in(index: Index, shape: tuple[int, ...]) -> set[Plane]:
+    """The YX planes that a tile lies in."""
+    spans = [
+        range(*i.indices(n)) if isinstance(i, slice) else (i,)
+        for i, n in zip(index[: len(shape) - 2], shape, strict=False)
+    ]
+    return set(itertools.product(*spans))

@@ -136,7 +136,7 @@ def stylesheet(theme_name: str) -> str:
     return f"""
     QLabel[role="heading"] {{ font-weight: bold; font-size: {theme.font_size}; padding-top: 2px; }}
     QLabel[role="hint"] {{ color: rgb{dim}; }}
-    QLabel[role="result"] {{ font-weight: bold; }}
+    QLabel[role="result"], QLabel[role="value"] {{ font-weight: bold; }}
     QPushButton {{ padding: 4px 8px; min-height: 16px; }}
     QPushButton[role="primary"] {{
         background: {ACTION}; color: white; font-weight: bold;

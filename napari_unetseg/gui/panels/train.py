@@ -1,4 +1,4 @@
-"""One button that trains and stops; how long; progress, curve and result."""
+"""One button that trains and stops; how long; progress, curve, result and what was chosen."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QProgressBar, QPushButton, QSizePolicy
 
 from napari_unetseg.gui.panels.base import Panel, hint, restyle, row
+from napari_unetseg.gui.panels.chosen import ChosenList
 from napari_unetseg.gui.panels.plot import CurvePlot
 from napari_unetseg.gui.sentences import duration
 from napari_unetseg.gui.session import JobKind
@@ -46,15 +47,18 @@ class TrainPanel(Panel):
         self.plot = CurvePlot()
         self.result = hint()
         self.result.setProperty("role", "result")
-        for widget in (self.progress, self.doing, self.plot, self.result):
+        self.chosen = ChosenList()
+        for widget in (self.progress, self.doing, self.plot, self.result, self.chosen):
             self.column.addWidget(widget)
 
         self.follow("job", call=self._on_job)
         self.follow("curve", call=self._on_curve)
         self.follow("result", call=self._on_result)
+        self.follow("choices", call=self._on_choices)
         self.follow("settings", call=self._on_settings)
-        for show in (self._on_job, self._on_curve, self._on_result, self._on_settings):
+        for show in (self._on_job, self._on_curve, self._on_result, self._on_choices):
             show()
+        self._on_settings()
 
     def show_theme(self, theme: str) -> None:
         """Take the colours of a napari theme."""
@@ -97,6 +101,9 @@ class TrainPanel(Panel):
     def _on_result(self) -> None:
         self.result.setText(self.session.result)
         self.result.setVisible(bool(self.session.result))
+
+    def _on_choices(self) -> None:
+        self.chosen.show_choices(self.session.choices)
 
     def _on_settings(self) -> None:
         settings = self.session.settings

@@ -1,0 +1,104 @@
+"""Masks on their way into prediction layers, after a training and while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.gui import layers as napari_layers
+from napari_unetseg.gui import sentences
+from napari_unetseg.gui.choices import Choices
+from napari_unetseg.gui.live import MaskBegins, Screen, View
+from napari_unetseg.gui.session import Level, Session
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+    from napari_unetseg.core.events import TilePredicted
+    from napari_unetseg.core.labels import Structure
+
+__all__ = ["Masks"]
+
+
+class Masks(Choices):
+    """Knows which prediction layer the tiles of the running job go into.
+
+    Parameters
+    ----------
+    viewer, session
+        As in `Choices`.
+    """
+
+    def __init__(self, viewer: ViewerModel, session: Session) -> None:
+        self._target: napari_layers.Prediction | None = None
+        self._screen: Screen | None = None
+        self._dims = 2
+        super().__init__(viewer, session)
+
+    def begin_mask(self, image: Image, model_id: str, structures: Sequence[Structure]) -> None:
+        """Make an image's prediction layer ready for the tiles of a model."""
+        target = self.predictions.get(image)
+        if target is None:
+            target = napari_layers.Prediction(self.viewer, image, self._on_painted)
+            self.predictions[image] = target
+        self.know([s.number for s in structures], {s.number: s.name for s in structures})
+        target.begin(model_id, self.session.structures)
+        self._target = target
+
+    def end_masks(self) -> None:
+        """Show the last tiles of a job; no more come."""
+        if self._target is not None:
+            self._target.finish()
+            self.labels_changed = True
+        self._target = self._screen = None
+
+    # -- while a training goes on --------------------------------------------------------------
+
+    def begin_looking(self, dims: int) -> Screen:
+        """What a training will be told about the screen, from now until `end_masks`."""
+        self._screen, self._dims = Screen(), dims
+        self.look()
+        return self._screen
+
+    def look(self) -> None:
+        """Tell a training that goes on what is on screen now."""
+        screen, image = self._screen, self.session.image
+        if screen is None:
+            return
+        if image is None or not self.session.follow:
+            screen.view = None
+            return
+        with suppress(UserError):
+            plane = napari_layers.plane_on_screen(self.viewer, image, self._dims)
+            seen = screen.view
+            if seen is None or (seen.image, seen.plane) != (image, plane):
+                screen.view = View(image, self.stack(), plane)
+
+    def _on_mask_begins(self, event: MaskBegins) -> None:
+        image, earlier = event.view.image, self._target
+        if earlier is not None and earlier.image is image and not earlier.alive:
+            self._hide()
+        elif self._screen is not None and image in self.viewer.layers:
+            self.begin_mask(image, event.model_id, event.structures)
+            self.session.result = f"{sentences.describe_scores(event.scores)}."
+            if earlier is None:
+                self.session.say(sentences.MASK_BEGINS)
+
+    def _on_training_tile(self, event: TilePredicted) -> None:
+        if self._target is None:
+            return
+        if self._target.alive:
+            self._target.write(event.index, event.mask)
+        else:
+            self._hide()
+
+    def _hide(self) -> None:
+        """The layer was deleted, so show no more while this training goes on."""
+        if self._target is not None and self._target.image in self.viewer.layers:
+            self.session.say(sentences.MASK_DELETED, Level.WARNING)
+        if self._screen is not None:
+            self._screen.view = None
+        self._target = self._screen = None

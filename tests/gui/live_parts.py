@@ -1,0 +1,86 @@
+"""Models that say the same number everywhere, and a training that hands them out on demand."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from gui_parts import TINY, squares, strokes
+
+from napari_unetseg.core.config import TrainSettings
+from napari_unetseg.core.events import Choice, Event, Improved, Prepared, StepDone, TrainingDone
+from napari_unetseg.core.image import Stack
+from napari_unetseg.core.labels import LabelKind
+from napari_unetseg.core.metrics import Scores
+from napari_unetseg.core.samples import Pair
+from napari_unetseg.core.train import train
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.control import Control
+    from napari_unetseg.core.model import Model
+
+CHOICES = (
+    Choice("Patch", "32 × 32", "the painted structures are 20 pixels wide", "patch"),
+    Choice("Normalization", "range of all images", "their ranges are alike", ""),
+)
+
+
+def scores(dice: float) -> Scores:
+    return Scores(("structure 1",), (1,), (dice,), (dice / (2 - dice),), 500, 14, dice)
+
+
+@cache
+def _trained() -> Model:
+    pair = Pair(Stack.from_array(squares()), strokes(), LabelKind.STROKES)
+    return train([pair], TrainSettings(**{**TINY, "steps": 1, "threads": 1}))
+
+
+def constant(number: int, grain: float = 0.0) -> Model:
+    """A model whose mask is ``number`` (0 or 1) everywhere; ``grain`` makes another one of it."""
+    model = _trained()
+    weights = dict(model.weights)
+    weights["head.weight"] = torch.zeros_like(weights["head.weight"])
+    weights["head.bias"] = torch.full_like(weights["head.bias"], 20.0 * number - 10.0 + grain)
+    return replace(model, weights=weights)
+
+
+class Puppet:
+    """In the place of the core's training: goes on until it is stopped or told to fail."""
+
+    def __init__(self) -> None:
+        self._orders: queue.SimpleQueue[Improved | Exception] = queue.SimpleQueue()
+        self._made = 0
+        self._first = constant(0)  # made by the real training, before this takes its place
+
+    def improve(self, number: int, dice: float | None = None) -> Model:
+        """Have a better model to show, which says ``number`` everywhere."""
+        self._made += 1
+        model = constant(number, 0.01 * self._made)
+        self._orders.put(Improved(model, None if dice is None else scores(dice), 1.0))
+        return model
+
+    def fail(self, error: Exception) -> None:
+        self._orders.put(error)
+
+    def train_events(
+        self, pairs: Sequence[Pair], *_: Any, control: Control, **__: Any
+    ) -> Generator[Event, None, Model]:
+        last, step = Improved(self._first, None, 0.0), 0
+        yield Prepared(0, 5, 10, 100, 50, 14, "cpu", 99, (32, 32), 2, CHOICES)
+        while not control.stopped:
+            step += 1
+            yield StepDone(step, 0, 0.5, 0.01 * step, None)
+            try:
+                order = self._orders.get(timeout=0.01)
+            except queue.Empty:
+                continue
+            if isinstance(order, Exception):
+                raise order
+            last = order
+            yield last
+        yield TrainingDone("Training was stopped.", last.scores, 1, step, 1.0)
+        return last.model

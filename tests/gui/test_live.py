@@ -1,0 +1,284 @@
+"""Masks while a training goes on: which model and which plane, and how often; no window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from gui_parts import SIDE, squares
+from live_parts import Puppet, constant, scores
+from napari.layers import Image
+
+from napari_unetseg.core.control import Control
+from napari_unetseg.core.events import Event, Improved, Notice, StepDone, TilePredicted
+from napari_unetseg.core.image import Stack
+from napari_unetseg.gui import sentences
+from napari_unetseg.gui.live import (
+    EVERY_SECONDS,
+    FREE_SECONDS,
+    SHARE,
+    Live,
+    MaskBegins,
+    Screen,
+    View,
+)
+from napari_unetseg.gui.session import Level
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+    from napari_unetseg.gui.controller import Controller
+
+STEP = StepDone(1, 0, 0.5, 0.1, None)
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Watched:
+    """A live mask of a small image, and what comes out of it."""
+
+    def __init__(self, planes: tuple[int, ...] = (), data: Any = None) -> None:
+        self.clock, self.control, self.screen = Clock(), Control(1), Screen()
+        self.stack = Stack.from_array(squares(planes)) if data is None else data
+        self.live = Live(self.screen, "cpu", self.control, self.clock)
+        self.look(*(0,) * len(planes))
+
+    def look(self, *plane: int) -> None:
+        self.screen.view = View("layer", self.stack, plane)
+
+    def after(self, events: Iterable[Event], seconds: float = 0.0) -> list[Event]:
+        self.clock.now += seconds
+        return [came for event in events for came in self.live.after(event)]
+
+
+def improved(number: int, dice: float | None = None) -> Improved:
+    return Improved(constant(number, dice or 0.0), None if dice is None else scores(dice), 1.0)
+
+
+def masks(events: Iterable[Event]) -> list[tuple[tuple[int, ...], set[int]]]:
+    """Plane and values of each tile."""
+    tiles = [event for event in events if isinstance(event, TilePredicted)]
+    return [(tile.plane, set(np.unique(tile.mask).tolist())) for tile in tiles]
+
+
+def test_the_first_model_is_shown_at_once() -> None:
+    watched = Watched()
+    assert watched.after([STEP]) == []
+    begins, tile = watched.after([improved(1, 0.9)])
+    assert isinstance(begins, MaskBegins)
+    assert begins.scores == scores(0.9)
+    assert begins.model_id == constant(1, 0.9).id
+    assert begins.view is watched.screen.view
+    assert masks([tile]) == [((), {1})]
+    assert watched.after([STEP] * 3, EVERY_SECONDS) == []
+
+
+def test_later_models_are_shown_now_and_then_and_the_newest_wins() -> None:
+    watched = Watched()
+    watched.after([improved(1, 0.5)])
+    assert watched.after([improved(1, 0.6), improved(0, 0.7), STEP], 0.5) == []
+    begins, tile = watched.after([STEP, STEP], EVERY_SECONDS)
+    assert isinstance(begins, MaskBegins)
+    assert begins.scores == scores(0.7)
+    assert masks([tile]) == [((), {0})]
+
+
+def test_another_plane_on_screen_is_predicted_at_once_with_the_newest_model() -> None:
+    watched = Watched((3,))
+    watched.after([improved(1)])
+    watched.look(2)
+    assert masks(watched.after([STEP])) == [((2,), {1})]
+    watched.screen.view = None
+    assert watched.after([improved(0)], EVERY_SECONDS) == []
+    watched.look(1)
+    assert masks(watched.after([STEP])) == [((1,), {0})]
+
+
+def test_nothing_is_begun_after_a_stop() -> None:
+    watched = Watched()
+    watched.control.stop()
+    assert watched.after([improved(1)]) == []
+
+
+def test_an_image_that_the_model_cannot_predict_is_passed_over() -> None:
+    watched = Watched()
+    watched.screen.view = View("colour", Stack.from_array(np.zeros((32, 32, 3)), "YXS"), ())
+    assert watched.after([improved(1)]) == []
+    watched.look()
+    assert masks(watched.after([STEP])) == [((), {1})]
+
+
+class Slow:
+    """An image that takes its time to be read."""
+
+    shape, dtype, ndim = (2400, 1200), np.dtype(np.uint8), 2
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self.clock, self.seconds, self.spent = clock, seconds, 0.0
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        self.clock.now += self.seconds
+        self.spent += self.seconds
+        return np.broadcast_to(np.uint8(9), self.shape)[index]
+
+
+def test_a_mask_of_many_tiles_leaves_the_training_its_share() -> None:
+    watched = Watched()
+    seconds = FREE_SECONDS / 4
+    slow = Slow(watched.clock, seconds)
+    watched.stack = Stack.from_array(slow)  # type: ignore[arg-type]
+    watched.look()
+    came = watched.after([improved(1)])
+    assert 2 <= len(masks(came)) <= 6
+    assert masks(watched.after([STEP])) == []
+    for _ in range(40):
+        came += watched.after([STEP], seconds)
+        elapsed = watched.clock.now - Clock.now
+        assert slow.spent <= FREE_SECONDS + SHARE * elapsed + seconds
+    last = came[-1]
+    assert isinstance(last, TilePredicted)
+    assert last.done == last.total >= 4
+
+
+def test_a_mask_that_fails_never_ends_the_training_and_is_said_once() -> None:
+    class Broken(Slow):
+        def __getitem__(self, index: Any) -> np.ndarray:
+            raise OSError("the file is gone")
+
+    watched = Watched()
+    watched.stack = Stack.from_array(Broken(watched.clock, 0))  # type: ignore[arg-type]
+    watched.look()
+    came = watched.after([improved(1), STEP])
+    assert [type(event) for event in came] == [MaskBegins, Notice]
+    assert isinstance(came[1], Notice)
+    assert "the file is gone" in came[1].text
+    again = watched.after([improved(1), STEP], EVERY_SECONDS)
+    assert [type(event) for event in again] == [MaskBegins]
+
+
+# -- through the controller ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def puppet(broken_core: Any) -> Puppet:
+    puppet = Puppet()
+    broken_core(puppet.train_events)
+    return puppet
+
+
+def test_a_mask_is_shown_with_its_score_before_the_training_ends(
+    controller: Controller, puppet: Puppet
+) -> None:
+    shown: list[tuple[str, int]] = []
+
+    def watch(job: Any) -> None:
+        if job is None or job.stopping or controller.prediction is None:
+            return
+        assert controller.prediction.layer is not None
+        if controller.prediction.layer.data.any():
+            shown.append((controller.session.result, len(controller.session.history)))
+            controller.stop()
+
+    controller.session.events.job.connect(watch)
+    puppet.improve(1, 0.91)
+    controller.train()
+    assert shown[0] == ("Dice 0.91, IoU 0.83 on 14 held-out blocks.", 0)
+    assert len(controller.session.history) == 1
+    assert controller.prediction is not None
+    assert controller.prediction.layer is not None
+    assert (controller.prediction.layer.data == 1).all()
+    assert controller.session.choices[0].name == "Patch"
+
+
+def test_a_failed_training_keeps_what_is_shown(controller: Controller, puppet: Puppet) -> None:
+    puppet.improve(1)
+    puppet.fail(ValueError("bad"))
+    controller.train()
+    assert "bad" in controller.session.message.text
+    assert controller.session.result.startswith("Not validated")
+    assert controller.prediction is not None
+    assert controller.prediction.layer is not None
+    assert (controller.prediction.layer.data == 1).all()
+
+
+def test_no_mask_is_shown_where_none_is_wanted(controller: Controller, puppet: Puppet) -> None:
+    controller.session.follow = False
+    puppet.improve(1)
+    puppet.fail(ValueError("enough"))
+    controller.train()
+    assert controller.prediction is None
+
+
+def test_a_deleted_prediction_stays_away_until_the_training_ends(
+    controller: Controller, model_viewer: ViewerModel, puppet: Puppet, said: list[str]
+) -> None:
+    deleted: list[str] = []
+
+    def delete(job: Any) -> None:
+        prediction = controller.prediction
+        if job is None or prediction is None or not prediction.alive:
+            return
+        deleted.append(job.text)
+        model_viewer.layers.remove(prediction.layer)
+        controller._screen.view = View(  # type: ignore[union-attr]
+            controller.session.image, controller.stack(), ()
+        )
+        puppet.improve(0)
+        puppet.fail(ValueError("enough"))
+
+    controller.session.events.job.connect(delete)
+    puppet.improve(1)
+    controller.train()
+    assert len(deleted) == 1
+    assert sentences.MASK_DELETED in said
+    assert controller.prediction is not None
+    assert not controller.prediction.alive
+
+
+def test_an_image_deleted_meanwhile_needs_no_mask(
+    controller: Controller, model_viewer: ViewerModel, puppet: Puppet
+) -> None:
+    def delete(job: Any) -> None:
+        prediction = controller.prediction
+        if job is not None and prediction is not None and prediction.alive:
+            model_viewer.layers.remove(controller.session.image)
+            puppet.improve(0)
+            puppet.fail(ValueError("enough"))
+
+    controller.session.events.job.connect(delete)
+    puppet.improve(1)
+    controller.train()
+    assert controller.session.message.text.startswith("Training failed (ValueError: enough)")
+    assert not controller.predictions
+
+
+def test_the_view_is_made_anew_only_when_it_changes(
+    controller: Controller, model_viewer: ViewerModel
+) -> None:
+    stack = model_viewer.add_layer(Image(squares((4,)), name="stack"))
+    controller.choose_image(stack)
+    screen = controller.begin_looking(2)
+    view = screen.view
+    controller.look()
+    assert screen.view is view
+    assert view is not None
+    assert (view.image, view.stack.grid_shape) == (stack, (4, SIDE, SIDE))
+    model_viewer.dims.set_point(0, 3)
+    controller.tick()
+    assert screen.view is not view
+    assert screen.view is not None
+    assert screen.view.plane == (3,)
+    controller.session.follow = False
+    controller.tick()
+    assert screen.view is None
+    controller.end_masks()
+    assert controller.session.message.level is Level.INFO

@@ -1,0 +1,242 @@
+"""Masks that come while a training goes on, in a real window, with hands at work meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from gui_parts import squares, strokes
+from live_parts import CHOICES, Puppet
+from napari.layers import Image, Labels
+from qtpy.QtWidgets import QApplication, QLabel
+
+from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.gui import live, sentences
+from napari_unetseg.gui.session import JobKind
+
+if TYPE_CHECKING:
+    import threading
+
+    from window_parts import Window
+
+pytestmark = pytest.mark.gui
+
+
+@pytest.fixture
+def puppet(monkeypatch: pytest.MonkeyPatch) -> Iterator[Puppet]:
+    import napari_unetseg.core.train as train
+
+    puppet = Puppet()
+    monkeypatch.setattr(train, "train_events", puppet.train_events)
+    monkeypatch.setattr(live, "EVERY_SECONDS", 0.0)
+    return puppet
+
+
+def training(window: Window) -> bool:
+    return window.session.job is not None and window.session.job.kind is JobKind.TRAIN
+
+
+def start(window: Window, puppet: Puppet, number: int = 1, plane: tuple[int, ...] = ()) -> Labels:
+    """Press Train and wait for the first mask; return its layer."""
+    window.click(window.dock.train.button)
+    puppet.improve(number, 0.91)
+    return shown(window, number, plane)
+
+
+def shown(window: Window, number: int, plane: tuple[int, ...] = ()) -> Labels:
+    """Wait until most of a plane says a number while the training goes on."""
+
+    def there() -> bool:
+        prediction = window.controller.prediction
+        if prediction is None or not prediction.alive or prediction.layer is None:
+            return False
+        return bool((prediction.layer.data[plane] == number).mean() > 0.8)
+
+    window.wait(there)
+    assert training(window)
+    prediction = window.controller.prediction
+    assert prediction is not None
+    assert prediction.layer is not None
+    return prediction.layer
+
+
+def stop(window: Window) -> None:
+    window.click(window.dock.train.button)
+    window.wait(lambda: bool(window.session.history) and window.idle())
+
+
+def test_a_mask_and_its_score_appear_before_the_training_ends(
+    painted: Window, puppet: Puppet
+) -> None:
+    before = painted.session.training[0].labels.data.copy()
+    layer = start(painted, puppet)
+    assert not painted.session.history
+    assert painted.dock.train.result.text() == "Dice 0.91, IoU 0.83 on 14 held-out blocks."
+    assert painted.dock.status.text.text() == sentences.MASK_BEGINS
+    model = puppet.improve(0, None)
+    shown(painted, 0)
+    assert painted.dock.train.result.text().startswith("Not validated")
+    stop(painted)
+    assert painted.session.entry is not None
+    assert painted.session.entry.model.id == model.id
+    assert painted.controller.prediction is not None
+    assert painted.controller.prediction.layer is layer
+    assert not layer.data.any()
+    np.testing.assert_array_equal(painted.session.training[0].labels.data, before)
+
+
+def test_the_real_training_shows_its_masks(painted: Window, endless: threading.Event) -> None:
+    painted.click(painted.dock.train.button)
+    painted.wait(lambda: painted.controller.prediction is not None)
+    assert training(painted)
+    assert not endless.is_set()
+    assert not painted.session.history
+    assert painted.dock.train.result.text()
+    stop(painted)
+
+
+def test_corrections_made_meanwhile_survive_every_mask_and_undo(
+    painted: Window, puppet: Puppet
+) -> None:
+    painted.viewer.reset_view()
+    layer = start(painted, puppet)
+    painted.viewer.layers.selection.active = layer
+    painted.click(painted.dock.annotate.brushes.row_of(BRUSH))
+    painted.draw((30, 10), (30, 50))
+    assert layer.data[30, 30] == 0
+    corrected = layer.data == 0
+    puppet.improve(1)
+    painted.wait(lambda: painted.controller.prediction.count_corrections() == corrected.sum())
+    painted.click(painted.dock.annotate.brushes.row_of(1))
+    puppet.improve(0)
+    assert shown(painted, 0) is layer
+    painted.draw((50, 10), (50, 50))
+    assert layer.data[50, 30] == 1
+    puppet.improve(1)
+    shown(painted, 1)
+    np.testing.assert_array_equal(layer.data == 0, corrected)
+    puppet.improve(0)
+    shown(painted, 0)
+    assert layer.data[50, 30] == 1
+    mask = layer.data.copy()
+    for _ in range(4):
+        layer.undo()
+    np.testing.assert_array_equal(layer.data, mask)
+    stop(painted)
+    np.testing.assert_array_equal(layer.data, mask)
+    assert str(layer.mode) == "paint"
+
+
+def tools(layer: Labels) -> tuple[Any, ...]:
+    return str(layer.mode), layer.selected_label, layer.brush_size, layer.editable
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["the first mask", "a later mask"])
+def test_a_stroke_goes_on_while_a_mask_comes(painted: Window, puppet: Puppet, first: bool) -> None:
+    viewer, labels = painted.viewer, painted.session.training[0].labels
+    viewer.reset_view()
+    painted.click(painted.dock.annotate.brushes.row_of(1))
+    if first:
+        painted.click(painted.dock.train.button)
+        painted.wait(lambda: training(painted))
+    else:
+        start(painted, puppet, 0)
+    before, strokes_before = tools(labels), labels.data.copy()
+
+    def mask_comes() -> None:
+        puppet.improve(1)
+        shown(painted, 1)
+        assert viewer.layers.selection.active is labels
+
+    painted.draw((20, 5), (20, 55), mask_comes)
+    assert (labels.data[20, 8:52] == 1).all()
+    assert tools(labels) == before
+    assert set(viewer.layers.selection) == {labels}
+    labels.undo()
+    np.testing.assert_array_equal(labels.data, strokes_before)
+    stop(painted)
+
+
+def test_a_correction_goes_on_while_a_mask_comes(painted: Window, puppet: Puppet) -> None:
+    painted.viewer.reset_view()
+    layer = start(painted, puppet, 0)
+    painted.viewer.layers.selection.active = layer
+    painted.click(painted.dock.annotate.brushes.row_of(1))
+    before = tools(layer)
+
+    def mask_comes() -> None:
+        done = painted.controller.prediction
+        puppet.improve(0)
+        painted.wait(lambda: bool((done._kept == 1).any()))
+
+    painted.draw((20, 5), (20, 55), mask_comes)
+    assert (layer.data[20, 8:52] == 1).all()
+    assert tools(layer) == before
+    puppet.improve(0, 0.5)
+    painted.wait(lambda: "0.50" in painted.dock.train.result.text())
+    stop(painted)
+    mask = layer.data.copy()
+    for _ in range(10):
+        layer.undo()
+    np.testing.assert_array_equal(layer.data, mask)
+    assert (layer.data[20, 8:52] == 1).all()
+
+
+def test_the_plane_on_screen_is_the_one_predicted(window: Window, puppet: Puppet) -> None:
+    viewer = window.viewer
+    viewer.add_layer(Image(squares((3,)), name="stack"))
+    viewer.add_layer(Labels(strokes((3,)), name="strokes"))
+    viewer.dims.set_current_step(0, 1)
+    layer = start(window, puppet, 1, (1,))
+    assert [int(plane.max()) for plane in layer.data] == [0, 1, 0]
+    viewer.dims.set_current_step(0, 2)
+    shown(window, 1, (2,))
+    model = puppet.improve(1)
+    viewer.dims.set_current_step(0, 0)
+    shown(window, 1, (0,))
+    stop(window)
+    assert window.session.entry is not None
+    assert window.session.entry.model.id == model.id
+    assert (layer.data[0] == 1).all()
+    assert not layer.data[1].any()
+    assert viewer.dims.current_step[0] == 0
+
+
+def test_hands_that_rest_are_not_stirred_by_a_mask(painted: Window, puppet: Puppet) -> None:
+    start(painted, puppet)
+    painted.wait(lambda: not painted.controller.labels_changed)
+    puppet.improve(0)
+    shown(painted, 0)
+    QApplication.processEvents()
+    assert not painted.controller.labels_changed
+    stop(painted)
+
+
+def test_a_prediction_deleted_meanwhile_stays_away_and_stop_keeps_the_rest(
+    painted: Window, puppet: Puppet
+) -> None:
+    layer = start(painted, puppet)
+    painted.viewer.layers.remove(layer)
+    puppet.improve(0)
+    painted.wait(lambda: painted.session.message.text == sentences.MASK_DELETED)
+    assert training(painted)
+    assert layer not in painted.viewer.layers
+    stop(painted)
+    assert painted.controller.prediction is not None
+    assert painted.controller.prediction.alive
+
+
+def test_what_was_chosen_is_listed_with_its_reasons(painted: Window, puppet: Puppet) -> None:
+    chosen = painted.dock.train.chosen
+    assert not chosen.isVisibleTo(painted.dock)
+    start(painted, puppet)
+    assert chosen.isVisibleTo(painted.dock)
+    assert not chosen.fold.isExpanded()
+    chosen.fold.expand(animate=False)
+    texts = [label.text() for label in chosen.findChildren(QLabel) if label.isVisibleTo(chosen)]
+    assert texts == [text for c in CHOICES for text in (c.name, c.value, c.reason)]
+    stop(painted)
+    painted.session.choices = ()
+    assert not chosen.isVisibleTo(painted.dock)
