@@ -109,8 +109,9 @@ def train(
 def _say_classes(pairs: Sequence[Pair], init: Model | None) -> None:
     from napari_unetseg.core.evaluate import values_of
 
-    found = Classes.find([(values_of(p), p.kind) for p in pairs], ignore=pairs[0].ignore)
-    classes = init.classes if init else found
+    known = init.classes.structures if init else ()
+    labels = [(values_of(p), p.kind) for p in pairs]
+    classes = Classes.find(labels, known, ignore=pairs[0].ignore)
     names = [
         f"{s.number}{' (255 in the files)' * (s.file_value == BRUSH)}" for s in classes.structures
     ]

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,16 +75,13 @@ def test_image_and_labels_move_together(settings: dict[str, Any], dims: int) -> 
         assert set(y.unique().tolist()) <= {0, 1, 2, IGNORE}  # never between two numbers
         sure = inside_of_classes(y) & (y != IGNORE)
         assert sure.float().mean() > 0.2
-        assert (x[0] - y).abs()[sure].max() < 0.05
-        assert (x[1] - (10.0 - y.float())).abs()[sure].max() < 0.05
+        # a bend may squeeze the corner of a square between two voxels, but seldom does
+        assert ((x[0] - y).abs()[sure] > 0.05).float().mean() < 1e-2
+        assert ((x[1] - (10.0 - y.float())).abs()[sure] > 0.05).float().mean() < 1e-2
         start = [(a - b) // 2 for a, b in zip(target.shape, size, strict=True)]
         middle = target[tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))]
         different += not torch.equal(y, middle)
-    planar = {"rotation", "scale", "elastic"}
-    if dims == 2 or not set(settings) <= planar:
-        assert different > 5  # and it does change something
-    else:
-        assert different == 0  # rotation, scale and elastic are for 2D
+    assert different > 5  # and it does change something
 
 
 @pytest.mark.parametrize("settings", INTENSITY)
@@ -120,7 +114,7 @@ def test_unlabelled_voxels_stay_unlabelled() -> None:
 @pytest.mark.parametrize("dims", [2, 3])
 def test_tiny_samples_survive_every_change(size: int, dims: int) -> None:
     settings = AugmentSettings(elastic=1.0, blur=1.0)
-    cut = tuple(math.ceil(size * margin(settings, dims)) for _ in range(dims))
+    cut = tuple(math.ceil(size * margin(settings)) for _ in range(dims))
     augment = Augmenter(settings, dims)
     for _ in range(3):
         x, y = augment(torch.rand(1, *cut), torch.zeros(cut, dtype=torch.uint8), (size,) * dims)
@@ -139,7 +133,7 @@ def test_oblong_samples_keep_their_shape() -> None:
 
 def test_the_margin_covers_most_rotations() -> None:
     settings = changed(rotation=30.0, scale=0.2)
-    size, cut = 64, math.ceil(64 * margin(settings, 2))
+    size, cut = 64, math.ceil(64 * margin(settings))
     augment = Augmenter(settings, 2)
     target = torch.zeros(cut, cut, dtype=torch.uint8)
     holes = [
@@ -147,7 +141,6 @@ def test_the_margin_covers_most_rotations() -> None:
         for _ in range(30)
     ]
     assert sum(holes) / len(holes) < 0.05
-    assert margin(settings, 3) == 1.0
     assert margin(NO_AUGMENT, 2) == 1.0
 
 
@@ -161,28 +154,3 @@ def test_the_same_seed_gives_the_same_change() -> None:
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
     assert not torch.equal(results[0][0], results[2][0])
-
-
-def test_a_torchvision_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "torchvision").mkdir()
-    (tmp_path / "torchvision" / "__init__.py").write_text(
-        "raise RuntimeError('operator torchvision::nms does not exist')\n"
-    )
-    script = (
-        "from napari_unetseg import UserError\n"
-        "from napari_unetseg.core.augment import Augmenter\n"
-        "from napari_unetseg.core.config import AugmentSettings\n"
-        "Augmenter(AugmentSettings(), 3)\n"
-        "try:\n"
-        "    Augmenter(AugmentSettings(), 2)\n"
-        "except UserError as error:\n"
-        "    print(error)\n"
-    )
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{script}"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-    )
-    sentence = done.stdout.strip()
-    assert "torchvision::nms does not exist" in sentence
-    assert "pip install -U torch torchvision" in sentence
-    assert "\n" not in sentence

@@ -1,19 +1,18 @@
 """Random changes of a sample, the same for image and labels; labels are never interpolated.
 
-In 2D the geometry is torchvision's (`transforms.v2`); flips, quarter turns and intensities are a
-line of PyTorch each and serve 3D as well.
+All changes of geometry are one resampling: for each voxel of the patch it is computed where it lies
+in the sample, and only these places are read. Intensities are a line of PyTorch each.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import IGNORE
 
 if TYPE_CHECKING:
@@ -21,14 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Augmenter", "margin"]
 
-Geometry = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-SMALLEST, SMALLEST_ELASTIC = 4, 25
-"""Smaller samples are left as they are, or not deformed: torchvision's kernels are wider."""
+BEND, BEND_EVERY = 2.5, 32
+"""Standard deviation of an elastic deformation and distance of its control points, in voxels."""
 
 
-def margin(settings: AugmentSettings, dims: int) -> float:
-    """How much larger than a patch a sample is cut, so that a rotation seldom leaves a hole."""
-    if dims == 3:
+def margin(settings: AugmentSettings) -> float:
+    """How much larger than a patch a sample is cut in Y and X, so that there is seldom a hole."""
+    if not (settings.rotation or settings.scale):
         return 1.0
     angle = math.radians(min(settings.rotation, 45.0)) / 2
     return (math.cos(angle) + math.sin(angle)) / (1.0 - settings.scale / 2)
@@ -43,16 +41,11 @@ class Augmenter:
         What to change and by how much.
     dims
         2 or 3.
-
-    Raises
-    ------
-    UserError
-        torchvision is missing or does not fit the installed PyTorch.
     """
 
     def __init__(self, settings: AugmentSettings, dims: int) -> None:
         self.settings, self.dims = settings, dims
-        self._geometry = _geometry(settings) if dims == 2 else None
+        self._moves = bool(settings.rotation or settings.scale or settings.elastic)
 
     def __call__(
         self, image: Tensor, target: Tensor, size: tuple[int, ...]
@@ -73,15 +66,51 @@ class Augmenter:
         image, target
             (channels, *size) and (*size,).
         """
-        if self._geometry is not None:
-            image, target = self._geometry(image, target)
-        middle = tuple(
-            slice((have - want) // 2, (have - want) // 2 + want)
-            for have, want in zip(image.shape[1:], size, strict=True)
-        )
-        image, target = image[(slice(None), *middle)], target[middle]
+        if self._moves:
+            image, target = self._resample(image, target, size)
+        else:
+            middle = tuple(
+                slice((have - want) // 2, (have - want) // 2 + want)
+                for have, want in zip(image.shape[1:], size, strict=True)
+            )
+            image, target = image[(slice(None), *middle)], target[middle]
         image, target = self._flip_and_turn(image, target)
         return self._change_intensity(image).contiguous(), target.contiguous()
+
+    def _resample(
+        self, image: Tensor, target: Tensor, size: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Rotate, scale and bend in the plane, around the sample's middle."""
+        places = self._places(size).to(image.device)
+        for axis, (have, want) in enumerate(zip(target.shape, size, strict=True)):
+            places[axis] += (have - want) // 2 + (want - 1) / 2
+        scale = torch.tensor(target.shape, device=image.device).view(-1, *(1,) * self.dims)
+        grid = ((places * 2 + 1) / scale - 1).flip(0).movedim(0, -1)  # the last axis first
+        moved = functional.grid_sample(
+            image[None], grid[None], padding_mode="border", align_corners=False
+        )[0]
+        nearest = places.round().long()
+        outside = ((nearest < 0) | (nearest >= scale)).any(0)
+        index = tuple(n.clamp(0, s - 1) for n, s in zip(nearest, target.shape, strict=True))
+        return moved, target[index].masked_fill(outside, IGNORE)
+
+    def _places(self, size: tuple[int, ...]) -> Tensor:
+        """Where the voxels of a patch come from, (dims, *size), in voxels from the middle."""
+        s = self.settings
+        steps = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in size]
+        places = torch.stack(torch.meshgrid(*steps, indexing="ij"))
+        angle = math.radians(_uniform(-s.rotation, s.rotation))
+        zoom = math.exp(_uniform(math.log(1 - s.scale), -math.log(1 - s.scale)))
+        y, x = places[-2].clone(), places[-1].clone()
+        places[-2] = zoom * (math.cos(angle) * y + math.sin(angle) * x)
+        places[-1] = zoom * (math.cos(angle) * x - math.sin(angle) * y)
+        if s.elastic and _chance(s.elastic):
+            points = [3 + -(-n // BEND_EVERY) for n in size[-2:]]
+            bend = functional.interpolate(
+                BEND * torch.randn(1, 2, *points), size=size[-2:], mode="bicubic"
+            )[0]
+            places[-2:] += bend if self.dims == 2 else bend[:, None]
+        return places
 
     def _flip_and_turn(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         if self.settings.flips:
@@ -101,50 +130,24 @@ class Augmenter:
             middle = image.mean()
             image = (image - middle) * (1 + _uniform(-s.contrast, s.contrast)) + middle
             image = image + _uniform(-s.brightness, s.brightness)
+        if s.blur and _chance(s.blur):
+            image = _blurred(image)
         if s.noise:
             image = image + torch.randn_like(image) * _uniform(0, s.noise)
         return image
 
 
-def _geometry(settings: AugmentSettings) -> Geometry | None:
-    """Rotation, scale, elastic deformation and blur by torchvision."""
-    if not (settings.rotation or settings.scale or settings.elastic or settings.blur):
-        return None
-    try:
-        from torchvision import tv_tensors
-        from torchvision.transforms import InterpolationMode, v2
-    except (ImportError, RuntimeError, AttributeError) as error:
-        raise UserError(
-            f"torchvision does not work with PyTorch {torch.__version__} ({error}); install the "
-            "torchvision that belongs to it with 'pip install -U torch torchvision'."
-        ) from error
-    fill: dict[Any, float] = {tv_tensors.Image: 0.0, tv_tensors.Mask: float(IGNORE)}
-    smooth = InterpolationMode.BILINEAR
-    steps: list[Any] = [
-        v2.RandomAffine(
-            settings.rotation,
-            scale=(1 - settings.scale, 1 + settings.scale),
-            interpolation=smooth,
-            fill=fill,
-        )
-    ]
-    if settings.blur:
-        blur = v2.GaussianBlur(kernel_size=7, sigma=(0.5, 1.5))
-        steps.append(v2.RandomApply([blur], p=settings.blur))
-    rigid = v2.Compose(list(steps))
-    if settings.elastic:
-        elastic = v2.ElasticTransform(alpha=60.0, sigma=6.0, interpolation=smooth, fill=fill)
-        steps.insert(1, v2.RandomApply([elastic], p=settings.elastic))
-    full = v2.Compose(steps)
-
-    def change(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        if min(target.shape) < SMALLEST:
-            return image, target
-        chain = full if min(target.shape) >= SMALLEST_ELASTIC else rigid
-        out = chain(tv_tensors.Image(image), tv_tensors.Mask(target))
-        return out[0].as_subclass(Tensor), out[1].as_subclass(Tensor)
-
-    return change
+def _blurred(image: Tensor) -> Tensor:
+    """Gaussian blur in the plane by 0.5 to 1.5 voxels."""
+    sigma = _uniform(0.5, 1.5)
+    weights = torch.exp(-0.5 * (torch.arange(-4, 5, device=image.device) / sigma) ** 2)
+    weights = weights / weights.sum()
+    flat = image.reshape(-1, 1, *image.shape[-2:])
+    flat = functional.pad(flat, (4, 4, 4, 4), mode="replicate")
+    flat = functional.conv2d(
+        functional.conv2d(flat, weights.view(1, 1, 1, -1)), weights.view(1, 1, -1, 1)
+    )
+    return flat.reshape(image.shape)
 
 
 def _uniform(low: float, high: float) -> float:

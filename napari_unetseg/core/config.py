@@ -61,21 +61,21 @@ class AugmentSettings(_Settings):
 
     flips: bool = True
     quarter_turns: bool = True
-    rotation: float = Field(15.0, ge=0, le=180)
-    """Largest rotation in the YX plane, degrees (2D)."""
-    scale: float = Field(0.1, ge=0, lt=1)
-    """Largest relative change of size (2D)."""
-    elastic: float = Field(0.1, ge=0, le=1)
-    """Probability of an elastic deformation (2D)."""
-    brightness: float = Field(0.05, ge=0, le=1)
+    rotation: float = Field(180.0, ge=0, le=180)
+    """Largest rotation in the YX plane, degrees."""
+    scale: float = Field(0.22, ge=0, lt=1)
+    """Largest relative change of size in the YX plane."""
+    elastic: float = Field(0.5, ge=0, le=1)
+    """Probability of an elastic deformation in the YX plane."""
+    brightness: float = Field(0.1, ge=0, le=1)
     """Largest shift of intensity, in units of the normalised range."""
-    contrast: float = Field(0.1, ge=0, lt=1)
+    contrast: float = Field(0.22, ge=0, lt=1)
     """Largest relative change of contrast."""
-    gamma: float = Field(0.1, ge=0, lt=1)
+    gamma: float = Field(0.26, ge=0, lt=1)
     """Largest relative change of gamma."""
-    blur: float = Field(0.05, ge=0, le=1)
-    """Probability of a Gaussian blur of 0.5 to 1.5 voxels (2D)."""
-    noise: float = Field(0.02, ge=0, le=1)
+    blur: float = Field(0.2, ge=0, le=1)
+    """Probability of a Gaussian blur of 0.5 to 1.5 voxels in the plane."""
+    noise: float = Field(0.03, ge=0, le=1)
     """Largest standard deviation of added Gaussian noise, in units of the normalised range."""
 
 
@@ -105,7 +105,11 @@ class TrainSettings(_Settings):
     patience: int = Field(12, ge=1)
     """Epochs without a better score after which training ends by itself."""
 
+    pretrained: bool = True
+    """Begin with the body that comes with the program, where the architecture is its own."""
     learning_rate: float = Field(3e-3, gt=0, le=1)
+    weight_decay: float = Field(1e-2, ge=0, lt=1)
+    """Of AdamW; 0 makes it Adam."""
     dice: bool = True
     """Add a soft Dice loss to the cross-entropy."""
     balance: bool = True
@@ -148,7 +152,9 @@ class TrainSettings(_Settings):
         """Adam at a constant 1e-3 for 25 epochs, plain cross-entropy, as most scripts have it."""
         values: dict[str, object] = {
             "epochs": 25,
+            "pretrained": False,
             "learning_rate": 1e-3,
+            "weight_decay": 0.0,
             "dice": False,
             "balance": False,
             "average": False,

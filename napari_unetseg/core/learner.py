@@ -13,22 +13,28 @@ import torch
 from torch import Tensor
 
 from napari_unetseg.core.augment import Augmenter, margin
-from napari_unetseg.core.devices import is_out_of_memory, release_memory
+from napari_unetseg.core.devices import release_memory
+from napari_unetseg.core.encoder_weights import load_encoder
+from napari_unetseg.core.encoders import build
 from napari_unetseg.core.errors import TrainingError
 from napari_unetseg.core.losses import class_weights, segmentation_loss
-from napari_unetseg.core.metrics import Scores, confusion, scores_of, soft_confusion, soft_dice_of
 from napari_unetseg.core.native import load_triton_apart
-from napari_unetseg.core.unet import UNet, probabilities
+from napari_unetseg.core.start import NORMS, fit_head, measure_norms, pretrained_body
+from napari_unetseg.core.validate import Validator
 
 if TYPE_CHECKING:
     from napari_unetseg.core.config import TrainSettings
+    from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.plan import Plan
-    from napari_unetseg.core.samples import Block, Plane, TrainingData
+    from napari_unetseg.core.samples import TrainingData
 
 __all__ = ["Learner", "NotFiniteError"]
 
-AVERAGE = 0.98
+AVERAGE = 0.99
 """Share of the averaged weights that a step leaves as they are."""
+MANY_VOXELS, LEAST_RATE = 16_000, 0.2
+"""Labelled voxels from which a pretrained network learns at the full rate: with fewer it is changed
+less, as the square root of their number, since it would learn them by heart."""
 SMALLEST_PATCH = 32
 Weights = dict[str, Tensor]
 
@@ -38,7 +44,7 @@ class NotFiniteError(Exception):
 
 
 class Learner:
-    """A network, its optimiser (Adam, Kingma and Ba 2015) and its averaged weights."""
+    """A network, its optimiser (AdamW, Loshchilov and Hutter 2019) and its averaged weights."""
 
     def __init__(
         self,
@@ -52,34 +58,73 @@ class Learner:
         self.settings, self.device = settings, device
         self.patch, self.batch = plan.patch, plan.batch
         with seeded(settings.seed, 0, device):
-            self.network = UNet(**plan.net.model_dump())
+            self.network = build(plan.net)
+        self.continued = weights is not None
+        if weights is None and settings.pretrained:
+            weights = pretrained_body(plan.net)
+        self.pretrained = weights is not None
         if weights is not None:
-            self.network.load_state_dict(dict(weights))
+            self.network.load_state_dict(dict(weights), strict=self.continued)
+        if not self.continued and settings.encoder_weights is not None:
+            load_encoder(self.network, settings.encoder_weights)
+            self.pretrained = True
+        self.frozen = settings.freeze_encoder and (
+            self.continued or settings.encoder_weights is not None
+        )
         self.network.to(device)
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.augment = Augmenter(settings.augment, data.dims)
+        self.validator = Validator(data, self.network, device)
         self.use(data)
-        self.continued = weights is not None
         self.steps = 0
         self.damping = 1.0
-        self.context = max(self.network.receptive_field) // 2
         self._freeze()
         self._new_optimizer()
 
     def use(self, data: TrainingData) -> None:
         """Train and score on these data from now on."""
-        self.data = data
+        self.data = self.validator.data = data
         weights = class_weights(torch.from_numpy(data.counts)) if self.settings.balance else None
         self.class_weights = weights if weights is None else weights.to(self.device)
+        share = math.sqrt(data.train_voxels / MANY_VOXELS) if self.pretrained else 1.0
+        self.caution = min(1.0, max(LEAST_RATE, share))
+
+    def begin(self, *, measure: bool) -> None:
+        """Give an answer without a step: fit the last layer to the labelled voxels.
+
+        ``measure`` first measures the batch norms on these images.
+        """
+        with seeded(self.settings.seed, 0, self.device):
+            regions = list(self.data.labelled_regions())
+            samples = [
+                (torch.from_numpy(x).to(self.device), torch.from_numpy(y).to(self.device))
+                for x, y in regions
+            ]
+            if measure and not self.frozen:
+                measure_norms(self.network, (image for image, _ in samples))
+            fit_head(self.network, samples, balance=self.settings.balance)
+        self.averaged.load_state_dict(self.network.state_dict())
 
     def _freeze(self) -> None:
-        if self.settings.freeze_encoder and self.continued:
+        if self.frozen:
             self.network.encoder.requires_grad_(False)
 
     def _new_optimizer(self) -> None:
         trained = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(trained, lr=self.settings.learning_rate)
+        self.optimizer = torch.optim.AdamW(
+            trained, lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
+        )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.device.type == "cuda")
+
+    def _set_mode(self) -> None:
+        """Train; the norms of pretrained weights stay as they were measured, as in prediction."""
+        self.network.train()
+        if self.frozen:
+            self.network.encoder.eval()
+        if self.pretrained:
+            for module in self.network.modules():
+                if isinstance(module, NORMS):
+                    module.eval()
 
     # -- a step ------------------------------------------------------------------------------------
 
@@ -93,10 +138,8 @@ class Learner:
         """
         self.steps += 1
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * rate * self.damping
-        self.network.train()
-        if self.settings.freeze_encoder and self.continued:
-            self.network.encoder.eval()
+            group["lr"] = self.settings.learning_rate * rate * self.damping * self.caution
+        self._set_mode()
         with seeded(self.settings.seed, self.steps, self.device):
             images, targets = self._draw()
             with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
@@ -121,8 +164,8 @@ class Learner:
     def _draw(self) -> tuple[Tensor, Tensor]:
         """A batch (N, C, *patch) and its targets (N, *patch)."""
         rng = np.random.default_rng([self.settings.seed, self.steps])
-        factor = margin(self.settings.augment, self.data.dims)
-        cut = tuple(math.ceil(p * factor) for p in self.patch)
+        factor = margin(self.settings.augment)
+        cut = (*self.patch[:-2], *(math.ceil(p * factor) for p in self.patch[-2:]))
         images, targets = [], []
         for _ in range(self.batch):
             image, target = self.data.draw(cut, rng, self.patch)
@@ -178,48 +221,8 @@ class Learner:
         return f"Not enough memory: going on with patches of {' × '.join(map(str, smaller))}."
 
     def score(self) -> Scores | None:
-        """Scores of the averaged weights on the validation blocks.
-
-        None where there are none, or where not even a block without its context fits in memory.
-        """
-        while self.data.validated:
-            try:
-                return self._score()
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            release_memory(self.device)
-            if not self.context:
-                break
-            self.context //= 2
-        return None
-
-    @torch.inference_mode()
-    def _score(self) -> Scores:
-        blocks = self.data.validation_blocks()
-        n = len(self.data.classes.numbers)
-        counts, sums = np.zeros((n, n), np.int64), np.zeros((n, n))
-        for plane, block in blocks:
-            truth, shares = plane.validate[block.region], self._predict_block(plane, block)
-            counts += confusion(truth, shares.argmax(0), n)
-            sums += soft_confusion(truth, shares)
-        return scores_of(counts, self.data.classes, len(blocks), soft_dice_of(sums))
-
-    def _predict_block(self, plane: Plane, block: Block) -> np.ndarray:
-        """Probabilities (classes, *block) of a block, which is seen with some context."""
-        read = tuple(
-            slice(max(0, r.start - self.context) // s * s, min(size, r.stop + self.context))
-            for r, s, size in zip(
-                block.region, self.network.stride, plane.validate.shape, strict=True
-            )
-        )
-        image = torch.from_numpy(self.data.read(plane, read))[None].to(self.device)
-        shares = probabilities(self.averaged(image)[0].float())
-        inner = tuple(
-            slice(b.start - r.start, b.stop - r.start)
-            for b, r in zip(block.region, read, strict=True)
-        )
-        return shares[(slice(None), *inner)].cpu().numpy()
+        """Scores of the averaged weights on the validation blocks, None without any."""
+        return self.validator.score(self.averaged)
 
 
 @contextmanager

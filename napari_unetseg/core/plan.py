@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan", "level_strides", "make_plan"]
 
-PATCH_2D = {"cpu": 128, "gpu": 256}
-BATCH_2D = {"cpu": 4, "gpu": 16}
+PATCH_2D = {"cpu": 96, "gpu": 256}
+BATCH_2D = {"cpu": 8, "gpu": 16}
 PATCH_3D = {"cpu": (16, 64, 64), "gpu": (32, 128, 128)}
 BATCH_3D = {"cpu": 1, "gpu": 2}
 DEPTH = {2: 4, 3: 3}
@@ -24,7 +24,7 @@ RESIDUAL_DEPTH = 6
 """Levels with a residual encoder: all of it."""
 EPOCHS = 40
 """Epochs of a training that nobody limits and that does not end by itself before."""
-FEWEST_STEPS, MOST_STEPS = 12, 60
+FEWEST_STEPS, MOST_STEPS = 18, 60
 """Steps of an epoch: its samples show each labelled voxel about once, within these limits."""
 
 

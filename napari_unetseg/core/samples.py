@@ -12,6 +12,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, Self
 
 import numpy as np
@@ -45,6 +46,9 @@ MOST_ANCHORS = 20_000
 PIECE = 2**24
 """Voxels that are looked at together, so that memory stays near one byte a voxel."""
 CACHE_BYTES = 2**30
+MOST_FITTED = 2**20
+"""Voxels of the pieces that a last layer is fitted to."""
+PIECE_EDGE = {2: (640, 640), 3: (32, 128, 128)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -399,6 +403,26 @@ class TrainingData:
             target = np.pad(target, pads, constant_values=IGNORE)
         return image, target
 
+    def labelled_regions(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Pieces of the images around what is labelled for training, a megavoxel at most in all.
+
+        Yields
+        ------
+        image
+            (channels, *region) float32, normalised.
+        target
+            (*region,) uint8 class indices, `IGNORE` where nothing is labelled for training.
+        """
+        left = MOST_FITTED
+        rng = np.random.default_rng(0)
+        pieces = [(plane, region) for plane in self.planes for region in _pieces(plane.train.shape)]
+        for i in rng.permutation(len(pieces)):
+            plane, region = pieces[i]
+            target = plane.train[region]
+            if left > 0 and (target != IGNORE).any():
+                yield self.read(plane, region), target
+                left -= target.size
+
     def renewed(self, pairs: Sequence[Pair]) -> Self:
         """The same for newer annotations of the same classes."""
         return type(self)(
@@ -409,6 +433,15 @@ class TrainingData:
             classes=self.classes,
             normalization=self.normalization,
         )
+
+
+def _pieces(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
+    """Regions of at most `PIECE_EDGE` voxels along each axis that cover a shape."""
+    spans = []
+    for size, edge in zip(shape, PIECE_EDGE[len(shape)], strict=True):
+        step = math.ceil(size / math.ceil(size / edge))
+        spans.append([slice(at, min(at + step, size)) for at in range(0, size, step)])
+    return list(product(*spans))
 
 
 def _check_channels(pairs: Sequence[Pair], dims: int) -> None:

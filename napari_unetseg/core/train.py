@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
+from napari_unetseg.core import transfer
 from napari_unetseg.core.config import TrainSettings
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.devices import device_name, is_out_of_memory, pick_device, use_threads
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.events import Event, Improved, Notice, Prepared
 from napari_unetseg.core.learner import Learner, NotFiniteError
+from napari_unetseg.core.memory import kept_memory
 from napari_unetseg.core.model import Model
 from napari_unetseg.core.plan import Plan, make_plan
 from napari_unetseg.core.progress import Progress
@@ -18,6 +20,9 @@ from napari_unetseg.core.records import TrainingRecord, image_records, now, vers
 from napari_unetseg.core.samples import Pair, TrainingData
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from napari_unetseg.core.image import Stack
     from napari_unetseg.core.labels import Structure
 
 __all__ = ["train", "train_events"]
@@ -45,7 +50,7 @@ def train_events(
     structures
         Names and colours of the structures' numbers.
     init
-        A model of the same structures and channels to go on from.
+        A model to go on from; other structures, channels or a third dimension are adapted.
     control
         Stops the training after the step at hand, sets its threads, brings newer annotations.
 
@@ -65,8 +70,26 @@ def train_events(
     TrainingError
         The labels or images cannot be trained on; the sentence says what to do.
     """
-    settings = settings or TrainSettings()
-    run = _Run(pairs, settings, structures, init, control or Control(settings.threads))
+    with kept_memory():
+        return (
+            yield from _train(
+                pairs,
+                settings or TrainSettings(),
+                structures,
+                init,
+                control or Control(settings.threads if settings else None),
+            )
+        )
+
+
+def _train(
+    pairs: Sequence[Pair],
+    settings: TrainSettings,
+    structures: Sequence[Structure],
+    init: Model | None,
+    control: Control,
+) -> Generator[Event, None, Model]:
+    run = _Run(pairs, settings, structures, init, control)
     yield from run.begin()
     while not run.progress.over and not run.control.stopped:
         yield from run.step()
@@ -94,16 +117,15 @@ class _Run:
         self.device = pick_device(settings.device)
         self.threads = use_threads(control.threads or settings.threads)
         self.data = _read(pairs, settings, structures, init)
-        net = init.net if init else None
-        self.plan = make_plan(self.data, settings, self.device.type, net)
-        weights = init.weights if init else None
+        self.plan, weights, self.adapted = _begin_with(init, self.data, settings, self.device.type)
         self.learner = Learner(self.data, self.plan, settings, self.device, weights)
         self.progress = Progress(self.plan, settings, self.learner.weights())
         self.failures = 0
 
     def begin(self) -> Generator[Event, None, None]:
         """Say what will be done; score the model that is gone on from."""
-        if self.settings.freeze_encoder and self.init is None:
+        yield from map(Notice, self.adapted)
+        if self.settings.freeze_encoder and not self.learner.frozen:
             yield Notice("There is no model to go on from, so the encoder is not frozen.")
         if not self.data.validated:
             yield Notice(
@@ -111,7 +133,8 @@ class _Run:
                 "without one. Paint more, in several places, to get a score."
             )
         yield _prepared(self.data, self.plan, self.learner, device_name(self.device))
-        if self.init is None:
+        if self.init is None or self.adapted:
+            yield from self.answer()
             return
         self.progress.begin(self.learner)
         if self.data.validated and not all(record.scores for record in self.init.history):
@@ -119,6 +142,21 @@ class _Run:
                 "An earlier training of this model held nothing back, so its score is kinder "
                 "than that of a new model."
             )
+
+    def answer(self) -> Generator[Event, None, None]:
+        """A first model without a step, where the device's memory allows it."""
+        if self.control.stopped or not (self.settings.pretrained or self.adapted):
+            return
+        try:
+            ends = (self.plan.net.dims, self.plan.net.in_channels)
+            same = self.init is not None and (self.init.dims, self.init.net.in_channels) == ends
+            self.learner.begin(measure=not same)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return
+        best = self.progress.answer(self.learner)
+        yield Improved(self.model("training began"), best.scores, self.progress.seconds)
 
     def step(self) -> Generator[Event, None, None]:
         """One step; what fails is tried again with less memory or a smaller rate."""
@@ -168,7 +206,8 @@ class _Run:
 
     def end(self) -> Generator[Event, None, Model]:
         """Say why it ended; return the best model."""
-        if self.progress.best is None or not self.progress.epochs:
+        went_on = self.init is not None and not self.adapted
+        if self.progress.best is None or (went_on and not self.progress.epochs):
             raise TrainingError(
                 "Training was stopped before its first step; nothing was learned yet."
                 if self.control.stopped
@@ -202,7 +241,7 @@ class _Run:
             net=self.plan.net,
             weights=progress.best.weights,
             classes=data.classes,
-            channels=self.init.channels if self.init else image.channels,
+            channels=_channels(self.init, image),
             normalization=data.normalization,
             spacing=image.spatial_spacing(data.dims),
             units=image.grid_units[-data.dims :],
@@ -217,24 +256,34 @@ def _read(
     init: Model | None,
 ) -> TrainingData:
     """Read and check images and labels, against the model to go on from if there is one."""
-    if init is not None:
-        if init.dims != settings.dims:
-            raise TrainingError(
-                f"The model to go on from is {init.dims}D, but {settings.dims}D was chosen; "
-                "choose the same, or train a new model."
-            )
-        for pair in pairs:
-            init.check_image(pair.image)
+    first = pairs[0].image if pairs else None
+    same = init and first and _channels(init, first) == init.channels
     return TrainingData(
         pairs,
         settings.dims,
         settings.validation,
-        structures=structures,
+        structures=[*(init.classes.structures if init else ()), *structures],
         seed=settings.seed,
-        classes=init.classes if init else None,
-        normalization=init.normalization if init else None,
+        normalization=init.normalization if init and same else None,
         rule=settings.normalization,
     )
+
+
+def _begin_with(
+    init: Model | None, data: TrainingData, settings: TrainSettings, device: str
+) -> tuple[Plan, Mapping[str, Tensor] | None, tuple[str, ...]]:
+    """The plan, and with a model to go on from its weights and what was changed of them."""
+    if init is None:
+        return make_plan(data, settings, device, None), None, ()
+    settings = transfer.settings_after(init, settings)
+    channels, classes = data.pairs[0].image.channels, data.classes
+    net = transfer.net_after(init, data.dims, len(channels), classes.out_channels)
+    plan = make_plan(data, settings, device, net)
+    return plan, *transfer.adapt(init, plan.net, classes, channels)
+
+
+def _channels(init: Model | None, image: Stack) -> tuple[str, ...]:
+    return transfer.channels_after(init.channels, image.channels) if init else image.channels
 
 
 def _prepared(data: TrainingData, plan: Plan, learner: Learner, device: str) -> Prepared:

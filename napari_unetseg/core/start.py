@@ -1,0 +1,157 @@
+"""An answer before the first step: a pretrained body, its norms measured anew, a fitted last layer.
+
+The body comes with the program; it was trained on random pictures with random strokes, so that a
+linear classifier on its features separates what strokes tell apart (``benchmarks/pretrain.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from napari_unetseg.core.labels import IGNORE
+from napari_unetseg.core.losses import class_weights
+from napari_unetseg.core.transfer import first_layer, inflate
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.config import NetSettings
+    from napari_unetseg.core.unet import UNet
+
+__all__ = ["BODY", "fit_head", "measure_norms", "pretrained_body"]
+
+BODY = Path(__file__).with_name("body.safetensors")
+BODY_WIDTH, BODY_DEPTH = 16, 4
+RIDGE = 1e-3
+"""Weight of the squared coefficients of standardised features."""
+MOST_VOXELS = 40_000
+"""Labelled voxels that the last layer is fitted to."""
+NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
+Sample = tuple[Tensor, Tensor]
+
+
+def pretrained_body(net: NetSettings) -> dict[str, Tensor] | None:
+    """The shipped weights of everything but the last layer, None for another architecture.
+
+    They are those of a 2D U-Net for RGB: other channels get kernels of their sums (`first_layer`),
+    a volume begins plane by plane (`inflate`), and a shallower network takes the upper levels.
+
+    Parameters
+    ----------
+    net
+        The architecture to begin with.
+    """
+    if (net.encoder, net.width, net.norm) != ("unet", BODY_WIDTH, "batch"):
+        return None
+    if net.depth > BODY_DEPTH:
+        return None
+    weights = load_file(BODY)
+    deepest = net.depth - 1
+    body = {}
+    for name, tensor in weights.items():
+        room, level, *rest = name.split(".")
+        if room == "bottleneck" and net.depth < BODY_DEPTH:
+            continue
+        if room != "bottleneck" and int(level) >= deepest:
+            if room != "encoder" or int(level) > deepest:
+                continue
+            name = ".".join(["bottleneck", *rest])
+        body[name] = tensor.float()
+    entry = ("encoder.0." if deepest else "bottleneck.") + "0.weight"
+    body[entry] = first_layer(body[entry], net.in_channels)
+    return inflate(body, net) if net.dims == 3 else body
+
+
+@torch.no_grad()
+def measure_norms(network: nn.Module, images: Iterable[Tensor]) -> None:
+    """Measure the mean and variance of each batch norm on these images (C, *spatial).
+
+    What Li et al. 2016 (https://arxiv.org/abs/1603.04779) do to carry a network to other images.
+    """
+    norms = [m for m in network.modules() if isinstance(m, NORMS)]
+    if not norms:
+        return
+    usual = [m.momentum for m in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all images
+    network.train()
+    for image in images:
+        network(image[None])
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum
+
+
+def fit_head(network: UNet, samples: Iterable[Sample], *, balance: bool) -> None:
+    """Fit the last layer to labelled voxels: logistic regression on the network's features.
+
+    Parameters
+    ----------
+    network
+        A U-Net with a 1 × 1 ``head``; only that is changed.
+    samples
+        Images (C, *spatial) and class indices (*spatial), `IGNORE` where nothing is labelled.
+    balance
+        Whether every class counts alike, however many voxels are labelled.
+    """
+    features, truth = _labelled_features(network, samples)
+    if len(truth) > MOST_VOXELS:
+        chosen = torch.randperm(len(truth), device=truth.device)[:MOST_VOXELS]
+        features, truth = features[chosen], truth[chosen]
+    middle, spread = features.mean(0), features.std(0) + 1e-3
+    head = network.head
+    outputs = head.out_channels
+    classes = max(2, outputs)
+    counts = torch.bincount(truth, minlength=classes)
+    weights = class_weights(counts) if balance else None
+    rows, bias = _logistic((features - middle) / spread, truth, classes, weights)
+    rows = rows / spread
+    bias = bias - rows @ middle
+    if outputs == 1:  # one logit stands for the difference of two
+        rows, bias = rows[1:] - rows[:1], bias[1:] - bias[:1]
+    with torch.no_grad():
+        head.weight.copy_(rows.view_as(head.weight))
+        assert head.bias is not None
+        head.bias.copy_(bias)
+
+
+def _labelled_features(network: UNet, samples: Iterable[Sample]) -> tuple[Tensor, Tensor]:
+    """What the last layer sees at labelled voxels: (V, features) float32 and (V,) int64."""
+    seen: list[Tensor] = []
+    hook = network.head.register_forward_hook(lambda _m, inputs, _out: seen.append(inputs[0]))
+    network.eval()
+    features, truth = [], []
+    with torch.no_grad():
+        for image, target in samples:
+            seen.clear()
+            network(image[None])
+            there = (slice(None), *(slice(0, s) for s in target.shape))
+            known = target != IGNORE
+            features.append(seen[0][0][there][:, known].T.float())
+            truth.append(target[known].long())
+    hook.remove()
+    return torch.cat(features), torch.cat(truth)
+
+
+def _logistic(
+    features: Tensor, truth: Tensor, classes: int, weights: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Multinomial logistic regression by L-BFGS: (classes, features) and (classes,)."""
+    rows = torch.zeros(classes, features.shape[1], device=features.device, requires_grad=True)
+    bias = torch.zeros(classes, device=features.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS([rows, bias], max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(features @ rows.T + bias, truth, weight=weights)
+        loss = loss + RIDGE * (rows**2).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return rows.detach(), bias.detach()

@@ -1,0 +1,100 @@
+"""Scores of a network on the validation blocks of its training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from napari_unetseg.core.devices import is_out_of_memory, release_memory
+from napari_unetseg.core.metrics import Scores, confusion, scores_of, soft_confusion, soft_dice_of
+from napari_unetseg.core.unet import UNet, probabilities
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.samples import Block, Plane, TrainingData
+
+__all__ = ["Validator"]
+
+Region = tuple[slice, ...]
+MOST_VOXELS = 2**21
+"""A larger plane is never predicted whole for a score."""
+
+
+class Validator:
+    """Predicts the validation blocks, each with some context, and scores them."""
+
+    def __init__(self, data: TrainingData, network: UNet, device: torch.device) -> None:
+        self.data, self.device = data, device
+        self.stride = network.stride
+        self.context = max(network.receptive_field) // 2
+
+    def score(self, network: UNet) -> Scores | None:
+        """Scores on the validation blocks.
+
+        None where there are none, or where not even a block without its context fits in memory.
+        """
+        while self.data.validated:
+            try:
+                return self._score(network)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            release_memory(self.device)
+            if not self.context:
+                break
+            self.context //= 2
+        return None
+
+    @torch.inference_mode()
+    def _score(self, network: UNet) -> Scores:
+        network = network.folded()
+        blocks = self.data.validation_blocks()
+        n = len(self.data.classes.numbers)
+        counts, sums = np.zeros((n, n), np.int64), np.zeros((n, n))
+        for plane, block, shares in self._predicted(network, blocks):
+            truth = plane.validate[block.region]
+            counts += confusion(truth, shares.argmax(0), n)
+            sums += soft_confusion(truth, shares)
+        return scores_of(counts, self.data.classes, len(blocks), soft_dice_of(sums))
+
+    def _predicted(
+        self, network: UNet, blocks: list[tuple[Plane, Block]]
+    ) -> Iterator[tuple[Plane, Block, np.ndarray]]:
+        """Probabilities (classes, *block) of each block; a plane with many is predicted whole."""
+        for _, group in groupby(blocks, key=lambda found: id(found[0])):
+            mine = list(group)
+            plane = mine[0][0]
+            shape = plane.validate.shape
+            reads = [self._with_context(block.region, shape) for _, block in mine]
+            whole = math.prod(shape)
+            if whole <= min(MOST_VOXELS, sum(_voxels(r) for r in reads)):
+                all_of_it = tuple(slice(0, s) for s in shape)
+                shares = self._infer(network, plane, all_of_it)
+                yield from ((plane, b, shares[(slice(None), *b.region)]) for _, b in mine)
+                continue
+            for (_, block), read in zip(mine, reads, strict=True):
+                inner = tuple(
+                    slice(b.start - r.start, b.stop - r.start)
+                    for b, r in zip(block.region, read, strict=True)
+                )
+                yield plane, block, self._infer(network, plane, read)[(slice(None), *inner)]
+
+    def _with_context(self, region: Region, shape: tuple[int, ...]) -> Region:
+        return tuple(
+            slice(max(0, r.start - self.context) // s * s, min(size, r.stop + self.context))
+            for r, s, size in zip(region, self.stride, shape, strict=True)
+        )
+
+    def _infer(self, network: UNet, plane: Plane, read: Region) -> np.ndarray:
+        image = torch.from_numpy(self.data.read(plane, read))[None].to(self.device)
+        if image.ndim == 4:
+            image = image.contiguous(memory_format=torch.channels_last)
+        return probabilities(network(image)[0].float()).cpu().numpy()
+
+
+def _voxels(region: Region) -> int:
+    return math.prod(s.stop - s.start for s in region)

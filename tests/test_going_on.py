@@ -1,0 +1,153 @@
+"""Training goes on from other classes, channels and dimensions, and on residual encoders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import blobs, dice, of_kind, painted_pair, run_training, strokes, tiny
+from safetensors.torch import save_file
+
+from napari_unetseg.core.encoders import build
+from napari_unetseg.core.errors import TrainingError, UserError
+from napari_unetseg.core.events import EpochDone, Notice, StepDone
+from napari_unetseg.core.image import Stack
+from napari_unetseg.core.model import Model, load_model
+from napari_unetseg.core.predict import predict
+from napari_unetseg.core.samples import Pair
+
+FAST: dict[str, Any] = {"learning_rate": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def trained() -> Model:
+    model, _ = run_training([painted_pair()], tiny(steps=100, width=16, depth=3))
+    assert isinstance(model, Model)
+    return model
+
+
+def texts(events: list[Any]) -> str:
+    return " ".join(event.text for event in of_kind(events, Notice))
+
+
+def test_another_structure_is_learned_on_top(trained: Model) -> None:
+    image, truth = blobs((96, 96), 14, structures=2)
+    pair = Pair(Stack(image, "YX"), strokes(truth))
+    known = predict(trained, pair.image) > 0
+    assert dice(truth > 0, known) > 0.9
+    model, events = run_training([pair], tiny(steps=1, learning_rate=1e-5), init=trained)
+    assert "2 structures instead of 1" in texts(events)
+    assert trained.id in texts(events)
+    assert model.classes.numbers == (0, 1, 2)
+    assert model.net.out_channels == 3
+    assert [record.parent for record in model.history] == [None, trained.id]
+    assert dice(known, predict(model, pair.image) > 0) > 0.9
+
+    learned, _ = run_training([pair], tiny(steps=120), init=trained)
+    mask = predict(learned, pair.image)
+    assert all(dice(truth == number, mask == number) > 0.7 for number in (0, 1, 2))
+
+
+def test_a_structure_that_is_no_longer_labelled_is_left_out() -> None:
+    image, truth = blobs((96, 96), 14, structures=2)
+    both = Pair(Stack(image, "YX"), strokes(truth))
+    model, _ = run_training([both], tiny(steps=100, **FAST))
+    one = Pair(both.image, np.where(both.labels == 2, 0, both.labels))
+    fewer, events = run_training([one], tiny(steps=1, learning_rate=1e-5), init=model)
+    assert "1 structure instead of 2" in texts(events)
+    assert fewer.net.out_channels == 1
+    mask, before = predict(fewer, both.image), predict(model, both.image)
+    where = before != 2
+    assert dice(before[where] > 0, mask[where] > 0) > 0.9
+
+
+def test_three_channels_go_on_from_one(trained: Model, tmp_path: Path) -> None:
+    pair = painted_pair()
+    grey = np.asarray(pair.image.data)
+    rgb = Pair(Stack(np.stack([grey] * 3, -1), "YXS"), pair.labels)
+    model, events = run_training([rgb], tiny(steps=3, learning_rate=1e-5), init=trained)
+    assert "first layer" in texts(events)
+    assert model.net.in_channels == len(model.channels) == 3
+    assert len(model.normalization.low) == 3
+    loaded = load_model(model.save(tmp_path / "rgb"))
+    one, three = predict(trained, pair.image), predict(loaded, rgb.image)
+    assert dice(one > 0, three > 0) > 0.95
+
+
+def test_a_volume_goes_on_from_planes(trained: Model) -> None:
+    image, truth = blobs((6, 64, 64), 9)
+    pair = Pair(Stack(image, "ZYX", spacing=(4.0, 1.0, 1.0)), strokes(truth))
+    settings = tiny(dims=3, steps=3, learning_rate=1e-5)
+    model, events = run_training([pair], settings, init=trained)
+    assert "plane by plane" in texts(events)
+    assert model.net.dims == 3
+    planes = predict(trained, pair.image)
+    assert dice(planes > 0, predict(model, pair.image) > 0) > 0.9
+
+
+def test_planes_do_not_go_on_from_a_volume() -> None:
+    volume, _ = run_training([painted_pair((6, 48, 48))], tiny(dims=3, steps=2))
+    with pytest.raises(TrainingError, match="is 3D, but 2D was chosen"):
+        run_training([painted_pair()], tiny(steps=2), init=volume)
+
+
+# -- residual encoders -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from torchvision.models import resnet18
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        state = resnet18().state_dict()
+    path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
+    save_file(state, path)
+    return path
+
+
+def test_a_residual_encoder_is_trained(weights: Path, tmp_path: Path) -> None:
+    settings = tiny(depth=4, steps=3, encoder="resnet18", encoder_weights=str(weights))
+    pair = painted_pair()
+    model, events = run_training([pair], settings)
+    assert len(of_kind(events, StepDone)) == 3
+    assert of_kind(events, EpochDone)
+    assert model.net.encoder == "resnet18"
+    loaded = load_model(model.save(tmp_path / "model"))
+    assert np.array_equal(predict(loaded, pair.image), predict(model, pair.image))
+    on, _ = run_training([pair], tiny(steps=2), init=loaded)
+    assert on.net == model.net
+
+
+def test_a_learned_encoder_can_be_frozen(weights: Path) -> None:
+    from napari_unetseg.core.encoder_weights import load_encoder
+
+    settings = tiny(
+        depth=3,
+        steps=3,
+        encoder="resnet18",
+        encoder_weights=str(weights),
+        freeze_encoder=True,
+        **FAST,
+    )
+    model, events = run_training([painted_pair()], settings)
+    assert "not frozen" not in texts(events)
+    fresh = build(model.net)
+    load_encoder(fresh, str(weights))
+    for name, tensor in fresh.encoder.state_dict().items():
+        assert torch.equal(tensor, model.weights[f"encoder.{name}"]), name
+
+
+def test_all_of_it_is_used_by_default(weights: Path) -> None:
+    settings = tiny(depth=None, steps=1, encoder="resnet18", encoder_weights=str(weights))
+    model, _ = run_training([painted_pair()], settings)
+    assert model.net.depth == 6
+
+
+def test_missing_weights_stop_the_training_with_a_sentence() -> None:
+    settings = tiny(encoder="resnet18", encoder_weights="nowhere.safetensors")
+    with pytest.raises(UserError, match=r"There is no file nowhere\.safetensors"):
+        run_training([painted_pair()], settings)
