@@ -23,6 +23,9 @@ __all__ = ["Augmenter", "margin"]
 BEND, BEND_EVERY = 2.5, 32
 """Standard deviation of an elastic deformation and distance of its control points, in voxels."""
 
+SHADE_EVERY = 48
+"""Distance of the control points of uneven light, in voxels."""
+
 
 def margin(settings: AugmentSettings) -> float:
     """How much larger than a patch a sample is cut in Y and X, so that there is seldom a hole."""
@@ -130,11 +133,19 @@ class Augmenter:
             middle = image.mean()
             image = (image - middle) * (1 + _uniform(-s.contrast, s.contrast)) + middle
             image = image + _uniform(-s.brightness, s.brightness)
+        if s.shading:
+            image = image + _uniform(0, s.shading) * _field(image.shape[-2:]).to(image.device)
         if s.blur and _chance(s.blur):
             image = _blurred(image)
         if s.noise:
             image = image + torch.randn_like(image) * _uniform(0, s.noise)
         return image
+
+
+def _field(size: tuple[int, ...]) -> Tensor:
+    """A smooth random field (*size) of unit variance, as uneven light or what is out of focus."""
+    points = torch.randn(1, 1, *(2 + -(-n // SHADE_EVERY) for n in size))
+    return functional.interpolate(points, size=size, mode="bicubic", align_corners=True)[0, 0]
 
 
 def _blurred(image: Tensor) -> Tensor:

@@ -73,6 +73,8 @@ class AugmentSettings(_Settings):
     """Largest relative change of contrast."""
     gamma: float = Field(0.26, ge=0, lt=1)
     """Largest relative change of gamma."""
+    shading: float = Field(0.1, ge=0, le=1)
+    """Largest standard deviation of added uneven light, in units of the normalised range."""
     blur: float = Field(0.2, ge=0, le=1)
     """Probability of a Gaussian blur of 0.5 to 1.5 voxels in the plane."""
     noise: float = Field(0.03, ge=0, le=1)
@@ -113,7 +115,7 @@ class TrainSettings(_Settings):
     dice: bool = True
     """Add a soft Dice loss to the cross-entropy."""
     balance: bool = True
-    """Weigh every class alike, however many voxels were painted."""
+    """Weigh the classes by the root of what they cover, however many voxels were painted."""
     average: bool = True
     """Score and keep an exponential average of the weights instead of the newest ones."""
     anneal: bool = True
@@ -126,7 +128,7 @@ class TrainSettings(_Settings):
 
     normalization: Literal["auto", "training", "image"] = "auto"
     """Scale intensities by the range of all training images or by that of each image."""
-    validation: float = Field(0.2, ge=0, le=0.5)
+    validation: float = Field(0.15, ge=0, le=0.5)
     """Share of the blocks that is kept out of training and used for the score."""
     freeze_encoder: bool = False
     device: Device = "auto"

@@ -19,7 +19,13 @@ from napari_unetseg.core.encoders import build
 from napari_unetseg.core.errors import TrainingError
 from napari_unetseg.core.losses import class_weights, segmentation_loss
 from napari_unetseg.core.native import load_triton_apart
-from napari_unetseg.core.start import NORMS, fit_head, measure_norms, pretrained_body
+from napari_unetseg.core.start import (
+    NORMS,
+    class_shares,
+    fit_head,
+    measure_norms,
+    pretrained_body,
+)
 from napari_unetseg.core.validate import Validator
 
 if TYPE_CHECKING:
@@ -53,6 +59,7 @@ class Learner:
         settings: TrainSettings,
         device: torch.device,
         weights: Mapping[str, Tensor] | None = None,
+        shares: tuple[float, ...] | None = None,
     ) -> None:
         load_triton_apart()
         self.settings, self.device = settings, device
@@ -63,6 +70,7 @@ class Learner:
         if weights is None and settings.pretrained:
             weights = pretrained_body(plan.net)
         self.pretrained = weights is not None
+        self.shares = shares
         if weights is not None:
             self.network.load_state_dict(dict(weights), strict=self.continued)
         if not self.continued and settings.encoder_weights is not None:
@@ -84,10 +92,17 @@ class Learner:
     def use(self, data: TrainingData) -> None:
         """Train and score on these data from now on."""
         self.data = self.validator.data = data
-        weights = class_weights(torch.from_numpy(data.counts)) if self.settings.balance else None
-        self.class_weights = weights if weights is None else weights.to(self.device)
+        self._weigh()
         share = math.sqrt(data.train_voxels / MANY_VOXELS) if self.pretrained else 1.0
         self.caution = min(1.0, max(LEAST_RATE, share))
+
+    def _weigh(self) -> None:
+        """Weigh the classes by what is labelled and by what they are thought to cover."""
+        self.class_weights = None
+        if self.settings.balance:
+            shares = None if self.shares is None else torch.tensor(self.shares)
+            weights = class_weights(torch.from_numpy(self.data.counts), shares)
+            self.class_weights = weights.to(self.device)
 
     def begin(self, *, measure: bool) -> None:
         """Give an answer without a step: fit the last layer to the labelled voxels.
@@ -102,7 +117,12 @@ class Learner:
             ]
             if measure and not self.frozen:
                 measure_norms(self.network, (image for image, _ in samples))
-            fit_head(self.network, samples, balance=self.settings.balance)
+            fit_head(self.network, samples, self.class_weights)
+            if self.settings.balance:
+                found = class_shares(self.network, (image for image, _ in samples))
+                self.shares = tuple(found.tolist())
+                self._weigh()
+                fit_head(self.network, samples, self.class_weights)
         self.averaged.load_state_dict(self.network.state_dict())
 
     def _freeze(self) -> None:

@@ -56,6 +56,8 @@ class TrainingRecord(_Record):
     scores: Scores | None
     curve: tuple[CurvePoint, ...]
     images: tuple[ImageRecord, ...]
+    shares: tuple[float, ...] | None = None
+    """Estimated share of each class in the training images, by which they were weighed."""
     labelled_voxels: int
     device: str
     threads: int

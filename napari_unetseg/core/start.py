@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from napari_unetseg.core.labels import IGNORE
-from napari_unetseg.core.losses import class_weights
 from napari_unetseg.core.transfer import first_layer, inflate
+from napari_unetseg.core.unet import probabilities
 
 if TYPE_CHECKING:
     from napari_unetseg.core.config import NetSettings
     from napari_unetseg.core.unet import UNet
 
-__all__ = ["BODY", "fit_head", "measure_norms", "pretrained_body"]
+__all__ = ["BODY", "class_shares", "fit_head", "measure_norms", "pretrained_body"]
 
 BODY = Path(__file__).with_name("body.safetensors")
 BODY_WIDTH, BODY_DEPTH = 16, 4
@@ -32,6 +32,9 @@ RIDGE = 1e-3
 MOST_VOXELS = 40_000
 """Labelled voxels that the last layer is fitted to."""
 NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
+ROUNDS = 50
+"""Of the estimate of shares; it has converged long before."""
+LEAST_SHARE = 0.01
 Sample = tuple[Tensor, Tensor]
 
 
@@ -87,7 +90,7 @@ def measure_norms(network: nn.Module, images: Iterable[Tensor]) -> None:
         norm.momentum = momentum
 
 
-def fit_head(network: UNet, samples: Iterable[Sample], *, balance: bool) -> None:
+def fit_head(network: UNet, samples: Iterable[Sample], weights: Tensor | None) -> None:
     """Fit the last layer to labelled voxels: logistic regression on the network's features.
 
     Parameters
@@ -96,8 +99,8 @@ def fit_head(network: UNet, samples: Iterable[Sample], *, balance: bool) -> None
         A U-Net with a 1 × 1 ``head``; only that is changed.
     samples
         Images (C, *spatial) and class indices (*spatial), `IGNORE` where nothing is labelled.
-    balance
-        Whether every class counts alike, however many voxels are labelled.
+    weights
+        (classes,) weight of each class, or None.
     """
     features, truth = _labelled_features(network, samples)
     if len(truth) > MOST_VOXELS:
@@ -107,8 +110,6 @@ def fit_head(network: UNet, samples: Iterable[Sample], *, balance: bool) -> None
     head = network.head
     outputs = head.out_channels
     classes = max(2, outputs)
-    counts = torch.bincount(truth, minlength=classes)
-    weights = class_weights(counts) if balance else None
     rows, bias = _logistic((features - middle) / spread, truth, classes, weights)
     rows = rows / spread
     bias = bias - rows @ middle
@@ -155,3 +156,34 @@ def _logistic(
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     return rows.detach(), bias.detach()
+
+
+@torch.no_grad()
+def class_shares(network: UNet, images: Iterable[Tensor]) -> Tensor:
+    """How much of the images each class covers, from a network that was taught all classes alike.
+
+    Strokes do not tell: people paint as much of a rare structure as of the background. What the
+    network says of all voxels does, by expectation maximisation (Saerens, Latinne and Decaestecker
+    2002, https://doi.org/10.1162/089976602753284446).
+
+    Parameters
+    ----------
+    network
+        A network whose last layer was just fitted, with every class counting alike.
+    images
+        (C, *spatial) each.
+
+    Returns
+    -------
+    Tensor
+        (classes,) float32, summing to 1.
+    """
+    network.eval()
+    said = torch.cat([probabilities(network(i[None])[0].float()).flatten(1) for i in images], 1)
+    classes = len(said)
+    shares = said.new_full((classes, 1), 1 / classes)
+    for _ in range(ROUNDS):
+        likely = said * shares
+        shares = (likely / likely.sum(0)).mean(1, keepdim=True)
+    shares = shares[:, 0].clamp(min=LEAST_SHARE)
+    return (shares / shares.sum()).cpu()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from napari_unetseg.core import transfer
+from napari_unetseg.core.choices import explain
 from napari_unetseg.core.config import TrainSettings
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.devices import device_name, is_out_of_memory, pick_device, use_threads
@@ -118,7 +119,8 @@ class _Run:
         self.threads = use_threads(control.threads or settings.threads)
         self.data = _read(pairs, settings, structures, init)
         self.plan, weights, self.adapted = _begin_with(init, self.data, settings, self.device.type)
-        self.learner = Learner(self.data, self.plan, settings, self.device, weights)
+        shares = init.history[-1].shares if init and init.history and not self.adapted else None
+        self.learner = Learner(self.data, self.plan, settings, self.device, weights, shares)
         self.progress = Progress(self.plan, settings, self.learner.weights())
         self.failures = 0
 
@@ -132,7 +134,7 @@ class _Run:
                 "There is too little annotation to hold any back for a score; the result is shown "
                 "without one. Paint more, in several places, to get a score."
             )
-        yield _prepared(self.data, self.plan, self.learner, device_name(self.device))
+        yield self.prepared()
         if self.init is None or self.adapted:
             yield from self.answer()
             return
@@ -142,6 +144,23 @@ class _Run:
                 "An earlier training of this model held nothing back, so its score is kinder "
                 "than that of a new model."
             )
+
+    def prepared(self) -> Prepared:
+        """What was read, what will be done, and what was chosen for it."""
+        data, plan, device = self.data, self.plan, device_name(self.device)
+        return Prepared(
+            steps=plan.steps,
+            epoch_steps=plan.epoch_steps,
+            samples=plan.epoch_steps * plan.batch,
+            train_voxels=data.train_voxels,
+            validation_voxels=data.validation_voxels,
+            blocks=len(data.validation_blocks()),
+            device=device,
+            parameters=self.learner.network.parameter_count,
+            patch=plan.patch,
+            batch=plan.batch,
+            choices=explain(plan, data, self.settings, self.learner, device),
+        )
 
     def answer(self) -> Generator[Event, None, None]:
         """A first model without a step, where the device's memory allows it."""
@@ -231,6 +250,7 @@ class _Run:
             scores=progress.best.scores,
             curve=tuple(progress.curve),
             images=image_records(data),
+            shares=self.learner.shares,
             labelled_voxels=data.train_voxels + data.validation_voxels,
             device=device_name(self.device),
             threads=self.threads,
@@ -284,21 +304,6 @@ def _begin_with(
 
 def _channels(init: Model | None, image: Stack) -> tuple[str, ...]:
     return transfer.channels_after(init.channels, image.channels) if init else image.channels
-
-
-def _prepared(data: TrainingData, plan: Plan, learner: Learner, device: str) -> Prepared:
-    return Prepared(
-        steps=plan.steps,
-        epoch_steps=plan.epoch_steps,
-        samples=plan.epoch_steps * plan.batch,
-        train_voxels=data.train_voxels,
-        validation_voxels=data.validation_voxels,
-        blocks=len(data.validation_blocks()),
-        device=device,
-        parameters=learner.network.parameter_count,
-        patch=plan.patch,
-        batch=plan.batch,
-    )
 
 
 def train(

@@ -1,0 +1,92 @@
+"""What a training chose for itself, and why: a short list for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari_unetseg.core.events import Choice
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.config import TrainSettings
+    from napari_unetseg.core.learner import Learner
+    from napari_unetseg.core.plan import Plan
+    from napari_unetseg.core.samples import TrainingData
+
+__all__ = ["explain"]
+
+
+def explain(
+    plan: Plan, data: TrainingData, settings: TrainSettings, learner: Learner, device: str
+) -> tuple[Choice, ...]:
+    """Name, value, reason and overriding setting of each thing that was chosen."""
+    found = [_network(plan, settings), _start(learner), _patch(plan, settings, device)]
+    if plan.net.strides and len({n for level in plan.net.strides for n in level}) > 1:
+        found.append(
+            Choice(
+                "Down-sampling in Z",
+                " ".join(str(s[0]) for s in plan.net.strides),
+                "Z is coarser or thinner than Y and X, so it keeps its voxels",
+                "depth",
+            )
+        )
+    return (*found, _range(data), _held_out(data), _length(plan, settings))
+
+
+def _network(plan: Plan, settings: TrainSettings) -> Choice:
+    net = plan.net
+    reason = "as in the settings" if settings.depth else f"the usual for {net.dims}D"
+    value = f"{net.encoder}, {net.depth} levels, {net.width} features at the first"
+    return Choice("Network", value, reason, "depth, width, encoder")
+
+
+def _start(learner: Learner) -> Choice:
+    if learner.continued:
+        return Choice("Start", "your model", "training goes on from it", "init")
+    if learner.pretrained:
+        return Choice(
+            "Start",
+            f"pretrained, {learner.caution:.0%} of the learning rate",
+            f"{learner.data.train_voxels:,} labelled voxels: few change it less",
+            "pretrained, learning_rate",
+        )
+    return Choice(
+        "Start", "random weights", "no weights are shipped for this network", "pretrained"
+    )
+
+
+def _patch(plan: Plan, settings: TrainSettings, device: str) -> Choice:
+    size = " × ".join(str(p) for p in plan.patch)
+    reason = (
+        "as in the settings" if settings.patch or settings.batch else f"fits a step on {device}"
+    )
+    return Choice("Patches", f"{plan.batch} of {size}", reason, "patch, batch")
+
+
+def _range(data: TrainingData) -> Choice:
+    by_image = data.normalization.per_image
+    return Choice(
+        "Intensities",
+        "range of each image" if by_image else "range of the training images",
+        "their ranges differ" if by_image else "one range fits them all",
+        "normalization",
+    )
+
+
+def _held_out(data: TrainingData) -> Choice:
+    blocks = len(data.validation_blocks())
+    return Choice(
+        "Held out",
+        f"{blocks} blocks" if data.validated else "nothing",
+        "for the score" if data.validated else "too little is labelled for a score",
+        "validation",
+    )
+
+
+def _length(plan: Plan, settings: TrainSettings) -> Choice:
+    limited = settings.epochs or settings.steps or settings.minutes
+    return Choice(
+        "Length",
+        f"up to {plan.steps} steps" if plan.steps else f"{settings.minutes:g} minutes",
+        "as in the settings" if limited else "it ends sooner when nothing improves",
+        "steps, epochs, minutes",
+    )
