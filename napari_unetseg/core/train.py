@@ -173,6 +173,7 @@ class _Run:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            yield Notice("Not enough memory for a first answer; the mask comes after some steps.")
             return
         best = self.progress.answer(self.learner)
         yield Improved(self.model("training began"), best.scores, self.progress.seconds)
