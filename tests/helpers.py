@@ -33,6 +33,7 @@ NO_AUGMENT = AugmentSettings(
     brightness=0,
     contrast=0,
     gamma=0,
+    shading=0,
     blur=0,
     noise=0,
 )

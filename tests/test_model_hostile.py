@@ -544,4 +544,8 @@ def test_no_code_of_ours_can_run_what_a_file_holds() -> None:
     found = {
         str(file.relative_to(ROOT)): dangers(file.read_text(encoding="utf-8")) for file in files
     }
+    # a user's own encoder file: tensors alone are read, whatever else it holds is refused
+    assert found.pop("napari_unetseg/core/encoder_weights.py") == ["torch.load"]
     assert {name: list_ for name, list_ in found.items() if list_} == {}
+    source = (ROOT / "napari_unetseg/core/encoder_weights.py").read_text(encoding="utf-8")
+    assert source.count("torch.load(") == source.count("weights_only=True)")

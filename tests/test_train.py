@@ -461,7 +461,7 @@ def test_the_models_architecture_wins_over_the_settings(pair: Pair, trained: Mod
 
 
 def test_the_frozen_encoder_stays_bit_for_bit(pair: Pair, trained: Model) -> None:
-    model = train([pair], tiny(steps=8, freeze_encoder=True, **FAST), init=trained)
+    model = train([pair], tiny(steps=8, freeze_encoder=True, validation=0.0, **FAST), init=trained)
     same = {n: torch.equal(t, trained.weights[n]) for n, t in model.weights.items()}
     assert all(same[n] for n in same if n.startswith("encoder."))
     assert not any(same[n] for n in same if n.startswith("head."))
@@ -602,8 +602,8 @@ def test_little_memory_for_a_score_still_gives_a_model(
 
     monkeypatch.setattr(UNet, "forward", limited)
     model, events = run_training([pair], tiny(epochs=2))
-    notices = ["no score" in e.text for e in of_kind(events, Notice)]
-    assert notices == ([] if scored else [True, True])
+    notices = [e.text for e in of_kind(events, Notice) if "no score" in e.text]
+    assert len(notices) == (0 if scored else 2)
     assert model.validated == scored
     assert model.history[-1].steps == events[0].steps
 
