@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from napari_unetseg.core.events import Event, Notice
-from napari_unetseg.core.labels import Classes, LabelKind, Structure
-from napari_unetseg.gui.grids import count_labels, empty_grid
+from napari_unetseg.gui.grids import empty_grid
 from napari_unetseg.gui.live import Live
 from napari_unetseg.gui.tidy import TidySettings, tidy
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.config import PredictSettings, TrainSettings
     from napari_unetseg.core.control import Control
     from napari_unetseg.core.image import Stack
+    from napari_unetseg.core.labels import Structure
     from napari_unetseg.core.model import Model
     from napari_unetseg.core.samples import Pair
     from napari_unetseg.gui.live import Screen
@@ -62,7 +62,7 @@ class TrainWork:
     settings, structures
         As `napari_unetseg.core.train.train_events` takes them.
     model
-        The model to go on from, if it fits; None starts anew.
+        The model to go on from, unless the settings want another network; None starts anew.
     screen
         Tells what is on screen.
     """
@@ -82,7 +82,7 @@ class TrainWork:
         for source in self.folders:
             pairs += yield from _open_folder(source)
         init = self.model
-        if init is not None and (reason := _misfit(init, pairs, self.settings)):
+        if init is not None and (reason := _misfit(init, self.settings)):
             yield Notice(f"A new model begins: {reason}.")
             init = None
         live = Live(self.screen, self.settings.device, control)
@@ -107,28 +107,18 @@ def _open_folder(source: Source) -> Generator[Event, None, list[Pair]]:
     return list(found.pairs)
 
 
-def _misfit(model: Model, pairs: Sequence[Pair], settings: TrainSettings) -> str:
+def _misfit(model: Model, settings: TrainSettings) -> str:
     """Why a training cannot go on from a model; empty when it can."""
     net = model.net
-    if (net.dims, net.depth, net.width, net.norm, net.encoder) != (
-        settings.dims,
+    if net.dims > settings.dims:
+        return "a 3D one cannot go on in 2D"
+    if (net.depth, net.width, net.norm, net.encoder) != (
         settings.depth or net.depth,
         settings.width,
         settings.norm,
         settings.encoder,
     ):
         return "the network in the settings is another one"
-    if pairs and pairs[0].image.n_channels != net.in_channels:
-        return "the image has other channels"
-    values: list[tuple[dict[int, int], LabelKind]] = []
-    for pair in pairs:
-        counts = count_labels(pair.labels)
-        size = math.prod(pair.labels.shape)
-        values.append(({0: size - sum(counts.values()), **counts}, LabelKind(pair.kind)))
-        if pair.corrections is not None:
-            values.append((count_labels(pair.corrections), LabelKind.STROKES))
-    if Classes.find(values).numbers != model.classes.numbers:
-        return "the structures are others than the earlier model's"
     return ""
 
 

@@ -150,7 +150,7 @@ def test_a_failed_training_costs_neither_model_nor_strokes(
     np.testing.assert_array_equal(controller.session.training[0].labels.data, before)
 
 
-def test_a_loss_that_is_no_number_ends_with_a_sentence(
+def test_a_loss_that_is_no_number_ends_with_a_sentence_and_the_first_answer(
     controller: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from napari_unetseg.core.learner import Learner, NotFiniteError
@@ -160,9 +160,9 @@ def test_a_loss_that_is_no_number_ends_with_a_sentence(
 
     monkeypatch.setattr(Learner, "step", nan)
     controller.train()
-    assert "NaN" in controller.session.message.text
+    assert "NaN" in controller.session.result
     assert controller.session.job is None
-    assert not controller.session.history
+    assert [entry.model.history[-1].steps for entry in controller.session.history] == [0]
 
 
 def test_stop_keeps_what_was_learned(controller: Controller) -> None:
@@ -238,15 +238,62 @@ def test_the_prediction_deleted_while_predicting_stops_with_a_sentence(
     assert controller.prediction.alive
 
 
-def test_other_structures_begin_a_new_model(controller: Controller) -> None:
-    notices: list[str] = []
-    controller.session.events.message.connect(lambda m: notices.append(m.text))
+def test_a_new_structure_goes_on_from_the_model(controller: Controller, said: list[str]) -> None:
     controller.train()
     controller.session.training[0].labels.data[50:52, 5:25] = 2
     controller.train()
-    assert any(text.startswith("A new model begins") for text in notices)
-    assert controller.session.entry is not None
-    assert [s.number for s in controller.session.entry.model.classes.structures] == [1, 2]
+    first, second = (entry.model for entry in controller.session.history)
+    assert [s.number for s in second.classes.structures] == [1, 2]
+    assert second.history[-1].parent == first.id
+    assert any("the last layer keeps" in text for text in said)
+
+
+def test_an_image_with_other_channels_goes_on_from_the_model(
+    controller: Controller, model_viewer: ViewerModel
+) -> None:
+    controller.train()
+    colours = np.stack([squares(), 255 - squares(), squares()], -1)
+    controller.choose_image(model_viewer.add_layer(Image(colours, rgb=True, name="colours")))
+    controller.choose_labels(model_viewer.add_layer(Labels(strokes(), name="more")))
+    controller.use_source(controller.session.sources[0], False)
+    controller.train()
+    first, second = (entry.model for entry in controller.session.history)
+    assert (first.net.in_channels, second.net.in_channels) == (1, 3)
+    assert second.history[-1].parent == first.id
+
+
+@pytest.mark.parametrize(
+    "changes", [{"width": 8}, {"depth": 3}, {"norm": "instance"}], ids=["width", "depth", "norm"]
+)
+def test_another_network_in_the_settings_begins_a_new_model(
+    controller: Controller, said: list[str], changes: dict[str, Any]
+) -> None:
+    controller.train()
+    controller.session.change_settings(**changes)
+    controller.train()
+    first, second = (entry.model for entry in controller.session.history)
+    assert any(text.startswith("A new model begins") for text in said)
+    assert second.history[-1].parent is None
+    assert second.net != first.net
+
+
+def test_volumes_go_on_from_planes_and_planes_begin_anew(said: list[str]) -> None:
+    viewer = ViewerModel()
+    viewer.add_layer(Image(squares((8,)), name="volume"))
+    viewer.add_layer(Labels(strokes((8,)), name="strokes"))
+    controller = Controller(viewer, SyncRunner())
+    controller.session.events.message.connect(lambda m: said.append(m.text))
+    controller.session.change_settings(**TINY)
+    controller.train()
+    for dims in (3, 2):
+        controller.choose_dims(dims)
+        controller.train()
+    planes, volumes, again = (entry.model for entry in controller.session.history)
+    assert (planes.dims, volumes.dims, again.dims) == (2, 3, 2)
+    assert volumes.history[-1].parent == planes.id
+    assert again.history[-1].parent is None
+    assert any("3D" in text and text.startswith("A new model begins") for text in said)
+    controller.disconnect()
 
 
 def test_a_stack_is_predicted_plane_by_plane_from_the_one_on_screen() -> None:

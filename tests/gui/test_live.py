@@ -282,3 +282,10 @@ def test_the_view_is_made_anew_only_when_it_changes(
     assert screen.view is None
     controller.end_masks()
     assert controller.session.message.level is Level.INFO
+
+
+def test_two_models_with_the_same_scores_are_two_events() -> None:
+    one, same = improved(1, 0.9), improved(1, 0.9)
+    assert one == one  # noqa: PLR0124 - by identity
+    assert one != same
+    assert len({one, same}) == 2
