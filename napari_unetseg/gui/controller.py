@@ -91,6 +91,7 @@ class Controller(Masks):
         self._numbers = 0
         self._models = 0
         self._flushed = self._counted = 0.0
+        self._noticed: list[str] = []
         self._went_wrong = False
         settings = TrainSettings(device=self.preferences.device)
         super().__init__(viewer, session or Session(settings=settings))
@@ -334,6 +335,7 @@ class Controller(Masks):
         self._numbers += 1
         number = self._numbers
         self._control = Control(self._threads(resting=False))
+        self._noticed.clear()
         self.session.job = JobState(number, kind, text)
         self.runner.start(
             Job(
@@ -381,10 +383,12 @@ class Controller(Masks):
             case TilePredicted():
                 self._on_tile(event)
             case Notice():
+                self._noticed.append(event.text)
                 self.session.say(event.text)
             case Prepared():
                 self.session.choices = event.choices
-                self.session.say(sentences.describe_prepared(event))
+                self.session.say(" ".join([*self._noticed, sentences.describe_prepared(event)]))
+                self._noticed.clear()
             case TrainingDone():
                 self.session.result = sentences.describe_training(event)
                 self._went_wrong = sentences.went_wrong(event)

@@ -49,8 +49,6 @@ def _import() -> None:
 
     with contextlib.suppress(ImportError):  # an optimiser imports it
         import torch._dynamo
-    with contextlib.suppress(Exception):  # torchvision may not match torch; training says so
-        import torchvision.transforms.v2  # noqa: F401
     torch.nn.Conv2d(1, 1, 1)
 
 

@@ -286,6 +286,6 @@ def test_the_view_is_made_anew_only_when_it_changes(
 
 def test_two_models_with_the_same_scores_are_two_events() -> None:
     one, same = improved(1, 0.9), improved(1, 0.9)
-    assert one == one  # noqa: PLR0124 - by identity
+    assert one == one
     assert one != same
     assert len({one, same}) == 2

@@ -62,5 +62,8 @@ def _value(text: str) -> QLabel:
 def _how_to_change(choice: Choice) -> str:
     if not choice.setting:
         return "Follows from the images and labels."
-    setting = choice.setting.rpartition(".")[2].replace("_", " ").capitalize()
-    return f"The setting '{setting}' overrides it."
+    names = choice.setting.split(", ")
+    each = ", ".join(f"'{name.replace('_', ' ').capitalize()}'" for name in names)
+    if len(names) > 1:
+        return f"The settings {each} override it."
+    return f"The setting {each} overrides it."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,10 @@ class CurvePlot(QWidget):
         if self._plot is None:
             self._build()
         steps = [p.step for p in points]
-        self._loss.setData(steps, [p.loss for p in points])
+        losses = [p.loss for p in points]
+        self._loss.setData(steps, losses)
+        finite = [loss for loss in losses if math.isfinite(loss)]
+        self._plot.setYRange(0, max(finite, default=0.0) or 1.0, padding=0.05)
         scored = [(p.step, p.dice) for p in points if p.dice is not None]
         self._dice.setData([s for s, _ in scored], [d for _, d in scored])
         self._right.setVisible(bool(scored))
@@ -62,6 +66,7 @@ class CurvePlot(QWidget):
         item.setLabel("bottom", "step")
         item.setLabel("left", "loss")
         item.setLabel("right", "Dice")
+        item.getAxis("left").enableAutoSIPrefix(False)
         self._right = item.getAxis("right")
         self._loss = item.plot(symbol="o", symbolSize=4)
         self._dice = pyqtgraph.PlotDataItem(symbol="s", symbolSize=4)

@@ -92,7 +92,9 @@ class TrainPanel(Panel):
         self.progress.setValue(round(1000 * (job.fraction or 0)))
         text = job.text
         if job.kind is JobKind.TRAIN and job.remaining is not None:
-            text += f" · about {duration(job.remaining)} left"
+            settings = self.session.settings
+            limited = settings.minutes or settings.epochs or settings.steps
+            text += f" · {'about' if limited else 'at most'} {duration(job.remaining)} left"
         self.doing.setText(text)
 
     def _on_curve(self) -> None:
