@@ -243,7 +243,7 @@ def _classes_sentence(old: Classes, new: Classes) -> str:
     if not kept:
         return f"{begin}: the last layer was replaced."
     end = f", and has {_listed(added)} added" if added else " alone"
-    return f"{begin}: the last layer keeps {_listed(kept)}{end}."
+    return f"{begin}: the last layer keeps {_listed(kept)}{end}, fitted anew."
 
 
 def _channels_sentence(
