@@ -181,6 +181,18 @@ def test_stop_keeps_what_was_learned(controller: Controller) -> None:
     assert controller.session.entry.model.history[-1].steps < 5
 
 
+def test_stop_before_the_first_step_keeps_the_first_answer(controller: Controller) -> None:
+    def stop_at_the_mask(message: Any) -> None:
+        if message.text == sentences.MASK_BEGINS:
+            controller.stop()
+
+    controller.session.events.message.connect(stop_at_the_mask)
+    controller.train()
+    assert controller.session.entry is not None
+    assert controller.session.entry.model.history[-1].steps == 0
+    assert controller.prediction is not None
+
+
 def test_layers_deleted_or_renamed_while_training(
     controller: Controller, model_viewer: ViewerModel
 ) -> None:
