@@ -35,18 +35,19 @@ def explain(
 def _network(plan: Plan, settings: TrainSettings) -> Choice:
     net = plan.net
     reason = "as in the settings" if settings.depth else f"the usual for {net.dims}D"
-    value = f"{net.encoder}, {net.depth} levels, {net.width} features at the first"
+    kind = "U-Net" if net.encoder == "unet" else f"U-Net on {net.encoder}"
+    value = f"{kind}, {net.depth} levels, {net.width} features at the first"
     return Choice("Network", value, reason, "depth, width, encoder")
 
 
 def _start(learner: Learner) -> Choice:
     if learner.continued:
-        return Choice("Start", "your model", "training goes on from it", "init")
+        return Choice("Start", "your model", "training goes on from it", "")
     if learner.pretrained:
         return Choice(
             "Start",
-            f"pretrained, {learner.caution:.0%} of the learning rate",
-            f"{learner.data.train_voxels:,} labelled voxels: few change it less",
+            f"pretrained, learning at {learner.caution:.0%} of the full speed",
+            f"{learner.data.train_voxels:,} labelled pixels; with more it learns faster",
             "pretrained, learning_rate",
         )
     return Choice(
@@ -56,9 +57,7 @@ def _start(learner: Learner) -> Choice:
 
 def _patch(plan: Plan, settings: TrainSettings, device: str) -> Choice:
     size = " × ".join(str(p) for p in plan.patch)
-    reason = (
-        "as in the settings" if settings.patch or settings.batch else f"fits a step on {device}"
-    )
+    reason = "as in the settings" if settings.patch or settings.batch else f"usual on {device}"
     return Choice("Patches", f"{plan.batch} of {size}", reason, "patch, batch")
 
 

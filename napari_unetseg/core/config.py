@@ -104,7 +104,7 @@ class TrainSettings(_Settings):
     epochs: int | None = Field(None, ge=1)
     steps: int | None = Field(None, ge=1)
     minutes: float | None = Field(None, gt=0)
-    patience: int = Field(12, ge=1)
+    patience: int = Field(20, ge=1)
     """Epochs without a better score after which training ends by itself."""
 
     pretrained: bool = True

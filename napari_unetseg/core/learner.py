@@ -21,8 +21,7 @@ from napari_unetseg.core.losses import class_weights, segmentation_loss
 from napari_unetseg.core.native import load_triton_apart
 from napari_unetseg.core.start import (
     NORMS,
-    class_shares,
-    fit_head,
+    HeadFit,
     measure_norms,
     pretrained_body,
 )
@@ -117,12 +116,14 @@ class Learner:
             ]
             if measure and not self.frozen:
                 measure_norms(self.network, (image for image, _ in samples))
-            fit_head(self.network, samples, self.class_weights)
+            head = HeadFit(self.network, samples)
+            self.shares = None
+            self._weigh()
+            head.fit(self.class_weights)
             if self.settings.balance:
-                found = class_shares(self.network, (image for image, _ in samples))
-                self.shares = tuple(found.tolist())
+                self.shares = tuple(head.class_shares().tolist())
                 self._weigh()
-                fit_head(self.network, samples, self.class_weights)
+                head.fit(self.class_weights)
         self.averaged.load_state_dict(self.network.state_dict())
 
     def _freeze(self) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.config import NetSettings
     from napari_unetseg.core.unet import UNet
 
-__all__ = ["BODY", "class_shares", "fit_head", "measure_norms", "pretrained_body"]
+__all__ = ["BODY", "HeadFit", "measure_norms", "pretrained_body"]
 
 BODY = Path(__file__).with_name("body.safetensors")
 BODY_WIDTH, BODY_DEPTH = 16, 4
@@ -35,6 +35,8 @@ NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 ROUNDS = 50
 """Of the estimate of shares; it has converged long before."""
 LEAST_SHARE = 0.01
+EVERY = 5
+"""Of so many voxels one is looked at for the shares."""
 Sample = tuple[Tensor, Tensor]
 
 
@@ -90,8 +92,10 @@ def measure_norms(network: nn.Module, images: Iterable[Tensor]) -> None:
         norm.momentum = momentum
 
 
-def fit_head(network: UNet, samples: Iterable[Sample], weights: Tensor | None) -> None:
-    """Fit the last layer to labelled voxels: logistic regression on the network's features.
+class HeadFit:
+    """Fits the last layer to labelled voxels: logistic regression on the network's features.
+
+    The features are computed once, for all voxels of the samples.
 
     Parameters
     ----------
@@ -99,44 +103,64 @@ def fit_head(network: UNet, samples: Iterable[Sample], weights: Tensor | None) -
         A U-Net with a 1 × 1 ``head``; only that is changed.
     samples
         Images (C, *spatial) and class indices (*spatial), `IGNORE` where nothing is labelled.
-    weights
-        (classes,) weight of each class, or None.
     """
-    features, truth = _labelled_features(network, samples)
-    if len(truth) > MOST_VOXELS:
-        chosen = torch.randperm(len(truth), device=truth.device)[:MOST_VOXELS]
-        features, truth = features[chosen], truth[chosen]
-    middle, spread = features.mean(0), features.std(0) + 1e-3
-    head = network.head
-    outputs = head.out_channels
-    classes = max(2, outputs)
-    rows, bias = _logistic((features - middle) / spread, truth, classes, weights)
-    rows = rows / spread
-    bias = bias - rows @ middle
-    if outputs == 1:  # one logit stands for the difference of two
-        rows, bias = rows[1:] - rows[:1], bias[1:] - bias[:1]
-    with torch.no_grad():
-        head.weight.copy_(rows.view_as(head.weight))
+
+    def __init__(self, network: UNet, samples: Iterable[Sample]) -> None:
+        self.head = network.head
+        self.everywhere: list[Tensor] = []
+        features, truth = [], []
+        seen: list[Tensor] = []
+        hook = self.head.register_forward_hook(lambda _m, inputs, _out: seen.append(inputs[0]))
+        network.eval()
+        with torch.no_grad():
+            for image, target in samples:
+                seen.clear()
+                network(image[None])
+                inside = (slice(None), *(slice(0, s) for s in target.shape))
+                found = seen[0][0][inside].float()
+                known = target != IGNORE
+                features.append(found[:, known].T)
+                truth.append(target[known].long())
+                self.everywhere.append(found)
+        hook.remove()
+        self.features, self.truth = torch.cat(features), torch.cat(truth)
+        if len(self.truth) > MOST_VOXELS:
+            chosen = torch.randperm(len(self.truth), device=self.truth.device)[:MOST_VOXELS]
+            self.features, self.truth = self.features[chosen], self.truth[chosen]
+
+    def fit(self, weights: Tensor | None) -> None:
+        """Fit; ``weights`` are those of the classes, (classes,), or None."""
+        head, outputs = self.head, self.head.out_channels
+        middle, spread = self.features.mean(0), self.features.std(0) + 1e-3
+        standard = (self.features - middle) / spread
+        rows, bias = _logistic(standard, self.truth, max(2, outputs), weights)
+        rows = rows / spread
+        bias = bias - rows @ middle
+        if outputs == 1:  # one logit stands for the difference of two
+            rows, bias = rows[1:] - rows[:1], bias[1:] - bias[:1]
         assert head.bias is not None
-        head.bias.copy_(bias)
+        with torch.no_grad():
+            head.weight.copy_(rows.view_as(head.weight))
+            head.bias.copy_(bias)
 
+    @torch.no_grad()
+    def class_shares(self) -> Tensor:
+        """How much of the images each class covers, (classes,) float32, summing to 1.
 
-def _labelled_features(network: UNet, samples: Iterable[Sample]) -> tuple[Tensor, Tensor]:
-    """What the last layer sees at labelled voxels: (V, features) float32 and (V,) int64."""
-    seen: list[Tensor] = []
-    hook = network.head.register_forward_hook(lambda _m, inputs, _out: seen.append(inputs[0]))
-    network.eval()
-    features, truth = [], []
-    with torch.no_grad():
-        for image, target in samples:
-            seen.clear()
-            network(image[None])
-            there = (slice(None), *(slice(0, s) for s in target.shape))
-            known = target != IGNORE
-            features.append(seen[0][0][there][:, known].T.float())
-            truth.append(target[known].long())
-    hook.remove()
-    return torch.cat(features), torch.cat(truth)
+        Strokes do not tell: people paint as much of a rare structure as of the background. What
+        the last layer says of all voxels does, where it was fitted with every class counting
+        alike, by expectation maximisation (Saerens, Latinne and Decaestecker 2002,
+        https://doi.org/10.1162/089976602753284446).
+        """
+        said = torch.cat(
+            [probabilities(self.head(f[None])[0]).flatten(1) for f in self.everywhere], 1
+        )[:, ::EVERY]
+        shares = said.new_full((len(said), 1), 1 / len(said))
+        for _ in range(ROUNDS):
+            likely = said * shares
+            shares = (likely / likely.sum(0)).mean(1, keepdim=True)
+        shares = shares[:, 0].clamp(min=LEAST_SHARE)
+        return (shares / shares.sum()).cpu()
 
 
 def _logistic(
@@ -156,34 +180,3 @@ def _logistic(
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     return rows.detach(), bias.detach()
-
-
-@torch.no_grad()
-def class_shares(network: UNet, images: Iterable[Tensor]) -> Tensor:
-    """How much of the images each class covers, from a network that was taught all classes alike.
-
-    Strokes do not tell: people paint as much of a rare structure as of the background. What the
-    network says of all voxels does, by expectation maximisation (Saerens, Latinne and Decaestecker
-    2002, https://doi.org/10.1162/089976602753284446).
-
-    Parameters
-    ----------
-    network
-        A network whose last layer was just fitted, with every class counting alike.
-    images
-        (C, *spatial) each.
-
-    Returns
-    -------
-    Tensor
-        (classes,) float32, summing to 1.
-    """
-    network.eval()
-    said = torch.cat([probabilities(network(i[None])[0].float()).flatten(1) for i in images], 1)
-    classes = len(said)
-    shares = said.new_full((classes, 1), 1 / classes)
-    for _ in range(ROUNDS):
-        likely = said * shares
-        shares = (likely / likely.sum(0)).mean(1, keepdim=True)
-    shares = shares[:, 0].clamp(min=LEAST_SHARE)
-    return (shares / shares.sum()).cpu()
