@@ -32,6 +32,8 @@ RIDGE = 1e-3
 MOST_VOXELS = 40_000
 """Labelled voxels that the last layer is fitted to."""
 NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
+MEASURED = 384
+"""Voxels along Y and X of each piece that the norms are measured on."""
 ROUNDS = 50
 """Of the estimate of shares; it has converged long before."""
 LEAST_SHARE = 0.01
@@ -87,7 +89,7 @@ def measure_norms(network: nn.Module, images: Iterable[Tensor]) -> None:
         norm.momentum = None  # the mean over all images
     network.train()
     for image in images:
-        network(image[None])
+        network(image[None][..., :MEASURED, :MEASURED])
     for norm, momentum in zip(norms, usual, strict=True):
         norm.momentum = momentum
 
@@ -110,19 +112,18 @@ class HeadFit:
         self.everywhere: list[Tensor] = []
         features, truth = [], []
         seen: list[Tensor] = []
-        hook = self.head.register_forward_hook(lambda _m, inputs, _out: seen.append(inputs[0]))
-        network.eval()
+        fast = network.folded()
+        fast.head.register_forward_hook(lambda _m, inputs, _out: seen.append(inputs[0]))
         with torch.no_grad():
             for image, target in samples:
                 seen.clear()
-                network(image[None])
+                fast(image[None])
                 inside = (slice(None), *(slice(0, s) for s in target.shape))
                 found = seen[0][0][inside].float()
                 known = target != IGNORE
                 features.append(found[:, known].T)
                 truth.append(target[known].long())
                 self.everywhere.append(found)
-        hook.remove()
         self.features, self.truth = torch.cat(features), torch.cat(truth)
         if len(self.truth) > MOST_VOXELS:
             chosen = torch.randperm(len(self.truth), device=self.truth.device)[:MOST_VOXELS]
