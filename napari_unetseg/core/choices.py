@@ -19,7 +19,7 @@ def explain(
     plan: Plan, data: TrainingData, settings: TrainSettings, learner: Learner, device: str
 ) -> tuple[Choice, ...]:
     """Name, value, reason and overriding setting of each thing that was chosen."""
-    found = [_network(plan, settings), _start(learner), _patch(plan, settings, device)]
+    found = [_network(plan, settings), _start(learner, settings), _patch(plan, settings, device)]
     if plan.net.strides and len({n for level in plan.net.strides for n in level}) > 1:
         found.append(
             Choice(
@@ -40,7 +40,7 @@ def _network(plan: Plan, settings: TrainSettings) -> Choice:
     return Choice("Network", value, reason, "depth, width, encoder")
 
 
-def _start(learner: Learner) -> Choice:
+def _start(learner: Learner, settings: TrainSettings) -> Choice:
     if learner.continued:
         return Choice("Start", "your model", "training goes on from it", "")
     if learner.pretrained:
@@ -50,9 +50,8 @@ def _start(learner: Learner) -> Choice:
             f"{learner.data.train_voxels:,} labelled pixels; with more it learns faster",
             "pretrained, learning_rate",
         )
-    return Choice(
-        "Start", "random weights", "no weights are shipped for this network", "pretrained"
-    )
+    reason = "none are shipped for this network" if settings.pretrained else "as in the settings"
+    return Choice("Start", "random weights", reason, "pretrained")
 
 
 def _patch(plan: Plan, settings: TrainSettings, device: str) -> Choice:

@@ -68,7 +68,7 @@ class Learner:
         self.continued = weights is not None
         if weights is None and settings.pretrained:
             weights = pretrained_body(plan.net)
-        self.pretrained = weights is not None
+        self.pretrained = self.still_norms = weights is not None
         self.shares = shares
         if weights is not None:
             self.network.load_state_dict(dict(weights), strict=self.continued)
@@ -114,17 +114,26 @@ class Learner:
                 (torch.from_numpy(x).to(self.device), torch.from_numpy(y).to(self.device))
                 for x, y in regions
             ]
-            if measure and not self.frozen:
-                measure_norms(self.network, (image for image, _ in samples))
+            if measure:
+                frozen = self.network.encoder if self.frozen else None
+                measure_norms(self.network, (image for image, _ in samples), frozen)
             head = HeadFit(self.network, samples)
             self.shares = None
             self._weigh()
             head.fit(self.class_weights)
-            if self.settings.balance:
+            if self.settings.balance and head.complete:
                 self.shares = tuple(head.class_shares().tolist())
                 self._weigh()
                 head.fit(self.class_weights)
         self.averaged.load_state_dict(self.network.state_dict())
+        self.still_norms = self.pretrained
+
+    def forget_beginning(self) -> None:
+        """Be as before `begin`, which ran out of memory."""
+        self.network.load_state_dict(self.averaged.state_dict())
+        self.shares = None
+        self._weigh()
+        release_memory(self.device)
 
     def _freeze(self) -> None:
         if self.frozen:
@@ -142,7 +151,7 @@ class Learner:
         self.network.train()
         if self.frozen:
             self.network.encoder.eval()
-        if self.pretrained:
+        if self.still_norms:
             for module in self.network.modules():
                 if isinstance(module, NORMS):
                     module.eval()

@@ -48,6 +48,7 @@ PIECE = 2**24
 CACHE_BYTES = 2**30
 MOST_FITTED = 2**20
 """Voxels of the pieces that a last layer is fitted to."""
+MOST_PIECES = 64
 PIECE_EDGE = {2: (640, 640), 3: (32, 128, 128)}
 
 
@@ -413,15 +414,22 @@ class TrainingData:
         target
             (*region,) uint8 class indices, `IGNORE` where nothing is labelled for training.
         """
-        left = MOST_FITTED
-        rng = np.random.default_rng(0)
         pieces = [(plane, region) for plane in self.planes for region in _pieces(plane.train.shape)]
-        for i in rng.permutation(len(pieces)):
-            plane, region = pieces[i]
+        order = [pieces[i] for i in np.random.default_rng(0).permutation(len(pieces))]
+        first = [self._piece_with(number, order) for number in np.argsort(self.counts, stable=True)]
+        left, used = MOST_FITTED, 0
+        for i in dict.fromkeys([*(i for i in first if i is not None), *range(len(order))]):
+            plane, region = order[i]
             target = plane.train[region]
-            if left > 0 and (target != IGNORE).any():
+            if (i in first or left > 0) and used < MOST_PIECES and (target != IGNORE).any():
                 yield self.read(plane, region), target
                 left -= target.size
+                used += 1
+
+    def _piece_with(self, number: int, pieces: list[tuple[Plane, tuple[slice, ...]]]) -> int | None:
+        """The first of the pieces that holds a class."""
+        there = (i for i, (p, r) in enumerate(pieces) if (p.train[r] == number).any())
+        return next(there, None)
 
     def renewed(self, pairs: Sequence[Pair]) -> Self:
         """The same for newer annotations of the same classes."""

@@ -55,7 +55,7 @@ def pretrained_body(net: NetSettings) -> dict[str, Tensor] | None:
     """
     if (net.encoder, net.width, net.norm) != ("unet", BODY_WIDTH, "batch"):
         return None
-    if net.depth > BODY_DEPTH:
+    if net.depth > BODY_DEPTH or any(level[-2:] != (2, 2) for level in net.strides or ()):
         return None
     weights = load_file(BODY)
     deepest = net.depth - 1
@@ -75,23 +75,31 @@ def pretrained_body(net: NetSettings) -> dict[str, Tensor] | None:
 
 
 @torch.no_grad()
-def measure_norms(network: nn.Module, images: Iterable[Tensor]) -> None:
+def measure_norms(
+    network: nn.Module, images: Iterable[Tensor], leave: nn.Module | None = None
+) -> None:
     """Measure the mean and variance of each batch norm on these images (C, *spatial).
 
     What Li et al. 2016 (https://arxiv.org/abs/1603.04779) do to carry a network to other images.
+    The norms of the part ``leave`` stay as they are.
     """
-    norms = [m for m in network.modules() if isinstance(m, NORMS)]
+    left = set(leave.modules()) if leave is not None else set()
+    norms = [m for m in network.modules() if isinstance(m, NORMS) and m not in left]
     if not norms:
         return
     usual = [m.momentum for m in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all images
-    network.train()
-    for image in images:
-        network(image[None][..., :MEASURED, :MEASURED])
-    for norm, momentum in zip(norms, usual, strict=True):
-        norm.momentum = momentum
+    network.eval()
+    try:
+        for norm in norms:
+            norm.train()
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over all images
+        for image in images:
+            if image[0].numel() > 1:
+                network(image[None][..., :MEASURED, :MEASURED])
+    finally:
+        for norm, momentum in zip(norms, usual, strict=True):
+            norm.momentum = momentum
 
 
 class HeadFit:
@@ -123,18 +131,32 @@ class HeadFit:
                 known = target != IGNORE
                 features.append(found[:, known].T)
                 truth.append(target[known].long())
-                self.everywhere.append(found)
+                self.everywhere.append(found.flatten(1)[:, ::EVERY])
         self.features, self.truth = torch.cat(features), torch.cat(truth)
-        if len(self.truth) > MOST_VOXELS:
-            chosen = torch.randperm(len(self.truth), device=self.truth.device)[:MOST_VOXELS]
-            self.features, self.truth = self.features[chosen], self.truth[chosen]
+        self._thin_out(max(2, self.head.out_channels))
+
+    def _thin_out(self, classes: int) -> None:
+        """Keep so many voxels of each class; what is left of it counts for the rest."""
+        most = max(1, MOST_VOXELS // classes)
+        kept = []
+        for number in range(classes):
+            places = torch.nonzero(self.truth == number)[:, 0]
+            chosen = torch.randperm(len(places))[:most].to(places.device)
+            kept.append(places[chosen])
+        before = torch.bincount(self.truth, minlength=classes)
+        index = torch.cat(kept)
+        self.features, self.truth = self.features[index], self.truth[index]
+        after = torch.bincount(self.truth, minlength=classes)
+        self.stands_for = before / after.clamp(min=1)
+        self.complete = bool((after > 0).all())
 
     def fit(self, weights: Tensor | None) -> None:
         """Fit; ``weights`` are those of the classes, (classes,), or None."""
         head, outputs = self.head, self.head.out_channels
         middle, spread = self.features.mean(0), self.features.std(0) + 1e-3
         standard = (self.features - middle) / spread
-        rows, bias = _logistic(standard, self.truth, max(2, outputs), weights)
+        counts = self.stands_for if weights is None else weights * self.stands_for
+        rows, bias = _logistic(standard, self.truth, max(2, outputs), counts)
         rows = rows / spread
         bias = bias - rows @ middle
         if outputs == 1:  # one logit stands for the difference of two
@@ -153,14 +175,15 @@ class HeadFit:
         alike, by expectation maximisation (Saerens, Latinne and Decaestecker 2002,
         https://doi.org/10.1162/089976602753284446).
         """
-        said = torch.cat(
-            [probabilities(self.head(f[None])[0]).flatten(1) for f in self.everywhere], 1
-        )[:, ::EVERY]
+        head = self.head
+        assert head.bias is not None
+        rows, bias = head.weight.flatten(1), head.bias[:, None]
+        said = torch.cat([probabilities(rows @ f + bias) for f in self.everywhere], 1)
         shares = said.new_full((len(said), 1), 1 / len(said))
         for _ in range(ROUNDS):
             likely = said * shares
             shares = (likely / likely.sum(0)).mean(1, keepdim=True)
-        shares = shares[:, 0].clamp(min=LEAST_SHARE)
+        shares = shares[:, 0].clamp(min=min(LEAST_SHARE, 0.1 / len(said)))
         return (shares / shares.sum()).cpu()
 
 

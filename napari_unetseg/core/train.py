@@ -128,7 +128,10 @@ class _Run:
         """Say what will be done; score the model that is gone on from."""
         yield from map(Notice, self.adapted)
         if self.settings.freeze_encoder and not self.learner.frozen:
-            yield Notice("There is no model to go on from, so the encoder is not frozen.")
+            yield Notice(
+                "There is no model to go on from and no encoder weights, so the encoder is not "
+                "frozen."
+            )
         if not self.data.validated:
             yield Notice(
                 "There is too little annotation to hold any back for a score; the result is shown "
@@ -173,6 +176,7 @@ class _Run:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            self.learner.forget_beginning()
             yield Notice("Not enough memory for a first answer; the mask comes after some steps.")
             return
         best = self.progress.answer(self.learner)
@@ -196,7 +200,7 @@ class _Run:
                     raise
                 yield Notice(self.learner.shrink())
             except (RuntimeError, MemoryError, TrainingError) as final:
-                if not self.progress.epochs:
+                if self.empty_handed:
                     raise
                 self.progress.fail(final)
         else:
@@ -226,8 +230,7 @@ class _Run:
 
     def end(self) -> Generator[Event, None, Model]:
         """Say why it ended; return the best model."""
-        went_on = self.init is not None and not self.adapted
-        if self.progress.best is None or (went_on and not self.progress.epochs):
+        if self.empty_handed:
             raise TrainingError(
                 "Training was stopped before its first step; nothing was learned yet."
                 if self.control.stopped
@@ -237,6 +240,12 @@ class _Run:
         done = self.progress.done(stopped=self.control.stopped)
         yield done
         return self.model(done.reason)
+
+    @property
+    def empty_handed(self) -> bool:
+        """Whether nothing has been learned yet."""
+        went_on = self.init is not None and not self.adapted
+        return self.progress.best is None or (went_on and not self.progress.epochs)
 
     def model(self, reason: str) -> Model:
         """The best weights so far with all that is needed to use them."""
