@@ -60,6 +60,15 @@ class Window:
         x, y = (np.array([column, row]) - middle[::-1]) * camera.zoom
         return QPoint(round(canvas.width() / 2 + x), round(canvas.height() / 2 + y))
 
+    def aims(self, canvas: Any, pixel: tuple[float, float]) -> bool:
+        """Move the mouse to a pixel; whether napari sees it there, as after a change of size."""
+        QTest.mouseMove(canvas, self.at(*pixel) + QPoint(3, 0))
+        QApplication.processEvents()
+        QTest.mouseMove(canvas, self.at(*pixel))
+        QApplication.processEvents()
+        seen = np.asarray(self.viewer.cursor.position[-2:])
+        return bool(np.abs(seen - pixel).max() <= max(1.0, 2.0 / self.viewer.scene.camera.zoom))
+
     def draw(
         self,
         start: tuple[float, float],
@@ -69,9 +78,8 @@ class Window:
         """Draw a line from one pixel to another with the mouse; something may happen meanwhile."""
         canvas = self.viewer.window._qt_viewer.canvas.native
         self.settle(canvas)
+        self.wait(lambda: self.aims(canvas, start))
         points = [tuple(point) for point in np.linspace(start, end, 8)]
-        QTest.mouseMove(canvas, self.at(*start))
-        QApplication.processEvents()
         QTest.mousePress(canvas, LEFT, NONE, self.at(*start))
         for number, point in enumerate(points):
             if number == 4:
