@@ -6,6 +6,7 @@ on one picture say something of another.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -106,22 +107,32 @@ class World:
         self._choose_optics(rng)
 
     def _choose_look(self, rng: Rng) -> None:
-        channels = 3 if rng.random() < 0.3 else 1
-        base, far = rng.uniform(0, 1, channels), rng.choice([0.08, 0.25, 0.6])
-        self.mean = base + rng.normal(0, far, (CLASSES, channels))
+        self.channels = 3 if rng.random() < 0.5 else 1
+        self.stained = self.channels == 3 and rng.random() < 0.6
+        self.base, self.far = rng.uniform(0, 1, self.channels), rng.choice([0.08, 0.25, 0.6])
+        self.mean = np.stack([self._color(rng) for _ in range(CLASSES)])
+        if self.stained and rng.random() < 0.7:  # the background lets the light through
+            self.mean[0] = np.exp(-rng.uniform(0, 0.15, 3))
         self.jitter = rng.choice([0, 0.05, 0.2]) * rng.random(CLASSES)
         self.texture = [
             (log_uniform(rng, 0.6, 6), rng.choice([0, 0.05, 0.15, 0.3]) * rng.random())
             for _ in range(CLASSES)
         ]
         self.everywhere = log_uniform(rng, 0.6, 10), rng.choice([0, 0.1, 0.25]) * rng.random()
-        self.debris = rng.random() < 0.5, base + rng.normal(0, far, channels)
-        self.organelles = rng.random() < 0.7, self.mean[1] + rng.normal(0, far, channels)
+        self.debris = rng.random() < 0.5, self._color(rng)
+        self.organelles = rng.random() < 0.7, self.mean[1] + self._color(rng) - self.base
         self.debris_radius = log_uniform(rng, 1, 5)
         self.organelle_radius = log_uniform(rng, 1.5, 0.35 * self.shape["radius"] + 2)
         self.organelles_have_rims = rng.random() < 0.6
         self.rims_look_like_membranes = rng.random() < 0.5
         self.rim_is_a_class = rng.random() < 0.25
+
+    def _color(self, rng: Rng) -> np.ndarray:
+        """The colour of a class or of clutter (channels,): a stain, or anything near the others."""
+        if self.stained:
+            hue = np.clip(self.base + rng.normal(0, self.far / 2, 3), 0, 1)
+            return np.exp(-log_uniform(rng, 0.1, 2) * hue)
+        return self.base + rng.normal(0, self.far, self.channels)
 
     def _choose_optics(self, rng: Rng) -> None:
         self.shade = rng.choice([0, 0.15, 0.4]) * rng.random()
@@ -133,6 +144,17 @@ class World:
         self.shot = rng.random() < 0.3
         self.grain = rng.choice([0, 0, 0.8])
         self.gamma = np.exp(rng.uniform(-0.6, 0.6))
+        self.varies = rng.choice([0, 0.2, 0.5])
+
+    def another_day(self, rng: Rng) -> World:
+        """This style with stains, focus, noise and light that are a little different."""
+        world = copy.copy(self)
+        world.mean = self.mean + 0.15 * self.varies * rng.normal(0, 1, self.mean.shape)
+        world.blur = max(0.0, self.blur * np.exp(self.varies * rng.normal()))
+        world.noise = self.noise * np.exp(self.varies * rng.normal())
+        world.gamma = self.gamma * np.exp(0.5 * self.varies * rng.normal())
+        world.shade = self.shade + 0.1 * self.varies * rng.random()
+        return world
 
     def classes(self, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
         """Class indices and ids of objects, both (EDGE, EDGE)."""
@@ -239,7 +261,7 @@ def make_bank(seed: int, count: int, pictures: int = 3) -> tuple[np.ndarray, np.
     images, truths = [], []
     while len(images) < count:
         world = World(rng)
-        drawn = [world.picture(rng) for _ in range(pictures)]
+        drawn = [world.another_day(rng).picture(rng) for _ in range(pictures)]
         truth = np.stack([classes for _, classes in drawn])
         present = np.flatnonzero(np.bincount(truth.ravel()) > 0.01 * truth.size)
         if len(present) > 1 and all(np.isin(present, classes).all() for classes in truth):

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_unetseg.core.labels import IGNORE
-from napari_unetseg.core.losses import class_weights, segmentation_loss
+from napari_unetseg.core.losses import class_weights, edge_loss, segmentation_loss
 
 
 def example(channels: int, dims: int = 2, labelled: float = 0.3) -> tuple[Tensor, Tensor]:
@@ -147,3 +147,67 @@ def test_weights_are_bounded_and_their_mean_is_1(voxels: list[int]) -> None:
     assert float(weights.max() / weights.min()) <= 20.0 * (1 + 1e-5)
     share = torch.tensor(voxels) / sum(voxels)
     assert float((weights * share).sum()) == pytest.approx(1.0, rel=1e-5)
+
+
+def learned_from_edges(image: Tensor, target: Tensor, classes: int = 2) -> Tensor:
+    """Class of each voxel where nothing but the strokes and the image's edges is learned from."""
+    torch.manual_seed(0)
+    channels = 1 if classes == 2 else classes
+    logits = torch.zeros(1, channels, *target.shape[1:], requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.1)
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss = segmentation_loss(logits, target, None, dice=False)
+        (loss + 8 * edge_loss(image, logits, target)).backward()
+        optimizer.step()
+    return (logits > 0).long()[0, 0] if channels == 1 else logits.argmax(1)[0]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("edge", [9, 20])
+def test_the_border_is_drawn_to_the_edge_of_the_image(edge: int, classes: int) -> None:
+    """Strokes at both ends, the border wherever the image changes, however far from either."""
+    torch.manual_seed(1)
+    image = 0.05 * torch.randn(1, 1, 16, 32)
+    image[..., edge:] += 1
+    target = torch.full((1, 16, 32), IGNORE, dtype=torch.uint8)
+    target[:, :, 1:3], target[:, :, 29:31] = 0, 1
+    found = learned_from_edges(image, target, classes)
+    assert (found == (torch.arange(32) >= edge)).float().mean() > 0.97
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 24, 24), (1, 3, 5, 16, 16), (1, 1, 3, 3), (1, 1, 1, 1)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_edge_loss_is_a_share_of_any_shape(shape: tuple[int, ...], channels: int) -> None:
+    """It can be learned from in 2D and 3D, also where a sample is smaller than its reach."""
+    torch.manual_seed(0)
+    logits = torch.randn(shape[0], channels, *shape[2:], requires_grad=True)
+    target = torch.full((shape[0], *shape[2:]), IGNORE, dtype=torch.uint8)
+    loss = edge_loss(torch.rand(shape), logits, target)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert 0 <= float(loss.detach()) <= 1
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_edges_cost_nothing_where_all_is_labelled_or_all_is_alike() -> None:
+    """With full masks nothing is left to say; a mask without a border has none to move."""
+    torch.manual_seed(0)
+    image, logits = torch.rand(1, 1, 16, 16), torch.randn(1, 3, 16, 16)
+    labelled = torch.ones(1, 16, 16, dtype=torch.uint8)
+    assert float(edge_loss(image, logits, labelled)) == 0
+    certain = torch.tensor([0.0, 50.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
+    unknown = torch.full((1, 16, 16), IGNORE, dtype=torch.uint8)
+    assert float(edge_loss(image, certain, unknown)) == pytest.approx(0, abs=1e-6)
+
+
+def test_edges_do_not_depend_on_the_range_of_the_image() -> None:
+    """What looks alike is measured by the image's own contrast."""
+    torch.manual_seed(0)
+    image, logits = torch.rand(1, 2, 32, 32), torch.randn(1, 1, 32, 32)
+    target = torch.full((1, 32, 32), IGNORE, dtype=torch.uint8)
+    values = []
+    for factor in (1.0, 30.0):
+        torch.manual_seed(5)
+        values.append(float(edge_loss(image * factor + 7, logits, target)))
+    assert values[0] == pytest.approx(values[1], rel=1e-3)

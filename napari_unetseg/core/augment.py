@@ -125,16 +125,18 @@ class Augmenter:
         return image, target
 
     def _change_intensity(self, image: Tensor) -> Tensor:
-        s = self.settings
+        """Other light, focus and noise; the more channels, the less: colours tell things apart."""
+        s, part = self.settings, 1 / len(image)
         if s.gamma:
-            power = math.exp(_uniform(math.log(1 - s.gamma), -math.log(1 - s.gamma)))
+            power = math.exp(part * _uniform(math.log(1 - s.gamma), -math.log(1 - s.gamma)))
             image = image.sign() * image.abs() ** power
         if s.contrast or s.brightness:
             middle = image.mean()
-            image = (image - middle) * (1 + _uniform(-s.contrast, s.contrast)) + middle
-            image = image + _uniform(-s.brightness, s.brightness)
+            image = (image - middle) * (1 + part * _uniform(-s.contrast, s.contrast)) + middle
+            image = image + part * _uniform(-s.brightness, s.brightness)
         if s.shading:
-            image = image + _uniform(0, s.shading) * _field(image.shape[-2:]).to(image.device)
+            light = _field(image.shape[-2:]).to(image.device)
+            image = image + part * _uniform(0, s.shading) * light
         if s.blur and _chance(s.blur):
             image = _blurred(image)
         if s.noise:

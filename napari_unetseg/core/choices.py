@@ -29,7 +29,8 @@ def explain(
                 "depth",
             )
         )
-    return (*found, _range(data), _held_out(data), _length(plan, settings))
+    found += [_borders(learner, settings), _range(data), _held_out(data)]
+    return (*found, _length(plan, settings))
 
 
 def _network(plan: Plan, settings: TrainSettings) -> Choice:
@@ -58,6 +59,14 @@ def _patch(plan: Plan, settings: TrainSettings, device: str) -> Choice:
     size = " × ".join(str(p) for p in plan.patch)
     reason = "as in the settings" if settings.patch or settings.batch else f"usual on {device}"
     return Choice("Patches", f"{plan.batch} of {size}", reason, "patch, batch")
+
+
+def _borders(learner: Learner, settings: TrainSettings) -> Choice:
+    if not settings.edges:
+        return Choice("Borders", "not drawn to edges", "as in the settings", "edges")
+    weight = settings.edges * learner.caution
+    value = f"drawn to edges of the image, with weight {weight:.2g}"
+    return Choice("Borders", value, "strokes do not say where things end", "edges")
 
 
 def _range(data: TrainingData) -> Choice:

@@ -17,7 +17,7 @@ from napari_unetseg.core.devices import release_memory
 from napari_unetseg.core.encoder_weights import load_encoder
 from napari_unetseg.core.encoders import build
 from napari_unetseg.core.errors import TrainingError
-from napari_unetseg.core.losses import class_weights, segmentation_loss
+from napari_unetseg.core.losses import class_weights, edge_loss, segmentation_loss
 from napari_unetseg.core.native import load_triton_apart
 from napari_unetseg.core.start import (
     NORMS,
@@ -40,6 +40,8 @@ AVERAGE = 0.99
 MANY_VOXELS, LEAST_RATE = 16_000, 0.2
 """Labelled voxels from which a pretrained network learns at the full rate: with fewer it is changed
 less, as the square root of their number, since it would learn them by heart."""
+KNOWING = 200
+"""Steps after which a network that began with random weights is drawn to edges in full."""
 SMALLEST_PATCH = 32
 Weights = dict[str, Tensor]
 
@@ -172,11 +174,12 @@ class Learner:
         self._set_mode()
         with seeded(self.settings.seed, self.steps, self.device):
             images, targets = self._draw()
+            images, targets = images.to(self.device), targets.to(self.device)
             with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
-                logits = self.network(images.to(self.device))
-            loss = segmentation_loss(
-                logits, targets.to(self.device), self.class_weights, dice=self.settings.dice
-            )
+                logits = self.network(images)
+            loss = segmentation_loss(logits, targets, self.class_weights, dice=self.settings.dice)
+            if self.edge_weight:
+                loss = loss + self.edge_weight * edge_loss(images, logits, targets)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise NotFiniteError
@@ -190,6 +193,12 @@ class Learner:
         self.scaler.update()
         self._average()
         return value
+
+    @property
+    def edge_weight(self) -> float:
+        """Weight of `edge_loss`; a network that knows nothing yet would say one class of all."""
+        knows = 1.0 if self.pretrained else min(1.0, self.steps / KNOWING)
+        return self.settings.edges * self.caution * knows
 
     def _draw(self) -> tuple[Tensor, Tensor]:
         """A batch (N, C, *patch) and its targets (N, *patch)."""

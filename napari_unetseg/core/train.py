@@ -45,7 +45,7 @@ def train_events(
     Parameters
     ----------
     pairs
-        Images with labels; voxels without a label never enter the loss.
+        Images with labels; voxels without a label are never taken for background or a structure.
     settings
         What to train and for how long.
     structures

@@ -35,6 +35,7 @@ TIPS = {
     "anneal": "Let the learning rate fall towards the end of the training.",
     "dice": "Add a soft Dice loss to the cross-entropy.",
     "balance": "Weigh every class alike, however many pixels were painted.",
+    "edges": "How strongly borders are drawn to edges of the image where nothing is painted.",
     "average": "Keep an exponential average of the weights.",
     "patch": "Edge of a training patch in pixels.",
     "batch": "Patches of a step.",
