@@ -355,6 +355,29 @@ def test_stop_before_the_first_step_is_a_sentence(pair: Pair) -> None:
         train([pair], tiny(), control=stopped_control())
 
 
+def test_stop_is_seen_between_the_images_of_the_first_answer() -> None:
+    """It need not be finished first: with large images that takes longer than a person waits."""
+    image, truth = blobs((6, 48, 48), 30, 3)
+    painted = np.stack([strokes(plane, 8) for plane in truth])
+
+    class Impatient(Control):
+        """Asked to stop while the first answer looks at its third image."""
+
+        looks = 0
+
+        @property
+        def stopped(self) -> bool:
+            self.looks += 1
+            return self.looks > 3
+
+    control = Impatient(threads=1)
+    events: list[Any] = []
+    with pytest.raises(TrainingError, match="nothing was learned yet"):
+        train([Pair(Stack(image, "TYX"), painted)], tiny(), control=control, on_event=events.append)
+    assert not of_kind(events, Improved)
+    assert not of_kind(events, StepDone)
+
+
 def test_leaving_the_generator_ends_it(pair: Pair) -> None:
     events = train_events([pair], tiny(epochs=50))
     assert isinstance(next(events), Prepared)

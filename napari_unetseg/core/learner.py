@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -105,21 +105,27 @@ class Learner:
             weights = class_weights(torch.from_numpy(self.data.counts), shares)
             self.class_weights = weights.to(self.device)
 
-    def begin(self, *, measure: bool) -> None:
+    def begin(self, *, measure: bool, between: Callable[[], object] = lambda: None) -> None:
         """Give an answer without a step: fit the last layer to the labelled voxels.
 
-        ``measure`` first measures the batch norms on these images.
+        ``measure`` first measures the batch norms on these images. ``between`` is called before
+        each image, and may raise to end it.
         """
         with seeded(self.settings.seed, 0, self.device):
-            regions = list(self.data.labelled_regions())
-            samples = [
-                (torch.from_numpy(x).to(self.device), torch.from_numpy(y).to(self.device))
-                for x, y in regions
-            ]
+            samples = []
+            for pair in self.data.labelled_regions():
+                between()
+                samples.append(tuple(torch.from_numpy(array).to(self.device) for array in pair))
+
+            def each() -> Iterator[tuple[Tensor, Tensor]]:
+                for image, target in samples:
+                    between()
+                    yield image, target
+
             if measure:
                 frozen = self.network.encoder if self.frozen else None
-                measure_norms(self.network, (image for image, _ in samples), frozen)
-            head = HeadFit(self.network, samples)
+                measure_norms(self.network, (image for image, _ in each()), frozen)
+            head = HeadFit(self.network, each())
             self.shares = None
             self._weigh()
             head.fit(self.class_weights)
@@ -131,7 +137,7 @@ class Learner:
         self.still_norms = self.pretrained
 
     def forget_beginning(self) -> None:
-        """Be as before `begin`, which ran out of memory."""
+        """Be as before `begin`, which did not come to its end."""
         self.network.load_state_dict(self.averaged.state_dict())
         self.shares = None
         self._weigh()

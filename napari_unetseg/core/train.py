@@ -103,6 +103,10 @@ def _train(
     return (yield from run.end())
 
 
+class _StoppedError(Exception):
+    """A stop was asked for before there was an answer."""
+
+
 class _Run:
     """One training from its first look at the data to its model."""
 
@@ -172,7 +176,10 @@ class _Run:
         try:
             ends = (self.plan.net.dims, self.plan.net.in_channels)
             same = self.init is not None and (self.init.dims, self.init.net.in_channels) == ends
-            self.learner.begin(measure=not same)
+            self.learner.begin(measure=not same, between=self._look_up)
+        except _StoppedError:
+            self.learner.forget_beginning()
+            return
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -181,6 +188,12 @@ class _Run:
             return
         best = self.progress.answer(self.learner)
         yield Improved(self.model("training began"), best.scores, self.progress.seconds)
+
+    def _look_up(self) -> None:
+        """Take the threads that there are now; end the first answer where a stop was asked for."""
+        use_threads(self.control.threads or self.settings.threads)
+        if self.control.stopped:
+            raise _StoppedError
 
     def step(self) -> Generator[Event, None, None]:
         """One step; what fails is tried again with less memory or a smaller rate."""
