@@ -1,7 +1,7 @@
 """Random worlds: pictures with known classes, made of shapes, textures, optics and noise.
 
-A world is a style. All its pictures have the same kinds of things in the same look, so that strokes
-on one picture say something of another.
+A world is a style. Its pictures have the same kinds of things in nearly the same look, so that
+strokes on one picture say something of another.
 """
 
 from __future__ import annotations

@@ -97,6 +97,20 @@ def test_intensity_leaves_labels_alone_and_changes_the_image(settings: dict[str,
     assert (x - image[:, 4:36, 4:36]).abs().max() < 3.0
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_light_changes_rgb_a_third_as_much(channels: int) -> None:
+    """In a stained smear colours tell things apart; another number of channels is no RGB."""
+    settings = changed(brightness=0.9)
+    changes = []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        image = torch.rand(channels, 16, 16)
+        x, _ = Augmenter(settings, 2)(image, torch.zeros(16, 16, dtype=torch.uint8), (16, 16))
+        changes.append(float((x - image).abs().max()))
+    assert max(changes) <= (0.301 if channels == 3 else 0.901)
+    assert max(changes) > (0.2 if channels == 3 else 0.6)
+
+
 def test_nothing_chosen_changes_nothing() -> None:
     image, target = torch.rand(1, 33, 35), patches((33, 35))
     x, y = Augmenter(NO_AUGMENT, 2)(image, target, (32, 32))

@@ -211,3 +211,28 @@ def test_edges_do_not_depend_on_the_range_of_the_image() -> None:
         torch.manual_seed(5)
         values.append(float(edge_loss(image * factor + 7, logits, target)))
     assert values[0] == pytest.approx(values[1], rel=1e-3)
+
+
+def test_every_sample_is_measured_by_its_own_contrast() -> None:
+    """A bright sample beside it changes nothing for a dim one."""
+    torch.manual_seed(0)
+    image, logits = torch.rand(2, 1, 32, 32), torch.randn(2, 1, 32, 32)
+    image[1] *= 30
+    target = torch.full((2, 32, 32), IGNORE, dtype=torch.uint8)
+    values = []
+    for part in (slice(None), slice(0, 1), slice(1, 2)):
+        torch.manual_seed(5)
+        values.append(float(edge_loss(image[part], logits[part], target[part])))
+    assert values[0] == pytest.approx((values[1] + values[2]) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_an_edge_of_any_channel_along_any_axis_counts(axis: int) -> None:
+    torch.manual_seed(1)
+    image = 0.05 * torch.randn(1, 2, 32, 32)
+    image[:, 1].transpose(-1, axis)[..., 20:] += 1
+    target = torch.full((1, 32, 32), IGNORE, dtype=torch.uint8)
+    painted = target.transpose(-1, axis)
+    painted[..., 1:3], painted[..., 29:31] = 0, 1
+    found = learned_from_edges(image, target).transpose(-1, axis)
+    assert (found == (torch.arange(32) >= 20)).float().mean() > 0.97

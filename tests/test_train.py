@@ -378,6 +378,31 @@ def test_stop_is_seen_between_the_images_of_the_first_answer() -> None:
     assert not of_kind(events, StepDone)
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings", "said"),
+    [
+        ("strokes", {}, "weight 1.6"),
+        ("strokes", {"borders": 4.0}, "weight 0.8"),
+        ("strokes", {"borders": 0.0}, "not drawn to edges"),
+        ("full", {}, "not drawn to edges"),
+    ],
+)
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_borders_are_drawn_for_strokes_and_less_for_few(
+    kind: str, settings: dict[str, Any], said: str, pretrained: bool
+) -> None:
+    """What is said is what is done: the same weights without it where it is not drawn."""
+    image, truth = blobs((40, 40), 12, 3)
+    labels = (truth > 0).astype(np.uint8) if kind == "full" else strokes(truth, 14)
+    pair = Pair(Stack(image, "YX"), labels, LabelKind(kind))
+    known = {"pretrained": pretrained, "steps": 3, "width": 16, **settings}
+    model, events = run_training([pair], tiny(**known))
+    prepared = of_kind(events, Prepared)[0]
+    assert said in next(c.value for c in prepared.choices if c.name == "Borders")
+    without = train([pair], tiny(**{**known, "borders": 0.0}))
+    assert (model.id == without.id) == (said == "not drawn to edges")
+
+
 def test_leaving_the_generator_ends_it(pair: Pair) -> None:
     events = train_events([pair], tiny(epochs=50))
     assert isinstance(next(events), Prepared)

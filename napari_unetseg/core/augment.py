@@ -125,8 +125,8 @@ class Augmenter:
         return image, target
 
     def _change_intensity(self, image: Tensor) -> Tensor:
-        """Other light, focus and noise; the more channels, the less: colours tell things apart."""
-        s, part = self.settings, 1 / len(image)
+        """Other focus, noise and light; in RGB less of the last: colours tell things apart."""
+        s, part = self.settings, 1 / 3 if len(image) == 3 else 1.0
         if s.gamma:
             power = math.exp(part * _uniform(math.log(1 - s.gamma), -math.log(1 - s.gamma)))
             image = image.sign() * image.abs() ** power

@@ -62,11 +62,11 @@ def _patch(plan: Plan, settings: TrainSettings, device: str) -> Choice:
 
 
 def _borders(learner: Learner, settings: TrainSettings) -> Choice:
-    if not settings.edges:
-        return Choice("Borders", "not drawn to edges", "as in the settings", "edges")
-    weight = settings.edges * learner.caution
-    value = f"drawn to edges of the image, with weight {weight:.2g}"
-    return Choice("Borders", value, "strokes do not say where things end", "edges")
+    if weight := learner.border_weight:
+        value = f"drawn to edges of the image, with weight {weight:.2g}"
+        return Choice("Borders", value, "strokes do not say where things end", "borders")
+    reason = "full masks say where things end" if settings.borders else "as in the settings"
+    return Choice("Borders", "not drawn to edges", reason, "borders")
 
 
 def _range(data: TrainingData) -> Choice:

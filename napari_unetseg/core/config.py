@@ -59,8 +59,8 @@ class NetSettings(_Settings):
 class AugmentSettings(_Settings):
     """Random changes of a sample, the same for image and labels. 0 or False switches one off.
 
-    Brightness, contrast, gamma and shading are meant for one channel; with three, as in a stained
-    section, they change a third as much, since colours tell structures apart.
+    Brightness, contrast, gamma and shading change an image of three channels, which is taken for
+    a stained section or smear in RGB, a third as much: there colours tell structures apart.
     """
 
     flips: bool = True
@@ -120,9 +120,9 @@ class TrainSettings(_Settings):
     """Add a soft Dice loss to the cross-entropy."""
     balance: bool = True
     """Weigh the classes by the root of what they cover, however many voxels were painted."""
-    edges: float = Field(8.0, ge=0, le=100)
-    """Weight of the loss that draws borders to edges of the image where nothing is labelled; a
-    pretrained network with few labels takes less of it, as of the learning rate."""
+    borders: float = Field(8.0, ge=0, le=100)
+    """Weight of the loss that draws borders to edges of the image where nothing was painted; with
+    few strokes less of it is taken. Full masks do without."""
     average: bool = True
     """Score and keep an exponential average of the weights instead of the newest ones."""
     anneal: bool = True
@@ -166,7 +166,7 @@ class TrainSettings(_Settings):
             "weight_decay": 0.0,
             "dice": False,
             "balance": False,
-            "edges": 0.0,
+            "borders": 0.0,
             "average": False,
             "anneal": False,
             **changes,

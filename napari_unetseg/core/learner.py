@@ -41,7 +41,7 @@ MANY_VOXELS, LEAST_RATE = 16_000, 0.2
 """Labelled voxels from which a pretrained network learns at the full rate: with fewer it is changed
 less, as the square root of their number, since it would learn them by heart."""
 KNOWING = 200
-"""Steps after which a network that began with random weights is drawn to edges in full."""
+"""Steps after which a network whose decoder began with random weights is drawn to edges in full."""
 SMALLEST_PATCH = 32
 Weights = dict[str, Tensor]
 
@@ -70,7 +70,7 @@ class Learner:
         self.continued = weights is not None
         if weights is None and settings.pretrained:
             weights = pretrained_body(plan.net)
-        self.pretrained = self.still_norms = weights is not None
+        self.pretrained = self.still_norms = self.knows = weights is not None
         self.shares = shares
         if weights is not None:
             self.network.load_state_dict(dict(weights), strict=self.continued)
@@ -94,8 +94,8 @@ class Learner:
         """Train and score on these data from now on."""
         self.data = self.validator.data = data
         self._weigh()
-        share = math.sqrt(data.train_voxels / MANY_VOXELS) if self.pretrained else 1.0
-        self.caution = min(1.0, max(LEAST_RATE, share))
+        self.amount = min(1.0, max(LEAST_RATE, math.sqrt(data.train_voxels / MANY_VOXELS)))
+        self.caution = self.amount if self.pretrained else 1.0
 
     def _weigh(self) -> None:
         """Weigh the classes by what is labelled and by what they are thought to cover."""
@@ -184,8 +184,8 @@ class Learner:
             with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
                 logits = self.network(images)
             loss = segmentation_loss(logits, targets, self.class_weights, dice=self.settings.dice)
-            if self.edge_weight:
-                loss = loss + self.edge_weight * edge_loss(images, logits, targets)
+            if weight := self.border_weight * self._knowing():
+                loss = loss + weight * edge_loss(images, logits, targets)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise NotFiniteError
@@ -201,10 +201,13 @@ class Learner:
         return value
 
     @property
-    def edge_weight(self) -> float:
-        """Weight of `edge_loss`; a network that knows nothing yet would say one class of all."""
-        knows = 1.0 if self.pretrained else min(1.0, self.steps / KNOWING)
-        return self.settings.edges * self.caution * knows
+    def border_weight(self) -> float:
+        """Weight of `edge_loss`: less with few labels, 0 where nothing but full masks is given."""
+        return self.settings.borders * self.amount * self.data.has_strokes
+
+    def _knowing(self) -> float:
+        """From 0 to 1: a network that knows nothing yet would say one class of everything."""
+        return 1.0 if self.knows else min(1.0, self.steps / KNOWING)
 
     def _draw(self) -> tuple[Tensor, Tensor]:
         """A batch (N, C, *patch) and its targets (N, *patch)."""

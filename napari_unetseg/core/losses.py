@@ -1,4 +1,4 @@
-"""Losses that see labelled voxels only and are normalised by them."""
+"""Losses of labelled voxels, normalised by them, and of borders where nothing is labelled."""
 
 from __future__ import annotations
 
@@ -111,7 +111,8 @@ def edge_loss(image: Tensor, logits: Tensor, target: Tensor) -> Tensor:
     https://doi.org/10.1109/ICCV.2001.937505) as a loss, as Tang et al. 2018
     (https://arxiv.org/abs/1803.09569) and Obukhov et al. 2019 (https://arxiv.org/abs/1906.04651)
     train from scribbles. What looks alike is measured by the mean contrast of neighbours in each
-    sample. Pairs of two labelled voxels do not count.
+    sample. Pairs of two labelled voxels do not count. Two voxels that look alike also cost where
+    the network cannot decide, so that it becomes surer of itself away from the strokes.
 
     Parameters
     ----------

@@ -316,6 +316,11 @@ class TrainingData:
         return bool(enough and blocks >= FEWEST_BLOCKS)
 
     @property
+    def has_strokes(self) -> bool:
+        """Whether anything is painted by hand, and not only given as full masks."""
+        return any(p.kind is LabelKind.STROKES or p.corrections is not None for p in self.pairs)
+
+    @property
     def train_voxels(self) -> int:
         """Labelled voxels that train."""
         return int(self.counts.sum())

@@ -35,7 +35,7 @@ TIPS = {
     "anneal": "Let the learning rate fall towards the end of the training.",
     "dice": "Add a soft Dice loss to the cross-entropy.",
     "balance": "Weigh every class alike, however many pixels were painted.",
-    "edges": "How strongly borders are drawn to edges of the image where nothing is painted.",
+    "borders": "How strongly borders are drawn to edges of the image where nothing is painted.",
     "average": "Keep an exponential average of the weights.",
     "patch": "Edge of a training patch in pixels.",
     "batch": "Patches of a step.",
@@ -51,9 +51,9 @@ TIPS = {
     "rotation": "Largest rotation in the plane, degrees.",
     "scale": "Largest relative change of size.",
     "elastic": "Probability of an elastic deformation.",
-    "brightness": "Largest shift of intensity, relative to the image's range.",
-    "contrast": "Largest relative change of contrast.",
-    "gamma": "Largest relative change of gamma.",
+    "brightness": "Largest shift of intensity, relative to the image's range; a third in RGB.",
+    "contrast": "Largest relative change of contrast; a third in RGB.",
+    "gamma": "Largest relative change of gamma; a third in RGB.",
     "blur": "Probability of a blur.",
     "noise": "Largest standard deviation of noise, relative to the image's range.",
 }
@@ -164,7 +164,8 @@ def _bounds(name: str, field: FieldInfo, kind: type, optional: bool) -> dict[str
         low = 0.0
     if kind is int:
         return {"min": int(low), "max": int(min(high, 2**31 - 1))}
-    return {"min": low, "max": high, "step": 0.0005 if name == "learning_rate" else 0.05}
+    step = 0.0005 if name == "learning_rate" else 0.05 if high <= 1 else 0.5
+    return {"min": low, "max": high, "step": step}
 
 
 def _values(form: Form, model: type[BaseModel]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class BrushRow(QFrame):
             self.name.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
             self.setToolTip(
                 "The background brush, number 255: paint it where no structure is. "
-                "Voxels that are not painted teach nothing."
+                "Voxels that are not painted are not taken for background."
             )
         else:
             self.name.editingFinished.connect(self._on_renamed)
