@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from napari_unetseg.core import losses
 from napari_unetseg.core.labels import IGNORE
 from napari_unetseg.core.losses import class_weights, edge_loss, segmentation_loss
 
@@ -236,3 +239,27 @@ def test_an_edge_of_any_channel_along_any_axis_counts(axis: int) -> None:
     painted[..., 1:3], painted[..., 29:31] = 0, 1
     found = learned_from_edges(image, target).transpose(-1, axis)
     assert (found == (torch.arange(32) >= 20)).float().mean() > 0.97
+
+
+def test_edge_loss_is_the_mean_over_pairs() -> None:
+    """Beside a plain loop over every pair of one step, as torch draws the steps."""
+    torch.manual_seed(3)
+    image, logits = torch.rand(1, 2, 9, 8), torch.randn(1, 3, 9, 8)
+    target = torch.randint(3, (1, 9, 8)).to(torch.uint8)
+    target[torch.rand(1, 9, 8) > 0.4] = IGNORE
+    torch.manual_seed(5)
+    steps = losses._steps()
+    torch.manual_seed(5)
+    found = float(edge_loss(image, logits, target))
+    shares = logits.softmax(1)[0]
+    contrast = sum(float(image.diff(dim=axis).square().sum(1).mean()) for axis in (-1, -2))
+    costs = []
+    for dy, dx in steps:
+        for y in range(9 - dy):
+            for x in range(max(0, -dx), min(8, 8 - dx)):
+                here, there = (y, x), (y + dy, x + dx)
+                both = target[0][here] != IGNORE and target[0][there] != IGNORE
+                far = float((image[0][:, *here] - image[0][:, *there]).square().sum())
+                differ = 1 - float((shares[:, *here] * shares[:, *there]).sum())
+                costs.append(0.0 if both else math.exp(-far / contrast) * differ)
+    assert found == pytest.approx(sum(costs) / len(costs), rel=1e-4)

@@ -87,3 +87,22 @@ def test_soft_dice_tells_sure_from_unsure() -> None:
 
     assert 0.5 < score(0.6) < score(0.9) < 1.0
     assert math.isnan(soft_dice_of(np.zeros((2, 2))))
+
+
+@given(st.integers(0, 99), st.integers(1, 20))
+def test_with_shares_it_does_not_matter_how_much_was_painted(seed: int, times: int) -> None:
+    sums = np.random.default_rng(seed).random((3, 3)) + 0.1
+    shares = (0.7, 0.2, 0.1)
+    more = sums.copy()
+    more[1] *= times
+    assert soft_dice_of(more, shares) == pytest.approx(soft_dice_of(sums, shares))
+
+
+def test_shares_make_it_the_dice_of_whole_images() -> None:
+    """Strokes of equal amount; a tenth of the background is taken for a structure of a tenth."""
+    sums = np.array([[90.0, 10.0], [0.0, 100.0]])
+    structure = 2 * 0.1 / (0.1 + 0.09 + 0.1)
+    background = 2 * 0.81 / (0.81 + 0.9)
+    assert soft_dice_of(sums, (0.9, 0.1)) == pytest.approx((structure + background) / 2)
+    assert soft_dice_of(sums) > 0.94
+    assert math.isnan(soft_dice_of(np.zeros((2, 2)), (0.5, 0.5)))

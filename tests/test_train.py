@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -21,9 +21,11 @@ from helpers import (
     strokes,
     tiny,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 from napari_unetseg.core import learner as learner_module
-from napari_unetseg.core.config import AugmentSettings, TrainSettings
+from napari_unetseg.core.config import AugmentSettings, NetSettings, TrainSettings
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.events import EpochDone, Improved, Notice, Prepared, StepDone, TrainingDone
@@ -31,8 +33,9 @@ from napari_unetseg.core.image import Stack
 from napari_unetseg.core.labels import LabelKind, Structure
 from napari_unetseg.core.learner import Learner
 from napari_unetseg.core.metrics import Scores
-from napari_unetseg.core.plan import level_strides
+from napari_unetseg.core.plan import Plan, level_strides
 from napari_unetseg.core.predict import predict
+from napari_unetseg.core.progress import Progress
 from napari_unetseg.core.samples import Pair
 from napari_unetseg.core.train import train, train_events
 from napari_unetseg.core.unet import UNet
@@ -276,6 +279,48 @@ def test_the_best_weights_are_returned(pair: Pair, monkeypatch: pytest.MonkeyPat
     for name, tensor in model.weights.items():
         assert torch.equal(tensor, seen[3][name])
     assert any(not torch.equal(seen[3][n], seen[4][n]) for n in seen[3])
+
+
+def test_a_lucky_score_does_not_hold_back_what_is_steadily_better(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The smoothed scores are 0.5, 0.7, 0.55, 0.675 and 0.7625."""
+    marks = iter([0.5, 0.9, 0.4, 0.8, 0.85])
+
+    def score(self: Learner) -> Scores:
+        mark = next(marks)
+        return Scores(("structure 1",), (1,), (mark,), (mark,), 99, 9, mark)
+
+    monkeypatch.setattr(Learner, "score", score)
+    model, events = run_training([pair], tiny(epochs=4))
+    assert [e.best for e in of_kind(events, EpochDone)] == [True, False, False, True]
+    assert model.scores is not None
+    assert model.scores.dice == (0.85,)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_nothing_is_shown_that_scores_lower_than_the_beginning(marks: list[float]) -> None:
+    """Whatever the scores are, smoothed or not."""
+
+    class Scored:
+        def weights(self) -> dict[str, torch.Tensor]:
+            return {}
+
+        def score(self) -> Scores:
+            mark = scores.pop(0)
+            return Scores(("structure 1",), (1,), (mark,), (mark,), 99, 9, mark)
+
+    scores = list(marks)
+    learner = cast("Learner", Scored())
+    plan = Plan(NetSettings(), (32, 32), 1, 1, 0)
+    progress = Progress(plan, TrainSettings(), {})
+    progress.begin(learner)
+    while scores:
+        progress.step(0.0)
+        progress.epoch(learner)
+        assert progress.best is not None
+        assert progress.best.scores is not None
+        assert progress.best.scores.soft_dice >= marks[0]
 
 
 def test_without_a_score_the_newest_weights_are_returned_and_it_is_said() -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,35 @@ def test_folded_gives_the_same_logits_and_leaves_the_original(
     if norm == "batch":
         assert not any(isinstance(m, nn.BatchNorm2d | nn.BatchNorm3d) for m in folded.modules())
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_norms_that_stand_still_learn_the_same_in_one_convolution(dims: int) -> None:
+    """Beside the layers called one by one: logits, and gradients of convolutions and norms."""
+    network = random_network(in_channels=2, dims=dims, depth=2, width=4, norm="batch", seed=3)
+    image = torch.randn(2, 2, *((9, 12) if dims == 2 else (4, 6, 5)))
+    found: list[list[torch.Tensor]] = []
+    for one_by_one in (False, True):
+        network.zero_grad()
+        network.eval()  # the norms; nothing else here differs in training
+        if one_by_one:
+            for block in [*network.encoder.children(), network.bottleneck, *network.decoder]:
+                block.forward = partial(nn.Sequential.forward, block)
+        logits = network(image)
+        logits.square().mean().backward()
+        gradients = [p.grad.clone() for p in network.parameters() if p.grad is not None]
+        assert len(gradients) == len(list(network.parameters()))
+        found.append([logits.detach(), *gradients])
+    for joint, separate in zip(*found, strict=True):
+        assert torch.allclose(joint, separate, rtol=1e-3, atol=1e-5)
+
+
+def test_norms_that_measure_are_left_alone() -> None:
+    network = random_network(in_channels=1, depth=2, width=4, norm="batch", seed=3).train()
+    before = {n: b.clone() for n, b in network.named_buffers() if "running" in n}
+    network(3 + torch.randn(2, 1, 16, 16))
+    after = dict(network.named_buffers())
+    assert all(not torch.equal(before[n], after[n]) for n in before)
 
 
 def test_dropout_works_in_training_only() -> None:

@@ -19,12 +19,8 @@ from napari_unetseg.core.encoders import build
 from napari_unetseg.core.errors import TrainingError
 from napari_unetseg.core.losses import class_weights, edge_loss, segmentation_loss
 from napari_unetseg.core.native import load_triton_apart
-from napari_unetseg.core.start import (
-    NORMS,
-    HeadFit,
-    measure_norms,
-    pretrained_body,
-)
+from napari_unetseg.core.start import HeadFit, measure_norms, pretrained_body
+from napari_unetseg.core.unet import NORMS
 from napari_unetseg.core.validate import Validator
 
 if TYPE_CHECKING:
@@ -80,7 +76,8 @@ class Learner:
         self.frozen = settings.freeze_encoder and (
             self.continued or settings.encoder_weights is not None
         )
-        self.network.to(device)
+        self.layout = torch.channels_last if data.dims == 2 else torch.contiguous_format
+        self.network.to(device).to(memory_format=self.layout)
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.augment = Augmenter(settings.augment, data.dims)
         self.validator = Validator(data, self.network, device)
@@ -150,7 +147,10 @@ class Learner:
     def _new_optimizer(self) -> None:
         trained = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            trained, lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
+            trained,
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.device.type == "cuda")
 
@@ -180,7 +180,8 @@ class Learner:
         self._set_mode()
         with seeded(self.settings.seed, self.steps, self.device):
             images, targets = self._draw()
-            images, targets = images.to(self.device), targets.to(self.device)
+            images = images.to(self.device, memory_format=self.layout)
+            targets = targets.to(self.device)
             with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
                 logits = self.network(images)
             loss = segmentation_loss(logits, targets, self.class_weights, dice=self.settings.dice)
@@ -238,7 +239,9 @@ class Learner:
 
     def weights(self) -> Weights:
         """A copy of the averaged weights, on the CPU."""
-        return {n: t.detach().cpu().clone() for n, t in self.averaged.state_dict().items()}
+        plain = torch.contiguous_format
+        averaged = self.averaged.state_dict().items()
+        return {n: t.detach().cpu().clone(memory_format=plain) for n, t in averaged}
 
     def restore(self, weights: Weights) -> None:
         """Go back to earlier weights after a failed step, and on with a tenth of the rate."""
@@ -270,7 +273,7 @@ class Learner:
 
     def score(self) -> Scores | None:
         """Scores of the averaged weights on the validation blocks, None without any."""
-        return self.validator.score(self.averaged)
+        return self.validator.score(self.averaged, self.shares)
 
 
 @contextmanager

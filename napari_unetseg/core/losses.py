@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -128,23 +128,37 @@ def edge_loss(image: Tensor, logits: Tensor, target: Tensor) -> Tensor:
     Tensor
         A number from 0 to 1.
     """
-    logits = logits.float()
-    shares = logits.softmax(1)
-    if logits.shape[1] == 1:
-        one = torch.sigmoid(logits)
-        shares = torch.cat([1 - one, one], 1)
-    unknown = target == IGNORE
-    sharpness = 1 / _contrast(image).clamp(min=1e-6)
-    losses = []
-    for dy, dx in _steps():
-        a, b = _apart(dy, dx)
-        if not unknown[a].numel():  # the sample is smaller than this step
-            continue
-        with torch.no_grad():
-            alike = torch.exp(-sharpness * (image[a] - image[b]).square().sum(1))
-            alike = alike * (unknown[a] | unknown[b])
-        losses.append((alike * (1 - (shares[a] * shares[b]).sum(1))).mean())
-    return torch.stack(losses).mean() if losses else logits.sum() * 0.0
+    shares = _shares(logits.float())
+    steps = _steps()
+    with torch.no_grad():
+        far = (_moved(image, steps, math.inf) - image).square_().sum(2)
+        alike = far.div_(-_contrast(image).clamp(min=1e-6)).exp_()  # 0 beyond the sample
+        unknown = target == IGNORE
+        alike *= _moved(unknown, steps, False) | unknown
+    losses = alike * _differ(shares, _moved(shares, steps, 0.0))
+    height, width = target.shape[-2:]
+    pairs = sum(max(0, height - y) * max(0, width - abs(x)) for y, x in steps)
+    return losses.sum() / max(1, pairs * target[..., 0, 0].numel())
+
+
+def _moved(x: Tensor, steps: Sequence[tuple[int, int]], beyond: float) -> Tensor:
+    """What is a step away from each voxel, (steps, *shape of x); ``beyond`` outside of it."""
+    height, width = x.shape[-2:]
+    x = functional.pad(x, (REACH, REACH, 0, REACH), value=beyond)
+    found = [x[..., y : y + height, REACH + d : REACH + d + width] for y, d in steps]
+    return torch.stack(found)
+
+
+def _shares(logits: Tensor) -> Tensor:
+    """Probabilities (N, K, *spatial); for one logit of its structure alone."""
+    return torch.sigmoid(logits) if logits.shape[1] == 1 else logits.softmax(1)
+
+
+def _differ(a: Tensor, b: Tensor) -> Tensor:
+    """How likely voxels (N, K, *spatial) are of other classes than (steps, N, K, *spatial)."""
+    if a.shape[1] > 1:
+        return 1 - (a * b).sum(2)
+    return (a + b - 2 * a * b)[:, :, 0]
 
 
 def _contrast(image: Tensor) -> Tensor:
@@ -160,12 +174,3 @@ def _steps() -> list[tuple[int, int]]:
     all_of_them = [(y, x) for y in range(REACH + 1) for x in reach if (y, x) > (0, 0)]
     odds = torch.tensor([math.exp(-(y * y + x * x) / (2 * NEAR**2)) for y, x in all_of_them])
     return [all_of_them[i] for i in torch.multinomial(odds, PAIRINGS, replacement=True).tolist()]
-
-
-def _apart(dy: int, dx: int) -> tuple[Any, Any]:
-    """Indices of the voxels that have another one at this step, and of that one."""
-    here, there = slice(None, -dy or None), slice(dy, None)
-    left, right = slice(None, -abs(dx) or None), slice(abs(dx), None)
-    if dx < 0:
-        left, right = right, left
-    return (..., here, left), (..., there, right)

@@ -86,10 +86,27 @@ def soft_confusion(truth: np.ndarray, shares: np.ndarray) -> np.ndarray:
     return np.stack([shares[:, truth == k].sum(1, dtype=float) for k in range(n_classes)])
 
 
-def soft_dice_of(sums: np.ndarray) -> float:
-    """Mean soft Dice over the classes that occur (Milletari et al. 2016)."""
+def soft_dice_of(sums: np.ndarray, shares: Sequence[float] | None = None) -> float:
+    """Mean soft Dice over the classes that occur (Milletari et al. 2016).
+
+    Parameters
+    ----------
+    sums
+        (classes, classes) as from `soft_confusion`.
+    shares
+        Share of the images that each class is thought to cover. Of strokes there is about as much
+        in every class; with the shares, what is wrong counts as it would in whole images.
+
+    Returns
+    -------
+    float
+        0 to 1; NaN when no class occurs.
+    """
+    known = sums.sum(1)
+    occurs = known > 0
+    if shares is not None:
+        sums = sums * (np.asarray(shares) / np.where(occurs, known, 1.0))[:, None]
     both = sums.sum(0) + sums.sum(1)
-    occurs = sums.sum(1) > 0
     return float((2 * np.diag(sums)[occurs] / both[occurs]).mean()) if occurs.any() else math.nan
 
 

@@ -24,6 +24,9 @@ WARM_UP = 10
 """Steps during which the learning rate rises."""
 LEAST_GAIN = 0.002
 """A gain in soft Dice that is worth going on for."""
+SMOOTH = 0.5
+"""Part of the earlier epochs in the score that decides: held-out strokes are few, and the score of
+a single epoch may be luck."""
 LEAST_RATE = 0.02
 """Learning rate at the end of the cosine (Loshchilov and Hutter 2017), relative to its start."""
 
@@ -48,6 +51,7 @@ class Progress:
         self.losses = 0.0
         self.curve: list[CurvePoint] = []
         self.best: Best | None = None
+        self.level = self.record = math.nan
         self.initial = self.safe_weights = initial
         self.reason = ""
 
@@ -86,11 +90,14 @@ class Progress:
         """Score the weights that are gone on from: only better ones take their place."""
         if (scores := learner.score()) is not None:
             self.best = Best(self.initial, scores)
+            self.level = self.record = scores.soft_dice
 
     def answer(self, learner: Learner) -> Best:
         """Score and keep the answer that was found without a step."""
         self.safe_weights = learner.weights()
-        self.best = Best(self.safe_weights, learner.score())
+        self.best = Best(self.safe_weights, scores := learner.score())
+        if scores is not None:
+            self.level = self.record = scores.soft_dice
         return self.best
 
     def step(self, loss: float) -> StepDone:
@@ -123,10 +130,21 @@ class Progress:
         return EpochDone(self.epochs, self.steps, loss, scores, gain > 0, self.seconds)
 
     def _gain(self, scores: Scores | None) -> float:
-        """How much better than the best so far; what has no score never replaces what has one."""
+        """By how much the smoothed score is above its record, which it then becomes.
+
+        Only an epoch whose own score is above the record can raise it, so that nothing is shown
+        that scores lower than what the training began with. What has no score never replaces what
+        has one.
+        """
+        if scores is None:
+            return -math.inf if self.best is not None and self.best.scores else math.inf
         if self.best is None or self.best.scores is None:
+            self.level = self.record = scores.soft_dice
             return math.inf
-        return -math.inf if scores is None else scores.soft_dice - self.best.scores.soft_dice
+        self.level = SMOOTH * self.level + (1 - SMOOTH) * scores.soft_dice
+        gain = self.level - self.record
+        self.record = max(self.record, self.level)
+        return gain
 
     def fail(self, error: BaseException) -> None:
         """End with an error after something was learned: what the last epoch left is kept."""

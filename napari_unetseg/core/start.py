@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from napari_unetseg.core.labels import IGNORE
 from napari_unetseg.core.transfer import first_layer, inflate
-from napari_unetseg.core.unet import probabilities
+from napari_unetseg.core.unet import NORMS, probabilities
 
 if TYPE_CHECKING:
     from napari_unetseg.core.config import NetSettings
@@ -31,7 +31,6 @@ RIDGE = 1e-3
 """Weight of the squared coefficients of standardised features."""
 MOST_VOXELS = 40_000
 """Labelled voxels that the last layer is fitted to."""
-NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 MEASURED = 384
 """Voxels along Y and X of each piece that the norms are measured on."""
 ROUNDS = 50

@@ -64,7 +64,7 @@ def train_events(
     Returns
     -------
     Model
-        The weights with the best score on the validation blocks, or the newest without any.
+        The weights with the best smoothed score on the validation blocks; the newest without any.
 
     Raises
     ------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -32,14 +32,14 @@ class Validator:
         self.stride = network.stride
         self.context = max(network.receptive_field) // 2
 
-    def score(self, network: UNet) -> Scores | None:
-        """Scores on the validation blocks.
+    def score(self, network: UNet, shares: Sequence[float] | None = None) -> Scores | None:
+        """Scores on the validation blocks; ``shares`` as in `soft_dice_of`.
 
         None where there are none, or where not even a block without its context fits in memory.
         """
         while self.data.validated:
             try:
-                return self._score(network)
+                return self._score(network, shares)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -50,7 +50,7 @@ class Validator:
         return None
 
     @torch.inference_mode()
-    def _score(self, network: UNet) -> Scores:
+    def _score(self, network: UNet, of_classes: Sequence[float] | None) -> Scores:
         network = network.folded()
         blocks = self.data.validation_blocks()
         n = len(self.data.classes.numbers)
@@ -59,7 +59,7 @@ class Validator:
             truth = plane.validate[block.region]
             counts += confusion(truth, shares.argmax(0), n)
             sums += soft_confusion(truth, shares)
-        return scores_of(counts, self.data.classes, len(blocks), soft_dice_of(sums))
+        return scores_of(counts, self.data.classes, len(blocks), soft_dice_of(sums, of_classes))
 
     def _predicted(
         self, network: UNet, blocks: list[tuple[Plane, Block]]
