@@ -124,7 +124,7 @@ def describe_scores(scores: Scores | None) -> str:
     blocks = "block" if scores.blocks == 1 else "blocks"
     return (
         f"Dice {scores.mean_dice:.2f}{each}, IoU {scores.mean_iou:.2f} "
-        f"on {scores.blocks} held-out {blocks}"
+        f"on {scores.voxels:,} labelled pixels held back in {scores.blocks} {blocks}"
     )
 
 

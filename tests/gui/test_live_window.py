@@ -73,7 +73,10 @@ def test_a_mask_and_its_score_appear_before_the_training_ends(
     before = painted.session.training[0].labels.data.copy()
     layer = start(painted, puppet)
     assert not painted.session.history
-    assert painted.dock.train.result.text() == "Dice 0.91, IoU 0.83 on 14 held-out blocks."
+    assert (
+        painted.dock.train.result.text()
+        == "Dice 0.91, IoU 0.83 on 500 labelled pixels held back in 14 blocks."
+    )
     assert painted.dock.status.text.text() == sentences.MASK_BEGINS
     model = puppet.improve(0, None)
     shown(painted, 0)

@@ -97,7 +97,7 @@ def _describe(entry: ModelEntry) -> str:
     names = ", ".join(s.name for s in model.classes.structures)
     score = "not validated"
     if model.scores is not None:
-        score = f"Dice {model.scores.mean_dice:.2f} on {model.scores.blocks} held-out blocks"
+        score = f"Dice {model.scores.mean_dice:.2f} on {model.scores.voxels:,} pixels held back"
     saved = f"; file {entry.path.name}" if entry.path else "; not saved"
     channels = "channel" if len(model.channels) == 1 else "channels"
     return f"{model.dims}D, {len(model.channels)} {channels}, finds {names}; {score}{saved}."

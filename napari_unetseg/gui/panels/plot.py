@@ -25,7 +25,7 @@ class CurvePlot(QWidget):
         super().__init__()
         QVBoxLayout(self).setContentsMargins(0, 0, 0, 0)
         self.setFixedHeight(HEIGHT)
-        self.setToolTip("Training loss, and Dice on the held-out blocks, after each epoch.")
+        self.setToolTip("Training loss, and Dice on the labels held back, after each epoch.")
         self._theme = "dark"
         self._plot: Any = None
         self.hide()
