@@ -33,10 +33,10 @@ from napari_unetseg.core.image import Stack
 from napari_unetseg.core.labels import LabelKind, Structure
 from napari_unetseg.core.learner import Learner
 from napari_unetseg.core.metrics import Scores
-from napari_unetseg.core.plan import Plan, level_strides
+from napari_unetseg.core.plan import Plan, level_strides, make_plan
 from napari_unetseg.core.predict import predict
 from napari_unetseg.core.progress import Progress
-from napari_unetseg.core.samples import Pair
+from napari_unetseg.core.samples import Pair, TrainingData
 from napari_unetseg.core.train import train, train_events
 from napari_unetseg.core.unet import UNet
 
@@ -581,18 +581,35 @@ def with_newer(pair: Pair, newer: Pair, **settings: Any) -> tuple[Model, list[An
 def test_newer_annotations_are_used_from_the_next_epoch(pair: Pair) -> None:
     newer = Pair(pair.image, strokes(blobs((96, 96), 12, 0)[1], 4))
     model, events = with_newer(pair, newer)
-    assert model.history[-1].labelled_voxels > 2 * events[0].train_voxels
-    assert not of_kind(events, Notice)
+    voxels = model.history[-1].labelled_voxels
+    assert voxels > 2 * events[0].train_voxels
+    (notice,) = of_kind(events, Notice)
+    assert f"{voxels:,} labelled pixels" in notice.text
 
 
-@pytest.mark.parametrize("offered", [True, False])
+def test_what_is_offered_goes_with_what_stays(pair: Pair) -> None:
+    control, other = Control(), Pair(pair.image, pair.labels)
+    control.add_pairs((other,))
+    assert control.take_pairs() is None
+    control.offer_pairs((pair,))
+    assert control.take_pairs() == (pair, other)
+    assert control.take_pairs() is None
+
+
+@pytest.mark.parametrize(
+    ("offered", "again", "better"), [(True, 0.4, True), (True, 0.6, False), (False, 0.0, False)]
+)
 def test_scores_on_older_annotations_are_not_compared(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, offered: bool
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, offered: bool, again: float, better: bool
 ) -> None:
+    """The best weights are scored again on the newer ones: 0.9 becomes ``again``."""
     marks = iter([0.1, 0.9, 0.5])
+    rescored: list[Any] = []
 
-    def score(self: Learner) -> Scores:
-        mark = next(marks)
+    def score(self: Learner, weights: Any = None) -> Scores:
+        if weights is not None:
+            rescored.append(weights)
+        mark = next(marks) if weights is None else again
         return Scores(("structure 1",), (1,), (mark,), (mark,), 99, 9, mark)
 
     monkeypatch.setattr(Learner, "score", score)
@@ -601,9 +618,26 @@ def test_scores_on_older_annotations_are_not_compared(
         model, events = with_newer(pair, newer)
     else:
         model, events = run_training([pair], tiny(epochs=2))
-    assert [e.best for e in of_kind(events, EpochDone)] == [True, offered]
+    assert [e.best for e in of_kind(events, EpochDone)] == [True, better]
     assert model.scores is not None
-    assert model.scores.mean_dice == (0.5 if offered else 0.9)
+    assert model.scores.mean_dice == (0.5 if better else again if offered else 0.9)
+    assert len(rescored) == offered
+
+
+def test_weights_are_scored_as_they_are(pair: Pair) -> None:
+    """Those of a model beside the newest ones, which stay."""
+    settings = tiny()
+    data = TrainingData([pair], 2, settings.validation)
+    plan = make_plan(data, settings, "cpu", None)
+    learner = Learner(data, plan, settings, torch.device("cpu"))
+    before, first = learner.weights(), learner.score()
+    for _ in range(20):
+        learner.step(1.0)
+    newest = learner.weights()
+    assert first is not None
+    assert learner.score(before) == first
+    assert learner.score() != first
+    assert all(torch.equal(newest[n], t) for n, t in learner.weights().items())
 
 
 def unfit_labels(pair: Pair, how: str) -> Pair:

@@ -271,9 +271,13 @@ class Learner:
         self.patch = smaller
         return f"Not enough memory: going on with patches of {' × '.join(map(str, smaller))}."
 
-    def score(self) -> Scores | None:
-        """Scores of the averaged weights on the validation blocks, None without any."""
-        return self.validator.score(self.averaged, self.shares)
+    def score(self, weights: Weights | None = None) -> Scores | None:
+        """Scores of these weights, or of the averaged ones, on the validation blocks if any."""
+        network = self.averaged
+        if weights is not None:
+            network = copy.deepcopy(network)
+            network.load_state_dict(weights)
+        return self.validator.score(network, self.shares)
 
 
 @contextmanager

@@ -152,10 +152,12 @@ class Progress:
         self.reason = f"a step failed ({line.rstrip('.')}), and what was learned before is kept"
         self.steps_since_epoch = 0
 
-    def forget_scores(self) -> None:
-        """Newer annotations came: earlier scores cannot be compared with coming ones."""
+    def renew(self, learner: Learner) -> None:
+        """Newer annotations came: the best weights are scored on these, as coming ones will be."""
         if self.best is not None:
-            self.best = Best(self.best.weights, None)
+            self.best = Best(self.best.weights, scores := learner.score(self.best.weights))
+            if scores is not None:
+                self.level = self.record = scores.soft_dice
         self.without_gain = 0
 
     def done(self, *, stopped: bool) -> TrainingDone:

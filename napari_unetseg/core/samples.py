@@ -480,13 +480,13 @@ def _check_classes(found: Classes, wanted: Classes) -> None:
         raise TrainingError(f"Only {name} is labelled; paint some strokes on {other} too.")
     if unknown := sorted(set(found.numbers) - set(wanted.numbers)):
         raise TrainingError(
-            f"The labels hold {_numbers(unknown)}, but the model to go on from knows "
-            f"{_numbers(wanted.numbers)}; train a new model for other structures."
+            f"The labels hold {_numbers(unknown)}, but this training began with "
+            f"{_numbers(wanted.numbers)}; train again to learn it too."
         )
     if missing := sorted(set(wanted.numbers) - set(found.numbers)):
         raise TrainingError(
-            f"The model to go on from knows {_numbers(wanted.numbers)}, but nothing is labelled as "
-            f"{_numbers(missing)}; paint some of it, or train a new model."
+            f"This training began with {_numbers(wanted.numbers)}, but nothing is labelled as "
+            f"{_numbers(missing)} any more; paint some of it, or train again."
         )
 
 

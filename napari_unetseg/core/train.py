@@ -230,8 +230,9 @@ class _Run:
         self.failures = 0
 
     def renew(self) -> Generator[Event, None, None]:
-        """Take newer annotations, if there are any."""
-        if not (newer := self.control.take_pairs()):
+        """Take newer annotations, if there are any and training goes on."""
+        over = self.progress.over or self.control.stopped
+        if over or not (newer := self.control.take_pairs()):
             return
         try:
             self.data = self.data.renewed(newer)
@@ -239,7 +240,11 @@ class _Run:
             yield Notice(f"Training goes on with the earlier annotations: {error}")
         else:
             self.learner.use(self.data)
-            self.progress.forget_scores()
+            self.progress.renew(self.learner)
+            voxels = self.data.train_voxels + self.data.validation_voxels
+            yield Notice(
+                f"Training goes on with what was painted meanwhile: {voxels:,} labelled pixels."
+            )
 
     def end(self) -> Generator[Event, None, Model]:
         """Say why it ended; return the best model."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from napari_unetseg.core.config import PredictSettings, TrainSettings
 from napari_unetseg.core.control import Control
@@ -25,13 +24,13 @@ from napari_unetseg.core.events import (
     TrainingDone,
 )
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.core.samples import Pair
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences, work
 from napari_unetseg.gui.grids import count_labels
 from napari_unetseg.gui.jobs import Job, Runner, Work
 from napari_unetseg.gui.live import MaskBegins
 from napari_unetseg.gui.masks import Masks
+from napari_unetseg.gui.newer import Pairs, gather, same
 from napari_unetseg.gui.preferences import Preferences, cores
 from napari_unetseg.gui.session import (
     JobKind,
@@ -40,7 +39,6 @@ from napari_unetseg.gui.session import (
     ModelEntry,
     Point,
     Session,
-    Source,
 )
 
 if TYPE_CHECKING:
@@ -92,6 +90,7 @@ class Controller(Masks):
         self._models = 0
         self._flushed = self._counted = 0.0
         self._noticed: list[str] = []
+        self._offered: Pairs = ()
         self._went_wrong = False
         settings = TrainSettings(device=self.preferences.device)
         super().__init__(viewer, session or Session(settings=settings))
@@ -102,9 +101,8 @@ class Controller(Masks):
         """Train on all sources; the newest model is gone on from where it fits."""
         with self.refusing():
             self._check_free()
-            used = [s for s in self.session.sources if s.used]
-            pairs = [pair for s in used if not s.on_disk and (pair := self._pair(s))]
-            folders = [s for s in used if s.on_disk]
+            pairs = self._offered = gather(self.session.sources, self.predictions)()
+            folders = [s for s in self.session.sources if s.used and s.on_disk]
             if not pairs and not folders:
                 raise UserError(
                     sentences.NO_IMAGE if self.session.image is None else sentences.NO_LABELS
@@ -121,18 +119,6 @@ class Controller(Masks):
             self.session.curve, self.session.result = (), ""
             self._went_wrong = False
             self._start(JobKind.TRAIN, "Preparing", job, self._on_trained)
-
-    def _pair(self, source: Source) -> Pair | None:
-        """Snapshots of labels and corrections; corrections alone train too."""
-        prediction = self.predictions.get(source.image)
-        corrections = prediction.corrections() if prediction else None
-        if source.labels is None and corrections is None:
-            return None
-        stack = napari_layers.stack_of(source.image, source.channels)
-        if source.labels is None:
-            nothing = np.broadcast_to(np.uint8(0), stack.grid_shape)
-            return Pair(stack, nothing, LabelKind.STROKES, corrections)
-        return Pair(stack, napari_layers.snapshot(source.labels), source.kind, corrections)
 
     def stop(self) -> None:
         """End the running job after its current step; what was learned is kept."""
@@ -428,6 +414,7 @@ class Controller(Masks):
         if self.labels_changed and now - self._counted > COUNT_SECONDS:
             self.labels_changed, self._counted = False, now
             self._count()
+            self._offer()
 
     def _threads(self, *, resting: bool) -> int:
         fixed = self.session.settings.threads or self.preferences.threads
@@ -446,6 +433,25 @@ class Controller(Masks):
             return counts, prediction.count_corrections() if prediction else 0
 
         self.runner.ask(ask, partial(self._on_counted, labels, kind, size))
+
+    def _offer(self) -> None:
+        """Hand what was painted meanwhile to the training that goes on."""
+        job, before = self.session.job, self._offered
+        if job is None or job.kind is not JobKind.TRAIN:
+            return
+        with suppress(UserError):
+            copies = gather(self.session.sources, self.predictions)
+
+            def ask() -> Pairs:
+                newer = copies()
+                return () if same(newer, before) else newer
+
+            self.runner.ask(ask, partial(self._on_copied, job.id))
+
+    def _on_copied(self, number: int, newer: Pairs) -> None:
+        if newer and self._current(number):
+            self._offered = newer
+            self._control.offer_pairs(newer)
 
     def _on_counted(
         self, labels: Any, kind: LabelKind, size: int, answer: tuple[dict[int, int], int]

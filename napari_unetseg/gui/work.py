@@ -56,7 +56,7 @@ class TrainWork:
     Attributes
     ----------
     pairs
-        Snapshots of what is in layers.
+        Snapshots of what is in layers; newer ones may come through the control.
     folders
         Sources on disk, opened in the worker.
     settings, structures
@@ -78,9 +78,11 @@ class TrainWork:
         """Yield the events of the training, and masks between them; return the model."""
         from napari_unetseg.core.train import train_events
 
-        pairs = list(self.pairs)
+        others: list[Pair] = []
         for source in self.folders:
-            pairs += yield from _open_folder(source)
+            others += yield from _open_folder(source)
+        control.add_pairs(tuple(others))
+        pairs = [*self.pairs, *others]
         init = self.model
         if init is not None and (reason := _misfit(init, self.settings)):
             yield Notice(f"A new model begins: {reason}.")

@@ -432,6 +432,63 @@ def test_volumes_train_and_predict() -> None:
     assert "no Z axis" in controller.session.message.text
 
 
+@pytest.mark.parametrize("where", ["strokes", "prediction", "nowhere"])
+def test_what_is_painted_while_it_trains_is_learned_from(
+    controller: Controller, said: list[str], where: str
+) -> None:
+    """Once, from the next epoch on, and without pressing Train again."""
+    controller.session.change_settings(steps=60)
+    labels = controller.session.training[0].labels
+    rows, columns = np.repeat([4, 5], SIDE), np.tile(np.arange(SIDE), 2)
+    corrected: list[int] = []
+
+    def paint(job: Any) -> None:
+        if job is None or not job.text.startswith("Step") or job.stopping:
+            return
+        if where == "strokes":
+            labels.data_setitem((rows, columns), BRUSH)
+        elif where == "prediction" and controller.prediction is not None and not corrected:
+            layer = controller.prediction.layer
+            assert layer is not None
+            corrected.append(int((layer.data[rows, columns] != 1).sum()))
+            layer.data_setitem((rows, columns), 1)
+        count(controller)
+
+    controller.session.events.job.connect(paint)
+    controller.train()
+    assert controller.session.entry is not None
+    record = controller.session.entry.model.history[-1]
+    more = {"strokes": 2 * SIDE, "prediction": sum(corrected), "nowhere": 0}[where]
+    assert more or where == "nowhere"
+    assert record.labelled_voxels == 300 + more
+    told = [text for text in said if "painted meanwhile" in text]
+    assert len(told) == (where != "nowhere")
+    assert all(f"{300 + more} labelled pixels" in text for text in told)
+
+
+def test_folders_are_trained_on_further_when_something_is_painted(
+    controller: Controller, tmp_path: Path
+) -> None:
+    for folder, data in (("images", squares()), ("masks", (squares() > 100) * np.uint8(255))):
+        (tmp_path / folder).mkdir()
+        tifffile.imwrite(tmp_path / folder / "a.tif", data)
+    controller.add_folders(tmp_path / "images", tmp_path / "masks", LabelKind.FULL)
+    controller.session.change_settings(steps=150)
+    labels = controller.session.training[0].labels
+
+    def paint(job: Any) -> None:
+        if job is not None and job.text.startswith("Step") and not labels.data[4].any():
+            labels.data_setitem((np.full(SIDE, 4), np.arange(SIDE)), BRUSH)
+            count(controller)
+
+    controller.session.events.job.connect(paint)
+    controller.train()
+    assert controller.session.entry is not None
+    record = controller.session.entry.model.history[-1]
+    assert [i.name for i in record.images] == ["squares", "a"]
+    assert record.labelled_voxels == 300 + SIDE + SIDE**2
+
+
 def test_corrections_alone_train(
     controller: Controller, model_viewer: ViewerModel, tmp_path: Path
 ) -> None:

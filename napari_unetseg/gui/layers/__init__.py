@@ -5,6 +5,7 @@ from __future__ import annotations
 from napari_unetseg.gui.layers.annotation import (
     activate_brush,
     add_tidied,
+    copy_of,
     declared_kind,
     is_declared,
     is_ours,
@@ -23,6 +24,7 @@ __all__ = [
     "Prediction",
     "activate_brush",
     "add_tidied",
+    "copy_of",
     "data_of",
     "declared_kind",
     "is_declared",

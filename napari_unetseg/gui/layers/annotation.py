@@ -119,13 +119,17 @@ def activate_brush(viewer: ViewerModel, layer: Labels, number: int) -> None:
 
 
 def snapshot(layer: Labels) -> Any:
-    """A copy of the labels that later painting does not touch.
+    """A copy of the labels that later painting does not touch; see `copy_of`."""
+    return copy_of(level0(layer))
+
+
+def copy_of(data: Any) -> Any:
+    """A copy of a layer's data that later painting does not touch; any thread may make it.
 
     Lazy arrays (dask, zarr) are read by the job, chunk by chunk; they are not what people paint on.
     Of arrays only the planes with something in them are copied, so that a mostly empty stack
     costs little.
     """
-    data = level0(layer)
     if not isinstance(data, np.ndarray):
         return data
     copy = np.zeros(data.shape, data.dtype)

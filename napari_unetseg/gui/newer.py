@@ -1,0 +1,63 @@
+"""What layers hold to train on: gathered by the GUI thread, copied and compared by any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_unetseg.core.labels import LabelKind
+from napari_unetseg.core.samples import Pair
+from napari_unetseg.gui import layers as napari_layers
+
+if TYPE_CHECKING:
+    from napari_unetseg.gui.session import Source
+
+__all__ = ["Pairs", "gather", "same"]
+
+Pairs = tuple[Pair, ...]
+
+
+def gather(
+    sources: Sequence[Source], predictions: Mapping[Any, napari_layers.Prediction]
+) -> Callable[[], Pairs]:
+    """Look at layers now; what is returned copies their labels and corrections when it is called.
+
+    Sources without labels and corrections, unused ones and those on disk are left out.
+    """
+    copies = [_copier(s, predictions.get(s.image)) for s in sources if s.used and not s.on_disk]
+    return lambda: tuple(pair for copy in copies if (pair := copy()) is not None)
+
+
+def _copier(
+    source: Source, prediction: napari_layers.Prediction | None
+) -> Callable[[], Pair | None]:
+    labels = None if source.labels is None else napari_layers.data_of(source.labels)
+    stack = napari_layers.stack_of(source.image, source.channels)
+
+    def copy() -> Pair | None:
+        corrections = prediction.corrections() if prediction else None
+        if labels is not None:
+            return Pair(stack, napari_layers.copy_of(labels), source.kind, corrections)
+        if corrections is None:
+            return None
+        nothing = np.broadcast_to(np.uint8(0), stack.grid_shape)
+        return Pair(stack, nothing, LabelKind.STROKES, corrections)
+
+    return copy
+
+
+def same(these: Pairs, those: Pairs) -> bool:
+    """Whether both are the same labels and corrections, image by image."""
+    return len(these) == len(those) and all(
+        a.kind == b.kind and _equal(a.labels, b.labels) and _equal(a.corrections, b.corrections)
+        for a, b in zip(these, those, strict=True)
+    )
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    arrays = isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
+    return arrays and np.array_equal(a, b)
