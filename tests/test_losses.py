@@ -263,3 +263,22 @@ def test_edge_loss_is_the_mean_over_pairs() -> None:
                 differ = 1 - float((shares[:, *here] * shares[:, *there]).sum())
                 costs.append(0.0 if both else math.exp(-far / contrast) * differ)
     assert found == pytest.approx(sum(costs) / len(costs), rel=1e-4)
+
+
+@pytest.mark.parametrize("channels", [1, 40])
+def test_edge_loss_of_much_looks_at_a_part(monkeypatch: pytest.MonkeyPatch, channels: int) -> None:
+    """What it compares has a limit, and what it says is that of the whole on average."""
+    torch.manual_seed(0)
+    image, logits = torch.rand(2, 1, 64, 64), torch.randn(2, channels, 64, 64)
+    target = torch.full((2, 64, 64), IGNORE, dtype=torch.uint8)
+    whole = float(edge_loss(image, logits, target))
+    limit = losses.PAIRINGS * channels * target.numel() // 4
+    monkeypatch.setattr(losses, "MOST_NUMBERS", limit)
+    sizes: list[int] = []
+    moved = losses._moved
+    monkeypatch.setattr(
+        losses, "_moved", lambda x, *how: sizes.append(moved(x, *how).numel()) or moved(x, *how)
+    )
+    parts = [float(edge_loss(image, logits, target)) for _ in range(20)]
+    assert limit / 2 < max(sizes) <= limit
+    assert sum(parts) / 20 == pytest.approx(whole, rel=0.02)

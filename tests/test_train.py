@@ -526,7 +526,7 @@ def test_a_model_that_got_no_better_keeps_its_weights(pair: Pair) -> None:
     assert model.id == good.id
     assert len(model.history) == 2
     (done,) = of_kind(events, TrainingDone)
-    assert "Nothing scored better" in done.reason
+    assert "Nothing scored steadily better" in done.reason
     assert done.scores is not None
     assert done.scores == model.scores
 
@@ -622,6 +622,40 @@ def test_scores_on_older_annotations_are_not_compared(
     assert model.scores is not None
     assert model.scores.mean_dice == (0.5 if better else again if offered else 0.9)
     assert len(rescored) == offered
+
+
+def test_the_score_that_decides_goes_by_what_classes_cover(pair: Pair) -> None:
+    """As many strokes of both classes; one of them is thought to be rare."""
+    settings = tiny()
+    data = TrainingData([pair], 2, settings.validation)
+    plan = make_plan(data, settings, "cpu", None)
+
+    def score(shares: tuple[float, ...] | None) -> Scores:
+        learner = Learner(data, plan, settings, torch.device("cpu"), shares=shares)
+        found = learner.score()
+        assert found is not None
+        return found
+
+    plain, rare = score(None), score((0.99, 0.01))
+    assert plain.dice == rare.dice
+    assert rare.soft_dice < plain.soft_dice - 0.05
+    assert score((0.99, 0.01)) == rare
+
+
+def test_an_epoch_whose_score_is_no_number_changes_nothing(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = iter([0.1, 0.5, math.nan, 0.9])
+
+    def score(self: Learner) -> Scores:
+        mark = next(marks)
+        return Scores(("structure 1",), (1,), (mark,), (mark,), 99, 9, mark)
+
+    monkeypatch.setattr(Learner, "score", score)
+    model, events = run_training([pair], tiny(epochs=3))
+    assert [e.best for e in of_kind(events, EpochDone)] == [True, False, True]
+    assert model.scores is not None
+    assert model.scores.dice == (0.9,)
 
 
 def test_weights_are_scored_as_they_are(pair: Pair) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ REACH, NEAR = 5, 3.0
 """Largest distance of two voxels that are compared, and the scale on which it counts, in voxels."""
 PAIRINGS = 12
 """Directions and distances that a step compares, drawn anew for each."""
+MOST_NUMBERS = 2**24
+"""Probabilities, or intensities, that a step compares at most: 64 MiB in each of a few arrays."""
 
 
 def class_weights(voxels: Tensor, shares: Tensor | None = None) -> Tensor:
@@ -111,8 +114,9 @@ def edge_loss(image: Tensor, logits: Tensor, target: Tensor) -> Tensor:
     https://doi.org/10.1109/ICCV.2001.937505) as a loss, as Tang et al. 2018
     (https://arxiv.org/abs/1803.09569) and Obukhov et al. 2019 (https://arxiv.org/abs/1906.04651)
     train from scribbles. What looks alike is measured by the mean contrast of neighbours in each
-    sample. Pairs of two labelled voxels do not count. Two voxels that look alike also cost where
-    the network cannot decide, so that it becomes surer of itself away from the strokes.
+    sample. Every pair counts alike; pairs of two labelled voxels cost nothing. Two voxels that look
+    alike also cost where the network cannot decide, so that it becomes surer of itself away from
+    the strokes.
 
     Parameters
     ----------
@@ -129,16 +133,32 @@ def edge_loss(image: Tensor, logits: Tensor, target: Tensor) -> Tensor:
         A number from 0 to 1.
     """
     shares = _shares(logits.float())
+    sharpness = -1 / _contrast(image).clamp(min=1e-6)
+    image, shares, target = _less(image, shares, target)
     steps = _steps()
     with torch.no_grad():
         far = (_moved(image, steps, math.inf) - image).square_().sum(2)
-        alike = far.div_(-_contrast(image).clamp(min=1e-6)).exp_()  # 0 beyond the sample
+        alike = far.mul_(sharpness).exp_()  # 0 beyond the sample
         unknown = target == IGNORE
         alike *= _moved(unknown, steps, False) | unknown
     losses = alike * _differ(shares, _moved(shares, steps, 0.0))
     height, width = target.shape[-2:]
     pairs = sum(max(0, height - y) * max(0, width - abs(x)) for y, x in steps)
     return losses.sum() / max(1, pairs * target[..., 0, 0].numel())
+
+
+def _less(image: Tensor, shares: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A random part of the plane, where all of it would take too much memory."""
+    numbers = PAIRINGS * max(image.shape[1], shares.shape[1]) * target.numel()
+    if numbers <= MOST_NUMBERS:
+        return image, shares, target
+    part: list[Any] = [...]
+    for size in target.shape[-2:]:
+        edge = min(size, max(2 * REACH, int(size * math.sqrt(MOST_NUMBERS / numbers))))
+        start = int(torch.randint(size - edge + 1, ()))
+        part.append(slice(start, start + edge))
+    index = tuple(part)
+    return image[index], shares[index], target[index]
 
 
 def _moved(x: Tensor, steps: Sequence[tuple[int, int]], beyond: float) -> Tensor:

@@ -18,8 +18,8 @@ class Scores:
     """Dice and IoU of each structure over pooled voxels; NaN for one that occurs nowhere.
 
     ``voxels`` labelled voxels were compared, in ``blocks`` validation blocks. ``soft_dice`` is the
-    Dice of the probabilities (mean over all classes), where they were at hand: it still tells
-    models apart when every stroke is already on the right side.
+    Dice of the probabilities (`soft_dice_of`), where they were at hand: it still tells models
+    apart when every stroke is already on the right side.
     """
 
     names: tuple[str, ...]

@@ -136,7 +136,7 @@ class Progress:
         that scores lower than what the training began with. What has no score never replaces what
         has one.
         """
-        if scores is None:
+        if scores is None or math.isnan(scores.soft_dice):
             return -math.inf if self.best is not None and self.best.scores else math.inf
         if self.best is None or self.best.scores is None:
             self.level = self.record = scores.soft_dice
@@ -168,7 +168,7 @@ class Progress:
         scores = self.best.scores if self.best else None
         text = f"Training ended after {self.steps} steps: {reason}."
         if self.best is not None and self.best.weights is self.initial:
-            text += " Nothing scored better than the model it went on from, whose weights are kept."
+            text += " Nothing scored steadily better than the model it went on from, which is kept."
         return TrainingDone(text, scores, self.epochs, self.steps, self.seconds)
 
 
