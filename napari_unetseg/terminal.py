@@ -14,7 +14,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from napari_unetseg.core.events import EpochDone, Event, Notice, Prepared, StepDone, TilePredicted
+from napari_unetseg.core.events import (
+    EpochDone,
+    Event,
+    Improved,
+    Notice,
+    Prepared,
+    StepDone,
+    TilePredicted,
+)
 
 if TYPE_CHECKING:
     from napari_unetseg.core.control import Control
@@ -120,6 +128,8 @@ class Meter:
             self._line(event.text)
         elif isinstance(event, Prepared):
             self._line(_plan(event))
+        elif isinstance(event, Improved):
+            self._first_answer(event)
         elif isinstance(event, StepDone):
             self._step(event)
         elif isinstance(event, EpochDone):
@@ -129,6 +139,11 @@ class Meter:
             self._now_and_then(f"epoch {event.epoch}, step {event.step}: {self._scores}")
         elif isinstance(event, TilePredicted):
             self._move(event.done / event.total, f"{event.done} of {event.total} tiles")
+
+    def _first_answer(self, event: Improved) -> None:
+        """Its score, which no epoch tells."""
+        if event.scores is not None and not event.model.history[-1].curve:
+            self._line(f"first answer, step 0: Dice {event.scores.mean_dice:.3f}")
 
     def _step(self, event: StepDone) -> None:
         left = event.remaining

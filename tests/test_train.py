@@ -281,6 +281,24 @@ def test_the_best_weights_are_returned(pair: Pair, monkeypatch: pytest.MonkeyPat
     assert any(not torch.equal(seen[3][n], seen[4][n]) for n in seen[3])
 
 
+def test_it_is_said_that_the_first_answer_was_kept(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = iter([0.9, 0.1, 0.2])
+
+    def score(self: Learner) -> Scores:
+        mark = next(marks)
+        return Scores(("structure 1",), (1,), (mark,), (mark,), 99, 9, mark)
+
+    monkeypatch.setattr(Learner, "score", score)
+    model, events = run_training([pair], tiny(epochs=2))
+    assert [e.best for e in of_kind(events, EpochDone)] == [False, False]
+    (done,) = of_kind(events, TrainingDone)
+    assert "better than the first answer, from before the first step, which is kept" in done.reason
+    first = of_kind(events, Improved)[0].model
+    assert all(torch.equal(first.weights[n], t) for n, t in model.weights.items())
+
+
 def test_a_lucky_score_does_not_hold_back_what_is_steadily_better(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,7 +119,8 @@ def check_values(
         others = ", ".join(str(v) for v in sorted(found - {BRUSH})[:5])
         raise UserError(
             f"{name} are a full mask that holds 255 beside {others}; say what 255 means: "
-            "'--ignore 255' for voxels without a label, or '--labels strokes' for background."
+            "'--labels strokes' for strokes with a background brush, or '--ignore 255' for voxels "
+            "of a full mask without a label."
         )
 
 

@@ -53,6 +53,7 @@ class Progress:
         self.best: Best | None = None
         self.level = self.record = math.nan
         self.initial = self.safe_weights = initial
+        self.beginning = "model it went on from"
         self.reason = ""
 
     @property
@@ -94,7 +95,8 @@ class Progress:
 
     def answer(self, learner: Learner) -> Best:
         """Score and keep the answer that was found without a step."""
-        self.safe_weights = learner.weights()
+        self.initial = self.safe_weights = learner.weights()
+        self.beginning = "first answer, from before the first step"
         self.best = Best(self.safe_weights, scores := learner.score())
         if scores is not None:
             self.level = self.record = scores.soft_dice
@@ -167,8 +169,8 @@ class Progress:
             reason = "you stopped it"
         scores = self.best.scores if self.best else None
         text = f"Training ended after {self.steps} steps: {reason}."
-        if self.best is not None and self.best.weights is self.initial:
-            text += " Nothing scored steadily better than the model it went on from, which is kept."
+        if self.epochs and self.best is not None and self.best.weights is self.initial:
+            text += f" Nothing scored steadily better than the {self.beginning}, which is kept."
         return TrainingDone(text, scores, self.epochs, self.steps, self.seconds)
 
 
