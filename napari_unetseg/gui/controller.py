@@ -414,7 +414,6 @@ class Controller(Masks):
         if self.labels_changed and now - self._counted > COUNT_SECONDS:
             self.labels_changed, self._counted = False, now
             self._count()
-            self._offer()
 
     def _threads(self, *, resting: bool) -> int:
         fixed = self.session.settings.threads or self.preferences.threads
@@ -428,35 +427,36 @@ class Controller(Masks):
 
         size = 0 if data is None else math.prod(data.shape)
 
-        def ask() -> tuple[dict[int, int], int]:
+        newer = self._newer()
+
+        def ask() -> tuple[dict[int, int], int, Pairs]:
             counts = {} if data is None else count_labels(data)
-            return counts, prediction.count_corrections() if prediction else 0
+            return counts, prediction.count_corrections() if prediction else 0, newer()
 
-        self.runner.ask(ask, partial(self._on_counted, labels, kind, size))
+        job = self.session.job.id if self.session.job else 0
+        self.runner.ask(ask, partial(self._on_counted, labels, kind, size, job))
 
-    def _offer(self) -> None:
-        """Hand what was painted meanwhile to the training that goes on."""
+    def _newer(self) -> Callable[[], Pairs]:
+        """What was painted since a training began that goes on; asked beside the window."""
         job, before = self.session.job, self._offered
-        if job is None or job.kind is not JobKind.TRAIN:
-            return
-        with suppress(UserError):
-            copies = gather(self.session.sources, self.predictions)
-
-            def ask() -> Pairs:
-                newer = copies()
-                return () if same(newer, before) else newer
-
-            self.runner.ask(ask, partial(self._on_copied, job.id))
-
-    def _on_copied(self, number: int, newer: Pairs) -> None:
-        if newer and self._current(number):
-            self._offered = newer
-            self._control.offer_pairs(newer)
+        if job is not None and job.kind is JobKind.TRAIN:
+            with suppress(UserError):
+                copies = gather(self.session.sources, self.predictions)
+                return lambda: () if same(now := copies(), before) else now
+        return lambda: ()
 
     def _on_counted(
-        self, labels: Any, kind: LabelKind, size: int, answer: tuple[dict[int, int], int]
+        self,
+        labels: Any,
+        kind: LabelKind,
+        size: int,
+        job: int,
+        answer: tuple[dict[int, int], int, Pairs],
     ) -> None:
-        counts, self.session.corrected = answer
+        counts, self.session.corrected, newer = answer
+        if newer and self._current(job):
+            self._offered = newer
+            self._control.offer_pairs(newer)
         if labels is not None:
             if labels is self._guessed:
                 kind = self._guess_again(counts, size) or kind

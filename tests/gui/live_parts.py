@@ -54,6 +54,7 @@ class Puppet:
     def __init__(self) -> None:
         self._orders: queue.SimpleQueue[Improved | Exception] = queue.SimpleQueue()
         self._made = 0
+        self.offered: list[tuple[Pair, ...]] = []
         self._first = constant(0)  # made by the real training, before this takes its place
 
     def improve(self, number: int, dice: float | None = None) -> Model:
@@ -73,6 +74,8 @@ class Puppet:
         yield Prepared(0, 5, 10, 100, 50, 14, "cpu", 99, (32, 32), 2, CHOICES)
         while not control.stopped:
             step += 1
+            if newer := control.take_pairs():
+                self.offered.append(newer)
             yield StepDone(step, 0, 0.5, 0.01 * step, None)
             try:
                 order = self._orders.get(timeout=0.01)

@@ -100,6 +100,37 @@ def test_the_real_training_shows_its_masks(painted: Window, endless: threading.E
     stop(painted)
 
 
+def test_what_is_painted_meanwhile_is_counted_and_offered_once(
+    painted: Window, puppet: Puppet
+) -> None:
+    """Strokes and corrections; scrolling or a new mask offers nothing."""
+    painted.viewer.reset_view()
+    labels = painted.session.training[0].labels
+    painted.wait(lambda: bool(painted.session.counts))
+    before = dict(painted.session.counts)
+    layer = start(painted, puppet)
+    assert not puppet.offered
+    painted.viewer.layers.selection.active = labels
+    painted.click(painted.dock.annotate.brushes.row_of(BRUSH))
+    painted.draw((4, 6), (4, 50))
+    painted.wait(lambda: bool(puppet.offered) and painted.session.counts[BRUSH] > before[BRUSH])
+    np.testing.assert_array_equal(puppet.offered[-1][0].labels, labels.data)
+    assert puppet.offered[-1][0].corrections is None
+    count = len(puppet.offered)
+    puppet.improve(1, 0.95)
+    painted.wait(lambda: "0.95" in painted.dock.train.result.text())
+    painted.viewer.layers.selection.active = layer
+    painted.click(painted.dock.annotate.brushes.row_of(BRUSH))
+    painted.draw((30, 10), (30, 50))
+    painted.wait(lambda: len(puppet.offered) > count and painted.session.corrected > 0)
+    corrections = puppet.offered[-1][0].corrections
+    assert corrections is not None
+    assert {0, BRUSH} == set(np.unique(corrections))
+    assert int((corrections == BRUSH).sum()) == painted.session.corrected
+    assert len(puppet.offered) <= count + 3  # the stroke may be seen while it is drawn
+    stop(painted)
+
+
 def test_corrections_made_meanwhile_survive_every_mask_and_undo(
     painted: Window, puppet: Puppet
 ) -> None:
