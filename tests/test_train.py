@@ -607,7 +607,7 @@ def test_newer_annotations_are_used_from_the_next_epoch(pair: Pair) -> None:
 
 def test_what_is_offered_goes_with_what_stays(pair: Pair) -> None:
     control, other = Control(), Pair(pair.image, pair.labels)
-    control.add_pairs((other,))
+    control.keep_pairs((other,))
     assert control.take_pairs() is None
     control.offer_pairs((pair,))
     assert control.take_pairs() == (pair, other)

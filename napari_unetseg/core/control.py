@@ -28,7 +28,7 @@ class Control:
         self._lock = threading.Lock()
         self._threads = threads
         self._pairs: tuple[Pair, ...] | None = None
-        self._others: tuple[Pair, ...] = ()
+        self._kept: tuple[Pair, ...] = ()
 
     def stop(self) -> None:
         """Ask the job to end after its current step and to return what it has."""
@@ -55,13 +55,13 @@ class Control:
         with self._lock:
             self._pairs = pairs
 
-    def add_pairs(self, pairs: tuple[Pair, ...]) -> None:
+    def keep_pairs(self, pairs: tuple[Pair, ...]) -> None:
         """Annotations that stay as they are, to go with whatever is offered."""
         with self._lock:
-            self._others = pairs
+            self._kept = pairs
 
     def take_pairs(self) -> tuple[Pair, ...] | None:
         """Newer annotations, once; None when there are none."""
         with self._lock:
             pairs, self._pairs = self._pairs, None
-            return None if pairs is None else (*pairs, *self._others)
+            return None if pairs is None else (*pairs, *self._kept)

@@ -90,17 +90,19 @@ class Progress:
     def begin(self, learner: Learner) -> None:
         """Score the weights that are gone on from: only better ones take their place."""
         if (scores := learner.score()) is not None:
-            self.best = Best(self.initial, scores)
-            self.level = self.record = scores.soft_dice
+            self._begin_from(Best(self.initial, scores))
 
     def answer(self, learner: Learner) -> Best:
         """Score and keep the answer that was found without a step."""
         self.initial = self.safe_weights = learner.weights()
         self.beginning = "first answer, from before the first step"
-        self.best = Best(self.safe_weights, scores := learner.score())
-        if scores is not None:
-            self.level = self.record = scores.soft_dice
-        return self.best
+        return self._begin_from(Best(self.safe_weights, learner.score()))
+
+    def _begin_from(self, best: Best) -> Best:
+        """Compare coming epochs with these weights and their score."""
+        self.best = best
+        self.level = self.record = best.scores.soft_dice if best.scores else math.nan
+        return best
 
     def step(self, loss: float) -> StepDone:
         """Count a step."""
@@ -138,9 +140,10 @@ class Progress:
         that scores lower than what the training began with. What has no score never replaces what
         has one.
         """
+        scored = not math.isnan(self.record)
         if scores is None or math.isnan(scores.soft_dice):
-            return -math.inf if self.best is not None and self.best.scores else math.inf
-        if self.best is None or self.best.scores is None:
+            return -math.inf if scored else math.inf
+        if not scored:
             self.level = self.record = scores.soft_dice
             return math.inf
         self.level = SMOOTH * self.level + (1 - SMOOTH) * scores.soft_dice
@@ -157,9 +160,7 @@ class Progress:
     def renew(self, learner: Learner) -> None:
         """Newer annotations came: the best weights are scored on these, as coming ones will be."""
         if self.best is not None:
-            self.best = Best(self.best.weights, scores := learner.score(self.best.weights))
-            if scores is not None:
-                self.level = self.record = scores.soft_dice
+            self._begin_from(Best(self.best.weights, learner.score(self.best.weights)))
         self.without_gain = 0
 
     def done(self, *, stopped: bool) -> TrainingDone:

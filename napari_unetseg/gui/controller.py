@@ -339,15 +339,21 @@ class Controller(Masks):
 
     def _on_done(self, number: int, on_done: Callable[[Any], None], result: Any) -> None:
         if self._current(number):
-            self.session.job = None
-            self.end_masks()
+            self._end_job()
             on_done(result)
+
+    def _end_job(self) -> None:
+        """Keep no copies of what was trained on."""
+        self.session.job = None
+        self._offered = ()
+        self._control.offer_pairs(())
+        self.end_masks()
 
     def _on_error(self, number: int, error: BaseException) -> None:
         if not self._current(number) or self.session.job is None:
             return
-        kind, self.session.job = self.session.job.kind, None
-        self.end_masks()
+        kind = self.session.job.kind
+        self._end_job()
         level = Level.WARNING if isinstance(error, UserError) else Level.ERROR
         self.session.say(sentences.explain(error, DOING[kind]), level)
 
@@ -426,7 +432,6 @@ class Controller(Masks):
         kind = source.kind if source else LabelKind.STROKES
 
         size = 0 if data is None else math.prod(data.shape)
-
         newer = self._newer()
 
         def ask() -> tuple[dict[int, int], int, Pairs]:

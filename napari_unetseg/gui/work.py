@@ -81,7 +81,7 @@ class TrainWork:
         others: list[Pair] = []
         for source in self.folders:
             others += yield from _open_folder(source)
-        control.add_pairs(tuple(others))
+        control.keep_pairs(tuple(others))
         pairs = [*self.pairs, *others]
         init = self.model
         if init is not None and (reason := _misfit(init, self.settings)):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -571,13 +573,27 @@ def test_the_kind_is_guessed_again_when_all_was_counted() -> None:
     assert controller.session.training[0].kind is LabelKind.FULL
 
 
+@pytest.mark.parametrize("follow", [True, False])
 def test_a_removed_image_is_not_kept_in_memory(
-    controller: Controller, model_viewer: ViewerModel
+    controller: Controller, model_viewer: ViewerModel, follow: bool
 ) -> None:
+    controller.session.follow = follow
+
+    def paint(job: Any) -> None:  # so that newer strokes are offered, after the last epoch too
+        if job is not None and job.text.startswith("Step"):
+            labels.data_setitem((np.array([4]), np.array([int(job.text.split()[1])])), BRUSH)
+            count(controller)
+
+    labels = controller.session.training[0].labels
+    controller.session.events.job.connect(paint)
     controller.train()
-    assert len(controller.predictions) == 1
-    model_viewer.layers.remove(controller.session.image)
+    assert len(controller.predictions) == follow
+    controller.session.events.job.disconnect(paint)
+    pixels = weakref.ref(controller.session.image.data)
+    model_viewer.layers.clear()
     assert not controller.predictions
+    gc.collect()
+    assert pixels() is None
 
 
 @pytest.mark.parametrize(
