@@ -43,7 +43,9 @@ def _network(plan: Plan, settings: TrainSettings) -> Choice:
 
 def _start(learner: Learner, settings: TrainSettings) -> Choice:
     if learner.continued:
-        return Choice("Start", "your model", "training goes on from it", "")
+        held = bool(learner.teacher and learner.teacher.planes)
+        kept = ", and keeps to its mask where nothing is painted" if held else ""
+        return Choice("Start", "your model", f"training goes on from it{kept}", "hold" * held)
     if learner.pretrained:
         return Choice(
             "Start",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from napari_unetseg.core.errors import TrainingError
 from napari_unetseg.core.losses import class_weights, edge_loss, segmentation_loss
 from napari_unetseg.core.native import load_triton_apart
 from napari_unetseg.core.start import HeadFit, measure_norms, pretrained_body
+from napari_unetseg.core.teacher import Teacher
 from napari_unetseg.core.unet import NORMS
 from napari_unetseg.core.validate import Validator
 
@@ -83,6 +84,7 @@ class Learner:
         self.layout = torch.channels_last if last else torch.contiguous_format
         self.network.to(device).to(memory_format=self.layout)
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.teacher: Teacher | None = None
         self.augment = Augmenter(settings.augment, data.dims)
         self.validator = Validator(data, self.network, device)
         self.use(data)
@@ -97,6 +99,19 @@ class Learner:
         self._weigh()
         self.amount = min(1.0, max(LEAST_RATE, math.sqrt(data.train_voxels / MANY_VOXELS)))
         self.caution = self.amount if self.pretrained else 1.0
+        if self.teacher is not None:
+            self.teacher.look_at(data)
+
+    def hold_to(self, weights: Weights, seen: Collection[str]) -> None:
+        """Hold on to what these weights say of images with these fingerprints, or with corrections.
+
+        There the user saw the mask, and painted where it was wrong.
+        """
+        self.teacher = None
+        if self.settings.hold:
+            network = copy.deepcopy(self.averaged)
+            network.load_state_dict(weights)
+            self.teacher = Teacher(network, self.data, seen)
 
     def _weigh(self) -> None:
         """Weigh the classes by what is labelled and by what they are thought to cover."""
@@ -183,12 +198,15 @@ class Learner:
             group["lr"] = self.settings.learning_rate * rate * self.damping * self.caution
         self._set_mode()
         with seeded(self.settings.seed, self.steps, self.device):
-            images, targets = self._draw()
+            images, targets, held = self._draw()
             images = images.to(self.device, memory_format=self.layout)
             targets = targets.to(self.device)
             with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
                 logits = self.network(images)
             loss = segmentation_loss(logits, targets, self.class_weights, dice=self.settings.dice)
+            if self.teacher is not None and held.any():
+                held = held.to(self.device)
+                loss = loss + self.settings.hold * self.teacher.loss(images, logits, targets, held)
             if weight := self.border_weight * self._knowing():
                 loss = loss + weight * edge_loss(images, logits, targets)
         value = float(loss.detach())
@@ -214,24 +232,26 @@ class Learner:
         """From 0 to 1: a network that knows nothing yet would say one class of everything."""
         return 1.0 if self.knows else min(1.0, self.steps / KNOWING)
 
-    def _draw(self) -> tuple[Tensor, Tensor]:
-        """A batch (N, C, *patch) and its targets (N, *patch)."""
+    def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
+        """A batch (N, C, *patch), its targets (N, *patch), and which are held to the teacher."""
         rng = np.random.default_rng([self.settings.seed, self.steps])
         factor = margin(self.settings.augment)
         cut = (*self.patch[:-2], *(math.ceil(p * factor) for p in self.patch[-2:]))
-        images, targets = [], []
+        images, targets, held = [], [], []
         for _ in range(self.batch):
-            image, target = self.data.draw(cut, rng, self.patch)
+            anywhere = self.teacher.pick(rng) if self.teacher else None
+            plane, anchor = anywhere or self.data.pick(rng)
+            image, target = self.data.cut(plane, anchor, cut, rng, self.patch)
             x, y = self.augment(torch.from_numpy(image), torch.from_numpy(target), self.patch)
             images.append(x)
             targets.append(y)
-        return torch.stack(images), torch.stack(targets)
+            held.append(self.teacher is not None and self.teacher.knows(plane))
+        return torch.stack(images), torch.stack(targets), torch.tensor(held)
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Move the averaged weights towards the newest ones; a new network's faster at first."""
-        early = 1.0 if self.continued else self.steps / (self.steps + 10)
-        keep = min(AVERAGE, early) if self.settings.average else 0.0
+        """Move the averaged weights towards the newest ones, faster at first."""
+        keep = min(AVERAGE, self.steps / (self.steps + 10)) if self.settings.average else 0.0
         newest = self.network.state_dict()
         for name, value in self.averaged.state_dict().items():
             if value.is_floating_point():

@@ -388,10 +388,24 @@ class TrainingData:
         target
             (*size,) uint8 class indices, `IGNORE` where nothing is labelled or beyond the image.
         """
+        return self.cut(*self.pick(rng), size, rng, core)
+
+    def pick(self, rng: np.random.Generator) -> tuple[Plane, int]:
+        """Pick a labelled voxel, of every class as often: its plane and flat index."""
         number = int(rng.choice(np.flatnonzero(self.counts)))
         weights = np.array([p.counts[number] for p in self.planes], float)
         plane = self.planes[int(rng.choice(len(self.planes), p=weights / weights.sum()))]
-        anchor = int(rng.choice(plane.anchors[number]))
+        return plane, int(rng.choice(plane.anchors[number]))
+
+    def cut(
+        self,
+        plane: Plane,
+        anchor: int,
+        size: tuple[int, ...],
+        rng: np.random.Generator,
+        core: tuple[int, ...] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Cut a sample around the voxel of that flat index; see `draw`."""
         shape = plane.train.shape
         center = np.unravel_index(anchor, shape)
         region, pads = [], []

@@ -126,6 +126,9 @@ class _Run:
         shares = init.history[-1].shares if init and init.history and not self.adapted else None
         self.learner = Learner(self.data, self.plan, settings, self.device, weights, shares)
         self.progress = Progress(self.plan, settings, self.learner.weights())
+        if init and not self.adapted:
+            seen = {image.fingerprint for record in init.history for image in record.images}
+            self.learner.hold_to(self.progress.initial, seen)
         self.failures = 0
 
     def begin(self) -> Generator[Event, None, None]:

@@ -36,6 +36,7 @@ TIPS = {
     "dice": "Add a soft Dice loss to the cross-entropy.",
     "balance": "Weigh classes by the root of what they cover, however many pixels were painted.",
     "borders": "How strongly borders are drawn to edges of the image where nothing is painted.",
+    "hold": "How strongly a model that goes on keeps to its mask where nothing was painted.",
     "average": "Keep an exponential average of the weights.",
     "patch": "Edge of a training patch in pixels.",
     "batch": "Patches of a step.",

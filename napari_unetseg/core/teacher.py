@@ -1,0 +1,117 @@
+"""What an earlier model said, kept up where its mask was seen and nothing was painted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from napari_unetseg.core.labels import IGNORE
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.samples import Plane, TrainingData
+    from napari_unetseg.core.unet import UNet
+
+__all__ = ["Teacher", "distillation_loss"]
+
+NEAR = 8
+"""Voxels along Y and X around a wrong one within which the teacher is not believed."""
+
+ANYWHERE = 0.25
+"""Share of the samples that come from anywhere in what was seen, not from around labels: what was
+painted in one corner must not change another."""
+
+
+class Teacher:
+    """A network that stands still, and the images of which its mask was seen.
+
+    People paint where a mask is wrong. A network that learns from these strokes alone takes them
+    for what the image looks like everywhere; here it learns beside them what the earlier one said
+    of the rest (learning without forgetting, Li and Hoiem 2016, https://arxiv.org/abs/1606.09282).
+
+    Parameters
+    ----------
+    network
+        The earlier network; it is copied.
+    data
+        What is trained on.
+    seen
+        Fingerprints of images that the network was trained on. Corrections say too that its mask
+        was seen.
+    """
+
+    def __init__(self, network: UNet, data: TrainingData, seen: Collection[str]) -> None:
+        self.network = network.folded().requires_grad_(False)
+        self.seen = seen
+        self.look_at(data)
+
+    def look_at(self, data: TrainingData) -> None:
+        """Know which of these images were seen."""
+        seen = {
+            id(pair.image)
+            for pair in data.pairs
+            if pair.corrections is not None or pair.image.fingerprint() in self.seen
+        }
+        self.planes = [plane for plane in data.planes if id(plane.stack) in seen]
+
+    def knows(self, plane: Plane) -> bool:
+        """Whether its mask of this plane was seen."""
+        return any(plane is known for known in self.planes)
+
+    def pick(self, rng: np.random.Generator) -> tuple[Plane, int] | None:
+        """Now and then a voxel of a plane that was seen, labelled or not: plane and flat index."""
+        if not self.planes or rng.random() >= ANYWHERE:
+            return None
+        sizes = np.array([plane.train.size for plane in self.planes], float)
+        plane = self.planes[int(rng.choice(len(sizes), p=sizes / sizes.sum()))]
+        return plane, int(rng.integers(plane.train.size))
+
+    def loss(self, images: Tensor, logits: Tensor, target: Tensor, held: Tensor) -> Tensor:
+        """`distillation_loss` of the samples that are ``held``, (N,) bool."""
+        with torch.no_grad():
+            said = self.network(images[held])
+        return distillation_loss(logits[held], said, target[held])
+
+
+def distillation_loss(logits: Tensor, said: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy to what a teacher says where nothing is labelled.
+
+    Voxels within `NEAR` of a labelled one of which the teacher is wrong do not count: what was
+    painted there is meant for its surroundings too.
+
+    Parameters
+    ----------
+    logits, said
+        (N, K, *spatial) of the network and of its teacher (Hinton et al. 2015,
+        https://arxiv.org/abs/1503.02531, at temperature 1); K = 1 for background and one structure.
+    target
+        (N, *spatial) class indices, `IGNORE` where nothing is labelled.
+
+    Returns
+    -------
+    Tensor
+        The mean over the voxels that count; 0 when there are none.
+    """
+    logits, said = logits.float(), said.float()
+    if logits.shape[1] == 1:
+        answer = (said[:, 0] > 0).long()
+        losses = functional.binary_cross_entropy_with_logits(
+            logits, torch.sigmoid(said), reduction="none"
+        )[:, 0]
+    else:
+        answer = said.argmax(1)
+        losses = -(said.softmax(1) * logits.log_softmax(1)).sum(1)
+    unknown = target == IGNORE
+    wrong = ~unknown & (answer != target)
+    counts = unknown & ~_around(wrong)
+    return (losses * counts).sum() / counts.sum().clamp(min=1)
+
+
+def _around(places: Tensor) -> Tensor:
+    """Whether a voxel (N, *spatial) has one of the places near it in its plane."""
+    planes = places.flatten(0, -3)[:, None].float()
+    return functional.max_pool2d(planes, 2 * NEAR + 1, 1, NEAR).view(places.shape) > 0
