@@ -34,6 +34,8 @@ __all__ = ["Learner", "NotFiniteError"]
 
 AVERAGE = 0.99
 """Share of the averaged weights that a step leaves as they are."""
+FOLLOW = 0.97
+"""The same in the first steps of a training that goes on, so that new strokes show in seconds."""
 MANY_VOXELS, LEAST_RATE = 16_000, 0.2
 """Labelled voxels from which a pretrained network learns at the full rate: with fewer it is changed
 less, as the square root of their number, since it would learn them by heart."""
@@ -251,13 +253,19 @@ class Learner:
     @torch.no_grad()
     def _average(self) -> None:
         """Move the averaged weights towards the newest ones, faster at first."""
-        keep = min(AVERAGE, self.steps / (self.steps + 10)) if self.settings.average else 0.0
+        keep = min(AVERAGE, self._first_average()) if self.settings.average else 0.0
         newest = self.network.state_dict()
         for name, value in self.averaged.state_dict().items():
             if value.is_floating_point():
                 value.lerp_(newest[name], 1.0 - keep)
             else:
                 value.copy_(newest[name])
+
+    def _first_average(self) -> float:
+        """As `AVERAGE`, for the first steps: a model that goes on is changed with more care."""
+        if self.continued:
+            return max(FOLLOW, self.steps / (self.steps + 3))
+        return self.steps / (self.steps + 10)
 
     # -- what was learned --------------------------------------------------------------------------
 
