@@ -90,7 +90,7 @@ def before(pair: Pair) -> Model:
     return train([pair], tiny(steps=80, width=16, depth=3))
 
 
-def on(before: Model, pair: Pair, hold: float, steps: int = 60) -> Model:
+def on(before: Model, pair: Pair, hold: float, steps: int = 150) -> Model:
     return train([pair], tiny(steps=steps, hold=hold, validation=0.0, batch=8), init=before)
 
 
@@ -106,9 +106,9 @@ def test_strokes_where_a_mask_is_wrong_do_not_spoil_the_rest(pair: Pair, before:
     corner = replace(pair, labels=labels)
     found = [predict(on(before, corner, hold), pair.image) for hold in (0.0, 2.0)]
     free, held = (dice(known[FAR] > 0, mask[FAR] > 0) for mask in found)
-    assert held > 0.5
+    assert held > 0.8
     assert held > free + 0.3
-    assert (found[1][CORNER] != known[CORNER]).mean() > 0.5  # what was painted is learned
+    assert (found[1][CORNER] != known[CORNER]).mean() > 0.8  # what was painted is learned
 
 
 def begun(pair: Pair, init: Model, **changes: float) -> Choice:
@@ -138,17 +138,22 @@ def test_a_mask_that_nobody_saw_holds_nothing_back(before: Model) -> None:
     assert not same_weights(on(before, corrected, 0.0, 3), on(before, corrected, 2.0, 3))
 
 
-def test_newer_strokes_are_held_beside_it_too(pair: Pair, before: Model) -> None:
+@pytest.mark.parametrize("goes_on", [True, False], ids=["goes on", "new"])
+def test_what_is_shown_is_held_when_newer_strokes_come(
+    pair: Pair, before: Model, goes_on: bool
+) -> None:
     """Images that come with newer annotations are looked up anew."""
     newer = replace(pair, image=replace(pair.image), labels=pair.labels.copy())
-    found = []
-    for hold in (0.0, 2.0):
-        control = Control()
+    init = before if goes_on else None
+    for offers in (False, True):
+        found = []
+        for hold in (0.0, 2.0):
+            control = Control()
 
-        def offer(event: object, control: Control = control) -> None:
-            if isinstance(event, EpochDone) and event.epoch == 1:
-                control.offer_pairs([newer])
+            def offer(event: object, control: Control = control, offers: bool = offers) -> None:
+                if offers and isinstance(event, EpochDone) and event.epoch == 1:
+                    control.offer_pairs([newer])
 
-        settings = tiny(steps=40, hold=hold)
-        found.append(train([pair], settings, init=before, control=control, on_event=offer))
-    assert not same_weights(*found)
+            settings = tiny(steps=40, hold=hold)
+            found.append(train([pair], settings, init=init, control=control, on_event=offer))
+        assert same_weights(*found) is not (goes_on or offers)

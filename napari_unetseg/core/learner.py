@@ -90,7 +90,7 @@ class Learner:
         self.augment = Augmenter(settings.augment, data.dims)
         self.validator = Validator(data, self.network, device)
         self.use(data)
-        self.steps = 0
+        self.steps = self.held_from = 0
         self.damping = 1.0
         self._freeze()
         self._new_optimizer()
@@ -114,6 +114,7 @@ class Learner:
             network = copy.deepcopy(self.averaged)
             network.load_state_dict(weights)
             self.teacher = Teacher(network, self.data, seen)
+            self.held_from = self.steps
 
     def _weigh(self) -> None:
         """Weigh the classes by what is labelled and by what they are thought to cover."""
@@ -263,8 +264,9 @@ class Learner:
 
     def _first_average(self) -> float:
         """As `AVERAGE`, for the first steps: a model that goes on is changed with more care."""
-        if self.continued:
-            return max(FOLLOW, self.steps / (self.steps + 3))
+        if self.continued or self.held_from:
+            steps = self.steps - self.held_from
+            return max(FOLLOW, steps / (steps + 3))
         return self.steps / (self.steps + 10)
 
     # -- what was learned --------------------------------------------------------------------------

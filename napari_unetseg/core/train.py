@@ -127,9 +127,15 @@ class _Run:
         self.learner = Learner(self.data, self.plan, settings, self.device, weights, shares)
         self.progress = Progress(self.plan, settings, self.learner.weights())
         if init and not self.adapted:
-            seen = {image.fingerprint for record in init.history for image in record.images}
-            self.learner.hold_to(self.progress.initial, seen)
+            self.learner.hold_to(self.progress.initial, self._seen())
         self.failures = 0
+
+    def _seen(self, data: TrainingData | None = None) -> frozenset[str]:
+        """Fingerprints of the images of earlier trainings, and of these data."""
+        earlier = self.init.history if self.init else ()
+        images = (image for record in earlier for image in record.images)
+        now = () if data is None else (pair.image.fingerprint() for pair in data.pairs)
+        return frozenset({*(image.fingerprint for image in images), *now})
 
     def begin(self) -> Generator[Event, None, None]:
         """Say what will be done; score the model that is gone on from."""
@@ -237,12 +243,15 @@ class _Run:
         over = self.progress.over or self.control.stopped
         if over or not (newer := self.control.take_pairs()):
             return
+        before = self.data
         try:
             self.data = self.data.renewed(newer)
         except UserError as error:
             yield Notice(f"Training goes on with the earlier annotations: {error}")
         else:
             self.learner.use(self.data)
+            if self.progress.best is not None:  # its mask is what the user looked at
+                self.learner.hold_to(self.progress.best.weights, self._seen(before))
             self.progress.renew(self.learner)
             voxels = self.data.train_voxels + self.data.validation_voxels
             yield Notice(
