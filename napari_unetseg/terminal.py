@@ -128,6 +128,8 @@ class Meter:
             self._line(event.text)
         elif isinstance(event, Prepared):
             self._line(_plan(event))
+            for choice in event.choices:
+                self._line(f"  {choice.name}: {choice.value} ({choice.reason})")
         elif isinstance(event, Improved):
             self._first_answer(event)
         elif isinstance(event, StepDone):
