@@ -123,7 +123,7 @@ class TrainSettings(_Settings):
     borders: float = Field(8.0, ge=0, le=100)
     """Weight of the loss that draws borders to edges of the image where nothing was painted; with
     few strokes less of it is taken. Full masks do without."""
-    hold: float = Field(2.0, ge=0, le=100)
+    hold: float = Field(1.0, ge=0, le=100)
     """Weight of the loss that holds a model that training goes on from to what it said, where its
     mask was seen and nothing was painted."""
     average: bool = True

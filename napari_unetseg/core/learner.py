@@ -17,10 +17,11 @@ from napari_unetseg.core.devices import release_memory
 from napari_unetseg.core.encoder_weights import load_encoder
 from napari_unetseg.core.encoders import build
 from napari_unetseg.core.errors import TrainingError
+from napari_unetseg.core.labels import IGNORE
 from napari_unetseg.core.losses import class_weights, edge_loss, segmentation_loss
 from napari_unetseg.core.native import load_triton_apart
 from napari_unetseg.core.start import HeadFit, measure_norms, pretrained_body
-from napari_unetseg.core.teacher import Teacher
+from napari_unetseg.core.teacher import HELD_OUT, Teacher, distillation_loss
 from napari_unetseg.core.unet import NORMS
 from napari_unetseg.core.validate import Validator
 
@@ -90,7 +91,8 @@ class Learner:
         self.augment = Augmenter(settings.augment, data.dims)
         self.validator = Validator(data, self.network, device)
         self.use(data)
-        self.steps = self.held_from = 0
+        self.steps = 0
+        self.held_from: int | None = None
         self.damping = 1.0
         self._freeze()
         self._new_optimizer()
@@ -101,20 +103,18 @@ class Learner:
         self._weigh()
         self.amount = min(1.0, max(LEAST_RATE, math.sqrt(data.train_voxels / MANY_VOXELS)))
         self.caution = self.amount if self.pretrained else 1.0
-        if self.teacher is not None:
-            self.teacher.look_at(data)
 
     def hold_to(self, weights: Weights, seen: Collection[str]) -> None:
         """Hold on to what these weights say of images with these fingerprints, or with corrections.
 
-        There the user saw the mask, and painted where it was wrong.
+        Their mask could be seen, so that what was painted since is where it was wrong. The averaged
+        weights follow faster for some steps.
         """
-        self.teacher = None
+        self.teacher, self.held_from = None, self.steps
         if self.settings.hold:
             network = copy.deepcopy(self.averaged)
             network.load_state_dict(weights)
             self.teacher = Teacher(network, self.data, seen)
-            self.held_from = self.steps
 
     def _weigh(self) -> None:
         """Weigh the classes by what is labelled and by what they are thought to cover."""
@@ -203,13 +203,16 @@ class Learner:
         with seeded(self.settings.seed, self.steps, self.device):
             images, targets, held = self._draw()
             images = images.to(self.device, memory_format=self.layout)
-            targets = targets.to(self.device)
+            targets, held = targets.to(self.device), held.to(self.device)
+            open_to = targets
+            targets = torch.where(targets == HELD_OUT, IGNORE, targets) if held.any() else targets
             with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
                 logits = self.network(images)
+                said = self.teacher(images[held]) if self.teacher and held.any() else None
             loss = segmentation_loss(logits, targets, self.class_weights, dice=self.settings.dice)
-            if self.teacher is not None and held.any():
-                held = held.to(self.device)
-                loss = loss + self.settings.hold * self.teacher.loss(images, logits, targets, held)
+            if said is not None:
+                kept = distillation_loss(logits[held], said, open_to[held])
+                loss = loss + self.settings.hold * kept
             if weight := self.border_weight * self._knowing():
                 loss = loss + weight * edge_loss(images, logits, targets)
         value = float(loss.detach())
@@ -244,7 +247,8 @@ class Learner:
         for _ in range(self.batch):
             anywhere = self.teacher.pick(rng) if self.teacher else None
             plane, anchor = anywhere or self.data.pick(rng)
-            image, target = self.data.cut(plane, anchor, cut, rng, self.patch)
+            labels = self.teacher.labels(plane) if self.teacher else None
+            image, target = self.data.cut(plane, anchor, cut, rng, self.patch, labels)
             x, y = self.augment(torch.from_numpy(image), torch.from_numpy(target), self.patch)
             images.append(x)
             targets.append(y)
@@ -264,8 +268,8 @@ class Learner:
 
     def _first_average(self) -> float:
         """As `AVERAGE`, for the first steps: a model that goes on is changed with more care."""
-        if self.continued or self.held_from:
-            steps = self.steps - self.held_from
+        if self.continued or self.held_from is not None:
+            steps = self.steps - (self.held_from or 0)
             return max(FOLLOW, steps / (steps + 3))
         return self.steps / (self.steps + 10)
 

@@ -97,10 +97,12 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A validation block: its slices in the plane, and how many labelled voxels it holds."""
+    """A validation block: its slices in the plane, how many labelled voxels it holds, its guard."""
 
     region: tuple[slice, ...]
     labelled: int
+    guarded: tuple[slice, ...]
+    """The slices of the block with its guard band."""
 
 
 @dataclass(slots=True, eq=False)
@@ -203,7 +205,7 @@ def split(
         validate[region] = target[region]
         labelled = int((target[region] != IGNORE).sum())
         if labelled:
-            blocks.append(Block(region, labelled))
+            blocks.append(Block(region, labelled, guarded))
     return train, validate, blocks
 
 
@@ -252,6 +254,7 @@ class TrainingData:
         found = Classes.find(self._survey(), structures)
         self.classes = classes.renamed(structures) if classes else found
         _check_classes(found, self.classes)
+        self.fingerprints = {id(p.image): p.image.fingerprint() for p in pairs}
         self.normalization = normalization or Normalization.choose([p.image for p in pairs], rule)
         self._scalings = {id(p.image): self.normalization.for_stack(p.image)[0] for p in pairs}
         self.planes = self._read_planes(share)
@@ -294,7 +297,7 @@ class TrainingData:
 
     def _planes_of(self, pair: Pair, share: float) -> Iterator[Plane]:
         spacing = pair.image.spatial_spacing(self.dims)
-        fingerprint = pair.image.fingerprint()
+        fingerprint = self.fingerprints[id(pair.image)]
         for index in pair.image.planes(self.dims):
             target = self.classes.encode(pair.labels[index], pair.kind, pair.ignore)
             if pair.corrections is not None:
@@ -404,9 +407,14 @@ class TrainingData:
         size: tuple[int, ...],
         rng: np.random.Generator,
         core: tuple[int, ...] | None = None,
+        labels: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Cut a sample around the voxel of that flat index; see `draw`."""
-        shape = plane.train.shape
+        """Cut a sample around the voxel of that flat index; see `draw`.
+
+        The target is cut from ``labels``, an array of the plane's shape, where these are given.
+        """
+        labels = plane.train if labels is None else labels
+        shape = labels.shape
         center = np.unravel_index(anchor, shape)
         region, pads = [], []
         for c, wanted, inner, there in zip(center, size, core or size, shape, strict=True):
@@ -417,7 +425,7 @@ class TrainingData:
             region.append(slice(low, high))
             pads.append((low - start, start + wanted - high))
         where = tuple(region)
-        image, target = self.read(plane, where), plane.train[where]
+        image, target = self.read(plane, where), labels[where]
         if any(p != (0, 0) for p in pads):
             image = np.pad(image, [(0, 0), *pads], mode="symmetric")
             target = np.pad(target, pads, constant_values=IGNORE)

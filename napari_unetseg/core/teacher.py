@@ -20,10 +20,12 @@ __all__ = ["Teacher", "distillation_loss"]
 
 NEAR = 8
 """Voxels along Y and X around a wrong one within which the teacher is not believed."""
-
 ANYWHERE = 0.25
 """Share of the samples that come from anywhere in what was seen, not from around labels: what was
 painted in one corner must not change another."""
+
+HELD_OUT = 254
+"""Class index of voxels that are kept for the score, and of their guard."""
 
 
 class Teacher:
@@ -46,35 +48,39 @@ class Teacher:
 
     def __init__(self, network: UNet, data: TrainingData, seen: Collection[str]) -> None:
         self.network = network.folded().requires_grad_(False)
-        self.seen = seen
-        self.look_at(data)
-
-    def look_at(self, data: TrainingData) -> None:
-        """Know which of these images were seen."""
-        seen = {
+        known = {
             id(pair.image)
             for pair in data.pairs
-            if pair.corrections is not None or pair.image.fingerprint() in self.seen
+            if pair.corrections is not None or data.fingerprints[id(pair.image)] in seen
         }
-        self.planes = [plane for plane in data.planes if id(plane.stack) in seen]
+        planes = [plane for plane in data.planes if id(plane.stack) in known]
+        if len(data.classes.numbers) > HELD_OUT:  # its number is a class's
+            planes = []
+        labels = {id(plane): _without_blocks(plane) for plane in planes}
+        self.planes = [plane for plane in planes if (labels[id(plane)] == IGNORE).any()]
+        self._labels = {id(plane): labels[id(plane)] for plane in self.planes}
+
+    def labels(self, plane: Plane) -> np.ndarray:
+        """Class indices to train on, with `HELD_OUT` where the teacher must not be asked."""
+        return self._labels.get(id(plane), plane.train)
 
     def knows(self, plane: Plane) -> bool:
-        """Whether its mask of this plane was seen."""
-        return any(plane is known for known in self.planes)
+        """Whether its mask of this plane was seen, and something there is not labelled."""
+        return id(plane) in self._labels
 
     def pick(self, rng: np.random.Generator) -> tuple[Plane, int] | None:
-        """Now and then a voxel of a plane that was seen, labelled or not: plane and flat index."""
+        """Now and then a voxel of a plane that it knows, labelled or not: plane and flat index."""
         if not self.planes or rng.random() >= ANYWHERE:
             return None
         sizes = np.array([plane.train.size for plane in self.planes], float)
         plane = self.planes[int(rng.choice(len(sizes), p=sizes / sizes.sum()))]
         return plane, int(rng.integers(plane.train.size))
 
-    def loss(self, images: Tensor, logits: Tensor, target: Tensor, held: Tensor) -> Tensor:
-        """`distillation_loss` of the samples that are ``held``, (N,) bool."""
-        with torch.no_grad():
-            said = self.network(images[held])
-        return distillation_loss(logits[held], said, target[held])
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (N, K, *spatial) of images (N, C, *spatial)."""
+        logits: Tensor = self.network(images)
+        return logits
 
 
 def distillation_loss(logits: Tensor, said: Tensor, target: Tensor) -> Tensor:
@@ -89,7 +95,8 @@ def distillation_loss(logits: Tensor, said: Tensor, target: Tensor) -> Tensor:
         (N, K, *spatial) of the network and of its teacher (Hinton et al. 2015,
         https://arxiv.org/abs/1503.02531, at temperature 1); K = 1 for background and one structure.
     target
-        (N, *spatial) class indices, `IGNORE` where nothing is labelled.
+        (N, *spatial) class indices, `IGNORE` where nothing is labelled, `HELD_OUT` in validation
+        blocks: their labels are not to be learned, nor is what contradicts them.
 
     Returns
     -------
@@ -106,7 +113,7 @@ def distillation_loss(logits: Tensor, said: Tensor, target: Tensor) -> Tensor:
         answer = said.argmax(1)
         losses = -(said.softmax(1) * logits.log_softmax(1)).sum(1)
     unknown = target == IGNORE
-    wrong = ~unknown & (answer != target)
+    wrong = ~unknown & (target != HELD_OUT) & (answer != target)
     counts = unknown & ~_around(wrong)
     return (losses * counts).sum() / counts.sum().clamp(min=1)
 
@@ -115,3 +122,11 @@ def _around(places: Tensor) -> Tensor:
     """Whether a voxel (N, *spatial) has one of the places near it in its plane."""
     planes = places.flatten(0, -3)[:, None].float()
     return functional.max_pool2d(planes, 2 * NEAR + 1, 1, NEAR).view(places.shape) > 0
+
+
+def _without_blocks(plane: Plane) -> np.ndarray:
+    """What to train on, and `HELD_OUT` in the validation blocks and their guard."""
+    labels = plane.train.copy()
+    for block in plane.blocks:
+        labels[block.guarded] = HELD_OUT
+    return labels

@@ -9,7 +9,13 @@ from napari_unetseg.core import transfer
 from napari_unetseg.core.choices import explain
 from napari_unetseg.core.config import TrainSettings
 from napari_unetseg.core.control import Control
-from napari_unetseg.core.devices import device_name, is_out_of_memory, pick_device, use_threads
+from napari_unetseg.core.devices import (
+    device_name,
+    is_out_of_memory,
+    pick_device,
+    release_memory,
+    use_threads,
+)
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.events import Event, Improved, Notice, Prepared
 from napari_unetseg.core.learner import Learner, NotFiniteError
@@ -134,7 +140,7 @@ class _Run:
         """Fingerprints of the images of earlier trainings, and of these data."""
         earlier = self.init.history if self.init else ()
         images = (image for record in earlier for image in record.images)
-        now = () if data is None else (pair.image.fingerprint() for pair in data.pairs)
+        now = () if data is None else data.fingerprints.values()
         return frozenset({*(image.fingerprint for image in images), *now})
 
     def begin(self) -> Generator[Event, None, None]:
@@ -245,18 +251,29 @@ class _Run:
             return
         before = self.data
         try:
-            self.data = self.data.renewed(newer)
-        except UserError as error:
-            yield Notice(f"Training goes on with the earlier annotations: {error}")
+            self._use(self.data.renewed(newer), before)
+        except (UserError, OSError, RuntimeError, MemoryError) as error:
+            text = str(error)
+            if is_out_of_memory(error):
+                text = "there is not enough memory for the newer ones."
+            elif not isinstance(error, UserError | OSError):
+                raise
+            release_memory(self.device)
+            self._use(before)
+            yield Notice(f"Training goes on with the earlier annotations: {text}")
         else:
-            self.learner.use(self.data)
-            if self.progress.best is not None:  # its mask is what the user looked at
-                self.learner.hold_to(self.progress.best.weights, self._seen(before))
             self.progress.renew(self.learner)
             voxels = self.data.train_voxels + self.data.validation_voxels
             yield Notice(
                 f"Training goes on with what was painted meanwhile: {voxels:,} labelled pixels."
             )
+
+    def _use(self, data: TrainingData, before: TrainingData | None = None) -> None:
+        """Learn from these data; hold on to the best model, whose mask of the others was shown."""
+        self.data = data
+        self.learner.use(data)
+        if before is not None and self.progress.best is not None:
+            self.learner.hold_to(self.progress.best.weights, self._seen(before))
 
     def end(self) -> Generator[Event, None, Model]:
         """Say why it ended; return the best model."""

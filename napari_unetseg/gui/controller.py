@@ -444,11 +444,19 @@ class Controller(Masks):
     def _newer(self) -> Callable[[], Pairs]:
         """What was painted since a training began that goes on; asked beside the window."""
         job, before = self.session.job, self._offered
-        if job is not None and job.kind is JobKind.TRAIN:
-            with suppress(UserError):
-                copies = gather(self.session.sources, self.predictions)
-                return lambda: () if same(now := copies(), before) else now
-        return lambda: ()
+        if job is None or job.kind is not JobKind.TRAIN:
+            return lambda: ()
+        try:
+            copies = gather(self.session.sources, self.predictions)
+        except UserError:
+            return lambda: ()
+
+        def newer() -> Pairs:
+            with suppress(UserError):  # labels that no longer fit their image are not learned from
+                return () if same(now := copies(), before) else now
+            return ()
+
+        return newer
 
     def _on_counted(
         self,

@@ -59,5 +59,6 @@ def same(these: Pairs, those: Pairs) -> bool:
 def _equal(a: Any, b: Any) -> bool:
     if a is b:
         return True
-    arrays = isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
-    return arrays and np.array_equal(a, b)
+    if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)) or a.shape != b.shape:
+        return False
+    return all(np.array_equal(a[plane], b[plane]) for plane in np.ndindex(a.shape[:-2]))

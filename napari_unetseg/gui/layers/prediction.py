@@ -9,6 +9,7 @@ somebody paints; where a tile would leave older voxels in the undo history, the 
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,7 @@ class Prediction:
         self, viewer: ViewerModel, image: Image, on_changed: Callable[[], None] = lambda: None
     ) -> None:
         self._on_changed = on_changed
+        self._lock = threading.Lock()  # masks are written by the GUI thread, others may read
         self._viewer, self.image = viewer, image
         self._shape = grid_shape(image)
         self._kept = empty_grid(self._shape)
@@ -93,14 +95,15 @@ class Prediction:
         """Write a tile; what people changed there stays."""
         data, pristine, kept = self._data[index], self._pristine[index], self._kept[index]
         changed = data != pristine
-        kept[changed] = as_correction(data[changed])
         if self._painted or changed.any():
             self._drop_history()
         final = mask.astype(np.uint8)
-        corrected = kept != 0
-        final[corrected] = as_mask(kept[corrected])
-        data[...] = final
-        pristine[...] = final
+        with self._lock:
+            kept[changed] = as_correction(data[changed])
+            corrected = kept != 0
+            final[corrected] = as_mask(kept[corrected])
+            data[...] = final
+            pristine[...] = final
         planes = _planes_in(index, self._shape)
         self._written.update(planes)
         self._stale.difference_update(planes)
@@ -122,23 +125,27 @@ class Prediction:
         self.flush()
 
     def corrections(self) -> np.ndarray | None:
-        """A copy of all corrections in the numbers of strokes; None when there are none."""
+        """A copy of all corrections in the numbers of strokes, in any thread; None without any."""
         out = np.zeros(self._shape, np.uint8)
         found = False
         for plane in planes_of(out):
-            if self._kept[plane].any():
-                out[plane], found = self._kept[plane], True
-            changed = self._data[plane] != self._pristine[plane]
-            if changed.any():
-                out[plane][changed], found = as_correction(self._data[plane][changed]), True
+            with self._lock:  # no mask may be written between a look at one array and the other
+                data, kept = self._data[plane], self._kept[plane]
+                changed = data != self._pristine[plane]
+                if kept.any():
+                    out[plane], found = kept, True
+                if changed.any():
+                    out[plane][changed], found = as_correction(data[changed]), True
         return out if found else None
 
     def count_corrections(self) -> int:
         """Number of corrected voxels; only reads, so that any thread may ask."""
-        return sum(
-            int(np.count_nonzero((self._kept[p] != 0) | (self._data[p] != self._pristine[p])))
-            for p in planes_of(self._kept)
-        )
+        count = 0
+        for plane in planes_of(self._kept):
+            with self._lock:
+                changed = self._data[plane] != self._pristine[plane]
+                count += int(np.count_nonzero((self._kept[plane] != 0) | changed))
+        return count
 
     def forget(self) -> None:
         """Take what is shown as the prediction, with no corrections."""
@@ -162,10 +169,12 @@ class Prediction:
     def _new_layer(self, structures: Sequence[Structure], metadata: dict[str, Any]) -> Labels:
         """A layer over an empty mask with the corrections in it."""
         self._keep_corrections()
-        self._data, self._pristine = empty_grid(self._shape), empty_grid(self._shape)
+        mask, pristine = empty_grid(self._shape), empty_grid(self._shape)
         for plane in planes_of(self._kept):
             if self._kept[plane].any():
-                self._data[plane] = self._pristine[plane] = as_mask(self._kept[plane])
+                mask[plane] = pristine[plane] = as_mask(self._kept[plane])
+        with self._lock:
+            self._data, self._pristine = mask, pristine
         self._written, self._stale = set(), set()
         self._dirty = self._painted = False
         name = f"{self.image.name} · prediction"
