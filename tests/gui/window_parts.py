@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,10 @@ class Window:
         """Move the mouse to a pixel; whether napari sees it there, as after a change of size."""
         QTest.mouseMove(canvas, self.at(*pixel) + QPoint(3, 0))
         QApplication.processEvents()
+        return self.goes(canvas, pixel)
+
+    def goes(self, canvas: Any, pixel: tuple[float, float]) -> bool:
+        """Move the mouse to a pixel; whether napari sees it there (a busy screen answers late)."""
         QTest.mouseMove(canvas, self.at(*pixel))
         QApplication.processEvents()
         seen = np.asarray(self.viewer.cursor.position[-2:])
@@ -84,7 +89,6 @@ class Window:
         for number, point in enumerate(points):
             if number == 4:
                 halfway()
-            QTest.mouseMove(canvas, self.at(*point))
-            QApplication.processEvents()
+            self.wait(partial(self.goes, canvas, point))
         QTest.mouseRelease(canvas, LEFT, NONE, self.at(*end))
         QApplication.processEvents()
