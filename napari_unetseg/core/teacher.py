@@ -21,7 +21,7 @@ __all__ = ["Teacher", "distillation_loss"]
 NEAR = 8
 """Voxels along Y and X around a wrong one within which the teacher is not believed."""
 ANYWHERE = 0.25
-"""Share of the samples that come from anywhere in what was seen, not from around labels: what was
+"""Share of the samples that come from anywhere in labelled planes, not from around labels: what was
 painted in one corner must not change another."""
 
 HELD_OUT = 254
