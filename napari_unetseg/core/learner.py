@@ -92,7 +92,7 @@ class Learner:
         self.validator = Validator(data, self.network, device)
         self.use(data)
         self.steps = 0
-        self.held_from: int | None = None
+        self.follows_from = 0 if self.continued else None
         self.damping = 1.0
         self._freeze()
         self._new_optimizer()
@@ -110,7 +110,7 @@ class Learner:
         Their mask could be seen, so that what was painted since is where it was wrong. The averaged
         weights follow faster for some steps.
         """
-        self.teacher, self.held_from = None, self.steps
+        self.teacher, self.follows_from = None, self.steps
         if self.settings.hold:
             network = copy.deepcopy(self.averaged)
             network.load_state_dict(weights)
@@ -201,20 +201,7 @@ class Learner:
             group["lr"] = self.settings.learning_rate * rate * self.damping * self.caution
         self._set_mode()
         with seeded(self.settings.seed, self.steps, self.device):
-            images, targets, held = self._draw()
-            images = images.to(self.device, memory_format=self.layout)
-            targets, held = targets.to(self.device), held.to(self.device)
-            open_to = targets
-            targets = torch.where(targets == HELD_OUT, IGNORE, targets) if held.any() else targets
-            with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
-                logits = self.network(images)
-                said = self.teacher(images[held]) if self.teacher and held.any() else None
-            loss = segmentation_loss(logits, targets, self.class_weights, dice=self.settings.dice)
-            if said is not None:
-                kept = distillation_loss(logits[held], said, open_to[held])
-                loss = loss + self.settings.hold * kept
-            if weight := self.border_weight * self._knowing():
-                loss = loss + weight * edge_loss(images, logits, targets)
+            loss = self._loss(*self._draw())
         value = float(loss.detach())
         if not math.isfinite(value):
             raise NotFiniteError
@@ -228,6 +215,23 @@ class Learner:
         self.scaler.update()
         self._average()
         return value
+
+    def _loss(self, images: Tensor, targets: Tensor, held: Tensor) -> Tensor:
+        """The loss of a batch as `_draw` gives it."""
+        teacher = self.teacher if held.any() else None
+        images = images.to(self.device, memory_format=self.layout)
+        marked, held = targets.to(self.device), held.to(self.device)
+        targets = marked.masked_fill(marked == HELD_OUT, IGNORE) if teacher else marked
+        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+            logits = self.network(images)
+            said = teacher(images[held]) if teacher else None
+        loss = segmentation_loss(logits, targets, self.class_weights, dice=self.settings.dice)
+        if said is not None:
+            kept = distillation_loss(logits[held], said, marked[held])
+            loss = loss + self.settings.hold * kept
+        if weight := self.border_weight * self._knowing():
+            loss = loss + weight * edge_loss(images, logits, targets)
+        return loss
 
     @property
     def border_weight(self) -> float:
@@ -268,8 +272,8 @@ class Learner:
 
     def _first_average(self) -> float:
         """As `AVERAGE`, for the first steps: a model that goes on is changed with more care."""
-        if self.continued or self.held_from is not None:
-            steps = self.steps - (self.held_from or 0)
+        if self.follows_from is not None:
+            steps = self.steps - self.follows_from
             return max(FOLLOW, steps / (steps + 3))
         return self.steps / (self.steps + 10)
 

@@ -23,7 +23,6 @@ NEAR = 8
 ANYWHERE = 0.25
 """Share of the samples that come from anywhere in labelled planes, not from around labels: what was
 painted in one corner must not change another."""
-
 HELD_OUT = 254
 """Class index of voxels that are kept for the score, and of their guard."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import dask.array as da
@@ -371,3 +372,24 @@ def test_undo_during_a_prediction_brings_back_no_voxels_from_before_a_tile() -> 
     prediction.finish()
     layer.redo()
     assert prediction.count_corrections() == 1
+
+
+def test_a_mask_that_is_being_written_is_no_correction() -> None:
+    """Corrections are read by another thread, here between the two arrays that a tile changes."""
+    viewer = ViewerModel()
+    prediction = layers.Prediction(viewer, viewer.add_image(np.zeros((16, 20))))
+    prediction.begin("a", [Structure(1, "cell")])
+    found: list[np.ndarray | None] = []
+    reader = threading.Thread(target=lambda: found.append(prediction.corrections()))
+
+    class Half(np.ndarray):
+        def __setitem__(self, index: Any, value: Any) -> None:
+            reader.start()
+            reader.join(0.5)  # it waits for the tile, or ends now with half of it
+            super().__setitem__(index, value)
+
+    prediction._pristine = prediction._pristine.view(Half)
+    prediction.write((slice(None), slice(None)), np.ones((16, 20), np.uint8))
+    reader.join()
+    assert found == [None]
+    assert prediction.count_corrections() == 0
