@@ -62,13 +62,13 @@ class Window:
         return QPoint(round(canvas.width() / 2 + x), round(canvas.height() / 2 + y))
 
     def aims(self, canvas: Any, pixel: tuple[float, float]) -> bool:
-        """Move the mouse to a pixel; whether napari sees it there, as after a change of size."""
+        """Move the mouse to a pixel; whether napari sees it there.
+
+        A busy screen answers late, and a mouse that is there already tells nothing after a change
+        of size: hence the move beside it first.
+        """
         QTest.mouseMove(canvas, self.at(*pixel) + QPoint(3, 0))
         QApplication.processEvents()
-        return self.goes(canvas, pixel)
-
-    def goes(self, canvas: Any, pixel: tuple[float, float]) -> bool:
-        """Move the mouse to a pixel; whether napari sees it there (a busy screen answers late)."""
         QTest.mouseMove(canvas, self.at(*pixel))
         QApplication.processEvents()
         seen = np.asarray(self.viewer.cursor.position[-2:])
@@ -89,6 +89,6 @@ class Window:
         for number, point in enumerate(points):
             if number == 4:
                 halfway()
-            self.wait(partial(self.goes, canvas, point))
+            self.wait(partial(self.aims, canvas, point))
         QTest.mouseRelease(canvas, LEFT, NONE, self.at(*end))
         QApplication.processEvents()
