@@ -1,0 +1,99 @@
+"""Grids that are mostly zero, kept in chunks; where two grids differ. NumPy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+__all__ = ["CHUNK", "Cell", "Region", "SparseGrid", "cells", "whole"]
+
+CHUNK = 256
+"""Edge of a chunk along Y and X; along every other axis it is one."""
+
+Region = tuple[slice, ...]
+"""One slice with start and stop for each axis of a grid."""
+Cell = tuple[int, ...]
+"""The place of a chunk: its number along each axis."""
+
+
+def whole(shape: Sequence[int]) -> Region:
+    """All of a grid."""
+    return tuple(slice(0, size) for size in shape)
+
+
+def cells(region: Region) -> Iterator[Cell]:
+    """The chunks that a region touches."""
+    leading = [range(s.start, s.stop) for s in region[:-2]]
+    spatial = [range(s.start // CHUNK, -(-s.stop // CHUNK)) for s in region[-2:]]
+    return product(*leading, *spatial)
+
+
+class SparseGrid:
+    """An array that is zero but for the chunks that were written.
+
+    Parameters
+    ----------
+    shape
+        Shape of the grid, the last two axes are Y and X.
+    dtype
+        Of its values.
+    """
+
+    def __init__(self, shape: Sequence[int], dtype: Any = np.uint8) -> None:
+        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+        self.chunks: dict[Cell, np.ndarray] = {}
+
+    def region_of(self, cell: Cell) -> Region:
+        """What a chunk covers; chunks at the far end are cut off."""
+        leading = [slice(c, c + 1) for c in cell[:-2]]
+        ends = zip(cell[-2:], self.shape[-2:], strict=True)
+        return (*leading, *(slice(c * CHUNK, min(c * CHUNK + CHUNK, n)) for c, n in ends))
+
+    def read(self, region: Region) -> np.ndarray:
+        """A copy of a region."""
+        out = np.zeros([s.stop - s.start for s in region], self.dtype)
+        for cell in cells(region):
+            if (chunk := self.chunks.get(cell)) is not None:
+                inside, outside = _overlap(self.region_of(cell), region)
+                out[outside] = chunk[inside]
+        return out
+
+    def write(self, region: Region, values: np.ndarray) -> None:
+        """Set a region; chunks that become zero are forgotten."""
+        for cell in cells(region):
+            place = self.region_of(cell)
+            inside, outside = _overlap(place, region)
+            piece, chunk = values[outside], self.chunks.get(cell)
+            if chunk is None:
+                if not piece.any():
+                    continue
+                chunk = np.zeros([s.stop - s.start for s in place], self.dtype)
+                self.chunks[cell] = chunk
+            chunk[inside] = piece
+            if not chunk.any():
+                del self.chunks[cell]
+
+    def differing(self, array: Any) -> Iterator[Region]:
+        """The chunks where an array of the same shape holds something else; reads it in pieces."""
+        for cell in cells(whole(self.shape)):
+            region = self.region_of(cell)
+            piece, chunk = np.asarray(array[region]), self.chunks.get(cell)
+            if piece.any() if chunk is None else not np.array_equal(piece, chunk):
+                yield region
+
+    def planes(self) -> set[Cell]:
+        """Leading indices of the planes that hold anything."""
+        return {cell[:-2] for cell in self.chunks}
+
+
+def _overlap(place: Region, region: Region) -> tuple[Region, Region]:
+    """Where a chunk at a place and a region meet: slices in the chunk, slices in the region."""
+    both = [
+        (max(p.start, r.start), min(p.stop, r.stop)) for p, r in zip(place, region, strict=True)
+    ]
+    inside = tuple(slice(a - p.start, b - p.start) for (a, b), p in zip(both, place, strict=True))
+    outside = tuple(slice(a - r.start, b - r.start) for (a, b), r in zip(both, region, strict=True))
+    return inside, outside

@@ -1,0 +1,281 @@
+"""What a person said about one image: strokes, corrections, accepted regions, kept apart.
+
+Every voxel of each remembers when it was last changed, so that where they disagree the newest wins.
+An undo gives back the times too: what was taken back never was. NumPy alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from napari_unetseg.core.labels import LabelKind
+from napari_unetseg.core.sparse import Region, SparseGrid
+
+__all__ = ["Change", "Origin", "Truth"]
+
+MOST_STEPS = 100
+"""Steps of one origin that an undo is looked for in, as many as napari keeps."""
+MOST_BYTES = 2**26
+"""Memory of these steps."""
+
+
+class Origin(StrEnum):
+    """Where a label comes from."""
+
+    STROKES = "strokes"
+    """Painted in the annotation layer, in the numbers of its kind."""
+    CORRECTIONS = "corrections"
+    """Painted on a prediction: 0 nothing, 1 to 254 a structure, 255 background."""
+    ACCEPTED = "accepted"
+    """Declared right; numbers as in corrections."""
+    FIRST = "first"
+    """The first prediction of a plane, numbers as in corrections; trains nothing, has no times."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """What a region of one origin holds from now on.
+
+    Attributes
+    ----------
+    origin, region
+        What changed and where.
+    values
+        What is there now, of the region's shape.
+    stamp
+        The time of voxels that differ from before: a number that grows with every change.
+    stamps
+        Times of all voxels, uint32, after an undo or redo; None otherwise.
+    """
+
+    origin: Origin
+    region: Region
+    values: np.ndarray
+    stamp: int
+    stamps: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Step:
+    """A change that may be undone: flat indices in its region, values and times on both sides."""
+
+    region: Region
+    places: np.ndarray
+    before: tuple[np.ndarray, np.ndarray]
+    after: tuple[np.ndarray, np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(a.nbytes for a in (self.places, *self.before, *self.after))
+
+
+class _Layer:
+    """Values and times of one origin, and the steps that led there."""
+
+    def __init__(self, shape: Sequence[int], dtype: Any) -> None:
+        self.values, self.stamps = SparseGrid(shape, dtype), SparseGrid(shape, np.uint32)
+        self.done: deque[_Step] = deque(maxlen=MOST_STEPS)
+        self.undone: list[_Step] = []
+
+    def remember(self, step: _Step) -> None:
+        self.done.append(step)
+        self.undone.clear()
+        while len(self.done) > 1 and sum(s.nbytes for s in self.done) > MOST_BYTES:
+            self.done.popleft()
+
+
+class Truth:
+    """Strokes, corrections and accepted regions of one image; any thread may ask.
+
+    Parameters
+    ----------
+    shape
+        The image's grid.
+    dtype
+        Of the annotation layer.
+    kind
+        What the numbers in the annotation layer mean.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], dtype: Any = np.uint8, kind: LabelKind = LabelKind.STROKES
+    ) -> None:
+        self.shape, self.kind = tuple(shape), kind
+        self.stamp = 0
+        self._lock = threading.RLock()
+        self._layers = {o: _Layer(shape, np.uint8) for o in Origin}
+        self._layers[Origin.STROKES] = _Layer(shape, dtype)
+
+    def grid(self, origin: Origin) -> SparseGrid:
+        """The values of one origin; not to be written to."""
+        return self._layers[origin].values
+
+    def stamps(self, origin: Origin) -> SparseGrid:
+        """The time of the last change of every voxel of one origin, 0 for never."""
+        return self._layers[origin].stamps
+
+    def read(self, origin: Origin, region: Region) -> np.ndarray:
+        """A copy of what one origin says in a region."""
+        with self._lock:
+            return self.grid(origin).read(region)
+
+    def note(
+        self, origin: Origin, region: Region, values: np.ndarray, *, by_hand: bool = True
+    ) -> Change | None:
+        """Take down what a region holds now; None if nothing changed.
+
+        Parameters
+        ----------
+        by_hand
+            False if this may be an undo or a redo, which brings back the times of before.
+        """
+        with self._lock:
+            layer = self._layers[origin]
+            before = layer.values.read(region)
+            differs = before != values
+            if not differs.any():
+                return None
+            region, differs, before, values = _trim(region, differs, before, values)
+            times = None if by_hand else self._retraced(layer, region, differs, values)
+            if times is None:
+                self.stamp += 1
+            change = Change(origin, region, values, self.stamp, times)
+            if times is None and origin is not Origin.FIRST:
+                layer.remember(_step(layer, region, differs, before, values, self.stamp))
+            self.put(change)
+            return change
+
+    def put(self, change: Change) -> None:
+        """Make a change that was taken down before."""
+        with self._lock:
+            layer = self._layers[change.origin]
+            if change.origin is not Origin.FIRST:
+                stamps = change.stamps
+                if stamps is None:
+                    stamps = layer.stamps.read(change.region)
+                    stamps[layer.values.read(change.region) != change.values] = change.stamp
+                layer.stamps.write(change.region, stamps)
+            layer.values.write(change.region, change.values)
+            self.stamp = max(self.stamp, change.stamp)
+
+    def adopt(self, array: Any, kind: LabelKind) -> Iterator[Change]:
+        """Begin anew with the strokes of a layer, which are older than all else.
+
+        Yields
+        ------
+        Change
+            A chunk that holds something.
+        """
+        with self._lock:
+            self.kind = kind
+            fresh = self._layers[Origin.STROKES] = _Layer(self.shape, array.dtype)
+        for region in fresh.values.differing(array):
+            change = Change(Origin.STROKES, region, np.array(array[region]), 0)
+            self.put(change)
+            yield change
+
+    def over(self, region: Region) -> np.ndarray:
+        """What corrections and accepted regions say of a region, the newer of both.
+
+        Returns
+        -------
+        numpy.ndarray
+            uint8: 0 nothing, 1 to 254 a structure, 255 background.
+        """
+        with self._lock:
+            return self._over(region)[0]
+
+    def winning(self, region: Region) -> np.ndarray:
+        """As `over`, but 0 where a newer stroke says something."""
+        with self._lock:
+            over, times = self._over(region)
+            layer = self._layers[Origin.STROKES]
+            newer = layer.stamps.read(region) > times
+            if self.kind is LabelKind.STROKES:
+                newer &= layer.values.read(region) != 0
+            over[newer] = 0
+            return over
+
+    def said(self) -> set[tuple[int, ...]]:
+        """Leading indices of the planes with corrections or accepted regions."""
+        with self._lock:
+            return self.grid(Origin.CORRECTIONS).planes() | self.grid(Origin.ACCEPTED).planes()
+
+    def _over(self, region: Region) -> tuple[np.ndarray, np.ndarray]:
+        corrections, accepted = (self._layers[o] for o in (Origin.CORRECTIONS, Origin.ACCEPTED))
+        out, times = corrections.values.read(region), corrections.stamps.read(region)
+        times[out == 0] = 0
+        values, stamps = accepted.values.read(region), accepted.stamps.read(region)
+        newer = (values != 0) & (stamps > times)
+        out[newer], times[newer] = values[newer], stamps[newer]
+        return out, times
+
+    def _retraced(
+        self, layer: _Layer, region: Region, differs: np.ndarray, values: np.ndarray
+    ) -> np.ndarray | None:
+        """The times of a region, if what changed there is a step back or forth."""
+        for steps, others, side in (
+            (layer.done, layer.undone, "before"),
+            (layer.undone, layer.done, "after"),
+        ):
+            if (
+                steps
+                and (stamps := _follow(layer, steps[-1], side, region, differs, values)) is not None
+            ):
+                others.append(steps.pop())
+                return stamps
+        return None
+
+
+def _step(
+    layer: _Layer,
+    region: Region,
+    differs: np.ndarray,
+    before: np.ndarray,
+    values: np.ndarray,
+    stamp: int,
+) -> _Step:
+    places = np.flatnonzero(differs)
+    times = layer.stamps.read(region).ravel()[places]
+    now = np.full(len(places), stamp, np.uint32)
+    return _Step(region, places, (before.ravel()[places], times), (values.ravel()[places], now))
+
+
+def _follow(
+    layer: _Layer,
+    step: _Step,
+    side: str,
+    region: Region,
+    differs: np.ndarray,
+    values: np.ndarray,
+) -> np.ndarray | None:
+    """The times that a region has after a step back or forth; None if it was another change."""
+    wanted, times = step.before if side == "before" else step.after
+    if step.region != region or not np.array_equal(np.flatnonzero(differs), step.places):
+        return None
+    if not np.array_equal(values.ravel()[step.places], wanted):
+        return None
+    stamps = layer.stamps.read(region)
+    stamps.reshape(-1)[step.places] = times
+    return stamps
+
+
+def _trim(region: Region, differs: np.ndarray, *arrays: np.ndarray) -> tuple[Any, ...]:
+    """Cut a region and its arrays down to where they differ."""
+    inside = []
+    for axis in range(differs.ndim):
+        others = tuple(a for a in range(differs.ndim) if a != axis)
+        along = np.flatnonzero(differs.any(axis=others))
+        inside.append(slice(int(along[0]), int(along[-1]) + 1))
+    cut = tuple(inside)
+    outer = tuple(
+        slice(r.start + i.start, r.start + i.stop) for r, i in zip(region, cut, strict=True)
+    )
+    return (outer, differs[cut], *(np.ascontiguousarray(a[cut]) for a in arrays))

@@ -1,0 +1,137 @@
+"""Strokes, corrections, accepted regions: kept apart, the newest wins, undo brings times back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_unetseg.core.labels import LabelKind
+from napari_unetseg.core.sparse import CHUNK, Region, SparseGrid, whole
+from napari_unetseg.core.truth import Change, Origin, Truth
+
+SHAPE = (3, 300, 520)
+STROKES, CORRECTIONS, ACCEPTED = Origin.STROKES, Origin.CORRECTIONS, Origin.ACCEPTED
+
+
+def at(z: int, y: tuple[int, int], x: tuple[int, int]) -> Region:
+    return slice(z, z + 1), slice(*y), slice(*x)
+
+
+def say(truth: Truth, origin: Origin, region: Region, value: int, **more: Any) -> Change | None:
+    shape = [s.stop - s.start for s in region]
+    return truth.note(origin, region, np.full(shape, value, np.uint8), **more)
+
+
+@st.composite
+def regions(draw: st.DrawFn) -> Region:
+    spans = []
+    for size in SHAPE:
+        a, b = sorted(draw(st.tuples(st.integers(0, size), st.integers(0, size))))
+        spans.append(slice(min(a, size - 1), max(b, min(a, size - 1) + 1)))
+    return tuple(spans)
+
+
+@given(st.lists(st.tuples(regions(), st.integers(0, 255)), max_size=8))
+def test_a_sparse_grid_reads_what_a_dense_one_would(writes: list[tuple[Region, int]]) -> None:
+    sparse, dense = SparseGrid(SHAPE), np.zeros(SHAPE, np.uint8)
+    for region, value in writes:
+        dense[region] = value
+        sparse.write(region, dense[region])
+    for region, _ in writes:
+        np.testing.assert_array_equal(sparse.read(region), dense[region])
+    np.testing.assert_array_equal(sparse.read(whole(SHAPE)), dense)
+    assert list(sparse.differing(dense)) == []
+    assert sparse.planes() == {(z,) for z in range(3) if dense[z].any()}
+    assert all(chunk.any() for chunk in sparse.chunks.values())
+
+
+def test_differing_chunks_are_found_and_no_others() -> None:
+    grid, dense = SparseGrid(SHAPE), np.zeros(SHAPE, np.uint8)
+    dense[1, 270, 515] = 3
+    assert list(grid.differing(dense)) == [at(1, (CHUNK, 300), (2 * CHUNK, 520))]
+
+
+def test_the_newest_wins_voxel_by_voxel() -> None:
+    truth = Truth(SHAPE)
+    place = at(0, (0, 10), (0, 10))
+    say(truth, STROKES, place, 1)
+    say(truth, CORRECTIONS, at(0, (0, 10), (0, 8)), 2)
+    say(truth, ACCEPTED, at(0, (0, 10), (0, 6)), 255)
+    say(truth, STROKES, at(0, (0, 10), (0, 4)), 3)
+    say(truth, CORRECTIONS, at(0, (0, 10), (0, 2)), 4)
+    assert truth.winning(place)[0, 0].tolist() == [4, 4, 0, 0, 255, 255, 2, 2, 0, 0]
+    assert truth.over(place)[0, 0].tolist() == [4, 4, 255, 255, 255, 255, 2, 2, 0, 0]
+
+
+def test_an_erased_stroke_says_nothing_but_an_erased_mask_says_background() -> None:
+    for kind, wins in ((LabelKind.STROKES, 2), (LabelKind.FULL, 0)):
+        truth, place = Truth(SHAPE, kind=kind), at(0, (0, 1), (0, 1))
+        say(truth, STROKES, place, 1)
+        say(truth, CORRECTIONS, place, 2)
+        say(truth, STROKES, place, 0)
+        assert truth.winning(place).item() == wins
+
+
+def test_what_is_undone_never_was() -> None:
+    truth, place = Truth(SHAPE), at(2, (5, 9), (250, 260))
+    say(truth, STROKES, place, 1)
+    say(truth, CORRECTIONS, place, 2)
+    say(truth, STROKES, at(2, (5, 9), (250, 300)), 3)
+    assert not truth.winning(place).any()
+    undone = np.zeros((1, 4, 50), np.uint8)
+    undone[..., :10] = 1
+    truth.note(STROKES, at(2, (5, 9), (250, 300)), undone, by_hand=False)
+    assert (truth.winning(place) == 2).all(), "the stroke that is left is older than the correction"
+    say(truth, STROKES, at(2, (5, 9), (250, 300)), 3, by_hand=False)
+    assert not truth.winning(place).any(), "redone, the newer stroke wins again"
+
+
+def test_the_same_change_by_hand_is_new() -> None:
+    truth, place = Truth(SHAPE), at(0, (0, 4), (0, 4))
+    say(truth, STROKES, place, 1)
+    say(truth, CORRECTIONS, place, 2)
+    say(truth, STROKES, place, 3)
+    say(truth, STROKES, place, 1)
+    assert not truth.winning(place).any()
+
+
+def test_strokes_of_an_adopted_layer_are_older_than_all_else() -> None:
+    truth, layer = Truth(SHAPE), np.zeros(SHAPE, np.int32)
+    say(truth, CORRECTIONS, at(0, (0, 2), (0, 2)), 2)
+    layer[0, :4, :4] = 700
+    changes = list(truth.adopt(layer, LabelKind.INSTANCES))
+    assert [c.stamp for c in changes] == [0]
+    assert truth.read(STROKES, at(0, (0, 1), (0, 1))).item() == 700
+    assert truth.winning(at(0, (0, 1), (0, 1))).item() == 2
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_changes_replayed_give_the_same_truth(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    one, other = Truth(SHAPE), Truth(SHAPE)
+    data = {o: np.zeros(SHAPE, np.uint8) for o in (STROKES, CORRECTIONS, ACCEPTED)}
+    past: list[tuple[Origin, Region, np.ndarray]] = []
+    for _ in range(40):
+        if past and rng.random() < 0.3:
+            origin, region, before = past.pop()
+            data[origin][region] = before
+            change = one.note(origin, whole(SHAPE), data[origin], by_hand=False)
+        else:
+            origin = list(data)[rng.integers(3)]
+            y, x, z = rng.integers(0, 290), rng.integers(0, 500), rng.integers(3)
+            region = at(z, (y, y + 10), (x, x + 20))
+            past.append((origin, region, data[origin][region].copy()))
+            data[origin][region] = rng.integers(0, 4)
+            change = one.note(origin, region, data[origin][region])
+        if change is not None:
+            other.put(change)
+    everything = whole(SHAPE)
+    for origin, array in data.items():
+        np.testing.assert_array_equal(one.read(origin, everything), array)
+        np.testing.assert_array_equal(other.read(origin, everything), array)
+    np.testing.assert_array_equal(one.winning(everything), other.winning(everything))
+    assert one.stamp == other.stamp
