@@ -35,9 +35,11 @@ def regions(draw: st.DrawFn) -> Region:
     return tuple(spans)
 
 
-@given(st.lists(st.tuples(regions(), st.integers(0, 255)), max_size=8))
-def test_a_sparse_grid_reads_what_a_dense_one_would(writes: list[tuple[Region, int]]) -> None:
-    sparse, dense = SparseGrid(SHAPE), np.zeros(SHAPE, np.uint8)
+@given(st.lists(st.tuples(regions(), st.integers(0, 255)), max_size=8), st.booleans())
+def test_a_sparse_grid_reads_what_a_dense_one_would(
+    writes: list[tuple[Region, int]], packed: bool
+) -> None:
+    sparse, dense = SparseGrid(SHAPE, packed=packed), np.zeros(SHAPE, np.uint8)
     for region, value in writes:
         dense[region] = value
         sparse.write(region, dense[region])
@@ -46,7 +48,7 @@ def test_a_sparse_grid_reads_what_a_dense_one_would(writes: list[tuple[Region, i
     np.testing.assert_array_equal(sparse.read(whole(SHAPE)), dense)
     assert list(sparse.differing(dense)) == []
     assert sparse.planes() == {(z,) for z in range(3) if dense[z].any()}
-    assert all(chunk.any() for chunk in sparse.chunks.values())
+    assert all(sparse.chunk(cell).any() for cell in sparse.cells())
 
 
 def test_differing_chunks_are_found_and_no_others() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
@@ -40,11 +41,15 @@ class SparseGrid:
         Shape of the grid, the last two axes are Y and X.
     dtype
         Of its values.
+    packed
+        Whether chunks are kept compressed, for what is seldom read.
     """
 
-    def __init__(self, shape: Sequence[int], dtype: Any = np.uint8) -> None:
-        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
-        self.chunks: dict[Cell, np.ndarray] = {}
+    def __init__(
+        self, shape: Sequence[int], dtype: Any = np.uint8, *, packed: bool = False
+    ) -> None:
+        self.shape, self.dtype, self._packed = tuple(shape), np.dtype(dtype), packed
+        self._chunks: dict[Cell, Any] = {}
 
     def region_of(self, cell: Cell) -> Region:
         """What a chunk covers; chunks at the far end are cut off."""
@@ -52,11 +57,23 @@ class SparseGrid:
         ends = zip(cell[-2:], self.shape[-2:], strict=True)
         return (*leading, *(slice(c * CHUNK, min(c * CHUNK + CHUNK, n)) for c, n in ends))
 
+    def chunk(self, cell: Cell) -> np.ndarray | None:
+        """The chunk at a place, None where all is zero; not to be written to."""
+        kept = self._chunks.get(cell)
+        if kept is None or not self._packed:
+            return kept
+        shape = [s.stop - s.start for s in self.region_of(cell)]
+        return np.frombuffer(zlib.decompress(kept), self.dtype).reshape(shape)
+
+    def cells(self) -> list[Cell]:
+        """The places of the chunks that hold anything."""
+        return list(self._chunks)
+
     def read(self, region: Region) -> np.ndarray:
         """A copy of a region."""
         out = np.zeros([s.stop - s.start for s in region], self.dtype)
         for cell in cells(region):
-            if (chunk := self.chunks.get(cell)) is not None:
+            if (chunk := self.chunk(cell)) is not None:
                 inside, outside = _overlap(self.region_of(cell), region)
                 out[outside] = chunk[inside]
         return out
@@ -66,27 +83,30 @@ class SparseGrid:
         for cell in cells(region):
             place = self.region_of(cell)
             inside, outside = _overlap(place, region)
-            piece, chunk = values[outside], self.chunks.get(cell)
+            piece, chunk = values[outside], self.chunk(cell)
             if chunk is None:
                 if not piece.any():
                     continue
                 chunk = np.zeros([s.stop - s.start for s in place], self.dtype)
-                self.chunks[cell] = chunk
+            elif self._packed:
+                chunk = chunk.copy()
             chunk[inside] = piece
-            if not chunk.any():
-                del self.chunks[cell]
+            if chunk.any():
+                self._chunks[cell] = zlib.compress(chunk.tobytes(), 1) if self._packed else chunk
+            else:
+                del self._chunks[cell]
 
     def differing(self, array: Any) -> Iterator[Region]:
         """The chunks where an array of the same shape holds something else; reads it in pieces."""
         for cell in cells(whole(self.shape)):
             region = self.region_of(cell)
-            piece, chunk = np.asarray(array[region]), self.chunks.get(cell)
+            piece, chunk = np.asarray(array[region]), self.chunk(cell)
             if piece.any() if chunk is None else not np.array_equal(piece, chunk):
                 yield region
 
     def planes(self) -> set[Cell]:
         """Leading indices of the planes that hold anything."""
-        return {cell[:-2] for cell in self.chunks}
+        return {cell[:-2] for cell in self.cells()}
 
 
 def _overlap(place: Region, region: Region) -> tuple[Region, Region]:

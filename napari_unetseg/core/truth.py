@@ -112,6 +112,7 @@ class Truth:
         self._lock = threading.RLock()
         self._layers = {o: _Layer(shape, np.uint8) for o in Origin}
         self._layers[Origin.STROKES] = _Layer(shape, dtype)
+        self._layers[Origin.FIRST].values = SparseGrid(shape, packed=True)
 
     def grid(self, origin: Origin) -> SparseGrid:
         """The values of one origin; not to be written to."""
