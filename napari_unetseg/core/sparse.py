@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -9,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["CHUNK", "Cell", "Region", "SparseGrid", "cells", "whole"]
+__all__ = ["CHUNK", "Cell", "Region", "SparseGrid", "cells", "together", "whole"]
 
 CHUNK = 256
 """Edge of a chunk along Y and X; along every other axis it is one."""
+
+MOST_TOGETHER = 2**23
+"""Voxels of a bounding box that are still looked at as one."""
 
 Region = tuple[slice, ...]
 """One slice with start and stop for each axis of a grid."""
@@ -30,6 +34,15 @@ def cells(region: Region) -> Iterator[Cell]:
     leading = [range(s.start, s.stop) for s in region[:-2]]
     spatial = [range(s.start // CHUNK, -(-s.stop // CHUNK)) for s in region[-2:]]
     return product(*leading, *spatial)
+
+
+def together(regions: Sequence[Region]) -> list[Region]:
+    """The bounding box of regions, or each by itself where that would be large."""
+    if len(regions) < 2:
+        return list(regions)
+    spans = zip(*regions, strict=True)
+    box = tuple(slice(min(s.start for s in on), max(s.stop for s in on)) for on in spans)
+    return [box] if math.prod(s.stop - s.start for s in box) <= MOST_TOGETHER else list(regions)
 
 
 class SparseGrid:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from napari_unetseg.core.labels import LabelKind
-from napari_unetseg.core.sparse import Region, SparseGrid
+from napari_unetseg.core.sparse import Region, SparseGrid, whole
 
 __all__ = ["Change", "Origin", "Truth"]
 
@@ -203,6 +203,24 @@ class Truth:
                 newer &= layer.values.read(region) != 0
             over[newer] = 0
             return over
+
+    def corrections(self) -> np.ndarray | None:
+        """What wins over strokes in the whole grid, as `winning`; None if nothing does."""
+        out: np.ndarray | None = None
+        for plane in sorted(self.said()):
+            region = (*(slice(i, i + 1) for i in plane), *whole(self.shape[-2:]))
+            found = self.winning(region)
+            if found.any():
+                out = np.zeros(self.shape, np.uint8) if out is None else out
+                out[region] = found
+        return out
+
+    def count(self, origin: Origin) -> int:
+        """Voxels of which one origin says something."""
+        with self._lock:
+            grid = self.grid(origin)
+            chunks = (grid.chunk(cell) for cell in grid.cells())
+            return sum(int((chunk != 0).sum()) for chunk in chunks if chunk is not None)
 
     def said(self) -> set[tuple[int, ...]]:
         """Leading indices of the planes with corrections or accepted regions."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
+from napari_unetseg.core.truth import Change, Origin, Truth
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences
 from napari_unetseg.gui.grids import guess_kind, thinned_counts
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
     from napari_unetseg.core.image import Stack
-    from napari_unetseg.gui.layers import Prediction
+    from napari_unetseg.gui.layers import Prediction, Strokes
 
 __all__ = ["Choices"]
 
@@ -41,12 +43,16 @@ class Choices:
     def __init__(self, viewer: ViewerModel, session: Session) -> None:
         self.viewer, self.session = viewer, session
         self.predictions: dict[Any, Prediction] = {}
+        self.truths: dict[Any, Truth] = {}
+        self.doubts: set[Prediction | Strokes] = set()
+        self._strokes: dict[Any, Strokes] = {}
         self.labels_changed = False
         self._watched: Labels | None = None
         self._guessed: Labels | None = None
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self._on_removed)
         session.events.structures.connect(self._recolor)
+        session.events.sources.connect(self._follow_strokes)
         active = viewer.layers.selection.active
         images = self.images()
         if images:
@@ -56,6 +62,9 @@ class Choices:
         """Listen to the viewer no more."""
         self.viewer.layers.events.inserted.disconnect(self._on_inserted)
         self.viewer.layers.events.removed.disconnect(self._on_removed)
+        self.session.events.sources.disconnect(self._follow_strokes)
+        for strokes in self._strokes.values():
+            strokes.end()
         self._watch(None)
 
     @contextmanager
@@ -323,6 +332,39 @@ class Choices:
             if prediction.alive and prediction.layer is not None:
                 napari_layers.paint_colors(prediction.layer, structures)
 
+    # -- what people say -----------------------------------------------------------------------
+
+    def truth(self, image: Image) -> Truth:
+        """All that was said about an image."""
+        if image not in self.truths:
+            shape = napari_layers.stack_of(image).grid_shape
+            self.truths[image] = Truth(shape)
+        return self.truths[image]
+
+    def on_change(self, image: Image, change: Change) -> None:  # noqa: ARG002 - for who keeps it
+        """Something was said about an image, and taken down."""
+        if change.origin is not Origin.FIRST:
+            self.labels_changed = True
+
+    def on_doubt(self, which: Prediction | Strokes) -> None:
+        """Something may have changed that only a search can find; `tick` has it made."""
+        self.doubts.add(which)
+
+    def _follow_strokes(self) -> None:
+        """Take down what is painted in every annotation layer that is in use."""
+        wanted = {s.image: s for s in self.session.sources if s.labels and not s.on_disk}
+        for image in [i for i, s in self._strokes.items() if not _serves(s, wanted.get(i))]:
+            self._strokes.pop(image).end()
+        for image, source in wanted.items():
+            truth = self.truth(image)
+            if image in self._strokes:
+                truth.kind = source.kind
+                continue
+            tell = partial(self.on_change, image)
+            strokes = napari_layers.Strokes(source.labels, truth, source.kind, tell)
+            strokes.on_doubt = partial(self.on_doubt, strokes)
+            self._strokes[image] = strokes
+
     # -- layers that come and go ---------------------------------------------------------------
 
     def _on_inserted(self, event: Any) -> None:
@@ -338,6 +380,7 @@ class Choices:
             if prediction.layer is layer:
                 prediction.keep_deleted()
         self.predictions.pop(layer, None)
+        self.truths.pop(layer, None)
         session.sources = tuple(
             replace(
                 s,
@@ -388,3 +431,7 @@ class Choices:
 
     def _on_painted(self) -> None:
         self.labels_changed = True
+
+
+def _serves(strokes: Strokes, source: Source | None) -> bool:
+    return source is not None and strokes.layer is source.labels

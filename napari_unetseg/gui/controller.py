@@ -24,6 +24,7 @@ from napari_unetseg.core.events import (
     TrainingDone,
 )
 from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.core.truth import Origin
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences, work
 from napari_unetseg.gui.grids import count_labels
@@ -32,6 +33,7 @@ from napari_unetseg.gui.live import MaskBegins
 from napari_unetseg.gui.masks import Masks
 from napari_unetseg.gui.newer import Pairs, gather, same
 from napari_unetseg.gui.preferences import Preferences, cores
+from napari_unetseg.gui.review import Review
 from napari_unetseg.gui.session import (
     JobKind,
     JobState,
@@ -40,6 +42,7 @@ from napari_unetseg.gui.session import (
     Point,
     Session,
 )
+from napari_unetseg.gui.steps import Steps
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -91,9 +94,11 @@ class Controller(Masks):
         self._flushed = self._counted = 0.0
         self._noticed: list[str] = []
         self._offered: Pairs = ()
-        self._went_wrong = False
+        self._went_wrong = self._settling = False
         settings = TrainSettings(device=self.preferences.device)
         super().__init__(viewer, session or Session(settings=settings))
+        self.steps = Steps(self.session)
+        self.review = Review(self)
 
     # -- training ------------------------------------------------------------------------------
 
@@ -101,7 +106,7 @@ class Controller(Masks):
         """Train on all sources; the newest model is gone on from where it fits."""
         with self.refusing():
             self._check_free()
-            pairs = self._offered = gather(self.session.sources, self.predictions)()
+            pairs = self._offered = gather(self.session.sources, self.truths)()
             folders = [s for s in self.session.sources if s.used and s.on_disk]
             if not pairs and not folders:
                 raise UserError(
@@ -188,13 +193,6 @@ class Controller(Masks):
             return
         target.write(event.index, event.mask)
         self._progress(event.done / event.total)
-
-    def forget_corrections(self) -> None:
-        """Train no more on what was corrected in the chosen image's prediction."""
-        if self.prediction is not None:
-            self.prediction.forget()
-            self.labels_changed = True
-            self.session.say("Corrections are kept in the layer but will not train.")
 
     # -- finishing -----------------------------------------------------------------------------
 
@@ -414,6 +412,8 @@ class Controller(Masks):
         self.look()
         self.runner.pump()
         now = time.perf_counter()
+        if self.doubts and not self._settling:
+            self._settle()
         if self._target is not None and now - self._flushed > FLUSH_SECONDS:
             self._target.flush()
             self._flushed = now
@@ -421,12 +421,26 @@ class Controller(Masks):
             self.labels_changed, self._counted = False, now
             self._count()
 
+    def _settle(self) -> None:
+        """Search what may have changed, beside the window."""
+        doubts, self.doubts, self._settling = list(self.doubts), set(), True
+
+        def search() -> list[Any]:
+            return [(one, one.search()) for one in doubts]
+
+        def settle(found: list[Any]) -> None:
+            self._settling = False
+            for one, regions in found:
+                one.settle(regions)
+
+        self.runner.ask(search, settle, about="changes")
+
     def _threads(self, *, resting: bool) -> int:
         fixed = self.session.settings.threads or self.preferences.threads
         return fixed or max(1, cores() - (0 if resting else 1))
 
     def _count(self) -> None:
-        source, prediction = self.session.source(), self.prediction
+        source, truth = self.session.source(), self.truths.get(self.session.image)
         labels = source.labels if source else None
         data = None if labels is None else napari_layers.data_of(labels)
         kind = source.kind if source else LabelKind.STROKES
@@ -436,7 +450,7 @@ class Controller(Masks):
 
         def ask() -> tuple[dict[int, int], int, Pairs]:
             counts = {} if data is None else count_labels(data)
-            return counts, prediction.count_corrections() if prediction else 0, newer()
+            return counts, truth.count(Origin.CORRECTIONS) if truth else 0, newer()
 
         job = self.session.job.id if self.session.job else 0
         self.runner.ask(ask, partial(self._on_counted, labels, kind, size, job))
@@ -447,7 +461,7 @@ class Controller(Masks):
         if job is None or job.kind is not JobKind.TRAIN:
             return lambda: ()
         try:
-            copies = gather(self.session.sources, self.predictions)
+            copies = gather(self.session.sources, self.truths)
         except UserError:
             return lambda: ()
 

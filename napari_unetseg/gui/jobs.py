@@ -58,8 +58,13 @@ class Runner(Protocol):
     def start(self, job: Job) -> None:
         """Run a job; its answers arrive through its callbacks."""
 
-    def ask(self, question: Callable[[], Any], on_answer: Callable[[Any], None]) -> None:
-        """Compute something short beside the job; a newer question replaces a waiting one."""
+    def ask(
+        self, question: Callable[[], Any], on_answer: Callable[[Any], None], about: str = ""
+    ) -> None:
+        """Compute something short beside the job; a newer question replaces a waiting one.
+
+        Questions about different things do not wait for each other.
+        """
 
     def pump(self) -> None:
         """Hand over what has arrived; called in the GUI thread."""
@@ -137,6 +142,45 @@ class Inbox:
             yield event
 
 
+class _Questions:
+    """Questions about one thing: one is thought about, the newest other one waits."""
+
+    def __init__(self) -> None:
+        self._waiting: tuple[Callable[[], Any], Callable[[Any], None]] | None = None
+        self._asked: tuple[threading.Thread, list[Any], Callable[[Any], None]] | None = None
+
+    def ask(self, question: Callable[[], Any], on_answer: Callable[[Any], None]) -> None:
+        self._waiting = (question, on_answer)
+        self._ask_next()
+
+    def _ask_next(self) -> None:
+        if self._asked is not None or self._waiting is None:
+            return
+        (question, on_answer), self._waiting = self._waiting, None
+        answer: list[Any] = []
+
+        def think() -> None:
+            try:
+                answer.append(question())
+            except Exception:
+                log.exception("a question beside the job failed")
+
+        thread = threading.Thread(target=think, name="unetseg-question", daemon=True)
+        self._asked = (thread, answer, on_answer)
+        thread.start()
+
+    def pump(self) -> None:
+        if self._asked is not None and not self._asked[0].is_alive():
+            (_, answer, on_answer), self._asked = self._asked, None
+            if answer and self._waiting is None:
+                on_answer(answer[0])
+            self._ask_next()
+
+    def close(self) -> threading.Thread | None:
+        asked, self._asked, self._waiting = self._asked, None, None
+        return None if asked is None else asked[0]
+
+
 class ThreadRunner:
     """Runs jobs in a worker thread.
 
@@ -151,8 +195,7 @@ class ThreadRunner:
         self._job: Job | None = None
         self._inbox: Inbox | None = None
         self._thread: threading.Thread | None = None
-        self._waiting: tuple[Callable[[], Any], Callable[[Any], None]] | None = None
-        self._asked: tuple[threading.Thread, list[Any], Callable[[Any], None]] | None = None
+        self._questions: dict[str, _Questions] = {}
 
     @property
     def busy(self) -> bool:
@@ -179,30 +222,16 @@ class ThreadRunner:
             log.info("the job failed", exc_info=True)
             inbox.end(error=error)
 
-    def ask(self, question: Callable[[], Any], on_answer: Callable[[Any], None]) -> None:
-        """Compute something short in a thread of its own, one at a time."""
-        self._waiting = (question, on_answer)
-        self._ask_next()
-
-    def _ask_next(self) -> None:
-        if self._asked is not None or self._waiting is None:
-            return
-        (question, on_answer), self._waiting = self._waiting, None
-        answer: list[Any] = []
-
-        def think() -> None:
-            try:
-                answer.append(question())
-            except Exception:
-                log.exception("a question beside the job failed")
-
-        thread = threading.Thread(target=think, name="unetseg-question", daemon=True)
-        self._asked = (thread, answer, on_answer)
-        thread.start()
+    def ask(
+        self, question: Callable[[], Any], on_answer: Callable[[Any], None], about: str = ""
+    ) -> None:
+        """Compute something short in a thread of its own, one at a time of what it is about."""
+        self._questions.setdefault(about, _Questions()).ask(question, on_answer)
 
     def pump(self) -> None:
         """Hand over what has arrived, for some milliseconds at most."""
-        self._pump_answer()
+        for questions in tuple(self._questions.values()):
+            questions.pump()
         job, inbox = self._job, self._inbox
         if job is None or inbox is None:
             return
@@ -218,21 +247,16 @@ class ThreadRunner:
             else:
                 job.on_done(inbox.result)
 
-    def _pump_answer(self) -> None:
-        if self._asked is not None and not self._asked[0].is_alive():
-            (_, answer, on_answer), self._asked = self._asked, None
-            if answer and self._waiting is None:
-                on_answer(answer[0])
-            self._ask_next()
-
     def close(self, seconds: float = 10.0) -> bool:
         """Stop the job and wait for it; late answers are dropped."""
-        job, inbox, thread, asked = self._job, self._inbox, self._thread, self._asked
-        self._job = self._inbox = self._thread = self._asked = self._waiting = None
+        job, inbox, thread = self._job, self._inbox, self._thread
+        self._job = self._inbox = self._thread = None
+        asked = [questions.close() for questions in self._questions.values()]
+        self._questions.clear()
         if job is not None and inbox is not None:
             job.control.stop()
             inbox.close()
-        threads = [t for t in (thread, asked and asked[0]) if t is not None]
+        threads = [t for t in (thread, *asked) if t is not None]
         for one in threads:
             one.join(seconds)
         return not any(one.is_alive() for one in threads)
@@ -256,7 +280,12 @@ class SyncRunner:
             self.busy = False
             job.on_done(result)
 
-    def ask(self, question: Callable[[], Any], on_answer: Callable[[Any], None]) -> None:
+    def ask(
+        self,
+        question: Callable[[], Any],
+        on_answer: Callable[[Any], None],
+        about: str = "",  # noqa: ARG002 - as every runner has it
+    ) -> None:
         """Answer at once."""
         on_answer(question())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from napari_unetseg.core.errors import UserError
@@ -42,7 +43,9 @@ class Masks(Choices):
         """Make an image's prediction layer ready for the tiles of a model."""
         target = self.predictions.get(image)
         if target is None:
-            target = napari_layers.Prediction(self.viewer, image, self._on_painted)
+            tell = partial(self.on_change, image)
+            target = napari_layers.Prediction(self.viewer, image, self.truth(image), tell)
+            target.on_doubt = partial(self.on_doubt, target)
             self.predictions[image] = target
         self.know([s.number for s in structures], {s.number: s.name for s in structures})
         target.begin(model_id, self.session.structures)

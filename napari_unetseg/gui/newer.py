@@ -12,6 +12,7 @@ from napari_unetseg.core.samples import Pair
 from napari_unetseg.gui import layers as napari_layers
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.truth import Truth
     from napari_unetseg.gui.session import Source
 
 __all__ = ["Pairs", "gather", "same"]
@@ -19,25 +20,21 @@ __all__ = ["Pairs", "gather", "same"]
 Pairs = tuple[Pair, ...]
 
 
-def gather(
-    sources: Sequence[Source], predictions: Mapping[Any, napari_layers.Prediction]
-) -> Callable[[], Pairs]:
+def gather(sources: Sequence[Source], truths: Mapping[Any, Truth]) -> Callable[[], Pairs]:
     """Look at layers now; what is returned copies their labels and corrections when it is called.
 
     Sources without labels and corrections, unused ones and those on disk are left out.
     """
-    copies = [_copier(s, predictions.get(s.image)) for s in sources if s.used and not s.on_disk]
+    copies = [_copier(s, truths.get(s.image)) for s in sources if s.used and not s.on_disk]
     return lambda: tuple(pair for copy in copies if (pair := copy()) is not None)
 
 
-def _copier(
-    source: Source, prediction: napari_layers.Prediction | None
-) -> Callable[[], Pair | None]:
+def _copier(source: Source, truth: Truth | None) -> Callable[[], Pair | None]:
     labels = None if source.labels is None else napari_layers.data_of(source.labels)
     stack = napari_layers.stack_of(source.image, source.channels)
 
     def copy() -> Pair | None:
-        corrections = prediction.corrections() if prediction else None
+        corrections = truth.corrections() if truth else None
         if labels is not None:
             return Pair(stack, napari_layers.copy_of(labels), source.kind, corrections)
         if corrections is None:

@@ -124,6 +124,9 @@ class Session:
     brush: int = 1
     counts: Mapping[int, int] = field(default_factory=dict)
     corrected: int = 0
+    undoable: str = ""
+    """The plugin's own step that undo takes back; empty if there is none."""
+    redoable: str = ""
 
     settings: TrainSettings = field(default_factory=TrainSettings)
     follow: bool = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import dask.array as da
@@ -13,6 +12,7 @@ from napari.layers import Image, Labels
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
+from napari_unetseg.core.truth import Origin
 from napari_unetseg.gui import grids, layers
 
 GRID = {
@@ -255,19 +255,19 @@ def test_a_stroke_made_while_tiles_arrive_is_kept_and_cannot_be_undone_into_old_
 
 def test_corrections_are_kept_through_predictions_and_erasing_means_background() -> None:
     viewer, prediction = predicted(1)
-    assert prediction.corrections() is None
+    assert prediction.truth.corrections() is None
     assert prediction.layer is not None
     prediction.layer.data_setitem((np.array([0, 1]), np.array([0, 0])), [0, 2])
-    corrections = prediction.corrections()
+    corrections = prediction.truth.corrections()
     assert corrections is not None
     assert (corrections[0, 0], corrections[1, 0], corrections.sum()) == (BRUSH, 2, BRUSH + 2)
     again(prediction, 1, "b")
     assert prediction.layer.data[0, 0] == 0
     assert prediction.layer.data[1, 0] == 2
-    assert prediction.count_corrections() == 2
+    assert prediction.truth.count(Origin.CORRECTIONS) == 2
     viewer.layers.remove(prediction.layer)
     prediction.keep_deleted()
-    assert prediction.count_corrections() == 2
+    assert prediction.truth.count(Origin.CORRECTIONS) == 2
     again(prediction, 1, "c")
     assert prediction.layer.data[1, 0] == 2
 
@@ -276,19 +276,21 @@ def test_an_undone_correction_is_none() -> None:
     _, prediction = predicted(1)
     assert prediction.layer is not None
     prediction.layer.data_setitem((np.array([0]), np.array([0])), [0])
-    assert prediction.count_corrections() == 1
+    assert prediction.truth.count(Origin.CORRECTIONS) == 1
     prediction.layer.undo()
-    assert prediction.count_corrections() == 0
-    assert prediction.corrections() is None
+    assert prediction.truth.count(Origin.CORRECTIONS) == 0
+    assert prediction.truth.corrections() is None
 
 
-def test_forgotten_corrections_stay_visible_but_train_no_more() -> None:
+def test_forgotten_corrections_show_the_network_s_mask_again() -> None:
     _, prediction = predicted(1)
     assert prediction.layer is not None
-    prediction.layer.data_setitem((np.array([0]), np.array([0])), [2])
-    prediction.forget()
-    assert prediction.layer.data[0, 0] == 2
-    assert prediction.corrections() is None
+    prediction.layer.data_setitem((np.array([0, 9]), np.array([0, 9])), [2, 2])
+    prediction.forget(WHOLE, np.arange(16 * 20).reshape(16, 20) < 100)
+    assert (prediction.layer.data[0, 0], prediction.layer.data[9, 9]) == (1, 2)
+    corrections = prediction.truth.corrections()
+    assert corrections is not None
+    assert (corrections[0, 0], corrections[9, 9]) == (0, 2)
 
 
 def test_a_new_prediction_keeps_name_place_and_look() -> None:
@@ -317,7 +319,7 @@ def test_another_model_leaves_no_plane_of_the_old_one() -> None:
     prediction.layer.data_setitem((np.array([2]), np.array([3]), np.array([4])), [2])
     prediction.finish()
     assert [int(prediction.layer.data[p].max()) for p in range(3)] == [0, 2, 2]
-    assert prediction.count_corrections() == 1
+    assert prediction.truth.count(Origin.CORRECTIONS) == 1
 
 
 def test_a_volume_s_tile_counts_for_all_its_planes() -> None:
@@ -338,7 +340,8 @@ def test_a_new_mask_leaves_selection_and_tools_alone_and_is_no_painting() -> Non
     viewer.layers.selection.clear()
     viewer.layers.selection.update({one, two})
     painted: list[str] = []
-    prediction._on_changed = lambda: painted.append("painted")
+    prediction.on_doubt = lambda: painted.append("painted")
+    prediction._on_change = lambda change: painted.append(change.origin)
     layer = prediction.layer
     assert layer is not None
     layer.mode, layer.brush_size = "erase", 3
@@ -348,6 +351,7 @@ def test_a_new_mask_leaves_selection_and_tools_alone_and_is_no_painting() -> Non
     assert set(viewer.layers.selection) == {one, two}
     assert painted == []
     viewer.layers.remove(layer)
+    prediction.keep_deleted()
     again(prediction, 2, "b")
     assert set(viewer.layers.selection) == {one, two}
 
@@ -364,32 +368,11 @@ def test_undo_during_a_prediction_brings_back_no_voxels_from_before_a_tile() -> 
     prediction.write((0, *WHOLE), np.ones((16, 20), np.uint8))
     layer.undo()
     assert layer.data[0, 3, 4] == 2
-    assert prediction.count_corrections() == 1
+    assert prediction.truth.count(Origin.CORRECTIONS) == 1
     assert str(layer.mode) == "paint"
     layer.data_setitem((np.array([1]), np.array([3]), np.array([4])), [2])
     layer.undo()
     prediction.write((1, *WHOLE), np.ones((16, 20), np.uint8))
     prediction.finish()
     layer.redo()
-    assert prediction.count_corrections() == 1
-
-
-def test_a_mask_that_is_being_written_is_no_correction() -> None:
-    """Corrections are read by another thread, here between the two arrays that a tile changes."""
-    viewer = ViewerModel()
-    prediction = layers.Prediction(viewer, viewer.add_image(np.zeros((16, 20))))
-    prediction.begin("a", [Structure(1, "cell")])
-    found: list[np.ndarray | None] = []
-    reader = threading.Thread(target=lambda: found.append(prediction.corrections()))
-
-    class Half(np.ndarray):
-        def __setitem__(self, index: Any, value: Any) -> None:
-            reader.start()
-            reader.join(0.5)  # it waits for the tile, or ends now with half of it
-            super().__setitem__(index, value)
-
-    prediction._pristine = prediction._pristine.view(Half)
-    prediction.write((slice(None), slice(None)), np.ones((16, 20), np.uint8))
-    reader.join()
-    assert found == [None]
-    assert prediction.count_corrections() == 0
+    assert prediction.truth.count(Origin.CORRECTIONS) == 1

@@ -14,6 +14,7 @@ from napari.layers import Image, Labels
 from qtpy.QtWidgets import QApplication, QLabel
 
 from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.core.truth import Origin
 from napari_unetseg.gui import live, sentences
 from napari_unetseg.gui.newer import same
 from napari_unetseg.gui.session import JobKind
@@ -146,7 +147,9 @@ def test_corrections_made_meanwhile_survive_every_mask_and_undo(
     assert layer.data[30, 30] == 0
     corrected = layer.data == 0
     puppet.improve(1)
-    painted.wait(lambda: painted.controller.prediction.count_corrections() == corrected.sum())
+    painted.wait(
+        lambda: painted.controller.prediction.truth.count(Origin.CORRECTIONS) == corrected.sum()
+    )
     painted.click(painted.dock.annotate.brushes.row_of(1))
     puppet.improve(0)
     assert shown(painted, 0) is layer
@@ -207,7 +210,7 @@ def test_a_correction_goes_on_while_a_mask_comes(painted: Window, puppet: Puppet
     def mask_comes() -> None:
         done = painted.controller.prediction
         puppet.improve(0)
-        painted.wait(lambda: bool((done._kept == 1).any()))
+        painted.wait(lambda: bool((done.truth.corrections() == 1).any()))
 
     painted.draw((20, 5), (20, 55), mask_comes)
     assert (layer.data[20, 8:52] == 1).all()

@@ -19,23 +19,31 @@ from napari_unetseg.gui.layers.annotation import (
 from napari_unetseg.gui.layers.grid import level0 as data_of
 from napari_unetseg.gui.layers.grid import like, plane_on_screen, stack_of
 from napari_unetseg.gui.layers.prediction import Prediction
+from napari_unetseg.gui.layers.regions import Place, drawn, object_at, plane_at, visible_plane
+from napari_unetseg.gui.layers.strokes import Strokes
 
 __all__ = [
+    "Place",
     "Prediction",
+    "Strokes",
     "activate_brush",
     "add_tidied",
     "copy_of",
     "data_of",
     "declared_kind",
+    "drawn",
     "is_declared",
     "is_ours",
     "like",
     "mask_of",
     "names_in",
     "new_annotation",
+    "object_at",
     "paint_colors",
+    "plane_at",
     "plane_on_screen",
     "snapshot",
     "stack_of",
+    "visible_plane",
     "write_names",
 ]

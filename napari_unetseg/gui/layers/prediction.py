@@ -1,15 +1,16 @@
-"""The prediction of an image in a Labels layer of its own, and what people correct in it.
+"""The prediction of an image in a Labels layer of its own, and what people say about it there.
 
-Three arrays of the image's grid, uint8: ``data`` is what the layer shows; ``pristine`` is what was
-written there; ``_kept`` holds the corrections of earlier predictions. What differs between data
-and pristine is corrected. The layer stays the same object, so that a prediction may arrive while
-somebody paints; where a tile would leave older voxels in the undo history, the history is dropped.
+Three arrays of the image's grid, uint8: ``data`` is what the layer shows; ``shown`` is what was
+written there; ``network`` is what the model said. What differs between data and shown was changed
+by hand since the last mask was written; corrections of before are in ``kept``, and in the image's
+`Truth` all of them are. The layer stays the same object, so that a mask may arrive while somebody
+paints; where it would leave older voxels in the undo history, the history is dropped.
 """
 
 from __future__ import annotations
 
 import itertools
-import threading
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,12 @@ import numpy as np
 from napari.layers import Image, Labels
 
 from napari_unetseg.core.labels import BRUSH, Structure
-from napari_unetseg.gui.grids import empty_grid, planes_of
+from napari_unetseg.core.sparse import Cell, Region, SparseGrid, cells, together, whole
+from napari_unetseg.core.truth import Change, Origin, Truth
+from napari_unetseg.gui.grids import empty_grid
 from napari_unetseg.gui.layers.annotation import paint_colors
 from napari_unetseg.gui.layers.grid import geometry, grid_shape
+from napari_unetseg.gui.layers.watch import AT_ONCE, Watch
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -48,38 +52,55 @@ class Prediction:
     ----------
     viewer, image
         Where the layer goes, and what it lies over.
-    on_changed
-        Called when the layer was painted on, or may have been.
+    truth
+        Takes down what people change; its strokes are none of this class's business.
+    on_change
+        Called with everything that was taken down.
+
+    Attributes
+    ----------
+    on_doubt
+        Called when something may have changed that only `search` can find.
     """
 
     def __init__(
-        self, viewer: ViewerModel, image: Image, on_changed: Callable[[], None] = lambda: None
+        self,
+        viewer: ViewerModel,
+        image: Image,
+        truth: Truth | None = None,
+        on_change: Callable[[Change], None] = lambda _: None,
     ) -> None:
-        self._on_changed = on_changed
-        self._lock = threading.Lock()  # masks are written by the GUI thread, others may read
         self._viewer, self.image = viewer, image
         self._shape = grid_shape(image)
-        self._kept = empty_grid(self._shape)
-        self._data = self._pristine = empty_grid(self._shape)
-        self._dirty = self._painted = self._refreshing = False
-        self._written: set[Plane] = set()
+        self.truth = truth or Truth(self._shape)
+        self._on_change = on_change
+        self.on_doubt: Callable[[], None] = lambda: None
+        self._data, self._shown, self._network = (empty_grid(self._shape) for _ in range(3))
+        self._kept = SparseGrid(self._shape)
+        self._painted = self._refreshing = self._dirty = False
+        self.written: set[Plane] = set()
         self._stale: set[Plane] = set()
+        self._earlier: dict[Plane, bytes | None] = {}
         self._structures: Sequence[Structure] = ()
+        self._watch: Watch | None = None
         self.layer: Labels | None = None
         self.model_id: str | None = None
+        self.earlier_model: str | None = None
 
     @property
     def alive(self) -> bool:
         """Whether the layer is in the viewer."""
         return self.layer is not None and self.layer in self._viewer.layers
 
+    # -- masks ---------------------------------------------------------------------------------
+
     def begin(self, model_id: str, structures: Sequence[Structure]) -> Labels:
-        """Make the layer ready for a prediction and keep all corrections.
+        """Make the layer ready for a prediction; all corrections stay.
 
         What another model wrote stays until its place is predicted anew, or until `finish`.
         """
         if model_id != self.model_id:
-            self._stale = set(self._written)
+            self._stale = set(self.written)
         metadata = {"napari_unetseg": {"kind": "prediction", "model": model_id}}
         if self.layer is None or not self.alive:
             self.layer = self._new_layer(structures, metadata)
@@ -92,21 +113,32 @@ class Prediction:
         return self.layer
 
     def write(self, index: Index, mask: np.ndarray) -> None:
-        """Write a tile; what people changed there stays."""
-        data, pristine, kept = self._data[index], self._pristine[index], self._kept[index]
-        changed = data != pristine
-        if self._painted or changed.any():
-            self._drop_history()
-        final = mask.astype(np.uint8)
-        with self._lock:
-            kept[changed] = as_correction(data[changed])
-            corrected = kept != 0
-            final[corrected] = as_mask(kept[corrected])
-            data[...] = final
-            pristine[...] = final
-        planes = _planes_in(index, self._shape)
-        self._written.update(planes)
+        """Write a tile; what people corrected or accepted there stays."""
+        region = _region(index, self._shape)
+        planes = _planes_in(region)
+        for plane in planes:
+            self._remember(plane)
+        tile = mask.astype(np.uint8).reshape([s.stop - s.start for s in region])
+        self._take_first(region, tile)
+        self._network[region] = tile
+        self._write(region)
+        self.written.update(planes)
         self._stale.difference_update(planes)
+
+    def _write(self, region: Region) -> None:
+        """Show the network's mask, with all that people said on top."""
+        data, shown = self._data[region], self._shown[region]
+        changed = data != shown
+        over = self.truth.over(region)
+        over[changed] = as_correction(data[changed])  # a stroke may be under way
+        final = np.where(over != 0, as_mask(over), self._network[region])
+        if changed.any() or (self._painted and (final != shown).any()):
+            self._drop_history()
+        kept = self.truth.read(Origin.CORRECTIONS, region)
+        kept[changed] = as_correction(data[changed])
+        self._kept.write(region, kept)
+        data[...] = final
+        shown[...] = final
         self._dirty = True
 
     def flush(self) -> None:
@@ -120,69 +152,163 @@ class Prediction:
     def finish(self) -> None:
         """Show the last tiles, and no plane of an earlier model beside them."""
         for plane in sorted(self._stale):
-            self.write(plane, np.zeros(self._shape[-2:], np.uint8))
-            self._written.discard(plane)
+            self._remember(plane)
+            self._network[plane] = 0
+            self._write(_region(plane, self._shape))
+            self.written.discard(plane)
+        self._stale.clear()
         self.flush()
 
-    def corrections(self) -> np.ndarray | None:
-        """A copy of all corrections in the numbers of strokes, in any thread; None without any."""
-        out = np.zeros(self._shape, np.uint8)
-        found = False
-        for plane in planes_of(out):
-            with self._lock:  # no mask may be written between a look at one array and the other
-                data, kept = self._data[plane], self._kept[plane]
-                changed = data != self._pristine[plane]
-                if kept.any():
-                    out[plane], found = kept, True
-                if changed.any():
-                    out[plane][changed], found = as_correction(data[changed]), True
-        return out if found else None
+    def _take_first(self, region: Region, tile: np.ndarray) -> None:
+        """The first mask of every place is kept, to tell later how good it was."""
+        first = self.truth.read(Origin.FIRST, region)
+        if not first.all():
+            new = np.where(first == 0, as_correction(tile), first)
+            self._note(Origin.FIRST, region, new)
 
-    def count_corrections(self) -> int:
-        """Number of corrected voxels; only reads, so that any thread may ask."""
-        count = 0
-        for plane in planes_of(self._kept):
-            with self._lock:
-                changed = self._data[plane] != self._pristine[plane]
-                count += int(np.count_nonzero((self._kept[plane] != 0) | changed))
-        return count
+    # -- the model before ----------------------------------------------------------------------
 
-    def forget(self) -> None:
-        """Take what is shown as the prediction, with no corrections."""
-        self._kept = empty_grid(self._shape)
-        for plane in planes_of(self._data):
-            if not np.array_equal(self._pristine[plane], self._data[plane]):
-                self._pristine[plane] = self._data[plane]
+    def mark(self) -> None:
+        """From now on keep what is there for `bring_back`, plane by plane as it is replaced."""
+        self._earlier, self.earlier_model = {}, self.model_id
+
+    def _remember(self, plane: Plane) -> None:
+        if plane not in self._earlier:
+            there = plane in self.written
+            packed = zlib.compress(self._network[plane].tobytes(), 1) if there else None
+            self._earlier[plane] = packed
+
+    def earlier(self, plane: Plane) -> np.ndarray | None:
+        """The network's mask of a plane at the last `mark`; None if there was none."""
+        if plane not in self._earlier:
+            return self._network[plane].copy() if plane in self.written else None
+        packed = self._earlier[plane]
+        if packed is None:
+            return None
+        return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(self._shape[-2:])
+
+    def network(self, plane: Plane) -> np.ndarray:
+        """A copy of the network's own mask of a plane, without what people said."""
+        mask: np.ndarray = self._network[plane].copy()
+        return mask
+
+    def bring_back(self) -> None:
+        """Show the masks of the last `mark` again; what is there now is kept in their place."""
+        planes, model = sorted(self._earlier), self.earlier_model
+        masks = {plane: self.earlier(plane) for plane in planes}
+        self.mark()
+        self.model_id = model
+        for plane in planes:
+            self._remember(plane)
+            mask = masks[plane]
+            self._network[plane] = 0 if mask is None else mask
+            self._write(_region(plane, self._shape))
+            (self.written.discard if mask is None else self.written.add)(plane)
+        self._stale.clear()
+        self.flush()
+
+    # -- what people say -----------------------------------------------------------------------
+
+    def accept(self, region: Region, where: np.ndarray) -> list[Change]:
+        """Declare what is shown right; ``where`` is boolean, of the region's shape."""
+        self.catch(region)
+        accepted = self.truth.read(Origin.ACCEPTED, region)
+        accepted[where] = as_correction(self._data[region])[where]
+        return self._note(Origin.ACCEPTED, region, accepted)
+
+    def take_back(self, region: Region, where: np.ndarray) -> list[Change]:
+        """Declare nothing right any more there."""
+        return self._empty(Origin.ACCEPTED, region, where)
+
+    def forget(self, region: Region, where: np.ndarray) -> list[Change]:
+        """Give corrections back to the network: its own mask is shown there again."""
+        self.catch(region)
+        return self._empty(Origin.CORRECTIONS, region, where)
+
+    def _empty(self, origin: Origin, region: Region, where: np.ndarray) -> list[Change]:
+        values = self.truth.read(origin, region)
+        values[where] = 0
+        changes = self._note(origin, region, values)
+        self.show(region)
+        return changes
+
+    def put_back(self, origin: Origin, region: Region, now: np.ndarray, then: np.ndarray) -> None:
+        """Say again what was said before, where nothing else was said since ``now``."""
+        self.catch(region)
+        values = self.truth.read(origin, region)
+        same = values == now
+        values[same] = then[same]
+        self._note(origin, region, values, by_hand=False)
+        self.show(region)
+
+    def show(self, region: Region) -> None:
+        """Show what is true now after corrections or accepted regions were changed from outside."""
+        self._shown[region] = self._data[region]
+        self._write(region)
+        self.flush()
+
+    def catch(self, region: Region, *, by_hand: bool = True) -> bool:
+        """Take down what was changed by hand in a region; whether there was anything."""
+        data, kept = self._data[region], self._kept.read(region)
+        changed = data != self._shown[region]
+        kept[changed] = as_correction(data[changed])
+        noted = self._note(Origin.CORRECTIONS, region, kept, by_hand=by_hand)
+        for change in noted:  # an accepted place that is corrected holds what is shown from now on
+            accepted = self.truth.read(Origin.ACCEPTED, change.region)
+            inside = accepted != 0
+            if inside.any():
+                accepted[inside] = as_correction(self._data[change.region])[inside]
+                self._note(Origin.ACCEPTED, change.region, accepted)
+        return bool(noted)
+
+    def search(self) -> list[Region]:
+        """Chunks that were changed and not taken down; only reads, so that any thread may ask."""
+        return [self._kept.region_of(c) for c in cells(whole(self._shape)) if self._unknown(c)]
+
+    def settle(self, regions: Sequence[Region]) -> None:
+        """Take down what `search` found: most likely an undo or a redo."""
+        for region in together(regions):
+            self.catch(region, by_hand=False)
+
+    def _unknown(self, cell: Cell) -> bool:
+        region = self._kept.region_of(cell)
+        data, shown, kept = self._data[region], self._shown[region], self._kept.chunk(cell)
+        if np.array_equal(data, shown) and kept is None:
+            return self.truth.grid(Origin.CORRECTIONS).chunk(cell) is not None
+        now = np.where(data != shown, as_correction(data), 0 if kept is None else kept)
+        return not np.array_equal(now, self.truth.read(Origin.CORRECTIONS, region))
+
+    def _note(
+        self, origin: Origin, region: Region, values: np.ndarray, *, by_hand: bool = True
+    ) -> list[Change]:
+        change = self.truth.note(origin, region, values, by_hand=by_hand)
+        if change is None:
+            return []
+        self._on_change(change)
+        return [change]
+
+    # -- the layer -----------------------------------------------------------------------------
 
     def keep_deleted(self) -> None:
-        """Remember the corrections of a layer that was deleted."""
-        self._keep_corrections()
-
-    def _keep_corrections(self) -> None:
-        for plane in planes_of(self._data):
-            data, pristine = self._data[plane], self._pristine[plane]
-            changed = data != pristine
-            if changed.any():
-                self._kept[plane][changed] = as_correction(data[changed])
-                pristine[changed] = data[changed]
+        """The layer was deleted; what was corrected in it stays."""
+        if self._watch is not None:
+            self._watch.end()
+            self._watch = None
 
     def _new_layer(self, structures: Sequence[Structure], metadata: dict[str, Any]) -> Labels:
-        """A layer over an empty mask with the corrections in it."""
-        self._keep_corrections()
-        mask, pristine = empty_grid(self._shape), empty_grid(self._shape)
-        for plane in planes_of(self._kept):
-            if self._kept[plane].any():
-                mask[plane] = pristine[plane] = as_mask(self._kept[plane])
-        with self._lock:
-            self._data, self._pristine = mask, pristine
-        self._written, self._stale = set(), set()
-        self._dirty = self._painted = False
+        """A layer over an empty mask with what people said in it."""
+        self._data, self._shown, self._network = (empty_grid(self._shape) for _ in range(3))
+        self._kept = SparseGrid(self._shape)
+        self.written, self._stale, self._earlier = set(), set(), {}
+        self._painted = False
+        for plane in self.truth.said():
+            self._write(_region(plane, self._shape))
+        self._dirty = False
         name = f"{self.image.name} · prediction"
         options: dict[str, Any] = {"opacity": 0.5, "metadata": metadata, **geometry(self.image)}
         new = Labels(self._data, name=name, **options)
         paint_colors(new, structures)
-        new.events.paint.connect(self._on_paint)
-        new.events.set_data.connect(self._on_layer_changed)
+        self._watch = Watch(new, self._on_painted, self._on_doubt)
         return new
 
     def _drop_history(self) -> None:
@@ -195,13 +321,17 @@ class Prediction:
             with suppress(ValueError):
                 layer.mode = mode
 
-    def _on_paint(self) -> None:
+    def _on_painted(self, region: Region) -> bool:
         self._painted = True
-        self._on_changed()
+        return self.catch(region)
 
-    def _on_layer_changed(self) -> None:
-        if not self._refreshing:
-            self._on_changed()
+    def _on_doubt(self) -> None:
+        if self._refreshing:
+            return
+        if self._data.size <= AT_ONCE:
+            self.settle(self.search())
+        else:
+            self.on_doubt()
 
     def _insert_below_annotations(self, new: Labels) -> None:
         """Above all images, so that strokes stay on top; what was selected stays selected."""
@@ -214,10 +344,16 @@ class Prediction:
             layers.selection.discard(new)
 
 
-def _planes_in(index: Index, shape: tuple[int, ...]) -> set[Plane]:
-    """The YX planes that a tile lies in."""
-    spans = [
-        range(*i.indices(n)) if isinstance(i, slice) else (i,)
-        for i, n in zip(index[: len(shape) - 2], shape, strict=False)
-    ]
-    return set(itertools.product(*spans))
+def _region(index: Index, shape: Sequence[int]) -> Region:
+    """An index as slices with start and stop along every axis."""
+    padded = (*index, *(slice(None),) * (len(shape) - len(index)))
+    spans = (
+        i.indices(n)[:2] if isinstance(i, slice) else (i, i + 1)
+        for i, n in zip(padded, shape, strict=True)
+    )
+    return tuple(slice(int(start), int(stop)) for start, stop in spans)
+
+
+def _planes_in(region: Region) -> set[Plane]:
+    """The YX planes that a region lies in."""
+    return set(itertools.product(*(range(s.start, s.stop) for s in region[:-2])))

@@ -40,8 +40,8 @@ class ResultPanel(Panel):
 
         self.corrected = hint()
         self.forget = QPushButton("Forget")
-        self.forget.setToolTip("Leave the layer as it is, but train no more on its corrections.")
-        self.forget.clicked.connect(controller.forget_corrections)
+        self.forget.setToolTip("Show the network's own mask there, and train no more on these.")
+        self.forget.clicked.connect(controller.review.forget_all)
         self._corrected_row = QWidget()
         self._corrected_row.setLayout(row(self.corrected, self.forget, stretch=0))
         self.column.addWidget(self._corrected_row)

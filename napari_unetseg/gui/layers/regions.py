@@ -1,0 +1,139 @@
+"""Regions that people point at: the plane on screen, shapes that they drew, an object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from skimage.draw import polygon2mask
+from skimage.segmentation import flood
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.gui.layers.grid import grid_shape, plane_on_screen
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image, Labels, Shapes
+
+    from napari_unetseg.core.sparse import Region
+
+__all__ = ["Place", "drawn", "object_at", "plane_at", "visible_plane"]
+
+ELLIPSE_CORNERS = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """Voxels of an image: a region, and which voxels of it, boolean of the region's shape."""
+
+    region: Region
+    where: np.ndarray
+
+    @property
+    def region_plane(self) -> tuple[int, ...]:
+        """Index of the plane that the region lies in."""
+        return tuple(s.start for s in self.region[:-2])
+
+
+def plane_at(plane: Sequence[int], shape: Sequence[int]) -> Place:
+    """All of one YX plane of a grid."""
+    region = (*(slice(i, i + 1) for i in plane), *(slice(0, n) for n in shape[-2:]))
+    return Place(region, np.ones([s.stop - s.start for s in region], bool))
+
+
+def visible_plane(viewer: ViewerModel, image: Image) -> Place:
+    """All of the YX plane that the viewer shows.
+
+    Raises
+    ------
+    UserError
+        The viewer shows a volume.
+    """
+    if viewer.dims.ndisplay != 2:
+        raise UserError("The viewer shows a volume; switch to 2D (Ctrl+Y) to see one plane.")
+    return plane_at(plane_on_screen(viewer, image, 2), grid_shape(image))
+
+
+def drawn(viewer: ViewerModel, image: Image, shapes: Shapes) -> list[Place]:
+    """What the shapes of a layer enclose in an image, each on its own plane.
+
+    Shapes with fewer axes than the image lie on the plane that the viewer shows. Lines enclose
+    nothing.
+
+    Raises
+    ------
+    UserError
+        Nothing is enclosed.
+    """
+    shape, here = grid_shape(image), plane_on_screen(viewer, image, 2)
+    places: list[Place] = []
+    for corners in _outlines(shapes):
+        world = np.array([shapes.data_to_world(corner) for corner in corners])
+        points = _in_image(image, world, len(shape))
+        plane = here
+        if world.shape[1] >= image.ndim and len(shape) > 2:
+            plane = tuple(int(i) for i in np.round(points[:, :-2].mean(0)))
+        if all(0 <= i < n for i, n in zip(plane, shape, strict=False)):
+            places += _filled(points[:, -2:], plane, shape[-2:])
+    if not places:
+        raise UserError(
+            f"{shapes.name} encloses nothing of {image.name}; draw a rectangle or a polygon over "
+            "it, in a Shapes layer, and select that layer."
+        )
+    return places
+
+
+def object_at(viewer: ViewerModel, mask: Labels) -> Place:
+    """The connected object of a mask under the mouse, in the plane that the viewer shows.
+
+    Raises
+    ------
+    UserError
+        The mouse is beside the mask, or on its background.
+    """
+    position = np.asarray(viewer.cursor.position, float)
+    found = np.round(np.asarray(mask.world_to_data(position)))[-mask.ndim :].astype(int)
+    inside = all(0 <= i < n for i, n in zip(found, mask.data.shape, strict=True))
+    plane, seed = tuple(found[:-2].tolist()), tuple(found[-2:].tolist())
+    if not inside or not mask.data[(*plane, *seed)]:
+        raise UserError("There is no object under the mouse; point at one and press the key.")
+    where: np.ndarray = flood(np.asarray(mask.data[plane]), seed)  # type: ignore[no-untyped-call]
+    rows, columns = (np.flatnonzero(where.any(axis)) for axis in (1, 0))
+    spans = tuple(slice(int(on[0]), int(on[-1]) + 1) for on in (rows, columns))
+    region: Region = (*(slice(i, i + 1) for i in plane), *spans)
+    return Place(region, where[spans].reshape([s.stop - s.start for s in region]))
+
+
+def _outlines(shapes: Shapes) -> Iterator[np.ndarray]:
+    """Corners of all shapes that enclose something, (corners, axes)."""
+    for corners, kind in zip(shapes.data, shapes.shape_type, strict=True):
+        if kind in ("rectangle", "polygon"):
+            yield np.asarray(corners, float)
+        elif kind == "ellipse":
+            a, b, c, d = np.asarray(corners, float)
+            angles = np.linspace(0, 2 * np.pi, ELLIPSE_CORNERS, endpoint=False)[:, None]
+            middle = (a + b + c + d) / 4
+            yield middle + np.cos(angles) * (b - a) / 2 + np.sin(angles) * (d - a) / 2
+
+
+def _in_image(image: Image, world: np.ndarray, axes: int) -> np.ndarray:
+    """World coordinates as those of an image's grid; missing leading axes count as zero."""
+    points = np.zeros((len(world), image.ndim))
+    known = min(world.shape[1], image.ndim)
+    points[:, image.ndim - known :] = world[:, world.shape[1] - known :]
+    return np.array([image.world_to_data(point) for point in points])[:, -axes:]
+
+
+def _filled(corners: np.ndarray, plane: Sequence[int], shape: tuple[int, ...]) -> Iterator[Place]:
+    """The bounding box of a polygon in a plane, and what lies inside; nothing if it is outside."""
+    low = np.clip(np.floor(corners.min(0)).astype(int), 0, shape)
+    high = np.clip(np.ceil(corners.max(0)).astype(int) + 1, 0, shape)
+    if (high <= low).any():
+        return
+    where = polygon2mask(tuple(high - low), corners - low)  # type: ignore[no-untyped-call]
+    if where.any():
+        spans = [slice(int(a), int(b)) for a, b in zip(low, high, strict=True)]
+        region: Region = (*(slice(i, i + 1) for i in plane), *spans)
+        yield Place(region, where.reshape([s.stop - s.start for s in region]))

@@ -1,0 +1,96 @@
+"""Strokes in an annotation layer, taken down as they are painted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_unetseg.core.sparse import Region, together
+from napari_unetseg.core.truth import Change, Origin, Truth
+from napari_unetseg.gui.layers.grid import level0
+from napari_unetseg.gui.layers.watch import AT_ONCE, Watch
+
+if TYPE_CHECKING:
+    from napari.layers import Labels
+
+    from napari_unetseg.core.labels import LabelKind
+
+__all__ = ["Strokes"]
+
+
+class Strokes:
+    """Keeps an image's `Truth` in step with the layer that its strokes are painted in.
+
+    Parameters
+    ----------
+    layer
+        The annotation layer, on the image's grid.
+    truth, kind
+        What is said about the image; its strokes begin anew with the layer's, of that kind.
+    on_change
+        Called with everything that was taken down, from the layer's beginning on.
+
+    Attributes
+    ----------
+    on_doubt
+        Called when something may have changed that only `search` can find.
+    """
+
+    def __init__(
+        self,
+        layer: Labels,
+        truth: Truth,
+        kind: LabelKind,
+        on_change: Callable[[Change], None] = lambda _: None,
+    ) -> None:
+        self.layer, self.truth = layer, truth
+        self.on_doubt: Callable[[], None] = lambda: None
+        self._data = level0(layer)
+        self._on_change = on_change
+        if isinstance(self._data, np.ndarray):  # nobody paints on lazy arrays
+            for change in truth.adopt(self._data, kind):
+                on_change(change)
+        self._watch = Watch(layer, self._on_painted, self._on_doubt)
+
+    def end(self) -> None:
+        """Listen no more; what was taken down stays."""
+        self._watch.end()
+
+    def catch(self, region: Region, *, by_hand: bool = True) -> bool:
+        """Take down what a region of the layer holds now; whether it had changed."""
+        values = np.asarray(self._data[region])
+        change = self.truth.note(Origin.STROKES, region, values, by_hand=by_hand)
+        if change is not None:
+            self._on_change(change)
+        return change is not None
+
+    def search(self) -> list[Region]:
+        """Chunks that hold what was not taken down; only reads, so that any thread may ask."""
+        if not isinstance(self._data, np.ndarray):
+            return []
+        return list(self.truth.grid(Origin.STROKES).differing(self._data))
+
+    def settle(self, regions: Sequence[Region]) -> None:
+        """Take down what `search` found: most likely an undo or a redo."""
+        for region in together(regions):
+            self.catch(region, by_hand=False)
+
+    def write(self, region: Region) -> None:
+        """Put what the truth says into the layer: the plugin's own undo."""
+        self._data[region] = self.truth.read(Origin.STROKES, region)
+        self.layer.refresh()
+
+    def _on_painted(self, region: Region) -> bool:
+        return level0(self.layer) is self._data and self.catch(region)
+
+    def _on_doubt(self) -> None:
+        if level0(self.layer) is not self._data:
+            self._data = level0(self.layer)  # somebody gave the layer another array
+        if tuple(self._data.shape) != self.truth.shape:
+            return
+        if self._data.size <= AT_ONCE:
+            self.settle(self.search())
+        else:
+            self.on_doubt()

@@ -1,0 +1,96 @@
+"""Where a person changed a Labels layer.
+
+napari tells of a finished stroke with what it has for its undo, in a form that is its own business
+and has changed before; a stroke's bounding box is read from it where the form is known. Of a fill
+or a polygon it tells before the voxels change, and shows them after. An undo, a redo and data that
+were assigned only tell that something may have changed, perhaps on a plane that is not on screen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_unetseg.core.sparse import Region, whole
+
+if TYPE_CHECKING:
+    from napari.layers import Labels
+
+__all__ = ["AT_ONCE", "Watch", "region_of"]
+
+AT_ONCE = 2**22
+"""Voxels that are searched for changes at once; of larger grids another thread does it."""
+
+
+class Watch:
+    """Listens to a Labels layer until it is told to `end`.
+
+    Parameters
+    ----------
+    layer
+        What people paint on.
+    on_painted
+        Called after a stroke, a fill or a polygon, with the region that it lies in; says whether
+        anything had changed there.
+    on_doubt
+        Called when anything may have changed anywhere.
+    """
+
+    def __init__(
+        self, layer: Labels, on_painted: Callable[[Region], bool], on_doubt: Callable[[], None]
+    ) -> None:
+        self.layer = layer
+        self._tell, self._doubt = on_painted, on_doubt
+        self._announced: Region | None = None
+        layer.events.paint.connect(self._on_paint)
+        layer.events.labels_update.connect(self._on_shown)
+        layer.events.set_data.connect(self._on_set_data)
+
+    def end(self) -> None:
+        """Listen no more."""
+        self.layer.events.paint.disconnect(self._on_paint)
+        self.layer.events.labels_update.disconnect(self._on_shown)
+        self.layer.events.set_data.disconnect(self._on_set_data)
+
+    def _on_paint(self, event: Any) -> None:
+        region = region_of(event.value, self.layer.data.shape)
+        if not self._tell(region):
+            self._announced = region
+            self._doubt()
+
+    def _on_shown(self) -> None:
+        region, self._announced = self._announced, None
+        if region is not None:
+            self._tell(region)
+
+    def _on_set_data(self) -> None:
+        self._doubt()
+
+
+def region_of(atoms: Any, shape: Sequence[int]) -> Region:
+    """The bounding box of a stroke; the whole grid where napari tells it in an unknown form."""
+    try:
+        boxes = [_box(getattr(atom, "slice_key", None) or atom[0], shape) for atom in atoms]
+    except (TypeError, IndexError, ValueError, AttributeError):
+        return whole(shape)
+    if not boxes or any(len(box) != len(shape) for box in boxes):
+        return whole(shape)
+    spans = list(zip(*boxes, strict=True))
+    return tuple(slice(min(s.start for s in on), max(s.stop for s in on)) for on in spans)
+
+
+def _box(key: Any, shape: Sequence[int]) -> Region:
+    """Bounds of an index: slices, whole numbers or arrays of them along each axis."""
+    return tuple(_span(k, size) for k, size in zip(key, shape, strict=True))
+
+
+def _span(key: Any, size: int) -> slice:
+    if isinstance(key, slice):
+        start, stop, _ = key.indices(size)
+        return slice(start, stop)
+    numbers = np.asarray(key)
+    if numbers.size == 0 or numbers.dtype.kind not in "iu":
+        raise ValueError("no bounds")
+    return slice(int(numbers.min()), int(numbers.max()) + 1)
