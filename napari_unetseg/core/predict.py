@@ -35,6 +35,12 @@ LARGEST_HALO = 3.0
 """Where tiles would read more than this many times what they keep, they are blended instead."""
 
 Pieces = Iterator[tuple[tiles.Region, np.ndarray]]
+Seen = Callable[[], tiles.Region | None]
+"""Tells which spatial region is on screen now; None if that does not matter."""
+
+
+def _anywhere() -> None:
+    return None
 
 
 class _Engine:
@@ -68,14 +74,14 @@ class _Engine:
                 x = x.contiguous(memory_format=torch.channels_last)
             return probabilities(self.network(x)[0].float()).cpu().numpy()
 
-    def walk(self, read: Callable[[tiles.Region], np.ndarray]) -> Pieces:
-        """Probabilities of each region of a plane or volume."""
+    def walk(self, read: Callable[[tiles.Region], np.ndarray], seen: Seen) -> Pieces:
+        """Probabilities of each region of a plane or volume, what is seen first."""
         if self.blended:
             yield from tiles.blend(
                 self.shape, self.network.stride, self.edge, lambda region: self.infer(read(region))
             )
             return
-        for tile in self.exact:
+        for tile in tiles.nearest_first(self.exact, seen):
             yield tile.core, self.infer(read(tile.read))[(slice(None), *tile.inner)]
 
     def shrink(self) -> str:
@@ -110,6 +116,7 @@ def predict_events(
     *,
     planes: Iterable[tuple[int, ...]] | None = None,
     control: Control | None = None,
+    seen: Seen = _anywhere,
 ) -> Generator[Event, None, None]:
     """Predict a stack tile by tile; memory does not grow with the stack.
 
@@ -121,6 +128,9 @@ def predict_events(
         Indices of the leading axes in the order in which they are wanted; default all.
     control
         Stops the job after the tile at hand.
+    seen
+        Tells which spatial region is on screen now: its tiles come first. Blended tiles have an
+        order of their own.
 
     Yields
     ------
@@ -135,7 +145,7 @@ def predict_events(
     settings = settings or PredictSettings()
     control = control or Control(settings.threads)
     with kept_memory():
-        yield from _predict_stack(model, stack, settings, planes, control)
+        yield from _predict_stack(model, stack, settings, planes, control, seen)
 
 
 def _predict_stack(
@@ -144,6 +154,7 @@ def _predict_stack(
     settings: PredictSettings,
     planes: Iterable[tuple[int, ...]] | None,
     control: Control,
+    seen: Seen,
 ) -> Generator[Event, None, None]:
     """All wanted planes or volumes; what it holds is free when it ends."""
     model.check_image(stack)
@@ -159,7 +170,7 @@ def _predict_stack(
         yield Notice(engine.blend_reason())
     for number, plane in enumerate(wanted):
         yield from _predict_plane(
-            engine, stack, normalization, plane, control, settings, (number, len(wanted))
+            engine, stack, normalization, plane, control, settings, (number, len(wanted)), seen
         )
         if control.stopped:
             return
@@ -173,6 +184,7 @@ def _predict_plane(
     control: Control,
     settings: PredictSettings,
     place: tuple[int, int],
+    seen: Seen,
 ) -> Generator[Event, None, None]:
     """One plane or volume; begun again with smaller tiles when memory runs out."""
 
@@ -183,7 +195,7 @@ def _predict_plane(
     number, planes = place
     while True:
         try:
-            for done, (region, shares) in enumerate(engine.walk(read), 1):
+            for done, (region, shares) in enumerate(engine.walk(read, seen), 1):
                 mask = engine.model.classes.decode(shares.argmax(0))
                 kept = shares if settings.probabilities else None
                 total = planes * engine.count

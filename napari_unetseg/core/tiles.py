@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-__all__ = ["Tile", "blend", "exact_tiles", "halo_factor", "overlapping_tiles"]
+__all__ = ["Tile", "blend", "exact_tiles", "halo_factor", "nearest_first", "overlapping_tiles"]
 
 Region = tuple[slice, ...]
 Span = tuple[int, int]
@@ -70,6 +70,23 @@ def exact_tiles(shape: Sequence[int], reach: Reach, edge: int) -> list[Tile]:
             along.append((read, slice(start, stop)))
         spans.append(along)
     return [Tile(tuple(r for r, _ in t), tuple(c for _, c in t)) for t in product(*spans)]
+
+
+def nearest_first(tiles: Sequence[Tile], seen: Callable[[], Region | None]) -> Iterator[Tile]:
+    """Tiles in order of their distance from what is seen, which is asked for before each.
+
+    In their own order where nothing is seen.
+    """
+    left = list(tiles)
+    while left:
+        region = seen()
+        yield left.pop(0 if region is None else _nearest([t.core for t in left], region))
+
+
+def _nearest(cores: Sequence[Region], seen: Region) -> int:
+    middles = np.array([[s.start + s.stop for s in core] for core in cores]) / 2
+    target = np.array([s.start + s.stop for s in seen]) / 2
+    return int(((middles - target) ** 2).sum(1).argmin())
 
 
 def halo_factor(tiles: Sequence[Tile]) -> float:

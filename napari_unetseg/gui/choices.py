@@ -107,7 +107,10 @@ class Choices:
         return [
             layer
             for layer in self.viewer.layers
-            if isinstance(layer, Labels) and image is not None and napari_layers.like(image, layer)
+            if isinstance(layer, Labels)
+            and image is not None
+            and napari_layers.like(image, layer)
+            and not napari_layers.is_overlay(layer)
         ]
 
     def stack(self) -> Stack:

@@ -24,12 +24,13 @@ from napari_unetseg.core.events import (
     TrainingDone,
 )
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.core.truth import Origin
+from napari_unetseg.core.truth import Change, Origin
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences, work
 from napari_unetseg.gui.grids import count_labels
 from napari_unetseg.gui.jobs import Job, Runner, Work
 from napari_unetseg.gui.live import MaskBegins
+from napari_unetseg.gui.looking import Looking
 from napari_unetseg.gui.masks import Masks
 from napari_unetseg.gui.newer import Pairs, gather, same
 from napari_unetseg.gui.preferences import Preferences, cores
@@ -38,6 +39,7 @@ from napari_unetseg.gui.session import (
     JobKind,
     JobState,
     Level,
+    Mode,
     ModelEntry,
     Point,
     Session,
@@ -95,9 +97,13 @@ class Controller(Masks):
         self._noticed: list[str] = []
         self._offered: Pairs = ()
         self._went_wrong = self._settling = False
+        self._before: ModelEntry | None = None
+        self._own: napari_layers.Own | None = None
         settings = TrainSettings(device=self.preferences.device)
-        super().__init__(viewer, session or Session(settings=settings))
-        self.steps = Steps(self.session)
+        session = session or Session(settings=settings)
+        self.steps = Steps(session)
+        self.looking = Looking(self, session)
+        super().__init__(viewer, session)
         self.review = Review(self)
 
     # -- training ------------------------------------------------------------------------------
@@ -123,7 +129,42 @@ class Controller(Masks):
             )
             self.session.curve, self.session.result = (), ""
             self._went_wrong = False
+            self._before = self.session.entry
+            self.looking.training_begins()
+            for prediction in self.predictions.values():
+                prediction.mark()
             self._start(JobKind.TRAIN, "Preparing", job, self._on_trained)
+
+    def on_change(self, image: Any, change: Change) -> None:
+        """Something was said about an image, and taken down."""
+        super().on_change(image, change)
+        self.looking.on_change(change)
+        if self._own is not None and image is self.session.image:
+            self._own.renew(change.region)
+
+    def show_own(self, wanted: bool) -> None:
+        """Outline what was corrected and accepted in the chosen image, or no longer."""
+        if self._own is not None:
+            self._own.remove()
+            self._own = None
+        image = self.session.image
+        if wanted and image is not None:
+            self._own = napari_layers.Own(self.viewer, image, self.truth(image))
+
+    def show_difference(self) -> None:
+        """Add a layer of what changed between the model before the last training and now."""
+        with self.refusing():
+            prediction = self.prediction
+            if prediction is None or not prediction.can_bring_back:
+                raise UserError(sentences.NOTHING_BEFORE)
+            image = prediction.image
+
+            def show(difference: Any) -> None:
+                if image in self.viewer.layers:
+                    napari_layers.show_difference(self.viewer, image, difference)
+                    self.session.say(sentences.DIFFERENCE)
+
+            self.runner.ask(prediction.difference, show, about="difference")
 
     def stop(self) -> None:
         """End the running job after its current step; what was learned is kept."""
@@ -138,7 +179,10 @@ class Controller(Masks):
         self._add_model(ModelEntry(model, f"Model {self._models} · {score}"))
         level = Level.WARNING if self._went_wrong else Level.DONE
         self.session.say(self.session.result or "Trained.", level)
-        if self.session.follow and self.session.image is not None:
+        self.looking.trained(by_itself=not (self._control.stopped or self._went_wrong))
+        if self.session.mode is Mode.FROZEN:
+            self.session.say(f"{self.session.result} {sentences.FROZEN}".strip(), level)
+        elif self.session.image is not None:
             self.predict_plane()
 
     # -- predicting ----------------------------------------------------------------------------
@@ -281,6 +325,22 @@ class Controller(Masks):
         self.session.entry = entry
         self._match_settings(entry.model)
 
+    def bring_back(self) -> None:
+        """Use the model from before the last training again, with the masks that it made."""
+        with self.refusing():
+            self._check_free()
+            before, now = self._before, self.session.entry
+            if before is None or now is None:
+                raise UserError(sentences.NOTHING_BEFORE)
+            self.looking.stop()
+            for prediction in self.predictions.values():
+                if prediction.alive and prediction.can_bring_back:
+                    prediction.bring_back()
+            self.use_model(before)
+            self._before = now
+            self.looking.may_train = False
+            self.session.say(f"{before.name} is in use again, with the mask that it made.")
+
     def _match_settings(self, model: Model) -> None:
         """Settings describe the network in use, so that the next training goes on from it.
 
@@ -309,7 +369,7 @@ class Controller(Masks):
 
     def _check_free(self) -> None:
         """Refuse a second job; before the first, see what the user prefers now."""
-        if self.session.job is not None or self.runner.busy:
+        if self.session.job is not None or (self.runner.busy and not self.looking.busy):
             raise UserError(sentences.BUSY)
         old, self.preferences = self.preferences, self._read_preferences()
         if old.device != self.preferences.device:
@@ -318,18 +378,20 @@ class Controller(Masks):
     def _start(self, kind: JobKind, text: str, job: Work, on_done: Callable[[Any], None]) -> None:
         self._numbers += 1
         number = self._numbers
-        self._control = Control(self._threads(resting=False))
+        self._control = Control(self.thread_count())
         self._noticed.clear()
         self.session.job = JobState(number, kind, text)
-        self.runner.start(
-            Job(
-                job,
-                partial(self._on_event, number),
-                partial(self._on_done, number, on_done),
-                partial(self._on_error, number),
-                self._control,
-            )
+        whole = Job(
+            job,
+            partial(self._on_event, number),
+            partial(self._on_done, number, on_done),
+            partial(self._on_error, number),
+            self._control,
         )
+        if self.looking.busy:
+            self.looking.start_after(whole)
+        else:
+            self.runner.start(whole)
 
     def _current(self, number: int) -> bool:
         """Whether an answer belongs to the job at hand; later ones are dropped."""
@@ -408,8 +470,9 @@ class Controller(Masks):
 
         ``resting`` says that the user's hands rest, so that a job may have every core.
         """
-        self._control.threads = self._threads(resting=resting)
+        self._control.threads = self.thread_count(resting=resting)
         self.look()
+        self.looking.look()
         self.runner.pump()
         now = time.perf_counter()
         if self.doubts and not self._settling:
@@ -417,6 +480,8 @@ class Controller(Masks):
         if self._target is not None and now - self._flushed > FLUSH_SECONDS:
             self._target.flush()
             self._flushed = now
+        if self._own is not None:
+            self._own.flush()
         if self.labels_changed and now - self._counted > COUNT_SECONDS:
             self.labels_changed, self._counted = False, now
             self._count()
@@ -435,7 +500,8 @@ class Controller(Masks):
 
         self.runner.ask(search, settle, about="changes")
 
-    def _threads(self, *, resting: bool) -> int:
+    def thread_count(self, *, resting: bool = False) -> int:
+        """CPU threads for a job: all but one while hands move."""
         fixed = self.session.settings.threads or self.preferences.threads
         return fixed or max(1, cores() - (0 if resting else 1))
 
@@ -448,9 +514,10 @@ class Controller(Masks):
         size = 0 if data is None else math.prod(data.shape)
         newer = self._newer()
 
-        def ask() -> tuple[dict[int, int], int, Pairs]:
+        def ask() -> tuple[dict[int, int], list[int], Pairs]:
             counts = {} if data is None else count_labels(data)
-            return counts, truth.count(Origin.CORRECTIONS) if truth else 0, newer()
+            said = [truth.count(o) if truth else 0 for o in (Origin.CORRECTIONS, Origin.ACCEPTED)]
+            return counts, said, newer()
 
         job = self.session.job.id if self.session.job else 0
         self.runner.ask(ask, partial(self._on_counted, labels, kind, size, job))
@@ -478,9 +545,9 @@ class Controller(Masks):
         kind: LabelKind,
         size: int,
         job: int,
-        answer: tuple[dict[int, int], int, Pairs],
+        answer: tuple[dict[int, int], list[int], Pairs],
     ) -> None:
-        counts, self.session.corrected, newer = answer
+        counts, (self.session.corrected, self.session.accepted), newer = answer
         if newer and self._current(job):
             self._offered = newer
             self._control.offer_pairs(newer)
@@ -494,8 +561,9 @@ class Controller(Masks):
 
     def close(self, seconds: float = 20.0) -> bool:
         """Stop the running job, keep what it learned if it answers in time, and end."""
-        self.session.follow = False
+        self.session.mode = Mode.FROZEN
         self._control.stop()
+        self.looking.stop()
         end = time.perf_counter() + seconds
         while self.runner.busy and time.perf_counter() < end:
             self.runner.pump()

@@ -9,10 +9,11 @@ from qtpy.QtWidgets import QDockWidget, QFrame, QScrollArea, QSizePolicy, QVBoxL
 
 from napari_unetseg.gui.panels.advanced import AdvancedPanel
 from napari_unetseg.gui.panels.annotate import AnnotatePanel
-from napari_unetseg.gui.panels.base import stylesheet
+from napari_unetseg.gui.panels.base import Panel, stylesheet
 from napari_unetseg.gui.panels.image import ImagePanel
 from napari_unetseg.gui.panels.model import ModelPanel
 from napari_unetseg.gui.panels.result import ResultPanel
+from napari_unetseg.gui.panels.review import ReviewPanel
 from napari_unetseg.gui.panels.status import StatusPanel
 from napari_unetseg.gui.panels.train import TrainPanel
 from napari_unetseg.gui.workbench import Workbench
@@ -45,6 +46,7 @@ class UNetDock(QWidget):
         self.image = ImagePanel(self.controller)
         self.annotate = AnnotatePanel(self.controller)
         self.train = TrainPanel(self.controller)
+        self.review = ReviewPanel(self.controller)
         self.result = ResultPanel(self.controller)
         self.model = ModelPanel(self.controller)
         self.advanced = AdvancedPanel(self.controller)
@@ -58,7 +60,7 @@ class UNetDock(QWidget):
         column = QVBoxLayout(inner)
         column.setContentsMargins(8, 6, 8, 6)
         column.setSpacing(6)
-        for panel in (self.image, self.annotate, self.train, self.result, self.model):
+        for panel in (self.image, self.annotate, self.train, self.review, self.result, self.model):
             column.addWidget(panel)
             column.addWidget(_rule())
         column.addWidget(self.advanced)
@@ -77,8 +79,8 @@ class UNetDock(QWidget):
         outer.addWidget(self.status)
 
     @property
-    def _panels(self) -> tuple[ImagePanel | AnnotatePanel | ResultPanel, ...]:
-        return self.image, self.annotate, self.result
+    def _panels(self) -> tuple[Panel, ...]:
+        return self.image, self.annotate, self.review, self.result
 
     def sizeHint(self) -> QSize:
         """Narrow, and no taller than a small screen allows."""

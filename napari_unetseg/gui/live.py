@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.model import Model
 
-__all__ = ["Live", "MaskBegins", "Screen", "View"]
+__all__ = ["Live", "LookWork", "MaskBegins", "Screen", "View", "mask_of", "near"]
 
 EVERY_SECONDS = 2.0
 """A newer model is shown this often at most."""
@@ -49,6 +49,18 @@ class Screen:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._view: View | None = None
+        self._seen: tuple[slice, ...] | None = None
+
+    @property
+    def seen(self) -> tuple[slice, ...] | None:
+        """The part of the view's plane or volume that is on screen; None if it is not known."""
+        with self._lock:
+            return self._seen
+
+    @seen.setter
+    def seen(self, region: tuple[slice, ...] | None) -> None:
+        with self._lock:
+            self._seen = region
 
     @property
     def view(self) -> View | None:
@@ -146,13 +158,7 @@ class Live:
         return MaskBegins(view, model.id, model.classes.structures, newest.scores)
 
     def _predict(self, model: Model, view: View) -> Generator[Event, None, None]:
-        from napari_unetseg.core.config import PredictSettings
-        from napari_unetseg.core.predict import predict_events
-
-        settings = PredictSettings(device=self._device)
-        return predict_events(
-            model, view.stack, settings, planes=[view.plane], control=self._control
-        )
+        return mask_of(model, view, self._device, self._control, self._screen)
 
     def _next(self) -> Event | None:
         """The next event of the mask, None after the last; a failure never ends the training."""
@@ -164,6 +170,84 @@ class Live:
             return Notice(f"The training goes on, but its mask cannot be shown: {error}")
         finally:
             self._spent += self._clock() - start
+
+
+def mask_of(
+    model: Model, view: View, device: str, control: Control, screen: Screen
+) -> Generator[Event, None, None]:
+    """The tiles of a view's mask, what is on screen first."""
+    from napari_unetseg.core.config import PredictSettings
+    from napari_unetseg.core.predict import predict_events
+
+    settings = PredictSettings(device=device)
+    return predict_events(
+        model,
+        view.stack,
+        settings,
+        planes=[view.plane],
+        control=control,
+        seen=lambda: screen.seen,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LookWork:
+    """Masks of what is on screen and of its neighbours, while nothing else runs.
+
+    Attributes
+    ----------
+    model
+        What to predict with.
+    screen
+        Tells what is on screen; another view drops what is under way.
+    device
+        As in `PredictSettings`.
+    done
+        Planes whose masks are there already.
+    ahead
+        Neighbours on either side, along the last leading axis.
+    """
+
+    model: Model
+    screen: Screen
+    device: str
+    done: frozenset[tuple[int, ...]]
+    ahead: int = 2
+
+    def __call__(self, control: Control) -> Generator[Event, None, None]:
+        """Yield masks until all that is near is there; ends when another image is chosen."""
+        first, done = self.screen.view, set(self.done)
+        while not control.stopped:
+            view = self.screen.view
+            if first is None or view is None or view.image is not first.image:
+                return
+            wanted = next((p for p in near(view, self.ahead) if p not in done), None)
+            if wanted is None:
+                return
+            if (yield from self._plane(view, wanted, control)):
+                done.add(wanted)
+
+    def _plane(
+        self, view: View, plane: tuple[int, ...], control: Control
+    ) -> Generator[Event, None, bool]:
+        """The mask of a plane; False if another view made it less urgent."""
+        asked = View(view.image, view.stack, plane)
+        yield MaskBegins(asked, self.model.id, self.model.classes.structures, None)
+        for tile in mask_of(self.model, asked, self.device, control, self.screen):
+            yield tile
+            if self.screen.view is not view:
+                return False
+        return not control.stopped
+
+
+def near(view: View, ahead: int) -> list[tuple[int, ...]]:
+    """The plane of a view and its neighbours along the last leading axis, the nearest first."""
+    if not view.plane:
+        return [view.plane]
+    *others, here = view.plane
+    count = view.stack.grid_shape[len(view.plane) - 1]
+    steps = [0, *(sign * n for n in range(1, ahead + 1) for sign in (1, -1))]
+    return [(*others, here + step) for step in steps if 0 <= here + step < count]
 
 
 def _fits(model: Model, stack: Stack) -> bool:

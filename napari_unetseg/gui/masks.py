@@ -12,7 +12,7 @@ from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences
 from napari_unetseg.gui.choices import Choices
 from napari_unetseg.gui.live import MaskBegins, Screen, View
-from napari_unetseg.gui.session import Level, Session
+from napari_unetseg.gui.session import Level, Mode, Session
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -58,6 +58,17 @@ class Masks(Choices):
             self.labels_changed = True
         self._target = self._screen = None
 
+    def rest_masks(self) -> None:
+        """Show the last tiles; what an earlier model said elsewhere stays until it is looked at."""
+        if self._target is not None:
+            self._target.flush()
+        self._target = None
+
+    def write_tile(self, event: TilePredicted) -> None:
+        """Write a tile of the mask that began last, unless its layer was deleted."""
+        if self._target is not None and self._target.alive:
+            self._target.write(event.index, event.mask)
+
     # -- while a training goes on --------------------------------------------------------------
 
     def begin_looking(self, dims: int) -> Screen:
@@ -71,10 +82,11 @@ class Masks(Choices):
         screen, image = self._screen, self.session.image
         if screen is None:
             return
-        if image is None or not self.session.follow:
+        if image is None or self.session.mode is not Mode.LIVE:
             screen.view = None
             return
         with suppress(UserError):
+            screen.seen = napari_layers.region_on_screen(image, self._dims)
             plane = napari_layers.plane_on_screen(self.viewer, image, self._dims)
             seen = screen.view
             if seen is None or (seen.image, seen.plane) != (image, plane):

@@ -34,6 +34,12 @@ MASK_DELETED = (
     "The prediction layer was deleted, so no mask is shown until the training ends; Stop ends it."
 )
 BUSY = "Something is running already; wait for it or press Stop."
+FROZEN = "The mask on screen is frozen; choose Live, or press 'Predict', to see the new one."
+NOTHING_BEFORE = "There is no model from before the last training; choose one of the list."
+DIFFERENCE = (
+    "Orange: no longer found; blue: newly found; yellow: another structure. Delete the layer when "
+    "you have seen it."
+)
 NO_MODEL = "There is no model yet: press Train, or load one under Model."
 
 

@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from napari_unetseg.core.events import Choice
     from napari_unetseg.core.model import Model
 
-__all__ = ["JobKind", "JobState", "Level", "Message", "ModelEntry", "Point", "Session", "Source"]
+__all__ = [
+    "JobKind",
+    "JobState",
+    "Level",
+    "Message",
+    "Mode",
+    "ModelEntry",
+    "Point",
+    "Session",
+    "Source",
+]
 
 
 class Level(StrEnum):
@@ -40,6 +50,17 @@ class JobKind(StrEnum):
     TIDY = "tidy"
     EXPORT = "export"
     MODEL = "model"
+
+
+class Mode(StrEnum):
+    """When the mask on screen changes."""
+
+    LIVE = "live"
+    """As the network learns, as strokes are painted, as the viewer moves."""
+    ONCE = "once"
+    """When a training is done, or when it is asked for."""
+    FROZEN = "frozen"
+    """When it is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +145,13 @@ class Session:
     brush: int = 1
     counts: Mapping[int, int] = field(default_factory=dict)
     corrected: int = 0
+    accepted: int = 0
     undoable: str = ""
     """The plugin's own step that undo takes back; empty if there is none."""
     redoable: str = ""
 
     settings: TrainSettings = field(default_factory=TrainSettings)
-    follow: bool = True
-    """Show the mask of what is on screen while a training goes on and after it."""
+    mode: Mode = Mode.LIVE
     go_on: bool = True
     """Training goes on from the model in use where it fits."""
 

@@ -24,7 +24,7 @@ from napari_unetseg.gui.live import (
     Screen,
     View,
 )
-from napari_unetseg.gui.session import Level
+from napari_unetseg.gui.session import Level, Mode
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -211,7 +211,7 @@ def test_a_failed_training_keeps_what_is_shown(controller: Controller, puppet: P
 
 
 def test_no_mask_is_shown_where_none_is_wanted(controller: Controller, puppet: Puppet) -> None:
-    controller.session.follow = False
+    controller.session.mode = Mode.FROZEN
     puppet.improve(1)
     puppet.fail(ValueError("enough"))
     controller.train()
@@ -277,7 +277,7 @@ def test_the_view_is_made_anew_only_when_it_changes(
     assert screen.view is not view
     assert screen.view is not None
     assert screen.view.plane == (3,)
-    controller.session.follow = False
+    controller.session.mode = Mode.FROZEN
     controller.tick()
     assert screen.view is None
     controller.end_masks()

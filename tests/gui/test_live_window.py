@@ -210,7 +210,7 @@ def test_a_correction_goes_on_while_a_mask_comes(painted: Window, puppet: Puppet
     def mask_comes() -> None:
         done = painted.controller.prediction
         puppet.improve(0)
-        painted.wait(lambda: bool((done.truth.corrections() == 1).any()))
+        painted.wait(lambda: bool((done._shown == 1).any()))
 
     painted.draw((20, 5), (20, 55), mask_comes)
     assert (layer.data[20, 8:52] == 1).all()

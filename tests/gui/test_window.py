@@ -77,7 +77,7 @@ def test_paint_train_stop_predict_correct_train_again_save_load(
     window.draw((400, 50), (400, 90))
     assert old.data[400, 70] == wanted
     window.wait(lambda: session.corrected > 0)
-    assert dock.result.corrected.isVisibleTo(dock)
+    assert dock.review.corrected.isVisibleTo(dock)
 
     # train again: corrections stay, undo brings nothing back
     window.click(dock.train.button)

@@ -9,6 +9,7 @@ from napari_unetseg.gui.layers.annotation import (
     declared_kind,
     is_declared,
     is_ours,
+    is_overlay,
     mask_of,
     names_in,
     new_annotation,
@@ -17,12 +18,14 @@ from napari_unetseg.gui.layers.annotation import (
     write_names,
 )
 from napari_unetseg.gui.layers.grid import level0 as data_of
-from napari_unetseg.gui.layers.grid import like, plane_on_screen, stack_of
+from napari_unetseg.gui.layers.grid import like, plane_on_screen, region_on_screen, stack_of
+from napari_unetseg.gui.layers.overlays import Own, show_difference
 from napari_unetseg.gui.layers.prediction import Prediction
 from napari_unetseg.gui.layers.regions import Place, drawn, object_at, plane_at, visible_plane
 from napari_unetseg.gui.layers.strokes import Strokes
 
 __all__ = [
+    "Own",
     "Place",
     "Prediction",
     "Strokes",
@@ -34,6 +37,7 @@ __all__ = [
     "drawn",
     "is_declared",
     "is_ours",
+    "is_overlay",
     "like",
     "mask_of",
     "names_in",
@@ -42,6 +46,8 @@ __all__ = [
     "paint_colors",
     "plane_at",
     "plane_on_screen",
+    "region_on_screen",
+    "show_difference",
     "snapshot",
     "stack_of",
     "visible_plane",

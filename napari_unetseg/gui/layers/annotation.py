@@ -155,7 +155,12 @@ def declared(layer: Labels) -> dict[str, Any]:
 
 def is_ours(layer: Labels) -> bool:
     """Whether the layer is a result of this plugin, so not what people paint on."""
-    return declared(layer).get("kind") in ("prediction", "tidied")
+    return declared(layer).get("kind") in ("prediction", "tidied") or is_overlay(layer)
+
+
+def is_overlay(layer: Labels) -> bool:
+    """Whether the layer is only to look at, so neither labels nor a mask."""
+    return declared(layer).get("kind") in ("yours", "difference")
 
 
 def is_declared(layer: Labels) -> bool:

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Labels
 
-__all__ = ["geometry", "grid_shape", "like", "plane_on_screen", "stack_of", "unit_names"]
+__all__ = [
+    "geometry",
+    "grid_shape",
+    "like",
+    "plane_on_screen",
+    "region_on_screen",
+    "stack_of",
+    "unit_names",
+]
 
 LETTERS = {
     **{letter: letter.upper() for letter in "tzyxc"},
@@ -157,3 +165,14 @@ def plane_on_screen(viewer: ViewerModel, image: Image, dims: int) -> tuple[int, 
     position = np.asarray(image.world_to_data(point), float)[-len(shape) :]
     steps = np.clip(np.round(position), 0, np.asarray(shape) - 1).astype(int)
     return tuple(int(s) for s in steps[: len(shape) - dims])
+
+
+def region_on_screen(image: Image, dims: int) -> tuple[slice, ...]:
+    """The part of an image's plane or volume that the viewer shows, or last showed."""
+    corners = np.asarray(image.corner_pixels, float)
+    if image.multiscale:
+        corners = corners * np.asarray(image.downsample_factors[image.data_level])
+    shape = grid_shape(image)[-dims:]
+    first, last = (corners[side, corners.shape[1] - dims :] for side in (0, 1))
+    spans = zip(np.floor(first), np.ceil(last), shape, strict=True)
+    return tuple(slice(max(0, int(a)), min(n, int(b) + 1)) for a, b, n in spans)

@@ -92,6 +92,12 @@ class Prediction:
         """Whether the layer is in the viewer."""
         return self.layer is not None and self.layer in self._viewer.layers
 
+    def is_fresh(self, plane: Plane, model_id: str) -> bool:
+        """Whether a plane, or all planes of a volume, show the mask of this model."""
+        inner = self._shape[len(plane) : -2]
+        planes = {(*plane, *rest) for rest in np.ndindex(*inner)}
+        return model_id == self.model_id and planes <= self.written and not planes & self._stale
+
     # -- masks ---------------------------------------------------------------------------------
 
     def begin(self, model_id: str, structures: Sequence[Structure]) -> Labels:
@@ -127,15 +133,15 @@ class Prediction:
 
     def _write(self, region: Region) -> None:
         """Show the network's mask, with all that people said on top."""
-        data, shown = self._data[region], self._shown[region]
+        data, shown, kept = self._data[region], self._shown[region], self._kept.read(region)
         changed = data != shown
+        kept[changed] = as_correction(data[changed])
         over = self.truth.over(region)
-        over[changed] = as_correction(data[changed])  # a stroke may be under way
+        under_way = kept != self.truth.read(Origin.CORRECTIONS, region)  # a stroke, not yet told
+        over[under_way] = kept[under_way]
         final = np.where(over != 0, as_mask(over), self._network[region])
         if changed.any() or (self._painted and (final != shown).any()):
             self._drop_history()
-        kept = self.truth.read(Origin.CORRECTIONS, region)
-        kept[changed] = as_correction(data[changed])
         self._kept.write(region, kept)
         data[...] = final
         shown[...] = final
@@ -192,6 +198,31 @@ class Prediction:
         mask: np.ndarray = self._network[plane].copy()
         return mask
 
+    def difference(self) -> np.ndarray:
+        """What the last `mark` and now differ in; only reads, so that any thread may ask.
+
+        Returns
+        -------
+        numpy.ndarray
+            uint8 of the image's grid: 0 nothing, 1 no longer found, 2 newly found, 3 another
+            structure.
+        """
+        out = empty_grid(self._shape)
+        for plane in sorted(self._earlier):
+            before, now = self.earlier(plane), self._network[plane]
+            if before is None or plane not in self.written:
+                continue
+            differs = before != now
+            out[plane][differs] = 3
+            out[plane][differs & (now == 0)] = 1
+            out[plane][differs & (before == 0)] = 2
+        return out
+
+    @property
+    def can_bring_back(self) -> bool:
+        """Whether there are masks of an earlier model."""
+        return self.earlier_model is not None and self.earlier_model != self.model_id
+
     def bring_back(self) -> None:
         """Show the masks of the last `mark` again; what is there now is kept in their place."""
         planes, model = sorted(self._earlier), self.earlier_model
@@ -244,6 +275,7 @@ class Prediction:
     def show(self, region: Region) -> None:
         """Show what is true now after corrections or accepted regions were changed from outside."""
         self._shown[region] = self._data[region]
+        self._kept.write(region, self.truth.read(Origin.CORRECTIONS, region))
         self._write(region)
         self.flush()
 
@@ -302,7 +334,9 @@ class Prediction:
         self.written, self._stale, self._earlier = set(), set(), {}
         self._painted = False
         for plane in self.truth.said():
-            self._write(_region(plane, self._shape))
+            region = _region(plane, self._shape)
+            self._kept.write(region, self.truth.read(Origin.CORRECTIONS, region))
+            self._write(region)
         self._dirty = False
         name = f"{self.image.name} · prediction"
         options: dict[str, Any] = {"opacity": 0.5, "metadata": metadata, **geometry(self.image)}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from magicgui.widgets import create_widget
-from qtpy.QtWidgets import QAbstractSpinBox, QCheckBox
+from qtpy.QtWidgets import QAbstractSpinBox
 
 from napari_unetseg.core.config import AugmentSettings, TrainSettings
 from napari_unetseg.gui.panels.base import Panel, folded
@@ -67,14 +67,10 @@ class AdvancedPanel(Panel):
 
     def __init__(self, controller: Controller) -> None:
         super().__init__("", controller)
-        self.follow_box = QCheckBox("Show the mask while the network learns")
-        self.follow_box.setToolTip("Predict what is on screen during and after each training.")
-        self.follow_box.setChecked(self.session.follow)
-        self.follow_box.toggled.connect(self._on_follow)
         self.form = form_of(TrainSettings, self.session.settings)
         self.augment = form_of(AugmentSettings, self.session.settings.augment)
         augmentation = folded("Augmentation", self.augment)
-        self.fold = folded("Advanced settings", self.follow_box, self.form, augmentation)
+        self.fold = folded("Advanced settings", self.form, augmentation)
         self.column.addWidget(self.fold)
         self.form.values.changed.connect(self._on_changed)
         self.augment.values.changed.connect(self._on_changed)
@@ -90,9 +86,6 @@ class AdvancedPanel(Panel):
     def _on_settings(self) -> None:
         show_values(self.form, self.session.settings)
         show_values(self.augment, self.session.settings.augment)
-
-    def _on_follow(self, follow: bool) -> None:
-        self.session.follow = follow
 
 
 def form_of(model: type[BaseModel], values: BaseModel) -> Form:

@@ -145,6 +145,8 @@ def stylesheet(theme_name: str) -> str:
     QPushButton[role="stop"] {{
         background: transparent; border: 2px solid {theme.error.as_hex()}; font-weight: bold;
         padding: 4px; border-radius: 3px; }}
+    QPushButton[role="segment"] {{ border-radius: 0; border: 1px solid {line}; }}
+    QPushButton[role="segment"]:checked {{ background: {ACTION}; color: white; }}
     QPushButton:disabled {{ color: rgb{dim}; }}
     QFrame[role="brush"] {{ border: 1px solid transparent; border-radius: 3px; }}
     QFrame[role="brush"]:hover {{ border-color: {line}; }}

@@ -22,13 +22,20 @@ class ModelPanel(Panel):
     """Save, load, and go back to an earlier model."""
 
     def __init__(self, controller: Controller) -> None:
-        super().__init__("5  Model", controller)
+        super().__init__("6  Model", controller)
         self.history = QComboBox()
         self.history.setToolTip("The models of this session; choose an earlier one to use it.")
         self.history.activated.connect(self._on_chosen)
         self.column.addLayout(row("In use", self.history, stretch=1))
         self.about = hint()
         self.column.addWidget(self.about)
+        self.back = QPushButton("Back to the one before")
+        self.back.setToolTip("Use the model from before the last training, with its mask; or back.")
+        self.back.clicked.connect(controller.bring_back)
+        self.changed = QPushButton("What changed?")
+        self.changed.setToolTip("Add a layer of where the two models' masks differ.")
+        self.changed.clicked.connect(controller.show_difference)
+        self.column.addLayout(row(self.back, self.changed, stretch=0))
         self.save = QPushButton("Save…")
         self.save.setToolTip("Write the model in use to one .safetensors file.")
         self.save.clicked.connect(self._on_save_pressed)
@@ -63,6 +70,8 @@ class ModelPanel(Panel):
         self.save.setEnabled(entry is not None and free)
         self.load.setEnabled(free)
         self.go_on.setChecked(session.go_on)
+        for button in (self.back, self.changed):
+            button.setEnabled(free and len(session.history) > 1)
         self.about.setVisible(entry is not None)
         if entry is not None:
             self.about.setText(_describe(entry))

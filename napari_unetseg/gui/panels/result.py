@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox
-from qtpy.QtWidgets import QFileDialog, QPushButton, QWidget
+from qtpy.QtWidgets import QFileDialog, QPushButton
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.gui.panels.base import Panel, folded, hint, layer_combo, row, show_choice
+from napari_unetseg.gui.panels.base import Panel, folded, layer_combo, row, show_choice
 from napari_unetseg.gui.panels.forms import Form
 from napari_unetseg.gui.tidy import TidySettings
 
@@ -26,7 +26,7 @@ class ResultPanel(Panel):
     """What is done with a trained model."""
 
     def __init__(self, controller: Controller) -> None:
-        super().__init__("4  Result", controller)
+        super().__init__("5  Result", controller)
         self.plane = QPushButton("Predict this plane")
         self.plane.setToolTip("Predict what is on screen.")
         self.plane.clicked.connect(controller.predict_plane)
@@ -38,22 +38,12 @@ class ResultPanel(Panel):
         buttons.setStretch(1, 1)
         self.column.addLayout(buttons)
 
-        self.corrected = hint()
-        self.forget = QPushButton("Forget")
-        self.forget.setToolTip("Show the network's own mask there, and train no more on these.")
-        self.forget.clicked.connect(controller.review.forget_all)
-        self._corrected_row = QWidget()
-        self._corrected_row.setLayout(row(self.corrected, self.forget, stretch=0))
-        self.column.addWidget(self._corrected_row)
-
         self._tidy, self.tidy_up = self._build_tidy()
         self._export, self.write = self._build_export()
         self.follow("entry", "settings", "sources", call=self._on_state)
         self.follow("image", call=self.refresh)
         self.follow_running(self._on_state)
-        self.follow("corrected", call=self._on_corrected)
         self.refresh()
-        self._on_corrected()
 
     # -- forms ---------------------------------------------------------------------------------
 
@@ -120,11 +110,6 @@ class ResultPanel(Panel):
             unit = stack.grid_units[-1].replace("um", "µm")
         label = f"Smallest ({unit}{'²' if dims == 2 else '³'})"
         self._tidy.labels["smallest"].setText(label)
-
-    def _on_corrected(self) -> None:
-        number = self.session.corrected
-        self._corrected_row.setVisible(number > 0)
-        self.corrected.setText(f"{number:,} corrected pixels will train next time.")
 
     # -- announcing ----------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QProgressBar, QPushButton,
 
 from napari_unetseg.gui.panels.base import Panel, hint, restyle, row
 from napari_unetseg.gui.panels.chosen import ChosenList
+from napari_unetseg.gui.panels.mode import ModeSwitch
 from napari_unetseg.gui.panels.plot import CurvePlot
 from napari_unetseg.gui.sentences import duration
 from napari_unetseg.gui.session import JobKind
@@ -40,6 +41,9 @@ class TrainPanel(Panel):
         self.amount.valueChanged.connect(self._on_amount)
         self.column.addLayout(row("Train for", self.end, self.amount, stretch=1))
 
+        self.modes = ModeSwitch(controller)
+        self.column.addLayout(row("Mask", self.modes, stretch=1))
+
         self.progress = QProgressBar()
         self.progress.setTextVisible(False)
         self.progress.setFixedHeight(8)
@@ -51,6 +55,7 @@ class TrainPanel(Panel):
         for widget in (self.progress, self.doing, self.plot, self.result, self.chosen):
             self.column.addWidget(widget)
 
+        self.follow("mode", call=self.modes.show_mode)
         self.follow("job", call=self._on_job)
         self.follow("curve", call=self._on_curve)
         self.follow("result", call=self._on_result)

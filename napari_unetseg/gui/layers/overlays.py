@@ -1,0 +1,118 @@
+"""Layers to look at: what is the user's own, and what differs between two models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Labels
+from napari.utils.colormaps import DirectLabelColormap
+
+from napari_unetseg.core.truth import Origin
+from napari_unetseg.gui.grids import empty_grid
+from napari_unetseg.gui.layers.grid import geometry
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+    from napari_unetseg.core.sparse import Region
+    from napari_unetseg.core.truth import Truth
+
+__all__ = ["Own", "show_difference"]
+
+CORRECTED, ACCEPTED = 1, 2
+OWN = {CORRECTED: ("corrected", "#FF00FF"), ACCEPTED: ("accepted", "#00E5A0")}
+LOST, GAINED, OTHER = 1, 2, 3
+DIFFERENCES = {
+    LOST: ("no longer found", "#D55E00"),
+    GAINED: ("newly found", "#56B4E9"),
+    OTHER: ("another structure", "#F0E442"),
+}
+
+
+def _overlay(
+    image: Image, data: np.ndarray, name: str, kind: str, what: dict[int, tuple[str, str]]
+) -> Labels:
+    colors: dict[int | None, Any] = {None: "transparent", 0: "transparent"}
+    colors.update({number: color for number, (_, color) in what.items()})
+    layer = Labels(
+        data,
+        name=f"{image.name} · {name}",
+        opacity=0.7,
+        metadata={"napari_unetseg": {"kind": kind}},
+        features={"index": [0, *what], "name": ["", *(text for text, _ in what.values())]},
+        **geometry(image),
+    )
+    layer.colormap = DirectLabelColormap(color_dict=colors)
+    layer.editable = False
+    return layer
+
+
+def _put_on_top(viewer: ViewerModel, layer: Labels) -> None:
+    """Show a layer without taking the user's brush away."""
+    selected = set(viewer.layers.selection)
+    viewer.add_layer(layer)
+    if selected:
+        viewer.layers.selection.update(selected)
+        viewer.layers.selection.discard(layer)
+
+
+class Own:
+    """Outlines of what was corrected and accepted in an image.
+
+    Parameters
+    ----------
+    viewer, image
+        Where the layer goes, and what it lies over.
+    truth
+        What was said about the image.
+    """
+
+    def __init__(self, viewer: ViewerModel, image: Image, truth: Truth) -> None:
+        self._viewer, self._truth = viewer, truth
+        self._data = empty_grid(truth.shape)
+        self._dirty = False
+        self.layer = _overlay(image, self._data, "yours", "yours", OWN)
+        self.layer.contour = 1
+        for origin in (Origin.CORRECTIONS, Origin.ACCEPTED):
+            grid = truth.grid(origin)
+            for cell in grid.cells():
+                self.renew(grid.region_of(cell))
+        _put_on_top(viewer, self.layer)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the layer is in the viewer."""
+        return self.layer in self._viewer.layers
+
+    def renew(self, region: Region) -> None:
+        """Something was said in a region."""
+        own = np.where(self._truth.read(Origin.CORRECTIONS, region) != 0, CORRECTED, 0)
+        own[self._truth.read(Origin.ACCEPTED, region) != 0] = ACCEPTED
+        self._data[region] = own
+        self._dirty = True
+
+    def flush(self) -> None:
+        """Show what was renewed."""
+        if self._dirty:
+            self._dirty = False
+            self.layer.refresh(extent=False, highlight=False)
+
+    def remove(self) -> None:
+        """Take the layer away."""
+        if self.alive:
+            self._viewer.layers.remove(self.layer)
+
+
+def show_difference(viewer: ViewerModel, image: Image, difference: np.ndarray) -> Labels:
+    """Add a layer of what differs between two masks, in place of an earlier one of that image.
+
+    ``difference`` is uint8: 0 nothing, 1 no longer found, 2 newly found, 3 another structure.
+    """
+    layer = _overlay(image, difference, "what changed", "difference", DIFFERENCES)
+    for old in [one for one in viewer.layers if one.name == layer.name]:
+        if old.metadata.get("napari_unetseg", {}).get("kind") == "difference":
+            viewer.layers.remove(old)
+    _put_on_top(viewer, layer)
+    return layer

@@ -1,0 +1,175 @@
+"""Live, once, frozen: masks of what is on screen while nothing else runs, and trainings anew."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from napari_unetseg.core.control import Control
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import Event, TilePredicted
+from napari_unetseg.core.truth import Change, Origin
+from napari_unetseg.gui import layers as napari_layers
+from napari_unetseg.gui import sentences
+from napari_unetseg.gui.jobs import Job
+from napari_unetseg.gui.live import LookWork, MaskBegins, Screen, View, near
+from napari_unetseg.gui.session import Level, Mode
+
+if TYPE_CHECKING:
+    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.session import Session
+
+__all__ = ["Looking"]
+
+PAUSE_SECONDS = 0.7
+"""A training begins anew this long after the last stroke."""
+
+
+class Looking:
+    """Keeps the mask on screen up to date in live mode, beside the jobs that people start.
+
+    Parameters
+    ----------
+    controller, session
+        The controller knows the viewer, the masks and the runner.
+    """
+
+    def __init__(self, controller: Controller, session: Session) -> None:
+        self._controller, self._session = controller, session
+        self._screen: Screen | None = None
+        self._control = Control()
+        self._next: Job | None = None
+        self._asked: tuple[Any, ...] | None = None
+        self._failed: tuple[Any, ...] | None = None
+        self._painted: float | None = None
+        self.may_train = False
+        """Whether strokes begin a training: one ended by itself, so more strokes may help."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has the worker."""
+        return self._screen is not None
+
+    def stop(self) -> None:
+        """Give the worker back after the tile at hand."""
+        self._control.stop()
+        if self._screen is not None:
+            self._screen.view = None
+
+    def start_after(self, job: Job) -> None:
+        """Start a job as soon as the worker is free."""
+        self._next = job
+        self.stop()
+
+    # -- strokes -------------------------------------------------------------------------------
+
+    def on_change(self, change: Change) -> None:
+        """Something was said; in live mode a training begins anew after a moment."""
+        if change.origin is not Origin.FIRST:
+            self._painted = time.monotonic()
+
+    def _train_anew(self) -> bool:
+        """Begin a training for strokes that were painted after the last one; whether it did."""
+        painted, session = self._painted, self._session
+        if painted is None or not self.may_train or session.mode is not Mode.LIVE:
+            return False
+        if time.monotonic() - painted < PAUSE_SECONDS or not session.go_on:
+            return False
+        self._painted = None
+        self._controller.train()
+        return True
+
+    def trained(self, *, by_itself: bool) -> None:
+        """A training ended; strokes from now on begin another if it ended by itself."""
+        self.may_train = by_itself
+
+    def training_begins(self) -> None:
+        """What was painted until now is learned from."""
+        self._painted = None
+
+    # -- masks ---------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Called again and again: tell what is on screen, begin what is missing."""
+        session = self._session
+        if session.job is not None or session.entry is None or session.image is None:
+            return
+        if session.mode is not Mode.LIVE:
+            self.stop()
+            return
+        if not self.busy and (self._train_anew() or self._controller.runner.busy):
+            return
+        with suppress(UserError):
+            view = self._view(session.entry.model.dims)
+            if self.busy:
+                self._show(view)
+            elif self._missing(view):
+                self._begin(view)
+
+    def _view(self, dims: int) -> View:
+        controller, image = self._controller, self._session.image
+        stack = controller.stack()
+        if self._session.entry is not None:
+            self._session.entry.model.check_image(stack)
+        plane = napari_layers.plane_on_screen(controller.viewer, image, dims)
+        return View(image, stack, plane)
+
+    def _show(self, view: View) -> None:
+        screen = self._screen
+        if screen is None:
+            return
+        dims = len(view.stack.grid_shape) - len(view.plane)
+        screen.seen = napari_layers.region_on_screen(view.image, dims)
+        seen = screen.view
+        if seen is None or (seen.image, seen.plane) != (view.image, view.plane):
+            screen.view = view
+
+    def _missing(self, view: View) -> bool:
+        """Whether the mask of the plane on screen is not there, and may be made."""
+        entry, prediction = self._session.entry, self._controller.predictions.get(view.image)
+        if entry is None or self._failed == (entry, view.image, view.plane):
+            return False
+        if prediction is None:
+            return False  # nobody has asked for a mask of this image yet
+        return prediction.alive and not prediction.is_fresh(view.plane, entry.model.id)
+
+    def _begin(self, view: View) -> None:
+        entry, prediction = self._session.entry, self._controller.predictions[view.image]
+        assert entry is not None
+        self._screen, self._control = Screen(), Control(self._controller.thread_count())
+        self._show(view)
+        fresh = {p for p in near(view, 2) if prediction.is_fresh(p, entry.model.id)}
+        work = LookWork(entry.model, self._screen, self._session.settings.device, frozenset(fresh))
+        self._asked = (entry, view.image, view.plane)
+        self._controller.runner.start(
+            Job(work, self._on_event, self._on_done, self._on_error, self._control)
+        )
+
+    def _on_event(self, event: Event) -> None:
+        if self._session.entry is None or self._control.stopped:
+            return
+        controller = self._controller
+        match event:
+            case MaskBegins() if event.view.image in controller.viewer.layers:
+                controller.begin_mask(event.view.image, event.model_id, event.structures)
+            case TilePredicted():
+                controller.write_tile(event)
+
+    def _on_done(self, _: object) -> None:
+        view = self._screen.view if self._screen is not None else None
+        if not self._control.stopped and view is not None and self._missing(view):
+            self._failed = self._asked  # it cannot be made: do not try again and again
+        self._end()
+
+    def _on_error(self, error: BaseException) -> None:
+        self._failed = self._asked
+        self._session.say(sentences.explain(error, "The mask on screen"), Level.WARNING)
+        self._end()
+
+    def _end(self) -> None:
+        self._screen = None
+        self._controller.rest_masks()
+        job, self._next = self._next, None
+        if job is not None:
+            self._controller.runner.start(job)

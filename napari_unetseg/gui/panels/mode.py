@@ -1,0 +1,50 @@
+"""Live, once, frozen: when the mask on screen changes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from qtpy.QtWidgets import QButtonGroup, QHBoxLayout, QPushButton, QWidget
+
+from napari_unetseg.gui.session import Mode
+
+if TYPE_CHECKING:
+    from napari_unetseg.gui.controller import Controller
+
+__all__ = ["ModeSwitch"]
+
+TIPS = {
+    Mode.LIVE: "The mask follows: while it learns, as you paint, and wherever you go.",
+    Mode.ONCE: "The mask on screen changes once, when a training is done.",
+    Mode.FROZEN: "The mask stays as it is while you look, whatever is learned.",
+}
+
+
+class ModeSwitch(QWidget):
+    """Three buttons of which one is down."""
+
+    def __init__(self, controller: Controller) -> None:
+        super().__init__()
+        self._session = controller.session
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(0)
+        group = QButtonGroup(self)
+        self.buttons: dict[Mode, QPushButton] = {}
+        for mode, tip in TIPS.items():
+            button = self.buttons[mode] = QPushButton(mode.capitalize())
+            button.setCheckable(True)
+            button.setProperty("role", "segment")
+            button.setToolTip(tip)
+            button.clicked.connect(partial(self._on_clicked, mode))
+            group.addButton(button)
+            layout.addWidget(button, 1)
+        self.show_mode()
+
+    def show_mode(self) -> None:
+        """Show the session's mode."""
+        self.buttons[self._session.mode].setChecked(True)
+
+    def _on_clicked(self, mode: Mode, _: bool = False) -> None:
+        self._session.mode = mode
