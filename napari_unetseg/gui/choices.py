@@ -45,7 +45,9 @@ class Choices:
         self.predictions: dict[Any, Prediction] = {}
         self.truths: dict[Any, Truth] = {}
         self.doubts: set[Prediction | Strokes] = set()
-        self._strokes: dict[Any, Strokes] = {}
+        self.strokes: dict[Any, Strokes] = {}
+        self.renumbered: dict[str, dict[int, int]] = {}
+        """Structures of a model, by its id, that were merged into others or deleted since."""
         self.labels_changed = False
         self._watched: Labels | None = None
         self._guessed: Labels | None = None
@@ -63,7 +65,7 @@ class Choices:
         self.viewer.layers.events.inserted.disconnect(self._on_inserted)
         self.viewer.layers.events.removed.disconnect(self._on_removed)
         self.session.events.sources.disconnect(self._follow_strokes)
-        for strokes in self._strokes.values():
+        for strokes in self.strokes.values():
             strokes.end()
         self._watch(None)
 
@@ -295,16 +297,6 @@ class Choices:
             for s in self.session.structures
         )
 
-    def remove_structure(self, number: int) -> None:
-        """Take a structure off the list, if nothing is painted of it."""
-        if self.session.counts.get(number, 0):
-            self.session.say(
-                f"Structure {number} is painted in places; erase it there first.", Level.WARNING
-            )
-        elif len(self.session.structures) > 1:
-            left = tuple(s for s in self.session.structures if s.number != number)
-            self.session.structures = left
-
     def know(self, numbers: Sequence[int], names: dict[int, str] | None = None) -> None:
         """Add the structures that were found in labels, or in a model, under their number."""
         names, known = names or {}, {s.number: s for s in self.session.structures}
@@ -356,17 +348,17 @@ class Choices:
     def _follow_strokes(self) -> None:
         """Take down what is painted in every annotation layer that is in use."""
         wanted = {s.image: s for s in self.session.sources if s.labels and not s.on_disk}
-        for image in [i for i, s in self._strokes.items() if not _serves(s, wanted.get(i))]:
-            self._strokes.pop(image).end()
+        for image in [i for i, s in self.strokes.items() if not _serves(s, wanted.get(i))]:
+            self.strokes.pop(image).end()
         for image, source in wanted.items():
             truth = self.truth(image)
-            if image in self._strokes:
+            if image in self.strokes:
                 truth.kind = source.kind
                 continue
             tell = partial(self.on_change, image)
             strokes = napari_layers.Strokes(source.labels, truth, source.kind, tell)
             strokes.on_doubt = partial(self.on_doubt, strokes)
-            self._strokes[image] = strokes
+            self.strokes[image] = strokes
 
     # -- layers that come and go ---------------------------------------------------------------
 

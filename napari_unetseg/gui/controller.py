@@ -27,6 +27,7 @@ from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.core.truth import Change, Origin
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences, work
+from napari_unetseg.gui.classes import ClassEditor
 from napari_unetseg.gui.grids import count_labels
 from napari_unetseg.gui.jobs import Job, Runner, Work
 from napari_unetseg.gui.live import MaskBegins
@@ -105,6 +106,7 @@ class Controller(Masks):
         self.looking = Looking(self, session)
         super().__init__(viewer, session)
         self.review = Review(self)
+        self.classes = ClassEditor(self)
 
     # -- training ------------------------------------------------------------------------------
 
@@ -443,6 +445,9 @@ class Controller(Masks):
                 self._noticed.clear()
             case TrainingDone():
                 self.session.result = sentences.describe_training(event)
+                if event.scores is not None:
+                    pairs = zip(event.scores.numbers, event.scores.dice, strict=True)
+                    self.session.dice = dict(pairs)
                 self._went_wrong = sentences.went_wrong(event)
             case work.Progress():
                 self._progress(event.fraction)

@@ -47,7 +47,10 @@ class Masks(Choices):
             target = napari_layers.Prediction(self.viewer, image, self.truth(image), tell)
             target.on_doubt = partial(self.on_doubt, target)
             self.predictions[image] = target
-        self.know([s.number for s in structures], {s.number: s.name for s in structures})
+        gone = self.renumbered.get(model_id, {})
+        names = {s.number: s.name for s in structures if s.number not in gone}
+        self.know(list(names), names)
+        target.renumber(gone)
         target.begin(model_id, self.session.structures)
         self._target = target
 

@@ -144,6 +144,8 @@ class Session:
     structures: tuple[Structure, ...] = (Structure(1),)
     brush: int = 1
     counts: Mapping[int, int] = field(default_factory=dict)
+    dice: Mapping[int, float] = field(default_factory=dict)
+    """Dice of each structure on the validation blocks, after the last training."""
     corrected: int = 0
     accepted: int = 0
     undoable: str = ""

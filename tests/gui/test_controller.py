@@ -362,10 +362,6 @@ def test_structures_are_named_added_and_found(controller: Controller) -> None:
     labels.data[0, 0] = 9
     count(controller)
     assert [s.number for s in session.structures] == [1, 2, 9]
-    controller.remove_structure(9)
-    assert "painted" in session.message.text
-    controller.remove_structure(2)
-    assert [s.number for s in session.structures] == [1, 9]
 
 
 def test_tidying_makes_a_new_layer_and_export_keeps_the_pixel_size(

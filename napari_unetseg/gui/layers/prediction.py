@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from napari_unetseg.core.truth import Change, Origin, Truth
 from napari_unetseg.gui.grids import empty_grid
 from napari_unetseg.gui.layers.annotation import paint_colors
 from napari_unetseg.gui.layers.grid import geometry, grid_shape
-from napari_unetseg.gui.layers.watch import AT_ONCE, Watch
+from napari_unetseg.gui.layers.watch import AT_ONCE, Watch, drop_history
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -82,6 +81,7 @@ class Prediction:
         self._stale: set[Plane] = set()
         self._earlier: dict[Plane, bytes | None] = {}
         self._structures: Sequence[Structure] = ()
+        self._renumbered: dict[int, int] = {}
         self._watch: Watch | None = None
         self.layer: Labels | None = None
         self.model_id: str | None = None
@@ -139,13 +139,32 @@ class Prediction:
         over = self.truth.over(region)
         under_way = kept != self.truth.read(Origin.CORRECTIONS, region)  # a stroke, not yet told
         over[under_way] = kept[under_way]
-        final = np.where(over != 0, as_mask(over), self._network[region])
+        final = np.where(over != 0, as_mask(over), self._said(region))
         if changed.any() or (self._painted and (final != shown).any()):
             self._drop_history()
         self._kept.write(region, kept)
         data[...] = final
         shown[...] = final
         self._dirty = True
+
+    def _said(self, region: Region) -> np.ndarray:
+        """The network's mask in the numbers that are shown."""
+        mask: np.ndarray = self._network[region]
+        if self._renumbered:
+            shown = np.arange(256, dtype=np.uint8)
+            for number, other in self._renumbered.items():
+                shown[number] = as_mask(np.array(other))
+            mask = shown[mask]
+        return mask
+
+    def renumber(self, numbers: Mapping[int, int]) -> None:
+        """Show other numbers for some that the network says: 255 for background."""
+        if dict(numbers) == self._renumbered:
+            return
+        self._renumbered = dict(numbers)
+        for plane in sorted(self.written):
+            self._write(_region(plane, self._shape))
+        self.flush()
 
     def flush(self) -> None:
         """Show what was written."""
@@ -346,14 +365,9 @@ class Prediction:
         return new
 
     def _drop_history(self) -> None:
-        """Let undo begin here: napari forgets a layer's history when it cannot be edited."""
-        layer, self._painted = self.layer, False
-        if layer is not None and layer.editable:
-            mode = layer.mode
-            layer.editable = False
-            layer.editable = True
-            with suppress(ValueError):
-                layer.mode = mode
+        self._painted = False
+        if self.layer is not None:
+            drop_history(self.layer)
 
     def _on_painted(self, region: Region) -> bool:
         self._painted = True

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_unetseg.core.sparse import Region, together
 from napari_unetseg.core.truth import Change, Origin, Truth
 from napari_unetseg.gui.layers.grid import level0
-from napari_unetseg.gui.layers.watch import AT_ONCE, Watch
+from napari_unetseg.gui.layers.watch import AT_ONCE, Watch, drop_history
 
 if TYPE_CHECKING:
     from napari.layers import Labels
@@ -54,6 +54,11 @@ class Strokes:
                 on_change(change)
         self._watch = Watch(layer, self._on_painted, self._on_doubt)
 
+    @property
+    def data(self) -> Any:
+        """The layer's data, at full resolution."""
+        return self._data
+
     def end(self) -> None:
         """Listen no more; what was taken down stays."""
         self._watch.end()
@@ -77,9 +82,15 @@ class Strokes:
         for region in together(regions):
             self.catch(region, by_hand=False)
 
-    def write(self, region: Region) -> None:
-        """Put what the truth says into the layer: the plugin's own undo."""
-        self._data[region] = self.truth.read(Origin.STROKES, region)
+    def put_back(self, origin: Origin, region: Region, now: np.ndarray, then: np.ndarray) -> None:
+        """Put ``then`` into the layer where ``now`` is still there; its undo begins after that."""
+        assert origin is Origin.STROKES
+        values = np.asarray(self._data[region]).copy()
+        same = values == now
+        values[same] = then[same]
+        drop_history(self.layer)
+        self._data[region] = values
+        self.catch(region, by_hand=False)
         self.layer.refresh()
 
     def _on_painted(self, region: Region) -> bool:

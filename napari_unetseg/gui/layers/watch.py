@@ -9,6 +9,7 @@ were assigned only tell that something may have changed, perhaps on a plane that
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from napari_unetseg.core.sparse import Region, whole
 if TYPE_CHECKING:
     from napari.layers import Labels
 
-__all__ = ["AT_ONCE", "Watch", "region_of"]
+__all__ = ["AT_ONCE", "Watch", "drop_history", "region_of"]
 
 AT_ONCE = 2**22
 """Voxels that are searched for changes at once; of larger grids another thread does it."""
@@ -67,6 +68,16 @@ class Watch:
 
     def _on_set_data(self) -> None:
         self._doubt()
+
+
+def drop_history(layer: Labels) -> None:
+    """Let undo begin here: napari forgets a layer's history when it cannot be edited."""
+    if layer.editable:
+        mode = layer.mode
+        layer.editable = False
+        layer.editable = True
+        with suppress(ValueError):
+            layer.mode = mode
 
 
 def region_of(atoms: Any, shape: Sequence[int]) -> Region:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt
+from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
+    QColorDialog,
     QComboBox,
     QFileDialog,
     QInputDialog,
+    QMenu,
     QPushButton,
     QTreeWidget,
     QTreeWidgetItem,
     QWidget,
 )
 
-from napari_unetseg.core.labels import LabelKind
-from napari_unetseg.gui.panels.base import Panel, layer_combo, row, show_choice
+from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.gui.classes import balance
+from napari_unetseg.gui.panels.base import Panel, hint, layer_combo, row, show_choice
 from napari_unetseg.gui.panels.brushes import BrushList
 
 if TYPE_CHECKING:
@@ -71,7 +77,10 @@ class AnnotatePanel(Panel):
         self.brushes = BrushList()
         self.brushes.chosen.connect(controller.choose_brush)
         self.brushes.renamed.connect(controller.rename_structure)
+        self.brushes.asked.connect(self._on_asked)
         self.column.addWidget(self.brushes)
+        self.balance = hint()
+        self.column.addWidget(self.balance)
 
         self.add = QPushButton("+ Structure")
         self.add.setToolTip("Add a structure with the next free number and colour.")
@@ -85,7 +94,7 @@ class AnnotatePanel(Panel):
         self._add_table()
 
         self.follow("image", "sources", call=self.refresh)
-        self.follow("structures", "counts", "brush", call=self._on_brushes)
+        self.follow("structures", "counts", "brush", "dice", call=self._on_brushes)
         self.refresh()
 
     def _add_table(self) -> None:
@@ -134,7 +143,13 @@ class AnnotatePanel(Panel):
     def _on_brushes(self) -> None:
         self.brushes.show_structures(self.session.structures)
         self.brushes.show_counts(dict(self.session.counts))
+        self.brushes.show_dice(self.session.dice)
         self.brushes.show_chosen(self.session.brush)
+        source = self.session.source()
+        strokes = source is not None and source.kind is LabelKind.STROKES
+        text = balance(self.session.counts, self.session.structures) if strokes else ""
+        self.balance.setText(text)
+        self.balance.setVisible(bool(text))
 
     def _on_labels_chosen(self) -> None:
         self.controller.choose_labels(self.labels.value)
@@ -144,6 +159,28 @@ class AnnotatePanel(Panel):
 
     def _on_kind_chosen(self) -> None:
         self.controller.choose_kind(LabelKind(self.kind.currentData()))
+
+    def menu_of(self, number: int) -> QMenu:
+        """What can be done with a structure."""
+        menu, classes = QMenu(self), self.controller.classes
+        names = {s.number: s.name for s in self.session.structures}
+        _act(menu, "Colour…", partial(self._on_recolor, number))
+        if (merge := menu.addMenu("Merge into")) is not None:
+            for other, name in {**names, BRUSH: "background"}.items():
+                if other != number:
+                    _act(merge, name, partial(classes.merge, number, other))
+        _act(menu, "Delete, with its labels", partial(classes.delete, number))
+        return menu
+
+    def _on_asked(self, number: int) -> None:
+        button = self.brushes.row_of(number).more
+        self.menu_of(number).popup(button.mapToGlobal(button.rect().bottomLeft()))
+
+    def _on_recolor(self, number: int) -> None:
+        old = next(s.color for s in self.session.structures if s.number == number)
+        color = QColorDialog.getColor(QColor(old), self, "Colour of the structure")
+        if color.isValid():
+            self.controller.classes.recolor(number, color.name())
 
     def _on_add_pressed(self) -> None:
         self.controller.add_structure()
@@ -177,6 +214,12 @@ class AnnotatePanel(Panel):
         item = self.table.currentItem()
         if item is not None:
             self.controller.remove_source(_source_of(item))
+
+
+def _act(menu: QMenu, text: str, call: Callable[[], None]) -> None:
+    action = menu.addAction(text)
+    if action is not None:
+        action.triggered.connect(lambda _=False: call())
 
 
 class Box:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QFrame, QLabel, QLineEdit, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFrame, QLabel, QLineEdit, QToolButton, QVBoxLayout, QWidget
 
 from napari_unetseg.core.labels import BRUSH, default_color
 from napari_unetseg.gui.panels.base import restyle, row
@@ -23,21 +26,31 @@ class BrushRow(QFrame):
 
     chosen = Signal(int)
     renamed = Signal(int, str)
+    asked = Signal(int)
 
     def __init__(self, number: int, name: str, color: str) -> None:
         super().__init__()
         self.number = number
         self.setProperty("role", "brush")
         self.setCursor(Qt.CursorShape.PointingHandCursor)
-        swatch = QLabel()
-        swatch.setFixedSize(14, 14)
-        swatch.setStyleSheet(f"background: {color}; border-radius: 3px;")
+        self.swatch = QLabel()
+        self.swatch.setFixedSize(14, 14)
+        self.show_color(color)
         figure = QLabel(str(number))
         figure.setFixedWidth(36)  # "255", with the padding of the theme
         self.name = QLineEdit(name)
         self.count = QLabel()
         self.count.setProperty("role", "hint")
-        layout = row(swatch, figure, self.name, self.count, stretch=2)
+        self.dice = QLabel()
+        self.dice.setProperty("role", "hint")
+        self.dice.setToolTip("Dice on the validation blocks, after the last training.")
+        self.more = QToolButton()
+        self.more.setText("⋯")
+        self.more.setToolTip(f"Colour, merge or delete {name}.")
+        self.more.setAccessibleName(f"More about {name}")
+        self.more.clicked.connect(partial(self.asked.emit, number))
+        self.more.setVisible(number != BRUSH)
+        layout = row(self.swatch, figure, self.name, self.count, self.dice, self.more, stretch=2)
         layout.setContentsMargins(6, 3, 6, 3)
         self.setLayout(layout)
         if number == BRUSH:
@@ -58,15 +71,20 @@ class BrushRow(QFrame):
     def mousePressEvent(self, event: QMouseEvent | None) -> None:  # noqa: ARG002
         self.chosen.emit(self.number)
 
+    def show_color(self, color: str) -> None:
+        """Show the structure's colour."""
+        self.swatch.setStyleSheet(f"background: {color}; border-radius: 3px;")
+
     def _on_renamed(self) -> None:
         self.renamed.emit(self.number, self.name.text())
 
 
 class BrushList(QWidget):
-    """Rows of brushes; announces what was clicked and renamed."""
+    """Rows of brushes; announces what was clicked, renamed, and asked for."""
 
     chosen = Signal(int)
     renamed = Signal(int, str)
+    asked = Signal(int)
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,8 +102,9 @@ class BrushList(QWidget):
         wanted = {s.number: (s.name, s.color) for s in structures}
         wanted[BRUSH] = ("background", default_color(BRUSH))
         if list(wanted) == list(self._rows):
-            for number, (name, _) in wanted.items():
+            for number, (name, color) in wanted.items():
                 self._rows[number].name.setText(name)
+                self._rows[number].show_color(color)
             return
         for old in self._rows.values():
             self._column.removeWidget(old)
@@ -95,6 +114,7 @@ class BrushList(QWidget):
         for new in self._rows.values():
             new.chosen.connect(self.chosen)
             new.renamed.connect(self.renamed)
+            new.asked.connect(self.asked)
             self._column.addWidget(new)
 
     def show_counts(self, counts: dict[int, int]) -> None:
@@ -102,6 +122,12 @@ class BrushList(QWidget):
         for number, one in self._rows.items():
             found = counts.get(number, 0)
             one.count.setText(f"{found:,} px" if found else "–")
+
+    def show_dice(self, dice: Mapping[int, float]) -> None:
+        """Show the score of each structure, where there is one."""
+        for number, one in self._rows.items():
+            score = dice.get(number, math.nan)
+            one.dice.setText("" if math.isnan(score) else f"{score:.2f}")
 
     def show_chosen(self, number: int) -> None:
         """Mark the brush at hand."""

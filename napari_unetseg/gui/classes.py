@@ -1,0 +1,202 @@
+"""Structures edited as a whole: recoloured, merged, deleted, each one undo step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.core.truth import Origin, Truth
+from napari_unetseg.gui.steps import Step
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.labels import Structure
+    from napari_unetseg.core.sparse import Region
+    from napari_unetseg.gui.controller import Controller
+
+__all__ = ["ClassEditor", "balance"]
+
+UNBALANCED = 20
+"""Times that one structure may have more labelled pixels than another before it is said."""
+
+
+class Holder(Protocol):
+    """Knows labels of one image and can change them."""
+
+    truth: Truth
+
+    def put_back(self, origin: Origin, region: Region, now: np.ndarray, then: np.ndarray) -> None:
+        """Say ``then`` where ``now`` is still said."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Edit:
+    """What a region of one origin held, and holds from now on."""
+
+    holder: Holder
+    origin: Origin
+    region: Region
+    before: np.ndarray
+    after: np.ndarray
+
+    def redo(self) -> None:
+        """Say what holds from now on."""
+        self.holder.put_back(self.origin, self.region, self.before, self.after)
+
+    def undo(self) -> None:
+        """Say what was said before."""
+        self.holder.put_back(self.origin, self.region, self.after, self.before)
+
+
+class ClassEditor:
+    """Changes what structures there are, in the list, in labels and in masks.
+
+    Parameters
+    ----------
+    controller
+        Knows the session, the labels and the masks.
+    """
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller, self._session = controller, controller.session
+
+    def recolor(self, number: int, color: str) -> None:
+        """Give a structure another colour, ``#RRGGBB``, in every layer at hand."""
+        before = self._session.structures
+        after = tuple(replace(s, color=color) if s.number == number else s for s in before)
+        if after != before:
+            self._do(f"recolouring {self._name(number)}", before, after, [], {})
+
+    def merge(self, number: int, into: int) -> None:
+        """Make one structure of two: labels, corrections and masks of the first become the other's.
+
+        ``into`` may be 255, the background.
+        """
+        with self._controller.refusing():
+            self._check_labels()
+            text = f"merging {self._name(number)} into {self._name(into)}"
+            after = tuple(s for s in self._session.structures if s.number != number)
+            self._do(
+                text, self._session.structures, after, self._edits(number, into), {number: into}
+            )
+            self._session.say(f"Done: {text}. Train again, so that the network learns it too.")
+
+    def delete(self, number: int) -> None:
+        """Delete a structure and all that is labelled of it; what was labelled is so no more."""
+        with self._controller.refusing():
+            self._check_labels()
+            text = f"deleting {self._name(number)}"
+            after = tuple(s for s in self._session.structures if s.number != number)
+            if not after:
+                raise UserError("One structure has to stay; add another one first.")
+            self._do(text, self._session.structures, after, self._edits(number, 0), {number: BRUSH})
+            self._session.say(f"Done: {text}. Undo under Correct brings it back with its labels.")
+
+    # -- parts ---------------------------------------------------------------------------------
+
+    def _check_labels(self) -> None:
+        if self._session.job is not None:
+            raise UserError("Something is running; wait for it or press Stop, then change classes.")
+        for strokes in self._controller.strokes.values():
+            if not isinstance(strokes.data, np.ndarray):
+                raise UserError(
+                    f"{strokes.layer.name} is read from disk piece by piece and cannot be changed; "
+                    "duplicate the layer and use the copy as labels."
+                )
+
+    def _name(self, number: int) -> str:
+        names = {s.number: s.name for s in self._session.structures} | {BRUSH: "background"}
+        return names.get(number, f"structure {number}")
+
+    def _edits(self, number: int, into: int) -> list[Edit]:
+        controller, edits = self._controller, []
+        for strokes in controller.strokes.values():
+            if strokes.truth.kind is LabelKind.INSTANCES:
+                continue
+            full = strokes.truth.kind is LabelKind.FULL
+            value = 0 if full and into == BRUSH else into
+            edits += _replacing(strokes, Origin.STROKES, number, value)
+        for prediction in controller.predictions.values():
+            for origin in (Origin.CORRECTIONS, Origin.ACCEPTED):
+                edits += _replacing(prediction, origin, number, into)
+        return edits
+
+    def _do(
+        self,
+        text: str,
+        before: tuple[Structure, ...],
+        after: tuple[Structure, ...],
+        edits: Sequence[Edit],
+        gone: Mapping[int, int],
+    ) -> None:
+        redo = self._change(after, [edit.redo for edit in edits], gone, there=True)
+        undo = self._change(before, [edit.undo for edit in reversed(edits)], gone, there=False)
+        redo()
+        self._controller.steps.add(Step(text, undo, redo))
+
+    def _change(
+        self,
+        structures: tuple[Structure, ...],
+        edits: Sequence[Callable[[], None]],
+        gone: Mapping[int, int],
+        *,
+        there: bool,
+    ) -> Callable[[], None]:
+        controller, session = self._controller, self._session
+        models = {entry.model.id for entry in session.history}
+
+        def change() -> None:
+            for edit in edits:
+                edit()
+            for model in models if gone else ():
+                known = controller.renumbered.setdefault(model, {})
+                controller.renumbered[model] = (
+                    known | dict(gone)
+                    if there
+                    else {k: v for k, v in known.items() if k not in gone}
+                )
+            session.structures = structures
+            if session.brush not in {BRUSH, *(s.number for s in structures)}:
+                session.brush = structures[0].number
+            for prediction in controller.predictions.values():
+                prediction.renumber(controller.renumbered.get(prediction.model_id or "", {}))
+            controller.labels_changed = True
+
+        return change
+
+
+def _replacing(holder: Any, origin: Origin, number: int, into: int) -> list[Edit]:
+    """What there is to change of one number in all that one origin says."""
+    grid, edits = holder.truth.grid(origin), []
+    for cell in grid.cells():
+        chunk = grid.chunk(cell)
+        if (chunk == number).any():
+            after = np.where(chunk == number, into, chunk).astype(chunk.dtype)
+            edits.append(Edit(holder, origin, grid.region_of(cell), chunk.copy(), after))
+    return edits
+
+
+def balance(counts: Mapping[int, int], structures: Sequence[Structure]) -> str:
+    """What to paint more of, in one sentence; empty if strokes are balanced.
+
+    Parameters
+    ----------
+    counts
+        Labelled pixels of each number, 255 for background.
+    """
+    names = {s.number: s.name for s in structures} | {BRUSH: "background"}
+    painted = {number: counts.get(number, 0) for number in names}
+    if not any(painted.values()):
+        return ""
+    missing = [names[n] for n, count in painted.items() if not count]
+    if missing:
+        return f"Nothing is painted of {' and '.join(missing[:3])} yet."
+    least, most = min(painted, key=painted.__getitem__), max(painted, key=painted.__getitem__)
+    times = painted[most] / painted[least]
+    if times < UNBALANCED:
+        return ""
+    return f"{names[most]} has {times:.0f} times the pixels of {names[least]}: paint more of it."
