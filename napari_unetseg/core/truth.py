@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from napari_unetseg.core.labels import LabelKind
-from napari_unetseg.core.sparse import Region, SparseGrid, whole
+from napari_unetseg.core.sparse import Cell, Region, SparseGrid, whole
 
 __all__ = ["Change", "Origin", "Truth"]
 
@@ -174,13 +174,22 @@ class Truth:
         Change
             A chunk that holds something.
         """
-        with self._lock:
-            self.kind = kind
-            fresh = self._layers[Origin.STROKES] = _Layer(self.shape, array.dtype)
-        for region in fresh.values.differing(array):
+        self.begin_strokes(array.dtype, kind)
+        for region in self.grid(Origin.STROKES).differing(array):
             change = Change(Origin.STROKES, region, np.array(array[region]), 0)
             self.put(change)
             yield change
+
+    def begin_strokes(self, dtype: Any, kind: LabelKind) -> None:
+        """Forget all strokes: those of another layer come."""
+        with self._lock:
+            self.kind = kind
+            self._layers[Origin.STROKES] = _Layer(self.shape, dtype)
+
+    @property
+    def grid_dtype(self) -> str:
+        """Name of the type of the annotation layer's numbers."""
+        return str(self.grid(Origin.STROKES).dtype)
 
     def over(self, region: Region) -> np.ndarray:
         """What corrections and accepted regions say of a region, the newer of both.
@@ -221,6 +230,21 @@ class Truth:
             grid = self.grid(origin)
             chunks = (grid.chunk(cell) for cell in grid.cells())
             return sum(int((chunk != 0).sum()) for chunk in chunks if chunk is not None)
+
+    def chunks(self, origin: Origin) -> Iterator[tuple[Cell, np.ndarray | None, np.ndarray | None]]:
+        """Copies of what one origin holds, chunk by chunk: place, values and times that fit.
+
+        Either is None where all of it is zero. What is said meanwhile may or may not be in it.
+        """
+        layer = self._layers[origin]
+        with self._lock:
+            cells = {*layer.values.cells(), *layer.stamps.cells()}
+        for cell in sorted(cells):
+            with self._lock:
+                values, stamps = layer.values.chunk(cell), layer.stamps.chunk(cell)
+                values = None if values is None else values.copy()
+                stamps = None if stamps is None else stamps.copy()
+            yield cell, values, stamps
 
     def said(self) -> set[tuple[int, ...]]:
         """Leading indices of the planes with corrections or accepted regions."""

@@ -1,0 +1,459 @@
+"""A project: a folder that keeps what people said about images, and what was learned from it.
+
+    project.json            which snapshot and journals count; images, structures, settings, models
+    snapshot-<n>/<image>/   truths as sparse Zarr arrays
+    journal-<n>             what was said since, appended as it is said
+    models/                 model files
+    .lock                   held while a window has the project open
+
+Opening reads the snapshot and then the journals from the snapshot's number on. Saving writes a
+snapshot beside the old one and then replaces ``project.json``: at every moment the folder opens
+with all that was said.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from napari_unetseg.core.atomic import atomic_path
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.labels import LabelKind
+from napari_unetseg.core.truth import Change, Truth
+from napari_unetseg.io.journal import Adopted, Frame, Journal, Said, State, pack, read_frames
+from napari_unetseg.io.snapshot import read_truth, write_truth
+
+__all__ = ["FORMAT", "Project"]
+
+FORMAT = 1
+FILE = "project.json"
+MOST_FILE = 2**26
+MOST_WAITING = 2**26
+"""Bytes that wait for the disk; what is beyond is written with the next snapshot."""
+KEY = re.compile(r"image-\d{1,6}")
+
+
+class Project:
+    """A project that is open.
+
+    Attributes
+    ----------
+    folder
+        Where it is.
+    values
+        All that is no array, as `put_values` takes it.
+    truths
+        What was said about each image, by its key.
+    trouble
+        Why nothing is written at the moment, in a sentence; empty if all is well.
+    lost
+        What could not be read, in sentences.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.values: dict[str, Any] = {}
+        self.truths: dict[str, Truth] = {}
+        self.trouble = ""
+        self.lost: list[str] = []
+        self._lock = threading.RLock()  # around the journal
+        self._saving = threading.Lock()  # one snapshot at a time
+        self._held = FileLock(folder / ".lock")
+        self._journal: Journal | None = None
+        self._number = self._first = 0
+        self._snapshot = ""
+        self._waiting: list[bytes] = []
+        self._overflown = False
+
+    # -- open and close ------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, folder: Path) -> Self:
+        """Make a project in a new or empty folder.
+
+        Raises
+        ------
+        UserError
+            Something is there already, or the folder cannot be written.
+        """
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder} is not empty; choose a new folder for the project.")
+        project = cls(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "models").mkdir()
+            project._take()
+            project._begin_journal()
+        except OSError as error:
+            project._release()
+            raise UserError(_cannot("made", folder, error)) from error
+        project._write_file()
+        return project
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open a project with all that was said in it, after a crash too.
+
+        Raises
+        ------
+        UserError
+            It is no project, is open in another window, or comes from a newer version.
+        """
+        if not (folder / FILE).is_file():
+            raise UserError(f"{folder} is no project: there is no {FILE} in it; choose another.")
+        project = cls(folder)
+        try:
+            project._take()
+            project._read()
+            project._begin_journal()
+        except OSError as error:
+            project._release()
+            raise UserError(_cannot("opened", folder, error)) from error
+        except BaseException:
+            project._release()
+            raise
+        return project
+
+    def close(self) -> None:
+        """Write what waits and let others open it."""
+        with self._lock:
+            self.retry()
+            if self._journal is not None:
+                with suppress(OSError):
+                    self._journal.sync()
+                self._journal.close()
+                self._journal = None
+        self._release()
+
+    def _take(self) -> None:
+        try:
+            self._held.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"{self.folder.name} is open in another window; close it there first."
+            ) from None
+
+    def _release(self) -> None:
+        with suppress(OSError):
+            self._held.release()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process has it."""
+        return self._held.is_locked
+
+    # -- what is said --------------------------------------------------------------------------
+
+    def record(self, key: str, change: Change) -> None:
+        """Write down what was said about an image; never raises, see `trouble`."""
+        self._append(Said(key, change))
+
+    def adopt(self, key: str, truth: Truth, dtype: Any, kind: LabelKind) -> None:
+        """The strokes of an image begin anew with another layer's, which are recorded next."""
+        self.truths[key] = truth
+        self._append(Adopted(key, np.dtype(dtype).str, kind))
+
+    def put_values(self, values: dict[str, Any]) -> None:
+        """Write down all that is no array, if it differs; must be JSON."""
+        if values != self.values:
+            self.values = values
+            self._append(State(values))
+
+    def _append(self, frame: Frame) -> None:
+        with self._lock:
+            packed = pack(frame)
+            if self._journal is not None and not self._waiting and not self._overflown:
+                try:
+                    self._journal.append(packed)
+                    return
+                except OSError as error:
+                    self.trouble = self._sentence(error)
+            if sum(map(len, self._waiting)) + len(packed) > MOST_WAITING:
+                self._overflown = True  # the truths have it; a snapshot will
+            else:
+                self._waiting.append(packed)
+
+    def retry(self) -> bool:
+        """Write what waits, if it can be written now; whether all is well."""
+        with self._lock:
+            try:
+                if self._journal is None or not self._journal.path.exists():
+                    raise FileNotFoundError(2, "the folder is gone", str(self.folder))
+                while self._waiting:
+                    self._journal.append(self._waiting[0])
+                    del self._waiting[0]
+            except OSError as error:
+                self.trouble = self._sentence(error)
+                return False
+            if not self._overflown:
+                self.trouble = ""
+            return not self.trouble
+
+    def sync(self) -> None:
+        """Have the disk keep the journal through a power cut; in any thread."""
+        journal = self._journal
+        if journal is None:
+            return
+        try:
+            journal.sync()
+        except OSError as error:
+            self.trouble = self._sentence(error)
+
+    @property
+    def journal_bytes(self) -> int:
+        """How much was written since the last snapshot began."""
+        return self._journal.size if self._journal is not None else 0
+
+    @property
+    def needs_saving(self) -> bool:
+        """Whether something is in memory alone, so that only `save` or `retry` helps."""
+        return bool(self._waiting) or self._overflown
+
+    # -- snapshots -----------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write a snapshot and begin a new journal; any thread may, while more is recorded.
+
+        Raises
+        ------
+        UserError
+            It could not be written; what was there is as it was.
+        """
+        with self._saving:
+            folder, behind = None, self.needs_saving
+            try:
+                with self._lock:
+                    self._begin_journal()
+                    first, values = self._number, dict(self.values)
+                    behind = bool(self._waiting) or self._overflown
+                    self._waiting.clear()  # the truths have all of it
+                    self._overflown = False
+                folder = self.folder / f"snapshot-{first}"
+                folder.mkdir()
+                for key, truth in dict(self.truths).items():
+                    (folder / key).mkdir()
+                    write_truth(folder / key, truth)
+                _sync_tree(folder)
+            except OSError as error:
+                if folder is not None:
+                    shutil.rmtree(folder, ignore_errors=True)
+                self._overflown = self._overflown or behind  # it is in the truths alone
+                self.trouble = self._sentence(error)
+                raise UserError(self.trouble) from error
+            before = self._first, self._snapshot
+            self._first, self._snapshot = first, folder.name
+            try:
+                self._write_file(values)
+            except UserError as error:
+                self._first, self._snapshot = before
+                self._overflown = self._overflown or behind
+                self.trouble = str(error)
+                raise
+            self.trouble = self.trouble if self.needs_saving else ""
+            self._sweep()
+
+    def save_as(self, folder: Path) -> Project:
+        """A copy of the project elsewhere, open; this one stays as it is."""
+        copy = Project.create(folder)
+        copy.values, copy.truths = dict(self.values), dict(self.truths)
+        try:
+            for file in sorted((self.folder / "models").glob("*.safetensors")):
+                shutil.copy2(file, copy.folder / "models" / file.name)
+            copy.save()
+        except (OSError, UserError) as error:
+            copy.close()
+            raise UserError(_cannot("saved", folder, error)) from error
+        return copy
+
+    def add_model(self, name: str, save: Callable[[Path], object]) -> Path:
+        """Keep a model file; ``save`` writes it to the path that it is given."""
+        path = self.folder / "models" / f"{name}.safetensors"
+        if not path.exists():
+            save(path)
+        return path
+
+    def _begin_journal(self) -> None:
+        number = self._number + 1
+        while (self.folder / f"journal-{number}").exists():
+            number += 1
+        new = Journal(self.folder / f"journal-{number}")
+        old, self._journal, self._number = self._journal, new, number
+        if old is not None:
+            with suppress(OSError):
+                old.sync()
+            old.close()
+
+    def _write_file(self, values: dict[str, Any] | None = None) -> None:
+        content = {
+            "format": FORMAT,
+            "snapshot": self._snapshot,
+            "journal": self._first,
+            "images": {
+                key: {
+                    "shape": list(truth.shape),
+                    "dtype": truth.grid_dtype,
+                    "kind": str(truth.kind),
+                }
+                for key, truth in dict(self.truths).items()
+            },
+            "values": self.values if values is None else values,
+        }
+        with atomic_path(self.folder / FILE) as path:
+            path.write_text(json.dumps(content, indent=1))
+
+    def _sweep(self) -> None:
+        """Delete what the newest snapshot has taken the place of."""
+        for old in self.folder.iterdir():
+            name, _, number = old.name.partition("-")
+            if not number.isdigit() or int(number) >= self._first or old.is_symlink():
+                continue
+            with suppress(OSError):
+                if name == "snapshot":
+                    shutil.rmtree(old)
+                elif name == "journal" and self.lost:
+                    old.rename(self.folder / f"unread-{old.name}")
+                elif name == "journal":
+                    old.unlink()
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        content = _read_file(self.folder / FILE)
+        self._snapshot, self._first = content["snapshot"], content["journal"]
+        self.values = content["values"]
+        for key, image in content["images"].items():
+            truth = _truth_of(key, image)
+            self.truths[key] = truth
+            folder = self.folder / self._snapshot / key
+            if self._snapshot and folder.is_dir():
+                try:
+                    read_truth(folder, truth)
+                except ValueError as error:
+                    self.lost.append(f"Part of what was saved could not be read: {error}.")
+        numbers = sorted(
+            int(path.name.removeprefix("journal-"))
+            for path in self.folder.glob("journal-*")
+            if path.name.removeprefix("journal-").isdigit() and not path.is_symlink()
+        )
+        for number in numbers:
+            self._number = max(self._number, number)
+            if number >= self._first:
+                self._replay(self.folder / f"journal-{number}")
+
+    def _replay(self, path: Path) -> None:
+        frames = read_frames(path)
+        try:
+            while True:
+                self._put(next(frames))
+        except StopIteration as end:
+            if end.value:
+                self.lost.append(f"The last {end.value:,} bytes of {path.name} were not whole.")
+        except ValueError as error:
+            self.lost.append(f"{path.name} could be read only in part: {error}.")
+
+    def _put(self, frame: Frame) -> None:
+        match frame:
+            case State(values):
+                self.values = values
+                self._know(values)
+            case Adopted(image, dtype, kind):
+                self._known(image).begin_strokes(np.dtype(dtype), kind)
+            case Said(image, change):
+                truth = self._known(image)
+                inside = len(change.region) == len(truth.shape) and all(
+                    s.stop <= n for s, n in zip(change.region, truth.shape, strict=True)
+                )
+                if not inside:
+                    raise ValueError("something was said of a place outside its image")
+                truth.put(change)
+
+    def _know(self, values: dict[str, Any]) -> None:
+        """Images that were added since the snapshot."""
+        for key, image in values.get("images", {}).items():
+            if key not in self.truths:
+                self.truths[key] = _truth_of(key, image)
+
+    def _known(self, image: str) -> Truth:
+        if image not in self.truths:
+            raise ValueError("something was said of an image that is not in the project")
+        return self.truths[image]
+
+    def _sentence(self, error: OSError) -> str:
+        reason = (error.strerror or str(error)).lower()
+        return (
+            f"The project in {self.folder} cannot be written ({reason}); what you do is kept in "
+            "memory: free some space, or save the project elsewhere."
+        )
+
+
+def _truth_of(key: str, image: Any) -> Truth:
+    """An empty truth of an image, if it is described as it must be."""
+    try:
+        shape = tuple(image["shape"])
+        fits = KEY.fullmatch(key) and 2 <= len(shape) <= 6
+        fits = fits and all(type(n) is int and 0 < n < 2**31 for n in shape)
+        dtype, kind = np.dtype(str(image["dtype"])), LabelKind(image["kind"])
+        if not fits or dtype.kind not in "biu":
+            raise ValueError("an image is not described as it must be")
+        return Truth(shape, dtype, kind)
+    except (KeyError, TypeError) as error:
+        raise ValueError("an image is not described as it must be") from error
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    """What ``project.json`` says, checked.
+
+    Raises
+    ------
+    UserError
+        It is damaged, or of a newer version.
+    """
+    damaged = f"{path} is damaged; put a backup of it in its place."
+    try:
+        if path.stat().st_size > MOST_FILE:
+            raise ValueError("too large")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise UserError(
+                f"{path.parent.name} was made by another version of this plugin (format "
+                f"{content['format']}, here {FORMAT}); update the plugin to open it."
+            )
+        wanted = {"snapshot": str, "journal": int, "images": dict, "values": dict}
+        if not all(isinstance(content[key], kind) for key, kind in wanted.items()):
+            raise ValueError("other types")
+        if content["snapshot"] and not re.fullmatch(r"snapshot-\d{1,9}", content["snapshot"]):
+            raise ValueError("another snapshot")
+        for key, image in content["images"].items():
+            _truth_of(key, image)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(damaged) from error
+    result: dict[str, Any] = content
+    return result
+
+
+def _sync_tree(folder: Path) -> None:
+    """Have the disk keep every file of a folder."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
+def _cannot(done: str, folder: Path, error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    reason = (getattr(error, "strerror", None) or str(error)).lower()
+    return f"The project {folder} could not be {done} ({reason}); choose another folder."
