@@ -92,6 +92,8 @@ def test_everything_is_there_again(
             one.adopt(KEY, truth, np.int32, LabelKind.INSTANCES)
             for change in truth.adopt(labels.astype(np.int32), LabelKind.INSTANCES):
                 one.record(KEY, change)
+            images = {KEY: {**one.values["images"][KEY], "kind": "instances"}}
+            one.put_values({**one.values, "images": images})
         else:
             values_before, before = one.values, truth
             one.close()

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from napari.layers import Image, Labels
 from pydantic import ValidationError
@@ -46,6 +47,8 @@ class Choices:
         self.truths: dict[Any, Truth] = {}
         self.doubts: set[Prediction | Strokes] = set()
         self.strokes: dict[Any, Strokes] = {}
+        self.known_labels: WeakSet[Labels] = WeakSet()
+        """Layers that were made from what is known of their image."""
         self.renumbered: dict[str, dict[int, int]] = {}
         """Structures of a model, by its id, that were merged into others or deleted since."""
         self.labels_changed = False
@@ -341,6 +344,12 @@ class Choices:
         if change.origin is not Origin.FIRST:
             self.labels_changed = True
 
+    def on_adopt(self, image: Image, dtype: Any, kind: LabelKind) -> None:
+        """The strokes of an image begin anew, with those of another layer."""
+
+    def on_kind(self, image: Image) -> None:
+        """The numbers in an image's labels mean something else now."""
+
     def on_doubt(self, which: Prediction | Strokes) -> None:
         """Something may have changed that only a search can find; `tick` has it made."""
         self.doubts.add(which)
@@ -353,10 +362,15 @@ class Choices:
         for image, source in wanted.items():
             truth = self.truth(image)
             if image in self.strokes:
-                truth.kind = source.kind
+                if truth.kind != source.kind:
+                    truth.kind = source.kind
+                    self.on_kind(image)
                 continue
             tell = partial(self.on_change, image)
-            strokes = napari_layers.Strokes(source.labels, truth, source.kind, tell)
+            known = source.labels in self.known_labels
+            if not known:
+                self.on_adopt(image, napari_layers.data_of(source.labels).dtype, source.kind)
+            strokes = napari_layers.Strokes(source.labels, truth, source.kind, tell, known=known)
             strokes.on_doubt = partial(self.on_doubt, strokes)
             self.strokes[image] = strokes
 

@@ -30,6 +30,7 @@ from napari_unetseg.gui import sentences, work
 from napari_unetseg.gui.classes import ClassEditor
 from napari_unetseg.gui.grids import count_labels
 from napari_unetseg.gui.jobs import Job, Runner, Work
+from napari_unetseg.gui.keeping import Keeping
 from napari_unetseg.gui.live import MaskBegins
 from napari_unetseg.gui.looking import Looking
 from napari_unetseg.gui.masks import Masks
@@ -104,6 +105,7 @@ class Controller(Masks):
         session = session or Session(settings=settings)
         self.steps = Steps(session)
         self.looking = Looking(self, session)
+        self.keeping = Keeping(self, session)
         super().__init__(viewer, session)
         self.review = Review(self)
         self.classes = ClassEditor(self)
@@ -113,7 +115,7 @@ class Controller(Masks):
     def train(self) -> None:
         """Train on all sources; the newest model is gone on from where it fits."""
         with self.refusing():
-            self._check_free()
+            self.check_free()
             pairs = self._offered = gather(self.session.sources, self.truths)()
             folders = [s for s in self.session.sources if s.used and s.on_disk]
             if not pairs and not folders:
@@ -135,14 +137,28 @@ class Controller(Masks):
             self.looking.training_begins()
             for prediction in self.predictions.values():
                 prediction.mark()
-            self._start(JobKind.TRAIN, "Preparing", job, self._on_trained)
+            self.start(JobKind.TRAIN, "Preparing", job, self._on_trained)
 
     def on_change(self, image: Any, change: Change) -> None:
         """Something was said about an image, and taken down."""
         super().on_change(image, change)
         self.looking.on_change(change)
+        self.keeping.on_change(image, change)
         if self._own is not None and image is self.session.image:
             self._own.renew(change.region)
+
+    def on_adopt(self, image: Any, dtype: Any, kind: LabelKind) -> None:
+        """The strokes of an image begin anew, with those of another layer."""
+        self.keeping.on_adopt(image, dtype, kind)
+
+    def on_kind(self, image: Any) -> None:
+        """The numbers in an image's labels mean something else now."""
+        self.keeping.on_kind(image)
+
+    def disconnect(self) -> None:
+        """Listen to the viewer no more, and keep no project open."""
+        super().disconnect()
+        self.keeping.close()
 
     def show_own(self, wanted: bool) -> None:
         """Outline what was corrected and accepted in the chosen image, or no longer."""
@@ -178,7 +194,7 @@ class Controller(Masks):
         self._models += 1
         scores = model.scores
         score = f"Dice {scores.mean_dice:.2f}" if scores else "not validated"
-        self._add_model(ModelEntry(model, f"Model {self._models} · {score}"))
+        self.add_model(ModelEntry(model, f"Model {self._models} · {score}"))
         level = Level.WARNING if self._went_wrong else Level.DONE
         self.session.say(self.session.result or "Trained.", level)
         self.looking.trained(by_itself=not (self._control.stopped or self._went_wrong))
@@ -199,7 +215,7 @@ class Controller(Masks):
 
     def _predict(self, *, whole: bool) -> None:
         with self.refusing():
-            self._check_free()
+            self.check_free()
             model, stack, image = self._model(), self.stack(), self.session.image
             model.check_image(stack)
             here = napari_layers.plane_on_screen(self.viewer, image, model.dims)
@@ -207,7 +223,7 @@ class Controller(Masks):
             self.begin_mask(image, model.id, model.classes.structures)
             settings = PredictSettings(device=self.session.settings.device)
             job = work.PredictWork(model, stack, planes, settings)
-            self._start(JobKind.PREDICT, f"Predicting {stack.name}", job, self._on_predicted)
+            self.start(JobKind.PREDICT, f"Predicting {stack.name}", job, self._on_predicted)
 
     def _on_predicted(self, _: None) -> None:
         entry = self.session.entry
@@ -245,7 +261,7 @@ class Controller(Masks):
     def tidy(self, settings: TidySettings) -> None:
         """Tidy up the chosen image's prediction into a new layer."""
         with self.refusing():
-            self._check_free()
+            self.check_free()
             prediction = self.prediction
             if prediction is None or not prediction.alive or prediction.layer is None:
                 raise UserError("There is no prediction to tidy up; press 'Predict' first.")
@@ -253,7 +269,7 @@ class Controller(Masks):
             mask = napari_layers.mask_of(prediction.layer)
             job = work.TidyWork(mask, settings, stack.spatial_spacing(dims))
             source = prediction.layer
-            self._start(JobKind.TIDY, "Tidying up", job, partial(self._on_tidied, source))
+            self.start(JobKind.TIDY, "Tidying up", job, partial(self._on_tidied, source))
 
     def _on_tidied(self, source: Any, data: Any) -> None:
         if data is None:
@@ -268,7 +284,7 @@ class Controller(Masks):
     def export(self, layer: Any, path: Path) -> None:
         """Write a mask layer of the chosen image; the suffix says TIFF, OME-TIFF or PNG."""
         with self.refusing():
-            self._check_free()
+            self.check_free()
             if layer is None:
                 raise UserError("There is no mask to export; press 'Predict' first.")
             stack = self.stack()
@@ -278,7 +294,7 @@ class Controller(Masks):
                 )
             mask = napari_layers.mask_of(layer)
             job = work.ExportWork(mask, stack, path, self.session.structures)
-            self._start(JobKind.EXPORT, f"Writing {path.name}", job, self._on_written)
+            self.start(JobKind.EXPORT, f"Writing {path.name}", job, self._on_written)
 
     def _on_written(self, paths: list[Path]) -> None:
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
@@ -289,12 +305,12 @@ class Controller(Masks):
     def save_model(self, path: Path) -> None:
         """Write the model in use to a file."""
         with self.refusing():
-            self._check_free()
+            self.check_free()
             if self.session.entry is None:
                 raise UserError(sentences.NO_MODEL)
             job = work.SaveWork(self.session.entry.model, path)
             done = partial(self._on_saved, self.session.entry)
-            self._start(JobKind.MODEL, f"Saving {path.name}", job, done)
+            self.start(JobKind.MODEL, f"Saving {path.name}", job, done)
 
     def _on_saved(self, entry: ModelEntry, path: Path) -> None:
         saved = replace(entry, path=path)
@@ -306,14 +322,14 @@ class Controller(Masks):
     def load_model(self, path: Path) -> None:
         """Read a model file and use it."""
         with self.refusing():
-            self._check_free()
+            self.check_free()
             job = work.LoadWork(path)
-            self._start(JobKind.MODEL, f"Loading {path.name}", job, partial(self._on_loaded, path))
+            self.start(JobKind.MODEL, f"Loading {path.name}", job, partial(self._on_loaded, path))
 
     def _on_loaded(self, path: Path, model: Model) -> None:
         structures = model.classes.structures
         self.know([s.number for s in structures], {s.number: s.name for s in structures})
-        self._add_model(ModelEntry(model, path.stem, path))
+        self.add_model(ModelEntry(model, path.stem, path))
         self.session.say(f"{path.name} is in use; press 'Predict', or 'Train' to go on.")
 
     def use_model(self, entry: ModelEntry) -> None:
@@ -322,7 +338,8 @@ class Controller(Masks):
         self._match_settings(entry.model)
         self.session.say(f"{entry.name} is in use; press 'Predict' to see it.")
 
-    def _add_model(self, entry: ModelEntry) -> None:
+    def add_model(self, entry: ModelEntry) -> None:
+        """Use a model that is new in this session."""
         self.session.history = (*self.session.history, entry)
         self.session.entry = entry
         self._match_settings(entry.model)
@@ -330,7 +347,7 @@ class Controller(Masks):
     def bring_back(self) -> None:
         """Use the model from before the last training again, with the masks that it made."""
         with self.refusing():
-            self._check_free()
+            self.check_free()
             before, now = self._before, self.session.entry
             if before is None or now is None:
                 raise UserError(sentences.NOTHING_BEFORE)
@@ -369,7 +386,7 @@ class Controller(Masks):
 
     # -- jobs ----------------------------------------------------------------------------------
 
-    def _check_free(self) -> None:
+    def check_free(self) -> None:
         """Refuse a second job; before the first, see what the user prefers now."""
         if self.session.job is not None or (self.runner.busy and not self.looking.busy):
             raise UserError(sentences.BUSY)
@@ -377,7 +394,8 @@ class Controller(Masks):
         if old.device != self.preferences.device:
             self.session.change_settings(device=self.preferences.device)
 
-    def _start(self, kind: JobKind, text: str, job: Work, on_done: Callable[[Any], None]) -> None:
+    def start(self, kind: JobKind, text: str, job: Work, on_done: Callable[[Any], None]) -> None:
+        """Begin a job; `check_free` comes first."""
         self._numbers += 1
         number = self._numbers
         self._control = Control(self.thread_count())
@@ -478,6 +496,7 @@ class Controller(Masks):
         self._control.threads = self.thread_count(resting=resting)
         self.look()
         self.looking.look()
+        self.keeping.tick()
         self.runner.pump()
         now = time.perf_counter()
         if self.doubts and not self._settling:

@@ -12,6 +12,7 @@ from napari_unetseg.gui.panels.annotate import AnnotatePanel
 from napari_unetseg.gui.panels.base import Panel, stylesheet
 from napari_unetseg.gui.panels.image import ImagePanel
 from napari_unetseg.gui.panels.model import ModelPanel
+from napari_unetseg.gui.panels.project import ProjectPanel
 from napari_unetseg.gui.panels.result import ResultPanel
 from napari_unetseg.gui.panels.review import ReviewPanel
 from napari_unetseg.gui.panels.status import StatusPanel
@@ -43,6 +44,7 @@ class UNetDock(QWidget):
         self.workbench = Workbench.of(viewer)
         self.controller = self.workbench.controller
         self.session = self.controller.session
+        self.project = ProjectPanel(self.controller)
         self.image = ImagePanel(self.controller)
         self.annotate = AnnotatePanel(self.controller)
         self.train = TrainPanel(self.controller)
@@ -60,7 +62,15 @@ class UNetDock(QWidget):
         column = QVBoxLayout(inner)
         column.setContentsMargins(8, 6, 8, 6)
         column.setSpacing(6)
-        for panel in (self.image, self.annotate, self.train, self.review, self.result, self.model):
+        for panel in (
+            self.project,
+            self.image,
+            self.annotate,
+            self.train,
+            self.review,
+            self.result,
+            self.model,
+        ):
             column.addWidget(panel)
             column.addWidget(_rule())
         column.addWidget(self.advanced)
@@ -114,7 +124,8 @@ class UNetDock(QWidget):
         """Stop what runs and listen no more."""
         self._docked = False
         self.controller.stop()
-        for panel in (*self._panels, self.train, self.model, self.advanced, self.status):
+        others = (self.project, self.train, self.model, self.advanced, self.status)
+        for panel in (*self._panels, *others):
             panel.release()
         self._viewer.events.theme.disconnect(self._on_theme)
         layers = self._viewer.layers.events

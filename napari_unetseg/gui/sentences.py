@@ -40,6 +40,9 @@ DIFFERENCE = (
     "Orange: no longer found; blue: newly found; yellow: another structure. Delete the layer when "
     "you have seen it."
 )
+NOT_KEPT = "What you paint cannot be kept on disk, so save your layers yourself. {}"
+KEPT_AGAIN = "Everything is on disk again."
+MISSING = "Not found: {}. Open these images, then open the project again: nothing of it is lost."
 NO_MODEL = "There is no model yet: press Train, or load one under Model."
 
 

@@ -19,6 +19,7 @@ from napari_unetseg.core.labels import LabelKind, Structure
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Choice
     from napari_unetseg.core.model import Model
+    from napari_unetseg.io.places import Recovery
 
 __all__ = [
     "JobKind",
@@ -163,6 +164,13 @@ class Session:
     curve: tuple[Point, ...] = ()
     result: str = ""
     message: Message = Message()
+
+    project: Path | None = None
+    """The project that was named, a folder; None while everything goes to one without a name."""
+    recoveries: tuple[Recovery, ...] = ()
+    """What windows that crashed, or were closed without a name, have left."""
+    missing: tuple[str, ...] = ()
+    """Names of the project's images that were not found."""
 
     entry: ModelEntry | None = None
     """The model in use."""

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.gui.grids import empty_grid
 from napari_unetseg.gui.live import Live
 from napari_unetseg.gui.tidy import TidySettings, tidy
+from napari_unetseg.io.project import Project
 
 if TYPE_CHECKING:
     from napari_unetseg.core.config import PredictSettings, TrainSettings
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.session import Source
 
 __all__ = [
+    "CopyWork",
     "ExportWork",
     "LoadWork",
+    "OpenWork",
     "PredictWork",
     "Progress",
     "SaveWork",
@@ -233,3 +237,44 @@ class SaveWork:
         """Return the path that was written."""
         yield Progress(0.0)
         return self.model.save(self.path)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenWork:
+    """Opens a project and reads its models."""
+
+    folder: Path
+
+    def __call__(self, control: Control) -> Events:  # noqa: ARG002 - as every job has it
+        """Return the project, its models, and what could not be read, in sentences."""
+        from napari_unetseg.core.model import load_model
+        from napari_unetseg.gui.session import ModelEntry
+
+        yield Progress(0.0)
+        project = Project.open(self.folder)
+        entries, lost = [], []
+        listed = project.values.get("models", [])
+        for each in listed if isinstance(listed, list) else []:
+            name = str(each.get("id", "")) if isinstance(each, dict) else ""
+            path = self.folder / "models" / f"{name}.safetensors"
+            try:
+                if not name.isalnum():
+                    raise UserError("A model of the project has no name.")
+                entries.append(ModelEntry(load_model(path), str(each["name"])))
+            except (UserError, KeyError) as error:
+                lost.append(str(error))
+            yield Progress(len(entries) / len(listed))
+        return project, entries, lost
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CopyWork:
+    """Copies a project to another folder; returns the copy, open."""
+
+    project: Project
+    folder: Path
+
+    def __call__(self, control: Control) -> Events:  # noqa: ARG002 - as every job has it
+        """Return the copy."""
+        yield Progress(0.0)
+        return self.project.save_as(self.folder)

@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 from napari_unetseg.core.atomic import atomic_path
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
-from napari_unetseg.core.truth import Change, Truth
+from napari_unetseg.core.truth import Change, Origin, Truth
 from napari_unetseg.io.journal import Adopted, Frame, Journal, Said, State, pack, read_frames
 from napari_unetseg.io.snapshot import read_truth, write_truth
 
@@ -126,13 +126,10 @@ class Project:
 
     def close(self) -> None:
         """Write what waits and let others open it."""
-        with self._lock:
+        with self._saving, self._lock:
             self.retry()
-            if self._journal is not None:
-                with suppress(OSError):
-                    self._journal.sync()
-                self._journal.close()
-                self._journal = None
+            _finish(self._journal)
+            self._journal = None
         self._release()
 
     def _take(self) -> None:
@@ -162,6 +159,18 @@ class Project:
         """The strokes of an image begin anew with another layer's, which are recorded next."""
         self.truths[key] = truth
         self._append(Adopted(key, np.dtype(dtype).str, kind))
+
+    def add(self, key: str, truth: Truth) -> None:
+        """Take in an image with all that was said about it until now."""
+        self.adopt(key, truth, truth.grid_dtype, truth.kind)
+        for origin in Origin:
+            grid = truth.grid(origin)
+            for cell, values, stamps in truth.chunks(origin):
+                region = grid.region_of(cell)
+                shape = [s.stop - s.start for s in region]
+                values = np.zeros(shape, grid.dtype) if values is None else values
+                stamps = np.zeros(shape, np.uint32) if stamps is None else stamps
+                self.record(key, Change(origin, region, values, int(stamps.max()), stamps))
 
     def put_values(self, values: dict[str, Any]) -> None:
         """Write down all that is no array, if it differs; must be JSON."""
@@ -207,7 +216,8 @@ class Project:
         try:
             journal.sync()
         except OSError as error:
-            self.trouble = self._sentence(error)
+            if journal is self._journal:
+                self.trouble = self._sentence(error)
 
     @property
     def journal_bytes(self) -> int:
@@ -233,11 +243,12 @@ class Project:
             folder, behind = None, self.needs_saving
             try:
                 with self._lock:
-                    self._begin_journal()
+                    old = self._begin_journal()
                     first, values = self._number, dict(self.values)
                     behind = bool(self._waiting) or self._overflown
                     self._waiting.clear()  # the truths have all of it
                     self._overflown = False
+                _finish(old)
                 folder = self.folder / f"snapshot-{first}"
                 folder.mkdir()
                 for key, truth in dict(self.truths).items():
@@ -282,16 +293,14 @@ class Project:
             save(path)
         return path
 
-    def _begin_journal(self) -> None:
+    def _begin_journal(self) -> Journal | None:
+        """Write to a new journal from now on; returns the one before, to be finished."""
         number = self._number + 1
         while (self.folder / f"journal-{number}").exists():
             number += 1
         new = Journal(self.folder / f"journal-{number}")
         old, self._journal, self._number = self._journal, new, number
-        if old is not None:
-            with suppress(OSError):
-                old.sync()
-            old.close()
+        return old
 
     def _write_file(self, values: dict[str, Any] | None = None) -> None:
         content = {
@@ -358,7 +367,7 @@ class Project:
         except StopIteration as end:
             if end.value:
                 self.lost.append(f"The last {end.value:,} bytes of {path.name} were not whole.")
-        except ValueError as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             self.lost.append(f"{path.name} could be read only in part: {error}.")
 
     def _put(self, frame: Frame) -> None:
@@ -378,9 +387,11 @@ class Project:
                 truth.put(change)
 
     def _know(self, values: dict[str, Any]) -> None:
-        """Images that were added since the snapshot."""
+        """Images that were added since the snapshot, and what their numbers mean now."""
         for key, image in values.get("images", {}).items():
-            if key not in self.truths:
+            if key in self.truths:
+                self.truths[key].kind = LabelKind(image["kind"])
+            else:
                 self.truths[key] = _truth_of(key, image)
 
     def _known(self, image: str) -> Truth:
@@ -394,6 +405,13 @@ class Project:
             f"The project in {self.folder} cannot be written ({reason}); what you do is kept in "
             "memory: free some space, or save the project elsewhere."
         )
+
+
+def _finish(journal: Journal | None) -> None:
+    if journal is not None:
+        with suppress(OSError):
+            journal.sync()
+        journal.close()
 
 
 def _truth_of(key: str, image: Any) -> Truth:
@@ -418,7 +436,6 @@ def _read_file(path: Path) -> dict[str, Any]:
     UserError
         It is damaged, or of a newer version.
     """
-    damaged = f"{path} is damaged; put a backup of it in its place."
     try:
         if path.stat().st_size > MOST_FILE:
             raise ValueError("too large")
@@ -436,9 +453,13 @@ def _read_file(path: Path) -> dict[str, Any]:
         for key, image in content["images"].items():
             _truth_of(key, image)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(damaged) from error
+        raise UserError(_damaged(path)) from error
     result: dict[str, Any] = content
     return result
+
+
+def _damaged(path: Path) -> str:
+    return f"{path} is damaged; put a backup of it in its place."
 
 
 def _sync_tree(folder: Path) -> None:

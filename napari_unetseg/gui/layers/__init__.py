@@ -17,6 +17,13 @@ from napari_unetseg.gui.layers.annotation import (
     snapshot,
     write_names,
 )
+from napari_unetseg.gui.layers.files import (
+    open_images,
+    path_of,
+    restore_window,
+    strokes_layer,
+    window_state,
+)
 from napari_unetseg.gui.layers.grid import level0 as data_of
 from napari_unetseg.gui.layers.grid import like, plane_on_screen, region_on_screen, stack_of
 from napari_unetseg.gui.layers.overlays import Own, show_difference
@@ -43,13 +50,18 @@ __all__ = [
     "names_in",
     "new_annotation",
     "object_at",
+    "open_images",
     "paint_colors",
+    "path_of",
     "plane_at",
     "plane_on_screen",
     "region_on_screen",
+    "restore_window",
     "show_difference",
     "snapshot",
     "stack_of",
+    "strokes_layer",
     "visible_plane",
+    "window_state",
     "write_names",
 ]

@@ -31,6 +31,8 @@ class Strokes:
         What is said about the image; its strokes begin anew with the layer's, of that kind.
     on_change
         Called with everything that was taken down, from the layer's beginning on.
+    known
+        The layer was made from the truth, which goes on as it is.
 
     Attributes
     ----------
@@ -44,12 +46,14 @@ class Strokes:
         truth: Truth,
         kind: LabelKind,
         on_change: Callable[[Change], None] = lambda _: None,
+        *,
+        known: bool = False,
     ) -> None:
         self.layer, self.truth = layer, truth
         self.on_doubt: Callable[[], None] = lambda: None
         self._data = level0(layer)
         self._on_change = on_change
-        if isinstance(self._data, np.ndarray):  # nobody paints on lazy arrays
+        if isinstance(self._data, np.ndarray) and not known:  # nobody paints on lazy arrays
             for change in truth.adopt(self._data, kind):
                 on_change(change)
         self._watch = Watch(layer, self._on_painted, self._on_doubt)

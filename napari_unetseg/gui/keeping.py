@@ -1,0 +1,307 @@
+"""Nothing is lost: what people say goes to a project as they say it, named or not."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.truth import Change, Origin
+from napari_unetseg.gui import layers as napari_layers
+from napari_unetseg.gui import sentences
+from napari_unetseg.gui.restoring import Restored
+from napari_unetseg.gui.session import JobKind, Level, Session
+from napari_unetseg.gui.work import CopyWork, OpenWork
+from napari_unetseg.io import places
+from napari_unetseg.io.project import Project
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.labels import LabelKind
+    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.session import ModelEntry
+
+__all__ = ["Keeping"]
+
+SYNC_SECONDS = 2.0
+"""A power cut may cost this much."""
+RETRY_SECONDS = 5.0
+SAVE_SECONDS, SAVE_BYTES = 300.0, 2**25
+"""A snapshot is written after so long, or when the journal is so large."""
+
+
+class Keeping:
+    """Connects a session with the project that keeps it.
+
+    Parameters
+    ----------
+    controller, session
+        The controller knows the layers, the truths and the runner.
+    """
+
+    def __init__(self, controller: Controller, session: Session) -> None:
+        self._controller, self._session = controller, session
+        self.project: Project | None = None
+        self._keys: dict[Any, str] = {}
+        self._prints: dict[str, str] = {}
+        self._files: dict[str, str] = {}
+        self._synced = self._tried = self._saved = time.monotonic()
+        self._written = 0
+        self._said_trouble = ""
+        self._closed = False
+        for field in ("structures", "settings", "history", "entry", "mode"):
+            getattr(session.events, field).connect(self._on_values, max_args=0)
+        session.recoveries = tuple(places.recoveries())
+
+    # -- what is said --------------------------------------------------------------------------
+
+    def on_change(self, image: Any, change: Change) -> None:
+        """Write down what was said; the first word makes a project without a name."""
+        if self.project is None:
+            if change.origin is Origin.FIRST or change.stamp == 0 or self._closed:
+                return
+            self._begin()
+        if image not in self._keys:
+            self._add(image)
+        elif self.project is not None:
+            self.project.record(self._keys[image], change)
+        self._tell()
+
+    def on_adopt(self, image: Any, dtype: Any, kind: LabelKind) -> None:
+        """The strokes of an image begin anew."""
+        if self.project is not None and image in self._keys:
+            self.project.adopt(self._keys[image], self._controller.truths[image], dtype, kind)
+            self._on_values()
+
+    def on_kind(self, image: Any) -> None:
+        """The numbers in an image's labels mean something else."""
+        if image in self._keys:
+            self._on_values()
+
+    def _begin(self) -> None:
+        """Keep everything in a project that has no name yet."""
+        try:
+            self.project = Project.create(places.new_recovery())
+        except UserError as error:
+            self._closed = True
+            self._session.say(sentences.NOT_KEPT.format(error), Level.WARNING)
+            return
+        for image in self._controller.truths:
+            self._add(image)
+
+    def _add(self, image: Any) -> None:
+        """Take in an image with all that was said about it."""
+        project = self.project
+        if project is None:
+            return
+        if image not in self._keys:
+            taken = set(project.truths)
+            self._keys[image] = next(k for n in range(1, 10**6) if (k := f"image-{n}") not in taken)
+            self._fingerprint(image, self._keys[image])
+        key = self._keys[image]
+        project.truths[key] = self._controller.truth(image)
+        self._on_values()
+        project.add(key, self._controller.truth(image))
+
+    def _fingerprint(self, image: Any, key: str) -> None:
+        stack = napari_layers.stack_of(image)
+
+        def note(fingerprint: str) -> None:
+            self._prints[key] = fingerprint
+            self._on_values()
+
+        self._controller.runner.ask(stack.fingerprint, note, about=f"fingerprint {key}")
+
+    # -- all that is no array ------------------------------------------------------------------
+
+    def _on_values(self) -> None:
+        if self.project is not None:
+            self.project.put_values(self._values())
+            self._keep_models()
+
+    def _values(self) -> dict[str, Any]:
+        session, project = self._session, self.project
+        assert project is not None
+        images = dict(project.values.get("images", {}))
+        images.update({key: self._describe(image, key) for image, key in self._keys.items()})
+        return {
+            "images": images,
+            "structures": [
+                {"number": s.number, "name": s.name, "color": s.color, "file_value": s.file_value}
+                for s in session.structures
+            ],
+            "settings": session.settings.model_dump(mode="json"),
+            "mode": str(session.mode),
+            "models": [{"name": e.name, "id": e.model.id} for e in session.history],
+            "in_use": session.entry.model.id if session.entry else None,
+            "window": project.values.get("window", {}),
+        }
+
+    def _describe(self, image: Any, key: str) -> dict[str, Any]:
+        truth, source = self._controller.truth(image), self._session.source(image)
+        path = napari_layers.path_of(image)
+        assert self.project is not None
+        return {
+            "name": image.name,
+            "path": str(path) if path else None,
+            "relative": _relative(path, self.project.folder),
+            "fingerprint": self._prints.get(key),
+            "shape": list(truth.shape),
+            "dtype": truth.grid_dtype,
+            "kind": str(truth.kind),
+            "labels": source.labels.name if source and source.labels else None,
+        }
+
+    def _keep_models(self) -> None:
+        """Write model files, beside the window."""
+        new = [e for e in self._session.history if self._files.get(e.model.id) != self._where]
+        project = self.project
+        if not new or project is None:
+            return
+        for entry in new:
+            self._files[entry.model.id] = self._where
+
+        def keep() -> None:
+            for entry in new:
+                project.add_model(entry.model.id, entry.model.save)
+
+        self._controller.runner.ask(keep, lambda _: None, about=f"model {new[-1].model.id}")
+
+    @property
+    def _where(self) -> str:
+        return str(self.project.folder) if self.project else ""
+
+    # -- time ----------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Called again and again: sync, save and retry when it is time, beside the window."""
+        project, now = self.project, time.monotonic()
+        if project is None:
+            return
+        ask = self._controller.runner.ask
+        if project.trouble and now - self._tried > RETRY_SECONDS:
+            self._tried = now
+            ask(partial(_mend, project), lambda _: self._tell(), about="keep")
+        elif now - self._synced > SYNC_SECONDS and project.journal_bytes != self._written:
+            self._synced, self._written = now, project.journal_bytes
+            ask(project.sync, lambda _: self._tell(), about="keep")
+        elif project.journal_bytes > SAVE_BYTES or now - self._saved > SAVE_SECONDS:
+            self._saved = now
+            ask(partial(_save, project), lambda _: self._tell(), about="keep")
+
+    def _tell(self) -> None:
+        """Say once that nothing can be written, and once that it can again."""
+        trouble = self.project.trouble if self.project is not None else ""
+        if trouble != self._said_trouble:
+            self._said_trouble = trouble
+            if trouble:
+                self._session.say(trouble, Level.ERROR)
+            else:
+                self._session.say(sentences.KEPT_AGAIN, Level.DONE)
+
+    def close(self) -> None:
+        """Write what waits and the window's state, and let others open the project."""
+        self._closed = True
+        project, self.project = self.project, None
+        if project is not None:
+            window = napari_layers.window_state(self._controller.viewer)
+            image = self._keys.get(self._session.image)
+            project.put_values({**project.values, "window": {**window, "image": image}})
+            project.close()
+
+    # -- projects with a name ------------------------------------------------------------------
+
+    def save_as(self, folder: Path) -> None:
+        """Keep everything in a new folder from now on."""
+        controller = self._controller
+        with controller.refusing():
+            controller.check_free()
+            if self.project is None:
+                self._closed = False
+                self._begin()
+            if self.project is None:
+                return
+            work = CopyWork(self.project, folder)
+            controller.start(JobKind.MODEL, f"Saving {folder.name}", work, self._on_copied)
+
+    def _on_copied(self, copy: Project) -> None:
+        before, self.project = self.project, copy
+        if before is not None:
+            copy.truths.update(before.truths)
+            before.close()
+            if self._session.project is None:
+                places.throw_away(places.Recovery(before.folder, (), 0.0))
+        for image, key in self._keys.items():  # what was said while it was copied
+            copy.add(key, self._controller.truth(image))
+        self._on_values()
+        self._named(copy.folder)
+        self._session.say(f"Everything is kept in {copy.folder} from now on.", Level.DONE)
+
+    def open(self, folder: Path) -> None:
+        """Open a project: its images, labels, models and settings."""
+        controller = self._controller
+        with controller.refusing():
+            controller.check_free()
+            if self.project is not None and self.project.folder.resolve() == folder.resolve():
+                self.close()
+            work = OpenWork(folder)
+            controller.start(JobKind.MODEL, f"Opening {folder.name}", work, self._on_opened)
+
+    def recover(self, recovery: places.Recovery) -> None:
+        """Open what another window left."""
+        self.open(recovery.folder)
+
+    def discard(self, recovery: places.Recovery) -> None:
+        """Delete what another window left."""
+        places.throw_away(recovery)
+        self._session.recoveries = tuple(places.recoveries())
+
+    def _on_opened(self, found: tuple[Project, list[ModelEntry], list[str]]) -> None:
+        project, entries, lost = found
+        if self.project is not None:
+            self.close()
+        self._closed = False
+        self._keys, self._prints, self._files = {}, {}, {}
+        restored = Restored(self._controller, project)
+        self._keys, missing = restored.restore(entries)
+        self._prints = {k: i["fingerprint"] for k, i in project.values["images"].items()}
+        self.project = project
+        self._files = {entry.model.id: self._where for entry in entries}
+        nameless = project.folder.parent == places.recovery_folder()
+        self._named(None if nameless else project.folder)
+        self._session.missing = missing
+        self._session.recoveries = tuple(places.recoveries())
+        said = [f"{project.folder.name} is open with all that was painted.", *lost, *project.lost]
+        if missing:
+            said.append(sentences.MISSING.format(", ".join(missing)))
+        level = Level.WARNING if missing or lost or project.lost else Level.DONE
+        self._session.say(" ".join(said), level)
+
+    def _named(self, folder: Path | None) -> None:
+        self._session.project = folder
+        if folder is not None:
+            places.remember(folder)
+
+
+def _mend(project: Project) -> None:
+    project.retry()
+    if project.needs_saving:
+        _save(project)
+
+
+def _save(project: Project) -> None:
+    try:
+        project.save()
+    except UserError:
+        return  # its trouble says why
+
+
+def _relative(path: Path | None, folder: Path) -> str | None:
+    if path is None:
+        return None
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive
+        return None

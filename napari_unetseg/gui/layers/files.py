@@ -1,0 +1,82 @@
+"""What a project needs to know of a viewer: files of layers, where it looks, labels made anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image, Labels
+
+from napari_unetseg.core.truth import Origin, Truth
+from napari_unetseg.gui.grids import empty_grid
+from napari_unetseg.gui.layers.annotation import paint_colors
+from napari_unetseg.gui.layers.grid import geometry
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+    from napari_unetseg.core.labels import Structure
+
+__all__ = ["open_images", "path_of", "restore_window", "strokes_layer", "window_state"]
+
+
+def path_of(image: Image) -> Path | None:
+    """The file that a layer was read from; None for one that was made in memory."""
+    path = image.source.path
+    return Path(path).resolve() if path and Path(path).exists() else None
+
+
+def open_images(viewer: ViewerModel, path: Path) -> list[Image]:
+    """Open a file with the reader that people chose for it, else with napari's own; its images.
+
+    What no reader can open gives none.
+    """
+    for reader in (None, "napari"):
+        try:
+            layers = viewer.open(str(path), plugin=reader, stack=False)
+        except Exception:  # noqa: BLE001 - readers of other plugins raise what they like
+            continue
+        return [layer for layer in layers if isinstance(layer, Image)]
+    return []
+
+
+def strokes_layer(
+    image: Image, truth: Truth, structures: Sequence[Structure], name: str | None
+) -> Labels:
+    """An annotation layer with the strokes that are known of an image."""
+    grid = truth.grid(Origin.STROKES)
+    if grid.dtype == np.uint8:
+        data = empty_grid(truth.shape)
+    else:
+        data = np.zeros(truth.shape, grid.dtype)
+    for cell in grid.cells():
+        data[grid.region_of(cell)] = grid.chunk(cell)
+    metadata = {"napari_unetseg": {"kind": str(truth.kind)}}
+    name = name or f"{image.name} · annotations"
+    layer = Labels(data, name=name, metadata=metadata, **geometry(image))
+    if truth.kind != "instances":
+        paint_colors(layer, structures)
+    return layer
+
+
+def window_state(viewer: ViewerModel) -> dict[str, Any]:
+    """Where a viewer looks, as JSON."""
+    return {
+        "point": [float(p) for p in viewer.dims.point],
+        "center": [float(c) for c in viewer.scene.camera.center],
+        "zoom": float(viewer.scene.camera.zoom),
+    }
+
+
+def restore_window(viewer: ViewerModel, state: Mapping[str, Any]) -> None:
+    """Look there again, as far as it fits."""
+    try:
+        point, center = [float(p) for p in state["point"]], tuple(map(float, state["center"]))
+        zoom = float(state["zoom"])
+    except (KeyError, TypeError, ValueError):
+        return
+    if len(point) == viewer.dims.ndim and len(center) == 3 and zoom > 0:
+        viewer.dims.point = tuple(point)
+        viewer.scene.camera.center, viewer.scene.camera.zoom = center, zoom

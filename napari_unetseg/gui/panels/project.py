@@ -1,0 +1,98 @@
+"""Where everything is kept: projects with a name, and what windows without one have left."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qtpy.QtWidgets import QFileDialog, QMenu, QMessageBox, QPushButton, QToolButton, QWidget
+
+from napari_unetseg.gui.panels.base import Panel, hint, row
+from napari_unetseg.io import places
+
+if TYPE_CHECKING:
+    from napari_unetseg.gui.controller import Controller
+
+__all__ = ["ProjectPanel"]
+
+NAMELESS = "What you paint is kept as you paint it. Save a project to give it a place and a name."
+
+
+class ProjectPanel(Panel):
+    """Save as, open, open recent; recover."""
+
+    def __init__(self, controller: Controller) -> None:
+        super().__init__("", controller)
+        self.where = hint(NAMELESS)
+        self.column.addWidget(self.where)
+        self.save = QPushButton("Save project…")
+        self.save.setToolTip("Choose a folder that keeps labels, corrections, models and settings.")
+        self.save.clicked.connect(self._on_save_pressed)
+        self.open = QToolButton()
+        self.open.setText("Open project…")
+        self.open.setToolTip("Go on where a project was left.")
+        self.open.setPopupMode(QToolButton.ToolButtonPopupMode.MenuButtonPopup)
+        self.open.clicked.connect(self._on_open_pressed)
+        self.recent = QMenu(self.open)
+        self.recent.aboutToShow.connect(self._on_recent_shown)
+        self.open.setMenu(self.recent)
+        self.column.addLayout(row(self.save, self.open, None))
+
+        self.left = hint()
+        self.recover = QPushButton("Recover")
+        self.recover.setProperty("role", "primary")
+        self.recover.clicked.connect(self._on_recover_pressed)
+        self.discard = QPushButton("Discard…")
+        self.discard.clicked.connect(self._on_discard_pressed)
+        self._offer = QWidget()
+        offer = row(self.left, self.recover, self.discard, stretch=0)
+        self._offer.setLayout(offer)
+        self.column.addWidget(self._offer)
+        self.follow("project", "recoveries", "missing", call=self._on_project)
+        self._on_project()
+
+    def _on_project(self) -> None:
+        folder, session = self.session.project, self.session
+        self.where.setText(f"Everything is kept in {folder}." if folder else NAMELESS)
+        self._offer.setVisible(bool(session.recoveries))
+        if session.recoveries:
+            first, others = session.recoveries[0], len(session.recoveries) - 1
+            when = time.strftime("%d %b, %H:%M", time.localtime(first.when))
+            more = f" ({others} more)" if others else ""
+            names = ", ".join(first.names[:2])
+            self.left.setText(f"Not saved as a project: labels of {names} from {when}{more}.")
+
+    def _on_save_pressed(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(
+            self, "Folder of the new project", str(Path.home() / "segmentation project")
+        )
+        if path:
+            self.controller.keeping.save_as(Path(path))
+
+    def _on_open_pressed(self) -> None:
+        path = QFileDialog.getExistingDirectory(self, "Folder of a project")
+        if path:
+            self.controller.keeping.open(Path(path))
+
+    def _on_recent_shown(self) -> None:
+        self.recent.clear()
+        for path in places.recent():
+            if (action := self.recent.addAction(str(path))) is not None:
+                action.triggered.connect(partial(self._on_recent_chosen, path))
+        if self.recent.isEmpty() and (none := self.recent.addAction("none yet")) is not None:
+            none.setEnabled(False)
+
+    def _on_recent_chosen(self, path: Path, _: bool = False) -> None:
+        self.controller.keeping.open(path)
+
+    def _on_recover_pressed(self) -> None:
+        self.controller.keeping.recover(self.session.recoveries[0])
+
+    def _on_discard_pressed(self) -> None:
+        recovery = self.session.recoveries[0]
+        question = f"Delete the labels of {', '.join(recovery.names)} for good?"
+        answer = QMessageBox.question(self, "Discard", question)
+        if answer == QMessageBox.StandardButton.Yes:
+            self.controller.keeping.discard(recovery)

@@ -1,0 +1,127 @@
+"""A project that was opened, as layers, structures, settings and models of a session."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from napari_unetseg.core.config import TrainSettings
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.labels import LabelKind, Structure
+from napari_unetseg.core.truth import Origin
+from napari_unetseg.gui import layers as napari_layers
+from napari_unetseg.gui.session import Mode, Source
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+
+    from napari_unetseg.core.truth import Truth
+    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.session import ModelEntry
+    from napari_unetseg.io.project import Project
+
+__all__ = ["Restored"]
+
+
+class Restored:
+    """Puts what a project holds into a session; what is open already is used.
+
+    Parameters
+    ----------
+    controller, project
+        Where to, and from where.
+    """
+
+    def __init__(self, controller: Controller, project: Project) -> None:
+        self._controller, self._project = controller, project
+        self._session = controller.session
+
+    def restore(self, entries: Sequence[ModelEntry]) -> tuple[dict[Any, str], tuple[str, ...]]:
+        """Make layers and choose models.
+
+        Returns
+        -------
+        keys
+            The project's key of each image layer.
+        missing
+            Names of the images that were not found.
+        """
+        values, keys, missing = self._project.values, {}, []
+        self._structures(values)
+        for key, truth in self._project.truths.items():
+            described = values.get("images", {}).get(key, {})
+            image = self._image(described, truth)
+            if image is None:
+                missing.append(str(described.get("name", key)))
+                continue
+            keys[image] = key
+            self._labels(image, truth, described)
+        self._models(entries, values.get("in_use"))
+        window = values.get("window") or {}
+        chosen = next((i for i, key in keys.items() if key == window.get("image")), None)
+        self._controller.choose_image(chosen or next(iter(keys), self._session.image))
+        napari_layers.restore_window(self._controller.viewer, window)
+        return keys, tuple(missing)
+
+    def _structures(self, values: Mapping[str, Any]) -> None:
+        session = self._session
+        with suppress(UserError, TypeError, ValueError):
+            found = tuple(Structure(**each) for each in values["structures"])
+            session.structures = found or session.structures
+        with suppress(ValidationError, KeyError):
+            session.settings = TrainSettings.model_validate(values["settings"])
+        with suppress(ValueError, KeyError):
+            session.mode = Mode(values["mode"])
+
+    def _image(self, described: Mapping[str, Any], truth: Truth) -> Image | None:
+        """The image layer: one that is open with the same pixels, or its file."""
+        for layer in self._controller.images():
+            if self._fits(layer, truth) and _same_pixels(layer, described.get("fingerprint")):
+                return layer
+        relative, path = described.get("relative"), described.get("path")
+        places = [self._project.folder / relative] if isinstance(relative, str) else []
+        places += [Path(path)] if isinstance(path, str) else []
+        for place in places:
+            if place.exists():
+                for layer in napari_layers.open_images(self._controller.viewer, place.resolve()):
+                    if self._fits(layer, truth):
+                        return layer
+        return None
+
+    def _fits(self, image: Image, truth: Truth) -> bool:
+        with suppress(UserError):
+            return napari_layers.stack_of(image).grid_shape == truth.shape
+        return False
+
+    def _labels(self, image: Image, truth: Truth, described: Mapping[str, Any]) -> None:
+        controller, session = self._controller, self._session
+        controller.truths[image] = truth
+        name = described.get("labels")
+        if isinstance(name, str) or truth.grid(Origin.STROKES).cells():
+            layer = napari_layers.strokes_layer(image, truth, session.structures, name)
+            controller.known_labels.add(layer)
+            kind = LabelKind(truth.kind)
+            session.put_source(Source(image, layer, kind, chosen=True))
+            controller.viewer.add_layer(layer)
+        if truth.said():
+            controller.begin_mask(image, "", session.structures)
+            controller.end_masks()
+
+    def _models(self, entries: Sequence[ModelEntry], in_use: Any) -> None:
+        known = {entry.model.id for entry in self._session.history}
+        new = [entry for entry in entries if entry.model.id not in known]
+        self._session.history = (*self._session.history, *new)
+        for entry in self._session.history:
+            if entry.model.id == in_use:
+                self._controller.use_model(entry)
+
+
+def _same_pixels(layer: Image, fingerprint: Any) -> bool:
+    try:
+        return bool(napari_layers.stack_of(layer).fingerprint() == fingerprint)
+    except (UserError, OSError, ValueError):
+        return False

@@ -1,0 +1,298 @@
+"""What people do is in a project as they do it; opened again, all of it is there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from gui_parts import SIDE, TINY, squares, strokes
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+
+from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.core.truth import Origin
+from napari_unetseg.gui.controller import Controller
+from napari_unetseg.gui.jobs import SyncRunner
+from napari_unetseg.gui.session import Mode
+from napari_unetseg.io import places
+
+PLANE = (slice(0, SIDE), slice(0, SIDE))
+
+
+@pytest.fixture(autouse=True)
+def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, config = str(tmp_path / "data"), str(tmp_path / "config")
+    monkeypatch.setattr(places.platformdirs, "user_data_dir", lambda *_, **__: data)
+    monkeypatch.setattr(places.platformdirs, "user_config_dir", lambda *_, **__: config)
+
+
+@pytest.fixture(autouse=True)
+def _readers() -> Iterator[None]:
+    """napari's own readers, which its test fixtures leave out."""
+    from npe2 import PluginManager, PluginManifest
+
+    manager = PluginManager.instance()
+    there = "napari" in manager
+    if not there:
+        manager.register(PluginManifest.from_distribution("napari"))
+    yield
+    if not there:
+        manager.unregister("napari")
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "pictures" / "squares.tif"
+    path.parent.mkdir()
+    tifffile.imwrite(path, squares())
+    return path
+
+
+@pytest.fixture
+def work(picture: Path) -> Iterator[Controller]:
+    """A session on a file, with strokes, a model, a correction and an accepted place."""
+    one = started(picture)
+    controller = one
+    layer = controller.viewer.layers[0]
+    controller.choose_image(layer)
+    annotations = controller.new_annotation()
+    assert annotations is not None
+    where = np.nonzero(strokes())
+    annotations.data_setitem(where, strokes()[where])
+    controller.rename_structure(1, "square")
+    controller.train()
+    prediction = controller.prediction
+    assert prediction is not None
+    assert prediction.layer is not None
+    shown = prediction.layer.data
+    prediction.layer.data_setitem((np.array([3, 3]), np.array([3, 4])), 1 - shown[3, 3:5])
+    controller.review.accept_plane()
+    yield controller
+    controller.disconnect()
+
+
+def started(picture: Path | None) -> Controller:
+    viewer = ViewerModel()
+    if picture is not None:
+        viewer.open(str(picture))
+    controller = Controller(viewer, SyncRunner())
+    controller.session.change_settings(**TINY)
+    return controller
+
+
+def said(controller: Controller) -> list[np.ndarray]:
+    assert controller.session.image is not None
+    truth = controller.truths[controller.session.image]
+    return [truth.read(origin, PLANE) for origin in Origin]
+
+
+def assert_same(one: list[np.ndarray], other: list[np.ndarray]) -> None:
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def killed(controller: Controller) -> None:
+    """The process ends without a word: nothing is written any more, and its lock is free."""
+    project = controller.keeping.project
+    assert project is not None
+    project._release()
+    controller.keeping.project = None
+    controller.disconnect()
+
+
+def test_a_window_that_crashed_is_offered_and_brings_everything_back(
+    work: Controller, picture: Path
+) -> None:
+    before, session = said(work), work.session
+    assert session.project is None
+    strokes_before = session.training[0].labels.data.copy()
+    mask = work.prediction.layer.data.copy() if work.prediction and work.prediction.layer else None
+    model = session.entry.model.id if session.entry else None
+    killed(work)
+
+    again = started(None)
+    (recovery,) = again.session.recoveries
+    assert recovery.names == ("squares",)
+    again.keeping.recover(recovery)
+    assert again.session.message.text.endswith("is open with all that was painted.")
+    assert_same(said(again), before)
+    labels = again.session.training[0].labels
+    np.testing.assert_array_equal(labels.data, strokes_before)
+    assert labels.name == "squares · annotations"
+    assert again.session.structures[0].name == "square"
+    assert again.session.entry is not None
+    assert again.session.entry.model.id == model
+    assert again.prediction is not None
+    assert again.prediction.layer is not None
+    np.testing.assert_array_equal(again.prediction.layer.data, mask)
+    again.train()
+    assert len(again.session.history) == 2
+    assert again.session.recoveries == ()
+    again.disconnect()
+
+
+def test_strokes_fill_undo_redo_and_labels_of_ones_own_are_there_again(picture: Path) -> None:
+    one = started(picture)
+    own = np.zeros((SIDE, SIDE), np.int32)
+    own[:5, :5] = 700
+    layer = one.viewer.add_layer(Labels(own, name="objects"))
+    one.choose_labels(layer)
+    layer.data_setitem((np.array([9]), np.array([9])), 900)
+    layer.paint((20, 20), 31)
+    layer.fill((50, 50), 77)
+    layer.undo()
+    layer.paint((40, 40), 32)
+    layer.undo()
+    layer.redo()
+    now = layer.data.copy()
+    killed(one)
+    again = started(None)
+    again.keeping.recover(again.session.recoveries[0])
+    found = again.session.training[0]
+    np.testing.assert_array_equal(found.labels.data, now)
+    assert found.labels.data.dtype == np.int32
+    assert str(found.kind) == str(one.truth(one.viewer.layers[0]).kind)
+    again.disconnect()
+
+
+def test_a_named_project_moves_with_its_images(work: Controller, tmp_path: Path) -> None:
+    before = said(work)
+    folder = tmp_path / "pictures" / "project"
+    work.keeping.save_as(folder)
+    assert work.session.project == folder
+    assert list(places.recovery_folder().glob("*")) == []
+    assert places.recent() == [folder]
+    work.session.mode = Mode.ONCE
+    labels = work.session.training[0].labels
+    labels.data_setitem((np.array([60]), np.array([60])), BRUSH)
+    after = said(work)
+    assert not np.array_equal(before[0], after[0])
+    work.disconnect()
+    shutil.move(tmp_path / "pictures", tmp_path / "elsewhere")
+    again = started(None)
+    again.keeping.open(tmp_path / "elsewhere" / "project")
+    assert_same(said(again), after)
+    assert again.session.mode is Mode.ONCE
+    assert Path(again.viewer.layers[0].source.path).parent == tmp_path / "elsewhere"
+    assert again.session.settings.depth == TINY["depth"]
+    again.disconnect()
+
+
+def test_a_missing_image_is_named_and_nothing_of_it_is_lost(
+    work: Controller, picture: Path, tmp_path: Path
+) -> None:
+    before = said(work)
+    folder = tmp_path / "project"
+    work.keeping.save_as(folder)
+    work.disconnect()
+    picture.rename(tmp_path / "other name.tif")
+    again = started(None)
+    again.keeping.open(folder)
+    assert "Not found: squares" in again.session.message.text
+    assert again.session.missing == ("squares",)
+    again.viewer.open(str(tmp_path / "other name.tif"))
+    again.keeping.open(folder)
+    assert again.session.missing == ()
+    assert_same(said(again), before)
+    again.disconnect()
+
+
+def test_an_image_without_a_file_is_known_by_its_pixels(tmp_path: Path) -> None:
+    one = started(None)
+    one.viewer.add_layer(Image(squares(), name="made"))
+    labels = one.new_annotation()
+    assert labels is not None
+    labels.data_setitem((np.array([5]), np.array([6])), 1)
+    killed(one)
+    again = started(None)
+    again.viewer.add_layer(Image(np.zeros((SIDE, SIDE)), name="made"))
+    again.viewer.add_layer(Image(squares(), name="another name"))
+    again.keeping.recover(again.session.recoveries[0])
+    assert again.session.image.name == "another name"
+    assert again.session.training[0].labels.data[5, 6] == 1
+    again.disconnect()
+
+
+def test_looking_keeps_nothing_and_a_first_stroke_does(picture: Path) -> None:
+    one = started(picture)
+    one.choose_image(one.viewer.layers[0])
+    layer = one.viewer.add_layer(Labels(strokes(), name="strokes"))
+    assert one.keeping.project is None
+    layer.data_setitem((np.array([0]), np.array([0])), 1)
+    assert one.keeping.project is not None
+    one.disconnect()
+    assert len(places.recoveries()) == 1
+
+
+def test_discarded_is_gone_and_others_are_not(work: Controller, picture: Path) -> None:
+    killed(work)
+    other = started(picture)
+    other.choose_image(other.viewer.layers[0])
+    labels = other.new_annotation()
+    assert labels is not None
+    labels.data_setitem((np.array([0]), np.array([0])), 1)
+    (recovery,) = other.session.recoveries
+    other.keeping.discard(recovery)
+    assert not recovery.folder.exists()
+    assert other.keeping.project is not None
+    assert other.keeping.project.folder.exists()
+    other.disconnect()
+
+
+def test_a_full_disk_is_said_once_and_so_is_its_end(
+    work: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import napari_unetseg.io.journal as journal
+    from napari_unetseg.gui import keeping
+
+    sentences: list[str] = []
+    work.session.events.message.connect(lambda m: sentences.append(m.text))
+    real = journal.os.write
+
+    def full(file: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(journal.os, "write", full)
+    monkeypatch.setattr(keeping, "RETRY_SECONDS", 0.0)
+    labels = work.session.training[0].labels
+    for place in range(5):
+        labels.data_setitem((np.array([place]), np.array([0])), 1)
+    assert len([s for s in sentences if "no space left" in s]) == 1
+    work.keeping.tick()
+    monkeypatch.setattr(journal.os, "write", real)
+    work.keeping.tick()
+    assert sentences[-1] == "Everything is on disk again."
+    before = said(work)
+    killed(work)
+    again = started(None)
+    again.keeping.recover(again.session.recoveries[0])
+    assert_same(said(again), before)
+    again.disconnect()
+
+
+def test_a_project_in_another_window_is_refused_in_a_sentence(
+    work: Controller, tmp_path: Path
+) -> None:
+    work.keeping.save_as(tmp_path / "one")
+    other = started(None)
+    other.keeping.open(tmp_path / "one")
+    assert "open in another window" in other.session.message.text
+    other.disconnect()
+
+
+def test_merged_structures_are_there_again(work: Controller) -> None:
+    work.add_structure()
+    labels = work.session.training[0].labels
+    labels.data_setitem((np.array([1]), np.array([1])), 2)
+    work.classes.merge(2, 1)
+    before = said(work)
+    killed(work)
+    again = started(None)
+    again.keeping.recover(again.session.recoveries[0])
+    assert_same(said(again), before)
+    assert [s.number for s in again.session.structures] == [1]
+    again.disconnect()
