@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from napari_unetseg.core.events import EpochDone, Notice, StepDone
 from napari_unetseg.core.image import Stack
 from napari_unetseg.core.model import Model, load_model
 from napari_unetseg.core.predict import predict
+from napari_unetseg.core.records import MOST_RECORDS, WITH_CURVES
 from napari_unetseg.core.samples import Pair
 
 FAST: dict[str, Any] = {"learning_rate": 1e-2}
@@ -151,3 +153,16 @@ def test_missing_weights_stop_the_training_with_a_sentence() -> None:
     settings = tiny(encoder="resnet18", encoder_weights="nowhere.safetensors")
     with pytest.raises(UserError, match=r"There is no file nowhere\.safetensors"):
         run_training([painted_pair()], settings)
+
+
+def test_hundreds_of_trainings_do_not_make_a_model_ever_larger() -> None:
+    pair = painted_pair((48, 48), count=3)
+    model, _ = run_training([pair], tiny(steps=2))
+    many = replace(model, history=model.history * 300)
+    after, _ = run_training([pair], tiny(steps=2), init=many)
+    assert len(after.history) == MOST_RECORDS + 1
+    assert [bool(record.curve) for record in after.history[-WITH_CURVES - 2 :]] == [
+        False,
+        *[True] * (WITH_CURVES + 1),
+    ]
+    assert after.history[-1].parent == many.id

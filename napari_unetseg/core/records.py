@@ -16,7 +16,15 @@ from napari_unetseg.core.metrics import Scores
 if TYPE_CHECKING:
     from napari_unetseg.core.samples import TrainingData
 
-__all__ = ["CurvePoint", "ImageRecord", "TrainingRecord", "image_records", "now", "versions"]
+__all__ = [
+    "CurvePoint",
+    "ImageRecord",
+    "TrainingRecord",
+    "image_records",
+    "now",
+    "remembered",
+    "versions",
+]
 
 
 class _Record(BaseModel):
@@ -64,6 +72,17 @@ class TrainingRecord(_Record):
     versions: dict[str, str]
     parent: str | None = None
     """The id of the model that this training went on from."""
+
+
+WITH_CURVES, MOST_RECORDS = 10, 100
+"""Newest trainings of which a model keeps the curve, and that it remembers at all."""
+
+
+def remembered(history: tuple[TrainingRecord, ...]) -> tuple[TrainingRecord, ...]:
+    """What a model that goes on keeps of its past: a day of training has hundreds."""
+    newest = history[-MOST_RECORDS:]
+    old = tuple(record.model_copy(update={"curve": ()}) for record in newest[:-WITH_CURVES])
+    return (*old, *newest[-WITH_CURVES:])
 
 
 def image_records(data: TrainingData) -> tuple[ImageRecord, ...]:

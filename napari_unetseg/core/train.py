@@ -23,7 +23,7 @@ from napari_unetseg.core.memory import kept_memory
 from napari_unetseg.core.model import Model
 from napari_unetseg.core.plan import Plan, make_plan
 from napari_unetseg.core.progress import Progress
-from napari_unetseg.core.records import TrainingRecord, image_records, now, versions
+from napari_unetseg.core.records import TrainingRecord, image_records, now, remembered, versions
 from napari_unetseg.core.samples import Pair, TrainingData
 
 if TYPE_CHECKING:
@@ -322,7 +322,7 @@ class _Run:
             normalization=data.normalization,
             spacing=image.spatial_spacing(data.dims),
             units=image.grid_units[-data.dims :],
-            history=(*(self.init.history if self.init else ()), record),
+            history=(*(remembered(self.init.history) if self.init else ()), record),
         )
 
 

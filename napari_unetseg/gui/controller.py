@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Controller"]
 
+MOST_MODELS = 10
+"""Unsaved models that a session keeps; a project keeps the files of more."""
 FLUSH_SECONDS = 0.1
 COUNT_SECONDS = 0.3
 DOING = {
@@ -340,7 +342,8 @@ class Controller(Masks):
 
     def add_model(self, entry: ModelEntry) -> None:
         """Use a model that is new in this session."""
-        self.session.history = (*self.session.history, entry)
+        used = (self.session.entry, self._before)
+        self.session.history = _kept((*self.session.history, entry), used)
         self.session.entry = entry
         self._match_settings(entry.model)
 
@@ -595,6 +598,14 @@ class Controller(Masks):
         self.session.job = None
         self.disconnect()
         return self.runner.close(max(0.1, end - time.perf_counter()))
+
+
+def _kept(
+    history: tuple[ModelEntry, ...], used: tuple[ModelEntry | None, ...]
+) -> tuple[ModelEntry, ...]:
+    """The newest models, those with a file of their own, and those in use: weights take memory."""
+    newest = history[-MOST_MODELS:]
+    return tuple(e for e in history if e in newest or e in used or e.path is not None)
 
 
 def _as_structures(counts: dict[int, int], kind: LabelKind, size: int) -> dict[int, int]:
