@@ -65,6 +65,8 @@ class Choices:
         self.session.events.sources.disconnect(self._follow_strokes)
         for strokes in self._strokes.values():
             strokes.end()
+        for prediction in self.predictions.values():
+            prediction.end()
         self._watch(None)
 
     @contextmanager
@@ -358,6 +360,9 @@ class Choices:
         wanted = {s.image: s for s in self.session.sources if s.labels and not s.on_disk}
         for image in [i for i, s in self._strokes.items() if not _serves(s, wanted.get(i))]:
             self._strokes.pop(image).end()
+            if image not in wanted and image in self.truths:
+                self.truths[image].drop_strokes()
+                self.labels_changed = True
         for image, source in wanted.items():
             truth = self.truth(image)
             if image in self._strokes:
@@ -381,7 +386,7 @@ class Choices:
         layer, session = event.value, self.session
         for prediction in self.predictions.values():
             if prediction.layer is layer:
-                prediction.keep_deleted()
+                prediction.end()
         self.predictions.pop(layer, None)
         self.truths.pop(layer, None)
         session.sources = tuple(

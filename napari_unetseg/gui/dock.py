@@ -43,6 +43,7 @@ class UNetDock(QWidget):
         self.workbench = Workbench.of(viewer)
         self.controller = self.workbench.controller
         self.session = self.controller.session
+        self.controller.looking.watched = True
         self.image = ImagePanel(self.controller)
         self.annotate = AnnotatePanel(self.controller)
         self.train = TrainPanel(self.controller)
@@ -114,6 +115,7 @@ class UNetDock(QWidget):
         """Stop what runs and listen no more."""
         self._docked = False
         self.controller.stop()
+        self.controller.looking.watched = False
         for panel in (*self._panels, self.train, self.model, self.advanced, self.status):
             panel.release()
         self._viewer.events.theme.disconnect(self._on_theme)

@@ -49,6 +49,7 @@ class Strokes:
         self.on_doubt: Callable[[], None] = lambda: None
         self._data = level0(layer)
         self._on_change = on_change
+        self._ended = False
         if isinstance(self._data, np.ndarray):  # nobody paints on lazy arrays
             for change in truth.adopt(self._data, kind):
                 on_change(change)
@@ -57,6 +58,7 @@ class Strokes:
     def end(self) -> None:
         """Listen no more; what was taken down stays."""
         self._watch.end()
+        self._ended = True
 
     def catch(self, region: Region, *, by_hand: bool = True) -> bool:
         """Take down what a region of the layer holds now; whether it had changed."""
@@ -68,13 +70,13 @@ class Strokes:
 
     def search(self) -> list[Region]:
         """Chunks that hold what was not taken down; only reads, so that any thread may ask."""
-        if not isinstance(self._data, np.ndarray):
+        if self._ended or not isinstance(self._data, np.ndarray):
             return []
         return list(self.truth.grid(Origin.STROKES).differing(self._data))
 
     def settle(self, regions: Sequence[Region]) -> None:
         """Take down what `search` found: most likely an undo or a redo."""
-        for region in together(regions):
+        for region in together(regions) if not self._ended else ():
             self.catch(region, by_hand=False)
 
     def write(self, region: Region) -> None:
