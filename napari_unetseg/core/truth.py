@@ -64,16 +64,16 @@ class Change:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Step:
-    """A change that may be undone: flat indices in its region, values and times on both sides."""
+    """A change that may be undone: flat indices in its region; values and times before, after."""
 
     region: Region
     places: np.ndarray
-    before: tuple[np.ndarray, np.ndarray]
-    after: tuple[np.ndarray, np.ndarray]
+    values: tuple[np.ndarray, np.ndarray]
+    stamps: tuple[np.ndarray, np.ndarray]
 
     @property
     def nbytes(self) -> int:
-        return sum(a.nbytes for a in (self.places, *self.before, *self.after))
+        return sum(a.nbytes for a in (self.places, *self.values, *self.stamps))
 
 
 class _Layer:
@@ -128,7 +128,13 @@ class Truth:
             return self.grid(origin).read(region)
 
     def note(
-        self, origin: Origin, region: Region, values: np.ndarray, *, by_hand: bool = True
+        self,
+        origin: Origin,
+        region: Region,
+        values: np.ndarray,
+        *,
+        by_hand: bool = True,
+        undoable: bool = True,
     ) -> Change | None:
         """Take down what a region holds now; None if nothing changed.
 
@@ -136,6 +142,8 @@ class Truth:
         ----------
         by_hand
             False if this may be an undo or a redo, which brings back the times of before.
+        undoable
+            Whether napari's undo may take it back.
         """
         with self._lock:
             layer = self._layers[origin]
@@ -144,14 +152,42 @@ class Truth:
             if not differs.any():
                 return None
             region, differs, before, values = _trim(region, differs, before, values)
-            times = None if by_hand else self._retraced(layer, region, differs, values)
+            times = None if by_hand else _retraced(layer, region, differs, values)
             if times is None:
                 self.stamp += 1
             change = Change(origin, region, values, self.stamp, times)
-            if times is None and origin is not Origin.FIRST:
+            if times is None and undoable and origin is not Origin.FIRST:
                 layer.remember(_step(layer, region, differs, before, values, self.stamp))
             self.put(change)
             return change
+
+    def times(self, origin: Origin, region: Region) -> np.ndarray:
+        """A copy of the times of a region's last changes, uint32, 0 for never."""
+        with self._lock:
+            return self.stamps(origin).read(region)
+
+    def restore(
+        self, origin: Origin, region: Region, values: np.ndarray, stamps: np.ndarray
+    ) -> Change | None:
+        """Let a region hold values of certain times again; None if it does."""
+        with self._lock:
+            if np.array_equal(values, self.read(origin, region)) and np.array_equal(
+                stamps, self.times(origin, region)
+            ):
+                return None
+            change = Change(origin, region, values, self.stamp, stamps.astype(np.uint32))
+            self.put(change)
+            return change
+
+    def renew(self, origin: Origin, region: Region, where: np.ndarray) -> Change | None:
+        """Say again what is said there already, so that it is the newest; None if it is nothing."""
+        with self._lock:
+            values, stamps = self.read(origin, region), self.times(origin, region)
+            if not where.any():
+                return None
+            self.stamp += 1
+            stamps[where] = self.stamp
+            return self.restore(origin, region, values, stamps)
 
     def put(self, change: Change) -> None:
         """Make a change that was taken down before."""
@@ -190,6 +226,12 @@ class Truth:
     def grid_dtype(self) -> str:
         """Name of the type of the annotation layer's numbers."""
         return str(self.grid(Origin.STROKES).dtype)
+
+    def drop_strokes(self) -> None:
+        """There is no annotation layer any more: its strokes neither train nor win."""
+        with self._lock:
+            self.kind = LabelKind.STROKES
+            self._layers[Origin.STROKES] = _Layer(self.shape, np.uint8)
 
     def over(self, region: Region) -> np.ndarray:
         """What corrections and accepted regions say of a region, the newer of both.
@@ -260,22 +302,6 @@ class Truth:
         out[newer], times[newer] = values[newer], stamps[newer]
         return out, times
 
-    def _retraced(
-        self, layer: _Layer, region: Region, differs: np.ndarray, values: np.ndarray
-    ) -> np.ndarray | None:
-        """The times of a region, if what changed there is a step back or forth."""
-        for steps, others, side in (
-            (layer.done, layer.undone, "before"),
-            (layer.undone, layer.done, "after"),
-        ):
-            if (
-                steps
-                and (stamps := _follow(layer, steps[-1], side, region, differs, values)) is not None
-            ):
-                others.append(steps.pop())
-                return stamps
-        return None
-
 
 def _step(
     layer: _Layer,
@@ -288,26 +314,69 @@ def _step(
     places = np.flatnonzero(differs)
     times = layer.stamps.read(region).ravel()[places]
     now = np.full(len(places), stamp, np.uint32)
-    return _Step(region, places, (before.ravel()[places], times), (values.ravel()[places], now))
+    return _Step(region, places, (before.ravel()[places], values.ravel()[places]), (times, now))
+
+
+def _retraced(
+    layer: _Layer, region: Region, differs: np.ndarray, values: np.ndarray
+) -> np.ndarray | None:
+    """The times of a region, if what changed there are steps back or forth."""
+    for steps, others, side in (layer.done, layer.undone, 0), (layer.undone, layer.done, 1):
+        stamps = layer.stamps.read(region)
+        taken = _follow(steps, side, region, differs, values, stamps)
+        for step in taken:
+            steps.remove(step)
+            others.append(step)
+        if taken:
+            return stamps
+    return None
 
 
 def _follow(
-    layer: _Layer,
-    step: _Step,
-    side: str,
+    steps: Sequence[_Step],
+    side: int,
     region: Region,
     differs: np.ndarray,
     values: np.ndarray,
-) -> np.ndarray | None:
-    """The times that a region has after a step back or forth; None if it was another change."""
-    wanted, times = step.before if side == "before" else step.after
-    if step.region != region or not np.array_equal(np.flatnonzero(differs), step.places):
+    stamps: np.ndarray,
+) -> list[_Step]:
+    """The newest steps that together are a change, the newest first; none if it is another one.
+
+    Several were taken back between two looks where people are quicker than a search. Steps
+    elsewhere are passed over: they are found by themselves. ``stamps`` become the times on the
+    other side of the steps.
+    """
+    left, wrong = differs.copy(), int(np.count_nonzero(differs))
+    taken: list[_Step] = []
+    for step in reversed(steps):
+        if not _meet(step.region, region):
+            continue
+        places = _inside(step, region)
+        if places is None or (stamps[places] != step.stamps[1 - side]).any():
+            return []  # only a part of it, or something was said there since
+        now = values[places] != step.values[side]
+        wrong += int(np.count_nonzero(now)) - int(np.count_nonzero(left[places]))
+        left[places], stamps[places] = now, step.stamps[side]
+        taken.append(step)
+        if wrong == 0:
+            return taken
+    return []
+
+
+def _inside(step: _Step, region: Region) -> tuple[np.ndarray, ...] | None:
+    """A step's places as an index of a region; None if they are not all in it."""
+    if not all(
+        r.start <= s.start and s.stop <= r.stop for s, r in zip(step.region, region, strict=True)
+    ):
         return None
-    if not np.array_equal(values.ravel()[step.places], wanted):
-        return None
-    stamps = layer.stamps.read(region)
-    stamps.reshape(-1)[step.places] = times
-    return stamps
+    places = np.unravel_index(step.places, [s.stop - s.start for s in step.region])
+    return tuple(
+        p + (s.start - r.start) for p, s, r in zip(places, step.region, region, strict=True)
+    )
+
+
+def _meet(a: Region, b: Region) -> bool:
+    return all(x.start < y.stop and y.start < x.stop for x, y in zip(a, b, strict=True))
 
 
 def _trim(region: Region, differs: np.ndarray, *arrays: np.ndarray) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+import numpy as np
 from napari.layers import Image, Labels
 from pydantic import ValidationError
 
@@ -70,6 +71,8 @@ class Choices:
         self.session.events.sources.disconnect(self._follow_strokes)
         for strokes in self.strokes.values():
             strokes.end()
+        for prediction in self.predictions.values():
+            prediction.end()
         self._watch(None)
 
     @contextmanager
@@ -359,6 +362,10 @@ class Choices:
         wanted = {s.image: s for s in self.session.sources if s.labels and not s.on_disk}
         for image in [i for i, s in self.strokes.items() if not _serves(s, wanted.get(i))]:
             self.strokes.pop(image).end()
+            if image not in wanted and image in self.truths:
+                self.truths[image].drop_strokes()
+                self.on_adopt(image, np.dtype(np.uint8), LabelKind.STROKES)
+                self.labels_changed = True
         for image, source in wanted.items():
             truth = self.truth(image)
             if image in self.strokes:
@@ -387,7 +394,7 @@ class Choices:
         layer, session = event.value, self.session
         for prediction in self.predictions.values():
             if prediction.layer is layer:
-                prediction.keep_deleted()
+                prediction.end()
         self.predictions.pop(layer, None)
         self.truths.pop(layer, None)
         session.sources = tuple(

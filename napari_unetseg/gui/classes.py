@@ -29,8 +29,14 @@ class Holder(Protocol):
 
     truth: Truth
 
-    def put_back(self, origin: Origin, region: Region, now: np.ndarray, then: np.ndarray) -> None:
-        """Say ``then`` where ``now`` is still said."""
+    def put_back(
+        self,
+        origin: Origin,
+        region: Region,
+        now: np.ndarray,
+        then: tuple[np.ndarray, np.ndarray],
+    ) -> None:
+        """Say ``then``, values and times, where ``now`` is still said."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,14 +48,16 @@ class Edit:
     region: Region
     before: np.ndarray
     after: np.ndarray
+    times: np.ndarray
+    """When it was said; another number for the same thing says nothing new."""
 
     def redo(self) -> None:
         """Say what holds from now on."""
-        self.holder.put_back(self.origin, self.region, self.before, self.after)
+        self.holder.put_back(self.origin, self.region, self.before, (self.after, self.times))
 
     def undo(self) -> None:
         """Say what was said before."""
-        self.holder.put_back(self.origin, self.region, self.after, self.before)
+        self.holder.put_back(self.origin, self.region, self.after, (self.before, self.times))
 
 
 class ClassEditor:
@@ -136,7 +144,7 @@ class ClassEditor:
         redo = self._change(after, [edit.redo for edit in edits], gone, there=True)
         undo = self._change(before, [edit.undo for edit in reversed(edits)], gone, there=False)
         redo()
-        self._controller.steps.add(Step(text, undo, redo))
+        self._controller.steps.add(Step(None, text, undo, redo))
 
     def _change(
         self,
@@ -176,7 +184,9 @@ def _replacing(holder: Any, origin: Origin, number: int, into: int) -> list[Edit
         chunk = grid.chunk(cell)
         if (chunk == number).any():
             after = np.where(chunk == number, into, chunk).astype(chunk.dtype)
-            edits.append(Edit(holder, origin, grid.region_of(cell), chunk.copy(), after))
+            region = grid.region_of(cell)
+            times = holder.truth.times(origin, region)
+            edits.append(Edit(holder, origin, region, chunk.copy(), after, times))
     return edits
 
 

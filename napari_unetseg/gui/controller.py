@@ -146,7 +146,7 @@ class Controller(Masks):
         super().on_change(image, change)
         self.looking.on_change(change)
         self.keeping.on_change(image, change)
-        if self._own is not None and image is self.session.image:
+        if self._own is not None and image is self._own.image:
             self._own.renew(change.region)
 
     def on_adopt(self, image: Any, dtype: Any, kind: LabelKind) -> None:
@@ -170,6 +170,23 @@ class Controller(Masks):
         image = self.session.image
         if wanted and image is not None:
             self._own = napari_layers.Own(self.viewer, image, self.truth(image))
+
+    @property
+    def shows_own(self) -> bool:
+        """Whether the outlines are there; they may have been deleted."""
+        return self._own is not None and self._own.alive
+
+    def choose_image(self, image: Any) -> None:
+        """Choose the image to work on; the outlines of what is one's own go with it."""
+        super().choose_image(image)
+        if self._own is not None and self._own.image is not self.session.image:
+            self.show_own(self.shows_own)
+
+    def _on_removed(self, event: Any) -> None:
+        super()._on_removed(event)
+        self.steps.forget(event.value)
+        self.looking.forget(event.value)
+        self.keeping.forget(event.value)
 
     def show_difference(self) -> None:
         """Add a layer of what changed between the model before the last training and now."""
@@ -427,10 +444,12 @@ class Controller(Masks):
 
     def _end_job(self) -> None:
         """Keep no copies of what was trained on."""
+        trained = self.session.job is not None and self.session.job.kind is JobKind.TRAIN
         self.session.job = None
         self._offered = ()
+        self.looking.job_ended(left=bool(self._control.take_pairs()))
         self._control.offer_pairs(())
-        self.end_masks()
+        self.end_masks(frozen=trained and self.session.mode is Mode.FROZEN)
 
     def _on_error(self, number: int, error: BaseException) -> None:
         if not self._current(number) or self.session.job is None:
@@ -539,7 +558,7 @@ class Controller(Masks):
         kind = source.kind if source else LabelKind.STROKES
 
         size = 0 if data is None else math.prod(data.shape)
-        newer = self._newer()
+        newer, now = self._newer(), time.monotonic()
 
         def ask() -> tuple[dict[int, int], list[int], Pairs]:
             counts = {} if data is None else count_labels(data)
@@ -547,7 +566,7 @@ class Controller(Masks):
             return counts, said, newer()
 
         job = self.session.job.id if self.session.job else 0
-        self.runner.ask(ask, partial(self._on_counted, labels, kind, size, job))
+        self.runner.ask(ask, partial(self._on_counted, labels, kind, size, job, now))
 
     def _newer(self) -> Callable[[], Pairs]:
         """What was painted since a training began that goes on; asked beside the window."""
@@ -572,12 +591,15 @@ class Controller(Masks):
         kind: LabelKind,
         size: int,
         job: int,
+        asked: float,
         answer: tuple[dict[int, int], list[int], Pairs],
     ) -> None:
         counts, (self.session.corrected, self.session.accepted), newer = answer
         if newer and self._current(job):
             self._offered = newer
             self._control.offer_pairs(newer)
+        if self._current(job):
+            self.looking.offered(asked)
         if labels is not None:
             if labels is self._guessed:
                 kind = self._guess_again(counts, size) or kind
@@ -590,7 +612,7 @@ class Controller(Masks):
         """Stop the running job, keep what it learned if it answers in time, and end."""
         self.session.mode = Mode.FROZEN
         self._control.stop()
-        self.looking.stop()
+        self.looking.end()
         end = time.perf_counter() + seconds
         while self.runner.busy and time.perf_counter() < end:
             self.runner.pump()

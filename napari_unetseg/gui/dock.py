@@ -45,6 +45,7 @@ class UNetDock(QWidget):
         self.controller = self.workbench.controller
         self.session = self.controller.session
         self.project = ProjectPanel(self.controller)
+        self.controller.looking.watched = True
         self.image = ImagePanel(self.controller)
         self.annotate = AnnotatePanel(self.controller)
         self.train = TrainPanel(self.controller)
@@ -124,6 +125,7 @@ class UNetDock(QWidget):
         """Stop what runs and listen no more."""
         self._docked = False
         self.controller.stop()
+        self.controller.looking.watched = False
         others = (self.project, self.train, self.model, self.advanced, self.status)
         for panel in (*self._panels, *others):
             panel.release()

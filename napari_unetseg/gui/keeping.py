@@ -80,6 +80,10 @@ class Keeping:
         if image in self._keys:
             self._on_values()
 
+    def forget(self, image: Any) -> None:
+        """An image was removed; what was said about it stays in the project."""
+        self._keys.pop(image, None)
+
     def _begin(self) -> None:
         """Keep everything in a project that has no name yet."""
         try:

@@ -18,7 +18,7 @@ from napari_unetseg.gui.session import Level, Mode
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller
-    from napari_unetseg.gui.session import Session
+    from napari_unetseg.gui.session import ModelEntry, Session
 
 __all__ = ["Looking"]
 
@@ -40,9 +40,14 @@ class Looking:
         self._screen: Screen | None = None
         self._control = Control()
         self._next: Job | None = None
-        self._asked: tuple[Any, ...] | None = None
-        self._failed: tuple[Any, ...] | None = None
+        self._entry: ModelEntry | None = None
+        self._made: list[tuple[Any, ...]] = []
+        self._failed: set[tuple[Any, ...]] = set()
+        self._said: set[str] = set()
         self._painted: float | None = None
+        self._offered = 0.0
+        self.watched = True
+        """Whether there is anybody to look: False while the dock is closed."""
         self.may_train = False
         """Whether strokes begin a training: one ended by itself, so more strokes may help."""
 
@@ -56,6 +61,11 @@ class Looking:
         self._control.stop()
         if self._screen is not None:
             self._screen.view = None
+
+    def end(self) -> None:
+        """The window closes: nothing is begun any more."""
+        self._next = None
+        self.stop()
 
     def start_after(self, job: Job) -> None:
         """Start a job as soon as the worker is free."""
@@ -80,6 +90,19 @@ class Looking:
         self._controller.train()
         return True
 
+    def offered(self, until: float) -> None:
+        """What was painted until then (seconds of `time.monotonic`) was offered to the training."""
+        self._offered = until
+
+    def job_ended(self, *, left: bool) -> None:
+        """A job ended; ``left`` says whether the newest that was offered was not taken."""
+        if self._painted is not None and self._painted <= self._offered and not left:
+            self._painted = None
+
+    def forget(self, image: Any) -> None:
+        """An image is gone."""
+        self._failed = {one for one in self._failed if one[1] is not image}
+
     def trained(self, *, by_itself: bool) -> None:
         """A training ended; strokes from now on begin another if it ended by itself."""
         self.may_train = by_itself
@@ -87,6 +110,7 @@ class Looking:
     def training_begins(self) -> None:
         """What was painted until now is learned from."""
         self._painted = None
+        self._offered = 0.0
 
     # -- masks ---------------------------------------------------------------------------------
 
@@ -95,10 +119,13 @@ class Looking:
         session = self._session
         if session.job is not None or session.entry is None or session.image is None:
             return
-        if session.mode is not Mode.LIVE:
+        if session.mode is not Mode.LIVE or not self.watched:
             self.stop()
             return
         if not self.busy and (self._train_anew() or self._controller.runner.busy):
+            return
+        if self.busy and session.entry is not self._entry:
+            self.stop()  # another model was chosen
             return
         with suppress(UserError):
             view = self._view(session.entry.model.dims)
@@ -128,7 +155,7 @@ class Looking:
     def _missing(self, view: View) -> bool:
         """Whether the mask of the plane on screen is not there, and may be made."""
         entry, prediction = self._session.entry, self._controller.predictions.get(view.image)
-        if entry is None or self._failed == (entry, view.image, view.plane):
+        if entry is None or (entry, view.image, view.plane) in self._failed:
             return False
         if prediction is None:
             return False  # nobody has asked for a mask of this image yet
@@ -141,7 +168,7 @@ class Looking:
         self._show(view)
         fresh = {p for p in near(view, 2) if prediction.is_fresh(p, entry.model.id)}
         work = LookWork(entry.model, self._screen, self._session.settings.device, frozenset(fresh))
-        self._asked = (entry, view.image, view.plane)
+        self._entry, self._made = entry, [(entry, view.image, view.plane)]
         self._controller.runner.start(
             Job(work, self._on_event, self._on_done, self._on_error, self._control)
         )
@@ -151,7 +178,12 @@ class Looking:
             return
         controller = self._controller
         match event:
-            case MaskBegins() if event.view.image in controller.viewer.layers:
+            case MaskBegins():
+                prediction = controller.predictions.get(event.view.image)
+                if prediction is None or not prediction.alive:
+                    self.stop()  # the layer was deleted meanwhile, and stays away
+                    return
+                self._made.append((self._entry, event.view.image, event.view.plane))
                 controller.begin_mask(event.view.image, event.model_id, event.structures)
             case TilePredicted():
                 controller.write_tile(event)
@@ -159,17 +191,23 @@ class Looking:
     def _on_done(self, _: object) -> None:
         view = self._screen.view if self._screen is not None else None
         if not self._control.stopped and view is not None and self._missing(view):
-            self._failed = self._asked  # it cannot be made: do not try again and again
+            made = (self._entry, view.image, view.plane)
+            if made in self._made:  # it cannot be made: do not try again and again
+                self._failed.add(made)
         self._end()
 
     def _on_error(self, error: BaseException) -> None:
-        self._failed = self._asked
-        self._session.say(sentences.explain(error, "The mask on screen"), Level.WARNING)
+        self._failed.update(self._made[-1:])
+        text = sentences.explain(error, "The mask on screen")
+        if text not in self._said:
+            self._said.add(text)
+            self._session.say(text, Level.WARNING)
         self._end()
 
     def _end(self) -> None:
-        self._screen = None
-        self._controller.rest_masks()
+        self._screen, self._entry, self._made = None, None, []
         job, self._next = self._next, None
-        if job is not None:
+        if job is None:
+            self._controller.rest_masks()
+        else:  # whose mask may have begun already
             self._controller.runner.start(job)

@@ -54,11 +54,13 @@ class Masks(Choices):
         target.begin(model_id, self.session.structures)
         self._target = target
 
-    def end_masks(self) -> None:
-        """Show the last tiles of a job; no more come."""
-        if self._target is not None:
+    def end_masks(self, *, frozen: bool = False) -> None:
+        """Show the last tiles of a job; no more come. What is on screen stays if it is frozen."""
+        if self._target is not None and frozen:
+            self._target.flush()
+        elif self._target is not None:
             self._target.finish()
-            self.labels_changed = True
+        self.labels_changed |= self._target is not None
         self._target = self._screen = None
 
     def rest_masks(self) -> None:
@@ -99,6 +101,8 @@ class Masks(Choices):
         image, earlier = event.view.image, self._target
         if earlier is not None and earlier.image is image and not earlier.alive:
             self._hide()
+        elif not self._follows():
+            self._target = None
         elif self._screen is not None and image in self.viewer.layers:
             self.begin_mask(image, event.model_id, event.structures)
             self.session.result = f"{sentences.describe_scores(event.scores)}."
@@ -106,12 +110,16 @@ class Masks(Choices):
                 self.session.say(sentences.MASK_BEGINS)
 
     def _on_training_tile(self, event: TilePredicted) -> None:
-        if self._target is None:
+        if self._target is None or not self._follows():
             return
         if self._target.alive:
             self._target.write(event.index, event.mask)
         else:
             self._hide()
+
+    def _follows(self) -> bool:
+        """Whether the mask may change while it trains; masks under way come too late otherwise."""
+        return self.session.mode is Mode.LIVE
 
     def _hide(self) -> None:
         """The layer was deleted, so show no more while this training goes on."""

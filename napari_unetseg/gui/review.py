@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,7 @@ class Review:
     def _accept(self, places: Sequence[Place], what: str) -> None:
         prediction = self._mask()
         for place in places:
-            if place.region_plane not in prediction.written:
+            if not prediction.covers(place.region):
                 raise UserError(NO_MASK)
         self._do(prediction, Origin.ACCEPTED, places, f"accepting {what}", prediction.accept)
         self._session.say(f"Accepted {what}: it trains as it is, and no new mask changes it.")
@@ -146,24 +147,40 @@ class Review:
         say: Callable[[Region, np.ndarray], object],
     ) -> bool:
         """Say something of places and remember how to unsay it; whether anything changed."""
-        changes = []
+        truth, changes = prediction.truth, []
         for place in places:
-            before = prediction.truth.read(origin, place.region)
-            say(place.region, place.where)
-            after = prediction.truth.read(origin, place.region)
-            if not np.array_equal(before, after):
-                changes.append((place.region, before, after))
+            region = place.region
+            prediction.catch(region, by_hand=False)
+            before = truth.read(origin, region), truth.times(origin, region)
+            say(region, place.where)
+            after = truth.read(origin, region), truth.times(origin, region)
+            if any(not np.array_equal(b, a) for b, a in zip(before, after, strict=True)):
+                changes.append((region, _Packed(*before), _Packed(*after)))
         if not changes:
             return False
 
         def undo() -> None:
             for region, before, after in reversed(changes):
-                prediction.put_back(origin, region, after, before)
+                prediction.put_back(origin, region, after.unpack()[0], before.unpack())
 
         def redo() -> None:
             for region, before, after in changes:
-                prediction.put_back(origin, region, before, after)
+                prediction.put_back(origin, region, before.unpack()[0], after.unpack())
 
-        self._controller.steps.add(Step(text, undo, redo))
+        self._controller.steps.add(Step(prediction.image, text, undo, redo))
         self._controller.labels_changed = True
         return True
+
+
+class _Packed:
+    """Values and times of a region, compressed: a step that is never undone takes little memory."""
+
+    def __init__(self, *arrays: np.ndarray) -> None:
+        self._arrays = [(zlib.compress(a.tobytes(), 1), a.dtype, a.shape) for a in arrays]
+
+    def unpack(self) -> tuple[np.ndarray, np.ndarray]:
+        values, stamps = (
+            np.frombuffer(zlib.decompress(packed), dtype).reshape(shape)
+            for packed, dtype, shape in self._arrays
+        )
+        return values, stamps

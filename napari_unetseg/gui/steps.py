@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.session import Session
@@ -16,8 +16,9 @@ MOST = 50
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """Something that was done; ``text`` completes "Undo …"."""
+    """Something that was done to an image; ``text`` completes "Undo …"."""
 
+    image: Any
     text: str
     undo: Callable[[], None]
     redo: Callable[[], None]
@@ -59,10 +60,10 @@ class Steps:
         self._session.say(f"Done again: {step.text}.")
         self._show()
 
-    def clear(self) -> None:
-        """Forget all steps, such as when their image is gone."""
-        self._done.clear()
-        self._undone.clear()
+    def forget(self, image: Any) -> None:
+        """Forget the steps of an image that is gone."""
+        self._done = [step for step in self._done if step.image is not image]
+        self._undone = [step for step in self._undone if step.image is not image]
         self._show()
 
     def _show(self) -> None:

@@ -266,7 +266,7 @@ def test_corrections_are_kept_through_predictions_and_erasing_means_background()
     assert prediction.layer.data[1, 0] == 2
     assert prediction.truth.count(Origin.CORRECTIONS) == 2
     viewer.layers.remove(prediction.layer)
-    prediction.keep_deleted()
+    prediction.end()
     assert prediction.truth.count(Origin.CORRECTIONS) == 2
     again(prediction, 1, "c")
     assert prediction.layer.data[1, 0] == 2
@@ -351,7 +351,7 @@ def test_a_new_mask_leaves_selection_and_tools_alone_and_is_no_painting() -> Non
     assert set(viewer.layers.selection) == {one, two}
     assert painted == []
     viewer.layers.remove(layer)
-    prediction.keep_deleted()
+    prediction.end()
     again(prediction, 2, "b")
     assert set(viewer.layers.selection) == {one, two}
 

@@ -70,7 +70,7 @@ class Own:
     """
 
     def __init__(self, viewer: ViewerModel, image: Image, truth: Truth) -> None:
-        self._viewer, self._truth = viewer, truth
+        self._viewer, self._truth, self.image = viewer, truth, image
         self._data = empty_grid(truth.shape)
         self._dirty = False
         self.layer = _overlay(image, self._data, "yours", "yours", OWN)

@@ -4,7 +4,8 @@ Three arrays of the image's grid, uint8: ``data`` is what the layer shows; ``sho
 written there; ``network`` is what the model said. What differs between data and shown was changed
 by hand since the last mask was written; corrections of before are in ``kept``, and in the image's
 `Truth` all of them are. The layer stays the same object, so that a mask may arrive while somebody
-paints; where it would leave older voxels in the undo history, the history is dropped.
+paints; where it would leave older voxels in the undo history, the history is dropped, and what is
+painted of a stroke by then is taken down, since napari tells no more of it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from napari_unetseg.core.sparse import Cell, Region, SparseGrid, cells, together
 from napari_unetseg.core.truth import Change, Origin, Truth
 from napari_unetseg.gui.grids import empty_grid
 from napari_unetseg.gui.layers.annotation import paint_colors
+from napari_unetseg.gui.layers.coverage import Coverage
 from napari_unetseg.gui.layers.grid import geometry, grid_shape
 from napari_unetseg.gui.layers.watch import AT_ONCE, Watch, drop_history
 
@@ -32,6 +34,8 @@ __all__ = ["Prediction"]
 
 Index = tuple[int | slice, ...]
 Plane = tuple[int, ...]
+Said = tuple[np.ndarray, np.ndarray]
+"""Values and their times, of a region's shape."""
 
 
 def as_correction(values: np.ndarray) -> np.ndarray:
@@ -77,8 +81,8 @@ class Prediction:
         self._data, self._shown, self._network = (empty_grid(self._shape) for _ in range(3))
         self._kept = SparseGrid(self._shape)
         self._painted = self._refreshing = self._dirty = False
-        self.written: set[Plane] = set()
-        self._stale: set[Plane] = set()
+        self._covered, self._fresh = Coverage(self._shape), Coverage(self._shape)
+        self._before = self._covered, self._fresh
         self._earlier: dict[Plane, bytes | None] = {}
         self._structures: Sequence[Structure] = ()
         self._renumbered: dict[int, int] = {}
@@ -93,10 +97,14 @@ class Prediction:
         return self.layer is not None and self.layer in self._viewer.layers
 
     def is_fresh(self, plane: Plane, model_id: str) -> bool:
-        """Whether a plane, or all planes of a volume, show the mask of this model."""
+        """Whether a plane, or all planes of a volume, show the mask of this model, all of it."""
         inner = self._shape[len(plane) : -2]
         planes = {(*plane, *rest) for rest in np.ndindex(*inner)}
-        return model_id == self.model_id and planes <= self.written and not planes & self._stale
+        return model_id == self.model_id and all(self._fresh.whole(one) for one in planes)
+
+    def covers(self, region: Region) -> bool:
+        """Whether there is a mask everywhere in a region."""
+        return all(self._covered.holds(p, region[-2:]) for p in _planes_in(region))
 
     # -- masks ---------------------------------------------------------------------------------
 
@@ -106,7 +114,7 @@ class Prediction:
         What another model wrote stays until its place is predicted anew, or until `finish`.
         """
         if model_id != self.model_id:
-            self._stale = set(self.written)
+            self._fresh = Coverage(self._shape)
         metadata = {"napari_unetseg": {"kind": "prediction", "model": model_id}}
         if self.layer is None or not self.alive:
             self.layer = self._new_layer(structures, metadata)
@@ -127,22 +135,29 @@ class Prediction:
         tile = mask.astype(np.uint8).reshape([s.stop - s.start for s in region])
         self._take_first(region, tile)
         self._network[region] = tile
+        self._replace(region)
+        for plane in planes:
+            self._covered.add(plane, region[-2:])
+            self._fresh.add(plane, region[-2:])
+
+    def _replace(self, region: Region) -> None:
+        """Show another mask in a region.
+
+        Where somebody paints just now, the stroke's beginning is taken down: with the history
+        napari forgets it, and tells no more of it.
+        """
+        painting = self.catch(region, by_hand=False)
         self._write(region)
-        self.written.update(planes)
-        self._stale.difference_update(planes)
+        if painting:
+            self._drop_history()
+            self._on_doubt()
 
     def _write(self, region: Region) -> None:
         """Show the network's mask, with all that people said on top."""
-        data, shown, kept = self._data[region], self._shown[region], self._kept.read(region)
-        changed = data != shown
-        kept[changed] = as_correction(data[changed])
-        over = self.truth.over(region)
-        under_way = kept != self.truth.read(Origin.CORRECTIONS, region)  # a stroke, not yet told
-        over[under_way] = kept[under_way]
-        final = np.where(over != 0, as_mask(over), self._said(region))
-        if changed.any() or (self._painted and (final != shown).any()):
+        data, shown, final = self._data[region], self._shown[region], self._mask(region)
+        if (data != shown).any() or (self._painted and (final != shown).any()):
             self._drop_history()
-        self._kept.write(region, kept)
+        self._kept.write(region, self.truth.read(Origin.CORRECTIONS, region))
         data[...] = final
         shown[...] = final
         self._dirty = True
@@ -162,9 +177,14 @@ class Prediction:
         if dict(numbers) == self._renumbered:
             return
         self._renumbered = dict(numbers)
-        for plane in sorted(self.written):
-            self._write(_region(plane, self._shape))
+        for plane in sorted(self._covered.planes()):
+            self._replace(_region(plane, self._shape))
         self.flush()
+
+    def _mask(self, region: Region) -> np.ndarray:
+        """The network's mask, with all that people said on top, the newest last."""
+        over = self.truth.over(region)
+        return np.where(over != 0, as_mask(over), self._said(region))
 
     def flush(self) -> None:
         """Show what was written."""
@@ -175,13 +195,16 @@ class Prediction:
         self._dirty = False
 
     def finish(self) -> None:
-        """Show the last tiles, and no plane of an earlier model beside them."""
-        for plane in sorted(self._stale):
-            self._remember(plane)
-            self._network[plane] = 0
-            self._write(_region(plane, self._shape))
-            self.written.discard(plane)
-        self._stale.clear()
+        """Show the last tiles, and nothing of an earlier model beside them."""
+        for plane in sorted(self._covered.planes()):
+            if self._fresh.whole(plane):
+                continue
+            old = self._covered.where(plane) & ~self._fresh.where(plane)
+            if old.any():
+                self._remember(plane)
+                self._network[plane][old] = 0
+                self._replace(_region(plane, self._shape))
+            self._covered.take(plane, self._fresh)
         self.flush()
 
     def _take_first(self, region: Region, tile: np.ndarray) -> None:
@@ -196,17 +219,18 @@ class Prediction:
     def mark(self) -> None:
         """From now on keep what is there for `bring_back`, plane by plane as it is replaced."""
         self._earlier, self.earlier_model = {}, self.model_id
+        self._before = self._covered.copy(), self._fresh.copy()
 
     def _remember(self, plane: Plane) -> None:
         if plane not in self._earlier:
-            there = plane in self.written
+            there = plane in self._covered.planes()
             packed = zlib.compress(self._network[plane].tobytes(), 1) if there else None
             self._earlier[plane] = packed
 
     def earlier(self, plane: Plane) -> np.ndarray | None:
         """The network's mask of a plane at the last `mark`; None if there was none."""
         if plane not in self._earlier:
-            return self._network[plane].copy() if plane in self.written else None
+            return self._network[plane].copy() if plane in self._covered.planes() else None
         packed = self._earlier[plane]
         if packed is None:
             return None
@@ -229,7 +253,7 @@ class Prediction:
         out = empty_grid(self._shape)
         for plane in sorted(self._earlier):
             before, now = self.earlier(plane), self._network[plane]
-            if before is None or plane not in self.written:
+            if before is None or plane not in self._covered.planes():
                 continue
             differs = before != now
             out[plane][differs] = 3
@@ -244,27 +268,32 @@ class Prediction:
 
     def bring_back(self) -> None:
         """Show the masks of the last `mark` again; what is there now is kept in their place."""
-        planes, model = sorted(self._earlier), self.earlier_model
-        masks = {plane: self.earlier(plane) for plane in planes}
+        masks = {plane: self.earlier(plane) for plane in sorted(self._earlier)}
+        model, (covered, fresh) = self.earlier_model, self._before
         self.mark()
-        self.model_id = model
-        for plane in planes:
+        for plane, mask in masks.items():
             self._remember(plane)
-            mask = masks[plane]
             self._network[plane] = 0 if mask is None else mask
-            self._write(_region(plane, self._shape))
-            (self.written.discard if mask is None else self.written.add)(plane)
-        self._stale.clear()
+            self._replace(_region(plane, self._shape))
+        self.model_id, self._covered, self._fresh = model, covered.copy(), fresh.copy()
         self.flush()
 
     # -- what people say -----------------------------------------------------------------------
 
     def accept(self, region: Region, where: np.ndarray) -> list[Change]:
-        """Declare what is shown right; ``where`` is boolean, of the region's shape."""
-        self.catch(region)
+        """Declare what is shown right; ``where`` is boolean, of the region's shape.
+
+        What was accepted before is said again, where a newer stroke disagreed.
+        """
+        self.catch(region, by_hand=False)
         accepted = self.truth.read(Origin.ACCEPTED, region)
         accepted[where] = as_correction(self._data[region])[where]
-        return self._note(Origin.ACCEPTED, region, accepted)
+        changes = self._note(Origin.ACCEPTED, region, accepted, undoable=False)
+        accepted_at, painted_at = (
+            self.truth.times(o, region) for o in (Origin.ACCEPTED, Origin.STROKES)
+        )
+        disputed = where & (painted_at > accepted_at)
+        return changes + self._tell(self.truth.renew(Origin.ACCEPTED, region, disputed))
 
     def take_back(self, region: Region, where: np.ndarray) -> list[Change]:
         """Declare nothing right any more there."""
@@ -272,29 +301,42 @@ class Prediction:
 
     def forget(self, region: Region, where: np.ndarray) -> list[Change]:
         """Give corrections back to the network: its own mask is shown there again."""
-        self.catch(region)
         return self._empty(Origin.CORRECTIONS, region, where)
 
     def _empty(self, origin: Origin, region: Region, where: np.ndarray) -> list[Change]:
+        self.catch(region, by_hand=False)
         values = self.truth.read(origin, region)
         values[where] = 0
-        changes = self._note(origin, region, values)
-        self.show(region)
+        changes = self._note(origin, region, values, undoable=False)
+        self.show(origin, region)
         return changes
 
-    def put_back(self, origin: Origin, region: Region, now: np.ndarray, then: np.ndarray) -> None:
-        """Say again what was said before, where nothing else was said since ``now``."""
-        self.catch(region)
-        values = self.truth.read(origin, region)
-        same = values == now
-        values[same] = then[same]
-        self._note(origin, region, values, by_hand=False)
-        self.show(region)
+    def put_back(self, origin: Origin, region: Region, now: np.ndarray, then: Said) -> None:
+        """Say again what was said before, and when, where nothing else was said since ``now``.
 
-    def show(self, region: Region) -> None:
-        """Show what is true now after corrections or accepted regions were changed from outside."""
+        An acceptance is withdrawn altogether, also where it was corrected since.
+        """
+        self.catch(region, by_hand=False)
+        values, stamps = self.truth.read(origin, region), self.truth.times(origin, region)
+        back = values == now
+        if origin is Origin.ACCEPTED:
+            back |= then[0] == 0
+        values[back], stamps[back] = then[0][back], then[1][back]
+        self._tell(self.truth.restore(origin, region, values, stamps))
+        self.show(origin, region)
+
+    def show(self, origin: Origin, region: Region) -> None:
+        """Show what is true now after corrections or accepted regions were changed from outside.
+
+        Undo then begins here, unless nothing that people painted is touched.
+        """
+        if origin is Origin.ACCEPTED and np.array_equal(
+            as_mask(self._data[region]), self._mask(region)
+        ):
+            return
+        if self._painted:
+            self._drop_history()
         self._shown[region] = self._data[region]
-        self._kept.write(region, self.truth.read(Origin.CORRECTIONS, region))
         self._write(region)
         self.flush()
 
@@ -303,14 +345,20 @@ class Prediction:
         data, kept = self._data[region], self._kept.read(region)
         changed = data != self._shown[region]
         kept[changed] = as_correction(data[changed])
+        differs = kept != self.truth.read(Origin.CORRECTIONS, region)
         noted = self._note(Origin.CORRECTIONS, region, kept, by_hand=by_hand)
-        for change in noted:  # an accepted place that is corrected holds what is shown from now on
-            accepted = self.truth.read(Origin.ACCEPTED, change.region)
-            inside = accepted != 0
-            if inside.any():
-                accepted[inside] = as_correction(self._data[change.region])[inside]
-                self._note(Origin.ACCEPTED, change.region, accepted)
+        if noted:
+            self._correct_accepted(region, differs)
         return bool(noted)
+
+    def _correct_accepted(self, region: Region, where: np.ndarray) -> None:
+        """An accepted place that was corrected holds what is shown; accepted it was when it was."""
+        accepted = self.truth.read(Origin.ACCEPTED, region)
+        inside = where & (accepted != 0)
+        if inside.any():
+            accepted[inside] = as_correction(self._data[region])[inside]
+            times = self.truth.times(Origin.ACCEPTED, region)
+            self._tell(self.truth.restore(Origin.ACCEPTED, region, accepted, times))
 
     def search(self) -> list[Region]:
         """Chunks that were changed and not taken down; only reads, so that any thread may ask."""
@@ -330,9 +378,11 @@ class Prediction:
         return not np.array_equal(now, self.truth.read(Origin.CORRECTIONS, region))
 
     def _note(
-        self, origin: Origin, region: Region, values: np.ndarray, *, by_hand: bool = True
+        self, origin: Origin, region: Region, values: np.ndarray, **more: bool
     ) -> list[Change]:
-        change = self.truth.note(origin, region, values, by_hand=by_hand)
+        return self._tell(self.truth.note(origin, region, values, **more))
+
+    def _tell(self, change: Change | None) -> list[Change]:
         if change is None:
             return []
         self._on_change(change)
@@ -340,8 +390,8 @@ class Prediction:
 
     # -- the layer -----------------------------------------------------------------------------
 
-    def keep_deleted(self) -> None:
-        """The layer was deleted; what was corrected in it stays."""
+    def end(self) -> None:
+        """Listen to the layer no more, as when it was deleted; what was corrected in it stays."""
         if self._watch is not None:
             self._watch.end()
             self._watch = None
@@ -350,8 +400,8 @@ class Prediction:
         """A layer over an empty mask with what people said in it."""
         self._data, self._shown, self._network = (empty_grid(self._shape) for _ in range(3))
         self._kept = SparseGrid(self._shape)
-        self.written, self._stale, self._earlier = set(), set(), {}
-        self._painted = False
+        self._covered, self._fresh = Coverage(self._shape), Coverage(self._shape)
+        self._earlier, self.earlier_model, self._painted = {}, None, False
         for plane in self.truth.said():
             region = _region(plane, self._shape)
             self._kept.write(region, self.truth.read(Origin.CORRECTIONS, region))

@@ -31,11 +31,6 @@ class Place:
     region: Region
     where: np.ndarray
 
-    @property
-    def region_plane(self) -> tuple[int, ...]:
-        """Index of the plane that the region lies in."""
-        return tuple(s.start for s in self.region[:-2])
-
 
 def plane_at(plane: Sequence[int], shape: Sequence[int]) -> Place:
     """All of one YX plane of a grid."""
@@ -49,10 +44,15 @@ def visible_plane(viewer: ViewerModel, image: Image) -> Place:
     Raises
     ------
     UserError
-        The viewer shows a volume.
+        The viewer shows a volume, or another cut through it.
     """
     if viewer.dims.ndisplay != 2:
         raise UserError("The viewer shows a volume; switch to 2D (Ctrl+Y) to see one plane.")
+    if tuple(viewer.dims.displayed) != (viewer.dims.ndim - 2, viewer.dims.ndim - 1):
+        raise UserError(
+            "The viewer shows a cut along other axes; press its home button, or Ctrl+E, until it "
+            "shows Y and X."
+        )
     return plane_at(plane_on_screen(viewer, image, 2), grid_shape(image))
 
 

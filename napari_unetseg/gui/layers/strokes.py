@@ -53,6 +53,7 @@ class Strokes:
         self.on_doubt: Callable[[], None] = lambda: None
         self._data = level0(layer)
         self._on_change = on_change
+        self._ended = False
         if isinstance(self._data, np.ndarray) and not known:  # nobody paints on lazy arrays
             for change in truth.adopt(self._data, kind):
                 on_change(change)
@@ -66,6 +67,7 @@ class Strokes:
     def end(self) -> None:
         """Listen no more; what was taken down stays."""
         self._watch.end()
+        self._ended = True
 
     def catch(self, region: Region, *, by_hand: bool = True) -> bool:
         """Take down what a region of the layer holds now; whether it had changed."""
@@ -77,24 +79,36 @@ class Strokes:
 
     def search(self) -> list[Region]:
         """Chunks that hold what was not taken down; only reads, so that any thread may ask."""
-        if not isinstance(self._data, np.ndarray):
+        if self._ended or not isinstance(self._data, np.ndarray):
             return []
         return list(self.truth.grid(Origin.STROKES).differing(self._data))
 
     def settle(self, regions: Sequence[Region]) -> None:
         """Take down what `search` found: most likely an undo or a redo."""
-        for region in together(regions):
+        for region in together(regions) if not self._ended else ():
             self.catch(region, by_hand=False)
 
-    def put_back(self, origin: Origin, region: Region, now: np.ndarray, then: np.ndarray) -> None:
-        """Put ``then`` into the layer where ``now`` is still there; its undo begins after that."""
+    def put_back(
+        self,
+        origin: Origin,
+        region: Region,
+        now: np.ndarray,
+        then: tuple[np.ndarray, np.ndarray],
+    ) -> None:
+        """Put ``then`` into the layer, values and times, where ``now`` is still there.
+
+        Undo begins after that.
+        """
         assert origin is Origin.STROKES
-        values = np.asarray(self._data[region]).copy()
+        self.catch(region, by_hand=False)
+        values, stamps = self.truth.read(origin, region), self.truth.times(origin, region)
         same = values == now
-        values[same] = then[same]
+        values[same], stamps[same] = then[0][same], then[1][same]
         drop_history(self.layer)
         self._data[region] = values
-        self.catch(region, by_hand=False)
+        change = self.truth.restore(origin, region, values, stamps)
+        if change is not None:
+            self._on_change(change)
         self.layer.refresh()
 
     def _on_painted(self, region: Region) -> bool:

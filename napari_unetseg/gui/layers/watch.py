@@ -58,8 +58,10 @@ class Watch:
     def _on_paint(self, event: Any) -> None:
         region = region_of(event.value, self.layer.data.shape)
         if not self._tell(region):
-            self._announced = region
+            self._announced = joined(self._announced, region)
             self._doubt()
+        elif self._announced is not None:  # a brush that moves announces dab after dab
+            self._announced = joined(self._announced, region)
 
     def _on_shown(self) -> None:
         region, self._announced = self._announced, None
@@ -78,6 +80,14 @@ def drop_history(layer: Labels) -> None:
         layer.editable = True
         with suppress(ValueError):
             layer.mode = mode
+
+
+def joined(one: Region | None, other: Region) -> Region:
+    """The bounding box of two regions."""
+    if one is None:
+        return other
+    both = zip(one, other, strict=True)
+    return tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in both)
 
 
 def region_of(atoms: Any, shape: Sequence[int]) -> Region:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QCheckBox, QMenu, QPushButton, QToolButton
 
 from napari_unetseg.gui.panels.base import Panel, hint, row
@@ -73,6 +74,8 @@ class ReviewPanel(Panel):
         self.explanation.setText(WHAT_TO_DO if there else NO_MASK_YET)
         for widget in (self.accept, self.more, self.own):
             widget.setEnabled(there)
+        with QSignalBlocker(self.own):  # the outlines may have been deleted
+            self.own.setChecked(self.controller.shows_own)
 
     def _on_steps(self) -> None:
         for button, verb, text in (

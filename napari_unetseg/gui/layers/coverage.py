@@ -1,0 +1,75 @@
+"""Which part of each plane has a mask. NumPy alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+
+__all__ = ["Coverage"]
+
+Plane = tuple[int, ...]
+
+
+class Coverage:
+    """Remembers the rectangles that were written in every plane.
+
+    Parameters
+    ----------
+    shape
+        Of the grid; the last two axes are Y and X.
+    """
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self._shape = tuple(shape[-2:])
+        self._parts: dict[Plane, frozenset[tuple[tuple[int, int], ...]]] = {}
+
+    def planes(self) -> set[Plane]:
+        """Leading indices of the planes that anything was written in."""
+        return set(self._parts)
+
+    def add(self, plane: Plane, spans: Sequence[slice]) -> None:
+        """A rectangle of a plane was written."""
+        part = tuple((s.start, s.stop) for s in spans)
+        self._parts[plane] = self._parts.get(plane, frozenset()) | {part}
+
+    def drop(self, plane: Plane) -> None:
+        """Nothing of a plane is there any more."""
+        self._parts.pop(plane, None)
+
+    def take(self, plane: Plane, other: Coverage) -> None:
+        """Have of a plane what another one has."""
+        if plane in other._parts:
+            self._parts[plane] = other._parts[plane]
+        else:
+            self.drop(plane)
+
+    def copy(self) -> Self:
+        """One that later changes do not touch."""
+        new = type(self)(self._shape)
+        new._parts = dict(self._parts)
+        return new
+
+    def where(self, plane: Plane) -> np.ndarray:
+        """What was written of a plane, bool YX."""
+        out = np.zeros(self._shape, bool)
+        for (top, bottom), (left, right) in self._parts.get(plane, ()):
+            out[top:bottom, left:right] = True
+        return out
+
+    def whole(self, plane: Plane) -> bool:
+        """Whether all of a plane was written."""
+        return self.holds(plane, [slice(0, n) for n in self._shape])
+
+    def holds(self, plane: Plane, spans: Sequence[slice]) -> bool:
+        """Whether all of a rectangle of a plane was written."""
+        parts = self._parts.get(plane, ())
+        if sum(math.prod(b - a for a, b in part) for part in parts) < _size(spans):
+            return False
+        return bool(self.where(plane)[tuple(spans)].all())
+
+
+def _size(spans: Sequence[slice]) -> int:
+    return math.prod(s.stop - s.start for s in spans)
