@@ -109,6 +109,7 @@ class Truth:
     ) -> None:
         self.shape, self.kind = tuple(shape), kind
         self.stamp = 0
+        self._away = False
         self._lock = threading.RLock()
         self._layers = {o: _Layer(shape, np.uint8) for o in Origin}
         self._layers[Origin.STROKES] = _Layer(shape, dtype)
@@ -219,7 +220,7 @@ class Truth:
     def begin_strokes(self, dtype: Any, kind: LabelKind) -> None:
         """Forget all strokes: those of another layer come."""
         with self._lock:
-            self.kind = kind
+            self.kind, self._away = kind, False
             self._layers[Origin.STROKES] = _Layer(self.shape, dtype)
 
     @property
@@ -227,11 +228,10 @@ class Truth:
         """Name of the type of the annotation layer's numbers."""
         return str(self.grid(Origin.STROKES).dtype)
 
-    def drop_strokes(self) -> None:
-        """There is no annotation layer any more: its strokes neither train nor win."""
+    def put_strokes_away(self) -> None:
+        """There is no annotation layer any more: its strokes win no more, but are kept."""
         with self._lock:
-            self.kind = LabelKind.STROKES
-            self._layers[Origin.STROKES] = _Layer(self.shape, np.uint8)
+            self._away = True
 
     def over(self, region: Region) -> np.ndarray:
         """What corrections and accepted regions say of a region, the newer of both.
@@ -248,6 +248,8 @@ class Truth:
         """As `over`, but 0 where a newer stroke says something."""
         with self._lock:
             over, times = self._over(region)
+            if self._away:
+                return over
             layer = self._layers[Origin.STROKES]
             newer = layer.stamps.read(region) > times
             if self.kind is LabelKind.STROKES:

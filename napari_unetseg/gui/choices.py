@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-import numpy as np
 from napari.layers import Image, Labels
 from pydantic import ValidationError
 
@@ -363,8 +362,7 @@ class Choices:
         for image in [i for i, s in self.strokes.items() if not _serves(s, wanted.get(i))]:
             self.strokes.pop(image).end()
             if image not in wanted and image in self.truths:
-                self.truths[image].drop_strokes()
-                self.on_adopt(image, np.dtype(np.uint8), LabelKind.STROKES)
+                self.truths[image].put_strokes_away()
                 self.labels_changed = True
         for image, source in wanted.items():
             truth = self.truth(image)

@@ -296,3 +296,17 @@ def test_merged_structures_are_there_again(work: Controller) -> None:
     assert_same(said(again), before)
     assert [s.number for s in again.session.structures] == [1]
     again.disconnect()
+
+
+def test_a_window_that_is_closed_with_its_layers_loses_nothing(
+    work: Controller, tmp_path: Path
+) -> None:
+    """napari takes all layers away before it closes a window."""
+    work.keeping.save_as(tmp_path / "one")
+    before = said(work)
+    work.viewer.layers.clear()
+    work.disconnect()
+    again = started(None)
+    again.keeping.open(tmp_path / "one")
+    assert_same(said(again), before)
+    again.disconnect()
