@@ -1,0 +1,308 @@
+"""What an annotation layer, corrections, accepted regions and a mask must be: plain dense arrays.
+
+Knows nothing of sparse grids, layers or steps of the program: every voxel has a value and a time,
+and what may be undone is a list of past states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+BRUSH = 255
+Spot = tuple[Any, ...]
+"""An index of the grid: a plane, or a rectangle of one."""
+
+
+def said_of(mask: np.ndarray) -> np.ndarray:
+    """A mask as corrections hold it: background is 255."""
+    return np.where(mask == 0, BRUSH, mask).astype(np.uint8)
+
+
+def mask_of(said: np.ndarray) -> np.ndarray:
+    return np.where(said == BRUSH, 0, said).astype(np.uint8)
+
+
+@dataclass(eq=False)
+class Words:
+    """Values and the times at which they were said."""
+
+    values: np.ndarray
+    times: np.ndarray
+
+    @classmethod
+    def none(cls, shape: tuple[int, ...]) -> Words:
+        return cls(np.zeros(shape, np.uint8), np.zeros(shape, np.int64))
+
+    def copy(self) -> Words:
+        return Words(self.values.copy(), self.times.copy())
+
+    def same(self, other: Words, spot: Spot) -> bool:
+        return bool(
+            (self.values[spot] == other.values[spot]).all()
+            and (self.times[spot] == other.times[spot]).all()
+        )
+
+
+@dataclass(eq=False)
+class PluginStep:
+    """One undo step of the program's own."""
+
+    origin: str
+    spots: list[tuple[Spot, Words, Words]]
+
+
+@dataclass(eq=False)
+class Oracle:
+    """One image."""
+
+    shape: tuple[int, ...]
+    now: int = 0
+    alive: bool = False
+    model: str | None = None
+    strokes_past: list[tuple[Words, Words]] = field(default_factory=list)
+    strokes_future: list[tuple[Words, Words]] = field(default_factory=list)
+    mask_past: list[tuple[np.ndarray, Words, np.ndarray]] = field(default_factory=list)
+    mask_future: list[tuple[np.ndarray, Words, np.ndarray]] = field(default_factory=list)
+    steps: list[PluginStep] = field(default_factory=list)
+    undone: list[PluginStep] = field(default_factory=list)
+    earlier: tuple[Any, ...] | None = None
+
+    def __post_init__(self) -> None:
+        self.strokes, self.corrections, self.accepted = (Words.none(self.shape) for _ in range(3))
+        self.first = np.zeros(self.shape, np.uint8)
+        self.fresh_layer()
+
+    def fresh_layer(self) -> None:
+        """A new prediction layer over nothing but what was said."""
+        self.network = np.zeros(self.shape, np.uint8)
+        self.covered, self.fresh = np.zeros(self.shape, bool), np.zeros(self.shape, bool)
+        self.replaced: set[tuple[int, ...]] = set()
+        self.earlier = None
+        self.data = self.shown()
+        self.base, self.base_said = self.data.copy(), self.corrections.values.copy()
+
+    def tick(self) -> int:
+        self.now += 1
+        return self.now
+
+    # -- what must be --------------------------------------------------------------------------
+
+    def over(self) -> tuple[np.ndarray, np.ndarray]:
+        """What people said of the mask, the newer of both, and when."""
+        values, times = self.corrections.values.copy(), self.corrections.times.copy()
+        times[values == 0] = 0
+        newer = (self.accepted.values != 0) & (self.accepted.times > times)
+        values[newer], times[newer] = self.accepted.values[newer], self.accepted.times[newer]
+        return values, times
+
+    def shown(self) -> np.ndarray:
+        over, _ = self.over()
+        return np.where(over != 0, mask_of(over), self.network)
+
+    def winning(self) -> np.ndarray:
+        values, times = self.over()
+        values[(self.strokes.values != 0) & (self.strokes.times > times)] = 0
+        return values
+
+    # -- strokes -------------------------------------------------------------------------------
+
+    def stroke(self, data: np.ndarray) -> None:
+        before = self.strokes.copy()
+        touched = data != before.values
+        if not touched.any():
+            return
+        self.strokes.values[touched] = data[touched]
+        self.strokes.times[touched] = self.tick()
+        self.strokes_past.append((before, self.strokes.copy()))
+        self.strokes_future.clear()
+
+    def undo_stroke(self) -> None:
+        if self.strokes_past:
+            before, after = self.strokes_past.pop()
+            self.strokes_future.append((before, after))
+            self.strokes = before.copy()
+
+    def redo_stroke(self) -> None:
+        if self.strokes_future:
+            before, after = self.strokes_future.pop()
+            self.strokes_past.append((before, after))
+            self.strokes = after.copy()
+
+    # -- corrections ---------------------------------------------------------------------------
+
+    def paint_mask(self, data: np.ndarray) -> None:
+        """The mask was painted on; what differs from what was written is a correction."""
+        if (data == self.data).all():
+            return
+        past = self.data.copy(), self.corrections.copy(), data.copy()
+        self._now_shows(data, None)
+        self.mask_past.append(past)
+        self.mask_future.clear()
+
+    def undo_mask(self) -> None:
+        if self.mask_past:
+            data, words, after = self.mask_past.pop()
+            self.mask_future.append((after, self.corrections.copy(), data))
+            self._back(data, words, after)
+
+    def redo_mask(self) -> None:
+        if self.mask_future:
+            data, words, after = self.mask_future.pop()
+            self.mask_past.append((after, self.corrections.copy(), data))
+            self._back(data, words, after)
+
+    def _back(self, data: np.ndarray, words: Words, after: np.ndarray) -> None:
+        touched = data != after
+        assert (self.data[touched] == after[touched]).all(), "undo crosses something else"
+        self._now_shows(np.where(touched, data, self.data), words)
+
+    def _now_shows(self, data: np.ndarray, then: Words | None) -> None:
+        said = np.where(data != self.base, said_of(data), self.base_said)
+        new = said != self.corrections.values
+        self.corrections.values[new] = said[new]
+        self.corrections.times[new] = self.tick()
+        if then is not None:
+            as_then = new & (said == then.values)
+            self.corrections.times[as_then] = then.times[as_then]
+        inside = new & (self.accepted.values != 0)
+        self.accepted.values[inside] = said_of(data)[inside]
+        self.data = data.copy()
+
+    def forget_history(self) -> None:
+        self.mask_past.clear()
+        self.mask_future.clear()
+
+    def written(self, spot: Spot) -> None:
+        """The program has written a part of the layer."""
+        self.data[spot] = self.shown()[spot]
+        self.base[spot], self.base_said[spot] = self.data[spot], self.corrections.values[spot]
+
+    # -- masks ---------------------------------------------------------------------------------
+
+    def begin(self, model: str) -> None:
+        if model != self.model:
+            self.fresh[:] = False
+        if not self.alive:
+            self.forget_history()
+            self.fresh_layer()
+        self.alive, self.model = True, model
+
+    def tile(self, spot: Spot, mask: np.ndarray) -> None:
+        """A tile of the model that began last; its plane is what an index begins with."""
+        self.replaced.add(self.plane_of(spot))
+        first = self.first[spot]
+        first[first == 0] = said_of(np.broadcast_to(mask, first.shape))[first == 0]
+        self.network[spot] = mask
+        self.covered[spot] = self.fresh[spot] = True
+        self.written(spot)
+
+    def plane_of(self, spot: Spot) -> tuple[int, ...]:
+        return tuple(spot[: len(self.shape) - 2])
+
+    def planes(self) -> list[tuple[int, ...]]:
+        return list(np.ndindex(*self.shape[:-2]))
+
+    def finish(self) -> None:
+        for plane in self.planes():
+            old = self.covered[plane] & ~self.fresh[plane]
+            if old.any():
+                self.replaced.add(plane)
+                self.network[plane][old] = 0
+                self.covered[plane] = self.fresh[plane]
+                self.written(plane)
+
+    def is_fresh(self, plane: tuple[int, ...], model: str) -> bool:
+        return model == self.model and bool(self.fresh[plane].all())
+
+    def _state(self) -> tuple[Any, ...]:
+        return self.model, self.network.copy(), self.covered.copy(), self.fresh.copy()
+
+    def mark(self) -> None:
+        self.earlier, self.replaced = self._state(), set()
+
+    def bring_back(self) -> None:
+        if not self.alive or self.earlier is None or self.earlier[0] in (None, self.model):
+            return
+        state, planes = self.earlier, self.replaced
+        self.earlier = self._state()
+        self.model, self.network, self.covered, self.fresh = (
+            state[0],
+            *(a.copy() for a in state[1:]),
+        )
+        for plane in planes:
+            self.written(plane)
+
+    # -- what people say -----------------------------------------------------------------------
+
+    def accept(self, places: list[tuple[Spot, np.ndarray]]) -> None:
+        self._step("accepted", places, self._accept)
+
+    def _accept(self, spot: Spot, where: np.ndarray) -> None:
+        words, new = self.accepted, said_of(self.data[spot])
+        again = where & (self.strokes.times[spot] > words.times[spot])
+        again |= where & (words.values[spot] != new)
+        words.values[spot] = np.where(where, new, words.values[spot])
+        words.times[spot] = np.where(again, self.tick(), words.times[spot])
+
+    def take_back(self, places: list[tuple[Spot, np.ndarray]]) -> None:
+        self._step("accepted", places, self._withdraw)
+
+    def _withdraw(self, spot: Spot, where: np.ndarray) -> None:
+        self._empty(self.accepted, spot, where)
+        self._show_accepted(spot)
+
+    def forget(self, places: list[tuple[Spot, np.ndarray]]) -> None:
+        self._step("corrections", places, self._forget)
+
+    def _forget(self, spot: Spot, where: np.ndarray) -> None:
+        self._empty(self.corrections, spot, where)
+        self.written(spot)
+
+    def _empty(self, words: Words, spot: Spot, where: np.ndarray) -> None:
+        gone = where & (words.values[spot] != 0)
+        words.times[spot] = np.where(gone, self.tick(), words.times[spot])
+        words.values[spot] = np.where(gone, 0, words.values[spot])
+
+    def _show_accepted(self, spot: Spot) -> None:
+        if (mask_of(self.data[spot]) != self.shown()[spot]).any():
+            self.written(spot)
+
+    def _step(self, origin: str, places: list[tuple[Spot, np.ndarray]], act: Any) -> None:
+        spots = []
+        for spot, where in places:
+            before = getattr(self, origin).copy()
+            act(spot, where)
+            if not before.same(getattr(self, origin), spot):
+                spots.append((spot, before, getattr(self, origin).copy()))
+        if spots:
+            self.steps.append(PluginStep(origin, spots))
+            self.undone.clear()
+
+    def undo_step(self) -> None:
+        if self.steps:
+            step = self.steps.pop()
+            self.undone.append(step)
+            for spot, before, after in reversed(step.spots):
+                self._put_back(step.origin, spot, after, before)
+
+    def redo_step(self) -> None:
+        if self.undone:
+            step = self.undone.pop()
+            self.steps.append(step)
+            for spot, before, after in step.spots:
+                self._put_back(step.origin, spot, before, after)
+
+    def _put_back(self, origin: str, spot: Spot, now: Words, then: Words) -> None:
+        words: Words = getattr(self, origin)
+        back = words.values[spot] == now.values[spot]
+        if origin == "accepted":
+            back |= then.values[spot] == 0
+        words.values[spot] = np.where(back, then.values[spot], words.values[spot])
+        words.times[spot] = np.where(back, then.times[spot], words.times[spot])
+        if origin == "accepted":
+            self._show_accepted(spot)
+        else:
+            self.written(spot)

@@ -1,0 +1,446 @@
+"""What was said of a mask is kept, with the time when it was said, whatever comes between."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from gui_parts import squares
+from live_parts import Puppet, constant
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Shapes
+
+from napari_unetseg.core.events import TilePredicted
+from napari_unetseg.core.sparse import whole
+from napari_unetseg.core.truth import Origin
+from napari_unetseg.gui import review
+from napari_unetseg.gui.controller import Controller
+from napari_unetseg.gui.jobs import SyncRunner
+from napari_unetseg.gui.layers import prediction as prediction_layer
+from napari_unetseg.gui.layers import strokes as stroke_layer
+from napari_unetseg.gui.session import Level, Mode, ModelEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SIDE = 32
+STROKES, CORRECTIONS, ACCEPTED = Origin.STROKES, Origin.CORRECTIONS, Origin.ACCEPTED
+
+
+class Desk:
+    """A controller without a window, an image, strokes and a mask that says 1 everywhere."""
+
+    def __init__(self, planes: tuple[int, ...] = ()) -> None:
+        self.viewer = ViewerModel()
+        data = squares(planes)[..., :SIDE, :SIDE]
+        self.image = self.viewer.add_layer(Image(data, name="cells"))
+        self.controller = Controller(self.viewer, SyncRunner())
+        self.session = self.controller.session
+        self.said: list[str] = []
+        self.session.events.message.connect(lambda m: self.said.append(m.text))
+        layer = self.controller.new_annotation()
+        assert layer is not None
+        self.strokes: Labels = layer
+        self.use(1)
+        self.controller.predict_stack()
+
+    def use(self, number: int, grain: float = 0.0) -> ModelEntry:
+        self.session.entry = ModelEntry(constant(number, grain), f"says {number}")
+        return self.session.entry
+
+    @property
+    def mask(self) -> Labels:
+        assert self.controller.prediction is not None
+        assert self.controller.prediction.layer is not None
+        return self.controller.prediction.layer
+
+    def mask_of(self, image: Image) -> Labels:
+        layer = self.controller.predictions[image].layer
+        assert layer is not None
+        return layer
+
+    @property
+    def truth(self) -> Any:
+        return self.controller.truth(self.image)
+
+    def read(self, origin: Origin) -> np.ndarray:
+        return np.asarray(self.truth.read(origin, whole(self.truth.shape)))
+
+    def winning(self) -> np.ndarray:
+        return np.asarray(self.truth.winning(whole(self.truth.shape)))
+
+    def tile(self, mask: Any, rows: slice, columns: slice, plane: tuple[int, ...] = ()) -> None:
+        values = np.broadcast_to(np.asarray(mask, np.uint8), (len(range(SIDE)[rows]), SIDE))
+        self.controller.write_tile(
+            TilePredicted(plane, (rows, columns), values[:, columns], None, 1, 2)
+        )
+
+    def shapes(self, *areas: tuple[int, int, int, int]) -> Shapes:
+        """Rectangles around whole pixels: first and last row, first and last column."""
+        layer = Shapes()
+        self.viewer.add_layer(layer)
+        for top, bottom, left, right in areas:
+            a, b, c, d = top - 0.5, bottom + 0.5, left - 0.5, right + 0.5
+            layer.add_rectangles([[a, c], [a, d], [b, d], [b, c]])
+        self.viewer.layers.selection.active = layer
+        return layer
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    one = Desk()
+    yield one
+    one.controller.disconnect()
+
+
+def put(layer: Labels, row: int, column: int, number: int, plane: tuple[int, ...] = ()) -> None:
+    layer.data_setitem(tuple(np.array([i]) for i in (*plane, row, column)), number)
+
+
+ALL = slice(0, SIDE)
+
+
+# -- tiles and strokes -----------------------------------------------------------------------------
+
+
+def test_the_beginning_of_a_stroke_that_a_tile_came_over_is_taken_down(desk: Desk) -> None:
+    """Nothing tells of it later: the tile took napari's history away, also of what lies elsewhere."""
+    desk.controller.begin_mask(desk.image, "next", desk.session.structures)
+    desk.mask.brush_size = 1
+    with desk.mask.block_history():
+        desk.mask.paint((2, 2), 2)
+        desk.mask.paint((30, 30), 2)
+        desk.tile(1, slice(0, 16), ALL)
+    desk.controller.end_masks()
+    wanted = np.zeros((SIDE, SIDE), np.uint8)
+    wanted[2, 2] = wanted[30, 30] = 2
+    np.testing.assert_array_equal(desk.read(CORRECTIONS), wanted)
+
+
+def test_all_dabs_of_a_moving_brush_are_taken_down(desk: Desk) -> None:
+    """After a tile came over a stroke each dab is a step of its own, announced before it is made."""
+    desk.mask.brush_size = 5
+    desk.mask.mode = "paint"
+    desk.mask._draw(2, (8, 8), (8, 24))
+    assert (desk.mask.data == 2).any()
+    np.testing.assert_array_equal(desk.read(CORRECTIONS) == 2, desk.mask.data == 2)
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["small", "large"])
+def test_a_change_that_is_not_found_yet_outlives_what_the_plugin_does(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    put(desk.mask, 3, 3, 2)
+    if not at_once:
+        monkeypatch.setattr(prediction_layer, "AT_ONCE", 0)
+    desk.controller.review.accept_plane()
+    desk.mask.undo()
+    desk.controller.review.take_back_plane()
+    desk.controller.tick()
+    assert desk.mask.data[3, 3] == 1
+    assert not desk.read(CORRECTIONS).any()
+
+
+def test_steps_that_were_quicker_than_a_search_bring_their_times_back(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(desk.strokes, 5, 5, 1)
+    put(desk.mask, 5, 5, 2)
+    for number in (2, 3, 4):
+        put(desk.strokes, 5, 5, number)
+    assert desk.winning()[5, 5] == 0
+    monkeypatch.setattr(stroke_layer, "AT_ONCE", 0)
+    for _ in range(3):
+        desk.strokes.undo()
+    desk.controller.tick()
+    assert desk.strokes.data[5, 5] == 1
+    assert desk.winning()[5, 5] == 2, "the stroke that is left is older than the correction"
+    for _ in range(2):
+        desk.strokes.redo()
+    desk.controller.tick()
+    assert desk.winning()[5, 5] == 0
+
+
+def test_a_layer_that_is_no_longer_used_is_not_settled(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(desk.strokes, 5, 5, 1)
+    monkeypatch.setattr(stroke_layer, "AT_ONCE", 0)
+    desk.strokes.undo()
+    other = desk.viewer.add_layer(Labels(np.full((SIDE, SIDE), 3, np.uint8), name="other"))
+    desk.controller.choose_labels(other)
+    desk.controller.tick()
+    assert (desk.read(STROKES) == 3).all()
+
+
+def test_strokes_of_a_deleted_layer_win_no_more(desk: Desk) -> None:
+    put(desk.mask, 5, 5, 2)
+    put(desk.strokes, 5, 5, 1)
+    assert not desk.winning().any()
+    desk.viewer.layers.remove(desk.strokes)
+    assert desk.winning()[5, 5] == 2
+    assert not desk.read(STROKES).any()
+
+
+# -- accept, take back, forget -----------------------------------------------------------------------
+
+
+def test_what_is_accepted_again_is_the_newest_again(desk: Desk) -> None:
+    desk.controller.review.accept_plane()
+    put(desk.strokes, 5, 5, 2)
+    assert desk.winning()[5, 5] == 0
+    desk.controller.review.accept_plane()
+    assert desk.winning()[5, 5] == 1
+    desk.controller.steps.undo()
+    assert desk.winning()[5, 5] == 0, "what is undone never was"
+    desk.controller.steps.redo()
+    assert desk.winning()[5, 5] == 1
+
+
+def test_an_undone_correction_leaves_an_accepted_place_its_time(desk: Desk) -> None:
+    desk.controller.review.accept_plane()
+    put(desk.strokes, 5, 5, 2)
+    put(desk.mask, 5, 5, 2)
+    assert desk.winning()[5, 5] == 2
+    desk.mask.undo()
+    assert desk.read(ACCEPTED)[5, 5] == 1
+    assert desk.winning()[5, 5] == 0, "the stroke is newer than the acceptance"
+
+
+def test_an_undone_acceptance_goes_also_where_it_was_corrected(desk: Desk) -> None:
+    desk.controller.review.accept_plane()
+    put(desk.mask, 5, 5, 2)
+    assert desk.read(ACCEPTED)[5, 5] == 2
+    desk.controller.steps.undo()
+    assert not desk.read(ACCEPTED).any()
+    assert desk.read(CORRECTIONS)[5, 5] == 2
+
+
+def test_corrections_that_come_back_are_as_old_as_they_were(desk: Desk) -> None:
+    put(desk.mask, 5, 5, 2)
+    desk.controller.review.forget_plane()
+    assert desk.mask.data[5, 5] == 1
+    put(desk.strokes, 5, 5, 3)
+    put(desk.mask, 9, 9, 2)
+    desk.controller.steps.undo()
+    assert desk.mask.data[5, 5] == 2
+    assert desk.read(CORRECTIONS)[9, 9] == 2
+    assert desk.winning()[5, 5] == 0, "the stroke is newer"
+
+
+def test_an_acceptance_elsewhere_leaves_an_undone_stroke_no_trace(desk: Desk) -> None:
+    put(desk.mask, 5, 5, 2)
+    desk.shapes((20, 25, 20, 25))
+    desk.controller.review.accept_shapes()
+    desk.controller.review.take_back_plane()
+    desk.mask.undo()
+    assert desk.mask.data[5, 5] == 1
+    assert not desk.read(CORRECTIONS).any()
+
+
+def test_every_act_of_review_says_what_it_did_and_is_one_step(desk: Desk) -> None:
+    review_of, steps = desk.controller.review, desk.controller.steps
+    put(desk.mask, 5, 5, 2)
+    desk.shapes((2, 9, 2, 9), (20, 25, 20, 25))
+    desk.viewer.cursor.position = (5, 5)
+    for act, said, step in (
+        (review_of.accept_object, "Accepted the object: it trains as it is", "the object"),
+        (review_of.accept_shapes, "Accepted what the shapes enclose", "what the shapes enclose"),
+        (review_of.take_back_shapes, "No longer accepted: what the shapes", "what the shapes"),
+        (review_of.accept_plane, "Accepted the plane", "accepting the plane"),
+        (review_of.take_back_plane, "No longer accepted: the plane.", "taking back the plane"),
+        (review_of.forget_shapes, "The corrections inside the shapes are forgotten", "inside"),
+    ):
+        before = {o: desk.read(o) for o in (CORRECTIONS, ACCEPTED)}, desk.mask.data.copy()
+        act()
+        assert desk.said[-1].startswith(said)
+        assert step in desk.session.undoable
+        after = {o: desk.read(o) for o in (CORRECTIONS, ACCEPTED)}, desk.mask.data.copy()
+        for turn, wanted in ((steps.undo, before), (steps.redo, after)):
+            turn()
+            for origin, values in wanted[0].items():
+                np.testing.assert_array_equal(desk.read(origin), values)
+            np.testing.assert_array_equal(desk.mask.data, wanted[1])
+    assert not desk.read(CORRECTIONS).any()
+    put(desk.mask, 5, 5, 2)
+    review_of.forget_all()
+    assert desk.said[-1] == (
+        "The corrections are forgotten: the network's own mask is shown there."
+    )
+    put(desk.mask, 6, 6, 2)
+    review_of.forget_plane()
+    assert desk.said[-1].startswith("The corrections on this plane are forgotten")
+
+
+def test_every_refusal_of_review_says_what_to_do(desk: Desk) -> None:
+    one = desk.controller.review
+    desk.viewer.layers.selection.active = desk.strokes
+    desk.viewer.cursor.position = (99, 99)
+    for act, said in (
+        (one.accept_shapes, review.NO_SHAPES),
+        (one.take_back_plane, review.NONE_THERE),
+        (one.forget_plane, review.NOTHING_CORRECTED),
+        (one.forget_all, review.NOTHING_CORRECTED),
+        (one.accept_object, "There is no object under the mouse; point at one and press the key."),
+    ):
+        act()
+        assert (desk.session.message.text, desk.session.message.level) == (said, Level.WARNING)
+    assert desk.session.undoable == ""
+    desk.viewer.layers.remove(desk.mask)
+    for act in (one.accept_plane, one.take_back_plane, one.forget_plane, one.accept_object):
+        act()
+        assert desk.session.message.text == review.NO_MASK
+    desk.controller.steps.undo()
+    assert desk.session.message.text.startswith("There is nothing of the plugin's to undo")
+    desk.controller.steps.redo()
+    assert desk.session.message.text.startswith("There is nothing of the plugin's to redo")
+
+
+def test_steps_of_a_deleted_image_are_forgotten(desk: Desk) -> None:
+    desk.controller.review.accept_plane()
+    assert desk.session.undoable
+    desk.viewer.layers.remove(desk.image)
+    assert desk.session.undoable == ""
+
+
+# -- which part has a mask ---------------------------------------------------------------------------
+
+
+def test_a_mask_that_is_there_in_part_is_no_truth_and_not_fresh(desk: Desk) -> None:
+    desk.viewer.layers.remove(desk.mask)
+    desk.controller.begin_mask(desk.image, "half", desk.session.structures)
+    desk.tile(1, slice(0, 16), ALL)
+    desk.controller.rest_masks()
+    prediction = desk.controller.prediction
+    assert prediction is not None
+    assert not prediction.is_fresh((), "half")
+    desk.controller.review.accept_plane()
+    assert desk.session.message.text == review.NO_MASK
+    assert not desk.read(ACCEPTED).any()
+    desk.shapes((2, 9, 2, 9))
+    desk.controller.review.accept_shapes()
+    assert int((desk.read(ACCEPTED) == 1).sum()) == 64
+    desk.controller.begin_mask(desk.image, "half", desk.session.structures)
+    desk.tile(1, slice(16, SIDE), ALL)
+    assert prediction.is_fresh((), "half")
+    desk.controller.review.accept_plane()
+    assert (desk.read(ACCEPTED) == 1).all()
+
+
+def test_a_mask_that_was_stopped_halfway_is_of_one_model(desk: Desk) -> None:
+    desk.controller.begin_mask(desk.image, "other", desk.session.structures)
+    desk.tile(2, slice(0, 16), ALL)
+    desk.controller.end_masks()
+    assert (desk.mask.data[:16] == 2).all()
+    assert not desk.mask.data[16:].any(), "the earlier model said 1 there"
+
+
+def test_the_model_before_is_brought_back_with_what_it_had_not_seen_yet(
+    broken_core: Any,
+) -> None:
+    puppet = Puppet()
+    desk = Desk((9,))
+    desk.viewer.dims.set_point(0, 0)
+    newer = desk.use(1, 0.5)
+    desk.controller.tick()
+    prediction = desk.controller.prediction
+    assert prediction is not None
+    assert prediction.is_fresh((0,), newer.model.id)
+    assert not prediction.is_fresh((8,), newer.model.id)
+    put(desk.strokes, 5, 5, 1, (0,))
+    broken_core(puppet.train_events)
+    puppet.improve(0)
+    puppet.fail(ValueError("enough"))
+    desk.controller.train()
+    desk.use(0, 0.7)
+    desk.controller.predict_plane()
+    assert not desk.mask.data.any()
+    desk.controller.bring_back()
+    assert (desk.mask.data == 1).all()
+    assert prediction.is_fresh((0,), newer.model.id)
+    assert not prediction.is_fresh((8,), newer.model.id), "an older model's mask is shown there"
+    desk.controller.disconnect()
+
+
+def test_a_deleted_mask_is_not_brought_back_as_another_model_s(desk: Desk) -> None:
+    prediction = desk.controller.prediction
+    assert prediction is not None
+    prediction.mark()
+    desk.viewer.layers.remove(desk.mask)
+    desk.use(0, 0.2)
+    desk.controller.predict_plane()
+    assert not prediction.can_bring_back
+
+
+# -- frozen, and outlines ------------------------------------------------------------------------------
+
+
+def test_nothing_changes_on_a_frozen_screen(
+    desk: Desk, broken_core: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by a mask that is on its way, nor by the end of the training."""
+    puppet = Puppet()
+    broken_core(puppet.train_events)
+    put(desk.strokes, 5, 5, 1)
+    seen: list[np.ndarray] = []
+    real = desk.controller._on_event
+
+    def freeze(number: int, event: Any) -> None:
+        if isinstance(event, TilePredicted):
+            desk.session.mode = Mode.FROZEN
+            desk.controller.stop()
+        real(number, event)
+        seen.append(desk.mask.data.copy())
+
+    monkeypatch.setattr(desk.controller, "_on_event", freeze)
+    puppet.improve(0)
+    desk.controller.train()
+    assert len(seen) > 1
+    assert (desk.mask.data == 1).all()
+    assert all((data == 1).all() for data in seen)
+    assert "frozen" in desk.session.message.text.lower()
+
+
+def test_outlines_of_one_s_own_go_with_the_chosen_image(desk: Desk) -> None:
+    put(desk.mask, 5, 5, 2)
+    desk.controller.show_own(True)
+    (own,) = [one for one in desk.viewer.layers if "yours" in one.name]
+    assert (own.data[5, 5], int(own.data.sum())) == (1, 1)
+    desk.shapes((10, 11, 10, 11))
+    desk.controller.review.accept_shapes()
+    assert int((own.data == 2).sum()) == 4
+    desk.controller.steps.undo()
+    assert int(own.data.sum()) == 1
+    assert not own.editable
+    other = desk.viewer.add_layer(Image(squares((2,)), name="other"))
+    desk.controller.choose_image(other)
+    put(desk.mask_of(desk.image), 6, 6, 2)
+    assert own not in desk.viewer.layers
+    (own,) = [one for one in desk.viewer.layers if "yours" in one.name]
+    assert own.data.shape == other.data.shape
+    assert not own.data.any()
+    desk.viewer.layers.remove(own)
+    assert not desk.controller.shows_own
+    desk.controller.show_own(False)
+
+
+def test_what_changed_between_two_models_is_a_layer(desk: Desk) -> None:
+    prediction = desk.controller.prediction
+    assert prediction is not None
+    desk.controller.show_difference()
+    assert desk.session.message.level is Level.WARNING
+    prediction.mark()
+    desk.controller.begin_mask(desk.image, "next", desk.session.structures)
+    rows = np.ones((SIDE, SIDE), np.uint8)
+    rows[:4], rows[4:8] = 0, 2
+    desk.tile(rows, ALL, ALL)
+    desk.controller.end_masks()
+    for _ in range(2):
+        desk.controller.show_difference()
+        (layer,) = [one for one in desk.viewer.layers if "what changed" in one.name]
+        wanted = np.zeros((SIDE, SIDE), np.uint8)
+        wanted[:4], wanted[4:8] = 1, 3
+        np.testing.assert_array_equal(layer.data, wanted)
+    prediction.bring_back()
+    np.testing.assert_array_equal(np.isin(prediction.difference(), (2, 3)), np.isin(wanted, (1, 3)))

@@ -1,0 +1,499 @@
+"""Whatever people and models do in whatever order: no voxel of a user's changes unasked.
+
+The real controller, layers and networks run without a window; plain dense arrays (`said_parts`)
+say what must be there. ``UNETSEG_STATES=500`` runs as many examples as the project promises.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from live_parts import constant
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Shapes
+from said_parts import Oracle, said_of
+from scipy import ndimage
+
+from napari_unetseg.core.events import Event, Improved, Prepared, TilePredicted, TrainingDone
+from napari_unetseg.core.sparse import whole
+from napari_unetseg.core.truth import Origin
+from napari_unetseg.gui import controller as controlling
+from napari_unetseg.gui import looking
+from napari_unetseg.gui.controller import Controller
+from napari_unetseg.gui.jobs import SyncRunner
+from napari_unetseg.gui.newer import gather
+from napari_unetseg.gui.session import Mode, ModelEntry
+
+EXAMPLES = int(os.environ.get("UNETSEG_STATES", "25"))
+STEPS = 30
+ROWS, COLUMNS = 12, 14
+AHEAD = 2
+
+numbers = st.sampled_from([0, 1, 2, 255])
+spots = st.tuples(st.integers(0, ROWS - 1), st.integers(0, COLUMNS - 1))
+dabs = st.lists(st.tuples(spots, st.integers(1, 6)), min_size=1, max_size=4)
+corners = st.tuples(spots, spots)
+masks = st.integers(0, 2**32 - 1)
+
+
+class Hands(RuleBasedStateMachine):
+    """An image, its annotations, its mask; rules are what people and models do.
+
+    Rules that merge classes, save and open again belong here too: each does it through the
+    controller, and tells the oracle what must have come of it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        constant(0)  # made by the real training, before another takes its place
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(looking, "PAUSE_SECONDS", 1e9)  # trainings begin when a rule says so
+        self.patch.setattr(controlling, "COUNT_SECONDS", 0.0)
+        self.patch.setattr("napari_unetseg.core.train.train_events", self._train_events)
+        self.trained: list[Any] = []
+        self.made = 0
+        self.next_model: Any = None
+        self.before: ModelEntry | None = None
+
+    @initialize(deep=st.booleans())
+    def open(self, deep: bool) -> None:
+        shape = (3, ROWS, COLUMNS) if deep else (ROWS, COLUMNS)
+        rng = np.random.default_rng(0)
+        self.viewer = ViewerModel()
+        self.image = self.viewer.add_layer(Image(rng.integers(0, 99, shape, np.uint8)))
+        self.controller = Controller(self.viewer, SyncRunner())
+        layer = self.controller.new_annotation()
+        assert layer is not None
+        self.strokes: Labels = layer
+        self.shapes = Shapes(ndim=2)
+        self.viewer.layers.append(self.shapes)
+        self.oracle = Oracle(shape)
+        self.entry(0)
+
+    def teardown(self) -> None:
+        self.patch.undo()
+        if hasattr(self, "controller"):
+            assert self.controller.close()
+            self.viewer.layers.clear()
+
+    # -- parts -----------------------------------------------------------------------------------
+
+    @property
+    def session(self) -> Any:
+        return self.controller.session
+
+    @property
+    def plane(self) -> tuple[int, ...]:
+        point = self.viewer.dims.point
+        return (int(point[0]),) if len(self.oracle.shape) == 3 else ()
+
+    @property
+    def mask(self) -> Labels:
+        prediction = self.controller.prediction
+        assert prediction is not None
+        assert prediction.layer is not None
+        return prediction.layer
+
+    def entry(self, number: int) -> None:
+        """Another model is in use."""
+        self.made += 1
+        self.session.entry = ModelEntry(constant(number, 0.01 * self.made), f"model {self.made}")
+
+    def says(self, model: Any) -> int:
+        """The number that a constant model says everywhere."""
+        return int(model.weights["head.bias"].item() > 0)
+
+    def spot(self, low: Sequence[int], high: Sequence[int]) -> tuple[Any, ...]:
+        """A rectangle of the plane on screen, both corners inside."""
+        spans = zip(low, high, strict=True)
+        return (*self.plane, *(slice(min(a, b), max(a, b) + 1) for a, b in spans))
+
+    def dab(self, layer: Labels, at: tuple[int, int], size: int, number: int) -> None:
+        layer.brush_size = size
+        layer.paint((*self.plane, *at), number)
+
+    def _train_events(
+        self, pairs: Any, *_: Any, **__: Any
+    ) -> Generator[Event, None, Any]:  # in the place of the core's
+        self.trained.append(pairs)
+        model = self.next_model
+        yield Prepared(0, 5, 10, 100, 0, 0, "cpu", 99, (32, 32), 2)
+        yield Improved(model, None, 0.0)
+        yield TrainingDone("Done.", None, 1, 1, 1.0)
+        return model
+
+    # -- strokes ---------------------------------------------------------------------------------
+
+    def paint_on(self, layer: Labels, number: int, stroke: Any) -> None:
+        with layer.block_history():
+            for at, size in stroke:
+                self.dab(layer, at, size, number)
+
+    def change(self, layer: Labels, how: str, number: int, low: Any, high: Any) -> None:
+        """One of napari's other tools."""
+        layer.n_edit_dimensions = len(self.oracle.shape) if how == "fill all" else 2
+        top, left = (min(a, b) for a, b in zip(low, high, strict=True))
+        bottom, right = (max(a, b) for a, b in zip(low, high, strict=True))
+        match how:
+            case "fill" | "fill all":
+                layer.fill((*self.plane, *low), number)
+            case "polygon":
+                around = [(top, left), (top, right), (bottom, right), (bottom, left)]
+                layer.paint_polygon([(*self.plane, *corner) for corner in around], number)
+            case "set":
+                places = np.meshgrid(np.arange(top, bottom + 1), np.arange(left, right + 1))
+                plane = [np.full(places[0].size, p) for p in self.plane]
+                layer.data_setitem((*plane, *(p.ravel() for p in places)), number)
+        layer.n_edit_dimensions = 2
+
+    tools = st.sampled_from(["fill", "fill all", "polygon", "set"])
+
+    @rule(number=numbers, stroke=dabs)
+    def paint(self, number: int, stroke: Any) -> None:
+        self.paint_on(self.strokes, number, stroke)
+        self.oracle.stroke(self.strokes.data)
+
+    @rule(number=numbers, how=tools, area=corners)
+    def draw(self, number: int, how: str, area: Any) -> None:
+        self.change(self.strokes, how, number, *area)
+        self.oracle.stroke(self.strokes.data)
+
+    @rule()
+    def undo_stroke(self) -> None:
+        self.strokes.undo()
+        self.oracle.undo_stroke()
+
+    @rule()
+    def redo_stroke(self) -> None:
+        self.strokes.redo()
+        self.oracle.redo_stroke()
+
+    # -- corrections -----------------------------------------------------------------------------
+
+    def has_mask(self) -> bool:
+        return hasattr(self, "oracle") and self.oracle.alive
+
+    @precondition(has_mask)
+    @rule(number=numbers, stroke=dabs)
+    def correct(self, number: int, stroke: Any) -> None:
+        self.paint_on(self.mask, number, stroke)
+        self.oracle.paint_mask(self.mask.data)
+
+    @precondition(has_mask)
+    @rule(number=numbers, how=tools, area=corners)
+    def correct_with(self, number: int, how: str, area: Any) -> None:
+        self.change(self.mask, how, number, *area)
+        self.oracle.paint_mask(self.mask.data)
+
+    @precondition(has_mask)
+    @rule()
+    def undo_correction(self) -> None:
+        self.follow_history()
+        self.mask.undo()
+        self.oracle.undo_mask()
+
+    @precondition(has_mask)
+    @rule()
+    def redo_correction(self) -> None:
+        self.follow_history()
+        self.mask.redo()
+        self.oracle.redo_mask()
+
+    def follow_history(self) -> None:
+        """A new mask may have begun the layer's history anew; how far it goes back is napari's."""
+        past, future = len(self.mask._undo_history), len(self.mask._redo_history)
+        assert past <= len(self.oracle.mask_past)
+        assert future <= len(self.oracle.mask_future)
+        del self.oracle.mask_past[: len(self.oracle.mask_past) - past]
+        del self.oracle.mask_future[: len(self.oracle.mask_future) - future]
+
+    # -- masks -----------------------------------------------------------------------------------
+
+    @rule(seed=masks, area=corners, known=st.booleans(), rests=st.booleans())
+    def tile(self, seed: int, area: Any, known: bool, rests: bool) -> None:
+        """A tile of a model comes, of the one before or of another."""
+        self.begin(known)
+        self.write(seed, area)
+        self.end(rests)
+
+    @rule(
+        onto=st.sampled_from(["strokes", "mask"]),
+        number=numbers,
+        stroke=st.lists(st.tuples(spots, st.integers(1, 6)), min_size=2, max_size=5),
+        seeds=st.lists(masks, min_size=1, max_size=3),
+        area=corners,
+        known=st.booleans(),
+        rests=st.booleans(),
+    )
+    def tiles_in_a_stroke(
+        self,
+        onto: str,
+        number: int,
+        stroke: Any,
+        seeds: list[int],
+        area: Any,
+        known: bool,
+        rests: bool,
+    ) -> None:
+        """Tiles come while somebody paints, on the strokes or on the mask itself."""
+        self.begin(known)
+        self.follow_history()
+        layer = self.strokes if onto == "strokes" else self.mask
+        tell = self.oracle.stroke if onto == "strokes" else self.dabbed
+        with layer.block_history():
+            for turn, (at, size) in enumerate(stroke):
+                self.dab(layer, at, size, number)
+                if onto == "mask":
+                    self.dabbed(layer.data)
+                if turn < len(seeds):
+                    self.write(seeds[turn], area)
+        if onto == "strokes":
+            tell(layer.data)
+        self.end(rests)
+        self.group_dabs()
+
+    def dabbed(self, data: np.ndarray) -> None:
+        self.oracle.paint_mask(data)
+
+    def group_dabs(self) -> None:
+        """Dabs of one stroke are one step of napari's, or none if a mask came over it."""
+        past = len(self.mask._undo_history)
+        oracle = self.oracle
+        if past < len(oracle.mask_past):
+            merged = oracle.mask_past[past:]
+            del oracle.mask_past[past:]
+            if past and merged:
+                oracle.mask_past[-1] = (*oracle.mask_past[-1][:2], merged[-1][2])
+
+    def begin(self, known: bool) -> None:
+        model = self.oracle.model if known and self.oracle.model else f"tiles {self.made}"
+        self.made += not known
+        self.controller.begin_mask(self.image, model, self.session.structures)
+        self.oracle.begin(model)
+
+    def write(self, seed: int, area: Any) -> None:
+        spot = self.spot(*area)
+        size = tuple(s.stop - s.start for s in spot[-2:])
+        mask = np.random.default_rng(seed).integers(0, 3, size, np.uint8)
+        self.controller.write_tile(TilePredicted(self.plane, spot[-2:], mask, None, 1, 1))
+        self.oracle.tile(spot, mask)
+
+    def end(self, rests: bool) -> None:
+        if rests:
+            self.controller.rest_masks()
+        else:
+            self.controller.end_masks()
+            self.oracle.finish()
+
+    @rule(number=st.integers(0, 1), stack=st.booleans(), new=st.booleans())
+    def predict(self, number: int, stack: bool, new: bool) -> None:
+        if new:
+            self.entry(number)
+        (self.controller.predict_stack if stack else self.controller.predict_plane)()
+        self.predicted(self.oracle.planes() if stack else [self.plane])
+        self.oracle.finish()
+
+    def predicted(self, planes: Sequence[tuple[int, ...]]) -> None:
+        model = self.session.entry.model
+        self.oracle.begin(model.id)
+        for plane in planes:
+            everything = (*plane, slice(0, ROWS), slice(0, COLUMNS))
+            self.oracle.tile(everything, np.full((ROWS, COLUMNS), self.says(model), np.uint8))
+
+    @rule(mode=st.sampled_from(list(Mode)))
+    def switch(self, mode: Mode) -> None:
+        self.session.mode = mode
+
+    @rule(plane=st.integers(0, 2))
+    def scroll(self, plane: int) -> None:
+        if len(self.oracle.shape) == 3:
+            self.viewer.dims.set_point(0, plane)
+
+    @rule()
+    def look(self) -> None:
+        """Time passes: in live mode what is on screen is predicted, and its neighbours."""
+        self.controller.tick()
+        model = self.session.entry.model
+        stale = not self.oracle.is_fresh(self.plane, model.id)
+        if self.session.mode is Mode.LIVE and self.oracle.alive and stale:
+            here = self.plane[0] if self.plane else 0
+            near = sorted(
+                (p for p in self.oracle.planes() if not p or abs(p[0] - here) <= AHEAD),
+                key=lambda p: (abs(p[0] - here), here - p[0]) if p else (0, 0),
+            )
+            self.predicted([p for p in near if not self.oracle.is_fresh(p, model.id)])
+
+    @rule(number=st.integers(0, 1))
+    def train(self, number: int) -> None:
+        self.made += 1
+        self.before = self.session.entry
+        self.next_model = constant(number, 0.01 * self.made)
+        self.check_pairs = self.oracle.strokes.values.copy(), self.oracle.winning()
+        self.controller.train()
+        labels, corrections = self.check_pairs
+        np.testing.assert_array_equal(self.trained[-1][0].labels, labels)
+        self.same_corrections(self.trained[-1][0].corrections, corrections)
+        self.oracle.mark()
+        if self.session.mode is Mode.LIVE:
+            self.predicted([self.plane])
+            self.oracle.finish()
+        if self.session.mode is not Mode.FROZEN:
+            self.predicted([self.plane])
+            self.oracle.finish()
+
+    def was_trained(self) -> bool:
+        return self.before is not None
+
+    @precondition(was_trained)
+    @rule()
+    def bring_back(self) -> None:
+        before, self.before = self.before, self.session.entry
+        self.controller.bring_back()
+        assert self.session.entry is before
+        self.oracle.bring_back()
+
+    @precondition(has_mask)
+    @rule()
+    def delete_mask(self) -> None:
+        self.viewer.layers.remove(self.mask)
+        self.oracle.alive = False
+        self.oracle.forget_history()
+
+    @rule()
+    def add_structure(self) -> None:
+        self.controller.add_structure()
+
+    # -- what people say ---------------------------------------------------------------------------
+
+    def everywhere(self) -> tuple[tuple[Any, ...], np.ndarray]:
+        return self.spot((0, 0), (ROWS - 1, COLUMNS - 1)), np.ones((ROWS, COLUMNS), bool)
+
+    def rectangle(self, area: Any) -> tuple[tuple[Any, ...], np.ndarray]:
+        """Draw a rectangle around whole pixels and select it."""
+        spot = self.spot(*area)
+        rows, columns = spot[-2:]
+        top, bottom = rows.start - 0.5, rows.stop - 0.5
+        left, right = columns.start - 0.5, columns.stop - 0.5
+        self.shapes.data = []
+        self.shapes.add_rectangles([[top, left], [top, right], [bottom, right], [bottom, left]])
+        self.viewer.layers.selection.active = self.shapes
+        return spot, np.ones((rows.stop - rows.start, columns.stop - columns.start), bool)
+
+    @rule()
+    def accept_plane(self) -> None:
+        self.controller.review.accept_plane()
+        if self.oracle.alive and self.oracle.covered[self.plane].all():
+            self.oracle.accept([self.everywhere()])
+
+    @rule(area=corners)
+    def accept_shapes(self, area: Any) -> None:
+        spot, where = self.rectangle(area)
+        self.controller.review.accept_shapes()
+        if self.oracle.alive and self.oracle.covered[spot].all():
+            self.oracle.accept([(spot, where)])
+
+    @precondition(has_mask)
+    @rule(at=spots)
+    def accept_object(self, at: tuple[int, int]) -> None:
+        self.viewer.cursor.position = (*self.plane, *at)
+        data = self.mask.data[self.plane]
+        self.controller.review.accept_object()
+        objects, _ = ndimage.label(data == data[at], np.ones((3, 3)))
+        box = ndimage.find_objects((objects == objects[at]).astype(int))[0]
+        if data[at] and self.oracle.covered[(*self.plane, *box)].all():
+            self.oracle.accept([((*self.plane, *box), objects[box] == objects[at])])
+
+    @rule(area=st.none() | corners)
+    def take_back(self, area: Any) -> None:
+        place = self.everywhere() if area is None else self.rectangle(area)
+        review = self.controller.review
+        (review.take_back_plane if area is None else review.take_back_shapes)()
+        if self.oracle.alive:
+            self.oracle.take_back([place])
+
+    @rule(area=st.none() | corners)
+    def forget(self, area: Any) -> None:
+        place = self.everywhere() if area is None else self.rectangle(area)
+        review = self.controller.review
+        (review.forget_plane if area is None else review.forget_shapes)()
+        if self.oracle.alive:
+            self.oracle.forget([place])
+
+    @rule()
+    def forget_all(self) -> None:
+        self.controller.review.forget_all()
+        if self.oracle.alive:
+            planes = [p for p in self.oracle.planes() if self.oracle.corrections.values[p].any()]
+            ones = np.ones((ROWS, COLUMNS), bool)
+            self.oracle.forget([((*p, slice(0, ROWS), slice(0, COLUMNS)), ones) for p in planes])
+
+    @rule()
+    def undo_step(self) -> None:
+        self.controller.steps.undo()
+        self.oracle.undo_step()
+
+    @rule()
+    def redo_step(self) -> None:
+        self.controller.steps.redo()
+        self.oracle.redo_step()
+
+    # -- what must always hold -----------------------------------------------------------------------
+
+    def same_corrections(self, found: np.ndarray | None, wanted: np.ndarray) -> None:
+        if found is None:
+            assert not wanted.any()
+        else:
+            np.testing.assert_array_equal(found, wanted)
+
+    def is_open(self) -> bool:
+        return hasattr(self, "oracle")
+
+    @precondition(is_open)
+    @invariant()
+    def nothing_changed_unasked(self) -> None:
+        oracle = self.oracle
+        same = partial(np.testing.assert_array_equal, strict=False)
+        same(self.strokes.data, oracle.strokes.values, "annotation layer")
+        truth, all_of_it = self.controller.truth(self.image), whole(oracle.shape)
+        for origin, wanted in (
+            (Origin.STROKES, oracle.strokes.values),
+            (Origin.CORRECTIONS, oracle.corrections.values),
+            (Origin.ACCEPTED, oracle.accepted.values),
+            (Origin.FIRST, oracle.first),
+        ):
+            same(truth.read(origin, all_of_it), wanted, str(origin))
+        same(truth.winning(all_of_it), oracle.winning(), "the newest wins")
+        pair = gather(self.session.sources, self.controller.truths)()[0]
+        same(pair.labels, oracle.strokes.values, "labels to train on")
+        self.same_corrections(pair.corrections, oracle.winning())
+        assert len(self.strokes._undo_history) == len(oracle.strokes_past)
+
+    @precondition(has_mask)
+    @invariant()
+    def the_mask_is_the_network_s_with_what_was_said(self) -> None:
+        shown = np.where(self.mask.data == 255, 0, self.mask.data)
+        np.testing.assert_array_equal(shown, self.oracle.shown())
+        np.testing.assert_array_equal(said_of(shown), said_of(self.oracle.shown()))
+
+    @precondition(is_open)
+    @invariant()
+    def the_session_can_undo_what_the_oracle_can(self) -> None:
+        assert bool(self.session.undoable) == bool(self.oracle.steps)
+        assert bool(self.session.redoable) == bool(self.oracle.undone)
+
+
+TestHands = Hands.TestCase
+TestHands.settings = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=STEPS,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
