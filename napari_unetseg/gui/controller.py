@@ -17,27 +17,29 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import (
     EpochDone,
     Event,
+    Improved,
     Notice,
     Prepared,
+    Renewed,
     StepDone,
     TilePredicted,
     TrainingDone,
 )
 from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.gui import curve, sentences, work
 from napari_unetseg.gui import layers as napari_layers
-from napari_unetseg.gui import sentences, work
 from napari_unetseg.gui.grids import count_labels
 from napari_unetseg.gui.jobs import Job, Runner, Work
 from napari_unetseg.gui.live import MaskBegins
 from napari_unetseg.gui.masks import Masks
 from napari_unetseg.gui.newer import Pairs, gather, same
+from napari_unetseg.gui.pace import Pace
 from napari_unetseg.gui.preferences import Preferences, cores
 from napari_unetseg.gui.session import (
     JobKind,
     JobState,
     Level,
     ModelEntry,
-    Point,
     Session,
 )
 
@@ -85,7 +87,7 @@ class Controller(Masks):
         self.runner = runner
         self._read_preferences = preferences
         self.preferences = preferences()
-        self._control = Control()
+        self._control, self._pace = Control(), Pace()
         self._numbers = 0
         self._models = 0
         self._flushed = self._counted = 0.0
@@ -116,7 +118,7 @@ class Controller(Masks):
                 entry.model if entry else None,
                 self.begin_looking(self.session.settings.dims),
             )
-            self.session.curve, self.session.result = (), ""
+            self.session.curve, self.session.marks, self.session.result = (), (), ""
             self._went_wrong = False
             self._start(JobKind.TRAIN, "Preparing", job, self._on_trained)
 
@@ -322,6 +324,7 @@ class Controller(Masks):
         number = self._numbers
         self._control = Control(self._threads(resting=False))
         self._noticed.clear()
+        self._pace = Pace()
         self.session.job = JobState(number, kind, text)
         self.runner.start(
             Job(
@@ -363,11 +366,8 @@ class Controller(Masks):
         match event:
             case StepDone():
                 self._on_step(event)
-            case EpochDone():
-                dice = event.scores.mean_dice if event.scores else None
-                dice = None if dice is None or math.isnan(dice) else dice
-                point = Point(event.step, event.train_loss, dice)
-                self.session.curve = (*self.session.curve, point)
+            case EpochDone() | Improved() | Renewed():
+                curve.note(self.session, event)
             case MaskBegins():
                 self._on_mask_begins(event)
             case TilePredicted() if self._screen is not None:
@@ -382,7 +382,9 @@ class Controller(Masks):
                 self.session.say(" ".join([*self._noticed, sentences.describe_prepared(event)]))
                 self._noticed.clear()
             case TrainingDone():
-                self.session.result = sentences.describe_training(event)
+                self.session.result = sentences.describe_training(
+                    event, on_strokes=self.session.on_strokes, earlier=bool(self.session.history)
+                )
                 self._went_wrong = sentences.went_wrong(event)
             case work.Progress():
                 self._progress(event.fraction)
@@ -401,7 +403,8 @@ class Controller(Masks):
 
     def _progress(self, fraction: float) -> None:
         if self.session.job is not None:
-            self.session.job = replace(self.session.job, fraction=fraction)
+            left = self._pace.left(fraction)
+            self.session.job = replace(self.session.job, fraction=fraction, remaining=left)
 
     # -- time ----------------------------------------------------------------------------------
 

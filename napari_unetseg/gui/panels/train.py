@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QProgressBar, QPushButton, QSizePolicy
 
+from napari_unetseg.gui.pace import LEAST_SECONDS
 from napari_unetseg.gui.panels.base import Panel, hint, restyle, row
 from napari_unetseg.gui.panels.chosen import ChosenList
 from napari_unetseg.gui.panels.plot import CurvePlot
@@ -14,6 +17,7 @@ from napari_unetseg.gui.session import JobKind
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.session import JobState
 
 __all__ = ["TrainPanel"]
 
@@ -51,8 +55,11 @@ class TrainPanel(Panel):
         for widget in (self.progress, self.doing, self.plot, self.result, self.chosen):
             self.column.addWidget(widget)
 
+        self._clock = QTimer(self)
+        self._clock.setInterval(1000)
+        self._clock.timeout.connect(self._on_job)
         self.follow("job", call=self._on_job)
-        self.follow("curve", call=self._on_curve)
+        self.follow("curve", "marks", "structures", call=self._on_curve)
         self.follow("result", call=self._on_result)
         self.follow("choices", call=self._on_choices)
         self.follow("settings", call=self._on_settings)
@@ -87,18 +94,28 @@ class TrainPanel(Panel):
         self.progress.setVisible(running)
         self.doing.setVisible(running)
         if job is None:
+            self._clock.stop()
             return
+        if not self._clock.isActive():
+            self._clock.start()
         self.progress.setRange(0, 0 if job.fraction is None else 1000)
         self.progress.setValue(round(1000 * (job.fraction or 0)))
         text = job.text
-        if job.kind is JobKind.TRAIN and job.remaining is not None:
+        self.doing.setText(text + self._how_long(job))
+
+    def _how_long(self, job: JobState) -> str:
+        """How long it still takes; while that cannot be told, how long it has taken."""
+        if job.remaining is not None:
             settings = self.session.settings
             limited = settings.minutes or settings.epochs or settings.steps
-            text += f" · {'about' if limited else 'at most'} {duration(job.remaining)} left"
-        self.doing.setText(text)
+            automatic = job.kind is JobKind.TRAIN and not limited
+            return f" · {'at most' if automatic else 'about'} {duration(job.remaining)} left"
+        taken = time.monotonic() - job.since
+        return f" · for {duration(taken)} so far" if taken > LEAST_SECONDS else ""
 
     def _on_curve(self) -> None:
-        self.plot.show_points(self.session.curve)
+        session = self.session
+        self.plot.show_curve(session.curve, session.marks, session.structures)
 
     def _on_result(self) -> None:
         self.result.setText(self.session.result)
