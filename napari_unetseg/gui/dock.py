@@ -5,16 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QEvent, QSize, Qt
-from qtpy.QtWidgets import QDockWidget, QFrame, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QDockWidget,
+    QFrame,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
 
+from napari_unetseg.gui.focus import FocusOrder
 from napari_unetseg.gui.panels.advanced import AdvancedPanel
 from napari_unetseg.gui.panels.annotate import AnnotatePanel
-from napari_unetseg.gui.panels.base import stylesheet
+from napari_unetseg.gui.panels.base import row
 from napari_unetseg.gui.panels.image import ImagePanel
+from napari_unetseg.gui.panels.look import stylesheet
 from napari_unetseg.gui.panels.model import ModelPanel
 from napari_unetseg.gui.panels.result import ResultPanel
 from napari_unetseg.gui.panels.status import StatusPanel
 from napari_unetseg.gui.panels.train import TrainPanel
+from napari_unetseg.gui.panels.welcome import WelcomePanel
 from napari_unetseg.gui.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -49,6 +60,12 @@ class UNetDock(QWidget):
         self.model = ModelPanel(self.controller)
         self.advanced = AdvancedPanel(self.controller)
         self.status = StatusPanel(self.controller)
+        self.welcome = WelcomePanel(self.controller)
+        self.help = QPushButton("?")
+        self.help.setAccessibleName("Help")
+        self.help.setToolTip("What to press in which order, the keys, what the numbers mean.")
+        self.help.clicked.connect(self.workbench.keys.show_help)
+        self._has_keys = False
         self._lay_out()
         viewer.events.theme.connect(self._on_theme)
         self._on_theme()
@@ -58,6 +75,7 @@ class UNetDock(QWidget):
         column = QVBoxLayout(inner)
         column.setContentsMargins(8, 6, 8, 6)
         column.setSpacing(6)
+        column.addWidget(self.welcome)
         for panel in (self.image, self.annotate, self.train, self.result, self.model):
             column.addWidget(panel)
             column.addWidget(_rule())
@@ -74,7 +92,10 @@ class UNetDock(QWidget):
         outer.setContentsMargins(0, 0, 0, 4)
         outer.setSpacing(4)
         outer.addWidget(scroll, 1)
-        outer.addWidget(self.status)
+        foot = row(self.status, self.help, stretch=0)
+        foot.setContentsMargins(8, 0, 8, 0)
+        outer.addLayout(foot)
+        FocusOrder(inner, self.help)
 
     @property
     def _panels(self) -> tuple[ImagePanel | AnnotatePanel | ResultPanel, ...]:
@@ -93,8 +114,14 @@ class UNetDock(QWidget):
         """Let the workbench live in the window."""
         super().showEvent(event)
         self._docked = self._docked or isinstance(self.parent(), QDockWidget)
-        if (window := self.window()) is not None:
+        window = self.window()
+        while isinstance(window, QDockWidget) and window.parentWidget() is not None:
+            window = window.parentWidget()  # a dock that floats belongs to a window too
+        if window is not None:
             self.workbench.live_in(window)
+            if not self._has_keys:
+                self._has_keys = True
+                self.workbench.keys.begin(window)
 
     def event(self, event: QEvent | None) -> bool:
         """Notice being taken out of the window: napari's close button does that."""
@@ -112,7 +139,11 @@ class UNetDock(QWidget):
         """Stop what runs and listen no more."""
         self._docked = False
         self.controller.stop()
-        for panel in (*self._panels, self.train, self.model, self.advanced, self.status):
+        if self._has_keys:
+            self._has_keys = False
+            self.workbench.keys.end()
+        everything = (self.train, self.model, self.advanced, self.status, self.welcome)
+        for panel in (*self._panels, *everything):
             panel.release()
         self._viewer.events.theme.disconnect(self._on_theme)
         layers = self._viewer.layers.events

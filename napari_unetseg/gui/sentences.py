@@ -40,6 +40,7 @@ KEPT = "; the earlier model is kept"
 EARLIER = "; the earlier model is one click away under Model"
 MOST_NAMED = 4
 """Of more structures the sentence says the mean alone; the plot shows the rest."""
+NO_PREDICTION = "There is no prediction to show or hide yet; press 'Train' or 'Predict' first."
 NO_MODEL = "There is no model yet: press Train, or load one under Model."
 
 

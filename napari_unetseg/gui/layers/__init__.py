@@ -19,6 +19,7 @@ from napari_unetseg.gui.layers.annotation import (
 from napari_unetseg.gui.layers.grid import level0 as data_of
 from napari_unetseg.gui.layers.grid import like, plane_on_screen, stack_of
 from napari_unetseg.gui.layers.prediction import Prediction
+from napari_unetseg.gui.layers.visibility import show_or_hide
 
 __all__ = [
     "Prediction",
@@ -35,6 +36,7 @@ __all__ = [
     "new_annotation",
     "paint_colors",
     "plane_on_screen",
+    "show_or_hide",
     "snapshot",
     "stack_of",
     "write_names",

@@ -32,7 +32,7 @@ KINDS = {
     LabelKind.INSTANCES: ("objects", "0 is background, every other number one object."),
 }
 
-ROW_HEIGHT, MOST_ROWS = 18, 5
+MOST_ROWS = 5
 
 
 def kind_combo() -> QComboBox:
@@ -93,6 +93,7 @@ class AnnotatePanel(Panel):
         self.table.setHeaderLabels(["Trains on", "Labels", "Kind"])
         self.table.setRootIsDecorated(False)
         self.table.setToolTip("Checked pairs of image and labels train together.")
+        self.table.setAccessibleName("What a training trains on")
         self.table.itemChanged.connect(self._on_checked)
         self.remove = QPushButton("Remove")
         self.remove.setToolTip("Take the chosen pair out of the training; nothing is deleted.")
@@ -125,7 +126,8 @@ class AnnotatePanel(Panel):
             self.table.addTopLevelItem(item)
         self.table.resizeColumnToContents(0)
         rows = min(max(len(sources), 2), MOST_ROWS)
-        self.table.setFixedHeight(ROW_HEIGHT * (rows + 1) + 12)
+        height = self.table.fontMetrics().lineSpacing() + 5
+        self.table.setFixedHeight(height * (rows + 1) + 12)
         self.table.blockSignals(False)
         several = len(sources) > 1 or any(s.on_disk for s in sources)
         self.table.setVisible(several)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QTimer
@@ -12,6 +13,7 @@ from napari_unetseg.gui.pace import LEAST_SECONDS
 from napari_unetseg.gui.panels.base import Panel, hint, restyle, row
 from napari_unetseg.gui.panels.chosen import ChosenList
 from napari_unetseg.gui.panels.plot import CurvePlot
+from napari_unetseg.gui.remembered import remembered
 from napari_unetseg.gui.sentences import duration
 from napari_unetseg.gui.session import JobKind
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainPanel"]
 
+OVER_TIME = "plot_over_time"
 ENDS = {"as long as it improves": None, "minutes": 5.0, "epochs": 25.0}
 
 
@@ -40,7 +43,7 @@ class TrainPanel(Panel):
         self.end.activated.connect(self._on_end_chosen)
         self.amount = QDoubleSpinBox()
         self.amount.setRange(0.1, 10_000)
-        self.amount.setFixedWidth(104)
+        self.amount.setAccessibleName("How many minutes or epochs")
         self.amount.valueChanged.connect(self._on_amount)
         self.column.addLayout(row("Train for", self.end, self.amount, stretch=1))
 
@@ -48,7 +51,10 @@ class TrainPanel(Panel):
         self.progress.setTextVisible(False)
         self.progress.setFixedHeight(8)
         self.doing = hint()
+        self.progress.setAccessibleName("Progress")
         self.plot = CurvePlot()
+        self.plot.over_time.setChecked(remembered.flag(OVER_TIME))
+        self.plot.switched.connect(partial(remembered.put, OVER_TIME))
         self.result = hint()
         self.result.setProperty("role", "result")
         self.chosen = ChosenList()
