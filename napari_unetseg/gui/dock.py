@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from napari.settings import get_settings
 from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtWidgets import (
     QDockWidget,
@@ -68,6 +70,7 @@ class UNetDock(QWidget):
         self._has_keys = False
         self._lay_out()
         viewer.events.theme.connect(self._on_theme)
+        get_settings().appearance.events.font_size.connect(self._on_theme)
         self._on_theme()
 
     def _lay_out(self) -> None:
@@ -88,6 +91,7 @@ class UNetDock(QWidget):
         scroll.setFrameShape(QFrame.Shape.NoFrame)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         scroll.setMinimumWidth(WIDTH)
+        scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 4)
         outer.setSpacing(4)
@@ -146,13 +150,15 @@ class UNetDock(QWidget):
         for panel in (*self._panels, *everything):
             panel.release()
         self._viewer.events.theme.disconnect(self._on_theme)
+        get_settings().appearance.events.font_size.disconnect(self._on_theme)
         layers = self._viewer.layers.events
         for signal in (layers.inserted, layers.removed, layers.reordered, layers.renamed):
             signal.disconnect(self.reset_choices)
 
     def _on_theme(self, _: object = None) -> None:
-        self.setStyleSheet(stylesheet(self._viewer.theme))
-        self.train.show_theme(self._viewer.theme)
+        with suppress(RuntimeError):  # gone with its window, while napari's settings live on
+            self.setStyleSheet(stylesheet(self._viewer.theme))
+            self.train.show_theme(self._viewer.theme)
 
 
 def _rule() -> QFrame:

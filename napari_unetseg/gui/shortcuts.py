@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from weakref import ref
 
 from napari.settings import get_settings
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, Signal
 from qtpy.QtGui import QKeySequence
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
@@ -50,6 +50,9 @@ class Shortcuts(QObject):
         Lives as long as the viewer.
     """
 
+    rebound = Signal()
+    """The keys are others now."""
+
     def __init__(self, controller: Controller, parent: QObject) -> None:
         super().__init__(parent)
         self.controller = controller
@@ -80,8 +83,8 @@ class Shortcuts(QObject):
         self._docks += 1
         if self._docks == 1:
             self._lives_in = ref(window)
-            remembered.changed.connect(self._bind)
-            get_settings().shortcuts.events.shortcuts.connect(self._bind)
+            remembered.changed.connect(self._on_changed)
+            get_settings().shortcuts.events.shortcuts.connect(self._on_changed)
             application = QApplication.instance()
             if isinstance(application, QApplication):
                 application.focusChanged.connect(self._on_focus)
@@ -100,8 +103,8 @@ class Shortcuts(QObject):
             self._release()
 
     def _release(self) -> None:
-        remembered.changed.disconnect(self._bind, missing_ok=True)
-        get_settings().shortcuts.events.shortcuts.disconnect(self._bind)
+        remembered.changed.disconnect(self._on_changed, missing_ok=True)
+        get_settings().shortcuts.events.shortcuts.disconnect(self._on_changed)
         application = QApplication.instance()
         with suppress(RuntimeError, TypeError):
             if isinstance(application, QApplication):
@@ -121,7 +124,13 @@ class Shortcuts(QObject):
                 shortcut.deleteLater()
         self._bound.clear()
 
-    def _bind(self, _: object = None) -> None:
+    def _on_changed(self, _: object = None) -> None:
+        """Other keys were chosen, here or in another window; this one may be gone already."""
+        with suppress(RuntimeError):
+            self._bind()
+            self.rebound.emit()
+
+    def _bind(self) -> None:
         self._unbind()
         window = self._window
         if window is None:

@@ -57,15 +57,15 @@ class AnnotatePanel(Panel):
             controller.labels_candidates, "The Labels layer that holds the labels of this image."
         )
         self.labels.changed.connect(self._on_labels_chosen)
-        self.new = QPushButton("New layer")
+        self.new = QPushButton("&New layer")
         self.new.setToolTip("Make an empty layer over the image and take the first brush.")
         self.new.clicked.connect(self._on_new_pressed)
-        self.column.addLayout(row("Labels", self.labels.native, self.new, stretch=1))
+        self.column.addLayout(row("L&abels", self.labels.native, self.new, stretch=1))
 
         self.kind = kind_combo()
         self.kind.activated.connect(self._on_kind_chosen)
         self._kind_row = QWidget()
-        self._kind_row.setLayout(row("They are", self.kind, stretch=1))
+        self._kind_row.setLayout(row("They a&re", self.kind, stretch=1))
         self.column.addWidget(self._kind_row)
 
         self.brushes = BrushList()
@@ -73,10 +73,10 @@ class AnnotatePanel(Panel):
         self.brushes.renamed.connect(controller.rename_structure)
         self.column.addWidget(self.brushes)
 
-        self.add = QPushButton("+ Structure")
+        self.add = QPushButton("+ Str&ucture")
         self.add.setToolTip("Add a structure with the next free number and colour.")
         self.add.clicked.connect(self._on_add_pressed)
-        self.folders = QPushButton("Add folders…")
+        self.folders = QPushButton("Add fol&ders…")
         self.folders.setToolTip(
             "Train on a folder of images and a folder of masks too; files pair by their names."
         )

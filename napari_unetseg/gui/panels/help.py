@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QSize, Qt
@@ -65,7 +66,7 @@ class HelpDialog(QDialog):
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self._scroll, self._inner = scroll, inner
-        close = QPushButton("Close")
+        close = QPushButton("&Close")
         close.clicked.connect(self.close)
         outer = QVBoxLayout(self)
         outer.addWidget(scroll, 1)
@@ -89,11 +90,11 @@ class HelpDialog(QDialog):
     def release(self) -> None:
         """Listen no more, before the dialog is deleted."""
         self._viewer.events.theme.disconnect(self._on_theme)
-        self.keys.release()
         self.close()
 
     def _on_theme(self, _: object = None) -> None:
-        self.setStyleSheet(stylesheet(self._viewer.theme))
+        with suppress(RuntimeError):  # gone with its window
+            self.setStyleSheet(stylesheet(self._viewer.theme))
 
 
 def _heading(text: str) -> QLabel:

@@ -10,7 +10,6 @@ from qtpy.QtWidgets import QFormLayout, QKeySequenceEdit, QLabel, QPushButton, Q
 
 from napari_unetseg.gui.keys import COMMANDS
 from napari_unetseg.gui.panels.base import hint
-from napari_unetseg.gui.remembered import remembered
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.shortcuts import Shortcuts
@@ -44,13 +43,8 @@ class KeysForm(QWidget):
         self.defaults = QPushButton("Give every command its own key again")
         self.defaults.clicked.connect(self._on_defaults_pressed)
         column.addWidget(self.defaults)
-        self._keys_changed = self.refresh
-        remembered.changed.connect(self._keys_changed)
+        shortcuts.rebound.connect(self.refresh)
         self.refresh()
-
-    def release(self) -> None:
-        """Listen no more, before the widget is deleted."""
-        remembered.changed.disconnect(self._keys_changed, missing_ok=True)
 
     def refresh(self) -> None:
         """Show the keys that there are now."""

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from napari.settings import get_settings
 from napari.utils.theme import get_theme
 
 from napari_unetseg.gui.contrast import LINES, TEXT, mixed, readable
 
-__all__ = ["stylesheet"]
+__all__ = ["font_size", "stylesheet"]
 
 ACTION, ACTION_HOVER, DONE = "#0072B2", "#005F99", "#009E73"
 """Colours that carry white text, or meaning, in a dark and in a light theme."""
+
+
+def font_size() -> int:
+    """Napari's size of text in points; a theme does not know what the user set."""
+    return int(get_settings().appearance.font_size)
 
 
 def stylesheet(theme_name: str) -> str:
@@ -22,7 +28,7 @@ def stylesheet(theme_name: str) -> str:
     ring = readable(theme.current.as_hex(), back, primary, line, least=LINES)
     stop = readable(theme.error.as_hex(), back, least=LINES)
     return f"""
-    QLabel[role="heading"] {{ font-weight: bold; font-size: {theme.font_size}; padding-top: 2px; }}
+    QLabel[role="heading"] {{ font-weight: bold; font-size: {font_size()}pt; padding-top: 2px; }}
     QLabel[role="hint"] {{ color: {dim}; }}
     QLabel[role="result"], QLabel[role="value"], QLabel[role="refusal"] {{ font-weight: bold; }}
     QPushButton {{ padding: 3px 7px; min-height: 16px; border: 2px solid transparent; }}
@@ -45,6 +51,7 @@ def stylesheet(theme_name: str) -> str:
     QFrame[role="brush"]:hover {{ border-color: {line}; }}
     QFrame[role="brush"][chosen="true"] {{
         background: {line}; border-color: {theme.current.as_hex()}; }}
+    QFrame[role="brush"][chosen="true"]:focus {{ border-color: {text}; }}
     QFrame[role="brush"] QLineEdit {{
         background: transparent; border: 1px solid transparent; padding: 0; }}
     QFrame[role="brush"] QLineEdit:focus {{ border: 1px solid {ring}; }}

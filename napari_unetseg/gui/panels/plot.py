@@ -14,6 +14,7 @@ from qtpy.QtWidgets import QCheckBox, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_unetseg.gui.contrast import LINES, mixed, readable
 from napari_unetseg.gui.curve import Columns, classes_to_show, thinned
+from napari_unetseg.gui.panels.look import font_size
 from napari_unetseg.gui.session import MarkKind
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class CurvePlot(QWidget):
         self._chart.setFixedHeight(LINES_HIGH * self.legend.fontMetrics().lineSpacing())
         theme = get_theme(self._theme)
         back, text = theme.background.as_hex(), theme.text.as_hex()
-        self._chart.show_colors(back, text, theme.font_size)
+        self._chart.show_colors(back, text, f"{font_size()}pt")
         self.lines = tuple(self._lines(back, text))
         over_time = self.over_time.isChecked()
         self._chart.draw(self.lines, over_time=over_time)

@@ -45,7 +45,7 @@ class TrainPanel(Panel):
         self.amount.setRange(0.1, 10_000)
         self.amount.setAccessibleName("How many minutes or epochs")
         self.amount.valueChanged.connect(self._on_amount)
-        self.column.addLayout(row("Train for", self.end, self.amount, stretch=1))
+        self.column.addLayout(row("Train f&or", self.end, self.amount, stretch=1))
 
         self.progress = QProgressBar()
         self.progress.setTextVisible(False)
