@@ -1,8 +1,9 @@
 """Pictures of the dock for the documents: light and dark, on a small screen and at 200 %.
 
-``python docs/screenshots.py [FOLDER]`` writes ``dock-THEME.png`` at 1366 × 768 and, from a fresh
-interpreter with QT_SCALE_FACTOR=2, ``dock-THEME-200.png`` at 2732 × 1536. A screen of that size is
-needed; ``xvfb-run -a -s "-screen 0 2732x1536x24"`` makes one. ``--help-too`` adds the help.
+``python docs/screenshots.py [FOLDER]`` writes ``dock-THEME.png`` from a window of 1366 × 768 and, from a
+fresh interpreter with QT_SCALE_FACTOR=2, ``dock-THEME-200.png`` from 2732 × 1536: the dock at first,
+after a training, and with its advanced settings, and the help. A screen of that size is needed;
+``xvfb-run -a -s "-screen 0 2732x1536x24"`` makes one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 SMALL = (1366, 768)
 THEMES = ("dark", "light")
-STEPS = 60
+STEPS = 20
 
 
 def main() -> None:
@@ -27,7 +28,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parent)
     parser.add_argument("--font-size", type=int, help="of napari, in points")
-    parser.add_argument("--help-too", action="store_true")
     options = parser.parse_args()
     if "QT_SCALE_FACTOR" in os.environ or options.font_size:
         pictures(options, f"-{options.font_size}pt" if options.font_size else "-200")
@@ -60,40 +60,51 @@ def pictures(options: argparse.Namespace, suffix: str) -> None:
     dock = UNetDock(viewer)
     viewer.window.add_dock_widget(dock, name="U-Net segmentation", area="right")
     viewer.reset_view()
-    shoot = partial_shoot(viewer, dock, options.folder, suffix)
-    shoot("first", "welcome")
+    shots: dict[str, list[Any]] = {theme: [] for theme in THEMES}
+    shoot(viewer, dock, shots, "first")
     dock.session.change_settings(steps=STEPS)
     dock.train.button.click()
     wait(lambda: dock.session.job is None and dock.session.entry is not None)
     dock.advanced.fold.expand(animate=False)
-    shoot("dock", "plot")
-    shoot("lower", "advanced")
-    if options.help_too:
-        dock.help.click()
-        pause()
-        for theme in THEMES:
-            viewer.theme = theme
-            pause()
-            dock.workbench.keys._help.grab().save(str(options.folder / f"help-{theme}{suffix}.png"))
+    shoot(viewer, dock, shots, "trained")
+    shoot(viewer, dock, shots, "advanced")
+    dock.help.click()
+    shoot(viewer, dock, shots, "help")
+    for theme, images in shots.items():
+        join(images, options.folder / f"dock-{theme}{suffix}.png")
     viewer.close()
 
 
-def partial_shoot(viewer: Any, dock: Any, folder: Path, suffix: str) -> Callable[[str, str], None]:
-    """A function that takes a picture of the window in each theme, scrolled to a part."""
+def shoot(viewer: Any, dock: Any, shots: dict[str, list[Any]], part: str) -> None:
+    """Take a picture of the dock in each theme, scrolled to a part; or of the help."""
     from qtpy.QtWidgets import QScrollArea
 
-    scroll = dock.findChild(QScrollArea)
-
-    def shoot(name: str, part: str) -> None:
+    pause()
+    bar = dock.findChild(QScrollArea).verticalScrollBar()
+    bar.setValue({"trained": dock.train.y(), "advanced": bar.maximum()}.get(part, 0))
+    seen = dock.workbench.keys.help if part == "help" else dock
+    for theme, images in shots.items():
+        viewer.theme = theme
         pause()
-        bar = scroll.verticalScrollBar()
-        bar.setValue({"welcome": 0, "plot": dock.train.y(), "advanced": bar.maximum()}[part])
-        for theme in THEMES:
-            viewer.theme = theme
-            pause()
-            dock.window().grab().save(str(folder / f"{name}-{theme}{suffix}.png"))
+        images.append(seen.grab().toImage())
 
-    return shoot
+
+def join(images: list[Any], path: Path) -> None:
+    """Write pictures side by side, in 128 colours, so that the file is small."""
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{n}.png" for n in range(len(images))]
+        for image, file in zip(images, files, strict=True):
+            image.save(str(file))
+        parts = [Image.open(file).convert("RGB") for file in files]
+        wide = sum(part.width for part in parts) + 8 * (len(parts) - 1)
+        whole = Image.new("RGB", (wide, max(part.height for part in parts)), "#808080")
+        left = 0
+        for part in parts:
+            whole.paste(part, (left, 0))
+            left += part.width + 8
+    whole.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def wait(condition: Callable[[], bool], seconds: float = 300.0) -> None:

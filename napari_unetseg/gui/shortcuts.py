@@ -73,6 +73,11 @@ class Shortcuts(QObject):
         return dict(self._bound)
 
     @property
+    def help(self) -> HelpDialog | None:
+        """The help, once it was shown."""
+        return self._help
+
+    @property
     def _window(self) -> QWidget | None:
         return None if self._lives_in is None else self._lives_in()
 

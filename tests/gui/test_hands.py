@@ -220,7 +220,7 @@ def test_two_windows_have_keys_of_their_own(make_napari_viewer: Any) -> None:
 
 def open_help(hands: Window) -> Any:
     press(Qt.Key.Key_F1)
-    dialog = hands.dock.workbench.keys._help
+    dialog = hands.dock.workbench.keys.help
     hands.wait(lambda: dialog.isVisible())
     return dialog
 
@@ -240,7 +240,7 @@ def test_the_help_opens_by_key_and_by_button_and_lists_every_command(hands: Wind
     dialog.close()
     hands.click(hands.dock.help)
     hands.wait(dialog.isVisible)
-    assert hands.dock.workbench.keys._help is dialog
+    assert hands.dock.workbench.keys.help is dialog
     assert not dialog._scroll.horizontalScrollBar().maximum()
     dialog.close()
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Panel", "belong", "hint", "layer_combo", "restyle", "row"]
 
 
-WIDEST_LABEL = "Train for "
+WIDEST_LABEL = "They are "
 """Labels in front of fields are as wide as this, whatever the size of text."""
 
 
@@ -111,8 +111,11 @@ class Caption(QLabel):
         """As wide as the widest."""
         self.ensurePolished()
         size = super().sizeHint()
-        wide = self.fontMetrics().horizontalAdvance(WIDEST_LABEL)
-        return QSize(max(size.width(), wide), size.height())
+        metrics = self.fontMetrics()
+        shorter = metrics.horizontalAdvance(WIDEST_LABEL) - metrics.horizontalAdvance(
+            self.text().replace("&", "")
+        )
+        return QSize(size.width() + max(0, shorter), size.height())
 
     def minimumSizeHint(self) -> QSize:
         """Never cut off."""
