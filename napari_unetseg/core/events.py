@@ -18,6 +18,7 @@ __all__ = [
     "Improved",
     "Notice",
     "Prepared",
+    "Renewed",
     "StepDone",
     "TilePredicted",
     "TrainingDone",
@@ -135,22 +136,47 @@ class Improved(Event):
         Its scores on the validation blocks, None without any.
     seconds
         Time since the start of the training.
+    step
+        Steps done.
+    before
+        What it improved on, scored on the same labels: the model gone on from or the first answer,
+        or what was shown when newer labels came. None where there was nothing, or no score.
     """
 
     model: Model
     scores: Scores | None
     seconds: float
+    step: int = 0
+    before: Scores | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed(Event):
+    """Newer annotations came, and training goes on with them.
+
+    ``voxels`` are labelled now in all; ``step`` and ``seconds`` say when, since the start.
+    """
+
+    voxels: int
+    step: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingDone(Event):
-    """The last event of a training: why it ended, in a sentence, and the scores of what is kept."""
+    """The last event of a training: why it ended, in a sentence, and the scores of what is kept.
+
+    ``before`` as in `Improved`; ``unchanged``: nothing better was found, so what the training began
+    with is kept.
+    """
 
     reason: str
     scores: Scores | None
     epochs: int
     steps: int
     seconds: float
+    before: Scores | None = None
+    unchanged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,19 @@ import numpy as np
 
 from napari_unetseg.core.labels import IGNORE, Classes
 
-__all__ = ["Scores", "confusion", "mean_of", "scores_of", "soft_confusion", "soft_dice_of"]
+__all__ = [
+    "Scores",
+    "confusion",
+    "log_losses",
+    "loss_of",
+    "mean_of",
+    "scores_of",
+    "soft_confusion",
+    "soft_dice_of",
+]
+
+LEAST_SHARE = 1e-7
+"""A probability is taken for no less, so that one voxel cannot make a loss infinite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +31,8 @@ class Scores:
 
     ``voxels`` labelled voxels were compared, in ``blocks`` validation blocks. ``soft_dice`` is the
     Dice of the probabilities (`soft_dice_of`), where they were at hand: it still tells models
-    apart when every stroke is already on the right side.
+    apart when every stroke is already on the right side. ``loss`` is their cross-entropy
+    (`loss_of`), likewise.
     """
 
     names: tuple[str, ...]
@@ -29,6 +42,7 @@ class Scores:
     voxels: int
     blocks: int = 0
     soft_dice: float = math.nan
+    loss: float = math.nan
 
     @property
     def mean_dice(self) -> float:
@@ -110,8 +124,53 @@ def soft_dice_of(sums: np.ndarray, shares: Sequence[float] | None = None) -> flo
     return float((2 * np.diag(sums)[occurs] / both[occurs]).mean()) if occurs.any() else math.nan
 
 
+def log_losses(truth: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Sum minus the logarithm of the true class's probability, by true class.
+
+    Parameters
+    ----------
+    truth
+        Class indices; voxels whose truth is `IGNORE` are left out.
+    shares
+        (classes, *shape of truth) probabilities.
+
+    Returns
+    -------
+    numpy.ndarray
+        (classes,) float64.
+    """
+    known = truth != IGNORE
+    right = truth[known].astype(np.intp)
+    said = np.take_along_axis(shares[:, known], right[None], axis=0)[0]
+    sums = -np.log(np.maximum(said, LEAST_SHARE))
+    return np.bincount(right, weights=sums, minlength=len(shares))
+
+
+def loss_of(sums: np.ndarray, counts: np.ndarray, shares: Sequence[float] | None = None) -> float:
+    """Mean cross-entropy in nats; NaN when nothing is labelled.
+
+    Parameters
+    ----------
+    sums
+        (classes,) as from `log_losses`.
+    counts
+        (classes,) labelled voxels of each class.
+    shares
+        As in `soft_dice_of`: classes count by these instead of by what was labelled of them.
+    """
+    occurs = counts > 0
+    if not occurs.any():
+        return math.nan
+    weights = (counts if shares is None else np.asarray(shares))[occurs].astype(float)
+    return float((sums[occurs] / counts[occurs] * weights).sum() / weights.sum())
+
+
 def scores_of(
-    counts: np.ndarray, classes: Classes, blocks: int = 0, soft_dice: float = math.nan
+    counts: np.ndarray,
+    classes: Classes,
+    blocks: int = 0,
+    soft_dice: float = math.nan,
+    loss: float = math.nan,
 ) -> Scores:
     """Dice (Sørensen 1948) and IoU (Jaccard 1912) of each structure from a confusion matrix."""
     first = int(classes.background)
@@ -128,4 +187,5 @@ def scores_of(
         voxels=int(counts.sum()),
         blocks=blocks,
         soft_dice=soft_dice,
+        loss=loss,
     )

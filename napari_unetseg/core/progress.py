@@ -51,6 +51,7 @@ class Progress:
         self.losses = 0.0
         self.curve: list[CurvePoint] = []
         self.best: Best | None = None
+        self.before: Scores | None = None
         self.level = self.record = math.nan
         self.initial = self.safe_weights = initial
         self.beginning = "model it went on from"
@@ -100,7 +101,7 @@ class Progress:
 
     def _begin_from(self, best: Best) -> Best:
         """Compare coming epochs with these weights and their score."""
-        self.best = best
+        self.best, self.before = best, best.scores
         self.level = self.record = best.scores.soft_dice if best.scores else math.nan
         return best
 
@@ -170,9 +171,10 @@ class Progress:
             reason = "you stopped it"
         scores = self.best.scores if self.best else None
         text = f"Training ended after {self.steps} steps: {reason}."
-        if self.epochs and self.best is not None and self.best.weights is self.initial:
+        same = bool(self.epochs) and self.best is not None and self.best.weights is self.initial
+        if same:
             text += f" Nothing scored steadily better than the {self.beginning}, which is kept."
-        return TrainingDone(text, scores, self.epochs, self.steps, self.seconds)
+        return TrainingDone(text, scores, self.epochs, self.steps, self.seconds, self.before, same)
 
 
 def _point(progress: Progress, loss: float, scores: Scores | None) -> CurvePoint:
@@ -184,4 +186,5 @@ def _point(progress: Progress, loss: float, scores: Scores | None) -> CurvePoint
         dice=scores.dice if scores else None,
         iou=scores.iou if scores else None,
         mean_dice=scores.mean_dice if scores else None,
+        validation_loss=scores.loss if scores else None,
     )

@@ -32,7 +32,10 @@ class _Record(BaseModel):
 
 
 class CurvePoint(_Record):
-    """One epoch of a training; ``dice`` and ``iou`` per structure are None without validation."""
+    """One epoch of a training; ``dice`` and ``iou`` per structure are None without validation.
+
+    ``validation_loss`` is that of `Scores`; None also in records of earlier versions.
+    """
 
     epoch: int
     step: int
@@ -41,6 +44,7 @@ class CurvePoint(_Record):
     dice: tuple[float, ...] | None = None
     iou: tuple[float, ...] | None = None
     mean_dice: float | None = None
+    validation_loss: float | None = None
 
 
 class ImageRecord(_Record):

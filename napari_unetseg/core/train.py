@@ -17,7 +17,7 @@ from napari_unetseg.core.devices import (
     use_threads,
 )
 from napari_unetseg.core.errors import TrainingError, UserError
-from napari_unetseg.core.events import Event, Improved, Notice, Prepared
+from napari_unetseg.core.events import Event, Improved, Notice, Prepared, Renewed
 from napari_unetseg.core.learner import Learner, NotFiniteError
 from napari_unetseg.core.memory import kept_memory
 from napari_unetseg.core.model import Model
@@ -65,7 +65,7 @@ def train_events(
     ------
     Event
         `Notice`, one `Prepared`, `StepDone`, `EpochDone`, `Improved` whenever there is a better
-        model to show, and last one `TrainingDone`.
+        model to show, `Renewed` when newer annotations came, and last one `TrainingDone`.
 
     Returns
     -------
@@ -241,7 +241,8 @@ class _Run:
             yield Notice("Not enough memory: this epoch has no score.")
         yield done
         if done.best:
-            yield Improved(self.model("training goes on"), done.scores, done.seconds)
+            model, before = self.model("training goes on"), self.progress.before
+            yield Improved(model, done.scores, done.seconds, done.step, before)
         self.failures = 0
 
     def renew(self) -> Generator[Event, None, None]:
@@ -264,9 +265,7 @@ class _Run:
         else:
             self.progress.renew(self.learner)
             voxels = self.data.train_voxels + self.data.validation_voxels
-            yield Notice(
-                f"Training goes on with what was painted meanwhile: {voxels:,} labelled pixels."
-            )
+            yield Renewed(voxels, self.progress.steps, self.progress.seconds)
 
     def _use(self, data: TrainingData, before: TrainingData | None = None) -> None:
         """Learn from these data; hold on to the best model, whose mask of the others was shown."""

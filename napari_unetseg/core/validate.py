@@ -11,7 +11,15 @@ import numpy as np
 import torch
 
 from napari_unetseg.core.devices import is_out_of_memory, release_memory
-from napari_unetseg.core.metrics import Scores, confusion, scores_of, soft_confusion, soft_dice_of
+from napari_unetseg.core.metrics import (
+    Scores,
+    confusion,
+    log_losses,
+    loss_of,
+    scores_of,
+    soft_confusion,
+    soft_dice_of,
+)
 from napari_unetseg.core.unet import UNet, probabilities
 
 if TYPE_CHECKING:
@@ -54,12 +62,15 @@ class Validator:
         network = network.folded()
         blocks = self.data.validation_blocks()
         n = len(self.data.classes.numbers)
-        counts, sums = np.zeros((n, n), np.int64), np.zeros((n, n))
+        counts, sums, losses = np.zeros((n, n), np.int64), np.zeros((n, n)), np.zeros(n)
         for plane, block, shares in self._predicted(network, blocks):
             truth = plane.validate[block.region]
             counts += confusion(truth, shares.argmax(0), n)
             sums += soft_confusion(truth, shares)
-        return scores_of(counts, self.data.classes, len(blocks), soft_dice_of(sums, of_classes))
+            losses += log_losses(truth, shares)
+        soft = soft_dice_of(sums, of_classes)
+        loss = loss_of(losses, counts.sum(1), of_classes)
+        return scores_of(counts, self.data.classes, len(blocks), soft, loss)
 
     def _predicted(
         self, network: UNet, blocks: list[tuple[Plane, Block]]

@@ -17,16 +17,18 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import (
     EpochDone,
     Event,
+    Improved,
     Notice,
     Prepared,
+    Renewed,
     StepDone,
     TilePredicted,
     TrainingDone,
 )
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.core.truth import Change, Origin
+from napari_unetseg.gui import curve, sentences, work
 from napari_unetseg.gui import layers as napari_layers
-from napari_unetseg.gui import sentences, work
 from napari_unetseg.gui.classes import ClassEditor
 from napari_unetseg.gui.grids import count_labels
 from napari_unetseg.gui.jobs import Job, Runner, Work
@@ -35,6 +37,7 @@ from napari_unetseg.gui.live import MaskBegins
 from napari_unetseg.gui.looking import Looking
 from napari_unetseg.gui.masks import Masks
 from napari_unetseg.gui.newer import Pairs, gather, same
+from napari_unetseg.gui.pace import Pace
 from napari_unetseg.gui.preferences import Preferences, cores
 from napari_unetseg.gui.review import Review
 from napari_unetseg.gui.session import (
@@ -43,7 +46,6 @@ from napari_unetseg.gui.session import (
     Level,
     Mode,
     ModelEntry,
-    Point,
     Session,
 )
 from napari_unetseg.gui.steps import Steps
@@ -94,7 +96,7 @@ class Controller(Masks):
         self.runner = runner
         self._read_preferences = preferences
         self.preferences = preferences()
-        self._control = Control()
+        self._control, self._pace = Control(), Pace()
         self._numbers = 0
         self._models = 0
         self._flushed = self._counted = 0.0
@@ -133,7 +135,7 @@ class Controller(Masks):
                 entry.model if entry else None,
                 self.begin_looking(self.session.settings.dims),
             )
-            self.session.curve, self.session.result = (), ""
+            self.session.curve, self.session.marks, self.session.result = (), (), ""
             self._went_wrong = False
             self._before = self.session.entry
             self.looking.training_begins()
@@ -420,6 +422,7 @@ class Controller(Masks):
         number = self._numbers
         self._control = Control(self.thread_count())
         self._noticed.clear()
+        self._pace = Pace()
         self.session.job = JobState(number, kind, text)
         whole = Job(
             job,
@@ -465,11 +468,8 @@ class Controller(Masks):
         match event:
             case StepDone():
                 self._on_step(event)
-            case EpochDone():
-                dice = event.scores.mean_dice if event.scores else None
-                dice = None if dice is None or math.isnan(dice) else dice
-                point = Point(event.step, event.train_loss, dice)
-                self.session.curve = (*self.session.curve, point)
+            case EpochDone() | Improved() | Renewed():
+                curve.note(self.session, event)
             case MaskBegins():
                 self._on_mask_begins(event)
             case TilePredicted() if self._screen is not None:
@@ -484,7 +484,9 @@ class Controller(Masks):
                 self.session.say(" ".join([*self._noticed, sentences.describe_prepared(event)]))
                 self._noticed.clear()
             case TrainingDone():
-                self.session.result = sentences.describe_training(event)
+                self.session.result = sentences.describe_training(
+                    event, on_strokes=self.session.on_strokes, earlier=bool(self.session.history)
+                )
                 if event.scores is not None:
                     pairs = zip(event.scores.numbers, event.scores.dice, strict=True)
                     self.session.dice = dict(pairs)
@@ -506,7 +508,8 @@ class Controller(Masks):
 
     def _progress(self, fraction: float) -> None:
         if self.session.job is not None:
-            self.session.job = replace(self.session.job, fraction=fraction)
+            left = self._pace.left(fraction)
+            self.session.job = replace(self.session.job, fraction=fraction, remaining=left)
 
     # -- time ----------------------------------------------------------------------------------
 

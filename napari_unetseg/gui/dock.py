@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from napari.settings import get_settings
 from qtpy.QtCore import QEvent, QSize, Qt
-from qtpy.QtWidgets import QDockWidget, QFrame, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QDockWidget,
+    QFrame,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
 
+from napari_unetseg.gui.focus import FocusOrder
 from napari_unetseg.gui.panels.advanced import AdvancedPanel
 from napari_unetseg.gui.panels.annotate import AnnotatePanel
-from napari_unetseg.gui.panels.base import Panel, stylesheet
+from napari_unetseg.gui.panels.base import Panel, row
 from napari_unetseg.gui.panels.image import ImagePanel
+from napari_unetseg.gui.panels.look import stylesheet
 from napari_unetseg.gui.panels.model import ModelPanel
 from napari_unetseg.gui.panels.project import ProjectPanel
 from napari_unetseg.gui.panels.result import ResultPanel
 from napari_unetseg.gui.panels.review import ReviewPanel
 from napari_unetseg.gui.panels.status import StatusPanel
 from napari_unetseg.gui.panels.train import TrainPanel
+from napari_unetseg.gui.panels.welcome import WelcomePanel
 from napari_unetseg.gui.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -54,8 +67,15 @@ class UNetDock(QWidget):
         self.model = ModelPanel(self.controller)
         self.advanced = AdvancedPanel(self.controller)
         self.status = StatusPanel(self.controller)
+        self.welcome = WelcomePanel(self.controller)
+        self.help = QPushButton("?")
+        self.help.setAccessibleName("Help")
+        self.help.setToolTip("What to press in which order, the keys, what the numbers mean.")
+        self.help.clicked.connect(self.workbench.keys.show_help)
+        self._has_keys = False
         self._lay_out()
         viewer.events.theme.connect(self._on_theme)
+        get_settings().appearance.events.font_size.connect(self._on_theme)
         self._on_theme()
 
     def _lay_out(self) -> None:
@@ -63,6 +83,7 @@ class UNetDock(QWidget):
         column = QVBoxLayout(inner)
         column.setContentsMargins(8, 6, 8, 6)
         column.setSpacing(6)
+        column.addWidget(self.welcome)
         for panel in (
             self.project,
             self.image,
@@ -83,11 +104,15 @@ class UNetDock(QWidget):
         scroll.setFrameShape(QFrame.Shape.NoFrame)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         scroll.setMinimumWidth(WIDTH)
+        scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 4)
         outer.setSpacing(4)
         outer.addWidget(scroll, 1)
-        outer.addWidget(self.status)
+        foot = row(self.status, self.help, stretch=0)
+        foot.setContentsMargins(8, 0, 8, 0)
+        outer.addLayout(foot)
+        FocusOrder(inner, self.help)
 
     @property
     def _panels(self) -> tuple[Panel, ...]:
@@ -106,8 +131,14 @@ class UNetDock(QWidget):
         """Let the workbench live in the window."""
         super().showEvent(event)
         self._docked = self._docked or isinstance(self.parent(), QDockWidget)
-        if (window := self.window()) is not None:
+        window = self.window()
+        while isinstance(window, QDockWidget) and window.parentWidget() is not None:
+            window = window.parentWidget()  # a dock that floats belongs to a window too
+        if window is not None:
             self.workbench.live_in(window)
+            if not self._has_keys:
+                self._has_keys = True
+                self.workbench.keys.begin(window)
 
     def event(self, event: QEvent | None) -> bool:
         """Notice being taken out of the window: napari's close button does that."""
@@ -126,17 +157,22 @@ class UNetDock(QWidget):
         self._docked = False
         self.controller.stop()
         self.controller.looking.watched = False
-        others = (self.project, self.train, self.model, self.advanced, self.status)
-        for panel in (*self._panels, *others):
+        if self._has_keys:
+            self._has_keys = False
+            self.workbench.keys.end()
+        training = (self.train, self.model, self.advanced)
+        for panel in (*self._panels, *training, self.project, self.status, self.welcome):
             panel.release()
         self._viewer.events.theme.disconnect(self._on_theme)
+        get_settings().appearance.events.font_size.disconnect(self._on_theme)
         layers = self._viewer.layers.events
         for signal in (layers.inserted, layers.removed, layers.reordered, layers.renamed):
             signal.disconnect(self.reset_choices)
 
     def _on_theme(self, _: object = None) -> None:
-        self.setStyleSheet(stylesheet(self._viewer.theme))
-        self.train.show_theme(self._viewer.theme)
+        with suppress(RuntimeError):  # gone with its window, while napari's settings live on
+            self.setStyleSheet(stylesheet(self._viewer.theme))
+            self.train.show_theme(self._viewer.theme)
 
 
 def _rule() -> QFrame:

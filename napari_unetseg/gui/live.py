@@ -82,6 +82,7 @@ class MaskBegins(Event):
     model_id: str
     structures: Sequence[Structure]
     scores: Scores | None
+    before: Scores | None = None
 
 
 class Live:
@@ -155,7 +156,7 @@ class Live:
             return None
         self._tiles = self._predict(newest.model, view)
         model = newest.model
-        return MaskBegins(view, model.id, model.classes.structures, newest.scores)
+        return MaskBegins(view, model.id, model.classes.structures, newest.scores, newest.before)
 
     def _predict(self, model: Model, view: View) -> Generator[Event, None, None]:
         return mask_of(model, view, self._device, self._control, self._screen)

@@ -105,7 +105,10 @@ class Masks(Choices):
             self._target = None
         elif self._screen is not None and image in self.viewer.layers:
             self.begin_mask(image, event.model_id, event.structures)
-            self.session.result = f"{sentences.describe_scores(event.scores)}."
+            session = self.session
+            self.session.result = sentences.describe_better(
+                event, on_strokes=session.on_strokes, earlier=bool(session.history)
+            )
             if earlier is None:
                 self.session.say(sentences.MASK_BEGINS)
 

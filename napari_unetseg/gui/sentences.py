@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from napari_unetseg.core.events import Prepared, TrainingDone
     from napari_unetseg.core.image import Stack
     from napari_unetseg.core.metrics import Scores
+    from napari_unetseg.gui.live import MaskBegins
 
 __all__ = [
+    "describe_better",
     "describe_image",
     "describe_scores",
     "describe_training",
@@ -43,6 +45,11 @@ DIFFERENCE = (
 NOT_KEPT = "What you paint cannot be kept on disk, so save your layers yourself. {}"
 KEPT_AGAIN = "Everything is on disk again."
 MISSING = "Not found: {}. Open these images, then open the project again: nothing of it is lost."
+KEPT = "; the earlier model is kept"
+EARLIER = "; the earlier model is one click away under Model"
+MOST_NAMED = 4
+"""Of more structures the sentence says the mean alone; the plot shows the rest."""
+NO_PREDICTION = "There is no prediction to show or hide yet; press 'Train' or 'Predict' first."
 NO_MODEL = "There is no model yet: press Train, or load one under Model."
 
 
@@ -122,25 +129,51 @@ def describe_prepared(event: Prepared) -> str:
     return f"Training on {event.device} with {event.train_voxels:,} labelled pixels, {held}."
 
 
-def describe_scores(scores: Scores | None) -> str:
-    """The score, or why there is none."""
+def describe_scores(
+    scores: Scores | None, before: Scores | None = None, *, on_strokes: bool = False
+) -> str:
+    """The score, from what to what if it changed, and on what; or why there is none."""
     if scores is None or math.isnan(scores.mean_dice):
         return "Not validated: too little is labelled to hold any back, so paint more for a score"
     each = ""
-    if len(scores.names) > 1:
+    if 1 < len(scores.names) <= MOST_NAMED:
         pairs = zip(scores.names, scores.dice, strict=True)
         each = " (" + ", ".join(f"{n} {d:.2f}" for n, d in pairs if not math.isnan(d)) + ")"
     blocks = "block" if scores.blocks == 1 else "blocks"
     return (
-        f"Dice {scores.mean_dice:.2f}{each}, IoU {scores.mean_iou:.2f} "
-        f"on {scores.voxels:,} labelled pixels held back in {scores.blocks} {blocks}"
+        f"Dice {_change(before, scores)}{each}, IoU {scores.mean_iou:.2f} "
+        f"on {'strokes' if on_strokes else 'labels'} in {scores.blocks} held-out {blocks} "
+        f"({scores.voxels:,} pixels)"
     )
 
 
-def describe_training(event: TrainingDone) -> str:
+def _change(before: Scores | None, scores: Scores) -> str:
+    """Such as ``0.91 → 0.93``, with a third digit where it takes one to tell them apart."""
+    if before is None or math.isnan(before.mean_dice):
+        return f"{scores.mean_dice:.2f}"
+    for digits in (2, 3):
+        old, new = f"{before.mean_dice:.{digits}f}", f"{scores.mean_dice:.{digits}f}"
+        if old != new:
+            return f"{old} → {new}"
+    return f"{scores.mean_dice:.2f}"
+
+
+def describe_better(event: MaskBegins, *, on_strokes: bool, earlier: bool) -> str:
+    """A better model is shown: its score, and where the earlier one is if there was one."""
+    text = describe_scores(event.scores, event.before, on_strokes=on_strokes)
+    return f"{text}{KEPT if earlier else ''}."
+
+
+def describe_training(event: TrainingDone, *, on_strokes: bool, earlier: bool) -> str:
     """The result of a training, why it ended, and how long it took."""
-    reason = event.reason.rstrip(".")
-    return f"{describe_scores(event.scores)}. {reason} ({duration(event.seconds)})."
+    before = None if event.unchanged else event.before
+    text = describe_scores(event.scores, before, on_strokes=on_strokes)
+    if event.unchanged:
+        what = "first answer" if "first answer" in event.reason else "earlier model"
+        text += f"; the {what} stays"
+    elif earlier:
+        text += EARLIER
+    return f"{text}. {event.reason.rstrip('.')} ({duration(event.seconds)})."
 
 
 def went_wrong(event: TrainingDone) -> bool:

@@ -5,6 +5,7 @@ Layers appear here as opaque handles, compared by identity. Only the GUI thread 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -25,6 +26,8 @@ __all__ = [
     "JobKind",
     "JobState",
     "Level",
+    "Mark",
+    "MarkKind",
     "Message",
     "Mode",
     "ModelEntry",
@@ -105,7 +108,8 @@ class Source:
 class JobState:
     """The job that runs.
 
-    ``fraction`` is None while its length is unknown; ``remaining`` is in seconds.
+    ``fraction`` is None while its length is unknown; ``remaining`` is in seconds; ``since`` is when
+    it began, of `time.monotonic`.
     """
 
     id: int
@@ -114,15 +118,41 @@ class JobState:
     fraction: float | None = None
     remaining: float | None = None
     stopping: bool = False
+    since: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One epoch of the training curve."""
+    """One epoch of the training curve.
+
+    ``loss`` is the mean training loss, ``validation_loss`` that of `Scores`; ``dice`` is the mean
+    over structures and ``dices`` holds number and Dice of each. What has no score is None or
+    missing. ``seconds`` is the time since the start of the training.
+    """
 
     step: int
     loss: float
     dice: float | None
+    seconds: float = 0.0
+    validation_loss: float | None = None
+    dices: tuple[tuple[int, float], ...] = ()
+
+
+class MarkKind(StrEnum):
+    """What is marked on the training curve."""
+
+    STROKES = "strokes"
+    SHOWN = "shown"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A moment of a training: newer strokes came, or another model was shown, with its Dice."""
+
+    kind: MarkKind
+    step: int
+    seconds: float
+    dice: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,6 +192,8 @@ class Session:
     choices: tuple[Choice, ...] = ()
     """What the newest training chose for its images, and why."""
     curve: tuple[Point, ...] = ()
+    marks: tuple[Mark, ...] = ()
+    """What happened along the curve."""
     result: str = ""
     message: Message = Message()
 
@@ -198,6 +230,11 @@ class Session:
     def training(self) -> tuple[Source, ...]:
         """The sources with labels that a training uses; corrections come on top."""
         return tuple(s for s in self.sources if s.used and s.labels is not None)
+
+    @property
+    def on_strokes(self) -> bool:
+        """Whether strokes are among the labels, so that scores are those on strokes."""
+        return any(s.kind is LabelKind.STROKES for s in self.training)
 
     def change_settings(self, **changes: Any) -> None:
         """Change training settings; raises pydantic's ``ValidationError`` for bad ones."""

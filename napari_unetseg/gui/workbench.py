@@ -17,6 +17,7 @@ from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.jobs import ThreadRunner
 from napari_unetseg.gui.preferences import read_preferences
 from napari_unetseg.gui.session import Level
+from napari_unetseg.gui.shortcuts import Shortcuts
 from napari_unetseg.gui.warmup import import_torch
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Workbench(QObject):
         self.setObjectName("napari-unetseg")
         runner = ThreadRunner(import_torch)
         self.controller = Controller(viewer, runner, preferences=read_preferences)
+        self.keys = Shortcuts(self.controller, self)
         self.controller.session.events.message.connect(self._on_message)
         self._window: ref[QWidget] | None = None
         self._cursor, self._moved = QCursor.pos(), time.monotonic()
@@ -93,6 +95,7 @@ class Workbench(QObject):
             self.closed = True
             with suppress(RuntimeError):  # Qt may have deleted it with the window
                 self._timer.stop()
+            self.keys.end_all()
             _end(self.controller)
 
     def _on_tick(self) -> None:

@@ -19,6 +19,7 @@ from window_parts import Window
 
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.jobs import SyncRunner
+from napari_unetseg.gui.remembered import remembered
 
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Event
@@ -92,3 +93,11 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
     monkeypatch.setattr(train, "train_events", run)
     return ended
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> Iterator[None]:
+    """Every test begins as a first run does, and changes nobody's keys."""
+    remembered.path.unlink(missing_ok=True)
+    yield
+    remembered.path.unlink(missing_ok=True)

@@ -57,11 +57,12 @@ class Puppet:
         self.offered: list[tuple[Pair, ...]] = []
         self._first = constant(0)  # made by the real training, before this takes its place
 
-    def improve(self, number: int, dice: float | None = None) -> Model:
+    def improve(self, number: int, dice: float | None = None, before: float | None = None) -> Model:
         """Have a better model to show, which says ``number`` everywhere."""
         self._made += 1
         model = constant(number, 0.01 * self._made)
-        self._orders.put(Improved(model, None if dice is None else scores(dice), 1.0))
+        now, then = (None if d is None else scores(d) for d in (dice, before))
+        self._orders.put(Improved(model, now, 1.0, self._made, then))
         return model
 
     def fail(self, error: Exception) -> None:
@@ -85,5 +86,5 @@ class Puppet:
                 raise order
             last = order
             yield last
-        yield TrainingDone("Training was stopped.", last.scores, 1, step, 1.0)
+        yield TrainingDone("Training was stopped.", last.scores, 1, step, 1.0, last.before)
         return last.model

@@ -191,7 +191,7 @@ def test_a_mask_is_shown_with_its_score_before_the_training_ends(
     controller.session.events.job.connect(watch)
     puppet.improve(1, 0.91)
     controller.train()
-    assert shown[0] == ("Dice 0.91, IoU 0.83 on 500 labelled pixels held back in 14 blocks.", 0)
+    assert shown[0] == ("Dice 0.91, IoU 0.83 on strokes in 14 held-out blocks (500 pixels).", 0)
     assert len(controller.session.history) == 1
     assert controller.prediction is not None
     assert controller.prediction.layer is not None

@@ -78,7 +78,7 @@ def test_a_mask_and_its_score_appear_before_the_training_ends(
     assert not painted.session.history
     assert (
         painted.dock.train.result.text()
-        == "Dice 0.91, IoU 0.83 on 500 labelled pixels held back in 14 blocks."
+        == "Dice 0.91, IoU 0.83 on strokes in 14 held-out blocks (500 pixels)."
     )
     assert painted.dock.status.text.text() == sentences.MASK_BEGINS
     model = puppet.improve(0, None)

@@ -236,6 +236,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_every_control_says_what_it_does(painted: Window) -> None:
     buttons = painted.dock.findChildren(QPushButton)
     mute = [b.text() for b in buttons if not b.toolTip() and not b.isFlat() and b.text()]
+    mute = [text.lstrip("▸▾ ") for text in mute]
     folds = {
         "Tidy up",
         "Export",

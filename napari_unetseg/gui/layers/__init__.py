@@ -30,6 +30,7 @@ from napari_unetseg.gui.layers.overlays import Own, show_difference
 from napari_unetseg.gui.layers.prediction import Prediction
 from napari_unetseg.gui.layers.regions import Place, drawn, object_at, plane_at, visible_plane
 from napari_unetseg.gui.layers.strokes import Strokes
+from napari_unetseg.gui.layers.visibility import show_or_hide
 
 __all__ = [
     "Own",
@@ -58,6 +59,7 @@ __all__ = [
     "region_on_screen",
     "restore_window",
     "show_difference",
+    "show_or_hide",
     "snapshot",
     "stack_of",
     "strokes_layer",

@@ -38,7 +38,7 @@ KINDS = {
     LabelKind.INSTANCES: ("objects", "0 is background, every other number one object."),
 }
 
-ROW_HEIGHT, MOST_ROWS = 18, 5
+MOST_ROWS = 5
 
 
 def kind_combo() -> QComboBox:
@@ -63,15 +63,15 @@ class AnnotatePanel(Panel):
             controller.labels_candidates, "The Labels layer that holds the labels of this image."
         )
         self.labels.changed.connect(self._on_labels_chosen)
-        self.new = QPushButton("New layer")
+        self.new = QPushButton("&New layer")
         self.new.setToolTip("Make an empty layer over the image and take the first brush.")
         self.new.clicked.connect(self._on_new_pressed)
-        self.column.addLayout(row("Labels", self.labels.native, self.new, stretch=1))
+        self.column.addLayout(row("L&abels", self.labels.native, self.new, stretch=1))
 
         self.kind = kind_combo()
         self.kind.activated.connect(self._on_kind_chosen)
         self._kind_row = QWidget()
-        self._kind_row.setLayout(row("They are", self.kind, stretch=1))
+        self._kind_row.setLayout(row("They a&re", self.kind, stretch=1))
         self.column.addWidget(self._kind_row)
 
         self.brushes = BrushList()
@@ -82,10 +82,10 @@ class AnnotatePanel(Panel):
         self.balance = hint()
         self.column.addWidget(self.balance)
 
-        self.add = QPushButton("+ Structure")
+        self.add = QPushButton("+ Str&ucture")
         self.add.setToolTip("Add a structure with the next free number and colour.")
         self.add.clicked.connect(self._on_add_pressed)
-        self.folders = QPushButton("Add folders…")
+        self.folders = QPushButton("Add fol&ders…")
         self.folders.setToolTip(
             "Train on a folder of images and a folder of masks too; files pair by their names."
         )
@@ -102,6 +102,7 @@ class AnnotatePanel(Panel):
         self.table.setHeaderLabels(["Trains on", "Labels", "Kind"])
         self.table.setRootIsDecorated(False)
         self.table.setToolTip("Checked pairs of image and labels train together.")
+        self.table.setAccessibleName("What a training trains on")
         self.table.itemChanged.connect(self._on_checked)
         self.remove = QPushButton("Remove")
         self.remove.setToolTip("Take the chosen pair out of the training; nothing is deleted.")
@@ -134,7 +135,8 @@ class AnnotatePanel(Panel):
             self.table.addTopLevelItem(item)
         self.table.resizeColumnToContents(0)
         rows = min(max(len(sources), 2), MOST_ROWS)
-        self.table.setFixedHeight(ROW_HEIGHT * (rows + 1) + 12)
+        height = self.table.fontMetrics().lineSpacing() + 5
+        self.table.setFixedHeight(height * (rows + 1) + 12)
         self.table.blockSignals(False)
         several = len(sources) > 1 or any(s.on_disk for s in sources)
         self.table.setVisible(several)

@@ -6,21 +6,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import ComboBox
-from napari.utils.theme import get_theme
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QSize, Qt
+from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller
 
-__all__ = ["Panel", "hint", "layer_combo", "row", "stylesheet"]
+__all__ = ["Panel", "belong", "hint", "layer_combo", "restyle", "row"]
 
 
-ACTION, ACTION_HOVER, DONE = "#0072B2", "#0A84C8", "#009E73"
-"""Colours that carry white text, or meaning, in a dark and in a light theme."""
-
-LABEL_WIDTH = 66
+WIDEST_LABEL = "They are "
+"""Labels in front of fields are as wide as this, whatever the size of text."""
 
 
 class Panel(QWidget):
@@ -96,9 +94,41 @@ def row(*widgets: QWidget | str | None, stretch: int | None = None) -> QHBoxLayo
             continue
         one = QLabel(widget) if isinstance(widget, str) else widget
         if isinstance(widget, str) and index == 0:
-            one.setFixedWidth(LABEL_WIDTH)
+            one = Caption(widget)
         layout.addWidget(one, 1 if index == stretch else 0)
+    first = layout.itemAt(0)
+    if first is not None and isinstance(caption := first.widget(), Caption):
+        for widget in widgets[1:2]:
+            if isinstance(widget, QWidget):
+                belong(caption, widget)
     return layout
+
+
+class Caption(QLabel):
+    """The label in front of a field; all are equally wide, also in large text."""
+
+    def sizeHint(self) -> QSize:
+        """As wide as the widest."""
+        self.ensurePolished()
+        size = super().sizeHint()
+        metrics = self.fontMetrics()
+        shorter = metrics.horizontalAdvance(WIDEST_LABEL) - metrics.horizontalAdvance(
+            self.text().replace("&", "")
+        )
+        return QSize(size.width() + max(0, shorter), size.height())
+
+    def minimumSizeHint(self) -> QSize:
+        """Never cut off."""
+        return self.sizeHint()
+
+
+def belong(label: QLabel, field: QWidget) -> None:
+    """Name a field by its label, for the keyboard and for those who listen."""
+    if field.focusPolicy() == Qt.FocusPolicy.NoFocus:
+        return
+    label.setBuddy(field)
+    if not field.accessibleName():
+        field.setAccessibleName(label.text().replace("&", ""))
 
 
 def layer_combo(choices: Callable[[], list[Any]], tooltip: str) -> ComboBox:
@@ -110,13 +140,24 @@ def layer_combo(choices: Callable[[], list[Any]], tooltip: str) -> ComboBox:
 
 
 def folded(title: str, *widgets: QWidget) -> QCollapsible:
-    """Widgets under a line that folds them away."""
-    fold = QCollapsible(title, collapsedIcon="▸", expandedIcon="▾")
+    """Widgets under a line that folds them away; what is folded away is no stop of the Tab key."""
+    fold = QCollapsible(title, collapsedIcon=QIcon(), expandedIcon=QIcon())
     fold.setDuration(0)
     if (layout := fold.layout()) is not None:
         layout.setContentsMargins(0, 0, 0, 0)
     for widget in widgets:
         fold.addWidget(widget)
+    button, content = fold.toggleButton(), fold.content()
+    button.setProperty("role", "fold")
+    button.setStyleSheet("")
+    button.setAccessibleName(title)
+
+    def show(open_now: bool) -> None:
+        content.setVisible(open_now)
+        fold.setText(f"{'▾' if open_now else '▸'}  {title}")
+
+    fold.toggled.connect(show)
+    show(fold.isExpanded())
     return fold
 
 
@@ -125,43 +166,6 @@ def show_choice(combo: ComboBox, value: Any) -> None:
     with combo.changed.blocked():
         combo.reset_choices()
         combo.value = value if value in combo.choices else None
-
-
-def stylesheet(theme_name: str) -> str:
-    """The look of what napari's own style sheet does not know, in the colours of a theme."""
-    theme = get_theme(theme_name)
-    text, back = theme.text.as_rgb_tuple(), theme.background.as_rgb_tuple()
-    dim = tuple(round(0.68 * t + 0.32 * b) for t, b in zip(text[:3], back[:3], strict=True))
-    line = theme.foreground.as_hex()
-    return f"""
-    QLabel[role="heading"] {{ font-weight: bold; font-size: {theme.font_size}; padding-top: 2px; }}
-    QLabel[role="hint"] {{ color: rgb{dim}; }}
-    QLabel[role="result"], QLabel[role="value"] {{ font-weight: bold; }}
-    QPushButton {{ padding: 4px 8px; min-height: 16px; }}
-    QPushButton[role="primary"] {{
-        background: {ACTION}; color: white; font-weight: bold;
-        padding: 6px; border-radius: 3px; }}
-    QPushButton[role="primary"]:hover {{ background: {ACTION_HOVER}; }}
-    QPushButton[role="stop"] {{
-        background: transparent; border: 2px solid {theme.error.as_hex()}; font-weight: bold;
-        padding: 4px; border-radius: 3px; }}
-    QPushButton[role="segment"] {{ border-radius: 0; border: 1px solid {line}; }}
-    QPushButton[role="segment"]:checked {{ background: {ACTION}; color: white; }}
-    QPushButton:disabled {{ color: rgb{dim}; }}
-    QFrame[role="brush"] {{ border: 1px solid transparent; border-radius: 3px; }}
-    QFrame[role="brush"]:hover {{ border-color: {line}; }}
-    QFrame[role="brush"][chosen="true"] {{
-        background: {line}; border-color: {theme.current.as_hex()}; }}
-    QFrame[role="brush"] QLineEdit {{ background: transparent; border: none; padding: 0; }}
-    QFrame[role="brush"] QLabel {{ background: transparent; }}
-    QFrame[role="rule"] {{ background: {line}; max-height: 1px; border: none; }}
-    QFrame[role="status"] {{ background: {line}; border-radius: 3px; }}
-    QFrame[role="status"] QLabel {{ background: transparent; }}
-    QFrame[role="status"][level="warning"] {{ border-left: 4px solid {theme.warning.as_hex()}; }}
-    QFrame[role="status"][level="error"] {{ border-left: 4px solid {theme.error.as_hex()}; }}
-    QFrame[role="status"][level="done"] {{ border-left: 4px solid {DONE}; }}
-    QFrame[role="status"][level="info"] {{ border-left: 4px solid {theme.current.as_hex()}; }}
-    """
 
 
 def restyle(widget: QWidget, **properties: Any) -> None:

@@ -14,7 +14,7 @@ from napari_unetseg.core.labels import BRUSH, default_color
 from napari_unetseg.gui.panels.base import restyle, row
 
 if TYPE_CHECKING:
-    from qtpy.QtGui import QMouseEvent
+    from qtpy.QtGui import QKeyEvent, QMouseEvent
 
     from napari_unetseg.core.labels import Structure
 
@@ -33,12 +33,15 @@ class BrushRow(QFrame):
         self.number = number
         self.setProperty("role", "brush")
         self.setCursor(Qt.CursorShape.PointingHandCursor)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setAccessibleName(f"Brush {number}, {name}")
         self.swatch = QLabel()
         self.swatch.setFixedSize(14, 14)
         self.show_color(color)
         figure = QLabel(str(number))
-        figure.setFixedWidth(36)  # "255", with the padding of the theme
+        figure.setMinimumWidth(figure.fontMetrics().horizontalAdvance("2555"))
         self.name = QLineEdit(name)
+        self.name.setAccessibleName(f"Name of structure {number}")
         self.count = QLabel()
         self.count.setProperty("role", "hint")
         self.dice = QLabel()
@@ -67,6 +70,14 @@ class BrushRow(QFrame):
                 f"Click to paint with number {number}; it is the number in the mask too. "
                 "Double-click the name to change it."
             )
+
+    def keyPressEvent(self, event: QKeyEvent | None) -> None:
+        """Space and Enter take the brush."""
+        key = event.key() if event is not None else None
+        if key in (Qt.Key.Key_Space, Qt.Key.Key_Return, Qt.Key.Key_Enter):
+            self.chosen.emit(self.number)
+        else:
+            super().keyPressEvent(event)
 
     def mousePressEvent(self, event: QMouseEvent | None) -> None:  # noqa: ARG002
         self.chosen.emit(self.number)
@@ -105,6 +116,7 @@ class BrushList(QWidget):
             for number, (name, color) in wanted.items():
                 self._rows[number].name.setText(name)
                 self._rows[number].show_color(color)
+                self._rows[number].setAccessibleName(f"Brush {number}, {name}")
             return
         for old in self._rows.values():
             self._column.removeWidget(old)

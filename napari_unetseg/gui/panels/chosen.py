@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ChosenList"]
 
-NAME_WIDTH = 92
-
 
 class ChosenList(QWidget):
     """Name, value and reason of each choice; not there while nothing was chosen."""
@@ -28,7 +26,6 @@ class ChosenList(QWidget):
         self._grid.setContentsMargins(2, 0, 0, 0)
         self._grid.setHorizontalSpacing(6)
         self._grid.setVerticalSpacing(1)
-        self._grid.setColumnMinimumWidth(0, NAME_WIDTH)
         self._grid.setColumnStretch(1, 1)
         self.fold = folded("Chosen for these images", self._rows)
         column = QVBoxLayout(self)

@@ -9,6 +9,8 @@ from magicgui.widgets import CheckBox, Container
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFormLayout, QLabel, QSizePolicy, QWidget
 
+from napari_unetseg.gui.panels.base import belong
+
 if TYPE_CHECKING:
     from magicgui.widgets.bases import ValueWidget
 
@@ -36,4 +38,5 @@ class Form(QWidget):
             native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
             self.labels[widget.name] = QLabel(widget.label)
             self.labels[widget.name].setToolTip(widget.tooltip or "")
+            belong(self.labels[widget.name], native)
             layout.addRow(self.labels[widget.name], native)

@@ -24,7 +24,7 @@ class ImagePanel(Panel):
         super().__init__("1  Image", controller)
         self.image = layer_combo(controller.images, "The image layer to segment.")
         self.image.changed.connect(self._on_image_chosen)
-        self.column.addLayout(row("Image", self.image.native, stretch=1))
+        self.column.addLayout(row("&Image", self.image.native, stretch=1))
 
         self._channel_box = QWidget()
         box = QHBoxLayout(self._channel_box)

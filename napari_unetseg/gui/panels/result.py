@@ -71,7 +71,7 @@ class ResultPanel(Panel):
         self.format = ComboBox(choices=list(FORMATS), name="format", label="Format")
         self.format.tooltip = "TIFF opens in ImageJ, OME-TIFF in any OME reader; PNG one a plane."
         form = Form([self.layer, self.format])
-        button = QPushButton("Export…")
+        button = QPushButton("E&xport…")
         button.setToolTip("Write the mask with its pixel size.")
         button.clicked.connect(self._on_export_pressed)
         self.column.addWidget(folded("Export", form, button))

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import time
+from functools import partial
 from typing import TYPE_CHECKING
 
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QProgressBar, QPushButton, QSizePolicy
 
+from napari_unetseg.gui.pace import LEAST_SECONDS
 from napari_unetseg.gui.panels.base import Panel, hint, restyle, row
 from napari_unetseg.gui.panels.chosen import ChosenList
 from napari_unetseg.gui.panels.mode import ModeSwitch
 from napari_unetseg.gui.panels.plot import CurvePlot
+from napari_unetseg.gui.remembered import remembered
 from napari_unetseg.gui.sentences import duration
 from napari_unetseg.gui.session import JobKind
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.session import JobState
 
 __all__ = ["TrainPanel"]
 
+OVER_TIME = "plot_over_time"
 ENDS = {"as long as it improves": None, "minutes": 5.0, "epochs": 25.0}
 
 
@@ -37,9 +44,9 @@ class TrainPanel(Panel):
         self.end.activated.connect(self._on_end_chosen)
         self.amount = QDoubleSpinBox()
         self.amount.setRange(0.1, 10_000)
-        self.amount.setFixedWidth(104)
+        self.amount.setAccessibleName("How many minutes or epochs")
         self.amount.valueChanged.connect(self._on_amount)
-        self.column.addLayout(row("Train for", self.end, self.amount, stretch=1))
+        self.column.addLayout(row("Train f&or", self.end, self.amount, stretch=1))
 
         self.modes = ModeSwitch(controller)
         self.column.addLayout(row("Mask", self.modes, stretch=1))
@@ -48,7 +55,10 @@ class TrainPanel(Panel):
         self.progress.setTextVisible(False)
         self.progress.setFixedHeight(8)
         self.doing = hint()
+        self.progress.setAccessibleName("Progress")
         self.plot = CurvePlot()
+        self.plot.over_time.setChecked(remembered.flag(OVER_TIME))
+        self.plot.switched.connect(partial(remembered.put, OVER_TIME))
         self.result = hint()
         self.result.setProperty("role", "result")
         self.chosen = ChosenList()
@@ -56,8 +66,11 @@ class TrainPanel(Panel):
             self.column.addWidget(widget)
 
         self.follow("mode", call=self.modes.show_mode)
+        self._clock = QTimer(self)
+        self._clock.setInterval(1000)
+        self._clock.timeout.connect(self._on_job)
         self.follow("job", call=self._on_job)
-        self.follow("curve", call=self._on_curve)
+        self.follow("curve", "marks", "structures", call=self._on_curve)
         self.follow("result", call=self._on_result)
         self.follow("choices", call=self._on_choices)
         self.follow("settings", call=self._on_settings)
@@ -92,18 +105,28 @@ class TrainPanel(Panel):
         self.progress.setVisible(running)
         self.doing.setVisible(running)
         if job is None:
+            self._clock.stop()
             return
+        if not self._clock.isActive():
+            self._clock.start()
         self.progress.setRange(0, 0 if job.fraction is None else 1000)
         self.progress.setValue(round(1000 * (job.fraction or 0)))
         text = job.text
-        if job.kind is JobKind.TRAIN and job.remaining is not None:
+        self.doing.setText(text + self._how_long(job))
+
+    def _how_long(self, job: JobState) -> str:
+        """How long it still takes; while that cannot be told, how long it has taken."""
+        if job.remaining is not None:
             settings = self.session.settings
             limited = settings.minutes or settings.epochs or settings.steps
-            text += f" · {'about' if limited else 'at most'} {duration(job.remaining)} left"
-        self.doing.setText(text)
+            automatic = job.kind is JobKind.TRAIN and not limited
+            return f" · {'at most' if automatic else 'about'} {duration(job.remaining)} left"
+        taken = time.monotonic() - job.since
+        return f" · for {duration(taken)} so far" if taken > LEAST_SECONDS else ""
 
     def _on_curve(self) -> None:
-        self.plot.show_points(self.session.curve)
+        session = self.session
+        self.plot.show_curve(session.curve, session.marks, session.structures)
 
     def _on_result(self) -> None:
         self.result.setText(self.session.result)

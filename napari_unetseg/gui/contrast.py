@@ -1,0 +1,57 @@
+"""Contrast of colours (WCAG 2.1), and colours that can be told from what is behind them."""
+
+from __future__ import annotations
+
+__all__ = ["LINES", "TEXT", "mixed", "ratio", "readable"]
+
+TEXT, LINES = 4.5, 3.0
+"""The least contrast of text, and that of lines and other marks (WCAG 2.1, 1.4.3 and 1.4.11)."""
+
+Color = tuple[int, int, int]
+
+
+def ratio(one: str, other: str) -> float:
+    """Contrast of two colours ``#rrggbb``: 1 for the same one, 21 for black on white."""
+    dark, light = sorted((_luminance(one), _luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def mixed(one: str, other: str, share: float) -> str:
+    """A colour between two; ``share`` of the first."""
+    pairs = zip(_numbers(one), _numbers(other), strict=True)
+    return "#" + "".join(f"{round(share * a + (1 - share) * b):02x}" for a, b in pairs)
+
+
+def readable(color: str, *behind: str, least: float = TEXT) -> str:
+    """The colour, made darker or lighter until it stands out from all that may be behind it.
+
+    Parameters
+    ----------
+    color, behind
+        Colours ``#rrggbb``.
+    least
+        The contrast that it needs.
+    """
+    ends = ("#000000", "#ffffff")
+    best = max(ends, key=lambda end: min(ratio(end, b) for b in behind))
+    for tenth in range(10, -1, -1):
+        found = mixed(color, best, tenth / 10)
+        if all(ratio(found, b) >= least for b in behind):
+            return found
+    return best
+
+
+def _numbers(color: str) -> Color:
+    plain = color.lstrip("#")
+    if len(plain) == 3:
+        plain = "".join(2 * c for c in plain)
+    return int(plain[:2], 16), int(plain[2:4], 16), int(plain[4:6], 16)
+
+
+def _luminance(color: str) -> float:
+    red, green, blue = (_linear(v / 255) for v in _numbers(color))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _linear(value: float) -> float:
+    return value / 12.92 if value <= 0.04045 else float(((value + 0.055) / 1.055) ** 2.4)

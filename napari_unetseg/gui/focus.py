@@ -1,0 +1,72 @@
+"""The keyboard's way through the dock: from top to bottom, past nothing and into nothing folded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
+from qtpy.QtWidgets import QWidget
+
+if TYPE_CHECKING:
+    from qtpy.QtWidgets import QLayout
+
+__all__ = ["FocusOrder", "stops"]
+
+
+def stops(widget: QWidget) -> Iterator[QWidget]:
+    """Widgets that the Tab key stops at, in the order in which they are laid out."""
+    if widget.focusPolicy() & Qt.FocusPolicy.TabFocus:
+        yield widget
+    layout = widget.layout()
+    if layout is not None:
+        yield from _stops_in(layout)
+
+
+def _stops_in(layout: QLayout) -> Iterator[QWidget]:
+    for index in range(layout.count()):
+        item = layout.itemAt(index)
+        if item is None:
+            continue
+        widget, inner = item.widget(), item.layout()
+        if widget is not None:
+            yield from stops(widget)
+        elif inner is not None:
+            yield from _stops_in(inner)
+
+
+class FocusOrder(QObject):
+    """Keeps the order of focus that of the layout, also when rows come and go.
+
+    Parameters
+    ----------
+    root
+        The widget to keep in order; laying it out anew puts its stops in order again.
+    after
+        Widgets that come last.
+    """
+
+    def __init__(self, root: QWidget, *after: QWidget) -> None:
+        super().__init__(root)
+        self._root, self._after = root, after
+        self._order: list[QWidget] = []
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.timeout.connect(self.arrange)
+        root.installEventFilter(self)
+        self.arrange()
+
+    def eventFilter(self, _: QObject | None, event: QEvent | None) -> bool:
+        """See the layout change."""
+        if event is not None and event.type() == QEvent.Type.LayoutRequest:
+            self._soon.start(0)
+        return False
+
+    def arrange(self) -> None:
+        """Put the stops in order, if they are others than before."""
+        order = [*stops(self._root), *(stop for one in self._after for stop in stops(one))]
+        if [id(w) for w in order] != [id(w) for w in self._order]:
+            self._order = order
+            for one, following in pairwise(order):
+                QWidget.setTabOrder(one, following)

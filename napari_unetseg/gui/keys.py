@@ -1,0 +1,83 @@
+"""The commands that have a key, and what each of them does; no Qt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.gui import layers as napari_layers
+from napari_unetseg.gui import sentences
+from napari_unetseg.gui.session import Level
+
+if TYPE_CHECKING:
+    from napari_unetseg.gui.controller import Controller
+
+__all__ = ["COMMANDS", "HELP", "Command", "act"]
+
+HELP = "help"
+BRUSHES = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Something that a key does; ``keys`` as Qt writes them (``Shift+T``) unless changed."""
+
+    id: str
+    title: str
+    keys: str
+
+
+COMMANDS = (
+    Command("train", "Train, or stop what runs", "Shift+T"),
+    Command("predict", "Predict what is on screen", "Shift+M"),
+    Command("new_layer", "New annotation layer", "Shift+N"),
+    Command("show_mask", "Show or hide the prediction", "Shift+H"),
+    *(Command(f"brush_{n}", f"Brush of structure {n}", f"Alt+{n}") for n in range(1, BRUSHES + 1)),
+    Command("brush_background", "Background brush", "Alt+0"),
+    Command(HELP, "This help", "F1"),
+)
+"""None of these keys is napari's or a layer's; Alt and a digit is typed alike on any keyboard."""
+
+
+def act(controller: Controller, command: str) -> None:
+    """Do what a command says; what cannot be done now is said in the status line."""
+    match command:
+        case "train":
+            _train_or_stop(controller)
+        case "predict":
+            controller.predict_plane()
+        case "new_layer":
+            controller.new_annotation()
+        case "show_mask":
+            _show_or_hide(controller)
+        case "brush_background":
+            controller.choose_brush(BRUSH)
+        case _ if command.startswith("brush_"):
+            _take_brush(controller, int(command.removeprefix("brush_")))
+
+
+def _train_or_stop(controller: Controller) -> None:
+    job = controller.session.job
+    if job is None:
+        controller.train()
+    elif not job.stopping:
+        controller.stop()
+
+
+def _show_or_hide(controller: Controller) -> None:
+    prediction = controller.prediction
+    if prediction is None or not prediction.alive or prediction.layer is None:
+        controller.session.say(sentences.NO_PREDICTION, Level.WARNING)
+    else:
+        napari_layers.show_or_hide(prediction.layer)
+
+
+def _take_brush(controller: Controller, number: int) -> None:
+    session = controller.session
+    if number in {s.number for s in session.structures}:
+        controller.choose_brush(number)
+    else:
+        session.say(
+            f"There is no structure {number}; press '+ Structure' to add one.", Level.WARNING
+        )

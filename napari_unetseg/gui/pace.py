@@ -1,0 +1,35 @@
+"""How long a job still takes, from the part of it that is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+__all__ = ["Pace"]
+
+LEAST_SECONDS = 2.0
+"""Before this nothing is said: the first tiles tell little, and a short wait needs no word."""
+
+
+class Pace:
+    """Measures from the first word of progress, so that loading PyTorch is not taken for work.
+
+    Parameters
+    ----------
+    clock
+        Seconds, such as `time.monotonic`.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._began = clock, clock()
+        self._first: tuple[float, float] | None = None
+
+    def left(self, fraction: float) -> float | None:
+        """Seconds left when ``fraction`` is done; None while that cannot be told."""
+        now = self._clock()
+        if self._first is None or fraction < self._first[1]:
+            self._first = now, fraction
+        start, done = self._first
+        if now - self._began < LEAST_SECONDS or fraction <= done:
+            return None
+        return (now - start) * (1.0 - fraction) / (fraction - done)

@@ -1,0 +1,272 @@
+"""What a training's events leave on its curve, what is drawn of it, and what is said about it."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from gui_parts import squares
+from live_parts import Puppet, constant, scores
+from napari.layers import Image, Labels
+from qtpy.QtWidgets import QApplication
+
+from napari_unetseg.core.config import TrainSettings
+from napari_unetseg.core.control import Control
+from napari_unetseg.core.events import EpochDone, Improved, Renewed, TrainingDone
+from napari_unetseg.core.image import Stack
+from napari_unetseg.core.labels import LabelKind, Structure
+from napari_unetseg.core.metrics import Scores, log_losses, loss_of
+from napari_unetseg.core.samples import Pair
+from napari_unetseg.core.train import train_events
+from napari_unetseg.gui import sentences
+from napari_unetseg.gui.curve import Columns, classes_to_show, note, thinned
+from napari_unetseg.gui.pace import Pace
+from napari_unetseg.gui.session import Mark, MarkKind, Point, Session
+
+if TYPE_CHECKING:
+    from window_parts import Window
+
+
+def several(*dice: float, loss: float = 0.4) -> Scores:
+    numbers = tuple(range(1, len(dice) + 1))
+    names = tuple(f"structure {n}" for n in numbers)
+    return Scores(names, numbers, dice, dice, 500, 14, 0.5, loss)
+
+
+def point(step: int, *dice: float, loss: float = 1.0) -> Point:
+    each = tuple(enumerate(dice, 1))
+    mean = sum(dice) / len(dice) if dice else None
+    return Point(step, loss, mean, step / 10, 0.5 if dice else None, each)
+
+
+def large() -> tuple[np.ndarray, np.ndarray]:
+    """An image with blocks enough for a score, and its full mask."""
+    image = np.tile(squares(), (3, 3))
+    return image, (image > 100).astype(np.uint8)
+
+
+# -- the loss on held-out labels -------------------------------------------------------------------
+
+
+def test_the_loss_is_the_cross_entropy_of_what_is_labelled() -> None:
+    truth = np.array([0, 1, 1, 255, 0], np.uint8)
+    shares = np.array([[0.9, 0.2, 0.4, 0.5, 0.6], [0.1, 0.8, 0.6, 0.5, 0.4]], np.float32)
+    sums = log_losses(truth, shares)
+    wanted = [-math.log(0.9) - math.log(0.6), -math.log(0.8) - math.log(0.6)]
+    assert sums == pytest.approx(wanted, rel=1e-5)
+    counts = np.array([2, 2])
+    assert loss_of(sums, counts) == pytest.approx(sum(wanted) / 4, rel=1e-5)
+    rare = loss_of(sums, counts, (0.9, 0.1))
+    assert rare == pytest.approx(0.9 * wanted[0] / 2 + 0.1 * wanted[1] / 2, rel=1e-5)
+    assert math.isnan(loss_of(np.zeros(2), np.zeros(2)))
+    certain_and_wrong = log_losses(np.array([1]), np.array([[1.0], [0.0]], np.float32))
+    assert np.isfinite(certain_and_wrong).all()
+
+
+# -- events → session ------------------------------------------------------------------------------
+
+
+def test_events_become_points_and_marks() -> None:
+    session = Session()
+    note(session, Improved(constant(1), scores(0.7), 1.0, 0))
+    note(session, EpochDone(1, 20, 0.8, several(0.5, math.nan, 0.7), True, 3.0))
+    note(session, EpochDone(2, 40, 0.6, None, False, 5.0))
+    note(session, Renewed(1234, 40, 5.5))
+    first, second = session.curve
+    assert first == Point(20, 0.8, pytest.approx(0.6), 3.0, 0.4, ((1, 0.5), (3, 0.7)))
+    assert second == Point(40, 0.6, None, 5.0)
+    assert session.marks == (
+        Mark(MarkKind.SHOWN, 0, 1.0, 0.7),
+        Mark(MarkKind.STROKES, 40, 5.5),
+    )
+    assert "painted meanwhile: 1,234 labelled pixels" in session.message.text
+
+
+# -- what is drawn ---------------------------------------------------------------------------------
+
+
+def test_a_thinned_curve_keeps_its_ends_and_its_extremes() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.random(10_000)
+    y[1234], y[7777], y[500] = 9.0, -9.0, math.nan
+    x = np.arange(10_000.0)
+    thin_x, thin_y = thinned(x, y, 300)
+    assert len(thin_x) <= 300
+    assert (thin_x[0], thin_x[-1]) == (0.0, 9999.0)
+    assert {9.0, -9.0} <= set(thin_y)
+    assert (np.diff(thin_x) > 0).all()
+    assert (y[thin_x.astype(int)] == thin_y).all()
+    few = thinned([1, 2, 3], [0.5, math.inf, 0.7], 300)
+    assert (few[0].tolist(), few[1].tolist()) == ([1, 3], [0.5, 0.7])
+
+
+def test_columns_grow_with_the_curve_and_begin_anew_with_another() -> None:
+    columns = Columns()
+    curve = (point(10, 0.5), point(20, 0.6, 0.4), point(30))
+    columns.take(curve[:1])
+    columns.take(curve)
+    assert columns.steps == [10, 20, 30]
+    assert columns.dice[1][:2] == [0.5, 0.6]
+    assert math.isnan(columns.dice[2][0])
+    assert math.isnan(columns.dice[1][2])
+    columns.take((point(5, 0.1),))
+    assert (columns.steps, columns.dice) == ([5], {1: [0.1]})
+
+
+def test_of_many_structures_the_worst_are_drawn() -> None:
+    assert classes_to_show({2: [0.5], 1: [0.1]}) == [1, 2]
+    many = {n: [0.0, n / 10] for n in range(1, 9)} | {9: [0.0, math.nan]}
+    many[7] = [1.0, 0.01]
+    assert classes_to_show(many) == [1, 2, 7]
+
+
+def test_ten_thousand_epochs_do_not_slow_the_window(painted: Window) -> None:
+    session, plot = painted.session, painted.dock.train.plot
+    session.structures = tuple(Structure(n) for n in range(1, 9))
+    curve = tuple(point(n, *(k / 9 for k in range(1, 9))) for n in range(1, 10_001))
+    session.curve = curve[:-200]
+    painted.wait(lambda: bool(plot.lines))
+    start = time.perf_counter()
+    for n in range(200):
+        session.curve = curve[: len(curve) - 199 + n]
+        QApplication.processEvents()
+    assert time.perf_counter() - start < 2.0  # 200 epochs; drawn whole, one takes half a second
+    painted.wait(lambda: plot.lines[0].x[-1] == 10_000)
+    assert all(len(line.x) <= 400 for line in plot.lines)
+    names = [line.name.rsplit(" ", 1)[0] for line in plot.lines]
+    worst = [f"Dice structure {n}" for n in (1, 2, 3)]
+    assert names == ["training", "validation", *worst, "mean Dice"]
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_the_plot_names_its_lines_in_a_legend_and_switches_its_axis(
+    painted: Window, theme: str
+) -> None:
+    painted.viewer.theme = theme
+    session, plot = painted.session, painted.dock.train.plot
+    session.structures = (Structure(1, "nucleus"), Structure(2, "<b>fibre"))
+    session.marks = (Mark(MarkKind.SHOWN, 10, 1.0, 0.5), Mark(MarkKind.STROKES, 20, 2.0))
+    session.curve = tuple(point(n, 0.5, 0.7) for n in (10, 20, 30))
+    painted.wait(lambda: len(plot.lines) == 5)
+    text = plot.legend.text().replace("&nbsp;", " ")
+    for name in ("training loss", "validation loss", "Dice nucleus 0.50", "mean Dice 0.60"):
+        assert name in text
+    assert "&lt;b&gt;fibre" in text
+    assert "strokes added" in text
+    assert "better model shown" in text
+    assert plot.lines[0].x.tolist() == [10, 20, 30]
+    plot.over_time.click()
+    assert plot.lines[0].x.tolist() == [1.0, 2.0, 3.0]
+    plot.over_time.click()
+    assert plot.lines[0].x.tolist() == [10, 20, 30]
+
+
+# -- the sentence under the plot -------------------------------------------------------------------
+
+
+def test_the_sentence_says_from_what_to_what_and_where_the_earlier_model_is() -> None:
+    done = TrainingDone("Training ended.", scores(0.93), 3, 60, 12.0, scores(0.91))
+    said = sentences.describe_training(done, on_strokes=True, earlier=True)
+    assert said == (
+        "Dice 0.91 → 0.93, IoU 0.87 on strokes in 14 held-out blocks (500 pixels); the earlier "
+        "model is one click away under Model. Training ended (12 s)."
+    )
+    alone = sentences.describe_training(done, on_strokes=False, earlier=False)
+    assert "on labels in 14" in alone
+    assert "earlier" not in alone
+    close = TrainingDone("Ended.", scores(0.9312), 3, 60, 12.0, scores(0.9308))
+    assert "0.931 → 0.931" not in (
+        told := sentences.describe_training(close, on_strokes=True, earlier=False)
+    )
+    assert told.startswith("Dice 0.93, IoU")
+    third = TrainingDone("Ended.", scores(0.934), 3, 60, 12.0, scores(0.931))
+    assert sentences.describe_training(third, on_strokes=True, earlier=False).startswith(
+        "Dice 0.931 → 0.934"
+    )
+
+
+def test_a_better_model_is_told_in_the_window_and_the_earlier_one_is_there(
+    painted: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import napari_unetseg.core.train as train
+
+    puppet = Puppet()
+    monkeypatch.setattr(train, "train_events", puppet.train_events)
+    dock, session = painted.dock, painted.session
+    puppet.improve(1, 0.91)
+    dock.train.button.click()
+    painted.wait(lambda: "0.91" in session.result)
+    dock.train.button.click()
+    painted.wait(lambda: painted.idle() and len(session.history) == 1)
+    puppet.improve(1, 0.93, before=0.91)
+    dock.train.button.click()
+    painted.wait(lambda: "0.91 → 0.93" in dock.train.result.text())
+    assert "on strokes in 14 held-out blocks" in dock.train.result.text()
+    assert "the earlier model is kept" in dock.train.result.text()
+    assert [m.kind for m in session.marks] == [MarkKind.SHOWN]
+    dock.train.button.click()
+    painted.wait(lambda: painted.idle() and len(session.history) == 2)
+    assert "the earlier model is one click away under Model" in dock.train.result.text()
+    dock.model.history.setCurrentIndex(0)
+    dock.model.history.activated.emit(0)
+    assert session.entry is session.history[0]
+
+
+def test_a_training_that_finds_nothing_better_says_that_the_earlier_model_stays(
+    window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_unetseg.core.progress import Progress
+
+    session, painted = window.session, window
+    session.change_settings(steps=None, epochs=1)
+    image, mask = large()
+    window.viewer.add_layer(Image(image, name="squares"))
+    window.viewer.add_layer(Labels(mask, name="mask"))
+    window.controller.choose_kind(LabelKind.FULL)
+    painted.dock.train.button.click()
+    painted.wait(lambda: painted.idle() and len(session.history) == 1)
+    monkeypatch.setattr(Progress, "_gain", lambda *_: -1.0)
+    painted.dock.train.button.click()
+    painted.wait(lambda: painted.idle() and len(session.history) == 2)
+    assert "the earlier model stays" in painted.dock.train.result.text()
+    assert "→" not in painted.dock.train.result.text()
+
+
+def test_the_real_training_compares_with_what_it_began_with() -> None:
+    image, mask = large()
+    pairs = [Pair(Stack.from_array(image), mask, LabelKind.FULL)]
+    settings = TrainSettings(depth=2, width=4, steps=60, patch=32, batch=2, threads=1)
+    events: list[Any] = list(train_events(pairs, settings, control=Control(1)))
+    better = [e for e in events if isinstance(e, Improved)]
+    assert better[0].before is None
+    assert better[0].scores is not None
+    assert len(better) > 1
+    assert all(e.before == better[0].scores for e in better[1:])
+    assert events[-1].before == better[0].scores
+    steps = [e.step for e in better]
+    assert steps == sorted(steps)
+    assert steps[0] == 0
+    curve = better[-1].model.history[-1].curve
+    losses = [p.validation_loss for p in curve]
+    assert all(loss is not None and 0 < loss < 5 for loss in losses)
+
+
+# -- how long --------------------------------------------------------------------------------------
+
+
+def test_how_long_is_told_from_the_pace_since_the_first_word() -> None:
+    now = [0.0]
+    pace = Pace(lambda: now[0])
+    now[0] = 10.0  # PyTorch was loaded meanwhile
+    assert pace.left(0.1) is None
+    now[0] = 11.0
+    assert pace.left(0.2) == pytest.approx(8.0)
+    now[0] = 12.0
+    assert pace.left(0.6) == pytest.approx(2.0 * 0.4 / 0.5)
+    quick = Pace(lambda: now[0])
+    assert quick.left(0.1) is None
+    now[0] = 13.0
+    assert quick.left(0.5) is None

@@ -1,0 +1,465 @@
+"""Keys, help, focus and the first hint, in a real window with a keyboard."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import napari.layers
+import pytest
+from app_model import Application
+from gui_parts import squares
+from napari.layers import Image, Labels
+from napari.settings import get_settings
+from napari.utils.shortcuts import default_shortcuts
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QKeySequence
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QAbstractButton, QApplication, QLabel, QShortcut, QWidget
+from window_parts import Window
+
+from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.gui import sentences
+from napari_unetseg.gui.focus import stops
+from napari_unetseg.gui.keys import COMMANDS
+from napari_unetseg.gui.panels.base import Caption
+from napari_unetseg.gui.remembered import remembered
+from napari_unetseg.gui.taken import LAYERS, normal, taken
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SHIFT, ALT = Qt.KeyboardModifier.ShiftModifier, Qt.KeyboardModifier.AltModifier
+DEFAULTS = {c.id: c.keys for c in COMMANDS}
+
+
+@pytest.fixture
+def hands(painted: Window, monkeypatch: pytest.MonkeyPatch) -> Iterator[Window]:
+    """The window in front, the keyboard at its canvas; napari's tests hide its application."""
+    from napari._app_model import get_app_model
+
+    monkeypatch.setattr(Application, "get_app", lambda _: get_app_model())
+    in_front(painted)
+    yield painted
+    get_settings().shortcuts.reset()
+
+
+def in_front(window: Window) -> None:
+    main = window.dock.window()
+    main.raise_()
+    main.activateWindow()
+    canvas = window.viewer.window._qt_viewer.canvas.native
+    window.wait(main.isActiveWindow)
+    canvas.setFocus()
+    window.wait(lambda: QApplication.focusWidget() is canvas)
+    window.settle(canvas)  # the screen answers late, and a dock that appears takes room
+
+
+def press(key: Any, modifier: Any = Qt.KeyboardModifier.NoModifier) -> None:
+    """Press a key where the keyboard is."""
+    QTest.keyClick(QApplication.focusWidget(), key, modifier)
+    QApplication.processEvents()
+
+
+# -- no collision ----------------------------------------------------------------------------------
+
+
+def test_no_key_of_ours_is_napari_s_or_a_layer_s(hands: Window) -> None:
+    """Asked of napari itself, not of what our own code finds."""
+    theirs = {str(k) for keys in default_shortcuts.values() for k in keys}
+    theirs |= {str(k) for keys in get_settings().shortcuts.shortcuts.values() for k in keys}
+    app = Application.get_app("napari")
+    assert app is not None
+    theirs |= {str(b.keybinding) for b in app.keybindings}
+    for kind in LAYERS:
+        theirs |= {str(k) for k in getattr(napari.layers, kind).class_keymap}
+    theirs |= {str(k) for k in (*type(hands.viewer).class_keymap, *hands.viewer.keymap)}
+    assert {"Ctrl+Shift+T", "Alt+S", "M", "Shift+L", "Ctrl+Z", "Space"} <= theirs
+    ours = [normal(keys) for keys in DEFAULTS.values()]
+    assert len(set(ours)) == len(ours)
+    assert not set(ours) & theirs
+    # what a digit or a sign is to napari, it also is with Shift
+    assert not {k.removeprefix("Shift+") for k in ours if len(k.split("+")[-1]) == 1} & theirs - {
+        "T", "M", "N", "H", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9",
+    }  # fmt: skip
+    assert set(hands.dock.workbench.keys.bound) == set(DEFAULTS)
+
+
+def test_every_key_that_napari_has_is_found_taken(hands: Window) -> None:
+    found = taken(hands.viewer, hands.dock.window(), set())
+    assert "grid" in found["Ctrl+G"]
+    assert "Clipboard" in found["Ctrl+N"]
+    assert "Labels" in found["Ctrl+Z"]
+    assert "File" in found["Alt+F"]
+    assert normal("Shift+1") == "1"
+    assert "1" in found
+    hands.viewer.bind_key("Shift-K", lambda _: None)
+    assert taken(hands.viewer, None, set())["Shift+K"] == "the viewer"
+
+
+def test_mnemonics_are_nobody_else_s(hands: Window) -> None:
+    """Alt and a letter, underlined in labels and buttons of the dock."""
+    dock, main = hands.dock, hands.dock.window()
+    of_labels = [w.text() for w in dock.findChildren(QLabel) if w.buddy() is not None]
+    texts = of_labels + [w.text() for w in dock.findChildren(QAbstractButton)]
+    ours = [k for t in texts if (k := QKeySequence.mnemonic(t).toString())]
+    assert len(ours) > 8
+    assert len(set(ours)) == len(ours)
+    menus = main.menuBar().actions()
+    theirs = {QKeySequence.mnemonic(action.text()).toString() for action in menus}
+    assert {"Alt+F", "Alt+H"} <= theirs
+    app = Application.get_app("napari")
+    assert app is not None
+    theirs |= {str(binding.keybinding) for binding in app.keybindings}
+    assert not set(ours) & (theirs | set(DEFAULTS.values()))
+    press(Qt.Key.Key_U, ALT)
+    hands.wait(lambda: [s.number for s in hands.session.structures] == [1, 2])
+
+
+# -- what the keys do ------------------------------------------------------------------------------
+
+
+def test_keys_train_and_stop(hands: Window) -> None:
+    hands.session.change_settings(steps=100_000)
+    press(Qt.Key.Key_T, SHIFT)
+    hands.wait(lambda: hands.session.job is not None and hands.session.job.text.startswith("Step"))
+    press(Qt.Key.Key_T, SHIFT)
+    hands.wait(hands.idle)
+    assert hands.session.entry is not None
+    press(Qt.Key.Key_M, SHIFT)
+    hands.wait(lambda: "Prediction shown" in hands.session.message.text)
+    prediction = hands.controller.prediction
+    assert prediction is not None
+    assert prediction.layer is not None
+    press(Qt.Key.Key_H, SHIFT)
+    assert not prediction.layer.visible
+    press(Qt.Key.Key_H, SHIFT)
+    assert prediction.layer.visible
+
+
+def test_keys_take_brushes_and_make_a_layer(window: Window) -> None:
+    window.viewer.add_layer(Image(squares(), name="squares"))
+    in_front(window)
+    press(Qt.Key.Key_H, SHIFT)
+    assert window.session.message.text == sentences.NO_PREDICTION
+    press(Qt.Key.Key_N, SHIFT)
+    layer = window.viewer.layers["squares · annotations"]
+    press(Qt.Key.Key_0, ALT)
+    assert (layer.selected_label, layer.mode) == (BRUSH, "paint")
+    press(Qt.Key.Key_1, ALT)
+    assert (layer.selected_label, layer.mode) == (1, "paint")
+    press(Qt.Key.Key_3, ALT)
+    assert "no structure 3" in window.session.message.text
+    window.controller.add_structure()
+    press(Qt.Key.Key_1, ALT)
+    press(Qt.Key.Key_2, ALT)
+    assert layer.selected_label == 2
+    press(Qt.Key.Key_1)  # napari's own: erase
+    assert layer.mode == "erase"
+
+
+def test_what_is_typed_into_a_field_is_text(hands: Window) -> None:
+    field = hands.dock.annotate.brushes.row_of(1).name
+    field.setFocus()
+    field.selectAll()
+    press(Qt.Key.Key_T, SHIFT)
+    press(Qt.Key.Key_0, ALT)
+    press(Qt.Key.Key_F1)
+    assert field.text().lower() in ("t", "t0")  # Qt's test keyboard types Alt and 0 as 0
+    assert hands.idle()
+    assert hands.session.brush == 1
+    assert not any(s.isEnabled() for s in hands.dock.workbench.keys.bound.values())
+    hands.viewer.window._qt_viewer.canvas.native.setFocus()
+    press(Qt.Key.Key_0, ALT)
+    assert hands.session.brush == BRUSH
+
+
+def test_keys_end_with_the_dock_and_come_back_with_the_next(hands: Window) -> None:
+    main, keys = hands.dock.window(), hands.dock.workbench.keys
+    before = main.findChildren(QShortcut)
+    hands.viewer.window.remove_dock_widget(hands.dock)
+    hands.wait(lambda: len(main.findChildren(QShortcut)) == len(before) - len(DEFAULTS))
+    assert not keys.bound
+    again = Window(hands.viewer)
+    in_front(again)
+    assert again.dock.workbench.keys is keys
+    press(Qt.Key.Key_0, ALT)
+    assert again.session.brush == BRUSH
+
+
+def test_a_window_that_is_gone_hears_of_no_change(make_napari_viewer: Any) -> None:
+    """Its help was open when it was closed, and its keys were there to the end."""
+    gone, left = (Window(make_napari_viewer(show=True)) for _ in range(2))
+    in_front(gone)
+    gone.dock.help.click()
+    gone.viewer.close()
+    QApplication.processEvents()
+    keys = left.dock.workbench.keys
+    assert not keys.change("train", "Shift+K")
+    assert keys.bound["train"].key().toString() == "Shift+K"
+    get_settings().appearance.font_size += 1
+    get_settings().appearance.font_size -= 1
+
+
+def test_two_windows_have_keys_of_their_own(make_napari_viewer: Any) -> None:
+    windows = []
+    for _ in range(2):
+        window = Window(make_napari_viewer(show=True))
+        window.viewer.add_layer(Image(squares(), name="squares"))
+        windows.append(window)
+    for window in windows:
+        in_front(window)
+        press(Qt.Key.Key_N, SHIFT)
+        assert len(window.viewer.layers) == 2
+    assert [len(w.viewer.layers) for w in windows] == [2, 2]
+
+
+# -- help, and other keys --------------------------------------------------------------------------
+
+
+def open_help(hands: Window) -> Any:
+    press(Qt.Key.Key_F1)
+    dialog = hands.dock.workbench.keys.help
+    hands.wait(lambda: dialog.isVisible())
+    return dialog
+
+
+def edit(dialog: Any, command: str, keys: str) -> None:
+    field = dialog.keys.fields[command]
+    field.setKeySequence(QKeySequence(keys))
+    field.editingFinished.emit()
+    QApplication.processEvents()
+
+
+def test_the_help_opens_by_key_and_by_button_and_lists_every_command(hands: Window) -> None:
+    dialog = open_help(hands)
+    assert set(dialog.keys.fields) == set(DEFAULTS)
+    shown = {c: f.keySequence().toString() for c, f in dialog.keys.fields.items()}
+    assert shown == DEFAULTS
+    dialog.close()
+    hands.click(hands.dock.help)
+    hands.wait(dialog.isVisible)
+    assert hands.dock.workbench.keys.help is dialog
+    assert not dialog._scroll.horizontalScrollBar().maximum()
+    dialog.close()
+
+
+def test_a_key_is_changed_kept_in_a_file_and_works_at_once(hands: Window) -> None:
+    dialog = open_help(hands)
+    edit(dialog, "brush_background", "Shift+B")
+    assert not dialog.keys.said.text()
+    stored = json.loads(remembered.path.read_text())
+    assert stored == {"keys": {"brush_background": "Shift+B"}}
+    dialog.close()
+    in_front(hands)
+    press(Qt.Key.Key_0, ALT)
+    assert hands.session.brush == 1
+    press(Qt.Key.Key_B, SHIFT)
+    assert hands.session.brush == BRUSH
+    dialog = open_help(hands)
+    hands.click(dialog.keys.defaults)
+    assert dialog.keys.fields["brush_background"].keySequence().toString() == "Alt+0"
+    dialog.close()
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ("Ctrl+G", "toggle grid"),
+        ("M", "new label"),
+        ("Ctrl+Z", "Labels layers"),
+        ("Alt+F", "File"),
+        ("Shift+T", "'Train, or stop what runs' already"),
+        ("Shift+2", "transform mode"),
+        ("Tab", "moving about"),
+        ("Shift+K, Shift+L", "several keys"),
+    ],
+)
+def test_a_key_that_is_taken_is_refused_with_a_sentence(
+    hands: Window, keys: str, says: str
+) -> None:
+    dialog = open_help(hands)
+    edit(dialog, "predict", keys)
+    assert says.lower() in dialog.keys.said.text().lower()
+    assert dialog.keys.said.text().endswith(".")
+    assert dialog.keys.fields["predict"].keySequence().toString() == "Shift+M"
+    assert not remembered.path.exists()
+    dialog.close()
+
+
+def test_a_key_given_to_napari_later_is_napari_s(hands: Window) -> None:
+    from app_model.types import KeyBinding
+
+    keys = hands.dock.workbench.keys
+    shortcuts = get_settings().shortcuts
+    changed = dict(shortcuts.shortcuts) | {"napari:reset_view": [KeyBinding.from_str("Shift+N")]}
+    shortcuts.shortcuts = changed
+    assert set(DEFAULTS) - set(keys.bound) == {"new_layer"}
+    shortcuts.reset()
+    assert set(keys.bound) == set(DEFAULTS)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"keys": {"train": 5, "help": "F2"}}', "\x00"])
+def test_a_damaged_file_of_what_was_remembered_does_no_harm(hands: Window, text: str) -> None:
+    remembered.path.parent.mkdir(parents=True, exist_ok=True)
+    remembered.path.write_text(text)
+    keys = hands.dock.workbench.keys.keys
+    assert keys["train"] == "Shift+T"
+    assert keys["help"] == ("F2" if "F2" in text else "F1")
+
+
+# -- the keyboard's way ----------------------------------------------------------------------------
+
+
+def walk(dock: QWidget) -> list[QWidget]:
+    """Press Tab from the first stop until the way leaves the dock or comes round."""
+    seen: list[QWidget] = []
+    for _ in range(200):
+        now = QApplication.focusWidget()
+        if now is None or now in seen or not dock.isAncestorOf(now):
+            return seen
+        seen.append(now)
+        press(Qt.Key.Key_Tab)
+    raise AssertionError("Tab never comes round")
+
+
+def test_tab_goes_from_top_to_bottom_and_into_nothing_folded(hands: Window) -> None:
+    dock = hands.dock
+    hands.controller.add_structure()  # rows that were made last stand in the middle
+    hands.wait(lambda: len(dock.annotate.brushes._rows) == 3)
+    for _ in range(20):
+        QApplication.processEvents()
+    dock.welcome.dismiss.setFocus()
+    seen = walk(dock)
+    tops = [w.mapTo(dock, w.rect().center()).y() for w in seen]
+    slack = 8  # of widgets side by side
+    assert all(b >= a - slack for a, b in pairwise(tops))
+    for one in (
+        dock.image.image.native,
+        dock.annotate.new,
+        dock.annotate.brushes.row_of(1),
+        dock.annotate.brushes.row_of(BRUSH),
+        dock.train.button,
+        dock.model.load,
+        dock.help,
+    ):
+        assert one in seen
+    assert dock.advanced.follow_box not in seen
+    assert dock.result.write not in seen
+    dock.advanced.fold.expand(animate=False)
+    for _ in range(20):
+        QApplication.processEvents()
+    dock.welcome.dismiss.setFocus()
+    assert dock.advanced.follow_box in walk(dock)
+
+
+def test_a_brush_is_taken_by_keyboard(hands: Window) -> None:
+    row = hands.dock.annotate.brushes.row_of(BRUSH)
+    row.setFocus()
+    press(Qt.Key.Key_Space)
+    assert hands.session.brush == BRUSH
+
+
+def test_every_stop_has_a_name_that_can_be_read_out(hands: Window) -> None:
+    hands.controller.add_structure()
+    hands.dock.advanced.fold.expand(animate=False)
+    QApplication.processEvents()
+    nameless = [w for w in stops(hands.dock) if not name_of(w)]
+    assert not nameless
+    assert name_of(hands.dock.annotate.brushes.row_of(1)) == "Brush 1, structure 1"
+    assert name_of(hands.dock.image.image.native) == "Image"
+    assert name_of(hands.dock.help) == "Help"
+    for label in hands.dock.findChildren(Caption):
+        field = label.buddy()
+        assert field is None or field.accessibleName()
+
+
+def name_of(widget: QWidget) -> str:
+    """What a screen reader says: the accessible name, or else the text of a button."""
+    own = widget.text() if isinstance(widget, QAbstractButton) else ""
+    return widget.accessibleName() or own
+
+
+def test_where_the_keyboard_is_can_be_seen(hands: Window) -> None:
+    hands.dock.advanced.fold.expand(animate=False)
+    dock = hands.dock
+    shown = (
+        dock.annotate.new,
+        dock.train.button,
+        dock.train.end,
+        dock.annotate.brushes.row_of(1),
+        dock.model.go_on,
+        dock.advanced.fold.toggleButton(),
+        dock.advanced.form.values["threads"].native,
+    )
+    for theme in ("dark", "light"):
+        hands.viewer.theme = theme
+        for widget in shown:
+            hands.viewer.window._qt_viewer.canvas.native.setFocus()
+            QApplication.processEvents()
+            before = widget.grab().toImage()
+            widget.setFocus()
+            QApplication.processEvents()
+            after = widget.grab().toImage()
+            assert before.size() == after.size()
+            assert before != after, (theme, widget)
+
+
+# -- the first hint --------------------------------------------------------------------------------
+
+
+def test_the_first_hint_goes_for_good_when_dismissed(hands: Window) -> None:
+    assert hands.dock.welcome.isVisible()
+    hands.click(hands.dock.welcome.dismiss)
+    assert not hands.dock.welcome.isVisible()
+    hands.viewer.window.remove_dock_widget(hands.dock)
+    assert not Window(hands.viewer).dock.welcome.isVisible()
+
+
+def test_the_first_hint_goes_with_the_first_training(hands: Window) -> None:
+    hands.dock.train.button.click()
+    hands.wait(lambda: hands.idle() and hands.session.entry is not None)
+    assert not hands.dock.welcome.isVisible()
+    assert remembered.flag("welcome_seen")
+
+
+def test_what_cannot_be_written_is_remembered_until_the_end(
+    hands: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import napari_unetseg.gui.remembered as module
+
+    def full(_: Any) -> Any:
+        raise module.UserError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "atomic_path", full)
+        hands.click(hands.dock.welcome.dismiss)
+    assert remembered.flag("welcome_seen")
+    assert not remembered.path.exists()
+    remembered.put("other", True)
+    assert json.loads(remembered.path.read_text()) == {"welcome_seen": True, "other": True}
+
+
+# -- long waits ------------------------------------------------------------------------------------
+
+
+def test_every_job_says_how_long(hands: Window, monkeypatch: pytest.MonkeyPatch) -> None:
+    from napari_unetseg.gui import pace
+    from napari_unetseg.gui.session import JobKind, JobState
+
+    doing = hands.dock.train.doing
+    for kind in JobKind:
+        hands.session.job = JobState(1, kind, "Working", 0.5, 75.0)
+        assert "Working · " in doing.text()
+        assert "1:15 left" in doing.text()
+    hands.session.job = JobState(1, JobKind.EXPORT, "Writing a.tif")
+    assert doing.text() == "Writing a.tif"
+    monkeypatch.setattr("time.monotonic", lambda: 1e9)
+    hands.dock.train._clock.timeout.emit()
+    assert "so far" in doing.text()
+    monkeypatch.undo()
+    hands.session.job = None
+    assert pace.LEAST_SECONDS <= 2
+    labels = hands.viewer.layers["strokes"]
+    assert isinstance(labels, Labels)
