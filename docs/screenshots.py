@@ -1,9 +1,9 @@
 """Pictures of the dock for the documents: light and dark, on a small screen and at 200 %.
 
 ``python docs/screenshots.py [FOLDER]`` writes ``dock-THEME.png`` from a window of 1366 × 768 and,
-from a fresh interpreter with QT_SCALE_FACTOR=2, ``dock-THEME-200.png`` from 2732 × 1536: the dock at first,
-after a training, and with its advanced settings, and the help. A screen of that size is needed;
-``xvfb-run -a -s "-screen 0 2732x1536x24"`` makes one.
+from a fresh interpreter with QT_SCALE_FACTOR=2, ``dock-THEME-200.png`` from 2732 × 1536: the dock
+at first, after a training, and with its advanced settings, and the help. A screen of that size is
+needed; ``xvfb-run -a -s "-screen 0 2732x1536x24"`` makes one.
 """
 
 from __future__ import annotations
