@@ -101,11 +101,11 @@ def put(layer: Labels, row: int, column: int, number: int, plane: tuple[int, ...
 ALL = slice(0, SIDE)
 
 
-# -- tiles and strokes -----------------------------------------------------------------------------
+# -- tiles and strokes -------------------------------------------------------------------------
 
 
 def test_the_beginning_of_a_stroke_that_a_tile_came_over_is_taken_down(desk: Desk) -> None:
-    """Nothing tells of it later: the tile took napari's history away, of other places too."""
+    """Nothing tells of it later: the tile took napari's history away, also of what is elsewhere."""
     desk.controller.begin_mask(desk.image, "next", desk.session.structures)
     desk.mask.brush_size = 1
     with desk.mask.block_history():
@@ -119,7 +119,7 @@ def test_the_beginning_of_a_stroke_that_a_tile_came_over_is_taken_down(desk: Des
 
 
 def test_all_dabs_of_a_moving_brush_are_taken_down(desk: Desk) -> None:
-    """After a tile over a stroke each dab is a step of its own, announced before it is made."""
+    """After a tile came over a stroke each dab is a step by itself, told of before it is made."""
     desk.mask.brush_size = 5
     desk.mask.mode = "paint"
     desk.mask._draw(2, (8, 8), (8, 24))
@@ -183,7 +183,7 @@ def test_strokes_of_a_deleted_layer_win_no_more(desk: Desk) -> None:
     assert not desk.read(STROKES).any()
 
 
-# -- accept, take back, forget ---------------------------------------------------------------------
+# -- accept, take back, forget -----------------------------------------------------------------
 
 
 def test_what_is_accepted_again_is_the_newest_again(desk: Desk) -> None:
@@ -304,7 +304,7 @@ def test_steps_of_a_deleted_image_are_forgotten(desk: Desk) -> None:
     assert desk.session.undoable == ""
 
 
-# -- which part has a mask -------------------------------------------------------------------------
+# -- which part has a mask ---------------------------------------------------------------------
 
 
 def test_a_mask_that_is_there_in_part_is_no_truth_and_not_fresh(desk: Desk) -> None:
@@ -373,7 +373,7 @@ def test_a_deleted_mask_is_not_brought_back_as_another_model_s(desk: Desk) -> No
     assert not prediction.can_bring_back
 
 
-# -- frozen, and outlines --------------------------------------------------------------------------
+# -- frozen, and outlines ----------------------------------------------------------------------
 
 
 def test_nothing_changes_on_a_frozen_screen(

@@ -84,7 +84,7 @@ class Hands(RuleBasedStateMachine):
             assert self.controller.close()
             self.viewer.layers.clear()
 
-    # -- parts -------------------------------------------------------------------------------------
+    # -- parts ----------------------------------------------------------------------------------
 
     @property
     def session(self) -> Any:
@@ -130,7 +130,7 @@ class Hands(RuleBasedStateMachine):
         yield TrainingDone("Done.", None, 1, 1, 1.0)
         return model
 
-    # -- strokes -----------------------------------------------------------------------------------
+    # -- strokes --------------------------------------------------------------------------------
 
     def paint_on(self, layer: Labels, number: int, stroke: Any) -> None:
         with layer.block_history():
@@ -176,7 +176,7 @@ class Hands(RuleBasedStateMachine):
         self.strokes.redo()
         self.oracle.redo_stroke()
 
-    # -- corrections -------------------------------------------------------------------------------
+    # -- corrections ----------------------------------------------------------------------------
 
     def has_mask(self) -> bool:
         return hasattr(self, "oracle") and self.oracle.alive
@@ -215,7 +215,7 @@ class Hands(RuleBasedStateMachine):
         del self.oracle.mask_past[: len(self.oracle.mask_past) - past]
         del self.oracle.mask_future[: len(self.oracle.mask_future) - future]
 
-    # -- masks -------------------------------------------------------------------------------------
+    # -- masks ----------------------------------------------------------------------------------
 
     @rule(seed=masks, area=corners, known=st.booleans(), rests=st.booleans())
     def tile(self, seed: int, area: Any, known: bool, rests: bool) -> None:
@@ -371,7 +371,7 @@ class Hands(RuleBasedStateMachine):
     def add_structure(self) -> None:
         self.controller.add_structure()
 
-    # -- what people say ---------------------------------------------------------------------------
+    # -- what people say ------------------------------------------------------------------------
 
     def everywhere(self) -> tuple[tuple[Any, ...], np.ndarray]:
         return self.spot((0, 0), (ROWS - 1, COLUMNS - 1)), np.ones((ROWS, COLUMNS), bool)
@@ -445,7 +445,7 @@ class Hands(RuleBasedStateMachine):
         self.controller.steps.redo()
         self.oracle.redo_step()
 
-    # -- what must always hold ---------------------------------------------------------------------
+    # -- what must always hold ------------------------------------------------------------------
 
     def same_corrections(self, found: np.ndarray | None, wanted: np.ndarray) -> None:
         if found is None:
