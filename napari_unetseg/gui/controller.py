@@ -17,6 +17,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import (
     EpochDone,
     Event,
+    Improved,
     Notice,
     Prepared,
     StepDone,
@@ -27,6 +28,7 @@ from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.core.truth import Change, Origin
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences, work
+from napari_unetseg.gui.attention import Attention
 from napari_unetseg.gui.classes import ClassEditor
 from napari_unetseg.gui.grids import count_labels
 from napari_unetseg.gui.jobs import Job, Runner, Work
@@ -105,6 +107,7 @@ class Controller(Masks):
         self.steps = Steps(session)
         self.looking = Looking(self, session)
         super().__init__(viewer, session)
+        self.attention = Attention(self)
         self.review = Review(self)
         self.classes = ClassEditor(self)
 
@@ -430,6 +433,8 @@ class Controller(Masks):
                 dice = None if dice is None or math.isnan(dice) else dice
                 point = Point(event.step, event.train_loss, dice)
                 self.session.curve = (*self.session.curve, point)
+            case Improved():
+                self.attention.improved(event.model)
             case MaskBegins():
                 self._on_mask_begins(event)
             case TilePredicted() if self._screen is not None:
@@ -478,6 +483,7 @@ class Controller(Masks):
         self._control.threads = self.thread_count(resting=resting)
         self.look()
         self.looking.look()
+        self.attention.tick()
         self.runner.pump()
         now = time.perf_counter()
         if self.doubts and not self._settling:
@@ -569,6 +575,7 @@ class Controller(Masks):
         self.session.mode = Mode.FROZEN
         self._control.stop()
         self.looking.stop()
+        self.attention.stop()
         end = time.perf_counter() + seconds
         while self.runner.busy and time.perf_counter() < end:
             self.runner.pump()

@@ -40,6 +40,14 @@ DIFFERENCE = (
     "Orange: no longer found; blue: newly found; yellow: another structure. Delete the layer when "
     "you have seen it."
 )
+LOOKING = "Looking for the most useful place…"
+NO_PLANE_LEFT = "Something is labelled, corrected or accepted on every plane of every image."
+NO_OTHER_MODEL = (
+    "There is only one model, so nothing to compare it with; train again, or load another one."
+)
+OTHER_CLASSES = (
+    "The model before has other structures, so the two cannot be compared; train once more."
+)
 NO_MODEL = "There is no model yet: press Train, or load one under Model."
 
 

@@ -154,6 +154,8 @@ class Session:
 
     settings: TrainSettings = field(default_factory=TrainSettings)
     mode: Mode = Mode.LIVE
+    uncertain: bool = False
+    """Show how unsure the network is of what is on screen."""
     go_on: bool = True
     """Training goes on from the model in use where it fits."""
 

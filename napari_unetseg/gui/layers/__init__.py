@@ -17,20 +17,24 @@ from napari_unetseg.gui.layers.annotation import (
     snapshot,
     write_names,
 )
+from napari_unetseg.gui.layers.camera import bring_forward, look_at
 from napari_unetseg.gui.layers.grid import level0 as data_of
 from napari_unetseg.gui.layers.grid import like, plane_on_screen, region_on_screen, stack_of
 from napari_unetseg.gui.layers.overlays import Own, show_difference
 from napari_unetseg.gui.layers.prediction import Prediction
 from napari_unetseg.gui.layers.regions import Place, drawn, object_at, plane_at, visible_plane
 from napari_unetseg.gui.layers.strokes import Strokes
+from napari_unetseg.gui.layers.uncertainty import Uncertainty
 
 __all__ = [
     "Own",
     "Place",
     "Prediction",
     "Strokes",
+    "Uncertainty",
     "activate_brush",
     "add_tidied",
+    "bring_forward",
     "copy_of",
     "data_of",
     "declared_kind",
@@ -39,6 +43,7 @@ __all__ = [
     "is_ours",
     "is_overlay",
     "like",
+    "look_at",
     "mask_of",
     "names_in",
     "new_annotation",
