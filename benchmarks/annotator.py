@@ -2,25 +2,27 @@
 
     python benchmarks/annotator.py DATA [--sets A,B] [--seeds 0] [--minutes 10] [--ways random,next]
 
-It is a simulation: an artificial hand (``hand.py``) that knows the truth works with the real session
-and controller of the dock and a viewer without a window, and the network really trains. People
-are slower, err, and see more than the largest error; the times mean something beside each other only.
+It is a simulation: an artificial hand (``hand.py``) that knows the truth works with the real
+session and controller of the dock and a viewer without a window, and the network really trains.
+People are slower, err, and see more than the largest error; the times mean something beside each
+other only.
 
-All images of a set that are not held out are open, each with an annotation layer. The hand paints a
-few strokes of every class on the first image, presses Train, and from then on goes from place to
-place: it looks, waits for the mask, paints at the largest errors that are seen and a few strokes where
-the mask is right. Training goes on from the model whenever it ended. The ways differ in this:
+All images of a set that are not held out are open, each with an annotation layer. The hand paints
+a few strokes of every class on the first image, presses Train, and from then on goes from place to
+place: it looks, waits for the mask, paints at the largest errors that are seen and a few strokes
+where the mask is right. Training goes on from the model whenever it ended. The ways differ in this:
 
 - ``random``: places are drawn at random, images and places alike;
 - ``next``: the dock's Next says where to go;
 - ``corrections``: as ``next``, but the hand paints on the prediction layer;
 - ``forest``: random places, with a random forest (``forest.py``) in the network's place.
 
-**The clock.** A second of the hand is a CPU second of training on one thread. The job runs in turns
-with the hand, in the same thread: after every movement it is given that movement's time. Waiting for
-a mask, or for Next, is waiting. What Next computes beside the job is taken from the training's
-time; of the forest's time its features are not charged, and a forest that is being fitted is shown
-at once and paid for by later ones being late. Dice is taken every so many minutes, and costs no time.
+**The clock.** A second of the hand is a CPU second of training on one thread. The job runs in
+turns with the hand, in the same thread: after every movement it is given that movement's time.
+Waiting for a mask, or for Next, is waiting. What Next computes beside the job is taken from the
+training's time; of the forest's time its features are not charged, and a forest that is being
+fitted is shown at once and paid for by later ones being late. Dice is taken every so many minutes,
+and costs no time.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import argparse
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -55,7 +58,7 @@ Json = dict[str, Any]
 WAYS = ("random", "next", "corrections", "forest")
 FIRST, WRONG, RIGHT = 3, 4, 1
 """Strokes of every class at first; at errors, and of every class where it is right, at a place."""
-SURROUNDINGS = 0.5
+SURROUNDINGS = 0.25
 """What is seen around a region, in parts of its edge."""
 PATIENCE = 20.0
 """Seconds that the hand waits for a mask."""
@@ -112,9 +115,9 @@ class TurnRunner:
         try:
             event = next(self._events)
         except StopIteration as end:
-            finish: Callable[[], None] = lambda result=end.value: job.on_done(result)
+            finish = partial(job.on_done, end.value)
         except Exception as error:  # noqa: BLE001 - as in a thread
-            finish = lambda error=error: job.on_error(error)
+            finish = partial(job.on_error, error)
         else:
             self._left -= time.process_time() - start
             job.on_event(event)
@@ -254,7 +257,9 @@ class ForestAtHand:
 class Annotator:
     """One way of working through one set."""
 
-    def __init__(self, data: BenchmarkSet, way: str, seed: int, options: argparse.Namespace) -> None:
+    def __init__(
+        self, data: BenchmarkSet, way: str, seed: int, options: argparse.Namespace
+    ) -> None:
         self.way, self.options = way, options
         self.images, self.tests = pool(data), data.tests()
         self.desk = Desk(self.images, make_settings(options, seed))
@@ -305,7 +310,9 @@ class Annotator:
         if self.way in ("next", "corrections") and self.desk.model is not None:
             before, asked = attention.suggestion, self.desk.runner.asked
             attention.next_region()
-            waited = attention.waited if attention.waited is not None else self.desk.runner.asked - asked
+            waited = (
+                attention.waited if attention.waited is not None else self.desk.runner.asked - asked
+            )
             self.desk.work(KEY + waited)
             if attention.suggestion is not before and attention.suggestion is not None:
                 found = attention.suggestion
@@ -326,7 +333,11 @@ class Annotator:
         """The mask on screen: the network's, or the forest's."""
         if self.forest is None:
             found = self.desk.wait_for_mask(image, plane)
-            return np.zeros_like(self.images[image].labels[plane][box]) if found is None else found[box]
+            return (
+                np.zeros_like(self.images[image].labels[plane][box])
+                if found is None
+                else found[box]
+            )
         labels = [np.asarray(self.desk.labels(i).data) for i in range(len(self.images))]
         self.forest.offer(labels, self.desk.seconds)
         mask, seconds = self.forest.look(image, plane, box)
@@ -344,7 +355,9 @@ class Annotator:
     def judge(self) -> Json:
         """Dice now, and how much was painted."""
         desk = self.desk
-        voxels = sum(int((np.asarray(desk.labels(i).data) != 0).sum()) for i in range(len(self.images)))
+        voxels = sum(
+            int((np.asarray(desk.labels(i).data) != 0).sum()) for i in range(len(self.images))
+        )
         found: Json = {"visits": self.visits, "stroke_voxels": voxels}
         if self.forest is not None:
             return {"dice": self.forest.score(self.tests), **found}

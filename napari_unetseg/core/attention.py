@@ -8,8 +8,8 @@ of the next calls. At most `MOST` windows are remembered.
 
 Within a window every region, as large as what people see at once when they paint, has
 
-- how wrong it may be: the mean of a map of the window (`uncertainty.likely_wrong`). The mean over a
-  region, not its largest value, since every border is unsure and a single noisy voxel tells nothing;
+- how wrong it may be: the mean of a map of the window (`uncertainty.likely_wrong`). The mean over
+  a region, not its largest value, since every border is unsure and a noisy voxel tells nothing;
 - what it looks like: mean and spread of intensities and probabilities. A region is worth less the
   more it resembles one that was labelled or shown before;
 - how much of it is labelled already.
@@ -22,7 +22,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import pairwise, product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -374,7 +374,7 @@ class Survey:
         spread = looks.std(0) + 1e-6
         apart = (looks[:, None] - np.array(examples)[None]) / spread
         nearest = np.sqrt((apart**2).mean(-1)).min(1)
-        return np.clip(nearest, 0.0, 1.0)
+        return np.asarray(np.clip(nearest, 0.0, 1.0))
 
     def _new(self, image: int, plane: Plane, region: Region) -> bool:
         """Whether no part of a region worth speaking of was shown before."""
@@ -392,7 +392,7 @@ def _ground(stack: Stack, dims: int) -> _Ground:
     for size, least, edge in zip(shape, ground.region, most, strict=True):
         count = max(1, math.ceil(size / max(edge, least)))
         ends = [round(i * size / count) for i in range(count + 1)]
-        spans.append([slice(a, b) for a, b in zip(ends, ends[1:], strict=False)])
+        spans.append([slice(a, b) for a, b in pairwise(ends)])
     ground.windows = list(product(*spans))
     return ground
 
@@ -433,4 +433,4 @@ def _overlap(a: Region, b: Region) -> float:
     """Share of the smaller one of two regions that both cover."""
     both = [max(0, min(x.stop, y.stop) - max(x.start, y.start)) for x, y in zip(a, b, strict=True)]
     least = min(math.prod(s.stop - s.start for s in one) for one in (a, b))
-    return math.prod(both) / least
+    return float(math.prod(both) / least)

@@ -1,7 +1,7 @@
 """How unsure a network is of each voxel, and where two networks disagree.
 
-A network is unsure where the two best classes are nearly as likely: 1 minus their margin, 0 where it
-is sure and 1 where it might toss a coin. One pass over the image as it is tells this from the
+A network is unsure where the two best classes are nearly as likely: 1 minus their margin, 0 where
+it is sure and 1 where it might toss a coin. One pass over the image as it is tells this from the
 probabilities alone; further passes over mirrored images are averaged, so that an answer that
 depends on which way up a picture lies counts as unsure too.
 """
@@ -26,7 +26,14 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image import Stack
     from napari_unetseg.core.model import Model
 
-__all__ = ["FLIPS", "Glance", "differences", "likely_wrong", "margin_uncertainty", "uncertainty_map"]
+__all__ = [
+    "FLIPS",
+    "Glance",
+    "differences",
+    "likely_wrong",
+    "margin_uncertainty",
+    "uncertainty_map",
+]
 
 Region = tuple[slice, ...]
 FLIPS = ((), (-1,), (-2,), (-1, -2))

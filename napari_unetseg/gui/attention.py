@@ -22,7 +22,7 @@ from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.truth import Origin
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences
-from napari_unetseg.gui.session import JobKind, Level
+from napari_unetseg.gui.session import JobKind, Level, Source
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -31,12 +31,11 @@ if TYPE_CHECKING:
     from napari_unetseg.core.model import Model
     from napari_unetseg.core.truth import Truth
     from napari_unetseg.gui.controller import Controller
-    from napari_unetseg.gui.session import Source
 
 __all__ = ["Attention", "Found"]
 
-SECONDS = 1.5
-"""What a suggestion may take, and what is looked at ahead after it."""
+SECONDS, AHEAD_SECONDS = 1.5, 0.8
+"""What a suggestion may take, and how long is looked ahead after it."""
 REST = 4.0
 """The uncertainty on screen is made anew after this many times what it took."""
 SAID = (Origin.STROKES, Origin.CORRECTIONS, Origin.ACCEPTED)
@@ -67,7 +66,6 @@ class Attention:
         self.suggestion: Found | None = None
         self.waited: float | None = None
         """Seconds that the last suggestion took."""
-        self._improved: Model | None = None
         self._surveys: dict[str, tuple[tuple[Any, ...], Survey]] = {}
         self._control = Control()
         self._asking = False
@@ -83,18 +81,15 @@ class Attention:
     @property
     def model(self) -> Model | None:
         """The newest model that is shown: of the training that goes on, else the one in use."""
-        if self._improved is not None:
-            return self._improved
-        return self._session.entry.model if self._session.entry is not None else None
-
-    def improved(self, model: Model) -> None:
-        """A training has a better model."""
-        self._improved = model
+        session = self._session
+        if session.improved is not None:
+            return session.improved
+        return session.entry.model if session.entry is not None else None
 
     def _on_job(self) -> None:
         job = self._session.job
         if job is None or job.kind is not JobKind.TRAIN:
-            self._improved = None
+            self._session.improved = None
 
     def stop(self) -> None:
         """Look no further."""
@@ -134,9 +129,7 @@ class Attention:
                     return
             raise UserError(sentences.NO_PLANE_LEFT)
 
-    def show(
-        self, image: Image, plane: tuple[int, ...], region: tuple[slice, ...]
-    ) -> None:
+    def show(self, image: Image, plane: tuple[int, ...], region: tuple[slice, ...]) -> None:
         """Choose an image and move the viewer to a region of it."""
         controller = self._controller
         if image is not self._session.image:
@@ -153,9 +146,7 @@ class Attention:
             )
             source = self._session.source(image)
             if source is not None and source.labels is not None:
-                napari_layers.activate_brush(
-                    controller.viewer, source.labels, self._session.brush
-                )
+                napari_layers.activate_brush(controller.viewer, source.labels, self._session.brush)
         self.suggestion = Found(image, plane, region)
         napari_layers.look_at(controller.viewer, image, plane, region)
 
@@ -169,17 +160,16 @@ class Attention:
         self._control.stop()  # what is looked at ahead makes room
         self._control = control = Control(threads)
 
-        def look() -> None:
+        def look(seconds: float) -> None:
             survey.clock = self.clock
-            options = {"before": before, "device": device, "control": control}
-            for _ in survey.look(model, SECONDS, **options):
+            for _ in survey.look(model, seconds, before=before, device=device, control=control):
                 pass
 
         def question() -> tuple[Suggestion | Exception, float]:
             start = self.clock()
             try:
                 if not survey.ready:
-                    look()
+                    look(SECONDS)
                 return survey.suggest(), self.clock() - start
             except Exception as error:  # noqa: BLE001 - said by the window's thread
                 return error, self.clock() - start
@@ -197,7 +187,7 @@ class Attention:
 
         def ahead() -> None:
             with suppress(UserError):
-                look()
+                look(AHEAD_SECONDS)
 
         self._asking = True
         self._controller.runner.ask(question, answer, about="look")
@@ -251,8 +241,6 @@ class Attention:
         found = [s for s in sources if id(s.image) not in channels]
         known = {id(s.image) for s in sources} | channels
         others = [i for i in self._controller.images() if id(i) not in known]
-        from napari_unetseg.gui.session import Source
-
         return [*found, *(Source(image) for image in others)]
 
     def _wanted_model(self) -> Model:
@@ -262,7 +250,7 @@ class Attention:
 
     def _before(self, now: Model) -> Model:
         """The model that was in use before this one."""
-        if self._improved is not None and self._session.entry is not None:
+        if self._session.improved is not None and self._session.entry is not None:
             return self._session.entry.model
         earlier = [e.model for e in self._session.history if e.model.id != now.id]
         if not earlier:

@@ -434,7 +434,7 @@ class Controller(Masks):
                 point = Point(event.step, event.train_loss, dice)
                 self.session.curve = (*self.session.curve, point)
             case Improved():
-                self.attention.improved(event.model)
+                self.session.improved = event.model
             case MaskBegins():
                 self._on_mask_begins(event)
             case TilePredicted() if self._screen is not None:

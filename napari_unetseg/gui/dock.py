@@ -11,6 +11,7 @@ from napari_unetseg.gui.panels.advanced import AdvancedPanel
 from napari_unetseg.gui.panels.annotate import AnnotatePanel
 from napari_unetseg.gui.panels.base import Panel, stylesheet
 from napari_unetseg.gui.panels.image import ImagePanel
+from napari_unetseg.gui.panels.look import LookPanel
 from napari_unetseg.gui.panels.model import ModelPanel
 from napari_unetseg.gui.panels.result import ResultPanel
 from napari_unetseg.gui.panels.review import ReviewPanel
@@ -45,6 +46,7 @@ class UNetDock(QWidget):
         self.session = self.controller.session
         self.image = ImagePanel(self.controller)
         self.annotate = AnnotatePanel(self.controller)
+        self.look = LookPanel(self.controller)
         self.train = TrainPanel(self.controller)
         self.review = ReviewPanel(self.controller)
         self.result = ResultPanel(self.controller)
@@ -60,7 +62,8 @@ class UNetDock(QWidget):
         column = QVBoxLayout(inner)
         column.setContentsMargins(8, 6, 8, 6)
         column.setSpacing(6)
-        for panel in (self.image, self.annotate, self.train, self.review, self.result, self.model):
+        shown = (self.image, self.annotate, self.look, self.train, self.review, self.result)
+        for panel in (*shown, self.model):
             column.addWidget(panel)
             column.addWidget(_rule())
         column.addWidget(self.advanced)
@@ -80,7 +83,7 @@ class UNetDock(QWidget):
 
     @property
     def _panels(self) -> tuple[Panel, ...]:
-        return self.image, self.annotate, self.review, self.result
+        return self.image, self.annotate, self.look, self.review, self.result
 
     def sizeHint(self) -> QSize:
         """Narrow, and no taller than a small screen allows."""

@@ -168,6 +168,8 @@ class Session:
 
     entry: ModelEntry | None = None
     """The model in use."""
+    improved: Model | None = None
+    """The newest model of a training that goes on, which the mask on screen is by."""
     history: tuple[ModelEntry, ...] = ()
 
     def source(self, image: Any = None) -> Source | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["bring_forward", "look_at"]
 
-SURROUNDINGS = 0.5
+SURROUNDINGS = 0.25
 """What is seen around a region on each side, in parts of its edge."""
 
 

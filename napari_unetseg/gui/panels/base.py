@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import ComboBox
 from napari.utils.theme import get_theme
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QHBoxLayout,
+    QLabel,
+    QMenu,
+    QSizePolicy,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
 from superqt import QCollapsible
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller
 
-__all__ = ["Panel", "hint", "layer_combo", "row", "stylesheet"]
+__all__ = ["Panel", "hint", "layer_combo", "menu_button", "row", "stylesheet"]
 
 
 ACTION, ACTION_HOVER, DONE = "#0072B2", "#0A84C8", "#009E73"
@@ -118,6 +126,22 @@ def folded(title: str, *widgets: QWidget) -> QCollapsible:
     for widget in widgets:
         fold.addWidget(widget)
     return fold
+
+
+def menu_button(text: str, tip: str, actions: dict[str, Callable[[], None] | None]) -> QToolButton:
+    """A button that opens a menu; ``-`` is a line."""
+    button = QToolButton()
+    button.setText(text)
+    button.setToolTip(tip)
+    button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+    menu = QMenu(button)
+    for name, call in actions.items():
+        if call is None:
+            menu.addSeparator()
+        elif (action := menu.addAction(name)) is not None:
+            action.triggered.connect(lambda _=False, call=call: call())
+    button.setMenu(menu)
+    return button
 
 
 def show_choice(combo: ComboBox, value: Any) -> None:
