@@ -45,8 +45,8 @@ from napari.layers import Image, Labels
 from sets import Annotated, BenchmarkSet, Item, predictor, read_sets, score
 from watch import add_options, machine, make_settings, write_json
 
-from napari_unetseg.core.attention import region_shape
 from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.core.places import region_shape
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.session import Session
 

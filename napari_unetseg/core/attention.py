@@ -17,12 +17,10 @@ Within a window every region, as large as what people see at once when they pain
 
 from __future__ import annotations
 
-import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise, product
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,26 +29,18 @@ from napari_unetseg.core.control import Control
 from napari_unetseg.core.devices import use_threads
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event
+from napari_unetseg.core.places import Ground, Plane, Region, moved, overlap, regions_of
 from napari_unetseg.core.uncertainty import Glance, differences, likely_wrong, margin_uncertainty
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image import Stack
     from napari_unetseg.core.model import Model
 
-__all__ = ["Looked", "Subject", "Suggestion", "Survey", "nothing_labelled", "region_shape"]
+__all__ = ["Looked", "Subject", "Suggestion", "Survey", "nothing_labelled"]
 
-Plane = tuple[int, ...]
-Region = tuple[slice, ...]
 Labelled = Callable[[Plane, Region], np.ndarray]
 """From a plane and a region of it to where it is labelled, boolean, of the region's shape."""
 
-SHARE, EDGES = 4, (64, 256)
-"""A region is this part of a plane's shorter edge wide, within bounds in voxels."""
-DEEP = 16
-"""Planes of a region of a volume."""
-WINDOW = {2: 512, 3: 128}
-"""Largest edge of a window in Y and X."""
-WINDOW_DEEP = 32
 MOST = 1024
 """Windows that are remembered."""
 ENOUGH = 0.5
@@ -116,42 +106,9 @@ class _Seen:
     known: np.ndarray
 
 
-@dataclass(slots=True, eq=False)
-class _Ground:
-    """How one image is cut into regions and windows."""
-
-    shape: tuple[int, ...]
-    leading: tuple[int, ...]
-    region: tuple[int, ...]
-    windows: list[Region] = field(default_factory=list)
-
-    @property
-    def count(self) -> int:
-        return math.prod(self.leading) * len(self.windows)
-
-    def place(self, number: int) -> tuple[Plane, Region]:
-        plane, window = divmod(number, len(self.windows))
-        index = np.unravel_index(plane, self.leading) if self.leading else ()
-        return tuple(int(i) for i in index), self.windows[window]
-
-
 def nothing_labelled(plane: Plane, region: Region) -> np.ndarray:  # noqa: ARG001 - as all of them
     """Of an image without labels."""
     return np.zeros([s.stop - s.start for s in region], bool)
-
-
-def region_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """Shape of a region: as much as is seen at once when painting.
-
-    Parameters
-    ----------
-    shape
-        Spatial shape YX or ZYX; along Y and X a region is a quarter of the shorter edge wide, 64
-        to 256 voxels, and along Z 16 voxels deep, where the image is as large.
-    """
-    edge = int(np.clip(min(shape[-2:]) / SHARE, *EDGES))
-    wanted = (*(DEEP for _ in shape[:-2]), edge, edge)
-    return tuple(min(n, w) for n, w in zip(shape, wanted, strict=True))
 
 
 class Survey:
@@ -180,7 +137,7 @@ class Survey:
             raise UserError(NOTHING)
         self.subjects, self.dims = tuple(subjects), dims
         self._rng, self.clock = np.random.default_rng(seed), clock
-        self._grounds = [_ground(s.stack, dims) for s in subjects]
+        self._grounds = [Ground.of(s.stack, dims) for s in subjects]
         self._seen: OrderedDict[tuple[int, int], _Seen] = OrderedDict()
         self._shown: list[tuple[int, Plane, Region]] = []
         self._looks: list[np.ndarray] = []
@@ -308,12 +265,12 @@ class Survey:
         else:
             wrong = differences(before.shares(before.image(plane, window), passes), shares)
         labelled = subject.labelled(plane, window)
-        regions = tuple(_regions([s.stop - s.start for s in window], ground.region))
+        regions = tuple(regions_of([s.stop - s.start for s in window], ground.region))
         rows = [(wrong[r].mean(), labelled[r].mean(), _look(image, shares, r)) for r in regions]
         return _Seen(
             name,
             plane,
-            tuple(_moved(r, window) for r in regions),
+            tuple(moved(r, window) for r in regions),
             np.array([row[0] for row in rows]),
             np.array([row[2] for row in rows]),
             np.array([row[1] for row in rows]),
@@ -379,39 +336,8 @@ class Survey:
     def _new(self, image: int, plane: Plane, region: Region) -> bool:
         """Whether no part of a region worth speaking of was shown before."""
         return not any(
-            i == image and p == plane and _overlap(r, region) > 0.25 for i, p, r in self._shown
+            i == image and p == plane and overlap(r, region) > 0.25 for i, p, r in self._shown
         )
-
-
-def _ground(stack: Stack, dims: int) -> _Ground:
-    stack.check_dims(dims)
-    shape = stack.spatial_shape(dims)
-    ground = _Ground(shape, stack.leading_shape(dims), region_shape(shape))
-    most = (*(WINDOW_DEEP for _ in shape[:-2]), WINDOW[dims], WINDOW[dims])
-    spans = []
-    for size, least, edge in zip(shape, ground.region, most, strict=True):
-        count = max(1, math.ceil(size / max(edge, least)))
-        ends = [round(i * size / count) for i in range(count + 1)]
-        spans.append([slice(a, b) for a, b in pairwise(ends)])
-    ground.windows = list(product(*spans))
-    return ground
-
-
-def _regions(size: Sequence[int], region: Sequence[int]) -> Iterator[Region]:
-    """Regions of a window that overlap by about a half."""
-    along = []
-    for length, edge in zip(size, region, strict=True):
-        edge = min(edge, length)
-        steps = max(0, round(2 * (length - edge) / edge))
-        starts = [round(i * (length - edge) / max(1, steps)) for i in range(steps + 1)]
-        along.append([slice(s, s + edge) for s in starts])
-    return product(*along)
-
-
-def _moved(region: Region, window: Region) -> Region:
-    return tuple(
-        slice(r.start + w.start, r.stop + w.start) for r, w in zip(region, window, strict=True)
-    )
 
 
 def _look(image: np.ndarray, shares: np.ndarray, region: Region) -> np.ndarray:
@@ -427,10 +353,3 @@ def _look(image: np.ndarray, shares: np.ndarray, region: Region) -> np.ndarray:
 def _room_left(labelled: np.ndarray) -> np.ndarray:
     """What more labels are worth where a share is labelled already: 1 for none, then less."""
     return np.asarray(FULL / (FULL + labelled))
-
-
-def _overlap(a: Region, b: Region) -> float:
-    """Share of the smaller one of two regions that both cover."""
-    both = [max(0, min(x.stop, y.stop) - max(x.start, y.start)) for x, y in zip(a, b, strict=True)]
-    least = min(math.prod(s.stop - s.start for s in one) for one in (a, b))
-    return float(math.prod(both) / least)

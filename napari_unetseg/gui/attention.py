@@ -1,4 +1,4 @@
-"""Where to look next: the viewer goes there; how unsure the network is, as a layer.
+"""Where to look next: the viewer goes there.
 
 Questions are answered beside the window and beside a training (`Runner.ask`), by the newest model
 that is shown. After each suggestion some more windows are looked at ahead, so that the next one is
@@ -23,6 +23,7 @@ from napari_unetseg.core.truth import Origin
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences
 from napari_unetseg.gui.session import JobKind, Level, Source
+from napari_unetseg.gui.unsure import Unsure
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -36,8 +37,6 @@ __all__ = ["Attention", "Found"]
 
 SECONDS, AHEAD_SECONDS = 1.5, 0.8
 """What a suggestion may take, and how long is looked ahead after it."""
-REST = 4.0
-"""The uncertainty on screen is made anew after this many times what it took."""
 SAID = (Origin.STROKES, Origin.CORRECTIONS, Origin.ACCEPTED)
 
 
@@ -69,12 +68,8 @@ class Attention:
         self._surveys: dict[str, tuple[tuple[Any, ...], Survey]] = {}
         self._control = Control()
         self._asking = False
-        self._layer: napari_layers.Uncertainty | None = None
-        self._shown: tuple[Any, ...] | None = None
-        self._rests_until = 0.0
-        self._mapping = False
         self._session.events.job.connect(self._on_job)
-        self._session.events.uncertain.connect(self._on_uncertain)
+        self.unsure = Unsure(controller, self)
 
     # -- the newest model ----------------------------------------------------------------------
 
@@ -90,6 +85,14 @@ class Attention:
         job = self._session.job
         if job is None or job.kind is not JobKind.TRAIN:
             self._session.improved = None
+
+    def show_uncertainty(self, wanted: bool) -> None:
+        """Show how unsure the network is of what is on screen, or no longer."""
+        self._session.uncertain = wanted
+
+    def tick(self) -> None:
+        """Called again and again."""
+        self.unsure.tick()
 
     def stop(self) -> None:
         """Look no further."""
@@ -178,7 +181,7 @@ class Attention:
             self._asking = False
             what, self.waited = found
             if isinstance(what, Exception):
-                self._complain(what)
+                self.complain(what)
                 return
             source = sources[what.image]
             if source.image in self._controller.viewer.layers:
@@ -192,7 +195,8 @@ class Attention:
         self._asking = True
         self._controller.runner.ask(question, answer, about="look")
 
-    def _complain(self, error: Exception) -> None:
+    def complain(self, error: Exception) -> None:
+        """Say why there is no answer."""
         level = Level.WARNING if isinstance(error, UserError) else Level.ERROR
         self._session.say(sentences.explain(error, "Looking for a place"), level)
 
@@ -262,68 +266,6 @@ class Attention:
             return []
         prediction = self._controller.predictions.get(source.image)
         return [source.image, source.labels, prediction.layer if prediction else None]
-
-    # -- the uncertainty on screen -------------------------------------------------------------
-
-    def show_uncertainty(self, wanted: bool) -> None:
-        """Show how unsure the network is of what is on screen, or no longer."""
-        self._session.uncertain = wanted
-
-    def _on_uncertain(self) -> None:
-        self._shown, self._rests_until = None, 0.0
-        if not self._session.uncertain:
-            self._remove()
-        elif self.model is None:
-            self._session.say(sentences.NO_MODEL, Level.WARNING)
-
-    def _remove(self) -> None:
-        if self._layer is not None:
-            layer, self._layer = self._layer, None
-            layer.remove()
-
-    def tick(self) -> None:
-        """Called again and again: ask for the uncertainty of what is on screen if it is missing."""
-        if self._layer is not None and not self._layer.alive:  # the user deleted it
-            self._remove()
-            self._session.uncertain = False
-        model, image = self.model, self._session.image
-        if not self._session.uncertain or model is None or image is None or self._mapping:
-            return
-        with suppress(UserError):
-            plane = napari_layers.plane_on_screen(self._controller.viewer, image, model.dims)
-            moved = self._shown is None or self._shown[:2] != (image, plane)
-            rested = self.clock() >= self._rests_until
-            if moved or (rested and self._shown != (image, plane, model.id)):
-                self._map(model, image, plane)
-
-    def _map(self, model: Model, image: Image, plane: tuple[int, ...]) -> None:
-        stack, start = self._controller.stack(), self.clock()
-        model.check_image(stack)
-        device, threads = self._session.settings.device, self._controller.thread_count()
-        self._shown, self._mapping = (image, plane, model.id), True
-
-        def question() -> np.ndarray | Exception:
-            from napari_unetseg.core.config import PredictSettings
-            from napari_unetseg.core.uncertainty import uncertainty_map
-
-            settings = PredictSettings.model_validate({"device": device, "threads": threads})
-            try:
-                return uncertainty_map(model, stack, plane, settings)
-            except Exception as error:  # noqa: BLE001 - said by the window's thread
-                return error
-
-        def answer(found: np.ndarray | Exception) -> None:
-            self._mapping = False
-            self._rests_until = self.clock() + REST * (self.clock() - start)
-            if isinstance(found, Exception):
-                self._complain(found)
-            elif self._session.uncertain and image in self._controller.viewer.layers:
-                if self._layer is None or self._layer.image is not image:
-                    self._remove()
-                    self._layer = napari_layers.Uncertainty(self._controller.viewer, image)
-                self._layer.write(plane, found)
-
-        self._controller.runner.ask(question, answer, about="uncertainty")
 
 
 def _said(truth: Truth) -> set[tuple[int, ...]]:
