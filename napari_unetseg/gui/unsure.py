@@ -8,14 +8,13 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences
 from napari_unetseg.gui.session import Level
 
 if TYPE_CHECKING:
+    import numpy as np
     from napari.layers import Image
 
     from napari_unetseg.core.model import Model
