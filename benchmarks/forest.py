@@ -45,16 +45,34 @@ def features(image: np.ndarray, threads: int) -> np.ndarray:
 
 
 class Forest:
-    """A random forest fitted to strokes."""
+    """A random forest fitted to strokes.
 
-    def __init__(self, images: Sequence[Annotated], threads: int, seed: int) -> None:
+    Parameters
+    ----------
+    images
+        With their strokes.
+    threads, seed
+        Of the forest.
+    known
+        Keeps the features of planes; give the same one to several forests.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[Annotated],
+        threads: int,
+        seed: int,
+        known: dict[tuple[int, Plane], np.ndarray] | None = None,
+    ) -> None:
         from sklearn.ensemble import RandomForestClassifier
 
-        self._threads = threads
+        self._threads, self._known = threads, known
         rows, numbers = [], []
         for image in images:
             for plane in image.planes:
                 strokes = image.labels[plane]
+                if not strokes.any():
+                    continue
                 rows.append(self._features(image.image, plane)[strokes > 0])
                 numbers.append(strokes[strokes > 0])
         target = np.concatenate(numbers)
@@ -63,7 +81,18 @@ class Forest:
         self._trees.fit(np.concatenate(rows), target)
 
     def _features(self, stack: Stack, plane: Plane) -> np.ndarray:
-        return features(stack.read(plane, stack.whole(2)), self._threads)
+        if self._known is None:
+            return features(stack.read(plane, stack.whole(2)), self._threads)
+        key = (id(stack.data), plane)
+        if key not in self._known:
+            self._known[key] = features(stack.read(plane, stack.whole(2)), self._threads)
+        return self._known[key]
+
+    def region(self, stack: Stack, plane: Plane, region: tuple[slice, ...]) -> np.ndarray:
+        """Mask of a region of a plane, uint8."""
+        found = self._features(stack, plane)[region]
+        values = self._trees.predict(found.reshape(-1, found.shape[-1]))
+        return np.asarray(values.reshape(found.shape[:2]), np.uint8)
 
     def predict(self, stack: Stack, planes: Sequence[Plane]) -> np.ndarray:
         """Mask of the grid, uint8; planes that are not asked for stay 0."""

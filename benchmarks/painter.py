@@ -108,11 +108,11 @@ def add_strokes(
             if left <= 0 or room.worst <= 0:
                 break
             start = np.unravel_index(room.errors.argmax(), room.errors.shape)
-            stroke = _walk(room.inside, start, min(LENGTH, left), rng)
+            stroke = walk(room.inside, start, min(LENGTH, left), rng)
             added[room.image][room.plane][stroke] = value
             left -= len(stroke[0])
             room.inside[stroke] = False
-            room.errors[_around(stroke, room.inside.shape)] = 0.0
+            room.errors[around(stroke, room.inside.shape)] = 0.0
             room.errors[~room.inside] = 0.0
     return added
 
@@ -128,25 +128,31 @@ def _room(
 ) -> _Room:
     structure = 0 if value == BRUSH else value
     inside = truth.labels[plane] == structure
-    depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
-    thick = ndimage.maximum_filter(depth, 2 * MARGIN + 1)
     wrong = inside & (predicted[plane] != structure)
-    inside = inside & (depth > np.minimum(MARGIN, thick / 2)) & (labels[plane] == 0)
+    inside = room_inside(inside)[0] & (labels[plane] == 0)
     errors = ndimage.gaussian_filter(wrong.astype(np.float32), BLUR)
     errors += 1e-6 * (1 + rng.random(errors.shape, np.float32))  # where nothing is wrong: anywhere
     return _Room(number, plane, inside, np.where(inside, errors, 0.0))
 
 
-def _around(stroke: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
+def room_inside(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where a class may be painted, off its edge, and how far each of its pixels is from that."""
+    depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
+    thick = ndimage.maximum_filter(depth, 2 * MARGIN + 1)
+    return inside & (depth > np.minimum(MARGIN, thick / 2)), depth
+
+
+def around(
+    stroke: tuple[np.ndarray, ...], shape: tuple[int, ...], reach: int = round(BLUR)
+) -> tuple[slice, ...]:
     """The box of a stroke and its neighbourhood: the next one goes elsewhere."""
-    reach = round(BLUR)
     return tuple(
         slice(max(0, int(axis.min()) - reach), min(edge, int(axis.max()) + reach + 1))
         for axis, edge in zip(stroke, shape, strict=True)
     )
 
 
-def _walk(
+def walk(
     inside: np.ndarray, start: tuple[np.intp, ...], length: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, ...]:
     """Indices of a thin random walk of at most ``length`` pixels that stays inside."""

@@ -86,7 +86,8 @@ class Choices:
 
     def images(self) -> list[Image]:
         """Image layers of the viewer."""
-        return [layer for layer in self.viewer.layers if isinstance(layer, Image)]
+        images = [layer for layer in self.viewer.layers if isinstance(layer, Image)]
+        return [image for image in images if not napari_layers.is_overlay(image)]
 
     def channel_candidates(self) -> list[Image]:
         """Layers that could be further channels of the chosen image."""
@@ -384,7 +385,8 @@ class Choices:
     def _on_inserted(self, event: Any) -> None:
         layer = event.value
         if isinstance(layer, Image) and self.session.image is None:
-            self.choose_image(layer)
+            if not napari_layers.is_overlay(layer):
+                self.choose_image(layer)
         elif isinstance(layer, Labels):
             self._adopt_labels()
 

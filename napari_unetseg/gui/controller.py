@@ -29,6 +29,7 @@ from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.core.truth import Change, Origin
 from napari_unetseg.gui import curve, sentences, work
 from napari_unetseg.gui import layers as napari_layers
+from napari_unetseg.gui.attention import Attention
 from napari_unetseg.gui.classes import ClassEditor
 from napari_unetseg.gui.grids import count_labels
 from napari_unetseg.gui.jobs import Job, Runner, Work
@@ -111,6 +112,7 @@ class Controller(Masks):
         self.looking = Looking(self, session)
         self.keeping = Keeping(self, session)
         super().__init__(viewer, session)
+        self.attention = Attention(self)
         self.review = Review(self)
         self.classes = ClassEditor(self)
 
@@ -470,6 +472,8 @@ class Controller(Masks):
                 self._on_step(event)
             case EpochDone() | Improved() | Renewed():
                 curve.note(self.session, event)
+                if isinstance(event, Improved):
+                    self.session.improved = event.model
             case MaskBegins():
                 self._on_mask_begins(event)
             case TilePredicted() if self._screen is not None:
@@ -522,6 +526,7 @@ class Controller(Masks):
         self.look()
         self.looking.look()
         self.keeping.tick()
+        self.attention.tick()
         self.runner.pump()
         now = time.perf_counter()
         if self.doubts and not self._settling:
@@ -616,6 +621,7 @@ class Controller(Masks):
         self.session.mode = Mode.FROZEN
         self._control.stop()
         self.looking.end()
+        self.attention.stop()
         end = time.perf_counter() + seconds
         while self.runner.busy and time.perf_counter() < end:
             self.runner.pump()

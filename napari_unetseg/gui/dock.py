@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
 from napari_unetseg.gui.focus import FocusOrder
 from napari_unetseg.gui.panels.advanced import AdvancedPanel
 from napari_unetseg.gui.panels.annotate import AnnotatePanel
+from napari_unetseg.gui.panels.attention import LookPanel
 from napari_unetseg.gui.panels.base import Panel, row
 from napari_unetseg.gui.panels.image import ImagePanel
 from napari_unetseg.gui.panels.look import stylesheet
@@ -61,6 +62,7 @@ class UNetDock(QWidget):
         self.controller.looking.watched = True
         self.image = ImagePanel(self.controller)
         self.annotate = AnnotatePanel(self.controller)
+        self.look = LookPanel(self.controller)
         self.train = TrainPanel(self.controller)
         self.review = ReviewPanel(self.controller)
         self.result = ResultPanel(self.controller)
@@ -88,6 +90,7 @@ class UNetDock(QWidget):
             self.project,
             self.image,
             self.annotate,
+            self.look,
             self.train,
             self.review,
             self.result,
@@ -116,7 +119,7 @@ class UNetDock(QWidget):
 
     @property
     def _panels(self) -> tuple[Panel, ...]:
-        return self.image, self.annotate, self.review, self.result
+        return self.image, self.annotate, self.look, self.review, self.result
 
     def sizeHint(self) -> QSize:
         """Narrow, and no taller than a small screen allows."""

@@ -33,12 +33,12 @@ def _temporary_folder() -> Path:
     return folder
 
 
-def empty_grid(shape: tuple[int, ...]) -> np.ndarray:
-    """Zeros of that shape, uint8; memory or disk is used only where something is written."""
-    if int(np.prod(shape, dtype=np.int64)) <= ON_DISK_BYTES:
-        return np.zeros(shape, np.uint8)
-    path = _temporary_folder() / f"{next(_numbers)}.u8"
-    return np.memmap(path, np.uint8, "w+", shape=shape)
+def empty_grid(shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
+    """Zeros of that shape; memory or disk is used only where something is written."""
+    if int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize <= ON_DISK_BYTES:
+        return np.zeros(shape, dtype)
+    path = _temporary_folder() / f"{next(_numbers)}.raw"
+    return np.memmap(path, dtype, "w+", shape=shape)
 
 
 def planes_of(array: Any) -> Iterator[tuple[int, ...]]:

@@ -50,6 +50,14 @@ EARLIER = "; the earlier model is one click away under Model"
 MOST_NAMED = 4
 """Of more structures the sentence says the mean alone; the plot shows the rest."""
 NO_PREDICTION = "There is no prediction to show or hide yet; press 'Train' or 'Predict' first."
+LOOKING = "Looking for the most useful place…"
+NO_PLANE_LEFT = "Something is labelled, corrected or accepted on every plane of every image."
+NO_OTHER_MODEL = (
+    "There is only one model, so nothing to compare it with; train again, or load another one."
+)
+OTHER_CLASSES = (
+    "The model before has other structures, so the two cannot be compared; train once more."
+)
 NO_MODEL = "There is no model yet: press Train, or load one under Model."
 
 

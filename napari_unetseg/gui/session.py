@@ -185,6 +185,8 @@ class Session:
 
     settings: TrainSettings = field(default_factory=TrainSettings)
     mode: Mode = Mode.LIVE
+    uncertain: bool = False
+    """Show how unsure the network is of what is on screen."""
     go_on: bool = True
     """Training goes on from the model in use where it fits."""
 
@@ -206,6 +208,8 @@ class Session:
 
     entry: ModelEntry | None = None
     """The model in use."""
+    improved: Model | None = None
+    """The newest model of a training that goes on, which the mask on screen is by."""
     history: tuple[ModelEntry, ...] = ()
 
     def source(self, image: Any = None) -> Source | None:

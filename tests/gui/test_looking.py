@@ -1,4 +1,4 @@
-"""Live masks while nothing else runs, and trainings that strokes begin; without and with threads."""
+"""Live masks with nothing else to do, and trainings that strokes begin; without and with thread."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from napari_unetseg.gui.layers.annotation import (
     snapshot,
     write_names,
 )
+from napari_unetseg.gui.layers.camera import bring_forward, look_at
 from napari_unetseg.gui.layers.files import (
     open_images,
     path_of,
@@ -30,6 +31,7 @@ from napari_unetseg.gui.layers.overlays import Own, show_difference
 from napari_unetseg.gui.layers.prediction import Prediction
 from napari_unetseg.gui.layers.regions import Place, drawn, object_at, plane_at, visible_plane
 from napari_unetseg.gui.layers.strokes import Strokes
+from napari_unetseg.gui.layers.uncertainty import Uncertainty
 from napari_unetseg.gui.layers.visibility import show_or_hide
 
 __all__ = [
@@ -37,8 +39,10 @@ __all__ = [
     "Place",
     "Prediction",
     "Strokes",
+    "Uncertainty",
     "activate_brush",
     "add_tidied",
+    "bring_forward",
     "copy_of",
     "data_of",
     "declared_kind",
@@ -47,6 +51,7 @@ __all__ = [
     "is_ours",
     "is_overlay",
     "like",
+    "look_at",
     "mask_of",
     "names_in",
     "new_annotation",

@@ -148,7 +148,7 @@ def mask_of(layer: Labels) -> Any:
     return mask
 
 
-def declared(layer: Labels) -> dict[str, Any]:
+def declared(layer: Image | Labels) -> dict[str, Any]:
     """What this plugin, or a sample of it, has noted about a layer."""
     return dict(layer.metadata.get("napari_unetseg", {}))
 
@@ -158,9 +158,9 @@ def is_ours(layer: Labels) -> bool:
     return declared(layer).get("kind") in ("prediction", "tidied") or is_overlay(layer)
 
 
-def is_overlay(layer: Labels) -> bool:
-    """Whether the layer is only to look at, so neither labels nor a mask."""
-    return declared(layer).get("kind") in ("yours", "difference")
+def is_overlay(layer: Image | Labels) -> bool:
+    """Whether the layer is only to look at, so neither an image, nor labels nor a mask."""
+    return declared(layer).get("kind") in ("yours", "difference", "uncertainty")
 
 
 def is_declared(layer: Labels) -> bool:

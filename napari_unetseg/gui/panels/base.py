@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import ComboBox
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QIcon
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QHBoxLayout,
+    QLabel,
+    QMenu,
+    QSizePolicy,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
 from superqt import QCollapsible
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller
 
-__all__ = ["Panel", "belong", "hint", "layer_combo", "restyle", "row"]
+__all__ = ["Panel", "belong", "hint", "layer_combo", "menu_button", "restyle", "row"]
 
 
 WIDEST_LABEL = "They are "
@@ -159,6 +167,22 @@ def folded(title: str, *widgets: QWidget) -> QCollapsible:
     fold.toggled.connect(show)
     show(fold.isExpanded())
     return fold
+
+
+def menu_button(text: str, tip: str, actions: dict[str, Callable[[], None] | None]) -> QToolButton:
+    """A button that opens a menu; ``-`` is a line."""
+    button = QToolButton()
+    button.setText(text)
+    button.setToolTip(tip)
+    button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+    menu = QMenu(button)
+    for name, call in actions.items():
+        if call is None:
+            menu.addSeparator()
+        elif (action := menu.addAction(name)) is not None:
+            action.triggered.connect(lambda _=False, call=call: call())
+    button.setMenu(menu)
+    return button
 
 
 def show_choice(combo: ComboBox, value: Any) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QSignalBlocker
-from qtpy.QtWidgets import QCheckBox, QMenu, QPushButton, QToolButton
+from qtpy.QtWidgets import QCheckBox, QPushButton
 
-from napari_unetseg.gui.panels.base import Panel, hint, row
+from napari_unetseg.gui.panels.base import Panel, hint, menu_button, row
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller
@@ -33,7 +32,7 @@ class ReviewPanel(Panel):
         self.accept = QPushButton("Accept plane")
         self.accept.setToolTip("The mask of the plane on screen is right, all of it.")
         self.accept.clicked.connect(review.accept_plane)
-        self.more = _menu_button(
+        self.more = menu_button(
             "More",
             "Accept or take back a part, or give corrections back to the network.",
             {
@@ -97,19 +96,3 @@ class ReviewPanel(Panel):
         ]
         self.corrected.setVisible(bool(parts))
         self.corrected.setText(f"Pixels that train as you left them: {', '.join(parts)}.")
-
-
-def _menu_button(text: str, tip: str, actions: dict[str, Callable[[], None] | None]) -> QToolButton:
-    """A button that opens a menu; ``-`` is a line."""
-    button = QToolButton()
-    button.setText(text)
-    button.setToolTip(tip)
-    button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-    menu = QMenu(button)
-    for name, call in actions.items():
-        if call is None:
-            menu.addSeparator()
-        elif (action := menu.addAction(name)) is not None:
-            action.triggered.connect(lambda _=False, call=call: call())
-    button.setMenu(menu)
-    return button

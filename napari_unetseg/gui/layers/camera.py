@@ -1,0 +1,63 @@
+"""Moves the viewer to a region of an image, and shows that image where others lie over it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_unetseg.gui.layers.grid import grid_shape
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image, Layer
+
+__all__ = ["bring_forward", "look_at"]
+
+SURROUNDINGS = 0.25
+"""What is seen around a region on each side, in parts of its edge."""
+
+
+def look_at(
+    viewer: ViewerModel, image: Image, plane: Sequence[int], region: Sequence[slice]
+) -> None:
+    """Move sliders and camera so that a region and its surroundings fill the canvas.
+
+    Parameters
+    ----------
+    plane, region
+        Index along each leading axis of the image's grid, and a slice for each spatial one; of a
+        region in a volume the middle plane is shown.
+    """
+    leading = (0,) * (image.ndim - len(grid_shape(image)))  # a first axis of channels
+    spans = [*((i, i) for i in (*leading, *plane)), *((s.start, s.stop - 1) for s in region)]
+    first = viewer.dims.ndim - image.ndim
+    middle = np.asarray(image.data_to_world([(a + b) // 2 for a, b in spans]), float)[-image.ndim :]
+    displayed = list(viewer.dims.displayed)
+    for axis, at in enumerate(middle, first):
+        if axis not in displayed:
+            viewer.dims.set_point(axis, float(at))
+    corners = np.array([image.data_to_world(c) for c in product(*spans)], float)[:, -image.ndim :]
+    shown = [axis - first for axis in displayed if axis >= first]
+    if len(shown) < len(displayed):  # the image has fewer axes than are shown
+        return
+    low, high = corners[:, shown].min(0), corners[:, shown].max(0)
+    center = (low + high) / 2
+    viewer.scene.camera.center = tuple(np.concatenate([np.zeros(3 - len(center)), center]))
+    edges = np.maximum(high - low, 1e-12)[-2:] * (1 + 2 * SURROUNDINGS)
+    canvas = np.asarray(viewer.canvas.size, float)
+    viewer.scene.camera.zoom = float((canvas / edges).min())
+
+
+def bring_forward(
+    viewer: ViewerModel, mine: Sequence[Layer | None], others: Sequence[Layer | None]
+) -> None:
+    """Show some layers and hide others that would lie over them; select the newest shown last."""
+    for layer in others:
+        if layer is not None and layer in viewer.layers:
+            layer.visible = False
+    for layer in mine:
+        if layer is not None and layer in viewer.layers:
+            layer.visible = True

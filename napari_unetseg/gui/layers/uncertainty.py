@@ -1,0 +1,66 @@
+"""The layer that shows how unsure the network is: from 0, black, to 1, bright."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from napari.layers import Image
+
+from napari_unetseg.gui.grids import empty_grid
+from napari_unetseg.gui.layers.grid import geometry, grid_shape
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+__all__ = ["Uncertainty"]
+
+
+class Uncertainty:
+    """A layer over one image; planes that were not looked at are black, so nothing is seen there.
+
+    Parameters
+    ----------
+    viewer, image
+        Where the layer goes, and what it lies over.
+    """
+
+    def __init__(self, viewer: ViewerModel, image: Image) -> None:
+        self._viewer, self.image = viewer, image
+        self._data = empty_grid(grid_shape(image), np.float32)
+        self.layer = Image(
+            self._data,
+            name=f"{image.name} · uncertainty",
+            colormap="magma",
+            blending="additive",
+            contrast_limits=(0.0, 1.0),
+            opacity=0.8,
+            metadata={"napari_unetseg": {"kind": "uncertainty"}},
+            **geometry(image),
+        )
+        self._insert()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the layer and its image are in the viewer."""
+        return self.layer in self._viewer.layers and self.image in self._viewer.layers
+
+    def write(self, plane: tuple[int, ...], values: np.ndarray) -> None:
+        """Show how unsure a plane or volume is: float32 from 0 to 1, its spatial shape."""
+        self._data[plane] = values
+        self.layer.refresh(extent=False, highlight=False)
+
+    def remove(self) -> None:
+        """Take the layer away."""
+        if self.layer in self._viewer.layers:
+            self._viewer.layers.remove(self.layer)
+
+    def _insert(self) -> None:
+        """Just above the image, below what people paint on; what was selected stays selected."""
+        layers = self._viewer.layers
+        selected, active = set(layers.selection), layers.selection.active
+        images = [place for place, layer in enumerate(layers) if isinstance(layer, Image)]
+        layers.insert(max(images, default=-1) + 1, self.layer)
+        layers.selection.update(selected)
+        layers.selection.discard(self.layer)
+        layers.selection.active = active

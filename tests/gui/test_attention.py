@@ -1,0 +1,242 @@
+"""Next, differences, planes and the uncertainty layer, without a window."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from attention_parts import reader
+from gui_parts import SIDE, TINY, squares, strokes
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+
+from napari_unetseg.core.attention import ALL_DONE
+from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.gui import layers as napari_layers
+from napari_unetseg.gui import sentences
+from napari_unetseg.gui.controller import Controller
+from napari_unetseg.gui.jobs import SyncRunner, ThreadRunner
+from napari_unetseg.gui.session import Mode, ModelEntry
+
+
+def dark(shape: tuple[int, ...]) -> np.ndarray:
+    return np.zeros(shape, np.float32)
+
+
+def use(controller: Controller, *models: Any) -> None:
+    for number, model in enumerate(models):
+        controller._add_model(ModelEntry(model, f"Model {number}"))
+
+
+@pytest.fixture
+def viewer() -> ViewerModel:
+    """A time series with a pixel size and a single picture, each with one doubtful square."""
+    viewer = ViewerModel()
+    viewer.canvas.size = (600, 800)
+    series = dark((4, 256, 256))
+    series[2, 200:220, 30:50] = 0.5
+    single = dark((128, 128))
+    single[90:120, 90:120] = 0.5
+    viewer.add_layer(Image(series, name="series", scale=(2, 0.5, 0.5), translate=(0, 10, 20)))
+    viewer.add_layer(Image(single, name="single"))
+    return viewer
+
+
+@pytest.fixture
+def controller(viewer: ViewerModel) -> Iterator[Controller]:
+    one = Controller(viewer, SyncRunner())
+    one.session.mode = Mode.FROZEN
+    yield one
+    one.disconnect()
+
+
+@pytest.fixture
+def said(controller: Controller) -> list[str]:
+    sentences: list[str] = []
+    controller.session.events.message.connect(lambda m: sentences.append(m.text))
+    return sentences
+
+
+def seen(viewer: ViewerModel, image: Image) -> tuple[np.ndarray, np.ndarray]:
+    """What the camera shows of an image: first and last row and column."""
+    half = np.asarray(viewer.canvas.size) / viewer.scene.camera.zoom / 2
+    center = np.asarray(viewer.scene.camera.center[-2:])
+    scale, offset = np.asarray(image.scale[-2:]), np.asarray(image.translate[-2:])
+    return (center - half - offset) / scale, (center + half - offset) / scale
+
+
+def test_next_goes_to_the_doubtful_place_of_any_image(
+    controller: Controller, viewer: ViewerModel
+) -> None:
+    use(controller, reader())
+    series, single = viewer.layers["series"], viewer.layers["single"]
+    controller.choose_image(series)
+    controller.new_annotation()
+    strokes_of_series = viewer.layers.selection.active
+    for _ in range(2):
+        controller.attention.next_region()
+        found = controller.attention.suggestion
+        assert found is not None
+        assert controller.session.image is found.layer
+        assert found.layer.visible
+        low, high = seen(viewer, found.layer)
+        place = {series: (210, 40), single: (105, 105)}[found.layer]
+        assert (low < place).all()
+        assert (place < high).all()
+        edges = [s.stop - s.start for s in found.region]
+        assert (high - low >= edges).all()
+        assert (high - low).min() <= 2.5 * max(edges), "near enough to paint"
+        if found.layer is series:
+            assert found.plane == (2,)
+            assert napari_layers.plane_on_screen(viewer, series, 2) == (2,)
+            assert viewer.layers.selection.active is strokes_of_series
+            assert not single.visible
+        else:
+            assert not series.visible
+            assert not strokes_of_series.visible
+    assert {series, single} == {found.layer, *({series, single} - {found.layer})}
+
+
+def test_what_is_painted_is_not_asked_for_again(
+    controller: Controller, viewer: ViewerModel, said: list[str]
+) -> None:
+    use(controller, reader())
+    viewer.layers.remove("series")
+    labels = controller.new_annotation()
+    assert labels is not None
+    labels.data_setitem(np.nonzero(np.ones((128, 128), bool)), BRUSH)
+    controller.attention.next_region()
+    assert said[-1] == ALL_DONE
+    assert controller.attention.suggestion is None
+
+
+def test_without_model_or_image_it_is_said(
+    controller: Controller, viewer: ViewerModel, said: list[str]
+) -> None:
+    controller.attention.next_region()
+    assert said[-1] == sentences.NO_MODEL
+    use(controller, reader())
+    controller.attention.next_disagreement()
+    assert said[-1] == sentences.NO_OTHER_MODEL
+    viewer.layers.clear()
+    controller.attention.next_region()
+    assert "no image" in said[-1]
+    controller.attention.next_plane()
+    assert said[-1] == sentences.NO_IMAGE
+
+
+def test_next_disagreement_shows_where_the_masks_differ(
+    controller: Controller, viewer: ViewerModel
+) -> None:
+    viewer.layers["series"].data[0, 20:50, 200:230] = 0.35
+    use(controller, reader(threshold=0.2), reader(threshold=0.45))
+    controller.attention.next_disagreement()
+    found = controller.attention.suggestion
+    assert found is not None
+    assert (found.layer.name, found.plane) == ("series", (0,))
+    assert found.region[0].start <= 35 < found.region[0].stop
+    assert found.region[1].start <= 215 < found.region[1].stop
+
+
+def test_next_plane_steps_over_what_is_labelled_and_then_to_other_images(
+    controller: Controller, viewer: ViewerModel, said: list[str]
+) -> None:
+    series, single = viewer.layers["series"], viewer.layers["single"]
+    controller.choose_image(series)
+    labels = controller.new_annotation()
+    assert labels is not None
+    viewer.dims.set_point(0, 0)
+
+    def paint(plane: int) -> None:
+        labels.data_setitem((np.array([plane]), np.array([3]), np.array([4])), 1)
+
+    paint(1)
+    controller.attention.next_plane()
+    assert napari_layers.plane_on_screen(viewer, series, 2) == (2,)
+    paint(2)
+    paint(3)
+    controller.attention.next_plane()
+    assert controller.session.image is series
+    assert napari_layers.plane_on_screen(viewer, series, 2) == (0,)
+    paint(0)
+    controller.attention.next_plane()
+    assert controller.session.image is single
+    other = controller.new_annotation()
+    assert other is not None
+    other.data_setitem((np.array([3]), np.array([4])), 1)
+    controller.attention.next_plane()
+    assert said[-1] == sentences.NO_PLANE_LEFT
+
+
+def test_the_uncertainty_lies_over_the_image_and_follows_plane_and_wish(
+    controller: Controller, viewer: ViewerModel
+) -> None:
+    use(controller, reader())
+    series = viewer.layers["series"]
+    controller.choose_image(series)
+    viewer.dims.set_point(0, 4.0)
+    active = viewer.layers.selection.active
+    controller.attention.show_uncertainty(True)
+    controller.tick()
+    layer = viewer.layers["series · uncertainty"]
+    assert layer.data.shape == series.data.shape
+    assert layer.data.dtype == np.float32
+    np.testing.assert_array_equal(layer.scale, series.scale)
+    np.testing.assert_array_equal(layer.translate, series.translate)
+    assert layer.data[2, 210, 40] == pytest.approx(1.0, abs=1e-3)
+    assert layer.data[2, 50, 50] == pytest.approx(0.0, abs=1e-3)
+    assert not layer.data[0].any()
+    assert viewer.layers.selection.active is active
+    assert layer not in controller.images()
+    assert controller.session.image is series
+    viewer.dims.set_point(0, 0.0)
+    controller.tick()
+    assert layer.data[0].any()
+    controller.attention.show_uncertainty(False)
+    assert layer not in viewer.layers
+
+
+def test_a_deleted_uncertainty_layer_is_no_longer_wished_for(
+    controller: Controller, viewer: ViewerModel
+) -> None:
+    use(controller, reader())
+    controller.attention.show_uncertainty(True)
+    controller.tick()
+    viewer.layers.remove(f"{controller.session.image.name} · uncertainty")
+    controller.tick()
+    assert not controller.session.uncertain
+
+
+def test_next_answers_while_a_training_goes_on() -> None:
+    viewer = ViewerModel()
+    viewer.add_layer(Image(squares(), name="squares"))
+    viewer.add_layer(Labels(strokes(), name="strokes"))
+    controller = Controller(viewer, ThreadRunner())
+    session = controller.session
+    session.change_settings(**{**TINY, "steps": 100_000})
+    controller.train()
+    wait(controller, lambda: session.improved is not None)
+    assert session.entry is None
+    controller.attention.next_region()
+    wait(controller, lambda: controller.attention.suggestion is not None)
+    assert session.job is not None, "the training goes on"
+    assert controller.attention.suggestion is not None
+    assert controller.attention.suggestion.region == (slice(0, SIDE), slice(0, SIDE))
+    names = {thread.name for thread in threading.enumerate()}
+    controller.stop()
+    wait(controller, lambda: session.job is None)
+    assert session.improved is None
+    assert "unetseg-job" in names
+    assert controller.close()
+
+
+def wait(controller: Controller, condition: Callable[[], bool], seconds: float = 90.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, controller.session.message.text
+        controller.tick()
+        time.sleep(0.005)
