@@ -2,8 +2,8 @@
 
 ``python docs/screenshots.py [FOLDER]`` writes ``dock-THEME.png`` from a window of 1366 × 768 and,
 from a fresh interpreter with QT_SCALE_FACTOR=2, ``dock-THEME-200.png`` from 2732 × 1536: the dock
-at first, after a training, and with its advanced settings, and the help. A screen of that size is
-needed; ``xvfb-run -a -s "-screen 0 2732x1536x24"`` makes one.
+at first, after a training and with its advanced settings, and the help. It needs a screen of that
+size; ``xvfb-run -a -s "-screen 0 2732x1536x24"`` makes one.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def shoot(viewer: Any, dock: Any, shots: dict[str, list[Any]], part: str) -> Non
 
 
 def join(images: list[Any], path: Path) -> None:
-    """Write pictures side by side, in 128 colours, so that the file is small."""
+    """Write pictures side by side."""
     from PIL import Image
 
     with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +104,7 @@ def join(images: list[Any], path: Path) -> None:
         for part in parts:
             whole.paste(part, (left, 0))
             left += part.width + 8
-    whole.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+    whole.save(path, optimize=True)
 
 
 def wait(condition: Callable[[], bool], seconds: float = 300.0) -> None:

@@ -221,7 +221,7 @@ class Truth:
         """Forget all strokes: those of another layer come."""
         with self._lock:
             self.kind, self._away = kind, False
-            self._layers[Origin.STROKES] = _Layer(self.shape, dtype)
+            self._layers[Origin.STROKES] = _Layer(self.shape, np.dtype(dtype).newbyteorder("="))
 
     @property
     def grid_dtype(self) -> str:

@@ -347,8 +347,8 @@ class Choices:
         if change.origin is not Origin.FIRST:
             self.labels_changed = True
 
-    def on_adopt(self, image: Image, dtype: Any, kind: LabelKind) -> None:
-        """The strokes of an image begin anew, with those of another layer."""
+    def on_adopted(self, image: Image) -> None:
+        """The strokes of an image began anew, with those of another layer."""
 
     def on_kind(self, image: Image) -> None:
         """The numbers in an image's labels mean something else now."""
@@ -374,9 +374,9 @@ class Choices:
                 continue
             tell = partial(self.on_change, image)
             known = source.labels in self.known_labels
-            if not known:
-                self.on_adopt(image, napari_layers.data_of(source.labels).dtype, source.kind)
             strokes = napari_layers.Strokes(source.labels, truth, source.kind, tell, known=known)
+            if not known:
+                self.on_adopted(image)
             strokes.on_doubt = partial(self.on_doubt, strokes)
             self.strokes[image] = strokes
 

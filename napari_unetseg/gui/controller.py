@@ -153,9 +153,9 @@ class Controller(Masks):
         if self._own is not None and image is self._own.image:
             self._own.renew(change.region)
 
-    def on_adopt(self, image: Any, dtype: Any, kind: LabelKind) -> None:
-        """The strokes of an image begin anew, with those of another layer."""
-        self.keeping.on_adopt(image, dtype, kind)
+    def on_adopted(self, image: Any) -> None:
+        """The strokes of an image began anew, with those of another layer."""
+        self.keeping.on_adopted(image)
 
     def on_kind(self, image: Any) -> None:
         """The numbers in an image's labels mean something else now."""
@@ -174,6 +174,7 @@ class Controller(Masks):
         image = self.session.image
         if wanted and image is not None:
             self._own = napari_layers.Own(self.viewer, image, self.truth(image))
+            self._own.show()
 
     @property
     def shows_own(self) -> bool:

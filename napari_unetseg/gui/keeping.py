@@ -19,7 +19,6 @@ from napari_unetseg.io import places
 from napari_unetseg.io.project import Project
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.labels import LabelKind
     from napari_unetseg.gui.controller import Controller
     from napari_unetseg.gui.session import ModelEntry
 
@@ -28,7 +27,7 @@ __all__ = ["Keeping"]
 SYNC_SECONDS = 2.0
 """A power cut may cost this much."""
 RETRY_SECONDS = 5.0
-SAVE_SECONDS, SAVE_BYTES = 300.0, 2**25
+SAVE_SECONDS, SAVE_BYTES, LITTLE = 300.0, 2**25, 2**10
 """A snapshot is written after so long, or when the journal is so large."""
 
 
@@ -65,15 +64,16 @@ class Keeping:
             self._begin()
         if image not in self._keys:
             self._add(image)
-        elif self.project is not None:
-            self.project.record(self._keys[image], change)
+        elif self.project is not None and (change.stamp or change.origin is not Origin.STROKES):
+            self.project.record(self._keys[image], change)  # a layer's beginning comes as a whole
         self._tell()
 
-    def on_adopt(self, image: Any, dtype: Any, kind: LabelKind) -> None:
-        """The strokes of an image begin anew."""
+    def on_adopted(self, image: Any) -> None:
+        """The strokes of an image began anew."""
         if self.project is not None and image in self._keys:
-            self.project.adopt(self._keys[image], self._controller.truths[image], dtype, kind)
             self._on_values()
+            self.project.add(self._keys[image], self._controller.truths[image])
+            self._tell()
 
     def on_kind(self, image: Any) -> None:
         """The numbers in an image's labels mean something else."""
@@ -191,7 +191,9 @@ class Keeping:
         elif now - self._synced > SYNC_SECONDS and project.journal_bytes != self._written:
             self._synced, self._written = now, project.journal_bytes
             ask(project.sync, lambda _: self._tell(), about="keep")
-        elif project.journal_bytes > SAVE_BYTES or now - self._saved > SAVE_SECONDS:
+        elif project.journal_bytes > SAVE_BYTES or (
+            now - self._saved > SAVE_SECONDS and project.journal_bytes > LITTLE
+        ):
             self._saved = now
             ask(partial(_save, project), lambda _: self._tell(), about="keep")
 
@@ -232,14 +234,14 @@ class Keeping:
 
     def _on_copied(self, copy: Project) -> None:
         before, self.project = self.project, copy
-        if before is not None:
-            copy.truths.update(before.truths)
-            before.close()
-            if self._session.project is None:
-                places.throw_away(places.Recovery(before.folder, (), 0.0))
+        copy.truths.update(before.truths if before is not None else {})
+        self._on_values()
         for image, key in self._keys.items():  # what was said while it was copied
             copy.add(key, self._controller.truth(image))
-        self._on_values()
+        if before is not None:
+            before.close()
+            if self._session.project is None and not copy.trouble:
+                places.throw_away(places.Recovery(before.folder, (), 0.0))
         self._named(copy.folder)
         self._session.say(f"Everything is kept in {copy.folder} from now on.", Level.DONE)
 

@@ -27,7 +27,7 @@ from napari_unetseg.core.truth import Change, Origin
 if TYPE_CHECKING:
     from napari_unetseg.core.sparse import Region
 
-__all__ = ["Adopted", "Frame", "Journal", "Said", "State", "pack", "read_frames"]
+__all__ = ["Adopted", "Frame", "Journal", "Said", "State", "Together", "pack", "read_frames"]
 
 MAGIC = b"napari-unetseg journal 1\n"
 LENGTHS = struct.Struct("<II")
@@ -60,7 +60,14 @@ class State:
     values: dict[str, Any]
 
 
-Frame = Said | Adopted | State
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Frames that count only if all of them are there."""
+
+    frames: tuple[Adopted | Said, ...]
+
+
+Frame = Said | Adopted | State | Together
 
 
 class Journal:
@@ -108,8 +115,16 @@ class Journal:
     def sync(self) -> None:
         """Have the disk keep it through a power cut; `OSError` if the file is gone."""
         os.fsync(self._file)
-        if not self.path.exists():
+        if not self.there:
             raise FileNotFoundError(2, "the file is gone", str(self.path))
+
+    @property
+    def there(self) -> bool:
+        """Whether the file that is written is the one at its path."""
+        try:
+            return os.path.samestat(os.fstat(self._file), os.stat(self.path))
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Write no more."""
@@ -117,18 +132,30 @@ class Journal:
 
 
 def pack(frame: Frame) -> bytes:
-    """A frame as bytes."""
+    """A frame as bytes, with its length and checksum."""
+    content = _content(frame)
+    return LENGTHS.pack(len(content), zlib.crc32(content)) + content
+
+
+def _content(frame: Frame) -> bytes:
+    arrays: list[Any] = []
+    header: dict[str, Any]
     match frame:
+        case Together(frames):
+            arrays = [_content(one) for one in frames]
+            header = {"kind": "together", "sizes": [len(a) for a in arrays]}
         case Said(image, change):
-            header: dict[str, Any] = {
+            values = np.ascontiguousarray(change.values)
+            values = values.astype(values.dtype.newbyteorder("<"), copy=False)
+            header = {
                 "kind": "said",
                 "image": image,
                 "origin": str(change.origin),
                 "region": [[s.start, s.stop] for s in change.region],
-                "dtype": np.dtype(change.values.dtype).str,
+                "dtype": values.dtype.str,
                 "stamp": int(change.stamp),
             }
-            arrays = [_codec.encode(np.ascontiguousarray(change.values))]
+            arrays = [_codec.encode(values)]
             if change.stamps is not None:
                 arrays.append(_codec.encode(np.ascontiguousarray(change.stamps, np.uint32)))
             header["sizes"] = [len(a) for a in arrays]
@@ -140,8 +167,7 @@ def pack(frame: Frame) -> bytes:
         case State(values):
             header, arrays = {"kind": "state", "values": values}, []
     text = json.dumps(header, separators=(",", ":")).encode()
-    content = b"".join([struct.pack("<I", len(text)), text, *map(bytes, arrays)])
-    return LENGTHS.pack(len(content), zlib.crc32(content)) + content
+    return b"".join([struct.pack("<I", len(text)), text, *map(bytes, arrays)])
 
 
 def read_frames(path: Path) -> Generator[Frame, None, int]:
@@ -193,6 +219,8 @@ def _unpack(content: bytes) -> Frame:
         match header["kind"]:
             case "said":
                 return _said(header, content[4 + length :])
+            case "together":
+                return _together(header, content[4 + length :])
             case "adopted":
                 dtype = _dtype(header["dtype"]).str
                 return Adopted(str(header["image"]), dtype, LabelKind(header["is"]))
@@ -211,6 +239,18 @@ def _said(header: dict[str, Any], blob: bytes) -> Said:
     stamps = _decode(blob[first : first + rest[0]], shape, np.dtype("<u4")) if rest else None
     change = Change(Origin(header["origin"]), region, values, int(header["stamp"]), stamps)
     return Said(str(header["image"]), change)
+
+
+def _together(header: dict[str, Any], blob: bytes) -> Together:
+    frames: list[Adopted | Said] = []
+    start = 0
+    for size in header["sizes"]:
+        one = _unpack(blob[start : start + size])
+        if not isinstance(one, Adopted | Said):
+            raise ValueError("frames of a kind that goes alone are together")
+        frames.append(one)
+        start += size
+    return Together(tuple(frames))
 
 
 def region_of(spans: Sequence[Sequence[int]]) -> Region:

@@ -30,7 +30,16 @@ from napari_unetseg.core.atomic import atomic_path
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.truth import Change, Origin, Truth
-from napari_unetseg.io.journal import Adopted, Frame, Journal, Said, State, pack, read_frames
+from napari_unetseg.io.journal import (
+    Adopted,
+    Frame,
+    Journal,
+    Said,
+    State,
+    Together,
+    pack,
+    read_frames,
+)
 from napari_unetseg.io.snapshot import read_truth, write_truth
 
 __all__ = ["FORMAT", "Project"]
@@ -68,7 +77,7 @@ class Project:
         self.lost: list[str] = []
         self._lock = threading.RLock()  # around the journal
         self._saving = threading.Lock()  # one snapshot at a time
-        self._held = FileLock(folder / ".lock")
+        self._held = FileLock(folder / ".lock", thread_local=False)  # workers open, windows close
         self._journal: Journal | None = None
         self._number = self._first = 0
         self._snapshot = ""
@@ -111,6 +120,8 @@ class Project:
         """
         if not (folder / FILE).is_file():
             raise UserError(f"{folder} is no project: there is no {FILE} in it; choose another.")
+        if any((folder / name).is_symlink() for name in (FILE, "models", ".lock")):
+            raise UserError(f"{folder} holds links in place of its files; it is not opened.")
         project = cls(folder)
         try:
             project._take()
@@ -161,8 +172,9 @@ class Project:
         self._append(Adopted(key, np.dtype(dtype).str, kind))
 
     def add(self, key: str, truth: Truth) -> None:
-        """Take in an image with all that was said about it until now."""
-        self.adopt(key, truth, truth.grid_dtype, truth.kind)
+        """Take in an image with all that was said about it until now, whole or not at all."""
+        self.truths[key] = truth
+        frames: list[Adopted | Said] = [Adopted(key, truth.grid_dtype, truth.kind)]
         for origin in Origin:
             grid = truth.grid(origin)
             for cell, values, stamps in truth.chunks(origin):
@@ -170,7 +182,9 @@ class Project:
                 shape = [s.stop - s.start for s in region]
                 values = np.zeros(shape, grid.dtype) if values is None else values
                 stamps = np.zeros(shape, np.uint32) if stamps is None else stamps
-                self.record(key, Change(origin, region, values, int(stamps.max()), stamps))
+                change = Change(origin, region, values, int(stamps.max()), stamps)
+                frames.append(Said(key, change))
+        self._append(Together(tuple(frames)))
 
     def put_values(self, values: dict[str, Any]) -> None:
         """Write down all that is no array, if it differs; must be JSON."""
@@ -196,7 +210,12 @@ class Project:
         """Write what waits, if it can be written now; whether all is well."""
         with self._lock:
             try:
-                if self._journal is None or not self._journal.path.exists():
+                if self._journal is None:
+                    return False
+                if not self._journal.there:
+                    self._overflown = (
+                        True  # whatever comes back there, it lacks what was said since
+                    )
                     raise FileNotFoundError(2, "the folder is gone", str(self.folder))
                 while self._waiting:
                     self._journal.append(self._waiting[0])
@@ -218,6 +237,7 @@ class Project:
         except OSError as error:
             if journal is self._journal:
                 self.trouble = self._sentence(error)
+                self._overflown = self._overflown or not journal.there
 
     @property
     def journal_bytes(self) -> int:
@@ -240,20 +260,22 @@ class Project:
             It could not be written; what was there is as it was.
         """
         with self._saving:
+            if self._journal is None:
+                return  # it was closed meanwhile, and may be another window's by now
             folder, behind = None, self.needs_saving
             try:
                 with self._lock:
                     old = self._begin_journal()
-                    first, values = self._number, dict(self.values)
+                    first, values, described = self._number, dict(self.values), self._described()
                     behind = bool(self._waiting) or self._overflown
                     self._waiting.clear()  # the truths have all of it
                     self._overflown = False
                 _finish(old)
                 folder = self.folder / f"snapshot-{first}"
                 folder.mkdir()
-                for key, truth in dict(self.truths).items():
+                for key, image in described.items():
                     (folder / key).mkdir()
-                    write_truth(folder / key, truth)
+                    write_truth(folder / key, self.truths[key], image["dtype"])
                 _sync_tree(folder)
             except OSError as error:
                 if folder is not None:
@@ -264,7 +286,7 @@ class Project:
             before = self._first, self._snapshot
             self._first, self._snapshot = first, folder.name
             try:
-                self._write_file(values)
+                self._write_file(values, described)
             except UserError as error:
                 self._first, self._snapshot = before
                 self._overflown = self._overflown or behind
@@ -302,19 +324,21 @@ class Project:
         old, self._journal, self._number = self._journal, new, number
         return old
 
-    def _write_file(self, values: dict[str, Any] | None = None) -> None:
+    def _described(self) -> dict[str, Any]:
+        """Shape, type and kind of every image's labels now."""
+        return {
+            key: {"shape": list(t.shape), "dtype": t.grid_dtype, "kind": str(t.kind)}
+            for key, t in self.truths.items()
+        }
+
+    def _write_file(
+        self, values: dict[str, Any] | None = None, described: dict[str, Any] | None = None
+    ) -> None:
         content = {
             "format": FORMAT,
             "snapshot": self._snapshot,
             "journal": self._first,
-            "images": {
-                key: {
-                    "shape": list(truth.shape),
-                    "dtype": truth.grid_dtype,
-                    "kind": str(truth.kind),
-                }
-                for key, truth in dict(self.truths).items()
-            },
+            "images": self._described() if described is None else described,
             "values": self.values if values is None else values,
         }
         with atomic_path(self.folder / FILE) as path:
@@ -327,10 +351,10 @@ class Project:
             if not number.isdigit() or int(number) >= self._first or old.is_symlink():
                 continue
             with suppress(OSError):
-                if name == "snapshot":
-                    shutil.rmtree(old)
-                elif name == "journal" and self.lost:
+                if name in ("snapshot", "journal") and self.lost:
                     old.rename(self.folder / f"unread-{old.name}")
+                elif name == "snapshot":
+                    shutil.rmtree(old)
                 elif name == "journal":
                     old.unlink()
 
@@ -345,10 +369,8 @@ class Project:
             self.truths[key] = truth
             folder = self.folder / self._snapshot / key
             if self._snapshot and folder.is_dir():
-                try:
-                    read_truth(folder, truth)
-                except ValueError as error:
-                    self.lost.append(f"Part of what was saved could not be read: {error}.")
+                for problem in read_truth(folder, truth):
+                    self.lost.append(f"Part of what was saved could not be read: {problem}.")
         numbers = sorted(
             int(path.name.removeprefix("journal-"))
             for path in self.folder.glob("journal-*")
@@ -375,6 +397,9 @@ class Project:
             case State(values):
                 self.values = values
                 self._know(values)
+            case Together(frames):
+                for one in frames:
+                    self._put(one)
             case Adopted(image, dtype, kind):
                 self._known(image).begin_strokes(np.dtype(dtype), kind)
             case Said(image, change):

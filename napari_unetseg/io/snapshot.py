@@ -28,15 +28,19 @@ CODECS = ("bytes", "blosc")
 MOST_METADATA = 2**16
 
 
-def write_truth(folder: Path, truth: Truth) -> None:
-    """Write all that was said about an image into a new folder; `OSError` when it cannot be."""
+def write_truth(folder: Path, truth: Truth, dtype: str) -> None:
+    """Write all that was said about an image into a new folder; `OSError` when it cannot be.
+
+    ``dtype`` is the strokes': the layer may be replaced meanwhile, which the journal knows.
+    """
     for origin in Origin:
-        values = _array(folder / origin, truth.shape, truth.grid(origin).dtype)
+        kind = np.dtype(dtype if origin is Origin.STROKES else np.uint8)
+        values = _array(folder / origin, truth.shape, kind)
         times = _array(folder / f"{origin}.times", truth.shape, np.dtype(np.uint32))
         for cell, chunk, stamps in truth.chunks(origin):
             region = truth.grid(origin).region_of(cell)
             if chunk is not None:
-                values[region] = chunk
+                values[region] = chunk.astype(kind, copy=False)
             if stamps is not None:
                 times[region] = stamps
 
@@ -57,23 +61,32 @@ def _chunks(shape: Sequence[int]) -> tuple[int, ...]:
     return (*(1 for _ in shape[:-2]), CHUNK, CHUNK)
 
 
-def read_truth(folder: Path, truth: Truth) -> None:
+def read_truth(folder: Path, truth: Truth) -> Iterator[str]:
     """Put what `write_truth` wrote into a truth of the same shape.
 
-    Raises
+    Yields
     ------
-    ValueError
-        An array is not as it was written: another shape, type or codec, or a damaged chunk.
+    str
+        What could not be read: an array that is not as it was written (another shape, type or
+        codec), or a damaged chunk; the rest is read.
     """
     for origin in Origin:
         grid = truth.grid(origin)
-        values = _open(folder / origin, truth.shape, grid.dtype)
-        times = _open(folder / f"{origin}.times", truth.shape, np.dtype(np.uint32))
-        cells = {*_cells(folder / origin, grid), *_cells(folder / f"{origin}.times", grid)}
+        try:
+            values = _open(folder / origin, truth.shape, grid.dtype)
+            times = _open(folder / f"{origin}.times", truth.shape, np.dtype(np.uint32))
+            cells = {*_cells(folder / origin, grid), *_cells(folder / f"{origin}.times", grid)}
+        except ValueError as error:
+            yield str(error)
+            continue
         for cell in sorted(cells):
             region = grid.region_of(cell)
-            chunk = _read(values, folder / origin, cell, region)
-            stamps = _read(times, folder / f"{origin}.times", cell, region)
+            try:
+                chunk = _read(values, folder / origin, cell, region)
+                stamps = _read(times, folder / f"{origin}.times", cell, region)
+            except ValueError as error:
+                yield str(error)
+                continue
             newest = int(stamps.max(initial=0))
             truth.put(Change(origin, region, chunk, newest, stamps))
 

@@ -143,7 +143,7 @@ def layer_combo(choices: Callable[[], list[Any]], tooltip: str) -> ComboBox:
     """A choice among layers, or none."""
     combo = ComboBox(choices=lambda _: choices(), nullable=True, tooltip=tooltip)
     combo.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-    combo.native.setMinimumWidth(80)
+    combo.native.setMinimumWidth(56)
     return combo
 
 
