@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from napari_unetseg.core.atomic import atomic_path
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.io.journal import Said, State, read_frames
+from napari_unetseg.io.journal import Said, State, Together, read_frames
 from napari_unetseg.io.project import FILE
 
 __all__ = [
@@ -95,7 +95,7 @@ def _names(folder: Path) -> tuple[str, ...]:
         for frame in read_frames(path):
             if isinstance(frame, State):
                 values = frame.values
-            said = said or isinstance(frame, Said)
+            said = said or isinstance(frame, Said | Together)
     return tuple(str(image["name"]) for image in values.get("images", {}).values()) if said else ()
 
 

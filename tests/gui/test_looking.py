@@ -1,4 +1,4 @@
-"""Live masks with nothing else to do, and trainings that strokes begin; without and with thread."""
+"""Live masks with nothing else to do, and trainings that strokes begin; with and without threads."""
 
 from __future__ import annotations
 
@@ -359,10 +359,11 @@ def test_another_model_ends_the_look_of_the_one_before(threaded: Desk) -> None:
     threaded.session.entry = ModelEntry(constant(0), "says 0")
     threaded.controller.tick()
     threaded.source.free.set()
-    threaded.settle()
+    prediction = threaded.controller.prediction
+    assert prediction is not None
+    threaded.wait(lambda: prediction.is_fresh((10,), constant(0).id))
     assert threaded.shown() == [0]
-    assert threaded.controller.prediction is not None
-    assert threaded.controller.prediction.is_fresh((10,), constant(0).id)
+    threaded.wait(threaded.rests)
 
 
 def test_planes_that_are_passed_by_are_not_predicted(threaded: Desk) -> None:

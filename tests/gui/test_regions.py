@@ -48,6 +48,7 @@ def test_a_rectangle_encloses_the_pixels_whose_middles_it_holds() -> None:
     shapes = Shapes([box(2.5, 6.5, 4.5, 11.5)], shape_type="rectangle")
     places = layers.drawn(viewer, image, shapes)
     np.testing.assert_array_equal(inside(places, (ROWS, COLUMNS)), RECTANGLE)
+    assert places[0].where.shape == (4, 7), "no wider than what is enclosed"
 
 
 def test_scale_and_translation_of_both_layers_count() -> None:

@@ -100,10 +100,7 @@ def object_at(viewer: ViewerModel, mask: Labels) -> Place:
     if not inside or not mask.data[(*plane, *seed)]:
         raise UserError("There is no object under the mouse; point at one and press the key.")
     where: np.ndarray = flood(np.asarray(mask.data[plane]), seed)  # type: ignore[no-untyped-call]
-    rows, columns = (np.flatnonzero(where.any(axis)) for axis in (1, 0))
-    spans = tuple(slice(int(on[0]), int(on[-1]) + 1) for on in (rows, columns))
-    region: Region = (*(slice(i, i + 1) for i in plane), *spans)
-    return Place(region, where[spans].reshape([s.stop - s.start for s in region]))
+    return _place(plane, where, (0, 0))
 
 
 def _outlines(shapes: Shapes) -> Iterator[np.ndarray]:
@@ -134,6 +131,13 @@ def _filled(corners: np.ndarray, plane: Sequence[int], shape: tuple[int, ...]) -
         return
     where = polygon2mask(tuple(high - low), corners - low)  # type: ignore[no-untyped-call]
     if where.any():
-        spans = [slice(int(a), int(b)) for a, b in zip(low, high, strict=True)]
-        region: Region = (*(slice(i, i + 1) for i in plane), *spans)
-        yield Place(region, where.reshape([s.stop - s.start for s in region]))
+        yield _place(plane, where, low)
+
+
+def _place(plane: Sequence[int], where: np.ndarray, corner: Sequence[int]) -> Place:
+    """Voxels of a plane, bool YX, whose first voxel lies at a corner; the smallest region."""
+    along = [np.flatnonzero(where.any(axis)) for axis in (1, 0)]
+    cut = tuple(slice(int(on[0]), int(on[-1]) + 1) for on in along)
+    starts = (slice(s.start + int(c), s.stop + int(c)) for s, c in zip(cut, corner, strict=True))
+    region: Region = (*(slice(i, i + 1) for i in plane), *starts)
+    return Place(region, where[cut].reshape([s.stop - s.start for s in region]))
