@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -490,3 +491,112 @@ def test_states_travel_whole(tmp_path: Path) -> None:
     (found,) = list(read_frames(path))
     assert isinstance(found, State)
     assert found.values == {"name": "Zellen · µm", "list": [1, 2.5, None]}
+
+
+def test_labels_of_any_byte_order_are_there_again(tmp_path: Path) -> None:
+    one, truth = begin(tmp_path / "one")
+    labels = np.zeros(SHAPE, ">u2")
+    labels[0, 5, 5] = 300
+    list(truth.adopt(labels, LabelKind.INSTANCES))
+    one.add(KEY, truth)
+    region = (slice(0, 1), slice(5, 6), slice(5, 7))
+    change = truth.note(Origin.STROKES, region, labels[:1, 5:6, 4:6])
+    assert change is not None
+    one.record(KEY, change)
+    one.close()
+    again, now = reopened(tmp_path / "one")
+    assert again.lost == []
+    assert_same(truth, now)
+    assert now.read(Origin.STROKES, whole(SHAPE))[0, 5, 6] == 300
+    again.close()
+
+
+def test_an_image_is_taken_in_whole_or_not_at_all(tmp_path: Path) -> None:
+    """A kill while a layer of labels is written leaves the labels of before."""
+    one, truth = begin(tmp_path / "one")
+    say(one, truth, Origin.STROKES, (slice(0, 1), slice(0, 9), slice(0, 9)), 1)
+    before = one.journal_bytes
+    labels = np.random.default_rng(0).integers(0, 9, SHAPE).astype(np.uint8)
+    list(truth.adopt(labels, LabelKind.STROKES))
+    one.add(KEY, truth)
+    one.close()
+    path = tmp_path / "one" / "journal-1"
+    content = path.read_bytes()
+    path.write_bytes(content[: (before + len(content)) // 2])
+    again, now = reopened(tmp_path / "one")
+    assert now.count(Origin.STROKES) == 81
+    again.close()
+
+
+def test_a_project_opened_in_a_thread_is_free_when_it_is_closed(tmp_path: Path) -> None:
+    begin(tmp_path / "one")[0].close()
+    opened: list[Project] = []
+    thread = threading.Thread(target=lambda: opened.append(Project.open(tmp_path / "one")))
+    thread.start()
+    thread.join()
+    opened[0].close()
+    Project.open(tmp_path / "one").close()
+
+
+def test_a_folder_that_was_put_back_gets_what_was_said_meanwhile(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    one, truth = begin(tmp_path / "one")
+    say(one, truth, *draw(rng))
+    one.sync()
+    shutil.copytree(tmp_path / "one", tmp_path / "backup")
+    shutil.rmtree(tmp_path / "one")
+    say(one, truth, *draw(rng))
+    shutil.copytree(tmp_path / "backup", tmp_path / "one")
+    one.sync()
+    assert one.needs_saving
+    assert not one.retry()
+    one.save()
+    one.close()
+    again, now = reopened(tmp_path / "one")
+    assert_same(truth, now)
+    again.close()
+
+
+def test_labels_that_are_replaced_during_a_save_cost_nothing(tmp_path: Path) -> None:
+    one, truth = begin(tmp_path / "one")
+    place = (slice(0, 1), slice(0, 9), slice(0, 9))
+    say(one, truth, Origin.STROKES, place, 1)
+    say(one, truth, Origin.CORRECTIONS, place, 2)
+    real, done = truth.chunks, []
+
+    def meanwhile(origin: Origin) -> Iterator[Any]:
+        if not done:
+            done.append(origin)
+            list(truth.adopt(np.full(SHAPE, 700, np.int32), LabelKind.INSTANCES))
+            truth.chunks = real  # type: ignore[method-assign]
+            one.add(KEY, truth)
+        yield from real(origin)
+
+    truth.chunks = meanwhile  # type: ignore[method-assign]
+    one.save()
+    one.close()
+    again, now = reopened(tmp_path / "one")
+    assert again.lost == []
+    assert_same(truth, now)
+    again.close()
+
+
+def test_a_save_that_comes_late_touches_nothing(tmp_path: Path) -> None:
+    one, truth = begin(tmp_path / "one")
+    say(one, truth, Origin.STROKES, (slice(0, 1), slice(0, 9), slice(0, 9)), 1)
+    one.close()
+    other, now = reopened(tmp_path / "one")
+    say(other, now, Origin.STROKES, (slice(0, 1), slice(20, 29), slice(0, 9)), 1)
+    before = sorted(p.name for p in (tmp_path / "one").iterdir())
+    one.save()
+    assert sorted(p.name for p in (tmp_path / "one").iterdir()) == before
+    other.close()
+
+
+def test_links_in_place_of_files_are_not_followed(tmp_path: Path) -> None:
+    begin(tmp_path / "one")[0].close()
+    (tmp_path / "mine.json").write_bytes((tmp_path / "one" / FILE).read_bytes())
+    (tmp_path / "one" / FILE).unlink()
+    (tmp_path / "one" / FILE).symlink_to(tmp_path / "mine.json")
+    with pytest.raises(UserError, match="links"):
+        Project.open(tmp_path / "one")

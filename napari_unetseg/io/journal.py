@@ -160,12 +160,10 @@ def _content(frame: Frame) -> bytes:
                 arrays.append(_codec.encode(np.ascontiguousarray(change.stamps, np.uint32)))
             header["sizes"] = [len(a) for a in arrays]
         case Adopted(image, dtype, kind):
-            header, arrays = (
-                {"kind": "adopted", "image": image, "dtype": dtype, "is": str(kind)},
-                [],
-            )
-        case State(values):
-            header, arrays = {"kind": "state", "values": values}, []
+            little = np.dtype(dtype).newbyteorder("<").str
+            header = {"kind": "adopted", "image": image, "dtype": little, "is": str(kind)}
+        case State(state):
+            header = {"kind": "state", "values": state}
     text = json.dumps(header, separators=(",", ":")).encode()
     return b"".join([struct.pack("<I", len(text)), text, *map(bytes, arrays)])
 

@@ -1,4 +1,4 @@
-"""Live masks with nothing else to do, and trainings that strokes begin; with and without threads."""
+"""Live masks with nothing else to do; trainings that strokes begin; without and with threads."""
 
 from __future__ import annotations
 
