@@ -192,11 +192,11 @@ def test_what_is_labelled_is_worth_less_and_all_labelled_is_said() -> None:
     assert str(error.value) == ALL_DONE
 
 
-def test_of_equally_doubtful_places_the_one_unlike_the_labelled_wins() -> None:
+def test_a_place_unlike_the_labelled_wins_over_one_a_little_more_doubtful() -> None:
     image = ground((128, 384))
     image[:, 256:] += 0.15 * (np.indices((128, 128)).sum(0) % 2)  # another texture
-    for left in (20, 150, 280):
-        doubt(image, (slice(50, 80), slice(left, left + 30)))
+    for left, edge in ((20, 30), (150, 30), (280, 27)):
+        doubt(image, (slice(50, 50 + edge), slice(left, left + edge)))
     labels = np.zeros(image.shape, bool)
     labels[40:90:4, 10:60] = True
     subject = Subject(Stack(image, "YX"), lambda plane, region: labels[region])
