@@ -150,6 +150,7 @@ class Controller(Masks):
         image = self.session.image
         if wanted and image is not None:
             self._own = napari_layers.Own(self.viewer, image, self.truth(image))
+            self._own.show()
 
     @property
     def shows_own(self) -> bool:

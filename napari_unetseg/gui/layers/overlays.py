@@ -79,7 +79,10 @@ class Own:
             grid = truth.grid(origin)
             for cell in grid.cells():
                 self.renew(grid.region_of(cell))
-        _put_on_top(viewer, self.layer)
+
+    def show(self) -> None:
+        """Add the layer."""
+        _put_on_top(self._viewer, self.layer)
 
     @property
     def alive(self) -> bool:
