@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.truth import Change, Origin
 from napari_unetseg.gui import layers as napari_layers
@@ -116,7 +118,10 @@ class Keeping:
             self._prints[key] = fingerprint
             self._on_values()
 
-        self._controller.runner.ask(stack.fingerprint, note, about=f"fingerprint {key}")
+        if isinstance(stack.data, np.ndarray):  # at once, as it may be known by nothing else
+            self._prints[key] = stack.fingerprint()
+        else:
+            self._controller.runner.ask(stack.fingerprint, note, about=f"fingerprint {key}")
 
     # -- all that is no array ------------------------------------------------------------------
 

@@ -1,0 +1,156 @@
+"""The project's buttons and the structures' menu, in a real window."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.layers import Image
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import QColorDialog, QFileDialog, QMenu, QMessageBox
+from window_parts import Window
+
+from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.core.truth import Origin
+from napari_unetseg.gui.dock import UNetDock
+from napari_unetseg.io import places
+from napari_unetseg.io.project import FILE, Project
+
+
+@pytest.fixture(autouse=True)
+def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, config = str(tmp_path / "data"), str(tmp_path / "config")
+    monkeypatch.setattr(places.platformdirs, "user_data_dir", lambda *_, **__: data)
+    monkeypatch.setattr(places.platformdirs, "user_config_dir", lambda *_, **__: config)
+
+
+def saves_to(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, **__: (str(folder), ""))
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, answer: QMessageBox.StandardButton) -> None:
+    monkeypatch.setattr(QMessageBox, "question", lambda *_, **__: answer)
+
+
+def pick(menu: QMenu, text: str) -> None:
+    next(action for action in menu.actions() if action.text() == text).trigger()
+
+
+def strokes_in(folder: Path) -> int:
+    """Voxels of strokes that the journal and snapshot of a folder hold."""
+    project = Project.open(folder)
+    try:
+        return sum(truth.count(Origin.STROKES) for truth in project.truths.values())
+    finally:
+        project.close()
+
+
+def test_a_stroke_is_on_disk_before_the_next_event(painted: Window) -> None:
+    painted.viewer.reset_view()
+    painted.wait(lambda: bool(painted.session.counts))
+    labels = painted.session.training[0].labels
+    painted.click(painted.dock.annotate.brushes.row_of(1))
+    painted.draw((20, 5), (20, 55))
+    project = painted.controller.keeping.project
+    assert project is not None
+    written = project.folder / f"journal-{project._number}"
+    assert written.stat().st_size == project.journal_bytes
+    painted.controller.close()
+    assert strokes_in(project.folder) == int((labels.data != 0).sum())
+
+
+def test_save_open_recent_and_what_the_panel_says(
+    painted: Window, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    panel, session = painted.dock.project, painted.session
+    painted.wait(lambda: bool(session.counts))
+    saves_to(monkeypatch, tmp_path / "mine")
+    painted.click(panel.save)
+    painted.wait(lambda: session.project == tmp_path / "mine")
+    assert panel.where.text() == f"Everything is kept in {tmp_path / 'mine'}."
+    assert (tmp_path / "mine" / FILE).exists()
+    labels = session.training[0].labels
+    labels.data_setitem((np.array([1]), np.array([1])), BRUSH)
+    before = labels.data.copy()
+    panel._on_recent_shown()
+    assert [a.text() for a in panel.recent.actions()] == [str(tmp_path / "mine")]
+    painted.viewer.layers.remove(labels)
+    pick(panel.recent, str(tmp_path / "mine"))
+    painted.wait(lambda: painted.idle() and bool(session.training))
+    np.testing.assert_array_equal(session.training[0].labels.data, before)
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_, **__: str(tmp_path))
+    painted.click(panel.open)
+    painted.wait(lambda: "is no project" in session.message.text)
+
+
+def test_another_window_s_strokes_are_offered_recovered_and_discarded(
+    painted: Window, make_napari_viewer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = painted.session.image
+    labels = painted.session.training[0].labels
+    labels.data_setitem((np.array([1]), np.array([1])), 1)
+    strokes = labels.data.copy()
+    assert painted.controller.close()
+    for number in range(2):
+        viewer = make_napari_viewer(show=True)
+        viewer.add_layer(Image(image.data, name="again"))
+        window = Window.__new__(Window)
+        window.viewer, window.dock = viewer, UNetDock(viewer)
+        viewer.window.add_dock_widget(window.dock)
+        window.controller, window.session = window.dock.controller, window.dock.session
+        panel = window.dock.project
+        assert panel._offer.isVisibleTo(window.dock)
+        assert "squares" in panel.left.text()
+        if number == 0:
+            window.click(panel.recover)
+            window.wait(lambda w=window: w.idle() and bool(w.session.training))
+            np.testing.assert_array_equal(window.session.training[0].labels.data, strokes)
+            assert not panel._offer.isVisibleTo(window.dock)
+            assert window.controller.close()
+        else:
+            answers(monkeypatch, QMessageBox.StandardButton.No)
+            window.click(panel.discard)
+            assert places.recoveries()
+            answers(monkeypatch, QMessageBox.StandardButton.Yes)
+            window.click(panel.discard)
+            assert not places.recoveries()
+            assert not panel._offer.isVisibleTo(window.dock)
+
+
+def test_structures_are_coloured_merged_and_deleted_through_their_menu(
+    painted: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, annotate = painted.session, painted.dock.annotate
+    painted.wait(lambda: bool(session.counts))
+    labels = session.training[0].labels
+    before = labels.data.copy()
+    painted.click(annotate.add)
+    painted.wait(lambda: len(session.structures) == 2)
+    labels.data_setitem((np.array([1]), np.array([1])), 2)
+    shown: list[QMenu] = []
+    monkeypatch.setattr(QMenu, "popup", lambda menu, *_: shown.append(menu))
+    painted.click(annotate.brushes.row_of(2).more)
+    monkeypatch.setattr(QColorDialog, "getColor", lambda *_, **__: QColor("#123456"))
+    pick(shown[0], "Colour…")
+    assert session.structures[1].color == "#123456"
+    assert "#123456" in annotate.brushes.row_of(2).swatch.styleSheet()
+    merge = next(a.menu() for a in shown[0].actions() if a.menu() is not None)
+    assert [a.text() for a in merge.actions()] == ["structure 1", "background"]
+    pick(merge, "background")
+    assert labels.data[1, 1] == BRUSH
+    assert len(session.structures) == 1
+    painted.click(painted.dock.review.undo)
+    assert labels.data[1, 1] == 2
+    pick(annotate.menu_of(2), "Delete, with its labels")
+    np.testing.assert_array_equal(labels.data, before)
+
+
+def test_unbalanced_strokes_are_said_under_the_structures(painted: Window) -> None:
+    annotate, session = painted.dock.annotate, painted.session
+    painted.wait(lambda: bool(session.counts))
+    assert not annotate.balance.isVisibleTo(painted.dock)
+    painted.click(annotate.add)
+    painted.wait(lambda: annotate.balance.isVisibleTo(painted.dock))
+    assert annotate.balance.text() == "Nothing is painted of structure 2 yet."
