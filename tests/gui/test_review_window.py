@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from live_parts import constant
-from qtpy.QtWidgets import QToolButton
 
 from napari_unetseg.core.truth import Origin
 from napari_unetseg.gui.session import Mode, ModelEntry
@@ -15,6 +14,7 @@ from napari_unetseg.gui.session import Mode, ModelEntry
 if TYPE_CHECKING:
     from typing import Any
 
+    from qtpy.QtWidgets import QToolButton
     from window_parts import Window
 
 pytestmark = pytest.mark.gui
