@@ -118,6 +118,19 @@ def test_the_beginning_of_a_stroke_that_a_tile_came_over_is_taken_down(desk: Des
     np.testing.assert_array_equal(desk.read(CORRECTIONS), wanted)
 
 
+def test_a_tile_over_an_older_stroke_costs_nothing_of_a_stroke_elsewhere(desk: Desk) -> None:
+    """napari's history goes for the older stroke's sake, and the newer one's beginning with it."""
+    put(desk.mask, 3, 3, 2)
+    desk.controller.begin_mask(desk.image, "next", desk.session.structures)
+    desk.mask.brush_size = 1
+    with desk.mask.block_history():
+        desk.mask.paint((30, 30), 2)
+        desk.tile(0, slice(0, 16), ALL)
+    wanted = np.zeros((SIDE, SIDE), np.uint8)
+    wanted[3, 3] = wanted[30, 30] = 2
+    np.testing.assert_array_equal(desk.read(CORRECTIONS), wanted)
+
+
 def test_all_dabs_of_a_moving_brush_are_taken_down(desk: Desk) -> None:
     """After a tile came over a stroke each dab is a step by itself, told of before it is made."""
     desk.mask.brush_size = 5

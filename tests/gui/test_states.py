@@ -246,32 +246,21 @@ class Hands(RuleBasedStateMachine):
         """Tiles come while somebody paints, on the strokes or on the mask itself."""
         self.begin(known)
         self.follow_history()
-        layer = self.strokes if onto == "strokes" else self.mask
-        tell = self.oracle.stroke if onto == "strokes" else self.dabbed
+        layer, history = (self.strokes if onto == "strokes" else self.mask), self.mask._undo_history
+        before = len(self.oracle.mask_past)
         with layer.block_history():
             for turn, (at, size) in enumerate(stroke):
                 self.dab(layer, at, size, number)
                 if onto == "mask":
-                    self.dabbed(layer.data)
+                    self.oracle.paint_mask(layer.data)
                 if turn < len(seeds):
                     self.write(seeds[turn], area)
         if onto == "strokes":
-            tell(layer.data)
+            self.oracle.stroke(layer.data)
         self.end(rests)
-        self.group_dabs()
-
-    def dabbed(self, data: np.ndarray) -> None:
-        self.oracle.paint_mask(data)
-
-    def group_dabs(self) -> None:
-        """Dabs of one stroke are one step of napari's, or none if a mask came over it."""
-        past = len(self.mask._undo_history)
-        oracle = self.oracle
-        if past < len(oracle.mask_past):
-            merged = oracle.mask_past[past:]
-            del oracle.mask_past[past:]
-            if past and merged:
-                oracle.mask_past[-1] = (*oracle.mask_past[-1][:2], merged[-1][2])
+        dabs_made = self.oracle.mask_past[before:]
+        if self.mask._undo_history is history and dabs_made:  # no mask came over the stroke
+            self.oracle.mask_past[before:] = [(*dabs_made[0][:2], dabs_made[-1][2])]
 
     def begin(self, known: bool) -> None:
         model = self.oracle.model if known and self.oracle.model else f"tiles {self.made}"

@@ -141,26 +141,27 @@ class Prediction:
             self._fresh.add(plane, region[-2:])
 
     def _replace(self, region: Region) -> None:
-        """Show another mask in a region.
-
-        Where somebody paints just now, the stroke's beginning is taken down: with the history
-        napari forgets it, and tells no more of it.
-        """
-        painting = self.catch(region, by_hand=False)
+        """Show another mask in a region; a stroke that is under way there is taken down."""
+        if self.catch(region, by_hand=False):
+            self._painted = True
         self._write(region)
-        if painting:
-            self._drop_history()
-            self._on_doubt()
 
     def _write(self, region: Region) -> None:
-        """Show the network's mask, with all that people said on top."""
+        """Show the network's mask, with all that people said on top.
+
+        Where the history is dropped while somebody paints, here or elsewhere, napari tells no more
+        of the stroke's beginning: it is looked for.
+        """
         data, shown, final = self._data[region], self._shown[region], self._mask(region)
-        if (data != shown).any() or (self._painted and (final != shown).any()):
+        dropped = (data != shown).any() or (self._painted and (final != shown).any())
+        if dropped:
             self._drop_history()
         self._kept.write(region, self.truth.read(Origin.CORRECTIONS, region))
         data[...] = final
         shown[...] = final
         self._dirty = True
+        if dropped:
+            self._on_doubt()
 
     def _said(self, region: Region) -> np.ndarray:
         """The network's mask in the numbers that are shown."""
