@@ -145,7 +145,6 @@ class Desk:
         self.controller.attention.clock = time.process_time
         self.session = self.controller.session
         self.layers: list[Image] = []
-        self._last: tuple[int, tuple[int, ...]] | None = None
         self.marks: Callable[[], None] = lambda: None
         for number, one in enumerate(images):
             layer = Image(one.image.data, rgb="S" in one.image.axes, name=f"{number}")
@@ -187,11 +186,8 @@ class Desk:
         return np.asarray(found.layer.data[plane])
 
     def wait_for_mask(self, image: int, plane: tuple[int, ...]) -> np.ndarray | None:
-        """Wait until the mask of a plane is by a model of now or later, unless it was on screen."""
+        """Wait until the mask of a plane is by a model of now or later."""
         models, start = set(), self.seconds
-        stayed, self._last = self._last == (image, plane), (image, plane)
-        if stayed and self.mask(image, plane) is not None:
-            return self.mask(image, plane)
         while self.seconds - start < PATIENCE:
             if self.model is not None:
                 models.add(self.model.id)

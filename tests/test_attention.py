@@ -154,20 +154,6 @@ def test_planes_time_points_and_images_are_all_looked_at() -> None:
     assert first.score > second.score
 
 
-def test_what_is_on_screen_wins_unless_another_plane_is_better_by_a_third() -> None:
-    image = ground((2, 64, 64))
-    doubt(image, (0, slice(20, 40), slice(20, 40)))
-    doubt(image, (1, slice(20, 40), slice(20, 43)))
-    for here, first in ((None, 1), ((0, (0,)), 0), ((0, (1,)), 1)):
-        survey = survey_of(image)
-        look(survey, reader())
-        assert survey.suggest(here).plane == (first,)
-    doubt(image, (1, slice(10, 50), slice(10, 50)))
-    survey = survey_of(image)
-    look(survey, reader())
-    assert survey.suggest((0, (0,))).plane == (1,)
-
-
 def test_volumes_have_regions_with_a_depth() -> None:
     volume = ground((2, 40, 128, 128))
     doubt(volume, (1, slice(30, 38), slice(90, 110), slice(20, 40)))

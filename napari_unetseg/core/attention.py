@@ -43,8 +43,6 @@ Labelled = Callable[[Plane, Region], np.ndarray]
 
 MOST = 1024
 """Windows that are remembered."""
-ELSEWHERE = 0.75
-"""What a region is worth that is not on the plane on screen."""
 ENOUGH = 0.5
 """A region of which this share is labelled has nothing more to ask for."""
 FULL = 0.04
@@ -280,16 +278,10 @@ class Survey:
 
     # -- choosing ------------------------------------------------------------------------------
 
-    def suggest(self, here: tuple[int, Plane] | None = None) -> Suggestion:
+    def suggest(self) -> Suggestion:
         """The most useful region of what was looked at; the same one never twice.
 
         When all were shown once, those that are hardly labelled may come again.
-
-        Parameters
-        ----------
-        here
-            Image and plane on screen: what lies elsewhere must be better by a third, since its
-            mask has to be waited for and people have to find their way about it.
 
         Raises
         ------
@@ -297,10 +289,10 @@ class Survey:
             Nothing is left: all of it is labelled.
         """
         self._ahead = 0
-        found = self._best(here)
+        found = self._best()
         if found is None and self._shown:
             self._shown.clear()
-            found = self._best(here)
+            found = self._best()
         if found is None:
             raise UserError(ALL_DONE)
         suggestion, looks = found
@@ -308,7 +300,7 @@ class Survey:
         self._looks.append(looks)
         return suggestion
 
-    def _best(self, here: tuple[int, Plane] | None) -> tuple[Suggestion, np.ndarray] | None:
+    def _best(self) -> tuple[Suggestion, np.ndarray] | None:
         """Walks down from the most promising; labels are read again only where they may decide."""
         rows = [(key[0], seen) for key, seen in self._seen.items()]
         if not rows:
@@ -318,8 +310,6 @@ class Survey:
         known = np.concatenate([seen.known for _, seen in rows])
         worth = wrong * (0.5 + 0.5 * self._novelty(looks, known))
         places = [(image, seen.plane, r) for image, seen in rows for r in seen.regions]
-        if here is not None:
-            worth *= [1.0 if place[:2] == here else ELSEWHERE for place in places]
         best: tuple[Suggestion, np.ndarray] | None = None
         for row in np.argsort(-worth, kind="stable"):
             if best is not None and worth[row] <= best[0].score:

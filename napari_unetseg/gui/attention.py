@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Attention", "Found"]
 
-SECONDS, AHEAD_SECONDS = 1.5, 0.3
+SECONDS, AHEAD_SECONDS = 1.5, 0.8
 """What a suggestion may take, and how long is looked ahead after it."""
 SAID = (Origin.STROKES, Origin.CORRECTIONS, Origin.ACCEPTED)
 
@@ -158,7 +158,6 @@ class Attention:
         if self._asking:
             return
         survey, sources = self._survey(kind, model)
-        here = self._here(sources, model.dims)
         threads = self._controller.thread_count()
         device = self._session.settings.device
         self._control.stop()  # what is looked at ahead makes room
@@ -174,7 +173,7 @@ class Attention:
             try:
                 if not survey.ready:
                     look(SECONDS)
-                return survey.suggest(here), self.clock() - start
+                return survey.suggest(), self.clock() - start
             except Exception as error:  # noqa: BLE001 - said by the window's thread
                 return error, self.clock() - start
 
@@ -195,14 +194,6 @@ class Attention:
 
         self._asking = True
         self._controller.runner.ask(question, answer, about="look")
-
-    def _here(self, sources: Sequence[Source], dims: int) -> tuple[int, tuple[int, ...]] | None:
-        """Which image and plane is on screen."""
-        chosen = self._session.image
-        number = next((n for n, s in enumerate(sources) if s.image is chosen), None)
-        if number is None:
-            return None
-        return number, napari_layers.plane_on_screen(self._controller.viewer, chosen, dims)
 
     def complain(self, error: Exception) -> None:
         """Say why there is no answer."""
