@@ -40,6 +40,7 @@ import numpy as np
 import torch
 from forest import Forest, features
 from hand import KEY, LOOK, Hand, box_around
+from home import leave_home
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from sets import Annotated, BenchmarkSet, Item, predictor, read_sets, score
@@ -181,7 +182,11 @@ class Desk:
     def mask(self, image: int, plane: tuple[int, ...]) -> np.ndarray | None:
         """What the prediction layer shows of a plane, if there is a mask."""
         found = self.controller.predictions.get(self.layers[image])
-        if found is None or found.layer is None or plane not in found.written:
+        if found is None or found.layer is None:
+            return None
+        shape = found.layer.data.shape[-2:]
+        region = (*(slice(i, i + 1) for i in plane), *(slice(0, n) for n in shape))
+        if not found.covers(region):
             return None
         return np.asarray(found.layer.data[plane])
 
@@ -410,6 +415,7 @@ def summary(results: Json) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program."""
+    leave_home()
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     add_options(parser)
     parser.add_argument("--sets", default="", help="comma-separated; default: all")

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from home import leave_home
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -21,6 +22,7 @@ PERIOD = 0.010
 
 def open_window(size: int, window: Sequence[int]) -> tuple[Viewer, UNetDock]:
     """The sample's nuclei with their strokes, repeated to about ``size`` pixels, and the dock."""
+    leave_home()
     import napari
     from napari.layers import Layer
 

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import annotator
 import hand
@@ -16,10 +16,12 @@ import tifffile
 from helpers import blobs, strokes
 from PIL import Image
 
-from napari_unetseg.core.control import Control
 from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.gui.jobs import Job
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.control import Control
 
 SMALL = ["--set", "width=4", "--set", "depth=2", "--set", "device=cpu"]
 

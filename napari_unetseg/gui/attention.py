@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Attention", "Found"]
 
-SECONDS, AHEAD_SECONDS = 1.5, 0.8
+SECONDS, AHEAD_SECONDS = 1.5, 0.3
 """What a suggestion may take, and how long is looked ahead after it."""
 SAID = (Origin.STROKES, Origin.CORRECTIONS, Origin.ACCEPTED)
 
@@ -69,6 +69,7 @@ class Attention:
         self._control = Control()
         self._asking = False
         self._session.events.job.connect(self._on_job)
+        controller.viewer.layers.events.removed.connect(self._on_removed)
         self.unsure = Unsure(controller, self)
 
     # -- the newest model ----------------------------------------------------------------------
@@ -85,6 +86,22 @@ class Attention:
         job = self._session.job
         if job is None or job.kind is not JobKind.TRAIN:
             self._session.improved = None
+
+    def _on_removed(self, event: Any) -> None:
+        """Keep nothing of an image that is gone."""
+        layer = event.value
+        self._surveys = {
+            kind: known
+            for kind, known in self._surveys.items()
+            if not any(_holds(part, layer) for part in known[0])
+        }
+        if self.suggestion is not None and self.suggestion.layer is layer:
+            self.suggestion = None
+        self.unsure.forget(layer)
+
+    def disconnect(self) -> None:
+        """Listen to the viewer no more."""
+        self._controller.viewer.layers.events.removed.disconnect(self._on_removed)
 
     def show_uncertainty(self, wanted: bool) -> None:
         """Show how unsure the network is of what is on screen, or no longer."""
@@ -193,6 +210,8 @@ class Attention:
                 look(AHEAD_SECONDS)
 
         self._asking = True
+        if not survey.ready:
+            self._session.say(sentences.LOOKING)
         self._controller.runner.ask(question, answer, about="look")
 
     def complain(self, error: Exception) -> None:
@@ -266,6 +285,14 @@ class Attention:
             return []
         prediction = self._controller.predictions.get(source.image)
         return [source.image, source.labels, prediction.layer if prediction else None]
+
+
+def _holds(part: Any, layer: Any) -> bool:
+    """Whether a part of a survey's key has to do with a layer."""
+    return isinstance(part, tuple) and any(
+        one is layer or (isinstance(one, tuple) and any(each is layer for each in one))
+        for one in part
+    )
 
 
 def _said(truth: Truth) -> set[tuple[int, ...]]:

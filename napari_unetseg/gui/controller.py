@@ -164,6 +164,7 @@ class Controller(Masks):
     def disconnect(self) -> None:
         """Listen to the viewer no more, and keep no project open."""
         super().disconnect()
+        self.attention.disconnect()
         self.keeping.close()
 
     def show_own(self, wanted: bool) -> None:

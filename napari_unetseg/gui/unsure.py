@@ -52,6 +52,13 @@ class Unsure:
         elif self._attention.model is None:
             self._session.say(sentences.NO_MODEL, Level.WARNING)
 
+    def forget(self, layer: Any) -> None:
+        """Keep nothing of an image that is gone."""
+        if self._shown is not None and self._shown[0] is layer:
+            self._shown = None
+        if self._layer is not None and self._layer.image is layer:
+            self._remove()
+
     def _remove(self) -> None:
         if self._layer is not None:
             layer, self._layer = self._layer, None

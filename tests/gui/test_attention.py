@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,7 +31,7 @@ def dark(shape: tuple[int, ...]) -> np.ndarray:
 
 def use(controller: Controller, *models: Any) -> None:
     for number, model in enumerate(models):
-        controller._add_model(ModelEntry(model, f"Model {number}"))
+        controller.add_model(ModelEntry(model, f"Model {number}"))
 
 
 @pytest.fixture
@@ -209,6 +211,27 @@ def test_a_deleted_uncertainty_layer_is_no_longer_wished_for(
     viewer.layers.remove(f"{controller.session.image.name} · uncertainty")
     controller.tick()
     assert not controller.session.uncertain
+
+
+def test_nothing_is_kept_of_an_image_that_is_gone(
+    controller: Controller, viewer: ViewerModel
+) -> None:
+    use(controller, reader())
+    controller.attention.next_region()
+    controller.attention.show_uncertainty(True)
+    controller.tick()
+    survey = weakref.ref(controller.attention._surveys["region"][1])
+    assert controller.attention.suggestion is not None
+    gone = controller.attention.suggestion.layer
+    name = f"{gone.name} · uncertainty"
+    viewer.layers.remove(gone)
+    gc.collect()
+    assert survey() is None
+    assert controller.attention.suggestion is None
+    assert name not in viewer.layers
+    controller.attention.next_region()
+    assert controller.attention.suggestion is not None
+    assert controller.attention.suggestion.layer is not gone
 
 
 def test_next_answers_while_a_training_goes_on() -> None:

@@ -26,7 +26,7 @@ def test_next_moves_the_camera_and_the_uncertainty_appears(window: Window) -> No
     image = viewer.add_layer(Image(stack, name="stack"))
     viewer.reset_view()
     assert not look.next.isEnabled()
-    window.controller._add_model(ModelEntry(reader(), "reader"))
+    window.controller.add_model(ModelEntry(reader(), "reader"))
     assert look.next.isEnabled()
     before = viewer.scene.camera.zoom
     window.click(look.next)
