@@ -547,7 +547,10 @@ class Controller(Masks):
         doubts, self.doubts, self._settling = list(self.doubts), set(), True
 
         def search() -> list[Any]:
-            return [(one, one.search()) for one in doubts]
+            try:
+                return [(one, one.search()) for one in doubts]
+            except (MemoryError, OSError, ValueError):  # a layer changed under it: look again later
+                return []
 
         def settle(found: list[Any]) -> None:
             self._settling = False

@@ -260,7 +260,10 @@ class Hands(RuleBasedStateMachine):
         self.end(rests)
         dabs_made = self.oracle.mask_past[before:]
         if self.mask._undo_history is history and dabs_made:  # no mask came over the stroke
-            self.oracle.mask_past[before:] = [(*dabs_made[0][:2], dabs_made[-1][2])]
+            data = dabs_made[-1][2].copy()
+            for then, _, after in reversed(dabs_made):  # tiles between them are not taken back
+                data[then != after] = then[then != after]
+            self.oracle.mask_past[before:] = [(data, dabs_made[0][1], dabs_made[-1][2])]
 
     def begin(self, known: bool) -> None:
         model = self.oracle.model if known and self.oracle.model else f"tiles {self.made}"
