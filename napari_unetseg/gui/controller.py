@@ -549,7 +549,7 @@ class Controller(Masks):
         def search() -> list[Any]:
             try:
                 return [(one, one.search()) for one in doubts]
-            except (MemoryError, OSError, ValueError):  # the layer's next change has it searched again
+            except (MemoryError, OSError, ValueError):  # its next change has it searched
                 return []
 
         def settle(found: list[Any]) -> None:

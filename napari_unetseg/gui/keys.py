@@ -33,6 +33,10 @@ COMMANDS = (
     Command("predict", "Predict what is on screen", "Shift+M"),
     Command("new_layer", "New annotation layer", "Shift+N"),
     Command("show_mask", "Show or hide the prediction", "Shift+H"),
+    Command("next", "Next place to label", "Shift+J"),
+    Command("accept_object", "Accept the object under the mouse", "Shift+G"),
+    Command("accept_plane", "Accept the plane on screen", "Shift+W"),
+    Command("undo", "Undo what the plugin did (strokes: Ctrl+Z)", "Shift+U"),
     *(Command(f"brush_{n}", f"Brush of structure {n}", f"Alt+{n}") for n in range(1, BRUSHES + 1)),
     Command("brush_background", "Background brush", "Alt+0"),
     Command(HELP, "This help", "F1"),
@@ -51,6 +55,14 @@ def act(controller: Controller, command: str) -> None:
             controller.new_annotation()
         case "show_mask":
             _show_or_hide(controller)
+        case "next":
+            controller.attention.next_region()
+        case "accept_object":
+            controller.review.accept_object()
+        case "accept_plane":
+            controller.review.accept_plane()
+        case "undo":
+            controller.steps.undo()
         case "brush_background":
             controller.choose_brush(BRUSH)
         case _ if command.startswith("brush_"):

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import napari.layers
+import numpy as np
 import pytest
 from app_model import Application
 from gui_parts import squares
@@ -20,9 +21,10 @@ from qtpy.QtWidgets import QAbstractButton, QApplication, QLabel, QShortcut, QWi
 from window_parts import Window
 
 from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.core.truth import Origin
 from napari_unetseg.gui import sentences
 from napari_unetseg.gui.focus import stops
-from napari_unetseg.gui.keys import COMMANDS
+from napari_unetseg.gui.keys import COMMANDS, act
 from napari_unetseg.gui.panels.base import Caption
 from napari_unetseg.gui.remembered import remembered
 from napari_unetseg.gui.taken import LAYERS, normal, taken
@@ -345,13 +347,13 @@ def test_tab_goes_from_top_to_bottom_and_into_nothing_folded(hands: Window) -> N
         dock.help,
     ):
         assert one in seen
-    assert dock.advanced.follow_box not in seen
+    assert not any(dock.advanced.form.isAncestorOf(one) for one in seen)
     assert dock.result.write not in seen
     dock.advanced.fold.expand(animate=False)
     for _ in range(20):
         QApplication.processEvents()
     dock.welcome.dismiss.setFocus()
-    assert dock.advanced.follow_box in walk(dock)
+    assert any(dock.advanced.form.isAncestorOf(one) for one in walk(dock))
 
 
 def test_a_brush_is_taken_by_keyboard(hands: Window) -> None:
@@ -463,3 +465,27 @@ def test_every_job_says_how_long(hands: Window, monkeypatch: pytest.MonkeyPatch)
     assert pace.LEAST_SECONDS <= 2
     labels = hands.viewer.layers["strokes"]
     assert isinstance(labels, Labels)
+
+
+def test_an_object_is_accepted_and_the_acceptance_undone_by_key(hands: Window) -> None:
+    controller = hands.controller
+    controller.begin_mask(hands.session.image, "model", hands.session.structures)
+    prediction = controller.prediction
+    assert prediction is not None
+    assert prediction.layer is not None
+    mask = np.zeros(prediction.layer.data.shape[-2:], np.uint8)
+    mask[8:28, 8:28] = 1
+    mask[40:50, 40:50] = 1
+    prediction.write((slice(None), slice(None)), mask)
+    controller.end_masks()
+    hands.viewer.reset_view()
+    canvas = hands.viewer.window._qt_viewer.canvas.native
+    hands.settle(canvas)
+    hands.wait(lambda: hands.aims(canvas, (18, 18)))
+    act(controller, "accept_object")
+    truth = controller.truth(hands.session.image)
+    assert truth.count(Origin.ACCEPTED) == 400
+    act(controller, "undo")
+    assert truth.count(Origin.ACCEPTED) == 0
+    act(controller, "accept_plane")
+    assert truth.count(Origin.ACCEPTED) == mask.size
