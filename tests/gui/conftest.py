@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from napari_unetseg.core.events import Event
 
 
+@pytest.fixture(autouse=True)
+def nothing_left(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test finds the projects that another one left."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+
+
 @pytest.fixture
 def model_viewer() -> ViewerModel:
     """A viewer without a window, with an image and strokes on it."""

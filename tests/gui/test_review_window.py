@@ -14,7 +14,7 @@ from napari_unetseg.gui.session import Mode, ModelEntry
 if TYPE_CHECKING:
     from typing import Any
 
-    from qtpy.QtWidgets import QToolButton
+    from qtpy.QtWidgets import QPushButton
     from window_parts import Window
 
 pytestmark = pytest.mark.gui
@@ -32,7 +32,7 @@ def mask(window: Window, number: int = 1) -> Any:
     return prediction.layer
 
 
-def choose(button: QToolButton, text: str) -> None:
+def choose(button: QPushButton, text: str) -> None:
     """Press an entry of a button's menu."""
     menu = button.menu()
     assert menu is not None

@@ -12,8 +12,8 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QMenu,
+    QPushButton,
     QSizePolicy,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -169,12 +169,10 @@ def folded(title: str, *widgets: QWidget) -> QCollapsible:
     return fold
 
 
-def menu_button(text: str, tip: str, actions: dict[str, Callable[[], None] | None]) -> QToolButton:
+def menu_button(text: str, tip: str, actions: dict[str, Callable[[], None] | None]) -> QPushButton:
     """A button that opens a menu; ``-`` is a line."""
-    button = QToolButton()
-    button.setText(text)
+    button = QPushButton(text)
     button.setToolTip(tip)
-    button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
     menu = QMenu(button)
     for name, call in actions.items():
         if call is None:

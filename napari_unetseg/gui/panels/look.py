@@ -45,7 +45,6 @@ def stylesheet(theme_name: str) -> str:
     QToolButton {{
         background: {primary}; padding: 3px 7px; min-height: 16px; border: 2px solid transparent;
         border-radius: 2px; }}
-    QToolButton::menu-indicator {{ image: none; }}
     QToolButton:focus {{ border: 2px solid {ring}; }}
     QToolButton:disabled {{ color: {off}; }}
     QPushButton:disabled {{ color: {off}; }}

@@ -7,7 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtpy.QtWidgets import QFileDialog, QMenu, QMessageBox, QPushButton, QToolButton, QWidget
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QMenu,
+    QMessageBox,
+    QPushButton,
+    QSizePolicy,
+    QToolButton,
+    QWidget,
+)
 
 from napari_unetseg.gui.panels.base import Panel, hint, row
 from napari_unetseg.io import places
@@ -31,6 +39,7 @@ class ProjectPanel(Panel):
         self.save.setToolTip("Choose a folder that keeps labels, corrections, models and settings.")
         self.save.clicked.connect(self._on_save_pressed)
         self.open = QToolButton()
+        self.open.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.open.setText("Open project…")
         self.open.setToolTip("Go on where a project was left.")
         self.open.setPopupMode(QToolButton.ToolButtonPopupMode.MenuButtonPopup)
@@ -38,17 +47,20 @@ class ProjectPanel(Panel):
         self.recent = QMenu(self.open)
         self.recent.aboutToShow.connect(self._on_recent_shown)
         self.open.setMenu(self.recent)
-        self.column.addLayout(row(self.save, self.open, None))
+        self.column.addWidget(self.save)
+        self.column.addWidget(self.open)
 
         self.left = hint()
         self.recover = QPushButton("Recover")
         self.recover.setProperty("role", "primary")
+        self.recover.setToolTip("Open it here, with all that was painted.")
         self.recover.clicked.connect(self._on_recover_pressed)
         self.discard = QPushButton("Discard…")
+        self.discard.setToolTip("Delete it, after asking once more.")
         self.discard.clicked.connect(self._on_discard_pressed)
         self._offer = QWidget()
-        offer = row(self.left, self.recover, self.discard, stretch=0)
-        self._offer.setLayout(offer)
+        self._offer.setLayout(row(self.recover, self.discard, None))
+        self.column.addWidget(self.left)
         self.column.addWidget(self._offer)
         self.follow("project", "recoveries", "missing", call=self._on_project)
         self._on_project()
@@ -56,7 +68,8 @@ class ProjectPanel(Panel):
     def _on_project(self) -> None:
         folder, session = self.session.project, self.session
         self.where.setText(f"Everything is kept in {folder}." if folder else NAMELESS)
-        self._offer.setVisible(bool(session.recoveries))
+        for widget in (self.left, self._offer):
+            widget.setVisible(bool(session.recoveries))
         if session.recoveries:
             first, others = session.recoveries[0], len(session.recoveries) - 1
             when = time.strftime("%d %b, %H:%M", time.localtime(first.when))

@@ -52,7 +52,11 @@ class ReviewPanel(Panel):
         self.own = QCheckBox("Show what is mine")
         self.own.setToolTip("Outline what you corrected and accepted.")
         self.own.toggled.connect(controller.show_own)
-        self.column.addLayout(row(self.own, None, self.undo, self.redo))
+        self.column.addLayout(row(self.own, None))
+        steps = row(self.undo, self.redo)
+        for place in (0, 1):
+            steps.setStretch(place, 1)
+        self.column.addLayout(steps)
         self.corrected = hint()
         self.column.addWidget(self.corrected)
         self.follow("entry", "image", "mode", call=self._on_state)

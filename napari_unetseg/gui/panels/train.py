@@ -49,7 +49,7 @@ class TrainPanel(Panel):
         self.column.addLayout(row("Train f&or", self.end, self.amount, stretch=1))
 
         self.modes = ModeSwitch(controller)
-        self.column.addLayout(row("Mask", self.modes, stretch=1))
+        self.column.addWidget(self.modes)
 
         self.progress = QProgressBar()
         self.progress.setTextVisible(False)
