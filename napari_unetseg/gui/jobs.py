@@ -169,12 +169,14 @@ class _Questions:
         self._asked = (thread, answer, on_answer)
         thread.start()
 
-    def pump(self) -> None:
+    def pump(self) -> bool:
+        """Hand over an answer; whether there is more to come."""
         if self._asked is not None and not self._asked[0].is_alive():
             (_, answer, on_answer), self._asked = self._asked, None
             if answer and self._waiting is None:
                 on_answer(answer[0])
             self._ask_next()
+        return self._asked is not None
 
     def close(self) -> threading.Thread | None:
         asked, self._asked, self._waiting = self._asked, None, None
@@ -230,8 +232,9 @@ class ThreadRunner:
 
     def pump(self) -> None:
         """Hand over what has arrived, for some milliseconds at most."""
-        for questions in tuple(self._questions.values()):
-            questions.pump()
+        for about, questions in tuple(self._questions.items()):
+            if not questions.pump() and self._questions.get(about) is questions:
+                del self._questions[about]
         job, inbox = self._job, self._inbox
         if job is None or inbox is None:
             return

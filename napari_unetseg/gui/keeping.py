@@ -172,9 +172,16 @@ class Keeping:
         for entry in new:
             self._files[entry.model.id] = self._where
 
+        listed = {entry.model.id for entry in self._session.history}
+        gone = [known for known in self._files if known not in listed]
+        for known in gone:
+            del self._files[known]
+
         def keep() -> None:
             for entry in new:
                 project.add_model(entry.model.id, entry.model.save)
+            for known in gone:
+                project.remove_model(known)
 
         self._controller.runner.ask(keep, lambda _: None, about=f"model {new[-1].model.id}")
 

@@ -315,6 +315,11 @@ class Project:
             save(path)
         return path
 
+    def remove_model(self, name: str) -> None:
+        """Keep a model file no longer: a day of live training makes hundreds."""
+        with suppress(OSError):
+            (self.folder / "models" / f"{name}.safetensors").unlink(missing_ok=True)
+
     def _begin_journal(self) -> Journal | None:
         """Write to a new journal from now on; returns the one before, to be finished."""
         number = self._number + 1

@@ -310,3 +310,17 @@ def test_a_window_that_is_closed_with_its_layers_loses_nothing(
     again.keeping.open(tmp_path / "one")
     assert_same(said(again), before)
     again.disconnect()
+
+
+def test_a_day_of_trainings_keeps_the_files_of_the_models_that_are_listed(
+    work: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import napari_unetseg.gui.controller as control
+
+    monkeypatch.setattr(control, "MOST_MODELS", 2)
+    for _ in range(3):
+        work.train()
+    assert work.keeping.project is not None
+    files = {p.stem for p in (work.keeping.project.folder / "models").iterdir()}
+    assert files == {entry.model.id for entry in work.session.history}
+    assert 2 <= len(files) < 4
