@@ -11,7 +11,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
@@ -27,7 +27,17 @@ from napari_unetseg.core.truth import Change, Origin
 if TYPE_CHECKING:
     from napari_unetseg.core.sparse import Region
 
-__all__ = ["Adopted", "Frame", "Journal", "Said", "State", "Together", "pack", "read_frames"]
+__all__ = [
+    "Adopted",
+    "Frame",
+    "Journal",
+    "Said",
+    "State",
+    "Together",
+    "pack",
+    "read_frames",
+    "read_headers",
+]
 
 MAGIC = b"napari-unetseg journal 1\n"
 LENGTHS = struct.Struct("<II")
@@ -194,6 +204,16 @@ def read_frames(path: Path) -> Generator[Frame, None, int]:
             yield _unpack(content)
             end = file.tell()
         return os.fstat(file.fileno()).st_size - end
+
+
+def read_headers(path: Path) -> Iterator[dict[str, Any]]:
+    """What the frames of a journal are, without their arrays; as far as they are whole."""
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            return
+        while (content := _next(file)) is not None:
+            (length,) = struct.unpack_from("<I", content)
+            yield json.loads(content[4 : 4 + min(length, MOST_HEADER)])
 
 
 def _next(file: Any) -> bytes | None:

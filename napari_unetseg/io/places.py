@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from napari_unetseg.core.atomic import atomic_path
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.io.journal import Said, State, Together, read_frames
+from napari_unetseg.io.journal import read_headers
 from napari_unetseg.io.project import FILE
 
 __all__ = [
@@ -64,7 +65,7 @@ def recoveries() -> list[Recovery]:
     """Projects without a name that hold something and that no window has open, newest first."""
     found = []
     for folder in recovery_folder().glob("*"):
-        with suppress(OSError, ValueError, KeyError, TypeError):
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
             if (folder / FILE).is_file() and _is_free(folder) and (names := _names(folder)):
                 when = max(p.stat().st_mtime for p in folder.iterdir())
                 found.append(Recovery(folder, names, when))
@@ -92,10 +93,9 @@ def _names(folder: Path) -> tuple[str, ...]:
     content = json.loads((folder / FILE).read_text(encoding="utf-8"))
     values, said = content["values"], bool(content["snapshot"])
     for path in sorted(folder.glob("journal-*")):
-        for frame in read_frames(path):
-            if isinstance(frame, State):
-                values = frame.values
-            said = said or isinstance(frame, Said | Together)
+        for header in read_headers(path):
+            values = header["values"] if header["kind"] == "state" else values
+            said = said or header["kind"] in ("said", "together")
     return tuple(str(image["name"]) for image in values.get("images", {}).values()) if said else ()
 
 
