@@ -10,16 +10,20 @@ import numpy as np
 import pytest
 import torch
 from helpers import blobs, dice, of_kind, painted_pair, run_training, strokes, tiny
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from napari_unetseg.core.encoders import build
 from napari_unetseg.core.errors import TrainingError, UserError
-from napari_unetseg.core.events import EpochDone, Notice, StepDone
+from napari_unetseg.core.events import EpochDone, Improved, Notice, StepDone
 from napari_unetseg.core.image import Stack
+from napari_unetseg.core.labels import BRUSH, IGNORE
 from napari_unetseg.core.model import Model, load_model
 from napari_unetseg.core.predict import predict
 from napari_unetseg.core.records import MOST_RECORDS, WITH_CURVES
-from napari_unetseg.core.samples import Pair
+from napari_unetseg.core.samples import Pair, TrainingData
+from napari_unetseg.core.validate import Validator
 
 FAST: dict[str, Any] = {"learning_rate": 1e-2}
 
@@ -166,3 +170,45 @@ def test_hundreds_of_trainings_do_not_make_a_model_ever_larger() -> None:
         *[True] * (WITH_CURVES + 1),
     ]
     assert after.history[-1].parent == many.id
+
+
+@given(
+    poison=st.floats(0.2, 1.0),
+    seed=st.integers(0, 2**16),
+    held_too=st.booleans(),
+    rate=st.sampled_from([3e-3, 3e-2]),
+)
+@settings(
+    max_examples=12,
+    phases=[Phase.generate],  # each example trains: a smaller one is not worth the search
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_poisoned_strokes_never_make_the_shown_model_worse_on_its_validation_blocks(
+    trained: Model, poison: float, seed: int, held_too: bool, rate: float
+) -> None:
+    """Strokes with structure and background swapped; in validation blocks too, or not there."""
+    pair = painted_pair()
+    clean = TrainingData([pair], 2, 0.15, normalization=trained.normalization)
+    assert clean.validated
+    swapped = np.select([pair.labels == 1, pair.labels == BRUSH], [BRUSH, 1], 0)
+    where = np.random.default_rng(seed).random((96, 1)) < poison
+    if not held_too:
+        where = where & (clean.planes[0].validate == IGNORE)
+    poisoned = replace(pair, labels=np.where(where, swapped, pair.labels).astype(np.uint8))
+    data = TrainingData([poisoned], 2, 0.15, normalization=trained.normalization)
+    assume(data.validated)
+    model, events = run_training(
+        [poisoned], tiny(steps=30, learning_rate=rate, seed=seed), init=trained
+    )
+    shares = model.history[-1].shares
+
+    def soft_dice(one: Model) -> float:
+        network = one.network()
+        found = Validator(data, network, torch.device("cpu")).score(network, shares)
+        assert found is not None
+        return found.soft_dice
+
+    before = soft_dice(trained)
+    shown = [event.model for event in of_kind(events, Improved)]
+    for one in (*shown, model):
+        assert soft_dice(one) >= before - 1e-6

@@ -25,8 +25,9 @@ from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.sparse import Region, whole
 from napari_unetseg.core.truth import Origin, Truth
 from napari_unetseg.io import journal, project
+from napari_unetseg.io.contents import FILE
 from napari_unetseg.io.journal import Journal, Said, State, pack, read_frames
-from napari_unetseg.io.project import FILE, Project
+from napari_unetseg.io.project import Project
 
 SHAPE = (3, 300, 520)
 KEY = "image-1"
@@ -38,7 +39,7 @@ def begin(folder: Path) -> tuple[Project, Truth]:
     one = Project.create(folder)
     one.put_values(IMAGES)
     truth = Truth(SHAPE)
-    one.adopt(KEY, truth, np.uint8, LabelKind.STROKES)
+    one.add(KEY, truth)
     return one, truth
 
 
@@ -90,9 +91,8 @@ def test_everything_is_there_again(
             one.put_values({**one.values, "note": int(rng.integers(100))})
         elif step == 10:
             labels = rng.integers(0, 900, SHAPE).astype(np.int32) * (rng.random(SHAPE) > 0.999)
-            one.adopt(KEY, truth, np.int32, LabelKind.INSTANCES)
-            for change in truth.adopt(labels.astype(np.int32), LabelKind.INSTANCES):
-                one.record(KEY, change)
+            list(truth.adopt(labels.astype(np.int32), LabelKind.INSTANCES))
+            one.add(KEY, truth)
             images = {KEY: {**one.values["images"][KEY], "kind": "instances"}}
             one.put_values({**one.values, "images": images})
         else:
@@ -168,6 +168,10 @@ def test_what_a_torn_journal_lost_is_said_and_kept(tmp_path: Path) -> None:
     assert not now.read(Origin.STROKES, whole(SHAPE)).any()
     again.save()
     assert (tmp_path / "one" / "unread-journal-1").exists()
+    kept = sorted(p.name for p in (tmp_path / "one").glob("unread-*"))
+    again.save()
+    again.save()
+    assert sorted(p.name for p in (tmp_path / "one").glob("unread-*")) == kept, "copies pile up"
     again.close()
 
 

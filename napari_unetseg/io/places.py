@@ -17,8 +17,8 @@ from filelock import FileLock, Timeout
 
 from napari_unetseg.core.atomic import atomic_path
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.io.contents import FILE
 from napari_unetseg.io.journal import read_headers
-from napari_unetseg.io.project import FILE
 
 __all__ = [
     "Recovery",

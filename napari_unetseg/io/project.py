@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -28,28 +27,15 @@ from filelock import FileLock, Timeout
 
 from napari_unetseg.core.atomic import atomic_path
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.truth import Change, Origin, Truth
-from napari_unetseg.io.journal import (
-    Adopted,
-    Frame,
-    Journal,
-    Said,
-    State,
-    Together,
-    pack,
-    read_frames,
-)
-from napari_unetseg.io.snapshot import read_truth, write_truth
+from napari_unetseg.io.contents import FILE, FORMAT, Contents, read_contents
+from napari_unetseg.io.journal import Adopted, Frame, Journal, Said, State, Together, pack
+from napari_unetseg.io.snapshot import write_truth
 
-__all__ = ["FORMAT", "Project"]
+__all__ = ["Project"]
 
-FORMAT = 1
-FILE = "project.json"
-MOST_FILE = 2**26
 MOST_WAITING = 2**26
 """Bytes that wait for the disk; what is beyond is written with the next snapshot."""
-KEY = re.compile(r"image-\d{1,6}")
 
 
 class Project:
@@ -82,7 +68,7 @@ class Project:
         self._number = self._first = 0
         self._snapshot = ""
         self._waiting: list[bytes] = []
-        self._overflown = False
+        self._overflown = self._unread = False
 
     # -- open and close ------------------------------------------------------------------------
 
@@ -125,7 +111,7 @@ class Project:
         project = cls(folder)
         try:
             project._take()
-            project._read()
+            project._take_over(read_contents(folder))
             project._begin_journal()
         except OSError as error:
             project._release()
@@ -134,6 +120,11 @@ class Project:
             project._release()
             raise
         return project
+
+    def _take_over(self, found: Contents) -> None:
+        self.values, self.truths, self.lost = found.values, found.truths, found.lost
+        self._snapshot, self._first, self._number = found.snapshot, found.first, found.number
+        self._unread = bool(found.lost)
 
     def close(self) -> None:
         """Write what waits and let others open it."""
@@ -155,21 +146,11 @@ class Project:
         with suppress(OSError):
             self._held.release()
 
-    @property
-    def is_open(self) -> bool:
-        """Whether this process has it."""
-        return self._held.is_locked
-
     # -- what is said --------------------------------------------------------------------------
 
     def record(self, key: str, change: Change) -> None:
         """Write down what was said about an image; never raises, see `trouble`."""
         self._append(Said(key, change))
-
-    def adopt(self, key: str, truth: Truth, dtype: Any, kind: LabelKind) -> None:
-        """The strokes of an image begin anew with another layer's, which are recorded next."""
-        self.truths[key] = truth
-        self._append(Adopted(key, np.dtype(dtype).str, kind))
 
     def add(self, key: str, truth: Truth) -> None:
         """Take in an image with all that was said about it until now, whole or not at all."""
@@ -213,9 +194,7 @@ class Project:
                 if self._journal is None:
                     return False
                 if not self._journal.there:
-                    self._overflown = (
-                        True  # whatever comes back there, it lacks what was said since
-                    )
+                    self._overflown = True  # what comes back there lacks what was said since
                     raise FileNotFoundError(2, "the folder is gone", str(self.folder))
                 while self._waiting:
                     self._journal.append(self._waiting[0])
@@ -350,84 +329,19 @@ class Project:
             path.write_text(json.dumps(content, indent=1))
 
     def _sweep(self) -> None:
-        """Delete what the newest snapshot has taken the place of."""
+        """Delete what the newest snapshot has taken the place of, but for what was not read."""
         for old in self.folder.iterdir():
             name, _, number = old.name.partition("-")
             if not number.isdigit() or int(number) >= self._first or old.is_symlink():
                 continue
             with suppress(OSError):
-                if name in ("snapshot", "journal") and self.lost:
+                if name in ("snapshot", "journal") and self._unread:
                     old.rename(self.folder / f"unread-{old.name}")
                 elif name == "snapshot":
                     shutil.rmtree(old)
                 elif name == "journal":
                     old.unlink()
-
-    # -- reading -------------------------------------------------------------------------------
-
-    def _read(self) -> None:
-        content = _read_file(self.folder / FILE)
-        self._snapshot, self._first = content["snapshot"], content["journal"]
-        self.values = content["values"]
-        for key, image in content["images"].items():
-            truth = _truth_of(key, image)
-            self.truths[key] = truth
-            folder = self.folder / self._snapshot / key
-            if self._snapshot and folder.is_dir():
-                for problem in read_truth(folder, truth):
-                    self.lost.append(f"Part of what was saved could not be read: {problem}.")
-        numbers = sorted(
-            int(path.name.removeprefix("journal-"))
-            for path in self.folder.glob("journal-*")
-            if path.name.removeprefix("journal-").isdigit() and not path.is_symlink()
-        )
-        for number in numbers:
-            self._number = max(self._number, number)
-            if number >= self._first:
-                self._replay(self.folder / f"journal-{number}")
-
-    def _replay(self, path: Path) -> None:
-        frames = read_frames(path)
-        try:
-            while True:
-                self._put(next(frames))
-        except StopIteration as end:
-            if end.value:
-                self.lost.append(f"The last {end.value:,} bytes of {path.name} were not whole.")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            self.lost.append(f"{path.name} could be read only in part: {error}.")
-
-    def _put(self, frame: Frame) -> None:
-        match frame:
-            case State(values):
-                self.values = values
-                self._know(values)
-            case Together(frames):
-                for one in frames:
-                    self._put(one)
-            case Adopted(image, dtype, kind):
-                self._known(image).begin_strokes(np.dtype(dtype), kind)
-            case Said(image, change):
-                truth = self._known(image)
-                inside = len(change.region) == len(truth.shape) and all(
-                    s.stop <= n for s, n in zip(change.region, truth.shape, strict=True)
-                )
-                if not inside:
-                    raise ValueError("something was said of a place outside its image")
-                truth.put(change)
-
-    def _know(self, values: dict[str, Any]) -> None:
-        """Images that were added since the snapshot, and what their numbers mean now."""
-        for key, image in values.get("images", {}).items():
-            if key in self.truths:
-                self.truths[key].kind = LabelKind(image["kind"])
-            else:
-                self.truths[key] = _truth_of(key, image)
-
-    def _known(self, image: str) -> Truth:
-        if image not in self.truths:
-            raise ValueError("something was said of an image that is not in the project")
-        return self.truths[image]
+        self._unread = False
 
     def _sentence(self, error: OSError) -> str:
         reason = (error.strerror or str(error)).lower()
@@ -442,54 +356,6 @@ def _finish(journal: Journal | None) -> None:
         with suppress(OSError):
             journal.sync()
         journal.close()
-
-
-def _truth_of(key: str, image: Any) -> Truth:
-    """An empty truth of an image, if it is described as it must be."""
-    try:
-        shape = tuple(image["shape"])
-        fits = KEY.fullmatch(key) and 2 <= len(shape) <= 6
-        fits = fits and all(type(n) is int and 0 < n < 2**31 for n in shape)
-        dtype, kind = np.dtype(str(image["dtype"])), LabelKind(image["kind"])
-        if not fits or dtype.kind not in "biu":
-            raise ValueError("an image is not described as it must be")
-        return Truth(shape, dtype, kind)
-    except (KeyError, TypeError) as error:
-        raise ValueError("an image is not described as it must be") from error
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    """What ``project.json`` says, checked.
-
-    Raises
-    ------
-    UserError
-        It is damaged, or of a newer version.
-    """
-    try:
-        if path.stat().st_size > MOST_FILE:
-            raise ValueError("too large")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise UserError(
-                f"{path.parent.name} was made by another version of this plugin (format "
-                f"{content['format']}, here {FORMAT}); update the plugin to open it."
-            )
-        wanted = {"snapshot": str, "journal": int, "images": dict, "values": dict}
-        if not all(isinstance(content[key], kind) for key, kind in wanted.items()):
-            raise ValueError("other types")
-        if content["snapshot"] and not re.fullmatch(r"snapshot-\d{1,9}", content["snapshot"]):
-            raise ValueError("another snapshot")
-        for key, image in content["images"].items():
-            _truth_of(key, image)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(_damaged(path)) from error
-    result: dict[str, Any] = content
-    return result
-
-
-def _damaged(path: Path) -> str:
-    return f"{path} is damaged; put a backup of it in its place."
 
 
 def _sync_tree(folder: Path) -> None:

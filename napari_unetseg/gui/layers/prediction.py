@@ -237,11 +237,6 @@ class Prediction:
             return None
         return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(self._shape[-2:])
 
-    def network(self, plane: Plane) -> np.ndarray:
-        """A copy of the network's own mask of a plane, without what people said."""
-        mask: np.ndarray = self._network[plane].copy()
-        return mask
-
     def difference(self) -> np.ndarray:
         """What the last `mark` and now differ in; only reads, so that any thread may ask.
 

@@ -22,8 +22,9 @@ STEPS = (
     "Draw a few strokes on each structure, then some with the <b>background</b> brush, between "
     "touching objects too. What you do not paint is never taken for background.",
     "<b>Train</b>. The mask appears while the network learns; paint on meanwhile.",
-    "Where the mask is wrong, paint or erase <b>on the mask</b>, or add strokes; press "
-    "<b>Train</b> again. Your corrections stay.",
+    "Where the mask is wrong, paint or erase <b>on the mask</b>, or add strokes: while <b>Live</b> "
+    "is chosen they are learned, else press <b>Train</b> again. Your corrections stay.",
+    "<b>Accept plane</b> where the mask is right: it trains as it is, and stays.",
     "<b>Predict whole stack</b>, tidy up, export. Earlier models are under <b>Model</b>.",
 )
 NUMBERS = (
