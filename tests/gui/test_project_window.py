@@ -67,6 +67,7 @@ def test_save_open_recent_and_what_the_panel_says(
 ) -> None:
     panel, session = painted.dock.project, painted.session
     painted.wait(lambda: bool(session.counts))
+    panel.fold.expand(animate=False)
     saves_to(monkeypatch, tmp_path / "mine")
     painted.click(panel.save)
     painted.wait(lambda: session.project == tmp_path / "mine")

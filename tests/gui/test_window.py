@@ -243,6 +243,7 @@ def test_every_control_says_what_it_does(painted: Window) -> None:
         "Advanced settings",
         "Augmentation",
         "Chosen for these images",
+        "Project",
     }
     assert set(mute) <= folds
     for widget in (*painted.dock.advanced.form.values, *painted.dock.advanced.augment.values):

@@ -17,7 +17,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_unetseg.gui.panels.base import Panel, hint, row
+from napari_unetseg.gui.panels.base import Panel, folded, hint, row
 from napari_unetseg.io import places
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ class ProjectPanel(Panel):
     def __init__(self, controller: Controller) -> None:
         super().__init__("", controller)
         self.where = hint(NAMELESS)
-        self.column.addWidget(self.where)
         self.save = QPushButton("Save project…")
         self.save.setToolTip("Choose a folder that keeps labels, corrections, models and settings.")
         self.save.clicked.connect(self._on_save_pressed)
@@ -47,8 +46,8 @@ class ProjectPanel(Panel):
         self.recent = QMenu(self.open)
         self.recent.aboutToShow.connect(self._on_recent_shown)
         self.open.setMenu(self.recent)
-        self.column.addWidget(self.save)
-        self.column.addWidget(self.open)
+        self.fold = folded("Project", self.where, self.save, self.open)
+        self.column.addWidget(self.fold)
 
         self.left = hint()
         self.recover = QPushButton("Recover")
