@@ -349,15 +349,34 @@ def test_test_runs_every_stage_and_the_gui_on_both_bindings(
 ) -> None:
     assert ready.main("test", "--", "-k", "x") == 0
     started = [(name, arguments, each.get("QT_API")) for name, arguments, each in ready.calls()]
-    assert started == [
+    windows = [call for call in started if call[2]]
+    assert windows == [
+        ("pytest", ["-k", "x", "tests/gui"], "pyqt6"),
+        ("pytest", ["-k", "x", "tests/gui"], "pyqt5"),
+    ]
+    assert [call for call in started if not call[2]] == [  # beside the windows
         ("ruff", ["check"], None),
         ("ruff", ["format", "--check"], None),
         ("mypy", [], None),
         ("cli", [], None),
-        ("pytest", ["-k", "x"], "pyqt6"),
-        ("pytest", ["-k", "x", "tests/gui"], "pyqt5"),
+        ("pytest", ["-k", "x", "--ignore=tests/gui"], None),
     ]
-    assert capfd.readouterr().out.rstrip().endswith("All passed.")
+    out = capfd.readouterr().out
+    assert out.count("=== gui (PyQt") == 2
+    assert out.rstrip().endswith("All passed.")
+
+
+def test_what_a_stage_with_windows_said_is_printed(
+    ready: Project, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (ready.root / "modules" / "pytest.py").write_text(
+        "import os, sys\nprint('said on', os.environ.get('QT_API'))\nsys.exit('and failed')\n"
+    )
+    assert ready.main("test") == 1
+    out = capfd.readouterr().out
+    assert out.index("=== gui (PyQt6)") < out.index("said on pyqt6\n") < out.index("(PyQt5)")
+    assert out.rstrip().endswith("FAILED: tests, gui (PyQt6), gui (PyQt5)")
+    write_modules(ready.root / "modules")
 
 
 def test_one_failed_stage_fails_the_whole_and_is_named(
@@ -366,7 +385,7 @@ def test_one_failed_stage_fails_the_whole_and_is_named(
     monkeypatch.setenv("FAIL", "mypy cli")
     assert ready.main("test") == 1
     assert capfd.readouterr().out.rstrip().endswith("FAILED: types, imports")
-    assert len(ready.calls()) == 6
+    assert len(ready.calls()) == 7
 
 
 def test_one_stage_alone(ready: Project) -> None:
