@@ -18,7 +18,10 @@ import numpy as np
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.sparse import Cell, Region, SparseGrid, whole
 
-__all__ = ["Change", "Origin", "Truth"]
+__all__ = ["Change", "Origin", "Said", "Truth"]
+
+Said = tuple[np.ndarray, np.ndarray]
+"""Values and their times, of one region's shape."""
 
 MOST_STEPS = 100
 """Steps of one origin that an undo is looked for in, as many as napari keeps."""
@@ -166,6 +169,23 @@ class Truth:
         """A copy of the times of a region's last changes, uint32, 0 for never."""
         with self._lock:
             return self.stamps(origin).read(region)
+
+    def put_back(
+        self, origin: Origin, region: Region, now: Said, then: Said, *, also: Any = False
+    ) -> Change | None:
+        """Say ``then`` again where that differs from ``now`` and nothing else was said since.
+
+        Parameters
+        ----------
+        also
+            Where it is said even though there is another value by now, of the same time; bool.
+        """
+        with self._lock:
+            values, stamps = self.read(origin, region), self.times(origin, region)
+            back = ((values == now[0]) | also) & (stamps == now[1])
+            back &= (now[0] != then[0]) | (now[1] != then[1])
+            values[back], stamps[back] = then[0][back], then[1][back]
+            return self.restore(origin, region, values, stamps)
 
     def restore(
         self, origin: Origin, region: Region, values: np.ndarray, stamps: np.ndarray

@@ -380,7 +380,7 @@ class Controller(Masks):
             self.looking.stop()
             for prediction in self.predictions.values():
                 if prediction.alive and prediction.can_bring_back:
-                    prediction.bring_back()
+                    prediction.bring_back(self.renumbered.get(prediction.earlier_model or "", {}))
             self.use_model(before)
             self._before = now
             self.looking.may_train = False
@@ -623,7 +623,7 @@ class Controller(Masks):
 
     def close(self, seconds: float = 20.0) -> bool:
         """Stop the running job, keep what it learned if it answers in time, and end."""
-        self.session.mode = Mode.FROZEN
+        mode, self.session.mode = self.session.mode, Mode.FROZEN
         self._control.stop()
         self.looking.end()
         self.attention.stop()
@@ -632,6 +632,7 @@ class Controller(Masks):
             self.runner.pump()
             time.sleep(0.005)
         self.session.job = None
+        self.session.mode = mode  # as the project is to have it
         self.disconnect()
         return self.runner.close(max(0.1, end - time.perf_counter()))
 

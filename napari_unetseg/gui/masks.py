@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -50,9 +50,21 @@ class Masks(Choices):
         gone = self.renumbered.get(model_id, {})
         names = {s.number: s.name for s in structures if s.number not in gone}
         self.know(list(names), names)
-        target.renumber(gone)
-        target.begin(model_id, self.session.structures)
+        target.begin(model_id, self.session.structures, gone)
         self._target = target
+
+    def renumbering(self) -> dict[str, dict[int, int]]:
+        """For each model that there is, what its numbers became; 255 for background."""
+        models = {entry.model.id for entry in self.session.history}
+        for prediction in self.predictions.values():
+            models |= {m for m in (prediction.model_id, prediction.earlier_model) if m is not None}
+        return {model: self.renumbered.get(model, {}) for model in models}
+
+    def renumber(self, numbers: Mapping[str, dict[int, int]]) -> None:
+        """Show other numbers for those of models; other models' stay as they are."""
+        self.renumbered = {**self.renumbered, **numbers}
+        for prediction in self.predictions.values():
+            prediction.renumber(self.renumbered.get(prediction.model_id or "", {}))
 
     def end_masks(self, *, frozen: bool = False) -> None:
         """Show the last tiles of a job; no more come. What is on screen stays if it is frozen."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_unetseg.core.sparse import Region, together
-from napari_unetseg.core.truth import Change, Origin, Truth
+from napari_unetseg.core.truth import Change, Origin, Said, Truth
 from napari_unetseg.gui.layers.grid import level0
 from napari_unetseg.gui.layers.watch import AT_ONCE, Watch, drop_history
 
@@ -57,6 +57,7 @@ class Strokes:
         if isinstance(self._data, np.ndarray) and not known:  # nobody paints on lazy arrays
             for change in truth.adopt(self._data, kind):
                 on_change(change)
+        self._grid = truth.grid(Origin.STROKES)
         self._watch = Watch(layer, self._on_painted, self._on_doubt)
 
     @property
@@ -88,27 +89,21 @@ class Strokes:
         for region in together(regions) if not self._ended else ():
             self.catch(region, by_hand=False)
 
-    def put_back(
-        self,
-        origin: Origin,
-        region: Region,
-        now: np.ndarray,
-        then: tuple[np.ndarray, np.ndarray],
-    ) -> None:
-        """Put ``then`` into the layer, values and times, where ``now`` is still there.
+    def put_back(self, origin: Origin, region: Region, now: Said, then: Said) -> None:
+        """Put ``then`` into the layer where that differs from ``now``, which is still there.
 
-        Undo begins after that.
+        Undo begins after that. Where other labels took this layer's place, nothing is done.
         """
         assert origin is Origin.STROKES
+        if self.truth.grid(origin) is not self._grid:
+            return
         self.catch(region, by_hand=False)
-        values, stamps = self.truth.read(origin, region), self.truth.times(origin, region)
-        same = values == now
-        values[same], stamps[same] = then[0][same], then[1][same]
+        change = self.truth.put_back(origin, region, now, then)
+        if change is None:
+            return
         drop_history(self.layer)
-        self._data[region] = values
-        change = self.truth.restore(origin, region, values, stamps)
-        if change is not None:
-            self._on_change(change)
+        self._data[region] = change.values
+        self._on_change(change)
         self.layer.refresh()
 
     def _on_painted(self, region: Region) -> bool:
