@@ -243,6 +243,20 @@ class Truth:
             self.kind, self._away = kind, False
             self._layers[Origin.STROKES] = _Layer(self.shape, np.dtype(dtype).newbyteorder("="))
 
+    def retype(self, dtype: Any) -> None:
+        """Have strokes of another type of numbers, with their times; steps can be undone no more.
+
+        Numbers that do not fit become others: what the layer holds is to be noted after this.
+        """
+        with self._lock:
+            old = self._layers[Origin.STROKES]
+            new = _Layer(self.shape, np.dtype(dtype).newbyteorder("="))
+            for cell in old.values.cells():
+                region = old.values.region_of(cell)
+                new.values.write(region, old.values.read(region).astype(new.values.dtype))
+            new.stamps = old.stamps
+            self._layers[Origin.STROKES] = new
+
     @property
     def grid_dtype(self) -> str:
         """Name of the type of the annotation layer's numbers."""
@@ -252,6 +266,16 @@ class Truth:
         """There is no annotation layer any more: its strokes win no more, but are kept."""
         with self._lock:
             self._away = True
+
+    @property
+    def strokes_are_away(self) -> bool:
+        """Whether there is no annotation layer."""
+        return self._away
+
+    def take_strokes_back(self) -> None:
+        """Their annotation layer is there again."""
+        with self._lock:
+            self._away = False
 
     def over(self, region: Region) -> np.ndarray:
         """What corrections and accepted regions say of a region, the newer of both.

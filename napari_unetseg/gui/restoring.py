@@ -109,7 +109,7 @@ class Restored:
         name = described.get("labels")
         if isinstance(name, str) or truth.grid(Origin.STROKES).cells():
             layer = napari_layers.strokes_layer(image, truth, session.structures, name)
-            controller.known_labels.add(layer)
+            controller.known_labels[layer] = truth.grid(Origin.STROKES)
             kind = LabelKind(truth.kind)
             session.put_source(Source(image, layer, kind, chosen=True))
             controller.viewer.add_layer(layer)

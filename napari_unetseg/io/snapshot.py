@@ -3,8 +3,8 @@
     <folder>/<image>/<origin>          what was said, chunks of 1 × … × 256 × 256 voxels
     <folder>/<image>/<origin>.times    when, uint32
 
-Any reader of Zarr opens them; every chunk has a checksum, CRC-32C. They are read back only if their metadata are exactly such as are
-written here: no other codec is ever run.
+Any reader of Zarr opens them; every chunk has a checksum, CRC-32C. They are read back only if their
+metadata are exactly such as are written here: no other codec is ever run.
 """
 
 from __future__ import annotations

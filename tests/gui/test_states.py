@@ -34,7 +34,7 @@ from napari_unetseg.gui import looking
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.jobs import SyncRunner
 from napari_unetseg.gui.newer import gather
-from napari_unetseg.gui.session import Mode, ModelEntry
+from napari_unetseg.gui.session import Level, Mode, ModelEntry
 from napari_unetseg.io import places
 from napari_unetseg.io.contents import read_contents
 
@@ -68,6 +68,7 @@ class Hands(RuleBasedStateMachine):
         self.patch.setattr("napari_unetseg.core.train.train_events", self._train_events)
         self.trained: list[Any] = []
         self.made = self.named = 0
+        self.fails = ""
         self.home = Path(tempfile.mkdtemp(prefix="states-"))
         self.next_model: Any = None
         self.before: ModelEntry | None = None
@@ -142,7 +143,11 @@ class Hands(RuleBasedStateMachine):
         self.trained.append(pairs)
         model = self.next_model
         yield Prepared(0, 5, 10, 100, 0, 0, "cpu", 99, (32, 32), 2)
+        if self.fails == "early":
+            raise OSError("no more of it")
         yield Improved(model, None, 0.0)
+        if self.fails:
+            raise OSError("no more of it")
         yield TrainingDone("Done.", None, 1, 1, 1.0)
         return model
 
@@ -186,6 +191,34 @@ class Hands(RuleBasedStateMachine):
     def undo_stroke(self) -> None:
         self.strokes.undo()
         self.oracle.undo_stroke()
+
+    @rule(number=numbers, spot=spots, meanwhile=st.booleans())
+    def take_labels_off_and_on(self, number: int, spot: tuple[int, int], meanwhile: bool) -> None:
+        """No labels for a moment; what is painted on the layer then counts when it is back."""
+        self.controller.choose_labels(None)
+        if meanwhile:
+            self.dab(self.strokes, spot, 3, number)
+        self.controller.choose_labels(self.strokes)
+        self.oracle.stroke(self.strokes.data)
+
+    @rule(onto=st.sampled_from(["strokes", "mask"]), wide=st.booleans(), area=corners)
+    def give_another_array(self, onto: str, wide: bool, area: Any) -> None:
+        """A script gives a layer data of its own; what differs was done by the user."""
+        if onto == "mask" and not self.oracle.alive:
+            return
+        layer = self.strokes if onto == "strokes" else self.mask
+        data = layer.data.astype(np.int32 if wide else np.uint8)
+        data[self.spot(*area)] = 1
+        layer.data = data
+        if onto == "strokes":
+            self.oracle.stroke(data)
+            self.oracle.strokes_past.clear()
+            self.oracle.strokes_future.clear()
+        else:
+            self.oracle.paint_mask(data.astype(np.uint8))
+            self.oracle.forget_history()
+            assert self.mask.data.dtype == np.uint8
+        assert not layer._undo_history
 
     @rule()
     def redo_stroke(self) -> None:
@@ -282,8 +315,8 @@ class Hands(RuleBasedStateMachine):
             self.oracle.mask_past[before:] = [(data, dabs_made[0][1], dabs_made[-1][2])]
 
     def begin(self, known: bool) -> None:
+        self.made += 1
         model = self.oracle.model if known and self.oracle.model else f"tiles {self.made}"
-        self.made += not known
         self.controller.begin_mask(self.image, model, self.session.structures)
         self.oracle.begin(model)
 
@@ -306,11 +339,11 @@ class Hands(RuleBasedStateMachine):
         if new:
             self.entry(number)
         (self.controller.predict_stack if stack else self.controller.predict_plane)()
-        self.predicted(self.oracle.planes() if stack else [self.plane])
+        planes = self.oracle.planes() if stack else [self.plane]
+        self.predicted(planes, self.session.entry.model)
         self.oracle.finish()
 
-    def predicted(self, planes: Sequence[tuple[int, ...]]) -> None:
-        model = self.session.entry.model
+    def predicted(self, planes: Sequence[tuple[int, ...]], model: Any) -> None:
         self.oracle.begin(model.id)
         for plane in planes:
             everything = (*plane, slice(0, ROWS), slice(0, COLUMNS))
@@ -337,7 +370,7 @@ class Hands(RuleBasedStateMachine):
                 (p for p in self.oracle.planes() if not p or abs(p[0] - here) <= AHEAD),
                 key=lambda p: (abs(p[0] - here), here - p[0]) if p else (0, 0),
             )
-            self.predicted([p for p in near if not self.oracle.is_fresh(p, model.id)])
+            self.predicted([p for p in near if not self.oracle.is_fresh(p, model.id)], model)
 
     @rule(number=st.integers(0, 1))
     def train(self, number: int) -> None:
@@ -352,10 +385,29 @@ class Hands(RuleBasedStateMachine):
         self.oracle.mark()
         self.oracle.numbers.setdefault(self.next_model.id, {})
         if self.session.mode is Mode.LIVE:
-            self.predicted([self.plane])
+            self.predicted([self.plane], self.next_model)
             self.oracle.finish()
         if self.session.mode is not Mode.FROZEN:
-            self.predicted([self.plane])
+            self.predicted([self.plane], self.next_model)
+            self.oracle.finish()
+
+    @rule(number=st.integers(0, 1), fails=st.sampled_from(["early", "late"]))
+    def train_in_vain(self, number: int, fails: str) -> None:
+        """A training fails; the model in use is what it was, and so is the one before.
+
+        If a mask of a better model was on screen already, the mask before is brought back.
+        """
+        self.made += 1
+        self.next_model, self.fails = constant(number, 0.01 * self.made), fails
+        entry = self.session.entry
+        self.controller.train()
+        self.fails = ""
+        assert self.session.message.level is Level.ERROR
+        assert self.session.entry is entry
+        if fails == "late" and self.session.mode is Mode.LIVE:
+            self.before = entry
+            self.oracle.mark()
+            self.predicted([self.plane], self.next_model)
             self.oracle.finish()
 
     def was_trained(self) -> bool:
@@ -543,7 +595,7 @@ class Hands(RuleBasedStateMachine):
             self.controller.keeping.project = None
             self.controller.disconnect()
         else:
-            self.controller.tick()
+            self.look()
             self.viewer.layers.clear()  # as napari does before it closes a window
             mode = before.mode
             assert self.controller.close()
@@ -606,6 +658,11 @@ class Hands(RuleBasedStateMachine):
         shown = np.where(self.mask.data == 255, 0, self.mask.data)
         np.testing.assert_array_equal(shown, self.oracle.shown())
         np.testing.assert_array_equal(said_of(shown), said_of(self.oracle.shown()))
+
+    @precondition(is_open)
+    @invariant()
+    def what_can_be_brought_back_is_known(self) -> None:
+        assert self.controller._before is self.before
 
     @precondition(is_open)
     @invariant()

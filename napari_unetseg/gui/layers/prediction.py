@@ -24,7 +24,7 @@ from napari_unetseg.core.truth import Change, Origin, Said, Truth
 from napari_unetseg.gui.grids import empty_grid
 from napari_unetseg.gui.layers.annotation import paint_colors
 from napari_unetseg.gui.layers.coverage import Coverage
-from napari_unetseg.gui.layers.grid import geometry, grid_shape
+from napari_unetseg.gui.layers.grid import geometry, grid_shape, level0
 from napari_unetseg.gui.layers.watch import AT_ONCE, Watch, drop_history
 
 if TYPE_CHECKING:
@@ -63,6 +63,9 @@ class Prediction:
     ----------
     on_doubt
         Called when something may have changed that only `search` can find.
+    on_other
+        Called when somebody gave the layer other data: with True if they are a mask of the image,
+        whose voxels are corrections, otherwise with False and the layer, which is given up.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Prediction:
         self.truth = truth or Truth(self._shape)
         self._on_change = on_change
         self.on_doubt: Callable[[], None] = lambda: None
+        self.on_other: Callable[[bool, Labels], None] = lambda *_: None
         self._data, self._shown, self._network = (empty_grid(self._shape) for _ in range(3))
         self._kept = SparseGrid(self._shape)
         self._painted = self._refreshing = self._dirty = False
@@ -443,10 +447,35 @@ class Prediction:
     def _on_doubt(self) -> None:
         if self._refreshing:
             return
+        layer = self.layer
+        if layer is not None and level0(layer) is not self._data and not self._take_over(layer):
+            return
         if self._data.size <= AT_ONCE:
             self.settle(self.search())
         else:
+            self.settle(self._watch.retraced() if self._watch is not None else ())
             self.on_doubt()
+
+    def _take_over(self, layer: Labels) -> bool:
+        """Somebody gave the layer another array; whether that is a mask, put into ours then."""
+        data = level0(layer)
+        fits = tuple(data.shape) == self._shape and all(
+            0 <= np.min(data[plane]) and np.max(data[plane]) <= BRUSH
+            for plane in np.ndindex(*self._shape[:-2])
+        )
+        if fits:
+            self._drop_history()  # an undo would put voxels of one array into the other
+            for plane in np.ndindex(*self._shape[:-2]):
+                self._data[plane] = data[plane]
+            self._refreshing = True
+            layer.data = self._data
+            self._refreshing = False
+        else:
+            self.end()
+            layer.metadata = {k: v for k, v in layer.metadata.items() if k != "napari_unetseg"}
+            self.layer = None
+        self.on_other(fits, layer)
+        return fits
 
     def _insert_below_annotations(self, new: Labels) -> None:
         """Above all images, so that strokes stay on top; what was selected stays selected."""
