@@ -122,7 +122,7 @@ class Restored:
         with suppress(AttributeError, TypeError, ValueError):
             self._controller.renumber(
                 {
-                    str(model): {int(number): _shown(other) for number, other in numbers.items()}
+                    str(model): {_shown(int(n)): _shown(other) for n, other in numbers.items()}
                     for model, numbers in models.items()
                 }
             )

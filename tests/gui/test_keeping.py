@@ -302,7 +302,17 @@ def test_merged_structures_are_there_again(work: Controller) -> None:
 
 @pytest.mark.parametrize(
     "renumbered",
-    [[], "x", {"a": 3}, {"a": {"x": 1}}, {"a": {"2": 0}}, {"a": {"2": 256}}, {"a": {"2": 1.5}}],
+    [
+        [],
+        "x",
+        {"a": 3},
+        {"a": {"x": 1}},
+        {"a": {"999": 1}},
+        {"a": {"-1": 1}},
+        {"a": {"2": 0}},
+        {"a": {"2": 256}},
+        {"a": {"2": 1.5}},
+    ],
     ids=str,
 )
 def test_numbers_that_no_structure_has_are_not_taken_from_a_project(
