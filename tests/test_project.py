@@ -25,7 +25,7 @@ from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.sparse import Region, whole
 from napari_unetseg.core.truth import Origin, Truth
 from napari_unetseg.io import journal, project
-from napari_unetseg.io.contents import FILE
+from napari_unetseg.io.contents import FILE, read_contents
 from napari_unetseg.io.journal import Journal, Said, State, pack, read_frames
 from napari_unetseg.io.project import Project
 
@@ -435,6 +435,53 @@ def test_snapshots_that_are_not_ours_are_not_opened(
     assert "not ours" in again.lost[0]
     assert not any(path.endswith("/strokes") for path in opened)
     again.close()
+
+
+@pytest.mark.parametrize("name", ["strokes", "strokes.times", "corrections"])
+def test_a_flipped_bit_of_a_snapshot_is_said_and_the_rest_is_read(
+    tmp_path: Path, name: str
+) -> None:
+    one, truth = begin(tmp_path / "one")
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        say(one, truth, *draw(rng))
+    one.save()
+    one.close()
+    chunk = next((tmp_path / "one").glob("snapshot-*")) / KEY / name / "c" / "1" / "0" / "0"
+    whole_file = chunk.read_bytes()
+    damaged = (slice(1, 2), slice(0, 256), slice(0, 256))
+    origin = Origin(name.partition(".")[0])
+    for bit in rng.integers(0, 8 * len(whole_file), 25).tolist():
+        flipped = bytearray(whole_file)
+        flipped[bit // 8] ^= 1 << bit % 8
+        chunk.write_bytes(flipped)
+        contents = read_contents(tmp_path / "one")
+        assert contents.lost == [
+            f"Part of what was saved could not be read: a chunk of {name} is damaged."
+        ]
+        now = contents.truths[KEY]
+        assert not now.read(origin, damaged).any()
+        for other in Origin:
+            expected = truth.read(other, whole(SHAPE))
+            if other is origin:
+                expected[damaged] = 0
+            np.testing.assert_array_equal(now.read(other, whole(SHAPE)), expected)
+
+
+def test_snapshots_without_checksums_still_open(tmp_path: Path) -> None:
+    one, truth = begin(tmp_path / "one")
+    say(one, truth, *draw(np.random.default_rng(0)))
+    one.save()
+    one.close()
+    for file in next((tmp_path / "one").glob("snapshot-*")).rglob("zarr.json"):
+        said = json.loads(file.read_text())
+        assert said["codecs"].pop() == {"name": "crc32c"}
+        file.write_text(json.dumps(said))
+        for chunk in (p for p in (file.parent / "c").rglob("*") if p.is_file()):
+            chunk.write_bytes(chunk.read_bytes()[:-4])
+    contents = read_contents(tmp_path / "one")
+    assert contents.lost == []
+    assert_same(contents.truths[KEY], truth)
 
 
 def test_a_chunk_that_would_become_huge_is_not_decoded(tmp_path: Path) -> None:

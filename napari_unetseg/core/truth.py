@@ -18,7 +18,10 @@ import numpy as np
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.sparse import Cell, Region, SparseGrid, whole
 
-__all__ = ["Change", "Origin", "Truth"]
+__all__ = ["Change", "Origin", "Said", "Truth"]
+
+Said = tuple[np.ndarray, np.ndarray]
+"""Values and their times, of one region's shape."""
 
 MOST_STEPS = 100
 """Steps of one origin that an undo is looked for in, as many as napari keeps."""
@@ -167,6 +170,23 @@ class Truth:
         with self._lock:
             return self.stamps(origin).read(region)
 
+    def put_back(
+        self, origin: Origin, region: Region, now: Said, then: Said, *, also: Any = False
+    ) -> Change | None:
+        """Say ``then`` again where that differs from ``now`` and nothing else was said since.
+
+        Parameters
+        ----------
+        also
+            Where it is said even though there is another value by now, of the same time; bool.
+        """
+        with self._lock:
+            values, stamps = self.read(origin, region), self.times(origin, region)
+            back = ((values == now[0]) | also) & (stamps == now[1])
+            back &= (now[0] != then[0]) | (now[1] != then[1])
+            values[back], stamps[back] = then[0][back], then[1][back]
+            return self.restore(origin, region, values, stamps)
+
     def restore(
         self, origin: Origin, region: Region, values: np.ndarray, stamps: np.ndarray
     ) -> Change | None:
@@ -223,6 +243,20 @@ class Truth:
             self.kind, self._away = kind, False
             self._layers[Origin.STROKES] = _Layer(self.shape, np.dtype(dtype).newbyteorder("="))
 
+    def retype(self, dtype: Any) -> None:
+        """Have strokes of another type of numbers, with their times; steps can be undone no more.
+
+        Numbers that do not fit become others: what the layer holds is to be noted after this.
+        """
+        with self._lock:
+            old = self._layers[Origin.STROKES]
+            new = _Layer(self.shape, np.dtype(dtype).newbyteorder("="))
+            for cell in old.values.cells():
+                region = old.values.region_of(cell)
+                new.values.write(region, old.values.read(region).astype(new.values.dtype))
+            new.stamps = old.stamps
+            self._layers[Origin.STROKES] = new
+
     @property
     def grid_dtype(self) -> str:
         """Name of the type of the annotation layer's numbers."""
@@ -232,6 +266,16 @@ class Truth:
         """There is no annotation layer any more: its strokes win no more, but are kept."""
         with self._lock:
             self._away = True
+
+    @property
+    def strokes_are_away(self) -> bool:
+        """Whether there is no annotation layer."""
+        return self._away
+
+    def take_strokes_back(self) -> None:
+        """Their annotation layer is there again."""
+        with self._lock:
+            self._away = False
 
     def over(self, region: Region) -> np.ndarray:
         """What corrections and accepted regions say of a region, the newer of both.

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from napari.layers import Image, Labels
 from pydantic import ValidationError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
     from napari_unetseg.core.image import Stack
+    from napari_unetseg.core.sparse import SparseGrid
     from napari_unetseg.gui.layers import Prediction, Strokes
 
 __all__ = ["Choices"]
@@ -47,8 +48,8 @@ class Choices:
         self.truths: dict[Any, Truth] = {}
         self.doubts: set[Prediction | Strokes] = set()
         self.strokes: dict[Any, Strokes] = {}
-        self.known_labels: WeakSet[Labels] = WeakSet()
-        """Layers that were made from what is known of their image."""
+        self.known_labels: WeakKeyDictionary[Labels, SparseGrid] = WeakKeyDictionary()
+        """What is known of layers that are no labels at the moment, or were made from it."""
         self.renumbered: dict[str, dict[int, int]] = {}
         """Structures of a model, by its id, that were merged into others or deleted since."""
         self.labels_changed = False
@@ -361,7 +362,10 @@ class Choices:
         """Take down what is painted in every annotation layer that is in use."""
         wanted = {s.image: s for s in self.session.sources if s.labels and not s.on_disk}
         for image in [i for i, s in self.strokes.items() if not _serves(s, wanted.get(i))]:
-            self.strokes.pop(image).end()
+            gone = self.strokes.pop(image)
+            gone.end()
+            if gone.lasts:
+                self.known_labels[gone.layer] = gone.truth.grid(Origin.STROKES)
             if image not in wanted and image in self.truths:
                 self.truths[image].put_strokes_away()
                 self.labels_changed = True
@@ -372,13 +376,37 @@ class Choices:
                     truth.kind = source.kind
                     self.on_kind(image)
                 continue
-            tell = partial(self.on_change, image)
-            known = source.labels in self.known_labels
-            strokes = napari_layers.Strokes(source.labels, truth, source.kind, tell, known=known)
-            if not known:
-                self.on_adopted(image)
-            strokes.on_doubt = partial(self.on_doubt, strokes)
-            self.strokes[image] = strokes
+            self.strokes[image] = self._follow(image, source, truth)
+
+    def _follow(self, image: Any, source: Source, truth: Truth) -> Strokes:
+        """Listen to an annotation layer; one that was there before goes on where it was."""
+        grid, away = truth.grid(Origin.STROKES), truth.strokes_are_away
+        known = self.known_labels.get(source.labels) is grid and grid.dtype == source.labels.dtype
+        tell = partial(self.on_change, image)
+        strokes = napari_layers.Strokes(source.labels, truth, source.kind, tell, known=known)
+        strokes.on_doubt = partial(self.on_doubt, strokes)
+        strokes.on_other = partial(self._on_other, image, source.labels)
+        if not known:
+            self.on_adopted(image)
+        elif truth.kind != source.kind:
+            truth.kind = source.kind
+            self.on_kind(image)
+        if known and away:
+            strokes.look_again()
+        return strokes
+
+    def _on_other(self, image: Any, labels: Labels, fits: bool) -> None:
+        """An annotation layer was given another array, of other numbers or of another shape."""
+        if fits:
+            self.on_adopted(image)
+            return
+        self.session.sources = tuple(
+            replace(s, labels=None, chosen=True) if s.labels is labels else s
+            for s in self.session.sources
+        )
+        if labels is self._watched:
+            self._watch(None)
+        self.session.say(sentences.LABELS_UNFIT.format(labels.name, image.name), Level.WARNING)
 
     # -- layers that come and go ---------------------------------------------------------------
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.core.truth import Origin, Truth
+from napari_unetseg.core.truth import Origin, Said, Truth
 from napari_unetseg.gui.steps import Step
 
 if TYPE_CHECKING:
@@ -29,14 +30,8 @@ class Holder(Protocol):
 
     truth: Truth
 
-    def put_back(
-        self,
-        origin: Origin,
-        region: Region,
-        now: np.ndarray,
-        then: tuple[np.ndarray, np.ndarray],
-    ) -> None:
-        """Say ``then``, values and times, where ``now`` is still said."""
+    def put_back(self, origin: Origin, region: Region, now: Said, then: Said) -> None:
+        """Say ``then`` where that differs from ``now``, which is still said."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,11 +48,14 @@ class Edit:
 
     def redo(self) -> None:
         """Say what holds from now on."""
-        self.holder.put_back(self.origin, self.region, self.before, (self.after, self.times))
+        self._say(self.before, self.after)
 
     def undo(self) -> None:
         """Say what was said before."""
-        self.holder.put_back(self.origin, self.region, self.after, (self.before, self.times))
+        self._say(self.after, self.before)
+
+    def _say(self, now: np.ndarray, then: np.ndarray) -> None:
+        self.holder.put_back(self.origin, self.region, (now, self.times), (then, self.times))
 
 
 class ClassEditor:
@@ -74,10 +72,11 @@ class ClassEditor:
 
     def recolor(self, number: int, color: str) -> None:
         """Give a structure another colour, ``#RRGGBB``, in every layer at hand."""
-        before = self._session.structures
-        after = tuple(replace(s, color=color) if s.number == number else s for s in before)
-        if after != before:
-            self._do(f"recolouring {self._name(number)}", before, after, [], {})
+        known = {s.number: s.color for s in self._session.structures}
+        if known.get(number, color) != color:
+            redo = partial(self._paint, number, color)
+            undo = partial(self._paint, number, known[number])
+            self._do(f"recolouring {self._name(number)}", undo, redo)
 
     def merge(self, number: int, into: int) -> None:
         """Make one structure of two: labels, corrections and masks of the first become the other's.
@@ -85,23 +84,15 @@ class ClassEditor:
         ``into`` may be 255, the background.
         """
         with self._controller.refusing():
-            self._check_labels()
             text = f"merging {self._name(number)} into {self._name(into)}"
-            after = tuple(s for s in self._session.structures if s.number != number)
-            self._do(
-                text, self._session.structures, after, self._edits(number, into), {number: into}
-            )
+            self._end(text, number, into)
             self._session.say(f"Done: {text}. Train again, so that the network learns it too.")
 
     def delete(self, number: int) -> None:
         """Delete a structure and all that is labelled of it; what was labelled is so no more."""
         with self._controller.refusing():
-            self._check_labels()
             text = f"deleting {self._name(number)}"
-            after = tuple(s for s in self._session.structures if s.number != number)
-            if not after:
-                raise UserError("One structure has to stay; add another one first.")
-            self._do(text, self._session.structures, after, self._edits(number, 0), {number: BRUSH})
+            self._end(text, number, 0)
             self._session.say(f"Done: {text}. Undo under Correct brings it back with its labels.")
 
     # -- parts ---------------------------------------------------------------------------------
@@ -133,48 +124,52 @@ class ClassEditor:
                 edits += _replacing(prediction, origin, number, into)
         return edits
 
-    def _do(
-        self,
-        text: str,
-        before: tuple[Structure, ...],
-        after: tuple[Structure, ...],
-        edits: Sequence[Edit],
-        gone: Mapping[int, int],
-    ) -> None:
-        redo = self._change(after, [edit.redo for edit in edits], gone, there=True)
-        undo = self._change(before, [edit.undo for edit in reversed(edits)], gone, there=False)
+    def _do(self, text: str, undo: Callable[[], None], redo: Callable[[], None]) -> None:
         redo()
         self._controller.steps.add(Step(None, text, undo, redo))
 
-    def _change(
-        self,
-        structures: tuple[Structure, ...],
-        edits: Sequence[Callable[[], None]],
-        gone: Mapping[int, int],
-        *,
-        there: bool,
-    ) -> Callable[[], None]:
-        controller, session = self._controller, self._session
-        models = {entry.model.id for entry in session.history}
+    def _paint(self, number: int, color: str) -> None:
+        self._session.structures = tuple(
+            replace(s, color=color) if s.number == number else s for s in self._session.structures
+        )
 
-        def change() -> None:
+    def _end(self, text: str, number: int, into: int) -> None:
+        """There is a structure no more: all of it is ``into``, 0 for nothing."""
+        self._check_labels()
+        structure = next((s for s in self._session.structures if s.number == number), None)
+        if structure is None or len(self._session.structures) == 1:
+            raise UserError("One structure has to stay; add another one first.")
+        edits = self._edits(number, into)
+        before = self._controller.renumbering()
+        after = {model: _followed(known, number, into) for model, known in before.items()}
+
+        def redo() -> None:
             for edit in edits:
-                edit()
-            for model in models if gone else ():
-                known = controller.renumbered.setdefault(model, {})
-                controller.renumbered[model] = (
-                    known | dict(gone)
-                    if there
-                    else {k: v for k, v in known.items() if k not in gone}
-                )
-            session.structures = structures
-            if session.brush not in {BRUSH, *(s.number for s in structures)}:
-                session.brush = structures[0].number
-            for prediction in controller.predictions.values():
-                prediction.renumber(controller.renumbered.get(prediction.model_id or "", {}))
-            controller.labels_changed = True
+                edit.redo()
+            self._controller.renumber(after)
+            self._list(s for s in self._session.structures if s.number != number)
 
-        return change
+        def undo() -> None:
+            for edit in reversed(edits):
+                edit.undo()
+            self._controller.renumber(before)
+            known = {number: structure} | {s.number: s for s in self._session.structures}
+            self._list(known[n] for n in sorted(known))
+
+        self._do(text, undo, redo)
+
+    def _list(self, structures: Iterable[Structure]) -> None:
+        session = self._session
+        session.structures = tuple(structures)
+        if session.brush not in {BRUSH, *(s.number for s in session.structures)}:
+            session.brush = session.structures[0].number
+        self._controller.labels_changed = True
+
+
+def _followed(known: Mapping[int, int], number: int, into: int) -> dict[int, int]:
+    """What a model's numbers became, after one more of them became another, or 0 for nothing."""
+    shown = into or BRUSH
+    return {n: shown if o == number else o for n, o in known.items()} | {number: shown}
 
 
 def _replacing(holder: Any, origin: Origin, number: int, into: int) -> list[Edit]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -59,6 +60,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Controller"]
 
+log = logging.getLogger(__name__)
+
 MOST_MODELS = 10
 """Unsaved models that a session keeps; a project keeps the files of more."""
 FLUSH_SECONDS = 0.1
@@ -104,7 +107,6 @@ class Controller(Masks):
         self._noticed: list[str] = []
         self._offered: Pairs = ()
         self._went_wrong = self._settling = False
-        self._before: ModelEntry | None = None
         self._own: napari_layers.Own | None = None
         settings = TrainSettings(device=self.preferences.device)
         session = session or Session(settings=settings)
@@ -139,10 +141,8 @@ class Controller(Masks):
             )
             self.session.curve, self.session.marks, self.session.result = (), (), ""
             self._went_wrong = False
-            self._before = self.session.entry
+            self._marked = False
             self.looking.training_begins()
-            for prediction in self.predictions.values():
-                prediction.mark()
             self.start(JobKind.TRAIN, "Preparing", job, self._on_trained)
 
     def on_change(self, image: Any, change: Change) -> None:
@@ -216,6 +216,7 @@ class Controller(Masks):
             self.session.job = replace(self.session.job, stopping=True)
 
     def _on_trained(self, model: Model) -> None:
+        self.mark()
         self._models += 1
         scores = model.scores
         score = f"Dice {scores.mean_dice:.2f}" if scores else "not validated"
@@ -380,7 +381,7 @@ class Controller(Masks):
             self.looking.stop()
             for prediction in self.predictions.values():
                 if prediction.alive and prediction.can_bring_back:
-                    prediction.bring_back()
+                    prediction.bring_back(self.renumbered.get(prediction.earlier_model or "", {}))
             self.use_model(before)
             self._before = now
             self.looking.may_train = False
@@ -549,7 +550,8 @@ class Controller(Masks):
         def search() -> list[Any]:
             try:
                 return [(one, one.search()) for one in doubts]
-            except (MemoryError, OSError, ValueError):  # its next change has it searched
+            except Exception:  # its next change has it searched
+                log.exception("a search for what changed failed")
                 return []
 
         def settle(found: list[Any]) -> None:
@@ -623,7 +625,7 @@ class Controller(Masks):
 
     def close(self, seconds: float = 20.0) -> bool:
         """Stop the running job, keep what it learned if it answers in time, and end."""
-        self.session.mode = Mode.FROZEN
+        mode, self.session.mode = self.session.mode, Mode.FROZEN
         self._control.stop()
         self.looking.end()
         self.attention.stop()
@@ -632,6 +634,7 @@ class Controller(Masks):
             self.runner.pump()
             time.sleep(0.005)
         self.session.job = None
+        self.session.mode = mode  # as the project is to have it
         self.disconnect()
         return self.runner.close(max(0.1, end - time.perf_counter()))
 

@@ -51,6 +51,7 @@ class Keeping:
         self._synced = self._tried = self._saved = time.monotonic()
         self._written = 0
         self._said_trouble = ""
+        self._window: dict[str, Any] = {}
         self._closed = False
         for field in ("structures", "settings", "history", "entry", "mode"):
             getattr(session.events, field).connect(self._on_values, max_args=0)
@@ -144,6 +145,11 @@ class Keeping:
             "settings": session.settings.model_dump(mode="json"),
             "mode": str(session.mode),
             "models": [{"name": e.name, "id": e.model.id} for e in session.history],
+            "renumbered": {
+                model: {str(number): other for number, other in sorted(numbers.items())}
+                for model, numbers in self._controller.renumbered.items()
+                if numbers and model in {entry.model.id for entry in session.history}
+            },
             "in_use": session.entry.model.id if session.entry else None,
             "window": project.values.get("window", {}),
         }
@@ -196,6 +202,7 @@ class Keeping:
         project, now = self.project, time.monotonic()
         if project is None:
             return
+        self._look(project)
         ask = self._controller.runner.ask
         if project.trouble and now - self._tried > RETRY_SECONDS:
             self._tried = now
@@ -224,10 +231,17 @@ class Keeping:
         self._closed = True
         project, self.project = self.project, None
         if project is not None:
-            window = napari_layers.window_state(self._controller.viewer)
-            image = self._keys.get(self._session.image)
-            project.put_values({**project.values, "window": {**window, "image": image}})
+            self._look(project)
+            project.put_values({**project.values, "window": self._window})
             project.close()
+
+    def _look(self, project: Project) -> None:
+        """Remember where the window looks: without its layers it looks nowhere."""
+        image = self._keys.get(self._session.image)
+        if image is not None:
+            self._window = {**napari_layers.window_state(self._controller.viewer), "image": image}
+        elif not self._window:
+            self._window = project.values.get("window", {})
 
     # -- projects with a name ------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,11 +12,11 @@ from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences
 from napari_unetseg.gui.choices import Choices
 from napari_unetseg.gui.live import MaskBegins, Screen, View
-from napari_unetseg.gui.session import Level, Mode, Session
+from napari_unetseg.gui.session import Level, Mode, ModelEntry, Session
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-    from napari.layers import Image
+    from napari.layers import Image, Labels
 
     from napari_unetseg.core.events import TilePredicted
     from napari_unetseg.core.labels import Structure
@@ -37,6 +37,8 @@ class Masks(Choices):
         self._target: napari_layers.Prediction | None = None
         self._screen: Screen | None = None
         self._dims = 2
+        self._before: ModelEntry | None = None
+        self._marked = True
         super().__init__(viewer, session)
 
     def begin_mask(self, image: Image, model_id: str, structures: Sequence[Structure]) -> None:
@@ -46,13 +48,34 @@ class Masks(Choices):
             tell = partial(self.on_change, image)
             target = napari_layers.Prediction(self.viewer, image, self.truth(image), tell)
             target.on_doubt = partial(self.on_doubt, target)
+            target.on_other = self._on_other_mask
             self.predictions[image] = target
         gone = self.renumbered.get(model_id, {})
         names = {s.number: s.name for s in structures if s.number not in gone}
         self.know(list(names), names)
-        target.renumber(gone)
-        target.begin(model_id, self.session.structures)
+        target.begin(model_id, self.session.structures, gone)
         self._target = target
+
+    def _on_other_mask(self, fits: bool, layer: Labels) -> None:
+        """Somebody gave a prediction layer other data."""
+        if fits:
+            self.session.say(sentences.MASK_TAKEN_OVER)
+        elif (image := self.session.image) is not None:
+            text = sentences.MASK_IS_YOURS.format(layer.name, image.name)
+            self.session.say(text, Level.WARNING)
+
+    def renumbering(self) -> dict[str, dict[int, int]]:
+        """For each model that there is, what its numbers became; 255 for background."""
+        models = {entry.model.id for entry in self.session.history}
+        for prediction in self.predictions.values():
+            models |= {m for m in (prediction.model_id, prediction.earlier_model) if m is not None}
+        return {model: self.renumbered.get(model, {}) for model in models}
+
+    def renumber(self, numbers: Mapping[str, dict[int, int]]) -> None:
+        """Show other numbers for those of models; other models' stay as they are."""
+        self.renumbered = {**self.renumbered, **numbers}
+        for prediction in self.predictions.values():
+            prediction.renumber(self.renumbered.get(prediction.model_id or "", {}))
 
     def end_masks(self, *, frozen: bool = False) -> None:
         """Show the last tiles of a job; no more come. What is on screen stays if it is frozen."""
@@ -104,6 +127,7 @@ class Masks(Choices):
         elif not self._follows():
             self._target = None
         elif self._screen is not None and image in self.viewer.layers:
+            self.mark()
             self.begin_mask(image, event.model_id, event.structures)
             session = self.session
             self.session.result = sentences.describe_better(
@@ -111,6 +135,16 @@ class Masks(Choices):
             )
             if earlier is None:
                 self.session.say(sentences.MASK_BEGINS)
+
+    def mark(self) -> None:
+        """Keep the model in use and its masks to be brought back, once a training has a newer one.
+
+        Not when it begins: one that fails leaves nothing to bring anything back from.
+        """
+        if not self._marked:
+            self._marked, self._before = True, self.session.entry
+            for prediction in self.predictions.values():
+                prediction.mark()
 
     def _on_training_tile(self, event: TilePredicted) -> None:
         if self._target is None or not self._follows():

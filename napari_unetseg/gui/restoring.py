@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from napari_unetseg.core.config import TrainSettings
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.labels import LabelKind, Structure
+from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
 from napari_unetseg.core.truth import Origin
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.session import Mode, Source
@@ -60,6 +60,7 @@ class Restored:
                 continue
             keys[image] = key
             self._labels(image, truth, described)
+        self._renumbered(values.get("renumbered"))
         self._models(entries, values.get("in_use"))
         window = values.get("window") or {}
         chosen = next((i for i, key in keys.items() if key == window.get("image")), None)
@@ -108,13 +109,23 @@ class Restored:
         name = described.get("labels")
         if isinstance(name, str) or truth.grid(Origin.STROKES).cells():
             layer = napari_layers.strokes_layer(image, truth, session.structures, name)
-            controller.known_labels.add(layer)
+            controller.known_labels[layer] = truth.grid(Origin.STROKES)
             kind = LabelKind(truth.kind)
             session.put_source(Source(image, layer, kind, chosen=True))
             controller.viewer.add_layer(layer)
         if truth.said():
             controller.begin_mask(image, "", session.structures)
             controller.end_masks()
+
+    def _renumbered(self, models: Any) -> None:
+        """What numbers of the project's models became."""
+        with suppress(AttributeError, TypeError, ValueError):
+            self._controller.renumber(
+                {
+                    str(model): {_shown(int(n)): _shown(other) for n, other in numbers.items()}
+                    for model, numbers in models.items()
+                }
+            )
 
     def _models(self, entries: Sequence[ModelEntry], in_use: Any) -> None:
         known = {entry.model.id for entry in self._session.history}
@@ -123,6 +134,12 @@ class Restored:
         for entry in self._session.history:
             if entry.model.id == in_use:
                 self._controller.use_model(entry)
+
+
+def _shown(number: Any) -> int:
+    if type(number) is not int or not 0 < number <= BRUSH:
+        raise ValueError("no structure has this number")
+    return number
 
 
 def _same_pixels(layer: Image, fingerprint: Any) -> bool:

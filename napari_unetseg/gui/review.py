@@ -161,11 +161,11 @@ class Review:
 
         def undo() -> None:
             for region, before, after in reversed(changes):
-                prediction.put_back(origin, region, after.unpack()[0], before.unpack())
+                prediction.put_back(origin, region, after.unpack(), before.unpack())
 
         def redo() -> None:
             for region, before, after in changes:
-                prediction.put_back(origin, region, before.unpack()[0], after.unpack())
+                prediction.put_back(origin, region, before.unpack(), after.unpack())
 
         self._controller.steps.add(Step(prediction.image, text, undo, redo))
         self._controller.labels_changed = True

@@ -43,6 +43,18 @@ DIFFERENCE = (
     "you have seen it."
 )
 NOT_KEPT = "What you paint cannot be kept on disk, so save your layers yourself. {}"
+LABELS_UNFIT = (
+    "{} now has another shape than {}, so it no longer holds its labels. What was painted is kept "
+    "in the project; give the layer its old data back and choose it again, or open the project "
+    "again."
+)
+MASK_TAKEN_OVER = (
+    "What was put into the mask is taken as corrections; its numbers stay of type uint8."
+)
+MASK_IS_YOURS = (
+    "{} was given data that are no mask of {}; it is yours now. 'Predict' makes a new mask, with "
+    "all that was corrected before."
+)
 KEPT_AGAIN = "Everything is on disk again."
 MISSING = "Not found: {}. Open these images, then open the project again: nothing of it is lost."
 KEPT = "; the earlier model is kept"

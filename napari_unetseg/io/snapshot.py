@@ -3,8 +3,8 @@
     <folder>/<image>/<origin>          what was said, chunks of 1 × … × 256 × 256 voxels
     <folder>/<image>/<origin>.times    when, uint32
 
-Any reader of Zarr opens them. They are read back only if their metadata are exactly such as are
-written here: no other codec is ever run.
+Any reader of Zarr opens them; every chunk has a checksum, CRC-32C. They are read back only if their
+metadata are exactly such as are written here: no other codec is ever run.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 
 from napari_unetseg.core.sparse import CHUNK, Cell, Region, SparseGrid
 from napari_unetseg.core.truth import Change, Origin, Truth
 
 __all__ = ["read_truth", "write_truth"]
 
-CODECS = ("bytes", "blosc")
+CODECS = ["bytes", "blosc", "crc32c"]
+OLDER = CODECS[:2]
+"""What snapshots were written with before there were checksums."""
 MOST_METADATA = 2**16
 
 
@@ -52,7 +54,7 @@ def _array(path: Path, shape: Sequence[int], dtype: np.dtype[Any]) -> Any:
         dtype=dtype,
         chunks=_chunks(shape),
         fill_value=0,
-        compressors=BloscCodec(cname="zstd", clevel=1, shuffle="noshuffle"),
+        compressors=(BloscCodec(cname="zstd", clevel=1, shuffle="noshuffle"), Crc32cCodec()),
         config={"write_empty_chunks": False},
     )
 
@@ -127,7 +129,7 @@ def _open(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         fits = fits and grid["name"] == "regular"
         fits = fits and grid["configuration"]["chunk_shape"] == list(_chunks(shape))
         fits = fits and keys == {"name": "default", "configuration": {"separator": "/"}}
-        fits = fits and [codec["name"] for codec in said["codecs"]] == list(CODECS)
+        fits = fits and [codec["name"] for codec in said["codecs"]] in (CODECS, OLDER)
         fits = fits and not said.get("storage_transformers")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path.name} has metadata that are not ours") from error

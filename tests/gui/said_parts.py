@@ -48,10 +48,11 @@ class Words:
 
 @dataclass(eq=False)
 class PluginStep:
-    """One undo step of the program's own."""
+    """One undo step of the program's own: where, and what was said before and after."""
 
-    origin: str
-    spots: list[tuple[Spot, Words, Words]]
+    spots: list[tuple[str, Spot, Words, Words]]
+    numbers: tuple[dict[str, dict[int, int]], dict[str, dict[int, int]]] | None = None
+    """What numbers of models became, before and after."""
 
 
 @dataclass(eq=False)
@@ -69,6 +70,8 @@ class Oracle:
     steps: list[PluginStep] = field(default_factory=list)
     undone: list[PluginStep] = field(default_factory=list)
     earlier: tuple[Any, ...] | None = None
+    numbers: dict[str, dict[int, int]] = field(default_factory=dict)
+    """For each model there is, what its numbers became: 255 for background."""
 
     def __post_init__(self) -> None:
         self.strokes, self.corrections, self.accepted = (Words.none(self.shape) for _ in range(3))
@@ -100,7 +103,14 @@ class Oracle:
 
     def shown(self) -> np.ndarray:
         over, _ = self.over()
-        return np.where(over != 0, mask_of(over), self.network)
+        return np.where(over != 0, mask_of(over), self.renumbered())
+
+    def renumbered(self) -> np.ndarray:
+        """The network's mask in the numbers of today."""
+        mask = self.network.copy()
+        for number, other in self.numbers.get(self.model or "", {}).items():
+            mask[self.network == number] = other % BRUSH
+        return mask
 
     def winning(self) -> np.ndarray:
         values, times = self.over()
@@ -183,8 +193,10 @@ class Oracle:
     # -- masks ---------------------------------------------------------------------------------
 
     def begin(self, model: str) -> None:
-        if model != self.model:
+        self.numbers.setdefault(model, {})
+        if model != self.model:  # older masks keep the numbers that they have by now
             self.fresh[:] = False
+            self.network = self.renumbered()
         if not self.alive:
             self.forget_history()
             self.fresh_layer()
@@ -232,8 +244,9 @@ class Oracle:
             state[0],
             *(a.copy() for a in state[1:]),
         )
-        for plane in planes:
-            self.written(plane)
+        for plane in self.planes():
+            if plane in planes or (mask_of(self.data[plane]) != self.shown()[plane]).any():
+                self.written(plane)
 
     # -- what people say -----------------------------------------------------------------------
 
@@ -276,33 +289,90 @@ class Oracle:
             before = getattr(self, origin).copy()
             act(spot, where)
             if not before.same(getattr(self, origin), spot):
-                spots.append((spot, before, getattr(self, origin).copy()))
+                spots.append((origin, spot, before, getattr(self, origin).copy()))
         if spots:
-            self.steps.append(PluginStep(origin, spots))
-            self.undone.clear()
+            self._done(PluginStep(spots))
+
+    def _done(self, step: PluginStep) -> None:
+        self.steps.append(step)
+        self.undone.clear()
 
     def undo_step(self) -> None:
         if self.steps:
             step = self.steps.pop()
             self.undone.append(step)
-            for spot, before, after in reversed(step.spots):
-                self._put_back(step.origin, spot, after, before)
+            for origin, spot, before, after in reversed(step.spots):
+                self._put_back(origin, spot, after, before)
+            if step.numbers is not None:
+                self._renumber(step.numbers[0])
 
     def redo_step(self) -> None:
         if self.undone:
             step = self.undone.pop()
             self.steps.append(step)
-            for spot, before, after in step.spots:
-                self._put_back(step.origin, spot, before, after)
+            for origin, spot, before, after in step.spots:
+                self._put_back(origin, spot, before, after)
+            if step.numbers is not None:
+                self._renumber(step.numbers[1])
 
     def _put_back(self, origin: str, spot: Spot, now: Words, then: Words) -> None:
+        """Where the step changed something, and nothing else was said since, have it as before.
+
+        An acceptance is withdrawn also where it was corrected since.
+        """
         words: Words = getattr(self, origin)
+        changed = (now.values[spot] != then.values[spot]) | (now.times[spot] != then.times[spot])
         back = words.values[spot] == now.values[spot]
         if origin == "accepted":
             back |= then.values[spot] == 0
+        back &= (words.times[spot] == now.times[spot]) & changed
         words.values[spot] = np.where(back, then.values[spot], words.values[spot])
         words.times[spot] = np.where(back, then.times[spot], words.times[spot])
-        if origin == "accepted":
+        if origin == "strokes":
+            self.strokes_past.clear()
+            self.strokes_future.clear()
+        elif origin == "accepted":
             self._show_accepted(spot)
         else:
             self.written(spot)
+
+    # -- structures ----------------------------------------------------------------------------
+
+    def merge(self, number: int, into: int) -> None:
+        """One number becomes another everywhere: 255 is background, 0 is nothing at all."""
+        spots = []
+        for origin in ("strokes", "corrections", "accepted"):
+            words: Words = getattr(self, origin)
+            for plane in self.planes():
+                before, after = words.copy(), words.copy()
+                after.values[plane][before.values[plane] == number] = into
+                if not before.same(after, plane):
+                    spots.append((origin, plane, before, after))
+                    self._put_back(origin, plane, before, after)
+                    words = getattr(self, origin)
+        as_network = into or BRUSH
+        numbers = {
+            model: {n: as_network if o == number else o for n, o in known.items()}
+            | {number: as_network}
+            for model, known in self.numbers.items()
+        }
+        self._done(PluginStep(spots, (self.numbers, numbers)))
+        self._renumber(numbers)
+
+    def _renumber(self, numbers: dict[str, dict[int, int]]) -> None:
+        """Models that came since keep the numbers that they have."""
+        before, self.numbers = self.renumbered(), {**self.numbers, **numbers}
+        for plane in self.planes():
+            if (before[plane] != self.renumbered()[plane]).any():
+                self.written(plane)
+
+    # -- another window ------------------------------------------------------------------------
+
+    def reopen(self) -> None:
+        """What was said is there again, and nothing that could be undone; masks are not kept."""
+        for past in (self.strokes_past, self.strokes_future, self.steps, self.undone):
+            past.clear()
+        self.forget_history()
+        self.fresh_layer()
+        self.alive = bool(self.corrections.values.any() or self.accepted.values.any())
+        self.model = "" if self.alive else None

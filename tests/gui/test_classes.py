@@ -126,6 +126,81 @@ def test_a_model_trained_afterwards_may_have_the_number_anew(
     assert prediction._said((slice(60, 64), slice(60, 64))).min() == 2
 
 
+def test_masks_of_another_model_leave_merged_structures_merged(
+    controller: Controller, mask: Prediction
+) -> None:
+    """A newer model may use the number for something else; what is left of the older one's not."""
+    controller.review.take_back_plane()
+    controller.review.forget_all()
+    controller.classes.merge(2, 1)
+    controller.begin_mask(mask.image, "newer", controller.session.structures)
+    mask.write((slice(0, 9), slice(0, 9)), np.full((9, 9), 2, np.uint8))
+    assert mask.layer is not None
+    assert numbers(mask.layer.data[:9, :9]) == {2}
+    assert 2 not in numbers(mask.layer.data[9:])
+
+
+def test_the_model_before_comes_back_with_its_structures_merged(
+    controller: Controller, mask: Prediction
+) -> None:
+    controller.classes.merge(2, 1)
+    controller.train()
+    controller.bring_back()
+    assert mask.layer is not None
+    assert numbers(mask.layer.data) <= {0, 1}
+
+
+def test_a_structure_may_be_merged_with_what_another_was_merged_into(
+    controller: Controller, mask: Prediction
+) -> None:
+    controller.know([1, 2, 3])
+    controller.classes.merge(2, 1)
+    controller.classes.merge(1, 3)
+    assert mask.layer is not None
+    assert numbers(mask.layer.data) == {3}
+    controller.steps.undo()
+    assert numbers(mask.layer.data) == {1}
+
+
+def test_undoing_a_merge_leaves_what_was_painted_and_named_since(controller: Controller) -> None:
+    labels, image = controller.session.training[0].labels, controller.session.image
+    truth, spot = controller.truth(image), (slice(0, 1), slice(0, 3))
+    controller.know([1, 2])
+    row, column = np.array([0, 0]), np.array([0, 1])
+    labels.data_setitem((row, column), 2)  # at both
+    truth.note(Origin.CORRECTIONS, spot, np.array([[3, 3, 3]], np.uint8))
+    controller.classes.merge(2, 1)
+    assert truth.winning(spot).tolist() == [[3, 3, 3]]
+    labels.data_setitem((row[:1], column[:1]), 0)
+    labels.data_setitem((row[:1], column[:1]), 1)  # painted anew, as the other structure
+    labels.data_setitem((np.array([0]), np.array([2])), 1)
+    labels.data_setitem((np.array([0]), np.array([2])), 0)
+    labels.data_setitem((np.array([0]), np.array([2])), 1)
+    controller.rename_structure(1, "cell")
+    controller.add_structure()
+    controller.add_structure()
+    controller.steps.undo()
+    assert labels.data[0, :3].tolist() == [1, 2, 1]
+    assert truth.winning(spot).tolist() == [[0, 3, 0]], "painted after the correction"
+    assert [s.number for s in controller.session.structures] == [1, 2, 3]
+    assert controller.session.structures[0].name == "cell"
+
+
+def test_undoing_a_merge_touches_no_labels_that_came_since(
+    controller: Controller, model_viewer: ViewerModel
+) -> None:
+    labels = controller.session.training[0].labels
+    controller.know([1, 2])
+    labels.data_setitem((np.array([0]), np.array([0])), 2)
+    controller.classes.merge(2, 1)
+    other = model_viewer.add_layer(Labels(np.full((SIDE, SIDE), 3, np.uint8), name="other"))
+    controller.choose_labels(other)
+    controller.steps.undo()
+    truth = controller.truth(controller.session.image)
+    assert (truth.read(Origin.STROKES, (slice(0, SIDE), slice(0, SIDE))) == 3).all()
+    assert (other.data == 3).all()
+
+
 def test_a_full_mask_s_structure_becomes_its_background_number(controller: Controller) -> None:
     labels = controller.session.training[0].labels
     controller.choose_kind(LabelKind.FULL)
@@ -158,6 +233,10 @@ def test_a_colour_goes_into_every_layer_and_back(controller: Controller, mask: P
 
 def test_the_last_structure_stays(controller: Controller, said: list[str]) -> None:
     controller.classes.delete(1)
+    assert "One structure has to stay" in said[-1]
+    controller.add_structure()
+    controller.classes.delete(2)
+    controller.classes.merge(1, BRUSH)
     assert "One structure has to stay" in said[-1]
     assert [s.number for s in controller.session.structures] == [1]
 

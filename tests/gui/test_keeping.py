@@ -288,13 +288,66 @@ def test_merged_structures_are_there_again(work: Controller) -> None:
     work.add_structure()
     labels = work.session.training[0].labels
     labels.data_setitem((np.array([1]), np.array([1])), 2)
+    work.train()  # it knows structure 2
     work.classes.merge(2, 1)
     before = said(work)
     killed(work)
     again = started(None)
     again.keeping.recover(again.session.recoveries[0])
     assert_same(said(again), before)
-    assert [s.number for s in again.session.structures] == [1]
+    again.predict_plane()
+    assert [s.number for s in again.session.structures] == [1], "the model's mask shows 2 no more"
+    again.disconnect()
+
+
+@pytest.mark.parametrize(
+    "renumbered",
+    [
+        [],
+        "x",
+        {"a": 3},
+        {"a": {"x": 1}},
+        {"a": {"999": 1}},
+        {"a": {"-1": 1}},
+        {"a": {"2": 0}},
+        {"a": {"2": 256}},
+        {"a": {"2": 1.5}},
+    ],
+    ids=str,
+)
+def test_numbers_that_no_structure_has_are_not_taken_from_a_project(
+    work: Controller, renumbered: object
+) -> None:
+    project = work.keeping.project
+    assert project is not None
+    project.put_values({**project.values, "renumbered": renumbered})
+    killed(work)
+    again = started(None)
+    again.keeping.recover(again.session.recoveries[0])
+    assert not any(again.renumbered.values())
+    assert again.session.entry is not None
+    again.disconnect()
+
+
+def test_a_window_that_is_closed_comes_back_in_its_mode_and_at_its_plane(
+    tmp_path: Path,
+) -> None:
+    one = started(None)
+    one.viewer.add_layer(Image(squares((3,)), name="stack"))
+    labels = one.new_annotation()
+    assert labels is not None
+    labels.data_setitem((np.array([1]), np.array([2]), np.array([3])), 1)
+    one.session.mode = Mode.ONCE
+    one.keeping.save_as(tmp_path / "one")
+    one.viewer.dims.set_point(0, 2)
+    one.tick()
+    one.viewer.layers.clear()
+    assert one.close()
+    again = started(None)
+    again.viewer.add_layer(Image(squares((3,)), name="stack"))
+    again.keeping.open(tmp_path / "one")
+    assert again.session.mode is Mode.ONCE
+    assert again.viewer.dims.point[0] == 2
     again.disconnect()
 
 

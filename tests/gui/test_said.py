@@ -11,7 +11,7 @@ from live_parts import Puppet, constant
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Shapes
 
-from napari_unetseg.core.events import TilePredicted
+from napari_unetseg.core.events import Prepared, TilePredicted
 from napari_unetseg.core.sparse import whole
 from napari_unetseg.core.truth import Origin
 from napari_unetseg.gui import review
@@ -20,9 +20,12 @@ from napari_unetseg.gui.jobs import SyncRunner
 from napari_unetseg.gui.layers import prediction as prediction_layer
 from napari_unetseg.gui.layers import strokes as stroke_layer
 from napari_unetseg.gui.session import Level, Mode, ModelEntry
+from napari_unetseg.io.contents import read_contents
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
+
+    from napari_unetseg.core.events import Event
 
 SIDE = 32
 STROKES, CORRECTIONS, ACCEPTED = Origin.STROKES, Origin.CORRECTIONS, Origin.ACCEPTED
@@ -457,3 +460,209 @@ def test_what_changed_between_two_models_is_a_layer(desk: Desk) -> None:
         np.testing.assert_array_equal(layer.data, wanted)
     prediction.bring_back()
     np.testing.assert_array_equal(np.isin(prediction.difference(), (2, 3)), np.isin(wanted, (1, 3)))
+
+
+# -- other arrays, other moments ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+def test_an_array_that_was_put_into_a_mask_is_corrections(desk: Desk, dtype: type) -> None:
+    put(desk.mask, 5, 5, 2)
+    theirs = desk.mask.data.astype(dtype)
+    theirs[8, 8] = 3
+    desk.mask.data = theirs
+    wanted = np.zeros((SIDE, SIDE), np.uint8)
+    wanted[5, 5], wanted[8, 8] = 2, 3
+    np.testing.assert_array_equal(desk.read(CORRECTIONS), wanted)
+    assert desk.mask.data.dtype == np.uint8
+    assert desk.said[-1].startswith("What was put into the mask is taken as corrections")
+    put(desk.mask, 9, 9, 3)
+    assert desk.read(CORRECTIONS)[9, 9] == 3, "what is painted afterwards is seen"
+    desk.use(0)
+    desk.controller.predict_plane()
+    assert desk.mask.data[8, 8] == 3
+    assert desk.mask.data[0, 0] == 0, "masks go on coming"
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [np.ones((SIDE, SIDE + 1), np.uint8), np.full((SIDE, SIDE), 300, np.int32)],
+    ids=["another shape", "other numbers"],
+)
+def test_a_mask_that_became_something_else_is_the_user_s(desk: Desk, theirs: np.ndarray) -> None:
+    put(desk.mask, 5, 5, 2)
+    layer = desk.mask
+    layer.data = theirs
+    assert "it is yours now" in desk.said[-1]
+    desk.controller.predict_plane()
+    np.testing.assert_array_equal(layer.data, theirs)
+    assert desk.mask is not layer
+    assert desk.mask.data[5, 5] == 2
+    assert desk.read(CORRECTIONS)[5, 5] == 2
+    put(layer, 6, 6, 1)
+    assert desk.read(CORRECTIONS)[6, 6] == 0
+
+
+def test_labels_that_were_given_wider_numbers_are_followed(desk: Desk) -> None:
+    put(desk.strokes, 5, 5, 1)
+    put(desk.mask, 5, 5, 2)
+    wide = desk.strokes.data.astype(np.int32)
+    wide[6, 6] = 300
+    desk.strokes.data = wide
+    assert desk.read(STROKES)[5:7, 5:7].tolist() == [[1, 0], [0, 300]]
+    assert desk.winning()[5, 5] == 2, "what was painted keeps its time"
+    put(desk.strokes, 7, 7, 1000)
+    desk.strokes.undo()
+    desk.strokes.undo()
+    assert desk.strokes.data[5:7, 5:7].tolist() == [[1, 0], [0, 300]], "nothing of the old array"
+    project = desk.controller.keeping.project
+    assert project is not None
+    (kept,) = read_contents(project.folder).truths.values()
+    np.testing.assert_array_equal(kept.read(STROKES, whole(kept.shape)), wide)
+    np.testing.assert_array_equal(kept.winning(whole(kept.shape)), desk.winning())
+
+
+def test_labels_of_another_shape_are_said_and_nothing_of_them_is_lost(desk: Desk) -> None:
+    put(desk.strokes, 5, 5, 1)
+    put(desk.mask, 5, 5, 2)
+    put(desk.strokes, 5, 5, 3)
+    before = desk.strokes.data
+    desk.strokes.data = np.ones((SIDE, SIDE + 3), np.uint8)
+    assert "now has another shape than cells" in desk.said[-1]
+    assert desk.session.training == ()
+    put(desk.strokes, 1, 1, 2)
+    assert desk.read(STROKES)[5, 5] == 3
+    desk.strokes.data = before
+    desk.controller.choose_labels(desk.strokes)
+    assert desk.read(STROKES)[1, 1] == 0
+    assert desk.winning()[5, 5] == 0, "the stroke is newer than the correction"
+
+
+def test_labels_that_were_taken_off_come_back_as_old_as_they_are(desk: Desk) -> None:
+    put(desk.mask, 5, 5, 2)
+    put(desk.strokes, 5, 5, 3)
+    put(desk.strokes, 7, 7, 3)
+    put(desk.mask, 7, 7, 2)
+    desk.controller.choose_labels(None)
+    assert desk.winning()[5, 5] == 2
+    put(desk.strokes, 8, 8, 1)
+    desk.controller.choose_labels(desk.strokes)
+    assert desk.winning()[[5, 7], [5, 7]].tolist() == [0, 2]
+    assert desk.read(STROKES)[8, 8] == 1
+
+
+def test_labels_that_came_from_a_project_are_followed_after_others(desk: Desk) -> None:
+    """What is known of their image is by then the others'."""
+    put(desk.strokes, 5, 5, 1)
+    folder = desk.controller.keeping.project
+    assert folder is not None
+    desk.controller.keeping.open(folder.folder)
+    first = desk.session.training[0].labels
+    other = desk.viewer.add_layer(Labels(np.full((SIDE, SIDE), 3, np.uint8), name="other"))
+    desk.controller.choose_labels(other)
+    assert (desk.read(STROKES) == 3).all()
+    desk.controller.choose_labels(first)
+    np.testing.assert_array_equal(desk.read(STROKES), first.data)
+
+
+class Thinking(SyncRunner):
+    """Searches for changes are made, and answered, when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.searches: list[tuple[Any, Any]] = []
+        self.answers: list[tuple[Any, Any]] = []
+
+    def ask(self, question: Any, on_answer: Any, about: str = "") -> None:
+        if about == "changes":
+            self.searches.append((question, on_answer))
+        else:
+            super().ask(question, on_answer, about)
+
+    def search(self) -> None:
+        question, on_answer = self.searches.pop(0)
+        self.answers.append((on_answer, question()))
+
+    def answer(self) -> None:
+        on_answer, found = self.answers.pop(0)
+        on_answer(found)
+
+
+@pytest.mark.parametrize("onto", ["strokes", "mask"])
+@pytest.mark.parametrize("when", ["before", "while", "after"])
+def test_quick_undos_and_strokes_beside_a_search_lose_nothing(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, onto: str, when: str
+) -> None:
+    """Of a huge grid: an undo and a stroke around it before, while and after it is searched."""
+    desk.controller.runner = runner = Thinking()
+    layer, origin = (desk.strokes, STROKES) if onto == "strokes" else (desk.mask, CORRECTIONS)
+    other = desk.mask if onto == "strokes" else desk.strokes
+    for module in (stroke_layer, prediction_layer):
+        monkeypatch.setattr(module, "AT_ONCE", 0)
+    put(layer, 5, 5, 2)
+    put(other, 5, 5, 3)
+    put(layer, 5, 5, 4)
+    put(layer, 9, 9, 4)
+
+    def hands() -> None:
+        layer.undo()
+        layer.undo()  # what is left at 5, 5 is older than what the other layer says there
+        with layer.block_history():
+            for row, column in ((3, 3), (12, 12)):
+                layer.data_setitem((np.array([row]), np.array([column])), 7)
+
+    layer.refresh()
+    if when == "before":
+        hands()
+    desk.controller.tick()
+    if when == "while":
+        hands()
+    runner.search()
+    if when == "after":
+        hands()
+    runner.answer()
+    desk.controller.tick()
+    while runner.searches:
+        runner.search()
+        runner.answer()
+        desk.controller.tick()
+    wanted = np.zeros((SIDE, SIDE), np.uint8)
+    wanted[[5, 3, 12], [5, 3, 12]] = 2, 7, 7
+    np.testing.assert_array_equal(desk.read(origin), wanted)
+    assert desk.winning()[5, 5] == (3 if onto == "strokes" else 0)
+    assert layer.data[9, 9] in (0, 1)
+
+
+def test_a_search_that_fails_is_made_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    strokes = desk.controller.strokes[desk.image]
+    monkeypatch.setattr(stroke_layer, "AT_ONCE", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(strokes, "search", lambda: 1 / 0)
+        desk.strokes.refresh()
+        desk.controller.tick()
+    desk.strokes.data[4, 4] = 1
+    desk.strokes.refresh()
+    desk.controller.tick()
+    assert desk.read(STROKES)[4, 4] == 1
+
+
+def test_a_failed_training_leaves_the_model_before_where_it_was(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer: list[Any] = [constant(0, 0.5)]
+
+    def train_events(*_: Any, **__: Any) -> Generator[Event, None, Any]:
+        yield Prepared(0, 5, 10, 100, 0, 0, "cpu", 99, (32, 32), 2)
+        return newer.pop()  # raises where there is none
+
+    monkeypatch.setattr("napari_unetseg.core.train.train_events", train_events)
+    put(desk.strokes, 5, 5, 1)
+    before = desk.session.entry
+    desk.controller.train()
+    after = desk.session.entry
+    desk.controller.train()
+    assert desk.session.message.level is Level.ERROR
+    assert desk.session.entry is after
+    desk.controller.bring_back()
+    assert desk.session.entry is before
+    assert (desk.mask.data == 1).all()

@@ -7,9 +7,12 @@ say what must be there. ``UNETSEG_STATES=500`` runs as many examples as the proj
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -23,14 +26,20 @@ from said_parts import Oracle, said_of
 from scipy import ndimage
 
 from napari_unetseg.core.events import Event, Improved, Prepared, TilePredicted, TrainingDone
+from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.core.sparse import whole
-from napari_unetseg.core.truth import Origin
+from napari_unetseg.core.truth import Origin, Truth
 from napari_unetseg.gui import controller as controlling
 from napari_unetseg.gui import looking
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.jobs import SyncRunner
 from napari_unetseg.gui.newer import gather
-from napari_unetseg.gui.session import Mode, ModelEntry
+from napari_unetseg.gui.session import Level, Mode, ModelEntry
+from napari_unetseg.io import places
+from napari_unetseg.io.contents import read_contents
+
+if TYPE_CHECKING:
+    from napari_unetseg.io.project import Project
 
 EXAMPLES = int(os.environ.get("UNETSEG_STATES", "25"))
 STEPS = 30
@@ -45,11 +54,7 @@ masks = st.integers(0, 2**32 - 1)
 
 
 class Hands(RuleBasedStateMachine):
-    """An image, its annotations, its mask; rules are what people and models do.
-
-    Rules that merge classes, save and open again belong here too: each does it through the
-    controller, and tells the oracle what must have come of it.
-    """
+    """An image, its annotations, its mask; rules are what people and models do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,32 +62,42 @@ class Hands(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(looking, "PAUSE_SECONDS", 1e9)  # trainings begin when a rule says so
         self.patch.setattr(controlling, "COUNT_SECONDS", 0.0)
+        self.patch.setattr(os, "fsync", lambda _: None)  # no power is cut here, and disks are slow
+        self.patch.setattr(places, "recovery_folder", lambda: self.home / "recovery")
+        self.patch.setattr(places, "_recent_file", lambda: self.home / "recent.json")
         self.patch.setattr("napari_unetseg.core.train.train_events", self._train_events)
         self.trained: list[Any] = []
-        self.made = 0
+        self.made = self.named = 0
+        self.fails = ""
+        self.home = Path(tempfile.mkdtemp(prefix="states-"))
         self.next_model: Any = None
         self.before: ModelEntry | None = None
 
     @initialize(deep=st.booleans())
     def open(self, deep: bool) -> None:
         shape = (3, ROWS, COLUMNS) if deep else (ROWS, COLUMNS)
-        rng = np.random.default_rng(0)
-        self.viewer = ViewerModel()
-        self.image = self.viewer.add_layer(Image(rng.integers(0, 99, shape, np.uint8)))
-        self.controller = Controller(self.viewer, SyncRunner())
+        self.pixels = np.random.default_rng(0).integers(0, 99, shape, np.uint8)
+        self.oracle = Oracle(shape)
+        self.window()
         layer = self.controller.new_annotation()
         assert layer is not None
         self.strokes: Labels = layer
-        self.shapes = Shapes(ndim=2)
-        self.viewer.layers.append(self.shapes)
-        self.oracle = Oracle(shape)
         self.entry(0)
 
+    def window(self) -> None:
+        """A viewer with the image, and a controller."""
+        self.viewer = ViewerModel()
+        self.image = self.viewer.add_layer(Image(self.pixels, name="cells"))
+        self.controller = Controller(self.viewer, SyncRunner())
+        self.shapes = Shapes(ndim=2)
+        self.viewer.layers.append(self.shapes)
+
     def teardown(self) -> None:
-        self.patch.undo()
         if hasattr(self, "controller"):
             assert self.controller.close()
             self.viewer.layers.clear()
+        self.patch.undo()
+        shutil.rmtree(self.home)
 
     # -- parts ----------------------------------------------------------------------------------
 
@@ -105,7 +120,9 @@ class Hands(RuleBasedStateMachine):
     def entry(self, number: int) -> None:
         """Another model is in use."""
         self.made += 1
-        self.session.entry = ModelEntry(constant(number, 0.01 * self.made), f"model {self.made}")
+        entry = ModelEntry(constant(number, 0.01 * self.made), f"model {self.made}")
+        self.controller.add_model(entry)
+        self.oracle.numbers.setdefault(entry.model.id, {})
 
     def says(self, model: Any) -> int:
         """The number that a constant model says everywhere."""
@@ -126,7 +143,11 @@ class Hands(RuleBasedStateMachine):
         self.trained.append(pairs)
         model = self.next_model
         yield Prepared(0, 5, 10, 100, 0, 0, "cpu", 99, (32, 32), 2)
+        if self.fails == "early":
+            raise OSError("no more of it")
         yield Improved(model, None, 0.0)
+        if self.fails:
+            raise OSError("no more of it")
         yield TrainingDone("Done.", None, 1, 1, 1.0)
         return model
 
@@ -170,6 +191,34 @@ class Hands(RuleBasedStateMachine):
     def undo_stroke(self) -> None:
         self.strokes.undo()
         self.oracle.undo_stroke()
+
+    @rule(number=numbers, spot=spots, meanwhile=st.booleans())
+    def take_labels_off_and_on(self, number: int, spot: tuple[int, int], meanwhile: bool) -> None:
+        """No labels for a moment; what is painted on the layer then counts when it is back."""
+        self.controller.choose_labels(None)
+        if meanwhile:
+            self.dab(self.strokes, spot, 3, number)
+        self.controller.choose_labels(self.strokes)
+        self.oracle.stroke(self.strokes.data)
+
+    @rule(onto=st.sampled_from(["strokes", "mask"]), wide=st.booleans(), area=corners)
+    def give_another_array(self, onto: str, wide: bool, area: Any) -> None:
+        """A script gives a layer data of its own; what differs was done by the user."""
+        if onto == "mask" and not self.oracle.alive:
+            return
+        layer = self.strokes if onto == "strokes" else self.mask
+        data = layer.data.astype(np.int32 if wide else np.uint8)
+        data[self.spot(*area)] = 1
+        layer.data = data
+        if onto == "strokes":
+            self.oracle.stroke(data)
+            self.oracle.strokes_past.clear()
+            self.oracle.strokes_future.clear()
+        else:
+            self.oracle.paint_mask(data.astype(np.uint8))
+            self.oracle.forget_history()
+            assert self.mask.data.dtype == np.uint8
+        assert not layer._undo_history
 
     @rule()
     def redo_stroke(self) -> None:
@@ -266,8 +315,8 @@ class Hands(RuleBasedStateMachine):
             self.oracle.mask_past[before:] = [(data, dabs_made[0][1], dabs_made[-1][2])]
 
     def begin(self, known: bool) -> None:
+        self.made += 1
         model = self.oracle.model if known and self.oracle.model else f"tiles {self.made}"
-        self.made += not known
         self.controller.begin_mask(self.image, model, self.session.structures)
         self.oracle.begin(model)
 
@@ -290,11 +339,11 @@ class Hands(RuleBasedStateMachine):
         if new:
             self.entry(number)
         (self.controller.predict_stack if stack else self.controller.predict_plane)()
-        self.predicted(self.oracle.planes() if stack else [self.plane])
+        planes = self.oracle.planes() if stack else [self.plane]
+        self.predicted(planes, self.session.entry.model)
         self.oracle.finish()
 
-    def predicted(self, planes: Sequence[tuple[int, ...]]) -> None:
-        model = self.session.entry.model
+    def predicted(self, planes: Sequence[tuple[int, ...]], model: Any) -> None:
         self.oracle.begin(model.id)
         for plane in planes:
             everything = (*plane, slice(0, ROWS), slice(0, COLUMNS))
@@ -321,7 +370,7 @@ class Hands(RuleBasedStateMachine):
                 (p for p in self.oracle.planes() if not p or abs(p[0] - here) <= AHEAD),
                 key=lambda p: (abs(p[0] - here), here - p[0]) if p else (0, 0),
             )
-            self.predicted([p for p in near if not self.oracle.is_fresh(p, model.id)])
+            self.predicted([p for p in near if not self.oracle.is_fresh(p, model.id)], model)
 
     @rule(number=st.integers(0, 1))
     def train(self, number: int) -> None:
@@ -334,11 +383,31 @@ class Hands(RuleBasedStateMachine):
         np.testing.assert_array_equal(self.trained[-1][0].labels, labels)
         self.same_corrections(self.trained[-1][0].corrections, corrections)
         self.oracle.mark()
+        self.oracle.numbers.setdefault(self.next_model.id, {})
         if self.session.mode is Mode.LIVE:
-            self.predicted([self.plane])
+            self.predicted([self.plane], self.next_model)
             self.oracle.finish()
         if self.session.mode is not Mode.FROZEN:
-            self.predicted([self.plane])
+            self.predicted([self.plane], self.next_model)
+            self.oracle.finish()
+
+    @rule(number=st.integers(0, 1), fails=st.sampled_from(["early", "late"]))
+    def train_in_vain(self, number: int, fails: str) -> None:
+        """A training fails; the model in use is what it was, and so is the one before.
+
+        If a mask of a better model was on screen already, the mask before is brought back.
+        """
+        self.made += 1
+        self.next_model, self.fails = constant(number, 0.01 * self.made), fails
+        entry = self.session.entry
+        self.controller.train()
+        self.fails = ""
+        assert self.session.message.level is Level.ERROR
+        assert self.session.entry is entry
+        if fails == "late" and self.session.mode is Mode.LIVE:
+            self.before = entry
+            self.oracle.mark()
+            self.predicted([self.plane], self.next_model)
             self.oracle.finish()
 
     def was_trained(self) -> bool:
@@ -437,6 +506,116 @@ class Hands(RuleBasedStateMachine):
         self.controller.steps.redo()
         self.oracle.redo_step()
 
+    # -- structures -----------------------------------------------------------------------------
+
+    @rule(which=st.integers(0, 9), other=st.integers(0, 9))
+    def merge(self, which: int, other: int) -> None:
+        """Make one structure another, or background."""
+        numbers = [s.number for s in self.session.structures]
+        number = numbers[which % len(numbers)]
+        others = [n for n in [*numbers, BRUSH] if n != number]
+        self.end_structure(number, others[other % len(others)], self.controller.classes.merge)
+
+    @rule(which=st.integers(0, 9))
+    def delete(self, which: int) -> None:
+        """Delete a structure with all that is labelled of it."""
+        numbers = [s.number for s in self.session.structures]
+        number = numbers[which % len(numbers)]
+        self.end_structure(number, 0, lambda one, _: self.controller.classes.delete(one))
+
+    def end_structure(self, number: int, into: int, act: Callable[[int, int], None]) -> None:
+        left = [s for s in self.session.structures if s.number != number]
+        act(number, into)
+        if left:
+            self.oracle.merge(number, into)
+            assert list(self.session.structures) == left
+
+    # -- the project ----------------------------------------------------------------------------
+
+    @property
+    def project(self) -> Project | None:
+        return self.controller.keeping.project
+
+    def has_project(self) -> bool:
+        return hasattr(self, "oracle") and self.project is not None
+
+    def check_disk(self, strokes: np.ndarray) -> None:
+        """What another window would find now."""
+        project = self.project
+        assert project is not None
+        contents = read_contents(project.folder)
+        (truth,) = contents.truths.values()
+        assert contents.lost == []
+        self.same_truth(truth, strokes)
+
+    def save_now(self) -> None:
+        project = self.project
+        assert project is not None
+        project.save()
+        assert project.journal_bytes < 100
+        assert not project.trouble
+
+    @precondition(has_project)
+    @rule()
+    def save(self) -> None:
+        self.save_now()
+        self.check_disk(self.oracle.strokes.values)
+
+    @precondition(has_project)
+    @rule(number=numbers, stroke=dabs, end=dabs)
+    def save_in_a_stroke(self, number: int, stroke: Any, end: Any) -> None:
+        """A snapshot is written while somebody paints; the stroke goes on after it."""
+        before = self.oracle.strokes.values.copy()
+        with self.strokes.block_history():
+            for at, size in stroke:
+                self.dab(self.strokes, at, size, number)
+            self.save_now()
+            self.check_disk(before)
+            for at, size in end:
+                self.dab(self.strokes, at, size, number)
+        self.oracle.stroke(self.strokes.data)
+        self.check_disk(self.oracle.strokes.values)
+
+    @precondition(has_project)
+    @rule()
+    def give_a_name(self) -> None:
+        self.named += 1
+        self.controller.keeping.save_as(self.home / f"project {self.named}")
+        assert self.session.project == self.home / f"project {self.named}"
+        self.check_disk(self.oracle.strokes.values)
+
+    @precondition(has_project)
+    @rule(killed=st.booleans())
+    def reopen(self, killed: bool) -> None:
+        """The window is closed, or its process killed; another one opens the project."""
+        project, before, plane = self.project, self.session, self.plane
+        assert project is not None
+        if killed:
+            project._release()  # its lock, as a process that ends does
+            self.controller.keeping.project = None
+            self.controller.disconnect()
+        else:
+            self.look()
+            self.viewer.layers.clear()  # as napari does before it closes a window
+            mode = before.mode
+            assert self.controller.close()
+            before.mode = mode
+        self.window()
+        if before.project is None:
+            recovery = next(r for r in self.session.recoveries if r.folder == project.folder)
+            self.controller.keeping.recover(recovery)
+        else:
+            self.controller.keeping.open(project.folder)
+        assert self.session.message.text.endswith("is open with all that was painted.")
+        for name in ("structures", "mode", "settings"):
+            assert getattr(self.session, name) == getattr(before, name), name
+        assert self.session.entry.model.id == before.entry.model.id
+        assert [e.model.id for e in self.session.history] == [e.model.id for e in before.history]
+        assert killed or self.plane == plane
+        self.strokes, self.before = self.session.source().labels, None
+        self.oracle.reopen()
+        assert (self.controller.prediction is not None) == self.oracle.alive
+
     # -- what must always hold ------------------------------------------------------------------
 
     def same_corrections(self, found: np.ndarray | None, wanted: np.ndarray) -> None:
@@ -444,6 +623,19 @@ class Hands(RuleBasedStateMachine):
             assert not wanted.any()
         else:
             np.testing.assert_array_equal(found, wanted)
+
+    def same_truth(self, truth: Truth, strokes: np.ndarray) -> None:
+        """All that was said; ``strokes`` are those whose hand is lifted."""
+        oracle, all_of_it = self.oracle, whole(self.oracle.shape)
+        same = np.testing.assert_array_equal
+        for origin, wanted in (
+            (Origin.STROKES, strokes),
+            (Origin.CORRECTIONS, oracle.corrections.values),
+            (Origin.ACCEPTED, oracle.accepted.values),
+            (Origin.FIRST, oracle.first),
+        ):
+            same(truth.read(origin, all_of_it), wanted, str(origin))
+        same(truth.winning(all_of_it), oracle.winning(), "the newest wins")
 
     def is_open(self) -> bool:
         return hasattr(self, "oracle")
@@ -454,15 +646,7 @@ class Hands(RuleBasedStateMachine):
         oracle = self.oracle
         same = partial(np.testing.assert_array_equal, strict=False)
         same(self.strokes.data, oracle.strokes.values, "annotation layer")
-        truth, all_of_it = self.controller.truth(self.image), whole(oracle.shape)
-        for origin, wanted in (
-            (Origin.STROKES, oracle.strokes.values),
-            (Origin.CORRECTIONS, oracle.corrections.values),
-            (Origin.ACCEPTED, oracle.accepted.values),
-            (Origin.FIRST, oracle.first),
-        ):
-            same(truth.read(origin, all_of_it), wanted, str(origin))
-        same(truth.winning(all_of_it), oracle.winning(), "the newest wins")
+        self.same_truth(self.controller.truth(self.image), oracle.strokes.values)
         pair = gather(self.session.sources, self.controller.truths)()[0]
         same(pair.labels, oracle.strokes.values, "labels to train on")
         self.same_corrections(pair.corrections, oracle.winning())
@@ -474,6 +658,11 @@ class Hands(RuleBasedStateMachine):
         shown = np.where(self.mask.data == 255, 0, self.mask.data)
         np.testing.assert_array_equal(shown, self.oracle.shown())
         np.testing.assert_array_equal(said_of(shown), said_of(self.oracle.shown()))
+
+    @precondition(is_open)
+    @invariant()
+    def what_can_be_brought_back_is_known(self) -> None:
+        assert self.controller._before is self.before
 
     @precondition(is_open)
     @invariant()

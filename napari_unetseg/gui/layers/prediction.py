@@ -20,11 +20,11 @@ from napari.layers import Image, Labels
 
 from napari_unetseg.core.labels import BRUSH, Structure
 from napari_unetseg.core.sparse import Cell, Region, SparseGrid, cells, together, whole
-from napari_unetseg.core.truth import Change, Origin, Truth
+from napari_unetseg.core.truth import Change, Origin, Said, Truth
 from napari_unetseg.gui.grids import empty_grid
 from napari_unetseg.gui.layers.annotation import paint_colors
 from napari_unetseg.gui.layers.coverage import Coverage
-from napari_unetseg.gui.layers.grid import geometry, grid_shape
+from napari_unetseg.gui.layers.grid import geometry, grid_shape, level0
 from napari_unetseg.gui.layers.watch import AT_ONCE, Watch, drop_history
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ __all__ = ["Prediction"]
 
 Index = tuple[int | slice, ...]
 Plane = tuple[int, ...]
-Said = tuple[np.ndarray, np.ndarray]
-"""Values and their times, of a region's shape."""
+NONE: Mapping[int, int] = {}
 
 
 def as_correction(values: np.ndarray) -> np.ndarray:
@@ -64,6 +63,9 @@ class Prediction:
     ----------
     on_doubt
         Called when something may have changed that only `search` can find.
+    on_other
+        Called when somebody gave the layer other data: with True if they are a mask of the image,
+        whose voxels are corrections, otherwise with False and the layer, which is given up.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Prediction:
         self.truth = truth or Truth(self._shape)
         self._on_change = on_change
         self.on_doubt: Callable[[], None] = lambda: None
+        self.on_other: Callable[[bool, Labels], None] = lambda *_: None
         self._data, self._shown, self._network = (empty_grid(self._shape) for _ in range(3))
         self._kept = SparseGrid(self._shape)
         self._painted = self._refreshing = self._dirty = False
@@ -108,13 +111,23 @@ class Prediction:
 
     # -- masks ---------------------------------------------------------------------------------
 
-    def begin(self, model_id: str, structures: Sequence[Structure]) -> Labels:
+    def begin(
+        self, model_id: str, structures: Sequence[Structure], numbers: Mapping[int, int] = NONE
+    ) -> Labels:
         """Make the layer ready for a prediction; all corrections stay.
 
         What another model wrote stays until its place is predicted anew, or until `finish`.
+
+        Parameters
+        ----------
+        model_id, structures
+            Whose masks come, and what there is in the image.
+        numbers
+            As `renumber` takes them.
         """
         if model_id != self.model_id:
             self._fresh = Coverage(self._shape)
+            self._settle_numbers(numbers)
         metadata = {"napari_unetseg": {"kind": "prediction", "model": model_id}}
         if self.layer is None or not self.alive:
             self.layer = self._new_layer(structures, metadata)
@@ -163,23 +176,35 @@ class Prediction:
         if dropped:
             self._on_doubt()
 
-    def _said(self, region: Region) -> np.ndarray:
-        """The network's mask in the numbers that are shown."""
+    def _said(self, region: Region, numbers: Mapping[int, int] | None = None) -> np.ndarray:
+        """The network's mask in the numbers that are shown, or in others."""
         mask: np.ndarray = self._network[region]
-        if self._renumbered:
+        if numbers := self._renumbered if numbers is None else numbers:
             shown = np.arange(256, dtype=np.uint8)
-            for number, other in self._renumbered.items():
+            for number, other in numbers.items():
                 shown[number] = as_mask(np.array(other))
             mask = shown[mask]
         return mask
+
+    def _settle_numbers(self, numbers: Mapping[int, int]) -> None:
+        """Masks of another model come, whose numbers mean others; the old ones stay as shown."""
+        if dict(numbers) != self._renumbered:
+            for plane in sorted(self._covered.planes()):
+                self._remember(plane)
+                self._network[plane] = self._said(_region(plane, self._shape)).reshape(
+                    self._shape[-2:]
+                )
+        self._renumbered = dict(numbers)
 
     def renumber(self, numbers: Mapping[int, int]) -> None:
         """Show other numbers for some that the network says: 255 for background."""
         if dict(numbers) == self._renumbered:
             return
-        self._renumbered = dict(numbers)
+        before, self._renumbered = self._renumbered, dict(numbers)
         for plane in sorted(self._covered.planes()):
-            self._replace(_region(plane, self._shape))
+            region = _region(plane, self._shape)
+            if (self._said(region) != self._said(region, before)).any():
+                self._replace(region)
         self.flush()
 
     def _mask(self, region: Region) -> np.ndarray:
@@ -262,11 +287,15 @@ class Prediction:
         """Whether there are masks of an earlier model."""
         return self.earlier_model is not None and self.earlier_model != self.model_id
 
-    def bring_back(self) -> None:
-        """Show the masks of the last `mark` again; what is there now is kept in their place."""
+    def bring_back(self, numbers: Mapping[int, int] = NONE) -> None:
+        """Show the masks of the last `mark` again; what is there now is kept in their place.
+
+        ``numbers`` are those of the model that made them, as `renumber` takes them.
+        """
         masks = {plane: self.earlier(plane) for plane in sorted(self._earlier)}
         model, (covered, fresh) = self.earlier_model, self._before
         self.mark()
+        self._renumbered = dict(numbers)
         for plane, mask in masks.items():
             self._remember(plane)
             self._network[plane] = 0 if mask is None else mask
@@ -307,18 +336,14 @@ class Prediction:
         self.show(origin, region)
         return changes
 
-    def put_back(self, origin: Origin, region: Region, now: np.ndarray, then: Said) -> None:
-        """Say again what was said before, and when, where nothing else was said since ``now``.
+    def put_back(self, origin: Origin, region: Region, now: Said, then: Said) -> None:
+        """Say ``then`` where that differs from ``now`` and nothing else was said since.
 
         An acceptance is withdrawn altogether, also where it was corrected since.
         """
         self.catch(region, by_hand=False)
-        values, stamps = self.truth.read(origin, region), self.truth.times(origin, region)
-        back = values == now
-        if origin is Origin.ACCEPTED:
-            back |= then[0] == 0
-        values[back], stamps[back] = then[0][back], then[1][back]
-        self._tell(self.truth.restore(origin, region, values, stamps))
+        also = (then[0] == 0) if origin is Origin.ACCEPTED else False
+        self._tell(self.truth.put_back(origin, region, now, then, also=also))
         self.show(origin, region)
 
     def show(self, origin: Origin, region: Region) -> None:
@@ -422,10 +447,35 @@ class Prediction:
     def _on_doubt(self) -> None:
         if self._refreshing:
             return
+        layer = self.layer
+        if layer is not None and level0(layer) is not self._data and not self._take_over(layer):
+            return
         if self._data.size <= AT_ONCE:
             self.settle(self.search())
         else:
+            self.settle(self._watch.retraced() if self._watch is not None else ())
             self.on_doubt()
+
+    def _take_over(self, layer: Labels) -> bool:
+        """Somebody gave the layer another array; whether that is a mask, put into ours then."""
+        data = level0(layer)
+        fits = tuple(data.shape) == self._shape and all(
+            0 <= np.min(data[plane]) and np.max(data[plane]) <= BRUSH
+            for plane in np.ndindex(*self._shape[:-2])
+        )
+        if fits:
+            self._drop_history()  # an undo would put voxels of one array into the other
+            for plane in np.ndindex(*self._shape[:-2]):
+                self._data[plane] = data[plane]
+            self._refreshing = True
+            layer.data = self._data
+            self._refreshing = False
+        else:
+            self.end()
+            layer.metadata = {k: v for k, v in layer.metadata.items() if k != "napari_unetseg"}
+            self.layer = None
+        self.on_other(fits, layer)
+        return fits
 
     def _insert_below_annotations(self, new: Labels) -> None:
         """Above all images, so that strokes stay on top; what was selected stays selected."""

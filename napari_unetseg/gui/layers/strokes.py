@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_unetseg.core.sparse import Region, together
-from napari_unetseg.core.truth import Change, Origin, Truth
+from napari_unetseg.core.truth import Change, Origin, Said, Truth
 from napari_unetseg.gui.layers.grid import level0
 from napari_unetseg.gui.layers.watch import AT_ONCE, Watch, drop_history
 
@@ -32,12 +32,15 @@ class Strokes:
     on_change
         Called with everything that was taken down, from the layer's beginning on.
     known
-        The layer was made from the truth, which goes on as it is.
+        The truth has what was painted in the layer, until somebody stopped listening to it.
 
     Attributes
     ----------
     on_doubt
         Called when something may have changed that only `search` can find.
+    on_other
+        Called when the layer was given data of another type of numbers; with False if they are of
+        another shape than the image, so that nothing that is painted on them can be taken down.
     """
 
     def __init__(
@@ -51,12 +54,16 @@ class Strokes:
     ) -> None:
         self.layer, self.truth = layer, truth
         self.on_doubt: Callable[[], None] = lambda: None
+        self.on_other: Callable[[bool], None] = lambda _: None
         self._data = level0(layer)
         self._on_change = on_change
         self._ended = False
-        if isinstance(self._data, np.ndarray) and not known:  # nobody paints on lazy arrays
+        if known:
+            truth.take_strokes_back()
+        elif isinstance(self._data, np.ndarray):  # lazy arrays would take long to read
             for change in truth.adopt(self._data, kind):
                 on_change(change)
+        self._grid = truth.grid(Origin.STROKES)
         self._watch = Watch(layer, self._on_painted, self._on_doubt)
 
     @property
@@ -68,6 +75,15 @@ class Strokes:
         """Listen no more; what was taken down stays."""
         self._watch.end()
         self._ended = True
+
+    @property
+    def lasts(self) -> bool:
+        """Whether the truth has the strokes of this layer, and not those of another one."""
+        return self.truth.grid(Origin.STROKES) is self._grid
+
+    def look_again(self) -> None:
+        """Take down what was painted while nobody listened."""
+        self._on_doubt()
 
     def catch(self, region: Region, *, by_hand: bool = True) -> bool:
         """Take down what a region of the layer holds now; whether it had changed."""
@@ -88,38 +104,45 @@ class Strokes:
         for region in together(regions) if not self._ended else ():
             self.catch(region, by_hand=False)
 
-    def put_back(
-        self,
-        origin: Origin,
-        region: Region,
-        now: np.ndarray,
-        then: tuple[np.ndarray, np.ndarray],
-    ) -> None:
-        """Put ``then`` into the layer, values and times, where ``now`` is still there.
+    def put_back(self, origin: Origin, region: Region, now: Said, then: Said) -> None:
+        """Put ``then`` into the layer where that differs from ``now``, which is still there.
 
-        Undo begins after that.
+        Undo begins after that. Where other labels took this layer's place, nothing is done.
         """
         assert origin is Origin.STROKES
+        if not self.lasts or level0(self.layer) is not self._data:
+            return
         self.catch(region, by_hand=False)
-        values, stamps = self.truth.read(origin, region), self.truth.times(origin, region)
-        same = values == now
-        values[same], stamps[same] = then[0][same], then[1][same]
+        change = self.truth.put_back(origin, region, now, then)
+        if change is None:
+            return
         drop_history(self.layer)
-        self._data[region] = values
-        change = self.truth.restore(origin, region, values, stamps)
-        if change is not None:
-            self._on_change(change)
+        self._data[region] = change.values
+        self._on_change(change)
         self.layer.refresh()
 
     def _on_painted(self, region: Region) -> bool:
         return level0(self.layer) is self._data and self.catch(region)
 
     def _on_doubt(self) -> None:
-        if level0(self.layer) is not self._data:
-            self._data = level0(self.layer)  # somebody gave the layer another array
-        if tuple(self._data.shape) != self.truth.shape:
+        if level0(self.layer) is not self._data and not self._take_over():
             return
         if self._data.size <= AT_ONCE:
             self.settle(self.search())
         else:
+            self.settle(self._watch.retraced())
             self.on_doubt()
+
+    def _take_over(self) -> bool:
+        """Somebody gave the layer another array; whether it can be followed."""
+        data = level0(self.layer)
+        if tuple(data.shape) != self.truth.shape:
+            self.on_other(False)
+            return False
+        self._data = data
+        drop_history(self.layer)  # an undo would put voxels of the old array into the new one
+        if np.dtype(data.dtype).newbyteorder("=") != self._grid.dtype:
+            self.truth.retype(data.dtype)
+            self._grid = self.truth.grid(Origin.STROKES)
+            self.on_other(True)
+        return True

@@ -4,10 +4,13 @@ napari tells of a finished stroke with what it has for its undo, in a form that 
 and has changed before; a stroke's bounding box is read from it where the form is known. Of a fill
 or a polygon it tells before the voxels change, and shows them after. An undo, a redo and data that
 were assigned only tell that something may have changed, perhaps on a plane that is not on screen.
+Where napari keeps what can be undone is its own business too; a look there finds an undo at once,
+before anything else is painted, and where it finds none a search of the layer does.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -54,6 +57,16 @@ class Watch:
         self.layer.events.paint.disconnect(self._on_paint)
         self.layer.events.labels_update.disconnect(self._on_shown)
         self.layer.events.set_data.disconnect(self._on_set_data)
+
+    def retraced(self) -> list[Region]:
+        """Where an undo or a redo most likely was just now; none where napari does not tell."""
+        shape, regions = self.layer.data.shape, []
+        for name in ("_redo_history", "_undo_history"):
+            history = getattr(self.layer, name, None)
+            region = region_of(history[-1], shape) if history else whole(shape)
+            if math.prod(s.stop - s.start for s in region) <= AT_ONCE:
+                regions.append(region)
+        return regions
 
     def _on_paint(self, event: Any) -> None:
         region = region_of(event.value, self.layer.data.shape)
