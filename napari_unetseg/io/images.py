@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,35 +10,63 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.image import Stack
+from napari_unetseg.io.axes import letters_of
 from napari_unetseg.io.lazy import LazyArray, reading
+from napari_unetseg.io.ome_zarr import open_zarr
 from napari_unetseg.io.pictures import PICTURE_SUFFIXES, PictureSource, picture_facts
 from napari_unetseg.io.tiff import TiffSource, tiff_facts
-from napari_unetseg.io.units import PIXEL
+from napari_unetseg.io.units import PIXEL, Sizes, parse_spacing
+from napari_unetseg.io.zarr_array import ZarrArray
+from napari_unetseg.io.zarr_nodes import is_zarr
 
-__all__ = ["SUFFIXES", "TIFF_SUFFIXES", "open_labels", "open_stack", "stem_of"]
+__all__ = [
+    "SUFFIXES",
+    "TIFF_SUFFIXES",
+    "is_image",
+    "open_labels",
+    "open_levels",
+    "open_stack",
+    "stem_of",
+]
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
 SUFFIXES = (*TIFF_SUFFIXES, *PICTURE_SUFFIXES, ".npy")
 """Suffixes of the files that can be opened, in lower case."""
 
-Sizes = Mapping[str, tuple[float, str]]
+Labels = LazyArray | ZarrArray | np.ndarray
 
 
 def stem_of(path: str | Path) -> str:
-    """Name of a file without its suffix; ``.ome.tif`` counts as one suffix."""
+    """Name of a file without its suffix; ``.ome.tif`` and ``.ome.zarr`` count as one suffix.
+
+    What lies in a Zarr store is named after all of its path there: ``plate.zarr/A/1/0`` is
+    ``plate_A_1_0``.
+    """
     path = Path(path)
+    for place, part in enumerate(path.parts):
+        if part.lower().endswith(".zarr"):
+            stem = part[:-5].removesuffix(".ome") or part
+            return "_".join([stem, *path.parts[place + 1 :]])
+    if is_zarr(path):
+        return path.name
     stem = path.stem
     if path.suffix.lower() in TIFF_SUFFIXES and stem.lower().endswith(".ome"):
         return stem[:-4]
     return stem
 
 
-def open_stack(
-    path: str | Path, *, axes: str | None = None, spacing: Sequence[float] | None = None
-) -> Stack:
-    """Open an image: TIFF, OME-TIFF, ImageJ TIFF, BigTIFF, PNG, JPEG, BMP or NPY.
+def is_image(path: str | Path) -> bool:
+    """Tell by its name whether a path may be an image; a Zarr store by what is in it."""
+    path = Path(path).expanduser()
+    return path.suffix.lower() in SUFFIXES or is_zarr(path)
 
-    Nothing but the header is read; planes are decoded when they are asked for, and those read
+
+def open_stack(
+    path: str | Path, *, axes: str | None = None, spacing: str | Sequence[float] | None = None
+) -> Stack:
+    """Open an image: TIFF, OME-TIFF, ImageJ TIFF, OME-Zarr, Zarr, PNG, JPEG, BMP or NPY.
+
+    Nothing but the header is read; pixels are decoded when they are asked for, and those read
     last are kept in memory. Axes, pixel sizes, units and channel names come from the file.
     Pages of a plain TIFF are a z-stack unless ``axes`` says otherwise. Axes of length 1 other
     than Y and X are left out. Resolutions of 1270 dpi or less are meant for printers and ignored.
@@ -46,30 +74,45 @@ def open_stack(
     Parameters
     ----------
     path
-        The file.
+        The file; of a Zarr store the folder, or one in it such as ``plate.zarr/A/1/0``.
     axes
         One letter for each axis of the file, such as ``TYX`` or ``CYX``, where the file says
         nothing or says it wrong. ``C`` are channels, ``S`` the samples of RGB.
     spacing
-        Pixel size along the last two or three axes of Z, Y, X in micrometres.
+        Pixel size along the last two or three axes of Z, Y, X: numbers in micrometres, or
+        text with a unit such as ``0.5,0.2,0.2um``.
 
     Returns
     -------
     Stack
-        Named after the file's stem.
+        Named after the file's stem; of several resolutions the full one.
 
     Raises
     ------
     UserError
-        The file is missing, of another format, damaged or cut short, or the axes do not fit.
+        The file is missing, of another format, damaged or cut short, declares more than it can
+        hold, leads out of its folder, or the axes do not fit.
+    """
+    return open_levels(path, axes=axes, spacing=spacing)[0]
+
+
+def open_levels(
+    path: str | Path, *, axes: str | None = None, spacing: str | Sequence[float] | None = None
+) -> tuple[Stack, ...]:
+    """Open an image at all the resolutions that it is stored in, the full one first.
+
+    Parameters and errors are those of `open_stack`. All have the same axes and channels; spacing
+    and translation are each level's own. Of other formats than OME-Zarr there is one level.
     """
     path = _existing(path)
+    given = parse_spacing(spacing) if spacing is not None else {}
+    if path.is_dir():
+        return open_zarr(path, axes, sizes=given, name=stem_of(path))
     data, found, sizes, channels = _open(path, axes, labels=False)
-    if spacing is not None:
-        sizes = {**sizes, **_given(spacing)}
+    sizes = {**sizes, **given}
     if "S" in found and data.shape[found.index("S")] > 2:
         channels = ("red", "green", "blue")
-    return Stack(
+    stack = Stack(
         data,
         found,
         tuple(sizes.get(a, (1.0, PIXEL))[0] for a in found),
@@ -77,10 +120,14 @@ def open_stack(
         channels,
         stem_of(path),
     )
+    return (stack,)
 
 
-def open_labels(path: str | Path, shape: tuple[int, ...] | None = None) -> LazyArray | np.ndarray:
+def open_labels(path: str | Path, shape: tuple[int, ...] | None = None) -> Labels:
     """Open a file of labels: strokes, a mask or instances.
+
+    Of an OME-Zarr image its only group of labels is opened, or the one that the path names, such
+    as ``image.zarr/labels/cells``.
 
     Palette pictures give their numbers, not their colours; RGB masks are accepted when their
     channels are equal.
@@ -103,8 +150,12 @@ def open_labels(path: str | Path, shape: tuple[int, ...] | None = None) -> LazyA
         As for `open_stack`; also a colour picture, or a JPEG whose numbers are blurred.
     """
     path = _existing(path)
-    data: LazyArray | np.ndarray
-    data, axes, _, _ = _open(path, None, labels=True)
+    data: Labels
+    if path.is_dir():
+        stack = open_zarr(path, labels=True, name=stem_of(path))[0]
+        data, axes = stack.data, stack.axes
+    else:
+        data, axes, _, _ = _open(path, None, labels=True)
     if "S" in axes:
         data = _grey(data, axes.index("S"), path)
     if path.suffix.lower() in (".jpg", ".jpeg") and not set(np.unique(data)) <= {0, 255}:
@@ -122,10 +173,14 @@ def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _existing(path: str | Path) -> Path:
     path = Path(path).expanduser()
+    if is_zarr(path):
+        return path
     if path.is_dir():
         raise UserError(f"{path} is a folder, not an image; name a file in it.")
     if not path.exists():
         raise UserError(f"{path} does not exist; check the name.")
+    if not path.is_file():
+        raise UserError(f"{path} is no file but a device or a pipe; name an image.")
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(
             f"{path.name} is of a format that cannot be opened; save it as TIFF, PNG or JPEG."
@@ -151,35 +206,13 @@ def _open(path: Path, axes: str | None, *, labels: bool) -> tuple[Any, str, Size
         source = PictureSource(path, stamp, mode)
         return LazyArray(source, picture.shape, picture.dtype), axes or picture.axes, sizes, ()
     facts = tiff_facts(path)
-    letters = _letters(axes, facts.axes, facts.shape, path)
+    letters = letters_of(axes, facts.axes, facts.shape, path)
     lead = letters.index("Y") if "Y" in letters else 0
     order = _order(letters[:lead], facts.shape)
     letters = "".join(letters[i] for i in order) + letters[lead:]
     shape = (*(facts.shape[i] for i in order), *facts.shape[lead:])
     data = LazyArray(TiffSource(path, stamp), shape, facts.dtype, order, lead)
     return data, letters, facts.sizes, facts.channels
-
-
-def _letters(given: str | None, found: str, shape: tuple[int, ...], path: Path) -> str:
-    """One letter an axis: the given ones, or the file's with unknown axes named."""
-    if given is not None:
-        letters = given.upper()
-        if len(letters) != len(shape) or len(set(letters)) != len(letters):
-            raise UserError(
-                f"{path.name} has {len(shape)} axes of shape {shape}, which cannot be read as "
-                f"{given!r}; name each axis with one letter."
-            )
-        return letters
-    named = set(found) - set("QI")
-    spare = iter("PQUVWRH" if named & set("ZT") else "ZTPQUVWRH")
-    free = [a for a in found if a in "QI"]
-    fresh = [next(spare) for _ in free][::-1]
-    letters = "".join(fresh.pop(0) if a in "QI" else a for a in found)
-    if {"C", "S"} <= set(letters):
-        raise UserError(
-            f"{path.name} has channels and colour samples; save it with channels alone."
-        )
-    return letters
 
 
 def _order(lead: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -191,12 +224,6 @@ def _order(lead: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         places.remove(z)
         places.append(z)
     return tuple(places)
-
-
-def _given(spacing: Sequence[float]) -> Sizes:
-    if len(spacing) not in (2, 3) or not all(0 < s < float("inf") for s in spacing):
-        raise UserError("Give the spacing as two or three positive numbers: (Z,) Y, X in µm.")
-    return {a: (float(s), "um") for a, s in zip("ZYX"[-len(spacing) :], spacing, strict=True)}
 
 
 def _grey(data: Any, axis: int, path: Path) -> np.ndarray:
