@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from napari_unetseg.io.axes import letters_of
 from napari_unetseg.io.lazy import LazyArray, reading
 from napari_unetseg.io.ome_zarr import open_zarr
 from napari_unetseg.io.pictures import PICTURE_SUFFIXES, PictureSource, picture_facts
+from napari_unetseg.io.series import SeriesArray, is_pattern, open_series, series_name
 from napari_unetseg.io.tiff import TiffSource, tiff_facts
 from napari_unetseg.io.units import PIXEL, Sizes, parse_spacing
 from napari_unetseg.io.zarr_array import ZarrArray
@@ -33,7 +35,7 @@ TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
 SUFFIXES = (*TIFF_SUFFIXES, *PICTURE_SUFFIXES, ".npy")
 """Suffixes of the files that can be opened, in lower case."""
 
-Labels = LazyArray | ZarrArray | np.ndarray
+Labels = LazyArray | SeriesArray | ZarrArray | np.ndarray
 
 
 def stem_of(path: str | Path) -> str:
@@ -47,6 +49,8 @@ def stem_of(path: str | Path) -> str:
         if part.lower().endswith(".zarr"):
             stem = part[:-5].removesuffix(".ome") or part
             return "_".join([stem, *path.parts[place + 1 :]])
+    if is_series(path):
+        return series_name(path)
     if is_zarr(path):
         return path.name
     stem = path.stem
@@ -56,9 +60,9 @@ def stem_of(path: str | Path) -> str:
 
 
 def is_image(path: str | Path) -> bool:
-    """Tell by its name whether a path may be an image; a Zarr store by what is in it."""
+    """Tell by its name whether a path may be an image; a folder may be a Zarr store or a series."""
     path = Path(path).expanduser()
-    return path.suffix.lower() in SUFFIXES or is_zarr(path)
+    return path.suffix.lower() in SUFFIXES or path.is_dir()
 
 
 def open_stack(
@@ -74,7 +78,8 @@ def open_stack(
     Parameters
     ----------
     path
-        The file; of a Zarr store the folder, or one in it such as ``plate.zarr/A/1/0``.
+        The file; of a Zarr store the folder, or one in it such as ``plate.zarr/A/1/0``; of files
+        that make a stack together their folder, or a pattern such as ``img_t*_z*.tif``.
     axes
         One letter for each axis of the file, such as ``TYX`` or ``CYX``, where the file says
         nothing or says it wrong. ``C`` are channels, ``S`` the samples of RGB.
@@ -104,11 +109,15 @@ def open_levels(
     Parameters and errors are those of `open_stack`. All have the same axes and channels; spacing
     and translation are each level's own. Of other formats than OME-Zarr there is one level.
     """
-    path = _existing(path)
+    path = Path(path).expanduser()
     given = parse_spacing(spacing) if spacing is not None else {}
+    if is_series(path):
+        stack = open_series(path, SUFFIXES, open_stack, axes)
+        return (_resized(stack, given),)
+    path = _existing(path)
     if path.is_dir():
         return open_zarr(path, axes, sizes=given, name=stem_of(path))
-    data, found, sizes, channels = _open(path, axes, labels=False)
+    data, found, sizes, channels, colors = _open(path, axes, labels=False)
     sizes = {**sizes, **given}
     if "S" in found and data.shape[found.index("S")] > 2:
         channels = ("red", "green", "blue")
@@ -119,8 +128,22 @@ def open_levels(
         tuple(sizes.get(a, (1.0, PIXEL))[1] for a in found),
         channels,
         stem_of(path),
+        colors=colors,
     )
     return (stack,)
+
+
+def is_series(path: Path) -> bool:
+    """Tell whether a path stands for several files that make a stack: a folder or a pattern."""
+    return is_pattern(path) or (path.is_dir() and not is_zarr(path))
+
+
+def _resized(stack: Stack, given: Sizes) -> Stack:
+    """A stack with other spacings."""
+    known = zip(stack.axes, stack.spacing, stack.units, strict=True)
+    sizes = {a: (s, u) for a, s, u in known} | dict(given)
+    spacing = tuple(sizes[a][0] for a in stack.axes)
+    return replace(stack, spacing=spacing, units=tuple(sizes[a][1] for a in stack.axes))
 
 
 def open_labels(path: str | Path, shape: tuple[int, ...] | None = None) -> Labels:
@@ -149,13 +172,18 @@ def open_labels(path: str | Path, shape: tuple[int, ...] | None = None) -> Label
     UserError
         As for `open_stack`; also a colour picture, or a JPEG whose numbers are blurred.
     """
-    path = _existing(path)
+    path = Path(path).expanduser()
+    path = path if is_series(path) else _existing(path)
     data: Labels
-    if path.is_dir():
+    if is_series(path):
+        stack = open_series(path, SUFFIXES, _labels_stack, None)
+        data, axes = stack.data, stack.axes
+    elif path.is_dir():
         stack = open_zarr(path, labels=True, name=stem_of(path))[0]
         data, axes = stack.data, stack.axes
     else:
-        data, axes, _, _ = _open(path, None, labels=True)
+        stack = _labels_stack(path)
+        data, axes = stack.data, stack.axes
     if "S" in axes:
         data = _grey(data, axes.index("S"), path)
     if path.suffix.lower() in (".jpg", ".jpeg") and not set(np.unique(data)) <= {0, 255}:
@@ -167,6 +195,11 @@ def open_labels(path: str | Path, shape: tuple[int, ...] | None = None) -> Label
     return data
 
 
+def _labels_stack(path: Path) -> Stack:
+    data, axes, _, _, _ = _open(_existing(path), None, labels=True)
+    return Stack(data, axes, name=stem_of(path))
+
+
 def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(n for n in shape if n != 1)
 
@@ -175,8 +208,6 @@ def _existing(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if is_zarr(path):
         return path
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, not an image; name a file in it.")
     if not path.exists():
         raise UserError(f"{path} does not exist; check the name.")
     if not path.is_file():
@@ -188,8 +219,10 @@ def _existing(path: str | Path) -> Path:
     return path
 
 
-def _open(path: Path, axes: str | None, *, labels: bool) -> tuple[Any, str, Sizes, tuple[str, ...]]:
-    """Array, axes, sizes and channel names, the axes in the order of a `Stack`."""
+def _open(
+    path: Path, axes: str | None, *, labels: bool
+) -> tuple[Any, str, Sizes, tuple[str, ...], tuple[str, ...]]:
+    """Array, axes, sizes, channel names and colours, the axes in the order of a `Stack`."""
     with reading(path):
         status = path.stat()
     stamp = (status.st_mtime_ns, status.st_size)
@@ -198,13 +231,13 @@ def _open(path: Path, axes: str | None, *, labels: bool) -> tuple[Any, str, Size
     if path.suffix.lower() == ".npy":
         with reading(path):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        return array, axes or Stack.from_array(array).axes, sizes, channels
+        return array, axes or Stack.from_array(array).axes, sizes, channels, ()
     if path.suffix.lower() in PICTURE_SUFFIXES:
         picture, mode = picture_facts(path, labels=labels)
         if picture.spacing:
             sizes = {a: (s, "um") for a, s in zip("YX", picture.spacing, strict=True)}
         source = PictureSource(path, stamp, mode)
-        return LazyArray(source, picture.shape, picture.dtype), axes or picture.axes, sizes, ()
+        return LazyArray(source, picture.shape, picture.dtype), axes or picture.axes, sizes, (), ()
     facts = tiff_facts(path)
     letters = letters_of(axes, facts.axes, facts.shape, path)
     lead = letters.index("Y") if "Y" in letters else 0
@@ -212,7 +245,7 @@ def _open(path: Path, axes: str | None, *, labels: bool) -> tuple[Any, str, Size
     letters = "".join(letters[i] for i in order) + letters[lead:]
     shape = (*(facts.shape[i] for i in order), *facts.shape[lead:])
     data = LazyArray(TiffSource(path, stamp), shape, facts.dtype, order, lead)
-    return data, letters, facts.sizes, facts.channels
+    return data, letters, facts.sizes, facts.channels, facts.colors
 
 
 def _order(lead: str, shape: tuple[int, ...]) -> tuple[int, ...]:
