@@ -26,6 +26,7 @@ __all__ = [
     "TIFF_SUFFIXES",
     "is_image",
     "open_labels",
+    "open_labels_levels",
     "open_levels",
     "open_stack",
     "stem_of",
@@ -193,6 +194,12 @@ def open_labels(path: str | Path, shape: tuple[int, ...] | None = None) -> Label
     if shape is not None and data.shape != shape and _long(data.shape) == _long(shape):
         data = np.asarray(data).reshape(shape)
     return data
+
+
+def open_labels_levels(path: str | Path) -> tuple[Stack, ...]:
+    """Labels of an OME-Zarr at all the resolutions that they are stored in; see `open_labels`."""
+    path = Path(path).expanduser()
+    return open_zarr(path, labels=True, name=stem_of(path))
 
 
 def _labels_stack(path: Path) -> Stack:
