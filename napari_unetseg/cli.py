@@ -67,6 +67,12 @@ Axes = Annotated[
     str | None,
     typer.Option(help="Axes of the image files where they say them wrong, as TYX or CYX."),
 ]
+Spacing = Annotated[
+    str | None,
+    typer.Option(
+        help="Pixel size along (Z,) Y, X with its unit, as 0.5,0.2,0.2um. Default: the file's."
+    ),
+]
 Ignore = Annotated[
     int | None, typer.Option(help='Value of full masks or instances that means "not labelled".')
 ]
@@ -140,6 +146,7 @@ def train(
     device: Device = None,
     threads: Threads = None,
     axes: Axes = None,
+    spacing: Spacing = None,
     report: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write curve.png, history.csv and overlays there."),
@@ -179,7 +186,7 @@ def train(
         )
     if kind is LabelKind.STROKES and ignore is not None:
         raise WrongUsageError("--ignore is for full masks and instances; in strokes it is 0.")
-    data = Labelled(images, labels, kind, ignore, axes)
+    data = Labelled(images, labels, kind, ignore, axes, spacing)
     commands.train(data, output, settings, init=init, report=report)
 
 
@@ -226,6 +233,7 @@ def evaluate(
     threads: Threads = None,
     tile: Tile = None,
     axes: Axes = None,
+    spacing: Spacing = None,
 ) -> None:
     """Predict IMAGES with MODEL and compare them with MASKS.
 
@@ -233,7 +241,7 @@ def evaluate(
     are over structures.
     """
     settings = _predict_settings(device, threads, tile)
-    data = Labelled(images, masks, LabelKind(kind), ignore, axes)
+    data = Labelled(images, masks, LabelKind(kind), ignore, axes, spacing)
     commands.evaluate(model, data, settings, json_file)
 
 
@@ -242,9 +250,10 @@ def info(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A model or an image.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     axes: Axes = None,
+    spacing: Spacing = None,
 ) -> None:
-    """Say what a model file or an image file holds."""
-    commands.info(file, as_json=as_json, axes=axes)
+    """Say what a model file or an image holds."""
+    commands.info(file, as_json=as_json, axes=axes, spacing=spacing)
 
 
 # -- settings --------------------------------------------------------------------------------------

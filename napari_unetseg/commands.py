@@ -57,12 +57,14 @@ class Labelled:
     kind: LabelKind
     ignore: int | None = None
     axes: str | None = None
+    spacing: str | None = None
 
     def find(self) -> FolderPairs:
         """Pair them; say how many there are."""
         from napari_unetseg.io.folders import find_pairs
 
-        found = find_pairs(self.images, self.labels, self.kind, self.ignore, axes=self.axes)
+        how = {"axes": self.axes, "spacing": self.spacing}
+        found = find_pairs(self.images, self.labels, self.kind, self.ignore, **how)
         note(f"{count(len(found.pairs), 'image')} with labels ({self.kind}).")
         if found.skipped:
             note(f"{count(len(found.skipped), 'image')} without labels skipped.")
@@ -309,12 +311,14 @@ def _score_facts(scores: Scores) -> dict[str, Any]:
 # -- info ------------------------------------------------------------------------------------------
 
 
-def info(file: Path, *, as_json: bool = False, axes: str | None = None) -> None:
-    """Say what a model file or an image file holds."""
-    from napari_unetseg.io.images import SUFFIXES
+def info(
+    file: Path, *, as_json: bool = False, axes: str | None = None, spacing: str | None = None
+) -> None:
+    """Say what a model file or an image holds."""
+    from napari_unetseg.io.images import is_image
 
-    if file.suffix.lower() in SUFFIXES:
-        facts, rows = _image_facts(file, axes)
+    if is_image(file):
+        facts, rows = _image_facts(file, axes, spacing)
     else:
         model = _load(file)
         facts = {"schema": MODEL_SCHEMA, **model.summary()}
@@ -325,10 +329,13 @@ def info(file: Path, *, as_json: bool = False, axes: str | None = None) -> None:
         show_facts(rows)
 
 
-def _image_facts(file: Path, axes: str | None) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    from napari_unetseg.io.images import open_stack
+def _image_facts(
+    file: Path, axes: str | None, spacing: str | None
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    from napari_unetseg.io.images import open_levels
 
-    stack = open_stack(file, axes=axes)
+    levels = open_levels(file, axes=axes, spacing=spacing)
+    stack = levels[0]
     facts: dict[str, Any] = {
         "schema": IMAGE_SCHEMA,
         "axes": stack.axes,
@@ -336,7 +343,10 @@ def _image_facts(file: Path, axes: str | None) -> tuple[dict[str, Any], list[tup
         "dtype": str(stack.data.dtype),
         "spacing": list(stack.spacing),
         "units": list(stack.units),
+        "translate": list(stack.translate),
         "channels": list(stack.channels),
+        "colors": list(stack.colors),
+        "levels": [[int(n) for n in level.data.shape] for level in levels],
     }
     sizes = zip(stack.axes, stack.data.shape, stack.spacing, stack.units, strict=True)
     rows = [("image", stack.name), ("pixels", str(stack.data.dtype))]
@@ -344,7 +354,21 @@ def _image_facts(file: Path, axes: str | None) -> tuple[dict[str, Any], list[tup
         (axis, f"{n}" if unit == "pixel" and size == 1 else f"{n} × {size:g} {unit}")
         for axis, n, size, unit in sizes
     ]
-    return facts, [*rows, ("channels", ", ".join(stack.channels))]
+    rows.append(("channels", ", ".join(stack.channels)))
+    if len(levels) > 1:
+        shapes = (" × ".join(str(n) for n in level.data.shape) for level in levels)
+        rows.append(("levels", ", ".join(shapes)))
+    missing = stack.data.missing() if hasattr(stack.data, "missing") else None
+    if missing is not None and missing.count:
+        facts["missing"] = {"chunks": missing.count, "of": missing.total, "first": missing.first}
+        rows.append(
+            (
+                "not stored",
+                f"{missing.count:,} of {missing.total:,} chunks, such as {missing.first}; "
+                "they are read as the fill value",
+            )
+        )
+    return facts, rows
 
 
 def _model_rows(model: Model, facts: Mapping[str, Any]) -> list[tuple[str, str]]:

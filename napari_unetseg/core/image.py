@@ -66,6 +66,10 @@ class Stack:
         Name of each channel.
     name
         What the user knows the image by, such as the file's stem.
+    translate
+        Where the centre of the first voxel lies along each axis, in its unit.
+    colors
+        Colour of each channel as ``#rrggbb``; empty where the file names none.
 
     Raises
     ------
@@ -79,6 +83,8 @@ class Stack:
     units: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()
     name: str = "image"
+    translate: tuple[float, ...] = ()
+    colors: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape = tuple(self.data.shape)
@@ -97,13 +103,17 @@ class Stack:
         n = len(self.axes)
         object.__setattr__(self, "spacing", tuple(self.spacing) or (1.0,) * n)
         object.__setattr__(self, "units", tuple(self.units) or ("pixel",) * n)
-        if len(self.spacing) != n or len(self.units) != n:
+        object.__setattr__(self, "translate", tuple(self.translate) or (0.0,) * n)
+        if not len(self.spacing) == len(self.units) == len(self.translate) == n:
             raise UserError(
-                f"{self.name}: spacing and units need {n} entries, one for each of {self.axes}."
+                f"{self.name}: spacing, units and translation need {n} entries, "
+                f"one for each of {self.axes}."
             )
         if len(self.channels) != self.n_channels:
             names = tuple(f"channel {i + 1}" for i in range(self.n_channels))
             object.__setattr__(self, "channels", names)
+        if len(self.colors) != self.n_channels:
+            object.__setattr__(self, "colors", ())
 
     @classmethod
     def from_array(cls, data: Any, axes: str | None = None, name: str = "image") -> Self:
@@ -112,11 +122,13 @@ class Stack:
         A 3D array whose last axis has 3 or 4 entries and is the smallest by far is read as RGB
         (``YXS``).
         """
-        shape = tuple(data.shape)
-        if axes is None:
-            rgb = len(shape) == 3 and shape[-1] in (3, 4) and min(shape[:2]) > 8
-            axes = "YXS" if rgb else "QPTZYX"[-len(shape) :]
-        return cls(data, axes, name=name)
+        return cls(data, axes or cls.default_axes(tuple(data.shape)), name=name)
+
+    @staticmethod
+    def default_axes(shape: tuple[int, ...]) -> str:
+        """The letters of an array of which nothing is known; see `from_array`."""
+        rgb = len(shape) == 3 and shape[-1] in (3, 4) and min(shape[:2]) > 8
+        return "YXS" if rgb else "QPTZYX"[-len(shape) :]
 
     # -- shape ---------------------------------------------------------------------------------
 
@@ -156,6 +168,11 @@ class Stack:
     def grid_units(self) -> tuple[str, ...]:
         """Units of labels and masks, one for each grid axis."""
         return self._of_grid(self.units)
+
+    @property
+    def grid_translate(self) -> tuple[float, ...]:
+        """Where labels and masks begin, one number for each grid axis."""
+        return self._of_grid(self.translate)
 
     def check_dims(self, dims: int) -> None:
         """Raise `UserError` unless the stack has that many spatial axes."""

@@ -161,6 +161,7 @@ class Keeping:
         return {
             "name": image.name,
             "path": str(path) if path else None,
+            "reader": napari_layers.reader_of(image) if path else None,
             "relative": _relative(path, self.project.folder),
             "fingerprint": self._prints.get(key),
             "shape": list(truth.shape),

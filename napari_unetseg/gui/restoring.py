@@ -86,16 +86,19 @@ class Restored:
         relative, path = described.get("relative"), described.get("path")
         places = [self._project.folder / relative] if isinstance(relative, str) else []
         places += [Path(path)] if isinstance(path, str) else []
+        reader = described.get("reader")
+        reader = reader if isinstance(reader, str) else None
         for place in places:
             if place.exists():
-                opened = napari_layers.open_images(self._controller.viewer, place.resolve())
+                viewer = self._controller.viewer
+                opened = napari_layers.open_images(viewer, place.resolve(), reader)
                 found = [layer for layer in opened if self._fits(layer, truth)]
                 known = described.get("fingerprint")
                 same = [layer for layer in found if not known or _same_pixels(layer, known)]
                 if same:
                     return same[0]
                 for layer in opened:  # another picture under this name: not what was painted on
-                    self._controller.viewer.layers.remove(layer)
+                    viewer.layers.remove(layer)
         return None
 
     def _fits(self, image: Image, truth: Truth) -> bool:

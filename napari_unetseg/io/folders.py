@@ -11,6 +11,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.samples import Pair
 from napari_unetseg.io.images import SUFFIXES, open_labels, open_stack, stem_of
+from napari_unetseg.io.zarr_nodes import is_zarr
 
 __all__ = ["FolderDataset", "FolderPairs", "find_pairs", "images_by_stem"]
 
@@ -37,7 +38,8 @@ class FolderPairs:
 def images_by_stem(paths: Iterable[str | Path]) -> dict[str, Path]:
     """Map the stems of image files to their paths, sorted; folders stand for their files.
 
-    Hidden files, files of other formats in a folder, and folders in a folder are left out.
+    A Zarr store is an image, not a folder. Hidden files, files of other formats in a folder, and
+    folders in a folder are left out.
 
     Raises
     ------
@@ -46,7 +48,7 @@ def images_by_stem(paths: Iterable[str | Path]) -> dict[str, Path]:
     """
     files: list[Path] = []
     for path in (Path(p).expanduser() for p in paths):
-        found = _of_folder(path) if path.is_dir() else [path]
+        found = _of_folder(path) if _is_folder(path) else [path]
         if not found:
             raise UserError(f"{path} holds no image; choose a folder with TIFF, PNG or JPEG files.")
         if not path.exists():
@@ -63,6 +65,10 @@ def images_by_stem(paths: Iterable[str | Path]) -> dict[str, Path]:
     return by_stem
 
 
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not is_zarr(path)
+
+
 def _of_folder(folder: Path) -> list[Path]:
     try:
         entries = list(folder.iterdir())
@@ -71,7 +77,8 @@ def _of_folder(folder: Path) -> list[Path]:
     return [
         f
         for f in entries
-        if f.suffix.lower() in SUFFIXES and not f.name.startswith(".") and f.is_file()
+        if not f.name.startswith(".")
+        and ((f.suffix.lower() in SUFFIXES and f.is_file()) or is_zarr(f))
     ]
 
 
@@ -82,6 +89,7 @@ def find_pairs(
     ignore: int | None = None,
     *,
     axes: str | None = None,
+    spacing: str | Sequence[float] | None = None,
 ) -> FolderPairs:
     """Pair images with their labels: two files, or files of the same stem in two folders.
 
@@ -89,13 +97,13 @@ def find_pairs(
     ----------
     images, labels
         A file or a folder each. Of a file and a folder, the file's stem is looked for in the
-        folder.
+        folder. Labels may lie in the OME-Zarr image itself.
     kind
         What the numbers in the labels mean.
     ignore
         A value of full masks or instances that means "not labelled".
-    axes
-        Axes of the image files, where they say them wrong; see `open_stack`.
+    axes, spacing
+        Of the image files, where they say them wrong; see `open_stack`.
 
     Returns
     -------
@@ -109,10 +117,11 @@ def find_pairs(
         the shapes of an image and its labels differ.
     """
     images, labels, kind = Path(images).expanduser(), Path(labels).expanduser(), LabelKind(kind)
-    if images.is_dir() and labels.is_dir() and images.resolve() == labels.resolve():
+    folders = _is_folder(images) and _is_folder(labels)
+    if folders and images.resolve() == labels.resolve():
         raise UserError(f"{images} was given for images and for labels; put them in two folders.")
     first, second = images_by_stem([images]), images_by_stem([labels])
-    if len(first) == len(second) == 1 and images.is_file() and labels.is_file():
+    if len(first) == len(second) == 1 and not _is_folder(images) and not _is_folder(labels):
         stem = next(iter(first))
         second = {stem: labels}
     both = [stem for stem in first if stem in second]
@@ -122,14 +131,21 @@ def find_pairs(
             f"suffix, but there are {_examples(first)} and {_examples(second)}; rename one of them."
         )
     return FolderPairs(
-        [_pair(first[s], second[s], kind, ignore, axes) for s in both],
+        [_pair(first[s], second[s], kind, ignore, axes, spacing) for s in both],
         [path for stem, path in first.items() if stem not in second],
         [path for stem, path in second.items() if stem not in first],
     )
 
 
-def _pair(image: Path, labels: Path, kind: LabelKind, ignore: int | None, axes: str | None) -> Pair:
-    stack = open_stack(image, axes=axes)
+def _pair(
+    image: Path,
+    labels: Path,
+    kind: LabelKind,
+    ignore: int | None,
+    axes: str | None,
+    spacing: str | Sequence[float] | None,
+) -> Pair:
+    stack = open_stack(image, axes=axes, spacing=spacing)
     return Pair(stack, open_labels(labels, stack.grid_shape), kind, ignore=ignore)
 
 

@@ -15,7 +15,16 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 
-__all__ = ["LazyArray", "Source", "check_size", "forget", "reading"]
+__all__ = [
+    "LazyArray",
+    "Source",
+    "check_size",
+    "chunk_cache",
+    "forget",
+    "full_key",
+    "reading",
+    "span",
+]
 
 CACHE_BYTES = 256 * 2**20
 """How much memory the planes that were read last may hold, all files together."""
@@ -115,6 +124,11 @@ class _PlaneCache:
 _cache = _PlaneCache(CACHE_BYTES)
 
 
+def chunk_cache() -> _PlaneCache:
+    """What was read last, planes and chunks together."""
+    return _cache
+
+
 def forget() -> None:
     """Give back the memory of the planes that were read last."""
     _cache.clear()
@@ -178,9 +192,9 @@ class LazyArray:
         return array if dtype is None else array.astype(dtype, copy=False)
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        full = _full_key(key, self.shape)
+        full = full_key(key, self.shape)
         split = len(self._order)
-        spans = [_span(k, n) for k, n in zip(full, self.shape, strict=True)]
+        spans = [span(k, n) for k, n in zip(full, self.shape, strict=True)]
         kept = [len(s) for s, k in zip(spans, full, strict=True) if isinstance(k, slice)]
         inner = kept[sum(isinstance(k, slice) for k in full[:split]) :]
         out = np.empty((math.prod(len(s) for s in spans[:split]), *inner), self.dtype)
@@ -206,11 +220,12 @@ class LazyArray:
         return _cache.get((self.source, where), load)[region]
 
 
-def _span(key: int | slice, size: int) -> range:
+def span(key: int | slice, size: int) -> range:
+    """The positions that a key of `full_key` takes along an axis."""
     return range(size)[key] if isinstance(key, slice) else range(key, key + 1)
 
 
-def _full_key(key: Any, shape: tuple[int, ...]) -> Key:
+def full_key(key: Any, shape: tuple[int, ...]) -> Key:
     """Make of any key an integer (not negative) or a slice for each axis."""
     parts = list(key) if isinstance(key, tuple) else [key]
     if Ellipsis not in parts:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import numpy as np
-import tifffile
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.lazy import LARGE_PLANE, Key, check_size, reading
+from napari_unetseg.io.tiff_files import open_tiff
 from napari_unetseg.io.units import PIXEL, PRINT_PIXEL, unit_name
+
+if TYPE_CHECKING:
+    import tifffile
 
 __all__ = ["TiffFacts", "TiffSource", "tiff_facts"]
 
@@ -35,6 +39,7 @@ class TiffFacts:
     sizes: Mapping[str, tuple[float, str]]
     channels: tuple[str, ...]
     kind: str
+    colors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,7 @@ class _Opened:
     def __init__(self, source: TiffSource) -> None:
         import zarr
 
-        self._file = tifffile.TiffFile(source.path)
+        self._file = open_tiff(source.path)
         series = self._file.series[0]
         large = series.keyframe.is_tiled and series.keyframe.nbytes > LARGE_PLANE
         self._store = self._file.aszarr(series=0, level=0, chunkmode=0 if large else 2)
@@ -79,7 +84,7 @@ def tiff_facts(path: Path) -> TiffFacts:
     UserError
         Not a TIFF, damaged, cut short, or far more pixels declared than stored.
     """
-    with reading(path), _complaints() as complaints, tifffile.TiffFile(path) as file:
+    with reading(path), _complaints() as complaints, open_tiff(path) as file:
         if not file.series:
             raise ValueError("no image in the file")
         series = file.series[0]
@@ -89,8 +94,9 @@ def tiff_facts(path: Path) -> TiffFacts:
         if complaints or (_reaches(series) > stored and len(files) == 1):
             raise UserError(f"{path} is cut short or damaged; copy or save it again.")
         sizes, channels = _metadata(file)
+        colors = _colors(file.ome_metadata) if file.is_ome and file.ome_metadata else ()
         return TiffFacts(
-            tuple(series.shape), series.dtype, series.axes, sizes, channels, series.kind
+            tuple(series.shape), series.dtype, series.axes, sizes, channels, series.kind, colors
         )
 
 
@@ -140,9 +146,13 @@ def _metadata(file: tifffile.TiffFile) -> tuple[Sizes, tuple[str, ...]]:
     return _from_tags(file), ()
 
 
-def _from_ome(text: str) -> tuple[Sizes, tuple[str, ...]]:
+def _pixels(text: str) -> ElementTree.Element | None:
     root = ElementTree.fromstring(text)
-    pixels = next((e for e in root.iter() if e.tag.endswith("}Pixels")), None)
+    return next((e for e in root.iter() if e.tag.endswith("}Pixels")), None)
+
+
+def _from_ome(text: str) -> tuple[Sizes, tuple[str, ...]]:
+    pixels = _pixels(text)
     if pixels is None:
         return {}, ()
     sizes: Sizes = {}
@@ -156,6 +166,17 @@ def _from_ome(text: str) -> tuple[Sizes, tuple[str, ...]]:
     found = [e for e in pixels if e.tag.endswith("}Channel")]
     names = tuple(e.get("Name") or f"channel {i + 1}" for i, e in enumerate(found))
     return sizes, names
+
+
+def _colors(text: str) -> tuple[str, ...]:
+    """Colours of the channels of the first image, which OME writes as one signed number, RGBA."""
+    pixels = _pixels(text)
+    found = (
+        [e.get("Color") for e in pixels if e.tag.endswith("}Channel")] if pixels is not None else []
+    )
+    if not all(c and re.fullmatch(r"-?\d{1,10}", c) for c in found):
+        return ()
+    return tuple(f"#{(int(c or 0) >> 8) & 0xFFFFFF:06x}" for c in found)
 
 
 def _from_imagej(file: tifffile.TiffFile, info: Mapping[str, Any]) -> tuple[Sizes, tuple[str, ...]]:

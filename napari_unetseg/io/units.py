@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
-__all__ = ["PIXEL", "PRINT_PIXEL", "ome_unit", "per_centimetre", "unit_name"]
+import re
+from collections.abc import Mapping, Sequence
 
+from napari_unetseg.core.errors import UserError
+
+__all__ = [
+    "PIXEL",
+    "PRINT_PIXEL",
+    "Sizes",
+    "ome_unit",
+    "parse_spacing",
+    "per_centimetre",
+    "unit_name",
+]
+
+Sizes = Mapping[str, tuple[float, str]]
+"""Spacing and unit of axes, by their letters."""
 PIXEL = "pixel"
 """The unit of an axis whose spacing is unknown."""
 PRINT_PIXEL = 20.0
@@ -16,6 +31,8 @@ _NAMES = {
     "mm": "mm", "millimeter": "mm", "cm": "cm", "centimeter": "cm", "m": "m", "meter": "m",
     "pm": "pm", "å": "angstrom", "angstrom": "angstrom", "in": "inch", "inch": "inch",
     "s": "s", "sec": "s", "second": "s", "seconds": "s", "ms": "ms", "msec": "ms",
+    "millisecond": "ms", "us": "us", "microsecond": "us", "ns": "ns", "nanosecond": "ns",
+    "nanometre": "nm", "millimetre": "mm", "centimetre": "cm", "metre": "m", "picometer": "pm",
     "min": "min", "minute": "min", "h": "h", "hour": "h", "d": "day", "day": "day",
 }  # fmt: skip
 _OME = {"um": "µm", "angstrom": "Å", "inch": "in", "day": "d"}
@@ -39,3 +56,38 @@ def per_centimetre(spacing: float, unit: str) -> float | None:
     """Pixels per centimetre; None when the unit is no length."""
     size = _CENTIMETRES.get(unit)
     return None if size is None or spacing <= 0 else 1.0 / (spacing * size)
+
+
+_NUMBER = re.compile(r"(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*([a-zµμå]*)", re.IGNORECASE)
+
+
+def parse_spacing(given: str | Sequence[float]) -> Sizes:
+    """Pixel sizes as people give them: ``"0.5,0.2,0.2um"``, or two or three numbers in µm.
+
+    They belong to the last axes of Z, Y, X. A unit after the last number is that of all that
+    have none of their own.
+
+    Raises
+    ------
+    UserError
+        They are not two or three positive numbers, or the unit is not known.
+    """
+    unit, parts = "um", [(str(n), "") for n in given] if not isinstance(given, str) else []
+    if isinstance(given, str):
+        found = [_NUMBER.fullmatch(part.strip()) for part in re.split(r"[,;x×]", given)]
+        parts = [(m[1], m[2]) if m else ("", "") for m in found]
+        unit = parts[-1][1] or unit
+    try:
+        numbers = [float(number) for number, _ in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (2, 3) or not all(0 < n < float("inf") for n in numbers):
+        raise UserError(
+            "Give the spacing as two or three positive numbers: (Z,) Y, X in µm, "
+            "or with a unit as in 0.5,0.2,0.2um."
+        )
+    units = [unit_name(own or unit) for _, own in parts]
+    if PIXEL in units:
+        raise UserError(f"The unit of the spacing {given!r} is not known; use nm, um or mm.")
+    axes = "ZYX"[-len(numbers) :]
+    return {a: (n, u) for a, n, u in zip(axes, numbers, units, strict=True)}

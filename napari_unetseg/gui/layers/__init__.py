@@ -21,6 +21,7 @@ from napari_unetseg.gui.layers.camera import bring_forward, look_at
 from napari_unetseg.gui.layers.files import (
     open_images,
     path_of,
+    reader_of,
     restore_window,
     strokes_layer,
     window_state,
@@ -61,6 +62,7 @@ __all__ = [
     "path_of",
     "plane_at",
     "plane_on_screen",
+    "reader_of",
     "region_on_screen",
     "restore_window",
     "show_difference",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from napari_unetseg.core.labels import Structure
 
-__all__ = ["open_images", "path_of", "restore_window", "strokes_layer", "window_state"]
+__all__ = ["open_images", "path_of", "reader_of", "restore_window", "strokes_layer", "window_state"]
 
 
 def path_of(image: Image) -> Path | None:
@@ -28,14 +28,21 @@ def path_of(image: Image) -> Path | None:
     return Path(path).resolve() if path and Path(path).exists() else None
 
 
-def open_images(viewer: ViewerModel, path: Path) -> list[Image]:
-    """Open a file with the reader that people chose for it, else with napari's own; its images.
+def reader_of(image: Image) -> str | None:
+    """The plugin that read a layer; None for one that was made in memory."""
+    plugin = image.source.reader_plugin
+    return str(plugin) if plugin else None
 
-    What no reader can open gives none.
+
+def open_images(viewer: ViewerModel, path: Path, reader: str | None = None) -> list[Image]:
+    """Open a file with the reader that opened it before; its images.
+
+    If that fails, the reader that people chose for such files and napari's own are tried. What
+    no reader can open gives none.
     """
-    for reader in (None, "napari"):
+    for plugin in dict.fromkeys((reader, None, "napari")):
         try:
-            layers = viewer.open(str(path), plugin=reader, stack=False)
+            layers = viewer.open(str(path), plugin=plugin, stack=False)
         except Exception:  # noqa: BLE001 - readers of other plugins raise what they like
             continue
         return [layer for layer in layers if isinstance(layer, Image)]

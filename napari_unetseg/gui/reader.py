@@ -1,0 +1,147 @@
+"""What napari is offered to open image files with: sizes, units, names and colours as in the file.
+
+A file becomes one layer a channel, lazy, at all the resolutions that it is stored in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.io.images import is_image, open_labels_levels, open_levels
+from napari_unetseg.io.ome_zarr import label_names
+from napari_unetseg.io.zarr_nodes import is_zarr
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.image import Stack
+
+    LayerData = tuple[Any, dict[str, Any], str]
+
+__all__ = ["get_reader", "read"]
+
+PIECE = 64 * 2**20
+"""Bytes that are read at once at most: a plane, or of a larger one a part."""
+COLORMAPS = ("cyan", "yellow", "magenta", "red", "green", "blue")
+TWO = ("magenta", "green")
+
+
+def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | None:
+    """The reader of a path as napari asks for it; None for what is not read here."""
+    if not isinstance(path, str) or not is_image(path):
+        return None
+    return read
+
+
+def read(path: str) -> list[LayerData]:
+    """Layers of an image: one for each channel, and one for each group of labels in it.
+
+    Parameters
+    ----------
+    path
+        A file, a Zarr store, or a folder of pictures of one shape.
+
+    Returns
+    -------
+    list of (data, keyword arguments, layer type)
+        Data are dask arrays; of an image with several resolutions a list of them.
+
+    Raises
+    ------
+    UserError
+        As for `open_stack`.
+    """
+    levels = open_levels(path)
+    stack = levels[0]
+    arrays = [_lazy(level) for level in levels]
+    layers = [
+        (_one([_channel(a, stack, c) for a in arrays]), _options(stack, c), "image")
+        for c in range(_separate(stack))
+    ]
+    names = label_names(Path(path)) if is_zarr(Path(path)) else ()
+    return [*layers, *(_labels(path, stack, name) for name in names)]
+
+
+def _separate(stack: Stack) -> int:
+    """How many layers: RGB is one."""
+    return 1 if "S" in stack.axes else stack.n_channels
+
+
+def _channel(array: Any, stack: Stack, channel: int) -> Any:
+    """What of an array one layer shows: a channel, or colours with their samples last."""
+    axis = stack.channel_axis
+    if axis is None:
+        return array
+    if stack.axes[axis] == "C":
+        return array[(slice(None),) * axis + (channel,)]
+    if stack.n_channels == 1:  # grey and alpha
+        return array[(slice(None),) * axis + (0,)]
+    order = [i for i in range(array.ndim) if i != axis]
+    return array.transpose([*order, axis])
+
+
+def _options(stack: Stack, channel: int) -> dict[str, Any]:
+    many = _separate(stack)
+    named = stack.channels[channel]
+    plain = many == 1 and ("S" in stack.axes or named == "channel 1")
+    options: dict[str, Any] = {
+        "name": stack.name if plain else f"{stack.name} · {named}",
+        **_grid(stack),
+    }
+    if "S" in stack.axes and stack.n_channels > 1:
+        return {**options, "rgb": True}
+    if stack.colors:
+        options["colormap"] = stack.colors[channel]
+    elif many > 1:
+        options["colormap"] = (TWO if many == 2 else COLORMAPS)[channel % len(COLORMAPS)]
+    if many > 1:
+        options["blending"] = "additive" if channel else "translucent_no_depth"
+    return options
+
+
+def _grid(stack: Stack) -> dict[str, Any]:
+    """How a layer of a stack lies in the world."""
+    return {
+        "scale": stack.grid_spacing,
+        "translate": stack.grid_translate,
+        "units": stack.grid_units,
+        "axis_labels": tuple(stack.grid_axes.lower()),
+    }
+
+
+def _labels(path: str, image: Stack, name: str) -> LayerData:
+    """The layer of a group of labels; hidden, so that the image is seen first."""
+    levels = open_labels_levels(Path(path) / "labels" / name)
+    first = levels[0]
+    if first.grid_axes != first.axes:
+        raise UserError(f"{path} has labels {name!r} with channels; save one number per voxel.")
+    options = {"name": f"{image.name} · {name}", "visible": False, **_grid(first)}
+    return _one([_lazy(level) for level in levels]), options, "labels"
+
+
+def _one(arrays: list[Any]) -> Any:
+    return arrays if len(arrays) > 1 else arrays[0]
+
+
+def _lazy(stack: Stack) -> Any:
+    """A dask array whose pieces are planes, or parts of large ones; nothing is read."""
+    import dask.array as da
+
+    data = stack.data
+    last = {a: stack.axes.index(a) for a in "YXS" if a in stack.axes}
+    inner = getattr(data, "chunks", (1,) * len(data.shape))
+    sizes = [1] * len(data.shape)
+    for axis in last.values():
+        sizes[axis] = int(data.shape[axis])
+    share = math.prod(sizes) * data.dtype.itemsize / PIECE
+    if share > 1:
+        for axis in (last["Y"], last["X"]):
+            part = max(1, round(sizes[axis] / math.sqrt(share) / inner[axis]))
+            sizes[axis] = min(sizes[axis], part * inner[axis])
+    meta = np.empty((0,) * len(data.shape), data.dtype)
+    make: Any = da.from_array  # dask has no types for it
+    return make(data, chunks=tuple(sizes), name=False, asarray=True, meta=meta)

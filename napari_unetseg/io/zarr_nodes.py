@@ -1,0 +1,273 @@
+"""What is written about a node of a Zarr store (a group or an array), read with bounds and checked.
+
+Zarr itself is only given metadata that were accepted here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from napari_unetseg.core.errors import UserError
+
+__all__ = ["Node", "child_of", "inside", "is_zarr", "read_node", "root_of"]
+
+MOST_METADATA = 8 * 2**20
+"""Metadata of more bytes are refused before they are read."""
+MOST_CHUNK = 2 * 2**30
+"""A chunk of more bytes is refused: it would have to be decoded as one."""
+MOST_CHUNKS_IN_SHARD = 2**22
+MOST_AXES = 32
+FILES = ("zarr.json", ".zarray", ".zgroup")
+
+_V2_TYPE = re.compile(r"[<>|](b1|[iu][1248]|f[248])")
+_V3_TYPE = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """A group or an array of a store.
+
+    Attributes
+    ----------
+    path
+        Its folder.
+    root
+        The outermost folder of the store; no file outside it is read.
+    format
+        2 or 3, the version of Zarr.
+    attributes
+        What writers added; nothing in it is checked but that it is a mapping.
+    array
+        The metadata of an array as in its file, its shape and types checked; None for a group.
+    stamp
+        Tells states of the metadata apart.
+    """
+
+    path: Path
+    root: Path
+    format: int
+    attributes: Mapping[str, Any]
+    array: Mapping[str, Any] | None
+    stamp: tuple[int, int]
+
+    @property
+    def ome(self) -> Mapping[str, Any]:
+        """What OME-Zarr says of it: under ``ome`` since version 0.5, before at the top."""
+        ome = self.attributes.get("ome")
+        return ome if isinstance(ome, dict) else self.attributes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an array."""
+        return tuple((self.array or {})["shape"])
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """What is decoded at once; of a sharded array a part of its shards."""
+        array = self.array or {}
+        if self.format == 2:
+            return tuple(array["chunks"])
+        return tuple((sharding(array) or array["chunk_grid"]["configuration"])["chunk_shape"])
+
+    @property
+    def files(self) -> tuple[int, ...]:
+        """Shape of what lies in one file: of a shard, where there are shards."""
+        array = self.array or {}
+        return tuple(
+            array["chunks"]
+            if self.format == 2
+            else array["chunk_grid"]["configuration"]["chunk_shape"]
+        )
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of an array's values."""
+        array = self.array or {}
+        return np.dtype(str(array["dtype"] if self.format == 2 else array["data_type"]))
+
+
+def is_zarr(path: Path) -> bool:
+    """Tell whether a folder is, or lies in, a Zarr store."""
+    return path.is_dir() and (
+        path.suffix.lower() == ".zarr" or any((path / name).is_file() for name in FILES)
+    )
+
+
+def root_of(path: Path) -> Path:
+    """The outermost folder of the store that a node lies in."""
+    root = path
+    for parent in path.parents:
+        if parent.suffix.lower() == ".zarr":
+            root = parent
+    for parent in root.parents:
+        if not any((parent / name).is_file() for name in FILES):
+            break
+        root = parent
+    return root
+
+
+def inside(path: Path, root: Path) -> bool:
+    """Tell whether a path, links followed, lies in a folder."""
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError):  # links in a circle
+        return False
+
+
+def child_of(node: Node, name: Any) -> Path:
+    """The folder that metadata name, which must lie below theirs.
+
+    Raises
+    ------
+    UserError
+        The name is none, absolute, or leads out of the store.
+    """
+    parts = PurePosixPath(name).parts if isinstance(name, str) and len(name) < 1000 else ()
+    fine = parts and not name.startswith("/") and not set(name) & set("\\:\0")
+    if not fine or ".." in parts or len(parts) > 16:
+        raise UserError(
+            f"{node.path} names {str(name)[:80]!r} as a part of it, which leads out of it; "
+            "get it again from where it came."
+        )
+    path = node.path.joinpath(*parts)
+    if not inside(path, node.root):
+        raise UserError(f"{path} is a link out of {node.root}; put the data itself there.")
+    return path
+
+
+def read_node(path: Path, root: Path | None = None) -> Node:
+    """Read the metadata of a group or an array.
+
+    Raises
+    ------
+    UserError
+        There are none, they are too large, damaged, of a kind that cannot be read, or an array
+        has chunks that are too large to be decoded.
+    """
+    root = root_of(path) if root is None else root
+    found = next((n for n in FILES if (path / n).exists()), None)
+    if found is None:
+        raise UserError(f"{path} holds no Zarr array and no Zarr group; check the name.")
+    content, stamp = _json(path / found, root)
+    if found == "zarr.json":
+        kind = content.get("node_type")
+        attributes = content.get("attributes", {})
+        if content.get("zarr_format") != 3 or kind not in ("array", "group"):
+            raise _damaged(path / found, "it says neither array nor group of version 3")
+        array, version = (content if kind == "array" else None), 3
+    else:
+        named = (path / ".zattrs").exists()
+        attributes = _json(path / ".zattrs", root)[0] if named else {}
+        if content.get("zarr_format") != 2:
+            raise _damaged(path / found, "it is not of version 2")
+        array, version = (content if found == ".zarray" else None), 2
+    if not isinstance(attributes, dict):
+        raise _damaged(path / found, "its attributes are none")
+    if array is not None:
+        _check_array(path, array, version)
+    return Node(path, root, version, attributes, array, stamp)
+
+
+def _json(path: Path, root: Path) -> tuple[dict[str, Any], tuple[int, int]]:
+    """A JSON object and the state of its file."""
+    if not inside(path, root):
+        raise UserError(f"{path} is a link out of {root}; put the file itself there.")
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_METADATA:
+            raise _damaged(path, f"metadata are files of at most {MOST_METADATA >> 20} MB")
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, "it is not JSON") from error
+    except OSError as error:
+        raise UserError(f"{path} may not be read; change its permissions.") from error
+    if not isinstance(content, dict):
+        raise _damaged(path, "it is no JSON object")
+    return content, (status.st_mtime_ns, status.st_size)
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} cannot be read ({reason}); copy or save it again.")
+
+
+# -- arrays ----------------------------------------------------------------------------------------
+
+
+def sharding(array: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The configuration of the sharding codec of a version 3 array; None without shards."""
+    codecs = array["codecs"]
+    first = codecs[0] if codecs else {}
+    config: Mapping[str, Any] | None = None
+    if isinstance(first, dict) and first.get("name") == "sharding_indexed":
+        config = first.get("configuration")
+    return config
+
+
+def _check_array(path: Path, array: Mapping[str, Any], version: int) -> None:
+    """Refuse what is no array of numbers on a regular grid, or has chunks that are too large."""
+    shape = array.get("shape")
+    if not isinstance(shape, list) or not _is_shape(shape, smallest=0):
+        raise _damaged(path, "its shape is none")
+    files: Any
+    if version == 2:
+        kind, known, files = array.get("dtype"), _V2_TYPE, array.get("chunks")
+    else:
+        kind, known, files = array.get("data_type"), _V3_TYPE, _grid(path, array)
+    if not isinstance(kind, str) or not known.fullmatch(kind):
+        raise UserError(
+            f"{path} holds values of type {str(kind)[:40]!r}; images and labels are integers or "
+            "floats, so convert it."
+        )
+    chunks: Any = files
+    if version == 3 and (shards := sharding(array)) is not None:
+        chunks = shards.get("chunk_shape")
+    if not all(_is_shape(s) and len(s) == len(shape) for s in (files, chunks)):
+        raise _damaged(path, "its chunks have not the axes of its shape")
+    _check_chunks(path, files, chunks, np.dtype(kind).itemsize)
+
+
+def _grid(path: Path, array: Mapping[str, Any]) -> Any:
+    """Shape of the files of a version 3 array."""
+    grid, keys = array.get("chunk_grid"), array.get("chunk_key_encoding")
+    codecs = array.get("codecs")
+    if not isinstance(grid, dict) or not isinstance(keys, dict) or not isinstance(codecs, list):
+        raise _damaged(path, "its grid of chunks is not described")
+    config = grid.get("configuration")
+    if grid.get("name") != "regular" or not isinstance(config, dict):
+        raise _damaged(path, "its chunks lie on no regular grid")
+    if array.get("storage_transformers"):
+        raise _damaged(path, "it has storage transformers")
+    if (shards := sharding(array)) is not None and not isinstance(shards, dict):
+        raise _damaged(path, "its shards are not described")
+    return config.get("chunk_shape")
+
+
+def _check_chunks(path: Path, files: list[int], chunks: list[int], itemsize: int) -> None:
+    size = math.prod(chunks) * itemsize
+    if size > MOST_CHUNK:
+        raise UserError(
+            f"{path} would have to be read in pieces of {size / 2**30:,.0f} GB, since its chunks "
+            f"are that large; save it with chunks of at most {MOST_CHUNK >> 30} GB."
+        )
+    if any(whole % part for whole, part in zip(files, chunks, strict=True)):
+        raise _damaged(path, "its shards are no multiple of its chunks")
+    if math.prod(files) // math.prod(chunks) > MOST_CHUNKS_IN_SHARD:
+        raise _damaged(path, f"a shard has more than {MOST_CHUNKS_IN_SHARD:,} chunks")
+
+
+def _is_shape(value: Any, smallest: int = 1) -> bool:
+    """Tell whether JSON is a shape: positive integers, not too many."""
+    return (
+        isinstance(value, list)
+        and 0 < len(value) <= MOST_AXES
+        and all(type(n) is int and smallest <= n < 2**53 for n in value)
+    )

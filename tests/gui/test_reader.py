@@ -1,0 +1,199 @@
+"""Files that napari opens through the plugin: as in the file, lazy, one layer a channel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+from napari.settings import get_settings
+from npe2 import PluginManager
+from PIL import Image as Picture
+from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
+from qtpy.QtGui import QDropEvent
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.labels import Structure
+from napari_unetseg.gui import layers as napari_layers
+from napari_unetseg.gui.reader import get_reader, read
+
+PLUGIN = "napari-unetseg"
+RNG = np.random.default_rng(0)
+CZYX = RNG.integers(0, 2**16, (2, 5, 40, 48), dtype=np.uint16)
+UM = {"type": "space", "unit": "micrometer"}
+
+
+def write_zarr(path: Path, labels: bool = False) -> Path:
+    """Two channels at two resolutions, moved by 10 µm in Z."""
+    group = zarr.open_group(str(path), mode="w")
+    datasets = []
+    for level in range(2):
+        step = (..., slice(None, None, 2**level), slice(None, None, 2**level))
+        group.create_array(str(level), data=np.ascontiguousarray(CZYX[step]), chunks=(1, 5, 16, 16))
+        scale, shift = [1, 2, 0.5 * 2**level, 0.5 * 2**level], [0, 10, 0, 0]
+        transforms = [
+            {"type": "scale", "scale": scale},
+            {"type": "translation", "translation": shift},
+        ]
+        datasets.append({"path": str(level), "coordinateTransformations": transforms})
+    axes = [{"name": "c", "type": "channel"}, *({"name": a, **UM} for a in "zyx")]
+    channels = [{"label": "DAPI", "color": "0000FF"}, {"label": "GFP", "color": "00FF00"}]
+    scales = [{"axes": axes, "datasets": datasets}]
+    group.attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": scales,
+        "omero": {"channels": channels},
+    }
+    if labels:
+        group.create_group("labels").attrs["ome"] = {"labels": ["cells"]}
+        cells = group.create_group("labels/cells")
+        cells.create_array("0", data=(CZYX[0] > 9000).astype(np.uint8))
+        entry = {
+            "path": "0",
+            "coordinateTransformations": [{"type": "scale", "scale": [2, 0.5, 0.5]}],
+        }
+        cells.attrs["ome"] = {"multiscales": [{"axes": axes[1:], "datasets": [entry]}]}
+    return path
+
+
+@pytest.fixture(autouse=True)
+def plugins() -> None:
+    """Without a window napari looks for no plugins."""
+    PluginManager.instance().discover()
+
+
+def test_channels_are_layers_with_names_colours_sizes_units_and_place(tmp_path: Path) -> None:
+    viewer = ViewerModel()
+    opened = viewer.open(str(write_zarr(tmp_path / "a.zarr")), plugin=PLUGIN)
+    assert [layer.name for layer in opened] == ["a · DAPI", "a · GFP"]
+    for channel, layer in enumerate(opened):
+        assert isinstance(layer, Image)
+        assert layer.multiscale
+        assert [level.shape for level in layer.data] == [(5, 40, 48), (5, 20, 24)]
+        assert all(isinstance(level, da.Array) for level in layer.data)
+        np.testing.assert_array_equal(layer.scale, (2, 0.5, 0.5))
+        np.testing.assert_array_equal(layer.translate, (10, 0, 0))
+        assert [str(u) for u in layer.units] == ["micrometer"] * 3
+        assert layer.axis_labels == ("z", "y", "x")
+        np.testing.assert_array_equal(np.asarray(layer.data[0]), CZYX[channel])
+        colour = np.asarray(layer.colormap.map(np.array([1.0])))[0, :3]
+        np.testing.assert_allclose(colour, [(0, 0, 1), (0, 1, 0)][channel], atol=0.01)
+
+
+def test_labels_for_such_an_image_carry_its_whole_transform(tmp_path: Path) -> None:
+    viewer = ViewerModel()
+    image = viewer.open(str(write_zarr(tmp_path / "a.zarr")), plugin=PLUGIN)[0]
+    layer = napari_layers.new_annotation(viewer, image, [Structure(1)])
+    assert not layer.multiscale
+    assert layer.data.shape == (5, 40, 48)
+    assert layer.editable
+    for name in ("scale", "translate", "units", "axis_labels"):
+        np.testing.assert_array_equal(getattr(layer, name), getattr(image, name), name)
+    np.testing.assert_array_equal(layer.extent.world, image.extent.world)
+
+
+def test_labels_in_the_file_are_layers_that_are_hidden(tmp_path: Path) -> None:
+    viewer = ViewerModel()
+    labels = viewer.open(str(write_zarr(tmp_path / "a.zarr", labels=True)), plugin=PLUGIN)[-1]
+    assert isinstance(labels, Labels)
+    assert (labels.name, labels.visible) == ("a · cells", False)
+    np.testing.assert_array_equal(labels.scale, (2, 0.5, 0.5))
+    np.testing.assert_array_equal(np.asarray(labels.data), CZYX[0] > 9000)
+
+
+def test_an_imagej_stack_and_a_picture(tmp_path: Path) -> None:
+    metadata = {"axes": "ZCYX", "spacing": 2.0, "unit": "um"}
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        CZYX.swapaxes(0, 1),
+        imagej=True,
+        resolution=(4, 4),
+        metadata=metadata,
+    )
+    viewer = ViewerModel()
+    opened = viewer.open(str(tmp_path / "a.tif"), plugin=PLUGIN)
+    assert [layer.name for layer in opened] == ["a · channel 1", "a · channel 2"]
+    for channel, layer in enumerate(opened):
+        np.testing.assert_array_equal(np.asarray(layer.data), CZYX[channel])
+        np.testing.assert_array_equal(layer.scale, (2, 0.25, 0.25))
+    for z in range(3):
+        Picture.fromarray(np.dstack([CZYX[0, z].astype(np.uint8)] * 3)).save(tmp_path / f"{z}.png")
+    (tmp_path / "a.tif").unlink()
+    (rgb,) = viewer.open(str(tmp_path), plugin=PLUGIN)
+    assert rgb.rgb
+    assert rgb.data.shape == (3, 40, 48, 3)
+
+
+def test_nothing_is_read_until_it_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from napari_unetseg.io.zarr_array import ZarrArray
+
+    seen: list[Any] = []
+    monkeypatch.setattr(ZarrArray, "__getitem__", lambda self, key: seen.append(key))
+    layers = read(str(write_zarr(tmp_path / "a.zarr")))
+    assert len(layers) == 2
+    assert not seen
+
+
+@pytest.mark.parametrize("edge", [1000, 100_000])
+def test_a_large_plane_is_cut_into_pieces(tmp_path: Path, edge: int) -> None:
+    path = tmp_path / "a.zarr"
+    array = zarr.create_array(
+        str(path), shape=(3, edge, edge), dtype="u2", chunks=(1, 500, 500), compressors=None
+    )
+    array[0, :500, :500] = 1
+    ((data, _, _),) = read(str(path))
+    largest = data.chunksize
+    assert largest[0] == 1
+    assert np.prod(largest) * 2 <= 2 * 2**26
+    assert largest[1] % 500 == 0
+    assert data.npartitions < 3000
+
+
+def test_what_cannot_be_opened_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "a.zarr").mkdir()
+    with pytest.raises(UserError, match="holds no Zarr array"):
+        ViewerModel().open(str(tmp_path / "a.zarr"), plugin=PLUGIN)
+    assert get_reader(str(tmp_path / "a.csv")) is None
+    assert get_reader([str(tmp_path / "a.tif")]) is None
+
+
+def test_an_image_of_a_project_is_opened_again_by_the_reader_that_opened_it(tmp_path: Path) -> None:
+    path = write_zarr(tmp_path / "a.zarr")
+    viewer = ViewerModel()
+    image = viewer.open(str(path), plugin=PLUGIN)[0]
+    assert napari_layers.reader_of(image) == PLUGIN
+    viewer.layers.clear()
+    again = napari_layers.open_images(viewer, path, PLUGIN)
+    assert [layer.name for layer in again] == ["a · DAPI", "a · GFP"]
+
+
+@pytest.mark.gui
+def test_a_store_is_dropped_into_the_window(
+    make_napari_viewer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the reader that people chose for such files; without a choice napari asks."""
+    path = write_zarr(tmp_path / "a.zarr")
+    viewer = make_napari_viewer(show=True)
+    monkeypatch.setattr(get_settings().plugins, "extension2reader", {"*.zarr/": PLUGIN})
+    mime = QMimeData()
+    mime.setUrls([QUrl.fromLocalFile(str(path))])
+    qt_viewer = viewer.window._qt_viewer
+    event = QDropEvent(
+        QPointF(5, 5),
+        Qt.DropAction.CopyAction,
+        mime,
+        Qt.MouseButton.LeftButton,
+        Qt.KeyboardModifier.NoModifier,
+    )
+    qt_viewer.dropEvent(event)
+    assert [layer.name for layer in viewer.layers] == ["a · DAPI", "a · GFP"]
+    viewer.dims.set_point(0, viewer.dims.range[0].start + 4)
+    shot = viewer.screenshot(canvas_only=True, flash=False)
+    assert shot[..., 1].max() > 100
+    assert shot[..., 2].max() > 100
