@@ -45,8 +45,11 @@ def test_the_package_alone_loads_neither_torch_nor_napari_nor_qt() -> None:
     assert not loaded_after("napari_unetseg") & (TORCH | NAPARI_AND_QT)
 
 
-def test_core_io_and_the_command_line_load_neither_napari_nor_qt() -> None:
-    names = [*modules_of("core", "io"), *(f"napari_unetseg.{name}" for name in COMMAND_LINE)]
+def test_core_io_engine_and_the_command_line_load_neither_napari_nor_qt() -> None:
+    names = [
+        *modules_of("core", "io", "engine"),
+        *(f"napari_unetseg.{name}" for name in COMMAND_LINE),
+    ]
     assert not loaded_after(*names) & NAPARI_AND_QT
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Choice",
+    "ChunkPredicted",
     "EpochDone",
     "Event",
     "Improved",
@@ -208,3 +209,11 @@ class TilePredicted(Event):
     def index(self) -> tuple[int | slice, ...]:
         """Index of the tile in the grid of the image: leading indices, then slices."""
         return (*self.plane, *self.region)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPredicted(Event):
+    """A chunk of a prediction was stored; ``done`` of ``total`` are there, those of before too."""
+
+    done: int
+    total: int

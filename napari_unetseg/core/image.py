@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any, Self
 
 import numpy as np
@@ -23,6 +22,16 @@ DIFFERENT = 0.1
 """Training images whose ranges differ by more than this share are scaled each on its own."""
 RESCALE_FACTOR = 6.0
 """An image whose range differs by more than this from the training images' is another bit depth."""
+LARGE_PLANE = 4096**2
+"""Of planes of more pixels, blocks are looked at instead of every n-th pixel."""
+
+
+def _spread(size: int, blocks: int = 4, edge: int = 128) -> list[slice]:
+    """Evenly spread pieces of an axis; all of it where it is short."""
+    if size <= blocks * edge:
+        return [slice(0, size)]
+    starts = [(size - edge) * (2 * i + 1) // (2 * blocks) for i in range(blocks)]
+    return [slice(start, start + edge) for start in starts]
 
 
 def native(array: Any) -> np.ndarray:
@@ -232,15 +241,28 @@ class Stack:
         return replace(self, name=name)
 
     def probe(self, most: int = 8) -> Iterator[np.ndarray]:
-        """A few planes (channels, Y, X), evenly spread and thinned to about 512² each."""
+        """A few planes (channels, Y, X), evenly spread and thinned to about 512² each.
+
+        Of planes of more than 4096² pixels 16 evenly spread blocks of 128² are read, joined to
+        512², since thinning would read all of their chunks.
+        """
         shape = self.leading_shape(2)
         count = math.prod(shape)
-        step = max(1, math.ceil(count / most))
         height, width = self.spatial_shape(2)
         thin = max(1, math.isqrt(height * width // 512**2))
         region = (slice(0, height, thin), slice(0, width, thin))
-        for plane in islice(np.ndindex(*shape), 0, None, step):
-            yield self.read(plane, region)
+        for number in range(0, count, max(1, math.ceil(count / most))):
+            plane = tuple(int(i) for i in np.unravel_index(number, shape)) if shape else ()
+            large = height * width > LARGE_PLANE
+            yield self._blocks(plane) if large else self.read(plane, region)
+
+    def _blocks(self, plane: tuple[int, ...]) -> np.ndarray:
+        """Evenly spread blocks of a large plane beside one another: (channels, Y, X)."""
+        rows, columns = (_spread(size) for size in self.spatial_shape(2))
+        return np.concatenate(
+            [np.concatenate([self.read(plane, (y, x)) for x in columns], axis=2) for y in rows],
+            axis=1,
+        )
 
     def fingerprint(self) -> str:
         """A name for the pixels: stays the same when the image is renamed or moved."""

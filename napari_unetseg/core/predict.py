@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from napari_unetseg.core import tiles
 from napari_unetseg.core.config import PredictSettings
 from napari_unetseg.core.control import Control
-from napari_unetseg.core.devices import (
-    is_out_of_memory,
-    pick_device,
-    release_memory,
-    use_threads,
-)
+from napari_unetseg.core.devices import is_out_of_memory, use_threads
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice, TilePredicted
 from napari_unetseg.core.image import Normalization, Stack
+from napari_unetseg.core.inference import (
+    EDGE,
+    LARGEST_HALO,
+    SMALLEST_EDGE,
+    Inference,
+    looks_at_image,
+)
 from napari_unetseg.core.memory import kept_memory
-from napari_unetseg.core.unet import probabilities
 
 if TYPE_CHECKING:
     from napari_unetseg.core.model import Model
 
 __all__ = ["predict", "predict_events", "predict_probabilities"]
-
-EDGE = {2: 512, 3: 96}
-"""Edge of a tile's core in voxels."""
-SMALLEST_EDGE = 32
-LARGEST_HALO = 3.0
-"""Where tiles would read more than this many times what they keep, they are blended instead."""
 
 Pieces = Iterator[tuple[tiles.Region, np.ndarray]]
 Seen = Callable[[], tiles.Region | None]
@@ -43,20 +38,18 @@ def _anywhere() -> None:
     return None
 
 
-class _Engine:
+class _Engine(Inference):
     """A network on a device, and how it walks over a plane or volume."""
 
     def __init__(self, model: Model, shape: tuple[int, ...], settings: PredictSettings) -> None:
-        self.device = pick_device(settings.device)
+        super().__init__(model, settings.device)
         self.shape = shape
-        self.model = model
-        self.network = model.network().folded().to(self.device)
         self.plan(settings.tile or EDGE[model.dims])
 
     def plan(self, edge: int) -> None:
         self.edge = edge
         self.exact = tiles.exact_tiles(self.shape, self.network, edge)
-        looks_at_tile = self.model.net.norm in ("group", "instance") and len(self.exact) > 1
+        looks_at_tile = looks_at_image(self.model) and len(self.exact) > 1
         far = self.model.dims == 3 or self.model.net.encoder != "unet"
         wide = far and tiles.halo_factor(self.exact) > LARGEST_HALO
         self.blended = looks_at_tile or wide
@@ -65,14 +58,6 @@ class _Engine:
     @property
     def count(self) -> int:
         return len(self.rows if self.blended else self.exact)
-
-    def infer(self, image: np.ndarray) -> np.ndarray:
-        """Probabilities (classes, *spatial), float32, of an image (channels, *spatial)."""
-        with torch.inference_mode():
-            x = torch.from_numpy(image)[None].to(self.device)
-            if self.model.dims == 2:
-                x = x.contiguous(memory_format=torch.channels_last)
-            return probabilities(self.network(x)[0].float()).cpu().numpy()
 
     def walk(self, read: Callable[[tiles.Region], np.ndarray], seen: Seen) -> Pieces:
         """Probabilities of each region of a plane or volume, what is seen first."""
@@ -86,13 +71,11 @@ class _Engine:
 
     def shrink(self) -> str:
         """Take less memory; say how. Raises `UserError` when there is no smaller way."""
-        release_memory(self.device)
+        self.release()
         if self.edge > SMALLEST_EDGE:
             self.plan(max(SMALLEST_EDGE, min(self.edge, max(self.shape)) // 2))
             return f"Not enough memory: going on with tiles of {self.edge} voxels."
-        if self.device.type != "cpu":
-            self.device = torch.device("cpu")
-            self.network = self.network.to(self.device)
+        if self.leave_gpu():
             self.plan(EDGE[self.model.dims])
             return "Not enough memory on the GPU: going on with the CPU."
         raise UserError(
@@ -101,7 +84,7 @@ class _Engine:
         )
 
     def blend_reason(self) -> str:
-        if self.model.net.norm in ("group", "instance"):
+        if looks_at_image(self.model):
             why = f"{self.model.net.norm} norm depends on what is around a voxel"
         else:
             what = "volume" if self.model.dims == 3 else "image"
@@ -158,7 +141,10 @@ def _predict_stack(
 ) -> Generator[Event, None, None]:
     """All wanted planes or volumes; what it holds is free when it ends."""
     model.check_image(stack)
-    wanted = list(planes) if planes is not None else list(stack.planes(model.dims))
+    wanted, count = stack.planes(model.dims), math.prod(stack.leading_shape(model.dims))
+    if planes is not None:
+        chosen = list(planes)
+        wanted, count = iter(chosen), len(chosen)
     normalization, own = model.normalization.for_stack(stack)
     if own:
         yield Notice(
@@ -170,7 +156,7 @@ def _predict_stack(
         yield Notice(engine.blend_reason())
     for number, plane in enumerate(wanted):
         yield from _predict_plane(
-            engine, stack, normalization, plane, control, settings, (number, len(wanted)), seen
+            engine, stack, normalization, plane, control, settings, (number, count), seen
         )
         if control.stopped:
             return

@@ -10,7 +10,20 @@ from typing import Protocol
 
 import numpy as np
 
-__all__ = ["Tile", "blend", "exact_tiles", "halo_factor", "nearest_first", "overlapping_tiles"]
+__all__ = [
+    "Reach",
+    "Region",
+    "Tile",
+    "blend",
+    "exact_step",
+    "exact_tiles",
+    "halo_factor",
+    "nearest_first",
+    "overlap",
+    "overlapping_tiles",
+    "read_span",
+    "window",
+]
 
 Region = tuple[slice, ...]
 Span = tuple[int, int]
@@ -43,6 +56,19 @@ class Tile:
         )
 
 
+def exact_step(size: int, edge: int, stride: int) -> int:
+    """Distance of exact tiles along an axis: about ``edge``, a multiple of the stride."""
+    count = max(1, round(size / edge))
+    return math.ceil(size / count / stride) * stride
+
+
+def read_span(core: slice, size: int, axis: int, reach: Reach) -> slice:
+    """What must be read along an axis of that size, so that ``core`` is as in the whole image."""
+    stride = reach.stride[axis]
+    first, last = reach.input_range(core.start, core.stop, axis)
+    return slice(max(0, first // stride * stride), min(size, -(-last // stride) * stride))
+
+
 def exact_tiles(shape: Sequence[int], reach: Reach, edge: int) -> list[Tile]:
     """Tiles whose cores cover the shape once and that read all that their core depends on.
 
@@ -60,15 +86,9 @@ def exact_tiles(shape: Sequence[int], reach: Reach, edge: int) -> list[Tile]:
     """
     spans: list[list[tuple[slice, slice]]] = []
     for axis, (size, stride) in enumerate(zip(shape, reach.stride, strict=True)):
-        count = max(1, round(size / edge))
-        step = math.ceil(size / count / stride) * stride
-        along = []
-        for start in range(0, size, step):
-            stop = min(start + step, size)
-            first, last = reach.input_range(start, stop, axis)
-            read = slice(max(0, first // stride * stride), min(size, -(-last // stride) * stride))
-            along.append((read, slice(start, stop)))
-        spans.append(along)
+        step = exact_step(size, edge, stride)
+        cores = [slice(start, min(start + step, size)) for start in range(0, size, step)]
+        spans.append([(read_span(core, size, axis, reach), core) for core in cores])
     return [Tile(tuple(r for r, _ in t), tuple(c for _, c in t)) for t in product(*spans)]
 
 
@@ -98,6 +118,14 @@ def halo_factor(tiles: Sequence[Tile]) -> float:
     return sum(voxels(t.read) for t in tiles) / sum(voxels(t.core) for t in tiles)
 
 
+def overlap(size: int, edge: int, stride: int) -> tuple[int, list[int]]:
+    """Along an axis: the edge of tiles that overlap by at least a quarter, and their starts."""
+    tile = min(size, math.ceil(edge / stride) * stride)
+    count = 1 if tile >= size else math.ceil((size - tile) / max(1, tile * 3 // 4)) + 1
+    last = max(0, size - tile)
+    return tile, [round(i * last / max(1, count - 1)) for i in range(count)]
+
+
 def overlapping_tiles(
     shape: Sequence[int], stride: Sequence[int], edge: int
 ) -> tuple[int, list[list[Region]]]:
@@ -113,10 +141,8 @@ def overlapping_tiles(
     starts = []
     sizes = []
     for size, step in zip(shape, stride, strict=True):
-        tile = min(size, math.ceil(edge / step) * step)
-        count = 1 if tile >= size else math.ceil((size - tile) / max(1, tile * 3 // 4)) + 1
-        last = max(0, size - tile)
-        starts.append([round(i * last / max(1, count - 1)) for i in range(count)])
+        tile, begins = overlap(size, edge, step)
+        starts.append(begins)
         sizes.append(tile)
     axis = max(range(len(shape)), key=lambda a: shape[a])
     others = [s for a, s in enumerate(starts) if a != axis]
@@ -159,7 +185,7 @@ def blend(
         stop = row[0][axis].stop
         for region in row:
             values = infer(region)
-            window = _window(values.shape[1:])
+            weights = window(values.shape[1:])
             if total is None:
                 total = np.zeros((len(values), *_resized(shape, axis, 0)), np.float32)
                 weight = np.zeros(_resized(shape, axis, 0), np.float32)
@@ -169,8 +195,8 @@ def blend(
                 weight = _grown(weight, axis, missing)
             place = list(region)
             place[axis] = slice(region[axis].start - done, region[axis].stop - done)
-            total[(slice(None), *place)] += values * window
-            weight[tuple(place)] += window
+            total[(slice(None), *place)] += values * weights
+            weight[tuple(place)] += weights
         assert total is not None
         final = [slice(None)] * len(shape)
         final[axis] = slice(0, bound - done)
@@ -191,7 +217,7 @@ def _grown(array: np.ndarray, axis: int, more: int) -> np.ndarray:
     return np.concatenate([array, extra], axis)
 
 
-def _window(shape: Sequence[int]) -> np.ndarray:
+def window(shape: Sequence[int]) -> np.ndarray:
     """Gaussian weights of a tile, largest in its middle and never 0."""
     out = np.ones((), np.float32)
     for size in shape:

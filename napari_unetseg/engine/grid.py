@@ -1,0 +1,139 @@
+"""The grid of chunks that an image is predicted in: it depends on shape, network and settings."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+
+from napari_unetseg.core import tiles
+from napari_unetseg.core.encoders import build
+from napari_unetseg.core.inference import EDGE, LARGEST_HALO, looks_at_image
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.image import Stack
+    from napari_unetseg.core.model import Model
+    from napari_unetseg.core.tiles import Reach, Region
+
+__all__ = ["Grid"]
+
+CHUNK = {2: 1024, 3: 128}
+"""Wanted edge of a chunk in voxels; a chunk holds whole tiles."""
+BLENDED_CHUNK = {2: 2048, 3: 288}
+"""The same where tiles overlap: those at a chunk's border are predicted for each of its sides."""
+LARGEST_EDGE = {2: 2048, 3: 160}
+"""Tiles grow no further to read less around what they keep."""
+SHARES_BYTES = 2**28
+"""The probabilities of a chunk take no more, where tiles are small enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Chunks of an image, numbered; each is one task and one chunk of the output.
+
+    Attributes
+    ----------
+    shape
+        Grid shape of the image.
+    tile, chunk
+        Edges along the spatial axes (ZYX or YX), voxels.
+    blended
+        Tiles overlap and are blended, since the network's norm depends on what is around.
+    """
+
+    shape: tuple[int, ...]
+    tile: tuple[int, ...]
+    chunk: tuple[int, ...]
+    blended: bool
+
+    @classmethod
+    def plan(cls, model: Model, stack: Stack, edge: int | None = None) -> Self:
+        """The grid for a model and an image; ``edge`` of a tile, None: chosen."""
+        with torch.device("meta"):
+            network = build(model.net)
+        dims, spatial = model.dims, stack.spatial_shape(model.dims)
+        tile = _exact(spatial, network, edge or EDGE[dims])
+        blended = looks_at_image(model) and any(t < n for t, n in zip(tile, spatial, strict=True))
+        wanted = edge or EDGE[dims]
+        while edge is None and not blended and _halo(spatial, tile, network) > LARGEST_HALO:
+            if (wanted := wanted * 4 // 3) > LARGEST_EDGE[dims]:
+                break
+            tile = _exact(spatial, network, wanted)
+        if blended:
+            tile = tuple(
+                tiles.overlap(n, wanted, s)[0] for n, s in zip(spatial, network.stride, strict=True)
+            )
+        chunk = _chunk(spatial, tile, blended, len(model.classes.numbers))
+        return cls(stack.grid_shape, tile, chunk, blended)
+
+    @property
+    def dims(self) -> int:
+        """Spatial axes: 2 or 3."""
+        return len(self.tile)
+
+    @property
+    def spatial(self) -> tuple[int, ...]:
+        """Shape of the spatial axes."""
+        return self.shape[-self.dims :]
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Shape of a chunk along all axes."""
+        return (*(1 for _ in self.shape[: -self.dims]), *self.chunk)
+
+    @property
+    def cells(self) -> tuple[int, ...]:
+        """How many chunks there are along each axis."""
+        return tuple(-(-n // c) for n, c in zip(self.shape, self.chunks, strict=True))
+
+    def __len__(self) -> int:
+        return math.prod(self.cells)
+
+    def cell(self, number: int) -> tuple[int, ...]:
+        """A chunk's place in the grid, one number for each axis."""
+        return tuple(int(i) for i in np.unravel_index(number, self.cells))
+
+    def place(self, number: int) -> tuple[tuple[int, ...], Region]:
+        """What a chunk covers: index of the leading axes, and a slice for each spatial axis."""
+        cell = self.cell(number)
+        region = (
+            slice(i * c, min((i + 1) * c, n))
+            for i, c, n in zip(cell[-self.dims :], self.chunk, self.spatial, strict=True)
+        )
+        return cell[: -self.dims], tuple(region)
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the voxels of a mask, for the state of an output."""
+        return {"tile": list(self.tile), "chunk": list(self.chunk), "blended": self.blended}
+
+
+def _exact(shape: tuple[int, ...], network: Reach, edge: int) -> tuple[int, ...]:
+    return tuple(
+        tiles.exact_step(n, edge, stride) for n, stride in zip(shape, network.stride, strict=True)
+    )
+
+
+def _halo(shape: tuple[int, ...], tile: tuple[int, ...], network: Reach) -> float:
+    """Voxels that a tile in the middle reads for each that it keeps."""
+    factor = 1.0
+    for axis, (size, step) in enumerate(zip(shape, tile, strict=True)):
+        start = (size - 1) // step // 2 * step
+        core = slice(start, min(start + step, size))
+        read = tiles.read_span(core, size, axis, network)
+        factor *= (read.stop - read.start) / (core.stop - core.start)
+    return factor
+
+
+def _chunk(
+    shape: tuple[int, ...], tile: tuple[int, ...], blended: bool, classes: int
+) -> tuple[int, ...]:
+    wanted = (BLENDED_CHUNK if blended else CHUNK)[len(shape)]
+    counts = [max(1, round(wanted / t)) for t in tile]
+    while math.prod(t * c for t, c in zip(tile, counts, strict=True)) * 4 * classes > SHARES_BYTES:
+        if max(counts) == 1:
+            break
+        counts[counts.index(max(counts))] -= 1
+    return tuple(min(n, t * c) for n, t, c in zip(shape, tile, counts, strict=True))

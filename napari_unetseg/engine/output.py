@@ -1,0 +1,314 @@
+"""A mask being made: an OME-Zarr 0.5 labels group that knows which of its chunks are done.
+
+<root>                 the user's OME-Zarr image; or ours: nothing, or the probabilities
+<root>/labels/mask     levels 0, 1, …; chunks of level 0 are the tasks of a prediction
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.engine import metadata
+from napari_unetseg.engine.levels import level_shapes, write_level
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from napari_unetseg.core.image import Stack
+    from napari_unetseg.core.model import Model
+    from napari_unetseg.engine.chunks import Predicted
+    from napari_unetseg.engine.grid import Grid
+
+__all__ = ["Output", "Plan", "Precision", "open_output"]
+
+OURS = "napari-unetseg"
+SCHEMA = "napari-unetseg/mask/1"
+Precision = Literal["float16", "uint8"]
+"""How probabilities are stored; with uint8 255 stands for 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an output is of: it decides every byte of it.
+
+    Attributes
+    ----------
+    model, stack, grid
+        What is applied to what, in which chunks.
+    probabilities
+        Store them too, with that precision.
+    levels
+        Make smaller levels too, so that viewers show large planes at once.
+    name
+        Of the labels.
+    """
+
+    model: Model
+    stack: Stack
+    grid: Grid
+    probabilities: Precision | None = None
+    levels: bool = True
+    name: str = "mask"
+
+    def state(self) -> dict[str, Any]:
+        """What another model, image or setting would say otherwise."""
+        description = self.model.description()
+        said = {k: description[k] for k in ("net", "classes", "channels", "normalization")}
+        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        return {
+            "schema": SCHEMA,
+            "model": self.model.id,
+            "description": digest[:12],
+            "image": self.stack.fingerprint(),
+            "axes": self.stack.grid_axes,
+            "shape": list(self.grid.shape),
+            **self.grid.facts(),
+            "probabilities": self.probabilities,
+        }
+
+
+class Output:
+    """An open output: which chunks are done, and where their voxels go.
+
+    Parameters
+    ----------
+    plan
+        What it is of.
+    group
+        The labels.
+    shares
+        The probabilities, (…, classes, spatial); None: not wanted.
+    """
+
+    def __init__(self, plan: Plan, group: zarr.Group, shares: Any) -> None:
+        self.plan, self._group, self._shares = plan, group, shares
+        self._store: Any = group.store
+        self._mask = _array(group, "0", plan.grid.shape, plan.grid.chunks, "uint8", plan)
+
+    @property
+    def mask(self) -> Any:
+        """The mask's array, as large as the image."""
+        return self._mask
+
+    @property
+    def probabilities(self) -> Any:
+        """The probabilities' array with an axis of classes before the spatial ones, or None."""
+        return self._shares
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        state: Any = self._group.attrs[OURS]
+        return bool(state["finished"])
+
+    def done(self, number: int) -> bool:
+        """Whether a chunk is stored: it comes last of what belongs to it."""
+        return bool(self._store.has(_key(self._mask, self.plan.grid.cell(number))))
+
+    def write(self, number: int, predicted: Predicted) -> None:
+        """Store a chunk; all of it or nothing."""
+        plane, region = self.plan.grid.place(number)
+        if self._shares is not None:
+            assert predicted.probabilities is not None
+            index: list[Any] = [*plane, *region]
+            index.insert(class_axis(self.plan), slice(None))
+            self._shares[tuple(index)] = _stored(predicted.probabilities, self._shares.dtype)
+        self._mask[(*plane, *region)] = predicted.mask
+
+    def finish(self) -> Iterator[tuple[int, int]]:
+        """Make what else belongs to it; yields (done, in all) of the work."""
+        shapes = level_shapes(self.plan.grid.shape) if self.plan.levels else []
+        above = self._mask
+        for number, shape in enumerate(shapes, 1):
+            chunks = tuple(min(c, n) for c, n in zip(self.plan.grid.chunks, shape, strict=True))
+            below = _array(self._group, str(number), shape, chunks, "uint8", self.plan)
+            yield from write_level(above, below, self._has(below))
+            above = below
+        self._store.tidy("")
+        said: Any = self._group.attrs.asdict()
+        scales = metadata.multiscales(self.plan.stack, 1 + len(shapes))
+        ome = {**said["ome"], "multiscales": scales}
+        self._group.update_attributes({"ome": ome, OURS: {**said[OURS], "finished": True}})
+
+    def _has(self, array: Any) -> Any:
+        return lambda cell: bool(self._store.has(_key(array, cell)))
+
+
+def open_output(store: Any, plan: Plan, *, overwrite: bool = False) -> Output:
+    """Begin an output, or go on with one of the same plan.
+
+    Parameters
+    ----------
+    store
+        A Zarr store that is a `ChunkStore` too: empty, ours, or with an OME-Zarr 0.5 image.
+    plan
+        What it is of.
+    overwrite
+        Begin anew where it is of something else.
+
+    Raises
+    ------
+    UserError
+        There are labels of that name of another model, image or setting, or somebody else's; or
+        the store holds an older OME-Zarr.
+    """
+    metadata.axis_names(plan.stack)
+    state = plan.state()
+    root = _root(store, plan)
+    labels, path = root.require_group("labels"), f"labels/{plan.name}"
+    found = _existing(labels, plan.name)
+    if found is not None and not overwrite:
+        _compare(found, state, f"{store}/{path}")
+    begun = found is not None and _same(found, state)
+    if not begun and found is not None:  # so that half of it is never taken for a whole
+        zarr.open_group(store, path=path).update_attributes({OURS: {"schema": SCHEMA}})
+    shares = _shares(root, plan, fresh=not begun)
+    if not begun:
+        _list(labels, plan.name)
+        inside = "multiscales" in _ome(root)
+        ome = {
+            "version": metadata.VERSION,
+            "multiscales": metadata.multiscales(plan.stack, 1),
+            "image-label": metadata.image_label(plan.model.classes, source=inside),
+        }
+        said = {"ome": ome, OURS: {**state, "finished": False}}
+        zarr.create_group(store, path=path, attributes=said, overwrite=True)
+    else:
+        store.tidy("")
+    return Output(plan, zarr.open_group(store, path=path, mode="r+"), shares)
+
+
+def _root(store: Any, plan: Plan) -> zarr.Group:
+    if store.has(".zgroup") or store.has(".zattrs"):
+        raise UserError(
+            f"{store} is OME-Zarr 0.4, and masks are written as 0.5; write them into a folder."
+        )
+    if not store.has("zarr.json"):
+        zarr.create_group(store, attributes={OURS: {"schema": SCHEMA}})
+    root = zarr.open_group(store, mode="r+")
+    if plan.probabilities and OURS not in root.attrs:
+        raise UserError(
+            f"{store} is an image, so that probabilities have no place in it; write them into a "
+            "folder."
+        )
+    return root
+
+
+def _ome(group: zarr.Group) -> dict[str, Any]:
+    found: Any = group.attrs.get("ome", {})
+    return found if isinstance(found, dict) else {}
+
+
+def _existing(labels: zarr.Group, name: str) -> dict[str, Any] | None:
+    """The state of labels of that name; None where there are none."""
+    if name not in labels:
+        return None
+    state: Any = labels[name].attrs.get(OURS)
+    if not isinstance(state, dict) or state.get("schema") != SCHEMA:
+        raise UserError(
+            f"{labels.store}/labels/{name} was not made by this program, so it stays as it is; "
+            "choose another folder."
+        )
+    return state
+
+
+def _same(found: dict[str, Any], state: dict[str, Any]) -> bool:
+    return {k: v for k, v in found.items() if k != "finished"} == state
+
+
+def _compare(found: dict[str, Any], state: dict[str, Any], where: str) -> None:
+    """Refuse to go on with what something else began."""
+    if _same(found, state):
+        return
+    if (found.get("model"), found.get("description")) != (state["model"], state["description"]):
+        what = f"another model ({found.get('model')})"
+    elif (found.get("image"), found.get("shape")) != (state["image"], state["shape"]):
+        what = "another image"
+    else:
+        what = "the same image with other settings"
+    raise UserError(
+        f"{where} holds a mask of {what}; choose another folder, or replace it with --overwrite."
+    )
+
+
+def _list(labels: zarr.Group, name: str) -> None:
+    """Name the labels in their group, as OME-Zarr wants it."""
+    ome = _ome(labels)
+    names = ome.get("labels", [])
+    if name not in names:
+        ome = {**ome, "version": metadata.VERSION, "labels": [*names, name]}
+        labels.update_attributes({"ome": ome})
+
+
+def class_axis(plan: Plan) -> int:
+    """Place of the classes among the axes of probabilities: before the spatial ones."""
+    return sum(n not in "zyx" for n in metadata.axis_names(plan.stack))
+
+
+def _shares(root: zarr.Group, plan: Plan, *, fresh: bool) -> Any:
+    """The array of the probabilities, an image with a channel for each class."""
+    if fresh and OURS in root.attrs:
+        if "0" in root:
+            del root["0"]
+        root.attrs.put({OURS: {"schema": SCHEMA}})
+    if plan.probabilities is None:
+        return None
+    classes, grid, place = plan.model.classes, plan.grid, class_axis(plan)
+    ome = {
+        "version": metadata.VERSION,
+        "multiscales": metadata.multiscales(plan.stack, 1, channels=True),
+        "omero": metadata.omero(classes, 255.0 if plan.probabilities == "uint8" else 1.0),
+    }
+    if fresh:
+        root.update_attributes({"ome": ome})
+    n = len(classes.numbers)
+    shape = (*grid.shape[:place], n, *grid.shape[place:])
+    chunks = (*grid.chunks[:place], n, *grid.chunks[place:])
+    return _array(root, "0", shape, chunks, plan.probabilities, plan)
+
+
+def _array(
+    group: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    dtype: str,
+    plan: Plan,
+) -> Any:
+    """An array of a group, made where it is not there; every chunk of it will be a file."""
+    config: Any = {"write_empty_chunks": True}
+    if name in group:
+        path = f"{group.path}/{name}".lstrip("/")
+        return zarr.open_array(group.store, path=path, mode="r+", config=config)
+    names = metadata.axis_names(plan.stack)
+    if len(shape) > len(names):
+        names.insert(class_axis(plan), "c")
+    return group.create_array(
+        name,
+        shape=shape,
+        chunks=chunks,
+        dtype=dtype,
+        fill_value=0,
+        compressors=ZstdCodec(level=1),
+        dimension_names=names,
+        config=config,
+    )
+
+
+def _key(array: Any, cell: tuple[int, ...]) -> str:
+    return "/".join([array.path, "c", *map(str, cell)])
+
+
+def _stored(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    if dtype == np.uint8:
+        return np.rint(values * 255).astype(np.uint8)
+    found: np.ndarray = values.astype(dtype)
+    return found

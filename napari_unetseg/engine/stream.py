@@ -1,0 +1,182 @@
+"""Prediction of one image into an output: read, predict and write at the same time."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from napari_unetseg.core.config import PredictSettings
+from napari_unetseg.core.control import Control
+from napari_unetseg.core.devices import use_threads
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import ChunkPredicted, Event, Notice
+from napari_unetseg.core.memory import kept_memory
+from napari_unetseg.engine.chunks import ChunkPredictor, Predicted, Read
+from napari_unetseg.engine.grid import Grid
+from napari_unetseg.engine.output import Output, Plan, Precision, open_output
+from napari_unetseg.engine.overlapped import overlapped
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.image import Normalization, Stack
+    from napari_unetseg.core.model import Model
+
+__all__ = ["fill", "make_plan", "predict_to_zarr", "saving"]
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def make_plan(
+    model: Model,
+    stack: Stack,
+    settings: PredictSettings,
+    *,
+    probabilities: Precision | None = None,
+    levels: bool = True,
+    name: str = "mask",
+) -> Plan:
+    """What an output is of; `UserError` where the image does not fit the model."""
+    model.check_image(stack)
+    return Plan(model, stack, Grid.plan(model, stack, settings.tile), probabilities, levels, name)
+
+
+def predict_to_zarr(
+    model: Model,
+    stack: Stack,
+    store: Any,
+    settings: PredictSettings | None = None,
+    *,
+    probabilities: Precision | None = None,
+    levels: bool = True,
+    name: str = "mask",
+    overwrite: bool = False,
+    control: Control | None = None,
+) -> Generator[Event, None, Output | None]:
+    """Predict an image of any size into OME-Zarr labels, and go on with what was begun.
+
+    Memory holds a few chunks, however large the image is. A program that is killed leaves whole
+    chunks behind; the same call goes on after the last of them, and the finished output has the
+    bytes that it would have had (with the same number of threads, and enough memory for the tiles).
+
+    Parameters
+    ----------
+    model, stack, settings
+        What to apply to what, and how.
+    store
+        Where: a `FolderStore`, or another Zarr store that is a `ChunkStore`.
+    probabilities
+        Store them too: ``float16``, or ``uint8`` where 255 stands for 1.
+    levels
+        Make smaller levels for viewers.
+    name
+        Of the labels.
+    overwrite
+        Begin anew where the labels are of another model, image or setting.
+    control
+        Stops after the chunk at hand.
+
+    Yields
+    ------
+    Event
+        `Notice` sentences, and a `ChunkPredicted` for each chunk that was stored.
+
+    Returns
+    -------
+    Output or None
+        The finished output; None when it was stopped.
+
+    Raises
+    ------
+    UserError
+        The image does not fit the model, the place is taken, the disk is full, or memory is too
+        small for a tile.
+    """
+    settings = settings or PredictSettings()
+    control = control or Control(settings.threads)
+    plan = make_plan(model, stack, settings, probabilities=probabilities, levels=levels, name=name)
+    with kept_memory(), saving():
+        output = open_output(store, plan, overwrite=overwrite)
+        if not output.finished:
+            yield from notices(plan)
+            normalization, own = model.normalization.for_stack(stack)
+            if own:
+                yield Notice(own_range(stack))
+            yield from _predict(output, normalization, settings, control)
+            if control.stopped:
+                return None
+            yield from fill(output)
+    return output
+
+
+def own_range(stack: Stack) -> str:
+    """Why the model's intensity range is not used."""
+    return (
+        f"{stack.name} has quite another intensity range than the training images, so it is "
+        "scaled by its own percentiles."
+    )
+
+
+def notices(plan: Plan) -> Iterator[Notice]:
+    """What should be known of the way an image is predicted."""
+    if plan.grid.blended:
+        yield Notice(
+            f"Tiles are blended ({plan.model.net.norm} norm depends on what is around a voxel), so "
+            "the mask may differ a little with the tile size."
+        )
+
+
+def _predict(
+    output: Output, normalization: Normalization, settings: PredictSettings, control: Control
+) -> Iterator[Event]:
+    """Predict the chunks that are not there yet."""
+    plan = output.plan
+    total = len(plan.grid)
+    predictor = ChunkPredictor(
+        plan.model,
+        plan.grid,
+        normalization,
+        settings.device,
+        probabilities=plan.probabilities is not None,
+    )
+
+    def work(number: int, read: Read) -> Predicted:
+        use_threads(control.threads or settings.threads)
+        return predictor.predict(number, read)
+
+    def wanted() -> Iterator[int]:
+        for number in range(total):
+            if control.stopped:
+                return
+            if not output.done(number):
+                yield number
+
+    def read(number: int) -> Read:
+        return predictor.read(plan.stack, number)
+
+    for number in overlapped(wanted(), read, work, output.write):
+        while predictor.notices:
+            yield Notice(predictor.notices.pop(0))
+        yield ChunkPredicted(number + 1, total)
+
+
+def fill(output: Output) -> Iterator[Event]:
+    """Make what else belongs to an output of which every chunk is there."""
+    for _ in output.finish():
+        pass
+    yield ChunkPredicted(len(output.plan.grid), len(output.plan.grid))
+
+
+@contextmanager
+def saving() -> Iterator[None]:
+    """Say of a full disk that the same command goes on."""
+    try:
+        yield
+    except UserError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            raise UserError(
+                f"The disk of {cause.filename or 'the masks'} is full; free some space and run the "
+                "same again: it goes on where it was."
+            ) from error
+        raise
