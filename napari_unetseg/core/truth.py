@@ -233,6 +233,11 @@ class Truth:
         with self._lock:
             self._away = True
 
+    @property
+    def away(self) -> bool:
+        """Whether there is no annotation layer any more, see `put_strokes_away`."""
+        return self._away
+
     def over(self, region: Region) -> np.ndarray:
         """What corrections and accepted regions say of a region, the newer of both.
 
