@@ -89,6 +89,9 @@ def test_what_a_model_remembers(trained: Model) -> None:
     assert record.threads == 1
     assert record.device == "cpu"
     assert record.curve[-1].mean_dice is not None
+    chosen = {choice.name: choice for choice in record.choices}
+    assert {"Network", "Start", "Patches", "Held out", "Length"} <= set(chosen)
+    assert chosen["Length"].reason == "as in the settings"
     assert trained.validated
     assert trained.spacing == (0.25, 0.5)
     assert trained.channels == ("DAPI µ",)

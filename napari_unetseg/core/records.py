@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from napari_unetseg.core.config import TrainSettings
+from napari_unetseg.core.events import Choice
 from napari_unetseg.core.metrics import Scores
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class TrainingRecord(_Record):
     shares: tuple[float, ...] | None = None
     """Estimated share of each class in the training images, by which they were weighed."""
     labelled_voxels: int
+    choices: tuple[Choice, ...] = ()
+    """What was chosen for these images, and why; empty in records of earlier versions."""
     device: str
     threads: int
     versions: dict[str, str]
@@ -79,13 +82,14 @@ class TrainingRecord(_Record):
 
 
 WITH_CURVES, MOST_RECORDS = 10, 100
-"""Newest trainings of which a model keeps the curve, and that it remembers at all."""
+"""Newest trainings of which a model keeps curve and choices, and that it remembers at all."""
 
 
 def remembered(history: tuple[TrainingRecord, ...]) -> tuple[TrainingRecord, ...]:
     """What a model that goes on keeps of its past: a day of training has hundreds."""
     newest = history[-MOST_RECORDS:]
-    old = tuple(record.model_copy(update={"curve": ()}) for record in newest[:-WITH_CURVES])
+    short = {"curve": (), "choices": ()}
+    old = tuple(record.model_copy(update=short) for record in newest[:-WITH_CURVES])
     return (*old, *newest[-WITH_CURVES:])
 
 

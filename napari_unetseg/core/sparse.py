@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["CHUNK", "Cell", "Region", "SparseGrid", "cells", "together", "whole"]
+__all__ = ["CHUNK", "Cell", "Region", "SparseGrid", "cells", "planes_of", "together", "whole"]
 
 CHUNK = 256
 """Edge of a chunk along Y and X; along every other axis it is one."""
@@ -34,6 +34,11 @@ def cells(region: Region) -> Iterator[Cell]:
     leading = [range(s.start, s.stop) for s in region[:-2]]
     spatial = [range(s.start // CHUNK, -(-s.stop // CHUNK)) for s in region[-2:]]
     return product(*leading, *spatial)
+
+
+def planes_of(region: Region) -> list[Cell]:
+    """Leading indices of the YX planes that a region touches."""
+    return list(product(*(range(s.start, s.stop) for s in region[:-2])))
 
 
 def together(regions: Sequence[Region]) -> list[Region]:

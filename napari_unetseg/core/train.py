@@ -29,6 +29,7 @@ from napari_unetseg.core.samples import Pair, TrainingData
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from napari_unetseg.core.events import Choice
     from napari_unetseg.core.image import Stack
     from napari_unetseg.core.labels import Structure
 
@@ -169,7 +170,7 @@ class _Run:
 
     def prepared(self) -> Prepared:
         """What was read, what will be done, and what was chosen for it."""
-        data, plan, device = self.data, self.plan, device_name(self.device)
+        data, plan = self.data, self.plan
         return Prepared(
             steps=plan.steps,
             epoch_steps=plan.epoch_steps,
@@ -177,12 +178,17 @@ class _Run:
             train_voxels=data.train_voxels,
             validation_voxels=data.validation_voxels,
             blocks=len(data.validation_blocks()),
-            device=device,
+            device=device_name(self.device),
             parameters=self.learner.network.parameter_count,
             patch=plan.patch,
             batch=plan.batch,
-            choices=explain(plan, data, self.settings, self.learner, device),
+            choices=self.choices(),
         )
+
+    def choices(self) -> tuple[Choice, ...]:
+        """What was chosen for these data, and why."""
+        device = device_name(self.device)
+        return explain(self.plan, self.data, self.settings, self.learner, device)
 
     def answer(self) -> Generator[Event, None, None]:
         """A first model without a step, where the device's memory allows it."""
@@ -308,6 +314,7 @@ class _Run:
             images=image_records(data),
             shares=self.learner.shares,
             labelled_voxels=data.train_voxels + data.validation_voxels,
+            choices=self.choices(),
             device=device_name(self.device),
             threads=self.threads,
             versions=versions(),

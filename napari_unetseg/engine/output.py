@@ -308,7 +308,6 @@ def _key(array: Any, cell: tuple[int, ...]) -> str:
 
 
 def _stored(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
-    if dtype == np.uint8:
-        return np.rint(values * 255).astype(np.uint8)
-    found: np.ndarray = values.astype(dtype)
+    scaled = np.rint(values * 255) if dtype == np.uint8 else values
+    found: np.ndarray = scaled.astype(dtype)
     return found

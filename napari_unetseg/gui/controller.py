@@ -41,6 +41,7 @@ from napari_unetseg.gui.masks import Masks
 from napari_unetseg.gui.newer import Pairs, gather, same
 from napari_unetseg.gui.pace import Pace
 from napari_unetseg.gui.preferences import Preferences, cores
+from napari_unetseg.gui.quality import Quality
 from napari_unetseg.gui.review import Review
 from napari_unetseg.gui.session import (
     JobKind,
@@ -113,6 +114,7 @@ class Controller(Masks):
         self.steps = Steps(session)
         self.looking = Looking(self, session)
         self.keeping = Keeping(self, session)
+        self.quality = Quality(self, session)
         super().__init__(viewer, session)
         self.attention = Attention(self)
         self.review = Review(self)
@@ -150,6 +152,7 @@ class Controller(Masks):
         super().on_change(image, change)
         self.looking.on_change(change)
         self.keeping.on_change(image, change)
+        self.quality.on_change()
         if self._own is not None and image is self._own.image:
             self._own.renew(change.region)
 
@@ -193,6 +196,7 @@ class Controller(Masks):
         self.steps.forget(event.value)
         self.looking.forget(event.value)
         self.keeping.forget(event.value)
+        self.quality.forget(event.value)
 
     def show_difference(self) -> None:
         """Add a layer of what changed between the model before the last training and now."""
@@ -530,6 +534,7 @@ class Controller(Masks):
         self.looking.look()
         self.keeping.tick()
         self.attention.tick()
+        self.quality.tick()
         self.runner.pump()
         now = time.perf_counter()
         if self.doubts and not self._settling:

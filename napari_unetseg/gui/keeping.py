@@ -21,6 +21,7 @@ from napari_unetseg.io import places
 from napari_unetseg.io.project import Project
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.effort import First
     from napari_unetseg.gui.controller import Controller
     from napari_unetseg.gui.session import ModelEntry
 
@@ -82,6 +83,11 @@ class Keeping:
         """The numbers in an image's labels mean something else."""
         if image in self._keys:
             self._on_values()
+
+    def firsts(self, image: Any) -> dict[tuple[int, ...], First]:
+        """When each plane of an image was first predicted, as far as it is kept."""
+        known = self.project.effort.firsts if self.project is not None else {}
+        return dict(known.get(self._keys.get(image, ""), {}))
 
     def forget(self, image: Any) -> None:
         """An image was removed; what was said about it stays in the project."""

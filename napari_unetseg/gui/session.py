@@ -20,6 +20,7 @@ from napari_unetseg.core.labels import LabelKind, Structure
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Choice
     from napari_unetseg.core.model import Model
+    from napari_unetseg.core.quality import PlaneQuality
     from napari_unetseg.io.places import Recovery
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Message",
     "Mode",
     "ModelEntry",
+    "PlacedQuality",
     "Point",
     "Session",
     "Source",
@@ -155,6 +157,14 @@ class Mark:
     dice: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class PlacedQuality:
+    """How good the first prediction of a plane was, and the image layer that it is of."""
+
+    image: Any
+    quality: PlaneQuality
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelEntry:
     """A model of this session; ``path`` is where it was saved or loaded."""
@@ -196,6 +206,8 @@ class Session:
     curve: tuple[Point, ...] = ()
     marks: tuple[Mark, ...] = ()
     """What happened along the curve."""
+    quality: tuple[PlacedQuality, ...] = ()
+    """First predictions against the truth, in the order of time, as long as it is looked at."""
     result: str = ""
     message: Message = Message()
 

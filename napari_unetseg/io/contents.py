@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from napari_unetseg.core.effort import Effort
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
-from napari_unetseg.core.truth import Truth
+from napari_unetseg.core.sparse import planes_of
+from napari_unetseg.core.truth import Origin, Truth
 from napari_unetseg.io.journal import Adopted, Frame, Said, State, Together, read_frames
 from napari_unetseg.io.snapshot import read_truth
 
-__all__ = ["FILE", "FORMAT", "Contents", "read_contents"]
+__all__ = ["FILE", "FORMAT", "Contents", "check_folder", "read_contents"]
 
 FORMAT = 1
 FILE = "project.json"
@@ -36,7 +38,7 @@ class Contents:
         The snapshot that counts, empty for none, and the number of the first journal that does.
     number
         The largest number of a journal.
-    values, truths, lost
+    values, truths, effort, lost
         As in `napari_unetseg.io.project.Project`.
     """
 
@@ -46,6 +48,7 @@ class Contents:
     number: int = 0
     values: dict[str, Any] = field(default_factory=dict)
     truths: dict[str, Truth] = field(default_factory=dict)
+    effort: Effort = field(default_factory=Effort)
     lost: list[str] = field(default_factory=list)
 
     def read(self) -> None:
@@ -53,6 +56,7 @@ class Contents:
         content = _read_file(self.folder / FILE)
         self.snapshot, self.first = content["snapshot"], content["journal"]
         self.values = content["values"]
+        self._read_effort(content.get("effort"))
         for key, image in content["images"].items():
             truth = _truth_of(key, image)
             self.truths[key] = truth
@@ -69,6 +73,13 @@ class Contents:
             self.number = max(self.number, number)
             if number >= self.first:
                 self._replay(self.folder / f"journal-{number}")
+
+    def _read_effort(self, said: Any) -> None:
+        if said is not None:
+            try:
+                self.effort = Effort.from_json(said)
+            except ValueError:
+                self.lost.append("How long was annotated could not be read.")
 
     def _replay(self, path: Path) -> None:
         frames = read_frames(path)
@@ -91,7 +102,7 @@ class Contents:
                     self._put(one)
             case Adopted(image, dtype, kind):
                 self._known(image).begin_strokes(np.dtype(dtype), kind)
-            case Said(image, change):
+            case Said(image, change, seconds):
                 truth = self._known(image)
                 inside = len(change.region) == len(truth.shape) and all(
                     s.stop <= n for s, n in zip(change.region, truth.shape, strict=True)
@@ -99,6 +110,10 @@ class Contents:
                 if not inside:
                     raise ValueError("something was said of a place outside its image")
                 truth.put(change)
+                self.effort.seconds = max(self.effort.seconds, seconds)
+                if change.origin is Origin.FIRST:
+                    planes = planes_of(change.region)
+                    self.effort.predicted(image, planes, seconds, change.stamp)
 
     def _know(self, values: dict[str, Any]) -> None:
         """Images that were added since the snapshot, and what their numbers mean now."""
@@ -112,6 +127,14 @@ class Contents:
         if image not in self.truths:
             raise ValueError("something was said of an image that is not in the project")
         return self.truths[image]
+
+
+def check_folder(folder: Path) -> None:
+    """Raise a `UserError` where a folder is no project, or has links in place of its files."""
+    if not (folder / FILE).is_file():
+        raise UserError(f"{folder} is no project: there is no {FILE} in it; choose another.")
+    if any((folder / name).is_symlink() for name in (FILE, "models", ".lock")):
+        raise UserError(f"{folder} holds links in place of its files; it is not opened.")
 
 
 def read_contents(folder: Path) -> Contents:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numcodecs.blosc import Blosc
 
+from napari_unetseg.core.effort import checked_seconds
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.truth import Change, Origin
 
@@ -48,10 +49,11 @@ _codec = Blosc("lz4", clevel=1, shuffle=Blosc.NOSHUFFLE)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Said:
-    """Something was said about an image."""
+    """Something was said about an image, after ``seconds`` of annotation in the project."""
 
     image: str
     change: Change
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,7 @@ def _content(frame: Frame) -> bytes:
         case Together(frames):
             arrays = [_content(one) for one in frames]
             header = {"kind": "together", "sizes": [len(a) for a in arrays]}
-        case Said(image, change):
+        case Said(image, change, seconds):
             values = np.ascontiguousarray(change.values)
             values = values.astype(values.dtype.newbyteorder("<"), copy=False)
             header = {
@@ -164,6 +166,7 @@ def _content(frame: Frame) -> bytes:
                 "region": [[s.start, s.stop] for s in change.region],
                 "dtype": values.dtype.str,
                 "stamp": int(change.stamp),
+                "seconds": round(seconds, 1),
             }
             arrays = [_codec.encode(values)]
             if change.stamps is not None:
@@ -256,7 +259,7 @@ def _said(header: dict[str, Any], blob: bytes) -> Said:
     values = _decode(blob[:first], shape, _dtype(header["dtype"]))
     stamps = _decode(blob[first : first + rest[0]], shape, np.dtype("<u4")) if rest else None
     change = Change(Origin(header["origin"]), region, values, int(header["stamp"]), stamps)
-    return Said(str(header["image"]), change)
+    return Said(str(header["image"]), change, checked_seconds(header.get("seconds", 0)))
 
 
 def _together(header: dict[str, Any], blob: bytes) -> Together:

@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -26,9 +27,11 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from napari_unetseg.core.atomic import atomic_path
+from napari_unetseg.core.effort import Effort, First
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.sparse import Cell, planes_of
 from napari_unetseg.core.truth import Change, Origin, Truth
-from napari_unetseg.io.contents import FILE, FORMAT, Contents, read_contents
+from napari_unetseg.io.contents import FILE, FORMAT, Contents, check_folder, read_contents
 from napari_unetseg.io.journal import Adopted, Frame, Journal, Said, State, Together, pack
 from napari_unetseg.io.snapshot import write_truth
 
@@ -49,6 +52,8 @@ class Project:
         All that is no array, as `put_values` takes it.
     truths
         What was said about each image, by its key.
+    effort
+        How long was annotated, and when each plane was first predicted.
     trouble
         Why nothing is written at the moment, in a sentence; empty if all is well.
     lost
@@ -59,6 +64,7 @@ class Project:
         self.folder = folder
         self.values: dict[str, Any] = {}
         self.truths: dict[str, Truth] = {}
+        self.effort = Effort()
         self.trouble = ""
         self.lost: list[str] = []
         self._lock = threading.RLock()  # around the journal
@@ -104,10 +110,7 @@ class Project:
         UserError
             It is no project, is open in another window, or comes from a newer version.
         """
-        if not (folder / FILE).is_file():
-            raise UserError(f"{folder} is no project: there is no {FILE} in it; choose another.")
-        if any((folder / name).is_symlink() for name in (FILE, "models", ".lock")):
-            raise UserError(f"{folder} holds links in place of its files; it is not opened.")
+        check_folder(folder)
         project = cls(folder)
         try:
             project._take()
@@ -123,6 +126,7 @@ class Project:
 
     def _take_over(self, found: Contents) -> None:
         self.values, self.truths, self.lost = found.values, found.truths, found.lost
+        self.effort = found.effort
         self._snapshot, self._first, self._number = found.snapshot, found.first, found.number
         self._unread = bool(found.lost)
 
@@ -150,22 +154,39 @@ class Project:
 
     def record(self, key: str, change: Change) -> None:
         """Write down what was said about an image; never raises, see `trouble`."""
-        self._append(Said(key, change))
+        with self._lock:
+            if change.origin is Origin.FIRST:
+                planes, seconds = planes_of(change.region), self.effort.seconds
+                self.effort.predicted(key, planes, seconds, change.stamp)
+            else:
+                self.effort.word(time.monotonic())
+            self._append(Said(key, change, self.effort.seconds))
 
     def add(self, key: str, truth: Truth) -> None:
         """Take in an image with all that was said about it until now, whole or not at all."""
         self.truths[key] = truth
-        frames: list[Adopted | Said] = [Adopted(key, truth.grid_dtype, truth.kind)]
-        for origin in Origin:
-            grid = truth.grid(origin)
-            for cell, values, stamps in truth.chunks(origin):
-                region = grid.region_of(cell)
-                shape = [s.stop - s.start for s in region]
-                values = np.zeros(shape, grid.dtype) if values is None else values
-                stamps = np.zeros(shape, np.uint32) if stamps is None else stamps
-                change = Change(origin, region, values, int(stamps.max()), stamps)
-                frames.append(Said(key, change))
-        self._append(Together(tuple(frames)))
+        with self._lock:
+            frames: list[Adopted | Said] = [Adopted(key, truth.grid_dtype, truth.kind)]
+            for origin in Origin:
+                grid = truth.grid(origin)
+                for cell, values, stamps in truth.chunks(origin):
+                    region = grid.region_of(cell)
+                    shape = [s.stop - s.start for s in region]
+                    values = np.zeros(shape, grid.dtype) if values is None else values
+                    stamps = np.zeros(shape, np.uint32) if stamps is None else stamps
+                    if origin is Origin.FIRST:
+                        first = self._first_of(key, cell[:-2], truth)
+                        change = Change(origin, region, values, first.stamp)
+                        frames.append(Said(key, change, first.seconds))
+                        continue
+                    change = Change(origin, region, values, int(stamps.max()), stamps)
+                    frames.append(Said(key, change, self.effort.seconds))
+            self._append(Together(tuple(frames)))
+
+    def _first_of(self, key: str, plane: Cell, truth: Truth) -> First:
+        """When a plane was first predicted; now, if it was before its image came here."""
+        known = self.effort.firsts.setdefault(key, {})
+        return known.setdefault(plane, First(self.effort.seconds, truth.stamp))
 
     def put_values(self, values: dict[str, Any]) -> None:
         """Write down all that is no array, if it differs; must be JSON."""
@@ -246,6 +267,7 @@ class Project:
                 with self._lock:
                     old = self._begin_journal()
                     first, values, described = self._number, dict(self.values), self._described()
+                    effort = self.effort.to_json()
                     behind = bool(self._waiting) or self._overflown
                     self._waiting.clear()  # the truths have all of it
                     self._overflown = False
@@ -265,7 +287,7 @@ class Project:
             before = self._first, self._snapshot
             self._first, self._snapshot = first, folder.name
             try:
-                self._write_file(values, described)
+                self._write_file(values, described, effort)
             except UserError as error:
                 self._first, self._snapshot = before
                 self._overflown = self._overflown or behind
@@ -278,6 +300,7 @@ class Project:
         """A copy of the project elsewhere, open; this one stays as it is."""
         copy = Project.create(folder)
         copy.values, copy.truths = dict(self.values), dict(self.truths)
+        copy.effort = self.effort  # of the same person, who goes on annotating
         try:
             for file in sorted((self.folder / "models").glob("*.safetensors")):
                 shutil.copy2(file, copy.folder / "models" / file.name)
@@ -316,7 +339,10 @@ class Project:
         }
 
     def _write_file(
-        self, values: dict[str, Any] | None = None, described: dict[str, Any] | None = None
+        self,
+        values: dict[str, Any] | None = None,
+        described: dict[str, Any] | None = None,
+        effort: dict[str, Any] | None = None,
     ) -> None:
         content = {
             "format": FORMAT,
@@ -324,6 +350,7 @@ class Project:
             "journal": self._first,
             "images": self._described() if described is None else described,
             "values": self.values if values is None else values,
+            "effort": self.effort.to_json() if effort is None else effort,
         }
         with atomic_path(self.folder / FILE) as path:
             path.write_text(json.dumps(content, indent=1))
