@@ -4,7 +4,9 @@
 
 Strokes of several sizes at random places of a stack of 20 planes, each painted over what was there:
 medians, 99th percentiles and maxima in ms of what the window waits for, the stroke's `Truth.note`
-and the project's `record` together. Disk writes go to the folder's file system.
+and the project's `record` together. Disk writes go to the folder's file system. A stroke as large
+as the plane is a fill: of all of it, or around objects. The clock is the wall's, or with
+``--cpu`` that of the thread, for a machine that is busy with other things.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,29 +24,46 @@ from napari_unetseg.io.project import Project
 
 PLANES, SIDES = 20, (512, 2048)
 KEY = "image-1"
+FILLS = (("fill", 0, 40), ("around", 0, 40))
 
 
-def strokes(parent: Path | None, side: int, size: int, count: int) -> Iterator[float]:
-    """Seconds that each of so many strokes takes; a size as large as the side is a whole fill."""
+def brush(side: int, size: int, *, around: bool) -> np.ndarray:
+    """What is painted: a diagonal, the whole plane, or the plane around objects."""
+    rows, columns = np.ogrid[:size, :size]
+    if size < side:
+        return np.abs(rows - columns) < 5
+    objects = np.hypot(rows % 64 - 32, columns % 64 - 32) < 18
+    return ~objects if around else np.ones((size, size), bool)
+
+
+def strokes(
+    parent: Path | None,
+    side: int,
+    size: int,
+    count: int,
+    *,
+    around: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Iterator[float]:
+    """Seconds that each of so many strokes takes; a size as large as the side is a fill."""
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(dir=parent) as folder:
         project, truth = Project.create(Path(folder) / "project"), Truth((PLANES, side, side))
         described = {"shape": list(truth.shape), "dtype": "uint8", "kind": "strokes"}
         project.put_values({"images": {KEY: described}})
         project.add(KEY, truth)
-        rows, columns = np.ogrid[:size, :size]
-        where = np.abs(rows - columns) < 5 if size < side else np.ones((size, size), bool)
+        where = brush(side, size, around=around)
         for number in range(count):
             y, x = (int(n) for n in rng.integers(0, side - size + 1, 2))
             z = int(rng.integers(PLANES))
             region = (slice(z, z + 1), slice(y, y + size), slice(x, x + size))
             values = truth.read(Origin.STROKES, region)
             values[0][where] = 1 + number % 200
-            start = time.perf_counter()
+            start = clock()
             change = truth.note(Origin.STROKES, region, values)
             if change is not None:
                 project.record(KEY, change)
-            yield time.perf_counter() - start
+            yield clock() - start
         project.close()
 
 
@@ -52,13 +71,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--folder", type=Path)
-    parent = parser.parse_args(arguments).folder
+    parser.add_argument("--cpu", action="store_true", help="CPU time of the thread")
+    options = parser.parse_args(arguments)
+    clock = time.thread_time if options.cpu else time.perf_counter
     print(f"{'plane':>6}{'stroke':>8}{'median':>9}{'99 %':>9}{'largest':>9}   ms")
     for side in SIDES:
-        for size, count in ((30, 500), (200, 500), (side, 40)):
-            ms = [1000 * seconds for seconds in strokes(parent, side, size, count)]
+        for name, size, count in (("30", 30, 500), ("200", 200, 500), *FILLS):
+            around = name == "around"
+            each = strokes(options.folder, side, size or side, count, around=around, clock=clock)
+            ms = [1000 * seconds for seconds in each]
             middle, late = np.percentile(ms, [50, 99])
-            print(f"{side:6}{size:8}{middle:9.2f}{late:9.2f}{max(ms):9.2f}", flush=True)
+            print(f"{side:6}{name:>8}{middle:9.2f}{late:9.2f}{max(ms):9.2f}", flush=True)
 
 
 if __name__ == "__main__":

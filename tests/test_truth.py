@@ -112,28 +112,56 @@ def test_strokes_of_an_adopted_layer_are_older_than_all_else() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_changes_replayed_give_the_same_truth(seed: int) -> None:
+def test_changes_replayed_and_undone_give_the_same_truth(seed: int) -> None:
+    """Strokes and fills, of all of a plane or around objects; an undo brings the times back."""
     rng = np.random.default_rng(seed)
     one, other = Truth(SHAPE), Truth(SHAPE)
     data = {o: np.zeros(SHAPE, np.uint8) for o in (STROKES, CORRECTIONS, ACCEPTED)}
-    past: list[tuple[Origin, Region, np.ndarray]] = []
+    times = {o: np.zeros(SHAPE, np.uint32) for o in data}
+    past: list[tuple[Origin, Region, np.ndarray, np.ndarray]] = []
     for _ in range(40):
         if past and rng.random() < 0.3:
-            origin, region, before = past.pop()
-            data[origin][region] = before
+            origin, region, before, since = past.pop()
+            data[origin][region], times[origin][region] = before, since
             change = one.note(origin, whole(SHAPE), data[origin], by_hand=False)
         else:
             origin = list(data)[rng.integers(3)]
-            y, x, z = rng.integers(0, 290), rng.integers(0, 500), rng.integers(3)
-            region = at(z, (y, y + 10), (x, x + 20))
-            past.append((origin, region, data[origin][region].copy()))
-            data[origin][region] = rng.integers(0, 4)
-            change = one.note(origin, region, data[origin][region])
+            region = _somewhere(rng)
+            values, stamps = data[origin][region], times[origin][region]
+            past.append((origin, region, values.copy(), stamps.copy()))
+            where = rng.random(values.shape) < rng.choice([0.02, 0.5, 1.0])
+            where &= values != (number := rng.integers(0, 4))
+            values[where] = number
+            change = one.note(origin, region, values)
+            stamps[where] = one.stamp
         if change is not None:
             other.put(change)
     everything = whole(SHAPE)
     for origin, array in data.items():
         np.testing.assert_array_equal(one.read(origin, everything), array)
         np.testing.assert_array_equal(other.read(origin, everything), array)
+        np.testing.assert_array_equal(one.times(origin, everything), times[origin])
+        np.testing.assert_array_equal(other.times(origin, everything), times[origin])
     np.testing.assert_array_equal(one.winning(everything), other.winning(everything))
     assert one.stamp == other.stamp
+
+
+def _somewhere(rng: np.random.Generator) -> Region:
+    """A small place, or a large one of a plane."""
+    if rng.random() < 0.5:
+        y, x, z = rng.integers(0, 290), rng.integers(0, 500), rng.integers(3)
+        return at(z, (y, y + 10), (x, x + 20))
+    y, x, z = rng.integers(0, 50), rng.integers(0, 50), rng.integers(3)
+    return at(z, (y, 300 - y), (x, 520 - x))
+
+
+def test_a_fill_takes_little_memory_and_an_undo_of_it_too() -> None:
+    truth, place = Truth((4, 1024, 1024)), at(1, (0, 1024), (0, 1024))
+    say(truth, STROKES, place, 3)
+    say(truth, CORRECTIONS, place, 2)
+    for value in range(4, 30):  # more than can be kept as they were, if times took their room
+        say(truth, STROKES, place, value)
+    assert not truth.winning(place).any()
+    for value in (*range(28, 3, -1), 3):
+        say(truth, STROKES, place, value, by_hand=False)
+    assert (truth.winning(place) == 2).all(), "every fill was found and taken back"

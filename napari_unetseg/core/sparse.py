@@ -6,11 +6,23 @@ import math
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = ["CHUNK", "Cell", "Region", "SparseGrid", "cells", "planes_of", "together", "whole"]
+__all__ = [
+    "CHUNK",
+    "Cell",
+    "Region",
+    "SparseGrid",
+    "cells",
+    "parts",
+    "planes_of",
+    "together",
+    "uniform",
+    "whole",
+    "within",
+]
 
 CHUNK = 256
 """Edge of a chunk along Y and X; along every other axis it is one."""
@@ -20,6 +32,7 @@ MOST_TOGETHER = 2**23
 
 Region = tuple[slice, ...]
 """One slice with start and stop for each axis of a grid."""
+Chunk = TypeVar("Chunk", np.ndarray, None)
 Cell = tuple[int, ...]
 """The place of a chunk: its number along each axis."""
 
@@ -41,6 +54,20 @@ def planes_of(region: Region) -> list[Cell]:
     return list(product(*(range(s.start, s.stop) for s in region[:-2])))
 
 
+def parts(region: Region) -> Iterator[Region]:
+    """A region cut along the chunks."""
+    for cell in cells(region):
+        ends = zip(cell[-2:], region[-2:], strict=True)
+        spans = (slice(max(c * CHUNK, s.start), min(c * CHUNK + CHUNK, s.stop)) for c, s in ends)
+        yield (*(slice(c, c + 1) for c in cell[:-2]), *spans)
+
+
+def within(part: Region, region: Region) -> Region:
+    """Where a part of a region is in an array of that region."""
+    both = zip(part, region, strict=True)
+    return tuple(slice(p.start - r.start, p.stop - r.start) for p, r in both)
+
+
 def together(regions: Sequence[Region]) -> list[Region]:
     """The bounding box of regions, or each by itself where that would be large."""
     if len(regions) < 2:
@@ -52,6 +79,8 @@ def together(regions: Sequence[Region]) -> list[Region]:
 
 class SparseGrid:
     """An array that is zero but for the chunks that were written.
+
+    A chunk that holds a single number takes no memory.
 
     Parameters
     ----------
@@ -68,6 +97,7 @@ class SparseGrid:
     ) -> None:
         self.shape, self.dtype, self._packed = tuple(shape), np.dtype(dtype), packed
         self._chunks: dict[Cell, Any] = {}
+        self._kept: set[Cell] = set()
 
     def region_of(self, cell: Cell) -> Region:
         """What a chunk covers; chunks at the far end are cut off."""
@@ -87,6 +117,21 @@ class SparseGrid:
         """The places of the chunks that hold anything."""
         return list(self._chunks)
 
+    def look(self, part: Region, *, keep: bool = False) -> np.ndarray:
+        """What a part of a region holds, as `parts` gives it; not to be written to.
+
+        It stays as it is until something is written there, with ``keep`` for ever.
+        """
+        *leading, y, x = part
+        cell = (*(s.start for s in leading), y.start // CHUNK, x.start // CHUNK)
+        chunk = self.chunk(cell)
+        if chunk is None:
+            return uniform(self.dtype.type(0), tuple(s.stop - s.start for s in part))
+        if keep:
+            self._kept.add(cell)
+        top, left = cell[-2] * CHUNK, cell[-1] * CHUNK
+        return chunk[..., y.start - top : y.stop - top, x.start - left : x.stop - left]
+
     def read(self, region: Region) -> np.ndarray:
         """A copy of a region."""
         out = np.zeros([s.stop - s.start for s in region], self.dtype)
@@ -101,18 +146,34 @@ class SparseGrid:
         for cell in cells(region):
             place = self.region_of(cell)
             inside, outside = _overlap(place, region)
-            piece, chunk = values[outside], self.chunk(cell)
+            chunk = self._written(cell, place, inside, values[outside])
             if chunk is None:
-                if not piece.any():
-                    continue
-                chunk = np.zeros([s.stop - s.start for s in place], self.dtype)
-            elif self._packed:
-                chunk = chunk.copy()
-            chunk[inside] = piece
-            if chunk.any():
+                self._chunks.pop(cell, None)
+            elif chunk is not self._chunks.get(cell):
                 self._chunks[cell] = zlib.compress(chunk.tobytes(), 1) if self._packed else chunk
-            else:
-                del self._chunks[cell]
+
+    def _written(
+        self, cell: Cell, place: Region, inside: Region, piece: np.ndarray
+    ) -> np.ndarray | None:
+        """The chunk with a piece written to it, or another in its place; None if it is zero."""
+        shape, before = tuple(s.stop - s.start for s in place), self.chunk(cell)
+        if piece.shape == shape:
+            first = self.dtype.type(piece.flat[0])
+            if not any(piece.strides) or (piece == first).all():
+                return self._new(cell, uniform(first, shape)) if first else self._new(cell, None)
+        elif before is None and not piece.any():
+            return None
+        if before is None:
+            before = self._new(cell, np.zeros(shape, self.dtype))
+        elif cell in self._kept or not before.flags.writeable:
+            before = self._new(cell, before.copy())
+        before[inside] = piece
+        return before if before.any() else self._new(cell, None)
+
+    def _new(self, cell: Cell, chunk: Chunk) -> Chunk:
+        """A chunk that nobody has looked at yet."""
+        self._kept.discard(cell)
+        return chunk
 
     def differing(self, array: Any) -> Iterator[Region]:
         """The chunks where an array of the same shape holds something else; reads it in pieces."""
@@ -125,6 +186,13 @@ class SparseGrid:
     def planes(self) -> set[Cell]:
         """Leading indices of the planes that hold anything."""
         return {cell[:-2] for cell in self.cells()}
+
+
+def uniform(value: np.generic, shape: tuple[int, ...]) -> np.ndarray:
+    """An array of one value that takes no memory and cannot be written to; made quickly."""
+    array: np.ndarray = np.ndarray(shape, value.dtype, np.asarray(value), strides=(0,) * len(shape))
+    array.flags.writeable = False
+    return array
 
 
 def _overlap(place: Region, region: Region) -> tuple[Region, Region]:

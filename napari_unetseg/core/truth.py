@@ -7,8 +7,7 @@ An undo gives back the times too: what was taken back never was. NumPy alone.
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -16,17 +15,13 @@ from typing import Any
 import numpy as np
 
 from napari_unetseg.core.labels import LabelKind
-from napari_unetseg.core.sparse import Cell, Region, SparseGrid, whole
+from napari_unetseg.core.retrace import Steps, changed
+from napari_unetseg.core.sparse import Cell, Region, SparseGrid, uniform, whole, within
 
 __all__ = ["Change", "Origin", "Said", "Truth"]
 
 Said = tuple[np.ndarray, np.ndarray]
 """Values and their times, of one region's shape."""
-
-MOST_STEPS = 100
-"""Steps of one origin that an undo is looked for in, as many as napari keeps."""
-MOST_BYTES = 2**26
-"""Memory of these steps."""
 
 
 class Origin(StrEnum):
@@ -65,33 +60,12 @@ class Change:
     stamps: np.ndarray | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Step:
-    """A change that may be undone: flat indices in its region; values and times before, after."""
-
-    region: Region
-    places: np.ndarray
-    values: tuple[np.ndarray, np.ndarray]
-    stamps: tuple[np.ndarray, np.ndarray]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(a.nbytes for a in (self.places, *self.values, *self.stamps))
-
-
 class _Layer:
     """Values and times of one origin, and the steps that led there."""
 
     def __init__(self, shape: Sequence[int], dtype: Any) -> None:
         self.values, self.stamps = SparseGrid(shape, dtype), SparseGrid(shape, np.uint32)
-        self.done: deque[_Step] = deque(maxlen=MOST_STEPS)
-        self.undone: list[_Step] = []
-
-    def remember(self, step: _Step) -> None:
-        self.done.append(step)
-        self.undone.clear()
-        while len(self.done) > 1 and sum(s.nbytes for s in self.done) > MOST_BYTES:
-            self.done.popleft()
+        self.steps = Steps(self.values, self.stamps)
 
 
 class Truth:
@@ -151,18 +125,23 @@ class Truth:
         """
         with self._lock:
             layer = self._layers[origin]
-            before = layer.values.read(region)
-            differs = before != values
-            if not differs.any():
+            found = list(changed(layer.values, region, values))
+            if not found:
                 return None
-            region, differs, before, values = _trim(region, differs, before, values)
-            times = None if by_hand else _retraced(layer, region, differs, values)
+            cut = _bounds((part, differs) for part, differs, _ in found)
+            found = [_clip(cut, *one) for one in found]
+            values = values[within(cut, region)].copy()
+            times = None if by_hand else layer.steps.retraced(cut, values)
             if times is None:
                 self.stamp += 1
-            change = Change(origin, region, values, self.stamp, times)
-            if times is None and undoable and origin is not Origin.FIRST:
-                layer.remember(_step(layer, region, differs, before, values, self.stamp))
-            self.put(change)
+            change = Change(origin, cut, values, self.stamp, times)
+            if times is not None or origin is Origin.FIRST:
+                self.put(change)
+                return change
+            if undoable:
+                layer.steps.remember(cut, found, self.stamp)
+            for one in found:
+                _say(layer, *one, self.stamp)
             return change
 
     def times(self, origin: Origin, region: Region) -> np.ndarray:
@@ -213,14 +192,15 @@ class Truth:
     def put(self, change: Change) -> None:
         """Make a change that was taken down before."""
         with self._lock:
-            layer = self._layers[change.origin]
-            if change.origin is not Origin.FIRST:
-                stamps = change.stamps
-                if stamps is None:
-                    stamps = layer.stamps.read(change.region)
-                    stamps[layer.values.read(change.region) != change.values] = change.stamp
-                layer.stamps.write(change.region, stamps)
-            layer.values.write(change.region, change.values)
+            layer, region, values = self._layers[change.origin], change.region, change.values
+            if change.origin is Origin.FIRST:
+                layer.values.write(region, values)
+            elif change.stamps is not None:
+                layer.stamps.write(region, change.stamps)
+                layer.values.write(region, values)
+            else:
+                for one in changed(layer.values, region, values):
+                    _say(layer, *one, change.stamp)
             self.stamp = max(self.stamp, change.stamp)
 
     def adopt(self, array: Any, kind: LabelKind) -> Iterator[Change]:
@@ -349,91 +329,35 @@ class Truth:
         return out, times
 
 
-def _step(
-    layer: _Layer,
-    region: Region,
-    differs: np.ndarray,
-    before: np.ndarray,
-    values: np.ndarray,
-    stamp: int,
-) -> _Step:
-    places = np.flatnonzero(differs)
-    times = layer.stamps.read(region).ravel()[places]
-    now = np.full(len(places), stamp, np.uint32)
-    return _Step(region, places, (before.ravel()[places], values.ravel()[places]), (times, now))
+def _say(layer: _Layer, part: Region, differs: np.ndarray, values: np.ndarray, stamp: int) -> None:
+    """Write a part's values, and the time where they differ from before."""
+    if differs.all():
+        stamps = uniform(np.uint32(stamp), differs.shape)
+    else:
+        stamps = layer.stamps.look(part).copy()
+        np.copyto(stamps, np.uint32(stamp), where=differs)
+    layer.stamps.write(part, stamps)
+    layer.values.write(part, values)
 
 
-def _retraced(
-    layer: _Layer, region: Region, differs: np.ndarray, values: np.ndarray
-) -> np.ndarray | None:
-    """The times of a region, if what changed there are steps back or forth."""
-    for steps, others, side in (layer.done, layer.undone, 0), (layer.undone, layer.done, 1):
-        stamps = layer.stamps.read(region)
-        taken = _follow(steps, side, region, differs, values, stamps)
-        for step in taken:
-            steps.remove(step)
-            others.append(step)
-        if taken:
-            return stamps
-    return None
+def _clip(box: Region, part: Region, *arrays: np.ndarray) -> tuple[Any, ...]:
+    """What of a part and its arrays is in a box."""
+    both = zip(part, box, strict=True)
+    inside = tuple(slice(max(p.start, b.start), min(p.stop, b.stop)) for p, b in both)
+    return (inside, *(array[within(inside, part)] for array in arrays))
 
 
-def _follow(
-    steps: Sequence[_Step],
-    side: int,
-    region: Region,
-    differs: np.ndarray,
-    values: np.ndarray,
-    stamps: np.ndarray,
-) -> list[_Step]:
-    """The newest steps that together are a change, the newest first; none if it is another one.
-
-    Several were taken back between two looks where people are quicker than a search. Steps
-    elsewhere are passed over: they are found by themselves. ``stamps`` become the times on the
-    other side of the steps.
-    """
-    left, wrong = differs.copy(), int(np.count_nonzero(differs))
-    taken: list[_Step] = []
-    for step in reversed(steps):
-        if not _meet(step.region, region):
-            continue
-        places = _inside(step, region)
-        if places is None or (stamps[places] != step.stamps[1 - side]).any():
-            return []  # only a part of it, or something was said there since
-        now = values[places] != step.values[side]
-        wrong += int(np.count_nonzero(now)) - int(np.count_nonzero(left[places]))
-        left[places], stamps[places] = now, step.stamps[side]
-        taken.append(step)
-        if wrong == 0:
-            return taken
-    return []
-
-
-def _inside(step: _Step, region: Region) -> tuple[np.ndarray, ...] | None:
-    """A step's places as an index of a region; None if they are not all in it."""
-    if not all(
-        r.start <= s.start and s.stop <= r.stop for s, r in zip(step.region, region, strict=True)
-    ):
-        return None
-    places = np.unravel_index(step.places, [s.stop - s.start for s in step.region])
-    return tuple(
-        p + (s.start - r.start) for p, s, r in zip(places, step.region, region, strict=True)
-    )
-
-
-def _meet(a: Region, b: Region) -> bool:
-    return all(x.start < y.stop and y.start < x.stop for x, y in zip(a, b, strict=True))
-
-
-def _trim(region: Region, differs: np.ndarray, *arrays: np.ndarray) -> tuple[Any, ...]:
-    """Cut a region and its arrays down to where they differ."""
-    inside = []
-    for axis in range(differs.ndim):
-        others = tuple(a for a in range(differs.ndim) if a != axis)
-        along = np.flatnonzero(differs.any(axis=others))
-        inside.append(slice(int(along[0]), int(along[-1]) + 1))
-    cut = tuple(inside)
-    outer = tuple(
-        slice(r.start + i.start, r.start + i.stop) for r, i in zip(region, cut, strict=True)
-    )
-    return (outer, differs[cut], *(np.ascontiguousarray(a[cut]) for a in arrays))
+def _bounds(found: Iterable[tuple[Region, np.ndarray]]) -> Region:
+    """The bounding box of what differs in parts of a region."""
+    low: dict[int, int] = {}
+    high: dict[int, int] = {}
+    for part, differs in found:
+        for axis, along in enumerate(part):
+            if axis in low and low[axis] <= along.start and along.stop <= high[axis]:
+                continue
+            others = tuple(a for a in range(differs.ndim) if a != axis)
+            places = np.flatnonzero(differs.any(axis=others))
+            first, last = along.start + int(places[0]), along.start + int(places[-1])
+            low[axis] = min(low.get(axis, first), first)
+            high[axis] = max(high.get(axis, 0), last + 1)
+    return tuple(map(slice, low.values(), high.values()))
