@@ -10,13 +10,16 @@ Within a window every region, as large as what people see at once when they pain
 
 - how wrong it may be: the mean of a map of the window (`uncertainty.likely_wrong`). The mean over
   a region, not its largest value, since every border is unsure and a noisy voxel tells nothing;
-- what it looks like: mean and spread of intensities and probabilities. A region is worth less the
-  more it resembles one that was labelled or shown before;
+- what it looks like: mean and spread of intensities and probabilities. A region is worth more the
+  more is wrong in regions that look like it, and these count half for every one that was labelled
+  or shown before and looks alike: facility location (Wei, Iyer and Bilmes 2015). So what is odd
+  once comes after what is wrong in many places, and the same is not asked for twice;
 - how much of it is labelled already.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
@@ -47,6 +50,8 @@ ENOUGH = 0.5
 """A region of which this share is labelled has nothing more to ask for."""
 FULL = 0.04
 """Share of labelled voxels at which a region is worth half: thin strokes cover little."""
+KINDS = 512
+"""Regions that stand for all, where each is compared with each."""
 KNOWN = 0.002
 """Share of labelled voxels from which on a region counts as an example of its looks."""
 ALL_DONE = (
@@ -308,7 +313,7 @@ class Survey:
         wrong = np.concatenate([seen.wrong for _, seen in rows])
         looks = np.concatenate([seen.looks for _, seen in rows])
         known = np.concatenate([seen.known for _, seen in rows])
-        worth = wrong * (0.5 + 0.5 * self._novelty(looks, known))
+        worth = wrong * self._typical(wrong, looks, known)
         places = [(image, seen.plane, r) for image, seen in rows for r in seen.regions]
         best: tuple[Suggestion, np.ndarray] | None = None
         for row in np.argsort(-worth, kind="stable"):
@@ -323,15 +328,16 @@ class Survey:
                 best = Suggestion(image, plane, region, score), looks[row]
         return best
 
-    def _novelty(self, looks: np.ndarray, known: np.ndarray) -> np.ndarray:
-        """0 for what looks like an example, 1 for what is as far from all as most are."""
-        examples = [*looks[known >= KNOWN], *self._looks]
-        if not examples:
-            return np.ones(len(looks))
+    def _typical(self, wrong: np.ndarray, looks: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """Share of all that is wrong and looks like each region, but like no example, 0 to 1."""
         spread = looks.std(0) + 1e-6
-        apart = (looks[:, None] - np.array(examples)[None]) / spread
-        nearest = np.sqrt((apart**2).mean(-1)).min(1)
-        return np.asarray(np.clip(nearest, 0.0, 1.0))
+        kinds = _some(np.arange(len(looks)))
+        examples = np.array([*_some(looks[known >= KNOWN]), *self._looks])
+        left = wrong[kinds] * _room_left(known[kinds])
+        if len(examples):
+            left = left * np.prod(1 - _alike(looks[kinds], examples, spread) / 2, axis=1)
+        total = max(float(wrong[kinds].sum()), 1e-12)
+        return np.asarray(_alike(looks, looks[kinds], spread) @ left / total)
 
     def _new(self, image: int, plane: Plane, region: Region) -> bool:
         """Whether no part of a region worth speaking of was shown before."""
@@ -348,6 +354,18 @@ def _look(image: np.ndarray, shares: np.ndarray, region: Region) -> np.ndarray:
     return np.concatenate(
         [flat.mean(1), flat.std(1), rough.mean(1), probable.reshape(len(shares), -1).mean(1)]
     )
+
+
+def _some(rows: np.ndarray) -> np.ndarray:
+    """At most `KINDS` of some rows, evenly spread."""
+    return rows[:: math.ceil(max(1, len(rows)) / KINDS)]
+
+
+def _alike(some: np.ndarray, others: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """How alike regions look: (some, others), 1 for the same, 0 for nothing in common."""
+    a, b = some / spread, others / spread
+    apart = (a**2).mean(1)[:, None] + (b**2).mean(1)[None] - 2 * a @ b.T / a.shape[1]
+    return np.asarray(np.exp(-2 * np.maximum(apart, 0.0)))
 
 
 def _room_left(labelled: np.ndarray) -> np.ndarray:
