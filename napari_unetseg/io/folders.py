@@ -11,9 +11,12 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.samples import Pair
 from napari_unetseg.io.images import SUFFIXES, open_labels, open_stack, stem_of
+from napari_unetseg.io.vendors import VENDOR_SUFFIXES
 from napari_unetseg.io.zarr_nodes import is_zarr
 
 __all__ = ["FolderDataset", "FolderPairs", "find_pairs", "images_by_stem"]
+
+READ = (*SUFFIXES, *VENDOR_SUFFIXES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +80,7 @@ def _of_folder(folder: Path) -> list[Path]:
     return [
         f
         for f in entries
-        if not f.name.startswith(".")
-        and ((f.suffix.lower() in SUFFIXES and f.is_file()) or is_zarr(f))
+        if not f.name.startswith(".") and ((f.suffix.lower() in READ and f.is_file()) or is_zarr(f))
     ]
 
 

@@ -18,6 +18,7 @@ from napari_unetseg.io.pictures import PICTURE_SUFFIXES, PictureSource, picture_
 from napari_unetseg.io.series import SeriesArray, is_pattern, open_series, series_name
 from napari_unetseg.io.tiff import TiffSource, tiff_facts
 from napari_unetseg.io.units import PIXEL, Sizes, parse_spacing
+from napari_unetseg.io.vendors import VENDOR_SUFFIXES, open_vendor, split_scene
 from napari_unetseg.io.zarr_array import ZarrArray
 from napari_unetseg.io.zarr_nodes import is_zarr
 
@@ -54,6 +55,9 @@ def stem_of(path: str | Path) -> str:
         return series_name(path)
     if is_zarr(path):
         return path.name
+    file, scene = split_scene(path)
+    if scene:
+        return f"{file.stem}_{scene}".replace("/", "_")
     stem = path.stem
     if path.suffix.lower() in TIFF_SUFFIXES and stem.lower().endswith(".ome"):
         return stem[:-4]
@@ -63,7 +67,8 @@ def stem_of(path: str | Path) -> str:
 def is_image(path: str | Path) -> bool:
     """Tell by its name whether a path may be an image; a folder may be a Zarr store or a series."""
     path = Path(path).expanduser()
-    return path.suffix.lower() in SUFFIXES or path.is_dir()
+    known = (*SUFFIXES, *VENDOR_SUFFIXES)
+    return split_scene(path)[0].suffix.lower() in known or path.is_dir()
 
 
 def open_stack(
@@ -80,7 +85,9 @@ def open_stack(
     ----------
     path
         The file; of a Zarr store the folder, or one in it such as ``plate.zarr/A/1/0``; of files
-        that make a stack together their folder, or a pattern such as ``img_t*_z*.tif``.
+        that make a stack together their folder, or a pattern such as ``img_t*_z*.tif``. ND2, LIF,
+        CZI and others are read where bioio's reader is installed; of several images in such a
+        file one is named as ``slide.lif/Series 2``.
     axes
         One letter for each axis of the file, such as ``TYX`` or ``CYX``, where the file says
         nothing or says it wrong. ``C`` are channels, ``S`` the samples of RGB.
@@ -115,6 +122,9 @@ def open_levels(
     if is_series(path):
         stack = open_series(path, SUFFIXES, open_stack, axes)
         return (_resized(stack, given),)
+    file, scene = split_scene(path)
+    if file.suffix.lower() in VENDOR_SUFFIXES and file.is_file():
+        return (open_vendor(file, scene, axes, given, stem_of(path)),)
     path = _existing(path)
     if path.is_dir():
         return open_zarr(path, axes, sizes=given, name=stem_of(path))
