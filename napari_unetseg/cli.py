@@ -14,21 +14,25 @@ import warnings
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
 
-from napari_unetseg import __version__, commands
+from napari_unetseg import __version__, commands, predicting
 from napari_unetseg.commands import Interrupted, Labelled
 from napari_unetseg.core.config import PredictSettings, TrainSettings
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
+from napari_unetseg.predicting import SomeFailedError, Wanted
 from napari_unetseg.terminal import note, tell
+
+if TYPE_CHECKING:
+    from napari_unetseg.engine.saving import Saving
 
 __all__ = ["app", "main"]
 
-FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+FAILED, WRONG_USAGE, SOME_FAILED, INTERRUPTED = 1, 2, 3, 130
 
 app = typer.Typer(
     name="unetseg",
@@ -190,15 +194,66 @@ def train(
     commands.train(data, output, settings, init=init, report=report)
 
 
+class MaskFormat(StrEnum):
+    """What masks are written as."""
+
+    TIFF = "tiff"
+    OME_TIFF = "ome-tiff"
+    ZARR = "zarr"
+    PNG = "png"
+
+
+class Shares(StrEnum):
+    """How probabilities are stored."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    UINT8 = "uint8"
+
+
 @app.command()
 def predict(
     model: ModelFile,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images or folders.")],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="OUT", help="Folder for the masks.")
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE...", help='Images, folders, or patterns as "scans/*.tif".'),
     ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="OUT", help="Folder for the masks.")
+    ] = None,
+    inside: Annotated[
+        bool, typer.Option("--inside", help="Write each mask into its OME-Zarr image, without -o.")
+    ] = False,
+    form: Annotated[
+        MaskFormat | None,
+        typer.Option(
+            "--format",
+            help="tiff: STEM.tif, which ImageJ opens; ome-tiff; zarr: OME-Zarr labels, STEM.zarr; "
+            "png: a file for each plane. Default tiff.",
+        ),
+    ] = None,
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Also write STEM_probabilities.ome.tif.")
+        bool,
+        typer.Option(
+            "--probabilities",
+            help="Also write STEM_probabilities.ome.tif, with --format zarr the image STEM.zarr.",
+        ),
+    ] = False,
+    precision: Annotated[
+        Shares | None,
+        typer.Option(help="Of probabilities: float32, float16; uint8 in OME-Zarr, 255 for 1."),
+    ] = None,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out images whose masks are there.")
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace OME-Zarr masks of another model, image or setting."
+        ),
+    ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write OUT/report.csv: images, states, voxel counts.")
     ] = False,
     device: Device = None,
     threads: Threads = None,
@@ -207,10 +262,39 @@ def predict(
 ) -> None:
     """Predict the masks of images with MODEL, an OUT/STEM.tif for each.
 
-    A mask has the structures' numbers, 0 for background, and the pixel sizes of its image.
+    A mask has the structures' numbers, 0 for background, and the pixel sizes of its image. What was
+    killed goes on where it was. A bad image does not stop the others.
     """
-    settings = _predict_settings(device, threads, tile, probabilities=probabilities)
-    commands.predict(model, images, output, settings, axes=axes)
+    settings = _predict_settings(device, threads, tile)
+    how = _saving(output, inside, form, precision, probabilities=probabilities, overwrite=overwrite)
+    wanted = Wanted(axes, skip_existing, report)
+    predicting.predict(model, images, how, settings, wanted)
+
+
+def _saving(
+    output: Path | None,
+    inside: bool,
+    form: MaskFormat | None,
+    precision: Shares | None,
+    *,
+    probabilities: bool,
+    overwrite: bool,
+) -> Saving:
+    """How masks are saved, from the options."""
+    from napari_unetseg.engine.saving import Format, Saving
+
+    if (output is None) != inside:
+        raise WrongUsageError("Give a folder for the masks with -o, or --inside, one of them.")
+    if inside and (probabilities or form not in (None, MaskFormat.ZARR)):
+        raise WrongUsageError("--inside writes OME-Zarr masks alone; use -o for anything else.")
+    if precision is not None and not probabilities:
+        raise WrongUsageError("--precision is for --probabilities; give both.")
+    chosen = Format.ZARR if inside else Format((form or MaskFormat.TIFF).value)
+    usual = Shares.FLOAT16 if chosen is Format.ZARR else Shares.FLOAT32
+    if chosen is not Format.ZARR and precision is Shares.UINT8:
+        raise WrongUsageError("--precision uint8 needs --format zarr.")
+    kind: Any = (precision or usual).value if probabilities else None
+    return Saving(output, chosen, kind, overwrite)
 
 
 @app.command()
@@ -261,15 +345,12 @@ def info(
 S = TypeVar("S", bound=BaseModel)
 
 
-def _predict_settings(
-    device: str | None, threads: int | None, tile: int | None, *, probabilities: bool = False
-) -> PredictSettings:
+def _predict_settings(device: str | None, threads: int | None, tile: int | None) -> PredictSettings:
     return _settings(
         PredictSettings,
         device=device,
         threads=commands.cores() if threads is None else threads,
         tile=tile,
-        probabilities=probabilities,
     )
 
 
@@ -304,7 +385,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0: done; 1: failed, with a sentence; 2: wrong usage; 130: stopped by Ctrl-C.
+        0: done; 1: failed, with a sentence; 2: wrong usage; 3: some images failed, the others are
+        done; 130: stopped by Ctrl-C.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given or os.environ.get("UNETSEG_DEBUG", "") not in ("", "0")
@@ -345,6 +427,9 @@ def _failure(error: BaseException) -> int:
     if isinstance(error, Interrupted | KeyboardInterrupt | typer.Abort):
         note(f"unetseg: {error}" if isinstance(error, Interrupted) else "Stopped.")
         return INTERRUPTED
+    if isinstance(error, SomeFailedError):
+        note(f"unetseg: {error}")
+        return SOME_FAILED
     if isinstance(error, WrongUsageError):
         note(f"unetseg: {error}")
         return WRONG_USAGE

@@ -29,14 +29,22 @@ from napari_unetseg.terminal import (
 if TYPE_CHECKING:
     from napari_unetseg.core.config import TrainSettings
     from napari_unetseg.core.evaluate import Evaluation
-    from napari_unetseg.core.events import Event
-    from napari_unetseg.core.image import Stack
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.model import Model
     from napari_unetseg.core.samples import Pair
     from napari_unetseg.io.folders import FolderPairs
 
-__all__ = ["Interrupted", "Labelled", "cores", "evaluate", "info", "predict", "train"]
+__all__ = [
+    "Interrupted",
+    "Labelled",
+    "check_writable",
+    "cores",
+    "count",
+    "evaluate",
+    "info",
+    "load",
+    "train",
+]
 
 EVALUATION_SCHEMA = "napari-unetseg/evaluation/1"
 MODEL_SCHEMA = "napari-unetseg/model/1"
@@ -86,10 +94,10 @@ def train(
 ) -> None:
     """Train, save the model, show its scores, write the report."""
     found = data.find()
-    _check_writable(output.parent)
+    check_writable(output.parent)
     from napari_unetseg.core.train import train_events
 
-    before = _load(init) if init else None
+    before = load(init) if init else None
     _say_classes(found.pairs, before)
     control = Control(settings.threads)
     sentence = "Stopping after this step and saving; press Ctrl-C again to quit without saving."
@@ -156,101 +164,6 @@ def _report(folder: Path, model: Model, pairs: Sequence[Pair], settings: TrainSe
     tell(f"Report of {count(len(written), 'file')} written to {folder}.")
 
 
-# -- predict ---------------------------------------------------------------------------------------
-
-
-def predict(
-    model_file: Path,
-    images: Sequence[Path],
-    output: Path,
-    settings: PredictSettings,
-    *,
-    axes: str | None = None,
-) -> None:
-    """Predict images and write a mask for each."""
-    from napari_unetseg.io.folders import images_by_stem
-    from napari_unetseg.io.images import open_stack
-
-    paths = images_by_stem(images)
-    _check_outputs(paths, output, probabilities=settings.probabilities)
-    stacks = [open_stack(path, axes=axes) for path in paths.values()]
-    model = _load(model_file)
-    for stack in stacks:
-        model.check_image(stack)
-    _check_writable(output)
-    control = Control(settings.threads)
-    with stop_on_interrupt(control, STOPPING), Meter("Predicting") as meter:
-        for number, stack in enumerate(stacks):
-            meter.rename(f"Predicting {stack.name} ({number + 1} of {len(stacks)})")
-            _predict_one(model, stack, output, settings, control, meter)
-            if control.stopped:
-                raise Interrupted(f"Stopped; {number} of {len(stacks)} masks are in {output}.")
-    tell(f"{count(len(stacks), 'mask')} written to {output}.")
-
-
-def _predict_one(
-    model: Model,
-    stack: Stack,
-    output: Path,
-    settings: PredictSettings,
-    control: Control,
-    meter: Meter,
-) -> None:
-    """Predict a stack and write its mask, and its probabilities if they are wanted."""
-    from napari_unetseg.core.events import TilePredicted
-    from napari_unetseg.core.predict import predict_events
-    from napari_unetseg.io.scratch import scratch_array
-    from napari_unetseg.io.writing import write_mask, write_probabilities
-
-    classes = len(model.classes.numbers) if settings.probabilities else 0
-    with (
-        scratch_array(output, stack.grid_shape, "uint8") as mask,
-        scratch_array(output, (classes, *stack.grid_shape), "float32") as shares,
-    ):
-
-        def keep(event: Event) -> None:
-            if isinstance(event, TilePredicted):
-                mask[event.index] = event.mask
-                if event.probabilities is not None:
-                    shares[(slice(None), *event.index)] = event.probabilities
-            meter.show(event)
-
-        finish(predict_events(model, stack, settings, control=control), keep)
-        if control.stopped:
-            return
-        grid: dict[str, Any] = {"axes": stack.grid_axes}
-        grid |= {"spacing": stack.grid_spacing, "units": stack.grid_units}
-        names = {s.number: s.name for s in model.classes.structures}
-        write_mask(output / f"{stack.name}.tif", mask, names=names, **grid)
-        if classes:
-            path = output / f"{stack.name}_probabilities.ome.tif"
-            write_probabilities(path, shares, names=model.classes.names, **grid)
-
-
-def _check_outputs(paths: Mapping[str, Path], output: Path, *, probabilities: bool) -> None:
-    """Refuse results that would replace an image or one another."""
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file; name a folder for the masks with -o.")
-    inputs = {path.resolve() for path in paths.values()}
-    beside = output.resolve() in {path.parent for path in inputs}
-    for stem in paths:
-        if (output / f"{stem}.tif").resolve() in inputs:
-            raise UserError(
-                f"{output / stem}.tif would replace an image by its mask; choose another folder."
-            )
-        results = [output / f"{stem}.tif"]
-        if probabilities:
-            results.append(output / f"{stem}_probabilities.ome.tif")
-        if beside and (there := [path for path in results if path.exists()]):
-            raise UserError(
-                f"{there[0]} lies beside the images and would be replaced; choose another folder."
-            )
-        if probabilities and f"{stem}_probabilities" in paths:
-            raise UserError(
-                f"The probabilities of {stem} would have the name of another image; rename one."
-            )
-
-
 # -- evaluate --------------------------------------------------------------------------------------
 
 
@@ -261,10 +174,10 @@ def evaluate(
     found = data.find()
     to_stdout = str(json_file) == "-"
     if json_file is not None and not to_stdout:
-        _check_writable(json_file.parent)
+        check_writable(json_file.parent)
         if json_file.exists() and json_file.suffix.lower() != ".json":
             raise UserError(f"{json_file} exists and is no .json file; choose another name.")
-    model = _load(model_file)
+    model = load(model_file)
     from napari_unetseg.core.evaluate import evaluate_events
 
     control = Control(settings.threads)
@@ -320,7 +233,7 @@ def info(
     if is_image(file):
         facts, rows = _image_facts(file, axes, spacing)
     else:
-        model = _load(file)
+        model = load(file)
         facts = {"schema": MODEL_SCHEMA, **model.summary()}
         rows = _model_rows(model, facts)
     if as_json:
@@ -411,13 +324,14 @@ def count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _load(path: Path) -> Model:
+def load(path: Path) -> Model:
+    """Load a model."""
     from napari_unetseg.core.model import load_model
 
     return load_model(path)
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Make a folder and see that it can be written, before the work begins."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

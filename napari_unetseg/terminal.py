@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from napari_unetseg.core.events import (
+    ChunkPredicted,
     EpochDone,
     Event,
     Improved,
@@ -125,11 +126,11 @@ class Meter:
     def show(self, event: Event) -> None:
         """Show where a training or a prediction is."""
         if isinstance(event, Notice):
-            self._line(event.text)
+            self.line(event.text)
         elif isinstance(event, Prepared):
-            self._line(_plan(event))
+            self.line(_plan(event))
             for choice in event.choices:
-                self._line(f"  {choice.name}: {choice.value} ({choice.reason})")
+                self.line(f"  {choice.name}: {choice.value} ({choice.reason})")
         elif isinstance(event, Improved):
             self._first_answer(event)
         elif isinstance(event, StepDone):
@@ -141,11 +142,13 @@ class Meter:
             self._now_and_then(f"epoch {event.epoch}, step {event.step}: {self._scores}")
         elif isinstance(event, TilePredicted):
             self._move(event.done / event.total, f"{event.done} of {event.total} tiles")
+        elif isinstance(event, ChunkPredicted):
+            self._move(event.done / event.total, f"{event.done} of {event.total} chunks")
 
     def _first_answer(self, event: Improved) -> None:
         """Its score, which no epoch tells."""
         if event.scores is not None and not event.model.history[-1].curve:
-            self._line(f"first answer, step 0: Dice {event.scores.mean_dice:.3f}")
+            self.line(f"first answer, step 0: Dice {event.scores.mean_dice:.3f}")
 
     def _step(self, event: StepDone) -> None:
         left = event.remaining
@@ -163,7 +166,8 @@ class Meter:
         if done < 1.0 and not self._scores:
             self._now_and_then(f"{self._title}: {text}")
 
-    def _line(self, text: str) -> None:
+    def line(self, text: str) -> None:
+        """Print a line above the bar."""
         if self._live:
             self._progress.console.print(text, soft_wrap=True)
         else:

@@ -236,16 +236,6 @@ def test_a_stack_gives_one_stack(run: Run, model: Path, tmp_path: Path) -> None:
     assert mask.data.shape == (3, 64, 64)
 
 
-def test_what_is_too_large_for_memory_goes_through_a_file(
-    run: Run, data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run("predict", model, data / "images" / "cell 0.tif", "-o", tmp_path / "a")
-    monkeypatch.setattr("napari_unetseg.io.scratch.IN_MEMORY", 100)
-    run("predict", model, data / "images" / "cell 0.tif", "-o", tmp_path / "b")
-    first, second = (open_stack(tmp_path / f / "cell 0.tif").data for f in "ab")
-    np.testing.assert_array_equal(np.asarray(first), np.asarray(second))
-
-
 def test_predict_never_writes_over_an_image(run: Run, data: Path, model: Path) -> None:
     before = (data / "images" / "cell 0.tif").read_bytes()
     result = run("predict", model, data / "images" / "cell 0.tif", "-o", data / "images")

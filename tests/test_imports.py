@@ -15,7 +15,7 @@ PACKAGE = ROOT / "napari_unetseg"
 QT = {"PyQt5", "PyQt6", "PySide2", "PySide6", "qtpy", "superqt", "pyqtgraph", "magicgui"}
 NAPARI_AND_QT = QT | {"napari", "vispy"}
 TORCH = {"torch", "torchvision"}
-COMMAND_LINE = ("cli", "commands", "report", "terminal", "sample")
+COMMAND_LINE = ("cli", "commands", "predicting", "report", "terminal", "sample")
 
 PROGRAM = """
 import importlib, json, sys

@@ -12,7 +12,6 @@ import pytest
 import tifffile
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.io import scratch
 from napari_unetseg.io.images import open_stack
 from napari_unetseg.io.writing import write_mask, write_probabilities
 
@@ -187,27 +186,3 @@ def test_a_full_disk_leaves_the_old_file_alone(tmp_path: Path, name: str) -> Non
     assert done.stderr == ""
     assert [p.name for p in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_bytes() == b"old"
-
-
-def test_large_results_are_made_in_a_file_that_vanishes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scratch, "IN_MEMORY", 1000)
-    with scratch.scratch_array(tmp_path / "new", (30, 40), "uint8") as array:
-        assert isinstance(array, np.memmap)
-        array[3, 4] = 5
-        assert array.sum() == 5
-    assert not list((tmp_path / "new").iterdir())
-    with scratch.scratch_array(tmp_path, (30,), "uint8") as array:
-        assert not isinstance(array, np.memmap)
-
-
-def test_no_room_for_a_large_result_is_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    too_large = (2**20, 2**20, 2**10)
-    for folder in (tmp_path, tmp_path / "file"):
-        with (
-            pytest.raises(UserError, match="has no room"),
-            scratch.scratch_array(folder, too_large, "uint8"),
-        ):
-            pass

@@ -1,15 +1,12 @@
 """A mask being made: an OME-Zarr 0.5 labels group that knows which of its chunks are done.
 
-<root>                 the user's OME-Zarr image; or ours: nothing, or the probabilities
-<root>/labels/mask     levels 0, 1, …; chunks of level 0 are the tasks of a prediction
+The root is the user's OME-Zarr image, or ours: nothing, or the probabilities. ``labels/mask`` in it
+holds the levels 0, 1, …; the chunks of level 0 are the tasks of a prediction.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
@@ -18,61 +15,14 @@ from zarr.codecs import ZstdCodec
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.engine import metadata
 from napari_unetseg.engine.levels import level_shapes, write_level
+from napari_unetseg.engine.plan import OURS, SCHEMA, Plan, compare, same
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from napari_unetseg.core.image import Stack
-    from napari_unetseg.core.model import Model
     from napari_unetseg.engine.chunks import Predicted
-    from napari_unetseg.engine.grid import Grid
 
-__all__ = ["Output", "Plan", "Precision", "open_output"]
-
-OURS = "napari-unetseg"
-SCHEMA = "napari-unetseg/mask/1"
-Precision = Literal["float16", "uint8"]
-"""How probabilities are stored; with uint8 255 stands for 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What an output is of: it decides every byte of it.
-
-    Attributes
-    ----------
-    model, stack, grid
-        What is applied to what, in which chunks.
-    probabilities
-        Store them too, with that precision.
-    levels
-        Make smaller levels too, so that viewers show large planes at once.
-    name
-        Of the labels.
-    """
-
-    model: Model
-    stack: Stack
-    grid: Grid
-    probabilities: Precision | None = None
-    levels: bool = True
-    name: str = "mask"
-
-    def state(self) -> dict[str, Any]:
-        """What another model, image or setting would say otherwise."""
-        description = self.model.description()
-        said = {k: description[k] for k in ("net", "classes", "channels", "normalization")}
-        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-        return {
-            "schema": SCHEMA,
-            "model": self.model.id,
-            "description": digest[:12],
-            "image": self.stack.fingerprint(),
-            "axes": self.stack.grid_axes,
-            "shape": list(self.grid.shape),
-            **self.grid.facts(),
-            "probabilities": self.probabilities,
-        }
+__all__ = ["Output", "is_finished", "open_output"]
 
 
 class Output:
@@ -119,13 +69,13 @@ class Output:
         if self._shares is not None:
             assert predicted.probabilities is not None
             index: list[Any] = [*plane, *region]
-            index.insert(class_axis(self.plan), slice(None))
+            index.insert(self.plan.class_axis, slice(None))
             self._shares[tuple(index)] = _stored(predicted.probabilities, self._shares.dtype)
         self._mask[(*plane, *region)] = predicted.mask
 
     def finish(self) -> Iterator[tuple[int, int]]:
         """Make what else belongs to it; yields (done, in all) of the work."""
-        shapes = level_shapes(self.plan.grid.shape) if self.plan.levels else []
+        shapes = level_shapes(self.plan.grid.shape) if self.plan.ome else []
         above = self._mask
         for number, shape in enumerate(shapes, 1):
             chunks = tuple(min(c, n) for c, n in zip(self.plan.grid.chunks, shape, strict=True))
@@ -134,9 +84,10 @@ class Output:
             above = below
         self._store.tidy("")
         said: Any = self._group.attrs.asdict()
-        scales = metadata.multiscales(self.plan.stack, 1 + len(shapes))
-        ome = {**said["ome"], "multiscales": scales}
-        self._group.update_attributes({"ome": ome, OURS: {**said[OURS], "finished": True}})
+        if self.plan.ome:
+            said["ome"]["multiscales"] = metadata.multiscales(self.plan.stack, 1 + len(shapes))
+        said[OURS]["finished"] = True
+        self._group.update_attributes(said)
 
     def _has(self, array: Any) -> Any:
         return lambda cell: bool(self._store.has(_key(array, cell)))
@@ -160,30 +111,34 @@ def open_output(store: Any, plan: Plan, *, overwrite: bool = False) -> Output:
         There are labels of that name of another model, image or setting, or somebody else's; or
         the store holds an older OME-Zarr.
     """
-    metadata.axis_names(plan.stack)
+    if plan.ome:
+        metadata.multiscales(plan.stack, 1, channels=plan.probabilities is not None)
     state = plan.state()
     root = _root(store, plan)
     labels, path = root.require_group("labels"), f"labels/{plan.name}"
     found = _existing(labels, plan.name)
     if found is not None and not overwrite:
-        _compare(found, state, f"{store}/{path}")
-    begun = found is not None and _same(found, state)
+        compare(found, state, f"{store}/{path}")
+    begun = found is not None and same(found, state)
     if not begun and found is not None:  # so that half of it is never taken for a whole
         zarr.open_group(store, path=path).update_attributes({OURS: {"schema": SCHEMA}})
     shares = _shares(root, plan, fresh=not begun)
     if not begun:
         _list(labels, plan.name)
-        inside = "multiscales" in _ome(root)
-        ome = {
-            "version": metadata.VERSION,
-            "multiscales": metadata.multiscales(plan.stack, 1),
-            "image-label": metadata.image_label(plan.model.classes, source=inside),
-        }
-        said = {"ome": ome, OURS: {**state, "finished": False}}
+        said: dict[str, Any] = {"ome": _label_metadata(plan, root)} if plan.ome else {}
+        said[OURS] = {**state, "finished": False}
         zarr.create_group(store, path=path, attributes=said, overwrite=True)
     else:
         store.tidy("")
     return Output(plan, zarr.open_group(store, path=path, mode="r+"), shares)
+
+
+def is_finished(store: Any, name: str = "mask") -> bool:
+    """Whether a store holds labels that this program finished, of whatever model."""
+    if not store.has(f"labels/{name}/zarr.json"):
+        return False
+    state: Any = zarr.open_group(store, path=f"labels/{name}", mode="r").attrs.get(OURS)
+    return isinstance(state, dict) and state.get("finished") is True
 
 
 def _root(store: Any, plan: Plan) -> zarr.Group:
@@ -220,25 +175,6 @@ def _existing(labels: zarr.Group, name: str) -> dict[str, Any] | None:
     return state
 
 
-def _same(found: dict[str, Any], state: dict[str, Any]) -> bool:
-    return {k: v for k, v in found.items() if k != "finished"} == state
-
-
-def _compare(found: dict[str, Any], state: dict[str, Any], where: str) -> None:
-    """Refuse to go on with what something else began."""
-    if _same(found, state):
-        return
-    if (found.get("model"), found.get("description")) != (state["model"], state["description"]):
-        what = f"another model ({found.get('model')})"
-    elif (found.get("image"), found.get("shape")) != (state["image"], state["shape"]):
-        what = "another image"
-    else:
-        what = "the same image with other settings"
-    raise UserError(
-        f"{where} holds a mask of {what}; choose another folder, or replace it with --overwrite."
-    )
-
-
 def _list(labels: zarr.Group, name: str) -> None:
     """Name the labels in their group, as OME-Zarr wants it."""
     ome = _ome(labels)
@@ -248,9 +184,13 @@ def _list(labels: zarr.Group, name: str) -> None:
         labels.update_attributes({"ome": ome})
 
 
-def class_axis(plan: Plan) -> int:
-    """Place of the classes among the axes of probabilities: before the spatial ones."""
-    return sum(n not in "zyx" for n in metadata.axis_names(plan.stack))
+def _label_metadata(plan: Plan, root: zarr.Group) -> dict[str, Any]:
+    inside = "multiscales" in _ome(root)
+    return {
+        "version": metadata.VERSION,
+        "multiscales": metadata.multiscales(plan.stack, 1),
+        "image-label": metadata.image_label(plan.model.classes, source=inside),
+    }
 
 
 def _shares(root: zarr.Group, plan: Plan, *, fresh: bool) -> Any:
@@ -261,13 +201,13 @@ def _shares(root: zarr.Group, plan: Plan, *, fresh: bool) -> Any:
         root.attrs.put({OURS: {"schema": SCHEMA}})
     if plan.probabilities is None:
         return None
-    classes, grid, place = plan.model.classes, plan.grid, class_axis(plan)
-    ome = {
-        "version": metadata.VERSION,
-        "multiscales": metadata.multiscales(plan.stack, 1, channels=True),
-        "omero": metadata.omero(classes, 255.0 if plan.probabilities == "uint8" else 1.0),
-    }
-    if fresh:
+    classes, grid, place = plan.model.classes, plan.grid, plan.class_axis
+    if fresh and plan.ome:
+        ome = {
+            "version": metadata.VERSION,
+            "multiscales": metadata.multiscales(plan.stack, 1, channels=True),
+            "omero": metadata.omero(classes, 255.0 if plan.probabilities == "uint8" else 1.0),
+        }
         root.update_attributes({"ome": ome})
     n = len(classes.numbers)
     shape = (*grid.shape[:place], n, *grid.shape[place:])
@@ -288,9 +228,9 @@ def _array(
     if name in group:
         path = f"{group.path}/{name}".lstrip("/")
         return zarr.open_array(group.store, path=path, mode="r+", config=config)
-    names = metadata.axis_names(plan.stack)
-    if len(shape) > len(names):
-        names.insert(class_axis(plan), "c")
+    names = metadata.axis_names(plan.stack) if plan.ome else None
+    if names is not None and len(shape) > len(names):
+        names.insert(plan.class_axis, "c")
     return group.create_array(
         name,
         shape=shape,
@@ -309,5 +249,5 @@ def _key(array: Any, cell: tuple[int, ...]) -> str:
 
 def _stored(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     scaled = np.rint(values * 255) if dtype == np.uint8 else values
-    found: np.ndarray = scaled.astype(dtype)
+    found: np.ndarray = scaled.astype(dtype, copy=False)
     return found

@@ -15,14 +15,20 @@ from napari_unetseg.core.events import ChunkPredicted, Event, Notice
 from napari_unetseg.core.memory import kept_memory
 from napari_unetseg.engine.chunks import ChunkPredictor, Predicted, Read
 from napari_unetseg.engine.grid import Grid
-from napari_unetseg.engine.output import Output, Plan, Precision, open_output
+from napari_unetseg.engine.output import Output, open_output
 from napari_unetseg.engine.overlapped import overlapped
+from napari_unetseg.engine.plan import Plan, Precision
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image import Normalization, Stack
     from napari_unetseg.core.model import Model
 
-__all__ = ["fill", "make_plan", "predict_to_zarr", "saving"]
+__all__ = ["DiskFullError", "fill", "make_plan", "predict_to_zarr", "saving"]
+
+
+class DiskFullError(UserError):
+    """No image after this one could be saved either; the same command goes on later."""
+
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -33,12 +39,12 @@ def make_plan(
     settings: PredictSettings,
     *,
     probabilities: Precision | None = None,
-    levels: bool = True,
+    ome: bool = True,
     name: str = "mask",
 ) -> Plan:
     """What an output is of; `UserError` where the image does not fit the model."""
     model.check_image(stack)
-    return Plan(model, stack, Grid.plan(model, stack, settings.tile), probabilities, levels, name)
+    return Plan(model, stack, Grid.plan(model, stack, settings.tile), probabilities, ome, name)
 
 
 def predict_to_zarr(
@@ -48,7 +54,7 @@ def predict_to_zarr(
     settings: PredictSettings | None = None,
     *,
     probabilities: Precision | None = None,
-    levels: bool = True,
+    ome: bool = True,
     name: str = "mask",
     overwrite: bool = False,
     control: Control | None = None,
@@ -66,9 +72,9 @@ def predict_to_zarr(
     store
         Where: a `FolderStore`, or another Zarr store that is a `ChunkStore`.
     probabilities
-        Store them too: ``float16``, or ``uint8`` where 255 stands for 1.
-    levels
-        Make smaller levels for viewers.
+        Store them too: ``float32``, ``float16``, or ``uint8`` where 255 stands for 1.
+    ome
+        With OME-Zarr metadata and smaller levels for viewers; see `Plan`.
     name
         Of the labels.
     overwrite
@@ -94,7 +100,7 @@ def predict_to_zarr(
     """
     settings = settings or PredictSettings()
     control = control or Control(settings.threads)
-    plan = make_plan(model, stack, settings, probabilities=probabilities, levels=levels, name=name)
+    plan = make_plan(model, stack, settings, probabilities=probabilities, ome=ome, name=name)
     with kept_memory(), saving():
         output = open_output(store, plan, overwrite=overwrite)
         if not output.finished:
@@ -175,8 +181,5 @@ def saving() -> Iterator[None]:
     except UserError as error:
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno in FULL:
-            raise UserError(
-                f"The disk of {cause.filename or 'the masks'} is full; free some space and run the "
-                "same again: it goes on where it was."
-            ) from error
+            raise DiskFullError(f"{error} The same again goes on where it was.") from error
         raise

@@ -1,0 +1,117 @@
+"""What is written for an image, and where: OME-Zarr, or a file made of a hidden one."""
+
+from __future__ import annotations
+
+import glob
+import shutil
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.io.writing import write_mask, write_probabilities
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.image import Stack
+    from napari_unetseg.engine.output import Output
+    from napari_unetseg.engine.plan import Precision
+
+__all__ = ["Format", "Saving"]
+
+
+class Format(StrEnum):
+    """What masks are written as."""
+
+    TIFF = "tiff"
+    """One that ImageJ opens, while it fits 4 GB."""
+    OME_TIFF = "ome-tiff"
+    ZARR = "zarr"
+    PNG = "png"
+
+
+SUFFIX = {
+    Format.TIFF: ".tif",
+    Format.OME_TIFF: ".ome.tif",
+    Format.ZARR: ".zarr",
+    Format.PNG: ".png",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """How the masks of images are saved.
+
+    Attributes
+    ----------
+    folder
+        Where; None: each inside its OME-Zarr image.
+    format
+        As what; OME-Zarr where it is inside.
+    probabilities
+        Save them too, with that precision; in TIFFs float32 or float16.
+    overwrite
+        Replace OME-Zarr masks of another model, image or setting.
+    """
+
+    folder: Path | None
+    format: Format = Format.TIFF
+    probabilities: Precision | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.format is not Format.ZARR and self.probabilities == "uint8":
+            raise UserError("Probabilities are uint8 in OME-Zarr alone; choose float16 or float32.")
+        if self.folder is None and self.format is not Format.ZARR:
+            raise UserError(f"Only OME-Zarr goes into an image; choose a folder for {self.format}.")
+
+    @property
+    def through_scratch(self) -> bool:
+        """Whether a hidden Zarr store is filled first."""
+        return self.format is not Format.ZARR
+
+    def mask_of(self, stem: str, image: Path) -> Path:
+        """The file or folder of an image's mask."""
+        if self.folder is None:
+            return image / "labels" / "mask"
+        return self.folder / f"{stem}{SUFFIX[self.format]}"
+
+    def probabilities_of(self, stem: str) -> Path | None:
+        """The file of an image's probabilities; None where they are in the mask's store or none."""
+        if self.folder is None or self.format is Format.ZARR or self.probabilities is None:
+            return None
+        suffix = ".ome.tif" if self.probabilities == "float32" else ".tif"
+        return self.folder / f"{stem}_probabilities{suffix}"
+
+    def store_of(self, stem: str, image: Path) -> Path:
+        """The Zarr store that is filled."""
+        if self.folder is None:
+            return image
+        if self.through_scratch:
+            return self.folder / f".{stem}.unetseg"
+        return self.folder / f"{stem}.zarr"
+
+    def exists(self, stem: str, image: Path) -> bool:
+        """Whether the results of an image are there, whole; for what is not OME-Zarr."""
+        if self.folder is None or self.store_of(stem, image).exists():
+            return False
+        file, shares = self.mask_of(stem, image), self.probabilities_of(stem)
+        there = file.exists()
+        if self.format is Format.PNG and not there:
+            there = any(self.folder.glob(f"{glob.escape(stem)}_*.png"))
+        return there and (shares is None or shares.exists())
+
+    def export(self, output: Output, stack: Stack, stem: str, image: Path) -> list[Path]:
+        """Write files of a finished hidden store, and take the store away; the files."""
+        model = output.plan.model
+        grid: dict[str, Any] = {"axes": stack.grid_axes}
+        grid |= {"spacing": stack.grid_spacing, "units": stack.grid_units}
+        names = {s.number: s.name for s in model.classes.structures}
+        written = write_mask(self.mask_of(stem, image), output.mask, names=names, **grid)
+        shares = self.probabilities_of(stem)
+        if shares is not None:
+            half = self.probabilities == "float16"
+            more = {"names": model.classes.names, "half": half, **grid}
+            written.append(write_probabilities(shares, output.probabilities, **more))
+        shutil.rmtree(self.store_of(stem, image), ignore_errors=True)
+        return written

@@ -1,0 +1,214 @@
+"""What ``unetseg predict`` does: masks of many images, told one by one."""
+
+from __future__ import annotations
+
+import csv
+import glob
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_unetseg.commands import Interrupted, check_writable, count, load
+from napari_unetseg.core.control import Control
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.terminal import Meter, finish, note, stop_on_interrupt, tell
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.config import PredictSettings
+    from napari_unetseg.core.events import Event
+    from napari_unetseg.core.image import Stack
+    from napari_unetseg.core.model import Model
+    from napari_unetseg.engine.files import FileDone, Predicts
+    from napari_unetseg.engine.saving import Saving
+
+__all__ = ["SomeFailedError", "Wanted", "find_images", "predict", "run_files"]
+
+STOPPING = "Stopping after this chunk; press Ctrl-C again to quit at once."
+
+
+class SomeFailedError(Exception):
+    """Some images failed and the others are done; the text says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a prediction of many images is asked for besides settings and format.
+
+    Attributes
+    ----------
+    axes
+        Of the image files where they say them wrong.
+    skip_existing
+        Leave out images whose masks are there.
+    report
+        Write ``report.csv`` beside the masks.
+    """
+
+    axes: str | None = None
+    skip_existing: bool = False
+    report: bool = False
+
+
+def predict(
+    model_file: Path,
+    images: Sequence[str],
+    how: Saving,
+    settings: PredictSettings,
+    wanted: Wanted,
+    predicts: Predicts | None = None,
+) -> None:
+    """Predict images and write a mask for each; ``predicts`` as for `predict_files`."""
+    paths = find_images(images, inside=how.folder is None)
+    if how.folder is not None:
+        _check_outputs(paths, how)
+    model = load(model_file)
+    if how.folder is not None:
+        check_writable(how.folder)
+    try:
+        _tell(run_files(model, paths, how, settings, wanted, predicts), how)
+    finally:
+        if how.folder is not None:
+            with suppress(OSError):  # a folder that nothing came into
+                how.folder.rmdir()
+
+
+def find_images(images: Sequence[str], *, inside: bool = False) -> dict[str, Path]:
+    """Images by their stems: files, folders of files, and patterns such as ``scans/*.tif``.
+
+    ``inside``: all must be OME-Zarr images.
+    """
+    from napari_unetseg.io.folders import images_by_stem
+
+    paths: list[Path] = []
+    for image in images:
+        path = Path(image).expanduser()
+        if not path.exists() and glob.has_magic(image):
+            found = sorted(glob.glob(str(path), recursive=True))
+            if not found:
+                raise UserError(f"Nothing has a name like {image}; check the pattern.")
+            paths += [Path(name) for name in found]
+        else:
+            paths.append(path)
+    if not inside:
+        return images_by_stem(paths)
+    for path in paths:
+        if not (path / "zarr.json").is_file():
+            raise UserError(
+                f"{path} is no OME-Zarr 0.5 image, so that a mask cannot go into it; name a folder "
+                "for the masks with -o."
+            )
+    return {str(path): path for path in paths}
+
+
+def run_files(
+    model: Model,
+    paths: Mapping[str, Path],
+    how: Saving,
+    settings: PredictSettings,
+    wanted: Wanted,
+    predicts: Predicts | None = None,
+) -> list[FileDone]:
+    """Predict images and show how far it is; writes the report, also of what was stopped."""
+    from napari_unetseg.engine.files import FileBegun, FileDone, predict_files
+    from napari_unetseg.engine.stream import predict_to_zarr
+
+    done: list[FileDone] = []
+    control = Control(settings.threads)
+    report = how.folder / "report.csv" if wanted.report and how.folder is not None else None
+    with stop_on_interrupt(control, STOPPING), Meter("Predicting") as meter:
+
+        def show(event: Event) -> None:
+            if isinstance(event, FileBegun):
+                name = Path(event.name).name
+                meter.rename(f"Predicting {name} ({event.number} of {event.total})")
+            elif isinstance(event, FileDone):
+                done.append(event)
+                if event.status == "failed" and len(paths) > 1:
+                    meter.line(f"{event.image.name} failed: {event.error}")
+            meter.show(event)
+
+        try:
+            events = predict_files(
+                model,
+                paths,
+                how,
+                settings,
+                open_image=_opener(wanted),
+                skip_existing=wanted.skip_existing,
+                count=report is not None,
+                control=control,
+                predicts=predicts or predict_to_zarr,
+            )
+            finish(events, show)
+        finally:
+            if report is not None:
+                _write_report(report, done, model)
+    if control.stopped and len(done) < len(paths):
+        raise Interrupted(
+            f"Stopped; {len(done)} of {len(paths)} images are done with. The same command goes on."
+        )
+    return done
+
+
+def _opener(wanted: Wanted) -> Callable[[Path], Stack]:
+    from napari_unetseg.io.images import open_stack
+
+    return lambda path: open_stack(path, axes=wanted.axes)
+
+
+def _tell(results: Sequence[FileDone], how: Saving) -> None:
+    """Say what was done; raises what the exit code is made of."""
+    written = sum(r.status == "done" for r in results)
+    skipped = sum(r.status == "skipped" for r in results)
+    failed = [r for r in results if r.status == "failed"]
+    if len(results) == len(failed) == 1:
+        raise UserError(failed[0].error)
+    place = "into the images" if how.folder is None else f"to {how.folder}"
+    if written or not skipped:
+        tell(f"{count(written, 'mask')} written {place}.")
+    if skipped:
+        note(f"{count(skipped, 'image')} skipped, since their masks are there.")
+    if failed:
+        lines = [f"{count(len(failed), 'image')} of {len(results)} failed:"]
+        text = "\n".join([*lines, *(f"  {r.image}: {r.error}" for r in failed)])
+        raise SomeFailedError(text)
+
+
+def _write_report(path: Path, results: Sequence[FileDone], model: Model) -> None:
+    """One row an image: its mask, how it went, and voxels of each structure."""
+    from napari_unetseg.core.atomic import atomic_path
+
+    classes = dict(zip(model.classes.numbers, model.classes.names, strict=True))
+    names = [f"{name} ({number})" for number, name in classes.items()]
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["image", "mask", "status", "seconds", *names, "error"])
+        for r in results:
+            counted: list[Any] = [r.voxels.get(n, 0) if r.voxels else "" for n in classes]
+            facts = [r.image, r.mask, r.status, f"{r.seconds:.2f}"]
+            rows.writerow([*facts, *counted, r.error])
+
+
+def _check_outputs(paths: Mapping[str, Path], how: Saving) -> None:
+    """Refuse results that would replace an image or one another."""
+    output = how.folder
+    assert output is not None
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file; name a folder for the masks with -o.")
+    inputs = {path.resolve() for path in paths.values()}
+    beside = output.resolve() in {path.parent for path in inputs}
+    for stem, path in paths.items():
+        mask, shares = how.mask_of(stem, path), how.probabilities_of(stem)
+        if mask.resolve() in inputs:
+            raise UserError(f"{mask} would replace an image by its mask; choose another folder.")
+        results = [p for p in (mask, shares) if p is not None]
+        if beside and how.through_scratch and (there := [p for p in results if p.exists()]):
+            raise UserError(
+                f"{there[0]} lies beside the images and would be replaced; choose another folder."
+            )
+        if shares is not None and f"{stem}_probabilities" in paths:
+            raise UserError(
+                f"The probabilities of {stem} would have the name of another image; rename one."
+            )
