@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.events import Event, StepDone, TilePredicted
 
-__all__ = ["Inbox", "Job", "Runner", "SyncRunner", "ThreadRunner"]
+__all__ = ["HAND_OVER", "Inbox", "Job", "Runner", "SyncRunner", "ThreadRunner"]
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,9 @@ STEP_SECONDS = 0.1
 """The newest step is shown this often at most."""
 PUMP_SECONDS = 0.008
 """Time that one pump may take before the event loop gets its turn."""
+HAND_OVER = 0.0005
+"""Seconds after which a thread hands Python's lock over to one that waits, 5 ms by default: Qt
+gives the lock away and takes it again many times an event, and waited as often for the worker."""
 NICENESS = 10
 """How far the worker steps back behind the window, on Linux."""
 
@@ -209,6 +212,7 @@ class ThreadRunner:
         if self.busy:
             raise RuntimeError("a job runs already")
         self._job, self._inbox = job, Inbox()
+        sys.setswitchinterval(min(HAND_OVER, sys.getswitchinterval()))
         self._thread = threading.Thread(
             target=self._work, args=(job, self._inbox), name="unetseg-job", daemon=True
         )

@@ -31,8 +31,9 @@ def import_torch() -> None:
     if "torch._dynamo" in sys.modules or importlib.util.find_spec("torch") is None:
         return
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    _load_libraries()
+    _load("torch", "lib/libtorch_python.so", "lib/libtorch_python.dylib")
     load_triton_apart()
+    _load("triton", "_C/libtriton.so")  # half a gigabyte
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -52,13 +53,14 @@ def _import() -> None:
     torch.nn.Conv2d(1, 1, 1)
 
 
-def _load_libraries() -> None:
-    spec = importlib.util.find_spec("torch")
-    if spec is None or not spec.submodule_search_locations or sys.platform == "win32":
+def _load(package: str, *names: str) -> None:
+    """Load a package's libraries where they are; nothing happens to what is loaded already."""
+    if sys.platform == "win32":
         return
-    folder = Path(next(iter(spec.submodule_search_locations))) / "lib"
     dlopen = ctypes.CDLL(None).dlopen
     dlopen.restype, dlopen.argtypes = ctypes.c_void_p, (ctypes.c_char_p, ctypes.c_int)
-    for name in ("libtorch_python.so", "libtorch_python.dylib"):
-        if (folder / name).exists():
-            dlopen(os.fsencode(folder / name), os.RTLD_NOW)
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations if spec else None) or ():
+        for name in names:
+            if (library := Path(folder) / name).exists():
+                dlopen(os.fsencode(library), os.RTLD_NOW)

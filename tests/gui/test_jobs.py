@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from napari_unetseg.core.events import Event, Notice, StepDone, TilePredicted
-from napari_unetseg.gui.jobs import Inbox, Job, SyncRunner, ThreadRunner
+from napari_unetseg.gui.jobs import HAND_OVER, Inbox, Job, SyncRunner, ThreadRunner
 
 if TYPE_CHECKING:
     from napari_unetseg.core.control import Control
@@ -62,6 +63,23 @@ def test_events_and_result_arrive_in_the_thread_that_pumps() -> None:
     assert heard.events == [Notice("unetseg-job")]
     assert heard.threads == {threading.current_thread().name}
     assert not runner.busy
+
+
+def test_the_window_gets_its_turn_ten_times_sooner_than_by_default() -> None:
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(0.005)
+    try:
+        runner, heard = ThreadRunner(), Heard()
+        runner.start(heard.job(lambda _: iter_of(sys.getswitchinterval())))
+        pump(runner, lambda: bool(heard.results))
+        assert heard.results == [pytest.approx(HAND_OVER, rel=0.01)]
+    finally:
+        sys.setswitchinterval(usual)
+
+
+def iter_of(result: float) -> Generator[Event, None, float]:
+    yield Notice("")
+    return result
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,21 @@ def test_a_prediction_lies_between_images_and_strokes() -> None:
     assert layer.editable
 
 
+def test_the_first_mask_selects_nothing_not_even_for_a_moment() -> None:
+    """napari would make the controls of a layer that it selects, while the window waits."""
+    viewer = ViewerModel()
+    image = viewer.add_layer(Image(np.zeros((16, 20))))
+    strokes = layers.new_annotation(viewer, image, ())
+    heard: list[Any] = []
+    viewer.layers.selection.events.changed.connect(heard.append)
+    prediction = layers.Prediction(viewer, image)
+    prediction.begin("a", ())
+    assert viewer.layers.selection == {strokes}
+    assert heard == []
+    other = viewer.add_layer(Labels(np.zeros((16, 20), np.uint8)))
+    assert viewer.layers.selection == {other}, "napari selects what others add, as ever"
+
+
 def test_undo_after_a_new_prediction_never_brings_older_voxels_back() -> None:
     _, prediction = predicted(1)
     old = prediction.layer

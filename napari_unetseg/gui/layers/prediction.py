@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from napari_unetseg.gui.layers.grid import geometry, grid_shape, level0
 from napari_unetseg.gui.layers.watch import AT_ONCE, Watch, drop_history
 
 if TYPE_CHECKING:
-    from napari.components import ViewerModel
+    from napari.components import LayerList, ViewerModel
 
 __all__ = ["Prediction"]
 
@@ -482,10 +483,29 @@ class Prediction:
         layers = self._viewer.layers
         selected = set(layers.selection)
         images = [place for place, layer in enumerate(layers) if isinstance(layer, Image)]
-        layers.insert(max(images, default=-1) + 1, new)
-        if selected:
+        with _selecting(layers, not selected):
+            layers.insert(max(images, default=-1) + 1, new)
+        if selected and layers.selection != selected:
             layers.selection.update(selected)
             layers.selection.discard(new)
+
+
+@contextmanager
+def _selecting(layers: LayerList, wanted: bool) -> Iterator[None]:
+    """Whether napari selects a layer that it is given, where it can be told.
+
+    It would make the controls of the new layer and, when another one is selected again, those of
+    that one too: half of the time that the first mask held the window up.
+    """
+    name = "_activate_on_insert"
+    usual = getattr(layers, name, None)
+    if usual is not None:
+        setattr(layers, name, usual and wanted)
+    try:
+        yield
+    finally:
+        if usual is not None:
+            setattr(layers, name, usual)
 
 
 def _region(index: Index, shape: Sequence[int]) -> Region:
