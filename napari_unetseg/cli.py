@@ -259,6 +259,7 @@ def predict(
     threads: Threads = None,
     tile: Tile = None,
     axes: Axes = None,
+    spacing: Spacing = None,
 ) -> None:
     """Predict the masks of images with MODEL, an OUT/STEM.tif for each.
 
@@ -267,7 +268,7 @@ def predict(
     """
     settings = _predict_settings(device, threads, tile)
     how = _saving(output, inside, form, precision, probabilities=probabilities, overwrite=overwrite)
-    wanted = Wanted(axes, skip_existing, report)
+    wanted = Wanted(axes, skip_existing, report, spacing)
     predicting.predict(model, images, how, settings, wanted)
 
 

@@ -38,8 +38,8 @@ class Wanted:
 
     Attributes
     ----------
-    axes
-        Of the image files where they say them wrong.
+    axes, spacing
+        Of the image files where they say them wrong; see `open_stack`.
     skip_existing
         Leave out images whose masks are there.
     report
@@ -49,6 +49,7 @@ class Wanted:
     axes: str | None = None
     skip_existing: bool = False
     report: bool = False
+    spacing: str | None = None
 
 
 def predict(
@@ -155,7 +156,7 @@ def run_files(
 def _opener(wanted: Wanted) -> Callable[[Path], Stack]:
     from napari_unetseg.io.images import open_stack
 
-    return lambda path: open_stack(path, axes=wanted.axes)
+    return lambda path: open_stack(path, axes=wanted.axes, spacing=wanted.spacing)
 
 
 def _tell(results: Sequence[FileDone], how: Saving) -> None:

@@ -26,6 +26,8 @@ __all__ = ["get_reader", "read"]
 
 PIECE = 64 * 2**20
 """Bytes that are read at once at most: a plane, or of a larger one a part."""
+PROBED = 3
+"""Planes that the range of intensities is taken from."""
 COLORMAPS = ("cyan", "yellow", "magenta", "red", "green", "blue")
 TWO = ("magenta", "green")
 
@@ -58,8 +60,9 @@ def read(path: str) -> list[LayerData]:
     levels = open_levels(path)
     stack = levels[0]
     arrays = [_lazy(level) for level in levels]
+    limits = _limits(levels[-1])
     layers = [
-        (_one([_channel(a, stack, c) for a in arrays]), _options(stack, c), "image")
+        (_one([_channel(a, stack, c) for a in arrays]), _options(stack, c) | limits[c], "image")
         for c in range(_separate(stack))
     ]
     names = label_names(Path(path)) if is_zarr(Path(path)) else ()
@@ -101,6 +104,22 @@ def _options(stack: Stack, channel: int) -> dict[str, Any]:
     if many > 1:
         options["blending"] = "additive" if channel else "translucent_no_depth"
     return options
+
+
+def _limits(stack: Stack) -> list[dict[str, Any]]:
+    """Range of intensities of each layer of an image that does not lie at the origin.
+
+    napari takes it from the plane that it shows at first, which is none of such an image.
+    """
+    if stack.data.dtype == np.uint8 or "S" in stack.axes or not any(stack.grid_translate):
+        return [{}] * _separate(stack)
+    pieces = [np.nan_to_num(p.reshape(len(p), -1)) for p in stack.probe(PROBED)]
+    low = np.min([p.min(1) for p in pieces], axis=0)
+    high = np.max([p.max(1) for p in pieces], axis=0)
+    return [
+        {"contrast_limits": (float(a), float(b))} if a < b else {}
+        for a, b in zip(low, high, strict=True)
+    ]
 
 
 def _grid(stack: Stack) -> dict[str, Any]:

@@ -134,9 +134,25 @@ def test_nothing_is_read_until_it_is_seen(tmp_path: Path, monkeypatch: pytest.Mo
     from napari_unetseg.io.zarr_array import ZarrArray
 
     seen: list[Any] = []
-    monkeypatch.setattr(ZarrArray, "__getitem__", lambda self, key: seen.append(key))
-    layers = read(str(write_zarr(tmp_path / "a.zarr")))
-    assert len(layers) == 2
+    get = ZarrArray.__getitem__
+
+    def look(self: ZarrArray, key: Any) -> np.ndarray:
+        found = get(self, key)
+        seen.append((self.shape, found.size))
+        return found
+
+    monkeypatch.setattr(ZarrArray, "__getitem__", look)
+    moved = write_zarr(tmp_path / "a.zarr")
+    (_, first, _), (_, second, _) = read(str(moved))
+    assert {shape for shape, _ in seen} == {(2, 5, 20, 24)}, "the smallest resolution alone"
+    assert sum(size for _, size in seen) <= 3 * 2 * 20 * 24
+    for channel, options in enumerate((first, second)):
+        low, high = options["contrast_limits"]
+        assert (CZYX[channel].min(), CZYX[channel].max()) == pytest.approx((low, high), abs=2000)
+    seen.clear()
+    file = moved / "zarr.json"
+    file.write_text(file.read_text().replace("10", "0"))
+    assert len(read(str(moved))) == 2
     assert not seen
 
 
