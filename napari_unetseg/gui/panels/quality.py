@@ -25,7 +25,7 @@ NOTHING = (
     "How good the first mask of each plane was, once you have accepted, corrected or painted "
     "more of it: nothing yet."
 )
-LEGEND = "● accepted planes &nbsp; ○ known in part, so only a hint"
+LEGEND = "How good first masks were: ● of accepted planes, ○ of planes known in part"
 STEPS = {Qt.Key.Key_Left: -1, Qt.Key.Key_Right: 1}
 
 
@@ -68,7 +68,7 @@ class QualityPlot(QFrame):
     def _legend(self) -> str:
         planes, minutes = len(self._points), self._points[-1].quality.minutes
         count = "1 plane" if planes == 1 else f"{planes} planes"
-        return f"{LEGEND} &nbsp; {count}, {minutes:.1f} min"
+        return f"{LEGEND}. {count} in {minutes:.1f} min."
 
     def _draw(self) -> None:
         if self.chart is None:

@@ -54,7 +54,7 @@ class Scatter(pyqtgraph.PlotWidget):  # type: ignore[misc]
             axis.setStyle(tickFont=font, tickTextOffset=3)
         item.getAxis("bottom").setHeight(round(2.2 * QFontMetricsF(font).lineSpacing()))
         style = {"font-size": font_size, "color": text}
-        item.setLabel("left", "Dice of the first mask", **style)
+        item.setLabel("left", "Dice", **style)
         item.setLabel("bottom", "minutes of annotation", **style)
 
     def draw(self, qualities: Sequence[PlaneQuality], here: int | None) -> None:
