@@ -444,7 +444,10 @@ class Choices:
             self.choose_image(images[0] if images else None)
 
     def _adopt_labels(self) -> None:
-        """Take the only free Labels layer that fits the chosen image as its labels."""
+        """Take the only free Labels layer that fits the chosen image and is seen as its labels.
+
+        Hidden ones, such as masks in the image's own file, are there to be chosen.
+        """
         source = self.session.source()
         if self.session.image is None or (source is not None and source.labels is not None):
             return
@@ -455,7 +458,9 @@ class Choices:
         free = [
             layer
             for layer in self.labels_candidates()
-            if layer not in taken and napari_layers.like(self.session.image, layer)
+            if layer.visible
+            and layer not in taken
+            and napari_layers.like(self.session.image, layer)
         ]
         if len(free) == 1:
             self.choose_labels(free[0], found=True)

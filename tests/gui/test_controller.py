@@ -41,6 +41,20 @@ def test_image_and_strokes_are_found_and_counted(controller: Controller) -> None
     assert session.counts == {1: 76, BRUSH: 224}
 
 
+def test_hidden_labels_are_not_taken_by_themselves_but_can_be_chosen() -> None:
+    """A mask that comes with an image is what some model said, not what is to be learned."""
+    viewer = ViewerModel()
+    controller = Controller(viewer, SyncRunner())
+    viewer.add_layer(Image(squares(), name="image"))
+    mask = viewer.add_layer(Labels(strokes(), name="mask", visible=False))
+    source = controller.session.source()
+    assert source is None or source.labels is None
+    controller.choose_labels(mask, LabelKind.FULL)
+    source = controller.session.source()
+    assert source is not None
+    assert source.labels is mask
+
+
 def test_a_whole_session(controller: Controller, tmp_path: Path) -> None:
     session = controller.session
     controller.train()
