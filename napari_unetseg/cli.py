@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from pydantic import BaseModel, ValidationError
 
-from napari_unetseg import __version__, commands, predicting
+from napari_unetseg import __version__, commands, measuring, predicting
 from napari_unetseg.commands import Interrupted, Labelled
 from napari_unetseg.core.config import PredictSettings, TrainSettings
 from napari_unetseg.core.errors import UserError
@@ -339,6 +339,29 @@ def info(
 ) -> None:
     """Say what a model file or an image holds."""
     commands.info(file, as_json=as_json, axes=axes, spacing=spacing)
+
+
+@app.command()
+def measure(
+    mask: Annotated[Path, typer.Argument(metavar="MASK", help="A mask, as predict writes it.")],
+    image: Annotated[
+        Path | None, typer.Argument(metavar="[IMAGE]", help="Its image: intensities are measured.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="TABLE", help="A .csv or .parquet file.")
+    ] = Path("objects.csv"),
+    labels: Annotated[
+        MaskKind, typer.Option(help="full: what touches is one object; " + INSTANCES_HELP + ".")
+    ] = MaskKind.FULL,
+    dims: Annotated[
+        int | None, typer.Option(min=2, max=3, help="2: planes. Default: volumes if there is a Z.")
+    ] = None,
+    axes: Axes = None,
+    spacing: Spacing = None,
+) -> None:
+    """Measure the objects of a mask, in the units of its file: a row for each."""
+    kind = LabelKind(labels)
+    measuring.measure(mask, output, image, kind=kind, dims=dims, axes=axes, spacing=spacing)
 
 
 # -- settings --------------------------------------------------------------------------------------

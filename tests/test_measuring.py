@@ -1,0 +1,123 @@
+"""unetseg measure: objects whose sizes are known, in the units of the file."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_unetseg.cli import main
+from napari_unetseg.io.writing import write_mask
+
+UM = ("um", "um")
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def two_squares() -> np.ndarray:
+    """Structure 1: 4 × 6 and, touching it at a corner, 2 × 2; structure 2: 3 × 3."""
+    mask = np.zeros((20, 30), np.uint8)
+    mask[2:6, 3:9] = 1
+    mask[6:8, 9:11] = 1
+    mask[12:15, 20:23] = 2
+    return mask
+
+
+def test_areas_and_places_are_in_the_unit_of_the_file(tmp_path: Path) -> None:
+    write_mask(tmp_path / "m.tif", two_squares(), axes="YX", spacing=(0.5, 0.25), units=UM)
+    assert main(["measure", str(tmp_path / "m.tif"), "-o", str(tmp_path / "t.csv")]) == 0
+    first, second = rows_of(tmp_path / "t.csv")
+    assert (first["structure"], first["object"]) == ("1", "1")
+    assert float(first["area (um²)"]) == pytest.approx((24 + 4) * 0.125)
+    assert (second["structure"], second["object"]) == ("2", "1")
+    assert float(second["area (um²)"]) == pytest.approx(9 * 0.125)
+    assert float(second["y (um)"]) == pytest.approx(13 * 0.5)
+    assert float(second["x (um)"]) == pytest.approx(21 * 0.25)
+    diameter = float(second["equivalent diameter (um)"])
+    assert diameter == pytest.approx(2 * np.sqrt(9 * 0.125 / np.pi), rel=1e-4)
+
+
+def test_intensities_of_each_channel(tmp_path: Path) -> None:
+    mask = two_squares()
+    image = np.stack([mask * 10, 7 + mask]).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "i.ome.tif", image, metadata={"axes": "CYX"})
+    write_mask(tmp_path / "m.tif", mask, axes="YX")
+    files = [str(tmp_path / "m.tif"), str(tmp_path / "i.ome.tif")]
+    assert main(["measure", *files, "-o", str(tmp_path / "t.csv")]) == 0
+    found = rows_of(tmp_path / "t.csv")
+    assert [float(r["mean of channel 1"]) for r in found] == [10, 20]
+    assert [float(r["mean of channel 2"]) for r in found] == [8, 9]
+    assert [float(r["area (pixel²)"]) for r in found] == [28, 9]
+
+
+def test_volumes_time_points_and_planes(tmp_path: Path) -> None:
+    mask = np.zeros((2, 4, 10, 10), np.uint8)
+    mask[1, 1:3, 2:5, 2:5] = 1
+    sizes = {"spacing": (1, 2, 0.5, 0.5), "units": ("s", "um", "um", "um")}
+    write_mask(tmp_path / "m.ome.tif", mask, axes="TZYX", **sizes)
+    command = ["measure", str(tmp_path / "m.ome.tif"), "-o", str(tmp_path / "t.csv")]
+    assert main(command) == 0
+    (row,) = rows_of(tmp_path / "t.csv")
+    assert row["t"] == "1"
+    assert float(row["volume (um³)"]) == pytest.approx(18 * 0.5)
+    assert main([*command, "--dims", "2"]) == 0
+    planes = rows_of(tmp_path / "t.csv")
+    assert [(r["t"], r["z"]) for r in planes] == [("1", "1"), ("1", "2")]
+    assert [float(r["area (um²)"]) for r in planes] == [2.25, 2.25]
+
+
+def test_every_number_of_instances_is_an_object(tmp_path: Path) -> None:
+    mask = np.zeros((8, 8), np.uint16)
+    mask[0, :3], mask[5:7, 5], mask[7, 0] = 300, 7, 7
+    write_mask(tmp_path / "m.tif", mask, axes="YX")
+    command = ["measure", str(tmp_path / "m.tif"), "-o", str(tmp_path / "t.csv")]
+    assert main([*command, "--labels", "instances"]) == 0
+    found = [(r["structure"], r["object"], r["area (pixel²)"]) for r in rows_of(tmp_path / "t.csv")]
+    assert found == [("1", "7", "3"), ("1", "300", "3")]
+
+
+def test_an_empty_mask_is_a_table_without_rows(tmp_path: Path) -> None:
+    write_mask(tmp_path / "m.tif", np.zeros((8, 8), np.uint8), axes="YX")
+    assert main(["measure", str(tmp_path / "m.tif"), "-o", str(tmp_path / "t.csv")]) == 0
+    text = (tmp_path / "t.csv").read_text(encoding="utf-8")
+    assert text.startswith("structure,object,area (pixel²)")
+    assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("image", "output", "sentence"),
+    [
+        ("float.tif", "t.csv", "whole number"),
+        ("m.tif", "t.xlsx", ".csv or .parquet"),
+        ("m.tif small.tif", "t.csv", "that the mask belongs to"),
+    ],
+)
+def test_what_cannot_be_measured_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], image: str, output: str, sentence: str
+) -> None:
+    tifffile.imwrite(tmp_path / "float.tif", np.zeros((8, 8), np.float32))
+    tifffile.imwrite(tmp_path / "small.tif", np.zeros((4, 4), np.uint8))
+    write_mask(tmp_path / "m.tif", np.ones((8, 8), np.uint8), axes="YX")
+    files = [str(tmp_path / name) for name in image.split()]
+    assert main(["measure", *files, "-o", str(tmp_path / output)]) == 1
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / output).exists()
+
+
+def test_parquet_holds_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_mask(tmp_path / "m.tif", two_squares(), axes="YX")
+    code = main(["measure", str(tmp_path / "m.tif"), "-o", str(tmp_path / "t.parquet")])
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        assert code == 1
+        assert "pyarrow" in capsys.readouterr().err
+        return
+    table = parquet.read_table(tmp_path / "t.parquet").to_pydict()
+    assert table["area (pixel²)"] == [28, 9]
