@@ -352,7 +352,7 @@ def test_test_runs_every_stage_and_the_gui_on_both_bindings(
     windows = [call for call in started if call[2]]
     assert windows == [
         ("pytest", ["-k", "x", "tests/gui"], "pyqt6"),
-        ("pytest", ["-k", "x", "tests/gui"], "pyqt5"),
+        ("pytest", ["-k", "x", "tests/gui", "-m", "gui"], "pyqt5"),
     ]
     assert [call for call in started if not call[2]] == [  # beside the windows
         ("ruff", ["check"], None),

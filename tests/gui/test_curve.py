@@ -29,6 +29,8 @@ from napari_unetseg.gui.session import Mark, MarkKind, Point, Session
 if TYPE_CHECKING:
     from window_parts import Window
 
+pytestmark = pytest.mark.gui
+
 
 def several(*dice: float, loss: float = 0.4) -> Scores:
     numbers = tuple(range(1, len(dice) + 1))

@@ -32,6 +32,8 @@ from napari_unetseg.gui.taken import LAYERS, normal, taken
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.gui
+
 SHIFT, ALT = Qt.KeyboardModifier.ShiftModifier, Qt.KeyboardModifier.AltModifier
 DEFAULTS = {c.id: c.keys for c in COMMANDS}
 

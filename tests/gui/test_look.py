@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from window_parts import Window
 
+pytestmark = pytest.mark.gui
+
 THEMES = ("dark", "light")
 
 

@@ -19,6 +19,8 @@ from napari_unetseg.io import places
 from napari_unetseg.io.contents import FILE
 from napari_unetseg.io.project import Project
 
+pytestmark = pytest.mark.gui
+
 
 @pytest.fixture(autouse=True)
 def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
