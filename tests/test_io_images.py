@@ -417,3 +417,40 @@ def test_random_damage_never_gives_anything_but_a_sentence(tmp_path: Path) -> No
 def test_pickles_in_npy_files_are_not_loaded(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([{"a": 1}], object), allow_pickle=True)
     assert "cannot be read" in refusal(tmp_path / "a.npy")
+
+
+def _set_tag(path: Path, tag: int, value: int) -> None:
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages.first.tags[tag].overwrite(value)
+
+
+def test_a_tile_that_no_file_could_hold_is_refused_when_opened(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a.tif", np.zeros((40, 40), np.uint8), tile=(16, 16), compression="zlib")
+    _set_tag(path, 323, 2**16)
+    _set_tag(path, 322, 2**16)
+    assert "made to do harm" in refusal(path)
+
+
+def test_a_page_of_a_set_that_says_it_is_larger_is_refused_when_opened(tmp_path: Path) -> None:
+    text = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+        'UUID="urn:uuid:0"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" '
+        'Type="uint16" SizeX="10" SizeY="12" SizeZ="2" SizeC="1" SizeT="1">'
+        '<Channel ID="Channel:0" SamplesPerPixel="1"/>'
+        + "".join(
+            f'<TiffData FirstZ="{z}" IFD="0" PlaneCount="1">'
+            f'<UUID FileName="{n}.ome.tif">urn:uuid:{z}</UUID></TiffData>'
+            for z, n in enumerate("ab")
+        )
+        + "</Pixels></Image></OME>"
+    )
+    for n in "ab":
+        tiff(
+            tmp_path / f"{n}.ome.tif",
+            np.zeros((12, 10), np.uint16),
+            description=text,
+            metadata=None,
+        )
+    assert open_stack(tmp_path / "a.ome.tif").data.shape == (2, 12, 10)
+    _set_tag(tmp_path / "b.ome.tif", 257, 2**31)
+    assert "is damaged" in refusal(tmp_path / "a.ome.tif")

@@ -17,7 +17,7 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.lazy import LARGE_PLANE, Key, check_size, reading
-from napari_unetseg.io.tiff_files import open_tiff
+from napari_unetseg.io.tiff_files import check_pages, open_tiff
 from napari_unetseg.io.units import PIXEL, PRINT_PIXEL, unit_name
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def tiff_facts(path: Path) -> TiffFacts:
         files = {id(p.parent): p.parent for p in series.pages if p is not None}
         stored = sum(f.filehandle.size for f in files.values())
         check_size(path, int(series.nbytes), stored)
+        check_pages(path, series, stored)
         if complaints or (_reaches(series) > stored and len(files) == 1):
             raise UserError(f"{path} is cut short or damaged; copy or save it again.")
         sizes, channels = _metadata(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -9,9 +10,10 @@ from xml.etree import ElementTree
 import tifffile
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.io.zarr_nodes import inside
+from napari_unetseg.io.lazy import check_size
+from napari_unetseg.io.zarr_nodes import MOST_CHUNK, inside
 
-__all__ = ["open_tiff"]
+__all__ = ["check_pages", "open_tiff"]
 
 MOST_XML = 64 * 2**20
 MOST_PLANES = 10**7
@@ -49,6 +51,32 @@ def open_tiff(path: Path) -> tifffile.TiffFile:
         file.close()
         raise
     return file
+
+
+def check_pages(path: Path, series: tifffile.TiffPageSeries, stored: int) -> None:
+    """Refuse pages that are not as large as the first one, and pieces that no file could hold.
+
+    Each page, in whatever file, has a header of its own, and memory is taken as that one says.
+
+    Raises
+    ------
+    UserError
+        A tile or a strip of more than 2 GB, or of 10,000 bytes for each of the ``stored`` ones.
+    ValueError
+        Pages are not alike.
+    """
+    first = series.keyframe
+    kinds = {id(p.keyframe): p.keyframe for p in series.pages if p is not None}
+    for page in filter(None, kinds.values()):
+        if page.nbytes != first.nbytes:
+            raise ValueError("pages of several sizes in one series")
+        piece = math.prod(page.chunks) * page.dtype.itemsize if page.dtype else 0
+        check_size(path, piece, stored)
+        if piece > MOST_CHUNK:
+            raise UserError(
+                f"{path} would have to be read in pieces of {piece / 2**30:,.0f} GB; save it with "
+                f"tiles of at most {MOST_CHUNK >> 30} GB."
+            )
 
 
 def _beside(path: Path, name: str) -> Path:
