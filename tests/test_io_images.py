@@ -471,3 +471,13 @@ def test_a_png_that_says_it_is_longer_takes_no_memory_for_it(tmp_path: Path) -> 
         assert tracemalloc.get_traced_memory()[1] < 2**26
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", ["c8", "U3", "M8[s]", "u1,u2"])
+def test_values_that_are_no_numbers_are_refused(tmp_path: Path, kind: str) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((4, 4), kind))
+    assert "convert it" in refusal(tmp_path / "a.npy")
+
+
+def test_a_tiff_of_complex_numbers_is_refused(tmp_path: Path) -> None:
+    assert "convert it" in refusal(tiff(tmp_path / "a.tif", np.zeros((4, 4), np.complex64)))
