@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -65,3 +66,44 @@ def test_the_code_of_the_api_page_runs(folders: Path, monkeypatch: pytest.Monkey
         exec(compile(quick, "api.md", "exec"), names)
     assert open_stack("a.ome.tif").grid_shape == (64, 64)
     assert names["logits"].shape == (1, 2, 65, 40)
+
+
+def test_the_commands_of_the_formats_page_run(tmp_path: Path) -> None:
+    import zarr
+
+    image = np.arange(2 * 3 * 32 * 40, dtype=np.uint16).reshape(2, 3, 32, 40)
+    ome = {"axes": "CZYX", "Channel": {"Name": ["DAPI", "GFP"]}}
+    ome |= {f"PhysicalSize{a}": s for a, s in (("X", 0.5), ("Y", 0.5), ("Z", 2.0))}
+    tifffile.imwrite(tmp_path / "cells.ome.tif", image, metadata=ome)
+    tifffile.imwrite(tmp_path / "pages.tif", image[0], photometric="minisblack")
+    (tmp_path / "slices").mkdir()
+    for t, z in np.ndindex(2, 3):
+        tifffile.imwrite(tmp_path / "slices" / f"img_t{t}_z{z}.tif", image[t, z])
+    scales = {"multiscales": [{"axes": list("zyx"), "datasets": [{"path": "0"}]}]}
+    for name in ("plate.zarr/A/1/0", "image.zarr/labels/cells"):
+        group = zarr.open_group(tmp_path / name, mode="w", zarr_format=2)
+        group.create_array("0", data=image[0])
+        group.attrs.update(scales)
+    text = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```console\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    commands = [line[2:] for b in blocks for line in b.splitlines() if line.startswith("$ ")]
+    assert len(commands) == 6
+    said = [_said(command, tmp_path) for command in commands]
+    shown = [line for line in blocks[0].splitlines() if not line.startswith("$ ")]
+    assert shown == said[0].splitlines()
+    assert "200 nm" in said[1]
+    assert "T" in said[3]
+
+
+def _said(command: str, folder: Path) -> str:
+    """What a command of `unetseg` writes."""
+    done = subprocess.run(
+        [sys.executable, "-m", "napari_unetseg", *shlex.split(command)[1:]],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    return "\n".join(line.rstrip() for line in done.stdout.splitlines())

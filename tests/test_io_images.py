@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -454,3 +456,28 @@ def test_a_page_of_a_set_that_says_it_is_larger_is_refused_when_opened(tmp_path:
     assert open_stack(tmp_path / "a.ome.tif").data.shape == (2, 12, 10)
     _set_tag(tmp_path / "b.ome.tif", 257, 2**31)
     assert "is damaged" in refusal(tmp_path / "a.ome.tif")
+
+
+def test_a_png_that_says_it_is_longer_takes_no_memory_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(path)
+    data = path.read_bytes()
+    place = data.index(b"IDAT") - 4
+    path.write_bytes(data[:place] + (2**31 - 1).to_bytes(4, "big") + data[place + 4 :])
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(UserError):
+            np.asarray(open_stack(path).data)
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", ["c8", "U3", "M8[s]", "u1,u2"])
+def test_values_that_are_no_numbers_are_refused(tmp_path: Path, kind: str) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((4, 4), kind))
+    assert "convert it" in refusal(tmp_path / "a.npy")
+
+
+def test_a_tiff_of_complex_numbers_is_refused(tmp_path: Path) -> None:
+    assert "convert it" in refusal(tiff(tmp_path / "a.tif", np.zeros((4, 4), np.complex64)))

@@ -248,6 +248,7 @@ def _open(
     if path.suffix.lower() == ".npy":
         with reading(path):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
+        _check_numbers(path, array.dtype)
         return array, axes or Stack.from_array(array).axes, sizes, channels, ()
     if path.suffix.lower() in PICTURE_SUFFIXES:
         picture, mode = picture_facts(path, labels=labels)
@@ -256,6 +257,7 @@ def _open(
         source = PictureSource(path, stamp, mode)
         return LazyArray(source, picture.shape, picture.dtype), axes or picture.axes, sizes, (), ()
     facts = tiff_facts(path)
+    _check_numbers(path, facts.dtype)
     letters = letters_of(axes, facts.axes, facts.shape, path)
     lead = letters.index("Y") if "Y" in letters else 0
     order = _order(letters[:lead], facts.shape)
@@ -263,6 +265,14 @@ def _open(
     shape = (*(facts.shape[i] for i in order), *facts.shape[lead:])
     data = LazyArray(TiffSource(path, stamp), shape, facts.dtype, order, lead)
     return data, letters, facts.sizes, facts.channels, facts.colors
+
+
+def _check_numbers(path: Path, dtype: np.dtype[Any]) -> None:
+    if dtype.kind not in "biuf":
+        raise UserError(
+            f"{path} holds values of type {dtype.name[:40]}; images and labels are integers or "
+            "floats, so convert it."
+        )
 
 
 def _order(lead: str, shape: tuple[int, ...]) -> tuple[int, ...]:

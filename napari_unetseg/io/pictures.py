@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +55,8 @@ class PictureSource:
 
     def read(self, _index: tuple[int, ...], region: Key, /) -> np.ndarray:
         """Decode the picture and cut the region; the index is empty."""
-        with Image.open(self.path) as image:
+        # of a file Pillow would ask for as many bytes as a damaged header says
+        with Image.open(io.BytesIO(self.path.read_bytes())) as image:
             if _deep_colour(image):
                 array = imagecodecs.png_decode(self.path.read_bytes())
                 array = array[..., 0] if image.mode == "LA" else array
