@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from pydantic import BaseModel, ValidationError
 
-from napari_unetseg import __version__, commands, measuring, predicting
+from napari_unetseg import __version__, commands, measuring, predicting, project_report
 from napari_unetseg.commands import Interrupted, Labelled
 from napari_unetseg.core.config import PredictSettings, TrainSettings
 from napari_unetseg.core.errors import UserError
@@ -362,6 +362,17 @@ def measure(
     """Measure the objects of a mask, in the units of its file: a row for each."""
     kind = LabelKind(labels)
     measuring.measure(mask, output, image, kind=kind, dims=dims, axes=axes, spacing=spacing)
+
+
+@app.command()
+def report(
+    project: Annotated[Path, typer.Argument(metavar="PROJECT", help="The folder of a project.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for the page.")
+    ] = Path("report"),
+) -> None:
+    """Write a page about a project: labels, scores, curves, overlays, settings, provenance."""
+    project_report.write_page(project, output)
 
 
 # -- settings --------------------------------------------------------------------------------------

@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from napari_unetseg.core.model import Model
     from napari_unetseg.core.samples import Pair
 
-__all__ = ["write_curve", "write_history", "write_overlays", "write_report"]
+__all__ = [
+    "new_figure",
+    "save_figure",
+    "spread",
+    "write_curve",
+    "write_history",
+    "write_overlay",
+    "write_overlays",
+    "write_report",
+]
 
 MOST_OVERLAYS = 6
 LARGEST_PICTURE = 1000
@@ -89,7 +98,7 @@ def write_history(path: Path, model: Model) -> Path:
 
 def write_curve(path: Path, model: Model) -> Path:
     """Draw training loss and validation Dice over the steps of the last training."""
-    figure = _figure(7.0, 4.0)
+    figure = new_figure(7.0, 4.0)
     curve = model.history[-1].curve
     steps = [p.step for p in curve]
     left = figure.add_subplot()
@@ -105,7 +114,7 @@ def write_curve(path: Path, model: Model) -> Path:
         right.set(ylabel="validation Dice", ylim=(0, 1))
         right.legend(loc="center right")
     left.set_title(model.history[-1].reason, fontsize="medium", wrap=True)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def write_overlays(
@@ -114,17 +123,18 @@ def write_overlays(
     """Draw image, labels and predicted outlines of the plane with most labels of some images."""
     from napari_unetseg.core.predict import predict
 
-    chosen = [pairs[i] for i in _spread(len(pairs), MOST_OVERLAYS)]
+    chosen = [pairs[i] for i in spread(len(pairs), MOST_OVERLAYS)]
     written = []
     for pair in chosen:
         plane = _fullest_plane(pair)
         lead = len(pair.image.leading_shape(model.dims))
         mask = predict(model, pair.image, settings, planes=[plane[:lead]])
-        written.append(_write_overlay(folder / f"{pair.image.name}.png", model, pair, plane, mask))
+        written.append(write_overlay(folder / f"{pair.image.name}.png", model, pair, plane, mask))
     return written
 
 
-def _spread(count: int, most: int) -> list[int]:
+def spread(count: int, most: int) -> list[int]:
+    """At most so many of some numbers from 0 on, evenly spread."""
     return [int(i) for i in np.unique(np.linspace(0, count - 1, min(count, most)).round())]
 
 
@@ -134,14 +144,15 @@ def _fullest_plane(pair: Pair) -> tuple[int, ...]:
     return max(planes, key=lambda index: np.count_nonzero(np.asarray(pair.labels[index])))
 
 
-def _write_overlay(
+def write_overlay(
     path: Path, model: Model, pair: Pair, plane: tuple[int, ...], mask: np.ndarray
 ) -> Path:
+    """Draw image, labels and predicted outlines of a YX plane; ``mask`` is of the whole grid."""
     picture, step = _picture(pair.image, model, plane)
     thin = (slice(None, None, step), slice(None, None, step))
     labels = np.asarray(pair.labels[plane])[thin]
     height, width = picture.shape[:2]
-    figure = _figure(12.0, 4.0 * min(2.0, max(0.5, height / width)) + 0.6)
+    figure = new_figure(12.0, 4.0 * min(2.0, max(0.5, height / width)) + 0.6)
     place = "".join(f" {a}{i}" for a, i in zip(pair.image.grid_axes, plane, strict=False))
     titles = (f"{pair.image.name}{place}", "labels", "prediction")
     for axes, title in zip(figure.subplots(1, 3), titles, strict=True):
@@ -152,7 +163,7 @@ def _write_overlay(
             axes.imshow(_tinted(labels, pair, model.classes), interpolation="nearest")
         elif title == "prediction":
             _outline(axes, mask[plane][thin], model.classes)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _picture(stack: Stack, model: Model, plane: tuple[int, ...]) -> tuple[np.ndarray, int]:
@@ -199,14 +210,15 @@ def _outline(axes: Axes, mask: np.ndarray, classes: Classes) -> None:
             axes.contour(inside, levels=[0.5], colors=[structure.color], linewidths=1.0)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """Make a figure that belongs to no window."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save_figure(figure: Any, path: Path) -> Path:
+    """Write a figure as PNG, whole or not at all."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     return path
