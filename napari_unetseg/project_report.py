@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -116,10 +115,20 @@ def write_page(project: Path, output: Path) -> None:
         folder.mkdir()
         page = _page(folder, project, contents, images, structures, model)
         (folder / PAGE).write_text(page, encoding="utf-8")
-        if output.exists():
-            output.rename(Path(temporary) / "earlier")
-        shutil.move(folder, output)
+        _put(folder, output, Path(temporary) / "earlier")
     tell(f"Report of {count(len(images), 'image')} written to {output / PAGE}.")
+
+
+def _put(folder: Path, output: Path, earlier: Path) -> None:
+    """Move a folder to where it belongs; what was there stays if that fails."""
+    try:
+        if output.exists():
+            output.rename(earlier)
+        folder.rename(output)
+    except OSError as error:
+        if earlier.exists():
+            earlier.rename(output)
+        raise UserError(f"{output} cannot be replaced ({error.strerror}); close it.") from error
 
 
 def _is_report(folder: Path) -> bool:
@@ -164,15 +173,13 @@ def _image(contents: Contents, key: str, structures: Sequence[Structure]) -> _Im
 
 def _stack(folder: Path, described: Mapping[str, Any], truth: Truth) -> Stack | None:
     """The image's file, if it is where the project says and has the same pixels."""
+    from napari_unetseg.io.contents import places_of
     from napari_unetseg.io.images import open_stack
 
-    places = [(folder, described.get("relative")), (Path(), described.get("path"))]
-    for start, said in places:
-        if not isinstance(said, str):
-            continue
+    known = described.get("fingerprint")
+    for place in places_of(folder, described):
         with suppress(UserError, OSError):
-            stack = open_stack(start / said)
-            known = described.get("fingerprint")
+            stack = open_stack(place)
             if stack.grid_shape == truth.shape and known in (None, stack.fingerprint()):
                 return stack
     return None

@@ -110,6 +110,26 @@ def test_an_earlier_report_is_replaced_and_nothing_else_is(made: Path, tmp_path:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "r"]
 
 
+def test_an_earlier_report_stays_when_the_new_one_cannot_take_its_place(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "r"
+    assert main(["report", str(made), "-o", str(out)]) == 0
+    before = page_of(out)
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name == "report":
+            raise PermissionError(13, "Permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    assert main(["report", str(made), "-o", str(out)]) == 1
+    assert "cannot be replaced" in capsys.readouterr().err
+    assert page_of(out) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["r"]
+
+
 def test_an_image_that_is_not_there_is_said(made: Path, tmp_path: Path) -> None:
     image = made.parent / "cells.tif"
     image.rename(tmp_path / "elsewhere.tif")

@@ -12,9 +12,18 @@ from napari_unetseg.core.unet import probabilities
 if TYPE_CHECKING:
     import numpy as np
 
+    from napari_unetseg.core.image import Stack
     from napari_unetseg.core.model import Model
 
-__all__ = ["EDGE", "LARGEST_HALO", "SMALLEST_EDGE", "Inference", "looks_at_image"]
+__all__ = [
+    "EDGE",
+    "LARGEST_HALO",
+    "SMALLEST_EDGE",
+    "Inference",
+    "looks_at_image",
+    "why_blended",
+    "why_own_range",
+]
 
 EDGE = {2: 512, 3: 96}
 """Edge of a tile's core in voxels."""
@@ -26,6 +35,24 @@ LARGEST_HALO = 3.0
 def looks_at_image(model: Model) -> bool:
     """Whether a voxel's class depends on all that is around it, so that no tile can be exact."""
     return model.net.norm in ("group", "instance")
+
+
+def why_own_range(stack: Stack) -> str:
+    """Why an image is not scaled as the training images were: a sentence."""
+    return (
+        f"{stack.name} has quite another intensity range than the training images, so it is "
+        "scaled by its own percentiles."
+    )
+
+
+def why_blended(model: Model) -> str:
+    """Why tiles overlap and are blended: a sentence."""
+    if looks_at_image(model):
+        why = f"{model.net.norm} norm depends on what is around a voxel"
+    else:
+        what = "volume" if model.dims == 3 else "image"
+        why = f"an exact halo would cost more than three times the {what}"
+    return f"Tiles are blended ({why}), so the mask may differ a little with the tile size."
 
 
 class Inference:

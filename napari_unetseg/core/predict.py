@@ -21,6 +21,8 @@ from napari_unetseg.core.inference import (
     SMALLEST_EDGE,
     Inference,
     looks_at_image,
+    why_blended,
+    why_own_range,
 )
 from napari_unetseg.core.memory import kept_memory
 
@@ -83,14 +85,6 @@ class _Engine(Inference):
             "a smaller network."
         )
 
-    def blend_reason(self) -> str:
-        if looks_at_image(self.model):
-            why = f"{self.model.net.norm} norm depends on what is around a voxel"
-        else:
-            what = "volume" if self.model.dims == 3 else "image"
-            why = f"an exact halo would cost more than three times the {what}"
-        return f"Tiles are blended ({why}), so the mask may differ a little with the tile size."
-
 
 def predict_events(
     model: Model,
@@ -147,13 +141,10 @@ def _predict_stack(
         wanted, count = iter(chosen), len(chosen)
     normalization, own = model.normalization.for_stack(stack)
     if own:
-        yield Notice(
-            f"{stack.name} has quite another intensity range than the training images, so it is "
-            "scaled by its own percentiles."
-        )
+        yield Notice(why_own_range(stack))
     engine = _Engine(model, stack.spatial_shape(model.dims), settings)
     if engine.blended:
-        yield Notice(engine.blend_reason())
+        yield Notice(why_blended(model))
     for number, plane in enumerate(wanted):
         yield from _predict_plane(
             engine, stack, normalization, plane, control, settings, (number, count), seen
@@ -195,7 +186,7 @@ def _predict_plane(
         was_blended = engine.blended
         yield Notice(engine.shrink())
         if engine.blended and not was_blended:
-            yield Notice(engine.blend_reason())
+            yield Notice(why_blended(engine.model))
 
 
 def predict(

@@ -12,6 +12,7 @@ from napari_unetseg.core.control import Control
 from napari_unetseg.core.devices import use_threads
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice
+from napari_unetseg.core.inference import why_blended, why_own_range
 from napari_unetseg.core.memory import kept_memory
 from napari_unetseg.engine.chunks import ChunkPredictor, Predicted, Read
 from napari_unetseg.engine.grid import Grid
@@ -104,32 +105,16 @@ def predict_to_zarr(
     with kept_memory(), saving():
         output = open_output(store, plan, overwrite=overwrite)
         if not output.finished:
-            yield from notices(plan)
+            if plan.grid.blended:
+                yield Notice(why_blended(model))
             normalization, own = model.normalization.for_stack(stack)
             if own:
-                yield Notice(own_range(stack))
+                yield Notice(why_own_range(stack))
             yield from _predict(output, normalization, settings, control)
             if control.stopped:
                 return None
             yield from fill(output)
     return output
-
-
-def own_range(stack: Stack) -> str:
-    """Why the model's intensity range is not used."""
-    return (
-        f"{stack.name} has quite another intensity range than the training images, so it is "
-        "scaled by its own percentiles."
-    )
-
-
-def notices(plan: Plan) -> Iterator[Notice]:
-    """What should be known of the way an image is predicted."""
-    if plan.grid.blended:
-        yield Notice(
-            f"Tiles are blended ({plan.model.net.norm} norm depends on what is around a voxel), so "
-            "the mask may differ a little with the tile size."
-        )
 
 
 def _predict(

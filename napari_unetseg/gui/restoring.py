@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -15,6 +14,7 @@ from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
 from napari_unetseg.core.truth import Origin
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.session import Mode, Source
+from napari_unetseg.io.contents import places_of
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -83,12 +83,9 @@ class Restored:
         for layer in self._controller.images():
             if self._fits(layer, truth) and _same_pixels(layer, described.get("fingerprint")):
                 return layer
-        relative, path = described.get("relative"), described.get("path")
-        places = [self._project.folder / relative] if isinstance(relative, str) else []
-        places += [Path(path)] if isinstance(path, str) else []
         reader = described.get("reader")
         reader = reader if isinstance(reader, str) else None
-        for place in places:
+        for place in places_of(self._project.folder, described):
             if place.exists():
                 viewer = self._controller.viewer
                 opened = napari_layers.open_images(viewer, place.resolve(), reader)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from napari_unetseg.core.truth import Origin, Truth
 from napari_unetseg.io.journal import Adopted, Frame, Said, State, Together, read_frames
 from napari_unetseg.io.snapshot import read_truth
 
-__all__ = ["FILE", "FORMAT", "Contents", "check_folder", "read_contents"]
+__all__ = ["FILE", "FORMAT", "Contents", "check_folder", "places_of", "read_contents"]
 
 FORMAT = 1
 FILE = "project.json"
@@ -135,6 +136,13 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"{folder} is no project: there is no {FILE} in it; choose another.")
     if any((folder / name).is_symlink() for name in (FILE, "models", ".lock")):
         raise UserError(f"{folder} holds links in place of its files; it is not opened.")
+
+
+def places_of(folder: Path, described: Mapping[str, Any]) -> list[Path]:
+    """Where an image of a project may be: beside the project, as it moves with it, or as before."""
+    relative, path = described.get("relative"), described.get("path")
+    places = [folder / relative] if isinstance(relative, str) else []
+    return [*places, *([Path(path)] if isinstance(path, str) else [])]
 
 
 def read_contents(folder: Path) -> Contents:

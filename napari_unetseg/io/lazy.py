@@ -16,7 +16,10 @@ import numpy as np
 from napari_unetseg.core.errors import UserError
 
 __all__ = [
+    "Key",
+    "Lazy",
     "LazyArray",
+    "Planes",
     "Source",
     "check_size",
     "chunk_cache",
@@ -134,7 +137,66 @@ def forget() -> None:
     _cache.clear()
 
 
-class LazyArray:
+class Lazy:
+    """What all arrays in files have: ``shape`` and ``dtype``, and what follows from them."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def path(self) -> Path:
+        """The file or folder; of several files the first."""
+        raise NotImplementedError
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        raise NotImplementedError
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole array once it is decoded."""
+        return self.size * int(self.dtype.itemsize)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.path.name!r}, {self.shape}, {self.dtype})"
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self[...]
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+
+class Planes(Lazy):
+    """An array that is read a plane at a time, for each index of its ``leading`` first axes."""
+
+    leading: int
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        full, split = full_key(key, self.shape), self.leading
+        spans = [span(k, n) for k, n in zip(full, self.shape, strict=True)]
+        kept = [len(s) for s, k in zip(spans, full, strict=True) if isinstance(k, slice)]
+        inner = kept[sum(isinstance(k, slice) for k in full[:split]) :]
+        out = np.empty((math.prod(len(s) for s in spans[:split]), *inner), self.dtype)
+        for place, index in enumerate(itertools.product(*spans[:split])):
+            out[place] = self._read(index, full[split:])
+        return out.reshape(kept)
+
+    def _read(self, index: tuple[int, ...], region: Key) -> np.ndarray:
+        raise NotImplementedError
+
+
+class LazyArray(Planes):
     """An array in a file that is read when it is indexed.
 
     It takes integers, slices and an ellipsis as NumPy does, and returns a new array every time.
@@ -163,44 +225,14 @@ class LazyArray:
         self.shape = tuple(int(s) for s in shape)
         self.dtype = np.dtype(dtype)
         self.source = source
+        self.leading = len(order)
         self._order = order
         self._n_leading = len(order) if n_leading is None else n_leading
 
     @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole array once it is decoded."""
-        return self.size * int(self.dtype.itemsize)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __repr__(self) -> str:
-        return f"LazyArray({self.source.path.name!r}, {self.shape}, {self.dtype})"
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        array = self[...]
-        return array if dtype is None else array.astype(dtype, copy=False)
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        full = full_key(key, self.shape)
-        split = len(self._order)
-        spans = [span(k, n) for k, n in zip(full, self.shape, strict=True)]
-        kept = [len(s) for s, k in zip(spans, full, strict=True) if isinstance(k, slice)]
-        inner = kept[sum(isinstance(k, slice) for k in full[:split]) :]
-        out = np.empty((math.prod(len(s) for s in spans[:split]), *inner), self.dtype)
-        for place, index in enumerate(itertools.product(*spans[:split])):
-            out[place] = self._read(index, full[split:])
-        return out.reshape(kept)
+    def path(self) -> Path:
+        """The file."""
+        return self.source.path
 
     def _read(self, index: tuple[int, ...], region: Key) -> np.ndarray:
         raw = [0] * self._n_leading

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.image import Stack
-from napari_unetseg.io.lazy import full_key, reading, span
+from napari_unetseg.io.lazy import Key, Planes, reading
 
 __all__ = ["SeriesArray", "is_pattern", "open_series", "series_name"]
 
@@ -34,7 +33,7 @@ class _Files:
     letters: str
 
 
-class SeriesArray:
+class SeriesArray(Planes):
     """Arrays of one shape and type in files, as one array; a file is opened when it is read.
 
     Parameters
@@ -53,43 +52,19 @@ class SeriesArray:
         self, paths: Sequence[str], counts: tuple[int, ...], first: Any, open_file: Open
     ) -> None:
         self._paths, self._counts, self._open = tuple(paths), counts, open_file
+        self.leading = len(counts)
         self._inner = tuple(int(n) for n in first.shape)
         self.shape = (*counts, *self._inner)
         self.dtype = np.dtype(first.dtype)
 
     @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
+    def path(self) -> Path:
+        """The first file."""
+        return Path(self._paths[0])
 
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole array once it is decoded."""
-        return self.size * int(self.dtype.itemsize)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        array = self[...]
-        return array if dtype is None else array.astype(dtype, copy=False)
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        full = full_key(key, self.shape)
-        split = len(self._counts)
-        spans = [span(k, n) for k, n in zip(full, self.shape, strict=True)]
-        kept = [len(s) for s, k in zip(spans, full, strict=True) if isinstance(k, slice)]
-        inner = kept[sum(isinstance(k, slice) for k in full[:split]) :]
-        out = np.empty((math.prod(len(s) for s in spans[:split]), *inner), self.dtype)
-        for place, index in enumerate(itertools.product(*spans[:split])):
-            number = int(np.ravel_multi_index(index, self._counts))
-            out[place] = self.file(number)[full[split:]]
-        return out.reshape(kept)
+    def _read(self, index: tuple[int, ...], region: Key) -> np.ndarray:
+        number = int(np.ravel_multi_index(index, self._counts))
+        return np.asarray(self.file(number)[region])
 
     def file(self, number: int) -> Any:
         """The array in a file.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.io.lazy import BOMB_RATIO, chunk_cache, full_key, reading, span
+from napari_unetseg.io.lazy import BOMB_RATIO, Lazy, chunk_cache, full_key, reading, span
 from napari_unetseg.io.zarr_nodes import Node, inside, read_node
 
 __all__ = ["Missing", "ZarrArray"]
@@ -63,7 +63,7 @@ def _opened(source: _Source) -> tuple[Any, Any]:
     return zarr.Array(AsyncArray(metadata=metadata, store_path=store)), metadata
 
 
-class ZarrArray:
+class ZarrArray(Lazy):
     """An array in a Zarr store that is read when it is indexed.
 
     It takes integers, slices and an ellipsis as NumPy does, and returns a new array every time,
@@ -97,31 +97,6 @@ class ZarrArray:
     def path(self) -> Path:
         """The array's folder."""
         return self._source.path
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole array once it is decoded."""
-        return self.size * int(self.dtype.itemsize)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __repr__(self) -> str:
-        return f"ZarrArray({self.path.name!r}, {self.shape}, {self.dtype})"
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        array = self[...]
-        return array if dtype is None else array.astype(dtype, copy=False)
 
     def __getitem__(self, key: Any) -> np.ndarray:
         full = full_key(key, self.shape)
