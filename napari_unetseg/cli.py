@@ -372,7 +372,7 @@ def report(
     ] = Path("report"),
 ) -> None:
     """Write a page about a project: labels, scores, curves, overlays, settings, provenance."""
-    project_report.write_page(project, output)
+    project_report.report(project, output)
 
 
 # -- settings --------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from napari_unetseg.core.config import PredictSettings, TrainSettings
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import (
+    ChunkPredicted,
     EpochDone,
     Event,
     Improved,
@@ -504,6 +505,8 @@ class Controller(Masks):
                 self._went_wrong = sentences.went_wrong(event)
             case work.Progress():
                 self._progress(event.fraction)
+            case ChunkPredicted():
+                self._progress(event.done / event.total)
 
     def _on_step(self, event: StepDone) -> None:
         job = self.session.job

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences
 from napari_unetseg.gui.restoring import Restored
 from napari_unetseg.gui.session import JobKind, Level, Session
-from napari_unetseg.gui.work import CopyWork, OpenWork
+from napari_unetseg.gui.work import CopyWork, OpenWork, ReportWork
 from napari_unetseg.io import places
 from napari_unetseg.io.project import Project
 
@@ -277,6 +278,24 @@ class Keeping:
                 places.throw_away(places.Recovery(before.folder, (), 0.0))
         self._named(copy.folder)
         self._session.say(f"Everything is kept in {copy.folder} from now on.", Level.DONE)
+
+    def report(self, output: Path, on_page: Callable[[Path], None]) -> None:
+        """Write a page about what was done into a folder; ``on_page`` is called with its file."""
+        controller, project = self._controller, self.project
+        with controller.refusing():
+            controller.check_free()
+            if project is None or not self._keys:
+                raise UserError(sentences.NOTHING_TO_REPORT)
+            stacks = {key: napari_layers.stack_of(image) for image, key in self._keys.items()}
+            named = self._session.project
+            title = named.name if named else ", ".join(image.name for image in self._keys)
+            work = ReportWork(project.folder, output, title, stacks)
+
+            def done(page: Path) -> None:
+                self._session.say(f"The report is {page}.", Level.DONE)
+                on_page(page)
+
+            controller.start(JobKind.EXPORT, "Writing the report", work, done)
 
     def open(self, folder: Path) -> None:
         """Open a project: its images, labels, models and settings."""

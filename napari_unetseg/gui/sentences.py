@@ -55,6 +55,7 @@ MASK_IS_YOURS = (
     "{} was given data that are no mask of {}; it is yours now. 'Predict' makes a new mask, with "
     "all that was corrected before."
 )
+NOTHING_TO_REPORT = "Nothing was painted yet, so there is nothing to report."
 KEPT_AGAIN = "Everything is on disk again."
 MISSING = "Not found: {}. Open these images, then open the project again: nothing of it is lost."
 KEPT = "; the earlier model is kept"

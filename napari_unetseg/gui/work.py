@@ -6,7 +6,7 @@ PyTorch is imported here inside the functions, so that opening the dock needs no
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -37,6 +37,7 @@ __all__ = [
     "OpenWork",
     "PredictWork",
     "Progress",
+    "ReportWork",
     "SaveWork",
     "TidyWork",
     "TrainWork",
@@ -278,3 +279,23 @@ class CopyWork:
         """Return the copy."""
         yield Progress(0.0)
         return self.project.save_as(self.folder)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReportWork:
+    """Writes a page about the project that is open; ``stacks`` are its images by their keys."""
+
+    project: Path
+    output: Path
+    title: str
+    stacks: Mapping[str, Stack]
+
+    def __call__(self, control: Control) -> Events:
+        """Return the page."""
+        from napari_unetseg.project_report import report_events
+
+        yield Progress(0.0)
+        page, _ = yield from report_events(
+            self.project, self.output, title=self.title, stacks=self.stacks, control=control
+        )
+        return page

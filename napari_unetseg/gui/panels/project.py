@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qtpy.QtCore import QUrl
+from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import (
     QFileDialog,
     QMenu,
@@ -29,7 +31,7 @@ NAMELESS = "What you paint is kept as you paint it. Save a project to give it a 
 
 
 class ProjectPanel(Panel):
-    """Save as, open, open recent; recover."""
+    """Save as, open, open recent, report; recover."""
 
     def __init__(self, controller: Controller) -> None:
         super().__init__("", controller)
@@ -46,7 +48,12 @@ class ProjectPanel(Panel):
         self.recent = QMenu(self.open)
         self.recent.aboutToShow.connect(self._on_recent_shown)
         self.open.setMenu(self.recent)
-        self.fold = folded("Project", self.where, self.save, self.open)
+        self.report = QPushButton("Report…")
+        self.report.setToolTip(
+            "A page with what was done, scores, curves and pictures, for a paper's methods."
+        )
+        self.report.clicked.connect(self._on_report_pressed)
+        self.fold = folded("Project", self.where, self.save, self.open, self.report)
         self.column.addWidget(self.fold)
 
         self.left = hint()
@@ -82,6 +89,17 @@ class ProjectPanel(Panel):
         )
         if path:
             self.controller.keeping.save_as(Path(path))
+
+    def _on_report_pressed(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(
+            self, "Folder of the report", str(Path.home() / "segmentation report")
+        )
+        if path:
+            self.controller.keeping.report(Path(path), self._on_page)
+
+    @staticmethod
+    def _on_page(page: Path) -> None:
+        QDesktopServices.openUrl(QUrl.fromLocalFile(str(page)))
 
     def _on_open_pressed(self) -> None:
         path = QFileDialog.getExistingDirectory(self, "Folder of a project")
