@@ -55,6 +55,7 @@ class Keeping:
         self._said_trouble = ""
         self._window: dict[str, Any] = {}
         self._closed = False
+        self._recognised: list[Any] = []
         for field in ("structures", "settings", "history", "entry", "mode"):
             getattr(session.events, field).connect(self._on_values, max_args=0)
         session.recoveries = tuple(places.recoveries())
@@ -210,6 +211,7 @@ class Keeping:
         project, now = self.project, time.monotonic()
         if project is None:
             return
+        self._recognise()
         self._look(project)
         ask = self._controller.runner.ask
         if project.trouble and now - self._tried > RETRY_SECONDS:
@@ -329,13 +331,51 @@ class Keeping:
         self._files = {entry.model.id: self._where for entry in entries}
         nameless = project.folder.parent == places.recovery_folder()
         self._named(None if nameless else project.folder)
-        self._session.missing = missing
+        self._session.missing, self._recognised = missing, self._controller.images()
         self._session.recoveries = tuple(places.recoveries())
         said = [f"{project.folder.name} is open with all that was painted.", *lost, *project.lost]
         if missing:
             said.append(sentences.MISSING.format(", ".join(missing)))
         level = Level.WARNING if missing or lost or project.lost else Level.DONE
         self._session.say(" ".join(said), level)
+
+    def find(self, path: Path) -> None:
+        """Take a file for an image that was not found, and others that moved with it."""
+        with self._controller.refusing():
+            self._controller.check_free()
+            if not self._find_missing(path):
+                raise UserError(sentences.NOT_THAT_IMAGE.format(path.name))
+
+    def _recognise(self) -> None:
+        """See whether an image that people opened is one that was not found."""
+        images = self._controller.images()
+        if self._session.missing and images != self._recognised:
+            self._recognised = images
+            self._find_missing(None)
+
+    def _find_missing(self, path: Path | None) -> bool:
+        """Look for missing images among what is open, in a file and beside it; whether one is."""
+        project, session = self.project, self._session
+        if project is None:
+            return False
+        restored = Restored(self._controller, project, self._keys)
+        found, lost = [], []
+        for key in project.truths:
+            if key in self._keys.values():
+                continue
+            image = restored.restore_image(key, restored.near(key, path))
+            if image is None:
+                lost.append(restored.name_of(key))
+            else:
+                self._keys[image] = key
+                found.append(image)
+        if found:
+            session.missing = tuple(lost)
+            self._on_values()
+            self._controller.choose_image(found[0])
+            names = ", ".join(image.name for image in found)
+            session.say(f"{names} is open with all that was painted.", Level.DONE)
+        return bool(found)
 
     def _named(self, folder: Path | None) -> None:
         self._session.project = folder

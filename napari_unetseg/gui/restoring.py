@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -34,10 +35,14 @@ class Restored:
     ----------
     controller, project
         Where to, and from where.
+    taken
+        Image layers that are images of the project already.
     """
 
-    def __init__(self, controller: Controller, project: Project) -> None:
-        self._controller, self._project = controller, project
+    def __init__(
+        self, controller: Controller, project: Project, taken: Collection[Any] = ()
+    ) -> None:
+        self._controller, self._project, self._taken = controller, project, taken
         self._session = controller.session
 
     def restore(self, entries: Sequence[ModelEntry]) -> tuple[dict[Any, str], tuple[str, ...]]:
@@ -52,14 +57,12 @@ class Restored:
         """
         values, keys, missing = self._project.values, {}, []
         self._structures(values)
-        for key, truth in self._project.truths.items():
-            described = values.get("images", {}).get(key, {})
-            image = self._image(described, truth)
+        for key in self._project.truths:
+            image = self.restore_image(key)
             if image is None:
-                missing.append(str(described.get("name", key)))
-                continue
-            keys[image] = key
-            self._labels(image, truth, described)
+                missing.append(self.name_of(key))
+            else:
+                keys[image] = key
         self._renumbered(values.get("renumbered"))
         self._models(entries, values.get("in_use"))
         window = values.get("window") or {}
@@ -67,6 +70,35 @@ class Restored:
         self._controller.choose_image(chosen or next(iter(keys), self._session.image))
         napari_layers.restore_window(self._controller.viewer, window)
         return keys, tuple(missing)
+
+    def name_of(self, key: str) -> str:
+        """What an image is called."""
+        return str(self._described(key).get("name", key))
+
+    def restore_image(self, key: str, places: Sequence[Path] | None = None) -> Image | None:
+        """Make the layers of one image; None where it is not found.
+
+        ``places`` is where to look, by default where the project says.
+        """
+        described, truth = self._described(key), self._project.truths[key]
+        if places is None:
+            places = places_of(self._project.folder, described)
+        image = self._image(described, truth, places)
+        if image is not None:
+            self._labels(image, truth, described)
+        return image
+
+    def near(self, key: str, path: Path | None) -> list[Path]:
+        """A file, and where an image would be if it had moved along with it."""
+        if path is None:
+            return []
+        before = self._described(key).get("path")
+        beside = [path.parent / Path(before).name] if isinstance(before, str) else []
+        return list(dict.fromkeys([path, *beside]))
+
+    def _described(self, key: str) -> Mapping[str, Any]:
+        described: Mapping[str, Any] = self._project.values.get("images", {}).get(key, {})
+        return described
 
     def _structures(self, values: Mapping[str, Any]) -> None:
         session = self._session
@@ -78,14 +110,18 @@ class Restored:
         with suppress(ValueError, KeyError):
             session.mode = Mode(values["mode"])
 
-    def _image(self, described: Mapping[str, Any], truth: Truth) -> Image | None:
+    def _image(
+        self, described: Mapping[str, Any], truth: Truth, places: Sequence[Path]
+    ) -> Image | None:
         """The image layer: one that is open with the same pixels, or its file."""
         for layer in self._controller.images():
-            if self._fits(layer, truth) and _same_pixels(layer, described.get("fingerprint")):
+            if layer in self._taken or not self._fits(layer, truth):
+                continue
+            if _same_pixels(layer, described.get("fingerprint")):
                 return layer
         reader = described.get("reader")
         reader = reader if isinstance(reader, str) else None
-        for place in places_of(self._project.folder, described):
+        for place in places:
             if place.exists():
                 viewer = self._controller.viewer
                 opened = napari_layers.open_images(viewer, place.resolve(), reader)

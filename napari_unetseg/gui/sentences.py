@@ -57,7 +57,8 @@ MASK_IS_YOURS = (
 )
 NOTHING_TO_REPORT = "Nothing was painted yet, so there is nothing to report."
 KEPT_AGAIN = "Everything is on disk again."
-MISSING = "Not found: {}. Open these images, then open the project again: nothing of it is lost."
+MISSING = "Not found: {}. Press 'Find image…', or open or drop it: nothing of it is lost."
+NOT_THAT_IMAGE = "{} has not the pixels that were painted on; choose another file."
 KEPT = "; the earlier model is kept"
 EARLIER = "; the earlier model is one click away under Model"
 MOST_NAMED = 4

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from napari.layers import Image
 from qtpy.QtGui import QColor, QDesktopServices
 from qtpy.QtWidgets import QColorDialog, QFileDialog, QMenu, QMessageBox
@@ -112,6 +113,35 @@ def test_a_report_of_an_image_that_is_in_no_file(
     text = page.read_text(encoding="utf-8")
     assert "<h1>squares</h1>" in text
     assert "plane-0.png" in text
+
+
+def test_a_moved_image_is_found_with_the_panel_s_button(
+    painted: Window,
+    make_napari_viewer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    readers: None,
+) -> None:
+    image = painted.session.image
+    painted.session.training[0].labels.data_setitem((np.array([1]), np.array([1])), 1)
+    painted.controller.keeping.save_as(tmp_path / "mine")
+    painted.wait(lambda: painted.idle() and painted.session.project is not None)
+    assert painted.controller.close()
+    viewer = make_napari_viewer(show=True)
+    window = Window(viewer)
+    panel = window.dock.project
+    assert not panel.locate.isVisibleTo(window.dock)
+    window.controller.keeping.open(tmp_path / "mine")
+    window.wait(lambda: bool(window.session.missing))
+    assert panel.lost.text() == "Not found: squares."
+    assert panel.locate.isVisibleTo(window.dock)
+    tifffile.imwrite(tmp_path / "moved.tif", image.data)
+    moved = str(tmp_path / "moved.tif")
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_, **__: (moved, ""))
+    window.click(panel.locate)
+    assert window.session.missing == ()
+    assert not panel.locate.isVisibleTo(window.dock)
+    assert window.session.training[0].labels.data[1, 1] == 1
 
 
 def test_another_window_s_strokes_are_offered_recovered_and_discarded(

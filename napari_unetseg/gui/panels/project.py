@@ -68,6 +68,12 @@ class ProjectPanel(Panel):
         self._offer.setLayout(row(self.recover, self.discard, None))
         self.column.addWidget(self.left)
         self.column.addWidget(self._offer)
+        self.lost = hint()
+        self.locate = QPushButton("Find image…")
+        self.locate.setToolTip("Choose the file of an image that is not where it was.")
+        self.locate.clicked.connect(self._on_find_pressed)
+        self.column.addWidget(self.lost)
+        self.column.addWidget(self.locate)
         self.follow("project", "recoveries", "missing", call=self._on_project)
         self._on_project()
 
@@ -76,6 +82,9 @@ class ProjectPanel(Panel):
         self.where.setText(f"Everything is kept in {folder}." if folder else NAMELESS)
         for widget in (self.left, self._offer):
             widget.setVisible(bool(session.recoveries))
+        for widget in (self.lost, self.locate):
+            widget.setVisible(bool(session.missing))
+        self.lost.setText(f"Not found: {', '.join(session.missing)}.")
         if session.recoveries:
             first, others = session.recoveries[0], len(session.recoveries) - 1
             when = time.strftime("%d %b, %H:%M", time.localtime(first.when))
@@ -105,6 +114,12 @@ class ProjectPanel(Panel):
         path = QFileDialog.getExistingDirectory(self, "Folder of a project")
         if path:
             self.controller.keeping.open(Path(path))
+
+    def _on_find_pressed(self) -> None:
+        names = ", ".join(self.session.missing)
+        path, _ = QFileDialog.getOpenFileName(self, f"Where is {names}?", str(Path.home()))
+        if path:
+            self.controller.keeping.find(Path(path))
 
     def _on_recent_shown(self) -> None:
         self.recent.clear()
