@@ -358,21 +358,12 @@ class Keeping:
         project, session = self.project, self._session
         if project is None:
             return False
-        restored = Restored(self._controller, project, self._keys)
-        found, lost = [], []
-        for key in project.truths:
-            if key in self._keys.values():
-                continue
-            image = restored.restore_image(key, restored.near(key, path))
-            if image is None:
-                lost.append(restored.name_of(key))
-            else:
-                self._keys[image] = key
-                found.append(image)
+        found, lost = Restored(self._controller, project).find(self._keys, path)
         if found:
-            session.missing = tuple(lost)
+            self._keys.update(found)
+            session.missing = lost
             self._on_values()
-            self._controller.choose_image(found[0])
+            self._controller.choose_image(next(iter(found)))
             names = ", ".join(image.name for image in found)
             session.say(f"{names} is open with all that was painted.", Level.DONE)
         return bool(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,14 +35,10 @@ class Restored:
     ----------
     controller, project
         Where to, and from where.
-    taken
-        Image layers that are images of the project already.
     """
 
-    def __init__(
-        self, controller: Controller, project: Project, taken: Collection[Any] = ()
-    ) -> None:
-        self._controller, self._project, self._taken = controller, project, taken
+    def __init__(self, controller: Controller, project: Project) -> None:
+        self._controller, self._project = controller, project
         self._session = controller.session
 
     def restore(self, entries: Sequence[ModelEntry]) -> tuple[dict[Any, str], tuple[str, ...]]:
@@ -55,13 +51,11 @@ class Restored:
         missing
             Names of the images that were not found.
         """
-        values, keys, missing = self._project.values, {}, []
+        values, keys = self._project.values, {}
         self._structures(values)
         for key in self._project.truths:
-            image = self.restore_image(key)
-            if image is None:
-                missing.append(self.name_of(key))
-            else:
+            places = places_of(self._project.folder, self._described(key))
+            if (image := self._restore(key, places, keys)) is not None:
                 keys[image] = key
         self._renumbered(values.get("renumbered"))
         self._models(entries, values.get("in_use"))
@@ -69,26 +63,49 @@ class Restored:
         chosen = next((i for i, key in keys.items() if key == window.get("image")), None)
         self._controller.choose_image(chosen or next(iter(keys), self._session.image))
         napari_layers.restore_window(self._controller.viewer, window)
-        return keys, tuple(missing)
+        return keys, self._missing(keys)
 
-    def name_of(self, key: str) -> str:
-        """What an image is called."""
-        return str(self._described(key).get("name", key))
+    def find(
+        self, keys: Mapping[Any, str], path: Path | None
+    ) -> tuple[dict[Any, str], tuple[str, ...]]:
+        """Look for images that were not found.
 
-    def restore_image(self, key: str, places: Sequence[Path] | None = None) -> Image | None:
-        """Make the layers of one image; None where it is not found.
+        Parameters
+        ----------
+        keys
+            The project's key of each image layer that is there.
+        path
+            A file of one of them; others may have moved along with it. None: among what is open.
 
-        ``places`` is where to look, by default where the project says.
+        Returns
+        -------
+        found
+            The project's key of each image layer that is new.
+        missing
+            Names of those that were not found.
         """
+        found: dict[Any, str] = {}
+        for key in self._project.truths:
+            known = {**keys, **found}
+            if key not in known.values():
+                image = self._restore(key, self._near(key, path), known)
+                if image is not None:
+                    found[image] = key
+        return found, self._missing({**keys, **found})
+
+    def _missing(self, keys: Mapping[Any, str]) -> tuple[str, ...]:
+        lost = [key for key in self._project.truths if key not in keys.values()]
+        return tuple(str(self._described(key).get("name", key)) for key in lost)
+
+    def _restore(self, key: str, places: Sequence[Path], keys: Mapping[Any, str]) -> Image | None:
+        """Make the layers of one image; None where it is not found."""
         described, truth = self._described(key), self._project.truths[key]
-        if places is None:
-            places = places_of(self._project.folder, described)
-        image = self._image(described, truth, places)
+        image = self._image(described, truth, places, keys)
         if image is not None:
             self._labels(image, truth, described)
         return image
 
-    def near(self, key: str, path: Path | None) -> list[Path]:
+    def _near(self, key: str, path: Path | None) -> list[Path]:
         """A file, and where an image would be if it had moved along with it."""
         if path is None:
             return []
@@ -111,11 +128,15 @@ class Restored:
             session.mode = Mode(values["mode"])
 
     def _image(
-        self, described: Mapping[str, Any], truth: Truth, places: Sequence[Path]
+        self,
+        described: Mapping[str, Any],
+        truth: Truth,
+        places: Sequence[Path],
+        taken: Mapping[Any, str],
     ) -> Image | None:
         """The image layer: one that is open with the same pixels, or its file."""
         for layer in self._controller.images():
-            if layer in self._taken or not self._fits(layer, truth):
+            if layer in taken or not self._fits(layer, truth):
                 continue
             if _same_pixels(layer, described.get("fingerprint")):
                 return layer
