@@ -51,7 +51,8 @@ class Restored:
         missing
             Names of the images that were not found.
         """
-        values, keys = self._project.values, {}
+        values = self._project.values
+        keys: dict[Any, str] = {}
         self._structures(values)
         for key in self._project.truths:
             places = places_of(self._project.folder, self._described(key))
