@@ -28,6 +28,7 @@ from napari_unetseg.predicting import SomeFailedError, Wanted
 from napari_unetseg.terminal import note, tell
 
 if TYPE_CHECKING:
+    from napari_unetseg.engine.cluster import Where
     from napari_unetseg.engine.saving import Saving
 
 __all__ = ["app", "main"]
@@ -260,16 +261,41 @@ def predict(
     tile: Tile = None,
     axes: Axes = None,
     spacing: Spacing = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Predict with so many processes here.")
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", metavar="local:N", help="The same as --workers N.")
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Predict on the workers of a dask scheduler."),
+    ] = None,
 ) -> None:
     """Predict the masks of images with MODEL, an OUT/STEM.tif for each.
 
     A mask has the structures' numbers, 0 for background, and the pixel sizes of its image. What was
     killed goes on where it was. A bad image does not stop the others.
     """
-    settings = _predict_settings(device, threads, tile)
+    where = _where(workers, cluster, scheduler)
+    settings = _predict_settings(device, threads, tile, where)
     how = _saving(output, inside, form, precision, probabilities=probabilities, overwrite=overwrite)
     wanted = Wanted(axes, skip_existing, report, spacing)
-    predicting.predict(model, images, how, settings, wanted)
+    predicting.predict(model, images, how, settings, wanted, where)
+
+
+def _where(workers: int | None, cluster: str | None, scheduler: str | None) -> Where | None:
+    """The processes that predict, from the options; None: this one."""
+    from napari_unetseg.engine.cluster import Where
+
+    given = [cluster, scheduler, None if workers is None else f"local:{workers}"]
+    chosen = [text for text in given if text is not None]
+    if len(chosen) > 1:
+        raise WrongUsageError("Give one of --workers, --cluster and --scheduler.")
+    try:
+        return Where.parse(chosen[0]) if chosen else None
+    except UserError as error:
+        raise WrongUsageError(str(error)) from error
 
 
 def _saving(
@@ -380,13 +406,14 @@ def report(
 S = TypeVar("S", bound=BaseModel)
 
 
-def _predict_settings(device: str | None, threads: int | None, tile: int | None) -> PredictSettings:
-    return _settings(
-        PredictSettings,
-        device=device,
-        threads=commands.cores() if threads is None else threads,
-        tile=tile,
-    )
+def _predict_settings(
+    device: str | None, threads: int | None, tile: int | None, where: Where | None = None
+) -> PredictSettings:
+    if threads is None and where is None:
+        threads = commands.cores()
+    elif threads is None and where is not None and where.local:
+        threads = max(1, commands.cores() // where.local)
+    return _settings(PredictSettings, device=device, threads=threads, tile=tile)
 
 
 def _settings(kind: type[S], **values: Any) -> S:

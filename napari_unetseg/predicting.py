@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import glob
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,11 @@ from napari_unetseg.terminal import Meter, finish, note, stop_on_interrupt, tell
 if TYPE_CHECKING:
     from napari_unetseg.core.config import PredictSettings
     from napari_unetseg.core.events import Event
-    from napari_unetseg.core.image import Stack
     from napari_unetseg.core.model import Model
-    from napari_unetseg.engine.files import FileDone, Predicts
+    from napari_unetseg.engine.cluster import Where
+    from napari_unetseg.engine.files import FileDone
     from napari_unetseg.engine.saving import Saving
+    from napari_unetseg.engine.stream import Chunks
 
 __all__ = ["SomeFailedError", "Wanted", "find_images", "predict", "run_files"]
 
@@ -58,9 +59,9 @@ def predict(
     how: Saving,
     settings: PredictSettings,
     wanted: Wanted,
-    predicts: Predicts | None = None,
+    where: Where | None = None,
 ) -> None:
-    """Predict images and write a mask for each; ``predicts`` as for `predict_files`."""
+    """Predict images and write a mask for each, here or on the workers of a cluster."""
     paths = find_images(images, inside=how.folder is None)
     if how.folder is not None:
         _check_outputs(paths, how)
@@ -68,7 +69,9 @@ def predict(
     if how.folder is not None:
         check_writable(how.folder)
     try:
-        _tell(run_files(model, paths, how, settings, wanted, predicts), how)
+        with _workers(where, settings, wanted) as chunks:
+            results = run_files(model, paths, how, settings, wanted, chunks)
+        _tell(results, how)
     finally:
         if how.folder is not None:
             with suppress(OSError):  # a folder that nothing came into
@@ -109,11 +112,10 @@ def run_files(
     how: Saving,
     settings: PredictSettings,
     wanted: Wanted,
-    predicts: Predicts | None = None,
+    chunks: Callable[[Path], Chunks] | None = None,
 ) -> list[FileDone]:
     """Predict images and show how far it is; writes the report, also of what was stopped."""
-    from napari_unetseg.engine.files import FileBegun, FileDone, predict_files
-    from napari_unetseg.engine.stream import predict_to_zarr
+    from napari_unetseg.engine.files import FileBegun, FileDone, Opening, predict_files
 
     done: list[FileDone] = []
     control = Control(settings.threads)
@@ -136,11 +138,11 @@ def run_files(
                 paths,
                 how,
                 settings,
-                open_image=_opener(wanted),
+                open_image=Opening(wanted.axes, wanted.spacing),
                 skip_existing=wanted.skip_existing,
                 count=report is not None,
                 control=control,
-                predicts=predicts or predict_to_zarr,
+                chunks=chunks,
             )
             finish(events, show)
         finally:
@@ -153,10 +155,20 @@ def run_files(
     return done
 
 
-def _opener(wanted: Wanted) -> Callable[[Path], Stack]:
-    from napari_unetseg.io.images import open_stack
+@contextmanager
+def _workers(
+    where: Where | None, settings: PredictSettings, wanted: Wanted
+) -> Iterator[Callable[[Path], Chunks] | None]:
+    """What predicts the chunks of each image; None: this process."""
+    if where is None:
+        yield None
+        return
+    from napari_unetseg.engine.cluster import on_cluster, workers_of
+    from napari_unetseg.engine.files import Opening
 
-    return lambda path: open_stack(path, axes=wanted.axes, spacing=wanted.spacing)
+    with workers_of(where, settings.threads) as client:
+        note(f"{count(len(client.nthreads()), 'worker')}; dashboard: {client.dashboard_link}")
+        yield on_cluster(client, Opening(wanted.axes, wanted.spacing))
 
 
 def _tell(results: Sequence[FileDone], how: Saving) -> None:

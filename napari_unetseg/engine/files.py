@@ -14,20 +14,31 @@ import numpy as np
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event
-from napari_unetseg.engine.output import Output, is_finished
+from napari_unetseg.engine.output import is_finished
 from napari_unetseg.engine.saving import Format, Saving
 from napari_unetseg.engine.store import FolderStore
 from napari_unetseg.engine.stream import DiskFullError, predict_to_zarr, saving
+from napari_unetseg.io.images import open_stack
 
 if TYPE_CHECKING:
     from napari_unetseg.core.config import PredictSettings
     from napari_unetseg.core.image import Stack
     from napari_unetseg.core.model import Model
+    from napari_unetseg.engine.stream import Chunks
 
-__all__ = ["FileBegun", "FileDone", "Predicts", "count_voxels", "predict_files"]
+__all__ = ["FileBegun", "FileDone", "Opening", "count_voxels", "predict_files"]
 
-Predicts = Callable[..., Generator[Event, None, "Output | None"]]
-"""Fills a store with the mask of a stack: `predict_to_zarr`, or the same on other machines."""
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Opens images as they say they are, or with other axes or spacing; see `open_stack`."""
+
+    axes: str | None = None
+    spacing: str | None = None
+
+    def __call__(self, path: Path) -> Stack:
+        """Open an image."""
+        return open_stack(path, axes=self.axes, spacing=self.spacing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +89,7 @@ def predict_files(
     skip_existing: bool = False,
     count: bool = False,
     control: Control | None = None,
-    predicts: Predicts = predict_to_zarr,
+    chunks: Callable[[Path], Chunks] | None = None,
 ) -> Generator[Event, None, list[FileDone]]:
     """Predict images and save a mask for each.
 
@@ -98,8 +109,8 @@ def predict_files(
         Count the voxels of each number.
     control
         Stops after the chunk at hand.
-    predicts
-        Fills a store with a mask.
+    chunks
+        From an image's path to what predicts its chunks; None: this process does.
 
     Yields
     ------
@@ -129,7 +140,7 @@ def predict_files(
                 status = "skipped"
             else:
                 voxels = yield from _one(
-                    model, (stem, image), how, settings, open_image, control, predicts, count
+                    model, (stem, image), how, settings, open_image, control, chunks, count
                 )
         except DiskFullError:
             raise
@@ -152,13 +163,13 @@ def _one(
     settings: PredictSettings,
     open_image: Callable[[Path], Stack],
     control: Control,
-    predicts: Predicts,
+    chunks: Callable[[Path], Chunks] | None,
     count: bool,
 ) -> Generator[Event, None, dict[int, int] | None]:
     """Predict and save one image; voxels of each number, None when it was stopped."""
     stem, image = named
     stack = open_image(image)
-    output = yield from predicts(
+    output = yield from predict_to_zarr(
         model,
         stack,
         FolderStore(how.store_of(stem, image)),
@@ -167,6 +178,7 @@ def _one(
         ome=how.format is Format.ZARR,
         overwrite=how.overwrite or how.through_scratch,
         control=control,
+        chunks=None if chunks is None else chunks(image),
     )
     if output is None:
         return None
