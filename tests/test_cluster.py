@@ -321,3 +321,28 @@ def test_three_kills_of_the_command_and_the_same_bytes(tmp_path: Path) -> None:
     for arguments in (command("killed", "--workers", "2"), command("whole")):
         subprocess.run(arguments, cwd=tmp_path, env=environment, check=True, capture_output=True)
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_the_recipe_for_slurm_with_jobs_that_are_processes_here(tmp_path: Path) -> None:
+    for name in ("dask_jobqueue", "cryptography"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    random_model(1, depth=2, width=4).save(tmp_path / "m.safetensors")
+    saved(tmp_path, (6, 100, 90))
+    recipe = [sys.executable, str(ROOT / "docs" / "slurm_predict.py"), "--kind", "local"]
+    jobs = ["--jobs", "2", "--cores", "1", "--memory", "1GB", "--"]
+    rest = ["m.safetensors", "image.npy", "--format", "zarr", "--threads", "1", "--tile", "64"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(
+        [*recipe, *jobs, *rest, "-o", "two"],
+        cwd=tmp_path,
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert found.returncode == 0, found.stderr
+    here = [str(tmp_path / word) if "." in word else word for word in rest]
+    assert main(["predict", *here, "-o", str(tmp_path / "one")]) == 0
+    assert tree(tmp_path / "two") == tree(tmp_path / "one")
