@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import glob
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from napari_unetseg.engine.saving import Saving
     from napari_unetseg.engine.stream import Chunks
 
-__all__ = ["SomeFailedError", "Wanted", "find_images", "predict", "run_files"]
+__all__ = ["SomeFailedError", "Wanted", "predict", "run_files"]
 
 STOPPING = "Stopping after this chunk; press Ctrl-C again to quit at once."
 
@@ -62,9 +61,11 @@ def predict(
     where: Where | None = None,
 ) -> None:
     """Predict images and write a mask for each, here or on the workers of a cluster."""
+    from napari_unetseg.engine.finding import check_outputs, find_images
+
     paths = find_images(images, inside=how.folder is None)
     if how.folder is not None:
-        _check_outputs(paths, how)
+        check_outputs(paths, how)
     model = load(model_file)
     if how.folder is not None:
         check_writable(how.folder)
@@ -76,34 +77,6 @@ def predict(
         if how.folder is not None:
             with suppress(OSError):  # a folder that nothing came into
                 how.folder.rmdir()
-
-
-def find_images(images: Sequence[str], *, inside: bool = False) -> dict[str, Path]:
-    """Images by their stems: files, folders of files, and patterns such as ``scans/*.tif``.
-
-    ``inside``: all must be OME-Zarr images.
-    """
-    from napari_unetseg.io.folders import images_by_stem
-
-    paths: list[Path] = []
-    for image in images:
-        path = Path(image).expanduser()
-        if not path.exists() and glob.has_magic(image):
-            found = sorted(glob.glob(str(path), recursive=True))
-            if not found:
-                raise UserError(f"Nothing has a name like {image}; check the pattern.")
-            paths += [Path(name) for name in found]
-        else:
-            paths.append(path)
-    if not inside:
-        return images_by_stem(paths)
-    for path in paths:
-        if not (path / "zarr.json").is_file():
-            raise UserError(
-                f"{path} is no OME-Zarr 0.5 image, so that a mask cannot go into it; name a folder "
-                "for the masks with -o."
-            )
-    return {str(path): path for path in paths}
 
 
 def run_files(
@@ -202,26 +175,3 @@ def _write_report(path: Path, results: Sequence[FileDone], model: Model) -> None
             counted: list[Any] = [r.voxels.get(n, 0) if r.voxels else "" for n in classes]
             facts = [r.image, r.mask, r.status, f"{r.seconds:.2f}"]
             rows.writerow([*facts, *counted, r.error])
-
-
-def _check_outputs(paths: Mapping[str, Path], how: Saving) -> None:
-    """Refuse results that would replace an image or one another."""
-    output = how.folder
-    assert output is not None
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file; name a folder for the masks with -o.")
-    inputs = {path.resolve() for path in paths.values()}
-    beside = output.resolve() in {path.parent for path in inputs}
-    for stem, path in paths.items():
-        mask, shares = how.mask_of(stem, path), how.probabilities_of(stem)
-        if mask.resolve() in inputs:
-            raise UserError(f"{mask} would replace an image by its mask; choose another folder.")
-        results = [p for p in (mask, shares) if p is not None]
-        if beside and how.through_scratch and (there := [p for p in results if p.exists()]):
-            raise UserError(
-                f"{there[0]} lies beside the images and would be replaced; choose another folder."
-            )
-        if shares is not None and f"{stem}_probabilities" in paths:
-            raise UserError(
-                f"The probabilities of {stem} would have the name of another image; rename one."
-            )
