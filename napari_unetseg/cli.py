@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from pydantic import BaseModel, ValidationError
 
-from napari_unetseg import __version__, commands, measuring, predicting, project_report
+from napari_unetseg import __version__, batching, commands, measuring, predicting, project_report
 from napari_unetseg.commands import Interrupted, Labelled
 from napari_unetseg.core.config import PredictSettings, TrainSettings
 from napari_unetseg.core.errors import UserError
@@ -68,6 +68,11 @@ Images = Annotated[Path, typer.Argument(metavar="IMAGES", help="An image or a fo
 Device = Annotated[str | None, typer.Option(help="auto, cuda, mps or cpu. Default auto.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads. Default: all cores.")]
 Tile = Annotated[int | None, typer.Option(help="Edge of a tile in voxels. Default: chosen.")]
+Workers = Annotated[int | None, typer.Option(help="Predict with so many processes here.")]
+Cluster = Annotated[str | None, typer.Option(metavar="local:N", help="The same as --workers N.")]
+Scheduler = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Predict on the workers of a dask scheduler.")
+]
 Axes = Annotated[
     str | None,
     typer.Option(help="Axes of the image files where they say them wrong, as TYX or CYX."),
@@ -261,16 +266,9 @@ def predict(
     tile: Tile = None,
     axes: Axes = None,
     spacing: Spacing = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", help="Predict with so many processes here.")
-    ] = None,
-    cluster: Annotated[
-        str | None, typer.Option("--cluster", metavar="local:N", help="The same as --workers N.")
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Predict on the workers of a dask scheduler."),
-    ] = None,
+    workers: Workers = None,
+    cluster: Cluster = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Predict the masks of images with MODEL, an OUT/STEM.tif for each.
 
@@ -322,6 +320,25 @@ def _saving(
         raise WrongUsageError("--precision uint8 needs --format zarr.")
     kind: Any = (precision or usual).value if probabilities else None
     return Saving(output, chosen, kind, overwrite)
+
+
+@app.command()
+def batch(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A batch: YAML, see docs/batch.md.")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list which masks would be made.")
+    ] = False,
+    workers: Workers = None,
+    cluster: Cluster = None,
+    scheduler: Scheduler = None,
+) -> None:
+    """Predict many images with several models and measure them, as CONFIG says.
+
+    Masks that are there are left out, and what was killed goes on: give the same command again.
+    """
+    batching.batch(config, _where(workers, cluster, scheduler), dry_run=dry_run)
 
 
 @app.command()

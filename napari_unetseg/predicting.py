@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari_unetseg.commands import Interrupted, check_writable, count, load
 from napari_unetseg.core.control import Control
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from napari_unetseg.core.events import Event
     from napari_unetseg.core.model import Model
     from napari_unetseg.engine.cluster import Where
-    from napari_unetseg.engine.files import FileDone
+    from napari_unetseg.engine.files import FileDone, Opening
     from napari_unetseg.engine.saving import Saving
     from napari_unetseg.engine.stream import Chunks
 
-__all__ = ["SomeFailedError", "Wanted", "predict", "run_files"]
+__all__ = ["STOPPING", "SomeFailedError", "Wanted", "cluster_chunks", "predict", "run_files"]
 
 STOPPING = "Stopping after this chunk; press Ctrl-C again to quit at once."
 
@@ -61,6 +61,7 @@ def predict(
     where: Where | None = None,
 ) -> None:
     """Predict images and write a mask for each, here or on the workers of a cluster."""
+    from napari_unetseg.engine.files import Opening
     from napari_unetseg.engine.finding import check_outputs, find_images
 
     paths = find_images(images, inside=how.folder is None)
@@ -70,7 +71,8 @@ def predict(
     if how.folder is not None:
         check_writable(how.folder)
     try:
-        with _workers(where, settings, wanted) as chunks:
+        with cluster_chunks(where, settings.threads) as of:
+            chunks = of(Opening(wanted.axes, wanted.spacing)) if of is not None else None
             results = run_files(model, paths, how, settings, wanted, chunks)
         _tell(results, how)
     finally:
@@ -88,7 +90,8 @@ def run_files(
     chunks: Callable[[Path], Chunks] | None = None,
 ) -> list[FileDone]:
     """Predict images and show how far it is; writes the report, also of what was stopped."""
-    from napari_unetseg.engine.files import FileBegun, FileDone, Opening, predict_files
+    from napari_unetseg.engine.files import FileBegun, FileDone, Opening, Wish, predict_files
+    from napari_unetseg.engine.results import write_report
 
     done: list[FileDone] = []
     control = Control(settings.threads)
@@ -112,15 +115,14 @@ def run_files(
                 how,
                 settings,
                 open_image=Opening(wanted.axes, wanted.spacing),
-                skip_existing=wanted.skip_existing,
-                count=report is not None,
+                wish=Wish(skip_existing=wanted.skip_existing, count=report is not None),
                 control=control,
                 chunks=chunks,
             )
             finish(events, show)
         finally:
             if report is not None:
-                _write_report(report, done, model)
+                write_report(report, [(model, one) for one in done])
     if control.stopped and len(done) < len(paths):
         raise Interrupted(
             f"Stopped; {len(done)} of {len(paths)} images are done with. The same command goes on."
@@ -129,19 +131,18 @@ def run_files(
 
 
 @contextmanager
-def _workers(
-    where: Where | None, settings: PredictSettings, wanted: Wanted
-) -> Iterator[Callable[[Path], Chunks] | None]:
-    """What predicts the chunks of each image; None: this process."""
+def cluster_chunks(
+    where: Where | None, threads: int | None
+) -> Iterator[Callable[[Opening], Callable[[Path], Chunks]] | None]:
+    """What predicts the chunks of each image, by how images are opened; None: this process."""
     if where is None:
         yield None
         return
     from napari_unetseg.engine.cluster import on_cluster, workers_of
-    from napari_unetseg.engine.files import Opening
 
-    with workers_of(where, settings.threads) as client:
+    with workers_of(where, threads) as client:
         note(f"{count(len(client.nthreads()), 'worker')}; dashboard: {client.dashboard_link}")
-        yield on_cluster(client, Opening(wanted.axes, wanted.spacing))
+        yield partial(on_cluster, client)
 
 
 def _tell(results: Sequence[FileDone], how: Saving) -> None:
@@ -160,18 +161,3 @@ def _tell(results: Sequence[FileDone], how: Saving) -> None:
         lines = [f"{count(len(failed), 'image')} of {len(results)} failed:"]
         text = "\n".join([*lines, *(f"  {r.image}: {r.error}" for r in failed)])
         raise SomeFailedError(text)
-
-
-def _write_report(path: Path, results: Sequence[FileDone], model: Model) -> None:
-    """One row an image: its mask, how it went, and voxels of each structure."""
-    from napari_unetseg.core.atomic import atomic_path
-
-    classes = dict(zip(model.classes.numbers, model.classes.names, strict=True))
-    names = [f"{name} ({number})" for number, name in classes.items()]
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["image", "mask", "status", "seconds", *names, "error"])
-        for r in results:
-            counted: list[Any] = [r.voxels.get(n, 0) if r.voxels else "" for n in classes]
-            facts = [r.image, r.mask, r.status, f"{r.seconds:.2f}"]
-            rows.writerow([*facts, *counted, r.error])

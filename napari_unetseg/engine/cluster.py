@@ -216,6 +216,7 @@ def _hand_out(client: Client, job: Job, output: Output, control: Control) -> Ite
     lost_since: float | None = None
     try:
         while True:
+            control.wait()
             room = 0 if control.stopped else _room(client) - len(going)
             going |= {_submit(client, job, number) for number in islice(todo, max(0, room))}
             if not going:

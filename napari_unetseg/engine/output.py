@@ -42,6 +42,8 @@ class Output:
     def __init__(self, plan: Plan, group: zarr.Group, shares: Any) -> None:
         self.plan, self._group, self._shares = plan, group, shares
         self._store: Any = group.store
+        self.unsure: tuple[float, int] = (0.0, 0)
+        """Sum of `margin_uncertainty` over the voxels that were predicted now, and their number."""
         self._mask = _array(group, "0", plan.grid.shape, plan.grid.chunks, "uint8", plan)
 
     @property
@@ -81,6 +83,9 @@ class Output:
             index.insert(self.plan.class_axis, slice(None))
             self._shares[tuple(index)] = _stored(predicted.probabilities, self._shares.dtype)
         self._mask[(*plane, *region)] = predicted.mask
+        if predicted.unsure is not None:
+            total, voxels = self.unsure
+            self.unsure = total + predicted.unsure, voxels + predicted.mask.size
 
     def finish(self) -> Iterator[tuple[int, int]]:
         """Make what else belongs to it; yields (done, in all) of the work."""

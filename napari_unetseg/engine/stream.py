@@ -125,9 +125,14 @@ def predict_to_zarr(
 
 
 def predict_here(
-    output: Output, normalization: Normalization, settings: PredictSettings, control: Control
+    output: Output,
+    normalization: Normalization,
+    settings: PredictSettings,
+    control: Control,
+    *,
+    unsure: bool = False,
 ) -> Iterator[Event]:
-    """Predict the chunks that are not there yet."""
+    """Predict the chunks that are not there yet; ``unsure`` adds up how unsure the network is."""
     plan = output.plan
     total = len(plan.grid)
     predictor = ChunkPredictor(
@@ -136,6 +141,7 @@ def predict_here(
         normalization,
         settings.device,
         probabilities=plan.probabilities is not None,
+        unsure=unsure,
     )
 
     def work(number: int, read: Read) -> Predicted:
@@ -144,6 +150,7 @@ def predict_here(
 
     def wanted() -> Iterator[int]:
         for number in range(total):
+            control.wait()
             if control.stopped:
                 return
             if not output.done(number):
