@@ -72,6 +72,8 @@ NO_OTHER_MODEL = (
 OTHER_CLASSES = (
     "The model before has other structures, so the two cannot be compared; train once more."
 )
+NO_BATCH = "There is no image in the list: add files, a folder, or what is open."
+NO_WORST = "Nothing was predicted yet: press 'Predict all' first."
 NO_MODEL = "There is no model yet: press Train, or load one under Model."
 
 
