@@ -225,3 +225,14 @@ def test_closing_the_panel_stops_the_batch_and_the_list_stays(batch: Batch) -> N
     again = batch.dock._batch()
     assert again is not None
     assert again.panel.table.rowCount() == 1
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_both_docks_fit_a_small_screen(batch: Batch, theme: str) -> None:
+    batch.viewer.theme = theme
+    batch.drop(batch.folder / "in")
+    batch.viewer.window.resize(1366, 768)
+    batch.settle(batch.panel)
+    assert batch.viewer.window._qt_window.height() <= 768
+    buttons = (batch.panel.run, batch.panel.pause, batch.panel.open, batch.panel.worst)
+    assert all(button.width() >= button.sizeHint().width() for button in buttons)

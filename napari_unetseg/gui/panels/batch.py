@@ -22,7 +22,7 @@ from superqt import QElidingLabel
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui.batches import BatchRow, State
-from napari_unetseg.gui.panels.base import Panel, hint, restyle, row
+from napari_unetseg.gui.panels.base import Panel, restyle, row
 from napari_unetseg.gui.session import JobKind
 from napari_unetseg.io.images import SUFFIXES
 
@@ -111,7 +111,7 @@ class BatchPanel(Panel):
         self.table = Table(self)
         self.table.itemDoubleClicked.connect(self._on_open_pressed)
         self.table.itemSelectionChanged.connect(self._on_state)
-        self.explanation = hint(EMPTY)
+        self.explanation = _line(EMPTY)
         self.open = _button(
             "Open with mask", "Open the selected image with its mask.", self._on_open_pressed
         )
@@ -147,7 +147,7 @@ class BatchPanel(Panel):
         self.run.setProperty("role", "primary")
         self.run.clicked.connect(self._on_run_pressed)
         self.pause = _button("Pause", "Waits after the piece at hand.", self._on_pause_pressed)
-        self.doing = hint()
+        self.doing = _line()
         saving = (self.into, self.where, self.format, self.measure)
         below = row(self.run, self.pause, self.doing, *saving)
         below.setStretch(2, 2)
@@ -278,6 +278,14 @@ class BatchPanel(Panel):
                 raise UserError("Choose a folder for the masks with 'Masks into…'.")
             how = Saving(self._folder, Format(FORMATS[self.format.currentText()]), overwrite=True)
             self.controller.batches.run(how, measure=self.measure.isChecked())
+
+
+def _line(text: str = "") -> QElidingLabel:
+    """A dim line that is cut where there is no room: a wrapped one would make the dock taller."""
+    label = QElidingLabel(text)
+    label.setProperty("role", "hint")
+    label.setMinimumWidth(80)
+    return label
 
 
 def _button(text: str, tip: str, call: object) -> QPushButton:
