@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from pydantic import BaseModel, ValidationError
 
-from napari_unetseg import __version__, commands, measuring, predicting, project_report
+from napari_unetseg import __version__, batching, commands, measuring, predicting, project_report
 from napari_unetseg.commands import Interrupted, Labelled
 from napari_unetseg.core.config import PredictSettings, TrainSettings
 from napari_unetseg.core.errors import UserError
@@ -29,6 +29,7 @@ from napari_unetseg.predicting import SomeFailedError, Wanted
 from napari_unetseg.terminal import complain, note, tell
 
 if TYPE_CHECKING:
+    from napari_unetseg.engine.cluster import Where
     from napari_unetseg.engine.saving import Saving
 
 __all__ = ["app", "main"]
@@ -68,6 +69,11 @@ Images = Annotated[Path, typer.Argument(metavar="IMAGES", help="An image or a fo
 Device = Annotated[str | None, typer.Option(help="auto, cuda, mps or cpu. Default auto.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads. Default: all cores.")]
 Tile = Annotated[int | None, typer.Option(help="Edge of a tile in voxels. Default: chosen.")]
+Workers = Annotated[int | None, typer.Option(help="Predict with so many processes here.")]
+Cluster = Annotated[str | None, typer.Option(metavar="local:N", help="The same as --workers N.")]
+Scheduler = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Predict on the workers of a dask scheduler.")
+]
 Axes = Annotated[
     str | None,
     typer.Option(help="Axes of the image files where they say them wrong, as TYX or CYX."),
@@ -266,16 +272,34 @@ def predict(
     tile: Tile = None,
     axes: Axes = None,
     spacing: Spacing = None,
+    workers: Workers = None,
+    cluster: Cluster = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Predict the masks of images with MODEL, an OUT/STEM.tif for each.
 
     A mask has the structures' numbers, 0 for background, and the pixel sizes of its image. What was
     killed goes on where it was. A bad image does not stop the others.
     """
-    settings = _predict_settings(device, threads, tile)
+    where = _where(workers, cluster, scheduler)
+    settings = _predict_settings(device, threads, tile, where)
     how = _saving(output, inside, form, precision, probabilities=probabilities, overwrite=overwrite)
     wanted = Wanted(axes, skip_existing, report, spacing)
-    predicting.predict(model, images, how, settings, wanted)
+    predicting.predict(model, images, how, settings, wanted, where)
+
+
+def _where(workers: int | None, cluster: str | None, scheduler: str | None) -> Where | None:
+    """The processes that predict, from the options; None: this one."""
+    from napari_unetseg.engine.cluster import Where
+
+    given = [cluster, scheduler, None if workers is None else f"local:{workers}"]
+    chosen = [text for text in given if text is not None]
+    if len(chosen) > 1:
+        raise WrongUsageError("Give one of --workers, --cluster and --scheduler.")
+    try:
+        return Where.parse(chosen[0]) if chosen else None
+    except UserError as error:
+        raise WrongUsageError(str(error)) from error
 
 
 def _saving(
@@ -302,6 +326,25 @@ def _saving(
         raise WrongUsageError("--precision uint8 needs --format zarr.")
     kind: Any = (precision or usual).value if probabilities else None
     return Saving(output, chosen, kind, overwrite)
+
+
+@app.command()
+def batch(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A batch: YAML, see docs/batch.md.")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list which masks would be made.")
+    ] = False,
+    workers: Workers = None,
+    cluster: Cluster = None,
+    scheduler: Scheduler = None,
+) -> None:
+    """Predict many images with several models and measure them, as CONFIG says.
+
+    Masks that are there are left out, and what was killed goes on: give the same command again.
+    """
+    batching.batch(config, _where(workers, cluster, scheduler), dry_run=dry_run)
 
 
 @app.command()
@@ -378,7 +421,7 @@ def report(
     ] = Path("report"),
 ) -> None:
     """Write a page about a project: labels, scores, curves, overlays, settings, provenance."""
-    project_report.write_page(project, output)
+    project_report.report(project, output)
 
 
 # -- settings --------------------------------------------------------------------------------------
@@ -386,13 +429,14 @@ def report(
 S = TypeVar("S", bound=BaseModel)
 
 
-def _predict_settings(device: str | None, threads: int | None, tile: int | None) -> PredictSettings:
-    return _settings(
-        PredictSettings,
-        device=device,
-        threads=commands.cores() if threads is None else threads,
-        tile=tile,
-    )
+def _predict_settings(
+    device: str | None, threads: int | None, tile: int | None, where: Where | None = None
+) -> PredictSettings:
+    if threads is None and where is None:
+        threads = commands.cores()
+    elif threads is None and where is not None and where.local:
+        threads = max(1, commands.cores() // where.local)
+    return _settings(PredictSettings, device=device, threads=threads, tile=tile)
 
 
 def _settings(kind: type[S], **values: Any) -> S:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import glob
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari_unetseg.commands import Interrupted, check_writable, count, load
 from napari_unetseg.core.control import Control
@@ -18,12 +17,13 @@ from napari_unetseg.terminal import Meter, finish, note, stop_on_interrupt, tell
 if TYPE_CHECKING:
     from napari_unetseg.core.config import PredictSettings
     from napari_unetseg.core.events import Event
-    from napari_unetseg.core.image import Stack
     from napari_unetseg.core.model import Model
-    from napari_unetseg.engine.files import FileDone, Predicts
+    from napari_unetseg.engine.cluster import Where
+    from napari_unetseg.engine.files import FileDone, Opening
     from napari_unetseg.engine.saving import Saving
+    from napari_unetseg.engine.stream import Chunks
 
-__all__ = ["SomeFailedError", "Wanted", "find_images", "predict", "run_files"]
+__all__ = ["STOPPING", "SomeFailedError", "Wanted", "cluster_chunks", "predict", "run_files"]
 
 STOPPING = "Stopping after this chunk; press Ctrl-C again to quit at once."
 
@@ -58,49 +58,27 @@ def predict(
     how: Saving,
     settings: PredictSettings,
     wanted: Wanted,
-    predicts: Predicts | None = None,
+    where: Where | None = None,
 ) -> None:
-    """Predict images and write a mask for each; ``predicts`` as for `predict_files`."""
+    """Predict images and write a mask for each, here or on the workers of a cluster."""
+    from napari_unetseg.engine.files import Opening
+    from napari_unetseg.engine.finding import check_outputs, find_images
+
     paths = find_images(images, inside=how.folder is None)
     if how.folder is not None:
-        _check_outputs(paths, how)
+        check_outputs(paths, how)
     model = load(model_file)
     if how.folder is not None:
         check_writable(how.folder)
     try:
-        _tell(run_files(model, paths, how, settings, wanted, predicts), how)
+        with cluster_chunks(where, settings.threads) as of:
+            chunks = of(Opening(wanted.axes, wanted.spacing)) if of is not None else None
+            results = run_files(model, paths, how, settings, wanted, chunks)
+        _tell(results, how)
     finally:
         if how.folder is not None:
             with suppress(OSError):  # a folder that nothing came into
                 how.folder.rmdir()
-
-
-def find_images(images: Sequence[str], *, inside: bool = False) -> dict[str, Path]:
-    """Images by their stems: files, folders of files, and patterns such as ``scans/*.tif``.
-
-    ``inside``: all must be OME-Zarr images.
-    """
-    from napari_unetseg.io.folders import images_by_stem
-
-    paths: list[Path] = []
-    for image in images:
-        path = Path(image).expanduser()
-        if not path.exists() and glob.has_magic(image):
-            found = sorted(glob.glob(str(path), recursive=True))
-            if not found:
-                raise UserError(f"Nothing has a name like {image}; check the pattern.")
-            paths += [Path(name) for name in found]
-        else:
-            paths.append(path)
-    if not inside:
-        return images_by_stem(paths)
-    for path in paths:
-        if not (path / "zarr.json").is_file():
-            raise UserError(
-                f"{path} is no OME-Zarr 0.5 image, so that a mask cannot go into it; name a folder "
-                "for the masks with -o."
-            )
-    return {str(path): path for path in paths}
 
 
 def run_files(
@@ -109,11 +87,11 @@ def run_files(
     how: Saving,
     settings: PredictSettings,
     wanted: Wanted,
-    predicts: Predicts | None = None,
+    chunks: Callable[[Path], Chunks] | None = None,
 ) -> list[FileDone]:
     """Predict images and show how far it is; writes the report, also of what was stopped."""
-    from napari_unetseg.engine.files import FileBegun, FileDone, predict_files
-    from napari_unetseg.engine.stream import predict_to_zarr
+    from napari_unetseg.engine.files import FileBegun, FileDone, Opening, Wish, predict_files
+    from napari_unetseg.engine.results import write_report
 
     done: list[FileDone] = []
     control = Control(settings.threads)
@@ -136,16 +114,15 @@ def run_files(
                 paths,
                 how,
                 settings,
-                open_image=_opener(wanted),
-                skip_existing=wanted.skip_existing,
-                count=report is not None,
+                open_image=Opening(wanted.axes, wanted.spacing),
+                wish=Wish(skip_existing=wanted.skip_existing, count=report is not None),
                 control=control,
-                predicts=predicts or predict_to_zarr,
+                chunks=chunks,
             )
             finish(events, show)
         finally:
             if report is not None:
-                _write_report(report, done, model)
+                write_report(report, [(model, one) for one in done])
     if control.stopped and len(done) < len(paths):
         raise Interrupted(
             f"Stopped; {len(done)} of {len(paths)} images are done with. The same command goes on."
@@ -153,10 +130,19 @@ def run_files(
     return done
 
 
-def _opener(wanted: Wanted) -> Callable[[Path], Stack]:
-    from napari_unetseg.io.images import open_stack
+@contextmanager
+def cluster_chunks(
+    where: Where | None, threads: int | None
+) -> Iterator[Callable[[Opening], Callable[[Path], Chunks]] | None]:
+    """What predicts the chunks of each image, by how images are opened; None: this process."""
+    if where is None:
+        yield None
+        return
+    from napari_unetseg.engine.cluster import on_cluster, workers_of
 
-    return lambda path: open_stack(path, axes=wanted.axes, spacing=wanted.spacing)
+    with workers_of(where, threads) as client:
+        note(f"{count(len(client.nthreads()), 'worker')}; dashboard: {client.dashboard_link}")
+        yield partial(on_cluster, client)
 
 
 def _tell(results: Sequence[FileDone], how: Saving) -> None:
@@ -175,41 +161,3 @@ def _tell(results: Sequence[FileDone], how: Saving) -> None:
         lines = [f"{count(len(failed), 'image')} of {len(results)} failed:"]
         text = "\n".join([*lines, *(f"  {r.image}: {r.error}" for r in failed)])
         raise SomeFailedError(text)
-
-
-def _write_report(path: Path, results: Sequence[FileDone], model: Model) -> None:
-    """One row an image: its mask, how it went, and voxels of each structure."""
-    from napari_unetseg.core.atomic import atomic_path
-
-    classes = dict(zip(model.classes.numbers, model.classes.names, strict=True))
-    names = [f"{name} ({number})" for number, name in classes.items()]
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["image", "mask", "status", "seconds", *names, "error"])
-        for r in results:
-            counted: list[Any] = [r.voxels.get(n, 0) if r.voxels else "" for n in classes]
-            facts = [r.image, r.mask, r.status, f"{r.seconds:.2f}"]
-            rows.writerow([*facts, *counted, r.error])
-
-
-def _check_outputs(paths: Mapping[str, Path], how: Saving) -> None:
-    """Refuse results that would replace an image or one another."""
-    output = how.folder
-    assert output is not None
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file; name a folder for the masks with -o.")
-    inputs = {path.resolve() for path in paths.values()}
-    beside = output.resolve() in {path.parent for path in inputs}
-    for stem, path in paths.items():
-        mask, shares = how.mask_of(stem, path), how.probabilities_of(stem)
-        if mask.resolve() in inputs:
-            raise UserError(f"{mask} would replace an image by its mask; choose another folder.")
-        results = [p for p in (mask, shares) if p is not None]
-        if beside and how.through_scratch and (there := [p for p in results if p.exists()]):
-            raise UserError(
-                f"{there[0]} lies beside the images and would be replaced; choose another folder."
-            )
-        if shares is not None and f"{stem}_probabilities" in paths:
-            raise UserError(
-                f"The probabilities of {stem} would have the name of another image; rename one."
-            )

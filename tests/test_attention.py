@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from attention_parts import reader
-from helpers import Watched
+from helpers import Watched, random_model
 
 from napari_unetseg.core import attention, places
 from napari_unetseg.core.attention import ALL_DONE, Looked, Subject, Survey, nothing_labelled
@@ -17,6 +17,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.image import Stack
 from napari_unetseg.core.predict import predict_probabilities
 from napari_unetseg.core.uncertainty import (
+    FLIPS,
     Glance,
     differences,
     likely_wrong,
@@ -106,6 +107,25 @@ def test_passes_are_turned_back_before_they_are_averaged() -> None:
     seen = glance.image((), (slice(0, 64), slice(0, 64)))
     one, four = glance.shares(seen), glance.shares(seen, passes=4)
     assert four == pytest.approx(one, abs=1e-5), "this network looks at single voxels"
+
+
+@pytest.mark.parametrize("axes", ["YX", "TZYX", "YXS"])
+def test_averaged_passes_are_the_mean_over_mirrored_images(axes: str) -> None:
+    shape = {"YX": (70, 91), "TZYX": (2, 5, 40, 37), "YXS": (50, 41, 3)}[axes]
+    image = np.random.default_rng(0).normal(0.5, 0.3, shape).astype(np.float32)
+    dims = 3 if "Z" in axes else 2
+    model = random_model(1, depth=2, width=4, dims=dims, in_channels=3 if "S" in axes else 1)
+    stack, plane = Stack(image, axes), (1,) * (axes[0] == "T")
+    found = uncertainty_map(model, stack, plane, PredictSettings(tile=32), passes=4)
+    total = np.zeros((2, *stack.spatial_shape(dims)))
+    for turned in FLIPS:
+        at = tuple(axes.index("YX"[axis]) for axis in turned)
+        shares = predict_probabilities(model, Stack(np.flip(image, at), axes))
+        shares = shares[(slice(None), *plane)]
+        total += np.flip(shares, turned) / len(FLIPS)
+    assert found == pytest.approx(1 - np.abs(total[1] - total[0]), abs=1e-4)
+    single = uncertainty_map(model, stack, plane, PredictSettings(tile=32))
+    assert np.abs(found - single).max() > 0.01, "this network tells directions apart"
 
 
 # -- places ------------------------------------------------------------------------------------

@@ -95,6 +95,30 @@ def test_the_commands_of_the_formats_page_run(tmp_path: Path) -> None:
     assert "T" in said[3]
 
 
+def test_the_batch_of_its_page_runs(tmp_path: Path) -> None:
+    from helpers import random_model
+
+    text = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
+    (batch,) = re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    (tmp_path / "batch.yaml").write_text(batch, encoding="utf-8")
+    for name in ("nuclei", "membranes"):
+        random_model(1, depth=2, width=4).save(tmp_path / f"{name}.safetensors")
+    for name in ("scans/a.tif", "scans/b.tif", "more/c.tif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / name, np.random.default_rng(0).random((40, 50), np.float32))
+    block = next(re.finditer(r"^```console\n(.*?)^```", text, re.DOTALL | re.MULTILINE))[1]
+    commands = [line[2:] for line in block.splitlines()]
+    listed, done = (_said(command, tmp_path) for command in commands)
+    assert listed.count(" -> ") == 5
+    assert done == "5 masks written by 2 jobs."
+    masks = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").glob("*/*"))
+    assert masks == [
+        "membranes/a.zarr",
+        "membranes/b.zarr",
+        *(f"nuclei/{n}{e}" for n in "abc" for e in (".tif", "_objects.csv")),
+    ]
+
+
 def _said(command: str, folder: Path) -> str:
     """What a command of `unetseg` writes."""
     done = subprocess.run(

@@ -25,6 +25,8 @@ class Control:
 
     def __init__(self, threads: int | None = None) -> None:
         self._stop = threading.Event()
+        self._may_go_on = threading.Event()
+        self._may_go_on.set()
         self._lock = threading.Lock()
         self._threads = threads
         self._pairs: tuple[Pair, ...] | None = None
@@ -33,6 +35,25 @@ class Control:
     def stop(self) -> None:
         """Ask the job to end after its current step and to return what it has."""
         self._stop.set()
+        self._may_go_on.set()
+
+    def pause(self) -> None:
+        """Ask the job to wait after its current step; not every job does."""
+        if not self.stopped:
+            self._may_go_on.clear()
+
+    def resume(self) -> None:
+        """Let a job that waits go on."""
+        self._may_go_on.set()
+
+    @property
+    def paused(self) -> bool:
+        """True while the job is to wait."""
+        return not self._may_go_on.is_set()
+
+    def wait(self) -> None:
+        """For the job: wait while it is paused; a stop ends that too."""
+        self._may_go_on.wait()
 
     @property
     def stopped(self) -> bool:

@@ -8,7 +8,9 @@ depends on which way up a picture lies counts as unsure too.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FLIPS",
     "Glance",
+    "Mirrored",
     "differences",
     "likely_wrong",
     "margin_uncertainty",
@@ -163,8 +166,18 @@ def uncertainty_map(
     plane: tuple[int, ...],
     settings: PredictSettings | None = None,
     control: Control | None = None,
+    passes: int = 1,
 ) -> np.ndarray:
     """How unsure a model is of one plane or volume, in the tiles of `predict_events`.
+
+    Parameters
+    ----------
+    model, stack, plane
+        What looks at what.
+    settings, control
+        As of `predict_events`.
+    passes
+        Mirrored passes whose probabilities are averaged, 1 to 4.
 
     Returns
     -------
@@ -177,8 +190,59 @@ def uncertainty_map(
         As `predict_events`.
     """
     settings = (settings or PredictSettings()).model_copy(update={"probabilities": True})
-    out = np.zeros(stack.spatial_shape(model.dims), np.float32)
+    shape = stack.spatial_shape(model.dims)
+    if passes == 1:
+        out = np.zeros(shape, np.float32)
+        for region, shares in _shares(model, stack, plane, settings, control):
+            out[region] = margin_uncertainty(shares)
+        return out
+    total = np.zeros((len(model.classes.numbers), *shape), np.float32)
+    for axes in FLIPS[:passes]:
+        places = [stack.axes.index("YX"[axis]) for axis in axes]
+        seen = replace(stack, data=Mirrored(stack.data, places))
+        mirrored = np.flip(total, axes)  # a view
+        for region, shares in _shares(model, seen, plane, settings, control):
+            mirrored[(slice(None), *region)] += shares / passes
+    if control is not None and control.stopped:
+        return np.zeros(shape, np.float32)
+    return margin_uncertainty(total)
+
+
+def _shares(
+    model: Model,
+    stack: Stack,
+    plane: tuple[int, ...],
+    settings: PredictSettings,
+    control: Control | None,
+) -> Iterator[tuple[Region, np.ndarray]]:
     for event in predict_events(model, stack, settings, planes=[plane], control=control):
         if isinstance(event, TilePredicted) and event.probabilities is not None:
-            out[event.region] = margin_uncertainty(event.probabilities)
-    return out
+            yield event.region, event.probabilities
+
+
+class Mirrored:
+    """An array that is read backwards along some axes, a piece at a time.
+
+    Parameters
+    ----------
+    data
+        Anything with ``shape``, ``dtype`` and NumPy slicing.
+    axes
+        Positions of the axes; keys must name all axes, with integers and rising slices.
+    """
+
+    def __init__(self, data: Any, axes: Sequence[int]) -> None:
+        self._data, self._axes = data, frozenset(axes)
+        self.shape, self.dtype = tuple(data.shape), data.dtype
+
+    def __getitem__(self, key: tuple[Any, ...]) -> np.ndarray:
+        full: list[Any] = list(key)
+        turned: list[int] = []
+        place = 0
+        for axis, (one, size) in enumerate(zip(key, self.shape, strict=True)):
+            if axis in self._axes:
+                span = range(*one.indices(size))
+                full[axis] = slice(size - 1 - span[-1], size - span[0], span.step)
+                turned.append(place)
+            place += isinstance(one, slice)
+        return np.flip(np.asarray(self._data[tuple(full)]), tuple(turned))

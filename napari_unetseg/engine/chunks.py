@@ -12,6 +12,7 @@ from napari_unetseg.core import tiles
 from napari_unetseg.core.devices import is_out_of_memory
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.inference import SMALLEST_EDGE, Inference
+from napari_unetseg.core.uncertainty import margin_uncertainty
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image import Normalization, Stack
@@ -32,10 +33,21 @@ class Read:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predicted:
-    """A chunk's mask, uint8, and its probabilities (classes, *spatial), float32, if wanted."""
+    """What a network says of a chunk.
+
+    Attributes
+    ----------
+    mask
+        Its mask, uint8.
+    probabilities
+        (classes, *spatial) float32, if wanted.
+    unsure
+        The sum of `margin_uncertainty` over its voxels, if wanted.
+    """
 
     mask: np.ndarray
     probabilities: np.ndarray | None
+    unsure: float | None = None
 
 
 class ChunkPredictor:
@@ -49,8 +61,8 @@ class ChunkPredictor:
         Of the image.
     device
         As in `PredictSettings`.
-    probabilities
-        Keep them.
+    probabilities, unsure
+        Keep them; add up how unsure the network is.
     """
 
     def __init__(
@@ -61,11 +73,12 @@ class ChunkPredictor:
         device: str = "auto",
         *,
         probabilities: bool = False,
+        unsure: bool = False,
     ) -> None:
         self.grid = grid
         self.notices: list[str] = []
         self._model, self._normalization = model, normalization
-        self._keep = probabilities
+        self._keep, self._unsure = probabilities, unsure
         self._inference = Inference(model, device)
         self._tile = grid.tile
 
@@ -98,13 +111,16 @@ class ChunkPredictor:
         shape = tuple(s.stop - s.start for s in region)
         mask = np.empty(shape, np.uint8)
         kept = self._room(shape) if self._keep else None
+        unsure = 0.0
         for tile in self._tiles(region):
             shares = self._infer(read, tile.read)[(slice(None), *tile.inner)]
             place = _within(tile.core, region)
             mask[place] = self._model.classes.decode(shares.argmax(0))
             if kept is not None:
                 kept[(slice(None), *place)] = shares
-        return Predicted(mask, kept)
+            if self._unsure:
+                unsure += float(margin_uncertainty(shares).sum())
+        return Predicted(mask, kept, unsure if self._unsure else None)
 
     def _blend(self, region: Region, read: Read) -> Predicted:
         """Weighted mean of the tiles that touch the chunk, added up as `tiles.blend` does."""
@@ -120,7 +136,8 @@ class ChunkPredictor:
             weight[place] += weights[inner]
         total /= weight
         mask = self._model.classes.decode(total.argmax(0))
-        return Predicted(mask, total if self._keep else None)
+        unsure = float(margin_uncertainty(total).sum()) if self._unsure else None
+        return Predicted(mask, total if self._keep else None, unsure)
 
     def _room(self, shape: tuple[int, ...]) -> np.ndarray:
         return np.zeros((len(self._model.classes.numbers), *shape), np.float32)

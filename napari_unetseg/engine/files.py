@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,20 +16,33 @@ import numpy as np
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event
-from napari_unetseg.engine.output import Output, is_finished
+from napari_unetseg.core.image import Stack
+from napari_unetseg.engine.objects import measure_objects
+from napari_unetseg.engine.output import is_finished
 from napari_unetseg.engine.saving import Format, Saving
 from napari_unetseg.engine.store import FolderStore
-from napari_unetseg.engine.stream import DiskFullError, predict_to_zarr, saving
+from napari_unetseg.engine.stream import DiskFullError, predict_here, predict_to_zarr, saving
+from napari_unetseg.io.images import open_stack
 
 if TYPE_CHECKING:
     from napari_unetseg.core.config import PredictSettings
-    from napari_unetseg.core.image import Stack
     from napari_unetseg.core.model import Model
+    from napari_unetseg.engine.output import Output
+    from napari_unetseg.engine.stream import Chunks
 
-__all__ = ["FileBegun", "FileDone", "Predicts", "count_voxels", "predict_files"]
+__all__ = ["FileBegun", "FileDone", "Opening", "Wish", "count_voxels", "predict_files"]
 
-Predicts = Callable[..., Generator[Event, None, "Output | None"]]
-"""Fills a store with the mask of a stack: `predict_to_zarr`, or the same on other machines."""
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Opens images as they say they are, or with other axes or spacing; see `open_stack`."""
+
+    axes: str | None = None
+    spacing: str | None = None
+
+    def __call__(self, path: Path) -> Stack:
+        """Open an image."""
+        return open_stack(path, axes=self.axes, spacing=self.spacing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +72,10 @@ class FileDone(Event):
         Voxels of each number in its mask; empty unless counted.
     error
         Why it failed: one sentence.
+    objects
+        Objects of each structure in its mask; empty unless measured.
+    unsure
+        Mean of `margin_uncertainty` over what was predicted of it; None unless measured.
     """
 
     name: str
@@ -66,6 +85,30 @@ class FileDone(Event):
     seconds: float
     voxels: Mapping[int, int]
     error: str = ""
+    objects: Mapping[int, int] = field(default_factory=dict)
+    unsure: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is wanted of every image besides its mask.
+
+    Attributes
+    ----------
+    skip_existing
+        Leave out images whose masks are there, whole.
+    count
+        Count the voxels of each number.
+    measure
+        Suffix of a table of the objects beside each mask, ``.csv`` or ``.parquet``.
+    unsure
+        Measure how unsure the network is of each image.
+    """
+
+    skip_existing: bool = False
+    count: bool = False
+    measure: str | None = None
+    unsure: bool = False
 
 
 def predict_files(
@@ -75,10 +118,9 @@ def predict_files(
     settings: PredictSettings,
     *,
     open_image: Callable[[Path], Stack],
-    skip_existing: bool = False,
-    count: bool = False,
+    wish: Wish | None = None,
     control: Control | None = None,
-    predicts: Predicts = predict_to_zarr,
+    chunks: Callable[[Path], Chunks] | None = None,
 ) -> Generator[Event, None, list[FileDone]]:
     """Predict images and save a mask for each.
 
@@ -92,14 +134,12 @@ def predict_files(
         As what and where masks are saved.
     open_image
         Opens an image.
-    skip_existing
-        Leave out images whose masks are there, whole.
-    count
-        Count the voxels of each number.
+    wish
+        What else is wanted.
     control
-        Stops after the chunk at hand.
-    predicts
-        Fills a store with a mask.
+        Stops after the chunk at hand, or waits there.
+    chunks
+        From an image's path to what predicts its chunks; None: this process does.
 
     Yields
     ------
@@ -117,64 +157,91 @@ def predict_files(
         None of the others could be saved either.
     """
     control = control or Control(settings.threads)
+    one = _One(model, how, settings, open_image, wish or Wish(), control, chunks)
     results: list[FileDone] = []
     for number, (stem, image) in enumerate(images.items(), 1):
         yield FileBegun(stem, number, len(images))
         start = time.monotonic()
-        status: Literal["done", "skipped", "failed"] = "done"
-        voxels: dict[int, int] | None = {}
-        error = ""
+        done: FileDone | None = FileDone(stem, image, how.mask_of(stem, image), "failed", 0.0, {})
         try:
-            if skip_existing and _is_there(how, stem, image):
-                status = "skipped"
-            else:
-                voxels = yield from _one(
-                    model, (stem, image), how, settings, open_image, control, predicts, count
-                )
+            done = yield from one.predict(stem, image)
         except DiskFullError:
             raise
         except Exception as problem:  # noqa: BLE001 - the other images are still predicted
-            status, error = "failed", _sentence(problem)
-        if voxels is None:
+            done = replace(done, error=_sentence(problem)) if done is not None else None
+        if done is None:
             break
-        seconds = time.monotonic() - start
-        results.append(
-            FileDone(stem, image, how.mask_of(stem, image), status, seconds, voxels, error)
-        )
+        results.append(replace(done, seconds=time.monotonic() - start))
         yield results[-1]
     return results
 
 
-def _one(
-    model: Model,
-    named: tuple[str, Path],
-    how: Saving,
-    settings: PredictSettings,
-    open_image: Callable[[Path], Stack],
-    control: Control,
-    predicts: Predicts,
-    count: bool,
-) -> Generator[Event, None, dict[int, int] | None]:
-    """Predict and save one image; voxels of each number, None when it was stopped."""
-    stem, image = named
-    stack = open_image(image)
-    output = yield from predicts(
-        model,
-        stack,
-        FolderStore(how.store_of(stem, image)),
-        settings,
-        probabilities=how.probabilities,
-        ome=how.format is Format.ZARR,
-        overwrite=how.overwrite or how.through_scratch,
-        control=control,
+@dataclass(frozen=True, slots=True, eq=False)
+class _One:
+    """How each of the images is predicted."""
+
+    model: Model
+    how: Saving
+    settings: PredictSettings
+    open_image: Callable[[Path], Stack]
+    wish: Wish
+    control: Control
+    chunks: Callable[[Path], Chunks] | None
+
+    def predict(self, stem: str, image: Path) -> Generator[Event, None, FileDone | None]:
+        """Predict and save an image; None when it was stopped."""
+        how, wish = self.how, self.wish
+        done = FileDone(stem, image, how.mask_of(stem, image), "done", 0.0, {})
+        table = how.table_of(stem, image, wish.measure) if wish.measure else None
+        if wish.skip_existing and _is_there(how, stem, image):
+            if table is not None and not table.exists():
+                mask = open_stack(how.opened_as(stem, image))
+                done = replace(done, objects=_measure(table, mask, self.open_image(image)))
+            return replace(done, status="skipped")
+        stack = self.open_image(image)
+        output = yield from predict_to_zarr(
+            self.model,
+            stack,
+            FolderStore(how.store_of(stem, image)),
+            self.settings,
+            probabilities=how.probabilities,
+            ome=how.format is Format.ZARR,
+            overwrite=how.overwrite or how.through_scratch,
+            control=self.control,
+            chunks=self._chunks(image),
+        )
+        if output is None:
+            return None
+        total, voxels = output.unsure
+        done = replace(done, unsure=total / voxels if voxels else None)
+        try:
+            if wish.count:
+                done = replace(done, voxels=count_voxels(output.mask))
+            if table is not None:
+                done = replace(done, objects=_measure(table, _mask_stack(output, stack), stack))
+        finally:
+            if how.through_scratch:
+                with saving():
+                    how.export(output, stack, stem, image)
+        return done
+
+    def _chunks(self, image: Path) -> Chunks | None:
+        if self.chunks is not None:
+            return self.chunks(image)
+        return partial(predict_here, unsure=True) if self.wish.unsure else None
+
+
+def _mask_stack(output: Output, stack: Stack) -> Stack:
+    """The mask that was written, with the axes of its image."""
+    return Stack(
+        output.mask, stack.grid_axes, stack.grid_spacing, stack.grid_units, name=stack.name
     )
-    if output is None:
-        return None
-    voxels = count_voxels(output.mask) if count else {}
-    if how.through_scratch:
-        with saving():
-            how.export(output, stack, stem, image)
-    return voxels
+
+
+def _measure(table: Path, mask: Stack, image: Stack) -> dict[int, int]:
+    """Write a table of objects; how many there are of each structure."""
+    rows = measure_objects(table, mask, image)
+    return dict(Counter(int(row["structure"]) for row in rows))
 
 
 def _is_there(how: Saving, stem: str, image: Path) -> bool:

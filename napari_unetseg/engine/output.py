@@ -6,6 +6,7 @@ holds the levels 0, 1, …; the chunks of level 0 are the tasks of a prediction.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from napari_unetseg.engine.chunks import Predicted
 
-__all__ = ["Output", "is_finished", "open_output"]
+__all__ = ["Output", "attach_output", "is_finished", "open_output"]
 
 
 class Output:
@@ -41,7 +42,17 @@ class Output:
     def __init__(self, plan: Plan, group: zarr.Group, shares: Any) -> None:
         self.plan, self._group, self._shares = plan, group, shares
         self._store: Any = group.store
+        self.unsure: tuple[float, int] = (0.0, 0)
+        """Sum of `margin_uncertainty` over the voxels that were predicted now, and their number."""
         self._mask = _array(group, "0", plan.grid.shape, plan.grid.chunks, "uint8", plan)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the store; `UserError` where it is in none."""
+        root = getattr(self._store, "root", None)
+        if not isinstance(root, Path):
+            raise UserError("Several processes can write into a folder alone; choose one.")
+        return root
 
     @property
     def mask(self) -> Any:
@@ -72,6 +83,9 @@ class Output:
             index.insert(self.plan.class_axis, slice(None))
             self._shares[tuple(index)] = _stored(predicted.probabilities, self._shares.dtype)
         self._mask[(*plane, *region)] = predicted.mask
+        if predicted.unsure is not None:
+            total, voxels = self.unsure
+            self.unsure = total + predicted.unsure, voxels + predicted.mask.size
 
     def finish(self) -> Iterator[tuple[int, int]]:
         """Make what else belongs to it; yields (done, in all) of the work."""
@@ -131,6 +145,23 @@ def open_output(store: Any, plan: Plan, *, overwrite: bool = False) -> Output:
     else:
         store.tidy("")
     return Output(plan, zarr.open_group(store, path=path, mode="r+"), shares)
+
+
+def attach_output(store: Any, plan: Plan) -> Output:
+    """Open an output that `open_output` began, to write chunks into it beside others.
+
+    Raises
+    ------
+    UserError
+        It is not there, or of another model, image or setting.
+    """
+    path = f"labels/{plan.name}"
+    if not store.has(f"{path}/zarr.json"):
+        raise UserError(f"{store}/{path} cannot be found.")
+    group = zarr.open_group(store, path=path, mode="r+")
+    state: Any = group.attrs.get(OURS)
+    compare(state if isinstance(state, dict) else {}, plan.state(), f"{store}/{path}")
+    return Output(plan, group, _shares(_root(store, plan), plan, fresh=False))
 
 
 def is_finished(store: Any, name: str = "mask") -> bool:

@@ -83,6 +83,21 @@ class Saving:
         suffix = ".ome.tif" if self.probabilities == "float32" else ".tif"
         return self.folder / f"{stem}_probabilities{suffix}"
 
+    def table_of(self, stem: str, image: Path, suffix: str) -> Path:
+        """The table of the objects in an image's mask, beside it."""
+        if self.folder is None:
+            return image.with_name(f"{image.name}_objects{suffix}")
+        return self.folder / f"{stem}_objects{suffix}"
+
+    def opened_as(self, stem: str, image: Path) -> Path:
+        """What `open_stack` takes for the mask of an image that is done."""
+        mask = self.mask_of(stem, image)
+        if self.format is Format.ZARR and self.folder is not None:
+            return mask / "labels" / "mask"
+        if self.format is Format.PNG and not mask.exists():
+            return mask.with_name(f"{stem}_*.png")
+        return mask
+
     def store_of(self, stem: str, image: Path) -> Path:
         """The Zarr store that is filled."""
         if self.folder is None:

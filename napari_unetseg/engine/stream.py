@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +24,15 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image import Normalization, Stack
     from napari_unetseg.core.model import Model
 
-__all__ = ["DiskFullError", "fill", "make_plan", "predict_to_zarr", "saving"]
+__all__ = ["Chunks", "DiskFullError", "predict_here", "predict_to_zarr", "saving"]
 
 
 class DiskFullError(UserError):
     """No image after this one could be saved either; the same command goes on later."""
 
 
+Chunks = Callable[["Output", "Normalization", PredictSettings, Control], Iterator[Event]]
+"""Predicts and writes the chunks of an output that are not there yet: `predict_here`, or others."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -59,6 +61,7 @@ def predict_to_zarr(
     name: str = "mask",
     overwrite: bool = False,
     control: Control | None = None,
+    chunks: Chunks | None = None,
 ) -> Generator[Event, None, Output | None]:
     """Predict an image of any size into OME-Zarr labels, and go on with what was begun.
 
@@ -82,6 +85,8 @@ def predict_to_zarr(
         Begin anew where the labels are of another model, image or setting.
     control
         Stops after the chunk at hand.
+    chunks
+        Predicts the chunks; None: this process does.
 
     Yields
     ------
@@ -110,17 +115,24 @@ def predict_to_zarr(
             normalization, own = model.normalization.for_stack(stack)
             if own:
                 yield Notice(why_own_range(stack))
-            yield from _predict(output, normalization, settings, control)
+            yield from (chunks or predict_here)(output, normalization, settings, control)
             if control.stopped:
                 return None
-            yield from fill(output)
+            for _ in output.finish():
+                pass
+            yield ChunkPredicted(len(plan.grid), len(plan.grid))
     return output
 
 
-def _predict(
-    output: Output, normalization: Normalization, settings: PredictSettings, control: Control
+def predict_here(
+    output: Output,
+    normalization: Normalization,
+    settings: PredictSettings,
+    control: Control,
+    *,
+    unsure: bool = False,
 ) -> Iterator[Event]:
-    """Predict the chunks that are not there yet."""
+    """Predict the chunks that are not there yet; ``unsure`` adds up how unsure the network is."""
     plan = output.plan
     total = len(plan.grid)
     predictor = ChunkPredictor(
@@ -129,6 +141,7 @@ def _predict(
         normalization,
         settings.device,
         probabilities=plan.probabilities is not None,
+        unsure=unsure,
     )
 
     def work(number: int, read: Read) -> Predicted:
@@ -137,6 +150,7 @@ def _predict(
 
     def wanted() -> Iterator[int]:
         for number in range(total):
+            control.wait()
             if control.stopped:
                 return
             if not output.done(number):
@@ -149,13 +163,6 @@ def _predict(
         while predictor.notices:
             yield Notice(predictor.notices.pop(0))
         yield ChunkPredicted(number + 1, total)
-
-
-def fill(output: Output) -> Iterator[Event]:
-    """Make what else belongs to an output of which every chunk is there."""
-    for _ in output.finish():
-        pass
-    yield ChunkPredicted(len(output.plan.grid), len(output.plan.grid))
 
 
 @contextmanager

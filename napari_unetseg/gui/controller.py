@@ -16,6 +16,7 @@ from napari_unetseg.core.config import PredictSettings, TrainSettings
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import (
+    ChunkPredicted,
     EpochDone,
     Event,
     Improved,
@@ -31,6 +32,7 @@ from napari_unetseg.core.truth import Change, Origin
 from napari_unetseg.gui import curve, sentences, work
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.attention import Attention
+from napari_unetseg.gui.batches import Batches
 from napari_unetseg.gui.classes import ClassEditor
 from napari_unetseg.gui.grids import count_labels
 from napari_unetseg.gui.jobs import Job, Runner, Work
@@ -73,6 +75,7 @@ DOING = {
     JobKind.TIDY: "Tidying up",
     JobKind.EXPORT: "Exporting",
     JobKind.MODEL: "The model file",
+    JobKind.BATCH: "The batch",
 }
 
 
@@ -119,6 +122,7 @@ class Controller(Masks):
         self.attention = Attention(self)
         self.review = Review(self)
         self.classes = ClassEditor(self)
+        self.batches = Batches(self)
 
     # -- training ------------------------------------------------------------------------------
 
@@ -284,7 +288,7 @@ class Controller(Masks):
                 )
             return
         target.write(event.index, event.mask)
-        self._progress(event.done / event.total)
+        self.show_progress(event.done / event.total)
 
     # -- finishing -----------------------------------------------------------------------------
 
@@ -458,6 +462,7 @@ class Controller(Masks):
         """Keep no copies of what was trained on."""
         trained = self.session.job is not None and self.session.job.kind is JobKind.TRAIN
         self.session.job = None
+        self.batches.ended()
         self._offered = ()
         self.looking.job_ended(left=bool(self._control.take_pairs()))
         self._control.offer_pairs(())
@@ -503,7 +508,11 @@ class Controller(Masks):
                     self.session.dice = dict(pairs)
                 self._went_wrong = sentences.went_wrong(event)
             case work.Progress():
-                self._progress(event.fraction)
+                self.show_progress(event.fraction)
+            case _ if self.session.job is not None and self.session.job.kind is JobKind.BATCH:
+                self.batches.on_event(event)
+            case ChunkPredicted():
+                self.show_progress(event.done / event.total)
 
     def _on_step(self, event: StepDone) -> None:
         job = self.session.job
@@ -517,10 +526,25 @@ class Controller(Masks):
         text = f"Step {event.step}" + (f" of {event.steps}" if event.steps else "")
         self.session.job = replace(job, text=text, fraction=fraction, remaining=event.remaining)
 
-    def _progress(self, fraction: float) -> None:
-        if self.session.job is not None:
+    def show_progress(self, fraction: float, text: str | None = None) -> None:
+        """Show how much of the job is done, 0 to 1, and what it does."""
+        job = self.session.job
+        if job is not None:
             left = self._pace.left(fraction)
-            self.session.job = replace(self.session.job, fraction=fraction, remaining=left)
+            text = job.text if text is None else text
+            self.session.job = replace(job, text=text, fraction=fraction, remaining=left)
+
+    def pause(self) -> None:
+        """Let the job wait, where it can."""
+        if self.session.job is not None:
+            self._control.pause()
+            self.session.job = replace(self.session.job, paused=self._control.paused)
+
+    def resume(self) -> None:
+        """Let the job go on."""
+        self._control.resume()
+        if self.session.job is not None:
+            self.session.job = replace(self.session.job, paused=False)
 
     # -- time ----------------------------------------------------------------------------------
 

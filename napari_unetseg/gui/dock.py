@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 from typing import TYPE_CHECKING
+from weakref import ref
 
-from napari.settings import get_settings
-from qtpy.QtCore import QEvent, QSize, Qt
+from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import (
     QDockWidget,
     QFrame,
@@ -17,13 +17,14 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_unetseg.gui.batch_dock import BatchDock
+from napari_unetseg.gui.docked import Docked
 from napari_unetseg.gui.focus import FocusOrder
 from napari_unetseg.gui.panels.advanced import AdvancedPanel
 from napari_unetseg.gui.panels.annotate import AnnotatePanel
 from napari_unetseg.gui.panels.attention import LookPanel
 from napari_unetseg.gui.panels.base import Panel, row
 from napari_unetseg.gui.panels.image import ImagePanel
-from napari_unetseg.gui.panels.look import stylesheet
 from napari_unetseg.gui.panels.model import ModelPanel
 from napari_unetseg.gui.panels.project import ProjectPanel
 from napari_unetseg.gui.panels.result import ResultPanel
@@ -31,18 +32,16 @@ from napari_unetseg.gui.panels.review import ReviewPanel
 from napari_unetseg.gui.panels.status import StatusPanel
 from napari_unetseg.gui.panels.train import TrainPanel
 from napari_unetseg.gui.panels.welcome import WelcomePanel
-from napari_unetseg.gui.workbench import Workbench
 
 if TYPE_CHECKING:
     import napari.viewer
-    from qtpy.QtGui import QShowEvent
 
 __all__ = ["UNetDock"]
 
 WIDTH = 340
 
 
-class UNetDock(QWidget):
+class UNetDock(Docked):
     """Paint, train, see, correct, train again.
 
     Closing it stops a running training and keeps what was learned; opened again in the same
@@ -50,14 +49,7 @@ class UNetDock(QWidget):
     """
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
-        super().__init__()
-        # napari hands plugins a proxy; layers are known by identity here, so the real one is needed
-        viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
-        self._viewer = viewer
-        self._docked = False
-        self.workbench = Workbench.of(viewer)
-        self.controller = self.workbench.controller
-        self.session = self.controller.session
+        super().__init__(napari_viewer)
         self.project = ProjectPanel(self.controller)
         self.controller.looking.watched = True
         self.image = ImagePanel(self.controller)
@@ -75,10 +67,10 @@ class UNetDock(QWidget):
         self.help.setToolTip("What to press in which order, the keys, what the numbers mean.")
         self.help.clicked.connect(self.workbench.keys.show_help)
         self._has_keys = False
+        self._batch: ref[BatchDock] | None = None
+        self.result.batch_wanted.connect(self._on_batch_wanted)
         self._lay_out()
-        viewer.events.theme.connect(self._on_theme)
-        get_settings().appearance.events.font_size.connect(self._on_theme)
-        self._on_theme()
+        self.follow_theme()
 
     def _lay_out(self) -> None:
         inner = QWidget()
@@ -130,34 +122,26 @@ class UNetDock(QWidget):
         for panel in self._panels:
             panel.refresh()
 
-    def showEvent(self, event: QShowEvent | None) -> None:
-        """Let the workbench live in the window."""
-        super().showEvent(event)
-        self._docked = self._docked or isinstance(self.parent(), QDockWidget)
-        window = self.window()
-        while isinstance(window, QDockWidget) and window.parentWidget() is not None:
-            window = window.parentWidget()  # a dock that floats belongs to a window too
-        if window is not None:
-            self.workbench.live_in(window)
-            if not self._has_keys:
-                self._has_keys = True
-                self.workbench.keys.begin(window)
+    def shown_in(self, window: QWidget) -> None:
+        """Its keys work in the window."""
+        if not self._has_keys:
+            self._has_keys = True
+            self.workbench.keys.begin(window)
 
-    def event(self, event: QEvent | None) -> bool:
-        """Notice being taken out of the window: napari's close button does that."""
-        taken = (
-            event is not None
-            and event.type() == QEvent.Type.ParentChange
-            and self._docked
-            and self.parent() is None
-        )
-        if taken:
-            self.release()
-        return super().event(event)
+    def _on_batch_wanted(self) -> None:
+        """Open the batch panel below the canvas, or bring it to the front."""
+        batch = self._batch() if self._batch is not None else None
+        with suppress(RuntimeError):  # it was closed, and Qt deleted it
+            if batch is not None and isinstance(dock := batch.parent(), QDockWidget):
+                dock.show()
+                dock.raise_()
+                return
+        batch = BatchDock(self._viewer)
+        self._batch = ref(batch)
+        self._viewer.window.add_dock_widget(batch, name="U-Net batch", area="bottom")
 
     def release(self) -> None:
         """Stop what runs and listen no more."""
-        self._docked = False
         self.controller.stop()
         self.controller.looking.watched = False
         if self._has_keys:
@@ -166,15 +150,14 @@ class UNetDock(QWidget):
         training = (self.train, self.model, self.advanced)
         for panel in (*self._panels, *training, self.project, self.status, self.welcome):
             panel.release()
-        self._viewer.events.theme.disconnect(self._on_theme)
-        get_settings().appearance.events.font_size.disconnect(self._on_theme)
+        super().release()
         layers = self._viewer.layers.events
         for signal in (layers.inserted, layers.removed, layers.reordered, layers.renamed):
             signal.disconnect(self.reset_choices)
 
     def _on_theme(self, _: object = None) -> None:
-        with suppress(RuntimeError):  # gone with its window, while napari's settings live on
-            self.setStyleSheet(stylesheet(self._viewer.theme))
+        super()._on_theme()
+        with suppress(RuntimeError):  # as there
             self.train.show_theme(self._viewer.theme)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences
 from napari_unetseg.gui.restoring import Restored
 from napari_unetseg.gui.session import JobKind, Level, Session
-from napari_unetseg.gui.work import CopyWork, OpenWork
+from napari_unetseg.gui.work import CopyWork, OpenWork, ReportWork
 from napari_unetseg.io import places
 from napari_unetseg.io.project import Project
 
@@ -54,6 +55,7 @@ class Keeping:
         self._said_trouble = ""
         self._window: dict[str, Any] = {}
         self._closed = False
+        self._recognised: list[Any] = []
         for field in ("structures", "settings", "history", "entry", "mode"):
             getattr(session.events, field).connect(self._on_values, max_args=0)
         session.recoveries = tuple(places.recoveries())
@@ -209,6 +211,7 @@ class Keeping:
         project, now = self.project, time.monotonic()
         if project is None:
             return
+        self._recognise()
         self._look(project)
         ask = self._controller.runner.ask
         if project.trouble and now - self._tried > RETRY_SECONDS:
@@ -278,6 +281,24 @@ class Keeping:
         self._named(copy.folder)
         self._session.say(f"Everything is kept in {copy.folder} from now on.", Level.DONE)
 
+    def report(self, output: Path, on_page: Callable[[Path], None]) -> None:
+        """Write a page about what was done into a folder; ``on_page`` is called with its file."""
+        controller, project = self._controller, self.project
+        with controller.refusing():
+            controller.check_free()
+            if project is None or not self._keys:
+                raise UserError(sentences.NOTHING_TO_REPORT)
+            stacks = {key: napari_layers.stack_of(image) for image, key in self._keys.items()}
+            named = self._session.project
+            title = named.name if named else ", ".join(image.name for image in self._keys)
+            work = ReportWork(project.folder, output, title, stacks)
+
+            def done(page: Path) -> None:
+                self._session.say(f"The report is {page}.", Level.DONE)
+                on_page(page)
+
+            controller.start(JobKind.EXPORT, "Writing the report", work, done)
+
     def open(self, folder: Path) -> None:
         """Open a project: its images, labels, models and settings."""
         controller = self._controller
@@ -310,13 +331,42 @@ class Keeping:
         self._files = {entry.model.id: self._where for entry in entries}
         nameless = project.folder.parent == places.recovery_folder()
         self._named(None if nameless else project.folder)
-        self._session.missing = missing
+        self._session.missing, self._recognised = missing, self._controller.images()
         self._session.recoveries = tuple(places.recoveries())
         said = [f"{project.folder.name} is open with all that was painted.", *lost, *project.lost]
         if missing:
             said.append(sentences.MISSING.format(", ".join(missing)))
         level = Level.WARNING if missing or lost or project.lost else Level.DONE
         self._session.say(" ".join(said), level)
+
+    def find(self, path: Path) -> None:
+        """Take a file for an image that was not found, and others that moved with it."""
+        with self._controller.refusing():
+            self._controller.check_free()
+            if not self._find_missing(path):
+                raise UserError(sentences.NOT_THAT_IMAGE.format(path.name))
+
+    def _recognise(self) -> None:
+        """See whether an image that people opened is one that was not found."""
+        images = self._controller.images()
+        if self._session.missing and images != self._recognised:
+            self._recognised = images
+            self._find_missing(None)
+
+    def _find_missing(self, path: Path | None) -> bool:
+        """Look for missing images among what is open, in a file and beside it; whether one is."""
+        project, session = self.project, self._session
+        if project is None:
+            return False
+        found, lost = Restored(self._controller, project).find(self._keys, path)
+        if found:
+            self._keys.update(found)
+            session.missing = lost
+            self._on_values()
+            self._controller.choose_image(next(iter(found)))
+            names = ", ".join(image.name for image in found)
+            session.say(f"{names} is open with all that was painted.", Level.DONE)
+        return bool(found)
 
     def _named(self, folder: Path | None) -> None:
         self._session.project = folder

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     LayerData = tuple[Any, dict[str, Any], str]
 
-__all__ = ["get_reader", "read"]
+__all__ = ["get_reader", "lazy", "read"]
 
 PIECE = 64 * 2**20
 """Bytes that are read at once at most: a plane, or of a larger one a part."""
@@ -59,7 +59,7 @@ def read(path: str) -> list[LayerData]:
     """
     levels = open_levels(path)
     stack = levels[0]
-    arrays = [_lazy(level) for level in levels]
+    arrays = [lazy(level) for level in levels]
     limits = _limits(levels[-1])
     layers = [
         (_one([_channel(a, stack, c) for a in arrays]), _options(stack, c) | limits[c], "image")
@@ -139,15 +139,15 @@ def _labels(path: str, image: Stack, name: str) -> LayerData:
     if first.grid_axes != first.axes:
         raise UserError(f"{path} has labels {name!r} with channels; save one number per voxel.")
     options = {"name": f"{image.name} · {name}", "visible": False, **_grid(first)}
-    return _one([_lazy(level) for level in levels]), options, "labels"
+    return _one([lazy(level) for level in levels]), options, "labels"
 
 
 def _one(arrays: list[Any]) -> Any:
     return arrays if len(arrays) > 1 else arrays[0]
 
 
-def _lazy(stack: Stack) -> Any:
-    """A dask array whose pieces are planes, or parts of large ones; nothing is read."""
+def lazy(stack: Stack) -> Any:
+    """A stack as a dask array whose pieces are planes, or parts of large ones; nothing is read."""
     import dask.array as da
 
     data = stack.data

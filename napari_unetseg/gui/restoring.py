@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -50,23 +51,72 @@ class Restored:
         missing
             Names of the images that were not found.
         """
-        values, keys, missing = self._project.values, {}, []
+        values = self._project.values
+        keys: dict[Any, str] = {}
         self._structures(values)
-        for key, truth in self._project.truths.items():
-            described = values.get("images", {}).get(key, {})
-            image = self._image(described, truth)
-            if image is None:
-                missing.append(str(described.get("name", key)))
-                continue
-            keys[image] = key
-            self._labels(image, truth, described)
+        for key in self._project.truths:
+            places = places_of(self._project.folder, self._described(key))
+            if (image := self._restore(key, places, keys)) is not None:
+                keys[image] = key
         self._renumbered(values.get("renumbered"))
         self._models(entries, values.get("in_use"))
         window = values.get("window") or {}
         chosen = next((i for i, key in keys.items() if key == window.get("image")), None)
         self._controller.choose_image(chosen or next(iter(keys), self._session.image))
         napari_layers.restore_window(self._controller.viewer, window)
-        return keys, tuple(missing)
+        return keys, self._missing(keys)
+
+    def find(
+        self, keys: Mapping[Any, str], path: Path | None
+    ) -> tuple[dict[Any, str], tuple[str, ...]]:
+        """Look for images that were not found.
+
+        Parameters
+        ----------
+        keys
+            The project's key of each image layer that is there.
+        path
+            A file of one of them; others may have moved along with it. None: among what is open.
+
+        Returns
+        -------
+        found
+            The project's key of each image layer that is new.
+        missing
+            Names of those that were not found.
+        """
+        found: dict[Any, str] = {}
+        for key in self._project.truths:
+            known = {**keys, **found}
+            if key not in known.values():
+                image = self._restore(key, self._near(key, path), known)
+                if image is not None:
+                    found[image] = key
+        return found, self._missing({**keys, **found})
+
+    def _missing(self, keys: Mapping[Any, str]) -> tuple[str, ...]:
+        lost = [key for key in self._project.truths if key not in keys.values()]
+        return tuple(str(self._described(key).get("name", key)) for key in lost)
+
+    def _restore(self, key: str, places: Sequence[Path], keys: Mapping[Any, str]) -> Image | None:
+        """Make the layers of one image; None where it is not found."""
+        described, truth = self._described(key), self._project.truths[key]
+        image = self._image(described, truth, places, keys)
+        if image is not None:
+            self._labels(image, truth, described)
+        return image
+
+    def _near(self, key: str, path: Path | None) -> list[Path]:
+        """A file, and where an image would be if it had moved along with it."""
+        if path is None:
+            return []
+        before = self._described(key).get("path")
+        beside = [path.parent / Path(before).name] if isinstance(before, str) else []
+        return list(dict.fromkeys([path, *beside]))
+
+    def _described(self, key: str) -> Mapping[str, Any]:
+        described: Mapping[str, Any] = self._project.values.get("images", {}).get(key, {})
+        return described
 
     def _structures(self, values: Mapping[str, Any]) -> None:
         session = self._session
@@ -78,14 +128,22 @@ class Restored:
         with suppress(ValueError, KeyError):
             session.mode = Mode(values["mode"])
 
-    def _image(self, described: Mapping[str, Any], truth: Truth) -> Image | None:
+    def _image(
+        self,
+        described: Mapping[str, Any],
+        truth: Truth,
+        places: Sequence[Path],
+        taken: Mapping[Any, str],
+    ) -> Image | None:
         """The image layer: one that is open with the same pixels, or its file."""
         for layer in self._controller.images():
-            if self._fits(layer, truth) and _same_pixels(layer, described.get("fingerprint")):
+            if layer in taken or not self._fits(layer, truth):
+                continue
+            if _same_pixels(layer, described.get("fingerprint")):
                 return layer
         reader = described.get("reader")
         reader = reader if isinstance(reader, str) else None
-        for place in places_of(self._project.folder, described):
+        for place in places:
             if place.exists():
                 viewer = self._controller.viewer
                 opened = napari_layers.open_images(viewer, place.resolve(), reader)

@@ -55,8 +55,10 @@ MASK_IS_YOURS = (
     "{} was given data that are no mask of {}; it is yours now. 'Predict' makes a new mask, with "
     "all that was corrected before."
 )
+NOTHING_TO_REPORT = "Nothing was painted yet, so there is nothing to report."
 KEPT_AGAIN = "Everything is on disk again."
-MISSING = "Not found: {}. Open these images, then open the project again: nothing of it is lost."
+MISSING = "Not found: {}. Press 'Find image…', or open or drop it: nothing of it is lost."
+NOT_THAT_IMAGE = "{} has not the pixels that were painted on; choose another file."
 KEPT = "; the earlier model is kept"
 EARLIER = "; the earlier model is one click away under Model"
 MOST_NAMED = 4
@@ -70,6 +72,8 @@ NO_OTHER_MODEL = (
 OTHER_CLASSES = (
     "The model before has other structures, so the two cannot be compared; train once more."
 )
+NO_BATCH = "There is no image in the list: add files, a folder, or what is open."
+NO_WORST = "Nothing was predicted yet: press 'Predict all' first."
 NO_MODEL = "There is no model yet: press Train, or load one under Model."
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.events import Choice
     from napari_unetseg.core.model import Model
     from napari_unetseg.core.quality import PlaneQuality
+    from napari_unetseg.gui.batches import BatchRow
     from napari_unetseg.io.places import Recovery
 
 __all__ = [
@@ -56,6 +57,7 @@ class JobKind(StrEnum):
     TIDY = "tidy"
     EXPORT = "export"
     MODEL = "model"
+    BATCH = "batch"
 
 
 class Mode(StrEnum):
@@ -120,6 +122,7 @@ class JobState:
     fraction: float | None = None
     remaining: float | None = None
     stopping: bool = False
+    paused: bool = False
     since: float = field(default_factory=time.monotonic)
 
 
@@ -215,6 +218,8 @@ class Session:
     """The project that was named, a folder; None while everything goes to one without a name."""
     recoveries: tuple[Recovery, ...] = ()
     """What windows that crashed, or were closed without a name, have left."""
+    batch: tuple[BatchRow, ...] = ()
+    """The images of the batch panel."""
     missing: tuple[str, ...] = ()
     """Names of the project's images that were not found."""
 

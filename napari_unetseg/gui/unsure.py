@@ -25,6 +25,8 @@ __all__ = ["Unsure"]
 
 REST = 4.0
 """The uncertainty of the same plane is made anew after this many times what it took."""
+PASSES = 4
+"""Mirrored passes that are averaged once nothing else is to be done."""
 
 
 class Unsure:
@@ -74,16 +76,18 @@ class Unsure:
             return
         with suppress(UserError):
             plane = napari_layers.plane_on_screen(self._controller.viewer, image, model.dims)
-            moved = self._shown is None or self._shown[:2] != (image, plane)
+            shown, wanted = self._shown, (image, plane, model.id)
             rested = self._attention.clock() >= self._rests_until
-            if moved or (rested and self._shown != (image, plane, model.id)):
-                self._map(model, image, plane)
+            if shown is None or shown[:2] != wanted[:2] or (rested and shown[:3] != wanted):
+                self._map(model, image, plane, 1)
+            elif rested and self._session.job is None and shown[3] < PASSES:
+                self._map(model, image, plane, PASSES)
 
-    def _map(self, model: Model, image: Image, plane: tuple[int, ...]) -> None:
+    def _map(self, model: Model, image: Image, plane: tuple[int, ...], passes: int) -> None:
         stack, start = self._controller.stack(), self._attention.clock()
         model.check_image(stack)
         device, threads = self._session.settings.device, self._controller.thread_count()
-        self._shown, self._mapping = (image, plane, model.id), True
+        self._shown, self._mapping = (image, plane, model.id, passes), True
 
         def question() -> np.ndarray | Exception:
             from napari_unetseg.core.config import PredictSettings
@@ -91,7 +95,7 @@ class Unsure:
 
             settings = PredictSettings.model_validate({"device": device, "threads": threads})
             try:
-                return uncertainty_map(model, stack, plane, settings)
+                return uncertainty_map(model, stack, plane, settings, passes=passes)
             except Exception as error:  # noqa: BLE001 - said by the window's thread
                 return error
 

@@ -6,7 +6,7 @@ PyTorch is imported here inside the functions, so that opening the dock needs no
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,16 +27,19 @@ if TYPE_CHECKING:
     from napari_unetseg.core.labels import Structure
     from napari_unetseg.core.model import Model
     from napari_unetseg.core.samples import Pair
+    from napari_unetseg.engine.saving import Saving
     from napari_unetseg.gui.live import Screen
     from napari_unetseg.gui.session import Source
 
 __all__ = [
+    "BatchWork",
     "CopyWork",
     "ExportWork",
     "LoadWork",
     "OpenWork",
     "PredictWork",
     "Progress",
+    "ReportWork",
     "SaveWork",
     "TidyWork",
     "TrainWork",
@@ -278,3 +281,71 @@ class CopyWork:
         """Return the copy."""
         yield Progress(0.0)
         return self.project.save_as(self.folder)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReportWork:
+    """Writes a page about the project that is open; ``stacks`` are its images by their keys."""
+
+    project: Path
+    output: Path
+    title: str
+    stacks: Mapping[str, Stack]
+
+    def __call__(self, control: Control) -> Events:
+        """Return the page."""
+        from napari_unetseg.project_report import report_events
+
+        yield Progress(0.0)
+        page, _ = yield from report_events(
+            self.project, self.output, title=self.title, stacks=self.stacks, control=control
+        )
+        return page
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchWork:
+    """Predicts many images into files.
+
+    Attributes
+    ----------
+    model
+        What is applied.
+    images, stacks
+        The images by what their masks are called; those that are open, by their paths.
+    how, measure
+        As what and where masks are saved; whether with tables of their objects.
+    device
+        As in `PredictSettings`.
+    """
+
+    model: Model
+    images: Mapping[str, Path]
+    stacks: Mapping[Path, Stack]
+    how: Saving
+    measure: bool
+    device: str
+
+    def __call__(self, control: Control) -> Events:
+        """Return what became of each image that was reached."""
+        from napari_unetseg.core.config import PredictSettings
+        from napari_unetseg.engine.files import Wish, predict_files
+        from napari_unetseg.io.images import open_stack
+
+        settings = PredictSettings.model_validate({"device": self.device})
+        wish = Wish(count=True, measure=".csv" if self.measure else None, unsure=True)
+
+        def opened(path: Path) -> Stack:
+            return self.stacks[path] if path in self.stacks else open_stack(path)
+
+        return (
+            yield from predict_files(
+                self.model,
+                self.images,
+                self.how,
+                settings,
+                open_image=opened,
+                wish=wish,
+                control=control,
+            )
+        )

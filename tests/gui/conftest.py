@@ -50,6 +50,20 @@ def controller(model_viewer: ViewerModel) -> Iterator[Controller]:
 
 
 @pytest.fixture
+def readers() -> Iterator[None]:
+    """napari's own readers, which its test fixtures leave out."""
+    from npe2 import PluginManager, PluginManifest
+
+    manager = PluginManager.instance()
+    there = "napari" in manager
+    if not there:
+        manager.register(PluginManifest.from_distribution("napari"))
+    yield
+    if not there:
+        manager.unregister("napari")
+
+
+@pytest.fixture
 def said(controller: Controller) -> list[str]:
     """Everything that the status line said."""
     sentences: list[str] = []

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 from attention_parts import reader
 from gui_parts import SIDE, TINY, squares, strokes
+from helpers import random_model
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from napari_unetseg.core.attention import ALL_DONE
 from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.core.uncertainty import uncertainty_map
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences
 from napari_unetseg.gui.controller import Controller
@@ -200,6 +202,32 @@ def test_the_uncertainty_lies_over_the_image_and_follows_plane_and_wish(
     assert layer.data[0].any()
     controller.attention.show_uncertainty(False)
     assert layer not in viewer.layers
+
+
+def test_when_nothing_else_is_to_be_done_the_uncertainty_is_averaged(
+    controller: Controller, viewer: ViewerModel
+) -> None:
+    use(controller, random_model(1, depth=2, width=4))
+    now = 0.0
+    controller.attention.clock = lambda: now
+    series = viewer.layers["series"]
+    controller.choose_image(series)
+    viewer.dims.set_point(0, 4.0)
+    controller.attention.show_uncertainty(True)
+    controller.tick()
+    layer = viewer.layers["series · uncertainty"]
+    once = layer.data[2].copy()
+    stack, model = controller.stack(), controller.attention.model
+    assert once == pytest.approx(uncertainty_map(model, stack, (2,)), abs=1e-5)
+    now = 1.0
+    controller.tick()
+    four = uncertainty_map(model, stack, (2,), passes=4)
+    assert np.abs(four - once).max() > 0.01
+    assert layer.data[2] == pytest.approx(four, abs=1e-5)
+    layer.data[2] = 0.0
+    now = 2.0
+    controller.tick()
+    assert not layer.data[2].any(), "it is made once"
 
 
 def test_a_deleted_uncertainty_layer_is_no_longer_wished_for(

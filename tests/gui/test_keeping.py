@@ -20,6 +20,7 @@ from napari_unetseg.gui.jobs import SyncRunner
 from napari_unetseg.gui.session import Mode
 from napari_unetseg.io import places
 
+pytestmark = pytest.mark.usefixtures("readers")
 PLANE = (slice(0, SIDE), slice(0, SIDE))
 
 
@@ -28,20 +29,6 @@ def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, config = str(tmp_path / "data"), str(tmp_path / "config")
     monkeypatch.setattr(places.platformdirs, "user_data_dir", lambda *_, **__: data)
     monkeypatch.setattr(places.platformdirs, "user_config_dir", lambda *_, **__: config)
-
-
-@pytest.fixture(autouse=True)
-def _readers() -> Iterator[None]:
-    """napari's own readers, which its test fixtures leave out."""
-    from npe2 import PluginManager, PluginManifest
-
-    manager = PluginManager.instance()
-    there = "napari" in manager
-    if not there:
-        manager.register(PluginManifest.from_distribution("napari"))
-    yield
-    if not there:
-        manager.unregister("napari")
 
 
 @pytest.fixture
@@ -182,8 +169,9 @@ def test_a_named_project_moves_with_its_images(work: Controller, tmp_path: Path)
     again.disconnect()
 
 
-def test_a_missing_image_is_named_and_nothing_of_it_is_lost(
-    work: Controller, picture: Path, tmp_path: Path
+@pytest.mark.parametrize("by", ["choosing its file", "dropping it"])
+def test_a_missing_image_is_asked_for_and_nothing_of_it_is_lost(
+    work: Controller, picture: Path, tmp_path: Path, by: str
 ) -> None:
     before = said(work)
     folder = tmp_path / "project"
@@ -194,11 +182,23 @@ def test_a_missing_image_is_named_and_nothing_of_it_is_lost(
     again.keeping.open(folder)
     assert "Not found: squares" in again.session.message.text
     assert again.session.missing == ("squares",)
-    again.viewer.open(str(tmp_path / "other name.tif"))
-    again.keeping.open(folder)
+    tifffile.imwrite(tmp_path / "not that.tif", np.zeros((SIDE, SIDE), np.uint8))
+    again.keeping.find(tmp_path / "not that.tif")
+    assert "not that.tif has not the pixels" in again.session.message.text
+    assert again.session.missing == ("squares",)
+    if by == "dropping it":
+        again.viewer.open(str(tmp_path / "other name.tif"))
+        again.tick()
+    else:
+        again.keeping.find(tmp_path / "other name.tif")
     assert again.session.missing == ()
+    assert "with all that was painted" in again.session.message.text
     assert_same(said(again), before)
     again.disconnect()
+    third = started(None)
+    third.keeping.open(folder)
+    assert third.session.missing == (), "where it is was kept"
+    third.disconnect()
 
 
 def test_an_image_without_a_file_is_known_by_its_pixels(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from napari.layers import Image
-from qtpy.QtGui import QColor
+from qtpy.QtGui import QColor, QDesktopServices
 from qtpy.QtWidgets import QColorDialog, QFileDialog, QMenu, QMessageBox
 from window_parts import Window
 
@@ -87,6 +88,60 @@ def test_save_open_recent_and_what_the_panel_says(
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_, **__: str(tmp_path))
     painted.click(panel.open)
     painted.wait(lambda: "is no project" in session.message.text)
+
+
+def test_a_report_of_an_image_that_is_in_no_file(
+    painted: Window, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(QDesktopServices, "openUrl", lambda url: shown.append(url.toLocalFile()))
+    panel, session = painted.dock.project, painted.session
+    panel.fold.expand(animate=False)
+    saves_to(monkeypatch, tmp_path / "r")
+    painted.click(panel.report)
+    painted.wait(lambda: "nothing to report" in session.message.text)
+    labels = session.training[0].labels
+    labels.data_setitem((np.array([1]), np.array([1])), 1)
+    painted.wait(lambda: bool(session.counts))
+    painted.click(painted.dock.train.button)
+    painted.wait(lambda: painted.idle() and bool(session.history))
+    painted.click(panel.report)
+    painted.wait(lambda: bool(shown))
+    page = tmp_path / "r" / "index.html"
+    assert shown == [str(page)]
+    assert session.message.text == f"The report is {page}."
+    text = page.read_text(encoding="utf-8")
+    assert "<h1>squares</h1>" in text
+    assert "plane-0.png" in text
+
+
+def test_a_moved_image_is_found_with_the_panel_s_button(
+    painted: Window,
+    make_napari_viewer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    readers: None,
+) -> None:
+    image = painted.session.image
+    painted.session.training[0].labels.data_setitem((np.array([1]), np.array([1])), 1)
+    painted.controller.keeping.save_as(tmp_path / "mine")
+    painted.wait(lambda: painted.idle() and painted.session.project is not None)
+    assert painted.controller.close()
+    viewer = make_napari_viewer(show=True)
+    window = Window(viewer)
+    panel = window.dock.project
+    assert not panel.locate.isVisibleTo(window.dock)
+    window.controller.keeping.open(tmp_path / "mine")
+    window.wait(lambda: bool(window.session.missing))
+    assert panel.lost.text() == "Not found: squares."
+    assert panel.locate.isVisibleTo(window.dock)
+    tifffile.imwrite(tmp_path / "moved.tif", image.data)
+    moved = str(tmp_path / "moved.tif")
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_, **__: (moved, ""))
+    window.click(panel.locate)
+    assert window.session.missing == ()
+    assert not panel.locate.isVisibleTo(window.dock)
+    assert window.session.training[0].labels.data[1, 1] == 1
 
 
 def test_another_window_s_strokes_are_offered_recovered_and_discarded(

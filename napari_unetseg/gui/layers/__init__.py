@@ -19,6 +19,7 @@ from napari_unetseg.gui.layers.annotation import (
 )
 from napari_unetseg.gui.layers.camera import bring_forward, look_at
 from napari_unetseg.gui.layers.files import (
+    add_mask,
     open_images,
     path_of,
     reader_of,
@@ -42,6 +43,7 @@ __all__ = [
     "Strokes",
     "Uncertainty",
     "activate_brush",
+    "add_mask",
     "add_tidied",
     "bring_forward",
     "copy_of",

@@ -9,17 +9,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Image, Labels
 
+from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.truth import Origin, Truth
 from napari_unetseg.gui.grids import empty_grid
 from napari_unetseg.gui.layers.annotation import paint_colors
-from napari_unetseg.gui.layers.grid import geometry
+from napari_unetseg.gui.layers.grid import geometry, grid_shape
+from napari_unetseg.gui.reader import lazy
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
+    from napari_unetseg.core.image import Stack
     from napari_unetseg.core.labels import Structure
 
-__all__ = ["open_images", "path_of", "reader_of", "restore_window", "strokes_layer", "window_state"]
+__all__ = [
+    "add_mask",
+    "open_images",
+    "path_of",
+    "reader_of",
+    "restore_window",
+    "strokes_layer",
+    "window_state",
+]
+
+
+IN_MEMORY = 2**28
+"""Voxels of a mask that is read whole, so that it can be painted on."""
 
 
 def path_of(image: Image) -> Path | None:
@@ -47,6 +62,30 @@ def open_images(viewer: ViewerModel, path: Path, reader: str | None = None) -> l
             continue
         return [layer for layer in layers if isinstance(layer, Image)]
     return []
+
+
+def add_mask(
+    viewer: ViewerModel, image: Image, mask: Stack, structures: Sequence[Structure]
+) -> Labels:
+    """Show a mask from a file over its image; read-only and lazy where it is large.
+
+    Raises
+    ------
+    UserError
+        It has not the grid of the image.
+    """
+    if mask.grid_shape != grid_shape(image) or mask.channel_axis is not None:
+        raise UserError(f"The mask of {image.name} has another shape; predict it again.")
+    small = int(np.prod(mask.grid_shape, dtype=np.int64)) <= IN_MEMORY
+    data = np.asarray(mask.data) if small else lazy(mask)
+    name = f"{image.name} · mask"
+    if name in viewer.layers:
+        viewer.layers.remove(name)
+    metadata = {"napari_unetseg": {"kind": "tidied"}}
+    layer = Labels(data, name=name, metadata=metadata, **geometry(image))
+    paint_colors(layer, structures)
+    viewer.layers.insert(viewer.layers.index(image) + 1, layer)
+    return layer
 
 
 def strokes_layer(

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qtpy.QtCore import QUrl
+from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import (
     QFileDialog,
     QMenu,
@@ -29,7 +31,7 @@ NAMELESS = "What you paint is kept as you paint it. Save a project to give it a 
 
 
 class ProjectPanel(Panel):
-    """Save as, open, open recent; recover."""
+    """Save as, open, open recent, report; recover."""
 
     def __init__(self, controller: Controller) -> None:
         super().__init__("", controller)
@@ -46,7 +48,12 @@ class ProjectPanel(Panel):
         self.recent = QMenu(self.open)
         self.recent.aboutToShow.connect(self._on_recent_shown)
         self.open.setMenu(self.recent)
-        self.fold = folded("Project", self.where, self.save, self.open)
+        self.report = QPushButton("Report…")
+        self.report.setToolTip(
+            "A page with what was done, scores, curves and pictures, for a paper's methods."
+        )
+        self.report.clicked.connect(self._on_report_pressed)
+        self.fold = folded("Project", self.where, self.save, self.open, self.report)
         self.column.addWidget(self.fold)
 
         self.left = hint()
@@ -61,6 +68,12 @@ class ProjectPanel(Panel):
         self._offer.setLayout(row(self.recover, self.discard, None))
         self.column.addWidget(self.left)
         self.column.addWidget(self._offer)
+        self.lost = hint()
+        self.locate = QPushButton("Find image…")
+        self.locate.setToolTip("Choose the file of an image that is not where it was.")
+        self.locate.clicked.connect(self._on_find_pressed)
+        self.column.addWidget(self.lost)
+        self.column.addWidget(self.locate)
         self.follow("project", "recoveries", "missing", call=self._on_project)
         self._on_project()
 
@@ -69,6 +82,9 @@ class ProjectPanel(Panel):
         self.where.setText(f"Everything is kept in {folder}." if folder else NAMELESS)
         for widget in (self.left, self._offer):
             widget.setVisible(bool(session.recoveries))
+        for widget in (self.lost, self.locate):
+            widget.setVisible(bool(session.missing))
+        self.lost.setText(f"Not found: {', '.join(session.missing)}.")
         if session.recoveries:
             first, others = session.recoveries[0], len(session.recoveries) - 1
             when = time.strftime("%d %b, %H:%M", time.localtime(first.when))
@@ -83,10 +99,27 @@ class ProjectPanel(Panel):
         if path:
             self.controller.keeping.save_as(Path(path))
 
+    def _on_report_pressed(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(
+            self, "Folder of the report", str(Path.home() / "segmentation report")
+        )
+        if path:
+            self.controller.keeping.report(Path(path), self._on_page)
+
+    @staticmethod
+    def _on_page(page: Path) -> None:
+        QDesktopServices.openUrl(QUrl.fromLocalFile(str(page)))
+
     def _on_open_pressed(self) -> None:
         path = QFileDialog.getExistingDirectory(self, "Folder of a project")
         if path:
             self.controller.keeping.open(Path(path))
+
+    def _on_find_pressed(self) -> None:
+        names = ", ".join(self.session.missing)
+        path, _ = QFileDialog.getOpenFileName(self, f"Where is {names}?", str(Path.home()))
+        if path:
+            self.controller.keeping.find(Path(path))
 
     def _on_recent_shown(self) -> None:
         self.recent.clear()

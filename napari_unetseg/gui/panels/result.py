@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QPushButton
 
 from napari_unetseg.core.errors import UserError
@@ -25,6 +26,8 @@ FORMATS = {"TIFF": ".tif", "OME-TIFF": ".ome.tif", "PNG": ".png"}
 class ResultPanel(Panel):
     """What is done with a trained model."""
 
+    batch_wanted = Signal()
+
     def __init__(self, controller: Controller) -> None:
         super().__init__("5  Result", controller)
         self.plane = QPushButton("Predict this plane")
@@ -38,6 +41,10 @@ class ResultPanel(Panel):
         buttons.setStretch(1, 1)
         self.column.addLayout(buttons)
 
+        self.batch = QPushButton("Many images…")
+        self.batch.setToolTip("A list of files, a mask for each: opens the batch panel.")
+        self.batch.clicked.connect(lambda _=False: self.batch_wanted.emit())
+        self.column.addWidget(self.batch)
         self._tidy, self.tidy_up = self._build_tidy()
         self._export, self.write = self._build_export()
         self.follow("entry", "settings", "sources", call=self._on_state)

@@ -1,0 +1,113 @@
+"""What ``unetseg batch`` does: many images, several models, told one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_unetseg.commands import Interrupted, check_writable, cores, count
+from napari_unetseg.core.control import Control
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.predicting import STOPPING, SomeFailedError, cluster_chunks
+from napari_unetseg.terminal import Meter, finish, note, stop_on_interrupt, tell
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.events import Event
+    from napari_unetseg.core.model import Model
+    from napari_unetseg.engine.batch import Batch, JobBegun, JobDone
+    from napari_unetseg.engine.cluster import Where
+    from napari_unetseg.engine.files import FileDone, Opening
+    from napari_unetseg.engine.stream import Chunks
+
+__all__ = ["batch"]
+
+
+def batch(config: Path, where: Where | None = None, *, dry_run: bool = False) -> None:
+    """Do what a batch file says; ``dry_run``: only list it."""
+    from napari_unetseg.engine.batch import read_batch
+
+    plan = read_batch(config)
+    if plan.threads is None and (where is None or where.local):
+        share = cores() if where is None else max(1, cores() // where.local)
+        plan = plan.model_copy(update={"threads": share})
+    if dry_run:
+        _list(plan)
+        return
+    for folder in {job.output for job in plan.jobs if job.output is not None}:
+        check_writable(folder)
+    with cluster_chunks(where, plan.threads) as chunks:
+        results = _run(plan, chunks)
+    _tell(results)
+
+
+def _list(plan: Batch) -> None:
+    """Say which masks would be made of which images."""
+    for number, job in enumerate(plan.jobs, 1):
+        tell(f"Job {number}: {job.model}")
+        if not job.model.is_file():
+            raise UserError(f"The model {job.model} is not there; check its name.")
+        for stem, image in job.find().items():
+            tell(f"  {image} -> {job.saving.mask_of(stem, image)}")
+
+
+class _Shown:
+    """What a batch tells while it runs, and the rows of its report."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.rows: list[tuple[Model, FileDone]] = []
+        self.names: list[str] = []
+        self._meter = meter
+        self._job: JobBegun | None = None
+
+    def __call__(self, event: Event) -> None:
+        from napari_unetseg.engine.batch import JobBegun
+        from napari_unetseg.engine.files import FileBegun, FileDone
+
+        job = self._job
+        if isinstance(event, JobBegun):
+            self._job = event
+        elif isinstance(event, FileBegun) and job is not None:
+            part = f"job {job.number} of {job.total}, " if job.total > 1 else ""
+            name = Path(event.name).name
+            self._meter.rename(f"Predicting {name} ({part}{event.number} of {event.total})")
+        elif isinstance(event, FileDone) and job is not None:
+            self.rows.append((job.model, event))
+            self.names.append(job.name)
+            if event.status == "failed":
+                self._meter.line(f"{event.image.name} failed: {event.error}")
+        self._meter.show(event)
+
+
+def _run(
+    plan: Batch, chunks: Callable[[Opening], Callable[[Path], Chunks]] | None
+) -> list[JobDone]:
+    from napari_unetseg.engine.batch import run_batch
+    from napari_unetseg.engine.results import write_report
+
+    control = Control(plan.threads)
+    with stop_on_interrupt(control, STOPPING), Meter("Predicting") as meter:
+        shown = _Shown(meter)
+        try:
+            results = finish(run_batch(plan, control, chunks), shown)
+        finally:
+            if plan.report is not None:
+                write_report(plan.report, shown.rows, shown.names)
+    if control.stopped:
+        done = count(len(shown.rows), "image")
+        raise Interrupted(f"Stopped; {done} done with. The same command goes on.")
+    return results
+
+
+def _tell(results: Sequence[JobDone]) -> None:
+    """Say what was done; raises what the exit code is made of."""
+    files = [file for job in results for file in job.files]
+    done = sum(file.status == "done" for file in files)
+    skipped = sum(file.status == "skipped" for file in files)
+    tell(f"{count(done, 'mask')} written by {count(len(results), 'job')}.")
+    if skipped:
+        note(f"{count(skipped, 'image')} skipped, since their masks are there.")
+    lines = [f"  {job.job.model.name}: {job.error}" for job in results if job.error]
+    lines += [f"  {file.image}: {file.error}" for file in files if file.status == "failed"]
+    if lines:
+        raise SomeFailedError("\n".join([f"{count(len(lines), 'thing')} failed:", *lines]))

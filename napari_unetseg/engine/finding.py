@@ -1,0 +1,65 @@
+"""Which images are meant, and whether their masks have a place."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.io.folders import images_by_stem
+
+if TYPE_CHECKING:
+    from napari_unetseg.engine.saving import Saving
+
+__all__ = ["check_outputs", "find_images"]
+
+
+def find_images(images: Sequence[str], *, inside: bool = False) -> dict[str, Path]:
+    """Images by their stems: files, folders of files, and patterns such as ``scans/*.tif``.
+
+    ``inside``: all must be OME-Zarr images.
+    """
+    paths: list[Path] = []
+    for image in images:
+        path = Path(image).expanduser()
+        if not path.exists() and glob.has_magic(image):
+            found = sorted(glob.glob(str(path), recursive=True))
+            if not found:
+                raise UserError(f"Nothing has a name like {image}; check the pattern.")
+            paths += [Path(name) for name in found]
+        else:
+            paths.append(path)
+    if not inside:
+        return images_by_stem(paths)
+    for path in paths:
+        if not (path / "zarr.json").is_file():
+            raise UserError(
+                f"{path} is no OME-Zarr 0.5 image, so that a mask cannot go into it; name a folder "
+                "for the masks with -o."
+            )
+    return {str(path): path for path in paths}
+
+
+def check_outputs(paths: Mapping[str, Path], how: Saving) -> None:
+    """Refuse results that would replace an image or one another."""
+    output = how.folder
+    assert output is not None
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file; name a folder for the masks with -o.")
+    inputs = {path.resolve() for path in paths.values()}
+    beside = output.resolve() in {path.parent for path in inputs}
+    for stem, path in paths.items():
+        mask, shares = how.mask_of(stem, path), how.probabilities_of(stem)
+        if mask.resolve() in inputs:
+            raise UserError(f"{mask} would replace an image by its mask; choose another folder.")
+        results = [p for p in (mask, shares) if p is not None]
+        if beside and how.through_scratch and (there := [p for p in results if p.exists()]):
+            raise UserError(
+                f"{there[0]} lies beside the images and would be replaced; choose another folder."
+            )
+        if shares is not None and f"{stem}_probabilities" in paths:
+            raise UserError(
+                f"The probabilities of {stem} would have the name of another image; rename one."
+            )

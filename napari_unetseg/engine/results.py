@@ -1,0 +1,50 @@
+"""A table of images that were predicted: how each went, and what is in its mask."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_unetseg.core.atomic import atomic_path
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.model import Model
+    from napari_unetseg.engine.files import FileDone
+
+__all__ = ["write_report"]
+
+
+def write_report(
+    path: Path, results: Sequence[tuple[Model, FileDone]], models: Sequence[str] = ()
+) -> None:
+    """Write a CSV with a row for each image, whole or not at all.
+
+    Parameters
+    ----------
+    path
+        The file.
+    results
+        Models, and what became of the images that they were applied to.
+    models
+        The name of each row's model, where a column is to tell them apart.
+    """
+    columns: dict[tuple[int, str], str] = {}
+    for model, _ in results:
+        for key in zip(model.classes.numbers, model.classes.names, strict=True):
+            columns.setdefault(key, f"{key[1]} ({key[0]})")
+    objects = sorted({number for _, done in results for number in done.objects})
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        head = ["image", "mask", "status", "seconds", *columns.values()]
+        head += [f"objects of {number}" for number in objects]
+        rows.writerow([*(["model"] if models else []), *head, "error"])
+        for place, (model, done) in enumerate(results):
+            mine = set(zip(model.classes.numbers, model.classes.names, strict=True))
+            facts: list[Any] = [done.image, done.mask, done.status, f"{done.seconds:.2f}"]
+            facts += [
+                done.voxels.get(key[0], 0) if done.voxels and key in mine else "" for key in columns
+            ]
+            facts += [done.objects.get(number, "") for number in objects]
+            rows.writerow([*models[place : place + 1], *facts, done.error])

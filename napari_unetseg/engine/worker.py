@@ -1,0 +1,158 @@
+"""What a worker does of a prediction that several machines share.
+
+A worker gets the bytes of a model file once, checks them as any model file and keeps the model;
+each task after that is a chunk's number. A worker opens images and writes chunks itself.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distributed import WorkerPlugin, get_worker
+
+from napari_unetseg import __version__
+from napari_unetseg.core.devices import use_threads
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.model import Model
+from napari_unetseg.engine.chunks import ChunkPredictor
+from napari_unetseg.engine.output import Output, attach_output
+from napari_unetseg.engine.plan import Plan, Precision
+from napari_unetseg.engine.store import FolderStore
+from napari_unetseg.engine.stream import DiskFullError, saving
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.config import PredictSettings
+    from napari_unetseg.core.image import Normalization, Stack
+    from napari_unetseg.engine.grid import Grid
+
+__all__ = ["Job", "Models", "predict_chunk"]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One image to be predicted, as it is told to workers.
+
+    Attributes
+    ----------
+    id
+        Its name; `Models` of that name has the model.
+    open_image, image
+        How the image is opened, and where it is.
+    store
+        The folder of the Zarr store that is filled.
+    grid, normalization, settings, probabilities, ome, name
+        As of `Plan` and `PredictSettings`; every worker does the same.
+    version
+        Of the program that began it.
+    """
+
+    id: str
+    open_image: Callable[[Path], Stack]
+    image: Path
+    store: Path
+    grid: Grid
+    normalization: Normalization
+    settings: PredictSettings
+    probabilities: Precision | None
+    ome: bool
+    name: str
+    version: str = __version__
+
+
+@dataclass(eq=False)
+class _Begun:
+    """An image that a worker has opened."""
+
+    stack: Stack
+    output: Output
+    predictor: ChunkPredictor
+
+
+@dataclass(eq=False)
+class Models(WorkerPlugin):
+    """Brings a model to every worker, also to those that join later, and keeps what is opened.
+
+    Parameters
+    ----------
+    data
+        The bytes of a model file.
+    """
+
+    data: bytes
+    model: Model | None = None
+    begun: dict[str, _Begun] = field(default_factory=dict)
+    lock: Any = None
+
+    def setup(self, worker: Any) -> None:  # noqa: ARG002 - as dask calls it
+        """Check the model file and load it; nothing in it is run."""
+        self.lock = threading.Lock()
+        with tempfile.TemporaryDirectory(prefix="unetseg-") as folder:
+            file = Path(folder) / "model.safetensors"
+            file.write_bytes(self.data)
+            self.model = Model.load(file)
+
+    def open(self, job: Job) -> _Begun:
+        """The image of a job, opened once."""
+        with self.lock:
+            if job.id not in self.begun:
+                self.begun.clear()
+                self.begun[job.id] = self._open(job)
+            return self.begun[job.id]
+
+    def _open(self, job: Job) -> _Begun:
+        assert self.model is not None
+        if job.version != __version__:
+            raise UserError(
+                f"napari-unetseg is {__version__} here and {job.version} where the prediction was "
+                "begun; install the same version everywhere."
+            )
+        stack = job.open_image(job.image)
+        plan = Plan(self.model, stack, job.grid, job.probabilities, job.ome, job.name)
+        predictor = ChunkPredictor(
+            self.model,
+            job.grid,
+            job.normalization,
+            job.settings.device,
+            probabilities=job.probabilities is not None,
+        )
+        return _Begun(stack, attach_output(FolderStore(job.store), plan), predictor)
+
+
+def predict_chunk(job: Job, number: int) -> list[str]:
+    """Predict a chunk and write it; returns what should be said.
+
+    One chunk is predicted at a time, while a second thread of the worker reads or writes another.
+    """
+    worker = get_worker()
+    models: Any = worker.plugins[job.id]
+    try:
+        with saving():
+            begun = models.open(job)
+            read = begun.predictor.read(begun.stack, number)
+            with models.lock:
+                _choose_gpu(worker.name)
+                use_threads(job.settings.threads)
+                predicted = begun.predictor.predict(number, read)
+                notices, begun.predictor.notices = begun.predictor.notices, []
+            begun.output.write(number, predicted)
+    except DiskFullError:
+        raise
+    except UserError as error:
+        raise UserError(
+            f"The worker at {worker.address} failed: {error} Images and output must have the same "
+            "paths on all machines."
+        ) from None
+    return list(notices)
+
+
+def _choose_gpu(name: Any) -> None:
+    """Of several GPUs that a worker sees it takes the one of its number."""
+    import torch
+
+    if isinstance(name, int) and torch.cuda.device_count() > 1:
+        torch.cuda.set_device(name % torch.cuda.device_count())
