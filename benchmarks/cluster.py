@@ -30,7 +30,8 @@ from napari_unetseg.core.events import ChunkPredicted
 from napari_unetseg.core.image import Normalization
 from napari_unetseg.core.labels import Classes, Structure
 from napari_unetseg.core.model import Model
-from napari_unetseg.engine.cluster import Where, on_cluster, workers_of
+from napari_unetseg.engine.cluster import on_cluster
+from napari_unetseg.engine.connect import Where, workers_of
 from napari_unetseg.engine.store import FolderStore
 from napari_unetseg.engine.stream import predict_to_zarr
 

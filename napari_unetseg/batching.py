@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.events import Event
     from napari_unetseg.core.model import Model
     from napari_unetseg.engine.batch import Batch, JobBegun, JobDone
-    from napari_unetseg.engine.cluster import Where
+    from napari_unetseg.engine.connect import Where
     from napari_unetseg.engine.files import FileDone, Opening
     from napari_unetseg.engine.stream import Chunks
 

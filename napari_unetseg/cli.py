@@ -29,7 +29,7 @@ from napari_unetseg.predicting import SomeFailedError, Wanted
 from napari_unetseg.terminal import complain, note, tell
 
 if TYPE_CHECKING:
-    from napari_unetseg.engine.cluster import Where
+    from napari_unetseg.engine.connect import Where
     from napari_unetseg.engine.saving import Saving
 
 __all__ = ["app", "main"]
@@ -290,7 +290,7 @@ def predict(
 
 def _where(workers: int | None, cluster: str | None, scheduler: str | None) -> Where | None:
     """The processes that predict, from the options; None: this one."""
-    from napari_unetseg.engine.cluster import Where
+    from napari_unetseg.engine.connect import Where
 
     given = [cluster, scheduler, None if workers is None else f"local:{workers}"]
     chosen = [text for text in given if text is not None]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.config import PredictSettings
     from napari_unetseg.core.events import Event
     from napari_unetseg.core.model import Model
-    from napari_unetseg.engine.cluster import Where
+    from napari_unetseg.engine.connect import Where
     from napari_unetseg.engine.files import FileDone, Opening
     from napari_unetseg.engine.saving import Saving
     from napari_unetseg.engine.stream import Chunks
@@ -138,11 +139,16 @@ def cluster_chunks(
     if where is None:
         yield None
         return
-    from napari_unetseg.engine.cluster import on_cluster, workers_of
+    from napari_unetseg.engine.cluster import forget_model, on_cluster
+    from napari_unetseg.engine.connect import workers_of
 
     with workers_of(where, threads) as client:
-        note(f"{count(len(client.nthreads()), 'worker')}; dashboard: {client.dashboard_link}")
-        yield partial(on_cluster, client)
+        shown = f"; dashboard: {client.dashboard_link}" if find_spec("bokeh") else ""
+        note(f"{count(len(client.nthreads()), 'worker')}{shown}")
+        try:
+            yield partial(on_cluster, client)
+        finally:
+            forget_model(client)
 
 
 def _tell(results: Sequence[FileDone], how: Saving) -> None:

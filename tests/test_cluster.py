@@ -24,8 +24,9 @@ from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted
 from napari_unetseg.core.predict import predict, predict_probabilities
-from napari_unetseg.engine import cluster
-from napari_unetseg.engine.cluster import Where, on_cluster, workers_of
+from napari_unetseg.engine import cluster, connect
+from napari_unetseg.engine.cluster import on_cluster
+from napari_unetseg.engine.connect import Where, workers_of
 from napari_unetseg.engine.files import Opening
 from napari_unetseg.engine.store import FolderStore
 from napari_unetseg.engine.stream import predict_to_zarr
@@ -204,7 +205,7 @@ class Broken(Opening):
 
 
 def test_another_version_is_refused_by_name(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "__version__", "99.0")
+    monkeypatch.setattr(connect, "__version__", "99.0")
     with pytest.raises(UserError, match=r"has napari-unetseg .* and this is 99\.0"):
         on_cluster(client, Opening())
 
@@ -255,7 +256,7 @@ def test_wrong_words_and_schedulers_that_do_not_answer(
     code: int,
     sentence: str,
 ) -> None:
-    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(connect, "ANSWER_SECONDS", 0.5)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

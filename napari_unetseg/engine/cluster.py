@@ -6,20 +6,22 @@ by their numbers, and finishes the output. dask gives the chunks of a lost worke
 
 from __future__ import annotations
 
-import logging
+import hashlib
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
-from napari_unetseg import __version__
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice
+from napari_unetseg.engine.connect import check_versions
+from napari_unetseg.engine.stream import CannotGoOnError
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -27,126 +29,23 @@ if TYPE_CHECKING:
     from napari_unetseg.core.config import PredictSettings
     from napari_unetseg.core.control import Control
     from napari_unetseg.core.image import Normalization, Stack
+    from napari_unetseg.core.model import Model
     from napari_unetseg.engine.output import Output
     from napari_unetseg.engine.stream import Chunks
     from napari_unetseg.engine.worker import Job
 
-__all__ = ["Where", "on_cluster", "workers_of"]
+__all__ = ["forget_model", "on_cluster"]
 
-ANSWER_SECONDS = 15.0
-"""A scheduler that does not answer in time is not there."""
-JOIN_SECONDS = 300.0
-"""Workers may wait in a queue of a cluster."""
 LOST_SECONDS = 60.0
 """Without a worker for so long a prediction ends."""
 LOOK_SECONDS = 1.0
-MISSING = (
-    "Predicting on several processes or machines needs pip install 'napari-unetseg[distributed]'."
-)
 ALL_LOST = "All workers are gone; what was predicted is kept, and the same command goes on."
-LOOPBACK = "127.0.0.1"
-
-
-@dataclass(frozen=True, slots=True)
-class Where:
-    """Processes that predict: ``local`` ones, or the workers of a scheduler at ``address``."""
-
-    local: int = 0
-    address: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> Where:
-        """Read ``local:N``, or the address of a scheduler such as ``tcp://host:8786``."""
-        name, _, number = text.partition(":")
-        if name == "local":
-            if not number.isdigit() or not 1 <= int(number) <= 256:
-                raise UserError(f"{text} says no number of processes; write local:2 for two.")
-            return cls(int(number))
-        if not text.startswith(("tcp://", "tls://", "ucx://", "ws://", "wss://")):
-            raise UserError(
-                f"{text} is no address of a dask scheduler; write one such as tcp://host:8786."
-            )
-        return cls(address=text)
-
-
-@contextmanager
-def workers_of(where: Where, threads: int | None = None) -> Iterator[Client]:
-    """Connect with workers, or start them; what was started ends with the block.
-
-    Parameters
-    ----------
-    where
-        Which workers. Local ones are processes that listen on the loopback device alone.
-    threads
-        CPU threads that a local worker predicts with; None shares out the cores.
-
-    Raises
-    ------
-    UserError
-        dask.distributed is not installed, nothing answers, or the workers have another version.
-    """
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError as error:
-        raise UserError(MISSING) from error
-    if where.local:
-        with (
-            LocalCluster(
-                n_workers=where.local,
-                threads_per_worker=2,  # one reads or writes while the other predicts
-                processes=True,
-                host=LOOPBACK,
-                memory_limit=0,
-                silence_logs=logging.CRITICAL,
-                dashboard_address=f"{LOOPBACK}:0",
-                env={"OMP_NUM_THREADS": str(threads or 1), "OMP_WAIT_POLICY": "PASSIVE"},
-            ) as cluster,
-            Client(cluster, set_as_default=False) as client,
-        ):
-            yield client
-        return
-    try:
-        client = Client(where.address, timeout=ANSWER_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"No dask scheduler answers at {where.address}; start one with dask scheduler, or "
-            "check the address and the network."
-        ) from error
-    with client:
-        _wait_for_workers(client, where.address)
-        yield client
-
-
-def _wait_for_workers(client: Client, address: str) -> None:
-    try:
-        client.wait_for_workers(1, timeout=JOIN_SECONDS)
-    except TimeoutError as error:
-        raise UserError(
-            f"No worker has joined the scheduler in {JOIN_SECONDS:.0f} s; start some with "
-            f"dask worker {address}."
-        ) from error
-
-
-def check_versions(client: Client) -> None:
-    """Refuse workers that lack this program, or have another version of it."""
-
-    def version() -> str:  # goes to the workers as it is, which need not know this module
-        from importlib.metadata import PackageNotFoundError
-        from importlib.metadata import version as installed
-
-        try:
-            return installed("napari-unetseg")
-        except PackageNotFoundError:
-            return ""
-
-    for address, found in client.run(version).items():
-        if not found:
-            raise UserError(f"The worker at {address} lacks napari-unetseg; install it there.")
-        if found != __version__:
-            raise UserError(
-                f"The worker at {address} has napari-unetseg {found} and this is {__version__}; "
-                "install the same version everywhere."
-            )
+_sent: WeakKeyDictionary[Client, str] = WeakKeyDictionary()
+"""The model that the workers of a client have."""
+CUT_OFF = (
+    "The connection to the dask scheduler was lost; what was predicted is kept, and once it runs "
+    "again the same command goes on."
+)
 
 
 def on_cluster(client: Client, open_image: Callable[[Path], Stack]) -> Callable[[Path], Chunks]:
@@ -155,7 +54,8 @@ def on_cluster(client: Client, open_image: Callable[[Path], Stack]) -> Callable[
     Parameters
     ----------
     client
-        Of `workers_of`, or any other of dask.distributed.
+        Of `workers_of`, or any other of dask.distributed. Each worker is sent a model once; see
+        also `forget_model`.
     open_image
         Opens an image at a path, on a worker; a function of a module, or a partial of one.
 
@@ -183,12 +83,14 @@ def _predict(
     control: Control,
 ) -> Iterator[Event]:
     """Have the chunks that are not there yet predicted."""
-    from napari_unetseg.core.model_file import content
-    from napari_unetseg.engine.worker import Job, Models
+    from napari_unetseg.engine.worker import Job
 
     plan = output.plan
+    with _connected():
+        name = _send(client, plan.model)
     job = Job(
-        id=f"unetseg-{uuid.uuid4().hex}",
+        id=uuid.uuid4().hex[:12],
+        models=name,
         open_image=open_image,
         image=image,
         store=output.folder.absolute(),
@@ -199,12 +101,38 @@ def _predict(
         ome=plan.ome,
         name=plan.name,
     )
-    model = content(plan.model.weights, plan.model.description())
-    client.register_plugin(Models(model), name=job.id)
-    try:
+    with _connected():
         yield from _hand_out(client, job, output, control)
-    finally:
-        client.unregister_worker_plugin(job.id)
+
+
+@contextmanager
+def _connected() -> Iterator[None]:
+    """Say in a sentence that the connection to the scheduler was lost."""
+    try:
+        yield
+    except (OSError, CancelledError) as error:
+        raise CannotGoOnError(CUT_OFF) from error
+
+
+def _send(client: Client, model: Model) -> str:
+    """Give each worker a model, also those that join later, unless they have it; its name there."""
+    from napari_unetseg.core.model_file import content
+    from napari_unetseg.engine.worker import Models
+
+    data = content(model.weights, model.description())
+    name = f"unetseg-{hashlib.sha256(data).hexdigest()[:12]}-{client.id}"
+    if _sent.get(client) != name:
+        forget_model(client)
+        client.register_plugin(Models(data), name=name)
+        _sent[client] = name
+    return name
+
+
+def forget_model(client: Client) -> None:
+    """Take the model that was sent last from the workers of a client."""
+    if (name := _sent.pop(client, None)) is not None:
+        with suppress(Exception):  # they may be gone
+            client.unregister_worker_plugin(name)
 
 
 def _hand_out(client: Client, job: Job, output: Output, control: Control) -> Iterator[Event]:
@@ -224,14 +152,15 @@ def _hand_out(client: Client, job: Job, output: Output, control: Control) -> Ite
             ended = _ended(client, going)
             lost_since = None if ended or client.nthreads() else lost_since or time.monotonic()
             if lost_since is not None and time.monotonic() - lost_since > LOST_SECONDS:
-                raise UserError(ALL_LOST)
+                raise CannotGoOnError(ALL_LOST)
             for future in ended:
                 going.discard(future)
                 yield from map(Notice, _result(future))
                 done += 1
                 yield ChunkPredicted(done, total)
     finally:
-        client.cancel(list(going))
+        with suppress(OSError, CancelledError):
+            client.cancel(list(going))
 
 
 def _room(client: Client) -> int:

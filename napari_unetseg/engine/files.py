@@ -21,7 +21,7 @@ from napari_unetseg.engine.objects import measure_objects
 from napari_unetseg.engine.output import is_finished
 from napari_unetseg.engine.saving import Format, Saving
 from napari_unetseg.engine.store import FolderStore
-from napari_unetseg.engine.stream import DiskFullError, predict_here, predict_to_zarr, saving
+from napari_unetseg.engine.stream import CannotGoOnError, predict_here, predict_to_zarr, saving
 from napari_unetseg.io.images import open_stack
 
 if TYPE_CHECKING:
@@ -153,8 +153,8 @@ def predict_files(
 
     Raises
     ------
-    DiskFullError
-        None of the others could be saved either.
+    CannotGoOnError
+        None of the others could be saved either, or there are no workers any more.
     """
     control = control or Control(settings.threads)
     one = _One(model, how, settings, open_image, wish or Wish(), control, chunks)
@@ -165,7 +165,7 @@ def predict_files(
         done: FileDone | None = FileDone(stem, image, how.mask_of(stem, image), "failed", 0.0, {})
         try:
             done = yield from one.predict(stem, image)
-        except DiskFullError:
+        except CannotGoOnError:
             raise
         except Exception as problem:  # noqa: BLE001 - the other images are still predicted
             done = replace(done, error=_sentence(problem)) if done is not None else None

@@ -24,11 +24,22 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image import Normalization, Stack
     from napari_unetseg.core.model import Model
 
-__all__ = ["Chunks", "DiskFullError", "predict_here", "predict_to_zarr", "saving"]
+__all__ = [
+    "CannotGoOnError",
+    "Chunks",
+    "DiskFullError",
+    "predict_here",
+    "predict_to_zarr",
+    "saving",
+]
 
 
-class DiskFullError(UserError):
-    """No image after this one could be saved either; the same command goes on later."""
+class CannotGoOnError(UserError):
+    """No image after this one could be predicted either; the same command goes on later."""
+
+
+class DiskFullError(CannotGoOnError):
+    """There is no space to save a mask."""
 
 
 Chunks = Callable[["Output", "Normalization", PredictSettings, Control], Iterator[Event]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +19,13 @@ from distributed import WorkerPlugin, get_worker
 from napari_unetseg import __version__
 from napari_unetseg.core.devices import use_threads
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.memory import kept_memory
 from napari_unetseg.core.model import Model
 from napari_unetseg.engine.chunks import ChunkPredictor
 from napari_unetseg.engine.output import Output, attach_output
 from napari_unetseg.engine.plan import Plan, Precision
 from napari_unetseg.engine.store import FolderStore
-from napari_unetseg.engine.stream import DiskFullError, saving
+from napari_unetseg.engine.stream import CannotGoOnError, saving
 
 if TYPE_CHECKING:
     from napari_unetseg.core.config import PredictSettings
@@ -40,7 +42,9 @@ class Job:
     Attributes
     ----------
     id
-        Its name; `Models` of that name has the model.
+        Its name.
+    models
+        Name of the `Models` that has its model.
     open_image, image
         How the image is opened, and where it is.
     store
@@ -52,6 +56,7 @@ class Job:
     """
 
     id: str
+    models: str
     open_image: Callable[[Path], Stack]
     image: Path
     store: Path
@@ -86,19 +91,30 @@ class Models(WorkerPlugin):
     data: bytes
     model: Model | None = None
     begun: dict[str, _Begun] = field(default_factory=dict)
-    lock: Any = None
+    opening: Any = None
+    predicting: Any = None
+    memory: ExitStack | None = None
 
     def setup(self, worker: Any) -> None:  # noqa: ARG002 - as dask calls it
         """Check the model file and load it; nothing in it is run."""
-        self.lock = threading.Lock()
+        self.opening, self.predicting = threading.Lock(), threading.Lock()
+        self.memory = ExitStack()
+        self.memory.enter_context(kept_memory())
         with tempfile.TemporaryDirectory(prefix="unetseg-") as folder:
             file = Path(folder) / "model.safetensors"
             file.write_bytes(self.data)
             self.model = Model.load(file)
 
+    def teardown(self, worker: Any) -> None:  # noqa: ARG002 - as dask calls it
+        """Give the memory back."""
+        self.model = None
+        self.begun.clear()
+        if self.memory is not None:
+            self.memory.close()
+
     def open(self, job: Job) -> _Begun:
         """The image of a job, opened once."""
-        with self.lock:
+        with self.opening:
             if job.id not in self.begun:
                 self.begun.clear()
                 self.begun[job.id] = self._open(job)
@@ -111,8 +127,14 @@ class Models(WorkerPlugin):
                 f"napari-unetseg is {__version__} here and {job.version} where the prediction was "
                 "begun; install the same version everywhere."
             )
-        stack = job.open_image(job.image)
-        plan = Plan(self.model, stack, job.grid, job.probabilities, job.ome, job.name)
+        try:
+            stack = job.open_image(job.image)
+            plan = Plan(self.model, stack, job.grid, job.probabilities, job.ome, job.name)
+            output = attach_output(FolderStore(job.store), plan)
+        except UserError as error:
+            raise UserError(
+                f"{error} Images and output must have the same paths on all machines."
+            ) from error
         predictor = ChunkPredictor(
             self.model,
             job.grid,
@@ -120,7 +142,7 @@ class Models(WorkerPlugin):
             job.settings.device,
             probabilities=job.probabilities is not None,
         )
-        return _Begun(stack, attach_output(FolderStore(job.store), plan), predictor)
+        return _Begun(stack, output, predictor)
 
 
 def predict_chunk(job: Job, number: int) -> list[str]:
@@ -129,30 +151,20 @@ def predict_chunk(job: Job, number: int) -> list[str]:
     One chunk is predicted at a time, while a second thread of the worker reads or writes another.
     """
     worker = get_worker()
-    models: Any = worker.plugins[job.id]
+    models: Any = worker.plugins[job.models]
     try:
         with saving():
             begun = models.open(job)
+            if begun.output.done(number):  # by a worker that was lost before it could say so
+                return []
             read = begun.predictor.read(begun.stack, number)
-            with models.lock:
-                _choose_gpu(worker.name)
+            with models.predicting:
                 use_threads(job.settings.threads)
                 predicted = begun.predictor.predict(number, read)
                 notices, begun.predictor.notices = begun.predictor.notices, []
             begun.output.write(number, predicted)
-    except DiskFullError:
+    except CannotGoOnError:
         raise
     except UserError as error:
-        raise UserError(
-            f"The worker at {worker.address} failed: {error} Images and output must have the same "
-            "paths on all machines."
-        ) from None
+        raise UserError(f"The worker at {worker.address} failed: {error}") from None
     return list(notices)
-
-
-def _choose_gpu(name: Any) -> None:
-    """Of several GPUs that a worker sees it takes the one of its number."""
-    import torch
-
-    if isinstance(name, int) and torch.cuda.device_count() > 1:
-        torch.cuda.set_device(name % torch.cuda.device_count())
