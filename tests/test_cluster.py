@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 from helpers import random_model
 from test_engine import mask_of, noise, tree
 
@@ -27,9 +29,10 @@ from napari_unetseg.core.predict import predict, predict_probabilities
 from napari_unetseg.engine import cluster, connect
 from napari_unetseg.engine.cluster import on_cluster
 from napari_unetseg.engine.connect import Where, workers_of
-from napari_unetseg.engine.files import Opening
+from napari_unetseg.engine.files import Opening, predict_files
+from napari_unetseg.engine.saving import Format, Saving
 from napari_unetseg.engine.store import FolderStore
-from napari_unetseg.engine.stream import predict_to_zarr
+from napari_unetseg.engine.stream import CannotGoOnError, predict_to_zarr
 from napari_unetseg.io.images import open_stack
 
 distributed = pytest.importorskip("distributed", reason="the extra 'distributed' is not installed")
@@ -41,8 +44,13 @@ POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
-    with workers_of(Where(local=2), 1) as found:
-        yield found
+    """Two local workers, as on a machine with two GPUs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "device_count", lambda: 2)
+        workers = workers_of(Where(local=2), 1)
+        found = workers.__enter__()
+    yield found
+    workers.__exit__(None, None, None)
 
 
 @pytest.fixture
@@ -99,6 +107,29 @@ def test_the_mask_is_that_of_the_whole_image_but_for_ties(client: Any, tmp_path:
     differs = mask_of(tmp_path / "out")[:] != predict(model, open_stack(image), whole)
     assert (np.abs(shares[1] - shares[0])[differs] < 1e-4).all()
     assert len(np.unique(mask_of(tmp_path / "out")[:])) == 2
+
+
+def plugins(dask_worker: Any) -> list[tuple[str, int]]:
+    """Our models on a worker, by name and identity; a function for workers."""
+    return [(n, id(p)) for n, p in dask_worker.plugins.items() if n.startswith("unetseg-")]
+
+
+def test_a_model_is_sent_once_for_all_images(client: Any, tmp_path: Path) -> None:
+    model, image = random_model(1, depth=2, width=4), saved(tmp_path, (50, 60))
+    fill(client, model, image, tmp_path / "a")
+    before = client.run(plugins)
+    fill(client, random_model(1, depth=2, width=4), image, tmp_path / "b")
+    assert client.run(plugins) == before
+    assert [len(found) for found in before.values()] == [1, 1]
+    fill(client, random_model(2, depth=2, width=4), image, tmp_path / "c")
+    assert [len(found) for found in client.run(plugins).values()] == [1, 1]
+    cluster.forget_model(client)
+    assert list(client.run(plugins).values()) == [[], []]
+
+
+def test_each_local_worker_has_a_gpu_of_its_own(client: Any) -> None:
+    shown = client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
+    assert sorted(shown.values()) == ["0", "1"]
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -187,6 +218,60 @@ def test_when_all_workers_are_gone_it_says_so_and_goes_on_later(
     assert sum(isinstance(e, ChunkPredicted) for e in again) <= 160 - 3 + 1
     fill(None, model, image, tmp_path / "whole")
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_scheduler_that_is_lost_is_a_sentence_and_ends_all_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect, "ANSWER_SECONDS", 0.5)
+    model, image = random_model(1, depth=2, width=4), saved(tmp_path, (40, 128, 128))
+    local = distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+    )
+    with workers_of(Where(address=local.scheduler_address)) as client:
+        events = predict_files(
+            model,
+            {"a": image, "b": image},
+            Saving(tmp_path / "out", Format.ZARR),
+            SMALL,
+            open_image=Opening(),
+            chunks=on_cluster(client, Opening()),
+        )
+        told = 0
+        while told < 3:
+            told += isinstance(next(events), ChunkPredicted)
+        local.close()
+        with pytest.raises(CannotGoOnError, match=r"connection to the dask scheduler was lost"):
+            list(events)
+    assert not (tmp_path / "out" / "b.zarr").exists()
+
+
+@POSIX
+def test_a_worker_that_lacks_the_program_is_named(tmp_path: Path) -> None:
+    """A process with all the packages of this one but ours."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for entry in Path(sysconfig.get_paths()["purelib"]).iterdir():
+        if "napari_unetseg" not in entry.name and entry.suffix != ".pth":
+            (packages / entry.name).symlink_to(entry)
+    with distributed.LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None) as local:
+        command = [sys.executable, "-S", "-m", "distributed.cli.dask_worker", "--no-nanny"]
+        bare = subprocess.Popen(
+            [*command, "--no-dashboard", "--host", "127.0.0.1", local.scheduler_address],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(packages)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            with workers_of(Where(address=local.scheduler_address)) as client:
+                (address,) = client.nthreads()
+                with pytest.raises(UserError, match=f"{address} lacks napari-unetseg; install"):
+                    on_cluster(client, Opening())
+        finally:
+            bare.kill()
+            bare.wait()
 
 
 def test_a_worker_that_cannot_reach_the_image_says_so(client: Any, tmp_path: Path) -> None:
@@ -309,19 +394,44 @@ def test_three_kills_of_the_command_and_the_same_bytes(tmp_path: Path) -> None:
             cwd=tmp_path,
             env=environment,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,
         )
         until = time.monotonic() + 120
         while written() < 4 * number:
             assert process.poll() is None, "it ended before it was killed"
             assert time.monotonic() < until
             time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
+        process.kill()  # its workers notice and end; the next ones may begin before
         process.wait()
     assert 12 <= written() < 24
     for arguments in (command("killed", "--workers", "2"), command("whole")):
         subprocess.run(arguments, cwd=tmp_path, env=environment, check=True, capture_output=True)
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
+
+
+@POSIX
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal_stops_after_the_chunks_at_hand(tmp_path: Path) -> None:
+    """A terminal sends it to all processes, the workers too."""
+    random_model(1, depth=3, width=8).save(tmp_path / "m.safetensors")
+    saved(tmp_path, (60, 300, 300))
+    rest = ["m.safetensors", "image.npy", "-o", "out", "--format", "zarr", "--threads", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "napari_unetseg", "predict", *rest, "--workers", "2"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    chunks = tmp_path / "out/image.zarr/labels/mask/0/c"
+    until = time.monotonic() + 120
+    while len(list(chunks.rglob("[0-9]*"))) < 5 and time.monotonic() < until:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "Stopped; 0 of 1 images are done with" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.slow

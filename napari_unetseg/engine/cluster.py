@@ -7,6 +7,7 @@ by their numbers, and finishes the output. dask gives the chunks of a lost worke
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -119,11 +120,12 @@ def _send(client: Client, model: Model) -> str:
     from napari_unetseg.core.model_file import content
     from napari_unetseg.engine.worker import Models
 
-    data = content(model.weights, model.description())
-    name = f"unetseg-{hashlib.sha256(data).hexdigest()[:12]}-{client.id}"
+    description = model.description()
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+    name = f"unetseg-{model.id}-{digest[:12]}-{client.id}"
     if _sent.get(client) != name:
         forget_model(client)
-        client.register_plugin(Models(data), name=name)
+        client.register_plugin(Models(content(model.weights, description)), name=name)
         _sent[client] = name
     return name
 

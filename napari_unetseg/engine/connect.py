@@ -131,13 +131,15 @@ def _local(count: int, threads: int) -> LocalCluster:
 @contextmanager
 def _silent() -> Iterator[None]:
     """Keep dask from writing between our lines; what matters is raised."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _wait_for_workers(client: Client, address: str) -> None:
