@@ -37,7 +37,7 @@ BINDINGS = {"pyqt5": "PyQt5", "pyqt6": "PyQt6", "pyside6": "PySide6"}
 PARTS = {
     "torch": ("torch", 3000, 5300) if LINUX else ("torch", 250, 1000),
     "napari": ("napari", 180, 900),
-    "dev": ("pytest", 35, 110),
+    "dev": ("pytest", 95, 290),
     "pyqt5": ("PyQt5", 70, 200),
     "pyqt6": ("PyQt6", 95, 260),
     "pyside6": ("PySide6", 265, 670),

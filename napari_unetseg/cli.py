@@ -24,8 +24,9 @@ from napari_unetseg.commands import Interrupted, Labelled
 from napari_unetseg.core.config import PredictSettings, TrainSettings
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
+from napari_unetseg.core.parallel import place
 from napari_unetseg.predicting import SomeFailedError, Wanted
-from napari_unetseg.terminal import note, tell
+from napari_unetseg.terminal import complain, note, tell
 
 if TYPE_CHECKING:
     from napari_unetseg.engine.connect import Where
@@ -90,12 +91,17 @@ Ignore = Annotated[
 
 @app.callback()
 def _common(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show tracebacks, as UNETSEG_DEBUG=1 does.")
     ] = False,
 ) -> None:
     del version, debug  # `main` has seen to them
+    if place().size > 1 and context.invoked_subcommand != "train":
+        raise WrongUsageError(
+            f"torchrun is for train alone; start unetseg {context.invoked_subcommand} without it."
+        )
 
 
 @app.command()
@@ -501,27 +507,27 @@ def _quieten() -> None:
 def _failure(error: BaseException) -> int:
     """Say in one line what went wrong, and return the exit code."""
     if isinstance(error, UserError):
-        note(f"unetseg: {error}")
+        complain(str(error))
         return FAILED
     if isinstance(error, Interrupted | KeyboardInterrupt | typer.Abort):
         note(f"unetseg: {error}" if isinstance(error, Interrupted) else "Stopped.")
         return INTERRUPTED
     if isinstance(error, SomeFailedError):
-        note(f"unetseg: {error}")
+        complain(str(error))
         return SOME_FAILED
     if isinstance(error, WrongUsageError):
-        note(f"unetseg: {error}")
+        complain(str(error))
         return WRONG_USAGE
     if hasattr(error, "format_message"):  # typer's own errors; empty after it showed the help
         if text := error.format_message():
-            note(f"unetseg: {text}")
+            complain(text)
         return WRONG_USAGE
     if isinstance(error, BrokenPipeError):
         sys.stdout = open(os.devnull, "w")
         return FAILED
     if isinstance(error, MemoryError):
-        note("unetseg: There is not enough memory; close other programs or use smaller images.")
+        complain("There is not enough memory; close other programs or use smaller images.")
         return FAILED
     text = " ".join(str(error).split())
-    note(f"unetseg: Unexpected {type(error).__name__}: {text} (--debug shows where it came from)")
+    complain(f"Unexpected {type(error).__name__}: {text} (--debug shows where it came from)")
     return FAILED

@@ -15,6 +15,7 @@ from napari_unetseg.core.config import PredictSettings
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import BRUSH, Classes, LabelKind
+from napari_unetseg.core.parallel import place
 from napari_unetseg.terminal import (
     Meter,
     finish,
@@ -93,9 +94,14 @@ def train(
     init: Path | None = None,
     report: Path | None = None,
 ) -> None:
-    """Train, save the model, show its scores, write the report."""
+    """Train, save the model, show its scores, write the report.
+
+    Of several processes the first one speaks and writes.
+    """
+    leads = place().rank == 0
     found = data.find()
-    check_writable(output.parent)
+    if leads:
+        check_writable(output.parent)
     from napari_unetseg.core.train import train_events
 
     before = load(init) if init else None
@@ -110,6 +116,8 @@ def train(
             if control.stopped:
                 raise Interrupted(str(error)) from error
             raise
+    if not leads:
+        return
     _show_training(model, _save(model, output))
     if control.stopped:
         raise Interrupted("Stopped by Ctrl-C; what was learned is in the model.")
@@ -315,9 +323,10 @@ def _model_rows(model: Model, facts: Mapping[str, Any]) -> list[tuple[str, str]]
 
 
 def cores() -> int:
-    """How many CPU cores this program may use: no window waits, so all of them work."""
+    """How many CPU cores this process may use: no window waits, so all of them work."""
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    there = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, there // place().local_size)
 
 
 def count(number: int, what: str) -> str:

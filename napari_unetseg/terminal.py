@@ -24,6 +24,7 @@ from napari_unetseg.core.events import (
     StepDone,
     TilePredicted,
 )
+from napari_unetseg.core.parallel import place
 
 if TYPE_CHECKING:
     from napari_unetseg.core.control import Control
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Meter",
+    "complain",
     "finish",
     "note",
     "score_table",
@@ -46,9 +48,13 @@ PLAIN_SECONDS = 5.0
 """Without a terminal, progress is a line at most this often."""
 
 
-def _console(*, stderr: bool = False) -> Console:
-    """Make a console on which brackets in names are nothing special."""
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+def _console(*, stderr: bool = False, quiet: bool | None = None) -> Console:
+    """Make a console on which brackets in names are nothing special.
+
+    Of several processes that train together the first one speaks.
+    """
+    quiet = place().rank > 0 if quiet is None else quiet
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, quiet=quiet)
 
 
 def tell(text: str) -> None:
@@ -59,6 +65,13 @@ def tell(text: str) -> None:
 def note(text: str) -> None:
     """Print a line beside the result: to standard error."""
     _console(stderr=True).print(text, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """Print what went wrong, in whichever process."""
+    here = place()
+    who = f"unetseg (process {here.rank})" if here.size > 1 else "unetseg"
+    _console(stderr=True, quiet=False).print(f"{who}: {text}", soft_wrap=True)
 
 
 def finish(events: Generator[Event, None, T], on_event: Callable[[Event], object]) -> T:
@@ -74,9 +87,14 @@ def finish(events: Generator[Event, None, T], on_event: Callable[[Event], object
 
 @contextmanager
 def stop_on_interrupt(control: Control, sentence: str) -> Iterator[None]:
-    """Let the first Ctrl-C stop the job, and a second one the program."""
+    """Let the first Ctrl-C stop the job, and a second one the program.
+
+    Of several processes that train together the first one is listened to.
+    """
 
     def handler(*_: Any) -> None:
+        if place().rank:
+            return
         if control.stopped:
             raise KeyboardInterrupt
         control.stop()

@@ -72,7 +72,7 @@ def store(path: Path, version: int, **options: Any) -> np.ndarray:
     return IMAGE
 
 
-def ngff(path: Path) -> np.ndarray:
+def ngff(path: Path, version: str) -> np.ndarray:
     library = pytest.importorskip("ngff_zarr")
     image = library.to_ngff_image(
         IMAGE[0],
@@ -80,27 +80,52 @@ def ngff(path: Path) -> np.ndarray:
         scale={a.lower(): size for a, size in SIZES.items()},
         axes_units=dict.fromkeys("zyx", "micrometer"),
     )
-    library.to_ngff_zarr(str(path), library.to_multiscales(image, scale_factors=[]))
+    several = library.to_multiscales(image, scale_factors=[2])
+    library.to_ngff_zarr(str(path), several, version=version)
     return IMAGE[0]
 
 
-def ome_zarr(path: Path) -> np.ndarray:
+def ome_zarr(path: Path, version: str) -> np.ndarray:
     writer = pytest.importorskip("ome_zarr.writer")
-    scale = [[{"type": "scale", "scale": [1.0, *SIZES.values()]}]]
+    formats = pytest.importorskip("ome_zarr.format")
     writer.write_image(
         IMAGE,
-        zarr.open_group(path, mode="w", zarr_format=2),
-        axes=[
-            {"name": "c", "type": "channel"},
-            *({"name": a, "type": "space", "unit": "micrometer"} for a in "zyx"),
-        ],
-        scaler=None,
-        coordinate_transformations=scale,
-        fmt=pytest.importorskip("ome_zarr.format").FormatV04(),
+        str(path),
+        axes="czyx",
+        scale_factors=[2],
+        scale={"c": 1.0} | {a.lower(): size for a, size in SIZES.items()},
+        axes_units=dict.fromkeys("zyx", "micrometer"),
+        fmt=getattr(formats, f"FormatV{version}")(),
     )
     return IMAGE
 
 
+def bioio_tiff(path: Path) -> np.ndarray:
+    writer = pytest.importorskip("bioio_ome_tiff.writers").OmeTiffWriter
+    sizes = pytest.importorskip("bioio_base.types").PhysicalPixelSizes(**SIZES)
+    names = {"dim_order": "CZYX", "channel_names": ["DAPI", "GFP"]}
+    writer.save(IMAGE, str(path), physical_pixel_sizes=sizes, **names)
+    return IMAGE
+
+
+def bioio_zarr(path: Path, version: int) -> np.ndarray:
+    writers = pytest.importorskip("bioio_ome_zarr.writers")
+    channels = [writers.Channel(label=n, color="FF0000") for n in ("DAPI", "GFP")]
+    writers.OMEZarrWriter(
+        store=str(path),
+        level_shapes=[IMAGE.shape],
+        dtype=IMAGE.dtype,
+        zarr_format=version,
+        channels=channels,
+        axes_names=list("czyx"),
+        axes_types=["channel", "space", "space", "space"],
+        axes_units=[None, *["micrometer"] * 3],
+        physical_pixel_size=[1.0, *SIZES.values()],
+    ).write_full_volume(IMAGE)
+    return IMAGE
+
+
+UNNAMED = (*OME[:3], ("channel 1", "channel 2"))
 VOLUME = ("ZYX", (2.0, 0.5, 0.25), ("um",) * 3, (PLANES,))
 TABLE: dict[str, tuple[Callable[[Path], np.ndarray], Said]] = {
     "plain.tif": (plain, ("ZYX", (1.0,) * 3, ("pixel",) * 3, (PLANES,))),
@@ -120,11 +145,17 @@ TABLE: dict[str, tuple[Callable[[Path], np.ndarray], Said]] = {
     "two.zarr": (lambda p: store(p, 2, chunks=(1, 2, 16, 16)), OME),
     "three.zarr": (lambda p: store(p, 3, chunks=(1, 2, 16, 16)), OME),
     "sharded.zarr": (lambda p: store(p, 3, chunks=(1, 1, 8, 8), shards=(1, 3, 16, 16)), OME),
-    "ngff.zarr": (ngff, VOLUME),
-    "ome.zarr": (ome_zarr, (*OME[:3], ("channel 1", "channel 2"))),
+    "ngff4.zarr": (lambda p: ngff(p, "0.4"), VOLUME),
+    "ngff5.zarr": (lambda p: ngff(p, "0.5"), VOLUME),
+    "ome4.zarr": (lambda p: ome_zarr(p, "04"), UNNAMED),
+    "ome5.zarr": (lambda p: ome_zarr(p, "05"), UNNAMED),
+    "bioio.ome.tif": (bioio_tiff, OME),
+    "bioio2.zarr": (lambda p: bioio_zarr(p, 2), OME),
+    "bioio3.zarr": (lambda p: bioio_zarr(p, 3), OME),
 }
 
 
+@pytest.mark.filterwarnings("ignore:::(bioio|ngff_zarr|ome_|zarr|xarray|dask|itkwasm)")
 @pytest.mark.parametrize("name", TABLE)
 def test_a_file_is_opened_as_it_was_written(tmp_path: Path, name: str) -> None:
     write, said = TABLE[name]

@@ -11,7 +11,13 @@ from torch.nn import functional
 
 from napari_unetseg.core import losses
 from napari_unetseg.core.labels import IGNORE
-from napari_unetseg.core.losses import class_weights, edge_loss, segmentation_loss
+from napari_unetseg.core.losses import class_weights, edge_loss, segmentation_sums
+
+
+def segmentation_loss(
+    logits: Tensor, target: Tensor, weights: Tensor | None, *, dice: bool
+) -> Tensor:
+    return losses.segmentation_loss(segmentation_sums(logits, target, weights), dice=dice)
 
 
 def example(channels: int, dims: int = 2, labelled: float = 0.3) -> tuple[Tensor, Tensor]:

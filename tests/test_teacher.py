@@ -17,13 +17,21 @@ from napari_unetseg.core.image import Stack
 from napari_unetseg.core.labels import BRUSH, IGNORE, LabelKind
 from napari_unetseg.core.predict import predict
 from napari_unetseg.core.samples import Pair, TrainingData
-from napari_unetseg.core.teacher import HELD_OUT, NEAR, distillation_loss
+from napari_unetseg.core.teacher import HELD_OUT, NEAR, distillation_sums
 from napari_unetseg.core.train import train
 
 if TYPE_CHECKING:
     from napari_unetseg.core.model import Model
 
 # -- the loss --------------------------------------------------------------------------------------
+
+
+def distillation_loss(
+    logits: torch.Tensor, said: torch.Tensor, target: torch.Tensor
+) -> torch.Tensor:
+    """The mean over the voxels that count."""
+    total, voxels = distillation_sums(logits, said, target)
+    return total / voxels.clamp(min=1)
 
 
 def unlabelled(*shape: int) -> Tensor:

@@ -799,7 +799,7 @@ def broken_loss(
     monkeypatch: pytest.MonkeyPatch, bad: Callable[[int], bool], gradient: bool = False
 ) -> None:
     """The n-th loss is NaN where ``bad(n)``; or its gradient alone is."""
-    calls, right = [0], learner_module.segmentation_loss
+    calls, right = [0], learner_module.segmentation_sums
 
     def loss(*args: Any, **kwargs: Any) -> torch.Tensor:
         calls[0] += 1
@@ -808,7 +808,7 @@ def broken_loss(
             return value
         return value + (args[0].sum() * 0.0).sqrt() if gradient else value * math.nan
 
-    monkeypatch.setattr(learner_module, "segmentation_loss", loss)
+    monkeypatch.setattr(learner_module, "segmentation_sums", loss)
 
 
 @pytest.mark.parametrize("gradient", [False, True])

@@ -19,7 +19,8 @@ def explain(
     plan: Plan, data: TrainingData, settings: TrainSettings, learner: Learner, device: str
 ) -> tuple[Choice, ...]:
     """Name, value, reason and overriding setting of each thing that was chosen."""
-    found = [_network(plan, settings), _start(learner, settings), _patch(plan, settings, device)]
+    found = [_network(plan, settings), _start(learner, settings)]
+    found.append(_patch(plan, settings, device, learner.team.size))
     if plan.net.strides and len({n for level in plan.net.strides for n in level}) > 1:
         found.append(
             Choice(
@@ -57,10 +58,11 @@ def _start(learner: Learner, settings: TrainSettings) -> Choice:
     return Choice("Start", "random weights", reason, "pretrained")
 
 
-def _patch(plan: Plan, settings: TrainSettings, device: str) -> Choice:
+def _patch(plan: Plan, settings: TrainSettings, device: str, processes: int) -> Choice:
     size = " × ".join(str(p) for p in plan.patch)
     reason = "as in the settings" if settings.patch or settings.batch else f"usual on {device}"
-    return Choice("Patches", f"{plan.batch} of {size}", reason, "patch, batch")
+    shared = f", shared by {processes} processes" if processes > 1 else ""
+    return Choice("Patches", f"{plan.batch} of {size}{shared}", reason, "patch, batch")
 
 
 def _borders(learner: Learner, settings: TrainSettings) -> Choice:

@@ -8,12 +8,15 @@ import os
 import torch
 
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.parallel import place
 
 __all__ = ["default_threads", "device_name", "is_out_of_memory", "pick_device", "use_threads"]
 
 
 def pick_device(wanted: str) -> torch.device:
     """The device for ``auto``, ``cuda``, ``mps`` or ``cpu``.
+
+    Of several processes of this machine each has a GPU of its own, or all use the CPU.
 
     Raises
     ------
@@ -22,7 +25,7 @@ def pick_device(wanted: str) -> torch.device:
     """
     there = {
         "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
+        "mps": torch.backends.mps.is_available() and place().size == 1,
         "cpu": True,
     }
     if wanted == "auto":
@@ -32,7 +35,16 @@ def pick_device(wanted: str) -> torch.device:
             f"There is no {wanted} device that PyTorch {torch.__version__} can use here; "
             "choose auto or cpu."
         )
-    return torch.device(wanted)
+    here = place()
+    if wanted != "cuda" or here.local_size == 1:
+        return torch.device(wanted)
+    if torch.cuda.device_count() < here.local_size:
+        raise UserError(
+            f"{here.local_size} processes need a GPU each, and there are "
+            f"{torch.cuda.device_count()} here; start as many as there are GPUs, or with "
+            "--device cpu."
+        )
+    return torch.device("cuda", here.local_rank)
 
 
 def device_name(device: torch.device) -> str:
@@ -43,10 +55,14 @@ def device_name(device: torch.device) -> str:
 
 
 def default_threads() -> int:
-    """One thread less than there are cores, so that the window stays alive."""
+    """One thread less than there are cores, so that the window stays alive.
+
+    Several processes of a machine share its cores.
+    """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, cores - 1)
+    share = place().local_size
+    return max(1, cores // share if share > 1 else cores - 1)
 
 
 def use_threads(number: int | None) -> int:

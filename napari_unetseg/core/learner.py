@@ -5,23 +5,30 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from napari_unetseg.core.augment import Augmenter, margin
-from napari_unetseg.core.devices import release_memory
+from napari_unetseg.core.devices import is_out_of_memory, release_memory
 from napari_unetseg.core.encoder_weights import load_encoder
 from napari_unetseg.core.encoders import build
 from napari_unetseg.core.errors import TrainingError
+from napari_unetseg.core.joint_norm import joined_norms
 from napari_unetseg.core.labels import IGNORE
-from napari_unetseg.core.losses import class_weights, edge_loss, segmentation_loss
+from napari_unetseg.core.losses import (
+    class_weights,
+    edge_loss,
+    segmentation_loss,
+    segmentation_sums,
+)
 from napari_unetseg.core.native import load_triton_apart
+from napari_unetseg.core.parallel import Team
 from napari_unetseg.core.start import HeadFit, measure_norms, pretrained_body
-from napari_unetseg.core.teacher import HELD_OUT, Teacher, distillation_loss
+from napari_unetseg.core.teacher import HELD_OUT, Teacher, distillation_sums
 from napari_unetseg.core.unet import NORMS
 from napari_unetseg.core.validate import Validator
 
@@ -47,6 +54,7 @@ FAST = ("cpu", "cuda")
 wrongly from channels last (https://github.com/pytorch/pytorch/issues/175189)."""
 SMALLEST_PATCH = 32
 Weights = dict[str, Tensor]
+T = TypeVar("T")
 
 
 class NotFiniteError(Exception):
@@ -54,7 +62,10 @@ class NotFiniteError(Exception):
 
 
 class Learner:
-    """A network, its optimiser (AdamW, Loshchilov and Hutter 2019) and its averaged weights."""
+    """A network, its optimiser (AdamW, Loshchilov and Hutter 2019) and its averaged weights.
+
+    Of several processes each has the same network, and learns from its share of the samples.
+    """
 
     def __init__(
         self,
@@ -64,11 +75,13 @@ class Learner:
         device: torch.device,
         weights: Mapping[str, Tensor] | None = None,
         shares: tuple[float, ...] | None = None,
+        team: Team | None = None,
     ) -> None:
         load_triton_apart()
+        self.team = team or Team(device)
         self.settings, self.device = settings, device
         self.patch, self.batch = plan.patch, plan.batch
-        with seeded(settings.seed, 0, device):
+        with seeded(device, settings.seed, 0):
             self.network = build(plan.net)
         self.continued = weights is not None
         if weights is None and settings.pretrained:
@@ -89,13 +102,19 @@ class Learner:
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.teacher: Teacher | None = None
         self.augment = Augmenter(settings.augment, data.dims)
-        self.validator = Validator(data, self.network, device)
+        self.validator = Validator(data, self.network, device, self.team)
         self.use(data)
         self.steps = 0
         self.follows_from = 0 if self.continued else None
         self.damping = 1.0
         self._freeze()
         self._new_optimizer()
+
+    @property
+    def joint_norms(self) -> bool:
+        """Whether norms are measured over all processes in each step."""
+        norms = any(isinstance(module, NORMS) for module in self.network.modules())
+        return norms and not self.still_norms and not self.team.alone
 
     def use(self, data: TrainingData) -> None:
         """Train and score on these data from now on."""
@@ -130,7 +149,7 @@ class Learner:
         ``measure`` first measures the batch norms on these images. ``between`` is called before
         each image, and may raise to end it.
         """
-        with seeded(self.settings.seed, 0, self.device):
+        with seeded(self.device, self.settings.seed, 0):
             samples = []
             for pair in self.data.labelled_regions():
                 between()
@@ -152,6 +171,16 @@ class Learner:
                 self.shares = tuple(head.class_shares().tolist())
                 self._weigh()
                 head.fit(self.class_weights)
+        self.averaged.load_state_dict(self.network.state_dict())
+
+    def began(self) -> None:
+        """Take over what the first process has found with `begin`."""
+        self.team.spread(self.network.state_dict().values())
+        classes = len(self.data.classes.numbers)
+        mine = self.shares or (math.nan,) * classes
+        shares = self.team.told(*mine)
+        self.shares = None if math.isnan(shares[0]) else shares
+        self._weigh()
         self.averaged.load_state_dict(self.network.state_dict())
         self.still_norms = self.pretrained
 
@@ -200,13 +229,14 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * rate * self.damping * self.caution
         self._set_mode()
-        with seeded(self.settings.seed, self.steps, self.device):
-            loss = self._loss(*self._draw())
+        sums = self._together(lambda: self._sums(*self._draw()))
+        loss = self._loss(self.team.joint(sums))
         value = float(loss.detach())
         if not math.isfinite(value):
             raise NotFiniteError
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        row = self._together(lambda: self._backward(loss))
+        self.team.sum_gradients(row, self.network.parameters())
         self.scaler.unscale_(self.optimizer)
         length = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12.0)
         if not self.scaler.is_enabled() and not math.isfinite(float(length)):
@@ -216,21 +246,53 @@ class Learner:
         self._average()
         return value
 
-    def _loss(self, images: Tensor, targets: Tensor, held: Tensor) -> Tensor:
-        """The loss of a batch as `_draw` gives it."""
+    def _together(self, work: Callable[[], T]) -> T:
+        """Do a part of a step; where memory runs out in one process, it is so for all."""
+        if not self.joint_norms:
+            return self.team.attempt(work)
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(
+                "There is not enough memory, and with norms that are measured over all processes "
+                "a step cannot be made smaller; start again with a smaller --batch or --patch."
+            ) from error
+
+    def _backward(self, loss: Tensor) -> Tensor | None:
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        return self.team.gradients(self.network.parameters())
+
+    def _sums(self, images: Tensor, targets: Tensor, held: Tensor) -> Tensor:
+        """What the loss of samples as `_draw` gives them is made of; those of all are added."""
         teacher = self.teacher if held.any() else None
         images = images.to(self.device, memory_format=self.layout)
         marked, held = targets.to(self.device), held.to(self.device)
         targets = marked.masked_fill(marked == HELD_OUT, IGNORE) if teacher else marked
-        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
-            logits = self.network(images)
+        seed = self.settings.seed
+        with (
+            seeded(self.device, seed, self.steps, self.batch + 1 + self.team.place.rank),
+            torch.autocast(self.device.type, enabled=self.device.type == "cuda"),
+        ):
+            with joined_norms(self.network, self.team) if self.joint_norms else nullcontext():
+                logits = self.network(images)
             said = teacher(images[held]) if teacher else None
-        loss = segmentation_loss(logits, targets, self.class_weights, dice=self.settings.dice)
+        segmentation = segmentation_sums(logits, targets, self.class_weights)
+        kept, edges = logits.new_zeros(2, dtype=torch.float32), segmentation.new_zeros(1)
         if said is not None:
-            kept = distillation_loss(logits[held], said, marked[held])
-            loss = loss + self.settings.hold * kept
-        if weight := self.border_weight * self._knowing():
-            loss = loss + weight * edge_loss(images, logits, targets)
+            kept = distillation_sums(logits[held], said, marked[held])
+        if self.border_weight:
+            with seeded(self.device, seed, self.steps, self.batch):  # the same for all
+                edges = edge_loss(images, logits, targets, self.batch)[None]
+        return torch.cat([segmentation, kept, edges])
+
+    def _loss(self, sums: Tensor) -> Tensor:
+        """The loss of a batch whose sums are these."""
+        segmentation, kept, edges = torch.split(sums, [len(sums) - 3, 2, 1])
+        loss: Tensor = segmentation_loss(segmentation, dice=self.settings.dice)
+        loss = loss + self.settings.hold * kept[0] / kept[1].clamp(min=1)
+        loss += self.border_weight * self._knowing() * edges[0]
         return loss
 
     @property
@@ -243,21 +305,25 @@ class Learner:
         return 1.0 if self.knows else min(1.0, self.steps / KNOWING)
 
     def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """A batch (N, C, *patch), its targets (N, *patch), and which are held to the teacher."""
-        rng = np.random.default_rng([self.settings.seed, self.steps])
+        """This process's samples (N, C, *patch), targets (N, *patch), which the teacher knows.
+
+        A sample follows from seed, step and its number in the batch, whoever draws it.
+        """
+        drawn = [self._sample(number) for number in self.team.share(range(self.batch))]
+        images, targets, held = zip(*drawn, strict=True)
+        return torch.stack(images), torch.stack(targets), torch.tensor(held)
+
+    def _sample(self, number: int) -> tuple[Tensor, Tensor, bool]:
+        rng = np.random.default_rng([self.settings.seed, self.steps, number])
         factor = margin(self.settings.augment)
         cut = (*self.patch[:-2], *(math.ceil(p * factor) for p in self.patch[-2:]))
-        images, targets, held = [], [], []
-        for _ in range(self.batch):
-            anywhere = self.teacher.pick(rng) if self.teacher else None
-            plane, anchor = anywhere or self.data.pick(rng)
-            labels = self.teacher.labels(plane) if self.teacher else None
-            image, target = self.data.cut(plane, anchor, cut, rng, self.patch, labels)
+        anywhere = self.teacher.pick(rng) if self.teacher else None
+        plane, anchor = anywhere or self.data.pick(rng)
+        labels = self.teacher.labels(plane) if self.teacher else None
+        image, target = self.data.cut(plane, anchor, cut, rng, self.patch, labels)
+        with seeded(self.device, self.settings.seed, self.steps, number):
             x, y = self.augment(torch.from_numpy(image), torch.from_numpy(target), self.patch)
-            images.append(x)
-            targets.append(y)
-            held.append(self.teacher is not None and self.teacher.knows(plane))
-        return torch.stack(images), torch.stack(targets), torch.tensor(held)
+        return x, y, self.teacher is not None and self.teacher.knows(plane)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -297,8 +363,8 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         self._new_optimizer()  # a step that was cut off leaves optimiser and scaler half done
         release_memory(self.device)
-        if self.batch > 1:
-            self.batch //= 2
+        if self.batch > self.team.size:
+            self.batch = max(self.team.size, self.batch // 2)
             return f"Not enough memory: going on with {self.batch} patch(es) a step."
         least = [max(SMALLEST_PATCH, 2 * s) for s in self.network.stride]
         smaller = tuple(
@@ -323,9 +389,9 @@ class Learner:
 
 
 @contextmanager
-def seeded(seed: int, step: int, device: torch.device) -> Iterator[None]:
-    """PyTorch's random numbers follow from seed and step; elsewhere they go on as before."""
+def seeded(device: torch.device, *numbers: int) -> Iterator[None]:
+    """PyTorch's random numbers follow from these numbers; elsewhere they go on as before."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+        torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
         yield

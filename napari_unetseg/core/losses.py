@@ -12,9 +12,11 @@ from torch.nn import functional
 
 from napari_unetseg.core.labels import IGNORE
 
-__all__ = ["class_weights", "edge_loss", "segmentation_loss"]
+__all__ = ["class_weights", "edge_loss", "segmentation_loss", "segmentation_sums"]
 
 LARGEST_WEIGHT = 20.0
+TINY = 1e-30
+"""Divisor where nothing is labelled."""
 TRUST = 0.5
 """How far estimated shares are believed: 0 not at all, 1 as if they were known."""
 REACH, NEAR = 5, 3.0
@@ -51,14 +53,10 @@ def class_weights(voxels: Tensor, shares: Tensor | None = None) -> Tensor:
     return weights / (weights * share).sum()
 
 
-def segmentation_loss(
-    logits: Tensor, target: Tensor, weights: Tensor | None, *, dice: bool
-) -> Tensor:
-    """Cross-entropy over labelled voxels, plus soft Dice if wanted.
+def segmentation_sums(logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    """Sums over labelled voxels that `segmentation_loss` is made of.
 
-    Binary cross-entropy with logits for one output channel (Ronneberger et al. 2015 use the two
-    class form), cross-entropy for several. The Dice term is that of Milletari et al. 2016
-    (https://arxiv.org/abs/1606.04797) with the mask of labelled voxels in all three sums.
+    Those of the parts of a batch, added, are those of the batch.
 
     Parameters
     ----------
@@ -68,19 +66,16 @@ def segmentation_loss(
         (N, *spatial) class indices, `IGNORE` where nothing is labelled.
     weights
         (classes,) weight of each class, or None.
-    dice
-        Whether to add the Dice term.
 
     Returns
     -------
     Tensor
-        A number; 0 when no voxel is labelled.
+        (2 + 3K,) float32: of the weighted cross-entropies and of the weights; then, for each class,
+        of what was found rightly, of what was found and what is there, and of its voxels.
     """
     known = target != IGNORE
     logits = logits.movedim(1, -1)[known].float()  # (V, K), labelled voxels only
     truth = target[known].long()
-    if not len(truth):
-        return logits.sum() * 0.0
     weight = torch.ones_like(truth, dtype=torch.float32) if weights is None else weights[truth]
     if logits.shape[1] == 1:
         losses = functional.binary_cross_entropy_with_logits(
@@ -92,20 +87,42 @@ def segmentation_loss(
         losses = functional.cross_entropy(logits, truth, reduction="none")
         shares = torch.softmax(logits, dim=1)
         wanted = functional.one_hot(truth, logits.shape[1]).float()
-    loss = (losses * weight).sum() / weight.sum()
-    return loss + _soft_dice(shares, wanted, weight[:, None]) if dice else loss
+    each = weight[:, None]
+    hit, both = (each * shares * wanted).sum(0), (each * (shares + wanted)).sum(0)
+    entropy = torch.stack([(losses * weight).sum(), weight.sum()])
+    return torch.cat([entropy, hit, both, wanted.sum(0)])
 
 
-def _soft_dice(shares: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
-    """1 − soft Dice, mean over the classes that occur; (V, K), (V, K), (V, 1) → a number."""
-    hit = (weight * shares * wanted).sum(0)
-    both = (weight * (shares + wanted)).sum(0)
-    occurs = wanted.sum(0) > 0
+def segmentation_loss(sums: Tensor, *, dice: bool) -> Tensor:
+    """Cross-entropy over labelled voxels, plus soft Dice if wanted.
+
+    Binary cross-entropy with logits for one output channel (Ronneberger et al. 2015 use the two
+    class form), cross-entropy for several. The Dice term is that of Milletari et al. 2016
+    (https://arxiv.org/abs/1606.04797) with the mask of labelled voxels in all three sums.
+
+    Parameters
+    ----------
+    sums
+        Of a batch, as `segmentation_sums` gives them.
+    dice
+        Whether to add the Dice term: 1 − soft Dice, the mean over the classes that occur.
+
+    Returns
+    -------
+    Tensor
+        A number; 0 when no voxel is labelled.
+    """
+    loss: Tensor = sums[0] / sums[1].clamp(min=TINY)
+    if not dice:
+        return loss
+    hit, both, voxels = sums[2:].view(3, -1)
     score = (2 * hit + 1.0) / (both + 1.0)
-    return ((1 - score) * occurs).sum() / occurs.sum().clamp(min=1)
+    occurs = voxels > 0
+    loss += ((1 - score) * occurs).sum() / occurs.sum().clamp(min=1)
+    return loss
 
 
-def edge_loss(image: Tensor, logits: Tensor, target: Tensor) -> Tensor:
+def edge_loss(image: Tensor, logits: Tensor, target: Tensor, samples: int | None = None) -> Tensor:
     """Draws the borders of a mask to the edges of the image, where nothing is labelled.
 
     Strokes lie inside things, and say nothing of the voxels between them. Here two voxels within
@@ -126,15 +143,19 @@ def edge_loss(image: Tensor, logits: Tensor, target: Tensor) -> Tensor:
         (N, K, *spatial); K = 1 for background and one structure.
     target
         (N, *spatial) class indices, `IGNORE` where nothing is labelled.
+    samples
+        Those of the whole batch, where these N are a part of it: the parts' losses add up to that
+        of the batch if PyTorch's random numbers are the same for all.
 
     Returns
     -------
     Tensor
         A number from 0 to 1.
     """
+    samples = samples or len(target)
     shares = _shares(logits.float())
     sharpness = -1 / _contrast(image).clamp(min=1e-6)
-    image, shares, target = _less(image, shares, target)
+    image, shares, target = _less(image, shares, target, samples)
     steps = _steps()
     with torch.no_grad():
         far = (_moved(image, steps, math.inf) - image).square_().sum(2)
@@ -144,12 +165,15 @@ def edge_loss(image: Tensor, logits: Tensor, target: Tensor) -> Tensor:
     losses = alike * _differ(shares, _moved(shares, steps, 0.0))
     height, width = target.shape[-2:]
     pairs = sum(max(0, height - y) * max(0, width - abs(x)) for y, x in steps)
-    return losses.sum() / max(1, pairs * target[..., 0, 0].numel())
+    planes = samples * target[0, ..., 0, 0].numel()
+    return losses.sum() / max(1, pairs * planes)
 
 
-def _less(image: Tensor, shares: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _less(
+    image: Tensor, shares: Tensor, target: Tensor, samples: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """A random part of the plane, where all of it would take too much memory."""
-    numbers = PAIRINGS * max(image.shape[1], shares.shape[1]) * target.numel()
+    numbers = PAIRINGS * max(image.shape[1], shares.shape[1]) * target[0].numel() * samples
     if numbers <= MOST_NUMBERS:
         return image, shares, target
     part: list[Any] = [...]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from napari_unetseg.core.config import NetSettings, TrainSettings
+from napari_unetseg.core.errors import UserError
 
 if TYPE_CHECKING:
     from napari_unetseg.core.samples import TrainingData
@@ -64,7 +65,11 @@ def level_strides(
 
 
 def make_plan(
-    data: TrainingData, settings: TrainSettings, device: str, init: NetSettings | None
+    data: TrainingData,
+    settings: TrainSettings,
+    device: str,
+    init: NetSettings | None,
+    processes: int = 1,
 ) -> Plan:
     """Choose what the settings leave open.
 
@@ -78,6 +83,13 @@ def make_plan(
         Type of device: ``cpu`` or that of a GPU.
     init
         Architecture of a model to go on from.
+    processes
+        Those that share the patches of a step; each has one at least.
+
+    Raises
+    ------
+    UserError
+        The batch that was asked for has fewer patches than there are processes.
     """
     where = "cpu" if device == "cpu" else "gpu"
     image = data.pairs[0].image
@@ -100,7 +112,13 @@ def make_plan(
         encoder=settings.encoder,
     )
     patch = _patch(net, settings, where, shapes)
-    batch = settings.batch or (BATCH_2D if data.dims == 2 else BATCH_3D)[where]
+    if settings.batch and settings.batch < processes:
+        raise UserError(
+            f"{processes} processes cannot share {settings.batch} patch(es) a step; choose "
+            f"--batch {processes} or more, or start fewer processes."
+        )
+    usual = (BATCH_2D if data.dims == 2 else BATCH_3D)[where]
+    batch = settings.batch or max(usual, processes)
     samples = data.train_voxels / (math.prod(patch) * 0.02)
     epoch_steps = max(FEWEST_STEPS, min(MOST_STEPS, round(samples / batch)))
     if settings.steps:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,13 +41,23 @@ class Best:
 
 
 class Progress:
-    """The state of a training between its steps; knows when it is over and why."""
+    """The state of a training between its steps; knows when it is over and why.
 
-    def __init__(self, plan: Plan, settings: TrainSettings, initial: dict[str, Tensor]) -> None:
+    ``clock`` gives the seconds since its start; None: they are measured here.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        settings: TrainSettings,
+        initial: dict[str, Tensor],
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         self.plan, self.settings = plan, settings
         self.seconds_allowed = settings.minutes * 60 if settings.minutes else math.inf
         self.automatic = (settings.epochs, settings.steps, settings.minutes) == (None, None, None)
-        self.started = time.monotonic()
+        started = time.monotonic()
+        self._clock = clock or (lambda: time.monotonic() - started)
         self.steps = self.epochs = self.steps_since_epoch = self.without_gain = 0
         self.losses = 0.0
         self.curve: list[CurvePoint] = []
@@ -60,7 +71,7 @@ class Progress:
     @property
     def seconds(self) -> float:
         """Time since the start."""
-        return time.monotonic() - self.started
+        return self._clock()
 
     @property
     def fraction(self) -> float:

@@ -76,6 +76,8 @@ class TrainingRecord(_Record):
     """What was chosen for these images, and why; empty in records of earlier versions."""
     device: str
     threads: int
+    processes: int = 1
+    """How many trained together under torchrun, each with so many threads."""
     versions: dict[str, str]
     parent: str | None = None
     """The id of the model that this training went on from."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.samples import Plane, TrainingData
     from napari_unetseg.core.unet import UNet
 
-__all__ = ["Teacher", "distillation_loss"]
+__all__ = ["Teacher", "distillation_sums"]
 
 NEAR = 8
 """Voxels along Y and X around a wrong one within which the teacher is not believed."""
@@ -82,7 +82,7 @@ class Teacher:
         return logits
 
 
-def distillation_loss(logits: Tensor, said: Tensor, target: Tensor) -> Tensor:
+def distillation_sums(logits: Tensor, said: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy to what a teacher says where nothing is labelled.
 
     Voxels within `NEAR` of a labelled one of which the teacher is wrong do not count: what was
@@ -100,7 +100,7 @@ def distillation_loss(logits: Tensor, said: Tensor, target: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        The mean over the voxels that count; 0 when there are none.
+        (2,) float32: the sum over the voxels that count, and their number.
     """
     logits, said = logits.float(), said.float()
     if logits.shape[1] == 1:
@@ -114,7 +114,7 @@ def distillation_loss(logits: Tensor, said: Tensor, target: Tensor) -> Tensor:
     unknown = target == IGNORE
     wrong = ~unknown & (target != HELD_OUT) & (answer != target)
     counts = unknown & ~_around(wrong)
-    return (losses * counts).sum() / counts.sum().clamp(min=1)
+    return torch.stack([(losses * counts).sum(), counts.sum().float()])
 
 
 def _around(places: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -21,6 +22,7 @@ from napari_unetseg.core.events import Event, Improved, Notice, Prepared, Renewe
 from napari_unetseg.core.learner import Learner, NotFiniteError
 from napari_unetseg.core.memory import kept_memory
 from napari_unetseg.core.model import Model
+from napari_unetseg.core.parallel import Team, place
 from napari_unetseg.core.plan import Plan, make_plan
 from napari_unetseg.core.progress import Progress
 from napari_unetseg.core.records import TrainingRecord, image_records, now, remembered, versions
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = ["train", "train_events"]
 
+STOPPED, NO_MEMORY = "stopped", "no memory"
+ANSWERS = (None, STOPPED, NO_MEMORY)
+"""Why there is no first answer; None: there is one."""
 MOST_FAILURES = 2
 """Steps with a loss that is no number, after which a training ends."""
 
@@ -48,6 +53,10 @@ def train_events(
     control: Control | None = None,
 ) -> Generator[Event, None, Model]:
     """Train a U-Net on annotated images.
+
+    Under torchrun the processes train one model together, with the same arguments: a step is that
+    of one process with all its samples. The first one yields the events, obeys the control and
+    says when it is over; all return the same model. Newer annotations are not taken then.
 
     Parameters
     ----------
@@ -78,16 +87,12 @@ def train_events(
     TrainingError
         The labels or images cannot be trained on; the sentence says what to do.
     """
+    settings, control = settings or TrainSettings(), control or Control()
     with kept_memory():
-        return (
-            yield from _train(
-                pairs,
-                settings or TrainSettings(),
-                structures,
-                init,
-                control or Control(settings.threads if settings else None),
-            )
-        )
+        events = _train(pairs, settings, structures, init, control)
+        if place().rank:
+            return _result(events, lambda _: None)
+        return (yield from events)
 
 
 def _train(
@@ -99,10 +104,9 @@ def _train(
 ) -> Generator[Event, None, Model]:
     run = _Run(pairs, settings, structures, init, control)
     yield from run.begin()
-    while not run.progress.over and not run.control.stopped:
+    while run.goes_on():
         yield from run.step()
-        done = run.progress.epoch_over or run.control.stopped
-        if done and run.progress.steps_since_epoch:
+        if run.epoch_ends():
             yield from run.epoch()
             yield from run.renew()
     if run.progress.steps_since_epoch:
@@ -126,13 +130,19 @@ class _Run:
         control: Control,
     ) -> None:
         self.settings, self.init, self.control = settings, init, control
+        self.started, self.seconds, self.stopped = time.monotonic(), 0.0, False
         self.device = pick_device(settings.device)
         self.threads = use_threads(control.threads or settings.threads)
         self.data = _read(pairs, settings, structures, init)
-        self.plan, weights, self.adapted = _begin_with(init, self.data, settings, self.device.type)
+        self.team = Team(self.device)
+        self.plan, weights, self.adapted = _begin_with(init, self.data, settings, self.team)
         shares = init.history[-1].shares if init and init.history and not self.adapted else None
-        self.learner = Learner(self.data, self.plan, settings, self.device, weights, shares)
-        self.progress = Progress(self.plan, settings, self.learner.weights())
+        self.learner = Learner(
+            self.data, self.plan, settings, self.device, weights, shares, self.team
+        )
+        self._check_alike()
+        clock = None if self.team.alone else lambda: self.seconds
+        self.progress = Progress(self.plan, settings, self.learner.weights(), clock)
         if init and not self.adapted:
             self.learner.hold_to(self.progress.initial, self._seen())
         self.failures = 0
@@ -143,6 +153,30 @@ class _Run:
         images = (image for record in earlier for image in record.images)
         now = () if data is None else data.fingerprints.values()
         return frozenset({*(image.fingerprint for image in images), *now})
+
+    def _check_alike(self) -> None:
+        """Refuse to train together on different images, labels or settings."""
+        planes = [(p.index, p.counts.tolist(), len(p.blocks)) for p in self.data.planes]
+        settings = self.settings.model_copy(update={"threads": None})
+        parts = (settings, self.plan, planes, self.init and self.init.id)
+        self.team.check_alike([*map(repr, parts), *self.data.fingerprints.values()])
+
+    def look(self) -> None:
+        """What time it is, and whether to stop: the first process says so to all."""
+        elapsed = time.monotonic() - self.started
+        self.seconds, stopped = self.team.told(elapsed, self.control.stopped)
+        self.stopped = bool(stopped)
+
+    def goes_on(self) -> bool:
+        """Whether there is a step to do."""
+        self.look()
+        return not (self.progress.over or self.stopped)
+
+    def epoch_ends(self) -> bool:
+        """Whether it is time for a score."""
+        self.look()
+        ends = self.progress.epoch_over or self.stopped
+        return ends and self.progress.steps_since_epoch > 0
 
     def begin(self) -> Generator[Event, None, None]:
         """Say what will be done; score the model that is gone on from."""
@@ -192,23 +226,35 @@ class _Run:
 
     def answer(self) -> Generator[Event, None, None]:
         """A first model without a step, where the device's memory allows it."""
-        if self.control.stopped or not (self.settings.pretrained or self.adapted):
+        self.look()
+        if self.stopped or not (self.settings.pretrained or self.adapted):
             return
+        found = self._find_answer() if self.team.leads else None
+        missing = self.team.told(ANSWERS.index(found))[0]
+        if missing:
+            self.learner.forget_beginning()
+            if ANSWERS[int(missing)] == NO_MEMORY:
+                yield Notice(
+                    "Not enough memory for a first answer; the mask comes after some steps."
+                )
+            return
+        self.learner.began()
+        best = self.progress.answer(self.learner)
+        yield Improved(self.model("training began"), best.scores, self.progress.seconds)
+
+    def _find_answer(self) -> str | None:
+        """Find a first answer; say why there is none."""
         try:
             ends = (self.plan.net.dims, self.plan.net.in_channels)
             same = self.init is not None and (self.init.dims, self.init.net.in_channels) == ends
             self.learner.begin(measure=not same, between=self._look_up)
         except _StoppedError:
-            self.learner.forget_beginning()
-            return
+            return STOPPED
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            self.learner.forget_beginning()
-            yield Notice("Not enough memory for a first answer; the mask comes after some steps.")
-            return
-        best = self.progress.answer(self.learner)
-        yield Improved(self.model("training began"), best.scores, self.progress.seconds)
+            return NO_MEMORY
+        return None
 
     def _look_up(self) -> None:
         """Take the threads that there are now; end the first answer where a stop was asked for."""
@@ -234,7 +280,8 @@ class _Run:
                     raise
                 yield Notice(self.learner.shrink())
             except (RuntimeError, MemoryError, TrainingError) as final:
-                if self.empty_handed:
+                alike = self.team.alone or isinstance(final, TrainingError)
+                if self.empty_handed or not alike:
                     raise
                 self.progress.fail(final)
         else:
@@ -253,7 +300,7 @@ class _Run:
 
     def renew(self) -> Generator[Event, None, None]:
         """Take newer annotations, if there are any and training goes on."""
-        over = self.progress.over or self.control.stopped
+        over = self.progress.over or self.control.stopped or not self.team.alone
         if over or not (newer := self.control.take_pairs()):
             return
         before = self.data
@@ -282,14 +329,15 @@ class _Run:
 
     def end(self) -> Generator[Event, None, Model]:
         """Say why it ended; return the best model."""
+        self.look()
         if self.empty_handed:
             raise TrainingError(
                 "Training was stopped before its first step; nothing was learned yet."
-                if self.control.stopped
+                if self.stopped
                 else "Training failed at its first steps: the loss was no number (NaN); check the "
                 "image for broken values or choose a smaller learning rate."
             )
-        done = self.progress.done(stopped=self.control.stopped)
+        done = self.progress.done(stopped=self.stopped)
         yield done
         return self.model(done.reason)
 
@@ -317,6 +365,7 @@ class _Run:
             choices=self.choices(),
             device=device_name(self.device),
             threads=self.threads,
+            processes=self.team.size,
             versions=versions(),
             parent=self.init.id if self.init else None,
         )
@@ -353,15 +402,16 @@ def _read(
 
 
 def _begin_with(
-    init: Model | None, data: TrainingData, settings: TrainSettings, device: str
+    init: Model | None, data: TrainingData, settings: TrainSettings, team: Team
 ) -> tuple[Plan, Mapping[str, Tensor] | None, tuple[str, ...]]:
     """The plan, and with a model to go on from its weights and what was changed of them."""
+    device = team.device.type
     if init is None:
-        return make_plan(data, settings, device, None), None, ()
+        return make_plan(data, settings, device, None, team.size), None, ()
     settings = transfer.settings_after(init, settings)
     channels, classes = data.pairs[0].image.channels, data.classes
     net = transfer.net_after(init, data.dims, len(channels), classes.out_channels)
-    plan = make_plan(data, settings, device, net)
+    plan = make_plan(data, settings, device, net, team.size)
     return plan, *transfer.adapt(init, plan.net, classes, channels)
 
 
@@ -380,10 +430,14 @@ def train(
 ) -> Model:
     """Train to the end; ``on_event`` is called with every event. See `train_events`."""
     events = train_events(pairs, settings, structures=structures, init=init, control=control)
+    return _result(events, on_event or (lambda _: None))
+
+
+def _result(events: Generator[Event, None, Model], on_event: Callable[[Event], object]) -> Model:
+    """Run to the end, telling of each event."""
     while True:
         try:
             event = next(events)
         except StopIteration as end:
             return cast("Model", end.value)
-        if on_event is not None:
-            on_event(event)
+        on_event(event)

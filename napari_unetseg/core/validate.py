@@ -20,6 +20,7 @@ from napari_unetseg.core.metrics import (
     soft_confusion,
     soft_dice_of,
 )
+from napari_unetseg.core.parallel import Team
 from napari_unetseg.core.unet import UNet, probabilities
 
 if TYPE_CHECKING:
@@ -33,10 +34,19 @@ MOST_VOXELS = 2**21
 
 
 class Validator:
-    """Predicts the validation blocks, each with some context, and scores them."""
+    """Predicts the validation blocks, each with some context, and scores them.
 
-    def __init__(self, data: TrainingData, network: UNet, device: torch.device) -> None:
-        self.data, self.device = data, device
+    Several processes share the planes out, and come to the same scores.
+    """
+
+    def __init__(
+        self,
+        data: TrainingData,
+        network: UNet,
+        device: torch.device,
+        team: Team | None = None,
+    ) -> None:
+        self.data, self.device, self.team = data, device, team or Team(device)
         self.stride = network.stride
         self.context = max(network.receptive_field) // 2
 
@@ -59,25 +69,31 @@ class Validator:
 
     @torch.inference_mode()
     def _score(self, network: UNet, of_classes: Sequence[float] | None) -> Scores:
-        network = network.folded()
-        blocks = self.data.validation_blocks()
-        n = len(self.data.classes.numbers)
-        counts, sums, losses = np.zeros((n, n), np.int64), np.zeros((n, n)), np.zeros(n)
-        for plane, block, shares in self._predicted(network, blocks):
+        n, blocks = len(self.data.classes.numbers), len(self.data.validation_blocks())
+        own = self.team.attempt(lambda: self._count(network.folded(), n))
+        total = self.team.sum(torch.from_numpy(own))
+        self.team.spread([total])
+        rows = total.numpy()
+        counts, sums, losses = rows[:n].astype(np.int64), rows[n : 2 * n], rows[2 * n]
+        soft = soft_dice_of(sums, of_classes)
+        loss = loss_of(losses, counts.sum(1), of_classes)
+        return scores_of(counts, self.data.classes, blocks, soft, loss)
+
+    def _count(self, network: UNet, n: int) -> np.ndarray:
+        """Sums over this process's blocks, (2n + 1, n): confusion, soft confusion, losses."""
+        counts, sums, losses = np.zeros((n, n)), np.zeros((n, n)), np.zeros(n)
+        for plane, block, shares in self._predicted(network):
             truth = plane.validate[block.region]
             counts += confusion(truth, shares.argmax(0), n)
             sums += soft_confusion(truth, shares)
             losses += log_losses(truth, shares)
-        soft = soft_dice_of(sums, of_classes)
-        loss = loss_of(losses, counts.sum(1), of_classes)
-        return scores_of(counts, self.data.classes, len(blocks), soft, loss)
+        return np.concatenate([counts, sums, losses[None]])
 
-    def _predicted(
-        self, network: UNet, blocks: list[tuple[Plane, Block]]
-    ) -> Iterator[tuple[Plane, Block, np.ndarray]]:
+    def _predicted(self, network: UNet) -> Iterator[tuple[Plane, Block, np.ndarray]]:
         """Probabilities (classes, *block) of each block; a plane with many is predicted whole."""
-        for _, group in groupby(blocks, key=lambda found: id(found[0])):
-            mine = list(group)
+        blocks = self.data.validation_blocks()
+        planes = [list(group) for _, group in groupby(blocks, key=lambda found: id(found[0]))]
+        for mine in self.team.share(planes):
             plane = mine[0][0]
             shape = plane.validate.shape
             reads = [self._with_context(block.region, shape) for _, block in mine]
