@@ -2,8 +2,9 @@
 
 ``python docs/screenshots.py [FOLDER]`` writes ``dock-THEME.png`` from a window of 1366 × 768 and,
 from a fresh interpreter with QT_SCALE_FACTOR=2, ``dock-THEME-200.png`` from 2732 × 1536: the dock
-at first, after a training and with its advanced settings, and the help. It needs a screen of that
-size; ``xvfb-run -a -s "-screen 0 2732x1536x24"`` makes one.
+at first, after a training and with its advanced settings, and the help. ``batch-THEME.png`` are
+the small window with the batch panel, one of five images opened with its mask. It needs a screen
+of that size; ``xvfb-run -a -s "-screen 0 2732x1536x24"`` makes one.
 """
 
 from __future__ import annotations
@@ -73,7 +74,39 @@ def pictures(options: argparse.Namespace, suffix: str) -> None:
     shoot(viewer, dock, shots, "help")
     for theme, images in shots.items():
         join(images, options.folder / f"dock-{theme}{suffix}.png")
+    if not suffix:
+        dock.workbench.keys.help.close()
+        batch(viewer, dock, options.folder)
     viewer.close()
+
+
+def batch(viewer: Any, dock: Any, folder: Path) -> None:
+    """Take pictures of the window with a batch: parts of the sample and a bad file."""
+    import numpy as np
+    import tifffile
+
+    dock.advanced.fold.collapse(animate=False)
+    place = Path(tempfile.mkdtemp())
+    whole = np.asarray(viewer.layers[0].data)
+    for number in range(4):
+        piece = whole[number * 60 : number * 60 + 250, :300]
+        tifffile.imwrite(place / f"field_{number + 1:02d}.tif", piece)
+    (place / "field_05.tif").write_bytes(b"cut short")
+    dock.result.batch.click()
+    panel = dock._batch().panel
+    dock.controller.batches.add([place])
+    panel._folder = place / "masks"
+    panel.where.setText("masks")
+    panel.measure.setChecked(True)
+    pause()
+    panel.run.click()
+    wait(lambda: dock.session.job is None)
+    panel.table.selectRow(1)
+    panel.open.click()
+    for theme in THEMES:
+        viewer.theme = theme
+        pause()
+        viewer.screenshot(str(folder / f"batch-{theme}.png"), canvas_only=False, flash=False)
 
 
 def shoot(viewer: Any, dock: Any, shots: dict[str, list[Any]], part: str) -> None:

@@ -34,39 +34,52 @@ def batch(config: Path, where: Where | None = None, *, dry_run: bool = False) ->
     if dry_run:
         _list(plan)
         return
-    for folder in {job.output for job in plan.jobs if job.output is not None}:
-        check_writable(folder)
+    if plan.report is not None:
+        check_writable(plan.report.parent)
     with cluster_chunks(where, plan.threads) as chunks:
         results = _run(plan, chunks)
     _tell(results)
 
 
 def _list(plan: Batch) -> None:
-    """Say which masks would be made of which images."""
-    for number, job in enumerate(plan.jobs, 1):
+    """Say which masks would be made of which images, and what could not be."""
+    from napari_unetseg.engine.batch import plan_batch
+    from napari_unetseg.engine.files import is_there
+
+    wrong: list[str] = []
+    for number, (job, images) in enumerate(plan_batch(plan), 1):
         tell(f"Job {number}: {job.model}")
         if not job.model.is_file():
-            raise UserError(f"The model {job.model} is not there; check its name.")
-        for stem, image in job.find().items():
-            tell(f"  {image} -> {job.saving.mask_of(stem, image)}")
+            wrong.append(f"The model {job.model} is not there; check its name.")
+        if isinstance(images, UserError):
+            wrong.append(str(images))
+            continue
+        how = job.saving
+        for stem, image in images.items():
+            there = not job.overwrite and is_there(how, stem, image)
+            tell(f"  {image} -> {how.mask_of(stem, image)}{' (is there)' * there}")
+    if wrong:
+        raise SomeFailedError("\n".join([f"{count(len(wrong), 'thing')} would fail:", *wrong]))
 
 
 class _Shown:
     """What a batch tells while it runs, and the rows of its report."""
 
     def __init__(self, meter: Meter) -> None:
-        self.rows: list[tuple[Model, FileDone]] = []
+        self.rows: list[tuple[Model | None, FileDone]] = []
         self.names: list[str] = []
         self._meter = meter
         self._job: JobBegun | None = None
 
     def __call__(self, event: Event) -> None:
-        from napari_unetseg.engine.batch import JobBegun
+        from napari_unetseg.engine.batch import JobBegun, JobDone
         from napari_unetseg.engine.files import FileBegun, FileDone
 
         job = self._job
         if isinstance(event, JobBegun):
             self._job = event
+        elif isinstance(event, JobDone):
+            self._failed(event)
         elif isinstance(event, FileBegun) and job is not None:
             part = f"job {job.number} of {job.total}, " if job.total > 1 else ""
             name = Path(event.name).name
@@ -77,6 +90,17 @@ class _Shown:
             if event.status == "failed":
                 self._meter.line(f"{event.image.name} failed: {event.error}")
         self._meter.show(event)
+
+    def _failed(self, event: JobDone) -> None:
+        """A job could not begin: a row for all its images."""
+        from napari_unetseg.engine.files import FileDone
+
+        job = event.job
+        images, masks = Path("; ".join(job.images)), job.output or Path()
+        row = FileDone(job.model.name, images, masks, "failed", 0.0, {}, event.error)
+        self.rows.append((None, row))
+        self.names.append(job.model.name)
+        self._meter.line(f"{job.model.name} failed: {event.error}")
 
 
 def _run(
@@ -94,7 +118,7 @@ def _run(
             if plan.report is not None:
                 write_report(plan.report, shown.rows, shown.names)
     if control.stopped:
-        done = count(len(shown.rows), "image")
+        done = count(sum(model is not None for model, _ in shown.rows), "image")
         raise Interrupted(f"Stopped; {done} done with. The same command goes on.")
     return results
 

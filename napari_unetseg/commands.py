@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_unetseg.core.atomic import check_writable
 from napari_unetseg.core.config import PredictSettings
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
@@ -338,17 +339,6 @@ def load(path: Path) -> Model:
     from napari_unetseg.core.model import load_model
 
     return load_model(path)
-
-
-def check_writable(folder: Path) -> None:
-    """Make a folder and see that it can be written, before the work begins."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UserError(f"{folder} cannot be written ({reason}); choose another folder.") from error
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -132,11 +132,9 @@ def test_bad_images_and_jobs_are_told_at_the_end_and_stop_nothing(run: Run, plac
     assert "2 things failed:" in err
     assert "bad.tif" in err
     assert "gone.safetensors" in err
-    assert [row["status"] for row in rows_of(place / "out" / "report.csv")] == [
-        "failed",
-        "done",
-        "done",
-    ]
+    rows = rows_of(place / "out" / "report.csv")
+    assert [row["status"] for row in rows] == ["failed", "done", "done", "failed"]
+    assert "gone.safetensors" in rows[3]["error"]
 
 
 def test_a_dry_run_lists_and_makes_nothing(run: Run, place: Path) -> None:
@@ -144,6 +142,14 @@ def test_a_dry_run_lists_and_makes_nothing(run: Run, place: Path) -> None:
     assert code == 0
     assert f"{place / 'in' / 'one.tif'} -> {place / 'out' / 'b' / 'one.zarr'}" in out
     assert not (place / "out").exists()
+    run(place / "batch.yaml")
+    (place / "out" / "b" / "three.zarr").rename(place / "three.zarr")
+    gone = written(place, TWO.replace("model: a", "model: gone").replace("more]", "more, nix]"))
+    code, out, err = run(gone, "--dry-run")
+    assert code == 3
+    assert out.count("(is there)") == 2
+    assert "The model" in err
+    assert "nix does not exist" in err
 
 
 @pytest.mark.parametrize(
@@ -157,18 +163,34 @@ def test_a_dry_run_lists_and_makes_nothing(run: Run, place: Path) -> None:
         ("jobs:\n  - images: b", "line 2: model is missing"),
         ("threads: 0\njobs:\n  - model: a\n    images: b", "line 1: threads cannot be that"),
         ("jobs:\n  - model: a\n    images: b\n    format: gif", "line 4: format cannot be that"),
-        ("jobs: &a [*a]", "without anchors, aliases and tags"),
+        ("jobs: &a [*a]", "without anchors, aliases, tags and"),
         ("a: &a [1]\nb: [*a, *a]", "line 1: a batch is plain data"),
         ("jobs: !!python/object/apply:os.system ['touch canary']", "without anchors"),
-        ("[" * 3000, "is no"),
-        ("jobs: " + "x" * 2**21, "too large"),
+        ("[" * 60_000, "its lists are too deep"),
+        ("- " * 30_000, "its lists are too deep"),
+        ("jobs: [" + "a," * 32_000 + "]", "jobs cannot be that"),
+        ("jobs: " + "x" * 2**17, "too large"),
+        (
+            f"threads: {'1' * 5000}\njobs:\n  - model: a\n    images: b",
+            "line 1: threads cannot be that",
+        ),
+        ("? [a, b]\n: c", "line 1: a list is no name"),
+        ("jobs: []\njobs: []", "line 2: jobs is there twice"),
+        ("jobs:\n  - model:\n    images: b", "line 2: model is missing"),
+        ('jobs:\n  - model: "a\\0"\n    images: b', "line 2: this has characters that no name has"),
+        ('"\\e[2J": 1', "line 1: this has characters that no name has"),
+        ("%TAG ! tag:yaml.org,2002:python/\n---\njobs: []", "line 1: a batch is plain data"),
+        ("jobs:\n  - {<<: {axes: YX}, model: a, images: b}", "line 2: << is nothing that"),
     ],
+    ids=lambda text: text[:20],
 )
 def test_what_is_no_batch_gets_a_sentence(
     run: Run, place: Path, text: str, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
+    begun = time.monotonic()
     code, _, err = run(written(place, text))
+    assert time.monotonic() - begun < 30, "a parser that takes the square of it takes minutes"
     assert code == 1
     assert sentence in err
     assert err.count("\n") == 1
@@ -179,6 +201,39 @@ def test_a_batch_that_is_no_text_or_not_there(run: Run, place: Path) -> None:
     assert "cannot be read" in run(place / "none.yaml")[2]
     (place / "batch.yaml").write_bytes(b"\xff\xfe\x00\xff")
     assert "it is no text" in run(place / "batch.yaml")[2]
+    assert "it is no file" in run("/dev/zero" if os.name == "posix" else place)[2]
+
+
+def test_values_are_what_was_written_not_what_yaml_makes_of_them(place: Path) -> None:
+    text = "threads: 2\njobs:\n  - {model: 12.50, images: [2024-13-45, on, 1:30], overwrite: true,"
+    job = read_batch(written(place, f"{text} spacing: 0.5, axes: , format: null}}")).jobs[0]
+    assert job.model == place / "12.50"
+    assert job.images == [str(place / name) for name in ("2024-13-45", "on", "1:30")]
+    assert (job.spacing, job.axes, job.format, job.overwrite) == ("0.5", None, None, True)
+
+
+def test_two_jobs_do_not_write_the_same_masks(run: Run, place: Path) -> None:
+    text = TWO.replace("out/b", "./in/../out/a").replace("format: zarr", "measure: csv")
+    code, out, err = run(written(place, text))
+    assert (code, out) == (3, "2 masks written by 2 jobs.\n")
+    assert f"{place / 'out' / 'a' / 'one.tif'} is what job 1 writes already" in err
+    rows = rows_of(place / "out" / "report.csv")
+    assert [row["status"] for row in rows] == ["done", "done", "failed"]
+    assert rows[2]["model"] == "b.safetensors"
+    assert "another output folder" in rows[2]["error"]
+    others = TWO.replace("out/b", "out/a").replace("[in/one.tif, more]", "more")
+    assert run(written(place, others))[0] == 0, "other images may go into the same folder"
+
+
+def test_a_folder_that_cannot_be_written_fails_its_job_alone(run: Run, place: Path) -> None:
+    (place / "file").write_text("no folder")
+    code, out, err = run(written(place, TWO.replace("out/a", "file/a")))
+    assert (code, out) == (3, "2 masks written by 2 jobs.\n")
+    assert str(place / "file" / "a") in err
+    assert "Unexpected" not in err
+    code, _, err = run(written(place, TWO.replace("in/*.tif", "i" * 5000)))
+    assert code == 3
+    assert "Job 1 cannot be done (file name too long)" in err
 
 
 def test_a_paused_batch_waits_and_a_stop_ends_it(place: Path) -> None:

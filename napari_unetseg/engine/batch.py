@@ -1,34 +1,33 @@
 """Many images, several models, tables of objects: what a batch is, and how it is done.
 
-A batch is read from YAML that holds data alone: anchors, aliases and tags are refused.
+A batch is read from YAML that holds data alone; see `read_yaml`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from napari_unetseg.core.atomic import check_writable
 from napari_unetseg.core.config import PredictSettings
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event
 from napari_unetseg.engine.files import FileDone, Opening, Wish, predict_files
 from napari_unetseg.engine.finding import check_outputs, find_images
+from napari_unetseg.engine.plain_yaml import Lines, read_yaml
 from napari_unetseg.engine.saving import Format, Saving
 
 if TYPE_CHECKING:
     from napari_unetseg.core.model import Model
     from napari_unetseg.engine.stream import Chunks
 
-__all__ = ["Batch", "Job", "JobBegun", "JobDone", "read_batch", "run_batch"]
-
-LARGEST = 2**20
-"""Bytes of a batch's file."""
+__all__ = ["Batch", "Job", "JobBegun", "JobDone", "plan_batch", "read_batch", "run_batch"]
 
 
 def _several(value: Any) -> Any:
@@ -108,7 +107,7 @@ class JobBegun(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class JobDone:
+class JobDone(Event):
     """What became of a job: its images, or why it could not begin."""
 
     job: Job
@@ -125,14 +124,7 @@ def read_batch(path: Path) -> Batch:
     UserError
         The file is missing, no YAML, or says what a batch does not know; with the line.
     """
-    try:
-        if path.stat().st_size > LARGEST:
-            raise UserError(f"{path} is too large for a batch; give a text of up to 1 MB.")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise UserError(f"The batch {path} cannot be read: {reason.lower()}.") from error
-    values, lines = _parse(path, text)
+    values, lines = read_yaml(path, "batch")
     try:
         return _placed(Batch.model_validate(values), path.absolute().parent)
     except ValidationError as error:
@@ -140,43 +132,9 @@ def read_batch(path: Path) -> Batch:
         raise UserError(_why(path, first["loc"], str(first["msg"]), lines)) from error
 
 
-def _parse(path: Path, text: str) -> tuple[Any, dict[tuple[Any, ...], int]]:
-    """The values, and the line of each."""
-    data = (yaml.AnchorToken, yaml.AliasToken, yaml.TagToken)
-    try:
-        for token in yaml.scan(text):
-            if isinstance(token, data):
-                line = token.start_mark.line + 1
-                raise UserError(
-                    f"{path}, line {line}: a batch is plain data; write it without anchors, "
-                    "aliases and tags."
-                )
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines = dict(_lines(node, ())) if node is not None else {}
-        return yaml.safe_load(text), lines
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        what = getattr(error, "problem", None) or "it cannot be parsed"
-        raise UserError(f"{path}{where} is no YAML: {what}.") from error
-    except RecursionError as error:
-        raise UserError(f"{path} is no batch: its lists are too deep.") from error
-
-
-def _lines(node: yaml.Node, at: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], int]]:
-    yield at, node.start_mark.line + 1
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield (*at, key.value), key.start_mark.line + 1
-            yield from ((p, n) for p, n in _lines(value, (*at, key.value)) if p != (*at, key.value))
-    elif isinstance(node, yaml.SequenceNode):
-        for number, value in enumerate(node.value):
-            yield from _lines(value, (*at, number))
-
-
-def _why(path: Path, place: tuple[Any, ...], message: str, lines: dict[Any, int]) -> str:
+def _why(path: Path, place: tuple[Any, ...], message: str, lines: Lines) -> str:
     line = next((lines[place[:n]] for n in range(len(place), -1, -1) if place[:n] in lines), 1)
-    names = [str(part) for part in place if isinstance(part, str)]
+    names = [part[:60] for part in place if isinstance(part, str)]
     if message.startswith("Extra inputs"):
         return f"{path}, line {line}: {names[-1]} is nothing that a batch knows."
     if message == "Field required":
@@ -227,7 +185,7 @@ def run_batch(
     Yields
     ------
     Event
-        `JobBegun`, and the events of `predict_files`.
+        `JobBegun` and the events of `predict_files`, or the `JobDone` of a job that cannot begin.
 
     Returns
     -------
@@ -238,20 +196,25 @@ def run_batch(
 
     control = control or Control(batch.threads)
     results: list[JobDone] = []
-    for number, job in enumerate(batch.jobs, 1):
+    for number, (job, images) in enumerate(plan_batch(batch), 1):
         if control.stopped:
             break
         model = None
         try:
-            how, images, model = job.saving, job.find(), load_model(job.model)
+            if isinstance(images, UserError):
+                raise images
+            model = load_model(job.model)
+            if job.output is not None:
+                check_writable(job.output)
         except UserError as error:
             results.append(JobDone(job, model, [], str(error)))
+            yield results[-1]
             continue
         yield JobBegun(number, len(batch.jobs), model, job.model.name)
         files = yield from predict_files(
             model,
             images,
-            how,
+            job.saving,
             batch.settings,
             open_image=job.opening,
             wish=job.wish,
@@ -260,3 +223,39 @@ def run_batch(
         )
         results.append(JobDone(job, model, files))
     return results
+
+
+def plan_batch(batch: Batch) -> Iterator[tuple[Job, dict[str, Path] | UserError]]:
+    """Each job with its images by their stems, or with why it cannot begin.
+
+    They are looked for when its turn comes: they may be what an earlier job made.
+    """
+    taken: dict[str, int] = {}
+    for number, job in enumerate(batch.jobs, 1):
+        try:
+            images = job.find()
+            _claim(job, number, images, taken)
+        except UserError as error:
+            yield job, error
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            yield job, UserError(f"Job {number} cannot be done ({reason}); check its paths.")
+        else:
+            yield job, images
+
+
+def _claim(job: Job, number: int, images: dict[str, Path], taken: dict[str, int]) -> None:
+    """Refuse results of an earlier job, which would be left out as there or be replaced."""
+    how, mine = job.saving, []
+    for stem, image in images.items():
+        results = [how.mask_of(stem, image), how.probabilities_of(stem)]
+        if job.wish.measure is not None:
+            results.append(how.table_of(stem, image, job.wish.measure))
+        mine += [os.path.realpath(path) for path in results if path is not None]
+    for path in mine:
+        if path in taken:
+            raise UserError(
+                f"{path} is what job {taken[path]} writes already; give job {number} another "
+                "output folder."
+            )
+    taken |= dict.fromkeys(mine, number)

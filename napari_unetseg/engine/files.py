@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from napari_unetseg.engine.output import Output
     from napari_unetseg.engine.stream import Chunks
 
-__all__ = ["FileBegun", "FileDone", "Opening", "Wish", "count_voxels", "predict_files"]
+__all__ = ["FileBegun", "FileDone", "Opening", "Wish", "count_voxels", "is_there", "predict_files"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,7 @@ class _One:
         how, wish = self.how, self.wish
         done = FileDone(stem, image, how.mask_of(stem, image), "done", 0.0, {})
         table = how.table_of(stem, image, wish.measure) if wish.measure else None
-        if wish.skip_existing and _is_there(how, stem, image):
+        if wish.skip_existing and is_there(how, stem, image):
             if table is not None and not table.exists():
                 mask = open_stack(how.opened_as(stem, image))
                 done = replace(done, objects=_measure(table, mask, self.open_image(image)))
@@ -244,7 +244,8 @@ def _measure(table: Path, mask: Stack, image: Stack) -> dict[int, int]:
     return dict(Counter(int(row["structure"]) for row in rows))
 
 
-def _is_there(how: Saving, stem: str, image: Path) -> bool:
+def is_there(how: Saving, stem: str, image: Path) -> bool:
+    """Whether the mask of an image is there, whole, of whatever model."""
     if how.format is not Format.ZARR:
         return how.exists(stem, image)
     return is_finished(FolderStore(how.store_of(stem, image)))

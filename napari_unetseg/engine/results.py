@@ -17,7 +17,7 @@ __all__ = ["write_report"]
 
 
 def write_report(
-    path: Path, results: Sequence[tuple[Model, FileDone]], models: Sequence[str] = ()
+    path: Path, results: Sequence[tuple[Model | None, FileDone]], models: Sequence[str] = ()
 ) -> None:
     """Write a CSV with a row for each image, whole or not at all.
 
@@ -26,13 +26,13 @@ def write_report(
     path
         The file.
     results
-        Models, and what became of the images that they were applied to.
+        Models, and what became of the images that they were applied to; None where there was none.
     models
         The name of each row's model, where a column is to tell them apart.
     """
     columns: dict[tuple[int, str], str] = {}
     for model, _ in results:
-        for key in zip(model.classes.numbers, model.classes.names, strict=True):
+        for key in _classes(model):
             columns.setdefault(key, f"{key[1]} ({key[0]})")
     objects = sorted({number for _, done in results for number in done.objects})
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -41,10 +41,16 @@ def write_report(
         head += [f"objects of {number}" for number in objects]
         rows.writerow([*(["model"] if models else []), *head, "error"])
         for place, (model, done) in enumerate(results):
-            mine = set(zip(model.classes.numbers, model.classes.names, strict=True))
+            mine = _classes(model)
             facts: list[Any] = [done.image, done.mask, done.status, f"{done.seconds:.2f}"]
             facts += [
                 done.voxels.get(key[0], 0) if done.voxels and key in mine else "" for key in columns
             ]
             facts += [done.objects.get(number, "") for number in objects]
             rows.writerow([*models[place : place + 1], *facts, done.error])
+
+
+def _classes(model: Model | None) -> list[tuple[int, str]]:
+    if model is None:
+        return []
+    return list(zip(model.classes.numbers, model.classes.names, strict=True))

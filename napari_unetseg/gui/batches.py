@@ -33,7 +33,11 @@ class State(StrEnum):
     WAITING = "waiting"
     RUNNING = "running"
     DONE = "done"
+    KEPT = "there already"
     FAILED = "failed"
+
+
+STATES = {"done": State.DONE, "skipped": State.KEPT, "failed": State.FAILED}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,6 +83,7 @@ class Batches:
     def __init__(self, controller: Controller) -> None:
         self._controller, self._session = controller, controller.session
         self._how: Saving | None = None
+        self._model = ""
         self._at = self._of = 1
 
     # -- the list ------------------------------------------------------------------------------
@@ -132,8 +137,11 @@ class Batches:
 
     # -- doing it ------------------------------------------------------------------------------
 
-    def run(self, how: Saving, *, measure: bool) -> None:
-        """Predict what this model has not done yet; where nothing is left, all of it anew."""
+    def run(self, how: Saving, *, measure: bool, keep: bool = False) -> None:
+        """Predict what this model has not done yet; where nothing is left, all of it anew.
+
+        ``keep``: leave out images whose masks are in the folder, of whatever model.
+        """
         from napari_unetseg.engine.finding import check_outputs
 
         controller, session = self._controller, self._session
@@ -146,7 +154,7 @@ class Batches:
             model = session.entry.model
             left = [r for r in session.batch if r.state is not State.DONE or r.model != model.id]
             rows = left or list(session.batch)
-            check_outputs({r.name: r.path for r in rows if r.layer is None}, how)
+            check_outputs({r.name: file for r in rows if (file := _file(r)) is not None}, how)
             session.batch = tuple(
                 replace(r, state=State.WAITING, error="") if r in rows else r for r in session.batch
             )
@@ -160,8 +168,9 @@ class Batches:
                 how,
                 measure,
                 session.settings.device,
+                keep,
             )
-            self._how = how
+            self._how, self._model = how, model.id
             controller.start(JobKind.BATCH, "Batch", work, partial(self._on_done, len(rows)))
 
     def _stack(self, layer: Image) -> Stack:
@@ -190,18 +199,17 @@ class Batches:
         return (self._at - 1 + part) / self._of
 
     def _on_file(self, event: FileDone) -> None:
-        entry, how = self._session.entry, self._how
-        failed = event.status == "failed"
+        how, failed = self._how, event.status == "failed"
         self._change(
             event.name,
-            state=State.FAILED if failed else State.DONE,
+            state=STATES[event.status],
             seconds=event.seconds,
             voxels=event.voxels,
             objects=event.objects,
             unsure=event.unsure,
             error=event.error,
             mask=None if failed or how is None else how.opened_as(event.name, event.image),
-            model=entry.model.id if entry is not None else "",
+            model=self._model,
         )
 
     def _change(self, name: str, **changes: Any) -> None:
@@ -217,6 +225,7 @@ class Batches:
 
     def _on_done(self, wanted: int, results: list[FileDone]) -> None:
         failed = sum(result.status == "failed" for result in results)
+        kept = sum(result.status == "skipped" for result in results)
         done = len(results) - failed
         if len(results) < wanted:
             text = f"Stopped: {done} of {wanted} images done. 'Predict all' goes on where it was."
@@ -225,7 +234,8 @@ class Batches:
             text = f"{done} of {wanted} images done; {failed} failed, each says why in the list."
             self._session.say(text, Level.WARNING)
         else:
-            self._session.say(f"All {wanted} images done.", Level.DONE)
+            there = f" {kept} had a mask already." if kept else ""
+            self._session.say(f"All {wanted} images done.{there}", Level.DONE)
 
     def pause(self) -> None:
         """Wait after the chunk at hand."""
@@ -302,3 +312,8 @@ class Batches:
             self._session.say(
                 f"{names}: open with annotation layers. Paint where the mask is wrong, then Train."
             )
+
+
+def _file(row: BatchRow) -> Path | None:
+    """The file that a mask must not replace, also of an image that is open; None if in no file."""
+    return row.path if row.layer is None else napari_layers.path_of(row.layer)

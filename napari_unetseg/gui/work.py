@@ -317,6 +317,8 @@ class BatchWork:
         As what and where masks are saved; whether with tables of their objects.
     device
         As in `PredictSettings`.
+    keep
+        Leave out images whose masks are there.
     """
 
     model: Model
@@ -325,6 +327,7 @@ class BatchWork:
     how: Saving
     measure: bool
     device: str
+    keep: bool = False
 
     def __call__(self, control: Control) -> Events:
         """Return what became of each image that was reached."""
@@ -333,7 +336,8 @@ class BatchWork:
         from napari_unetseg.io.images import open_stack
 
         settings = PredictSettings.model_validate({"device": self.device})
-        wish = Wish(count=True, measure=".csv" if self.measure else None, unsure=True)
+        table = ".csv" if self.measure else None
+        wish = Wish(skip_existing=self.keep, count=True, measure=table, unsure=True)
 
         def opened(path: Path) -> Stack:
             return self.stacks[path] if path in self.stacks else open_stack(path)

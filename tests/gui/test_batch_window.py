@@ -201,6 +201,54 @@ def test_open_layers_are_images_too_and_names_must_differ(batch: Batch) -> None:
     np.testing.assert_array_equal(np.asarray(stack.data), wanted)
 
 
+def test_no_mask_replaces_an_image_that_is_open(batch: Batch) -> None:
+    file = batch.folder / "in" / "f0.tif"
+    before = file.read_bytes()
+    batch.drop(file)
+    batch.panel.table.selectRow(0)
+    batch.click(batch.panel.open)
+    batch.panel._folder = file.parent
+    batch.click(batch.panel.run)
+    assert "would replace an image" in batch.session.message.text
+    batch.panel.table.selectRow(0)
+    batch.click(batch.panel.remove)
+    batch.click(batch.panel.opened)
+    assert batch.states() == ["waiting"]
+    batch.click(batch.panel.run)
+    assert "would replace an image" in batch.session.message.text
+    batch.wait(batch.finished)
+    assert file.read_bytes() == before
+
+
+def test_a_batch_of_another_window_goes_on_with_a_model_from_a_file(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel, file = batch.panel, batch.folder / "m.safetensors"
+    random_model(2, (1,), depth=2, width=4).save(file)
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_, **__: (str(file), ""))
+    batch.session.entry = None
+    batch.click(panel.model)
+    batch.wait(batch.idle)
+    assert batch.session.entry is not None
+    batch.out.mkdir()
+    mine = np.zeros((64, 64), np.uint8)
+    tifffile.imwrite(batch.out / "f1.tif", mine)
+    batch.drop(batch.folder / "in")
+    panel.keep.setChecked(True)
+    batch.click(panel.run)
+    batch.wait(batch.finished)
+    assert batch.states() == ["done", "there already", "done"]
+    assert "1 had a mask already" in batch.session.message.text
+    np.testing.assert_array_equal(tifffile.imread(batch.out / "f1.tif"), mine)
+    panel.keep.setChecked(False)
+    batch.click(panel.run)
+    batch.wait(batch.finished)
+    assert batch.states() == ["done"] * 3
+    image = open_stack(batch.folder / "in" / "f1.tif")
+    wanted = predict(batch.session.entry.model, image, PredictSettings())
+    np.testing.assert_array_equal(tifffile.imread(batch.out / "f1.tif"), wanted)
+
+
 def test_without_a_model_or_a_folder_it_says_what_to_do(
     batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,7 +258,7 @@ def test_without_a_model_or_a_folder_it_says_what_to_do(
     assert "Masks into" in batch.session.message.text
     batch.session.entry = None
     assert not batch.panel.run.isEnabled()
-    assert "press Train" in batch.panel.doing.text()
+    assert "train one" in batch.panel.doing.text()
 
 
 def test_closing_the_panel_stops_the_batch_and_the_list_stays(batch: Batch) -> None:

@@ -23,6 +23,7 @@ from superqt import QElidingLabel
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui.batches import BatchRow, State
 from napari_unetseg.gui.panels.base import Panel, restyle, row
+from napari_unetseg.gui.panels.model import FILTER
 from napari_unetseg.gui.session import JobKind
 from napari_unetseg.io.images import SUFFIXES
 
@@ -36,7 +37,7 @@ __all__ = ["BatchPanel"]
 COLUMNS = ("Image", "State", "Unsure", "Found", "Time")
 FORMATS = {"TIFF": "tiff", "OME-TIFF": "ome-tiff", "OME-Zarr": "zarr", "PNG": "png"}
 EMPTY = "Add images, or drop files and folders here. The model in use makes a mask of each."
-NO_MODEL = "No model yet: press Train, or load one under Model."
+NO_MODEL = "No model yet: train one, or take one from a file with 'Model…'."
 
 
 class Table(QTableWidget):
@@ -126,7 +127,8 @@ class BatchPanel(Panel):
         self.count.setValue(3)
         self.count.setAccessibleName("How many to annotate")
         self.count.setToolTip("So many images.")
-        adding = (self.files, self.folder, self.opened, self.remove)
+        self.model = _button("Model…", "", self._on_model_pressed)
+        adding = (self.files, self.folder, self.opened, self.remove, self.model)
         self.column.addLayout(row(*adding, None, self.open, self.worst, self.count))
         self.column.addWidget(self.explanation)
         self.column.addWidget(self.table, 1)
@@ -143,12 +145,17 @@ class BatchPanel(Panel):
         self.format.setToolTip("TIFF opens in ImageJ, OME-TIFF in any OME reader, OME-Zarr lazily.")
         self.measure = QCheckBox("Measure objects")
         self.measure.setToolTip("Write a table (CSV) of the objects beside each mask.")
+        self.keep = QCheckBox("Keep masks")
+        self.keep.setToolTip(
+            "Leave out images whose masks are in the folder already, of whatever model: so a batch "
+            "goes on that another window began."
+        )
         self.run = QPushButton("Predict all")
         self.run.setProperty("role", "primary")
         self.run.clicked.connect(self._on_run_pressed)
         self.pause = _button("Pause", "Waits after the piece at hand.", self._on_pause_pressed)
         self.doing = _line()
-        saving = (self.into, self.where, self.format, self.measure)
+        saving = (self.into, self.where, self.format, self.measure, self.keep)
         below = row(self.run, self.pause, self.doing, *saving)
         below.setStretch(2, 2)
         below.setStretch(4, 1)
@@ -211,8 +218,12 @@ class BatchPanel(Panel):
         self.pause.setEnabled(mine)
         self.pause.setText("Go on" if job is not None and job.paused else "Pause")
         self.remove.setEnabled(not mine and bool(chosen))
-        for widget in (self.files, self.folder, self.opened, self.into, self.format, self.measure):
+        adding, saving = (self.files, self.folder, self.opened), (self.into, self.format)
+        for widget in (*adding, *saving, self.measure, self.keep):
             widget.setEnabled(not mine)
+        self.model.setEnabled(job is None)
+        used = f"In use: {entry.name}." if entry is not None else "None is in use yet."
+        self.model.setToolTip(f"Use a model from a .safetensors file. {used}")
         self.open.setEnabled(bool(chosen))
         self.worst.setEnabled(job is None and any(one.unsure is not None for one in rows))
         if mine and job is not None:
@@ -240,6 +251,12 @@ class BatchPanel(Panel):
         name = QFileDialog.getExistingDirectory(self, "A folder of images, or an OME-Zarr image")
         if name:
             self.controller.batches.add([Path(name)])
+
+    def _on_model_pressed(self) -> None:
+        folder = self.controller.preferences.models_dir
+        name, _ = QFileDialog.getOpenFileName(self, "Load model", str(folder), FILTER)
+        if name:
+            self.controller.load_model(Path(name))
 
     def _on_remove_pressed(self) -> None:
         self.controller.batches.remove(self._selected())
@@ -277,7 +294,9 @@ class BatchPanel(Panel):
             if self._folder is None:
                 raise UserError("Choose a folder for the masks with 'Masks into…'.")
             how = Saving(self._folder, Format(FORMATS[self.format.currentText()]), overwrite=True)
-            self.controller.batches.run(how, measure=self.measure.isChecked())
+            self.controller.batches.run(
+                how, measure=self.measure.isChecked(), keep=self.keep.isChecked()
+            )
 
 
 def _line(text: str = "") -> QElidingLabel:
