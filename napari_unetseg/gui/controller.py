@@ -539,6 +539,8 @@ class Controller(Masks):
         now = time.perf_counter()
         if self.doubts and not self._settling:
             self._settle()
+        for truth in self.truths.values():
+            truth.settle()
         if self._target is not None and now - self._flushed > FLUSH_SECONDS:
             self._target.flush()
             self._flushed = now
