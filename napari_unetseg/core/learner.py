@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from napari_unetseg.core.config import TrainSettings
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.plan import Plan
-    from napari_unetseg.core.samples import TrainingData
+    from napari_unetseg.core.samples import Place, TrainingData
+    from napari_unetseg.core.unet import UNet
 
-__all__ = ["Learner", "NotFiniteError"]
+__all__ = ["Learner", "NotFiniteError", "Weights"]
 
 AVERAGE = 0.99
 """Share of the averaged weights that a step leaves as they are."""
@@ -112,9 +113,7 @@ class Learner:
         """
         self.teacher, self.follows_from = None, self.steps
         if self.settings.hold:
-            network = copy.deepcopy(self.averaged)
-            network.load_state_dict(weights)
-            self.teacher = Teacher(network, self.data, seen)
+            self.teacher = Teacher(self.network_of(weights), self.data, seen)
 
     def _weigh(self) -> None:
         """Weigh the classes by what is labelled and by what they are thought to cover."""
@@ -201,7 +200,8 @@ class Learner:
             group["lr"] = self.settings.learning_rate * rate * self.damping * self.caution
         self._set_mode()
         with seeded(self.settings.seed, self.steps, self.device):
-            loss = self._loss(*self._draw())
+            rng = np.random.default_rng([self.settings.seed, self.steps])
+            loss = self.loss(self.network, *self.draw(rng, self.batch))
         value = float(loss.detach())
         if not math.isfinite(value):
             raise NotFiniteError
@@ -216,14 +216,14 @@ class Learner:
         self._average()
         return value
 
-    def _loss(self, images: Tensor, targets: Tensor, held: Tensor) -> Tensor:
-        """The loss of a batch as `_draw` gives it."""
+    def loss(self, network: UNet, images: Tensor, targets: Tensor, held: Tensor) -> Tensor:
+        """The loss of a network on a batch as `draw` gives it."""
         teacher = self.teacher if held.any() else None
         images = images.to(self.device, memory_format=self.layout)
         marked, held = targets.to(self.device), held.to(self.device)
         targets = marked.masked_fill(marked == HELD_OUT, IGNORE) if teacher else marked
         with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
-            logits = self.network(images)
+            logits = network(images)
             said = teacher(images[held]) if teacher else None
         loss = segmentation_loss(logits, targets, self.class_weights, dice=self.settings.dice)
         if said is not None:
@@ -242,15 +242,18 @@ class Learner:
         """From 0 to 1: a network that knows nothing yet would say one class of everything."""
         return 1.0 if self.knows else min(1.0, self.steps / KNOWING)
 
-    def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """A batch (N, C, *patch), its targets (N, *patch), and which are held to the teacher."""
-        rng = np.random.default_rng([self.settings.seed, self.steps])
+    def draw(
+        self, rng: np.random.Generator, batch: int, places: Sequence[Place] = ()
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (batch, C, *patch), targets (batch, *patch), and which are held to the teacher.
+
+        The first samples are cut around ``places``, the others around voxels that are picked.
+        """
         factor = margin(self.settings.augment)
         cut = (*self.patch[:-2], *(math.ceil(p * factor) for p in self.patch[-2:]))
         images, targets, held = [], [], []
-        for _ in range(self.batch):
-            anywhere = self.teacher.pick(rng) if self.teacher else None
-            plane, anchor = anywhere or self.data.pick(rng)
+        for number in range(batch):
+            plane, anchor = places[number] if number < len(places) else self._pick(rng)
             labels = self.teacher.labels(plane) if self.teacher else None
             image, target = self.data.cut(plane, anchor, cut, rng, self.patch, labels)
             x, y = self.augment(torch.from_numpy(image), torch.from_numpy(target), self.patch)
@@ -258,6 +261,10 @@ class Learner:
             targets.append(y)
             held.append(self.teacher is not None and self.teacher.knows(plane))
         return torch.stack(images), torch.stack(targets), torch.tensor(held)
+
+    def _pick(self, rng: np.random.Generator) -> Place:
+        """A voxel to learn from: a labelled one, or now and then any one that the teacher knows."""
+        return (self.teacher.pick(rng) if self.teacher else None) or self.data.pick(rng)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -281,9 +288,18 @@ class Learner:
 
     def weights(self) -> Weights:
         """A copy of the averaged weights, on the CPU."""
-        plain = torch.contiguous_format
-        averaged = self.averaged.state_dict().items()
-        return {n: t.detach().cpu().clone(memory_format=plain) for n, t in averaged}
+        return self.copied(self.averaged)
+
+    def copied(self, network: UNet) -> Weights:
+        """A copy of a network's weights, on the CPU."""
+        plain, state = torch.contiguous_format, network.state_dict().items()
+        return {n: t.detach().cpu().clone(memory_format=plain) for n, t in state}
+
+    def network_of(self, weights: Weights) -> UNet:
+        """A network with these weights, on the device, for prediction."""
+        network = copy.deepcopy(self.averaged)
+        network.load_state_dict(weights)
+        return network
 
     def restore(self, weights: Weights) -> None:
         """Go back to earlier weights after a failed step, and on with a tenth of the rate."""
@@ -315,10 +331,7 @@ class Learner:
 
     def score(self, weights: Weights | None = None) -> Scores | None:
         """Scores of these weights, or of the averaged ones, on the validation blocks if any."""
-        network = self.averaged
-        if weights is not None:
-            network = copy.deepcopy(network)
-            network.load_state_dict(weights)
+        network = self.averaged if weights is None else self.network_of(weights)
         return self.validator.score(network, self.shares)
 
 

@@ -126,7 +126,8 @@ class Controller(Masks):
         """Train on all sources; the newest model is gone on from where it fits."""
         with self.refusing():
             self.check_free()
-            pairs = self._offered = gather(self.session.sources, self.truths)()
+            newer = self.looking.newer
+            pairs = self._offered = gather(self.session.sources, self.truths, newer)()
             folders = [s for s in self.session.sources if s.used and s.on_disk]
             if not pairs and not folders:
                 raise UserError(
@@ -150,7 +151,7 @@ class Controller(Masks):
     def on_change(self, image: Any, change: Change) -> None:
         """Something was said about an image, and taken down."""
         super().on_change(image, change)
-        self.looking.on_change(change)
+        self.looking.on_change(image, change)
         self.keeping.on_change(image, change)
         self.quality.on_change()
         if self._own is not None and image is self._own.image:
