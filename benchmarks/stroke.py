@@ -1,12 +1,14 @@
-"""From the end of a stroke to a mask of a model that has learned from it, in a real window.
+"""From the end of a stroke to a mask that has learned from it, in a real window.
 
-    xvfb-run -a -s "-screen 0 1600x1000x24" python benchmarks/stroke.py [--strokes 8]
+    xvfb-run -a -s "-screen 0 1600x1000x24" python benchmarks/stroke.py [--strokes 12] [--ended]
 
 The sample's nuclei (512 × 512) with its strokes; a live training goes on. Then strokes of the true
-structure are painted at random places, one after another. Noted are the seconds until the training
-has taken a stroke, and until the mask on screen is that of a model shown after that. A model is
-shown only if it scores better on the validation blocks: where none does in time, the mask stays,
-and that is counted apart.
+class are painted one after another, as a user would: where the mask on screen is wrong. Noted are
+the seconds until the training has taken a stroke, until a newer model's mask is on screen, and
+until that mask has at least half of the stroke's voxels right. A stroke in a validation block is
+not learned from but scored on, so that these are counted apart. A stroke that confirms what the
+mask says already needs no newer mask, and none is painted. With ``--ended`` each stroke comes after
+a training that has ended by itself, and begins one anew.
 """
 
 from __future__ import annotations
@@ -15,74 +17,144 @@ import argparse
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import tifffile
+from scipy.ndimage import distance_transform_edt, maximum_filter
 from window import open_window, run_event_loop
 
-from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.core.labels import BRUSH, IGNORE
+from napari_unetseg.core.samples import split
+from napari_unetseg.gui.layers import stack_of
 from napari_unetseg.gui.session import MarkKind
 
 SAMPLE = Path(__file__).resolve().parents[1] / "sample_data" / "nuclei2d_mask.tif"
-PATIENCE = 20.0
+PATIENCE, SOON = 20.0, 5.0
 SIZE, LENGTH = 5, 12
+DEEPEST = 30
+"""Of so many of the deepest mistakes one is painted on."""
 
 
-def stroke(layer: Any, truth: np.ndarray, rng: np.random.Generator) -> None:
-    """Paint a short stroke that stays within one class."""
-    while True:
-        start = rng.integers(SIZE, np.array(truth.shape) - SIZE - LENGTH)
-        row = truth[start[0], start[1] : start[1] + LENGTH]
-        if (row == row[0]).all():
-            break
-    layer.brush_size = SIZE
-    with layer.block_history():
-        for step in range(LENGTH):
-            layer.paint((start[0], start[1] + step), int(row[0]) or BRUSH)
+@dataclass(slots=True)
+class Found:
+    """What became of a stroke: seconds, None if not in time."""
+
+    held_out: bool
+    taken: float | None = None
+    newer: float | None = None
+    right: float | None = None
 
 
-def measure(count: int) -> list[tuple[float | None, float | None]]:
-    """Seconds until each stroke was taken, and until a newer mask; None if not in time."""
-    _, dock = open_window(512, (1366, 768))
-    controller, session = dock.controller, dock.session
-    truth = (tifffile.imread(SAMPLE) > 0).astype(np.uint8)
-    run_event_loop(2.0)
-    dock.train.button.click()
-    run_event_loop(60.0, lambda: session.job is not None and session.job.text.startswith("Step"))
-    run_event_loop(5.0)
-    rng, found = np.random.default_rng(0), []
-    for _ in range(count):
-        if session.job is None:  # it ended by itself: strokes begin it anew
-            run_event_loop(1.0)
+class Hand:
+    """Paints strokes of the true class where the mask on screen is wrong."""
+
+    def __init__(self, dock: Any, truth: np.ndarray) -> None:
+        self.controller, self.session, self.truth = dock.controller, dock.session, truth
+        self.rng = np.random.default_rng(0)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """The mask on screen, 1 where it is a structure."""
+        return np.asarray(self.controller.prediction.layer.data > 0)
+
+    def held_out(self) -> np.ndarray:
+        """Where strokes are scored on, or in the guard of such a block."""
+        stack = stack_of(self.session.image)
+        target = np.zeros(self.truth.shape, np.uint8)
+        train, *_ = split(target, stack.fingerprint(), stack.spatial_spacing(2), 0.15)
+        return np.asarray(train == IGNORE)
+
+    def stroke(self) -> tuple[np.ndarray, np.ndarray]:
+        """Paint one; where it is, and where the mask is wrong of it."""
+        layer = self.session.training[0].labels
+        wrong = (self.mask != self.truth) & (np.asarray(layer.data) == 0)
+        depth = distance_transform_edt(wrong)
+        deep = depth >= min(SIZE / 2, depth.max())  # where the brush fits in
+        peaks = np.flatnonzero((depth == maximum_filter(depth, 2 * LENGTH)) & deep)
+        deepest = peaks[np.argsort(depth.ravel()[peaks])[-DEEPEST:]]
+        y, x = np.unravel_index(self.rng.choice(deepest), wrong.shape)
+        value = self.truth[y, x]
+        spot = np.zeros(wrong.shape, bool)
+        spot[
+            max(0, y - SIZE // 2) : y + SIZE // 2 + 1, max(0, x - LENGTH // 2) : x + LENGTH // 2
+        ] = True
+        spot &= self.truth == value
+        with layer.block_history():
+            layer.data_setitem(np.nonzero(spot), int(value) or BRUSH)
+        return spot, spot & (self.mask != self.truth)
+
+    def look(self, ended: bool) -> Found:
+        """Paint a stroke and wait for what becomes of it."""
+        session, model = self.session, self.controller.prediction.model_id
 
         def taken() -> int:
             return sum(mark.kind is MarkKind.STROKES for mark in session.marks)
 
-        before = taken()
-        stroke(session.training[0].labels, truth, rng)
-        start = time.perf_counter()
-        run_event_loop(PATIENCE, lambda n=before: taken() > n)
-        learned = time.perf_counter() - start if taken() > before else None
-        prediction = controller.prediction
-        model = prediction.model_id if prediction else None
-        run_event_loop(PATIENCE, lambda m=model: controller.prediction.model_id != m)
-        newer = controller.prediction.model_id != model
-        found.append((learned, time.perf_counter() - start if newer else None))
+        before, job = taken(), session.job
+        spot, wrong = self.stroke()
+        found = Found(bool(self.held_out()[spot].mean() > 0.5))
+        wanted, start = self.truth[wrong], time.perf_counter()
+
+        def all_known() -> bool:
+            now = time.perf_counter() - start
+            if found.taken is None and (taken() > before or (ended and session.job is not job)):
+                found.taken = now
+            if found.newer is None and self.controller.prediction.model_id != model:
+                found.newer = now
+            if found.newer is not None and (self.mask[wrong] == wanted).mean() >= 0.5:
+                found.right = now
+            return found.right is not None
+
+        run_event_loop(PATIENCE, all_known)
+        return found
+
+
+def measure(count: int, *, ended: bool) -> list[Found]:
+    """What became of so many strokes."""
+    _, dock = open_window(512, (1366, 768))
+    session = dock.session
+    hand = Hand(dock, (tifffile.imread(SAMPLE) > 0).astype(np.uint8))
+    if ended:
+        session.settings = session.settings.model_copy(update={"patience": 2})
+    run_event_loop(2.0)
+    dock.train.button.click()
+    run_event_loop(60.0, lambda: session.job is not None and session.job.text.startswith("Step"))
+    run_event_loop(10.0)
+    found = []
+    for _ in range(count):
+        if ended:
+            run_event_loop(120.0, lambda: session.job is None)
+            run_event_loop(2.0)
+        found.append(hand.look(ended))
+        print(found[-1], flush=True)
     return found
+
+
+def line(name: str, seconds: Sequence[float | None]) -> str:
+    """A line of the table."""
+    known = [one for one in seconds if one is not None]
+    middle = f"median {median(known):.1f}, largest {max(known):.1f} s" if known else "-"
+    soon = sum(one <= SOON for one in known)
+    shares = f"{soon} of {len(seconds)} in {SOON:g} s, {len(known)} in {PATIENCE:g} s"
+    return f"  {name:6}: {shares}; {middle}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print what was found."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--strokes", type=int, default=8)
-    found = measure(parser.parse_args(arguments).strokes)
-    for name, place in (("taken", 0), ("newer mask", 1)):
-        seconds = [one[place] for one in found if one[place] is not None]
-        middle = f"{median(seconds):.1f}, largest {max(seconds):.1f}" if seconds else "-"
-        print(f"{name:11}: {len(seconds)} of {len(found)} in time; median {middle} s", flush=True)
+    parser.add_argument("--strokes", type=int, default=12)
+    parser.add_argument("--ended", action="store_true")
+    options = parser.parse_args(arguments)
+    found = measure(options.strokes, ended=options.ended)
+    for held_out, name in ((False, "strokes that train"), (True, "strokes in validation blocks")):
+        mine = [one for one in found if one.held_out is held_out]
+        print(name)
+        for what in ("taken", "newer", "right"):
+            print(line(what, [getattr(one, what) for one in mine]), flush=True)
     os._exit(0)
 
 

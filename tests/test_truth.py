@@ -51,6 +51,65 @@ def test_a_sparse_grid_reads_what_a_dense_one_would(
     assert all(sparse.chunk(cell).any() for cell in sparse.cells())
 
 
+WAYS = ("write", "give", "mark", "look", "keep", "settle")
+
+
+@given(st.integers(0, 2**32 - 1), st.lists(st.sampled_from(WAYS), min_size=1, max_size=20))
+def test_parts_that_are_given_or_put_off_are_as_if_written(seed: int, ways: list[str]) -> None:
+    """What was given, kept or marked with stays as it was, whatever is written there later."""
+    rng = np.random.default_rng(seed)
+    sparse, dense = SparseGrid(SHAPE, np.uint32), np.zeros(SHAPE, np.uint32)
+    held: list[tuple[np.ndarray, np.ndarray]] = []
+    for way in ways:
+        chunk, some = at(1, (0, CHUNK), (0, CHUNK)), at(1, (3, 90), (40, 200))
+        region = [chunk, some, at(1, (CHUNK, 300), (512, 520))][int(rng.integers(3))]
+        shape, value = dense[region].shape, np.uint32(rng.integers(1, 9))
+        if way == "mark":
+            where = rng.random(shape) < rng.choice([0.1, 1.0])
+            sparse.mark(region, where, value)
+            dense[region][where] = value
+            held.append((where, where.copy()))
+        elif way in ("write", "give"):
+            choices = [rng.integers(0, 3, shape), np.zeros(shape), np.full(shape, value)]
+            values = choices[int(rng.integers(3))].astype(np.uint32)
+            dense[region] = values
+            getattr(sparse, way)(region, values)
+            held.append((values, values.copy()))
+        elif way == "settle":
+            sparse.settle(2)
+        else:
+            seen = sparse.look(region, keep=way == "keep")
+            np.testing.assert_array_equal(seen, dense[region])
+            if way == "keep":
+                held.append((seen, seen.copy()))
+        assert sparse.planes() == {(z,) for z in range(3) if dense[z].any()}
+    assert all(np.array_equal(now, then) for now, then in held)
+    np.testing.assert_array_equal(sparse.read(whole(SHAPE)), dense)
+
+
+def test_fills_in_memory_made_ready_are_taken_down_like_any() -> None:
+    """What was said stays as it was said when the next fill comes into the same kind of memory."""
+    shape = (2, 600, 600)
+    truth, dense, times = Truth(shape), np.zeros(shape, np.uint8), np.zeros(shape, np.uint32)
+    around = np.hypot(*np.ogrid[-32:568, -32:568]) % 90 > 30
+    said: list[tuple[Change, np.ndarray]] = []
+    for number in range(1, 7):
+        region = (slice(number % 2, number % 2 + 1), *whole(shape[1:]))
+        layer = dense[region].copy()
+        layer[0][around if number % 3 else ~around] = number
+        change = truth.note(STROKES, region, layer)
+        assert change is not None
+        said.append((change, change.values.copy()))
+        times[region][layer != dense[region]] = change.stamp
+        dense[region] = layer
+        layer[:] = 99  # the layer is painted on; what was taken down is not its memory
+        while not truth.settle(3):
+            pass
+        np.testing.assert_array_equal(truth.read(STROKES, whole(shape)), dense)
+        np.testing.assert_array_equal(truth.times(STROKES, whole(shape)), times)
+    assert all(np.array_equal(change.values, then) for change, then in said)
+
+
 def test_differing_chunks_are_found_and_no_others() -> None:
     grid, dense = SparseGrid(SHAPE), np.zeros(SHAPE, np.uint8)
     dense[1, 270, 515] = 3

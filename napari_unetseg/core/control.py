@@ -72,7 +72,7 @@ class Control:
             self._threads = number
 
     def offer_pairs(self, pairs: tuple[Pair, ...]) -> None:
-        """Hand over newer annotations; a job that can use them takes them at its next epoch."""
+        """Hand over newer annotations; a job that can use them takes them soon, after a step."""
         with self._lock:
             self._pairs = pairs
 
@@ -80,6 +80,12 @@ class Control:
         """Annotations that stay as they are, to go with whatever is offered."""
         with self._lock:
             self._kept = pairs
+
+    @property
+    def offers(self) -> bool:
+        """Whether there are newer annotations to take."""
+        with self._lock:
+            return self._pairs is not None
 
     def take_pairs(self) -> tuple[Pair, ...] | None:
         """Newer annotations, once; None when there are none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
@@ -36,9 +36,10 @@ if TYPE_CHECKING:
     from napari_unetseg.core.config import TrainSettings
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.plan import Plan
-    from napari_unetseg.core.samples import TrainingData
+    from napari_unetseg.core.samples import Place, TrainingData
+    from napari_unetseg.core.unet import UNet
 
-__all__ = ["Learner", "NotFiniteError"]
+__all__ = ["Learner", "NotFiniteError", "Weights"]
 
 AVERAGE = 0.99
 """Share of the averaged weights that a step leaves as they are."""
@@ -54,6 +55,8 @@ FAST = ("cpu", "cuda")
 wrongly from channels last (https://github.com/pytorch/pytorch/issues/175189)."""
 SMALLEST_PATCH = 32
 Weights = dict[str, Tensor]
+Key = tuple[int, ...]
+"""What random numbers follow from, besides the seed: a step's number."""
 T = TypeVar("T")
 
 
@@ -131,9 +134,7 @@ class Learner:
         """
         self.teacher, self.follows_from = None, self.steps
         if self.settings.hold:
-            network = copy.deepcopy(self.averaged)
-            network.load_state_dict(weights)
-            self.teacher = Teacher(network, self.data, seen)
+            self.teacher = Teacher(self.network_of(weights), self.data, seen)
 
     def _weigh(self) -> None:
         """Weigh the classes by what is labelled and by what they are thought to cover."""
@@ -229,7 +230,8 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * rate * self.damping * self.caution
         self._set_mode()
-        sums = self._together(lambda: self._sums(*self._draw()))
+        key = (self.steps,)
+        sums = self._together(lambda: self._sums(self.network, key, *self._draw()))
         loss = self._loss(self.team.joint(sums))
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -264,27 +266,44 @@ class Learner:
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return self.team.gradients(self.network.parameters())
 
-    def _sums(self, images: Tensor, targets: Tensor, held: Tensor) -> Tensor:
-        """What the loss of samples as `_draw` gives them is made of; those of all are added."""
+    def loss(
+        self, network: UNet, key: Key, images: Tensor, targets: Tensor, held: Tensor
+    ) -> Tensor:
+        """The loss of a network on samples as `draw` gives them, of this process alone."""
+        return self._loss(self._sums(network, key, images, targets, held, len(images)))
+
+    def _sums(
+        self,
+        network: UNet,
+        key: Key,
+        images: Tensor,
+        targets: Tensor,
+        held: Tensor,
+        batch: int | None = None,
+    ) -> Tensor:
+        """What the loss of samples as `draw` gives them is made of; those of all are added.
+
+        ``batch`` is how many there are in all processes, `Learner.batch` by default.
+        """
         teacher = self.teacher if held.any() else None
         images = images.to(self.device, memory_format=self.layout)
         marked, held = targets.to(self.device), held.to(self.device)
         targets = marked.masked_fill(marked == HELD_OUT, IGNORE) if teacher else marked
-        seed = self.settings.seed
+        seed, batch = self.settings.seed, batch or self.batch
         with (
-            seeded(self.device, seed, self.steps, self.batch + 1 + self.team.place.rank),
+            seeded(self.device, seed, *key, batch + 1 + self.team.place.rank),
             torch.autocast(self.device.type, enabled=self.device.type == "cuda"),
         ):
-            with joined_norms(self.network, self.team) if self.joint_norms else nullcontext():
-                logits = self.network(images)
+            with joined_norms(network, self.team) if self.joint_norms else nullcontext():
+                logits = network(images)
             said = teacher(images[held]) if teacher else None
         segmentation = segmentation_sums(logits, targets, self.class_weights)
         kept, edges = logits.new_zeros(2, dtype=torch.float32), segmentation.new_zeros(1)
         if said is not None:
             kept = distillation_sums(logits[held], said, marked[held])
         if self.border_weight:
-            with seeded(self.device, seed, self.steps, self.batch):  # the same for all
-                edges = edge_loss(images, logits, targets, self.batch)[None]
+            with seeded(self.device, seed, *key, batch):  # the same for all
+                edges = edge_loss(images, logits, targets, batch)[None]
         return torch.cat([segmentation, kept, edges])
 
     def _loss(self, sums: Tensor) -> Tensor:
@@ -305,25 +324,35 @@ class Learner:
         return 1.0 if self.knows else min(1.0, self.steps / KNOWING)
 
     def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """This process's samples (N, C, *patch), targets (N, *patch), which the teacher knows.
+        """This process's share of a step's batch."""
+        return self.draw((self.steps,), self.team.share(range(self.batch)))
 
-        A sample follows from seed, step and its number in the batch, whoever draws it.
+    def draw(
+        self, key: Key, numbers: Iterable[int], places: Sequence[Place] = ()
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Samples (N, C, *patch), targets (N, *patch), and which of them the teacher knows.
+
+        A sample follows from seed, key and its number in the batch, whoever draws it. The first are
+        cut around ``places``, the others around voxels that are picked.
         """
-        drawn = [self._sample(number) for number in self.team.share(range(self.batch))]
+        drawn = [self._sample(key, n, places[n] if n < len(places) else None) for n in numbers]
         images, targets, held = zip(*drawn, strict=True)
         return torch.stack(images), torch.stack(targets), torch.tensor(held)
 
-    def _sample(self, number: int) -> tuple[Tensor, Tensor, bool]:
-        rng = np.random.default_rng([self.settings.seed, self.steps, number])
+    def _sample(self, key: Key, number: int, place: Place | None) -> tuple[Tensor, Tensor, bool]:
+        rng = np.random.default_rng([self.settings.seed, *key, number])
         factor = margin(self.settings.augment)
         cut = (*self.patch[:-2], *(math.ceil(p * factor) for p in self.patch[-2:]))
-        anywhere = self.teacher.pick(rng) if self.teacher else None
-        plane, anchor = anywhere or self.data.pick(rng)
+        plane, anchor = place or self._pick(rng)
         labels = self.teacher.labels(plane) if self.teacher else None
         image, target = self.data.cut(plane, anchor, cut, rng, self.patch, labels)
-        with seeded(self.device, self.settings.seed, self.steps, number):
+        with seeded(self.device, self.settings.seed, *key, number):
             x, y = self.augment(torch.from_numpy(image), torch.from_numpy(target), self.patch)
         return x, y, self.teacher is not None and self.teacher.knows(plane)
+
+    def _pick(self, rng: np.random.Generator) -> Place:
+        """A voxel to learn from: a labelled one, or now and then any one that the teacher knows."""
+        return (self.teacher.pick(rng) if self.teacher else None) or self.data.pick(rng)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -347,9 +376,18 @@ class Learner:
 
     def weights(self) -> Weights:
         """A copy of the averaged weights, on the CPU."""
-        plain = torch.contiguous_format
-        averaged = self.averaged.state_dict().items()
-        return {n: t.detach().cpu().clone(memory_format=plain) for n, t in averaged}
+        return self.copied(self.averaged)
+
+    def copied(self, network: UNet) -> Weights:
+        """A copy of a network's weights, on the CPU."""
+        plain, state = torch.contiguous_format, network.state_dict().items()
+        return {n: t.detach().cpu().clone(memory_format=plain) for n, t in state}
+
+    def network_of(self, weights: Weights) -> UNet:
+        """A network with these weights, on the device, for prediction."""
+        network = copy.deepcopy(self.averaged)
+        network.load_state_dict(weights)
+        return network
 
     def restore(self, weights: Weights) -> None:
         """Go back to earlier weights after a failed step, and on with a tenth of the rate."""
@@ -381,10 +419,7 @@ class Learner:
 
     def score(self, weights: Weights | None = None) -> Scores | None:
         """Scores of these weights, or of the averaged ones, on the validation blocks if any."""
-        network = self.averaged
-        if weights is not None:
-            network = copy.deepcopy(network)
-            network.load_state_dict(weights)
+        network = self.averaged if weights is None else self.network_of(weights)
         return self.validator.score(network, self.shares)
 
 

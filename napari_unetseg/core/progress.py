@@ -62,6 +62,7 @@ class Progress:
         self.losses = 0.0
         self.curve: list[CurvePoint] = []
         self.best: Best | None = None
+        self.steady: Best | None = None
         self.before: Scores | None = None
         self.level = self.record = math.nan
         self.initial = self.safe_weights = initial
@@ -112,9 +113,17 @@ class Progress:
 
     def _begin_from(self, best: Best) -> Best:
         """Compare coming epochs with these weights and their score."""
-        self.best, self.before = best, best.scores
+        self.best, self.steady, self.before = best, best, best.scores
         self.level = self.record = best.scores.soft_dice if best.scores else math.nan
         return best
+
+    def show(self, answer: Best) -> None:
+        """Show an answer to newer strokes; what coming epochs must reach stays as it is."""
+        assert self.best is not None
+        self.before, self.best = self.best.scores, answer
+        if answer.scores and answer.scores.soft_dice >= self.record:
+            self.steady, self.level = answer, answer.scores.soft_dice
+            self.record = self.level
 
     def step(self, loss: float) -> StepDone:
         """Count a step."""
@@ -140,7 +149,7 @@ class Progress:
         gain = self._gain(scores)
         self.without_gain = 0 if gain >= LEAST_GAIN else self.without_gain + 1
         if gain > 0:
-            self.best = Best(weights, scores)
+            self.best = self.steady = Best(weights, scores)
         self.safe_weights = weights
         self.curve.append(_point(self, loss, scores))
         return EpochDone(self.epochs, self.steps, loss, scores, gain > 0, self.seconds)
@@ -172,7 +181,12 @@ class Progress:
     def renew(self, learner: Learner) -> None:
         """Newer annotations came: the best weights are scored on these, as coming ones will be."""
         if self.best is not None:
-            self._begin_from(Best(self.best.weights, learner.score(self.best.weights)))
+            best, steady = self.best.weights, (self.steady or self.best).weights
+            self._begin_from(Best(best, learner.score(best)))
+            if steady is not best:
+                self.steady = Best(steady, learner.score(steady))
+                if self.steady.scores and self.steady.scores.soft_dice > self.record:
+                    self.level = self.record = self.steady.scores.soft_dice
         self.without_gain = 0
 
     def done(self, *, stopped: bool) -> TrainingDone:

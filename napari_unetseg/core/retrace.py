@@ -87,7 +87,10 @@ class Steps:
     def remember(
         self, region: Region, found: Iterable[tuple[Region, np.ndarray, np.ndarray]], stamp: int
     ) -> None:
-        """Remember a step that is about to be made, as `changed` found it."""
+        """Remember a step that is about to be made, as `changed` found it.
+
+        Nobody writes to its arrays any more.
+        """
         pieces = [self._piece(*one, np.uint32(stamp)) for one in found]
         self._done.append(_Step(region, pieces, sum(piece.nbytes for piece in pieces)))
         self._undone.clear()
@@ -101,7 +104,7 @@ class Steps:
         before = self._values.look(part, keep=dense)
         times = self._stamps.look(part, keep=dense)
         if dense:
-            return _Piece(part, ..., differs, (before, values.copy()), (times, stamp))
+            return _Piece(part, ..., differs, (before, values), (times, stamp))
         flat = np.unravel_index(np.flatnonzero(differs), differs.shape)
         places = tuple(axis.astype(np.uint16) for axis in flat)
         return _Piece(part, places, True, (before[places], values[places]), (times[places], stamp))

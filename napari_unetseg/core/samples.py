@@ -28,7 +28,7 @@ from napari_unetseg.core.labels import (
     count_values,
 )
 
-__all__ = ["Block", "Pair", "Plane", "TrainingData"]
+__all__ = ["Block", "Pair", "Place", "Places", "Plane", "TrainingData"]
 
 BLOCKS_ALONG = 8
 """Blocks along the shorter of Y and X, within the limits of the next line, in voxels."""
@@ -69,6 +69,9 @@ class Pair:
         255 background.
     ignore
         A value of a full mask or of instances that means "not labelled".
+    newer
+        Regions of the grid, start and stop along each axis, that were painted in since the model
+        that a training goes on from was shown: it answers them before its first step.
 
     Raises
     ------
@@ -81,6 +84,7 @@ class Pair:
     kind: LabelKind = LabelKind.STROKES
     corrections: Any | None = None
     ignore: int | None = None
+    newer: tuple[tuple[slice, ...], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", LabelKind(self.kind))
@@ -123,6 +127,12 @@ class Plane:
         for number, count in enumerate(self.counts.tolist()):
             if count:
                 self.anchors[number] = _places_of(self.train, number, count, rng)
+
+
+Place = tuple[Plane, int]
+"""A voxel of a plane, by its flat index."""
+Places = list[tuple[Plane, np.ndarray]]
+"""Voxels of some planes, by their flat indices (int64), at least one of each."""
 
 
 def _count_classes(target: np.ndarray, n_classes: int) -> np.ndarray:
@@ -457,6 +467,32 @@ class TrainingData:
         """The first of the pieces that holds a class."""
         there = (i for i, (p, r) in enumerate(pieces) if (p.train[r] == number).any())
         return next(there, None)
+
+    def newer_than(self, before: TrainingData) -> Places:
+        """What trains and was not labelled so in earlier data of the same images."""
+        known = {before.place_of(plane): plane.train for plane in before.planes}
+        found = []
+        for plane in self.planes:
+            newer = plane.train != known.get(self.place_of(plane), IGNORE)
+            found.append((plane, np.flatnonzero(newer & (plane.train != IGNORE))))
+        return [(plane, places) for plane, places in found if len(places)]
+
+    def newer_places(self) -> Places:
+        """What trains in the regions that the pairs call newer."""
+        newer = {id(pair.image): pair.newer for pair in self.pairs}
+        found = []
+        for plane in self.planes:
+            marked = np.zeros(plane.train.shape, bool)
+            for region in newer[id(plane.stack)]:
+                at = zip(plane.index, region[: -self.dims], strict=True)
+                if all(s.start <= i < s.stop for i, s in at):
+                    marked[region[-self.dims :]] = True
+            found.append((plane, np.flatnonzero(marked & (plane.train != IGNORE))))
+        return [(plane, places) for plane, places in found if len(places)]
+
+    def place_of(self, plane: Plane) -> tuple[str, tuple[int, ...]]:
+        """Which plane of which image this is, also in other data of the same images."""
+        return self.fingerprints[id(plane.stack)], plane.index
 
     def renewed(self, pairs: Sequence[Pair]) -> Self:
         """The same for newer annotations of the same classes."""

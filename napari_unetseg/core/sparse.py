@@ -98,6 +98,7 @@ class SparseGrid:
         self.shape, self.dtype, self._packed = tuple(shape), np.dtype(dtype), packed
         self._chunks: dict[Cell, Any] = {}
         self._kept: set[Cell] = set()
+        self._late: dict[Cell, tuple[Region, np.ndarray, Any]] = {}
 
     def region_of(self, cell: Cell) -> Region:
         """What a chunk covers; chunks at the far end are cut off."""
@@ -107,6 +108,8 @@ class SparseGrid:
 
     def chunk(self, cell: Cell) -> np.ndarray | None:
         """The chunk at a place, None where all is zero; not to be written to."""
+        if cell in self._late:
+            self._settle(cell)
         kept = self._chunks.get(cell)
         if kept is None or not self._packed:
             return kept
@@ -115,15 +118,15 @@ class SparseGrid:
 
     def cells(self) -> list[Cell]:
         """The places of the chunks that hold anything."""
-        return list(self._chunks)
+        return list(self._chunks | self._late)
 
     def look(self, part: Region, *, keep: bool = False) -> np.ndarray:
         """What a part of a region holds, as `parts` gives it; not to be written to.
 
         It stays as it is until something is written there, with ``keep`` for ever.
         """
-        *leading, y, x = part
-        cell = (*(s.start for s in leading), y.start // CHUNK, x.start // CHUNK)
+        *_, y, x = part
+        cell = _cell_of(part)
         chunk = self.chunk(cell)
         if chunk is None:
             return uniform(self.dtype.type(0), tuple(s.stop - s.start for s in part))
@@ -170,6 +173,46 @@ class SparseGrid:
         before[inside] = piece
         return before if before.any() else self._new(cell, None)
 
+    def give(self, part: Region, values: np.ndarray) -> None:
+        """Set a part, as `parts` gives it, without a copy where it is a whole chunk.
+
+        The values are the grid's from then on: nobody writes to them any more.
+        """
+        if values.size != CHUNK * CHUNK or values.dtype != self.dtype or self._packed:
+            self.write(part, values)
+            return
+        cell, first = _cell_of(part), values.flat[0]
+        self._late.pop(cell, None)
+        if any(values.strides) and not (values == first).all():
+            self._chunks[cell] = values
+            self._kept.add(cell)  # it is copied before anything is written to it
+            return
+        self._kept.discard(cell)
+        self._chunks.pop(cell, None)
+        if first:
+            self._chunks[cell] = uniform(first, values.shape)
+
+    def mark(self, part: Region, where: np.ndarray, value: np.generic) -> None:
+        """Set a value, not zero, at some places of a part, as `parts` gives it.
+
+        It is done when its chunk is next looked at, or by `settle`: until then it takes neither
+        time nor memory. Nobody writes to ``where`` any more.
+        """
+        cell = _cell_of(part)
+        if cell in self._late:
+            self._settle(cell)
+        self._late[cell] = part, where, value
+
+    def settle(self, most: int) -> bool:
+        """Do what `mark` put off, for so many chunks at most; whether nothing is left."""
+        for cell in list(self._late)[:most]:
+            self._settle(cell)
+        return not self._late
+
+    def _settle(self, cell: Cell) -> None:
+        part, where, value = self._late.pop(cell)
+        self.give(part, np.where(where, value, self.look(part)))
+
     def _new(self, cell: Cell, chunk: Chunk) -> Chunk:
         """A chunk that nobody has looked at yet."""
         self._kept.discard(cell)
@@ -193,6 +236,12 @@ def uniform(value: np.generic, shape: tuple[int, ...]) -> np.ndarray:
     array: np.ndarray = np.ndarray(shape, value.dtype, np.asarray(value), strides=(0,) * len(shape))
     array.flags.writeable = False
     return array
+
+
+def _cell_of(part: Region) -> Cell:
+    """The chunk that a part, as `parts` gives it, lies in."""
+    *leading, y, x = [s.start for s in part]
+    return (*leading, y // CHUNK, x // CHUNK)
 
 
 def _overlap(place: Region, region: Region) -> tuple[Region, Region]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 from napari_unetseg.core import transfer
+from napari_unetseg.core.answer import FEW, StrokeAnswer, as_good
 from napari_unetseg.core.choices import explain
 from napari_unetseg.core.config import TrainSettings
 from napari_unetseg.core.control import Control
@@ -19,14 +22,14 @@ from napari_unetseg.core.devices import (
 )
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.events import Event, Improved, Notice, Prepared, Renewed
-from napari_unetseg.core.learner import Learner, NotFiniteError
+from napari_unetseg.core.learner import Learner, NotFiniteError, Weights
 from napari_unetseg.core.memory import kept_memory
 from napari_unetseg.core.model import Model
 from napari_unetseg.core.parallel import Team, place
 from napari_unetseg.core.plan import Plan, make_plan
-from napari_unetseg.core.progress import Progress
+from napari_unetseg.core.progress import Best, Progress
 from napari_unetseg.core.records import TrainingRecord, image_records, now, remembered, versions
-from napari_unetseg.core.samples import Pair, TrainingData
+from napari_unetseg.core.samples import Pair, Places, TrainingData
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,7 +111,7 @@ def _train(
         yield from run.step()
         if run.epoch_ends():
             yield from run.epoch()
-            yield from run.renew()
+        yield from run.renew()
     if run.progress.steps_since_epoch:
         yield from run.epoch()
     return (yield from run.end())
@@ -145,7 +148,9 @@ class _Run:
         self.progress = Progress(self.plan, settings, self.learner.weights(), clock)
         if init and not self.adapted:
             self.learner.hold_to(self.progress.initial, self._seen())
-        self.failures = 0
+        self.failures = self.answers = 0
+        self.asked: StrokeAnswer | None = None
+        self.renewed_at, self.renewing = -math.inf, 0.0
 
     def _seen(self, data: TrainingData | None = None) -> frozenset[str]:
         """Fingerprints of the images of earlier trainings, and of these data."""
@@ -179,7 +184,7 @@ class _Run:
         return ends and self.progress.steps_since_epoch > 0
 
     def begin(self) -> Generator[Event, None, None]:
-        """Say what will be done; score the model that is gone on from."""
+        """Say what will be done; score the model that is gone on from, and answer newer strokes."""
         yield from map(Notice, self.adapted)
         if self.settings.freeze_encoder and not self.learner.frozen:
             yield Notice(
@@ -193,7 +198,7 @@ class _Run:
             )
         yield self.prepared()
         if self.init is None or self.adapted:
-            yield from self.answer()
+            yield from self.first_answer()
             return
         self.progress.begin(self.learner)
         if self.data.validated and not all(record.scores for record in self.init.history):
@@ -201,6 +206,7 @@ class _Run:
                 "An earlier training of this model held nothing back, so its score is kinder "
                 "than that of a new model."
             )
+        yield from self.answer_strokes(self.data.newer_places())
 
     def prepared(self) -> Prepared:
         """What was read, what will be done, and what was chosen for it."""
@@ -224,7 +230,7 @@ class _Run:
         device = device_name(self.device)
         return explain(self.plan, self.data, self.settings, self.learner, device)
 
-    def answer(self) -> Generator[Event, None, None]:
+    def first_answer(self) -> Generator[Event, None, None]:
         """A first model without a step, where the device's memory allows it."""
         self.look()
         if self.stopped or not (self.settings.pretrained or self.adapted):
@@ -296,13 +302,25 @@ class _Run:
         if done.best:
             model, before = self.model("training goes on"), self.progress.before
             yield Improved(model, done.scores, done.seconds, done.step, before)
+        elif self.asked is not None:
+            yield from self.try_answers([self.learner.weights()])
         self.failures = 0
 
     def renew(self) -> Generator[Event, None, None]:
-        """Take newer annotations, if there are any and training goes on."""
+        """Take newer annotations, if there are any, and answer them.
+
+        Between two times the training gets as long as the earlier one took.
+        """
         over = self.progress.over or self.control.stopped or not self.team.alone
-        if over or not (newer := self.control.take_pairs()):
+        rests = self.progress.seconds - self.renewed_at >= self.renewing
+        if over or not rests or not (newer := self.control.take_pairs()):
             return
+        start = self.progress.seconds
+        yield from self._renew(newer)
+        self.renewed_at = self.progress.seconds
+        self.renewing = self.renewed_at - start
+
+    def _renew(self, newer: Sequence[Pair]) -> Generator[Event, None, None]:
         before = self.data
         try:
             self._use(self.data.renewed(newer), before)
@@ -319,6 +337,65 @@ class _Run:
             self.progress.renew(self.learner)
             voxels = self.data.train_voxels + self.data.validation_voxels
             yield Renewed(voxels, self.progress.steps, self.progress.seconds)
+            yield from self.answer_strokes(self.data.newer_than(before))
+
+    def answer_strokes(self, newer: Places) -> Generator[Event, None, None]:
+        """Show a model that knows newer strokes better and is as good on the validation blocks.
+
+        The training itself goes its own way; where there is no answer now, its epochs are looked at
+        for one. Without a score the newest is shown after each of them in any case.
+        """
+        self.asked, shown = None, self.progress.best
+        if not newer or shown is None or shown.scores is None:
+            return
+        self.answers += 1
+        with self._sparing_memory():
+            asked = StrokeAnswer(self.learner, shown.weights, newer, self.answers)
+            if asked.wrong(shown.weights) > FEW:
+                self.asked = asked
+                yield from self.try_answers(self._candidates(asked))
+
+    def _candidates(self, asked: StrokeAnswer) -> Iterator[Weights]:
+        """Those of the training under way, then those on the way to what a copy learns."""
+        yield self.learner.weights()
+        if (weights := asked.least(asked.learn(self._look_up))) is not None:
+            yield weights
+
+    def try_answers(self, candidates: Iterable[Weights]) -> Generator[Event, None, None]:
+        """Show the first weights that answer newer strokes, if there are any without an answer.
+
+        Half of what the model shown has wrong must be right: else the mask hardly changes there.
+        """
+        asked, progress, shown = self.asked, self.progress, self.progress.best
+        if asked is None or shown is None or shown.scores is None:
+            return
+        with self._sparing_memory():
+            wrong = asked.wrong(shown.weights)
+            highest = max(progress.record, shown.scores.soft_dice)
+            for weights in candidates if wrong > FEW else ():
+                self._look_up()
+                if asked.wrong(weights) > wrong / 2:
+                    continue
+                scores = self.learner.score(weights)
+                if scores and as_good(scores, shown.scores, highest):
+                    self.asked = None
+                    progress.show(Best(weights, scores))
+                    model = self.model("newer strokes came")
+                    yield Improved(model, scores, progress.seconds, progress.steps, shown.scores)
+                    return
+
+    @contextmanager
+    def _sparing_memory(self) -> Iterator[None]:
+        """Training goes on without an answer where there is no memory for one, or it is to stop."""
+        try:
+            yield
+        except _StoppedError:
+            pass
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self.asked = None
+            release_memory(self.device)
 
     def _use(self, data: TrainingData, before: TrainingData | None = None) -> None:
         """Learn from these data; hold on to the best model, whose mask of the others was shown."""
@@ -344,8 +421,10 @@ class _Run:
     @property
     def empty_handed(self) -> bool:
         """Whether nothing has been learned yet."""
-        went_on = self.init is not None and not self.adapted
-        return self.progress.best is None or (went_on and not self.progress.epochs)
+        progress, went_on = self.progress, self.init is not None and not self.adapted
+        if progress.best is None:
+            return True
+        return went_on and not progress.epochs and progress.best.weights is progress.initial
 
     def model(self, reason: str) -> Model:
         """The best weights so far with all that is needed to use them."""

@@ -20,6 +20,9 @@ from napari_unetseg.core.sparse import Cell, Region, SparseGrid, uniform, whole,
 
 __all__ = ["Change", "Origin", "Said", "Truth"]
 
+LEAST_READY, MOST_READY = 2**18, 2**23
+"""Bytes of a fill, the next of which finds memory that was touched already: at 5 µs a page, new
+memory took longer than all else."""
 Said = tuple[np.ndarray, np.ndarray]
 """Values and their times, of one region's shape."""
 
@@ -88,6 +91,7 @@ class Truth:
         self.stamp = 0
         self._away = False
         self._lock = threading.RLock()
+        self._ready, self._wanted = np.empty(0, np.uint8), 0
         self._layers = {o: _Layer(shape, np.uint8) for o in Origin}
         self._layers[Origin.STROKES] = _Layer(shape, dtype)
         self._layers[Origin.FIRST].values = SparseGrid(shape, packed=True)
@@ -129,8 +133,7 @@ class Truth:
             if not found:
                 return None
             cut = _bounds((part, differs) for part, differs, _ in found)
-            found = [_clip(cut, *one) for one in found]
-            values = values[within(cut, region)].copy()
+            values = self._copied(values[within(cut, region)])
             times = None if by_hand else layer.steps.retraced(cut, values)
             if times is None:
                 self.stamp += 1
@@ -138,11 +141,31 @@ class Truth:
             if times is not None or origin is Origin.FIRST:
                 self.put(change)
                 return change
+            own = [_clip(cut, values, part, differs) for part, differs, _ in found]
             if undoable:
-                layer.steps.remember(cut, found, self.stamp)
-            for one in found:
+                layer.steps.remember(cut, own, self.stamp)
+            for one in own:
                 _say(layer, *one, self.stamp)
             return change
+
+    def settle(self, most: int = 16) -> bool:
+        """Do what was put off so that nobody waits, for so many chunks; whether nothing is left."""
+        with self._lock:
+            left = [layer for layer in self._layers.values() if not layer.stamps.settle(most)]
+            if not left and self._ready.nbytes < self._wanted:
+                self._ready = np.ones(self._wanted, np.uint8)
+            return not left
+
+    def _copied(self, values: np.ndarray) -> np.ndarray:
+        """A copy; of a fill in memory that `settle` made ready, since new memory comes slowly."""
+        if not LEAST_READY <= values.nbytes <= MOST_READY:
+            return values.copy()
+        ready, self._ready, self._wanted = self._ready, np.empty(0, np.uint8), values.nbytes
+        if not values.nbytes <= ready.nbytes <= 2 * values.nbytes:
+            return values.copy()
+        copy = ready[: values.nbytes].view(values.dtype).reshape(values.shape)
+        copy[...] = values
+        return copy
 
     def times(self, origin: Origin, region: Region) -> np.ndarray:
         """A copy of the times of a region's last changes, uint32, 0 for never."""
@@ -199,8 +222,8 @@ class Truth:
                 layer.stamps.write(region, change.stamps)
                 layer.values.write(region, values)
             else:
-                for one in changed(layer.values, region, values):
-                    _say(layer, *one, change.stamp)
+                for part, differs, new in list(changed(layer.values, region, values)):
+                    _say(layer, part, differs, new.copy(), change.stamp)
             self.stamp = max(self.stamp, change.stamp)
 
     def adopt(self, array: Any, kind: LabelKind) -> Iterator[Change]:
@@ -330,21 +353,23 @@ class Truth:
 
 
 def _say(layer: _Layer, part: Region, differs: np.ndarray, values: np.ndarray, stamp: int) -> None:
-    """Write a part's values, and the time where they differ from before."""
+    """Write a part's values, which are the layer's now, and the time where they differ."""
     if differs.all():
-        stamps = uniform(np.uint32(stamp), differs.shape)
+        layer.stamps.give(part, uniform(np.uint32(stamp), differs.shape))
     else:
-        stamps = layer.stamps.look(part).copy()
-        np.copyto(stamps, np.uint32(stamp), where=differs)
-    layer.stamps.write(part, stamps)
-    layer.values.write(part, values)
+        layer.stamps.mark(part, differs, np.uint32(stamp))
+    layer.values.give(part, values)
 
 
-def _clip(box: Region, part: Region, *arrays: np.ndarray) -> tuple[Any, ...]:
-    """What of a part and its arrays is in a box."""
-    both = zip(part, box, strict=True)
+def _clip(
+    box: Region, values: np.ndarray, part: Region, differs: np.ndarray
+) -> tuple[Region, np.ndarray, np.ndarray]:
+    """What of a part is in a box, where it differs, and its values of those of the box."""
+    both = list(zip(part, box, strict=True))
+    if all(b.start <= p.start and p.stop <= b.stop for p, b in both):
+        return part, differs, values[within(part, box)]
     inside = tuple(slice(max(p.start, b.start), min(p.stop, b.stop)) for p, b in both)
-    return (inside, *(array[within(inside, part)] for array in arrays))
+    return inside, differs[within(inside, part)], values[within(inside, box)]
 
 
 def _bounds(found: Iterable[tuple[Region, np.ndarray]]) -> Region:

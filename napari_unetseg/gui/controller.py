@@ -130,7 +130,8 @@ class Controller(Masks):
         """Train on all sources; the newest model is gone on from where it fits."""
         with self.refusing():
             self.check_free()
-            pairs = self._offered = gather(self.session.sources, self.truths)()
+            newer = self.looking.newer
+            pairs = self._offered = gather(self.session.sources, self.truths, newer)()
             folders = [s for s in self.session.sources if s.used and s.on_disk]
             if not pairs and not folders:
                 raise UserError(
@@ -154,7 +155,7 @@ class Controller(Masks):
     def on_change(self, image: Any, change: Change) -> None:
         """Something was said about an image, and taken down."""
         super().on_change(image, change)
-        self.looking.on_change(change)
+        self.looking.on_change(image, change)
         self.keeping.on_change(image, change)
         self.quality.on_change()
         if self._own is not None and image is self._own.image:
@@ -563,6 +564,8 @@ class Controller(Masks):
         now = time.perf_counter()
         if self.doubts and not self._settling:
             self._settle()
+        for truth in self.truths.values():
+            truth.settle()
         if self._target is not None and now - self._flushed > FLUSH_SECONDS:
             self._target.flush()
             self._flushed = now

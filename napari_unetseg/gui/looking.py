@@ -17,6 +17,7 @@ from napari_unetseg.gui.live import LookWork, MaskBegins, Screen, View, near
 from napari_unetseg.gui.session import Level, Mode
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.sparse import Region
     from napari_unetseg.gui.controller import Controller
     from napari_unetseg.gui.session import ModelEntry, Session
 
@@ -24,6 +25,8 @@ __all__ = ["Looking"]
 
 PAUSE_SECONDS = 0.7
 """A training begins anew this long after the last stroke."""
+MOST_NEWER = 100
+"""Regions of an image, the newest, that a training answers before its first step."""
 
 
 class Looking:
@@ -46,6 +49,8 @@ class Looking:
         self._said: set[str] = set()
         self._painted: float | None = None
         self._offered = 0.0
+        self.newer: dict[Any, list[Region]] = {}
+        """Where something was said of images that no training has taken yet."""
         self.watched = True
         """Whether there is anybody to look: False while the dock is closed."""
         self.may_train = False
@@ -74,10 +79,12 @@ class Looking:
 
     # -- strokes -------------------------------------------------------------------------------
 
-    def on_change(self, change: Change) -> None:
+    def on_change(self, image: Any, change: Change) -> None:
         """Something was said; in live mode a training begins anew after a moment."""
         if change.origin is not Origin.FIRST:
             self._painted = time.monotonic()
+            regions = self.newer.setdefault(image, [])
+            regions[:] = [*regions[1 - MOST_NEWER :], change.region]
 
     def _train_anew(self) -> bool:
         """Begin a training for strokes that were painted after the last one; whether it did."""
@@ -98,9 +105,11 @@ class Looking:
         """A job ended; ``left`` says whether the newest that was offered was not taken."""
         if self._painted is not None and self._painted <= self._offered and not left:
             self._painted = None
+            self.newer.clear()
 
     def forget(self, image: Any) -> None:
         """An image is gone."""
+        self.newer.pop(image, None)
         self._failed = {one for one in self._failed if one[1] is not image}
 
     def trained(self, *, by_itself: bool) -> None:
@@ -109,6 +118,7 @@ class Looking:
 
     def training_begins(self) -> None:
         """What was painted until now is learned from."""
+        self.newer.clear()
         self._painted = None
         self._offered = 0.0
 

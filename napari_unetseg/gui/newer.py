@@ -12,6 +12,7 @@ from napari_unetseg.core.samples import Pair
 from napari_unetseg.gui import layers as napari_layers
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.sparse import Region
     from napari_unetseg.core.truth import Truth
     from napari_unetseg.gui.session import Source
 
@@ -20,27 +21,35 @@ __all__ = ["Pairs", "gather", "same"]
 Pairs = tuple[Pair, ...]
 
 
-def gather(sources: Sequence[Source], truths: Mapping[Any, Truth]) -> Callable[[], Pairs]:
+def gather(
+    sources: Sequence[Source],
+    truths: Mapping[Any, Truth],
+    newer: Mapping[Any, Sequence[Region]] | None = None,
+) -> Callable[[], Pairs]:
     """Look at layers now; what is returned copies their labels and corrections when it is called.
 
-    Sources without labels and corrections, unused ones and those on disk are left out.
+    Sources without labels and corrections, unused ones and those on disk are left out. ``newer``
+    says of images where something was painted since their mask was shown.
     """
-    copies = [_copier(s, truths.get(s.image)) for s in sources if s.used and not s.on_disk]
+    used, regions = [s for s in sources if s.used and not s.on_disk], newer or {}
+    copies = [_copier(s, truths.get(s.image), tuple(regions.get(s.image, ()))) for s in used]
     return lambda: tuple(pair for copy in copies if (pair := copy()) is not None)
 
 
-def _copier(source: Source, truth: Truth | None) -> Callable[[], Pair | None]:
+def _copier(
+    source: Source, truth: Truth | None, newer: tuple[Region, ...]
+) -> Callable[[], Pair | None]:
     labels = None if source.labels is None else napari_layers.data_of(source.labels)
     stack = napari_layers.stack_of(source.image, source.channels)
 
     def copy() -> Pair | None:
         corrections = truth.corrections() if truth else None
         if labels is not None:
-            return Pair(stack, napari_layers.copy_of(labels), source.kind, corrections)
+            return Pair(stack, napari_layers.copy_of(labels), source.kind, corrections, newer=newer)
         if corrections is None:
             return None
         nothing = np.broadcast_to(np.uint8(0), stack.grid_shape)
-        return Pair(stack, nothing, LabelKind.STROKES, corrections)
+        return Pair(stack, nothing, LabelKind.STROKES, corrections, newer=newer)
 
     return copy
 
