@@ -259,7 +259,10 @@ def test_strokes_begin_a_training_anew_if_it_ended_by_itself(
 ) -> None:
     from napari_unetseg.core.events import Improved, Prepared, TrainingDone
 
-    def train_events(*_: Any, **__: Any) -> Any:
+    newer: list[Any] = []
+
+    def train_events(pairs: Any, *_: Any, **__: Any) -> Any:
+        newer.append([region for pair in pairs for region in pair.newer])
         yield Prepared(0, 5, 10, 100, 0, 0, "cpu", 99, (32, 32), 2)
         yield Improved(constant(1), None, 0.0)
         if stopped:
@@ -279,6 +282,9 @@ def test_strokes_begin_a_training_anew_if_it_ended_by_itself(
     desk.session.mode = Mode.LIVE
     assert trains(desk) is not stopped
     assert not trains(desk)
+    assert len(newer) == 1 + (not stopped)
+    if not stopped:
+        assert [region[1] for region in newer[-1]] == [slice(3, 4)], "what was painted since"
 
 
 def test_a_training_begins_anew_only_when_hands_rest(
