@@ -24,6 +24,7 @@ from napari_unetseg.core.inference import (
     why_blended,
     why_own_range,
 )
+from napari_unetseg.core.labels import most_probable
 from napari_unetseg.core.memory import kept_memory
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def _predict_plane(
     while True:
         try:
             for done, (region, shares) in enumerate(engine.walk(read, seen), 1):
-                mask = engine.model.classes.decode(shares.argmax(0))
+                mask = engine.model.classes.decode(most_probable(shares))
                 kept = shares if settings.probabilities else None
                 total = planes * engine.count
                 yield TilePredicted(plane, region, mask, kept, number * engine.count + done, total)

@@ -113,7 +113,9 @@ def predict_to_zarr(
             yield from _predict(output, normalization, settings, control)
             if control.stopped:
                 return None
-            yield from fill(output)
+            yield from fill(output, control)
+            if control.stopped and not output.finished:
+                return None
     return output
 
 
@@ -151,10 +153,11 @@ def _predict(
         yield ChunkPredicted(number + 1, total)
 
 
-def fill(output: Output) -> Iterator[Event]:
-    """Make what else belongs to an output of which every chunk is there."""
+def fill(output: Output, control: Control | None = None) -> Iterator[Event]:
+    """Make what else belongs to an output of which every chunk is there; it can be stopped too."""
     for _ in output.finish():
-        pass
+        if control is not None and control.stopped:
+            return
     yield ChunkPredicted(len(output.plan.grid), len(output.plan.grid))
 
 
