@@ -3,12 +3,13 @@
 The stacks are those of `stacks.py`: they declare up to 100 GB and lie in some 100 MB. Masks go to a
 store that counts and discards. Each measurement is a process of its own; sizes take turns.
 
-    python benchmarks/scale.py FOLDER [--sizes 1,100] [--turns 3] [--seconds 60] [--whole] [--json FILE]
+    python benchmarks/scale.py FOLDER [--sizes 1,100] [--turns 3] [--whole] [--json FILE]
 
 - *memory*: peak of the process, with the smallest network, over a stretch of ``--seconds``
-- *rate*: a network of the default size, the engine and the network alone on the same tiles in memory in
-  turn, chunk by chunk, so that a busy machine is busy for both
-- *whole* (``--whole``): every chunk of the largest stack with the smallest network, then its smaller levels
+- *rate*: a network of the default size, the engine and the network alone on the same tiles in
+  memory in turn, chunk by chunk, so that a busy machine is busy for both
+- *whole* (``--whole``): every chunk of the largest stack with the smallest network, then its
+  smaller levels
 - *peers*: the network of the rate through MONAI's sliding window and ``dask.array.map_overlap``
 
 The peers come from ``pip install 'napari-unetseg[bench]'``.
@@ -22,7 +23,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +176,7 @@ def rate(path: Path, threads: int, seconds: float) -> Row:
     while time.perf_counter() - begun < seconds:
         chunk = pieces[turn % 4]
         spent["engine"].append(_timed(lambda: _next_chunk(events)))
-        spent["network"].append(_timed(lambda: [alone._inference.infer(p) for p in chunk]))
+        spent["network"].append(_timed(partial(_infer_all, alone, chunk)))
         turn += 1
     voxels = float(np.prod(plan.grid.chunk))
     row: Row = {"turns": turn - 1}
@@ -190,8 +192,14 @@ def _pieces(alone: ChunkPredictor, stack: Any, number: int) -> Iterator[np.ndarr
     """The tiles of a chunk, scaled, as the network is given them."""
     read, (_, region) = alone.read(stack, number), alone.grid.place(number)
     for tile in alone._tiles(region):
-        place = (slice(t.start - r.start, t.stop - r.start) for t, r in zip(tile.read, read.region))
+        both = zip(tile.read, read.region, strict=True)
+        place = (slice(t.start - r.start, t.stop - r.start) for t, r in both)
         yield np.ascontiguousarray(read.image[(slice(None), *place)])
+
+
+def _infer_all(alone: ChunkPredictor, pieces: Sequence[np.ndarray]) -> None:
+    for piece in pieces:
+        alone._inference.infer(piece)
 
 
 def _next_chunk(events: Iterator[Any]) -> None:
@@ -238,7 +246,7 @@ def monai(path: Path, threads: int, seconds: float) -> Row:
 
 
 def dask(path: Path, threads: int, seconds: float) -> Row:
-    """``map_overlap`` with the halo that makes it exact, stored chunk by chunk, some planes at once."""
+    """``map_overlap`` with the halo that makes it exact, four planes at a time, into chunks."""
     import dask
     import dask.array as da
     import zarr

@@ -281,15 +281,15 @@ class Truth:
             over[newer] = 0
             return over
 
-    def corrections(self) -> np.ndarray | None:
+    def corrections(self) -> SparseGrid | None:
         """What wins over strokes in the whole grid, as `winning`; None if nothing does."""
-        out: np.ndarray | None = None
+        out: SparseGrid | None = None
         for plane in sorted(self.said()):
             region = (*(slice(i, i + 1) for i in plane), *whole(self.shape[-2:]))
             found = self.winning(region)
             if found.any():
-                out = np.zeros(self.shape, np.uint8) if out is None else out
-                out[region] = found
+                out = SparseGrid(self.shape) if out is None else out
+                out.write(region, found)
         return out
 
     def count(self, origin: Origin) -> int:

@@ -114,9 +114,7 @@ def predict_to_zarr(
             if control.stopped:
                 return None
             yield from fill(output, control)
-            if control.stopped and not output.finished:
-                return None
-    return output
+        return output if output.finished else None
 
 
 def _predict(
