@@ -130,10 +130,10 @@ def measure(path: Path, window: tuple[int, int], stops: int, shot: Path | None) 
     )
     image = np.asarray(session.image.data[0][plane])
     one.step("painting", lambda: paint(session.source().labels, image, plane, 60), lambda: True)
-    session.change_settings(minutes=0.5, threads=1)
+    session.change_settings(minutes=0.25, threads=1)
     one.step("training", one.dock.train.button.click, lambda: session.job is None)
     waited = {"whole plane": one.scroll("scrolling, whole planes in sight", 200, stops)}
-    viewer.camera.zoom *= 4.0
+    viewer.scene.camera.zoom *= 4.0
     run_event_loop(1.0)
     waited["part"] = one.scroll("scrolling, a quarter in sight", 600, stops)
     run_event_loop(5.0)

@@ -6,6 +6,7 @@ An undo gives back the times too: what was taken back never was. NumPy alone.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from napari_unetseg.core.retrace import Steps, changed
 from napari_unetseg.core.sparse import Cell, Region, SparseGrid, uniform, whole, within
 
 __all__ = ["Change", "Origin", "Said", "Truth"]
+
+LARGE = 2**30
+"""Voxels of a grid that is not made as an array."""
 
 Said = tuple[np.ndarray, np.ndarray]
 """Values and their times, of one region's shape."""
@@ -281,16 +285,18 @@ class Truth:
             over[newer] = 0
             return over
 
-    def corrections(self) -> SparseGrid | None:
-        """What wins over strokes in the whole grid, as `winning`; None if nothing does."""
-        out: SparseGrid | None = None
+    def corrections(self) -> np.ndarray | SparseGrid | None:
+        """What wins over strokes in the whole grid, as `winning`; None if nothing does.
+
+        Of a large grid it is a `SparseGrid`.
+        """
+        out = SparseGrid(self.shape)
         for plane in sorted(self.said()):
             region = (*(slice(i, i + 1) for i in plane), *whole(self.shape[-2:]))
-            found = self.winning(region)
-            if found.any():
-                out = SparseGrid(self.shape) if out is None else out
-                out.write(region, found)
-        return out
+            out.write(region, self.winning(region))
+        if not out.cells():
+            return None
+        return out if math.prod(self.shape) > LARGE else np.asarray(out)
 
     def count(self, origin: Origin) -> int:
         """Voxels of which one origin says something."""

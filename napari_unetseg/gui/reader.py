@@ -14,6 +14,7 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.images import is_image, open_labels_levels, open_levels
+from napari_unetseg.io.lazy import Lazy, Picked
 from napari_unetseg.io.ome_zarr import label_names
 from napari_unetseg.io.zarr_nodes import is_zarr
 
@@ -26,6 +27,8 @@ __all__ = ["get_reader", "read"]
 
 PIECE = 64 * 2**20
 """Bytes that are read at once at most: a plane, or of a larger one a part."""
+MOST_PIECES = 1000
+"""Of more planes napari gets the array itself: dask would take 50 ms for a plane of 10,000."""
 PROBED = 3
 """Planes that the range of intensities is taken from."""
 COLORMAPS = ("cyan", "yellow", "magenta", "red", "green", "blue")
@@ -50,7 +53,8 @@ def read(path: str) -> list[LayerData]:
     Returns
     -------
     list of (data, keyword arguments, layer type)
-        Data are dask arrays; of an image with several resolutions a list of them.
+        Data are dask arrays, of many planes arrays in files; of an image with several resolutions
+        a list of them.
 
     Raises
     ------
@@ -79,10 +83,13 @@ def _channel(array: Any, stack: Stack, channel: int) -> Any:
     axis = stack.channel_axis
     if axis is None:
         return array
-    if stack.axes[axis] == "C":
-        return array[(slice(None),) * axis + (channel,)]
-    if stack.n_channels == 1:  # grey and alpha
-        return array[(slice(None),) * axis + (0,)]
+    if stack.axes[axis] == "C" or stack.n_channels == 1:  # the one of two is grey beside alpha
+        index = channel if stack.axes[axis] == "C" else 0
+        if isinstance(array, Lazy):
+            return Picked(array, axis, index)
+        return array[(slice(None),) * axis + (index,)]
+    if axis == array.ndim - 1:
+        return array
     order = [i for i in range(array.ndim) if i != axis]
     return array.transpose([*order, axis])
 
@@ -139,7 +146,7 @@ def _labels(path: str, image: Stack, name: str) -> LayerData:
     if first.grid_axes != first.axes:
         raise UserError(f"{path} has labels {name!r} with channels; save one number per voxel.")
     options = {"name": f"{image.name} · {name}", "visible": False, **_grid(first)}
-    return _one([_lazy(level) for level in levels]), options, "labels"
+    return _one([_pieces(level) for level in levels]), options, "labels"
 
 
 def _one(arrays: list[Any]) -> Any:
@@ -147,6 +154,16 @@ def _one(arrays: list[Any]) -> Any:
 
 
 def _lazy(stack: Stack) -> Any:
+    """The array itself where it has many planes, as dask looks at all pieces for each; else dask's.
+
+    Colours that are to be moved are dask's too.
+    """
+    moved = "S" in stack.axes[:-1] and stack.n_channels > 1
+    many = math.prod(stack.leading_shape(2)) > MOST_PIECES
+    return stack.data if many and isinstance(stack.data, Lazy) and not moved else _pieces(stack)
+
+
+def _pieces(stack: Stack) -> Any:
     """A dask array whose pieces are planes, or parts of large ones; nothing is read."""
     import dask.array as da
 

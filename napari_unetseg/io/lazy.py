@@ -19,6 +19,7 @@ __all__ = [
     "Key",
     "Lazy",
     "LazyArray",
+    "Picked",
     "Planes",
     "Source",
     "check_size",
@@ -250,6 +251,32 @@ class LazyArray(Planes):
                 return np.ascontiguousarray(self.source.read(where, whole))
 
         return _cache.get((self.source, where), load)[region]
+
+
+class Picked(Lazy):
+    """An array in files at one index of an axis, such as a channel.
+
+    Parameters
+    ----------
+    array
+        The array.
+    axis, index
+        Which axis goes, and what is taken of it.
+    """
+
+    def __init__(self, array: Lazy, axis: int, index: int) -> None:
+        self._array, self._axis, self._index = array, axis, index
+        self.shape = (*array.shape[:axis], *array.shape[axis + 1 :])
+        self.dtype = array.dtype
+
+    @property
+    def path(self) -> Path:
+        """The file or folder."""
+        return self._array.path
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        full, axis = full_key(key, self.shape), self._axis
+        return self._array[(*full[:axis], self._index, *full[axis:])]
 
 
 def span(key: int | slice, size: int) -> range:
