@@ -14,7 +14,7 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.images import is_image, open_labels_levels, open_levels
-from napari_unetseg.io.lazy import Lazy, Picked
+from napari_unetseg.io.lazy import Cut, Lazy
 from napari_unetseg.io.ome_zarr import label_names
 from napari_unetseg.io.zarr_nodes import is_zarr
 
@@ -85,8 +85,6 @@ def _channel(array: Any, stack: Stack, channel: int) -> Any:
         return array
     if stack.axes[axis] == "C" or stack.n_channels == 1:  # the one of two is grey beside alpha
         index = channel if stack.axes[axis] == "C" else 0
-        if isinstance(array, Lazy):
-            return Picked(array, axis, index)
         return array[(slice(None),) * axis + (index,)]
     if axis == array.ndim - 1:
         return array
@@ -160,7 +158,9 @@ def _lazy(stack: Stack) -> Any:
     """
     moved = "S" in stack.axes[:-1] and stack.n_channels > 1
     many = math.prod(stack.leading_shape(2)) > MOST_PIECES
-    return stack.data if many and isinstance(stack.data, Lazy) and not moved else _pieces(stack)
+    return (
+        Cut(stack.data) if many and isinstance(stack.data, Lazy) and not moved else _pieces(stack)
+    )
 
 
 def _pieces(stack: Stack) -> Any:
