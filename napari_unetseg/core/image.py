@@ -55,6 +55,17 @@ def _float32(array: np.ndarray) -> np.ndarray:
         return np.array(array, np.float32, order="C")
 
 
+def _array(piece: Any) -> Any:
+    """What was cut from an array; dask arrays are read here.
+
+    Dask's callbacks, which napari's cache is one of, are for one thread: in another, while the
+    window reads planes, they fail now and then.
+    """
+    if type(piece).__module__.startswith("dask."):
+        return piece.compute(scheduler="threads", callbacks=())
+    return np.asarray(piece)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Stack:
     """A lazy array with the meaning of its axes.
@@ -227,9 +238,9 @@ class Stack:
         grid: list[Any] = [*plane, *region]
         channel = self.channel_axis
         if channel is None:
-            return native(self.data[tuple(grid)])[np.newaxis]
+            return native(_array(self.data[tuple(grid)]))[np.newaxis]
         grid.insert(channel, slice(0, self.n_channels))
-        array = np.asarray(self.data[tuple(grid)])
+        array = _array(self.data[tuple(grid)])
         return native(np.moveaxis(array, channel - min(channel, len(plane)), 0))
 
     def whole(self, dims: int) -> tuple[slice, ...]:

@@ -21,6 +21,7 @@ __all__ = [
     "check_values",
     "count_values",
     "default_color",
+    "most_probable",
 ]
 
 BRUSH = 255
@@ -226,5 +227,26 @@ class Classes:
 
     def decode(self, classes: np.ndarray) -> np.ndarray:
         """Numbers of the structures, uint8, from class indices of any shape."""
-        numbers: np.ndarray = np.asarray(self.numbers, np.uint8)[classes]
+        if self.numbers == tuple(range(len(self.numbers))):
+            return classes.astype(np.uint8, copy=False)
+        numbers: np.ndarray = np.asarray(self.numbers, np.uint8).take(classes)
         return numbers
+
+
+def most_probable(shares: np.ndarray) -> np.ndarray:
+    """Index of the most probable class of each voxel, uint8; of equal ones the first.
+
+    The same as ``shares.argmax(0)``, which takes ten times as long: it walks voxel by voxel.
+
+    Parameters
+    ----------
+    shares
+        (classes, *spatial) without NaN; 255 classes at most.
+    """
+    best, chosen = shares[0], np.zeros(shares.shape[1:], np.uint8)
+    for number, share in enumerate(shares[1:], 1):
+        better = share > best
+        np.maximum(chosen, better.view(np.uint8) * np.uint8(number), out=chosen)
+        if number + 1 < len(shares):
+            best = np.maximum(best, share)
+    return chosen

@@ -24,6 +24,7 @@ from napari_unetseg.core.inference import (
     why_blended,
     why_own_range,
 )
+from napari_unetseg.core.labels import most_probable
 from napari_unetseg.core.memory import kept_memory
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def predict_events(
     planes: Iterable[tuple[int, ...]] | None = None,
     control: Control | None = None,
     seen: Seen = _anywhere,
+    normalization: Normalization | None = None,
 ) -> Generator[Event, None, None]:
     """Predict a stack tile by tile; memory does not grow with the stack.
 
@@ -108,6 +110,8 @@ def predict_events(
     seen
         Tells which spatial region is on screen now: its tiles come first. Blended tiles have an
         order of their own.
+    normalization
+        As the model's `Normalization.for_stack` gave it, where that is known; None measures it.
 
     Yields
     ------
@@ -122,7 +126,7 @@ def predict_events(
     settings = settings or PredictSettings()
     control = control or Control(settings.threads)
     with kept_memory():
-        yield from _predict_stack(model, stack, settings, planes, control, seen)
+        yield from _predict_stack(model, stack, settings, planes, control, seen, normalization)
 
 
 def _predict_stack(
@@ -132,6 +136,7 @@ def _predict_stack(
     planes: Iterable[tuple[int, ...]] | None,
     control: Control,
     seen: Seen,
+    normalization: Normalization | None,
 ) -> Generator[Event, None, None]:
     """All wanted planes or volumes; what it holds is free when it ends."""
     model.check_image(stack)
@@ -139,9 +144,10 @@ def _predict_stack(
     if planes is not None:
         chosen = list(planes)
         wanted, count = iter(chosen), len(chosen)
-    normalization, own = model.normalization.for_stack(stack)
-    if own:
-        yield Notice(why_own_range(stack))
+    if normalization is None:
+        normalization, own = model.normalization.for_stack(stack)
+        if own:
+            yield Notice(why_own_range(stack))
     engine = _Engine(model, stack.spatial_shape(model.dims), settings)
     if engine.blended:
         yield Notice(why_blended(model))
@@ -173,7 +179,7 @@ def _predict_plane(
     while True:
         try:
             for done, (region, shares) in enumerate(engine.walk(read, seen), 1):
-                mask = engine.model.classes.decode(shares.argmax(0))
+                mask = engine.model.classes.decode(most_probable(shares))
                 kept = shares if settings.probabilities else None
                 total = planes * engine.count
                 yield TilePredicted(plane, region, mask, kept, number * engine.count + done, total)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Self
@@ -27,6 +27,7 @@ from napari_unetseg.core.labels import (
     check_values,
     count_values,
 )
+from napari_unetseg.core.sparse import planes_with
 
 __all__ = ["Block", "Pair", "Place", "Places", "Plane", "TrainingData"]
 
@@ -290,7 +291,8 @@ class TrainingData:
                 if array is None:
                     continue
                 values: dict[int, int] = {}
-                for plane in np.ndindex(*array.shape[:-2]):
+                planes = np.ndindex(*array.shape[:-2])
+                for plane in planes_with(array) if kind is LabelKind.STROKES else planes:
                     for value, number in count_values(array[plane], name).items():
                         values[value] = values.get(value, 0) + number
                 check_values(values, kind, name, pair.ignore)
@@ -308,7 +310,7 @@ class TrainingData:
     def _planes_of(self, pair: Pair, share: float) -> Iterator[Plane]:
         spacing = pair.image.spatial_spacing(self.dims)
         fingerprint = self.fingerprints[id(pair.image)]
-        for index in pair.image.planes(self.dims):
+        for index in self._labelled_planes(pair):
             target = self.classes.encode(pair.labels[index], pair.kind, pair.ignore)
             if pair.corrections is not None:
                 own = self.classes.encode(pair.corrections[index], LabelKind.STROKES)
@@ -316,6 +318,14 @@ class TrainingData:
             if (target != IGNORE).any():
                 # neighbouring planes look alike, so a cell is on the same side in all of them
                 yield Plane(pair.image, index, *split(target, fingerprint, spacing, share))
+
+    def _labelled_planes(self, pair: Pair) -> Iterable[tuple[int, ...]]:
+        """Indices of the planes, or volumes, that may be labelled."""
+        if pair.kind is not LabelKind.STROKES:
+            return pair.image.planes(self.dims)
+        leading = len(pair.image.leading_shape(self.dims))
+        arrays = [a for a in (pair.labels, pair.corrections) if a is not None]
+        return sorted({plane[:leading] for array in arrays for plane in planes_with(array)})
 
     def _enough_to_validate(self) -> bool:
         n = len(self.classes.numbers)

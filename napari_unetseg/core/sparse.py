@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from typing import Any, TypeVar
 
@@ -16,8 +18,10 @@ __all__ = [
     "Region",
     "SparseGrid",
     "cells",
+    "cells_in",
     "parts",
     "planes_of",
+    "planes_with",
     "together",
     "uniform",
     "whole",
@@ -49,9 +53,52 @@ def cells(region: Region) -> Iterator[Cell]:
     return product(*leading, *spatial)
 
 
+def cells_in(planes: Iterable[Cell], shape: Sequence[int]) -> Iterator[Cell]:
+    """The chunks of some planes of a grid, in order."""
+    for plane in sorted(planes):
+        yield from cells((*(slice(i, i + 1) for i in plane), *whole(shape[-2:])))
+
+
 def planes_of(region: Region) -> list[Cell]:
     """Leading indices of the YX planes that a region touches."""
     return list(product(*(range(s.start, s.stop) for s in region[:-2])))
+
+
+def planes_with(array: Any) -> list[Cell]:
+    """Leading indices of the YX planes of an array that may hold anything but zero, in order.
+
+    Of a `SparseGrid` and, on Linux, of a memory-mapped file those that were written; else all. So a
+    grid of terabytes in which somebody painted a plane is looked through at once.
+    """
+    if isinstance(array, SparseGrid):
+        return sorted(array.planes())
+    numbers = _written(array) if isinstance(array, np.memmap) else None
+    leading = tuple(array.shape[:-2])
+    if numbers is None:
+        return list(np.ndindex(*leading))
+    return [tuple(int(i) for i in np.unravel_index(n, leading)) for n in numbers]
+
+
+def _written(array: np.memmap) -> list[int] | None:
+    """Flat numbers of the planes of which the file holds anything; None where it does not say."""
+    whole_file = array.flags.c_contiguous and array.base is getattr(array, "_mmap", None)
+    if sys.platform != "linux" or array.ndim < 3 or array.filename is None or not whole_file:
+        return None
+    size, found, at = array.nbytes // math.prod(array.shape[:-2]), set[int](), array.offset
+    try:
+        file = os.open(array.filename, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        while True:
+            start = os.lseek(file, at, os.SEEK_DATA)
+            at = os.lseek(file, start, os.SEEK_HOLE)
+            first, last = ((n - array.offset) // size for n in (start, at - 1))
+            found.update(range(max(0, first), min(last, array.nbytes // size - 1) + 1))
+    except OSError:  # there is no more, which is how it ends
+        return sorted(found)
+    finally:
+        os.close(file)
 
 
 def parts(region: Region) -> Iterator[Region]:
@@ -99,6 +146,32 @@ class SparseGrid:
         self._chunks: dict[Cell, Any] = {}
         self._kept: set[Cell] = set()
         self._late: dict[Cell, tuple[Region, np.ndarray, Any]] = {}
+
+    @classmethod
+    def copied(cls, array: Any) -> SparseGrid:
+        """A copy of what an array holds."""
+        grid = cls(array.shape, array.dtype)
+        for plane in planes_with(array):
+            region = (*(slice(i, i + 1) for i in plane), *whole(grid.shape[-2:]))
+            grid.write(region, np.asarray(array[region]))
+        return grid
+
+    def __getitem__(self, plane: Cell) -> np.ndarray:
+        """A copy of what the first axes have at an index, such as a plane."""
+        inner = self.shape[len(plane) :]
+        return self.read((*(slice(i, i + 1) for i in plane), *whole(inner))).reshape(inner)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """All of it; for small grids."""
+        del copy
+        return self.read(whole(self.shape)).astype(dtype or self.dtype, copy=False)
+
+    def same_as(self, other: SparseGrid) -> bool:
+        """Whether another grid holds the same."""
+        mine, theirs = set(self.cells()), set(other.cells())
+        return (self.shape, mine) == (other.shape, theirs) and all(
+            np.array_equal(np.asarray(self.chunk(c)), np.asarray(other.chunk(c))) for c in mine
+        )
 
     def region_of(self, cell: Cell) -> Region:
         """What a chunk covers; chunks at the far end are cut off."""
@@ -220,7 +293,7 @@ class SparseGrid:
 
     def differing(self, array: Any) -> Iterator[Region]:
         """The chunks where an array of the same shape holds something else; reads it in pieces."""
-        for cell in cells(whole(self.shape)):
+        for cell in cells_in({*planes_with(array), *self.planes()}, self.shape):
             region = self.region_of(cell)
             piece, chunk = np.asarray(array[region]), self.chunk(cell)
             if piece.any() if chunk is None else not np.array_equal(piece, chunk):

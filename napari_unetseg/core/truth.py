@@ -6,6 +6,7 @@ An undo gives back the times too: what was taken back never was. NumPy alone.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ __all__ = ["Change", "Origin", "Said", "Truth"]
 LEAST_READY, MOST_READY = 2**18, 2**23
 """Bytes of a fill, the next of which finds memory that was touched already: at 5 µs a page, new
 memory took longer than all else."""
+LARGE = 2**30
+"""Voxels of a grid that is not made as an array."""
 Said = tuple[np.ndarray, np.ndarray]
 """Values and their times, of one region's shape."""
 
@@ -304,16 +307,18 @@ class Truth:
             over[newer] = 0
             return over
 
-    def corrections(self) -> np.ndarray | None:
-        """What wins over strokes in the whole grid, as `winning`; None if nothing does."""
-        out: np.ndarray | None = None
+    def corrections(self) -> np.ndarray | SparseGrid | None:
+        """What wins over strokes in the whole grid, as `winning`; None if nothing does.
+
+        Of a large grid it is a `SparseGrid`.
+        """
+        out = SparseGrid(self.shape)
         for plane in sorted(self.said()):
             region = (*(slice(i, i + 1) for i in plane), *whole(self.shape[-2:]))
-            found = self.winning(region)
-            if found.any():
-                out = np.zeros(self.shape, np.uint8) if out is None else out
-                out[region] = found
-        return out
+            out.write(region, self.winning(region))
+        if not out.cells():
+            return None
+        return out if math.prod(self.shape) > LARGE else np.asarray(out)
 
     def count(self, origin: Origin) -> int:
         """Voxels of which one origin says something."""

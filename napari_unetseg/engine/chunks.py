@@ -12,6 +12,7 @@ from napari_unetseg.core import tiles
 from napari_unetseg.core.devices import is_out_of_memory
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.inference import SMALLEST_EDGE, Inference
+from napari_unetseg.core.labels import most_probable
 from napari_unetseg.core.uncertainty import margin_uncertainty
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class ChunkPredictor:
         for tile in self._tiles(region):
             shares = self._infer(read, tile.read)[(slice(None), *tile.inner)]
             place = _within(tile.core, region)
-            mask[place] = self._model.classes.decode(shares.argmax(0))
+            mask[place] = self._model.classes.decode(most_probable(shares))
             if kept is not None:
                 kept[(slice(None), *place)] = shares
             if self._unsure:
@@ -135,7 +136,7 @@ class ChunkPredictor:
             total[(slice(None), *place)] += (shares * weights)[(slice(None), *inner)]
             weight[place] += weights[inner]
         total /= weight
-        mask = self._model.classes.decode(total.argmax(0))
+        mask = self._model.classes.decode(most_probable(total))
         unsure = float(margin_uncertainty(total).sum()) if self._unsure else None
         return Predicted(mask, total if self._keep else None, unsure)
 

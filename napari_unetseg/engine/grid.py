@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import torch
 
 from napari_unetseg.core import tiles
@@ -94,7 +93,11 @@ class Grid:
 
     def cell(self, number: int) -> tuple[int, ...]:
         """A chunk's place in the grid, one number for each axis."""
-        return tuple(int(i) for i in np.unravel_index(number, self.cells))
+        place = []
+        for count in reversed(self.cells):
+            number, along = divmod(number, count)
+            place.append(along)
+        return tuple(reversed(place))
 
     def place(self, number: int) -> tuple[tuple[int, ...], Region]:
         """What a chunk covers: index of the leading axes, and a slice for each spatial axis."""

@@ -129,10 +129,8 @@ def predict_to_zarr(
             yield from (chunks or predict_here)(output, normalization, settings, control)
             if control.stopped:
                 return None
-            for _ in output.finish():
-                pass
-            yield ChunkPredicted(len(plan.grid), len(plan.grid))
-    return output
+            yield from fill(output, control)
+        return output if output.finished else None
 
 
 def predict_here(
@@ -174,6 +172,14 @@ def predict_here(
         while predictor.notices:
             yield Notice(predictor.notices.pop(0))
         yield ChunkPredicted(number + 1, total)
+
+
+def fill(output: Output, control: Control | None = None) -> Iterator[Event]:
+    """Make what else belongs to an output of which every chunk is there; it can be stopped too."""
+    for _ in output.finish():
+        if control is not None and control.stopped:
+            return
+    yield ChunkPredicted(len(output.plan.grid), len(output.plan.grid))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import atexit
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.core.sparse import planes_with
 
-__all__ = ["count_labels", "empty_grid", "guess_kind", "planes_of", "thinned_counts"]
+__all__ = ["count_labels", "empty_grid", "guess_kind", "thinned_counts"]
 
 ON_DISK_BYTES = 2**30
 """Grids larger than this live in a file of the temporary folder."""
@@ -41,15 +42,10 @@ def empty_grid(shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
     return np.memmap(path, dtype, "w+", shape=shape)
 
 
-def planes_of(array: Any) -> Iterator[tuple[int, ...]]:
-    """Indices of the YX planes of an array."""
-    return iter(np.ndindex(*array.shape[:-2]))
-
-
 def count_labels(data: Any) -> dict[int, int]:
     """Voxels of each number but 0, in small steps so that other threads get their turn."""
     totals: dict[int, int] = {}
-    for plane in planes_of(data):
+    for plane in planes_with(data):
         flat = np.asarray(data[plane]).ravel()
         for start in range(0, flat.size, CHUNK):
             piece = flat[start : start + CHUNK]

@@ -8,15 +8,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Improved, Notice
 
 if TYPE_CHECKING:
     from napari_unetseg.core.control import Control
-    from napari_unetseg.core.image import Stack
+    from napari_unetseg.core.image import Normalization, Stack
     from napari_unetseg.core.labels import Structure
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.model import Model
@@ -174,9 +176,14 @@ class Live:
 
 
 def mask_of(
-    model: Model, view: View, device: str, control: Control, screen: Screen
+    model: Model,
+    view: View,
+    device: str,
+    control: Control,
+    screen: Screen,
+    normalization: Normalization | None = None,
 ) -> Generator[Event, None, None]:
-    """The tiles of a view's mask, what is on screen first."""
+    """The tiles of a view's mask, what is on screen first; ``normalization`` if it is known."""
     from napari_unetseg.core.config import PredictSettings
     from napari_unetseg.core.predict import predict_events
 
@@ -188,6 +195,7 @@ def mask_of(
         planes=[view.plane],
         control=control,
         seen=lambda: screen.seen,
+        normalization=normalization,
     )
 
 
@@ -214,6 +222,8 @@ class LookWork:
     device: str
     done: frozenset[tuple[int, ...]]
     ahead: int = 2
+    ranges: dict[tuple[str, Any], Normalization] = field(default_factory=dict)
+    """Intensity ranges of images in files for models, which take longer to measure than a mask."""
 
     def __call__(self, control: Control) -> Generator[Event, None, None]:
         """Yield masks until all that is near is there; ends when another image is chosen."""
@@ -234,11 +244,20 @@ class LookWork:
         """The mask of a plane; False if another view made it less urgent."""
         asked = View(view.image, view.stack, plane)
         yield MaskBegins(asked, self.model.id, self.model.classes.structures, None)
-        for tile in mask_of(self.model, asked, self.device, control, self.screen):
+        known = self._range(asked)
+        for tile in mask_of(self.model, asked, self.device, control, self.screen, known):
             yield tile
             if self.screen.view is not view:
                 return False
         return not control.stopped
+
+    def _range(self, view: View) -> Normalization | None:
+        if isinstance(view.stack.data, np.ndarray):  # it may be changed in place
+            return None
+        key = (self.model.id, view.image)
+        if key not in self.ranges:
+            self.ranges[key] = self.model.normalization.for_stack(view.stack)[0]
+        return self.ranges[key]
 
 
 def near(view: View, ahead: int) -> list[tuple[int, ...]]:

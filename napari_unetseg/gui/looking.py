@@ -17,6 +17,7 @@ from napari_unetseg.gui.live import LookWork, MaskBegins, Screen, View, near
 from napari_unetseg.gui.session import Level, Mode
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.image import Normalization
     from napari_unetseg.core.sparse import Region
     from napari_unetseg.gui.controller import Controller
     from napari_unetseg.gui.session import ModelEntry, Session
@@ -47,6 +48,7 @@ class Looking:
         self._made: list[tuple[Any, ...]] = []
         self._failed: set[tuple[Any, ...]] = set()
         self._said: set[str] = set()
+        self._ranges: dict[tuple[str, Any], Normalization] = {}
         self._painted: float | None = None
         self._offered = 0.0
         self.newer: dict[Any, list[Region]] = {}
@@ -110,6 +112,7 @@ class Looking:
     def forget(self, image: Any) -> None:
         """An image is gone."""
         self.newer.pop(image, None)
+        self._ranges = {key: value for key, value in self._ranges.items() if key[1] is not image}
         self._failed = {one for one in self._failed if one[1] is not image}
 
     def trained(self, *, by_itself: bool) -> None:
@@ -177,7 +180,8 @@ class Looking:
         self._screen, self._control = Screen(), Control(self._controller.thread_count())
         self._show(view)
         fresh = {p for p in near(view, 2) if prediction.is_fresh(p, entry.model.id)}
-        work = LookWork(entry.model, self._screen, self._session.settings.device, frozenset(fresh))
+        device, ranges = self._session.settings.device, self._ranges
+        work = LookWork(entry.model, self._screen, device, frozenset(fresh), ranges=ranges)
         self._entry, self._made = entry, [(entry, view.image, view.plane)]
         self._controller.runner.start(
             Job(work, self._on_event, self._on_done, self._on_error, self._control)

@@ -9,6 +9,7 @@ import numpy as np
 
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.samples import Pair
+from napari_unetseg.core.sparse import SparseGrid
 from napari_unetseg.gui import layers as napari_layers
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def _copier(
             return Pair(stack, napari_layers.copy_of(labels), source.kind, corrections, newer=newer)
         if corrections is None:
             return None
-        nothing = np.broadcast_to(np.uint8(0), stack.grid_shape)
+        nothing = SparseGrid(stack.grid_shape)
         return Pair(stack, nothing, LabelKind.STROKES, corrections, newer=newer)
 
     return copy
@@ -65,6 +66,8 @@ def same(these: Pairs, those: Pairs) -> bool:
 def _equal(a: Any, b: Any) -> bool:
     if a is b:
         return True
+    if isinstance(a, SparseGrid) and isinstance(b, SparseGrid):
+        return a.same_as(b)
     if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)) or a.shape != b.shape:
         return False
     return all(np.array_equal(a[plane], b[plane]) for plane in np.ndindex(a.shape[:-2]))

@@ -14,6 +14,7 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.images import is_image, open_labels_levels, open_levels
+from napari_unetseg.io.lazy import Cut, Lazy
 from napari_unetseg.io.ome_zarr import label_names
 from napari_unetseg.io.zarr_nodes import is_zarr
 
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
 
     LayerData = tuple[Any, dict[str, Any], str]
 
-__all__ = ["get_reader", "lazy", "read"]
+__all__ = ["get_reader", "pieces", "read"]
 
 PIECE = 64 * 2**20
 """Bytes that are read at once at most: a plane, or of a larger one a part."""
+MOST_PIECES = 1000
+"""Of more planes napari gets the array itself: dask would take 50 ms for a plane of 10,000."""
 PROBED = 3
 """Planes that the range of intensities is taken from."""
 COLORMAPS = ("cyan", "yellow", "magenta", "red", "green", "blue")
@@ -50,7 +53,8 @@ def read(path: str) -> list[LayerData]:
     Returns
     -------
     list of (data, keyword arguments, layer type)
-        Data are dask arrays; of an image with several resolutions a list of them.
+        Data are dask arrays, of many planes arrays in files; of an image with several resolutions
+        a list of them.
 
     Raises
     ------
@@ -59,7 +63,7 @@ def read(path: str) -> list[LayerData]:
     """
     levels = open_levels(path)
     stack = levels[0]
-    arrays = [lazy(level) for level in levels]
+    arrays = [_lazy(level) for level in levels]
     limits = _limits(levels[-1])
     layers = [
         (_one([_channel(a, stack, c) for a in arrays]), _options(stack, c) | limits[c], "image")
@@ -79,10 +83,11 @@ def _channel(array: Any, stack: Stack, channel: int) -> Any:
     axis = stack.channel_axis
     if axis is None:
         return array
-    if stack.axes[axis] == "C":
-        return array[(slice(None),) * axis + (channel,)]
-    if stack.n_channels == 1:  # grey and alpha
-        return array[(slice(None),) * axis + (0,)]
+    if stack.axes[axis] == "C" or stack.n_channels == 1:  # the one of two is grey beside alpha
+        index = channel if stack.axes[axis] == "C" else 0
+        return array[(slice(None),) * axis + (index,)]
+    if axis == array.ndim - 1:
+        return array
     order = [i for i in range(array.ndim) if i != axis]
     return array.transpose([*order, axis])
 
@@ -139,15 +144,25 @@ def _labels(path: str, image: Stack, name: str) -> LayerData:
     if first.grid_axes != first.axes:
         raise UserError(f"{path} has labels {name!r} with channels; save one number per voxel.")
     options = {"name": f"{image.name} · {name}", "visible": False, **_grid(first)}
-    return _one([lazy(level) for level in levels]), options, "labels"
+    return _one([pieces(level) for level in levels]), options, "labels"
 
 
 def _one(arrays: list[Any]) -> Any:
     return arrays if len(arrays) > 1 else arrays[0]
 
 
-def lazy(stack: Stack) -> Any:
-    """A stack as a dask array whose pieces are planes, or parts of large ones; nothing is read."""
+def _lazy(stack: Stack) -> Any:
+    """The array itself where it has many planes, as dask looks at all pieces for each; else dask's.
+
+    Colours that are to be moved are dask's too.
+    """
+    moved = "S" in stack.axes[:-1] and stack.n_channels > 1
+    many = math.prod(stack.leading_shape(2)) > MOST_PIECES
+    return Cut(stack.data) if many and isinstance(stack.data, Lazy) and not moved else pieces(stack)
+
+
+def pieces(stack: Stack) -> Any:
+    """A dask array whose pieces are planes, or parts of large ones; nothing is read."""
     import dask.array as da
 
     data = stack.data

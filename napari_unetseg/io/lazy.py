@@ -16,6 +16,7 @@ import numpy as np
 from napari_unetseg.core.errors import UserError
 
 __all__ = [
+    "Cut",
     "Key",
     "Lazy",
     "LazyArray",
@@ -250,6 +251,54 @@ class LazyArray(Planes):
                 return np.ascontiguousarray(self.source.read(where, whole))
 
         return _cache.get((self.source, where), load)[region]
+
+
+class Cut(Lazy):
+    """A part of an array in files. What is cut from it is read if it is a single plane, else later.
+
+    napari cuts what is on screen out of all planes before it takes one of them.
+
+    Parameters
+    ----------
+    array
+        The array.
+    key
+        What to take, as NumPy indexes.
+    """
+
+    def __init__(self, array: Lazy, key: Any = ...) -> None:
+        full = full_key(key, array.shape)
+        spans = [range(n)[k] for k, n in zip(full, array.shape, strict=True)]
+        self._set(array, tuple(spans))
+
+    def _set(self, array: Lazy, spans: tuple[int | range, ...]) -> None:
+        self._array, self._spans, self.dtype = array, spans, array.dtype
+        self.shape = tuple(len(s) for s in spans if isinstance(s, range))
+
+    @property
+    def path(self) -> Path:
+        """The file or folder."""
+        return self._array.path
+
+    def __getitem__(self, key: Any) -> Any:
+        wanted = iter(full_key(key, self.shape))
+        spans = tuple(s[next(wanted)] if isinstance(s, range) else s for s in self._spans)
+        part = object.__new__(Cut)
+        part._set(self._array, spans)
+        return part if math.prod(part.shape[:-2]) > 1 and part.ndim > 2 else part.read()
+
+    def read(self) -> np.ndarray:
+        """All of it, read now."""
+        return self._array[tuple(s if isinstance(s, int) else _slice(s) for s in self._spans)]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self.read()
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+
+def _slice(positions: range) -> slice:
+    stop = positions.stop if positions.stop >= 0 else None
+    return slice(positions.start, stop, positions.step)
 
 
 def span(key: int | slice, size: int) -> range:

@@ -213,3 +213,45 @@ def test_a_store_is_dropped_into_the_window(
     shot = viewer.screenshot(canvas_only=True, flash=False)
     assert shot[..., 1].max() > 100
     assert shot[..., 2].max() > 100
+
+
+def test_of_many_planes_napari_gets_the_array_itself(tmp_path: Path) -> None:
+    planes = RNG.integers(0, 2**16, (2, 1001, 8, 8), dtype=np.uint16)
+    group = zarr.open_group(str(tmp_path / "many.zarr"), mode="w")
+    group.create_array("0", data=planes, chunks=(1, 143, 8, 8))
+    axes = [{"name": "c", "type": "channel"}, *({"name": a, **UM} for a in "zyx")]
+    datasets = [
+        {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1, 2, 1, 1]}]}
+    ]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
+    viewer = ViewerModel()
+    viewer.open(str(tmp_path / "many.zarr"), plugin=PLUGIN)
+    assert len(viewer.layers) == 2
+    for channel, layer in enumerate(viewer.layers):
+        assert not isinstance(layer.data, da.Array)
+        assert layer.data.shape == (1001, 8, 8)
+        viewer.dims.set_current_step(0, 777)
+        np.testing.assert_array_equal(layer._slice.image.raw, planes[channel, 777])
+        for key in (np.s_[3:5, ::2, -1], np.s_[::-90, 1:], np.s_[5], np.s_[..., 2]):
+            np.testing.assert_array_equal(np.asarray(layer.data[key]), planes[channel][key])
+        part = layer.data[:, 1:5, 2:]  # nothing is read yet, as napari cuts before it takes one
+        assert not isinstance(part, np.ndarray)
+        np.testing.assert_array_equal(part[9], planes[channel, 9, 1:5, 2:])
+
+
+def test_dask_arrays_are_read_in_another_thread_while_the_window_reads_them() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from dask.cache import Cache
+
+    from napari_unetseg.core.image import Stack
+
+    array = da.from_array(RNG.integers(0, 9, (64, 32, 32), dtype=np.uint8), chunks=(1, 32, 32))
+    stack, whole = Stack(array + 1, "ZYX"), (slice(0, 32), slice(0, 32))
+    expected = np.asarray(array) + 1
+    with Cache(1e6), ThreadPoolExecutor(1) as other:
+        reads = [other.submit(stack.read, (i,), whole) for i in range(64)]
+        for i in range(64):
+            np.testing.assert_array_equal(np.asarray((array + 1)[i]), expected[i])
+        for i, read_there in enumerate(reads):
+            np.testing.assert_array_equal(read_there.result()[0], expected[i])

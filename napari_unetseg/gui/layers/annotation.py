@@ -11,7 +11,8 @@ from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 
 from napari_unetseg.core.labels import BRUSH, LabelKind, Structure, default_color
-from napari_unetseg.gui.grids import empty_grid, planes_of
+from napari_unetseg.core.sparse import SparseGrid, planes_with
+from napari_unetseg.gui.grids import ON_DISK_BYTES, empty_grid
 from napari_unetseg.gui.layers.grid import geometry, grid_shape, level0
 
 if TYPE_CHECKING:
@@ -119,8 +120,9 @@ def activate_brush(viewer: ViewerModel, layer: Labels, number: int) -> None:
 
 
 def snapshot(layer: Labels) -> Any:
-    """A copy of the labels that later painting does not touch; see `copy_of`."""
-    return copy_of(level0(layer))
+    """A copy of the labels that later painting does not touch; lazy arrays are as they are."""
+    data = level0(layer)
+    return _dense_copy(data) if isinstance(data, np.ndarray) else data
 
 
 def copy_of(data: Any) -> Any:
@@ -128,12 +130,16 @@ def copy_of(data: Any) -> Any:
 
     Lazy arrays (dask, zarr) are read by the job, chunk by chunk; they are not what people paint on.
     Of arrays only the planes with something in them are copied, so that a mostly empty stack
-    costs little.
+    costs little; one that is large becomes a `SparseGrid`.
     """
     if not isinstance(data, np.ndarray):
         return data
-    copy = np.zeros(data.shape, data.dtype)
-    for plane in planes_of(data):
+    return SparseGrid.copied(data) if data.nbytes > ON_DISK_BYTES else _dense_copy(data)
+
+
+def _dense_copy(data: np.ndarray) -> np.ndarray:
+    copy = empty_grid(data.shape, data.dtype)
+    for plane in planes_with(data):
         if data[plane].any():
             copy[plane] = data[plane]
     return copy
@@ -143,7 +149,7 @@ def mask_of(layer: Labels) -> Any:
     """A copy of a layer to tidy up or to export; 255 in a result of ours is background."""
     mask = snapshot(layer)
     if is_ours(layer) and mask.dtype == np.uint8:
-        for plane in planes_of(mask):
+        for plane in planes_with(mask):
             mask[plane][mask[plane] == BRUSH] = 0
     return mask
 

@@ -14,7 +14,7 @@ from napari_unetseg.core.truth import Origin, Truth
 from napari_unetseg.gui.grids import empty_grid
 from napari_unetseg.gui.layers.annotation import paint_colors
 from napari_unetseg.gui.layers.grid import geometry, grid_shape
-from napari_unetseg.gui.reader import lazy
+from napari_unetseg.gui.reader import pieces
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -77,7 +77,7 @@ def add_mask(
     if mask.grid_shape != grid_shape(image) or mask.channel_axis is not None:
         raise UserError(f"The mask of {image.name} has another shape; predict it again.")
     small = int(np.prod(mask.grid_shape, dtype=np.int64)) <= IN_MEMORY
-    data = np.asarray(mask.data) if small else lazy(mask)
+    data = np.asarray(mask.data) if small else pieces(mask)
     name = f"{image.name} · mask"
     if name in viewer.layers:
         viewer.layers.remove(name)

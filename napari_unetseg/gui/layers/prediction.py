@@ -20,7 +20,14 @@ import numpy as np
 from napari.layers import Image, Labels
 
 from napari_unetseg.core.labels import BRUSH, Structure
-from napari_unetseg.core.sparse import Cell, Region, SparseGrid, cells, together, whole
+from napari_unetseg.core.sparse import (
+    Cell,
+    Region,
+    SparseGrid,
+    cells_in,
+    planes_with,
+    together,
+)
 from napari_unetseg.core.truth import Change, Origin, Said, Truth
 from napari_unetseg.gui.grids import empty_grid
 from napari_unetseg.gui.layers.annotation import paint_colors
@@ -384,7 +391,11 @@ class Prediction:
 
     def search(self) -> list[Region]:
         """Chunks that were changed and not taken down; only reads, so that any thread may ask."""
-        return [self._kept.region_of(c) for c in cells(whole(self._shape)) if self._unknown(c)]
+        corrections = self.truth.grid(Origin.CORRECTIONS)
+        grids = (self._data, self._shown, self._kept, corrections)
+        planes = {plane for grid in grids for plane in planes_with(grid)}
+        looked = cells_in(planes, self._shape)
+        return [self._kept.region_of(c) for c in looked if self._unknown(c)]
 
     def settle(self, regions: Sequence[Region]) -> None:
         """Take down what `search` found: most likely an undo or a redo."""
