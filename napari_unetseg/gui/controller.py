@@ -28,6 +28,8 @@ from napari_unetseg.core.events import (
 )
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.core.truth import Change, Origin
+from napari_unetseg.engine.live import MaskBegins
+from napari_unetseg.engine.tasks import Prediction
 from napari_unetseg.gui import curve, sentences, work
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.attention import Attention
@@ -35,7 +37,6 @@ from napari_unetseg.gui.classes import ClassEditor
 from napari_unetseg.gui.grids import count_labels
 from napari_unetseg.gui.jobs import Job, Runner, Work
 from napari_unetseg.gui.keeping import Keeping
-from napari_unetseg.gui.live import MaskBegins
 from napari_unetseg.gui.looking import Looking
 from napari_unetseg.gui.masks import Masks
 from napari_unetseg.gui.newer import Pairs, gather, same
@@ -252,7 +253,7 @@ class Controller(Masks):
             planes = work.nearest_first(stack, model.dims, here) if whole else [here]
             self.begin_mask(image, model.id, model.classes.structures)
             settings = PredictSettings(device=self.session.settings.device)
-            job = work.PredictWork(model, stack, planes, settings)
+            job = Prediction(model, stack, planes, settings)
             self.start(JobKind.PREDICT, f"Predicting {stack.name}", job, self._on_predicted)
 
     def _on_predicted(self, _: None) -> None:

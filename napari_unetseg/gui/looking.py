@@ -10,10 +10,10 @@ from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, TilePredicted
 from napari_unetseg.core.truth import Change, Origin
+from napari_unetseg.engine.live import LookWork, MaskBegins, Screen, View, near
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences
 from napari_unetseg.gui.jobs import Job
-from napari_unetseg.gui.live import LookWork, MaskBegins, Screen, View, near
 from napari_unetseg.gui.session import Level, Mode
 
 if TYPE_CHECKING:
