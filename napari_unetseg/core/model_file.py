@@ -27,7 +27,7 @@ from torch import Tensor
 from napari_unetseg.core.atomic import atomic_path
 from napari_unetseg.core.errors import ModelFileError, UserError
 
-__all__ = ["SUFFIX", "read", "validated", "write"]
+__all__ = ["SUFFIX", "content", "read", "validated", "write"]
 
 SUFFIX = ".safetensors"
 FORMAT, VERSION, ARCHITECTURE = "napari-unetseg", 1, "unet"
@@ -38,6 +38,13 @@ Expected = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 def write(path: Path, weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
     """Write weights and description atomically; `UserError` when that fails."""
+    data = content(weights, description)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def content(weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> bytes:
+    """What a model file holds."""
     text = json.dumps({"architecture": ARCHITECTURE, **description}, sort_keys=True)
     metadata = {
         "format": FORMAT,
@@ -45,9 +52,7 @@ def write(path: Path, weights: Mapping[str, Tensor], description: Mapping[str, A
         "description": text,
         "sha256": _checksum(weights, text),
     }
-    data = save({name: t.contiguous() for name, t in weights.items()}, metadata)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+    return save({name: t.contiguous() for name, t in weights.items()}, metadata)
 
 
 def read(path: Path) -> tuple[dict[str, Any], Callable[[Expected], dict[str, Tensor]]]:

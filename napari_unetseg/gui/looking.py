@@ -11,6 +11,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, TilePredicted
 from napari_unetseg.core.truth import Change, Origin
 from napari_unetseg.engine.live import LookWork, MaskBegins, Screen, View, near
+from napari_unetseg.engine.tasks import Elsewhere
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences
 from napari_unetseg.gui.jobs import Job
@@ -99,6 +100,12 @@ class Looking:
         if self._painted is not None and self._painted <= self._offered and not left:
             self._painted = None
 
+    def try_again(self) -> None:
+        """What could not be predicted may be on the computer that was chosen now."""
+        self.stop()
+        self._failed.clear()
+        self._said.clear()
+
     def forget(self, image: Any) -> None:
         """An image is gone."""
         self._failed = {one for one in self._failed if one[1] is not image}
@@ -167,7 +174,8 @@ class Looking:
         self._screen, self._control = Screen(), Control(self._controller.thread_count())
         self._show(view)
         fresh = {p for p in near(view, 2) if prediction.is_fresh(p, entry.model.id)}
-        work = LookWork(entry.model, self._screen, self._session.settings.device, frozenset(fresh))
+        look = LookWork(entry.model, self._screen, self._session.settings.device, frozenset(fresh))
+        work = Elsewhere(look, self._session.computer)
         self._entry, self._made = entry, [(entry, view.image, view.plane)]
         self._controller.runner.start(
             Job(work, self._on_event, self._on_done, self._on_error, self._control)
@@ -197,7 +205,8 @@ class Looking:
         self._end()
 
     def _on_error(self, error: BaseException) -> None:
-        self._failed.update(self._made[-1:])
+        if not self._controller.computers.on_error(error):
+            self._failed.update(self._made[-1:])
         text = sentences.explain(error, "The mask on screen")
         if text not in self._said:
             self._said.add(text)

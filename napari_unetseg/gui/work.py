@@ -15,7 +15,7 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice
-from napari_unetseg.engine.tasks import Training
+from napari_unetseg.engine.tasks import Elsewhere, Training
 from napari_unetseg.gui.grids import empty_grid
 from napari_unetseg.gui.tidy import TidySettings, tidy
 from napari_unetseg.io.project import Project
@@ -68,6 +68,8 @@ class TrainWork:
         The model to go on from, unless the settings want another network; None starts anew.
     screen
         Tells what is on screen.
+    computer
+        Address of the computer that trains; empty for this one.
     """
 
     pairs: Sequence[Pair]
@@ -76,6 +78,7 @@ class TrainWork:
     structures: Sequence[Structure]
     model: Model | None
     screen: Screen
+    computer: str = ""
 
     def __call__(self, control: Control) -> Generator[Event, None, Model]:
         """Yield the events of the training, and masks between them; return the model."""
@@ -89,7 +92,7 @@ class TrainWork:
             yield Notice(f"A new model begins: {reason}.")
             init = None
         task = Training(pairs, self.settings, self.structures, init, self.screen)
-        return cast("Model", (yield from task(control)))
+        return cast("Model", (yield from Elsewhere(task, self.computer)(control)))
 
 
 def _open_folder(source: Source) -> Generator[Event, None, list[Pair]]:
