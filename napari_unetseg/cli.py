@@ -1,4 +1,4 @@
-"""The command line: ``unetseg train | predict | evaluate | info``.
+"""The command line: ``unetseg train | predict | evaluate | info | worker``.
 
 It imports neither napari nor Qt, and PyTorch only when a command needs it.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
@@ -40,7 +41,7 @@ from napari_unetseg.engine.tasks import ComputerLost, Elsewhere, Prediction, Tra
 
 pytest.importorskip("distributed")
 
-from remote_parts import Worker, free_port
+from remote_parts import ROOT, Worker, free_port
 
 from napari_unetseg.engine.remote import link
 from napari_unetseg.engine.remote.client import run
@@ -379,9 +380,17 @@ def test_another_version_is_refused() -> None:
 def test_a_worker_says_what_to_type_and_ends_with_ctrl_c() -> None:
     with Worker() as one:
         assert f"ssh -N -L {one.port}:127.0.0.1:{one.port}" in one.said
-        assert "on cpu, 1 CPU threads" in one.said
+        page = (ROOT / "docs" / "remote.md").read_text(encoding="utf-8")
+        shown = page.split("$ unetseg worker\n")[1].split("```")[0].splitlines()
+        for line, said in zip(shown, one.said.splitlines(), strict=True):
+            assert _without_names(line) == _without_names(said)
         assert one.interrupt() == 0
         assert one.said.endswith("The worker has ended.\n")
+
+
+def _without_names(line: str) -> str:
+    """What does not depend on the computer."""
+    return re.sub(r" on [^,]+,|\d+|\S+@\S+", "", line)
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc")
@@ -402,6 +411,11 @@ def test_nothing_listens_but_on_this_computers_own_address(worker: Worker) -> No
 def test_a_port_that_is_taken_is_said(worker: Worker, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["worker", "--port", str(worker.port)]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_certificates_that_are_missing_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["worker", "--port", str(free_port()), "--tls"]) == 1
+    assert "--tls needs certificates" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ T = TypeVar("T")
 CONNECT_SECONDS = 5.0
 PATIENCE_SECONDS = 30.0
 """An answer may take so long before the connection counts as lost,"""
-HURRY_SECONDS = 5.0
+HURRY_SECONDS = 10.0
 """and so long once the task was told to stop."""
 
 _here = threading.local()
