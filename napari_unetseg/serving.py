@@ -18,6 +18,8 @@ from napari_unetseg.terminal import note, tell
 __all__ = ["serve"]
 
 HOST = "127.0.0.1"
+FILES = ("ca_file", "cert")
+"""What dask has to be configured with for encrypted connections."""
 
 
 def serve(port: int, threads: int, *, tls: bool = False) -> None:
@@ -65,10 +67,10 @@ async def _serve(port: int, threads: int, *, tls: bool) -> None:
     from distributed import Scheduler, Security, Worker
 
     from napari_unetseg.core.devices import device_name, pick_device
-    from napari_unetseg.engine.remote.worker import dask_setup
+    from napari_unetseg.engine.remote.worker import dask_setup, dask_teardown
 
     protocol, security = "tls" if tls else "tcp", Security(require_encryption=tls)
-    if tls and not (security.tls_ca_file and security.tls_scheduler_cert):
+    if tls and not all(security.get_tls_config_for_role("scheduler").get(n) for n in FILES):
         raise UserError("--tls needs certificates; docs/remote.md says how to make them.")
     # dask's own web pages listen on every address unless told otherwise
     common: dict[str, Any] = {"host": HOST, "security": security}
@@ -89,6 +91,7 @@ async def _serve(port: int, threads: int, *, tls: bool) -> None:
         tell(f"  ssh -N -L {port}:{HOST}:{port} -o ServerAliveInterval=5 {_login()}")
         tell(f"and choose {protocol}://{HOST}:{port} as computer. Ctrl-C ends the worker.")
         await ended.wait()
+        await dask_teardown(worker)
     note("The worker has ended.")
 
 

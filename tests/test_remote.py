@@ -378,13 +378,18 @@ def test_another_version_is_refused() -> None:
 
 
 def test_a_worker_says_what_to_type_and_ends_with_ctrl_c() -> None:
+    """Also in the middle of a training."""
     with Worker() as one:
         assert f"ssh -N -L {one.port}:127.0.0.1:{one.port}" in one.said
         page = (ROOT / "docs" / "remote.md").read_text(encoding="utf-8")
         shown = page.split("$ unetseg worker\n")[1].split("```")[0].splitlines()
         for line, said in zip(shown, one.said.splitlines(), strict=True):
             assert _without_names(line) == _without_names(said)
-        assert one.interrupt() == 0
+        events = run(training(painted_pair(), **LONG), one.address, Control())
+        while not isinstance(next(events), EpochDone):
+            pass
+        assert one.interrupt() == 0, one.said
+        events.close()
         assert one.said.endswith("The worker has ended.\n")
 
 

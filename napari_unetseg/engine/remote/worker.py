@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.model import Model
     from napari_unetseg.engine.tasks import Task
 
-__all__ = ["Desk", "dask_setup"]
+__all__ = ["Desk", "dask_setup", "dask_teardown"]
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,8 @@ REPLY_BYTES = 16 * 2**20
 """Events that are sent in one answer, unless one alone is larger."""
 WAITING_BYTES = 64 * 2**20
 """Events that may wait to be fetched before the task has to wait."""
+CLOSE_SECONDS = 20.0
+"""How long a worker that ends waits for a task's step at hand."""
 SILENCE_SECONDS = 60.0
 """A task ends when nobody asked for its events for so long."""
 
@@ -78,11 +80,15 @@ class Job:
         self._stacks: dict[int, tuple[Words, Stack]] = {}
         self._heard = time.monotonic()
         self._end: Message | None = None
+        self._thread: threading.Thread | None = None
 
     def start(self, words: Words, arrays: Sequence[np.ndarray], model: Model | None) -> None:
         """Begin; raises `UserError` for a task that is refused."""
         task, self._screen = task_of(words, arrays, model, self.stack)
-        threading.Thread(target=self._run, args=(task,), name="unetseg-task", daemon=True).start()
+        self._thread = threading.Thread(
+            target=self._run, args=(task,), name="unetseg-task", daemon=True
+        )
+        self._thread.start()
 
     # -- in the task's thread ------------------------------------------------------------------
 
@@ -159,10 +165,16 @@ class Job:
         return time.monotonic() - self._heard > SILENCE_SECONDS
 
     def leave(self) -> None:
-        """Nobody will ask any more."""
+        """Nobody will ask any more: end after the step at hand."""
+        self.control.stop()
         self._heard = -math.inf
         with self._ready:
             self._ready.notify_all()
+
+    def join(self, seconds: float) -> None:
+        """Wait for the thread."""
+        if self._thread is not None:
+            self._thread.join(seconds)
 
     def hear(self, words: Words, arrays: Sequence[np.ndarray]) -> None:
         """Take what the other side says: stop, what is on screen, pieces, newer annotations."""
@@ -297,10 +309,22 @@ class Desk:
         with self._lock:
             job = self._jobs.pop(str(words.get("job")), None)
         if job is not None:
-            job.control.stop()
             job.leave()
+
+    def close(self) -> None:
+        """End all tasks: a thread that is left inside PyTorch takes the process down."""
+        for job in self._jobs.values():
+            job.leave()
+        for job in self._jobs.values():
+            job.join(CLOSE_SECONDS)
 
 
 async def dask_setup(worker: Worker, threads: int | None = None) -> None:
     """Let a dask worker run tasks of windows."""
-    worker.handlers[OPERATION] = Desk(threads).handle
+    desk = worker.extensions[OPERATION] = Desk(threads)
+    worker.handlers[OPERATION] = desk.handle
+
+
+async def dask_teardown(worker: Worker) -> None:
+    """End them."""
+    await asyncio.to_thread(worker.extensions[OPERATION].close)
