@@ -1,4 +1,4 @@
-"""The command line: ``unetseg train | predict | evaluate | info``.
+"""The command line: ``unetseg train | predict | evaluate | info | worker``.
 
 It imports neither napari nor Qt, and PyTorch only when a command needs it.
 """
@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from pydantic import BaseModel, ValidationError
 
-from napari_unetseg import __version__, batching, commands, measuring, predicting, project_report
+from napari_unetseg import (
+    __version__,
+    batching,
+    commands,
+    measuring,
+    predicting,
+    project_report,
+    serving,
+)
 from napari_unetseg.commands import Interrupted, Labelled
 from napari_unetseg.core.config import PredictSettings, TrainSettings
 from napari_unetseg.core.errors import UserError
@@ -167,6 +175,13 @@ def train(
         Path | None,
         typer.Option(metavar="DIR", help="Write curve.png, history.csv and overlays there."),
     ] = None,
+    on: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Train on the computer of this address, where 'unetseg worker' runs.",
+        ),
+    ] = "",
 ) -> None:
     """Train a U-Net on IMAGES with LABELS and save it as MODEL.
 
@@ -190,7 +205,7 @@ def train(
         freeze_encoder=freeze_encoder,
         seed=seed,
         device=device,
-        threads=commands.cores() if threads is None else threads,
+        threads=commands.cores() if threads is None and not on else threads,
     )
     if freeze_encoder and init is None and encoder_weights is None:
         raise WrongUsageError(
@@ -203,7 +218,7 @@ def train(
     if kind is LabelKind.STROKES and ignore is not None:
         raise WrongUsageError("--ignore is for full masks and instances; in strokes it is 0.")
     data = Labelled(images, labels, kind, ignore, axes, spacing)
-    commands.train(data, output, settings, init=init, report=report)
+    commands.train(data, output, settings, init=init, report=report, on=on)
 
 
 class MaskFormat(StrEnum):
@@ -422,6 +437,21 @@ def report(
 ) -> None:
     """Write a page about a project: labels, scores, curves, overlays, settings, provenance."""
     project_report.report(project, output)
+
+
+@app.command()
+def worker(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of 127.0.0.1.")] = 8786,
+    threads: Threads = None,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Certificates, as dask is configured; see docs/remote.md.")
+    ] = False,
+) -> None:
+    """Train and predict for a napari on another computer, through an SSH tunnel.
+
+    It listens on 127.0.0.1 alone and says what to type on the laptop. Ctrl-C ends it.
+    """
+    serving.serve(port, commands.cores() if threads is None else threads, tls=tls)
 
 
 # -- settings --------------------------------------------------------------------------------------

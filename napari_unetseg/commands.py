@@ -93,16 +93,20 @@ def train(
     *,
     init: Path | None = None,
     report: Path | None = None,
+    on: str = "",
 ) -> None:
-    """Train, save the model, show its scores, write the report.
+    """Train, save the model, show its scores, write the report; on another computer if asked.
 
     Of several processes the first one speaks and writes.
     """
     leads = place().rank == 0
+    if on and place().size > 1:
+        raise UserError("torchrun trains here and --on elsewhere; leave one of them out.")
     found = data.find()
     if leads:
         check_writable(output.parent)
-    from napari_unetseg.core.train import train_events
+    from napari_unetseg.engine.live import Screen
+    from napari_unetseg.engine.tasks import Elsewhere, Training
 
     before = load(init) if init else None
     _say_classes(found.pairs, before)
@@ -110,8 +114,8 @@ def train(
     sentence = "Stopping after this step and saving; press Ctrl-C again to quit without saving."
     with stop_on_interrupt(control, sentence), Meter("Training") as meter:
         try:
-            events = train_events(found.pairs, settings, init=before, control=control)
-            model = finish(events, meter.show)
+            task = Training(found.pairs, settings, (), before, Screen())
+            model = finish(Elsewhere(task, on)(control), meter.show)
         except UserError as error:
             if control.stopped:
                 raise Interrupted(str(error)) from error

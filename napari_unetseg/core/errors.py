@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ModelFileError", "TrainingError", "UserError"]
+__all__ = ["LostError", "ModelFileError", "TrainingError", "UserError"]
 
 
 class UserError(Exception):
@@ -15,3 +15,7 @@ class ModelFileError(UserError):
 
 class TrainingError(UserError):
     """Training could not begin or go on; what was learned before is kept."""
+
+
+class LostError(UserError):
+    """Another computer went away while it worked for this one."""

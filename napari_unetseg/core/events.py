@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from napari_unetseg.core.metrics import Scores  # noqa: TC001 - looked up where events are checked
+
 if TYPE_CHECKING:
     import numpy as np
 
-    from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.model import Model
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Reading, computing and writing at the same time: the only file of the engine with threads."""
+"""Reading, computing and writing at the same time: threads of its own."""
 
 from __future__ import annotations
 

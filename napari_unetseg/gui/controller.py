@@ -29,15 +29,17 @@ from napari_unetseg.core.events import (
 )
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.core.truth import Change, Origin
+from napari_unetseg.engine.live import MaskBegins
+from napari_unetseg.engine.tasks import ComputerLost, Elsewhere, Prediction
 from napari_unetseg.gui import curve, sentences, work
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.attention import Attention
 from napari_unetseg.gui.batches import Batches
 from napari_unetseg.gui.classes import ClassEditor
+from napari_unetseg.gui.computers import Computers
 from napari_unetseg.gui.grids import count_labels
 from napari_unetseg.gui.jobs import Job, Runner, Work
 from napari_unetseg.gui.keeping import Keeping
-from napari_unetseg.gui.live import MaskBegins
 from napari_unetseg.gui.looking import Looking
 from napari_unetseg.gui.masks import Masks
 from napari_unetseg.gui.newer import Pairs, gather, same
@@ -118,6 +120,7 @@ class Controller(Masks):
         self.looking = Looking(self, session)
         self.keeping = Keeping(self, session)
         self.quality = Quality(self, session)
+        self.computers = Computers(self, session)
         super().__init__(viewer, session)
         self.attention = Attention(self)
         self.review = Review(self)
@@ -145,6 +148,7 @@ class Controller(Masks):
                 self.session.structures,
                 entry.model if entry else None,
                 self.begin_looking(self.session.settings.dims),
+                self.session.computer,
             )
             self.session.curve, self.session.marks, self.session.result = (), (), ""
             self._went_wrong = False
@@ -257,7 +261,8 @@ class Controller(Masks):
             planes = work.nearest_first(stack, model.dims, here) if whole else [here]
             self.begin_mask(image, model.id, model.classes.structures)
             settings = PredictSettings(device=self.session.settings.device)
-            job = work.PredictWork(model, stack, planes, settings)
+            task = Prediction(model, stack, planes, settings)
+            job = Elsewhere(task, self.session.computer)
             self.start(JobKind.PREDICT, f"Predicting {stack.name}", job, self._on_predicted)
 
     def _on_predicted(self, _: None) -> None:
@@ -474,6 +479,7 @@ class Controller(Masks):
             return
         kind = self.session.job.kind
         self._end_job()
+        self.computers.on_error(error)
         level = Level.WARNING if isinstance(error, UserError) else Level.ERROR
         self.session.say(sentences.explain(error, DOING[kind]), level)
 
@@ -508,6 +514,8 @@ class Controller(Masks):
                     pairs = zip(event.scores.numbers, event.scores.dice, strict=True)
                     self.session.dice = dict(pairs)
                 self._went_wrong = sentences.went_wrong(event)
+            case ComputerLost():
+                self.computers.leave()
             case work.Progress():
                 self.show_progress(event.fraction)
             case _ if self.session.job is not None and self.session.job.kind is JobKind.BATCH:

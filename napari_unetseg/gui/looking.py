@@ -10,10 +10,11 @@ from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, TilePredicted
 from napari_unetseg.core.truth import Change, Origin
+from napari_unetseg.engine.live import LookWork, MaskBegins, Screen, View, near
+from napari_unetseg.engine.tasks import Elsewhere
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences
 from napari_unetseg.gui.jobs import Job
-from napari_unetseg.gui.live import LookWork, MaskBegins, Screen, View, near
 from napari_unetseg.gui.session import Level, Mode
 
 if TYPE_CHECKING:
@@ -109,6 +110,12 @@ class Looking:
             self._painted = None
             self.newer.clear()
 
+    def try_again(self) -> None:
+        """What could not be predicted may be on the computer that was chosen now."""
+        self.stop()
+        self._failed.clear()
+        self._said.clear()
+
     def forget(self, image: Any) -> None:
         """An image is gone."""
         self.newer.pop(image, None)
@@ -181,7 +188,8 @@ class Looking:
         self._show(view)
         fresh = {p for p in near(view, 2) if prediction.is_fresh(p, entry.model.id)}
         device, ranges = self._session.settings.device, self._ranges
-        work = LookWork(entry.model, self._screen, device, frozenset(fresh), ranges=ranges)
+        look = LookWork(entry.model, self._screen, device, frozenset(fresh), ranges=ranges)
+        work = Elsewhere(look, self._session.computer)
         self._entry, self._made = entry, [(entry, view.image, view.plane)]
         self._controller.runner.start(
             Job(work, self._on_event, self._on_done, self._on_error, self._control)
@@ -211,7 +219,8 @@ class Looking:
         self._end()
 
     def _on_error(self, error: BaseException) -> None:
-        self._failed.update(self._made[-1:])
+        if not self._controller.computers.on_error(error):
+            self._failed.update(self._made[-1:])
         text = sentences.explain(error, "The mask on screen")
         if text not in self._said:
             self._said.add(text)

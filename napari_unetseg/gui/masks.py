@@ -8,10 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.engine.live import MaskBegins, Screen, View
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences
 from napari_unetseg.gui.choices import Choices
-from napari_unetseg.gui.live import MaskBegins, Screen, View
 from napari_unetseg.gui.session import Level, Mode, ModelEntry, Session
 
 if TYPE_CHECKING:

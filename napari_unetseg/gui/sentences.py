@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.events import Prepared, TrainingDone
     from napari_unetseg.core.image import Stack
     from napari_unetseg.core.metrics import Scores
-    from napari_unetseg.gui.live import MaskBegins
+    from napari_unetseg.engine.live import MaskBegins
 
 __all__ = [
     "describe_better",

@@ -198,6 +198,8 @@ class Session:
 
     settings: TrainSettings = field(default_factory=TrainSettings)
     mode: Mode = Mode.LIVE
+    computer: str = ""
+    """Address of the computer that trains and predicts; empty for this one."""
     uncertain: bool = False
     """Show how unsure the network is of what is on screen."""
     go_on: bool = True

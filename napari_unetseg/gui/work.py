@@ -15,20 +15,20 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice
+from napari_unetseg.engine.tasks import Elsewhere, Training
 from napari_unetseg.gui.grids import empty_grid
-from napari_unetseg.gui.live import Live
 from napari_unetseg.gui.tidy import TidySettings, tidy
 from napari_unetseg.io.project import Project
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.config import PredictSettings, TrainSettings
+    from napari_unetseg.core.config import TrainSettings
     from napari_unetseg.core.control import Control
     from napari_unetseg.core.image import Stack
     from napari_unetseg.core.labels import Structure
     from napari_unetseg.core.model import Model
     from napari_unetseg.core.samples import Pair
+    from napari_unetseg.engine.live import Screen
     from napari_unetseg.engine.saving import Saving
-    from napari_unetseg.gui.live import Screen
     from napari_unetseg.gui.session import Source
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
     "ExportWork",
     "LoadWork",
     "OpenWork",
-    "PredictWork",
     "Progress",
     "ReportWork",
     "SaveWork",
@@ -72,6 +71,8 @@ class TrainWork:
         The model to go on from, unless the settings want another network; None starts anew.
     screen
         Tells what is on screen.
+    computer
+        Address of the computer that trains; empty for this one.
     """
 
     pairs: Sequence[Pair]
@@ -80,11 +81,10 @@ class TrainWork:
     structures: Sequence[Structure]
     model: Model | None
     screen: Screen
+    computer: str = ""
 
     def __call__(self, control: Control) -> Generator[Event, None, Model]:
         """Yield the events of the training, and masks between them; return the model."""
-        from napari_unetseg.core.train import train_events
-
         others: list[Pair] = []
         for source in self.folders:
             others += yield from _open_folder(source)
@@ -94,17 +94,8 @@ class TrainWork:
         if init is not None and (reason := _misfit(init, self.settings)):
             yield Notice(f"A new model begins: {reason}.")
             init = None
-        live = Live(self.screen, self.settings.device, control)
-        training = train_events(
-            pairs, self.settings, structures=self.structures, init=init, control=control
-        )
-        while True:
-            try:
-                event = next(training)
-            except StopIteration as end:
-                return cast("Model", end.value)
-            yield event
-            yield from live.after(event)
+        task = Training(pairs, self.settings, self.structures, init, self.screen)
+        return cast("Model", (yield from Elsewhere(task, self.computer)(control)))
 
 
 def _open_folder(source: Source) -> Generator[Event, None, list[Pair]]:
@@ -129,26 +120,6 @@ def _misfit(model: Model, settings: TrainSettings) -> str:
     ):
         return "the network in the settings is another one"
     return ""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PredictWork:
-    """Predicts the planes of a stack in the given order."""
-
-    model: Model
-    stack: Stack
-    planes: Sequence[tuple[int, ...]]
-    settings: PredictSettings
-
-    def __call__(self, control: Control) -> Events:
-        """Yield notices and tiles."""
-        from napari_unetseg.core.predict import predict_events
-
-        return (
-            yield from predict_events(
-                self.model, self.stack, self.settings, planes=self.planes, control=control
-            )
-        )
 
 
 def nearest_first(stack: Stack, dims: int, here: tuple[int, ...]) -> list[tuple[int, ...]]:

@@ -14,8 +14,7 @@ from napari.layers import Image
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.events import Event, Improved, Notice, StepDone, TilePredicted
 from napari_unetseg.core.image import Stack
-from napari_unetseg.gui import sentences
-from napari_unetseg.gui.live import (
+from napari_unetseg.engine.live import (
     EVERY_SECONDS,
     FREE_SECONDS,
     SHARE,
@@ -24,6 +23,7 @@ from napari_unetseg.gui.live import (
     Screen,
     View,
 )
+from napari_unetseg.gui import sentences
 from napari_unetseg.gui.session import Level, Mode
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from qtpy.QtWidgets import QApplication, QLabel
 
 from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.core.truth import Origin
-from napari_unetseg.gui import live, sentences
+from napari_unetseg.engine import live
+from napari_unetseg.gui import sentences
 from napari_unetseg.gui.newer import same
 from napari_unetseg.gui.session import JobKind
 

@@ -19,10 +19,10 @@ from napari_unetseg.core.image import Stack
 from napari_unetseg.core.sparse import whole
 from napari_unetseg.core.tiles import Tile, nearest_first
 from napari_unetseg.core.truth import Origin
+from napari_unetseg.engine.live import LookWork, MaskBegins, Screen, View, near
 from napari_unetseg.gui import looking
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.jobs import SyncRunner, ThreadRunner
-from napari_unetseg.gui.live import LookWork, MaskBegins, Screen, View, near
 from napari_unetseg.gui.session import JobKind, Level, Mode, ModelEntry
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QAbstractSpinBox
 
 from napari_unetseg.core.config import AugmentSettings, TrainSettings
 from napari_unetseg.gui.panels.base import Panel, folded
+from napari_unetseg.gui.panels.computer import ComputerPanel
 from napari_unetseg.gui.panels.forms import Form
 
 if TYPE_CHECKING:
@@ -70,11 +71,17 @@ class AdvancedPanel(Panel):
         self.form = form_of(TrainSettings, self.session.settings)
         self.augment = form_of(AugmentSettings, self.session.settings.augment)
         augmentation = folded("Augmentation", self.augment)
-        self.fold = folded("Advanced settings", self.form, augmentation)
+        self.computer = ComputerPanel(controller)
+        self.fold = folded("Advanced settings", self.computer, self.form, augmentation)
         self.column.addWidget(self.fold)
         self.form.values.changed.connect(self._on_changed)
         self.augment.values.changed.connect(self._on_changed)
         self.follow("settings", call=self._on_settings)
+
+    def release(self) -> None:
+        """Listen no more, before the widget is deleted."""
+        super().release()
+        self.computer.release()
 
     def _on_changed(self) -> None:
         with self.controller.refusing():

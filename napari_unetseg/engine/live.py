@@ -1,6 +1,7 @@
 """The mask on screen while a training goes on: predicted in its worker, between its steps.
 
-PyTorch is imported here inside the functions, so that opening the dock needs none.
+The worker may be a thread of the window's own process or on another computer (`remote`). PyTorch is
+imported here inside the functions, so that opening the dock needs none.
 """
 
 from __future__ import annotations
