@@ -53,6 +53,15 @@ def client() -> Iterator[Any]:
     workers.__exit__(None, None, None)
 
 
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """dask sets variables of this process for the workers that it starts."""
+    before = dict(os.environ)
+    yield
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+
+
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of one tile; the workers are told the grid."""
@@ -457,3 +466,11 @@ def test_the_recipe_for_slurm_with_jobs_that_are_processes_here(tmp_path: Path) 
     here = [str(tmp_path / word) if "." in word else word for word in rest]
     assert main(["predict", *here, "-o", str(tmp_path / "one")]) == 0
     assert tree(tmp_path / "two") == tree(tmp_path / "one")
+
+
+def test_local_workers_keep_freed_memory_and_leave_no_variables_here() -> None:
+    before = dict(os.environ)
+    with workers_of(Where(local=1), 1) as client:
+        (found,) = client.run(os.getenv, "MALLOC_TRIM_THRESHOLD_").values()
+    assert found is None
+    assert dict(os.environ) == before

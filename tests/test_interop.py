@@ -107,7 +107,7 @@ def test_bioio_reads_ome_tiff(written: tuple[Path, np.ndarray], name: str) -> No
     np.testing.assert_array_equal(found.argmax(0), mask)
 
 
-def test_pillow_and_imageio_read_png(written: tuple[Path, np.ndarray]) -> None:
+def test_pillow_reads_png(written: tuple[Path, np.ndarray]) -> None:
     folder, mask = written
     files = sorted((folder / "png").glob("*.png"))
     assert [f.name for f in files][:2] == ["image_t000_z000.png", "image_t000_z001.png"]

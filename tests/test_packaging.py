@@ -135,7 +135,7 @@ def python_folder() -> str:
 def test_napari_lists_the_plugin(installed: Installed) -> None:
     look = installed.look
     assert look["display_name"] == "U-Net segmentation"
-    assert look["widgets"] == ["U-Net segmentation"]
+    assert look["widgets"] == ["U-Net segmentation", "U-Net batch"]
     assert look["menus"] == ["napari/layers/annotate", "napari/layers/segment"]
     assert look["samples"] == ["nuclei2d", "two_structures", "cell", "immunohistochemistry"]
     assert look["settings"] == {"computing": ["device", "threads"], "storage": ["models_dir"]}

@@ -170,7 +170,7 @@ def test_strokes_that_came_too_late_are_known_to_be_left(worker: Worker) -> None
     pair, control = painted_pair(), Control()
 
     def paint(event: Event) -> None:
-        if isinstance(event, StepDone) and event.step == 3:
+        if isinstance(event, StepDone) and event.step == 6:
             control.offer_pairs((pair,))
 
     finish(run(training(pair, steps=6), worker.address, control), paint)

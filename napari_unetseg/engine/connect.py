@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ def workers_of(where: Where, threads: int | None = None) -> Iterator[Client]:
         raise UserError(MISSING) from error
     if where.local:
         with (
+            _as_it_was(),
             _local(where.local, threads or 1) as cluster,
             Client(cluster, set_as_default=False) as client,
         ):
@@ -95,7 +97,6 @@ def workers_of(where: Where, threads: int | None = None) -> Iterator[Client]:
 
 def _local(count: int, threads: int) -> LocalCluster:
     """Workers on this machine, each with a GPU of its own where there are several."""
-    import dask
     import torch
     from distributed import LocalCluster
 
@@ -110,22 +111,39 @@ def _local(count: int, threads: int) -> LocalCluster:
                 options["env"]["CUDA_VISIBLE_DEVICES"] = str(int(name) % gpus)
             return {name: {**what, "options": options}}
 
-    # by itself dask would have them give freed memory back at once: see core.memory
-    with dask.config.set({"distributed.nanny.pre-spawn-environ": {}}):
-        cluster: Any = Local(  # type: ignore[no-untyped-call]
-            n_workers=0,
-            threads_per_worker=2,  # one reads or writes while the other predicts
-            processes=True,
-            host=LOOPBACK,
-            memory_limit=0,
-            silence_logs=logging.CRITICAL,
-            dashboard_address=f"{LOOPBACK}:0",
-            preload=[DEAF],
-            env={"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"},
-        )
-        cluster.scale(count)
+    cluster: Any = Local(  # type: ignore[no-untyped-call]
+        n_workers=0,
+        threads_per_worker=2,  # one reads or writes while the other predicts
+        processes=True,
+        host=LOOPBACK,
+        memory_limit=0,
+        silence_logs=logging.CRITICAL,
+        dashboard_address=f"{LOOPBACK}:0",
+        preload=[DEAF],
+        env={"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"},
+    )
+    cluster.scale(count)
     found: LocalCluster = cluster
     return found
+
+
+@contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Leave this process's variables as they were: dask sets some for the workers that it starts.
+
+    By itself it would also have them give freed memory back at once; see `core.memory`.
+    """
+    import dask
+
+    trim = "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_"
+    before = dict(os.environ)
+    try:
+        with dask.config.set({trim: None}):
+            yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
 
 
 @contextmanager
