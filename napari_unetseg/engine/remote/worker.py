@@ -111,10 +111,9 @@ class Job:
             self._close(({"error": _kind_of(error), "text": _text_of(error)}, []))
 
     def _finish(self, result: Model | None) -> None:
-        words: Words = {"untaken": bool(self.control.take_pairs())}
         if result is not None:
             self._models.put(result)
-        self._close((words, [] if result is None else [content_of(result)]))
+        self._close(({}, [] if result is None else [content_of(result)]))
 
     def _close(self, end: Message) -> None:
         with self._ready:
@@ -213,7 +212,9 @@ class Job:
             asked = [self._asked.popleft() for _ in range(len(self._asked))]
             answer: Words = {"events": events, "asked": asked}
             if self._end is not None and not self._said:
-                answer["end"], result = self._end
+                words, result = self._end
+                untaken = bool(self.control.take_pairs())  # also what came after the last step
+                answer["end"] = {**words, "untaken": untaken}
                 arrays += result
             self._ready.notify_all()
         return answer, arrays
