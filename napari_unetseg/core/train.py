@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from napari_unetseg.core import transfer
-from napari_unetseg.core.answer import FEW, StrokeAnswer, as_good
+from napari_unetseg.core.answering import Answers, StoppedError
 from napari_unetseg.core.choices import explain
 from napari_unetseg.core.config import TrainSettings
 from napari_unetseg.core.control import Control
@@ -22,14 +21,14 @@ from napari_unetseg.core.devices import (
 )
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.events import Event, Improved, Notice, Prepared, Renewed
-from napari_unetseg.core.learner import Learner, NotFiniteError, Weights
+from napari_unetseg.core.learner import Learner, NotFiniteError
 from napari_unetseg.core.memory import kept_memory
 from napari_unetseg.core.model import Model
 from napari_unetseg.core.parallel import Team, place
 from napari_unetseg.core.plan import Plan, make_plan
-from napari_unetseg.core.progress import Best, Progress
+from napari_unetseg.core.progress import Progress
 from napari_unetseg.core.records import TrainingRecord, image_records, now, remembered, versions
-from napari_unetseg.core.samples import Pair, Places, TrainingData
+from napari_unetseg.core.samples import Pair, TrainingData
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.events import Choice
     from napari_unetseg.core.image import Stack
     from napari_unetseg.core.labels import Structure
+    from napari_unetseg.core.metrics import Scores
 
 __all__ = ["train", "train_events"]
 
@@ -117,10 +117,6 @@ def _train(
     return (yield from run.end())
 
 
-class _StoppedError(Exception):
-    """A stop was asked for before there was an answer."""
-
-
 class _Run:
     """One training from its first look at the data to its model."""
 
@@ -148,8 +144,8 @@ class _Run:
         self.progress = Progress(self.plan, settings, self.learner.weights(), clock)
         if init and not self.adapted:
             self.learner.hold_to(self.progress.initial, self._seen())
-        self.failures = self.answers = 0
-        self.asked: StrokeAnswer | None = None
+        self.failures = 0
+        self.answers = Answers(self.learner, self.progress, self._look_up, self._answered)
         self.renewed_at, self.renewing = -math.inf, 0.0
 
     def _seen(self, data: TrainingData | None = None) -> frozenset[str]:
@@ -206,7 +202,7 @@ class _Run:
                 "An earlier training of this model held nothing back, so its score is kinder "
                 "than that of a new model."
             )
-        yield from self.answer_strokes(self.data.newer_places())
+        yield from self.answers.to(self.data.newer_places())
 
     def prepared(self) -> Prepared:
         """What was read, what will be done, and what was chosen for it."""
@@ -254,7 +250,7 @@ class _Run:
             ends = (self.plan.net.dims, self.plan.net.in_channels)
             same = self.init is not None and (self.init.dims, self.init.net.in_channels) == ends
             self.learner.begin(measure=not same, between=self._look_up)
-        except _StoppedError:
+        except StoppedError:
             return STOPPED
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -266,7 +262,7 @@ class _Run:
         """Take the threads that there are now; end the first answer where a stop was asked for."""
         use_threads(self.control.threads or self.settings.threads)
         if self.control.stopped:
-            raise _StoppedError
+            raise StoppedError
 
     def step(self) -> Generator[Event, None, None]:
         """One step; what fails is tried again with less memory or a smaller rate."""
@@ -302,8 +298,8 @@ class _Run:
         if done.best:
             model, before = self.model("training goes on"), self.progress.before
             yield Improved(model, done.scores, done.seconds, done.step, before)
-        elif self.asked is not None:
-            yield from self.try_answers([self.learner.weights()])
+        else:
+            yield from self.answers.again()
         self.failures = 0
 
     def renew(self) -> Generator[Event, None, None]:
@@ -337,65 +333,12 @@ class _Run:
             self.progress.renew(self.learner)
             voxels = self.data.train_voxels + self.data.validation_voxels
             yield Renewed(voxels, self.progress.steps, self.progress.seconds)
-            yield from self.answer_strokes(self.data.newer_than(before))
+            yield from self.answers.to(self.data.newer_than(before))
 
-    def answer_strokes(self, newer: Places) -> Generator[Event, None, None]:
-        """Show a model that knows newer strokes better and is as good on the validation blocks.
-
-        The training itself goes its own way; where there is no answer now, its epochs are looked at
-        for one. Without a score the newest is shown after each of them in any case.
-        """
-        self.asked, shown = None, self.progress.best
-        if not newer or shown is None or shown.scores is None:
-            return
-        self.answers += 1
-        with self._sparing_memory():
-            asked = StrokeAnswer(self.learner, shown.weights, newer, self.answers)
-            if asked.wrong(shown.weights) > FEW:
-                self.asked = asked
-                yield from self.try_answers(self._candidates(asked))
-
-    def _candidates(self, asked: StrokeAnswer) -> Iterator[Weights]:
-        """Those of the training under way, then those on the way to what a copy learns."""
-        yield self.learner.weights()
-        if (weights := asked.least(asked.learn(self._look_up))) is not None:
-            yield weights
-
-    def try_answers(self, candidates: Iterable[Weights]) -> Generator[Event, None, None]:
-        """Show the first weights that answer newer strokes, if there are any without an answer.
-
-        Half of what the model shown has wrong must be right: else the mask hardly changes there.
-        """
-        asked, progress, shown = self.asked, self.progress, self.progress.best
-        if asked is None or shown is None or shown.scores is None:
-            return
-        with self._sparing_memory():
-            wrong = asked.wrong(shown.weights)
-            highest = max(progress.record, shown.scores.soft_dice)
-            for weights in candidates if wrong > FEW else ():
-                self._look_up()
-                if asked.wrong(weights) > wrong / 2:
-                    continue
-                scores = self.learner.score(weights)
-                if scores and as_good(scores, shown.scores, highest):
-                    self.asked = None
-                    progress.show(Best(weights, scores))
-                    model = self.model("newer strokes came")
-                    yield Improved(model, scores, progress.seconds, progress.steps, shown.scores)
-                    return
-
-    @contextmanager
-    def _sparing_memory(self) -> Iterator[None]:
-        """Training goes on without an answer where there is no memory for one, or it is to stop."""
-        try:
-            yield
-        except _StoppedError:
-            pass
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            self.asked = None
-            release_memory(self.device)
+    def _answered(self, scores: Scores, before: Scores) -> Improved:
+        """A model to show, since newer strokes came."""
+        model, progress = self.model("newer strokes came"), self.progress
+        return Improved(model, scores, progress.seconds, progress.steps, before)
 
     def _use(self, data: TrainingData, before: TrainingData | None = None) -> None:
         """Learn from these data; hold on to the best model, whose mask of the others was shown."""
