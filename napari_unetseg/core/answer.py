@@ -31,7 +31,7 @@ LOOKED_AT = 8
 """Samples around newer strokes that tell how well weights fit them."""
 HALVINGS = 4
 """How closely it is looked for how far towards the copy it takes."""
-SLACK = 0.03
+SLACK = 0.02
 """By how much soft Dice may be lower: who was told to be wrong is less sure, also where it is
 right. Dice itself must not be."""
 FEW = 0.1

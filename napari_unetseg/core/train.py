@@ -45,6 +45,9 @@ ANSWERS = (None, STOPPED, NO_MEMORY)
 """Why there is no first answer; None: there is one."""
 MOST_FAILURES = 2
 """Steps with a loss that is no number, after which a training ends."""
+RESTS = 3.0
+"""Between two times that newer annotations are taken and answered the training gets so many times
+what the earlier one took."""
 
 
 def train_events(
@@ -305,10 +308,10 @@ class _Run:
     def renew(self) -> Generator[Event, None, None]:
         """Take newer annotations, if there are any, and answer them.
 
-        Between two times the training gets as long as the earlier one took.
+        Somebody who paints without a pause would else leave the training no time (`RESTS`).
         """
         over = self.progress.over or self.control.stopped or not self.team.alone
-        rests = self.progress.seconds - self.renewed_at >= self.renewing
+        rests = self.progress.seconds - self.renewed_at >= RESTS * self.renewing
         if over or not rests or not (newer := self.control.take_pairs()):
             return
         start = self.progress.seconds
