@@ -3,7 +3,9 @@
 It is opened with our reader from an OME-Zarr folder (`stacks.py`), some strokes are painted on one
 plane and trained on, then planes are scrolled through as a person does: runs of planes, a tenth of
 a second each, and stops. Measured are the lateness of the event loop, the memory, and how long it
-takes until the mask of a plane that was stopped at is there.
+takes until the mask of a plane that was stopped at is there. First the same planes are scrolled
+through in napari alone, without the dock: the image, then with two empty Labels layers in files, as
+many as the plugin shows. What that takes is napari's own and the machine's.
 
     xvfb-run -a -s "-screen 0 1600x1000x24" python benchmarks/scale_window.py FOLDER [--size 100]
 """
@@ -18,6 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -51,11 +54,35 @@ def paint(layer: Any, image: np.ndarray, plane: int, strokes: int) -> None:
             layer.paint((plane, int(y), int(x)), number)
 
 
+def scroll_alone(path: Path, window: tuple[int, int], stops: int) -> dict[str, list[float]]:
+    """Lateness while the image is scrolled through without the plugin's dock, and with labels."""
+    import napari
+
+    viewer = napari.Viewer()
+    viewer.window.resize(*window)
+    watch = Stopwatch()
+    with TemporaryDirectory() as folder:
+        (layer,) = viewer.open(str(path), plugin="napari-unetseg")
+        for labels in range(3):
+            if labels:
+                file = Path(folder) / str(labels)
+                data = np.memmap(file, np.uint8, "w+", shape=layer.data.shape)
+                viewer.add_labels(data, scale=layer.scale)
+            viewer.dims.set_current_step(0, 100)
+            run_event_loop(3.0)
+            with watch.measuring(f"napari alone, {labels} labels layers"):
+                for plane in range(200, 200 + RUN * stops):
+                    viewer.dims.set_current_step(0, plane)
+                    run_event_loop(PAUSE)
+        viewer.close()
+    watch.stop()
+    return dict(watch.late)
+
+
 class Session:
     """The window, and what is measured in it."""
 
     def __init__(self, path: Path, window: tuple[int, int]) -> None:
-        leave_home()
         import napari
 
         from napari_unetseg.gui.dock import UNetDock
@@ -117,6 +144,8 @@ class Session:
 
 def measure(path: Path, window: tuple[int, int], stops: int, shot: Path | None) -> dict[str, Any]:
     """All of it, in order."""
+    leave_home()
+    alone = scroll_alone(path, window, stops)
     one = Session(path, window)
     viewer, session, plane = one.viewer, one.dock.session, 100
     one.step(
@@ -140,7 +169,7 @@ def measure(path: Path, window: tuple[int, int], stops: int, shot: Path | None) 
     if shot is not None:
         viewer.screenshot(str(shot), canvas_only=False, flash=False)
     shown = [s.stop - s.start for s in _in_sight(session.image)]
-    late = summary(one.watch.late)
+    late = summary(alone | one.watch.late)
     viewer.close()
     return {"late_ms": late, "memory_mb": one.memory, "seconds": one.seconds, "mask_s": waited} | {
         "part_px": shown

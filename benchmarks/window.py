@@ -62,6 +62,10 @@ class Stopwatch:
         finally:
             self.part = ""
 
+    def stop(self) -> None:
+        """Measure no more."""
+        self._timer.stop()
+
     def _start(self) -> None:
         self._asked = time.perf_counter()
         self._timer.start(round(PERIOD * 1000))
