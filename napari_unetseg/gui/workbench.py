@@ -13,6 +13,7 @@ from qtpy.QtCore import QEvent, QObject, QTimer
 from qtpy.QtGui import QCursor
 from qtpy.QtWidgets import QApplication
 
+from napari_unetseg.gui.layers.ahead import Ahead
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.jobs import ThreadRunner
 from napari_unetseg.gui.preferences import read_preferences
@@ -51,6 +52,7 @@ class Workbench(QObject):
         runner = ThreadRunner(import_torch)
         self.controller = Controller(viewer, runner, preferences=read_preferences)
         self.keys = Shortcuts(self.controller, self)
+        self.ahead = Ahead(viewer)
         self.controller.session.events.message.connect(self._on_message)
         self._window: ref[QWidget] | None = None
         self._cursor, self._moved = QCursor.pos(), time.monotonic()
@@ -96,6 +98,7 @@ class Workbench(QObject):
             with suppress(RuntimeError):  # Qt may have deleted it with the window
                 self._timer.stop()
             self.keys.end_all()
+            self.ahead.close()
             _end(self.controller)
 
     def _on_tick(self) -> None:
