@@ -13,9 +13,9 @@ from qtpy.QtCore import QEvent, QObject, QTimer
 from qtpy.QtGui import QCursor
 from qtpy.QtWidgets import QApplication
 
-from napari_unetseg.gui.layers.ahead import Ahead
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.jobs import ThreadRunner
+from napari_unetseg.gui.layers.ahead import Ahead
 from napari_unetseg.gui.preferences import read_preferences
 from napari_unetseg.gui.session import Level
 from napari_unetseg.gui.shortcuts import Shortcuts
