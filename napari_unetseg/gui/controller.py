@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
     from napari_unetseg.core.model import Model
+    from napari_unetseg.gui.session import Message
     from napari_unetseg.gui.tidy import TidySettings
 
 __all__ = ["Controller"]
@@ -263,11 +264,12 @@ class Controller(Masks):
             settings = PredictSettings(device=self.session.settings.device)
             task = Prediction(model, stack, planes, settings)
             job = Elsewhere(task, self.session.computer)
-            self.start(JobKind.PREDICT, f"Predicting {stack.name}", job, self._on_predicted)
+            done = partial(self._on_predicted, self.session.message)
+            self.start(JobKind.PREDICT, f"Predicting {stack.name}", job, done)
 
-    def _on_predicted(self, _: None) -> None:
-        entry = self.session.entry
-        if self.session.message.level is Level.WARNING:
+    def _on_predicted(self, before: Message, _: None) -> None:
+        entry, message = self.session.entry, self.session.message
+        if message.level is Level.WARNING and message is not before:
             return
         if self._control.stopped:
             self.session.say("Predicting was stopped; what was predicted so far is shown.")
@@ -293,8 +295,10 @@ class Controller(Masks):
                     Level.WARNING,
                 )
             return
-        target.write(event.index, event.mask)
-        self.show_progress(event.done / event.total)
+        if self.write_tile(event):
+            self.show_progress(event.done / event.total)
+        else:
+            self.stop()
 
     # -- finishing -----------------------------------------------------------------------------
 

@@ -17,10 +17,12 @@ import numpy as np
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.core.sparse import planes_with
 
-__all__ = ["count_labels", "empty_grid", "guess_kind", "thinned_counts"]
+__all__ = ["count_labels", "empty_grid", "guess_kind", "has_room", "thinned_counts"]
 
 ON_DISK_BYTES = 2**30
 """Grids larger than this live in a file of the temporary folder."""
+LEAST_FREE = 2**28
+"""Bytes that are left free on the disk of these files."""
 CHUNK = 2**20
 FEW_PLANES, FEW_PIXELS = 5, 512
 """What a first look at labels takes in: planes, and pixels along an edge of each."""
@@ -40,6 +42,13 @@ def empty_grid(shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
         return np.zeros(shape, dtype)
     path = _temporary_folder() / f"{next(_numbers)}.raw"
     return np.memmap(path, dtype, "w+", shape=shape)
+
+
+def has_room(array: Any) -> bool:
+    """Whether an array may be written to: on a full disk the system would end the program."""
+    if not isinstance(array, np.memmap) or array.filename is None:
+        return True
+    return shutil.disk_usage(Path(array.filename).parent).free > LEAST_FREE
 
 
 def count_labels(data: Any) -> dict[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from tempfile import gettempdir
 from typing import TYPE_CHECKING
 
 from napari_unetseg.core.errors import UserError
@@ -92,10 +93,18 @@ class Masks(Choices):
             self._target.flush()
         self._target = None
 
-    def write_tile(self, event: TilePredicted) -> None:
-        """Write a tile of the mask that began last, unless its layer was deleted."""
-        if self._target is not None and self._target.alive:
-            self._target.write(event.index, event.mask)
+    def write_tile(self, event: TilePredicted) -> bool:
+        """Write a tile of the mask that began last; whether its layer and room for it are there."""
+        target = self._target
+        if target is None or not target.alive:
+            return False
+        if not target.has_room:
+            target.flush()
+            self._target = None
+            self.session.say(sentences.NO_ROOM.format(gettempdir()), Level.WARNING)
+            return False
+        target.write(event.index, event.mask)
+        return True
 
     # -- while a training goes on --------------------------------------------------------------
 
@@ -150,7 +159,7 @@ class Masks(Choices):
         if self._target is None or not self._follows():
             return
         if self._target.alive:
-            self._target.write(event.index, event.mask)
+            self.write_tile(event)
         else:
             self._hide()
 

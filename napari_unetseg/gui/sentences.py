@@ -35,6 +35,10 @@ MASK_BEGINS = "This mask gets better while the network learns; what you paint or
 MASK_DELETED = (
     "The prediction layer was deleted, so no mask is shown until the training ends; Stop ends it."
 )
+NO_ROOM = (
+    "{} is nearly full, so no more of this mask is kept: make room there, or write masks of large "
+    "stacks to files (Many images…). What you painted is safe."
+)
 BUSY = "Something is running already; wait for it or press Stop."
 FROZEN = "The mask on screen is frozen; choose Live, or press 'Predict', to see the new one."
 NOTHING_BEFORE = "There is no model from before the last training; choose one of the list."

@@ -19,7 +19,7 @@ from napari.layers import Image, Labels
 from napari_unetseg.core.errors import TrainingError
 from napari_unetseg.core.events import Event, Notice, StepDone, TrainingDone
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.gui import sentences
+from napari_unetseg.gui import grids, sentences
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.jobs import SyncRunner
 from napari_unetseg.gui.preferences import Preferences
@@ -264,6 +264,26 @@ def test_the_prediction_deleted_while_predicting_stops_with_a_sentence(
     controller.predict_plane()
     assert controller.prediction is not None
     assert controller.prediction.alive
+
+
+def test_a_full_disk_ends_a_mask_in_a_file_with_a_sentence_and_keeps_what_is_there(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grids, "ON_DISK_BYTES", 0)
+    controller.train()
+    prediction = controller.prediction
+    assert prediction is not None
+    assert prediction.layer is not None
+    assert isinstance(prediction.layer.data, np.memmap)
+    before = np.array(prediction.layer.data)
+    monkeypatch.setattr(grids, "LEAST_FREE", 2**62)
+    controller.predict_plane()
+    assert "nearly full" in controller.session.message.text
+    assert controller.session.job is None
+    assert (np.asarray(prediction.layer.data) == before).all()
+    monkeypatch.setattr(grids, "LEAST_FREE", 0)
+    controller.predict_plane()
+    assert "Prediction shown" in controller.session.message.text
 
 
 def test_a_new_structure_goes_on_from_the_model(controller: Controller, said: list[str]) -> None:

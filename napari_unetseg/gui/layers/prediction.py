@@ -29,7 +29,7 @@ from napari_unetseg.core.sparse import (
     together,
 )
 from napari_unetseg.core.truth import Change, Origin, Said, Truth
-from napari_unetseg.gui.grids import empty_grid
+from napari_unetseg.gui.grids import empty_grid, has_room
 from napari_unetseg.gui.layers.annotation import paint_colors
 from napari_unetseg.gui.layers.coverage import Coverage
 from napari_unetseg.gui.layers.grid import geometry, grid_shape, level0
@@ -106,6 +106,11 @@ class Prediction:
     def alive(self) -> bool:
         """Whether the layer is in the viewer."""
         return self.layer is not None and self.layer in self._viewer.layers
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there is room for another tile where the arrays are."""
+        return has_room(self._data)
 
     def is_fresh(self, plane: Plane, model_id: str) -> bool:
         """Whether a plane, or all planes of a volume, show the mask of this model, all of it."""
