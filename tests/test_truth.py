@@ -137,9 +137,12 @@ def test_an_erased_stroke_says_nothing_but_an_erased_mask_says_background() -> N
         assert truth.winning(place).item() == wins
 
 
-def test_what_is_undone_never_was() -> None:
+@pytest.mark.parametrize("retyped", [False, True])
+def test_what_is_undone_never_was(retyped: bool) -> None:
     truth, place = Truth(SHAPE), at(2, (5, 9), (250, 260))
     say(truth, STROKES, place, 1)
+    if retyped:
+        truth.retype(np.int32)
     say(truth, CORRECTIONS, place, 2)
     say(truth, STROKES, at(2, (5, 9), (250, 300)), 3)
     assert not truth.winning(place).any()

@@ -69,8 +69,8 @@ class Change:
 class _Layer:
     """Values and times of one origin, and the steps that led there."""
 
-    def __init__(self, shape: Sequence[int], dtype: Any) -> None:
-        self.values, self.stamps = SparseGrid(shape, dtype), SparseGrid(shape, np.uint32)
+    def __init__(self, shape: Sequence[int], dtype: Any, stamps: SparseGrid | None = None) -> None:
+        self.values, self.stamps = SparseGrid(shape, dtype), stamps or SparseGrid(shape, np.uint32)
         self.steps = Steps(self.values, self.stamps)
 
 
@@ -256,11 +256,10 @@ class Truth:
         """
         with self._lock:
             old = self._layers[Origin.STROKES]
-            new = _Layer(self.shape, np.dtype(dtype).newbyteorder("="))
+            new = _Layer(self.shape, np.dtype(dtype).newbyteorder("="), old.stamps)
             for cell in old.values.cells():
                 region = old.values.region_of(cell)
                 new.values.write(region, old.values.read(region).astype(new.values.dtype))
-            new.stamps = old.stamps
             self._layers[Origin.STROKES] = new
 
     @property
