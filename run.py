@@ -96,9 +96,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument(
-        "--qt", choices=list(BINDINGS), help="the Qt binding (default: pyqt5, else pyqt6)"
-    )
+    shared.add_argument("--qt", choices=list(BINDINGS), help="the Qt binding (default: pyqt6)")
     help_ = "open napari with the sample, train, show the mask"
     command = commands.add_parser("demo", parents=[shared], help=help_, description=help_)
     command.add_argument(
@@ -176,10 +174,8 @@ def prepare(options: argparse.Namespace) -> list[str]:
     if stamp and {*bindings, *dev} <= set(stamp["extras"]):
         return bindings
     make_venv()
-    without_pyqt5 = not options.qt and not has_wheel("PyQt5")
+    without_pyqt5 = options.command == "test" and not options.qt and not has_wheel("PyQt5")
     bindings = choose_bindings(options, pyqt5=not without_pyqt5)
-    if without_pyqt5:
-        print("pip has no PyQt5 for this machine: using PyQt6.", flush=True)
     extras = sorted({*bindings, *dev, *stamp.get("extras", [])})
     install(extras)
     write_stamp(extras, without_pyqt5)
@@ -190,9 +186,7 @@ def choose_bindings(options: argparse.Namespace, *, pyqt5: bool) -> list[str]:
     """Return the Qt bindings that a command runs on, given whether PyQt5 can be had."""
     if options.qt:
         return [options.qt]
-    if options.command == "test":
-        return ["pyqt6", "pyqt5"] if pyqt5 else ["pyqt6"]
-    return ["pyqt5"] if pyqt5 else ["pyqt6"]
+    return ["pyqt6", "pyqt5"] if options.command == "test" and pyqt5 else ["pyqt6"]
 
 
 def has_wheel(module: str) -> bool:

@@ -1,6 +1,6 @@
 """Predict on a cluster with SLURM: every job is a worker that predicts chunks.
 
-    pip install 'napari-unetseg[distributed]' dask-jobqueue cryptography
+    pip install '.[distributed]' dask-jobqueue cryptography    # in the folder of the repository
     python slurm_predict.py --jobs 8 --cores 4 --memory 16GB --walltime 02:00:00 -- \
         MODEL IMAGE... -o OUT [any option of unetseg predict]
 

@@ -124,7 +124,7 @@ def train(
         return
     _show_training(model, _save(model, output))
     if control.stopped:
-        raise Interrupted("Stopped by Ctrl-C; what was learned is in the model.")
+        raise Interrupted("Stopped by Ctrl-C; the best model so far is saved.")
     if report is not None:
         _report(report, model, found.pairs, settings)
 

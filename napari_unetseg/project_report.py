@@ -77,7 +77,9 @@ def report_events(
 
     check_folder(project)
     if output.exists() and not _is_report(output):
-        raise UserError(f"{output} exists and is no report; choose another folder.")
+        raise UserError(
+            f"{output} holds something else than the report of a project; choose another folder."
+        )
     check_writable(output.parent)
     contents = read_contents(project)
     facts = _facts(contents, title or project.resolve().name, stacks or {})

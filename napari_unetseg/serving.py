@@ -44,7 +44,7 @@ def serve(port: int, threads: int, *, tls: bool = False) -> None:
     except ImportError as error:
         raise UserError(
             "'unetseg worker' needs the package distributed; install it with "
-            "pip install 'napari-unetseg[distributed]'."
+            "pip install distributed."
         ) from error
     logging.getLogger("distributed").setLevel(logging.ERROR)
     logging.getLogger(distributed.__name__).propagate = False

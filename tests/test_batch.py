@@ -161,6 +161,7 @@ def test_a_dry_run_lists_and_makes_nothing(run: Run, place: Path) -> None:
         ("jobs: []", "line 1: jobs cannot be that"),
         ("jobs:\n  - model: a\n    images: b\n    colour: red", "line 4: colour is nothing that"),
         ("jobs:\n  - images: b", "line 2: model is missing"),
+        ("jobs:\n  - model: m\n    imges: b", "line 3: imges is nothing that a batch knows"),
         ("threads: 0\njobs:\n  - model: a\n    images: b", "line 1: threads cannot be that"),
         ("jobs:\n  - model: a\n    images: b\n    format: gif", "line 4: format cannot be that"),
         ("jobs: &a [*a]", "without anchors, aliases, tags and"),

@@ -205,7 +205,7 @@ def test_demo_makes_an_environment_without_ensurepip_and_a_second_call_uses_it(
     assert project.main("demo") == 0
     assert "GB to download" in capfd.readouterr().out
     (call,) = project.calls()
-    assert call == ("demo", [], {"QT_API": "pyqt5", "PYTEST_QT_API": "pyqt5"})
+    assert call == ("demo", [], {"QT_API": "pyqt6", "PYTEST_QT_API": "pyqt6"})
     assert not (project.root / ".venv" / "bin" / "pip").exists()
 
     (project.root / "backend.py").unlink()  # whoever installs again will fail
@@ -332,15 +332,6 @@ def test_demo_without_a_window_runs_under_xvfb(
 def test_demo_fails_when_the_demo_fails(ready: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAIL", "demo")
     assert ready.main("demo") == 1
-
-
-def test_demo_takes_pyqt6_where_pyqt5_cannot_be_had(
-    project: Project, capfd: pytest.CaptureFixture[str]
-) -> None:
-    shutil.rmtree(project.wheels)
-    assert project.main("demo") == 0
-    assert project.calls()[0][2]["QT_API"] == "pyqt6"
-    assert "pip has no PyQt5" in capfd.readouterr().out
 
 
 # ------------------------------------------------------------------------------ test

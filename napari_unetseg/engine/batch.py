@@ -128,7 +128,8 @@ def read_batch(path: Path) -> Batch:
     try:
         return _placed(Batch.model_validate(values), path.absolute().parent)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
+        errors = error.errors(include_url=False, include_input=False)
+        first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
         raise UserError(_why(path, first["loc"], str(first["msg"]), lines)) from error
 
 

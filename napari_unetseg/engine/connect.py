@@ -22,9 +22,7 @@ ANSWER_SECONDS = 15.0
 """A scheduler that does not answer in time is not there."""
 JOIN_SECONDS = 300.0
 """Workers may wait in a queue of a cluster."""
-MISSING = (
-    "Predicting on several processes or machines needs pip install 'napari-unetseg[distributed]'."
-)
+MISSING = "Predicting on several processes or machines needs pip install distributed."
 LOOPBACK = "127.0.0.1"
 DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 """Ctrl-C reaches all processes of a terminal, but it is this one that ends the others."""

@@ -89,5 +89,5 @@ def compare(found: dict[str, Any], state: dict[str, Any], where: str) -> None:
     else:
         what = "the same image with other settings"
     raise UserError(
-        f"{where} holds a mask of {what}; choose another folder, or replace it with --overwrite."
+        f"{where} holds a mask of {what}; write to another place, or replace it with --overwrite."
     )

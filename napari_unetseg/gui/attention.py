@@ -146,6 +146,7 @@ class Attention:
                 free = (p for p in _from(stack.leading_shape(2), after) if p not in done)
                 if (found := next(free, None)) is not None:
                     self.show(source.image, found, stack.whole(2))
+                    self._session.say(sentences.HERE["plane"].format(source.image.name))
                     return
             raise UserError(sentences.NO_PLANE_LEFT)
 
@@ -203,6 +204,7 @@ class Attention:
             source = sources[what.image]
             if source.image in self._controller.viewer.layers:
                 self.show(source.image, what.plane, what.region)
+                self._session.say(sentences.HERE[kind].format(source.image.name))
                 self._controller.runner.ask(ahead, lambda _: None, about="look")
 
         def ahead() -> None:
@@ -258,12 +260,17 @@ class Attention:
         return True
 
     def _sources(self) -> list[Source]:
-        """Images in the viewer; one that is only a channel of another is none."""
+        """Images in the viewer; what is or may be a channel of another is none."""
         sources = [s for s in self._session.sources if s.used and not s.on_disk]
         channels = {id(c) for s in sources for c in s.channels}
         found = [s for s in sources if id(s.image) not in channels]
         known = {id(s.image) for s in sources} | channels
-        others = [i for i in self._controller.images() if id(i) not in known]
+        others = [
+            image
+            for image in self._controller.images()
+            if id(image) not in known
+            and not any(napari_layers.same_picture(image, s.image) for s in found)
+        ]
         return [*found, *(Source(image) for image in others)]
 
     def _wanted_model(self) -> Model:

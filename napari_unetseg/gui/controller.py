@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.config import PredictSettings, TrainSettings
 from napari_unetseg.core.control import Control
-from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.events import (
     ChunkPredicted,
     EpochDone,
@@ -113,6 +113,7 @@ class Controller(Masks):
         self._flushed = self._counted = 0.0
         self._noticed: list[str] = []
         self._offered: Pairs = ()
+        self._refused: Message | None = None
         self._went_wrong = self._settling = False
         self._own: napari_layers.Own | None = None
         settings = TrainSettings(device=self.preferences.device)
@@ -486,6 +487,8 @@ class Controller(Masks):
         self.computers.on_error(error)
         level = Level.WARNING if isinstance(error, UserError) else Level.ERROR
         self.session.say(sentences.explain(error, DOING[kind]), level)
+        if kind is JobKind.TRAIN and isinstance(error, TrainingError):
+            self._refused = self.session.message
 
     def _on_event(self, number: int, event: Event) -> None:
         if not self._current(number):
@@ -664,6 +667,8 @@ class Controller(Masks):
                 kind = self._guess_again(counts, size) or kind
             if kind is not LabelKind.STROKES:
                 counts = _as_structures(counts, kind, size)
+        if self.session.message is self._refused and counts != self.session.counts:
+            self.session.say(sentences.TRAIN_NOW)
         self.session.counts = counts
         self.know(list(counts))
 

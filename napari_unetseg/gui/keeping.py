@@ -333,7 +333,8 @@ class Keeping:
         self._named(None if nameless else project.folder)
         self._session.missing, self._recognised = missing, self._controller.images()
         self._session.recoveries = tuple(places.recoveries())
-        said = [f"{project.folder.name} is open with all that was painted.", *lost, *project.lost]
+        what = "What was not saved" if nameless else project.folder.name
+        said = [f"{what} is open with all that was painted.", *lost, *project.lost]
         if missing:
             said.append(sentences.MISSING.format(", ".join(missing)))
         level = Level.WARNING if missing or lost or project.lost else Level.DONE

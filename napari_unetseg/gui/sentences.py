@@ -39,9 +39,10 @@ NO_ROOM = (
     "{} is nearly full, so no more of this mask is kept: make room there, or write masks of large "
     "stacks to files (Many images…). What you painted is safe."
 )
+TRAIN_NOW = "The labels have changed; press 'Train'."
 BUSY = "Something is running already; wait for it or press Stop."
 FROZEN = "The mask on screen is frozen; choose Live, or press 'Predict', to see the new one."
-NOTHING_BEFORE = "There is no model from before the last training; choose one of the list."
+NOTHING_BEFORE = "There is no model from before the last training; choose one from the list."
 DIFFERENCE = (
     "Orange: no longer found; blue: newly found; yellow: another structure. Delete the layer when "
     "you have seen it."
@@ -69,6 +70,11 @@ MOST_NAMED = 4
 """Of more structures the sentence says the mean alone; the plot shows the rest."""
 NO_PREDICTION = "There is no prediction to show or hide yet; press 'Train' or 'Predict' first."
 LOOKING = "Looking for the most useful place…"
+HERE = {
+    "region": "{}: the network is unsure here; paint a few strokes where the mask is wrong.",
+    "disagreement": "{}: here the last two models differ most.",
+    "plane": "{}: nothing is labelled, corrected or accepted on this plane yet.",
+}
 NO_PLANE_LEFT = "Something is labelled, corrected or accepted on every plane of every image."
 NO_OTHER_MODEL = (
     "There is only one model, so nothing to compare it with; train again, or load another one."
@@ -162,7 +168,10 @@ def describe_scores(
 ) -> str:
     """The score, from what to what if it changed, and on what; or why there is none."""
     if scores is None or math.isnan(scores.mean_dice):
-        return "Not validated: too little is labelled to hold any back, so paint more for a score"
+        return (
+            "Not validated: what is held out has too little of a structure or of background, so "
+            "paint more of both, in several places, for a score"
+        )
     each = ""
     if 1 < len(scores.names) <= MOST_NAMED:
         pairs = zip(scores.names, scores.dice, strict=True)

@@ -16,6 +16,7 @@ from gui_parts import SIDE, TINY, squares, strokes
 from helpers import random_model
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from napari.layers._source import layer_source
 
 from napari_unetseg.core.attention import ALL_DONE
 from napari_unetseg.core.labels import BRUSH
@@ -103,6 +104,29 @@ def test_next_goes_to_the_doubtful_place_of_any_image(
             assert not series.visible
             assert not strokes_of_series.visible
     assert {series, single} == {found.layer, *({series, single} - {found.layer})}
+
+
+def test_the_other_channel_of_an_image_is_no_image_of_its_own(
+    controller: Controller, viewer: ViewerModel, said: list[str]
+) -> None:
+    """Even where nobody has said that it is a channel: from one file they are one picture."""
+    viewer.layers.clear()
+    doubtful = dark((256, 256))
+    doubtful[100:140, 100:140] = 0.5
+    with layer_source(path="cells.tif"):
+        first, second = Image(dark((256, 256)), name="a"), Image(doubtful, name="b")
+    for layer in (first, second):
+        viewer.add_layer(layer)
+    use(controller, reader())
+    controller.choose_image(first)
+    controller.new_annotation()
+    for press in (controller.attention.next_region, controller.attention.next_plane):
+        press()
+        found = controller.attention.suggestion
+        assert found is not None
+        assert found.layer is first
+        assert controller.session.image is first
+        assert said[-1].startswith("a: ")
 
 
 def test_what_is_painted_is_not_asked_for_again(

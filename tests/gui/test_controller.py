@@ -107,6 +107,12 @@ def test_every_refusal_says_what_to_do(
     labels.data[...] = 0
     controller.train()
     assert said[-1].startswith("Nothing is labelled yet")
+    controller.tick()
+    assert said[-1].startswith("Nothing is labelled yet")
+    labels.data_setitem((np.array([9]), np.array([9])), 1)
+    controller._counted = 0.0
+    controller.tick()
+    assert said[-1] == sentences.TRAIN_NOW
     model_viewer.layers.remove(labels)
     controller.train()
     assert said[-1] == sentences.NO_LABELS

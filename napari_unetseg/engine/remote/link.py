@@ -131,7 +131,7 @@ class Link:
         except ImportError as error:
             raise UserError(
                 "Another computer needs the package distributed here too; install it with "
-                "pip install 'napari-unetseg[distributed]'."
+                "pip install distributed."
             ) from error
         options = Security().get_connection_args("client")
         _hook()
@@ -142,7 +142,8 @@ class Link:
         except Exception as error:
             raise UserError(
                 f"{self.address} does not answer. See that 'unetseg worker' runs on the other "
-                "computer and the tunnel to it is open, or choose 'this one' as computer."
+                "computer and the tunnel to it is open, or use this computer: choose 'this one' in "
+                "the dock, leave out --on in a command."
             ) from error
         self._comm.allow_offload = False  # what is read is read in this thread, which is guarded
         self._find()

@@ -28,7 +28,13 @@ from napari_unetseg.gui.layers.files import (
     window_state,
 )
 from napari_unetseg.gui.layers.grid import level0 as data_of
-from napari_unetseg.gui.layers.grid import like, plane_on_screen, region_on_screen, stack_of
+from napari_unetseg.gui.layers.grid import (
+    like,
+    plane_on_screen,
+    region_on_screen,
+    same_picture,
+    stack_of,
+)
 from napari_unetseg.gui.layers.overlays import Own, show_difference
 from napari_unetseg.gui.layers.prediction import Prediction
 from napari_unetseg.gui.layers.regions import Place, drawn, object_at, plane_at, visible_plane
@@ -67,6 +73,7 @@ __all__ = [
     "reader_of",
     "region_on_screen",
     "restore_window",
+    "same_picture",
     "show_difference",
     "show_or_hide",
     "snapshot",

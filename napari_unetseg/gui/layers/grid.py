@@ -21,6 +21,7 @@ __all__ = [
     "like",
     "plane_on_screen",
     "region_on_screen",
+    "same_picture",
     "stack_of",
     "unit_names",
 ]
@@ -176,3 +177,9 @@ def region_on_screen(image: Image, dims: int) -> tuple[slice, ...]:
     first, last = (corners[side, corners.shape[1] - dims :] for side in (0, 1))
     spans = zip(np.floor(first), np.ceil(last), shape, strict=True)
     return tuple(slice(max(0, int(a)), min(n, int(b) + 1)) for a, b, n in spans)
+
+
+def same_picture(one: Image, other: Image) -> bool:
+    """Whether two layers of one shape come from one file or sample, as channels of an image do."""
+    mine, theirs = ((layer.source.path, layer.source.sample) for layer in (one, other))
+    return any(mine) and mine == theirs and grid_shape(one) == grid_shape(other)
