@@ -476,6 +476,6 @@ def test_ctrl_c_stops_and_saves_what_was_learned(run: Run, data: Path, tmp_path:
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "you stopped it" in out
-    assert "what was learned is in the model" in err
+    assert "the best model so far is saved" in err
     assert "Traceback" not in err
     assert run("info", output).code == 0

@@ -156,7 +156,7 @@ def test_ctrl_c_ends_all_and_the_first_process_prints_and_writes(files: list[Pat
     process.send_signal(signal.SIGINT)
     out, errors = process.communicate(timeout=60)
     said = "".join(lines) + errors
-    for once in ("1 image with labels", "Device cpu", "what was learned is in the model"):
+    for once in ("1 image with labels", "Device cpu", "the best model so far is saved"):
         assert said.count(once) == 1
     assert out.count("you stopped it") == out.count("saved as") == 1
     record = load_model(files[2]).history[-1]

@@ -242,7 +242,7 @@ class Controller(Masks):
         if self.session.mode is Mode.FROZEN:
             self.session.say(f"{self.session.result} {sentences.FROZEN}".strip(), level)
         elif self.session.image is not None:
-            self.predict_plane()
+            self._predict(whole=False, trained=True)
 
     # -- predicting ----------------------------------------------------------------------------
 
@@ -254,7 +254,8 @@ class Controller(Masks):
         """Predict every plane or volume, what is on screen first."""
         self._predict(whole=True)
 
-    def _predict(self, *, whole: bool) -> None:
+    def _predict(self, *, whole: bool, trained: bool = False) -> None:
+        """``trained``: it is a training's last mask, which hides no warning of that."""
         with self.refusing():
             self.check_free()
             model, stack, image = self._model(), self.stack(), self.session.image
@@ -265,10 +266,10 @@ class Controller(Masks):
             settings = PredictSettings(device=self.session.settings.device)
             task = Prediction(model, stack, planes, settings)
             job = Elsewhere(task, self.session.computer)
-            done = partial(self._on_predicted, self.session.message)
+            done = partial(self._on_predicted, None if trained else self.session.message)
             self.start(JobKind.PREDICT, f"Predicting {stack.name}", job, done)
 
-    def _on_predicted(self, before: Message, _: None) -> None:
+    def _on_predicted(self, before: Message | None, _: None) -> None:
         entry, message = self.session.entry, self.session.message
         if message.level is Level.WARNING and message is not before:
             return
