@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -67,7 +67,10 @@ class Ahead:
             if isinstance(layer, Image | Labels) and layer.visible
         ]
         points = [self._point(moved, number) for number in range(1, PLANES + 1)]
-        wanted = [one for point in points for layer in shown for one in _requests(layer, point)]
+        displayed = self._viewer.dims.displayed
+        wanted = [
+            one for point in points for layer in shown for one in _requests(layer, point, displayed)
+        ]
         if wanted and self._pool is None:
             self._pool = ThreadPoolExecutor(1, "unetseg-ahead")
         if self._pool is not None:
@@ -89,10 +92,10 @@ def _read(array: Lazy | np.memmap, key: tuple[int | slice, ...]) -> None:
             part.max(initial=0)  # which looks at every page
 
 
-def _requests(layer: Image | Labels, point: list[float]) -> Iterator[Request]:
-    """What napari will read of a layer to show a place."""
+def _requests(layer: Image | Labels, point: list[float], seen: Sequence[int]) -> Iterator[Request]:
+    """What napari will read of a layer to show a place; ``seen``: axes of the viewer on screen."""
     levels: Any = layer.data if layer.multiscale else [layer.data]
-    displayed, shape = layer._slice_input.displayed, layer.level_shapes[0]
+    displayed, shape = {a - len(point) + layer.ndim for a in seen}, layer.level_shapes[0]
     here = [round(float(x)) for x in layer.world_to_data(point)]
     if any(not 0 <= here[a] < n for a, n in enumerate(shape) if a not in displayed):
         return
