@@ -160,6 +160,12 @@ def _show_training(model: Model, saved: Path) -> None:
     if record.scores is not None:
         show_table(score_table(record.scores))
         tell(f"On {record.scores.voxels:,} voxels in {record.scores.blocks} validation blocks.")
+        highest = max((point.mean_dice or 0.0 for point in record.curve), default=0.0)
+        if highest >= record.scores.mean_dice + 0.001:
+            tell(
+                f"An epoch had Dice {highest:.3f}; what is kept scored best over several epochs, "
+                "by its probabilities (soft Dice), as the Dice of one may be luck."
+            )
     else:
         tell("Not validated: there was too little annotation to hold any back for a score.")
     tell(record.reason)

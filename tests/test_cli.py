@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from PIL import Image
 
 from napari_unetseg import __version__, commands
 from napari_unetseg.cli import main
+from napari_unetseg.core.model import Model
 from napari_unetseg.io.images import open_stack
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -136,6 +137,21 @@ def test_train_says_what_it_does_and_writes_model_and_report(
     assert [p.name for p in pictures[1:]] == ["cell 0.png", "cell 1.png", "cell 2.png"]
     for path in pictures:
         assert len(np.unique(np.asarray(Image.open(path)))) > 20
+
+
+def test_it_is_said_why_a_model_is_kept_that_had_a_lower_dice_than_an_epoch(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = Model.load(model)
+    record = trained.history[-1]
+    assert record.scores is not None
+    curve = tuple(point.model_copy(update={"mean_dice": 0.5}) for point in record.curve)
+    scores = replace(record.scores, dice=(0.7, 0.9))
+    for best, said in ((0.75, False), (0.85, True)):
+        points = (*curve, curve[-1].model_copy(update={"mean_dice": best}))
+        last = record.model_copy(update={"curve": points, "scores": scores})
+        commands._show_training(replace(trained, history=(last,)), model)
+        assert ("An epoch had Dice 0.850; what is kept" in capsys.readouterr().out) == said
 
 
 def test_binary_masks_are_said_to_be_so(run: Run, data: Path, tmp_path: Path) -> None:

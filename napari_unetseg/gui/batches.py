@@ -252,15 +252,18 @@ class Batches:
         image: Image | None = None
         with self._controller.refusing():
             image = self._open(row)
-            mine: list[Any] = [image]
-            if row.mask is not None:
-                mine.append(self._show_mask(image, row.mask))
-            viewer, stack = self._controller.viewer, napari_layers.stack_of(image)
-            others = [layer for layer in viewer.layers if layer not in mine]
-            napari_layers.bring_forward(viewer, mine, others)
-            plane = napari_layers.plane_on_screen(viewer, image, 2)
-            napari_layers.look_at(viewer, image, plane, stack.whole(2))
+            mask = () if row.mask is None else (self._show_mask(image, row.mask),)
+            self._show_alone(image, *mask)
         return image
+
+    def _show_alone(self, image: Image, *masks: Any) -> None:
+        """Show all of an image with its labels, its further channels and these layers."""
+        viewer, source = self._controller.viewer, self._session.source(image)
+        mine = [*(source.layers if source is not None else (image,)), *masks]
+        others = [layer for layer in viewer.layers if layer not in mine]
+        napari_layers.bring_forward(viewer, mine, others)
+        plane = napari_layers.plane_on_screen(viewer, image, 2)
+        napari_layers.look_at(viewer, image, plane, napari_layers.stack_of(image).whole(2))
 
     def _open(self, row: BatchRow) -> Image:
         """The layer of an image, opened if it is not open."""
@@ -307,6 +310,10 @@ class Batches:
                 if source is None or source.labels is None:
                     controller.new_annotation()
             controller.choose_image(images[0])
+            source, mask = self._session.source(images[0]), controller.predictions.get(images[0])
+            self._show_alone(images[0], mask and mask.layer)
+            if source is not None and source.labels is not None:
+                napari_layers.activate_brush(controller.viewer, source.labels, self._session.brush)
             controller.predict_plane()
             names = ", ".join(image.name for image in images)
             self._session.say(

@@ -182,8 +182,15 @@ def test_the_least_certain_are_opened_to_be_annotated(batch: Batch) -> None:
     panel.count.setValue(2)
     batch.click(panel.worst)
     batch.wait(batch.idle)
-    assert {source.image.name for source in batch.session.training} == set(worst)
+    sources = batch.session.training
+    assert {source.image.name for source in sources} == set(worst)
     assert batch.session.image.name == worst[0]
+    for source in sources:
+        seen = source.image.name == worst[0]
+        assert source.image.visible == source.labels.visible == seen
+    assert batch.controller.prediction.layer.visible
+    active = batch.viewer.layers.selection.active
+    assert (active, active.mode) == (batch.session.source().labels, "paint")
 
 
 def test_open_layers_are_images_too_and_names_must_differ(batch: Batch) -> None:
