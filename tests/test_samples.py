@@ -13,10 +13,11 @@ from helpers import Watched, blobs, full_pair, painted_pair, strokes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from napari_unetseg.core.blocks import GUARD, block_shape, split
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.image import Stack
 from napari_unetseg.core.labels import IGNORE, Classes, LabelKind, Structure
-from napari_unetseg.core.samples import GUARD, Pair, TrainingData, block_shape, split
+from napari_unetseg.core.samples import Pair, TrainingData
 
 FLAT = (1.0, 1.0)
 
@@ -259,8 +260,8 @@ def test_classes_are_drawn_alike_however_little_was_painted() -> None:
 
 @pytest.mark.parametrize("piece", [7, 1000, 10**6])
 def test_places_are_found_a_piece_at_a_time(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("napari_unetseg.core.samples.PIECE", piece)
-    monkeypatch.setattr("napari_unetseg.core.samples.MOST_ANCHORS", 500)
+    monkeypatch.setattr("napari_unetseg.core.blocks.PIECE", piece)
+    monkeypatch.setattr("napari_unetseg.core.blocks.MOST_ANCHORS", 500)
     labels = np.random.default_rng(0).choice([0, 1, 255, 4], (50, 60)).astype(np.uint8)
     labels[3, :5] = 9
     data = data_of(pair_of(labels), share=0.0)

@@ -19,9 +19,9 @@ from napari_unetseg.core.labels import IGNORE
 from napari_unetseg.core.unet import NORMS
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.blocks import Place, Places
     from napari_unetseg.core.learner import Learner, Weights
     from napari_unetseg.core.metrics import Scores
-    from napari_unetseg.core.samples import Place, Places
 
 __all__ = ["FEW", "SLACK", "StrokeAnswer", "as_good"]
 

@@ -11,11 +11,11 @@ from napari_unetseg.core.devices import is_out_of_memory, release_memory
 from napari_unetseg.core.progress import Best
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.blocks import Places
     from napari_unetseg.core.events import Event, Improved
     from napari_unetseg.core.learner import Learner, Weights
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.progress import Progress
-    from napari_unetseg.core.samples import Places
 
 __all__ = ["Answers", "StoppedError"]
 

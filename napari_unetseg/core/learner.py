@@ -33,10 +33,11 @@ from napari_unetseg.core.unet import NORMS
 from napari_unetseg.core.validate import Validator
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.blocks import Place
     from napari_unetseg.core.config import TrainSettings
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.plan import Plan
-    from napari_unetseg.core.samples import Place, TrainingData
+    from napari_unetseg.core.samples import TrainingData
     from napari_unetseg.core.unet import UNet
 
 __all__ = ["Learner", "NotFiniteError", "Weights"]

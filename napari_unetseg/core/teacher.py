@@ -13,7 +13,8 @@ from torch.nn import functional
 from napari_unetseg.core.labels import IGNORE
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.samples import Plane, TrainingData
+    from napari_unetseg.core.blocks import Plane
+    from napari_unetseg.core.samples import TrainingData
     from napari_unetseg.core.unet import UNet
 
 __all__ = ["Teacher", "distillation_sums"]

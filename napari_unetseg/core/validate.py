@@ -24,7 +24,8 @@ from napari_unetseg.core.parallel import Team
 from napari_unetseg.core.unet import UNet, probabilities
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.samples import Block, Plane, TrainingData
+    from napari_unetseg.core.blocks import Block, Plane
+    from napari_unetseg.core.samples import TrainingData
 
 __all__ = ["Validator"]
 
