@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.evaluate import Evaluation
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.model import Model
+    from napari_unetseg.core.records import TrainingRecord
     from napari_unetseg.core.samples import Pair
     from napari_unetseg.io.folders import FolderPairs
 
@@ -160,16 +161,23 @@ def _show_training(model: Model, saved: Path) -> None:
     if record.scores is not None:
         show_table(score_table(record.scores))
         tell(f"On {record.scores.voxels:,} voxels in {record.scores.blocks} validation blocks.")
-        highest = max((point.mean_dice or 0.0 for point in record.curve), default=0.0)
-        if highest >= record.scores.mean_dice + 0.001:
-            tell(
-                f"An epoch had Dice {highest:.3f}; what is kept scored best over several epochs, "
-                "by its probabilities (soft Dice), as the Dice of one may be luck."
-            )
+        _say_highest(record)
     else:
         tell("Not validated: there was too little annotation to hold any back for a score.")
     tell(record.reason)
     tell(f"Model {model.id} saved as {saved} ({saved.stat().st_size / 1e6:.1f} MB).")
+
+
+def _say_highest(record: TrainingRecord) -> None:
+    """Why the epoch with the highest Dice is not kept, where another one is."""
+    scores = record.scores
+    highest = max((p.mean_dice for p in record.curve if p.mean_dice is not None), default=0.0)
+    kept = any(scores is not None and point.dice == scores.dice for point in record.curve)
+    if kept and scores is not None and highest >= scores.mean_dice + 0.001:
+        tell(
+            f"One epoch had Dice {highest:.3f}. The one that is kept scored best over several "
+            "epochs by its probabilities (soft Dice): the Dice of a single epoch can be luck."
+        )
 
 
 def _report(folder: Path, model: Model, pairs: Sequence[Pair], settings: TrainSettings) -> None:

@@ -145,13 +145,13 @@ def test_it_is_said_why_a_model_is_kept_that_had_a_lower_dice_than_an_epoch(
     trained = Model.load(model)
     record = trained.history[-1]
     assert record.scores is not None
-    curve = tuple(point.model_copy(update={"mean_dice": 0.5}) for point in record.curve)
     scores = replace(record.scores, dice=(0.7, 0.9))
-    for best, said in ((0.75, False), (0.85, True)):
-        points = (*curve, curve[-1].model_copy(update={"mean_dice": best}))
-        last = record.model_copy(update={"curve": points, "scores": scores})
+    own = record.curve[-1].model_copy(update={"mean_dice": 0.8, "dice": scores.dice})
+    for epochs, best, said in (([own], 0.79, False), ([own], 0.85, True), ([], 0.85, False)):
+        other = own.model_copy(update={"mean_dice": best, "dice": (best, best)})
+        last = record.model_copy(update={"curve": (*epochs, other), "scores": scores})
         commands._show_training(replace(trained, history=(last,)), model)
-        assert ("An epoch had Dice 0.850; what is kept" in capsys.readouterr().out) == said
+        assert ("One epoch had Dice 0.850." in capsys.readouterr().out) == said
 
 
 def test_binary_masks_are_said_to_be_so(run: Run, data: Path, tmp_path: Path) -> None:

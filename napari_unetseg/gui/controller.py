@@ -572,6 +572,7 @@ class Controller(Masks):
         """
         self._control.threads = self.thread_count(resting=resting)
         self.look()
+        self.look_for_room()
         self.looking.look()
         self.keeping.tick()
         self.attention.tick()

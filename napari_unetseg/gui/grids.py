@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.core.sparse import planes_with
 
@@ -42,34 +41,21 @@ def empty_grid(shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
     if int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize <= ON_DISK_BYTES:
         return np.zeros(shape, dtype)
     path = _temporary_folder() / f"{next(_numbers)}.raw"
-    return FileGrid(path, dtype, "w+", shape=shape)
-
-
-class FileGrid(np.memmap):
-    """A grid in a file that anybody may write to, as napari does when one paints.
-
-    On a full disk the system would end the program; here a write raises `UserError`, nothing is
-    changed, and a part of the grid is a copy.
-    """
-
-    def __getitem__(self, key: Any) -> Any:
-        found = super().__getitem__(key)
-        return found if has_room(found) else np.array(found)
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        if not has_room(self):
-            raise UserError(
-                f"{tempfile.gettempdir()} is nearly full, so nothing more can be painted on this "
-                "large stack: make room there and paint again. What you painted before is safe."
-            )
-        super().__setitem__(key, value)
+    return np.memmap(path, dtype, "w+", shape=shape)
 
 
 def has_room(array: Any) -> bool:
-    """Whether an array may be written to: on a full disk the system would end the program."""
+    """Whether a plane of an array may be written: on a full disk the system would end the program.
+
+    True where nobody can tell.
+    """
     if not isinstance(array, np.memmap) or array.filename is None:
         return True
-    return shutil.disk_usage(Path(array.filename).parent).free > LEAST_FREE
+    try:
+        free = shutil.disk_usage(Path(array.filename).parent).free
+    except OSError:
+        return True
+    return bool(free > LEAST_FREE + math.prod(array.shape[-2:]) * array.itemsize)
 
 
 def count_labels(data: Any) -> dict[int, int]:

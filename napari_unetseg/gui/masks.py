@@ -40,6 +40,7 @@ class Masks(Choices):
         self._dims = 2
         self._before: ModelEntry | None = None
         self._marked = True
+        self._room = napari_layers.PaintRoom(viewer)
         super().__init__(viewer, session)
 
     def begin_mask(self, image: Image, model_id: str, structures: Sequence[Structure]) -> None:
@@ -105,6 +106,18 @@ class Masks(Choices):
             return False
         target.write(event.index, event.mask)
         return True
+
+    def look_for_room(self) -> None:
+        """No painting on layers in files while their disk is full; a stroke at hand is kept."""
+        stopped, again = self._room.look()
+        if stopped:
+            self.doubts.update(self.strokes.values(), self.predictions.values())
+            names = ", ".join(layer.name for layer in stopped)
+            text = sentences.NO_ROOM_TO_PAINT.format(gettempdir(), names)
+            self.session.say(text, Level.WARNING)
+        elif again:
+            names = ", ".join(layer.name for layer in again)
+            self.session.say(sentences.ROOM_TO_PAINT.format(names), Level.DONE)
 
     # -- while a training goes on --------------------------------------------------------------
 

@@ -39,6 +39,11 @@ NO_ROOM = (
     "{} is nearly full, so no more of this mask is kept: make room there, or write masks of large "
     "stacks to files (Many images…). What you painted is safe."
 )
+NO_ROOM_TO_PAINT = (
+    "{} is nearly full, so nothing more can be painted on {}: delete other files there. What you "
+    "painted is safe."
+)
+ROOM_TO_PAINT = "There is room on the disk again: paint on {} where you were."
 TRAIN_NOW = "The labels have changed; press 'Train'."
 BUSY = "Something is running already; wait for it or press Stop."
 FROZEN = "The mask on screen is frozen; choose Live, or press 'Predict', to see the new one."

@@ -292,6 +292,51 @@ def test_a_full_disk_ends_a_mask_in_a_file_with_a_sentence_and_keeps_what_is_the
     assert "Prediction shown" in controller.session.message.text
 
 
+def test_on_a_full_disk_nobody_paints_on_a_layer_in_a_file_and_what_was_painted_is_known(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grids, "ON_DISK_BYTES", 0)
+    controller.train()
+    prediction = controller.prediction
+    assert prediction is not None
+    assert prediction.layer is not None
+    layer, others = prediction.layer, controller.session.training[0].labels
+    layer.mode = "paint"
+    value = 1 - int(layer.data[30, 30])
+    with layer.block_history():  # a stroke that has not ended
+        layer.paint((30, 30), value)
+        monkeypatch.setattr(grids, "LEAST_FREE", 2**62)
+        controller.tick()
+    assert "nearly full" in controller.session.message.text
+    assert layer.name in controller.session.message.text
+    assert (layer.editable, layer.mode, others.editable) == (False, "pan_zoom", True)
+    controller.tick()
+    truth = controller.truths[controller.session.image]
+    known = truth.corrections()
+    assert known is not None
+    assert np.asarray(known[30:31, 30:31]).any()
+    monkeypatch.setattr(grids, "LEAST_FREE", 0)
+    controller.tick()
+    assert "There is room on the disk again" in controller.session.message.text
+    assert layer.editable
+    layer.editable = False  # somebody else's wish
+    controller.tick()
+    assert not layer.editable
+
+
+def test_a_temporary_folder_that_is_gone_is_no_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grids, "LEAST_FREE", 2**62)
+    assert grids.has_room(np.memmap(tmp_path / "there.raw", np.uint8, "w+", shape=(9, 9))) is False
+    monkeypatch.setattr(grids, "LEAST_FREE", 0)
+    (tmp_path / "gone").mkdir()
+    grid = np.memmap(tmp_path / "gone" / "grid.raw", np.uint8, "w+", shape=(9, 9))
+    (tmp_path / "gone" / "grid.raw").unlink()
+    (tmp_path / "gone").rmdir()
+    assert grids.has_room(grid)
+
+
 def test_a_new_structure_goes_on_from_the_model(controller: Controller, said: list[str]) -> None:
     controller.train()
     controller.session.training[0].labels.data[50:52, 5:25] = 2

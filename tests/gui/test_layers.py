@@ -124,27 +124,6 @@ def test_large_grids_live_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     assert grids.count_labels(grid) == {5: 1}
 
 
-def test_painting_on_a_full_disk_is_refused_and_changes_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(grids, "ON_DISK_BYTES", 1000)
-    layer = Labels(grids.empty_grid((4, 32, 32)))
-    layer.paint((1, 5, 5), 3)
-    before = layers.snapshot(layer)
-    monkeypatch.setattr(grids, "LEAST_FREE", 2**62)
-    with pytest.raises(UserError, match=r"nearly full.*make room"):
-        layer.paint((1, 20, 20), 3)
-    with pytest.raises(UserError, match="nearly full"):
-        layer.data_setitem((np.array([2]), np.array([4]), np.array([6])), 7)
-    layer.data[2][4:6] = 7  # a copy now, and not the file
-    np.testing.assert_array_equal(layer.data, before)
-    monkeypatch.setattr(grids, "LEAST_FREE", 0)
-    layer.paint((1, 20, 20), 3)
-    assert layer.data[1, 20, 20] == 3
-    layer.undo()
-    np.testing.assert_array_equal(layer.data, before)
-
-
 def test_a_snapshot_is_not_touched_by_later_painting() -> None:
     layer = Labels(np.zeros((3, 8, 8), np.uint8))
     layer.data[1, 2, 2] = 7

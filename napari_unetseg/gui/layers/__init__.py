@@ -38,12 +38,14 @@ from napari_unetseg.gui.layers.grid import (
 from napari_unetseg.gui.layers.overlays import Own, show_difference
 from napari_unetseg.gui.layers.prediction import Prediction
 from napari_unetseg.gui.layers.regions import Place, drawn, object_at, plane_at, visible_plane
+from napari_unetseg.gui.layers.room import PaintRoom
 from napari_unetseg.gui.layers.strokes import Strokes
 from napari_unetseg.gui.layers.uncertainty import Uncertainty
 from napari_unetseg.gui.layers.visibility import show_or_hide
 
 __all__ = [
     "Own",
+    "PaintRoom",
     "Place",
     "Prediction",
     "Strokes",

@@ -1,0 +1,46 @@
+"""No painting where a full disk would end napari."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+import numpy as np
+from napari.layers import Labels
+
+from napari_unetseg.gui.grids import has_room
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+__all__ = ["PaintRoom"]
+
+
+class PaintRoom:
+    """Keeps Labels layers whose voxels are in a file from being painted on while its disk is full.
+
+    napari writes into such a file by itself, and the system ends a program that writes without
+    room. What was painted before stays; undo begins anew, as napari does for layers that cannot be
+    edited.
+    """
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        self._viewer = viewer
+        self._stopped: WeakSet[Labels] = WeakSet()
+
+    def look(self) -> tuple[list[Labels], list[Labels]]:
+        """Layers that nobody can paint on from now on, and those where it goes on."""
+        stopped, again = [], []
+        for layer in self._viewer.layers:
+            if not isinstance(layer, Labels) or not isinstance(layer.data, np.memmap):
+                continue
+            room = has_room(layer.data)
+            if not room and layer.editable:
+                layer.editable = False
+                self._stopped.add(layer)
+                stopped.append(layer)
+            elif room and layer in self._stopped:
+                layer.editable = True
+                self._stopped.discard(layer)
+                again.append(layer)
+        return stopped, again
