@@ -147,9 +147,10 @@ def dock(rounds: int) -> dict[str, Any]:
     return {"kb": memory, "before": before, "after": _things(viewer)}
 
 
-def _things(viewer: Any) -> dict[str, int]:
-    """Threads, layers, and Qt's timers and widgets."""
-    found = {"threads": threading.active_count(), "layers": len(viewer.layers)}
+def _things(viewer: Any) -> dict[str, Any]:
+    """Names of threads, and the numbers of layers and of Qt's timers and widgets."""
+    threads = sorted(one.name for one in threading.enumerate())
+    found: dict[str, Any] = {"threads": threads, "layers": len(viewer.layers)}
     if "qtpy" in sys.modules:
         from qtpy.QtCore import QTimer
         from qtpy.QtWidgets import QApplication
