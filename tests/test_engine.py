@@ -202,8 +202,9 @@ def test_labels_go_into_an_image_beside_others_and_leave_them_alone(tmp_path: Pa
     changed = {name for name in before if after[name] != before[name]}
     assert changed == {"labels/zarr.json"}
     assert image["labels"].attrs["ome"]["labels"] == ["by hand", "mask"]
-    with pytest.raises(UserError, match="was not made by this program"):
+    with pytest.raises(UserError, match="was not made by this program") as raised:
         stream(model, stack, tmp_path, name="by hand", overwrite=True)
+    assert str(raised.value).startswith(str(tmp_path / "labels" / "by hand"))
     with pytest.raises(UserError, match="probabilities have no place"):
         stream(model, stack, tmp_path, probabilities="uint8")
 

@@ -36,6 +36,9 @@ class FolderStore(LocalStore):
     After a program was killed, or the power failed, a file that is there is a whole one.
     """
 
+    def __str__(self) -> str:
+        return str(self.root)
+
     async def set(self, key: str, value: Buffer) -> None:
         """Write a file; `UserError` when the disk is full or the folder cannot be written."""
         self._check_writable()
