@@ -161,19 +161,18 @@ def _show_training(model: Model, saved: Path) -> None:
     if record.scores is not None:
         show_table(score_table(record.scores))
         tell(f"On {record.scores.voxels:,} voxels in {record.scores.blocks} validation blocks.")
-        _say_highest(record)
+        _say_highest(record, record.scores)
     else:
         tell("Not validated: there was too little annotation to hold any back for a score.")
     tell(record.reason)
     tell(f"Model {model.id} saved as {saved} ({saved.stat().st_size / 1e6:.1f} MB).")
 
 
-def _say_highest(record: TrainingRecord) -> None:
+def _say_highest(record: TrainingRecord, kept: Scores) -> None:
     """Why the epoch with the highest Dice is not kept, where another one is."""
-    scores = record.scores
     highest = max((p.mean_dice for p in record.curve if p.mean_dice is not None), default=0.0)
-    kept = any(scores is not None and point.dice == scores.dice for point in record.curve)
-    if kept and scores is not None and highest >= scores.mean_dice + 0.001:
+    is_epoch = any(point.dice == kept.dice for point in record.curve)
+    if is_epoch and highest >= kept.mean_dice + 0.001:
         tell(
             f"One epoch had Dice {highest:.3f}. The one that is kept scored best over several "
             "epochs by its probabilities (soft Dice): the Dice of a single epoch can be luck."

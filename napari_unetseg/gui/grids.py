@@ -17,12 +17,21 @@ import numpy as np
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.core.sparse import planes_with
 
-__all__ = ["count_labels", "empty_grid", "guess_kind", "has_room", "thinned_counts"]
+__all__ = [
+    "count_labels",
+    "empty_grid",
+    "guess_kind",
+    "has_room",
+    "is_in_file",
+    "thinned_counts",
+]
 
 ON_DISK_BYTES = 2**30
 """Grids larger than this live in a file of the temporary folder."""
 LEAST_FREE = 2**28
 """Bytes that are left free on the disk of these files."""
+FOLDER = "napari-unetseg-"
+"""What the name of the folder of these files begins with."""
 CHUNK = 2**20
 FEW_PLANES, FEW_PIXELS = 5, 512
 """What a first look at labels takes in: planes, and pixels along an edge of each."""
@@ -31,7 +40,7 @@ _numbers = count()
 
 @cache
 def _temporary_folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="napari-unetseg-"))
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
@@ -42,6 +51,12 @@ def empty_grid(shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
         return np.zeros(shape, dtype)
     path = _temporary_folder() / f"{next(_numbers)}.raw"
     return np.memmap(path, dtype, "w+", shape=shape)
+
+
+def is_in_file(array: Any) -> bool:
+    """Whether an array is a grid of `empty_grid` in a file, which grows where it is written to."""
+    named = isinstance(array, np.memmap) and array.filename is not None
+    return named and Path(array.filename).parent.name.startswith(FOLDER)
 
 
 def has_room(array: Any) -> bool:

@@ -272,35 +272,40 @@ def test_the_prediction_deleted_while_predicting_stops_with_a_sentence(
     assert controller.prediction.alive
 
 
+def prediction_in_file(controller: Controller, monkeypatch: pytest.MonkeyPatch) -> Labels:
+    """The prediction layer of a training, with its voxels in a file."""
+    monkeypatch.setattr(grids, "ON_DISK_BYTES", 0)
+    controller.train()
+    assert controller.prediction is not None
+    assert controller.prediction.layer is not None
+    assert grids.is_in_file(controller.prediction.layer.data)
+    return controller.prediction.layer
+
+
 def test_a_full_disk_ends_a_mask_in_a_file_with_a_sentence_and_keeps_what_is_there(
     controller: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grids, "ON_DISK_BYTES", 0)
-    controller.train()
-    prediction = controller.prediction
-    assert prediction is not None
-    assert prediction.layer is not None
-    assert isinstance(prediction.layer.data, np.memmap)
-    before = np.array(prediction.layer.data)
+    layer = prediction_in_file(controller, monkeypatch)
+    before = np.array(layer.data)
     monkeypatch.setattr(grids, "LEAST_FREE", 2**62)
     controller.predict_plane()
     assert "nearly full" in controller.session.message.text
     assert controller.session.job is None
-    assert (np.asarray(prediction.layer.data) == before).all()
+    assert (np.asarray(layer.data) == before).all()
     monkeypatch.setattr(grids, "LEAST_FREE", 0)
     controller.predict_plane()
     assert "Prediction shown" in controller.session.message.text
 
 
 def test_on_a_full_disk_nobody_paints_on_a_layer_in_a_file_and_what_was_painted_is_known(
-    controller: Controller, monkeypatch: pytest.MonkeyPatch
+    controller: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grids, "ON_DISK_BYTES", 0)
-    controller.train()
-    prediction = controller.prediction
-    assert prediction is not None
-    assert prediction.layer is not None
-    layer, others = prediction.layer, controller.session.training[0].labels
+    layer = prediction_in_file(controller, monkeypatch)
+    own = np.memmap(tmp_path / "own.raw", np.uint8, "w+", shape=(9, 9))
+    others = [
+        controller.session.training[0].labels,
+        controller.viewer.add_layer(Labels(own, name="somebody's file")),
+    ]
     layer.mode = "paint"
     value = 1 - int(layer.data[30, 30])
     with layer.block_history():  # a stroke that has not ended
@@ -309,7 +314,8 @@ def test_on_a_full_disk_nobody_paints_on_a_layer_in_a_file_and_what_was_painted_
         controller.tick()
     assert "nearly full" in controller.session.message.text
     assert layer.name in controller.session.message.text
-    assert (layer.editable, layer.mode, others.editable) == (False, "pan_zoom", True)
+    assert (layer.editable, layer.mode) == (False, "pan_zoom")
+    assert all(other.editable for other in others)
     controller.tick()
     truth = controller.truths[controller.session.image]
     known = truth.corrections()

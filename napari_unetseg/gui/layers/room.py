@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-import numpy as np
 from napari.layers import Labels
 
-from napari_unetseg.gui.grids import has_room
+from napari_unetseg.gui.grids import has_room, is_in_file
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -17,7 +16,7 @@ __all__ = ["PaintRoom"]
 
 
 class PaintRoom:
-    """Keeps Labels layers whose voxels are in a file from being painted on while its disk is full.
+    """Keeps Labels layers on grids in files from being painted on while their disk is full.
 
     napari writes into such a file by itself, and the system ends a program that writes without
     room. What was painted before stays; undo begins anew, as napari does for layers that cannot be
@@ -32,7 +31,7 @@ class PaintRoom:
         """Layers that nobody can paint on from now on, and those where it goes on."""
         stopped, again = [], []
         for layer in self._viewer.layers:
-            if not isinstance(layer, Labels) or not isinstance(layer.data, np.memmap):
+            if not isinstance(layer, Labels) or not is_in_file(layer.data):
                 continue
             room = has_room(layer.data)
             if not room and layer.editable:
