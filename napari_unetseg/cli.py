@@ -69,7 +69,7 @@ def _default(name: str) -> str:
     return "Default: chosen." if value is None else f"Default {value}."
 
 
-FULL_HELP = "full: 0 background, 1-254 structures, or binary 0 and 255. "
+FULL_HELP = "full: 0 background, 1-254 structures, or binary 0 and 255 or more. "
 INSTANCES_HELP = "instances: every number is an object of structure 1"
 
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file.")]
@@ -92,8 +92,14 @@ Spacing = Annotated[
         help="Pixel size along (Z,) Y, X with its unit, as 0.5,0.2,0.2um. Default: the file's."
     ),
 ]
-Ignore = Annotated[
-    int | None, typer.Option(help='Value of full masks or instances that means "not labelled".')
+Ignore = Annotated[int | None, typer.Option(help='Value that means "not labelled", as -1.')]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        metavar="VALUE",
+        help="Take what is above VALUE as structure 1: for masks with blurred edges (JPEG, "
+        "resized) and probability maps.",
+    ),
 ]
 
 
@@ -128,6 +134,7 @@ def train(
         ),
     ] = LabelKind.FULL,
     ignore: Ignore = None,
+    threshold: Threshold = None,
     dims: Annotated[int | None, typer.Option(help="2: planes; 3: volumes. Default 2.")] = None,
     epochs: Annotated[int | None, typer.Option(help="End after so many epochs.")] = None,
     steps: Annotated[int | None, typer.Option(help="End after so many steps.")] = None,
@@ -215,9 +222,8 @@ def train(
         raise WrongUsageError(
             "--init brings depth, width, norm and encoder of its own; leave these out."
         )
-    if kind is LabelKind.STROKES and ignore is not None:
-        raise WrongUsageError("--ignore is for full masks and instances; in strokes it is 0.")
-    data = Labelled(images, labels, kind, ignore, axes, spacing)
+    _check_threshold(threshold, kind)
+    data = Labelled(images, labels, kind, ignore, axes, spacing, threshold)
     commands.train(data, output, settings, init=init, report=report, on=on)
 
 
@@ -374,6 +380,7 @@ def evaluate(
         typer.Option("--labels", help=f"{FULL_HELP}{INSTANCES_HELP}; the foreground is scored."),
     ] = MaskKind.FULL,
     ignore: Ignore = None,
+    threshold: Threshold = None,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write the scores as JSON; - shows it."),
@@ -390,7 +397,8 @@ def evaluate(
     are over structures.
     """
     settings = _predict_settings(device, threads, tile)
-    data = Labelled(images, masks, LabelKind(kind), ignore, axes, spacing)
+    _check_threshold(threshold, LabelKind(kind))
+    data = Labelled(images, masks, LabelKind(kind), ignore, axes, spacing, threshold)
     commands.evaluate(model, data, settings, json_file)
 
 
@@ -452,6 +460,11 @@ def worker(
     It listens on 127.0.0.1 alone and says what to type on the laptop. Ctrl-C ends it.
     """
     serving.serve(port, commands.cores() if threads is None else threads, tls=tls)
+
+
+def _check_threshold(threshold: float | None, kind: LabelKind) -> None:
+    if threshold is not None and kind is not LabelKind.FULL:
+        raise WrongUsageError(f"--threshold makes full masks; leave out '--labels {kind}'.")
 
 
 # -- settings --------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from napari_unetseg.core.atomic import check_writable
 from napari_unetseg.core.config import PredictSettings
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.labels import BRUSH, Classes, LabelKind
+from napari_unetseg.core.labels import Classes, LabelKind
 from napari_unetseg.core.parallel import place
 from napari_unetseg.terminal import (
     Meter,
@@ -69,13 +69,21 @@ class Labelled:
     ignore: int | None = None
     axes: str | None = None
     spacing: str | None = None
+    threshold: float | None = None
 
     def find(self) -> FolderPairs:
         """Pair them; say how many there are."""
         from napari_unetseg.io.folders import find_pairs
 
-        how = {"axes": self.axes, "spacing": self.spacing}
-        found = find_pairs(self.images, self.labels, self.kind, self.ignore, **how)
+        found = find_pairs(
+            self.images,
+            self.labels,
+            self.kind,
+            self.ignore,
+            threshold=self.threshold,
+            axes=self.axes,
+            spacing=self.spacing,
+        )
         note(f"{count(len(found.pairs), 'image')} with labels ({self.kind}).")
         if found.skipped:
             note(f"{count(len(found.skipped), 'image')} without labels skipped.")
@@ -131,13 +139,11 @@ def train(
 
 
 def _say_classes(pairs: Sequence[Pair], init: Model | None) -> None:
-    from napari_unetseg.core.evaluate import values_of
-
     known = init.classes.structures if init else ()
-    labels = [(values_of(p), p.kind) for p in pairs]
-    classes = Classes.find(labels, known, ignore=pairs[0].ignore)
+    classes = Classes.find([(p.values().counts, p.kind) for p in pairs], known)
     names = [
-        f"{s.number}{' (255 in the files)' * (s.file_value == BRUSH)}" for s in classes.structures
+        f"{s.number}{f' ({s.file_value} in the files)' if s.file_value else ''}"
+        for s in classes.structures
     ]
     background = "and background" if classes.background else "without background"
     note(f"{count(len(names), 'structure')}: {', '.join(names) or 'none'}, {background}.")

@@ -114,8 +114,60 @@ def test_whole_numbers_in_floats_are_fine(
 
 
 def test_negative_labels(capsys: pytest.CaptureFixture[str], folders: tuple[Path, Path]) -> None:
+    tifffile.imwrite(folders[1] / "a.tif", np.where(MASK == 0, -1, MASK.astype(np.int16)))
+    sentence = refused_training(capsys, folders)
+    assert "the negative value -1; add '--ignore -1' if it means 'not labelled'" in sentence
+    assert "or '--threshold 0' if it is the background" in sentence
+    assert "give '--threshold 0' instead" in refused_training(capsys, folders, "--ignore", "-1")
     tifffile.imwrite(folders[1] / "a.tif", MASK.astype(np.int16) - 1)
-    assert "the negative value -1: labels start at 0." in refused_training(capsys, folders)
+    assert "-1 alone beside 0; save them again" in refused_training(capsys, folders)
+
+
+@pytest.mark.parametrize(
+    "options", [["--ignore", "-1"], ["--labels", "instances", "--ignore", "-1"]]
+)
+@pytest.mark.parametrize("missing", [-1, np.nan])
+def test_labels_with_places_that_are_not_labelled(
+    capsys: pytest.CaptureFixture[str],
+    folders: tuple[Path, Path],
+    options: list[str],
+    missing: float,
+) -> None:
+    mask = MASK.astype(np.float32)
+    mask[:10] = missing
+    tifffile.imwrite(folders[1] / "a.tif", mask)
+    output = str(folders[0].parent / "m.safetensors")
+    assert main(["train", *map(str, folders), "-o", output, *OPTIONS, *options]) == 0
+    said = capsys.readouterr().err
+    assert "1 structure: 1, and background." in said
+    assert "1,440 labelled voxels train" in said
+    assert ("a hold NaN, which counts as not labelled." in said) == bool(np.isnan(missing))
+    files = [str(folder / name) for folder, name in zip(folders, ("a.png", "a.tif"), strict=True)]
+    assert main(["evaluate", output, *files, *options]) == 0
+    assert "On 1,440 voxels" in capsys.readouterr().out
+
+
+def test_masks_with_blurred_edges(
+    capsys: pytest.CaptureFixture[str], folders: tuple[Path, Path]
+) -> None:
+    """A mask saved as JPEG, then as PNG: refused as it is, and taken with a threshold."""
+    y, x = np.mgrid[:40, :48]
+    mask = ((y - 15) ** 2 + (x - 18) ** 2 < 130) | ((y - 30) ** 2 + (x - 38) ** 2 < 40)
+    Image.fromarray((mask * 255).astype(np.uint8)).save(folders[1] / "a.jpg", quality=75)
+    assert "'--threshold 127'" in refused_training(capsys, folders)
+    options = ["-o", str(folders[0].parent / "m.safetensors"), *OPTIONS, "--threshold", "127"]
+    assert main(["train", *map(str, folders), *options]) == 0
+    assert "1 structure: 1, and background." in capsys.readouterr().err
+    grey = np.asarray(Image.open(folders[1] / "a.jpg"))
+    (folders[1] / "a.jpg").unlink()
+    Image.fromarray(grey).save(folders[1] / "a.png")
+    for kind in ("full", "strokes", "instances"):
+        assert "blurred by JPEG" in refused_training(capsys, folders, "--labels", kind)
+    assert main(["train", *map(str, folders), *options]) == 0
+    (pair,) = FolderDataset(*folders, threshold=127)
+    np.testing.assert_array_equal(np.asarray(pair.labels), mask)
+    with pytest.raises(UserError, match="leave out one of the two"):
+        FolderDataset(*folders, kind="strokes", threshold=127)
 
 
 def test_255_beside_other_numbers_in_a_full_mask(
@@ -131,8 +183,13 @@ def test_255_beside_other_numbers_in_a_full_mask(
 
 
 def test_numbers_beyond_254(capsys: pytest.CaptureFixture[str], folders: tuple[Path, Path]) -> None:
+    mask = MASK.astype(np.uint16) * 300
+    mask[20:, 20:] *= 2
+    tifffile.imwrite(folders[1] / "a.tif", mask)
+    assert "say that they are instances" in refused_training(capsys, folders)
     tifffile.imwrite(folders[1] / "a.tif", MASK.astype(np.uint16) * 300)
-    assert "say that the labels are instances" in refused_training(capsys, folders)
+    assert main(["train", *map(str, folders), "-o", str(folders[0] / "m"), *OPTIONS]) == 0
+    assert "1 structure: 1 (300 in the files), and background." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

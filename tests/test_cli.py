@@ -81,7 +81,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray((mask > 0).astype(np.uint8) * 255).save(
             folder / "binary" / f"cell {seed}.png"
         )
-        objects = (mask > 0) * np.arange(300, 300 + mask.size).reshape(mask.shape) % 60_000
+        objects = (mask > 0) * (300 + np.arange(mask.size).reshape(mask.shape) // 320 * 7)
         tifffile.imwrite(folder / "instances" / f"cell {seed}.tif", objects.astype(np.uint16))
         strokes = np.where(mask == 0, 255, mask)
         strokes[::2] = 0
@@ -378,10 +378,10 @@ def test_structures_that_the_model_does_not_know_are_refused(
 ) -> None:
     result = run("evaluate", binary_model, data / "images", data / "masks")
     assert result.code == 1
-    assert "holds the number 2, but the model knows only 1 (structure 1)" in result.err
+    assert "hold the number 2, but the model knows only 1 (structure 1)" in result.err
     result = run("evaluate", model, data / "images", data / "binary")
     assert result.code == 1
-    assert "holds the number 255, but the model knows only 1 (structure 1), 2" in result.err
+    assert "hold the number 255, but the model knows only 1 (structure 1), 2" in result.err
 
 
 # -- info ------------------------------------------------------------------------------------------
@@ -423,7 +423,10 @@ def test_info_of_an_image(run: Run, data: Path) -> None:
         ("train a b -o c --encoder resnet9", "--encoder cannot be resnet9: "),
         ("train a b -o c --encoder resnet18 --dims 3", "The encoder resnet18 needs 2D, batch norm"),
         ("train a b -o c --init m --width 8", "--init brings depth, width, norm and encoder"),
-        ("train a b -o c --labels strokes --ignore 1", "--ignore is for full masks and instances"),
+        (
+            "train a b -o c --labels strokes --threshold 1",
+            "--threshold makes full masks; leave out",
+        ),
         ("train a b", "Missing option '-o'"),
         ("train a b -o c --labels dots", "'dots' is not one of"),
         ("evaluate m a b --labels strokes", "'strokes' is not one of"),

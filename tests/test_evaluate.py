@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers import random_model
 
 from napari_unetseg import (
     Control,
@@ -19,6 +20,7 @@ from napari_unetseg import (
     predict,
     train,
 )
+from napari_unetseg.core.events import Notice
 
 RNG = np.random.default_rng(0)
 TRUTH = np.repeat(np.repeat(RNG.integers(0, 3, (4, 6, 6), dtype=np.uint8), 8, 1), 8, 2)
@@ -84,7 +86,7 @@ def test_what_cannot_be_compared_is_refused(model: Model) -> None:
         evaluate(model, [full, objects])
     with pytest.raises(UserError, match="no image with a mask"):
         evaluate(model, [])
-    with pytest.raises(UserError, match=r"holds the number 3.*only 1 \(cell\), 2 \(wall\)"):
+    with pytest.raises(UserError, match=r"hold the number 3.*only 1 \(cell\), 2 \(wall\)"):
         evaluate(model, [Pair(STACK, TRUTH + 1, LabelKind.FULL)])
 
 
@@ -102,3 +104,21 @@ def test_a_stop_leaves_out_what_was_not_reached(model: Model) -> None:
     assert len(result.images) == 2
     assert result.images[0].scores.voxels == TRUTH.size
     assert result.images[1].scores.voxels < TRUTH.size
+
+
+@pytest.mark.parametrize("value", [1, 2, 200, 255, 300, 65535])
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_mask_of_one_value_is_the_only_structure_of_a_model(value: int, number: int) -> None:
+    model = random_model(numbers=(number,), depth=2, width=4)
+    foreground = TRUTH[0] > 0
+    stack = Stack.from_array(IMAGES[0].astype(np.float32) / 255, "YX", "cells")
+    events: list[object] = []
+    mask = foreground.astype(np.uint16) * np.uint16(value)
+    result = evaluate(model, [Pair(stack, mask, LabelKind.FULL)], on_event=events.append)
+    found = predict(model, stack) > 0
+    assert result.scores.dice == pytest.approx((dice(foreground, found),))
+    said = [event.text for event in events if isinstance(event, Notice)]
+    assert said == [] if value in (number, 255, 300, 65535) else f"hold {value} alone" in said[0]
+    mask[:8] = value
+    ignored = evaluate(model, [Pair(stack, mask, LabelKind.FULL, ignore=value)])
+    assert ignored.scores.voxels == (mask != value).sum()

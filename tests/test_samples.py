@@ -401,7 +401,12 @@ BAD: list[tuple[str, Callable[[], list[Pair]], str]] = [
     ("full, filled", lambda: [pair_of(halves(3, 3), LabelKind.FULL)], "Only structure 3"),
     ("halves", lambda: [pair_of(halves(0, 1) * np.float32(0.5))], "0.5, which are not whole"),
     ("negative", lambda: [pair_of(halves(0, 1).astype(int) - 1)], "negative value -1"),
-    ("too large", lambda: [pair_of(halves(0, 1) * np.uint16(999))], "999.*instances"),
+    ("too large", lambda: [pair_of(halves(0, 1) * np.uint16(999))], "999.*1 to 254"),
+    (
+        "too large, full",
+        lambda: [pair_of(halves(7, 1) * np.uint16(99), LabelKind.FULL)],
+        "693.*instances",
+    ),
     (
         "channels",
         lambda: [

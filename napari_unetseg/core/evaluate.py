@@ -9,15 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import Event, TilePredicted
-from napari_unetseg.core.labels import (
-    BRUSH,
-    Classes,
-    LabelKind,
-    Structure,
-    check_values,
-    count_values,
-)
+from napari_unetseg.core.events import Event, Notice, TilePredicted
+from napari_unetseg.core.label_checks import LabelValues, check_together, notes_of
+from napari_unetseg.core.labels import BRUSH, Classes, LabelKind, Structure
 from napari_unetseg.core.metrics import Scores, confusion, scores_of
 from napari_unetseg.core.predict import predict_events
 
@@ -27,7 +21,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.model import Model
     from napari_unetseg.core.samples import Pair
 
-__all__ = ["Evaluation", "ImageScores", "evaluate", "evaluate_events", "values_of"]
+__all__ = ["Evaluation", "ImageScores", "evaluate", "evaluate_events"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +40,6 @@ class Evaluation:
     images: tuple[ImageScores, ...]
 
 
-def values_of(pair: Pair) -> dict[int, int]:
-    """Count the voxels of each value in a pair's labels, a plane at a time, and check them.
-
-    Raises
-    ------
-    UserError
-        The values cannot be of the pair's kind.
-    """
-    name = f"The labels of {pair.image.name}"
-    values: dict[int, int] = {}
-    for index in np.ndindex(*pair.labels.shape[:-2]):
-        for value, number in count_values(pair.labels[index], name).items():
-            values[value] = values.get(value, 0) + number
-    check_values(values, pair.kind, name, pair.ignore)
-    return values
-
-
 def evaluate_events(
     model: Model,
     pairs: Sequence[Pair],
@@ -79,10 +56,13 @@ def evaluate_events(
     """
     if not pairs:
         raise UserError("There is no image with a mask to evaluate; choose some.")
-    judge = _Judge.for_pairs(model.classes, pairs)
     for pair in pairs:
         model.check_image(pair.image)
-        judge.check(pair)
+    values = [pair.values() for pair in pairs]
+    yield from map(Notice, notes_of(values))
+    judge = _Judge.for_masks(model.classes, values)
+    if judge.note:
+        yield Notice(judge.note)
     found = []
     for pair in pairs:
         counts = yield from _count(model, pair, judge, settings, control)
@@ -111,7 +91,8 @@ def evaluate(
 
     Dice and IoU of each structure come from the confusion matrix over the voxels of all images
     together; their means are over the structures that occur. Masks that are ``instances`` score
-    the foreground: any structure against background. Masks of 0 and 255 alone are binary.
+    the foreground: any structure against background. Masks of 0 and one other number are binary
+    for a model of one structure.
 
     Parameters
     ----------
@@ -142,46 +123,78 @@ def evaluate(
 
 @dataclass(frozen=True, slots=True)
 class _Judge:
-    """Turns masks and predictions into the classes that are compared."""
+    """Turns masks and predictions into the classes that are compared.
+
+    ``foreground``: any structure against background. ``binary`` is the value of the only structure
+    in full masks, where the model knows only one.
+    """
 
     classes: Classes
-    foreground: bool
+    foreground: bool = False
+    binary: int | None = None
 
     @classmethod
-    def for_pairs(cls, classes: Classes, pairs: Sequence[Pair]) -> _Judge:
-        kinds = {pair.kind for pair in pairs}
-        if LabelKind.INSTANCES not in kinds:
-            return cls(classes, foreground=False)
-        if len(kinds) > 1:
-            raise UserError("Instances cannot be scored together with other kinds of masks.")
-        only = classes.structures[0] if len(classes.structures) == 1 else None
-        return cls(Classes((Structure(1, only.name if only else "foreground"),)), foreground=True)
+    def for_masks(cls, classes: Classes, masks: Sequence[LabelValues]) -> _Judge:
+        """How to compare masks with a model that has these classes.
 
-    def check(self, pair: Pair) -> None:
+        Raises
+        ------
+        UserError
+            Kinds are mixed, or a mask holds structures that the model does not know.
+        """
+        kinds = {mask.kind for mask in masks}
+        only = classes.structures[0] if len(classes.structures) == 1 else None
+        if LabelKind.INSTANCES in kinds:
+            if len(kinds) > 1:
+                raise UserError("Instances cannot be scored together with other kinds of masks.")
+            name = only.name if only else "foreground"
+            return cls(Classes((Structure(1, name),)), foreground=True)
+        held = set[int]().union(*(mask.counts for mask in masks if mask.kind is LabelKind.FULL))
+        check_together(held)
+        held -= {0}
+        binary = max(held) if only and len(held) == 1 else None
+        judge = cls(classes, binary=None if only and held == {only.number} else binary)
+        for mask in masks:
+            judge.check(mask)
+        return judge
+
+    @property
+    def note(self) -> str:
+        """What people should know of how masks are read; empty if all is as usual."""
+        if self.binary is None or self.binary >= BRUSH:
+            return ""
+        only = self.classes.structures[0]
+        return (
+            f"The masks hold {self.binary} alone beside 0, which is scored as {only.number} "
+            f"({only.name}), all that the model knows."
+        )
+
+    def check(self, mask: LabelValues) -> None:
         """Raise `UserError` for a mask with structures that the model does not know."""
-        values = set(values_of(pair)) - {0, pair.ignore}
-        if self.foreground:
-            return
         known = [s.number for s in self.classes.structures]
-        if pair.kind is LabelKind.STROKES or (values == {BRUSH} and len(known) == 1):
+        values = mask.counts.keys() - {0, self.binary}
+        if mask.kind is LabelKind.STROKES:
             values -= {BRUSH}
+        elif len(known) == 1:
+            values = {v for v in values if v < BRUSH}  # read_values knows it alone beside 0
         if unknown := sorted(values - set(known)):
             knows = ", ".join(f"{s.number} ({s.name})" for s in self.classes.structures)
             raise UserError(
-                f"The mask of {pair.image.name} holds the number {unknown[0]}, but the model knows "
-                f"only {knows}; give masks of the same structures, or say with '--labels "
-                "instances' that every number is an object."
+                f"{mask.name} hold the number {unknown[0]}, but the model knows only {knows}; give "
+                "masks of the same structures, or say with '--labels instances' that every number "
+                "is an object."
             )
 
     def truth(self, pair: Pair, labels: Any) -> np.ndarray:
         """Class indices of a piece of a mask."""
         labels = np.asarray(labels)
-        if (
-            pair.kind is LabelKind.FULL
-            and len(self.classes.structures) == 1
-            and pair.ignore != BRUSH
-        ):
-            labels = np.where(labels == BRUSH, self.classes.structures[0].number, labels)
+        if pair.kind is LabelKind.FULL and len(self.classes.structures) == 1:
+            is_one = labels >= BRUSH
+            if self.binary is not None:
+                is_one |= labels == self.binary
+            if pair.ignore is not None:
+                is_one &= labels != pair.ignore
+            labels = np.where(is_one, self.classes.structures[0].number, labels)
         return self.classes.encode(labels, pair.kind, pair.ignore)
 
     def found(self, mask: np.ndarray) -> np.ndarray:

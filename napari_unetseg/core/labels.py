@@ -1,4 +1,7 @@
-"""Label kinds, structures and their numbers: what was painted is what is predicted."""
+"""Label kinds, structures and their numbers: what was painted is what is predicted.
+
+`label_checks` says whether values can be of a kind.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,6 @@ __all__ = [
     "Classes",
     "LabelKind",
     "Structure",
-    "check_values",
-    "count_values",
     "default_color",
     "most_probable",
 ]
@@ -39,7 +40,7 @@ class LabelKind(StrEnum):
     STROKES = "strokes"
     """0 = not labelled, 1…254 = structures, 255 = background."""
     FULL = "full"
-    """0 = background, 1…254 = structures; 0 and 255 alone is binary."""
+    """0 = background, 1…254 = structures; 0 and one larger number, such as 255, is binary."""
     INSTANCES = "instances"
     """0 = background, every other number is an object of structure 1."""
 
@@ -64,65 +65,6 @@ class Structure:
             raise UserError(f"A structure's number must be 1 to 254, not {self.number}.")
         object.__setattr__(self, "name", self.name or f"structure {self.number}")
         object.__setattr__(self, "color", self.color or default_color(self.number))
-
-
-def count_values(labels: Any, name: str = "The labels") -> dict[int, int]:
-    """Count the voxels of each value; floats are welcome if they are whole numbers.
-
-    Raises
-    ------
-    UserError
-        Values that are not whole numbers, or negative ones.
-    """
-    values, counts = np.unique(np.asarray(labels), return_counts=True)
-    if values.dtype.kind not in "buif" or (values.dtype.kind == "f" and not _whole(values).all()):
-        raise UserError(
-            f"{name} hold values such as {_odd_value(values)}, which are not whole numbers: "
-            "labels need integers, 0 and up."
-        )
-    if values.size and values[0] < 0:
-        raise UserError(f"{name} hold the negative value {int(values[0])}: labels start at 0.")
-    return {int(v): int(c) for v, c in zip(values, counts, strict=True)}
-
-
-def _whole(values: np.ndarray) -> np.ndarray:
-    whole: np.ndarray = np.isfinite(values) & (values == np.floor(values))
-    return whole
-
-
-def _odd_value(values: np.ndarray) -> Any:
-    return values[~_whole(values)][0] if values.dtype.kind == "f" else values.dtype
-
-
-def check_values(
-    values: Mapping[int, int], kind: LabelKind, name: str, ignore: int | None = None
-) -> None:
-    """Raise a `UserError` when the values cannot be of that kind.
-
-    Parameters
-    ----------
-    values
-        Voxels of each value, as `count_values` gives them.
-    kind, name
-        Kind of the labels, and what to call them in the sentence.
-    ignore
-        A value of a full mask that means "not labelled".
-    """
-    found = {v for v in values if v not in (0, ignore)}
-    if kind is LabelKind.INSTANCES:
-        return
-    if found and max(found) > 255:
-        raise UserError(
-            f"{name} hold the number {max(found)}, but structures end at 254; "
-            "if every number is an object of its own, say that the labels are instances."
-        )
-    if kind is LabelKind.FULL and BRUSH in found and len(found) > 1:
-        others = ", ".join(str(v) for v in sorted(found - {BRUSH})[:5])
-        raise UserError(
-            f"{name} are a full mask that holds 255 beside {others}; say what 255 means: "
-            "'--labels strokes' for strokes with a background brush, or '--ignore 255' for voxels "
-            "of a full mask without a label."
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +97,11 @@ class Classes:
             else:
                 background |= values.get(0, 0) > 0
                 numbers = {1} if found else set()
-                if kind is LabelKind.FULL and found != {BRUSH}:
-                    numbers = found
+                binary = len(found) == 1 and max(found) >= BRUSH
+                if kind is LabelKind.FULL and binary:
+                    file_values[1] = max(found)
                 elif kind is LabelKind.FULL:
-                    file_values[1] = BRUSH
+                    numbers = found
             for number in numbers:
                 file_values.setdefault(number, None)
         structures = tuple(
@@ -204,18 +147,21 @@ class Classes:
         Parameters
         ----------
         labels
-            Array of any shape and integer or whole float dtype.
+            Array of any shape and integer or whole float dtype; NaN is not labelled.
         kind
             What its values mean.
         ignore
-            A value of a full mask or of instances that means "not labelled".
+            A value that means "not labelled".
         """
         array = np.asarray(labels)
         unlabelled = np.zeros(array.shape, bool) if ignore is None else array == ignore
+        if array.dtype.kind == "f":
+            unlabelled |= np.isnan(array)
+            array = np.nan_to_num(array)
         if kind is LabelKind.INSTANCES:
             array = array > 0  # numbers of objects may be of any size
         elif kind is LabelKind.FULL:
-            array = np.where(array == BRUSH, 1, array)
+            array = np.where(array >= BRUSH, 1, array)  # of a binary mask
         if array.dtype.itemsize == 1 and array.dtype != np.uint8:
             array = array.astype(np.int16)
         table = np.full(256, IGNORE, np.uint8)

@@ -14,14 +14,8 @@ import numpy as np
 from napari_unetseg.core.blocks import Block, Places, Plane, count_classes, split
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.image import Normalization, Stack
-from napari_unetseg.core.labels import (
-    IGNORE,
-    Classes,
-    LabelKind,
-    Structure,
-    check_values,
-    count_values,
-)
+from napari_unetseg.core.label_checks import LabelValues, check_together, notes_of, read_values
+from napari_unetseg.core.labels import IGNORE, Classes, LabelKind, Structure
 from napari_unetseg.core.sparse import planes_with
 
 __all__ = ["Pair", "TrainingData"]
@@ -48,14 +42,14 @@ class Pair:
     image
         The image.
     labels
-        Array-like of the image's grid shape, any integer dtype.
+        Array-like of the image's grid shape, any integer dtype or whole floats.
     kind
         What the numbers in ``labels`` mean.
     corrections
         Array-like of the grid shape that wins over ``labels``: 0 nothing, 1 to 254 a structure,
         255 background.
     ignore
-        A value of a full mask or of instances that means "not labelled".
+        A value of ``labels`` that means "not labelled"; so does NaN.
     newer
         Regions of the grid, start and stop along each axis, that were painted in since the model
         that a training goes on from was shown: it answers them before its first step.
@@ -63,7 +57,7 @@ class Pair:
     Raises
     ------
     UserError
-        The shapes of image and labels differ, or strokes have a value to ignore.
+        The shapes of image and labels differ.
     """
 
     image: Stack
@@ -75,8 +69,6 @@ class Pair:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", LabelKind(self.kind))
-        if self.kind is LabelKind.STROKES and self.ignore is not None:
-            raise UserError("Strokes need no value to ignore: 0 is not labelled; leave it out.")
         for array in (self.labels, self.corrections):
             if array is not None and tuple(array.shape) != self.image.grid_shape:
                 raise UserError(
@@ -84,6 +76,18 @@ class Pair:
                     f"({self.image.grid_axes}), but its labels have {tuple(array.shape)}; "
                     "choose labels of the same image, or make a new annotation layer for it."
                 )
+
+    def values(self) -> LabelValues:
+        """What the labels hold, read a plane at a time.
+
+        Raises
+        ------
+        UserError
+            The values cannot be of this kind.
+        """
+        planes = planes_with(self.labels) if self.kind is LabelKind.STROKES else None
+        name = f"The labels of {self.image.name}"
+        return read_values(self.labels, self.kind, name, self.ignore, planes, self.image)
 
 
 class TrainingData:
@@ -128,9 +132,12 @@ class TrainingData:
             raise TrainingError("There is no image with labels to train on; choose or paint some.")
         self.pairs, self.dims, self.share = tuple(pairs), dims, share
         _check_channels(pairs, dims)
-        found = Classes.find(self._survey(), structures)
+        values = list(self._read_values())
+        self.notes = notes_of(values)
+        """What people should know of the labels, in sentences."""
+        found = Classes.find([(v.counts, v.kind) for v in values], structures)
         self.classes = classes.renamed(structures) if classes else found
-        _check_classes(found, self.classes)
+        _check_classes(found, self.classes, self.pairs)
         self.fingerprints = {id(p.image): p.image.fingerprint() for p in pairs}
         self.normalization = normalization or Normalization.choose([p.image for p in pairs], rule)
         self._scalings = {id(p.image): self.normalization.for_stack(p.image)[0] for p in pairs}
@@ -148,27 +155,19 @@ class TrainingData:
 
     # -- labels ------------------------------------------------------------------------------------
 
-    def _survey(self) -> Iterator[tuple[dict[int, int], LabelKind]]:
-        """Values and kind of every labels array, checked."""
-        masks: dict[int, int] = {}
+    def _read_values(self) -> Iterator[LabelValues]:
+        """What every labels array holds, checked."""
+        masks = set[int]()
         for pair in self.pairs:
-            name = f"The labels of {pair.image.name}"
-            for array, kind in ((pair.labels, pair.kind), (pair.corrections, LabelKind.STROKES)):
-                if array is None:
-                    continue
-                values: dict[int, int] = {}
-                planes = np.ndindex(*array.shape[:-2])
-                for plane in planes_with(array) if kind is LabelKind.STROKES else planes:
-                    for value, number in count_values(array[plane], name).items():
-                        values[value] = values.get(value, 0) + number
-                check_values(values, kind, name, pair.ignore)
-                if kind is not LabelKind.STROKES and pair.ignore is not None:
-                    values.pop(pair.ignore, None)
-                if kind is LabelKind.FULL:
-                    masks |= {v: n for v, n in values.items() if v != 1}
-                    # one mask of 0 and 1 beside another of 0 and 255 is clear, all else is not
-                    check_values(masks, kind, "The labels together")
-                yield values, kind
+            values = pair.values()
+            if pair.kind is LabelKind.FULL:
+                masks |= values.counts.keys()
+                check_together(masks)
+            yield values
+            if pair.corrections is not None:
+                planes = planes_with(pair.corrections)
+                name = f"The corrections of {pair.image.name}"
+                yield read_values(pair.corrections, LabelKind.STROKES, name, planes=planes)
 
     def _read_planes(self, share: float) -> list[Plane]:
         return [plane for pair in self.pairs for plane in self._planes_of(pair, share)]
@@ -402,16 +401,32 @@ def _check_channels(pairs: Sequence[Pair], dims: int) -> None:
             )
 
 
-def _check_classes(found: Classes, wanted: Classes) -> None:
+def _only(name: str, pairs: Sequence[Pair]) -> str:
+    """Why labels of a single class are not enough, and what to do."""
+    ignored = [pair.ignore for pair in pairs if pair.ignore is not None]
+    if any(pair.kind is LabelKind.STROKES or pair.corrections is not None for pair in pairs):
+        other = "a structure" if name == "background" else "the background (brush 255)"
+        return f"Only {name} is labelled; paint some strokes on {other} too."
+    if name == "background":
+        return (
+            "Only background is labelled: every value is 0; give masks that hold a structure too."
+        )
+    if ignored and ignored[0] < 0:
+        return (
+            f"Only {name} is labelled, since {ignored[0]} is ignored and nothing is 0; if it is "
+            f"the background, give '--threshold 0' instead of '--ignore {ignored[0]}'."
+        )
+    return f"Only {name} is labelled: no value is 0, which is background; give masks that hold it."
+
+
+def _check_classes(found: Classes, wanted: Classes, pairs: Sequence[Pair]) -> None:
     if not found.numbers:
         raise TrainingError(
             "Nothing is labelled yet; paint a few strokes on a structure and, with the background "
             "brush (255), on the background."
         )
     if len(found.numbers) == 1:
-        name = found.names[0]
-        other = "a structure" if name == "background" else "the background (brush 255)"
-        raise TrainingError(f"Only {name} is labelled; paint some strokes on {other} too.")
+        raise TrainingError(_only(found.names[0], pairs))
     if unknown := sorted(set(found.numbers) - set(wanted.numbers)):
         raise TrainingError(
             f"The labels hold {_numbers(unknown)}, but this training began with "

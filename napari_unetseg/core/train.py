@@ -184,7 +184,7 @@ class _Run:
 
     def begin(self) -> Generator[Event, None, None]:
         """Say what will be done; score the model that is gone on from, and answer newer strokes."""
-        yield from map(Notice, self.adapted)
+        yield from map(Notice, (*self.data.notes, *self.adapted))
         if self.settings.freeze_encoder and not self.learner.frozen:
             yield Notice(
                 "There is no model to go on from and no encoder weights, so the encoder is not "

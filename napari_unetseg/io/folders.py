@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import overload
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.labels import LabelKind
+from napari_unetseg.core.labels import IGNORE, LabelKind
 from napari_unetseg.core.samples import Pair
 from napari_unetseg.io.images import SUFFIXES, open_labels, open_stack, stem_of
 from napari_unetseg.io.vendors import VENDOR_SUFFIXES
@@ -90,6 +90,7 @@ def find_pairs(
     kind: LabelKind | str = LabelKind.FULL,
     ignore: int | None = None,
     *,
+    threshold: float | None = None,
     axes: str | None = None,
     spacing: str | Sequence[float] | None = None,
 ) -> FolderPairs:
@@ -103,7 +104,10 @@ def find_pairs(
     kind
         What the numbers in the labels mean.
     ignore
-        A value of full masks or instances that means "not labelled".
+        A value that means "not labelled".
+    threshold
+        Take what is above it as structure 1 and all else as background: for masks whose edges
+        were blurred by JPEG or by resizing, and for probability maps.
     axes, spacing
         Of the image files, where they say them wrong; see `open_stack`.
 
@@ -119,6 +123,8 @@ def find_pairs(
         the shapes of an image and its labels differ.
     """
     images, labels, kind = Path(images).expanduser(), Path(labels).expanduser(), LabelKind(kind)
+    if threshold is not None and kind is not LabelKind.FULL:
+        raise UserError(f"A threshold makes full masks, not {kind}; leave out one of the two.")
     folders = _is_folder(images) and _is_folder(labels)
     if folders and images.resolve() == labels.resolve():
         raise UserError(f"{images} was given for images and for labels; put them in two folders.")
@@ -133,7 +139,7 @@ def find_pairs(
             f"suffix, but there are {_examples(first)} and {_examples(second)}; rename one of them."
         )
     return FolderPairs(
-        [_pair(first[s], second[s], kind, ignore, axes, spacing) for s in both],
+        [_pair(first[s], second[s], kind, ignore, threshold, axes, spacing) for s in both],
         [path for stem, path in first.items() if stem not in second],
         [path for stem, path in second.items() if stem not in first],
     )
@@ -144,11 +150,13 @@ def _pair(
     labels: Path,
     kind: LabelKind,
     ignore: int | None,
+    threshold: float | None,
     axes: str | None,
     spacing: str | Sequence[float] | None,
 ) -> Pair:
     stack = open_stack(image, axes=axes, spacing=spacing)
-    return Pair(stack, open_labels(labels, stack.grid_shape), kind, ignore=ignore)
+    array = open_labels(labels, stack.grid_shape, threshold=threshold, ignore=ignore)
+    return Pair(stack, array, kind, ignore=ignore if threshold is None else IGNORE)
 
 
 def _examples(stems: Iterable[str]) -> str:
@@ -168,6 +176,8 @@ class FolderDataset(Sequence[Pair]):
         labelled, 255 background) or ``instances`` (every number an object).
     ignore
         A value that means "not labelled".
+    threshold
+        Take what is above it as structure 1, of masks with blurred edges and probability maps.
 
     Examples
     --------
@@ -181,8 +191,9 @@ class FolderDataset(Sequence[Pair]):
         labels: str | Path,
         kind: LabelKind | str = LabelKind.FULL,
         ignore: int | None = None,
+        threshold: float | None = None,
     ) -> None:
-        found = find_pairs(images, labels, kind, ignore)
+        found = find_pairs(images, labels, kind, ignore, threshold=threshold)
         self._pairs = found.pairs
         self.skipped = found.skipped
         """Images without labels."""

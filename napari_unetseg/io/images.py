@@ -16,6 +16,7 @@ from napari_unetseg.io.lazy import LazyArray, reading
 from napari_unetseg.io.ome_zarr import open_zarr
 from napari_unetseg.io.pictures import PICTURE_SUFFIXES, PictureSource, picture_facts
 from napari_unetseg.io.series import SeriesArray, is_pattern, open_series, series_name
+from napari_unetseg.io.thresholded import Thresholded, thresholded
 from napari_unetseg.io.tiff import TiffSource, tiff_facts
 from napari_unetseg.io.units import PIXEL, Sizes, parse_spacing
 from napari_unetseg.io.vendors import VENDOR_SUFFIXES, open_vendor, split_scene
@@ -37,7 +38,7 @@ TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
 SUFFIXES = (*TIFF_SUFFIXES, *PICTURE_SUFFIXES, ".npy")
 """Suffixes of the files that can be opened, in lower case."""
 
-Labels = LazyArray | SeriesArray | ZarrArray | np.ndarray
+Labels = LazyArray | SeriesArray | ZarrArray | Thresholded | np.ndarray
 
 
 def stem_of(path: str | Path) -> str:
@@ -157,7 +158,13 @@ def _resized(stack: Stack, given: Sizes) -> Stack:
     return replace(stack, spacing=spacing, units=tuple(sizes[a][1] for a in stack.axes))
 
 
-def open_labels(path: str | Path, shape: tuple[int, ...] | None = None) -> Labels:
+def open_labels(
+    path: str | Path,
+    shape: tuple[int, ...] | None = None,
+    *,
+    threshold: float | None = None,
+    ignore: int | None = None,
+) -> Labels:
     """Open a file of labels: strokes, a mask or instances.
 
     Of an OME-Zarr image its only group of labels is opened, or the one that the path names, such
@@ -172,6 +179,8 @@ def open_labels(path: str | Path, shape: tuple[int, ...] | None = None) -> Label
         The file.
     shape
         Grid shape of the image; where it differs only in axes of length 1 the labels take it.
+    threshold, ignore
+        Make a full mask of 0, 1 and, where nothing is labelled, 255; see `thresholded`.
 
     Returns
     -------
@@ -197,12 +206,17 @@ def open_labels(path: str | Path, shape: tuple[int, ...] | None = None) -> Label
         data, axes = stack.data, stack.axes
     if "S" in axes:
         data = _grey(data, axes.index("S"), path)
-    if path.suffix.lower() in (".jpg", ".jpeg") and not set(np.unique(data)) <= {0, 255}:
+    jpeg = path.suffix.lower() in (".jpg", ".jpeg") and threshold is None
+    if jpeg and not set(np.unique(data)) <= {0, 255}:
         raise UserError(
-            f"{path} is a JPEG, which blurs the numbers of labels; save it as PNG or TIFF."
+            f"{path} is a JPEG, which blurs the numbers of labels; save it as PNG or TIFF, or take "
+            "what is above 127 as structure 1 with '--threshold 127'."
         )
     if shape is not None and data.shape != shape and _long(data.shape) == _long(shape):
         data = np.asarray(data).reshape(shape)
+    if threshold is not None:
+        thin = isinstance(data, np.ndarray)
+        data = (thresholded if thin else Thresholded)(data, threshold, ignore)
     return data
 
 

@@ -1,0 +1,221 @@
+"""What a label image looks like, from its values and the shapes they form.
+
+A label image consists of regions of one value. Values that change from pixel to pixel are an image,
+a probability map, or the edges of a mask that was saved as JPEG or resized with interpolation; and
+where each value is a single region the values number objects, not structures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Appearance", "Look", "look_at"]
+
+MOST_PLANES, EDGE, READ = 5, 512, 2048
+"""Planes that are looked at, the edge of the piece of each, and of the part that is read for it."""
+JPEG_BLOCK = 8
+"""JPEG changes values this far from an edge at most."""
+FEWEST = 4
+"""Fewer values, 0 among them, are never in doubt."""
+MANY_OBJECTS = 30
+"""So many values, each a single region, number objects whatever their sizes."""
+
+
+class Appearance(StrEnum):
+    """What a label image looks like."""
+
+    LABELS = "labels"
+    """Strokes or structures: regions of one value, several of most values, or few values."""
+    OBJECTS = "objects"
+    """Every value is a single region, mostly surrounded by 0 and of similar size: instances."""
+    BLURRED = "blurred"
+    """Few large values, and many values between them along their edges: JPEG, interpolation."""
+    IMAGE = "image"
+    """Values change from pixel to pixel: an image or a probability map."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a label image looks like.
+
+    Attributes
+    ----------
+    appearance
+        What it looks like.
+    threshold
+        A whole number halfway between its two most frequent values that lie far from each other.
+    """
+
+    appearance: Appearance = Appearance.LABELS
+    threshold: float = 0.0
+
+
+def look_at(
+    labels: Any, ignore: int | None = None, planes: Sequence[tuple[int, ...]] | None = None
+) -> Look:
+    """Look at a label image: at pieces of at most five planes.
+
+    Parameters
+    ----------
+    labels
+        Array-like of shape (…, Y, X) of numbers; NaN counts as 0.
+    ignore
+        A value that counts as 0, too.
+    planes
+        Indices of the planes to look at, at least one; evenly spread ones by default.
+    """
+    pieces = _pieces(labels, ignore, planes or _spread(labels.shape[:-2]))
+    values, codes = np.unique(pieces, return_inverse=True)
+    if len(values) < FEWEST:
+        return Look()
+    values, codes = values.astype(np.float64), codes.reshape(pieces.shape).astype(np.int32)
+    frequent = _frequent(values, codes)
+    regions = _Regions.of(codes, values)
+    threshold = float(np.floor(values[frequent[:2]].mean()))
+    if (changing := _changing(values, codes, frequent, regions)) is not None:
+        return Look(changing, threshold)
+    objects = regions.are_objects()
+    return Look(Appearance.OBJECTS if objects else Appearance.LABELS, threshold)
+
+
+def _spread(leading: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Indices of evenly spread planes."""
+    numbers = sorted({int(n) for n in np.linspace(0, math.prod(leading) - 1, MOST_PLANES)})
+    return [tuple(int(i) for i in np.unravel_index(n, leading)) for n in numbers]
+
+
+def _pieces(labels: Any, ignore: int | None, planes: Sequence[tuple[int, ...]]) -> np.ndarray:
+    """Pieces (n, Y, X) of planes, each around the middle of what is not 0 there."""
+    middle = tuple(_span(n // 2, READ, n) for n in labels.shape[-2:])
+    pieces = []
+    for index in planes[:MOST_PLANES]:
+        plane = np.asarray(labels[(*index, *middle)])
+        if plane.dtype.kind == "f":
+            plane = np.where(np.isnan(plane), 0, plane)
+        if ignore is not None:
+            plane = np.where(plane == ignore, 0, plane)
+        rows, columns = (np.flatnonzero(plane.any(axis)) for axis in (1, 0))
+        at = [n[len(n) // 2] if len(n) else 0 for n in (rows, columns)]
+        spans = (_span(int(a), EDGE, n) for a, n in zip(at, plane.shape, strict=True))
+        pieces.append(plane[tuple(spans)])
+    return np.stack(pieces)
+
+
+def _span(middle: int, edge: int, size: int) -> slice:
+    start = max(0, min(middle - edge // 2, size - edge))
+    return slice(start, min(size, start + edge))
+
+
+def _frequent(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Codes of values that fill areas, the most frequent one first, then one that is far from it.
+
+    Far is more than half of the range: the two levels of a mask, if it is one.
+    """
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    counts = np.bincount(codes.ravel(), minlength=len(values))
+    flat = maximum_filter(codes, (1, 3, 3)) == minimum_filter(codes, (1, 3, 3))
+    inside = np.bincount(codes[flat], minlength=len(values))
+    first = int(counts.argmax())
+    far = np.abs(values - values[first]) > np.ptp(values) / 2
+    found = [first, int(np.where(far, counts, 0).argmax())] if far.any() else [first]
+    areas = np.flatnonzero((counts >= 0.01 * codes.size) & (inside >= 0.3 * counts))
+    return np.array(list(dict.fromkeys([*found, *areas.tolist()])))
+
+
+@dataclass(frozen=True, slots=True)
+class _Regions:
+    """Connected regions of one value, corners included.
+
+    ``labels`` (n, Y, X) are their numbers in each plane; for each plane and each value but 0 that
+    it holds: the voxels in all, whether nearly all of them are one region, and whether that region
+    has 0 beside it; ``zero`` says that some voxels are 0.
+    """
+
+    labels: np.ndarray
+    plane: np.ndarray
+    voxels: np.ndarray
+    single: np.ndarray
+    beside_zero: np.ndarray
+    zero: bool
+
+    @classmethod
+    def of(cls, codes: np.ndarray, values: np.ndarray) -> _Regions:
+        """Find the regions of values ``codes`` (n, Y, X)."""
+        from scipy.ndimage import maximum_filter
+        from skimage.measure import label
+
+        zero = values[codes] == 0
+        near_zero = maximum_filter(zero, (1, 3, 3))
+        rows, labels = [], np.empty(codes.shape, np.int32)
+        for number, plane in enumerate(codes):
+            labels[number] = label(plane + 1, background=0, connectivity=2)  # type: ignore[no-untyped-call]
+            flat = labels[number].ravel()
+            sizes = np.bincount(flat)[1:]
+            touch = np.bincount(flat, near_zero[number].ravel())[1:] > 0
+            owner = np.zeros(len(sizes), np.int64)
+            owner[flat - 1] = plane.ravel()
+            order = np.lexsort((sizes, owner))  # the largest region of each value comes last
+            owners, starts = np.unique(owner[order], return_index=True)
+            last = order[np.append(starts[1:], len(order)) - 1]
+            total = np.bincount(owner, sizes)[owners]
+            row = [np.full(len(owners), number), total, sizes[last] >= 0.95 * total, touch[last]]
+            rows.append(np.stack(row)[:, values[owners] != 0])
+        plane_of, voxels, single, beside = np.concatenate(rows, 1)
+        is_zero = bool(zero.mean() >= 0.01)
+        return cls(labels, plane_of, voxels, single > 0, beside > 0, is_zero)
+
+    def mean_size(self, where: np.ndarray) -> float:
+        """Mean voxels of the regions in a mask (n, Y, X) that consists of whole regions."""
+        count = sum(
+            len(np.unique(plane[inside])) for plane, inside in zip(self.labels, where, strict=True)
+        )
+        return float(where.sum()) / max(1, count)
+
+    def are_objects(self) -> bool:
+        """Whether each value is a single region, and they are like objects."""
+        if not self.zero or not len(self.voxels) or self.single.mean() < 0.9:
+            return False
+        values = int(np.bincount(self.plane.astype(np.int64)).max())
+        middle = np.median(self.voxels)
+        alike = ((self.voxels > middle / 4) & (self.voxels < middle * 4)).mean() >= 0.75
+        return values >= MANY_OBJECTS or bool(
+            values >= FEWEST and alike and self.beside_zero.mean() >= 0.75
+        )
+
+
+def _changing(
+    values: np.ndarray, codes: np.ndarray, frequent: np.ndarray, regions: _Regions
+) -> Appearance | None:
+    """Blurred, or an image; None where regions of one value are larger than that."""
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    others = ~np.isin(codes, frequent)
+    count = len(values) - len(frequent)
+    size = regions.mean_size(others)
+    if count < 3 or size >= 5:
+        return None
+    between = minimum_filter(codes, (1, 3, 3)) < codes
+    between &= codes < maximum_filter(codes, (1, 3, 3))
+    slopes = float(between[others].mean())  # touching objects have few such pixels
+    levels = np.sort(values[frequent])
+    distance = np.abs(values[:, None] - levels)
+    nearest, reach = distance.argmin(1)[codes], 2 * JPEG_BLOCK + 1
+    edges = maximum_filter(nearest, (1, reach, reach)) > minimum_filter(nearest, (1, reach, reach))
+    close = distance.min(1) <= 0.15 * (np.diff(levels).min() if len(levels) > 1 else 0)
+    if (
+        slopes >= 0.5
+        and edges[others].mean() >= 0.9
+        and close[codes[codes != frequent[0]]].mean() >= 0.4
+    ):
+        return Appearance.BLURRED
+    single = regions.single.mean() >= 0.8 and size >= 2  # tiny objects that touch
+    if slopes >= 0.2 and len(values) >= 16 and others.mean() > 0.05 and not single:
+        return Appearance.IMAGE
+    return None

@@ -1,0 +1,282 @@
+"""Which values a label image holds, and whether they can be of the kind that was said.
+
+What cannot be is refused with a sentence that names the way out; what is merely likely to be meant
+otherwise is a note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_unetseg.core.appearance import FEWEST, Appearance, Look, look_at
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.labels import BRUSH, LabelKind
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.image import Stack
+
+__all__ = [
+    "LabelValues",
+    "check_together",
+    "check_values",
+    "count_values",
+    "notes_of",
+    "read_values",
+]
+
+NEAR_ENDS = 10
+"""Values this near to 0 or 255 are what JPEG of high quality makes of a mask of 0 and 255."""
+MANY = 12
+"""So many values of strokes, or beside 255 in a full mask, are seldom structures."""
+IMAGES_ALIKE = 3
+"""In so many images objects would not have the very same numbers."""
+BUTTON = "a button below 'They are' in napari"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelValues:
+    """What a label image holds.
+
+    Attributes
+    ----------
+    name, kind
+        What it is called in sentences, and what its values mean.
+    counts
+        Voxels of each value but the one that means "not labelled".
+    missing
+        Voxels that are NaN, which means "not labelled" too.
+    look
+        What it looks like.
+    """
+
+    name: str
+    kind: LabelKind
+    counts: Mapping[int, int]
+    missing: int
+    look: Look
+
+
+def read_values(
+    labels: Any,
+    kind: LabelKind,
+    name: str,
+    ignore: int | None = None,
+    planes: Iterable[tuple[int, ...]] | None = None,
+    image: Stack | None = None,
+) -> LabelValues:
+    """Count the values of a label image, a plane in memory at a time, and check them.
+
+    Parameters
+    ----------
+    labels
+        Array-like of shape (…, Y, X).
+    kind
+        What its values mean.
+    name
+        What to call it in a sentence.
+    ignore
+        A value that means "not labelled".
+    planes
+        Indices of the planes that may hold labels; all by default.
+    image
+        What they are labels of: whether the two are swapped is looked at.
+
+    Raises
+    ------
+    UserError
+        The values cannot be of that kind.
+    """
+    counts: dict[int, int] = {}
+    size, richest = 0, dict[tuple[int, ...], int]()
+    for index in np.ndindex(*labels.shape[:-2]) if planes is None else planes:
+        plane = np.asarray(labels[index])
+        found = count_values(plane, name)
+        size += plane.size
+        richest[index] = len(found)
+        for value, number in found.items():
+            counts[value] = counts.get(value, 0) + number
+    look = Look()
+    if len(counts.keys() - {0, ignore}) >= (MANY if kind is LabelKind.STROKES else FEWEST - 1):
+        order = sorted(richest, key=lambda index: -richest[index])
+        look = look_at(labels, ignore, order)
+    if image is not None and look.appearance is Appearance.IMAGE:
+        _check_not_swapped(image, name)
+    check_values(counts, kind, name, ignore, look)
+    missing = size - sum(counts.values())
+    known = {value: number for value, number in counts.items() if value != ignore}
+    return LabelValues(name, kind, known, missing, look)
+
+
+def count_values(labels: Any, name: str = "The labels") -> dict[int, int]:
+    """Count the voxels of each value; floats are welcome if they are whole numbers or NaN.
+
+    NaN is not counted.
+
+    Raises
+    ------
+    UserError
+        Values that are no whole numbers.
+    """
+    values, counts = np.unique(np.asarray(labels), return_counts=True)
+    if values.dtype.kind not in "buif":
+        raise UserError(
+            f"{name} hold values of type {values.dtype}, which are not whole numbers: labels need "
+            "integers, 0 and up."
+        )
+    if values.dtype.kind == "f":
+        values, counts = values[~np.isnan(values)], counts[: int((~np.isnan(values)).sum())]
+        odd = values[~(np.isfinite(values) & (values == np.floor(values)))]
+        if len(odd):
+            raise UserError(_odd(name, float(odd[0]), values[np.isfinite(values)]))
+    return {int(v): int(c) for v, c in zip(values, counts, strict=True)}
+
+
+def _odd(name: str, value: float, values: np.ndarray) -> str:
+    most = float(values.max(initial=0.0))
+    half = 0.5 if 0 < most <= 1 else float(f"{most / 2:.3g}")
+    return (
+        f"{name} hold values such as {value:g}, which are not whole numbers: labels need integers, "
+        f"0 and up; of a probability map or a resized mask {_threshold(half)}."
+    )
+
+
+def check_values(
+    values: Mapping[int, int],
+    kind: LabelKind,
+    name: str,
+    ignore: int | None = None,
+    look: Look | None = None,
+) -> None:
+    """Raise a `UserError` when the values cannot be of that kind.
+
+    Parameters
+    ----------
+    values
+        Voxels of each value, as `count_values` gives them.
+    kind, name
+        Kind of the labels, and what to call them in the sentence.
+    ignore
+        A value that means "not labelled".
+    look
+        What the labels look like, where that was looked at.
+    """
+    found = sorted(v for v in values if v not in (0, ignore))
+    if not found:
+        return
+    if found[0] < 0:
+        raise UserError(_negative(name, found, kind))
+    look = look or Look()
+    if look.appearance is Appearance.BLURRED:
+        raise UserError(
+            f"{name} look like a mask whose edges were blurred by JPEG or by resizing: they hold "
+            f"{len(found)} numbers, most of them along these edges; {_threshold(look.threshold)}, "
+            "or save the mask again as PNG or TIFF without interpolation."
+        )
+    if look.appearance is Appearance.IMAGE:
+        raise UserError(
+            f"{name} look like an image or a probability map: their {len(found)} numbers change "
+            "from pixel to pixel; give labels instead (are images and labels swapped?), or "
+            f"{_threshold(look.threshold)}."
+        )
+    if kind is LabelKind.STROKES and found[-1] > BRUSH:
+        raise UserError(
+            f"{name} hold the number {found[-1]}, but structures are 1 to 254 and 255 is the "
+            "background brush; give those strokes one of these numbers."
+        )
+    if kind is LabelKind.FULL and len(found) > 1 and found[-1] >= BRUSH:
+        raise UserError(_beside_others(name, found))
+
+
+def check_together(values: Iterable[int]) -> None:
+    """Raise a `UserError` when full masks that train together contradict one another.
+
+    One mask of 0 and 1 beside another of 0 and 255 is clear, all else is not.
+    """
+    found = sorted(set(values) - {0, 1})
+    if found and found[0] < BRUSH <= found[-1]:
+        few = [v for v in found if v < BRUSH]
+        raise UserError(_beside_others("The labels together", [*few, found[-1]]))
+
+
+def _beside_others(name: str, found: Sequence[int]) -> str:
+    """What is wrong with a full mask that holds 255, or a larger number, beside others."""
+    if found[-1] > BRUSH:
+        return (
+            f"{name} hold {len(found)} numbers up to {found[-1]}, but structures are 1 to 254; "
+            "where every number is an object of its own, say that they are instances with "
+            "'--labels instances' ('objects' in napari)."
+        )
+    others = ", ".join(str(v) for v in found[:5] if v != BRUSH)
+    ways = ["'--ignore 255' for voxels of a full mask without a label (" + BUTTON + ")"]
+    ways.append("'--labels strokes' for strokes with a background brush")
+    if len(found) >= MANY:
+        ways.append("'--labels instances' for an object like every other number")
+    if all(min(v, BRUSH - v) <= NEAR_ENDS for v in found):
+        ways.append("'--threshold 127' for one structure whose edges JPEG has blurred")
+    return (
+        f"{name} are a full mask that holds 255 beside {others}; say what 255 means: "
+        f"{', '.join(ways[:-1])}, or {ways[-1]}."
+    )
+
+
+def _negative(name: str, found: Sequence[int], kind: LabelKind) -> str:
+    value = found[0]
+    if kind is not LabelKind.STROKES and found[-1] < 0:
+        return (
+            f"{name} hold {value} alone beside 0; save them again with 0 for the background and 1 "
+            "for the structure."
+        )
+    ignored = f"'--ignore {value}' if it means 'not labelled' ({BUTTON})"
+    if kind is LabelKind.STROKES:
+        return f"{name} hold the negative value {value}; add {ignored}, or give it another number."
+    return (
+        f"{name} hold the negative value {value}; add {ignored}, or '--threshold 0' if it is the "
+        "background and all above 0 is structure 1."
+    )
+
+
+def _threshold(value: float) -> str:
+    return f"take what is above {value:g} as structure 1 with '--threshold {value:g}' ({BUTTON})"
+
+
+def _check_not_swapped(image: Stack, name: str) -> None:
+    """Raise a `UserError` when the image of labels that look like an image looks like labels."""
+    plain = image.n_channels == 1 and tuple(image.data.shape) == image.grid_shape
+    if plain and look_at(image.data).appearance in (Appearance.LABELS, Appearance.OBJECTS):
+        raise UserError(
+            f"{name} look like an image, and the image itself like labels: they seem to be "
+            "swapped; give the images first and their labels after them."
+        )
+
+
+def notes_of(labels: Sequence[LabelValues]) -> tuple[str, ...]:
+    """What people should know of labels that are not refused, in sentences.
+
+    Parameters
+    ----------
+    labels
+        Those that are used together.
+    """
+    notes = []
+    missing = [each.name for each in labels if each.missing]
+    if missing:
+        notes.append(f"{_and_more(missing)} hold NaN, which counts as not labelled.")
+    full = [each for each in labels if each.kind is LabelKind.FULL]
+    objects = [each for each in full if each.look.appearance is Appearance.OBJECTS]
+    alike = len(full) >= IMAGES_ALIKE and len({frozenset(each.counts) for each in full}) == 1
+    if objects and not alike:
+        most = max(len(each.counts.keys() - {0}) for each in objects)
+        notes.append(
+            f"{_and_more([each.name for each in objects])} hold up to {most} numbers, each of them "
+            "a single region, as where numbers stand for objects; if they do, take '--labels "
+            "instances' ('objects' in napari) instead of a structure for each number."
+        )
+    return tuple(notes)
+
+
+def _and_more(names: Sequence[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
