@@ -425,6 +425,8 @@ def measure(
     labels: Annotated[
         MaskKind, typer.Option(help="full: what touches is one object; " + INSTANCES_HELP + ".")
     ] = MaskKind.FULL,
+    ignore: Ignore = None,
+    threshold: Threshold = None,
     dims: Annotated[
         int | None, typer.Option(min=2, max=3, help="2: planes. Default: volumes if there is a Z.")
     ] = None,
@@ -433,7 +435,18 @@ def measure(
 ) -> None:
     """Measure the objects of a mask, in the units of its file: a row for each."""
     kind = LabelKind(labels)
-    measuring.measure(mask, output, image, kind=kind, dims=dims, axes=axes, spacing=spacing)
+    _check_threshold(threshold, kind)
+    measuring.measure(
+        mask,
+        output,
+        image,
+        kind=kind,
+        dims=dims,
+        ignore=ignore,
+        threshold=threshold,
+        axes=axes,
+        spacing=spacing,
+    )
 
 
 @app.command()

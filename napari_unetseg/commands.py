@@ -358,9 +358,21 @@ def count(number: int, what: str) -> str:
 
 
 def load(path: Path) -> Model:
-    """Load a model."""
-    from napari_unetseg.core.model import load_model
+    """Load a model.
 
+    Raises
+    ------
+    UserError
+        It is none; an image in its place is said to be one.
+    """
+    from napari_unetseg.core.model import load_model
+    from napari_unetseg.io.images import is_image
+
+    if path.exists() and is_image(path):
+        raise UserError(
+            f"{path} is no model but an image or a folder; give the model, a .safetensors file, "
+            "and the images after it."
+        )
     return load_model(path)
 
 

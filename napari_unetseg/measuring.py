@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from napari_unetseg.commands import check_writable, count
 from napari_unetseg.core.labels import LabelKind
-from napari_unetseg.terminal import tell
+from napari_unetseg.terminal import note, tell
 
 __all__ = ["measure"]
 
@@ -18,19 +19,29 @@ def measure(
     *,
     kind: LabelKind = LabelKind.FULL,
     dims: int | None = None,
+    ignore: int | None = None,
+    threshold: float | None = None,
     axes: str | None = None,
     spacing: str | None = None,
 ) -> None:
     """Measure the objects of a mask file and write a table, ``.csv`` or ``.parquet``.
 
-    Parameters are those of `objects_of`; ``axes`` and ``spacing`` as for `open_stack`, of the mask.
+    Parameters are those of `objects_of`; ``axes`` and ``spacing`` as for `open_stack`, of the mask,
+    and ``threshold`` as for `thresholded`.
     """
-    from napari_unetseg.engine.objects import check_table, measure_objects
+    from napari_unetseg.core.labels import IGNORE
+    from napari_unetseg.engine.objects import check_mask, check_table, measure_objects
     from napari_unetseg.io.images import open_stack
+    from napari_unetseg.io.thresholded import Thresholded
 
     check_table(output)
     check_writable(output.parent)
     stack = open_stack(mask, axes=axes, spacing=spacing)
     intensities = None if image is None else open_stack(image)
-    rows = measure_objects(output, stack, intensities, kind=kind, dims=dims)
+    if threshold is not None:
+        stack = replace(stack, data=Thresholded(stack.data, threshold, ignore))
+        ignore = IGNORE
+    for sentence in check_mask(stack, intensities, kind, ignore):
+        note(sentence)
+    rows = measure_objects(output, stack, intensities, kind=kind, dims=dims, ignore=ignore)
     tell(f"{count(len(rows), 'object')} written to {output}.")

@@ -405,6 +405,42 @@ def test_info_of_an_image(run: Run, data: Path) -> None:
     assert "Y         64 × 0.5 um" in run("info", data / "images" / "cell 0.tif").out
 
 
+# -- in another order ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("predict IMAGE MODEL -o OUT", "cell 0.tif is no model but an image"),
+        (
+            "predict MODEL MODEL -o OUT",
+            "binary.safetensors is a model and no image; give the model",
+        ),
+        ("predict IMAGES MODEL -o OUT", "images is no model but an image or a folder"),
+        ("evaluate IMAGE MODEL MASK", "is a model and no image; give the model before"),
+        ("evaluate MODEL MASK IMAGE", "seem to be swapped"),
+        ("train MASK IMAGE -o OUT", "seem to be swapped"),
+        ("train IMAGE MASK -o OUT --init IMAGE", "is no model but an image"),
+        ("measure MODEL IMAGE -o OUT.csv", "is a model and no image"),
+    ],
+)
+def test_arguments_in_another_order_are_named(
+    run: Run, data: Path, binary_model: Path, tmp_path: Path, command: str, sentence: str
+) -> None:
+    paths = {
+        "IMAGE": data / "images" / "cell 0.tif",
+        "IMAGES": data / "images",
+        "MASK": data / "masks" / "cell 0.png",
+        "MODEL": binary_model,
+        "OUT": tmp_path / "out",
+        "OUT.csv": tmp_path / "out.csv",
+    }
+    result = run(*(paths.get(word, word) for word in command.split()))
+    assert result.code == 1
+    assert sentence in result.err
+    assert not list(tmp_path.iterdir())
+
+
 # -- usage, errors, Ctrl-C -------------------------------------------------------------------------
 
 

@@ -111,6 +111,7 @@ LOOKS: list[tuple[str, Callable[[], np.ndarray], Appearance]] = [
     ("60 classes", lambda: classes(60, 400), LABELS),
     ("a class each, no background", lambda: (Y // 32) * 5 + X // 32 + 1, LABELS),
     ("layers", lambda: layers(8), LABELS),
+    ("speckles of few structures", lambda: halved(binary() * 8) % 9, LABELS),
     ("strokes", lambda: painted(2), LABELS),
     ("strokes of many structures", lambda: painted(18), LABELS),
     ("distances to the edge", lambda: ndimage.distance_transform_edt(binary()).astype(int), LABELS),
@@ -251,7 +252,7 @@ def test_no_kind_takes_blurred_masks_or_images(
 
 
 def test_swapped_images_and_labels_are_named() -> None:
-    with pytest.raises(UserError, match="seem to be swapped; give the images first"):
+    with pytest.raises(UserError, match="seem to be swapped; give them in the other"):
         read_values(photo(), FULL, "The labels of x", image=Stack(objects(), "YX"))
     with pytest.raises(UserError, match="look like an image or"):
         read_values(photo(), FULL, "The labels of x", image=Stack(photo(1), "YX"))

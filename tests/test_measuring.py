@@ -90,6 +90,93 @@ def test_an_empty_mask_is_a_table_without_rows(tmp_path: Path) -> None:
     assert len(text.splitlines()) == 1
 
 
+def measured(
+    capsys: pytest.CaptureFixture[str], folder: Path, mask: np.ndarray, *options: object
+) -> tuple[list[dict[str, str]], str]:
+    """Rows of the table of a mask, and what was said."""
+    tifffile.imwrite(folder / "m.tif", mask)
+    arguments = ["measure", folder / "m.tif", "-o", folder / "t.csv", *options]
+    assert main([str(a) for a in arguments]) == 0
+    return rows_of(folder / "t.csv"), capsys.readouterr().err
+
+
+def test_what_is_not_above_0_is_no_object(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = np.where(two_squares() == 0, -1, two_squares().astype(np.int16))
+    for options in ((), ("--labels", "instances")):
+        found, said = measured(capsys, tmp_path, mask, *options)
+        assert {(row["structure"], row["object"]) for row in found} <= {
+            ("1", "1"),
+            ("2", "1"),
+            ("1", "2"),
+        }
+        assert len(found) == 2
+        assert "hold -1, which is no object and left out." in said
+    mask = two_squares()
+    mask[15:] = 255
+    found, said = measured(capsys, tmp_path, mask, "--ignore", 255)
+    assert [row["structure"] for row in found] == ["1", "2"]
+    assert said == ""
+
+
+def test_whole_floats_are_numbers_and_nan_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = two_squares().astype(np.float32)
+    mask[0] = np.nan
+    found, said = measured(capsys, tmp_path, mask)
+    assert [row["area (pixel²)"] for row in found] == ["28", "9"]
+    assert "hold NaN, which counts as not labelled" in said
+
+
+def test_a_probability_map_is_measured_with_a_threshold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shares = np.where(two_squares() == 2, 0.9, two_squares() * np.float32(0.4)).astype(np.float32)
+    found, _ = measured(capsys, tmp_path, shares, "--threshold", 0.5)
+    assert [(row["structure"], row["area (pixel²)"]) for row in found] == [("1", "9")]
+
+
+def test_the_mean_is_that_of_the_finite_pixels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = two_squares() * np.float32(10)
+    image[2, 3:5] = np.nan, np.inf
+    image[12:15] = np.nan
+    tifffile.imwrite(tmp_path / "i.tif", image)
+    found, _ = measured(capsys, tmp_path, two_squares(), tmp_path / "i.tif")
+    assert [row["mean of channel 1"] for row in found] == ["10", ""]
+
+
+def test_images_and_masks_that_were_mixed_up_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = np.random.default_rng(0).integers(0, 4000, (64, 64)).astype(np.uint16)
+    mask = np.zeros((64, 64), np.uint8)
+    mask[10:30, 10:40], mask[40:50, 40:60] = 1, 2
+    tifffile.imwrite(tmp_path / "i.tif", image)
+    tifffile.imwrite(tmp_path / "m.tif", mask)
+    table = str(tmp_path / "t.csv")
+    assert main(["measure", str(tmp_path / "i.tif"), str(tmp_path / "m.tif"), "-o", table]) == 1
+    assert "they seem to be swapped" in capsys.readouterr().err
+    assert main(["measure", str(tmp_path / "i.tif"), "-o", table]) == 1
+    assert "look like an image" in capsys.readouterr().err
+    assert not Path(table).exists()
+
+
+def test_objects_measured_as_structures_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = np.zeros((40, 40), np.uint16)
+    for number in range(6):
+        mask[2 + 6 * number : 6 + 6 * number, 5:9] = 300 + number
+    found, said = measured(capsys, tmp_path, mask)
+    assert len(found) == 6
+    assert "'--labels instances'" in said
+    assert measured(capsys, tmp_path, mask, "--labels", "instances")[1] == ""
+
+
 @pytest.mark.parametrize(
     ("image", "output", "sentence"),
     [
@@ -101,7 +188,7 @@ def test_an_empty_mask_is_a_table_without_rows(tmp_path: Path) -> None:
 def test_what_cannot_be_measured_is_a_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], image: str, output: str, sentence: str
 ) -> None:
-    tifffile.imwrite(tmp_path / "float.tif", np.zeros((8, 8), np.float32))
+    tifffile.imwrite(tmp_path / "float.tif", np.full((8, 8), 0.5, np.float32))
     tifffile.imwrite(tmp_path / "small.tif", np.zeros((4, 4), np.uint8))
     write_mask(tmp_path / "m.tif", np.ones((8, 8), np.uint8), axes="YX")
     files = [str(tmp_path / name) for name in image.split()]

@@ -23,6 +23,8 @@ JPEG_BLOCK = 8
 """JPEG changes values this far from an edge at most."""
 FEWEST = 4
 """Fewer values, 0 among them, are never in doubt."""
+LEAST_GAP = 16
+"""Levels of a mask that was blurred lie so far from each other; structures have small numbers."""
 MANY_OBJECTS = 30
 """So many values, each a single region, number objects whatever their sizes."""
 
@@ -204,18 +206,29 @@ def _changing(
     between = minimum_filter(codes, (1, 3, 3)) < codes
     between &= codes < maximum_filter(codes, (1, 3, 3))
     slopes = float(between[others].mean())  # touching objects have few such pixels
-    levels = np.sort(values[frequent])
-    distance = np.abs(values[:, None] - levels)
-    nearest, reach = distance.argmin(1)[codes], 2 * JPEG_BLOCK + 1
-    edges = maximum_filter(nearest, (1, reach, reach)) > minimum_filter(nearest, (1, reach, reach))
-    close = distance.min(1) <= 0.15 * (np.diff(levels).min() if len(levels) > 1 else 0)
-    if (
-        slopes >= 0.5
-        and edges[others].mean() >= 0.9
-        and close[codes[codes != frequent[0]]].mean() >= 0.4
-    ):
+    if slopes >= 0.5 and _is_along_edges(values, codes, frequent, others):
         return Appearance.BLURRED
     single = regions.single.mean() >= 0.8 and size >= 2  # tiny objects that touch
     if slopes >= 0.2 and len(values) >= 16 and others.mean() > 0.05 and not single:
         return Appearance.IMAGE
     return None
+
+
+def _is_along_edges(
+    values: np.ndarray, codes: np.ndarray, frequent: np.ndarray, others: np.ndarray
+) -> bool:
+    """Whether the ``others`` lie along the edges of areas whose values are far from each other."""
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    levels = values[frequent[:1]]
+    for value in values[frequent[1:]]:
+        if np.abs(levels - value).min() >= LEAST_GAP:  # 254 beside 255 is no level of its own
+            levels = np.append(levels, value)
+    if len(levels) == 1:
+        return False
+    distance = np.abs(values[:, None] - np.sort(levels))
+    nearest, reach = distance.argmin(1)[codes], 2 * JPEG_BLOCK + 1
+    edges = maximum_filter(nearest, (1, reach, reach)) > minimum_filter(nearest, (1, reach, reach))
+    close = distance.min(1) <= 0.15 * np.diff(np.sort(levels)).min()
+    foreground = close[codes[codes != frequent[0]]]
+    return bool(edges[others].mean() >= 0.9 and foreground.mean() >= 0.4)

@@ -59,10 +59,8 @@ def evaluate_events(
     for pair in pairs:
         model.check_image(pair.image)
     values = [pair.values() for pair in pairs]
-    yield from map(Notice, notes_of(values))
     judge = _Judge.for_masks(model.classes, values)
-    if judge.note:
-        yield Notice(judge.note)
+    yield from map(Notice, filter(None, (*notes_of(values), judge.note)))
     found = []
     for pair in pairs:
         counts = yield from _count(model, pair, judge, settings, control)

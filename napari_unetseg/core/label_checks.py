@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LabelValues",
+    "check_not_swapped",
     "check_together",
     "check_values",
     "count_values",
     "notes_of",
     "read_values",
+    "survey_values",
 ]
 
 NEAR_ENDS = 10
@@ -60,6 +62,39 @@ class LabelValues:
     look: Look
 
 
+def survey_values(
+    labels: Any,
+    kind: LabelKind,
+    name: str,
+    ignore: int | None = None,
+    planes: Iterable[tuple[int, ...]] | None = None,
+) -> LabelValues:
+    """Count the values of a label image, a plane in memory at a time, and look at it.
+
+    Parameters are those of `read_values`.
+
+    Raises
+    ------
+    UserError
+        Values are no whole numbers.
+    """
+    counts: dict[int, int] = {}
+    size, richest = 0, dict[tuple[int, ...], int]()
+    for index in np.ndindex(*labels.shape[:-2]) if planes is None else planes:
+        plane = np.asarray(labels[index])
+        found = count_values(plane, name)
+        size += plane.size
+        richest[index] = len(found)
+        for value, number in found.items():
+            counts[value] = counts.get(value, 0) + number
+    missing, look = size - sum(counts.values()), Look()
+    if len(counts.keys() - {0, ignore}) >= (MANY if kind is LabelKind.STROKES else FEWEST - 1):
+        order = sorted(richest, key=lambda index: -richest[index])
+        look = look_at(labels, ignore, order)
+    known = {value: number for value, number in counts.items() if value != ignore}
+    return LabelValues(name, kind, known, missing, look)
+
+
 def read_values(
     labels: Any,
     kind: LabelKind,
@@ -90,25 +125,11 @@ def read_values(
     UserError
         The values cannot be of that kind.
     """
-    counts: dict[int, int] = {}
-    size, richest = 0, dict[tuple[int, ...], int]()
-    for index in np.ndindex(*labels.shape[:-2]) if planes is None else planes:
-        plane = np.asarray(labels[index])
-        found = count_values(plane, name)
-        size += plane.size
-        richest[index] = len(found)
-        for value, number in found.items():
-            counts[value] = counts.get(value, 0) + number
-    look = Look()
-    if len(counts.keys() - {0, ignore}) >= (MANY if kind is LabelKind.STROKES else FEWEST - 1):
-        order = sorted(richest, key=lambda index: -richest[index])
-        look = look_at(labels, ignore, order)
-    if image is not None and look.appearance is Appearance.IMAGE:
-        _check_not_swapped(image, name)
-    check_values(counts, kind, name, ignore, look)
-    missing = size - sum(counts.values())
-    known = {value: number for value, number in counts.items() if value != ignore}
-    return LabelValues(name, kind, known, missing, look)
+    found = survey_values(labels, kind, name, ignore, planes)
+    if image is not None:
+        check_not_swapped(image, found)
+    check_values(found.counts, kind, name, None, found.look)
+    return found
 
 
 def count_values(labels: Any, name: str = "The labels") -> dict[int, int]:
@@ -243,13 +264,14 @@ def _threshold(value: float) -> str:
     return f"take what is above {value:g} as structure 1 with '--threshold {value:g}' ({BUTTON})"
 
 
-def _check_not_swapped(image: Stack, name: str) -> None:
-    """Raise a `UserError` when the image of labels that look like an image looks like labels."""
-    plain = image.n_channels == 1 and tuple(image.data.shape) == image.grid_shape
-    if plain and look_at(image.data).appearance in (Appearance.LABELS, Appearance.OBJECTS):
+def check_not_swapped(image: Stack, labels: LabelValues) -> None:
+    """Raise a `UserError` when labels look like an image, and their image like labels."""
+    if labels.look.appearance is not Appearance.IMAGE or image.channel_axis is not None:
+        return
+    if look_at(image.data).appearance in (Appearance.LABELS, Appearance.OBJECTS):
         raise UserError(
-            f"{name} look like an image, and the image itself like labels: they seem to be "
-            "swapped; give the images first and their labels after them."
+            f"{labels.name} look like an image, and the image itself like labels: they seem to be "
+            "swapped; give them in the other order."
         )
 
 

@@ -14,12 +14,18 @@ import numpy as np
 
 from napari_unetseg.core.atomic import atomic_path
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.label_checks import (
+    check_not_swapped,
+    check_values,
+    notes_of,
+    survey_values,
+)
 from napari_unetseg.core.labels import LabelKind
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image import Stack
 
-__all__ = ["check_table", "measure_objects", "objects_of"]
+__all__ = ["check_mask", "check_table", "measure_objects", "objects_of"]
 
 SHAPE = ("equivalent_diameter_area", "axis_major_length")
 SIZES = {2: "area", 3: "volume"}
@@ -36,6 +42,37 @@ def check_table(path: Path) -> None:
         _parquet()
 
 
+def check_mask(
+    mask: Stack,
+    image: Stack | None = None,
+    kind: LabelKind = LabelKind.FULL,
+    ignore: int | None = None,
+) -> tuple[str, ...]:
+    """Look at a mask that comes from anywhere, all of it.
+
+    Returns
+    -------
+    tuple of str
+        What people should know of it, in sentences.
+
+    Raises
+    ------
+    UserError
+        It is an image, or a mask whose edges were blurred.
+    """
+    if mask.data.dtype.kind not in "buif" or mask.channel_axis is not None:
+        raise UserError(_no_mask(mask))
+    name = f"The labels of {mask.name}"
+    found = survey_values(mask.data, kind, name, ignore)
+    if image is not None:
+        check_not_swapped(image, found)
+    numbers = {value: count for value, count in found.counts.items() if value > 0}
+    check_values(numbers, LabelKind.INSTANCES, name, look=found.look)
+    below = min(found.counts, default=0)
+    left_out = (f"{name} hold {below}, which is no object and left out.",) if below < 0 else ()
+    return (*notes_of([found]), *left_out)
+
+
 def measure_objects(
     table: Path,
     mask: Stack,
@@ -43,11 +80,12 @@ def measure_objects(
     *,
     kind: LabelKind = LabelKind.FULL,
     dims: int | None = None,
+    ignore: int | None = None,
 ) -> list[Row]:
     """Measure objects and write their table; see `objects_of` and `check_table`."""
     check_table(table)
     columns = _columns(mask, image, _dims(mask, dims))
-    rows = list(objects_of(mask, image, kind=kind, dims=dims))
+    rows = list(objects_of(mask, image, kind=kind, dims=dims, ignore=ignore))
     _write(table, columns, rows)
     return rows
 
@@ -58,20 +96,24 @@ def objects_of(
     *,
     kind: LabelKind = LabelKind.FULL,
     dims: int | None = None,
+    ignore: int | None = None,
 ) -> Iterator[Row]:
     """Measure objects, a plane or volume in memory at a time.
 
     Parameters
     ----------
     mask
-        Integers. ``full``: what touches within a structure, corners included, is an object;
-        ``instances``: every number is one, of structure 1.
+        Whole numbers. ``full``: what touches within a structure, corners included, is an object;
+        ``instances``: every number is one, of structure 1. What is not above 0 is no object.
     image
-        Of the same grid; the mean of each channel in each object is measured.
+        Of the same grid; the mean of each channel in each object is measured, over its finite
+        pixels.
     kind
         ``full`` or ``instances``.
     dims
         2: planes; 3: volumes; default volumes where there is a Z axis.
+    ignore
+        A number that is no object.
 
     Yields
     ------
@@ -84,8 +126,8 @@ def objects_of(
     UserError
         The mask holds no whole numbers, or the image is of another grid.
     """
-    if mask.data.dtype.kind not in "bui" or mask.channel_axis is not None:
-        raise UserError(f"{mask.name} is no mask: it needs one whole number for each voxel.")
+    if mask.data.dtype.kind not in "buif" or mask.channel_axis is not None:
+        raise UserError(_no_mask(mask))
     if image is not None and image.grid_shape != mask.grid_shape:
         raise UserError(
             f"{image.name} has the shape {image.grid_shape} and the mask {mask.grid_shape}; give "
@@ -93,12 +135,28 @@ def objects_of(
         )
     dims = _dims(mask, dims)
     for plane in mask.planes(dims):
-        labels = mask.read(plane, mask.whole(dims))[0]
+        labels = _numbers(mask, mask.read(plane, mask.whole(dims))[0], ignore)
         pixels = None if image is None else image.read(plane, image.whole(dims))
         index = dict(zip(_leading(mask, dims), plane, strict=True))
         for structure, objects in _objects(labels, kind):
             for row in _measured(objects, pixels, mask, image, dims):
                 yield {**index, "structure": structure, **row}
+
+
+def _no_mask(mask: Stack) -> str:
+    return f"{mask.name} is no mask: it needs one whole number for each voxel."
+
+
+def _numbers(mask: Stack, labels: np.ndarray, ignore: int | None) -> np.ndarray:
+    """Integers, 0 where there is no object."""
+    if ignore is not None:
+        labels = np.where(labels == ignore, 0, labels)
+    if labels.dtype.kind == "f":
+        labels = np.where(np.isnan(labels), 0, labels)
+        if not (np.isfinite(labels) & (labels == np.floor(labels))).all():
+            raise UserError(_no_mask(mask))
+        labels = labels.astype(np.int64)
+    return np.where(labels > 0, labels, 0) if labels.dtype.kind == "i" else labels
 
 
 def _dims(mask: Stack, wanted: int | None) -> int:
@@ -132,21 +190,27 @@ def _measured(
     from skimage.measure import regionprops_table
 
     spacing, unit = _scale(mask, dims)
-    wanted = ["label", "area", *SHAPE, "centroid"]
-    if pixels is not None:
-        wanted.append("intensity_mean")
     table = regionprops_table(  # type: ignore[no-untyped-call]
-        objects,
-        None if pixels is None else np.moveaxis(pixels.astype(np.float64), 0, -1),
-        properties=wanted,
-        spacing=spacing,
+        objects, properties=["label", "area", *SHAPE, "centroid"], spacing=spacing
     )
+    for channel, values in enumerate(() if pixels is None else pixels):
+        table[f"intensity_mean-{channel}"] = _means(values, objects, table["label"])
     names = _names(image, dims, unit)
     for values in zip(*(table[key] for key in names), strict=True):
         yield {
             name: v.item() if isinstance(v, np.generic) else v
             for name, v in zip(names.values(), values, strict=True)
         }
+
+
+def _means(values: np.ndarray, objects: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Mean of the finite values in each object; NaN where there is none."""
+    from scipy.ndimage import sum_labels
+
+    finite = np.isfinite(values)
+    sums = sum_labels(np.where(finite, values, 0).astype(np.float64), objects, numbers)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(sums / sum_labels(finite, objects, numbers))
 
 
 def _scale(mask: Stack, dims: int) -> tuple[tuple[float, ...], str]:

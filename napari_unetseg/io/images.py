@@ -243,6 +243,8 @@ def _existing(path: str | Path) -> Path:
         raise UserError(f"{path} does not exist; check the name.")
     if not path.is_file():
         raise UserError(f"{path} is no file but a device or a pipe; name an image.")
+    if path.suffix.lower() == ".safetensors":
+        raise UserError(f"{path.name} is a model and no image; give the model before the images.")
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(
             f"{path.name} is of a format that cannot be opened; save it as TIFF, PNG or JPEG."
