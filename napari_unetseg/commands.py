@@ -89,6 +89,8 @@ class Labelled:
             note(f"{count(len(found.skipped), 'image')} without labels skipped.")
         if found.unused:
             note(f"{count(len(found.unused), 'file')} of labels without an image not used.")
+        for sentence in found.notes:
+            note(sentence)
         return found
 
 
@@ -367,7 +369,9 @@ def load(path: Path) -> Model:
     """
     from napari_unetseg.core.model import load_model
     from napari_unetseg.io.images import is_image
+    from napari_unetseg.io.names import as_stored
 
+    path = as_stored(path)
     if path.exists() and is_image(path):
         raise UserError(
             f"{path} is no model but an image or a folder; give the model, a .safetensors file, "

@@ -38,17 +38,17 @@ def test_pairs_share_their_stem_whatever_the_suffix(folders: tuple[Path, Path]) 
     images, labels = folders
     save(images / "b.ome.tif", GREY)
     save(images / "a.TIF", GREY)
-    save(images / "only image.tif", GREY)
+    save(images / "lonely.tif", GREY)
     save(labels / "a.png", MASK)
     save(labels / "b.tif", MASK * 2)
-    save(labels / "only labels.png", MASK)
+    save(labels / "spare.png", MASK)
     (images / "notes.txt").write_text("x")
     (images / ".hidden.tif").write_text("x")
     (images / "folder.tif").mkdir()
     found = find_pairs(images, labels, "instances", ignore=7)
     assert [p.image.name for p in found.pairs] == ["a", "b"]
-    assert [p.name for p in found.skipped] == ["only image.tif"]
-    assert [p.name for p in found.unused] == ["only labels.png"]
+    assert [p.name for p in found.skipped] == ["lonely.tif"]
+    assert [p.name for p in found.unused] == ["spare.png"]
     assert found.pairs[0].kind is LabelKind.INSTANCES
     assert found.pairs[0].ignore == 7
     np.testing.assert_array_equal(np.asarray(found.pairs[1].labels), MASK * 2)
@@ -71,13 +71,13 @@ def test_no_pair_names_both_folders_and_examples(folders: tuple[Path, Path]) -> 
     images, labels = folders
     for name in ("a", "b", "c"):
         save(images / f"{name}.tif", GREY)
-    save(labels / "a_mask.png", MASK)
+    save(labels / "mask of a.png", MASK)
     with pytest.raises(UserError) as caught:
         find_pairs(images, labels)
     sentence = str(caught.value)
     assert str(images) in sentence
     assert str(labels) in sentence
-    assert "'a', 'b', … and 'a_mask'" in sentence
+    assert "'a', 'b', … and 'mask of a'" in sentence
 
 
 @pytest.mark.parametrize("which", ["images", "labels"])

@@ -22,6 +22,7 @@ from napari_unetseg.engine.files import FileDone, Opening, Wish, predict_files
 from napari_unetseg.engine.finding import check_outputs, find_images
 from napari_unetseg.engine.plain_yaml import Lines, read_yaml
 from napari_unetseg.engine.saving import Format, Saving
+from napari_unetseg.io.names import as_stored
 
 if TYPE_CHECKING:
     from napari_unetseg.core.model import Model
@@ -149,7 +150,7 @@ def _placed(batch: Batch, folder: Path) -> Batch:
     """The same with absolute paths."""
 
     def whole(path: Path | None) -> Path | None:
-        return None if path is None else folder / path.expanduser()
+        return None if path is None else as_stored(folder / path.expanduser())
 
     jobs = [
         job.model_copy(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import glob
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.folders import images_by_stem
+from napari_unetseg.io.names import as_stored, same_name
 
 if TYPE_CHECKING:
     from napari_unetseg.engine.saving import Saving
@@ -23,9 +25,9 @@ def find_images(images: Sequence[str], *, inside: bool = False) -> dict[str, Pat
     """
     paths: list[Path] = []
     for image in images:
-        path = Path(image).expanduser()
+        path = as_stored(Path(image).expanduser())
         if not path.exists() and glob.has_magic(image):
-            found = sorted(glob.glob(str(path), recursive=True))
+            found = _matching(str(path))
             if not found:
                 raise UserError(f"Nothing has a name like {image}; check the pattern.")
             paths += [Path(name) for name in found]
@@ -40,6 +42,12 @@ def find_images(images: Sequence[str], *, inside: bool = False) -> dict[str, Pat
                 "for the masks with -o."
             )
     return {str(path): path for path in paths}
+
+
+def _matching(pattern: str) -> list[str]:
+    """What a pattern fits, however the accents in it are spelt."""
+    spelt = {unicodedata.normalize(form, pattern) for form in ("NFC", "NFD")} | {pattern}
+    return sorted({name for one in spelt for name in glob.glob(one, recursive=True)})
 
 
 def check_outputs(paths: Mapping[str, Path], how: Saving) -> None:
@@ -59,7 +67,7 @@ def check_outputs(paths: Mapping[str, Path], how: Saving) -> None:
             raise UserError(
                 f"{there[0]} lies beside the images and would be replaced; choose another folder."
             )
-        if shares is not None and f"{stem}_probabilities" in paths:
+        if shares is not None and same_name(f"{stem}_probabilities") in map(same_name, paths):
             raise UserError(
                 f"The probabilities of {stem} would have the name of another image; rename one."
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import shutil
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.io.names import as_stored, same_name
 from napari_unetseg.io.writing import write_mask, write_probabilities
 
 if TYPE_CHECKING:
@@ -74,20 +74,20 @@ class Saving:
         """The file or folder of an image's mask."""
         if self.folder is None:
             return image / "labels" / "mask"
-        return self.folder / f"{stem}{SUFFIX[self.format]}"
+        return as_stored(self.folder / f"{stem}{SUFFIX[self.format]}")
 
     def probabilities_of(self, stem: str) -> Path | None:
         """The file of an image's probabilities; None where they are in the mask's store or none."""
         if self.folder is None or self.format is Format.ZARR or self.probabilities is None:
             return None
         suffix = ".ome.tif" if self.probabilities == "float32" else ".tif"
-        return self.folder / f"{stem}_probabilities{suffix}"
+        return as_stored(self.folder / f"{stem}_probabilities{suffix}")
 
     def table_of(self, stem: str, image: Path, suffix: str) -> Path:
         """The table of the objects in an image's mask, beside it."""
         if self.folder is None:
             return image.with_name(f"{image.name}_objects{suffix}")
-        return self.folder / f"{stem}_objects{suffix}"
+        return as_stored(self.folder / f"{stem}_objects{suffix}")
 
     def opened_as(self, stem: str, image: Path) -> Path:
         """What `open_stack` takes for the mask of an image that is done."""
@@ -103,8 +103,8 @@ class Saving:
         if self.folder is None:
             return image
         if self.through_scratch:
-            return self.folder / f".{stem}.unetseg"
-        return self.folder / f"{stem}.zarr"
+            return as_stored(self.folder / f".{stem}.unetseg")
+        return as_stored(self.folder / f"{stem}.zarr")
 
     def exists(self, stem: str, image: Path) -> bool:
         """Whether the results of an image are there, whole; for what is not OME-Zarr."""
@@ -113,7 +113,8 @@ class Saving:
         file, shares = self.mask_of(stem, image), self.probabilities_of(stem)
         there = file.exists()
         if self.format is Format.PNG and not there:
-            there = any(self.folder.glob(f"{glob.escape(stem)}_*.png"))
+            begin = same_name(f"{stem}_")
+            there = any(same_name(f.name).startswith(begin) for f in self.folder.glob("*.png"))
         return there and (shares is None or shares.exists())
 
     def export(self, output: Output, stack: Stack, stem: str, image: Path) -> list[Path]:

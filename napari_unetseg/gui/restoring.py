@@ -16,6 +16,7 @@ from napari_unetseg.core.truth import Origin
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.session import Mode, Source
 from napari_unetseg.io.contents import places_of
+from napari_unetseg.io.names import as_stored
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -111,7 +112,7 @@ class Restored:
         if path is None:
             return []
         before = self._described(key).get("path")
-        beside = [path.parent / Path(before).name] if isinstance(before, str) else []
+        beside = [as_stored(path.parent / Path(before).name)] if isinstance(before, str) else []
         return list(dict.fromkeys([path, *beside]))
 
     def _described(self, key: str) -> Mapping[str, Any]:

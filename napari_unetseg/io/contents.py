@@ -17,6 +17,7 @@ from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.sparse import planes_of
 from napari_unetseg.core.truth import Origin, Truth
 from napari_unetseg.io.journal import Adopted, Frame, Said, State, Together, read_frames
+from napari_unetseg.io.names import as_stored
 from napari_unetseg.io.snapshot import read_truth
 
 __all__ = ["FILE", "FORMAT", "Contents", "check_folder", "places_of", "read_contents"]
@@ -142,7 +143,8 @@ def places_of(folder: Path, described: Mapping[str, Any]) -> list[Path]:
     """Where an image of a project may be: beside the project, as it moves with it, or as before."""
     relative, path = described.get("relative"), described.get("path")
     places = [folder / relative] if isinstance(relative, str) else []
-    return [*places, *([Path(path)] if isinstance(path, str) else [])]
+    places += [Path(path)] if isinstance(path, str) else []
+    return [as_stored(place) for place in places]
 
 
 def read_contents(folder: Path) -> Contents:

@@ -11,6 +11,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import IGNORE, LabelKind
 from napari_unetseg.core.samples import Pair
 from napari_unetseg.io.images import SUFFIXES, open_labels, open_stack, stem_of
+from napari_unetseg.io.names import as_stored, partners, same_name
 from napari_unetseg.io.vendors import VENDOR_SUFFIXES
 from napari_unetseg.io.zarr_nodes import is_zarr
 
@@ -31,11 +32,23 @@ class FolderPairs:
         Images without labels.
     unused
         Labels without an image.
+    alike
+        Images and labels of nearly the same name, among the pairs.
     """
 
     pairs: list[Pair]
     skipped: list[Path]
     unused: list[Path]
+    alike: list[tuple[Path, Path]]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know of how files were paired, in sentences."""
+        if not self.alike:
+            return ()
+        image, labels = self.alike[0]
+        more = f" and {len(self.alike) - 1} more" if len(self.alike) > 1 else ""
+        return (f"Paired by nearly the same name: {image.name} with {labels.name}{more}.",)
 
 
 def images_by_stem(paths: Iterable[str | Path]) -> dict[str, Path]:
@@ -50,22 +63,33 @@ def images_by_stem(paths: Iterable[str | Path]) -> dict[str, Path]:
         A path does not exist, a folder holds no image, or two files have the same stem.
     """
     files: list[Path] = []
-    for path in (Path(p).expanduser() for p in paths):
+    for path in (as_stored(Path(p).expanduser()) for p in paths):
         found = _of_folder(path) if _is_folder(path) else [path]
         if not found:
-            raise UserError(f"{path} holds no image; choose a folder with TIFF, PNG or JPEG files.")
+            raise UserError(_empty(path))
         if not path.exists():
             raise UserError(f"{path} does not exist; check the name.")
         files += found
     by_stem: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for file in sorted(files, key=lambda f: (stem_of(f), str(f))):
-        other = by_stem.setdefault(stem_of(file), file)
+        other = by_name.setdefault(same_name(stem_of(file)), file)
         if other is not file:
             raise UserError(
                 f"{other} and {file} have the same stem, so that their labels and results would "
                 "have the same name; rename one or take it out."
             )
+        by_stem[stem_of(file)] = file
     return by_stem
+
+
+def _empty(folder: Path) -> str:
+    """Why a folder holds no image."""
+    inside = sorted(f for f in folder.iterdir() if _is_folder(f) and not f.name.startswith("."))
+    filled = next((f for f in inside if _of_folder(f)), None)
+    if filled is not None:
+        return f"{folder} holds no image itself; choose a folder in it, such as {filled}."
+    return f"{folder} holds no image; choose a folder with TIFF, PNG or JPEG files."
 
 
 def _is_folder(path: Path) -> bool:
@@ -96,6 +120,9 @@ def find_pairs(
 ) -> FolderPairs:
     """Pair images with their labels: two files, or files of the same stem in two folders.
 
+    Where a stem has no partner, one that differs in capitals or a usual ending is taken if it is
+    the only one, such as ``a_mask.png`` or ``a_cp_masks.tif`` for ``a.tif``; see `partners`.
+
     Parameters
     ----------
     images, labels
@@ -122,7 +149,8 @@ def find_pairs(
         There is no pair, a path does not exist, stems are ambiguous, a file cannot be opened, or
         the shapes of an image and its labels differ.
     """
-    images, labels, kind = Path(images).expanduser(), Path(labels).expanduser(), LabelKind(kind)
+    images, labels = (as_stored(Path(path).expanduser()) for path in (images, labels))
+    kind = LabelKind(kind)
     if threshold is not None and kind is not LabelKind.FULL:
         raise UserError(f"A threshold makes full masks, not {kind}; leave out one of the two.")
     folders = _is_folder(images) and _is_folder(labels)
@@ -132,16 +160,21 @@ def find_pairs(
     if len(first) == len(second) == 1 and not _is_folder(images) and not _is_folder(labels):
         stem = next(iter(first))
         second = {stem: labels}
-    both = [stem for stem in first if stem in second]
+    both = partners(first, second)
     if not both:
         raise UserError(
             f"No image in {images} has labels in {labels}: they need the same name without the "
             f"suffix, but there are {_examples(first)} and {_examples(second)}; rename one of them."
         )
+    used = set(both.values())
     return FolderPairs(
-        [_pair(first[s], second[s], kind, ignore, threshold, axes, spacing) for s in both],
-        [path for stem, path in first.items() if stem not in second],
-        [path for stem, path in second.items() if stem not in first],
+        [
+            _pair(first[i], second[s], kind, ignore, threshold, axes, spacing)
+            for i, s in both.items()
+        ],
+        [path for stem, path in first.items() if stem not in both],
+        [path for stem, path in second.items() if stem not in used],
+        [(first[i], second[s]) for i, s in both.items() if same_name(i) != same_name(s)],
     )
 
 
@@ -165,7 +198,7 @@ def _examples(stems: Iterable[str]) -> str:
 
 
 class FolderDataset(Sequence[Pair]):
-    """Images and labels of two folders, paired by stem and opened lazily.
+    """Images and labels of two folders, paired by stem as by `find_pairs` and opened lazily.
 
     Parameters
     ----------

@@ -13,6 +13,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.image import Stack
 from napari_unetseg.io.axes import letters_of
 from napari_unetseg.io.lazy import LazyArray, reading
+from napari_unetseg.io.names import as_stored
 from napari_unetseg.io.ome_zarr import open_zarr
 from napari_unetseg.io.pictures import PICTURE_SUFFIXES, PictureSource, picture_facts
 from napari_unetseg.io.series import SeriesArray, is_pattern, open_series, series_name
@@ -118,7 +119,7 @@ def open_levels(
     Parameters and errors are those of `open_stack`. All have the same axes and channels; spacing
     and translation are each level's own. Of other formats than OME-Zarr there is one level.
     """
-    path = Path(path).expanduser()
+    path = as_stored(Path(path).expanduser())
     given = parse_spacing(spacing) if spacing is not None else {}
     if is_series(path):
         stack = open_series(path, SUFFIXES, open_stack, axes)
@@ -192,7 +193,7 @@ def open_labels(
     UserError
         As for `open_stack`; also a colour picture, or a JPEG whose numbers are blurred.
     """
-    path = Path(path).expanduser()
+    path = as_stored(Path(path).expanduser())
     path = path if is_series(path) else _existing(path)
     data: Labels
     if is_series(path):

@@ -15,6 +15,7 @@ import numpy as np
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.image import Stack
 from napari_unetseg.io.lazy import Key, Planes, reading
+from napari_unetseg.io.names import same_name
 
 __all__ = ["SeriesArray", "is_pattern", "open_series", "series_name"]
 
@@ -159,7 +160,7 @@ def _of_folder(folder: Path, suffixes: Sequence[str]) -> _Files:
 
 
 def _of_pattern(pattern: Path) -> _Files:
-    pieces = pattern.name.split("*")
+    pieces = same_name(pattern.name).split("*")
     matched = re.compile("(.*?)".join(map(re.escape, pieces)), re.DOTALL)
     letters = "".join(_letter(piece) for piece in pieces[:-1])
     folder = pattern.parent
@@ -167,7 +168,7 @@ def _of_pattern(pattern: Path) -> _Files:
         names = [f.name for f in folder.iterdir() if f.is_file()]
     except OSError as error:
         raise UserError(f"{folder} cannot be read; check the name.") from error
-    found = {m.groups(): n for n in names if (m := matched.fullmatch(n)) is not None}
+    found = {m.groups(): n for n in names if (m := matched.fullmatch(same_name(n)))}
     if not found:
         raise UserError(f"No file is named as {pattern}; check the pattern.")
     values = [sorted(set(column), key=_natural) for column in zip(*found, strict=True)]

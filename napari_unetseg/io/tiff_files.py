@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,6 +11,7 @@ import tifffile
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.lazy import check_size
+from napari_unetseg.io.names import as_stored
 from napari_unetseg.io.zarr_nodes import MOST_CHUNK, inside
 
 __all__ = ["check_pages", "open_tiff"]
@@ -42,8 +43,11 @@ def open_tiff(path: Path) -> tifffile.TiffFile:
             text = companion
             file = tifffile.TiffFile(path, omexml=text)
         if text:
-            for name in _files_in(path, text):
-                _beside(path, name)
+            names = {name: _beside(path, name).name for name in _files_in(path, text)}
+            spelt = {name: stored for name, stored in names.items() if name != stored}
+            if spelt:  # tifffile opens the parts by the names in the metadata
+                file.close()
+                file = tifffile.TiffFile(path, omexml=_respelt(text, spelt))
         if file.is_ndtiff:
             for entry in tifffile.read_ndtiff_index(path.parent / "NDTiff.index"):
                 _beside(path, str(entry[1]))
@@ -81,7 +85,7 @@ def check_pages(path: Path, series: tifffile.TiffPageSeries, stored: int) -> Non
 
 def _beside(path: Path, name: str) -> Path:
     """A file that metadata name, which must be there and in the folder of the image."""
-    other = path.parent / name
+    other = as_stored(path.parent / name)
     plain = name and not set(name) & set("\\:\0") and not Path(name).is_absolute()
     if not plain or ".." in Path(name).parts or not inside(other, path.parent):
         raise UserError(
@@ -91,6 +95,16 @@ def _beside(path: Path, name: str) -> Path:
     if not other.is_file():
         raise UserError(f"{other} is missing, which is a part of {path.name}; put it beside it.")
     return other
+
+
+def _respelt(text: str, spelt: Mapping[str, str]) -> str:
+    """OME-XML with other file names: those of the same name that are there."""
+    root = ElementTree.fromstring(text)
+    for element in root.iter():
+        name = element.get("FileName", "")
+        if name in spelt:
+            element.set("FileName", spelt[name])
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def _companion(path: Path, text: str) -> str | None:
