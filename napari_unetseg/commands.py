@@ -147,6 +147,9 @@ def _say_classes(pairs: Sequence[Pair], init: Model | None) -> None:
         f"{s.number}{f' ({s.file_value} in the files)' if s.file_value else ''}"
         for s in classes.structures
     ]
+    if init is not None:
+        note(f"Labelled: {', '.join(classes.names) or 'nothing'}.")
+        return
     background = "and background" if classes.background else "without background"
     note(f"{count(len(names), 'structure')}: {', '.join(names) or 'none'}, {background}.")
 

@@ -14,15 +14,17 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from napari_unetseg.core.control import Control
 from napari_unetseg.core.encoders import build
 from napari_unetseg.core.errors import TrainingError, UserError
-from napari_unetseg.core.events import EpochDone, Improved, Notice, StepDone
+from napari_unetseg.core.events import EpochDone, Improved, Notice, Renewed, StepDone
 from napari_unetseg.core.image import Stack
-from napari_unetseg.core.labels import BRUSH, IGNORE
+from napari_unetseg.core.labels import BRUSH, IGNORE, LabelKind
 from napari_unetseg.core.model import Model, load_model
 from napari_unetseg.core.predict import predict
 from napari_unetseg.core.records import MOST_RECORDS, WITH_CURVES
 from napari_unetseg.core.samples import Pair, TrainingData
+from napari_unetseg.core.train import train
 from napari_unetseg.core.validate import Validator
 
 FAST: dict[str, Any] = {"learning_rate": 1e-2}
@@ -57,17 +59,141 @@ def test_another_structure_is_learned_on_top(trained: Model) -> None:
     assert all(dice(truth == number, mask == number) > 0.7 for number in (0, 1, 2))
 
 
-def test_a_structure_that_is_no_longer_labelled_is_left_out() -> None:
+@pytest.fixture(scope="module")
+def both() -> Pair:
+    """Two structures that are told apart by their brightness, with strokes."""
     image, truth = blobs((96, 96), 14, structures=2)
-    both = Pair(Stack(image, "YX"), strokes(truth))
-    model, _ = run_training([both], tiny(steps=100, **FAST))
-    one = Pair(both.image, np.where(both.labels == 2, 0, both.labels))
-    fewer, events = run_training([one], tiny(steps=1, learning_rate=1e-5), init=model)
+    return Pair(Stack(image, "YX", name="both"), strokes(truth))
+
+
+@pytest.fixture(scope="module")
+def of_both(both: Pair) -> Model:
+    model, _ = run_training([both], tiny(steps=100, width=16, depth=3))
+    assert isinstance(model, Model)
+    return model
+
+
+def with_labels(pair: Pair, labels: np.ndarray, kind: LabelKind = LabelKind.STROKES) -> Pair:
+    return replace(pair, labels=labels.astype(np.uint8), kind=kind)
+
+
+def test_a_structure_that_full_masks_do_not_hold_is_left_out(both: Pair, of_both: Model) -> None:
+    before = predict(of_both, both.image)
+    one = with_labels(both, before == 1, LabelKind.FULL)
+    fewer, events = run_training([one], tiny(steps=1, learning_rate=1e-5), init=of_both)
     assert "1 structure instead of 2" in texts(events)
     assert fewer.net.out_channels == 1
-    mask, before = predict(fewer, both.image), predict(model, both.image)
-    where = before != 2
+    mask, where = predict(fewer, both.image), before != 2
     assert dice(before[where] > 0, mask[where] > 0) > 0.9
+
+
+# -- labels of some of the classes -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labelled", [(BRUSH,), (1,), (2, BRUSH), (1, 2)])
+def test_what_strokes_do_not_say_the_model_still_knows(
+    both: Pair, of_both: Model, labelled: tuple[int, ...]
+) -> None:
+    """Also on an image that it never saw."""
+    image, truth = blobs((96, 96), 14, seed=3, structures=2)
+    some = np.where(np.isin(strokes(truth), labelled), strokes(truth), 0)
+    pair = Pair(Stack(image, "YX", name="new"), some.astype(np.uint8))
+    model, events = run_training([pair], tiny(steps=30), init=of_both)
+    assert model.classes.numbers == (0, 1, 2)
+    names = {0: "background", 1: "structure 1", 2: "structure 2"}
+    left = [names[n] for n in (0, 1, 2) if (n or BRUSH) not in labelled]
+    assert f"Nothing is labelled of {' and '.join(left)}: the model keeps" in texts(events)
+    assert model.net == of_both.net
+    assert len(labelled) > 1 or not model.validated
+    assert ("there is no score" in texts(events)) is not model.validated
+    for each, least in ((pair.image, 0.9), (both.image, 0.85)):
+        before, after = predict(of_both, each), predict(model, each)
+        assert all(dice(before == n, after == n) > least for n in (0, 1, 2))
+
+
+def test_false_positives_painted_as_background_go_and_the_rest_stays(both: Pair) -> None:
+    """A model that takes both kinds for one is told where it is wrong, and nothing else."""
+    _, truth = blobs((96, 96), 14, structures=2)
+    one_kind = with_labels(both, strokes((truth > 0).astype(np.uint8)))
+    begun = train([one_kind], tiny(steps=80, width=16, depth=3))
+    before = predict(begun, both.image)
+    assert all(before[truth == number].mean() > 0.9 for number in (1, 2))
+    labels = np.where((strokes(truth) == 1) & (before > 0), BRUSH, 0)
+    model, _ = run_training([with_labels(both, labels)], tiny(steps=100, batch=8), init=begun)
+    after = predict(model, both.image)
+    assert after[truth == 1].mean() < 0.1
+    assert after[truth == 2].mean() > 0.9
+    assert after[truth == 0].mean() < 0.02
+
+
+def test_corrections_that_come_during_such_a_training_are_taken(both: Pair, of_both: Model) -> None:
+    first = with_labels(both, np.where(both.labels == BRUSH, BRUSH, 0))
+    newer = with_labels(both, np.where(both.labels == 1, 1, first.labels))
+    control, renewed = Control(), []
+
+    def offer(event: object) -> None:
+        if isinstance(event, EpochDone) and event.epoch == 1:
+            control.offer_pairs([newer])
+        if isinstance(event, Renewed):
+            renewed.append(event.voxels)
+
+    model = train([first], tiny(steps=40), init=of_both, control=control, on_event=offer)
+    assert renewed == [np.count_nonzero(newer.labels)]
+    before, after = predict(of_both, both.image), predict(model, both.image)
+    assert all(dice(before == n, after == n) > 0.85 for n in (0, 1, 2))
+
+
+def test_a_deleted_structure_does_not_come_back(both: Pair, of_both: Model) -> None:
+    labels = np.where(both.labels == 2, 0, both.labels)
+    left = [structure for structure in of_both.classes.structures if structure.number == 1]
+    settings = tiny(steps=1, learning_rate=1e-5)
+    model, _ = run_training([with_labels(both, labels)], settings, init=of_both, structures=left)
+    assert model.classes.numbers == (0, 1)
+    alone = with_labels(both, np.where(labels == BRUSH, BRUSH, 0))
+    model, _ = run_training([alone], settings, init=of_both, structures=left)
+    assert model.classes.numbers == (0, 1)
+    before, after = predict(of_both, both.image), predict(model, both.image)
+    assert dice(before[before != 2] == 1, after[before != 2] == 1) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"hold": 0.0}, "Only background is labelled; paint"),
+        ({"init": None}, "Only background is labelled; paint"),
+        ({"structure": 3}, "Only structure 3 is labelled; paint"),
+        ({"full": True}, "Only background is labelled, and everywhere in these images"),
+        ({"channels": True}, "Only background is labelled; paint"),
+    ],
+)
+def test_labels_of_one_class_need_a_model_that_is_held_to_the_rest(
+    both: Pair, of_both: Model, change: dict[str, Any], sentence: str
+) -> None:
+    labels = np.where(both.labels == BRUSH, change.get("structure", BRUSH), 0)
+    kind = LabelKind.STROKES
+    if "full" in change:
+        labels, kind = np.zeros_like(labels), LabelKind.FULL
+    pair = with_labels(both, labels, kind)
+    if "channels" in change:
+        pair = replace(pair, image=Stack(np.stack([both.image.data] * 2), "CYX"))
+    settings = tiny(steps=1, hold=change.get("hold", 1.0))
+    with pytest.raises(TrainingError, match=sentence):
+        run_training([pair], settings, init=change.get("init", of_both))
+
+
+def test_images_without_a_structure_correct_a_model_beside_others(
+    both: Pair, of_both: Model
+) -> None:
+    """Masks that are all background are corrections, too, where other strokes leave room."""
+    empty, _ = blobs((96, 96), 0, seed=7)
+    nothing = Pair(Stack(empty, "YX", name="empty"), np.zeros((96, 96), np.uint8), LabelKind.FULL)
+    some = with_labels(both, np.where(both.labels == BRUSH, BRUSH, 0))
+    model, _ = run_training([nothing, some], tiny(steps=40), init=of_both)
+    before, after = predict(of_both, both.image), predict(model, both.image)
+    assert all(dice(before == n, after == n) > 0.85 for n in (0, 1, 2))
+
+
+# -- channels, dimensions --------------------------------------------------------------------------
 
 
 def test_three_channels_go_on_from_one(trained: Model, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def binary() -> np.ndarray:
 
 def jpeg(mask: np.ndarray, quality: int = 75) -> np.ndarray:
     file = io.BytesIO()
+    mask = mask * np.uint8(255) if mask.dtype == bool else mask
     Image.fromarray(mask.astype(np.uint8)).save(file, "JPEG", quality=quality)
     return np.asarray(Image.open(file))
 
@@ -126,6 +127,7 @@ LOOKS: list[tuple[str, Callable[[], np.ndarray], Appearance]] = [
     ("JPEG of good quality", lambda: jpeg(binary() * 255, 92), BLURRED),
     ("JPEG of 0 and 200", lambda: jpeg(binary() * 200), BLURRED),
     ("JPEG of 255 and 0", lambda: jpeg(~binary() * 255), BLURRED),
+    ("JPEG of squares", lambda: jpeg((Y // 40 + X // 33) % 3 == 0) * 1.0, BLURRED),
     ("smaller", lambda: resized(binary() * 255, 0.6, Image.Resampling.BILINEAR), BLURRED),
     ("larger", lambda: resized(binary() * 255, 1.7, Image.Resampling.BICUBIC), BLURRED),
     ("ringing", lambda: resized(binary() * 255, 2.3, Image.Resampling.LANCZOS), BLURRED),

@@ -199,19 +199,17 @@ def _changing(
     from scipy.ndimage import maximum_filter, minimum_filter
 
     others = ~np.isin(codes, frequent)
-    count = len(values) - len(frequent)
-    size = regions.mean_size(others)
-    if count < 3 or size >= 5:
+    if len(values) - len(frequent) < 3:
         return None
-    between = minimum_filter(codes, (1, 3, 3)) < codes
-    between &= codes < maximum_filter(codes, (1, 3, 3))
-    slopes = float(between[others].mean())  # touching objects have few such pixels
-    if slopes >= 0.5 and _is_along_edges(values, codes, frequent, others):
+    low, high = minimum_filter(codes, (1, 3, 3)), maximum_filter(codes, (1, 3, 3))
+    slopes = float(((low < codes) & (codes < high))[others].mean())  # few where objects touch
+    flat = float((low == high)[others].mean())
+    if slopes >= 0.25 and flat < 0.25 and _is_along_edges(values, codes, frequent, others):
         return Appearance.BLURRED
+    size = regions.mean_size(others)
     single = regions.single.mean() >= 0.8 and size >= 2  # tiny objects that touch
-    if slopes >= 0.2 and len(values) >= 16 and others.mean() > 0.05 and not single:
-        return Appearance.IMAGE
-    return None
+    changes = slopes >= 0.2 and size < 5 and others.mean() > 0.05
+    return Appearance.IMAGE if changes and len(values) >= 16 and not single else None
 
 
 def _is_along_edges(

@@ -195,7 +195,7 @@ def check_values(
         raise UserError(
             f"{name} look like a mask whose edges were blurred by JPEG or by resizing: they hold "
             f"{len(found)} numbers, most of them along these edges; {_threshold(look.threshold)}, "
-            "or save the mask again as PNG or TIFF without interpolation."
+            "or save the mask again without JPEG and interpolation, structures numbered 1, 2, 3 …."
         )
     if look.appearance is Appearance.IMAGE:
         raise UserError(

@@ -109,6 +109,16 @@ class TrainingData:
         Those of a model that is trained on; None finds them.
     rule
         How to find the normalisation; see `Normalization.choose`.
+    known
+        The classes of a model that training goes on from. It keeps those that nothing is labelled
+        of, where labels are strokes or of a single class.
+
+    Attributes
+    ----------
+    notes
+        What people should know of the labels, in sentences.
+    unlabelled
+        Numbers of the classes that the model alone knows.
 
     Raises
     ------
@@ -127,6 +137,7 @@ class TrainingData:
         classes: Classes | None = None,
         normalization: Normalization | None = None,
         rule: str = "auto",
+        known: Classes | None = None,
     ) -> None:
         if not pairs:
             raise TrainingError("There is no image with labels to train on; choose or paint some.")
@@ -134,10 +145,12 @@ class TrainingData:
         _check_channels(pairs, dims)
         values = list(self._read_values())
         self.notes = notes_of(values)
-        """What people should know of the labels, in sentences."""
         found = Classes.find([(v.counts, v.kind) for v in values], structures)
-        self.classes = classes.renamed(structures) if classes else found
-        _check_classes(found, self.classes, self.pairs)
+        self._model_classes = known
+        self.known = known if known is not None and self._leaves_out(found, known) else None
+        self.classes = (classes or self.known or found).renamed(structures)
+        _check_classes(found, self.classes, self.pairs, self.known)
+        self.unlabelled = tuple(n for n in self.classes.numbers if n not in found.numbers)
         self.fingerprints = {id(p.image): p.image.fingerprint() for p in pairs}
         self.normalization = normalization or Normalization.choose([p.image for p in pairs], rule)
         self._scalings = {id(p.image): self.normalization.for_stack(p.image)[0] for p in pairs}
@@ -193,15 +206,22 @@ class TrainingData:
         return sorted({plane[:leading] for array in arrays for plane in planes_with(array)})
 
     def _enough_to_validate(self) -> bool:
-        n = len(self.classes.numbers)
-        held = np.zeros(n, np.int64)
-        left = np.zeros(n, np.int64)
+        numbers = self.classes.numbers
+        labelled = [k for k, number in enumerate(numbers) if number not in self.unlabelled]
+        counts = np.zeros((2, len(numbers)), np.int64)
         for plane in self.planes:
-            held += count_classes(plane.validate, n)
-            left += count_classes(plane.train, n)
+            counts[0] += count_classes(plane.validate, len(numbers))
+            counts[1] += count_classes(plane.train, len(numbers))
         blocks = sum(len(p.blocks) for p in self.planes)
-        enough = min(held.min(), left.min()) >= FEWEST_VOXELS
+        enough = len(labelled) > 1 and counts[:, labelled].min() >= FEWEST_VOXELS
         return bool(enough and blocks >= FEWEST_BLOCKS)
+
+    def _leaves_out(self, found: Classes, known: Classes) -> bool:
+        """Whether labels are of some of a model's classes and say nothing of the others."""
+        numbers = set(found.numbers)
+        return bool(
+            numbers < set(known.numbers) and numbers and (self.has_strokes or len(numbers) == 1)
+        )
 
     @property
     def has_strokes(self) -> bool:
@@ -378,6 +398,7 @@ class TrainingData:
             structures=self.classes.structures,
             classes=self.classes,
             normalization=self.normalization,
+            known=self._model_classes,
         )
 
 
@@ -419,20 +440,23 @@ def _only(name: str, pairs: Sequence[Pair]) -> str:
     return f"Only {name} is labelled: no value is 0, which is background; give masks that hold it."
 
 
-def _check_classes(found: Classes, wanted: Classes, pairs: Sequence[Pair]) -> None:
+def _check_classes(
+    found: Classes, wanted: Classes, pairs: Sequence[Pair], known: Classes | None
+) -> None:
     if not found.numbers:
         raise TrainingError(
             "Nothing is labelled yet; paint a few strokes on a structure and, with the background "
             "brush (255), on the background."
         )
-    if len(found.numbers) == 1:
+    if len(found.numbers) == 1 and known is None:
         raise TrainingError(_only(found.names[0], pairs))
     if unknown := sorted(set(found.numbers) - set(wanted.numbers)):
         raise TrainingError(
             f"The labels hold {_numbers(unknown)}, but this training began with "
             f"{_numbers(wanted.numbers)}; train again to learn it too."
         )
-    if missing := sorted(set(wanted.numbers) - set(found.numbers)):
+    kept = known.numbers if known is not None else ()
+    if missing := sorted(set(wanted.numbers) - set(found.numbers) - set(kept)):
         raise TrainingError(
             f"This training began with {_numbers(wanted.numbers)}, but nothing is labelled as "
             f"{_numbers(missing)} any more; paint some of it, or train again."

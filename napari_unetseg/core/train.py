@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from napari_unetseg.core import transfer
@@ -21,7 +22,7 @@ from napari_unetseg.core.devices import (
 )
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.events import Event, Improved, Notice, Prepared, Renewed
-from napari_unetseg.core.learner import Learner, NotFiniteError
+from napari_unetseg.core.learner import Learner, NotFiniteError, Weights
 from napari_unetseg.core.memory import kept_memory
 from napari_unetseg.core.model import Model
 from napari_unetseg.core.parallel import Team, place
@@ -71,9 +72,11 @@ def train_events(
     settings
         What to train and for how long.
     structures
-        Names and colours of the structures' numbers.
+        Names and colours of the structures' numbers. If any are given, others that ``init`` knows
+        and nothing is labelled of are not kept.
     init
-        A model to go on from; other structures, channels or a third dimension are adapted.
+        A model to go on from; other structures, channels or a third dimension are adapted. Of
+        strokes, and of labels of a single class, it keeps what else it knows.
     control
         Stops the training after the step at hand, sets its threads, brings newer annotations.
 
@@ -138,6 +141,7 @@ class _Run:
         self.data = _read(pairs, settings, structures, init)
         self.team = Team(self.device)
         self.plan, weights, self.adapted = _begin_with(init, self.data, settings, self.team)
+        self.goes_on_from = None if self.adapted and not self.data.unlabelled else init
         shares = init.history[-1].shares if init and init.history and not self.adapted else None
         self.learner = Learner(
             self.data, self.plan, settings, self.device, weights, shares, self.team
@@ -145,18 +149,24 @@ class _Run:
         self._check_alike()
         clock = None if self.team.alone else lambda: self.seconds
         self.progress = Progress(self.plan, settings, self.learner.weights(), clock)
-        if init and not self.adapted:
-            self.learner.hold_to(self.progress.initial, self._seen())
+        if self.goes_on_from:
+            self._hold_to(self.progress.initial, None)
         self.failures = 0
         self.answers = Answers(self.learner, self.progress, self._look_up, self._answered)
         self.renewed_at, self.renewing = -math.inf, 0.0
 
-    def _seen(self, data: TrainingData | None = None) -> frozenset[str]:
-        """Fingerprints of the images of earlier trainings, and of these data."""
+    def _hold_to(self, weights: Weights, before: TrainingData | None) -> None:
+        """Hold on to what these weights say of images whose mask was seen: those of earlier data.
+
+        What nothing is labelled of is held everywhere: it is known from these weights alone.
+        """
         earlier = self.init.history if self.init else ()
-        images = (image for record in earlier for image in record.images)
-        now = () if data is None else data.fingerprints.values()
-        return frozenset({*(image.fingerprint for image in images), *now})
+        seen = {image.fingerprint for record in earlier for image in record.images}
+        for data in (before, self.data if self.data.unlabelled else None):
+            seen |= set(() if data is None else data.fingerprints.values())
+        self.learner.hold_to(weights, seen)
+        if self.data.unlabelled and not (self.learner.teacher and self.learner.teacher.planes):
+            raise TrainingError(_nothing_to_hold(self.data))
 
     def _check_alike(self) -> None:
         """Refuse to train together on different images, labels or settings."""
@@ -190,17 +200,19 @@ class _Run:
                 "There is no model to go on from and no encoder weights, so the encoder is not "
                 "frozen."
             )
-        if not self.data.validated:
+        if self.data.unlabelled:
+            yield Notice(_kept(self.data))
+        elif not self.data.validated:
             yield Notice(
                 "There is too little annotation to hold any back for a score; the result is shown "
                 "without one. Paint more, in several places, to get a score."
             )
         yield self.prepared()
-        if self.init is None or self.adapted:
+        if self.goes_on_from is None:
             yield from self.first_answer()
             return
         self.progress.begin(self.learner)
-        if self.data.validated and not all(record.scores for record in self.init.history):
+        if self.data.validated and not all(r.scores for r in self.goes_on_from.history):
             yield Notice(
                 "An earlier training of this model held nothing back, so its score is kinder "
                 "than that of a new model."
@@ -347,8 +359,9 @@ class _Run:
         """Learn from these data; hold on to the best model, whose mask of the others was shown."""
         self.data = data
         self.learner.use(data)
-        if before is not None and self.progress.best is not None:
-            self.learner.hold_to(self.progress.best.weights, self._seen(before))
+        best = self.progress.best
+        if before is not None and (best is not None or data.unlabelled):
+            self._hold_to(best.weights if best is not None else self.progress.initial, before)
 
     def end(self) -> Generator[Event, None, Model]:
         """Say why it ended; return the best model."""
@@ -367,10 +380,14 @@ class _Run:
     @property
     def empty_handed(self) -> bool:
         """Whether nothing has been learned yet."""
-        progress, went_on = self.progress, self.init is not None and not self.adapted
+        progress = self.progress
         if progress.best is None:
             return True
-        return went_on and not progress.epochs and progress.best.weights is progress.initial
+        return (
+            self.goes_on_from is not None
+            and not progress.epochs
+            and progress.best.weights is progress.initial
+        )
 
     def model(self, reason: str) -> Model:
         """The best weights so far with all that is needed to use them."""
@@ -415,6 +432,11 @@ def _read(
     """Read and check images and labels, against the model to go on from if there is one."""
     first = pairs[0].image if pairs else None
     same = init and first and _channels(init, first) == init.channels
+    known = init.classes if init and same and init.dims == settings.dims and settings.hold else None
+    if known and structures:
+        listed = {structure.number for structure in structures}
+        left = tuple(s for s in known.structures if s.number in listed)
+        known = replace(known, structures=left)
     return TrainingData(
         pairs,
         settings.dims,
@@ -423,6 +445,24 @@ def _read(
         seed=settings.seed,
         normalization=init.normalization if init and same else None,
         rule=settings.normalization,
+        known=known,
+    )
+
+
+def _kept(data: TrainingData) -> str:
+    """What is not labelled, in a sentence."""
+    names = dict(zip(data.classes.numbers, data.classes.names, strict=True))
+    left = " and ".join(names[number] for number in data.unlabelled)
+    end = "" if data.validated else ", and there is no score"
+    return f"Nothing is labelled of {left}: the model keeps what it knows of it{end}."
+
+
+def _nothing_to_hold(data: TrainingData) -> str:
+    names = zip(data.classes.numbers, data.classes.names, strict=True)
+    (name,) = (name for number, name in names if number not in data.unlabelled)
+    return (
+        f"Only {name} is labelled, and everywhere in these images, so that the model would forget "
+        "all else; add images with the rest, or leave most of these unlabelled."
     )
 
 

@@ -13,17 +13,20 @@ from weakref import WeakKeyDictionary
 from napari.layers import Image, Labels
 from pydantic import ValidationError
 
+from napari_unetseg.core.appearance import look_at
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
 from napari_unetseg.core.truth import Change, Origin, Truth
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences
 from napari_unetseg.gui.grids import guess_kind, thinned_counts
+from napari_unetseg.gui.remedies import describe_look, remedies_of
 from napari_unetseg.gui.session import Level, Session, Source
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
+    from napari_unetseg.core.appearance import Look
     from napari_unetseg.core.image import Stack
     from napari_unetseg.core.sparse import SparseGrid
     from napari_unetseg.gui.layers import Prediction, Strokes
@@ -52,6 +55,10 @@ class Choices:
         """What is known of layers that are no labels at the moment, or were made from it."""
         self.renumbered: dict[str, dict[int, int]] = {}
         """Structures of a model, by its id, that were merged into others or deleted since."""
+        self.seen: WeakKeyDictionary[Labels, tuple[Mapping[int, int], Look | None]] = (
+            WeakKeyDictionary()
+        )
+        """Values of labels that came from elsewhere, and what they look like."""
         self.labels_changed = False
         self._watched: Labels | None = None
         self._guessed: Labels | None = None
@@ -218,10 +225,7 @@ class Choices:
             return
         self._guessed = None
         if labels is not None and kind is None:
-            kind = napari_layers.declared_kind(labels)
-            if kind is None:
-                kind = guess_kind(*thinned_counts(napari_layers.data_of(labels)))
-                self._guessed = labels
+            kind = napari_layers.declared_kind(labels) or self._guess(labels)
         ours = labels is not None and napari_layers.is_declared(labels)
         session.change_source(
             labels=labels, kind=kind or LabelKind.STROKES, chosen=ours or not found
@@ -231,13 +235,25 @@ class Choices:
         self._recolor(session.structures)
         self._watch(labels)
 
+    def _guess(self, labels: Labels) -> LabelKind:
+        """Guess the kind of labels from a first look, and say what is odd about them."""
+        data = napari_layers.data_of(labels)
+        counts, size = thinned_counts(data)
+        look = look_at(data) if counts else None
+        kind = guess_kind(counts, size, look)
+        self.seen[labels], self._guessed = (counts, look), labels
+        if text := describe_look(labels.name, counts, look, kind):
+            odd = bool(remedies_of(counts, look, kind))
+            self.session.say(text, Level.WARNING if odd else Level.INFO)
+        return kind
+
     def _guess_again(self, counts: Mapping[int, int], size: int) -> LabelKind | None:
         """Guess the kind once more when all was counted, where only a part had been seen."""
         source, guessed = self.session.source(), self._guessed
         self._guessed = None
         if source is None or guessed is None or source.labels is not guessed:
             return None
-        kind = guess_kind(counts, size)
+        kind = guess_kind(counts, size, self.seen[guessed][1])
         if kind == source.kind:
             return None
         self.session.change_source(kind=kind)
@@ -252,9 +268,11 @@ class Choices:
             self.session.change_source(kind=kind)
             self.labels_changed = True
 
-    def add_folders(self, images: Path, labels: Path, kind: LabelKind) -> None:
+    def add_folders(
+        self, images: Path, labels: Path, kind: LabelKind, threshold: float | None = None
+    ) -> None:
         """Train on a folder of images and a folder of labels too; they pair by their stem."""
-        self.session.put_source(Source(images, labels, kind))
+        self.session.put_source(Source(images, labels, kind, threshold=threshold))
 
     def use_source(self, source: Source, used: bool) -> None:
         """Use a source for training or not."""

@@ -46,6 +46,7 @@ from napari_unetseg.gui.newer import Pairs, gather, same
 from napari_unetseg.gui.pace import Pace
 from napari_unetseg.gui.preferences import Preferences, cores
 from napari_unetseg.gui.quality import Quality
+from napari_unetseg.gui.remedies import LabelRemedies
 from napari_unetseg.gui.review import Review
 from napari_unetseg.gui.session import (
     JobKind,
@@ -128,6 +129,7 @@ class Controller(Masks):
         self.review = Review(self)
         self.classes = ClassEditor(self)
         self.batches = Batches(self)
+        self.remedies = LabelRemedies(self)
 
     # -- training ------------------------------------------------------------------------------
 
@@ -667,7 +669,11 @@ class Controller(Masks):
         if labels is not None:
             if labels is self._guessed:
                 kind = self._guess_again(counts, size) or kind
-            if kind is not LabelKind.STROKES:
+            if labels in self.seen:
+                self.seen[labels] = counts, self.seen[labels][1]
+            if self.remedies.are_grey(labels):
+                counts = {}
+            elif kind is not LabelKind.STROKES:
                 counts = _as_structures(counts, kind, size)
         if self.session.message is self._refused and counts != self.session.counts:
             self.session.say(sentences.TRAIN_NOW)
@@ -700,10 +706,10 @@ def _kept(
 
 def _as_structures(counts: dict[int, int], kind: LabelKind, size: int) -> dict[int, int]:
     """Counts of a mask or of instances as counts of structures and background (255)."""
-    labelled = sum(counts.values())
-    out = {BRUSH: size - labelled}
-    if kind is LabelKind.INSTANCES or set(counts) == {BRUSH}:
+    labelled = sum(n for value, n in counts.items() if value > 0)
+    out = {BRUSH: size - sum(counts.values())}
+    if kind is LabelKind.INSTANCES or (len(counts) == 1 and max(counts) >= BRUSH):
         out[1] = labelled
     else:
-        out.update({n: c for n, c in counts.items() if n < BRUSH})
+        out.update({n: c for n, c in counts.items() if 0 < n < BRUSH})
     return out

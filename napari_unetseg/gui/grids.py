@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_unetseg.core.appearance import Appearance, Look
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.core.sparse import planes_with
 
@@ -35,6 +36,9 @@ FOLDER = "napari-unetseg-"
 CHUNK = 2**20
 FEW_PLANES, FEW_PIXELS = 5, 512
 """What a first look at labels takes in: planes, and pixels along an edge of each."""
+MOST_STRUCTURES, MANY_NUMBERS = 12, 100
+"""More numbers than this are seldom structures: where nothing was seen of their regions, and where
+they are no single ones."""
 _numbers = count()
 
 
@@ -99,16 +103,33 @@ def thinned_counts(data: Any) -> tuple[dict[int, int], int]:
     return count_labels(few), few.size
 
 
-def guess_kind(counts: Mapping[int, int], size: int) -> LabelKind:
+def guess_kind(counts: Mapping[int, int], size: int, look: Look | None = None) -> LabelKind:
     """What an existing layer most likely holds; the user can say otherwise.
 
-    Instances where numbers are many; a mask where 255 stands alone or much is labelled; strokes
-    where 255 stands beside others or little is labelled.
+    Instances where each number is a single region, or numbers are large; a mask where much is
+    labelled or one large number stands alone; strokes where 255 stands beside others or little is
+    labelled.
+
+    Parameters
+    ----------
+    counts
+        Voxels of each number but 0.
+    size
+        Of how many.
+    look
+        What the labels look like, if anything was seen of them.
     """
-    if counts and (max(counts) > BRUSH or len(counts) > 12):
-        return LabelKind.INSTANCES
-    if not counts or (BRUSH in counts and len(counts) > 1):
-        return LabelKind.STROKES
-    if set(counts) == {BRUSH}:
+    numbers, much = [n for n in counts if n > 0], sum(counts.values()) > 0.05 * size
+    appearance = look.appearance if look is not None else None
+    if appearance in (Appearance.BLURRED, Appearance.IMAGE):
         return LabelKind.FULL
-    return LabelKind.FULL if sum(counts.values()) > 0.05 * size else LabelKind.STROKES
+    if not numbers or (BRUSH in numbers and 1 < len(numbers) <= MOST_STRUCTURES):
+        return LabelKind.STROKES
+    if len(numbers) == 1 and max(numbers) >= BRUSH:
+        return LabelKind.FULL
+    objects = len(numbers) > (MOST_STRUCTURES if look is None else MANY_NUMBERS)
+    if appearance is Appearance.OBJECTS:
+        objects = much or len(numbers) > MOST_STRUCTURES
+    if objects or max(numbers) > BRUSH:
+        return LabelKind.INSTANCES
+    return LabelKind.FULL if much else LabelKind.STROKES

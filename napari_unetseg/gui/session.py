@@ -85,6 +85,7 @@ class Source:
 
     ``image`` and ``labels`` are layers, or both are paths of files or folders. ``chosen``: the user
     chose these labels, or none; otherwise they were found, and their look is not touched.
+    ``threshold``: what is above it in labels on disk is structure 1.
     """
 
     image: Any
@@ -93,6 +94,7 @@ class Source:
     channels: tuple[Any, ...] = ()
     used: bool = True
     chosen: bool = False
+    threshold: float | None = None
 
     @property
     def on_disk(self) -> bool:

@@ -101,7 +101,7 @@ class TrainWork:
 def _open_folder(source: Source) -> Generator[Event, None, list[Pair]]:
     from napari_unetseg.io.folders import find_pairs
 
-    found = find_pairs(source.image, source.labels, source.kind)
+    found = find_pairs(source.image, source.labels, source.kind, threshold=source.threshold)
     if found.skipped:
         yield Notice(f"{len(found.skipped)} images of {source.image.name} have no labels.")
     yield from map(Notice, found.notes)

@@ -88,6 +88,31 @@ def test_a_whole_session(controller: Controller, tmp_path: Path) -> None:
     assert session.message.level is Level.DONE
 
 
+def test_corrections_of_false_positives_alone_train(
+    controller: Controller, model_viewer: ViewerModel, said: list[str]
+) -> None:
+    """The second round of somebody who has a model: its mask is wrong here, and that is all."""
+    session = controller.session
+    controller.train()
+    model_viewer.layers.remove(session.training[0].labels)
+    controller.choose_image(model_viewer.add_layer(Image(squares()[::-1].copy(), name="second")))
+    controller.predict_plane()
+    prediction = controller.prediction
+    assert prediction is not None
+    assert prediction.layer is not None
+    rows, columns = np.nonzero(prediction.layer.data)
+    prediction.layer.data_setitem((rows[:10], columns[:10]), 0)
+    count(controller)
+    assert session.corrected == 10
+    controller.train()
+    assert len(session.history) == 2
+    assert any("Nothing is labelled of structure 1: the model keeps" in text for text in said)
+    assert session.history[1].model.classes == session.history[0].model.classes
+    session.go_on = False
+    controller.train()
+    assert said[-1].startswith("Only background is labelled; paint")
+
+
 def test_annotations_are_never_written(controller: Controller) -> None:
     before = controller.session.training[0].labels.data.copy()
     controller.train()

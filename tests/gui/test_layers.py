@@ -10,6 +10,7 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
+from napari_unetseg.core.appearance import Appearance, Look
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
 from napari_unetseg.core.truth import Origin
@@ -132,21 +133,36 @@ def test_a_snapshot_is_not_touched_by_later_painting() -> None:
     assert (copy[1, 2, 2], copy[0, 0, 0]) == (7, 0)
 
 
+FEW, MANY = dict.fromkeys(range(1, 6), 400), dict.fromkeys(range(1, 41), 400)
+
+
 @pytest.mark.parametrize(
-    ("counts", "kind"),
+    ("counts", "appearance", "kind"),
     [
-        ({}, LabelKind.STROKES),
-        ({1: 50, 255: 80}, LabelKind.STROKES),
-        ({1: 50, 2: 80}, LabelKind.STROKES),
-        ({1: 5000}, LabelKind.FULL),
-        ({255: 5000}, LabelKind.FULL),
-        ({255: 50}, LabelKind.FULL),
-        (dict.fromkeys(range(1, 14), 3), LabelKind.INSTANCES),
-        (dict.fromkeys(range(1, 400), 30), LabelKind.INSTANCES),
+        ({}, None, LabelKind.STROKES),
+        ({1: 50, 255: 80}, None, LabelKind.STROKES),
+        ({1: 50, 2: 80}, None, LabelKind.STROKES),
+        ({1: 5000}, None, LabelKind.FULL),
+        ({255: 5000}, None, LabelKind.FULL),
+        ({255: 50}, None, LabelKind.FULL),
+        ({65535: 5000}, None, LabelKind.FULL),
+        (dict.fromkeys(range(1, 14), 3), None, LabelKind.INSTANCES),
+        (dict.fromkeys(range(1, 400), 30), Appearance.LABELS, LabelKind.INSTANCES),
+        ({3: 50, 1000: 80}, Appearance.LABELS, LabelKind.INSTANCES),
+        (FEW, Appearance.OBJECTS, LabelKind.INSTANCES),
+        (FEW, Appearance.LABELS, LabelKind.FULL),
+        (dict.fromkeys(range(1, 6), 40), Appearance.OBJECTS, LabelKind.STROKES),
+        (MANY, Appearance.OBJECTS, LabelKind.INSTANCES),
+        (MANY, Appearance.LABELS, LabelKind.FULL),
+        (MANY | {255: 900}, Appearance.BLURRED, LabelKind.FULL),
+        ({-1: 900, 1: 5000}, Appearance.LABELS, LabelKind.FULL),
     ],
 )
-def test_the_kind_of_existing_labels_is_guessed(counts: dict[int, int], kind: LabelKind) -> None:
-    assert grids.guess_kind(counts, 20_000) is kind
+def test_the_kind_of_existing_labels_is_guessed(
+    counts: dict[int, int], appearance: Appearance | None, kind: LabelKind
+) -> None:
+    look = None if appearance is None else Look(appearance)
+    assert grids.guess_kind(counts, 20_000, look) is kind
 
 
 def test_a_first_look_at_labels_reads_few_planes() -> None:

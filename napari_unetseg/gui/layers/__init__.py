@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from napari_unetseg.gui.layers.annotation import (
     activate_brush,
+    add_labels,
     add_tidied,
     copy_of,
     declared_kind,
@@ -51,6 +52,7 @@ __all__ = [
     "Strokes",
     "Uncertainty",
     "activate_brush",
+    "add_labels",
     "add_mask",
     "add_tidied",
     "bring_forward",

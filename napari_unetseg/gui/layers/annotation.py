@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "activate_brush",
+    "add_labels",
     "is_ours",
     "mask_of",
     "names_in",
@@ -107,6 +108,19 @@ def add_tidied(
     )
     if not objects:
         paint_colors(layer, structures)
+    viewer.layers.insert(viewer.layers.index(source) + 1, layer)
+    return layer
+
+
+def add_labels(viewer: ViewerModel, source: Labels, data: np.ndarray, kind: LabelKind) -> Labels:
+    """Add labels that were made of another layer's above it, which is hidden."""
+    layer = Labels(
+        data,
+        name=f"{source.name} · labels",
+        metadata={"napari_unetseg": {"kind": str(kind)}},
+        **{name: getattr(source, name) for name in GEOMETRY},
+    )
+    source.visible = False
     viewer.layers.insert(viewer.layers.index(source) + 1, layer)
     return layer
 

@@ -13,6 +13,7 @@ from qtpy.QtWidgets import (
     QColorDialog,
     QComboBox,
     QFileDialog,
+    QHBoxLayout,
     QInputDialog,
     QMenu,
     QPushButton,
@@ -25,9 +26,11 @@ from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.gui.classes import balance
 from napari_unetseg.gui.panels.base import Panel, hint, layer_combo, row, show_choice
 from napari_unetseg.gui.panels.brushes import BrushList
+from napari_unetseg.gui.remedies import look_at_folder
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.remedies import Remedy
     from napari_unetseg.gui.session import Source
 
 __all__ = ["AnnotatePanel"]
@@ -73,6 +76,10 @@ class AnnotatePanel(Panel):
         self._kind_row = QWidget()
         self._kind_row.setLayout(row("They a&re", self.kind, stretch=1))
         self.column.addWidget(self._kind_row)
+        self._remedies = QHBoxLayout()
+        self._remedies.setContentsMargins(0, 0, 0, 0)
+        self.column.addLayout(self._remedies)
+        self.remedies: dict[str, QPushButton] = {}
 
         self.brushes = BrushList()
         self.brushes.chosen.connect(controller.choose_brush)
@@ -121,6 +128,22 @@ class AnnotatePanel(Panel):
         self._show_table()
         self._on_brushes()
 
+    def _show_remedies(self) -> None:
+        offered = {remedy.text: remedy for remedy in self.controller.remedies.offered()}
+        if list(offered) == list(self.remedies):
+            return
+        for button in self.remedies.values():
+            self._remedies.removeWidget(button)
+            button.deleteLater()
+        self.remedies = {text: QPushButton(text) for text in offered}
+        for text, button in self.remedies.items():
+            button.setToolTip(offered[text].tip)
+            button.clicked.connect(partial(self._on_remedy_pressed, offered[text]))
+            self._remedies.addWidget(button)
+
+    def _on_remedy_pressed(self, remedy: Remedy, _checked: bool = False) -> None:
+        self.controller.remedies.use(remedy)
+
     def _show_table(self) -> None:
         sources = [s for s in self.session.sources if s.labels is not None]
         self.table.blockSignals(True)
@@ -143,6 +166,7 @@ class AnnotatePanel(Panel):
         self.remove.setVisible(several)
 
     def _on_brushes(self) -> None:
+        self._show_remedies()
         self.brushes.show_structures(self.session.structures)
         self.brushes.show_counts(dict(self.session.counts))
         self.brushes.show_dice(self.session.dice)
@@ -190,18 +214,24 @@ class AnnotatePanel(Panel):
     def _on_folders_pressed(self) -> None:
         images = QFileDialog.getExistingDirectory(self, "Folder of images")
         masks = images and QFileDialog.getExistingDirectory(self, "Folder of their masks", images)
-        kind = self._ask_kind() if masks else None
-        if kind is not None:
-            self.controller.add_folders(Path(images), Path(masks), kind)
+        answer = self._ask_kind(Path(masks)) if masks else None
+        if answer is not None:
+            self.controller.add_folders(Path(images), Path(masks), *answer)
 
-    def _ask_kind(self) -> LabelKind | None:
+    def _ask_kind(self, masks: Path) -> tuple[LabelKind, float | None] | None:
         """Ask what the files of a folder hold; None if the user thinks better of it."""
-        choices = {f"{name}: {tip}": kind for kind, (name, tip) in KINDS.items()}
-        most_likely = list(KINDS).index(LabelKind.FULL)
+        likely, why, threshold = look_at_folder(masks)
+        choices: dict[str, tuple[LabelKind, float | None]]
+        choices = {f"{name}: {tip}": (kind, None) for kind, (name, tip) in KINDS.items()}
+        most_likely = list(KINDS).index(likely)
+        if threshold is not None:
+            most_likely = len(choices)
+            text = f"blurred mask: what is above {threshold:g} is structure 1."
+            choices[text] = (LabelKind.FULL, threshold)
         answer, agreed = QInputDialog.getItem(
             self,
             "Kind of labels",
-            "The files in this folder are",
+            f"The files in this folder are{f' ({why})' if why else ''}",
             list(choices),
             most_likely,
             False,

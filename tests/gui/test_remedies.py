@@ -1,0 +1,199 @@
+"""Labels layers as people have them: what they are taken for, and what can be made of them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from gui_parts import SIDE, TINY, squares
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+from PIL import Image as Picture
+
+from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.gui.controller import Controller
+from napari_unetseg.gui.jobs import SyncRunner
+from napari_unetseg.gui.remedies import look_at_folder
+from napari_unetseg.gui.session import Level
+
+MASK = squares() > 100
+
+
+def jpeg(mask: np.ndarray) -> np.ndarray:
+    file = io.BytesIO()
+    Picture.fromarray((mask * 255).astype(np.uint8)).save(file, "JPEG")
+    return np.asarray(Picture.open(file))
+
+
+def objects() -> np.ndarray:
+    ids = np.zeros((SIDE, SIDE), np.uint16)
+    for number, (y, x) in enumerate([(4, 4), (4, 30), (24, 12), (40, 40), (44, 8)], 1):
+        ids[y : y + 12, x : x + 14] = number
+    return ids
+
+
+def opened(labels: np.ndarray, planes: tuple[int, ...] = ()) -> tuple[Controller, Labels]:
+    """A controller with an image and a Labels layer, which it finds."""
+    viewer = ViewerModel()
+    viewer.add_layer(Image(squares(planes), name="image"))
+    layer = viewer.add_layer(Labels(labels, name="mask", scale=(2.0,) * labels.ndim))
+    controller = Controller(viewer, SyncRunner())
+    controller.session.change_settings(**TINY)
+    return controller, layer
+
+
+def kind_of(controller: Controller) -> LabelKind:
+    source = controller.session.source()
+    assert source is not None
+    return source.kind
+
+
+def test_numbered_objects_are_taken_for_objects() -> None:
+    controller, _ = opened(objects())
+    assert kind_of(controller) is LabelKind.INSTANCES
+    assert "Each number in mask is a single region" in controller.session.message.text
+    assert not controller.remedies.offered()
+
+
+def test_structures_in_several_regions_are_structures() -> None:
+    controller, _ = opened((np.indices((SIDE, SIDE)) // 5 % 5).sum(0) * 2)
+    assert kind_of(controller) is LabelKind.FULL
+    assert controller.session.message.text == ""
+
+
+@pytest.mark.parametrize("planes", [(), (3,)])
+def test_a_blurred_mask_becomes_a_mask(planes: tuple[int, ...]) -> None:
+    grey = np.broadcast_to(jpeg(MASK), (*planes, SIDE, SIDE)).copy()
+    controller, layer = opened(grey, planes)
+    session = controller.session
+    assert session.message.level is Level.WARNING
+    assert "press 'Use what is above 127'" in session.message.text
+    controller.tick()
+    assert [structure.number for structure in session.structures] == [1]
+    controller.train()
+    assert "'--threshold 127' (a button below 'They are' in napari)" in session.message.text
+    (remedy,) = controller.remedies.offered()
+    controller.remedies.use(remedy)
+    source = session.source()
+    assert source is not None
+    assert source.labels is not layer
+    assert source.kind is LabelKind.FULL
+    np.testing.assert_array_equal(source.labels.data, np.broadcast_to(MASK, grey.shape))
+    np.testing.assert_array_equal(source.labels.scale, layer.scale)
+    np.testing.assert_array_equal(layer.data, grey)
+    assert not layer.visible
+    assert not controller.remedies.offered()
+    controller.train()
+    assert [entry.model.classes.numbers for entry in session.history] == [(0, 1)]
+
+
+def test_what_is_not_labelled_can_be_said() -> None:
+    """-1 in a mask: strokes of all but these places, or background."""
+    labels = MASK.astype(np.int16)
+    labels[:6] = -1
+    controller, layer = opened(labels)
+    assert kind_of(controller) is LabelKind.FULL
+    assert "mask holds -1: press '-1 is not labelled' or" in controller.session.message.text
+    controller.train()
+    assert "the negative value -1" in controller.session.message.text
+    without, above = controller.remedies.offered()
+    assert (without.text, above.text) == ("-1 is not labelled", "Use what is above 0")
+    controller.remedies.use(without)
+    source = controller.session.source()
+    assert source is not None
+    assert source.kind is LabelKind.STROKES
+    expected = np.where(MASK, 1, BRUSH)
+    expected[:6] = 0
+    np.testing.assert_array_equal(source.labels.data, expected)
+    controller.train()
+    assert controller.session.history[-1].model.history[-1].labelled_voxels == MASK[6:].size
+    controller.choose_labels(layer, LabelKind.FULL)
+    controller.remedies.use(above)
+    source = controller.session.source()
+    assert source is not None
+    np.testing.assert_array_equal(source.labels.data, labels > 0)
+
+
+def test_255_beside_others_can_be_said_not_to_be_labelled() -> None:
+    labels = MASK.astype(np.uint8)
+    labels[:6] = 255
+    controller, _ = opened(labels)
+    assert kind_of(controller) is LabelKind.STROKES
+    assert not controller.remedies.offered()
+    controller.choose_kind(LabelKind.FULL)
+    (remedy,) = controller.remedies.offered()
+    assert remedy.text == "255 is not labelled"
+    controller.remedies.use(remedy)
+    source = controller.session.source()
+    assert source is not None
+    assert set(np.unique(source.labels.data[:6])) == {0}
+    assert set(np.unique(source.labels.data[6:])) == {1, BRUSH}
+
+
+def test_objects_without_a_place_that_is_not_labelled_stay_objects() -> None:
+    labels = objects().astype(np.int32)
+    labels[:3] = -1
+    controller, _ = opened(labels)
+    assert kind_of(controller) is LabelKind.INSTANCES
+    controller.remedies.use(controller.remedies.offered()[0])
+    source = controller.session.source()
+    assert source is not None
+    expected = np.where(objects() > 0, 1, BRUSH)
+    expected[:3] = 0
+    np.testing.assert_array_equal(source.labels.data, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "kind", "threshold"),
+    [
+        ("a.png", jpeg(MASK), LabelKind.FULL, 127),
+        ("a.jpg", jpeg(MASK), LabelKind.FULL, 127),
+        ("a.tif", objects(), LabelKind.INSTANCES, None),
+        ("a.tif", MASK.astype(np.uint8), LabelKind.FULL, None),
+        ("a.txt", MASK.astype(np.uint8), LabelKind.FULL, None),
+    ],
+)
+def test_a_folder_is_looked_at_and_trains(
+    tmp_path: Path, name: str, labels: np.ndarray, kind: LabelKind, threshold: float | None
+) -> None:
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    images.mkdir()
+    masks.mkdir()
+    tifffile.imwrite(images / "a.tif", squares())
+    if name.endswith("tif"):
+        tifffile.imwrite(masks / name, labels)
+    else:
+        Picture.fromarray(labels).save(masks / name, format="JPEG" if "jpg" in name else "PNG")
+    found = look_at_folder(masks)
+    assert (found[0], found[2]) == (kind, threshold)
+    if name == "a.txt":
+        return
+    controller = Controller(ViewerModel(), SyncRunner())
+    controller.session.change_settings(**TINY)
+    controller.add_folders(images, masks, found[0], found[2])
+    controller.train()
+    assert [entry.model.classes.numbers for entry in controller.session.history] == [(0, 1)]
+
+
+@pytest.mark.gui
+def test_the_panel_offers_what_can_be_made(qtbot: Any) -> None:
+    from napari_unetseg.gui.panels.annotate import AnnotatePanel
+
+    controller, layer = opened(jpeg(MASK))
+    panel = AnnotatePanel(controller)
+    qtbot.addWidget(panel)
+    (button,) = panel.remedies.values()
+    assert button.text() == "Use what is above 127"
+    assert "structure 1" in button.toolTip()
+    button.click()
+    assert not panel.remedies
+    assert panel.kind.currentText() == "full mask"
+    controller.choose_labels(layer)
+    assert list(panel.remedies) == ["Use what is above 127"]
+    controller.choose_labels(None)
+    assert not panel.remedies
+    panel.release()
