@@ -141,8 +141,10 @@ def train(
 
 
 def _say_classes(pairs: Sequence[Pair], init: Model | None) -> None:
+    from napari_unetseg.core.samples import values_of
+
     known = init.classes.structures if init else ()
-    classes = Classes.find([(p.values().counts, p.kind) for p in pairs], known)
+    classes = Classes.find([(v.counts, v.kind) for v in values_of(pairs)], known)
     names = [
         f"{s.number}{f' ({s.file_value} in the files)' if s.file_value else ''}"
         for s in classes.structures

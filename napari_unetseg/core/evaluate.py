@@ -10,10 +10,11 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice, TilePredicted
-from napari_unetseg.core.label_checks import LabelValues, check_together, notes_of
+from napari_unetseg.core.label_checks import LabelValues, notes_of
 from napari_unetseg.core.labels import BRUSH, Classes, LabelKind, Structure
 from napari_unetseg.core.metrics import Scores, confusion, scores_of
 from napari_unetseg.core.predict import predict_events
+from napari_unetseg.core.samples import values_of
 
 if TYPE_CHECKING:
     from napari_unetseg.core.config import PredictSettings
@@ -58,7 +59,7 @@ def evaluate_events(
         raise UserError("There is no image with a mask to evaluate; choose some.")
     for pair in pairs:
         model.check_image(pair.image)
-    values = [pair.values() for pair in pairs]
+    values = values_of(pairs)
     judge = _Judge.for_masks(model.classes, values)
     yield from map(Notice, filter(None, (*notes_of(values), judge.note)))
     found = []
@@ -148,7 +149,6 @@ class _Judge:
             name = only.name if only else "foreground"
             return cls(Classes((Structure(1, name),)), foreground=True)
         held = set[int]().union(*(mask.counts for mask in masks if mask.kind is LabelKind.FULL))
-        check_together(held)
         held -= {0}
         binary = max(held) if only and len(held) == 1 else None
         judge = cls(classes, binary=None if only and held == {only.number} else binary)

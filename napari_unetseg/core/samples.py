@@ -18,7 +18,7 @@ from napari_unetseg.core.label_checks import LabelValues, check_together, notes_
 from napari_unetseg.core.labels import IGNORE, Classes, LabelKind, Structure
 from napari_unetseg.core.sparse import planes_with
 
-__all__ = ["Pair", "TrainingData"]
+__all__ = ["Pair", "TrainingData", "values_of"]
 
 FEWEST_VOXELS = 30
 """A score needs this many labelled voxels of every class in validation blocks."""
@@ -30,6 +30,8 @@ CACHE_BYTES = 2**30
 MOST_FITTED = 2**20
 """Voxels of the pieces that a last layer is fitted to."""
 MOST_PIECES = 64
+MOST_LOOKED = 12
+"""Label images that are looked at, and not only counted."""
 PIECE_EDGE = {2: (640, 640), 3: (32, 128, 128)}
 
 
@@ -77,8 +79,8 @@ class Pair:
                     "choose labels of the same image, or make a new annotation layer for it."
                 )
 
-    def values(self) -> LabelValues:
-        """What the labels hold, read a plane at a time.
+    def values(self, *, looks: bool = True) -> LabelValues:
+        """What the labels hold, read a plane at a time; see `read_values`.
 
         Raises
         ------
@@ -86,8 +88,27 @@ class Pair:
             The values cannot be of this kind.
         """
         planes = planes_with(self.labels) if self.kind is LabelKind.STROKES else None
-        name = f"The labels of {self.image.name}"
-        return read_values(self.labels, self.kind, name, self.ignore, planes, self.image)
+        name, image = f"The labels of {self.image.name}", self.image
+        return read_values(self.labels, self.kind, name, self.ignore, planes, image, looks=looks)
+
+
+def values_of(pairs: Sequence[Pair], *, looks: bool = True) -> list[LabelValues]:
+    """What the labels of several pairs hold; a dozen of them are looked at.
+
+    Raises
+    ------
+    UserError
+        Values cannot be of the kind that was said, or contradict one another.
+    """
+    looked = set(np.linspace(0, len(pairs) - 1, MOST_LOOKED).astype(int).tolist() if looks else ())
+    found, masks = [], set[int]()
+    for number, pair in enumerate(pairs):
+        values = pair.values(looks=number in looked)
+        found.append(values)
+        if pair.kind is LabelKind.FULL:
+            masks |= values.counts.keys()
+            check_together(masks)
+    return found
 
 
 class TrainingData:
@@ -143,7 +164,7 @@ class TrainingData:
             raise TrainingError("There is no image with labels to train on; choose or paint some.")
         self.pairs, self.dims, self.share = tuple(pairs), dims, share
         _check_channels(pairs, dims)
-        values = list(self._read_values())
+        values = list(self._read_values(looks=classes is None))  # not again for newer ones
         self.notes = notes_of(values)
         found = Classes.find([(v.counts, v.kind) for v in values], structures)
         self._model_classes = known
@@ -168,15 +189,10 @@ class TrainingData:
 
     # -- labels ------------------------------------------------------------------------------------
 
-    def _read_values(self) -> Iterator[LabelValues]:
+    def _read_values(self, *, looks: bool) -> Iterator[LabelValues]:
         """What every labels array holds, checked."""
-        masks = set[int]()
+        yield from values_of(self.pairs, looks=looks)
         for pair in self.pairs:
-            values = pair.values()
-            if pair.kind is LabelKind.FULL:
-                masks |= values.counts.keys()
-                check_together(masks)
-            yield values
             if pair.corrections is not None:
                 planes = planes_with(pair.corrections)
                 name = f"The corrections of {pair.image.name}"
