@@ -282,13 +282,6 @@ def test_classes_are_taken_without_a_word(make: Callable[[], np.ndarray]) -> Non
     assert not said([make()])
 
 
-def test_images_with_the_very_same_numbers_hold_structures() -> None:
-    """One region of each structure in every image, as in sections of a brain."""
-    atlas = objects(8, 6)
-    assert said([atlas, atlas.T])
-    assert not said([atlas, atlas.T, atlas[::-1]])
-
-
 @given(st.lists(st.integers(0, 254), min_size=1, max_size=20))
 def test_any_few_structures_are_fine(numbers: list[int]) -> None:
     check_values(dict.fromkeys(numbers, 3), FULL, "x")

@@ -78,12 +78,11 @@ def look_at(
         return Look()
     values, codes = values.astype(np.float64), codes.reshape(pieces.shape).astype(np.int32)
     frequent = _frequent(values, codes)
-    regions = _Regions.of(codes, values)
-    threshold = float(np.floor(values[frequent[:2]].mean()))
-    if (changing := _changing(values, codes, frequent, regions)) is not None:
-        return Look(changing, threshold)
-    objects = regions.are_objects()
-    return Look(Appearance.OBJECTS if objects else Appearance.LABELS, threshold)
+    levels, regions = _far_apart(values[frequent]), _Regions.of(codes, values)
+    appearance = _changing(values, codes, frequent, regions, levels)
+    if appearance is None:
+        appearance = Appearance.OBJECTS if regions.are_objects() else Appearance.LABELS
+    return Look(appearance, float(np.floor(values[frequent[:2]].mean())))
 
 
 def _spread(leading: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -192,8 +191,24 @@ class _Regions:
         )
 
 
+def _far_apart(values: np.ndarray) -> np.ndarray:
+    """The values, the most frequent first, without those near an earlier one; sorted.
+
+    254 beside 255 is no level of its own.
+    """
+    levels = values[:1]
+    for value in values[1:]:
+        if np.abs(levels - value).min() >= LEAST_GAP:
+            levels = np.append(levels, value)
+    return np.sort(levels)
+
+
 def _changing(
-    values: np.ndarray, codes: np.ndarray, frequent: np.ndarray, regions: _Regions
+    values: np.ndarray,
+    codes: np.ndarray,
+    frequent: np.ndarray,
+    regions: _Regions,
+    levels: np.ndarray,
 ) -> Appearance | None:
     """Blurred, or an image; None where regions of one value are larger than that."""
     from scipy.ndimage import maximum_filter, minimum_filter
@@ -204,7 +219,7 @@ def _changing(
     low, high = minimum_filter(codes, (1, 3, 3)), maximum_filter(codes, (1, 3, 3))
     slopes = float(((low < codes) & (codes < high))[others].mean())  # few where objects touch
     flat = float((low == high)[others].mean())
-    if slopes >= 0.25 and flat < 0.25 and _is_along_edges(values, codes, frequent, others):
+    if slopes >= 0.25 and flat < 0.25 and _is_along_edges(values, codes, others, levels):
         return Appearance.BLURRED
     size = regions.mean_size(others)
     single = regions.single.mean() >= 0.8 and size >= 2  # tiny objects that touch
@@ -213,20 +228,16 @@ def _changing(
 
 
 def _is_along_edges(
-    values: np.ndarray, codes: np.ndarray, frequent: np.ndarray, others: np.ndarray
+    values: np.ndarray, codes: np.ndarray, others: np.ndarray, levels: np.ndarray
 ) -> bool:
-    """Whether the ``others`` lie along the edges of areas whose values are far from each other."""
+    """Whether the ``others`` lie along the edges of areas of several levels."""
     from scipy.ndimage import maximum_filter, minimum_filter
 
-    levels = values[frequent[:1]]
-    for value in values[frequent[1:]]:
-        if np.abs(levels - value).min() >= LEAST_GAP:  # 254 beside 255 is no level of its own
-            levels = np.append(levels, value)
     if len(levels) == 1:
         return False
-    distance = np.abs(values[:, None] - np.sort(levels))
+    distance = np.abs(values[:, None] - levels)
     nearest, reach = distance.argmin(1)[codes], 2 * JPEG_BLOCK + 1
     edges = maximum_filter(nearest, (1, reach, reach)) > minimum_filter(nearest, (1, reach, reach))
-    close = distance.min(1) <= 0.15 * np.diff(np.sort(levels)).min()
-    foreground = close[codes[codes != frequent[0]]]
+    close = distance.min(1) <= 0.15 * np.diff(levels).min()
+    foreground = close[codes[codes != np.bincount(codes.ravel()).argmax()]]
     return bool(edges[others].mean() >= 0.9 and foreground.mean() >= 0.4)

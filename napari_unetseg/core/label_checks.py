@@ -34,8 +34,6 @@ NEAR_ENDS = 10
 """Values this near to 0 or 255 are what JPEG of high quality makes of a mask of 0 and 255."""
 MANY = 12
 """So many values of strokes, or beside 255 in a full mask, are seldom structures."""
-IMAGES_ALIKE = 3
-"""In so many images objects would not have the very same numbers."""
 BUTTON = "a button below 'They are' in napari"
 
 
@@ -206,8 +204,9 @@ def check_values(
     if look.appearance is Appearance.BLURRED:
         raise UserError(
             f"{name} look like a mask whose edges were blurred by JPEG or by resizing: they hold "
-            f"{len(found)} numbers, most of them along these edges; {_threshold(look.threshold)}, "
-            "or save the mask again without JPEG and interpolation, structures numbered 1, 2, 3 …."
+            f"{len(found)} numbers, most of them along these edges; of one structure, "
+            f"{_threshold(look.threshold)}, else save the mask again without JPEG and "
+            "interpolation, structures numbered 1, 2, 3 …."
         )
     if look.appearance is Appearance.IMAGE:
         raise UserError(
@@ -244,15 +243,15 @@ def _beside_others(name: str, found: Sequence[int]) -> str:
             "'--labels instances' ('objects' in napari)."
         )
     others = ", ".join(str(v) for v in found[:5] if v != BRUSH)
-    ways = ["'--ignore 255' for voxels of a full mask without a label (" + BUTTON + ")"]
-    ways.append("'--labels strokes' for strokes with a background brush")
+    ways = [f"'--ignore 255' for 'not labelled' ({BUTTON})"]
+    ways.append("'--labels strokes' for a background brush")
     if len(found) >= MANY:
         ways.append("'--labels instances' for an object like every other number")
     if all(min(v, BRUSH - v) <= NEAR_ENDS for v in found):
         ways.append("'--threshold 127' for one structure whose edges JPEG has blurred")
     return (
         f"{name} are a full mask that holds 255 beside {others}; say what 255 means: "
-        f"{', '.join(ways[:-1])}, or {ways[-1]}."
+        f"{', '.join(ways)}, or give the structure another number, 1 to 254."
     )
 
 
@@ -301,8 +300,7 @@ def notes_of(labels: Sequence[LabelValues]) -> tuple[str, ...]:
         notes.append(f"{_and_more(missing)} hold NaN, which counts as not labelled.")
     full = [each for each in labels if each.kind is LabelKind.FULL]
     objects = [each for each in full if each.look.appearance is Appearance.OBJECTS]
-    alike = len(full) >= IMAGES_ALIKE and len({frozenset(each.counts) for each in full}) == 1
-    if objects and not alike:
+    if objects:
         most = max(len(each.counts.keys() - {0}) for each in objects)
         notes.append(
             f"{_and_more([each.name for each in objects])} hold up to {most} numbers, each of them "

@@ -448,6 +448,11 @@ def _only(name: str, pairs: Sequence[Pair]) -> str:
         return (
             "Only background is labelled: every value is 0; give masks that hold a structure too."
         )
+    if 0 in ignored:
+        return (
+            f"Only {name} is labelled, since 0 is ignored; leave '--ignore 0' out if 0 is the "
+            "background, or give labels of it."
+        )
     if ignored and ignored[0] < 0:
         return (
             f"Only {name} is labelled, since {ignored[0]} is ignored and nothing is 0; if it is "
