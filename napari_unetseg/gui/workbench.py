@@ -14,6 +14,7 @@ from qtpy.QtGui import QCursor
 from qtpy.QtWidgets import QApplication
 
 from napari_unetseg.gui.controller import Controller
+from napari_unetseg.gui.gl_context import CanvasContext
 from napari_unetseg.gui.jobs import ThreadRunner
 from napari_unetseg.gui.layers.ahead import Ahead
 from napari_unetseg.gui.preferences import read_preferences
@@ -53,6 +54,7 @@ class Workbench(QObject):
         self.controller = Controller(viewer, runner, preferences=read_preferences)
         self.keys = Shortcuts(self.controller, self)
         self.ahead = Ahead(viewer)
+        self._canvas_context = CanvasContext(viewer)
         self.controller.session.events.message.connect(self._on_message)
         self._window: ref[QWidget] | None = None
         self._cursor, self._moved = QCursor.pos(), time.monotonic()
