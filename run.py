@@ -32,7 +32,7 @@ PYTHON = VENV / ("Scripts/python.exe" if WINDOWS else "bin/python")
 
 STAGES = ("lint", "types", "imports", "tests", "gui")
 SHOWS = ("gui",)  # stages with windows: they run beside the others
-BINDINGS = {"pyqt5": "PyQt5", "pyqt6": "PyQt6", "pyside6": "PySide6"}
+BINDINGS = {"pyqt6": "PyQt6", "pyside6": "PySide6", "pyqt5": "PyQt5"}  # the first is the default
 # What is installed: the module that shows it is there, MB to download, MB on disk.
 PARTS = {
     "torch": ("torch", 3000, 5300) if LINUX else ("torch", 250, 1000),
@@ -170,23 +170,24 @@ def prepare(options: argparse.Namespace) -> list[str]:
     """Make .venv hold what the command needs; return the Qt bindings to use, the first first."""
     dev = ["dev"] if options.command == "test" else []
     stamp = read_stamp()
-    bindings = choose_bindings(options, pyqt5=not stamp.get("without_pyqt5"))
+    first, *others = choose_bindings(options)
+    bindings = [first, *(name for name in others if name not in stamp.get("without", []))]
     if stamp and {*bindings, *dev} <= set(stamp["extras"]):
         return bindings
     make_venv()
-    without_pyqt5 = options.command == "test" and not options.qt and not has_wheel("PyQt5")
-    bindings = choose_bindings(options, pyqt5=not without_pyqt5)
+    without = [name for name in others if not has_wheel(BINDINGS[name])]
+    bindings = [first, *(name for name in others if name not in without)]
     extras = sorted({*bindings, *dev, *stamp.get("extras", [])})
     install(extras)
-    write_stamp(extras, without_pyqt5)
+    write_stamp(extras, without)
     return bindings
 
 
-def choose_bindings(options: argparse.Namespace, *, pyqt5: bool) -> list[str]:
-    """Return the Qt bindings that a command runs on, given whether PyQt5 can be had."""
+def choose_bindings(options: argparse.Namespace) -> list[str]:
+    """Return the Qt bindings that a command runs on; all but the first may be missing."""
     if options.qt:
         return [options.qt]
-    return ["pyqt6", "pyqt5"] if options.command == "test" and pyqt5 else ["pyqt6"]
+    return list(BINDINGS)[: None if options.command == "test" else 1]
 
 
 def has_wheel(module: str) -> bool:
@@ -205,9 +206,9 @@ def read_stamp() -> dict[str, Any]:
     return stamp if valid else {}
 
 
-def write_stamp(extras: list[str], without_pyqt5: bool) -> None:
-    """Note what was installed."""
-    stamp = {"key": stamp_key(), "extras": extras, "without_pyqt5": without_pyqt5}
+def write_stamp(extras: list[str], without: list[str]) -> None:
+    """Note what was installed, and the Qt bindings that pip has not for this machine."""
+    stamp = {"key": stamp_key(), "extras": extras, "without": without}
     STAMP.write_text(json.dumps(stamp) + "\n", encoding="utf-8")
 
 
@@ -333,8 +334,9 @@ def test(options: argparse.Namespace, bindings: list[str]) -> int:
     print("\n=== summary")
     for title, passed, seconds in results:
         print(f"{'passed' if passed else 'FAILED'}  {title:<16} {seconds:6.1f} s")
-    if not options.qt and "pyqt5" not in bindings:
-        print("skipped gui (PyQt5): pip has no PyQt5 for this machine")
+    for name in choose_bindings(options):
+        if name not in bindings:
+            print(f"skipped gui ({BINDINGS[name]}): pip has no {BINDINGS[name]} for this machine")
     failed = [title for title, passed, _ in results if not passed]
     print(f"FAILED: {', '.join(failed)}" if failed else "All passed.")
     return 1 if failed else 0

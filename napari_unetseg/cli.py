@@ -20,7 +20,6 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from napari_unetseg import (
-    __version__,
     batching,
     commands,
     measuring,
@@ -33,6 +32,7 @@ from napari_unetseg.core.config import PredictSettings, TrainSettings
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.parallel import place
+from napari_unetseg.core.versions import installed_versions
 from napari_unetseg.predicting import SomeFailedError, Wanted
 from napari_unetseg.terminal import complain, note, tell
 
@@ -106,7 +106,9 @@ Threshold = Annotated[
 @app.callback()
 def _common(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the versions that a bug report needs.")
+    ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show tracebacks, as UNETSEG_DEBUG=1 does.")
     ] = False,
@@ -533,7 +535,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given or os.environ.get("UNETSEG_DEBUG", "") not in ("", "0")
     given = [a for a in given if a != "--debug"]
     if given == ["--version"]:
-        tell(f"unetseg {__version__}")
+        for name, number in installed_versions().items():
+            tell(f"{name} {number}")
         return 0
     # beside other busy programs PyTorch's threads must not wait for each other by spinning
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

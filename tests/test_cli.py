@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import platform
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from PIL import Image
 
 from napari_unetseg import __version__, commands
 from napari_unetseg.cli import main
+from napari_unetseg.core import versions
 from napari_unetseg.core.model import Model
 from napari_unetseg.io.images import open_stack
 
@@ -480,8 +484,31 @@ def test_wrong_usage_is_one_line_and_code_2(run: Run, arguments: str, sentence: 
     assert result.out == ""
 
 
-def test_help_and_version(run: Run) -> None:
-    assert run("--version") == Result(0, f"unetseg {__version__}\n", "")
+def test_version_says_what_a_bug_report_needs(run: Run) -> None:
+    said = run("--version")
+    bindings = [name for name in ("PyQt6", "PySide6", "PyQt5") if find_spec(name)]
+    lines = [f"{name} {version(name)}\n" for name in ("napari", "torch", *bindings)]
+    first = f"unetseg {__version__}\nPython {platform.python_version()}\n"
+    assert said == Result(0, first + "".join(lines), "")
+
+
+def test_version_leaves_out_what_is_not_installed(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def only_some(name: str) -> str:
+        if name.startswith("PyQt") or name == "PySide6":
+            raise PackageNotFoundError(name)
+        return f"of {name}"
+
+    monkeypatch.setattr(versions, "version", only_some)
+    assert run("--version").out.splitlines()[2:] == [
+        "napari of napari",
+        "torch of torch",
+        "PySide6 of PySide6_Essentials",
+    ]
+
+
+def test_help(run: Run) -> None:
     for command in ("train", "predict", "evaluate", "info"):
         result = run(command, "--help")
         assert result.code == 0

@@ -146,7 +146,8 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     bin_.mkdir()
     (folder / "calls").unlink(missing_ok=True)
     write_modules(root / "modules")
-    write_wheel(wheels, "PyQt5")
+    for name in ("PyQt5", "PySide6"):
+        write_wheel(wheels, name)
     (root / "pyproject.toml").write_text(PYPROJECT)
     (root / "backend.py").write_text(BACKEND)
     for name in ("hatch_build.py", "run.py"):
@@ -335,7 +336,7 @@ def test_demo_fails_when_the_demo_fails(ready: Project, monkeypatch: pytest.Monk
 
 
 # ------------------------------------------------------------------------------ test
-def test_test_runs_every_stage_and_the_gui_on_both_bindings(
+def test_test_runs_every_stage_and_the_gui_on_all_bindings(
     ready: Project, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert ready.main("test", "--", "-k", "x") == 0
@@ -343,6 +344,7 @@ def test_test_runs_every_stage_and_the_gui_on_both_bindings(
     windows = [call for call in started if call[2]]
     assert windows == [
         ("pytest", ["-k", "x", "tests/gui"], "pyqt6"),
+        ("pytest", ["-k", "x", "tests/gui", "-m", "gui"], "pyside6"),
         ("pytest", ["-k", "x", "tests/gui", "-m", "gui"], "pyqt5"),
     ]
     assert [call for call in started if not call[2]] == [  # beside the windows
@@ -353,7 +355,7 @@ def test_test_runs_every_stage_and_the_gui_on_both_bindings(
         ("pytest", ["-k", "x", "--ignore=tests/gui"], None),
     ]
     out = capfd.readouterr().out
-    assert out.count("=== gui (PyQt") == 2
+    assert out.count("=== gui (Py") == 3
     assert out.rstrip().endswith("All passed.")
 
 
@@ -366,7 +368,7 @@ def test_what_a_stage_with_windows_said_is_printed(
     assert ready.main("test") == 1
     out = capfd.readouterr().out
     assert out.index("=== gui (PyQt6)") < out.index("said on pyqt6\n") < out.index("(PyQt5)")
-    assert out.rstrip().endswith("FAILED: tests, gui (PyQt6), gui (PyQt5)")
+    assert out.rstrip().endswith("FAILED: tests, gui (PyQt6), gui (PySide6), gui (PyQt5)")
     write_modules(ready.root / "modules")
 
 
@@ -376,7 +378,7 @@ def test_one_failed_stage_fails_the_whole_and_is_named(
     monkeypatch.setenv("FAIL", "mypy cli")
     assert ready.main("test") == 1
     assert capfd.readouterr().out.rstrip().endswith("FAILED: types, imports")
-    assert len(ready.calls()) == 7
+    assert len(ready.calls()) == 8
 
 
 def test_one_stage_alone(ready: Project) -> None:
@@ -386,16 +388,28 @@ def test_one_stage_alone(ready: Project) -> None:
     assert [(call[1], call[2]["QT_API"]) for call in ready.calls()] == [(["tests/gui"], "pyside6")]
 
 
-def test_a_demo_on_pyqt6_does_not_make_test_forget_pyqt5(
+def test_a_demo_on_pyqt6_does_not_make_test_forget_the_other_bindings(
     project: Project, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert project.main("demo", "--qt", "pyqt6") == 0
     assert project.main("test", "--only", "gui") == 0
-    assert project.calls()[-1][2]["QT_API"] == "pyqt5"
-    shutil.rmtree(project.root / ".venv")
-    shutil.rmtree(project.wheels)
-    assert project.main("test") == 0
-    assert "skipped gui (PyQt5)" in capfd.readouterr().out
+    used = [environment["QT_API"] for _, _, environment in project.calls()]
+    assert used == ["pyqt6", "pyqt6", "pyside6", "pyqt5"]
+    assert "skipped" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("lacking", ["PyQt5", "PySide6"])
+def test_a_binding_that_pip_has_not_is_skipped_by_name_also_the_next_time(
+    project: Project, capfd: pytest.CaptureFixture[str], lacking: str
+) -> None:
+    (project.wheels / f"{lacking}-99-py3-none-any.whl").unlink()
+    for _ in range(2):
+        assert project.main("test", "--only", "gui") == 0
+        used = [environment["QT_API"] for _, _, environment in project.calls()]
+        assert used == [name for name in ("pyqt6", "pyside6", "pyqt5") if name != lacking.lower()]
+        said = f"skipped gui ({lacking}): pip has no {lacking} for this machine"
+        assert said in capfd.readouterr().out
+    assert project.main("demo", "--qt", lacking.lower()) == 0  # who asks for it has it tried
 
 
 def test_ci_runs_exactly_this() -> None:

@@ -60,6 +60,9 @@ class Shortcuts(QObject):
         self._bound: dict[str, QShortcut] = {}
         self._help: HelpDialog | None = None
         self._docks = 0
+        application = QApplication.instance()
+        if isinstance(application, QApplication):  # Qt ends this connection with the object
+            application.focusChanged.connect(self._on_focus)
 
     @property
     def keys(self) -> dict[str, str]:
@@ -90,9 +93,6 @@ class Shortcuts(QObject):
             self._lives_in = ref(window)
             remembered.changed.connect(self._on_changed)
             get_settings().shortcuts.events.shortcuts.connect(self._on_changed)
-            application = QApplication.instance()
-            if isinstance(application, QApplication):
-                application.focusChanged.connect(self._on_focus)
         self._bind()
 
     def end(self) -> None:
@@ -110,10 +110,6 @@ class Shortcuts(QObject):
     def _release(self) -> None:
         remembered.changed.disconnect(self._on_changed, missing_ok=True)
         get_settings().shortcuts.events.shortcuts.disconnect(self._on_changed)
-        application = QApplication.instance()
-        with suppress(RuntimeError, TypeError):
-            if isinstance(application, QApplication):
-                application.focusChanged.disconnect(self._on_focus)
         self._unbind()
         if self._help is not None:
             with suppress(RuntimeError):

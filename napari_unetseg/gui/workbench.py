@@ -13,7 +13,9 @@ from qtpy.QtCore import QEvent, QObject, QTimer
 from qtpy.QtGui import QCursor
 from qtpy.QtWidgets import QApplication
 
+from napari_unetseg.gui.binding import keep_constants_alive
 from napari_unetseg.gui.controller import Controller
+from napari_unetseg.gui.gl_context import CanvasContext
 from napari_unetseg.gui.jobs import ThreadRunner
 from napari_unetseg.gui.layers.ahead import Ahead
 from napari_unetseg.gui.preferences import read_preferences
@@ -46,6 +48,7 @@ class Workbench(QObject):
     """
 
     def __init__(self, viewer: ViewerModel) -> None:
+        keep_constants_alive()
         super().__init__()
         self.closed = False
         self.setObjectName("napari-unetseg")
@@ -53,6 +56,7 @@ class Workbench(QObject):
         self.controller = Controller(viewer, runner, preferences=read_preferences)
         self.keys = Shortcuts(self.controller, self)
         self.ahead = Ahead(viewer)
+        self._canvas_context = CanvasContext(viewer)
         self.controller.session.events.message.connect(self._on_message)
         self._window: ref[QWidget] | None = None
         self._cursor, self._moved = QCursor.pos(), time.monotonic()
@@ -60,7 +64,10 @@ class Workbench(QObject):
         self._timer.setInterval(TICK_MS)
         self._timer.timeout.connect(self._on_tick)
         self._timer.start()
-        self.destroyed.connect(partial(_end, self.controller))
+        self._soon = QTimer(self)  # not `QTimer.singleShot`: PySide6 calls what is deleted by then
+        self._soon.setSingleShot(True)
+        self._soon.timeout.connect(self._on_maybe_closed)
+        self.destroyed.connect(partial(_end, self.controller, self.ahead))
         application = QApplication.instance()
         if application is not None:
             application.aboutToQuit.connect(self.close)
@@ -83,7 +90,7 @@ class Workbench(QObject):
     def eventFilter(self, _: QObject | None, event: QEvent | None) -> bool:
         """See the window being closed; napari may still refuse it, so look a moment later."""
         if event is not None and event.type() == QEvent.Type.Close:
-            QTimer.singleShot(0, self._on_maybe_closed)
+            self._soon.start(0)
         return False
 
     def _on_maybe_closed(self) -> None:
@@ -98,8 +105,7 @@ class Workbench(QObject):
             with suppress(RuntimeError):  # Qt may have deleted it with the window
                 self._timer.stop()
             self.keys.end_all()
-            self.ahead.close()
-            _end(self.controller)
+            _end(self.controller, self.ahead)
 
     def _on_tick(self) -> None:
         position = QCursor.pos()
@@ -112,8 +118,9 @@ class Workbench(QObject):
             show_error(message.text)
 
 
-def _end(controller: Controller, _: Any = None) -> None:
+def _end(controller: Controller, ahead: Ahead, _: Any = None) -> None:
     """Nothing is shown any more: the widgets may be gone already."""
+    ahead.close()
     for name in controller.session.events:
         controller.session.events[name].disconnect()
     controller.close()

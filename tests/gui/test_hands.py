@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,14 @@ from gui_parts import squares
 from napari.layers import Image, Labels
 from napari.settings import get_settings
 from napari.utils.shortcuts import default_shortcuts
-from qtpy.QtCore import Qt
+from qtpy import API_NAME, QT_VERSION
+from qtpy.QtCore import QPoint, Qt
 from qtpy.QtGui import QKeySequence
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QAbstractButton, QApplication, QLabel, QShortcut, QWidget
-from window_parts import Window
+from window_parts import LEFT, NONE, Window
 
+from napari_unetseg import __version__
 from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.core.truth import Origin
 from napari_unetseg.gui import sentences
@@ -246,6 +249,17 @@ def test_the_help_opens_by_key_and_by_button_and_lists_every_command(hands: Wind
     hands.wait(dialog.isVisible)
     assert hands.dock.workbench.keys.help is dialog
     assert not dialog._scroll.horizontalScrollBar().maximum()
+    dialog.close()
+
+
+def test_the_help_ends_with_the_versions_and_the_binding_in_use(hands: Window) -> None:
+    dialog = open_help(hands)
+    lines = dialog.versions.text().split("<br>")
+    assert lines[0] == f"unetseg {__version__}"
+    (used,) = [line for line in lines if "in use" in line]
+    assert used == f"{API_NAME} {version(API_NAME)}, in use with Qt {QT_VERSION}"
+    QTest.mouseDClick(dialog.versions, LEFT, NONE, QPoint(20, 8))
+    assert dialog.versions.selectedText() == "unetseg"
     dialog.close()
 
 

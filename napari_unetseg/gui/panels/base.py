@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import ComboBox
 from qtpy.QtCore import QSize, Qt
-from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
@@ -18,6 +17,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 from superqt import QCollapsible
+
+from napari_unetseg.gui.binding import blank_icon
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller
@@ -149,7 +150,7 @@ def layer_combo(choices: Callable[[], list[Any]], tooltip: str) -> ComboBox:
 
 def folded(title: str, *widgets: QWidget) -> QCollapsible:
     """Widgets under a line that folds them away; what is folded away is no stop of the Tab key."""
-    fold = QCollapsible(title, collapsedIcon=QIcon(), expandedIcon=QIcon())
+    fold = QCollapsible(title, collapsedIcon=blank_icon(), expandedIcon=blank_icon())
     fold.setDuration(0)
     if (layout := fold.layout()) is not None:
         layout.setContentsMargins(0, 0, 0, 0)
@@ -158,6 +159,7 @@ def folded(title: str, *widgets: QWidget) -> QCollapsible:
     button, content = fold.toggleButton(), fold.content()
     button.setProperty("role", "fold")
     button.setStyleSheet("")
+    button.setIconSize(QSize(0, 0))
     button.setAccessibleName(title)
 
     def show(open_now: bool) -> None:

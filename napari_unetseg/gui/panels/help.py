@@ -1,13 +1,15 @@
-"""The help: what to press in which order, the keys, what the numbers mean."""
+"""The help: what to press in which order, the keys, what the numbers mean, the versions."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from qtpy import API_NAME, QT_VERSION
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import QDialog, QFrame, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
+from napari_unetseg.core.versions import installed_versions
 from napari_unetseg.gui.panels.keys import KeysForm
 from napari_unetseg.gui.panels.look import stylesheet
 
@@ -59,6 +61,10 @@ class HelpDialog(QDialog):
         column.addWidget(self.keys)
         column.addWidget(_heading("What the numbers mean"))
         column.addWidget(_text(_table()))
+        column.addWidget(_heading("Versions, for a bug report"))
+        self.versions = _text(_versions())
+        self.versions.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        column.addWidget(self.versions)
         column.addStretch(1)
         scroll = QScrollArea()
         scroll.setWidget(inner)
@@ -109,6 +115,15 @@ def _text(html: str) -> QLabel:
     label.setTextFormat(Qt.TextFormat.RichText)
     label.setWordWrap(True)
     return label
+
+
+def _versions() -> str:
+    """A line for each version, as `unetseg --version` prints them, and the Qt binding in use."""
+    lines = [
+        f"{name} {number}" + f", in use with Qt {QT_VERSION}" * (name == API_NAME)
+        for name, number in installed_versions().items()
+    ]
+    return "<br>".join(lines)
 
 
 def _table() -> str:

@@ -1,0 +1,38 @@
+"""Versions for a bug report, from what is installed; nothing is imported to find them."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from napari_unetseg import __version__
+
+__all__ = ["installed_versions"]
+
+PACKAGES = {
+    "napari": ("napari",),
+    "torch": ("torch",),
+    "PyQt6": ("PyQt6",),
+    "PySide6": ("PySide6", "PySide6_Essentials"),  # the second alone is enough for napari
+    "PyQt5": ("PyQt5",),
+}
+
+
+def installed_versions() -> dict[str, str]:
+    """Name and version of the program, Python, napari, PyTorch and each Qt binding.
+
+    Returns
+    -------
+    dict
+        In that order, without what is not installed.
+    """
+    found = {name: next(filter(None, map(_version, each)), "") for name, each in PACKAGES.items()}
+    first = {"unetseg": __version__, "Python": platform.python_version()}
+    return first | {name: text for name, text in found.items() if text}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

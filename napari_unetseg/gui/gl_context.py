@@ -1,0 +1,40 @@
+"""The OpenGL context of napari's canvas, made current before napari deletes what a layer drew."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+__all__ = ["CanvasContext"]
+
+
+class CanvasContext:
+    """Makes the canvas's context current whenever layers leave a viewer, before napari hears of it.
+
+    napari (0.6.5 to 0.9.2 at least) deletes the shader programs of a removed layer at once, in
+    whatever context is current: outside of a paint event that is the one in which Qt composes the
+    window. Mesa's software renderer then unbinds the shaders of the canvas behind its own back,
+    and the process dies at the next frame (docs/napari-crash.md).
+
+    Parameters
+    ----------
+    viewer
+        The viewer to watch; one without a window has no canvas, and nothing is done.
+    """
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        self._viewer = viewer
+        events = viewer.layers.events
+        # napari deletes on `removed` and `end_batch`, which its own callbacks hear first
+        for signal in (events.removing, events.begin_batch):
+            signal.connect(self._make_current)
+
+    def _make_current(self, _: Any = None) -> None:
+        # `_qt_viewer` is napari's own; where it is no more, napari may well have mended it
+        with suppress(AttributeError, RuntimeError):  # RuntimeError: Qt has deleted the canvas
+            canvas = self._viewer.window._qt_viewer.canvas.native
+            if canvas.isValid():
+                canvas.makeCurrent()
