@@ -87,13 +87,12 @@ def test_a_killed_owner_is_noticed_at_once(
     assert owner is not None
     assert owner.process == process.pid
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # nobody takes note of it yet
     assert (tmp_path / "work" / "owner.json").exists()
     assert lock.take() is None
     lock.release()
     assert list(tmp_path.iterdir()) == []
-    assert process.stdout is not None
-    process.stdout.close()
+    process.communicate()
 
 
 @pytest.mark.parametrize("system", ["locks", "none"])
@@ -170,6 +169,29 @@ def test_an_owner_that_was_taken_for_dead_leaves_the_next_one_alone(tmp_path: Pa
     lock.release()
     assert json.loads(note.read_text())["process"] == 7
     assert (tmp_path / "work" / "lock").exists()
+
+
+@pytest.mark.usefixtures("refused")
+def test_who_took_over_just_before_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two find the same owner dead; the slower one must not remove the quicker one's note."""
+    left_note(tmp_path / "work")
+    slower, quicker = OutputLock(tmp_path / "work"), OutputLock(tmp_path / "work")
+
+    def is_dead(lock: OutputLock, owner: LockOwner, changed: int) -> bool:
+        if owner.process == os.getpid():
+            return False
+        if lock is slower:
+            assert quicker.take() is None
+        return True
+
+    monkeypatch.setattr(OutputLock, "_is_dead", is_dead)
+    owner = slower.take()
+    assert owner is not None
+    assert owner.process == os.getpid()
+    quicker.release()
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.usefixtures("refused")

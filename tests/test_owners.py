@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,10 @@ def test_what_was_finished_before_is_predicted_anew(
     assert len(of_kind(again, ChunkPredicted)) == 2 * (PLANES + 1)
 
 
-def test_a_stop_ends_waiting_at_once(tmp_path: Path, images: dict[str, Path]) -> None:
+def test_a_stop_ends_waiting_at_once(
+    tmp_path: Path, images: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_unetseg.engine.turns.POLL_SECONDS", 1e4)
     control, how = Control(1), Saving(tmp_path / "out")
     one = begin({"a": images["a"]}, how)
     advance(one, 1)
@@ -148,8 +152,10 @@ def test_a_stop_ends_waiting_at_once(tmp_path: Path, images: dict[str, Path]) ->
     notice = next(two)
     assert isinstance(notice, Notice)
     assert notice.text.endswith("waiting for it.")
-    control.stop()
+    timer = threading.Timer(0.1, control.stop)
+    timer.start()
     assert finish(two) == []
+    timer.join()
     one.close()
 
 

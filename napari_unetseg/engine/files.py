@@ -246,31 +246,32 @@ class _One:
         plan = self._plan(turn)
         if how.format is Format.ZARR:
             place = FolderStore(how.zarr_of(stem, image))
-            output = finished_output(place, plan, overwrite=how.overwrite)
-            if output is not None:
+            if (output := finished_output(place, plan, overwrite=how.overwrite)) is not None:
                 turn.work.clear()
                 return self._of_output(turn, output)
         elif how.was_made(plan, stem, image, self.since):
             yield Notice(MEANWHILE.format(image.name))
             return self._described(turn, "done")
-        store = FolderStore(turn.work.store(plan.digest))
+        return (yield from self._make(turn, plan))
+
+    def _make(self, turn: Turn, plan: Plan) -> Generator[Event, None, FileDone | None]:
+        """Fill the hidden store of an image, and make its results of it."""
         output = yield from fill_store(
             plan,
-            store,
+            FolderStore(turn.work.store(plan.digest)),
             self.settings,
             overwrite=True,
             control=self.control,
-            chunks=self._chunks(image),
+            chunks=self._chunks(turn.image),
         )
         if output is None:
             return None
         try:
-            done = self._of_output(turn, output)
+            return self._of_output(turn, output)
         finally:
             with saving():
-                how.export(output, stem, image)
-        turn.work.clear()
-        return done
+                self.how.export(output, turn.stem, turn.image)
+            turn.work.clear()
 
     def _plan(self, turn: Turn) -> Plan:
         how = self.how

@@ -115,7 +115,7 @@ class Turns:
             return
         self._refused = turn.work.refused
         yield Notice(
-            f"The file system of {turn.work.path.parent} gives no locks ({self._refused}); notes "
-            "in hidden folders keep other programs away instead. After a program was killed on "
-            "another computer, it takes half a minute until its images are gone on with."
+            f"The file system of {turn.work.path.parent} gives no locks ({self._refused}), so "
+            "notes in hidden folders keep other programs away; of one that was killed on another "
+            "computer it is known after half a minute."
         )
