@@ -128,12 +128,12 @@ def command(case: str, data: Path, out: Path, number: int = 0) -> list[str]:
 def found_in(case: str, out: Path) -> dict[str, np.ndarray]:
     """Every mask, probabilities and table that can be seen in an output."""
     found: dict[str, np.ndarray] = {}
-    for file in sorted(out.rglob("*.tif")):
+    for file in sorted(out.glob("[!.]*.tif")):
         found[file.name] = tifffile.imread(file)
-    if pages := sorted(out.glob("*.png")):
+    if pages := sorted(out.glob("[!.]*.png")):
         found["pages"] = np.array([len(pages)])
         found |= {page.name: np.asarray(Image.open(page)) for page in pages}
-    for file in sorted(out.glob("*_objects.csv")):
+    for file in sorted(out.glob("[!.]*_objects.csv")):
         found[file.name] = np.frombuffer(file.read_bytes(), np.uint8)
     store = out if case == "inside" else out / "a.zarr"
     for name in ("labels/mask/0", *(() if case == "inside" else ("0",))):
@@ -175,11 +175,12 @@ class Process:
 
 def start(arguments: Sequence[str], log: Path) -> Process:
     """Run a command in a process of its own."""
+    log.touch()  # it may be killed before it can
     pid = os.fork()
     if pid:
         return Process(pid, log)
     try:
-        handle = os.open(log, os.O_WRONLY | os.O_CREAT, 0o644)
+        handle = os.open(log, os.O_WRONLY)
         os.dup2(handle, 1), os.dup2(handle, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         code = cli.main(list(arguments))

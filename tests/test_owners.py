@@ -310,6 +310,29 @@ def test_what_an_older_version_began_is_gone_on_with(
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.tif"]
 
 
+@pytest.mark.parametrize("form", [Format.TIFF, Format.PNG])
+def test_files_are_moved_to_their_place_when_all_are_written(
+    tmp_path: Path, images: dict[str, Path], monkeypatch: pytest.MonkeyPatch, form: Format
+) -> None:
+    """What a killed program leaves half written lies in the hidden folder, and goes with it."""
+    out, real = tmp_path / "out", Path.replace
+    moved: list[tuple[str, int]] = []
+
+    def replace(self: Path, target: Path) -> Path:
+        if Path(target).parent == out:
+            written = [p for p in self.parent.iterdir() if p.suffix in (".tif", ".png", ".csv")]
+            moved.append((self.parent.name, len(written)))
+        return real(self, target)
+
+    (out / ".a.unetseg").mkdir(parents=True)
+    (out / ".a.unetseg" / ".a-12345678.tif").write_bytes(b"half")
+    monkeypatch.setattr(Path, "replace", replace)
+    finish(begin({"a": images["a"]}, Saving(out, form), wish=Wish(measure=".csv")))
+    planes = PLANES if form is Format.PNG else 1
+    assert moved == [(".a.unetseg", n) for n in (1, *range(planes, 0, -1))]
+    assert not [p.name for p in out.iterdir() if p.name.startswith(".")]
+
+
 # -- OME-Zarr --------------------------------------------------------------------------------------
 
 

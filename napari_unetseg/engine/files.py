@@ -270,7 +270,7 @@ class _One:
             return self._of_output(turn, output)
         finally:
             with saving():
-                self.how.export(output, turn.stem, turn.image)
+                self.how.export(output, turn.stem, turn.image, turn.work.path)
             turn.work.clear()
 
     def _plan(self, turn: Turn) -> Plan:
@@ -295,7 +295,8 @@ class _One:
             done = replace(done, voxels=count_voxels(output.mask))
         if self.wish.measure:
             table = self.how.table_of(stem, image, self.wish.measure)
-            done = replace(done, objects=_measure(table, _mask_stack(output, stack), stack))
+            mask = _mask_stack(output, stack)
+            done = replace(done, objects=_measure(table, mask, stack, turn.work.path))
         return done
 
     def _described(self, turn: Turn, status: Literal["done", "skipped"]) -> FileDone:
@@ -308,7 +309,8 @@ class _One:
         if self.wish.measure:
             table = self.how.table_of(stem, image, self.wish.measure)
             if not (skipped and table.exists()):
-                found = _measure(table, open_stack(mask), self.open_image(image))
+                image_stack = self.open_image(image)
+                found = _measure(table, open_stack(mask), image_stack, turn.work.path)
                 done = replace(done, objects=found)
         return done
 
@@ -325,9 +327,9 @@ def _mask_stack(output: Output, stack: Stack) -> Stack:
     )
 
 
-def _measure(table: Path, mask: Stack, image: Stack) -> dict[int, int]:
+def _measure(table: Path, mask: Stack, image: Stack, scratch: Path) -> dict[int, int]:
     """Write a table of objects; how many there are of each structure."""
-    rows = measure_objects(table, mask, image)
+    rows = measure_objects(table, mask, image, scratch=scratch)
     return dict(Counter(int(row["structure"]) for row in rows))
 
 

@@ -125,14 +125,18 @@ class Saving:
             return False
         return recent and self.exists(stem, image) and read_digest(file) == plan.digest
 
-    def export(self, output: Output, stem: str, image: Path) -> None:
-        """Make an image's results of a finished hidden store, in which no chunk may be missing."""
+    def export(self, output: Output, stem: str, image: Path, scratch: Path) -> None:
+        """Make an image's results of a finished hidden store, in which no chunk may be missing.
+
+        ``scratch`` is for temporary files.
+        """
         if self.format is Format.ZARR:
             publish(output, self.zarr_of(stem, image))
             return
         plan, model = output.plan, output.plan.model
         grid: dict[str, Any] = {"axes": plan.stack.grid_axes}
         grid |= {"spacing": plan.stack.grid_spacing, "units": plan.stack.grid_units}
+        grid |= {"scratch": scratch}
         names = {s.number: s.name for s in model.classes.structures}
         how = {"names": names, "provenance": provenance(plan.digest, model.id), **grid}
         write_mask(self.mask_of(stem, image), output.mask, **how)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def write_mask(
     names: Mapping[int, str] | None = None,
     ome: bool | None = None,
     provenance: str = "",
+    scratch: Path | None = None,
 ) -> list[Path]:
     """Write a mask as TIFF, OME-TIFF or PNG, chosen by the suffix of ``path``.
 
@@ -55,6 +57,8 @@ def write_mask(
         Write OME-TIFF whatever the suffix.
     provenance
         A line on how the mask was made, noted in every file.
+    scratch
+        A folder for temporary files, as for `atomic_path`.
 
     Returns
     -------
@@ -71,7 +75,7 @@ def write_mask(
     dtype = _mask_dtype(mask, path)
     sizes = _sizes(axes, spacing, units)
     if path.suffix.lower() == ".png":
-        return _write_pngs(path, mask, dtype, axes, sizes, provenance)
+        return _write_pngs(path, mask, dtype, axes, sizes, provenance, scratch)
     if path.suffix.lower() not in TIFF_SUFFIXES:
         raise UserError(f"{path.name} has an unknown suffix; use .tif, .ome.tif or .png.")
     if ome is None:
@@ -82,7 +86,7 @@ def write_mask(
         notes["Info"] = "\n".join(line for line in (*lines, provenance) if line)
     if names:
         notes |= {"min": 0.0, "max": float(max(names))}
-    _write_tiff(path, mask, dtype, axes, sizes, notes, ome=ome)
+    _write_tiff(path, mask, dtype, axes, sizes, notes, ome=ome, scratch=scratch)
     return [path]
 
 
@@ -95,6 +99,7 @@ def write_probabilities(
     units: Sequence[str] = (),
     names: Sequence[str] = (),
     half: bool = False,
+    scratch: Path | None = None,
 ) -> Path:
     """Write probabilities as TIFF: OME-TIFF with float32, or plain TIFF with float16.
 
@@ -110,6 +115,8 @@ def write_probabilities(
         Name of each class.
     half
         Store float16.
+    scratch
+        A folder for temporary files, as for `atomic_path`.
 
     Raises
     ------
@@ -121,7 +128,9 @@ def write_probabilities(
     dtype = np.dtype("float16" if half else "float32")
     ome = not half and set(axes) <= set("TZYX")
     notes: dict[str, Any] = {"Channel": {"Name": list(names)}} if ome and names else {}
-    _write_tiff(path, probabilities, dtype, "C" + axes, sizes, notes, ome=ome, imagej=False)
+    _write_tiff(
+        path, probabilities, dtype, "C" + axes, sizes, notes, ome=ome, imagej=False, scratch=scratch
+    )
     return path
 
 
@@ -171,7 +180,13 @@ def _png_place(axis: str, index: int, count: int) -> str:
 
 
 def _write_pngs(
-    path: Path, mask: Any, dtype: np.dtype, axes: str, sizes: Sizes, provenance: str
+    path: Path,
+    mask: Any,
+    dtype: np.dtype,
+    axes: str,
+    sizes: Sizes,
+    provenance: str,
+    scratch: Path | None,
 ) -> list[Path]:
     found = [per_centimetre(*sizes[a]) for a in "XY"]
     more: dict[str, Any] = {"dpi": tuple(2.54 * f for f in found if f)} if all(found) else {}
@@ -179,8 +194,9 @@ def _write_pngs(
         more["pnginfo"] = PngImagePlugin.PngInfo()
         more["pnginfo"].add_text("Comment", provenance)
     files = png_files(path, mask.shape, axes)
-    for file, plane in zip(files, _planes(mask, dtype), strict=True):
-        with atomic_path(file) as temporary:
+    with ExitStack() as written:  # none is replaced before all are there
+        for file, plane in zip(files, _planes(mask, dtype), strict=True):
+            temporary = written.enter_context(atomic_path(file, scratch))
             Image.fromarray(plane).save(temporary, format="PNG", **more)
     return files
 
@@ -198,6 +214,7 @@ def _write_tiff(
     *,
     ome: bool,
     imagej: bool = True,
+    scratch: Path | None = None,
 ) -> None:
     shape = tuple(int(n) for n in array.shape)
     nbytes = int(np.prod(shape)) * dtype.itemsize
@@ -212,7 +229,7 @@ def _write_tiff(
     else:
         metadata = _plain_metadata(axes, sizes, notes)
     unit = sizes["X"][1] if imagej else "cm"
-    with atomic_path(path) as temporary:
+    with atomic_path(path, scratch) as temporary:
         tifffile.imwrite(
             temporary,
             _planes(array, dtype),
