@@ -15,11 +15,19 @@ __all__ = ["atomic_path", "check_writable"]
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; it replaces ``path`` when all went well.
+def atomic_path(path: str | Path, scratch: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary path; it replaces ``path`` when all went well.
 
     The folder is made where it does not exist. Where ``path`` is a link, the file that it points to
     is replaced. After any failure the old file is as it was and the temporary one is gone.
+
+    Parameters
+    ----------
+    path
+        The file.
+    scratch
+        A folder for the temporary file, where a killed program may leave it; None, or one on
+        another disk: beside the file.
 
     Raises
     ------
@@ -31,8 +39,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         path = path.resolve() if path.is_symlink() else path
         path.parent.mkdir(parents=True, exist_ok=True)
+        beside = scratch is None or scratch.stat().st_dev != path.parent.stat().st_dev
         handle, name = tempfile.mkstemp(
-            prefix=f".{path.stem[:40]}-", suffix=path.suffix, dir=path.parent
+            prefix=f".{path.stem[:40]}-",
+            suffix=path.suffix,
+            dir=path.parent if beside else scratch,
         )
         os.close(handle)
         temporary = Path(name)

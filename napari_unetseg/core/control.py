@@ -55,6 +55,11 @@ class Control:
         """For the job: wait while it is paused; a stop ends that too."""
         self._may_go_on.wait()
 
+    def rest(self, seconds: float) -> None:
+        """For the job: wait so long, and while it is paused; a stop ends that at once."""
+        self._stop.wait(seconds)
+        self.wait()
+
     @property
     def stopped(self) -> bool:
         """True once a stop was asked for."""

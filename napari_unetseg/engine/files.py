@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,22 +18,35 @@ import numpy as np
 
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import Event
+from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.image import Stack
 from napari_unetseg.engine.objects import measure_objects
-from napari_unetseg.engine.output import is_finished
+from napari_unetseg.engine.output import finished_output, holds_image, is_finished
 from napari_unetseg.engine.saving import Format, Saving
 from napari_unetseg.engine.store import FolderStore
-from napari_unetseg.engine.stream import CannotGoOnError, predict_here, predict_to_zarr, saving
+from napari_unetseg.engine.stream import (
+    CannotGoOnError,
+    fill_store,
+    make_plan,
+    predict_here,
+    saving,
+)
+from napari_unetseg.engine.turns import Turn, Turns
 from napari_unetseg.io.images import open_stack
 
 if TYPE_CHECKING:
     from napari_unetseg.core.config import PredictSettings
     from napari_unetseg.core.model import Model
     from napari_unetseg.engine.output import Output
+    from napari_unetseg.engine.plan import Plan
     from napari_unetseg.engine.stream import Chunks
 
 __all__ = ["FileBegun", "FileDone", "Opening", "Wish", "count_voxels", "is_there", "predict_files"]
+
+MEANWHILE = (
+    "{} was predicted by another program meanwhile, with the same model and settings; its mask is "
+    "taken."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +140,9 @@ def predict_files(
 ) -> Generator[Event, None, list[FileDone]]:
     """Predict images and save a mask for each.
 
+    Other programs may do the same at once: an image that one of them has at the moment comes last,
+    is waited for, and is done if it was predicted there with the same model and settings.
+
     Parameters
     ----------
     model, settings
@@ -137,14 +156,15 @@ def predict_files(
     wish
         What else is wanted.
     control
-        Stops after the chunk at hand, or waits there.
+        Stops after the chunk at hand, or while another program is waited for; or pauses there.
     chunks
         From an image's path to what predicts its chunks; None: this process does.
 
     Yields
     ------
     Event
-        `FileBegun`, the events of its prediction, and `FileDone` for each image.
+        `FileBegun`, the events of its prediction, and `FileDone` for each image; a `Notice` where
+        another program has it.
 
     Returns
     -------
@@ -157,28 +177,48 @@ def predict_files(
         None of the others could be saved either, or there are no workers any more.
     """
     control = control or Control(settings.threads)
-    one = _One(model, how, settings, open_image, wish or Wish(), control, chunks)
+    one = _One(model, how, settings, open_image, wish or Wish(), control, chunks, _now(how))
+    waiting = [Turn(s, image, how.work_of(s, image)) for s, image in images.items()]
+    turns = Turns(waiting, control, one.is_there)
     results: list[FileDone] = []
-    for number, (stem, image) in enumerate(images.items(), 1):
-        yield FileBegun(stem, number, len(images))
-        start = time.monotonic()
-        done: FileDone | None = FileDone(stem, image, how.mask_of(stem, image), "failed", 0.0, {})
+    while (turn := (yield from turns.next())) is not None:
         try:
-            done = yield from one.predict(stem, image)
-        except CannotGoOnError:
-            raise
-        except Exception as problem:  # noqa: BLE001 - the other images are still predicted
-            done = replace(done, error=_sentence(problem)) if done is not None else None
+            yield FileBegun(turn.stem, len(results) + 1, len(images))
+            done = yield from _timed(one, turn)
+        finally:
+            turn.work.release()
         if done is None:
             break
-        results.append(replace(done, seconds=time.monotonic() - start))
-        yield results[-1]
+        results.append(done)
+        yield done
     return results
+
+
+def _timed(one: _One, turn: Turn) -> Generator[Event, None, FileDone | None]:
+    """Predict and save an image; a failure is told, not raised, unless all others fail too."""
+    start = time.monotonic()
+    mask = one.how.mask_of(turn.stem, turn.image)
+    try:
+        done = yield from one.predict(turn)
+    except CannotGoOnError:
+        raise
+    except Exception as problem:  # noqa: BLE001 - the other images are still predicted
+        done = FileDone(turn.stem, turn.image, mask, "failed", 0.0, {}, _sentence(problem))
+    return None if done is None else replace(done, seconds=time.monotonic() - start)
+
+
+def _now(how: Saving) -> float:
+    """The time of the file system that masks are written to: other computers' clocks differ."""
+    if how.folder is None or how.format is Format.ZARR:
+        return 0.0
+    with suppress(OSError), tempfile.TemporaryFile(dir=how.folder) as file:
+        return os.fstat(file.fileno()).st_mtime
+    return time.time()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _One:
-    """How each of the images is predicted."""
+    """How each of the images is predicted, since when (in the file system's time)."""
 
     model: Model
     how: Saving
@@ -187,42 +227,91 @@ class _One:
     wish: Wish
     control: Control
     chunks: Callable[[Path], Chunks] | None
+    since: float
 
-    def predict(self, stem: str, image: Path) -> Generator[Event, None, FileDone | None]:
+    def is_there(self, turn: Turn) -> bool:
+        """Whether nothing is to be done for an image."""
+        stem, image, wish = turn.stem, turn.image, self.wish
+        if not wish.skip_existing or not is_there(self.how, stem, image):
+            return False
+        return not wish.measure or self.how.table_of(stem, image, wish.measure).exists()
+
+    def predict(self, turn: Turn) -> Generator[Event, None, FileDone | None]:
         """Predict and save an image; None when it was stopped."""
-        how, wish = self.how, self.wish
-        done = FileDone(stem, image, how.mask_of(stem, image), "done", 0.0, {})
-        table = how.table_of(stem, image, wish.measure) if wish.measure else None
-        if wish.skip_existing and is_there(how, stem, image):
-            if table is not None and not table.exists():
-                mask = open_stack(how.opened_as(stem, image))
-                done = replace(done, objects=_measure(table, mask, self.open_image(image)))
-            return replace(done, status="skipped")
-        stack = self.open_image(image)
-        output = yield from predict_to_zarr(
-            self.model,
-            stack,
-            FolderStore(how.store_of(stem, image)),
+        if turn.problem is not None:
+            raise turn.problem
+        how, stem, image = self.how, turn.stem, turn.image
+        if turn.there or (self.wish.skip_existing and is_there(how, stem, image)):
+            return self._described(turn, "skipped")
+        plan = self._plan(turn)
+        if how.format is Format.ZARR:
+            place = FolderStore(how.zarr_of(stem, image))
+            if (output := finished_output(place, plan, overwrite=how.overwrite)) is not None:
+                turn.work.clear()
+                return self._of_output(turn, output)
+        elif how.was_made(plan, stem, image, self.since):
+            yield Notice(MEANWHILE.format(image.name))
+            return self._described(turn, "done")
+        return (yield from self._make(turn, plan))
+
+    def _make(self, turn: Turn, plan: Plan) -> Generator[Event, None, FileDone | None]:
+        """Fill the hidden store of an image, and make its results of it."""
+        output = yield from fill_store(
+            plan,
+            FolderStore(turn.work.store(plan.digest)),
             self.settings,
-            probabilities=how.probabilities,
-            ome=how.format is Format.ZARR,
-            overwrite=how.overwrite or how.through_scratch,
+            overwrite=True,
             control=self.control,
-            chunks=self._chunks(image),
+            chunks=self._chunks(turn.image),
         )
         if output is None:
             return None
-        total, voxels = output.unsure
-        done = replace(done, unsure=total / voxels if voxels else None)
         try:
-            if wish.count:
-                done = replace(done, voxels=count_voxels(output.mask))
-            if table is not None:
-                done = replace(done, objects=_measure(table, _mask_stack(output, stack), stack))
+            return self._of_output(turn, output)
         finally:
-            if how.through_scratch:
-                with saving():
-                    how.export(output, stack, stem, image)
+            with saving():
+                self.how.export(output, turn.stem, turn.image, turn.work.path)
+            turn.work.clear()
+
+    def _plan(self, turn: Turn) -> Plan:
+        how = self.how
+        zarr = how.format is Format.ZARR
+        return make_plan(
+            self.model,
+            self.open_image(turn.image),
+            self.settings,
+            probabilities=how.probabilities,
+            ome=zarr,
+            inside=zarr and holds_image(FolderStore(how.zarr_of(turn.stem, turn.image))),
+        )
+
+    def _of_output(self, turn: Turn, output: Output) -> FileDone:
+        """An image whose mask is in a Zarr store, with what was wanted of it."""
+        stem, image, stack = turn.stem, turn.image, output.plan.stack
+        total, voxels = output.unsure
+        done = FileDone(stem, image, self.how.mask_of(stem, image), "done", 0.0, {})
+        done = replace(done, unsure=total / voxels if voxels else None)
+        if self.wish.count:
+            done = replace(done, voxels=count_voxels(output.mask))
+        if self.wish.measure:
+            table = self.how.table_of(stem, image, self.wish.measure)
+            mask = _mask_stack(output, stack)
+            done = replace(done, objects=_measure(table, mask, stack, turn.work.path))
+        return done
+
+    def _described(self, turn: Turn, status: Literal["done", "skipped"]) -> FileDone:
+        """An image whose mask was there, with what is wanted of it besides."""
+        stem, image, skipped = turn.stem, turn.image, status == "skipped"
+        done = FileDone(stem, image, self.how.mask_of(stem, image), status, 0.0, {})
+        mask = self.how.opened_as(stem, image)
+        if self.wish.count and not skipped:
+            done = replace(done, voxels=_count_planes(open_stack(mask)))
+        if self.wish.measure:
+            table = self.how.table_of(stem, image, self.wish.measure)
+            if not (skipped and table.exists()):
+                image_stack = self.open_image(image)
+                found = _measure(table, open_stack(mask), image_stack, turn.work.path)
+                done = replace(done, objects=found)
         return done
 
     def _chunks(self, image: Path) -> Chunks | None:
@@ -238,9 +327,9 @@ def _mask_stack(output: Output, stack: Stack) -> Stack:
     )
 
 
-def _measure(table: Path, mask: Stack, image: Stack) -> dict[int, int]:
+def _measure(table: Path, mask: Stack, image: Stack, scratch: Path) -> dict[int, int]:
     """Write a table of objects; how many there are of each structure."""
-    rows = measure_objects(table, mask, image)
+    rows = measure_objects(table, mask, image, scratch=scratch)
     return dict(Counter(int(row["structure"]) for row in rows))
 
 
@@ -248,7 +337,7 @@ def is_there(how: Saving, stem: str, image: Path) -> bool:
     """Whether the mask of an image is there, whole, of whatever model."""
     if how.format is not Format.ZARR:
         return how.exists(stem, image)
-    return is_finished(FolderStore(how.store_of(stem, image)))
+    return is_finished(FolderStore(how.zarr_of(stem, image)))
 
 
 def count_voxels(mask: Any) -> dict[int, int]:
@@ -262,6 +351,15 @@ def count_voxels(mask: Any) -> dict[int, int]:
         )
         counts += np.bincount(np.asarray(mask[region]).ravel(), minlength=256)
     return {int(n): int(counts[n]) for n in np.flatnonzero(counts)}
+
+
+def _count_planes(mask: Stack) -> dict[int, int]:
+    """Voxels of each number in a mask of a file, read a plane at a time."""
+    counts: Counter[int] = Counter()
+    for plane in mask.planes(2):
+        numbers, voxels = np.unique(mask.read(plane, mask.whole(2)), return_counts=True)
+        counts.update(dict(zip(numbers.tolist(), voxels.tolist(), strict=True)))
+    return dict(sorted(counts.items()))
 
 
 def _sentence(problem: Exception) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.engine.saving import Format
 from napari_unetseg.io.folders import images_by_stem
 from napari_unetseg.io.names import as_stored, same_name
 
@@ -57,13 +58,17 @@ def check_outputs(paths: Mapping[str, Path], how: Saving) -> None:
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file; name a folder for the masks with -o.")
     inputs = {path.resolve() for path in paths.values()}
-    beside = output.resolve() in {path.parent for path in inputs}
+    beside = output.resolve() in {path.parent for path in inputs} and how.format is not Format.ZARR
     for stem, path in paths.items():
         mask, shares = how.mask_of(stem, path), how.probabilities_of(stem)
         if mask.resolve() in inputs:
             raise UserError(f"{mask} would replace an image by its mask; choose another folder.")
         results = [p for p in (mask, shares) if p is not None]
-        if beside and how.through_scratch and (there := [p for p in results if p.exists()]):
+        if (
+            beside
+            and how.format is not Format.ZARR
+            and (there := [p for p in results if p.exists()])
+        ):
             raise UserError(
                 f"{there[0]} lies beside the images and would be replaced; choose another folder."
             )

@@ -81,12 +81,13 @@ def measure_objects(
     kind: LabelKind = LabelKind.FULL,
     dims: int | None = None,
     ignore: int | None = None,
+    scratch: Path | None = None,
 ) -> list[Row]:
-    """Measure objects and write their table; see `objects_of` and `check_table`."""
+    """Measure objects and write their table; see `objects_of`, `check_table` and `atomic_path`."""
     check_table(table)
     columns = _columns(mask, image, _dims(mask, dims))
     rows = list(objects_of(mask, image, kind=kind, dims=dims, ignore=ignore))
-    _write(table, columns, rows)
+    _write(table, columns, rows, scratch)
     return rows
 
 
@@ -238,12 +239,15 @@ def _columns(mask: Stack, image: Stack | None, dims: int) -> list[str]:
     return [*_leading(mask, dims), "structure", *names.values()]
 
 
-def _write(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
+def _write(path: Path, columns: Sequence[str], rows: Sequence[Row], scratch: Path | None) -> None:
     """Write the table, whole or not at all."""
     if path.suffix.lower() == ".parquet":
-        _write_parquet(path, columns, rows)
+        _write_parquet(path, columns, rows, scratch)
         return
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_path(path, scratch) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         table = csv.DictWriter(file, columns)
         table.writeheader()
         table.writerows({name: _plain(v) for name, v in row.items()} for row in rows)
@@ -256,10 +260,12 @@ def _plain(value: Any) -> Any:
     return f"{value:.6g}" if math.isfinite(value) else ""
 
 
-def _write_parquet(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
+def _write_parquet(
+    path: Path, columns: Sequence[str], rows: Sequence[Row], scratch: Path | None
+) -> None:
     arrow, parquet = _parquet()
     table = arrow.table({name: [row[name] for row in rows] for name in columns})
-    with atomic_path(path) as temporary:
+    with atomic_path(path, scratch) as temporary:
         parquet.write_table(table, temporary)
 
 

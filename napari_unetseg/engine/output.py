@@ -11,19 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
-from zarr.codecs import ZstdCodec
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.engine import metadata
 from napari_unetseg.engine.levels import level_shapes, write_level
 from napari_unetseg.engine.plan import OURS, SCHEMA, Plan, compare, same
+from napari_unetseg.engine.stored_array import ReadArray, chunk_key, stored_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from napari_unetseg.engine.chunks import Predicted
 
-__all__ = ["Output", "attach_output", "is_finished", "open_output"]
+__all__ = [
+    "Output",
+    "attach_output",
+    "finished_output",
+    "holds_image",
+    "is_finished",
+    "list_labels",
+    "open_output",
+    "open_root",
+]
 
 
 class Output:
@@ -44,7 +53,7 @@ class Output:
         self._store: Any = group.store
         self.unsure: tuple[float, int] = (0.0, 0)
         """Sum of `margin_uncertainty` over the voxels that were predicted now, and their number."""
-        self._mask = _array(group, "0", plan.grid.shape, plan.grid.chunks, "uint8", plan)
+        self._mask = stored_array(group, "0", plan.grid.shape, plan.grid.chunks, "uint8", plan)
 
     @property
     def folder(self) -> Path:
@@ -56,23 +65,32 @@ class Output:
 
     @property
     def mask(self) -> Any:
-        """The mask's array, as large as the image."""
-        return self._mask
+        """The mask as it is stored, as large as the image; to be read."""
+        return ReadArray(self._mask)
 
     @property
     def probabilities(self) -> Any:
-        """The probabilities' array with an axis of classes before the spatial ones, or None."""
-        return self._shares
+        """The probabilities, an axis of classes before the spatial ones; None: not wanted."""
+        return None if self._shares is None else ReadArray(self._shares)
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether it was said of it that nothing is left to do."""
         state: Any = self._group.attrs[OURS]
         return bool(state["finished"])
 
+    def missing(self) -> int:
+        """How many chunks are not stored; some of a finished one where files were deleted."""
+        return sum(not self.done(number) for number in range(len(self.plan.grid)))
+
     def done(self, number: int) -> bool:
-        """Whether a chunk is stored: it comes last of what belongs to it."""
-        return bool(self._store.has(_key(self._mask, self.plan.grid.cell(number))))
+        """Whether a chunk is stored, with its probabilities where they are wanted."""
+        cell = self.plan.grid.cell(number)
+        if not self._store.has(chunk_key(self._mask, cell)):
+            return False
+        place = self.plan.class_axis
+        shares = (*cell[:place], 0, *cell[place:])
+        return self._shares is None or bool(self._store.has(chunk_key(self._shares, shares)))
 
     def write(self, number: int, predicted: Predicted) -> None:
         """Store a chunk; all of it or nothing."""
@@ -88,12 +106,23 @@ class Output:
             self.unsure = total + predicted.unsure, voxels + predicted.mask.size
 
     def finish(self) -> Iterator[tuple[int, int]]:
-        """Make what else belongs to it; yields (done, in all) of the work."""
+        """Make what else belongs to it; yields (done, in all) of the work.
+
+        Raises
+        ------
+        UserError
+            Not every chunk is there.
+        """
+        if missing := self.missing():
+            raise UserError(
+                f"{missing} of {len(self.plan.grid)} chunks are missing in {self._store}; give the "
+                "same command again."
+            )
         shapes = level_shapes(self.plan.grid.shape) if self.plan.ome else []
-        above = self._mask
+        above: Any = self.mask
         for number, shape in enumerate(shapes, 1):
             chunks = tuple(min(c, n) for c, n in zip(self.plan.grid.chunks, shape, strict=True))
-            below = _array(self._group, str(number), shape, chunks, "uint8", self.plan)
+            below = stored_array(self._group, str(number), shape, chunks, "uint8", self.plan)
             yield from write_level(above, below, self._has(below))
             above = below
         self._store.tidy("")
@@ -104,7 +133,7 @@ class Output:
         self._group.update_attributes(said)
 
     def _has(self, array: Any) -> Any:
-        return lambda cell: bool(self._store.has(_key(array, cell)))
+        return lambda cell: bool(self._store.has(chunk_key(array, cell)))
 
 
 def open_output(store: Any, plan: Plan, *, overwrite: bool = False) -> Output:
@@ -127,8 +156,8 @@ def open_output(store: Any, plan: Plan, *, overwrite: bool = False) -> Output:
     """
     if plan.ome:
         metadata.multiscales(plan.stack, 1, channels=plan.probabilities is not None)
-    state = plan.state()
-    root = _root(store, plan)
+    state = plan.state
+    root = open_root(store, plan)
     labels, path = root.require_group("labels"), f"labels/{plan.name}"
     found = _existing(labels, plan.name)
     if found is not None and not overwrite:
@@ -138,7 +167,7 @@ def open_output(store: Any, plan: Plan, *, overwrite: bool = False) -> Output:
         zarr.open_group(store, path=path).update_attributes({OURS: {"schema": SCHEMA}})
     shares = _shares(root, plan, fresh=not begun)
     if not begun:
-        _list(labels, plan.name)
+        list_labels(labels, plan.name)
         said: dict[str, Any] = {"ome": _label_metadata(plan, root)} if plan.ome else {}
         said[OURS] = {**state, "finished": False}
         zarr.create_group(store, path=path, attributes=said, overwrite=True)
@@ -160,8 +189,8 @@ def attach_output(store: Any, plan: Plan) -> Output:
         raise UserError(f"{store}/{path} cannot be found.")
     group = zarr.open_group(store, path=path, mode="r+")
     state: Any = group.attrs.get(OURS)
-    compare(state if isinstance(state, dict) else {}, plan.state(), f"{store}/{path}")
-    return Output(plan, group, _shares(_root(store, plan), plan, fresh=False))
+    compare(state if isinstance(state, dict) else {}, plan.state, f"{store}/{path}")
+    return Output(plan, group, _shares(open_root(store, plan), plan, fresh=False))
 
 
 def is_finished(store: Any, name: str = "mask") -> bool:
@@ -172,7 +201,41 @@ def is_finished(store: Any, name: str = "mask") -> bool:
     return isinstance(state, dict) and state.get("finished") is True
 
 
-def _root(store: Any, plan: Plan) -> zarr.Group:
+def finished_output(store: Any, plan: Plan, *, overwrite: bool = False) -> Output | None:
+    """The finished labels of a plan, where a store has them already; None where it has not.
+
+    Raises
+    ------
+    UserError
+        The labels of a plan may not come here, as `open_output` says; nothing is changed.
+    """
+    if not store.has("zarr.json") and not store.has(".zgroup") and not store.has(".zattrs"):
+        return None
+    root = open_root(store, plan)
+    labels = root.get("labels")
+    found = _existing(labels, plan.name) if isinstance(labels, zarr.Group) else None
+    if found is None:
+        return None
+    path = f"labels/{plan.name}"
+    if not overwrite:
+        compare(found, plan.state, f"{store}/{path}")
+    if not same(found, plan.state):
+        return None
+    shares = _shares(root, plan, fresh=False)
+    output = Output(plan, zarr.open_group(store, path=path, mode="r+"), shares)
+    return output if output.finished and not output.missing() else None
+
+
+def holds_image(store: Any) -> bool:
+    """Whether a store holds an OME-Zarr image that this program did not make."""
+    if not store.has("zarr.json"):
+        return False
+    root = zarr.open_group(store, mode="r")
+    return OURS not in root.attrs and "multiscales" in _ome(root)
+
+
+def open_root(store: Any, plan: Plan) -> zarr.Group:
+    """The root group of a store, made where there is none; `UserError` as in `open_output`."""
     if store.has(".zgroup") or store.has(".zattrs"):
         raise UserError(
             f"{store} is OME-Zarr 0.4, and masks are written as 0.5; write them into a folder."
@@ -206,7 +269,7 @@ def _existing(labels: zarr.Group, name: str) -> dict[str, Any] | None:
     return state
 
 
-def _list(labels: zarr.Group, name: str) -> None:
+def list_labels(labels: zarr.Group, name: str) -> None:
     """Name the labels in their group, as OME-Zarr wants it."""
     ome = _ome(labels)
     names = ome.get("labels", [])
@@ -216,7 +279,7 @@ def _list(labels: zarr.Group, name: str) -> None:
 
 
 def _label_metadata(plan: Plan, root: zarr.Group) -> dict[str, Any]:
-    inside = "multiscales" in _ome(root)
+    inside = plan.inside or "multiscales" in _ome(root)
     return {
         "version": metadata.VERSION,
         "multiscales": metadata.multiscales(plan.stack, 1),
@@ -243,39 +306,7 @@ def _shares(root: zarr.Group, plan: Plan, *, fresh: bool) -> Any:
     n = len(classes.numbers)
     shape = (*grid.shape[:place], n, *grid.shape[place:])
     chunks = (*grid.chunks[:place], n, *grid.chunks[place:])
-    return _array(root, "0", shape, chunks, plan.probabilities, plan)
-
-
-def _array(
-    group: zarr.Group,
-    name: str,
-    shape: tuple[int, ...],
-    chunks: tuple[int, ...],
-    dtype: str,
-    plan: Plan,
-) -> Any:
-    """An array of a group, made where it is not there; every chunk of it will be a file."""
-    config: Any = {"write_empty_chunks": True}
-    if name in group:
-        path = f"{group.path}/{name}".lstrip("/")
-        return zarr.open_array(group.store, path=path, mode="r+", config=config)
-    names = metadata.axis_names(plan.stack) if plan.ome else None
-    if names is not None and len(shape) > len(names):
-        names.insert(plan.class_axis, "c")
-    return group.create_array(
-        name,
-        shape=shape,
-        chunks=chunks,
-        dtype=dtype,
-        fill_value=0,
-        compressors=ZstdCodec(level=1),
-        dimension_names=names,
-        config=config,
-    )
-
-
-def _key(array: Any, cell: tuple[int, ...]) -> str:
-    return "/".join([array.path, "c", *map(str, cell)])
+    return stored_array(root, "0", shape, chunks, plan.probabilities, plan)
 
 
 def _stored(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:

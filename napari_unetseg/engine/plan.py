@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_unetseg.core.errors import UserError
@@ -23,7 +24,7 @@ Precision = Literal["float32", "float16", "uint8"]
 """How probabilities are stored; with uint8 255 stands for 1."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """What an output is of: it decides every byte of it.
 
@@ -38,6 +39,8 @@ class Plan:
         this program alone.
     name
         Of the labels.
+    inside
+        They will lie in the image itself, and say so.
     """
 
     model: Model
@@ -46,7 +49,15 @@ class Plan:
     probabilities: Precision | None = None
     ome: bool = True
     name: str = "mask"
+    inside: bool = False
 
+    @cached_property
+    def digest(self) -> str:
+        """Names the state: outputs of the same digest have the same bytes in every chunk."""
+        text = json.dumps(self.state, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @cached_property
     def state(self) -> dict[str, Any]:
         """What another model, image or setting would say otherwise."""
         description = self.model.description()

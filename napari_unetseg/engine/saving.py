@@ -1,21 +1,22 @@
-"""What is written for an image, and where: OME-Zarr, or a file made of a hidden one."""
+"""What is written for an image, and where: OME-Zarr, or files made of a hidden one."""
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.engine.publishing import publish
+from napari_unetseg.engine.work_folder import WorkFolder
 from napari_unetseg.io.names import as_stored, same_name
-from napari_unetseg.io.writing import write_mask, write_probabilities
+from napari_unetseg.io.provenance import provenance, read_digest
+from napari_unetseg.io.writing import png_files, write_mask, write_probabilities
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.image import Stack
     from napari_unetseg.engine.output import Output
-    from napari_unetseg.engine.plan import Precision
+    from napari_unetseg.engine.plan import Plan, Precision
 
 __all__ = ["Format", "Saving"]
 
@@ -65,11 +66,6 @@ class Saving:
         if self.folder is None and self.format is not Format.ZARR:
             raise UserError(f"Only OME-Zarr goes into an image; choose a folder for {self.format}.")
 
-    @property
-    def through_scratch(self) -> bool:
-        """Whether a hidden Zarr store is filled first."""
-        return self.format is not Format.ZARR
-
     def mask_of(self, stem: str, image: Path) -> Path:
         """The file or folder of an image's mask."""
         if self.folder is None:
@@ -98,17 +94,19 @@ class Saving:
             return mask.with_name(f"{stem}_*.png")
         return mask
 
-    def store_of(self, stem: str, image: Path) -> Path:
-        """The Zarr store that is filled."""
+    def zarr_of(self, stem: str, image: Path) -> Path:
+        """The OME-Zarr that an image's labels lie in."""
+        return image if self.folder is None else as_stored(self.folder / f"{stem}.zarr")
+
+    def work_of(self, stem: str, image: Path) -> WorkFolder:
+        """Where an image's results are made."""
         if self.folder is None:
-            return image
-        if self.through_scratch:
-            return as_stored(self.folder / f".{stem}.unetseg")
-        return as_stored(self.folder / f"{stem}.zarr")
+            return WorkFolder(image / ".mask.unetseg")
+        return WorkFolder(as_stored(self.folder / f".{stem}.unetseg"))
 
     def exists(self, stem: str, image: Path) -> bool:
         """Whether the results of an image are there, whole; for what is not OME-Zarr."""
-        if self.folder is None or self.store_of(stem, image).exists():
+        if self.folder is None or self.work_of(stem, image).unfinished():
             return False
         file, shares = self.mask_of(stem, image), self.probabilities_of(stem)
         there = file.exists()
@@ -117,17 +115,34 @@ class Saving:
             there = any(same_name(f.name).startswith(begin) for f in self.folder.glob("*.png"))
         return there and (shares is None or shares.exists())
 
-    def export(self, output: Output, stack: Stack, stem: str, image: Path) -> list[Path]:
-        """Write files of a finished hidden store, and take the store away; the files."""
-        model = output.plan.model
-        grid: dict[str, Any] = {"axes": stack.grid_axes}
-        grid |= {"spacing": stack.grid_spacing, "units": stack.grid_units}
+    def was_made(self, plan: Plan, stem: str, image: Path, since: float) -> bool:
+        """Whether files of a plan were written after a moment, in the file system's time; whole."""
+        file = self.mask_of(stem, image)
+        if self.format is Format.PNG:
+            file = png_files(file, plan.grid.shape, plan.stack.grid_axes)[0]
+        try:
+            recent = file.stat().st_mtime >= since
+        except OSError:
+            return False
+        return recent and self.exists(stem, image) and read_digest(file) == plan.digest
+
+    def export(self, output: Output, stem: str, image: Path, scratch: Path) -> None:
+        """Make an image's results of a finished hidden store, in which no chunk may be missing.
+
+        ``scratch`` is for temporary files.
+        """
+        if self.format is Format.ZARR:
+            publish(output, self.zarr_of(stem, image))
+            return
+        plan, model = output.plan, output.plan.model
+        grid: dict[str, Any] = {"axes": plan.stack.grid_axes}
+        grid |= {"spacing": plan.stack.grid_spacing, "units": plan.stack.grid_units}
+        grid |= {"scratch": scratch}
         names = {s.number: s.name for s in model.classes.structures}
-        written = write_mask(self.mask_of(stem, image), output.mask, names=names, **grid)
+        how = {"names": names, "provenance": provenance(plan.digest, model.id), **grid}
+        write_mask(self.mask_of(stem, image), output.mask, **how)
         shares = self.probabilities_of(stem)
         if shares is not None:
             half = self.probabilities == "float16"
             more = {"names": model.classes.names, "half": half, **grid}
-            written.append(write_probabilities(shares, output.probabilities, **more))
-        shutil.rmtree(self.store_of(stem, image), ignore_errors=True)
-        return written
+            write_probabilities(shares, output.probabilities, **more)

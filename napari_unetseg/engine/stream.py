@@ -28,6 +28,8 @@ __all__ = [
     "CannotGoOnError",
     "Chunks",
     "DiskFullError",
+    "fill_store",
+    "make_plan",
     "predict_here",
     "predict_to_zarr",
     "saving",
@@ -55,10 +57,12 @@ def make_plan(
     probabilities: Precision | None = None,
     ome: bool = True,
     name: str = "mask",
+    inside: bool = False,
 ) -> Plan:
     """What an output is of; `UserError` where the image does not fit the model."""
     model.check_image(stack)
-    return Plan(model, stack, Grid.plan(model, stack, settings.tile), probabilities, ome, name)
+    grid = Grid.plan(model, stack, settings.tile)
+    return Plan(model, stack, grid, probabilities, ome, name, inside)
 
 
 def predict_to_zarr(
@@ -79,6 +83,7 @@ def predict_to_zarr(
     Memory holds a few chunks, however large the image is. A program that is killed leaves whole
     chunks behind; the same call goes on after the last of them, and the finished output has the
     bytes that it would have had (with the same number of threads, and enough memory for the tiles).
+    Nothing keeps two programs from one store here; `predict_files` does.
 
     Parameters
     ----------
@@ -116,16 +121,33 @@ def predict_to_zarr(
         small for a tile.
     """
     settings = settings or PredictSettings()
-    control = control or Control(settings.threads)
     plan = make_plan(model, stack, settings, probabilities=probabilities, ome=ome, name=name)
+    return (
+        yield from fill_store(
+            plan, store, settings, overwrite=overwrite, control=control, chunks=chunks
+        )
+    )
+
+
+def fill_store(
+    plan: Plan,
+    store: Any,
+    settings: PredictSettings,
+    *,
+    overwrite: bool = False,
+    control: Control | None = None,
+    chunks: Chunks | None = None,
+) -> Generator[Event, None, Output | None]:
+    """Do what `predict_to_zarr` does, for a plan that was made before."""
+    control = control or Control(settings.threads)
     with kept_memory(), saving():
         output = open_output(store, plan, overwrite=overwrite)
-        if not output.finished:
+        if not output.finished or output.missing():
             if plan.grid.blended:
-                yield Notice(why_blended(model))
-            normalization, own = model.normalization.for_stack(stack)
+                yield Notice(why_blended(plan.model))
+            normalization, own = plan.model.normalization.for_stack(plan.stack)
             if own:
-                yield Notice(why_own_range(stack))
+                yield Notice(why_own_range(plan.stack))
             yield from (chunks or predict_here)(output, normalization, settings, control)
             if control.stopped:
                 return None

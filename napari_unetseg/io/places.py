@@ -13,10 +13,10 @@ from itertools import count
 from pathlib import Path
 
 import platformdirs
-from filelock import FileLock, Timeout
 
 from napari_unetseg.core.atomic import atomic_path
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.locks import try_lock
 from napari_unetseg.io.contents import FILE
 from napari_unetseg.io.journal import read_headers
 
@@ -79,13 +79,10 @@ def throw_away(recovery: Recovery) -> None:
 
 
 def _is_free(folder: Path) -> bool:
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return False
-    lock.release()
-    return True
+    lock = try_lock(folder / ".lock")
+    if lock is not None:
+        lock.release()
+    return lock is not None
 
 
 def _names(folder: Path) -> tuple[str, ...]:

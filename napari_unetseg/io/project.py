@@ -21,19 +21,22 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from napari_unetseg.core.atomic import atomic_path
 from napari_unetseg.core.effort import Effort, First
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.locks import try_lock
 from napari_unetseg.core.sparse import Cell, planes_of
 from napari_unetseg.core.truth import Change, Origin, Truth
 from napari_unetseg.io.contents import FILE, FORMAT, Contents, check_folder, read_contents
 from napari_unetseg.io.journal import Adopted, Frame, Journal, Said, State, Together, pack
 from napari_unetseg.io.snapshot import write_truth
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 __all__ = ["Project"]
 
@@ -69,7 +72,7 @@ class Project:
         self.lost: list[str] = []
         self._lock = threading.RLock()  # around the journal
         self._saving = threading.Lock()  # one snapshot at a time
-        self._held = FileLock(folder / ".lock", thread_local=False)  # workers open, windows close
+        self._held: FileLock | None = None
         self._journal: Journal | None = None
         self._number = self._first = 0
         self._snapshot = ""
@@ -139,16 +142,14 @@ class Project:
         self._release()
 
     def _take(self) -> None:
-        try:
-            self._held.acquire(timeout=0)
-        except Timeout:
-            raise UserError(
-                f"{self.folder.name} is open in another window; close it there first."
-            ) from None
+        self._held = try_lock(self.folder / ".lock")
+        if self._held is None:
+            raise UserError(f"{self.folder.name} is open in another window; close it there first.")
 
     def _release(self) -> None:
-        with suppress(OSError):
-            self._held.release()
+        if self._held is not None:
+            with suppress(OSError):
+                self._held.release()
 
     # -- what is said --------------------------------------------------------------------------
 

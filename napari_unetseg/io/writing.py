@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tifffile
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from napari_unetseg.core.atomic import atomic_path
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.images import TIFF_SUFFIXES, stem_of
 from napari_unetseg.io.units import PIXEL, ome_unit, per_centimetre
 
-__all__ = ["write_mask", "write_probabilities"]
+__all__ = ["png_files", "write_mask", "write_probabilities"]
 
 IMAGEJ_BYTES = 2**32 - 2**25
 """ImageJ files end at 4 GB; larger stacks become plain BigTIFF."""
@@ -31,6 +32,8 @@ def write_mask(
     units: Sequence[str] = (),
     names: Mapping[int, str] | None = None,
     ome: bool | None = None,
+    provenance: str = "",
+    scratch: Path | None = None,
 ) -> list[Path]:
     """Write a mask as TIFF, OME-TIFF or PNG, chosen by the suffix of ``path``.
 
@@ -52,6 +55,10 @@ def write_mask(
         Name of each number, noted in TIFFs.
     ome
         Write OME-TIFF whatever the suffix.
+    provenance
+        A line on how the mask was made, noted in every file.
+    scratch
+        A folder for temporary files, as for `atomic_path`.
 
     Returns
     -------
@@ -68,16 +75,18 @@ def write_mask(
     dtype = _mask_dtype(mask, path)
     sizes = _sizes(axes, spacing, units)
     if path.suffix.lower() == ".png":
-        return _write_pngs(path, mask, dtype, axes, sizes)
+        return _write_pngs(path, mask, dtype, axes, sizes, provenance, scratch)
     if path.suffix.lower() not in TIFF_SUFFIXES:
         raise UserError(f"{path.name} has an unknown suffix; use .tif, .ome.tif or .png.")
     if ome is None:
         ome = stem_of(path) != path.stem
     notes: dict[str, Any] = {}
+    lines = [f"{number} = {name}" for number, name in (names or {}).items()]
+    if lines or provenance:
+        notes["Info"] = "\n".join(line for line in (*lines, provenance) if line)
     if names:
-        notes["Info"] = "\n".join(f"{number} = {name}" for number, name in names.items())
         notes |= {"min": 0.0, "max": float(max(names))}
-    _write_tiff(path, mask, dtype, axes, sizes, notes, ome=ome)
+    _write_tiff(path, mask, dtype, axes, sizes, notes, ome=ome, scratch=scratch)
     return [path]
 
 
@@ -90,6 +99,7 @@ def write_probabilities(
     units: Sequence[str] = (),
     names: Sequence[str] = (),
     half: bool = False,
+    scratch: Path | None = None,
 ) -> Path:
     """Write probabilities as TIFF: OME-TIFF with float32, or plain TIFF with float16.
 
@@ -105,6 +115,8 @@ def write_probabilities(
         Name of each class.
     half
         Store float16.
+    scratch
+        A folder for temporary files, as for `atomic_path`.
 
     Raises
     ------
@@ -116,7 +128,9 @@ def write_probabilities(
     dtype = np.dtype("float16" if half else "float32")
     ome = not half and set(axes) <= set("TZYX")
     notes: dict[str, Any] = {"Channel": {"Name": list(names)}} if ome and names else {}
-    _write_tiff(path, probabilities, dtype, "C" + axes, sizes, notes, ome=ome, imagej=False)
+    _write_tiff(
+        path, probabilities, dtype, "C" + axes, sizes, notes, ome=ome, imagej=False, scratch=scratch
+    )
     return path
 
 
@@ -152,21 +166,39 @@ def _mask_dtype(mask: Any, path: Path) -> np.dtype:
 # -- PNG -------------------------------------------------------------------------------------------
 
 
-def _write_pngs(path: Path, mask: Any, dtype: np.dtype, axes: str, sizes: Sizes) -> list[Path]:
-    lead = mask.shape[:-2]
+def png_files(path: Path, shape: Sequence[int], axes: str) -> list[Path]:
+    """The files of a mask as PNG, one for each plane, in order."""
+    lead = tuple(shape[:-2])
+    return [
+        path.with_name("".join([path.stem, *map(_png_place, axes, index, lead), path.suffix]))
+        for index in np.ndindex(*lead)
+    ]
+
+
+def _png_place(axis: str, index: int, count: int) -> str:
+    return f"_{axis.lower()}{index:0{max(3, len(str(count - 1)))}d}"
+
+
+def _write_pngs(
+    path: Path,
+    mask: Any,
+    dtype: np.dtype,
+    axes: str,
+    sizes: Sizes,
+    provenance: str,
+    scratch: Path | None,
+) -> list[Path]:
     found = [per_centimetre(*sizes[a]) for a in "XY"]
-    dpi = {"dpi": tuple(2.54 * f for f in found if f)} if all(found) else {}
-    written = []
-    for index, plane in zip(np.ndindex(*lead), _planes(mask, dtype), strict=True):
-        place = "".join(
-            f"_{axis.lower()}{i:0{max(3, len(str(n - 1)))}d}"
-            for axis, i, n in zip(axes, index, lead, strict=False)
-        )
-        file = path.with_name(f"{path.stem}{place}{path.suffix}")
-        with atomic_path(file) as temporary:
-            Image.fromarray(plane).save(temporary, format="PNG", **dpi)
-        written.append(file)
-    return written
+    more: dict[str, Any] = {"dpi": tuple(2.54 * f for f in found if f)} if all(found) else {}
+    if provenance:
+        more["pnginfo"] = PngImagePlugin.PngInfo()
+        more["pnginfo"].add_text("Comment", provenance)
+    files = png_files(path, mask.shape, axes)
+    with ExitStack() as written:  # none is replaced before all are there
+        for file, plane in zip(files, _planes(mask, dtype), strict=True):
+            temporary = written.enter_context(atomic_path(file, scratch))
+            Image.fromarray(plane).save(temporary, format="PNG", **more)
+    return files
 
 
 # -- TIFF ------------------------------------------------------------------------------------------
@@ -182,6 +214,7 @@ def _write_tiff(
     *,
     ome: bool,
     imagej: bool = True,
+    scratch: Path | None = None,
 ) -> None:
     shape = tuple(int(n) for n in array.shape)
     nbytes = int(np.prod(shape)) * dtype.itemsize
@@ -196,7 +229,7 @@ def _write_tiff(
     else:
         metadata = _plain_metadata(axes, sizes, notes)
     unit = sizes["X"][1] if imagej else "cm"
-    with atomic_path(path) as temporary:
+    with atomic_path(path, scratch) as temporary:
         tifffile.imwrite(
             temporary,
             _planes(array, dtype),

@@ -19,6 +19,7 @@ from qtpy.QtWidgets import QFileDialog
 from window_parts import LEFT, NONE, Window
 
 from napari_unetseg.core.config import PredictSettings
+from napari_unetseg.core.locks import OutputLock
 from napari_unetseg.core.predict import predict
 from napari_unetseg.gui.batch_dock import BatchDock
 from napari_unetseg.gui.batches import State
@@ -125,10 +126,13 @@ def test_it_waits_goes_on_and_stops(batch: Batch) -> None:
     batch.click(panel.pause)
     assert batch.states()[0] == "paused"
     assert panel.pause.text() == "Go on"
-    store = batch.out / ".a.unetseg" / "labels" / "mask" / "0" / "c"
+
+    def stored() -> list[Path]:
+        found = batch.out.glob(".a.unetseg/*/labels/mask/0/c/**/*")
+        return [p for p in found if p.is_file() and not p.name.startswith(".")]
 
     def written() -> int:
-        return sum(p.is_file() and not p.name.startswith(".") for p in store.rglob("*"))
+        return len(stored())
 
     counts: list[int] = []
 
@@ -145,13 +149,36 @@ def test_it_waits_goes_on_and_stops(batch: Batch) -> None:
     batch.wait(batch.finished)
     assert batch.states() == ["waiting"] * 4
     assert "goes on where it was" in session.message.text
-    kept = {p: p.stat().st_mtime_ns for p in store.rglob("*") if p.is_file()}
+    kept = {p: p.stat().st_mtime_ns for p in stored()}
     assert kept
     batch.click(panel.run)
     batch.wait(lambda: written() > len(kept))
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
     batch.click(panel.run)
     batch.wait(batch.finished)
+
+
+def test_an_image_that_another_program_predicts_comes_last_and_stop_ends_waiting(
+    batch: Batch,
+) -> None:
+    """The window is as quick as ever meanwhile."""
+    other = OutputLock(batch.out / ".f0.unetseg")
+    assert other.take() is None
+    batch.drop(batch.folder / "in")
+    batch.click(batch.panel.run)
+    batch.wait(lambda: batch.states() == ["waiting", "done", "done"])
+    batch.wait(lambda: batch.session.message.text.endswith("waiting for it."))
+    assert batch.session.message.text.startswith("f0.tif is being predicted by process ")
+    assert batch.session.job is not None
+    batch.click(batch.panel.run)
+    batch.wait(batch.finished)
+    assert "Stopped: 2 of 3 images done" in batch.session.message.text
+    batch.click(batch.panel.run)
+    batch.wait(lambda: batch.session.message.text.endswith("waiting for it."))
+    other.release()
+    batch.wait(batch.finished)
+    assert batch.states() == ["done"] * 3
+    assert sorted(p.name for p in batch.out.iterdir()) == ["f0.tif", "f1.tif", "f2.tif"]
 
 
 def test_enter_opens_an_image_with_its_mask_where_it_lies(batch: Batch) -> None:

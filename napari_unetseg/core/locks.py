@@ -1,0 +1,304 @@
+"""Locks between programs, on this computer or on several that share a folder.
+
+An `OutputLock` has two parts. The operating system's lock ends with the process that holds it, so
+that a killed owner is noticed at once. Beside it lies a note with the owner's name, which the owner
+touches every few seconds: it says who is waited for, and it is the lock itself where the file
+system has none, or one that other computers do not see.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout, lock_descriptor
+
+__all__ = ["LockOwner", "OutputLock", "try_lock"]
+
+TOUCH_SECONDS = 5.0
+STALE_SECONDS = 30.0
+"""An owner on another computer that has not touched its note for so long is taken for dead."""
+MAX_TRIES = 100
+"""Lock files and their folder may be taken away by an owner that ends, at most so often."""
+MAX_NOTE_BYTES = 4096
+
+
+def try_lock(file: Path) -> FileLock | None:
+    """Lock a file that stays where it is; None while another process has it locked."""
+    lock = FileLock(file, thread_local=False)  # opened and closed by different threads
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return lock
+
+
+@cache
+def _machine() -> str:
+    """A name for this computer; on Linux for the part of it whose processes have one numbering."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}-{Path('/proc/self/ns/pid').stat().st_ino}"
+    return f"{socket.gethostname()}-{uuid.getnode():x}"
+
+
+@dataclass(frozen=True, slots=True)
+class LockOwner:
+    """Who holds a lock.
+
+    Attributes
+    ----------
+    process, host, machine
+        Its process id, the name of its computer, and a name of that computer that is its alone.
+    since
+        When it took the lock, seconds since 1970.
+    token
+        Tells this lock from any other.
+    """
+
+    process: int = 0
+    host: str = ""
+    machine: str = ""
+    since: float = 0.0
+    token: str = ""
+
+    def __str__(self) -> str:
+        if not self.process:
+            return "another program"
+        where = "this computer" if self.machine == _machine() else self.host
+        begun = datetime.fromtimestamp(self.since)
+        when = f"{begun:%H:%M:%S}"
+        if begun.date() != datetime.now().date():
+            when = f"{begun:%Y-%m-%d %H:%M}"
+        return f"process {self.process} on {where}, since {when}"
+
+
+class OutputLock:
+    """The lock of an output that is several files or steps; it is held by one program at a time.
+
+    Its files lie in a folder that is made for it, and that goes with the lock when it is empty.
+
+    Parameters
+    ----------
+    folder
+        The folder; hidden, and nobody else's.
+
+    Attributes
+    ----------
+    refused
+        Why the file system gives no locks, in the system's words; empty where it does.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.refused = ""
+        self._file, self._note = folder / "lock", folder / "owner.json"
+        self._handle: int | None = None
+        self._mine = LockOwner()
+        self._stop = threading.Event()
+        self._toucher: threading.Thread | None = None
+        self._seen: tuple[str, int] | None = None
+        self._seen_at = 0.0
+
+    @property
+    def files(self) -> tuple[str, str]:
+        """Names of its files in the folder."""
+        return self._file.name, self._note.name
+
+    def take(self) -> LockOwner | None:
+        """Take the lock, or say who has it; never waits.
+
+        Whoever waits asks the same object again and again, since an owner on another computer is
+        known to be dead by a note that did not change between two questions.
+
+        Raises
+        ------
+        OSError
+            The folder cannot be written.
+        """
+        handle = self._open_locked()
+        if handle is None:
+            return self._read_note()[0]
+        try:
+            owner = self._write_note()
+        except FileNotFoundError:  # without locks, the folder may go at any moment
+            owner = LockOwner()
+        except BaseException:
+            os.close(handle)
+            raise
+        if owner is not None:
+            os.close(handle)
+            return owner
+        self._handle, self._stop = handle, threading.Event()
+        self._toucher = threading.Thread(target=self._touch, name="unetseg-lock", daemon=True)
+        self._toucher.start()
+        return None
+
+    def release(self) -> None:
+        """Let the next one have it; takes its files away, and the folder where it is empty."""
+        handle, self._handle = self._handle, None
+        if handle is None:
+            return
+        self._stop.set()
+        if self._toucher is not None:
+            self._toucher.join()
+        mine = self._read_note()[0] == self._mine  # else it was taken over while this one slept
+        if mine:
+            with suppress(OSError):
+                self._note.unlink()
+        if sys.platform == "win32":  # where an open file cannot be taken away, and needs not
+            os.close(handle)
+        if mine:
+            with suppress(OSError):
+                self._file.unlink()
+        if sys.platform != "win32":
+            os.close(handle)
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    # -- the operating system's lock -----------------------------------------------------------
+
+    def _open_locked(self) -> int | None:
+        """The lock file, open and locked; None while another process has it."""
+        for _ in range(MAX_TRIES):
+            with suppress(FileExistsError):  # also one that is taken away before it is looked at
+                self.folder.mkdir(parents=True)
+            try:
+                handle = self._open()
+            except FileNotFoundError:  # an owner that ended took the folder away
+                continue
+            except PermissionError:
+                if sys.platform == "win32":  # an owner that ends is just taking it away
+                    return None
+                raise
+            try:
+                locked = self._lock(handle)
+                if locked and self._is_in_place(handle):
+                    return handle
+            except BaseException:
+                os.close(handle)
+                raise
+            os.close(handle)
+            if not locked:
+                return None
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(self._file))
+
+    def _open(self) -> int:
+        try:
+            return os.open(self._file, os.O_RDWR | os.O_CREAT, 0o666)
+        except PermissionError:
+            if sys.platform == "win32":
+                raise
+            return os.open(self._file, os.O_RDONLY)  # another user's; enough to lock it locally
+
+    def _lock(self, handle: int) -> bool:
+        try:
+            return lock_descriptor(handle, blocking=False)
+        except OSError as error:
+            self.refused = (error.strerror or str(error)).lower()
+            return True  # the note decides
+
+    def _is_in_place(self, handle: int) -> bool:
+        """Whether the file still has its name: an owner that ends takes it away while locked.
+
+        It is opened for that, since network file systems then ask the server.
+        """
+        try:
+            with self._file.open("rb") as other:
+                return os.path.sameopenfile(handle, other.fileno())
+        except OSError:
+            return False
+
+    # -- the note ------------------------------------------------------------------------------
+
+    def _write_note(self) -> LockOwner | None:
+        """Write this program's note; where there is that of a living owner, the owner."""
+        host, token = socket.gethostname(), secrets.token_hex(8)
+        mine = LockOwner(os.getpid(), host, _machine(), time.time(), token)
+        for _ in range(MAX_TRIES):
+            try:
+                handle = os.open(self._note, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            except FileExistsError:
+                owner, changed = self._read_note()
+                if changed and not self._is_dead(owner, changed):
+                    return owner
+                self._take_away(owner)
+                continue
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(asdict(mine), file)
+            self._mine = mine
+            return None
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(self._note))
+
+    def _read_note(self, note: Path | None = None) -> tuple[LockOwner, int]:
+        """The owner that a note names, and when it was touched; 0 where there is no note."""
+        try:
+            with (note or self._note).open("rb") as file:
+                changed = os.fstat(file.fileno()).st_mtime_ns
+                return _owner(json.loads(file.read(MAX_NOTE_BYTES))), changed
+        except FileNotFoundError:
+            return LockOwner(), 0
+        except (OSError, ValueError):
+            return LockOwner(), 1  # half written, or of a newer version
+
+    def _is_dead(self, owner: LockOwner, changed: int) -> bool:
+        """Whether a note's owner is known to be gone; the operating system's lock is held here."""
+        if owner.machine == _machine() and not (self.refused and _is_alive(owner.process)):
+            return True
+        if self._seen != (owner.token, changed):
+            self._seen, self._seen_at = (owner.token, changed), time.monotonic()
+        return time.monotonic() - self._seen_at > STALE_SECONDS
+
+    def _take_away(self, owner: LockOwner) -> None:
+        """Remove a dead owner's note, but not that of another program that did so just before."""
+        aside = self._note.with_name(f"{self._note.name}.{secrets.token_hex(4)}")
+        with suppress(FileNotFoundError):
+            self._note.rename(aside)
+            if self._read_note(aside)[0] != owner:
+                with suppress(OSError):
+                    os.link(aside, self._note)
+            aside.unlink()
+
+    def _touch(self) -> None:
+        while not self._stop.wait(TOUCH_SECONDS):
+            if self._read_note()[0] == self._mine:
+                with suppress(OSError):
+                    os.utime(self._note)
+
+
+def _owner(said: Any) -> LockOwner:
+    """The owner that a note tells of; unknown where it is no note."""
+    kinds = {"process": int, "host": str, "machine": str, "since": float, "token": str}
+    if not isinstance(said, dict) or said.keys() != kinds.keys():
+        return LockOwner()
+    if not all(type(said[key]) is kind for key, kind in kinds.items()):
+        return LockOwner()
+    sound = 0 < said["process"] < 2**31 and 0 < said["since"] < 2**32
+    return LockOwner(**said) if sound and said["host"].isprintable() else LockOwner()
+
+
+def _is_alive(process: int) -> bool:
+    if sys.platform == "win32":  # os.kill would end it; the note tells
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    with suppress(OSError):  # Linux: killed, but its parent did not look yet
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return True
