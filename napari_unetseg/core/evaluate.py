@@ -20,6 +20,7 @@ from napari_unetseg.core.labels import (
 )
 from napari_unetseg.core.metrics import Scores, confusion, scores_of
 from napari_unetseg.core.predict import predict_events
+from napari_unetseg.core.spacing import fit_spacing
 
 if TYPE_CHECKING:
     from napari_unetseg.core.config import PredictSettings
@@ -82,6 +83,7 @@ def evaluate_events(
     judge = _Judge.for_pairs(model.classes, pairs)
     for pair in pairs:
         model.check_image(pair.image)
+        fit_spacing(model, pair.image, match=settings is not None and settings.match_spacing)
         judge.check(pair)
     found = []
     for pair in pairs:

@@ -14,6 +14,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice
 from napari_unetseg.core.inference import why_blended, why_own_range
 from napari_unetseg.core.memory import kept_memory
+from napari_unetseg.core.spacing import fit_spacing
 from napari_unetseg.engine.chunks import ChunkPredictor, Predicted, Read
 from napari_unetseg.engine.grid import Grid
 from napari_unetseg.engine.output import Output, open_output
@@ -58,7 +59,9 @@ def make_plan(
 ) -> Plan:
     """What an output is of; `UserError` where the image does not fit the model."""
     model.check_image(stack)
-    return Plan(model, stack, Grid.plan(model, stack, settings.tile), probabilities, ome, name)
+    resampling = fit_spacing(model, stack, match=settings.match_spacing).resampling
+    grid = Grid.plan(model, stack, settings.tile, resampling)
+    return Plan(model, stack, grid, probabilities, ome, name)
 
 
 def predict_to_zarr(
@@ -121,9 +124,12 @@ def predict_to_zarr(
     with kept_memory(), saving():
         output = open_output(store, plan, overwrite=overwrite)
         if not output.finished:
+            fitted = fit_spacing(model, stack, match=settings.match_spacing)
+            if fitted.notice is not None:
+                yield fitted.notice
             if plan.grid.blended:
                 yield Notice(why_blended(model))
-            normalization, own = model.normalization.for_stack(stack)
+            normalization, own = model.normalization.for_stack(fitted.seen)
             if own:
                 yield Notice(why_own_range(stack))
             yield from (chunks or predict_here)(output, normalization, settings, control)
