@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import Watched, blobs, dice, of_kind, random_model, run_training, strokes, tiny
+from helpers import (
+    Watched,
+    blobs,
+    dice,
+    of_kind,
+    random_model,
+    run_training,
+    sized,
+    strokes,
+    tiny,
+    trained_at,
+)
 from scipy import ndimage
 from test_engine import mask_of, noise, stream, tree
 
@@ -31,22 +42,6 @@ from napari_unetseg.core.spacing import fit_spacing
 from napari_unetseg.engine.grid import Grid
 
 MATCH = PredictSettings(match_spacing=True, threads=1, device="cpu")
-
-
-def sized(image: Any, axes: str, *sizes: float, unit: str = "um", **more: Any) -> Stack:
-    """A stack with these sizes along the last of Z, Y and X, or one for all of them."""
-    spatial = [a for a in "ZYX" if a in axes]
-    given = dict(zip("ZYX"[-len(sizes) :] if len(sizes) > 1 else "", sizes, strict=False))
-    given = given or dict.fromkeys(spatial, sizes[0])
-    spacing = tuple(given.get(a, 1.0) for a in axes)
-    units = tuple(unit if a in given else "pixel" for a in axes)
-    return Stack(image, axes, spacing, units, **more)
-
-
-def trained_at(model: Model, *sizes: float, unit: str = "um") -> Model:
-    """The model, as if its training images had had voxels of that size."""
-    spacing = sizes if len(sizes) > 1 else sizes * model.dims
-    return replace(model, spacing=spacing, units=(unit,) * model.dims)
 
 
 def said(model: Model, stack: Stack, match: Any = False) -> str:

@@ -170,7 +170,10 @@ class VoxelSizes:
         return ""
 
 
-OFFER = "--match-spacing (in Python PredictSettings(match_spacing=True)) predicts at the model's {} size."
+OFFER = (
+    "--match-spacing (in Python PredictSettings(match_spacing=True)) predicts at the model's {} "
+    "size."
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -218,7 +221,10 @@ def fit_spacing(model: Model, stack: Stack, *, match: MatchSpacing) -> FittedSpa
         return FittedSpacing(resampling.view(stack), resampling, notice)
     if not sizes.differ:
         return FittedSpacing(stack)
-    text, offer = (obstacle, "") if sizes.too_far else (sizes.describe(name), obstacle or OFFER.format(sizes.what))
+    far = sizes.too_far and not sizes.unknown
+    text, offer = (
+        (obstacle, "") if far else (sizes.describe(name), obstacle or OFFER.format(sizes.what))
+    )
     return FittedSpacing(stack, notice=OtherSpacing(text, f"{image}, {known}", offer))
 
 
