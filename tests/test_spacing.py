@@ -39,6 +39,7 @@ from napari_unetseg.core.predict import predict, predict_events, predict_probabi
 from napari_unetseg.core.resample import Resampling, read_scaled
 from napari_unetseg.core.samples import Pair
 from napari_unetseg.core.spacing import fit_spacing
+from napari_unetseg.core.uncertainty import Glance, margin_uncertainty, uncertainty_map
 from napari_unetseg.engine.grid import Grid
 
 MATCH = PredictSettings(match_spacing=True, threads=1, device="cpu")
@@ -446,3 +447,19 @@ def test_masks_of_resampled_images_lie_where_the_truth_lies(discs: Model, times:
 
 def _dice_moved(truth: np.ndarray, mask: np.ndarray, axis: int, step: int) -> float:
     return dice(truth > 0, np.roll(mask, step, axis) > 0)
+
+
+# -- where to look ---------------------------------------------------------------------------------
+
+
+def test_the_uncertainty_is_that_of_the_mask_at_the_size_of_the_model() -> None:
+    model, stack = case("YX", (64, 80), (0.05, 0.05), {})
+    shares = predict_probabilities(model, stack, MATCH)
+    wanted = margin_uncertainty(shares)
+    np.testing.assert_allclose(uncertainty_map(model, stack, (), MATCH), wanted, atol=1e-4)
+    averaged = uncertainty_map(model, stack, (), MATCH, passes=4)
+    plain = uncertainty_map(model, stack, (), MATCH.model_copy(update={"match_spacing": False}))
+    assert np.abs(averaged - wanted).mean() < np.abs(plain - wanted).mean()
+    glance = Glance(model, stack, "cpu", match_spacing="auto")
+    window = glance.image((), stack.whole(2))
+    np.testing.assert_allclose(glance.shares(window), shares, atol=1e-4)
