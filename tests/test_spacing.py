@@ -333,7 +333,7 @@ def test_what_was_stopped_goes_on_to_the_same_bytes_and_with_no_other_setting(
     with pytest.raises(UserError, match="with other settings"):
         stream(model, stack, tmp_path / "twice", settings=plain)
     with pytest.raises(UserError, match="with other settings"):
-        stream(trained_at(model, 0.3), stack, tmp_path / "twice", settings=settings)
+        stream(trained_at(model, 0.201), stack, tmp_path / "twice", settings=settings)
     stream(model, stack, tmp_path / "twice", settings=settings)
     assert tree(tmp_path / "once") == tree(tmp_path / "twice")
     scale = json.loads((tmp_path / "once" / "labels" / "mask" / "zarr.json").read_text())
@@ -370,6 +370,14 @@ def test_memory_does_not_grow_with_a_large_plane(
                 break
     assert max(reads) * 8 <= predict_module.PIECE_BYTES
     assert watched.reads
+
+
+def test_of_a_large_plane_some_places_show_the_range_of_intensities() -> None:
+    watched = Watched(np.broadcast_to(np.uint8(7), (10_000, 10_000)), most=700**2)
+    stack = sized(watched, "YX", 0.05)
+    pieces = list(fit_spacing(FLAT, stack, match=True).seen.probe())
+    assert [piece.shape for piece in pieces] == [(1, 512, 512)]
+    assert sum(watched.reads) < 0.06 * watched.array.size
 
 
 def test_huge_volumes_are_cut_into_small_chunks() -> None:
@@ -441,8 +449,13 @@ def test_masks_of_resampled_images_lie_where_the_truth_lies(discs: Model, times:
     assert after > 0.9
     moved = [_dice_moved(truth, matched, axis, step) for axis in (0, 1) for step in (-1, 1)]
     assert after > max(moved)
-    scores = evaluate(discs, [Pair(stack, truth, LabelKind.FULL)], MATCH).scores
-    assert scores.mean_dice == pytest.approx(after)
+    labelled = Pair(stack, truth, LabelKind.FULL)
+    assert evaluate(discs, [labelled], MATCH).scores.mean_dice == pytest.approx(after)
+    events: list[Any] = []
+    unknown = Pair(Stack(image, "YX"), truth, LabelKind.FULL)
+    with pytest.raises(UserError, match="size of image is not known"):
+        evaluate(discs, [labelled, unknown], MATCH, on_event=events.append)
+    assert not events, "it is said before anything is predicted"
 
 
 def _dice_moved(truth: np.ndarray, mask: np.ndarray, axis: int, step: int) -> float:

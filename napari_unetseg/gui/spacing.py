@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui import sentences
-from napari_unetseg.gui.session import Level, SizesNote
+from napari_unetseg.gui.session import Level, Mode, SizesNote
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller
@@ -64,6 +64,8 @@ class Spacing:
             prediction.expire()
         self._controller.looking.stop()
         self.look()
+        if self._session.mode is not Mode.LIVE and self._controller.prediction is not None:
+            self._session.say(sentences.PREDICT_AGAIN)
 
     def say(self) -> None:
         """Say in the status line that a mask may be wrong: once for an image and a model."""
