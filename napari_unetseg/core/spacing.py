@@ -26,7 +26,7 @@ __all__ = [
     "why_other_sizes",
 ]
 
-TOLERANCE = 1.5
+TOLERANCE = 1.25
 """Voxel sizes whose ratio is smaller are not mentioned (benchmarks/results/README.md)."""
 ALIKE = 1.02
 """A smaller ratio is rounding in files, for which nothing is resampled."""
@@ -115,7 +115,7 @@ class VoxelSizes:
     @property
     def differ(self) -> bool:
         """Whether they are so far apart that a mask may be wrong."""
-        return any(_times(factor) > TOLERANCE for factor in self.factors)
+        return any(round(_times(factor), 6) > TOLERANCE for factor in self.factors)
 
     @property
     def unknown(self) -> bool:

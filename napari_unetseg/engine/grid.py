@@ -28,6 +28,8 @@ LARGEST_EDGE = {2: 2048, 3: 160}
 """Tiles grow no further to read less around what they keep."""
 SHARES_BYTES = 2**28
 """The probabilities of a chunk take no more, where tiles are small enough."""
+RESAMPLED_VOXELS = {2: 2048**2, 3: 256**3}
+"""Most voxels of a chunk of an image that is resampled: fine ones have many for each tile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,8 @@ class Grid:
             tile = tiles.Tiling.plan(spatial, network, wanted, blended=True).edges
         chunk = _chunk(spatial, tile, blended, classes)
         if resampling is not None:
-            chunk = resampling.image_edges(chunk, SHARES_BYTES // (4 * classes))
+            most = min(SHARES_BYTES // (4 * classes), RESAMPLED_VOXELS[dims])
+            chunk = resampling.image_edges(chunk, most)
         return cls(stack.grid_shape, tile, chunk, blended, resampling)
 
     @property
