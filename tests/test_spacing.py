@@ -24,6 +24,7 @@ from helpers import (
 )
 from scipy import ndimage
 from test_engine import mask_of, noise, stream, tree
+from test_predict import failing
 
 from napari_unetseg.core import predict as predict_module
 from napari_unetseg.core import resample as resample_module
@@ -40,6 +41,7 @@ from napari_unetseg.core.resample import Resampling, read_scaled
 from napari_unetseg.core.samples import Pair
 from napari_unetseg.core.spacing import fit_spacing
 from napari_unetseg.core.uncertainty import Glance, margin_uncertainty, uncertainty_map
+from napari_unetseg.core.unet import UNet
 from napari_unetseg.engine.grid import Grid
 
 MATCH = PredictSettings(match_spacing=True, threads=1, device="cpu")
@@ -370,6 +372,26 @@ def test_memory_does_not_grow_with_a_large_plane(
                 break
     assert max(reads) * 8 <= predict_module.PIECE_BYTES
     assert watched.reads
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_with_too_little_memory_it_goes_on_with_smaller_tiles(
+    tmp_path: Path, norm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, stack = case("YX", (240, 200), (0.1, 0.1), {"norm": norm, "depth": 2})
+    whole = predict_probabilities(model, stack, MATCH)
+    monkeypatch.setattr(UNet, "forward", failing(70 * 70))
+    events: list[Any] = []
+    found = predict_probabilities(model, stack, MATCH, on_event=events.append)
+    assert any("Not enough memory" in e.text for e in of_kind(events, Notice))
+    if norm == "batch":
+        assert np.abs(found - whole).max() < 1e-4
+        events = stream(model, stack, tmp_path, settings=MATCH)
+        assert any("Not enough memory" in e.text for e in of_kind(events, Notice))
+        wanted = model.classes.decode(whole.argmax(0))
+        assert (mask_of(tmp_path)[...] != wanted).mean() < 1e-3
+    np.testing.assert_allclose(found.sum(0), 1.0, atol=1e-5)
 
 
 def test_of_a_large_plane_some_places_show_the_range_of_intensities() -> None:

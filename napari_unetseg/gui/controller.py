@@ -585,7 +585,7 @@ class Controller(Masks):
         self.keeping.tick()
         self.attention.tick()
         self.quality.tick()
-        self.spacing.look()
+        self.spacing.tick()
         self.runner.pump()
         now = time.perf_counter()
         if self.doubts and not self._settling:

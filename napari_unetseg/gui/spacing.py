@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.session import Session
 
 __all__ = ["Spacing"]
+
+LOOK_SECONDS = 0.5
+"""How often sizes are compared while nothing else is chosen."""
 
 
 class Spacing:
@@ -28,9 +32,19 @@ class Spacing:
     def __init__(self, controller: Controller, session: Session) -> None:
         self._controller, self._session = controller, session
         self._said: set[tuple[Any, str]] = set()
+        self._looked_at: tuple[Any, ...] = ()
+        self._looked = 0.0
+
+    def tick(self) -> None:
+        """Called again and again: a layer's scale may change at any time."""
+        session, now = self._session, time.monotonic()
+        chosen = (session.entry, session.image, session.match_spacing)
+        if chosen != self._looked_at or now - self._looked > LOOK_SECONDS:
+            self._looked_at, self._looked = chosen, now
+            self.look()
 
     def look(self) -> None:
-        """Called again and again: a layer's scale may change at any time."""
+        """Compare the sizes of what is chosen now."""
         found = None
         if self._session.entry is not None and self._session.image is not None:
             with suppress(UserError):
