@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Protocol, Self
 
@@ -277,13 +277,16 @@ class Tiling:
             yield tile.core, infer(tile.read)[(slice(None), *tile.inner)]
 
     def whole(self, region: Region, infer: Callable[[Region], np.ndarray]) -> np.ndarray:
-        """Probabilities (classes, *region) of a region."""
+        """Probabilities (classes, *region) of a region; exact tiles are spread evenly over it."""
+        sizes = [s.stop - s.start for s in region]
+        even = (-(-n // max(1, round(n / e))) for n, e in zip(sizes, self.edges, strict=True))
+        tiling = self if self.blended else replace(self, edges=tuple(even))
         found: np.ndarray | None = None
-        for core, shares in self.pieces(region, infer):
+        for core, shares in tiling.pieces(region, infer):
             if core == region:
                 return shares
             if found is None:
-                found = np.empty((len(shares), *(s.stop - s.start for s in region)), np.float32)
+                found = np.empty((len(shares), *sizes), np.float32)
             found[(slice(None), *within(core, region))] = shares
         assert found is not None
         return found
