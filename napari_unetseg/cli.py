@@ -92,6 +92,13 @@ Spacing = Annotated[
         help="Pixel size along (Z,) Y, X with its unit, as 0.5,0.2,0.2um. Default: the file's."
     ),
 ]
+MatchSpacing = Annotated[
+    bool,
+    typer.Option(
+        "--match-spacing",
+        help="Predict at the pixel size of the model: images are resampled to it, masks back.",
+    ),
+]
 Ignore = Annotated[int | None, typer.Option(help='Value that means "not labelled", as -1.')]
 Threshold = Annotated[
     float | None,
@@ -295,6 +302,7 @@ def predict(
     tile: Tile = None,
     axes: Axes = None,
     spacing: Spacing = None,
+    match_spacing: MatchSpacing = False,
     workers: Workers = None,
     cluster: Cluster = None,
     scheduler: Scheduler = None,
@@ -305,7 +313,7 @@ def predict(
     killed goes on where it was. A bad image does not stop the others.
     """
     where = _where(workers, cluster, scheduler)
-    settings = _predict_settings(device, threads, tile, where)
+    settings = _predict_settings(device, threads, tile, where, match_spacing=match_spacing)
     how = _saving(output, inside, form, precision, probabilities=probabilities, overwrite=overwrite)
     wanted = Wanted(axes, skip_existing, report, spacing)
     predicting.predict(model, images, how, settings, wanted, where)
@@ -392,13 +400,14 @@ def evaluate(
     tile: Tile = None,
     axes: Axes = None,
     spacing: Spacing = None,
+    match_spacing: MatchSpacing = False,
 ) -> None:
     """Predict IMAGES with MODEL and compare them with MASKS.
 
     Dice and IoU of each structure are computed over the voxels of all images together; the means
     are over structures.
     """
-    settings = _predict_settings(device, threads, tile)
+    settings = _predict_settings(device, threads, tile, match_spacing=match_spacing)
     _check_threshold(threshold, LabelKind(kind))
     data = Labelled(images, masks, LabelKind(kind), ignore, axes, spacing, threshold)
     commands.evaluate(model, data, settings, json_file)
@@ -488,13 +497,19 @@ S = TypeVar("S", bound=BaseModel)
 
 
 def _predict_settings(
-    device: str | None, threads: int | None, tile: int | None, where: Where | None = None
+    device: str | None,
+    threads: int | None,
+    tile: int | None,
+    where: Where | None = None,
+    *,
+    match_spacing: bool,
 ) -> PredictSettings:
     if threads is None and where is None:
         threads = commands.cores()
     elif threads is None and where is not None and where.local:
         threads = max(1, commands.cores() // where.local)
-    return _settings(PredictSettings, device=device, threads=threads, tile=tile)
+    how = {"device": device, "threads": threads, "tile": tile}
+    return _settings(PredictSettings, **how, match_spacing=match_spacing)
 
 
 def _settings(kind: type[S], **values: Any) -> S:

@@ -327,7 +327,9 @@ def _model_rows(model: Model, facts: Mapping[str, Any]) -> list[tuple[str, str]]
     net, classes = model.net, model.classes
     structures = [f"{s.number} {s.name}" for s in classes.structures]
     of_encoder = "" if net.encoder == "unet" else f" on {net.encoder}"
-    sizes = zip("ZYX"[-net.dims :], model.spacing, model.units, strict=True)
+    low, high = model.spacing_range or (model.spacing, model.spacing)
+    spans = [f"{a:g}" if a == b else f"{a:g} to {b:g}" for a, b in zip(low, high, strict=True)]
+    sizes = zip("ZYX"[-net.dims :], spans, model.units, strict=True)
     rows = [
         ("model", str(facts["id"])),
         (
@@ -338,7 +340,7 @@ def _model_rows(model: Model, facts: Mapping[str, Any]) -> list[tuple[str, str]]
         ("receptive field", " × ".join(map(str, facts["receptive_field"])) + " voxels"),
         ("structures", ", ".join(structures) + " (no background)" * (not classes.background)),
         ("channels", ", ".join(model.channels)),
-        ("voxel", ", ".join(f"{axis} {size:g} {unit}" for axis, size, unit in sizes)),
+        ("voxel", ", ".join(f"{axis} {size} {unit}" for axis, size, unit in sizes)),
     ]
     for record in model.history:
         names = [image.name for image in record.images]

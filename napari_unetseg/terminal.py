@@ -20,6 +20,7 @@ from napari_unetseg.core.events import (
     Event,
     Improved,
     Notice,
+    OtherSpacing,
     Prepared,
     StepDone,
     TilePredicted,
@@ -128,6 +129,7 @@ class Meter:
         self._task: TaskID = self._progress.add_task(title, total=1.0, text="")
         self._title = title
         self._scores = ""
+        self._same_sizes: dict[str, int] = {}
 
     def __enter__(self) -> Meter:
         self._progress.start()
@@ -135,6 +137,9 @@ class Meter:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+        for sizes, more in self._same_sizes.items():
+            if more:
+                note(f"The same holds for {more} more (sizes: {sizes}).")
 
     def rename(self, title: str) -> None:
         """Start anew under another title."""
@@ -143,7 +148,9 @@ class Meter:
 
     def show(self, event: Event) -> None:
         """Show where a training or a prediction is."""
-        if isinstance(event, Notice):
+        if isinstance(event, OtherSpacing):
+            self._say_once(event)
+        elif isinstance(event, Notice):
             self.line(event.text)
         elif isinstance(event, Prepared):
             self.line(_plan(event))
@@ -162,6 +169,14 @@ class Meter:
             self._move(event.done / event.total, f"{event.done} of {event.total} tiles")
         elif isinstance(event, ChunkPredicted):
             self._move(event.done / event.total, f"{event.done} of {event.total} chunks")
+
+    def _say_once(self, event: OtherSpacing) -> None:
+        """Of many images of one voxel size the first stands for all."""
+        if event.sizes in self._same_sizes:
+            self._same_sizes[event.sizes] += 1
+        else:
+            self._same_sizes[event.sizes] = 0
+            self.line(f"{event.text} {event.offer}".rstrip())
 
     def _first_answer(self, event: Improved) -> None:
         """Its score, which no epoch tells."""

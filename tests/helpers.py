@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -161,6 +162,22 @@ def random_model(
         spacing=(1.0,) * settings.dims,
         units=("pixel",) * settings.dims,
     )
+
+
+def sized(image: Any, axes: str, *sizes: float, unit: str = "um", **more: Any) -> Stack:
+    """A stack with these voxel sizes along the last of Z, Y and X, or one for all of them."""
+    spatial = [a for a in "ZYX" if a in axes]
+    given = dict(zip("ZYX"[-len(sizes) :] if len(sizes) > 1 else "", sizes, strict=False))
+    given = given or dict.fromkeys(spatial, sizes[0])
+    spacing = tuple(given.get(a, 1.0) for a in axes)
+    units = tuple(unit if a in given else "pixel" for a in axes)
+    return Stack(image, axes, spacing, units, **more)
+
+
+def trained_at(model: Model, *sizes: float, unit: str = "um") -> Model:
+    """The model, as if its training images had had voxels of that size."""
+    spacing = sizes if len(sizes) > 1 else sizes * model.dims
+    return replace(model, spacing=spacing, units=(unit,) * model.dims)
 
 
 class Watched:

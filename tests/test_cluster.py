@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from helpers import random_model
+from helpers import random_model, trained_at
 from test_engine import mask_of, noise, tree
 
 from napari_unetseg.cli import main
@@ -104,6 +104,20 @@ def test_workers_write_the_bytes_that_one_process_does(
     assert done == [*range(1, done[-1] + 1), done[-1]], "every chunk was told of"
     assert done[-1] > 3
     assert len(client.nthreads()) == 2
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_workers_predict_at_the_pixel_size_of_the_model(client: Any, tmp_path: Path) -> None:
+    model = trained_at(random_model(1, (2, 7), depth=3, width=4), 0.2)
+    image, opening = saved(tmp_path, (201, 190)), Opening(spacing="0.1,0.1um")
+    settings = SMALL.model_copy(update={"match_spacing": True, "tile": 16})
+    for name, chunks in (("two", on_cluster(client, opening)(image)), ("one", None)):
+        store = FolderStore(tmp_path / name)
+        events = predict_to_zarr(model, opening(image), store, settings, chunks=chunks)
+        assert sum(isinstance(event, ChunkPredicted) for event in events) > 4
+    assert tree(tmp_path / "two") == tree(tmp_path / "one")
+    wanted = predict(model, opening(image), settings)
+    np.testing.assert_array_equal(mask_of(tmp_path / "two")[:], wanted)
 
 
 @pytest.mark.usefixtures("small_chunks")

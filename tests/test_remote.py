@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import Watched, blobs, of_kind, painted_pair, random_model, strokes, tiny
+from helpers import (
+    Watched,
+    blobs,
+    of_kind,
+    painted_pair,
+    random_model,
+    strokes,
+    tiny,
+    trained_at,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +35,7 @@ from napari_unetseg.core.events import (
     EpochDone,
     Event,
     Improved,
+    OtherSpacing,
     Renewed,
     StepDone,
     TilePredicted,
@@ -335,6 +345,24 @@ def test_looking_follows_the_screen(worker: Worker) -> None:
     np.testing.assert_array_equal(
         of_kind(events, TilePredicted)[0].mask, predict(model, stack, CPU, planes=[(2,)])[2]
     )
+
+
+def test_a_view_is_predicted_at_the_pixel_size_of_the_model(worker: Worker) -> None:
+    image = np.random.default_rng(0).random((40, 40), np.float32)
+    stack = Stack(image, "YX", (0.1, 0.1), ("um", "um"))
+    model, screen, masks = trained_at(random_model(depth=2, width=4), 0.2), Screen(), []
+    for match in (False, "auto"):
+        screen.view = View(object(), stack, (), match)
+        work = LookWork(model, screen, "cpu", frozenset())
+        _, events = finish(run(work, worker.address, Control()))
+        (notice,) = of_kind(events, OtherSpacing)
+        assert ("is predicted at the model's" in notice.text) == bool(match)
+        assert ("--match-spacing" in notice.offer) == (not match)
+        settings = CPU.model_copy(update={"match_spacing": match})
+        (tile,) = of_kind(events, TilePredicted)
+        np.testing.assert_array_equal(tile.mask, predict(model, stack, settings))
+        masks.append(tile.mask)
+    assert (masks[0] != masks[1]).any()
 
 
 # -- what goes wrong -------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from napari_unetseg.core.places import Ground, Plane, Region, moved, overlap, re
 from napari_unetseg.core.uncertainty import Glance, differences, likely_wrong, margin_uncertainty
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.config import MatchSpacing
     from napari_unetseg.core.image import Stack
     from napari_unetseg.core.model import Model
 
@@ -163,6 +164,7 @@ class Survey:
         before: Model | None = None,
         passes: int = 1,
         device: str = "auto",
+        match_spacing: MatchSpacing = False,
         control: Control | None = None,
     ) -> Generator[Event, None, int]:
         """Look at windows until the time is over; at one at least.
@@ -178,7 +180,7 @@ class Survey:
             classes must be the same.
         passes
             Mirrored passes to average, 1 to 4.
-        device, control
+        device, match_spacing, control
             As in `Glance`; and what stops the job after the window at hand.
 
         Yields
@@ -193,6 +195,7 @@ class Survey:
         """
         control, start, done = control or Control(), self.clock(), 0
         name = model.id if before is None else f"{before.id} {model.id}"
+        name += " matched" * bool(match_spacing)
         glances: dict[int, tuple[Glance, Glance | None]] = {}
         use_threads(control.threads)
         while not control.stopped and (key := self._choose(name, done)) is not None:
@@ -200,8 +203,8 @@ class Survey:
             if image not in glances:
                 stack = self.subjects[image].stack
                 glances[image] = (
-                    Glance(model, stack, device),
-                    Glance(before, stack, device) if before is not None else None,
+                    Glance(model, stack, device, match_spacing),
+                    Glance(before, stack, device, match_spacing) if before is not None else None,
                 )
             self._remember(key, self._window(name, key, *glances[image], passes))
             done += 1

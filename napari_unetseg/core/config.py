@@ -6,11 +6,12 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["AugmentSettings", "NetSettings", "PredictSettings", "TrainSettings"]
+__all__ = ["AugmentSettings", "MatchSpacing", "NetSettings", "PredictSettings", "TrainSettings"]
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Norm = Literal["batch", "group", "instance", "none"]
 Encoder = Literal["unet", "resnet18", "resnet34", "resnet50"]
+MatchSpacing = bool | Literal["auto"]
 
 
 def _check_encoder(encoder: Encoder, dims: int, norm: Norm, depth: int) -> None:
@@ -186,3 +187,7 @@ class PredictSettings(_Settings):
     tile: int | None = Field(None, ge=8, le=16384)
     """Edge of a tile's core in voxels; None: chosen."""
     probabilities: bool = False
+    match_spacing: MatchSpacing = False
+    """Predict at the voxel size that the model was trained at: the image is resampled to it, and
+    the probabilities back, so that the mask has the image's grid. True refuses an image where a
+    size is not known or the two are too far apart; ``auto`` predicts that as it is."""

@@ -15,6 +15,7 @@ from napari_unetseg.core.labels import BRUSH, Classes, LabelKind, Structure
 from napari_unetseg.core.metrics import Scores, confusion, scores_of
 from napari_unetseg.core.predict import predict_events
 from napari_unetseg.core.samples import values_of
+from napari_unetseg.core.spacing import fit_spacing
 
 if TYPE_CHECKING:
     from napari_unetseg.core.config import PredictSettings
@@ -59,6 +60,7 @@ def evaluate_events(
         raise UserError("There is no image with a mask to evaluate; choose some.")
     for pair in pairs:
         model.check_image(pair.image)
+        fit_spacing(model, pair.image, match=settings is not None and settings.match_spacing)
     values = values_of(pairs)
     judge = _Judge.for_masks(model.classes, values)
     yield from map(Notice, filter(None, (*notes_of(values), judge.note)))

@@ -19,6 +19,7 @@ __all__ = [
     "Event",
     "Improved",
     "Notice",
+    "OtherSpacing",
     "Prepared",
     "Renewed",
     "StepDone",
@@ -37,6 +38,18 @@ class Notice(Event):
     """A sentence that the user should read; the job goes on."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class OtherSpacing(Notice):
+    """An image has voxels of another size than the images that a model was trained on.
+
+    ``sizes`` names the two sizes, the same for all images of one size; ``offer`` says what can be
+    done on the command line and in Python, if anything.
+    """
+
+    sizes: str
+    offer: str = ""
 
 
 @dataclass(frozen=True, slots=True)

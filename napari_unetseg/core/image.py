@@ -262,10 +262,10 @@ class Stack:
         height, width = self.spatial_shape(2)
         thin = max(1, math.isqrt(height * width // 512**2))
         region = (slice(0, height, thin), slice(0, width, thin))
+        read = height * width * getattr(self.data, "voxels_read", 1)  # of a resampled image
         for number in range(0, count, max(1, math.ceil(count / most))):
             plane = tuple(int(i) for i in np.unravel_index(number, shape)) if shape else ()
-            large = height * width > LARGE_PLANE
-            yield self._blocks(plane) if large else self.read(plane, region)
+            yield self._blocks(plane) if read > LARGE_PLANE else self.read(plane, region)
 
     def _blocks(self, plane: tuple[int, ...]) -> np.ndarray:
         """Evenly spread blocks of a large plane beside one another: (channels, Y, X)."""

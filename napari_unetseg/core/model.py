@@ -43,6 +43,7 @@ class ModelDescription(BaseModel):
     normalization: Normalization
     spacing: tuple[float, ...]
     units: tuple[str, ...]
+    spacing_range: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     history: tuple[TrainingRecord, ...] = Field(default=())
 
     @model_validator(mode="after")
@@ -50,10 +51,11 @@ class ModelDescription(BaseModel):
         """The parts of a file that somebody made by hand must belong together."""
         n, scale = self.net.in_channels, self.normalization
         numbers = self.classes.numbers
-        values = (*scale.low, *scale.high, *scale.fill, *self.spacing)
+        low, high = self.spacing_range or (self.spacing, self.spacing)
+        values = (*scale.low, *scale.high, *scale.fill, *self.spacing, *low, *high)
         if not (
             len(self.channels) == len(scale.low) == len(scale.high) == len(scale.fill) == n
-            and len(self.spacing) == len(self.units) == self.net.dims
+            and len(self.spacing) == len(self.units) == len(low) == len(high) == self.net.dims
             and self.classes.out_channels == self.net.out_channels
             and len(set(numbers)) == len(numbers) >= 2
             and all(math.isfinite(v) for v in values)
@@ -80,6 +82,9 @@ class Model:
         Intensity scaling of each channel.
     spacing, units
         Voxel size of the first training image along ZYX or YX.
+    spacing_range
+        Smallest and largest voxel size of the training images, in ``units``; None where all are
+        alike, and in files of earlier versions.
     history
         One record for each training, the newest last.
     """
@@ -92,6 +97,7 @@ class Model:
     spacing: tuple[float, ...]
     units: tuple[str, ...]
     history: tuple[TrainingRecord, ...] = ()
+    spacing_range: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     @property
     def dims(self) -> int:

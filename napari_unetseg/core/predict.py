@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from napari_unetseg.core.inference import (
 )
 from napari_unetseg.core.labels import most_probable
 from napari_unetseg.core.memory import kept_memory
+from napari_unetseg.core.resample import Resampling, read_scaled
+from napari_unetseg.core.spacing import fit_spacing
 
 if TYPE_CHECKING:
     from napari_unetseg.core.model import Model
@@ -35,6 +38,10 @@ __all__ = ["predict", "predict_events", "predict_probabilities"]
 Pieces = Iterator[tuple[tiles.Region, np.ndarray]]
 Seen = Callable[[], tiles.Region | None]
 """Tells which spatial region is on screen now; None if that does not matter."""
+PIECE_BYTES = 2**27
+"""The probabilities of a piece of a resampled image take no more."""
+BLENDED_TILES = 3
+"""Edge of such a piece in tiles where they overlap: those at its border are predicted again."""
 
 
 def _anywhere() -> None:
@@ -44,9 +51,16 @@ def _anywhere() -> None:
 class _Engine(Inference):
     """A network on a device, and how it walks over a plane or volume."""
 
-    def __init__(self, model: Model, shape: tuple[int, ...], settings: PredictSettings) -> None:
+    def __init__(
+        self,
+        model: Model,
+        shape: tuple[int, ...],
+        settings: PredictSettings,
+        resampling: Resampling | None,
+    ) -> None:
         super().__init__(model, settings.device)
-        self.shape = shape
+        self.shape = shape if resampling is None else resampling.resampled
+        self.resampling = resampling
         self.plan(settings.tile or EDGE[model.dims])
 
     def plan(self, edge: int) -> None:
@@ -57,13 +71,30 @@ class _Engine(Inference):
         wide = far and tiles.halo_factor(self.exact) > LARGEST_HALO
         self.blended = looks_at_tile or wide
         self.rows = tiles.overlapping_tiles(self.shape, self.network.stride, edge)[1]
+        self.pieces = self._pieces()
+
+    def _pieces(self) -> list[tiles.Tile]:
+        """Pieces of the image that is resampled, and what the network has to say about for each."""
+        if (resampling := self.resampling) is None:
+            return []
+        step = BLENDED_TILES if self.blended else 1
+        most = PIECE_BYTES // (4 * len(self.model.classes.numbers))
+        edges = resampling.image_edges([step * self.edge] * len(self.shape), most)
+        spans = [
+            [slice(start, min(start + edge, size)) for start in range(0, size, edge)]
+            for size, edge in zip(resampling.shape, edges, strict=True)
+        ]
+        return [tiles.Tile(resampling.resampled_region(c), c) for c in product(*spans)]
 
     @property
     def count(self) -> int:
-        return len(self.rows if self.blended else self.exact)
+        return len(self.pieces or (self.rows if self.blended else self.exact))
 
     def walk(self, read: Callable[[tiles.Region], np.ndarray], seen: Seen) -> Pieces:
         """Probabilities of each region of a plane or volume, what is seen first."""
+        if self.resampling is not None:
+            yield from self._walk_resampled(self.resampling, read, seen)
+            return
         if self.blended:
             yield from tiles.blend(
                 self.shape, self.network.stride, self.edge, lambda region: self.infer(read(region))
@@ -71,6 +102,14 @@ class _Engine(Inference):
             return
         for tile in tiles.nearest_first(self.exact, seen):
             yield tile.core, self.infer(read(tile.read))[(slice(None), *tile.inner)]
+
+    def _walk_resampled(
+        self, resampling: Resampling, read: Callable[[tiles.Region], np.ndarray], seen: Seen
+    ) -> Pieces:
+        tiling = tiles.Tiling.plan(self.shape, self.network, self.edge, blended=self.blended)
+        for piece in tiles.nearest_first(self.pieces, seen):
+            shares = tiling.whole(piece.read, lambda region: self.infer(read(region)))
+            yield piece.core, resampling.bring_back(shares, piece.read, piece.core)
 
     def shrink(self) -> str:
         """Take less memory; say how. Raises `UserError` when there is no smaller way."""
@@ -111,7 +150,8 @@ def predict_events(
         Tells which spatial region is on screen now: its tiles come first. Blended tiles have an
         order of their own.
     normalization
-        As the model's `Normalization.for_stack` gave it, where that is known; None measures it.
+        As the model's `Normalization.for_stack` gave it for the image as the network sees it
+        (`fit_spacing`), where that is known; None measures it.
 
     Yields
     ------
@@ -144,11 +184,14 @@ def _predict_stack(
     if planes is not None:
         chosen = list(planes)
         wanted, count = iter(chosen), len(chosen)
+    fitted = fit_spacing(model, stack, match=settings.match_spacing)
+    if fitted.notice is not None:
+        yield fitted.notice
     if normalization is None:
-        normalization, own = model.normalization.for_stack(stack)
+        normalization, own = model.normalization.for_stack(fitted.seen)
         if own:
             yield Notice(why_own_range(stack))
-    engine = _Engine(model, stack.spatial_shape(model.dims), settings)
+    engine = _Engine(model, stack.spatial_shape(model.dims), settings, fitted.resampling)
     if engine.blended:
         yield Notice(why_blended(model))
     for number, plane in enumerate(wanted):
@@ -173,7 +216,7 @@ def _predict_plane(
 
     def read(region: tiles.Region) -> np.ndarray:
         use_threads(control.threads or settings.threads)
-        return normalization.apply(stack.read(plane, region))
+        return read_scaled(stack, plane, region, normalization, engine.resampling)
 
     number, planes = place
     while True:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -14,6 +14,7 @@ __all__ = [
     "Reach",
     "Region",
     "Tile",
+    "Tiling",
     "blend",
     "exact_step",
     "exact_tiles",
@@ -23,6 +24,7 @@ __all__ = [
     "overlapping_tiles",
     "read_span",
     "window",
+    "within",
 ]
 
 Region = tuple[slice, ...]
@@ -215,6 +217,114 @@ def _resized(shape: Sequence[int], axis: int, size: int) -> tuple[int, ...]:
 def _grown(array: np.ndarray, axis: int, more: int) -> np.ndarray:
     extra = np.zeros(_resized(array.shape, axis, more), array.dtype)
     return np.concatenate([array, extra], axis)
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How any region of a plane or volume is put together of tiles; its place alone decides how.
+
+    Attributes
+    ----------
+    shape
+        Spatial shape, YX or ZYX.
+    edges
+        Edges of a tile along each axis: of its core, or where tiles overlap of all of it.
+    blended
+        Whether tiles overlap and are blended.
+    reach
+        The network.
+    """
+
+    shape: tuple[int, ...]
+    edges: tuple[int, ...]
+    blended: bool
+    reach: Reach
+
+    @classmethod
+    def plan(cls, shape: tuple[int, ...], reach: Reach, edge: int, *, blended: bool) -> Self:
+        """Tiles of about that edge."""
+        sizes = zip(shape, reach.stride, strict=True)
+        edges = (
+            overlap(n, edge, stride)[0] if blended else exact_step(n, edge, stride)
+            for n, stride in sizes
+        )
+        return cls(shape, tuple(edges), blended, reach)
+
+    def tiles(self, region: Region) -> list[Tile]:
+        """What is read for a region, and what of it each tile gives, in order."""
+        spans = [self._spans(axis, span) for axis, span in enumerate(region)]
+        return [Tile(tuple(r for r, _ in t), tuple(c for _, c in t)) for t in product(*spans)]
+
+    def read(self, region: Region) -> Region:
+        """All that is read for a region."""
+        spans = [[read for read, _ in self._spans(axis, one)] for axis, one in enumerate(region)]
+        return tuple(
+            slice(min(read.start for read in along), max(read.stop for read in along))
+            for along in spans
+        )
+
+    def pieces(
+        self, region: Region, infer: Callable[[Region], np.ndarray]
+    ) -> Iterator[tuple[Region, np.ndarray]]:
+        """Probabilities of a region: exact tiles one by one, blended ones as a whole.
+
+        ``infer`` gives the probabilities (classes, *region) of what a tile reads.
+        """
+        if self.blended:
+            yield region, self._blend(region, infer)
+            return
+        for tile in self.tiles(region):
+            yield tile.core, infer(tile.read)[(slice(None), *tile.inner)]
+
+    def whole(self, region: Region, infer: Callable[[Region], np.ndarray]) -> np.ndarray:
+        """Probabilities (classes, *region) of a region; exact tiles are spread evenly over it."""
+        sizes = [s.stop - s.start for s in region]
+        even = (-(-n // max(1, round(n / e))) for n, e in zip(sizes, self.edges, strict=True))
+        tiling = self if self.blended else replace(self, edges=tuple(even))
+        found: np.ndarray | None = None
+        for core, shares in tiling.pieces(region, infer):
+            if core == region:
+                return shares
+            if found is None:
+                found = np.empty((len(shares), *sizes), np.float32)
+            found[(slice(None), *within(core, region))] = shares
+        assert found is not None
+        return found
+
+    def _blend(self, region: Region, infer: Callable[[Region], np.ndarray]) -> np.ndarray:
+        """Weighted mean of the tiles that touch the region, added up in the order of `blend`."""
+        longest = max(range(len(self.shape)), key=lambda axis: self.shape[axis])
+        weight = np.zeros([s.stop - s.start for s in region], np.float32)
+        total: np.ndarray | None = None
+        for tile in sorted(self.tiles(region), key=lambda tile: tile.read[longest].start):
+            shares = infer(tile.read)
+            weights = window(shares.shape[1:])
+            if total is None:
+                total = np.zeros((len(shares), *weight.shape), np.float32)
+            place, inner = within(tile.core, region), tile.inner
+            total[(slice(None), *place)] += (shares * weights)[(slice(None), *inner)]
+            weight[place] += weights[inner]
+        assert total is not None
+        total /= weight
+        return total
+
+    def _spans(self, axis: int, span: slice) -> list[tuple[slice, slice]]:
+        """What is read, and what of it is kept, along an axis."""
+        size, edge = self.shape[axis], self.edges[axis]
+        if not self.blended:
+            starts = range(span.start, span.stop, edge)
+            cores = [slice(start, min(start + edge, span.stop)) for start in starts]
+            return [(read_span(core, size, axis, self.reach), core) for core in cores]
+        _, begins = overlap(size, edge, self.reach.stride[axis])
+        reads = [slice(b, b + edge) for b in begins if b < span.stop and b + edge > span.start]
+        return [(r, slice(max(r.start, span.start), min(r.stop, span.stop))) for r in reads]
+
+
+def within(region: Region, outer: Region) -> Region:
+    """A region's place in a larger one."""
+    return tuple(
+        slice(r.start - o.start, r.stop - o.start) for r, o in zip(region, outer, strict=True)
+    )
 
 
 def window(shape: Sequence[int]) -> np.ndarray:

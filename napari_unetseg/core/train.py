@@ -30,6 +30,7 @@ from napari_unetseg.core.plan import Plan, make_plan
 from napari_unetseg.core.progress import Progress
 from napari_unetseg.core.records import TrainingRecord, image_records, now, remembered, versions
 from napari_unetseg.core.samples import Pair, TrainingData
+from napari_unetseg.core.spacing import model_spacing, why_other_sizes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -200,6 +201,9 @@ class _Run:
                 "There is no model to go on from and no encoder weights, so the encoder is not "
                 "frozen."
             )
+        images = [pair.image for pair in self.data.pairs]
+        if reason := why_other_sizes(images, self.data.dims, self.init):
+            yield Notice(reason)
         if self.data.unlabelled:
             yield Notice(_kept(self.data))
         elif not self.data.validated:
@@ -391,7 +395,9 @@ class _Run:
 
     def model(self, reason: str) -> Model:
         """The best weights so far with all that is needed to use them."""
-        progress, data, image = self.progress, self.data, self.data.pairs[0].image
+        progress, data = self.progress, self.data
+        images = [pair.image for pair in data.pairs]
+        spacing, units, spacing_range = model_spacing(images, data.dims)
         assert progress.best is not None
         record = TrainingRecord(
             date=now(),
@@ -415,10 +421,11 @@ class _Run:
             net=self.plan.net,
             weights=progress.best.weights,
             classes=data.classes,
-            channels=_channels(self.init, image),
+            channels=_channels(self.init, images[0]),
             normalization=data.normalization,
-            spacing=image.spatial_spacing(data.dims),
-            units=image.grid_units[-data.dims :],
+            spacing=spacing,
+            units=units,
+            spacing_range=spacing_range,
             history=(*(remembered(self.init.history) if self.init else ()), record),
         )
 

@@ -21,9 +21,12 @@ from napari_unetseg.core.devices import is_out_of_memory, pick_device, release_m
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import TilePredicted
 from napari_unetseg.core.predict import predict_events
+from napari_unetseg.core.resample import Resampling
+from napari_unetseg.core.spacing import fit_spacing
 from napari_unetseg.core.unet import probabilities
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.config import MatchSpacing
     from napari_unetseg.core.control import Control
     from napari_unetseg.core.image import Stack
     from napari_unetseg.core.model import Model
@@ -112,7 +115,7 @@ class Glance:
     ----------
     model, stack
         What looks at what.
-    device
+    device, match_spacing
         As in `PredictSettings`.
 
     Raises
@@ -121,13 +124,21 @@ class Glance:
         The image does not fit the model.
     """
 
-    def __init__(self, model: Model, stack: Stack, device: str = "auto") -> None:
+    def __init__(
+        self,
+        model: Model,
+        stack: Stack,
+        device: str = "auto",
+        match_spacing: MatchSpacing = False,
+    ) -> None:
         model.check_image(stack)
         settings = PredictSettings.model_validate({"device": device})
         self.model, self._stack = model, stack
         self._device = pick_device(settings.device)
         self._network = model.network().folded().to(self._device)
-        self._normalization, _ = model.normalization.for_stack(stack)
+        fitted = fit_spacing(model, stack, match=match_spacing)
+        self._resampling = fitted.resampling
+        self._normalization, _ = model.normalization.for_stack(fitted.seen)
 
     def image(self, plane: tuple[int, ...], region: Region) -> np.ndarray:
         """The scaled image (channels, *region) float32."""
@@ -142,11 +153,10 @@ class Glance:
             There is too little memory.
         """
         try:
-            with torch.inference_mode():
-                x = torch.from_numpy(image)[None].to(self._device)
-                found = [self._pass(x, axes) for axes in FLIPS[:passes]]
-                mean: np.ndarray = torch.stack(found).mean(0).cpu().numpy()
-                return mean
+            if self._resampling is None:
+                return self._mean(image, passes)
+            window = Resampling(image.shape[1:], self._resampling.factors)
+            return self._resampled(image, window, passes)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -155,6 +165,19 @@ class Glance:
             "There is not enough memory to look for places; close other programs or use a smaller "
             "network."
         )
+
+    def _resampled(self, image: np.ndarray, window: Resampling, passes: int) -> np.ndarray:
+        """Those of a window at the voxel size of the model."""
+        here, there = (tuple(slice(0, n) for n in s) for s in (window.shape, window.resampled))
+        seen = window.read(lambda region: image[(slice(None), *region)], there)
+        return window.bring_back(self._mean(seen, passes), there, here)
+
+    def _mean(self, image: np.ndarray, passes: int) -> np.ndarray:
+        with torch.inference_mode():
+            x = torch.from_numpy(image)[None].to(self._device)
+            found = [self._pass(x, axes) for axes in FLIPS[:passes]]
+            mean: np.ndarray = torch.stack(found).mean(0).cpu().numpy()
+            return mean
 
     def _pass(self, x: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
         return probabilities(self._network(x.flip(axes))[0].float()).flip(axes)

@@ -51,6 +51,8 @@ class Job(_Strict):
     probabilities: Literal["float32", "float16", "uint8"] | None = None
     axes: str | None = None
     spacing: str | None = None
+    match_spacing: bool = False
+    """Predict at the pixel size of the model."""
     measure: Literal["csv", "parquet"] | None = None
     """A table of the objects beside each mask."""
     overwrite: bool = False
@@ -217,7 +219,7 @@ def run_batch(
             model,
             images,
             job.saving,
-            batch.settings,
+            batch.settings.model_copy(update={"match_spacing": job.match_spacing}),
             open_image=job.opening,
             wish=job.wish,
             control=control,

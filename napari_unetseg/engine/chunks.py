@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ from napari_unetseg.core.devices import is_out_of_memory
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.inference import SMALLEST_EDGE, Inference
 from napari_unetseg.core.labels import most_probable
+from napari_unetseg.core.resample import read_scaled
 from napari_unetseg.core.uncertainty import margin_uncertainty
 
 if TYPE_CHECKING:
@@ -81,17 +82,14 @@ class ChunkPredictor:
         self._model, self._normalization = model, normalization
         self._keep, self._unsure = probabilities, unsure
         self._inference = Inference(model, device)
-        self._tile = grid.tile
+        self._tiling = grid.tiling(self._inference.network)
 
     def read(self, stack: Stack, number: int) -> Read:
         """Read a chunk with its surroundings; for any thread."""
         plane, region = self.grid.place(number)
-        spans = [self._spans(axis, span) for axis, span in enumerate(region)]
-        whole = tuple(
-            slice(min(read.start for read, _ in along), max(read.stop for read, _ in along))
-            for along in spans
-        )
-        return Read(self._normalization.apply(stack.read(plane, whole)), whole)
+        whole = self._tiling.read(self.grid.seen(region))
+        image = read_scaled(stack, plane, whole, self._normalization, self.grid.resampling)
+        return Read(image, whole)
 
     def predict(self, number: int, read: Read) -> Predicted:
         """Predict a chunk from what was read for it.
@@ -102,20 +100,20 @@ class ChunkPredictor:
         _, region = self.grid.place(number)
         while True:
             try:
-                return self._blend(region, read) if self.grid.blended else self._exact(region, read)
+                return self._predict(region, read)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
             self.notices.append(self._shrink())
 
-    def _exact(self, region: Region, read: Read) -> Predicted:
+    def _predict(self, region: Region, read: Read) -> Predicted:
         shape = tuple(s.stop - s.start for s in region)
         mask = np.empty(shape, np.uint8)
-        kept = self._room(shape) if self._keep else None
+        classes = len(self._model.classes.numbers)
+        kept = np.empty((classes, *shape), np.float32) if self._keep else None
         unsure = 0.0
-        for tile in self._tiles(region):
-            shares = self._infer(read, tile.read)[(slice(None), *tile.inner)]
-            place = _within(tile.core, region)
+        for core, shares in self._pieces(region, read):
+            place = tiles.within(core, region)
             mask[place] = self._model.classes.decode(most_probable(shares))
             if kept is not None:
                 kept[(slice(None), *place)] = shares
@@ -123,66 +121,33 @@ class ChunkPredictor:
                 unsure += float(margin_uncertainty(shares).sum())
         return Predicted(mask, kept, unsure if self._unsure else None)
 
-    def _blend(self, region: Region, read: Read) -> Predicted:
-        """Weighted mean of the tiles that touch the chunk, added up as `tiles.blend` does."""
-        shape = tuple(s.stop - s.start for s in region)
-        total, weight = self._room(shape), np.zeros(shape, np.float32)
-        longest = max(range(self.grid.dims), key=lambda axis: self.grid.spatial[axis])
-        found = sorted(self._tiles(region), key=lambda tile: tile.read[longest].start)
-        for tile in found:
-            shares = self._infer(read, tile.read)
-            weights = tiles.window(shares.shape[1:])
-            place, inner = _within(tile.core, region), tile.inner
-            total[(slice(None), *place)] += (shares * weights)[(slice(None), *inner)]
-            weight[place] += weights[inner]
-        total /= weight
-        mask = self._model.classes.decode(most_probable(total))
-        unsure = float(margin_uncertainty(total).sum()) if self._unsure else None
-        return Predicted(mask, total if self._keep else None, unsure)
+    def _pieces(self, region: Region, read: Read) -> Iterator[tuple[Region, np.ndarray]]:
+        """Probabilities of a chunk, piece by piece."""
 
-    def _room(self, shape: tuple[int, ...]) -> np.ndarray:
-        return np.zeros((len(self._model.classes.numbers), *shape), np.float32)
+        def infer(piece: Region) -> np.ndarray:
+            image = read.image[(slice(None), *tiles.within(piece, read.region))]
+            return self._inference.infer(np.ascontiguousarray(image))
 
-    def _infer(self, read: Read, region: Region) -> np.ndarray:
-        piece = read.image[(slice(None), *_within(region, read.region))]
-        return self._inference.infer(np.ascontiguousarray(piece))
-
-    def _tiles(self, region: Region) -> list[tiles.Tile]:
-        """What is read, and what of the chunk it gives, for each tile of a chunk, in order."""
-        spans = [self._spans(axis, span) for axis, span in enumerate(region)]
-        return [tiles.Tile(tuple(r for r, _ in t), tuple(c for _, c in t)) for t in product(*spans)]
-
-    def _spans(self, axis: int, span: slice) -> list[tuple[slice, slice]]:
-        size, edge = self.grid.spatial[axis], self._tile[axis]
-        network = self._inference.network
-        if not self.grid.blended:
-            starts = range(span.start, span.stop, edge)
-            cores = [slice(start, min(start + edge, span.stop)) for start in starts]
-            return [(tiles.read_span(core, size, axis, network), core) for core in cores]
-        _, begins = tiles.overlap(size, edge, network.stride[axis])
-        reads = [slice(b, b + edge) for b in begins if b < span.stop and b + edge > span.start]
-        return [(r, slice(max(r.start, span.start), min(r.stop, span.stop))) for r in reads]
+        resampling = self.grid.resampling
+        if resampling is None:
+            yield from self._tiling.pieces(region, infer)
+            return
+        seen = self.grid.seen(region)
+        yield region, resampling.bring_back(self._tiling.whole(seen, infer), seen, region)
 
     def _shrink(self) -> str:
         """Take less memory; say how."""
         self._inference.release()
-        if not self.grid.blended and max(self._tile) > SMALLEST_EDGE:
+        tiling = self._tiling
+        if not tiling.blended and max(tiling.edges) > SMALLEST_EDGE:
             strides = self._inference.network.stride
-            self._tile = tuple(
-                max(1, t // 2 // s) * s for t, s in zip(self._tile, strides, strict=True)
-            )
-            return f"Not enough memory: going on with tiles of {max(self._tile)} voxels."
+            edges = (max(1, t // 2 // s) * s for t, s in zip(tiling.edges, strides, strict=True))
+            self._tiling = replace(tiling, edges=tuple(edges))
+            return f"Not enough memory: going on with tiles of {max(self._tiling.edges)} voxels."
         if self._inference.leave_gpu():
-            self._tile = self.grid.tile
+            self._tiling = self.grid.tiling(self._inference.network)
             return "Not enough memory on the GPU: going on with the CPU."
-        smaller = "choose smaller tiles" if self.grid.blended else "use a smaller network"
+        smaller = "choose smaller tiles" if tiling.blended else "use a smaller network"
         raise UserError(
             f"There is not enough memory for a tile; close other programs or {smaller}."
         )
-
-
-def _within(region: Region, outer: Region) -> Region:
-    """A region's place in a larger one."""
-    return tuple(
-        slice(r.start - o.start, r.stop - o.start) for r, o in zip(region, outer, strict=True)
-    )

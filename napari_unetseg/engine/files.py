@@ -8,11 +8,11 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -92,6 +92,8 @@ class FileDone(Event):
         Objects of each structure in its mask; empty unless measured.
     unsure
         Mean of `margin_uncertainty` over what was predicted of it; None unless measured.
+    notices
+        What was said while it was predicted: sentences.
     """
 
     name: str
@@ -103,6 +105,7 @@ class FileDone(Event):
     error: str = ""
     objects: Mapping[int, int] = field(default_factory=dict)
     unsure: float | None = None
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,13 +201,31 @@ def _timed(one: _One, turn: Turn) -> Generator[Event, None, FileDone | None]:
     """Predict and save an image; a failure is told, not raised, unless all others fail too."""
     start = time.monotonic()
     mask = one.how.mask_of(turn.stem, turn.image)
+    notices: list[str] = []
     try:
-        done = yield from one.predict(turn)
+        done = yield from _noting(one.predict(turn), notices)
     except CannotGoOnError:
         raise
     except Exception as problem:  # noqa: BLE001 - the other images are still predicted
         done = FileDone(turn.stem, turn.image, mask, "failed", 0.0, {}, _sentence(problem))
-    return None if done is None else replace(done, seconds=time.monotonic() - start)
+    if done is None:
+        return None
+    return replace(done, seconds=time.monotonic() - start, notices=tuple(notices))
+
+
+def _noting(
+    events: Generator[Event, None, FileDone | None], notices: list[str]
+) -> Generator[Event, None, FileDone | None]:
+    """Pass events on, and keep what they say."""
+    with closing(events):  # its threads end before the output is given back
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as end:
+                return cast("FileDone | None", end.value)
+            if isinstance(event, Notice):
+                notices.append(event.text)
+            yield event
 
 
 def _now(how: Saving) -> float:

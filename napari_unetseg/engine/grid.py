@@ -15,6 +15,7 @@ from napari_unetseg.core.inference import EDGE, LARGEST_HALO, looks_at_image
 if TYPE_CHECKING:
     from napari_unetseg.core.image import Stack
     from napari_unetseg.core.model import Model
+    from napari_unetseg.core.resample import Resampling
     from napari_unetseg.core.tiles import Reach, Region
 
 __all__ = ["Grid"]
@@ -27,6 +28,8 @@ LARGEST_EDGE = {2: 2048, 3: 160}
 """Tiles grow no further to read less around what they keep."""
 SHARES_BYTES = 2**28
 """The probabilities of a chunk take no more, where tiles are small enough."""
+RESAMPLED_VOXELS = {2: 2048**2, 3: 256**3}
+"""Most voxels of a chunk of an image that is resampled: fine ones have many for each tile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +41,33 @@ class Grid:
     shape
         Grid shape of the image.
     tile, chunk
-        Edges along the spatial axes (ZYX or YX), voxels.
+        Edges along the spatial axes (ZYX or YX): of a tile in the voxels that the network sees, of
+        a chunk in the image's.
     blended
         Tiles overlap and are blended, since the network's norm depends on what is around.
+    resampling
+        From the image's voxels to those that the network sees; None where they are the same.
     """
 
     shape: tuple[int, ...]
     tile: tuple[int, ...]
     chunk: tuple[int, ...]
     blended: bool
+    resampling: Resampling | None = None
 
     @classmethod
-    def plan(cls, model: Model, stack: Stack, edge: int | None = None) -> Self:
+    def plan(
+        cls,
+        model: Model,
+        stack: Stack,
+        edge: int | None = None,
+        resampling: Resampling | None = None,
+    ) -> Self:
         """The grid for a model and an image; ``edge`` of a tile, None: chosen."""
         with torch.device("meta"):
             network = build(model.net)
-        dims, spatial = model.dims, stack.spatial_shape(model.dims)
+        dims, classes = model.dims, len(model.classes.numbers)
+        spatial = resampling.resampled if resampling else stack.spatial_shape(dims)
         tile = _exact(spatial, network, edge or EDGE[dims])
         blended = looks_at_image(model) and any(t < n for t, n in zip(tile, spatial, strict=True))
         wanted = edge or EDGE[dims]
@@ -62,11 +76,12 @@ class Grid:
                 break
             tile = _exact(spatial, network, wanted)
         if blended:
-            tile = tuple(
-                tiles.overlap(n, wanted, s)[0] for n, s in zip(spatial, network.stride, strict=True)
-            )
-        chunk = _chunk(spatial, tile, blended, len(model.classes.numbers))
-        return cls(stack.grid_shape, tile, chunk, blended)
+            tile = tiles.Tiling.plan(spatial, network, wanted, blended=True).edges
+        chunk = _chunk(spatial, tile, blended, classes)
+        if resampling is not None:
+            most = min(SHARES_BYTES // (4 * classes), RESAMPLED_VOXELS[dims])
+            chunk = resampling.image_edges(chunk, most)
+        return cls(stack.grid_shape, tile, chunk, blended, resampling)
 
     @property
     def dims(self) -> int:
@@ -108,15 +123,24 @@ class Grid:
         )
         return cell[: -self.dims], tuple(region)
 
+    def seen(self, region: Region) -> Region:
+        """What a network has to say about so that a region of the image is known."""
+        return region if self.resampling is None else self.resampling.resampled_region(region)
+
+    def tiling(self, network: Reach) -> tiles.Tiling:
+        """How a network's probabilities of a region are put together."""
+        shape = self.spatial if self.resampling is None else self.resampling.resampled
+        return tiles.Tiling(shape, self.tile, self.blended, network)
+
     def facts(self) -> dict[str, Any]:
         """What decides the voxels of a mask, for the state of an output."""
-        return {"tile": list(self.tile), "chunk": list(self.chunk), "blended": self.blended}
+        facts = {"tile": list(self.tile), "chunk": list(self.chunk), "blended": self.blended}
+        resampled = {} if self.resampling is None else {"resampled": list(self.resampling.factors)}
+        return facts | resampled
 
 
 def _exact(shape: tuple[int, ...], network: Reach, edge: int) -> tuple[int, ...]:
-    return tuple(
-        tiles.exact_step(n, edge, stride) for n, stride in zip(shape, network.stride, strict=True)
-    )
+    return tiles.Tiling.plan(shape, network, edge, blended=False).edges
 
 
 def _halo(shape: tuple[int, ...], tile: tuple[int, ...], network: Reach) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Improved, Notice
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.config import MatchSpacing
     from napari_unetseg.core.control import Control
     from napari_unetseg.core.image import Normalization, Stack
     from napari_unetseg.core.labels import Structure
@@ -38,12 +39,19 @@ SHARE = 0.25
 class View:
     """What the viewer shows of an image; ``image`` is its layer, which the worker only hands back.
 
-    ``plane`` is the index along each leading axis of ``stack``, as in `TilePredicted`.
+    ``plane`` is the index along each leading axis of ``stack``, as in `TilePredicted`;
+    ``match_spacing`` is as in `PredictSettings`.
     """
 
     image: Any
     stack: Stack
     plane: tuple[int, ...]
+    match_spacing: MatchSpacing = False
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What makes it another view."""
+        return self.image, self.plane, self.match_spacing
 
 
 class Screen:
@@ -188,7 +196,7 @@ def mask_of(
     from napari_unetseg.core.config import PredictSettings
     from napari_unetseg.core.predict import predict_events
 
-    settings = PredictSettings(device=device)
+    settings = PredictSettings(device=device, match_spacing=view.match_spacing)
     return predict_events(
         model,
         view.stack,
@@ -223,7 +231,7 @@ class LookWork:
     device: str
     done: frozenset[tuple[int, ...]]
     ahead: int = 2
-    ranges: dict[tuple[str, Any], Normalization] = field(default_factory=dict)
+    ranges: dict[tuple[str, Any, MatchSpacing], Normalization] = field(default_factory=dict)
     """Intensity ranges of images in files for models, which take longer to measure than a mask."""
 
     def __call__(self, control: Control) -> Generator[Event, None, None]:
@@ -243,7 +251,7 @@ class LookWork:
         self, view: View, plane: tuple[int, ...], control: Control
     ) -> Generator[Event, None, bool]:
         """The mask of a plane; False if another view made it less urgent."""
-        asked = View(view.image, view.stack, plane)
+        asked = replace(view, plane=plane)
         yield MaskBegins(asked, self.model.id, self.model.classes.structures, None)
         known = self._range(asked)
         for tile in mask_of(self.model, asked, self.device, control, self.screen, known):
@@ -255,9 +263,12 @@ class LookWork:
     def _range(self, view: View) -> Normalization | None:
         if isinstance(view.stack.data, np.ndarray):  # it may be changed in place
             return None
-        key = (self.model.id, view.image)
+        from napari_unetseg.core.spacing import fit_spacing
+
+        key = (self.model.id, view.image, view.match_spacing)
         if key not in self.ranges:
-            self.ranges[key] = self.model.normalization.for_stack(view.stack)[0]
+            seen = fit_spacing(self.model, view.stack, match=view.match_spacing).seen
+            self.ranges[key] = self.model.normalization.for_stack(seen)[0]
         return self.ranges[key]
 
 

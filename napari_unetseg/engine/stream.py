@@ -14,6 +14,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice
 from napari_unetseg.core.inference import why_blended, why_own_range
 from napari_unetseg.core.memory import kept_memory
+from napari_unetseg.core.spacing import fit_spacing
 from napari_unetseg.engine.chunks import ChunkPredictor, Predicted, Read
 from napari_unetseg.engine.grid import Grid
 from napari_unetseg.engine.output import Output, open_output
@@ -61,7 +62,8 @@ def make_plan(
 ) -> Plan:
     """What an output is of; `UserError` where the image does not fit the model."""
     model.check_image(stack)
-    grid = Grid.plan(model, stack, settings.tile)
+    resampling = fit_spacing(model, stack, match=settings.match_spacing).resampling
+    grid = Grid.plan(model, stack, settings.tile, resampling)
     return Plan(model, stack, grid, probabilities, ome, name, inside)
 
 
@@ -143,9 +145,12 @@ def fill_store(
     with kept_memory(), saving():
         output = open_output(store, plan, overwrite=overwrite)
         if not output.finished or output.missing():
+            fitted = fit_spacing(plan.model, plan.stack, match=settings.match_spacing)
+            if fitted.notice is not None:
+                yield fitted.notice
             if plan.grid.blended:
                 yield Notice(why_blended(plan.model))
-            normalization, own = plan.model.normalization.for_stack(plan.stack)
+            normalization, own = plan.model.normalization.for_stack(fitted.seen)
             if own:
                 yield Notice(why_own_range(plan.stack))
             yield from (chunks or predict_here)(output, normalization, settings, control)

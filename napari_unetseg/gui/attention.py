@@ -177,13 +177,16 @@ class Attention:
             return
         survey, sources = self._survey(kind, model)
         threads = self._controller.thread_count()
-        device = self._session.settings.device
+        device, match = self._session.settings.device, self._session.match_spacing
         self._control.stop()  # what is looked at ahead makes room
         self._control = control = Control(threads)
 
         def look(seconds: float) -> None:
             survey.clock = self.clock
-            for _ in survey.look(model, seconds, before=before, device=device, control=control):
+            looks = survey.look(
+                model, seconds, before=before, device=device, match_spacing=match, control=control
+            )
+            for _ in looks:
                 pass
 
         def question() -> tuple[Suggestion | Exception, float]:

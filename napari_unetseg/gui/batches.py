@@ -50,12 +50,12 @@ class BatchRow:
         What its mask is called; its file, or for a layer a name that stands for one.
     layer
         The open layer; of a file None until it is opened.
-    state, seconds, voxels, objects, unsure, error
+    state, seconds, voxels, objects, unsure, notices, error
         As `FileDone` has them.
     mask
         What `open_stack` takes for its mask.
-    model
-        The id of the model that the mask is by.
+    made_by
+        The id of the model that the mask is by, and whether at its pixel size.
     """
 
     name: str
@@ -66,9 +66,10 @@ class BatchRow:
     voxels: Mapping[int, int] | None = None
     objects: Mapping[int, int] | None = None
     unsure: float | None = None
+    notices: tuple[str, ...] = ()
     error: str = ""
     mask: Path | None = None
-    model: str = ""
+    made_by: str = ""
 
 
 class Batches:
@@ -83,7 +84,7 @@ class Batches:
     def __init__(self, controller: Controller) -> None:
         self._controller, self._session = controller, controller.session
         self._how: Saving | None = None
-        self._model = ""
+        self._made_by = ""
         self._at = self._of = 1
 
     # -- the list ------------------------------------------------------------------------------
@@ -152,7 +153,8 @@ class Batches:
             if not session.batch:
                 raise UserError(sentences.NO_BATCH)
             model = session.entry.model
-            left = [r for r in session.batch if r.state is not State.DONE or r.model != model.id]
+            made_by = f"{model.id} {session.match_spacing}"
+            left = [r for r in session.batch if r.state is not State.DONE or r.made_by != made_by]
             rows = left or list(session.batch)
             check_outputs({r.name: file for r in rows if (file := _file(r)) is not None}, how)
             session.batch = tuple(
@@ -169,8 +171,9 @@ class Batches:
                 measure,
                 session.settings.device,
                 keep,
+                session.match_spacing,
             )
-            self._how, self._model = how, model.id
+            self._how, self._made_by = how, made_by
             controller.start(JobKind.BATCH, "Batch", work, partial(self._on_done, len(rows)))
 
     def _stack(self, layer: Image) -> Stack:
@@ -207,9 +210,10 @@ class Batches:
             voxels=event.voxels,
             objects=event.objects,
             unsure=event.unsure,
+            notices=event.notices,
             error=event.error,
             mask=None if failed or how is None else how.opened_as(event.name, event.image),
-            model=self._model,
+            made_by=self._made_by,
         )
 
     def _change(self, name: str, **changes: Any) -> None:

@@ -21,6 +21,7 @@ from napari_unetseg.core.events import (
     Event,
     Improved,
     Notice,
+    OtherSpacing,
     Prepared,
     Renewed,
     StepDone,
@@ -56,6 +57,7 @@ from napari_unetseg.gui.session import (
     ModelEntry,
     Session,
 )
+from napari_unetseg.gui.spacing import Spacing
 from napari_unetseg.gui.steps import Steps
 
 if TYPE_CHECKING:
@@ -124,6 +126,7 @@ class Controller(Masks):
         self.keeping = Keeping(self, session)
         self.quality = Quality(self, session)
         self.computers = Computers(self, session)
+        self.spacing = Spacing(self, session)
         super().__init__(viewer, session)
         self.attention = Attention(self)
         self.review = Review(self)
@@ -210,6 +213,7 @@ class Controller(Masks):
         self.looking.forget(event.value)
         self.keeping.forget(event.value)
         self.quality.forget(event.value)
+        self.spacing.forget(event.value)
 
     def show_difference(self) -> None:
         """Add a layer of what changed between the model before the last training and now."""
@@ -265,7 +269,8 @@ class Controller(Masks):
             here = napari_layers.plane_on_screen(self.viewer, image, model.dims)
             planes = work.nearest_first(stack, model.dims, here) if whole else [here]
             self.begin_mask(image, model.id, model.classes.structures)
-            settings = PredictSettings(device=self.session.settings.device)
+            device, match = self.session.settings.device, self.session.match_spacing
+            settings = PredictSettings(device=device, match_spacing=match)
             task = Prediction(model, stack, planes, settings)
             job = Elsewhere(task, self.session.computer)
             done = partial(self._on_predicted, None if trained else self.session.message)
@@ -509,6 +514,9 @@ class Controller(Masks):
                 self._on_training_tile(event)
             case TilePredicted():
                 self._on_tile(event)
+            case OtherSpacing():
+                if self.session.job is not None and self.session.job.kind is JobKind.PREDICT:
+                    self.spacing.say()
             case Notice():
                 self._noticed.append(event.text)
                 self.session.say(event.text)
@@ -579,6 +587,7 @@ class Controller(Masks):
         self.keeping.tick()
         self.attention.tick()
         self.quality.tick()
+        self.spacing.tick()
         self.runner.pump()
         now = time.perf_counter()
         if self.doubts and not self._settling:

@@ -56,7 +56,7 @@ class Keeping:
         self._window: dict[str, Any] = {}
         self._closed = False
         self._recognised: list[Any] = []
-        for field in ("structures", "settings", "history", "entry", "mode"):
+        for field in ("structures", "settings", "history", "entry", "mode", "match_spacing"):
             getattr(session.events, field).connect(self._on_values, max_args=0)
         session.recoveries = tuple(places.recoveries())
 
@@ -152,6 +152,7 @@ class Keeping:
             ],
             "settings": session.settings.model_dump(mode="json"),
             "mode": str(session.mode),
+            "match_spacing": session.match_spacing,
             "models": [{"name": e.name, "id": e.model.id} for e in session.history],
             "renumbered": {
                 model: {str(number): other for number, other in sorted(numbers.items())}

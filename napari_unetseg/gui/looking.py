@@ -18,6 +18,7 @@ from napari_unetseg.gui.jobs import Job
 from napari_unetseg.gui.session import Level, Mode
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.config import MatchSpacing
     from napari_unetseg.core.image import Normalization
     from napari_unetseg.core.sparse import Region
     from napari_unetseg.gui.controller import Controller
@@ -49,7 +50,7 @@ class Looking:
         self._made: list[tuple[Any, ...]] = []
         self._failed: set[tuple[Any, ...]] = set()
         self._said: set[str] = set()
-        self._ranges: dict[tuple[str, Any], Normalization] = {}
+        self._ranges: dict[tuple[str, Any, MatchSpacing], Normalization] = {}
         self._painted: float | None = None
         self._offered = 0.0
         self.newer: dict[Any, list[Region]] = {}
@@ -160,7 +161,7 @@ class Looking:
         if self._session.entry is not None:
             self._session.entry.model.check_image(stack)
         plane = napari_layers.plane_on_screen(controller.viewer, image, dims)
-        return View(image, stack, plane)
+        return View(image, stack, plane, self._session.match_spacing)
 
     def _show(self, view: View) -> None:
         screen = self._screen
@@ -169,7 +170,7 @@ class Looking:
         dims = len(view.stack.grid_shape) - len(view.plane)
         screen.seen = napari_layers.region_on_screen(view.image, dims)
         seen = screen.view
-        if seen is None or (seen.image, seen.plane) != (view.image, view.plane):
+        if seen is None or seen.key != view.key:
             screen.view = view
 
     def _missing(self, view: View) -> bool:

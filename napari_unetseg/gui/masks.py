@@ -138,9 +138,9 @@ class Masks(Choices):
         with suppress(UserError):
             screen.seen = napari_layers.region_on_screen(image, self._dims)
             plane = napari_layers.plane_on_screen(self.viewer, image, self._dims)
-            seen = screen.view
-            if seen is None or (seen.image, seen.plane) != (image, plane):
-                screen.view = View(image, self.stack(), plane)
+            match, seen = self.session.match_spacing, screen.view
+            if seen is None or seen.key != (image, plane, match):
+                screen.view = View(image, self.stack(), plane, match)
 
     def _on_mask_begins(self, event: MaskBegins) -> None:
         image, earlier = event.view.image, self._target

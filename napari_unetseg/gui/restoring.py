@@ -128,6 +128,7 @@ class Restored:
             session.settings = TrainSettings.model_validate(values["settings"])
         with suppress(ValueError, KeyError):
             session.mode = Mode(values["mode"])
+        session.match_spacing = "auto" if values.get("match_spacing") else False
 
     def _image(
         self,

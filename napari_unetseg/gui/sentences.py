@@ -87,6 +87,10 @@ NO_OTHER_MODEL = (
 OTHER_CLASSES = (
     "The model before has other structures, so the two cannot be compared; train once more."
 )
+MATCH_SPACING = "Check 'Predict at the model's pixel size' under Result."
+PREDICT_AGAIN = "Press 'Predict' to see the mask at this pixel size."
+TOO_FAR = "They are too far apart to resample: check the scale and the units of the layer."
+SIZE_UNKNOWN = "It is not known along every axis: set the scale and the units of the layer."
 NO_BATCH = "There is no image in the list: add files, a folder, or what is open."
 NO_WORST = "Nothing was predicted yet: press 'Predict all' first."
 NO_MODEL = "There is no model yet: press Train, or load one under Model."

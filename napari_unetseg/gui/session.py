@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from psygnal import SignalGroupDescriptor
 
-from napari_unetseg.core.config import TrainSettings
+from napari_unetseg.core.config import MatchSpacing, TrainSettings
 from napari_unetseg.core.labels import LabelKind, Structure
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ __all__ = [
     "PlacedQuality",
     "Point",
     "Session",
+    "SizesNote",
     "Source",
 ]
 
@@ -179,6 +180,18 @@ class ModelEntry:
     path: Path | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SizesNote:
+    """That an image has other voxel sizes than a model was trained on: a sentence.
+
+    ``what`` is pixel or voxel; ``possible``: the image can be predicted at the model's.
+    """
+
+    text: str
+    what: str
+    possible: bool
+
+
 @dataclass
 class Session:
     """The state that panels show; each field has an event of its name in ``events``."""
@@ -202,6 +215,11 @@ class Session:
     mode: Mode = Mode.LIVE
     computer: str = ""
     """Address of the computer that trains and predicts; empty for this one."""
+    match_spacing: MatchSpacing = False
+    """As in `PredictSettings`; ``auto`` or False."""
+    sizes: SizesNote | None = None
+    """How the voxel sizes of the chosen image and the model in use differ; None where they do not,
+    or are not known."""
     uncertain: bool = False
     """Show how unsure the network is of what is on screen."""
     go_on: bool = True

@@ -76,7 +76,8 @@ class Unsure:
             return
         with suppress(UserError):
             plane = napari_layers.plane_on_screen(self._controller.viewer, image, model.dims)
-            shown, wanted = self._shown, (image, plane, model.id)
+            how = (model.id, self._session.match_spacing)
+            shown, wanted = self._shown, (image, plane, how)
             rested = self._attention.clock() >= self._rests_until
             if shown is None or shown[:2] != wanted[:2] or (rested and shown[:3] != wanted):
                 self._map(model, image, plane, 1)
@@ -86,14 +87,15 @@ class Unsure:
     def _map(self, model: Model, image: Image, plane: tuple[int, ...], passes: int) -> None:
         stack, start = self._controller.stack(), self._attention.clock()
         model.check_image(stack)
-        device, threads = self._session.settings.device, self._controller.thread_count()
-        self._shown, self._mapping = (image, plane, model.id, passes), True
+        how = {"device": self._session.settings.device, "threads": self._controller.thread_count()}
+        match = self._session.match_spacing
+        self._shown, self._mapping = (image, plane, (model.id, match), passes), True
 
         def question() -> np.ndarray | Exception:
             from napari_unetseg.core.config import PredictSettings
             from napari_unetseg.core.uncertainty import uncertainty_map
 
-            settings = PredictSettings.model_validate({"device": device, "threads": threads})
+            settings = PredictSettings.model_validate(how | {"match_spacing": match})
             try:
                 return uncertainty_map(model, stack, plane, settings, passes=passes)
             except Exception as error:  # noqa: BLE001 - said by the window's thread

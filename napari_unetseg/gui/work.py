@@ -21,7 +21,7 @@ from napari_unetseg.gui.tidy import TidySettings, tidy
 from napari_unetseg.io.project import Project
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.config import TrainSettings
+    from napari_unetseg.core.config import MatchSpacing, TrainSettings
     from napari_unetseg.core.control import Control
     from napari_unetseg.core.image import Stack
     from napari_unetseg.core.labels import Structure
@@ -291,6 +291,8 @@ class BatchWork:
         As in `PredictSettings`.
     keep
         Leave out images whose masks are there.
+    match_spacing
+        As in `PredictSettings`.
     """
 
     model: Model
@@ -300,6 +302,7 @@ class BatchWork:
     measure: bool
     device: str
     keep: bool = False
+    match_spacing: MatchSpacing = False
 
     def __call__(self, control: Control) -> Events:
         """Return what became of each image that was reached."""
@@ -307,7 +310,8 @@ class BatchWork:
         from napari_unetseg.engine.files import Wish, predict_files
         from napari_unetseg.io.images import open_stack
 
-        settings = PredictSettings.model_validate({"device": self.device})
+        how = {"device": self.device, "match_spacing": self.match_spacing}
+        settings = PredictSettings.model_validate(how)
         table = ".csv" if self.measure else None
         wish = Wish(skip_existing=self.keep, count=True, measure=table, unsure=True)
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.units import micrometres
 
 __all__ = [
     "PIXEL",
@@ -36,10 +37,6 @@ _NAMES = {
     "min": "min", "minute": "min", "h": "h", "hour": "h", "d": "day", "day": "day",
 }  # fmt: skip
 _OME = {"um": "µm", "angstrom": "Å", "inch": "in", "day": "d"}
-_CENTIMETRES = {
-    "pm": 1e-10, "angstrom": 1e-8, "nm": 1e-7, "um": 1e-4, "mm": 0.1, "cm": 1.0, "m": 100.0,
-    "inch": 2.54,
-}  # fmt: skip
 
 
 def unit_name(text: str | None) -> str:
@@ -54,8 +51,8 @@ def ome_unit(name: str) -> str:
 
 def per_centimetre(spacing: float, unit: str) -> float | None:
     """Pixels per centimetre; None when the unit is no length."""
-    size = _CENTIMETRES.get(unit)
-    return None if size is None or spacing <= 0 else 1.0 / (spacing * size)
+    size = micrometres(spacing, unit)
+    return None if size is None else 1e4 / size
 
 
 _NUMBER = re.compile(r"(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*([a-zµμå]*)", re.IGNORECASE)

@@ -15,6 +15,7 @@ from napari_unetseg.core.events import (
     Event,
     Improved,
     Notice,
+    OtherSpacing,
     Prepared,
     Renewed,
     StepDone,
@@ -31,6 +32,7 @@ __all__ = ["decoded", "encoded"]
 
 PLAIN: dict[str, TypeAdapter[Any]] = {
     "Notice": TypeAdapter(Notice),
+    "OtherSpacing": TypeAdapter(OtherSpacing),
     "Prepared": TypeAdapter(Prepared),
     "StepDone": TypeAdapter(StepDone),
     "EpochDone": TypeAdapter(EpochDone),

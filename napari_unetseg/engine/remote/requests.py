@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from napari_unetseg.core.config import PredictSettings, TrainSettings
+from napari_unetseg.core.config import MatchSpacing, PredictSettings, TrainSettings
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.image import Stack
 from napari_unetseg.core.labels import Structure
@@ -64,7 +64,8 @@ class Known:
         else:
             number = len(self.views)
             self.views.append(view)
-        return {"image": number, "stack": self.describe(view.stack), "plane": view.plane}
+        words = {"image": number, "stack": self.describe(view.stack), "plane": view.plane}
+        return words | {"match_spacing": view.match_spacing}
 
 
 def told_pairs(pairs: Sequence[Pair], known: Known) -> Message:
@@ -102,7 +103,8 @@ def view_of(words: Words | None, stack: OpenStack) -> View | None:
     """What is on screen, as it was told."""
     if words is None:
         return None
-    return View(int(words["image"]), stack(words["stack"]), tuple(words["plane"]))
+    match: MatchSpacing = "auto" if words["match_spacing"] else False
+    return View(int(words["image"]), stack(words["stack"]), tuple(words["plane"]), match)
 
 
 def region_of(words: Sequence[Sequence[int]] | None) -> tuple[slice, ...] | None:

@@ -118,6 +118,10 @@ class Prediction:
         planes = {(*plane, *rest) for rest in np.ndindex(*inner)}
         return model_id == self.model_id and all(self._fresh.whole(one) for one in planes)
 
+    def expire(self) -> None:
+        """What is shown is out of date: every plane is to be predicted anew."""
+        self._fresh = Coverage(self._shape)
+
     def covers(self, region: Region) -> bool:
         """Whether there is a mask everywhere in a region."""
         return all(self._covered.holds(p, region[-2:]) for p in _planes_in(region))

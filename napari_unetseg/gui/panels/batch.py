@@ -150,18 +150,26 @@ class BatchPanel(Panel):
             "Leave out images whose masks are in the folder already, of whatever model: so a batch "
             "goes on that another window began."
         )
+        self.match = QCheckBox("Model's pixel size")
+        self.match.setToolTip(
+            "Predict each image at the pixel size that the model was trained at, where both are "
+            "known: it is resampled to it, and its mask back."
+        )
+        self.match.toggled.connect(controller.spacing.choose)
         self.run = QPushButton("Predict all")
         self.run.setProperty("role", "primary")
         self.run.clicked.connect(self._on_run_pressed)
         self.pause = _button("Pause", "Waits after the piece at hand.", self._on_pause_pressed)
         self.doing = _line()
-        saving = (self.into, self.where, self.format, self.measure, self.keep)
+        saving = (self.into, self.where, self.format, self.measure, self.keep, self.match)
         below = row(self.run, self.pause, self.doing, *saving)
         below.setStretch(2, 2)
         below.setStretch(4, 1)
         self.column.addLayout(below)
         self.follow("batch", call=self._on_batch)
         self.follow("job", "entry", "message", call=self._on_state)
+        self.follow("match_spacing", call=self._on_match)
+        self._on_match()
         self._on_batch()
 
     # -- showing -------------------------------------------------------------------------------
@@ -182,7 +190,7 @@ class BatchPanel(Panel):
             self.table.setItem(place, column, item)
         if item.text() != text:
             item.setText(text)
-        item.setToolTip(one.error or str(one.path))
+        item.setToolTip("\n".join([one.error or str(one.path), *one.notices]))
 
     def _texts(self, one: BatchRow) -> tuple[str, ...]:
         state = one.state.value
@@ -190,7 +198,8 @@ class BatchPanel(Panel):
             state = "paused" if self.session.job.paused else "predicting…"
         unsure = "" if one.unsure is None else f"{one.unsure:.3f}"
         took = f"{one.seconds:.1f} s" if one.seconds else ""
-        return one.name, state, unsure, one.error or self._found(one), took
+        found = ". ".join(filter(None, [self._found(one), *one.notices]))
+        return one.name, state, unsure, one.error or found, took
 
     def _found(self, one: BatchRow) -> str:
         """What is in a mask: objects of each structure where they were measured, else its share."""
@@ -219,7 +228,7 @@ class BatchPanel(Panel):
         self.pause.setText("Go on" if job is not None and job.paused else "Pause")
         self.remove.setEnabled(not mine and bool(chosen))
         adding, saving = (self.files, self.folder, self.opened), (self.into, self.format)
-        for widget in (*adding, *saving, self.measure, self.keep):
+        for widget in (*adding, *saving, self.measure, self.keep, self.match):
             widget.setEnabled(not mine)
         self.model.setEnabled(job is None)
         used = f"In use: {entry.name}." if entry is not None else "None is in use yet."
@@ -232,6 +241,9 @@ class BatchPanel(Panel):
         else:
             said = self.session.message.text or (f"Model: {entry.name}" if entry else "")
             self.doing.setText(NO_MODEL if entry is None else said)
+
+    def _on_match(self) -> None:
+        self.match.setChecked(bool(self.session.match_spacing))
 
     def _selected(self) -> list[BatchRow]:
         model = self.table.selectionModel()

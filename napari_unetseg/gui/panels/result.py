@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFileDialog, QPushButton
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QPushButton
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.gui.panels.base import Panel, folded, layer_combo, row, show_choice
+from napari_unetseg.gui.panels.base import Panel, folded, hint, layer_combo, row, show_choice
 from napari_unetseg.gui.panels.forms import Form
 from napari_unetseg.gui.tidy import TidySettings
 
@@ -41,6 +41,16 @@ class ResultPanel(Panel):
         buttons.setStretch(1, 1)
         self.column.addLayout(buttons)
 
+        self.sizes = hint()
+        self.match = QCheckBox("Predict at the model's pixel size")
+        self.match.setToolTip(
+            "The image is resampled to the pixel size that the model was trained at, and the mask "
+            "back to the image's."
+        )
+        self.match.toggled.connect(controller.spacing.choose)
+        self.column.addWidget(self.sizes)
+        self.column.addWidget(self.match)
+
         self.batch = QPushButton("Many images…")
         self.batch.setToolTip("A list of files, a mask for each: opens the batch panel.")
         self.batch.clicked.connect(lambda _=False: self.batch_wanted.emit())
@@ -49,8 +59,10 @@ class ResultPanel(Panel):
         self._export, self.write = self._build_export()
         self.follow("entry", "settings", "sources", call=self._on_state)
         self.follow("image", call=self.refresh)
+        self.follow("sizes", "match_spacing", call=self._on_sizes)
         self.follow_running(self._on_state)
         self.refresh()
+        self._on_sizes()
 
     # -- forms ---------------------------------------------------------------------------------
 
@@ -93,6 +105,15 @@ class ResultPanel(Panel):
         chosen = self.layer.value if self.layer.value in self.controller.masks() else latest
         show_choice(self.layer, chosen)
         self._on_state()
+
+    def _on_sizes(self) -> None:
+        sizes = self.session.sizes
+        self.sizes.setVisible(sizes is not None)
+        self.match.setVisible(sizes is not None and sizes.possible)
+        self.match.setChecked(bool(self.session.match_spacing))
+        if sizes is not None:
+            self.sizes.setText(sizes.text)
+            self.match.setText(f"Predict at the model's {sizes.what} size")
 
     def _stack(self) -> Stack | None:
         try:

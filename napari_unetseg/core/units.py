@@ -1,0 +1,18 @@
+"""Units of length by their Pint names."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["MICROMETRES", "micrometres"]
+
+MICROMETRES = {
+    "pm": 1e-6, "angstrom": 1e-4, "nm": 1e-3, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6,
+    "inch": 25_400.0,
+}  # fmt: skip
+
+
+def micrometres(size: float, unit: str) -> float | None:
+    """A size in µm; None where it is no positive number, or its unit no known length."""
+    found = size * MICROMETRES.get(unit, 0.0)
+    return found if 0 < found < math.inf else None
