@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.checkpoint_file import CheckpointFile
     from napari_unetseg.core.config import (
         AugmentSettings,
         NetSettings,
@@ -37,6 +38,7 @@ except PackageNotFoundError:  # run from a source tree that was not installed
 
 _HOME = {
     "AugmentSettings": "core.config",
+    "CheckpointFile": "core.checkpoint_file",
     "Control": "core.control",
     "Evaluation": "core.evaluate",
     "FolderDataset": "io.folders",
@@ -66,6 +68,7 @@ _HOME = {
 
 __all__ = [
     "AugmentSettings",
+    "CheckpointFile",
     "Control",
     "Evaluation",
     "FolderDataset",

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_unetseg.commands import Interrupted, check_writable, cores, count
+from napari_unetseg.commands import check_writable, cores, count
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.predicting import STOPPING, SomeFailedError, cluster_chunks
-from napari_unetseg.terminal import Meter, finish, note, stop_on_interrupt, tell
+from napari_unetseg.signals import Interrupted, stop_on_signals
+from napari_unetseg.terminal import Meter, finish, note, tell
 
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Event
@@ -110,16 +111,16 @@ def _run(
     from napari_unetseg.engine.results import write_report
 
     control = Control(plan.threads)
-    with stop_on_interrupt(control, STOPPING), Meter("Predicting") as meter:
+    with stop_on_signals(control, STOPPING) as stop, Meter("Predicting") as meter:
         shown = _Shown(meter)
         try:
             results = finish(run_batch(plan, control, chunks), shown)
         finally:
             if plan.report is not None:
                 write_report(plan.report, shown.rows, shown.names)
-    if control.stopped:
+    if stop:
         done = count(sum(model is not None for model, _ in shown.rows), "image")
-        raise Interrupted(f"Stopped; {done} done with. The same command goes on.")
+        raise Interrupted(stop, f"{done} done with. The same command goes on.")
     return results
 
 

@@ -27,13 +27,14 @@ from napari_unetseg import (
     project_report,
     serving,
 )
-from napari_unetseg.commands import Interrupted, Labelled
+from napari_unetseg.commands import Labelled
 from napari_unetseg.core.config import PredictSettings, TrainSettings
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.parallel import place
 from napari_unetseg.core.versions import installed_versions
 from napari_unetseg.predicting import SomeFailedError, Wanted
+from napari_unetseg.signals import Interrupted, Quit, quit_on_signals
 from napari_unetseg.terminal import complain, note, tell
 
 if TYPE_CHECKING:
@@ -183,6 +184,13 @@ def train(
         ),
     ] = False,
     seed: Annotated[int | None, typer.Option(help=f"Random seed. {_default('seed')}")] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume/--no-resume",
+            help="Go on from MODEL's checkpoint, which a training that was stopped or killed left.",
+        ),
+    ] = True,
     device: Device = None,
     threads: Threads = None,
     axes: Axes = None,
@@ -201,8 +209,8 @@ def train(
 ) -> None:
     """Train a U-Net on IMAGES with LABELS and save it as MODEL.
 
-    Without --epochs, --steps or --minutes it ends when nothing improves. Ctrl-C ends it and
-    saves what was learned.
+    Without --epochs, --steps or --minutes it ends when nothing improves. Ctrl-C, SIGTERM and
+    SIGHUP end it and save what was learned; the same command goes on from there.
     """
     settings = _settings(
         TrainSettings,
@@ -233,7 +241,7 @@ def train(
         )
     _check_threshold(threshold, kind)
     data = Labelled(images, labels, kind, ignore, axes, spacing, threshold)
-    commands.train(data, output, settings, init=init, report=report, on=on)
+    commands.train(data, output, settings, init=init, report=report, on=on, resume=resume)
 
 
 class MaskFormat(StrEnum):
@@ -544,7 +552,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     -------
     int
         0: done; 1: failed, with a sentence; 2: wrong usage; 3: some images failed, the others are
-        done; 130: stopped by Ctrl-C.
+        done; 130: stopped by Ctrl-C; 143, 129: by SIGTERM, SIGHUP.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given or os.environ.get("UNETSEG_DEBUG", "") not in ("", "0")
@@ -559,8 +567,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not debug:
             _quieten()
         try:
-            code = app(given, prog_name="unetseg", standalone_mode=False)
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - every error is a line
+            with quit_on_signals():
+                code = app(given, prog_name="unetseg", standalone_mode=False)
+        except (Exception, KeyboardInterrupt, Quit) as error:  # noqa: BLE001 - every error is a line
             if debug:
                 traceback.print_exception(error)
             return _failure(error)
@@ -583,8 +592,14 @@ def _failure(error: BaseException) -> int:
     if isinstance(error, UserError):
         complain(str(error))
         return FAILED
-    if isinstance(error, Interrupted | KeyboardInterrupt | typer.Abort):
-        note(f"unetseg: {error}" if isinstance(error, Interrupted) else "Stopped.")
+    if isinstance(error, Interrupted):
+        note(f"unetseg: {error}")
+        return error.code
+    if isinstance(error, Quit):
+        note(f"Stopped by {error.name}.")
+        return error.number + 128
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        note("Stopped.")
         return INTERRUPTED
     if isinstance(error, SomeFailedError):
         complain(str(error))

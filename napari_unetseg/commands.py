@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import Classes, LabelKind
 from napari_unetseg.core.parallel import place
+from napari_unetseg.signals import Interrupted, Stop, stop_on_signals
 from napari_unetseg.terminal import (
     Meter,
     finish,
@@ -23,12 +25,12 @@ from napari_unetseg.terminal import (
     score_table,
     show_facts,
     show_table,
-    stop_on_interrupt,
     tell,
     write,
 )
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.checkpoint_file import CheckpointFile
     from napari_unetseg.core.config import TrainSettings
     from napari_unetseg.core.evaluate import Evaluation
     from napari_unetseg.core.metrics import Scores
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
     from napari_unetseg.io.folders import FolderPairs
 
 __all__ = [
-    "Interrupted",
     "Labelled",
     "check_writable",
     "cores",
@@ -52,11 +53,6 @@ __all__ = [
 EVALUATION_SCHEMA = "napari-unetseg/evaluation/1"
 MODEL_SCHEMA = "napari-unetseg/model/1"
 IMAGE_SCHEMA = "napari-unetseg/image/1"
-STOPPING = "Stopping after this tile; press Ctrl-C again to quit at once."
-
-
-class Interrupted(Exception):
-    """Ctrl-C ended a job; the text says what was kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +101,12 @@ def train(
     init: Path | None = None,
     report: Path | None = None,
     on: str = "",
+    resume: bool = True,
 ) -> None:
     """Train, save the model, show its scores, write the report; on another computer if asked.
 
-    Of several processes the first one speaks and writes.
+    Of several processes the first one speaks and writes. What a signal stopped, or a kill, goes on
+    from its checkpoint.
     """
     leads = place().rank == 0
     if on and place().size > 1:
@@ -122,22 +120,54 @@ def train(
     before = load(init) if init else None
     _say_classes(found.pairs, before)
     control = Control(settings.threads)
-    sentence = "Stopping after this step and saving; press Ctrl-C again to quit without saving."
-    with stop_on_interrupt(control, sentence), Meter("Training") as meter:
-        try:
-            task = Training(found.pairs, settings, (), before, Screen())
+    doing = "Stopping after this step and saving"
+    with (
+        _checkpoint(output, on, resume=resume) as checkpoint,
+        stop_on_signals(control, doing, "without saving") as stop,
+    ):
+        task = Training(found.pairs, settings, (), before, Screen(), checkpoint)
+        with Meter("Training") as meter:
             model = finish(Elsewhere(task, on)(control), meter.show)
-        except UserError as error:
-            if control.stopped:
-                raise Interrupted(str(error)) from error
-            raise
-    if not leads:
-        return
-    _show_training(model, _save(model, output))
-    if control.stopped:
-        raise Interrupted("Stopped by Ctrl-C; the best model so far is saved.")
-    if report is not None:
+        if leads:
+            saved = _save(model, output)
+            _show_training(model, saved)
+            _settle(checkpoint, stop, keep=init is None or saved.resolve() != init.resolve())
+    if leads and report is not None:
         _report(report, model, found.pairs, settings)
+
+
+def _checkpoint(
+    output: Path, on: str, *, resume: bool
+) -> AbstractContextManager[CheckpointFile | None]:
+    """The checkpoint of a model, beside it; a training on another computer has none."""
+    from napari_unetseg.core.checkpoint_file import SUFFIX, CheckpointFile
+    from napari_unetseg.core.model import with_suffix
+
+    if on:
+        return nullcontext()
+    path = with_suffix(output).with_suffix(SUFFIX)
+    if not resume and path.exists():
+        note(f"This training begins anew and replaces {path}.")
+    return CheckpointFile(path, resume=resume)
+
+
+def _settle(checkpoint: CheckpointFile | None, stop: Stop, *, keep: bool) -> None:
+    """Remove the checkpoint of a training that has ended; say what is kept of one that was stopped.
+
+    ``keep`` is false where the model that training went on from was replaced: the same command goes
+    on from what is saved.
+    """
+    if checkpoint is not None and not (stop and keep):
+        checkpoint.remove()
+    if not stop:
+        return
+    more = "" if keep else " The same command goes on from it."
+    if checkpoint is not None and checkpoint.steps is not None:
+        more = (
+            f" The same command goes on from step {checkpoint.steps} ({checkpoint.path}); with "
+            "--no-resume it begins anew."
+        )
+    raise Interrupted(stop, f"the best model so far is saved.{more}")
 
 
 def _say_classes(pairs: Sequence[Pair], init: Model | None) -> None:
@@ -220,11 +250,11 @@ def evaluate(
     from napari_unetseg.core.evaluate import evaluate_events
 
     control = Control(settings.threads)
-    with stop_on_interrupt(control, STOPPING), Meter("Evaluating") as meter:
+    with stop_on_signals(control, "Stopping after this tile") as stop, Meter("Evaluating") as meter:
         events = evaluate_events(model, found.pairs, settings, control=control)
         result = finish(events, meter.show)
-    if control.stopped:
-        raise Interrupted("Stopped; nothing was scored.")
+    if stop:
+        raise Interrupted(stop, "nothing was scored.")
     facts = _evaluation_facts(result, model, model_file, data.kind)
     if to_stdout:
         write(_json(facts))

@@ -10,10 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_unetseg.commands import Interrupted, check_writable, count, load
+from napari_unetseg.commands import check_writable, count, load
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.terminal import Meter, finish, note, stop_on_interrupt, tell
+from napari_unetseg.signals import Interrupted, stop_on_signals
+from napari_unetseg.terminal import Meter, finish, note, tell
 
 if TYPE_CHECKING:
     from napari_unetseg.core.config import PredictSettings
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STOPPING", "SomeFailedError", "Wanted", "cluster_chunks", "predict", "run_files"]
 
-STOPPING = "Stopping after this chunk; press Ctrl-C again to quit at once."
+STOPPING = "Stopping after this chunk"
 
 
 class SomeFailedError(Exception):
@@ -97,7 +98,7 @@ def run_files(
     done: list[FileDone] = []
     control = Control(settings.threads)
     report = how.folder / "report.csv" if wanted.report and how.folder is not None else None
-    with stop_on_interrupt(control, STOPPING), Meter("Predicting") as meter:
+    with stop_on_signals(control, STOPPING) as stop, Meter("Predicting") as meter:
 
         def show(event: Event) -> None:
             if isinstance(event, FileBegun):
@@ -124,9 +125,9 @@ def run_files(
         finally:
             if report is not None:
                 write_report(report, [(model, one) for one in done])
-    if control.stopped and len(done) < len(paths):
+    if stop and len(done) < len(paths):
         raise Interrupted(
-            f"Stopped; {len(done)} of {len(paths)} images are done with. The same command goes on."
+            stop, f"{len(done)} of {len(paths)} images are done with. The same command goes on."
         )
     return done
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import socket
 import tempfile
-from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from napari_unetseg import __version__
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.signals import handled
 from napari_unetseg.terminal import note, tell
 
 __all__ = ["serve"]
@@ -23,7 +22,7 @@ FILES = ("ca_file", "cert")
 
 
 def serve(port: int, threads: int, *, tls: bool = False) -> None:
-    """Wait for tasks until Ctrl-C or a SIGTERM.
+    """Wait for tasks until Ctrl-C, SIGTERM or SIGHUP.
 
     Parameters
     ----------
@@ -75,8 +74,9 @@ async def _serve(port: int, threads: int, *, tls: bool) -> None:
     # dask's own web pages listen on every address unless told otherwise
     common: dict[str, Any] = {"host": HOST, "security": security}
     common["dashboard_address"] = f"{HOST}:0"
-    ended = _until_a_signal()
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
+        stack.enter_context(handled(lambda *_: loop.call_soon_threadsafe(ended.set)))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="unetseg-worker-"))
         scheduler = await stack.enter_async_context(
             Scheduler(port=port, protocol=protocol, dashboard=False, **common)
@@ -102,15 +102,3 @@ def _login() -> str:
     with suppress(KeyError, OSError, ImportError):
         user = getpass.getuser()
     return f"{user}@{socket.gethostname()}"
-
-
-def _until_a_signal() -> asyncio.Event:
-    """An event that Ctrl-C or SIGTERM set."""
-    ended, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        _on(number, lambda: loop.call_soon_threadsafe(ended.set))
-    return ended
-
-
-def _on(number: int, call: Callable[[], object]) -> None:
-    signal.signal(number, lambda *_: call())

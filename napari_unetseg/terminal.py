@@ -1,14 +1,11 @@
-"""What the command line shows: sentences, tables, progress; and what Ctrl-C does."""
+"""What the command line shows: sentences, tables, progress."""
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Generator, Sequence
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -26,9 +23,9 @@ from napari_unetseg.core.events import (
     TilePredicted,
 )
 from napari_unetseg.core.parallel import place
+from napari_unetseg.signals import write_nowhere
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.control import Control
     from napari_unetseg.core.metrics import Scores
 
 __all__ = [
@@ -39,7 +36,6 @@ __all__ = [
     "score_table",
     "show_facts",
     "show_table",
-    "stop_on_interrupt",
     "tell",
     "write",
 ]
@@ -49,13 +45,39 @@ PLAIN_SECONDS = 5.0
 """Without a terminal, progress is a line at most this often."""
 
 
+class _Beside:
+    """Standard error, for what is said beside the result: a reader that is gone ends no job."""
+
+    def __init__(self) -> None:
+        self._stream: Any = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write text, if anybody reads it."""
+        self._attempt(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Pass on what was written, if anybody reads it."""
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except OSError:
+            write_nowhere(2)
+
+
 def _console(*, stderr: bool = False, quiet: bool | None = None) -> Console:
     """Make a console on which brackets in names are nothing special.
 
     Of several processes that train together the first one speaks.
     """
     quiet = place().rank > 0 if quiet is None else quiet
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, quiet=quiet)
+    file = cast("IO[str]", _Beside()) if stderr else None
+    return Console(file=file, markup=False, highlight=False, emoji=False, quiet=quiet)
 
 
 def tell(text: str) -> None:
@@ -84,29 +106,6 @@ def finish(events: Generator[Event, None, T], on_event: Callable[[Event], object
             result: T = end.value
             return result
         on_event(event)
-
-
-@contextmanager
-def stop_on_interrupt(control: Control, sentence: str) -> Iterator[None]:
-    """Let the first Ctrl-C stop the job, and a second one the program.
-
-    Of several processes that train together the first one is listened to.
-    """
-
-    def handler(*_: Any) -> None:
-        if place().rank:
-            return
-        if control.stopped:
-            raise KeyboardInterrupt
-        control.stop()
-        with suppress(OSError):  # not through the stream: the signal may come inside a write to it
-            os.write(2, f"{sentence}\n".encode())
-
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 class Meter:
@@ -180,7 +179,7 @@ class Meter:
 
     def _first_answer(self, event: Improved) -> None:
         """Its score, which no epoch tells."""
-        if event.scores is not None and not event.model.history[-1].curve:
+        if event.scores is not None and not event.step and not event.model.history[-1].curve:
             self.line(f"first answer, step 0: Dice {event.scores.mean_dice:.3f}")
 
     def _step(self, event: StepDone) -> None:

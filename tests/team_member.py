@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ import torch
 from helpers import TURNS_ONLY, blobs, full_pair, of_kind, painted_pair, run_training, tiny
 
 from napari_unetseg.core import learner
+from napari_unetseg.core.checkpoint_file import CheckpointFile
 from napari_unetseg.core.config import AugmentSettings
 from napari_unetseg.core.control import Control
-from napari_unetseg.core.events import Event, Improved, StepDone
+from napari_unetseg.core.events import Event, Improved, Notice, StepDone
 from napari_unetseg.core.learner import Learner
 from napari_unetseg.core.model import Model
 from napari_unetseg.core.parallel import place
@@ -99,6 +101,20 @@ def stopped() -> Result:
             control.stop()
 
 
+def gone_on() -> Result:
+    """Stopped after its third step, and once more with the same command."""
+    with tempfile.TemporaryDirectory(prefix=f"unetseg-{place().rank}-") as folder:
+        kept = CheckpointFile(Path(folder) / "a.checkpoint")  # the first process has one
+        control = Control(threads=1)
+        for event in train_events(PAIRS, tiny(steps=8, width=16), control=control, checkpoint=kept):
+            if isinstance(event, StepDone) and event.step == 3:
+                control.stop()
+        model, events = run_training(PAIRS, tiny(steps=8, width=16), checkpoint=kept)
+    said = [e.text for e in of_kind(events, Notice)]
+    assert bool(place().rank) or any("Going on from step 3" in text for text in said)
+    return model, [e for e in events if not isinstance(e, Notice)]  # one tells the time
+
+
 def by_the_clock() -> Result:
     return run_training(PAIRS, tiny(minutes=0.01))
 
@@ -142,6 +158,7 @@ ALIKE: list[Callable[[], Result]] = [
     out_of_memory,
     no_number,
     stopped,
+    gone_on,
 ]
 """What must be the same for one process and for several."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import platform
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -543,21 +542,3 @@ def test_a_process_fails_in_one_line_with_code_1(tmp_path: Path) -> None:
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (1, "")
     assert err == f"unetseg: {tmp_path / 'none.tif'} does not exist; check the name.\n"
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
-def test_ctrl_c_stops_and_saves_what_was_learned(run: Run, data: Path, tmp_path: Path) -> None:
-    output = tmp_path / "m.safetensors"
-    arguments = [data / "images", data / "masks", "-o", output, "--minutes", 60, *SMALL]
-    process = start("train", *arguments)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("epoch "):
-            break
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
-    assert "you stopped it" in out
-    assert "the best model so far is saved" in err
-    assert "Traceback" not in err
-    assert run("info", output).code == 0

@@ -58,7 +58,7 @@ def test_the_classic_script_is_short() -> None:
 
 def test_the_code_of_the_api_page_runs(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = BLOCK.findall((ROOT / "docs" / "api.md").read_text(encoding="utf-8"))
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     monkeypatch.chdir(folders)
     names: dict[str, object] = {}
     for block in blocks:

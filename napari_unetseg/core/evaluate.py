@@ -71,6 +71,8 @@ def evaluate_events(
         if control is not None and control.stopped:
             break
     pooled = scores_of(np.sum([counts for _, counts in found], axis=0), judge.classes)
+    if not pooled.voxels and control is not None and control.stopped:
+        raise UserError("The evaluation was stopped before anything was scored.")
     if not pooled.voxels:
         raise UserError(
             "The masks hold no voxel that can be scored: this model knows no background, and "

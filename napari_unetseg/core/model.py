@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.unet import UNet
 
-__all__ = ["Model", "load_model"]
+__all__ = ["Model", "load_model", "with_suffix"]
 
 
 class ModelDescription(BaseModel):
@@ -170,9 +170,7 @@ class Model:
         UserError
             The disk is full or the folder cannot be written; an old file stays as it was.
         """
-        path = Path(path)
-        if path.suffix != model_file.SUFFIX:
-            path = path.with_name(path.name + model_file.SUFFIX)
+        path = with_suffix(path)
         model_file.write(path, self.weights, self.description())
         return path
 
@@ -189,6 +187,10 @@ class Model:
         description, read_weights = model_file.read(path)
         record = model_file.validated(path, ModelDescription, description)
         weights = read_weights(_expected(record.net))
+        if not all(bool(torch.isfinite(t).all()) for t in weights.values()):
+            raise ModelFileError(
+                f"{path.name} holds weights that are not numbers (NaN); train it again."
+            )
         values = {name: getattr(record, name) for name in ModelDescription.model_fields}
         return cls(weights=weights, **values)
 
@@ -198,6 +200,14 @@ def _expected(net: NetSettings) -> dict[str, tuple[tuple[int, ...], torch.dtype]
     with torch.device("meta"):
         state = build(net).state_dict()
     return {name: (tuple(t.shape), t.dtype) for name, t in state.items()}
+
+
+def with_suffix(path: str | Path) -> Path:
+    """The name of a model file: other endings are part of the name."""
+    path = Path(path)
+    return (
+        path if path.suffix == model_file.SUFFIX else path.with_name(path.name + model_file.SUFFIX)
+    )
 
 
 def load_model(path: str | Path) -> Model:

@@ -4,7 +4,7 @@
                               "description": JSON, "sha256": over description and weights}
 
 The header, and the file's size, are checked before a single weight is read. Nothing in a file is
-ever run.
+ever run. A checkpoint (`checkpoint_file.py`) is the same under another format's name.
 """
 
 from __future__ import annotations
@@ -27,27 +27,33 @@ from torch import Tensor
 from napari_unetseg.core.atomic import atomic_path
 from napari_unetseg.core.errors import ModelFileError, UserError
 
-__all__ = ["SUFFIX", "content", "read", "validated", "write"]
+__all__ = ["CHECKPOINT", "SUFFIX", "content", "read", "validated", "write"]
 
 SUFFIX = ".safetensors"
 FORMAT, VERSION, ARCHITECTURE = "napari-unetseg", 1, "unet"
+CHECKPOINT = "napari-unetseg-checkpoint"
+"""The format of a training that was not finished."""
 LARGEST_HEADER = 32 * 2**20
 T = TypeVar("T", bound=BaseModel)
 Expected = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 
-def write(path: Path, weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+def write(
+    path: Path, weights: Mapping[str, Tensor], description: Mapping[str, Any], form: str = FORMAT
+) -> None:
     """Write weights and description atomically; `UserError` when that fails."""
-    data = content(weights, description)
+    data = content(weights, description, form)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
-def content(weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> bytes:
+def content(
+    weights: Mapping[str, Tensor], description: Mapping[str, Any], form: str = FORMAT
+) -> bytes:
     """What a model file holds."""
     text = json.dumps({"architecture": ARCHITECTURE, **description}, sort_keys=True)
     metadata = {
-        "format": FORMAT,
+        "format": form,
         "version": str(VERSION),
         "description": text,
         "sha256": _checksum(weights, text),
@@ -55,7 +61,9 @@ def content(weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> by
     return save({name: t.contiguous() for name, t in weights.items()}, metadata)
 
 
-def read(path: Path) -> tuple[dict[str, Any], Callable[[Expected], dict[str, Tensor]]]:
+def read(
+    path: Path, form: str = FORMAT
+) -> tuple[dict[str, Any], Callable[[Expected], dict[str, Tensor]]]:
     """Read the description, and a function that reads the weights once it is known good.
 
     Raises
@@ -65,7 +73,13 @@ def read(path: Path) -> tuple[dict[str, Any], Callable[[Expected], dict[str, Ten
     """
     start, header = _header(path)
     metadata = header.pop("__metadata__", None)
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+    found = metadata.get("format") if isinstance(metadata, dict) else None
+    if found == CHECKPOINT != form:
+        raise ModelFileError(
+            f"{path.name} is the checkpoint of a training that was not finished, and no model; the "
+            "same unetseg train command goes on from it."
+        )
+    if not isinstance(metadata, dict) or found != form:
         raise ModelFileError(
             f"{path.name} is a safetensors file, but not a model of napari-unetseg; "
             "choose one that was saved here."
@@ -90,10 +104,6 @@ def read(path: Path) -> tuple[dict[str, Any], Callable[[Expected], dict[str, Ten
             raise ModelFileError(
                 f"{path.name} was altered or damaged after it was saved (its checksum does not "
                 "fit); use another copy."
-            )
-        if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
-            raise ModelFileError(
-                f"{path.name} holds weights that are not numbers (NaN); train it again."
             )
         return tensors
 

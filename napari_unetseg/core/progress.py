@@ -58,7 +58,9 @@ class Progress:
         self.automatic = (settings.epochs, settings.steps, settings.minutes) == (None, None, None)
         started = time.monotonic()
         self._clock = clock or (lambda: time.monotonic() - started)
-        self.steps = self.epochs = self.steps_since_epoch = self.without_gain = 0
+        self.seconds_before = 0.0
+        """Time of this training in a process before this one."""
+        self.steps = self.epochs = self.steps_since_epoch = self.without_gain = self.failures = 0
         self.losses = 0.0
         self.curve: list[CurvePoint] = []
         self.best: Best | None = None
@@ -72,7 +74,7 @@ class Progress:
     @property
     def seconds(self) -> float:
         """Time since the start."""
-        return self._clock()
+        return self.seconds_before + self._clock()
 
     @property
     def fraction(self) -> float:
@@ -144,7 +146,7 @@ class Progress:
         scores = learner.score()
         loss = self.losses / self.steps_since_epoch
         self.epochs += 1
-        self.losses, self.steps_since_epoch = 0.0, 0
+        self.losses, self.steps_since_epoch, self.failures = 0.0, 0, 0
         weights = learner.weights()
         gain = self._gain(scores)
         self.without_gain = 0 if gain >= LEAST_GAIN else self.without_gain + 1

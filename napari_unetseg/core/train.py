@@ -6,10 +6,12 @@ import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from napari_unetseg.core import transfer
 from napari_unetseg.core.answering import Answers, StoppedError
+from napari_unetseg.core.checkpoint import Checkpoints, identity
 from napari_unetseg.core.choices import explain
 from napari_unetseg.core.config import TrainSettings
 from napari_unetseg.core.control import Control
@@ -35,6 +37,7 @@ from napari_unetseg.core.spacing import model_spacing, why_other_sizes
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from napari_unetseg.core.checkpoint_file import CheckpointFile
     from napari_unetseg.core.events import Choice
     from napari_unetseg.core.image import Stack
     from napari_unetseg.core.labels import Structure
@@ -59,6 +62,7 @@ def train_events(
     structures: Sequence[Structure] = (),
     init: Model | None = None,
     control: Control | None = None,
+    checkpoint: CheckpointFile | None = None,
 ) -> Generator[Event, None, Model]:
     """Train a U-Net on annotated images.
 
@@ -80,6 +84,10 @@ def train_events(
         strokes, and of labels of a single class, it keeps what else it knows.
     control
         Stops the training after the step at hand, sets its threads, brings newer annotations.
+    checkpoint
+        Where the training is kept, so that it goes on after its process was stopped or killed: the
+        same images, labels and settings go on from the state in the file. It is kept until the
+        caller removes it, and no longer once newer annotations came.
 
     Yields
     ------
@@ -95,11 +103,12 @@ def train_events(
     Raises
     ------
     TrainingError
-        The labels or images cannot be trained on; the sentence says what to do.
+        The labels or images cannot be trained on, or the checkpoint is damaged or of another
+        training; the sentence says what to do.
     """
     settings, control = settings or TrainSettings(), control or Control()
     with kept_memory():
-        events = _train(pairs, settings, structures, init, control)
+        events = _train(pairs, settings, structures, init, control, checkpoint)
         if place().rank:
             return _result(events, lambda _: None)
         return (yield from events)
@@ -111,14 +120,17 @@ def _train(
     structures: Sequence[Structure],
     init: Model | None,
     control: Control,
+    checkpoint: CheckpointFile | None,
 ) -> Generator[Event, None, Model]:
-    run = _Run(pairs, settings, structures, init, control)
+    run = _Run(pairs, settings, structures, init, control, checkpoint)
     yield from run.begin()
     while run.goes_on():
         yield from run.step()
         if run.epoch_ends():
             yield from run.epoch()
         yield from run.renew()
+        yield from run.checkpoints.keep()
+    yield from run.checkpoints.keep(now=run.stopped)  # before a last, shorter epoch
     if run.progress.steps_since_epoch:
         yield from run.epoch()
     return (yield from run.end())
@@ -134,6 +146,7 @@ class _Run:
         structures: Sequence[Structure],
         init: Model | None,
         control: Control,
+        checkpoint: CheckpointFile | None,
     ) -> None:
         self.settings, self.init, self.control = settings, init, control
         self.started, self.seconds, self.stopped = time.monotonic(), 0.0, False
@@ -152,7 +165,9 @@ class _Run:
         self.progress = Progress(self.plan, settings, self.learner.weights(), clock)
         if self.goes_on_from:
             self._hold_to(self.progress.initial, None)
-        self.failures = 0
+        which = partial(identity, self.data, settings, self.plan, init)
+        self.checkpoints = Checkpoints(checkpoint, self.learner, self.progress, which)
+        self.resumed = self.checkpoints.resume()
         self.answers = Answers(self.learner, self.progress, self._look_up, self._answered)
         self.renewed_at, self.renewing = -math.inf, 0.0
 
@@ -190,8 +205,7 @@ class _Run:
     def epoch_ends(self) -> bool:
         """Whether it is time for a score."""
         self.look()
-        ends = self.progress.epoch_over or self.stopped
-        return ends and self.progress.steps_since_epoch > 0
+        return self.progress.epoch_over and self.progress.steps_since_epoch > 0
 
     def begin(self) -> Generator[Event, None, None]:
         """Say what will be done; score the model that is gone on from, and answer newer strokes."""
@@ -212,6 +226,9 @@ class _Run:
                 "without one. Paint more, in several places, to get a score."
             )
         yield self.prepared()
+        if self.resumed:
+            yield from self.resume()
+            return
         if self.goes_on_from is None:
             yield from self.first_answer()
             return
@@ -222,6 +239,18 @@ class _Run:
                 "than that of a new model."
             )
         yield from self.answers.to(self.data.newer_places())
+
+    def resume(self) -> Generator[Event, None, None]:
+        """Say what was taken up, and show its best model."""
+        progress = self.progress
+        minutes, seconds = divmod(round(progress.seconds_before), 60)
+        yield Notice(
+            f"Going on from step {progress.steps}, where this training was after "
+            f"{minutes}:{seconds:02d} minutes; --no-resume begins anew."
+        )
+        if progress.best is not None:
+            model, scores = self.model("training goes on"), progress.best.scores
+            yield Improved(model, scores, progress.seconds, progress.steps, progress.before)
 
     def prepared(self) -> Prepared:
         """What was read, what will be done, and what was chosen for it."""
@@ -289,8 +318,8 @@ class _Run:
         try:
             loss = self.learner.step(self.progress.rate)
         except NotFiniteError:
-            self.failures += 1
-            if self.failures > MOST_FAILURES:
+            self.progress.failures += 1
+            if self.progress.failures > MOST_FAILURES:
                 self.progress.reason = "the loss was no number (NaN) again and again"
                 return
             self.learner.restore(self.progress.safe_weights)
@@ -319,7 +348,6 @@ class _Run:
             yield Improved(model, done.scores, done.seconds, done.step, before)
         else:
             yield from self.answers.again()
-        self.failures = 0
 
     def renew(self) -> Generator[Event, None, None]:
         """Take newer annotations, if there are any, and answer them.
@@ -349,6 +377,7 @@ class _Run:
             self._use(before)
             yield Notice(f"Training goes on with the earlier annotations: {text}")
         else:
+            self.checkpoints.end()
             self.progress.renew(self.learner)
             voxels = self.data.train_voxels + self.data.validation_voxels
             yield Renewed(voxels, self.progress.steps, self.progress.seconds)
@@ -498,10 +527,18 @@ def train(
     structures: Sequence[Structure] = (),
     init: Model | None = None,
     control: Control | None = None,
+    checkpoint: CheckpointFile | None = None,
     on_event: Callable[[Event], object] | None = None,
 ) -> Model:
     """Train to the end; ``on_event`` is called with every event. See `train_events`."""
-    events = train_events(pairs, settings, structures=structures, init=init, control=control)
+    events = train_events(
+        pairs,
+        settings,
+        structures=structures,
+        init=init,
+        control=control,
+        checkpoint=checkpoint,
+    )
     return _result(events, on_event or (lambda _: None))
 
 

@@ -24,8 +24,13 @@ JOIN_SECONDS = 300.0
 """Workers may wait in a queue of a cluster."""
 MISSING = "Predicting on several processes or machines needs pip install distributed."
 LOOPBACK = "127.0.0.1"
-DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-"""Ctrl-C reaches all processes of a terminal, but it is this one that ends the others."""
+DEAF = """
+import signal
+for name in ("SIGINT", "SIGHUP", "SIGBREAK"):
+    if hasattr(signal, name):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+"""
+"""What a terminal sends to all its processes: it is this one that ends the others."""
 
 
 @dataclass(frozen=True, slots=True)

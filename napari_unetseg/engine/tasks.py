@@ -13,6 +13,7 @@ from napari_unetseg.core.events import Event
 from napari_unetseg.engine.live import Live, LookWork, Screen
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.checkpoint_file import CheckpointFile
     from napari_unetseg.core.config import PredictSettings, TrainSettings
     from napari_unetseg.core.control import Control
     from napari_unetseg.core.image import Stack
@@ -35,6 +36,8 @@ class Training:
         The model to go on from; None starts anew.
     screen
         Tells what is on screen; one without a view shows nothing.
+    checkpoint
+        As `train_events` takes it; of a training on this computer.
     """
 
     pairs: Sequence[Pair]
@@ -42,6 +45,7 @@ class Training:
     structures: Sequence[Structure]
     model: Model | None
     screen: Screen
+    checkpoint: CheckpointFile | None = None
 
     def __call__(self, control: Control) -> Generator[Event, None, Model]:
         """Yield the events of the training, and masks between them; return the model."""
@@ -54,6 +58,7 @@ class Training:
             structures=self.structures,
             init=self.model,
             control=control,
+            checkpoint=self.checkpoint,
         )
         while True:
             try:
