@@ -167,10 +167,10 @@ class TrainingData:
         values = list(self._read_values(looks=classes is None))  # not again for newer ones
         self.notes = notes_of(values)
         found = Classes.find([(v.counts, v.kind) for v in values], structures)
-        self._model_classes = known
-        self.known = known if known is not None and self._leaves_out(found, known) else None
-        self.classes = (classes or self.known or found).renamed(structures)
-        _check_classes(found, self.classes, self.pairs, self.known)
+        self._known = known
+        kept = known if known is not None and self._leaves_out(found, known) else None
+        self.classes = (classes or kept or found).renamed(structures)
+        _check_classes(found, self.classes, self.pairs, kept)
         self.unlabelled = tuple(n for n in self.classes.numbers if n not in found.numbers)
         self.fingerprints = {id(p.image): p.image.fingerprint() for p in pairs}
         self.normalization = normalization or Normalization.choose([p.image for p in pairs], rule)
@@ -414,7 +414,7 @@ class TrainingData:
             structures=self.classes.structures,
             classes=self.classes,
             normalization=self.normalization,
-            known=self._model_classes,
+            known=self._known,
         )
 
 

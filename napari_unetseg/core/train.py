@@ -488,9 +488,10 @@ def _read(
 def _kept(data: TrainingData) -> str:
     """What is not labelled, in a sentence."""
     names = dict(zip(data.classes.numbers, data.classes.names, strict=True))
-    left = " and ".join(names[number] for number in data.unlabelled)
-    end = "" if data.validated else ", and there is no score"
-    return f"Nothing is labelled of {left}: the model keeps what it knows of it{end}."
+    left = [names[number] for number in data.unlabelled]
+    what, end = "it" if len(left) == 1 else "them", "" if data.validated else " and has no score"
+    names_left = " and ".join(left)
+    return f"Nothing is labelled of {names_left}: the model keeps what it knows of {what}{end}."
 
 
 def _nothing_to_hold(data: TrainingData) -> str:
