@@ -26,8 +26,8 @@ __all__ = [
     "why_other_sizes",
 ]
 
-TOLERANCE = 1.25
-"""Voxel sizes whose ratio is smaller are not mentioned (benchmarks/results/README.md)."""
+TOLERANCE = 1.2
+"""Voxel sizes whose ratio is not larger are not mentioned (benchmarks/results/README.md)."""
 ALIKE = 1.02
 """A smaller ratio is rounding in files, for which nothing is resampled."""
 MOST_TIMES = 8.0
