@@ -33,6 +33,7 @@ from napari_unetseg.core.config import PredictSettings, TrainSettings
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.parallel import place
+from napari_unetseg.io.missing_planes import MissingPlanes
 from napari_unetseg.predicting import SomeFailedError, Wanted
 from napari_unetseg.terminal import complain, note, tell
 
@@ -90,6 +91,19 @@ Spacing = Annotated[
     str | None,
     typer.Option(
         help="Pixel size along (Z,) Y, X with its unit, as 0.5,0.2,0.2um. Default: the file's."
+    ),
+]
+Series = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|N", help="Which image of files that hold several: its name, or its number."
+    ),
+]
+Missing = Annotated[
+    MissingPlanes,
+    typer.Option(
+        "--missing-planes",
+        help="Planes that a TIFF lacks: refuse; drop what is not whole; fill with black.",
     ),
 ]
 Ignore = Annotated[
@@ -171,6 +185,8 @@ def train(
     threads: Threads = None,
     axes: Axes = None,
     spacing: Spacing = None,
+    series: Series = None,
+    missing_planes: Missing = MissingPlanes.REFUSE,
     report: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write curve.png, history.csv and overlays there."),
@@ -217,7 +233,7 @@ def train(
         )
     if kind is LabelKind.STROKES and ignore is not None:
         raise WrongUsageError("--ignore is for full masks and instances; in strokes it is 0.")
-    data = Labelled(images, labels, kind, ignore, axes, spacing)
+    data = Labelled(images, labels, kind, ignore, axes, spacing, series, missing_planes)
     commands.train(data, output, settings, init=init, report=report, on=on)
 
 
@@ -287,6 +303,8 @@ def predict(
     tile: Tile = None,
     axes: Axes = None,
     spacing: Spacing = None,
+    series: Series = None,
+    missing_planes: Missing = MissingPlanes.REFUSE,
     workers: Workers = None,
     cluster: Cluster = None,
     scheduler: Scheduler = None,
@@ -299,7 +317,7 @@ def predict(
     where = _where(workers, cluster, scheduler)
     settings = _predict_settings(device, threads, tile, where)
     how = _saving(output, inside, form, precision, probabilities=probabilities, overwrite=overwrite)
-    wanted = Wanted(axes, skip_existing, report, spacing)
+    wanted = Wanted(axes, skip_existing, report, spacing, series, missing_planes)
     predicting.predict(model, images, how, settings, wanted, where)
 
 
@@ -383,6 +401,8 @@ def evaluate(
     tile: Tile = None,
     axes: Axes = None,
     spacing: Spacing = None,
+    series: Series = None,
+    missing_planes: Missing = MissingPlanes.REFUSE,
 ) -> None:
     """Predict IMAGES with MODEL and compare them with MASKS.
 
@@ -390,7 +410,7 @@ def evaluate(
     are over structures.
     """
     settings = _predict_settings(device, threads, tile)
-    data = Labelled(images, masks, LabelKind(kind), ignore, axes, spacing)
+    data = Labelled(images, masks, LabelKind(kind), ignore, axes, spacing, series, missing_planes)
     commands.evaluate(model, data, settings, json_file)
 
 
@@ -400,9 +420,13 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     axes: Axes = None,
     spacing: Spacing = None,
+    series: Series = None,
+    missing_planes: Missing = MissingPlanes.REFUSE,
 ) -> None:
     """Say what a model file or an image holds."""
-    commands.info(file, as_json=as_json, axes=axes, spacing=spacing)
+    how: dict[str, Any] = {"axes": axes, "spacing": spacing}
+    how |= {"series": series, "missing_planes": missing_planes}
+    commands.info(file, as_json=as_json, **how)
 
 
 @app.command()
@@ -422,10 +446,14 @@ def measure(
     ] = None,
     axes: Axes = None,
     spacing: Spacing = None,
+    series: Series = None,
+    missing_planes: Missing = MissingPlanes.REFUSE,
 ) -> None:
     """Measure the objects of a mask, in the units of its file: a row for each."""
     kind = LabelKind(labels)
-    measuring.measure(mask, output, image, kind=kind, dims=dims, axes=axes, spacing=spacing)
+    how: dict[str, Any] = {"axes": axes, "spacing": spacing}
+    how |= {"series": series, "missing_planes": missing_planes}
+    measuring.measure(mask, output, image, kind=kind, dims=dims, **how)
 
 
 @app.command()

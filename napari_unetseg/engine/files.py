@@ -15,14 +15,14 @@ import numpy as np
 
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import Event
+from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.image import Stack
 from napari_unetseg.engine.objects import measure_objects
 from napari_unetseg.engine.output import is_finished
 from napari_unetseg.engine.saving import Format, Saving
 from napari_unetseg.engine.store import FolderStore
 from napari_unetseg.engine.stream import CannotGoOnError, predict_here, predict_to_zarr, saving
-from napari_unetseg.io.images import open_stack
+from napari_unetseg.io.images import MissingPlanes, open_stack
 
 if TYPE_CHECKING:
     from napari_unetseg.core.config import PredictSettings
@@ -39,10 +39,13 @@ class Opening:
 
     axes: str | None = None
     spacing: str | None = None
+    missing_planes: MissingPlanes = MissingPlanes.REFUSE
 
     def __call__(self, path: Path) -> Stack:
         """Open an image."""
-        return open_stack(path, axes=self.axes, spacing=self.spacing)
+        return open_stack(
+            path, axes=self.axes, spacing=self.spacing, missing_planes=self.missing_planes
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +202,7 @@ class _One:
                 done = replace(done, objects=_measure(table, mask, self.open_image(image)))
             return replace(done, status="skipped")
         stack = self.open_image(image)
+        yield from (Notice(text) for text in stack.notes)
         output = yield from predict_to_zarr(
             self.model,
             stack,

@@ -104,6 +104,7 @@ def _open_folder(source: Source) -> Generator[Event, None, list[Pair]]:
     found = find_pairs(source.image, source.labels, source.kind)
     if found.skipped:
         yield Notice(f"{len(found.skipped)} images of {source.image.name} have no labels.")
+    yield from (Notice(text) for text in found.notes)
     return list(found.pairs)
 
 

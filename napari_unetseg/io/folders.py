@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import overload
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.samples import Pair
-from napari_unetseg.io.images import SUFFIXES, open_labels, open_stack, stem_of
+from napari_unetseg.io.images import (
+    SUFFIXES,
+    MissingPlanes,
+    contents_of,
+    file_of,
+    open_stack,
+    read_labels,
+    stem_of,
+)
 from napari_unetseg.io.vendors import VENDOR_SUFFIXES
 from napari_unetseg.io.zarr_nodes import is_zarr
 
@@ -31,11 +40,14 @@ class FolderPairs:
         Images without labels.
     unused
         Labels without an image.
+    notes
+        What people should know of how files were read, a sentence each.
     """
 
     pairs: list[Pair]
     skipped: list[Path]
     unused: list[Path]
+    notes: tuple[str, ...] = ()
 
 
 def images_by_stem(paths: Iterable[str | Path]) -> dict[str, Path]:
@@ -54,7 +66,7 @@ def images_by_stem(paths: Iterable[str | Path]) -> dict[str, Path]:
         found = _of_folder(path) if _is_folder(path) else [path]
         if not found:
             raise UserError(f"{path} holds no image; choose a folder with TIFF, PNG or JPEG files.")
-        if not path.exists():
+        if not file_of(path).exists():
             raise UserError(f"{path} does not exist; check the name.")
         files += found
     by_stem: dict[str, Path] = {}
@@ -92,6 +104,8 @@ def find_pairs(
     *,
     axes: str | None = None,
     spacing: str | Sequence[float] | None = None,
+    series: str | int | None = None,
+    missing_planes: MissingPlanes | str = MissingPlanes.REFUSE,
 ) -> FolderPairs:
     """Pair images with their labels: two files, or files of the same stem in two folders.
 
@@ -105,7 +119,10 @@ def find_pairs(
     ignore
         A value of full masks or instances that means "not labelled".
     axes, spacing
-        Of the image files, where they say them wrong; see `open_stack`.
+        Of the image files, where they say them wrong; see `open_stack`. Labels have the same axes
+        but for channels.
+    series, missing_planes
+        As for `open_stack`; ``series`` is of labels too where their file holds several images.
 
     Returns
     -------
@@ -132,23 +149,45 @@ def find_pairs(
             f"No image in {images} has labels in {labels}: they need the same name without the "
             f"suffix, but there are {_examples(first)} and {_examples(second)}; rename one of them."
         )
+    how = partial(
+        _pair,
+        kind=kind,
+        ignore=ignore,
+        axes=axes,
+        spacing=spacing,
+        series=series,
+        missing_planes=MissingPlanes(missing_planes),
+    )
+    found = [how(first[stem], second[stem]) for stem in both]
     return FolderPairs(
-        [_pair(first[s], second[s], kind, ignore, axes, spacing) for s in both],
+        [pair for pair, _ in found],
         [path for stem, path in first.items() if stem not in second],
         [path for stem, path in second.items() if stem not in first],
+        tuple(dict.fromkeys(text for _, notes in found for text in notes)),
     )
 
 
 def _pair(
     image: Path,
     labels: Path,
+    *,
     kind: LabelKind,
     ignore: int | None,
     axes: str | None,
     spacing: str | Sequence[float] | None,
-) -> Pair:
-    stack = open_stack(image, axes=axes, spacing=spacing)
-    return Pair(stack, open_labels(labels, stack.grid_shape), kind, ignore=ignore)
+    series: str | int | None,
+    missing_planes: MissingPlanes,
+) -> tuple[Pair, tuple[str, ...]]:
+    """An image with its labels, and what was noted when they were opened."""
+    stack = open_stack(
+        image, axes=axes, spacing=spacing, series=series, missing_planes=missing_planes
+    )
+    if series is not None and len(contents_of(labels)) < 2:
+        series = None
+    array, notes = read_labels(
+        labels, stack.grid_shape, axes=axes, series=series, missing_planes=missing_planes
+    )
+    return Pair(stack, array, kind, ignore=ignore), (*stack.notes, *notes)
 
 
 def _examples(stems: Iterable[str]) -> str:

@@ -28,7 +28,8 @@ _GREY = {
     "I": "I",
     "F": "F",
 }
-_DTYPES = {"L": "uint8", "P": "uint8", "RGB": "uint8", "RGBA": "uint8", "I;16": "uint16"} | {
+_DTYPES = dict.fromkeys(("L", "LA", "P", "RGB", "RGBA"), "uint8") | {
+    "I;16": "uint16",
     "I": "int32",
     "F": "float32",
     "1": "bool",
@@ -59,7 +60,7 @@ class PictureSource:
         with Image.open(io.BytesIO(self.path.read_bytes())) as image:
             if _deep_colour(image):
                 array = imagecodecs.png_decode(self.path.read_bytes())
-                array = array[..., 0] if image.mode == "LA" else array
+                array = array[..., 0] if image.mode == "LA" != self.mode else array
             elif self.mode in (image.mode, "I;16"):
                 array = np.asarray(image)
             else:
@@ -76,7 +77,7 @@ def picture_facts(path: Path, *, labels: bool = False) -> tuple[PictureFacts, st
         The file.
     labels
         The numbers of a palette picture are labels and stay as they are; otherwise they become
-        the colours they stand for.
+        the colours they stand for. Alpha beside grey stays too, since the mask may be in it.
 
     Returns
     -------
@@ -96,7 +97,7 @@ def picture_facts(path: Path, *, labels: bool = False) -> tuple[PictureFacts, st
         with image:
             mode = _wanted(image, labels)
             dtype = np.dtype("uint16" if _deep_colour(image) else _DTYPES[mode])
-            samples = (len(mode),) if mode in ("RGB", "RGBA") else ()
+            samples = (len(mode),) if mode in ("LA", "RGB", "RGBA") else ()
             shape = (image.height, image.width, *samples)
             check_size(path, int(np.prod(shape)) * dtype.itemsize)
             axes = "YXS"[: len(shape)]
@@ -105,7 +106,7 @@ def picture_facts(path: Path, *, labels: bool = False) -> tuple[PictureFacts, st
 
 def _wanted(image: Image.Image, labels: bool) -> str:
     """Choose the layout that a picture is read in."""
-    if labels and image.mode in ("1", "P"):
+    if labels and image.mode in ("1", "LA", "P"):
         return image.mode
     if image.mode == "P":
         colours = np.array(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)

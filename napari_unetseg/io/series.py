@@ -16,7 +16,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.image import Stack
 from napari_unetseg.io.lazy import Key, Planes, reading
 
-__all__ = ["SeriesArray", "is_pattern", "open_series", "series_name"]
+__all__ = ["Open", "SeriesArray", "is_pattern", "open_series", "series_name"]
 
 CHECKED = 500
 """So many files are looked at when a series is opened; the others when they are read."""
@@ -137,6 +137,7 @@ def open_series(path: Path, suffixes: Sequence[str], open_file: Open, axes: str 
         (*("pixel",) * n, *first.units) if fresh else (),
         first.channels if "C" not in letters[:n] else (),
         series_name(path),
+        notes=first.notes,
     )
 
 
