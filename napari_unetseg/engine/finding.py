@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.folders import images_by_stem
-from napari_unetseg.io.images import file_of, stem_of
-from napari_unetseg.io.scenes import with_scene
+from napari_unetseg.io.images import file_of, image_path, stem_of
 
 if TYPE_CHECKING:
     from napari_unetseg.engine.saving import Saving
@@ -40,7 +39,7 @@ def find_images(
         files = images_by_stem(paths)
         if series is None:
             return files
-        named = [with_scene(path, series) for path in files.values()]
+        named = [image_path(path, series) for path in files.values()]
         return {stem_of(path): path for path in named}
     for path in paths:
         if not (path / "zarr.json").is_file():

@@ -68,7 +68,10 @@ def read(path: str) -> list[LayerData]:
         As for `open_stack`.
     """
     images = open_all(path, missing_planes=MissingPlanes.DROP)
-    for text in dict.fromkeys(text for levels in images for text in levels[0].notes):
+    notes = [text for levels in images for text in levels[0].notes]
+    if len(images) > 1:
+        notes = [f"{Path(path).name} holds {len(images)} images; the first is shown.", *notes]
+    for text in dict.fromkeys(notes):
         warnings.warn(text, stacklevel=2)
     layers = [layer for n, levels in enumerate(images) for layer in _layers(levels, visible=n == 0)]
     names = label_names(Path(path)) if is_zarr(Path(path)) else ()
@@ -79,7 +82,7 @@ def _layers(levels: Sequence[Stack], *, visible: bool) -> list[LayerData]:
     """The layers of an image, one for each channel."""
     stack = levels[0]
     arrays = [_lazy(level) for level in levels]
-    limits = _limits(levels[-1])
+    limits = _limits(levels)
     shown: dict[str, Any] = {} if visible else {"visible": False}
     return [
         (
@@ -129,14 +132,15 @@ def _options(stack: Stack, channel: int) -> dict[str, Any]:
     return options
 
 
-def _limits(stack: Stack) -> list[dict[str, Any]]:
+def _limits(levels: Sequence[Stack]) -> list[dict[str, Any]]:
     """Range of intensities of each layer of an image that does not lie at the origin.
 
     napari takes it from the plane that it shows at first, which is none of such an image.
     """
+    stack = levels[0]
     if stack.data.dtype == np.uint8 or "S" in stack.axes or not any(stack.grid_translate):
         return [{}] * _separate(stack)
-    pieces = [np.nan_to_num(p.reshape(len(p), -1)) for p in stack.probe(PROBED)]
+    pieces = [np.nan_to_num(p.reshape(len(p), -1)) for p in levels[-1].probe(PROBED)]
     low = np.min([p.min(1) for p in pieces], axis=0)
     high = np.max([p.max(1) for p in pieces], axis=0)
     return [

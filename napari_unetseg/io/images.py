@@ -15,9 +15,10 @@ from napari_unetseg.core.errors import ChoiceError, UserError
 from napari_unetseg.core.image import CHANNEL_AXES, Stack
 from napari_unetseg.io.lazy import LazyArray, check_numbers, reading
 from napari_unetseg.io.missing_planes import MissingPlanes
+from napari_unetseg.io.ome_files import TIFF_SUFFIXES
 from napari_unetseg.io.ome_zarr import open_zarr
 from napari_unetseg.io.pictures import PICTURE_SUFFIXES, PictureSource, picture_facts
-from napari_unetseg.io.scenes import choose_scene, scene_stem, split_scene, with_scene
+from napari_unetseg.io.scenes import choose_scene, scene_stem, split_scene
 from napari_unetseg.io.series import Open, SeriesArray, is_pattern, open_series, series_name
 from napari_unetseg.io.tiff import TiffContent, open_tiff_levels, tiff_contents
 from napari_unetseg.io.units import Sizes, parse_spacing
@@ -31,6 +32,7 @@ __all__ = [
     "MissingPlanes",
     "contents_of",
     "file_of",
+    "image_path",
     "is_image",
     "open_all",
     "open_labels",
@@ -41,8 +43,9 @@ __all__ = [
     "stem_of",
 ]
 
-TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
-SUFFIXES = (*TIFF_SUFFIXES, *PICTURE_SUFFIXES, ".npy")
+READ_AS_TIFF = (*TIFF_SUFFIXES, ".lsm", ".ndpi", ".qptiff", ".scn", ".stk", ".svs")
+"""Suffixes of TIFFs, those of microscope makers among them."""
+SUFFIXES = (*READ_AS_TIFF, *PICTURE_SUFFIXES, ".npy")
 """Suffixes of the files that can be opened, in lower case."""
 
 Labels = LazyArray | SeriesArray | ZarrArray | np.ndarray
@@ -56,6 +59,12 @@ def _split(path: str | Path) -> tuple[Path, str]:
 def file_of(path: str | Path) -> Path:
     """The file or folder that a path stands for: ``slide.lif`` of ``slide.lif/Series 2``."""
     return _split(path)[0]
+
+
+def image_path(path: str | Path, series: str | int | None) -> Path:
+    """The path of an image in a file of several; a path that names one stays as it is."""
+    file, scene = _split(path)
+    return Path(path) if series is None or scene else Path(f"{file}/{series}")
 
 
 def stem_of(path: str | Path) -> str:
@@ -95,7 +104,7 @@ def contents_of(path: str | Path) -> tuple[TiffContent, ...]:
         As for `open_stack`, but not for several images or missing planes.
     """
     file = file_of(Path(path).expanduser())
-    return tiff_contents(file) if file.suffix.lower() in TIFF_SUFFIXES and file.is_file() else ()
+    return tiff_contents(file) if file.suffix.lower() in READ_AS_TIFF and file.is_file() else ()
 
 
 def open_stack(
@@ -174,7 +183,7 @@ def open_levels(
         if series is not None or missing is not MissingPlanes.REFUSE:
             each = partial(open_stack, series=series, missing_planes=missing)
         return (_resized(open_series(path, SUFFIXES, each, axes), given),)
-    path = with_scene(path, series)
+    path = image_path(path, series)
     name = stem_of(path)
     file, scene = _split(path)
     if file.suffix.lower() in VENDOR_SUFFIXES and file.is_file():
@@ -182,7 +191,7 @@ def open_levels(
     file = _existing(file)
     if file.is_dir():
         return open_zarr(file, axes, sizes=given, name=name)
-    if file.suffix.lower() in TIFF_SUFFIXES:
+    if file.suffix.lower() in READ_AS_TIFF:
         return open_tiff_levels(file, scene, axes, given, name, missing)
     return (_resized(_picture(file, scene, axes, name), given),)
 
@@ -276,9 +285,9 @@ def read_labels(
 ) -> tuple[Labels, tuple[str, ...]]:
     """Labels, and what was noted when they were opened; see `open_labels`."""
     path, missing = Path(path).expanduser(), MissingPlanes(missing_planes)
-    stack = _labels_stack(path, axes, series=series, missing=missing)
+    stack = _labels_stack(path, axes, shape, series, missing)
     data = stack.data
-    if "S" in stack.axes and not (shape and _long(data.shape) == _long(shape)):
+    if "S" in stack.axes and not _fits(stack, shape):
         data = _grey(data, stack.axes.index("S"), path)
     if path.suffix.lower() in (".jpg", ".jpeg") and not set(np.unique(data)) <= {0, 255}:
         raise UserError(
@@ -296,29 +305,39 @@ def open_labels_levels(path: str | Path) -> tuple[Stack, ...]:
 
 
 def _labels_stack(
-    path: Path, axes: str | None, *, series: str | int | None, missing: MissingPlanes
+    path: Path,
+    axes: str | None,
+    shape: tuple[int, ...] | None,
+    series: str | int | None,
+    missing: MissingPlanes,
 ) -> Stack:
-    """Labels with the axes of their image but for channels, where these fit."""
+    """Labels with the axes of their image but for channels, if these fit; else as they say."""
     grid = "".join(a for a in axes or "" if a.upper() not in CHANNEL_AXES)
-    for letters in dict.fromkeys((grid, axes or "")):
-        if letters:
-            with suppress(UserError):
-                return _raw_labels(path, letters, series, missing)
+    if grid:
+        with suppress(UserError):
+            stack = _raw_labels(path, grid, series, missing)
+            if shape is None or _fits(stack, shape):
+                return stack
     return _raw_labels(path, None, series, missing)
+
+
+def _fits(stack: Stack, shape: tuple[int, ...] | None) -> bool:
+    """Whether labels have the shape of an image, axes of length 1 aside."""
+    return shape is not None and _long(stack.data.shape) == _long(shape)
 
 
 def _raw_labels(
     path: Path, axes: str | None, series: str | int | None, missing: MissingPlanes
 ) -> Stack:
     if is_series(path):
-        each = partial(_labels_stack, axes=None, series=series, missing=missing)
+        each = partial(_raw_labels, axes=None, series=series, missing=missing)
         return open_series(path, SUFFIXES, each, axes)
-    path = with_scene(path, series)
+    path = image_path(path, series)
     file, scene = _split(path)
     file = _existing(file)
     if file.is_dir():
         return open_zarr(file, axes, labels=True, name=stem_of(path))[0]
-    if file.suffix.lower() in TIFF_SUFFIXES:
+    if file.suffix.lower() in READ_AS_TIFF:
         return open_tiff_levels(file, scene, axes, {}, stem_of(path), missing)[0]
     return _picture(file, scene, axes, stem_of(path), labels=True)
 

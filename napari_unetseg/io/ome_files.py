@@ -15,8 +15,17 @@ import tifffile
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.zarr_nodes import inside
 
-__all__ = ["MOST_XML", "OmeFiles", "beside", "checked_xml", "files_of", "metadata_beside"]
+__all__ = [
+    "MOST_XML",
+    "TIFF_SUFFIXES",
+    "OmeFiles",
+    "beside",
+    "checked_xml",
+    "files_of",
+    "metadata_beside",
+]
 
+TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
 MOST_XML = 64 * 2**20
 MOST_PLANES = 10**7
 HEAD = 8192
@@ -233,11 +242,13 @@ def _same(one: str, other: str) -> bool:
 
 def tiffs_beside(path: Path, *suffixes: str) -> list[Path]:
     """The other TIFFs in the folder of a file, links out of it left out."""
-    known = (".tif", ".tiff", ".btf", ".tf8", *suffixes)
     return sorted(
         f
         for f in path.parent.iterdir()
-        if f.suffix.lower() in known and f != path and inside(f, path.parent) and f.is_file()
+        if f.suffix.lower() in (*TIFF_SUFFIXES, *suffixes)
+        and f != path
+        and inside(f, path.parent)
+        and f.is_file()
     )
 
 

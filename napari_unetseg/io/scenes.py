@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from napari_unetseg.core.errors import ChoiceError
 
-__all__ = ["choose_scene", "listed", "scene_stem", "several", "split_scene", "with_scene"]
+__all__ = ["choose_scene", "listed", "scene_stem", "several", "split_scene"]
 
 NAMED = 8
 """So many names stand in a sentence."""
@@ -24,11 +24,6 @@ def split_scene(path: Path, suffixes: Sequence[str]) -> tuple[Path, str]:
             scene = path.relative_to(parent)
             return parent, "" if scene == Path() else scene.as_posix()
     return path, ""
-
-
-def with_scene(path: str | Path, series: str | int | None) -> Path:
-    """The path of an image in a file, by its name or its number from 1."""
-    return Path(path) if series is None else Path(f"{path}/{series}")
 
 
 def scene_stem(stem: str, scene: str) -> str:

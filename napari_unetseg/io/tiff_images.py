@@ -165,8 +165,7 @@ def choose_image(
     own, notes = [i for i in images if not i.associated], []
     if others := [i.name for i in images if i.associated and i.first.kind != "lsm"]:
         notes.append(
-            f"{path.name} also holds {listed(others)}, not opened; name {path.name}/{others[0]} "
-            "to open it."
+            f"{path.name} also holds {listed(others)} ({path.name}/{others[0]} opens the first)."
         )
     here = [i for i in own if i.within]
     if here and len(here) < len(own):
