@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from unicodedata import normalize
 from xml.etree import ElementTree
@@ -254,6 +254,13 @@ def tiffs_beside(path: Path, *suffixes: str) -> list[Path]:
 
 def uuid_of(path: Path) -> str | None:
     """The UUID in a file's OME-XML; None where it says none."""
+    status = path.stat()
+    return _uuid_of(path, (status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=4096)
+def _uuid_of(path: Path, stamp: tuple[int, int]) -> str | None:
+    del stamp  # a file that was saved anew is read anew
     try:
         with path.open("rb") as stream:
             if stream.read(2) in (b"II", b"MM"):

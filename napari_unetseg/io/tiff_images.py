@@ -103,27 +103,22 @@ class PixelReader:
     """Reads the pixels of an image at one of its resolutions, by tiles where ``large``."""
 
     def __init__(self, image: TiffImage, level: int = 0, *, large: bool = False) -> None:
-        self._image, self._level, self._mode = image, level, 0 if large else 2
-        self._arrays: dict[int, Any] = {}
+        import zarr
+
+        mode = 0 if large else 2
+        stores = (s.aszarr(level=level, chunkmode=mode) for s in image.series)
+        self._image = image
+        self._arrays: list[Any] = [zarr.open_array(store, mode="r") for store in stores]
 
     def read(self, index: tuple[int, ...], region: Key) -> np.ndarray:
         """Read a region at an index of the leading axes."""
         image = self._image
         if not image.where:
-            return np.asarray(self._array(0)[(*index, *region)])
+            return np.asarray(self._arrays[0][(*index, *region)])
         grid = image.shape[: len(image.shape) - len(image.first.keyframe.shape)]
         page = int(np.ravel_multi_index(index[: len(grid)], grid))
         series, number = image.where[page]
-        return np.asarray(self._array(series)[(number, *index[len(grid) :], *region)])
-
-    def _array(self, number: int) -> Any:
-        import zarr
-
-        if number not in self._arrays:
-            series = self._image.series[number]
-            store = series.aszarr(level=self._level, chunkmode=self._mode)
-            self._arrays[number] = zarr.open_array(store, mode="r")
-        return self._arrays[number]
+        return np.asarray(self._arrays[series][(number, *index[len(grid) :], *region)])
 
 
 def images_of(file: tifffile.TiffFile) -> tuple[TiffImage, ...]:
@@ -224,11 +219,11 @@ def _undescribed(
     }
     groups: dict[int, list[Page]] = {}
     for parent in files.values():
-        with opened(parent):
-            for number in range(len(parent.pages)):
-                if (id(parent), (number,)) not in known:
-                    page = parent.pages.get(number)
-                    groups.setdefault(page.hash, []).append(page)
+        more = [n for n in range(len(parent.pages)) if (id(parent), (n,)) not in known]
+        for number in more:
+            with opened(parent):
+                page = parent.pages.get(number)
+            groups.setdefault(page.hash, []).append(page)
     return [_of_pages(pages) for pages in groups.values() if pages[0].shape]
 
 
@@ -260,10 +255,7 @@ def _of_pages(pages: Sequence[Page], *, squeeze: bool = True) -> tifffile.TiffPa
     """A series of pages that are stored alike."""
     first = pages[0]
     shape, axes = (len(pages), *first.shape), f"I{first.axes}"
-    root = first.parent.root
-    return tifffile.TiffPageSeries(
-        pages, shape, first.dtype, axes, kind="generic", squeeze=squeeze, parent=root
-    )
+    return tifffile.TiffPageSeries(pages, shape, first.dtype, axes, kind="generic", squeeze=squeeze)
 
 
 def _image(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> TiffImage:
