@@ -428,6 +428,18 @@ def test_colours_that_somebody_meant_stay_colours(tmp_path: Path, metadata: Any)
     assert open_stack(tmp_path / "a.tif").channels == ("red", "green", "blue")
 
 
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+@pytest.mark.parametrize("layout", ["contig", "separate"])
+def test_samples_that_are_no_colours_are_channels(tmp_path: Path, count: int, layout: str) -> None:
+    channels = planes(count, 8, 9)
+    array = channels if layout == "separate" else np.moveaxis(channels, 0, -1)
+    more: dict[str, Any] = {"extrasamples": [0] * (count - 1), "metadata": None}
+    tifffile.imwrite(tmp_path / "a.tif", array, planarconfig=layout, **GREY, **more)
+    stack = open_stack(tmp_path / "a.tif")
+    assert (stack.n_channels, stack.grid_shape) == (count, (8, 9))
+    np.testing.assert_array_equal(stack.read((), stack.whole(2)), channels)
+
+
 def test_a_picture_whose_white_is_0_is_said_to_be_one(tmp_path: Path) -> None:
     options: dict[str, Any] = {"photometric": "miniswhite", "metadata": None}
     tifffile.imwrite(tmp_path / "a.tif", planes(8, 9) > 0, **options)

@@ -263,6 +263,8 @@ def _image(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> TiffImag
     name, planar = Path(file.filehandle.name).name, _only_tagged_as_colour(series)
     if planar:
         axes = axes.replace("S", "I")
+    elif "C" not in axes and _are_channels(first):
+        axes = axes.replace("S", "C")
     pages = [first] if is_block(series) else [p for p in series if isinstance(p, tifffile.TiffPage)]
     return TiffImage(
         series,
@@ -299,6 +301,14 @@ def _planned(series: tifffile.TiffPageSeries) -> str:
         for axis, size in sizes
         if axis in keys and int(summary.get(keys[axis], 1)) > size
     )
+
+
+def _are_channels(page: tifffile.TiffPage) -> bool:
+    """Whether the samples of a pixel are channels: neither colours nor grey beside alpha."""
+    kinds = tifffile.PHOTOMETRIC
+    grey = page.photometric in (kinds.MINISBLACK, kinds.MINISWHITE, kinds.SEPARATED)
+    alpha = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
+    return grey and not alpha & set(page.extrasamples)
 
 
 def _guess(name: str, series: tifffile.TiffPageSeries) -> str:
