@@ -104,6 +104,19 @@ def test_positions_of_an_ome_tiff_are_one_stack_where_their_names_differ_in_numb
     )
 
 
+def test_images_of_other_pixel_sizes_are_no_stack(tmp_path: Path) -> None:
+    parts = [
+        (p, {"metadata": {"Name": "Pos", "PhysicalSizeX": n}})
+        for n, p in enumerate(planes(2, 8, 9), 1)
+    ]
+    assert "holds 2 images" in refusal(write(tmp_path / "a.ome.tif", *parts))
+    zoomed = [
+        (p, {"resolution": (n, n), "resolutionunit": 3})
+        for n, p in zip((1e5, 2e5), planes(2, 8, 9), strict=True)
+    ]
+    assert "holds 2 images" in refusal(write(tmp_path / "b.tif", *zoomed))
+
+
 def test_planes_beyond_what_the_metadata_say_are_opened_too(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     for options in ({"compression": "zlib"}, {}):

@@ -17,7 +17,7 @@ from napari_unetseg.io.lazy import LazyArray, check_numbers, reading
 from napari_unetseg.io.missing_planes import MissingPlanes
 from napari_unetseg.io.ome_files import TIFF_SUFFIXES
 from napari_unetseg.io.ome_zarr import open_zarr
-from napari_unetseg.io.pictures import PICTURE_SUFFIXES, PictureSource, picture_facts
+from napari_unetseg.io.pictures import PICTURE_SUFFIXES, open_picture
 from napari_unetseg.io.scenes import choose_scene, scene_stem, split_scene
 from napari_unetseg.io.series import Open, SeriesArray, is_pattern, open_series, series_name
 from napari_unetseg.io.tiff import TiffContent, open_tiff_levels, tiff_contents
@@ -193,7 +193,7 @@ def open_levels(
         return open_zarr(file, axes, sizes=given, name=name)
     if file.suffix.lower() in READ_AS_TIFF:
         return open_tiff_levels(file, scene, axes, given, name, missing)
-    return (_resized(_picture(file, scene, axes, name), given),)
+    return (_resized(_plain(file, scene, axes, name), given),)
 
 
 def open_all(
@@ -339,7 +339,7 @@ def _raw_labels(
         return open_zarr(file, axes, labels=True, name=stem_of(path))[0]
     if file.suffix.lower() in READ_AS_TIFF:
         return open_tiff_levels(file, scene, axes, {}, stem_of(path), missing)[0]
-    return _picture(file, scene, axes, stem_of(path), labels=True)
+    return _plain(file, scene, axes, stem_of(path), labels=True)
 
 
 def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -361,26 +361,15 @@ def _existing(path: str | Path) -> Path:
     return path
 
 
-def _picture(path: Path, scene: str, axes: str | None, name: str, *, labels: bool = False) -> Stack:
-    """A picture, or an array in ``.npy``."""
+def _plain(path: Path, scene: str, axes: str | None, name: str, *, labels: bool = False) -> Stack:
+    """A picture, or an array in ``.npy``: the only image in its file."""
     choose_scene(path, [path.stem], scene)
-    if path.suffix.lower() == ".npy":
-        with reading(path):
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        check_numbers(path, array.dtype)
-        return Stack(array, axes or Stack.default_axes(array.shape), name=name)
+    if path.suffix.lower() != ".npy":
+        return open_picture(path, axes, name, labels=labels)
     with reading(path):
-        status = path.stat()
-    picture, mode = picture_facts(path, labels=labels)
-    source = PictureSource(path, (status.st_mtime_ns, status.st_size), mode)
-    data = LazyArray(source, picture.shape, picture.dtype)
-    stack = Stack(data, axes or picture.axes, name=name)
-    sizes: Sizes = {}
-    if picture.spacing:
-        sizes = {a: (s, "um") for a, s in zip("YX", picture.spacing, strict=True)}
-    if stack.n_channels > 2:
-        stack = replace(stack, channels=("red", "green", "blue"))
-    return _resized(stack, sizes)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    check_numbers(path, array.dtype)
+    return Stack.from_array(array, axes, name)
 
 
 def _grey(data: Any, axis: int, path: Path) -> np.ndarray:

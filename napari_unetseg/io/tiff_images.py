@@ -18,6 +18,7 @@ import tifffile
 from napari_unetseg.io.axes import letters_of
 from napari_unetseg.io.missing_planes import absent_planes
 from napari_unetseg.io.scenes import choose_scene, listed, several
+from napari_unetseg.io.tiff_metadata import metadata_of
 from napari_unetseg.io.tiff_pages import Page, differing_page, is_block, opened
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ __all__ = ["PixelReader", "TiffImage", "choose_image", "images_of"]
 
 ASSOCIATED = re.compile(r"(thumbnail|macro|label|overview|map)( image)?", re.IGNORECASE)
 """Names of pictures that belong to the image of a slide."""
-UNINDEXED = ("mmstack", "ndtiff", "eer")
-"""Kinds whose pages tifffile takes from an index of their own and not from the chain of headers."""
+OWN_INDEX = ("mmstack", "ndtiff", "eer")
+"""Kinds whose pages tifffile takes from an index of theirs and not from the chain of headers."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -128,7 +129,7 @@ def images_of(file: tifffile.TiffFile) -> tuple[TiffImage, ...]:
     """
     series = _series(file)
     images = [_image(file, s) for s in series]
-    if not any(s.kind in UNINDEXED for s in series):
+    if not any(s.kind in OWN_INDEX for s in series):
         more = (_image(file, s) for s in _undescribed(file, series))
         images += [replace(i, described=False) for i in more]
     if all(i.associated for i in images):
@@ -339,6 +340,8 @@ def _joined(images: Sequence[TiffImage]) -> TiffImage | None:
     page = first.first.keyframe
     if len({_likeness(i) for i in images}) > 1 or any(i.absent is not None for i in images):
         return None
+    if len({_pixel_sizes(i) for i in images if i.described}) > 1:
+        return None
     pages = [p for i in images for p in _pages(i.first)]
     if len(pages) != sum(_planes(i.first) for i in images):
         return None
@@ -352,7 +355,8 @@ def _joined(images: Sequence[TiffImage]) -> TiffImage | None:
             return None
         shape = (len(pages), *page.shape)
         axes = (*named, "I")[0] + first.axes[-len(page.shape) :]
-        pages.sort(key=lambda p: p.treeindex)
+        if len({id(p.parent) for p in pages}) == 1:
+            pages.sort(key=lambda p: p.treeindex)
     groups: dict[int, list[Page]] = {}
     where = []
     for one in pages:
@@ -361,6 +365,11 @@ def _joined(images: Sequence[TiffImage]) -> TiffImage | None:
         group.append(one)
     series = tuple(_of_pages(group, squeeze=False) for group in groups.values())
     return replace(first, shape=shape, axes=axes, pages=series, where=tuple(where))
+
+
+def _pixel_sizes(image: TiffImage) -> tuple[tuple[str, tuple[float, str]], ...]:
+    said = metadata_of(image.first.keyframe.parent, image.first).sizes
+    return tuple(sorted(said.items()))
 
 
 def _likeness(image: TiffImage) -> tuple[Any, ...]:

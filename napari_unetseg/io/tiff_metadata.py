@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
@@ -46,13 +47,13 @@ def images_without_pixels(file: tifffile.TiffFile) -> tuple[str, ...]:
     """Names of the images that OME-XML speaks of and that have no plane in its files."""
     if not file.is_ome or not file.ome_metadata or any(s.kind != "ome" for s in file.series):
         return ()
-    images = list(_images(file.ome_metadata))
+    images = _images(file.ome_metadata)
     seen = [_pixels(images, file.series, s) for s in file.series]
     return tuple(n or f"image {i}" for i, (n, p) in enumerate(images, 1) if p not in seen)
 
 
 def _from_ome(file: tifffile.TiffFile, text: str, series: tifffile.TiffPageSeries) -> TiffMetadata:
-    pixels = _pixels(list(_images(text)), file.series, series)
+    pixels = _pixels(_images(text), file.series, series)
     if pixels is None:
         return TiffMetadata({})
     sizes: Sizes = {}
@@ -90,10 +91,14 @@ def _is_of(series: tifffile.TiffPageSeries, name: str, pixels: ElementTree.Eleme
     return same and (name == series.name or (not name and series.name in ("", "Baseline")))
 
 
-def _images(text: str) -> Iterator[tuple[str, ElementTree.Element]]:
+@lru_cache(maxsize=2)
+def _images(text: str) -> tuple[tuple[str, ElementTree.Element], ...]:
     """Name and pixels of each image in OME-XML."""
-    for image in ElementTree.fromstring(text).iterfind(".//{*}Image"):
-        yield from ((image.get("Name", ""), pixels) for pixels in image.iterfind("{*}Pixels"))
+    return tuple(
+        (image.get("Name", ""), pixels)
+        for image in ElementTree.fromstring(text).iterfind(".//{*}Image")
+        for pixels in image.iterfind("{*}Pixels")
+    )
 
 
 def _colors(found: list[str | None]) -> tuple[str, ...]:
