@@ -227,7 +227,7 @@ def _check_files(
     if names and lost and missing is MissingPlanes.REFUSE:
         raise ChoiceError(
             f"{path.parent / names[0]} is missing, which is a part of {path.name}; put it beside "
-            "it, or open what is there: --missing-planes drop."
+            "it, or open what is there with --missing-planes drop."
         )
 
 
@@ -242,9 +242,9 @@ def _missing(
     kept = _kept(image, missing)
     if missing is MissingPlanes.REFUSE or absent.all() or (kept is not None and not kept[1]):
         raise ChoiceError(
-            f"{path} lacks {lacks}: it was not finished or not copied whole. Get all of it, or "
-            "open what is there: --missing-planes drop leaves out what is not whole, fill shows "
-            "these planes black."
+            f"{path} lacks {lacks}, as after an acquisition that broke off; copy it again, or open "
+            "what is there with --missing-planes drop (without what is not whole) or fill (black "
+            "planes)."
         )
     if kept is None:
         return None, (f"{path.name} lacks {lacks}, which are black.",)
