@@ -82,7 +82,9 @@ def checked_xml(path: Path, text: str) -> ElementTree.Element:
     return root
 
 
-def files_of(path: Path, file: tifffile.TiffFile, text: str, own: str | None) -> OmeFiles:
+def files_of(
+    path: Path, file: tifffile.TiffFile, root: ElementTree.Element, own: str | None
+) -> OmeFiles:
     """Find the files that OME-XML names, under whatever name they have now.
 
     A UUID says more than a name: what has the UUID of this file is this file, and another file is
@@ -93,8 +95,8 @@ def files_of(path: Path, file: tifffile.TiffFile, text: str, own: str | None) ->
     ----------
     path, file
         The file that was named.
-    text
-        Its metadata, or those of its companion file.
+    root
+        Its metadata, or those of its companion file; changed where names differ.
     own
         The UUID that this file says it has.
 
@@ -103,7 +105,6 @@ def files_of(path: Path, file: tifffile.TiffFile, text: str, own: str | None) ->
     UserError
         A name leads out of the folder.
     """
-    root = checked_xml(path, text)
     parts = list(_parts(root))
     references = tuple(dict.fromkeys(ref for *_, ref in parts))
     search = _Search(path, own, references)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from xml.etree import ElementTree
 
 import tifffile
 
@@ -71,15 +70,15 @@ def open_tiff(path: Path) -> OpenTiff:
 
 def _ome(path: Path, file: tifffile.TiffFile, text: str) -> OmeFiles:
     """The files of an OME-TIFF; of one that holds pixels alone that of its metadata too."""
-    own = checked_xml(path, text).get("UUID")
-    only = ElementTree.fromstring(text).find("{*}BinaryOnly")
+    root = checked_xml(path, text)
+    own, only = root.get("UUID"), root.find("{*}BinaryOnly")
     if only is None:
-        return files_of(path, file, text, own)
+        return files_of(path, file, root, own)
     name = only.get("MetadataFile", "")
     companion = _companion(path, name, only.get("UUID"))
     if not companion:
         return OmeFiles(None, missing=(name,))
-    found = files_of(path, file, companion, own)
+    found = files_of(path, file, checked_xml(path, companion), own)
     return replace(found, text=found.text or companion)
 
 
