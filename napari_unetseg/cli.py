@@ -33,6 +33,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.parallel import place
 from napari_unetseg.core.versions import installed_versions
+from napari_unetseg.io.missing_planes import MissingPlanes
 from napari_unetseg.predicting import SomeFailedError, Wanted
 from napari_unetseg.signals import Interrupted, Quit, quit_on_signals
 from napari_unetseg.terminal import complain, note, tell
@@ -98,6 +99,19 @@ MatchSpacing = Annotated[
     typer.Option(
         "--match-spacing",
         help="Predict at the pixel size of the model: images are resampled to it, masks back.",
+    ),
+]
+Series = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|N", help="Which image of files that hold several: its name, or its number."
+    ),
+]
+Missing = Annotated[
+    MissingPlanes,
+    typer.Option(
+        "--missing-planes",
+        help="Planes that a TIFF lacks: refuse; drop what is not whole; fill with black.",
     ),
 ]
 Ignore = Annotated[int | None, typer.Option(help='Value that means "not labelled", as -1.')]
@@ -195,6 +209,8 @@ def train(
     threads: Threads = None,
     axes: Axes = None,
     spacing: Spacing = None,
+    series: Series = None,
+    missing_planes: Missing = MissingPlanes.REFUSE,
     report: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write curve.png, history.csv and overlays there."),
@@ -240,7 +256,7 @@ def train(
             "--init brings depth, width, norm and encoder of its own; leave these out."
         )
     _check_threshold(threshold, kind)
-    data = Labelled(images, labels, kind, ignore, axes, spacing, threshold)
+    data = Labelled(images, labels, kind, ignore, axes, spacing, threshold, series, missing_planes)
     commands.train(data, output, settings, init=init, report=report, on=on, resume=resume)
 
 
@@ -311,6 +327,8 @@ def predict(
     axes: Axes = None,
     spacing: Spacing = None,
     match_spacing: MatchSpacing = False,
+    series: Series = None,
+    missing_planes: Missing = MissingPlanes.REFUSE,
     workers: Workers = None,
     cluster: Cluster = None,
     scheduler: Scheduler = None,
@@ -323,7 +341,7 @@ def predict(
     where = _where(workers, cluster, scheduler)
     settings = _predict_settings(device, threads, tile, where, match_spacing=match_spacing)
     how = _saving(output, inside, form, precision, probabilities=probabilities, overwrite=overwrite)
-    wanted = Wanted(axes, skip_existing, report, spacing)
+    wanted = Wanted(axes, skip_existing, report, spacing, series, missing_planes)
     predicting.predict(model, images, how, settings, wanted, where)
 
 
@@ -409,6 +427,8 @@ def evaluate(
     axes: Axes = None,
     spacing: Spacing = None,
     match_spacing: MatchSpacing = False,
+    series: Series = None,
+    missing_planes: Missing = MissingPlanes.REFUSE,
 ) -> None:
     """Predict IMAGES with MODEL and compare them with MASKS.
 
@@ -417,7 +437,9 @@ def evaluate(
     """
     settings = _predict_settings(device, threads, tile, match_spacing=match_spacing)
     _check_threshold(threshold, LabelKind(kind))
-    data = Labelled(images, masks, LabelKind(kind), ignore, axes, spacing, threshold)
+    data = Labelled(
+        images, masks, LabelKind(kind), ignore, axes, spacing, threshold, series, missing_planes
+    )
     commands.evaluate(model, data, settings, json_file)
 
 
@@ -427,9 +449,13 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     axes: Axes = None,
     spacing: Spacing = None,
+    series: Series = None,
+    missing_planes: Missing = MissingPlanes.REFUSE,
 ) -> None:
     """Say what a model file or an image holds."""
-    commands.info(file, as_json=as_json, axes=axes, spacing=spacing)
+    how: dict[str, Any] = {"axes": axes, "spacing": spacing}
+    how |= {"series": series, "missing_planes": missing_planes}
+    commands.info(file, as_json=as_json, **how)
 
 
 @app.command()
@@ -451,21 +477,15 @@ def measure(
     ] = None,
     axes: Axes = None,
     spacing: Spacing = None,
+    series: Series = None,
+    missing_planes: Missing = MissingPlanes.REFUSE,
 ) -> None:
     """Measure the objects of a mask, in the units of its file: a row for each."""
     kind = LabelKind(labels)
     _check_threshold(threshold, kind)
-    measuring.measure(
-        mask,
-        output,
-        image,
-        kind=kind,
-        dims=dims,
-        ignore=ignore,
-        threshold=threshold,
-        axes=axes,
-        spacing=spacing,
-    )
+    how: dict[str, Any] = {"axes": axes, "spacing": spacing, "threshold": threshold}
+    how |= {"ignore": ignore, "series": series, "missing_planes": missing_planes}
+    measuring.measure(mask, output, image, kind=kind, dims=dims, **how)
 
 
 @app.command()

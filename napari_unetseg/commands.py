@@ -17,6 +17,7 @@ from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import Classes, LabelKind
 from napari_unetseg.core.parallel import place
+from napari_unetseg.io.missing_planes import MissingPlanes
 from napari_unetseg.signals import Interrupted, Stop, stop_on_signals
 from napari_unetseg.terminal import (
     Meter,
@@ -52,7 +53,6 @@ __all__ = [
 
 EVALUATION_SCHEMA = "napari-unetseg/evaluation/1"
 MODEL_SCHEMA = "napari-unetseg/model/1"
-IMAGE_SCHEMA = "napari-unetseg/image/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,8 @@ class Labelled:
     axes: str | None = None
     spacing: str | None = None
     threshold: float | None = None
+    series: str | None = None
+    missing_planes: MissingPlanes = MissingPlanes.REFUSE
 
     def find(self) -> FolderPairs:
         """Pair them; say how many there are."""
@@ -79,6 +81,8 @@ class Labelled:
             threshold=self.threshold,
             axes=self.axes,
             spacing=self.spacing,
+            series=self.series,
+            missing_planes=self.missing_planes,
         )
         note(f"{count(len(found.pairs), 'image')} with labels ({self.kind}).")
         if found.skipped:
@@ -293,14 +297,13 @@ def _score_facts(scores: Scores) -> dict[str, Any]:
 # -- info ------------------------------------------------------------------------------------------
 
 
-def info(
-    file: Path, *, as_json: bool = False, axes: str | None = None, spacing: str | None = None
-) -> None:
-    """Say what a model file or an image holds."""
+def info(file: Path, *, as_json: bool = False, **how: Any) -> None:
+    """Say what a model file or an image holds; ``how`` it is opened as for `open_stack`."""
+    from napari_unetseg.image_info import image_facts
     from napari_unetseg.io.images import is_image
 
     if is_image(file):
-        facts, rows = _image_facts(file, axes, spacing)
+        facts, rows = image_facts(file, **how)
     else:
         model = load(file)
         facts = {"schema": MODEL_SCHEMA, **model.summary()}
@@ -309,48 +312,6 @@ def info(
         write(_json(facts))
     else:
         show_facts(rows)
-
-
-def _image_facts(
-    file: Path, axes: str | None, spacing: str | None
-) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    from napari_unetseg.io.images import open_levels
-
-    levels = open_levels(file, axes=axes, spacing=spacing)
-    stack = levels[0]
-    facts: dict[str, Any] = {
-        "schema": IMAGE_SCHEMA,
-        "axes": stack.axes,
-        "shape": [int(n) for n in stack.data.shape],
-        "dtype": str(stack.data.dtype),
-        "spacing": list(stack.spacing),
-        "units": list(stack.units),
-        "translate": list(stack.translate),
-        "channels": list(stack.channels),
-        "colors": list(stack.colors),
-        "levels": [[int(n) for n in level.data.shape] for level in levels],
-    }
-    sizes = zip(stack.axes, stack.data.shape, stack.spacing, stack.units, strict=True)
-    rows = [("image", stack.name), ("pixels", str(stack.data.dtype))]
-    rows += [
-        (axis, f"{n}" if unit == "pixel" and size == 1 else f"{n} × {size:g} {unit}")
-        for axis, n, size, unit in sizes
-    ]
-    rows.append(("channels", ", ".join(stack.channels)))
-    if len(levels) > 1:
-        shapes = (" × ".join(str(n) for n in level.data.shape) for level in levels)
-        rows.append(("levels", ", ".join(shapes)))
-    missing = stack.data.missing() if hasattr(stack.data, "missing") else None
-    if missing is not None and missing.count:
-        facts["missing"] = {"chunks": missing.count, "of": missing.total, "first": missing.first}
-        rows.append(
-            (
-                "not stored",
-                f"{missing.count:,} of {missing.total:,} chunks, such as {missing.first}; "
-                "they are read as the fill value",
-            )
-        )
-    return facts, rows
 
 
 def _model_rows(model: Model, facts: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from napari_unetseg.commands import check_writable, count, load
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.io.missing_planes import MissingPlanes
 from napari_unetseg.signals import Interrupted, stop_on_signals
 from napari_unetseg.terminal import Meter, finish, note, tell
 
@@ -40,8 +41,8 @@ class Wanted:
 
     Attributes
     ----------
-    axes, spacing
-        Of the image files where they say them wrong; see `open_stack`.
+    axes, spacing, series, missing_planes
+        How the image files are opened; see `open_stack`.
     skip_existing
         Leave out images whose masks are there.
     report
@@ -52,6 +53,15 @@ class Wanted:
     skip_existing: bool = False
     report: bool = False
     spacing: str | None = None
+    series: str | None = None
+    missing_planes: MissingPlanes = MissingPlanes.REFUSE
+
+    @property
+    def opening(self) -> Opening:
+        """How the images are opened."""
+        from napari_unetseg.engine.files import Opening
+
+        return Opening(self.axes, self.spacing, self.missing_planes)
 
 
 def predict(
@@ -63,10 +73,9 @@ def predict(
     where: Where | None = None,
 ) -> None:
     """Predict images and write a mask for each, here or on the workers of a cluster."""
-    from napari_unetseg.engine.files import Opening
     from napari_unetseg.engine.finding import check_outputs, find_images
 
-    paths = find_images(images, inside=how.folder is None)
+    paths = find_images(images, inside=how.folder is None, series=wanted.series)
     if how.folder is not None:
         check_outputs(paths, how)
     model = load(model_file)
@@ -74,7 +83,7 @@ def predict(
         check_writable(how.folder)
     try:
         with cluster_chunks(where, settings.threads) as of:
-            chunks = of(Opening(wanted.axes, wanted.spacing)) if of is not None else None
+            chunks = of(wanted.opening) if of is not None else None
             results = run_files(model, paths, how, settings, wanted, chunks)
         _tell(results, how)
     finally:
@@ -92,7 +101,7 @@ def run_files(
     chunks: Callable[[Path], Chunks] | None = None,
 ) -> list[FileDone]:
     """Predict images and show how far it is; writes the report, also of what was stopped."""
-    from napari_unetseg.engine.files import FileBegun, FileDone, Opening, Wish, predict_files
+    from napari_unetseg.engine.files import FileBegun, FileDone, Wish, predict_files
     from napari_unetseg.engine.results import write_report
 
     done: list[FileDone] = []
@@ -116,7 +125,7 @@ def run_files(
                 paths,
                 how,
                 settings,
-                open_image=Opening(wanted.axes, wanted.spacing),
+                open_image=wanted.opening,
                 wish=Wish(skip_existing=wanted.skip_existing, count=report is not None),
                 control=control,
                 chunks=chunks,

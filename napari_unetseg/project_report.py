@@ -164,12 +164,12 @@ def _image(
 def _stack(folder: Path, described: Mapping[str, Any], truth: Truth) -> Stack | None:
     """The image's file, if it is where the project says and has the same pixels."""
     from napari_unetseg.io.contents import places_of
-    from napari_unetseg.io.images import open_stack
+    from napari_unetseg.io.images import MissingPlanes, open_all
 
     known = described.get("fingerprint")
     for place in places_of(folder, described):
         with suppress(UserError, OSError):
-            stack = open_stack(place)
-            if stack.grid_shape == truth.shape and known in (None, stack.fingerprint()):
-                return stack
+            for stack, *_ in open_all(place, missing_planes=MissingPlanes.DROP):
+                if stack.grid_shape == truth.shape and known in (None, stack.fingerprint()):
+                    return stack
     return None

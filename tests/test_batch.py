@@ -279,6 +279,19 @@ def test_how_unsure_the_network_is_of_each_image(place: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 @pytest.mark.slow
+def test_a_job_names_the_image_in_files_of_several(place: Path) -> None:
+    with tifffile.TiffWriter(place / "in" / "more.tif") as writer:
+        for rows in (32, 24):
+            writer.write(np.zeros((rows, 40), np.uint8))
+    text = "jobs: [{model: a.safetensors, images: in/more.tif, output: out, series: 2, "
+    text += "missing_planes: drop}]"
+    (job,) = read_batch(written(place, text)).jobs
+    assert {stem: job.opening(p).grid_shape for stem, p in job.find().items()} == {
+        "more_2": (24, 40)
+    }
+    assert job.opening.missing_planes == "drop"
+
+
 def test_a_killed_batch_goes_on_to_the_same_bytes(place: Path) -> None:
     np.save(place / "in" / "large.npy", (noise((12, 500, 400)) * 255).astype(np.uint8))
     text = TWO.replace("in/*.tif", "in").replace("threads: 1", "threads: 1\ntile: 128")

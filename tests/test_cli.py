@@ -387,6 +387,76 @@ def test_structures_that_the_model_does_not_know_are_refused(
     assert "hold the number 255, but the model knows only 1 (structure 1), 2" in result.err
 
 
+# -- files of several images, and with planes missing ----------------------------------------------
+
+
+def write_two(path: Path) -> Path:
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(picture(0)[0])
+        writer.write(picture(1)[0][:48])
+    return path
+
+
+def test_of_several_images_in_a_file_people_choose(run: Run, model: Path, tmp_path: Path) -> None:
+    path = write_two(tmp_path / "two.tif")
+    result = run("predict", model, path, "-o", tmp_path / "o")
+    assert result.code == 1
+    assert (
+        "two.tif holds 2 images: Series 1 (64 × 64 uint8), Series 2 (48 × 64 uint8)" in result.err
+    )
+    assert run("predict", model, path, "-o", tmp_path / "o", "--series", "2").code == 0
+    assert run("predict", model, path / "Series 1", "-o", tmp_path / "o").code == 0
+    found = {p.name: tifffile.imread(p).shape for p in (tmp_path / "o").iterdir()}
+    assert found == {"two_2.tif": (48, 64), "two_Series 1.tif": (64, 64)}
+    Image.fromarray(picture(1)[1][:48]).save(tmp_path / "mask.png")
+    assert run("evaluate", model, path, tmp_path / "mask.png").code == 1
+    assert run("evaluate", model, path, tmp_path / "mask.png", "--series", "2").code == 0
+    table = ["-o", tmp_path / "t.csv"]
+    assert run("measure", tmp_path / "mask.png", path, *table).code == 1
+    assert run("measure", tmp_path / "mask.png", path, *table, "--series", "2").code == 0
+    options = ["-o", tmp_path / "m", "--steps", "1", *SMALL]
+    assert run("train", path, tmp_path / "mask.png", *options, "--series", "Series 2").code == 0
+
+
+def test_info_names_all_that_is_in_a_file(run: Run, tmp_path: Path) -> None:
+    path = write_two(tmp_path / "two.tif")
+    result = run("info", path)
+    assert result.code == 0
+    assert "not opened" in result.out
+    assert "image 2     Series 2, YX 48 × 64 uint8" in result.out
+    facts = json.loads(run("info", path, "--json").out)
+    assert [(i["number"], i["name"], i["shape"]) for i in facts["images"]] == [
+        (1, "Series 1", [64, 64]),
+        (2, "Series 2", [48, 64]),
+    ]
+    assert "name one" in facts["not_opened"]
+    one = json.loads(run("info", path, "--series", "2", "--json").out)
+    assert (one["shape"], len(one["images"])) == ([48, 64], 2)
+    assert run("info", path, "--series", "3").code == 1
+
+
+def test_missing_planes_are_dropped_or_filled_as_asked(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.ome.tif"
+    images = np.stack([picture(s)[0] for s in range(3)])
+    tifffile.imwrite(path, images, metadata={"axes": "TYX"}, photometric="minisblack")
+    path.write_bytes(path.read_bytes().replace(b'SizeT="3"', b'SizeT="5"'))
+    result = run("predict", model, path, "-o", tmp_path / "o")
+    assert result.code == 1
+    assert "lacks 2 of 5 planes (T 3–4, counted from 0)" in result.err
+    info = run("info", path)
+    assert (info.code, "image 1     Image0, TYX 5 × 64 × 64 uint8, lacks 2" in info.out) == (
+        0,
+        True,
+    )
+    for how, count in (("drop", 3), ("fill", 5)):
+        result = run("predict", model, path, "-o", tmp_path / how, "--missing-planes", how)
+        assert result.code == 0
+        assert "lacks 2 of 5 planes" in result.err
+        assert tifffile.imread(tmp_path / how / "a.tif").shape == (count, 64, 64)
+
+
 # -- info ------------------------------------------------------------------------------------------
 
 

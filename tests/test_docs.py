@@ -79,6 +79,12 @@ def test_the_commands_of_the_formats_page_run(tmp_path: Path) -> None:
     (tmp_path / "slices").mkdir()
     for t, z in np.ndindex(2, 3):
         tifffile.imwrite(tmp_path / "slices" / f"img_t{t}_z{z}.tif", image[t, z])
+    with tifffile.TiffWriter(tmp_path / "slide.tif", ome=True) as writer:
+        writer.write(image[0], metadata={"Name": "scan", "axes": "ZYX"})
+        writer.write(image[0, 0, :20], metadata={"Name": "Macro"})
+    with tifffile.TiffWriter(tmp_path / "two.tif") as writer:
+        for rows in (32, 20):
+            writer.write(image[0, 0, :rows])
     scales = {"multiscales": [{"axes": list("zyx"), "datasets": [{"path": "0"}]}]}
     for name in ("plate.zarr/A/1/0", "image.zarr/labels/cells"):
         group = zarr.open_group(tmp_path / name, mode="w", zarr_format=2)
@@ -87,12 +93,15 @@ def test_the_commands_of_the_formats_page_run(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```console\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     commands = [line[2:] for b in blocks for line in b.splitlines() if line.startswith("$ ")]
-    assert len(commands) == 6
+    assert len(commands) == 9
     said = [_said(command, tmp_path) for command in commands]
     shown = [line for line in blocks[0].splitlines() if not line.startswith("$ ")]
     assert shown == said[0].splitlines()
     assert "200 nm" in said[1]
     assert "T" in said[3]
+    assert "image 2   Macro, YX 20 × 40 uint16, belongs to another image" in said[4]
+    assert "Y         20" in said[5]
+    assert "Y         20" in said[6]
 
 
 def test_the_batch_of_its_page_runs(tmp_path: Path) -> None:

@@ -54,6 +54,35 @@ def test_pairs_share_their_stem_whatever_the_suffix(folders: tuple[Path, Path]) 
     np.testing.assert_array_equal(np.asarray(found.pairs[1].labels), MASK * 2)
 
 
+def test_of_files_with_several_images_one_is_taken_and_its_labels(
+    folders: tuple[Path, Path],
+) -> None:
+    for folder, dtype in zip(folders, (np.uint16, np.uint8), strict=True):
+        with tifffile.TiffWriter(folder / "a.tif") as writer:
+            for rows in (20, 18):
+                writer.write(MASK[:rows].astype(dtype))
+    save(folders[0] / "b.tif", GREY)
+    save(folders[1] / "b.tif", MASK)
+    with pytest.raises(UserError, match="holds 2 images"):
+        find_pairs(*folders)
+    found = find_pairs(folders[0] / "a.tif", folders[1] / "a.tif", series=2)
+    assert found.pairs[0].image.grid_shape == found.pairs[0].labels.shape == (18, 30)
+    save(folders[1] / "a.tif", MASK)
+    first = find_pairs(folders[0] / "a.tif", folders[1] / "a.tif", series=1)
+    assert first.pairs[0].labels.shape == (20, 30)
+    assert find_pairs(*folders, series=1).notes == ()
+    by_path = find_pairs(folders[0] / "a.tif" / "1", folders[1] / "a.tif")
+    assert by_path.pairs[0].image.name == "a_1"
+
+
+def test_what_was_noted_of_files_is_told_once(folders: tuple[Path, Path]) -> None:
+    for folder in folders:
+        for page in (MASK, MASK):
+            tifffile.imwrite(folder / "a.tif", page, append=True)
+    (note,) = find_pairs(*folders).notes
+    assert "holds 2 images that are alike" in note
+
+
 def test_two_files_need_no_common_stem(folders: tuple[Path, Path]) -> None:
     image, mask = save(folders[0] / "a.tif", GREY), save(folders[1] / "mask.png", MASK)
     assert [p.image.name for p in find_pairs(image, mask).pairs] == ["a"]

@@ -302,6 +302,59 @@ def test_rgb_labels_need_equal_channels(tmp_path: Path) -> None:
         open_labels(tmp_path / "colour.png")
 
 
+@pytest.mark.parametrize("name", ["rgba.png", "la.png", "rgba.tif", "la.tif", "planar.tif"])
+def test_a_mask_in_the_alpha_channel_is_said_to_be_there(tmp_path: Path, name: str) -> None:
+    mask, empty = np.where(GREY > 99, 255, 0).astype(np.uint8), np.zeros_like(GREY)
+    colours = [empty] * (1 if name.startswith("la") else 3)
+    write_samples(tmp_path / name, [*colours, mask])
+    with pytest.raises(UserError, match="mask in the alpha channel: its grey is the same"):
+        open_labels(tmp_path / name)
+    if len(colours) == 3:
+        write_samples(tmp_path / name, [GREY, 255 - GREY, GREY, mask])
+        with pytest.raises(UserError, match="alpha channel: its colours are a picture"):
+            open_labels(tmp_path / name)
+    for alpha in (mask, empty + 255):  # beside a mask, alpha says nothing more
+        write_samples(tmp_path / name, [*[mask] * len(colours), alpha])
+        np.testing.assert_array_equal(open_labels(tmp_path / name), mask)
+
+
+def write_samples(path: Path, samples: list[np.ndarray]) -> None:
+    if path.suffix == ".png":
+        Image.fromarray(np.dstack(samples)).save(path)
+        return
+    array = np.stack(samples) if path.stem == "planar" else np.dstack(samples)
+    options: dict[str, Any] = {"photometric": "rgb" if len(samples) > 2 else "minisblack"}
+    options["planarconfig"] = "separate" if path.stem == "planar" else "contig"
+    tifffile.imwrite(path, array, metadata=None, extrasamples=["unassalpha"], **options)
+
+
+@pytest.mark.filterwarnings("ignore:.*stored as RGB:DeprecationWarning")
+@pytest.mark.parametrize("count", [3, 4])
+def test_labels_of_three_or_four_planes_are_a_stack_where_the_image_is_one(
+    tmp_path: Path, count: int
+) -> None:
+    from napari.utils.io import imsave
+
+    labels = np.stack([np.roll(GREY, n) % 3 for n in range(count)])
+    imsave(str(tmp_path / "napari.tif"), labels)
+    planar: dict[str, Any] = {"photometric": "rgb", "planarconfig": "separate"}
+    tifffile.imwrite(tmp_path / "plain.tif", labels, metadata=None, **planar)
+    tifffile.imwrite(tmp_path / "a.ome.tif", labels, metadata={"axes": "SYX"}, **planar)
+    for name in ("napari.tif", "plain.tif", "a.ome.tif"):
+        for axes in (None, "ZYX"):
+            found = open_labels(tmp_path / name, labels.shape, axes=axes)
+            np.testing.assert_array_equal(np.asarray(found), labels)
+
+
+def test_labels_have_the_axes_that_are_given_of_their_image(tmp_path: Path) -> None:
+    labels = (TZCYX[:3, :2, 0] % 5).astype(np.uint8)  # T Z Y X
+    turned = tiff(tmp_path / "a.tif", np.swapaxes(labels, 0, 1), photometric="minisblack")
+    for axes in ("ZTYX", "ZTCYX"):
+        np.testing.assert_array_equal(open_labels(turned, labels.shape, axes=axes), labels)
+    plane = tiff(tmp_path / "b.tif", np.dstack([GREY] * 3), photometric="rgb")
+    np.testing.assert_array_equal(open_labels(plane, (1, *GREY.shape), axes="ZYX")[0], GREY)
+
+
 def test_jpeg_labels_are_refused_when_their_numbers_are_blurred(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / "a.jpg")
     with pytest.raises(UserError, match="JPEG, which blurs the numbers"):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["LostError", "ModelFileError", "TrainingError", "UserError"]
+__all__ = ["ChoiceError", "LostError", "ModelFileError", "TrainingError", "UserError"]
 
 
 class UserError(Exception):
     """Something the user can put right; the text says what to do."""
+
+
+class ChoiceError(UserError):
+    """A file is sound, but what is wanted of it has to be said; the text names the choices."""
 
 
 class ModelFileError(UserError):

@@ -90,6 +90,8 @@ class Stack:
         Where the centre of the first voxel lies along each axis, in its unit.
     colors
         Colour of each channel as ``#rrggbb``; empty where the file names none.
+    notes
+        What people should know of how the file was read, a sentence each.
 
     Raises
     ------
@@ -105,6 +107,7 @@ class Stack:
     name: str = "image"
     translate: tuple[float, ...] = ()
     colors: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape = tuple(self.data.shape)

@@ -22,6 +22,7 @@ from napari_unetseg.engine.files import FileDone, Opening, Wish, predict_files
 from napari_unetseg.engine.finding import check_outputs, find_images
 from napari_unetseg.engine.plain_yaml import Lines, read_yaml
 from napari_unetseg.engine.saving import Format, Saving
+from napari_unetseg.io.images import MissingPlanes
 from napari_unetseg.io.names import as_stored
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ class Job(_Strict):
     spacing: str | None = None
     match_spacing: bool = False
     """Predict at the pixel size of the model."""
+    series: str | int | None = None
+    """Which image of files that hold several."""
+    missing_planes: MissingPlanes = MissingPlanes.REFUSE
     measure: Literal["csv", "parquet"] | None = None
     """A table of the objects beside each mask."""
     overwrite: bool = False
@@ -73,11 +77,11 @@ class Job(_Strict):
     @property
     def opening(self) -> Opening:
         """How its images are opened."""
-        return Opening(self.axes, self.spacing)
+        return Opening(self.axes, self.spacing, self.missing_planes)
 
     def find(self) -> dict[str, Path]:
         """Its images by their stems; `UserError` where there are none, or a mask has no place."""
-        paths = find_images(self.images, inside=self.output is None)
+        paths = find_images(self.images, inside=self.output is None, series=self.series)
         if self.output is not None:
             check_outputs(paths, self.saving)
         return paths

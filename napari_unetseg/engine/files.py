@@ -32,7 +32,7 @@ from napari_unetseg.engine.stream import (
     saving,
 )
 from napari_unetseg.engine.turns import Turn, Turns
-from napari_unetseg.io.images import open_stack
+from napari_unetseg.io.images import MissingPlanes, open_stack
 
 if TYPE_CHECKING:
     from napari_unetseg.core.config import PredictSettings
@@ -55,10 +55,13 @@ class Opening:
 
     axes: str | None = None
     spacing: str | None = None
+    missing_planes: MissingPlanes = MissingPlanes.REFUSE
 
     def __call__(self, path: Path) -> Stack:
         """Open an image."""
-        return open_stack(path, axes=self.axes, spacing=self.spacing)
+        return open_stack(
+            path, axes=self.axes, spacing=self.spacing, missing_planes=self.missing_planes
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +268,7 @@ class _One:
         if turn.there or (self.wish.skip_existing and is_there(how, stem, image)):
             return self._described(turn, "skipped")
         plan = self._plan(turn)
+        yield from map(Notice, plan.stack.notes)
         if how.format is Format.ZARR:
             place = FolderStore(how.zarr_of(stem, image))
             if (output := finished_output(place, plan, overwrite=how.overwrite)) is not None:

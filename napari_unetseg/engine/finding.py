@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.engine.saving import Format
 from napari_unetseg.io.folders import images_by_stem
+from napari_unetseg.io.images import file_of, image_path, stem_of
 from napari_unetseg.io.names import as_stored, same_name
 
 if TYPE_CHECKING:
@@ -19,15 +20,18 @@ if TYPE_CHECKING:
 __all__ = ["check_outputs", "find_images"]
 
 
-def find_images(images: Sequence[str], *, inside: bool = False) -> dict[str, Path]:
+def find_images(
+    images: Sequence[str], *, inside: bool = False, series: str | int | None = None
+) -> dict[str, Path]:
     """Images by their stems: files, folders of files, and patterns such as ``scans/*.tif``.
 
-    ``inside``: all must be OME-Zarr images.
+    ``inside``: all must be OME-Zarr images. ``series`` names the image in files of several, as
+    the paths ``slide.lif/Series 2`` do.
     """
     paths: list[Path] = []
     for image in images:
         path = as_stored(Path(image).expanduser())
-        if not path.exists() and glob.has_magic(image):
+        if not file_of(path).exists() and glob.has_magic(image):
             found = _matching(str(path))
             if not found:
                 raise UserError(f"Nothing has a name like {image}; check the pattern.")
@@ -35,7 +39,11 @@ def find_images(images: Sequence[str], *, inside: bool = False) -> dict[str, Pat
         else:
             paths.append(path)
     if not inside:
-        return images_by_stem(paths)
+        files = images_by_stem(paths)
+        if series is None:
+            return files
+        named = [image_path(path, series) for path in files.values()]
+        return {stem_of(path): path for path in named}
     for path in paths:
         if not (path / "zarr.json").is_file():
             raise UserError(
@@ -57,7 +65,7 @@ def check_outputs(paths: Mapping[str, Path], how: Saving) -> None:
     assert output is not None
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file; name a folder for the masks with -o.")
-    inputs = {path.resolve() for path in paths.values()}
+    inputs = {file_of(path).resolve() for path in paths.values()}
     beside = output.resolve() in {path.parent for path in inputs} and how.format is not Format.ZARR
     for stem, path in paths.items():
         mask, shares = how.mask_of(stem, path), how.probabilities_of(stem)

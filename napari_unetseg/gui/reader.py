@@ -1,11 +1,13 @@
 """What napari is offered to open image files with: sizes, units, names and colours as in the file.
 
-A file becomes one layer a channel, lazy, at all the resolutions that it is stored in.
+A file becomes one layer a channel, lazy, at all the resolutions that it is stored in; a file of
+several images becomes the layers of all of them.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.io.images import is_image, open_labels_levels, open_levels
+from napari_unetseg.io.images import MissingPlanes, is_image, open_all, open_labels_levels
 from napari_unetseg.io.lazy import Cut, Lazy
 from napari_unetseg.io.ome_zarr import label_names
 from napari_unetseg.io.zarr_nodes import is_zarr
@@ -45,6 +47,10 @@ def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | 
 def read(path: str) -> list[LayerData]:
     """Layers of an image: one for each channel, and one for each group of labels in it.
 
+    Of several images in a file the first is shown and the others are hidden. Times or slices that
+    are missing in a file are left out. What people should know of it is a warning, which napari
+    shows.
+
     Parameters
     ----------
     path
@@ -61,16 +67,31 @@ def read(path: str) -> list[LayerData]:
     UserError
         As for `open_stack`.
     """
-    levels = open_levels(path)
+    images = open_all(path, missing_planes=MissingPlanes.DROP)
+    notes = [text for levels in images for text in levels[0].notes]
+    if len(images) > 1:
+        notes = [f"{Path(path).name} holds {len(images)} images; the first is shown.", *notes]
+    for text in dict.fromkeys(notes):
+        warnings.warn(text, stacklevel=2)
+    layers = [layer for n, levels in enumerate(images) for layer in _layers(levels, visible=n == 0)]
+    names = label_names(Path(path)) if is_zarr(Path(path)) else ()
+    return [*layers, *(_labels(path, images[0][0], name) for name in names)]
+
+
+def _layers(levels: Sequence[Stack], *, visible: bool) -> list[LayerData]:
+    """The layers of an image, one for each channel."""
     stack = levels[0]
     arrays = [_lazy(level) for level in levels]
-    limits = _limits(levels[-1])
-    layers = [
-        (_one([_channel(a, stack, c) for a in arrays]), _options(stack, c) | limits[c], "image")
+    limits = _limits(levels)
+    shown: dict[str, Any] = {} if visible else {"visible": False}
+    return [
+        (
+            _one([_channel(a, stack, c) for a in arrays]),
+            _options(stack, c) | limits[c] | shown,
+            "image",
+        )
         for c in range(_separate(stack))
     ]
-    names = label_names(Path(path)) if is_zarr(Path(path)) else ()
-    return [*layers, *(_labels(path, stack, name) for name in names)]
 
 
 def _separate(stack: Stack) -> int:
@@ -111,14 +132,15 @@ def _options(stack: Stack, channel: int) -> dict[str, Any]:
     return options
 
 
-def _limits(stack: Stack) -> list[dict[str, Any]]:
+def _limits(levels: Sequence[Stack]) -> list[dict[str, Any]]:
     """Range of intensities of each layer of an image that does not lie at the origin.
 
     napari takes it from the plane that it shows at first, which is none of such an image.
     """
+    stack = levels[0]
     if stack.data.dtype == np.uint8 or "S" in stack.axes or not any(stack.grid_translate):
         return [{}] * _separate(stack)
-    pieces = [np.nan_to_num(p.reshape(len(p), -1)) for p in stack.probe(PROBED)]
+    pieces = [np.nan_to_num(p.reshape(len(p), -1)) for p in levels[-1].probe(PROBED)]
     low = np.min([p.min(1) for p in pieces], axis=0)
     high = np.max([p.max(1) for p in pieces], axis=0)
     return [

@@ -32,7 +32,8 @@ def letters_of(given: str | None, found: str, shape: tuple[int, ...], path: Path
     letters = "".join(fresh.pop(0) if a in "QI" else a for a in found)
     if {"C", "S"} <= set(letters):
         raise UserError(
-            f"{path.name} has channels and colour samples; save it with channels alone."
+            f"{path.name} has channels and colour samples; say what C is, such as --axes "
+            f"{letters.replace('C', next(spare))}, or save it with channels alone."
         )
     return letters
 

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import overload
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import IGNORE, LabelKind
 from napari_unetseg.core.samples import Pair
-from napari_unetseg.io.images import SUFFIXES, open_labels, open_stack, stem_of
+from napari_unetseg.io.images import (
+    SUFFIXES,
+    MissingPlanes,
+    contents_of,
+    file_of,
+    open_stack,
+    read_labels,
+    stem_of,
+)
 from napari_unetseg.io.names import as_stored, partners, same_name
 from napari_unetseg.io.vendors import VENDOR_SUFFIXES
 from napari_unetseg.io.zarr_nodes import is_zarr
@@ -32,23 +41,14 @@ class FolderPairs:
         Images without labels.
     unused
         Labels without an image.
-    alike
-        Images and labels of nearly the same name, among the pairs.
+    notes
+        What people should know of how files were paired and read, a sentence each.
     """
 
     pairs: list[Pair]
     skipped: list[Path]
     unused: list[Path]
-    alike: list[tuple[Path, Path]]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What people should know of how files were paired, in sentences."""
-        if not self.alike:
-            return ()
-        image, labels = self.alike[0]
-        more = f" and {len(self.alike) - 1} more" if len(self.alike) > 1 else ""
-        return (f"Paired by nearly the same name: {image.name} with {labels.name}{more}.",)
+    notes: tuple[str, ...] = ()
 
 
 def images_by_stem(paths: Iterable[str | Path]) -> dict[str, Path]:
@@ -67,7 +67,7 @@ def images_by_stem(paths: Iterable[str | Path]) -> dict[str, Path]:
         found = _of_folder(path) if _is_folder(path) else [path]
         if not found:
             raise UserError(_empty(path))
-        if not path.exists():
+        if not file_of(path).exists():
             raise UserError(f"{path} does not exist; check the name.")
         files += found
     by_stem: dict[str, Path] = {}
@@ -117,6 +117,8 @@ def find_pairs(
     threshold: float | None = None,
     axes: str | None = None,
     spacing: str | Sequence[float] | None = None,
+    series: str | int | None = None,
+    missing_planes: MissingPlanes | str = MissingPlanes.REFUSE,
 ) -> FolderPairs:
     """Pair images with their labels: two files, or files of the same stem in two folders.
 
@@ -136,7 +138,10 @@ def find_pairs(
         Take what is above it as structure 1 and all else as background: for masks whose edges
         were blurred by JPEG or by resizing, and for probability maps.
     axes, spacing
-        Of the image files, where they say them wrong; see `open_stack`.
+        Of the image files, where they say them wrong; see `open_stack`. Labels have the same axes
+        but for channels.
+    series, missing_planes
+        As for `open_stack`; ``series`` is of labels too where their file holds several images.
 
     Returns
     -------
@@ -166,30 +171,66 @@ def find_pairs(
             f"No image in {images} has labels in {labels}: they need the same name without the "
             f"suffix, but there are {_examples(first)} and {_examples(second)}; rename one of them."
         )
+    how = partial(
+        _pair,
+        kind=kind,
+        ignore=ignore,
+        threshold=threshold,
+        axes=axes,
+        spacing=spacing,
+        series=series,
+        missing_planes=MissingPlanes(missing_planes),
+    )
+    found = [how(first[i], second[s]) for i, s in both.items()]
+    alike = [(first[i], second[s]) for i, s in both.items() if same_name(i) != same_name(s)]
     used = set(both.values())
+    notes = (*_nearly_alike(alike), *(text for _, said in found for text in said))
     return FolderPairs(
-        [
-            _pair(first[i], second[s], kind, ignore, threshold, axes, spacing)
-            for i, s in both.items()
-        ],
+        [pair for pair, _ in found],
         [path for stem, path in first.items() if stem not in both],
         [path for stem, path in second.items() if stem not in used],
-        [(first[i], second[s]) for i, s in both.items() if same_name(i) != same_name(s)],
+        tuple(dict.fromkeys(notes)),
     )
 
 
 def _pair(
     image: Path,
     labels: Path,
+    *,
     kind: LabelKind,
     ignore: int | None,
     threshold: float | None,
     axes: str | None,
     spacing: str | Sequence[float] | None,
-) -> Pair:
-    stack = open_stack(image, axes=axes, spacing=spacing)
-    array = open_labels(labels, stack.grid_shape, threshold=threshold, ignore=ignore)
-    return Pair(stack, array, kind, ignore=ignore if threshold is None else IGNORE)
+    series: str | int | None,
+    missing_planes: MissingPlanes,
+) -> tuple[Pair, tuple[str, ...]]:
+    """An image with its labels, and what was noted when they were opened."""
+    stack = open_stack(
+        image, axes=axes, spacing=spacing, series=series, missing_planes=missing_planes
+    )
+    if series is not None and len(contents_of(labels)) < 2:
+        series = None
+    array, notes = read_labels(
+        labels,
+        stack.grid_shape,
+        threshold=threshold,
+        ignore=ignore,
+        axes=axes,
+        series=series,
+        missing_planes=missing_planes,
+    )
+    pair = Pair(stack, array, kind, ignore=ignore if threshold is None else IGNORE)
+    return pair, (*stack.notes, *notes)
+
+
+def _nearly_alike(pairs: Sequence[tuple[Path, Path]]) -> tuple[str, ...]:
+    """What is to be said of pairs whose names are not the same."""
+    if not pairs:
+        return ()
+    image, labels = pairs[0]
+    more = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""
+    return (f"Paired by nearly the same name: {image.name} with {labels.name}{more}.",)
 
 
 def _examples(stems: Iterable[str]) -> str:

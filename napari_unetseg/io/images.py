@@ -3,50 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.image import Stack
-from napari_unetseg.io.axes import letters_of
-from napari_unetseg.io.lazy import LazyArray, reading
+from napari_unetseg.core.errors import ChoiceError, UserError
+from napari_unetseg.core.image import CHANNEL_AXES, Stack
+from napari_unetseg.io.lazy import LazyArray, check_numbers, reading
+from napari_unetseg.io.missing_planes import MissingPlanes
 from napari_unetseg.io.names import as_stored
+from napari_unetseg.io.ome_files import TIFF_SUFFIXES
 from napari_unetseg.io.ome_zarr import open_zarr
-from napari_unetseg.io.pictures import PICTURE_SUFFIXES, PictureSource, picture_facts
-from napari_unetseg.io.series import SeriesArray, is_pattern, open_series, series_name
+from napari_unetseg.io.pictures import PICTURE_SUFFIXES, open_picture
+from napari_unetseg.io.scenes import choose_scene, scene_stem, split_scene
+from napari_unetseg.io.series import Open, SeriesArray, is_pattern, open_series, series_name
 from napari_unetseg.io.thresholded import Thresholded, thresholded
-from napari_unetseg.io.tiff import TiffSource, tiff_facts
-from napari_unetseg.io.units import PIXEL, Sizes, parse_spacing
-from napari_unetseg.io.vendors import VENDOR_SUFFIXES, open_vendor, split_scene
+from napari_unetseg.io.tiff import TiffContent, open_tiff_levels, tiff_contents
+from napari_unetseg.io.units import Sizes, parse_spacing
+from napari_unetseg.io.vendors import VENDOR_SUFFIXES, open_vendor
 from napari_unetseg.io.zarr_array import ZarrArray
 from napari_unetseg.io.zarr_nodes import is_zarr
 
 __all__ = [
     "SUFFIXES",
     "TIFF_SUFFIXES",
+    "MissingPlanes",
+    "contents_of",
+    "file_of",
+    "image_path",
     "is_image",
+    "open_all",
     "open_labels",
     "open_labels_levels",
     "open_levels",
     "open_stack",
+    "read_labels",
     "stem_of",
 ]
 
-TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
-SUFFIXES = (*TIFF_SUFFIXES, *PICTURE_SUFFIXES, ".npy")
+READ_AS_TIFF = (*TIFF_SUFFIXES, ".lsm", ".ndpi", ".qptiff", ".scn", ".stk", ".svs")
+"""Suffixes of TIFFs, those of microscope makers among them."""
+SUFFIXES = (*READ_AS_TIFF, *PICTURE_SUFFIXES, ".npy")
 """Suffixes of the files that can be opened, in lower case."""
 
 Labels = LazyArray | SeriesArray | ZarrArray | Thresholded | np.ndarray
+
+
+def _split(path: str | Path) -> tuple[Path, str]:
+    """The file, and which of its images a path such as ``slide.lif/Series 2`` names."""
+    return split_scene(Path(path), (*SUFFIXES, *VENDOR_SUFFIXES))
+
+
+def file_of(path: str | Path) -> Path:
+    """The file or folder that a path stands for: ``slide.lif`` of ``slide.lif/Series 2``."""
+    return _split(path)[0]
+
+
+def image_path(path: str | Path, series: str | int | None) -> Path:
+    """The path of an image in a file of several; a path that names one stays as it is."""
+    file, scene = _split(path)
+    return Path(path) if series is None or scene else Path(f"{file}/{series}")
 
 
 def stem_of(path: str | Path) -> str:
     """Name of a file without its suffix; ``.ome.tif`` and ``.ome.zarr`` count as one suffix.
 
     What lies in a Zarr store is named after all of its path there: ``plate.zarr/A/1/0`` is
-    ``plate_A_1_0``.
+    ``plate_A_1_0``; ``slide.lif/Series 2`` is ``slide_Series 2``.
     """
     path = Path(path)
     for place, part in enumerate(path.parts):
@@ -57,24 +84,38 @@ def stem_of(path: str | Path) -> str:
         return series_name(path)
     if is_zarr(path):
         return path.name
-    file, scene = split_scene(path)
-    if scene:
-        return f"{file.stem}_{scene}".replace("/", "_")
-    stem = path.stem
-    if path.suffix.lower() in TIFF_SUFFIXES and stem.lower().endswith(".ome"):
-        return stem[:-4]
-    return stem
+    file, scene = _split(path)
+    stem = file.stem
+    if file.suffix.lower() in TIFF_SUFFIXES and stem.lower().endswith(".ome"):
+        stem = stem[:-4]
+    return scene_stem(stem, scene)
 
 
 def is_image(path: str | Path) -> bool:
     """Tell by its name whether a path may be an image; a folder may be a Zarr store or a series."""
     path = Path(path).expanduser()
-    known = (*SUFFIXES, *VENDOR_SUFFIXES)
-    return split_scene(path)[0].suffix.lower() in known or path.is_dir()
+    return file_of(path).suffix.lower() in (*SUFFIXES, *VENDOR_SUFFIXES) or path.is_dir()
+
+
+def contents_of(path: str | Path) -> tuple[TiffContent, ...]:
+    """All images in a TIFF; empty of other formats.
+
+    Raises
+    ------
+    UserError
+        As for `open_stack`, but not for several images or missing planes.
+    """
+    file = file_of(Path(path).expanduser())
+    return tiff_contents(file) if file.suffix.lower() in READ_AS_TIFF and file.is_file() else ()
 
 
 def open_stack(
-    path: str | Path, *, axes: str | None = None, spacing: str | Sequence[float] | None = None
+    path: str | Path,
+    *,
+    axes: str | None = None,
+    spacing: str | Sequence[float] | None = None,
+    series: str | int | None = None,
+    missing_planes: MissingPlanes | str = MissingPlanes.REFUSE,
 ) -> Stack:
     """Open an image: TIFF, OME-TIFF, ImageJ TIFF, OME-Zarr, Zarr, PNG, JPEG, BMP or NPY.
 
@@ -88,62 +129,98 @@ def open_stack(
     path
         The file; of a Zarr store the folder, or one in it such as ``plate.zarr/A/1/0``; of files
         that make a stack together their folder, or a pattern such as ``img_t*_z*.tif``. ND2, LIF,
-        CZI and others are read where bioio's reader is installed; of several images in such a
-        file one is named as ``slide.lif/Series 2``.
+        CZI and others are read where bioio's reader is installed. Of several images in a file one
+        is named as ``slide.lif/Series 2``.
     axes
         One letter for each axis of the file, such as ``TYX`` or ``CYX``, where the file says
         nothing or says it wrong. ``C`` are channels, ``S`` the samples of RGB.
     spacing
         Pixel size along the last two or three axes of Z, Y, X: numbers in micrometres, or
         text with a unit such as ``0.5,0.2,0.2um``.
+    series
+        Which image of a file that holds several, by its name or its number from 1; the same as
+        in the path.
+    missing_planes
+        What is done of planes that a TIFF says it has and that are not in it, as after an
+        acquisition that broke off: ``refuse``; ``drop`` leaves out times, slices or channels that
+        are not whole; ``fill`` makes them black.
 
     Returns
     -------
     Stack
-        Named after the file's stem; of several resolutions the full one.
+        Named after the file's stem; of several resolutions the full one. Its ``notes`` are what
+        people should know of how it was read.
 
     Raises
     ------
     UserError
         The file is missing, of another format, damaged or cut short, declares more than it can
         hold, leads out of its folder, or the axes do not fit.
+    ChoiceError
+        A `UserError`: it holds several images that are not alike and none is named, or planes
+        are missing.
     """
-    return open_levels(path, axes=axes, spacing=spacing)[0]
+    return open_levels(
+        path, axes=axes, spacing=spacing, series=series, missing_planes=missing_planes
+    )[0]
 
 
 def open_levels(
-    path: str | Path, *, axes: str | None = None, spacing: str | Sequence[float] | None = None
+    path: str | Path,
+    *,
+    axes: str | None = None,
+    spacing: str | Sequence[float] | None = None,
+    series: str | int | None = None,
+    missing_planes: MissingPlanes | str = MissingPlanes.REFUSE,
 ) -> tuple[Stack, ...]:
     """Open an image at all the resolutions that it is stored in, the full one first.
 
     Parameters and errors are those of `open_stack`. All have the same axes and channels; spacing
-    and translation are each level's own. Of other formats than OME-Zarr there is one level.
+    and translation are each level's own. Formats other than TIFF and OME-Zarr have one level.
     """
-    path = as_stored(Path(path).expanduser())
+    path, missing = as_stored(Path(path).expanduser()), MissingPlanes(missing_planes)
     given = parse_spacing(spacing) if spacing is not None else {}
     if is_series(path):
-        stack = open_series(path, SUFFIXES, open_stack, axes)
-        return (_resized(stack, given),)
-    file, scene = split_scene(path)
+        each: Open = open_stack  # the same one, so that files stay open from call to call
+        if series is not None or missing is not MissingPlanes.REFUSE:
+            each = partial(open_stack, series=series, missing_planes=missing)
+        return (_resized(open_series(path, SUFFIXES, each, axes), given),)
+    path = image_path(path, series)
+    name = stem_of(path)
+    file, scene = _split(path)
     if file.suffix.lower() in VENDOR_SUFFIXES and file.is_file():
-        return (open_vendor(file, scene, axes, given, stem_of(path)),)
-    path = _existing(path)
-    if path.is_dir():
-        return open_zarr(path, axes, sizes=given, name=stem_of(path))
-    data, found, sizes, channels, colors = _open(path, axes, labels=False)
-    sizes = {**sizes, **given}
-    if "S" in found and data.shape[found.index("S")] > 2:
-        channels = ("red", "green", "blue")
-    stack = Stack(
-        data,
-        found,
-        tuple(sizes.get(a, (1.0, PIXEL))[0] for a in found),
-        tuple(sizes.get(a, (1.0, PIXEL))[1] for a in found),
-        channels,
-        stem_of(path),
-        colors=colors,
-    )
-    return (stack,)
+        return (open_vendor(file, scene, axes, given, name),)
+    file = _existing(file)
+    if file.is_dir():
+        return open_zarr(file, axes, sizes=given, name=name)
+    if file.suffix.lower() in READ_AS_TIFF:
+        return open_tiff_levels(file, scene, axes, given, name, missing)
+    return (_resized(_plain(file, scene, axes, name), given),)
+
+
+def open_all(
+    path: str | Path, *, missing_planes: MissingPlanes | str = MissingPlanes.REFUSE
+) -> list[tuple[Stack, ...]]:
+    """Open all images in a file, each at all its resolutions; of most files there is one.
+
+    First come those that `open_stack` opens or makes people choose from, then those that belong
+    to them, such as the label of a slide. Errors are those of `open_stack`, but there is no
+    choice to be made.
+    """
+    path = as_stored(Path(path).expanduser())
+    contents = contents_of(path) if path.is_file() else ()
+    try:
+        found = [open_levels(path, missing_planes=missing_planes)]
+        left = [n for n, content in enumerate(contents, 1) if content.associated]
+    except ChoiceError:
+        if len(contents) < 2:
+            raise
+        found, left = [], list(range(1, len(contents) + 1))
+    for number in left:
+        levels = open_levels(path, series=number, missing_planes=missing_planes)
+        name = f"{stem_of(path)} · {contents[number - 1].name}"
+        found.append(tuple(level.renamed(name) for level in levels))
+    return found
 
 
 def is_series(path: Path) -> bool:
@@ -165,6 +242,9 @@ def open_labels(
     *,
     threshold: float | None = None,
     ignore: int | None = None,
+    axes: str | None = None,
+    series: str | int | None = None,
+    missing_planes: MissingPlanes | str = MissingPlanes.REFUSE,
 ) -> Labels:
     """Open a file of labels: strokes, a mask or instances.
 
@@ -172,7 +252,7 @@ def open_labels(
     as ``image.zarr/labels/cells``.
 
     Palette pictures give their numbers, not their colours; RGB masks are accepted when their
-    channels are equal.
+    channels are equal. Planes that were saved as colours are planes where the image has as many.
 
     Parameters
     ----------
@@ -182,6 +262,10 @@ def open_labels(
         Grid shape of the image; where it differs only in axes of length 1 the labels take it.
     threshold, ignore
         Make a full mask of 0, 1 and, where nothing is labelled, 255; see `thresholded`.
+    axes
+        Axes of the image, as for `open_stack`; those of the labels are the same but for channels.
+    series, missing_planes
+        As for `open_stack`.
 
     Returns
     -------
@@ -191,22 +275,29 @@ def open_labels(
     Raises
     ------
     UserError
-        As for `open_stack`; also a colour picture, or a JPEG whose numbers are blurred.
+        As for `open_stack`; also a colour picture, a mask in an alpha channel, or a JPEG whose
+        numbers are blurred.
     """
-    path = as_stored(Path(path).expanduser())
-    path = path if is_series(path) else _existing(path)
-    data: Labels
-    if is_series(path):
-        stack = open_series(path, SUFFIXES, _labels_stack, None)
-        data, axes = stack.data, stack.axes
-    elif path.is_dir():
-        stack = open_zarr(path, labels=True, name=stem_of(path))[0]
-        data, axes = stack.data, stack.axes
-    else:
-        stack = _labels_stack(path)
-        data, axes = stack.data, stack.axes
-    if "S" in axes:
-        data = _grey(data, axes.index("S"), path)
+    how: dict[str, Any] = {"axes": axes, "series": series, "missing_planes": missing_planes}
+    return read_labels(path, shape, threshold=threshold, ignore=ignore, **how)[0]
+
+
+def read_labels(
+    path: str | Path,
+    shape: tuple[int, ...] | None = None,
+    *,
+    threshold: float | None = None,
+    ignore: int | None = None,
+    axes: str | None = None,
+    series: str | int | None = None,
+    missing_planes: MissingPlanes | str = MissingPlanes.REFUSE,
+) -> tuple[Labels, tuple[str, ...]]:
+    """Labels, and what was noted when they were opened; see `open_labels`."""
+    path, missing = as_stored(Path(path).expanduser()), MissingPlanes(missing_planes)
+    stack = _labels_stack(path, axes, shape, series, missing)
+    data = stack.data
+    if "S" in stack.axes and not _fits(stack, shape):
+        data = _grey(data, stack.axes.index("S"), path)
     jpeg = path.suffix.lower() in (".jpg", ".jpeg") and threshold is None
     if jpeg and not set(np.unique(data)) <= {0, 255}:
         raise UserError(
@@ -218,7 +309,7 @@ def open_labels(
     if threshold is not None:
         thin = isinstance(data, np.ndarray)
         data = (thresholded if thin else Thresholded)(data, threshold, ignore)
-    return data
+    return data, stack.notes
 
 
 def open_labels_levels(path: str | Path) -> tuple[Stack, ...]:
@@ -227,9 +318,42 @@ def open_labels_levels(path: str | Path) -> tuple[Stack, ...]:
     return open_zarr(path, labels=True, name=stem_of(path))
 
 
-def _labels_stack(path: Path) -> Stack:
-    data, axes, _, _, _ = _open(_existing(path), None, labels=True)
-    return Stack(data, axes, name=stem_of(path))
+def _labels_stack(
+    path: Path,
+    axes: str | None,
+    shape: tuple[int, ...] | None,
+    series: str | int | None,
+    missing: MissingPlanes,
+) -> Stack:
+    """Labels with the axes of their image but for channels, if these fit; else as they say."""
+    grid = "".join(a for a in axes or "" if a.upper() not in CHANNEL_AXES)
+    if grid:
+        with suppress(UserError):
+            stack = _raw_labels(path, grid, series, missing)
+            if shape is None or _fits(stack, shape):
+                return stack
+    return _raw_labels(path, None, series, missing)
+
+
+def _fits(stack: Stack, shape: tuple[int, ...] | None) -> bool:
+    """Whether labels have the shape of an image, axes of length 1 aside."""
+    return shape is not None and _long(stack.data.shape) == _long(shape)
+
+
+def _raw_labels(
+    path: Path, axes: str | None, series: str | int | None, missing: MissingPlanes
+) -> Stack:
+    if is_series(path):
+        each = partial(_raw_labels, axes=None, series=series, missing=missing)
+        return open_series(path, SUFFIXES, each, axes)
+    path = image_path(path, series)
+    file, scene = _split(path)
+    file = _existing(file)
+    if file.is_dir():
+        return open_zarr(file, axes, labels=True, name=stem_of(path))[0]
+    if file.suffix.lower() in READ_AS_TIFF:
+        return open_tiff_levels(file, scene, axes, {}, stem_of(path), missing)[0]
+    return _plain(file, scene, axes, stem_of(path), labels=True)
 
 
 def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -253,59 +377,29 @@ def _existing(path: str | Path) -> Path:
     return path
 
 
-def _open(
-    path: Path, axes: str | None, *, labels: bool
-) -> tuple[Any, str, Sizes, tuple[str, ...], tuple[str, ...]]:
-    """Array, axes, sizes, channel names and colours, the axes in the order of a `Stack`."""
+def _plain(path: Path, scene: str, axes: str | None, name: str, *, labels: bool = False) -> Stack:
+    """A picture, or an array in ``.npy``: the only image in its file."""
+    choose_scene(path, [path.stem], scene)
+    if path.suffix.lower() != ".npy":
+        return open_picture(path, axes, name, labels=labels)
     with reading(path):
-        status = path.stat()
-    stamp = (status.st_mtime_ns, status.st_size)
-    sizes: Sizes = {}
-    channels: tuple[str, ...] = ()
-    if path.suffix.lower() == ".npy":
-        with reading(path):
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        _check_numbers(path, array.dtype)
-        return array, axes or Stack.from_array(array).axes, sizes, channels, ()
-    if path.suffix.lower() in PICTURE_SUFFIXES:
-        picture, mode = picture_facts(path, labels=labels)
-        if picture.spacing:
-            sizes = {a: (s, "um") for a, s in zip("YX", picture.spacing, strict=True)}
-        source = PictureSource(path, stamp, mode)
-        return LazyArray(source, picture.shape, picture.dtype), axes or picture.axes, sizes, (), ()
-    facts = tiff_facts(path)
-    _check_numbers(path, facts.dtype)
-    letters = letters_of(axes, facts.axes, facts.shape, path)
-    lead = letters.index("Y") if "Y" in letters else 0
-    order = _order(letters[:lead], facts.shape)
-    letters = "".join(letters[i] for i in order) + letters[lead:]
-    shape = (*(facts.shape[i] for i in order), *facts.shape[lead:])
-    data = LazyArray(TiffSource(path, stamp), shape, facts.dtype, order, lead)
-    return data, letters, facts.sizes, facts.channels, facts.colors
-
-
-def _check_numbers(path: Path, dtype: np.dtype[Any]) -> None:
-    if dtype.kind not in "biuf":
-        raise UserError(
-            f"{path} holds values of type {dtype.name[:40]}; images and labels are integers or "
-            "floats, so convert it."
-        )
-
-
-def _order(lead: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Leading axes longer than 1, Z after the others but channels, so that a volume is ZYX."""
-    places = [i for i in range(len(lead)) if shape[i] > 1]
-    grid = [i for i in places if lead[i] not in "CS"]
-    z = lead.find("Z")
-    if z in grid and grid[-1] != z:
-        places.remove(z)
-        places.append(z)
-    return tuple(places)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    check_numbers(path, array.dtype)
+    return Stack.from_array(array, axes, name)
 
 
 def _grey(data: Any, axis: int, path: Path) -> np.ndarray:
     """One channel of a mask that was saved as RGB; alpha is left out."""
     array = np.moveaxis(np.asarray(data), axis, -1)
-    if array.shape[-1] > 2 and (array[..., :3] != array[..., :1]).any():
+    samples = array.shape[-1]
+    colour = samples > 2 and bool((array[..., :3] != array[..., :1]).any())
+    alike = colour or bool((array[..., 0] == array[..., 0].flat[0]).all())
+    if samples in (2, 4) and alike and (array[..., -1] != array[..., -1].flat[0]).any():
+        raise UserError(
+            f"{path} seems to have its mask in the alpha channel: its "
+            f"{'colours are a picture' if colour else 'grey is the same everywhere'}; save the "
+            "alpha channel as a grey picture."
+        )
+    if colour:
         raise UserError(f"{path} is a colour picture, not labels; save one grey number per pixel.")
     return np.ascontiguousarray(array[..., 0])

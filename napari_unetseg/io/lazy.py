@@ -22,6 +22,7 @@ __all__ = [
     "LazyArray",
     "Planes",
     "Source",
+    "check_numbers",
     "check_size",
     "chunk_cache",
     "forget",
@@ -93,6 +94,15 @@ def check_size(path: Path, declared: int, stored: int | None = None) -> None:
         raise UserError(
             f"{path} holds {stored} bytes but declares {declared} bytes of pixels: "
             "it is damaged or made to do harm; get it again from where it came."
+        )
+
+
+def check_numbers(path: Path, dtype: np.dtype[Any]) -> None:
+    """Refuse values that are neither integers nor floats."""
+    if dtype.kind not in "biuf":
+        raise UserError(
+            f"{path} holds values of type {dtype.name[:40]}; images and labels are integers or "
+            "floats, so convert it."
         )
 
 

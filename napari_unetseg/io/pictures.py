@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import imagecodecs
@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.io.lazy import Key, check_size, reading
-from napari_unetseg.io.units import PRINT_PIXEL
+from napari_unetseg.core.image import Stack
+from napari_unetseg.io.lazy import Key, LazyArray, check_size, reading
+from napari_unetseg.io.units import PIXEL, PRINT_PIXEL
 
-__all__ = ["PICTURE_SUFFIXES", "PictureFacts", "PictureSource", "picture_facts"]
+__all__ = ["PICTURE_SUFFIXES", "PictureSource", "open_picture"]
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 
@@ -28,7 +29,8 @@ _GREY = {
     "I": "I",
     "F": "F",
 }
-_DTYPES = {"L": "uint8", "P": "uint8", "RGB": "uint8", "RGBA": "uint8", "I;16": "uint16"} | {
+_DTYPES = dict.fromkeys(("L", "LA", "P", "RGB", "RGBA"), "uint8") | {
+    "I;16": "uint16",
     "I": "int32",
     "F": "float32",
     "1": "bool",
@@ -59,7 +61,7 @@ class PictureSource:
         with Image.open(io.BytesIO(self.path.read_bytes())) as image:
             if _deep_colour(image):
                 array = imagecodecs.png_decode(self.path.read_bytes())
-                array = array[..., 0] if image.mode == "LA" else array
+                array = array[..., 0] if image.mode == "LA" != self.mode else array
             elif self.mode in (image.mode, "I;16"):
                 array = np.asarray(image)
             else:
@@ -67,45 +69,57 @@ class PictureSource:
         return np.asarray(array[region])
 
 
-def picture_facts(path: Path, *, labels: bool = False) -> tuple[PictureFacts, str]:
-    """Read size and layout of a picture without decoding it.
+def open_picture(path: Path, axes: str | None, name: str, *, labels: bool = False) -> Stack:
+    """Open a picture without decoding it.
 
     Parameters
     ----------
-    path
-        The file.
+    path, axes, name
+        The file, letters for its axes, and what the stack is called.
     labels
         The numbers of a palette picture are labels and stay as they are; otherwise they become
-        the colours they stand for.
-
-    Returns
-    -------
-    PictureFacts, str
-        And the layout to ask a `PictureSource` for.
+        the colours they stand for. Alpha beside grey stays too, since the mask may be in it.
 
     Raises
     ------
     UserError
-        Not a picture, damaged, or absurdly large.
+        Not a picture, damaged, absurdly large, or the axes do not fit.
     """
     with reading(path):
-        try:
-            image = Image.open(path)
-        except Image.DecompressionBombError as error:
-            raise UserError(f"{path} is too large for a picture; save it as TIFF.") from error
-        with image:
-            mode = _wanted(image, labels)
-            dtype = np.dtype("uint16" if _deep_colour(image) else _DTYPES[mode])
-            samples = (len(mode),) if mode in ("RGB", "RGBA") else ()
-            shape = (image.height, image.width, *samples)
-            check_size(path, int(np.prod(shape)) * dtype.itemsize)
-            axes = "YXS"[: len(shape)]
-            return PictureFacts(shape, dtype, axes, _spacing(image)), mode
+        status = path.stat()
+        facts, mode = _facts(path, labels=labels)
+    source = PictureSource(path, (status.st_mtime_ns, status.st_size), mode)
+    letters = axes or facts.axes
+    sizes = dict(zip("YX", facts.spacing or (), strict=False))
+    stack = Stack(
+        LazyArray(source, facts.shape, facts.dtype),
+        letters,
+        tuple(sizes.get(a, 1.0) for a in letters),
+        tuple("um" if a in sizes else PIXEL for a in letters),
+        name=name,
+    )
+    colours = ("red", "green", "blue") if stack.n_channels > 2 else ()
+    return replace(stack, channels=colours or stack.channels)
+
+
+def _facts(path: Path, *, labels: bool) -> tuple[PictureFacts, str]:
+    """What the header says, and the layout to ask a `PictureSource` for."""
+    try:
+        image = Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path} is too large for a picture; save it as TIFF.") from error
+    with image:
+        mode = _wanted(image, labels)
+        dtype = np.dtype("uint16" if _deep_colour(image) else _DTYPES[mode])
+        samples = (len(mode),) if mode in ("LA", "RGB", "RGBA") else ()
+        shape = (image.height, image.width, *samples)
+        check_size(path, int(np.prod(shape)) * dtype.itemsize)
+        return PictureFacts(shape, dtype, "YXS"[: len(shape)], _spacing(image)), mode
 
 
 def _wanted(image: Image.Image, labels: bool) -> str:
     """Choose the layout that a picture is read in."""
-    if labels and image.mode in ("1", "P"):
+    if labels and image.mode in ("1", "LA", "P"):
         return image.mode
     if image.mode == "P":
         colours = np.array(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)

@@ -17,7 +17,7 @@ from napari_unetseg.core.image import Stack
 from napari_unetseg.io.lazy import Key, Planes, reading
 from napari_unetseg.io.names import same_name
 
-__all__ = ["SeriesArray", "is_pattern", "open_series", "series_name"]
+__all__ = ["Open", "SeriesArray", "is_pattern", "open_series", "series_name"]
 
 CHECKED = 500
 """So many files are looked at when a series is opened; the others when they are read."""
@@ -138,6 +138,7 @@ def open_series(path: Path, suffixes: Sequence[str], open_file: Open, axes: str 
         (*("pixel",) * n, *first.units) if fresh else (),
         first.channels if "C" not in letters[:n] else (),
         series_name(path),
+        notes=first.notes,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -15,9 +15,10 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.image import Stack
 from napari_unetseg.io.axes import arranged, letters_of
 from napari_unetseg.io.lazy import Key, LazyArray, reading
+from napari_unetseg.io.scenes import choose_scene
 from napari_unetseg.io.units import PIXEL, Sizes, unit_name
 
-__all__ = ["VENDOR_SUFFIXES", "open_vendor", "split_scene"]
+__all__ = ["VENDOR_SUFFIXES", "open_vendor"]
 
 _READERS = {
     ".nd2": "bioio-nd2",
@@ -57,15 +58,6 @@ def _opened(source: _Source) -> Any:
     return image
 
 
-def split_scene(path: Path) -> tuple[Path, str]:
-    """The file and the name of one of its images, of a path such as ``slide.lif/Series 2``."""
-    for parent in (path, *path.parents):
-        if parent.suffix.lower() in _READERS and parent.is_file():
-            scene = path.relative_to(parent)
-            return parent, "" if scene == Path() else str(scene)
-    return path, ""
-
-
 def open_vendor(path: Path, scene: str, axes: str | None, given: Sizes, name: str) -> Stack:
     """Open an image of a vendor's file; planes are read when they are asked for.
 
@@ -85,12 +77,8 @@ def open_vendor(path: Path, scene: str, axes: str | None, given: Sizes, name: st
         status = path.stat()
         source = _Source(path, (status.st_mtime_ns, status.st_size), "")
         scenes = tuple(str(s) for s in _opened(source).scenes)
-        if len(scenes) > 1 and scene not in scenes:
-            raise UserError(
-                f"{path} holds {len(scenes)} images: {', '.join(scenes[:8])}; "
-                f"name one, such as {path.name}/{scenes[0]}."
-            )
-        source = _Source(path, source.stamp, scene)
+        if len(scenes) > 1 or scene:
+            source = replace(source, scene=scenes[choose_scene(path, scenes, scene)])
         image = _opened(source)
         array = image.get_image_dask_data()
         letters = letters_of(axes, str(image.dims.order), tuple(array.shape), path)

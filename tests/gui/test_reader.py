@@ -130,6 +130,49 @@ def test_an_imagej_stack_and_a_picture(tmp_path: Path) -> None:
     assert rgb.data.shape == (3, 40, 48, 3)
 
 
+def test_all_images_of_a_file_are_layers_and_the_first_is_shown(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as writer:
+        writer.write(CZYX[0, 0], metadata={"Name": "one", "PhysicalSizeX": 0.5})
+        writer.write(CZYX[0, :, :20], metadata={"Name": "two", "axes": "ZYX"})
+        writer.write(CZYX[1, 0, :9], metadata={"Name": "macro"})
+    viewer = ViewerModel()
+    with pytest.warns(UserWarning, match="a.ome.tif holds 3 images; the first is shown"):
+        opened = viewer.open(str(tmp_path / "a.ome.tif"), plugin=PLUGIN)
+    assert [(layer.name, layer.visible) for layer in opened] == [
+        ("a · one", True),
+        ("a · two", False),
+        ("a · macro", False),
+    ]
+    np.testing.assert_array_equal(opened[0].scale, (1, 0.5))
+    np.testing.assert_array_equal(np.asarray(opened[1].data), CZYX[0, :, :20])
+
+
+def test_pages_that_are_alike_are_one_layer_and_it_is_said(tmp_path: Path) -> None:
+    for page in CZYX[0]:
+        tifffile.imwrite(tmp_path / "a.tif", page, append=True)
+    with pytest.warns(UserWarning, match="opened as one stack of 5 planes"):
+        (layer,) = ViewerModel().open(str(tmp_path / "a.tif"), plugin=PLUGIN)
+    np.testing.assert_array_equal(np.asarray(layer.data), CZYX[0])
+
+
+def test_a_pyramid_in_a_tiff_has_its_resolutions(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(CZYX[0, 0], subifds=1)
+        writer.write(CZYX[0, 0, ::2, ::2], subfiletype=1)
+    (layer,) = ViewerModel().open(str(tmp_path / "a.tif"), plugin=PLUGIN)
+    assert [level.shape for level in layer.data] == [(40, 48), (20, 24)]
+    np.testing.assert_array_equal(np.asarray(layer.data[1]), CZYX[0, 0, ::2, ::2])
+
+
+def test_planes_that_are_missing_are_left_out_and_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, CZYX[0], metadata={"axes": "TYX"}, photometric="minisblack")
+    path.write_bytes(path.read_bytes().replace(b'SizeT="5"', b'SizeT="8"'))
+    with pytest.warns(UserWarning, match=r"lacks 3 of 8 planes \(T 5–7"):
+        (layer,) = ViewerModel().open(str(path), plugin=PLUGIN)
+    np.testing.assert_array_equal(np.asarray(layer.data), CZYX[0])
+
+
 def test_nothing_is_read_until_it_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from napari_unetseg.io.zarr_array import ZarrArray
 
