@@ -22,6 +22,7 @@ from napari_unetseg.core.labels import (
     check_values,
     count_values,
 )
+from napari_unetseg.core.singleton_axes import on_grid, same_but_singletons
 from napari_unetseg.core.sparse import planes_with
 
 __all__ = ["Pair", "TrainingData"]
@@ -48,7 +49,8 @@ class Pair:
     image
         The image.
     labels
-        Array-like of the image's grid shape, any integer dtype.
+        Array-like of the image's grid shape, any integer dtype; axes of length 1 make no
+        difference.
     kind
         What the numbers in ``labels`` mean.
     corrections
@@ -77,13 +79,18 @@ class Pair:
         object.__setattr__(self, "kind", LabelKind(self.kind))
         if self.kind is LabelKind.STROKES and self.ignore is not None:
             raise UserError("Strokes need no value to ignore: 0 is not labelled; leave it out.")
-        for array in (self.labels, self.corrections):
-            if array is not None and tuple(array.shape) != self.image.grid_shape:
-                raise UserError(
-                    f"{self.image.name} has the shape {self.image.grid_shape} "
-                    f"({self.image.grid_axes}), but its labels have {tuple(array.shape)}; "
-                    "choose labels of the same image, or make a new annotation layer for it."
-                )
+        for name in ("labels", "corrections"):
+            if (array := getattr(self, name)) is not None:
+                object.__setattr__(self, name, self._on_grid(array))
+
+    def _on_grid(self, array: Any) -> Any:
+        if not same_but_singletons(array.shape, self.image.grid_shape):
+            raise UserError(
+                f"{self.image.name} has the shape {self.image.grid_shape} "
+                f"({self.image.grid_axes}), but its labels have {tuple(array.shape)}; "
+                "choose labels of the same image, or make a new annotation layer for it."
+            )
+        return on_grid(array, self.image.grid_shape)
 
 
 class TrainingData:

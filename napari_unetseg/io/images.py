@@ -11,6 +11,7 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.image import Stack
+from napari_unetseg.core.singleton_axes import on_grid, same_but_singletons
 from napari_unetseg.io.axes import letters_of
 from napari_unetseg.io.lazy import LazyArray, reading
 from napari_unetseg.io.ome_zarr import open_zarr
@@ -201,8 +202,8 @@ def open_labels(path: str | Path, shape: tuple[int, ...] | None = None) -> Label
         raise UserError(
             f"{path} is a JPEG, which blurs the numbers of labels; save it as PNG or TIFF."
         )
-    if shape is not None and data.shape != shape and _long(data.shape) == _long(shape):
-        data = np.asarray(data).reshape(shape)
+    if shape is not None and same_but_singletons(data.shape, shape):
+        data = on_grid(data, shape)
     return data
 
 
@@ -215,10 +216,6 @@ def open_labels_levels(path: str | Path) -> tuple[Stack, ...]:
 def _labels_stack(path: Path) -> Stack:
     data, axes, _, _, _ = _open(_existing(path), None, labels=True)
     return Stack(data, axes, name=stem_of(path))
-
-
-def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(n for n in shape if n != 1)
 
 
 def _existing(path: str | Path) -> Path:
