@@ -81,6 +81,8 @@ class Labelled:
             note(f"{count(len(found.skipped), 'image')} without labels skipped.")
         if found.unused:
             note(f"{count(len(found.unused), 'file')} of labels without an image not used.")
+        if found.other_sizes:
+            note(found.other_sizes)
         return found
 
 

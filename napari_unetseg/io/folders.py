@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.samples import Pair
 from napari_unetseg.io.images import SUFFIXES, open_labels, open_stack, stem_of
+from napari_unetseg.io.units import per_centimetre
 from napari_unetseg.io.vendors import VENDOR_SUFFIXES
 from napari_unetseg.io.zarr_nodes import is_zarr
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.image import Stack
 
 __all__ = ["FolderDataset", "FolderPairs", "find_pairs", "images_by_stem"]
 
 READ = (*SUFFIXES, *VENDOR_SUFFIXES)
+SAME = 0.01
+"""Pixel sizes that differ by less than this part are one, rounded in another way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +38,14 @@ class FolderPairs:
         Images without labels.
     unused
         Labels without an image.
+    other_sizes
+        A sentence where labels say other pixel sizes than their image; empty otherwise.
     """
 
     pairs: list[Pair]
     skipped: list[Path]
     unused: list[Path]
+    other_sizes: str = ""
 
 
 def images_by_stem(paths: Iterable[str | Path]) -> dict[str, Path]:
@@ -132,10 +142,13 @@ def find_pairs(
             f"No image in {images} has labels in {labels}: they need the same name without the "
             f"suffix, but there are {_examples(first)} and {_examples(second)}; rename one of them."
         )
+    pairs = [_pair(first[s], second[s], kind, ignore, axes, spacing) for s in both]
+    sized = zip((p.image for p in pairs), (second[s] for s in both), strict=True)
     return FolderPairs(
-        [_pair(first[s], second[s], kind, ignore, axes, spacing) for s in both],
+        pairs,
         [path for stem, path in first.items() if stem not in second],
         [path for stem, path in second.items() if stem not in first],
+        _other_sizes(sized) if spacing is None else "",
     )
 
 
@@ -149,6 +162,40 @@ def _pair(
 ) -> Pair:
     stack = open_stack(image, axes=axes, spacing=spacing)
     return Pair(stack, open_labels(labels, stack.grid_shape), kind, ignore=ignore)
+
+
+def _other_sizes(pairs: Iterable[tuple[Stack, Path]]) -> str:
+    """That some labels say other pixel sizes than their image; labels without any are fine."""
+    found = [text for image, labels in pairs if (text := _differing(image, labels))]
+    more = f", and {len(found) - 1} more so" if len(found) > 1 else ""
+    return (
+        f"{found[0]}{more}; they are paired pixel by pixel, so check that they belong together."
+        if found
+        else ""
+    )
+
+
+def _differing(image: Stack, labels: Path) -> str:
+    """The pixel sizes of an image and of its labels, if both are known and are not the same."""
+    if _is_folder(labels):
+        return ""
+    try:
+        other = open_stack(labels)
+    except UserError:  # said when they are opened as labels, or no image
+        return ""
+    sizes = [_lengths(stack) for stack in (other, image)]
+    both = [axis for axis in "ZYX" if axis in sizes[0] and axis in sizes[1]]
+    if all(math.isclose(sizes[0][axis], sizes[1][axis], rel_tol=SAME) for axis in both):
+        return ""
+    its, the = (" × ".join(f"{size[axis]:.4g}" for axis in both) for size in sizes)
+    return f"{labels} has pixels of {its} µm, its image of {the} µm"
+
+
+def _lengths(stack: Stack) -> dict[str, float]:
+    """Pixel sizes in micrometres along the axes where they are known."""
+    sizes = zip(stack.grid_axes, stack.grid_spacing, stack.grid_units, strict=True)
+    counts = {axis: per_centimetre(size, unit) for axis, size, unit in sizes}
+    return {axis: 1e4 / count for axis, count in counts.items() if count is not None}
 
 
 def _examples(stems: Iterable[str]) -> str:
@@ -186,6 +233,8 @@ class FolderDataset(Sequence[Pair]):
         self._pairs = found.pairs
         self.skipped = found.skipped
         """Images without labels."""
+        self.other_sizes = found.other_sizes
+        """A sentence where labels say other pixel sizes than their image; empty otherwise."""
 
     def __len__(self) -> int:
         return len(self._pairs)
