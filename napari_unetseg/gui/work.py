@@ -104,6 +104,8 @@ def _open_folder(source: Source) -> Generator[Event, None, list[Pair]]:
     found = find_pairs(source.image, source.labels, source.kind)
     if found.skipped:
         yield Notice(f"{len(found.skipped)} images of {source.image.name} have no labels.")
+    if found.other_sizes:
+        yield Notice(found.other_sizes)
     return list(found.pairs)
 
 
