@@ -15,6 +15,7 @@ from napari.layers import Image, Labels
 
 from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.core.truth import Origin
+from napari_unetseg.gui import sentences
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.jobs import SyncRunner
 from napari_unetseg.gui.session import Mode
@@ -442,6 +443,8 @@ def test_a_project_takes_the_place_of_what_was_painted_before_which_is_kept(
     layer = again.new_annotation()
     assert layer is not None
     layer.data_setitem((np.array([1]), np.array([1])), 1)
+    again.begin_mask(again.session.image, "", again.session.structures)
+    again.end_masks()
     again.keeping.open(tmp_path / "one")
     (restored,) = annotations(again)
     assert restored is not layer
@@ -450,6 +453,7 @@ def test_a_project_takes_the_place_of_what_was_painted_before_which_is_kept(
     prediction = again.prediction
     assert prediction is not None
     assert prediction.truth is again.truths[again.session.image]
+    assert len([one for one in again.viewer.layers if "prediction" in one.name]) == 1
     assert [recovery.names for recovery in again.session.recoveries] == [("squares",)]
     again.disconnect()
 
@@ -471,7 +475,7 @@ def test_labels_of_the_users_own_are_hidden_and_not_taken_away_by_a_project(
 
 @pytest.mark.parametrize("by", ["choosing its file", "opening the project"])
 def test_events_that_napari_handles_while_it_opens_a_file_begin_nothing(
-    work: Controller, picture: Path, tmp_path: Path, by: str
+    work: Controller, picture: Path, tmp_path: Path, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The window's timer, and clicks, come while a progress bar of napari is updated."""
     before = said(work)
@@ -482,13 +486,16 @@ def test_events_that_napari_handles_while_it_opens_a_file_begin_nothing(
     if by == "choosing its file":
         file = picture.rename(tmp_path / "other name.tif")
         again.keeping.open(tmp_path / "one")
-    sentences: list[str] = []
-    again.session.events.message.connect(lambda m: sentences.append(m.text))
+    ticks: list[str] = []
+    refused: list[str] = []
 
     def on_layer() -> None:
+        monkeypatch.setattr(again.looking, "look", lambda: ticks.append("a tick"))
         again.tick()
-        again.new_annotation()
-        again.keeping.find(file)
+        for begin in (again.new_annotation, lambda: again.keeping.find(file), again.train):
+            again.session.say("")
+            begin()
+            refused.append(again.session.message.text)
 
     again.viewer.layers.events.inserted.connect(on_layer)
     if by == "choosing its file":
@@ -496,12 +503,30 @@ def test_events_that_napari_handles_while_it_opens_a_file_begin_nothing(
     else:
         again.keeping.open(tmp_path / "one")
     again.viewer.layers.events.inserted.disconnect(on_layer)
-    assert "Something is running already; wait for it or press Stop." in sentences
+    assert refused
+    assert set(refused) == {sentences.BUSY}
+    assert not ticks
     assert [type(one).__name__ for one in again.viewer.layers] == ["Image", "Labels", "Labels"]
     (layer,) = annotations(again)
     assert_same(said(again), before)
     assert_learned(again, layer)
     again.disconnect()
+
+
+def test_a_tick_inside_a_tick_does_nothing(
+    work: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    depth: list[int] = []
+
+    def look() -> None:
+        depth.append(len(depth) + 1)
+        work.tick()
+
+    monkeypatch.setattr(work.looking, "look", look)
+    work.tick()
+    assert depth == [1]
+    work.tick()
+    assert depth == [1, 2], "the next one does"
 
 
 def test_labels_dropped_while_a_project_is_restored_are_taken_afterwards(
