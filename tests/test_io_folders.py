@@ -152,6 +152,27 @@ def test_axes_of_length_one_do_not_matter(folders: tuple[Path, Path]) -> None:
     assert find_pairs(image, folders[1] / "a.npy").pairs[0].labels.shape == (20, 30)
 
 
+@pytest.mark.parametrize(
+    ("size", "unit", "said"),
+    [
+        (0.5, "um", "has pixels of 0.5 × 0.5 µm, its image of 0.2 × 0.2 µm"),
+        (200.0, "nm", ""),
+        (0.2001, "um", ""),
+        (None, "um", ""),
+    ],
+)
+def test_labels_with_other_pixel_sizes_than_their_image_are_said(
+    folders: tuple[Path, Path], size: float | None, unit: str, said: str
+) -> None:
+    for folder, pixel, name in ((folders[0], 0.2, "um"), (folders[1], size, unit)):
+        sized = {"resolution": (1 / pixel, 1 / pixel), "metadata": {"unit": name}} if pixel else {}
+        tifffile.imwrite(folder / "a.tif", GREY, imagej=True, **sized)
+    for notes in (find_pairs(*folders).notes, FolderDataset(*folders).notes):
+        assert said in "".join(notes)
+        assert bool(notes) == bool(said)
+    assert not find_pairs(*folders, spacing="0.4,0.4").notes, "the file is not believed"
+
+
 def test_axes_of_the_images_can_be_given(folders: tuple[Path, Path]) -> None:
     save(folders[0] / "a.tif", np.stack([GREY] * 2))
     save(folders[1] / "a.png", MASK)

@@ -44,6 +44,12 @@ def test_other_shapes_are_refused_with_both_shapes(which: str) -> None:
         Pair(image, **arrays)  # type: ignore[arg-type]
 
 
+def test_axes_of_length_one_make_no_difference() -> None:
+    image = Stack(np.zeros((1, 20, 30), np.uint8), "ZYX", name="cells")
+    pair = Pair(image, np.ones((20, 30), np.uint8), corrections=np.ones((1, 1, 20, 30), np.uint8))
+    assert pair.labels.shape == pair.corrections.shape == (1, 20, 30)  # type: ignore[union-attr]
+
+
 # -- blocks and the guard band -------------------------------------------------------------------
 
 

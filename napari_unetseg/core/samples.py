@@ -16,6 +16,7 @@ from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.image import Normalization, Stack
 from napari_unetseg.core.label_checks import LabelValues, check_together, notes_of, read_values
 from napari_unetseg.core.labels import IGNORE, Classes, LabelKind, Structure
+from napari_unetseg.core.singleton_axes import on_grid, same_but_singletons
 from napari_unetseg.core.sparse import planes_with
 
 __all__ = ["Pair", "TrainingData", "values_of"]
@@ -44,7 +45,8 @@ class Pair:
     image
         The image.
     labels
-        Array-like of the image's grid shape, any integer dtype or whole floats.
+        Array-like of the image's grid shape, any integer dtype or whole floats; axes of length 1
+        make no difference.
     kind
         What the numbers in ``labels`` mean.
     corrections
@@ -71,13 +73,18 @@ class Pair:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", LabelKind(self.kind))
-        for array in (self.labels, self.corrections):
-            if array is not None and tuple(array.shape) != self.image.grid_shape:
-                raise UserError(
-                    f"{self.image.name} has the shape {self.image.grid_shape} "
-                    f"({self.image.grid_axes}), but its labels have {tuple(array.shape)}; "
-                    "choose labels of the same image, or make a new annotation layer for it."
-                )
+        for name in ("labels", "corrections"):
+            if (array := getattr(self, name)) is not None:
+                object.__setattr__(self, name, self._on_grid(array))
+
+    def _on_grid(self, array: Any) -> Any:
+        if not same_but_singletons(array.shape, self.image.grid_shape):
+            raise UserError(
+                f"{self.image.name} has the shape {self.image.grid_shape} "
+                f"({self.image.grid_axes}), but its labels have {tuple(array.shape)}; "
+                "choose labels of the same image, or make a new annotation layer for it."
+            )
+        return on_grid(array, self.image.grid_shape)
 
     def values(self, *, looks: bool = True) -> LabelValues:
         """What the labels hold, read a plane at a time; see `read_values`.

@@ -88,8 +88,10 @@ class Attention:
             self._session.improved = None
 
     def _on_removed(self, event: Any) -> None:
-        """Keep nothing of an image that is gone."""
-        layer = event.value
+        self.forget(event.value)
+
+    def forget(self, layer: Any) -> None:
+        """Keep nothing of an image that is gone, or another one now."""
         self._surveys = {
             kind: known
             for kind, known in self._surveys.items()
@@ -240,7 +242,9 @@ class Attention:
 
         stack = napari_layers.stack_of(source.image, source.channels)
         truth = self._controller.truth(source.image)
-        labels = None if source.labels is None else napari_layers.data_of(source.labels)
+        labels = None
+        if source.labels is not None:
+            labels = napari_layers.voxels_of(source.image, source.labels)
         strokes = source.kind is LabelKind.STROKES
 
         def labelled(plane: tuple[int, ...], region: tuple[slice, ...]) -> np.ndarray:

@@ -275,13 +275,14 @@ class Batches:
         if row.layer is None or row.layer not in viewer.layers:
             if not row.path.exists():
                 raise UserError(f"{row.path} is not open any more; open it again.")
-            opened = napari_layers.open_images(viewer, row.path, "napari-unetseg")
-            if not opened:
-                raise UserError(f"{row.path} cannot be opened in napari.")
-            self._change(row.name, layer=opened[0])
-            self._controller.choose_image(opened[0])
-            if len(opened) > 1:
-                self._controller.choose_channels(opened[1:])
+            with self._controller.opening():
+                opened = napari_layers.open_images(viewer, row.path, "napari-unetseg")
+                if not opened:
+                    raise UserError(f"{row.path} cannot be opened in napari.")
+                self._change(row.name, layer=opened[0])
+                self._controller.choose_image(opened[0])
+                if len(opened) > 1:
+                    self._controller.choose_channels(opened[1:])
             return opened[0]
         self._controller.choose_image(row.layer)
         layer: Image = row.layer

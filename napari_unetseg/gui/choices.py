@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from napari.layers import Image, Labels
 from pydantic import ValidationError
@@ -53,6 +53,11 @@ class Choices:
         self.strokes: dict[Any, Strokes] = {}
         self.known_labels: WeakKeyDictionary[Labels, SparseGrid] = WeakKeyDictionary()
         """What is known of layers that are no labels at the moment, or were made from it."""
+        self.labels_of: WeakKeyDictionary[Labels, ref[Image]] = WeakKeyDictionary()
+        """The image that a layer holds, or last held, the labels of."""
+        self.known_masks: WeakKeyDictionary[Labels, Truth] = WeakKeyDictionary()
+        """What is known of the image of a mask that is a result by now."""
+        self.is_opening = False
         self.renumbered: dict[str, dict[int, int]] = {}
         """Structures of a model, by its id, that were merged into others or deleted since."""
         self.seen: WeakKeyDictionary[Labels, tuple[Mapping[int, int], Look | None]] = (
@@ -90,6 +95,20 @@ class Choices:
         except (UserError, ValidationError) as error:
             self.session.say(sentences.explain(error, "This"), Level.WARNING)
 
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Layers are opened or restored: nothing else begins until they are all there.
+
+        napari handles events while it opens a file: the window's timer, clicks, layers that come.
+        """
+        outermost, self.is_opening = not self.is_opening, True
+        try:
+            yield
+        finally:
+            if outermost:
+                self.is_opening = False
+                self._choose_what_came()
+
     # -- what there is to choose from ----------------------------------------------------------
 
     def images(self) -> list[Image]:
@@ -118,14 +137,14 @@ class Choices:
         ]
 
     def masks(self) -> list[Labels]:
-        """Labels layers on the grid of the chosen image, which can be exported as its masks."""
+        """Labels layers that lie over the chosen image, which can be exported as its masks."""
         image = self.session.image
         return [
             layer
             for layer in self.viewer.layers
             if isinstance(layer, Labels)
             and image is not None
-            and napari_layers.like(image, layer)
+            and _aligned(image, layer)
             and not napari_layers.is_overlay(layer)
         ]
 
@@ -138,8 +157,9 @@ class Choices:
 
     def has_volumes(self) -> bool:
         """Whether the chosen image can be segmented in 3D."""
+        image = self.session.image
         try:
-            return self.stack().grid_axes.endswith("ZYX")
+            return image is not None and napari_layers.stack_of(image).grid_axes.endswith("ZYX")
         except UserError:
             return False
 
@@ -168,15 +188,17 @@ class Choices:
             session.change_settings(dims=2, depth=None)
         source = session.source()
         if source is None or source.labels is None:
-            self._adopt_labels()
+            self.adopt_labels()
         else:
             self._watch(source.labels)
 
     def choose_channels(self, channels: Sequence[Image]) -> None:
         """Use further layers as channels of the chosen image."""
         with self.refusing():
-            napari_layers.stack_of(self.session.image, channels)
+            if channels:
+                napari_layers.check_channels(self.session.image, channels)
             self.session.change_source(channels=tuple(channels))
+            self.stack()
 
     def choose_dims(self, dims: int) -> None:
         """Work on 2D planes or on 3D volumes."""
@@ -190,6 +212,8 @@ class Choices:
         """Make an annotation layer for the chosen image and put a brush in the user's hand."""
         layer: Labels | None = None
         with self.refusing():
+            if self.is_opening:
+                raise UserError(sentences.BUSY)
             stack = self.stack()
             layer = napari_layers.new_annotation(
                 self.viewer, self.session.image, self.session.structures
@@ -214,15 +238,15 @@ class Choices:
         if session.image is None:
             session.say(sentences.NO_IMAGE, Level.WARNING)
             return
-        if labels is not None and not napari_layers.like(session.image, labels):
-            shape = napari_layers.stack_of(session.image).grid_shape
-            session.say(
-                f"{labels.name} has the shape {tuple(labels.data.shape)}, but {session.image.name} "
-                f"needs {shape}; choose labels of the same image, or press 'New layer'.",
-                Level.WARNING,
-            )
+        text = napari_layers.misfit(session.image, labels) if labels is not None else ""
+        if text:
+            session.say(text, Level.WARNING)
+        if labels is not None and not _same_shape(session.image, labels):
             session.events.sources.emit(session.sources, session.sources)
             return
+        before = session.source()
+        if labels is None and before is not None and before.labels is not None:
+            self.labels_of.pop(before.labels, None)  # so that another image may take it
         self._guessed = None
         if labels is not None and kind is None:
             kind = napari_layers.declared_kind(labels) or self._guess(labels)
@@ -376,14 +400,27 @@ class Choices:
         """Something may have changed that only a search can find; `tick` has it made."""
         self.doubts.add(which)
 
+    def forget(self, image: Image) -> None:
+        """Know nothing of an image any more: it is gone, or its layer holds another one now."""
+        self._end_strokes(image)
+        if (prediction := self.predictions.pop(image, None)) is not None:
+            if prediction.layer is not None:
+                self.known_masks[prediction.layer] = prediction.truth
+            prediction.let_go()
+        self.truths.pop(image, None)
+
+    def _end_strokes(self, image: Image) -> None:
+        """Listen no more to what is painted in the annotation layer of an image."""
+        if (gone := self.strokes.pop(image, None)) is not None:
+            gone.end()
+            if gone.lasts:
+                self.known_labels[gone.layer] = gone.truth.grid(Origin.STROKES)
+
     def _follow_strokes(self) -> None:
         """Take down what is painted in every annotation layer that is in use."""
         wanted = {s.image: s for s in self.session.sources if s.labels and not s.on_disk}
         for image in [i for i, s in self.strokes.items() if not _serves(s, wanted.get(i))]:
-            gone = self.strokes.pop(image)
-            gone.end()
-            if gone.lasts:
-                self.known_labels[gone.layer] = gone.truth.grid(Origin.STROKES)
+            self._end_strokes(image)
             if image not in wanted and image in self.truths:
                 self.truths[image].put_strokes_away()
                 self.labels_changed = True
@@ -404,6 +441,7 @@ class Choices:
         strokes = napari_layers.Strokes(source.labels, truth, source.kind, tell, known=known)
         strokes.on_doubt = partial(self.on_doubt, strokes)
         strokes.on_other = partial(self._on_other, image, source.labels)
+        self.labels_of[source.labels] = ref(image)
         if not known:
             self.on_adopted(image)
         elif truth.kind != source.kind:
@@ -430,19 +468,28 @@ class Choices:
 
     def _on_inserted(self, event: Any) -> None:
         layer = event.value
+        if self.is_opening:
+            return
         if isinstance(layer, Image) and self.session.image is None:
             if not napari_layers.is_overlay(layer):
                 self.choose_image(layer)
         elif isinstance(layer, Labels):
-            self._adopt_labels()
+            self.adopt_labels()
+
+    def _choose_what_came(self) -> None:
+        """Choose what came while nothing could be chosen."""
+        if self.session.image is None and (images := self.images()):
+            self.choose_image(images[0])
+        else:
+            self.adopt_labels()
 
     def _on_removed(self, event: Any) -> None:
         layer, session = event.value, self.session
         for prediction in self.predictions.values():
             if prediction.layer is layer:
                 prediction.end()
-        self.predictions.pop(layer, None)
-        self.truths.pop(layer, None)
+        if isinstance(layer, Image):
+            self.forget(layer)
         session.sources = tuple(
             replace(
                 s,
@@ -461,27 +508,29 @@ class Choices:
             images = self.images()
             self.choose_image(images[0] if images else None)
 
-    def _adopt_labels(self) -> None:
-        """Take the only free Labels layer that fits the chosen image and is seen as its labels.
+    def free_labels(self) -> list[Labels]:
+        """Labels layers that are seen and are, or were, no other image's labels.
 
         Hidden ones, such as masks in the image's own file, are there to be chosen.
         """
+        image = self.session.image
+        return [
+            layer
+            for layer in self.labels_candidates()
+            if layer.visible and (layer not in self.labels_of or self.labels_of[layer]() is image)
+        ]
+
+    def adopt_labels(self) -> None:
+        """Take the only free Labels layer that lies over the chosen image as its labels."""
         source = self.session.source()
         if self.session.image is None or (source is not None and source.labels is not None):
             return
         if source is not None and source.chosen:  # none, and on purpose
             self._watch(None)
             return
-        taken = [s.labels for s in self.session.sources]
-        free = [
-            layer
-            for layer in self.labels_candidates()
-            if layer.visible
-            and layer not in taken
-            and napari_layers.like(self.session.image, layer)
-        ]
-        if len(free) == 1:
-            self.choose_labels(free[0], found=True)
+        fitting = [layer for layer in self.free_labels() if _aligned(self.session.image, layer)]
+        if len(fitting) == 1:
+            self.choose_labels(fitting[0], found=True)
         else:
             self._watch(None)
 
@@ -498,6 +547,14 @@ class Choices:
 
     def _on_painted(self) -> None:
         self.labels_changed = True
+
+
+def _aligned(image: Image, layer: Labels) -> bool:
+    return napari_layers.alignment(image, layer) is napari_layers.Alignment.ALIGNED
+
+
+def _same_shape(image: Image, layer: Labels) -> bool:
+    return napari_layers.alignment(image, layer) is not napari_layers.Alignment.OTHER_SHAPE
 
 
 def _serves(strokes: Strokes, source: Source | None) -> bool:

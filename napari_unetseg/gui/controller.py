@@ -34,6 +34,7 @@ from napari_unetseg.engine.live import MaskBegins
 from napari_unetseg.engine.tasks import ComputerLost, Elsewhere, Prediction
 from napari_unetseg.gui import curve, sentences, work
 from napari_unetseg.gui import layers as napari_layers
+from napari_unetseg.gui.aligning import Aligning
 from napari_unetseg.gui.attention import Attention
 from napari_unetseg.gui.batches import Batches
 from napari_unetseg.gui.classes import ClassEditor
@@ -45,6 +46,7 @@ from napari_unetseg.gui.looking import Looking
 from napari_unetseg.gui.masks import Masks
 from napari_unetseg.gui.newer import Pairs, gather, same
 from napari_unetseg.gui.pace import Pace
+from napari_unetseg.gui.pixels import Pixels
 from napari_unetseg.gui.preferences import Preferences, cores
 from napari_unetseg.gui.quality import Quality
 from napari_unetseg.gui.remedies import LabelRemedies
@@ -117,7 +119,7 @@ class Controller(Masks):
         self._noticed: list[str] = []
         self._offered: Pairs = ()
         self._refused: Message | None = None
-        self._went_wrong = self._settling = False
+        self._went_wrong = self._settling = self._ticking = False
         self._own: napari_layers.Own | None = None
         settings = TrainSettings(device=self.preferences.device)
         session = session or Session(settings=settings)
@@ -128,6 +130,8 @@ class Controller(Masks):
         self.computers = Computers(self, session)
         self.spacing = Spacing(self, session)
         super().__init__(viewer, session)
+        self.pixels = Pixels(self)
+        self.aligning = Aligning(self)
         self.attention = Attention(self)
         self.review = Review(self)
         self.classes = ClassEditor(self)
@@ -140,13 +144,12 @@ class Controller(Masks):
         """Train on all sources; the newest model is gone on from where it fits."""
         with self.refusing():
             self.check_free()
+            self.aligning.check()
             newer = self.looking.newer
             pairs = self._offered = gather(self.session.sources, self.truths, newer)()
             folders = [s for s in self.session.sources if s.used and s.on_disk]
             if not pairs and not folders:
-                raise UserError(
-                    sentences.NO_IMAGE if self.session.image is None else sentences.NO_LABELS
-                )
+                raise UserError(self.aligning.why_nothing_trains())
             entry = self.session.entry if self.session.go_on else None
             job = work.TrainWork(
                 pairs,
@@ -183,6 +186,7 @@ class Controller(Masks):
     def disconnect(self) -> None:
         """Listen to the viewer no more, and keep no project open."""
         super().disconnect()
+        self.aligning.disconnect()
         self.attention.disconnect()
         self.keeping.close()
 
@@ -207,13 +211,13 @@ class Controller(Masks):
         if self._own is not None and self._own.image is not self.session.image:
             self.show_own(self.shows_own)
 
-    def _on_removed(self, event: Any) -> None:
-        super()._on_removed(event)
-        self.steps.forget(event.value)
-        self.looking.forget(event.value)
-        self.keeping.forget(event.value)
-        self.quality.forget(event.value)
-        self.spacing.forget(event.value)
+    def forget(self, image: Any) -> None:
+        """Know nothing of an image any more: it is gone, or its layer holds another one now."""
+        super().forget(image)
+        for part in (self.steps, self.looking, self.keeping, self.quality, self.spacing):
+            part.forget(image)
+        if self._own is not None and self._own.image is image:
+            self.show_own(False)
 
     def show_difference(self) -> None:
         """Add a layer of what changed between the model before the last training and now."""
@@ -319,7 +323,7 @@ class Controller(Masks):
             if prediction is None or not prediction.alive or prediction.layer is None:
                 raise UserError("There is no prediction to tidy up; press 'Predict' first.")
             dims, stack = self._model().dims, self.stack()
-            mask = napari_layers.mask_of(prediction.layer)
+            mask = napari_layers.mask_of(prediction.image, prediction.layer)
             job = work.TidyWork(mask, settings, stack.spatial_spacing(dims))
             source = prediction.layer
             self.start(JobKind.TIDY, "Tidying up", job, partial(self._on_tidied, source))
@@ -341,11 +345,8 @@ class Controller(Masks):
             if layer is None:
                 raise UserError("There is no mask to export; press 'Predict' first.")
             stack = self.stack()
-            if layer not in self.masks():
-                raise UserError(
-                    f"{layer.name} does not lie over {stack.name}; choose its own image first."
-                )
-            mask = napari_layers.mask_of(layer)
+            self.aligning.check_mask(layer)
+            mask = napari_layers.mask_of(self.session.image, layer)
             job = work.ExportWork(mask, stack, path, self.session.structures)
             self.start(JobKind.EXPORT, f"Writing {path.name}", job, self._on_written)
 
@@ -442,7 +443,8 @@ class Controller(Masks):
 
     def check_free(self) -> None:
         """Refuse a second job; before the first, see what the user prefers now."""
-        if self.session.job is not None or (self.runner.busy and not self.looking.busy):
+        busy = self.runner.busy and not self.looking.busy
+        if self.session.job is not None or busy or self.is_opening:
             raise UserError(sentences.BUSY)
         old, self.preferences = self.preferences, self._read_preferences()
         if old.device != self.preferences.device:
@@ -578,12 +580,23 @@ class Controller(Masks):
     def tick(self, *, resting: bool = False) -> None:
         """Called by a timer: hands over events, shows what was written, counts labels.
 
-        ``resting`` says that the user's hands rest, so that a job may have every core.
+        ``resting`` says that the user's hands rest, so that a job may have every core. While an
+        earlier call goes on, or layers are opened, it does nothing: napari may handle events then.
         """
+        if self._ticking or self.is_opening:
+            return
+        self._ticking = True
+        try:
+            self._tick(resting)
+        finally:
+            self._ticking = False
+
+    def _tick(self, resting: bool) -> None:
         self._control.threads = self.thread_count(resting=resting)
         self.look()
         self.look_for_room()
         self.looking.look()
+        self.aligning.tick()
         self.keeping.tick()
         self.attention.tick()
         self.quality.tick()
@@ -651,6 +664,8 @@ class Controller(Masks):
         try:
             copies = gather(self.session.sources, self.truths)
         except UserError:
+            return lambda: ()
+        if self.aligning.misplaced() is not None:  # it is seen elsewhere than where it counts
             return lambda: ()
 
         def newer() -> Pairs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +55,7 @@ class Keeping:
         self._said_trouble = ""
         self._window: dict[str, Any] = {}
         self._closed = False
-        self._recognised: list[Any] = []
+        self._recognised: list[tuple[int, int]] = []
         for field in ("structures", "settings", "history", "entry", "mode", "match_spacing"):
             getattr(session.events, field).connect(self._on_values, max_args=0)
         session.recoveries = tuple(places.recoveries())
@@ -94,6 +94,12 @@ class Keeping:
     def forget(self, image: Any) -> None:
         """An image was removed; what was said about it stays in the project."""
         self._keys.pop(image, None)
+
+    def on_pixels(self, image: Any) -> None:
+        """An image has other pixels; by these it is known where it is in no file."""
+        if image in self._keys and napari_layers.path_of(image) is None:
+            self._fingerprint(image, self._keys[image])
+            self._on_values()
 
     def _begin(self) -> None:
         """Keep everything in a project that has no name yet."""
@@ -212,7 +218,7 @@ class Keeping:
         project, now = self.project, time.monotonic()
         if project is None:
             return
-        self._recognise()
+        self.recognise()
         self._look(project)
         ask = self._controller.runner.ask
         if project.trouble and now - self._tried > RETRY_SECONDS:
@@ -306,7 +312,8 @@ class Keeping:
         with controller.refusing():
             controller.check_free()
             if self.project is not None and self.project.folder.resolve() == folder.resolve():
-                self.close()
+                self._complete(self.project)
+                return
             work = OpenWork(folder)
             controller.start(JobKind.MODEL, f"Opening {folder.name}", work, self._on_opened)
 
@@ -321,25 +328,47 @@ class Keeping:
 
     def _on_opened(self, found: tuple[Project, list[ModelEntry], list[str]]) -> None:
         project, entries, lost = found
+        kept = self._kept()
         if self.project is not None:
             self.close()
         self._closed = False
         self._keys, self._prints, self._files = {}, {}, {}
-        restored = Restored(self._controller, project)
-        self._keys, missing = restored.restore(entries)
-        self._prints = {k: i["fingerprint"] for k, i in project.values["images"].items()}
-        self.project = project
+        with self._controller.opening():
+            self._keys, missing = Restored(self._controller, project, kept).restore(entries)
+            self._prints = {k: i["fingerprint"] for k, i in project.values["images"].items()}
+            self.project = project
         self._files = {entry.model.id: self._where for entry in entries}
-        nameless = project.folder.parent == places.recovery_folder()
-        self._named(None if nameless else project.folder)
-        self._session.missing, self._recognised = missing, self._controller.images()
+        self._named(None if _is_nameless(project) else project.folder)
+        self._session.missing = missing
         self._session.recoveries = tuple(places.recoveries())
-        what = "What was not saved" if nameless else project.folder.name
-        said = [f"{what} is open with all that was painted.", *lost, *project.lost]
+        self._say_open(project, [*lost, *project.lost])
+
+    def _say_open(self, project: Project, lost: Sequence[str]) -> None:
+        missing = self._session.missing
+        what = "What was not saved" if _is_nameless(project) else project.folder.name
+        said = [f"{what} is open with all that was painted.", *lost]
         if missing:
             said.append(sentences.MISSING.format(", ".join(missing)))
-        level = Level.WARNING if missing or lost or project.lost else Level.DONE
-        self._session.say(" ".join(said), level)
+        self._session.say(" ".join(said), Level.WARNING if missing or lost else Level.DONE)
+
+    def _kept(self) -> frozenset[Any]:
+        """Images of which all that was painted is in the project that is open."""
+        safe = self.project is not None and not self.project.trouble
+        return frozenset(self._keys) if safe else frozenset()
+
+    def _complete(self, project: Project) -> None:
+        """Make the layers that are missing of the project that is open."""
+        with self._controller.opening():
+            restored = Restored(self._controller, project, self._kept())
+            self._keys, self._session.missing = restored.complete(self._keys)
+        self._look_again(restored)
+        self._say_open(project, [])
+
+    def _look_again(self, restored: Restored) -> None:
+        """Take down what was painted on layers while they were no image's."""
+        for image in restored.reused:
+            if (strokes := self._controller.strokes.get(image)) is not None:
+                strokes.look_again()
 
     def find(self, path: Path) -> None:
         """Take a file for an image that was not found, and others that moved with it."""
@@ -348,11 +377,14 @@ class Keeping:
             if not self._find_missing(path):
                 raise UserError(sentences.NOT_THAT_IMAGE.format(path.name))
 
-    def _recognise(self) -> None:
-        """See whether an image that people opened is one that was not found."""
-        images = self._controller.images()
-        if self._session.missing and images != self._recognised:
-            self._recognised = images
+    def recognise(self) -> None:
+        """See whether an image that came is one of the project that is not open."""
+        project, images = self.project, self._controller.images()
+        if project is None or len(project.truths) <= len(self._keys):
+            return
+        seen = [(id(image), id(image.data)) for image in images]
+        if seen != self._recognised:
+            self._recognised = seen
             self._find_missing(None)
 
     def _find_missing(self, path: Path | None) -> bool:
@@ -360,12 +392,16 @@ class Keeping:
         project, session = self.project, self._session
         if project is None:
             return False
-        found, lost = Restored(self._controller, project).find(self._keys, path)
-        if found:
+        with self._controller.opening():
+            restored = Restored(self._controller, project, self._kept())
+            found, lost = restored.find(self._keys, path)
             self._keys.update(found)
-            session.missing = lost
+            if found:
+                self._controller.choose_image(next(iter(found)))
+        self._look_again(restored)
+        if found:
+            session.missing = tuple(name for name in session.missing if name in lost)
             self._on_values()
-            self._controller.choose_image(next(iter(found)))
             names = ", ".join(image.name for image in found)
             session.say(f"{names} is open with all that was painted.", Level.DONE)
         return bool(found)
@@ -374,6 +410,10 @@ class Keeping:
         self._session.project = folder
         if folder is not None:
             places.remember(folder)
+
+
+def _is_nameless(project: Project) -> bool:
+    return project.folder.parent == places.recovery_folder()
 
 
 def _mend(project: Project) -> None:

@@ -58,6 +58,21 @@ class Masks(Choices):
         target.begin(model_id, self.session.structures, gone)
         self._target = target
 
+    def forget(self, image: Image) -> None:
+        """Know nothing of an image any more, and put no more tiles over it."""
+        super().forget(image)
+        if self._screen is not None:
+            self._screen.view = None
+            if self._target is not None and self._target.image is image:
+                self._target = None
+
+    def look_anew(self, image: Image) -> bool:
+        """Have a training look at an image anew; whether a prediction of its old pixels goes on."""
+        if self._screen is not None:
+            self._screen.view = None
+            return False
+        return self._target is not None and self._target.image is image
+
     def _on_other_mask(self, fits: bool, layer: Labels) -> None:
         """Somebody gave a prediction layer other data."""
         if fits:
@@ -146,7 +161,7 @@ class Masks(Choices):
         image, earlier = event.view.image, self._target
         if earlier is not None and earlier.image is image and not earlier.alive:
             self._hide()
-        elif not self._follows():
+        elif not self._follows() or not _is_current(event.view):
             self._target = None
         elif self._screen is not None and image in self.viewer.layers:
             self.mark()
@@ -187,3 +202,11 @@ class Masks(Choices):
         if self._screen is not None:
             self._screen.view = None
         self._target = self._screen = None
+
+
+def _is_current(view: View) -> bool:
+    """Whether a view is of the pixels that its image has now; others may have come meanwhile."""
+    try:
+        return view.stack.grid_shape == napari_layers.grid_shape(view.image)
+    except UserError:
+        return False

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from napari_unetseg.core.config import TrainSettings
@@ -19,7 +21,7 @@ from napari_unetseg.io.contents import places_of
 from napari_unetseg.io.names import as_stored
 
 if TYPE_CHECKING:
-    from napari.layers import Image
+    from napari.layers import Image, Labels
 
     from napari_unetseg.core.truth import Truth
     from napari_unetseg.gui.controller import Controller
@@ -36,11 +38,21 @@ class Restored:
     ----------
     controller, project
         Where to, and from where.
+    kept
+        Open images of which all that was painted is kept elsewhere, so that its layers may go.
+
+    Attributes
+    ----------
+    reused
+        Images whose annotation layer was open: something may have been painted that is not known.
     """
 
-    def __init__(self, controller: Controller, project: Project) -> None:
-        self._controller, self._project = controller, project
+    def __init__(
+        self, controller: Controller, project: Project, kept: Collection[Any] = ()
+    ) -> None:
+        self._controller, self._project, self._kept = controller, project, kept
         self._session = controller.session
+        self.reused: list[Image] = []
 
     def restore(self, entries: Sequence[ModelEntry]) -> tuple[dict[Any, str], tuple[str, ...]]:
         """Make layers and choose models.
@@ -53,18 +65,36 @@ class Restored:
             Names of the images that were not found.
         """
         values = self._project.values
-        keys: dict[Any, str] = {}
         self._structures(values)
-        for key in self._project.truths:
-            places = places_of(self._project.folder, self._described(key))
-            if (image := self._restore(key, places, keys)) is not None:
-                keys[image] = key
+        keys, missing = self.complete({})
         self._renumbered(values.get("renumbered"))
         self._models(entries, values.get("in_use"))
         window = values.get("window") or {}
         chosen = next((i for i, key in keys.items() if key == window.get("image")), None)
         self._controller.choose_image(chosen or next(iter(keys), self._session.image))
         napari_layers.restore_window(self._controller.viewer, window)
+        return keys, missing
+
+    def complete(self, keys: Mapping[Any, str]) -> tuple[dict[Any, str], tuple[str, ...]]:
+        """Make the layers that are missing.
+
+        Parameters
+        ----------
+        keys
+            The project's key of each image layer that is there.
+
+        Returns
+        -------
+        keys
+            Those of all image layers that are there now.
+        missing
+            Names of the images that were not found.
+        """
+        keys = dict(keys)
+        for key in self._project.truths:
+            places = places_of(self._project.folder, self._described(key))
+            if (image := self._restore(key, places, keys)) is not None:
+                keys[image] = key
         return keys, self._missing(keys)
 
     def find(
@@ -102,7 +132,8 @@ class Restored:
     def _restore(self, key: str, places: Sequence[Path], keys: Mapping[Any, str]) -> Image | None:
         """Make the layers of one image; None where it is not found."""
         described, truth = self._described(key), self._project.truths[key]
-        image = self._image(described, truth, places, keys)
+        known = (image for image, its in keys.items() if its == key)
+        image = next(known, None) or self._image(described, truth, places, keys)
         if image is not None:
             self._labels(image, truth, described)
         return image
@@ -160,22 +191,70 @@ class Restored:
 
     def _fits(self, image: Image, truth: Truth) -> bool:
         with suppress(UserError):
-            return napari_layers.stack_of(image).grid_shape == truth.shape
+            return napari_layers.grid_shape(image) == truth.shape
         return False
 
     def _labels(self, image: Image, truth: Truth, described: Mapping[str, Any]) -> None:
         controller, session = self._controller, self._session
-        controller.truths[image] = truth
+        source, masked = session.source(image) or Source(image), False
+        if controller.truths.get(image) is not truth:
+            masked = self._put_away(image, truth)
+            controller.truths[image] = truth
+        elif source.labels is not None:
+            return
         name = described.get("labels")
-        if isinstance(name, str) or truth.grid(Origin.STROKES).cells():
-            layer = napari_layers.strokes_layer(image, truth, session.structures, name)
-            controller.known_labels[layer] = truth.grid(Origin.STROKES)
+        name = name if isinstance(name, str) else None
+        if name is not None or truth.grid(Origin.STROKES).cells():
+            layer = self._open_labels(image, truth, source.labels, name)
+            new = layer or napari_layers.strokes_layer(image, truth, session.structures, name)
+            controller.known_labels[new] = truth.grid(Origin.STROKES)
             kind = LabelKind(truth.kind)
-            session.put_source(Source(image, layer, kind, chosen=True))
-            controller.viewer.add_layer(layer)
-        if truth.said():
+            session.put_source(replace(source, labels=new, kind=kind, chosen=True))
+            if layer is None:
+                controller.viewer.add_layer(new)
+        if truth.said() or masked:
             controller.begin_mask(image, "", session.structures)
             controller.end_masks()
+
+    def _put_away(self, image: Image, truth: Truth) -> bool:
+        """Take off an image what is said of it elsewhere, and its old masks; whether it had one."""
+        controller = self._controller
+        told = (controller.truths.get(image), truth)
+        controller.forget(image)
+        known = controller.known_masks.items()
+        masks = [m for m, its in known if its in told and m in controller.viewer.layers]
+        for mask in masks:
+            napari_layers.take_away(controller.viewer, mask)
+        return bool(masks)
+
+    def _open_labels(
+        self, image: Image, truth: Truth, labels: Labels | None, name: str | None
+    ) -> Labels | None:
+        """The layer that holds an image's strokes already; others of the image are put away."""
+        controller = self._controller
+        named = [layer for layer in controller.labels_candidates() if layer.name == name]
+        for layer in dict.fromkeys([labels, *named]):
+            if layer is not None and self._holds(image, layer, truth):
+                self.reused.append(image)
+                return layer
+        if labels is not None and labels in controller.viewer.layers:
+            ours = napari_layers.image_of(labels) is image
+            if ours and (image in self._kept or not napari_layers.is_painted(labels)):
+                napari_layers.take_away(controller.viewer, labels)
+            else:
+                labels.visible = False
+        return None
+
+    def _holds(self, image: Image, layer: Labels, truth: Truth) -> bool:
+        """Whether a layer holds an image's strokes, or held them until its image was closed."""
+        grid = truth.grid(Origin.STROKES)
+        if napari_layers.misfit(image, layer):
+            return False
+        data = napari_layers.voxels_of(image, layer)
+        if not isinstance(data, np.ndarray) or data.dtype.newbyteorder("=") != grid.dtype:
+            return False
+        known = self._controller.known_labels.get(layer) is grid
+        return known or next(iter(grid.differing(data)), None) is None
 
     def _renumbered(self, models: Any) -> None:
         """What numbers of the project's models became."""

@@ -58,6 +58,18 @@ LABELS_UNFIT = (
     "in the project; give the layer its old data back and choose it again, or open the project "
     "again."
 )
+OTHER_IMAGE = (
+    "{} was given other pixels, {} now. What was painted of those before is kept and comes back "
+    "with them; press 'New layer' to paint on these."
+)
+SEVERAL_LABELS = "{} may be the labels of '{}': choose one under Labels, or press 'New layer'."
+LABELS_OF_CLOSED = (
+    "'{}' holds the labels of an image that was closed; choose it under Labels if it is of '{}' "
+    "too, or press 'New layer'."
+)
+OTHER_MASK = "{} does not lie over {}; choose its own image first."
+ALIGNED = "{} lies over {} now, pixel on pixel, and stays there. Undo under Correct brings it back."
+NOTHING_TO_ALIGN = "Everything lies over its image already."
 MASK_TAKEN_OVER = (
     "What was put into the mask is taken as corrections; its numbers stay of type uint8."
 )

@@ -31,6 +31,7 @@ __all__ = [
     "Mark",
     "MarkKind",
     "Message",
+    "Misfit",
     "Mode",
     "ModelEntry",
     "PlacedQuality",
@@ -171,6 +172,20 @@ class PlacedQuality:
     quality: PlaneQuality
 
 
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """Why a layer is not used with the chosen image, as a sentence.
+
+    ``can_align``: it has as many pixels and need only be laid over the image. ``is_channel``: it is
+    a further channel, not labels or a mask.
+    """
+
+    layer: Any
+    text: str
+    can_align: bool = False
+    is_channel: bool = False
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelEntry:
     """A model of this session; ``path`` is where it was saved or loaded."""
@@ -201,6 +216,8 @@ class Session:
     image: Any = None
     sources: tuple[Source, ...] = ()
     structures: tuple[Structure, ...] = (Structure(1),)
+    misfit: Misfit | None = None
+    """What does not lie on the grid of the chosen image, though it is, or may be meant, to."""
     brush: int = 1
     counts: Mapping[int, int] = field(default_factory=dict)
     dice: Mapping[int, float] = field(default_factory=dict)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import IGNORE, LabelKind
 from napari_unetseg.core.samples import Pair
+from napari_unetseg.core.units import micrometres
 from napari_unetseg.io.images import (
     SUFFIXES,
     MissingPlanes,
@@ -24,9 +26,14 @@ from napari_unetseg.io.names import as_stored, partners, same_name
 from napari_unetseg.io.vendors import VENDOR_SUFFIXES
 from napari_unetseg.io.zarr_nodes import is_zarr
 
+if TYPE_CHECKING:
+    from napari_unetseg.core.image import Stack
+
 __all__ = ["FolderDataset", "FolderPairs", "find_pairs", "images_by_stem"]
 
 READ = (*SUFFIXES, *VENDOR_SUFFIXES)
+SAME = 0.01
+"""Pixel sizes that differ by less than this part are one, rounded in another way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,8 @@ class FolderPairs:
     unused
         Labels without an image.
     notes
-        What people should know of how files were paired and read, a sentence each.
+        What people should know of how files were paired and read, a sentence each; also that
+        labels say other pixel sizes than their image.
     """
 
     pairs: list[Pair]
@@ -184,7 +192,12 @@ def find_pairs(
     found = [how(first[i], second[s]) for i, s in both.items()]
     alike = [(first[i], second[s]) for i, s in both.items() if same_name(i) != same_name(s)]
     used = set(both.values())
-    notes = (*_nearly_alike(alike), *(text for _, said in found for text in said))
+    notes = [
+        *_nearly_alike(alike),
+        *(t for p, labels in found for t in p.image.notes + labels.notes),
+    ]
+    if spacing is None:
+        notes += _other_sizes(found, list(map(second.__getitem__, both.values())))
     return FolderPairs(
         [pair for pair, _ in found],
         [path for stem, path in first.items() if stem not in both],
@@ -204,14 +217,14 @@ def _pair(
     spacing: str | Sequence[float] | None,
     series: str | int | None,
     missing_planes: MissingPlanes,
-) -> tuple[Pair, tuple[str, ...]]:
-    """An image with its labels, and what was noted when they were opened."""
+) -> tuple[Pair, Stack]:
+    """An image with its labels, and these as their file says they are."""
     stack = open_stack(
         image, axes=axes, spacing=spacing, series=series, missing_planes=missing_planes
     )
     if series is not None and len(contents_of(labels)) < 2:
         series = None
-    array, notes = read_labels(
+    array, stored = read_labels(
         labels,
         stack.grid_shape,
         threshold=threshold,
@@ -220,8 +233,7 @@ def _pair(
         series=series,
         missing_planes=missing_planes,
     )
-    pair = Pair(stack, array, kind, ignore=ignore if threshold is None else IGNORE)
-    return pair, (*stack.notes, *notes)
+    return Pair(stack, array, kind, ignore=ignore if threshold is None else IGNORE), stored
 
 
 def _nearly_alike(pairs: Sequence[tuple[Path, Path]]) -> tuple[str, ...]:
@@ -231,6 +243,33 @@ def _nearly_alike(pairs: Sequence[tuple[Path, Path]]) -> tuple[str, ...]:
     image, labels = pairs[0]
     more = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""
     return (f"Paired by nearly the same name: {image.name} with {labels.name}{more}.",)
+
+
+def _other_sizes(found: Sequence[tuple[Pair, Stack]], files: Sequence[Path]) -> list[str]:
+    """That some labels say other pixel sizes than their image; labels without any are fine."""
+    each = ((_differing(pair.image, labels), file) for (pair, labels), file in zip(found, files))
+    said = [f"{file} has {differing}" for differing, file in each if differing]
+    if not said:
+        return []
+    more = f", and {len(said) - 1} more so" if len(said) > 1 else ""
+    return [f"{said[0]}{more}; they are paired pixel by pixel, so check that they belong together."]
+
+
+def _differing(image: Stack, labels: Stack) -> str:
+    """The pixel sizes of labels and of their image, if both are known and are not the same."""
+    its, the = _lengths(labels), _lengths(image)
+    both = [axis for axis in "ZYX" if axis in its and axis in the]
+    if all(math.isclose(its[axis], the[axis], rel_tol=SAME) for axis in both):
+        return ""
+    texts = (" × ".join(f"{sizes[axis]:.4g}" for axis in both) for sizes in (its, the))
+    return "pixels of {} µm, its image of {} µm".format(*texts)
+
+
+def _lengths(stack: Stack) -> dict[str, float]:
+    """Pixel sizes in micrometres along the axes where they are known."""
+    sizes = zip(stack.grid_axes, stack.grid_spacing, stack.grid_units, strict=True)
+    lengths = {axis: micrometres(size, unit) for axis, size, unit in sizes}
+    return {axis: length for axis, length in lengths.items() if length is not None}
 
 
 def _examples(stems: Iterable[str]) -> str:
@@ -271,6 +310,8 @@ class FolderDataset(Sequence[Pair]):
         self._pairs = found.pairs
         self.skipped = found.skipped
         """Images without labels."""
+        self.notes = found.notes
+        """What people should know of how files were paired and read, a sentence each."""
 
     def __len__(self) -> int:
         return len(self._pairs)

@@ -13,6 +13,7 @@ import numpy as np
 
 from napari_unetseg.core.errors import ChoiceError, UserError
 from napari_unetseg.core.image import CHANNEL_AXES, Stack
+from napari_unetseg.core.singleton_axes import on_grid, same_but_singletons
 from napari_unetseg.io.lazy import LazyArray, check_numbers, reading
 from napari_unetseg.io.missing_planes import MissingPlanes
 from napari_unetseg.io.names import as_stored
@@ -291,8 +292,8 @@ def read_labels(
     axes: str | None = None,
     series: str | int | None = None,
     missing_planes: MissingPlanes | str = MissingPlanes.REFUSE,
-) -> tuple[Labels, tuple[str, ...]]:
-    """Labels, and what was noted when they were opened; see `open_labels`."""
+) -> tuple[Labels, Stack]:
+    """Labels, and the stack that their file holds; see `open_labels`."""
     path, missing = as_stored(Path(path).expanduser()), MissingPlanes(missing_planes)
     stack = _labels_stack(path, axes, shape, series, missing)
     data = stack.data
@@ -304,12 +305,12 @@ def read_labels(
             f"{path} is a JPEG, which blurs the numbers of labels; save it as PNG or TIFF, or take "
             "what is above 127 as structure 1 with '--threshold 127'."
         )
-    if shape is not None and data.shape != shape and _long(data.shape) == _long(shape):
-        data = np.asarray(data).reshape(shape)
+    if shape is not None and same_but_singletons(data.shape, shape):
+        data = on_grid(data, shape)
     if threshold is not None:
         thin = isinstance(data, np.ndarray)
         data = (thresholded if thin else Thresholded)(data, threshold, ignore)
-    return data, stack.notes
+    return data, stack
 
 
 def open_labels_levels(path: str | Path) -> tuple[Stack, ...]:
@@ -337,7 +338,7 @@ def _labels_stack(
 
 def _fits(stack: Stack, shape: tuple[int, ...] | None) -> bool:
     """Whether labels have the shape of an image, axes of length 1 aside."""
-    return shape is not None and _long(stack.data.shape) == _long(shape)
+    return shape is not None and same_but_singletons(stack.data.shape, shape)
 
 
 def _raw_labels(
@@ -354,10 +355,6 @@ def _raw_labels(
     if file.suffix.lower() in READ_AS_TIFF:
         return open_tiff_levels(file, scene, axes, {}, stem_of(path), missing)[0]
     return _plain(file, scene, axes, stem_of(path), labels=True)
-
-
-def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(n for n in shape if n != 1)
 
 
 def _existing(path: str | Path) -> Path:

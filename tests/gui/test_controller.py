@@ -142,8 +142,8 @@ def test_every_refusal_says_what_to_do(
     controller.train()
     assert said[-1] == sentences.NO_LABELS
     controller.choose_labels(model_viewer.add_layer(Labels(np.zeros((9, 9), np.uint8))))
-    assert "(9, 9)" in said[-1]
-    assert "(64, 64)" in said[-1]
+    assert "have 9 × 9 pixels" in said[-1]
+    assert "64 × 64" in said[-1]
     model_viewer.layers.clear()
     controller.train()
     assert said[-1] == sentences.NO_IMAGE

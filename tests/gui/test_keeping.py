@@ -15,6 +15,7 @@ from napari.layers import Image, Labels
 
 from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.core.truth import Origin
+from napari_unetseg.gui import sentences
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.jobs import SyncRunner
 from napari_unetseg.gui.session import Mode
@@ -377,3 +378,178 @@ def test_a_day_of_trainings_keeps_the_files_of_the_models_that_are_listed(
     files = {p.stem for p in (work.keeping.project.folder / "models").iterdir()}
     assert files == {entry.model.id for entry in work.session.history}
     assert 2 <= len(files) < 4
+
+
+# -- a project over what is open, and events that come while it is restored ----------------------
+
+
+def annotations(controller: Controller) -> list[Labels]:
+    return [one for one in controller.viewer.layers if one.name.startswith("squares · annot")]
+
+
+def assert_learned(controller: Controller, layer: Labels) -> None:
+    """What is painted on a layer is in what trains, and in the project."""
+    layer.data_setitem((np.array([59]), np.array([59])), BRUSH)
+    (source,) = controller.session.training
+    assert source.labels is layer
+    truth = controller.truths[controller.session.image]
+    assert truth.read(Origin.STROKES, PLANE)[59, 59] == BRUSH
+    assert controller.keeping.project is not None
+    assert truth in controller.keeping.project.truths.values()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_project_opened_over_its_own_layers_uses_them(
+    work: Controller, tmp_path: Path, named: bool
+) -> None:
+    if named:
+        work.keeping.save_as(tmp_path / "one")
+    assert work.keeping.project is not None
+    folder, before, layers = work.keeping.project.folder, said(work), list(work.viewer.layers)
+    for _ in range(2):
+        work.keeping.open(folder)
+        assert "is open with all that was painted" in work.session.message.text
+    assert list(work.viewer.layers) == layers
+    assert_same(said(work), before)
+    assert_learned(work, annotations(work)[0])
+
+
+def test_layers_that_were_deleted_come_back_when_the_project_is_opened_again(
+    work: Controller, tmp_path: Path
+) -> None:
+    work.keeping.save_as(tmp_path / "one")
+    before = said(work)
+    work.viewer.layers.remove(annotations(work)[0])
+    work.keeping.open(tmp_path / "one")
+    (layer,) = annotations(work)
+    assert_same(said(work), before)
+    assert_learned(work, layer)
+    work.viewer.layers.remove(work.session.image)
+    assert work.session.image is None
+    work.keeping.open(tmp_path / "one")
+    assert work.session.image.name == "squares"
+    assert len(annotations(work)) == 1
+    assert len([one for one in work.viewer.layers if "prediction" in one.name]) == 1
+
+
+def test_a_project_takes_the_place_of_what_was_painted_before_which_is_kept(
+    work: Controller, picture: Path, tmp_path: Path
+) -> None:
+    before = said(work)
+    work.keeping.save_as(tmp_path / "one")
+    work.disconnect()
+    again = started(picture)
+    again.choose_image(again.viewer.layers[0])
+    layer = again.new_annotation()
+    assert layer is not None
+    layer.data_setitem((np.array([1]), np.array([1])), 1)
+    again.begin_mask(again.session.image, "", again.session.structures)
+    again.end_masks()
+    again.keeping.open(tmp_path / "one")
+    (restored,) = annotations(again)
+    assert restored is not layer
+    assert_same(said(again), before)
+    assert_learned(again, restored)
+    prediction = again.prediction
+    assert prediction is not None
+    assert prediction.truth is again.truths[again.session.image]
+    assert len([one for one in again.viewer.layers if "prediction" in one.name]) == 1
+    assert [recovery.names for recovery in again.session.recoveries] == [("squares",)]
+    again.disconnect()
+
+
+def test_labels_of_the_users_own_are_hidden_and_not_taken_away_by_a_project(
+    work: Controller, picture: Path, tmp_path: Path
+) -> None:
+    work.keeping.save_as(tmp_path / "one")
+    work.disconnect()
+    again = started(picture)
+    mine = again.viewer.add_layer(Labels(np.eye(SIDE, dtype=np.uint8), name="mine"))
+    assert again.session.training[0].labels is mine
+    again.keeping.open(tmp_path / "one")
+    assert mine in again.viewer.layers
+    assert not mine.visible
+    assert_learned(again, annotations(again)[0])
+    again.disconnect()
+
+
+@pytest.mark.parametrize("by", ["choosing its file", "opening the project"])
+def test_events_that_napari_handles_while_it_opens_a_file_begin_nothing(
+    work: Controller, picture: Path, tmp_path: Path, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The window's timer, and clicks, come while a progress bar of napari is updated."""
+    before = said(work)
+    work.keeping.save_as(tmp_path / "one")
+    work.disconnect()
+    again = started(None)
+    file = picture
+    if by == "choosing its file":
+        file = picture.rename(tmp_path / "other name.tif")
+        again.keeping.open(tmp_path / "one")
+    ticks: list[str] = []
+    refused: list[str] = []
+
+    def on_layer() -> None:
+        monkeypatch.setattr(again.looking, "look", lambda: ticks.append("a tick"))
+        again.tick()
+        for begin in (again.new_annotation, lambda: again.keeping.find(file), again.train):
+            again.session.say("")
+            begin()
+            refused.append(again.session.message.text)
+
+    again.viewer.layers.events.inserted.connect(on_layer)
+    if by == "choosing its file":
+        again.keeping.find(file)
+    else:
+        again.keeping.open(tmp_path / "one")
+    again.viewer.layers.events.inserted.disconnect(on_layer)
+    assert refused
+    assert set(refused) == {sentences.BUSY}
+    assert not ticks
+    assert [type(one).__name__ for one in again.viewer.layers] == ["Image", "Labels", "Labels"]
+    (layer,) = annotations(again)
+    assert_same(said(again), before)
+    assert_learned(again, layer)
+    again.disconnect()
+
+
+def test_a_tick_inside_a_tick_does_nothing(
+    work: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    depth: list[int] = []
+
+    def look() -> None:
+        depth.append(len(depth) + 1)
+        work.tick()
+
+    monkeypatch.setattr(work.looking, "look", look)
+    work.tick()
+    assert depth == [1]
+    work.tick()
+    assert depth == [1, 2], "the next one does"
+
+
+def test_labels_dropped_while_a_project_is_restored_are_taken_afterwards(
+    picture: Path, tmp_path: Path
+) -> None:
+    one = started(None)
+    with one.opening():
+        one.viewer.open(str(picture))
+        one.viewer.add_layer(Labels(strokes(), name="mine"))
+        assert one.session.image is None
+    assert one.session.image.name == "squares"
+    assert one.session.training[0].labels.name == "mine"
+    one.disconnect()
+
+
+def test_a_restored_layer_lies_where_its_image_is_by_now(work: Controller, picture: Path) -> None:
+    killed(work)
+    tifffile.imwrite(picture, squares(), imagej=True, resolution=(4, 4), metadata={"unit": "um"})
+    again = started(None)
+    again.keeping.recover(again.session.recoveries[0])
+    image = again.session.image
+    if tuple(image.scale) == (1, 1):  # napari's own reader knows no sizes
+        image.scale = (0.25, 0.25)
+    for layer in again.viewer.layers[1:]:
+        assert tuple(layer.scale) == (0.25, 0.25)
+    again.disconnect()

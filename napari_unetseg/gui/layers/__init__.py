@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from napari_unetseg.gui.layers.alignment import (
+    PLACE,
+    Alignment,
+    alignment,
+    lay_over,
+    misfit,
+    place_of,
+    put,
+    voxels_of,
+)
 from napari_unetseg.gui.layers.annotation import (
     activate_brush,
     add_labels,
@@ -11,6 +21,7 @@ from napari_unetseg.gui.layers.annotation import (
     is_declared,
     is_ours,
     is_overlay,
+    is_painted,
     mask_of,
     names_in,
     new_annotation,
@@ -28,23 +39,32 @@ from napari_unetseg.gui.layers.files import (
     strokes_layer,
     window_state,
 )
-from napari_unetseg.gui.layers.grid import level0 as data_of
+from napari_unetseg.gui.layers.following import (
+    follow,
+    follow_as_its_original,
+    image_of,
+    unfollow,
+)
 from napari_unetseg.gui.layers.grid import (
-    like,
+    check_channels,
     plane_on_screen,
     region_on_screen,
     same_picture,
     stack_of,
 )
+from napari_unetseg.gui.layers.layer_axes import grid_shape
+from napari_unetseg.gui.layers.layer_axes import level0 as data_of
 from napari_unetseg.gui.layers.overlays import Own, show_difference
 from napari_unetseg.gui.layers.prediction import Prediction
 from napari_unetseg.gui.layers.regions import Place, drawn, object_at, plane_at, visible_plane
 from napari_unetseg.gui.layers.room import PaintRoom
 from napari_unetseg.gui.layers.strokes import Strokes
 from napari_unetseg.gui.layers.uncertainty import Uncertainty
-from napari_unetseg.gui.layers.visibility import show_or_hide
+from napari_unetseg.gui.layers.visibility import show_or_hide, take_away
 
 __all__ = [
+    "PLACE",
+    "Alignment",
     "Own",
     "PaintRoom",
     "Place",
@@ -55,25 +75,35 @@ __all__ = [
     "add_labels",
     "add_mask",
     "add_tidied",
+    "alignment",
     "bring_forward",
+    "check_channels",
     "copy_of",
     "data_of",
     "declared_kind",
     "drawn",
+    "follow",
+    "follow_as_its_original",
+    "grid_shape",
+    "image_of",
     "is_declared",
     "is_ours",
     "is_overlay",
-    "like",
+    "is_painted",
+    "lay_over",
     "look_at",
     "mask_of",
+    "misfit",
     "names_in",
     "new_annotation",
     "object_at",
     "open_images",
     "paint_colors",
     "path_of",
+    "place_of",
     "plane_at",
     "plane_on_screen",
+    "put",
     "reader_of",
     "region_on_screen",
     "restore_window",
@@ -83,7 +113,10 @@ __all__ = [
     "snapshot",
     "stack_of",
     "strokes_layer",
+    "take_away",
+    "unfollow",
     "visible_plane",
+    "voxels_of",
     "window_state",
     "write_names",
 ]

@@ -11,6 +11,7 @@ import numpy as np
 from napari.layers import Image, Labels
 
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.gui.layers.world import to_data
 from napari_unetseg.io.lazy import Lazy
 
 if TYPE_CHECKING:
@@ -69,7 +70,10 @@ class Ahead:
         points = [self._point(moved, number) for number in range(1, PLANES + 1)]
         displayed = self._viewer.dims.displayed
         wanted = [
-            one for point in points for layer in shown for one in _requests(layer, point, displayed)
+            one
+            for point in points
+            for layer in shown
+            for one in _requests(layer, to_data(self._viewer, layer, point), displayed, len(point))
         ]
         if wanted and self._pool is None:
             self._pool = ThreadPoolExecutor(1, "unetseg-ahead")
@@ -92,11 +96,16 @@ def _read(array: Lazy | np.memmap, key: tuple[int | slice, ...]) -> None:
             part.max(initial=0)  # which looks at every page
 
 
-def _requests(layer: Image | Labels, point: list[float], seen: Sequence[int]) -> Iterator[Request]:
-    """What napari will read of a layer to show a place; ``seen``: axes of the viewer on screen."""
+def _requests(
+    layer: Image | Labels, place: np.ndarray, seen: Sequence[int], ndim: int
+) -> Iterator[Request]:
+    """What napari will read of a layer to show a place in its data.
+
+    ``seen``: axes of the viewer on screen, of ``ndim``.
+    """
     levels: Any = layer.data if layer.multiscale else [layer.data]
-    displayed, shape = {a - len(point) + layer.ndim for a in seen}, layer.level_shapes[0]
-    here = [round(float(x)) for x in layer.world_to_data(point)]
+    displayed, shape = {a - ndim + layer.ndim for a in seen}, layer.level_shapes[0]
+    here = [round(float(x)) for x in place]
     if any(not 0 <= here[a] < n for a, n in enumerate(shape) if a not in displayed):
         return
     for number in sorted({layer.data_level, len(levels) - 1}):

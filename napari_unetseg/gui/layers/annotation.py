@@ -11,9 +11,12 @@ from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 
 from napari_unetseg.core.labels import BRUSH, LabelKind, Structure, default_color
+from napari_unetseg.core.singleton_axes import on_grid
 from napari_unetseg.core.sparse import SparseGrid, planes_with
 from napari_unetseg.gui.grids import ON_DISK_BYTES, empty_grid
-from napari_unetseg.gui.layers.grid import geometry, grid_shape, level0
+from napari_unetseg.gui.layers.alignment import place_of, place_over
+from napari_unetseg.gui.layers.following import follow, image_of
+from napari_unetseg.gui.layers.layer_axes import grid_shape, level0
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -23,6 +26,7 @@ __all__ = [
     "activate_brush",
     "add_labels",
     "is_ours",
+    "is_painted",
     "mask_of",
     "names_in",
     "new_annotation",
@@ -36,8 +40,6 @@ BRUSH_SIZE_FRACTION = 60
 
 _written: WeakKeyDictionary[Labels, dict[int, str]] = WeakKeyDictionary()
 """The names that were written into a layer here, so that they may be written anew."""
-
-GEOMETRY = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 
 
 def colors_of(structures: Sequence[Structure]) -> dict[int | None, str]:
@@ -86,10 +88,11 @@ def write_names(layer: Labels, structures: Sequence[Structure]) -> None:
 def new_annotation(viewer: ViewerModel, image: Image, structures: Sequence[Structure]) -> Labels:
     """Add an empty annotation layer over an image, with the first structure's brush in hand."""
     shape = grid_shape(image)
-    layer = Labels(empty_grid(shape), name=f"{image.name} · annotations", **geometry(image))
+    layer = Labels(empty_grid(shape), name=f"{image.name} · annotations", **place_over(image))
     layer.metadata = {"napari_unetseg": {"kind": str(LabelKind.STROKES)}}
     paint_colors(layer, structures)
     layer.brush_size = max(3, min(shape[-2:]) // BRUSH_SIZE_FRACTION)
+    follow(image, layer)
     viewer.add_layer(layer)
     activate_brush(viewer, layer, structures[0].number if structures else 1)
     return layer
@@ -104,10 +107,12 @@ def add_tidied(
         data,
         name=f"{source.name} · {'objects' if objects else 'tidied'}",
         metadata={"napari_unetseg": {"kind": "tidied"}},
-        **{name: getattr(source, name) for name in GEOMETRY},
+        **place_of(source),
     )
     if not objects:
         paint_colors(layer, structures)
+    if (image := image_of(source)) is not None:
+        follow(image, layer)
     viewer.layers.insert(viewer.layers.index(source) + 1, layer)
     return layer
 
@@ -118,8 +123,10 @@ def add_labels(viewer: ViewerModel, source: Labels, data: np.ndarray, kind: Labe
         data,
         name=f"{source.name} · labels",
         metadata={"napari_unetseg": {"kind": str(kind)}},
-        **{name: getattr(source, name) for name in GEOMETRY},
+        **place_of(source),
     )
+    if (image := image_of(source)) is not None:
+        follow(image, layer)
     source.visible = False
     viewer.layers.insert(viewer.layers.index(source) + 1, layer)
     return layer
@@ -159,9 +166,9 @@ def _dense_copy(data: np.ndarray) -> np.ndarray:
     return copy
 
 
-def mask_of(layer: Labels) -> Any:
-    """A copy of a layer to tidy up or to export; 255 in a result of ours is background."""
-    mask = snapshot(layer)
+def mask_of(image: Image, layer: Labels) -> Any:
+    """A copy of a mask on an image's grid, to tidy up or to export; 255 in ours is background."""
+    mask = on_grid(snapshot(layer), grid_shape(image))
     if is_ours(layer) and mask.dtype == np.uint8:
         for plane in planes_with(mask):
             mask[plane][mask[plane] == BRUSH] = 0
@@ -192,6 +199,12 @@ def declared_kind(layer: Labels) -> LabelKind | None:
     """The kind of labels that was noted in the layer, if any."""
     kind = declared(layer).get("kind")
     return LabelKind(kind) if kind in set(LabelKind) else None
+
+
+def is_painted(layer: Labels) -> bool:
+    """Whether anything is in a layer."""
+    data = level0(layer)
+    return any(np.any(data[plane]) for plane in planes_with(data))
 
 
 def names_in(layer: Labels) -> dict[int, str]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_unetseg.gui.layers.grid import grid_shape
+from napari_unetseg.gui.layers.layer_axes import grid_shape
+from napari_unetseg.gui.layers.world import to_world
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -34,12 +35,12 @@ def look_at(
     leading = (0,) * (image.ndim - len(grid_shape(image)))  # a first axis of channels
     spans = [*((i, i) for i in (*leading, *plane)), *((s.start, s.stop - 1) for s in region)]
     first = viewer.dims.ndim - image.ndim
-    middle = np.asarray(image.data_to_world([(a + b) // 2 for a, b in spans]), float)[-image.ndim :]
+    middle = to_world(viewer, image, [(a + b) // 2 for a, b in spans])
     displayed = list(viewer.dims.displayed)
     for axis, at in enumerate(middle, first):
         if axis not in displayed:
             viewer.dims.set_point(axis, float(at))
-    corners = np.array([image.data_to_world(c) for c in product(*spans)], float)[:, -image.ndim :]
+    corners = np.array([to_world(viewer, image, corner) for corner in product(*spans)])
     shown = [axis - first for axis in displayed if axis >= first]
     if len(shown) < len(displayed):  # the image has fewer axes than are shown
         return

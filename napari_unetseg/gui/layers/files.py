@@ -10,10 +10,13 @@ import numpy as np
 from napari.layers import Image, Labels
 
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.singleton_axes import same_but_singletons
 from napari_unetseg.core.truth import Origin, Truth
 from napari_unetseg.gui.grids import empty_grid
+from napari_unetseg.gui.layers.alignment import place_over
 from napari_unetseg.gui.layers.annotation import paint_colors
-from napari_unetseg.gui.layers.grid import geometry, grid_shape
+from napari_unetseg.gui.layers.following import follow
+from napari_unetseg.gui.layers.layer_axes import grid_shape
 from napari_unetseg.gui.reader import pieces
 
 if TYPE_CHECKING:
@@ -74,16 +77,18 @@ def add_mask(
     UserError
         It has not the grid of the image.
     """
-    if mask.grid_shape != grid_shape(image) or mask.channel_axis is not None:
+    shape = grid_shape(image)
+    if not same_but_singletons(mask.grid_shape, shape) or mask.channel_axis is not None:
         raise UserError(f"The mask of {image.name} has another shape; predict it again.")
     small = int(np.prod(mask.grid_shape, dtype=np.int64)) <= IN_MEMORY
-    data = np.asarray(mask.data) if small else pieces(mask)
+    data = (np.asarray(mask.data) if small else pieces(mask)).reshape(shape)
     name = f"{image.name} · mask"
     if name in viewer.layers:
         viewer.layers.remove(name)
     metadata = {"napari_unetseg": {"kind": "tidied"}}
-    layer = Labels(data, name=name, metadata=metadata, **geometry(image))
+    layer = Labels(data, name=name, metadata=metadata, **place_over(image))
     paint_colors(layer, structures)
+    follow(image, layer)
     viewer.layers.insert(viewer.layers.index(image) + 1, layer)
     return layer
 
@@ -101,9 +106,10 @@ def strokes_layer(
         data[grid.region_of(cell)] = grid.chunk(cell)
     metadata = {"napari_unetseg": {"kind": str(truth.kind)}}
     name = name or f"{image.name} · annotations"
-    layer = Labels(data, name=name, metadata=metadata, **geometry(image))
+    layer = Labels(data, name=name, metadata=metadata, **place_over(image))
     if truth.kind != "instances":
         paint_colors(layer, structures)
+    follow(image, layer)
     return layer
 
 

@@ -1,4 +1,4 @@
-"""Image layers as stacks: axes, spacing, channels, and the geometry that labels of them share."""
+"""Image layers as stacks: axes, spacing, channels; and what of them is on screen."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.image import Stack
+from napari_unetseg.gui.layers.alignment import misfit
+from napari_unetseg.gui.layers.layer_axes import grid_shape, layer_axes, level0
+from napari_unetseg.gui.layers.world import to_data
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Labels
 
 __all__ = [
-    "geometry",
-    "grid_shape",
-    "like",
+    "check_channels",
     "plane_on_screen",
     "region_on_screen",
     "same_picture",
@@ -26,12 +27,6 @@ __all__ = [
     "unit_names",
 ]
 
-LETTERS = {
-    **{letter: letter.upper() for letter in "tzyxc"},
-    "time": "T",
-    "channel": "C",
-    "channels": "C",
-}
 SHORT = {
     "micrometer": "um",
     "nanometer": "nm",
@@ -43,7 +38,6 @@ SHORT = {
     "minute": "min",
     "hour": "h",
 }
-BY_POSITION = "QPTZYX"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,26 +56,6 @@ class _Channels:
         return np.stack([np.asarray(a[index[1:]]) for a in chosen]).astype(self.dtype, copy=False)
 
 
-def level0(layer: Image | Labels) -> Any:
-    """The data of a layer; of a multiscale one at full resolution."""
-    return layer.data[0] if layer.multiscale else layer.data
-
-
-def layer_axes(layer: Image) -> str:
-    """One letter for each axis of a layer, without the samples of RGB.
-
-    The layer's axis labels are taken where they are time, channel, z, y and x; otherwise the
-    axes go by position and are the last letters of TZYX.
-    """
-    n = layer.ndim
-    if n > len(BY_POSITION):
-        raise UserError(f"{layer.name} has {n} axes, more than can be used; take a part of it.")
-    named = [LETTERS.get(str(label).lower(), "") for label in layer.axis_labels]
-    if all(named) and len(set(named)) == n and "".join(named).replace("C", "").endswith("YX"):
-        return "".join(named)
-    return BY_POSITION[-n:]
-
-
 def unit_names(layer: Image | Labels) -> tuple[str, ...]:
     """Pint name of the unit of each axis, such as ``um`` or ``pixel``."""
     return tuple(SHORT.get(str(u), str(u)) for u in layer.units)
@@ -93,15 +67,11 @@ def stack_of(image: Image, channels: Sequence[Image] = ()) -> Stack:
     Raises
     ------
     UserError
-        Layers of different shapes, RGB beside others, or a channel axis that is not the first.
+        Layers of different shapes or at different places, RGB beside others, or a channel axis
+        that is not the first.
     """
     axes = layer_axes(image)
     scale, units, name = tuple(float(s) for s in image.scale), unit_names(image), image.name
-    if "C" in axes[1:]:
-        raise UserError(
-            f"{name} has its channels in the middle of its axes; right-click the layer, choose "
-            "'Split Stack' along the channels, and choose the first as image."
-        )
     if not channels:
         rgb = bool(image.rgb)
         return Stack(
@@ -112,58 +82,38 @@ def stack_of(image: Image, channels: Sequence[Image] = ()) -> Stack:
             ("red", "green", "blue") if rgb else (name,) if "C" not in axes else (),
             name,
         )
+    check_channels(image, channels)
+    if text := next(filter(None, (misfit(image, layer) for layer in channels)), None):
+        raise UserError(text)
     arrays = tuple(level0(layer) for layer in (image, *channels))
-    if any(layer.rgb for layer in (image, *channels)) or "C" in axes:
-        raise UserError(
-            f"{name} cannot be joined with other channels; choose one-channel layers, or it alone."
-        )
-    for layer, array in zip(channels, arrays[1:], strict=True):
-        if tuple(array.shape) != tuple(arrays[0].shape):
-            raise UserError(
-                f"{layer.name} has the shape {tuple(array.shape)} and {name} "
-                f"{tuple(arrays[0].shape)}; channels must have the same shape."
-            )
     data = _Channels(arrays, np.result_type(*(a.dtype for a in arrays)))
     names = tuple(layer.name for layer in (image, *channels))
     return Stack(data, "C" + axes, (1.0, *scale), ("pixel", *units), names, name)
 
 
-def grid_shape(image: Image) -> tuple[int, ...]:
-    """Shape that labels of an image have: without channels and samples."""
-    return stack_of(image).grid_shape
-
-
-def geometry(image: Image) -> dict[str, Any]:
-    """The keyword arguments that put a Labels layer exactly over an image."""
-    first = 1 if layer_axes(image).startswith("C") else 0
-    rotate, affine = np.asarray(image.rotate), np.asarray(image.affine.affine_matrix)
-    return {
-        "scale": image.scale[first:],
-        "translate": image.translate[first:],
-        "rotate": rotate[first:, first:],
-        "shear": image.shear if first == 0 else None,
-        "affine": affine[first:, first:],
-        "units": image.units[first:],
-        "axis_labels": image.axis_labels[first:],
-    }
-
-
-def like(image: Image, labels: Labels) -> bool:
-    """Whether a Labels layer has the grid of an image."""
-    try:
-        return tuple(level0(labels).shape) == grid_shape(image)
-    except UserError:
-        return False
+def check_channels(image: Image, channels: Sequence[Image]) -> None:
+    """Raise `UserError` unless layers can be further channels of an image, wherever they lie."""
+    if any(layer.rgb for layer in (image, *channels)) or "C" in layer_axes(image):
+        raise UserError(
+            f"{image.name} cannot be joined with other channels; choose one-channel layers, or it "
+            "alone."
+        )
+    shape = tuple(level0(image).shape)
+    for layer in channels:
+        if tuple(level0(layer).shape) != shape:
+            raise UserError(
+                f"{layer.name} has the shape {tuple(level0(layer).shape)} and {image.name} "
+                f"{shape}; channels must have the same shape."
+            )
 
 
 def plane_on_screen(viewer: ViewerModel, image: Image, dims: int) -> tuple[int, ...]:
     """Leading index of the plane or volume of an image that the viewer shows.
 
-    Sliders are in world coordinates, so the layer's scale and translation are taken into account.
+    Sliders are in world coordinates, so the layer's transform and units are taken into account.
     """
     shape = grid_shape(image)
-    point = np.asarray(viewer.dims.point, float)[-image.ndim :]
-    position = np.asarray(image.world_to_data(point), float)[-len(shape) :]
+    position = to_data(viewer, image, viewer.dims.point)[-len(shape) :]
     steps = np.clip(np.round(position), 0, np.asarray(shape) - 1).astype(int)
     return tuple(int(s) for s in steps[: len(shape) - dims])
 

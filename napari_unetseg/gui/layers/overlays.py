@@ -10,7 +10,8 @@ from napari.utils.colormaps import DirectLabelColormap
 
 from napari_unetseg.core.truth import Origin
 from napari_unetseg.gui.grids import empty_grid
-from napari_unetseg.gui.layers.grid import geometry
+from napari_unetseg.gui.layers.alignment import place_over
+from napari_unetseg.gui.layers.following import follow
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -42,10 +43,11 @@ def _overlay(
         opacity=0.7,
         metadata={"napari_unetseg": {"kind": kind}},
         features={"index": [0, *what], "name": ["", *(text for text, _ in what.values())]},
-        **geometry(image),
+        **place_over(image),
     )
     layer.colormap = DirectLabelColormap(color_dict=colors)
     layer.editable = False
+    follow(image, layer)
     return layer
 
 

@@ -30,9 +30,11 @@ from napari_unetseg.core.sparse import (
 )
 from napari_unetseg.core.truth import Change, Origin, Said, Truth
 from napari_unetseg.gui.grids import empty_grid, has_room
+from napari_unetseg.gui.layers.alignment import place_over
 from napari_unetseg.gui.layers.annotation import paint_colors
 from napari_unetseg.gui.layers.coverage import Coverage
-from napari_unetseg.gui.layers.grid import geometry, grid_shape, level0
+from napari_unetseg.gui.layers.following import follow
+from napari_unetseg.gui.layers.layer_axes import grid_shape, level0
 from napari_unetseg.gui.layers.watch import AT_ONCE, Watch, drop_history
 
 if TYPE_CHECKING:
@@ -228,6 +230,10 @@ class Prediction:
         """The network's mask, with all that people said on top, the newest last."""
         over = self.truth.over(region)
         return np.where(over != 0, as_mask(over), self._said(region))
+
+    def age(self) -> None:
+        """The image has other pixels now: every mask is to be made anew, also by the same model."""
+        self._fresh = Coverage(self._shape)
 
     def flush(self) -> None:
         """Show what was written."""
@@ -438,6 +444,14 @@ class Prediction:
             self._watch.end()
             self._watch = None
 
+    def let_go(self) -> None:
+        """Leave the layer as a mask to look at or export: its image is gone, or another one now."""
+        self.end()
+        if self.layer is not None:
+            note = {"napari_unetseg": {"kind": "tidied"}}
+            self.layer.metadata = {**self.layer.metadata, **note}
+        self.layer = None
+
     def _new_layer(self, structures: Sequence[Structure], metadata: dict[str, Any]) -> Labels:
         """A layer over an empty mask with what people said in it."""
         self._data, self._shown, self._network = (empty_grid(self._shape) for _ in range(3))
@@ -450,10 +464,11 @@ class Prediction:
             self._write(region)
         self._dirty = False
         name = f"{self.image.name} · prediction"
-        options: dict[str, Any] = {"opacity": 0.5, "metadata": metadata, **geometry(self.image)}
+        options: dict[str, Any] = {"opacity": 0.5, "metadata": metadata, **place_over(self.image)}
         new = Labels(self._data, name=name, **options)
         paint_colors(new, structures)
-        self._watch = Watch(new, self._on_painted, self._on_doubt)
+        follow(self.image, new)
+        self._watch = Watch(new, self._on_painted, self._on_doubt, self._shape)
         return new
 
     def _drop_history(self) -> None:

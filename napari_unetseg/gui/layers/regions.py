@@ -11,7 +11,9 @@ from skimage.draw import polygon2mask
 from skimage.segmentation import flood
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.gui.layers.grid import grid_shape, plane_on_screen
+from napari_unetseg.gui.layers.grid import plane_on_screen
+from napari_unetseg.gui.layers.layer_axes import grid_shape
+from napari_unetseg.gui.layers.world import to_data, to_world
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -70,10 +72,10 @@ def drawn(viewer: ViewerModel, image: Image, shapes: Shapes) -> list[Place]:
     shape, here = grid_shape(image), plane_on_screen(viewer, image, 2)
     places: list[Place] = []
     for corners in _outlines(shapes):
-        world = np.array([shapes.data_to_world(corner) for corner in corners])
-        points = _in_image(image, world, len(shape))
+        world = [to_world(viewer, shapes, corner) for corner in corners]
+        points = np.array([to_data(viewer, image, place)[-len(shape) :] for place in world])
         plane = here
-        if world.shape[1] >= image.ndim and len(shape) > 2:
+        if shapes.ndim >= image.ndim and len(shape) > 2:
             plane = tuple(int(i) for i in np.round(points[:, :-2].mean(0)))
         if all(0 <= i < n for i, n in zip(plane, shape, strict=False)):
             places += _filled(points[:, -2:], plane, shape[-2:])
@@ -93,8 +95,7 @@ def object_at(viewer: ViewerModel, mask: Labels) -> Place:
     UserError
         The mouse is beside the mask, or on its background.
     """
-    position = np.asarray(viewer.cursor.position, float)
-    found = np.round(np.asarray(mask.world_to_data(position)))[-mask.ndim :].astype(int)
+    found = np.round(to_data(viewer, mask, viewer.cursor.position)).astype(int)
     inside = all(0 <= i < n for i, n in zip(found, mask.data.shape, strict=True))
     plane, seed = tuple(found[:-2].tolist()), tuple(found[-2:].tolist())
     if not inside or not mask.data[(*plane, *seed)]:
@@ -113,14 +114,6 @@ def _outlines(shapes: Shapes) -> Iterator[np.ndarray]:
             angles = np.linspace(0, 2 * np.pi, ELLIPSE_CORNERS, endpoint=False)[:, None]
             middle = (a + b + c + d) / 4
             yield middle + np.cos(angles) * (b - a) / 2 + np.sin(angles) * (d - a) / 2
-
-
-def _in_image(image: Image, world: np.ndarray, axes: int) -> np.ndarray:
-    """World coordinates as those of an image's grid; missing leading axes count as zero."""
-    points = np.zeros((len(world), image.ndim))
-    known = min(world.shape[1], image.ndim)
-    points[:, image.ndim - known :] = world[:, world.shape[1] - known :]
-    return np.array([image.world_to_data(point) for point in points])[:, -axes:]
 
 
 def _filled(corners: np.ndarray, plane: Sequence[int], shape: tuple[int, ...]) -> Iterator[Place]:

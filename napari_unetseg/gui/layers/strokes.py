@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_unetseg.core.singleton_axes import on_grid, same_but_singletons
 from napari_unetseg.core.sparse import Region, together
 from napari_unetseg.core.truth import Change, Origin, Said, Truth
-from napari_unetseg.gui.layers.grid import level0
+from napari_unetseg.gui.layers.layer_axes import level0
 from napari_unetseg.gui.layers.watch import AT_ONCE, Watch, drop_history
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Strokes:
     Parameters
     ----------
     layer
-        The annotation layer, on the image's grid.
+        The annotation layer, on the image's grid; axes of length 1 make no difference.
     truth, kind
         What is said about the image; its strokes begin anew with the layer's, of that kind.
     on_change
@@ -55,7 +56,8 @@ class Strokes:
         self.layer, self.truth = layer, truth
         self.on_doubt: Callable[[], None] = lambda: None
         self.on_other: Callable[[bool], None] = lambda _: None
-        self._data = level0(layer)
+        self._source = level0(layer)
+        self._data = on_grid(self._source, truth.shape)
         self._on_change = on_change
         self._ended = False
         if known:
@@ -64,11 +66,11 @@ class Strokes:
             for change in truth.adopt(self._data, kind):
                 on_change(change)
         self._grid = truth.grid(Origin.STROKES)
-        self._watch = Watch(layer, self._on_painted, self._on_doubt)
+        self._watch = Watch(layer, self._on_painted, self._on_doubt, truth.shape)
 
     @property
     def data(self) -> Any:
-        """The layer's data, at full resolution."""
+        """The layer's data, at full resolution, on the image's grid."""
         return self._data
 
     def end(self) -> None:
@@ -110,7 +112,7 @@ class Strokes:
         Undo begins after that. Where other labels took this layer's place, nothing is done.
         """
         assert origin is Origin.STROKES
-        if not self.lasts or level0(self.layer) is not self._data:
+        if not self.lasts or level0(self.layer) is not self._source:
             return
         self.catch(region, by_hand=False)
         change = self.truth.put_back(origin, region, now, then)
@@ -122,10 +124,10 @@ class Strokes:
         self.layer.refresh()
 
     def _on_painted(self, region: Region) -> bool:
-        return level0(self.layer) is self._data and self.catch(region)
+        return level0(self.layer) is self._source and self.catch(region)
 
     def _on_doubt(self) -> None:
-        if level0(self.layer) is not self._data and not self._take_over():
+        if level0(self.layer) is not self._source and not self._take_over():
             return
         if self._data.size <= AT_ONCE:
             self.settle(self.search())
@@ -136,10 +138,10 @@ class Strokes:
     def _take_over(self) -> bool:
         """Somebody gave the layer another array; whether it can be followed."""
         data = level0(self.layer)
-        if tuple(data.shape) != self.truth.shape:
+        if not same_but_singletons(data.shape, self.truth.shape):
             self.on_other(False)
             return False
-        self._data = data
+        self._source, self._data = data, on_grid(data, self.truth.shape)
         drop_history(self.layer)  # an undo would put voxels of the old array into the new one
         if np.dtype(data.dtype).newbyteorder("=") != self._grid.dtype:
             self.truth.retype(data.dtype)

@@ -8,7 +8,9 @@ import numpy as np
 from napari.layers import Image
 
 from napari_unetseg.gui.grids import empty_grid
-from napari_unetseg.gui.layers.grid import geometry, grid_shape
+from napari_unetseg.gui.layers.alignment import place_over
+from napari_unetseg.gui.layers.following import follow
+from napari_unetseg.gui.layers.layer_axes import grid_shape
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -36,8 +38,9 @@ class Uncertainty:
             contrast_limits=(0.0, 1.0),
             opacity=0.8,
             metadata={"napari_unetseg": {"kind": "uncertainty"}},
-            **geometry(image),
+            **place_over(image),
         )
+        follow(image, self.layer)
         self._insert()
 
     @property

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_unetseg.core.singleton_axes import region_on_grid, same_but_singletons
 from napari_unetseg.core.sparse import Region, whole
 
 if TYPE_CHECKING:
@@ -40,12 +41,18 @@ class Watch:
         anything had changed there.
     on_doubt
         Called when anything may have changed anywhere.
+    grid
+        Shape of what regions are told of; the layer may have other axes of length 1.
     """
 
     def __init__(
-        self, layer: Labels, on_painted: Callable[[Region], bool], on_doubt: Callable[[], None]
+        self,
+        layer: Labels,
+        on_painted: Callable[[Region], bool],
+        on_doubt: Callable[[], None],
+        grid: Sequence[int],
     ) -> None:
-        self.layer = layer
+        self.layer, self._grid = layer, tuple(grid)
         self._tell, self._doubt = on_painted, on_doubt
         self._announced: Region | None = None
         layer.events.paint.connect(self._on_paint)
@@ -60,21 +67,27 @@ class Watch:
 
     def retraced(self) -> list[Region]:
         """Where an undo or a redo most likely was just now; none where napari does not tell."""
-        shape, regions = self.layer.data.shape, []
+        regions = []
         for name in ("_redo_history", "_undo_history"):
             history = getattr(self.layer, name, None)
-            region = region_of(history[-1], shape) if history else whole(shape)
+            region = self._region(history[-1]) if history else whole(self._grid)
             if math.prod(s.stop - s.start for s in region) <= AT_ONCE:
                 regions.append(region)
         return regions
 
     def _on_paint(self, event: Any) -> None:
-        region = region_of(event.value, self.layer.data.shape)
+        region = self._region(event.value)
         if not self._tell(region):
             self._announced = joined(self._announced, region)
             self._doubt()
         elif self._announced is not None:  # a brush that moves announces dab after dab
             self._announced = joined(self._announced, region)
+
+    def _region(self, atoms: Any) -> Region:
+        shape = self.layer.data.shape
+        if not same_but_singletons(shape, self._grid):  # somebody gave the layer another array
+            return whole(self._grid)
+        return region_on_grid(region_of(atoms, shape), shape, self._grid)
 
     def _on_shown(self) -> None:
         region, self._announced = self._announced, None

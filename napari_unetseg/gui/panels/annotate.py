@@ -26,6 +26,7 @@ from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.gui.classes import balance
 from napari_unetseg.gui.panels.base import Panel, hint, layer_combo, row, show_choice
 from napari_unetseg.gui.panels.brushes import BrushList
+from napari_unetseg.gui.panels.misfit import MisfitPanel
 from napari_unetseg.gui.remedies import look_at_folder
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class AnnotatePanel(Panel):
         self.new.clicked.connect(self._on_new_pressed)
         self.column.addLayout(row("L&abels", self.labels.native, self.new, stretch=1))
 
+        self.misfit = MisfitPanel(controller, of_channels=False)
+        self.column.addWidget(self.misfit)
         self.kind = kind_combo()
         self.kind.activated.connect(self._on_kind_chosen)
         self._kind_row = QWidget()
@@ -103,6 +106,11 @@ class AnnotatePanel(Panel):
         self.follow("image", "sources", call=self.refresh)
         self.follow("structures", "counts", "brush", "dice", call=self._on_brushes)
         self.refresh()
+
+    def release(self) -> None:
+        """Listen no more, before the widget is deleted."""
+        self.misfit.release()
+        super().release()
 
     def _add_table(self) -> None:
         self.table = QTreeWidget()

@@ -10,6 +10,7 @@ from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QRadioButton, QVBoxLayout, QW
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui import sentences
 from napari_unetseg.gui.panels.base import Panel, hint, layer_combo, row, show_choice
+from napari_unetseg.gui.panels.misfit import MisfitPanel
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller
@@ -39,6 +40,8 @@ class ImagePanel(Panel):
             "Further layers of the same shape that the network sees beside the image."
         )
         self.column.addWidget(self._channel_box)
+        self.misfit = MisfitPanel(controller, of_channels=True)
+        self.column.addWidget(self.misfit)
 
         self.planes = QRadioButton("2D planes")
         self.planes.setToolTip("Every plane (YX) on its own: quick, and needs few strokes.")
@@ -55,8 +58,13 @@ class ImagePanel(Panel):
         self.column.addWidget(self._about)
 
         self.follow("image", "sources", call=self.refresh)
-        self.follow("settings", call=self._on_settings)
+        self.follow("settings", "misfit", call=self._on_settings)
         self.refresh()
+
+    def release(self) -> None:
+        """Listen no more, before the widget is deleted."""
+        self.misfit.release()
+        super().release()
 
     def refresh(self) -> None:
         """Show the image layers that there are now."""
@@ -89,7 +97,9 @@ class ImagePanel(Panel):
             stack = self.controller.stack()
         except UserError as error:
             self._dims.hide()
-            self._about.setText(str(error))
+            found = self.session.misfit
+            said = found is not None and found.is_channel  # with the way out, above
+            self._about.setText("" if said else str(error))
             return
         self._dims.setVisible(self.controller.has_volumes() or dims == 3)
         self._about.setText(sentences.describe_image(stack, dims))

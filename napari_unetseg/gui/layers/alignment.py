@@ -1,0 +1,260 @@
+"""Whether a layer lies on the grid of an image: as many voxels, each over its own of the image.
+
+What a layer of labels, a mask or a further channel is to an image is asked here alone. Axes of
+length 1 make no difference. Places are compared in the world that napari shows, in voxels of the
+image: less than half a voxel anywhere is the same place, whatever scale, units and affine say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from itertools import product
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from napari.layers import Labels
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.singleton_axes import on_grid, same_but_singletons
+from napari_unetseg.gui.layers.layer_axes import grid_shape, level0
+from napari_unetseg.gui.layers.world import unit_factors
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+
+    Scalar: TypeAlias = Image | Labels
+
+__all__ = [
+    "PLACE",
+    "Alignment",
+    "alignment",
+    "lay_over",
+    "misfit",
+    "place_of",
+    "place_over",
+    "put",
+    "voxels_of",
+]
+
+PLACE = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+"""What says where a layer lies; each has an event of its name."""
+HALF = 0.5 - 1e-6
+"""A shift of half a voxel shows a voxel where another one is."""
+
+
+class Alignment(StrEnum):
+    """How a layer lies on the grid of an image."""
+
+    ALIGNED = "aligned"
+    """Every voxel of the layer is seen over its own of the image."""
+    MISPLACED = "misplaced"
+    """The voxels are as many, but they are seen elsewhere; `lay_over` puts them right."""
+    OTHER_SHAPE = "other shape"
+    """The layer has other voxels."""
+
+
+def alignment(image: Image, layer: Scalar) -> Alignment:
+    """How a layer lies on the grid of an image."""
+    try:
+        shape = grid_shape(image)
+    except UserError:
+        return Alignment.OTHER_SHAPE
+    own = tuple(level0(layer).shape)
+    if not same_but_singletons(own, shape):
+        return Alignment.OTHER_SHAPE
+    n = min(len(own), len(shape))
+    if own[-n:] != shape[-n:]:  # napari shows the last axis of one over the last of the other
+        return Alignment.OTHER_SHAPE if layer.multiscale else Alignment.MISPLACED
+    return Alignment.ALIGNED if _shift(image, layer, shape[-n:]) < HALF else Alignment.MISPLACED
+
+
+def voxels_of(image: Image, labels: Labels) -> Any:
+    """The numbers in a layer as an array of an image's grid; a view, so that it can be written to.
+
+    Raises
+    ------
+    ValueError
+        The layer has another shape.
+    """
+    return on_grid(level0(labels), grid_shape(image))
+
+
+# -- places ----------------------------------------------------------------------------------------
+
+
+def place_of(layer: Scalar) -> dict[str, Any]:
+    """Where a layer lies, as arguments that other layers can be made with; none of it changes."""
+    return {
+        "scale": np.array(layer.scale, float),
+        "translate": np.array(layer.translate, float),
+        "rotate": np.array(layer.rotate, float),
+        "shear": _shear(layer),
+        "affine": np.array(layer.affine.affine_matrix, float),
+        "units": tuple(layer.units),
+        "axis_labels": tuple(layer.axis_labels),
+    }
+
+
+def place_over(image: Image, ndim: int | None = None) -> dict[str, Any]:
+    """Where a layer lies that is exactly over an image.
+
+    Parameters
+    ----------
+    ndim
+        Axes of the layer, the last ones of the image; all of the image's grid by default.
+    """
+    place = place_of(image)
+    first = image.ndim - (len(grid_shape(image)) if ndim is None else ndim)
+    return {name: _last(value, first) for name, value in place.items()}
+
+
+def put(layer: Scalar, place: Mapping[str, Any]) -> None:
+    """Put a layer where `place_of` says; what is as it says is left alone."""
+    before = place_of(layer)
+    for name, value in place.items():
+        if not np.array_equal(value, before[name]):
+            setattr(layer, name, value)
+
+
+def lay_over(image: Image, layer: Scalar) -> None:
+    """Lay a layer that has as many voxels over an image, voxel on voxel.
+
+    Where axes of length 1 lie between its others, it gets the axes of the image.
+    """
+    shape, own = grid_shape(image), tuple(level0(layer).shape)
+    n = min(len(own), len(shape))
+    if own[-n:] != shape[-n:]:
+        layer.data, n = on_grid(level0(layer), shape), len(shape)
+    before = place_of(layer)
+    put(layer, {name: _extended(before[name], v) for name, v in place_over(image, n).items()})
+
+
+def _shear(layer: Scalar) -> np.ndarray:
+    """The shear of a layer as a matrix; napari gives the upper triangle where the rest is zero."""
+    shear = np.array(layer.shear, float)
+    if shear.ndim == 2:
+        return shear
+    matrix = np.eye(layer.ndim)
+    matrix[np.triu_indices(layer.ndim, 1)] = shear
+    return matrix
+
+
+def _last(value: Any, first: int) -> Any:
+    """What says where a layer lies, from an axis on."""
+    square = isinstance(value, np.ndarray) and value.ndim == 2
+    return value[first:, first:] if square else value[first:]
+
+
+def _extended(before: Any, value: Any) -> Any:
+    """What says where the last axes lie, with what was said of those before them."""
+    more = len(before) - len(value)
+    if isinstance(value, tuple):
+        return before[:more] + value
+    if value.ndim == 1:
+        return np.concatenate([before[:more], value])
+    matrix = np.eye(len(before))
+    matrix[more:, more:] = value
+    return matrix
+
+
+def _to_world(layer: Scalar, n: int) -> np.ndarray:
+    """The affine map from the last axes of a layer's data to those of the world, (n, n + 1)."""
+    inner = np.eye(layer.ndim + 1)
+    inner[:-1, :-1] = layer.rotate @ _shear(layer) @ np.diag(layer.scale)
+    inner[:-1, -1] = layer.translate
+    matrix: np.ndarray = np.asarray(layer.affine.affine_matrix) @ inner
+    return matrix[-n - 1 : -1, -n - 1 :]
+
+
+def _shift(image: Image, layer: Scalar, shape: tuple[int, ...]) -> float:
+    """How far a voxel is seen from its own of the image at most, in voxels of the image."""
+    n = len(shape)
+    of_image, of_layer = _to_world(image, n), _to_world(layer, n)
+    of_layer *= unit_factors(layer.units[-n:], image.units[-n:])[:, np.newaxis]
+    corners = np.array([(*corner, 1) for corner in product(*((0, size - 1) for size in shape))])
+    apart = (of_layer - of_image) @ corners.T  # an affine map is furthest off at a corner
+    try:
+        return float(np.abs(np.linalg.solve(of_image[:, :n], apart)).max())
+    except np.linalg.LinAlgError:
+        return float("inf")
+
+
+# -- in words --------------------------------------------------------------------------------------
+
+
+def misfit(image: Image, layer: Scalar) -> str:
+    """Why a layer does not lie on the grid of an image, and what to do; empty if it does."""
+    match alignment(image, layer):
+        case Alignment.ALIGNED:
+            return ""
+        case Alignment.MISPLACED:
+            return (
+                f"'{layer.name}' does not lie over '{image.name}': {_difference(image, layer)}. "
+                "Press 'Align' to lay it over the image, pixel on pixel; it is not used until then."
+            )
+        case Alignment.OTHER_SHAPE:
+            return _other_shape(image, layer)
+
+
+def _difference(image: Image, layer: Scalar) -> str:
+    """What differs between the places of two layers with as many voxels."""
+    shape, own = grid_shape(image), tuple(level0(layer).shape)
+    n = min(len(own), len(shape))
+    if own[-n:] != shape[-n:]:
+        return "its axes are in other places"
+    of_image, of_layer = _to_world(image, n), _to_world(layer, n)
+    factors = unit_factors(layer.units[-n:], image.units[-n:])
+    the, its = (np.linalg.norm(one[:, :n], axis=0) for one in (of_image, of_layer))
+    of_layer *= factors[:, np.newaxis]
+    times = its * factors / the
+    if not np.allclose(of_layer[:, :n], of_image[:, :n] * times, atol=1e-3 * the.max()):
+        return "it is rotated, mirrored or sheared against it"
+    differ = np.flatnonzero(~np.isclose(times, 1.0, rtol=1e-3))
+    if len(differ):
+        first = min(int(differ[0]), n - 2)
+        sizes = _sizes(its[first:], layer), _sizes(the[first:], image)
+        return f"its pixels are {sizes[0]}, the image's {sizes[1]}"
+    return f"it is shifted by {_sizes(of_layer[:, n] - of_image[:, n], image, ', ')}"
+
+
+def _sizes(sizes: np.ndarray, layer: Scalar, between: str = " × ") -> str:
+    """Sizes along the last axes of a layer, such as ``0.5 × 0.5 µm``; without a unit in pixels."""
+    units = ["" if str(u) == "pixel" else f" {u:~P}" for u in layer.units[-len(sizes) :]]
+    numbers = [f"{size:.4g}" for size in sizes]
+    if len(set(units)) == 1:
+        return between.join(numbers) + units[0]
+    return between.join(number + unit for number, unit in zip(numbers, units, strict=True))
+
+
+def _other_shape(image: Image, layer: Scalar) -> str:
+    """That a layer has other voxels than an image, and what may be done."""
+    try:
+        shape = grid_shape(image)
+    except UserError as error:
+        return str(error)
+    own = tuple(int(n) for n in level0(layer).shape)
+    its, the = (" × ".join(map(str, one)) for one in (own, shape))
+    who = f"Labels '{layer.name}' have" if isinstance(layer, Labels) else f"'{layer.name}' has"
+    text = f"{who} {its} pixels, the image '{image.name}' {the}"
+    if same_but_singletons(own, shape):
+        return f"{text}: save it with the axes of the image."
+    if same_but_singletons(own, shape[-2:]):
+        return (
+            f"{text}. It is of one plane: right-click the image, choose 'Split Stack' and that "
+            "plane as image, or press 'New layer' and paint there."
+        )
+    if _same_extent(image, layer, own, shape):
+        return f"{text}: it is of another resolution, so resize it to the image's pixels first."
+    return f"{text}: choose labels of the same image, or press 'New layer'."
+
+
+def _same_extent(image: Image, layer: Scalar, own: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether two layers of other voxels are as large in the world, to a twentieth."""
+    n = len(shape)
+    if len(own) != n:
+        return False
+    factors = unit_factors(layer.units[-n:], image.units[-n:])
+    its = np.linalg.norm(_to_world(layer, n)[:, :n], axis=0) * own[-n:] * factors
+    the = np.linalg.norm(_to_world(image, n)[:, :n], axis=0) * shape[-n:]
+    return bool(np.allclose(its, the, rtol=0.05))
