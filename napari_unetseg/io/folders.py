@@ -192,12 +192,11 @@ def find_pairs(
     found = [how(first[i], second[s]) for i, s in both.items()]
     alike = [(first[i], second[s]) for i, s in both.items() if same_name(i) != same_name(s)]
     used = set(both.values())
-    notes = [
-        *_nearly_alike(alike),
-        *(t for p, labels in found for t in p.image.notes + labels.notes),
-    ]
+    notes = list(_nearly_alike(alike))
+    for pair, stored in found:
+        notes += [*pair.image.notes, *stored.notes]
     if spacing is None:
-        notes += _other_sizes(found, list(map(second.__getitem__, both.values())))
+        notes += _other_sizes(found, [second[stem] for stem in both.values()])
     return FolderPairs(
         [pair for pair, _ in found],
         [path for stem, path in first.items() if stem not in both],
@@ -247,8 +246,11 @@ def _nearly_alike(pairs: Sequence[tuple[Path, Path]]) -> tuple[str, ...]:
 
 def _other_sizes(found: Sequence[tuple[Pair, Stack]], files: Sequence[Path]) -> list[str]:
     """That some labels say other pixel sizes than their image; labels without any are fine."""
-    each = ((_differing(pair.image, labels), file) for (pair, labels), file in zip(found, files))
-    said = [f"{file} has {differing}" for differing, file in each if differing]
+    said = [
+        f"{file} has {differing}"
+        for (pair, labels), file in zip(found, files, strict=True)
+        if (differing := _differing(pair.image, labels))
+    ]
     if not said:
         return []
     more = f", and {len(said) - 1} more so" if len(said) > 1 else ""
