@@ -46,9 +46,10 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
     def call(*arguments: object) -> Result:
         capsys.readouterr()
+        before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
         code = main([str(a) for a in arguments])
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        after = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+        assert after == before
         return Result(code, *capsys.readouterr())
 
     return call
