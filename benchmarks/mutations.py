@@ -94,6 +94,13 @@ def _write_tiffs(folder: Path, image: np.ndarray) -> None:
         resolution=(2.0, 2.0),
         metadata={"axes": "ZYX", "spacing": 0.5, "unit": "um"},
     )
+    with tifffile.TiffWriter(folder / "series.tif") as writer:
+        for plane in image:
+            writer.write(plane, compression="zlib")
+    with tifffile.TiffWriter(folder / "pyramid.tif") as writer:
+        writer.write(image, subifds=1, photometric="minisblack")
+        writer.write(image[:, ::2, ::2], subfiletype=1, photometric="minisblack")
+        writer.write(image[0, :7, :5], subfiletype=1)
     ome = {"axes": "ZYX", "PhysicalSizeX": 0.2, "PhysicalSizeXUnit": "um"}
     one = folder / "one.ome.tif"
     write(one, image, metadata=ome, photometric="minisblack")
