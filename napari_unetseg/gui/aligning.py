@@ -142,6 +142,10 @@ class Aligning:
         for layer in self._used_with(source):
             if text := misfit(image, layer):
                 return self._misfit(layer, text)
+        for layer in self._used_with(source):
+            if napari_layers.in_other_units(image, layer):
+                text = sentences.OTHER_UNITS.format(layer.name, image.name)
+                return Misfit(layer, text, True, isinstance(layer, Image))
         if source.labels is not None or source.chosen:  # chosen: none, and on purpose
             return None
         return self._among_free(image)

@@ -67,6 +67,10 @@ LABELS_OF_CLOSED = (
     "'{}' holds the labels of an image that was closed; choose it under Labels if it is of '{}' "
     "too, or press 'New layer'."
 )
+OTHER_UNITS = (
+    "'{}' lies over '{}' but has another unit, and napari paints on the layers with the smallest "
+    "unit alone: press 'Align' to give it the image's unit."
+)
 OTHER_MASK = "{} does not lie over {}; choose its own image first."
 ALIGNED = "{} lies over {} now, pixel on pixel, and stays there. Undo under Correct brings it back."
 NOTHING_TO_ALIGN = "Everything lies over its image already."

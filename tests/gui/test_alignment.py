@@ -77,6 +77,9 @@ def counts(controller: Controller, image: Image) -> list[int]:
         ({**SIZED, "shear": [0.1]}, "rotated, mirrored or sheared"),
         ({"scale": (-0.5, 0.5), "units": "um"}, "rotated, mirrored or sheared"),
         ({"affine": np.diag([0.5, 0.5, 1.0]), "units": "um"}, ""),
+        ({"scale": (0.50001, 0.5), "units": "um"}, ""),
+        ({"scale": (0.505, 0.5), "units": "um"}, "its pixels are 0.505 × 0.5 µm"),
+        ({**SIZED, "rotate": 1}, "rotated, mirrored or sheared"),
     ],
     ids=str,
 )
@@ -123,6 +126,21 @@ def test_the_plane_on_screen_is_right_where_another_layer_has_a_smaller_unit() -
     layers.look_at(viewer, image, (3,), (slice(10, 20), slice(10, 20)))
     assert layers.plane_on_screen(viewer, image, 2) == (3,)
     np.testing.assert_allclose(viewer.scene.camera.center[-2:], (7250, 7250))
+
+
+def test_the_same_place_in_another_unit_is_used_and_may_get_the_unit_of_the_image(
+    started: Controller,
+) -> None:
+    """napari paints on none of the layers with the larger unit."""
+    with_image(started, **SIZED)
+    layer = started.viewer.add_layer(labels(strokes(), scale=(500, 500), units="nm"))
+    assert chosen(started) is layer
+    assert "another unit" in misfit(started)
+    started.train()
+    assert len(started.session.history) == 1
+    started.aligning.align()
+    assert misfit(started) == ""
+    assert (tuple(layer.scale), str(layer.units[0])) == ((0.5, 0.5), "micrometer")
 
 
 # -- our own layers --------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ __all__ = [
     "PLACE",
     "Alignment",
     "alignment",
+    "in_other_units",
     "lay_over",
     "misfit",
     "place_of",
@@ -67,6 +68,12 @@ def alignment(image: Image, layer: Scalar) -> Alignment:
     if own[-n:] != shape[-n:]:  # napari shows the last axis of one over the last of the other
         return Alignment.OTHER_SHAPE if layer.multiscale else Alignment.MISPLACED
     return Alignment.ALIGNED if _shift(image, layer, shape[-n:]) < HALF else Alignment.MISPLACED
+
+
+def in_other_units(image: Image, layer: Scalar) -> bool:
+    """Whether a layer has other units of the same kind than an image, such as nm and µm."""
+    n = min(layer.ndim, len(grid_shape(image)))
+    return bool((unit_factors(layer.units[-n:], image.units[-n:]) != 1).any())
 
 
 def voxels_of(image: Image, labels: Labels) -> Any:
@@ -208,20 +215,22 @@ def _difference(image: Image, layer: Scalar) -> str:
     the, its = (np.linalg.norm(one[:, :n], axis=0) for one in (of_image, of_layer))
     of_layer *= factors[:, np.newaxis]
     times = its * factors / the
-    if not np.allclose(of_layer[:, :n], of_image[:, :n] * times, atol=1e-3 * the.max()):
+    askew = np.abs(of_layer[:, :n] - of_image[:, :n] * times) * shape[-n:]  # at the far end
+    if askew.max() > HALF / 2 * the.min():
         return "it is rotated, mirrored or sheared against it"
-    differ = np.flatnonzero(~np.isclose(times, 1.0, rtol=1e-3))
+    differ = np.flatnonzero(np.abs(times - 1) * shape[-n:] > HALF / 2)
     if len(differ):
         first = min(int(differ[0]), n - 2)
-        sizes = _sizes(its[first:], layer), _sizes(the[first:], image)
+        digits = max(4, 2 - int(np.log10(np.abs(times - 1).max())))  # to tell them apart
+        sizes = _sizes(its[first:], layer, digits), _sizes(the[first:], image, digits)
         return f"its pixels are {sizes[0]}, the image's {sizes[1]}"
-    return f"it is shifted by {_sizes(of_layer[:, n] - of_image[:, n], image, ', ')}"
+    return f"it is shifted by {_sizes(of_layer[:, n] - of_image[:, n], image, between=', ')}"
 
 
-def _sizes(sizes: np.ndarray, layer: Scalar, between: str = " × ") -> str:
+def _sizes(sizes: np.ndarray, layer: Scalar, digits: int = 4, *, between: str = " × ") -> str:
     """Sizes along the last axes of a layer, such as ``0.5 × 0.5 µm``; without a unit in pixels."""
     units = ["" if str(u) == "pixel" else f" {u:~P}" for u in layer.units[-len(sizes) :]]
-    numbers = [f"{size:.4g}" for size in sizes]
+    numbers = [f"{size:.{digits}g}" for size in sizes]
     if len(set(units)) == 1:
         return between.join(numbers) + units[0]
     return between.join(number + unit for number, unit in zip(numbers, units, strict=True))
