@@ -307,5 +307,8 @@ def _grey(data: Any, axis: int, path: Path) -> np.ndarray:
     """One channel of a mask that was saved as RGB; alpha is left out."""
     array = np.moveaxis(np.asarray(data), axis, -1)
     if array.shape[-1] > 2 and (array[..., :3] != array[..., :1]).any():
-        raise UserError(f"{path} is a colour picture, not labels; save one grey number per pixel.")
+        raise UserError(
+            f"{path} is a colour picture, not labels; save the mask itself, one grey number per "
+            "pixel, instead of a picture of it."
+        )
     return np.ascontiguousarray(array[..., 0])
