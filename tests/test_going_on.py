@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.encoders import build
 from napari_unetseg.core.errors import TrainingError, UserError
-from napari_unetseg.core.events import EpochDone, Improved, Notice, Renewed, StepDone
+from napari_unetseg.core.events import EpochDone, Improved, Notice, Renewed, StepDone, TrainingDone
 from napari_unetseg.core.image import Stack
 from napari_unetseg.core.labels import BRUSH, IGNORE, LabelKind
 from napari_unetseg.core.model import Model, load_model
@@ -124,6 +124,25 @@ def test_false_positives_painted_as_background_go_and_the_rest_stays(both: Pair)
     assert after[truth == 1].mean() < 0.1
     assert after[truth == 2].mean() > 0.9
     assert after[truth == 0].mean() < 0.02
+
+
+def test_a_training_without_a_score_ends_when_its_labels_are_right(
+    both: Pair, of_both: Model
+) -> None:
+    """More steps would change the rest more, and nothing would tell."""
+    before = predict(of_both, both.image)
+    wrong = with_labels(both, np.where((both.labels == 1) & (before == 1), 2, 0))
+    model, events = run_training([wrong], tiny(), init=of_both)
+    (done,) = of_kind(events, TrainingDone)
+    assert "what is labelled is right" in done.reason
+    epochs = of_kind(events, EpochDone)
+    assert [epoch.best for epoch in epochs] == [True] * len(epochs)
+    assert (predict(model, both.image) == 2)[wrong.labels == 2].mean() >= 0.9
+    _, events = run_training([wrong], tiny(steps=done.steps + 60), init=of_both)
+    best = [epoch.best for epoch in of_kind(events, EpochDone)]
+    assert best[0]
+    assert not best[-1]
+    assert best == sorted(best, reverse=True)  # what came first has changed the rest least
 
 
 def test_corrections_that_come_during_such_a_training_are_taken(both: Pair, of_both: Model) -> None:

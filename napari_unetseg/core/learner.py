@@ -423,6 +423,33 @@ class Learner:
         network = self.averaged if weights is None else self.network_of(weights)
         return self.validator.score(network, self.shares)
 
+    def wrong(self) -> float:
+        """Share of the voxels labelled for training that the averaged weights have wrong.
+
+        1 where there is not enough memory to tell.
+        """
+        try:
+            return self._wrong()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        release_memory(self.device)
+        return 1.0
+
+    @torch.inference_mode()
+    def _wrong(self) -> float:
+        network, wrong, labelled = self.averaged.folded(), 0, 0
+        for image, target in self.data.labelled_regions():
+            pixels = torch.from_numpy(image)[None].to(self.device)
+            truth = torch.from_numpy(target).to(self.device)
+            inside = tuple(slice(0, size) for size in target.shape)
+            logits = network(pixels)[0][(slice(None), *inside)]
+            found = logits[0] > 0 if len(logits) == 1 else logits.argmax(0)
+            known = truth != IGNORE
+            wrong += int((found != truth)[known].sum())
+            labelled += int(known.sum())
+        return wrong / max(1, labelled)
+
 
 @contextmanager
 def seeded(device: torch.device, *numbers: int) -> Iterator[None]:

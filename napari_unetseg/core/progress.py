@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from napari_unetseg.core.answer import FEW
 from napari_unetseg.core.events import EpochDone, StepDone, TrainingDone
 from napari_unetseg.core.records import CurvePoint
 
@@ -67,6 +68,7 @@ class Progress:
         self.steady: Best | None = None
         self.before: Scores | None = None
         self.level = self.record = math.nan
+        self.fitted = False
         self.initial = self.safe_weights = initial
         self.beginning = "model it went on from"
         self.reason = ""
@@ -148,13 +150,27 @@ class Progress:
         self.epochs += 1
         self.losses, self.steps_since_epoch, self.failures = 0.0, 0, 0
         weights = learner.weights()
-        gain = self._gain(scores)
+        gain = -math.inf if self.fitted else self._gain(scores)
+        self._look_whether_fitted(learner)
         self.without_gain = 0 if gain >= LEAST_GAIN else self.without_gain + 1
         if gain > 0:
             self.best = self.steady = Best(weights, scores)
         self.safe_weights = weights
         self.curve.append(_point(self, loss, scores))
         return EpochDone(self.epochs, self.steps, loss, scores, gain > 0, self.seconds)
+
+    def _look_whether_fitted(self, learner: Learner) -> None:
+        """Whether labels that cannot be scored are learned; then the training has done its part.
+
+        Labels of some classes alone say nothing of what they do to the others: the weights that
+        have the labels right first have changed least.
+        """
+        if self.fitted or learner.data.validated or not learner.data.unlabelled:
+            return
+        (wrong,) = learner.team.told(learner.wrong())
+        self.fitted = wrong <= FEW
+        if self.fitted and self.automatic and not self.reason:
+            self.reason = "what is labelled is right"
 
     def _gain(self, scores: Scores | None) -> float:
         """By how much the smoothed score is above its record, which it then becomes.
@@ -189,7 +205,7 @@ class Progress:
                 self.steady = Best(steady, learner.score(steady))
                 if self.steady.scores and self.steady.scores.soft_dice > self.record:
                     self.level = self.record = self.steady.scores.soft_dice
-        self.without_gain = 0
+        self.without_gain, self.fitted = 0, False
 
     def done(self, *, stopped: bool) -> TrainingDone:
         """The last event: why it ended, in a sentence."""

@@ -398,5 +398,8 @@ def _grey(data: Any, axis: int, path: Path) -> np.ndarray:
             "alpha channel as a grey picture."
         )
     if colour:
-        raise UserError(f"{path} is a colour picture, not labels; save one grey number per pixel.")
+        raise UserError(
+            f"{path} is a colour picture, not labels; save the mask itself, one grey number per "
+            "pixel, instead of a picture of it."
+        )
     return np.ascontiguousarray(array[..., 0])
