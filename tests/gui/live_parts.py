@@ -30,7 +30,7 @@ CHOICES = (
 
 
 def scores(dice: float) -> Scores:
-    return Scores(("structure 1",), (1,), (dice,), (dice / (2 - dice),), 500, 14, dice)
+    return Scores(("structure 1",), (1,), (dice,), (dice / (2 - dice),), 500, 14, dice, 1 - dice)
 
 
 @cache
