@@ -188,6 +188,23 @@ def test_skipping_waits_for_the_owner_and_then_skips(
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.tif", "a_objects.csv"]
 
 
+@pytest.mark.parametrize("form", [Format.PNG, Format.ZARR])
+def test_what_a_killed_program_did_not_clear_away_is_cleared_when_its_mask_is_skipped(
+    tmp_path: Path, images: dict[str, Path], form: Format
+) -> None:
+    """It was killed between its last two steps."""
+    how, hidden = Saving(tmp_path / "out", form), tmp_path / "out" / ".a.unetseg"
+    finish(begin({"a": images["a"]}, how))
+    before = tree(tmp_path / "out")
+    (hidden / "deleted-1234" / "labels").mkdir(parents=True)
+    for name in ("lock", ".a-12345678.tif"):
+        (hidden / name).touch()
+    events = finish(begin({"a": images["a"]}, how, wish=Wish(skip_existing=True)))
+    assert done_in(events) == [("a", "skipped")]
+    assert tree(tmp_path / "out") == before
+    assert not hidden.exists()
+
+
 def test_a_folder_without_locks_is_told_once_and_still_has_one_owner(
     tmp_path: Path, images: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -254,9 +254,11 @@ class _One:
     since: float
 
     def is_there(self, turn: Turn) -> bool:
-        """Whether nothing is to be done for an image."""
+        """Whether nothing is to be done for an image: no program works on it, or was killed."""
         stem, image, wish = turn.stem, turn.image, self.wish
-        if not wish.skip_existing or not is_there(self.how, stem, image):
+        if not wish.skip_existing or turn.work.path.exists():
+            return False
+        if not is_there(self.how, stem, image):
             return False
         return not wish.measure or self.how.table_of(stem, image, wish.measure).exists()
 

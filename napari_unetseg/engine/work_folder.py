@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,14 +42,20 @@ class WorkFolder:
         return self._lock.refused
 
     def take(self) -> LockOwner | None:
-        """Take it, or say who has it; `UserError` where the folder cannot be written."""
+        """Take it, or say who has it; `UserError` where the folder cannot be written.
+
+        What a killed program was deleting, or had half written, is deleted.
+        """
         try:
-            return self._lock.take()
+            owner = self._lock.take()
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise UserError(
                 f"{self.path.parent} cannot be written ({reason}); choose another folder."
             ) from error
+        if owner is None:
+            self._delete(entry for entry in self._contents() if not _is_store(entry))
+        return owner
 
     def release(self) -> None:
         """Let another program have it; what was predicted stays."""
@@ -57,7 +63,7 @@ class WorkFolder:
 
     def unfinished(self) -> bool:
         """Whether chunks are kept in it."""
-        return any(e.is_dir() and not e.name.startswith(DELETED) for e in self._contents())
+        return any(map(_is_store, self._contents()))
 
     def store(self, digest: str) -> Path:
         """The folder of the store of a plan; those of others are deleted."""
@@ -67,26 +73,32 @@ class WorkFolder:
             store.mkdir()
             for part in old:
                 part.rename(store / part.name)
-        self._delete(keep=digest)
+        self._delete(entry for entry in self._contents() if entry != store)
         return store
 
     def clear(self) -> None:
         """Delete what was predicted: the output is done."""
-        self._delete()
+        self._delete(self._contents())
 
     def _contents(self) -> Iterator[Path]:
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             for entry in self.path.iterdir():
                 if entry.name not in self._lock.files:
                     yield entry
 
-    def _delete(self, keep: str = "") -> None:
-        for entry in list(self._contents()):
-            if entry.name != keep:
-                gone = entry.with_name(f"{DELETED}{secrets.token_hex(4)}")
+    @staticmethod
+    def _delete(entries: Iterable[Path]) -> None:
+        for entry in list(entries):
+            gone = entry.with_name(f"{DELETED}{secrets.token_hex(4)}")
+            with suppress(OSError):
+                entry.rename(gone)
+            for path in (entry, gone):
+                shutil.rmtree(path, ignore_errors=True)
                 with suppress(OSError):
-                    entry.rename(gone)
-                for path in (entry, gone):
-                    shutil.rmtree(path, ignore_errors=True)
-                    with suppress(OSError):
-                        path.unlink()
+                    path.unlink()
+
+
+def _is_store(entry: Path) -> bool:
+    """Whether chunks are kept there."""
+    kept = entry.is_dir() or entry.name in OLD_STORE
+    return kept and not entry.name.startswith(DELETED)
