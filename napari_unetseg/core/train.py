@@ -413,15 +413,17 @@ def _read(
     init: Model | None,
 ) -> TrainingData:
     """Read and check images and labels, against the model to go on from if there is one."""
-    first = pairs[0].image if pairs else None
-    same = init and first and _channels(init, first) == init.channels
+    normalization = None
+    images = [pair.image for pair in pairs]
+    if init and images and _channels(init, images[0]) == init.channels:
+        normalization = init.normalization.going_on(images)
     return TrainingData(
         pairs,
         settings.dims,
         settings.validation,
         structures=[*(init.classes.structures if init else ()), *structures],
         seed=settings.seed,
-        normalization=init.normalization if init and same else None,
+        normalization=normalization,
         rule=settings.normalization,
     )
 

@@ -9,13 +9,13 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import Event
+from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.image import Stack
 from napari_unetseg.engine.objects import measure_objects
 from napari_unetseg.engine.output import is_finished
@@ -76,6 +76,8 @@ class FileDone(Event):
         Objects of each structure in its mask; empty unless measured.
     unsure
         Mean of `margin_uncertainty` over what was predicted of it; None unless measured.
+    notices
+        What was said while it was predicted: sentences.
     """
 
     name: str
@@ -87,6 +89,7 @@ class FileDone(Event):
     error: str = ""
     objects: Mapping[int, int] = field(default_factory=dict)
     unsure: float | None = None
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,18 +165,34 @@ def predict_files(
     for number, (stem, image) in enumerate(images.items(), 1):
         yield FileBegun(stem, number, len(images))
         start = time.monotonic()
+        notices: list[str] = []
         done: FileDone | None = FileDone(stem, image, how.mask_of(stem, image), "failed", 0.0, {})
         try:
-            done = yield from one.predict(stem, image)
+            done = yield from _noting(one.predict(stem, image), notices)
         except CannotGoOnError:
             raise
         except Exception as problem:  # noqa: BLE001 - the other images are still predicted
             done = replace(done, error=_sentence(problem)) if done is not None else None
         if done is None:
             break
-        results.append(replace(done, seconds=time.monotonic() - start))
+        seconds = time.monotonic() - start
+        results.append(replace(done, seconds=seconds, notices=tuple(notices)))
         yield results[-1]
     return results
+
+
+def _noting(
+    events: Generator[Event, None, FileDone | None], notices: list[str]
+) -> Generator[Event, None, FileDone | None]:
+    """Pass events on, and keep what they say."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            return cast("FileDone | None", end.value)
+        if isinstance(event, Notice):
+            notices.append(event.text)
+        yield event
 
 
 @dataclass(frozen=True, slots=True, eq=False)

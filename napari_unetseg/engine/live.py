@@ -245,19 +245,20 @@ class LookWork:
         """The mask of a plane; False if another view made it less urgent."""
         asked = View(view.image, view.stack, plane)
         yield MaskBegins(asked, self.model.id, self.model.classes.structures, None)
-        known = self._range(asked)
+        known = yield from self._range(asked)
         for tile in mask_of(self.model, asked, self.device, control, self.screen, known):
             yield tile
             if self.screen.view is not view:
                 return False
         return not control.stopped
 
-    def _range(self, view: View) -> Normalization | None:
+    def _range(self, view: View) -> Generator[Event, None, Normalization | None]:
         if isinstance(view.stack.data, np.ndarray):  # it may be changed in place
             return None
         key = (self.model.id, view.image)
         if key not in self.ranges:
-            self.ranges[key] = self.model.normalization.for_stack(view.stack)[0]
+            self.ranges[key], notices = self.model.normalization.for_stack(view.stack)
+            yield from map(Notice, notices)
         return self.ranges[key]
 
 

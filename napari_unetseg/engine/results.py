@@ -39,7 +39,7 @@ def write_report(
         rows = csv.writer(file)
         head = ["image", "mask", "status", "seconds", *columns.values()]
         head += [f"objects of {number}" for number in objects]
-        rows.writerow([*(["model"] if models else []), *head, "error"])
+        rows.writerow([*(["model"] if models else []), *head, "notices", "error"])
         for place, (model, done) in enumerate(results):
             mine = _classes(model)
             facts: list[Any] = [done.image, done.mask, done.status, f"{done.seconds:.2f}"]
@@ -47,7 +47,7 @@ def write_report(
                 done.voxels.get(key[0], 0) if done.voxels and key in mine else "" for key in columns
             ]
             facts += [done.objects.get(number, "") for number in objects]
-            rows.writerow([*models[place : place + 1], *facts, done.error])
+            rows.writerow([*models[place : place + 1], *facts, " ".join(done.notices), done.error])
 
 
 def _classes(model: Model | None) -> list[tuple[int, str]]:

@@ -12,7 +12,7 @@ from napari_unetseg.core.control import Control
 from napari_unetseg.core.devices import use_threads
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice
-from napari_unetseg.core.inference import why_blended, why_own_range
+from napari_unetseg.core.inference import why_blended
 from napari_unetseg.core.memory import kept_memory
 from napari_unetseg.engine.chunks import ChunkPredictor, Predicted, Read
 from napari_unetseg.engine.grid import Grid
@@ -123,9 +123,8 @@ def predict_to_zarr(
         if not output.finished:
             if plan.grid.blended:
                 yield Notice(why_blended(model))
-            normalization, own = model.normalization.for_stack(stack)
-            if own:
-                yield Notice(why_own_range(stack))
+            normalization, notices = model.normalization.for_stack(stack)
+            yield from map(Notice, notices)
             yield from (chunks or predict_here)(output, normalization, settings, control)
             if control.stopped:
                 return None

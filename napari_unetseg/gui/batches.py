@@ -50,7 +50,7 @@ class BatchRow:
         What its mask is called; its file, or for a layer a name that stands for one.
     layer
         The open layer; of a file None until it is opened.
-    state, seconds, voxels, objects, unsure, error
+    state, seconds, voxels, objects, unsure, notices, error
         As `FileDone` has them.
     mask
         What `open_stack` takes for its mask.
@@ -66,6 +66,7 @@ class BatchRow:
     voxels: Mapping[int, int] | None = None
     objects: Mapping[int, int] | None = None
     unsure: float | None = None
+    notices: tuple[str, ...] = ()
     error: str = ""
     mask: Path | None = None
     model: str = ""
@@ -207,6 +208,7 @@ class Batches:
             voxels=event.voxels,
             objects=event.objects,
             unsure=event.unsure,
+            notices=event.notices,
             error=event.error,
             mask=None if failed or how is None else how.opened_as(event.name, event.image),
             model=self._model,

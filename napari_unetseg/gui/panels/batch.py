@@ -182,7 +182,7 @@ class BatchPanel(Panel):
             self.table.setItem(place, column, item)
         if item.text() != text:
             item.setText(text)
-        item.setToolTip(one.error or str(one.path))
+        item.setToolTip("\n".join([one.error or str(one.path), *one.notices]))
 
     def _texts(self, one: BatchRow) -> tuple[str, ...]:
         state = one.state.value
@@ -190,7 +190,8 @@ class BatchPanel(Panel):
             state = "paused" if self.session.job.paused else "predicting…"
         unsure = "" if one.unsure is None else f"{one.unsure:.3f}"
         took = f"{one.seconds:.1f} s" if one.seconds else ""
-        return one.name, state, unsure, one.error or self._found(one), took
+        found = ". ".join(filter(None, [self._found(one), *one.notices]))
+        return one.name, state, unsure, one.error or found, took
 
     def _found(self, one: BatchRow) -> str:
         """What is in a mask: objects of each structure where they were measured, else its share."""
