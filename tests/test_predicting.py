@@ -92,6 +92,10 @@ def test_a_bad_image_is_told_at_the_end_and_does_not_stop_the_others(
     assert [r["status"] for r in rows] == ["done", "failed", "done"]
     assert int(rows[2]["structure 3 (3)"]) == (mask == 3).sum() > 0
     assert "cannot be read" in rows[1]["error"]
+    brighter = "c is brighter than the training images (2 to 199 instead of 0 to 1): scaled"
+    assert brighter in err
+    assert rows[2]["notices"].startswith(brighter)
+    assert rows[1]["notices"] == ""
     (data / "images" / "b.tif").unlink()
     before = tree(out)
     code, said, err = run("predict", m, data / "images", "-o", out, "--skip-existing")

@@ -138,7 +138,9 @@ class TrainSettings(_Settings):
     augment: AugmentSettings = AugmentSettings()
 
     normalization: Literal["auto", "training", "image"] = "auto"
-    """Scale intensities by the range of all training images or by that of each image."""
+    """Scale intensities by the range of all training images or by that of each image. ``auto``: by
+    that of each if they differ, and images of another exposure by theirs; ``training`` keeps the
+    training images' range for them too."""
     validation: float = Field(0.15, ge=0, le=0.5)
     """Share of the blocks that is kept out of training and used for the score."""
     freeze_encoder: bool = False

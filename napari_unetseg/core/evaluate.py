@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import Event, Notice, TilePredicted
+from napari_unetseg.core.events import Event, Notice, TilePredicted, pass_on
 from napari_unetseg.core.label_checks import LabelValues, notes_of
 from napari_unetseg.core.labels import BRUSH, Classes, LabelKind, Structure
 from napari_unetseg.core.metrics import Scores, confusion, scores_of
@@ -120,8 +120,7 @@ def evaluate(
         except StopIteration as end:
             result: Evaluation = end.value
             return result
-        if on_event is not None:
-            on_event(event)
+        pass_on(event, on_event)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from napari_unetseg.core.metrics import Scores  # noqa: TC001 - looked up where events are checked
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
     from napari_unetseg.core.model import Model
@@ -25,7 +28,10 @@ __all__ = [
     "StepDone",
     "TilePredicted",
     "TrainingDone",
+    "pass_on",
 ]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -231,3 +237,11 @@ class ChunkPredicted(Event):
 
     done: int
     total: int
+
+
+def pass_on(event: Event, on_event: Callable[[Event], object] | None) -> None:
+    """Tell a listener of an event; without one, what the user should read goes to the log."""
+    if on_event is not None:
+        on_event(event)
+    elif isinstance(event, Notice):
+        log.warning(event.text)

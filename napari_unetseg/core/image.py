@@ -11,59 +11,18 @@ from typing import Any, Self
 import numpy as np
 
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.exposure import DIFFERENT, Channel, How, Trained, fit_channels
+from napari_unetseg.core.exposure_notices import describe
+from napari_unetseg.core.intensities import Intensities, Profile, measure_channels, range_of
+from napari_unetseg.core.pixels import as_float32, finite_values, native, read_array, spread
 
 __all__ = ["Normalization", "Stack", "native"]
 
 CHANNEL_AXES = "CS"
-LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.8
 CLIP_LOW, CLIP_HIGH = -1.0, 3.0
 """Normalised values beyond these are cut, so that a hot pixel cannot drown its surroundings."""
-DIFFERENT = 0.1
-"""Training images whose ranges differ by more than this share are scaled each on its own."""
-RESCALE_FACTOR = 6.0
-"""An image whose range differs by more than this from the training images' is another bit depth."""
 LARGE_PLANE = 4096**2
 """Of planes of more pixels, blocks are looked at instead of every n-th pixel."""
-
-
-def _spread(size: int, blocks: int = 4, edge: int = 128) -> list[slice]:
-    """Evenly spread pieces of an axis; all of it where it is short."""
-    if size <= blocks * edge:
-        return [slice(0, size)]
-    starts = [(size - edge) * (2 * i + 1) // (2 * blocks) for i in range(blocks)]
-    return [slice(start, start + edge) for start in starts]
-
-
-def native(array: Any) -> np.ndarray:
-    """A C-contiguous array in the machine's byte order, ready for torch.
-
-    Booleans become uint8; complex and object arrays are refused with a `UserError`.
-    """
-    array = np.asarray(array)
-    if array.dtype.kind not in "buif":
-        raise UserError(
-            f"This image holds values of type {array.dtype}; convert it to integers or floats."
-        )
-    if array.dtype == bool:
-        array = array.astype(np.uint8)
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-
-
-def _float32(array: np.ndarray) -> np.ndarray:
-    """A C-contiguous copy as float32; what is too large for it becomes infinite."""
-    with np.errstate(over="ignore"):
-        return np.array(array, np.float32, order="C")
-
-
-def _array(piece: Any) -> Any:
-    """What was cut from an array; dask arrays are read here.
-
-    Dask's callbacks, which napari's cache is one of, are for one thread: in another, while the
-    window reads planes, they fail now and then.
-    """
-    if type(piece).__module__.startswith("dask."):
-        return piece.compute(scheduler="threads", callbacks=())
-    return np.asarray(piece)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -241,9 +200,9 @@ class Stack:
         grid: list[Any] = [*plane, *region]
         channel = self.channel_axis
         if channel is None:
-            return native(_array(self.data[tuple(grid)]))[np.newaxis]
+            return native(read_array(self.data[tuple(grid)]))[np.newaxis]
         grid.insert(channel, slice(0, self.n_channels))
-        array = _array(self.data[tuple(grid)])
+        array = read_array(self.data[tuple(grid)])
         return native(np.moveaxis(array, channel - min(channel, len(plane)), 0))
 
     def whole(self, dims: int) -> tuple[slice, ...]:
@@ -260,46 +219,87 @@ class Stack:
         Of planes of more than 4096² pixels 16 evenly spread blocks of 128² are read, joined to
         512², since thinning would read all of their chunks.
         """
+        return map(self._thinned, self._probed(most))
+
+    def probe_details(self, most: int = 8) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+        """As `probe`, and with each plane pieces of it (channels, Y, X) that are not thinned."""
+        planes = self._probed(most)
+        for plane in planes:
+            piece = self._thinned(plane)
+            if self._thin == 1 or self._is_large:
+                yield piece, [piece]
+            else:
+                rows = self._blocks(plane, 2 if len(planes) < 4 else 1)
+                yield piece, [block for row in rows for block in row]
+
+    @property
+    def _thin(self) -> int:
+        return max(1, math.isqrt(math.prod(self.spatial_shape(2)) // 512**2))
+
+    @property
+    def _is_large(self) -> bool:
+        read = getattr(self.data, "voxels_read", 1)  # of a resampled image, for each of its pixels
+        return math.prod(self.spatial_shape(2)) * read > LARGE_PLANE
+
+    def _probed(self, most: int) -> list[tuple[int, ...]]:
         shape = self.leading_shape(2)
         count = math.prod(shape)
-        height, width = self.spatial_shape(2)
-        thin = max(1, math.isqrt(height * width // 512**2))
-        region = (slice(0, height, thin), slice(0, width, thin))
-        read = height * width * getattr(self.data, "voxels_read", 1)  # of a resampled image
-        for number in range(0, count, max(1, math.ceil(count / most))):
-            plane = tuple(int(i) for i in np.unravel_index(number, shape)) if shape else ()
-            yield self._blocks(plane) if read > LARGE_PLANE else self.read(plane, region)
+        numbers = range(0, count, max(1, math.ceil(count / most)))
+        return [tuple(map(int, np.unravel_index(n, shape))) if shape else () for n in numbers]
 
-    def _blocks(self, plane: tuple[int, ...]) -> np.ndarray:
-        """Evenly spread blocks of a large plane beside one another: (channels, Y, X)."""
-        rows, columns = (_spread(size) for size in self.spatial_shape(2))
-        return np.concatenate(
-            [np.concatenate([self.read(plane, (y, x)) for x in columns], axis=2) for y in rows],
-            axis=1,
-        )
+    def _thinned(self, plane: tuple[int, ...]) -> np.ndarray:
+        if not self._is_large:
+            height, width = self.spatial_shape(2)
+            return self.read(plane, (slice(0, height, self._thin), slice(0, width, self._thin)))
+        rows = [np.concatenate(row, axis=2) for row in self._blocks(plane, 4)]
+        return np.concatenate(rows, axis=1)
+
+    def _blocks(self, plane: tuple[int, ...], count: int) -> list[list[np.ndarray]]:
+        """Rows of evenly spread blocks (channels, Y, X) of a plane."""
+        rows, columns = (spread(size, count) for size in self.spatial_shape(2))
+        return [[self.read(plane, (y, x)) for x in columns] for y in rows]
 
     def fingerprint(self) -> str:
         """A name for the pixels: stays the same when the image is renamed or moved."""
         digest = hashlib.sha256(repr((self.grid_shape, self.n_channels)).encode())
         for piece in self.probe(2):
-            digest.update(_float32(piece).tobytes())
+            digest.update(as_float32(piece).tobytes())
         return digest.hexdigest()[:16]
+
+
+def _measure(stack: Stack) -> list[Intensities]:
+    """Measure each channel of some planes."""
+    return measure_channels(stack.name, list(stack.probe_details()))
 
 
 @dataclass(frozen=True, slots=True)
 class Normalization:
     """Linear scaling of each channel: ``low`` becomes 0 and ``high`` 1.
 
-    Both are percentiles (1 and 99.8) of the training images, stored in the model. With
-    ``per_image`` the percentiles of each whole image take their place, which are the better choice
-    where brightness differs from image to image. Either way all planes and tiles of an image are
-    scaled alike.
+    Both are percentiles (1 and 99.8) of the training images, stored in the model. An image of
+    another exposure is scaled by its own percentiles instead, and so is every image with
+    ``per_image``: see `exposure`. Either way all planes and tiles of an image are scaled alike.
+
+    Attributes
+    ----------
+    low, high, fill
+        The 1, 99.8 and 50 percentile of each channel.
+    per_image
+        Every image is scaled by its own percentiles, since those of the training images differ.
+    keep
+        Images of another exposure are scaled by ``low`` and ``high`` too, since the training's
+        settings say so.
+    profiles
+        How the intensities of each channel are distributed in the training images; empty in files
+        of earlier versions.
     """
 
     low: tuple[float, ...]
     high: tuple[float, ...]
     fill: tuple[float, ...]
     per_image: bool = False
+    keep: bool = False
+    profiles: tuple[Profile, ...] = ()
 
     @classmethod
     def estimate(cls, stacks: Sequence[Stack]) -> Self:
@@ -310,16 +310,19 @@ class Normalization:
         UserError
             A channel has no finite value at all.
         """
-        pieces = [piece for stack in stacks for piece in stack.probe()]
-        rows = []
-        for channel in range(stacks[0].n_channels):
-            values = np.concatenate([_float32(p[channel]).ravel() for p in pieces])
-            values = values[np.isfinite(values)]
-            if not values.size:
-                raise UserError(f"{stacks[0].name} has no finite pixel; choose another image.")
-            rows.append(np.percentile(values, [LOW_PERCENTILE, HIGH_PERCENTILE, 50.0]))
-        low, high, fill = (tuple(float(r[i]) for r in rows) for i in range(3))
-        return cls(low, high, fill)
+        return cls._pooled(stacks, [_measure(stack) for stack in stacks])
+
+    @classmethod
+    def _pooled(cls, stacks: Sequence[Stack], each: Sequence[Sequence[Intensities]]) -> Self:
+        profiles = tuple(
+            Profile.typical([o.profile for o in own]) for own in zip(*each, strict=True)
+        )
+        rows = [(own.low, own.high, own.median) for own in each[0]]
+        if len(stacks) > 1:
+            pieces = [piece for stack in stacks for piece in stack.probe()]
+            rows = [range_of(finite_values([p[n] for p in pieces])) for n in range(len(rows))]
+        low, high, fill = (tuple(column) for column in zip(*rows, strict=True))
+        return cls(low, high, fill, profiles=profiles)
 
     @classmethod
     def choose(cls, stacks: Sequence[Stack], rule: str = "auto") -> Self:
@@ -330,23 +333,29 @@ class Normalization:
         stacks
             The training images.
         rule
-            ``training``: the range of all; ``image``: that of each; ``auto``: that of each where
-            some image's range lies off the common one by more than a tenth of it.
+            ``training``: the range of all, for images of another exposure too; ``image``: that of
+            each; ``auto``: that of each where some image's range lies off the common one by more
+            than a tenth of it.
         """
-        common = cls.estimate(stacks)
-        if rule == "training" or (rule == "auto" and not common._differs(stacks)):
-            return common
-        return replace(common, per_image=True)
+        each = [_measure(stack) for stack in stacks]
+        common = cls._pooled(stacks, each)
+        differ = len(stacks) > 1 and any(map(common._differs, each))
+        per_image = rule == "image" or (rule == "auto" and differ)
+        return replace(common, per_image=per_image, keep=rule == "training")
 
-    def _differs(self, stacks: Sequence[Stack]) -> bool:
-        for stack in stacks if len(stacks) > 1 else ():
-            own = self.estimate([stack])
-            for low, high, own_low, own_high in zip(
-                self.low, self.high, own.low, own.high, strict=True
-            ):
-                if max(abs(own_low - low), abs(own_high - high)) > DIFFERENT * (high - low):
-                    return True
-        return False
+    def _differs(self, own: Sequence[Intensities]) -> bool:
+        return any(
+            max(abs(one.low - low), abs(one.high - high)) > DIFFERENT * (high - low)
+            for low, high, one in zip(self.low, self.high, own, strict=True)
+        )
+
+    def going_on(self, stacks: Sequence[Stack]) -> Self:
+        """For a training that goes on with other images: each range counts if one's is another."""
+        if self.per_image or self.keep:
+            return self
+        alike = [stack for stack in stacks if stack.n_channels == len(self.low)]
+        others = (channel.how is How.OWN for stack in alike for channel in self._fit(stack))
+        return replace(self, per_image=True) if any(others) else self
 
     def apply(self, array: np.ndarray) -> np.ndarray:
         """Scale an array (channels, *spatial) of any real dtype to float32.
@@ -354,7 +363,7 @@ class Normalization:
         NaN and infinite values take the median of the training images. A constant channel
         becomes 0.
         """
-        out = _float32(array)
+        out = as_float32(array)
         for channel, (low, high, fill) in enumerate(
             zip(self.low, self.high, self.fill, strict=True)
         ):
@@ -365,20 +374,30 @@ class Normalization:
             values /= (high - low) if high > low else 1.0
         return np.clip(out, CLIP_LOW, CLIP_HIGH, out=out)
 
-    def for_stack(self, stack: Stack) -> tuple[Self, bool]:
-        """This normalisation, or the stack's own one when its range is clearly another bit depth.
+    def for_stack(self, stack: Stack) -> tuple[Self, tuple[str, ...]]:
+        """How a stack is scaled, and what its user should know of it: sentences.
 
-        The same picture saved with 8 bits, with 16 bits or as floats from 0 to 1 is recognised in
-        this way. Returns the normalisation, and whether it is the stack's own against the rule.
+        The same picture at another exposure, saved with 8 bits, with 16 bits or as floats from 0
+        to 1 is recognised by its intensities. Nothing is said of an image that is scaled as the
+        model has it and could have been among the training images.
         """
-        own = type(self).estimate([stack])
-        if self.per_image:
-            return own, False
-        ratios = [
-            (o_high - o_low) / (high - low)
-            for low, high, o_low, o_high in zip(self.low, self.high, own.low, own.high, strict=True)
-            if high > low and o_high > o_low
-        ]
-        if ratios and all(r > RESCALE_FACTOR or r < 1 / RESCALE_FACTOR for r in ratios):
-            return own, True
-        return self, False
+        channels = self._fit(stack)
+        said = describe(stack.name, channels, per_image=self.per_image, keep=self.keep)
+        if all(channel.how is How.FIXED for channel in channels):
+            return self, tuple(said)
+        fill = tuple(
+            usual if channel.how is How.FIXED else channel.own.median
+            for channel, usual in zip(channels, self.fill, strict=True)
+        )
+        low, high = tuple(c.low for c in channels), tuple(c.high for c in channels)
+        return replace(self, low=low, high=high, fill=fill), tuple(said)
+
+    def _fit(self, stack: Stack) -> list[Channel]:
+        known = self.profiles or (None,) * len(self.low)
+        trained = [Trained(*row) for row in zip(self.low, self.high, known, strict=True)]
+        return fit_channels(
+            list(zip(stack.channels, trained, _measure(stack), strict=True)),
+            per_image=self.per_image,
+            keep=self.keep,
+            colors="S" in stack.axes,
+        )

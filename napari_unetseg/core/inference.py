@@ -12,7 +12,6 @@ from napari_unetseg.core.unet import probabilities
 if TYPE_CHECKING:
     import numpy as np
 
-    from napari_unetseg.core.image import Stack
     from napari_unetseg.core.model import Model
 
 __all__ = [
@@ -22,7 +21,6 @@ __all__ = [
     "Inference",
     "looks_at_image",
     "why_blended",
-    "why_own_range",
 ]
 
 EDGE = {2: 512, 3: 96}
@@ -35,14 +33,6 @@ LARGEST_HALO = 3.0
 def looks_at_image(model: Model) -> bool:
     """Whether a voxel's class depends on all that is around it, so that no tile can be exact."""
     return model.net.norm in ("group", "instance")
-
-
-def why_own_range(stack: Stack) -> str:
-    """Why an image is not scaled as the training images were: a sentence."""
-    return (
-        f"{stack.name} has quite another intensity range than the training images, so it is "
-        "scaled by its own percentiles."
-    )
 
 
 def why_blended(model: Model) -> str:

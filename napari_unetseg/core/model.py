@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from napari_unetseg.core.config import NetSettings
 from napari_unetseg.core.encoders import build
 from napari_unetseg.core.errors import ModelFileError
 from napari_unetseg.core.image import Normalization, Stack
+from napari_unetseg.core.intensities import SHAPE_PERCENTILES, Profile
 from napari_unetseg.core.labels import Classes
 from napari_unetseg.core.records import TrainingRecord
 
@@ -52,9 +53,12 @@ class ModelDescription(BaseModel):
         n, scale = self.net.in_channels, self.normalization
         numbers = self.classes.numbers
         low, high = self.spacing_range or (self.spacing, self.spacing)
-        values = (*scale.low, *scale.high, *scale.fill, *self.spacing, *low, *high)
+        profiles = _numbers(scale.profiles)
+        values = (*scale.low, *scale.high, *scale.fill, *self.spacing, *low, *high, *profiles)
         if not (
             len(self.channels) == len(scale.low) == len(scale.high) == len(scale.fill) == n
+            and len(scale.profiles) in (0, n)
+            and all(len(profile.shape) == len(SHAPE_PERCENTILES) for profile in scale.profiles)
             and len(self.spacing) == len(self.units) == len(low) == len(high) == self.net.dims
             and self.classes.out_channels == self.net.out_channels
             and len(set(numbers)) == len(numbers) >= 2
@@ -62,6 +66,11 @@ class ModelDescription(BaseModel):
         ):
             raise ValueError("channels, classes, spacing and network do not belong together")
         return self
+
+
+def _numbers(profiles: Sequence[Profile]) -> Iterator[float]:
+    for profile in profiles:
+        yield from (profile.contrast, profile.bottom, profile.top, *profile.shape)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from napari_unetseg.core.config import PredictSettings
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.devices import is_out_of_memory, use_threads
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import Event, Notice, TilePredicted
+from napari_unetseg.core.events import Event, Notice, TilePredicted, pass_on
 from napari_unetseg.core.image import Normalization, Stack
 from napari_unetseg.core.inference import (
     EDGE,
@@ -23,7 +23,6 @@ from napari_unetseg.core.inference import (
     Inference,
     looks_at_image,
     why_blended,
-    why_own_range,
 )
 from napari_unetseg.core.labels import most_probable
 from napari_unetseg.core.memory import kept_memory
@@ -188,9 +187,8 @@ def _predict_stack(
     if fitted.notice is not None:
         yield fitted.notice
     if normalization is None:
-        normalization, own = model.normalization.for_stack(fitted.seen)
-        if own:
-            yield Notice(why_own_range(stack))
+        normalization, notices = model.normalization.for_stack(fitted.seen)
+        yield from map(Notice, notices)
     engine = _Engine(model, stack.spatial_shape(model.dims), settings, fitted.resampling)
     if engine.blended:
         yield Notice(why_blended(model))
@@ -260,7 +258,7 @@ def predict(
     settings, planes, control
         As in `predict_events`; planes that are not asked for stay 0.
     on_event
-        Called with every event.
+        Called with every event; without it, `Notice` sentences go to the log as warnings.
 
     Returns
     -------
@@ -272,8 +270,7 @@ def predict(
     for event in predict_events(model, stack, settings, planes=planes, control=control):
         if isinstance(event, TilePredicted):
             mask[event.index] = event.mask
-        if on_event is not None:
-            on_event(event)
+        pass_on(event, on_event)
     return mask
 
 
@@ -300,6 +297,5 @@ def predict_probabilities(
     for event in predict_events(model, stack, settings, planes=planes, control=control):
         if isinstance(event, TilePredicted):
             out[(slice(None), *event.index)] = event.probabilities
-        if on_event is not None:
-            on_event(event)
+        pass_on(event, on_event)
     return out

@@ -466,20 +466,21 @@ def _read(
     init: Model | None,
 ) -> TrainingData:
     """Read and check images and labels, against the model to go on from if there is one."""
-    first = pairs[0].image if pairs else None
-    same = init and first and _channels(init, first) == init.channels
+    images = [pair.image for pair in pairs]
+    same = bool(init and images and _channels(init, images[0]) == init.channels)
     known = init.classes if init and same and init.dims == settings.dims and settings.hold else None
     if known and structures:
         listed = {structure.number for structure in structures}
         left = tuple(s for s in known.structures if s.number in listed)
         known = replace(known, structures=left)
+    normalization = init.normalization.going_on(images) if init and same else None
     return TrainingData(
         pairs,
         settings.dims,
         settings.validation,
         structures=[*(init.classes.structures if init else ()), *structures],
         seed=settings.seed,
-        normalization=init.normalization if init and same else None,
+        normalization=normalization,
         rule=settings.normalization,
         known=known,
     )

@@ -253,14 +253,14 @@ class LookWork:
         """The mask of a plane; False if another view made it less urgent."""
         asked = replace(view, plane=plane)
         yield MaskBegins(asked, self.model.id, self.model.classes.structures, None)
-        known = self._range(asked)
+        known = yield from self._range(asked)
         for tile in mask_of(self.model, asked, self.device, control, self.screen, known):
             yield tile
             if self.screen.view is not view:
                 return False
         return not control.stopped
 
-    def _range(self, view: View) -> Normalization | None:
+    def _range(self, view: View) -> Generator[Event, None, Normalization | None]:
         if isinstance(view.stack.data, np.ndarray):  # it may be changed in place
             return None
         from napari_unetseg.core.spacing import fit_spacing
@@ -268,7 +268,8 @@ class LookWork:
         key = (self.model.id, view.image, view.match_spacing)
         if key not in self.ranges:
             seen = fit_spacing(self.model, view.stack, match=view.match_spacing).seen
-            self.ranges[key] = self.model.normalization.for_stack(seen)[0]
+            self.ranges[key], notices = self.model.normalization.for_stack(seen)
+            yield from map(Notice, notices)
         return self.ranges[key]
 
 

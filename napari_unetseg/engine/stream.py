@@ -12,7 +12,7 @@ from napari_unetseg.core.control import Control
 from napari_unetseg.core.devices import use_threads
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice
-from napari_unetseg.core.inference import why_blended, why_own_range
+from napari_unetseg.core.inference import why_blended
 from napari_unetseg.core.memory import kept_memory
 from napari_unetseg.core.spacing import fit_spacing
 from napari_unetseg.engine.chunks import ChunkPredictor, Predicted, Read
@@ -150,9 +150,8 @@ def fill_store(
                 yield fitted.notice
             if plan.grid.blended:
                 yield Notice(why_blended(plan.model))
-            normalization, own = plan.model.normalization.for_stack(fitted.seen)
-            if own:
-                yield Notice(why_own_range(plan.stack))
+            normalization, notices = plan.model.normalization.for_stack(fitted.seen)
+            yield from map(Notice, notices)
             yield from (chunks or predict_here)(output, normalization, settings, control)
             if control.stopped:
                 return None

@@ -285,15 +285,12 @@ class Controller(Masks):
         if message.level is Level.WARNING and message is not before:
             return
         if self._control.stopped:
-            self.session.say("Predicting was stopped; what was predicted so far is shown.")
+            text, level = "Predicting was stopped; what was predicted so far is shown.", Level.INFO
         elif entry is not None and not entry.model.validated:
-            self.session.say(
-                "Prediction shown, not validated: look at it, paint more strokes where it is wrong "
-                "and train again.",
-                Level.DONE,
-            )
+            text, level = sentences.NOT_VALIDATED, Level.DONE
         else:
-            self.session.say("Prediction shown; correct it and train again.", Level.DONE)
+            text, level = sentences.PREDICTED, Level.DONE
+        self.session.say(" ".join([*self._noticed, text]), Level.INFO if self._noticed else level)
 
     def _on_tile(self, event: TilePredicted) -> None:
         target = self._target

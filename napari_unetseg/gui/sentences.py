@@ -89,6 +89,11 @@ KEPT = "; the earlier model is kept"
 EARLIER = "; the earlier model is one click away under Model"
 MOST_NAMED = 4
 """Of more structures the sentence says the mean alone; the plot shows the rest."""
+PREDICTED = "Prediction shown; correct it and train again."
+NOT_VALIDATED = (
+    "Prediction shown, not validated: look at it, paint more strokes where it is wrong and train "
+    "again."
+)
 NO_PREDICTION = "There is no prediction to show or hide yet; press 'Train' or 'Predict' first."
 LOOKING = "Looking for the most useful place…"
 HERE = {

@@ -216,6 +216,35 @@ def test_tiles_come_in_order_of_their_distance_from_what_is_seen_now() -> None:
     assert list(nearest_first(tiles, lambda: next(seen))) == [tiles[n] for n in (4, 0, 1, 2, 3, 5)]
 
 
+# -- what is said ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_another_exposure_is_said_once_and_not_with_every_plane(
+    desk: Desk, in_memory: bool
+) -> None:
+    desk.source.data = desk.source.data.astype(np.uint16) * 3
+    if in_memory:
+        bright = Stack(desk.source.data, "ZYX", name="cells")
+        desk.controller.stack = lambda: bright  # type: ignore[method-assign]
+    for plane in (10, 11, 20, 10):
+        desk.scroll(plane)
+        desk.controller.tick()
+    assert {10, 11, 20} <= set(desk.shown())
+    said = [text for text in desk.said if "is brighter than the training images" in text]
+    assert len(said) == 1
+    assert desk.session.message.text == said[0]
+
+
+def test_what_is_said_of_an_image_stays_when_its_prediction_is_there(desk: Desk) -> None:
+    assert desk.session.message.text.startswith("Prediction shown")
+    desk.source.data = desk.source.data.astype(np.uint16) * 3
+    desk.controller.predict_plane()
+    desk.wait(lambda: desk.session.job is None)
+    assert desk.session.message.text.startswith("cells is brighter than the training images (")
+    assert "Prediction shown" in desk.session.message.text
+
+
 # -- what goes wrong -------------------------------------------------------------------------------
 
 

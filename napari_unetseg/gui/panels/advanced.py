@@ -42,7 +42,7 @@ TIPS = {
     "patch": "Edge of a training patch in pixels.",
     "batch": "Patches of a step.",
     "normalization": "Scale by the range of all training images, or by that of each image; "
-    "auto takes each where they differ.",
+    "auto takes each where they differ, and for images of another exposure.",
     "validation": "Share of the blocks held back for the score.",
     "freeze_encoder": "Train the decoder only; for going on from an existing model.",
     "device": "Where to compute; auto takes the GPU where there is one.",

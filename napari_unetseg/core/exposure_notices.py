@@ -1,0 +1,175 @@
+"""What is said of an image that was taken at another exposure: sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from napari_unetseg.core.exposure import (
+    DIFFERENT,
+    Channel,
+    How,
+    is_cut_off,
+    is_faint,
+    is_saturated,
+)
+from napari_unetseg.core.intensities import Profile
+
+__all__ = ["describe"]
+
+FEWEST_LEVELS = 16
+SAME_WHITE = 0.05
+"""White that differs by no more than this share is nothing to speak of."""
+INVERTED = 0.25
+"""The percentiles of an inverted image are further off than this, and those of its negative less
+than half as far."""
+MOST_CHANNELS = 3
+"""Of more channels the ranges are not named."""
+Known = tuple[Channel, Profile]
+"""A channel, and the profile of the training images."""
+
+
+def describe(name: str, channels: Sequence[Channel], *, per_image: bool, keep: bool) -> list[str]:
+    """Say how an image is scaled if not as the model has it, and what no scaling can mend.
+
+    Parameters
+    ----------
+    name, channels
+        The image's name, and its channels.
+    per_image, keep
+        As of `fit_channels`.
+    """
+    if all(c.trained.profile and c.own.smallest == c.own.largest for c in channels):
+        value = _number(channels[0].own.largest)
+        return [f"{name} has the same value everywhere ({value}), so there is nothing to find."]
+    scaling = _scaling(name, channels, per_image=per_image, keep=keep)
+    return [*scaling, *_lost(name, channels)]
+
+
+# -- how it is scaled ------------------------------------------------------------------------------
+
+
+def _scaling(name: str, channels: Sequence[Channel], *, per_image: bool, keep: bool) -> list[str]:
+    found = []
+    of = {how: [channel for channel in channels if channel.how is how] for how in How}
+    if (own := of[How.OWN]) and not per_image:
+        found.append(f"{_compared(name, own, len(channels))}: scaled by its own percentiles.")
+    colors = of[How.COLORS]
+    factor = colors[0].trained.high / colors[0].high if colors else 1.0
+    if abs(factor - 1) > SAME_WHITE:
+        than = _compared(name, colors, len(channels))
+        found.append(f"{than}: its colours are multiplied by {factor:.2g}.")
+    if noise := of[How.NOISE]:
+        names = ", ".join(channel.name for channel in noise)
+        where = f" in {names}" if len(noise) < len(channels) else ""
+        found.append(
+            f"{name} shows hardly more than noise{where}: scaled so that the noise looks as in the "
+            "training images."
+        )
+    if keep and (other := [channel for channel in of[How.FIXED] if _is_other(channel)]):
+        found.append(
+            f"{_compared(name, other, len(channels))}, but this model keeps their range, so the "
+            "mask may be wrong; train with the normalization 'auto' for such images."
+        )
+    return found
+
+
+def _is_other(channel: Channel) -> bool:
+    ends = _ends(channel)
+    return max(map(abs, ends)) > DIFFERENT and not is_faint(channel.trained, channel.own)
+
+
+def _ends(channel: Channel) -> tuple[float, float]:
+    """How far both ends of the range are off those of the training images."""
+    trained, own = channel.trained, channel.own
+    return trained.share(own.low), trained.share(own.high) - 1
+
+
+def _compared(name: str, channels: Sequence[Channel], count: int) -> str:
+    """Such as ``cells is brighter than the training images (5 to 90 instead of 1 to 20)``."""
+    low, high = (fmean(column) for column in zip(*map(_ends, channels), strict=True))
+    if low * high < 0 and min(abs(low), abs(high)) > DIFFERENT:
+        how = "has less contrast than" if low > 0 else "has more contrast than"
+    else:
+        how = "is brighter than" if low + high > 0 else "is darker than"
+    ranges = [
+        f"{channel.name + ' ' if count > 1 else ''}{_range(channel.own.low, channel.own.high)} "
+        f"instead of {_range(channel.trained.low, channel.trained.high)}"
+        for channel in channels
+    ]
+    said = f" ({', '.join(ranges)})" if len(channels) <= MOST_CHANNELS else ""
+    return f"{name} {how} the training images{said}"
+
+
+def _range(low: float, high: float) -> str:
+    return f"{_number(low)} to {_number(high)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 or value == round(value) else f"{value:.3g}"
+
+
+# -- what no scaling can mend ----------------------------------------------------------------------
+
+
+def _lost(name: str, channels: Sequence[Channel]) -> list[str]:
+    """Why the mask may be wrong whatever the scaling: the first reason that there is."""
+    known = [
+        (channel, trained)
+        for channel in channels
+        if (trained := channel.trained.profile) and not is_faint(channel.trained, channel.own)
+    ]
+    found = (look(known) for look in (_saturated, _cut_off, _coarse, _inverted))
+    return [f"{name} {text}" for text in found if text][:1]
+
+
+def _saturated(channels: Sequence[Known]) -> str:
+    shares = [(c.own.profile.top, t.top) for c, t in channels if is_saturated(t, c.own.profile)]
+    if not shares:
+        return ""
+    share, usual = map(_percent, max(shares))
+    return (
+        f"is saturated: {share} of its pixels have the largest value ({usual} in the training "
+        "images), so the mask may be wrong; take it with a shorter exposure, or train on such "
+        "images."
+    )
+
+
+def _cut_off(channels: Sequence[Known]) -> str:
+    shares = [(c.own.profile.bottom, t.bottom) for c, t in channels if is_cut_off(t, c.own.profile)]
+    if not shares:
+        return ""
+    share, usual = map(_percent, max(shares))
+    return (
+        f"is cut off at the dark end: {share} of its pixels have the smallest value ({usual} in "
+        "the training images), so the mask may be wrong; take it with a longer exposure or a "
+        "higher offset, or train on such images."
+    )
+
+
+def _coarse(channels: Sequence[Known]) -> str:
+    scaled = [(c.own.profile.levels, t.levels) for c, t in channels if c.how is not How.FIXED]
+    levels = [own for own, usual in scaled if own < min(FEWEST_LEVELS, usual / 2)]
+    if not levels:
+        return ""
+    return (
+        f"has only {min(levels)} grey levels, so the mask may be wrong; take it with a longer "
+        "exposure, or save it with more bits."
+    )
+
+
+def _inverted(channels: Sequence[Known]) -> str:
+    if not channels:
+        return ""
+    distances = [channel.own.profile.distances(trained) for channel, trained in channels]
+    straight, flipped = (fmean(column) for column in zip(*distances, strict=True))
+    if straight <= INVERTED or flipped >= straight / 2:
+        return ""
+    return (
+        "looks inverted: what is bright in the training images is dark in it, so the mask may be "
+        "wrong; invert it, or train on such images."
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 0.995 else "100 %"

@@ -1,0 +1,184 @@
+"""Intensities of one channel of an image: range, noise, and how they are distributed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Self
+
+import numpy as np
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.pixels import as_float32, finite_values
+
+__all__ = [
+    "SHAPE_PERCENTILES",
+    "Intensities",
+    "Profile",
+    "measure_channels",
+    "range_of",
+]
+
+LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.8
+SHAPE_PERCENTILES = (5.0, 25.0, 50.0, 75.0, 95.0, 99.0)
+LARGEST_CONTRAST = 1e4
+"""Contrast of an image without any noise, such as a drawing."""
+LEVELS_FROM = 2**16
+"""Grey levels are counted in about this many pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How the intensities of a channel are distributed, whatever its gain and offset.
+
+    Attributes
+    ----------
+    contrast
+        Range (1 to 99.8 percentile) in units of the noise's standard deviation.
+    shape
+        The percentiles of `SHAPE_PERCENTILES`, as shares of the range.
+    bottom, top
+        Shares of the pixels that have the smallest and the largest value.
+    levels
+        Grey levels in the range.
+    """
+
+    contrast: float
+    shape: tuple[float, ...]
+    bottom: float
+    top: float
+    levels: int
+
+    @classmethod
+    def typical(cls, profiles: Sequence[Profile]) -> Self:
+        """What several images have in common; cut off and coarse is what any of them is."""
+        return cls(
+            median(p.contrast for p in profiles),
+            tuple(map(fmean, zip(*(p.shape for p in profiles), strict=True))),
+            max(p.bottom for p in profiles),
+            max(p.top for p in profiles),
+            min(p.levels for p in profiles),
+        )
+
+    @property
+    def background(self) -> float:
+        """Where most pixels lie, as a share of the range: the middle of the densest quarter."""
+        ends = zip(self.shape[:4], self.shape[1:5], SHAPE_PERCENTILES, SHAPE_PERCENTILES[1:])  # noqa: B905 - the last of the percentiles is the tail
+        return min(((b - a) / (q - p), (a + b) / 2) for a, b, p, q in ends)[1]
+
+    def distances(self, other: Profile) -> tuple[float, float]:
+        """Mean difference of the percentiles from another's, and from those of its negative."""
+        ours, theirs = ([v / (p.shape[-1] or 1.0) for v in p.shape[:-1]] for p in (self, other))
+        negative = [1 - v for v in reversed(theirs)]
+        straight, flipped = (
+            fmean(abs(a - b) for a, b in zip(ours, those, strict=True))
+            for those in (theirs, negative)
+        )
+        return straight, flipped
+
+
+@dataclass(frozen=True, slots=True)
+class Intensities:
+    """What was measured of a channel.
+
+    Attributes
+    ----------
+    low, high, median
+        The 1, 99.8 and 50 percentile.
+    smallest, largest
+        The extreme values.
+    noise
+        Standard deviation of the noise.
+    profile
+        How they are distributed.
+    """
+
+    low: float
+    high: float
+    median: float
+    smallest: float
+    largest: float
+    noise: float
+    profile: Profile
+
+    @property
+    def width(self) -> float:
+        """Width of the range."""
+        return self.high - self.low
+
+    @classmethod
+    def measure(cls, values: np.ndarray, details: Sequence[np.ndarray]) -> Self:
+        """Measure a channel.
+
+        Parameters
+        ----------
+        values
+            Its pixels, flat, finite, float32; at least one.
+        details
+            Pieces (Y, X) of it in full resolution, in which the noise is measured.
+        """
+        percentiles = [LOW_PERCENTILE, HIGH_PERCENTILE, 0.0, 50.0, 100.0, *SHAPE_PERCENTILES]
+        found = [float(v) for v in np.percentile(values, percentiles)]
+        low, high, smallest, middle, largest = found[:5]
+        width = high - low
+        noise = _noise(details, width)
+        some = values[:: max(1, len(values) // LEVELS_FROM)]
+        profile = Profile(
+            contrast=width / max(noise, width / LARGEST_CONTRAST) if width else 0.0,
+            shape=tuple((v - low) / width if width else 0.0 for v in found[5:]),
+            bottom=float((values == np.float32(smallest)).mean()),
+            top=float((values == np.float32(largest)).mean()),
+            levels=len(np.unique(some[(some >= low) & (some <= high)])),
+        )
+        return cls(low, high, middle, smallest, largest, noise, profile)
+
+
+def range_of(values: np.ndarray) -> tuple[float, float, float]:
+    """The 1, 99.8 and 50 percentile."""
+    low, high, middle = np.percentile(values, [LOW_PERCENTILE, HIGH_PERCENTILE, 50.0])
+    return float(low), float(high), float(middle)
+
+
+def measure_channels(
+    name: str, pieces: Sequence[tuple[np.ndarray, Sequence[np.ndarray]]]
+) -> list[Intensities]:
+    """Measure each channel of an image.
+
+    Parameters
+    ----------
+    name
+        Of the image.
+    pieces
+        As `Stack.probe_details` yields them.
+
+    Raises
+    ------
+    UserError
+        A channel has no finite value at all.
+    """
+    found = []
+    for channel in range(len(pieces[0][0])):
+        values = finite_values([piece[channel] for piece, _ in pieces])
+        if not values.size:
+            raise UserError(f"{name} has no finite pixel; choose another image.")
+        details = [detail[channel] for _, details in pieces for detail in details]
+        found.append(Intensities.measure(values, details))
+    return found
+
+
+def _noise(details: Sequence[np.ndarray], most: float) -> float:
+    """Standard deviation of the noise, from the diagonal second differences: slopes cancel out.
+
+    The mean, since in 8 bits most differences may be 0; none counts as more than the range, so
+    that hot pixels do not matter.
+    """
+    total, count = 0.0, 0
+    for piece in map(as_float32, details):
+        with np.errstate(over="ignore", invalid="ignore"):  # next to pixels that are not finite
+            found = np.abs(piece[:-1, :-1] - piece[:-1, 1:] - piece[1:, :-1] + piece[1:, 1:]) / 2
+        found = found[np.isfinite(found)]
+        total += float(np.minimum(found, most).sum(dtype=np.float64))
+        count += found.size
+    return total / count * math.sqrt(math.pi / 2) if count else 0.0

@@ -1,0 +1,59 @@
+"""Pixels of whatever array an image is: read, in the machine's byte order, as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from napari_unetseg.core.errors import UserError
+
+__all__ = ["as_float32", "finite_values", "native", "read_array", "spread"]
+
+
+def spread(size: int, blocks: int, edge: int = 128) -> list[slice]:
+    """Evenly spread pieces of an axis; all of it where it is short."""
+    if size <= blocks * edge:
+        return [slice(0, size)]
+    starts = [(size - edge) * (2 * i + 1) // (2 * blocks) for i in range(blocks)]
+    return [slice(start, start + edge) for start in starts]
+
+
+def native(array: Any) -> np.ndarray:
+    """A C-contiguous array in the machine's byte order, ready for torch.
+
+    Booleans become uint8; complex and object arrays are refused with a `UserError`.
+    """
+    array = np.asarray(array)
+    if array.dtype.kind not in "buif":
+        raise UserError(
+            f"This image holds values of type {array.dtype}; convert it to integers or floats."
+        )
+    if array.dtype == bool:
+        array = array.astype(np.uint8)
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+
+
+def as_float32(array: np.ndarray) -> np.ndarray:
+    """A C-contiguous copy as float32; what is too large for it becomes infinite."""
+    with np.errstate(over="ignore"):
+        return np.array(array, np.float32, order="C")
+
+
+def finite_values(pieces: Sequence[np.ndarray]) -> np.ndarray:
+    """All finite values of some arrays, flat, float32."""
+    values = np.concatenate([as_float32(piece).ravel() for piece in pieces])
+    finite: np.ndarray = values[np.isfinite(values)]
+    return finite
+
+
+def read_array(piece: Any) -> Any:
+    """What was cut from an array; dask arrays are read here.
+
+    Dask's callbacks, which napari's cache is one of, are for one thread: in another, while the
+    window reads planes, they fail now and then.
+    """
+    if type(piece).__module__.startswith("dask."):
+        return piece.compute(scheduler="threads", callbacks=())
+    return np.asarray(piece)
