@@ -151,7 +151,8 @@ class Progress:
         self.losses, self.steps_since_epoch, self.failures = 0.0, 0, 0
         weights = learner.weights()
         gain = -math.inf if self.fitted else self._gain(scores)
-        self._look_whether_fitted(learner)
+        if scores is None:
+            self._look_whether_fitted(learner)
         self.without_gain = 0 if gain >= LEAST_GAIN else self.without_gain + 1
         if gain > 0:
             self.best = self.steady = Best(weights, scores)
@@ -165,7 +166,7 @@ class Progress:
         Labels of some classes alone say nothing of what they do to the others: the weights that
         have the labels right first have changed least.
         """
-        if self.fitted or learner.data.validated or not learner.data.unlabelled:
+        if self.fitted or not learner.data.unlabelled:
             return
         (wrong,) = learner.team.told(learner.wrong())
         self.fitted = wrong <= FEW
