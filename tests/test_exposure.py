@@ -16,6 +16,7 @@ from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.image import Normalization, Stack
 from napari_unetseg.core.model import Model, load_model
 from napari_unetseg.core.predict import predict
+from napari_unetseg.core.resample import Resampling
 from napari_unetseg.core.samples import Pair
 
 BRIGHT_FIELD = np.array([230.0, 220.0, 210.0])
@@ -150,6 +151,18 @@ def test_noise_of_another_exposure_is_not_stretched_either(
     assert "hardly more than noise" in said
 
 
+@pytest.mark.parametrize("exposure", [1.0, 0.1])
+@pytest.mark.parametrize("factor", [0.5, 0.25, 0.125])
+def test_noise_of_an_image_that_is_resampled_to_finer_pixels_is_not_stretched(
+    exposure: float, factor: float
+) -> None:
+    """Though there is none between pixels that were interpolated."""
+    usual = chosen(cells(gain=2000, offset=300))
+    empty = stack(np.random.default_rng(3).normal(400, 80 * exposure, (96, 96)))
+    found, _ = usual.for_stack(Resampling((96, 96), (factor, factor)).view(empty))
+    assert found.apply(empty.read((), empty.whole(2))).std() < 0.1
+
+
 def test_a_few_objects_are_signal_enough(model: Model) -> None:
     image, truth = blobs((192, 192), 1, 4)
     mask = predict(model, stack(6000 * image + 900))
@@ -240,6 +253,16 @@ def test_hues_of_a_stained_slide_are_kept_in_other_light(light: float) -> None:
     for ends in ((found.high, usual.high), (found.low, usual.low)):
         np.testing.assert_allclose(np.divide(*ends), light, atol=0.03)
     assert f"its colours are multiplied by {1 / light:.2g}" in said
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.6])
+def test_hues_are_kept_at_another_pixel_size(factor: float) -> None:
+    usual = chosen(slide(0, 20, 40), axes="YXS")
+    other = stack(slide(1, 20, 1, 0.5), "YXS")
+    found, notices = usual.for_stack(Resampling((128, 128), (factor, factor)).view(other))
+    np.testing.assert_allclose(np.divide(found.high, usual.high), 0.5, atol=0.03)
+    np.testing.assert_allclose(np.divide(found.low, usual.low), 0.5, atol=0.03)
+    assert "its colours are multiplied by 2" in " ".join(notices)
 
 
 def test_a_slide_with_other_contents_is_scaled_as_the_others() -> None:

@@ -222,7 +222,17 @@ class Stack:
         return map(self._thinned, self._probed(most))
 
     def probe_details(self, most: int = 8) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-        """As `probe`, and with each plane pieces of it (channels, Y, X) that are not thinned."""
+        """As `probe`, and with each plane pieces of it (channels, Y, X) that are not thinned.
+
+        Where pixels were interpolated these are pieces of the image before, all with the first
+        plane: noise is measured in them.
+        """
+        if (coarser := getattr(self.data, "coarser", None)) is not None:
+            details = [one for _, some in coarser.probe_details(most) for one in some]
+            for piece in self.probe(most):
+                yield piece, details
+                details = []
+            return
         planes = self._probed(most)
         for plane in planes:
             piece = self._thinned(plane)

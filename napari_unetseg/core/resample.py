@@ -100,7 +100,7 @@ class Resampling:
         return replace(
             stack,
             data=data,
-            axes="C" + stack.grid_axes,
+            axes=("S" if "S" in stack.axes else "C") + stack.grid_axes,  # colours stay colours
             spacing=(1.0, *spacing),
             units=("pixel", *stack.grid_units),
             translate=(),
@@ -186,6 +186,8 @@ class _Resampled:
         self.dtype = np.dtype(np.float32)
         self.voxels_read = math.prod(resampling.factors)
         """So many voxels are read for each one."""
+        self.coarser = stack if min(resampling.factors[-2:]) < 1 else None
+        """The image where pixels were interpolated in Y or X: there is no noise between these."""
 
     def __getitem__(self, key: tuple[Any, ...]) -> np.ndarray:
         """What `Stack.read` asks for: a slice of channels, then integers and slices."""
