@@ -92,6 +92,12 @@ def sure() -> Model:
     return train([painted_pair()], tiny(steps=8))
 
 
+def one_class() -> Pair:
+    """An image with strokes of structure 1 alone."""
+    pair = painted_pair()
+    return replace(pair, labels=np.where(pair.labels == 1, 1, 0))
+
+
 def no_memory(*calls: int) -> Callable[[pytest.MonkeyPatch], None]:
     """Memory runs out in these forward passes of a training."""
 
@@ -132,6 +138,8 @@ CASES = {
     ),
     "no score": Case(tiny(steps=20), (5, 12), pairs=PAIRS),
     "from a model": Case(tiny(steps=20), (7,), init=sure),
+    "labels of one class": Case(tiny(steps=40), (20,), pairs=[one_class()], init=sure),
+    "labels of one class are right": Case(tiny(), (18,), pairs=[one_class()], init=sure),
     "ends by itself": Case(tiny(patience=2, learning_rate=1e-6, width=1, batch=1), (45, 5)),
     "plain": Case(
         tiny(steps=20, pretrained=False, weight_decay=0.0, average=False, anneal=False), (19,)
