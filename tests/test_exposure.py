@@ -290,10 +290,19 @@ def test_a_training_that_goes_on_with_another_exposure_says_no_more_of_it(model:
     assert model.normalization.for_stack(image)[1]
     on = run_training([Pair(image, strokes(truth))], tiny(steps=2), init=model)[0]
     assert on.normalization.per_image
+    assert why_this_range(on) == "the ranges of these images or of your model's differ"
     for known in (image, stack(cells())):
         assert on.normalization.for_stack(known)[1] == ()
     same = run_training([Pair(stack(cells(9)), strokes(truth))], tiny(steps=2), init=model)[0]
     assert same.normalization == model.normalization
+    assert why_this_range(same) == why_this_range(model) == "one range fits them all"
+    told = tiny(steps=1, normalization="image")
+    assert why_this_range(run_training([Pair(image, strokes(truth))], told)[0]).endswith("settings")
+
+
+def why_this_range(model: Model) -> str:
+    (reason,) = [c.reason for c in model.history[-1].choices if c.name == "Intensities"]
+    return reason
 
 
 def test_a_model_file_keeps_what_is_known_of_the_training_images(
