@@ -120,7 +120,7 @@ def _run(
                 write_report(plan.report, shown.rows, shown.names)
     if stop:
         done = count(sum(model is not None for model, _ in shown.rows), "image")
-        raise Interrupted(stop, f"{done} done with. The same command goes on.")
+        raise Interrupted(stop, f"{done} done. The same command goes on.")
     return results
 
 

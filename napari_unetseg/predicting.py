@@ -136,7 +136,7 @@ def run_files(
                 write_report(report, [(model, one) for one in done])
     if stop and len(done) < len(paths):
         raise Interrupted(
-            stop, f"{len(done)} of {len(paths)} images are done with. The same command goes on."
+            stop, f"{len(done)} of {len(paths)} images are done. The same command goes on."
         )
     return done
 

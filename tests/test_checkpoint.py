@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 import os
 import subprocess
@@ -25,8 +26,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from napari_unetseg.core import checkpoint as checkpoint_module
+from napari_unetseg.core import checkpoint_file, locks, model_file
 from napari_unetseg.core import learner as learner_module
-from napari_unetseg.core import model_file
 from napari_unetseg.core.checkpoint_file import CheckpointFile
 from napari_unetseg.core.config import AugmentSettings, TrainSettings
 from napari_unetseg.core.control import Control
@@ -92,6 +93,12 @@ def sure() -> Model:
     return train([painted_pair()], tiny(steps=8))
 
 
+def one_class() -> Pair:
+    """An image with strokes of structure 1 alone."""
+    pair = painted_pair()
+    return replace(pair, labels=np.where(pair.labels == 1, 1, 0))
+
+
 def no_memory(*calls: int) -> Callable[[pytest.MonkeyPatch], None]:
     """Memory runs out in these forward passes of a training."""
 
@@ -132,6 +139,8 @@ CASES = {
     ),
     "no score": Case(tiny(steps=20), (5, 12), pairs=PAIRS),
     "from a model": Case(tiny(steps=20), (7,), init=sure),
+    "labels of one class": Case(tiny(steps=40), (20,), pairs=[one_class()], init=sure),
+    "labels of one class are right": Case(tiny(), (18,), pairs=[one_class()], init=sure),
     "ends by itself": Case(tiny(patience=2, learning_rate=1e-6, width=1, batch=1), (45, 5)),
     "plain": Case(
         tiny(steps=20, pretrained=False, weight_decay=0.0, average=False, anneal=False), (19,)
@@ -309,7 +318,7 @@ def test_a_full_disk_is_said_once_and_costs_nothing(
     with CheckpointFile(tmp_path / "a.checkpoint") as kept:
         found, events = run_training(PAIRS, SMALL, checkpoint=kept)
     (said,) = [e.text for e in of_kind(events, Notice) if "checkpoint" in e.text]
-    assert "A checkpoint could not be written; the training is as it was: " in said
+    assert "A checkpoint could not be written, so training goes on without: " in said
     assert "the disk is full" in said
     assert kept.steps is None
     assert_same(found, wanted)
@@ -348,6 +357,35 @@ def test_only_one_process_trains_with_a_checkpoint(tmp_path: Path) -> None:
     with CheckpointFile(path):
         pass
     assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+@pytest.mark.parametrize("alive", [False, True])
+def test_a_training_that_another_computer_left_is_gone_on_with_where_there_are_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alive: bool
+) -> None:
+    """A job that was killed on one node of a cluster is begun again on another."""
+    note = tmp_path / ".a.checkpoint.lock" / "owner.json"
+    note.parent.mkdir()
+    said = {"process": 7, "host": "node07", "machine": "other", "since": 1e9, "token": "abc"}
+    note.write_text(json.dumps(said))
+
+    def no_locks(handle: int, *, blocking: bool) -> bool:
+        if alive:  # the other computer touches its note
+            os.utime(note, ns=(time.time_ns(), time.time_ns()))
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(locks, "lock_descriptor", no_locks)
+    monkeypatch.setattr(locks, "STALE_SECONDS", 0.2)
+    monkeypatch.setattr(locks, "TOUCH_SECONDS", 0.2)
+    monkeypatch.setattr(checkpoint_file, "POLL_SECONDS", 0.05)
+    kept = CheckpointFile(tmp_path / "a.checkpoint")
+    if alive:
+        with pytest.raises(TrainingError, match=r"\(process 7 on node07, since 2001-"), kept:
+            raise AssertionError("both train")
+        return
+    with kept, pytest.raises(TrainingError, match="on this computer"):
+        CheckpointFile(kept.path).__enter__()
+    assert not list(tmp_path.iterdir())
 
 
 def test_newer_annotations_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

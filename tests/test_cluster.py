@@ -454,7 +454,7 @@ def test_ctrl_c_in_a_terminal_stops_after_the_chunks_at_hand(tmp_path: Path) -> 
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
-    assert "Stopped by Ctrl-C: 0 of 1 images are done with" in said
+    assert "Stopped by Ctrl-C: 0 of 1 images are done" in said
     assert "Traceback" not in said
 
 

@@ -23,10 +23,11 @@ from napari_unetseg.core.events import ChunkPredicted, Event, Notice
 from napari_unetseg.core.image import Normalization, Stack
 from napari_unetseg.core.model import Model
 from napari_unetseg.core.predict import predict, predict_probabilities
+from napari_unetseg.engine import plan as plan_module
 from napari_unetseg.engine.grid import Grid
 from napari_unetseg.engine.overlapped import overlapped
 from napari_unetseg.engine.store import FolderStore
-from napari_unetseg.engine.stream import predict_to_zarr
+from napari_unetseg.engine.stream import make_plan, predict_to_zarr
 
 SMALL = PredictSettings(tile=64, threads=1, device="cpu")
 
@@ -299,7 +300,7 @@ def variants() -> Iterator[Any]:
     named = Model(**{**vars(model), "normalization": Normalization((0.1,), (1.0,), (0.5,))})
     stack, changed = Stack(noise((40, 50)), "YX"), Stack(noise((40, 50), 1), "YX")
     yield pytest.param(model, other, stack, stack, {}, "another model", id="model")
-    yield pytest.param(model, named, stack, stack, {}, "another model", id="scaling")
+    yield pytest.param(model, named, stack, stack, {}, "the same model with other", id="scaling")
     yield pytest.param(model, model, stack, changed, {}, "another image", id="image")
     tile = {"settings": PredictSettings(tile=16, threads=1)}
     yield pytest.param(model, model, stack, stack, tile, "other settings", id="tile")
@@ -321,6 +322,20 @@ def test_another_model_image_or_setting_is_refused_unless_told(
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
     stream(first, stack, tmp_path / "a", overwrite=True)
     assert tree(tmp_path / "a") == before
+
+
+def test_a_mask_of_another_version_of_the_program_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may scale images in another way, so that a mask would be half of one and half of other."""
+    model, stack = random_model(1, depth=1, width=2), Stack(noise((40, 50)), "YX")
+    with monkeypatch.context() as patch:
+        patch.setattr(plan_module, "METHOD", 0)
+        digest = make_plan(model, stack, SMALL).digest
+        stream(model, stack, tmp_path)
+    assert make_plan(model, stack, SMALL).digest != digest
+    with pytest.raises(UserError, match="by another version of this program"):
+        stream(model, stack, tmp_path)
 
 
 @pytest.mark.usefixtures("small_chunks")

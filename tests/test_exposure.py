@@ -16,6 +16,7 @@ from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.image import Normalization, Stack
 from napari_unetseg.core.model import Model, load_model
 from napari_unetseg.core.predict import predict
+from napari_unetseg.core.resample import Resampling
 from napari_unetseg.core.samples import Pair
 
 BRIGHT_FIELD = np.array([230.0, 220.0, 210.0])
@@ -150,6 +151,19 @@ def test_noise_of_another_exposure_is_not_stretched_either(
     assert "hardly more than noise" in said
 
 
+@pytest.mark.parametrize("exposure", [1.0, 0.1])
+@pytest.mark.parametrize("factor", [0.125, 0.25, 0.5, 1.3, 2.0, 4.0])
+def test_noise_of_an_image_that_is_resampled_is_not_stretched(
+    exposure: float, factor: float
+) -> None:
+    """Though there is less of it between pixels that were interpolated or blurred."""
+    usual = chosen(cells(gain=2000, offset=300))
+    empty = stack(np.random.default_rng(3).normal(400, 80 * exposure, (256, 256)))
+    seen = Resampling((256, 256), (factor, factor)).view(empty)
+    found, _ = usual.for_stack(seen)
+    assert found.apply(seen.read((), seen.whole(2))).std() < 0.1
+
+
 def test_a_few_objects_are_signal_enough(model: Model) -> None:
     image, truth = blobs((192, 192), 1, 4)
     mask = predict(model, stack(6000 * image + 900))
@@ -242,6 +256,16 @@ def test_hues_of_a_stained_slide_are_kept_in_other_light(light: float) -> None:
     assert f"its colours are multiplied by {1 / light:.2g}" in said
 
 
+@pytest.mark.parametrize("factor", [0.5, 1.6])
+def test_hues_are_kept_at_another_pixel_size(factor: float) -> None:
+    usual = chosen(slide(0, 20, 40), axes="YXS")
+    other = stack(slide(1, 20, 1, 0.5), "YXS")
+    found, notices = usual.for_stack(Resampling((128, 128), (factor, factor)).view(other))
+    np.testing.assert_allclose(np.divide(found.high, usual.high), 0.5, atol=0.03)
+    np.testing.assert_allclose(np.divide(found.low, usual.low), 0.5, atol=0.03)
+    assert "its colours are multiplied by 2" in " ".join(notices)
+
+
 def test_a_slide_with_other_contents_is_scaled_as_the_others() -> None:
     usual = chosen(slide(0, 20, 40), axes="YXS")
     for other in (slide(2, 30, 4), slide(3, 6, 8), slide(4, 0, 0)):
@@ -267,10 +291,19 @@ def test_a_training_that_goes_on_with_another_exposure_says_no_more_of_it(model:
     assert model.normalization.for_stack(image)[1]
     on = run_training([Pair(image, strokes(truth))], tiny(steps=2), init=model)[0]
     assert on.normalization.per_image
+    assert why_this_range(on) == "the ranges of these images or of your model's differ"
     for known in (image, stack(cells())):
         assert on.normalization.for_stack(known)[1] == ()
     same = run_training([Pair(stack(cells(9)), strokes(truth))], tiny(steps=2), init=model)[0]
     assert same.normalization == model.normalization
+    assert why_this_range(same) == why_this_range(model) == "one range fits them all"
+    told = tiny(steps=1, normalization="image")
+    assert why_this_range(run_training([Pair(image, strokes(truth))], told)[0]).endswith("settings")
+
+
+def why_this_range(model: Model) -> str:
+    (reason,) = [c.reason for c in model.history[-1].choices if c.name == "Intensities"]
+    return reason
 
 
 def test_a_model_file_keeps_what_is_known_of_the_training_images(

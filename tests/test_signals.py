@@ -193,9 +193,9 @@ def other_commands(folder: Path, files: list[Path], model: Path) -> dict[str, li
 @pytest.mark.parametrize(
     ("command", "kept"),
     [
-        ("predict", "0 of 1 images are done with. The same command goes on."),
+        ("predict", "0 of 1 images are done. The same command goes on."),
         ("evaluate", "The evaluation was stopped before anything was scored."),
-        ("batch", "done with. The same command goes on."),
+        ("batch", "done. The same command goes on."),
     ],
 )
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])

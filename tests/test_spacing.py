@@ -43,6 +43,7 @@ from napari_unetseg.core.spacing import fit_spacing
 from napari_unetseg.core.uncertainty import Glance, margin_uncertainty, uncertainty_map
 from napari_unetseg.core.unet import UNet
 from napari_unetseg.engine.grid import Grid
+from napari_unetseg.engine.live import LookWork, RangeKey, Screen, View
 
 MATCH = PredictSettings(match_spacing=True, threads=1, device="cpu")
 
@@ -427,6 +428,22 @@ def test_the_range_of_intensities_is_that_of_the_pixels_that_the_network_sees() 
     assert own.high[0] - own.low[0] < 0.4 * (fine.high[0] - fine.low[0])
     wanted = predict_probabilities(replace(model, normalization=own), stack, MATCH)
     np.testing.assert_array_equal(predict_probabilities(model, stack, MATCH), wanted)
+
+
+def test_the_mask_on_screen_has_the_range_of_the_pixel_size_that_its_layer_has_now() -> None:
+    """A scale that was wrong may be put right at any time."""
+    pixels = Watched(np.random.default_rng(0).normal(100, 50, (200, 200)), most=10**6)
+    model = trained_at(random_model(1, depth=1, width=2), 0.2)
+    model = replace(model, normalization=replace(model.normalization, per_image=True))
+    ranges: dict[RangeKey, Normalization] = {}
+    for size in (0.2, 0.05):
+        screen, stack = Screen(), sized(pixels, "YX", size)
+        screen.view = View("layer", stack, (), "auto")
+        work = LookWork(model, screen, "cpu", frozenset(), ranges=ranges)
+        mask = np.zeros((200, 200), np.uint8)
+        for tile in of_kind(work(Control(1)), TilePredicted):
+            mask[tile.region] = tile.mask
+        np.testing.assert_array_equal(mask, predict(model, stack, MATCH))
 
 
 # -- where it lies, and what it is worth -----------------------------------------------------------

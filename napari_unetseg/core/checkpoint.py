@@ -149,7 +149,9 @@ class Checkpoints:
         self._next = ended + max(EVERY_S, (ended - began) / SHARE)
         if trouble and not self._said:
             self._said = True
-            yield Notice(f"A checkpoint could not be written; the training is as it was: {trouble}")
+            yield Notice(
+                f"A checkpoint could not be written, so training goes on without: {trouble}"
+            )
 
     def _write(self, file: CheckpointFile) -> str:
         """Write the state; say why not where that fails."""

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import glob
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from filelock import FileLock, Timeout
-
-from napari_unetseg.core import model_file
+from napari_unetseg.core import locks, model_file
 from napari_unetseg.core.errors import ModelFileError, TrainingError
 from napari_unetseg.core.parallel import place
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from napari_unetseg.core.locks import LockOwner
+
 __all__ = ["SUFFIX", "CheckpointFile"]
 
 SUFFIX = ".checkpoint"
 RANDOM = "[a-z0-9_]" * 8
 """What `atomic_path` adds to the names of temporary files."""
+POLL_SECONDS = 0.5
 
 
 class CheckpointFile:
@@ -56,10 +58,7 @@ class CheckpointFile:
     def __init__(self, path: str | Path, *, resume: bool = True) -> None:
         self.path, self.resume = Path(path), resume
         self.steps: int | None = None
-        self._lock = FileLock(self._hidden(".lock"), thread_local=False)
-
-    def _hidden(self, suffix: str) -> Path:
-        return self.path.with_name(f".{self.path.name}{suffix}")
+        self._lock = locks.OutputLock(self.path.with_name(f".{self.path.name}.lock"))
 
     def __enter__(self) -> Self:
         """Keep others from training with this file.
@@ -72,23 +71,28 @@ class CheckpointFile:
         if place().rank:
             return self
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
-        except Timeout:
+            owner = self._take()
+        except OSError:
+            return self  # the folder cannot be written, which `write` says
+        if owner is not None:
             raise TrainingError(
-                f"Another process trains with {self.path} at the moment; wait until it ends, or "
-                "choose another name for this model."
-            ) from None
-        except (OSError, NotImplementedError):
-            return self  # some network drives have no locks; what else is wrong, `write` says
+                f"Another process trains with {self.path} at the moment ({owner}); wait until it "
+                "ends, or choose another name for this model."
+            )
         self._remove_temporary()
         return self
 
+    def _take(self) -> LockOwner | None:
+        """Take the lock, or say who has it: whether one on another computer lives, time tells."""
+        end = time.monotonic() + locks.STALE_SECONDS + locks.TOUCH_SECONDS
+        while (owner := self._lock.take()) is not None:
+            if owner.is_here or time.monotonic() > end:
+                return owner
+            time.sleep(POLL_SECONDS)
+        return None
+
     def __exit__(self, *_: object) -> None:
-        if self._lock.is_locked:
-            with suppress(OSError):  # before the release: nobody else can have taken it
-                Path(self._lock.lock_file).unlink()
-            self._lock.release()
+        self._lock.release()
 
     def _remove_temporary(self) -> None:
         """Remove what a process that was killed left half written."""

@@ -30,7 +30,7 @@ def explain(
                 "depth",
             )
         )
-    found += [_borders(learner, settings), _range(data), _held_out(data)]
+    found += [_borders(learner, settings), _range(data, settings, learner), _held_out(data)]
     return (*found, _length(plan, settings))
 
 
@@ -73,12 +73,17 @@ def _borders(learner: Learner, settings: TrainSettings) -> Choice:
     return Choice("Borders", "not drawn to edges", reason, "borders")
 
 
-def _range(data: TrainingData) -> Choice:
+def _range(data: TrainingData, settings: TrainSettings, learner: Learner) -> Choice:
     by_image = data.normalization.per_image
+    reason = "their ranges differ" if by_image else "one range fits them all"
+    if learner.continued and by_image:
+        reason = "the ranges of these images or of your model's differ"
+    elif settings.normalization != "auto" and not learner.continued:
+        reason = "as in the settings"
     return Choice(
         "Intensities",
         "range of each image" if by_image else "range of the training images",
-        "their ranges differ" if by_image else "one range fits them all",
+        reason,
         "normalization",
     )
 

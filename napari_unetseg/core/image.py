@@ -222,15 +222,25 @@ class Stack:
         return map(self._thinned, self._probed(most))
 
     def probe_details(self, most: int = 8) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-        """As `probe`, and with each plane pieces of it (channels, Y, X) that are not thinned."""
-        planes = self._probed(most)
+        """As `probe`, and with each plane pieces of it (channels, Y, X) that are not thinned.
+
+        Noise is measured in them: where pixels were interpolated they are of the image before, all
+        with the first plane; where pixels were blurred, of so much more contrast as noise lost.
+        """
+        if (coarser := getattr(self.data, "coarser", None)) is not None:
+            details = [one for _, some in coarser.probe_details(most) for one in some]
+            for piece in self.probe(most):
+                yield piece, details
+                details = []
+            return
+        planes, gain = self._probed(most), getattr(self.data, "noise_gain", 1.0)
         for plane in planes:
             piece = self._thinned(plane)
-            if self._thin == 1 or self._is_large:
-                yield piece, [piece]
-            else:
+            details = [piece]
+            if self._thin > 1 and not self._is_large:
                 rows = self._blocks(plane, 2 if len(planes) < 4 else 1)
-                yield piece, [block for row in rows for block in row]
+                details = [block for row in rows for block in row]
+            yield piece, details if gain == 1 else [gain * detail for detail in details]
 
     @property
     def _thin(self) -> int:

@@ -75,10 +75,15 @@ class LockOwner:
     since: float = 0.0
     token: str = ""
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it runs on this computer."""
+        return self.machine == _machine()
+
     def __str__(self) -> str:
         if not self.process:
             return "another program"
-        where = "this computer" if self.machine == _machine() else self.host
+        where = "this computer" if self.is_here else self.host
         begun = datetime.fromtimestamp(self.since)
         when = f"{begun:%H:%M:%S}"
         if begun.date() != datetime.now().date():
@@ -256,7 +261,7 @@ class OutputLock:
 
     def _is_dead(self, owner: LockOwner, changed: int) -> bool:
         """Whether a note's owner is known to be gone; the operating system's lock is held here."""
-        if owner.machine == _machine() and not (self.refused and _is_alive(owner.process)):
+        if owner.is_here and not (self.refused and _is_alive(owner.process)):
             return True
         if self._seen != (owner.token, changed):
             self._seen, self._seen_at = (owner.token, changed), time.monotonic()

@@ -100,6 +100,8 @@ class Progress:
                 self.reason = f"all {self.plan.steps} steps were done"
             elif self.seconds >= self.seconds_allowed:
                 self.reason = f"the {self.settings.minutes:g} minutes were over"
+            elif self.automatic and self.fitted:
+                self.reason = "what is labelled is right"
             elif self.automatic and self.without_gain >= self.settings.patience:
                 self.reason = f"nothing improved for {self.without_gain} epochs"
         return bool(self.reason)
@@ -170,8 +172,6 @@ class Progress:
             return
         (wrong,) = learner.team.told(learner.wrong())
         self.fitted = wrong <= FEW
-        if self.fitted and self.automatic and not self.reason:
-            self.reason = "what is labelled is right"
 
     def _gain(self, scores: Scores | None) -> float:
         """By how much the smoothed score is above its record, which it then becomes.

@@ -100,7 +100,7 @@ class Resampling:
         return replace(
             stack,
             data=data,
-            axes="C" + stack.grid_axes,
+            axes=("S" if "S" in stack.axes else "C") + stack.grid_axes,  # colours stay colours
             spacing=(1.0, *spacing),
             units=("pixel", *stack.grid_units),
             translate=(),
@@ -129,6 +129,14 @@ def read_scaled(
 def _sigma(factor: float) -> float:
     """Of the Gaussian before an axis gets so many times fewer voxels."""
     return max(0.0, (factor - 1) / 2)
+
+
+def _correlation(factor: float) -> float:
+    """Of the noise of neighbours along an axis that got so many times fewer pixels.
+
+    0.2 pixels² is what interpolation adds to the Gaussian's variance.
+    """
+    return math.exp(-(factor**2) / (4 * (_sigma(factor) ** 2 + 0.2))) if factor > 1 else 0.0
 
 
 def _support(region: Region, factors: Sequence[float], sizes: Sequence[int]) -> Region:
@@ -186,6 +194,11 @@ class _Resampled:
         self.dtype = np.dtype(np.float32)
         self.voxels_read = math.prod(resampling.factors)
         """So many voxels are read for each one."""
+        self.coarser = stack if min(resampling.factors[-2:]) < 1 else None
+        """The image where pixels were interpolated in Y or X: there is no noise between these."""
+        alike = map(_correlation, resampling.factors[-2:])
+        self.noise_gain = math.prod(1 / math.sqrt(1 - share) for share in alike)
+        """Neighbours of blurred pixels differ by so many times less than their noise would tell."""
 
     def __getitem__(self, key: tuple[Any, ...]) -> np.ndarray:
         """What `Stack.read` asks for: a slice of channels, then integers and slices."""

@@ -86,6 +86,7 @@ class ProgressState(_State):
     level: float
     record: float
     before: Scores | None
+    fitted: bool
     beginning: str
 
 

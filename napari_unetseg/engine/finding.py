@@ -72,11 +72,7 @@ def check_outputs(paths: Mapping[str, Path], how: Saving) -> None:
         if mask.resolve() in inputs:
             raise UserError(f"{mask} would replace an image by its mask; choose another folder.")
         results = [p for p in (mask, shares) if p is not None]
-        if (
-            beside
-            and how.format is not Format.ZARR
-            and (there := [p for p in results if p.exists()])
-        ):
+        if beside and (there := [p for p in results if p.exists()]):
             raise UserError(
                 f"{there[0]} lies beside the images and would be replaced; choose another folder."
             )

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.model import Model
 
-__all__ = ["Live", "LookWork", "MaskBegins", "Screen", "View", "mask_of", "near"]
+__all__ = ["Live", "LookWork", "MaskBegins", "RangeKey", "Screen", "View", "mask_of", "near"]
 
+RangeKey = tuple[str, Any, tuple[float, ...]]
+"""A model's id, an image, and by how much it is resampled along each axis."""
 EVERY_SECONDS = 2.0
 """A newer model is shown this often at most."""
 FREE_SECONDS = 10.0
@@ -231,7 +233,7 @@ class LookWork:
     device: str
     done: frozenset[tuple[int, ...]]
     ahead: int = 2
-    ranges: dict[tuple[str, Any, MatchSpacing], Normalization] = field(default_factory=dict)
+    ranges: dict[RangeKey, Normalization] = field(default_factory=dict)
     """Intensity ranges of images in files for models, which take longer to measure than a mask."""
 
     def __call__(self, control: Control) -> Generator[Event, None, None]:
@@ -265,10 +267,11 @@ class LookWork:
             return None
         from napari_unetseg.core.spacing import fit_spacing
 
-        key = (self.model.id, view.image, view.match_spacing)
+        fitted = fit_spacing(self.model, view.stack, match=view.match_spacing)
+        factors = () if fitted.resampling is None else fitted.resampling.factors
+        key = (self.model.id, view.image, factors)  # a layer's scale may change
         if key not in self.ranges:
-            seen = fit_spacing(self.model, view.stack, match=view.match_spacing).seen
-            self.ranges[key], notices = self.model.normalization.for_stack(seen)
+            self.ranges[key], notices = self.model.normalization.for_stack(fitted.seen)
             yield from map(Notice, notices)
         return self.ranges[key]
 

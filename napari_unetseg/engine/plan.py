@@ -22,6 +22,9 @@ OURS = "napari-unetseg"
 SCHEMA = "napari-unetseg/mask/1"
 Precision = Literal["float32", "float16", "uint8"]
 """How probabilities are stored; with uint8 255 stands for 1."""
+METHOD = 1
+"""To be raised with each change of how an image is scaled, resampled or tiled that changes masks: a
+mask that an earlier version began is not gone on with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +68,7 @@ class Plan:
         digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
         return {
             "schema": SCHEMA,
+            "method": METHOD,
             "model": self.model.id,
             "description": digest[:12],
             "image": self.stack.fingerprint(),
@@ -93,8 +97,13 @@ def compare(found: dict[str, Any], state: dict[str, Any], where: str) -> None:
     """Refuse to go on with what something else began."""
     if same(found, state):
         return
-    if (found.get("model"), found.get("description")) != (state["model"], state["description"]):
+    if found.get("model") != state["model"]:
         what = f"another model ({found.get('model')})"
+    elif any(found.get(key) != state[key] for key in ("description", "method")):
+        what = (
+            "the same model with other names or intensity ranges, or by another version of this "
+            "program"
+        )
     elif (found.get("image"), found.get("shape")) != (state["image"], state["shape"]):
         what = "another image"
     else:

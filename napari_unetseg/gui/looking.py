@@ -10,7 +10,7 @@ from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice, TilePredicted
 from napari_unetseg.core.truth import Change, Origin
-from napari_unetseg.engine.live import LookWork, MaskBegins, Screen, View, near
+from napari_unetseg.engine.live import LookWork, MaskBegins, RangeKey, Screen, View, near
 from napari_unetseg.engine.tasks import Elsewhere
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences
@@ -18,7 +18,6 @@ from napari_unetseg.gui.jobs import Job
 from napari_unetseg.gui.session import Level, Mode
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.config import MatchSpacing
     from napari_unetseg.core.image import Normalization
     from napari_unetseg.core.sparse import Region
     from napari_unetseg.gui.controller import Controller
@@ -50,7 +49,7 @@ class Looking:
         self._made: list[tuple[Any, ...]] = []
         self._failed: set[tuple[Any, ...]] = set()
         self._said: set[str] = set()
-        self._ranges: dict[tuple[str, Any, MatchSpacing], Normalization] = {}
+        self._ranges: dict[RangeKey, Normalization] = {}
         self._painted: float | None = None
         self._offered = 0.0
         self.newer: dict[Any, list[Region]] = {}
