@@ -39,8 +39,9 @@ def objects() -> np.ndarray:
 def opened(labels: np.ndarray, planes: tuple[int, ...] = ()) -> tuple[Controller, Labels]:
     """A controller with an image and a Labels layer, which it finds."""
     viewer = ViewerModel()
-    viewer.add_layer(Image(squares(planes), name="image"))
-    layer = viewer.add_layer(Labels(labels, name="mask", scale=(2.0,) * labels.ndim))
+    scale = (2.0,) * labels.ndim
+    viewer.add_layer(Image(squares(planes), name="image", scale=scale))
+    layer = viewer.add_layer(Labels(labels, name="mask", scale=scale))
     controller = Controller(viewer, SyncRunner())
     controller.session.change_settings(**TINY)
     return controller, layer
