@@ -154,14 +154,15 @@ def test_it_follows_the_scale_of_the_layer_the_image_and_the_model(bench: Bench)
 
 
 def test_a_training_of_images_of_several_sizes_says_so_and_knows_them() -> None:
-    coarse = Image(squares(), name="coarse", scale=(0.2, 0.2), units=("um", "um"))
+    sizes: dict[str, Any] = {"scale": (0.2, 0.2), "units": ("um", "um")}
+    coarse = Image(squares(), name="coarse", **sizes)
     fine = Image(squares(), name="fine", **FINE)
-    bench = Bench(coarse, Labels(strokes(), name="one"))
+    bench = Bench(coarse, Labels(strokes(), name="one", **sizes))
     try:
         bench.session.change_settings(depth=2, width=4, steps=2, patch=32, batch=2)
         bench.session.entry = None
         bench.viewer.add_layer(fine)
-        labels = bench.viewer.add_layer(Labels(strokes(), name="two"))
+        labels = bench.viewer.add_layer(Labels(strokes(), name="two", **FINE))
         bench.controller.choose_image(fine)
         bench.controller.choose_labels(labels)
         said: list[str] = []
