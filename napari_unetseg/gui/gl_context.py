@@ -17,7 +17,7 @@ class CanvasContext:
     napari (0.6.5 to 0.9.2 at least) deletes the shader programs of a removed layer at once, in
     whatever context is current: outside of a paint event that is the one in which Qt composes the
     window. Mesa's software renderer then unbinds the shaders of the canvas behind its own back,
-    and the process dies at the next frame (docs/napari-crash.md).
+    and the process dies at the next frame (docs/upstream/napari-removed-layers.md).
 
     Parameters
     ----------
