@@ -39,7 +39,7 @@ from napari_unetseg.core.model import Model
 from napari_unetseg.core.predict import predict, predict_events, predict_probabilities
 from napari_unetseg.core.resample import Resampling, read_scaled
 from napari_unetseg.core.samples import Pair
-from napari_unetseg.core.spacing import fit_spacing
+from napari_unetseg.core.spacing import VoxelSizes, fit_spacing
 from napari_unetseg.core.uncertainty import Glance, margin_uncertainty, uncertainty_map
 from napari_unetseg.core.unet import UNet
 from napari_unetseg.engine.grid import Grid
@@ -69,6 +69,8 @@ def test_another_pixel_size_is_said_with_what_can_be_done() -> None:
         "pixel size."
     )
     assert "structures are 2 times smaller in pixels" in said(FLAT, sized(PLANE, "YX", 0.4))
+    far = VoxelSizes.compare(FLAT, sized(PLANE, "YX", 0.002))
+    assert "structures are 100 times larger in pixels" in far.describe("cells")
     text = said(DEEP, sized(VOLUME, "ZYX", 0.4, 0.05, 0.05))
     assert "voxels of 0.4 × 0.05 × 0.05 µm (Z × Y × X)" in text
     assert "structures have another size or shape in voxels" in text

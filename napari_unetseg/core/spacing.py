@@ -140,7 +140,7 @@ class VoxelSizes:
         change = "have another size or shape"
         if len(times) == 1:
             factor = self.factors[0]
-            change = f"are {_times(factor):.2g} times {'larger' if factor > 1 else 'smaller'}"
+            change = f"are {_rounded(_times(factor))} times {'larger' if factor > 1 else 'smaller'}"
         return (
             f"{name} has {what}s of {image}, but the model was trained on {what}s of {model}: "
             f"structures {change} in {what}s than it knows them, so the mask may be wrong."
@@ -281,6 +281,12 @@ def _sizes(stack: Stack, dims: int) -> Micrometres:
 
 def _times(factor: float) -> float:
     return max(factor, 1 / factor)
+
+
+def _rounded(times: float) -> str:
+    """A number to two digits, such as ``4``, ``1.3`` or ``100``."""
+    rounded = float(f"{times:.2g}")
+    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
 
 
 def _along(sizes: Micrometres) -> str:

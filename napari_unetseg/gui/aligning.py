@@ -125,13 +125,13 @@ class Aligning:
                 napari_layers.put(layer, place)
 
             redo()
-            source = self._session.source()
-            if isinstance(layer, Labels) and (source is None or source.labels is None):
-                self._controller.choose_labels(layer, found=True)
-            self._controller.steps.add(Step(image, f"aligning {layer.name}", undo, redo))
-            self.look()
             text = sentences.ALIGNED.format(layer.name, image.name)
             self._session.say(text, Level.DONE)
+            source = self._session.source()
+            if isinstance(layer, Labels) and (source is None or source.labels is None):
+                self._controller.choose_labels(layer, found=True)  # which may have more to say
+            self._controller.steps.add(Step(image, f"aligning {layer.name}", undo, redo))
+            self.look()
 
     # -- parts ---------------------------------------------------------------------------------
 

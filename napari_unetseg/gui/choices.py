@@ -198,7 +198,6 @@ class Choices:
             if channels:
                 napari_layers.check_channels(self.session.image, channels)
             self.session.change_source(channels=tuple(channels))
-            self.stack()
 
     def choose_dims(self, dims: int) -> None:
         """Work on 2D planes or on 3D volumes."""
@@ -238,10 +237,8 @@ class Choices:
         if session.image is None:
             session.say(sentences.NO_IMAGE, Level.WARNING)
             return
-        text = napari_layers.misfit(session.image, labels) if labels is not None else ""
-        if text:
-            session.say(text, Level.WARNING)
         if labels is not None and not _same_shape(session.image, labels):
+            session.say(napari_layers.misfit(session.image, labels), Level.WARNING)
             session.events.sources.emit(session.sources, session.sources)
             return
         before = session.source()
@@ -291,6 +288,9 @@ class Choices:
         if source is not None and source.kind != kind:
             self.session.change_source(kind=kind)
             self.labels_changed = True
+            if source.labels in self.seen and remedies_of(*self.seen[source.labels], kind):
+                text = describe_look(source.labels.name, *self.seen[source.labels], kind)
+                self.session.say(text, Level.WARNING)
 
     def add_folders(
         self, images: Path, labels: Path, kind: LabelKind, threshold: float | None = None

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_unetseg.core.appearance import look_at
 from napari_unetseg.core.config import PredictSettings, TrainSettings
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import TrainingError, UserError
@@ -65,6 +66,7 @@ from napari_unetseg.gui.steps import Steps
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
+    from napari_unetseg.core.appearance import Look
     from napari_unetseg.core.model import Model
     from napari_unetseg.gui.session import Message
     from napari_unetseg.gui.tidy import TidySettings
@@ -644,11 +646,12 @@ class Controller(Masks):
 
         size = 0 if data is None else math.prod(data.shape)
         newer, now = self._newer(), time.monotonic()
+        grey = labels is not None and self.remedies.are_grey(labels)
 
-        def ask() -> tuple[dict[int, int], list[int], Pairs]:
+        def ask() -> tuple[dict[int, int], list[int], Pairs, Look | None]:
             counts = {} if data is None else count_labels(data)
             said = [truth.count(o) if truth else 0 for o in (Origin.CORRECTIONS, Origin.ACCEPTED)]
-            return counts, said, newer()
+            return counts, said, newer(), look_at(data) if grey else None
 
         job = self.session.job.id if self.session.job else 0
         self.runner.ask(ask, partial(self._on_counted, labels, kind, size, job, now))
@@ -679,9 +682,9 @@ class Controller(Masks):
         size: int,
         job: int,
         asked: float,
-        answer: tuple[dict[int, int], list[int], Pairs],
+        answer: tuple[dict[int, int], list[int], Pairs, Look | None],
     ) -> None:
-        counts, (self.session.corrected, self.session.accepted), newer = answer
+        counts, (self.session.corrected, self.session.accepted), newer, look = answer
         if newer and self._current(job):
             self._offered = newer
             self._control.offer_pairs(newer)
@@ -691,7 +694,7 @@ class Controller(Masks):
             if labels is self._guessed:
                 kind = self._guess_again(counts, size) or kind
             if labels in self.seen:
-                self.seen[labels] = counts, self.seen[labels][1]
+                self.seen[labels] = counts, look or self.seen[labels][1]
             if self.remedies.are_grey(labels):
                 counts = {}
             elif kind is not LabelKind.STROKES:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import Event, Notice, TilePredicted
+from napari_unetseg.core.events import Event, Notice, OtherSpacing, TilePredicted
 from napari_unetseg.core.truth import Change, Origin
 from napari_unetseg.engine.live import LookWork, MaskBegins, RangeKey, Screen, View, near
 from napari_unetseg.engine.tasks import Elsewhere
@@ -209,6 +209,8 @@ class Looking:
                 controller.begin_mask(event.view.image, event.model_id, event.structures)
             case TilePredicted():
                 controller.write_tile(event)
+            case OtherSpacing():
+                controller.spacing.say()
             case Notice() if event.text not in self._said:  # it comes with every plane
                 self._said.add(event.text)
                 self._session.say(event.text)

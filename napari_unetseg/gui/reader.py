@@ -70,7 +70,11 @@ def read(path: str) -> list[LayerData]:
     images = open_all(path, missing_planes=MissingPlanes.DROP)
     notes = [text for levels in images for text in levels[0].notes]
     if len(images) > 1:
-        notes = [f"{Path(path).name} holds {len(images)} images; the first is shown.", *notes]
+        text = (
+            f"{Path(path).name} holds {len(images)} images; the first is shown, the layers of the "
+            "others are hidden: click the eye of one to see it."
+        )
+        notes = [text, *notes]
     for text in dict.fromkeys(notes):
         warnings.warn(text, stacklevel=2)
     layers = [layer for n, levels in enumerate(images) for layer in _layers(levels, visible=n == 0)]

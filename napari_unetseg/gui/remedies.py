@@ -119,6 +119,11 @@ def describe_look(name: str, counts: Mapping[int, int], look: Look | None, kind:
         return f"{name} looks like {blurred}: press {ways} to make a mask."
     if appearance is Appearance.IMAGE:
         return f"{name} looks like an image or a probability map: press {ways} to make a mask."
+    if remedies:
+        return (
+            f"{name} holds {BRUSH} beside other numbers: press {ways}, or choose 'strokes' if it "
+            "is background."
+        )
     if appearance is Appearance.OBJECTS and kind is LabelKind.INSTANCES:
         return (
             f"Each number in {name} is a single region, so they are taken for objects; choose "
@@ -175,7 +180,7 @@ class LabelRemedies:
             return
         layer = napari_layers.add_labels(controller.viewer, labels, made, remedy.kind)
         controller.choose_labels(layer, remedy.kind)
-        controller.session.say(f"{layer.name} is a new layer, and trains now.", Level.DONE)
+        controller.session.say(f"{layer.name} was made and is chosen; press 'Train'.", Level.DONE)
 
 
 def look_at_folder(labels: Path) -> tuple[LabelKind, str, float | None]:

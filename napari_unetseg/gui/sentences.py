@@ -68,8 +68,8 @@ LABELS_OF_CLOSED = (
     "too, or press 'New layer'."
 )
 OTHER_UNITS = (
-    "'{}' lies over '{}' but has another unit, and napari paints on the layers with the smallest "
-    "unit alone: press 'Align' to give it the image's unit."
+    "'{}' lies over '{}' but has another unit, and napari paints only on the layers with "
+    "the smallest unit: press 'Align' to give it the image's unit."
 )
 OTHER_MASK = "{} does not lie over {}; choose its own image first."
 ALIGNED = "{} lies over {} now, pixel on pixel, and stays there. Undo under Correct brings it back."
@@ -108,10 +108,13 @@ NO_OTHER_MODEL = (
 OTHER_CLASSES = (
     "The model before has other structures, so the two cannot be compared; train once more."
 )
-MATCH_SPACING = "Check 'Predict at the model's pixel size' under Result."
+MATCH_SPACING = "Check 'Predict at the model's {} size' under Result."
 PREDICT_AGAIN = "Press 'Predict' to see the mask at this pixel size."
 TOO_FAR = "They are too far apart to resample: check the scale and the units of the layer."
-SIZE_UNKNOWN = "It is not known along every axis: set the scale and the units of the layer."
+SIZE_UNKNOWN = (
+    "The size is not known along every axis, so it cannot be matched: set the scale and the units "
+    "of the layer."
+)
 NO_BATCH = "There is no image in the list: add files, a folder, or what is open."
 NO_WORST = "Nothing was predicted yet: press 'Predict all' first."
 NO_MODEL = "There is no model yet: press Train, or load one under Model."

@@ -75,7 +75,7 @@ class Spacing:
             return
         self._session.match_spacing = "auto" if wanted else False
         for prediction in self._controller.predictions.values():
-            prediction.expire()
+            prediction.age()
         self._controller.looking.stop()
         self.look()
         if self._session.mode is not Mode.LIVE and self._controller.prediction is not None:
@@ -91,9 +91,12 @@ class Spacing:
             self._said.add(pair)
             self.look()
             if session.sizes is not None:
-                more = f" {sentences.MATCH_SPACING}" if session.sizes.possible else ""
-                session.say(f"{session.sizes.text}{more}", Level.WARNING)
+                text, what = session.sizes.text, session.sizes.what
+                if session.sizes.possible:
+                    text += f" {sentences.MATCH_SPACING.format(what)}"
+                session.say(text, Level.WARNING)
 
     def forget(self, image: Any) -> None:
         """An image is gone."""
         self._said = {pair for pair in self._said if pair[0] is not image}
+        self._looked_at = ()  # which may hold it

@@ -11,6 +11,7 @@ from typing import Any
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.image import Stack
 from napari_unetseg.io.axes import arranged, letters_of
+from napari_unetseg.io.scenes import listed
 from napari_unetseg.io.units import PIXEL, Sizes, unit_name
 from napari_unetseg.io.zarr_array import ZarrArray
 from napari_unetseg.io.zarr_nodes import Node, child_of, is_zarr, read_node
@@ -18,8 +19,6 @@ from napari_unetseg.io.zarr_nodes import Node, child_of, is_zarr, read_node
 __all__ = ["label_names", "open_zarr"]
 
 MOST_LEVELS = 64
-NAMED = 8
-"""So many names stand in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +173,7 @@ def _only(node: Node, names: Sequence[str], what: str, *, labels: bool, depth: i
         raise UserError(f"{node.path} holds no image; name a folder that holds one.")
     if len(names) > 1:
         raise UserError(
-            f"{node.path} holds {len(names)} {what}: {_listed(names)}; "
+            f"{node.path} holds {len(names)} {what}: {listed(names)}; "
             f"name one, such as {node.path.name}/{names[0]}."
         )
     part = read_node(child_of(node, names[0]), node.root)
@@ -203,11 +202,7 @@ def _paths(node: Node, entries: Any) -> list[str]:
 
 
 def _several(names: Sequence[str], what: str) -> str:
-    return f"{len(names)} {what}{'' if len(names) == 1 else 's'}: {_listed(names)}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
+    return f"{len(names)} {what}{'' if len(names) == 1 else 's'}: {listed(names)}"
 
 
 def _wrong(node: Node, reason: str) -> UserError:

@@ -98,7 +98,7 @@ def test_a_place_is_compared_as_it_is_seen(place: dict[str, Any], words: str) ->
     ("shape", "scale", "words"),
     [
         ((3, 50, 50), (1, 1, 1), "have 3 × 50 × 50 pixels, the image 'cells' 3 × 64 × 64"),
-        ((3, 32, 32), (1, 2, 2), "of another resolution"),
+        ((3, 32, 32), (1, 2, 2), "the layer is of another resolution"),
         ((SIDE, SIDE), (1, 1), "'Split Stack'"),
         ((1, SIDE, SIDE), (1, 1, 1), "'Split Stack'"),
     ],
@@ -309,8 +309,8 @@ def test_channels_seen_elsewhere_are_said_and_aligned(started: Controller) -> No
     image = with_image(started, **SIZED)
     other = started.viewer.add_layer(Image(squares()[::-1], name="DAPI"))
     started.choose_channels([other])
-    assert "'DAPI' does not lie over 'cells'" in started.session.message.text
-    assert misfit(started)
+    assert "'DAPI' does not lie over 'cells'" in misfit(started)
+    assert not started.session.message.text, "it is said beside the channels alone"
     assert started.session.misfit is not None
     assert started.session.misfit.is_channel
     started.aligning.align()

@@ -136,7 +136,7 @@ def test_all_images_of_a_file_are_layers_and_the_first_is_shown(tmp_path: Path) 
         writer.write(CZYX[0, :, :20], metadata={"Name": "two", "axes": "ZYX"})
         writer.write(CZYX[1, 0, :9], metadata={"Name": "macro"})
     viewer = ViewerModel()
-    with pytest.warns(UserWarning, match="a.ome.tif holds 3 images; the first is shown"):
+    with pytest.warns(UserWarning, match="a.ome.tif holds 3 images; the first is shown, the"):
         opened = viewer.open(str(tmp_path / "a.ome.tif"), plugin=PLUGIN)
     assert [(layer.name, layer.visible) for layer in opened] == [
         ("a · one", True),

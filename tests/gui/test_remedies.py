@@ -39,8 +39,9 @@ def objects() -> np.ndarray:
 def opened(labels: np.ndarray, planes: tuple[int, ...] = ()) -> tuple[Controller, Labels]:
     """A controller with an image and a Labels layer, which it finds."""
     viewer = ViewerModel()
-    viewer.add_layer(Image(squares(planes), name="image"))
-    layer = viewer.add_layer(Labels(labels, name="mask", scale=(2.0,) * labels.ndim))
+    scale = (2.0,) * labels.ndim
+    viewer.add_layer(Image(squares(planes), name="image", scale=scale))
+    layer = viewer.add_layer(Labels(labels, name="mask", scale=scale))
     controller = Controller(viewer, SyncRunner())
     controller.session.change_settings(**TINY)
     return controller, layer
@@ -87,8 +88,42 @@ def test_a_blurred_mask_becomes_a_mask(planes: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(layer.data, grey)
     assert not layer.visible
     assert not controller.remedies.offered()
+    assert session.message.text == "mask · labels was made and is chosen; press 'Train'."
     controller.train()
     assert [entry.model.classes.numbers for entry in session.history] == [(0, 1)]
+
+
+def test_labels_that_were_put_right_by_hand_need_nothing_more() -> None:
+    controller, layer = opened(jpeg(MASK).copy())
+    assert controller.remedies.offered()
+    layer.data = (layer.data > 127).astype(np.uint8)
+    controller._counted = 0.0
+    controller.tick()
+    assert not controller.remedies.offered()
+    assert controller.session.counts[1] == MASK.sum()
+
+
+def test_why_labels_are_no_full_mask_is_said_when_they_are_called_one() -> None:
+    labels = MASK.astype(np.uint8)
+    labels[:6] = BRUSH
+    controller, _ = opened(labels)
+    assert kind_of(controller) is LabelKind.STROKES
+    assert not controller.session.message.text
+    controller.choose_kind(LabelKind.FULL)
+    assert controller.session.message.text == (
+        "mask holds 255 beside other numbers: press '255 is not labelled', or choose 'strokes' if "
+        "it is background."
+    )
+
+
+def test_what_aligned_labels_look_like_is_not_hidden_by_their_alignment() -> None:
+    controller, layer = opened(jpeg(MASK))
+    controller.choose_labels(None)
+    controller.session.change_source(chosen=False)
+    layer.scale = (3.0, 3.0)
+    controller.tick()
+    controller.aligning.align()
+    assert "press 'Use what is above 127'" in controller.session.message.text
 
 
 def test_what_is_not_labelled_can_be_said() -> None:
@@ -191,6 +226,7 @@ def test_the_panel_offers_what_can_be_made(qtbot: Any) -> None:
     assert "structure 1" in button.toolTip()
     button.click()
     assert not panel.remedies
+    assert button.isHidden(), "Qt deletes it later"
     assert panel.kind.currentText() == "full mask"
     controller.choose_labels(layer)
     assert list(panel.remedies) == ["Use what is above 127"]

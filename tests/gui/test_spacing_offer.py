@@ -21,6 +21,7 @@ from napari_unetseg.core.config import PredictSettings
 from napari_unetseg.core.image import Stack
 from napari_unetseg.core.predict import predict
 from napari_unetseg.engine.saving import Saving
+from napari_unetseg.gui.batches import BatchRow
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.jobs import SyncRunner
 from napari_unetseg.gui.session import Level, Mode, ModelEntry
@@ -121,11 +122,27 @@ def test_what_is_chosen_holds_until_it_is_chosen_otherwise(bench: Bench) -> None
 def test_the_mask_on_screen_follows_in_live_mode(bench: Bench) -> None:
     bench.predict()
     bench.session.mode = Mode.LIVE
+    before = bench.session.message
     for match in (True, False):
         bench.controller.spacing.choose(match)
         for _ in range(5):
             bench.controller.tick()
         np.testing.assert_array_equal(bench.mask(), bench.wanted(match=match))
+    assert bench.session.message is before, "the sizes are said beside the choice alone"
+
+
+def test_volumes_have_voxels_in_the_offer_too() -> None:
+    volume = Image(squares((4,)), name="cells", scale=(0.05,) * 3, units=("um",) * 3)
+    bench = Bench(volume)
+    try:
+        bench.controller.choose_dims(3)
+        model = trained_at(random_model(1, dims=3, depth=2, width=4), 0.2)
+        bench.session.entry = ModelEntry(model, "model")
+        bench.controller.spacing.say()
+        (text,) = bench.warned
+        assert text.endswith("Check 'Predict at the model's voxel size' under Result.")
+    finally:
+        bench.controller.close()
 
 
 def test_it_follows_the_scale_of_the_layer_the_image_and_the_model(bench: Bench) -> None:
@@ -140,7 +157,7 @@ def test_it_follows_the_scale_of_the_layer_the_image_and_the_model(bench: Bench)
         ((50, 50), ("nm", "nm"), "of 0.05 µm, but"),
         ((0.05, 0.05), ("pixel", "pixel"), ""),
         ((9.0, 9.0), ("um", "um"), "They are too far apart to resample"),
-        ((9.0, 0.05), ("um", "pixel"), "It is not known along every axis"),
+        ((9.0, 0.05), ("um", "pixel"), "The size is not known along every axis"),
     ):
         layer.scale, layer.units = scale, units
         bench.until(partial(is_said, said))
@@ -154,14 +171,15 @@ def test_it_follows_the_scale_of_the_layer_the_image_and_the_model(bench: Bench)
 
 
 def test_a_training_of_images_of_several_sizes_says_so_and_knows_them() -> None:
-    coarse = Image(squares(), name="coarse", scale=(0.2, 0.2), units=("um", "um"))
+    sizes: dict[str, Any] = {"scale": (0.2, 0.2), "units": ("um", "um")}
+    coarse = Image(squares(), name="coarse", **sizes)
     fine = Image(squares(), name="fine", **FINE)
-    bench = Bench(coarse, Labels(strokes(), name="one"))
+    bench = Bench(coarse, Labels(strokes(), name="one", **sizes))
     try:
         bench.session.change_settings(depth=2, width=4, steps=2, patch=32, batch=2)
         bench.session.entry = None
         bench.viewer.add_layer(fine)
-        labels = bench.viewer.add_layer(Labels(strokes(), name="two"))
+        labels = bench.viewer.add_layer(Labels(strokes(), name="two", **FINE))
         bench.controller.choose_image(fine)
         bench.controller.choose_labels(labels)
         said: list[str] = []
@@ -243,6 +261,10 @@ def test_the_offer_is_seen_and_taken(qtbot: Any, bench: Bench) -> None:
     np.testing.assert_array_equal(bench.predict(), bench.wanted(match=True))
     batch.match.click()
     assert not result.match.isChecked()
+    row = BatchRow("fine", Path("fine.tif"), voxels={0: 3, 1: 1}, notices=("One.", "Another."))
+    bench.session.batch = (row, replace(row, name="none", voxels=None))
+    texts = [batch.table.item(n, 3).text() for n in range(2)]
+    assert texts == ["structure 1 25.0 %. One. Another.", "One. Another."]
     bench.viewer.layers["cells"].scale = (0.2, 0.2)
     bench.until(lambda: not result.match.isVisibleTo(result))
     assert not result.sizes.isVisibleTo(result)

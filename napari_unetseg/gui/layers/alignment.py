@@ -247,14 +247,14 @@ def _other_shape(image: Image, layer: Scalar) -> str:
     who = f"Labels '{layer.name}' have" if isinstance(layer, Labels) else f"'{layer.name}' has"
     text = f"{who} {its} pixels, the image '{image.name}' {the}"
     if same_but_singletons(own, shape):
-        return f"{text}: save it with the axes of the image."
+        return f"{text}: save the layer with the axes of the image."
     if same_but_singletons(own, shape[-2:]):
         return (
-            f"{text}. It is of one plane: right-click the image, choose 'Split Stack' and that "
-            "plane as image, or press 'New layer' and paint there."
+            f"{text}. The layer is of one plane: right-click the image, choose 'Split Stack' and "
+            "that plane as image, or press 'New layer' and paint there."
         )
     if _same_extent(image, layer, own, shape):
-        return f"{text}: it is of another resolution, so resize it to the image's pixels first."
+        return f"{text}: the layer is of another resolution, so resize it to the image's pixels."
     return f"{text}: choose labels of the same image, or press 'New layer'."
 
 

@@ -120,10 +120,6 @@ class Prediction:
         planes = {(*plane, *rest) for rest in np.ndindex(*inner)}
         return model_id == self.model_id and all(self._fresh.whole(one) for one in planes)
 
-    def expire(self) -> None:
-        """What is shown is out of date: every plane is to be predicted anew."""
-        self._fresh = Coverage(self._shape)
-
     def covers(self, region: Region) -> bool:
         """Whether there is a mask everywhere in a region."""
         return all(self._covered.holds(p, region[-2:]) for p in _planes_in(region))
@@ -232,7 +228,7 @@ class Prediction:
         return np.where(over != 0, as_mask(over), self._said(region))
 
     def age(self) -> None:
-        """The image has other pixels now: every mask is to be made anew, also by the same model."""
+        """Every plane is out of date and is to be predicted anew, also by the same model."""
         self._fresh = Coverage(self._shape)
 
     def flush(self) -> None:

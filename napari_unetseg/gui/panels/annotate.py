@@ -142,6 +142,7 @@ class AnnotatePanel(Panel):
             return
         for button in self.remedies.values():
             self._remedies.removeWidget(button)
+            button.hide()  # Qt deletes it later, and draws it over others until then
             button.deleteLater()
         self.remedies = {text: QPushButton(text) for text in offered}
         for text, button in self.remedies.items():

@@ -198,7 +198,9 @@ class BatchPanel(Panel):
             state = "paused" if self.session.job.paused else "predicting…"
         unsure = "" if one.unsure is None else f"{one.unsure:.3f}"
         took = f"{one.seconds:.1f} s" if one.seconds else ""
-        found = ". ".join(filter(None, [self._found(one), *one.notices]))
+        found = self._found(one)
+        if one.notices:
+            found = " ".join([f"{found}." if found else "", *one.notices]).lstrip()
         return one.name, state, unsure, one.error or found, took
 
     def _found(self, one: BatchRow) -> str:
