@@ -43,7 +43,8 @@ from napari_unetseg.core.spacing import VoxelSizes, fit_spacing
 from napari_unetseg.core.uncertainty import Glance, margin_uncertainty, uncertainty_map
 from napari_unetseg.core.unet import UNet
 from napari_unetseg.engine.grid import Grid
-from napari_unetseg.engine.live import LookWork, RangeKey, Screen, View
+from napari_unetseg.engine.image_ranges import ImageRanges
+from napari_unetseg.engine.live import LookWork, Screen, View
 
 MATCH = PredictSettings(match_spacing=True, threads=1, device="cpu")
 
@@ -437,7 +438,7 @@ def test_the_mask_on_screen_has_the_range_of_the_pixel_size_that_its_layer_has_n
     pixels = Watched(np.random.default_rng(0).normal(100, 50, (200, 200)), most=10**6)
     model = trained_at(random_model(1, depth=1, width=2), 0.2)
     model = replace(model, normalization=replace(model.normalization, per_image=True))
-    ranges: dict[RangeKey, Normalization] = {}
+    ranges = ImageRanges()
     for size in (0.2, 0.05):
         screen, stack = Screen(), sized(pixels, "YX", size)
         screen.view = View("layer", stack, (), "auto")

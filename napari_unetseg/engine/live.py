@@ -12,10 +12,9 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Improved, Notice
+from napari_unetseg.engine.image_ranges import ImageRanges
 
 if TYPE_CHECKING:
     from napari_unetseg.core.config import MatchSpacing
@@ -25,10 +24,8 @@ if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.model import Model
 
-__all__ = ["Live", "LookWork", "MaskBegins", "RangeKey", "Screen", "View", "mask_of", "near"]
+__all__ = ["Live", "LookWork", "MaskBegins", "Screen", "View", "mask_of", "near"]
 
-RangeKey = tuple[str, Any, tuple[float, ...]]
-"""A model's id, an image, and by how much it is resampled along each axis."""
 EVERY_SECONDS = 2.0
 """A newer model is shown this often at most."""
 FREE_SECONDS = 10.0
@@ -127,6 +124,7 @@ class Live:
         self._begun = 0.0
         self._tiles: Generator[Event, None, None] | None = None
         self._said: set[str] = set()
+        self._ranges = ImageRanges()
 
     def after(self, event: Event) -> Generator[Event, None, None]:
         """Yield what is due after an event of the training: a mask's beginning and its tiles.
@@ -172,7 +170,8 @@ class Live:
         return MaskBegins(view, model.id, model.classes.structures, newest.scores, newest.before)
 
     def _predict(self, model: Model, view: View) -> Generator[Event, None, None]:
-        return mask_of(model, view, self._device, self._control, self._screen)
+        known = yield from self._ranges.find(model, view)
+        yield from mask_of(model, view, self._device, self._control, self._screen, known)
 
     def _next(self) -> Event | None:
         """The next event of the mask, None after the last; a failure never ends the training."""
@@ -226,6 +225,8 @@ class LookWork:
         Planes whose masks are there already.
     ahead
         Neighbours on either side, along the last leading axis.
+    ranges
+        How images are scaled, as far as it is known.
     """
 
     model: Model
@@ -233,8 +234,7 @@ class LookWork:
     device: str
     done: frozenset[tuple[int, ...]]
     ahead: int = 2
-    ranges: dict[RangeKey, Normalization] = field(default_factory=dict)
-    """Intensity ranges of images in files for models, which take longer to measure than a mask."""
+    ranges: ImageRanges = field(default_factory=ImageRanges)
 
     def __call__(self, control: Control) -> Generator[Event, None, None]:
         """Yield masks until all that is near is there; ends when another image is chosen."""
@@ -255,25 +255,12 @@ class LookWork:
         """The mask of a plane; False if another view made it less urgent."""
         asked = replace(view, plane=plane)
         yield MaskBegins(asked, self.model.id, self.model.classes.structures, None)
-        known = yield from self._range(asked)
+        known = yield from self.ranges.find(self.model, asked)
         for tile in mask_of(self.model, asked, self.device, control, self.screen, known):
             yield tile
             if self.screen.view is not view:
                 return False
         return not control.stopped
-
-    def _range(self, view: View) -> Generator[Event, None, Normalization | None]:
-        if isinstance(view.stack.data, np.ndarray):  # it may be changed in place
-            return None
-        from napari_unetseg.core.spacing import fit_spacing
-
-        fitted = fit_spacing(self.model, view.stack, match=view.match_spacing)
-        factors = () if fitted.resampling is None else fitted.resampling.factors
-        key = (self.model.id, view.image, factors)  # a layer's scale may change
-        if key not in self.ranges:
-            self.ranges[key], notices = self.model.normalization.for_stack(fitted.seen)
-            yield from map(Notice, notices)
-        return self.ranges[key]
 
 
 def near(view: View, ahead: int) -> list[tuple[int, ...]]:

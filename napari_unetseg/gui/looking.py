@@ -10,7 +10,8 @@ from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice, OtherSpacing, TilePredicted
 from napari_unetseg.core.truth import Change, Origin
-from napari_unetseg.engine.live import LookWork, MaskBegins, RangeKey, Screen, View, near
+from napari_unetseg.engine.image_ranges import ImageRanges
+from napari_unetseg.engine.live import LookWork, MaskBegins, Screen, View, near
 from napari_unetseg.engine.tasks import Elsewhere
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences
@@ -18,7 +19,6 @@ from napari_unetseg.gui.jobs import Job
 from napari_unetseg.gui.session import Level, Mode
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.image import Normalization
     from napari_unetseg.core.sparse import Region
     from napari_unetseg.gui.controller import Controller
     from napari_unetseg.gui.session import ModelEntry, Session
@@ -49,7 +49,7 @@ class Looking:
         self._made: list[tuple[Any, ...]] = []
         self._failed: set[tuple[Any, ...]] = set()
         self._said: set[str] = set()
-        self._ranges: dict[RangeKey, Normalization] = {}
+        self._ranges = ImageRanges()
         self._painted: float | None = None
         self._offered = 0.0
         self.newer: dict[Any, list[Region]] = {}
@@ -119,7 +119,7 @@ class Looking:
     def forget(self, image: Any) -> None:
         """An image is gone."""
         self.newer.pop(image, None)
-        self._ranges = {key: value for key, value in self._ranges.items() if key[1] is not image}
+        self._ranges.forget(image)
         self._failed = {one for one in self._failed if one[1] is not image}
 
     def trained(self, *, by_itself: bool) -> None:

@@ -133,7 +133,7 @@ class Slow:
 
 def test_a_mask_of_many_tiles_leaves_the_training_its_share() -> None:
     watched = Watched()
-    seconds = FREE_SECONDS / 4
+    seconds = FREE_SECONDS / 8  # its range is measured in six reads
     slow = Slow(watched.clock, seconds)
     watched.stack = Stack.from_array(slow)  # type: ignore[arg-type]
     watched.look()
@@ -147,6 +147,21 @@ def test_a_mask_of_many_tiles_leaves_the_training_its_share() -> None:
     last = came[-1]
     assert isinstance(last, TilePredicted)
     assert last.done == last.total >= 4
+
+
+def test_an_image_in_a_file_is_measured_for_the_first_mask_alone() -> None:
+    watched = Watched()
+    slow = Slow(watched.clock, seconds=0.01)
+    watched.stack = Stack.from_array(slow)  # type: ignore[arg-type]
+    watched.look()
+    spent = []
+    for number in (1, 2):
+        before = slow.spent
+        tiles = masks(watched.after([improved(number)], EVERY_SECONDS))
+        spent.append((len(tiles), round((slow.spent - before) / slow.seconds)))
+    (tiles_first, reads_first), (tiles_second, reads_second) = spent
+    assert tiles_first == tiles_second == reads_second
+    assert reads_first > tiles_first
 
 
 def test_a_mask_that_fails_never_ends_the_training_and_is_said_once() -> None:
