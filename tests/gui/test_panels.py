@@ -62,6 +62,15 @@ def test_the_first_hint_knows_of_strokes_that_are_there(qtbot: Any, controller: 
     assert panel.text.text() == "Something else."
 
 
+def test_a_long_name_does_not_widen_the_dock(qtbot: Any, controller: Controller) -> None:
+    panel = StatusPanel(controller)
+    qtbot.addWidget(panel)
+    width = panel.minimumSizeHint().width()
+    controller.session.say(f"{'long_name_' * 30}.tif cannot be read.")
+    assert panel.minimumSizeHint().width() <= width
+    assert panel.text.toolTip() == controller.session.message.text
+
+
 class Newer(BaseModel):
     """Settings with fields that no form has heard of."""
 

@@ -23,6 +23,7 @@ class StatusPanel(Panel):
     def __init__(self, controller: Controller) -> None:
         super().__init__("", controller)
         self.text = hint(WELCOME)
+        self.text.setMinimumWidth(1)  # a long name without spaces must not widen the dock
         self._frame = QFrame()
         self._frame.setProperty("role", "status")
         layout = row(self.text, stretch=0)
@@ -36,4 +37,5 @@ class StatusPanel(Panel):
         message = self.session.message
         enough = sum(count > 0 for count in self.session.counts.values()) > 1
         self.text.setText(message.text or (READY if enough else WELCOME))
+        self.text.setToolTip(message.text)
         restyle(self._frame, level=str(message.level))
