@@ -170,6 +170,56 @@ def test_more_objects_are_no_other_sample(model: Model) -> None:
     assert dice(truth > 0, mask > 0) > 0.85
 
 
+# -- pixels that show nothing of the sample --------------------------------------------------------
+
+
+def padded(image: np.ndarray, black: float = 0.0) -> np.ndarray:
+    """As registering and rotating leave it: black corners and a black border."""
+    out, (rows, columns) = image.copy(), np.ogrid[: image.shape[0], : image.shape[1]]
+    out[(columns < 12) | (rows + columns < 40)] = black
+    return out
+
+
+@pytest.mark.parametrize(("gain", "offset"), [(1, 0), (0.1, 90), (1, 3000), (4, 0)])
+def test_black_borders_change_nothing_elsewhere(model: Model, gain: float, offset: float) -> None:
+    usual = predict(model, cells(5))
+    mask = predict(model, padded(cells(5) * gain + offset))
+    shown = padded(np.ones((96, 96))) > 0
+    assert dice(usual[shown] > 0, mask[shown] > 0) > 0.95
+    assert not mask[~shown].any()
+
+
+def test_black_borders_of_training_images_are_no_part_of_their_range() -> None:
+    plain, black = (chosen(image, 2 * image) for image in (cells(), padded(cells())))
+    assert black.low == pytest.approx(plain.low, rel=0.1)
+    assert black.high == pytest.approx(plain.high, rel=0.1)
+
+
+@pytest.mark.parametrize("floor", [0.0, 1500.0])
+def test_background_that_was_set_to_0_is_part_of_the_image(floor: float) -> None:
+    image, truth = blobs((96, 96), 40, 4)
+    cleared = np.where(truth > 0, 2000 * image + floor, 0)
+    assert 0.1 < (cleared == 0).mean() < 0.5
+    assert chosen(cleared).low == (0.0,)
+
+
+@pytest.mark.parametrize("gain", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize("size", [6, 14])
+def test_debris_does_not_set_the_range(model: Model, gain: float, size: int) -> None:
+    usual, image = predict(model, cells(5)), gain * cells(5)
+    image[50 : 50 + size, 8 : 8 + size] = 60000
+    far = np.ones((96, 96), bool)
+    far[40 : 60 + size, : 18 + size] = False
+    mask = predict(model, image)
+    assert dice(usual[far] > 0, mask[far] > 0) > 0.95
+
+
+def test_debris_on_an_empty_image_does_not_stretch_its_noise(model: Model) -> None:
+    empty = np.random.default_rng(3).normal(500, 100, (96, 96))
+    empty[50:56, 8:14] = 60000
+    assert predict(model, empty)[:, 30:].mean() < 0.01
+
+
 # -- what no scaling can mend ----------------------------------------------------------------------
 
 

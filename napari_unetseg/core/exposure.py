@@ -37,6 +37,9 @@ USUAL_CONTRAST = 100.0
 """Training images of more contrast do not say how much noise a network can take."""
 NOISE_ONLY, MOST_NOISE = 5.8, 8.0
 """The range of Gaussian noise is 5.2 standard deviations wide, and 8 with uneven light."""
+SPECKS = 4.0
+"""Where the brightest pixels exceed the others by so much more than in the training images, they
+are debris and the like."""
 SAME_GAIN = 2.5
 """Noise that differs by less than this factor may be of the same gain."""
 DARK, BRIGHT = 0.25, 0.75
@@ -104,6 +107,10 @@ def fit_channels(
     colors
         The channels are red, green and blue of one picture.
     """
+    if not colors:
+        channels = [
+            (name, trained, _without_specks(trained, own)) for name, trained, own in channels
+        ]
     if per_image:
         return [_noise(c, 1.0) if _is_noise(*c[1:]) else _own(c) for c in channels]
     if keep:
@@ -128,6 +135,24 @@ def _noise(channel: Known, width: float) -> Channel:
     width = own.noise * min(trained.profile.contrast, USUAL_CONTRAST) or width or 1.0
     low = own.median - trained.profile.background * width
     return Channel(*channel, low, low + width, How.NOISE)
+
+
+def _without_specks(trained: Trained, own: Intensities) -> Intensities:
+    """What was measured, without a few pixels that are far brighter than all else.
+
+    Debris in 1 of 500 pixels would set the range. The 99 or 95 percentile tells it instead, as
+    long as that is no background, here and in the training images.
+    """
+    if trained.profile is None or own.width <= 0:
+        return own
+    usual = trained.profile
+    for share, known in zip(own.profile.shape[:-3:-1], usual.shape[:-3:-1], strict=True):
+        if share * SPECKS >= known or share <= 0 or known * usual.contrast < NOISE_ONLY:
+            continue
+        found = own.up_to(own.low + own.width * share / known)
+        if not _is_noise(trained, found):
+            return found
+    return own
 
 
 def _fit_channel(channel: Known) -> Channel:

@@ -14,7 +14,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.exposure import DIFFERENT, Channel, How, Trained, fit_channels
 from napari_unetseg.core.exposure_notices import describe
 from napari_unetseg.core.intensities import Intensities, Profile, measure_channels, range_of
-from napari_unetseg.core.pixels import as_float32, finite_values, native, read_array, spread
+from napari_unetseg.core.pixels import as_float32, native, read_array, spread
 
 __all__ = ["Normalization", "Stack", "native"]
 
@@ -292,6 +292,9 @@ class Normalization:
     profiles
         How the intensities of each channel are distributed in the training images; empty in files
         of earlier versions.
+    padding
+        Of one image: the value of pixels without a picture in each channel, which become 0 as the
+        darkest ones do; NaN where there are none.
     """
 
     low: tuple[float, ...]
@@ -300,6 +303,7 @@ class Normalization:
     per_image: bool = False
     keep: bool = False
     profiles: tuple[Profile, ...] = ()
+    padding: tuple[float, ...] = ()
 
     @classmethod
     def estimate(cls, stacks: Sequence[Stack]) -> Self:
@@ -319,8 +323,8 @@ class Normalization:
         )
         rows = [(own.low, own.high, own.median) for own in each[0]]
         if len(stacks) > 1:
-            pieces = [piece for stack in stacks for piece in stack.probe()]
-            rows = [range_of(finite_values([p[n] for p in pieces])) for n in range(len(rows))]
+            pieces = [list(stack.probe()) for stack in stacks]
+            rows = [range_of([[p[n] for p in own] for own in pieces]) for n in range(len(rows))]
         low, high, fill = (tuple(column) for column in zip(*rows, strict=True))
         return cls(low, high, fill, profiles=profiles)
 
@@ -370,6 +374,8 @@ class Normalization:
             values = out[channel]
             if array.dtype.kind == "f":
                 np.copyto(values, fill, where=~np.isfinite(values))
+            if self.padding:
+                np.copyto(values, low, where=values == np.float32(self.padding[channel]))
             values -= low
             values /= (high - low) if high > low else 1.0
         return np.clip(out, CLIP_LOW, CLIP_HIGH, out=out)
@@ -383,14 +389,17 @@ class Normalization:
         """
         channels = self._fit(stack)
         said = describe(stack.name, channels, per_image=self.per_image, keep=self.keep)
+        padding = tuple(channel.own.padding for channel in channels)
+        padding = () if all(map(math.isnan, padding)) else padding
         if all(channel.how is How.FIXED for channel in channels):
-            return self, tuple(said)
+            return replace(self, padding=padding) if padding else self, tuple(said)
         fill = tuple(
             usual if channel.how is How.FIXED else channel.own.median
             for channel, usual in zip(channels, self.fill, strict=True)
         )
         low, high = tuple(c.low for c in channels), tuple(c.high for c in channels)
-        return replace(self, low=low, high=high, fill=fill), tuple(said)
+        scaled = replace(self, low=low, high=high, fill=fill, padding=padding)
+        return scaled, tuple(said)
 
     def _fit(self, stack: Stack) -> list[Channel]:
         known = self.profiles or (None,) * len(self.low)
