@@ -120,6 +120,18 @@ def test_planes_of_a_bleaching_series_are_scaled_alike() -> None:
     assert fitted(usual, series, "TYX") == (usual, "")
 
 
+def test_planes_too_dark_for_the_range_of_all_are_said() -> None:
+    fading = np.stack([cells(n) * fade for n, fade in enumerate([1, 0.7, 0.4, 0.2, 0.1])])
+    usual = chosen(cells())
+    _, said = fitted(usual, fading, "TYX")
+    assert "such as T 4 (" in said
+    assert "correct the bleaching first" in said
+    empty = np.random.default_rng(1).normal(500, 100, (96, 96))
+    for plane in (empty, np.zeros((96, 96)), np.full((96, 96), np.nan)):
+        assert "darker" not in fitted(usual, np.stack([cells(), cells(1), plane]), "TYX")[1]
+    assert "bleaching" not in fitted(usual, fading, "ZYX")[1]
+
+
 # -- images without signal -------------------------------------------------------------------------
 
 

@@ -470,8 +470,12 @@ def test_random_damage_never_gives_anything_but_a_sentence(tmp_path: Path) -> No
 
 
 def test_pickles_in_npy_files_are_not_loaded(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", np.array([{"a": 1}], object), allow_pickle=True)
-    assert "cannot be read" in refusal(tmp_path / "a.npy")
+    np.save(tmp_path / "a_seg.npy", np.array({"masks": GREY}, object), allow_pickle=True)
+    said = refusal(tmp_path / "a_seg.npy")
+    assert "cellpose" in said
+    assert "save its masks as TIFF or PNG" in said
+    (tmp_path / "b.npy").write_bytes(b"no array")
+    assert "cannot be read" in refusal(tmp_path / "b.npy")
 
 
 def _set_tag(path: Path, tag: int, value: int) -> None:

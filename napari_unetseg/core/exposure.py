@@ -24,6 +24,7 @@ __all__ = [
     "fit_channels",
     "is_cut_off",
     "is_faint",
+    "is_noise",
     "is_saturated",
 ]
 
@@ -112,7 +113,7 @@ def fit_channels(
             (name, trained, _without_specks(trained, own)) for name, trained, own in channels
         ]
     if per_image:
-        return [_noise(c, 1.0) if _is_noise(*c[1:]) else _own(c) for c in channels]
+        return [_noise(c, 1.0) if is_noise(*c[1:]) else _own(c) for c in channels]
     if keep:
         return list(map(_own if _is_other_depth(channels) else _fixed, channels))
     if colors:
@@ -150,7 +151,7 @@ def _without_specks(trained: Trained, own: Intensities) -> Intensities:
         if share * SPECKS >= known or share <= 0 or known * usual.contrast < NOISE_ONLY:
             continue
         found = own.up_to(own.low + own.width * share / known)
-        if not _is_noise(trained, found):
+        if not is_noise(trained, found):
             return found
     return own
 
@@ -167,7 +168,7 @@ def _fit_channel(channel: Known) -> Channel:
     gain = own.noise * trained.profile.contrast / trained.width
     if is_faint(trained, own) and within and (1 / SAME_GAIN < gain < SAME_GAIN or own.noise == 0):
         return _fixed(channel)
-    return _noise(channel, trained.width) if _is_noise(trained, own) else _own(channel)
+    return _noise(channel, trained.width) if is_noise(trained, own) else _own(channel)
 
 
 def _is_alike(trained: Trained, own: Intensities) -> bool:
@@ -186,7 +187,7 @@ def _fit_colors(channels: Sequence[Known]) -> list[Channel]:
     if all(_is_alike(trained, own) for _, trained, own in channels):
         return fixed
     factor = median([own.high / t.high for _, t, own in channels if t.high > 0] or [1.0])
-    if all(_is_noise(trained, own) for _, trained, own in channels):
+    if all(is_noise(trained, own) for _, trained, own in channels):
         blank = abs(factor - 1) <= DIFFERENT
         return fixed if blank else [_noise(channel, channel[1].width) for channel in channels]
     scaled = [Channel(*c, c[1].low * factor, c[1].high * factor, How.COLORS) for c in channels]
@@ -211,7 +212,7 @@ def is_faint(trained: Trained, own: Intensities) -> bool:
     return _has_less_contrast(trained, own, USUAL_CONTRAST * FAINT)
 
 
-def _is_noise(trained: Trained, own: Intensities) -> bool:
+def is_noise(trained: Trained, own: Intensities) -> bool:
     """Whether its own percentiles would stretch noise to what objects look like."""
     return _has_less_contrast(trained, own, MOST_NOISE)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.exposure import DIFFERENT, Channel, How, Trained, fit_channels
-from napari_unetseg.core.exposure_notices import describe
+from napari_unetseg.core.exposure_notices import describe, describe_uneven
 from napari_unetseg.core.intensities import Intensities, Profile, measure_channels, range_of
 from napari_unetseg.core.pixels import as_float32, native, read_array, spread
 
@@ -241,6 +241,13 @@ class Stack:
         read = getattr(self.data, "voxels_read", 1)  # of a resampled image, for each of its pixels
         return math.prod(self.spatial_shape(2)) * read > LARGE_PLANE
 
+    def probed_places(self) -> list[str]:
+        """Where in time, or at which position, each plane of `probe` is; empty for one volume."""
+        axis = next((n for n, letter in enumerate(self.grid_axes[:-2]) if letter != "Z"), None)
+        if axis is None:
+            return []
+        return [f"{self.grid_axes[axis]} {plane[axis]}" for plane in self._probed(8)]
+
     def _probed(self, most: int) -> list[tuple[int, ...]]:
         shape = self.leading_shape(2)
         count = math.prod(shape)
@@ -358,7 +365,11 @@ class Normalization:
         if self.per_image or self.keep:
             return self
         alike = [stack for stack in stacks if stack.n_channels == len(self.low)]
-        others = (channel.how is How.OWN for stack in alike for channel in self._fit(stack))
+        others = (
+            channel.how is How.OWN
+            for stack in alike
+            for channel in self._fit(stack, _measure(stack))
+        )
         return replace(self, per_image=True) if any(others) else self
 
     def apply(self, array: np.ndarray) -> np.ndarray:
@@ -387,8 +398,10 @@ class Normalization:
         to 1 is recognised by its intensities. Nothing is said of an image that is scaled as the
         model has it and could have been among the training images.
         """
-        channels = self._fit(stack)
+        pieces = list(stack.probe_details())
+        channels = self._fit(stack, measure_channels(stack.name, pieces))
         said = describe(stack.name, channels, per_image=self.per_image, keep=self.keep)
+        said += describe_uneven(stack.name, channels, stack.probed_places(), pieces)
         padding = tuple(channel.own.padding for channel in channels)
         padding = () if all(map(math.isnan, padding)) else padding
         if all(channel.how is How.FIXED for channel in channels):
@@ -401,11 +414,11 @@ class Normalization:
         scaled = replace(self, low=low, high=high, fill=fill, padding=padding)
         return scaled, tuple(said)
 
-    def _fit(self, stack: Stack) -> list[Channel]:
+    def _fit(self, stack: Stack, measured: Sequence[Intensities]) -> list[Channel]:
         known = self.profiles or (None,) * len(self.low)
         trained = [Trained(*row) for row in zip(self.low, self.high, known, strict=True)]
         return fit_channels(
-            list(zip(stack.channels, trained, _measure(stack), strict=True)),
+            list(zip(stack.channels, trained, measured, strict=True)),
             per_image=self.per_image,
             keep=self.keep,
             colors="S" in stack.axes,

@@ -16,6 +16,7 @@ from napari_unetseg.core.pixels import as_float32, finite_values
 __all__ = [
     "SHAPE_PERCENTILES",
     "Intensities",
+    "Piece",
     "Profile",
     "measure_channels",
     "range_of",
@@ -34,6 +35,10 @@ PADDING_GAP = 0.01
 ONE_PIECE = 0.9
 """It surrounds what is shown, which is in one piece along this share of the lines: background that
 was set to 0 lies between objects, too."""
+
+
+Piece = tuple[np.ndarray, Sequence[np.ndarray]]
+"""A plane (channels, Y, X), maybe thinned, and pieces of it that are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +170,7 @@ def range_of(images: Sequence[Sequence[np.ndarray]]) -> tuple[float, float, floa
     return low, high, middle
 
 
-def measure_channels(
-    name: str, pieces: Sequence[tuple[np.ndarray, Sequence[np.ndarray]]]
-) -> list[Intensities]:
+def measure_channels(name: str, pieces: Sequence[Piece]) -> list[Intensities]:
     """Measure each channel of an image.
 
     Parameters

@@ -17,6 +17,7 @@ from napari_unetseg.core.singleton_axes import on_grid, same_but_singletons
 from napari_unetseg.io.lazy import LazyArray, check_numbers, reading
 from napari_unetseg.io.missing_planes import MissingPlanes
 from napari_unetseg.io.names import as_stored
+from napari_unetseg.io.npy import open_npy
 from napari_unetseg.io.ome_files import TIFF_SUFFIXES
 from napari_unetseg.io.ome_zarr import open_zarr
 from napari_unetseg.io.pictures import PICTURE_SUFFIXES, open_picture
@@ -380,7 +381,7 @@ def _plain(path: Path, scene: str, axes: str | None, name: str, *, labels: bool 
     if path.suffix.lower() != ".npy":
         return open_picture(path, axes, name, labels=labels)
     with reading(path):
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = open_npy(path)
     check_numbers(path, array.dtype)
     return Stack.from_array(array, axes, name)
 
