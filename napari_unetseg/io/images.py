@@ -291,12 +291,15 @@ def read_labels(
     threshold: float | None = None,
     ignore: int | None = None,
     axes: str | None = None,
+    spacing: str | Sequence[float] | None = None,
     series: str | int | None = None,
     missing_planes: MissingPlanes | str = MissingPlanes.REFUSE,
 ) -> tuple[Labels, Stack]:
-    """Labels, and the stack that their file holds; see `open_labels`."""
+    """Labels, and the stack that their file holds; see `open_labels` and `open_stack`."""
     path, missing = as_stored(Path(path).expanduser()), MissingPlanes(missing_planes)
     stack = _labels_stack(path, axes, shape, series, missing)
+    if spacing is not None:
+        stack = _resized(stack, parse_spacing(spacing))
     data = stack.data
     if "S" in stack.axes and not _fits(stack, shape):
         data = _grey(data, stack.axes.index("S"), path)
