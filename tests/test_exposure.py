@@ -201,6 +201,20 @@ def test_black_borders_change_nothing_elsewhere(model: Model, gain: float, offse
     assert not mask[~shown].any()
 
 
+def test_black_borders_of_bright_fields_are_taken_for_background() -> None:
+    image = 255 - 40 * blobs((96, 96), 10, 5)[0]
+    found, _ = fitted(chosen(255 - 40 * blobs((96, 96), 10, 0)[0]), padded(image))
+    scaled = found.apply(padded(image)[np.newaxis])[0]
+    assert scaled[padded(image) == 0] == pytest.approx(np.median(scaled), abs=0.1)
+
+
+def test_a_channel_that_is_blank_is_named() -> None:
+    usual = chosen(np.stack([cells(), cells(1)]), axes="CYX")
+    _, said = fitted(usual, np.stack([cells(), cells(1) * 0]), "CYX")
+    assert said.startswith("cells has the same value everywhere in channel 2, so the mask may")
+    assert "saturated" not in said
+
+
 def test_black_borders_of_training_images_are_no_part_of_their_range() -> None:
     plain, black = (chosen(image, 2 * image) for image in (cells(), padded(cells())))
     assert black.low == pytest.approx(plain.low, rel=0.1)

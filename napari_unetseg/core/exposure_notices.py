@@ -44,9 +44,19 @@ def describe(name: str, channels: Sequence[Channel], *, per_image: bool, keep: b
     per_image, keep
         As of `fit_channels`.
     """
-    if all(c.trained.profile and c.own.smallest == c.own.largest for c in channels):
+    blank = [c for c in channels if c.trained.profile and c.own.smallest == c.own.largest]
+    if len(blank) == len(channels):
         value = _number(channels[0].own.largest)
         return [f"{name} has the same value everywhere ({value}), so there is nothing to find."]
+    if blank:
+        names = ", ".join(channel.name for channel in blank)
+        return [
+            f"{name} has the same value everywhere in {names}, so the mask may be wrong; check "
+            "that all channels were saved.",
+            *describe(
+                name, [c for c in channels if c not in blank], per_image=per_image, keep=keep
+            ),
+        ]
     scaling = _scaling(name, channels, per_image=per_image, keep=keep)
     return [*scaling, *_lost(name, channels)]
 

@@ -300,8 +300,8 @@ class Normalization:
         How the intensities of each channel are distributed in the training images; empty in files
         of earlier versions.
     padding
-        Of one image: the value of pixels without a picture in each channel, which become 0 as the
-        darkest ones do; NaN where there are none.
+        Of one image: the value of pixels without a picture in each channel, which become what the
+        background of the training images is; NaN where there are none.
     """
 
     low: tuple[float, ...]
@@ -386,7 +386,9 @@ class Normalization:
             if array.dtype.kind == "f":
                 np.copyto(values, fill, where=~np.isfinite(values))
             if self.padding:
-                np.copyto(values, low, where=values == np.float32(self.padding[channel]))
+                ground = self.profiles[channel].background if self.profiles else 0.0
+                padding = values == np.float32(self.padding[channel])
+                np.copyto(values, low + ground * (high - low), where=padding)
             values -= low
             values /= (high - low) if high > low else 1.0
         return np.clip(out, CLIP_LOW, CLIP_HIGH, out=out)

@@ -28,8 +28,8 @@ LARGEST_CONTRAST = 1e4
 """Contrast of an image without any noise, such as a drawing."""
 LEVELS_FROM = 2**16
 """Grey levels are counted in about this many pixels."""
-LEAST_PADDING, MOST_PADDING = 0.002, 0.5
-"""Black that covers a smaller share does not change the range, and a larger one is background."""
+LEAST_PADDING, MOST_PADDING = 0.002, 0.9
+"""Black that covers less does not change the range; where it covers more, little is left."""
 PADDING_GAP = 0.01
 """Padding lies below all else by more than this share of the range, and by several grey levels."""
 ONE_PIECE = 0.9
