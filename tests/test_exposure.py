@@ -121,6 +121,18 @@ def test_planes_of_a_bleaching_series_are_scaled_alike() -> None:
     assert fitted(usual, series, "TYX") == (usual, "")
 
 
+def test_planes_too_dark_for_the_range_of_all_are_said() -> None:
+    fading = np.stack([cells(n) * fade for n, fade in enumerate([1, 0.7, 0.4, 0.2, 0.1])])
+    usual = chosen(cells())
+    _, said = fitted(usual, fading, "TYX")
+    assert "such as T 4 (" in said
+    assert "correct the bleaching first" in said
+    empty = np.random.default_rng(1).normal(500, 100, (96, 96))
+    for plane in (empty, np.zeros((96, 96)), np.full((96, 96), np.nan)):
+        assert "darker" not in fitted(usual, np.stack([cells(), cells(1), plane]), "TYX")[1]
+    assert "bleaching" not in fitted(usual, fading, "ZYX")[1]
+
+
 # -- images without signal -------------------------------------------------------------------------
 
 
@@ -182,6 +194,70 @@ def test_more_objects_are_no_other_sample(model: Model) -> None:
     image, truth = blobs((96, 96), 30, 4)
     mask = predict(model, stack(2000 * image + 300))
     assert dice(truth > 0, mask > 0) > 0.85
+
+
+# -- pixels that show nothing of the sample --------------------------------------------------------
+
+
+def padded(image: np.ndarray, black: float = 0.0) -> np.ndarray:
+    """As registering and rotating leave it: black corners and a black border."""
+    out, (rows, columns) = image.copy(), np.ogrid[: image.shape[0], : image.shape[1]]
+    out[(columns < 12) | (rows + columns < 40)] = black
+    return out
+
+
+@pytest.mark.parametrize(("gain", "offset"), [(1, 0), (0.1, 90), (1, 3000), (4, 0)])
+def test_black_borders_change_nothing_elsewhere(model: Model, gain: float, offset: float) -> None:
+    usual = predict(model, cells(5))
+    mask = predict(model, padded(cells(5) * gain + offset))
+    shown = padded(np.ones((96, 96))) > 0
+    assert dice(usual[shown] > 0, mask[shown] > 0) > 0.95
+    assert not mask[~shown].any()
+
+
+def test_black_borders_of_bright_fields_are_taken_for_background() -> None:
+    image = 255 - 40 * blobs((96, 96), 10, 5)[0]
+    found, _ = fitted(chosen(255 - 40 * blobs((96, 96), 10, 0)[0]), padded(image))
+    scaled = found.apply(padded(image)[np.newaxis])[0]
+    assert scaled[padded(image) == 0] == pytest.approx(np.median(scaled), abs=0.1)
+
+
+def test_a_channel_that_is_blank_is_named() -> None:
+    usual = chosen(np.stack([cells(), cells(1)]), axes="CYX")
+    _, said = fitted(usual, np.stack([cells(), cells(1) * 0]), "CYX")
+    assert said.startswith("cells has the same value everywhere in channel 2, so the mask may")
+    assert "saturated" not in said
+
+
+def test_black_borders_of_training_images_are_no_part_of_their_range() -> None:
+    plain, black = (chosen(image, 2 * image) for image in (cells(), padded(cells())))
+    assert black.low == pytest.approx(plain.low, rel=0.1)
+    assert black.high == pytest.approx(plain.high, rel=0.1)
+
+
+@pytest.mark.parametrize("floor", [0.0, 1500.0])
+def test_background_that_was_set_to_0_is_part_of_the_image(floor: float) -> None:
+    image, truth = blobs((96, 96), 40, 4)
+    cleared = np.where(truth > 0, 2000 * image + floor, 0)
+    assert 0.1 < (cleared == 0).mean() < 0.5
+    assert chosen(cleared).low == (0.0,)
+
+
+@pytest.mark.parametrize("gain", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize("size", [6, 14])
+def test_debris_does_not_set_the_range(model: Model, gain: float, size: int) -> None:
+    usual, image = predict(model, cells(5)), gain * cells(5)
+    image[50 : 50 + size, 8 : 8 + size] = 60000
+    far = np.ones((96, 96), bool)
+    far[40 : 60 + size, : 18 + size] = False
+    mask = predict(model, image)
+    assert dice(usual[far] > 0, mask[far] > 0) > 0.95
+
+
+def test_debris_on_an_empty_image_does_not_stretch_its_noise(model: Model) -> None:
+    empty = np.random.default_rng(3).normal(500, 100, (96, 96))
+    empty[50:56, 8:14] = 60000
+    assert predict(model, empty)[:, 30:].mean() < 0.01
 
 
 # -- what no scaling can mend ----------------------------------------------------------------------

@@ -469,9 +469,19 @@ def test_random_damage_never_gives_anything_but_a_sentence(tmp_path: Path) -> No
     assert refused > 100
 
 
+def test_an_animated_png_is_refused_rather_than_cut(tmp_path: Path) -> None:
+    frames = [Image.fromarray(np.roll(GREY, n)) for n in range(3)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    assert "an animation of 3 pictures" in refusal(tmp_path / "a.png")
+
+
 def test_pickles_in_npy_files_are_not_loaded(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", np.array([{"a": 1}], object), allow_pickle=True)
-    assert "cannot be read" in refusal(tmp_path / "a.npy")
+    np.save(tmp_path / "a_seg.npy", np.array({"masks": GREY}, object), allow_pickle=True)
+    said = refusal(tmp_path / "a_seg.npy")
+    assert "cellpose" in said
+    assert "save its masks as TIFF or PNG" in said
+    (tmp_path / "b.npy").write_bytes(b"no array")
+    assert "cannot be read" in refusal(tmp_path / "b.npy")
 
 
 def _set_tag(path: Path, tag: int, value: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -202,3 +203,10 @@ def test_metadata_in_a_file_of_their_own_are_found_under_any_name(tmp_path: Path
     with pytest.raises(UserError, match=r"c\.companion\.ome is missing"):
         open_stack(paths[0])
     assert numbers(paths[0], missing_planes="drop") == [1]
+
+
+def test_metadata_that_place_no_plane_are_said(tmp_path: Path) -> None:
+    text = re.sub("<TiffData.*?</TiffData>", "", ome(pixels(["a.tif"], IDS[:1], 5), None))
+    stack = open_stack(write(tmp_path / "a.tif", text, [1, 2, 3]))
+    assert stack.grid_shape == (3, 8, 9)
+    assert any("do not say which planes it has" in note for note in stack.notes)

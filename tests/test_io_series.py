@@ -158,6 +158,31 @@ def test_a_pattern_names_its_axes(tmp_path: Path) -> None:
     assert "No file is named as" in refusal(tmp_path / "b*.tif")
 
 
+@pytest.mark.parametrize("numbers", [(0, 1, 3, 4), (0, 10, 30), (7, 8, 11)])
+def test_a_number_that_is_left_out_is_said(tmp_path: Path, numbers: tuple[int, ...]) -> None:
+    for n, number in enumerate(numbers):
+        for channel in (1, 2):
+            tifffile.imwrite(tmp_path / f"a_c{channel}_t{number:03}.tif", TZYX[n, channel])
+    steps = np.diff(numbers)
+    lost = f"t{numbers[int(np.argmax(steps > steps.min()))] + steps.min():03}.tif is not there"
+    for path in (tmp_path / "a_c*_t*.tif", tmp_path / "a_c2_t*.tif"):
+        (said,) = open_stack(path).notes
+        assert lost in said
+    for file in tmp_path.glob("a_c1*"):
+        file.unlink()
+    (said,) = open_stack(tmp_path).notes
+    assert lost in said
+
+
+@pytest.mark.parametrize("numbers", [(0, 1, 2), (0, 10, 20), (5,), (100, 161, 221), (1, 1.5)])
+def test_evenly_spaced_numbers_and_times_of_the_clock_are_no_gaps(
+    tmp_path: Path, numbers: tuple[float, ...]
+) -> None:
+    for n, number in enumerate(numbers):
+        tifffile.imwrite(tmp_path / f"a_t{number}.tif", TZYX[n, 0])
+    assert not open_stack(tmp_path).notes
+
+
 def test_volumes_and_colours_in_a_series(tmp_path: Path) -> None:
     for t, volume in enumerate(TZYX):
         tifffile.imwrite(tmp_path / f"a{t}.tif", volume, photometric="minisblack")

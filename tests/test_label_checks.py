@@ -221,6 +221,13 @@ def test_more_than_254_structures_are_objects_and_no_strokes() -> None:
     check_values(values, INSTANCES, "x")
 
 
+@pytest.mark.parametrize("value", [2**16 - 1, 2**32 - 1])
+def test_what_minus_1_becomes_without_a_sign_may_be_ignored(value: int) -> None:
+    with pytest.raises(UserError, match=f"'--ignore {value}' if that means 'not labelled'"):
+        check_values({0: 5, 1: 5, value: 5}, FULL, "The labels")
+    check_values({0: 5, 1: 5, value: 5}, FULL, "The labels", value)
+
+
 @pytest.mark.parametrize("kind", list(LabelKind))
 def test_negative_values_are_refused_with_advice_until_ignored(kind: LabelKind) -> None:
     values = {-1: 5, 0: 3, 1: 4}

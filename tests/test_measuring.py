@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from napari_unetseg.cli import main
 from napari_unetseg.io.writing import write_mask
@@ -208,3 +209,26 @@ def test_parquet_holds_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[st
         return
     table = parquet.read_table(tmp_path / "t.parquet").to_pydict()
     assert table["area (pixel²)"] == [28, 9]
+
+
+def test_masks_that_were_saved_with_colours_are_measured(tmp_path: Path) -> None:
+    mask = two_squares()
+    coloured = Image.fromarray(mask).convert("P")
+    coloured.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0] + [0] * 759)
+    coloured.save(tmp_path / "palette.png")
+    Image.fromarray(np.dstack([mask] * 3)).save(tmp_path / "rgb.png")
+    Image.fromarray(np.dstack([mask] * 3 + [mask * 0 + 255])).save(tmp_path / "rgba.png")
+    tifffile.imwrite(tmp_path / "rgb.tif", np.dstack([mask] * 3), photometric="rgb")
+    for name in ("palette.png", "rgb.png", "rgba.png", "rgb.tif"):
+        table = tmp_path / "t.csv"
+        assert main(["measure", str(tmp_path / name), "-o", str(table), "--spacing", "2,2"]) == 0
+        assert [float(row["area (um²)"]) for row in rows_of(table)] == [4 * 28, 4 * 9]
+
+
+def test_a_mask_in_the_alpha_channel_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = two_squares()
+    Image.fromarray(np.dstack([mask * 0] * 3 + [mask])).save(tmp_path / "alpha.png")
+    assert main(["measure", str(tmp_path / "alpha.png"), "-o", str(tmp_path / "t.csv")]) == 1
+    assert "in the alpha channel" in capsys.readouterr().err

@@ -24,6 +24,7 @@ __all__ = [
     "fit_channels",
     "is_cut_off",
     "is_faint",
+    "is_noise",
     "is_saturated",
 ]
 
@@ -37,6 +38,9 @@ USUAL_CONTRAST = 100.0
 """Training images of more contrast do not say how much noise a network can take."""
 NOISE_ONLY, MOST_NOISE = 5.8, 8.0
 """The range of Gaussian noise is 5.2 standard deviations wide, and 8 with uneven light."""
+SPECKS = 4.0
+"""Where the brightest pixels exceed the others by so much more than in the training images, they
+are debris and the like."""
 SAME_GAIN = 2.5
 """Noise that differs by less than this factor may be of the same gain."""
 DARK, BRIGHT = 0.25, 0.75
@@ -104,8 +108,12 @@ def fit_channels(
     colors
         The channels are red, green and blue of one picture.
     """
+    if not colors:
+        channels = [
+            (name, trained, _without_specks(trained, own)) for name, trained, own in channels
+        ]
     if per_image:
-        return [_noise(c, 1.0) if _is_noise(*c[1:]) else _own(c) for c in channels]
+        return [_noise(c, 1.0) if is_noise(*c[1:]) else _own(c) for c in channels]
     if keep:
         return list(map(_own if _is_other_depth(channels) else _fixed, channels))
     if colors:
@@ -130,6 +138,24 @@ def _noise(channel: Known, width: float) -> Channel:
     return Channel(*channel, low, low + width, How.NOISE)
 
 
+def _without_specks(trained: Trained, own: Intensities) -> Intensities:
+    """What was measured, without a few pixels that are far brighter than all else.
+
+    Debris in 1 of 500 pixels would set the range. The 99 or 95 percentile tells it instead, as
+    long as that is no background, here and in the training images.
+    """
+    if trained.profile is None or own.width <= 0:
+        return own
+    usual = trained.profile
+    for share, known in zip(own.profile.shape[:-3:-1], usual.shape[:-3:-1], strict=True):
+        if share * SPECKS >= known or share <= 0 or known * usual.contrast < NOISE_ONLY:
+            continue
+        found = own.up_to(own.low + own.width * share / known)
+        if not is_noise(trained, found):
+            return found
+    return own
+
+
 def _fit_channel(channel: Known) -> Channel:
     _, trained, own = channel
     if trained.width <= 0 or _is_alike(trained, own):
@@ -142,7 +168,7 @@ def _fit_channel(channel: Known) -> Channel:
     gain = own.noise * trained.profile.contrast / trained.width
     if is_faint(trained, own) and within and (1 / SAME_GAIN < gain < SAME_GAIN or own.noise == 0):
         return _fixed(channel)
-    return _noise(channel, trained.width) if _is_noise(trained, own) else _own(channel)
+    return _noise(channel, trained.width) if is_noise(trained, own) else _own(channel)
 
 
 def _is_alike(trained: Trained, own: Intensities) -> bool:
@@ -161,7 +187,7 @@ def _fit_colors(channels: Sequence[Known]) -> list[Channel]:
     if all(_is_alike(trained, own) for _, trained, own in channels):
         return fixed
     factor = median([own.high / t.high for _, t, own in channels if t.high > 0] or [1.0])
-    if all(_is_noise(trained, own) for _, trained, own in channels):
+    if all(is_noise(trained, own) for _, trained, own in channels):
         blank = abs(factor - 1) <= DIFFERENT
         return fixed if blank else [_noise(channel, channel[1].width) for channel in channels]
     scaled = [Channel(*c, c[1].low * factor, c[1].high * factor, How.COLORS) for c in channels]
@@ -186,7 +212,7 @@ def is_faint(trained: Trained, own: Intensities) -> bool:
     return _has_less_contrast(trained, own, USUAL_CONTRAST * FAINT)
 
 
-def _is_noise(trained: Trained, own: Intensities) -> bool:
+def is_noise(trained: Trained, own: Intensities) -> bool:
     """Whether its own percentiles would stretch noise to what objects look like."""
     return _has_less_contrast(trained, own, MOST_NOISE)
 

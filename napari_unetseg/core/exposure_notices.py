@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
+import numpy as np
+
 from napari_unetseg.core.exposure import (
     DIFFERENT,
     Channel,
     How,
     is_cut_off,
     is_faint,
+    is_noise,
     is_saturated,
 )
-from napari_unetseg.core.intensities import Profile
+from napari_unetseg.core.intensities import Piece, Profile, measure_channels
 
-__all__ = ["describe"]
+__all__ = ["describe", "describe_uneven"]
 
 FEWEST_LEVELS = 16
 SAME_WHITE = 0.05
@@ -23,6 +26,8 @@ SAME_WHITE = 0.05
 INVERTED = 0.25
 """The percentiles of an inverted image are further off than this, and those of its negative less
 than half as far."""
+DARK_PLANE = 0.25
+"""A plane that shows less than this share of the range is not found any more."""
 MOST_CHANNELS = 3
 """Of more channels the ranges are not named."""
 Known = tuple[Channel, Profile]
@@ -39,11 +44,53 @@ def describe(name: str, channels: Sequence[Channel], *, per_image: bool, keep: b
     per_image, keep
         As of `fit_channels`.
     """
-    if all(c.trained.profile and c.own.smallest == c.own.largest for c in channels):
+    blank = [c for c in channels if c.trained.profile and c.own.smallest == c.own.largest]
+    if len(blank) == len(channels):
         value = _number(channels[0].own.largest)
         return [f"{name} has the same value everywhere ({value}), so there is nothing to find."]
+    if blank:
+        names = ", ".join(channel.name for channel in blank)
+        return [
+            f"{name} has the same value everywhere in {names}, so the mask may be wrong; check "
+            "that all channels were saved.",
+            *describe(
+                name, [c for c in channels if c not in blank], per_image=per_image, keep=keep
+            ),
+        ]
     scaling = _scaling(name, channels, per_image=per_image, keep=keep)
     return [*scaling, *_lost(name, channels)]
+
+
+def describe_uneven(
+    name: str, channels: Sequence[Channel], places: Sequence[str], pieces: Sequence[Piece]
+) -> list[str]:
+    """Say that some planes are much darker than the range which all are scaled by.
+
+    Parameters
+    ----------
+    name, channels
+        The image's name, and its channels.
+    places, pieces
+        Which of its planes, such as ``T 7``, and their pixels, as `measure_channels` takes them.
+    """
+    found = []
+    for place, piece in zip(places, pieces, strict=bool(places)):
+        if not np.isfinite(piece[0]).any(axis=(1, 2)).all():
+            continue
+        for channel, own in zip(channels, measure_channels(name, [piece]), strict=True):
+            share = own.width / (channel.high - channel.low or 1.0)
+            noise = channel.how is How.NOISE or is_noise(channel.trained, own)
+            if 0 < share < DARK_PLANE and not noise:
+                found.append((share, place, own, channel))
+    if not found:
+        return []
+    _, place, own, channel = min(found, key=lambda each: each[0])
+    return [
+        f"{name} has planes that are much darker than others, such as {place} "
+        f"({_range(own.low, own.high)}), and all are scaled by the same range "
+        f"({_range(channel.low, channel.high)}), so the mask may be wrong there; correct the "
+        "bleaching first, or predict such planes as images of their own."
+    ]
 
 
 # -- how it is scaled ------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.exposure import DIFFERENT, Channel, How, Trained, fit_channels
-from napari_unetseg.core.exposure_notices import describe
+from napari_unetseg.core.exposure_notices import describe, describe_uneven
 from napari_unetseg.core.intensities import Intensities, Profile, measure_channels, range_of
-from napari_unetseg.core.pixels import as_float32, finite_values, native, read_array, spread
+from napari_unetseg.core.pixels import as_float32, native, read_array, spread
 
 __all__ = ["Normalization", "Stack", "native"]
 
@@ -251,6 +251,13 @@ class Stack:
         read = getattr(self.data, "voxels_read", 1)  # of a resampled image, for each of its pixels
         return math.prod(self.spatial_shape(2)) * read > LARGE_PLANE
 
+    def probed_places(self) -> list[str]:
+        """Where in time, or at which position, each plane of `probe` is; empty for one volume."""
+        axis = next((n for n, letter in enumerate(self.grid_axes[:-2]) if letter != "Z"), None)
+        if axis is None:
+            return []
+        return [f"{self.grid_axes[axis]} {plane[axis]}" for plane in self._probed(8)]
+
     def _probed(self, most: int) -> list[tuple[int, ...]]:
         shape = self.leading_shape(2)
         count = math.prod(shape)
@@ -302,6 +309,9 @@ class Normalization:
     profiles
         How the intensities of each channel are distributed in the training images; empty in files
         of earlier versions.
+    padding
+        Of one image: the value of pixels without a picture in each channel, which become what the
+        background of the training images is; NaN where there are none.
     """
 
     low: tuple[float, ...]
@@ -310,6 +320,7 @@ class Normalization:
     per_image: bool = False
     keep: bool = False
     profiles: tuple[Profile, ...] = ()
+    padding: tuple[float, ...] = ()
 
     @classmethod
     def estimate(cls, stacks: Sequence[Stack]) -> Self:
@@ -329,8 +340,8 @@ class Normalization:
         )
         rows = [(own.low, own.high, own.median) for own in each[0]]
         if len(stacks) > 1:
-            pieces = [piece for stack in stacks for piece in stack.probe()]
-            rows = [range_of(finite_values([p[n] for p in pieces])) for n in range(len(rows))]
+            pieces = [list(stack.probe()) for stack in stacks]
+            rows = [range_of([[p[n] for p in own] for own in pieces]) for n in range(len(rows))]
         low, high, fill = (tuple(column) for column in zip(*rows, strict=True))
         return cls(low, high, fill, profiles=profiles)
 
@@ -364,7 +375,11 @@ class Normalization:
         if self.per_image or self.keep:
             return self
         alike = [stack for stack in stacks if stack.n_channels == len(self.low)]
-        others = (channel.how is How.OWN for stack in alike for channel in self._fit(stack))
+        others = (
+            channel.how is How.OWN
+            for stack in alike
+            for channel in self._fit(stack, _measure(stack))
+        )
         return replace(self, per_image=True) if any(others) else self
 
     def apply(self, array: np.ndarray) -> np.ndarray:
@@ -380,6 +395,10 @@ class Normalization:
             values = out[channel]
             if array.dtype.kind == "f":
                 np.copyto(values, fill, where=~np.isfinite(values))
+            if self.padding:
+                ground = self.profiles[channel].background if self.profiles else 0.0
+                padding = values == np.float32(self.padding[channel])
+                np.copyto(values, low + ground * (high - low), where=padding)
             values -= low
             values /= (high - low) if high > low else 1.0
         return np.clip(out, CLIP_LOW, CLIP_HIGH, out=out)
@@ -391,22 +410,27 @@ class Normalization:
         to 1 is recognised by its intensities. Nothing is said of an image that is scaled as the
         model has it and could have been among the training images.
         """
-        channels = self._fit(stack)
+        pieces = list(stack.probe_details())
+        channels = self._fit(stack, measure_channels(stack.name, pieces))
         said = describe(stack.name, channels, per_image=self.per_image, keep=self.keep)
+        said += describe_uneven(stack.name, channels, stack.probed_places(), pieces)
+        padding = tuple(channel.own.padding for channel in channels)
+        padding = () if all(map(math.isnan, padding)) else padding
         if all(channel.how is How.FIXED for channel in channels):
-            return self, tuple(said)
+            return replace(self, padding=padding) if padding else self, tuple(said)
         fill = tuple(
             usual if channel.how is How.FIXED else channel.own.median
             for channel, usual in zip(channels, self.fill, strict=True)
         )
         low, high = tuple(c.low for c in channels), tuple(c.high for c in channels)
-        return replace(self, low=low, high=high, fill=fill), tuple(said)
+        scaled = replace(self, low=low, high=high, fill=fill, padding=padding)
+        return scaled, tuple(said)
 
-    def _fit(self, stack: Stack) -> list[Channel]:
+    def _fit(self, stack: Stack, measured: Sequence[Intensities]) -> list[Channel]:
         known = self.profiles or (None,) * len(self.low)
         trained = [Trained(*row) for row in zip(self.low, self.high, known, strict=True)]
         return fit_channels(
-            list(zip(stack.channels, trained, _measure(stack), strict=True)),
+            list(zip(stack.channels, trained, measured, strict=True)),
             per_image=self.per_image,
             keep=self.keep,
             colors="S" in stack.axes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Self
 
@@ -16,6 +16,7 @@ from napari_unetseg.core.pixels import as_float32, finite_values
 __all__ = [
     "SHAPE_PERCENTILES",
     "Intensities",
+    "Piece",
     "Profile",
     "measure_channels",
     "range_of",
@@ -27,6 +28,17 @@ LARGEST_CONTRAST = 1e4
 """Contrast of an image without any noise, such as a drawing."""
 LEVELS_FROM = 2**16
 """Grey levels are counted in about this many pixels."""
+LEAST_PADDING, MOST_PADDING = 0.002, 0.9
+"""Black that covers less does not change the range; where it covers more, little is left."""
+PADDING_GAP = 0.01
+"""Padding lies below all else by more than this share of the range, and by several grey levels."""
+ONE_PIECE = 0.9
+"""It surrounds what is shown, which is in one piece along this share of the lines: background that
+was set to 0 lies between objects, too."""
+
+
+Piece = tuple[np.ndarray, Sequence[np.ndarray]]
+"""A plane (channels, Y, X), maybe thinned, and pieces of it that are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +105,9 @@ class Intensities:
         Standard deviation of the noise.
     profile
         How they are distributed.
+    padding
+        The value that registering and stitching filled up with, which is left out of all others;
+        NaN where there is none.
     """
 
     low: float
@@ -102,11 +117,20 @@ class Intensities:
     largest: float
     noise: float
     profile: Profile
+    padding: float = math.nan
 
     @property
     def width(self) -> float:
         """Width of the range."""
         return self.high - self.low
+
+    def up_to(self, high: float) -> Self:
+        """The same without what is brighter than ``high``, of which there is little."""
+        factor = self.width / (high - self.low)
+        shape = tuple(share * factor for share in self.profile.shape)
+        contrast = self.profile.contrast / factor
+        profile = replace(self.profile, contrast=contrast, shape=shape, top=0.0)
+        return replace(self, high=high, profile=profile)
 
     @classmethod
     def measure(cls, values: np.ndarray, details: Sequence[np.ndarray]) -> Self:
@@ -117,7 +141,7 @@ class Intensities:
         values
             Its pixels, flat, finite, float32; at least one.
         details
-            Pieces (Y, X) of it in full resolution, in which the noise is measured.
+            Pieces (Y, X) of it in full resolution, float32, in which the noise is measured.
         """
         percentiles = [LOW_PERCENTILE, HIGH_PERCENTILE, 0.0, 50.0, 100.0, *SHAPE_PERCENTILES]
         found = [float(v) for v in np.percentile(values, percentiles)]
@@ -135,15 +159,18 @@ class Intensities:
         return cls(low, high, middle, smallest, largest, noise, profile)
 
 
-def range_of(values: np.ndarray) -> tuple[float, float, float]:
-    """The 1, 99.8 and 50 percentile."""
-    low, high, middle = np.percentile(values, [LOW_PERCENTILE, HIGH_PERCENTILE, 50.0])
-    return float(low), float(high), float(middle)
+def range_of(images: Sequence[Sequence[np.ndarray]]) -> tuple[float, float, float]:
+    """The 1, 99.8 and 50 percentile of what is shown in planes (Y, X) of some images."""
+    shown = []
+    for planes in images:
+        values = finite_values(planes)
+        shown.append(values[values != _padding(planes, values)])
+    found = np.percentile(np.concatenate(shown), [LOW_PERCENTILE, HIGH_PERCENTILE, 50.0])
+    low, high, middle = map(float, found)
+    return low, high, middle
 
 
-def measure_channels(
-    name: str, pieces: Sequence[tuple[np.ndarray, Sequence[np.ndarray]]]
-) -> list[Intensities]:
+def measure_channels(name: str, pieces: Sequence[Piece]) -> list[Intensities]:
     """Measure each channel of an image.
 
     Parameters
@@ -160,11 +187,16 @@ def measure_channels(
     """
     found = []
     for channel in range(len(pieces[0][0])):
-        values = finite_values([piece[channel] for piece, _ in pieces])
+        planes = [piece[channel] for piece, _ in pieces]
+        values = finite_values(planes)
         if not values.size:
             raise UserError(f"{name} has no finite pixel; choose another image.")
-        details = [detail[channel] for _, details in pieces for detail in details]
-        found.append(Intensities.measure(values, details))
+        details = [as_float32(detail[channel]) for _, details in pieces for detail in details]
+        padding = _padding(planes, values)
+        if not math.isnan(padding):
+            values = values[values != padding]
+            details = [np.where(detail == padding, np.nan, detail) for detail in details]
+        found.append(replace(Intensities.measure(values, details), padding=padding))
     return found
 
 
@@ -175,10 +207,36 @@ def _noise(details: Sequence[np.ndarray], most: float) -> float:
     that hot pixels do not matter.
     """
     total, count = 0.0, 0
-    for piece in map(as_float32, details):
+    for piece in details:
         with np.errstate(over="ignore", invalid="ignore"):  # next to pixels that are not finite
             found = np.abs(piece[:-1, :-1] - piece[:-1, 1:] - piece[1:, :-1] + piece[1:, 1:]) / 2
         found = found[np.isfinite(found)]
         total += float(np.minimum(found, most).sum(dtype=np.float64))
         count += found.size
     return total / count * math.sqrt(math.pi / 2) if count else 0.0
+
+
+def _padding(planes: Sequence[np.ndarray], values: np.ndarray) -> float:
+    """The value that pixels without a picture were given; NaN where there are none."""
+    smallest = values.min(initial=np.inf)
+    black = values == smallest
+    if not LEAST_PADDING <= black.sum() / max(1, len(black)) <= MOST_PADDING:
+        return math.nan
+    rest = values[~black]
+    low, high = np.percentile(rest, [0.1, HIGH_PERCENTILE])
+    steps = np.diff(np.unique(rest[:: max(1, len(rest) // LEVELS_FROM)]))
+    if len(steps) < 2 or low - smallest <= max(PADDING_GAP * (high - low), 3 * np.median(steps)):
+        return math.nan
+    shown = [as_float32(plane) != smallest for plane in planes]
+    surrounds = all(_in_one_piece(shown, axis) >= ONE_PIECE for axis in (0, 1))
+    return float(smallest) if surrounds else math.nan
+
+
+def _in_one_piece(shown: Sequence[np.ndarray], axis: int) -> float:
+    """Share of the lines along an axis in which what is shown has no gap."""
+    changes = [np.diff(plane.astype(np.int8), axis=axis) != 0 for plane in shown]
+    ends = np.concatenate([change.sum(axis=axis) for change in changes])
+    edges = np.concatenate([np.take(p, 0, axis) | np.take(p, -1, axis) for p in shown])
+    some = np.concatenate([plane.any(axis=axis) for plane in shown])
+    whole = (ends <= 1) | ((ends == 2) & ~edges)
+    return float(whole[some].mean()) if some.any() else 0.0

@@ -237,10 +237,12 @@ def check_together(values: Iterable[int]) -> None:
 def _beside_others(name: str, found: Sequence[int]) -> str:
     """What is wrong with a full mask that holds 255, or a larger number, beside others."""
     if found[-1] > BRUSH:
+        largest = found[-1] in (2**16 - 1, 2**32 - 1)  # what -1 becomes without a sign
+        ignored = f", or '--ignore {found[-1]}' if that means 'not labelled'" if largest else ""
         return (
             f"{name} hold {len(found)} numbers up to {found[-1]}, but structures are 1 to 254; "
             "where every number is an object of its own, say that they are instances with "
-            "'--labels instances' ('objects' in napari)."
+            f"'--labels instances' ('objects' in napari){ignored}."
         )
     others = ", ".join(str(v) for v in found[:5] if v != BRUSH)
     ways = [f"'--ignore 255' for 'not labelled' ({BUTTON})"]

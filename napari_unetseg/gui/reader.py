@@ -47,7 +47,8 @@ def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | 
 def read(path: str) -> list[LayerData]:
     """Layers of an image: one for each channel, and one for each group of labels in it.
 
-    Of several images in a file the first is shown and the others are hidden. Times or slices that
+    Of several images in a file the one of the largest planes is shown and the others are hidden,
+    since a thumbnail may come first. Times or slices that
     are missing in a file are left out. What people should know of it is a warning, which napari
     shows.
 
@@ -69,15 +70,20 @@ def read(path: str) -> list[LayerData]:
     """
     images = open_all(path, missing_planes=MissingPlanes.DROP)
     notes = [text for levels in images for text in levels[0].notes]
+    sizes = [math.prod(levels[0].spatial_shape(2)) for levels in images]
+    largest = sizes.index(max(sizes))
     if len(images) > 1:
+        which = f"the largest, number {largest + 1}," if largest else "the first"
         text = (
-            f"{Path(path).name} holds {len(images)} images; the first is shown, the layers of the "
+            f"{Path(path).name} holds {len(images)} images; {which} is shown, the layers of the "
             "others are hidden: click the eye of one to see it."
         )
         notes = [text, *notes]
     for text in dict.fromkeys(notes):
         warnings.warn(text, stacklevel=2)
-    layers = [layer for n, levels in enumerate(images) for layer in _layers(levels, visible=n == 0)]
+    layers = [
+        layer for n, levels in enumerate(images) for layer in _layers(levels, visible=n == largest)
+    ]
     names = label_names(Path(path)) if is_zarr(Path(path)) else ()
     return [*layers, *(_labels(path, images[0][0], name) for name in names)]
 

@@ -83,9 +83,10 @@ def images_by_stem(paths: Iterable[str | Path]) -> dict[str, Path]:
     for file in sorted(files, key=lambda f: (stem_of(f), str(f))):
         other = by_name.setdefault(same_name(stem_of(file)), file)
         if other is not file:
+            spelt = "" if stem_of(other) == stem_of(file) else " (accents are spelt in two ways)"
             raise UserError(
-                f"{other} and {file} have the same stem, so that their labels and results would "
-                "have the same name; rename one or take it out."
+                f"{other} and {file} have the same stem{spelt}, so that their labels and results "
+                "would have the same name; rename one or take it out."
             )
         by_stem[stem_of(file)] = file
     return by_stem

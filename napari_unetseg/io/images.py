@@ -17,6 +17,7 @@ from napari_unetseg.core.singleton_axes import on_grid, same_but_singletons
 from napari_unetseg.io.lazy import LazyArray, check_numbers, reading
 from napari_unetseg.io.missing_planes import MissingPlanes
 from napari_unetseg.io.names import as_stored
+from napari_unetseg.io.npy import open_npy
 from napari_unetseg.io.ome_files import TIFF_SUFFIXES
 from napari_unetseg.io.ome_zarr import open_zarr
 from napari_unetseg.io.pictures import PICTURE_SUFFIXES, open_picture
@@ -290,12 +291,15 @@ def read_labels(
     threshold: float | None = None,
     ignore: int | None = None,
     axes: str | None = None,
+    spacing: str | Sequence[float] | None = None,
     series: str | int | None = None,
     missing_planes: MissingPlanes | str = MissingPlanes.REFUSE,
 ) -> tuple[Labels, Stack]:
-    """Labels, and the stack that their file holds; see `open_labels`."""
+    """Labels, and the stack that their file holds; see `open_labels` and `open_stack`."""
     path, missing = as_stored(Path(path).expanduser()), MissingPlanes(missing_planes)
     stack = _labels_stack(path, axes, shape, series, missing)
+    if spacing is not None:
+        stack = _resized(stack, parse_spacing(spacing))
     data = stack.data
     if "S" in stack.axes and not _fits(stack, shape):
         data = _grey(data, stack.axes.index("S"), path)
@@ -380,7 +384,7 @@ def _plain(path: Path, scene: str, axes: str | None, name: str, *, labels: bool 
     if path.suffix.lower() != ".npy":
         return open_picture(path, axes, name, labels=labels)
     with reading(path):
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = open_npy(path)
     check_numbers(path, array.dtype)
     return Stack.from_array(array, axes, name)
 

@@ -20,6 +20,8 @@ LABEL_ENDING = re.compile(
     r"instances|gt|ground[ _-]?truth)$"
 )
 """What other programs and people append to an image's name for its labels; ``cp`` is cellpose."""
+SIMPLE_ENDING = re.compile(r"[ _-]+simple$")
+"""What is left of ilastik's ``Simple Segmentation``."""
 IMAGE_ENDING = re.compile(r"[ _.-]+(images?|img|im|raw)$")
 FIRST_CHANNEL = "_0000"
 """What nnU-Net appends to the image of the first channel."""
@@ -73,7 +75,8 @@ def partners(images: Collection[str], labels: Collection[str]) -> dict[str, str]
 
 def _names_of_label(stem: str) -> set[str]:
     name = same_name(stem).casefold()
-    return {name, LABEL_ENDING.sub("", name)}
+    base = LABEL_ENDING.sub("", name)
+    return {name, base, SIMPLE_ENDING.sub("", base)}
 
 
 def _names_of_image(stem: str, others: Collection[str]) -> set[str]:

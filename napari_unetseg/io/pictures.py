@@ -109,6 +109,11 @@ def _facts(path: Path, *, labels: bool) -> tuple[PictureFacts, str]:
     except Image.DecompressionBombError as error:
         raise UserError(f"{path} is too large for a picture; save it as TIFF.") from error
     with image:
+        if image.format == "PNG" and (count := getattr(image, "n_frames", 1)) > 1:
+            raise UserError(
+                f"{path} is an animation of {count} pictures; save them as a TIFF stack, or each "
+                "in a file of its own."
+            )
         mode = _wanted(image, labels)
         dtype = np.dtype("uint16" if _deep_colour(image) else _DTYPES[mode])
         samples = (len(mode),) if mode in ("LA", "RGB", "RGBA") else ()

@@ -138,7 +138,7 @@ def open_series(path: Path, suffixes: Sequence[str], open_file: Open, axes: str 
         (*("pixel",) * n, *first.units) if fresh else (),
         first.channels if "C" not in letters[:n] else (),
         series_name(path),
-        notes=first.notes,
+        notes=(*first.notes, *_gaps(found)),
     )
 
 
@@ -180,6 +180,37 @@ def _of_pattern(pattern: Path) -> _Files:
             raise UserError(f"{folder / ''.join(parts)} is missing from the series; add it.")
         paths.append(str(folder / found[combined]))
     return _Files(tuple(paths), tuple(len(v) for v in values), letters)
+
+
+def _gaps(files: _Files) -> list[str]:
+    """Say along each axis which file is not there, where numbers in names leave one out."""
+    grid = np.array([Path(path).name for path in files.paths], object).reshape(files.counts)
+    lines = (np.moveaxis(grid, n, 0).reshape(len_, -1)[:, 0] for n, len_ in enumerate(files.counts))
+    return [
+        f"{name} is not there, though files before and after it are; those that are there are "
+        "opened as evenly spaced."
+        for line in lines
+        if (name := _left_out(list(line)))
+    ]
+
+
+def _left_out(names: Sequence[str]) -> str:
+    """The first file that names in their order leave out; they differ in one number."""
+    parts = [re.split(r"(\d+)", name) for name in names]
+    if len({len(p) for p in parts}) > 1:
+        return ""
+    varying = [n for n, column in enumerate(zip(*parts, strict=True)) if len(set(column)) > 1]
+    if len(varying) != 1 or not varying[0] % 2:
+        return ""
+    at = varying[0]
+    numbers = [int(p[at]) for p in parts]
+    steps = [b - a for a, b in itertools.pairwise(numbers)]
+    usual = min(steps)
+    if usual <= 0 or any(step % usual for step in steps) or max(steps) == usual:
+        return ""
+    before = parts[next(n for n, step in enumerate(steps) if step > usual)]
+    number = str(int(before[at]) + usual).zfill(len(before[at]))
+    return "".join((*before[:at], number, *before[at + 1 :]))
 
 
 def _letter(before: str) -> str:

@@ -132,8 +132,15 @@ def open_tiff_levels(
             _check_files(path, image, found.missing, missing)
             kept, missed = _missing(path, image, letters, missing)
             said, unseen = metadata_of(file, image.first), images_without_pixels(file)
+            unplaced = file.is_ome and image.first.kind in ("generic", "uniform")
     notes = (*found.notes, *chosen, *image.remarks, *(image.guess if axes is None else ()), *missed)
     notes += tuple(f"{n} is missing, which is a part of {path.name}." for n in found.missing[:1])
+    if unplaced:
+        notes = (
+            *notes,
+            f"The OME metadata of {path.name} do not say which planes it has; its pages "
+            "are opened as they come.",
+        )
     if unseen:
         notes = (*notes, f"{path.name} has no planes of {listed(unseen)}, which it names.")
     channels = said.channels

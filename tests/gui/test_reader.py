@@ -147,6 +147,15 @@ def test_all_images_of_a_file_are_layers_and_the_first_is_shown(tmp_path: Path) 
     np.testing.assert_array_equal(np.asarray(opened[1].data), CZYX[0, :, :20])
 
 
+def test_a_thumbnail_that_comes_first_is_not_what_is_shown(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(np.dstack([CZYX[0, 0, ::4, ::4].astype(np.uint8)] * 3))
+        writer.write(CZYX[0], photometric="minisblack")
+    with pytest.warns(UserWarning, match="holds 2 images; the largest, number 2, is shown"):
+        opened = ViewerModel().open(str(tmp_path / "a.tif"), plugin=PLUGIN)
+    assert [layer.visible for layer in opened] == [False, True]
+
+
 def test_pages_that_are_alike_are_one_layer_and_it_is_said(tmp_path: Path) -> None:
     for page in CZYX[0]:
         tifffile.imwrite(tmp_path / "a.tif", page, append=True)

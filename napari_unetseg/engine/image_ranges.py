@@ -1,0 +1,62 @@
+"""How images in files are scaled, measured once for each: that takes longer than a mask."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_unetseg.core.events import Event, Notice
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from napari_unetseg.core.image import Normalization
+    from napari_unetseg.core.model import Model
+    from napari_unetseg.engine.live import View
+
+__all__ = ["ImageRanges"]
+
+
+class ImageRanges:
+    """The scaling of images for models; may be used by several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[tuple[Any, ...], Normalization] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def forget(self, image: Any) -> None:
+        """An image is gone."""
+        with self._lock:
+            self._known = {k: v for k, v in self._known.items() if k[0] is not image}
+
+    def find(self, model: Model, view: View) -> Generator[Event, None, Normalization | None]:
+        """How the image of a view is scaled for a model.
+
+        Yields
+        ------
+        Notice
+            What its user should know of it, when it is measured.
+
+        Returns
+        -------
+        Normalization or None
+            None for an array in memory: it may be changed in place, so each mask measures it.
+        """
+        if isinstance(view.stack.data, np.ndarray):
+            return None
+        from napari_unetseg.core.spacing import fit_spacing
+
+        fitted = fit_spacing(model, view.stack, match=view.match_spacing)
+        factors = () if fitted.resampling is None else fitted.resampling.factors
+        key = (view.image, model.normalization, factors)  # a layer's scale may change
+        if (known := self._known.get(key)) is None:
+            known, notices = model.normalization.for_stack(fitted.seen)
+            with self._lock:
+                self._known[key] = known
+            yield from map(Notice, notices)
+        return known
