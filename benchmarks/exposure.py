@@ -221,6 +221,12 @@ def falls(unchanged: Json, rows: Sequence[Json]) -> Json:
     }
 
 
+def matrix(rows: Sequence[Json], key: str) -> list[list[float]]:
+    """A value of each cell: a row for each of `GAINS`, a column for each of `OFFSETS`."""
+    values = [round(row[key], 3) for row in rows]
+    return [values[i : i + len(OFFSETS)] for i in range(0, len(values), len(OFFSETS))]
+
+
 def run_model(model: Model, tests: Sequence[Annotated], threads: int) -> Json:
     """Everything about one model."""
     tester, crops = Tester(model, threads), crops_of(tests)
@@ -243,7 +249,7 @@ def run_model(model: Model, tests: Sequence[Annotated], threads: int) -> Json:
             for g, o in ((1.0, 0.0), (4.0, 0.0), (1.0, 2.0))
             if empty
         ],
-        "grid": grid,
+        "grid": {rule: matrix(grid, rule) for rule in (*RULES, "said")},
         "others": others,
     }
 
@@ -296,6 +302,8 @@ def main(arguments: Sequence[str] | None = None) -> Json:
         "machine": machine(),
         "steps": options.steps,
         "changed": options.set,
+        "gains": GAINS,
+        "offsets": OFFSETS,
         "sets": {},
     }
     print("Dice before, after, own | gain × offset: fallen before → after | other changes | empty")

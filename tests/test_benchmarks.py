@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import exposure
 import isbi
 import numpy as np
 import painter
@@ -310,3 +311,21 @@ def test_isbi_writes_its_report(root: Path, tmp_path: Path) -> None:
     assert 0 <= report["rand_error_best_threshold"] <= report["rand_error"] <= 1
     assert report["published_unet"]["pixel_error"] == 0.0611
     assert "hidden test set" in report["difference"]
+
+
+def test_exposure_writes_its_report(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exposure, "GAINS", (1.0, 4.0))
+    monkeypatch.setattr(exposure, "OFFSETS", (0.0, 2.0))
+    monkeypatch.setattr(exposure, "OTHERS", {"inverted": exposure.inverted})
+    out = tmp_path / "out"
+    arguments = [str(root), "--sets", "flat", "--seeds", "0", "--steps", "20", "--out", str(out)]
+    exposure.main([*arguments, *SMALL])
+    report = json.loads((out / "exposure.json").read_text())
+    assert list(report["sets"]) == ["flat, one, seed 0", "flat, several, seed 0"]
+    one = report["sets"]["flat, one, seed 0"]
+    assert one["unchanged"]["after"] == pytest.approx(one["grid"]["after"][0][0], abs=1e-3)
+    np.testing.assert_allclose(one["grid"]["after"], one["grid"]["after"][0][0], atol=0.05)
+    assert one["grid"]["said"][1] == [1.0, 1.0]
+    assert one["others"][0]["change"] == "inverted"

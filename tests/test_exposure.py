@@ -243,10 +243,9 @@ def test_background_that_was_set_to_0_is_part_of_the_image(floor: float) -> None
     assert chosen(cleared).low == (0.0,)
 
 
-@pytest.mark.parametrize("gain", [0.3, 1.0, 4.0])
 @pytest.mark.parametrize("size", [6, 14])
-def test_debris_does_not_set_the_range(model: Model, gain: float, size: int) -> None:
-    usual, image = predict(model, cells(5)), gain * cells(5)
+def test_debris_does_not_set_the_range(model: Model, size: int) -> None:
+    usual, image = predict(model, cells(5)), cells(5)
     image[50 : 50 + size, 8 : 8 + size] = 60000
     far = np.ones((96, 96), bool)
     far[40 : 60 + size, : 18 + size] = False

@@ -38,9 +38,8 @@ USUAL_CONTRAST = 100.0
 """Training images of more contrast do not say how much noise a network can take."""
 NOISE_ONLY, MOST_NOISE = 5.8, 8.0
 """The range of Gaussian noise is 5.2 standard deviations wide, and 8 with uneven light."""
-SPECKS = 4.0
-"""Where the brightest pixels exceed the others by so much more than in the training images, they
-are debris and the like."""
+SPECKS = 3.0
+"""Debris and the like is brighter than all of the training images by more than this factor."""
 SAME_GAIN = 2.5
 """Noise that differs by less than this factor may be of the same gain."""
 DARK, BRIGHT = 0.25, 0.75
@@ -108,10 +107,6 @@ def fit_channels(
     colors
         The channels are red, green and blue of one picture.
     """
-    if not colors:
-        channels = [
-            (name, trained, _without_specks(trained, own)) for name, trained, own in channels
-        ]
     if per_image:
         return [_noise(c, 1.0) if is_noise(*c[1:]) else _own(c) for c in channels]
     if keep:
@@ -138,27 +133,25 @@ def _noise(channel: Known, width: float) -> Channel:
     return Channel(*channel, low, low + width, How.NOISE)
 
 
-def _without_specks(trained: Trained, own: Intensities) -> Intensities:
-    """What was measured, without a few pixels that are far brighter than all else.
+def _has_specks(trained: Trained, own: Intensities) -> bool:
+    """Whether a few pixels that are far brighter than all else set the range, as debris does.
 
-    Debris in 1 of 500 pixels would set the range. The 99 or 95 percentile tells it instead, as
-    long as that is no background, here and in the training images.
+    The rest is as in the training images: the dark end, and the 99 or the 95 percentile where it
+    shows structures there. Of another gain or a sparser image at once, debris cannot be told from
+    structures.
     """
-    if trained.profile is None or own.width <= 0:
-        return own
-    usual = trained.profile
-    for share, known in zip(own.profile.shape[:-3:-1], usual.shape[:-3:-1], strict=True):
-        if share * SPECKS >= known or share <= 0 or known * usual.contrast < NOISE_ONLY:
-            continue
-        found = own.up_to(own.low + own.width * share / known)
-        if not is_noise(trained, found):
-            return found
-    return own
+    if trained.profile is None or trained.share(own.high) < SPECKS:
+        return False
+    if abs(trained.share(own.low)) > DIFFERENT:
+        return False
+    shapes = zip(trained.profile.shape[-2:], own.profile.shape[-2:], strict=True)
+    found = [(usual, trained.share(own.low + share * own.width)) for usual, share in shapes]
+    return any(usual >= FAINT and usual / 2 <= v <= usual + DIFFERENT for usual, v in found)
 
 
 def _fit_channel(channel: Known) -> Channel:
     _, trained, own = channel
-    if trained.width <= 0 or _is_alike(trained, own):
+    if trained.width <= 0 or _is_alike(trained, own) or _has_specks(trained, own):
         return _fixed(channel)
     low, high = trained.share(own.low), trained.share(own.high)
     within = low >= -DIFFERENT and high <= 1 + DIFFERENT

@@ -124,14 +124,6 @@ class Intensities:
         """Width of the range."""
         return self.high - self.low
 
-    def up_to(self, high: float) -> Self:
-        """The same without what is brighter than ``high``, of which there is little."""
-        factor = self.width / (high - self.low)
-        shape = tuple(share * factor for share in self.profile.shape)
-        contrast = self.profile.contrast / factor
-        profile = replace(self.profile, contrast=contrast, shape=shape, top=0.0)
-        return replace(self, high=high, profile=profile)
-
     @classmethod
     def measure(cls, values: np.ndarray, details: Sequence[np.ndarray]) -> Self:
         """Measure a channel.
