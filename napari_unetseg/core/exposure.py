@@ -136,13 +136,13 @@ def _noise(channel: Known, width: float) -> Channel:
 def _has_specks(trained: Trained, own: Intensities) -> bool:
     """Whether a few pixels that are far brighter than all else set the range, as debris does.
 
-    The rest is as in the training images: the dark end, and the 99 or the 95 percentile where it
-    shows structures there. Of another gain or a sparser image at once, debris cannot be told from
-    structures.
+    The rest is as in the training images: the dark end, the noise, and the 99 or the 95 percentile
+    where it shows structures there. Of another gain or a sparser image at once, debris cannot be
+    told from structures.
     """
     if trained.profile is None or trained.share(own.high) < SPECKS:
         return False
-    if abs(trained.share(own.low)) > DIFFERENT:
+    if abs(trained.share(own.low)) > DIFFERENT or _gain(trained, own) > SAME_GAIN:
         return False
     shapes = zip(trained.profile.shape[-2:], own.profile.shape[-2:], strict=True)
     found = [(usual, trained.share(own.low + share * own.width)) for usual, share in shapes]
@@ -158,10 +158,16 @@ def _fit_channel(channel: Known) -> Channel:
     if trained.profile is None:  # what is dim may be without any signal
         usual = own.width == 0 or high - low > 1 / OTHER_DEPTH
         return _fixed(channel) if within and usual else _own(channel)
-    gain = own.noise * trained.profile.contrast / trained.width
-    if is_faint(trained, own) and within and (1 / SAME_GAIN < gain < SAME_GAIN or own.noise == 0):
+    alike = 1 / SAME_GAIN < _gain(trained, own) < SAME_GAIN or own.noise == 0
+    if is_faint(trained, own) and within and alike:
         return _fixed(channel)
     return _noise(channel, trained.width) if is_noise(trained, own) else _own(channel)
+
+
+def _gain(trained: Trained, own: Intensities) -> float:
+    """How much more noise there is than in the training images."""
+    assert trained.profile is not None
+    return own.noise * trained.profile.contrast / trained.width
 
 
 def _is_alike(trained: Trained, own: Intensities) -> bool:
