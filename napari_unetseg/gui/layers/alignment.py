@@ -229,7 +229,8 @@ def _difference(image: Image, layer: Scalar) -> str:
 
 def _sizes(sizes: np.ndarray, layer: Scalar, digits: int = 4, *, between: str = " × ") -> str:
     """Sizes along the last axes of a layer, such as ``0.5 × 0.5 µm``; without a unit in pixels."""
-    units = ["" if str(u) == "pixel" else f" {u:~P}" for u in layer.units[-len(sizes) :]]
+    of_pint = ["" if str(u) == "pixel" else f" {u:~P}" for u in layer.units[-len(sizes) :]]
+    units = [unit.replace("\N{GREEK SMALL LETTER MU}", "\N{MICRO SIGN}") for unit in of_pint]
     numbers = [f"{size:.{digits}g}" for size in sizes]
     if len(set(units)) == 1:
         return between.join(numbers) + units[0]
