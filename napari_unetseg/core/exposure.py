@@ -36,8 +36,8 @@ FAINT = 0.25
 """A contrast of less than this share of the training images' shows little."""
 USUAL_CONTRAST = 100.0
 """Training images of more contrast do not say how much noise a network can take."""
-NOISE_ONLY, MOST_NOISE = 5.8, 8.0
-"""The range of Gaussian noise is 5.2 standard deviations wide, and 8 with uneven light."""
+NOISE_ONLY, MOST_NOISE = 5.8, 10.0
+"""The range of Gaussian noise is 5.2 standard deviations wide, and up to 9 with uneven light."""
 SPECKS = 3.0
 """Debris and the like is brighter than all of the training images by more than this factor."""
 SAME_GAIN = 2.5
