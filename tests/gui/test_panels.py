@@ -62,12 +62,15 @@ def test_the_first_hint_knows_of_strokes_that_are_there(qtbot: Any, controller: 
     assert panel.text.text() == "Something else."
 
 
-def test_a_long_name_does_not_widen_the_dock(qtbot: Any, controller: Controller) -> None:
+def test_a_long_sentence_does_not_enlarge_the_window(qtbot: Any, controller: Controller) -> None:
     panel = StatusPanel(controller)
     qtbot.addWidget(panel)
-    width = panel.minimumSizeHint().width()
-    controller.session.say(f"{'long_name_' * 30}.tif cannot be read.")
-    assert panel.minimumSizeHint().width() <= width
+    panel.show()
+    before = panel.minimumSizeHint()
+    controller.session.say(f"{'long_name_' * 30}.tif cannot be read. {'Do this or that. ' * 9}")
+    panel.column.activate()
+    assert panel.minimumSizeHint().width() <= before.width()
+    assert panel.minimumSizeHint().height() <= 2 * before.height()
     assert panel.text.toolTip() == controller.session.message.text
 
 

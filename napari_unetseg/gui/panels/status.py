@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtWidgets import QFrame
+from qtpy.QtWidgets import QFrame, QSizePolicy
 
 from napari_unetseg.gui.panels.base import Panel, hint, restyle, row
 
@@ -23,7 +23,8 @@ class StatusPanel(Panel):
     def __init__(self, controller: Controller) -> None:
         super().__init__("", controller)
         self.text = hint(WELCOME)
-        self.text.setMinimumWidth(1)  # a long name without spaces must not widen the dock
+        # a long name without spaces must not widen the dock
+        self.text.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
         self._frame = QFrame()
         self._frame.setProperty("role", "status")
         layout = row(self.text, stretch=0)
