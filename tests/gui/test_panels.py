@@ -11,7 +11,7 @@ from gui_parts import squares
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from pydantic import BaseModel, Field
-from qtpy.QtWidgets import QFileDialog, QInputDialog
+from qtpy.QtWidgets import QApplication, QFileDialog, QInputDialog
 
 from napari_unetseg.core.config import AugmentSettings, TrainSettings
 from napari_unetseg.core.labels import LabelKind
@@ -68,7 +68,7 @@ def test_a_long_sentence_does_not_enlarge_the_window(qtbot: Any, controller: Con
     panel.show()
     before = panel.minimumSizeHint()
     controller.session.say(f"{'long_name_' * 30}.tif cannot be read. {'Do this or that. ' * 9}")
-    panel.column.activate()
+    QApplication.processEvents()  # as layouts hear of it
     assert panel.minimumSizeHint().width() <= before.width()
     assert panel.minimumSizeHint().height() <= 2 * before.height()
     assert panel.text.toolTip() == controller.session.message.text
