@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_unetseg.commands import cores, count
+from napari_unetseg.commands import count
 from napari_unetseg.core.config import PredictSettings
+from napari_unetseg.core.cpu import cores
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice
 from napari_unetseg.core.labels import BRUSH, LabelKind, Structure

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from napari_unetseg.core.devices import is_out_of_memory
 from napari_unetseg.core.errors import ModelFileError, TrainingError, UserError
 from napari_unetseg.core.events import Notice
+from napari_unetseg.core.memory_errors import is_out_of_memory
 from napari_unetseg.core.records import versions
 from napari_unetseg.core.saved_state import (
     Identity,

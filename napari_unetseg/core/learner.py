@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from napari_unetseg.core.augment import Augmenter, margin
-from napari_unetseg.core.devices import is_out_of_memory, release_memory
+from napari_unetseg.core.devices import release_memory
 from napari_unetseg.core.encoder_weights import load_encoder
 from napari_unetseg.core.encoders import build
 from napari_unetseg.core.errors import TrainingError
@@ -25,6 +25,7 @@ from napari_unetseg.core.losses import (
     segmentation_loss,
     segmentation_sums,
 )
+from napari_unetseg.core.memory_errors import is_out_of_memory
 from napari_unetseg.core.native import load_triton_apart
 from napari_unetseg.core.parallel import Team
 from napari_unetseg.core.start import HeadFit, measure_norms, pretrained_body

@@ -15,17 +15,12 @@ from napari_unetseg.core.checkpoint import Checkpoints, identity
 from napari_unetseg.core.choices import explain
 from napari_unetseg.core.config import TrainSettings
 from napari_unetseg.core.control import Control
-from napari_unetseg.core.devices import (
-    device_name,
-    is_out_of_memory,
-    pick_device,
-    release_memory,
-    use_threads,
-)
+from napari_unetseg.core.devices import device_name, pick_device, release_memory, use_threads
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.events import Event, Improved, Notice, Prepared, Renewed
 from napari_unetseg.core.learner import Learner, NotFiniteError, Weights
 from napari_unetseg.core.memory import kept_memory
+from napari_unetseg.core.memory_errors import is_out_of_memory
 from napari_unetseg.core.model import Model
 from napari_unetseg.core.parallel import Team, place
 from napari_unetseg.core.plan import Plan, make_plan

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from napari_unetseg.core.appearance import look_at
 from napari_unetseg.core.config import PredictSettings, TrainSettings
 from napari_unetseg.core.control import Control
+from napari_unetseg.core.cpu import cores
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.events import (
     ChunkPredicted,
@@ -48,7 +49,7 @@ from napari_unetseg.gui.masks import Masks
 from napari_unetseg.gui.newer import Pairs, gather, same
 from napari_unetseg.gui.pace import Pace
 from napari_unetseg.gui.pixels import Pixels
-from napari_unetseg.gui.preferences import Preferences, cores
+from napari_unetseg.gui.preferences import Preferences
 from napari_unetseg.gui.quality import Quality
 from napari_unetseg.gui.remedies import LabelRemedies
 from napari_unetseg.gui.review import Review

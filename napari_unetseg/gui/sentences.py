@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.memory_errors import is_out_of_memory
 
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Prepared, TrainingDone
@@ -144,7 +145,7 @@ def explain(error: BaseException, doing: str) -> str:
         return str(error)
     if isinstance(error, ValidationError):
         return invalid(error)
-    if _out_of_memory(error):
+    if is_out_of_memory(error):
         return (
             f"{doing} ran out of memory; close other programs, choose a smaller patch or batch "
             "under Advanced settings, or the CPU as device."
@@ -161,17 +162,6 @@ def invalid(error: ValidationError) -> str:
     first = error.errors()[0]
     where = " ".join(str(p).replace("_", " ") for p in first["loc"])
     return f"{where}: {first['msg'].removeprefix('Value error, ')}.".removeprefix(": ").capitalize()
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Also for torch's own error, which is known by name so that torch is not needed here."""
-    text = str(error).lower()
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "out of memory" in text
-        or "can't allocate memory" in text
-    )
 
 
 def describe_image(stack: Stack, dims: int) -> str:

@@ -170,6 +170,8 @@ def test_two_jobs_at_once_are_refused(
     [
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "ran out of memory"),
         (MemoryError(), "ran out of memory"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried"), "ran out of memory"),
+        (ValueError("its header says: out of memory"), "its header says"),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "mat1 and mat2"),
         (TrainingError("The loss was no number; choose a smaller rate."), "smaller rate"),
     ],
