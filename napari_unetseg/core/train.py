@@ -175,9 +175,10 @@ class _Run:
         seen = {image.fingerprint for record in earlier for image in record.images}
         for data in (before, self.data if self.data.unlabelled else None):
             seen |= set(() if data is None else data.fingerprints.values())
-        self.learner.hold_to(weights, seen)
-        if self.data.unlabelled and not (self.learner.teacher and self.learner.teacher.planes):
+        teacher = self.learner.teacher_of(weights, seen)
+        if self.data.unlabelled and not (teacher and teacher.planes):
             raise TrainingError(_nothing_to_hold(self.data))
+        self.learner.hold_to(teacher)  # not before there is one: a failure leaves all as it was
 
     def _check_alike(self) -> None:
         """Refuse to train together on different images, labels or settings."""
