@@ -259,7 +259,7 @@ def _scored(facts: Facts, model: Model, control: Control) -> Generator[Event, No
         try:
             mask = predict(model, image.stack, settings, planes=[plane[:lead]])
         except UserError as error:
-            yield Notice(f"{image.name} is not predicted: {error}")
+            yield Notice(f"{image.name} is not predicted: {error}", warning=True)
             continue
         region = plane_region(plane, image.truth.shape)
         said = np.where(mask[region] == 0, BRUSH, mask[region])

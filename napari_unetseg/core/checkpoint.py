@@ -150,7 +150,8 @@ class Checkpoints:
         if trouble and not self._said:
             self._said = True
             yield Notice(
-                f"A checkpoint could not be written, so training goes on without: {trouble}"
+                f"A checkpoint could not be written, so training goes on without: {trouble}",
+                warning=True,
             )
 
     def _write(self, file: CheckpointFile) -> str:

@@ -189,7 +189,7 @@ def _predict_stack(
         yield fitted.notice
     if normalization is None:
         normalization, notices = model.normalization.for_stack(fitted.seen)
-        yield from map(Notice, notices)
+        yield from notices
     engine = _Engine(model, stack.spatial_shape(model.dims), settings, fitted.resampling)
     if engine.blended:
         yield Notice(why_blended(model))

@@ -17,7 +17,7 @@ from napari_unetseg.core.config import TrainSettings
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.devices import device_name, pick_device, release_memory, use_threads
 from napari_unetseg.core.errors import TrainingError, UserError
-from napari_unetseg.core.events import Event, Improved, Notice, Prepared, Renewed
+from napari_unetseg.core.events import Event, Improved, Notice, Outcome, Prepared, Renewed
 from napari_unetseg.core.learner import Learner, NotFiniteError, Weights
 from napari_unetseg.core.memory import kept_memory
 from napari_unetseg.core.memory_errors import is_out_of_memory
@@ -316,7 +316,7 @@ class _Run:
         except NotFiniteError:
             self.progress.failures += 1
             if self.progress.failures > MOST_FAILURES:
-                self.progress.reason = "the loss was no number (NaN) again and again"
+                self.progress.outcome = Outcome.DIVERGED
                 return
             self.learner.restore(self.progress.safe_weights)
             yield Notice("A step's loss was no number; going back and on with a smaller rate.")
@@ -371,7 +371,7 @@ class _Run:
                 raise
             release_memory(self.device)
             self._use(before)
-            yield Notice(f"Training goes on with the earlier annotations: {text}")
+            yield Notice(f"Training goes on with the earlier annotations: {text}", warning=True)
         else:
             self.checkpoints.end()
             self.progress.renew(self.learner)
@@ -402,7 +402,7 @@ class _Run:
                 else "Training failed at its first steps: the loss was no number (NaN); check the "
                 "image for broken values or choose a smaller learning rate."
             )
-        done = self.progress.done(stopped=self.stopped)
+        done = self.progress.done()
         yield done
         return self.model(done.reason)
 

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_unetseg.core.events import Event, Notice
-
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from napari_unetseg.core.events import Event
     from napari_unetseg.core.image import Normalization, Stack
     from napari_unetseg.core.model import Model
     from napari_unetseg.engine.live import View
@@ -66,7 +65,7 @@ class ImageRanges:
             with self._lock:
                 if forgotten == self._forgotten:
                     self._known[key] = arrays, known
-            yield from map(Notice, notices)
+            yield from notices
         return known
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import StartedFrom
 from napari_unetseg.core.memory_errors import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ __all__ = [
     "duration",
     "explain",
     "invalid",
-    "went_wrong",
 ]
 
 NO_IMAGE = "Open an image first: File ▸ Open File(s), or File ▸ Open Sample ▸ U-Net segmentation."
@@ -226,16 +226,11 @@ def describe_better(event: MaskBegins, *, on_strokes: bool, earlier: bool) -> st
 
 def describe_training(event: TrainingDone, *, on_strokes: bool, earlier: bool) -> str:
     """The result of a training, why it ended, and how long it took."""
-    before = None if event.unchanged else event.before
+    before = None if event.kept else event.before
     text = describe_scores(event.scores, before, on_strokes=on_strokes)
-    if event.unchanged:
-        what = "first answer" if "first answer" in event.reason else "earlier model"
+    if event.kept is not None:
+        what = "first answer" if event.kept is StartedFrom.INITIAL_MODEL else "earlier model"
         text += f"; the {what} stays"
     elif earlier:
         text += EARLIER
     return f"{text}. {event.reason.rstrip('.')} ({duration(event.seconds)})."
-
-
-def went_wrong(event: TrainingDone) -> bool:
-    """Whether a training ended because something failed."""
-    return "no number" in event.reason or "failed" in event.reason
