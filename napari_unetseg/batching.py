@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_unetseg.commands import check_writable, cores, count
+from napari_unetseg.commands import check_writable, count
 from napari_unetseg.core.control import Control
+from napari_unetseg.core.cpu import cores
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.predicting import STOPPING, SomeFailedError, cluster_chunks
 from napari_unetseg.signals import Interrupted, stop_on_signals

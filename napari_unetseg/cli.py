@@ -29,8 +29,10 @@ from napari_unetseg import (
 )
 from napari_unetseg.commands import Labelled
 from napari_unetseg.core.config import PredictSettings, TrainSettings
+from napari_unetseg.core.cpu import cores
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
+from napari_unetseg.core.memory_errors import is_out_of_memory
 from napari_unetseg.core.parallel import place
 from napari_unetseg.core.versions import installed_versions
 from napari_unetseg.io.missing_planes import MissingPlanes
@@ -245,7 +247,7 @@ def train(
         freeze_encoder=freeze_encoder,
         seed=seed,
         device=device,
-        threads=commands.cores() if threads is None and not on else threads,
+        threads=cores() if threads is None and not on else threads,
     )
     if freeze_encoder and init is None and encoder_weights is None:
         raise WrongUsageError(
@@ -511,7 +513,7 @@ def worker(
 
     It listens on 127.0.0.1 alone and says what to type on the laptop. Ctrl-C ends it.
     """
-    serving.serve(port, commands.cores() if threads is None else threads, tls=tls)
+    serving.serve(port, cores() if threads is None else threads, tls=tls)
 
 
 def _check_threshold(threshold: float | None, kind: LabelKind) -> None:
@@ -533,9 +535,9 @@ def _predict_settings(
     match_spacing: bool,
 ) -> PredictSettings:
     if threads is None and where is None:
-        threads = commands.cores()
+        threads = cores()
     elif threads is None and where is not None and where.local:
-        threads = max(1, commands.cores() // where.local)
+        threads = max(1, cores() // where.local)
     how = {"device": device, "threads": threads, "tile": tile}
     return _settings(PredictSettings, **how, match_spacing=match_spacing)
 
@@ -634,7 +636,7 @@ def _failure(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):
         sys.stdout = open(os.devnull, "w")
         return FAILED
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         complain("There is not enough memory; close other programs or use smaller images.")
         return FAILED
     text = " ".join(str(error).split())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Labelled",
     "check_writable",
-    "cores",
     "count",
     "evaluate",
     "info",
@@ -343,13 +341,6 @@ def _model_rows(model: Model, facts: Mapping[str, Any]) -> list[tuple[str, str]]
 
 
 # -- what they share -------------------------------------------------------------------------------
-
-
-def cores() -> int:
-    """How many CPU cores this process may use: no window waits, so all of them work."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    there = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, there // place().local_size)
 
 
 def count(number: int, what: str) -> str:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_unetseg.commands import cores, count
+from napari_unetseg.commands import count
 from napari_unetseg.core.config import PredictSettings
+from napari_unetseg.core.cpu import cores
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice
 from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
@@ -258,7 +259,7 @@ def _scored(facts: Facts, model: Model, control: Control) -> Generator[Event, No
         try:
             mask = predict(model, image.stack, settings, planes=[plane[:lead]])
         except UserError as error:
-            yield Notice(f"{image.name} is not predicted: {error}")
+            yield Notice(f"{image.name} is not predicted: {error}", warning=True)
             continue
         region = plane_region(plane, image.truth.shape)
         said = np.where(mask[region] == 0, BRUSH, mask[region])

@@ -601,6 +601,18 @@ def test_an_unexpected_error_is_one_line_unless_debugging(
     assert "Traceback" in run("info", "x").err
 
 
+def test_a_gpu_without_memory_is_said_in_a_sentence(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(commands, "info", broken)
+    result = run("info", "x")
+    assert result.code == 1
+    assert result.err.startswith("unetseg: There is not enough memory; close other programs")
+
+
 def start(*arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "napari_unetseg", *map(str, arguments)]
     pipe = subprocess.PIPE

@@ -37,7 +37,7 @@ def stack(image: np.ndarray, axes: str = "YX", name: str = "cells") -> Stack:
 def fitted(usual: Normalization, image: np.ndarray, axes: str = "YX") -> tuple[Any, str]:
     """How an image is scaled, and what is said of it."""
     found, notices = usual.for_stack(stack(image, axes))
-    return found, " ".join(notices)
+    return found, " ".join(notice.text for notice in notices)
 
 
 def chosen(*images: np.ndarray, axes: str = "YX", rule: str = "auto") -> Normalization:
@@ -280,9 +280,18 @@ def eight_bits(image: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("several", [False, True])
 def test_what_cannot_be_mended_is_said(image: np.ndarray, words: str, several: bool) -> None:
     usual = chosen(*([cells(), 5 * cells(1)] if several else [cells()]))
-    _, said = fitted(usual, image)
-    assert words in said
-    assert "may be wrong" in said or "nothing to find" in said
+    (notice,) = [n for n in usual.for_stack(stack(image))[1] if n.warning]
+    assert words in notice.text
+    assert "may be wrong" in notice.text or "nothing to find" in notice.text
+
+
+def test_what_is_mended_is_no_warning() -> None:
+    (notice,) = chosen(cells()).for_stack(stack(5 * cells(1)))[1]
+    assert "is brighter than" in notice.text
+    assert not notice.warning
+    (kept,) = chosen(cells(), rule="training").for_stack(stack(5 * cells(1)))[1]
+    assert "keeps their range" in kept.text
+    assert kept.warning
 
 
 def test_what_the_training_images_have_too_is_not_said() -> None:
@@ -305,7 +314,7 @@ def test_each_channel_is_looked_at_on_its_own() -> None:
     assert found.low[0] == usual.low[0]
     assert found.low[1] == pytest.approx(4 * usual.low[1])
     assert found.high[1] == pytest.approx(4 * usual.high[1])
-    (said,) = notices
+    (said,) = [notice.text for notice in notices]
     assert said.startswith("two is brighter than the training images (GFP ")
     assert "DAPI" not in said
 
@@ -338,7 +347,7 @@ def test_hues_are_kept_at_another_pixel_size(factor: float) -> None:
     found, notices = usual.for_stack(Resampling((128, 128), (factor, factor)).view(other))
     np.testing.assert_allclose(np.divide(found.high, usual.high), 0.5, atol=0.03)
     np.testing.assert_allclose(np.divide(found.low, usual.low), 0.5, atol=0.03)
-    assert "its colours are multiplied by 2" in " ".join(notices)
+    assert "its colours are multiplied by 2" in " ".join(notice.text for notice in notices)
 
 
 def test_a_slide_with_other_contents_is_scaled_as_the_others() -> None:

@@ -17,7 +17,15 @@ from safetensors.torch import save_file
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.encoders import build
 from napari_unetseg.core.errors import TrainingError, UserError
-from napari_unetseg.core.events import EpochDone, Improved, Notice, Renewed, StepDone, TrainingDone
+from napari_unetseg.core.events import (
+    EpochDone,
+    Improved,
+    Notice,
+    Outcome,
+    Renewed,
+    StepDone,
+    TrainingDone,
+)
 from napari_unetseg.core.image import Stack
 from napari_unetseg.core.labels import BRUSH, IGNORE, LabelKind
 from napari_unetseg.core.model import Model, load_model
@@ -134,6 +142,7 @@ def test_a_training_without_a_score_ends_when_its_labels_are_right(
     wrong = with_labels(both, np.where((both.labels == 1) & (before == 1), 2, 0))
     model, events = run_training([wrong], tiny(), init=of_both)
     (done,) = of_kind(events, TrainingDone)
+    assert done.outcome is Outcome.LABELS_LEARNED
     assert "what is labelled is right" in done.reason
     epochs = of_kind(events, EpochDone)
     assert [epoch.best for epoch in epochs] == [True] * len(epochs)

@@ -17,7 +17,8 @@ import tifffile
 import torch
 from helpers import blobs, painted_pair, tiny
 
-from napari_unetseg.core.devices import default_threads, pick_device
+from napari_unetseg.core.cpu import cores, default_threads
+from napari_unetseg.core.devices import pick_device
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.model import Model, load_model
 from napari_unetseg.core.parallel import Place, place
@@ -194,7 +195,7 @@ def test_each_process_has_a_gpu_and_its_share_of_the_cores(
     assert place() == Place(0, 1, 0, 1)
     launched(monkeypatch, 5, 8, 4)
     assert place() == Place(5, 8, 1, 4)
-    assert default_threads() == max(1, len(os.sched_getaffinity(0)) // 4)
+    assert default_threads() == cores() == max(1, len(os.sched_getaffinity(0)) // 4)
     assert pick_device("cpu") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)

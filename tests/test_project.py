@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from napari_unetseg.core.effort import First
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.sparse import Region, whole
@@ -128,6 +129,82 @@ def test_saving_goes_on_beside_what_is_said(tmp_path: Path) -> None:
     assert_same(truth, now)
     again.close()
     assert sorted(p.name for p in (tmp_path / "one").glob("snapshot-*")) == ["snapshot-2"]
+
+
+class Watched:
+    """A lock that tells when another thread asks for it."""
+
+    def __init__(self, lock: Any) -> None:
+        self._lock, self._owner = lock, threading.get_ident()
+        self.asked = threading.Event()
+
+    def __enter__(self) -> None:
+        if threading.get_ident() != self._owner:
+            self.asked.set()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_an_image_may_be_added_while_a_snapshot_lists_the_images(tmp_path: Path) -> None:
+    one, _ = begin(tmp_path / "one")
+    lock = one._lock = Watched(one._lock)  # type: ignore[assignment]
+    images = dict.fromkeys((KEY, "image-2", "image-3"), IMAGES["images"][KEY])
+    second, third = Truth(SHAPE), Truth(SHAPE)
+    third.note(Origin.STROKES, (slice(0, 1), slice(0, 9), slice(0, 9)), np.ones((1, 9, 9), "u1"))
+    adding = threading.Thread(target=lambda: one.add("image-3", third, {"images": images}))
+
+    class Listed(Truth):
+        """Another image is added when this one is looked at."""
+
+        @property
+        def grid_dtype(self) -> str:
+            if adding.ident is None and threading.get_ident() == lock._owner and listing:
+                adding.start()
+                assert lock.asked.wait(10)
+            return super().grid_dtype
+
+    listing = False
+    second.__class__ = Listed
+    one.add("image-2", second, {"images": images})
+    listing = True
+    one.save()
+    adding.join(10)
+    assert adding.ident
+    one.close()
+    again, _ = reopened(tmp_path / "one")
+    assert again.lost == []
+    assert_same(again.truths["image-3"], third)
+    again.close()
+
+
+def test_what_is_said_while_a_copy_is_written_is_in_the_copy(tmp_path: Path) -> None:
+    """The planes that were predicted first are written while another one is."""
+    one, truth = begin(tmp_path / "one")
+    speaking = threading.Thread(target=lambda: say(one, truth, Origin.FIRST, planes[1], 1))
+    planes = [(slice(z, z + 1), slice(0, 300), slice(0, 520)) for z in range(2)]
+
+    class Heard(float):
+        def __round__(self, digits: Any = None) -> Any:
+            if speaking.ident is None:
+                speaking.start()
+                speaking.join(10)
+            return float(self)
+
+    say(one, truth, Origin.FIRST, planes[0], 1)
+    one.effort.firsts[KEY] = {(0,): First(Heard(3.0), 1)}
+    copy = one.save_as(tmp_path / "copy")
+    assert speaking.ident
+    assert set(one.effort.firsts[KEY]) == {(0,), (1,)}
+    copy.catch_up(one)
+    copy.add(KEY, truth)
+    for each in (one, copy):
+        each.close()
+    moved, now = reopened(tmp_path / "copy")
+    assert set(moved.effort.firsts[KEY]) == {(0,), (1,)}
+    assert_same(now, truth)
+    moved.close()
 
 
 def test_a_journal_cut_off_anywhere_gives_all_whole_frames(tmp_path: Path) -> None:

@@ -117,7 +117,10 @@ def test_alike_or_unknown_sizes_are_not_mentioned(model: Model, stack: Stack) ->
 )
 def test_every_axis_that_a_network_sees_is_compared(model: Model, stack: Stack) -> None:
     assert said(model, stack).startswith("image has ")
-    assert of_kind(list(predict_events(model, stack)), OtherSpacing)
+    (notice,) = of_kind(list(predict_events(model, stack)), OtherSpacing)
+    assert notice.warning
+    (matched,) = of_kind(list(predict_events(model, stack, MATCH)), OtherSpacing)
+    assert not matched.warning
     assert fit_spacing(model, stack, match=True).resampling is not None
 
 

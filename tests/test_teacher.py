@@ -11,6 +11,7 @@ import torch
 from helpers import blobs, dice, of_kind, run_training, strokes, tiny
 from torch import Tensor
 
+from napari_unetseg.core import learner
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.events import Choice, EpochDone, Notice, Prepared
 from napari_unetseg.core.image import Stack
@@ -162,6 +163,38 @@ def test_what_is_shown_is_held_when_newer_strokes_come(pair: Pair, offers: bool)
         settings = tiny(steps=40, hold=hold)
         found.append(train([pair], settings, control=control, on_event=offer))
     assert same_weights(*found) is not offers
+
+
+@pytest.mark.parametrize("what", ["no memory for the copy", "nothing left to hold"])
+def test_newer_strokes_that_are_refused_leave_what_is_held_as_it_was(
+    pair: Pair, before: Model, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training goes on, bit by bit, as if they had not come."""
+    labels = np.zeros_like(pair.labels)
+    labels[CORNER] = predict(before, pair.image)[CORNER] == 0  # which takes long to be learned
+    one_class = replace(pair, labels=labels)
+    newer = replace(pair, image=replace(pair.image), labels=np.ones_like(pair.labels))
+    found, notices = [], []
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    for offers in (False, True):
+        control = Control()
+
+        def look(event: object, control: Control = control, offers: bool = offers) -> None:
+            if offers and isinstance(event, EpochDone) and event.epoch == 1:
+                if what == "no memory for the copy":
+                    monkeypatch.setattr(learner, "Teacher", fail)
+                control.offer_pairs((newer,))
+            if isinstance(event, Notice):
+                notices.append(event.text)
+
+        given = pair if what == "no memory for the copy" else one_class
+        settings = tiny(steps=30, hold=2.0)
+        found.append(train([given], settings, init=before, control=control, on_event=look))
+    assert "goes on with the earlier annotations" in notices[-1]
+    assert same_weights(*found)
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,10 @@ from napari_unetseg.core.events import (
     EpochDone,
     Improved,
     Notice,
+    Outcome,
     Prepared,
     Renewed,
+    StartedFrom,
     StepDone,
     TrainingDone,
 )
@@ -228,6 +230,7 @@ def test_events_come_in_order_and_say_what_happens(pair: Pair) -> None:
         np.mean([e.loss for e in steps[: prepared.epoch_steps]])
     )
     assert (done.steps, done.epochs) == (prepared.steps, 2)
+    assert done.outcome is Outcome.COMPLETED
     assert f"all {prepared.steps} steps" in done.reason
     record = model.history[-1]
     assert [p.epoch for p in record.curve] == [1, 2]
@@ -247,6 +250,7 @@ def test_a_number_of_minutes(pair: Pair) -> None:
     _, events = run_training([pair], tiny(minutes=0.02, patience=1, learning_rate=1e-30))
     done = events[-1]
     assert done.seconds >= 1.2
+    assert done.outcome is Outcome.TIME_OVER
     assert "0.02 minutes were over" in done.reason
     assert events[0].steps == 0
     assert all(e.remaining is None or e.remaining <= 1.2 for e in of_kind(events, StepDone))
@@ -255,6 +259,7 @@ def test_a_number_of_minutes(pair: Pair) -> None:
 def test_it_ends_by_itself_when_nothing_improves(pair: Pair) -> None:
     settings = tiny(patience=2, learning_rate=1e-30, norm="none")
     _, events = run_training([pair], settings)
+    assert events[-1].outcome is Outcome.EARLY_STOPPED
     assert "nothing improved for 2 epochs" in events[-1].reason
     assert len(of_kind(events, EpochDone)) == 2
 
@@ -302,6 +307,7 @@ def test_it_is_said_that_the_first_answer_was_kept(
     model, events = run_training([pair], tiny(epochs=2))
     assert [e.best for e in of_kind(events, EpochDone)] == [False, False]
     (done,) = of_kind(events, TrainingDone)
+    assert done.kept is StartedFrom.INITIAL_MODEL
     assert "better than the first answer, from before the first step, which is kept" in done.reason
     first = of_kind(events, Improved)[0].model
     assert all(torch.equal(first.weights[n], t) for n, t in model.weights.items())
@@ -416,6 +422,7 @@ def test_stop_returns_what_was_learned(pair: Pair, after: int) -> None:
         if len(of_kind(seen, StepDone)) == after:
             control.stop()
     assert model.history[-1].steps == after
+    assert seen[-1].outcome is Outcome.STOPPED
     assert "you stopped it" in seen[-1].reason
     assert isinstance(seen[-1], TrainingDone)
     assert predict(model, pair.image).shape == (96, 96)
@@ -552,6 +559,7 @@ def test_a_model_that_got_no_better_keeps_its_weights(pair: Pair) -> None:
     assert model.id == good.id
     assert len(model.history) == 2
     (done,) = of_kind(events, TrainingDone)
+    assert done.kept is StartedFrom.MODEL
     assert "Nothing scored steadily better" in done.reason
     assert done.scores is not None
     assert done.scores == model.scores
@@ -570,6 +578,7 @@ def test_an_error_after_an_epoch_keeps_what_was_learned(
     monkeypatch.setattr(Learner, "step", failing)
     model, events = run_training([pair], tiny(steps=60))
     (done,) = of_kind(events, TrainingDone)
+    assert done.outcome is Outcome.FAILED
     assert "the device was lost" in done.reason
     assert model.history[-1].curve
 
@@ -854,6 +863,7 @@ def test_a_loss_that_stays_no_number_ends_it_with_what_was_learned(
 ) -> None:
     broken_loss(monkeypatch, lambda n: n > 20, gradient)
     model, events = run_training([pair], tiny(steps=100))
+    assert events[-1].outcome is Outcome.DIVERGED
     assert "NaN" in events[-1].reason
     assert model.history[-1].steps == 20
     assert all(torch.isfinite(t).all() for t in model.weights.values())

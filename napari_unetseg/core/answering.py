@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from napari_unetseg.core.answer import FEW, StrokeAnswer, as_good
-from napari_unetseg.core.devices import is_out_of_memory, release_memory
+from napari_unetseg.core.devices import release_memory
+from napari_unetseg.core.memory_errors import is_out_of_memory
 from napari_unetseg.core.progress import Best
 
 if TYPE_CHECKING:

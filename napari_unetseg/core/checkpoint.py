@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from napari_unetseg.core.devices import is_out_of_memory
 from napari_unetseg.core.errors import ModelFileError, TrainingError, UserError
 from napari_unetseg.core.events import Notice
+from napari_unetseg.core.memory_errors import is_out_of_memory
 from napari_unetseg.core.records import versions
 from napari_unetseg.core.saved_state import (
     Identity,
@@ -150,7 +150,8 @@ class Checkpoints:
         if trouble and not self._said:
             self._said = True
             yield Notice(
-                f"A checkpoint could not be written, so training goes on without: {trouble}"
+                f"A checkpoint could not be written, so training goes on without: {trouble}",
+                warning=True,
             )
 
     def _write(self, file: CheckpointFile) -> str:

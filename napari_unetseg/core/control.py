@@ -39,8 +39,9 @@ class Control:
 
     def pause(self) -> None:
         """Ask the job to wait after its current step; not every job does."""
-        if not self.stopped:
-            self._may_go_on.clear()
+        self._may_go_on.clear()
+        if self.stopped:  # looked at afterwards, so that a stop at any moment ends the wait
+            self._may_go_on.set()
 
     def resume(self) -> None:
         """Let a job that waits go on."""

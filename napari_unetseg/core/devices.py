@@ -1,16 +1,16 @@
-"""Devices, threads and what being out of memory looks like."""
+"""Devices and the threads of PyTorch."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 
 import torch
 
+from napari_unetseg.core.cpu import default_threads
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.parallel import place
 
-__all__ = ["default_threads", "device_name", "is_out_of_memory", "pick_device", "use_threads"]
+__all__ = ["device_name", "pick_device", "release_memory", "use_threads"]
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -54,33 +54,12 @@ def device_name(device: torch.device) -> str:
     return str(device)
 
 
-def default_threads() -> int:
-    """One thread less than there are cores, so that the window stays alive.
-
-    Several processes of a machine share its cores.
-    """
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    share = place().local_size
-    return max(1, cores // share if share > 1 else cores - 1)
-
-
 def use_threads(number: int | None) -> int:
     """Set PyTorch's CPU threads for the calling thread; return the number in use."""
     number = number or default_threads()
     if torch.get_num_threads() != number:
         torch.set_num_threads(number)
     return number
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, on whatever device."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
-    )
 
 
 def release_memory(device: torch.device) -> None:

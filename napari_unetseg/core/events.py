@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from napari_unetseg.core.metrics import Scores  # noqa: TC001 - looked up where events are checked
@@ -23,8 +24,10 @@ __all__ = [
     "Improved",
     "Notice",
     "OtherSpacing",
+    "Outcome",
     "Prepared",
     "Renewed",
+    "StartedFrom",
     "StepDone",
     "TilePredicted",
     "TrainingDone",
@@ -41,9 +44,13 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Notice(Event):
-    """A sentence that the user should read; the job goes on."""
+    """A sentence that the user should read; the job goes on.
+
+    ``warning``: what the job makes may be wrong, or is not what was asked for.
+    """
 
     text: str
+    warning: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,21 +190,71 @@ class Renewed(Event):
     seconds: float
 
 
+class Outcome(StrEnum):
+    """Why a training ended."""
+
+    COMPLETED = "completed"
+    """All its steps were done."""
+    TIME_OVER = "time over"
+    """The time that it was given was over."""
+    LABELS_LEARNED = "labels learned"
+    """What is labelled is right, and there is no score that more steps could improve."""
+    EARLY_STOPPED = "early stopped"
+    """The score improved no more."""
+    STOPPED = "stopped"
+    """Somebody stopped it."""
+    DIVERGED = "diverged"
+    """The loss was no number again and again."""
+    FAILED = "failed"
+    """A step failed."""
+    DISCONNECTED = "disconnected"
+    """The computer that trained cannot be reached any more."""
+
+    @property
+    def went_wrong(self) -> bool:
+        """Whether it ended because something failed; what was learned before is kept."""
+        return self in (Outcome.DIVERGED, Outcome.FAILED, Outcome.DISCONNECTED)
+
+
+class StartedFrom(StrEnum):
+    """What a training has before its first step."""
+
+    MODEL = "model"
+    """A model to go on from."""
+    INITIAL_MODEL = "initial model"
+    """A first answer: a model that is fitted to the labels without a step."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingDone(Event):
-    """The last event of a training: why it ended, in a sentence, and the scores of what is kept.
+    """The last event of a training.
 
-    ``before`` as in `Improved`; ``unchanged``: nothing better was found, so what the training began
-    with is kept.
+    Attributes
+    ----------
+    outcome
+        Why it ended.
+    reason
+        The same as a sentence for people.
+    scores
+        Scores of the model that is kept, None without validation blocks.
+    epochs, steps
+        How many were done.
+    seconds
+        Time since its start.
+    before
+        As in `Improved`.
+    kept
+        What the training began with, where nothing better was found and it is kept.
     """
 
+    outcome: Outcome
     reason: str
     scores: Scores | None
     epochs: int
     steps: int
     seconds: float
     before: Scores | None = None
-    unchanged: bool = False
+    kept: StartedFrom | None = None
 
 
 @dataclass(frozen=True, slots=True)

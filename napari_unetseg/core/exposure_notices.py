@@ -1,4 +1,4 @@
-"""What is said of an image that was taken at another exposure: sentences."""
+"""What is said of an image that was taken at another exposure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from statistics import fmean
 
 import numpy as np
 
+from napari_unetseg.core.events import Notice
 from napari_unetseg.core.exposure import (
     DIFFERENT,
     Channel,
@@ -34,8 +35,10 @@ Known = tuple[Channel, Profile]
 """A channel, and the profile of the training images."""
 
 
-def describe(name: str, channels: Sequence[Channel], *, per_image: bool, keep: bool) -> list[str]:
-    """Say how an image is scaled if not as the model has it, and what no scaling can mend.
+def describe(
+    name: str, channels: Sequence[Channel], *, per_image: bool, keep: bool
+) -> list[Notice]:
+    """Say how an image is scaled if not as the model has it, and warn of what no scaling can mend.
 
     Parameters
     ----------
@@ -47,12 +50,18 @@ def describe(name: str, channels: Sequence[Channel], *, per_image: bool, keep: b
     blank = [c for c in channels if c.trained.profile and c.own.smallest == c.own.largest]
     if len(blank) == len(channels):
         value = _number(channels[0].own.largest)
-        return [f"{name} has the same value everywhere ({value}), so there is nothing to find."]
+        return [
+            _warning(
+                f"{name} has the same value everywhere ({value}), so there is nothing to find."
+            )
+        ]
     if blank:
         names = ", ".join(channel.name for channel in blank)
         return [
-            f"{name} has the same value everywhere in {names}, so the mask may be wrong; check "
-            "that all channels were saved.",
+            _warning(
+                f"{name} has the same value everywhere in {names}, so the mask may be wrong; check "
+                "that all channels were saved."
+            ),
             *describe(
                 name, [c for c in channels if c not in blank], per_image=per_image, keep=keep
             ),
@@ -63,8 +72,8 @@ def describe(name: str, channels: Sequence[Channel], *, per_image: bool, keep: b
 
 def describe_uneven(
     name: str, channels: Sequence[Channel], places: Sequence[str], pieces: Sequence[Piece]
-) -> list[str]:
-    """Say that some planes are much darker than the range which all are scaled by.
+) -> list[Notice]:
+    """Warn that some planes are much darker than the range which all are scaled by.
 
     Parameters
     ----------
@@ -86,37 +95,51 @@ def describe_uneven(
         return []
     _, place, own, channel = min(found, key=lambda each: each[0])
     return [
-        f"{name} has planes that are much darker than others, such as {place} "
-        f"({_range(own.low, own.high)}), and all are scaled by the same range "
-        f"({_range(channel.low, channel.high)}), so the mask may be wrong there; correct the "
-        "bleaching first, or predict such planes as images of their own."
+        _warning(
+            f"{name} has planes that are much darker than others, such as {place} "
+            f"({_range(own.low, own.high)}), and all are scaled by the same range "
+            f"({_range(channel.low, channel.high)}), so the mask may be wrong there; correct the "
+            "bleaching first, or predict such planes as images of their own."
+        )
     ]
+
+
+def _warning(text: str) -> Notice:
+    """The mask may be wrong."""
+    return Notice(text, warning=True)
 
 
 # -- how it is scaled ------------------------------------------------------------------------------
 
 
-def _scaling(name: str, channels: Sequence[Channel], *, per_image: bool, keep: bool) -> list[str]:
+def _scaling(
+    name: str, channels: Sequence[Channel], *, per_image: bool, keep: bool
+) -> list[Notice]:
     found = []
     of = {how: [channel for channel in channels if channel.how is how] for how in How}
     if (own := of[How.OWN]) and not per_image:
-        found.append(f"{_compared(name, own, len(channels))}: scaled by its own percentiles.")
+        than = _compared(name, own, len(channels))
+        found.append(Notice(f"{than}: scaled by its own percentiles."))
     colors = of[How.COLORS]
     factor = colors[0].trained.high / colors[0].high if colors else 1.0
     if abs(factor - 1) > SAME_WHITE:
         than = _compared(name, colors, len(channels))
-        found.append(f"{than}: its colours are multiplied by {factor:.2g}.")
+        found.append(Notice(f"{than}: its colours are multiplied by {factor:.2g}."))
     if noise := of[How.NOISE]:
         names = ", ".join(channel.name for channel in noise)
         where = f" in {names}" if len(noise) < len(channels) else ""
         found.append(
-            f"{name} shows hardly more than noise{where}: scaled so that the noise looks as in the "
-            "training images."
+            Notice(
+                f"{name} shows hardly more than noise{where}: scaled so that the noise looks as in "
+                "the training images."
+            )
         )
     if keep and (other := [channel for channel in of[How.FIXED] if _is_other(channel)]):
         found.append(
-            f"{_compared(name, other, len(channels))}, but this model keeps their range, so the "
-            "mask may be wrong; train with the normalization 'auto' for such images."
+            _warning(
+                f"{_compared(name, other, len(channels))}, but this model keeps their range, so "
+                "the mask may be wrong; train with the normalization 'auto' for such images."
+            )
         )
     return found
 
@@ -159,7 +182,7 @@ def _number(value: float) -> str:
 # -- what no scaling can mend ----------------------------------------------------------------------
 
 
-def _lost(name: str, channels: Sequence[Channel]) -> list[str]:
+def _lost(name: str, channels: Sequence[Channel]) -> list[Notice]:
     """Why the mask may be wrong whatever the scaling: the first reason that there is."""
     known = [
         (channel, trained)
@@ -167,7 +190,7 @@ def _lost(name: str, channels: Sequence[Channel]) -> list[str]:
         if (trained := channel.trained.profile) and not is_faint(channel.trained, channel.own)
     ]
     found = (look(known) for look in (_saturated, _cut_off, _coarse, _inverted))
-    return [f"{name} {text}" for text in found if text][:1]
+    return [_warning(f"{name} {text}") for text in found if text][:1]
 
 
 def _saturated(channels: Sequence[Known]) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from napari_unetseg.core.exposure import DIFFERENT, Channel, How, Trained, fit_c
 from napari_unetseg.core.exposure_notices import describe, describe_uneven
 from napari_unetseg.core.intensities import Intensities, Profile, measure_channels, range_of
 from napari_unetseg.core.pixels import as_float32, native, read_array, spread
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.events import Notice
 
 __all__ = ["Normalization", "Stack", "native"]
 
@@ -403,8 +406,8 @@ class Normalization:
             values /= (high - low) if high > low else 1.0
         return np.clip(out, CLIP_LOW, CLIP_HIGH, out=out)
 
-    def for_stack(self, stack: Stack) -> tuple[Self, tuple[str, ...]]:
-        """How a stack is scaled, and what its user should know of it: sentences.
+    def for_stack(self, stack: Stack) -> tuple[Self, tuple[Notice, ...]]:
+        """How a stack is scaled, and what its user should know of it.
 
         The same picture at another exposure, saved with 8 bits, with 16 bits or as floats from 0
         to 1 is recognised by its intensities. Nothing is said of an image that is scaled as the

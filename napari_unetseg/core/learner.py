@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from napari_unetseg.core.augment import Augmenter, margin
-from napari_unetseg.core.devices import is_out_of_memory, release_memory
+from napari_unetseg.core.devices import release_memory
 from napari_unetseg.core.encoder_weights import load_encoder
 from napari_unetseg.core.encoders import build
 from napari_unetseg.core.errors import TrainingError
@@ -25,6 +25,7 @@ from napari_unetseg.core.losses import (
     segmentation_loss,
     segmentation_sums,
 )
+from napari_unetseg.core.memory_errors import is_out_of_memory
 from napari_unetseg.core.native import load_triton_apart
 from napari_unetseg.core.parallel import Team
 from napari_unetseg.core.start import HeadFit, measure_norms, pretrained_body
@@ -127,15 +128,18 @@ class Learner:
         self.amount = min(1.0, max(LEAST_RATE, math.sqrt(data.train_voxels / MANY_VOXELS)))
         self.caution = self.amount if self.pretrained else 1.0
 
-    def hold_to(self, weights: Weights, seen: Collection[str]) -> None:
-        """Hold on to what these weights say of images with these fingerprints, or with corrections.
+    def teacher_of(self, weights: Weights, seen: Collection[str]) -> Teacher | None:
+        """What these weights say of images with these fingerprints, or with corrections.
 
-        Their mask could be seen, so that what was painted since is where it was wrong. The averaged
-        weights follow faster for some steps.
+        Their mask could be seen, so that what was painted since is where it was wrong. None where
+        the settings ask for no teacher.
         """
-        self.teacher, self.follows_from = None, self.steps
-        if self.settings.hold:
-            self.teacher = Teacher(self.network_of(weights), self.data, seen)
+        hold = self.settings.hold
+        return Teacher(self.network_of(weights), self.data, seen) if hold else None
+
+    def hold_to(self, teacher: Teacher | None) -> None:
+        """Hold on to what a teacher says; the averaged weights follow faster for some steps."""
+        self.teacher, self.follows_from = teacher, self.steps
 
     def _weigh(self) -> None:
         """Weigh the classes by what is labelled and by what they are thought to cover."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from napari_unetseg.core.errors import TrainingError
+from napari_unetseg.core.memory_errors import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -180,8 +181,6 @@ class Team:
         if self.alone:
             return work()
         import torch
-
-        from napari_unetseg.core.devices import is_out_of_memory
 
         failure: BaseException | None = None
         try:

@@ -12,7 +12,7 @@ import numpy as np
 from napari_unetseg.core import tiles
 from napari_unetseg.core.config import PredictSettings
 from napari_unetseg.core.control import Control
-from napari_unetseg.core.devices import is_out_of_memory, use_threads
+from napari_unetseg.core.devices import use_threads
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice, TilePredicted, pass_on
 from napari_unetseg.core.image import Normalization, Stack
@@ -26,6 +26,7 @@ from napari_unetseg.core.inference import (
 )
 from napari_unetseg.core.labels import most_probable
 from napari_unetseg.core.memory import kept_memory
+from napari_unetseg.core.memory_errors import is_out_of_memory
 from napari_unetseg.core.resample import Resampling, read_scaled
 from napari_unetseg.core.spacing import fit_spacing
 
@@ -188,7 +189,7 @@ def _predict_stack(
         yield fitted.notice
     if normalization is None:
         normalization, notices = model.normalization.for_stack(fitted.seen)
-        yield from map(Notice, notices)
+        yield from notices
     engine = _Engine(model, stack.spatial_shape(model.dims), settings, fitted.resampling)
     if engine.blended:
         yield Notice(why_blended(model))

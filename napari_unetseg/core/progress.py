@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from napari_unetseg.core.answer import FEW
-from napari_unetseg.core.events import EpochDone, StepDone, TrainingDone
+from napari_unetseg.core.events import EpochDone, Outcome, StartedFrom, StepDone, TrainingDone
 from napari_unetseg.core.records import CurvePoint
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ WARM_UP = 10
 """Steps during which the learning rate rises."""
 LEAST_GAIN = 0.002
 """A gain in soft Dice that is worth going on for."""
+BEGINNINGS = {
+    StartedFrom.MODEL: "model it went on from",
+    StartedFrom.INITIAL_MODEL: "first answer, from before the first step",
+}
 SMOOTH = 0.5
 """Part of the earlier epochs in the score that decides: held-out strokes are few, and the score of
 a single epoch may be luck."""
@@ -70,8 +74,9 @@ class Progress:
         self.level = self.record = math.nan
         self.fitted = False
         self.initial = self.safe_weights = initial
-        self.beginning = "model it went on from"
-        self.reason = ""
+        self.started_from = StartedFrom.MODEL
+        self.outcome: Outcome | None = None
+        self._failure = ""
 
     @property
     def seconds(self) -> float:
@@ -94,17 +99,17 @@ class Progress:
 
     @property
     def over(self) -> bool:
-        """Whether the training has ended; `reason` says why."""
-        if not self.reason:
+        """Whether the training has ended by itself; `outcome` says why."""
+        if self.outcome is None:
             if self.plan.steps and self.steps >= self.plan.steps:
-                self.reason = f"all {self.plan.steps} steps were done"
+                self.outcome = Outcome.COMPLETED
             elif self.seconds >= self.seconds_allowed:
-                self.reason = f"the {self.settings.minutes:g} minutes were over"
+                self.outcome = Outcome.TIME_OVER
             elif self.automatic and self.fitted:
-                self.reason = "what is labelled is right"
+                self.outcome = Outcome.LABELS_LEARNED
             elif self.automatic and self.without_gain >= self.settings.patience:
-                self.reason = f"nothing improved for {self.without_gain} epochs"
-        return bool(self.reason)
+                self.outcome = Outcome.EARLY_STOPPED
+        return self.outcome is not None
 
     def begin(self, learner: Learner) -> None:
         """Score the weights that are gone on from: only better ones take their place."""
@@ -114,7 +119,7 @@ class Progress:
     def answer(self, learner: Learner) -> Best:
         """Score and keep the answer that was found without a step."""
         self.initial = self.safe_weights = learner.weights()
-        self.beginning = "first answer, from before the first step"
+        self.started_from = StartedFrom.INITIAL_MODEL
         return self._begin_from(Best(self.safe_weights, learner.score()))
 
     def _begin_from(self, best: Best) -> Best:
@@ -194,7 +199,7 @@ class Progress:
     def fail(self, error: BaseException) -> None:
         """End with an error after something was learned: what the last epoch left is kept."""
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        self.reason = f"a step failed ({line.rstrip('.')}), and what was learned before is kept"
+        self.outcome, self._failure = Outcome.FAILED, line.rstrip(".")
         self.steps_since_epoch = 0
 
     def renew(self, learner: Learner) -> None:
@@ -208,17 +213,37 @@ class Progress:
                     self.level = self.record = self.steady.scores.soft_dice
         self.without_gain, self.fitted = 0, False
 
-    def done(self, *, stopped: bool) -> TrainingDone:
-        """The last event: why it ended, in a sentence."""
-        reason = self.reason or "training ended"
-        if stopped and not self.reason:
-            reason = "you stopped it"
-        scores = self.best.scores if self.best else None
-        text = f"Training ended after {self.steps} steps: {reason}."
-        same = bool(self.epochs) and self.best is not None and self.best.weights is self.initial
-        if same:
-            text += f" Nothing scored steadily better than the {self.beginning}, which is kept."
-        return TrainingDone(text, scores, self.epochs, self.steps, self.seconds, self.before, same)
+    def done(self) -> TrainingDone:
+        """The last event; a training that did not end by itself was stopped."""
+        outcome = self.outcome or Outcome.STOPPED
+        text = f"Training ended after {self.steps} steps: {self._why(outcome)}."
+        kept = None
+        if self.epochs and self.best is not None and self.best.weights is self.initial:
+            kept = self.started_from
+            text += f" Nothing scored steadily better than the {BEGINNINGS[kept]}, which is kept."
+        return TrainingDone(
+            outcome,
+            text,
+            self.best.scores if self.best else None,
+            self.epochs,
+            self.steps,
+            self.seconds,
+            self.before,
+            kept,
+        )
+
+    def _why(self, outcome: Outcome) -> str:
+        """An outcome in words."""
+        return {
+            Outcome.COMPLETED: f"all {self.plan.steps} steps were done",
+            Outcome.TIME_OVER: f"the {self.settings.minutes or 0:g} minutes were over",
+            Outcome.LABELS_LEARNED: "what is labelled is right",
+            Outcome.EARLY_STOPPED: f"nothing improved for {self.without_gain} epochs",
+            Outcome.STOPPED: "you stopped it",
+            Outcome.DIVERGED: "the loss was no number (NaN) again and again",
+            Outcome.FAILED: f"a step failed ({self._failure}), and what was learned before is kept",
+            Outcome.DISCONNECTED: "the computer cannot be reached any more",
+        }[outcome]
 
 
 def _point(progress: Progress, loss: float, scores: Scores | None) -> CurvePoint:

@@ -13,6 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from napari_unetseg.core.events import StartedFrom
 from napari_unetseg.core.metrics import Scores
 from napari_unetseg.core.progress import Best
 from napari_unetseg.core.records import CurvePoint
@@ -87,7 +88,7 @@ class ProgressState(_State):
     record: float
     before: Scores | None
     fitted: bool
-    beginning: str
+    started_from: StartedFrom
 
 
 class Kept(_State):

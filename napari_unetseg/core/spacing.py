@@ -225,7 +225,8 @@ def fit_spacing(model: Model, stack: Stack, *, match: MatchSpacing) -> FittedSpa
     text, offer = (
         (obstacle, "") if far else (sizes.describe(name), obstacle or OFFER.format(sizes.what))
     )
-    return FittedSpacing(stack, notice=OtherSpacing(text, f"{image}, {known}", offer))
+    notice = OtherSpacing(text, f"{image}, {known}", offer, warning=True)
+    return FittedSpacing(stack, notice=notice)
 
 
 def model_spacing(

@@ -15,17 +15,12 @@ from napari_unetseg.core.checkpoint import Checkpoints, identity
 from napari_unetseg.core.choices import explain
 from napari_unetseg.core.config import TrainSettings
 from napari_unetseg.core.control import Control
-from napari_unetseg.core.devices import (
-    device_name,
-    is_out_of_memory,
-    pick_device,
-    release_memory,
-    use_threads,
-)
+from napari_unetseg.core.devices import device_name, pick_device, release_memory, use_threads
 from napari_unetseg.core.errors import TrainingError, UserError
-from napari_unetseg.core.events import Event, Improved, Notice, Prepared, Renewed
+from napari_unetseg.core.events import Event, Improved, Notice, Outcome, Prepared, Renewed
 from napari_unetseg.core.learner import Learner, NotFiniteError, Weights
 from napari_unetseg.core.memory import kept_memory
+from napari_unetseg.core.memory_errors import is_out_of_memory
 from napari_unetseg.core.model import Model
 from napari_unetseg.core.parallel import Team, place
 from napari_unetseg.core.plan import Plan, make_plan
@@ -180,9 +175,10 @@ class _Run:
         seen = {image.fingerprint for record in earlier for image in record.images}
         for data in (before, self.data if self.data.unlabelled else None):
             seen |= set(() if data is None else data.fingerprints.values())
-        self.learner.hold_to(weights, seen)
-        if self.data.unlabelled and not (self.learner.teacher and self.learner.teacher.planes):
+        teacher = self.learner.teacher_of(weights, seen)
+        if self.data.unlabelled and not (teacher and teacher.planes):
             raise TrainingError(_nothing_to_hold(self.data))
+        self.learner.hold_to(teacher)  # not before there is one: a failure leaves all as it was
 
     def _check_alike(self) -> None:
         """Refuse to train together on different images, labels or settings."""
@@ -320,7 +316,7 @@ class _Run:
         except NotFiniteError:
             self.progress.failures += 1
             if self.progress.failures > MOST_FAILURES:
-                self.progress.reason = "the loss was no number (NaN) again and again"
+                self.progress.outcome = Outcome.DIVERGED
                 return
             self.learner.restore(self.progress.safe_weights)
             yield Notice("A step's loss was no number; going back and on with a smaller rate.")
@@ -375,7 +371,7 @@ class _Run:
                 raise
             release_memory(self.device)
             self._use(before)
-            yield Notice(f"Training goes on with the earlier annotations: {text}")
+            yield Notice(f"Training goes on with the earlier annotations: {text}", warning=True)
         else:
             self.checkpoints.end()
             self.progress.renew(self.learner)
@@ -406,7 +402,7 @@ class _Run:
                 else "Training failed at its first steps: the loss was no number (NaN); check the "
                 "image for broken values or choose a smaller learning rate."
             )
-        done = self.progress.done(stopped=self.stopped)
+        done = self.progress.done()
         yield done
         return self.model(done.reason)
 

@@ -17,9 +17,10 @@ import torch
 from scipy import ndimage
 
 from napari_unetseg.core.config import PredictSettings
-from napari_unetseg.core.devices import is_out_of_memory, pick_device, release_memory
+from napari_unetseg.core.devices import pick_device, release_memory
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import TilePredicted
+from napari_unetseg.core.memory_errors import is_out_of_memory
 from napari_unetseg.core.predict import predict_events
 from napari_unetseg.core.resample import Resampling
 from napari_unetseg.core.spacing import fit_spacing

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from napari_unetseg.core.devices import is_out_of_memory, release_memory
+from napari_unetseg.core.devices import release_memory
+from napari_unetseg.core.memory_errors import is_out_of_memory
 from napari_unetseg.core.metrics import (
     Scores,
     confusion,

@@ -26,6 +26,8 @@ from napari_unetseg.io.images import MissingPlanes
 from napari_unetseg.io.names import as_stored
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
     from napari_unetseg.core.model import Model
     from napari_unetseg.engine.stream import Chunks
 
@@ -137,15 +139,16 @@ def read_batch(path: Path) -> Batch:
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False)
         first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-        raise UserError(_why(path, first["loc"], str(first["msg"]), lines)) from error
+        raise UserError(_why(path, first, lines)) from error
 
 
-def _why(path: Path, place: tuple[Any, ...], message: str, lines: Lines) -> str:
+def _why(path: Path, error: ErrorDetails, lines: Lines) -> str:
+    place, message = error["loc"], error["msg"]
     line = next((lines[place[:n]] for n in range(len(place), -1, -1) if place[:n] in lines), 1)
     names = [part[:60] for part in place if isinstance(part, str)]
-    if message.startswith("Extra inputs"):
+    if error["type"] == "extra_forbidden":
         return f"{path}, line {line}: {names[-1]} is nothing that a batch knows."
-    if message == "Field required":
+    if error["type"] == "missing":
         return f"{path}, line {line}: {names[-1]} is missing."
     if not names:
         return f"{path} is no batch: it needs a list of jobs, each with model, images and output."

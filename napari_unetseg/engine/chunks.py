@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_unetseg.core import tiles
-from napari_unetseg.core.devices import is_out_of_memory
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.inference import SMALLEST_EDGE, Inference
 from napari_unetseg.core.labels import most_probable
+from napari_unetseg.core.memory_errors import is_out_of_memory
 from napari_unetseg.core.resample import read_scaled
 from napari_unetseg.core.uncertainty import margin_uncertainty
 

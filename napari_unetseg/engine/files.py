@@ -20,6 +20,7 @@ from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.image import Stack
+from napari_unetseg.core.memory_errors import is_out_of_memory
 from napari_unetseg.engine.objects import measure_objects
 from napari_unetseg.engine.output import finished_output, holds_image, is_finished
 from napari_unetseg.engine.saving import Format, Saving
@@ -392,6 +393,6 @@ def _count_planes(mask: Stack) -> dict[int, int]:
 def _sentence(problem: Exception) -> str:
     if isinstance(problem, UserError):
         return str(problem)
-    if isinstance(problem, MemoryError):
+    if is_out_of_memory(problem):
         return "There is not enough memory; close other programs or choose smaller tiles."
     return f"Unexpected {type(problem).__name__}: {' '.join(str(problem).split())}"

@@ -151,7 +151,7 @@ def fill_store(
             if plan.grid.blended:
                 yield Notice(why_blended(plan.model))
             normalization, notices = plan.model.normalization.for_stack(fitted.seen)
-            yield from map(Notice, notices)
+            yield from notices
             yield from (chunks or predict_here)(output, normalization, settings, control)
             if control.stopped:
                 return None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from napari_unetseg.core.appearance import look_at
 from napari_unetseg.core.config import PredictSettings, TrainSettings
 from napari_unetseg.core.control import Control
+from napari_unetseg.core.cpu import cores
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.events import (
     ChunkPredicted,
@@ -48,7 +49,7 @@ from napari_unetseg.gui.masks import Masks
 from napari_unetseg.gui.newer import Pairs, gather, same
 from napari_unetseg.gui.pace import Pace
 from napari_unetseg.gui.pixels import Pixels
-from napari_unetseg.gui.preferences import Preferences, cores
+from napari_unetseg.gui.preferences import Preferences
 from napari_unetseg.gui.quality import Quality
 from napari_unetseg.gui.remedies import LabelRemedies
 from napari_unetseg.gui.review import Review
@@ -118,7 +119,8 @@ class Controller(Masks):
         self._numbers = 0
         self._models = 0
         self._flushed = self._counted = 0.0
-        self._noticed: list[str] = []
+        self._noticed: list[Notice] = []
+        self._notice_shown: Message | None = None
         self._offered: Pairs = ()
         self._refused: Message | None = None
         self._went_wrong = self._settling = self._ticking = False
@@ -284,7 +286,8 @@ class Controller(Masks):
 
     def _on_predicted(self, before: Message | None, _: None) -> None:
         entry, message = self.session.entry, self.session.message
-        if message.level is Level.WARNING and message is not before:
+        known = message is before or message is self._notice_shown
+        if message.level is Level.WARNING and not known:
             return
         if self._control.stopped:
             text, level = "Predicting was stopped; what was predicted so far is shown.", Level.INFO
@@ -292,7 +295,14 @@ class Controller(Masks):
             text, level = sentences.NOT_VALIDATED, Level.DONE
         else:
             text, level = sentences.PREDICTED, Level.DONE
-        self.session.say(" ".join([*self._noticed, text]), Level.INFO if self._noticed else level)
+        self._say_with_notices(text, level)
+
+    def _say_with_notices(self, text: str, level: Level) -> None:
+        """Say where a job stands, after what it said on its way there."""
+        if self._noticed:
+            warned = any(notice.warning for notice in self._noticed)
+            level = Level.WARNING if warned else Level.INFO
+        self.session.say(" ".join([*(notice.text for notice in self._noticed), text]), level)
 
     def _on_tile(self, event: TilePredicted) -> None:
         target = self._target
@@ -455,6 +465,7 @@ class Controller(Masks):
         number = self._numbers
         self._control = Control(self.thread_count())
         self._noticed.clear()
+        self._notice_shown = None
         self._pace = Pace()
         self.session.job = JobState(number, kind, text)
         whole = Job(
@@ -517,13 +528,14 @@ class Controller(Masks):
                 self._on_tile(event)
             case OtherSpacing():
                 if self.session.job is not None and self.session.job.kind is JobKind.PREDICT:
-                    self.spacing.say()
+                    self._noticed += filter(None, [self.spacing.say()])
             case Notice():
-                self._noticed.append(event.text)
-                self.session.say(event.text)
+                self._noticed.append(event)
+                self.session.say_notice(event)
+                self._notice_shown = self.session.message
             case Prepared():
                 self.session.choices = event.choices
-                self.session.say(" ".join([*self._noticed, sentences.describe_prepared(event)]))
+                self._say_with_notices(sentences.describe_prepared(event), Level.INFO)
                 self._noticed.clear()
             case TrainingDone():
                 self.session.result = sentences.describe_training(
@@ -532,7 +544,7 @@ class Controller(Masks):
                 if event.scores is not None:
                     pairs = zip(event.scores.numbers, event.scores.dice, strict=True)
                     self.session.dice = dict(pairs)
-                self._went_wrong = sentences.went_wrong(event)
+                self._went_wrong = event.outcome.went_wrong
             case ComputerLost():
                 self.computers.leave()
             case work.Progress():

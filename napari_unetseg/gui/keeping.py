@@ -121,10 +121,8 @@ class Keeping:
             taken = set(project.truths)
             self._keys[image] = next(k for n in range(1, 10**6) if (k := f"image-{n}") not in taken)
             self._fingerprint(image, self._keys[image])
-        key = self._keys[image]
-        project.truths[key] = self._controller.truth(image)
-        self._on_values()
-        project.add(key, self._controller.truth(image))
+        project.add(self._keys[image], self._controller.truth(image), self._values())
+        self._keep_models()
 
     def _fingerprint(self, image: Any, key: str) -> None:
         stack = napari_layers.stack_of(image)
@@ -277,7 +275,8 @@ class Keeping:
 
     def _on_copied(self, copy: Project) -> None:
         before, self.project = self.project, copy
-        copy.truths.update(before.truths if before is not None else {})
+        if before is not None:
+            copy.catch_up(before)
         self._on_values()
         for image, key in self._keys.items():  # what was said while it was copied
             copy.add(key, self._controller.truth(image))

@@ -213,7 +213,7 @@ class Looking:
                 controller.spacing.say()
             case Notice() if event.text not in self._said:  # it comes with every plane
                 self._said.add(event.text)
-                self._session.say(event.text)
+                self._session.say_notice(event)
 
     def _on_done(self, _: object) -> None:
         view = self._screen.view if self._screen is not None else None

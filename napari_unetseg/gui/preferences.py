@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +35,3 @@ def read_preferences() -> Preferences:
         settings.computing.threads or None,
         Path(folder).expanduser() if folder else Preferences().models_dir,
     )
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

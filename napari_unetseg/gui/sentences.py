@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import StartedFrom
+from napari_unetseg.core.memory_errors import is_out_of_memory
 
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Prepared, TrainingDone
@@ -23,7 +25,6 @@ __all__ = [
     "duration",
     "explain",
     "invalid",
-    "went_wrong",
 ]
 
 NO_IMAGE = "Open an image first: File ▸ Open File(s), or File ▸ Open Sample ▸ U-Net segmentation."
@@ -144,7 +145,7 @@ def explain(error: BaseException, doing: str) -> str:
         return str(error)
     if isinstance(error, ValidationError):
         return invalid(error)
-    if _out_of_memory(error):
+    if is_out_of_memory(error):
         return (
             f"{doing} ran out of memory; close other programs, choose a smaller patch or batch "
             "under Advanced settings, or the CPU as device."
@@ -161,17 +162,6 @@ def invalid(error: ValidationError) -> str:
     first = error.errors()[0]
     where = " ".join(str(p).replace("_", " ") for p in first["loc"])
     return f"{where}: {first['msg'].removeprefix('Value error, ')}.".removeprefix(": ").capitalize()
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Also for torch's own error, which is known by name so that torch is not needed here."""
-    text = str(error).lower()
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "out of memory" in text
-        or "can't allocate memory" in text
-    )
 
 
 def describe_image(stack: Stack, dims: int) -> str:
@@ -236,16 +226,11 @@ def describe_better(event: MaskBegins, *, on_strokes: bool, earlier: bool) -> st
 
 def describe_training(event: TrainingDone, *, on_strokes: bool, earlier: bool) -> str:
     """The result of a training, why it ended, and how long it took."""
-    before = None if event.unchanged else event.before
+    before = None if event.kept else event.before
     text = describe_scores(event.scores, before, on_strokes=on_strokes)
-    if event.unchanged:
-        what = "first answer" if "first answer" in event.reason else "earlier model"
+    if event.kept is not None:
+        what = "first answer" if event.kept is StartedFrom.INITIAL_MODEL else "earlier model"
         text += f"; the {what} stays"
     elif earlier:
         text += EARLIER
     return f"{text}. {event.reason.rstrip('.')} ({duration(event.seconds)})."
-
-
-def went_wrong(event: TrainingDone) -> bool:
-    """Whether a training ended because something failed."""
-    return "no number" in event.reason or "failed" in event.reason

@@ -18,7 +18,7 @@ from napari_unetseg.core.config import MatchSpacing, TrainSettings
 from napari_unetseg.core.labels import LabelKind, Structure
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.events import Choice
+    from napari_unetseg.core.events import Choice, Notice
     from napari_unetseg.core.model import Model
     from napari_unetseg.core.quality import PlaneQuality
     from napari_unetseg.gui.batches import BatchRow
@@ -303,3 +303,7 @@ class Session:
     def say(self, text: str, level: Level = Level.INFO) -> None:
         """Show a sentence in the status line."""
         self.message = Message(text, level)
+
+    def say_notice(self, notice: Notice) -> None:
+        """Show what a job says, as a warning where what it makes may be wrong."""
+        self.say(notice.text, Level.WARNING if notice.warning else Level.INFO)

@@ -7,8 +7,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import Notice
 from napari_unetseg.gui import sentences
-from napari_unetseg.gui.session import Level, Mode, SizesNote
+from napari_unetseg.gui.session import Mode, SizesNote
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller
@@ -81,20 +82,24 @@ class Spacing:
         if self._session.mode is not Mode.LIVE and self._controller.prediction is not None:
             self._session.say(sentences.PREDICT_AGAIN)
 
-    def say(self) -> None:
+    def say(self) -> Notice | None:
         """Say in the status line that a mask may be wrong: once for an image and a model."""
         session = self._session
         if session.match_spacing or session.entry is None:
-            return
+            return None
         pair = (session.image, session.entry.model.id)
-        if pair not in self._said:
-            self._said.add(pair)
-            self.look()
-            if session.sizes is not None:
-                text, what = session.sizes.text, session.sizes.what
-                if session.sizes.possible:
-                    text += f" {sentences.MATCH_SPACING.format(what)}"
-                session.say(text, Level.WARNING)
+        if pair in self._said:
+            return None
+        self._said.add(pair)
+        self.look()
+        if session.sizes is None:
+            return None
+        text, what = session.sizes.text, session.sizes.what
+        if session.sizes.possible:
+            text += f" {sentences.MATCH_SPACING.format(what)}"
+        notice = Notice(text, warning=True)
+        session.say_notice(notice)
+        return notice
 
     def forget(self, image: Any) -> None:
         """An image is gone."""

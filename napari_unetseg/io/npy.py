@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from numpy.lib import format as npy_format
 
 from napari_unetseg.core.errors import UserError
 
@@ -21,13 +23,19 @@ def open_npy(path: Path) -> np.ndarray:
     ValueError
         It is damaged.
     """
-    try:
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        if "Python objects" not in str(error):
-            raise
+    if _holds_objects(path):
         raise UserError(
             f"{path} holds Python objects, as cellpose's _seg.npy does, which are not opened since "
             "they can run code; save its masks as TIFF or PNG."
-        ) from error
+        )
+    array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     return array
+
+
+def _holds_objects(path: Path) -> bool:
+    """Whether the header says so; NumPy's own error says it in words alone."""
+    read = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
+    with suppress(ValueError), path.open("rb") as file:
+        version = npy_format.read_magic(file)
+        return version in read and read[version](file)[2].hasobject
+    return False

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -163,10 +164,17 @@ class Project:
                 self.effort.word(time.monotonic())
             self._append(Said(key, change, self.effort.seconds))
 
-    def add(self, key: str, truth: Truth) -> None:
-        """Take in an image with all that was said about it until now, whole or not at all."""
-        self.truths[key] = truth
+    def add(self, key: str, truth: Truth, naming: dict[str, Any] | None = None) -> None:
+        """Take in an image with all that was said about it until now, whole or not at all.
+
+        ``naming`` are the `values` that name a new image; they go into the same journal, which is
+        not read without.
+        """
         with self._lock:
+            self.truths[key] = truth
+            if naming is not None:
+                self.values = naming
+                self._append(State(naming))
             frames: list[Adopted | Said] = [Adopted(key, truth.grid_dtype, truth.kind)]
             for origin in Origin:
                 grid = truth.grid(origin)
@@ -268,7 +276,7 @@ class Project:
                 with self._lock:
                     old = self._begin_journal()
                     first, values, described = self._number, dict(self.values), self._described()
-                    effort = self.effort.to_json()
+                    truths, effort = dict(self.truths), self.effort.to_json()
                     behind = bool(self._waiting) or self._overflown
                     self._waiting.clear()  # the truths have all of it
                     self._overflown = False
@@ -277,7 +285,7 @@ class Project:
                 folder.mkdir()
                 for key, image in described.items():
                     (folder / key).mkdir()
-                    write_truth(folder / key, self.truths[key], image["dtype"])
+                    write_truth(folder / key, truths[key], image["dtype"])
                 _sync_tree(folder)
             except OSError as error:
                 if folder is not None:
@@ -298,10 +306,14 @@ class Project:
             self._sweep()
 
     def save_as(self, folder: Path) -> Project:
-        """A copy of the project elsewhere, open; this one stays as it is."""
+        """A copy of the project elsewhere, open; this one stays as it is.
+
+        Any thread may, while more is recorded here; `catch_up` brings it to the copy.
+        """
         copy = Project.create(folder)
-        copy.values, copy.truths = dict(self.values), dict(self.truths)
-        copy.effort = self.effort  # of the same person, who goes on annotating
+        with self._lock:
+            copy.values, copy.truths = dict(self.values), dict(self.truths)
+            copy.effort = deepcopy(self.effort)
         try:
             for file in sorted((self.folder / "models").glob("*.safetensors")):
                 shutil.copy2(file, copy.folder / "models" / file.name)
@@ -310,6 +322,12 @@ class Project:
             copy.close()
             raise UserError(_cannot("saved", folder, error)) from error
         return copy
+
+    def catch_up(self, before: Project) -> None:
+        """Take over what was recorded in another project since this one was copied from it."""
+        with before._lock, self._lock:
+            self.truths.update(before.truths)
+            self.effort = before.effort  # of the same person, who goes on annotating
 
     def add_model(self, name: str, save: Callable[[Path], object]) -> Path:
         """Keep a model file; ``save`` writes it to the path that it is given."""

@@ -12,7 +12,15 @@ import torch
 from gui_parts import TINY, squares, strokes
 
 from napari_unetseg.core.config import TrainSettings
-from napari_unetseg.core.events import Choice, Event, Improved, Prepared, StepDone, TrainingDone
+from napari_unetseg.core.events import (
+    Choice,
+    Event,
+    Improved,
+    Outcome,
+    Prepared,
+    StepDone,
+    TrainingDone,
+)
 from napari_unetseg.core.image import Stack
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.metrics import Scores
@@ -86,5 +94,7 @@ class Puppet:
                 raise order
             last = order
             yield last
-        yield TrainingDone("Training was stopped.", last.scores, 1, step, 1.0, last.before)
+        yield TrainingDone(
+            Outcome.STOPPED, "Training was stopped.", last.scores, 1, step, 1.0, last.before
+        )
         return last.model

@@ -17,7 +17,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from napari_unetseg.core.errors import TrainingError
-from napari_unetseg.core.events import Event, Notice, StepDone, TrainingDone
+from napari_unetseg.core.events import Event, Notice, Outcome, StepDone, TrainingDone
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.gui import grids, sentences
 from napari_unetseg.gui.controller import Controller
@@ -170,6 +170,8 @@ def test_two_jobs_at_once_are_refused(
     [
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "ran out of memory"),
         (MemoryError(), "ran out of memory"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried"), "ran out of memory"),
+        (ValueError("its header says: out of memory"), "its header says"),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "mat1 and mat2"),
         (TrainingError("The loss was no number; choose a smaller rate."), "smaller rate"),
     ],
@@ -709,17 +711,23 @@ def test_a_removed_image_is_not_kept_in_memory(
 
 
 @pytest.mark.parametrize(
-    ("reason", "level"),
+    ("outcome", "reason", "level"),
     [
-        ("Training ended after 4 steps: nothing improved for 12 epochs.", Level.DONE),
-        ("Training ended after 4 steps: the loss was no number (NaN).", Level.WARNING),
-        ("Training ended after 4 steps: a step failed (bad), what was kept.", Level.WARNING),
+        (Outcome.COMPLETED, "All 4 steps were done; nothing failed.", Level.DONE),
+        (Outcome.TIME_OVER, "The time was over.", Level.DONE),
+        (Outcome.LABELS_LEARNED, "The image named no number.tif is learned.", Level.DONE),
+        (Outcome.EARLY_STOPPED, "Nothing improved for 12 epochs.", Level.DONE),
+        (Outcome.STOPPED, "You stopped it.", Level.DONE),
+        (Outcome.DIVERGED, "The loss was infinite.", Level.WARNING),
+        (Outcome.FAILED, "A step broke off (bad).", Level.WARNING),
+        (Outcome.DISCONNECTED, "The cable was pulled.", Level.WARNING),
     ],
 )
 def test_the_result_says_why_a_training_ended(
     controller: Controller,
     broken_core: Callable[[Any], None],
     said: list[str],
+    outcome: Outcome,
     reason: str,
     level: Level,
 ) -> None:
@@ -727,7 +735,7 @@ def test_the_result_says_why_a_training_ended(
 
     def ends(*arguments: Any, **options: Any) -> Generator[Event, None, Any]:
         model = yield from real(*arguments, **options)
-        yield TrainingDone(reason, None, 1, 4, 65.0)
+        yield TrainingDone(outcome, reason, None, 1, 4, 65.0)
         return model
 
     broken_core(ends)
@@ -736,6 +744,7 @@ def test_the_result_says_why_a_training_ended(
     assert f"{reason[:-1]} (1:05)." in controller.session.result
     assert said[-1].startswith(controller.session.result)
     assert controller.session.message.level is level
+    assert controller.looking.may_train is (level is Level.DONE)
 
 
 def test_255_painted_on_a_prediction_is_background_in_files_and_results(

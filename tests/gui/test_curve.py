@@ -15,7 +15,14 @@ from qtpy.QtWidgets import QApplication
 
 from napari_unetseg.core.config import TrainSettings
 from napari_unetseg.core.control import Control
-from napari_unetseg.core.events import EpochDone, Improved, Renewed, TrainingDone
+from napari_unetseg.core.events import (
+    EpochDone,
+    Improved,
+    Outcome,
+    Renewed,
+    StartedFrom,
+    TrainingDone,
+)
 from napari_unetseg.core.image import Stack
 from napari_unetseg.core.labels import LabelKind, Structure
 from napari_unetseg.core.metrics import Scores, log_losses, loss_of
@@ -170,7 +177,9 @@ def test_the_plot_names_its_lines_in_a_legend_and_switches_its_axis(
 
 
 def test_the_sentence_says_from_what_to_what_and_where_the_earlier_model_is() -> None:
-    done = TrainingDone("Training ended.", scores(0.93), 3, 60, 12.0, scores(0.91))
+    done = TrainingDone(
+        Outcome.COMPLETED, "Training ended.", scores(0.93), 3, 60, 12.0, scores(0.91)
+    )
     said = sentences.describe_training(done, on_strokes=True, earlier=True)
     assert said == (
         "Dice 0.91 → 0.93, IoU 0.87 on strokes in 14 held-out blocks (500 pixels); the earlier "
@@ -179,12 +188,18 @@ def test_the_sentence_says_from_what_to_what_and_where_the_earlier_model_is() ->
     alone = sentences.describe_training(done, on_strokes=False, earlier=False)
     assert "on labels in 14" in alone
     assert "earlier" not in alone
-    close = TrainingDone("Ended.", scores(0.9312), 3, 60, 12.0, scores(0.9308))
+    close = TrainingDone(Outcome.COMPLETED, "Ended.", scores(0.9312), 3, 60, 12.0, scores(0.9308))
     assert "0.931 → 0.931" not in (
         told := sentences.describe_training(close, on_strokes=True, earlier=False)
     )
     assert told.startswith("Dice 0.93, IoU")
-    third = TrainingDone("Ended.", scores(0.934), 3, 60, 12.0, scores(0.931))
+    for kept, stays in (("INITIAL_MODEL", "first answer"), ("MODEL", "earlier model")):
+        none = TrainingDone(
+            Outcome.COMPLETED, "First answer.", scores(0.9), 3, 60, 12.0, kept=StartedFrom[kept]
+        )
+        told = sentences.describe_training(none, on_strokes=True, earlier=True)
+        assert f"; the {stays} stays. First answer (12 s)." in told
+    third = TrainingDone(Outcome.COMPLETED, "Ended.", scores(0.934), 3, 60, 12.0, scores(0.931))
     assert sentences.describe_training(third, on_strokes=True, earlier=False).startswith(
         "Dice 0.931 → 0.934"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +16,12 @@ from napari.layers import Image, Labels
 
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.events import TilePredicted
-from napari_unetseg.core.image import Stack
+from napari_unetseg.core.image import Normalization, Stack
 from napari_unetseg.core.sparse import whole
 from napari_unetseg.core.tiles import Tile, nearest_first
 from napari_unetseg.core.truth import Origin
 from napari_unetseg.engine.live import LookWork, MaskBegins, Screen, View, near
-from napari_unetseg.gui import looking
+from napari_unetseg.gui import looking, sentences
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.jobs import SyncRunner, ThreadRunner
 from napari_unetseg.gui.session import JobKind, Level, Mode, ModelEntry
@@ -245,6 +246,52 @@ def test_what_is_said_of_an_image_stays_when_its_prediction_is_there(desk: Desk)
     assert "Prediction shown" in desk.session.message.text
 
 
+def warned(desk: Desk, pixels: np.ndarray) -> None:
+    """A model that knows the image; then the image has other pixels."""
+    usual = Normalization.choose([Stack(desk.source.data, "ZYX")])
+    desk.session.entry = ModelEntry(replace(constant(1), normalization=usual), "knows it")
+    desk.source.data = pixels
+
+
+def test_a_mask_that_may_be_wrong_is_warned_of(desk: Desk) -> None:
+    saturated = np.minimum(desk.source.data, np.percentile(desk.source.data, 70))
+    warned(desk, saturated)
+    desk.scroll(10)
+    desk.settle()
+    assert "is saturated" in desk.session.message.text
+    assert desk.session.message.level is Level.WARNING
+    desk.controller.predict_plane()
+    desk.wait(lambda: desk.session.job is None)
+    assert "is saturated" in desk.session.message.text
+    assert desk.session.message.text.endswith(sentences.NOT_VALIDATED)
+    assert desk.session.message.level is Level.WARNING
+
+
+def test_an_exposure_that_is_made_up_for_is_no_warning(desk: Desk) -> None:
+    warned(desk, desk.source.data.astype(np.uint16) * 3)
+    desk.scroll(10)
+    desk.settle()
+    desk.controller.predict_plane()
+    desk.wait(lambda: desk.session.job is None)
+    assert "is brighter than" in desk.session.message.text
+    assert desk.session.message.level is Level.INFO
+
+
+def test_the_warning_of_another_pixel_size_stays_beside_what_else_is_said(desk: Desk) -> None:
+    warned(desk, desk.source.data.astype(np.uint16) * 3)
+    assert desk.session.entry is not None
+    model = replace(desk.session.entry.model, spacing=(0.2, 0.2), units=("um", "um"))
+    desk.session.entry = ModelEntry(model, "of other pixels")
+    stack = Stack(desk.source, "ZYX", (1.0, 0.05, 0.05), ("um",) * 3, name="cells")  # type: ignore[arg-type]
+    desk.controller.stack = lambda: stack  # type: ignore[method-assign]
+    desk.session.mode = Mode.ONCE
+    desk.controller.predict_plane()
+    desk.wait(lambda: desk.session.job is None)
+    text = desk.session.message.text
+    assert text.index("cells has pixels of 0.05 µm") < text.index("is brighter than")
+    assert desk.session.message.level is Level.WARNING
+
+
 # -- what goes wrong -------------------------------------------------------------------------------
 
 
@@ -286,7 +333,7 @@ def trains(desk: Desk) -> bool:
 def test_strokes_begin_a_training_anew_if_it_ended_by_itself(
     desk: Desk, broken_core: Any, monkeypatch: pytest.MonkeyPatch, stopped: bool
 ) -> None:
-    from napari_unetseg.core.events import Improved, Prepared, TrainingDone
+    from napari_unetseg.core.events import Improved, Outcome, Prepared, TrainingDone
 
     newer: list[Any] = []
 
@@ -296,7 +343,7 @@ def test_strokes_begin_a_training_anew_if_it_ended_by_itself(
         yield Improved(constant(1), None, 0.0)
         if stopped:
             desk.controller.stop()
-        yield TrainingDone("Done.", None, 1, 1, 1.0)
+        yield TrainingDone(Outcome.EARLY_STOPPED, "Done.", None, 1, 1, 1.0)
         return constant(1)
 
     broken_core(train_events)

@@ -25,7 +25,14 @@ from napari.layers import Image, Labels, Shapes
 from said_parts import Oracle, said_of
 from scipy import ndimage
 
-from napari_unetseg.core.events import Event, Improved, Prepared, TilePredicted, TrainingDone
+from napari_unetseg.core.events import (
+    Event,
+    Improved,
+    Outcome,
+    Prepared,
+    TilePredicted,
+    TrainingDone,
+)
 from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.core.sparse import whole
 from napari_unetseg.core.truth import Origin, Truth
@@ -148,7 +155,7 @@ class Hands(RuleBasedStateMachine):
         yield Improved(model, None, 0.0)
         if self.fails:
             raise OSError("no more of it")
-        yield TrainingDone("Done.", None, 1, 1, 1.0)
+        yield TrainingDone(Outcome.EARLY_STOPPED, "Done.", None, 1, 1, 1.0)
         return model
 
     # -- strokes --------------------------------------------------------------------------------

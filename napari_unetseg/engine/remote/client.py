@@ -8,7 +8,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.errors import LostError, UserError
-from napari_unetseg.core.events import Event, Improved, StepDone, TilePredicted, TrainingDone
+from napari_unetseg.core.events import (
+    Event,
+    Improved,
+    Outcome,
+    StepDone,
+    TilePredicted,
+    TrainingDone,
+)
 from napari_unetseg.engine.live import MaskBegins, Screen, View
 from napari_unetseg.engine.remote.events import check_place, decoded
 from napari_unetseg.engine.remote.images import cut, hash_of
@@ -109,6 +116,7 @@ class _Call:
         assert self.best is not None
         step, best = self._step, self.best
         return TrainingDone(
+            Outcome.DISCONNECTED,
             f"The other computer failed: {error}",
             best.scores,
             0,

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from napari_unetseg import __version__
 from napari_unetseg.core.control import Control
-from napari_unetseg.core.devices import device_name, is_out_of_memory, pick_device
+from napari_unetseg.core.devices import device_name, pick_device
 from napari_unetseg.core.errors import ModelFileError, TrainingError, UserError
+from napari_unetseg.core.memory_errors import is_out_of_memory
 from napari_unetseg.engine.live import Screen
 from napari_unetseg.engine.remote.events import encoded
 from napari_unetseg.engine.remote.images import Cell, Piece, Store, stack_of
