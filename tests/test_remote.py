@@ -270,7 +270,7 @@ def test_of_a_large_stack_only_what_is_needed_is_read(
     labels = np.zeros(truth.shape, np.uint8)
     labels[100] = strokes(truth[100])
     watched = Watched(image, most=image[0].size)
-    pair = Pair(Stack(watched, "TYX"), labels)
+    pair = Pair(Stack(watched, "TYX"), labels, "strokes")
     sent = count_sent(monkeypatch)
     finish(run(training(pair, steps=2), worker.address, Control()))
     assert 9 <= len(watched.reads) <= 12

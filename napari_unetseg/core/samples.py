@@ -6,6 +6,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any, Self
 
@@ -36,9 +37,18 @@ MOST_LOOKED = 12
 PIECE_EDGE = {2: (640, 640), 3: (32, 128, 128)}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, init=False)
 class Pair:
     """One annotated image.
+
+    Parameters
+    ----------
+    image
+        A `Stack`, or an array whose axes are given by ``axes``.
+    labels, kind, corrections, ignore, newer
+        See the attributes; ``kind`` must be given, its name will do.
+    axes
+        Axes of an array, such as ``ZCYX`` (default ``TZYX`` from the right, ``YXS`` for RGB).
 
     Attributes
     ----------
@@ -61,21 +71,35 @@ class Pair:
     Raises
     ------
     UserError
-        The shapes of image and labels differ.
+        The shapes of image and labels differ, no kind is given or one that there is not, or an
+        array cannot have these axes.
     """
 
     image: Stack
     labels: Any
-    kind: LabelKind = LabelKind.STROKES
-    corrections: Any | None = None
-    ignore: int | None = None
-    newer: tuple[tuple[slice, ...], ...] = ()
+    kind: LabelKind
+    corrections: Any | None
+    ignore: int | None
+    newer: tuple[tuple[slice, ...], ...]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "kind", LabelKind(self.kind))
-        for name in ("labels", "corrections"):
-            if (array := getattr(self, name)) is not None:
-                object.__setattr__(self, name, self._on_grid(array))
+    def __init__(
+        self,
+        image: Any,
+        labels: Any,
+        kind: LabelKind | str | None = None,
+        corrections: Any | None = None,
+        ignore: int | None = None,
+        newer: tuple[tuple[slice, ...], ...] = (),
+        *,
+        axes: str | None = None,
+    ) -> None:
+        put = partial(object.__setattr__, self)
+        put("kind", LabelKind.of(kind))
+        put("image", image if isinstance(image, Stack) else Stack.from_array(image, axes))
+        put("labels", self._on_grid(labels))
+        put("corrections", None if corrections is None else self._on_grid(corrections))
+        put("ignore", ignore)
+        put("newer", newer)
 
     def _on_grid(self, array: Any) -> Any:
         if not same_but_singletons(array.shape, self.image.grid_shape):
