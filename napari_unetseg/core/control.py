@@ -87,6 +87,12 @@ class Control:
             self._kept = pairs
 
     @property
+    def fixed(self) -> tuple[Pair, ...]:
+        """The annotations that stay as they are."""
+        with self._lock:
+            return self._kept
+
+    @property
     def offers(self) -> bool:
         """Whether there are newer annotations to take."""
         with self._lock:

@@ -48,12 +48,11 @@ class Teacher:
 
     def __init__(self, network: UNet, data: TrainingData, seen: Collection[str]) -> None:
         self.network = network.folded().requires_grad_(False)
-        known = {
-            id(pair.image)
-            for pair in data.pairs
-            if pair.corrections is not None or data.fingerprints[id(pair.image)] in seen
-        }
-        planes = [plane for plane in data.planes if id(plane.stack) in known]
+        known = [
+            pair.corrections is not None or fingerprint in seen
+            for pair, fingerprint in zip(data.pairs, data.fingerprints, strict=True)
+        ]
+        planes = [plane for plane in data.planes if known[plane.pair]]
         if len(data.classes.numbers) > HELD_OUT:  # its number is a class's
             planes = []
         labels = {id(plane): _without_blocks(plane) for plane in planes}

@@ -179,7 +179,7 @@ class _Run:
         earlier = self.init.history if self.init else ()
         seen = {image.fingerprint for record in earlier for image in record.images}
         for data in (before, self.data if self.data.unlabelled else None):
-            seen |= set(() if data is None else data.fingerprints.values())
+            seen |= set(() if data is None else data.fingerprints)
         self.learner.hold_to(weights, seen)
         if self.data.unlabelled and not (self.learner.teacher and self.learner.teacher.planes):
             raise TrainingError(_nothing_to_hold(self.data))
@@ -189,7 +189,7 @@ class _Run:
         planes = [(p.index, p.counts.tolist(), len(p.blocks)) for p in self.data.planes]
         settings = self.settings.model_copy(update={"threads": None})
         parts = (settings, self.plan, planes, self.init and self.init.id)
-        self.team.check_alike([*map(repr, parts), *self.data.fingerprints.values()])
+        self.team.check_alike([*map(repr, parts), *self.data.fingerprints])
 
     def look(self) -> None:
         """What time it is, and whether to stop: the first process says so to all."""
@@ -366,7 +366,7 @@ class _Run:
     def _renew(self, newer: Sequence[Pair]) -> Generator[Event, None, None]:
         before = self.data
         try:
-            self._use(self.data.renewed(newer), before)
+            self._use(self.data.renewed(newer, self.control.fixed), before)
         except (UserError, OSError, RuntimeError, MemoryError) as error:
             text = str(error)
             if is_out_of_memory(error):
