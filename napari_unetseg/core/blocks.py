@@ -57,6 +57,8 @@ class Plane:
     counts: np.ndarray
     """Voxels of each class that train, int64."""
     anchors: dict[int, np.ndarray] = field(default_factory=dict)
+    taught: np.ndarray | None = None
+    """What `Teacher` makes of the labels, once there was one."""
 
     def index_anchors(self, rng: np.random.Generator) -> None:
         """Remember where voxels of each class are."""
