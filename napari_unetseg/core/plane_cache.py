@@ -29,16 +29,23 @@ class PlaneCache:
     def __init__(self, most: int) -> None:
         self.most, self.nbytes = most, 0
         self._arrays: OrderedDict[Key, np.ndarray] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock, self._reading = threading.Lock(), threading.Lock()
 
     def get(self, key: Key, read: Callable[[], np.ndarray]) -> np.ndarray:
-        """The array of that key; it is read, without holding up others, where it is not kept."""
-        with self._lock:
-            if (kept := self._arrays.get(key)) is not None:
-                self._arrays.move_to_end(key)
+        """The array of that key; where it is not kept it is read, by one thread at a time."""
+        if (kept := self._kept(key)) is not None:
+            return kept
+        with self._reading:
+            if (kept := self._kept(key)) is not None:
                 return kept
-        self._put(key, array := read())
+            self._put(key, array := read())
         return array
+
+    def _kept(self, key: Key) -> np.ndarray | None:
+        with self._lock:
+            if key in self._arrays:
+                self._arrays.move_to_end(key)
+            return self._arrays.get(key)
 
     def _put(self, key: Key, array: np.ndarray) -> None:
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -123,17 +124,18 @@ def _train(
     checkpoint: CheckpointFile | None,
 ) -> Generator[Event, None, Model]:
     run = _Run(pairs, settings, structures, init, control, checkpoint)
-    yield from run.begin()
-    while run.goes_on():
-        yield from run.step()
-        if run.epoch_ends():
+    with closing(run.learner):
+        yield from run.begin()
+        while run.goes_on():
+            yield from run.step()
+            if run.epoch_ends():
+                yield from run.epoch()
+            yield from run.renew()
+            yield from run.checkpoints.keep()
+        yield from run.checkpoints.keep(now=run.stopped)  # before a last, shorter epoch
+        if run.progress.steps_since_epoch:
             yield from run.epoch()
-        yield from run.renew()
-        yield from run.checkpoints.keep()
-    yield from run.checkpoints.keep(now=run.stopped)  # before a last, shorter epoch
-    if run.progress.steps_since_epoch:
-        yield from run.epoch()
-    return (yield from run.end())
+        return (yield from run.end())
 
 
 class _Run:
