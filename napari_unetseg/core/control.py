@@ -82,7 +82,10 @@ class Control:
             self._pairs = pairs
 
     def keep_pairs(self, pairs: tuple[Pair, ...]) -> None:
-        """Annotations that stay as they are, to go with whatever is offered."""
+        """Annotations that go with whatever is offered.
+
+        They stay as they are, so that they are not read again when newer ones come.
+        """
         with self._lock:
             self._kept = pairs
 
