@@ -76,7 +76,7 @@ def painted_pair(
     """An image of blobs with strokes."""
     image, truth = blobs(shape, count, seed)
     axes = more.pop("axes", "TZYX"[-len(shape) :])
-    return Pair(Stack(image, axes, name=f"blobs {seed}"), strokes(truth), **more)
+    return Pair(Stack(image, axes, name=f"blobs {seed}"), strokes(truth), "strokes", **more)
 
 
 def tiny(**changes: Any) -> TrainSettings:

@@ -38,7 +38,7 @@ def world() -> tuple[Pair, np.ndarray]:
     labels = strokes(truth)
     labels[truth == 2] = 0
     image = noise + 0.6 * (truth == 1) + DIM * (truth == 2)
-    return Pair(Stack(image.astype(np.float32), "YX"), labels), truth == 2
+    return Pair(Stack(image.astype(np.float32), "YX"), labels, "strokes"), truth == 2
 
 
 def run(pair: Pair, offers: dict[int, Offer], **changes: Any) -> tuple[Model, list[Any]]:

@@ -433,7 +433,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
 @pytest.mark.parametrize("edge", [3, 20])
 def test_a_tiny_image_trains_with_every_augmentation(edge: int) -> None:
     labels = np.where(np.arange(edge) < edge // 2, 1, 255).astype(np.uint8)
-    pair = Pair(Stack.from_array(GREY[:edge, :edge]), np.tile(labels, (edge, 1)))
+    pair = Pair(Stack.from_array(GREY[:edge, :edge]), np.tile(labels, (edge, 1)), "strokes")
     settings = TINY.model_copy(update={"steps": 12, "patch": None})
     model = train([pair], settings)
     assert predict(model, pair.image).shape == (edge, edge)

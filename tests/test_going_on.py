@@ -51,7 +51,7 @@ def texts(events: list[Any]) -> str:
 
 def test_another_structure_is_learned_on_top(trained: Model) -> None:
     image, truth = blobs((96, 96), 14, structures=2)
-    pair = Pair(Stack(image, "YX"), strokes(truth))
+    pair = Pair(Stack(image, "YX"), strokes(truth), "strokes")
     known = predict(trained, pair.image) > 0
     assert dice(truth > 0, known) > 0.9
     model, events = run_training([pair], tiny(steps=1, learning_rate=1e-5), init=trained)
@@ -71,7 +71,7 @@ def test_another_structure_is_learned_on_top(trained: Model) -> None:
 def both() -> Pair:
     """Two structures that are told apart by their brightness, with strokes."""
     image, truth = blobs((96, 96), 14, structures=2)
-    return Pair(Stack(image, "YX", name="both"), strokes(truth))
+    return Pair(Stack(image, "YX", name="both"), strokes(truth), "strokes")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_what_strokes_do_not_say_the_model_still_knows(
     """Also on an image that it never saw."""
     image, truth = blobs((96, 96), 14, seed=3, structures=2)
     some = np.where(np.isin(strokes(truth), labelled), strokes(truth), 0)
-    pair = Pair(Stack(image, "YX", name="new"), some.astype(np.uint8))
+    pair = Pair(Stack(image, "YX", name="new"), some.astype(np.uint8), "strokes")
     model, events = run_training([pair], tiny(steps=30), init=of_both)
     assert model.classes.numbers == (0, 1, 2)
     names = {0: "background", 1: "structure 1", 2: "structure 2"}
@@ -227,7 +227,7 @@ def test_images_without_a_structure_correct_a_model_beside_others(
 def test_three_channels_go_on_from_one(trained: Model, tmp_path: Path) -> None:
     pair = painted_pair()
     grey = np.asarray(pair.image.data)
-    rgb = Pair(Stack(np.stack([grey] * 3, -1), "YXS"), pair.labels)
+    rgb = Pair(Stack(np.stack([grey] * 3, -1), "YXS"), pair.labels, "strokes")
     model, events = run_training([rgb], tiny(steps=3, learning_rate=1e-5), init=trained)
     assert "first layer" in texts(events)
     assert model.net.in_channels == len(model.channels) == 3
@@ -239,7 +239,7 @@ def test_three_channels_go_on_from_one(trained: Model, tmp_path: Path) -> None:
 
 def test_a_volume_goes_on_from_planes(trained: Model) -> None:
     image, truth = blobs((6, 64, 64), 9)
-    pair = Pair(Stack(image, "ZYX", spacing=(4.0, 1.0, 1.0)), strokes(truth))
+    pair = Pair(Stack(image, "ZYX", spacing=(4.0, 1.0, 1.0)), strokes(truth), "strokes")
     settings = tiny(dims=3, steps=3, learning_rate=1e-5)
     model, events = run_training([pair], settings, init=trained)
     assert "plane by plane" in texts(events)

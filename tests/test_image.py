@@ -293,7 +293,7 @@ def in_depth(image: np.ndarray, depth: str) -> np.ndarray:
 
 def test_the_same_picture_in_any_bit_depth_gives_the_same_mask() -> None:
     image, truth = blobs((96, 96), 10, seed=1)
-    pairs = [Pair(Stack(in_depth(image, "uint8"), "YX"), strokes(truth))]
+    pairs = [Pair(Stack(in_depth(image, "uint8"), "YX"), strokes(truth), "strokes")]
     model = train(pairs, tiny(steps=80, learning_rate=2e-2))
     fresh, fresh_truth = blobs((96, 96), 10, seed=5)
     masks = {d: predict(model, in_depth(fresh, d)) for d in ("uint8", "uint16", "float")}

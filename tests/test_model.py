@@ -39,8 +39,10 @@ def trained() -> Model:
     pair = painted_pair()
     stack = replace(pair.image, spacing=(0.25, 0.5), units=("um", "um"), channels=("DAPI µ",))
     structures = [Structure(1, "Zellkern – é", "#112233")]
-    first, _ = run_training([Pair(stack, pair.labels)], tiny(epochs=2), structures=structures)
-    model, _ = run_training([Pair(stack, pair.labels)], tiny(steps=3), init=first)
+    first, _ = run_training(
+        [Pair(stack, pair.labels, "strokes")], tiny(epochs=2), structures=structures
+    )
+    model, _ = run_training([Pair(stack, pair.labels, "strokes")], tiny(steps=3), init=first)
     assert isinstance(model, Model)
     return model
 

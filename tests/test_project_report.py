@@ -34,7 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tifffile.imwrite(folder / "cells.tif", image.astype(np.float32), photometric="minisblack")
     stack = open_stack(folder / "cells.tif")
     labels = strokes(truth, 8)
-    model = train([Pair(stack, labels)], tiny(epochs=2))
+    model = train([Pair(stack, labels, "strokes")], tiny(epochs=2))
     said = Truth(SHAPE)
     values = {
         "images": {

@@ -60,11 +60,11 @@ from napari_unetseg.engine.remote import link
 from napari_unetseg.engine.remote.client import run
 from napari_unetseg.engine.remote.events import decoded, encoded
 from napari_unetseg.engine.remote.grids import pack_grid, unpack_grid
-from napari_unetseg.engine.remote.images import Pieces, Store, cut, hash_of
+from napari_unetseg.engine.remote.images import Pieces, Store, cut, described, hash_of
 from napari_unetseg.engine.remote.link import Link, address_of, device_at
 from napari_unetseg.engine.remote.models import Models
 from napari_unetseg.engine.remote.packets import BadMessageError, pack, unpack
-from napari_unetseg.engine.remote.worker import Desk
+from napari_unetseg.engine.remote.worker import Desk, Job
 
 LONG = {"steps": 100_000}
 CPU = PredictSettings(device="cpu", threads=1)
@@ -274,7 +274,7 @@ def test_of_a_large_stack_only_what_is_needed_is_read(
     labels = np.zeros(truth.shape, np.uint8)
     labels[100] = strokes(truth[100])
     watched = Watched(image, most=image[0].size)
-    pair = Pair(Stack(watched, "TYX"), labels)
+    pair = Pair(Stack(watched, "TYX"), labels, "strokes")
     sent = count_sent(monkeypatch)
     finish(run(training(pair, steps=2), worker.address, Control()))
     assert 9 <= len(watched.reads) <= 12
@@ -624,3 +624,26 @@ def test_kinds_of_labels_travel(worker: Worker) -> None:
     here, _ = finish(training(pair, steps=4)(Control(1)))
     there, _ = finish(run(training(pair, steps=4), worker.address, Control()))
     assert here.id == there.id
+
+
+def test_two_threads_of_a_task_may_read_images_at_once() -> None:
+    """As where samples are drawn beside a step: each gets the pieces that it asked for."""
+    rng = np.random.default_rng(0)
+    images = [Stack(rng.integers(0, 99, (3, 300, 300), np.uint8), "ZYX") for _ in range(3)]
+    job, found = Job(Control(), Store(), Models()), dict[int, np.ndarray]()
+    stacks = [job.stack(described(image, number)) for number, image in enumerate(images)]
+
+    def read(number: int) -> None:
+        planes = [stacks[number].read((z,), (slice(0, 300), slice(0, 300))) for z in range(3)]
+        found[number] = np.concatenate(planes)
+
+    readers = [threading.Thread(target=read, args=(n,), daemon=True) for n in range(3)]
+    for reader in readers:
+        reader.start()
+    while any(reader.is_alive() for reader in readers):
+        for asked in job.answer()[0]["asked"]:
+            for batch in cut(images[asked["image"]], asked["cells"]):
+                cells = [(cell, hash_of(piece), n) for n, (cell, piece) in enumerate(batch.items())]
+                job.hear({"pieces": cells}, list(batch.values()))
+    for number, image in enumerate(images):
+        np.testing.assert_array_equal(found[number], image.data)

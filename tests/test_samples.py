@@ -41,13 +41,37 @@ def test_other_shapes_are_refused_with_both_shapes(which: str) -> None:
     arrays = {"labels": np.zeros((20, 30), np.uint8), "corrections": None}
     arrays[which] = np.zeros((21, 30), np.uint8)
     with pytest.raises(UserError, match=r"cells has the shape \(20, 30\).*\(21, 30\)"):
-        Pair(image, **arrays)  # type: ignore[arg-type]
+        Pair(image, kind="strokes", **arrays)  # type: ignore[arg-type]
 
 
 def test_axes_of_length_one_make_no_difference() -> None:
     image = Stack(np.zeros((1, 20, 30), np.uint8), "ZYX", name="cells")
-    pair = Pair(image, np.ones((20, 30), np.uint8), corrections=np.ones((1, 1, 20, 30), np.uint8))
+    pair = Pair(
+        image, np.ones((20, 30), np.uint8), "strokes", corrections=np.ones((1, 1, 20, 30), np.uint8)
+    )
     assert pair.labels.shape == pair.corrections.shape == (1, 20, 30)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [((), ""), ((None,), ""), (("mask",), ", not 'mask'"), ((np.ones(3),), "")]
+)
+def test_what_labels_mean_must_be_said(kind: tuple[Any, ...], said: str) -> None:
+    """A mask that is silently taken for strokes would train without any background."""
+    image = Stack(np.zeros((20, 30), np.uint8), "YX")
+    with pytest.raises(UserError) as error:
+        Pair(image, np.zeros((20, 30), np.uint8), *kind)
+    assert all(f"'{name}'" in str(error.value) for name in LabelKind)
+    assert str(error.value).endswith(f"every other number an object){said}.")
+
+
+def test_an_array_is_an_image_as_in_predict() -> None:
+    labels = np.ones((2, 20, 30), np.uint8)
+    pair = Pair(np.zeros((2, 3, 20, 30), np.uint8), labels, "full", axes="ZCYX")
+    assert (pair.kind, pair.image.axes, pair.image.n_channels) == (LabelKind.FULL, "ZCYX", 3)
+    assert Pair(np.zeros((20, 30, 3)), labels[0], LabelKind.FULL).image.axes == "YXS"
+    assert Pair(np.zeros((2, 20, 30)), labels, "instances").image.axes == "ZYX"
+    with pytest.raises(UserError, match="cannot be read as 'YX'"):
+        Pair(np.zeros((2, 20, 30)), labels, "full", axes="YX")
 
 
 # -- blocks and the guard band -------------------------------------------------------------------
@@ -112,8 +136,8 @@ def regions(data: TrainingData) -> set[tuple[tuple[int, ...], tuple[tuple[int, i
 def test_blocks_stay_as_strokes_are_added_and_images_renamed() -> None:
     image, truth = blobs((200, 220), 25)
     few, more = strokes(truth, 16), strokes(truth, 4)
-    before = data_of(Pair(Stack(image, "YX", name="a"), few))
-    after = data_of(Pair(Stack(image.copy(), "YX", name="b"), more))
+    before = data_of(Pair(Stack(image, "YX", name="a"), few, "strokes"))
+    after = data_of(Pair(Stack(image.copy(), "YX", name="b"), more, "strokes"))
     assert before.validated
     assert after.validated
     assert regions(before) <= regions(after)
@@ -126,7 +150,7 @@ def test_blocks_stay_as_strokes_are_added_and_images_renamed() -> None:
 def test_what_validates_in_one_plane_trains_in_none() -> None:
     """Neighbouring planes and frames look alike, so they must not tell each other's labels."""
     image, truth = blobs((3, 128, 128), 40)
-    data = data_of(Pair(Stack(image, "TYX"), strokes(truth, 4)), share=0.3)
+    data = data_of(Pair(Stack(image, "TYX"), strokes(truth, 4), "strokes"), share=0.3)
     assert len(data.planes) == 3
     assert data.validation_blocks()
     for _, block in data.validation_blocks():
@@ -166,7 +190,7 @@ def test_a_rare_structure_is_among_the_scored_blocks() -> None:
     labels = np.full((12, 128, 128), 255, np.uint8)
     labels[:, ::2] = 1
     image = np.random.default_rng(0).random(labels.shape).astype(np.float32)
-    common = data_of(Pair(Stack(image, "TYX"), labels), share=0.3)
+    common = data_of(Pair(Stack(image, "TYX"), labels, "strokes"), share=0.3)
     scored = {id(block) for _, block in common.validation_blocks()}
     assert len(scored) == 64
     left_out = [
@@ -181,7 +205,7 @@ def test_a_rare_structure_is_among_the_scored_blocks() -> None:
         rare[(*index, *region)] = 2  # it validates here and nowhere else
         place = np.argwhere(common.planes[3].train != IGNORE)[:200]
         rare[3, place[:, 0], place[:, 1]] = 2
-        data = data_of(Pair(Stack(image, "TYX"), rare), share=0.3)
+        data = data_of(Pair(Stack(image, "TYX"), rare, "strokes"), share=0.3)
         assert data.validated
         assert any((p.validate[b.region] == 2).any() for p, b in data.validation_blocks())
 
@@ -309,7 +333,7 @@ def test_one_voxel_of_each_class_in_a_large_lazy_image(kind: str) -> None:
     labels[5, size - 1], labels[size // 2, 7] = 3, 255
     image = np.zeros((size, size), np.uint8)
     image[::3] = 200
-    data = data_of(Pair(Stack(lazily(kind, image), "YX"), lazily(kind, labels)))
+    data = data_of(Pair(Stack(lazily(kind, image), "YX"), lazily(kind, labels), "strokes"))
     assert data.classes.numbers == (0, 3)
     assert not data.validated
     rng = np.random.default_rng(0)
@@ -321,7 +345,7 @@ def test_stacks_are_read_a_plane_at_a_time_and_only_where_labelled() -> None:
     labels = np.zeros((30, 40, 50), np.uint8)
     labels[7, 5], labels[9, 20] = 1, 255
     watched = Watched(np.zeros(labels.shape, np.uint8), most=40 * 50)
-    data = data_of(Pair(Stack(watched, "ZYX"), Watched(labels, most=40 * 50)))
+    data = data_of(Pair(Stack(watched, "ZYX"), Watched(labels, most=40 * 50), "strokes"))
     assert [p.index for p in data.planes] == [(7,), (9,)]
     rng = np.random.default_rng(0)
     for _ in range(10):
@@ -337,7 +361,7 @@ def test_memory_for_images_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         image = data.read(plane, (slice(0, 32), slice(0, 32)))
         whole = data.normalization.apply(plane.stack.read(plane.index, plane.stack.whole(2)))
         np.testing.assert_array_equal(image, whole)
-    assert sum(a.nbytes for a in data._cache.values()) <= 3 * 4 * 32 * 32
+    assert data._cache.nbytes <= 3 * 4 * 32 * 32
 
 
 # -- what the labels mean ------------------------------------------------------------------------
@@ -417,7 +441,9 @@ BAD: list[tuple[str, Callable[[], list[Pair]], str]] = [
         "channels",
         lambda: [
             pair_of(halves(1, 255)),
-            Pair(Stack(np.zeros((40, 40, 3), np.uint8), "YXS", name="rgb"), halves(1, 255)),
+            Pair(
+                Stack(np.zeros((40, 40, 3), np.uint8), "YXS", name="rgb"), halves(1, 255), "strokes"
+            ),
         ],
         r"image has 1 channel\(s\) and rgb has 3",
     ),
@@ -454,9 +480,9 @@ def test_classes_of_a_model_to_go_on_from() -> None:
 def test_images_of_another_bit_depth_are_scaled_as_in_prediction() -> None:
     image, truth = blobs((64, 64), 8)
     eight = (image.clip(0, 1) * 255).astype(np.uint8)
-    first = data_of(Pair(Stack(eight, "YX"), strokes(truth)))
+    first = data_of(Pair(Stack(eight, "YX"), strokes(truth), "strokes"))
     later = data_of(
-        Pair(Stack(eight.astype(np.uint16) * 257, "YX"), strokes(truth)),
+        Pair(Stack(eight.astype(np.uint16) * 257, "YX"), strokes(truth), "strokes"),
         normalization=first.normalization,
     )
     region = (slice(0, 64), slice(0, 64))
@@ -467,8 +493,8 @@ def test_images_of_another_bit_depth_are_scaled_as_in_prediction() -> None:
 
 def test_renewed_takes_newer_strokes_and_keeps_classes_and_range() -> None:
     image, truth = blobs((96, 96), 12)
-    data = data_of(Pair(Stack(image, "YX"), strokes(truth, 24)))
-    newer = data.renewed([Pair(Stack(image, "YX"), strokes(truth, 8))])
+    data = data_of(Pair(Stack(image, "YX"), strokes(truth, 24), "strokes"))
+    newer = data.renewed([Pair(Stack(image, "YX"), strokes(truth, 8), "strokes")])
     assert newer.train_voxels > data.train_voxels
     assert newer.classes == data.classes
     assert newer.normalization is data.normalization

@@ -92,7 +92,7 @@ def pair() -> Pair:
     """Blobs with strokes; the ground of one corner is brighter."""
     image, truth = blobs((96, 96), 14)
     image[CORNER] += 0.3
-    return Pair(Stack(image, "YX"), strokes(truth))
+    return Pair(Stack(image, "YX"), strokes(truth), "strokes")
 
 
 @pytest.fixture(scope="module")
@@ -134,13 +134,13 @@ def test_the_user_reads_that_it_is_held(pair: Pair, before: Model) -> None:
     assert "keeps to its mask" in begun(pair, before).reason
     assert begun(pair, before).setting == "hold"
     assert "keeps" not in begun(pair, before, hold=0.0).reason
-    other = Pair(Stack(np.asarray(pair.image.data)[::-1], "YX"), pair.labels)
+    other = Pair(Stack(np.asarray(pair.image.data)[::-1], "YX"), pair.labels, "strokes")
     assert "keeps" not in begun(other, before).reason
 
 
 def test_a_mask_that_nobody_saw_holds_nothing_back(before: Model) -> None:
     image, truth = blobs((96, 96), 14, seed=5)
-    unseen = Pair(Stack(image, "YX"), strokes(truth))
+    unseen = Pair(Stack(image, "YX"), strokes(truth), "strokes")
     assert same_weights(on(before, unseen, 0.0, 3), on(before, unseen, 2.0, 3))
     corrections = np.zeros_like(unseen.labels)
     corrections[:4, :4] = BRUSH
@@ -201,7 +201,7 @@ def test_newer_strokes_that_are_refused_leave_what_is_held_as_it_was(
 def two_kinds() -> tuple[Pair, np.ndarray]:
     """Blobs of two kinds with strokes that take them for one, and the truth of the second kind."""
     image, truth = blobs((192, 192), 30, structures=2)
-    return Pair(Stack(image, "YX"), strokes((truth > 0).astype(np.uint8))), truth == 2
+    return Pair(Stack(image, "YX"), strokes((truth > 0).astype(np.uint8)), "strokes"), truth == 2
 
 
 @pytest.fixture(scope="module")

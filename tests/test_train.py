@@ -72,7 +72,7 @@ def trained(pair: Pair) -> Model:
 
 def one_structure() -> tuple[Pair, Stack, np.ndarray]:
     (image, truth), (fresh, wanted) = blobs((96, 96), 12, 0), blobs((96, 96), 12, 5)
-    return Pair(Stack(image, "YX"), strokes(truth)), Stack(fresh, "YX"), wanted
+    return Pair(Stack(image, "YX"), strokes(truth), "strokes"), Stack(fresh, "YX"), wanted
 
 
 def two_structures(background: bool = True) -> tuple[Pair, Stack, np.ndarray]:
@@ -81,7 +81,7 @@ def two_structures(background: bool = True) -> tuple[Pair, Stack, np.ndarray]:
     if not background:  # the ground is a structure that was painted with a number of its own
         truth, wanted = truth + np.uint8(1), wanted + np.uint8(1)
     painted = strokes(truth, 8, brush=background)
-    return Pair(Stack(image, "YX"), painted), Stack(fresh, "YX"), wanted
+    return Pair(Stack(image, "YX"), painted, "strokes"), Stack(fresh, "YX"), wanted
 
 
 def colours() -> tuple[Pair, Stack, np.ndarray]:
@@ -94,13 +94,17 @@ def colours() -> tuple[Pair, Stack, np.ndarray]:
         return (rgb.clip(0, 1) * 255).astype(np.uint8), truth
 
     (image, truth), (fresh, wanted) = make(0), make(5)
-    return Pair(Stack(image, "YXS"), strokes(truth)), Stack(fresh, "YXS"), wanted
+    return Pair(Stack(image, "YXS"), strokes(truth), "strokes"), Stack(fresh, "YXS"), wanted
 
 
 def volume() -> tuple[Pair, Stack, np.ndarray]:
     (image, truth), (fresh, wanted) = blobs((8, 40, 40), 8, 0), blobs((8, 40, 40), 8, 5)
     thick = (3.0, 1.0, 1.0)
-    return Pair(Stack(image, "ZYX", thick), strokes(truth, 2)), Stack(fresh, "ZYX", thick), wanted
+    return (
+        Pair(Stack(image, "ZYX", thick), strokes(truth, 2), "strokes"),
+        Stack(fresh, "ZYX", thick),
+        wanted,
+    )
 
 
 def time_series() -> tuple[Pair, Stack, np.ndarray]:
@@ -109,7 +113,7 @@ def time_series() -> tuple[Pair, Stack, np.ndarray]:
     painted = np.zeros_like(truth)
     painted[0], painted[2] = strokes(truth[0], 8), strokes(truth[2], 8)
     stack = Stack(image, "TYX")
-    return Pair(stack, painted), stack, truth
+    return Pair(stack, painted, "strokes"), stack, truth
 
 
 IN_3D = {
@@ -158,7 +162,7 @@ def test_labels_of_all_kinds_and_corrections_train() -> None:
         model = train([Pair(Stack(image, "YX"), labels, kind)], tiny(steps=70, **FAST))
         assert model.classes.numbers == (0, 1)
         assert dice(truth > 0, predict(model, image) > 0) > 0.85
-    fixed = Pair(Stack(image, "YX"), np.zeros_like(truth), corrections=strokes(truth, 8))
+    fixed = Pair(Stack(image, "YX"), np.zeros_like(truth), "strokes", corrections=strokes(truth, 8))
     assert dice(truth > 0, predict(train([fixed], tiny(steps=70, **FAST)), image) > 0) > 0.85
 
 
@@ -170,7 +174,7 @@ def test_what_is_not_labelled_does_not_matter(pair: Pair) -> None:
     other = image.copy()
     other[:, 300:] = other[:, 300:][:, ::-1]  # the same intensities, elsewhere
     settings = tiny(steps=6, augment=NO_AUGMENT, validation=0.0, pretrained=False)
-    ids = [train([Pair(Stack(i, "YX"), labels)], settings).id for i in (image, other)]
+    ids = [train([Pair(Stack(i, "YX"), labels, "strokes")], settings).id for i in (image, other)]
     assert ids[0] == ids[1]
 
 
@@ -181,13 +185,17 @@ def test_small_and_thin_images_train(shape: tuple[int, int], depth: int) -> None
     labels.flat[::3] = 1
     image = np.where(labels == 1, 200, 20).astype(np.uint8)
     settings = tiny(steps=2, depth=depth, patch=None, augment=AugmentSettings())
-    model = train([Pair(Stack(image, "YX"), labels)], settings)
+    model = train([Pair(Stack(image, "YX"), labels, "strokes")], settings)
     assert predict(model, image).shape == shape
 
 
 def test_images_of_one_voxel_train_together() -> None:
     pairs = [
-        Pair(Stack(np.full((1, 1), value, np.uint8), "YX"), np.full((1, 1), label, np.uint8))
+        Pair(
+            Stack(np.full((1, 1), value, np.uint8), "YX"),
+            np.full((1, 1), label, np.uint8),
+            "strokes",
+        )
         for value, label in [(10, 255), (200, 1)]
     ]
     model = train(pairs, tiny(steps=2, depth=4, patch=None, augment=AugmentSettings()))
@@ -200,7 +208,9 @@ def test_broken_pixels_do_no_harm() -> None:
     image, truth = blobs((64, 64), 8, 1)
     image[::9, ::7] = np.nan
     image[3, 3] = np.inf
-    model, events = run_training([Pair(Stack(image, "YX"), strokes(truth))], tiny(steps=12, **FAST))
+    model, events = run_training(
+        [Pair(Stack(image, "YX"), strokes(truth), "strokes")], tiny(steps=12, **FAST)
+    )
     assert all(math.isfinite(e.loss) for e in of_kind(events, StepDone))
     assert all(torch.isfinite(t).all() for t in model.weights.values())
 
@@ -359,7 +369,7 @@ def test_without_a_score_the_newest_weights_are_returned_and_it_is_said() -> Non
     labels = np.zeros((64, 64), np.uint8)
     labels[10, 10:20], labels[40, 10:20] = 1, 255
     image = np.random.default_rng(0).random((64, 64)).astype(np.float32)
-    model, events = run_training([Pair(Stack(image, "YX"), labels)], tiny(epochs=2))
+    model, events = run_training([Pair(Stack(image, "YX"), labels, "strokes")], tiny(epochs=2))
     assert "too little annotation" in events[0].text
     assert isinstance(events[1], Prepared)
     assert events[1].blocks == events[1].validation_voxels == 0
@@ -397,7 +407,7 @@ def test_more_annotation_makes_longer_epochs() -> None:
     steps = []
     for every in (48, 4):
         image, truth = blobs((192, 192), 40)
-        pairs = [Pair(Stack(image, "YX"), strokes(truth, every))]
+        pairs = [Pair(Stack(image, "YX"), strokes(truth, every), "strokes")]
         for event in train_events(pairs, tiny(patch=32, batch=2)):
             if isinstance(event, Prepared):
                 steps.append(event.epoch_steps)
@@ -451,7 +461,12 @@ def test_stop_is_seen_between_the_images_of_the_first_answer() -> None:
     control = Impatient(threads=1)
     events: list[Any] = []
     with pytest.raises(TrainingError, match="nothing was learned yet"):
-        train([Pair(Stack(image, "TYX"), painted)], tiny(), control=control, on_event=events.append)
+        train(
+            [Pair(Stack(image, "TYX"), painted, "strokes")],
+            tiny(),
+            control=control,
+            on_event=events.append,
+        )
     assert not of_kind(events, Improved)
     assert not of_kind(events, StepDone)
 
@@ -614,7 +629,7 @@ def with_newer(pair: Pair, newer: Pair, **settings: Any) -> tuple[Model, list[An
 
 
 def test_newer_annotations_are_used_from_the_next_step_on(pair: Pair) -> None:
-    newer = Pair(pair.image, strokes(blobs((96, 96), 12, 0)[1], 4))
+    newer = Pair(pair.image, strokes(blobs((96, 96), 12, 0)[1], 4), "strokes")
     model, events = with_newer(pair, newer)
     voxels = model.history[-1].labelled_voxels
     assert voxels > 2 * events[0].train_voxels
@@ -624,7 +639,7 @@ def test_newer_annotations_are_used_from_the_next_step_on(pair: Pair) -> None:
 
 
 def test_what_is_offered_goes_with_what_stays(pair: Pair) -> None:
-    control, other = Control(), Pair(pair.image, pair.labels)
+    control, other = Control(), Pair(pair.image, pair.labels, "strokes")
     control.keep_pairs((other,))
     assert control.take_pairs() is None
     control.offer_pairs((pair,))
@@ -650,7 +665,7 @@ def test_scores_on_older_annotations_are_not_compared(
 
     monkeypatch.setattr(Learner, "score", score)
     monkeypatch.setattr(TrainingData, "newer_than", lambda *_: [])  # nothing to be answered
-    newer = Pair(pair.image, strokes(blobs((96, 96), 12, 0)[1], 4))
+    newer = Pair(pair.image, strokes(blobs((96, 96), 12, 0)[1], 4), "strokes")
     if offered:
         model, events = with_newer(pair, newer)
     else:
@@ -719,7 +734,7 @@ def unfit_labels(pair: Pair, how: str) -> Pair:
         labels[:5] = 3
     else:
         labels = labels * np.uint16(300)
-    return Pair(pair.image, labels)
+    return Pair(pair.image, labels, "strokes")
 
 
 @pytest.mark.parametrize("how", ["one class", "other structure", "nonsense"])

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.blocks import Place, Places
     from napari_unetseg.core.learner import Learner, Weights
     from napari_unetseg.core.metrics import Scores
+    from napari_unetseg.core.sampler import Batch
 
 __all__ = ["FEW", "SLACK", "StrokeAnswer", "as_good"]
 
@@ -137,13 +138,13 @@ class StrokeAnswer:
             scaler.update()
         return learner.copied(network)
 
-    def _draw(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _draw(self, step: int) -> Batch:
         """A batch: some of it around newer strokes, in turns where it is a single sample."""
         rng = np.random.default_rng([*self._seed, step])
         batch = min(self.learner.batch, BATCH)
         newer = min(NEWER, batch // 2) or (step + 1) % 2
         places = [self._place(int(rng.integers(self._ends[-1]))) for _ in range(newer)]
-        return self.learner.draw(self._key(step), range(batch), places)
+        return self.learner.sampler.batch(self._key(step), range(batch), places)
 
     def _key(self, step: int) -> tuple[int, int]:
         return STREAM + self._seed[-1], step

@@ -48,16 +48,20 @@ class Plane:
     """A labelled plane or volume: class indices to train and to validate on, and its blocks."""
 
     stack: Stack
+    pair: int
+    """Number of its annotated image among those that train together."""
     index: tuple[int, ...]
     train: np.ndarray
     validate: np.ndarray
     blocks: list[Block]
+    counts: np.ndarray
+    """Voxels of each class that train, int64."""
     anchors: dict[int, np.ndarray] = field(default_factory=dict)
-    counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    taught: np.ndarray | None = None
+    """What `Teacher` makes of the labels, once there was one."""
 
-    def index_anchors(self, n_classes: int, rng: np.random.Generator) -> None:
+    def index_anchors(self, rng: np.random.Generator) -> None:
         """Remember where voxels of each class are."""
-        self.counts = count_classes(self.train, n_classes)
         for number, count in enumerate(self.counts.tolist()):
             if count:
                 self.anchors[number] = _places_of(self.train, number, count, rng)

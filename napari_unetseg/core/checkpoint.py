@@ -53,7 +53,7 @@ def identity(
         labels.update(repr((data.place_of(plane), plane.train.shape)).encode())
         labels.update(np.ascontiguousarray(plane.train).data)
         labels.update(np.ascontiguousarray(plane.validate).data)
-    images = repr((list(data.fingerprints.values()), data.normalization))
+    images = repr((data.fingerprints, data.normalization))
     return Identity(
         version=versions()["napari-unetseg"],
         settings=settings.model_dump(mode="json", exclude=OF_A_RUN),

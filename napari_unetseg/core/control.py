@@ -83,9 +83,18 @@ class Control:
             self._pairs = pairs
 
     def keep_pairs(self, pairs: tuple[Pair, ...]) -> None:
-        """Annotations that stay as they are, to go with whatever is offered."""
+        """Annotations that go with whatever is offered.
+
+        They stay as they are, so that they are not read again when newer ones come.
+        """
         with self._lock:
             self._kept = pairs
+
+    @property
+    def fixed(self) -> tuple[Pair, ...]:
+        """The annotations that stay as they are."""
+        with self._lock:
+            return self._kept
 
     @property
     def offers(self) -> bool:

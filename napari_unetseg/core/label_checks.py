@@ -6,6 +6,8 @@ otherwise is a note.
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,9 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LabelValues",
+    "PlaneValues",
     "check_not_swapped",
     "check_together",
     "check_values",
+    "count_planes",
     "count_values",
     "notes_of",
     "read_values",
@@ -35,6 +39,8 @@ NEAR_ENDS = 10
 MANY = 12
 """So many values of strokes, or beside 255 in a full mask, are seldom structures."""
 BUTTON = "a button below 'They are' in napari"
+Index = tuple[int, ...]
+"""Of a plane (Y, X) along the other axes of an array."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +66,68 @@ class LabelValues:
     look: Look
 
 
+@dataclass(frozen=True, slots=True)
+class PlaneValues:
+    """What a plane (Y, X) of a label image holds.
+
+    Attributes
+    ----------
+    counts
+        Voxels of each value; NaN is not counted.
+    size
+        All voxels.
+    digest
+        Of type and bytes: the same where another plane holds the same.
+    """
+
+    counts: Mapping[int, int]
+    size: int
+    digest: bytes
+
+
+def count_planes(
+    labels: Any,
+    name: str,
+    planes: Iterable[Index] | None = None,
+    before: Mapping[Index, PlaneValues] | None = None,
+) -> dict[Index, PlaneValues]:
+    """Count the values of each plane of a label image, a plane in memory at a time.
+
+    Parameters
+    ----------
+    labels, name, planes
+        As in `read_values`.
+    before
+        What an earlier version held: planes that hold the same are not counted again.
+
+    Raises
+    ------
+    UserError
+        Values are no whole numbers.
+    """
+    counted: dict[Index, PlaneValues] = {}
+    for index in np.ndindex(*labels.shape[:-2]) if planes is None else planes:
+        plane = np.asarray(labels[index])
+        digest = (
+            hashlib.blake2b(plane.tobytes(), digest_size=16).digest() + plane.dtype.str.encode()
+        )
+        known = before.get(index) if before else None
+        if known is None or known.digest != digest:
+            known = PlaneValues(count_values(plane, name), plane.size, digest)
+        counted[index] = known
+    return counted
+
+
 def survey_values(
     labels: Any,
     kind: LabelKind,
     name: str,
     ignore: int | None = None,
-    planes: Iterable[tuple[int, ...]] | None = None,
+    counted: Mapping[Index, PlaneValues] | None = None,
     *,
     looks: bool = True,
 ) -> LabelValues:
-    """Count the values of a label image, a plane in memory at a time, and look at it.
+    """Sum up the values of the planes of a label image, and look at it.
 
     Parameters are those of `read_values`.
 
@@ -78,19 +136,14 @@ def survey_values(
     UserError
         Values are no whole numbers.
     """
-    counts: dict[int, int] = {}
-    size, richest = 0, dict[tuple[int, ...], int]()
-    for index in np.ndindex(*labels.shape[:-2]) if planes is None else planes:
-        plane = np.asarray(labels[index])
-        found = count_values(plane, name)
-        size += plane.size
-        richest[index] = len(found)
-        for value, number in found.items():
-            counts[value] = counts.get(value, 0) + number
-    missing, look = size - sum(counts.values()), Look()
+    counted = count_planes(labels, name) if counted is None else counted
+    counts = Counter[int]()
+    for plane in counted.values():
+        counts.update(plane.counts)
+    missing, look = sum(plane.size for plane in counted.values()) - counts.total(), Look()
     least = MANY if kind is LabelKind.STROKES else FEWEST - 1
     if looks and len(counts.keys() - {0, ignore}) >= least:
-        order = sorted(richest, key=lambda index: -richest[index])
+        order = sorted(counted, key=lambda index: -len(counted[index].counts))
         look = look_at(labels, ignore, order)
     known = {value: number for value, number in counts.items() if value != ignore}
     return LabelValues(name, kind, known, missing, look)
@@ -101,12 +154,12 @@ def read_values(
     kind: LabelKind,
     name: str,
     ignore: int | None = None,
-    planes: Sequence[tuple[int, ...]] | None = None,
+    counted: Mapping[Index, PlaneValues] | None = None,
     image: Stack | None = None,
     *,
     looks: bool = True,
 ) -> LabelValues:
-    """Count the values of a label image, a plane in memory at a time, and check them.
+    """Sum up the values of a label image, and check them.
 
     Parameters
     ----------
@@ -118,8 +171,8 @@ def read_values(
         What to call it in a sentence.
     ignore
         A value that means "not labelled".
-    planes
-        Indices of the planes that may hold labels; all by default.
+    counted
+        What `count_planes` found in it; by default all planes are counted.
     image
         What they are labels of: whether the two are swapped is looked at.
     looks
@@ -130,7 +183,7 @@ def read_values(
     UserError
         The values cannot be of that kind.
     """
-    found = survey_values(labels, kind, name, ignore, planes, looks=looks)
+    found = survey_values(labels, kind, name, ignore, counted, looks=looks)
     if image is not None:
         check_not_swapped(image, found)
     try:
@@ -138,7 +191,7 @@ def read_values(
     except UserError:
         if looks:
             raise
-        return read_values(labels, kind, name, ignore, planes, image)  # to say more of it
+        return read_values(labels, kind, name, ignore, counted, image)  # to say more of it
     return found
 
 

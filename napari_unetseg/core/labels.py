@@ -44,6 +44,24 @@ class LabelKind(StrEnum):
     INSTANCES = "instances"
     """0 = background, every other number is an object of structure 1."""
 
+    @classmethod
+    def of(cls, kind: LabelKind | str | None) -> LabelKind:
+        """The kind of that name.
+
+        Raises
+        ------
+        UserError
+            There is no such kind, or none is given: nobody can tell whether 0 is background.
+        """
+        if isinstance(kind, str) and kind in set(cls):
+            return cls(kind)
+        instead = f", not {kind!r}" if isinstance(kind, str) else ""
+        raise UserError(
+            "Say what the numbers in the labels mean by their kind: 'full' (0 background, 1 to 254 "
+            "structures), 'strokes' (0 not labelled, 1 to 254 structures, 255 background) or "
+            f"'instances' (0 background, every other number an object){instead}."
+        )
+
 
 def default_color(number: int) -> str:
     """The colour of a structure that was given none: the same in every layer and file."""

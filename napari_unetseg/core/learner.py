@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from napari_unetseg.core.augment import Augmenter, margin
+from napari_unetseg.core.augment import Augmenter
+from napari_unetseg.core.cpu import default_threads
 from napari_unetseg.core.devices import release_memory
 from napari_unetseg.core.encoder_weights import load_encoder
 from napari_unetseg.core.encoders import build
@@ -28,13 +28,13 @@ from napari_unetseg.core.losses import (
 from napari_unetseg.core.memory_errors import is_out_of_memory
 from napari_unetseg.core.native import load_triton_apart
 from napari_unetseg.core.parallel import Team
+from napari_unetseg.core.sampler import Batch, Key, Prefetcher, Sampler, seed_of
 from napari_unetseg.core.start import HeadFit, measure_norms, pretrained_body
 from napari_unetseg.core.teacher import HELD_OUT, Teacher, distillation_sums
 from napari_unetseg.core.unet import NORMS
 from napari_unetseg.core.validate import Validator
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.blocks import Place
     from napari_unetseg.core.config import TrainSettings
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.plan import Plan
@@ -55,10 +55,11 @@ KNOWING = 200
 FAST = ("cpu", "cuda")
 """Devices that train faster with channels last and a fused optimiser. On MPS some norms learn
 wrongly from channels last (https://github.com/pytorch/pytorch/issues/175189)."""
+PREFETCHING, MOST_THREADS = ("cuda",), 4
+"""Devices on which samples are drawn beside a step, and by how many threads at most: on a CPU the
+step itself needs them."""
 SMALLEST_PATCH = 32
 Weights = dict[str, Tensor]
-Key = tuple[int, ...]
-"""What random numbers follow from, besides the seed: a step's number."""
 T = TypeVar("T")
 
 
@@ -107,6 +108,8 @@ class Learner:
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.teacher: Teacher | None = None
         self.augment = Augmenter(settings.augment, data.dims)
+        ahead = device.type in PREFETCHING
+        self.prefetcher = Prefetcher(min(MOST_THREADS, default_threads()) if ahead else 0)
         self.validator = Validator(data, self.network, device, self.team)
         self.use(data)
         self.steps = 0
@@ -274,7 +277,7 @@ class Learner:
     def loss(
         self, network: UNet, key: Key, images: Tensor, targets: Tensor, held: Tensor
     ) -> Tensor:
-        """The loss of a network on samples as `draw` gives them, of this process alone."""
+        """The loss of a network on a `Batch` of this process alone."""
         return self._loss(self._sums(network, key, images, targets, held, len(images)))
 
     def _sums(
@@ -286,7 +289,7 @@ class Learner:
         held: Tensor,
         batch: int | None = None,
     ) -> Tensor:
-        """What the loss of samples as `draw` gives them is made of; those of all are added.
+        """What the loss of a `Batch` is made of; what all processes find is added.
 
         ``batch`` is how many there are in all processes, `Learner.batch` by default.
         """
@@ -328,36 +331,19 @@ class Learner:
         """From 0 to 1: a network that knows nothing yet would say one class of everything."""
         return 1.0 if self.knows else min(1.0, self.steps / KNOWING)
 
-    def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
+    @property
+    def sampler(self) -> Sampler:
+        """Draws samples of what is trained on now."""
+        return Sampler(self.data, self.teacher, self.augment, self.settings, self.patch)
+
+    def _draw(self) -> Batch:
         """This process's share of a step's batch."""
-        return self.draw((self.steps,), self.team.share(range(self.batch)))
+        numbers = self.team.share(range(self.batch))
+        return self.prefetcher.batch(self.sampler, self.steps, numbers)
 
-    def draw(
-        self, key: Key, numbers: Iterable[int], places: Sequence[Place] = ()
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Samples (N, C, *patch), targets (N, *patch), and which of them the teacher knows.
-
-        A sample follows from seed, key and its number in the batch, whoever draws it. The first are
-        cut around ``places``, the others around voxels that are picked.
-        """
-        drawn = [self._sample(key, n, places[n] if n < len(places) else None) for n in numbers]
-        images, targets, held = zip(*drawn, strict=True)
-        return torch.stack(images), torch.stack(targets), torch.tensor(held)
-
-    def _sample(self, key: Key, number: int, place: Place | None) -> tuple[Tensor, Tensor, bool]:
-        rng = np.random.default_rng([self.settings.seed, *key, number])
-        factor = margin(self.settings.augment)
-        cut = (*self.patch[:-2], *(math.ceil(p * factor) for p in self.patch[-2:]))
-        plane, anchor = place or self._pick(rng)
-        labels = self.teacher.labels(plane) if self.teacher else None
-        image, target = self.data.cut(plane, anchor, cut, rng, self.patch, labels)
-        with seeded(self.device, self.settings.seed, *key, number):
-            x, y = self.augment(torch.from_numpy(image), torch.from_numpy(target), self.patch)
-        return x, y, self.teacher is not None and self.teacher.knows(plane)
-
-    def _pick(self, rng: np.random.Generator) -> Place:
-        """A voxel to learn from: a labelled one, or now and then any one that the teacher knows."""
-        return (self.teacher.pick(rng) if self.teacher else None) or self.data.pick(rng)
+    def close(self) -> None:
+        """End the threads that draw samples."""
+        self.prefetcher.close()
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -460,5 +446,5 @@ def seeded(device: torch.device, *numbers: int) -> Iterator[None]:
     """PyTorch's random numbers follow from these numbers; elsewhere they go on as before."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+        torch.manual_seed(seed_of(*numbers))
         yield

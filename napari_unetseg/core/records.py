@@ -103,9 +103,10 @@ def image_records(data: TrainingData) -> tuple[ImageRecord, ...]:
             shape=tuple(int(s) for s in image.data.shape),
             axes=image.axes,
             dtype=str(image.data.dtype),
-            fingerprint=image.fingerprint(),
+            fingerprint=read.fingerprint,
         )
-        for image in (p.image for p in data.pairs)
+        for read in data.read_pairs
+        for image in (read.pair.image,)
     )
 
 

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from napari_unetseg.core.blocks import Block, Places, Plane, count_classes, split
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.image import Normalization, Stack
-from napari_unetseg.core.label_checks import LabelValues, check_together, notes_of, read_values
+from napari_unetseg.core.label_checks import (
+    LabelValues,
+    PlaneValues,
+    check_together,
+    count_planes,
+    notes_of,
+    read_values,
+)
+from napari_unetseg.core.labelled_planes import ReadPair, matched, read_pairs, same_pixels
 from napari_unetseg.core.labels import IGNORE, Classes, LabelKind, Structure
+from napari_unetseg.core.plane_cache import PlaneCache
 from napari_unetseg.core.singleton_axes import on_grid, same_but_singletons
 from napari_unetseg.core.sparse import planes_with
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.blocks import Block, Places, Plane
 
 __all__ = ["Pair", "TrainingData", "values_of"]
 
@@ -34,11 +45,21 @@ MOST_PIECES = 64
 MOST_LOOKED = 12
 """Label images that are looked at, and not only counted."""
 PIECE_EDGE = {2: (640, 640), 3: (32, 128, 128)}
+Index = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, init=False)
 class Pair:
     """One annotated image.
+
+    Parameters
+    ----------
+    image
+        A `Stack`, or an array whose axes are given by ``axes``.
+    labels, kind, corrections, ignore, newer
+        See the attributes; ``kind`` must be given, its name will do.
+    axes
+        Axes of an array, such as ``ZCYX`` (default ``TZYX`` from the right, ``YXS`` for RGB).
 
     Attributes
     ----------
@@ -61,21 +82,35 @@ class Pair:
     Raises
     ------
     UserError
-        The shapes of image and labels differ.
+        The shapes of image and labels differ, no kind is given or one that there is not, or an
+        array cannot have these axes.
     """
 
     image: Stack
     labels: Any
-    kind: LabelKind = LabelKind.STROKES
-    corrections: Any | None = None
-    ignore: int | None = None
-    newer: tuple[tuple[slice, ...], ...] = ()
+    kind: LabelKind
+    corrections: Any | None
+    ignore: int | None
+    newer: tuple[tuple[slice, ...], ...]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "kind", LabelKind(self.kind))
-        for name in ("labels", "corrections"):
-            if (array := getattr(self, name)) is not None:
-                object.__setattr__(self, name, self._on_grid(array))
+    def __init__(
+        self,
+        image: Any,
+        labels: Any,
+        kind: LabelKind | str | None = None,
+        corrections: Any | None = None,
+        ignore: int | None = None,
+        newer: tuple[tuple[slice, ...], ...] = (),
+        *,
+        axes: str | None = None,
+    ) -> None:
+        put = partial(object.__setattr__, self)
+        put("kind", LabelKind.of(kind))
+        put("image", image if isinstance(image, Stack) else Stack.from_array(image, axes))
+        put("labels", self._on_grid(labels))
+        put("corrections", None if corrections is None else self._on_grid(corrections))
+        put("ignore", ignore)
+        put("newer", newer)
 
     def _on_grid(self, array: Any) -> Any:
         if not same_but_singletons(array.shape, self.image.grid_shape):
@@ -86,20 +121,39 @@ class Pair:
             )
         return on_grid(array, self.image.grid_shape)
 
-    def values(self, *, looks: bool = True) -> LabelValues:
-        """What the labels hold, read a plane at a time; see `read_values`.
+    @property
+    def _name(self) -> str:
+        return f"The labels of {self.image.name}"
+
+    def count(self, before: Mapping[Index, PlaneValues] | None = None) -> dict[Index, PlaneValues]:
+        """Count the values of each plane (Y, X) of the labels that may hold any.
+
+        ``before`` is what an earlier version held; see `count_planes`.
+
+        Raises
+        ------
+        UserError
+            Values are no whole numbers.
+        """
+        planes = planes_with(self.labels) if self.kind is LabelKind.STROKES else None
+        return count_planes(self.labels, self._name, planes, before)
+
+    def values(
+        self, *, looks: bool = True, counted: Mapping[Index, PlaneValues] | None = None
+    ) -> LabelValues:
+        """What the labels hold, read a plane at a time or as it was counted; see `read_values`.
 
         Raises
         ------
         UserError
             The values cannot be of this kind.
         """
-        planes = planes_with(self.labels) if self.kind is LabelKind.STROKES else None
-        name, image = f"The labels of {self.image.name}", self.image
-        return read_values(self.labels, self.kind, name, self.ignore, planes, image, looks=looks)
+        found = self.count() if counted is None else counted
+        name, image = self._name, self.image
+        return read_values(self.labels, self.kind, name, self.ignore, found, image, looks=looks)
 
 
-def values_of(pairs: Sequence[Pair], *, looks: bool = True) -> list[LabelValues]:
+def values_of(pairs: Sequence[Pair | ReadPair], *, looks: bool = True) -> list[LabelValues]:
     """What the labels of several pairs hold; a dozen of them are looked at.
 
     Raises
@@ -112,7 +166,7 @@ def values_of(pairs: Sequence[Pair], *, looks: bool = True) -> list[LabelValues]
     for number, pair in enumerate(pairs):
         values = pair.values(looks=number in looked)
         found.append(values)
-        if pair.kind is LabelKind.FULL:
+        if values.kind is LabelKind.FULL:
             masks |= values.counts.keys()
             check_together(masks)
     return found
@@ -140,6 +194,9 @@ class TrainingData:
     known
         The classes of a model that training goes on from. It keeps those that nothing is labelled
         of, where labels are strokes or of a single class.
+    before, fixed
+        Earlier data with the same settings and classes, and those of the pairs that are as they
+        were then; see `renewed`.
 
     Attributes
     ----------
@@ -166,76 +223,82 @@ class TrainingData:
         normalization: Normalization | None = None,
         rule: str = "auto",
         known: Classes | None = None,
+        before: TrainingData | None = None,
+        fixed: Collection[Pair] = (),
     ) -> None:
         if not pairs:
             raise TrainingError("There is no image with labels to train on; choose or paint some.")
         self.pairs, self.dims, self.share = tuple(pairs), dims, share
+        self._seed, self._known = seed, known
+        self.planes: list[Plane] = []
         _check_channels(pairs, dims)
+        earlier = matched(pairs, before.read_pairs if before else ())
+        self.read_pairs: list[ReadPair] = read_pairs(pairs, earlier, fixed)
         values = list(self._read_values(looks=classes is None))  # not again for newer ones
         self.notes = notes_of(values)
         found = Classes.find([(v.counts, v.kind) for v in values], structures)
-        self._known = known
         kept = known if known is not None and self._leaves_out(found, known) else None
         self.classes = (classes or kept or found).renamed(structures)
         _check_classes(found, self.classes, self.pairs, kept)
         self.unlabelled = tuple(n for n in self.classes.numbers if n not in found.numbers)
-        self.fingerprints = {id(p.image): p.image.fingerprint() for p in pairs}
         self.normalization = normalization or Normalization.choose([p.image for p in pairs], rule)
-        self._scalings = {id(p.image): self.normalization.for_stack(p.image)[0] for p in pairs}
-        self.planes = self._read_planes(share)
-        self.validated = self._enough_to_validate()
-        if not self.validated:  # everything trains, what was in guard bands too
-            self.planes = self._read_planes(0.0)
+        self._scale(before, earlier)
+        self._read_planes(earlier)
         self._scored = self._choose_blocks()
-        rng = np.random.default_rng(seed)
-        for plane in self.planes:
-            plane.index_anchors(len(self.classes.numbers), rng)
         self.counts = sum((p.counts for p in self.planes), np.zeros(1, np.int64))
-        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._cached_bytes = 0
 
     # -- labels ------------------------------------------------------------------------------------
 
+    @property
+    def fingerprints(self) -> list[str]:
+        """The fingerprint of the image of each pair."""
+        return [read.fingerprint for read in self.read_pairs]
+
     def _read_values(self, *, looks: bool) -> Iterator[LabelValues]:
         """What every labels array holds, checked."""
-        yield from values_of(self.pairs, looks=looks)
-        for pair in self.pairs:
-            if pair.corrections is not None:
-                planes = planes_with(pair.corrections)
-                name = f"The corrections of {pair.image.name}"
-                yield read_values(pair.corrections, LabelKind.STROKES, name, planes=planes)
+        yield from values_of(self.read_pairs, looks=looks)
+        for read in self.read_pairs:
+            if (values := read.corrected_values()) is not None:
+                yield values
 
-    def _read_planes(self, share: float) -> list[Plane]:
-        return [plane for pair in self.pairs for plane in self._planes_of(pair, share)]
+    def _scale(self, before: TrainingData | None, earlier: Sequence[ReadPair | None]) -> None:
+        """Find how each image is scaled; images that were scaled before are not measured again."""
+        numbers = {
+            old.number: read.number
+            for read, old in zip(self.read_pairs, earlier, strict=True)
+            if old is not None and same_pixels(read.pair.image, old.pair.image)
+        }
+        known = {numbers[old]: before._scalings[old] for old in numbers} if before else {}
+        self._scalings: list[Normalization] = [
+            known.get(number) or self.normalization.for_stack(pair.image)[0]
+            for number, pair in enumerate(self.pairs)
+        ]
+        self._cache = PlaneCache(CACHE_BYTES)
+        if before is not None:
+            self._cache.take_over(before._cache, numbers)
 
-    def _planes_of(self, pair: Pair, share: float) -> Iterator[Plane]:
-        spacing = pair.image.spatial_spacing(self.dims)
-        fingerprint = self.fingerprints[id(pair.image)]
-        for index in self._labelled_planes(pair):
-            target = self.classes.encode(pair.labels[index], pair.kind, pair.ignore)
-            if pair.corrections is not None:
-                own = self.classes.encode(pair.corrections[index], LabelKind.STROKES)
-                target = np.where(own == IGNORE, target, own)
-            if (target != IGNORE).any():
-                # neighbouring planes look alike, so a cell is on the same side in all of them
-                yield Plane(pair.image, index, *split(target, fingerprint, spacing, share))
-
-    def _labelled_planes(self, pair: Pair) -> Iterable[tuple[int, ...]]:
-        """Indices of the planes, or volumes, that may be labelled."""
-        if pair.kind is not LabelKind.STROKES:
-            return pair.image.planes(self.dims)
-        leading = len(pair.image.leading_shape(self.dims))
-        arrays = [a for a in (pair.labels, pair.corrections) if a is not None]
-        return sorted({plane[:leading] for array in arrays for plane in planes_with(array)})
+    def _read_planes(self, earlier: Sequence[ReadPair | None]) -> None:
+        """Split the labels; without enough to validate everything trains, guard bands too."""
+        how = self.classes, self.dims
+        for read, old in zip(self.read_pairs, earlier, strict=True):
+            read.read_planes(*how, self.share, old)
+        self.validated = self._enough_to_validate()
+        for read in self.read_pairs:
+            read.use_share(self.share if self.validated else 0.0, *how)
+        self.planes = [found.plane for read in self.read_pairs for found in read.planes.values()]
+        for plane in self.planes:
+            if not plane.anchors:  # those of a plane follow from nothing else, so that they stay
+                key = (self._seed, int(self.fingerprints[plane.pair], 16), *plane.index)
+                plane.index_anchors(np.random.default_rng(key))
 
     def _enough_to_validate(self) -> bool:
         numbers = self.classes.numbers
         labelled = [k for k, number in enumerate(numbers) if number not in self.unlabelled]
         counts = np.zeros((2, len(numbers)), np.int64)
-        for plane in self.planes:
-            counts[0] += count_classes(plane.validate, len(numbers))
-            counts[1] += count_classes(plane.train, len(numbers))
-        blocks = sum(len(p.blocks) for p in self.planes)
+        planes = [plane for read in self.read_pairs for plane in read.planes.values()]
+        for plane in planes:
+            counts += plane.validate, plane.train
+        blocks = sum(plane.blocks for plane in planes)
         enough = len(labelled) > 1 and counts[:, labelled].min() >= FEWEST_VOXELS
         return bool(enough and blocks >= FEWEST_BLOCKS)
 
@@ -281,21 +344,14 @@ class TrainingData:
 
     def read(self, plane: Plane, region: tuple[slice, ...]) -> np.ndarray:
         """Normalised float32 (channels, *region); planes are kept in memory up to a limit."""
-        whole = self._cache.get(id(plane))
-        if whole is None:
-            stack = plane.stack
-            normalization = self._scalings[id(stack)]
-            size = 4 * stack.n_channels * math.prod(stack.spatial_shape(self.dims))
-            if size > CACHE_BYTES:
-                return normalization.apply(stack.read(plane.index, region))
-            whole = normalization.apply(stack.read(plane.index, stack.whole(self.dims)))
-            self._cache[id(plane)] = whole
-            self._cached_bytes += size
-            while self._cached_bytes > CACHE_BYTES:
-                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
-        else:
-            self._cache.move_to_end(id(plane))
-        return whole[(slice(None), *region)]
+        stack, scaling = plane.stack, self._scalings[plane.pair]
+        if 4 * stack.n_channels * math.prod(stack.spatial_shape(self.dims)) > CACHE_BYTES:
+            return scaling.apply(stack.read(plane.index, region))
+
+        def whole() -> np.ndarray:
+            return scaling.apply(stack.read(plane.index, stack.whole(self.dims)))
+
+        return self._cache.get((plane.pair, plane.index), whole)[(slice(None), *region)]
 
     def draw(
         self, size: tuple[int, ...], rng: np.random.Generator, core: tuple[int, ...] | None = None
@@ -388,40 +444,50 @@ class TrainingData:
 
     def newer_than(self, before: TrainingData) -> Places:
         """What trains and was not labelled so in earlier data of the same images."""
-        known = {before.place_of(plane): plane.train for plane in before.planes}
-        found = []
+        earlier, found = matched(self.pairs, before.read_pairs), []
         for plane in self.planes:
-            newer = plane.train != known.get(self.place_of(plane), IGNORE)
+            old = earlier[plane.pair]
+            known = old.planes.get(plane.index) if old is not None else None
+            if known is not None and known.plane.train is plane.train:
+                continue
+            newer = plane.train != (IGNORE if known is None else known.plane.train)
             found.append((plane, np.flatnonzero(newer & (plane.train != IGNORE))))
         return [(plane, places) for plane, places in found if len(places)]
 
     def newer_places(self) -> Places:
         """What trains in the regions that the pairs call newer."""
-        newer = {id(pair.image): pair.newer for pair in self.pairs}
         found = []
         for plane in self.planes:
             marked = np.zeros(plane.train.shape, bool)
-            for region in newer[id(plane.stack)]:
+            for region in self.pairs[plane.pair].newer:
                 at = zip(plane.index, region[: -self.dims], strict=True)
                 if all(s.start <= i < s.stop for i, s in at):
                     marked[region[-self.dims :]] = True
             found.append((plane, np.flatnonzero(marked & (plane.train != IGNORE))))
         return [(plane, places) for plane, places in found if len(places)]
 
-    def place_of(self, plane: Plane) -> tuple[str, tuple[int, ...]]:
-        """Which plane of which image this is, also in other data of the same images."""
-        return self.fingerprints[id(plane.stack)], plane.index
+    def place_of(self, plane: Plane) -> tuple[int, tuple[int, ...]]:
+        """Which plane of which pair this is."""
+        return plane.pair, plane.index
 
-    def renewed(self, pairs: Sequence[Pair]) -> Self:
-        """The same for newer annotations of the same classes."""
+    def renewed(self, pairs: Sequence[Pair], fixed: Collection[Pair] = ()) -> Self:
+        """The same for newer annotations of the same classes.
+
+        Only planes whose labels have changed are read again. Labels are compared with what they
+        held, but for those of the pairs ``fixed``: these are not looked at if they were among the
+        earlier ones.
+        """
         return type(self)(
             pairs,
             self.dims,
             self.share,
             structures=self.classes.structures,
+            seed=self._seed,
             classes=self.classes,
             normalization=self.normalization,
             known=self._known,
+            before=self,
+            fixed=fixed,
         )
 
 

@@ -48,17 +48,15 @@ class Teacher:
 
     def __init__(self, network: UNet, data: TrainingData, seen: Collection[str]) -> None:
         self.network = network.folded().requires_grad_(False)
-        known = {
-            id(pair.image)
-            for pair in data.pairs
-            if pair.corrections is not None or data.fingerprints[id(pair.image)] in seen
-        }
-        planes = [plane for plane in data.planes if id(plane.stack) in known]
+        known = [
+            pair.corrections is not None or fingerprint in seen
+            for pair, fingerprint in zip(data.pairs, data.fingerprints, strict=True)
+        ]
+        planes = [plane for plane in data.planes if known[plane.pair]]
         if len(data.classes.numbers) > HELD_OUT:  # its number is a class's
             planes = []
-        labels = {id(plane): _without_blocks(plane) for plane in planes}
-        self.planes = [plane for plane in planes if (labels[id(plane)] == IGNORE).any()]
-        self._labels = {id(plane): labels[id(plane)] for plane in self.planes}
+        self.planes = [plane for plane in planes if _without_blocks(plane).size]
+        self._labels = {id(plane): _without_blocks(plane) for plane in self.planes}
 
     def labels(self, plane: Plane) -> np.ndarray:
         """Class indices to train on, with `HELD_OUT` where the teacher must not be asked."""
@@ -125,8 +123,13 @@ def _around(places: Tensor) -> Tensor:
 
 
 def _without_blocks(plane: Plane) -> np.ndarray:
-    """What to train on, and `HELD_OUT` in the validation blocks and their guard."""
-    labels = plane.train.copy()
-    for block in plane.blocks:
-        labels[block.guarded] = HELD_OUT
-    return labels
+    """What to train on, and `HELD_OUT` in the validation blocks and their guard.
+
+    It is empty where all is labelled. A plane keeps it, since newer strokes change few planes.
+    """
+    if plane.taught is None:
+        labels = plane.train.copy()
+        for block in plane.blocks:
+            labels[block.guarded] = HELD_OUT
+        plane.taught = labels if (labels == IGNORE).any() else labels[:0]
+    return plane.taught

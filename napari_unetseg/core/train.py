@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -118,17 +119,18 @@ def _train(
     checkpoint: CheckpointFile | None,
 ) -> Generator[Event, None, Model]:
     run = _Run(pairs, settings, structures, init, control, checkpoint)
-    yield from run.begin()
-    while run.goes_on():
-        yield from run.step()
-        if run.epoch_ends():
+    with closing(run.learner):
+        yield from run.begin()
+        while run.goes_on():
+            yield from run.step()
+            if run.epoch_ends():
+                yield from run.epoch()
+            yield from run.renew()
+            yield from run.checkpoints.keep()
+        yield from run.checkpoints.keep(now=run.stopped)  # before a last, shorter epoch
+        if run.progress.steps_since_epoch:
             yield from run.epoch()
-        yield from run.renew()
-        yield from run.checkpoints.keep()
-    yield from run.checkpoints.keep(now=run.stopped)  # before a last, shorter epoch
-    if run.progress.steps_since_epoch:
-        yield from run.epoch()
-    return (yield from run.end())
+        return (yield from run.end())
 
 
 class _Run:
@@ -174,7 +176,7 @@ class _Run:
         earlier = self.init.history if self.init else ()
         seen = {image.fingerprint for record in earlier for image in record.images}
         for data in (before, self.data if self.data.unlabelled else None):
-            seen |= set(() if data is None else data.fingerprints.values())
+            seen |= set(() if data is None else data.fingerprints)
         teacher = self.learner.teacher_of(weights, seen)
         if self.data.unlabelled and not (teacher and teacher.planes):
             raise TrainingError(_nothing_to_hold(self.data))
@@ -185,7 +187,7 @@ class _Run:
         planes = [(p.index, p.counts.tolist(), len(p.blocks)) for p in self.data.planes]
         settings = self.settings.model_copy(update={"threads": None})
         parts = (settings, self.plan, planes, self.init and self.init.id)
-        self.team.check_alike([*map(repr, parts), *self.data.fingerprints.values()])
+        self.team.check_alike([*map(repr, parts), *self.data.fingerprints])
 
     def look(self) -> None:
         """What time it is, and whether to stop: the first process says so to all."""
@@ -362,7 +364,7 @@ class _Run:
     def _renew(self, newer: Sequence[Pair]) -> Generator[Event, None, None]:
         before = self.data
         try:
-            self._use(self.data.renewed(newer), before)
+            self._use(self.data.renewed(newer, self.control.fixed), before)
         except (UserError, OSError, RuntimeError, MemoryError) as error:
             text = str(error)
             if is_out_of_memory(error):

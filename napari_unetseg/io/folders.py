@@ -164,7 +164,7 @@ def find_pairs(
         the shapes of an image and its labels differ.
     """
     images, labels = (as_stored(Path(path).expanduser()) for path in (images, labels))
-    kind = LabelKind(kind)
+    kind = LabelKind.of(kind)
     if threshold is not None and kind is not LabelKind.FULL:
         raise UserError(f"A threshold makes full masks, not {kind}; leave out one of the two.")
     folders = _is_folder(images) and _is_folder(labels)

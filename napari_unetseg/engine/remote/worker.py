@@ -72,7 +72,7 @@ class Job:
     def __init__(self, control: Control, store: Store, models: Models) -> None:
         self.control, self._store, self._models = control, store, models
         self._screen = Screen()
-        self._ready = threading.Condition()
+        self._ready, self._asking = threading.Condition(), threading.Lock()
         self._said: deque[Message] = deque()
         self._bytes = 0
         self._asked: deque[Words] = deque()
@@ -147,8 +147,8 @@ class Job:
         return known[1]
 
     def _ask(self, number: int, cells: Sequence[Cell], whole: bool) -> dict[Cell, Piece]:
-        """Ask for pieces of an image and wait until all of them are there."""
-        with self._ready:
+        """Ask for pieces of an image and wait until all of them are there; one thread at a time."""
+        with self._asking, self._ready:
             self._pieces, self._refused = {}, ""
             self._asked.append({"image": number, "cells": cells, "whole": whole})
             self._ready.notify_all()
