@@ -6,11 +6,12 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from napari_unetseg.core.appearance import look_at
 from napari_unetseg.core.config import PredictSettings, TrainSettings
@@ -40,12 +41,12 @@ from napari_unetseg.gui.attention import Attention
 from napari_unetseg.gui.batches import Batches
 from napari_unetseg.gui.classes import ClassEditor
 from napari_unetseg.gui.computers import Computers
-from napari_unetseg.gui.grids import count_labels
+from napari_unetseg.gui.grids import LabelCounter
 from napari_unetseg.gui.jobs import Job, Runner, Work
 from napari_unetseg.gui.keeping import Keeping
 from napari_unetseg.gui.looking import Looking
 from napari_unetseg.gui.masks import Masks
-from napari_unetseg.gui.newer import Pairs, gather, same
+from napari_unetseg.gui.offers import AnnotationOffers
 from napari_unetseg.gui.pace import Pace
 from napari_unetseg.gui.pixels import Pixels
 from napari_unetseg.gui.preferences import Preferences, cores
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 
     from napari_unetseg.core.appearance import Look
     from napari_unetseg.core.model import Model
+    from napari_unetseg.gui.newer import Pairs
     from napari_unetseg.gui.session import Message
     from napari_unetseg.gui.tidy import TidySettings
 
@@ -77,6 +79,9 @@ log = logging.getLogger(__name__)
 
 MOST_MODELS = 10
 """Unsaved models that a session keeps; a project keeps the files of more."""
+COUNTED = (Origin.STROKES, Origin.CORRECTIONS, Origin.ACCEPTED)
+Counted = tuple[dict[int, int], list[int], "Look | None"]
+"""Voxels of each number, of corrections and of accepted regions, and what the labels look like."""
 FLUSH_SECONDS = 0.1
 COUNT_SECONDS = 0.3
 DOING = {
@@ -118,8 +123,8 @@ class Controller(Masks):
         self._numbers = 0
         self._models = 0
         self._flushed = self._counted = 0.0
+        self._counters = {origin: LabelCounter() for origin in COUNTED}
         self._noticed: list[str] = []
-        self._offered: Pairs = ()
         self._refused: Message | None = None
         self._went_wrong = self._settling = self._ticking = False
         self._own: napari_layers.Own | None = None
@@ -138,6 +143,7 @@ class Controller(Masks):
         self.review = Review(self)
         self.classes = ClassEditor(self)
         self.batches = Batches(self)
+        self.offers = AnnotationOffers(self)
         self.remedies = LabelRemedies(self)
 
     # -- training ------------------------------------------------------------------------------
@@ -147,14 +153,13 @@ class Controller(Masks):
         with self.refusing():
             self.check_free()
             self.aligning.check()
-            newer = self.looking.newer
-            pairs = self._offered = gather(self.session.sources, self.truths, newer)()
+            snapshots = self.offers.begin()
             folders = [s for s in self.session.sources if s.used and s.on_disk]
-            if not pairs and not folders:
+            if not snapshots and not folders:
                 raise UserError(self.aligning.why_nothing_trains())
             entry = self.session.entry if self.session.go_on else None
             job = work.TrainWork(
-                pairs,
+                snapshots,
                 folders,
                 self.session.settings,
                 self.session.structures,
@@ -234,7 +239,11 @@ class Controller(Masks):
                     napari_layers.show_difference(self.viewer, image, difference)
                     self.session.say(sentences.DIFFERENCE)
 
-            self.runner.ask(prediction.difference, show, about="difference")
+            def failed(error: BaseException) -> None:
+                text = sentences.explain(error, "Comparing the masks")
+                self.session.say(text, Level.WARNING)
+
+            self.runner.query(prediction.difference, show, failed, about="difference")
 
     def stop(self) -> None:
         """End the running job after its current step; what was learned is kept."""
@@ -469,12 +478,16 @@ class Controller(Masks):
         else:
             self.runner.start(whole)
 
-    def _current(self, number: int) -> bool:
+    def offer(self, pairs: Pairs) -> None:
+        """Hand newer annotations to the training that runs."""
+        self._control.offer_pairs(pairs)
+
+    def is_current(self, number: int) -> bool:
         """Whether an answer belongs to the job at hand; later ones are dropped."""
         return self.session.job is not None and self.session.job.id == number
 
     def _on_done(self, number: int, on_done: Callable[[Any], None], result: Any) -> None:
-        if self._current(number):
+        if self.is_current(number):
             self._end_job()
             on_done(result)
 
@@ -483,13 +496,13 @@ class Controller(Masks):
         trained = self.session.job is not None and self.session.job.kind is JobKind.TRAIN
         self.session.job = None
         self.batches.ended()
-        self._offered = ()
+        self.offers.end()
         self.looking.job_ended(left=bool(self._control.take_pairs()))
         self._control.offer_pairs(())
         self.end_masks(frozen=trained and self.session.mode is Mode.FROZEN)
 
     def _on_error(self, number: int, error: BaseException) -> None:
-        if not self._current(number) or self.session.job is None:
+        if not self.is_current(number) or self.session.job is None:
             return
         kind = self.session.job.kind
         self._end_job()
@@ -500,7 +513,7 @@ class Controller(Masks):
             self._refused = self.session.message
 
     def _on_event(self, number: int, event: Event) -> None:
-        if not self._current(number):
+        if not self.is_current(number):
             return
         match event:
             case StepDone():
@@ -613,25 +626,28 @@ class Controller(Masks):
             self._own.flush()
         if self.labels_changed and now - self._counted > COUNT_SECONDS:
             self.labels_changed, self._counted = False, now
+            self.offers.changed()
             self._count()
+        self.offers.tick()
 
     def _settle(self) -> None:
         """Search what may have changed, beside the window."""
         doubts, self.doubts, self._settling = list(self.doubts), set(), True
 
-        def search() -> list[Any]:
-            try:
-                return [(one, one.search()) for one in doubts]
-            except Exception:  # its next change has it searched
-                log.exception("a search for what changed failed")
-                return []
-
-        def settle(found: list[Any]) -> None:
+        def settle(found: list[tuple[Any, Any]]) -> None:
             self._settling = False
             for one, regions in found:
                 one.settle(regions)
+            self.offers.searched(doubts)
 
-        self.runner.ask(search, settle, about="changes")
+        def failed(error: BaseException) -> None:  # the next change has it searched
+            log.error("a search for what changed failed", exc_info=error)
+            settle([])
+
+        def search() -> list[tuple[Any, Any]]:
+            return [(one, one.search()) for one in doubts]
+
+        self.runner.query(search, settle, failed, about="changes")
 
     def thread_count(self, *, resting: bool = False) -> int:
         """CPU threads for a job: all but one while hands move."""
@@ -645,51 +661,20 @@ class Controller(Masks):
         kind = source.kind if source else LabelKind.STROKES
 
         size = 0 if data is None else math.prod(data.shape)
-        newer, now = self._newer(), time.monotonic()
         grey = labels is not None and self.remedies.are_grey(labels)
+        said = None if truth is None else truth.snapshot()
+        grids: dict[Origin, Any] = {o: None if said is None else said.grid(o) for o in COUNTED}
+        if not isinstance(data, np.ndarray):  # nobody takes down what lazy arrays hold
+            grids[Origin.STROKES] = data
 
-        def ask() -> tuple[dict[int, int], list[int], Pairs, Look | None]:
-            counts = {} if data is None else count_labels(data)
-            said = [truth.count(o) if truth else 0 for o in (Origin.CORRECTIONS, Origin.ACCEPTED)]
-            return counts, said, newer(), look_at(data) if grey else None
+        def count() -> Counted:
+            strokes, *others = (self._counters[origin].count(grids[origin]) for origin in COUNTED)
+            return strokes, [sum(o.values()) for o in others], look_at(data) if grey else None
 
-        job = self.session.job.id if self.session.job else 0
-        self.runner.ask(ask, partial(self._on_counted, labels, kind, size, job, now))
+        self.runner.query(count, partial(self._on_counted, labels, kind, size), about="counts")
 
-    def _newer(self) -> Callable[[], Pairs]:
-        """What was painted since a training began that goes on; asked beside the window."""
-        job, before = self.session.job, self._offered
-        if job is None or job.kind is not JobKind.TRAIN:
-            return lambda: ()
-        try:
-            copies = gather(self.session.sources, self.truths)
-        except UserError:
-            return lambda: ()
-        if self.aligning.misplaced() is not None:  # it is seen elsewhere than where it counts
-            return lambda: ()
-
-        def newer() -> Pairs:
-            with suppress(UserError):  # labels that no longer fit their image are not learned from
-                return () if same(now := copies(), before) else now
-            return ()
-
-        return newer
-
-    def _on_counted(
-        self,
-        labels: Any,
-        kind: LabelKind,
-        size: int,
-        job: int,
-        asked: float,
-        answer: tuple[dict[int, int], list[int], Pairs, Look | None],
-    ) -> None:
-        counts, (self.session.corrected, self.session.accepted), newer, look = answer
-        if newer and self._current(job):
-            self._offered = newer
-            self._control.offer_pairs(newer)
-        if self._current(job):
-            self.looking.offered(asked)
+    def _on_counted(self, labels: Any, kind: LabelKind, size: int, answer: Counted) -> None:
+        counts, (self.session.corrected, self.session.accepted), look = answer
         if labels is not None:
             if labels is self._guessed:
                 kind = self._guess_again(counts, size) or kind
