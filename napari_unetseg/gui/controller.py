@@ -136,6 +136,7 @@ class Controller(Masks):
         self.quality = Quality(self, session)
         self.computers = Computers(self, session)
         self.spacing = Spacing(self, session)
+        self.offers = AnnotationOffers(self)
         super().__init__(viewer, session)
         self.pixels = Pixels(self)
         self.aligning = Aligning(self)
@@ -143,7 +144,6 @@ class Controller(Masks):
         self.review = Review(self)
         self.classes = ClassEditor(self)
         self.batches = Batches(self)
-        self.offers = AnnotationOffers(self)
         self.remedies = LabelRemedies(self)
 
     # -- training ------------------------------------------------------------------------------
@@ -221,7 +221,8 @@ class Controller(Masks):
     def forget(self, image: Any) -> None:
         """Know nothing of an image any more: it is gone, or its layer holds another one now."""
         super().forget(image)
-        for part in (self.steps, self.looking, self.keeping, self.quality, self.spacing):
+        parts = self.steps, self.looking, self.keeping, self.quality, self.spacing, self.offers
+        for part in parts:
             part.forget(image)
         if self._own is not None and self._own.image is image:
             self.show_own(False)
@@ -492,7 +493,7 @@ class Controller(Masks):
             on_done(result)
 
     def _end_job(self) -> None:
-        """Keep no copies of what was trained on."""
+        """Nothing of a job goes on, and masks are as they were left."""
         trained = self.session.job is not None and self.session.job.kind is JobKind.TRAIN
         self.session.job = None
         self.batches.ended()

@@ -63,8 +63,13 @@ class Snapshot:
         self.image, self.kind, self.live = image, kind, live
         self._stack, self._labels, self._said, self._newer = stack, labels, said, newer
         self._corrections: SparseGrid | None = None
+        self._before: Snapshot | None = None
         self._settled = False
         self._lock = threading.Lock()
+
+    def follow(self, before: Snapshot | None) -> None:
+        """Say which earlier snapshot of the image much is the same as in."""
+        self._before = before
 
     def pair(self) -> Pair:
         """The annotated image."""
@@ -82,16 +87,17 @@ class Snapshot:
             and _equal(self._corrections, other._corrections)
         )
 
-    def settle(self, before: Snapshot | None = None) -> None:
-        """Find what takes time, once; what is as in an earlier snapshot is taken from there."""
-        if before is not None:
-            before.settle()
+    def settle(self) -> None:
+        """Find what takes time, once; what is as in the earlier snapshot is taken from there."""
         with self._lock:
             if self._settled:
                 return
+            known, before, self._before = None, self._before, None
+            if before is not None:
+                before.settle()
+                known = before._said, before._corrections
             if self.live is not None:
                 self._take_in(*self.live)
-            known = None if before is None else (before._said, before._corrections)
             self._corrections = self._said.corrections(known)
             self._settled = True
 
@@ -107,6 +113,7 @@ def take_snapshots(
     sources: Sequence[Source],
     truths: Mapping[Any, Truth],
     newer: Mapping[Any, Sequence[Region]] | None = None,
+    before: Iterable[Snapshot] = (),
     *,
     complete: bool = True,
 ) -> tuple[Snapshot, ...]:
@@ -120,6 +127,8 @@ def take_snapshots(
         What there is to train on, and what was said about each image.
     newer
         Regions of images where something was painted since their mask was shown.
+    before
+        Earlier snapshots, so that what is the same is not computed again.
     complete
         Take in what was written into layers without a word, too; that reads all of them.
 
@@ -132,7 +141,11 @@ def take_snapshots(
     found = [
         _snapshot(s, truths.get(s.image), tuple(regions.get(s.image, ())), complete) for s in used
     ]
-    return tuple(one for one in found if one is not None)
+    earlier = {one.image: one for one in before}
+    taken = tuple(one for one in found if one is not None)
+    for one in taken:
+        one.follow(earlier.get(one.image))
+    return taken
 
 
 def _snapshot(
@@ -162,9 +175,6 @@ def pairs_of(snapshots: Iterable[Snapshot]) -> Pairs:
 
 def newer_pairs(snapshots: Sequence[Snapshot], before: Sequence[Snapshot]) -> Pairs:
     """The annotated images; none where earlier snapshots hold the same."""
-    earlier = {one.image: one for one in before}
-    for one in snapshots:
-        one.settle(earlier.get(one.image))
     same = len(snapshots) == len(before) and all(
         new.same_as(old) for new, old in zip(snapshots, before, strict=True)
     )

@@ -49,17 +49,21 @@ class AnnotationOffers:
             Labels do not fit their image.
         """
         controller = self._controller
-        newer = controller.looking.newer
-        self._offered = take_snapshots(controller.session.sources, controller.truths, newer)
+        sources, newer = controller.session.sources, controller.looking.newer
+        self._offered = take_snapshots(sources, controller.truths, newer, self._offered)
         images = {one.image for one in self._offered if one.live is not None}
         self._unsearched = {s for image, s in controller.strokes.items() if image in images}
         controller.doubts |= self._unsearched
         return self._offered
 
     def end(self) -> None:
-        """The training ended: keep nothing of what it learned from."""
-        self._offered, self._due = (), False
+        """The training ended; what it was offered saves the next one from working it out again."""
+        self._due = False
         self._unsearched.clear()
+
+    def forget(self, image: Any) -> None:
+        """An image is gone."""
+        self._offered = tuple(one for one in self._offered if one.image is not image)
 
     def searched(self, found: Iterable[Any]) -> None:
         """Layers were searched for what was written without a word."""
@@ -92,8 +96,9 @@ class AnnotationOffers:
         controller = self._controller
         if controller.aligning.misplaced() is not None:  # it is seen elsewhere than where it counts
             return None
+        sources, before = controller.session.sources, self._offered
         try:
-            return take_snapshots(controller.session.sources, controller.truths, complete=False)
+            return take_snapshots(sources, controller.truths, before=before, complete=False)
         except UserError:  # labels that no longer fit their image
             return None
 

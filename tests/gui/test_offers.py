@@ -16,8 +16,8 @@ from napari.layers import Image, Labels
 
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.core.samples import Pair
-from napari_unetseg.core.sparse import SparseGrid
-from napari_unetseg.core.truth import Origin
+from napari_unetseg.core.sparse import CHUNK, SparseGrid
+from napari_unetseg.core.truth import Origin, Truth
 from napari_unetseg.gui import newer, offers, work
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.grids import LabelCounter, count_labels
@@ -176,6 +176,29 @@ def test_nothing_is_offered_where_nothing_changed(desk: Desk) -> None:
     desk.wait(lambda: desk.offered((0, 100, 102)))
     held = [int(pairs[0].labels[0, 100, 100]) for pairs in desk.puppet.offered]
     assert held.count(1) <= 2, "the same is not offered again"
+
+
+def test_a_next_training_works_out_again_what_wins_only_where_something_was_said(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = desk.controller.truth(desk.image)
+    for plane in range(PLANES):
+        region = (slice(plane, plane + 1), slice(0, SIDE), slice(0, SIDE))
+        truth.note(Origin.CORRECTIONS, region, np.full((1, SIDE, SIDE), 2, np.uint8))
+    desk.train()
+    desk.controller.stop()
+    desk.wait(lambda: desk.session.job is None)
+    computed: list[Any] = []
+    real = Truth.winning
+    monkeypatch.setattr(Truth, "winning", lambda t, r: computed.append(r) or real(t, r))
+    desk.paint((1, 150, 150))
+    desk.began.clear()
+    desk.train()
+    assert computed == [(slice(1, 2), slice(0, CHUNK), slice(0, CHUNK))]
+    (pair,) = desk.began[0]
+    assert (pair.corrections[1, 150, 150], pair.corrections[2, 150, 150]) == (0, 2)
+    desk.viewer.layers.remove(desk.image)
+    assert not desk.controller.offers._offered
 
 
 def test_an_offer_that_fails_is_said_and_the_next_one_comes(
