@@ -88,17 +88,31 @@ class TurnRunner:
             raise RuntimeError("a job runs already")
         self._job, self._events = job, job.work(job.control)
 
-    def ask(
-        self, question: Callable[[], Any], on_answer: Callable[[Any], None], about: str = ""
+    def query(
+        self,
+        query: Callable[[], Any],
+        on_answer: Callable[[Any], None],
+        on_error: Callable[[BaseException], None] | None = None,  # noqa: ARG002 - errors are raised
+        *,
+        about: str = "",
     ) -> None:
         """Answer at once; what is asked about where to look is taken from the job's time."""
         start = time.process_time()
-        answer = question()
+        answer = query()
         if about == "look":
             seconds = time.process_time() - start
             self.asked += seconds
             self._left -= seconds
         on_answer(answer)
+
+    def background(
+        self,
+        task: Callable[[], Any],
+        on_done: Callable[[Any], None],
+        on_error: Callable[[BaseException], None],  # noqa: ARG002 - errors are raised
+    ) -> None:
+        """Run a task at once."""
+        on_done(task())
 
     def pump(self) -> None:
         """Nothing waits."""

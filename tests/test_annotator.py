@@ -130,7 +130,7 @@ def test_a_job_gets_the_time_of_the_hand_and_no_more() -> None:
     assert 4 <= len(seen) <= 6
     runner.advance(0.1)
     assert 9 <= len(seen) <= 11
-    runner.ask(lambda: burn(0.1), lambda _: None, about="look")
+    runner.query(lambda: burn(0.1), lambda _: None, about="look")
     before = len(seen)
     runner.advance(0.1)
     assert len(seen) <= before + 1, "what Next computes is taken from the training"

@@ -26,6 +26,10 @@ def say(truth: Truth, origin: Origin, region: Region, value: int, **more: Any) -
     return truth.note(origin, region, np.full(shape, value, np.uint8), **more)
 
 
+def winning_of(truth: Truth) -> np.ndarray:
+    return truth.winning(whole(SHAPE))
+
+
 @st.composite
 def regions(draw: st.DrawFn) -> Region:
     spans = []
@@ -227,3 +231,61 @@ def test_a_fill_takes_little_memory_and_an_undo_of_it_too() -> None:
     for value in (*range(28, 3, -1), 3):
         say(truth, STROKES, place, value, by_hand=False)
     assert (truth.winning(place) == 2).all(), "every fill was found and taken back"
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(list(Origin)[:3]), regions(), st.integers(0, 2)),
+        min_size=2,
+        max_size=6,
+    ),
+    st.sets(st.integers(1, 5)),
+)
+def test_snapshots_hold_what_was_said_then_and_share_what_wins(
+    words: list[tuple[Origin, Region, int]], taken: set[int]
+) -> None:
+    truth, then = Truth(SHAPE), list[tuple[Truth, np.ndarray]]()
+    before = None
+    for number, word in enumerate(words):
+        say(truth, *word)
+        if number in taken:
+            snapshot = truth.snapshot()
+            corrections = snapshot.corrections(before)
+            then.append((snapshot, winning_of(truth)))
+            known = np.zeros(SHAPE) if corrections is None else np.asarray(corrections)
+            np.testing.assert_array_equal(known, then[-1][1])
+            before = snapshot, corrections
+    for snapshot, wanted in then:
+        np.testing.assert_array_equal(winning_of(snapshot), wanted)
+
+
+def test_what_wins_is_computed_again_only_where_something_was_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    truth, computed = Truth(SHAPE), list[Region]()
+    for plane in range(3):
+        say(truth, CORRECTIONS, at(plane, (0, 300), (0, 520)), 2)
+    first = truth.snapshot()
+    known = first.corrections()
+    real = Truth.winning
+
+    def winning(self: Truth, region: Region) -> np.ndarray:
+        computed.append(region)
+        return real(self, region)
+
+    monkeypatch.setattr(Truth, "winning", winning)
+    say(truth, STROKES, at(1, (10, 20), (10, 20)), 1)
+    say(truth, CORRECTIONS, at(2, (260, 270), (10, 20)), 0)
+    truth.put_strokes_away()
+    truth.take_strokes_back()
+    now = truth.snapshot().corrections((first, known))
+    assert sorted(computed, key=str) == [
+        at(1, (0, CHUNK), (0, CHUNK)),
+        at(2, (CHUNK, 300), (0, CHUNK)),
+    ]
+    assert now is not None
+    assert (now[1, 15, 15], now[2, 265, 15], now[2, 15, 15]) == (0, 0, 2)
+    truth.put_strokes_away()
+    away = truth.snapshot().corrections((first, known))
+    assert away is not None
+    assert away[1, 15, 15] == 2

@@ -147,30 +147,45 @@ class SparseGrid:
         self._kept: set[Cell] = set()
         self._late: dict[Cell, tuple[Region, np.ndarray, Any]] = {}
 
-    @classmethod
-    def copied(cls, array: Any) -> SparseGrid:
-        """A copy of what an array holds."""
-        grid = cls(array.shape, array.dtype)
-        for plane in planes_with(array):
-            region = (*(slice(i, i + 1) for i in plane), *whole(grid.shape[-2:]))
-            grid.write(region, np.asarray(array[region]))
-        return grid
-
-    def __getitem__(self, plane: Cell) -> np.ndarray:
-        """A copy of what the first axes have at an index, such as a plane."""
-        inner = self.shape[len(plane) :]
-        return self.read((*(slice(i, i + 1) for i in plane), *whole(inner))).reshape(inner)
+    def __getitem__(self, index: tuple[int | slice, ...]) -> np.ndarray:
+        """A copy of what is at an index of the first axes, such as a plane; slices of step 1."""
+        spans = [
+            slice(*i.indices(n)[:2]) if isinstance(i, slice) else slice(i, i + 1)
+            for i, n in zip(index, self.shape, strict=False)
+        ]
+        region = (*spans, *whole(self.shape[len(index) :]))
+        single = tuple(axis for axis, i in enumerate(index) if not isinstance(i, slice))
+        return self.read(region).squeeze(single)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """All of it; for small grids."""
         del copy
         return self.read(whole(self.shape)).astype(dtype or self.dtype, copy=False)
 
+    def snapshot(self) -> SparseGrid:
+        """A grid that stays as this one is now; chunks are shared until either is written to."""
+        copy = SparseGrid(self.shape, self.dtype, packed=self._packed)
+        copy._chunks, copy._late = self._chunks.copy(), self._late.copy()
+        self._kept.update(self._chunks)
+        copy._kept.update(copy._chunks)
+        return copy
+
+    def shares(self, other: SparseGrid, cell: Cell) -> bool:
+        """Whether nothing was written to a chunk since one grid became a `snapshot` of the other.
+
+        Also between two snapshots of one grid. Where it is False both may hold the same.
+        """
+        return self._chunks.get(cell) is other._chunks.get(cell) and self._late.get(
+            cell
+        ) is other._late.get(cell)
+
     def same_as(self, other: SparseGrid) -> bool:
         """Whether another grid holds the same."""
         mine, theirs = set(self.cells()), set(other.cells())
         return (self.shape, mine) == (other.shape, theirs) and all(
-            np.array_equal(np.asarray(self.chunk(c)), np.asarray(other.chunk(c))) for c in mine
+            self.shares(other, c)
+            or np.array_equal(np.asarray(self.chunk(c)), np.asarray(other.chunk(c)))
+            for c in mine
         )
 
     def region_of(self, cell: Cell) -> Region:

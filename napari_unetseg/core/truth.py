@@ -6,7 +6,6 @@ An undo gives back the times too: what was taken back never was. NumPy alone.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,15 +16,13 @@ import numpy as np
 
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.retrace import Steps, changed
-from napari_unetseg.core.sparse import Cell, Region, SparseGrid, uniform, whole, within
+from napari_unetseg.core.sparse import Cell, Region, SparseGrid, uniform, within
 
 __all__ = ["Change", "Origin", "Said", "Truth"]
 
 LEAST_READY, MOST_READY = 2**18, 2**23
 """Bytes of a fill, the next of which finds memory that was touched already: at 5 µs a page, new
 memory took longer than all else."""
-LARGE = 2**30
-"""Voxels of a grid that is not made as an array."""
 Said = tuple[np.ndarray, np.ndarray]
 """Values and their times, of one region's shape."""
 
@@ -66,12 +63,22 @@ class Change:
     stamps: np.ndarray | None = None
 
 
+SAID = (Origin.CORRECTIONS, Origin.ACCEPTED)
+"""What may win over strokes."""
+SNAPSHOT = (Origin.STROKES, *SAID)
+"""What a training learns from."""
+
+
 class _Layer:
     """Values and times of one origin, and the steps that led there."""
 
-    def __init__(self, shape: Sequence[int], dtype: Any, stamps: SparseGrid | None = None) -> None:
-        self.values, self.stamps = SparseGrid(shape, dtype), stamps or SparseGrid(shape, np.uint32)
-        self.steps = Steps(self.values, self.stamps)
+    def __init__(self, values: SparseGrid, stamps: SparseGrid) -> None:
+        self.values, self.stamps = values, stamps
+        self.steps = Steps(values, stamps)
+
+    @classmethod
+    def empty(cls, shape: Sequence[int], dtype: Any) -> _Layer:
+        return cls(SparseGrid(shape, dtype), SparseGrid(shape, np.uint32))
 
 
 class Truth:
@@ -95,8 +102,8 @@ class Truth:
         self._away = False
         self._lock = threading.RLock()
         self._ready, self._wanted = np.empty(0, np.uint8), 0
-        self._layers = {o: _Layer(shape, np.uint8) for o in Origin}
-        self._layers[Origin.STROKES] = _Layer(shape, dtype)
+        self._layers = {o: _Layer.empty(shape, np.uint8) for o in Origin}
+        self._layers[Origin.STROKES] = _Layer.empty(shape, dtype)
         self._layers[Origin.FIRST].values = SparseGrid(shape, packed=True)
 
     def grid(self, origin: Origin) -> SparseGrid:
@@ -247,7 +254,9 @@ class Truth:
         """Forget all strokes: those of another layer come."""
         with self._lock:
             self.kind, self._away = kind, False
-            self._layers[Origin.STROKES] = _Layer(self.shape, np.dtype(dtype).newbyteorder("="))
+            self._layers[Origin.STROKES] = _Layer.empty(
+                self.shape, np.dtype(dtype).newbyteorder("=")
+            )
 
     def retype(self, dtype: Any) -> None:
         """Have strokes of another type of numbers, with their times; steps can be undone no more.
@@ -256,7 +265,8 @@ class Truth:
         """
         with self._lock:
             old = self._layers[Origin.STROKES]
-            new = _Layer(self.shape, np.dtype(dtype).newbyteorder("="), old.stamps)
+            values = SparseGrid(self.shape, np.dtype(dtype).newbyteorder("="))
+            new = _Layer(values, old.stamps)
             for cell in old.values.cells():
                 region = old.values.region_of(cell)
                 new.values.write(region, old.values.read(region).astype(new.values.dtype))
@@ -306,18 +316,46 @@ class Truth:
             over[newer] = 0
             return over
 
-    def corrections(self) -> np.ndarray | SparseGrid | None:
+    def snapshot(self) -> Truth:
+        """What is said now, but first predictions, as a truth of its own that nobody changes.
+
+        It shares chunks with this one, so that it takes no time and no memory for voxels.
+        """
+        with self._lock:
+            copy = Truth(self.shape, kind=self.kind)
+            copy.stamp, copy._away = self.stamp, self._away
+            for origin in SNAPSHOT:
+                layer = self._layers[origin]
+                copy._layers[origin] = _Layer(layer.values.snapshot(), layer.stamps.snapshot())
+            return copy
+
+    def corrections(
+        self, before: tuple[Truth, SparseGrid | None] | None = None
+    ) -> SparseGrid | None:
         """What wins over strokes in the whole grid, as `winning`; None if nothing does.
 
-        Of a large grid it is a `SparseGrid`.
+        Parameters
+        ----------
+        before
+            An earlier snapshot of the same truth, and its corrections: chunks in which nothing was
+            said since are taken from there.
         """
-        out = SparseGrid(self.shape)
-        for plane in sorted(self.said()):
-            region = (*(slice(i, i + 1) for i in plane), *whole(self.shape[-2:]))
-            out.write(region, self.winning(region))
-        if not out.cells():
-            return None
-        return out if math.prod(self.shape) > LARGE else np.asarray(out)
+        old, known = before or (None, None)
+        if old is None or (old.kind, old._away) != (self.kind, self._away):
+            old = known = None
+        out = SparseGrid(self.shape) if known is None else known.snapshot()
+        for cell in {c for origin in SAID for c in self.grid(origin).cells()}.union(out.cells()):
+            if old is None or not self._shares(old, cell):
+                region = out.region_of(cell)
+                out.write(region, self.winning(region))
+        return out if out.cells() else None
+
+    def _shares(self, other: Truth, cell: Cell) -> bool:
+        """Whether nothing was said in a chunk between two snapshots of one truth."""
+        return all(
+            mine.values.shares(theirs.values, cell) and mine.stamps.shares(theirs.stamps, cell)
+            for mine, theirs in ((self._layers[o], other._layers[o]) for o in SNAPSHOT)
+        )
 
     def count(self, origin: Origin) -> int:
         """Voxels of which one origin says something."""

@@ -210,7 +210,7 @@ class Attention:
             if source.image in self._controller.viewer.layers:
                 self.show(source.image, what.plane, what.region)
                 self._session.say(sentences.HERE[kind].format(source.image.name))
-                self._controller.runner.ask(ahead, lambda _: None, about="look")
+                self._controller.runner.query(ahead, lambda _: None, about="look")
 
         def ahead() -> None:
             with suppress(UserError):
@@ -219,7 +219,7 @@ class Attention:
         self._asking = True
         if not survey.ready:
             self._session.say(sentences.LOOKING)
-        self._controller.runner.ask(question, answer, about="look")
+        self._controller.runner.query(question, answer, about="look")
 
     def complain(self, error: Exception) -> None:
         """Say why there is no answer."""

@@ -51,7 +51,7 @@ class Computers:
                     return str(error), Level.WARNING
                 return f"{address} answers: {device}. What you begin now runs there.", Level.DONE
 
-            self._controller.runner.ask(ask, partial(self._on_answer, address), about="computer")
+            self._controller.runner.query(ask, partial(self._on_answer, address), about="computer")
 
     def _on_answer(self, address: str, answer: tuple[str, Level]) -> None:
         if address == self._session.computer:

@@ -6,11 +6,12 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from napari_unetseg.core.appearance import look_at
 from napari_unetseg.core.config import PredictSettings, TrainSettings
@@ -41,12 +42,12 @@ from napari_unetseg.gui.attention import Attention
 from napari_unetseg.gui.batches import Batches
 from napari_unetseg.gui.classes import ClassEditor
 from napari_unetseg.gui.computers import Computers
-from napari_unetseg.gui.grids import count_labels
+from napari_unetseg.gui.grids import LabelCounter
 from napari_unetseg.gui.jobs import Job, Runner, Work
 from napari_unetseg.gui.keeping import Keeping
 from napari_unetseg.gui.looking import Looking
 from napari_unetseg.gui.masks import Masks
-from napari_unetseg.gui.newer import Pairs, gather, same
+from napari_unetseg.gui.offers import AnnotationOffers
 from napari_unetseg.gui.pace import Pace
 from napari_unetseg.gui.pixels import Pixels
 from napari_unetseg.gui.preferences import Preferences
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
 
     from napari_unetseg.core.appearance import Look
     from napari_unetseg.core.model import Model
+    from napari_unetseg.gui.newer import Pairs
     from napari_unetseg.gui.session import Message
     from napari_unetseg.gui.tidy import TidySettings
 
@@ -78,6 +80,9 @@ log = logging.getLogger(__name__)
 
 MOST_MODELS = 10
 """Unsaved models that a session keeps; a project keeps the files of more."""
+COUNTED = (Origin.STROKES, Origin.CORRECTIONS, Origin.ACCEPTED)
+Counted = tuple[dict[int, int], list[int], "Look | None"]
+"""Voxels of each number, of corrections and of accepted regions, and what the labels look like."""
 FLUSH_SECONDS = 0.1
 COUNT_SECONDS = 0.3
 DOING = {
@@ -119,9 +124,9 @@ class Controller(Masks):
         self._numbers = 0
         self._models = 0
         self._flushed = self._counted = 0.0
+        self._counters = {origin: LabelCounter() for origin in COUNTED}
         self._noticed: list[Notice] = []
         self._notice_shown: Message | None = None
-        self._offered: Pairs = ()
         self._refused: Message | None = None
         self._went_wrong = self._settling = self._ticking = False
         self._own: napari_layers.Own | None = None
@@ -133,6 +138,7 @@ class Controller(Masks):
         self.quality = Quality(self, session)
         self.computers = Computers(self, session)
         self.spacing = Spacing(self, session)
+        self.offers = AnnotationOffers(self)
         super().__init__(viewer, session)
         self.pixels = Pixels(self)
         self.aligning = Aligning(self)
@@ -149,14 +155,13 @@ class Controller(Masks):
         with self.refusing():
             self.check_free()
             self.aligning.check()
-            newer = self.looking.newer
-            pairs = self._offered = gather(self.session.sources, self.truths, newer)()
+            snapshots = self.offers.begin()
             folders = [s for s in self.session.sources if s.used and s.on_disk]
-            if not pairs and not folders:
+            if not snapshots and not folders:
                 raise UserError(self.aligning.why_nothing_trains())
             entry = self.session.entry if self.session.go_on else None
             job = work.TrainWork(
-                pairs,
+                snapshots,
                 folders,
                 self.session.settings,
                 self.session.structures,
@@ -218,7 +223,8 @@ class Controller(Masks):
     def forget(self, image: Any) -> None:
         """Know nothing of an image any more: it is gone, or its layer holds another one now."""
         super().forget(image)
-        for part in (self.steps, self.looking, self.keeping, self.quality, self.spacing):
+        parts = self.steps, self.looking, self.keeping, self.quality, self.spacing, self.offers
+        for part in parts:
             part.forget(image)
         if self._own is not None and self._own.image is image:
             self.show_own(False)
@@ -236,7 +242,11 @@ class Controller(Masks):
                     napari_layers.show_difference(self.viewer, image, difference)
                     self.session.say(sentences.DIFFERENCE)
 
-            self.runner.ask(prediction.difference, show, about="difference")
+            def failed(error: BaseException) -> None:
+                text = sentences.explain(error, "Comparing the masks")
+                self.session.say(text, Level.WARNING)
+
+            self.runner.query(prediction.difference, show, failed, about="difference")
 
     def stop(self) -> None:
         """End the running job after its current step; what was learned is kept."""
@@ -480,27 +490,31 @@ class Controller(Masks):
         else:
             self.runner.start(whole)
 
-    def _current(self, number: int) -> bool:
+    def offer(self, pairs: Pairs) -> None:
+        """Hand newer annotations to the training that runs."""
+        self._control.offer_pairs(pairs)
+
+    def is_current(self, number: int) -> bool:
         """Whether an answer belongs to the job at hand; later ones are dropped."""
         return self.session.job is not None and self.session.job.id == number
 
     def _on_done(self, number: int, on_done: Callable[[Any], None], result: Any) -> None:
-        if self._current(number):
+        if self.is_current(number):
             self._end_job()
             on_done(result)
 
     def _end_job(self) -> None:
-        """Keep no copies of what was trained on."""
+        """Nothing of a job goes on, and masks are as they were left."""
         trained = self.session.job is not None and self.session.job.kind is JobKind.TRAIN
         self.session.job = None
         self.batches.ended()
-        self._offered = ()
+        self.offers.end()
         self.looking.job_ended(left=bool(self._control.take_pairs()))
         self._control.offer_pairs(())
         self.end_masks(frozen=trained and self.session.mode is Mode.FROZEN)
 
     def _on_error(self, number: int, error: BaseException) -> None:
-        if not self._current(number) or self.session.job is None:
+        if not self.is_current(number) or self.session.job is None:
             return
         kind = self.session.job.kind
         self._end_job()
@@ -511,7 +525,7 @@ class Controller(Masks):
             self._refused = self.session.message
 
     def _on_event(self, number: int, event: Event) -> None:
-        if not self._current(number):
+        if not self.is_current(number):
             return
         match event:
             case StepDone():
@@ -625,25 +639,28 @@ class Controller(Masks):
             self._own.flush()
         if self.labels_changed and now - self._counted > COUNT_SECONDS:
             self.labels_changed, self._counted = False, now
+            self.offers.changed()
             self._count()
+        self.offers.tick()
 
     def _settle(self) -> None:
         """Search what may have changed, beside the window."""
         doubts, self.doubts, self._settling = list(self.doubts), set(), True
 
-        def search() -> list[Any]:
-            try:
-                return [(one, one.search()) for one in doubts]
-            except Exception:  # its next change has it searched
-                log.exception("a search for what changed failed")
-                return []
-
-        def settle(found: list[Any]) -> None:
+        def settle(found: list[tuple[Any, Any]]) -> None:
             self._settling = False
             for one, regions in found:
                 one.settle(regions)
+            self.offers.searched(doubts)
 
-        self.runner.ask(search, settle, about="changes")
+        def failed(error: BaseException) -> None:  # the next change has it searched
+            log.error("a search for what changed failed", exc_info=error)
+            settle([])
+
+        def search() -> list[tuple[Any, Any]]:
+            return [(one, one.search()) for one in doubts]
+
+        self.runner.query(search, settle, failed, about="changes")
 
     def thread_count(self, *, resting: bool = False) -> int:
         """CPU threads for a job: all but one while hands move."""
@@ -657,51 +674,20 @@ class Controller(Masks):
         kind = source.kind if source else LabelKind.STROKES
 
         size = 0 if data is None else math.prod(data.shape)
-        newer, now = self._newer(), time.monotonic()
         grey = labels is not None and self.remedies.are_grey(labels)
+        said = None if truth is None else truth.snapshot()
+        grids: dict[Origin, Any] = {o: None if said is None else said.grid(o) for o in COUNTED}
+        if not isinstance(data, np.ndarray):  # nobody takes down what lazy arrays hold
+            grids[Origin.STROKES] = data
 
-        def ask() -> tuple[dict[int, int], list[int], Pairs, Look | None]:
-            counts = {} if data is None else count_labels(data)
-            said = [truth.count(o) if truth else 0 for o in (Origin.CORRECTIONS, Origin.ACCEPTED)]
-            return counts, said, newer(), look_at(data) if grey else None
+        def count() -> Counted:
+            strokes, *others = (self._counters[origin].count(grids[origin]) for origin in COUNTED)
+            return strokes, [sum(o.values()) for o in others], look_at(data) if grey else None
 
-        job = self.session.job.id if self.session.job else 0
-        self.runner.ask(ask, partial(self._on_counted, labels, kind, size, job, now))
+        self.runner.query(count, partial(self._on_counted, labels, kind, size), about="counts")
 
-    def _newer(self) -> Callable[[], Pairs]:
-        """What was painted since a training began that goes on; asked beside the window."""
-        job, before = self.session.job, self._offered
-        if job is None or job.kind is not JobKind.TRAIN:
-            return lambda: ()
-        try:
-            copies = gather(self.session.sources, self.truths)
-        except UserError:
-            return lambda: ()
-        if self.aligning.misplaced() is not None:  # it is seen elsewhere than where it counts
-            return lambda: ()
-
-        def newer() -> Pairs:
-            with suppress(UserError):  # labels that no longer fit their image are not learned from
-                return () if same(now := copies(), before) else now
-            return ()
-
-        return newer
-
-    def _on_counted(
-        self,
-        labels: Any,
-        kind: LabelKind,
-        size: int,
-        job: int,
-        asked: float,
-        answer: tuple[dict[int, int], list[int], Pairs, Look | None],
-    ) -> None:
-        counts, (self.session.corrected, self.session.accepted), newer, look = answer
-        if newer and self._current(job):
-            self._offered = newer
-            self._control.offer_pairs(newer)
-        if self._current(job):
-            self.looking.offered(asked)
+    def _on_counted(self, labels: Any, kind: LabelKind, size: int, answer: Counted) -> None:
+        counts, (self.session.corrected, self.session.accepted), look = answer
         if labels is not None:
             if labels is self._guessed:
                 kind = self._guess_again(counts, size) or kind

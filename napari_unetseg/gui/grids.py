@@ -16,9 +16,10 @@ import numpy as np
 
 from napari_unetseg.core.appearance import Appearance, Look
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.core.sparse import planes_with
+from napari_unetseg.core.sparse import Cell, SparseGrid, planes_with
 
 __all__ = [
+    "LabelCounter",
     "count_labels",
     "empty_grid",
     "guess_kind",
@@ -83,12 +84,39 @@ def count_labels(data: Any) -> dict[int, int]:
     for plane in planes_with(data):
         flat = np.asarray(data[plane]).ravel()
         for start in range(0, flat.size, CHUNK):
-            piece = flat[start : start + CHUNK]
-            if piece.any():
-                values, counts = np.unique(piece[piece != 0], return_counts=True)
-                for value, number in zip(values.tolist(), counts.tolist(), strict=True):
-                    totals[int(value)] = totals.get(int(value), 0) + number
+            for value, number in _counts(flat[start : start + CHUNK]).items():
+                totals[value] = totals.get(value, 0) + number
     return totals
+
+
+class LabelCounter:
+    """Counts voxels of each number but 0; of a `SparseGrid` again only where it was written to."""
+
+    def __init__(self) -> None:
+        self._known: dict[Cell, tuple[Any, dict[int, int]]] = {}
+
+    def count(self, data: Any) -> dict[int, int]:
+        """Voxels of each number but 0, of None none; one thread at a time may ask."""
+        before, self._known, totals = self._known, {}, dict[int, int]()
+        if not isinstance(data, SparseGrid):
+            return {} if data is None else count_labels(data)
+        for cell in data.cells():
+            chunk = data.chunk(cell)
+            known = before.get(cell)
+            if known is None or known[0] is not chunk:
+                known = chunk, _counts(np.asarray(chunk))
+            self._known[cell] = known
+            for value, number in known[1].items():
+                totals[value] = totals.get(value, 0) + number
+        return totals
+
+
+def _counts(piece: np.ndarray) -> dict[int, int]:
+    """Voxels of each number but 0."""
+    if not piece.any():
+        return {}
+    values, counts = np.unique(piece[piece != 0], return_counts=True)
+    return {int(v): int(n) for v, n in zip(values.tolist(), counts.tolist(), strict=True)}
 
 
 def thinned_counts(data: Any) -> tuple[dict[int, int], int]:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -26,6 +27,9 @@ __all__ = ["HAND_OVER", "Inbox", "Job", "Runner", "SyncRunner", "ThreadRunner"]
 log = logging.getLogger(__name__)
 
 Work = Callable[[Control], Generator[Event, None, Any]]
+Query = Callable[[], Any]
+OnDone = Callable[[Any], None]
+OnError = Callable[[BaseException], None]
 
 TILE_BYTES = 32 * 2**20
 """Tiles that may wait for the GUI thread before the worker has to wait."""
@@ -52,7 +56,7 @@ class Job:
 
 
 class Runner(Protocol):
-    """Runs one job at a time, and short questions beside it."""
+    """Runs one job at a time; queries and background tasks beside it."""
 
     @property
     def busy(self) -> bool:
@@ -61,12 +65,20 @@ class Runner(Protocol):
     def start(self, job: Job) -> None:
         """Run a job; its answers arrive through its callbacks."""
 
-    def ask(
-        self, question: Callable[[], Any], on_answer: Callable[[Any], None], about: str = ""
+    def query(
+        self, query: Query, on_answer: OnDone, on_error: OnError | None = None, *, about: str = ""
     ) -> None:
-        """Compute something short beside the job; a newer question replaces a waiting one.
+        """Compute something beside the job; the latest query wins.
 
-        Questions about different things do not wait for each other.
+        One query about a thing is computed at a time, and of those that wait only the latest stays.
+        What was computed is always handed over, even if a later one waits: otherwise somebody who
+        asks faster than answers come would never get one. Without ``on_error`` an error is logged.
+        """
+
+    def background(self, task: Query, on_done: OnDone, on_error: OnError) -> None:
+        """Run a task for its effect beside the job; each one runs to its end, in order.
+
+        Its error goes to ``on_error``, which tells the user. `close` waits for it.
         """
 
     def pump(self) -> None:
@@ -145,45 +157,88 @@ class Inbox:
             yield event
 
 
-class _Questions:
-    """Questions about one thing: one is thought about, the newest other one waits."""
+@dataclass(eq=False)
+class _Call:
+    """Something to compute beside the job, and whom to tell; callbacks run in the GUI thread."""
+
+    function: Query
+    on_done: OnDone
+    on_error: OnError
+    result: Any = None
+    error: BaseException | None = None
+
+    def compute(self) -> None:
+        try:
+            self.result = self.function()
+        except BaseException as error:  # noqa: BLE001 - told in the GUI thread
+            self.error = error
+
+    def tell(self) -> None:
+        if self.error is None:
+            self.on_done(self.result)
+        else:
+            self.on_error(self.error)
+
+
+class _Queries:
+    """Queries about one thing: one is computed, the latest other one waits.
+
+    The thread is a daemon, so that a query that hangs does not keep the process.
+    """
 
     def __init__(self) -> None:
-        self._waiting: tuple[Callable[[], Any], Callable[[Any], None]] | None = None
-        self._asked: tuple[threading.Thread, list[Any], Callable[[Any], None]] | None = None
+        self._waiting: _Call | None = None
+        self._running: tuple[threading.Thread, _Call] | None = None
 
-    def ask(self, question: Callable[[], Any], on_answer: Callable[[Any], None]) -> None:
-        self._waiting = (question, on_answer)
-        self._ask_next()
+    def ask(self, call: _Call) -> None:
+        self._waiting = call
+        self._begin()
 
-    def _ask_next(self) -> None:
-        if self._asked is not None or self._waiting is None:
+    def _begin(self) -> None:
+        if self._running is not None or self._waiting is None:
             return
-        (question, on_answer), self._waiting = self._waiting, None
-        answer: list[Any] = []
-
-        def think() -> None:
-            try:
-                answer.append(question())
-            except Exception:
-                log.exception("a question beside the job failed")
-
-        thread = threading.Thread(target=think, name="unetseg-question", daemon=True)
-        self._asked = (thread, answer, on_answer)
+        call, self._waiting = self._waiting, None
+        thread = threading.Thread(target=call.compute, name="unetseg-query", daemon=True)
+        self._running = (thread, call)
         thread.start()
 
     def pump(self) -> bool:
         """Hand over an answer; whether there is more to come."""
-        if self._asked is not None and not self._asked[0].is_alive():
-            (_, answer, on_answer), self._asked = self._asked, None
-            if answer and self._waiting is None:
-                on_answer(answer[0])
-            self._ask_next()
-        return self._asked is not None
+        if self._running is not None and not self._running[0].is_alive():
+            (_, call), self._running = self._running, None
+            self._begin()
+            call.tell()
+        return self._running is not None
 
     def close(self) -> threading.Thread | None:
-        asked, self._asked, self._waiting = self._asked, None, None
-        return None if asked is None else asked[0]
+        """Forget all; the thread that still computes."""
+        running, self._running, self._waiting = self._running, None, None
+        return None if running is None else running[0]
+
+
+class _Background:
+    """Tasks that all run to their end, in order; no daemon, so that the process waits for them."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "unetseg-background")
+        self._tasks: deque[tuple[_Call, Future[None]]] = deque()
+
+    def add(self, call: _Call) -> None:
+        self._tasks.append((call, self._thread.submit(call.compute)))
+
+    def pump(self) -> None:
+        while self._tasks and self._tasks[0][1].done():
+            self._tasks.popleft()[0].tell()
+
+    def close(self, seconds: float) -> bool:
+        """Let the tasks end, whom nobody listens to any more; whether they did in time."""
+        self._thread.shutdown(wait=False)
+        ended = not wait([future for _, future in self._tasks], seconds).not_done
+        for call, _ in self._tasks:
+            if call.error is not None:
+                _log(call.error)
+        self._tasks.clear()
+        return ended
 
 
 class ThreadRunner:
@@ -200,7 +255,8 @@ class ThreadRunner:
         self._job: Job | None = None
         self._inbox: Inbox | None = None
         self._thread: threading.Thread | None = None
-        self._questions: dict[str, _Questions] = {}
+        self._queries: dict[str, _Queries] = {}
+        self._background: _Background | None = None
 
     @property
     def busy(self) -> bool:
@@ -228,17 +284,26 @@ class ThreadRunner:
             log.info("the job failed", exc_info=True)
             inbox.end(error=error)
 
-    def ask(
-        self, question: Callable[[], Any], on_answer: Callable[[Any], None], about: str = ""
+    def query(
+        self, query: Query, on_answer: OnDone, on_error: OnError | None = None, *, about: str = ""
     ) -> None:
-        """Compute something short in a thread of its own, one at a time of what it is about."""
-        self._questions.setdefault(about, _Questions()).ask(question, on_answer)
+        """Compute something in a thread of its own; see `Runner`."""
+        queries = self._queries.setdefault(about, _Queries())
+        queries.ask(_Call(query, on_answer, on_error or _log))
+
+    def background(self, task: Query, on_done: OnDone, on_error: OnError) -> None:
+        """Run a task for its effect in a thread of its own; see `Runner`."""
+        if self._background is None:
+            self._background = _Background()
+        self._background.add(_Call(task, on_done, on_error))
 
     def pump(self) -> None:
         """Hand over what has arrived, for some milliseconds at most."""
-        for about, questions in tuple(self._questions.items()):
-            if not questions.pump() and self._questions.get(about) is questions:
-                del self._questions[about]
+        for about, queries in tuple(self._queries.items()):
+            if not queries.pump() and self._queries.get(about) is queries:
+                del self._queries[about]
+        if self._background is not None:
+            self._background.pump()
         job, inbox = self._job, self._inbox
         if job is None or inbox is None:
             return
@@ -258,15 +323,16 @@ class ThreadRunner:
         """Stop the job and wait for it; late answers are dropped."""
         job, inbox, thread = self._job, self._inbox, self._thread
         self._job = self._inbox = self._thread = None
-        asked = [questions.close() for questions in self._questions.values()]
-        self._questions.clear()
         if job is not None and inbox is not None:
             job.control.stop()
             inbox.close()
-        threads = [t for t in (thread, *asked) if t is not None]
+        threads = [thread, *(queries.close() for queries in self._queries.values())]
+        background, self._queries, self._background = self._background, {}, None
+        ended = background is None or background.close(seconds)
         for one in threads:
-            one.join(seconds)
-        return not any(one.is_alive() for one in threads)
+            if one is not None:
+                one.join(seconds)
+        return ended and not any(one is not None and one.is_alive() for one in threads)
 
 
 class SyncRunner:
@@ -287,14 +353,27 @@ class SyncRunner:
             self.busy = False
             job.on_done(result)
 
-    def ask(
+    def query(
         self,
-        question: Callable[[], Any],
-        on_answer: Callable[[Any], None],
+        query: Query,
+        on_answer: OnDone,
+        on_error: OnError | None = None,
+        *,
         about: str = "",  # noqa: ARG002 - as every runner has it
     ) -> None:
-        """Answer at once."""
-        on_answer(question())
+        """Answer at once; without ``on_error`` an error is the caller's."""
+        try:
+            answer = query()
+        except Exception as error:
+            if on_error is None:
+                raise
+            on_error(error)
+        else:
+            on_answer(answer)
+
+    def background(self, task: Query, on_done: OnDone, on_error: OnError) -> None:
+        """Run a task at once."""
+        self.query(task, on_done, on_error)
 
     def pump(self) -> None:
         """Nothing ever waits."""
@@ -302,6 +381,10 @@ class SyncRunner:
     def close(self, seconds: float = 10.0) -> bool:  # noqa: ARG002 - as every runner has it
         """Nothing ever runs."""
         return True
+
+
+def _log(error: BaseException) -> None:
+    log.error("what was computed beside the job failed", exc_info=error)
 
 
 def _step_back() -> None:

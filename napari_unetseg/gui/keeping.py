@@ -15,6 +15,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.truth import Change, Origin
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui import sentences
+from napari_unetseg.gui.model_files import ModelFiles
 from napari_unetseg.gui.restoring import Restored
 from napari_unetseg.gui.session import JobKind, Level, Session
 from napari_unetseg.gui.work import CopyWork, OpenWork, ReportWork
@@ -49,7 +50,8 @@ class Keeping:
         self.project: Project | None = None
         self._keys: dict[Any, str] = {}
         self._prints: dict[str, str] = {}
-        self._files: dict[str, str] = {}
+        self._models = ModelFiles(controller.runner, session, self._tell)
+        self._writing, self._failure = False, ""
         self._synced = self._tried = self._saved = time.monotonic()
         self._written = 0
         self._said_trouble = ""
@@ -109,6 +111,7 @@ class Keeping:
             self._closed = True
             self._session.say(sentences.NOT_KEPT.format(error), Level.WARNING)
             return
+        self._models.follow(self.project)
         for image in self._controller.truths:
             self._add(image)
 
@@ -122,7 +125,7 @@ class Keeping:
             self._keys[image] = next(k for n in range(1, 10**6) if (k := f"image-{n}") not in taken)
             self._fingerprint(image, self._keys[image])
         project.add(self._keys[image], self._controller.truth(image), self._values())
-        self._keep_models()
+        self._models.update()
 
     def _fingerprint(self, image: Any, key: str) -> None:
         stack = napari_layers.stack_of(image)
@@ -134,14 +137,14 @@ class Keeping:
         if isinstance(stack.data, np.ndarray):  # at once, as it may be known by nothing else
             self._prints[key] = stack.fingerprint()
         else:
-            self._controller.runner.ask(stack.fingerprint, note, about=f"fingerprint {key}")
+            self._controller.runner.query(stack.fingerprint, note, about=f"fingerprint {key}")
 
     # -- all that is no array ------------------------------------------------------------------
 
     def _on_values(self) -> None:
         if self.project is not None:
             self.project.put_values(self._values())
-            self._keep_models()
+            self._models.update()
 
     def _values(self) -> dict[str, Any]:
         session, project = self._session, self.project
@@ -183,32 +186,6 @@ class Keeping:
             "labels": source.labels.name if source and source.labels else None,
         }
 
-    def _keep_models(self) -> None:
-        """Write model files, beside the window."""
-        new = [e for e in self._session.history if self._files.get(e.model.id) != self._where]
-        project = self.project
-        if not new or project is None:
-            return
-        for entry in new:
-            self._files[entry.model.id] = self._where
-
-        listed = {entry.model.id for entry in self._session.history}
-        gone = [known for known in self._files if known not in listed]
-        for known in gone:
-            del self._files[known]
-
-        def keep() -> None:
-            for entry in new:
-                project.add_model(entry.model.id, entry.model.save)
-            for known in gone:
-                project.remove_model(known)
-
-        self._controller.runner.ask(keep, lambda _: None, about=f"model {new[-1].model.id}")
-
-    @property
-    def _where(self) -> str:
-        return str(self.project.folder) if self.project else ""
-
     # -- time ----------------------------------------------------------------------------------
 
     def tick(self) -> None:
@@ -218,23 +195,42 @@ class Keeping:
             return
         self.recognise()
         self._look(project)
-        ask = self._controller.runner.ask
-        if project.trouble and now - self._tried > RETRY_SECONDS:
+        if self._writing:
+            return
+        if self._trouble and now - self._tried > RETRY_SECONDS:
             self._tried = now
-            ask(partial(_mend, project), lambda _: self._tell(), about="keep")
+            self._models.update()
+            self._write(project, partial(_mend, project, all_of_it=bool(self._failure)))
         elif now - self._synced > SYNC_SECONDS and project.journal_bytes != self._written:
             self._synced, self._written = now, project.journal_bytes
-            ask(project.sync, lambda _: self._tell(), about="keep")
+            self._write(project, project.sync)
         elif project.journal_bytes > SAVE_BYTES or (
             now - self._saved > SAVE_SECONDS and project.journal_bytes > LITTLE
         ):
             self._saved = now
-            ask(partial(_save, project), lambda _: self._tell(), about="keep")
+            self._write(project, partial(_save, project))
+
+    def _write(self, project: Project, task: Callable[[], None]) -> None:
+        """Write beside the window, one at a time."""
+
+        def done(error: BaseException | None) -> None:
+            self._writing = False
+            if project is self.project:
+                self._failure = sentences.not_written("The project", error) if error else ""
+                self._tell()
+
+        self._writing = True
+        self._controller.runner.background(task, lambda _: done(None), done)
+
+    @property
+    def _trouble(self) -> str:
+        """Why something is in memory alone, in a sentence; empty if all is on disk."""
+        trouble = self.project.trouble if self.project is not None else ""
+        return trouble or self._failure or self._models.trouble
 
     def _tell(self) -> None:
         """Say once that nothing can be written, and once that it can again."""
-        trouble = self.project.trouble if self.project is not None else ""
-        if trouble != self._said_trouble:
+        if (trouble := self._trouble) != self._said_trouble:
             self._said_trouble = trouble
             if trouble:
                 self._session.say(trouble, Level.ERROR)
@@ -244,11 +240,25 @@ class Keeping:
     def close(self) -> None:
         """Write what waits and the window's state, and let others open the project."""
         self._closed = True
-        project, self.project = self.project, None
+        project = self.project
         if project is not None:
             self._look(project)
             project.put_values({**project.values, "window": self._window})
-            project.close()
+            self._models.update()  # what could not be written is tried once more
+            self._leave(project, project.close)
+        self.project = None
+        self._models.follow(None)
+
+    def _leave(self, project: Project, close: Callable[[], None]) -> None:
+        """Close a project after all that is still to be written to it."""
+
+        def closed(_: object) -> None:
+            self._session.recoveries = tuple(places.recoveries())
+
+        def failed(error: BaseException) -> None:
+            self._session.say(sentences.not_written(project.folder.name, error), Level.ERROR)
+
+        self._controller.runner.background(close, closed, failed)
 
     def _look(self, project: Project) -> None:
         """Remember where the window looks: without its layers it looks nowhere."""
@@ -275,15 +285,16 @@ class Keeping:
 
     def _on_copied(self, copy: Project) -> None:
         before, self.project = self.project, copy
+        self._failure = ""
+        self._models.follow(copy)
         if before is not None:
             copy.catch_up(before)
         self._on_values()
         for image, key in self._keys.items():  # what was said while it was copied
             copy.add(key, self._controller.truth(image))
         if before is not None:
-            before.close()
-            if self._session.project is None and not copy.trouble:
-                places.throw_away(places.Recovery(before.folder, (), 0.0))
+            useless = self._session.project is None and not copy.trouble
+            self._leave(before, partial(_close, before, useless=useless))
         self._named(copy.folder)
         self._session.say(f"Everything is kept in {copy.folder} from now on.", Level.DONE)
 
@@ -331,12 +342,12 @@ class Keeping:
         if self.project is not None:
             self.close()
         self._closed = False
-        self._keys, self._prints, self._files = {}, {}, {}
+        self._keys, self._prints, self._failure = {}, {}, ""
         with self._controller.opening():
             self._keys, missing = Restored(self._controller, project, kept).restore(entries)
             self._prints = {k: i["fingerprint"] for k, i in project.values["images"].items()}
             self.project = project
-        self._files = {entry.model.id: self._where for entry in entries}
+        self._models.follow(project, [entry.model.id for entry in entries])
         self._named(None if _is_nameless(project) else project.folder)
         self._session.missing = missing
         self._session.recoveries = tuple(places.recoveries())
@@ -415,10 +426,18 @@ def _is_nameless(project: Project) -> bool:
     return project.folder.parent == places.recovery_folder()
 
 
-def _mend(project: Project) -> None:
+def _mend(project: Project, *, all_of_it: bool) -> None:
+    """Write what waits, with a snapshot where only that helps."""
     project.retry()
-    if project.needs_saving:
+    if project.needs_saving or all_of_it:
         _save(project)
+
+
+def _close(project: Project, *, useless: bool) -> None:
+    """Close a project, and delete it where another one has all of it."""
+    project.close()
+    if useless:
+        places.throw_away(places.Recovery(project.folder, (), 0.0))
 
 
 def _save(project: Project) -> None:

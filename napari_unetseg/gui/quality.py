@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.quality import PlaneQuality, first_qualities
 from napari_unetseg.gui import layers as napari_layers
-from napari_unetseg.gui.session import PlacedQuality
+from napari_unetseg.gui import sentences
+from napari_unetseg.gui.session import Level, PlacedQuality
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller
@@ -89,5 +90,9 @@ class Quality:
             points.sort(key=lambda point: point[1].minutes)
             self._session.quality = tuple(PlacedQuality(*point) for point in points)
 
+        def failed(error: BaseException) -> None:
+            self._asking, self._next = False, self.clock() + SECONDS
+            self._session.say(sentences.explain(error, "Quality over time"), Level.WARNING)
+
         self._asking, self._changed = True, False
-        controller.runner.ask(question, answer, about="quality")
+        controller.runner.query(question, answer, failed, about="quality")

@@ -14,6 +14,7 @@ from napari_unetseg.core.appearance import Appearance, Look
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.gui import layers as napari_layers
+from napari_unetseg.gui import sentences
 from napari_unetseg.gui.grids import empty_grid
 from napari_unetseg.gui.session import Level
 
@@ -172,15 +173,20 @@ class LabelRemedies:
             return out
 
         show = partial(self._show, image, source.labels, remedy)
-        controller.runner.ask(made, show, about="labels")
+        controller.runner.query(made, show, self._on_error, about="labels")
 
     def _show(self, image: Any, labels: Labels, remedy: Remedy, made: np.ndarray) -> None:
         controller = self._controller
-        if labels not in controller.viewer.layers or controller.session.image is not image:
-            return
+        source = controller.session.source()
+        if source is None or source.image is not image or source.labels is not labels:
+            return  # other labels were chosen meanwhile, perhaps by an earlier click
         layer = napari_layers.add_labels(controller.viewer, labels, made, remedy.kind)
         controller.choose_labels(layer, remedy.kind)
         controller.session.say(f"{layer.name} was made and is chosen; press 'Train'.", Level.DONE)
+
+    def _on_error(self, error: BaseException) -> None:
+        text = sentences.explain(error, "Making labels")
+        self._controller.session.say(text, Level.WARNING)
 
 
 def look_at_folder(labels: Path) -> tuple[LabelKind, str, float | None]:

@@ -84,6 +84,10 @@ MASK_IS_YOURS = (
 )
 NOTHING_TO_REPORT = "Nothing was painted yet, so there is nothing to report."
 KEPT_AGAIN = "Everything is on disk again."
+NOT_WRITTEN = (
+    "{} could not be written ({}); it is kept in memory and written again soon: free some space, "
+    "or save the project elsewhere."
+)
 MISSING = "Not found: {}. Press 'Find image…', or open or drop it: nothing of it is lost."
 NOT_THAT_IMAGE = "{} has not the pixels that were painted on; choose another file."
 KEPT = "; the earlier model is kept"
@@ -155,6 +159,18 @@ def explain(error: BaseException, doing: str) -> str:
         f"{doing} failed ({type(error).__name__}: {line[:160]}); your labels and the earlier model "
         "are as they were, so change a setting and try again."
     )
+
+
+def not_written(what: str, error: BaseException) -> str:
+    """Why ``what``, which is still in memory, is not on disk, and what to do."""
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    if is_out_of_memory(cause):
+        reason = "there is not enough memory"
+    elif isinstance(cause, OSError):
+        reason = (cause.strerror or str(cause)).lower()
+    else:
+        reason = f"{type(cause).__name__}: {cause}".splitlines()[0][:160]
+    return NOT_WRITTEN.format(what, reason)
 
 
 def invalid(error: ValidationError) -> str:

@@ -112,4 +112,4 @@ class Unsure:
                     self._layer = napari_layers.Uncertainty(self._controller.viewer, image)
                 self._layer.write(plane, found)
 
-        self._controller.runner.ask(question, answer, about="uncertainty")
+        self._controller.runner.query(question, answer, about="uncertainty")

@@ -17,6 +17,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.engine.tasks import Elsewhere, Training
 from napari_unetseg.gui.grids import empty_grid
+from napari_unetseg.gui.newer import pairs_of
 from napari_unetseg.gui.tidy import TidySettings, tidy
 from napari_unetseg.io.project import Project
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.samples import Pair
     from napari_unetseg.engine.live import Screen
     from napari_unetseg.engine.saving import Saving
+    from napari_unetseg.gui.newer import Snapshot
     from napari_unetseg.gui.session import Source
 
 __all__ = [
@@ -61,8 +63,8 @@ class TrainWork:
 
     Attributes
     ----------
-    pairs
-        Snapshots of what is in layers; newer ones may come through the control.
+    snapshots
+        What is in layers; newer pairs may come through the control.
     folders
         Sources on disk, opened in the worker.
     settings, structures
@@ -75,7 +77,7 @@ class TrainWork:
         Address of the computer that trains; empty for this one.
     """
 
-    pairs: Sequence[Pair]
+    snapshots: Sequence[Snapshot]
     folders: Sequence[Source]
     settings: TrainSettings
     structures: Sequence[Structure]
@@ -89,7 +91,7 @@ class TrainWork:
         for source in self.folders:
             others += yield from _open_folder(source)
         control.keep_pairs(tuple(others))
-        pairs = [*self.pairs, *others]
+        pairs = [*pairs_of(self.snapshots), *others]
         init = self.model
         if init is not None and (reason := _misfit(init, self.settings)):
             yield Notice(f"A new model begins: {reason}.")

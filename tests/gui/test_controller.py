@@ -478,6 +478,7 @@ def test_structures_are_named_added_and_found(controller: Controller) -> None:
     assert labels.features["name"].tolist() == ["", "nucleus", "structure 2", "background"]
     assert (session.brush, labels.selected_label, str(labels.mode)) == (2, 2, "paint")
     labels.data[0, 0] = 9
+    labels.refresh()
     count(controller)
     assert [s.number for s in session.structures] == [1, 2, 9]
 

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -146,7 +147,7 @@ def test_closing_stops_the_worker_and_drops_late_answers() -> None:
     assert not heard.results
 
 
-def test_a_newer_question_replaces_a_waiting_one() -> None:
+def test_the_latest_query_waits_alone_and_what_was_computed_is_handed_over() -> None:
     answers: list[int] = []
     go = threading.Event()
     runner = ThreadRunner()
@@ -155,12 +156,93 @@ def test_a_newer_question_replaces_a_waiting_one() -> None:
         go.wait(10)
         return 0
 
-    runner.ask(slow, answers.append)
+    runner.query(slow, answers.append)
     for number in (1, 2, 3):
-        runner.ask(lambda n=number: n, answers.append)
+        runner.query(lambda n=number: n, answers.append)
     go.set()
-    pump(runner, lambda: bool(answers))
-    assert answers == [3]
+    pump(runner, lambda: len(answers) == 2)
+    assert answers == [0, 3]
+    assert runner.close()
+
+
+def test_who_asks_faster_than_answers_come_gets_answers() -> None:
+    """A later query waits whenever one is answered, for ever."""
+    asked, answers = 0, list[int]()
+    runner = ThreadRunner()
+
+    def ask() -> None:
+        nonlocal asked
+        asked += 1
+        runner.query(lambda n=asked: n, answers.append)
+
+    def asking() -> bool:
+        ask()
+        ask()
+        return len(answers) >= 5
+
+    pump(runner, asking)
+    assert answers == sorted(answers)
+    assert runner.close()
+
+
+def test_a_query_that_fails_says_so_and_the_next_one_is_computed() -> None:
+    heard: list[str] = []
+    runner = ThreadRunner()
+    runner.query(lambda: 1 / 0, lambda _: None, lambda e: heard.append(type(e).__name__))
+    pump(runner, lambda: bool(heard))
+    runner.query(lambda: "fine", heard.append)
+    pump(runner, lambda: len(heard) == 2)
+    assert heard == ["ZeroDivisionError", "fine"]
+
+
+def test_background_tasks_all_run_in_order_and_tell_their_errors() -> None:
+    done, told = list[int](), list[str]()
+    go = threading.Event()
+    runner = ThreadRunner()
+
+    def task(number: int) -> int:
+        go.wait(10)
+        if number == 2:
+            raise OSError(28, "No space left on device")
+        done.append(number)
+        return number
+
+    for number in range(5):
+        runner.background(
+            partial(task, number),
+            lambda n: told.append(f"{n} in {threading.current_thread().name}"),
+            lambda e: told.append(str(e)),
+        )
+    go.set()
+    pump(runner, lambda: len(told) == 5)
+    assert done == [0, 1, 3, 4]
+    here = threading.current_thread().name
+    assert told == [
+        f"0 in {here}",
+        f"1 in {here}",
+        "[Errno 28] No space left on device",
+        f"3 in {here}",
+        f"4 in {here}",
+    ]
+    assert runner.close()
+
+
+def test_closing_waits_for_background_tasks_and_not_for_queries_that_wait() -> None:
+    done: list[str] = []
+    go = threading.Event()
+    runner = ThreadRunner()
+
+    def slow(name: str) -> None:
+        go.wait(10)
+        done.append(name)
+
+    for name in ("first", "second"):
+        runner.background(partial(slow, name), done.append, lambda _: None)
+    for name in ("asked", "waits"):
+        runner.query(partial(slow, name), done.append)
+    threading.Timer(0.05, go.set).start()
+    assert runner.close()
+    assert sorted(done) == ["asked", "first", "second"]
 
 
 def test_the_synchronous_runner_does_the_same_at_once() -> None:
@@ -175,6 +257,8 @@ def test_the_synchronous_runner_does_the_same_at_once() -> None:
     heard = Heard()
     SyncRunner().start(heard.job(work))
     SyncRunner().start(heard.job(fails))
+    SyncRunner().background(lambda: 1 / 0, heard.results.append, heard.errors.append)
+    assert isinstance(heard.errors.pop(), ZeroDivisionError)
     assert heard.events == [Notice("one"), Notice("two")]
     assert heard.results == [7]
     assert [str(e) for e in heard.errors] == ["broken"]

@@ -275,6 +275,117 @@ def test_a_full_disk_is_said_once_and_so_is_its_end(
     again.disconnect()
 
 
+def full_disk(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def models_on_disk(controller: Controller) -> set[str]:
+    project = controller.keeping.project
+    assert project is not None
+    return {file.stem for file in (project.folder / "models").glob("*.safetensors")}
+
+
+@pytest.fixture
+def sentences_of(work: Controller) -> list[str]:
+    sentences: list[str] = []
+    work.session.events.message.connect(lambda m: sentences.append(m.text))
+    return sentences
+
+
+def test_a_model_that_found_no_room_is_said_and_written_when_there_is(
+    work: Controller, sentences_of: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_unetseg.core import model_file
+    from napari_unetseg.gui import keeping
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model_file, "content", full_disk)
+        work.train()
+        work.rename_structure(1, "disc")  # another occasion, at which it fails again
+    new = work.session.history[-1]
+    (text,) = [s for s in sentences_of if s.startswith(f"{new.name} could not be written")]
+    assert "(no space left on device); it is kept in memory and written again soon" in text
+    assert new.model.id not in models_on_disk(work)
+
+    monkeypatch.setattr(keeping, "RETRY_SECONDS", 0.0)
+    work.tick()
+    assert sentences_of[-1] == sentences.KEPT_AGAIN
+    assert new.model.id in models_on_disk(work)
+    work.tick()
+    assert sentences_of.count(sentences.KEPT_AGAIN) == 1
+    killed(work)
+    again = started(None)
+    again.keeping.recover(again.session.recoveries[0])
+    assert [entry.model.id for entry in again.session.history][-1] == new.model.id
+    again.disconnect()
+
+
+def test_one_model_that_cannot_be_written_keeps_no_other_from_it(
+    work: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_unetseg.core.model import Model
+
+    write, first = Model.save, work.session.history[0].model
+    project = work.keeping.project
+    assert project is not None
+    project.remove_model(first.id)
+
+    def save(model: Model, path: Path) -> Path:
+        if model is first:
+            full_disk()
+        return write(model, path)
+
+    monkeypatch.setattr(Model, "save", save)
+    work.keeping.save_as(project.folder.parent / "named")  # which writes every model
+    work.train()
+    assert models_on_disk(work) == {work.session.history[-1].model.id}
+    assert work.keeping.project is not project
+
+
+def test_a_model_that_waits_for_room_is_tried_once_more_when_the_window_closes(
+    work: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_unetseg.core import model_file
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model_file, "content", full_disk)
+        work.train()
+    project = work.keeping.project
+    assert project is not None
+    work.keeping.close()
+    name = f"{work.session.history[-1].model.id}.safetensors"
+    assert (project.folder / "models" / name).exists()
+
+
+def test_a_snapshot_that_fails_for_any_reason_is_said_and_made_again(
+    work: Controller, sentences_of: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_unetseg.gui import keeping
+    from napari_unetseg.io import project as module
+
+    monkeypatch.setattr(keeping, "SAVE_BYTES", 0)
+    monkeypatch.setattr(keeping, "SYNC_SECONDS", 1e9)
+    monkeypatch.setattr(keeping, "RETRY_SECONDS", 0.0)
+
+    def breaks(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_truth", breaks)
+        work.tick()
+        work.tick()
+    (text,) = [s for s in sentences_of if s.startswith("The project could not be written")]
+    assert "(there is not enough memory)" in text
+    work.tick()
+    assert sentences_of[-1] == sentences.KEPT_AGAIN
+    before = said(work)
+    killed(work)
+    again = started(None)
+    again.keeping.recover(again.session.recoveries[0])
+    assert_same(said(again), before)
+    again.disconnect()
+
+
 def test_a_project_in_another_window_is_refused_in_a_sentence(
     work: Controller, tmp_path: Path
 ) -> None:

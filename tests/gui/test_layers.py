@@ -291,7 +291,11 @@ def test_corrections_are_kept_through_predictions_and_erasing_means_background()
     prediction.layer.data_setitem((np.array([0, 1]), np.array([0, 0])), [0, 2])
     corrections = prediction.truth.corrections()
     assert corrections is not None
-    assert (corrections[0, 0], corrections[1, 0], corrections.sum()) == (BRUSH, 2, BRUSH + 2)
+    assert (corrections[0, 0], corrections[1, 0], np.asarray(corrections).sum()) == (
+        BRUSH,
+        2,
+        BRUSH + 2,
+    )
     again(prediction, 1, "b")
     assert prediction.layer.data[0, 0] == 0
     assert prediction.layer.data[1, 0] == 2

@@ -573,11 +573,11 @@ class Thinking(SyncRunner):
         self.searches: list[tuple[Any, Any]] = []
         self.answers: list[tuple[Any, Any]] = []
 
-    def ask(self, question: Any, on_answer: Any, about: str = "") -> None:
+    def query(self, query: Any, on_answer: Any, on_error: Any = None, *, about: str = "") -> None:
         if about == "changes":
-            self.searches.append((question, on_answer))
+            self.searches.append((query, on_answer))
         else:
-            super().ask(question, on_answer, about)
+            super().query(query, on_answer, on_error, about=about)
 
     def search(self) -> None:
         question, on_answer = self.searches.pop(0)

@@ -40,7 +40,7 @@ from napari_unetseg.gui import controller as controlling
 from napari_unetseg.gui import looking
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.jobs import SyncRunner
-from napari_unetseg.gui.newer import gather
+from napari_unetseg.gui.newer import take_snapshots
 from napari_unetseg.gui.session import Level, Mode, ModelEntry
 from napari_unetseg.io import places
 from napari_unetseg.io.contents import read_contents
@@ -654,7 +654,7 @@ class Hands(RuleBasedStateMachine):
         same = partial(np.testing.assert_array_equal, strict=False)
         same(self.strokes.data, oracle.strokes.values, "annotation layer")
         self.same_truth(self.controller.truth(self.image), oracle.strokes.values)
-        pair = gather(self.session.sources, self.controller.truths)()[0]
+        pair = take_snapshots(self.session.sources, self.controller.truths)[0].pair()
         same(pair.labels, oracle.strokes.values, "labels to train on")
         self.same_corrections(pair.corrections, oracle.winning())
         assert len(self.strokes._undo_history) == len(oracle.strokes_past)

@@ -12,8 +12,8 @@ from napari.utils.colormaps import DirectLabelColormap
 
 from napari_unetseg.core.labels import BRUSH, LabelKind, Structure, default_color
 from napari_unetseg.core.singleton_axes import on_grid
-from napari_unetseg.core.sparse import SparseGrid, planes_with
-from napari_unetseg.gui.grids import ON_DISK_BYTES, empty_grid
+from napari_unetseg.core.sparse import planes_with
+from napari_unetseg.gui.grids import empty_grid
 from napari_unetseg.gui.layers.alignment import place_of, place_over
 from napari_unetseg.gui.layers.following import follow, image_of
 from napari_unetseg.gui.layers.layer_axes import grid_shape, level0
@@ -144,18 +144,6 @@ def snapshot(layer: Labels) -> Any:
     """A copy of the labels that later painting does not touch; lazy arrays are as they are."""
     data = level0(layer)
     return _dense_copy(data) if isinstance(data, np.ndarray) else data
-
-
-def copy_of(data: Any) -> Any:
-    """A copy of a layer's data that later painting does not touch; any thread may make it.
-
-    Lazy arrays (dask, zarr) are read by the job, chunk by chunk; they are not what people paint on.
-    Of arrays only the planes with something in them are copied, so that a mostly empty stack
-    costs little; one that is large becomes a `SparseGrid`.
-    """
-    if not isinstance(data, np.ndarray):
-        return data
-    return SparseGrid.copied(data) if data.nbytes > ON_DISK_BYTES else _dense_copy(data)
 
 
 def _dense_copy(data: np.ndarray) -> np.ndarray:
