@@ -97,7 +97,7 @@ def test_positions_of_an_ome_tiff_are_one_stack_where_their_names_differ_in_numb
     parts = [(p, {"metadata": {"Name": f"Pos{n}"}}) for n, p in enumerate(every)]
     stack = open_stack(write(tmp_path / "a.ome.tif", *parts))
     assert (stack.axes, numbers(stack)) == ("PYX", [1, 2, 3])
-    assert "a.ome.tif/Pos0 opens the first" in stack.notes[0]
+    assert "'a.ome.tif/Pos0' opens the first" in stack.notes[0]
     named = [(p, {"metadata": {"Name": n}}) for n, p in zip(["raw", "mask"], every, strict=False)]
     assert "holds 2 images: raw (8 × 9 uint16), mask (8 × 9 uint16); name one" in refusal(
         write(tmp_path / "b.ome.tif", *named)
@@ -137,7 +137,7 @@ def test_images_of_other_sizes_are_refused_by_their_names(tmp_path: Path) -> Non
     path = write(tmp_path / "a.tif", *parts)
     assert refusal(path) == (
         f"{path} holds 3 images: Series 1 (8 × 9 uint16), Series 2 (3 × 8 × 11 uint16), Series 3 "
-        "(8 × 9 uint8); name one, such as a.tif/Series 1, or with --series."
+        "(8 × 9 uint8); name one, such as 'a.tif/Series 1', or give its number, such as --series 1."
     )
     for series in (2, "2", "Series 2"):
         assert open_stack(path, series=series).data.shape == (3, 8, 11)

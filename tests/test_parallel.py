@@ -163,7 +163,7 @@ def test_a_signal_ends_all_and_the_first_process_prints_and_writes(files: list[P
     said = "".join(lines) + errors
     once = ("1 image with labels", "Device cpu", "the best model so far is saved")
     assert [said.count(words) for words in once] == [1, 1, 1]
-    assert out.count("you stopped it") == out.count("saved as") == 1
+    assert out.count("it was stopped") == out.count("saved as") == 1
     record = load_model(files[2]).history[-1]
     assert (record.processes, record.threads) == (2, max(1, len(os.sched_getaffinity(0)) // 2))
 

@@ -109,7 +109,7 @@ def test_a_signal_ends_a_training_after_its_step_and_the_same_command_goes_on(
         f"unetseg: Stopped by {said}: the best model so far is saved. The same command goes on "
         f"from step 5 ({checkpoint}); with --no-resume it begins anew."
     )
-    assert "after 5 steps: you stopped it" in stopped.out
+    assert "after 5 steps: it was stopped" in stopped.out
     assert load_model(model).history[-1].steps == 5
 
     again = run(*command)

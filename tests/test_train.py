@@ -433,7 +433,7 @@ def test_stop_returns_what_was_learned(pair: Pair, after: int) -> None:
             control.stop()
     assert model.history[-1].steps == after
     assert seen[-1].outcome is Outcome.STOPPED
-    assert "you stopped it" in seen[-1].reason
+    assert "it was stopped" in seen[-1].reason
     assert isinstance(seen[-1], TrainingDone)
     assert predict(model, pair.image).shape == (96, 96)
 

@@ -239,7 +239,7 @@ class Progress:
             Outcome.TIME_OVER: f"the {self.settings.minutes or 0:g} minutes were over",
             Outcome.LABELS_LEARNED: "what is labelled is right",
             Outcome.EARLY_STOPPED: f"nothing improved for {self.without_gain} epochs",
-            Outcome.STOPPED: "you stopped it",
+            Outcome.STOPPED: "it was stopped",
             Outcome.DIVERGED: "the loss was no number (NaN) again and again",
             Outcome.FAILED: f"a step failed ({self._failure}), and what was learned before is kept",
             Outcome.DISCONNECTED: "the computer cannot be reached any more",

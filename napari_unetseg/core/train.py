@@ -221,7 +221,7 @@ class _Run:
         elif not self.data.validated:
             yield Notice(
                 "There is too little annotation to hold any back for a score; the result is shown "
-                "without one. Paint more, in several places, to get a score."
+                "without one. Label more, in several places or images, to get a score."
             )
         yield self.prepared()
         if self.resumed:

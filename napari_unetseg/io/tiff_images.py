@@ -161,7 +161,8 @@ def choose_image(
     own, notes = [i for i in images if not i.associated], []
     if others := [i.name for i in images if i.associated and i.first.kind != "lsm"]:
         notes.append(
-            f"{path.name} also holds {listed(others)} ({path.name}/{others[0]} opens the first)."
+            f"{path.name} also holds {listed(others)}; name one to open it instead, such as "
+            f"'{path.name}/{others[0]}'."
         )
     here = [i for i in own if i.within]
     if here and len(here) < len(own):
@@ -183,7 +184,7 @@ def choose_image(
     elif own[0].first.kind != "generic":
         notes.append(
             f"{path.name} holds {len(own)} images that are alike; they are opened as one stack of "
-            f"{planes} planes ({path.name}/{own[0].name} opens the first)."
+            f"{planes} planes ('{path.name}/{own[0].name}' opens the first alone)."
         )
     return joined, tuple(notes)
 

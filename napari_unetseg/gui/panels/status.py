@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["StatusPanel"]
 
 WELCOME = "Choose an image, press 'New layer', draw some strokes, press 'Train'."
-READY = "There are labels of two kinds already: press 'Train'."
+READY = "Two classes are labelled already: press 'Train'."
 
 
 class StatusPanel(Panel):
