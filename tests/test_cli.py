@@ -553,10 +553,13 @@ def test_wrong_usage_is_one_line_and_code_2(run: Run, arguments: str, sentence: 
     assert result.out == ""
 
 
+LIBRARIES = ("napari", "torch", "tifffile", "zarr")
+
+
 def test_version_says_what_a_bug_report_needs(run: Run) -> None:
     said = run("--version")
     bindings = [name for name in ("PyQt6", "PySide6", "PyQt5") if find_spec(name)]
-    lines = [f"{name} {version(name)}\n" for name in ("napari", "torch", *bindings)]
+    lines = [f"{name} {version(name)}\n" for name in (*LIBRARIES, *bindings)]
     first = f"unetseg {__version__}\nPython {platform.python_version()}\n"
     assert said == Result(0, first + "".join(lines), "")
 
@@ -573,6 +576,8 @@ def test_version_leaves_out_what_is_not_installed(
     assert run("--version").out.splitlines()[2:] == [
         "napari of napari",
         "torch of torch",
+        "tifffile of tifffile",
+        "zarr of zarr",
         "PySide6 of PySide6_Essentials",
     ]
 

@@ -424,6 +424,22 @@ def test_a_picture_that_is_cut_short_is_refused(tmp_path: Path) -> None:
         assert "copy or save it again" in refusal(tmp_path / name)
 
 
+@pytest.mark.parametrize("kind", [TypeError, AttributeError, NameError, ImportError])
+def test_a_fault_of_the_program_is_not_taken_for_damage_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    path = tiff(tmp_path / "a.tif", GREY)
+
+    def fails(*_: Any) -> None:
+        raise kind("got an unexpected\n argument \x1b'squeeze'")
+
+    monkeypatch.setattr("napari_unetseg.io.tiff.images_of", fails)
+    with pytest.raises(UserError, match="if other programs open it report") as caught:
+        open_stack(path)
+    assert f"({kind.__name__}: got an unexpected argument 'squeeze')" in str(caught.value)
+    assert isinstance(caught.value.__cause__, kind)
+
+
 def test_damaged_pixels_are_a_sentence(tmp_path: Path) -> None:
     path = tiff(tmp_path / "a.tif", TZCYX[0, :, 0], compression="zlib")
     with tifffile.TiffFile(path) as file:

@@ -83,11 +83,25 @@ def test_appended_images_are_one_stack(tmp_path: Path) -> None:
     assert (stack.axes, numbers(stack)) == ("TYX", [1, 2, 3])
 
 
-def test_pages_that_are_only_compressed_differently_stay_in_their_order(tmp_path: Path) -> None:
-    every = planes(5, 8, 9)
+@pytest.mark.parametrize("count", [2, 5])
+def test_pages_that_are_only_compressed_differently_stay_in_their_order(
+    tmp_path: Path, count: int
+) -> None:
+    every = planes(count, 8, 9)
     parts = [(p, {**PAGE, "compression": "zlib" if n % 2 else None}) for n, p in enumerate(every)]
     stack = open_stack(write(tmp_path / "a.tif", *parts))
-    assert (stack.axes, numbers(stack), stack.notes) == ("ZYX", [1, 2, 3, 4, 5], ())
+    assert (stack.axes, numbers(stack), stack.notes) == ("ZYX", [*range(1, count + 1)], ())
+
+
+@pytest.mark.parametrize("place", [0, 4, 11])
+def test_a_page_without_pixels_is_left_out_and_said(tmp_path: Path, place: int) -> None:
+    path = write(tmp_path / "a.tif", *((p, GREY | PAGE) for p in planes(12, 8, 9)))
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages[place].aspage().tags["ImageWidth"].overwrite(0)
+    stack = open_stack(path)
+    assert numbers(stack) == [n for n in range(1, 13) if n != place + 1]
+    assert stack.notes == ("a.tif has 1 page without pixels, left out.",)
+    assert [c.shape for c in contents_of(path)] == [(11, 8, 9)]
 
 
 def test_positions_of_an_ome_tiff_are_one_stack_where_their_names_differ_in_numbers(

@@ -12,6 +12,8 @@ __all__ = ["installed_versions"]
 PACKAGES = {
     "napari": ("napari",),
     "torch": ("torch",),
+    "tifffile": ("tifffile",),
+    "zarr": ("zarr",),
     "PyQt6": ("PyQt6",),
     "PySide6": ("PySide6", "PySide6_Essentials"),  # the second alone is enough for napari
     "PyQt5": ("PyQt5",),
@@ -19,7 +21,7 @@ PACKAGES = {
 
 
 def installed_versions() -> dict[str, str]:
-    """Name and version of the program, Python, napari, PyTorch and each Qt binding.
+    """Name and version of the program, Python, the libraries that matter and each Qt binding.
 
     Returns
     -------

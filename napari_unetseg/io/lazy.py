@@ -37,6 +37,11 @@ LARGE_PLANE = 64 * 2**20
 """A plane of more bytes is never read whole: only the chunks that a region needs."""
 BOMB_RATIO = 10_000
 """A file that declares more than so many bytes of pixels for each stored one is refused."""
+PROGRAM_ERRORS = (TypeError, AttributeError, NameError, ImportError, NotImplementedError)
+"""What faults of a program raise, and calls that another version of a library does not know.
+
+Damaged files lead to them too, so it is never sure which of the two it was.
+"""
 
 Key = tuple[int | slice, ...]
 
@@ -65,6 +70,13 @@ def reading(path: Path) -> Iterator[None]:
         raise UserError(f"{path} does not exist; check the name.") from error
     except PermissionError as error:
         raise UserError(f"{path} may not be read; change its permissions.") from error
+    except PROGRAM_ERRORS as error:
+        said = "".join(c for c in " ".join(str(error).split()) if c.isprintable())[:120]
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}: {said}): it is damaged, or a library "
+            "and this program do not fit; copy or save it again, and if other programs open it "
+            "report this sentence with what 'unetseg --version' shows."
+        ) from error
     except Exception as error:
         raise UserError(
             f"{path} cannot be read: it is damaged, cut short or not what its name says; "

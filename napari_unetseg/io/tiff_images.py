@@ -6,8 +6,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +118,8 @@ class PixelReader:
         grid = image.shape[: len(image.shape) - len(image.first.keyframe.shape)]
         page = int(np.ravel_multi_index(index[: len(grid)], grid))
         series, number = image.where[page]
-        return np.asarray(self._arrays[series][(number, *index[len(grid) :], *region)])
+        pages = (number,) if len(image.pages[series]) > 1 else ()
+        return np.asarray(self._arrays[series][(*pages, *index[len(grid) :], *region)])
 
 
 def images_of(file: tifffile.TiffFile) -> tuple[TiffImage, ...]:
@@ -130,8 +130,12 @@ def images_of(file: tifffile.TiffFile) -> tuple[TiffImage, ...]:
     series = _series(file)
     images = [_image(file, s) for s in series]
     if not any(s.kind in OWN_INDEX for s in series):
-        more = (_image(file, s) for s in _undescribed(file, series))
-        images += [replace(i, described=False) for i in more]
+        pages = _undescribed(file, series)
+        images += [replace(_image(file, s), described=False) for s in _alike(pages)]
+        if empty := sum(not _has_pixels(page) for page in pages):
+            name = Path(file.filehandle.name).name
+            left = f"{name} has {empty} page{'s' * (empty > 1)} without pixels, left out."
+            images = [replace(i, remarks=(*i.remarks, left)) for i in images]
     if all(i.associated for i in images):
         images = [replace(i, associated=False) for i in images]
     images.sort(key=lambda i: i.associated)
@@ -195,21 +199,20 @@ def choose_image(
 def _series(file: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
     """The series of a file; pages that differ in the middle of a uniform chain are told apart.
 
-    tifffile looks at a few pages to see whether all are alike.
+    tifffile looks at a few pages to see whether all are alike. Pages without pixels are no image.
     """
-    with suppress(RuntimeError):
+    try:
         series = list(file.series)
-        if not series or series[0].kind != "uniform" or differing_page(series[0]) is None:
-            return series
-    file.__dict__.pop("series", None)
-    file.is_uniform = False
-    return list(file.series)
+    except RuntimeError:  # tifffile has found such a page itself
+        file.is_uniform = False
+        series = list(file.series)
+    if series and series[0].kind == "uniform" and differing_page(series[0]) is not None:
+        series = _alike(file.pages.get(n) for n in range(len(file.pages)))
+    return [s for s in series if s.size]
 
 
-def _undescribed(
-    file: tifffile.TiffFile, series: Sequence[tifffile.TiffPageSeries]
-) -> list[tifffile.TiffPageSeries]:
-    """Series of the pages that metadata do not speak of, those that are stored alike together."""
+def _undescribed(file: tifffile.TiffFile, series: Sequence[tifffile.TiffPageSeries]) -> list[Page]:
+    """The pages that metadata do not speak of."""
     files = {id(f): f for f in (file, *file._files.values())}
     if len(series) == 1 and is_block(series[0]) and len(file.pages) == _planes(series[0]):
         return []
@@ -219,14 +222,24 @@ def _undescribed(
         for level in one.levels
         for page in _pages(level)
     }
-    groups: dict[int, list[Page]] = {}
+    more: list[Page] = []
     for parent in files.values():
-        more = [n for n in range(len(parent.pages)) if (id(parent), (n,)) not in known]
-        for number in more:
+        for number in (n for n in range(len(parent.pages)) if (id(parent), (n,)) not in known):
             with opened(parent):
-                page = parent.pages.get(number)
-            groups.setdefault(page.hash, []).append(page)
-    return [_of_pages(pages) for pages in groups.values() if pages[0].shape]
+                more.append(parent.pages.get(number))
+    return more
+
+
+def _has_pixels(page: Page) -> bool:
+    return min(page.shape, default=0) > 0
+
+
+def _alike(pages: Iterable[Page]) -> list[tifffile.TiffPageSeries]:
+    """Series of the pages that are stored alike; pages without pixels are left out."""
+    groups: dict[int, list[Page]] = {}
+    for page in filter(_has_pixels, pages):
+        groups.setdefault(page.hash, []).append(page)
+    return [_of_pages(group) for group in groups.values()]
 
 
 def _pages(series: tifffile.TiffPageSeries) -> Iterator[Page]:
@@ -253,11 +266,15 @@ def _planes(series: tifffile.TiffPageSeries) -> int:
     return math.prod(series.shape) // max(math.prod(series.keyframe.shape), 1)
 
 
-def _of_pages(pages: Sequence[Page], *, squeeze: bool = True) -> tifffile.TiffPageSeries:
-    """A series of pages that are stored alike."""
+def _of_pages(pages: Sequence[Page]) -> tifffile.TiffPageSeries:
+    """A series of pages that are stored alike; a single page has no axis of pages.
+
+    Some versions of tifffile leave out axes of length 1 and others do not: there are none here.
+    """
     first = pages[0]
-    shape, axes = (len(pages), *first.shape), f"I{first.axes}"
-    return tifffile.TiffPageSeries(pages, shape, first.dtype, axes, kind="generic", squeeze=squeeze)
+    lead = (len(pages),) if len(pages) > 1 else ()
+    shape, axes = (*lead, *first.shape), "I" * len(lead) + first.axes
+    return tifffile.TiffPageSeries(pages, shape, first.dtype, axes, kind="generic")
 
 
 def _image(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> TiffImage:
@@ -296,12 +313,12 @@ def _planned(series: tifffile.TiffPageSeries) -> str:
     """The axes that Micro-Manager was to acquire more of, each with its length: ``T 10``."""
     metadata = series.keyframe.parent.micromanager_metadata or {}
     summary = metadata.get("Summary", {})
-    keys = {"T": "Frames", "Z": "Slices", "C": "Channels", "R": "Positions"}
-    sizes = zip(series.get_axes(squeeze=False), series.get_shape(squeeze=False), strict=True)
+    keys = {"T": "Frames", "R": "Positions", "Z": "Slices", "C": "Channels"}
+    sizes = dict(zip(series.axes, series.shape, strict=True))
     return ", ".join(
-        f"{axis} {summary[keys[axis]]}"
-        for axis, size in sizes
-        if axis in keys and int(summary.get(keys[axis], 1)) > size
+        f"{axis} {summary[key]}"
+        for axis, key in keys.items()
+        if int(summary.get(key, 1)) > sizes.get(axis, 1)
     )
 
 
@@ -364,7 +381,7 @@ def _joined(images: Sequence[TiffImage]) -> TiffImage | None:
         group = groups.setdefault(one.hash, [])
         where.append((list(groups).index(one.hash), len(group)))
         group.append(one)
-    series = tuple(_of_pages(group, squeeze=False) for group in groups.values())
+    series = tuple(_of_pages(group) for group in groups.values())
     return replace(first, shape=shape, axes=axes, pages=series, where=tuple(where))
 
 
