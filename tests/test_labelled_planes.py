@@ -17,7 +17,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.image import Stack
 from napari_unetseg.core.labels import Structure
 from napari_unetseg.core.samples import Pair, TrainingData
-from napari_unetseg.core.sparse import SparseGrid
+from napari_unetseg.core.sparse import SparseGrid, whole
 
 if TYPE_CHECKING:
     from napari_unetseg.core.blocks import Plane
@@ -66,6 +66,13 @@ def painted(array: Any, rng: np.random.Generator) -> np.ndarray:
     return array
 
 
+def sparse(labels: np.ndarray) -> SparseGrid:
+    """The same labels as annotations are kept."""
+    grid = SparseGrid(labels.shape, labels.dtype)
+    grid.write(whole(labels.shape), labels)
+    return grid
+
+
 def changed(pairs: list[Pair], how: str, rng: np.random.Generator) -> list[Pair]:
     """What a user may do to annotated images while a training goes on."""
     n = int(rng.integers(len(pairs)))
@@ -82,7 +89,7 @@ def changed(pairs: list[Pair], how: str, rng: np.random.Generator) -> list[Pair]
         now = copied(one, corrections=painted(before, rng))
         return [*pairs[:n], now, *pairs[n + 1 :]]
     if how == "sparse":
-        return [*pairs[:n], copied(one, labels=SparseGrid.copied(one.labels)), *pairs[n + 1 :]]
+        return [*pairs[:n], copied(one, labels=sparse(one.labels)), *pairs[n + 1 :]]
     if how == "kind":
         return [*pairs[:n], copied(one, kind="strokes", ignore=2), *pairs[n + 1 :]]
     if how == "spacing":
@@ -200,11 +207,11 @@ def test_a_stroke_reads_nothing_of_the_folders_that_train_too() -> None:
 
 def test_of_a_stack_only_the_plane_with_the_stroke_is_split_again() -> None:
     image, truth = blobs((4, 96, 96), 30)
-    before = Pair(Stack(image, "TYX"), SparseGrid.copied(strokes(truth)), "strokes")
+    before = Pair(Stack(image, "TYX"), sparse(strokes(truth)), "strokes")
     labels = strokes(truth)
     labels[2, 50] = 1
     data = TrainingData([before], 2, 0.15)
-    newer = data.renewed([copied(before, labels=SparseGrid.copied(labels))])
+    newer = data.renewed([copied(before, labels=sparse(labels))])
     kept = [a.train is b.train for a, b in zip(newer.planes, data.planes, strict=True)]
     assert kept == [True, True, False, True]
 
