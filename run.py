@@ -317,18 +317,19 @@ def demo(options: argparse.Namespace, binding: str) -> int:
 def test(options: argparse.Namespace, bindings: list[str]) -> int:
     """Run the stages and print a summary; 1 if any of them failed.
 
-    The stages with windows wait more than they compute, so they run beside the others, and what
-    they print comes when they end.
+    The stages with windows wait more than they compute, so they run beside the others: those of
+    the first binding, and those of the rest. What they print comes when they end.
     """
     stages = planned(options, bindings)
     windows = [stage for stage in stages if stage.name in SHOWS]
     others = [stage for stage in stages if stage not in windows]
     virtual = without_screen(options)
-    with ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(2) as beside:
         if others:
-            later = beside.submit(lambda: [kept(stage, virtual=virtual) for stage in windows])
+            groups = (windows[:1], windows[1:])
+            later = [beside.submit(all_kept, group, virtual=virtual) for group in groups]
             results = [shown(stage, virtual=virtual) for stage in others]
-            results += later.result()
+            results += [result for group in later for result in group.result()]
         else:
             results = [shown(stage, virtual=virtual) for stage in windows]
     print("\n=== summary")
@@ -340,6 +341,11 @@ def test(options: argparse.Namespace, bindings: list[str]) -> int:
     failed = [title for title, passed, _ in results if not passed]
     print(f"FAILED: {', '.join(failed)}" if failed else "All passed.")
     return 1 if failed else 0
+
+
+def all_kept(stages: list[Stage], *, virtual: bool) -> list[Result]:
+    """Run stages one after another, each as `kept` does."""
+    return [kept(stage, virtual=virtual) for stage in stages]
 
 
 def kept(stage: Stage, *, virtual: bool) -> Result:

@@ -188,12 +188,13 @@ def test_every_way_learns_from_what_the_hand_paints(root: Path, tmp_path: Path, 
     if way == "forest":
         pytest.importorskip("sklearn")
     out = tmp_path / "out"
-    time_options = ["--minutes", "0.4", "--every", "0.2"]
+    every = 0.1 if way == "random" else 0.2  # minutes; the others need time to choose a place
+    time_options = ["--minutes", f"{2 * every}", "--every", f"{every}"]
     annotator.main([str(root), "--ways", way, *time_options, "--out", str(out), *SMALL])
     report = json.loads((out / "annotator.json").read_text())
     assert report["simulation"] is True
     (run,) = report["sets"]["flat"][way]
-    assert [row["minutes"] for row in run["curve"]] == [0.2, 0.4]
+    assert [row["minutes"] for row in run["curve"]] == [every, 2 * every]
     first, last = run["curve"]
     assert last["dice"] > 0.5
     assert last["visits"] > first["visits"]
