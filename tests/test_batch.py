@@ -293,7 +293,7 @@ def test_a_job_names_the_image_in_files_of_several(place: Path) -> None:
 
 
 def test_a_killed_batch_goes_on_to_the_same_bytes(place: Path) -> None:
-    np.save(place / "in" / "large.npy", (noise((12, 500, 400)) * 255).astype(np.uint8))
+    np.save(place / "in" / "large.npy", (noise((8, 400, 300)) * 255).astype(np.uint8))
     text = TWO.replace("in/*.tif", "in").replace("threads: 1", "threads: 1\ntile: 128")
     written(place, text)
     written(place, text).rename(place / "whole.yaml")
