@@ -374,11 +374,15 @@ def run_stage(stage: Stage, *, virtual: bool, output: IO[str] | None = None) -> 
 
 
 def window_tests(binding: str) -> list[str]:
-    """What is tested on a binding that is not the first; napari leaves PyQt5 soon."""
+    """What is tested on a binding that is not the first: whole windows.
+
+    A few of them on PyQt5, which napari leaves soon.
+    """
+    names = ["binding", "canvas_window", "project_window", "window"]
     if binding != "pyqt5":
-        return ["tests/gui"]
-    names = ("binding", "canvas_window", "project_window", "window")
-    return [f"tests/gui/test_{name}.py" for name in names]
+        more = "alignment attention batch controls live quality remote review"
+        names += [f"{name}_window" for name in more.split()]
+    return [f"tests/gui/test_{name}.py" for name in sorted(names)]
 
 
 def planned(options: argparse.Namespace, bindings: list[str]) -> list[Stage]:
