@@ -92,6 +92,16 @@ def killed(controller: Controller) -> None:
     controller.disconnect()
 
 
+def assert_recovered(controller: Controller) -> None:
+    """Kill the process; another one finds all that was said."""
+    before = said(controller)
+    killed(controller)
+    again = started(None)
+    again.keeping.recover(again.session.recoveries[0])
+    assert_same(said(again), before)
+    again.disconnect()
+
+
 def test_a_window_that_crashed_is_offered_and_brings_everything_back(
     work: Controller, picture: Path
 ) -> None:
@@ -267,12 +277,7 @@ def test_a_full_disk_is_said_once_and_so_is_its_end(
     monkeypatch.setattr(journal.os, "write", real)
     work.keeping.tick()
     assert sentences[-1] == "Everything is on disk again."
-    before = said(work)
-    killed(work)
-    again = started(None)
-    again.keeping.recover(again.session.recoveries[0])
-    assert_same(said(again), before)
-    again.disconnect()
+    assert_recovered(work)
 
 
 def full_disk(*_: object) -> None:
@@ -378,12 +383,7 @@ def test_a_snapshot_that_fails_for_any_reason_is_said_and_made_again(
     assert "(there is not enough memory)" in text
     work.tick()
     assert sentences_of[-1] == sentences.KEPT_AGAIN
-    before = said(work)
-    killed(work)
-    again = started(None)
-    again.keeping.recover(again.session.recoveries[0])
-    assert_same(said(again), before)
-    again.disconnect()
+    assert_recovered(work)
 
 
 def test_a_project_in_another_window_is_refused_in_a_sentence(
