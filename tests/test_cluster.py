@@ -216,11 +216,26 @@ def test_a_killed_worker_costs_its_own_chunks_alone(tmp_path: Path) -> None:
 
 @POSIX
 @pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("before_it_is_fetched", [False, True])
 def test_when_all_workers_are_gone_it_says_so_and_goes_on_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before_it_is_fetched: bool
 ) -> None:
-    """Workers of a scheduler that nobody starts again."""
+    """Workers of a scheduler that nobody starts again; a result may go with them."""
     monkeypatch.setattr(cluster, "LOST_SECONDS", 1.0)
+    monkeypatch.setattr(cluster, "RESULT_SECONDS", 1.0)
+    look = cluster._ended
+
+    def go_after_looking(client: Any, going: Any) -> Any:
+        found = look(client, going)
+        if found and told >= 3 and before_it_is_fetched:
+            local.scale(0)
+            until = time.monotonic() + 60
+            while client.nthreads():
+                assert time.monotonic() < until
+                time.sleep(0.01)
+        return found
+
+    monkeypatch.setattr(cluster, "_ended", go_after_looking)
     model, image = random_model(1, depth=2, width=4), saved(tmp_path, (40, 128, 128))
     with (
         distributed.LocalCluster(
@@ -233,7 +248,8 @@ def test_when_all_workers_are_gone_it_says_so_and_goes_on_later(
         events = predict_to_zarr(model, open_stack(image), store, SMALL, chunks=chunks)
         while told < 3:
             told += isinstance(next(events), ChunkPredicted)
-        local.scale(0)
+        if not before_it_is_fetched:
+            local.scale(0)
         with pytest.raises(UserError, match="All workers are gone"):
             told += sum(isinstance(event, ChunkPredicted) for event in events)
     assert 3 <= told < 160

@@ -40,6 +40,8 @@ __all__ = ["forget_model", "on_cluster"]
 LOST_SECONDS = 60.0
 """Without a worker for so long a prediction ends."""
 LOOK_SECONDS = 1.0
+RESULT_SECONDS = 10.0
+"""A result that is not fetched after so long is asked for again."""
 ALL_LOST = "All workers are gone; what was predicted is kept, and the same command goes on."
 _sent: WeakKeyDictionary[Client, str] = WeakKeyDictionary()
 """The model that the workers of a client have."""
@@ -151,13 +153,14 @@ def _hand_out(client: Client, job: Job, output: Output, control: Control) -> Ite
             going |= {_submit(client, job, number) for number in islice(todo, max(0, room))}
             if not going:
                 return
-            ended = _ended(client, going)
-            lost_since = None if ended or client.nthreads() else lost_since or time.monotonic()
+            fetched = {future: _result(future) for future in _ended(client, going)}
+            results = {future: said for future, said in fetched.items() if said is not None}
+            lost_since = None if results or client.nthreads() else lost_since or time.monotonic()
             if lost_since is not None and time.monotonic() - lost_since > LOST_SECONDS:
                 raise CannotGoOnError(ALL_LOST)
-            for future in ended:
+            for future, said in results.items():
                 going.discard(future)
-                yield from map(Notice, _result(future))
+                yield from map(Notice, said)
                 done += 1
                 yield ChunkPredicted(done, total)
     finally:
@@ -187,12 +190,17 @@ def _ended(client: Client, going: set[Future[Any]]) -> set[Future[Any]]:
     return set()
 
 
-def _result(future: Future[Any]) -> list[str]:
+def _result(future: Future[Any]) -> list[str] | None:
+    """What a worker said of its chunk; None if it was lost before that was fetched."""
     from distributed import KilledWorker
 
     try:
-        found: list[str] = future.result()
+        found: list[str] = future.result(timeout=RESULT_SECONDS)
         return found
+    except TimeoutError:
+        if future.status == "error":  # of what the worker did
+            raise
+        return None
     except KilledWorker as error:
         raise UserError(
             "Workers were lost again and again at the same chunk, mostly for want of memory; give "
