@@ -36,8 +36,6 @@ class Origin(StrEnum):
     """Painted on a prediction: 0 nothing, 1 to 254 a structure, 255 background."""
     ACCEPTED = "accepted"
     """Declared right; numbers as in corrections."""
-    FIRST = "first"
-    """The first prediction of a plane, numbers as in corrections; trains nothing, has no times."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,8 +63,6 @@ class Change:
 
 SAID = (Origin.CORRECTIONS, Origin.ACCEPTED)
 """What may win over strokes."""
-SNAPSHOT = (Origin.STROKES, *SAID)
-"""What a training learns from."""
 
 
 class _Layer:
@@ -104,7 +100,6 @@ class Truth:
         self._ready, self._wanted = np.empty(0, np.uint8), 0
         self._layers = {o: _Layer.empty(shape, np.uint8) for o in Origin}
         self._layers[Origin.STROKES] = _Layer.empty(shape, dtype)
-        self._layers[Origin.FIRST].values = SparseGrid(shape, packed=True)
 
     def grid(self, origin: Origin) -> SparseGrid:
         """The values of one origin; not to be written to."""
@@ -148,7 +143,7 @@ class Truth:
             if times is None:
                 self.stamp += 1
             change = Change(origin, cut, values, self.stamp, times)
-            if times is not None or origin is Origin.FIRST:
+            if times is not None:
                 self.put(change)
                 return change
             own = [_clip(cut, values, part, differs) for part, differs, _ in found]
@@ -226,9 +221,7 @@ class Truth:
         """Make a change that was taken down before."""
         with self._lock:
             layer, region, values = self._layers[change.origin], change.region, change.values
-            if change.origin is Origin.FIRST:
-                layer.values.write(region, values)
-            elif change.stamps is not None:
+            if change.stamps is not None:
                 layer.stamps.write(region, change.stamps)
                 layer.values.write(region, values)
             else:
@@ -317,15 +310,14 @@ class Truth:
             return over
 
     def snapshot(self) -> Truth:
-        """What is said now, but first predictions, as a truth of its own that nobody changes.
+        """What is said now, as a truth of its own that nobody changes.
 
         It shares chunks with this one, so that it takes no time and no memory for voxels.
         """
         with self._lock:
             copy = Truth(self.shape, kind=self.kind)
             copy.stamp, copy._away = self.stamp, self._away
-            for origin in SNAPSHOT:
-                layer = self._layers[origin]
+            for origin, layer in self._layers.items():
                 copy._layers[origin] = _Layer(layer.values.snapshot(), layer.stamps.snapshot())
             return copy
 
@@ -354,7 +346,7 @@ class Truth:
         """Whether nothing was said in a chunk between two snapshots of one truth."""
         return all(
             mine.values.shares(theirs.values, cell) and mine.stamps.shares(theirs.stamps, cell)
-            for mine, theirs in ((self._layers[o], other._layers[o]) for o in SNAPSHOT)
+            for mine, theirs in ((self._layers[o], other._layers[o]) for o in Origin)
         )
 
     def count(self, origin: Origin) -> int:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice, OtherSpacing, TilePredicted
-from napari_unetseg.core.truth import Change, Origin
 from napari_unetseg.engine.image_ranges import ImageRanges
 from napari_unetseg.engine.live import LookWork, MaskBegins, Screen, View, near
 from napari_unetseg.engine.tasks import Elsewhere
@@ -20,6 +19,7 @@ from napari_unetseg.gui.session import Level, Mode
 
 if TYPE_CHECKING:
     from napari_unetseg.core.sparse import Region
+    from napari_unetseg.core.truth import Change
     from napari_unetseg.gui.controller import Controller
     from napari_unetseg.gui.session import ModelEntry, Session
 
@@ -84,10 +84,9 @@ class Looking:
 
     def on_change(self, image: Any, change: Change) -> None:
         """Something was said; in live mode a training begins anew after a moment."""
-        if change.origin is not Origin.FIRST:
-            self._painted = time.monotonic()
-            regions = self.newer.setdefault(image, [])
-            regions[:] = [*regions[1 - MOST_NEWER :], change.region]
+        self._painted = time.monotonic()
+        regions = self.newer.setdefault(image, [])
+        regions[:] = [*regions[1 - MOST_NEWER :], change.region]
 
     def _train_anew(self) -> bool:
         """Begin a training for strokes that were painted after the last one; whether it did."""

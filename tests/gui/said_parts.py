@@ -75,7 +75,6 @@ class Oracle:
 
     def __post_init__(self) -> None:
         self.strokes, self.corrections, self.accepted = (Words.none(self.shape) for _ in range(3))
-        self.first = np.zeros(self.shape, np.uint8)
         self.fresh_layer()
 
     def fresh_layer(self) -> None:
@@ -205,8 +204,6 @@ class Oracle:
     def tile(self, spot: Spot, mask: np.ndarray) -> None:
         """A tile of the model that began last; its plane is what an index begins with."""
         self.replaced.add(self.plane_of(spot))
-        first = self.first[spot]
-        first[first == 0] = said_of(np.broadcast_to(mask, first.shape))[first == 0]
         self.network[spot] = mask
         self.covered[spot] = self.fresh[spot] = True
         self.written(spot)

@@ -639,7 +639,6 @@ class Hands(RuleBasedStateMachine):
             (Origin.STROKES, strokes),
             (Origin.CORRECTIONS, oracle.corrections.values),
             (Origin.ACCEPTED, oracle.accepted.values),
-            (Origin.FIRST, oracle.first),
         ):
             same(truth.read(origin, all_of_it), wanted, str(origin))
         same(truth.winning(all_of_it), oracle.winning(), "the newest wins")

@@ -161,7 +161,6 @@ class Prediction:
         for plane in planes:
             self._remember(plane)
         tile = mask.astype(np.uint8).reshape([s.stop - s.start for s in region])
-        self._take_first(region, tile)
         self._network[region] = tile
         self._replace(region)
         for plane in planes:
@@ -251,13 +250,6 @@ class Prediction:
                 self._replace(_region(plane, self._shape))
             self._covered.take(plane, self._fresh)
         self.flush()
-
-    def _take_first(self, region: Region, tile: np.ndarray) -> None:
-        """The first mask of every place is kept, to tell later how good it was."""
-        first = self.truth.read(Origin.FIRST, region)
-        if not first.all():
-            new = np.where(first == 0, as_correction(tile), first)
-            self._note(Origin.FIRST, region, new)
 
     # -- the model before ----------------------------------------------------------------------
 
