@@ -199,18 +199,16 @@ class SparseGrid:
         """The places of the chunks that hold anything."""
         return list(self._chunks | self._late)
 
-    def look(self, part: Region, *, keep: bool = False) -> np.ndarray:
-        """What a part of a region holds, as `parts` gives it; not to be written to.
+    def look(self, part: Region) -> np.ndarray:
+        """What a part of a region holds, as `parts` gives it, until something is written there.
 
-        It stays as it is until something is written there, with ``keep`` for ever.
+        Not to be written to.
         """
         *_, y, x = part
         cell = _cell_of(part)
         chunk = self.chunk(cell)
         if chunk is None:
             return uniform(self.dtype.type(0), tuple(s.stop - s.start for s in part))
-        if keep:
-            self._kept.add(cell)
         top, left = cell[-2] * CHUNK, cell[-1] * CHUNK
         return chunk[..., y.start - top : y.stop - top, x.start - left : x.stop - left]
 

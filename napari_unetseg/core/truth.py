@@ -1,7 +1,7 @@
 """What a person said about one image: strokes, corrections, accepted regions, kept apart.
 
 Every voxel of each remembers when it was last changed, so that where they disagree the newest wins.
-An undo gives back the times too: what was taken back never was. NumPy alone.
+An undo is a change like any other, and so the newest. NumPy alone.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from napari_unetseg.core.labels import LabelKind
-from napari_unetseg.core.retrace import Steps, changed
-from napari_unetseg.core.sparse import Cell, Region, SparseGrid, uniform, within
+from napari_unetseg.core.sparse import Cell, Region, SparseGrid, parts, uniform, within
 
 __all__ = ["Change", "Origin", "Said", "Truth"]
 
@@ -51,7 +50,7 @@ class Change:
     stamp
         The time of voxels that differ from before: a number that grows with every change.
     stamps
-        Times of all voxels, uint32, after an undo or redo; None otherwise.
+        Times of all voxels, uint32, where they do not follow from ``stamp``; None otherwise.
     """
 
     origin: Origin
@@ -66,11 +65,10 @@ SAID = (Origin.CORRECTIONS, Origin.ACCEPTED)
 
 
 class _Layer:
-    """Values and times of one origin, and the steps that led there."""
+    """Values and times of one origin."""
 
     def __init__(self, values: SparseGrid, stamps: SparseGrid) -> None:
         self.values, self.stamps = values, stamps
-        self.steps = Steps(values, stamps)
 
     @classmethod
     def empty(cls, shape: Sequence[int], dtype: Any) -> _Layer:
@@ -114,44 +112,19 @@ class Truth:
         with self._lock:
             return self.grid(origin).read(region)
 
-    def note(
-        self,
-        origin: Origin,
-        region: Region,
-        values: np.ndarray,
-        *,
-        by_hand: bool = True,
-        undoable: bool = True,
-    ) -> Change | None:
-        """Take down what a region holds now; None if nothing changed.
-
-        Parameters
-        ----------
-        by_hand
-            False if this may be an undo or a redo, which brings back the times of before.
-        undoable
-            Whether napari's undo may take it back.
-        """
+    def note(self, origin: Origin, region: Region, values: np.ndarray) -> Change | None:
+        """Take down what a region holds now, as the newest of all; None if nothing changed."""
         with self._lock:
             layer = self._layers[origin]
-            found = list(changed(layer.values, region, values))
+            found = list(_changed(layer.values, region, values))
             if not found:
                 return None
             cut = _bounds((part, differs) for part, differs, _ in found)
             values = self._copied(values[within(cut, region)])
-            times = None if by_hand else layer.steps.retraced(cut, values)
-            if times is None:
-                self.stamp += 1
-            change = Change(origin, cut, values, self.stamp, times)
-            if times is not None:
-                self.put(change)
-                return change
-            own = [_clip(cut, values, part, differs) for part, differs, _ in found]
-            if undoable:
-                layer.steps.remember(cut, own, self.stamp)
-            for one in own:
-                _say(layer, *one, self.stamp)
-            return change
+            self.stamp += 1
+            for part, differs, _ in found:
+                _say(layer, *_clip(cut, values, part, differs), self.stamp)
+            return Change(origin, cut, values, self.stamp)
 
     def settle(self, most: int = 16) -> bool:
         """Do what was put off so that nobody waits, for so many chunks; whether nothing is left."""
@@ -225,7 +198,7 @@ class Truth:
                 layer.stamps.write(region, change.stamps)
                 layer.values.write(region, values)
             else:
-                for part, differs, new in list(changed(layer.values, region, values)):
+                for part, differs, new in list(_changed(layer.values, region, values)):
                     _say(layer, part, differs, new.copy(), change.stamp)
             self.stamp = max(self.stamp, change.stamp)
 
@@ -252,7 +225,7 @@ class Truth:
             )
 
     def retype(self, dtype: Any) -> None:
-        """Have strokes of another type of numbers, with their times; steps can be undone no more.
+        """Have strokes of another type of numbers, with their times.
 
         Numbers that do not fit become others: what the layer holds is to be noted after this.
         """
@@ -384,6 +357,17 @@ class Truth:
         newer = (values != 0) & (stamps > times)
         out[newer], times[newer] = values[newer], stamps[newer]
         return out, times
+
+
+def _changed(
+    grid: SparseGrid, region: Region, values: np.ndarray
+) -> Iterator[tuple[Region, np.ndarray, np.ndarray]]:
+    """The parts of a region where values differ from a grid's, where in them, and the values."""
+    for part in parts(region):
+        new = values[within(part, region)]
+        differs = new != grid.look(part)
+        if differs.any():
+            yield part, differs, new
 
 
 def _say(layer: _Layer, part: Region, differs: np.ndarray, values: np.ndarray, stamp: int) -> None:
