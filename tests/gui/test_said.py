@@ -180,6 +180,24 @@ def test_undos_that_were_quicker_than_a_search_are_the_newest(
     assert desk.winning()[5, 5] == 0, "so is a redo"
 
 
+@pytest.mark.parametrize("onto", ["strokes", "mask"])
+def test_what_is_painted_right_after_an_undo_is_newer(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, onto: str
+) -> None:
+    """An undo in a huge grid is taken down at once, not when a search has found it."""
+    layers = [(desk.strokes, STROKES), (desk.mask, CORRECTIONS)]
+    (layer, origin), (other, _) = layers if onto == "strokes" else reversed(layers)
+    put(layer, 5, 5, 2)
+    put(layer, 5, 5, 4)
+    for module in (stroke_layer, prediction_layer):
+        monkeypatch.setattr(module, "AT_ONCE", 0)
+    layer.undo()
+    put(other, 5, 5, 3)
+    desk.controller.tick()
+    assert desk.read(origin)[5, 5] == 2
+    assert desk.winning()[5, 5] == (3 if onto == "strokes" else 0)
+
+
 def test_a_layer_that_is_no_longer_used_is_not_settled(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
