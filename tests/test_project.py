@@ -21,7 +21,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from napari_unetseg.annotations.annotation_store import Origin, Truth
-from napari_unetseg.annotations.annotation_time import First
 from napari_unetseg.annotations.sparse_array import Region, whole
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
@@ -180,10 +179,9 @@ def test_an_image_may_be_added_while_a_snapshot_lists_the_images(tmp_path: Path)
 
 
 def test_what_is_said_while_a_copy_is_written_is_in_the_copy(tmp_path: Path) -> None:
-    """The planes that were predicted first are written while another one is."""
     one, truth = begin(tmp_path / "one")
-    speaking = threading.Thread(target=lambda: say(one, truth, Origin.FIRST, planes[1], 1))
     planes = [(slice(z, z + 1), slice(0, 300), slice(0, 520)) for z in range(2)]
+    speaking = threading.Thread(target=lambda: say(one, truth, Origin.STROKES, planes[1], 1))
 
     class Heard(float):
         def __round__(self, digits: Any = None) -> Any:
@@ -192,17 +190,16 @@ def test_what_is_said_while_a_copy_is_written_is_in_the_copy(tmp_path: Path) -> 
                 speaking.join(10)
             return float(self)
 
-    say(one, truth, Origin.FIRST, planes[0], 1)
-    one.effort.firsts[KEY] = {(0,): First(Heard(3.0), 1)}
+    say(one, truth, Origin.STROKES, planes[0], 1)
+    one.effort.seconds = Heard(3.0)
     copy = one.save_as(tmp_path / "copy")
     assert speaking.ident
-    assert set(one.effort.firsts[KEY]) == {(0,), (1,)}
+    assert truth.grid(Origin.STROKES).planes() == {(0,), (1,)}
     copy.catch_up(one)
     copy.add(KEY, truth)
     for each in (one, copy):
         each.close()
     moved, now = reopened(tmp_path / "copy")
-    assert set(moved.effort.firsts[KEY]) == {(0,), (1,)}
     assert_same(now, truth)
     moved.close()
 

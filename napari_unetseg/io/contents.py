@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from napari_unetseg.annotations.annotation_store import Origin, Truth
-from napari_unetseg.annotations.annotation_time import Effort
-from napari_unetseg.annotations.sparse_array import planes_of
+from napari_unetseg.annotations.annotation_store import Truth
+from napari_unetseg.annotations.annotation_time import Effort, checked_seconds
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.io.file_names import as_stored
@@ -58,7 +57,7 @@ class Contents:
         content = _read_file(self.folder / FILE)
         self.snapshot, self.first = content["snapshot"], content["journal"]
         self.values = content["values"]
-        self._read_effort(content.get("effort"))
+        self._read_seconds(content.get("seconds", 0))
         for key, image in content["images"].items():
             truth = _truth_of(key, image)
             self.truths[key] = truth
@@ -76,12 +75,11 @@ class Contents:
             if number >= self.first:
                 self._replay(self.folder / f"journal-{number}")
 
-    def _read_effort(self, said: Any) -> None:
-        if said is not None:
-            try:
-                self.effort = Effort.from_json(said)
-            except ValueError:
-                self.lost.append("How long was annotated could not be read.")
+    def _read_seconds(self, seconds: Any) -> None:
+        try:
+            self.effort.seconds = checked_seconds(seconds)
+        except ValueError:
+            self.lost.append("How long was annotated could not be read.")
 
     def _replay(self, path: Path) -> None:
         frames = read_frames(path)
@@ -113,9 +111,6 @@ class Contents:
                     raise ValueError("something was said of a place outside its image")
                 truth.put(change)
                 self.effort.seconds = max(self.effort.seconds, seconds)
-                if change.origin is Origin.FIRST:
-                    planes = planes_of(change.region)
-                    self.effort.predicted(image, planes, seconds, change.stamp)
 
     def _know(self, values: dict[str, Any]) -> None:
         """Images that were added since the snapshot, and what their numbers mean now."""

@@ -27,8 +27,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from napari_unetseg.annotations.annotation_store import Change, Origin, Truth
-from napari_unetseg.annotations.annotation_time import Effort, First
-from napari_unetseg.annotations.sparse_array import Cell, planes_of
+from napari_unetseg.annotations.annotation_time import Effort
 from napari_unetseg.core.atomic_write import atomic_path
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.file_locks import try_lock
@@ -57,7 +56,7 @@ class Project:
     truths
         What was said about each image, by its key.
     effort
-        How long was annotated, and when each plane was first predicted.
+        How long was annotated.
     trouble
         Why nothing is written at the moment, in a sentence; empty if all is well.
     lost
@@ -157,11 +156,7 @@ class Project:
     def record(self, key: str, change: Change) -> None:
         """Write down what was said about an image; never raises, see `trouble`."""
         with self._lock:
-            if change.origin is Origin.FIRST:
-                planes, seconds = planes_of(change.region), self.effort.seconds
-                self.effort.predicted(key, planes, seconds, change.stamp)
-            else:
-                self.effort.word(time.monotonic())
+            self.effort.word(time.monotonic())
             self._append(Said(key, change, self.effort.seconds))
 
     def add(self, key: str, truth: Truth, naming: dict[str, Any] | None = None) -> None:
@@ -183,19 +178,9 @@ class Project:
                     shape = [s.stop - s.start for s in region]
                     values = np.zeros(shape, grid.dtype) if values is None else values
                     stamps = np.zeros(shape, np.uint32) if stamps is None else stamps
-                    if origin is Origin.FIRST:
-                        first = self._first_of(key, cell[:-2], truth)
-                        change = Change(origin, region, values, first.stamp)
-                        frames.append(Said(key, change, first.seconds))
-                        continue
                     change = Change(origin, region, values, int(stamps.max()), stamps)
                     frames.append(Said(key, change, self.effort.seconds))
             self._append(Together(tuple(frames)))
-
-    def _first_of(self, key: str, plane: Cell, truth: Truth) -> First:
-        """When a plane was first predicted; now, if it was before its image came here."""
-        known = self.effort.firsts.setdefault(key, {})
-        return known.setdefault(plane, First(self.effort.seconds, truth.stamp))
 
     def put_values(self, values: dict[str, Any]) -> None:
         """Write down all that is no array, if it differs; must be JSON."""
@@ -276,7 +261,7 @@ class Project:
                 with self._lock:
                     old = self._begin_journal()
                     first, values, described = self._number, dict(self.values), self._described()
-                    truths, effort = dict(self.truths), self.effort.to_json()
+                    truths, seconds = dict(self.truths), self.effort.seconds
                     behind = bool(self._waiting) or self._overflown
                     self._waiting.clear()  # the truths have all of it
                     self._overflown = False
@@ -296,7 +281,7 @@ class Project:
             before = self._first, self._snapshot
             self._first, self._snapshot = first, folder.name
             try:
-                self._write_file(values, described, effort)
+                self._write_file(values, described, seconds)
             except UserError as error:
                 self._first, self._snapshot = before
                 self._overflown = self._overflown or behind
@@ -361,7 +346,7 @@ class Project:
         self,
         values: dict[str, Any] | None = None,
         described: dict[str, Any] | None = None,
-        effort: dict[str, Any] | None = None,
+        seconds: float | None = None,
     ) -> None:
         content = {
             "format": FORMAT,
@@ -369,7 +354,7 @@ class Project:
             "journal": self._first,
             "images": self._described() if described is None else described,
             "values": self.values if values is None else values,
-            "effort": self.effort.to_json() if effort is None else effort,
+            "seconds": round(self.effort.seconds if seconds is None else seconds, 1),
         }
         with atomic_path(self.folder / FILE) as path:
             path.write_text(json.dumps(content, indent=1))
