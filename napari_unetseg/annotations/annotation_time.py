@@ -86,10 +86,10 @@ class Effort:
             for key, rows in said["firsts"].items():
                 for *plane, seconds, stamp in rows:
                     if not all(type(n) is int and n >= 0 for n in (*plane, stamp)):
-                        raise ValueError("a plane or its stamp is no whole number")
+                        raise ValueError("a plane or its time is not a whole number")
                     effort.predicted(key, [tuple(plane)], checked_seconds(seconds), stamp)
         except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError("the time of annotation is not described as it must be") from error
+            raise ValueError("the annotation time has the wrong format") from error
         return effort
 
 
@@ -102,5 +102,5 @@ def checked_seconds(value: Any) -> float:
         They are no finite number from 0 on.
     """
     if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
-        raise ValueError("seconds of annotation are no number from 0 on")
+        raise ValueError("the seconds of annotation are not a number of at least 0")
     return float(value)
