@@ -131,7 +131,7 @@ def begun(pair: Pair, init: Model, **changes: float) -> Choice:
 
 
 def test_the_user_reads_that_it_is_held(pair: Pair, before: Model) -> None:
-    assert "keeps to its mask" in begun(pair, before).reason
+    assert "its mask is kept" in begun(pair, before).reason
     assert begun(pair, before).setting == "hold"
     assert "keeps" not in begun(pair, before, hold=0.0).reason
     other = Pair(Stack(np.asarray(pair.image.data)[::-1], "YX"), pair.labels, "strokes")
