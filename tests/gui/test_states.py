@@ -613,7 +613,7 @@ class Hands(RuleBasedStateMachine):
             self.controller.keeping.recover(recovery)
         else:
             self.controller.keeping.open(project.folder)
-        assert self.session.message.text.endswith("is open with all that was painted.")
+        assert self.session.message.text.endswith("is open with all its annotations.")
         for name in ("structures", "mode", "settings"):
             assert getattr(self.session, name) == getattr(before, name), name
         assert self.session.entry.model.id == before.entry.model.id

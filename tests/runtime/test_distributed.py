@@ -112,7 +112,7 @@ def test_the_first_process_speaks_and_all_return_one_model(folder: Path, name: s
 @pytest.mark.slow
 def test_the_clock_of_the_first_process_ends_it(folder: Path) -> None:
     _, told = learned(folder, "by_the_clock", 0)
-    assert "minutes were over" in told[-1][1]["reason"]
+    assert "minutes was over" in told[-1][1]["reason"]
 
 
 @pytest.mark.slow
@@ -201,7 +201,7 @@ def test_each_process_has_a_gpu_and_its_share_of_the_cores(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert pick_device("auto") == torch.device("cuda", 1)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(UserError, match="4 processes need a GPU each, and there are 2 here"):
+    with pytest.raises(UserError, match="4 processes need one GPU each, but there are only 2 here"):
         pick_device("auto")
 
 
@@ -217,4 +217,4 @@ def test_other_commands_are_refused_under_torchrun(
 
     launched(monkeypatch, 1, 2, 2)
     assert main(["info", "model.safetensors"]) == 2
-    assert "(process 1): torchrun is for train alone" in capsys.readouterr().err
+    assert "(process 1): torchrun works with train only" in capsys.readouterr().err
