@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napari_unetseg.annotations.quality import PlaneQuality
     from napari_unetseg.core.events import Choice, Notice
     from napari_unetseg.gui.batches import BatchRow
-    from napari_unetseg.io.places import Recovery
+    from napari_unetseg.io.project.locations import Recovery
     from napari_unetseg.models.model import Model
 
 __all__ = [
