@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_unetseg.annotations.quality import first_qualities
 from napari_unetseg.commands import check_writable, count
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.job_control import Control
@@ -118,8 +117,7 @@ def _facts(contents: Project, title: str, stacks: Mapping[str, Stack]) -> Facts:
     structures = _structures(contents)
     described = contents.values.get("images", {})
     images = [
-        _image(contents, key, described.get(key, {}), structures, stacks.get(key))
-        for key in contents.truths
+        _image(contents, key, described.get(key, {}), stacks.get(key)) for key in contents.truths
     ]
     model = _model(contents)
     return Facts(title, images, structures, model, contents.effort.seconds, contents.lost)
@@ -152,14 +150,12 @@ def _image(
     contents: Project,
     key: str,
     described: Mapping[str, Any],
-    structures: Sequence[Structure],
     stack: Stack | None,
 ) -> AnnotatedImage:
     truth = contents.truths[key]
-    firsts = first_qualities(truth, contents.effort.firsts.get(key, {}), structures)
     if stack is None or stack.grid_shape != truth.shape:
         stack = _stack(contents.folder, described, truth)
-    return AnnotatedImage(described, truth, stack, firsts)
+    return AnnotatedImage(described, truth, stack)
 
 
 def _stack(folder: Path, described: Mapping[str, Any], truth: Truth) -> Stack | None:

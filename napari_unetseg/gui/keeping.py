@@ -23,7 +23,6 @@ from napari_unetseg.io.project import locations
 from napari_unetseg.io.project.project import Project
 
 if TYPE_CHECKING:
-    from napari_unetseg.annotations.annotation_time import First
     from napari_unetseg.gui.controller import Controller
     from napari_unetseg.gui.session import ModelEntry
 
@@ -66,7 +65,7 @@ class Keeping:
     def on_change(self, image: Any, change: Change) -> None:
         """Write down what was said; the first word makes a project without a name."""
         if self.project is None:
-            if change.origin is Origin.FIRST or change.stamp == 0 or self._closed:
+            if change.stamp == 0 or self._closed:
                 return
             self._begin()
         if image not in self._keys:
@@ -86,11 +85,6 @@ class Keeping:
         """The numbers in an image's labels mean something else."""
         if image in self._keys:
             self._on_values()
-
-    def firsts(self, image: Any) -> dict[tuple[int, ...], First]:
-        """When each plane of an image was first predicted, as far as it is kept."""
-        known = self.project.effort.firsts if self.project is not None else {}
-        return dict(known.get(self._keys.get(image, ""), {}))
 
     def forget(self, image: Any) -> None:
         """An image was removed; what was said about it stays in the project."""

@@ -314,10 +314,10 @@ class Hands(RuleBasedStateMachine):
         self.end(rests)
         dabs_made = self.oracle.mask_past[before:]
         if self.mask._undo_history is history and dabs_made:  # no mask came over the stroke
-            data = dabs_made[-1][2].copy()
-            for then, _, after in reversed(dabs_made):  # tiles between them are not taken back
+            data = dabs_made[-1][1].copy()
+            for then, after in reversed(dabs_made):  # tiles between them are not taken back
                 data[then != after] = then[then != after]
-            self.oracle.mask_past[before:] = [(data, dabs_made[0][1], dabs_made[-1][2])]
+            self.oracle.mask_past[before:] = [(data, dabs_made[-1][1])]
 
     def begin(self, known: bool) -> None:
         self.made += 1
@@ -637,7 +637,6 @@ class Hands(RuleBasedStateMachine):
             (Origin.STROKES, strokes),
             (Origin.CORRECTIONS, oracle.corrections.values),
             (Origin.ACCEPTED, oracle.accepted.values),
-            (Origin.FIRST, oracle.first),
         ):
             same(truth.read(origin, all_of_it), wanted, str(origin))
         same(truth.winning(all_of_it), oracle.winning(), "the newest wins")

@@ -41,7 +41,6 @@ __all__ = ["Project"]
 
 Place = tuple[str, Origin, Cell]
 """A chunk of an image's strokes, corrections or accepted regions."""
-STORED = tuple(origin for origin in Origin if origin != "first")
 BATCH = 64
 """Chunks that are joined at once while somebody paints: a few ms."""
 ROW_BYTES = 150
@@ -203,8 +202,6 @@ class Project:
 
     def record(self, key: str, change: Change) -> None:
         """Write down what was said about an image; never raises, see `trouble`."""
-        if change.origin not in STORED:
-            return
         with self._lock:
             self.effort.word(time.monotonic())
             dtype, seconds = self.truths[key].grid(change.origin).dtype, self.effort.seconds
@@ -487,7 +484,7 @@ def _pieces(change: Change) -> Iterator[Change]:
 
 def _places_of(key: str, truth: Truth) -> Iterator[Place]:
     """The chunks of an image that hold anything."""
-    for origin in STORED:
+    for origin in Origin:
         for cell in {*truth.grid(origin).cells(), *truth.stamps(origin).cells()}:
             yield key, origin, cell
 
