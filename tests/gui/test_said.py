@@ -20,7 +20,7 @@ from napari_unetseg.gui.jobs import SyncRunner
 from napari_unetseg.gui.layers import prediction_layer as prediction_layer
 from napari_unetseg.gui.layers import strokes as stroke_layer
 from napari_unetseg.gui.session import Level, Mode, ModelEntry
-from napari_unetseg.io.contents import read_contents
+from napari_unetseg.io.project.project import Project
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -539,7 +539,7 @@ def test_labels_that_were_given_wider_numbers_are_followed(desk: Desk) -> None:
     assert desk.strokes.data[5:7, 5:7].tolist() == [[1, 0], [0, 300]], "nothing of the old array"
     project = desk.controller.keeping.project
     assert project is not None
-    (kept,) = read_contents(project.folder).truths.values()
+    (kept,) = Project.read(project.folder).truths.values()
     np.testing.assert_array_equal(kept.read(STROKES, whole(kept.shape)), wide)
     np.testing.assert_array_equal(kept.winning(whole(kept.shape)), desk.winning())
 
