@@ -310,7 +310,7 @@ class Annotator:
     def visit(self) -> None:
         """Go to a place, look, wait for the mask, paint."""
         desk, self.visits = self.desk, self.visits + 1
-        image, plane, region = self.place()
+        image, plane, region = self.world()
         truth, labels = self.images[image].labels[plane], desk.labels(image)
         box = box_around(truth.shape, region[-2:], SURROUNDINGS)
         desk.work(LOOK)

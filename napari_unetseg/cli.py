@@ -33,10 +33,10 @@ from napari_unetseg.core.cpu import cores
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.memory_errors import is_out_of_memory
-from napari_unetseg.core.parallel import place
 from napari_unetseg.core.versions import installed_versions
 from napari_unetseg.io.missing_planes import MissingPlanes
 from napari_unetseg.predicting import SomeFailedError, Wanted
+from napari_unetseg.runtime.distributed import world
 from napari_unetseg.signals import Interrupted, Quit, quit_on_signals
 from napari_unetseg.terminal import complain, note, tell
 
@@ -138,7 +138,7 @@ def _common(
     ] = False,
 ) -> None:
     del version, debug  # `main` has seen to them
-    if place().size > 1 and context.invoked_subcommand != "train":
+    if world().size > 1 and context.invoked_subcommand != "train":
         raise WrongUsageError(
             f"torchrun is for train alone; start unetseg {context.invoked_subcommand} without it."
         )

@@ -11,14 +11,14 @@ import torch
 from helpers import blobs, dice, of_kind, run_training, strokes, tiny
 from torch import Tensor
 
-from napari_unetseg.core import learner
+from napari_unetseg.core import learner, teacher
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.events import Choice, EpochDone, Notice, Prepared
 from napari_unetseg.core.image import Stack
 from napari_unetseg.core.labels import BRUSH, IGNORE, LabelKind
 from napari_unetseg.core.predict import predict
 from napari_unetseg.core.samples import Pair, TrainingData
-from napari_unetseg.core.teacher import HELD_OUT, NEAR, distillation_sums
+from napari_unetseg.core.teacher import HELD_OUT, NEAR
 from napari_unetseg.core.train import train
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ def distillation_loss(
     logits: torch.Tensor, said: torch.Tensor, target: torch.Tensor
 ) -> torch.Tensor:
     """The mean over the voxels that count."""
-    total, voxels = distillation_sums(logits, said, target)
-    return total / voxels.clamp(min=1)
+    return teacher.distillation_loss(logits, said, target)[0]
 
 
 def unlabelled(*shape: int) -> Tensor:

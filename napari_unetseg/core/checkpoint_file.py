@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from napari_unetseg.core import locks, model_file
 from napari_unetseg.core.errors import ModelFileError, TrainingError
-from napari_unetseg.core.parallel import place
+from napari_unetseg.runtime.distributed import world
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +68,7 @@ class CheckpointFile:
         TrainingError
             Another process does.
         """
-        if place().rank:
+        if world().rank:
             return self
         try:
             owner = self._take()

@@ -20,7 +20,7 @@ def explain(
 ) -> tuple[Choice, ...]:
     """Name, value, reason and overriding setting of each thing that was chosen."""
     found = [_network(plan, settings), _start(learner, settings)]
-    found.append(_patch(plan, settings, device, learner.team.size))
+    found.append(_patch(plan, settings, device, learner.group.world.size))
     if plan.net.strides and len({n for level in plan.net.strides for n in level}) > 1:
         found.append(
             Choice(
@@ -66,7 +66,7 @@ def _patch(plan: Plan, settings: TrainSettings, device: str, processes: int) -> 
 
 
 def _borders(learner: Learner, settings: TrainSettings) -> Choice:
-    if weight := learner.border_weight:
+    if weight := learner.loss_weights()["edges"]:
         value = f"drawn to edges of the image, with weight {weight:.2g}"
         return Choice("Borders", value, "strokes do not say where things end", "borders")
     reason = "full masks say where things end" if settings.borders else "as in the settings"

@@ -175,7 +175,7 @@ class Progress:
         """
         if self.fitted or not learner.data.unlabelled:
             return
-        (wrong,) = learner.team.told(learner.wrong())
+        (wrong,) = learner.group.broadcast_numbers(learner.wrong())
         self.fitted = wrong <= FEW
 
     def _gain(self, scores: Scores | None) -> float:
