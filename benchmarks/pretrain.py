@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from worlds import CLASSES, EDGE, field, make_bank
 
-from napari_unetseg.core.losses import LossInputs, class_weights, cross_entropy, dice_loss
-from napari_unetseg.core.start import BODY_DEPTH, BODY_WIDTH
-from napari_unetseg.core.unet import UNet
+from napari_unetseg.models.unet import UNet
+from napari_unetseg.training.linear_probe import BODY_DEPTH, BODY_WIDTH
+from napari_unetseg.training.losses import LossInputs, class_weights, cross_entropy, dice_loss
 
 CROP = 112
 EPISODES = 2

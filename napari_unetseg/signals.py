@@ -14,7 +14,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.runtime.distributed import world
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.control import Control
+    from napari_unetseg.core.job_control import Control
 
 __all__ = [
     "Interrupted",

@@ -18,15 +18,15 @@ import torch
 from helpers import TURNS_ONLY, blobs, full_pair, of_kind, painted_pair, run_training
 from helpers import tiny as tiny_with_dice
 
-from napari_unetseg.core import learner, losses
-from napari_unetseg.core.checkpoint_file import CheckpointFile
-from napari_unetseg.core.config import AugmentSettings
-from napari_unetseg.core.control import Control
 from napari_unetseg.core.events import Event, Improved, Notice, StepDone
-from napari_unetseg.core.learner import Learner
-from napari_unetseg.core.model import Model
-from napari_unetseg.core.train import train_events
+from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.settings import AugmentSettings
+from napari_unetseg.models.model import Model
 from napari_unetseg.runtime.distributed import world
+from napari_unetseg.training import losses, trainer
+from napari_unetseg.training.checkpoint_file import CheckpointFile
+from napari_unetseg.training.train import train_events
+from napari_unetseg.training.trainer import Learner
 
 PAIRS = [painted_pair((64, 64)), painted_pair((48, 64), seed=1)]
 SCORED = [painted_pair((160, 160), 40)]
@@ -60,7 +60,7 @@ def third_step_of_the_last(fault: Callable[[], object], part: str) -> Iterator[N
         return call
 
     owner, name, when = {
-        "forward": (learner.LossInputs, "__init__", 3),
+        "forward": (trainer.LossInputs, "__init__", 3),
         "backward": (torch.Tensor, "backward", 3),
         "rehearsal": (torch.Tensor, "backward", 1),
     }[part]
@@ -113,19 +113,19 @@ def out_of_memory() -> Result:
 
 def no_number() -> Result:
     """The last process's part of the third step's loss is NaN."""
-    right, broken = learner.LOSSES, [False]
+    right, broken = trainer.LOSSES, [False]
 
     def value(batch: losses.LossInputs) -> losses.Mean:
         mean = losses.cross_entropy(batch)
         factor, broken[0] = math.nan if broken[0] else 1.0, False
         return losses.Mean(mean.value * factor, mean.weight)
 
-    learner.LOSSES = (losses.LossTerm("cross-entropy", lambda _: 1.0, value), *right[1:])
+    trainer.LOSSES = (losses.LossTerm("cross-entropy", lambda _: 1.0, value), *right[1:])
     try:
         with third_step_of_the_last(lambda: broken.__setitem__(0, True), "forward"):
             return run_training(PAIRS, tiny(steps=6, width=16))
     finally:
-        learner.LOSSES = right
+        trainer.LOSSES = right
 
 
 def stopped() -> Result:

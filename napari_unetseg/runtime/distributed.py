@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from napari_unetseg.core.errors import TrainingError
-from napari_unetseg.core.memory_errors import is_out_of_memory
+from napari_unetseg.runtime.memory_errors import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch

@@ -1,0 +1,196 @@
+"""The training loss: a weighted sum of the terms in `LOSSES`.
+
+A new loss is a function of `LossInputs` here and an entry in `LOSSES`. Trainer, training curve and
+report read that list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from napari_unetseg.core.labels import IGNORE
+from napari_unetseg.training.distillation import distillation_loss
+from napari_unetseg.training.edge_loss import edge_loss
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.settings import TrainSettings
+
+__all__ = [
+    "LOSSES",
+    "LossInputs",
+    "LossTerm",
+    "Mean",
+    "WeightInputs",
+    "class_weights",
+    "cross_entropy",
+    "dice_loss",
+]
+
+LARGEST_WEIGHT = 20.0
+TINY = 1e-30
+"""Divisor where nothing is labelled."""
+TRUST = 0.5
+"""How far estimated class priors are believed: 0 not at all, 1 as if they were known."""
+
+
+class Mean(NamedTuple):
+    """The mean of a loss over a batch, and the total weight of what it is a mean over.
+
+    Data-parallel processes combine their means by these weights. Both are scalars; ``weight`` has
+    no gradient.
+    """
+
+    value: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """What a loss term is computed from, on one device.
+
+    Attributes
+    ----------
+    images
+        (N, C, *spatial) float32, augmented.
+    logits
+        (N, K, *spatial); K = 1 for background and one structure.
+    targets
+        (N, *spatial) uint8 class indices, `IGNORE` where nothing is labelled.
+    class_weights
+        (classes,) weight of each class, or None.
+    distilled
+        Logits of the network and of the earlier model, and targets with `teacher.HELD_OUT`, of
+        those samples that are distilled; None where there are none.
+    """
+
+    images: Tensor
+    logits: Tensor
+    targets: Tensor
+    class_weights: Tensor | None = None
+    distilled: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @cached_property
+    def labelled(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (V, K), classes (V,) and class weights (V,) of the labelled voxels."""
+        known = self.targets != IGNORE
+        logits = self.logits.movedim(1, -1)[known].float()
+        truth = self.targets[known].long()
+        weights = self.class_weights
+        return logits, truth, torch.ones_like(logits[:, 0]) if weights is None else weights[truth]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightInputs:
+    """What the weight of a loss term may depend on.
+
+    ``label_amount`` (0 to 1) grows with the number of labelled voxels; ``edge_ramp`` (0 to 1) rises
+    over the first steps from random weights; ``has_strokes`` is False where all masks are full.
+    """
+
+    settings: TrainSettings
+    label_amount: float = 1.0
+    edge_ramp: float = 1.0
+    has_strokes: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LossTerm:
+    """A term of the training loss: its name, its weight (0: not computed) and its mean."""
+
+    name: str
+    weight: Callable[[WeightInputs], float]
+    value: Callable[[LossInputs], Mean]
+
+
+def cross_entropy(batch: LossInputs) -> Mean:
+    """Cross-entropy over labelled voxels, weighted by class.
+
+    Binary cross-entropy with logits for one output channel (Ronneberger et al. 2015 use the two
+    class form), cross-entropy for several; 0 where nothing is labelled.
+    """
+    logits, truth, weight = batch.labelled
+    if logits.shape[1] == 1:
+        losses = functional.binary_cross_entropy_with_logits(
+            logits[:, 0], truth.float(), reduction="none"
+        )
+    else:
+        losses = functional.cross_entropy(logits, truth, reduction="none")
+    total = weight.sum()
+    return Mean((losses * weight).sum() / total.clamp(min=TINY), total)
+
+
+def dice_loss(batch: LossInputs) -> Mean:
+    """1 − soft Dice over labelled voxels, weighted by class; the mean over classes that occur.
+
+    Milletari et al. 2016 (https://arxiv.org/abs/1606.04797), with the mask of labelled voxels in
+    all three sums. Of several processes each has the Dice of its own samples.
+    """
+    logits, truth, weight = batch.labelled
+    if logits.shape[1] == 1:
+        found, wanted = torch.sigmoid(logits), truth.float()[:, None]
+    else:
+        found = torch.softmax(logits, dim=1)
+        wanted = functional.one_hot(truth, logits.shape[1]).float()
+    each = weight[:, None]
+    hit, both = (each * found * wanted).sum(0), (each * (found + wanted)).sum(0)
+    occurs = wanted.sum(0) > 0
+    losses = 1 - (2 * hit + 1.0) / (both + 1.0)
+    return Mean((losses * occurs).sum() / occurs.sum().clamp(min=1), weight.sum())
+
+
+def _distillation(batch: LossInputs) -> Mean:
+    if batch.distilled is None:
+        zero = batch.logits.new_zeros((), dtype=torch.float32)
+        return Mean(zero, zero)
+    return Mean(*distillation_loss(*batch.distilled))
+
+
+def _edges(batch: LossInputs) -> Mean:
+    value = edge_loss(batch.images, batch.logits, batch.targets)
+    return Mean(value, value.new_tensor(float(len(batch.targets))))
+
+
+LOSSES = (
+    LossTerm("cross-entropy", lambda _: 1.0, cross_entropy),
+    LossTerm("Dice", lambda x: float(x.settings.dice), dice_loss),
+    LossTerm("distillation", lambda x: x.settings.hold, _distillation),
+    LossTerm(
+        "edges",
+        lambda x: x.settings.borders * x.label_amount * x.edge_ramp * x.has_strokes,
+        _edges,
+    ),
+)
+"""The terms of the training loss, in the order in which curve and report show them."""
+
+
+def class_weights(voxels: Tensor, class_priors: Tensor | None = None) -> Tensor:
+    """Class weights that balance the classes, or follow the square root of their priors.
+
+    Parameters
+    ----------
+    voxels
+        (classes,) labelled voxels of each class in what is sampled.
+    class_priors
+        (classes,) estimated fraction of the images that each class covers. A class is then weighted
+        by the square root of its prior: without it a rare structure, of which as much is painted as
+        of the background, grows beyond its edges, where hardly any background is painted.
+
+    Returns
+    -------
+    Tensor
+        (classes,) float32; the mean over the labelled voxels is 1 unless the largest weight,
+        twenty times the smallest, cuts it.
+    """
+    share = voxels.float() / voxels.sum().clamp(min=1)
+    weights = 1.0 / share.clamp(min=1e-6)
+    if class_priors is not None:
+        weights = weights * class_priors.to(weights) ** TRUST
+    weights = weights.clamp(max=LARGEST_WEIGHT * float(weights.min()))
+    return weights / (weights * share).sum()
