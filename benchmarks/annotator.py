@@ -310,7 +310,7 @@ class Annotator:
     def visit(self) -> None:
         """Go to a place, look, wait for the mask, paint."""
         desk, self.visits = self.desk, self.visits + 1
-        image, plane, region = self.world()
+        image, plane, region = self.place()
         truth, labels = self.images[image].labels[plane], desk.labels(image)
         box = box_around(truth.shape, region[-2:], SURROUNDINGS)
         desk.work(LOOK)

@@ -135,7 +135,7 @@ class Hand:
 
     def paint(self) -> None:
         """Paint or erase a stroke."""
-        layer, start = self.layer(), np.array(self.world())
+        layer, start = self.layer(), np.array(self.place())
         layer.brush_size = int(self.rng.integers(3, 12))
         value = int(self.rng.choice([0, 1, 2, 255]))
         step = np.array([0, *self.rng.integers(-3, 4, 2)])
@@ -145,11 +145,11 @@ class Hand:
 
     def fill(self) -> None:
         """Fill an area."""
-        self.layer().fill(self.world(), int(self.rng.choice([0, 1, 255])))
+        self.layer().fill(self.place(), int(self.rng.choice([0, 1, 255])))
 
     def polygon(self) -> None:
         """Fill a triangle."""
-        layer, corners = self.layer(), [self.world() for _ in range(3)]
+        layer, corners = self.layer(), [self.place() for _ in range(3)]
         layer.mode = "polygon"
         layer.paint_polygon(corners, 1)
         layer.mode = "pan_zoom"
@@ -168,7 +168,7 @@ class Hand:
 
     def predict(self) -> None:
         """A new mask arrives in a part of the plane on screen."""
-        plane, y, x = self.world()
+        plane, y, x = self.place()
         self.mask((slice(plane, plane + 1), slice(0, y), slice(0, x)))
 
     def mask(self, region: tuple[slice, ...]) -> None:
