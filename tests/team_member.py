@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import signal
 import sys
@@ -14,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from helpers import TURNS_ONLY, blobs, full_pair, of_kind, painted_pair, run_training
+from helpers import TURNS_ONLY, blobs, broken_loss, full_pair, of_kind, painted_pair, run_training
 from helpers import tiny as tiny_with_dice
 
 from napari_unetseg.core.events import Event, Improved, Notice, StepDone
@@ -23,7 +23,7 @@ from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.settings import AugmentSettings
 from napari_unetseg.models.model import Model
 from napari_unetseg.runtime.distributed import world
-from napari_unetseg.training import losses, trainer
+from napari_unetseg.training import trainer
 from napari_unetseg.training.checkpoint_file import CheckpointFile
 from napari_unetseg.training.train import train_events
 from napari_unetseg.training.trainer import Learner
@@ -112,20 +112,10 @@ def out_of_memory() -> Result:
 
 
 def no_number() -> Result:
-    """The last process's part of the third step's loss is NaN."""
-    right, broken = trainer.LOSSES, [False]
-
-    def value(batch: losses.LossInputs) -> losses.Mean:
-        mean = losses.cross_entropy(batch)
-        factor, broken[0] = math.nan if broken[0] else 1.0, False
-        return losses.Mean(mean.value * factor, mean.weight)
-
-    trainer.LOSSES = (losses.LossTerm("cross-entropy", lambda _: 1.0, value), *right[1:])
-    try:
-        with third_step_of_the_last(lambda: broken.__setitem__(0, True), "forward"):
-            return run_training(PAIRS, tiny(steps=6, width=16))
-    finally:
-        trainer.LOSSES = right
+    """The last process's part of a loss is NaN."""
+    with pytest.MonkeyPatch.context() as patch:
+        broken_loss(patch, lambda call: call == 3 + (LAST > 0) and world().rank == LAST)
+        return run_training(PAIRS, tiny(steps=6, width=16))
 
 
 def stopped() -> Result:

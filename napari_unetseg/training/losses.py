@@ -66,7 +66,7 @@ class LossInputs:
     class_weights
         (classes,) weight of each class, or None.
     distilled
-        Logits of the network and of the earlier model, and targets with `teacher.HELD_OUT`, of
+        Logits of the network and of the earlier model, and targets with `distillation.HELD_OUT`, of
         those samples that are distilled; None where there are none.
     """
 
@@ -158,8 +158,8 @@ def _edges(batch: LossInputs) -> Mean:
 
 
 LOSSES = (
-    LossTerm("cross-entropy", lambda _: 1.0, cross_entropy),
-    LossTerm("Dice", lambda x: float(x.settings.dice), dice_loss),
+    LossTerm("cross_entropy", lambda _: 1.0, cross_entropy),
+    LossTerm("dice", lambda x: float(x.settings.dice), dice_loss),
     LossTerm("distillation", lambda x: x.settings.hold, _distillation),
     LossTerm(
         "edges",

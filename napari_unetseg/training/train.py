@@ -320,7 +320,7 @@ class _Run:
         """One step; what fails is tried again with less memory or a smaller rate."""
         use_threads(self.control.threads or self.settings.threads)
         try:
-            loss = self.learner.step(self.progress.rate)
+            losses = self.learner.step(self.progress.rate)
         except NotFiniteError:
             self.progress.failures += 1
             if self.progress.failures > MOST_FAILURES:
@@ -339,7 +339,7 @@ class _Run:
                     raise
                 self.progress.fail(final)
         else:
-            yield self.progress.step(loss)
+            yield self.progress.step(losses)
 
     def epoch(self) -> Generator[Event, None, None]:
         """Score the weights; the best so far are a model to show."""

@@ -115,8 +115,6 @@ class Learner:
         self.validator = Validator(data, self.network, device, self.group)
         self.use(data)
         self.steps = 0
-        self.losses: dict[str, float] = {}
-        """Each term of the last step's loss, times its weight."""
         self._parallel: nn.Module | None = None
         self._rehearsed: tuple[int, tuple[int, ...]] | None = None
         self.follows_from = 0 if self.continued else None
@@ -226,8 +224,10 @@ class Learner:
 
     # -- a step ------------------------------------------------------------------------------------
 
-    def step(self, rate: float) -> float:
-        """One optimiser step at ``rate`` times the learning rate; returns the loss.
+    def step(self, rate: float) -> dict[str, float]:
+        """One optimiser step at ``rate`` times the learning rate; returns the terms of the loss.
+
+        The terms, by name, are weighted and are means over all processes.
 
         Raises
         ------
@@ -241,9 +241,9 @@ class Learner:
         batch = self._draw()
         self._rehearse(batch)
         network = self._data_parallel()
-        loss = self._loss(
-            self._run(lambda: self._means(network, (self.steps,), self.batch, *batch))
-        )
+        key = (self.steps,)
+        means = self._run(lambda: self._means(network, key, self.batch, *batch))
+        loss, losses = self._loss(means)
         self.optimizer.zero_grad(set_to_none=True)
         with self.group.connected():
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -256,7 +256,7 @@ class Learner:
         if not (self.group.alone or self.still_norms or self._sync_batchnorm):
             self.group.broadcast(self.network.buffers())
         self._average()
-        return sum(self.losses.values())
+        return losses
 
     def _rehearse(self, batch: Batch) -> None:
         """Take the first step of a size on a copy, without the other processes.
@@ -330,8 +330,8 @@ class Learner:
         with seeded(self.device, seed, *key, batch):  # the same in all processes
             return {t.name: (weights[t.name], t.value(inputs)) for t in LOSSES if weights[t.name]}
 
-    def _loss(self, means: Means) -> Tensor:
-        """The loss to learn from; `losses` is set to its terms, over all processes.
+    def _loss(self, means: Means) -> tuple[Tensor, dict[str, float]]:
+        """The loss to learn from, and its terms over all processes.
 
         Gradients are averaged over the processes, so that each mean is weighted by this process's
         part of what it is a mean over.
@@ -348,10 +348,10 @@ class Learner:
             totals = totals.clamp(min=TINY)
             values = values * parts * self.group.world.size / totals
         found = values.detach() if self.group.alone else sums / totals
-        self.losses = dict(zip(means, found.tolist(), strict=True))
-        if not all(map(math.isfinite, self.losses.values())):
+        losses = dict(zip(means, found.tolist(), strict=True))
+        if not all(map(math.isfinite, losses.values())):
             raise NotFiniteError
-        return values.sum()
+        return values.sum(), losses
 
     def loss_weights(self, edge_ramp: float = 1.0) -> dict[str, float]:
         """Weight of each term of the loss; less of the edges with few labels or full masks."""
