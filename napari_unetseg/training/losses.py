@@ -91,13 +91,15 @@ class WeightInputs:
     """What the weight of a loss term may depend on.
 
     ``label_amount`` (0 to 1) grows with the number of labelled voxels; ``edge_ramp`` (0 to 1) rises
-    over the first steps from random weights; ``has_strokes`` is False where all masks are full.
+    over the first steps from random weights; ``has_strokes`` is False where all masks are full;
+    ``has_teacher`` is True where an earlier model is distilled.
     """
 
     settings: TrainSettings
     label_amount: float = 1.0
     edge_ramp: float = 1.0
     has_strokes: bool = True
+    has_teacher: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ def _edges(batch: LossInputs) -> Mean:
 LOSSES = (
     LossTerm("cross_entropy", lambda _: 1.0, cross_entropy),
     LossTerm("dice", lambda x: float(x.settings.dice), dice_loss),
-    LossTerm("distillation", lambda x: x.settings.hold, _distillation),
+    LossTerm("distillation", lambda x: x.settings.hold * x.has_teacher, _distillation),
     LossTerm(
         "edges",
         lambda x: x.settings.borders * x.label_amount * x.edge_ramp * x.has_strokes,

@@ -355,7 +355,8 @@ class Learner:
 
     def loss_weights(self, edge_ramp: float = 1.0) -> dict[str, float]:
         """Weight of each term of the loss; less of the edges with few labels or full masks."""
-        given = WeightInputs(self.settings, self.amount, edge_ramp, self.data.has_strokes)
+        strokes, teacher = self.data.has_strokes, self.teacher is not None
+        given = WeightInputs(self.settings, self.amount, edge_ramp, strokes, teacher)
         return {term.name: term.weight(given) for term in LOSSES}
 
     def _edge_ramp(self) -> float:
