@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pytest
 import torch
 
 from napari_unetseg.core.image_stack import Normalization, Stack
@@ -23,6 +22,8 @@ from napari_unetseg.training.losses import LossInputs, LossTerm, Mean, cross_ent
 from napari_unetseg.training.train import train_events
 
 if TYPE_CHECKING:
+    import pytest
+
     from napari_unetseg.core.events import Event
     from napari_unetseg.models.unet import UNet
 

@@ -126,7 +126,7 @@ def test_what_each_process_measures_for_itself_scores_alike(folder: Path, name: 
 def test_what_does_not_fit_into_one_process_is_smaller_for_all(folder: Path) -> None:
     _, told = learned(folder, "no_memory_at_first", 0)
     said = [facts["text"] for kind, facts in told if kind == "Notice"]
-    assert "Not enough memory: going on with 2 patch(es) a step." in said
+    assert "Not enough memory: continuing with 2 patch(es) per step." in said
     assert told[-1][1]["steps"] == 6
 
 
