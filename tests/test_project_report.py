@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from html import unescape
 from pathlib import Path
@@ -18,7 +17,8 @@ from napari_unetseg.cli import main
 from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
 from napari_unetseg.data.dataset import Pair
 from napari_unetseg.io.open_image import open_stack
-from napari_unetseg.io.project import Project
+from napari_unetseg.io.project.database import FILE
+from napari_unetseg.io.project.project import Project
 from napari_unetseg.report_page import agreement
 from napari_unetseg.training.train import train
 
@@ -147,7 +147,7 @@ def test_what_is_no_project_is_a_sentence(
 ) -> None:
     assert main(["report", str(tmp_path), "-o", str(tmp_path / "r")]) == 1
     assert "is no project" in capsys.readouterr().err
-    (tmp_path / "project.json").write_text(json.dumps({"format": 1}))
+    (tmp_path / FILE).write_bytes(b"another file")
     assert main(["report", str(tmp_path), "-o", str(tmp_path / "r")]) == 1
     assert "is damaged" in capsys.readouterr().err
     assert not (tmp_path / "r").exists()

@@ -329,14 +329,18 @@ class Truth:
             chunks = (grid.chunk(cell) for cell in grid.cells())
             return sum(int((chunk != 0).sum()) for chunk in chunks if chunk is not None)
 
-    def chunks(self, origin: Origin) -> Iterator[tuple[Cell, np.ndarray | None, np.ndarray | None]]:
+    def chunks(
+        self, origin: Origin, cells: Iterable[Cell] | None = None
+    ) -> Iterator[tuple[Cell, np.ndarray | None, np.ndarray | None]]:
         """Copies of what one origin holds, chunk by chunk: place, values and times that fit.
 
-        Either is None where all of it is zero. What is said meanwhile may or may not be in it.
+        Of all chunks that hold anything, or of ``cells``. Either is None where all of it is zero.
+        What is said meanwhile may or may not be in it.
         """
         layer = self._layers[origin]
-        with self._lock:
-            cells = {*layer.values.cells(), *layer.stamps.cells()}
+        if cells is None:
+            with self._lock:
+                cells = {*layer.values.cells(), *layer.stamps.cells()}
         for cell in sorted(cells):
             with self._lock:
                 values, stamps = layer.values.chunk(cell), layer.stamps.chunk(cell)

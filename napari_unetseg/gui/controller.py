@@ -296,7 +296,7 @@ class Controller(Masks):
         if message.level is Level.WARNING and not known:
             return
         if self._control.stopped:
-            text, level = "Predicting was stopped; what was predicted so far is shown.", Level.INFO
+            text, level = "Prediction was stopped; what was predicted so far is shown.", Level.INFO
         elif entry is not None and not entry.model.validated:
             text, level = sentences.NOT_VALIDATED, Level.DONE
         else:
@@ -318,8 +318,8 @@ class Controller(Masks):
             if not self._control.stopped:
                 self.stop()
                 self.session.say(
-                    "The prediction layer was deleted, so predicting stopped; press "
-                    "'Predict' to begin anew.",
+                    "The prediction layer was deleted, so prediction stopped; press 'Predict' "
+                    "to start again.",
                     Level.WARNING,
                 )
             return
@@ -399,7 +399,9 @@ class Controller(Masks):
         structures = model.classes.structures
         self.know([s.number for s in structures], {s.number: s.name for s in structures})
         self.add_model(ModelEntry(model, path.stem, path))
-        self.session.say(f"{path.name} is in use; press 'Predict', or 'Train' to go on.")
+        self.session.say(
+            f"{path.name} is in use; press 'Predict', or 'Train' to continue training it."
+        )
 
     def use_model(self, entry: ModelEntry) -> None:
         """Use an earlier model of this session again."""
@@ -428,7 +430,7 @@ class Controller(Masks):
             self.use_model(before)
             self._before = now
             self.looking.may_train = False
-            self.session.say(f"{before.name} is in use again, with the mask that it made.")
+            self.session.say(f"{before.name} is in use again, with its mask.")
 
     def _match_settings(self, model: Model) -> None:
         """Settings describe the network in use, so that the next training goes on from it.

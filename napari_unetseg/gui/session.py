@@ -20,7 +20,7 @@ from napari_unetseg.core.settings import MatchSpacing, TrainSettings
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Choice, Notice
     from napari_unetseg.gui.batches import BatchRow
-    from napari_unetseg.io.places import Recovery
+    from napari_unetseg.io.project.locations import Recovery
     from napari_unetseg.models.model import Model
 
 __all__ = [

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from napari_unetseg.io.contents import FILE
 
 from napari_unetseg.annotations.annotation_store import Origin, Truth
 from napari_unetseg.annotations.annotation_time import PAUSE, Effort
 from napari_unetseg.annotations.sparse_array import plane_region
 from napari_unetseg.io import project as project_module
-from napari_unetseg.io.contents import FILE
 from napari_unetseg.io.project import Project
 
 SHAPE = (3, 10, 10)
