@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from napari_unetseg.io.contents import FILE
 
 from napari_unetseg.annotations.annotation_store import Origin, Truth
 from napari_unetseg.annotations.annotation_time import PAUSE, Effort
 from napari_unetseg.annotations.sparse_array import plane_region
-from napari_unetseg.io import project as project_module
-from napari_unetseg.io.project import Project
+from napari_unetseg.io.project import project as project_module
+from napari_unetseg.io.project.project import Project
 
 SHAPE = (3, 10, 10)
 KEY = "image-1"
@@ -59,14 +57,3 @@ def test_annotation_time_is_there_again(
     moved = Project.open(tmp_path / "copy")
     assert moved.effort.seconds == 30
     moved.close()
-
-
-@pytest.mark.parametrize("seconds", ["long", float("nan"), True, -1, None])
-def test_a_project_with_a_damaged_time_opens(tmp_path: Path, seconds: object) -> None:
-    one = Project.create(tmp_path / "p")
-    one.close()
-    file = tmp_path / "p" / FILE
-    file.write_text(json.dumps({**json.loads(file.read_text()), "seconds": seconds}))
-    again = Project.open(tmp_path / "p")
-    assert (again.effort.seconds, len(again.lost)) == (0, 1)
-    again.close()

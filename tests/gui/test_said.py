@@ -290,7 +290,7 @@ def test_every_act_of_review_says_what_it_did_and_is_one_step(desk: Desk) -> Non
         (review_of.take_back_shapes, "No longer accepted: what the shapes", "what the shapes"),
         (review_of.accept_plane, "Accepted the plane", "accepting the plane"),
         (review_of.take_back_plane, "No longer accepted: the plane.", "taking back the plane"),
-        (review_of.forget_shapes, "The corrections inside the shapes are forgotten", "inside"),
+        (review_of.forget_shapes, "The corrections inside the shapes were removed", "inside"),
     ):
         before = {o: desk.read(o) for o in (CORRECTIONS, ACCEPTED)}, desk.mask.data.copy()
         act()
@@ -308,7 +308,7 @@ def test_every_act_of_review_says_what_it_did_and_is_one_step(desk: Desk) -> Non
     assert desk.said[-1] == ("The corrections were removed: the network's own mask is shown there.")
     put(desk.mask, 6, 6, 2)
     review_of.forget_plane()
-    assert desk.said[-1].startswith("The corrections on this plane are forgotten")
+    assert desk.said[-1].startswith("The corrections on this plane were removed")
 
 
 def test_every_refusal_of_review_says_what_to_do(desk: Desk) -> None:
