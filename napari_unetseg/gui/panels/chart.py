@@ -112,11 +112,10 @@ class Chart(pyqtgraph.PlotWidget):  # type: ignore[misc]
 
     def _curve(self, dice: bool, place: int) -> Any:
         if (dice, place) not in self._curves:
-            curve = self._curves[dice, place] = pyqtgraph.PlotDataItem()
-            if dice:
-                self._right.addItem(curve)
-            else:
-                self.getPlotItem().addItem(curve)
+            curve = pyqtgraph.PlotDataItem(autoDownsample=True, autoDownsampleFactor=1.0)
+            self._curves[dice, place] = curve
+            # not `PlotItem.addItem`, which would switch the down-sampling off
+            (self._right if dice else self.getPlotItem().vb).addItem(curve)
         return self._curves[dice, place]
 
     def mark(self, strokes: Sequence[float], shown: Sequence[tuple[float, float]]) -> None:
