@@ -112,7 +112,7 @@ class Chart(pyqtgraph.PlotWidget):  # type: ignore[misc]
 
     def _curve(self, dice: bool, place: int) -> Any:
         if (dice, place) not in self._curves:
-            curve = pyqtgraph.PlotDataItem(autoDownsample=True, autoDownsampleFactor=1.0)
+            curve = pyqtgraph.PlotDataItem(autoDownsample=True, autoDownsampleFactor=0.5)
             self._curves[dice, place] = curve
             # not `PlotItem.addItem`, which would switch the down-sampling off
             (self._right if dice else self.getPlotItem().vb).addItem(curve)
