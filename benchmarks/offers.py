@@ -35,7 +35,7 @@ from napari_unetseg.io import places
 
 if TYPE_CHECKING:
     from napari_unetseg.core.job_control import Control
-    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.data.annotated_image import AnnotatedImage
 
 TICK, PATIENCE = 0.01, 10.0
 DAB = 12
@@ -46,8 +46,8 @@ class Offers:
 
     def __init__(self) -> None:
         self.began = 0.0
-        self.newest: tuple[Pair, ...] = ()
-        self.took: list[tuple[float, tuple[Pair, ...]]] = []
+        self.newest: tuple[AnnotatedImage, ...] = ()
+        self.took: list[tuple[float, tuple[AnnotatedImage, ...]]] = []
 
     def __call__(self, *_: Any, control: Control, **__: Any) -> Generator[Event, None, None]:
         """Yield steps until stopped."""

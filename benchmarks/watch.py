@@ -31,7 +31,7 @@ from napari_unetseg.training.train import train_events
 if TYPE_CHECKING:
     import argparse
 
-    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.models.model import Model
 
 T = TypeVar("T")
@@ -98,7 +98,7 @@ class Trace:
 
 
 def watch(
-    pairs: Sequence[Pair],
+    pairs: Sequence[AnnotatedImage],
     settings: TrainSettings,
     seconds: float,
     *,

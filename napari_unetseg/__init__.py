@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         PredictSettings,
         TrainSettings,
     )
-    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.data.annotated_image import AnnotatedImage, Pair
     from napari_unetseg.inference.evaluate import Evaluation, evaluate, evaluate_events
     from napari_unetseg.inference.predict import predict, predict_events, predict_probabilities
     from napari_unetseg.io.folder_pairs import FolderDataset
@@ -37,6 +37,7 @@ except PackageNotFoundError:  # run from a source tree that was not installed
     __version__ = "0.0.0"
 
 _HOME = {
+    "AnnotatedImage": "data.annotated_image",
     "AugmentSettings": "core.settings",
     "CheckpointFile": "training.checkpoint_file",
     "Control": "core.job_control",
@@ -46,7 +47,7 @@ _HOME = {
     "Model": "models.model",
     "ModelFileError": "core.errors",
     "NetSettings": "core.settings",
-    "Pair": "data.dataset",
+    "Pair": "data.annotated_image",
     "PredictSettings": "core.settings",
     "Scores": "core.metrics",
     "Stack": "core.image_stack",
@@ -67,6 +68,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AnnotatedImage",
     "AugmentSettings",
     "CheckpointFile",
     "Control",

@@ -32,7 +32,7 @@ from napari_unetseg.terminal import (
 if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.settings import TrainSettings
-    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.inference.evaluate import Evaluation
     from napari_unetseg.io.folder_pairs import FolderPairs
     from napari_unetseg.models.model import Model
@@ -172,8 +172,8 @@ def _settle(checkpoint: CheckpointFile | None, stop: Stop, *, keep: bool) -> Non
     raise Interrupted(stop, f"the best model so far is saved.{more}")
 
 
-def _say_classes(pairs: Sequence[Pair], init: Model | None) -> None:
-    from napari_unetseg.data.dataset import values_of
+def _say_classes(pairs: Sequence[AnnotatedImage], init: Model | None) -> None:
+    from napari_unetseg.data.annotated_image import values_of
 
     known = init.classes.structures if init else ()
     classes = Classes.find([(v.counts, v.kind) for v in values_of(pairs)], known)
@@ -224,7 +224,9 @@ def _say_highest(record: TrainingRecord, kept: Scores) -> None:
         )
 
 
-def _report(folder: Path, model: Model, pairs: Sequence[Pair], settings: TrainSettings) -> None:
+def _report(
+    folder: Path, model: Model, pairs: Sequence[AnnotatedImage], settings: TrainSettings
+) -> None:
     from napari_unetseg.report import write_report
 
     how = PredictSettings(device=settings.device, threads=settings.threads)

@@ -96,7 +96,7 @@ class Facts:
 
 
 class _Said:
-    """The newest word about each voxel of an image, a plane at a time, as labels of a `Pair`."""
+    """The newest word about each voxel of an image, a plane at a time, as labels of an image."""
 
     dtype = np.dtype(np.uint8)
 
@@ -226,7 +226,7 @@ def _planes(
     folder: Path, facts: Facts, model: Model, control: Control
 ) -> Generator[Event, None, list[str]]:
     """Pictures of planes where the newest mask agrees best and worst with what is known."""
-    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.data.annotated_image import AnnotatedImage
 
     scored = yield from _scored(facts, model, control)
     scored.sort(key=lambda row: -row[0])
@@ -238,7 +238,7 @@ def _planes(
     for number, (dice, image, plane, mask) in enumerate(chosen):
         assert image.stack is not None
         whole = np.broadcast_to(mask, image.truth.shape)
-        pair = Pair(image.stack, _Said(image.truth), image.truth.kind)
+        pair = AnnotatedImage(image.stack, _Said(image.truth), image.truth.kind)
         write_overlay(folder / f"plane-{number}.png", model, pair, plane, whole)
         place = f"{image.name} {', '.join(map(str, plane))}: Dice {dice:.3f}"
         parts += [f"<h3>{escape(place)}</h3>", _picture(f"plane-{number}.png", place)]

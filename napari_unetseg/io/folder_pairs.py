@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, overload
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import IGNORE, LabelKind
 from napari_unetseg.core.lengths import micrometres
-from napari_unetseg.data.dataset import Pair
+from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.io.file_names import as_stored, partners, same_name
 from napari_unetseg.io.open_image import (
     SUFFIXES,
@@ -53,7 +53,7 @@ class FolderPairs:
         labels say other pixel sizes than their image.
     """
 
-    pairs: list[Pair]
+    pairs: list[AnnotatedImage]
     skipped: list[Path]
     unused: list[Path]
     notes: tuple[str, ...] = ()
@@ -217,7 +217,7 @@ def _pair(
     spacing: str | Sequence[float] | None,
     series: str | int | None,
     missing_planes: MissingPlanes,
-) -> tuple[Pair, Stack]:
+) -> tuple[AnnotatedImage, Stack]:
     """An image with its labels, and these as their file says they are."""
     stack = open_stack(
         image, axes=axes, spacing=spacing, series=series, missing_planes=missing_planes
@@ -233,7 +233,9 @@ def _pair(
         series=series,
         missing_planes=missing_planes,
     )
-    return Pair(stack, array, kind, ignore=ignore if threshold is None else IGNORE), stored
+    return AnnotatedImage(
+        stack, array, kind, ignore=ignore if threshold is None else IGNORE
+    ), stored
 
 
 def _nearly_alike(pairs: Sequence[tuple[Path, Path]]) -> tuple[str, ...]:
@@ -245,7 +247,7 @@ def _nearly_alike(pairs: Sequence[tuple[Path, Path]]) -> tuple[str, ...]:
     return (f"Paired by nearly the same name: {image.name} with {labels.name}{more}.",)
 
 
-def _other_sizes(found: Sequence[tuple[Pair, Stack]], files: Sequence[Path]) -> list[str]:
+def _other_sizes(found: Sequence[tuple[AnnotatedImage, Stack]], files: Sequence[Path]) -> list[str]:
     """That some labels say other pixel sizes than their image; labels without any are fine."""
     said = [
         f"{file} has {differing}"
@@ -280,7 +282,7 @@ def _examples(stems: Iterable[str]) -> str:
     return ", ".join(repr(n) for n in names[:2]) + (", …" if len(names) > 2 else "")
 
 
-class FolderDataset(Sequence[Pair]):
+class FolderDataset(Sequence[AnnotatedImage]):
     """Images and labels of two folders, paired by stem as by `find_pairs` and opened lazily.
 
     Parameters
@@ -320,10 +322,10 @@ class FolderDataset(Sequence[Pair]):
         return len(self._pairs)
 
     @overload
-    def __getitem__(self, index: int) -> Pair: ...
+    def __getitem__(self, index: int) -> AnnotatedImage: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Pair]: ...
-    def __getitem__(self, index: int | slice) -> Pair | list[Pair]:
+    def __getitem__(self, index: slice) -> list[AnnotatedImage]: ...
+    def __getitem__(self, index: int | slice) -> AnnotatedImage | list[AnnotatedImage]:
         return self._pairs[index]
 
     def __repr__(self) -> str:

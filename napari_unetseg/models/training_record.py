@@ -15,7 +15,7 @@ from napari_unetseg.core.metrics import Scores
 from napari_unetseg.core.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from napari_unetseg.data.dataset import TrainingData
+    from napari_unetseg.data.dataset import TrainingDataset
 
 __all__ = [
     "CurvePoint",
@@ -95,7 +95,7 @@ def remembered(history: tuple[TrainingRecord, ...]) -> tuple[TrainingRecord, ...
     return (*old, *newest[-WITH_CURVES:])
 
 
-def image_records(data: TrainingData) -> tuple[ImageRecord, ...]:
+def image_records(data: TrainingDataset) -> tuple[ImageRecord, ...]:
     """Records of the images of a training."""
     return tuple(
         ImageRecord(

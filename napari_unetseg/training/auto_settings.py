@@ -8,7 +8,7 @@ from napari_unetseg.core.events import Choice
 
 if TYPE_CHECKING:
     from napari_unetseg.core.settings import TrainSettings
-    from napari_unetseg.data.dataset import TrainingData
+    from napari_unetseg.data.dataset import TrainingDataset
     from napari_unetseg.training.trainer import Learner
     from napari_unetseg.training.training_plan import Plan
 
@@ -16,7 +16,7 @@ __all__ = ["explain"]
 
 
 def explain(
-    plan: Plan, data: TrainingData, settings: TrainSettings, learner: Learner, device: str
+    plan: Plan, data: TrainingDataset, settings: TrainSettings, learner: Learner, device: str
 ) -> tuple[Choice, ...]:
     """Name, value, reason and overriding setting of each thing that was chosen."""
     found = [_network(plan, settings), _start(learner, settings)]
@@ -73,7 +73,7 @@ def _borders(learner: Learner, settings: TrainSettings) -> Choice:
     return Choice("Borders", "not drawn to edges", reason, "borders")
 
 
-def _range(data: TrainingData, settings: TrainSettings, learner: Learner) -> Choice:
+def _range(data: TrainingDataset, settings: TrainSettings, learner: Learner) -> Choice:
     by_image = data.normalization.per_image
     reason = "their ranges differ" if by_image else "one range fits them all"
     if learner.continued and by_image:
@@ -88,7 +88,7 @@ def _range(data: TrainingData, settings: TrainSettings, learner: Learner) -> Cho
     )
 
 
-def _held_out(data: TrainingData) -> Choice:
+def _held_out(data: TrainingDataset) -> Choice:
     blocks = len(data.validation_blocks())
     return Choice(
         "Held out",

@@ -37,7 +37,7 @@ from napari_unetseg.training.validation import Validator
 if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.settings import TrainSettings
-    from napari_unetseg.data.dataset import TrainingData
+    from napari_unetseg.data.dataset import TrainingDataset
     from napari_unetseg.models.unet import UNet
     from napari_unetseg.training.training_plan import Plan
 
@@ -75,7 +75,7 @@ class Learner:
 
     def __init__(
         self,
-        data: TrainingData,
+        data: TrainingDataset,
         plan: Plan,
         settings: TrainSettings,
         device: torch.device,
@@ -124,7 +124,7 @@ class Learner:
         norms = any(isinstance(module, NORMS) for module in self.network.modules())
         return norms and not self.still_norms and not self.team.alone
 
-    def use(self, data: TrainingData) -> None:
+    def use(self, data: TrainingDataset) -> None:
         """Train and score on these data from now on."""
         self.data = self.validator.data = data
         self._weigh()

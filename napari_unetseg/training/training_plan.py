@@ -11,7 +11,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.settings import NetSettings, TrainSettings
 
 if TYPE_CHECKING:
-    from napari_unetseg.data.dataset import TrainingData
+    from napari_unetseg.data.dataset import TrainingDataset
 
 __all__ = ["Plan", "level_strides", "make_plan"]
 
@@ -65,7 +65,7 @@ def level_strides(
 
 
 def make_plan(
-    data: TrainingData,
+    data: TrainingDataset,
     settings: TrainSettings,
     device: str,
     init: NetSettings | None,

@@ -27,7 +27,7 @@ from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import LabelKind, Structure
 from napari_unetseg.core.metrics import Scores, log_losses, loss_of
 from napari_unetseg.core.settings import TrainSettings
-from napari_unetseg.data.dataset import Pair
+from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.gui import sentences
 from napari_unetseg.gui.curve import Columns, classes_to_show, finite, note
 from napari_unetseg.gui.pace import Pace
@@ -250,7 +250,7 @@ def test_a_training_that_finds_nothing_better_says_that_the_earlier_model_stays(
 
 def test_the_real_training_compares_with_what_it_began_with() -> None:
     image, mask = large()
-    pairs = [Pair(Stack.from_array(image), mask, LabelKind.FULL)]
+    pairs = [AnnotatedImage(Stack.from_array(image), mask, LabelKind.FULL)]
     settings = TrainSettings(depth=2, width=4, steps=60, patch=32, batch=2, threads=1)
     events: list[Any] = list(train_events(pairs, settings, control=Control(1)))
     better = [e for e in events if isinstance(e, Improved)]

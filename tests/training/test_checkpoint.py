@@ -41,7 +41,7 @@ from napari_unetseg.training.checkpoint_file import CheckpointFile
 from napari_unetseg.training.train import train, train_events
 
 if TYPE_CHECKING:
-    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.data.annotated_image import AnnotatedImage
 
 ROOT = Path(__file__).resolve().parents[2]
 PAIRS = [painted_pair((64, 64))]
@@ -49,7 +49,9 @@ SMALLEST: dict[str, Any] = {"patch": 8, "batch": 1, "width": 1}
 SMALL = tiny(steps=6, **SMALLEST)
 
 
-def stopped_after(steps: int, pairs: list[Pair], settings: TrainSettings, **more: Any) -> Model:
+def stopped_after(
+    steps: int, pairs: list[AnnotatedImage], settings: TrainSettings, **more: Any
+) -> Model:
     """Train until so many steps are done in this run."""
     control, seen = Control(threads=1), []
     events = train_events(pairs, settings, control=control, **more)
@@ -84,7 +86,7 @@ class Case:
 
     settings: TrainSettings
     stops: tuple[int, ...]
-    pairs: list[Pair] = field(default_factory=lambda: [painted_pair()])
+    pairs: list[AnnotatedImage] = field(default_factory=lambda: [painted_pair()])
     init: Callable[[], Model] | None = None
     fails: Callable[[pytest.MonkeyPatch], None] | None = None
     weights: bool = False
@@ -95,7 +97,7 @@ def sure() -> Model:
     return train([painted_pair()], tiny(steps=8))
 
 
-def one_class() -> Pair:
+def one_class() -> AnnotatedImage:
     """An image with strokes of structure 1 alone."""
     pair = painted_pair()
     return replace(pair, labels=np.where(pair.labels == 1, 1, 0))
@@ -221,7 +223,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-def refused(path: Path, pairs: list[Pair], settings: TrainSettings, **more: Any) -> str:
+def refused(path: Path, pairs: list[AnnotatedImage], settings: TrainSettings, **more: Any) -> str:
     """Begin a training; the sentence with which its checkpoint is refused."""
     before = path.read_bytes()
     with pytest.raises(TrainingError) as error:
@@ -233,7 +235,7 @@ def refused(path: Path, pairs: list[Pair], settings: TrainSettings, **more: Any)
     return sentence
 
 
-def other(name: str) -> tuple[list[Pair], TrainSettings, str]:
+def other(name: str) -> tuple[list[AnnotatedImage], TrainSettings, str]:
     """A training that differs in one thing from that of ``kept``, and how it is called."""
     pair = painted_pair((64, 64))
     labels = pair.labels.copy()

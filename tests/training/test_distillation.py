@@ -15,7 +15,8 @@ from napari_unetseg.core.events import Choice, EpochDone, Notice, Prepared
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import BRUSH, IGNORE, LabelKind
-from napari_unetseg.data.dataset import Pair, TrainingData
+from napari_unetseg.data.annotated_image import AnnotatedImage
+from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.training import trainer
 from napari_unetseg.training.distillation import HELD_OUT, NEAR, distillation_sums
@@ -88,19 +89,19 @@ CORNER, FAR = np.s_[:40, :40], np.s_[56:, 56:]
 
 
 @pytest.fixture(scope="module")
-def pair() -> Pair:
+def pair() -> AnnotatedImage:
     """Blobs with strokes; the ground of one corner is brighter."""
     image, truth = blobs((96, 96), 14)
     image[CORNER] += 0.3
-    return Pair(Stack(image, "YX"), strokes(truth), "strokes")
+    return AnnotatedImage(Stack(image, "YX"), strokes(truth), "strokes")
 
 
 @pytest.fixture(scope="module")
-def before(pair: Pair) -> Model:
+def before(pair: AnnotatedImage) -> Model:
     return train([pair], tiny(steps=80, width=16, depth=3))
 
 
-def on(before: Model, pair: Pair, hold: float, steps: int = 150) -> Model:
+def on(before: Model, pair: AnnotatedImage, hold: float, steps: int = 150) -> Model:
     return train([pair], tiny(steps=steps, hold=hold, validation=0.0, batch=8), init=before)
 
 
@@ -108,7 +109,9 @@ def same_weights(one: Model, other: Model) -> bool:
     return all(torch.equal(t, other.weights[name]) for name, t in one.weights.items())
 
 
-def test_strokes_where_a_mask_is_wrong_do_not_spoil_the_rest(pair: Pair, before: Model) -> None:
+def test_strokes_where_a_mask_is_wrong_do_not_spoil_the_rest(
+    pair: AnnotatedImage, before: Model
+) -> None:
     """In the bright corner all is the other way round, and only there is something painted."""
     known = predict(before, pair.image)
     labels = np.zeros_like(pair.labels)
@@ -121,7 +124,7 @@ def test_strokes_where_a_mask_is_wrong_do_not_spoil_the_rest(pair: Pair, before:
     assert (found[1][CORNER] != known[CORNER]).mean() > 0.8  # what was painted is learned
 
 
-def begun(pair: Pair, init: Model, **changes: float) -> Choice:
+def begun(pair: AnnotatedImage, init: Model, **changes: float) -> Choice:
     """What a training says that it begins with."""
     _, events = run_training([pair], tiny(steps=1, **changes), init=init)
     (prepared,) = of_kind(events, Prepared)
@@ -130,17 +133,17 @@ def begun(pair: Pair, init: Model, **changes: float) -> Choice:
     return choice
 
 
-def test_the_user_reads_that_it_is_held(pair: Pair, before: Model) -> None:
+def test_the_user_reads_that_it_is_held(pair: AnnotatedImage, before: Model) -> None:
     assert "keeps to its mask" in begun(pair, before).reason
     assert begun(pair, before).setting == "hold"
     assert "keeps" not in begun(pair, before, hold=0.0).reason
-    other = Pair(Stack(np.asarray(pair.image.data)[::-1], "YX"), pair.labels, "strokes")
+    other = AnnotatedImage(Stack(np.asarray(pair.image.data)[::-1], "YX"), pair.labels, "strokes")
     assert "keeps" not in begun(other, before).reason
 
 
 def test_a_mask_that_nobody_saw_holds_nothing_back(before: Model) -> None:
     image, truth = blobs((96, 96), 14, seed=5)
-    unseen = Pair(Stack(image, "YX"), strokes(truth), "strokes")
+    unseen = AnnotatedImage(Stack(image, "YX"), strokes(truth), "strokes")
     assert same_weights(on(before, unseen, 0.0, 3), on(before, unseen, 2.0, 3))
     corrections = np.zeros_like(unseen.labels)
     corrections[:4, :4] = BRUSH
@@ -149,7 +152,7 @@ def test_a_mask_that_nobody_saw_holds_nothing_back(before: Model) -> None:
 
 
 @pytest.mark.parametrize("offers", [True, False], ids=["newer strokes", "none"])
-def test_what_is_shown_is_held_when_newer_strokes_come(pair: Pair, offers: bool) -> None:
+def test_what_is_shown_is_held_when_newer_strokes_come(pair: AnnotatedImage, offers: bool) -> None:
     """Images that come with newer annotations are looked up anew."""
     newer = replace(pair, image=replace(pair.image), labels=pair.labels.copy())
     found = []
@@ -167,7 +170,7 @@ def test_what_is_shown_is_held_when_newer_strokes_come(pair: Pair, offers: bool)
 
 @pytest.mark.parametrize("what", ["no memory for the copy", "nothing left to hold"])
 def test_newer_strokes_that_are_refused_leave_what_is_held_as_it_was(
-    pair: Pair, before: Model, what: str, monkeypatch: pytest.MonkeyPatch
+    pair: AnnotatedImage, before: Model, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The training goes on, bit by bit, as if they had not come."""
     labels = np.zeros_like(pair.labels)
@@ -198,25 +201,27 @@ def test_newer_strokes_that_are_refused_leave_what_is_held_as_it_was(
 
 
 @pytest.fixture(scope="module")
-def two_kinds() -> tuple[Pair, np.ndarray]:
+def two_kinds() -> tuple[AnnotatedImage, np.ndarray]:
     """Blobs of two kinds with strokes that take them for one, and the truth of the second kind."""
     image, truth = blobs((192, 192), 30, structures=2)
-    return Pair(Stack(image, "YX"), strokes((truth > 0).astype(np.uint8)), "strokes"), truth == 2
+    return AnnotatedImage(
+        Stack(image, "YX"), strokes((truth > 0).astype(np.uint8)), "strokes"
+    ), truth == 2
 
 
 @pytest.fixture(scope="module")
-def one_kind(two_kinds: tuple[Pair, np.ndarray]) -> Model:
+def one_kind(two_kinds: tuple[AnnotatedImage, np.ndarray]) -> Model:
     return train([two_kinds[0]], tiny(steps=100, width=16, depth=3))
 
 
-def both_sides(model: Model, two_kinds: tuple[Pair, np.ndarray]) -> list[float]:
+def both_sides(model: Model, two_kinds: tuple[AnnotatedImage, np.ndarray]) -> list[float]:
     pair, second = two_kinds
     mask = predict(model, pair.image) > 0
     return [dice(second[side], mask[side]) for side in (np.s_[:, :64], np.s_[:, 96:])]
 
 
 def test_validation_blocks_are_not_held(
-    two_kinds: tuple[Pair, np.ndarray], one_kind: Model
+    two_kinds: tuple[AnnotatedImage, np.ndarray], one_kind: Model
 ) -> None:
     """Their labels, which are not trained on, do not tell the teacher where it is wrong."""
     pair, second = two_kinds
@@ -226,7 +231,7 @@ def test_validation_blocks_are_not_held(
 
 
 def test_what_is_wrong_everywhere_is_unlearned_everywhere(
-    two_kinds: tuple[Pair, np.ndarray], one_kind: Model
+    two_kinds: tuple[AnnotatedImage, np.ndarray], one_kind: Model
 ) -> None:
     """Also far from the strokes that say so, which are in the left third alone."""
     pair, second = two_kinds
@@ -238,7 +243,7 @@ def test_what_is_wrong_everywhere_is_unlearned_everywhere(
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError("the folder is gone")])
 def test_newer_strokes_that_cannot_be_read_end_nothing(
-    pair: Pair, error: Exception, monkeypatch: pytest.MonkeyPatch
+    pair: AnnotatedImage, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     control, notices = Control(), []
 
@@ -247,7 +252,7 @@ def test_newer_strokes_that_cannot_be_read_end_nothing(
 
     def look(event: object) -> None:
         if isinstance(event, EpochDone) and event.epoch == 1:
-            monkeypatch.setattr(TrainingData, "renewed", fail)
+            monkeypatch.setattr(TrainingDataset, "renewed", fail)
             control.offer_pairs([pair])
         if isinstance(event, Notice):
             notices.append(event.text)
