@@ -252,7 +252,7 @@ def test_newer_strokes_that_cannot_be_read_end_nothing(
 
     def look(event: object) -> None:
         if isinstance(event, EpochDone) and event.epoch == 1:
-            monkeypatch.setattr(TrainingDataset, "renewed", fail)
+            monkeypatch.setattr(TrainingDataset, "with_annotations", fail)
             control.offer_pairs([pair])
         if isinstance(event, Notice):
             notices.append(event.text)

@@ -684,7 +684,7 @@ def test_scores_on_older_annotations_are_not_compared(
         return Scores(("structure 1",), (1,), (mark,), (mark,), 99, 9, mark)
 
     monkeypatch.setattr(Learner, "score", score)
-    monkeypatch.setattr(TrainingDataset, "newer_than", lambda *_: [])  # nothing to be answered
+    monkeypatch.setattr(TrainingDataset, "labels_added_since", lambda *_: [])  # nothing to be answered
     newer = AnnotatedImage(pair.image, strokes(blobs((96, 96), 12, 0)[1], 4), "strokes")
     if offered:
         model, events = with_newer(pair, newer)
