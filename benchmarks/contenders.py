@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from napari_unetseg import sample
-from napari_unetseg.core.events import Prepared, StepDone
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import LabelKind
@@ -29,6 +28,7 @@ from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.models.model import load_model
 from napari_unetseg.training.train import train_events
+from napari_unetseg.training.training_events import Prepared, StepDone
 
 CROPS = 8
 """Ready-made batches that a peer trains on in turn."""

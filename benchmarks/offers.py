@@ -27,13 +27,14 @@ from napari.layers import Image, Labels
 import napari_unetseg.training.train as core_train
 from napari_unetseg.annotations.annotation_store import Change, Origin
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import Event, StepDone
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.jobs import ThreadRunner
 from napari_unetseg.io import places
+from napari_unetseg.training.training_events import StepDone
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.events import Event
     from napari_unetseg.core.job_control import Control
     from napari_unetseg.data.annotated_image import AnnotatedImage
 

@@ -19,7 +19,6 @@ from statistics import median
 
 import numpy as np
 
-from napari_unetseg.core.events import StepDone
 from napari_unetseg.core.settings import TrainSettings
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.data.dataset import TrainingDataset
@@ -28,6 +27,7 @@ from napari_unetseg.training import trainer
 from napari_unetseg.training.augmentation import Augmenter
 from napari_unetseg.training.batch_sampler import Prefetcher, Sampler
 from napari_unetseg.training.train import train_events
+from napari_unetseg.training.training_events import StepDone
 
 TURNS = 3
 

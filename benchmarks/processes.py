@@ -18,7 +18,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.events import Event
 
 STEPS, WARM_UP = 50, 10
 
@@ -31,7 +34,7 @@ def train_here(data: Path, name: str, batch: int) -> list[float]:
     from sets import read_sets
 
     from napari_unetseg import TrainSettings, train
-    from napari_unetseg.core.events import Event, StepDone
+    from napari_unetseg.training.training_events import StepDone
 
     times: list[tuple[float, float]] = []
 

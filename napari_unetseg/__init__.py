@@ -6,8 +6,9 @@ Importing this package loads neither PyTorch nor Qt; each name is imported when 
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from napari_unetseg.core.versions import PROGRAM_VERSION as __version__
 
 if TYPE_CHECKING:
     from napari_unetseg.core.errors import ModelFileError, TrainingError, UserError
@@ -30,11 +31,6 @@ if TYPE_CHECKING:
     from napari_unetseg.models.unet import UNet
     from napari_unetseg.training.checkpoint_file import CheckpointFile
     from napari_unetseg.training.train import train, train_events
-
-try:
-    __version__ = version("napari-unetseg")
-except PackageNotFoundError:  # run from a source tree that was not installed
-    __version__ = "0.0.0"
 
 _HOME = {
     "AnnotatedImage": "data.annotated_image",

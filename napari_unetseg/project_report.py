@@ -13,7 +13,7 @@ from napari_unetseg.commands import check_writable, count
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import Structure
-from napari_unetseg.report_page import MARK, AnnotatedImage, Facts, write_page
+from napari_unetseg.report_page import MARK, Facts, ReportImage, write_page
 from napari_unetseg.terminal import Meter, finish, tell
 
 if TYPE_CHECKING:
@@ -153,12 +153,12 @@ def _image(
     described: Mapping[str, Any],
     structures: Sequence[Structure],
     stack: Stack | None,
-) -> AnnotatedImage:
+) -> ReportImage:
     truth = contents.truths[key]
     firsts = first_qualities(truth, contents.effort.firsts.get(key, {}), structures)
     if stack is None or stack.grid_shape != truth.shape:
         stack = _stack(contents.folder, described, truth)
-    return AnnotatedImage(described, truth, stack, firsts)
+    return ReportImage(described, truth, stack, firsts)
 
 
 def _stack(folder: Path, described: Mapping[str, Any], truth: Truth) -> Stack | None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
     from napari_unetseg.models.training_record import TrainingRecord
 
-__all__ = ["MARK", "AnnotatedImage", "Facts", "write_page"]
+__all__ = ["MARK", "Facts", "ReportImage", "write_page"]
 
 MARK = '<meta name="generator" content="napari-unetseg report">'
 MOST_PLANES, SHOWN = 24, 3
@@ -57,7 +57,7 @@ COUNTED = {
 
 
 @dataclass(eq=False)
-class AnnotatedImage:
+class ReportImage:
     """An image of a project: what was said of it, its pixels if there are any, its first masks."""
 
     described: Mapping[str, Any]
@@ -88,7 +88,7 @@ class Facts:
     """
 
     title: str
-    images: list[AnnotatedImage]
+    images: list[ReportImage]
     structures: list[Structure]
     model: Model | None
     seconds: float
@@ -145,7 +145,7 @@ def write_page(
     (folder / file).write_text(page, encoding="utf-8")
 
 
-def _methods(images: Sequence[AnnotatedImage], model: Model | None) -> str:
+def _methods(images: Sequence[ReportImage], model: Model | None) -> str:
     """A paragraph for a paper's methods, from facts alone."""
     planes = sum(len(labelled_planes(image.truth)) for image in images)
     said = f"{count(planes, 'plane')} of {count(len(images), 'image')} were annotated"
@@ -169,7 +169,7 @@ def _methods(images: Sequence[AnnotatedImage], model: Model | None) -> str:
     return escape(text)
 
 
-def _labels(images: Sequence[AnnotatedImage], seconds: float) -> str:
+def _labels(images: Sequence[ReportImage], seconds: float) -> str:
     rows = [
         [image.name, " × ".join(map(str, image.truth.shape)), len(labelled_planes(image.truth))]
         + [f"{image.truth.count(origin):,}" for origin in COUNTED]
@@ -245,7 +245,7 @@ def _planes(
     return parts
 
 
-_Scored = tuple[float, AnnotatedImage, tuple[int, ...], np.ndarray]
+_Scored = tuple[float, ReportImage, tuple[int, ...], np.ndarray]
 
 
 def _scored(facts: Facts, model: Model, control: Control) -> Generator[Event, None, list[_Scored]]:

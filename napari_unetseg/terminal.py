@@ -11,19 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from napari_unetseg.core.events import (
-    ChunkPredicted,
-    EpochDone,
-    Event,
-    Improved,
-    Notice,
-    OtherSpacing,
-    Prepared,
-    StepDone,
-    TilePredicted,
-)
+from napari_unetseg.core.events import ChunkPredicted, Event, Notice, OtherSpacing, TilePredicted
 from napari_unetseg.runtime.distributed import place
 from napari_unetseg.signals import write_nowhere
+from napari_unetseg.training.training_events import EpochDone, Improved, Prepared, StepDone
 
 if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores

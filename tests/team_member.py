@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from helpers import TURNS_ONLY, blobs, full_pair, of_kind, painted_pair, run_training, tiny
 
-from napari_unetseg.core.events import Event, Improved, Notice, StepDone
+from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.settings import AugmentSettings
 from napari_unetseg.models.model import Model
@@ -26,6 +26,7 @@ from napari_unetseg.training import trainer
 from napari_unetseg.training.checkpoint_file import CheckpointFile
 from napari_unetseg.training.train import train_events
 from napari_unetseg.training.trainer import Learner
+from napari_unetseg.training.training_events import Improved, StepDone
 
 PAIRS = [painted_pair((64, 64)), painted_pair((48, 64), seed=1)]
 LAST = place().size - 1

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_unetseg.core.events import EpochDone, Improved, Renewed
 from napari_unetseg.gui.session import Mark, MarkKind, Point
+from napari_unetseg.training.training_events import EpochDone, Improved, Renewed
 
 if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.gui.session import Session
 
-__all__ = ["Columns", "classes_to_show", "finite", "note"]
+__all__ = ["Columns", "Line", "classes_to_show", "finite", "note"]
 
 MOST_CLASSES = 4
 """Of more structures the mean and the worst few are drawn."""
@@ -112,6 +113,19 @@ class Columns:
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A curve: its name, its ends in data units, its colour, on which axis and how it is drawn."""
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    color: str
+    dice: bool = False
+    dashed: bool = False
+    bold: bool = False
 
 
 def classes_to_show(dice: Mapping[int, Sequence[float]]) -> list[int]:

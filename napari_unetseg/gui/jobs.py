@@ -19,8 +19,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from napari_unetseg.core.events import Event, StepDone, TilePredicted
+from napari_unetseg.core.events import Event, TilePredicted
 from napari_unetseg.core.job_control import Control
+from napari_unetseg.training.training_events import StepDone
 
 __all__ = ["HAND_OVER", "Inbox", "Job", "Runner", "SyncRunner", "ThreadRunner"]
 

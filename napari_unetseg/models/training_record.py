@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime
 import platform
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from napari_unetseg.core.events import Choice
 from napari_unetseg.core.metrics import Scores
 from napari_unetseg.core.settings import TrainSettings
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from napari_unetseg.data.dataset import TrainingDataset
 
 __all__ = [
+    "Choice",
     "CurvePoint",
     "ImageRecord",
     "TrainingRecord",
@@ -26,6 +27,26 @@ __all__ = [
     "remembered",
     "versions",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen for these images, and why.
+
+    Attributes
+    ----------
+    name, value
+        What was chosen, as it is shown, such as ``Patch`` and ``128 × 128``.
+    reason
+        Why, in a few words.
+    setting
+        The field of `TrainSettings` that overrides it; empty where none does.
+    """
+
+    name: str
+    value: str
+    reason: str
+    setting: str
 
 
 class _Record(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari_unetseg.core.events import Choice
+from napari_unetseg.models.training_record import Choice
 
 if TYPE_CHECKING:
     from napari_unetseg.core.settings import TrainSettings

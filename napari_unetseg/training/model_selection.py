@@ -12,10 +12,11 @@ from napari_unetseg.training.stroke_adaptation import FEW, StrokeAnswer, as_good
 from napari_unetseg.training.training_state import Best
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.events import Event, Improved
+    from napari_unetseg.core.events import Event
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.data.validation_split import VoxelIndices
     from napari_unetseg.training.trainer import Learner, Weights
+    from napari_unetseg.training.training_events import Improved
     from napari_unetseg.training.training_state import Progress
 
 __all__ = ["Answers", "StoppedError"]

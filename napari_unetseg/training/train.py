@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from napari_unetseg.core.errors import TrainingError, UserError
-from napari_unetseg.core.events import Event, Improved, Notice, Outcome, Prepared, Renewed
+from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.settings import TrainSettings
 from napari_unetseg.data.dataset import TrainingDataset
@@ -33,17 +33,18 @@ from napari_unetseg.training.auto_settings import explain
 from napari_unetseg.training.checkpoint import Checkpoints, identity
 from napari_unetseg.training.model_selection import Answers, StoppedError
 from napari_unetseg.training.trainer import Learner, NotFiniteError, Weights
+from napari_unetseg.training.training_events import Improved, Outcome, Prepared, Renewed
 from napari_unetseg.training.training_plan import Plan, make_plan
 from napari_unetseg.training.training_state import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from napari_unetseg.core.events import Choice
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.core.labels import Structure
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.data.annotated_image import AnnotatedImage
+    from napari_unetseg.models.training_record import Choice
     from napari_unetseg.training.checkpoint_file import CheckpointFile
 
 __all__ = ["train", "train_events"]

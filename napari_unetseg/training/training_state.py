@@ -8,9 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from napari_unetseg.core.events import EpochDone, Outcome, StartedFrom, StepDone, TrainingDone
 from napari_unetseg.models.training_record import CurvePoint
 from napari_unetseg.training.stroke_adaptation import FEW
+from napari_unetseg.training.training_events import (
+    EpochDone,
+    Outcome,
+    StartedFrom,
+    StepDone,
+    TrainingDone,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from gui_parts import TINY, squares, strokes
 
-from napari_unetseg.core.events import (
-    Choice,
-    Event,
+from napari_unetseg.core.image_stack import Stack
+from napari_unetseg.core.labels import LabelKind
+from napari_unetseg.core.metrics import Scores
+from napari_unetseg.core.settings import TrainSettings
+from napari_unetseg.data.annotated_image import AnnotatedImage
+from napari_unetseg.models.training_record import Choice
+from napari_unetseg.training.train import train
+from napari_unetseg.training.training_events import (
     Improved,
     Outcome,
     Prepared,
     StepDone,
     TrainingDone,
 )
-from napari_unetseg.core.image_stack import Stack
-from napari_unetseg.core.labels import LabelKind
-from napari_unetseg.core.metrics import Scores
-from napari_unetseg.core.settings import TrainSettings
-from napari_unetseg.data.annotated_image import AnnotatedImage
-from napari_unetseg.training.train import train
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.events import Event
     from napari_unetseg.core.job_control import Control
     from napari_unetseg.models.model import Model
 

@@ -14,14 +14,6 @@ from napari.layers import Image, Labels
 from pyqtgraph import PlotCurveItem, PlotWidget
 from qtpy.QtWidgets import QApplication
 
-from napari_unetseg.core.events import (
-    EpochDone,
-    Improved,
-    Outcome,
-    Renewed,
-    StartedFrom,
-    TrainingDone,
-)
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import LabelKind, Structure
@@ -33,6 +25,14 @@ from napari_unetseg.gui.curve import Columns, classes_to_show, finite, note
 from napari_unetseg.gui.pace import Pace
 from napari_unetseg.gui.session import Mark, MarkKind, Point, Session
 from napari_unetseg.training.train import train_events
+from napari_unetseg.training.training_events import (
+    EpochDone,
+    Improved,
+    Outcome,
+    Renewed,
+    StartedFrom,
+    TrainingDone,
+)
 
 if TYPE_CHECKING:
     from window_parts import Window

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from napari_unetseg.core.events import Event, Notice, StepDone, TilePredicted
+from napari_unetseg.core.events import Event, Notice, TilePredicted
 from napari_unetseg.gui.jobs import HAND_OVER, Inbox, Job, SyncRunner, ThreadRunner
+from napari_unetseg.training.training_events import StepDone
 
 if TYPE_CHECKING:
     from napari_unetseg.core.job_control import Control

@@ -27,14 +27,7 @@ from scipy import ndimage
 
 from napari_unetseg.annotations.annotation_store import Origin, Truth
 from napari_unetseg.annotations.sparse_array import whole
-from napari_unetseg.core.events import (
-    Event,
-    Improved,
-    Outcome,
-    Prepared,
-    TilePredicted,
-    TrainingDone,
-)
+from napari_unetseg.core.events import Event, TilePredicted
 from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.gui import controller as controlling
 from napari_unetseg.gui import looking
@@ -44,6 +37,7 @@ from napari_unetseg.gui.newer import take_snapshots
 from napari_unetseg.gui.session import Level, Mode, ModelEntry
 from napari_unetseg.io import places
 from napari_unetseg.io.contents import read_contents
+from napari_unetseg.training.training_events import Improved, Outcome, Prepared, TrainingDone
 
 if TYPE_CHECKING:
     from napari_unetseg.io.project import Project

@@ -29,19 +29,7 @@ from hypothesis import strategies as st
 import napari_unetseg
 from napari_unetseg.cli import main
 from napari_unetseg.core.errors import LostError, ModelFileError, UserError
-from napari_unetseg.core.events import (
-    EpochDone,
-    Event,
-    Improved,
-    Notice,
-    OtherSpacing,
-    Outcome,
-    Renewed,
-    StartedFrom,
-    StepDone,
-    TilePredicted,
-    TrainingDone,
-)
+from napari_unetseg.core.events import Event, Notice, OtherSpacing, TilePredicted
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import LabelKind, Structure
@@ -51,6 +39,15 @@ from napari_unetseg.inference.predict import predict
 from napari_unetseg.jobs.live_predictor import LookWork, MaskBegins, Screen, View
 from napari_unetseg.jobs.tasks import ComputerLost, Elsewhere, Prediction, Training
 from napari_unetseg.models.model import Model, load_model
+from napari_unetseg.training.training_events import (
+    EpochDone,
+    Improved,
+    Outcome,
+    Renewed,
+    StartedFrom,
+    StepDone,
+    TrainingDone,
+)
 
 pytest.importorskip("distributed")
 

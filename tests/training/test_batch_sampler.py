@@ -15,7 +15,7 @@ import torch
 from helpers import of_kind, painted_pair, run_training, tiny
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import Notice, Renewed, StepDone
+from napari_unetseg.core.events import Notice
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.settings import AugmentSettings
 from napari_unetseg.data.dataset import TrainingDataset
@@ -23,6 +23,7 @@ from napari_unetseg.training.augmentation import Augmenter
 from napari_unetseg.training.batch_sampler import Prefetcher, Sampler
 from napari_unetseg.training.checkpoint_file import CheckpointFile
 from napari_unetseg.training.train import train_events
+from napari_unetseg.training.training_events import Renewed, StepDone
 
 if TYPE_CHECKING:
     from napari_unetseg.data.annotated_image import AnnotatedImage

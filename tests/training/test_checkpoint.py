@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 
 from napari_unetseg.core import file_locks
 from napari_unetseg.core.errors import ModelFileError, TrainingError
-from napari_unetseg.core.events import Improved, Notice, StepDone
+from napari_unetseg.core.events import Notice
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.settings import AugmentSettings, TrainSettings
@@ -39,6 +39,7 @@ from napari_unetseg.training import checkpoint_file
 from napari_unetseg.training import trainer as learner_module
 from napari_unetseg.training.checkpoint_file import CheckpointFile
 from napari_unetseg.training.train import train, train_events
+from napari_unetseg.training.training_events import Improved, StepDone
 
 if TYPE_CHECKING:
     from napari_unetseg.data.annotated_image import AnnotatedImage

@@ -15,15 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from napari_unetseg.core.errors import TrainingError, UserError
-from napari_unetseg.core.events import (
-    EpochDone,
-    Improved,
-    Notice,
-    Outcome,
-    Renewed,
-    StepDone,
-    TrainingDone,
-)
+from napari_unetseg.core.events import Notice
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import BRUSH, IGNORE, LabelKind
@@ -34,6 +26,14 @@ from napari_unetseg.models.model import Model, load_model
 from napari_unetseg.models.resnet_unet import build
 from napari_unetseg.models.training_record import MOST_RECORDS, WITH_CURVES
 from napari_unetseg.training.train import train
+from napari_unetseg.training.training_events import (
+    EpochDone,
+    Improved,
+    Outcome,
+    Renewed,
+    StepDone,
+    TrainingDone,
+)
 from napari_unetseg.training.validation import Validator
 
 FAST: dict[str, Any] = {"learning_rate": 1e-2}

@@ -11,7 +11,7 @@ import torch
 from helpers import blobs, dice, of_kind, run_training, strokes, tiny
 from torch import Tensor
 
-from napari_unetseg.core.events import Choice, EpochDone, Notice, Prepared
+from napari_unetseg.core.events import Notice
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import BRUSH, IGNORE, LabelKind
@@ -21,9 +21,11 @@ from napari_unetseg.inference.predict import predict
 from napari_unetseg.training import trainer
 from napari_unetseg.training.distillation import HELD_OUT, NEAR, distillation_sums
 from napari_unetseg.training.train import train
+from napari_unetseg.training.training_events import EpochDone, Prepared
 
 if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
+    from napari_unetseg.models.training_record import Choice
 
 # -- the loss --------------------------------------------------------------------------------------
 

@@ -10,11 +10,12 @@ import torch
 from helpers import blobs, of_kind, run_training, strokes, tiny
 
 from napari_unetseg import AnnotatedImage, Stack, predict
-from napari_unetseg.core.events import Improved, Notice, StepDone
+from napari_unetseg.core.events import Notice
 from napari_unetseg.core.settings import NetSettings
 from napari_unetseg.models.resnet_unet import build
 from napari_unetseg.training.linear_probe import HeadFit, measure_norms, pretrained_body
 from napari_unetseg.training.trainer import Learner
+from napari_unetseg.training.training_events import Improved, StepDone
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])

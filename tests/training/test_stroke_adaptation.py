@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import binary_erosion
 
-from napari_unetseg.core.events import EpochDone, Improved, Prepared, Renewed, StepDone
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import BRUSH, IGNORE
@@ -25,6 +24,7 @@ from napari_unetseg.inference.predict import predict
 from napari_unetseg.models.model import Model
 from napari_unetseg.training.stroke_adaptation import SLACK, as_good
 from napari_unetseg.training.train import train_events
+from napari_unetseg.training.training_events import EpochDone, Improved, Prepared, Renewed, StepDone
 from napari_unetseg.training.validation import Validator
 
 SHAPE, DIM = (192, 192), 0.3

@@ -25,17 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_unetseg.core.errors import TrainingError, UserError
-from napari_unetseg.core.events import (
-    EpochDone,
-    Improved,
-    Notice,
-    Outcome,
-    Prepared,
-    Renewed,
-    StartedFrom,
-    StepDone,
-    TrainingDone,
-)
+from napari_unetseg.core.events import Notice
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import LabelKind, Structure
@@ -48,6 +38,16 @@ from napari_unetseg.models.unet import UNet
 from napari_unetseg.training import trainer as learner_module
 from napari_unetseg.training.train import train, train_events
 from napari_unetseg.training.trainer import Learner
+from napari_unetseg.training.training_events import (
+    EpochDone,
+    Improved,
+    Outcome,
+    Prepared,
+    Renewed,
+    StartedFrom,
+    StepDone,
+    TrainingDone,
+)
 from napari_unetseg.training.training_plan import Plan, level_strides, make_plan
 from napari_unetseg.training.training_state import Progress
 
@@ -684,7 +684,7 @@ def test_scores_on_older_annotations_are_not_compared(
         return Scores(("structure 1",), (1,), (mark,), (mark,), 99, 9, mark)
 
     monkeypatch.setattr(Learner, "score", score)
-    monkeypatch.setattr(TrainingDataset, "labels_added_since", lambda *_: [])  # nothing to be answered
+    monkeypatch.setattr(TrainingDataset, "labels_added_since", lambda *_: [])
     newer = AnnotatedImage(pair.image, strokes(blobs((96, 96), 12, 0)[1], 4), "strokes")
     if offered:
         model, events = with_newer(pair, newer)

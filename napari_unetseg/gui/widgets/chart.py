@@ -13,7 +13,7 @@ from qtpy.QtGui import QFont, QFontMetricsF
 from napari_unetseg.gui.sentences import duration
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.widgets.curve_plot import Line
+    from napari_unetseg.gui.curve import Line
 
 __all__ = ["Chart"]
 
