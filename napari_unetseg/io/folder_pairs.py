@@ -167,19 +167,7 @@ def find_pairs(
     kind = LabelKind.of(kind)
     if threshold is not None and kind is not LabelKind.FULL:
         raise UserError(f"A threshold makes full masks, not {kind}; leave out one of the two.")
-    folders = _is_folder(images) and _is_folder(labels)
-    if folders and images.resolve() == labels.resolve():
-        raise UserError(f"{images} was given for images and for labels; put them in two folders.")
-    first, second = images_by_stem([images]), images_by_stem([labels])
-    if len(first) == len(second) == 1 and not _is_folder(images) and not _is_folder(labels):
-        stem = next(iter(first))
-        second = {stem: labels}
-    both = partners(first, second)
-    if not both:
-        raise UserError(
-            f"No image in {images} has labels in {labels}: they need the same name without the "
-            f"suffix, but there are {_examples(first)} and {_examples(second)}; rename one of them."
-        )
+    first, second, both = _by_stem(images, labels)
     how = partial(
         _pair,
         kind=kind,
@@ -191,9 +179,9 @@ def find_pairs(
         missing_planes=MissingPlanes(missing_planes),
     )
     found = [how(first[i], second[s]) for i, s in both.items()]
-    alike = [(first[i], second[s]) for i, s in both.items() if same_name(i) != same_name(s)]
     used = set(both.values())
-    notes = list(_nearly_alike(alike))
+    alike = [(first[i], second[s]) for i, s in both.items() if same_name(i) != same_name(s)]
+    notes = [*_nearly_alike(alike)]
     for pair, stored in found:
         notes += [*pair.image.notes, *stored.notes]
     if spacing is None:
@@ -204,6 +192,23 @@ def find_pairs(
         [path for stem, path in second.items() if stem not in used],
         tuple(dict.fromkeys(notes)),
     )
+
+
+def _by_stem(images: Path, labels: Path) -> tuple[dict[str, Path], dict[str, Path], dict[str, str]]:
+    """Images by their stem, labels by theirs, and of each image with labels the stem of these."""
+    files = not _is_folder(images) and not _is_folder(labels)
+    if not files and images.resolve() == labels.resolve():
+        raise UserError(f"{images} was given for images and for labels; put them in two folders.")
+    first, second = images_by_stem([images]), images_by_stem([labels])
+    if files:  # two files belong together, whatever their names are
+        second = {next(iter(first)): labels}
+    both = partners(first, second)
+    if not both:
+        raise UserError(
+            f"No image in {images} has labels in {labels}: they need the same name without the "
+            f"suffix, but there are {_examples(first)} and {_examples(second)}; rename one of them."
+        )
+    return first, second, both
 
 
 def _pair(

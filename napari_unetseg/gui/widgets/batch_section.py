@@ -100,12 +100,23 @@ class BatchPanel(Panel):
     def __init__(self, controller: Controller) -> None:
         super().__init__("", controller)
         self._folder: Path | None = None
-        batches = controller.batches
+        self._add_list()
+        self._add_saving()
+        self.follow("batch", call=self._on_batch)
+        self.follow("job", "entry", "message", call=self._on_state)
+        self.follow("match_spacing", call=self._on_match)
+        self._on_match()
+        self._on_batch()
+
+    def _add_list(self) -> None:
+        """The table of images, and the buttons that change it."""
         self.files = _button("Add files…", "Choose image files.", self._on_files_pressed)
         self.folder = _button(
             "Add folder…", "A folder of images, or an OME-Zarr image.", self._on_folder_pressed
         )
-        self.opened = _button("Add open images", "What is open in napari.", batches.add_open)
+        self.opened = _button(
+            "Add open images", "What is open in napari.", self.controller.batches.add_open
+        )
         self.remove = _button(
             "Remove", "Take the selected images off the list.", self._on_remove_pressed
         )
@@ -133,6 +144,8 @@ class BatchPanel(Panel):
         self.column.addWidget(self.explanation)
         self.column.addWidget(self.table, 1)
 
+    def _add_saving(self) -> None:
+        """What is made of the images and where it is written to, and the buttons that run it."""
         self.into = _button(
             "Masks into…", "The folder that masks and tables are written to.", self._on_into_pressed
         )
@@ -155,7 +168,7 @@ class BatchPanel(Panel):
             "Predict each image at the pixel size that the model was trained at, where both are "
             "known: it is resampled to it, and its mask back."
         )
-        self.match.toggled.connect(controller.spacing.choose)
+        self.match.toggled.connect(self.controller.spacing.choose)
         self.run = QPushButton("Predict all")
         self.run.setProperty("role", "primary")
         self.run.clicked.connect(self._on_run_pressed)
@@ -166,11 +179,6 @@ class BatchPanel(Panel):
         below.setStretch(2, 2)
         below.setStretch(4, 1)
         self.column.addLayout(below)
-        self.follow("batch", call=self._on_batch)
-        self.follow("job", "entry", "message", call=self._on_state)
-        self.follow("match_spacing", call=self._on_match)
-        self._on_match()
-        self._on_batch()
 
     # -- showing -------------------------------------------------------------------------------
 
