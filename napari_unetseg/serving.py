@@ -9,8 +9,8 @@ import tempfile
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
-from napari_unetseg import __version__
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.versions import PROGRAM_VERSION
 from napari_unetseg.signals import handled
 from napari_unetseg.terminal import note, tell
 
@@ -86,7 +86,7 @@ async def _serve(port: int, threads: int, *, tls: bool) -> None:
         )
         await dask_setup(worker, threads)
         device = device_name(pick_device("auto"))
-        tell(f"Worker of napari-unetseg {__version__} on {device}, {threads} CPU threads.")
+        tell(f"Worker of napari-unetseg {PROGRAM_VERSION} on {device}, {threads} CPU threads.")
         tell(f"It listens on {scheduler.address} alone. On the laptop, open a tunnel to it:")
         tell(f"  ssh -N -L {port}:{HOST}:{port} -o ServerAliveInterval=5 {_login()}")
         tell(f"and choose {protocol}://{HOST}:{port} as computer. Ctrl-C ends the worker.")

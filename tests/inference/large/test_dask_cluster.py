@@ -329,7 +329,7 @@ class Broken(Opening):
 
 
 def test_another_version_is_refused_by_name(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_connect, "__version__", "99.0")
+    monkeypatch.setattr(dask_connect, "PROGRAM_VERSION", "99.0")
     with pytest.raises(UserError, match=r"has napari-unetseg .* and this is 99\.0"):
         on_cluster(client, Opening())
 
