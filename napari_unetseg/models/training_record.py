@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-import torch
 from pydantic import BaseModel, ConfigDict
 
 from napari_unetseg.core.metrics import Scores
@@ -133,6 +132,8 @@ def image_records(data: TrainingDataset) -> tuple[ImageRecord, ...]:
 
 def versions() -> dict[str, str]:
     """Versions that a result can depend on."""
+    import torch  # here, so that a window that shows records does not need it
+
     found = {"python": platform.python_version(), "torch": str(torch.__version__)}
     for name in ("napari-unetseg", "numpy", "torchvision"):
         try:
