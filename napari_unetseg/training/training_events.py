@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -81,7 +81,8 @@ class StepDone(Event):
 class EpochDone(Event):
     """One epoch: mean training loss, and scores on the validation blocks if there are any.
 
-    ``best``: these weights are the best so far; ``seconds``: time since the start.
+    ``best``: these weights are the best so far; ``seconds``: time since the start; ``losses``: the
+    terms that ``train_loss`` is the sum of, by name.
     """
 
     epoch: int
@@ -90,6 +91,7 @@ class EpochDone(Event):
     scores: Scores | None
     best: bool
     seconds: float
+    losses: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
