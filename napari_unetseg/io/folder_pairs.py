@@ -179,18 +179,16 @@ def find_pairs(
         missing_planes=MissingPlanes(missing_planes),
     )
     found = [how(first[i], second[s]) for i, s in both.items()]
-    used = set(both.values())
-    alike = [(first[i], second[s]) for i, s in both.items() if same_name(i) != same_name(s)]
-    notes = [*_nearly_alike(alike)]
-    for pair, stored in found:
-        notes += [*pair.image.notes, *stored.notes]
+    notes = [note for pair, stored in found for note in (*pair.image.notes, *stored.notes)]
     if spacing is None:
         notes += _other_sizes(found, [second[stem] for stem in both.values()])
+    alike = [(first[i], second[s]) for i, s in both.items() if same_name(i) != same_name(s)]
+    used = set(both.values())
     return FolderPairs(
         [pair for pair, _ in found],
         [path for stem, path in first.items() if stem not in both],
         [path for stem, path in second.items() if stem not in used],
-        tuple(dict.fromkeys(notes)),
+        tuple(dict.fromkeys((*_nearly_alike(alike), *notes))),
     )
 
 
