@@ -121,7 +121,7 @@ def test_the_clock_of_the_first_process_ends_it(folder: Path) -> None:
     [
         ("killed", "exitcode  : -9"),
         ("other_labels", "Process 1 reads other images, labels or options than process 0"),
-        ("no_memory_for_norms", "norms that are measured over all processes"),
+        ("no_memory_for_norms", "with synchronised batch norm"),
     ],
 )
 def test_what_fails_in_one_process_ends_all(tmp_path: Path, name: str, sentence: str) -> None:

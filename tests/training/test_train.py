@@ -370,7 +370,7 @@ def test_without_a_score_the_newest_weights_are_returned_and_it_is_said() -> Non
     labels[10, 10:20], labels[40, 10:20] = 1, 255
     image = np.random.default_rng(0).random((64, 64)).astype(np.float32)
     model, events = run_training([Pair(Stack(image, "YX"), labels, "strokes")], tiny(epochs=2))
-    assert "too little annotation" in events[0].text
+    assert "too few labels" in events[0].text
     assert isinstance(events[1], Prepared)
     assert events[1].blocks == events[1].validation_voxels == 0
     assert not model.validated
