@@ -35,7 +35,7 @@ from napari_unetseg.core.versions import installed_versions
 from napari_unetseg.io.readers.missing_planes import MissingPlanes
 from napari_unetseg.predicting import SomeFailedError, Wanted
 from napari_unetseg.runtime.cpu import cores
-from napari_unetseg.runtime.distributed import place
+from napari_unetseg.runtime.distributed import world
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 from napari_unetseg.signals import Interrupted, Quit, quit_on_signals
 from napari_unetseg.terminal import complain, note, tell
@@ -142,7 +142,7 @@ def _common(
     ] = False,
 ) -> None:
     del version, debug  # `main` has seen to them
-    if place().size > 1 and context.invoked_subcommand != "train":
+    if world().size > 1 and context.invoked_subcommand != "train":
         raise WrongUsageError(
             f"torchrun works with train only; start unetseg {context.invoked_subcommand} "
             "without it."

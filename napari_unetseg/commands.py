@@ -16,7 +16,7 @@ from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import Classes, LabelKind
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.io.readers.missing_planes import MissingPlanes
-from napari_unetseg.runtime.distributed import place
+from napari_unetseg.runtime.distributed import world
 from napari_unetseg.signals import Interrupted, Stop, stop_on_signals
 from napari_unetseg.terminal import (
     Meter,
@@ -110,8 +110,8 @@ def train(
     Of several processes the first one speaks and writes. What a signal stopped, or a kill, goes on
     from its checkpoint.
     """
-    leads = place().rank == 0
-    if on and place().size > 1:
+    leads = world().rank == 0
+    if on and world().size > 1:
         raise UserError("torchrun and --on cannot be combined; leave one of them out.")
     found = data.find()
     if leads:

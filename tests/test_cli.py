@@ -131,8 +131,13 @@ def test_train_says_what_it_does_and_writes_model_and_report(
     assert output.is_file()
     with (report / "history.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
+    terms = ["cross_entropy", "dice"]  # full masks need no edges
+    assert sum(float(rows[0][f"loss_{name}"]) for name in terms) == pytest.approx(
+        float(rows[0]["train_loss"]), rel=1e-4
+    )
     assert list(rows[0]) == [
-        "epoch", "step", "seconds", "train_loss", "dice_1", "dice_2", "iou_1", "iou_2", "mean_dice",
+        "epoch", "step", "seconds", "train_loss", *(f"loss_{name}" for name in terms),
+        "dice_1", "dice_2", "iou_1", "iou_2", "mean_dice",
     ]  # fmt: skip
     assert rows[-1]["step"] == "24"
     assert 0 <= float(rows[-1]["dice_1"]) <= 1

@@ -389,8 +389,7 @@ class Choices:
 
     def on_change(self, image: Image, change: Change) -> None:  # noqa: ARG002 - for who keeps it
         """Something was said about an image, and taken down."""
-        if change.origin is not Origin.FIRST:
-            self.labels_changed = True
+        self.labels_changed = True
 
     def on_adopted(self, image: Image) -> None:
         """The strokes of an image began anew, with those of another layer."""

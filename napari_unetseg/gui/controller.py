@@ -48,7 +48,6 @@ from napari_unetseg.gui.offers import AnnotationOffers
 from napari_unetseg.gui.pace import Pace
 from napari_unetseg.gui.pixels import Pixels
 from napari_unetseg.gui.preferences import Preferences
-from napari_unetseg.gui.quality import Quality
 from napari_unetseg.gui.remedies import LabelRemedies
 from napari_unetseg.gui.review import Review
 from napari_unetseg.gui.session import (
@@ -135,7 +134,6 @@ class Controller(Masks):
         self.steps = Steps(session)
         self.looking = Looking(self, session)
         self.keeping = Keeping(self, session)
-        self.quality = Quality(self, session)
         self.computers = Computers(self, session)
         self.spacing = Spacing(self, session)
         self.offers = AnnotationOffers(self)
@@ -180,7 +178,6 @@ class Controller(Masks):
         super().on_change(image, change)
         self.looking.on_change(image, change)
         self.keeping.on_change(image, change)
-        self.quality.on_change()
         if self._own is not None and image is self._own.image:
             self._own.renew(change.region)
 
@@ -223,8 +220,7 @@ class Controller(Masks):
     def forget(self, image: Any) -> None:
         """Know nothing of an image any more: it is gone, or its layer holds another one now."""
         super().forget(image)
-        parts = self.steps, self.looking, self.keeping, self.quality, self.spacing, self.offers
-        for part in parts:
+        for part in (self.steps, self.looking, self.keeping, self.spacing, self.offers):
             part.forget(image)
         if self._own is not None and self._own.image is image:
             self.show_own(False)
@@ -626,7 +622,6 @@ class Controller(Masks):
         self.aligning.tick()
         self.keeping.tick()
         self.attention.tick()
-        self.quality.tick()
         self.spacing.tick()
         self.runner.pump()
         now = time.perf_counter()

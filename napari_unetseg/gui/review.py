@@ -152,7 +152,7 @@ class Review:
         truth, changes = prediction.truth, []
         for place in places:
             region = place.region
-            prediction.catch(region, by_hand=False)
+            prediction.catch(region)
             before = truth.read(origin, region), truth.times(origin, region)
             say(region, place.where)
             after = truth.read(origin, region), truth.times(origin, region)

@@ -18,7 +18,7 @@ from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.gui.grids import empty_grid
 from napari_unetseg.gui.newer import pairs_of
 from napari_unetseg.gui.tidy import TidySettings, tidy
-from napari_unetseg.io.project import Project
+from napari_unetseg.io.project.project import Project
 from napari_unetseg.jobs.tasks import Elsewhere, Training
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import torch
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.runtime.cpu import default_threads
-from napari_unetseg.runtime.distributed import place
+from napari_unetseg.runtime.distributed import world
 
 __all__ = ["device_name", "pick_device", "release_memory", "use_threads"]
 
@@ -25,7 +25,7 @@ def pick_device(wanted: str) -> torch.device:
     """
     there = {
         "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available() and place().size == 1,
+        "mps": torch.backends.mps.is_available() and world().size == 1,
         "cpu": True,
     }
     if wanted == "auto":
@@ -35,7 +35,7 @@ def pick_device(wanted: str) -> torch.device:
             f"There is no {wanted} device that PyTorch {torch.__version__} can use here; "
             "choose auto or cpu."
         )
-    here = place()
+    here = world()
     if wanted != "cuda" or here.local_size == 1:
         return torch.device(wanted)
     if torch.cuda.device_count() < here.local_size:

@@ -20,7 +20,7 @@ def explain(
 ) -> tuple[Choice, ...]:
     """Name, value, reason and overriding setting of each thing that was chosen."""
     found = [_network(plan, settings), _start(learner, settings)]
-    found.append(_patch(plan, settings, device, learner.team.size))
+    found.append(_patch(plan, settings, device, learner.group.world.size))
     if plan.net.strides and len({n for level in plan.net.strides for n in level}) > 1:
         found.append(
             Choice(
@@ -70,7 +70,7 @@ def _patch(plan: Plan, settings: TrainSettings, device: str, processes: int) -> 
 
 
 def _borders(learner: Learner, settings: TrainSettings) -> Choice:
-    if weight := learner.border_weight:
+    if weight := learner.loss_weights()["edges"]:
         reason = "strokes do not show where structures end"
         return Choice("Edge loss", f"weight {weight:.2g}", reason, "borders")
     reason = "full masks show where structures end" if settings.borders else "as in the settings"

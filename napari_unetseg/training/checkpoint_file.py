@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from napari_unetseg.core import file_locks
 from napari_unetseg.core.errors import ModelFileError, TrainingError
 from napari_unetseg.models import model_file
-from napari_unetseg.runtime.distributed import place
+from napari_unetseg.runtime.distributed import world
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +69,7 @@ class CheckpointFile:
         TrainingError
             Another process does.
         """
-        if place().rank:
+        if world().rank:
             return self
         try:
             owner = self._take()

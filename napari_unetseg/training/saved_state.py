@@ -82,7 +82,7 @@ class ProgressState(_State):
     steps_since_epoch: int
     without_gain: int
     failures: int
-    losses: float
+    losses: dict[str, float]
     curve: list[CurvePoint]
     level: float
     record: float

@@ -26,7 +26,7 @@ from napari_unetseg.models.training_record import (
 )
 from napari_unetseg.models.voxel_sizes import model_spacing, why_other_sizes
 from napari_unetseg.runtime.devices import device_name, pick_device, release_memory, use_threads
-from napari_unetseg.runtime.distributed import Team, place
+from napari_unetseg.runtime.distributed import ProcessGroup, world
 from napari_unetseg.runtime.glibc_malloc import kept_memory
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 from napari_unetseg.training.auto_settings import explain
@@ -111,7 +111,7 @@ def train_events(
     settings, control = settings or TrainSettings(), control or Control()
     with kept_memory():
         events = _train(pairs, settings, structures, init, control, checkpoint)
-        if place().rank:
+        if world().rank:
             return _result(events, lambda _: None)
         return (yield from events)
 
@@ -156,15 +156,15 @@ class _Run:
         self.device = pick_device(settings.device)
         self.threads = use_threads(control.threads or settings.threads)
         self.data = _read(pairs, settings, structures, init)
-        self.team = Team(self.device)
-        self.plan, weights, self.adapted = _begin_with(init, self.data, settings, self.team)
+        self.group = ProcessGroup(self.device)
+        self.plan, weights, self.adapted = _begin_with(init, self.data, settings, self.group)
         self.goes_on_from = None if self.adapted and not self.data.unlabelled else init
         shares = init.history[-1].shares if init and init.history and not self.adapted else None
         self.learner = Learner(
-            self.data, self.plan, settings, self.device, weights, shares, self.team
+            self.data, self.plan, settings, self.device, weights, shares, self.group
         )
         self._check_alike()
-        clock = None if self.team.alone else lambda: self.seconds
+        clock = None if self.group.alone else lambda: self.seconds
         self.progress = Progress(self.plan, settings, self.learner.weights(), clock)
         if self.goes_on_from:
             self._hold_to(self.progress.initial, None)
@@ -193,12 +193,12 @@ class _Run:
         planes = [(p.index, p.counts.tolist(), len(p.blocks)) for p in self.data.planes]
         settings = self.settings.model_copy(update={"threads": None})
         parts = (settings, self.plan, planes, self.init and self.init.id)
-        self.team.check_alike([*map(repr, parts), *self.data.fingerprints])
+        self.group.require_same([*map(repr, parts), *self.data.fingerprints])
 
     def look(self) -> None:
         """What time it is, and whether to stop: the first process says so to all."""
         elapsed = time.monotonic() - self.started
-        self.seconds, stopped = self.team.told(elapsed, self.control.stopped)
+        self.seconds, stopped = self.group.broadcast_numbers(elapsed, self.control.stopped)
         self.stopped = bool(stopped)
 
     def goes_on(self) -> bool:
@@ -283,8 +283,8 @@ class _Run:
         self.look()
         if self.stopped or not (self.settings.pretrained or self.adapted):
             return
-        found = self._find_answer() if self.team.leads else None
-        missing = self.team.told(ANSWERS.index(found))[0]
+        found = self._find_answer() if self.group.is_main else None
+        missing = self.group.broadcast_numbers(ANSWERS.index(found))[0]
         if missing:
             self.learner.forget_beginning()
             if ANSWERS[int(missing)] == NO_MEMORY:
@@ -321,7 +321,7 @@ class _Run:
         """One step; what fails is tried again with less memory or a smaller rate."""
         use_threads(self.control.threads or self.settings.threads)
         try:
-            loss = self.learner.step(self.progress.rate)
+            losses = self.learner.step(self.progress.rate)
         except NotFiniteError:
             self.progress.failures += 1
             if self.progress.failures > MOST_FAILURES:
@@ -338,12 +338,12 @@ class _Run:
                     raise
                 yield Notice(self.learner.shrink())
             except (RuntimeError, MemoryError, TrainingError) as final:
-                alike = self.team.alone or isinstance(final, TrainingError)
+                alike = self.group.alone or isinstance(final, TrainingError)
                 if self.empty_handed or not alike:
                     raise
                 self.progress.fail(final)
         else:
-            yield self.progress.step(loss)
+            yield self.progress.step(losses)
 
     def epoch(self) -> Generator[Event, None, None]:
         """Score the weights; the best so far are a model to show."""
@@ -362,7 +362,7 @@ class _Run:
 
         Somebody who paints without a pause would else leave the training no time (`RESTS`).
         """
-        over = self.progress.over or self.control.stopped or not self.team.alone
+        over = self.progress.over or self.control.stopped or not self.group.alone
         rests = self.progress.seconds - self.renewed_at >= RESTS * self.renewing
         if over or not rests or not (newer := self.control.take_pairs()):
             return
@@ -452,7 +452,7 @@ class _Run:
             choices=self.choices(),
             device=device_name(self.device),
             threads=self.threads,
-            processes=self.team.size,
+            processes=self.group.world.size,
             versions=versions(),
             parent=self.init.id if self.init else None,
         )
@@ -516,16 +516,16 @@ def _nothing_to_hold(data: TrainingData) -> str:
 
 
 def _begin_with(
-    init: Model | None, data: TrainingData, settings: TrainSettings, team: Team
+    init: Model | None, data: TrainingData, settings: TrainSettings, group: ProcessGroup
 ) -> tuple[Plan, Mapping[str, Tensor] | None, tuple[str, ...]]:
     """The plan, and with a model to go on from its weights and what was changed of them."""
-    device = team.device.type
+    device = group.device.type
     if init is None:
-        return make_plan(data, settings, device, None, team.size), None, ()
+        return make_plan(data, settings, device, None, group.world.size), None, ()
     settings = transfer.settings_after(init, settings)
     channels, classes = data.pairs[0].image.channels, data.classes
     net = transfer.net_after(init, data.dims, len(channels), classes.out_channels)
-    plan = make_plan(data, settings, device, net, team.size)
+    plan = make_plan(data, settings, device, net, group.world.size)
     return plan, *transfer.adapt(init, plan.net, classes, channels)
 
 

@@ -25,7 +25,7 @@ from napari_unetseg.gui.jobs import SyncRunner
 from napari_unetseg.gui.session import Level, Mode, ModelEntry
 from napari_unetseg.inference.large.output_format import Saving
 from napari_unetseg.inference.predict import predict
-from napari_unetseg.io.places import recoveries
+from napari_unetseg.io.project.locations import recoveries
 
 MODEL = trained_at(random_model(1, depth=2, width=4), 0.2)
 FINE = {"scale": (0.05, 0.05), "units": ("um", "um")}

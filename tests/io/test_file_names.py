@@ -13,10 +13,10 @@ from helpers import random_model
 
 from napari_unetseg.cli import main
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.io.contents import places_of
 from napari_unetseg.io.file_names import as_stored, partners
 from napari_unetseg.io.folder_pairs import find_pairs
 from napari_unetseg.io.open_image import open_labels, open_stack
+from napari_unetseg.io.project.locations import places_of
 
 NAME = "Zürich é Å 한글"
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, NAME) for form in ("NFC", "NFD"))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from helpers import blobs, full_pair, of_kind, painted_pair, run_training, tiny
+from helpers import blobs, broken_loss, full_pair, of_kind, painted_pair, run_training, tiny
 from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
@@ -36,7 +36,6 @@ from napari_unetseg.models.model import Model, load_model
 from napari_unetseg.models.unet import UNet
 from napari_unetseg.training import checkpoint as checkpoint_module
 from napari_unetseg.training import checkpoint_file
-from napari_unetseg.training import trainer as learner_module
 from napari_unetseg.training.checkpoint_file import CheckpointFile
 from napari_unetseg.training.train import train, train_events
 
@@ -120,17 +119,7 @@ def no_memory(*calls: int) -> Callable[[pytest.MonkeyPatch], None]:
 
 def no_number(*calls: int) -> Callable[[pytest.MonkeyPatch], None]:
     """The loss of these steps is no number."""
-
-    def fail(patch: pytest.MonkeyPatch) -> None:
-        right, count = learner_module.segmentation_sums, [0]
-
-        def broken(*args: Any) -> torch.Tensor:
-            count[0] += 1
-            return right(*args) * (math.nan if count[0] in calls else 1.0)
-
-        patch.setattr(learner_module, "segmentation_sums", broken)
-
-    return fail
+    return lambda patch: broken_loss(patch, calls.__contains__)
 
 
 VOLUME = [full_pair(*blobs((8, 40, 40), 8, 3, structures=2), "ZYX")]

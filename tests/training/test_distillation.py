@@ -17,8 +17,8 @@ from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import BRUSH, IGNORE, LabelKind
 from napari_unetseg.data.dataset import Pair, TrainingData
 from napari_unetseg.inference.predict import predict
-from napari_unetseg.training import trainer
-from napari_unetseg.training.distillation import HELD_OUT, NEAR, distillation_sums
+from napari_unetseg.training import distillation, trainer
+from napari_unetseg.training.distillation import HELD_OUT, NEAR
 from napari_unetseg.training.train import train
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ def distillation_loss(
     logits: torch.Tensor, said: torch.Tensor, target: torch.Tensor
 ) -> torch.Tensor:
     """The mean over the voxels that count."""
-    total, voxels = distillation_sums(logits, said, target)
-    return total / voxels.clamp(min=1)
+    return distillation.distillation_loss(logits, said, target)[0]
 
 
 def unlabelled(*shape: int) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from helpers import (
     NO_AUGMENT,
     blobs,
+    broken_loss,
     dice,
     full_pair,
     of_kind,
@@ -44,7 +45,6 @@ from napari_unetseg.core.settings import AugmentSettings, NetSettings, TrainSett
 from napari_unetseg.data.dataset import Pair, TrainingData
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.models.unet import UNet
-from napari_unetseg.training import trainer as learner_module
 from napari_unetseg.training.train import train, train_events
 from napari_unetseg.training.trainer import Learner
 from napari_unetseg.training.training_plan import Plan, level_strides, make_plan
@@ -358,7 +358,7 @@ def test_nothing_is_shown_that_scores_lower_than_the_beginning(marks: list[float
     progress = Progress(plan, TrainSettings(), {})
     progress.begin(learner)
     while scores:
-        progress.step(0.0)
+        progress.step({})
         progress.epoch(learner)
         assert progress.best is not None
         assert progress.best.scores is not None
@@ -819,22 +819,6 @@ def test_little_memory_for_a_score_still_gives_a_model(
     assert len(notices) == (0 if scored else 2)
     assert model.validated == scored
     assert model.history[-1].steps == events[0].steps
-
-
-def broken_loss(
-    monkeypatch: pytest.MonkeyPatch, bad: Callable[[int], bool], gradient: bool = False
-) -> None:
-    """The n-th loss is NaN where ``bad(n)``; or its gradient alone is."""
-    calls, right = [0], learner_module.segmentation_sums
-
-    def loss(*args: Any, **kwargs: Any) -> torch.Tensor:
-        calls[0] += 1
-        value = right(*args, **kwargs)
-        if not bad(calls[0]):
-            return value
-        return value + (args[0].sum() * 0.0).sqrt() if gradient else value * math.nan
-
-    monkeypatch.setattr(learner_module, "segmentation_sums", loss)
 
 
 @pytest.mark.parametrize("gradient", [False, True])

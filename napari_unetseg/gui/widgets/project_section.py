@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_unetseg.gui.widgets.section import Panel, folded, hint, row
-from napari_unetseg.io import places
+from napari_unetseg.io.project import locations
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller
@@ -123,7 +123,7 @@ class ProjectPanel(Panel):
 
     def _on_recent_shown(self) -> None:
         self.recent.clear()
-        for path in places.recent():
+        for path in locations.recent():
             if (action := self.recent.addAction(str(path))) is not None:
                 action.triggered.connect(partial(self._on_recent_chosen, path))
         if self.recent.isEmpty() and (none := self.recent.addAction("none yet")) is not None:
