@@ -107,7 +107,7 @@ def test_corrections_of_false_positives_alone_train(
     assert session.corrected == 10
     controller.train()
     assert len(session.history) == 2
-    assert any("Nothing is labelled of structure 1: the model keeps" in text for text in said)
+    assert any("There are no labels of structure 1: the model keeps" in text for text in said)
     assert session.history[1].model.classes == session.history[0].model.classes
     session.go_on = False
     controller.train()

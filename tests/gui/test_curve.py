@@ -179,7 +179,7 @@ def test_the_sentence_says_from_what_to_what_and_where_the_earlier_model_is() ->
     said = sentences.describe_training(done, on_strokes=True, earlier=True)
     assert said == (
         "Dice 0.91 → 0.93, IoU 0.87 on strokes in 14 held-out blocks (500 pixels); the earlier "
-        "model is one click away under Model. Training ended (12 s)."
+        "model can be restored under Model. Training ended (12 s)."
     )
     alone = sentences.describe_training(done, on_strokes=False, earlier=False)
     assert "on labels in 14" in alone

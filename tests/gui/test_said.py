@@ -291,7 +291,7 @@ def test_every_act_of_review_says_what_it_did_and_is_one_step(desk: Desk) -> Non
         (review_of.take_back_shapes, "No longer accepted: what the shapes", "what the shapes"),
         (review_of.accept_plane, "Accepted the plane", "accepting the plane"),
         (review_of.take_back_plane, "No longer accepted: the plane.", "taking back the plane"),
-        (review_of.forget_shapes, "The corrections inside the shapes are forgotten", "inside"),
+        (review_of.forget_shapes, "The corrections inside the shapes were removed", "inside"),
     ):
         before = {o: desk.read(o) for o in (CORRECTIONS, ACCEPTED)}, desk.mask.data.copy()
         act()

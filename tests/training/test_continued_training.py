@@ -115,7 +115,7 @@ def test_what_strokes_do_not_say_the_model_still_knows(
     assert model.classes.numbers == (0, 1, 2)
     names = {0: "background", 1: "structure 1", 2: "structure 2"}
     left = [names[n] for n in (0, 1, 2) if (n or BRUSH) not in labelled]
-    assert f"Nothing is labelled of {' and '.join(left)}: the model keeps" in texts(events)
+    assert f"There are no labels of {' and '.join(left)}: the model keeps" in texts(events)
     assert model.net == of_both.net
     assert len(labelled) > 1 or not model.validated
     assert ("has no score" in texts(events)) is not model.validated
