@@ -255,6 +255,23 @@ class Hands(RuleBasedStateMachine):
         self.mask.redo()
         self.oracle.redo_mask()
 
+    @precondition(has_mask)
+    @rule(area=corners, redone=st.booleans(), onto=st.sampled_from(["strokes", "mask"]))
+    def undo_what_the_other_layer_disagrees_with(self, area: Any, redone: bool, onto: str) -> None:
+        """Painted twice, the other layer painted there, then an undo: it is the newest word."""
+        self.follow_history()
+        draw, other = self.draw, self.correct_with
+        undo, redo = self.undo_stroke, self.redo_stroke
+        if onto == "mask":
+            draw, other = other, draw
+            undo, redo = self.undo_correction, self.redo_correction
+        draw(1, "polygon", area)
+        draw(2, "polygon", area)
+        other(BRUSH, "polygon", area)
+        undo()
+        if redone:
+            redo()
+
     def follow_history(self) -> None:
         """A new mask may have begun the layer's history anew; how far it goes back is napari's."""
         past, future = len(self.mask._undo_history), len(self.mask._redo_history)
