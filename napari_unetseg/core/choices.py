@@ -46,7 +46,9 @@ def _start(learner: Learner, settings: TrainSettings) -> Choice:
     if learner.continued:
         held = bool(learner.teacher and learner.teacher.planes)
         kept = ", and keeps to its mask where nothing is painted" if held else ""
-        return Choice("Start", "your model", f"training goes on from it{kept}", "hold" * held)
+        return Choice(
+            "Start", "your model", f"training goes on from it{kept}", "distillation_weight" * held
+        )
     if learner.pretrained:
         return Choice(
             "Start",
@@ -68,9 +70,11 @@ def _patch(plan: Plan, settings: TrainSettings, device: str, processes: int) -> 
 def _borders(learner: Learner, settings: TrainSettings) -> Choice:
     if weight := learner.border_weight:
         value = f"drawn to edges of the image, with weight {weight:.2g}"
-        return Choice("Borders", value, "strokes do not say where things end", "borders")
-    reason = "full masks say where things end" if settings.borders else "as in the settings"
-    return Choice("Borders", "not drawn to edges", reason, "borders")
+        return Choice("Borders", value, "strokes do not say where things end", "edge_loss_weight")
+    reason = (
+        "full masks say where things end" if settings.edge_loss_weight else "as in the settings"
+    )
+    return Choice("Borders", "not drawn to edges", reason, "edge_loss_weight")
 
 
 def _range(data: TrainingData, settings: TrainSettings, learner: Learner) -> Choice:

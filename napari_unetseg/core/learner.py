@@ -137,7 +137,7 @@ class Learner:
         Their mask could be seen, so that what was painted since is where it was wrong. None where
         the settings ask for no teacher.
         """
-        hold = self.settings.hold
+        hold = self.settings.distillation_weight
         return Teacher(self.network_of(weights), self.data, seen) if hold else None
 
     def hold_to(self, teacher: Teacher | None) -> None:
@@ -147,7 +147,7 @@ class Learner:
     def _weigh(self) -> None:
         """Weigh the classes by what is labelled and by what they are thought to cover."""
         self.class_weights = None
-        if self.settings.balance:
+        if self.settings.class_weighting:
             shares = None if self.shares is None else torch.tensor(self.shares)
             weights = class_weights(torch.from_numpy(self.data.counts), shares)
             self.class_weights = weights.to(self.device)
@@ -176,7 +176,7 @@ class Learner:
             self.shares = None
             self._weigh()
             head.fit(self.class_weights)
-            if self.settings.balance and head.complete:
+            if self.settings.class_weighting and head.complete:
                 self.shares = tuple(head.class_shares().tolist())
                 self._weigh()
                 head.fit(self.class_weights)
@@ -318,14 +318,14 @@ class Learner:
         """The loss of a batch whose sums are these."""
         segmentation, kept, edges = torch.split(sums, [len(sums) - 3, 2, 1])
         loss: Tensor = segmentation_loss(segmentation, dice=self.settings.dice)
-        loss = loss + self.settings.hold * kept[0] / kept[1].clamp(min=1)
+        loss = loss + self.settings.distillation_weight * kept[0] / kept[1].clamp(min=1)
         loss += self.border_weight * self._knowing() * edges[0]
         return loss
 
     @property
     def border_weight(self) -> float:
         """Weight of `edge_loss`: less with few labels, 0 where nothing but full masks is given."""
-        return self.settings.borders * self.amount * self.data.has_strokes
+        return self.settings.edge_loss_weight * self.amount * self.data.has_strokes
 
     def _knowing(self) -> float:
         """From 0 to 1: a network that knows nothing yet would say one class of everything."""
@@ -348,7 +348,7 @@ class Learner:
     @torch.no_grad()
     def _average(self) -> None:
         """Move the averaged weights towards the newest ones, faster at first."""
-        keep = min(AVERAGE, self._first_average()) if self.settings.average else 0.0
+        keep = min(AVERAGE, self._first_average()) if self.settings.ema else 0.0
         newest = self.network.state_dict()
         for name, value in self.averaged.state_dict().items():
             if value.is_floating_point():
