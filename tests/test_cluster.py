@@ -30,10 +30,11 @@ from napari_unetseg.engine import cluster, connect
 from napari_unetseg.engine.cluster import on_cluster
 from napari_unetseg.engine.connect import Where, workers_of
 from napari_unetseg.engine.files import Opening, predict_files
-from napari_unetseg.engine.saving import Format, Saving
+from napari_unetseg.engine.saving import Saving
 from napari_unetseg.engine.store import FolderStore
 from napari_unetseg.engine.stream import CannotGoOnError, predict_to_zarr
 from napari_unetseg.io.images import open_stack
+from napari_unetseg.io.writing import FORMATS
 
 distributed = pytest.importorskip("distributed", reason="the extra 'distributed' is not installed")
 
@@ -272,7 +273,7 @@ def test_a_scheduler_that_is_lost_is_a_sentence_and_ends_all_images(
         events = predict_files(
             model,
             {"a": image, "b": image},
-            Saving(tmp_path / "out", Format.ZARR),
+            Saving(tmp_path / "out", FORMATS["zarr"]),
             SMALL,
             open_image=Opening(),
             chunks=on_cluster(client, Opening()),

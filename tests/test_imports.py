@@ -15,7 +15,6 @@ PACKAGE = ROOT / "napari_unetseg"
 QT = {"PyQt5", "PyQt6", "PySide2", "PySide6", "qtpy", "superqt", "pyqtgraph", "magicgui"}
 NAPARI_AND_QT = QT | {"napari", "vispy"}
 TORCH = {"torch", "torchvision"}
-COMMAND_LINE = ("cli", "commands", "predicting", "report", "terminal", "sample")
 
 PROGRAM = """
 import importlib, json, sys
@@ -46,11 +45,13 @@ def test_the_package_alone_loads_neither_torch_nor_napari_nor_qt() -> None:
 
 
 def test_core_io_engine_and_the_command_line_load_neither_napari_nor_qt() -> None:
-    names = [
-        *modules_of("core", "io", "engine"),
-        *(f"napari_unetseg.{name}" for name in COMMAND_LINE),
-    ]
+    names = [*modules_of("core", "io", "engine", "report", "cli"), "napari_unetseg.sample"]
     assert not loaded_after(*names) & NAPARI_AND_QT
+
+
+def test_the_help_of_the_command_line_loads_no_torch_and_no_readers() -> None:
+    loaded = loaded_after("napari_unetseg.cli")
+    assert not loaded & (TORCH | NAPARI_AND_QT | {"tifffile", "zarr", "PIL", "scipy"})
 
 
 def test_io_loads_no_torch() -> None:

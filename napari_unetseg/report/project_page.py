@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_unetseg.commands import count
 from napari_unetseg.core.config import PredictSettings
 from napari_unetseg.core.cpu import cores
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice
 from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
 from napari_unetseg.core.quality import PlaneQuality, agreement, labelled_planes, plane_region
+from napari_unetseg.core.text import count
 from napari_unetseg.core.truth import Origin, Truth
-from napari_unetseg.report import (
+from napari_unetseg.report.figures import (
     new_figure,
     save_figure,
     spread,

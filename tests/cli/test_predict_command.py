@@ -24,13 +24,14 @@ from napari_unetseg.core.config import PredictSettings
 from napari_unetseg.core.image import Stack
 from napari_unetseg.core.predict import predict, predict_probabilities
 from napari_unetseg.engine.files import FileDone, predict_files
-from napari_unetseg.engine.saving import Format, Saving
+from napari_unetseg.engine.saving import Saving
 from napari_unetseg.io.images import open_stack
+from napari_unetseg.io.writing import FORMATS
 
 if TYPE_CHECKING:
     from napari_unetseg.core.model import Model
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -176,7 +177,7 @@ def test_masks_go_inside_ome_zarr_images(data: Path, model: Model) -> None:
     events = predict_files(
         model,
         {"image": image},
-        Saving(None, Format.ZARR),
+        Saving(None, FORMATS["zarr"]),
         PredictSettings(threads=1),
         open_image=lambda path: Stack(zarr.open_array(str(path / "0"), mode="r"), "YX"),
     )

@@ -8,13 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_unetseg.commands import check_writable, count
+from napari_unetseg.core.atomic import check_writable
 from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import Structure
 from napari_unetseg.core.quality import first_qualities
-from napari_unetseg.report_page import MARK, AnnotatedImage, Facts, write_page
-from napari_unetseg.terminal import Meter, finish, tell
+from napari_unetseg.report.project_page import MARK, AnnotatedImage, Facts, write_page
 
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Event
@@ -23,16 +22,9 @@ if TYPE_CHECKING:
     from napari_unetseg.core.truth import Truth
     from napari_unetseg.io.contents import Contents
 
-__all__ = ["PAGE", "report", "report_events"]
+__all__ = ["PAGE", "report_events"]
 
 PAGE = "index.html"
-
-
-def report(project: Path, output: Path) -> None:
-    """Write the page and say where it is; see `report_events`."""
-    with Meter("Predicting labelled planes") as meter:
-        page, images = finish(report_events(project, output), meter.show)
-    tell(f"Report of {count(images, 'image')} written to {page}.")
 
 
 def report_events(
