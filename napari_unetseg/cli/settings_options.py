@@ -113,7 +113,7 @@ def _option(name: str, field: FieldInfo, heading: str) -> SettingOption:
     if kind is bool:
         if not field.default:
             return SettingOption(name, names, bool, text, "", heading)
-        text = f"Without: {text[0].lower()}{text[1:]}"
+        text = f"Do not {text[0].lower()}{text[1:]}"
         return SettingOption(name, (f"--no-{spelt}",), bool, text, "", heading, turns_off=True)
     if kind == list[str]:
         inner = field.default.model_dump()

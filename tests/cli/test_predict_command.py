@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ from napari_unetseg.core.predict import predict, predict_probabilities
 from napari_unetseg.engine.files import FileDone, predict_files
 from napari_unetseg.engine.saving import Saving
 from napari_unetseg.io.images import open_stack
-from napari_unetseg.io.writing import FORMATS
+from napari_unetseg.io.writing import FORMATS, MaskFormat, MaskNotes
 
 if TYPE_CHECKING:
     from napari_unetseg.core.model import Model
@@ -186,6 +186,30 @@ def test_masks_go_inside_ome_zarr_images(data: Path, model: Model) -> None:
     np.testing.assert_array_equal(mask_of(image)[...], predict(model, noise((40, 50))))
 
 
+def test_a_format_is_one_entry_of_the_registry(
+    run: Run, data: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands, batches and what is skipped know a format that one place declares."""
+
+    def write(path: Path, mask: Any, dtype: np.dtype, notes: MaskNotes) -> list[Path]:
+        np.save(path, np.asarray(mask[...], dtype))
+        path.with_suffix(".txt").write_text(notes.provenance)
+        return [path]
+
+    npy = MaskFormat("npy", "NumPy", "an array", (".npy",), write)
+    monkeypatch.setitem(cast("dict[str, MaskFormat]", FORMATS), "npy", npy)
+    image, out = data / "images" / "a.tif", data / "out"
+    rest = [image, "-o", out, "--format", "npy"]
+    assert run("predict", data / "m.safetensors", *rest)[0] == 0
+    np.testing.assert_array_equal(np.load(out / "a.npy"), wanted(model, image))
+    assert model.id in (out / "a.txt").read_text()
+    assert "1 image skipped" in run("predict", data / "m.safetensors", *rest, "--skip-existing")[2]
+    jobs = "jobs: [{model: m.safetensors, images: images/c.tif, output: out, format: npy}]"
+    (data / "batch.yaml").write_text(f"threads: 1\n{jobs}")
+    assert main(["batch", str(data / "batch.yaml")]) == 0
+    assert np.load(out / "c.npy").shape == (2, 40, 50)
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
@@ -193,7 +217,10 @@ def test_masks_go_inside_ome_zarr_images(data: Path, model: Model) -> None:
         (["-o", "x", "--inside"], "Give a folder for the masks with -o, or --inside"),
         (["--inside", "--format", "tiff"], "--inside writes OME-Zarr masks alone"),
         (["-o", "x", "--precision", "uint8"], "--precision is for --probabilities"),
-        (["-o", "x", "--format", "gif"], "'gif' is not one of"),
+        (
+            ["-o", "x", "--format", "gif"],
+            "--format cannot be gif; choose tiff, ome-tiff, zarr or png.",
+        ),
     ],
 )
 def test_options_that_do_not_go_together(run: Run, more: list[str], sentence: str) -> None:
