@@ -13,7 +13,7 @@ from typing import get_args
 from napari_unetseg.cli.options import Prediction
 from napari_unetseg.cli.settings_options import options_of
 from napari_unetseg.cli.train_command import Training
-from napari_unetseg.core.config import AugmentSettings, description_of
+from napari_unetseg.core.settings import AugmentSettings, description_of
 
 PAGE = Path(__file__).with_name("cli.md")
 TABLES = {"train": Training, "predict": Prediction}

@@ -34,9 +34,9 @@ from napari_unetseg.cli.report_command import report
 from napari_unetseg.cli.train_command import train
 from napari_unetseg.cli.worker_command import worker
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.memory_errors import is_out_of_memory
-from napari_unetseg.core.parallel import place
 from napari_unetseg.core.versions import installed_versions
+from napari_unetseg.runtime.distributed import place
+from napari_unetseg.runtime.memory_errors import is_out_of_memory
 
 __all__ = ["app", "main"]
 

@@ -19,17 +19,17 @@ from napari_unetseg.cli.workers import (
     cluster_chunks,
     default_threads,
 )
-from napari_unetseg.core.atomic import check_writable
-from napari_unetseg.core.control import Control
+from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.text import count
 
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Event
-    from napari_unetseg.core.model import Model
-    from napari_unetseg.engine.batch import Batch, JobBegun, JobDone
-    from napari_unetseg.engine.files import FileDone, Opening
-    from napari_unetseg.engine.stream import Chunks
+    from napari_unetseg.inference.large.batch_job import Batch, JobBegun, JobDone
+    from napari_unetseg.inference.large.predict_files import FileDone, Opening
+    from napari_unetseg.inference.large.predict_to_zarr import Chunks
+    from napari_unetseg.models.model import Model
 
 __all__ = ["batch"]
 
@@ -47,7 +47,7 @@ def batch(
 
     Masks that are there are left out, and what was killed goes on: give the same command again.
     """
-    from napari_unetseg.engine.batch import read_batch
+    from napari_unetseg.inference.large.batch_job import read_batch
 
     where = chosen_workers(workers, cluster, scheduler)
     plan = read_batch(config)
@@ -65,8 +65,8 @@ def batch(
 
 def _list(plan: Batch) -> None:
     """Say which masks would be made of which images, and what could not be."""
-    from napari_unetseg.engine.batch import plan_batch
-    from napari_unetseg.engine.files import is_there
+    from napari_unetseg.inference.large.batch_job import plan_batch
+    from napari_unetseg.inference.large.predict_files import is_there
 
     wrong: list[str] = []
     for number, (job, images) in enumerate(plan_batch(plan), 1):
@@ -94,8 +94,8 @@ class _Shown:
         self._job: JobBegun | None = None
 
     def __call__(self, event: Event) -> None:
-        from napari_unetseg.engine.batch import JobBegun, JobDone
-        from napari_unetseg.engine.files import FileBegun, FileDone
+        from napari_unetseg.inference.large.batch_job import JobBegun, JobDone
+        from napari_unetseg.inference.large.predict_files import FileBegun, FileDone
 
         job = self._job
         if isinstance(event, JobBegun):
@@ -115,7 +115,7 @@ class _Shown:
 
     def _failed(self, event: JobDone) -> None:
         """A job could not begin: a row for all its images."""
-        from napari_unetseg.engine.files import FileDone
+        from napari_unetseg.inference.large.predict_files import FileDone
 
         job = event.job
         images, masks = Path("; ".join(job.images)), job.output or Path()
@@ -128,8 +128,8 @@ class _Shown:
 def _run(
     plan: Batch, chunks: Callable[[Opening], Callable[[Path], Chunks]] | None
 ) -> list[JobDone]:
-    from napari_unetseg.engine.batch import run_batch
-    from napari_unetseg.engine.results import write_report
+    from napari_unetseg.inference.large.batch_job import run_batch
+    from napari_unetseg.inference.large.results_table import write_report
 
     control = Control(plan.threads)
     with stop_on_signals(control, STOPPING) as stop, Meter("Predicting") as meter:

@@ -24,7 +24,7 @@ from napari_unetseg.core.events import (
     StepDone,
     TilePredicted,
 )
-from napari_unetseg.core.parallel import place
+from napari_unetseg.runtime.distributed import place
 
 if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores

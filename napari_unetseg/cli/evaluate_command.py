@@ -32,17 +32,17 @@ from napari_unetseg.cli.options import (
 )
 from napari_unetseg.cli.settings_options import with_settings
 from napari_unetseg.cli.workers import default_threads
-from napari_unetseg.core.atomic import atomic_path, check_writable
-from napari_unetseg.core.control import Control
+from napari_unetseg.core.atomic_write import atomic_path, check_writable
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.text import count
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.config import PredictSettings
-    from napari_unetseg.core.evaluate import Evaluation
     from napari_unetseg.core.metrics import Scores
-    from napari_unetseg.core.model import Model
+    from napari_unetseg.core.settings import PredictSettings
+    from napari_unetseg.inference.evaluate import Evaluation
+    from napari_unetseg.models.model import Model
 
 __all__ = ["evaluate"]
 
@@ -91,7 +91,7 @@ def _evaluate(
         if json_file.exists() and json_file.suffix.lower() != ".json":
             raise UserError(f"{json_file} exists and is no .json file; choose another name.")
     model = load(model_file)
-    from napari_unetseg.core.evaluate import evaluate_events
+    from napari_unetseg.inference.evaluate import evaluate_events
 
     control = Control(settings.threads)
     with stop_on_signals(control, "Stopping after this tile") as stop, Meter("Evaluating") as meter:

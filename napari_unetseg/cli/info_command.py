@@ -15,9 +15,9 @@ from napari_unetseg.cli.settings_options import with_settings
 from napari_unetseg.core.errors import ChoiceError
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.image import Stack
-    from napari_unetseg.core.model import Model
-    from napari_unetseg.io.tiff import TiffContent
+    from napari_unetseg.core.image_stack import Stack
+    from napari_unetseg.io.readers.tiff import TiffContent
+    from napari_unetseg.models.model import Model
 
 __all__ = ["info"]
 
@@ -34,7 +34,7 @@ def info(
     as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a model file or an image holds."""
-    from napari_unetseg.io.images import is_image
+    from napari_unetseg.io.open_image import is_image
 
     if is_image(file):
         facts, rows = _image_facts(file, files)
@@ -84,7 +84,7 @@ def _image_facts(file: Path, how: ImageFiles) -> tuple[dict[str, Any], list[Row]
 
     Of a TIFF all its images are listed, also where none can be opened before one is named.
     """
-    from napari_unetseg.io.images import contents_of, file_of, open_levels
+    from napari_unetseg.io.open_image import contents_of, file_of, open_levels
 
     contents = contents_of(file)
     facts: dict[str, Any] = {"schema": IMAGE_SCHEMA}

@@ -13,8 +13,8 @@ from napari_unetseg.core.text import count
 if TYPE_CHECKING:
     from napari_unetseg.cli.options import ImageFiles
     from napari_unetseg.core.labels import LabelKind
-    from napari_unetseg.core.model import Model
-    from napari_unetseg.io.folders import FolderPairs
+    from napari_unetseg.io.folder_pairs import FolderPairs
+    from napari_unetseg.models.model import Model
 
 __all__ = ["LabelledImages", "load"]
 
@@ -32,7 +32,7 @@ class LabelledImages:
 
     def find(self) -> FolderPairs:
         """Pair them; say how many there are."""
-        from napari_unetseg.io.folders import find_pairs
+        from napari_unetseg.io.folder_pairs import find_pairs
 
         found = find_pairs(
             self.images,
@@ -63,9 +63,9 @@ def load(path: Path) -> Model:
     UserError
         It is none; an image in its place is said to be one.
     """
-    from napari_unetseg.core.model import load_model
-    from napari_unetseg.io.images import is_image
-    from napari_unetseg.io.names import as_stored
+    from napari_unetseg.io.file_names import as_stored
+    from napari_unetseg.io.open_image import is_image
+    from napari_unetseg.models.model import load_model
 
     path = as_stored(path)
     if path.exists() and is_image(path):

@@ -18,12 +18,12 @@ from napari_unetseg.cli.options import (
     check_threshold,
 )
 from napari_unetseg.cli.settings_options import with_settings
-from napari_unetseg.core.atomic import check_writable
+from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.labels import IGNORE, LabelKind
 from napari_unetseg.core.text import count
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.image import Stack
+    from napari_unetseg.core.image_stack import Stack
 
 __all__ = ["measure"]
 
@@ -48,8 +48,8 @@ def measure(
     ] = None,
 ) -> None:
     """Measure the objects of a mask, in the units of its file: a row for each."""
-    from napari_unetseg.engine.objects import check_mask, check_table, measure_objects
-    from napari_unetseg.io.images import open_stack
+    from napari_unetseg.inference.large.object_table import check_mask, check_table, measure_objects
+    from napari_unetseg.io.open_image import open_stack
 
     kind = LabelKind(labels)
     check_threshold(threshold, kind)
@@ -71,7 +71,7 @@ def _open_mask(
     path: Path, axes: str | None, spacing: str | None, threshold: float | None, ignore: int | None
 ) -> Stack:
     """A mask as `read_labels` reads it: the numbers of a palette, and one of equal colours."""
-    from napari_unetseg.io.images import read_labels
+    from napari_unetseg.io.open_image import read_labels
 
     data, stack = read_labels(path, threshold=threshold, ignore=ignore, axes=axes, spacing=spacing)
     if "S" not in stack.axes:

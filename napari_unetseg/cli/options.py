@@ -11,12 +11,12 @@ from typer import Argument, Option
 
 from napari_unetseg.cli.exit_codes import WrongUsageError
 from napari_unetseg.cli.settings_options import OptionsOf
-from napari_unetseg.core.config import PredictSettings
 from napari_unetseg.core.labels import LabelKind
-from napari_unetseg.io.missing_planes import MissingPlanes
+from napari_unetseg.core.settings import PredictSettings
+from napari_unetseg.io.readers.missing_planes import MissingPlanes
 
 if TYPE_CHECKING:
-    from napari_unetseg.engine.files import Opening
+    from napari_unetseg.inference.large.predict_files import Opening
 
 __all__ = [
     "FULL_HELP",
@@ -60,7 +60,7 @@ class ImageFiles(BaseModel):
     @property
     def opening(self) -> Opening:
         """How images are opened, whichever of those in a file is meant."""
-        from napari_unetseg.engine.files import Opening
+        from napari_unetseg.inference.large.predict_files import Opening
 
         return Opening(self.axes, self.spacing, self.missing_planes)
 

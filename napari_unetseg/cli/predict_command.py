@@ -24,19 +24,19 @@ from napari_unetseg.cli.workers import (
     cluster_chunks,
     default_threads,
 )
-from napari_unetseg.core.atomic import check_writable
-from napari_unetseg.core.control import Control
+from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.text import count
-from napari_unetseg.io.writing import FORMATS, format_names
+from napari_unetseg.io.write_masks import FORMATS, format_names
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.config import PredictSettings
     from napari_unetseg.core.events import Event
-    from napari_unetseg.core.model import Model
-    from napari_unetseg.engine.files import FileDone
-    from napari_unetseg.engine.saving import Saving
-    from napari_unetseg.engine.stream import Chunks
+    from napari_unetseg.core.settings import PredictSettings
+    from napari_unetseg.inference.large.output_format import Saving
+    from napari_unetseg.inference.large.predict_files import FileDone
+    from napari_unetseg.inference.large.predict_to_zarr import Chunks
+    from napari_unetseg.models.model import Model
 
 __all__ = ["predict"]
 
@@ -99,7 +99,7 @@ def predict(
     A mask has the structures' numbers, 0 for background, and the pixel sizes of its image. What was
     killed goes on where it was. A bad image does not stop the others.
     """
-    from napari_unetseg.engine.finding import check_outputs, find_images
+    from napari_unetseg.inference.large.find_images import check_outputs, find_images
 
     where = chosen_workers(workers, cluster, scheduler)
     if settings.threads is None:
@@ -135,7 +135,7 @@ def _saving(
     overwrite: bool,
 ) -> Saving:
     """How masks are saved, from the options."""
-    from napari_unetseg.engine.saving import Saving
+    from napari_unetseg.inference.large.output_format import Saving
 
     if (output is None) != inside:
         raise WrongUsageError("Give a folder for the masks with -o, or --inside, one of them.")
@@ -164,8 +164,13 @@ def _run(
     chunks: Callable[[Path], Chunks] | None,
 ) -> list[FileDone]:
     """Predict images and show how far it is; write the report, also of what was stopped."""
-    from napari_unetseg.engine.files import FileBegun, FileDone, Wish, predict_files
-    from napari_unetseg.engine.results import write_report
+    from napari_unetseg.inference.large.predict_files import (
+        FileBegun,
+        FileDone,
+        Wish,
+        predict_files,
+    )
+    from napari_unetseg.inference.large.results_table import write_report
 
     done: list[FileDone] = []
     control = Control(settings.threads)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from napari_unetseg.cli.exit_codes import WrongUsageError
-from napari_unetseg.core.config import description_of
+from napari_unetseg.core.settings import description_of
 
 __all__ = ["OptionsOf", "SettingOption", "options_of", "with_settings"]
 

@@ -24,21 +24,21 @@ from napari_unetseg.cli.options import (
     check_threshold,
 )
 from napari_unetseg.cli.settings_options import OptionsOf, with_settings
-from napari_unetseg.core.atomic import check_writable
-from napari_unetseg.core.config import PredictSettings, TrainSettings
-from napari_unetseg.core.control import Control
-from napari_unetseg.core.cpu import cores
+from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import Classes, LabelKind
-from napari_unetseg.core.parallel import place
+from napari_unetseg.core.settings import PredictSettings, TrainSettings
 from napari_unetseg.core.text import count
+from napari_unetseg.runtime.cpu import cores
+from napari_unetseg.runtime.distributed import place
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.checkpoint_file import CheckpointFile
     from napari_unetseg.core.metrics import Scores
-    from napari_unetseg.core.model import Model
-    from napari_unetseg.core.records import TrainingRecord
-    from napari_unetseg.core.samples import Pair
+    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.models.model import Model
+    from napari_unetseg.models.training_record import TrainingRecord
+    from napari_unetseg.training.checkpoint_file import CheckpointFile
 
 __all__ = ["train"]
 
@@ -143,8 +143,8 @@ def _train(
     found = data.find()
     if leads:
         check_writable(output.parent)
-    from napari_unetseg.engine.live import Screen
-    from napari_unetseg.engine.tasks import Elsewhere, Training
+    from napari_unetseg.jobs.live_predictor import Screen
+    from napari_unetseg.jobs.tasks import Elsewhere, Training
 
     before = load(init) if init else None
     _say_classes(found.pairs, before)
@@ -169,8 +169,8 @@ def _checkpoint(
     output: Path, on: str, *, resume: bool
 ) -> AbstractContextManager[CheckpointFile | None]:
     """The checkpoint of a model, beside it; a training on another computer has none."""
-    from napari_unetseg.core.checkpoint_file import SUFFIX, CheckpointFile
-    from napari_unetseg.core.model import with_suffix
+    from napari_unetseg.models.model import with_suffix
+    from napari_unetseg.training.checkpoint_file import SUFFIX, CheckpointFile
 
     if on:
         return nullcontext()
@@ -200,7 +200,7 @@ def _settle(checkpoint: CheckpointFile | None, stop: Stop, *, keep: bool) -> Non
 
 
 def _say_classes(pairs: Sequence[Pair], init: Model | None) -> None:
-    from napari_unetseg.core.samples import values_of
+    from napari_unetseg.data.dataset import values_of
 
     known = init.classes.structures if init else ()
     classes = Classes.find([(v.counts, v.kind) for v in values_of(pairs)], known)

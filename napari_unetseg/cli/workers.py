@@ -13,14 +13,14 @@ from typer import Option
 
 from napari_unetseg.cli.console import note
 from napari_unetseg.cli.exit_codes import WrongUsageError
-from napari_unetseg.core.cpu import cores
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.text import count
+from napari_unetseg.runtime.cpu import cores
 
 if TYPE_CHECKING:
-    from napari_unetseg.engine.connect import Where
-    from napari_unetseg.engine.files import Opening
-    from napari_unetseg.engine.stream import Chunks
+    from napari_unetseg.inference.large.dask_connect import Where
+    from napari_unetseg.inference.large.predict_files import Opening
+    from napari_unetseg.inference.large.predict_to_zarr import Chunks
 
 __all__ = [
     "Cluster",
@@ -51,7 +51,7 @@ Scheduler = Annotated[
 
 def chosen_workers(workers: int | None, cluster: str | None, scheduler: str | None) -> Where | None:
     """The processes that predict, from the options; None: this one."""
-    from napari_unetseg.engine.connect import Where
+    from napari_unetseg.inference.large.dask_connect import Where
 
     given = [cluster, scheduler, None if workers is None else f"local:{workers}"]
     chosen = [text for text in given if text is not None]
@@ -78,8 +78,8 @@ def cluster_chunks(
     if where is None:
         yield None
         return
-    from napari_unetseg.engine.cluster import forget_model, on_cluster
-    from napari_unetseg.engine.connect import workers_of
+    from napari_unetseg.inference.large.dask_cluster import forget_model, on_cluster
+    from napari_unetseg.inference.large.dask_connect import workers_of
 
     with workers_of(where, threads) as client:
         shown = f"; dashboard: {client.dashboard_link}" if find_spec("bokeh") else ""

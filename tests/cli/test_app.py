@@ -21,8 +21,8 @@ from PIL import Image
 from napari_unetseg import __version__
 from napari_unetseg.cli import main, train_command
 from napari_unetseg.core import versions
-from napari_unetseg.core.model import Model
-from napari_unetseg.io.images import open_stack
+from napari_unetseg.io.open_image import open_stack
+from napari_unetseg.models.model import Model
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--depth", "2", "--width", "4", "--patch", "32", "--batch", "2", "--threads", "1"]
@@ -603,7 +603,7 @@ def test_an_unexpected_error_is_one_line_unless_debugging(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("first\nsecond")
 
-    monkeypatch.setattr("napari_unetseg.io.images.is_image", broken)
+    monkeypatch.setattr("napari_unetseg.io.open_image.is_image", broken)
     result = run("info", "x")
     assert result.code == 1
     assert result.err.startswith("unetseg: Unexpected ZeroDivisionError: first second")
@@ -619,7 +619,7 @@ def test_a_gpu_without_memory_is_said_in_a_sentence(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr("napari_unetseg.io.images.is_image", broken)
+    monkeypatch.setattr("napari_unetseg.io.open_image.is_image", broken)
     result = run("info", "x")
     assert result.code == 1
     assert result.err.startswith("unetseg: There is not enough memory; close other programs")

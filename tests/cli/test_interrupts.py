@@ -19,8 +19,8 @@ from helpers import blobs
 
 from napari_unetseg.cli import console, interrupts, main
 from napari_unetseg.cli.console import Meter
-from napari_unetseg.core.learner import Learner
-from napari_unetseg.core.model import load_model
+from napari_unetseg.models.model import load_model
+from napari_unetseg.training.trainer import Learner
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--depth", "2", "--width", "4", "--patch", "32", "--batch", "2", "--threads", "1"]
@@ -158,7 +158,7 @@ def test_a_second_signal_quits_at_once(
 def test_a_signal_before_a_job_begins_is_a_sentence(
     run: Run, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kill = "napari_unetseg.io.images.is_image"
+    kill = "napari_unetseg.io.open_image.is_image"
     monkeypatch.setattr(kill, lambda _: signal.raise_signal(signal.SIGTERM))
     assert run("info", files[0]) == Result(143, "", "Stopped by SIGTERM.\n")
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from napari_unetseg.cli.exit_codes import WrongUsageError
 from napari_unetseg.cli.options import Prediction
 from napari_unetseg.cli.settings_options import OptionsOf, options_of, with_settings
-from napari_unetseg.core.config import (
+from napari_unetseg.core.settings import (
     AugmentSettings,
     PredictSettings,
     TrainSettings,

@@ -1,0 +1,140 @@
+"""What is written for an image, and where: OME-Zarr, or files made of a hidden one."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.inference.large.publishing import publish
+from napari_unetseg.inference.large.work_folder import WorkFolder
+from napari_unetseg.io.file_names import as_stored, same_name
+from napari_unetseg.io.provenance import noted_digest, provenance
+from napari_unetseg.io.write_masks import FORMATS, MaskFormat, write_mask, write_probabilities
+
+if TYPE_CHECKING:
+    from napari_unetseg.inference.large.output import Output
+    from napari_unetseg.inference.large.output_plan import Plan, Precision
+
+__all__ = ["Saving"]
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """How the masks of images are saved.
+
+    Attributes
+    ----------
+    folder
+        Where; None: each inside its OME-Zarr image.
+    format
+        As what; OME-Zarr where it is inside.
+    probabilities
+        Save them too, with that precision; in TIFFs float32 or float16.
+    overwrite
+        Replace OME-Zarr masks of another model, image or setting.
+    """
+
+    folder: Path | None
+    format: MaskFormat = FORMATS["tiff"]
+    probabilities: Precision | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        chosen = self.format
+        if self.probabilities is not None and self.probabilities not in chosen.precisions:
+            others = " or ".join(sorted(chosen.precisions))
+            raise UserError(
+                f"Probabilities are {self.probabilities} in OME-Zarr alone; choose {others}."
+            )
+        if self.folder is None and not chosen.by_chunks:
+            raise UserError(f"Only OME-Zarr goes into an image; choose a folder for {chosen.name}.")
+
+    def mask_of(self, stem: str, image: Path) -> Path:
+        """The file or folder of an image's mask."""
+        if self.folder is None:
+            return image / "labels" / "mask"
+        return as_stored(self.folder / f"{stem}{self.format.suffix}")
+
+    def probabilities_of(self, stem: str) -> Path | None:
+        """The file of an image's probabilities; None where they are in the mask's store or none."""
+        if self.folder is None or self.format.by_chunks or self.probabilities is None:
+            return None
+        suffix = ".ome.tif" if self.probabilities == "float32" else ".tif"
+        return as_stored(self.folder / f"{stem}_probabilities{suffix}")
+
+    def table_of(self, stem: str, image: Path, suffix: str) -> Path:
+        """The table of the objects in an image's mask, beside it."""
+        if self.folder is None:
+            return image.with_name(f"{image.name}_objects{suffix}")
+        return as_stored(self.folder / f"{stem}_objects{suffix}")
+
+    def opened_as(self, stem: str, image: Path) -> Path:
+        """What `open_stack` takes for the mask of an image that is done."""
+        mask = self.mask_of(stem, image)
+        if self.format.by_chunks and self.folder is not None:
+            return mask / "labels" / "mask"
+        if self.format.per_plane and not mask.exists():
+            return mask.with_name(f"{stem}_*{self.format.suffix}")
+        return mask
+
+    def zarr_of(self, stem: str, image: Path) -> Path:
+        """The OME-Zarr that an image's labels lie in."""
+        return image if self.folder is None else as_stored(self.folder / f"{stem}.zarr")
+
+    def work_of(self, stem: str, image: Path) -> WorkFolder:
+        """Where an image's results are made."""
+        if self.folder is None:
+            return WorkFolder(image / ".mask.unetseg")
+        return WorkFolder(as_stored(self.folder / f".{stem}.unetseg"))
+
+    def exists(self, stem: str, image: Path) -> bool:
+        """Whether the results of an image are there, whole; for what is not OME-Zarr."""
+        if self.folder is None or self.work_of(stem, image).unfinished():
+            return False
+        file, shares = self.mask_of(stem, image), self.probabilities_of(stem)
+        there = file.exists()
+        if self.format.per_plane and not there:
+            begin, files = same_name(f"{stem}_"), self.folder.glob(f"*{self.format.suffix}")
+            there = any(same_name(f.name).startswith(begin) for f in files)
+        return there and (shares is None or shares.exists())
+
+    def was_made(self, plan: Plan, stem: str, image: Path, since: float) -> bool:
+        """Whether files of a plan were written after a moment, in the file system's time; whole."""
+        mask = self.mask_of(stem, image)
+        file = self.format.files(mask, plan.grid.shape, plan.stack.grid_axes)[0]
+        try:
+            recent = file.stat().st_mtime >= since
+        except OSError:
+            return False
+        return recent and self.exists(stem, image) and self._digest(file) == plan.digest
+
+    def _digest(self, file: Path) -> str:
+        """The digest that a mask file notes; empty where there is none."""
+        with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
+            if self.format.read_text is not None:
+                return noted_digest(self.format.read_text(file))
+        return ""
+
+    def export(self, output: Output, stem: str, image: Path, scratch: Path) -> None:
+        """Make an image's results of a finished hidden store, in which no chunk may be missing.
+
+        ``scratch`` is for temporary files.
+        """
+        if self.format.by_chunks:
+            publish(output, self.zarr_of(stem, image))
+            return
+        plan, model = output.plan, output.plan.model
+        grid: dict[str, Any] = {"axes": plan.stack.grid_axes}
+        grid |= {"spacing": plan.stack.grid_spacing, "units": plan.stack.grid_units}
+        grid |= {"scratch": scratch}
+        names = {s.number: s.name for s in model.classes.structures}
+        how = {"names": names, "provenance": provenance(plan.digest, model.id), **grid}
+        write_mask(self.mask_of(stem, image), output.mask, as_format=self.format, **how)
+        shares = self.probabilities_of(stem)
+        if shares is not None:
+            half = self.probabilities == "float16"
+            more = {"names": model.classes.names, "half": half, **grid}
+            write_probabilities(shares, output.probabilities, **more)
