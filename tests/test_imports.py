@@ -15,6 +15,11 @@ PACKAGE = ROOT / "napari_unetseg"
 QT = {"PyQt5", "PyQt6", "PySide2", "PySide6", "qtpy", "superqt", "pyqtgraph", "magicgui"}
 NAPARI_AND_QT = QT | {"napari", "vispy"}
 TORCH = {"torch", "torchvision"}
+ROOMS = (
+    *("core", "annotations", "data", "runtime", "models", "io", "training", "inference", "jobs"),
+    *("report", "cli"),
+)
+WITHOUT_TORCH = ("core", "annotations", "data", "io")
 
 PROGRAM = """
 import importlib, json, sys
@@ -44,18 +49,18 @@ def test_the_package_alone_loads_neither_torch_nor_napari_nor_qt() -> None:
     assert not loaded_after("napari_unetseg") & (TORCH | NAPARI_AND_QT)
 
 
-def test_core_io_engine_and_the_command_line_load_neither_napari_nor_qt() -> None:
-    names = [*modules_of("core", "io", "engine", "report", "cli"), "napari_unetseg.sample"]
+def test_only_the_window_loads_napari_and_qt() -> None:
+    names = [*modules_of(*ROOMS), "napari_unetseg.sample"]
     assert not loaded_after(*names) & NAPARI_AND_QT
 
 
-def test_the_help_of_the_command_line_loads_no_torch_and_no_readers() -> None:
+def test_the_help_of_the_command_line_loads_neither_torch_nor_readers() -> None:
     loaded = loaded_after("napari_unetseg.cli")
     assert not loaded & (TORCH | NAPARI_AND_QT | {"tifffile", "zarr", "PIL", "scipy"})
 
 
-def test_io_loads_no_torch() -> None:
-    assert not loaded_after(*modules_of("io")) & (TORCH | NAPARI_AND_QT)
+def test_images_annotations_and_settings_load_no_torch() -> None:
+    assert not loaded_after(*modules_of(*WITHOUT_TORCH)) & (TORCH | NAPARI_AND_QT)
 
 
 def test_session_and_controller_load_no_qt() -> None:
