@@ -51,45 +51,54 @@ class Precision(StrEnum):
     UINT8 = "uint8"
 
 
+ImagePaths = Annotated[
+    list[str], Argument(metavar="IMAGE...", help='Images, folders, or patterns as "scans/*.tif".')
+]
+Output = Annotated[
+    Path | None, Option("-o", "--output", metavar="OUT", help="Folder for the masks.")
+]
+Inside = Annotated[
+    bool, Option("--inside", help="Write each mask into its OME-Zarr image, without -o.")
+]
+Format = Annotated[
+    str | None, Option("--format", metavar="NAME", help=f"{FORMAT_HELP}. Default tiff.")
+]
+Probabilities = Annotated[
+    bool,
+    Option(
+        "--probabilities",
+        help="Also write STEM_probabilities.ome.tif, with --format zarr the image STEM.zarr.",
+    ),
+]
+StoredAs = Annotated[
+    Precision | None,
+    Option(help="Of probabilities: float32, float16; uint8 in OME-Zarr, 255 for 1."),
+]
+SkipExisting = Annotated[
+    bool, Option("--skip-existing", help="Leave out images whose masks are there.")
+]
+Overwrite = Annotated[
+    bool, Option("--overwrite", help="Replace OME-Zarr masks of another model, image or setting.")
+]
+Report = Annotated[
+    bool, Option("--report", help="Write OUT/report.csv: images, states, voxel counts.")
+]
+
+
 @with_settings
 def predict(
     model: ModelFile,
-    images: Annotated[
-        list[str],
-        Argument(metavar="IMAGE...", help='Images, folders, or patterns as "scans/*.tif".'),
-    ],
+    images: ImagePaths,
     settings: Prediction,
     files: Files,
-    output: Annotated[
-        Path | None, Option("-o", "--output", metavar="OUT", help="Folder for the masks.")
-    ] = None,
-    inside: Annotated[
-        bool, Option("--inside", help="Write each mask into its OME-Zarr image, without -o.")
-    ] = False,
-    mask_format: Annotated[
-        str | None, Option("--format", metavar="NAME", help=f"{FORMAT_HELP}. Default tiff.")
-    ] = None,
-    probabilities: Annotated[
-        bool,
-        Option(
-            "--probabilities",
-            help="Also write STEM_probabilities.ome.tif, with --format zarr the image STEM.zarr.",
-        ),
-    ] = False,
-    precision: Annotated[
-        Precision | None,
-        Option(help="Of probabilities: float32, float16; uint8 in OME-Zarr, 255 for 1."),
-    ] = None,
-    skip_existing: Annotated[
-        bool, Option("--skip-existing", help="Leave out images whose masks are there.")
-    ] = False,
-    overwrite: Annotated[
-        bool,
-        Option("--overwrite", help="Replace OME-Zarr masks of another model, image or setting."),
-    ] = False,
-    report: Annotated[
-        bool, Option("--report", help="Write OUT/report.csv: images, states, voxel counts.")
-    ] = False,
+    output: Output = None,
+    inside: Inside = False,
+    mask_format: Format = None,
+    probabilities: Probabilities = False,
+    precision: StoredAs = None,
+    skip_existing: SkipExisting = False,
+    overwrite: Overwrite = False,
+    report: Report = False,
     workers: Workers = None,
     cluster: Cluster = None,
     scheduler: Scheduler = None,
@@ -99,20 +108,13 @@ def predict(
     A mask has the structures' numbers, 0 for background, and the pixel sizes of its image. What was
     killed goes on where it was. A bad image does not stop the others.
     """
-    from napari_unetseg.inference.large.find_images import check_outputs, find_images
-
     where = chosen_workers(workers, cluster, scheduler)
     if settings.threads is None:
         settings = settings.model_copy(update={"threads": default_threads(where)})
     how = _saving(
         output, inside, mask_format, precision, probabilities=probabilities, overwrite=overwrite
     )
-    paths = find_images(images, inside=inside, series=files.series)
-    if how.folder is not None:
-        check_outputs(paths, how)
-    loaded = load(model)
-    if how.folder is not None:
-        check_writable(how.folder)
+    loaded, paths = _checked(model, images, how, files)
     try:
         with cluster_chunks(where, settings.threads) as of:
             chunks = of(files.opening) if of is not None else None
@@ -123,6 +125,21 @@ def predict(
         if how.folder is not None:
             with suppress(OSError):  # a folder that nothing came into
                 how.folder.rmdir()
+
+
+def _checked(
+    model: Path, images: Sequence[str], how: Saving, files: ImageFiles
+) -> tuple[Model, dict[str, Path]]:
+    """The model, and the images by their stems, whose masks can be written."""
+    from napari_unetseg.inference.large.find_images import check_outputs, find_images
+
+    paths = find_images(images, inside=how.folder is None, series=files.series)
+    if how.folder is not None:
+        check_outputs(paths, how)
+    loaded = load(model)
+    if how.folder is not None:
+        check_writable(how.folder)
+    return loaded, paths
 
 
 def _saving(

@@ -30,14 +30,7 @@ Command = Callable[..., None]
 class OptionsOf:
     """Which fields of a settings model are options of a command, and where its help lists them.
 
-    Attributes
-    ----------
-    title
-        Their heading.
-    common
-        Fields under that heading; the others follow as advanced ones. None: all fields.
-    leave_out
-        Fields that are no options.
+    ``common`` ones are under ``title``, the others follow as advanced ones; None: all are common.
     """
 
     title: str
@@ -47,22 +40,10 @@ class OptionsOf:
 
 @dataclass(frozen=True, slots=True)
 class SettingOption:
-    """The option of one field.
+    """The option of one field: how it is spelt, of which type, and what its help says.
 
-    Attributes
-    ----------
-    field
-        The field's name.
-    names
-        How the option is spelt.
-    kind
-        Type of its value on the command line; bool for a flag.
-    description, default
-        What it sets, and what holds without it; an empty default is told by the description.
-    heading
-        Where the help lists it.
-    turns_off
-        Whether the flag switches off what is on by default.
+    ``default`` is empty where the description says it; ``turns_off``: the flag switches off what is
+    on by default.
     """
 
     field: str
@@ -73,17 +54,14 @@ class SettingOption:
     heading: str
     turns_off: bool = False
 
-    @property
-    def help(self) -> str:
-        """Text of the command's help."""
-        default = f" Default {self.default}." if self.default else ""
-        return f"{self.description}{default}"
-
     def parameter(self) -> inspect.Parameter:
         """The option as a parameter that Typer reads."""
-        metavar = "NAME=VALUE" if self.kind == list[str] else None
+        default = f" Default {self.default}." if self.default else ""
         option = typer.Option(
-            *self.names, help=self.help, rich_help_panel=self.heading, metavar=metavar
+            *self.names,
+            help=f"{self.description}{default}",
+            rich_help_panel=self.heading,
+            metavar="NAME=VALUE" if self.kind == list[str] else None,
         )
         return inspect.Parameter(
             self.field,

@@ -5,8 +5,7 @@ A new format is an entry of `FORMATS`: command line, batches and the window offe
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,8 @@ import numpy as np
 
 from napari_unetseg.core.atomic_write import atomic_path
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.io.units import PIXEL, ome_unit, per_centimetre
+from napari_unetseg.io.units import PIXEL, per_centimetre
+from napari_unetseg.io.write_tiff import AxisSizes, planes, write_tiff
 
 __all__ = [
     "FORMATS",
@@ -29,34 +29,16 @@ __all__ = [
     "write_probabilities",
 ]
 
-IMAGEJ_BYTES = 2**32 - 2**25
-"""ImageJ files end at 4 GB; larger stacks become plain BigTIFF."""
 PNG_TEXT_BYTES = 4096
 """The texts of a PNG come before its pixels."""
-
-Sizes = Mapping[str, tuple[float, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class MaskNotes:
-    """What a mask file says besides its numbers.
-
-    Attributes
-    ----------
-    axes
-        One letter for each axis, ending in YX.
-    sizes
-        Pixel size and unit along each axis.
-    names
-        Name of each number.
-    provenance
-        A line on how the mask was made.
-    scratch
-        A folder for temporary files, as for `atomic_path`.
-    """
+    """What a mask file says besides its numbers; ``sizes`` are pixel size and unit by axis."""
 
     axes: str
-    sizes: Sizes
+    sizes: AxisSizes
     names: Mapping[int, str]
     provenance: str
     scratch: Path | None
@@ -66,26 +48,12 @@ class MaskNotes:
 class MaskFormat:
     """A file format of masks.
 
-    Attributes
-    ----------
-    name
-        What the command line and batch files call it.
-    title
-        What the window calls it.
-    help
-        A phrase on its files.
-    suffixes
-        Of its files, in lower case; the first one is written.
-    write
-        Writes an array of uint8 or uint16, read a plane at a time, and returns the files. None:
-        prediction fills the format chunk by chunk, and there is no file to write from memory.
-    read_text
-        The text in a file that holds the line on how it was made.
-    per_plane
-        Whether each plane has a file of its own.
-    precisions
-        How probabilities can be stored, the default first: in the mask's own store where the
-        format is filled chunk by chunk, else as TIFF beside the mask.
+    ``name`` is for the command line and batch files, ``title`` for the window, ``help`` a phrase on
+    it. The first of the ``suffixes`` (in lower case) is written. ``write`` writes an array of uint8
+    or uint16, read a plane at a time, and returns the files; None where prediction fills the format
+    chunk by chunk. ``read_text`` gives the text in a file that holds its provenance. With
+    ``per_plane`` each plane has a file of its own. ``precisions`` are those that probabilities can
+    be stored in, the default first.
     """
 
     name: str
@@ -241,22 +209,16 @@ def write_probabilities(
     dtype = np.dtype("float16" if half else "float32")
     ome = not half and set(axes) <= set("TZYX")
     notes: dict[str, Any] = {"Channel": {"Name": list(names)}} if ome and names else {}
-    _write_tiff(
+    write_tiff(
         path, probabilities, dtype, "C" + axes, sizes, notes, ome=ome, imagej=False, scratch=scratch
     )
     return path
 
 
-def _sizes(axes: str, spacing: Sequence[float], units: Sequence[str]) -> Sizes:
+def _sizes(axes: str, spacing: Sequence[float], units: Sequence[str]) -> AxisSizes:
     spacing = tuple(spacing) or (1.0,) * len(axes)
     units = tuple(units) or (PIXEL,) * len(axes)
     return {a: (float(s), u) for a, s, u in zip(axes, spacing, units, strict=True)}
-
-
-def _planes(array: Any, dtype: np.dtype) -> Iterator[np.ndarray]:
-    """Yield the YX planes of an array in order, one in memory at a time."""
-    for index in np.ndindex(*array.shape[:-2]):
-        yield np.ascontiguousarray(array[index], dtype)
 
 
 def _mask_dtype(mask: Any, path: Path) -> np.dtype:
@@ -266,11 +228,12 @@ def _mask_dtype(mask: Any, path: Path) -> np.dtype:
         return np.dtype("uint8") if dtype.kind == "b" else dtype
     if dtype.kind not in "ui":
         raise UserError(f"{path.name} needs whole numbers to be a mask, not {dtype}.")
-    planes = list(itertools.chain([0], (int(p.max()) for p in _planes(mask, dtype))))
-    lowest = min(int(p.min()) for p in _planes(mask, dtype))
-    if lowest < 0 or max(planes) > 65535:
+    highest, lowest = 0, 0
+    for plane in planes(mask, dtype):
+        highest, lowest = max(highest, int(plane.max())), min(lowest, int(plane.min()))
+    if lowest < 0 or highest > 65535:
         raise UserError(f"{path.name} can hold the numbers 0 to 65535; relabel the objects.")
-    return np.dtype("uint8" if max(planes) < 256 else "uint16")
+    return np.dtype("uint8" if highest < 256 else "uint16")
 
 
 # -- PNG -------------------------------------------------------------------------------------------
@@ -286,7 +249,7 @@ def _write_pngs(path: Path, mask: Any, dtype: np.dtype, notes: MaskNotes) -> lis
         more["pnginfo"].add_text("Comment", notes.provenance)
     files = FORMATS["png"].files(path, mask.shape, notes.axes)
     with ExitStack() as written:  # none is replaced before all are there
-        for file, plane in zip(files, _planes(mask, dtype), strict=True):
+        for file, plane in zip(files, planes(mask, dtype), strict=True):
             temporary = written.enter_context(atomic_path(file, notes.scratch))
             Image.fromarray(plane).save(temporary, format="PNG", **more)
     return files
@@ -309,7 +272,7 @@ def _write_tiff_mask(
         said["Info"] = "\n".join(line for line in (*lines, notes.provenance) if line)
     if notes.names:
         said |= {"min": 0.0, "max": float(max(notes.names))}
-    _write_tiff(path, mask, dtype, notes.axes, notes.sizes, said, ome=ome, scratch=notes.scratch)
+    write_tiff(path, mask, dtype, notes.axes, notes.sizes, said, ome=ome, scratch=notes.scratch)
     return [path]
 
 
@@ -322,92 +285,6 @@ def _tiff_text(path: Path) -> str:
             return str(imagej.get("Info") or tiff.pages.first.description)
     except tifffile.TiffFileError as error:
         raise ValueError(str(error)) from error
-
-
-def _write_tiff(
-    path: Path,
-    array: Any,
-    dtype: np.dtype,
-    axes: str,
-    sizes: Sizes,
-    notes: dict[str, Any],
-    *,
-    ome: bool,
-    imagej: bool = True,
-    scratch: Path | None = None,
-) -> None:
-    import tifffile
-
-    shape = tuple(int(n) for n in array.shape)
-    nbytes = int(np.prod(shape)) * dtype.itemsize
-    if ome and not set(axes) <= set("TZCYX"):
-        raise UserError(f"OME-TIFF knows the axes T, Z, C, Y, X, not {axes}; save as .tif instead.")
-    fits = axes == "".join(a for a in "TZCYX" if a in axes) and nbytes < IMAGEJ_BYTES
-    imagej = imagej and fits and not ome
-    if ome:
-        metadata = _ome_metadata(axes, sizes, notes)
-    elif imagej:
-        metadata = _imagej_metadata(axes, sizes, notes)
-    else:
-        metadata = _plain_metadata(axes, sizes, notes)
-    unit = sizes["X"][1] if imagej else "cm"
-    with atomic_path(path, scratch) as temporary:
-        tifffile.imwrite(
-            temporary,
-            _planes(array, dtype),
-            shape=shape,
-            dtype=dtype,
-            imagej=imagej,
-            ome=ome,
-            bigtiff=nbytes >= IMAGEJ_BYTES,
-            compression="zlib",
-            photometric="minisblack",
-            resolution=_resolution(sizes, unit),
-            resolutionunit="NONE" if imagej else "CENTIMETER",
-            metadata=metadata,
-        )
-
-
-def _convert(size: tuple[float, str], unit: str) -> float:
-    """Express a spacing in another unit; as it is where either unit is no length."""
-    here, there = per_centimetre(*size), per_centimetre(1.0, unit)
-    if size[1] == unit or here is None or there is None:
-        return size[0]
-    return there / here
-
-
-def _resolution(sizes: Sizes, unit: str) -> tuple[float, float] | None:
-    """Pixels per unit along X and Y."""
-    if sizes["X"] == sizes["Y"] == (1.0, PIXEL) or (unit == "cm" and sizes["X"][1] == PIXEL):
-        return None
-    return 1.0 / _convert(sizes["X"], unit), 1.0 / _convert(sizes["Y"], unit)
-
-
-def _imagej_metadata(axes: str, sizes: Sizes, notes: dict[str, Any]) -> dict[str, Any]:
-    unit = sizes["X"][1]
-    metadata = {"axes": axes, "unit": unit, **notes}
-    if "Z" in axes:
-        metadata["spacing"] = _convert(sizes["Z"], unit)
-    if "T" in axes and sizes["T"][1] != PIXEL:
-        metadata |= {"finterval": sizes["T"][0], "tunit": sizes["T"][1]}
-    return metadata
-
-
-def _ome_metadata(axes: str, sizes: Sizes, notes: dict[str, Any]) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"axes": axes}
-    keys = {a: f"PhysicalSize{a}" for a in "ZYX"} | {"T": "TimeIncrement"}
-    for axis, (size, unit) in sizes.items():
-        if axis in keys and (unit != PIXEL or (axis != "T" and size != 1.0)):
-            metadata |= {keys[axis]: size, f"{keys[axis]}Unit": ome_unit(unit)}
-    if "Info" in notes:
-        metadata["Description"] = notes["Info"]
-    return metadata | {k: v for k, v in notes.items() if k == "Channel"}
-
-
-def _plain_metadata(axes: str, sizes: Sizes, notes: dict[str, Any]) -> dict[str, Any]:
-    spacings = [sizes[a][0] for a in axes]
-    units = [sizes[a][1] for a in axes]
-    return {"axes": axes, "spacings": spacings, "units": units, **notes}
 
 
 FORMATS: Mapping[str, MaskFormat] = {
