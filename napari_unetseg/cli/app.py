@@ -35,7 +35,7 @@ from napari_unetseg.cli.train_command import train
 from napari_unetseg.cli.worker_command import worker
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.versions import installed_versions
-from napari_unetseg.runtime.distributed import place
+from napari_unetseg.runtime.distributed import world
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 
 __all__ = ["app", "main"]
@@ -62,9 +62,10 @@ def _common(
     ] = False,
 ) -> None:
     del version, debug  # `main` has seen to them
-    if place().size > 1 and context.invoked_subcommand != "train":
+    if world().size > 1 and context.invoked_subcommand != "train":
         raise WrongUsageError(
-            f"torchrun is for train alone; start unetseg {context.invoked_subcommand} without it."
+            f"torchrun works with train only; start unetseg {context.invoked_subcommand} "
+            "without it."
         )
 
 

@@ -89,7 +89,7 @@ def _evaluate(
     if json_file is not None and not to_stdout:
         check_writable(json_file.parent)
         if json_file.exists() and json_file.suffix.lower() != ".json":
-            raise UserError(f"{json_file} exists and is no .json file; choose another name.")
+            raise UserError(f"{json_file} exists and is not a .json file; choose another name.")
     model = load(model_file)
     from napari_unetseg.inference.evaluate import evaluate_events
 

@@ -49,7 +49,7 @@ class LabelledImages:
         if found.skipped:
             note(f"{count(len(found.skipped), 'image')} without labels skipped.")
         if found.unused:
-            note(f"{count(len(found.unused), 'file')} of labels without an image not used.")
+            note(f"{count(len(found.unused), 'file')} of labels without an image skipped.")
         for sentence in found.notes:
             note(sentence)
         return found
@@ -70,7 +70,7 @@ def load(path: Path) -> Model:
     path = as_stored(path)
     if path.exists() and is_image(path):
         raise UserError(
-            f"{path} is no model but an image or a folder; give the model, a .safetensors file, "
-            "and the images after it."
+            f"{path} is an image or a folder, not a model; give the model (a .safetensors file) "
+            "first, then the images."
         )
     return load_model(path)

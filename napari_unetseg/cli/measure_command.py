@@ -33,13 +33,13 @@ def measure(
     mask: Annotated[Path, Argument(metavar="MASK", help="A mask, as predict writes it.")],
     files: Files,
     image: Annotated[
-        Path | None, Argument(metavar="[IMAGE]", help="Its image: intensities are measured.")
+        Path | None, Argument(metavar="[IMAGE]", help="Its image, to measure intensities.")
     ] = None,
     output: Annotated[
         Path, Option("-o", "--output", metavar="TABLE", help="A .csv or .parquet file.")
     ] = Path("objects.csv"),
     labels: Annotated[
-        MaskKind, Option(help="full: what touches is one object; " + INSTANCES_HELP + ".")
+        MaskKind, Option(help="full: connected voxels are one object; " + INSTANCES_HELP + ".")
     ] = MaskKind.FULL,
     ignore: Ignore = None,
     threshold: Threshold = None,

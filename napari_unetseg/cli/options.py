@@ -49,13 +49,14 @@ class ImageFiles(BaseModel):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     axes: str | None = None
-    """Axes of the image files where they say them wrong, as TYX or CYX."""
+    """Axes of the image files, such as TYX or CYX, instead of those in their metadata."""
     spacing: str | None = None
-    """Pixel size along (Z,) Y, X with its unit, as 0.5,0.2,0.2um. By default the file's."""
+    """Pixel size along (Z,) Y, X with its unit, such as 0.5,0.2,0.2um. By default the
+    file's."""
     series: str | None = None
-    """Which image of files that hold several: its name, or its number."""
+    """Image to open in files that hold several: its name or its number."""
     missing_planes: MissingPlanes = MissingPlanes.REFUSE
-    """Planes that a TIFF lacks: refuse; drop what is not whole; fill with black."""
+    """Missing planes of a TIFF: refuse; drop incomplete times or slices; fill with black."""
 
     @property
     def opening(self) -> Opening:
@@ -70,13 +71,13 @@ Prediction = Annotated[PredictSettings, OptionsOf("Prediction", leave_out=("prob
 
 ModelFile = Annotated[Path, Argument(metavar="MODEL", help="A model file.")]
 Images = Annotated[Path, Argument(metavar="IMAGES", help="An image or a folder.")]
-Ignore = Annotated[int | None, Option(help='Value that means "not labelled", as -1.')]
+Ignore = Annotated[int | None, Option(help='Value that means "not labelled", such as -1.')]
 Threshold = Annotated[
     float | None,
     Option(
         metavar="VALUE",
-        help="Take what is above VALUE as structure 1: for masks with blurred edges (JPEG, "
-        "resized) and probability maps.",
+        help="Values above VALUE are structure 1: for masks with blurred edges (JPEG, resized) "
+        "and probability maps.",
     ),
 ]
 
@@ -84,4 +85,4 @@ Threshold = Annotated[
 def check_threshold(threshold: float | None, kind: LabelKind) -> None:
     """Refuse a threshold of labels that are no full masks."""
     if threshold is not None and kind is not LabelKind.FULL:
-        raise WrongUsageError(f"--threshold makes full masks; leave out '--labels {kind}'.")
+        raise WrongUsageError(f"--threshold makes full masks; remove '--labels {kind}'.")

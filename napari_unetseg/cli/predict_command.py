@@ -75,13 +75,13 @@ StoredAs = Annotated[
     Option(help="Of probabilities: float32, float16; uint8 in OME-Zarr, 255 for 1."),
 ]
 SkipExisting = Annotated[
-    bool, Option("--skip-existing", help="Leave out images whose masks are there.")
+    bool, Option("--skip-existing", help="Skip images that already have a mask.")
 ]
 Overwrite = Annotated[
     bool, Option("--overwrite", help="Replace OME-Zarr masks of another model, image or setting.")
 ]
 Report = Annotated[
-    bool, Option("--report", help="Write OUT/report.csv: images, states, voxel counts.")
+    bool, Option("--report", help="Write OUT/report.csv: images, status, voxel counts.")
 ]
 
 
@@ -155,11 +155,11 @@ def _saving(
     from napari_unetseg.inference.large.output_format import Saving
 
     if (output is None) != inside:
-        raise WrongUsageError("Give a folder for the masks with -o, or --inside, one of them.")
+        raise WrongUsageError("Give either -o with a folder for the masks, or --inside.")
     if inside and (probabilities or name not in (None, "zarr")):
-        raise WrongUsageError("--inside writes OME-Zarr masks alone; use -o for anything else.")
+        raise WrongUsageError("--inside writes OME-Zarr masks only; use -o for other formats.")
     if precision is not None and not probabilities:
-        raise WrongUsageError("--precision is for --probabilities; give both.")
+        raise WrongUsageError("--precision needs --probabilities; give both.")
     chosen = FORMATS.get(name or ("zarr" if inside else "tiff"))
     if chosen is None:
         raise WrongUsageError(f"--format cannot be {name}; choose {format_names()}.")
@@ -221,7 +221,9 @@ def _run(
                 write_report(table, [(model, one) for one in done])
     if stop and len(done) < len(paths):
         raise Interrupted(
-            stop, f"{len(done)} of {len(paths)} images are done. The same command goes on."
+            stop,
+            f"{len(done)} of {len(paths)} images are done. Give the same command "
+            "again to continue.",
         )
     return done
 
@@ -237,7 +239,7 @@ def _tell(results: Sequence[FileDone], how: Saving) -> None:
     if written or not skipped:
         tell(f"{count(written, 'mask')} written {place}.")
     if skipped:
-        note(f"{count(skipped, 'image')} skipped, since their masks are there.")
+        note(f"{count(skipped, 'image')} skipped, since their masks exist.")
     if failed:
         lines = [f"{count(len(failed), 'image')} of {len(results)} failed:"]
         text = "\n".join([*lines, *(f"  {r.image}: {r.error}" for r in failed)])

@@ -31,7 +31,7 @@ from napari_unetseg.core.labels import Classes, LabelKind
 from napari_unetseg.core.settings import PredictSettings, TrainSettings
 from napari_unetseg.core.text import count
 from napari_unetseg.runtime.cpu import cores
-from napari_unetseg.runtime.distributed import place
+from napari_unetseg.runtime.distributed import world
 
 if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
@@ -84,7 +84,7 @@ def train(
         bool,
         Option(
             "--resume/--no-resume",
-            help="Go on from MODEL's checkpoint, which a training that was stopped or killed left.",
+            help="Resume from MODEL's checkpoint, which a stopped or killed training left.",
         ),
     ] = True,
     report: Annotated[
@@ -115,11 +115,11 @@ def _check(settings: TrainSettings, init: Path | None) -> None:
     """Refuse settings that need a model to go on from, or that it brings."""
     if settings.freeze_encoder and init is None and settings.encoder_weights is None:
         raise WrongUsageError(
-            "--freeze-encoder goes on from a model; give it with --init, or --encoder-weights."
+            "--freeze-encoder needs trained weights; give --init or --encoder-weights too."
         )
     if init is not None and settings.model_fields_set & OF_A_MODEL:
         raise WrongUsageError(
-            "--init brings depth, width, norm and encoder of its own; leave these out."
+            "--init uses the depth, width, norm and encoder of its model; leave these options out."
         )
 
 
@@ -137,9 +137,9 @@ def _train(
 
     Of several processes the first one speaks and writes.
     """
-    leads = place().rank == 0
-    if on and place().size > 1:
-        raise UserError("torchrun trains here and --on elsewhere; leave one of them out.")
+    leads = world().rank == 0
+    if on and world().size > 1:
+        raise UserError("torchrun and --on cannot be combined; leave one of them out.")
     found = data.find()
     if leads:
         check_writable(output.parent)
@@ -176,7 +176,7 @@ def _checkpoint(
         return nullcontext()
     path = with_suffix(output).with_suffix(SUFFIX)
     if not resume and path.exists():
-        note(f"This training begins anew and replaces {path}.")
+        note(f"Training starts anew and replaces {path}.")
     return CheckpointFile(path, resume=resume)
 
 
@@ -190,11 +190,11 @@ def _settle(checkpoint: CheckpointFile | None, stop: Stop, *, keep: bool) -> Non
         checkpoint.remove()
     if not stop:
         return
-    more = "" if keep else " The same command goes on from it."
+    more = "" if keep else " Give the same command again to continue from it."
     if checkpoint is not None and checkpoint.steps is not None:
         more = (
-            f" The same command goes on from step {checkpoint.steps} ({checkpoint.path}); with "
-            "--no-resume it begins anew."
+            f" Give the same command again to resume from step {checkpoint.steps} "
+            f"({checkpoint.path}), or add --no-resume to start anew."
         )
     raise Interrupted(stop, f"the best model so far is saved.{more}")
 
@@ -225,7 +225,7 @@ def _save(model: Model, output: Path) -> Path:
             model.save(spare)
         except UserError:
             raise error from None
-        raise UserError(f"{error} Until then it is kept as {spare}.") from error
+        raise UserError(f"{error} Until then the model is kept as {spare}.") from error
 
 
 def _show_training(model: Model, saved: Path) -> None:
@@ -235,7 +235,7 @@ def _show_training(model: Model, saved: Path) -> None:
         tell(f"On {record.scores.voxels:,} voxels in {record.scores.blocks} validation blocks.")
         _say_highest(record, record.scores)
     else:
-        tell("Not validated: there was too little annotation to hold any back for a score.")
+        tell("Not validated: there were too few labels to hold any out for a score.")
     tell(record.reason)
     tell(f"Model {model.id} saved as {saved} ({saved.stat().st_size / 1e6:.1f} MB).")
 
@@ -246,8 +246,8 @@ def _say_highest(record: TrainingRecord, kept: Scores) -> None:
     is_epoch = any(point.dice == kept.dice for point in record.curve)
     if is_epoch and highest >= kept.mean_dice + 0.001:
         tell(
-            f"One epoch had Dice {highest:.3f}. The one that is kept scored best over several "
-            "epochs by its probabilities (soft Dice): the Dice of a single epoch can be luck."
+            f"One epoch had a Dice of {highest:.3f}. The model kept has the best soft Dice "
+            "smoothed over several epochs, since a single epoch can be high by chance."
         )
 
 

@@ -28,7 +28,8 @@ def worker(
     port: Annotated[int, Option(min=1, max=65535, help="Of 127.0.0.1.")] = 8786,
     threads: Annotated[int | None, Option(help="CPU threads. Default: all cores.")] = None,
     tls: Annotated[
-        bool, Option("--tls", help="Certificates, as dask is configured; see docs/remote.md.")
+        bool,
+        Option("--tls", help="Use the certificates of dask's configuration; see docs/remote.md."),
     ] = False,
 ) -> None:
     """Train and predict for a napari on another computer, through an SSH tunnel.

@@ -33,7 +33,7 @@ __all__ = [
 
 PANEL = "Several processes or machines"
 Workers = Annotated[
-    int | None, Option(help="Predict with so many processes here.", rich_help_panel=PANEL)
+    int | None, Option(help="Number of processes on this computer.", rich_help_panel=PANEL)
 ]
 Cluster = Annotated[
     str | None,

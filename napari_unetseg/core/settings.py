@@ -120,31 +120,30 @@ class TrainSettings(_Settings):
     """2: planes; 3: volumes."""
     depth: int | None = Field(None, ge=1, le=7)
     """Levels of the U-Net, the bottleneck included; each halves the image. By default 4 in 2D,
-    3 in 3D, 6 with a residual encoder."""
+    3 in 3D, 6 with a ResNet encoder."""
     width: int = Field(16, ge=1, le=256)
     """Feature channels of the first level; doubled at each level."""
     norm: Norm = "batch"
     """Normalisation layers; only batch and none give exactly seamless tiles."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    """Fraction of features that is dropped while training."""
+    """Fraction of features dropped in training (dropout)."""
     encoder: Encoder = "unet"
-    """The U-Net's own encoder, or a residual network of torchvision (2D)."""
+    """The U-Net's own encoder, or a ResNet as in torchvision (2D)."""
     encoder_weights: str | None = None
-    """What a residual encoder starts with: ``imagenet``, torchvision's weights, which are
-    downloaded once; or the path of a ``.safetensors`` or ``.pth`` state dict. By default random
-    weights."""
+    """Initial weights of a ResNet encoder: ``imagenet`` (downloaded once), or the path of a
+    ``.safetensors`` or ``.pth`` state dict. By default random."""
 
     epochs: int | None = Field(None, ge=1)
-    """End after so many epochs."""
+    """Stop after this many epochs."""
     steps: int | None = Field(None, ge=1)
-    """End after so many steps."""
+    """Stop after this many steps."""
     minutes: float | None = Field(None, gt=0)
-    """End after so many minutes."""
+    """Stop after this many minutes."""
     patience: int = Field(20, ge=1)
-    """Epochs without a better score after which training ends by itself."""
+    """Epochs without a better score before training ends (early stopping)."""
 
     pretrained: bool = True
-    """Start from the weights that come with the program, where the architecture is its own."""
+    """Start from the pretrained weights of the program, if they fit the architecture."""
     learning_rate: float = Field(3e-3, gt=0, le=1)
     """Highest learning rate of the optimiser (AdamW)."""
     weight_decay: float = Field(1e-2, ge=0, lt=1)
@@ -152,45 +151,46 @@ class TrainSettings(_Settings):
     dice: bool = True
     """Add a soft Dice loss to the cross-entropy."""
     class_weighting: bool = Field(True, validation_alias=AliasChoices("class_weighting", "balance"))
-    """Weight the classes by the root of what they cover, however many voxels were painted."""
+    """Weight each class by the square root of its estimated prior, however many voxels were
+    painted."""
     edge_loss_weight: float = Field(
         8.0, ge=0, le=100, validation_alias=AliasChoices("edge_loss_weight", "borders")
     )
-    """Weight of the loss that draws borders to edges of the image where nothing was painted; with
-    few strokes less of it is taken. Full masks do without."""
+    """Weight of the edge loss, which moves borders to edges of the image where nothing is painted;
+    less with few strokes, 0 with full masks."""
     distillation_weight: float = Field(
         1.0, ge=0, le=100, validation_alias=AliasChoices("distillation_weight", "hold")
     )
-    """Weight of the distillation loss, which keeps a model that training goes on from to its own
-    prediction, where its mask was seen and nothing was painted."""
+    """Weight of distillation: how strongly continued training keeps the earlier mask where it was
+    seen and nothing was painted."""
     ema: bool = Field(True, validation_alias=AliasChoices("ema", "average"))
     """Validate and save an exponential moving average (EMA) of the weights instead of the newest
     ones."""
     cosine_schedule: bool = Field(True, validation_alias=AliasChoices("cosine_schedule", "anneal"))
-    """Raise the learning rate in the first steps and lower it along a cosine."""
+    """Raise the learning rate in the first steps, then lower it along a cosine."""
     patch: int | None = Field(None, ge=8, le=4096)
-    """Edge of a training patch in Y and X, in voxels. By default chosen."""
+    """Edge of a training patch in Y and X, in voxels. By default automatic."""
     batch: int | None = Field(None, ge=1, le=1024)
-    """Patches of a step. By default chosen."""
+    """Patches per step. By default automatic."""
     augment: AugmentSettings = AugmentSettings()
     """Random changes of patches; 0 or false switches one off."""
 
     normalization: Literal["auto", "training", "image"] = "auto"
-    """Scale intensities by the range of all training images or by that of each image. ``auto``: by
-    that of each if they differ, and images of another exposure by theirs; ``training`` keeps the
-    training images' range for them too."""
+    """Scale intensities by the range of all training images or by that of each image; ``auto``
+    uses each image's range if they differ, and for images of another exposure, for which
+    ``training`` keeps the training images' range."""
     validation_fraction: float = Field(
         0.15, ge=0, le=0.5, validation_alias=AliasChoices("validation_fraction", "validation")
     )
-    """Fraction of the labelled blocks that is held out for validation."""
+    """Fraction of the labelled blocks held out for validation."""
     freeze_encoder: bool = False
-    """Train the decoder alone; needs a model to go on from, or encoder weights."""
+    """Train only the decoder; needs a model to continue from, or encoder weights."""
     device: Device = "auto"
-    """Where to compute; ``auto`` takes a GPU where there is one."""
+    """Device for training and prediction; ``auto`` uses the GPU if there is one."""
     threads: int | None = Field(None, ge=1)
-    """CPU threads. By default one fewer than cores, on the command line all cores."""
+    """Number of CPU threads. By default one fewer than there are cores, on the command line all."""
     seed: int = Field(0, ge=0, lt=2**63)
-    """Random seed; the same one gives the same model on a CPU with as many threads."""
+    """Random seed; the same one with the same number of threads gives the same model on a CPU."""
 
     @model_validator(mode="after")
     def _one_end(self) -> Self:
@@ -230,11 +230,11 @@ class PredictSettings(_Settings):
     """How a model is applied."""
 
     device: Device = "auto"
-    """Where to compute; ``auto`` takes a GPU where there is one."""
+    """Device for training and prediction; ``auto`` uses the GPU if there is one."""
     threads: int | None = Field(None, ge=1)
-    """CPU threads. By default one fewer than cores, on the command line all cores."""
+    """Number of CPU threads. By default one fewer than there are cores, on the command line all."""
     tile: int | None = Field(None, ge=8, le=16384)
-    """Edge of a tile, without its surroundings, in voxels. By default chosen."""
+    """Edge of a tile, without its surroundings, in voxels. By default automatic."""
     probabilities: bool = False
     """Return the probabilities of the classes too."""
     match_spacing: MatchSpacing = False

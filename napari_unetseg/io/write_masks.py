@@ -315,7 +315,7 @@ FORMATS: Mapping[str, MaskFormat] = {
             precisions=("float16", "float32", "uint8"),
         ),
         MaskFormat(
-            "png", "PNG", "a file for each plane", (".png",), _write_pngs, _png_text, per_plane=True
+            "png", "PNG", "one file per plane", (".png",), _write_pngs, _png_text, per_plane=True
         ),
     )
 }

@@ -110,7 +110,7 @@ def _widget(name: str, field: FieldInfo, value: Any) -> ValueWidget[Any]:
     )
     default = field.default
     if default is None:
-        default = "nothing" if kind is str else "0, which chooses"
+        default = "nothing" if kind is str else "0 (automatic)"
     widget.tooltip = f"{description_of(field) or label + '.'} Default: {default}."
     if isinstance(widget.native, QAbstractSpinBox):
         widget.native.setKeyboardTracking(False)  # "128" is not first 1, then 12

@@ -47,10 +47,13 @@ class Saving:
         if self.probabilities is not None and self.probabilities not in chosen.precisions:
             others = " or ".join(sorted(chosen.precisions))
             raise UserError(
-                f"Probabilities are {self.probabilities} in OME-Zarr alone; choose {others}."
+                f"Probabilities can be {self.probabilities} only in OME-Zarr; choose {others}."
             )
         if self.folder is None and not chosen.by_chunks:
-            raise UserError(f"Only OME-Zarr goes into an image; choose a folder for {chosen.name}.")
+            raise UserError(
+                "Only OME-Zarr masks can be written into an image; choose a "
+                f"folder for {chosen.name}."
+            )
 
     def mask_of(self, stem: str, image: Path) -> Path:
         """The file or folder of an image's mask."""
