@@ -45,7 +45,7 @@ def train_here(data: Path, name: str, batch: int) -> list[float]:
     (images,) = read_sets(data, name)
     # no score and no first answer between the steps
     settings = TrainSettings(
-        steps=STEPS, batch=batch, threads=1, device="cpu", validation=0.0, seed=0
+        steps=STEPS, batch=batch, threads=1, device="cpu", validation_fraction=0.0, seed=0
     )
     train([image.pair("strokes") for image in images.training()], settings, on_event=watch)
     return [(STEPS - WARM_UP) / (end - begin) for begin, end in zip(*times, strict=True)]

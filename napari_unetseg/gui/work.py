@@ -268,7 +268,7 @@ class ReportWork:
 
     def __call__(self, control: Control) -> Events:
         """Return the page."""
-        from napari_unetseg.project_report import report_events
+        from napari_unetseg.report.project_report import report_events
 
         yield Progress(0.0)
         page, _ = yield from report_events(

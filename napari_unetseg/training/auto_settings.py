@@ -46,7 +46,9 @@ def _start(learner: Learner, settings: TrainSettings) -> Choice:
     if learner.continued:
         held = bool(learner.teacher and learner.teacher.planes)
         kept = ", and its mask is kept where nothing is painted (distillation)" if held else ""
-        return Choice("Start", "your model", f"training continues from it{kept}", "hold" * held)
+        return Choice(
+            "Start", "your model", f"training continues from it{kept}", "distillation_weight" * held
+        )
     if learner.pretrained:
         return Choice(
             "Start",
@@ -72,9 +74,13 @@ def _patch(plan: Plan, settings: TrainSettings, device: str, processes: int) -> 
 def _borders(learner: Learner, settings: TrainSettings) -> Choice:
     if weight := learner.loss_weights()["edges"]:
         reason = "strokes do not show where structures end"
-        return Choice("Edge loss", f"weight {weight:.2g}", reason, "borders")
-    reason = "full masks show where structures end" if settings.borders else "as in the settings"
-    return Choice("Edge loss", "none", reason, "borders")
+        return Choice("Edge loss", f"weight {weight:.2g}", reason, "edge_loss_weight")
+    reason = (
+        "full masks show where structures end"
+        if settings.edge_loss_weight
+        else "as in the settings"
+    )
+    return Choice("Edge loss", "none", reason, "edge_loss_weight")
 
 
 def _range(data: TrainingDataset, settings: TrainSettings, learner: Learner) -> Choice:

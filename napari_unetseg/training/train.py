@@ -480,7 +480,11 @@ def _read(
     """Read and check images and labels, against the model to go on from if there is one."""
     images = [pair.image for pair in pairs]
     same = bool(init and images and _channels(init, images[0]) == init.channels)
-    known = init.classes if init and same and init.dims == settings.dims and settings.hold else None
+    known = (
+        init.classes
+        if init and same and init.dims == settings.dims and settings.distillation_weight
+        else None
+    )
     if known and structures:
         listed = {structure.number for structure in structures}
         left = tuple(s for s in known.structures if s.number in listed)
@@ -489,7 +493,7 @@ def _read(
     return TrainingDataset(
         pairs,
         settings.dims,
-        settings.validation,
+        settings.validation_fraction,
         structures=[*(init.classes.structures if init else ()), *structures],
         seed=settings.seed,
         normalization=normalization,

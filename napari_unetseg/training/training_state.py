@@ -99,7 +99,7 @@ class Progress:
     @property
     def rate(self) -> float:
         """Learning rate relative to its setting: a short rise, then a cosine; or constant."""
-        if not self.settings.anneal:
+        if not self.settings.cosine_schedule:
             return 1.0
         falling = LEAST_RATE + (1 - LEAST_RATE) * 0.5 * (1 + math.cos(math.pi * self.fraction))
         return min(1.0, (self.steps + 1) / WARM_UP) * falling

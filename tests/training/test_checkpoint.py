@@ -137,7 +137,7 @@ CASES = {
     "labels of one class are right": Case(tiny(), (18,), pairs=[one_class()], init=sure),
     "ends by itself": Case(tiny(patience=2, learning_rate=1e-6, width=1, batch=1), (45, 5)),
     "plain": Case(
-        tiny(steps=20, pretrained=False, weight_decay=0.0, average=False, anneal=False), (19,)
+        tiny(steps=20, pretrained=False, weight_decay=0.0, ema=False, cosine_schedule=False), (19,)
     ),
     "volumes": Case(tiny(steps=4, dims=3, batch=2, patch=16), (2,), pairs=VOLUME),
     "residual": Case(tiny(steps=4, depth=3, encoder="resnet18"), (2,), weights=True),

@@ -194,7 +194,7 @@ def test_a_deleted_structure_does_not_come_back(both: AnnotatedImage, of_both: M
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"hold": 0.0}, "Only background is labelled; paint"),
+        ({"distillation_weight": 0.0}, "Only background is labelled; paint"),
         ({"init": None}, "Only background is labelled; paint"),
         ({"structure": 3}, "Only structure 3 is labelled; paint"),
         ({"full": True}, "Only background is labelled, and every voxel of these images"),
@@ -211,7 +211,7 @@ def test_labels_of_one_class_need_a_model_that_is_held_to_the_rest(
     pair = with_labels(both, labels, kind)
     if "channels" in change:
         pair = replace(pair, image=Stack(np.stack([both.image.data] * 2), "CYX"))
-    settings = tiny(steps=1, hold=change.get("hold", 1.0))
+    settings = tiny(steps=1, distillation_weight=change.get("distillation_weight", 1.0))
     with pytest.raises(TrainingError, match=sentence):
         run_training([pair], settings, init=change.get("init", of_both))
 

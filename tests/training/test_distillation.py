@@ -103,7 +103,11 @@ def before(pair: AnnotatedImage) -> Model:
 
 
 def on(before: Model, pair: AnnotatedImage, hold: float, steps: int = 150) -> Model:
-    return train([pair], tiny(steps=steps, hold=hold, validation=0.0, batch=8), init=before)
+    return train(
+        [pair],
+        tiny(steps=steps, distillation_weight=hold, validation_fraction=0.0, batch=8),
+        init=before,
+    )
 
 
 def same_weights(one: Model, other: Model) -> bool:
@@ -136,8 +140,8 @@ def begun(pair: AnnotatedImage, init: Model, **changes: float) -> Choice:
 
 def test_the_user_reads_that_it_is_held(pair: AnnotatedImage, before: Model) -> None:
     assert "its mask is kept" in begun(pair, before).reason
-    assert begun(pair, before).setting == "hold"
-    assert "keeps" not in begun(pair, before, hold=0.0).reason
+    assert begun(pair, before).setting == "distillation_weight"
+    assert "keeps" not in begun(pair, before, distillation_weight=0.0).reason
     other = AnnotatedImage(Stack(np.asarray(pair.image.data)[::-1], "YX"), pair.labels, "strokes")
     assert "keeps" not in begun(other, before).reason
 
@@ -164,7 +168,7 @@ def test_what_is_shown_is_held_when_newer_strokes_come(pair: AnnotatedImage, off
             if offers and isinstance(event, EpochDone) and event.epoch == 1:
                 control.offer_pairs([newer])
 
-        settings = tiny(steps=40, hold=hold)
+        settings = tiny(steps=40, distillation_weight=hold)
         found.append(train([pair], settings, control=control, on_event=offer))
     assert same_weights(*found) is not offers
 
@@ -195,7 +199,7 @@ def test_newer_strokes_that_are_refused_leave_what_is_held_as_it_was(
                 notices.append(event.text)
 
         given = pair if what == "no memory for the copy" else one_class
-        settings = tiny(steps=30, hold=2.0)
+        settings = tiny(steps=30, distillation_weight=2.0)
         found.append(train([given], settings, init=before, control=control, on_event=look))
     assert "continues with the earlier annotations" in notices[-1]
     assert same_weights(*found)
@@ -227,7 +231,7 @@ def test_validation_blocks_are_not_held(
     """Their labels, which are not trained on, do not tell the teacher where it is wrong."""
     pair, second = two_kinds
     full = replace(pair, labels=second.astype(np.uint8), kind=LabelKind.FULL)
-    model = train([full], tiny(steps=150, batch=8, hold=3.0), init=one_kind)
+    model = train([full], tiny(steps=150, batch=8, distillation_weight=3.0), init=one_kind)
     assert min(both_sides(model, two_kinds)) > 0.98
 
 

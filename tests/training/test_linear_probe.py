@@ -69,7 +69,7 @@ def test_a_class_in_one_corner_of_a_large_image_is_not_missed() -> None:
     image[20:60, 1440:1480] += 0.8
     labels[30:50:3, 1450:1470] = 2
     pair = AnnotatedImage(Stack(image, "YX"), labels, "strokes")
-    _, events = run_training([pair], tiny(width=16, depth=3, steps=1, validation=0.0))
+    _, events = run_training([pair], tiny(width=16, depth=3, steps=1, validation_fraction=0.0))
     first = of_kind(events, Improved)[0].model
     mask = predict(first, pair.image)
     assert (mask[30:50, 1450:1470] == 2).mean() > 0.9

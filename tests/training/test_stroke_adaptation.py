@@ -130,7 +130,7 @@ def test_the_training_goes_its_own_way_beside_an_answer(
     for answers in (True, False):
         if not answers:
             monkeypatch.setattr(TrainingDataset, "labels_added_since", lambda *_: [])
-        _, events = run(pair, {22: lambda _: newer}, steps=30, hold=0.0)
+        _, events = run(pair, {22: lambda _: newer}, steps=30, distillation_weight=0.0)
         losses.append([e.loss for e in of_kind(events, StepDone)])
     assert losses[0] == losses[1]
 

@@ -182,7 +182,7 @@ def test_what_is_not_labelled_does_not_matter(pair: AnnotatedImage) -> None:
     labels[:, 100:] = 0
     other = image.copy()
     other[:, 300:] = other[:, 300:][:, ::-1]  # the same intensities, elsewhere
-    settings = tiny(steps=6, augment=NO_AUGMENT, validation=0.0, pretrained=False)
+    settings = tiny(steps=6, augment=NO_AUGMENT, validation_fraction=0.0, pretrained=False)
     ids = [
         train([AnnotatedImage(Stack(i, "YX"), labels, "strokes")], settings).id
         for i in (image, other)
@@ -386,7 +386,7 @@ def test_without_a_score_the_newest_weights_are_returned_and_it_is_said() -> Non
     model, events = run_training(
         [AnnotatedImage(Stack(image, "YX"), labels, "strokes")], tiny(epochs=2)
     )
-    assert "too little annotation" in events[0].text
+    assert "too few labels" in events[0].text
     assert isinstance(events[1], Prepared)
     assert events[1].blocks == events[1].validation_voxels == 0
     assert not model.validated
@@ -491,8 +491,8 @@ def test_stop_is_seen_between_the_images_of_the_first_answer() -> None:
     ("kind", "settings", "said"),
     [
         ("strokes", {}, "weight 1.6"),
-        ("strokes", {"borders": 4.0}, "weight 0.8"),
-        ("strokes", {"borders": 0.0}, "none"),
+        ("strokes", {"edge_loss_weight": 4.0}, "weight 0.8"),
+        ("strokes", {"edge_loss_weight": 0.0}, "none"),
         ("full", {}, "none"),
     ],
 )
@@ -508,7 +508,7 @@ def test_borders_are_drawn_for_strokes_and_less_for_few(
     model, events = run_training([pair], tiny(**known))
     prepared = of_kind(events, Prepared)[0]
     assert said in next(c.value for c in prepared.choices if c.name == "Borders")
-    without = train([pair], tiny(**{**known, "borders": 0.0}))
+    without = train([pair], tiny(**{**known, "edge_loss_weight": 0.0}))
     assert (model.id == without.id) == (said == "none")
 
 
@@ -585,7 +585,7 @@ def test_going_on_starts_where_the_model_was(pair: AnnotatedImage, trained: Mode
 
 def test_a_model_that_got_no_better_keeps_its_weights(pair: AnnotatedImage) -> None:
     good = train([pair], tiny(steps=60, **FAST))
-    settings = tiny(steps=4, learning_rate=1.0, average=False, anneal=False)
+    settings = tiny(steps=4, learning_rate=1.0, ema=False, cosine_schedule=False)
     model, events = run_training([pair], settings, init=good)
     assert model.id == good.id
     assert len(model.history) == 2
@@ -622,7 +622,9 @@ def test_the_models_architecture_wins_over_the_settings(
 
 
 def test_the_frozen_encoder_stays_bit_for_bit(pair: AnnotatedImage, trained: Model) -> None:
-    model = train([pair], tiny(steps=8, freeze_encoder=True, validation=0.0, **FAST), init=trained)
+    model = train(
+        [pair], tiny(steps=8, freeze_encoder=True, validation_fraction=0.0, **FAST), init=trained
+    )
     same = {n: torch.equal(t, trained.weights[n]) for n, t in model.weights.items()}
     assert all(same[n] for n in same if n.startswith("encoder."))
     assert not any(same[n] for n in same if n.startswith("head."))
@@ -699,7 +701,7 @@ def test_scores_on_older_annotations_are_not_compared(
 def test_the_score_that_decides_goes_by_what_classes_cover(pair: AnnotatedImage) -> None:
     """As many strokes of both classes; one of them is thought to be rare."""
     settings = tiny()
-    data = TrainingDataset([pair], 2, settings.validation)
+    data = TrainingDataset([pair], 2, settings.validation_fraction)
     plan = make_plan(data, settings, "cpu", None)
 
     def score(shares: tuple[float, ...] | None) -> Scores:
@@ -733,7 +735,7 @@ def test_an_epoch_whose_score_is_no_number_changes_nothing(
 def test_weights_are_scored_as_they_are(pair: AnnotatedImage) -> None:
     """Those of a model beside the newest ones, which stay."""
     settings = tiny()
-    data = TrainingDataset([pair], 2, settings.validation)
+    data = TrainingDataset([pair], 2, settings.validation_fraction)
     plan = make_plan(data, settings, "cpu", None)
     learner = Learner(data, plan, settings, torch.device("cpu"))
     before, first = learner.weights(), learner.score()

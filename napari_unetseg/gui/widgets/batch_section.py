@@ -26,6 +26,7 @@ from napari_unetseg.gui.session import JobKind
 from napari_unetseg.gui.widgets.model_section import FILTER
 from napari_unetseg.gui.widgets.section import Panel, restyle, row
 from napari_unetseg.io.open_image import SUFFIXES
+from napari_unetseg.io.write_masks import FORMATS
 
 if TYPE_CHECKING:
     from qtpy.QtGui import QDragEnterEvent, QDragMoveEvent, QDropEvent, QKeyEvent
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["BatchPanel"]
 
 COLUMNS = ("Image", "State", "Unsure", "Found", "Time")
-FORMATS = {"TIFF": "tiff", "OME-TIFF": "ome-tiff", "OME-Zarr": "zarr", "PNG": "png"}
 EMPTY = "Add images, or drop files and folders here. The current model predicts a mask for each."
 NO_MODEL = "No model yet: train one, or load one from a file with 'Model…'."
 
@@ -156,9 +156,10 @@ class BatchPanel(Panel):
         self.where.setElideMode(Qt.TextElideMode.ElideLeft)
         self.where.setMinimumWidth(80)
         self.format = QComboBox()
-        self.format.addItems(list(FORMATS))
+        for each in FORMATS.values():
+            self.format.addItem(each.title, each.name)
         self.format.setAccessibleName("Format of the masks")
-        self.format.setToolTip("TIFF opens in ImageJ, OME-TIFF in any OME reader, OME-Zarr lazily.")
+        self.format.setToolTip("\n".join(f"{f.title}: {f.help}" for f in FORMATS.values()))
         self.measure = QCheckBox("Measure objects")
         self.measure.setToolTip("Write a table (CSV) of the objects beside each mask.")
         self.keep = QCheckBox("Keep masks")
@@ -308,7 +309,7 @@ class BatchPanel(Panel):
         self._on_batch()
 
     def _on_run_pressed(self) -> None:
-        from napari_unetseg.inference.large.output_format import Format, Saving
+        from napari_unetseg.inference.large.output_format import Saving
 
         if self.session.job is not None:
             self.controller.stop()
@@ -318,7 +319,7 @@ class BatchPanel(Panel):
         with self.controller.refusing():
             if self._folder is None:
                 raise UserError("Choose a folder for the masks with 'Masks into…'.")
-            how = Saving(self._folder, Format(FORMATS[self.format.currentText()]), overwrite=True)
+            how = Saving(self._folder, FORMATS[self.format.currentData()], overwrite=True)
             self.controller.batches.run(
                 how, measure=self.measure.isChecked(), keep=self.keep.isChecked()
             )

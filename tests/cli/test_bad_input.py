@@ -27,7 +27,7 @@ from napari_unetseg import (
 )
 from napari_unetseg.cli import main
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TINY = TrainSettings(depth=2, width=2, steps=1, patch=16, batch=1, threads=1)
 OPTIONS = "--depth 2 --width 2 --steps 1 --patch 16 --batch 1 --threads 1".split()
 RNG = np.random.default_rng(0)

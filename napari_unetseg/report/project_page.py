@@ -12,13 +12,13 @@ import numpy as np
 
 from napari_unetseg.annotations.annotation_store import Origin, Truth
 from napari_unetseg.annotations.sparse_array import Cell, Region, plane_region
-from napari_unetseg.commands import count
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice
 from napari_unetseg.core.labels import BRUSH, IGNORE, Classes, LabelKind, Structure
 from napari_unetseg.core.metrics import Scores, confusion, scores_of
 from napari_unetseg.core.settings import PredictSettings
-from napari_unetseg.report import (
+from napari_unetseg.core.text import count
+from napari_unetseg.report.figures import (
     spread,
     write_curve,
     write_history,
