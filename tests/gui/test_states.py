@@ -28,14 +28,7 @@ from scipy import ndimage
 
 from napari_unetseg.annotations.annotation_store import Origin, Truth
 from napari_unetseg.annotations.sparse_array import whole
-from napari_unetseg.core.events import (
-    Event,
-    Improved,
-    Outcome,
-    Prepared,
-    TilePredicted,
-    TrainingDone,
-)
+from napari_unetseg.core.events import Event, TilePredicted
 from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.gui import controller as controlling
 from napari_unetseg.gui import looking
@@ -45,6 +38,7 @@ from napari_unetseg.gui.newer import take_snapshots
 from napari_unetseg.gui.session import Level, Mode, ModelEntry
 from napari_unetseg.io.project import locations
 from napari_unetseg.io.project.project import Project
+from napari_unetseg.training.training_events import Improved, Outcome, Prepared, TrainingDone
 
 EXAMPLES = int(os.environ.get("UNETSEG_STATES", "25"))
 STEPS = 30
