@@ -12,7 +12,6 @@ from helpers import random_model
 
 from napari_unetseg.core.image import Normalization, Stack
 from napari_unetseg.engine.image_ranges import ImageRanges
-from napari_unetseg.engine.live import View
 
 if TYPE_CHECKING:
     from napari_unetseg.core.model import Model
@@ -60,7 +59,7 @@ def scaled(channels: int) -> Normalization:
 
 
 def found(ranges: ImageRanges, model: Model, data: Any, axes: str = "YX") -> Normalization | None:
-    events = ranges.find(model, View("layer", Stack(data, axes), ()))
+    events = ranges.find(model, "layer", Stack(data, axes), False)
     while True:
         try:
             next(events)
