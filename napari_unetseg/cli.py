@@ -224,6 +224,13 @@ def train(
             help="Train on the computer of this address, where 'unetseg worker' runs.",
         ),
     ] = "",
+    key_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The key of that worker; needed unless the dock was given it on this computer.",
+        ),
+    ] = None,
 ) -> None:
     """Train a U-Net on IMAGES with LABELS and save it as MODEL.
 
@@ -259,7 +266,9 @@ def train(
         )
     _check_threshold(threshold, kind)
     data = Labelled(images, labels, kind, ignore, axes, spacing, threshold, series, missing_planes)
-    commands.train(data, output, settings, init=init, report=report, on=on, resume=resume)
+    commands.train(
+        data, output, settings, init=init, report=report, on=on, key_file=key_file, resume=resume
+    )
 
 
 class MaskFormat(StrEnum):
@@ -505,15 +514,12 @@ def report(
 def worker(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of 127.0.0.1.")] = 8786,
     threads: Threads = None,
-    tls: Annotated[
-        bool, typer.Option("--tls", help="Certificates, as dask is configured; see docs/remote.md.")
-    ] = False,
 ) -> None:
     """Train and predict for a napari on another computer, through an SSH tunnel.
 
     It listens on 127.0.0.1 alone and says what to type on the laptop. Ctrl-C ends it.
     """
-    serving.serve(port, cores() if threads is None else threads, tls=tls)
+    serving.serve(port, cores() if threads is None else threads)
 
 
 def _check_threshold(threshold: float | None, kind: LabelKind) -> None:

@@ -103,6 +103,7 @@ def train(
     init: Path | None = None,
     report: Path | None = None,
     on: str = "",
+    key_file: Path | None = None,
     resume: bool = True,
 ) -> None:
     """Train, save the model, show its scores, write the report; on another computer if asked.
@@ -117,7 +118,8 @@ def train(
     if leads:
         check_writable(output.parent)
     from napari_unetseg.engine.live import Screen
-    from napari_unetseg.engine.tasks import Elsewhere, Training
+    from napari_unetseg.engine.tasks import Training
+    from napari_unetseg.jobs.remote.run_on import RunOn
 
     before = load(init) if init else None
     _say_classes(found.pairs, before)
@@ -129,7 +131,7 @@ def train(
     ):
         task = Training(found.pairs, settings, (), before, Screen(), checkpoint)
         with Meter("Training") as meter:
-            model = finish(Elsewhere(task, on)(control), meter.show)
+            model = finish(RunOn(task, on, key_file)(control), meter.show)
         if leads:
             saved = _save(model, output)
             _show_training(model, saved)

@@ -34,7 +34,7 @@ from napari_unetseg.core.events import (
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.core.truth import Change, Origin
 from napari_unetseg.engine.live import MaskBegins
-from napari_unetseg.engine.tasks import ComputerLost, Elsewhere, Prediction
+from napari_unetseg.engine.tasks import Prediction, RemoteDisconnected
 from napari_unetseg.gui import curve, sentences, work
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.aligning import Aligning
@@ -64,6 +64,7 @@ from napari_unetseg.gui.session import (
 )
 from napari_unetseg.gui.spacing import Spacing
 from napari_unetseg.gui.steps import Steps
+from napari_unetseg.jobs.remote.run_on import RunOn
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -290,7 +291,7 @@ class Controller(Masks):
             device, match = self.session.settings.device, self.session.match_spacing
             settings = PredictSettings(device=device, match_spacing=match)
             task = Prediction(model, stack, planes, settings)
-            job = Elsewhere(task, self.session.computer)
+            job = RunOn(task, self.session.computer)
             done = partial(self._on_predicted, None if trained else self.session.message)
             self.start(JobKind.PREDICT, f"Predicting {stack.name}", job, done)
 
@@ -559,7 +560,7 @@ class Controller(Masks):
                     pairs = zip(event.scores.numbers, event.scores.dice, strict=True)
                     self.session.dice = dict(pairs)
                 self._went_wrong = event.outcome.went_wrong
-            case ComputerLost():
+            case RemoteDisconnected():
                 self.computers.leave()
             case work.Progress():
                 self.show_progress(event.fraction)

@@ -15,11 +15,12 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice
-from napari_unetseg.engine.tasks import Elsewhere, Training
+from napari_unetseg.engine.tasks import Training
 from napari_unetseg.gui.grids import empty_grid
 from napari_unetseg.gui.newer import pairs_of
 from napari_unetseg.gui.tidy import TidySettings, tidy
 from napari_unetseg.io.project import Project
+from napari_unetseg.jobs.remote.run_on import RunOn
 
 if TYPE_CHECKING:
     from napari_unetseg.core.config import MatchSpacing, TrainSettings
@@ -97,7 +98,7 @@ class TrainWork:
             yield Notice(f"A new model begins: {reason}.")
             init = None
         task = Training(pairs, self.settings, self.structures, init, self.screen)
-        return cast("Model", (yield from Elsewhere(task, self.computer)(control)))
+        return cast("Model", (yield from RunOn(task, self.computer)(control)))
 
 
 def _open_folder(source: Source) -> Generator[Event, None, list[Pair]]:

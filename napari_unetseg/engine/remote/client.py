@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.errors import LostError, UserError
@@ -19,11 +19,11 @@ from napari_unetseg.core.events import (
 from napari_unetseg.engine.live import MaskBegins, Screen, View
 from napari_unetseg.engine.remote.events import check_place, decoded
 from napari_unetseg.engine.remote.images import cut, hash_of
-from napari_unetseg.engine.remote.link import Link, RemoteError, failure
+from napari_unetseg.engine.remote.link import Link, failure
 from napari_unetseg.engine.remote.models import content_of, model_of
 from napari_unetseg.engine.remote.packets import BadMessageError, Message, Words
 from napari_unetseg.engine.remote.requests import Known, told_pairs, told_region, told_task
-from napari_unetseg.engine.tasks import ComputerLost, Prediction, Task
+from napari_unetseg.engine.tasks import Prediction, RemoteDisconnected, Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
-def run(task: Task, address: str, control: Control) -> Generator[Event, None, Any]:
+def run(
+    task: Task, address: str, control: Control, key_file: Path | None = None
+) -> Generator[Event, None, Any]:
     """Have a task done by the worker behind an address.
 
     Parameters
@@ -42,9 +44,11 @@ def run(task: Task, address: str, control: Control) -> Generator[Event, None, An
     task
         What to do; its images are read here, as far as it asks for them there.
     address
-        Of a dask scheduler, such as ``tcp://127.0.0.1:8786``.
+        Of a worker, such as ``127.0.0.1:8786``.
     control
         Stops it, brings newer annotations. Its threads are this computer's and not passed on.
+    key_file
+        As in `key_for`.
 
     Yields
     ------
@@ -63,18 +67,16 @@ def run(task: Task, address: str, control: Control) -> Generator[Event, None, An
     UserError, MemoryError, RemoteError
         As the task itself would.
     """
-    with Link(address, lambda: control.stopped) as link:
+    with Link(address, key_file, lambda: control.stopped) as link:
         call = _Call(task, link, control)
         try:
             return (yield from call.events())
         except LostError as error:
             if call.best is None:
                 raise
-            yield ComputerLost()
+            yield RemoteDisconnected()
             yield call.cut_off(error)
             return call.best.model
-        finally:
-            call.end()
 
 
 class _Call:
@@ -85,7 +87,6 @@ class _Call:
         self._known, self._sent = Known(), set(link.pieces)
         self._out: Iterator[Message] = iter(())
         self._asked: deque[Words] = deque()
-        self._job: str | None = None
         self._told_stop = False
         self._shape: tuple[int, ...] = ()
         self._view: View | None = None
@@ -104,12 +105,6 @@ class _Call:
             yield from self._events(told, left)
             if (end := told.get("end")) is not None:
                 return self._result(end, list(left))
-
-    def end(self) -> None:
-        """Let the worker forget the task."""
-        if self._job is not None:
-            with suppress(UserError, RemoteError):
-                self._link.call({"do": "end", "job": self._job})
 
     def cut_off(self, error: LostError) -> TrainingDone:
         """The end of a training whose computer went away."""
@@ -135,10 +130,7 @@ class _Call:
         if model is not None and words["model"] not in self._link.models:
             words["sent"] = True
             arrays.append(content_of(model))
-        job = self._link.call(words, arrays)[0].get("job")
-        if not isinstance(job, str):
-            raise BadMessageError("no answer to a task")
-        self._job = job
+        self._link.call(words, arrays)
 
     # -- what is said there --------------------------------------------------------------------
 
@@ -166,8 +158,6 @@ class _Call:
     def _result(self, end: Words, arrays: list[np.ndarray]) -> Model | None:
         if "error" in end:
             raise failure(end)
-        if "left" in end:
-            raise LostError("The other computer had heard nothing for a minute and ended its task.")
         if end.get("untaken") and self._newest is not None:
             self._control.offer_pairs(self._newest)
         return model_of(arrays[0]) if arrays else None
@@ -176,7 +166,7 @@ class _Call:
 
     def _next_word(self) -> Message:
         """What changed here since the last word, and the next pieces that were asked for."""
-        words: Words = {"do": "talk", "job": self._job}
+        words: Words = {"do": "talk"}
         arrays: list[np.ndarray] = []
         if self._control.stopped and not self._told_stop:
             self._told_stop = words["stop"] = True

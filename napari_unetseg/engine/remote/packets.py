@@ -12,10 +12,12 @@ from safetensors.numpy import load, save
 
 from napari_unetseg.core.errors import UserError
 
-__all__ = ["OPERATION", "BadMessageError", "Message", "Words", "pack", "unpack"]
+__all__ = ["MAX_BYTES", "BadMessageError", "Message", "Words", "pack", "unpack"]
 
-OPERATION = "napari-unetseg"
-"""What a dask worker calls the handler of messages."""
+MAX_BYTES = 2**30
+"""A message is refused, before it is read, where it is larger;"""
+MAX_JSON_BYTES = 16 * 2**20
+"""and where its JSON is, since objects take much more memory than their text."""
 Words = dict[str, Any]
 """What JSON holds."""
 Message = tuple[Words, list[np.ndarray]]
@@ -39,10 +41,20 @@ def pack(words: Words, arrays: Sequence[np.ndarray] = ()) -> bytes:
         Whatever JSON can hold; NaN and infinities too.
     arrays
         Integers, booleans or floats of up to 8 bytes, of any shape.
+
+    Raises
+    ------
+    UserError
+        It is larger than the other side would read.
     """
+    text = json.dumps(words).encode()
+    if len(text) > MAX_JSON_BYTES or sum(array.nbytes for array in arrays) > MAX_BYTES * 0.99:
+        raise UserError(
+            "This is more than can be sent to another computer at once (1 GB); train with fewer "
+            "images, or on this computer."
+        )
     tensors = {str(n): np.ascontiguousarray(array) for n, array in enumerate(arrays)}
-    tensors["json"] = np.frombuffer(json.dumps(words).encode(), np.uint8)
-    return save(tensors)
+    return save(tensors | {"json": np.frombuffer(text, np.uint8)})
 
 
 def unpack(data: bytes) -> Message:
@@ -55,7 +67,10 @@ def unpack(data: bytes) -> Message:
     """
     try:
         tensors = load(data)
-        words = json.loads(tensors.pop("json").tobytes())
+        text = tensors.pop("json")
+        if text.nbytes > MAX_JSON_BYTES:
+            raise ValueError("too much JSON")
+        words = json.loads(text.tobytes())
         arrays = [tensors[str(n)] for n in range(len(tensors))]
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise BadMessageError("something that is no message") from error

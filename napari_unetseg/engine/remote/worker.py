@@ -1,21 +1,16 @@
-"""The side that computes: a handler of a dask worker that runs tasks, each in a thread of its own.
+"""The side that computes: tasks of windows, a connection each, in threads of their own.
 
-`dask_setup` adds it to any dask worker (``--preload napari_unetseg.engine.remote.worker``), and
-``unetseg worker`` starts one. Requests and answers are bytes that are read here; of files it reads
-none but models that came as bytes.
+Of files it reads none but models that came as bytes.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import math
-import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from napari_unetseg import __version__
 from napari_unetseg.core.control import Control
@@ -26,25 +21,20 @@ from napari_unetseg.engine.live import Screen
 from napari_unetseg.engine.remote.events import encoded
 from napari_unetseg.engine.remote.images import Cell, Piece, Store, stack_of
 from napari_unetseg.engine.remote.models import Models, content_of, model_of
-from napari_unetseg.engine.remote.packets import (
-    OPERATION,
-    BadMessageError,
-    Message,
-    Words,
-    pack,
-    unpack,
-)
+from napari_unetseg.engine.remote.packets import BadMessageError, Message, Words
 from napari_unetseg.engine.remote.requests import pairs_of, region_of, task_of, view_of
+from napari_unetseg.jobs.remote.channel import Channel
 
 if TYPE_CHECKING:
+    import socket
+
     import numpy as np
-    from distributed import Worker
 
     from napari_unetseg.core.image import Stack
     from napari_unetseg.core.model import Model
     from napari_unetseg.engine.tasks import Task
 
-__all__ = ["Desk", "dask_setup", "dask_teardown"]
+__all__ = ["Desk", "Job", "Visit"]
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +49,10 @@ WAITING_BYTES = 64 * 2**20
 CLOSE_SECONDS = 20.0
 """How long a worker that ends waits for a task's step at hand."""
 SILENCE_SECONDS = 60.0
-"""A task ends when nobody asked for its events for so long."""
+"""A connection ends, and its task, when nothing came for so long."""
+MOST_CONNECTIONS = 32
+MOST_NAMES = 100_000
+"""Pieces of images whose names are told to who connects."""
 
 
 class _LeftError(Exception):
@@ -79,7 +72,7 @@ class Job:
         self._pieces: dict[Cell, Piece] = {}
         self._refused = ""
         self._stacks: dict[int, tuple[Words, Stack]] = {}
-        self._heard = time.monotonic()
+        self._left = False
         self._end: Message | None = None
         self._thread: threading.Thread | None = None
 
@@ -105,7 +98,6 @@ class Job:
                 self._say(encoded(event, self._models))
         except _LeftError:
             log.info("a task was left")
-            self._close(({"left": True}, []))
         except BaseException as error:
             if not isinstance(error, UserError):
                 log.exception("a task failed")
@@ -128,11 +120,10 @@ class Job:
             self._ready.notify_all()
             self._wait(lambda: self._bytes <= WAITING_BYTES)
 
-    def _wait(self, condition: Any) -> None:
-        while not self._ready.wait_for(condition, 1.0) or self.left:
-            if self.left:
-                self.control.stop()
-                raise _LeftError
+    def _wait(self, condition: Callable[[], object]) -> None:
+        self._ready.wait_for(lambda: self._left or condition())
+        if self._left:
+            raise _LeftError
 
     def stack(self, words: Words) -> Stack:
         """The image that was described; the same one for the same words."""
@@ -157,18 +148,13 @@ class Job:
                 raise UserError(self._refused)
             return self._pieces
 
-    # -- in a thread that answers --------------------------------------------------------------
-
-    @property
-    def left(self) -> bool:
-        """Whether nobody has asked for it for long."""
-        return time.monotonic() - self._heard > SILENCE_SECONDS
+    # -- in the thread of the connection -------------------------------------------------------
 
     def leave(self) -> None:
         """Nobody will ask any more: end after the step at hand."""
         self.control.stop()
-        self._heard = -math.inf
         with self._ready:
+            self._left = True
             self._ready.notify_all()
 
     def join(self, seconds: float) -> None:
@@ -178,7 +164,6 @@ class Job:
 
     def hear(self, words: Words, arrays: Sequence[np.ndarray]) -> None:
         """Take what the other side says: stop, what is on screen, pieces, newer annotations."""
-        self._heard = time.monotonic()
         if words.get("stop"):
             self.control.stop()
         if "view" in words:
@@ -222,7 +207,7 @@ class Job:
 
 
 def _size(message: Message) -> int:
-    return 200 + sum(array.nbytes for array in message[1])
+    return 2000 + sum(array.nbytes for array in message[1])
 
 
 def _kind_of(error: BaseException) -> str:
@@ -238,7 +223,7 @@ def _text_of(error: BaseException) -> str:
 
 
 class Desk:
-    """Answers requests; the tasks that run, the models and pieces that are remembered.
+    """Lets windows in; the models and pieces of images that are remembered for them.
 
     Parameters
     ----------
@@ -247,86 +232,91 @@ class Desk:
     """
 
     def __init__(self, threads: int | None = None) -> None:
-        self._threads = threads
-        self._store, self._models = Store(), Models()
-        self._jobs: dict[str, Job] = {}
-        self._lock = threading.Lock()
+        self.threads = threads
+        self.store, self.models = Store(), Models()
+        self._closed = threading.Event()
+        self._visits: list[threading.Thread] = []
 
-    async def handle(self, data: bytes) -> bytes:
-        """Answer a request, in a thread of its own."""
-        return await asyncio.to_thread(self.answer, data)
+    def welcome(self, sock: socket.socket, key: bytes) -> None:
+        """Serve a connection in a thread of its own, if there are not too many."""
+        self._visits = [visit for visit in self._visits if visit.is_alive()]
+        if len(self._visits) >= MOST_CONNECTIONS:
+            sock.close()
+            return
+        visit = threading.Thread(
+            target=self._serve, args=(Channel(sock), key), name="unetseg-visit", daemon=True
+        )
+        self._visits.append(visit)
+        visit.start()
 
-    def answer(self, data: bytes) -> bytes:
-        """Answer a request; an error is an answer too."""
+    def _serve(self, channel: Channel, key: bytes) -> None:
+        visit = Visit(self)
         try:
-            words, arrays = unpack(data)
-            match words.get("do"):
-                case "hello":
-                    return pack(self._hello())
-                case "begin":
-                    return pack(self._begin(words, arrays))
-                case "talk":
-                    job = self._job(words)
-                    job.hear(words, arrays)
-                    return pack(*job.answer())
-                case "end":
-                    self._drop(words)
-                    return pack({})
+            channel.deliver_challenge(key)
+            channel.send(self._hello())
+            while self._wait(channel):
+                channel.send(*visit.answer(*channel.receive()))
+        except Exception as error:  # noqa: BLE001 - whoever it is, the others are served
+            log.info("a connection ended: %s", _text_of(error))
+        finally:
+            channel.close()
+            visit.end()
+
+    def _wait(self, channel: Channel) -> bool:
+        """Wait for a question; False where none will come."""
+        end = time.monotonic() + SILENCE_SECONDS
+        while not self._closed.is_set() and time.monotonic() < end:
+            if channel.poll(0.5):
+                return True
+        return False
+
+    def _hello(self) -> Words:
+        device = device_name(pick_device("auto"))
+        known = {"pieces": self.store.names()[-MOST_NAMES:], "models": self.models.keys()}
+        return {"version": __version__, "device": device, **known}
+
+    def close(self) -> None:
+        """End all tasks: a thread that is left inside PyTorch takes the process down."""
+        self._closed.set()
+        end = time.monotonic() + CLOSE_SECONDS
+        for visit in self._visits:
+            visit.join(max(0.0, end - time.monotonic()))
+
+
+class Visit:
+    """What one connection asks for: at most one task, which ends with it."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._job: Job | None = None
+
+    def answer(self, words: Words, arrays: list[np.ndarray]) -> Message:
+        """Answer a question; an error is an answer too."""
+        try:
+            if words.get("do") == "begin" and self._job is None:
+                self._job = self._begin(words, arrays)
+                return {}, []
+            if words.get("do") == "talk" and self._job is not None:
+                self._job.hear(words, arrays)
+                return self._job.answer()
             raise BadMessageError("a request that is none")
         except Exception as error:
             if not isinstance(error, UserError):
                 log.exception("a request failed")
-            return pack({"error": _kind_of(error), "text": _text_of(error)})
+            return {"error": _kind_of(error), "text": _text_of(error)}, []
 
-    def _hello(self) -> Words:
-        device = device_name(pick_device("auto"))
-        known = {"pieces": self._store.names(), "models": self._models.keys()}
-        return {"version": __version__, "device": device, **known}
-
-    def _begin(self, words: Words, arrays: list[np.ndarray]) -> Words:
-        """Begin a task."""
-        key = words["model"]
+    def _begin(self, words: Words, arrays: list[np.ndarray]) -> Job:
+        desk, key = self._desk, words["model"]
         if words.get("sent"):
-            self._models.put(model_of(arrays.pop()))
-        model = self._models.get(key) if key is not None else None
+            desk.models.put(model_of(arrays.pop()))
+        model = desk.models.get(key) if key is not None else None
         threads = words["settings"].get("threads") if "settings" in words else None
-        job = Job(Control(threads or self._threads), self._store, self._models)
+        job = Job(Control(threads or desk.threads), desk.store, desk.models)
         job.start(words, arrays, model)
-        name = secrets.token_hex(8)
-        with self._lock:
-            self._jobs = {n: j for n, j in self._jobs.items() if not j.left}
-            self._jobs[name] = job
-        return {"job": name}
-
-    def _job(self, words: Words) -> Job:
-        job = self._jobs.get(str(words.get("job")))
-        if job is None:
-            raise UserError(
-                "The other computer ended this task, since it had heard nothing for a minute; "
-                "begin it again."
-            )
         return job
 
-    def _drop(self, words: Words) -> None:
-        with self._lock:
-            job = self._jobs.pop(str(words.get("job")), None)
-        if job is not None:
-            job.leave()
-
-    def close(self) -> None:
-        """End all tasks: a thread that is left inside PyTorch takes the process down."""
-        for job in self._jobs.values():
-            job.leave()
-        for job in self._jobs.values():
-            job.join(CLOSE_SECONDS)
-
-
-async def dask_setup(worker: Worker, threads: int | None = None) -> None:
-    """Let a dask worker run tasks of windows."""
-    desk = worker.extensions[OPERATION] = Desk(threads)
-    worker.handlers[OPERATION] = desk.handle
-
-
-async def dask_teardown(worker: Worker) -> None:
-    """End them."""
-    await asyncio.to_thread(worker.extensions[OPERATION].close)
+    def end(self) -> None:
+        """End the task."""
+        if self._job is not None:
+            self._job.leave()
+            self._job.join(CLOSE_SECONDS)
