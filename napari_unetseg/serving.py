@@ -32,7 +32,7 @@ def serve(port: int, threads: int) -> None:
     UserError
         The port is taken, or the key cannot be read or written.
     """
-    from napari_unetseg.engine.remote.worker import Desk
+    from napari_unetseg.jobs.remote.remote_worker import Desk
     from napari_unetseg.jobs.remote.worker_key import worker_key
 
     key, desk, ended = worker_key(), Desk(threads), threading.Event()
@@ -54,8 +54,8 @@ def serve(port: int, threads: int) -> None:
 
 def _tell(port: int, threads: int, key: str) -> None:
     """Print what to type on the laptop; the key goes to terminals alone, not into log files."""
-    from napari_unetseg.core.devices import device_name, pick_device
     from napari_unetseg.jobs.remote.worker_key import worker_key_path
+    from napari_unetseg.runtime.devices import device_name, pick_device
 
     device = device_name(pick_device("auto"))
     shown = key if sys.stdout.isatty() else f"KEY (KEY is the text in {worker_key_path()})"

@@ -37,7 +37,7 @@ class Computers:
         text
             `THIS`, an address, or an address and a key, which is kept for this address.
         """
-        from napari_unetseg.engine.remote.link import address_of, device_at
+        from napari_unetseg.jobs.remote.connection import address_of, device_at
         from napari_unetseg.jobs.remote.worker_key import save_key
 
         with self._controller.refusing():

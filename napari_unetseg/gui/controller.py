@@ -13,10 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_unetseg.core.appearance import look_at
-from napari_unetseg.core.config import PredictSettings, TrainSettings
-from napari_unetseg.core.control import Control
-from napari_unetseg.core.cpu import cores
+from napari_unetseg.annotations.annotation_store import Change, Origin
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.events import (
     ChunkPredicted,
@@ -31,10 +28,10 @@ from napari_unetseg.core.events import (
     TilePredicted,
     TrainingDone,
 )
+from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.label_appearance import look_at
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.core.truth import Change, Origin
-from napari_unetseg.engine.live import MaskBegins
-from napari_unetseg.engine.tasks import Prediction, RemoteDisconnected
+from napari_unetseg.core.settings import PredictSettings, TrainSettings
 from napari_unetseg.gui import curve, sentences, work
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.aligning import Aligning
@@ -64,16 +61,19 @@ from napari_unetseg.gui.session import (
 )
 from napari_unetseg.gui.spacing import Spacing
 from napari_unetseg.gui.steps import Steps
+from napari_unetseg.jobs.live_predictor import MaskBegins
 from napari_unetseg.jobs.remote.run_on import RunOn
+from napari_unetseg.jobs.tasks import Prediction, RemoteDisconnected
+from napari_unetseg.runtime.cpu import cores
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-    from napari_unetseg.core.appearance import Look
-    from napari_unetseg.core.model import Model
+    from napari_unetseg.core.label_appearance import Look
     from napari_unetseg.gui.newer import Pairs
     from napari_unetseg.gui.session import Message
     from napari_unetseg.gui.tidy import TidySettings
+    from napari_unetseg.models.model import Model
 
 __all__ = ["Controller"]
 

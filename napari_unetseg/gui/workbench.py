@@ -17,7 +17,7 @@ from napari_unetseg.gui.binding import keep_constants_alive
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.gl_context import CanvasContext
 from napari_unetseg.gui.jobs import ThreadRunner
-from napari_unetseg.gui.layers.ahead import Ahead
+from napari_unetseg.gui.layers.plane_prefetch import Ahead
 from napari_unetseg.gui.preferences import read_preferences
 from napari_unetseg.gui.session import Level
 from napari_unetseg.gui.shortcuts import Shortcuts

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from multiprocessing import connection
 from typing import TYPE_CHECKING
 
-from napari_unetseg.engine.remote.packets import MAX_BYTES, Message, Words, pack, unpack
+from napari_unetseg.jobs.remote.packets import MAX_BYTES, Message, Words, pack, unpack
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.control import Control
     from napari_unetseg.core.events import Event
-    from napari_unetseg.engine.tasks import Task
+    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.jobs.tasks import Task
 
 __all__ = ["RunOn"]
 
@@ -37,6 +37,6 @@ class RunOn:
         """Yield the events of the task; return what it returns."""
         if not self.address:
             return (yield from self.task(control))
-        from napari_unetseg.engine.remote.client import run
+        from napari_unetseg.jobs.remote.client import run
 
         return (yield from run(self.task, self.address, control, self.key_file))
