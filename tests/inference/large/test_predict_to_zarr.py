@@ -15,9 +15,10 @@ import pytest
 import torch
 import zarr
 from helpers import Watched, of_kind, random_model
+from large_parts import SMALL, mask_of, noise, stream, tree
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import ChunkPredicted, Event, Notice
+from napari_unetseg.core.events import ChunkPredicted, Notice
 from napari_unetseg.core.image_stack import Normalization, Stack
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.settings import PredictSettings
@@ -29,12 +30,6 @@ from napari_unetseg.inference.large.predict_to_zarr import make_plan, predict_to
 from napari_unetseg.inference.predict import predict, predict_probabilities
 from napari_unetseg.models.model import Model
 
-SMALL = PredictSettings(tile=64, threads=1, device="cpu")
-
-
-def noise(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).random(shape).astype(np.float32)
-
 
 def stored(array: np.ndarray, chunks: tuple[int, ...]) -> Any:
     """The array as a lazy Zarr one in memory."""
@@ -43,20 +38,6 @@ def stored(array: np.ndarray, chunks: tuple[int, ...]) -> Any:
     )
     found[:] = array
     return found
-
-
-def stream(model: Model, stack: Stack, folder: Path, **more: Any) -> list[Event]:
-    settings = more.pop("settings", SMALL)
-    return list(predict_to_zarr(model, stack, FolderStore(folder), settings, **more))
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def mask_of(folder: Path, level: int = 0) -> Any:
-    return zarr.open_array(str(folder / "labels" / "mask" / str(level)), mode="r")
 
 
 @pytest.fixture
