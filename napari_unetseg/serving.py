@@ -54,11 +54,11 @@ def serve(port: int, threads: int) -> None:
 
 def _tell(port: int, threads: int, key: str) -> None:
     """Print what to type on the laptop; the key goes to terminals alone, not into log files."""
-    from napari_unetseg.jobs.remote.worker_key import worker_key_path
+    from napari_unetseg.jobs.remote.worker_key import key_path
     from napari_unetseg.runtime.devices import device_name, pick_device
 
     device = device_name(pick_device("auto"))
-    shown = key if sys.stdout.isatty() else f"KEY (KEY is the text in {worker_key_path()})"
+    shown = key if sys.stdout.isatty() else f"KEY (KEY is the text in {key_path()})"
     tell(f"Worker of napari-unetseg {__version__} on {device}, {threads} CPU threads.")
     tell(f"It listens on {HOST}:{port} alone. On the laptop, open a tunnel to it:")
     tell(f"  ssh -N -L {port}:{HOST}:{port} -o ServerAliveInterval=5 {_login()}")

@@ -57,21 +57,21 @@ from napari_unetseg.data.dataset import Pair
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.jobs.live_predictor import LookWork, MaskBegins, Screen, View
 from napari_unetseg.jobs.remote import connection
-from napari_unetseg.jobs.remote.channel import Channel
 from napari_unetseg.jobs.remote.client import run
 from napari_unetseg.jobs.remote.connection import Link, address_of, device_at
 from napari_unetseg.jobs.remote.event_messages import decoded, encoded
 from napari_unetseg.jobs.remote.grid_messages import pack_grid, unpack_grid
-from napari_unetseg.jobs.remote.image_messages import Pieces, Store, cut, described, hash_of
-from napari_unetseg.jobs.remote.model_messages import Models
+from napari_unetseg.jobs.remote.image_messages import Pieces, cut, described, hash_of
 from napari_unetseg.jobs.remote.packets import (
     MAX_JSON_BYTES,
     BadMessageError,
+    Channel,
     Message,
     pack,
     unpack,
 )
-from napari_unetseg.jobs.remote.remote_worker import Desk, Job, Visit
+from napari_unetseg.jobs.remote.recent import Recent
+from napari_unetseg.jobs.remote.remote_worker import Desk, RemoteJob
 from napari_unetseg.jobs.remote.run_on import RunOn
 from napari_unetseg.jobs.remote.worker_key import save_key, worker_key
 from napari_unetseg.jobs.tasks import Prediction, RemoteDisconnected, Training
@@ -317,7 +317,7 @@ INDEX = st.one_of(
 @given(st.tuples(INDEX, INDEX, INDEX))
 def test_pieces_are_read_as_an_array(index: tuple[int | slice, ...]) -> None:
     array = np.arange(3 * 600 * 5).reshape(3, 5, 600).astype(np.uint16)
-    stack, store = Stack(array, "ZYX"), Store(3000)
+    stack, store = Stack(array, "ZYX"), Recent[np.ndarray](3000)
 
     def ask(cells: Sequence[tuple[int, ...]], whole: bool) -> Any:
         pieces = (item for batch in cut(stack, cells) for item in batch.items())
@@ -447,7 +447,7 @@ def _without_names(line: str) -> str:
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc")
 def test_nothing_listens_but_on_this_computers_own_address(worker: Worker) -> None:
     folder = Path(f"/proc/{worker.process.pid}")
-    links = [connection.readlink().name for link in (folder / "fd").iterdir()]
+    links = [fd.readlink().name for fd in (folder / "fd").iterdir()]
     own = {name[8:-1] for name in links if name.startswith("socket:[")}
     listening = [
         line.split()[1].split(":")
@@ -515,7 +515,7 @@ def knowing(*frames: bytes) -> Callable[[socket.socket], None]:
 
     def behave(sock: socket.socket) -> None:
         channel = Channel(sock.dup())
-        channel.deliver_challenge(worker_key().encode())
+        channel.authenticate(worker_key().encode(), caller=False)
         for frame in frames:
             sock.sendall(frame)
         channel.close()
@@ -674,7 +674,7 @@ def test_events_that_cannot_be_are_refused(words: dict[str, Any], arrays: list[A
 )
 def test_what_an_event_means_travels(event: Event) -> None:
     """It is not read from its sentence."""
-    words, arrays = unpack(pack(*encoded(event, Models())))
+    words, arrays = unpack(pack(*encoded(event, Recent[Model](1))))
     assert decoded(words, arrays, []) == event
 
 
@@ -700,10 +700,10 @@ def test_a_worker_reads_no_file_but_models(worker: Worker, tmp_path: Path) -> No
 
 def asked(words: dict[str, Any], *arrays: np.ndarray) -> Message:
     """The answer of a worker, as it travels."""
-    return unpack(pack(*Visit(Desk()).answer(*unpack(pack(words, arrays)))))
+    return unpack(pack(*RemoteJob(Desk()).answer(*unpack(pack(words, arrays)))))
 
 
-@pytest.mark.parametrize("words", [{}, {"do": "talk"}, {"do": "begin"}, {"do": ["begin"]}])
+@pytest.mark.parametrize("words", [{}, {"do": "talk", "pieces": 5}, {"do": "begin"}, {"do": []}])
 def test_a_worker_answers_nonsense_with_a_sentence(words: dict[str, Any]) -> None:
     answer, _ = asked(words)
     assert answer["error"] in ("user", "other")
@@ -732,7 +732,7 @@ def test_two_threads_of_a_task_may_read_images_at_once() -> None:
     """As where samples are drawn beside a step: each gets the pieces that it asked for."""
     rng = np.random.default_rng(0)
     images = [Stack(rng.integers(0, 99, (3, 300, 300), np.uint8), "ZYX") for _ in range(3)]
-    job, found = Job(Control(), Store(), Models()), dict[int, np.ndarray]()
+    job, found = RemoteJob(Desk()), dict[int, np.ndarray]()
     stacks = [job.stack(described(image, number)) for number, image in enumerate(images)]
 
     def read(number: int) -> None:
@@ -742,10 +742,14 @@ def test_two_threads_of_a_task_may_read_images_at_once() -> None:
     readers = [threading.Thread(target=read, args=(n,), daemon=True) for n in range(3)]
     for reader in readers:
         reader.start()
+    asked: list[dict[str, Any]] = []
     while any(reader.is_alive() for reader in readers):
-        for asked in job.answer()[0]["asked"]:
-            for batch in cut(images[asked["image"]], asked["cells"]):
-                cells = [(cell, hash_of(piece), n) for n, (cell, piece) in enumerate(batch.items())]
-                job.hear({"pieces": cells}, list(batch.values()))
+        words, arrays = {"do": "talk"}, []
+        if asked:
+            one = asked.pop(0)
+            (batch,) = cut(images[one["image"]], one["cells"])
+            arrays = list(batch.values())
+            words["pieces"] = [(cell, hash_of(batch[cell]), n) for n, cell in enumerate(batch)]
+        asked += job.answer(words, arrays)[0]["asked"]
     for number, image in enumerate(images):
         np.testing.assert_array_equal(found[number], image.data)

@@ -37,28 +37,10 @@ __all__ = ["run"]
 def run(
     task: Task, address: str, control: Control, key_file: Path | None = None
 ) -> Generator[Event, None, Any]:
-    """Have a task done by the worker behind an address.
+    """Have a task done by the worker behind an address, as `RunOn` says; threads stay unsaid.
 
-    Parameters
-    ----------
-    task
-        What to do; its images are read here, as far as it asks for them there.
-    address
-        Of a worker, such as ``127.0.0.1:8786``.
-    control
-        Stops it, brings newer annotations. Its threads are this computer's and not passed on.
-    key_file
-        As in `key_for`.
-
-    Yields
-    ------
-    Event
-        As the task itself would.
-
-    Returns
-    -------
-    Model or None
-        What the task returns; of a training that was cut off the best model so far.
+    Yields the events of the task and returns what it returns; of a training that was cut off, the
+    best model so far.
 
     Raises
     ------

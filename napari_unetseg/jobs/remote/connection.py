@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from napari_unetseg import __version__
-from napari_unetseg.core.errors import LostError, ModelFileError, TrainingError, UserError
-from napari_unetseg.jobs.remote.channel import Channel
+from napari_unetseg.core.errors import LostError, UserError
+from napari_unetseg.jobs.remote.packets import KINDS, Channel
 from napari_unetseg.jobs.remote.worker_key import key_for
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ PATIENCE_SECONDS = 30.0
 """An answer may take so long before the connection counts as lost,"""
 HURRY_SECONDS = 10.0
 """and so long once the task was told to stop."""
+SILENT = (EOFError, TimeoutError, BlockingIOError, ConnectionError)
+"""What is raised where the tunnel ends nowhere."""
 
 
 class RemoteError(Exception):
@@ -76,16 +78,13 @@ class Link:
     ) -> None:
         self.address, self._hurried = address_of(address), hurried
         self._channel = self._connect(key_for(self.address, key_file))
-        try:
-            hello = self._answer()[0]
-            if hello.get("version") != __version__:
-                raise UserError(
-                    f"The other computer has version {hello.get('version')} of napari-unetseg and "
-                    f"this one {__version__}; install the same on both."
-                )
-        except BaseException:
+        hello = self._answer()[0]
+        if hello.get("version") != __version__:
             self.close()
-            raise
+            raise UserError(
+                f"The other computer has version {hello.get('version')} of napari-unetseg and this "
+                f"one {__version__}; install the same on both."
+            )
         self.device = str(hello.get("device", ""))
         self.pieces, self.models = _texts(hello.get("pieces")), _texts(hello.get("models"))
         """Hashes of the pieces of images, and keys of the models, that the worker has."""
@@ -102,36 +101,32 @@ class Link:
 
     def _connect(self, key: bytes) -> Channel:
         host, _, port = self.address.rpartition(":")
+        channel = None
         try:
             sock = socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS)
-        except (OSError, UnicodeError) as error:
-            raise self._silent() from error
-        channel = Channel(sock)
-        try:
+            channel = Channel(sock)
             if not channel.poll(CONNECT_SECONDS):
                 raise TimeoutError
-            channel.answer_challenge(key)
+            channel.authenticate(key, caller=True)
         except Exception as error:
-            channel.close()
-            raise self._refusal(error) from error
+            if channel is not None:
+                channel.close()
+            raise UserError(self._refusal(error, reached=channel is not None)) from error
         return channel
 
-    def _refusal(self, error: Exception) -> UserError:
-        """Why the other side does not let us in."""
+    def _refusal(self, error: Exception, *, reached: bool) -> str:
+        """Why there is no connection."""
         if isinstance(error, AuthenticationError):
-            return UserError(
+            return (
                 f"The worker at {self.address} has another key; choose 'ADDRESS KEY' as computer "
                 "again, as 'unetseg worker' prints it, or give --key-file in a command."
             )
-        if isinstance(error, EOFError | TimeoutError | BlockingIOError | ConnectionError):
-            return self._silent()
-        return UserError(
-            f"At {self.address} there is no worker of napari-unetseg; start 'unetseg worker' on "
-            "the other computer."
-        )
-
-    def _silent(self) -> UserError:
-        return UserError(
+        if reached and not isinstance(error, SILENT):
+            return (
+                f"At {self.address} there is no worker of napari-unetseg; start 'unetseg worker' "
+                "on the other computer."
+            )
+        return (
             f"{self.address} does not answer. See that 'unetseg worker' runs on the other "
             "computer and the tunnel to it is open, or use this computer: choose 'this one' in "
             "the dock, leave out --on in a command."
@@ -166,6 +161,9 @@ class Link:
             return self._channel.receive()
         except (OSError, EOFError) as error:
             raise self._lost() from error
+        except UserError:
+            self.close()
+            raise
 
     def _lost(self) -> LostError:
         self._channel.close()
@@ -187,9 +185,7 @@ def device_at(address: str) -> str:
 
 def failure(told: Words) -> Exception:
     """What failed on the other computer, to be raised here."""
-    text = str(told.get("text"))
-    kinds = {"training": TrainingError, "model": ModelFileError, "user": UserError}
-    if told.get("error") == "memory":
+    kind, text = str(told.get("error")), str(told.get("text"))
+    if kind == "memory":
         return MemoryError("out of memory on the other computer")
-    kind = kinds.get(str(told.get("error")))
-    return kind(text) if kind else RemoteError(text)
+    return KINDS.get(kind, RemoteError)(text)

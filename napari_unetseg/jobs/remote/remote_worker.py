@@ -10,17 +10,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from napari_unetseg import __version__
-from napari_unetseg.core.errors import ModelFileError, TrainingError, UserError
+from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.jobs.live_predictor import Screen
-from napari_unetseg.jobs.remote.channel import Channel
 from napari_unetseg.jobs.remote.event_messages import encoded
-from napari_unetseg.jobs.remote.image_messages import Cell, Piece, Store, stack_of
-from napari_unetseg.jobs.remote.model_messages import Models, content_of, model_of
-from napari_unetseg.jobs.remote.packets import BadMessageError, Message, Words
+from napari_unetseg.jobs.remote.image_messages import Cell, Piece, stack_of
+from napari_unetseg.jobs.remote.model_messages import content_of, key_of, model_of
+from napari_unetseg.jobs.remote.packets import KINDS, BadMessageError, Channel, Message, Words
+from napari_unetseg.jobs.remote.recent import Recent
 from napari_unetseg.jobs.remote.task_messages import pairs_of, region_of, task_of, view_of
 from napari_unetseg.runtime.devices import device_name, pick_device
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from napari_unetseg.jobs.tasks import Task
     from napari_unetseg.models.model import Model
 
-__all__ = ["Desk", "Job", "Visit"]
+__all__ = ["Desk", "RemoteJob"]
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,10 @@ CLOSE_SECONDS = 20.0
 SILENCE_SECONDS = 60.0
 """A connection ends, and its task, when nothing came for so long."""
 MOST_CONNECTIONS = 32
+MOST_MODELS = 10
+"""Models that are remembered, so that the same is not sent for every mask;"""
+PIECE_BYTES = 4 * 2**30
+"""and pieces of images."""
 MOST_NAMES = 100_000
 """Pieces of images whose names are told to who connects."""
 
@@ -59,12 +64,11 @@ class _LeftError(Exception):
     """Nobody asks for the task any more."""
 
 
-class Job:
-    """A task that runs in a thread; what it says and asks for waits here to be fetched."""
+class RemoteJob:
+    """The task of one connection, in a thread; what it says and asks for waits to be fetched."""
 
-    def __init__(self, control: Control, store: Store, models: Models) -> None:
-        self.control, self._store, self._models = control, store, models
-        self._screen = Screen()
+    def __init__(self, desk: Desk) -> None:
+        self._desk, self._control, self._screen = desk, Control(desk.threads), Screen()
         self._ready, self._asking = threading.Condition(), threading.Lock()
         self._said: deque[Message] = deque()
         self._bytes = 0
@@ -76,26 +80,18 @@ class Job:
         self._end: Message | None = None
         self._thread: threading.Thread | None = None
 
-    def start(self, words: Words, arrays: Sequence[np.ndarray], model: Model | None) -> None:
-        """Begin; raises `UserError` for a task that is refused."""
-        task, self._screen = task_of(words, arrays, model, self.stack)
-        self._thread = threading.Thread(
-            target=self._run, args=(task,), name="unetseg-task", daemon=True
-        )
-        self._thread.start()
-
     # -- in the task's thread ------------------------------------------------------------------
 
     def _run(self, task: Task) -> None:
         try:
-            events = task(self.control)
+            events = task(self._control)
             while True:
                 try:
                     event = next(events)
                 except StopIteration as end:
                     self._finish(end.value)
                     return
-                self._say(encoded(event, self._models))
+                self._say(encoded(event, self._desk.models))
         except _LeftError:
             log.info("a task was left")
         except BaseException as error:
@@ -105,7 +101,7 @@ class Job:
 
     def _finish(self, result: Model | None) -> None:
         if result is not None:
-            self._models.put(result)
+            self._desk.models.put(key_of(result), result)
         self._close(({}, [] if result is None else [content_of(result)]))
 
     def _close(self, end: Message) -> None:
@@ -130,11 +126,8 @@ class Job:
         number = int(words["number"])
         known = self._stacks.get(number)
         if known is None or known[0] != words:
-
-            def ask(cells: Sequence[Cell], whole: bool) -> dict[Cell, Piece]:
-                return self._ask(number, cells, whole)
-
-            known = self._stacks[number] = (words, stack_of(words, self._store, ask))
+            stack = stack_of(words, self._desk.pieces, partial(self._ask, number))
+            known = self._stacks[number] = (words, stack)
         return known[1]
 
     def _ask(self, number: int, cells: Sequence[Cell], whole: bool) -> dict[Cell, Piece]:
@@ -150,39 +143,60 @@ class Job:
 
     # -- in the thread of the connection -------------------------------------------------------
 
+    def answer(self, words: Words, arrays: list[np.ndarray]) -> Message:
+        """Answer a question; an error is an answer too."""
+        try:
+            if words.get("do") == "begin" and self._thread is None:
+                self._begin(words, arrays)
+                return {}, []
+            if words.get("do") == "talk":
+                self._hear(words, arrays)
+                return self._news()
+            raise BadMessageError("a request that is none")
+        except Exception as error:
+            if not isinstance(error, UserError):
+                log.exception("a request failed")
+            return {"error": _kind_of(error), "text": _text_of(error)}, []
+
     def leave(self) -> None:
-        """Nobody will ask any more: end after the step at hand."""
-        self.control.stop()
+        """Nobody will ask any more: end after the step at hand, and wait for that."""
+        self._control.stop()
         with self._ready:
             self._left = True
             self._ready.notify_all()
-
-    def join(self, seconds: float) -> None:
-        """Wait for the thread."""
         if self._thread is not None:
-            self._thread.join(seconds)
+            self._thread.join(CLOSE_SECONDS)
 
-    def hear(self, words: Words, arrays: Sequence[np.ndarray]) -> None:
+    def _begin(self, words: Words, arrays: list[np.ndarray]) -> None:
+        models, key = self._desk.models, words["model"]
+        if words.get("sent"):
+            model = model_of(arrays.pop())
+            models.put(key_of(model), model)
+        threads = words["settings"].get("threads") if "settings" in words else None
+        self._control = Control(threads or self._desk.threads)
+        task, self._screen = task_of(words, arrays, models.get(key), self.stack)
+        self._thread = threading.Thread(
+            target=self._run, args=(task,), name="unetseg-task", daemon=True
+        )
+        self._thread.start()
+
+    def _hear(self, words: Words, arrays: Sequence[np.ndarray]) -> None:
         """Take what the other side says: stop, what is on screen, pieces, newer annotations."""
         if words.get("stop"):
-            self.control.stop()
+            self._control.stop()
         if "view" in words:
             self._screen.view = view_of(words["view"], self.stack)
         if "seen" in words:
             self._screen.seen = region_of(words["seen"])
-        if "pieces" in words:
-            with self._ready:
-                for place, name, at in words["pieces"]:
-                    self._pieces[tuple(place)] = (name, None if at is None else arrays[at])
-                self._ready.notify_all()
-        if "refused" in words:
-            with self._ready:
-                self._refused = str(words["refused"])
-                self._ready.notify_all()
+        with self._ready:
+            for place, name, at in words.get("pieces", ()):
+                self._pieces[tuple(place)] = (name, None if at is None else arrays[at])
+            self._refused = str(words.get("refused", self._refused))
+            self._ready.notify_all()
         if "pairs" in words:
-            self.control.offer_pairs(pairs_of(words, arrays, self.stack))
+            self._control.offer_pairs(pairs_of(words, arrays, self.stack))
 
-    def answer(self) -> Message:
+    def _news(self) -> Message:
         """What was said and asked for since the last time; waits a moment for it."""
         with self._ready:
             self._ready.wait_for(lambda: self._said or self._asked or self._end, WAIT_SECONDS)
@@ -199,7 +213,7 @@ class Job:
             answer: Words = {"events": events, "asked": asked}
             if self._end is not None and not self._said:
                 words, result = self._end
-                untaken = bool(self.control.take_pairs())  # also what came after the last step
+                untaken = bool(self._control.take_pairs())  # also what came after the last step
                 answer["end"] = {**words, "untaken": untaken}
                 arrays += result
             self._ready.notify_all()
@@ -213,8 +227,7 @@ def _size(message: Message) -> int:
 def _kind_of(error: BaseException) -> str:
     if is_out_of_memory(error):
         return "memory"
-    kinds = {"training": TrainingError, "model": ModelFileError, "user": UserError}
-    return next((name for name, kind in kinds.items() if isinstance(error, kind)), "other")
+    return next((name for name, kind in KINDS.items() if isinstance(error, kind)), "other")
 
 
 def _text_of(error: BaseException) -> str:
@@ -233,7 +246,7 @@ class Desk:
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads
-        self.store, self.models = Store(), Models()
+        self.models, self.pieces = Recent["Model"](MOST_MODELS), Recent["np.ndarray"](PIECE_BYTES)
         self._closed = threading.Event()
         self._visits: list[threading.Thread] = []
 
@@ -250,17 +263,17 @@ class Desk:
         visit.start()
 
     def _serve(self, channel: Channel, key: bytes) -> None:
-        visit = Visit(self)
+        job = RemoteJob(self)
         try:
-            channel.deliver_challenge(key)
+            channel.authenticate(key, caller=False)
             channel.send(self._hello())
             while self._wait(channel):
-                channel.send(*visit.answer(*channel.receive()))
+                channel.send(*job.answer(*channel.receive()))
         except Exception as error:  # noqa: BLE001 - whoever it is, the others are served
             log.info("a connection ended: %s", _text_of(error))
         finally:
             channel.close()
-            visit.end()
+            job.leave()
 
     def _wait(self, channel: Channel) -> bool:
         """Wait for a question; False where none will come."""
@@ -272,7 +285,7 @@ class Desk:
 
     def _hello(self) -> Words:
         device = device_name(pick_device("auto"))
-        known = {"pieces": self.store.names()[-MOST_NAMES:], "models": self.models.keys()}
+        known = {"pieces": self.pieces.keys()[-MOST_NAMES:], "models": self.models.keys()}
         return {"version": __version__, "device": device, **known}
 
     def close(self) -> None:
@@ -281,42 +294,3 @@ class Desk:
         end = time.monotonic() + CLOSE_SECONDS
         for visit in self._visits:
             visit.join(max(0.0, end - time.monotonic()))
-
-
-class Visit:
-    """What one connection asks for: at most one task, which ends with it."""
-
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self._job: Job | None = None
-
-    def answer(self, words: Words, arrays: list[np.ndarray]) -> Message:
-        """Answer a question; an error is an answer too."""
-        try:
-            if words.get("do") == "begin" and self._job is None:
-                self._job = self._begin(words, arrays)
-                return {}, []
-            if words.get("do") == "talk" and self._job is not None:
-                self._job.hear(words, arrays)
-                return self._job.answer()
-            raise BadMessageError("a request that is none")
-        except Exception as error:
-            if not isinstance(error, UserError):
-                log.exception("a request failed")
-            return {"error": _kind_of(error), "text": _text_of(error)}, []
-
-    def _begin(self, words: Words, arrays: list[np.ndarray]) -> Job:
-        desk, key = self._desk, words["model"]
-        if words.get("sent"):
-            desk.models.put(model_of(arrays.pop()))
-        model = desk.models.get(key) if key is not None else None
-        threads = words["settings"].get("threads") if "settings" in words else None
-        job = Job(Control(threads or desk.threads), desk.store, desk.models)
-        job.start(words, arrays, model)
-        return job
-
-    def end(self) -> None:
-        """End the task."""
-        if self._job is not None:
-            self._job.leave()
-            self._job.join(CLOSE_SECONDS)

@@ -13,39 +13,41 @@ import platformdirs
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.places import PLUGIN
 
-__all__ = ["key_for", "save_key", "worker_key", "worker_key_path"]
+__all__ = ["key_for", "key_path", "save_key", "worker_key"]
 
 KEY = re.compile(r"[\w-]{22,200}", re.ASCII)
 """At least the 128 bits of 22 characters."""
 
 
-def worker_key_path() -> Path:
-    """The file with the key of this user's workers; it may not exist."""
-    return _path("worker")
+def key_path(address: str = "") -> Path:
+    """Where the key of the worker at an address is kept; without one, of this user's workers."""
+    name = f"remote-{re.sub(r'[^a-zA-Z0-9.-]', '_', address)}" if address else "worker"
+    return Path(platformdirs.user_config_dir(PLUGIN, appauthor=False)) / f"{name}.key"
 
 
 def worker_key() -> str:
-    """The key of this user's workers; made at the first time.
-
-    Raises
-    ------
-    UserError
-        Its file cannot be read or written.
-    """
-    path = worker_key_path()
-    if not path.exists():
-        _write(path, secrets.token_urlsafe(32))
-    return _read(path)
+    """The key of this user's workers, made at the first time; `UserError` where that fails."""
+    if not key_path().exists():
+        save_key("", secrets.token_urlsafe(32))
+    return _read(key_path())
 
 
 def save_key(address: str, key: str) -> None:
-    """Keep the key of the worker at an address for later; raises `UserError`."""
+    """Keep the key of the worker at an address; `UserError` where it is none, or that fails."""
     if not KEY.fullmatch(key):
         raise UserError(
             "The text after the address is no key; copy the whole line 'ADDRESS KEY' that "
             "'unetseg worker' prints."
         )
-    _write(_saved_path(address), key)
+    path = key_path(address)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent)  # readable by this user alone
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(f"{key}\n")
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise UserError(f"The key cannot be written to {path}: {error.strerror}.") from error
 
 
 def key_for(address: str, file: Path | None = None) -> bytes:
@@ -64,22 +66,14 @@ def key_for(address: str, file: Path | None = None) -> bytes:
     UserError
         There is none.
     """
-    kept = (_saved_path(address), worker_key_path())
-    found = file or next((path for path in kept if path.exists()), None)
+    kept = (path for path in (key_path(address), key_path()) if path.exists())
+    found = file or next(kept, None)
     if found is None:
         raise UserError(
             f"The key of the worker at {address} is not known here yet: choose 'ADDRESS KEY' as "
             "computer in the dock, as 'unetseg worker' prints it, or give --key-file in a command."
         )
     return _read(found).encode()
-
-
-def _saved_path(address: str) -> Path:
-    return _path(f"remote-{re.sub(r'[^a-zA-Z0-9.-]', '_', address)}")
-
-
-def _path(name: str) -> Path:
-    return Path(platformdirs.user_config_dir(PLUGIN, appauthor=False)) / f"{name}.key"
 
 
 def _read(path: Path) -> str:
@@ -91,14 +85,3 @@ def _read(path: Path) -> str:
     if not KEY.fullmatch(key):
         raise UserError(f"{path} holds no key; copy the key file of the worker again.")
     return key
-
-
-def _write(path: Path, key: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent)  # readable by this user alone
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(f"{key}\n")
-        Path(temporary).replace(path)
-    except OSError as error:
-        raise UserError(f"The key cannot be written to {path}: {error.strerror}.") from error
