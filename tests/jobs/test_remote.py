@@ -35,7 +35,7 @@ from safetensors.numpy import save
 
 import napari_unetseg
 from napari_unetseg.cli import main
-from napari_unetseg.core.errors import LostError, ModelFileError, UserError
+from napari_unetseg.core.errors import LostError, UserError
 from napari_unetseg.core.events import (
     EpochDone,
     Event,
@@ -66,7 +66,6 @@ from napari_unetseg.jobs.remote.packets import (
     MAX_JSON_BYTES,
     BadMessageError,
     Channel,
-    Message,
     pack,
     unpack,
 )
@@ -218,13 +217,13 @@ def test_it_goes_on_from_a_model_that_is_sent_once(
 def count_sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The bytes of the arrays of every message that goes there from now on."""
     sent: list[int] = []
-    real = Link.call
+    real = Link.send
 
-    def call(self: Link, words: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> Any:
+    def send(self: Link, words: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
         sent.append(sum(array.nbytes for array in arrays))
-        return real(self, words, arrays)
+        real(self, words, arrays)
 
-    monkeypatch.setattr(Link, "call", call)
+    monkeypatch.setattr(Link, "send", send)
     return sent
 
 
@@ -545,7 +544,7 @@ PICKLE = b"\x80\x04cbuiltins\nexit\n."
         (knowing(frame(PICKLE)), "no message"),
         (knowing(frame(b"")), "no message"),
         (knowing(frame(save({"json": np.frombuffer(BOMB, np.uint8)}))), "no message"),
-        (knowing(frame(pack({}))), "has version None"),
+        (knowing(frame(pack({"version": 0}))), "has version 0"),
         (knowing(frame(pack(HELLO | {"pieces": 5}))), "cpu"),
     ],
 )
@@ -685,35 +684,38 @@ def test_a_worker_reads_no_file_but_models(worker: Worker, tmp_path: Path) -> No
     image = {"number": 0, "shape": [9, 9], "dtype": "uint8", "axes": "YX", "name": "a"}
     image |= {n: [] for n in ("spacing", "units", "channels", "translate", "colors")}
     settings = CPU.model_dump(mode="json")
-    ask = {"do": "begin", "task": "predict", "planes": None, "stack": image, "settings": settings}
-    answer, _ = asked({**ask, "model": "x", "sent": True}, content)
+    ask = {"task": "predict", "planes": None, "stack": image, "settings": settings}
+    answer = ended(worker, {**ask, "model": "x", "sent": True}, content)
     assert answer["error"] == "model"
     assert "never opened" in answer["text"]
     own = TrainSettings(encoder="resnet18", encoder_weights=str(tmp_path / "m.pt"))
-    words = {"do": "begin", "task": "train", "pairs": [], "structures": [], "model": None}
-    answer, _ = asked({**words, "settings": own.model_dump(mode="json")})
+    words = {"task": "train", "pairs": [], "structures": [], "model": None}
+    answer = ended(worker, {**words, "settings": own.model_dump(mode="json")})
     assert "reads no encoder weights" in answer["text"]
     task = Training([painted_pair()], own, (), None, Screen())
     with pytest.raises(UserError, match="reads no encoder weights"):
         finish(run(task, worker.address, Control()))
 
 
-def asked(words: dict[str, Any], *arrays: np.ndarray) -> Message:
-    """The answer of a worker, as it travels."""
-    return unpack(pack(*RemoteJob(Desk()).answer(*unpack(pack(words, arrays)))))
+def ended(worker: Worker, words: dict[str, Any], *arrays: np.ndarray) -> dict[str, Any]:
+    """How a worker ends what it is asked for."""
+    with Link(worker.address) as link:
+        link.send(words, arrays)
+        while "end" not in (told := link.receive(1.0)[0]):
+            pass
+        return told["end"]  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("words", [{}, {"do": "talk", "pieces": 5}, {"do": "begin"}, {"do": []}])
-def test_a_worker_answers_nonsense_with_a_sentence(words: dict[str, Any]) -> None:
-    answer, _ = asked(words)
-    assert answer["error"] in ("user", "other")
-    assert answer["text"]
+@pytest.mark.parametrize("words", [{"task": "x"}, {"pieces": 5}, {"pairs": 5}, {"view": []}])
+def test_a_worker_answers_nonsense_with_a_sentence(worker: Worker, words: dict[str, Any]) -> None:
+    end = ended(worker, words)
+    assert end["error"] in ("user", "other")
+    assert end["text"]
 
 
 def test_models_are_refused_as_from_a_file(worker: Worker) -> None:
-    request = {"do": "begin", "model": "x", "sent": True, "settings": {}}
-    with Link(worker.address) as there, pytest.raises(ModelFileError):
-        there.call(request, [np.zeros(100, np.uint8)])
+    words = {"task": "look", "model": "x", "sent": True, "settings": {}}
+    assert ended(worker, words, np.zeros(100, np.uint8))["error"] == "model"
 
 
 def test_kinds_of_labels_travel(worker: Worker) -> None:
@@ -732,7 +734,9 @@ def test_two_threads_of_a_task_may_read_images_at_once() -> None:
     """As where samples are drawn beside a step: each gets the pieces that it asked for."""
     rng = np.random.default_rng(0)
     images = [Stack(rng.integers(0, 99, (3, 300, 300), np.uint8), "ZYX") for _ in range(3)]
-    job, found = RemoteJob(Desk()), dict[int, np.ndarray]()
+    window, other = (Channel(sock) for sock in tcp_pair())
+    desk, found = Desk(), dict[int, np.ndarray]()
+    job = RemoteJob(desk, other)
     stacks = [job.stack(described(image, number)) for number, image in enumerate(images)]
 
     def read(number: int) -> None:
@@ -740,16 +744,24 @@ def test_two_threads_of_a_task_may_read_images_at_once() -> None:
         found[number] = np.concatenate(planes)
 
     readers = [threading.Thread(target=read, args=(n,), daemon=True) for n in range(3)]
-    for reader in readers:
-        reader.start()
-    asked: list[dict[str, Any]] = []
+    hearing = threading.Thread(target=job.serve, daemon=True)
+    for thread in (*readers, hearing):
+        thread.start()
     while any(reader.is_alive() for reader in readers):
-        words, arrays = {"do": "talk"}, []
-        if asked:
-            one = asked.pop(0)
-            (batch,) = cut(images[one["image"]], one["cells"])
-            arrays = list(batch.values())
-            words["pieces"] = [(cell, hash_of(batch[cell]), n) for n, cell in enumerate(batch)]
-        asked += job.answer(words, arrays)[0]["asked"]
+        if not window.poll(0.01) or not (asked := window.receive()[0].get("ask")):
+            continue
+        (batch,) = cut(images[asked["image"]], [tuple(cell) for cell in asked["cells"]])
+        cells = [(cell, hash_of(batch[cell]), n) for n, cell in enumerate(batch)]
+        window.send({"pieces": cells}, list(batch.values()))
+    desk.close()
+    hearing.join()
+    window.close()
+    other.close()
     for number, image in enumerate(images):
         np.testing.assert_array_equal(found[number], image.data)
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        one = socket.create_connection(listener.getsockname())
+        return one, listener.accept()[0]

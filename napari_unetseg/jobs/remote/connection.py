@@ -1,4 +1,4 @@
-"""The connection of a window to a worker: one question, one answer, blocking."""
+"""The connection of a window to a worker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Link", "RemoteError", "address_of", "device_at"]
 
 CONNECT_SECONDS = 5.0
 PATIENCE_SECONDS = 30.0
-"""An answer may take so long before the connection counts as lost,"""
+"""A worker may say nothing for so long before the connection counts as lost,"""
 HURRY_SECONDS = 10.0
 """and so long once the task was told to stop."""
 SILENT = (EOFError, TimeoutError, BlockingIOError, ConnectionError)
@@ -62,7 +62,7 @@ class Link:
     key_file
         As in `key_for`.
     hurried
-        Tells whether an answer is worth waiting for only shortly.
+        Tells whether the worker is worth waiting for only shortly.
 
     Raises
     ------
@@ -77,8 +77,10 @@ class Link:
         hurried: Callable[[], bool] = lambda: False,
     ) -> None:
         self.address, self._hurried = address_of(address), hurried
+        self._heard = time.monotonic()
         self._channel = self._connect(key_for(self.address, key_file))
-        hello = self._answer()[0]
+        while not (hello := self.receive(1.0)[0]):
+            pass
         if hello.get("version") != __version__:
             self.close()
             raise UserError(
@@ -132,38 +134,36 @@ class Link:
             "the dock, leave out --on in a command."
         )
 
-    def call(self, words: Words, arrays: Sequence[np.ndarray] = ()) -> Message:
-        """Ask the worker, and wait for its answer.
-
-        Raises
-        ------
-        LostError
-            It does not answer any more.
-        UserError, MemoryError, RemoteError
-            What failed there.
-        """
+    def send(self, words: Words, arrays: Sequence[np.ndarray] = ()) -> None:
+        """Say something; raises `LostError` where nobody hears it."""
         try:
             self._channel.send(words, arrays)
         except OSError as error:
             raise self._lost() from error
-        told, got = self._answer()
-        if "error" in told:
-            raise failure(told)
-        return told, got
 
-    def _answer(self) -> Message:
-        start = time.monotonic()
+    def receive(self, seconds: float) -> Message:
+        """What the worker says next; empty where it says nothing in so many seconds.
+
+        Raises
+        ------
+        LostError
+            It has said nothing for long, or is gone.
+        BadMessageError
+            It talks nonsense.
+        """
         try:
-            while not self._channel.poll(0.2):
-                limit = HURRY_SECONDS if self._hurried() else PATIENCE_SECONDS
-                if time.monotonic() - start > limit:
-                    raise TimeoutError("no answer")
-            return self._channel.receive()
+            if self._channel.poll(seconds):
+                self._heard = time.monotonic()
+                return self._channel.receive()
+            limit = HURRY_SECONDS if self._hurried() else PATIENCE_SECONDS
+            if time.monotonic() - self._heard > limit:
+                raise TimeoutError("no answer")
         except (OSError, EOFError) as error:
             raise self._lost() from error
         except UserError:
             self.close()
             raise
+        return {}, []
 
     def _lost(self) -> LostError:
         self._channel.close()

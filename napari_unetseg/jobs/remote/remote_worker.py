@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from napari_unetseg.jobs.live_predictor import Screen
 from napari_unetseg.jobs.remote.event_messages import encoded
 from napari_unetseg.jobs.remote.image_messages import Cell, Piece, stack_of
 from napari_unetseg.jobs.remote.model_messages import content_of, key_of, model_of
-from napari_unetseg.jobs.remote.packets import KINDS, BadMessageError, Channel, Message, Words
+from napari_unetseg.jobs.remote.packets import KINDS, BadMessageError, Channel, Words
 from napari_unetseg.jobs.remote.recent import Recent
 from napari_unetseg.jobs.remote.task_messages import pairs_of, region_of, task_of, view_of
 from napari_unetseg.runtime.devices import device_name, pick_device
@@ -39,14 +39,8 @@ __all__ = ["Desk", "RemoteJob"]
 
 log = logging.getLogger(__name__)
 
-WAIT_SECONDS = 0.05
-"""How long an answer waits for something to say."""
-GATHER_SECONDS = 0.01
-"""How long it waits for more, once there is something."""
-REPLY_BYTES = 16 * 2**20
-"""Events that are sent in one answer, unless one alone is larger."""
-WAITING_BYTES = 64 * 2**20
-"""Events that may wait to be fetched before the task has to wait."""
+BEAT_SECONDS = 1.0
+"""How often a worker says that it is there, while its task says nothing."""
 CLOSE_SECONDS = 20.0
 """How long a worker that ends waits for a task's step at hand."""
 SILENCE_SECONDS = 60.0
@@ -65,19 +59,26 @@ class _LeftError(Exception):
 
 
 class RemoteJob:
-    """The task of one connection, in a thread; what it says and asks for waits to be fetched."""
+    """The task of one connection: one thread hears the window, another runs the task and speaks.
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk, self._control, self._screen = desk, Control(desk.threads), Screen()
-        self._ready, self._asking = threading.Condition(), threading.Lock()
-        self._said: deque[Message] = deque()
-        self._bytes = 0
-        self._asked: deque[Words] = deque()
+    Parameters
+    ----------
+    desk
+        What is remembered for all of them.
+    channel
+        To the window.
+    """
+
+    def __init__(self, desk: Desk, channel: Channel) -> None:
+        self._desk, self._channel = desk, channel
+        self._control, self._screen = Control(desk.threads), Screen()
+        self._sending, self._asking = threading.Lock(), threading.Lock()
+        self._ready = threading.Condition()
         self._pieces: dict[Cell, Piece] = {}
         self._refused = ""
         self._stacks: dict[int, tuple[Words, Stack]] = {}
+        self._offers = 0
         self._left = False
-        self._end: Message | None = None
         self._thread: threading.Thread | None = None
 
     # -- in the task's thread ------------------------------------------------------------------
@@ -91,35 +92,32 @@ class RemoteJob:
                 except StopIteration as end:
                     self._finish(end.value)
                     return
-                self._say(encoded(event, self._desk.models))
+                words, arrays = encoded(event, self._desk.models)
+                self._send({"event": words}, arrays)
         except _LeftError:
             log.info("a task was left")
-        except BaseException as error:
-            if not isinstance(error, UserError):
-                log.exception("a task failed")
-            self._close(({"error": _kind_of(error), "text": _text_of(error)}, []))
+        except BaseException as error:  # noqa: BLE001 - it is told, not lost
+            self._fail(error)
 
     def _finish(self, result: Model | None) -> None:
         if result is not None:
             self._desk.models.put(key_of(result), result)
-        self._close(({}, [] if result is None else [content_of(result)]))
+        with self._ready:  # also annotations that came after the last step are untaken
+            end = {"untaken": bool(self._control.take_pairs()), "offers": self._offers}
+        self._send({"end": end}, [] if result is None else [content_of(result)])
 
-    def _close(self, end: Message) -> None:
-        with self._ready:
-            self._end = end
-            self._ready.notify_all()
+    def _fail(self, error: BaseException) -> None:
+        if not isinstance(error, UserError):
+            log.exception("a task failed", exc_info=error)
+        with suppress(_LeftError):
+            self._send({"end": {"error": _kind_of(error), "text": _text_of(error)}})
 
-    def _say(self, message: Message) -> None:
-        with self._ready:
-            self._said.append(message)
-            self._bytes += _size(message)
-            self._ready.notify_all()
-            self._wait(lambda: self._bytes <= WAITING_BYTES)
-
-    def _wait(self, condition: Callable[[], object]) -> None:
-        self._ready.wait_for(lambda: self._left or condition())
-        if self._left:
-            raise _LeftError
+    def _send(self, words: Words, arrays: Sequence[np.ndarray] = ()) -> None:
+        try:
+            with self._sending:
+                self._channel.send(words, arrays)
+        except OSError as error:
+            raise _LeftError from error
 
     def stack(self, words: Words) -> Stack:
         """The image that was described; the same one for the same words."""
@@ -132,34 +130,43 @@ class RemoteJob:
 
     def _ask(self, number: int, cells: Sequence[Cell], whole: bool) -> dict[Cell, Piece]:
         """Ask for pieces of an image and wait until all of them are there; one thread at a time."""
-        with self._asking, self._ready:
+        with self._asking:
             self._pieces, self._refused = {}, ""
-            self._asked.append({"image": number, "cells": cells, "whole": whole})
-            self._ready.notify_all()
-            self._wait(lambda: self._refused or len(self._pieces) >= len(cells))
+            self._send({"ask": {"image": number, "cells": cells, "whole": whole}})
+            with self._ready:
+                self._ready.wait_for(
+                    lambda: self._left or self._refused or len(self._pieces) >= len(cells)
+                )
+            if self._left:
+                raise _LeftError
             if self._refused:
                 raise UserError(self._refused)
             return self._pieces
 
-    # -- in the thread of the connection -------------------------------------------------------
+    # -- in the thread that hears --------------------------------------------------------------
 
-    def answer(self, words: Words, arrays: list[np.ndarray]) -> Message:
-        """Answer a question; an error is an answer too."""
+    def serve(self) -> None:
+        """Hear the window until it leaves; then end the task and wait for that."""
+        heard = beaten = time.monotonic()
         try:
-            if words.get("do") == "begin" and self._thread is None:
-                self._begin(words, arrays)
-                return {}, []
-            if words.get("do") == "talk":
-                self._hear(words, arrays)
-                return self._news()
-            raise BadMessageError("a request that is none")
-        except Exception as error:
-            if not isinstance(error, UserError):
-                log.exception("a request failed")
-            return {"error": _kind_of(error), "text": _text_of(error)}, []
+            while not self._desk.closed.is_set() and time.monotonic() - heard < SILENCE_SECONDS:
+                if self._channel.poll(BEAT_SECONDS / 2):
+                    heard = time.monotonic()
+                    self._hear(*self._channel.receive())
+                if time.monotonic() - beaten > BEAT_SECONDS:
+                    beaten = time.monotonic()
+                    self._beat()
+        finally:
+            self._leave()
 
-    def leave(self) -> None:
-        """Nobody will ask any more: end after the step at hand, and wait for that."""
+    def _beat(self) -> None:
+        if self._sending.acquire(blocking=False):  # or else something is said anyway
+            try:
+                self._channel.send({})
+            finally:
+                self._sending.release()
+
+    def _leave(self) -> None:
         self._control.stop()
         with self._ready:
             self._left = True
@@ -167,7 +174,19 @@ class RemoteJob:
         if self._thread is not None:
             self._thread.join(CLOSE_SECONDS)
 
+    def _hear(self, words: Words, arrays: list[np.ndarray]) -> None:
+        """Take what the window says; an error ends the task there."""
+        try:
+            if "task" in words:
+                self._begin(words, arrays)
+            else:
+                self._take(words, arrays)
+        except Exception as error:  # noqa: BLE001 - it is told, not lost
+            self._fail(error)
+
     def _begin(self, words: Words, arrays: list[np.ndarray]) -> None:
+        if self._thread is not None:
+            raise BadMessageError("a second task")
         models, key = self._desk.models, words["model"]
         if words.get("sent"):
             model = model_of(arrays.pop())
@@ -180,48 +199,23 @@ class RemoteJob:
         )
         self._thread.start()
 
-    def _hear(self, words: Words, arrays: Sequence[np.ndarray]) -> None:
-        """Take what the other side says: stop, what is on screen, pieces, newer annotations."""
+    def _take(self, words: Words, arrays: list[np.ndarray]) -> None:
+        """Stop, what is on screen, pieces of images, newer annotations."""
         if words.get("stop"):
             self._control.stop()
         if "view" in words:
             self._screen.view = view_of(words["view"], self.stack)
         if "seen" in words:
             self._screen.seen = region_of(words["seen"])
+        pairs = pairs_of(words, arrays, self.stack) if "pairs" in words else None
         with self._ready:
+            if pairs is not None:
+                self._control.offer_pairs(pairs)
+                self._offers += 1
             for place, name, at in words.get("pieces", ()):
                 self._pieces[tuple(place)] = (name, None if at is None else arrays[at])
             self._refused = str(words.get("refused", self._refused))
             self._ready.notify_all()
-        if "pairs" in words:
-            self._control.offer_pairs(pairs_of(words, arrays, self.stack))
-
-    def _news(self) -> Message:
-        """What was said and asked for since the last time; waits a moment for it."""
-        with self._ready:
-            self._ready.wait_for(lambda: self._said or self._asked or self._end, WAIT_SECONDS)
-            if self._said and not (self._asked or self._end):
-                self._ready.wait_for(lambda: self._asked or self._end, GATHER_SECONDS)
-            events, arrays, size = [], [], 0
-            while self._said and (not size or size + _size(self._said[0]) <= REPLY_BYTES):
-                words, more = self._said.popleft()
-                events.append([words, len(more)])
-                arrays += more
-                size += _size((words, more))
-                self._bytes -= _size((words, more))
-            asked = [self._asked.popleft() for _ in range(len(self._asked))]
-            answer: Words = {"events": events, "asked": asked}
-            if self._end is not None and not self._said:
-                words, result = self._end
-                untaken = bool(self._control.take_pairs())  # also what came after the last step
-                answer["end"] = {**words, "untaken": untaken}
-                arrays += result
-            self._ready.notify_all()
-        return answer, arrays
-
-
-def _size(message: Message) -> int:
-    return 2000 + sum(array.nbytes for array in message[1])
 
 
 def _kind_of(error: BaseException) -> str:
@@ -247,7 +241,7 @@ class Desk:
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads
         self.models, self.pieces = Recent["Model"](MOST_MODELS), Recent["np.ndarray"](PIECE_BYTES)
-        self._closed = threading.Event()
+        self.closed = threading.Event()
         self._visits: list[threading.Thread] = []
 
     def welcome(self, sock: socket.socket, key: bytes) -> None:
@@ -263,25 +257,14 @@ class Desk:
         visit.start()
 
     def _serve(self, channel: Channel, key: bytes) -> None:
-        job = RemoteJob(self)
         try:
             channel.authenticate(key, caller=False)
             channel.send(self._hello())
-            while self._wait(channel):
-                channel.send(*job.answer(*channel.receive()))
+            RemoteJob(self, channel).serve()
         except Exception as error:  # noqa: BLE001 - whoever it is, the others are served
             log.info("a connection ended: %s", _text_of(error))
         finally:
             channel.close()
-            job.leave()
-
-    def _wait(self, channel: Channel) -> bool:
-        """Wait for a question; False where none will come."""
-        end = time.monotonic() + SILENCE_SECONDS
-        while not self._closed.is_set() and time.monotonic() < end:
-            if channel.poll(0.5):
-                return True
-        return False
 
     def _hello(self) -> Words:
         device = device_name(pick_device("auto"))
@@ -290,7 +273,7 @@ class Desk:
 
     def close(self) -> None:
         """End all tasks: a thread that is left inside PyTorch takes the process down."""
-        self._closed.set()
+        self.closed.set()
         end = time.monotonic() + CLOSE_SECONDS
         for visit in self._visits:
             visit.join(max(0.0, end - time.monotonic()))
