@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import signal
 import socket
 import stat
 import struct
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
@@ -65,7 +67,7 @@ from napari_unetseg.jobs.remote.image_messages import Pieces, cut, described, ha
 from napari_unetseg.jobs.remote.packets import (
     MAX_JSON_BYTES,
     BadMessageError,
-    Channel,
+    MessageChannel,
     pack,
     unpack,
 )
@@ -412,6 +414,25 @@ def test_a_worker_that_dies_before_anything_was_learned_is_said() -> None:
         )
 
 
+def while_silent(there: Link) -> None:
+    while True:
+        there.receive(0.2)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTOP")
+def test_a_worker_that_hangs_is_lost_and_one_that_computes_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "PATIENCE_SECONDS", 4.0)
+    with Worker() as one, Link(one.address) as there:
+        end = time.monotonic() + 6.0
+        while time.monotonic() < end:  # it says nothing but that it is there
+            there.receive(0.2)
+        one.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(LostError, match="was lost"):
+            while_silent(there)
+
+
 def test_another_version_is_refused() -> None:
     first = "import napari_unetseg; napari_unetseg.__version__ = '99.0'"
     with Worker(first=first) as one, pytest.raises(UserError) as said:
@@ -513,7 +534,7 @@ def knowing(*frames: bytes) -> Callable[[socket.socket], None]:
     """A peer that has the key, and then sends what it likes."""
 
     def behave(sock: socket.socket) -> None:
-        channel = Channel(sock.dup())
+        channel = MessageChannel(sock.dup())
         channel.authenticate(worker_key().encode(), caller=False)
         for frame in frames:
             sock.sendall(frame)
@@ -734,7 +755,7 @@ def test_two_threads_of_a_task_may_read_images_at_once() -> None:
     """As where samples are drawn beside a step: each gets the pieces that it asked for."""
     rng = np.random.default_rng(0)
     images = [Stack(rng.integers(0, 99, (3, 300, 300), np.uint8), "ZYX") for _ in range(3)]
-    window, other = (Channel(sock) for sock in tcp_pair())
+    window, other = (MessageChannel(sock) for sock in tcp_pair())
     desk, found = Desk(), dict[int, np.ndarray]()
     job = RemoteJob(desk, other)
     stacks = [job.stack(described(image, number)) for number, image in enumerate(images)]

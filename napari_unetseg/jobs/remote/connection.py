@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from napari_unetseg import __version__
 from napari_unetseg.core.errors import LostError, UserError
-from napari_unetseg.jobs.remote.packets import KINDS, Channel
+from napari_unetseg.jobs.remote.packets import KINDS, MessageChannel
 from napari_unetseg.jobs.remote.worker_key import key_for
 
 if TYPE_CHECKING:
@@ -101,12 +101,12 @@ class Link:
         """End the connection, and the task with it."""
         self._channel.close()
 
-    def _connect(self, key: bytes) -> Channel:
+    def _connect(self, key: bytes) -> MessageChannel:
         host, _, port = self.address.rpartition(":")
         channel = None
         try:
             sock = socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS)
-            channel = Channel(sock)
+            channel = MessageChannel(sock)
             if not channel.poll(CONNECT_SECONDS):
                 raise TimeoutError
             channel.authenticate(key, caller=True)

@@ -20,7 +20,7 @@ from safetensors.numpy import load, save
 
 from napari_unetseg.core.errors import ModelFileError, TrainingError, UserError
 
-__all__ = ["KINDS", "BadMessageError", "Channel", "Message", "Words", "pack", "unpack"]
+__all__ = ["KINDS", "BadMessageError", "Message", "MessageChannel", "Words", "pack", "unpack"]
 
 MAX_BYTES = 2**30
 """A message is refused, before it is read, where it is larger;"""
@@ -91,7 +91,7 @@ def unpack(data: bytes) -> Message:
     return words, arrays
 
 
-class Channel:
+class MessageChannel:
     """Messages over a socket, which is the channel's from now on; used by one thread.
 
     All methods raise `OSError` or `EOFError` where the other side is gone, stands still in the

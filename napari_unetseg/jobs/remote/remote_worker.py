@@ -20,7 +20,7 @@ from napari_unetseg.jobs.live_predictor import Screen
 from napari_unetseg.jobs.remote.event_messages import encoded
 from napari_unetseg.jobs.remote.image_messages import Cell, Piece, stack_of
 from napari_unetseg.jobs.remote.model_messages import content_of, key_of, model_of
-from napari_unetseg.jobs.remote.packets import KINDS, BadMessageError, Channel, Words
+from napari_unetseg.jobs.remote.packets import KINDS, BadMessageError, MessageChannel, Words
 from napari_unetseg.jobs.remote.recent import Recent
 from napari_unetseg.jobs.remote.task_messages import pairs_of, region_of, task_of, view_of
 from napari_unetseg.runtime.devices import device_name, pick_device
@@ -69,7 +69,7 @@ class RemoteJob:
         To the window.
     """
 
-    def __init__(self, desk: Desk, channel: Channel) -> None:
+    def __init__(self, desk: Desk, channel: MessageChannel) -> None:
         self._desk, self._channel = desk, channel
         self._control, self._screen = Control(desk.threads), Screen()
         self._sending, self._asking = threading.Lock(), threading.Lock()
@@ -251,12 +251,12 @@ class Desk:
             sock.close()
             return
         visit = threading.Thread(
-            target=self._serve, args=(Channel(sock), key), name="unetseg-visit", daemon=True
+            target=self._serve, args=(MessageChannel(sock), key), name="unetseg-visit", daemon=True
         )
         self._visits.append(visit)
         visit.start()
 
-    def _serve(self, channel: Channel, key: bytes) -> None:
+    def _serve(self, channel: MessageChannel, key: bytes) -> None:
         try:
             channel.authenticate(key, caller=False)
             channel.send(self._hello())
