@@ -11,7 +11,7 @@ from pathlib import Path
 import platformdirs
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.io.places import PLUGIN
+from napari_unetseg.io.project.locations import PLUGIN
 
 __all__ = ["key_for", "key_path", "save_key", "worker_key"]
 
