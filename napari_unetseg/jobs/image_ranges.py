@@ -37,16 +37,16 @@ class ImageRanges:
             self._forgotten += 1
 
     def find(
-        self, model: Model, image: Any, stack: Stack, match_spacing: MatchSpacing
+        self, model: Model, image: Any, stack: Stack, *, match_spacing: MatchSpacing = False
     ) -> Generator[Event, None, Normalization | None]:
         """How an image is scaled for a model.
 
         Parameters
         ----------
         model
-            What will predict it.
+            The model.
         image
-            The layer, by which it is known.
+            What the image is known by, such as its layer.
         stack
             Its pixels.
         match_spacing

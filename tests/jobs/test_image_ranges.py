@@ -59,7 +59,7 @@ def scaled(channels: int) -> Normalization:
 
 
 def found(ranges: ImageRanges, model: Model, data: Any, axes: str = "YX") -> Normalization | None:
-    events = ranges.find(model, "layer", Stack(data, axes), False)
+    events = ranges.find(model, "layer", Stack(data, axes))
     while True:
         try:
             next(events)

@@ -6,15 +6,30 @@ import socket
 import sys
 import threading
 from contextlib import suppress
+from typing import Annotated
 
-from napari_unetseg import __version__
+from typer import Option
+
+from napari_unetseg.cli.console import note, tell
+from napari_unetseg.cli.interrupts import handled
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.signals import handled
-from napari_unetseg.terminal import note, tell
+from napari_unetseg.core.versions import PROGRAM_VERSION
+from napari_unetseg.runtime.cpu import cores
 
-__all__ = ["serve"]
+__all__ = ["worker"]
 
 HOST = "127.0.0.1"
+
+
+def worker(
+    port: Annotated[int, Option(min=1, max=65535, help="Of 127.0.0.1.")] = 8786,
+    threads: Annotated[int | None, Option(help="CPU threads. Default: all cores.")] = None,
+) -> None:
+    """Train and predict for a napari on another computer, through an SSH tunnel.
+
+    It listens on 127.0.0.1 alone and says what to type on the laptop. Ctrl-C ends it.
+    """
+    serve(port, cores() if threads is None else threads)
 
 
 def serve(port: int, threads: int) -> None:
@@ -59,7 +74,7 @@ def _tell(port: int, threads: int, key: str) -> None:
 
     device = device_name(pick_device("auto"))
     shown = key if sys.stdout.isatty() else f"KEY (KEY is the text in {key_path()})"
-    tell(f"Worker of napari-unetseg {__version__} on {device}, {threads} CPU threads.")
+    tell(f"Worker of napari-unetseg {PROGRAM_VERSION} on {device}, {threads} CPU threads.")
     tell(f"It listens on {HOST}:{port} alone. On the laptop, open a tunnel to it:")
     tell(f"  ssh -N -L {port}:{HOST}:{port} -o ServerAliveInterval=5 {_login()}")
     tell("and paste this as computer in the dock (Ctrl-C here ends the worker):")
