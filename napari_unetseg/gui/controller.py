@@ -49,7 +49,8 @@ from napari_unetseg.gui.session import (
 from napari_unetseg.gui.spacing import Spacing
 from napari_unetseg.gui.steps import Steps
 from napari_unetseg.jobs.live_predictor import MaskBegins
-from napari_unetseg.jobs.tasks import ComputerLost, Elsewhere, Prediction
+from napari_unetseg.jobs.remote.run_on import RunOn
+from napari_unetseg.jobs.tasks import Prediction, RemoteDisconnected
 from napari_unetseg.runtime.cpu import cores
 from napari_unetseg.training.training_events import (
     EpochDone,
@@ -282,7 +283,7 @@ class Controller(Masks):
             device, match = self.session.settings.device, self.session.match_spacing
             settings = PredictSettings(device=device, match_spacing=match)
             task = Prediction(model, stack, planes, settings)
-            job = Elsewhere(task, self.session.computer)
+            job = RunOn(task, self.session.computer)
             done = partial(self._on_predicted, None if trained else self.session.message)
             self.start(JobKind.PREDICT, f"Predicting {stack.name}", job, done)
 
@@ -553,7 +554,7 @@ class Controller(Masks):
                     pairs = zip(event.scores.numbers, event.scores.dice, strict=True)
                     self.session.dice = dict(pairs)
                 self._went_wrong = event.outcome.went_wrong
-            case ComputerLost():
+            case RemoteDisconnected():
                 self.computers.leave()
             case work.Progress():
                 self.show_progress(event.fraction)
