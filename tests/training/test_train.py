@@ -770,7 +770,7 @@ def test_out_of_memory_takes_smaller_batches_then_smaller_patches(
         patched.setattr(UNet, "forward", memory_for(32 * 32))
         model, events = run_training([pair], tiny(steps=14, patch=64, batch=4))
     notices = [e.text for e in of_kind(events, Notice)]
-    assert [t for t in notices if "going on with" in t] == [
+    assert [t for t in notices if "continuing with" in t] == [
         "Not enough memory: continuing with 2 patch(es) per step.",
         "Not enough memory: continuing with 1 patch(es) per step.",
         "Not enough memory: continuing with patches of 32 × 32.",
