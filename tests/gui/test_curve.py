@@ -189,7 +189,7 @@ def test_the_sentence_says_from_what_to_what_and_where_the_earlier_model_is() ->
         told := sentences.describe_training(close, on_strokes=True, earlier=False)
     )
     assert told.startswith("Dice 0.93, IoU")
-    for kept, stays in (("INITIAL_MODEL", "first answer"), ("MODEL", "earlier model")):
+    for kept, stays in (("INITIAL_MODEL", "initial model"), ("MODEL", "earlier model")):
         none = TrainingDone(
             Outcome.COMPLETED, "First answer.", scores(0.9), 3, 60, 12.0, kept=StartedFrom[kept]
         )

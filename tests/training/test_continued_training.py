@@ -318,7 +318,7 @@ def test_all_of_it_is_used_by_default(weights: Path) -> None:
 
 def test_missing_weights_stop_the_training_with_a_sentence() -> None:
     settings = tiny(encoder="resnet18", encoder_weights="nowhere.safetensors")
-    with pytest.raises(UserError, match=r"There is no file nowhere\.safetensors"):
+    with pytest.raises(UserError, match=r"nowhere\.safetensors do not exist"):
         run_training([painted_pair()], settings)
 
 

@@ -109,7 +109,7 @@ def test_too_little_memory_for_a_first_answer_still_trains(
     model, events = run_training(
         [AnnotatedImage(Stack(image, "YX"), strokes(truth), "strokes")], tiny(steps=4)
     )
-    assert "first answer" in of_kind(events, Notice)[0].text
+    assert "initial model" in of_kind(events, Notice)[0].text
     assert model.history[-1].steps == 4
 
 
