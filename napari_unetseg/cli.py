@@ -28,6 +28,7 @@ from napari_unetseg import (
     serving,
 )
 from napari_unetseg.commands import Labelled
+from napari_unetseg.core.architectures import ARCHITECTURES
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.settings import PredictSettings, TrainSettings
@@ -174,7 +175,7 @@ def train(
     ] = None,
     encoder: Annotated[
         str | None,
-        typer.Option(help=f"unet, resnet18, resnet34 or resnet50. {_default('encoder')}"),
+        typer.Option(help=f"{', '.join(ARCHITECTURES)}. {_default('encoder')}"),
     ] = None,
     encoder_weights: Annotated[
         str | None,

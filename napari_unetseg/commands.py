@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_unetseg.core.architectures import ARCHITECTURES
 from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.job_control import Control
@@ -315,7 +316,6 @@ def info(file: Path, *, as_json: bool = False, **how: Any) -> None:
 def _model_rows(model: Model, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     net, classes = model.net, model.classes
     structures = [f"{s.number} {s.name}" for s in classes.structures]
-    of_encoder = "" if net.encoder == "unet" else f" on {net.encoder}"
     low, high = model.spacing_range or (model.spacing, model.spacing)
     spans = [f"{a:g}" if a == b else f"{a:g} to {b:g}" for a, b in zip(low, high, strict=True)]
     sizes = zip("ZYX"[-net.dims :], spans, model.units, strict=True)
@@ -323,7 +323,8 @@ def _model_rows(model: Model, facts: Mapping[str, Any]) -> list[tuple[str, str]]
         ("model", str(facts["id"])),
         (
             "network",
-            f"{net.dims}D U-Net{of_encoder}, depth {net.depth}, width {net.width}, {net.norm} norm",
+            f"{net.dims}D {ARCHITECTURES[net.encoder].title}, depth {net.depth}, "
+            f"width {net.width}, {net.norm} norm",
         ),
         ("parameters", f"{facts['parameters']:,}"),
         ("receptive field", " × ".join(map(str, facts["receptive_field"])) + " voxels"),

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pytest
 import torch
 
 from napari_unetseg.core.image_stack import Normalization, Stack
@@ -17,12 +16,14 @@ from napari_unetseg.core.labels import Classes, LabelKind, Structure
 from napari_unetseg.core.settings import AugmentSettings, NetSettings, TrainSettings
 from napari_unetseg.data.dataset import Pair
 from napari_unetseg.models.model import Model
-from napari_unetseg.models.resnet_unet import build
+from napari_unetseg.models.registry import build
 from napari_unetseg.training import losses
 from napari_unetseg.training.losses import LossInputs, LossTerm, Mean, cross_entropy
 from napari_unetseg.training.train import train_events
 
 if TYPE_CHECKING:
+    import pytest
+
     from napari_unetseg.core.events import Event
     from napari_unetseg.models.unet import UNet
 

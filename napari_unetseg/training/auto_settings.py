@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from napari_unetseg.core.architectures import ARCHITECTURES
 from napari_unetseg.core.events import Choice
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def explain(
 def _network(plan: Plan, settings: TrainSettings) -> Choice:
     net = plan.net
     reason = "as in the settings" if settings.depth else f"the usual for {net.dims}D"
-    kind = "U-Net" if net.encoder == "unet" else f"U-Net on {net.encoder}"
+    kind = ARCHITECTURES[net.encoder].title
     value = f"{kind}, {net.depth} levels, {net.width} features at the first"
     return Choice("Network", value, reason, "depth, width, encoder")
 

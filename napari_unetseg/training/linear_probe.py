@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from napari_unetseg.core.architectures import ARCHITECTURES
 from napari_unetseg.core.labels import IGNORE
 from napari_unetseg.models.transfer import first_layer, inflate
 from napari_unetseg.models.unet import NORMS, probabilities
@@ -52,7 +53,8 @@ def pretrained_body(net: NetSettings) -> dict[str, Tensor] | None:
     net
         The architecture to begin with.
     """
-    if (net.encoder, net.width, net.norm) != ("unet", BODY_WIDTH, "batch"):
+    same = ARCHITECTURES[net.encoder].pretrained and net.width == BODY_WIDTH
+    if not same or net.norm != "batch":
         return None
     if net.depth > BODY_DEPTH or any(level[-2:] != (2, 2) for level in net.strides or ()):
         return None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from napari_unetseg.core.errors import TrainingError
 from napari_unetseg.core.labels import IGNORE
 from napari_unetseg.models.encoder_weights import load_encoder
-from napari_unetseg.models.resnet_unet import build
+from napari_unetseg.models.registry import build
 from napari_unetseg.models.unet import NORMS
 from napari_unetseg.runtime.cpu import default_threads
 from napari_unetseg.runtime.devices import release_memory

@@ -30,7 +30,7 @@ from napari_unetseg.core.labels import BRUSH, IGNORE, LabelKind
 from napari_unetseg.data.dataset import Pair, TrainingData
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.models.model import Model, load_model
-from napari_unetseg.models.resnet_unet import build
+from napari_unetseg.models.registry import build
 from napari_unetseg.models.training_record import MOST_RECORDS, WITH_CURVES
 from napari_unetseg.training.train import train
 from napari_unetseg.training.validation import Validator

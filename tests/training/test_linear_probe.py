@@ -12,7 +12,7 @@ from helpers import blobs, of_kind, run_training, strokes, tiny
 from napari_unetseg import Pair, Stack, predict
 from napari_unetseg.core.events import Improved, Notice, StepDone
 from napari_unetseg.core.settings import NetSettings
-from napari_unetseg.models.resnet_unet import build
+from napari_unetseg.models.registry import build
 from napari_unetseg.training.linear_probe import HeadFit, measure_norms, pretrained_body
 from napari_unetseg.training.trainer import Learner
 
