@@ -180,7 +180,7 @@ class Meter:
     def _first_answer(self, event: Improved) -> None:
         """Its score, which no epoch tells."""
         if event.scores is not None and not event.step and not event.model.history[-1].curve:
-            self.line(f"first answer, step 0: Dice {event.scores.mean_dice:.3f}")
+            self.line(f"initial model, step 0: Dice {event.scores.mean_dice:.3f}")
 
     def _step(self, event: StepDone) -> None:
         left = event.remaining
@@ -216,8 +216,8 @@ def _plan(event: Prepared) -> str:
     return (
         f"Device {event.device}; patches of {' × '.join(map(str, event.patch))} voxels, "
         f"{event.batch} a step; {event.epoch_steps} steps an epoch, {length}; "
-        f"{event.parameters:,} parameters; {event.train_voxels:,} labelled voxels train, "
-        f"{event.validation_voxels:,} in {event.blocks} blocks validate."
+        f"{event.parameters:,} parameters; {event.train_voxels:,} labelled voxels for training, "
+        f"{event.validation_voxels:,} in {event.blocks} blocks for validation."
     )
 
 

@@ -141,7 +141,7 @@ def gone_on() -> Result:
                 control.stop()
         model, events = run_training(PAIRS, tiny(steps=8, width=16), checkpoint=kept)
     said = [e.text for e in of_kind(events, Notice)]
-    assert bool(world().rank) or any("Going on from step 3" in text for text in said)
+    assert bool(world().rank) or any("Resuming from step 3" in text for text in said)
     return model, [e for e in events if not isinstance(e, Notice)]  # one tells the time
 
 

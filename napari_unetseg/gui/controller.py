@@ -49,7 +49,6 @@ from napari_unetseg.gui.offers import AnnotationOffers
 from napari_unetseg.gui.pace import Pace
 from napari_unetseg.gui.pixels import Pixels
 from napari_unetseg.gui.preferences import Preferences
-from napari_unetseg.gui.quality import Quality
 from napari_unetseg.gui.remedies import LabelRemedies
 from napari_unetseg.gui.review import Review
 from napari_unetseg.gui.session import (
@@ -136,7 +135,6 @@ class Controller(Masks):
         self.steps = Steps(session)
         self.looking = Looking(self, session)
         self.keeping = Keeping(self, session)
-        self.quality = Quality(self, session)
         self.computers = Computers(self, session)
         self.spacing = Spacing(self, session)
         self.offers = AnnotationOffers(self)
@@ -181,7 +179,6 @@ class Controller(Masks):
         super().on_change(image, change)
         self.looking.on_change(image, change)
         self.keeping.on_change(image, change)
-        self.quality.on_change()
         if self._own is not None and image is self._own.image:
             self._own.renew(change.region)
 
@@ -224,8 +221,7 @@ class Controller(Masks):
     def forget(self, image: Any) -> None:
         """Know nothing of an image any more: it is gone, or its layer holds another one now."""
         super().forget(image)
-        parts = self.steps, self.looking, self.keeping, self.quality, self.spacing, self.offers
-        for part in parts:
+        for part in (self.steps, self.looking, self.keeping, self.spacing, self.offers):
             part.forget(image)
         if self._own is not None and self._own.image is image:
             self.show_own(False)
@@ -301,7 +297,7 @@ class Controller(Masks):
         if message.level is Level.WARNING and not known:
             return
         if self._control.stopped:
-            text, level = "Predicting was stopped; what was predicted so far is shown.", Level.INFO
+            text, level = "Prediction was stopped; what was predicted so far is shown.", Level.INFO
         elif entry is not None and not entry.model.validated:
             text, level = sentences.NOT_VALIDATED, Level.DONE
         else:
@@ -323,8 +319,8 @@ class Controller(Masks):
             if not self._control.stopped:
                 self.stop()
                 self.session.say(
-                    "The prediction layer was deleted, so predicting stopped; press "
-                    "'Predict' to begin anew.",
+                    "The prediction layer was deleted, so prediction stopped; press 'Predict' "
+                    "to start again.",
                     Level.WARNING,
                 )
             return
@@ -404,7 +400,9 @@ class Controller(Masks):
         structures = model.classes.structures
         self.know([s.number for s in structures], {s.number: s.name for s in structures})
         self.add_model(ModelEntry(model, path.stem, path))
-        self.session.say(f"{path.name} is in use; press 'Predict', or 'Train' to go on.")
+        self.session.say(
+            f"{path.name} is in use; press 'Predict', or 'Train' to continue training it."
+        )
 
     def use_model(self, entry: ModelEntry) -> None:
         """Use an earlier model of this session again."""
@@ -433,7 +431,7 @@ class Controller(Masks):
             self.use_model(before)
             self._before = now
             self.looking.may_train = False
-            self.session.say(f"{before.name} is in use again, with the mask that it made.")
+            self.session.say(f"{before.name} is in use again, with its mask.")
 
     def _match_settings(self, model: Model) -> None:
         """Settings describe the network in use, so that the next training goes on from it.
@@ -627,7 +625,6 @@ class Controller(Masks):
         self.aligning.tick()
         self.keeping.tick()
         self.attention.tick()
-        self.quality.tick()
         self.spacing.tick()
         self.runner.pump()
         now = time.perf_counter()

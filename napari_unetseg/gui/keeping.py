@@ -19,11 +19,10 @@ from napari_unetseg.gui.model_files import ModelFiles
 from napari_unetseg.gui.restoring import Restored
 from napari_unetseg.gui.session import JobKind, Level, Session
 from napari_unetseg.gui.work import CopyWork, OpenWork, ReportWork
-from napari_unetseg.io import places
-from napari_unetseg.io.project import Project
+from napari_unetseg.io.project import locations
+from napari_unetseg.io.project.project import Project
 
 if TYPE_CHECKING:
-    from napari_unetseg.annotations.annotation_time import First
     from napari_unetseg.gui.controller import Controller
     from napari_unetseg.gui.session import ModelEntry
 
@@ -33,7 +32,7 @@ SYNC_SECONDS = 2.0
 """A power cut may cost this much."""
 RETRY_SECONDS = 5.0
 SAVE_SECONDS, SAVE_BYTES, LITTLE = 300.0, 2**25, 2**10
-"""A snapshot is written after so long, or when the journal is so large."""
+"""What was recorded is joined after so long, or when it is so large."""
 
 
 class Keeping:
@@ -53,21 +52,20 @@ class Keeping:
         self._models = ModelFiles(controller.runner, session, self._tell)
         self._writing, self._failure = False, ""
         self._synced = self._tried = self._saved = time.monotonic()
-        self._written = 0
         self._said_trouble = ""
         self._window: dict[str, Any] = {}
         self._closed = False
         self._recognised: list[tuple[int, int]] = []
         for field in ("structures", "settings", "history", "entry", "mode", "match_spacing"):
             getattr(session.events, field).connect(self._on_values, max_args=0)
-        session.recoveries = tuple(places.recoveries())
+        session.recoveries = tuple(locations.recoveries())
 
     # -- what is said --------------------------------------------------------------------------
 
     def on_change(self, image: Any, change: Change) -> None:
         """Write down what was said; the first word makes a project without a name."""
         if self.project is None:
-            if change.origin is Origin.FIRST or change.stamp == 0 or self._closed:
+            if change.stamp == 0 or self._closed:
                 return
             self._begin()
         if image not in self._keys:
@@ -88,11 +86,6 @@ class Keeping:
         if image in self._keys:
             self._on_values()
 
-    def firsts(self, image: Any) -> dict[tuple[int, ...], First]:
-        """When each plane of an image was first predicted, as far as it is kept."""
-        known = self.project.effort.firsts if self.project is not None else {}
-        return dict(known.get(self._keys.get(image, ""), {}))
-
     def forget(self, image: Any) -> None:
         """An image was removed; what was said about it stays in the project."""
         self._keys.pop(image, None)
@@ -106,7 +99,7 @@ class Keeping:
     def _begin(self) -> None:
         """Keep everything in a project that has no name yet."""
         try:
-            self.project = Project.create(places.new_recovery())
+            self.project = Project.create(locations.new_recovery())
         except UserError as error:
             self._closed = True
             self._session.say(sentences.NOT_KEPT.format(error), Level.WARNING)
@@ -200,12 +193,12 @@ class Keeping:
         if self._trouble and now - self._tried > RETRY_SECONDS:
             self._tried = now
             self._models.update()
-            self._write(project, partial(_mend, project, all_of_it=bool(self._failure)))
-        elif now - self._synced > SYNC_SECONDS and project.journal_bytes != self._written:
-            self._synced, self._written = now, project.journal_bytes
+            self._write(project, partial(_save, project))
+        elif now - self._synced > SYNC_SECONDS and project.unsynced:
+            self._synced = now
             self._write(project, project.sync)
-        elif project.journal_bytes > SAVE_BYTES or (
-            now - self._saved > SAVE_SECONDS and project.journal_bytes > LITTLE
+        elif project.unsaved_bytes > SAVE_BYTES or (
+            now - self._saved > SAVE_SECONDS and project.unsaved_bytes > LITTLE
         ):
             self._saved = now
             self._write(project, partial(_save, project))
@@ -253,7 +246,7 @@ class Keeping:
         """Close a project after all that is still to be written to it."""
 
         def closed(_: object) -> None:
-            self._session.recoveries = tuple(places.recoveries())
+            self._session.recoveries = tuple(locations.recoveries())
 
         def failed(error: BaseException) -> None:
             self._session.say(sentences.not_written(project.folder.name, error), Level.ERROR)
@@ -290,13 +283,11 @@ class Keeping:
         if before is not None:
             copy.catch_up(before)
         self._on_values()
-        for image, key in self._keys.items():  # what was said while it was copied
-            copy.add(key, self._controller.truth(image))
         if before is not None:
             useless = self._session.project is None and not copy.trouble
             self._leave(before, partial(_close, before, useless=useless))
         self._named(copy.folder)
-        self._session.say(f"Everything is kept in {copy.folder} from now on.", Level.DONE)
+        self._session.say(f"Everything is saved in {copy.folder} from now on.", Level.DONE)
 
     def report(self, output: Path, on_page: Callable[[Path], None]) -> None:
         """Write a page about what was done into a folder; ``on_page`` is called with its file."""
@@ -327,14 +318,14 @@ class Keeping:
             work = OpenWork(folder)
             controller.start(JobKind.MODEL, f"Opening {folder.name}", work, self._on_opened)
 
-    def recover(self, recovery: places.Recovery) -> None:
+    def recover(self, recovery: locations.Recovery) -> None:
         """Open what another window left."""
         self.open(recovery.folder)
 
-    def discard(self, recovery: places.Recovery) -> None:
+    def discard(self, recovery: locations.Recovery) -> None:
         """Delete what another window left."""
-        places.throw_away(recovery)
-        self._session.recoveries = tuple(places.recoveries())
+        locations.throw_away(recovery)
+        self._session.recoveries = tuple(locations.recoveries())
 
     def _on_opened(self, found: tuple[Project, list[ModelEntry], list[str]]) -> None:
         project, entries, lost = found
@@ -350,13 +341,13 @@ class Keeping:
         self._models.follow(project, [entry.model.id for entry in entries])
         self._named(None if _is_nameless(project) else project.folder)
         self._session.missing = missing
-        self._session.recoveries = tuple(places.recoveries())
+        self._session.recoveries = tuple(locations.recoveries())
         self._say_open(project, [*lost, *project.lost])
 
     def _say_open(self, project: Project, lost: Sequence[str]) -> None:
         missing = self._session.missing
         what = "What was not saved" if _is_nameless(project) else project.folder.name
-        said = [f"{what} is open with all that was painted.", *lost]
+        said = [f"{what} is open with all its annotations.", *lost]
         if missing:
             said.append(sentences.MISSING.format(", ".join(missing)))
         self._session.say(" ".join(said), Level.WARNING if missing or lost else Level.DONE)
@@ -413,31 +404,24 @@ class Keeping:
             session.missing = tuple(name for name in session.missing if name in lost)
             self._on_values()
             names = ", ".join(image.name for image in found)
-            session.say(f"{names} is open with all that was painted.", Level.DONE)
+            session.say(f"{names} is open with all its annotations.", Level.DONE)
         return bool(found)
 
     def _named(self, folder: Path | None) -> None:
         self._session.project = folder
         if folder is not None:
-            places.remember(folder)
+            locations.remember(folder)
 
 
 def _is_nameless(project: Project) -> bool:
-    return project.folder.parent == places.recovery_folder()
-
-
-def _mend(project: Project, *, all_of_it: bool) -> None:
-    """Write what waits, with a snapshot where only that helps."""
-    project.retry()
-    if project.needs_saving or all_of_it:
-        _save(project)
+    return project.folder.parent == locations.recovery_folder()
 
 
 def _close(project: Project, *, useless: bool) -> None:
     """Close a project, and delete it where another one has all of it."""
     project.close()
     if useless:
-        places.throw_away(places.Recovery(project.folder, (), 0.0))
+        locations.throw_away(locations.Recovery(project.folder, (), 0.0))
 
 
 def _save(project: Project) -> None:

@@ -6,7 +6,6 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from napari_unetseg.annotations.annotation_store import Change, Origin
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice, OtherSpacing, TilePredicted
 from napari_unetseg.core.job_control import Control
@@ -19,6 +18,7 @@ from napari_unetseg.jobs.live_predictor import LookWork, MaskBegins, Screen, Vie
 from napari_unetseg.jobs.tasks import Elsewhere
 
 if TYPE_CHECKING:
+    from napari_unetseg.annotations.annotation_store import Change
     from napari_unetseg.annotations.sparse_array import Region
     from napari_unetseg.gui.controller import Controller
     from napari_unetseg.gui.session import ModelEntry, Session
@@ -84,10 +84,9 @@ class Looking:
 
     def on_change(self, image: Any, change: Change) -> None:
         """Something was said; in live mode a training begins anew after a moment."""
-        if change.origin is not Origin.FIRST:
-            self._painted = time.monotonic()
-            regions = self.newer.setdefault(image, [])
-            regions[:] = [*regions[1 - MOST_NEWER :], change.region]
+        self._painted = time.monotonic()
+        regions = self.newer.setdefault(image, [])
+        regions[:] = [*regions[1 - MOST_NEWER :], change.region]
 
     def _train_anew(self) -> bool:
         """Begin a training for strokes that were painted after the last one; whether it did."""

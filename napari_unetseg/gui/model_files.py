@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from napari_unetseg.gui.jobs import Runner
     from napari_unetseg.gui.session import ModelEntry, Session
-    from napari_unetseg.io.project import Project
+    from napari_unetseg.io.project.project import Project
 
 __all__ = ["ModelFiles"]
 

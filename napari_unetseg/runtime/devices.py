@@ -40,9 +40,8 @@ def pick_device(wanted: str) -> torch.device:
         return torch.device(wanted)
     if torch.cuda.device_count() < here.local_size:
         raise UserError(
-            f"{here.local_size} processes need a GPU each, and there are "
-            f"{torch.cuda.device_count()} here; start as many as there are GPUs, or with "
-            "--device cpu."
+            f"{here.local_size} processes need one GPU each, but there are only "
+            f"{torch.cuda.device_count()} here; start one process per GPU, or use --device cpu."
         )
     return torch.device("cuda", here.local_rank)
 

@@ -130,7 +130,8 @@ class Checkpoints:
         if differs := state.training.differs_from(self._training):
             raise TrainingError(
                 f"{file.path} holds step {state.progress.steps} of another training, {differs}; "
-                "give the command that began it, or add --no-resume to begin anew and replace it."
+                "repeat the command that started it, or add --no-resume to start anew and "
+                "replace it."
             )
 
     @property
@@ -150,7 +151,7 @@ class Checkpoints:
         if trouble and not self._said:
             self._said = True
             yield Notice(
-                f"A checkpoint could not be written, so training goes on without: {trouble}",
+                f"A checkpoint could not be written; training continues without one: {trouble}",
                 warning=True,
             )
 

@@ -77,8 +77,8 @@ class CheckpointFile:
             return self  # the folder cannot be written, which `write` says
         if owner is not None:
             raise TrainingError(
-                f"Another process trains with {self.path} at the moment ({owner}); wait until it "
-                "ends, or choose another name for this model."
+                f"Another process is training with {self.path} ({owner}); wait until it ends, "
+                "or choose another name for this model."
             )
         self._remove_temporary()
         return self
@@ -122,8 +122,8 @@ class CheckpointFile:
     def damaged(self) -> TrainingError:
         """What is raised where the file cannot be used."""
         return TrainingError(
-            f"Training cannot go on from {self.path}, which is damaged, cannot be read, or is no "
-            "checkpoint of this version; rename it, or begin anew with --no-resume."
+            f"Training cannot be resumed from {self.path}: it is damaged, unreadable, or not a "
+            "checkpoint of this version; rename it, or start anew with --no-resume."
         )
 
     def write(self, weights: Mapping[str, Tensor], state: Mapping[str, Any], steps: int) -> None:

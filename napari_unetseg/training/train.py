@@ -216,8 +216,8 @@ class _Run:
         yield from map(Notice, (*self.data.notes, *self.adapted))
         if self.settings.freeze_encoder and not self.learner.frozen:
             yield Notice(
-                "There is no model to go on from and no encoder weights, so the encoder is not "
-                "frozen."
+                "There is no initial model and there are no encoder weights, so the encoder is "
+                "not frozen."
             )
         images = [pair.image for pair in self.data.pairs]
         if reason := why_other_sizes(images, self.data.dims, self.init):
@@ -226,8 +226,8 @@ class _Run:
             yield Notice(_kept(self.data))
         elif not self.data.validated:
             yield Notice(
-                "There is too little annotation to hold any back for a score; the result is shown "
-                "without one. Label more, in several places or images, to get a score."
+                "There are too few labels to hold any out for validation, so there is no score. "
+                "Label more, in several places or images, to get one."
             )
         yield self.prepared()
         if self.resumed:
@@ -239,8 +239,8 @@ class _Run:
         self.progress.begin(self.learner)
         if self.data.validated and not all(r.scores for r in self.goes_on_from.history):
             yield Notice(
-                "An earlier training of this model held nothing back, so its score is kinder "
-                "than that of a new model."
+                "An earlier training of this model held out no labels, so its score is too high "
+                "compared with a new model."
             )
         yield from self.answers.to(self.data.newer_places())
 
@@ -249,11 +249,11 @@ class _Run:
         progress = self.progress
         minutes, seconds = divmod(round(progress.seconds_before), 60)
         yield Notice(
-            f"Going on from step {progress.steps}, where this training was after "
-            f"{minutes}:{seconds:02d} minutes; --no-resume begins anew."
+            f"Resuming from step {progress.steps}, reached after {minutes}:{seconds:02d} "
+            "minutes of training; --no-resume starts anew."
         )
         if progress.best is not None:
-            model, scores = self.model("training goes on"), progress.best.scores
+            model, scores = self.model("training continues"), progress.best.scores
             yield Improved(model, scores, progress.seconds, progress.steps, progress.before)
 
     def prepared(self) -> Prepared:
@@ -289,7 +289,8 @@ class _Run:
             self.learner.forget_beginning()
             if ANSWERS[int(missing)] == NO_MEMORY:
                 yield Notice(
-                    "Not enough memory for a first answer; the mask comes after some steps."
+                    "Not enough memory for an initial model; the first mask appears after "
+                    "some steps."
                 )
             return
         self.learner.began()
@@ -327,7 +328,10 @@ class _Run:
                 self.progress.outcome = Outcome.DIVERGED
                 return
             self.learner.restore(self.progress.safe_weights)
-            yield Notice("A step's loss was no number; going back and on with a smaller rate.")
+            yield Notice(
+                "The loss became NaN; going back to the last good weights with a "
+                "smaller learning rate."
+            )
         except (RuntimeError, MemoryError) as error:
             try:
                 if not is_out_of_memory(error):
@@ -348,7 +352,7 @@ class _Run:
             yield Notice("Not enough memory: this epoch has no score.")
         yield done
         if done.best:
-            model, before = self.model("training goes on"), self.progress.before
+            model, before = self.model("training continues"), self.progress.before
             yield Improved(model, done.scores, done.seconds, done.step, before)
         else:
             yield from self.answers.again()
@@ -379,7 +383,7 @@ class _Run:
                 raise
             release_memory(self.device)
             self._use(before)
-            yield Notice(f"Training goes on with the earlier annotations: {text}", warning=True)
+            yield Notice(f"Training continues with the earlier annotations: {text}", warning=True)
         else:
             self.checkpoints.end()
             self.progress.renew(self.learner)
@@ -407,8 +411,10 @@ class _Run:
             raise TrainingError(
                 "Training was stopped before its first step; nothing was learned yet."
                 if self.stopped
-                else "Training failed at its first steps: the loss was no number (NaN); check the "
-                "image for broken values or choose a smaller learning rate."
+                else (
+                    "Training failed in its first steps: the loss was NaN; check the image for "
+                    "invalid values or choose a smaller learning rate."
+                )
             )
         done = self.progress.done()
         yield done
@@ -496,15 +502,16 @@ def _kept(data: TrainingData) -> str:
     left = [names[number] for number in data.unlabelled]
     what, end = "it" if len(left) == 1 else "them", "" if data.validated else " and has no score"
     names_left = " and ".join(left)
-    return f"Nothing is labelled of {names_left}: the model keeps what it knows of {what}{end}."
+    return f"There are no labels of {names_left}: the model keeps what it knows of {what}{end}."
 
 
 def _nothing_to_hold(data: TrainingData) -> str:
     names = zip(data.classes.numbers, data.classes.names, strict=True)
     (name,) = (name for number, name in names if number not in data.unlabelled)
     return (
-        f"Only {name} is labelled, and everywhere in these images, so that the model would forget "
-        "all else; add images with the rest, or leave most of these unlabelled."
+        f"Only {name} is labelled, and every voxel of these images is labelled, so the model "
+        "would forget the other classes; add images with the other classes, or leave part of "
+        "these unlabelled."
     )
 
 

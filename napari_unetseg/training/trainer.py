@@ -426,7 +426,7 @@ class Learner:
         release_memory(self.device)
         if self.batch > self.group.world.size:
             self.batch = max(self.group.world.size, self.batch // 2)
-            return f"Not enough memory: going on with {self.batch} patch(es) a step."
+            return f"Not enough memory: continuing with {self.batch} patch(es) per step."
         least = [max(SMALLEST_PATCH, 2 * s) for s in self.network.stride]
         smaller = tuple(
             max(min(p, low), math.ceil(p / 2 / s) * s)
@@ -438,7 +438,7 @@ class Learner:
                 "choose a smaller width or depth under Advanced."
             )
         self.patch = smaller
-        return f"Not enough memory: going on with patches of {' × '.join(map(str, smaller))}."
+        return f"Not enough memory: continuing with patches of {' × '.join(map(str, smaller))}."
 
     def score(self, weights: Weights | None = None) -> Scores | None:
         """Scores of these weights, or of the averaged ones, on the validation blocks if any."""

@@ -27,8 +27,8 @@ WARM_UP = 10
 LEAST_GAIN = 0.002
 """A gain in soft Dice that is worth going on for."""
 BEGINNINGS = {
-    StartedFrom.MODEL: "model it went on from",
-    StartedFrom.INITIAL_MODEL: "first answer, from before the first step",
+    StartedFrom.MODEL: "model it started from",
+    StartedFrom.INITIAL_MODEL: "initial model, from before the first step",
 }
 SMOOTH = 0.5
 """Part of the earlier epochs in the score that decides: held-out strokes are few, and the score of
@@ -223,7 +223,10 @@ class Progress:
         kept = None
         if self.epochs and self.best is not None and self.best.weights is self.initial:
             kept = self.started_from
-            text += f" Nothing scored steadily better than the {BEGINNINGS[kept]}, which is kept."
+            text += (
+                " No later model had a better smoothed score than the "
+                f"{BEGINNINGS[kept]}, which is kept."
+            )
         return TrainingDone(
             outcome,
             text,
@@ -239,13 +242,13 @@ class Progress:
         """An outcome in words."""
         return {
             Outcome.COMPLETED: f"all {self.plan.steps} steps were done",
-            Outcome.TIME_OVER: f"the {self.settings.minutes or 0:g} minutes were over",
-            Outcome.LABELS_LEARNED: "what is labelled is right",
+            Outcome.TIME_OVER: f"the time of {self.settings.minutes or 0:g} minutes was over",
+            Outcome.LABELS_LEARNED: "the labels are learned",
             Outcome.EARLY_STOPPED: f"nothing improved for {self.without_gain} epochs",
             Outcome.STOPPED: "it was stopped",
-            Outcome.DIVERGED: "the loss was no number (NaN) again and again",
-            Outcome.FAILED: f"a step failed ({self._failure}), and what was learned before is kept",
-            Outcome.DISCONNECTED: "the computer cannot be reached any more",
+            Outcome.DIVERGED: "the loss was NaN repeatedly",
+            Outcome.FAILED: f"a step failed ({self._failure}); the best model before it is kept",
+            Outcome.DISCONNECTED: "the other computer cannot be reached any more",
         }[outcome]
 
 

@@ -25,7 +25,7 @@ from napari_unetseg.gui.jobs import SyncRunner
 from napari_unetseg.gui.session import Level, Mode, ModelEntry
 from napari_unetseg.inference.large.output_format import Saving
 from napari_unetseg.inference.predict import predict
-from napari_unetseg.io.places import recoveries
+from napari_unetseg.io.project.locations import recoveries
 
 MODEL = trained_at(random_model(1, depth=2, width=4), 0.2)
 FINE = {"scale": (0.05, 0.05), "units": ("um", "um")}
@@ -157,7 +157,7 @@ def test_it_follows_the_scale_of_the_layer_the_image_and_the_model(bench: Bench)
         ((50, 50), ("nm", "nm"), "of 0.05 µm, but"),
         ((0.05, 0.05), ("pixel", "pixel"), ""),
         ((9.0, 9.0), ("um", "um"), "They are too far apart to resample"),
-        ((9.0, 0.05), ("um", "pixel"), "The size is not known along every axis"),
+        ((9.0, 0.05), ("um", "pixel"), "The pixel size is not known along every axis"),
     ):
         layer.scale, layer.units = scale, units
         bench.until(partial(is_said, said))

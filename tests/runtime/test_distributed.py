@@ -126,14 +126,14 @@ def test_what_each_process_measures_for_itself_scores_alike(folder: Path, name: 
 def test_what_does_not_fit_into_one_process_is_smaller_for_all(folder: Path) -> None:
     _, told = learned(folder, "no_memory_at_first", 0)
     said = [facts["text"] for kind, facts in told if kind == "Notice"]
-    assert "Not enough memory: going on with 2 patch(es) a step." in said
+    assert "Not enough memory: continuing with 2 patch(es) per step." in said
     assert told[-1][1]["steps"] == 6
 
 
 @pytest.mark.slow
 def test_the_clock_of_the_first_process_ends_it(folder: Path) -> None:
     _, told = learned(folder, "by_the_clock", 0)
-    assert "minutes were over" in told[-1][1]["reason"]
+    assert "minutes was over" in told[-1][1]["reason"]
 
 
 @pytest.mark.slow
@@ -222,7 +222,7 @@ def test_each_process_has_a_gpu_and_its_share_of_the_cores(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert pick_device("auto") == torch.device("cuda", 1)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(UserError, match="4 processes need a GPU each, and there are 2 here"):
+    with pytest.raises(UserError, match="4 processes need one GPU each, but there are only 2 here"):
         pick_device("auto")
 
 
@@ -238,4 +238,4 @@ def test_other_commands_are_refused_under_torchrun(
 
     launched(monkeypatch, 1, 2, 2)
     assert main(["info", "model.safetensors"]) == 2
-    assert "(process 1): torchrun is for train alone" in capsys.readouterr().err
+    assert "(process 1): torchrun works with train only" in capsys.readouterr().err

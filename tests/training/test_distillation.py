@@ -130,7 +130,7 @@ def begun(pair: Pair, init: Model, **changes: float) -> Choice:
 
 
 def test_the_user_reads_that_it_is_held(pair: Pair, before: Model) -> None:
-    assert "keeps to its mask" in begun(pair, before).reason
+    assert "its mask is kept" in begun(pair, before).reason
     assert begun(pair, before).setting == "hold"
     assert "keeps" not in begun(pair, before, hold=0.0).reason
     other = Pair(Stack(np.asarray(pair.image.data)[::-1], "YX"), pair.labels, "strokes")
@@ -192,7 +192,7 @@ def test_newer_strokes_that_are_refused_leave_what_is_held_as_it_was(
         given = pair if what == "no memory for the copy" else one_class
         settings = tiny(steps=30, hold=2.0)
         found.append(train([given], settings, init=before, control=control, on_event=look))
-    assert "goes on with the earlier annotations" in notices[-1]
+    assert "continues with the earlier annotations" in notices[-1]
     assert same_weights(*found)
 
 
@@ -253,5 +253,5 @@ def test_newer_strokes_that_cannot_be_read_end_nothing(
 
     model = train([pair], tiny(steps=40), control=control, on_event=look)
     assert model.history[-1].steps == 40
-    assert "goes on with the earlier annotations" in notices[-1]
+    assert "continues with the earlier annotations" in notices[-1]
     assert ("memory" if isinstance(error, MemoryError) else "gone") in notices[-1]
