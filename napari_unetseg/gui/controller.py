@@ -16,19 +16,7 @@ import numpy as np
 from napari_unetseg.annotations.annotation_store import Change, Origin
 from napari_unetseg.core.architectures import ARCHITECTURES
 from napari_unetseg.core.errors import TrainingError, UserError
-from napari_unetseg.core.events import (
-    ChunkPredicted,
-    EpochDone,
-    Event,
-    Improved,
-    Notice,
-    OtherSpacing,
-    Prepared,
-    Renewed,
-    StepDone,
-    TilePredicted,
-    TrainingDone,
-)
+from napari_unetseg.core.events import ChunkPredicted, Event, Notice, OtherSpacing, TilePredicted
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.label_appearance import look_at
 from napari_unetseg.core.labels import BRUSH, LabelKind
@@ -64,6 +52,14 @@ from napari_unetseg.gui.steps import Steps
 from napari_unetseg.jobs.live_predictor import MaskBegins
 from napari_unetseg.jobs.tasks import ComputerLost, Elsewhere, Prediction
 from napari_unetseg.runtime.cpu import cores
+from napari_unetseg.training.training_events import (
+    EpochDone,
+    Improved,
+    Prepared,
+    Renewed,
+    StepDone,
+    TrainingDone,
+)
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.job_control import Control
     from napari_unetseg.core.labels import Structure
     from napari_unetseg.core.settings import MatchSpacing, TrainSettings
-    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.gui.newer import Snapshot
     from napari_unetseg.gui.session import Source
     from napari_unetseg.inference.large.output_format import Saving
@@ -87,7 +87,7 @@ class TrainWork:
 
     def __call__(self, control: Control) -> Generator[Event, None, Model]:
         """Yield the events of the training, and masks between them; return the model."""
-        others: list[Pair] = []
+        others: list[AnnotatedImage] = []
         for source in self.folders:
             others += yield from _open_folder(source)
         control.keep_pairs(tuple(others))
@@ -100,7 +100,7 @@ class TrainWork:
         return cast("Model", (yield from Elsewhere(task, self.computer)(control)))
 
 
-def _open_folder(source: Source) -> Generator[Event, None, list[Pair]]:
+def _open_folder(source: Source) -> Generator[Event, None, list[AnnotatedImage]]:
     from napari_unetseg.io.folder_pairs import find_pairs
 
     found = find_pairs(source.image, source.labels, source.kind, threshold=source.threshold)
@@ -268,7 +268,7 @@ class ReportWork:
 
     def __call__(self, control: Control) -> Events:
         """Return the page."""
-        from napari_unetseg.project_report import report_events
+        from napari_unetseg.report.project_report import report_events
 
         yield Progress(0.0)
         page, _ = yield from report_events(

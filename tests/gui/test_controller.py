@@ -17,7 +17,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from napari_unetseg.core.errors import TrainingError
-from napari_unetseg.core.events import Event, Notice, Outcome, StepDone, TrainingDone
+from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.gui import grids, sentences
 from napari_unetseg.gui.controller import Controller
@@ -25,6 +25,7 @@ from napari_unetseg.gui.jobs import SyncRunner
 from napari_unetseg.gui.preferences import Preferences
 from napari_unetseg.gui.session import Level, Mode
 from napari_unetseg.gui.tidy import TidySettings
+from napari_unetseg.training.training_events import Outcome, StepDone, TrainingDone
 
 
 def count(controller: Controller) -> None:
@@ -106,7 +107,7 @@ def test_corrections_of_false_positives_alone_train(
     assert session.corrected == 10
     controller.train()
     assert len(session.history) == 2
-    assert any("Nothing is labelled of structure 1: the model keeps" in text for text in said)
+    assert any("There are no labels of structure 1: the model keeps" in text for text in said)
     assert session.history[1].model.classes == session.history[0].model.classes
     session.go_on = False
     controller.train()

@@ -197,7 +197,7 @@ def test_a_missing_image_is_asked_for_and_nothing_of_it_is_lost(
     assert again.session.missing == ("squares",)
     tifffile.imwrite(tmp_path / "not that.tif", np.zeros((SIDE, SIDE), np.uint8))
     again.keeping.find(tmp_path / "not that.tif")
-    assert "not that.tif has not the pixels" in again.session.message.text
+    assert "not that.tif does not have the pixels" in again.session.message.text
     assert again.session.missing == ("squares",)
     if by == "dropping it":
         again.viewer.open(str(tmp_path / "other name.tif"))

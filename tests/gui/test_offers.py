@@ -17,7 +17,7 @@ from napari.layers import Image, Labels
 from napari_unetseg.annotations.annotation_store import Origin, Truth
 from napari_unetseg.annotations.sparse_array import CHUNK, SparseGrid
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.data.dataset import Pair
+from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.gui import newer, offers, work
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.grids import LabelCounter, count_labels
@@ -31,7 +31,7 @@ class Desk:
     """A controller with worker threads and no window; its training does nothing but take offers."""
 
     def __init__(self, puppet: Puppet) -> None:
-        self.puppet, self.began = puppet, list[tuple[Pair, ...]]()
+        self.puppet, self.began = puppet, list[tuple[AnnotatedImage, ...]]()
         self.viewer = ViewerModel()
         self.image = self.viewer.add_layer(Image(np.zeros((PLANES, SIDE, SIDE), np.uint8)))
         data = np.zeros((PLANES, SIDE, SIDE), np.uint8)

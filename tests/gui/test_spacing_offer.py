@@ -188,7 +188,7 @@ def test_a_training_of_images_of_several_sizes_says_so_and_knows_them() -> None:
             bench.controller.train()
             for _ in range(3):
                 bench.controller.tick()
-        said = [text for text in said if "pixels of 0.05 to 0.2 µm and are learned from" in text]
+        said = [text for text in said if "pixels of 0.05 to 0.2 µm and are not resampled" in text]
         assert len(said) == 2  # as it is found, and with what the training works with
         assert bench.session.entry.model.spacing_range == ((0.05, 0.05), (0.2, 0.2))
         assert bench.session.sizes is None
