@@ -8,11 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from napari_unetseg.core.settings import NetSettings
 
 __all__ = ["ARCHITECTURES", "Architecture", "check_architecture", "with_encoder_weights"]
 
@@ -26,7 +21,8 @@ class Architecture:
     title
         For people, as in "U-Net, 4 levels".
     network
-        Class, ``module:name``; it takes the fields of `NetSettings`. Imported when it is built.
+        Class, ``module:name``, which `models.registry.build` imports; it takes the fields of
+        `NetSettings`.
     default_depth
         Levels for each number of spatial axes that it has, 2 or 3.
     first_layers
@@ -55,11 +51,6 @@ class Architecture:
     pretrained: bool = False
     encoder_weights: bool = False
     own_strides: bool = False
-
-    def build(self, net: NetSettings) -> Any:
-        """The network (a `UNet`) with random weights."""
-        module, _, name = self.network.partition(":")
-        return getattr(import_module(module), name)(**net.model_dump())
 
 
 def _residual(name: str) -> Architecture:

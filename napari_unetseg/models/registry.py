@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 from napari_unetseg.core.architectures import ARCHITECTURES
@@ -21,4 +22,5 @@ def build(net: NetSettings) -> UNet:
     net
         `NetSettings.encoder` names one of `ARCHITECTURES`.
     """
-    return cast("UNet", ARCHITECTURES[net.encoder].build(net))
+    module, _, name = ARCHITECTURES[net.encoder].network.partition(":")
+    return cast("UNet", getattr(import_module(module), name)(**net.model_dump()))
