@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_unetseg.annotations.annotation_store import Change, Origin
+from napari_unetseg.core.architectures import ARCHITECTURES
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice, OtherSpacing, TilePredicted
 from napari_unetseg.core.job_control import Control
@@ -437,7 +438,9 @@ class Controller(Masks):
         net = model.net
         if net.dims == 3 and self.session.image is not None and not self.has_volumes():
             return
-        weights = self.session.settings.encoder_weights if net.encoder != "unet" else None
+        weights = self.session.settings.encoder_weights
+        if not ARCHITECTURES[net.encoder].encoder_weights:
+            weights = None
         self.session.change_settings(
             dims=net.dims,
             depth=net.depth,
