@@ -430,7 +430,7 @@ def _without_names(line: str) -> str:
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc")
 def test_nothing_listens_but_on_this_computers_own_address(worker: Worker) -> None:
     folder = Path(f"/proc/{worker.process.pid}")
-    links = [connection.readlink().name for link in (folder / "fd").iterdir()]
+    links = [link.readlink().name for link in (folder / "fd").iterdir()]
     own = {name[8:-1] for name in links if name.startswith("socket:[")}
     listening = [
         line.split()[1].split(":")
