@@ -23,7 +23,7 @@ from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.models.model import Model, load_model
-from napari_unetseg.models.resnet_unet import build
+from napari_unetseg.models.registry import build
 from napari_unetseg.models.training_record import MOST_RECORDS, WITH_CURVES
 from napari_unetseg.training.train import train
 from napari_unetseg.training.training_events import (
