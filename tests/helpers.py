@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,16 @@ from napari_unetseg.core.image_stack import Normalization, Stack
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import Classes, LabelKind, Structure
 from napari_unetseg.core.settings import AugmentSettings, NetSettings, TrainSettings
-from napari_unetseg.data.dataset import Pair
+from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.models.model import Model
-from napari_unetseg.models.resnet_unet import build
+from napari_unetseg.models.registry import build
+from napari_unetseg.training import losses
+from napari_unetseg.training.losses import LossInputs, LossTerm, Mean, cross_entropy
 from napari_unetseg.training.train import train_events
 
 if TYPE_CHECKING:
+    import pytest
+
     from napari_unetseg.core.events import Event
     from napari_unetseg.models.unet import UNet
 
@@ -72,11 +76,13 @@ def strokes(truth: np.ndarray, every: int = 12, brush: bool = True) -> np.ndarra
 
 def painted_pair(
     shape: tuple[int, ...] = (96, 96), count: int = 12, seed: int = 0, **more: Any
-) -> Pair:
+) -> AnnotatedImage:
     """An image of blobs with strokes."""
     image, truth = blobs(shape, count, seed)
     axes = more.pop("axes", "TZYX"[-len(shape) :])
-    return Pair(Stack(image, axes, name=f"blobs {seed}"), strokes(truth), "strokes", **more)
+    return AnnotatedImage(
+        Stack(image, axes, name=f"blobs {seed}"), strokes(truth), "strokes", **more
+    )
 
 
 def tiny(**changes: Any) -> TrainSettings:
@@ -94,7 +100,7 @@ def tiny(**changes: Any) -> TrainSettings:
     return TrainSettings.model_validate(values)
 
 
-def run_training(pairs: Sequence[Pair], settings: TrainSettings, **more: Any) -> Any:
+def run_training(pairs: Sequence[AnnotatedImage], settings: TrainSettings, **more: Any) -> Any:
     """Train to the end; (model, events)."""
     events: list[Event] = []
     generator = train_events(pairs, settings, **more)
@@ -206,11 +212,30 @@ class Watched:
         return max(self.reads)
 
 
-def full_pair(image: np.ndarray, truth: np.ndarray, axes: str, **more: Any) -> Pair:
-    return Pair(Stack(image, axes), truth, LabelKind.FULL, **more)
+def full_pair(image: np.ndarray, truth: np.ndarray, axes: str, **more: Any) -> AnnotatedImage:
+    return AnnotatedImage(Stack(image, axes), truth, LabelKind.FULL, **more)
 
 
 def stopped_control() -> Control:
     control = Control(threads=1)
     control.stop()
     return control
+
+
+def broken_loss(
+    monkeypatch: pytest.MonkeyPatch, bad: Callable[[int], bool], gradient: bool = False
+) -> None:
+    """The n-th loss of a training is NaN where ``bad(n)``; or its gradient alone is."""
+    calls = [0]
+
+    def value(batch: LossInputs) -> Mean:
+        calls[0] += 1
+        mean = cross_entropy(batch)
+        if not bad(calls[0]):
+            return mean
+        if gradient:
+            return mean._replace(value=mean.value + (batch.logits.sum() * 0.0).sqrt())
+        return mean._replace(value=mean.value * math.nan)
+
+    terms = (LossTerm("cross_entropy", lambda _: 1.0, value), *losses.LOSSES[1:])
+    monkeypatch.setattr("napari_unetseg.training.trainer.LOSSES", terms)

@@ -220,8 +220,8 @@ class Choices:
             self.choose_labels(layer, LabelKind.STROKES)
             self.session.brush = layer.selected_label
             self.session.say(
-                f"Draw a few strokes on a structure of {stack.name}, then click 'background' and "
-                "draw some there."
+                f"Paint a few strokes on a structure of {stack.name}, then click 'background' "
+                "and paint some there."
             )
         return layer
 
@@ -332,7 +332,9 @@ class Choices:
         numbers = {s.number for s in self.session.structures}
         free = next((n for n in range(1, BRUSH) if n not in numbers), None)
         if free is None:
-            self.session.say("There are 254 structures, which is all there can be.", Level.WARNING)
+            self.session.say(
+                "There are 254 structures already, the largest possible number.", Level.WARNING
+            )
             return
         self.session.structures = (*self.session.structures, Structure(free))
         source = self.session.source()

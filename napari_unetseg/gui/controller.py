@@ -14,20 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_unetseg.annotations.annotation_store import Change, Origin
+from napari_unetseg.core.architectures import ARCHITECTURES
 from napari_unetseg.core.errors import TrainingError, UserError
-from napari_unetseg.core.events import (
-    ChunkPredicted,
-    EpochDone,
-    Event,
-    Improved,
-    Notice,
-    OtherSpacing,
-    Prepared,
-    Renewed,
-    StepDone,
-    TilePredicted,
-    TrainingDone,
-)
+from napari_unetseg.core.events import ChunkPredicted, Event, Notice, OtherSpacing, TilePredicted
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.label_appearance import look_at
 from napari_unetseg.core.labels import BRUSH, LabelKind
@@ -61,8 +50,17 @@ from napari_unetseg.gui.session import (
 from napari_unetseg.gui.spacing import Spacing
 from napari_unetseg.gui.steps import Steps
 from napari_unetseg.jobs.live_predictor import MaskBegins
-from napari_unetseg.jobs.tasks import ComputerLost, Elsewhere, Prediction
+from napari_unetseg.jobs.remote.run_on import RunOn
+from napari_unetseg.jobs.tasks import Prediction, RemoteDisconnected
 from napari_unetseg.runtime.cpu import cores
+from napari_unetseg.training.training_events import (
+    EpochDone,
+    Improved,
+    Prepared,
+    Renewed,
+    StepDone,
+    TrainingDone,
+)
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -286,7 +284,7 @@ class Controller(Masks):
             device, match = self.session.settings.device, self.session.match_spacing
             settings = PredictSettings(device=device, match_spacing=match)
             task = Prediction(model, stack, planes, settings)
-            job = Elsewhere(task, self.session.computer)
+            job = RunOn(task, self.session.computer)
             done = partial(self._on_predicted, None if trained else self.session.message)
             self.start(JobKind.PREDICT, f"Predicting {stack.name}", job, done)
 
@@ -296,7 +294,7 @@ class Controller(Masks):
         if message.level is Level.WARNING and not known:
             return
         if self._control.stopped:
-            text, level = "Predicting was stopped; what was predicted so far is shown.", Level.INFO
+            text, level = "Prediction was stopped; what was predicted so far is shown.", Level.INFO
         elif entry is not None and not entry.model.validated:
             text, level = sentences.NOT_VALIDATED, Level.DONE
         else:
@@ -318,8 +316,8 @@ class Controller(Masks):
             if not self._control.stopped:
                 self.stop()
                 self.session.say(
-                    "The prediction layer was deleted, so predicting stopped; press "
-                    "'Predict' to begin anew.",
+                    "The prediction layer was deleted, so prediction stopped; press 'Predict' "
+                    "to start again.",
                     Level.WARNING,
                 )
             return
@@ -399,7 +397,9 @@ class Controller(Masks):
         structures = model.classes.structures
         self.know([s.number for s in structures], {s.number: s.name for s in structures})
         self.add_model(ModelEntry(model, path.stem, path))
-        self.session.say(f"{path.name} is in use; press 'Predict', or 'Train' to go on.")
+        self.session.say(
+            f"{path.name} is in use; press 'Predict', or 'Train' to continue training it."
+        )
 
     def use_model(self, entry: ModelEntry) -> None:
         """Use an earlier model of this session again."""
@@ -428,7 +428,7 @@ class Controller(Masks):
             self.use_model(before)
             self._before = now
             self.looking.may_train = False
-            self.session.say(f"{before.name} is in use again, with the mask that it made.")
+            self.session.say(f"{before.name} is in use again, with its mask.")
 
     def _match_settings(self, model: Model) -> None:
         """Settings describe the network in use, so that the next training goes on from it.
@@ -438,7 +438,9 @@ class Controller(Masks):
         net = model.net
         if net.dims == 3 and self.session.image is not None and not self.has_volumes():
             return
-        weights = self.session.settings.encoder_weights if net.encoder != "unet" else None
+        weights = self.session.settings.encoder_weights
+        if not ARCHITECTURES[net.encoder].encoder_weights:
+            weights = None
         self.session.change_settings(
             dims=net.dims,
             depth=net.depth,
@@ -555,7 +557,7 @@ class Controller(Masks):
                     pairs = zip(event.scores.numbers, event.scores.dice, strict=True)
                     self.session.dice = dict(pairs)
                 self._went_wrong = event.outcome.went_wrong
-            case ComputerLost():
+            case RemoteDisconnected():
                 self.computers.leave()
             case work.Progress():
                 self.show_progress(event.fraction)

@@ -286,7 +286,7 @@ class Keeping:
             useless = self._session.project is None and not copy.trouble
             self._leave(before, partial(_close, before, useless=useless))
         self._named(copy.folder)
-        self._session.say(f"Everything is kept in {copy.folder} from now on.", Level.DONE)
+        self._session.say(f"Everything is saved in {copy.folder} from now on.", Level.DONE)
 
     def report(self, output: Path, on_page: Callable[[Path], None]) -> None:
         """Write a page about what was done into a folder; ``on_page`` is called with its file."""
@@ -346,7 +346,7 @@ class Keeping:
     def _say_open(self, project: Project, lost: Sequence[str]) -> None:
         missing = self._session.missing
         what = "What was not saved" if _is_nameless(project) else project.folder.name
-        said = [f"{what} is open with all that was painted.", *lost]
+        said = [f"{what} is open with all its annotations.", *lost]
         if missing:
             said.append(sentences.MISSING.format(", ".join(missing)))
         self._session.say(" ".join(said), Level.WARNING if missing or lost else Level.DONE)
@@ -403,7 +403,7 @@ class Keeping:
             session.missing = tuple(name for name in session.missing if name in lost)
             self._on_values()
             names = ", ".join(image.name for image in found)
-            session.say(f"{names} is open with all that was painted.", Level.DONE)
+            session.say(f"{names} is open with all its annotations.", Level.DONE)
         return bool(found)
 
     def _named(self, folder: Path | None) -> None:

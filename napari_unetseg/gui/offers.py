@@ -113,5 +113,5 @@ class AnnotationOffers:
 
     def _on_error(self, error: BaseException) -> None:
         self._asking = False
-        text = sentences.explain(error, "Looking at what you painted")
+        text = sentences.explain(error, "Reading the new annotations")
         self._controller.session.say(text, Level.WARNING)

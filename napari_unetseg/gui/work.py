@@ -19,14 +19,15 @@ from napari_unetseg.gui.grids import empty_grid
 from napari_unetseg.gui.newer import pairs_of
 from napari_unetseg.gui.tidy import TidySettings, tidy
 from napari_unetseg.io.project.project import Project
-from napari_unetseg.jobs.tasks import Elsewhere, Training
+from napari_unetseg.jobs.remote.run_on import RunOn
+from napari_unetseg.jobs.tasks import Training
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.core.job_control import Control
     from napari_unetseg.core.labels import Structure
     from napari_unetseg.core.settings import MatchSpacing, TrainSettings
-    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.gui.newer import Snapshot
     from napari_unetseg.gui.session import Source
     from napari_unetseg.inference.large.output_format import Saving
@@ -87,20 +88,20 @@ class TrainWork:
 
     def __call__(self, control: Control) -> Generator[Event, None, Model]:
         """Yield the events of the training, and masks between them; return the model."""
-        others: list[Pair] = []
+        others: list[AnnotatedImage] = []
         for source in self.folders:
             others += yield from _open_folder(source)
         control.keep_pairs(tuple(others))
         pairs = [*pairs_of(self.snapshots), *others]
         init = self.model
         if init is not None and (reason := _misfit(init, self.settings)):
-            yield Notice(f"A new model begins: {reason}.")
+            yield Notice(f"A new model is trained: {reason}.")
             init = None
         task = Training(pairs, self.settings, self.structures, init, self.screen)
-        return cast("Model", (yield from Elsewhere(task, self.computer)(control)))
+        return cast("Model", (yield from RunOn(task, self.computer)(control)))
 
 
-def _open_folder(source: Source) -> Generator[Event, None, list[Pair]]:
+def _open_folder(source: Source) -> Generator[Event, None, list[AnnotatedImage]]:
     from napari_unetseg.io.folder_pairs import find_pairs
 
     found = find_pairs(source.image, source.labels, source.kind, threshold=source.threshold)
@@ -114,14 +115,14 @@ def _misfit(model: Model, settings: TrainSettings) -> str:
     """Why a training cannot go on from a model; empty when it can."""
     net = model.net
     if net.dims > settings.dims:
-        return "a 3D one cannot go on in 2D"
+        return "a 3D model cannot be continued in 2D"
     if (net.depth, net.width, net.norm, net.encoder) != (
         settings.depth or net.depth,
         settings.width,
         settings.norm,
         settings.encoder,
     ):
-        return "the network in the settings is another one"
+        return "the settings ask for another network"
     return ""
 
 
@@ -268,7 +269,7 @@ class ReportWork:
 
     def __call__(self, control: Control) -> Events:
         """Return the page."""
-        from napari_unetseg.project_report import report_events
+        from napari_unetseg.report.project_report import report_events
 
         yield Progress(0.0)
         page, _ = yield from report_events(

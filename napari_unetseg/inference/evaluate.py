@@ -13,14 +13,14 @@ from napari_unetseg.core.events import Event, Notice, TilePredicted, pass_on
 from napari_unetseg.core.label_checks import LabelValues, notes_of
 from napari_unetseg.core.labels import BRUSH, Classes, LabelKind, Structure
 from napari_unetseg.core.metrics import Scores, confusion, scores_of
-from napari_unetseg.data.dataset import values_of
+from napari_unetseg.data.annotated_image import values_of
 from napari_unetseg.inference.predict import predict_events
 from napari_unetseg.models.voxel_sizes import fit_spacing
 
 if TYPE_CHECKING:
     from napari_unetseg.core.job_control import Control
     from napari_unetseg.core.settings import PredictSettings
-    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.models.model import Model
 
 __all__ = ["Evaluation", "ImageScores", "evaluate", "evaluate_events"]
@@ -44,7 +44,7 @@ class Evaluation:
 
 def evaluate_events(
     model: Model,
-    pairs: Sequence[Pair],
+    pairs: Sequence[AnnotatedImage],
     settings: PredictSettings | None = None,
     *,
     control: Control | None = None,
@@ -75,8 +75,8 @@ def evaluate_events(
         raise UserError("The evaluation was stopped before anything was scored.")
     if not pooled.voxels:
         raise UserError(
-            "The masks hold no voxel that can be scored: this model knows no background, and "
-            "nothing else is labelled; give masks with the model's structures."
+            "The masks hold no voxel that can be scored: this model has no background class, "
+            "and nothing else is labelled; give masks with the model's structures."
         )
     images = tuple(ImageScores(name, scores_of(counts, judge.classes)) for name, counts in found)
     return Evaluation(pooled, images)
@@ -84,7 +84,7 @@ def evaluate_events(
 
 def evaluate(
     model: Model,
-    pairs: Sequence[Pair],
+    pairs: Sequence[AnnotatedImage],
     settings: PredictSettings | None = None,
     *,
     control: Control | None = None,
@@ -166,8 +166,8 @@ class _Judge:
             return ""
         only = self.classes.structures[0]
         return (
-            f"The masks hold {self.binary} alone beside 0, which is scored as {only.number} "
-            f"({only.name}), all that the model knows."
+            f"The masks hold only 0 and {self.binary}, which is scored as {only.number} "
+            f"({only.name}), the model's only structure."
         )
 
     def check(self, mask: LabelValues) -> None:
@@ -181,12 +181,12 @@ class _Judge:
         if unknown := sorted(values - set(known)):
             knows = ", ".join(f"{s.number} ({s.name})" for s in self.classes.structures)
             raise UserError(
-                f"{mask.name} hold the number {unknown[0]}, but the model knows only {knows}; give "
-                "masks of the same structures, or say with '--labels instances' that every number "
-                "is an object."
+                f"{mask.name} hold the number {unknown[0]}, but the model knows only {knows}; "
+                "give masks of the same structures, or '--labels instances' if every number is "
+                "an object."
             )
 
-    def truth(self, pair: Pair, labels: Any) -> np.ndarray:
+    def truth(self, pair: AnnotatedImage, labels: Any) -> np.ndarray:
         """Class indices of a piece of a mask."""
         labels = np.asarray(labels)
         if pair.kind is LabelKind.FULL and len(self.classes.structures) == 1:
@@ -206,7 +206,7 @@ class _Judge:
 
 def _count(
     model: Model,
-    pair: Pair,
+    pair: AnnotatedImage,
     judge: _Judge,
     settings: PredictSettings | None,
     control: Control | None,

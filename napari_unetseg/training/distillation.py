@@ -13,15 +13,15 @@ from torch.nn import functional
 from napari_unetseg.core.labels import IGNORE
 
 if TYPE_CHECKING:
-    from napari_unetseg.data.dataset import TrainingData
-    from napari_unetseg.data.validation_split import Plane
+    from napari_unetseg.data.dataset import TrainingDataset
+    from napari_unetseg.data.validation_split import LabelledPlane
     from napari_unetseg.models.unet import UNet
 
-__all__ = ["Teacher", "distillation_sums"]
+__all__ = ["Teacher", "distillation_loss"]
 
-NEAR = 8
+DISTRUST_RADIUS = 8
 """Voxels along Y and X around a wrong one within which the teacher is not believed."""
-ANYWHERE = 0.25
+RANDOM_PATCH_RATE = 0.25
 """Share of the samples that come from anywhere in labelled planes, not from around labels: what was
 painted in one corner must not change another."""
 HELD_OUT = 254
@@ -46,7 +46,7 @@ class Teacher:
         was seen.
     """
 
-    def __init__(self, network: UNet, data: TrainingData, seen: Collection[str]) -> None:
+    def __init__(self, network: UNet, data: TrainingDataset, seen: Collection[str]) -> None:
         self.network = network.folded().requires_grad_(False)
         known = [
             pair.corrections is not None or fingerprint in seen
@@ -58,17 +58,17 @@ class Teacher:
         self.planes = [plane for plane in planes if _without_blocks(plane).size]
         self._labels = {id(plane): _without_blocks(plane) for plane in self.planes}
 
-    def labels(self, plane: Plane) -> np.ndarray:
+    def labels(self, plane: LabelledPlane) -> np.ndarray:
         """Class indices to train on, with `HELD_OUT` where the teacher must not be asked."""
         return self._labels.get(id(plane), plane.train)
 
-    def knows(self, plane: Plane) -> bool:
+    def knows(self, plane: LabelledPlane) -> bool:
         """Whether its mask of this plane was seen, and something there is not labelled."""
         return id(plane) in self._labels
 
-    def pick(self, rng: np.random.Generator) -> tuple[Plane, int] | None:
+    def pick(self, rng: np.random.Generator) -> tuple[LabelledPlane, int] | None:
         """Now and then a voxel of a plane that it knows, labelled or not: plane and flat index."""
-        if not self.planes or rng.random() >= ANYWHERE:
+        if not self.planes or rng.random() >= RANDOM_PATCH_RATE:
             return None
         sizes = np.array([plane.train.size for plane in self.planes], float)
         plane = self.planes[int(rng.choice(len(sizes), p=sizes / sizes.sum()))]
@@ -81,11 +81,11 @@ class Teacher:
         return logits
 
 
-def distillation_sums(logits: Tensor, said: Tensor, target: Tensor) -> Tensor:
+def distillation_loss(logits: Tensor, said: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy to what a teacher says where nothing is labelled.
 
-    Voxels within `NEAR` of a labelled one of which the teacher is wrong do not count: what was
-    painted there is meant for its surroundings too.
+    Voxels within `DISTRUST_RADIUS` of a labelled one that the teacher gets wrong do not count: what
+    was painted there is meant for its surroundings too.
 
     Parameters
     ----------
@@ -98,8 +98,8 @@ def distillation_sums(logits: Tensor, said: Tensor, target: Tensor) -> Tensor:
 
     Returns
     -------
-    Tensor
-        (2,) float32: the sum over the voxels that count, and their number.
+    tuple of Tensor
+        The mean over the voxels that count, float32, 0 without any; and their number.
     """
     logits, said = logits.float(), said.float()
     if logits.shape[1] == 1:
@@ -113,16 +113,22 @@ def distillation_sums(logits: Tensor, said: Tensor, target: Tensor) -> Tensor:
     unknown = target == IGNORE
     wrong = ~unknown & (target != HELD_OUT) & (answer != target)
     counts = unknown & ~_around(wrong)
-    return torch.stack([(losses * counts).sum(), counts.sum().float()])
+    number = counts.sum().float()
+    return (losses * counts).sum() / number.clamp(min=1), number
 
 
 def _around(places: Tensor) -> Tensor:
     """Whether a voxel (N, *spatial) has one of the places near it in its plane."""
     planes = places.flatten(0, -3)[:, None].float()
-    return functional.max_pool2d(planes, 2 * NEAR + 1, 1, NEAR).view(places.shape) > 0
+    return (
+        functional.max_pool2d(planes, 2 * DISTRUST_RADIUS + 1, 1, DISTRUST_RADIUS).view(
+            places.shape
+        )
+        > 0
+    )
 
 
-def _without_blocks(plane: Plane) -> np.ndarray:
+def _without_blocks(plane: LabelledPlane) -> np.ndarray:
     """What to train on, and `HELD_OUT` in the validation blocks and their guard.
 
     It is empty where all is labelled. A plane keeps it, since newer strokes change few planes.

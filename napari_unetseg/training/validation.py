@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from napari_unetseg.core.labels import IGNORE
 from napari_unetseg.core.metrics import (
     Scores,
     confusion,
@@ -21,14 +22,14 @@ from napari_unetseg.core.metrics import (
 )
 from napari_unetseg.models.unet import UNet, probabilities
 from napari_unetseg.runtime.devices import release_memory
-from napari_unetseg.runtime.distributed import Team
+from napari_unetseg.runtime.distributed import ProcessGroup
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 
 if TYPE_CHECKING:
-    from napari_unetseg.data.dataset import TrainingData
-    from napari_unetseg.data.validation_split import Block, Plane
+    from napari_unetseg.data.dataset import TrainingDataset
+    from napari_unetseg.data.validation_split import LabelledPlane, ValidationBlock
 
-__all__ = ["Validator"]
+__all__ = ["Validator", "labelled_error"]
 
 Region = tuple[slice, ...]
 MOST_VOXELS = 2**21
@@ -43,12 +44,12 @@ class Validator:
 
     def __init__(
         self,
-        data: TrainingData,
+        data: TrainingDataset,
         network: UNet,
         device: torch.device,
-        team: Team | None = None,
+        group: ProcessGroup | None = None,
     ) -> None:
-        self.data, self.device, self.team = data, device, team or Team(device)
+        self.data, self.device, self.group = data, device, group or ProcessGroup(device)
         self.stride = network.stride
         self.context = max(network.receptive_field) // 2
 
@@ -72,9 +73,9 @@ class Validator:
     @torch.inference_mode()
     def _score(self, network: UNet, of_classes: Sequence[float] | None) -> Scores:
         n, blocks = len(self.data.classes.numbers), len(self.data.validation_blocks())
-        own = self.team.attempt(lambda: self._count(network.folded(), n))
-        total = self.team.sum(torch.from_numpy(own))
-        self.team.spread([total])
+        own = self.group.run_together(lambda: self._count(network.folded(), n))
+        total = self.group.all_reduce(torch.from_numpy(own))
+        self.group.broadcast([total])
         rows = total.numpy()
         counts, sums, losses = rows[:n].astype(np.int64), rows[n : 2 * n], rows[2 * n]
         soft = soft_dice_of(sums, of_classes)
@@ -91,11 +92,13 @@ class Validator:
             losses += log_losses(truth, shares)
         return np.concatenate([counts, sums, losses[None]])
 
-    def _predicted(self, network: UNet) -> Iterator[tuple[Plane, Block, np.ndarray]]:
+    def _predicted(
+        self, network: UNet
+    ) -> Iterator[tuple[LabelledPlane, ValidationBlock, np.ndarray]]:
         """Probabilities (classes, *block) of each block; a plane with many is predicted whole."""
         blocks = self.data.validation_blocks()
         planes = [list(group) for _, group in groupby(blocks, key=lambda found: id(found[0]))]
-        for mine in self.team.share(planes):
+        for mine in self.group.shard(planes):
             plane = mine[0][0]
             shape = plane.validate.shape
             reads = [self._with_context(block.region, shape) for _, block in mine]
@@ -118,7 +121,7 @@ class Validator:
             for r, s, size in zip(region, self.stride, shape, strict=True)
         )
 
-    def _infer(self, network: UNet, plane: Plane, read: Region) -> np.ndarray:
+    def _infer(self, network: UNet, plane: LabelledPlane, read: Region) -> np.ndarray:
         image = torch.from_numpy(self.data.read(plane, read))[None].to(self.device)
         if image.ndim == 4:
             image = image.contiguous(memory_format=torch.channels_last)
@@ -127,3 +130,32 @@ class Validator:
 
 def _voxels(region: Region) -> int:
     return math.prod(s.stop - s.start for s in region)
+
+
+def labelled_error(network: UNet, data: TrainingDataset, device: torch.device) -> float:
+    """Fraction of the voxels labelled for training that a network gets wrong.
+
+    1 where there is not enough memory to predict them.
+    """
+    try:
+        return _labelled_error(network.folded(), data, device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    release_memory(device)
+    return 1.0
+
+
+@torch.inference_mode()
+def _labelled_error(network: UNet, data: TrainingDataset, device: torch.device) -> float:
+    wrong, labelled = 0, 0
+    for image, target in data.labelled_regions():
+        pixels = torch.from_numpy(image)[None].to(device)
+        truth = torch.from_numpy(target).to(device)
+        inside = tuple(slice(0, size) for size in target.shape)
+        logits = network(pixels)[0][(slice(None), *inside)]
+        found = logits[0] > 0 if len(logits) == 1 else logits.argmax(0)
+        known = truth != IGNORE
+        wrong += int((found != truth)[known].sum())
+        labelled += int(known.sum())
+    return wrong / max(1, labelled)

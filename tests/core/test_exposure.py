@@ -15,7 +15,7 @@ from helpers import blobs, dice, of_kind, random_model, run_training, strokes, t
 from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.image_stack import Normalization, Stack
 from napari_unetseg.core.resample import Resampling
-from napari_unetseg.data.dataset import Pair
+from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.models.model import Model, load_model
 
@@ -49,7 +49,7 @@ def model() -> Model:
     """A model of one training image."""
     _, truth = blobs((96, 96), 10, 0)
     settings = tiny(steps=80, learning_rate=2e-2)
-    found, _ = run_training([Pair(stack(cells()), strokes(truth), "strokes")], settings)
+    found, _ = run_training([AnnotatedImage(stack(cells()), strokes(truth), "strokes")], settings)
     return found  # type: ignore[no-any-return]
 
 
@@ -271,7 +271,7 @@ def eight_bits(image: np.ndarray) -> np.ndarray:
     [
         (eight_bits(0.4 * cells()), "is saturated"),
         (eight_bits(0.01 * cells()), "grey levels, so the mask may be wrong"),
-        (np.maximum(cells() - 1500, 0), "is cut off at the dark end"),
+        (np.maximum(cells() - 1500, 0), "is clipped at the dark end"),
         (cells().max() + cells().min() - cells(), "looks inverted"),
         (np.full((96, 96), 65535, np.uint16), "has the same value everywhere (65,535)"),
         (np.zeros((96, 96)), "has the same value everywhere (0)"),
@@ -282,7 +282,7 @@ def test_what_cannot_be_mended_is_said(image: np.ndarray, words: str, several: b
     usual = chosen(*([cells(), 5 * cells(1)] if several else [cells()]))
     (notice,) = [n for n in usual.for_stack(stack(image))[1] if n.warning]
     assert words in notice.text
-    assert "may be wrong" in notice.text or "nothing to find" in notice.text
+    assert "may be wrong" in notice.text or "nothing to segment" in notice.text
 
 
 def test_what_is_mended_is_no_warning() -> None:
@@ -373,20 +373,22 @@ def test_a_range_that_is_to_be_kept_is_kept() -> None:
 def test_a_training_that_goes_on_with_another_exposure_says_no_more_of_it(model: Model) -> None:
     image, truth = stack(5 * cells(8)), blobs((96, 96), 10, 8)[1]
     assert model.normalization.for_stack(image)[1]
-    on = run_training([Pair(image, strokes(truth), "strokes")], tiny(steps=2), init=model)[0]
+    on = run_training(
+        [AnnotatedImage(image, strokes(truth), "strokes")], tiny(steps=2), init=model
+    )[0]
     assert on.normalization.per_image
     assert why_this_range(on) == "the ranges of these images or of your model's differ"
     for known in (image, stack(cells())):
         assert on.normalization.for_stack(known)[1] == ()
     same = run_training(
-        [Pair(stack(cells(9)), strokes(truth), "strokes")], tiny(steps=2), init=model
+        [AnnotatedImage(stack(cells(9)), strokes(truth), "strokes")], tiny(steps=2), init=model
     )[0]
     assert same.normalization == model.normalization
-    assert why_this_range(same) == why_this_range(model) == "one range fits them all"
+    assert why_this_range(same) == why_this_range(model) == "all images have about the same range"
     told = tiny(steps=1, normalization="image")
-    assert why_this_range(run_training([Pair(image, strokes(truth), "strokes")], told)[0]).endswith(
-        "settings"
-    )
+    assert why_this_range(
+        run_training([AnnotatedImage(image, strokes(truth), "strokes")], told)[0]
+    ).endswith("settings")
 
 
 def why_this_range(model: Model) -> str:

@@ -298,7 +298,7 @@ def test_next_answers_while_a_training_goes_on() -> None:
     assert session.entry is None
     controller.attention.next_region()
     wait(controller, lambda: controller.attention.suggestion is not None)
-    assert session.job is not None, "the training goes on"
+    assert session.job is not None, "Training continues"
     assert controller.attention.suggestion is not None
     assert controller.attention.suggestion.region == (slice(0, SIDE), slice(0, SIDE))
     names = {thread.name for thread in threading.enumerate()}

@@ -232,11 +232,11 @@ def test_a_colour_goes_into_every_layer_and_back(controller: Controller, mask: P
 
 def test_the_last_structure_stays(controller: Controller, said: list[str]) -> None:
     controller.classes.delete(1)
-    assert "One structure has to stay" in said[-1]
+    assert "At least one structure is needed" in said[-1]
     controller.add_structure()
     controller.classes.delete(2)
     controller.classes.merge(1, BRUSH)
-    assert "One structure has to stay" in said[-1]
+    assert "At least one structure is needed" in said[-1]
     assert [s.number for s in controller.session.structures] == [1]
 
 

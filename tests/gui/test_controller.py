@@ -17,7 +17,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from napari_unetseg.core.errors import TrainingError
-from napari_unetseg.core.events import Event, Notice, Outcome, StepDone, TrainingDone
+from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.gui import grids, sentences
 from napari_unetseg.gui.controller import Controller
@@ -25,6 +25,7 @@ from napari_unetseg.gui.jobs import SyncRunner
 from napari_unetseg.gui.preferences import Preferences
 from napari_unetseg.gui.session import Level, Mode
 from napari_unetseg.gui.tidy import TidySettings
+from napari_unetseg.training.training_events import Outcome, StepDone, TrainingDone
 
 
 def count(controller: Controller) -> None:
@@ -106,7 +107,7 @@ def test_corrections_of_false_positives_alone_train(
     assert session.corrected == 10
     controller.train()
     assert len(session.history) == 2
-    assert any("Nothing is labelled of structure 1: the model keeps" in text for text in said)
+    assert any("There are no labels of structure 1: the model keeps" in text for text in said)
     assert session.history[1].model.classes == session.history[0].model.classes
     session.go_on = False
     controller.train()
@@ -202,12 +203,12 @@ def test_a_failed_training_costs_neither_model_nor_strokes(
 def test_a_loss_that_is_no_number_ends_with_a_sentence_and_the_first_answer(
     controller: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_unetseg.training.trainer import Learner, NotFiniteError
+    from napari_unetseg.training.trainer import NotFiniteError, Trainer
 
     def nan(*_: Any) -> float:
         raise NotFiniteError
 
-    monkeypatch.setattr(Learner, "step", nan)
+    monkeypatch.setattr(Trainer, "step", nan)
     controller.train()
     assert "NaN" in controller.session.result
     assert controller.session.job is None
@@ -350,7 +351,7 @@ def test_on_a_full_disk_nobody_paints_on_a_layer_in_a_file_and_what_was_painted_
     assert np.asarray(known[30:31, 30:31]).any()
     monkeypatch.setattr(grids, "LEAST_FREE", 0)
     controller.tick()
-    assert "There is room on the disk again" in controller.session.message.text
+    assert "There is space on the disk again" in controller.session.message.text
     assert layer.editable
     layer.editable = False  # somebody else's wish
     controller.tick()
@@ -404,7 +405,7 @@ def test_another_network_in_the_settings_begins_a_new_model(
     controller.session.change_settings(**changes)
     controller.train()
     first, second = (entry.model for entry in controller.session.history)
-    assert any(text.startswith("A new model begins") for text in said)
+    assert any(text.startswith("A new model is trained") for text in said)
     assert second.history[-1].parent is None
     assert second.net != first.net
 
@@ -424,7 +425,7 @@ def test_volumes_go_on_from_planes_and_planes_begin_anew(said: list[str]) -> Non
     assert (planes.dims, volumes.dims, again.dims) == (2, 3, 2)
     assert volumes.history[-1].parent == planes.id
     assert again.history[-1].parent is None
-    assert any("3D" in text and text.startswith("A new model begins") for text in said)
+    assert any("3D" in text and text.startswith("A new model is trained") for text in said)
     controller.disconnect()
 
 
@@ -578,7 +579,7 @@ def test_what_is_painted_while_it_trains_is_learned_from(
     more = {"strokes": 2 * SIDE, "prediction": sum(corrected), "nowhere": 0}[where]
     assert more or where == "nowhere"
     assert record.labelled_voxels == 300 + more
-    told = [text for text in said if "painted meanwhile" in text]
+    told = [text for text in said if "continues with the new annotations" in text]
     assert len(told) == (where != "nowhere")
     assert all(f"{300 + more} labelled pixels" in text for text in told)
 

@@ -118,7 +118,7 @@ def test_a_window_that_crashed_is_offered_and_brings_everything_back(
     (recovery,) = again.session.recoveries
     assert recovery.names == ("squares",)
     again.keeping.recover(recovery)
-    assert again.session.message.text.endswith("is open with all that was painted.")
+    assert again.session.message.text.endswith("is open with all its annotations.")
     assert_same(said(again), before)
     labels = again.session.training[0].labels
     np.testing.assert_array_equal(labels.data, strokes_before)
@@ -197,7 +197,7 @@ def test_a_missing_image_is_asked_for_and_nothing_of_it_is_lost(
     assert again.session.missing == ("squares",)
     tifffile.imwrite(tmp_path / "not that.tif", np.zeros((SIDE, SIDE), np.uint8))
     again.keeping.find(tmp_path / "not that.tif")
-    assert "not that.tif has not the pixels" in again.session.message.text
+    assert "not that.tif does not have the pixels" in again.session.message.text
     assert again.session.missing == ("squares",)
     if by == "dropping it":
         again.viewer.open(str(tmp_path / "other name.tif"))
@@ -205,7 +205,7 @@ def test_a_missing_image_is_asked_for_and_nothing_of_it_is_lost(
     else:
         again.keeping.find(tmp_path / "other name.tif")
     assert again.session.missing == ()
-    assert "with all that was painted" in again.session.message.text
+    assert "with all its annotations" in again.session.message.text
     assert_same(said(again), before)
     again.disconnect()
     third = started(None)
@@ -271,7 +271,7 @@ def test_a_full_disk_is_said_once_and_so_is_its_end(
         assert len([s for s in sentences if "what you do is kept in memory" in s]) == 1
         work.keeping.tick()
     work.keeping.tick()
-    assert sentences[-1] == "Everything is on disk again."
+    assert sentences[-1] == "Everything is saved to disk again."
     assert_recovered(work)
 
 
@@ -304,7 +304,7 @@ def test_a_model_that_found_no_room_is_said_and_written_when_there_is(
         work.rename_structure(1, "disc")  # another occasion, at which it fails again
     new = work.session.history[-1]
     (text,) = [s for s in sentences_of if s.startswith(f"{new.name} could not be written")]
-    assert "(no space left on device); it is kept in memory and written again soon" in text
+    assert "(no space left on device); it is kept in memory and will be written again" in text
     assert new.model.id not in models_on_disk(work)
 
     monkeypatch.setattr(keeping, "RETRY_SECONDS", 0.0)
@@ -513,7 +513,7 @@ def test_a_project_opened_over_its_own_layers_uses_them(
     folder, before, layers = work.keeping.project.folder, said(work), list(work.viewer.layers)
     for _ in range(2):
         work.keeping.open(folder)
-        assert "is open with all that was painted" in work.session.message.text
+        assert "is open with all its annotations" in work.session.message.text
     assert list(work.viewer.layers) == layers
     assert_same(said(work), before)
     assert_learned(work, annotations(work)[0])

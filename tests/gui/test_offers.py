@@ -17,7 +17,7 @@ from napari.layers import Image, Labels
 from napari_unetseg.annotations.annotation_store import Origin, Truth
 from napari_unetseg.annotations.sparse_array import CHUNK, SparseGrid
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.data.dataset import Pair
+from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.gui import newer, offers, work
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.grids import LabelCounter, count_labels
@@ -31,7 +31,7 @@ class Desk:
     """A controller with worker threads and no window; its training does nothing but take offers."""
 
     def __init__(self, puppet: Puppet) -> None:
-        self.puppet, self.began = puppet, list[tuple[Pair, ...]]()
+        self.puppet, self.began = puppet, list[tuple[AnnotatedImage, ...]]()
         self.viewer = ViewerModel()
         self.image = self.viewer.add_layer(Image(np.zeros((PLANES, SIDE, SIDE), np.uint8)))
         data = np.zeros((PLANES, SIDE, SIDE), np.uint8)
@@ -212,7 +212,7 @@ def test_an_offer_that_fails_is_said_and_the_next_one_comes(
     with monkeypatch.context() as patch:
         patch.setattr(offers, "newer_pairs", fails)
         desk.paint((0, 100, 100))
-        desk.wait(lambda: "Looking at what you painted" in desk.session.message.text)
+        desk.wait(lambda: "Reading the new annotations" in desk.session.message.text)
     desk.paint((0, 100, 102))
     desk.wait(lambda: desk.offered((0, 100, 102)))
     assert desk.offered((0, 100, 100))

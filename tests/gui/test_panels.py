@@ -88,7 +88,7 @@ def test_a_form_takes_fields_that_it_has_not_heard_of(qtbot: Any) -> None:
     qtbot.addWidget(form)
     assert {w.name: w.tooltip for w in form.values} == {
         "fresh": "Something new. Default: False.",
-        "bare": "Bare. Default: 0, which chooses.",
+        "bare": "Bare. Default: 0 (automatic).",
     }
 
 

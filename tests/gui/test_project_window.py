@@ -68,7 +68,7 @@ def test_save_open_recent_and_what_the_panel_says(
     saves_to(monkeypatch, tmp_path / "mine")
     painted.click(panel.save)
     painted.wait(lambda: session.project == tmp_path / "mine")
-    assert panel.where.text() == f"Everything is kept in {tmp_path / 'mine'}."
+    assert panel.where.text() == f"Everything is saved in {tmp_path / 'mine'}."
     assert (tmp_path / "mine" / FILE).exists()
     labels = session.training[0].labels
     labels.data_setitem((np.array([1]), np.array([1])), BRUSH)

@@ -72,7 +72,7 @@ def test_a_blurred_mask_becomes_a_mask(planes: tuple[int, ...]) -> None:
     controller, layer = opened(grey, planes)
     session = controller.session
     assert session.message.level is Level.WARNING
-    assert "press 'Use what is above 127'" in session.message.text
+    assert "press 'Use values above 127'" in session.message.text
     controller.tick()
     assert [structure.number for structure in session.structures] == [1]
     controller.train()
@@ -88,7 +88,7 @@ def test_a_blurred_mask_becomes_a_mask(planes: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(layer.data, grey)
     assert not layer.visible
     assert not controller.remedies.offered()
-    assert session.message.text == "mask · labels was made and is chosen; press 'Train'."
+    assert session.message.text == "mask · labels was made and selected; press 'Train'."
     controller.train()
     assert [entry.model.classes.numbers for entry in session.history] == [(0, 1)]
 
@@ -123,7 +123,7 @@ def test_what_aligned_labels_look_like_is_not_hidden_by_their_alignment() -> Non
     layer.scale = (3.0, 3.0)
     controller.tick()
     controller.aligning.align()
-    assert "press 'Use what is above 127'" in controller.session.message.text
+    assert "press 'Use values above 127'" in controller.session.message.text
 
 
 def test_what_is_not_labelled_can_be_said() -> None:
@@ -136,7 +136,7 @@ def test_what_is_not_labelled_can_be_said() -> None:
     controller.train()
     assert "the negative value -1" in controller.session.message.text
     without, above = controller.remedies.offered()
-    assert (without.text, above.text) == ("-1 is not labelled", "Use what is above 0")
+    assert (without.text, above.text) == ("-1 is not labelled", "Use values above 0")
     controller.remedies.use(without)
     source = controller.session.source()
     assert source is not None
@@ -222,14 +222,14 @@ def test_the_panel_offers_what_can_be_made(qtbot: Any) -> None:
     panel = AnnotatePanel(controller)
     qtbot.addWidget(panel)
     (button,) = panel.remedies.values()
-    assert button.text() == "Use what is above 127"
+    assert button.text() == "Use values above 127"
     assert "structure 1" in button.toolTip()
     button.click()
     assert not panel.remedies
     assert button.isHidden(), "Qt deletes it later"
     assert panel.kind.currentText() == "full mask"
     controller.choose_labels(layer)
-    assert list(panel.remedies) == ["Use what is above 127"]
+    assert list(panel.remedies) == ["Use values above 127"]
     controller.choose_labels(None)
     assert not panel.remedies
     panel.release()

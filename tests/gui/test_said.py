@@ -13,7 +13,7 @@ from napari.layers import Image, Labels, Shapes
 
 from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.annotations.sparse_array import whole
-from napari_unetseg.core.events import Prepared, TilePredicted
+from napari_unetseg.core.events import TilePredicted
 from napari_unetseg.gui import review
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.jobs import SyncRunner
@@ -21,6 +21,7 @@ from napari_unetseg.gui.layers import prediction_layer as prediction_layer
 from napari_unetseg.gui.layers import strokes as stroke_layer
 from napari_unetseg.gui.session import Level, Mode, ModelEntry
 from napari_unetseg.io.project.project import Project
+from napari_unetseg.training.training_events import Prepared
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -281,12 +282,16 @@ def test_every_act_of_review_says_what_it_did_and_is_one_step(desk: Desk) -> Non
     desk.shapes((2, 9, 2, 9), (20, 25, 20, 25))
     desk.viewer.cursor.position = (5, 5)
     for act, said, step in (
-        (review_of.accept_object, "Accepted the object: it trains as it is", "the object"),
+        (
+            review_of.accept_object,
+            "Accepted the object: it is used for training as it is",
+            "the object",
+        ),
         (review_of.accept_shapes, "Accepted what the shapes enclose", "what the shapes enclose"),
         (review_of.take_back_shapes, "No longer accepted: what the shapes", "what the shapes"),
         (review_of.accept_plane, "Accepted the plane", "accepting the plane"),
         (review_of.take_back_plane, "No longer accepted: the plane.", "taking back the plane"),
-        (review_of.forget_shapes, "The corrections inside the shapes are forgotten", "inside"),
+        (review_of.forget_shapes, "The corrections inside the shapes were removed", "inside"),
     ):
         before = {o: desk.read(o) for o in (CORRECTIONS, ACCEPTED)}, desk.mask.data.copy()
         act()
@@ -301,12 +306,10 @@ def test_every_act_of_review_says_what_it_did_and_is_one_step(desk: Desk) -> Non
     assert not desk.read(CORRECTIONS).any()
     put(desk.mask, 5, 5, 2)
     review_of.forget_all()
-    assert desk.said[-1] == (
-        "The corrections are forgotten: the network's own mask is shown there."
-    )
+    assert desk.said[-1] == ("The corrections were removed: the network's own mask is shown there.")
     put(desk.mask, 6, 6, 2)
     review_of.forget_plane()
-    assert desk.said[-1].startswith("The corrections on this plane are forgotten")
+    assert desk.said[-1].startswith("The corrections on this plane were removed")
 
 
 def test_every_refusal_of_review_says_what_to_do(desk: Desk) -> None:
@@ -328,9 +331,9 @@ def test_every_refusal_of_review_says_what_to_do(desk: Desk) -> None:
         act()
         assert desk.session.message.text == review.NO_MASK
     desk.controller.steps.undo()
-    assert desk.session.message.text.startswith("There is nothing of the plugin's to undo")
+    assert desk.session.message.text.startswith("There is no action of the plugin to undo")
     desk.controller.steps.redo()
-    assert desk.session.message.text.startswith("There is nothing of the plugin's to redo")
+    assert desk.session.message.text.startswith("There is no action of the plugin to redo")
 
 
 def test_steps_of_a_deleted_image_are_forgotten(desk: Desk) -> None:
@@ -495,7 +498,7 @@ def test_an_array_that_was_put_into_a_mask_is_corrections(desk: Desk, dtype: typ
     wanted[5, 5], wanted[8, 8] = 2, 3
     np.testing.assert_array_equal(desk.read(CORRECTIONS), wanted)
     assert desk.mask.data.dtype == np.uint8
-    assert desk.said[-1].startswith("What was put into the mask is taken as corrections")
+    assert desk.said[-1].startswith("The changes in the mask data are taken as corrections")
     put(desk.mask, 9, 9, 3)
     assert desk.read(CORRECTIONS)[9, 9] == 3, "what is painted afterwards is seen"
     desk.use(0)
@@ -513,7 +516,7 @@ def test_a_mask_that_became_something_else_is_the_user_s(desk: Desk, theirs: np.
     put(desk.mask, 5, 5, 2)
     layer = desk.mask
     layer.data = theirs
-    assert "it is yours now" in desk.said[-1]
+    assert "the plugin no longer uses this layer" in desk.said[-1]
     desk.controller.predict_plane()
     np.testing.assert_array_equal(layer.data, theirs)
     assert desk.mask is not layer

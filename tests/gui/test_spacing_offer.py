@@ -157,7 +157,7 @@ def test_it_follows_the_scale_of_the_layer_the_image_and_the_model(bench: Bench)
         ((50, 50), ("nm", "nm"), "of 0.05 µm, but"),
         ((0.05, 0.05), ("pixel", "pixel"), ""),
         ((9.0, 9.0), ("um", "um"), "They are too far apart to resample"),
-        ((9.0, 0.05), ("um", "pixel"), "The size is not known along every axis"),
+        ((9.0, 0.05), ("um", "pixel"), "The pixel size is not known along every axis"),
     ):
         layer.scale, layer.units = scale, units
         bench.until(partial(is_said, said))
@@ -188,7 +188,7 @@ def test_a_training_of_images_of_several_sizes_says_so_and_knows_them() -> None:
             bench.controller.train()
             for _ in range(3):
                 bench.controller.tick()
-        said = [text for text in said if "pixels of 0.05 to 0.2 µm and are learned from" in text]
+        said = [text for text in said if "pixels of 0.05 to 0.2 µm and are not resampled" in text]
         assert len(said) == 2  # as it is found, and with what the training works with
         assert bench.session.entry.model.spacing_range == ((0.05, 0.05), (0.2, 0.2))
         assert bench.session.sizes is None

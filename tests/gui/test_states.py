@@ -28,14 +28,7 @@ from scipy import ndimage
 
 from napari_unetseg.annotations.annotation_store import Origin, Truth
 from napari_unetseg.annotations.sparse_array import whole
-from napari_unetseg.core.events import (
-    Event,
-    Improved,
-    Outcome,
-    Prepared,
-    TilePredicted,
-    TrainingDone,
-)
+from napari_unetseg.core.events import Event, TilePredicted
 from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.gui import controller as controlling
 from napari_unetseg.gui import looking
@@ -45,6 +38,7 @@ from napari_unetseg.gui.newer import take_snapshots
 from napari_unetseg.gui.session import Level, Mode, ModelEntry
 from napari_unetseg.io.project import locations
 from napari_unetseg.io.project.project import Project
+from napari_unetseg.training.training_events import Improved, Outcome, Prepared, TrainingDone
 
 EXAMPLES = int(os.environ.get("UNETSEG_STATES", "25"))
 STEPS = 30
@@ -260,6 +254,23 @@ class Hands(RuleBasedStateMachine):
         self.follow_history()
         self.mask.redo()
         self.oracle.redo_mask()
+
+    @precondition(has_mask)
+    @rule(area=corners, redone=st.booleans(), onto=st.sampled_from(["strokes", "mask"]))
+    def undo_what_the_other_layer_disagrees_with(self, area: Any, redone: bool, onto: str) -> None:
+        """Painted twice, the other layer painted there, then an undo: it is the newest word."""
+        self.follow_history()
+        draw, other = self.draw, self.correct_with
+        undo, redo = self.undo_stroke, self.redo_stroke
+        if onto == "mask":
+            draw, other = other, draw
+            undo, redo = self.undo_correction, self.redo_correction
+        draw(1, "polygon", area)
+        draw(2, "polygon", area)
+        other(BRUSH, "polygon", area)
+        undo()
+        if redone:
+            redo()
 
     def follow_history(self) -> None:
         """A new mask may have begun the layer's history anew; how far it goes back is napari's."""
@@ -611,7 +622,7 @@ class Hands(RuleBasedStateMachine):
             self.controller.keeping.recover(recovery)
         else:
             self.controller.keeping.open(project.folder)
-        assert self.session.message.text.endswith("is open with all that was painted.")
+        assert self.session.message.text.endswith("is open with all its annotations.")
         for name in ("structures", "mode", "settings"):
             assert getattr(self.session, name) == getattr(before, name), name
         assert self.session.entry.model.id == before.entry.model.id

@@ -33,7 +33,7 @@ from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.resample import Resampling, read_scaled
 from napari_unetseg.core.settings import PredictSettings
-from napari_unetseg.data.dataset import Pair
+from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.inference import predict as predict_module
 from napari_unetseg.inference.evaluate import evaluate
 from napari_unetseg.inference.large.chunk_grid import Grid
@@ -64,7 +64,7 @@ DEEP = trained_at(random_model(1, depth=1, width=1, dims=3), 0.4, 0.2, 0.2)
 def test_another_pixel_size_is_said_with_what_can_be_done() -> None:
     assert said(FLAT, sized(PLANE, "YX", 0.05, name="cells")) == (
         "cells has pixels of 0.05 µm, but the model was trained on pixels of 0.2 µm: structures "
-        "are 4 times larger in pixels than it knows them, so the mask may be wrong. "
+        "are 4 times larger in pixels than in training, so the mask may be wrong. "
         "--match-spacing (in Python PredictSettings(match_spacing=True)) predicts at the model's "
         "pixel size."
     )
@@ -167,10 +167,10 @@ def test_images_between_the_sizes_of_training_images_are_alike() -> None:
 # -- training --------------------------------------------------------------------------------------
 
 
-def pair(seed: int = 0, *sizes: float, **more: Any) -> Pair:
+def pair(seed: int = 0, *sizes: float, **more: Any) -> AnnotatedImage:
     image, truth = blobs((64, 64), 8, seed)
     stack = sized(image, "YX", *sizes, **more) if sizes else Stack(image, "YX")
-    return Pair(stack, strokes(truth), LabelKind.STROKES)
+    return AnnotatedImage(stack, strokes(truth), LabelKind.STROKES)
 
 
 def sizes_said(events: list[Any]) -> list[str]:
@@ -182,7 +182,9 @@ def test_a_model_keeps_the_sizes_of_its_images(tmp_path: Path) -> None:
     pairs = [pair(0), pair(1, 200, unit="nm"), pair(2, 0.05), pair(3, 0.1)]
     model, events = run_training(pairs, settings)
     (text,) = sizes_said(events)
-    assert text.startswith("The training images have pixels of 0.05 to 0.2 µm and are learned")
+    assert text.startswith(
+        "The training images have pixels of 0.05 to 0.2 µm and are not resampled"
+    )
     assert (model.spacing, model.units) == ((200.0, 200.0), ("nm", "nm"))
     assert model.spacing_range == (pytest.approx((50, 50)), pytest.approx((200, 200)))
     again = Model.load(model.save(tmp_path / "m"))
@@ -202,8 +204,7 @@ def test_going_on_with_another_size_is_said_once() -> None:
     model, events = run_training([pair(0, 0.05)], settings, init=model)
     (text,) = sizes_said(events)
     assert text.startswith(
-        "The model to go on from was trained on pixels of 0.2 µm, and these images have pixels of "
-        "0.05 µm"
+        "The initial model was trained on pixels of 0.2 µm, but these images have pixels of 0.05 µm"
     )
     assert model.spacing == (0.05, 0.05)
     _, events = run_training([pair(0, 0.05)], settings, init=model)
@@ -460,7 +461,7 @@ def discs() -> Model:
     pairs = []
     for seed in range(2):
         image, truth = _discs(96, 6.0, seed)
-        pairs.append(Pair(sized(image, "YX", 0.2), truth, LabelKind.FULL))
+        pairs.append(AnnotatedImage(sized(image, "YX", 0.2), truth, LabelKind.FULL))
     model, _ = run_training(pairs, tiny(steps=80, width=8, depth=3))
     return model
 
@@ -495,10 +496,10 @@ def test_masks_of_resampled_images_lie_where_the_truth_lies(discs: Model, times:
     assert after > 0.9
     moved = [_dice_moved(truth, matched, axis, step) for axis in (0, 1) for step in (-1, 1)]
     assert after > max(moved)
-    labelled = Pair(stack, truth, LabelKind.FULL)
+    labelled = AnnotatedImage(stack, truth, LabelKind.FULL)
     assert evaluate(discs, [labelled], MATCH).scores.mean_dice == pytest.approx(after)
     events: list[Any] = []
-    unknown = Pair(Stack(image, "YX"), truth, LabelKind.FULL)
+    unknown = AnnotatedImage(Stack(image, "YX"), truth, LabelKind.FULL)
     with pytest.raises(UserError, match="size of image is not known"):
         evaluate(discs, [labelled, unknown], MATCH, on_event=events.append)
     assert not events, "it is said before anything is predicted"

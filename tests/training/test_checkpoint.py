@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from helpers import blobs, full_pair, of_kind, painted_pair, run_training, tiny
+from helpers import blobs, broken_loss, full_pair, of_kind, painted_pair, run_training, tiny
 from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 
 from napari_unetseg.core import file_locks
 from napari_unetseg.core.errors import ModelFileError, TrainingError
-from napari_unetseg.core.events import Improved, Notice, StepDone
+from napari_unetseg.core.events import Notice
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.settings import AugmentSettings, TrainSettings
@@ -36,12 +36,12 @@ from napari_unetseg.models.model import Model, load_model
 from napari_unetseg.models.unet import UNet
 from napari_unetseg.training import checkpoint as checkpoint_module
 from napari_unetseg.training import checkpoint_file
-from napari_unetseg.training import trainer as learner_module
 from napari_unetseg.training.checkpoint_file import CheckpointFile
 from napari_unetseg.training.train import train, train_events
+from napari_unetseg.training.training_events import Improved, StepDone
 
 if TYPE_CHECKING:
-    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.data.annotated_image import AnnotatedImage
 
 ROOT = Path(__file__).resolve().parents[2]
 PAIRS = [painted_pair((64, 64))]
@@ -49,7 +49,9 @@ SMALLEST: dict[str, Any] = {"patch": 8, "batch": 1, "width": 1}
 SMALL = tiny(steps=6, **SMALLEST)
 
 
-def stopped_after(steps: int, pairs: list[Pair], settings: TrainSettings, **more: Any) -> Model:
+def stopped_after(
+    steps: int, pairs: list[AnnotatedImage], settings: TrainSettings, **more: Any
+) -> Model:
     """Train until so many steps are done in this run."""
     control, seen = Control(threads=1), []
     events = train_events(pairs, settings, control=control, **more)
@@ -84,7 +86,7 @@ class Case:
 
     settings: TrainSettings
     stops: tuple[int, ...]
-    pairs: list[Pair] = field(default_factory=lambda: [painted_pair()])
+    pairs: list[AnnotatedImage] = field(default_factory=lambda: [painted_pair()])
     init: Callable[[], Model] | None = None
     fails: Callable[[pytest.MonkeyPatch], None] | None = None
     weights: bool = False
@@ -95,7 +97,7 @@ def sure() -> Model:
     return train([painted_pair()], tiny(steps=8))
 
 
-def one_class() -> Pair:
+def one_class() -> AnnotatedImage:
     """An image with strokes of structure 1 alone."""
     pair = painted_pair()
     return replace(pair, labels=np.where(pair.labels == 1, 1, 0))
@@ -120,17 +122,7 @@ def no_memory(*calls: int) -> Callable[[pytest.MonkeyPatch], None]:
 
 def no_number(*calls: int) -> Callable[[pytest.MonkeyPatch], None]:
     """The loss of these steps is no number."""
-
-    def fail(patch: pytest.MonkeyPatch) -> None:
-        right, count = learner_module.segmentation_sums, [0]
-
-        def broken(*args: Any) -> torch.Tensor:
-            count[0] += 1
-            return right(*args) * (math.nan if count[0] in calls else 1.0)
-
-        patch.setattr(learner_module, "segmentation_sums", broken)
-
-    return fail
+    return lambda patch: broken_loss(patch, calls.__contains__)
 
 
 VOLUME = [full_pair(*blobs((8, 40, 40), 8, 3, structures=2), "ZYX")]
@@ -145,7 +137,7 @@ CASES = {
     "labels of one class are right": Case(tiny(), (18,), pairs=[one_class()], init=sure),
     "ends by itself": Case(tiny(patience=2, learning_rate=1e-6, width=1, batch=1), (45, 5)),
     "plain": Case(
-        tiny(steps=20, pretrained=False, weight_decay=0.0, average=False, anneal=False), (19,)
+        tiny(steps=20, pretrained=False, weight_decay=0.0, ema=False, cosine_schedule=False), (19,)
     ),
     "volumes": Case(tiny(steps=4, dims=3, batch=2, patch=16), (2,), pairs=VOLUME),
     "residual": Case(tiny(steps=4, depth=3, encoder="resnet18"), (2,), weights=True),
@@ -196,7 +188,7 @@ def test_the_time_before_counts_and_the_best_model_is_shown(tmp_path: Path) -> N
     assert of_kind(events, StepDone)[0].seconds > 0.9 * before
     shown = of_kind(events, Improved)[0]
     assert (shown.step, shown.scores is None) == (20, False)
-    assert "Going on from step 20" in of_kind(events, Notice)[0].text
+    assert "Resuming from step 20" in of_kind(events, Notice)[0].text
 
 
 def test_other_threads_go_on_and_a_training_that_ended_has_nothing_left(tmp_path: Path) -> None:
@@ -221,7 +213,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-def refused(path: Path, pairs: list[Pair], settings: TrainSettings, **more: Any) -> str:
+def refused(path: Path, pairs: list[AnnotatedImage], settings: TrainSettings, **more: Any) -> str:
     """Begin a training; the sentence with which its checkpoint is refused."""
     before = path.read_bytes()
     with pytest.raises(TrainingError) as error:
@@ -233,7 +225,7 @@ def refused(path: Path, pairs: list[Pair], settings: TrainSettings, **more: Any)
     return sentence
 
 
-def other(name: str) -> tuple[list[Pair], TrainSettings, str]:
+def other(name: str) -> tuple[list[AnnotatedImage], TrainSettings, str]:
     """A training that differs in one thing from that of ``kept``, and how it is called."""
     pair = painted_pair((64, 64))
     labels = pair.labels.copy()
@@ -273,7 +265,7 @@ def test_another_version_or_device_is_refused(
     path.write_bytes(kept)
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint_module, "versions", lambda: {"napari-unetseg": "9.9"})
-        assert "begun by napari-unetseg 0.1.0, and this is 9.9" in refused(path, pairs, SMALL)
+        assert "started by napari-unetseg 0.1.0, but this is 9.9" in refused(path, pairs, SMALL)
     monkeypatch.setattr("napari_unetseg.training.training_plan.MOST_STEPS", 59)
     assert "on another kind of device or number of processes" in refused(path, pairs, SMALL)
 
@@ -298,10 +290,10 @@ def test_a_damaged_checkpoint_is_refused_and_left_as_it_is(kept: bytes, data: An
 def test_a_checkpoint_is_no_model_and_a_model_no_checkpoint(kept: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(kept)
-    with pytest.raises(ModelFileError, match="checkpoint of a training that was not finished"):
+    with pytest.raises(ModelFileError, match="checkpoint of an unfinished training"):
         load_model(path)
     train(PAIRS, SMALL).save(path)
-    assert "no checkpoint" in refused(path, PAIRS, SMALL)
+    assert "not a checkpoint" in refused(path, PAIRS, SMALL)
 
 
 # -- the file --------------------------------------------------------------------------------------
@@ -320,7 +312,7 @@ def test_a_full_disk_is_said_once_and_costs_nothing(
     with CheckpointFile(tmp_path / "a.checkpoint") as kept:
         found, events = run_training(PAIRS, SMALL, checkpoint=kept)
     (said,) = [e.text for e in of_kind(events, Notice) if "checkpoint" in e.text]
-    assert "A checkpoint could not be written, so training goes on without: " in said
+    assert "A checkpoint could not be written; training continues without one: " in said
     assert "the disk is full" in said
     assert kept.steps is None
     assert_same(found, wanted)
@@ -352,7 +344,7 @@ def test_only_one_process_trains_with_a_checkpoint(tmp_path: Path) -> None:
     with CheckpointFile(path):
         assert not left.exists()
         with (
-            pytest.raises(TrainingError, match="Another process trains with"),
+            pytest.raises(TrainingError, match="Another process is training with"),
             CheckpointFile(path),
         ):
             raise AssertionError("both train")

@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from magicgui.widgets import create_widget
 from qtpy.QtWidgets import QAbstractSpinBox
 
-from napari_unetseg.core.settings import AugmentSettings, TrainSettings
+from napari_unetseg.core.settings import AugmentSettings, TrainSettings, description_of
 from napari_unetseg.gui.widgets.computer_chooser import ComputerPanel
 from napari_unetseg.gui.widgets.forms import Form
 from napari_unetseg.gui.widgets.section import Panel, folded
@@ -23,42 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AdvancedPanel"]
 
-TIPS = {
-    "depth": "Levels of the U-Net, the bottleneck included; each halves the image. 0 chooses.",
-    "width": "Feature channels of the first level; doubled at each level.",
-    "norm": "Normalisation; only batch and none give exactly seamless tiles.",
-    "encoder": "The U-Net's own, or a residual network of torchvision (2D).",
-    "encoder_weights": "What a residual encoder starts with: nothing, imagenet (downloaded once), "
-    "or the path of a file.",
-    "dropout": "Share of features dropped while training.",
-    "patience": "Epochs without a better score after which training ends.",
-    "learning_rate": "Step size of the optimiser (AdamW).",
-    "anneal": "Let the learning rate fall towards the end of the training.",
-    "dice": "Add a soft Dice loss to the cross-entropy.",
-    "balance": "Weigh classes by the root of what they cover, however many pixels were painted.",
-    "borders": "How strongly borders are drawn to edges of the image where nothing is painted.",
-    "hold": "How strongly a model that goes on keeps to its mask where nothing was painted.",
-    "average": "Keep an exponential average of the weights.",
-    "patch": "Edge of a training patch in pixels.",
-    "batch": "Patches of a step.",
-    "normalization": "Scale by the range of all training images, or by that of each image; "
-    "auto takes each where they differ, and for images of another exposure.",
-    "validation": "Share of the blocks held back for the score.",
-    "freeze_encoder": "Train the decoder only; for going on from an existing model.",
-    "device": "Where to compute; auto takes the GPU where there is one.",
-    "threads": "CPU threads; one fewer than cores while you work.",
-    "seed": "The same seed with a fixed number of threads gives the same model on a CPU.",
-    "flips": "Mirror patches.",
-    "quarter_turns": "Turn patches by 90°.",
-    "rotation": "Largest rotation in the plane, degrees.",
-    "scale": "Largest relative change of size.",
-    "elastic": "Probability of an elastic deformation.",
-    "brightness": "Largest shift of intensity, relative to the image's range; a third in RGB.",
-    "contrast": "Largest relative change of contrast; a third in RGB.",
-    "gamma": "Largest relative change of gamma; a third in RGB.",
-    "blur": "Probability of a blur.",
-    "noise": "Largest standard deviation of noise, relative to the image's range.",
-}
 ELSEWHERE = ("dims", "epochs", "steps", "minutes", "augment")
 """Set in other panels, or in a form of their own."""
 
@@ -146,8 +110,8 @@ def _widget(name: str, field: FieldInfo, value: Any) -> ValueWidget[Any]:
     )
     default = field.default
     if default is None:
-        default = "nothing" if kind is str else "0, which chooses"
-    widget.tooltip = f"{TIPS.get(name) or field.description or label + '.'} Default: {default}."
+        default = "nothing" if kind is str else "0 (automatic)"
+    widget.tooltip = f"{description_of(field) or label + '.'} Default: {default}."
     if isinstance(widget.native, QAbstractSpinBox):
         widget.native.setKeyboardTracking(False)  # "128" is not first 1, then 12
     return widget  # type: ignore[return-value]

@@ -26,6 +26,7 @@ from napari_unetseg.gui.session import JobKind
 from napari_unetseg.gui.widgets.model_section import FILTER
 from napari_unetseg.gui.widgets.section import Panel, restyle, row
 from napari_unetseg.io.open_image import SUFFIXES
+from napari_unetseg.io.write_masks import FORMATS
 
 if TYPE_CHECKING:
     from qtpy.QtGui import QDragEnterEvent, QDragMoveEvent, QDropEvent, QKeyEvent
@@ -35,9 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["BatchPanel"]
 
 COLUMNS = ("Image", "State", "Unsure", "Found", "Time")
-FORMATS = {"TIFF": "tiff", "OME-TIFF": "ome-tiff", "OME-Zarr": "zarr", "PNG": "png"}
-EMPTY = "Add images, or drop files and folders here. The model in use makes a mask of each."
-NO_MODEL = "No model yet: train one, or take one from a file with 'Model…'."
+EMPTY = "Add images, or drop files and folders here. The current model predicts a mask for each."
+NO_MODEL = "No model yet: train one, or load one from a file with 'Model…'."
 
 
 class Table(QTableWidget):
@@ -60,7 +60,8 @@ class Table(QTableWidget):
         self.setMinimumHeight(70)
         if (unsure := self.horizontalHeaderItem(2)) is not None:
             unsure.setToolTip(
-                "Mean of how undecided the network is, 0 to 1; higher than in others: look there."
+                "Mean uncertainty of the network, 0 to 1; check images with a higher value "
+                "than the others."
             )
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
@@ -100,14 +101,27 @@ class BatchPanel(Panel):
     def __init__(self, controller: Controller) -> None:
         super().__init__("", controller)
         self._folder: Path | None = None
-        batches = controller.batches
+        self._add_list()
+        self._add_saving()
+        self.follow("batch", call=self._on_batch)
+        self.follow("job", "entry", "message", call=self._on_state)
+        self.follow("match_spacing", call=self._on_match)
+        self._on_match()
+        self._on_batch()
+
+    def _add_list(self) -> None:
+        """The table of images, and the buttons that change it."""
         self.files = _button("Add files…", "Choose image files.", self._on_files_pressed)
         self.folder = _button(
             "Add folder…", "A folder of images, or an OME-Zarr image.", self._on_folder_pressed
         )
-        self.opened = _button("Add open images", "What is open in napari.", batches.add_open)
+        self.opened = _button(
+            "Add open images",
+            "Add the images that are open in napari.",
+            self.controller.batches.add_open,
+        )
         self.remove = _button(
-            "Remove", "Take the selected images off the list.", self._on_remove_pressed
+            "Remove", "Remove the selected images from the list.", self._on_remove_pressed
         )
         self.table = Table(self)
         self.table.itemDoubleClicked.connect(self._on_open_pressed)
@@ -118,7 +132,7 @@ class BatchPanel(Panel):
         )
         self.worst = _button(
             "Annotate the least certain",
-            "Open the images that the network is least sure of, each with an annotation layer: "
+            "Open the images with the highest uncertainty, each with an annotation layer: "
             "strokes there help most.",
             self._on_worst_pressed,
         )
@@ -126,13 +140,15 @@ class BatchPanel(Panel):
         self.count.setRange(1, 99)
         self.count.setValue(3)
         self.count.setAccessibleName("How many to annotate")
-        self.count.setToolTip("So many images.")
+        self.count.setToolTip("Number of images to open.")
         self.model = _button("Model…", "", self._on_model_pressed)
         adding = (self.files, self.folder, self.opened, self.remove, self.model)
         self.column.addLayout(row(*adding, None, self.open, self.worst, self.count))
         self.column.addWidget(self.explanation)
         self.column.addWidget(self.table, 1)
 
+    def _add_saving(self) -> None:
+        """What is made of the images and where it is written to, and the buttons that run it."""
         self.into = _button(
             "Masks into…", "The folder that masks and tables are written to.", self._on_into_pressed
         )
@@ -140,37 +156,33 @@ class BatchPanel(Panel):
         self.where.setElideMode(Qt.TextElideMode.ElideLeft)
         self.where.setMinimumWidth(80)
         self.format = QComboBox()
-        self.format.addItems(list(FORMATS))
+        for each in FORMATS.values():
+            self.format.addItem(each.title, each.name)
         self.format.setAccessibleName("Format of the masks")
-        self.format.setToolTip("TIFF opens in ImageJ, OME-TIFF in any OME reader, OME-Zarr lazily.")
+        self.format.setToolTip("\n".join(f"{f.title}: {f.help}" for f in FORMATS.values()))
         self.measure = QCheckBox("Measure objects")
         self.measure.setToolTip("Write a table (CSV) of the objects beside each mask.")
         self.keep = QCheckBox("Keep masks")
         self.keep.setToolTip(
-            "Leave out images whose masks are in the folder already, of whatever model: so a batch "
-            "goes on that another window began."
+            "Skip images that already have a mask in the folder, of any model; this continues a "
+            "batch that another window started."
         )
         self.match = QCheckBox("Model's pixel size")
         self.match.setToolTip(
-            "Predict each image at the pixel size that the model was trained at, where both are "
-            "known: it is resampled to it, and its mask back."
+            "Predict each image at the model's pixel size, if both are known: the image is "
+            "resampled to it, and the mask back."
         )
-        self.match.toggled.connect(controller.spacing.choose)
+        self.match.toggled.connect(self.controller.spacing.choose)
         self.run = QPushButton("Predict all")
         self.run.setProperty("role", "primary")
         self.run.clicked.connect(self._on_run_pressed)
-        self.pause = _button("Pause", "Waits after the piece at hand.", self._on_pause_pressed)
+        self.pause = _button("Pause", "Pauses after the current piece.", self._on_pause_pressed)
         self.doing = _line()
         saving = (self.into, self.where, self.format, self.measure, self.keep, self.match)
         below = row(self.run, self.pause, self.doing, *saving)
         below.setStretch(2, 2)
         below.setStretch(4, 1)
         self.column.addLayout(below)
-        self.follow("batch", call=self._on_batch)
-        self.follow("job", "entry", "message", call=self._on_state)
-        self.follow("match_spacing", call=self._on_match)
-        self._on_match()
-        self._on_batch()
 
     # -- showing -------------------------------------------------------------------------------
 
@@ -222,9 +234,9 @@ class BatchPanel(Panel):
             restyle(self.run, role=role)
         self.run.setEnabled(mine or (job is None and bool(rows) and entry is not None))
         self.run.setToolTip(
-            "Ends after the piece at hand; what was written is kept."
+            "Stops after the current piece; what was written is kept."
             if mine
-            else "Makes the masks that are missing; what was stopped goes on where it was."
+            else "Predicts the missing masks; a stopped batch continues where it was."
         )
         self.pause.setEnabled(mine)
         self.pause.setText("Go on" if job is not None and job.paused else "Pause")
@@ -297,7 +309,7 @@ class BatchPanel(Panel):
         self._on_batch()
 
     def _on_run_pressed(self) -> None:
-        from napari_unetseg.inference.large.output_format import Format, Saving
+        from napari_unetseg.inference.large.output_format import Saving
 
         if self.session.job is not None:
             self.controller.stop()
@@ -307,7 +319,7 @@ class BatchPanel(Panel):
         with self.controller.refusing():
             if self._folder is None:
                 raise UserError("Choose a folder for the masks with 'Masks into…'.")
-            how = Saving(self._folder, Format(FORMATS[self.format.currentText()]), overwrite=True)
+            how = Saving(self._folder, FORMATS[self.format.currentData()], overwrite=True)
             self.controller.batches.run(
                 how, measure=self.measure.isChecked(), keep=self.keep.isChecked()
             )

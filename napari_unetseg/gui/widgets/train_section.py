@@ -39,7 +39,7 @@ class TrainPanel(Panel):
 
         self.end = QComboBox()
         self.end.addItems(list(ENDS))
-        self.end.setToolTip("When the training ends by itself. Stop keeps what was learned.")
+        self.end.setToolTip("When training ends by itself. Stop keeps the best model so far.")
         self.end.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.end.activated.connect(self._on_end_chosen)
         self.amount = QDoubleSpinBox()
@@ -95,9 +95,9 @@ class TrainPanel(Panel):
         self.button.setText("Stopping…" if stopping else "Stop" if running else "Train")
         self.button.setEnabled(not stopping)
         self.button.setToolTip(
-            "Ends after the step at hand; what was learned or predicted is kept."
+            "Stops after the current step; what was learned or predicted is kept."
             if running
-            else "Trains the network on all labels, in the background: paint on meanwhile."
+            else "Train the network on all labels, in the background: you can paint meanwhile."
         )
         role = "stop" if running else "primary"
         if self.button.property("role") != role:

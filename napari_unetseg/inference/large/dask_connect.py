@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from napari_unetseg import __version__
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.versions import PROGRAM_VERSION
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
@@ -46,11 +46,11 @@ class Where:
         name, _, number = text.partition(":")
         if name == "local":
             if not number.isdigit() or not 1 <= int(number) <= 256:
-                raise UserError(f"{text} says no number of processes; write local:2 for two.")
+                raise UserError(f"{text} has no number of processes; write local:2 for two.")
             return cls(int(number))
         if not text.startswith(("tcp://", "tls://", "ucx://", "ws://", "wss://")):
             raise UserError(
-                f"{text} is no address of a dask scheduler; write one such as tcp://host:8786."
+                f"{text} is not the address of a dask scheduler; it looks like tcp://host:8786."
             )
         return cls(address=text)
 
@@ -187,8 +187,8 @@ def check_versions(client: Client) -> None:
     for who, one in found.items():
         if isinstance(one, ImportError):
             raise UserError(f"{who} lacks napari-unetseg; install it there.")
-        if one != __version__:
+        if one != PROGRAM_VERSION:
             raise UserError(
-                f"{who} has napari-unetseg {one} and this is {__version__}; install the same "
+                f"{who} has napari-unetseg {one} and this is {PROGRAM_VERSION}; install the same "
                 "version everywhere."
             )

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from napari_unetseg.io.readers.tiff_metadata import images_without_pixels, metad
 from napari_unetseg.io.readers.tiff_pages import check_pages, is_block, reaches
 from napari_unetseg.io.scenes import listed
 from napari_unetseg.io.units import PIXEL, Sizes
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile
 
 __all__ = ["TiffContent", "TiffSource", "open_tiff_levels", "tiff_contents"]
 
@@ -131,27 +134,30 @@ def open_tiff_levels(
             letters = letters_of(axes, image.axes, image.shape, path)
             _check_files(path, image, found.missing, missing)
             kept, missed = _missing(path, image, letters, missing)
-            said, unseen = metadata_of(file, image.first), images_without_pixels(file)
-            unplaced = file.is_ome and image.first.kind in ("generic", "uniform")
-    notes = (*found.notes, *chosen, *image.remarks, *(image.guess if axes is None else ()), *missed)
-    notes += tuple(f"{n} is missing, which is a part of {path.name}." for n in found.missing[:1])
-    if unplaced:
-        notes = (
-            *notes,
-            f"The OME metadata of {path.name} do not say which planes it has; its pages "
-            "are opened as they come.",
-        )
-    if unseen:
-        notes = (*notes, f"{path.name} has no planes of {listed(unseen)}, which it names.")
-    channels = said.channels
-    if "S" in letters and image.shape[letters.index("S")] > 2:
-        channels = ("red", "green", "blue")
+            said = metadata_of(file, image.first)
+            notes = (*found.notes, *chosen, *image.remarks)
+            notes += (*(image.guess if axes is None else ()), *missed)
+            notes += (*_lacking(path, file, image, found.missing),)
+    rgb = "S" in letters and image.shape[letters.index("S")] > 2
+    channels = ("red", "green", "blue") if rgb else said.channels
     about = _About({**said.sizes, **given}, channels, said.colors, notes)
     shapes = [_without(shape, kept) for shape in image.levels]
     return tuple(
         _stack(replace(source, level=level), shape, shapes[0], image.dtype, letters, about, name)
         for level, shape in enumerate(shapes)
     )
+
+
+def _lacking(path: Path, file: TiffFile, image: TiffImage, missing: Sequence[str]) -> Iterator[str]:
+    """What is to be said of files and planes that are named but are not there."""
+    yield from (f"{name} is missing, which is a part of {path.name}." for name in missing[:1])
+    if file.is_ome and image.first.kind in ("generic", "uniform"):
+        yield (
+            f"The OME metadata of {path.name} do not say which planes it has; its pages are "
+            "opened in file order."
+        )
+    if unseen := images_without_pixels(file):
+        yield f"The metadata of {path.name} list {listed(unseen)}, but it has no planes of these."
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +229,7 @@ def _check(path: Path, image: TiffImage, complaints: Sequence[str]) -> None:
             check_size(path, int(level.nbytes), stored)
             check_pages(path, level, stored)
             if complaints or (reaches(level) > stored and len(files) == 1):
-                raise UserError(f"{path} is cut short or damaged; copy or save it again.")
+                raise UserError(f"{path} is truncated or damaged; copy or save it again.")
 
 
 def _check_files(
@@ -233,8 +239,8 @@ def _check_files(
     lost = image.absent is not None or image.first.kind != "ome"
     if names and lost and missing is MissingPlanes.REFUSE:
         raise ChoiceError(
-            f"{path.parent / names[0]} is missing, which is a part of {path.name}; put it beside "
-            "it, or open what is there with --missing-planes drop."
+            f"{path.parent / names[0]} is missing, which is a part of {path.name}; put it into "
+            "the same folder, or open the rest with --missing-planes drop."
         )
 
 
@@ -249,15 +255,15 @@ def _missing(
     kept = _kept(image, missing)
     if missing is MissingPlanes.REFUSE or absent.all() or (kept is not None and not kept[1]):
         raise ChoiceError(
-            f"{path} lacks {lacks}, as after an acquisition that broke off; copy it again, or open "
-            "what is there with --missing-planes drop (without what is not whole) or fill (black "
-            "planes)."
+            f"{path} lacks {lacks}, as after an interrupted acquisition; copy it again, or open "
+            "the rest with --missing-planes drop (leaves out incomplete times, slices or "
+            "channels) or fill (black planes)."
         )
     if kept is None:
         return None, (f"{path.name} lacks {lacks}, which are black.",)
     axis, stays = kept
     return kept, (
-        f"{path.name} lacks {lacks}; what is whole is opened, {len(stays)} of "
+        f"{path.name} lacks {lacks}; only what is complete is opened, {len(stays)} of "
         f"{absent.shape[axis]} along {letters[axis]}.",
     )
 

@@ -54,20 +54,14 @@ class _Source:
 
 
 @lru_cache(maxsize=64)
-def _opened(source: _Source) -> tuple[Any, Any]:
-    """The array as Zarr reads it, and its metadata."""
-    import zarr
-    from zarr.core.array import AsyncArray
-    from zarr.storage import LocalStore, StorePath
-
-    from napari_unetseg.io.readers.zarr_codecs import checked_metadata
+def _opened(source: _Source) -> Any:
+    """The array as Zarr reads it."""
+    from napari_unetseg.io.readers.zarr_codecs import open_checked
 
     node = read_node(source.path, source.root)
     if node.stamp != source.stamp:
         raise UserError(f"{source.path} was changed since it was opened; open it again.")
-    metadata = checked_metadata(node)
-    store = StorePath(LocalStore(source.path, read_only=True), "")
-    return zarr.Array(AsyncArray(metadata=metadata, store_path=store)), metadata
+    return open_checked(node)
 
 
 class ZarrArray(Lazy):
@@ -120,8 +114,8 @@ class ZarrArray(Lazy):
         place = [0] * len(self._file_shape)
         for value, axis in zip(cell, self._order, strict=True):
             place[axis] = value
-        array, metadata = _opened(self._source)
-        name = metadata.encode_chunk_key(
+        array = _opened(self._source)
+        name = array.metadata.encode_chunk_key(
             tuple(p // n for p, n in zip(place, self._per_file, strict=True))
         )
         region = tuple(
@@ -151,24 +145,25 @@ class ZarrArray(Lazy):
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise UserError(f"{path} may not be read; change its permissions.") from error
+            raise UserError(f"No permission to read {path}; change its permissions.") from error
         if not inside(path, self._source.root):
             raise UserError(
-                f"{path} is a link out of {self._source.root}; put the file itself there."
+                f"{path} is a link to a place outside {self._source.root}; put the file "
+                "itself there."
             )
         size = math.prod(self._file_chunks) * self.dtype.itemsize
         most = 2 * size * math.prod(self._per_file) + 2**24
         few = size > max(SMALL_CHUNK, 4 * BOMB_RATIO * status.st_size)
         if not stat.S_ISREG(status.st_mode) or few or status.st_size > most:
             raise UserError(
-                f"{path} holds {status.st_size:,} bytes, which a chunk of {size:,} bytes cannot "
-                "be in: it is damaged or made to do harm; get it again from where it came."
+                f"{path} holds {status.st_size:,} bytes, too many for a chunk of {size:,} "
+                "bytes: it is damaged or malicious; get a new copy from its source."
             )
         return status.st_mtime_ns, status.st_size
 
     def missing(self) -> Missing | None:
         """Count the files of chunks that are not there; None where there are too many to count."""
-        _, metadata = _opened(self._source)
+        metadata = _opened(self._source).metadata
         shape = zip(self._file_shape, self._file_chunks, self._per_file, strict=True)
         counts = [-(-n // (c * p)) for n, c, p in shape]
         total = math.prod(counts)

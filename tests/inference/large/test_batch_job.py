@@ -147,7 +147,7 @@ def test_a_dry_run_lists_and_makes_nothing(run: Run, place: Path) -> None:
     gone = written(place, TWO.replace("model: a", "model: gone").replace("more]", "more, nix]"))
     code, out, err = run(gone, "--dry-run")
     assert code == 3
-    assert out.count("(is there)") == 2
+    assert out.count("(exists)") == 2
     assert "The model" in err
     assert "nix does not exist" in err
 
@@ -158,22 +158,25 @@ def test_a_dry_run_lists_and_makes_nothing(run: Run, place: Path) -> None:
         ("jobs: [", "is no YAML"),
         ("", "needs a list of jobs"),
         ("- 1", "needs a list of jobs"),
-        ("jobs: []", "line 1: jobs cannot be that"),
-        ("jobs:\n  - model: a\n    images: b\n    colour: red", "line 4: colour is nothing that"),
+        ("jobs: []", "line 1: jobs has a wrong value"),
+        (
+            "jobs:\n  - model: a\n    images: b\n    colour: red",
+            "line 4: colour is not a known key",
+        ),
         ("jobs:\n  - images: b", "line 2: model is missing"),
-        ("jobs:\n  - model: m\n    imges: b", "line 3: imges is nothing that a batch knows"),
-        ("threads: 0\njobs:\n  - model: a\n    images: b", "line 1: threads cannot be that"),
-        ("jobs:\n  - model: a\n    images: b\n    format: gif", "line 4: format cannot be that"),
+        ("jobs:\n  - model: m\n    imges: b", "line 3: imges is not a known key of a batch"),
+        ("threads: 0\njobs:\n  - model: a\n    images: b", "line 1: threads has a wrong value"),
+        ("jobs:\n  - model: a\n    images: b\n    format: gif", "line 4: format has a wrong value"),
         ("jobs: &a [*a]", "without anchors, aliases, tags and"),
         ("a: &a [1]\nb: [*a, *a]", "line 1: a batch is plain data"),
         ("jobs: !!python/object/apply:os.system ['touch canary']", "without anchors"),
         ("[" * 60_000, "its lists are too deep"),
         ("- " * 30_000, "its lists are too deep"),
-        ("jobs: [" + "a," * 32_000 + "]", "jobs cannot be that"),
+        ("jobs: [" + "a," * 32_000 + "]", "jobs has a wrong value"),
         ("jobs: " + "x" * 2**17, "too large"),
         (
             f"threads: {'1' * 5000}\njobs:\n  - model: a\n    images: b",
-            "line 1: threads cannot be that",
+            "line 1: threads has a wrong value",
         ),
         ("? [a, b]\n: c", "line 1: a list is no name"),
         ("jobs: []\njobs: []", "line 2: jobs is there twice"),
@@ -181,7 +184,7 @@ def test_a_dry_run_lists_and_makes_nothing(run: Run, place: Path) -> None:
         ('jobs:\n  - model: "a\\0"\n    images: b', "line 2: this has characters that no name has"),
         ('"\\e[2J": 1', "line 1: this has characters that no name has"),
         ("%TAG ! tag:yaml.org,2002:python/\n---\njobs: []", "line 1: a batch is plain data"),
-        ("jobs:\n  - {<<: {axes: YX}, model: a, images: b}", "line 2: << is nothing that"),
+        ("jobs:\n  - {<<: {axes: YX}, model: a, images: b}", "line 2: << is not a known key"),
     ],
     ids=lambda text: text[:20],
 )
@@ -217,7 +220,7 @@ def test_two_jobs_do_not_write_the_same_masks(run: Run, place: Path) -> None:
     text = TWO.replace("out/b", "./in/../out/a").replace("format: zarr", "measure: csv")
     code, out, err = run(written(place, text))
     assert (code, out) == (3, "2 masks written by 2 jobs.\n")
-    assert f"{place / 'out' / 'a' / 'one.tif'} is what job 1 writes already" in err
+    assert f"{place / 'out' / 'a' / 'one.tif'} is already written by job 1" in err
     rows = rows_of(place / "out" / "report.csv")
     assert [row["status"] for row in rows] == ["done", "done", "failed"]
     assert rows[2]["model"] == "b.safetensors"

@@ -1,0 +1,311 @@
+"""What stands on the page about a project: its parts as HTML, and the pictures beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_unetseg.annotations.annotation_store import Origin, Truth
+from napari_unetseg.annotations.sparse_array import Cell, Region, plane_region
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import ChunkPredicted, Event, Notice
+from napari_unetseg.core.labels import BRUSH, IGNORE, Classes, LabelKind, Structure
+from napari_unetseg.core.metrics import Scores, confusion, scores_of
+from napari_unetseg.core.settings import PredictSettings
+from napari_unetseg.core.text import count
+from napari_unetseg.report.figures import (
+    spread,
+    write_curve,
+    write_history,
+    write_overlay,
+)
+from napari_unetseg.runtime.cpu import cores
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.image_stack import Stack
+    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.models.model import Model
+    from napari_unetseg.models.training_record import TrainingRecord
+
+__all__ = ["MARK", "Facts", "ReportImage", "agreement", "write_page"]
+
+MARK = '<meta name="generator" content="napari-unetseg report">'
+MOST_PLANES, SHOWN = 24, 3
+"""Labelled planes that are predicted, and of these the best and the worst that are shown."""
+STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;"
+    "color:#222;background:#fff}table{border-collapse:collapse;margin:1rem 0}"
+    "td,th{border-bottom:1px solid #ccc;padding:.25rem .75rem;text-align:left;vertical-align:top}"
+    "img{max-width:100%}.hint{color:#555}"
+)
+COUNTED = {
+    Origin.STROKES: "painted",
+    Origin.CORRECTIONS: "corrected",
+    Origin.ACCEPTED: "accepted",
+}
+
+
+@dataclass(eq=False)
+class ReportImage:
+    """An image of a project: what was said of it, and its pixels if there are any."""
+
+    described: Mapping[str, Any]
+    truth: Truth
+    stack: Stack | None
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return str(self.described.get("name", "image"))
+
+
+@dataclass(eq=False)
+class Facts:
+    """What a page is about.
+
+    Attributes
+    ----------
+    title
+        Its heading.
+    images, structures, model
+        What was annotated, what was looked for, and the model in use if there is one.
+    seconds
+        How long people annotated.
+    lost
+        What could not be read, in sentences.
+    """
+
+    title: str
+    images: list[ReportImage]
+    structures: list[Structure]
+    model: Model | None
+    seconds: float
+    lost: list[str]
+
+
+class _Said:
+    """The newest word about each voxel of an image, a plane at a time, as labels of an image."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, truth: Truth) -> None:
+        self._truth, self.shape = truth, truth.shape
+
+    def __getitem__(self, plane: tuple[int, ...]) -> np.ndarray:
+        region = plane_region(plane, self.shape)
+        painted = self._truth.read(Origin.STROKES, region).reshape(self.shape[-2:])
+        if self._truth.kind is LabelKind.INSTANCES:
+            return painted
+        over = self._truth.winning(region).reshape(self.shape[-2:])
+        if self._truth.kind is LabelKind.FULL:
+            return np.where(over == 0, painted, over % BRUSH)
+        return np.where(over == 0, painted, over)
+
+
+def write_page(
+    folder: Path, file: str, facts: Facts, control: Control
+) -> Generator[Event, None, None]:
+    """Write a page and its pictures into a folder.
+
+    Yields
+    ------
+    Event
+        A `ChunkPredicted` for each plane that was predicted, and `Notice` sentences. Once
+        ``control`` was told to stop, no more planes are.
+    """
+    title, model = escape(facts.title), facts.model
+    parts = [f"<h1>{title}</h1>", f"<p>{_methods(facts.images, model)}</p>"]
+    parts += [f"<p class=hint>Not read: {escape(text)}</p>" for text in facts.lost]
+    parts += ["<h2>Labels</h2>", _labels(facts.images, facts.seconds)]
+    if model is not None:
+        parts += ["<h2>Model</h2>", _scores(model), _training(folder, model)]
+        planes = yield from _planes(folder, facts, model, control)
+        parts += ["<h2>Best and worst planes</h2>", *planes]
+        parts += ["<h2>Provenance</h2>", _provenance(model)]
+    body = "\n".join(parts)
+    page = (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">{MARK}\n'
+        f"<title>{title}</title><style>{STYLE}</style></head>\n"
+        f"<body>\n{body}\n</body></html>\n"
+    )
+    (folder / file).write_text(page, encoding="utf-8")
+
+
+def _methods(images: Sequence[ReportImage], model: Model | None) -> str:
+    """A paragraph for a paper's methods, from facts alone."""
+    planes = sum(len(_labelled_planes(image.truth)) for image in images)
+    said = f"{count(planes, 'plane')} of {count(len(images), 'image')} were annotated"
+    if model is None:
+        return f"{said[0].upper()}{said[1:]}; no model was trained."
+    last, net = model.history[-1], model.net
+    steps = sum(record.steps for record in model.history)
+    text = (
+        f"{said} with napari-unetseg {last.versions.get('napari-unetseg', '')}, and a "
+        f"{net.dims}D U-Net (Ronneberger et al. 2015; depth {net.depth}, width {net.width}, "
+        f"{net.norm} norm) was trained on them for {steps:,} steps in "
+        f"{count(len(model.history), 'training')} (PyTorch {last.versions.get('torch', '')}, "
+        f"{last.device})."
+    )
+    if last.scores is not None:
+        text += (
+            f" On labels in {last.scores.blocks} blocks that were kept out of training the mean "
+            f"Dice was {last.scores.mean_dice:.3f} ({last.scores.voxels:,} voxels; strokes seldom "
+            "lie on borders, so that this is kinder than full masks would be)."
+        )
+    return escape(text)
+
+
+def _labels(images: Sequence[ReportImage], seconds: float) -> str:
+    rows = [
+        [image.name, " × ".join(map(str, image.truth.shape)), len(_labelled_planes(image.truth))]
+        + [f"{image.truth.count(origin):,}" for origin in COUNTED]
+        + [image.described.get("fingerprint", ""), "" if image.stack else "not found"]
+        for image in images
+    ]
+    head = ["image", "shape", "planes with labels", *COUNTED.values(), "fingerprint", "file"]
+    return f"<p>Voxels; {seconds / 60:.1f} minutes of annotation.</p>{_table(head, rows)}"
+
+
+def _scores(model: Model) -> str:
+    scores = model.scores
+    if scores is None:
+        return "<p>Not validated: there were too few labels to keep any out of training.</p>"
+    rows = [
+        [number, name, f"{dice:.3f}", f"{iou:.3f}"]
+        for number, name, dice, iou in zip(
+            scores.numbers, scores.names, scores.dice, scores.iou, strict=True
+        )
+    ]
+    return _table(["number", "structure", "Dice", "IoU"], rows)
+
+
+def _training(folder: Path, model: Model) -> str:
+    last = model.history[-1]
+    chosen = [[c.name, c.value, c.reason] for c in last.choices]
+    settings = [[name, value] for name, value in last.settings.model_dump(mode="json").items()]
+    parts = []
+    if last.curve:
+        write_curve(folder / "curve.png", model)
+        write_history(folder / "history.csv", model)
+        parts.append(_picture("curve.png", "Training loss and Dice over the last training"))
+    if chosen:
+        parts += ["<h3>Chosen for these images</h3>", _table(["", "", "why"], chosen)]
+    parts += ["<h3>Settings</h3>", _table(["setting", "value"], settings)]
+    return "\n".join(parts)
+
+
+def _planes(
+    folder: Path, facts: Facts, model: Model, control: Control
+) -> Generator[Event, None, list[str]]:
+    """Pictures of planes where the newest mask agrees best and worst with what is known."""
+    from napari_unetseg.data.annotated_image import AnnotatedImage
+
+    scored = yield from _scored(facts, model, control)
+    scored.sort(key=lambda row: -row[0])
+    chosen = scored if len(scored) <= 2 * SHOWN else [*scored[:SHOWN], *scored[-SHOWN:]]
+    parts = [
+        "<p>Dice of the newest mask where the truth is known, the best first. Most of these labels "
+        "were trained on, so that they tell where the mask is wrong, not how good it is.</p>"
+    ]
+    for number, (dice, image, plane, mask) in enumerate(chosen):
+        assert image.stack is not None
+        whole = np.broadcast_to(mask, image.truth.shape)
+        pair = AnnotatedImage(image.stack, _Said(image.truth), image.truth.kind)
+        write_overlay(folder / f"plane-{number}.png", model, pair, plane, whole)
+        place = f"{image.name} {', '.join(map(str, plane))}: Dice {dice:.3f}"
+        parts += [f"<h3>{escape(place)}</h3>", _picture(f"plane-{number}.png", place)]
+    return parts
+
+
+_Scored = tuple[float, ReportImage, tuple[int, ...], np.ndarray]
+
+
+def _scored(facts: Facts, model: Model, control: Control) -> Generator[Event, None, list[_Scored]]:
+    """Masks of some labelled planes, each with its Dice where the truth is known."""
+    from napari_unetseg.inference.predict import predict
+
+    places = [
+        (i, p) for i in facts.images if i.stack is not None for p in _labelled_planes(i.truth)
+    ]
+    chosen = [places[n] for n in spread(len(places), MOST_PLANES)]
+    found: list[_Scored] = []
+    for number, (image, plane) in enumerate(chosen, 1):
+        if control.stopped:
+            break
+        assert image.stack is not None
+        settings = PredictSettings(threads=control.threads or cores())
+        lead = len(image.stack.leading_shape(model.dims))
+        try:
+            mask = predict(model, image.stack, settings, planes=[plane[:lead]])
+        except UserError as error:
+            yield Notice(f"{image.name} is not predicted: {error}", warning=True)
+            continue
+        region = plane_region(plane, image.truth.shape)
+        said = np.where(mask[region] == 0, BRUSH, mask[region])
+        scores = agreement(image.truth, region, said, facts.structures)
+        if scores is not None:
+            found.append((scores.mean_dice, image, plane, mask[plane].copy()))
+        yield ChunkPredicted(number, len(chosen))
+    return found
+
+
+def agreement(
+    truth: Truth, region: Region, predicted: np.ndarray, structures: Sequence[Structure]
+) -> Scores | None:
+    """Compare a mask with the annotations of a region, the newest of each voxel.
+
+    Parameters
+    ----------
+    truth, region
+        Annotations, and where to compare.
+    predicted
+        Of the region's shape, numbers as in corrections: 0 not predicted, 255 background.
+    structures
+        Those to compare; others are left out.
+
+    Returns
+    -------
+    Scores or None
+        None if nothing is annotated there, or no structure occurs.
+    """
+    classes = Classes(tuple(structures), background=True)
+    painted = classes.encode(truth.read(Origin.STROKES, region), truth.kind)
+    over = classes.encode(truth.winning(region), LabelKind.STROKES)
+    known = np.where(over == IGNORE, IGNORE if truth.strokes_are_away else painted, over)
+    found = classes.encode(predicted, LabelKind.STROKES)
+    known[found == IGNORE] = IGNORE
+    scores = scores_of(confusion(known, found, len(classes.numbers)), classes)
+    return scores if scores.mean_dice == scores.mean_dice else None
+
+
+def _labelled_planes(truth: Truth) -> list[Cell]:
+    """Leading indices of the planes that have annotations, in order."""
+    return sorted(set().union(*(truth.grid(origin).planes() for origin in Origin)))
+
+
+def _provenance(model: Model) -> str:
+    def row(record: TrainingRecord) -> list[Any]:
+        versions = ", ".join(f"{k} {v}" for k, v in record.versions.items())
+        names = ", ".join(f"{i.name} ({i.fingerprint})" for i in record.images[:5])
+        more = f" and {len(record.images) - 5} more" if len(record.images) > 5 else ""
+        return [record.date, record.steps, record.settings.seed, names + more, versions]
+
+    head = ["trained", "steps", "seed", "images", "versions"]
+    return f"<p>Model {escape(model.id)}.</p>{_table(head, [row(r) for r in model.history])}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    def cells(values: Sequence[Any], tag: str) -> str:
+        inside = "".join(f"<{tag}>{escape(str(value))}</{tag}>" for value in values)
+        return f"<tr>{inside}</tr>"
+
+    return f"<table>{cells(head, 'th')}{''.join(cells(row, 'td') for row in rows)}</table>"
+
+
+def _picture(file: str, text: str) -> str:
+    return f'<img src="{escape(file)}" alt="{escape(text)}">'

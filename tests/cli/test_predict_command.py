@@ -1,0 +1,277 @@
+"""``unetseg predict`` over many images: formats, bad files, reports, and kills."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from helpers import random_model
+from large_parts import mask_of, noise, tree
+from PIL import Image
+
+from napari_unetseg.cli import main
+from napari_unetseg.core.image_stack import Stack
+from napari_unetseg.core.settings import PredictSettings
+from napari_unetseg.inference.large.output_format import Saving
+from napari_unetseg.inference.large.predict_files import FileDone, predict_files
+from napari_unetseg.inference.predict import predict, predict_probabilities
+from napari_unetseg.io.open_image import open_stack
+from napari_unetseg.io.write_masks import FORMATS, MaskFormat, MaskNotes
+
+if TYPE_CHECKING:
+    from napari_unetseg.models.model import Model
+
+ROOT = Path(__file__).resolve().parents[2]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main([str(a) for a in arguments] + ["--threads", "1"])
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return random_model(1, (1, 3), depth=2, width=4)
+
+
+@pytest.fixture
+def data(tmp_path: Path, model: Model) -> Path:
+    """A model, and two good images with a bad one between them."""
+    model.save(tmp_path / "m.safetensors")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, seed in (("a", 0), ("c", 1)):
+        image = (noise((2, 40, 50), seed) * 200).astype(np.uint8)
+        what = {"axes": "TYX", "unit": "um"}
+        tifffile.imwrite(
+            folder / f"{name}.tif", image, imagej=True, resolution=(4, 4), metadata=what
+        )
+    (folder / "b.tif").write_bytes(b"not a picture")
+    return tmp_path
+
+
+def wanted(model: Model, file: Path) -> np.ndarray:
+    return predict(model, open_stack(file), PredictSettings(threads=1))
+
+
+def test_a_bad_image_is_told_at_the_end_and_does_not_stop_the_others(
+    run: Run, data: Path, model: Model
+) -> None:
+    out = data / "out"
+    code, said, err = run("predict", data / "m", data / "images", "-o", out, "--report")
+    assert code == 1
+    assert "cannot be read: no such file" in err
+    assert not out.exists()
+    m = data / "m.safetensors"
+    code, said, err = run("predict", m, data / "images", "-o", out, "--report")
+    assert code == 3, err
+    assert said == f"2 masks written to {out}.\n"
+    assert "1 image of 3 failed:" in err
+    assert f"{data / 'images' / 'b.tif'}: " in err.splitlines()[-1]
+    assert "cannot be read" in err.splitlines()[-1]
+    assert sorted(p.name for p in out.iterdir()) == ["a.tif", "c.tif", "report.csv"]
+    mask = wanted(model, data / "images" / "c.tif")
+    np.testing.assert_array_equal(open_stack(out / "c.tif").data[...], mask)
+    with (out / "report.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [r["status"] for r in rows] == ["done", "failed", "done"]
+    assert int(rows[2]["structure 3 (3)"]) == (mask == 3).sum() > 0
+    assert "cannot be read" in rows[1]["error"]
+    brighter = "c is brighter than the training images (2 to 199 instead of 0 to 1): scaled"
+    assert brighter in err
+    assert rows[2]["notices"].startswith(brighter)
+    assert rows[1]["notices"] == ""
+    (data / "images" / "b.tif").unlink()
+    before = tree(out)
+    code, said, err = run("predict", m, data / "images", "-o", out, "--skip-existing")
+    assert (code, said) == (0, "")
+    assert "2 images skipped" in err
+    assert tree(out) == before
+
+
+@pytest.mark.parametrize("form", ["tiff", "ome-tiff", "png", "zarr"])
+def test_every_format_holds_the_same_mask(run: Run, data: Path, model: Model, form: str) -> None:
+    image, out = data / "images" / "a.tif", data / "out"
+    mask = wanted(model, image)
+    m = data / "m.safetensors"
+    command = ["predict", m, data / "images" / "[a]*.tif", "-o", out, "--format", form]
+    code, said, err = run(*command)
+    assert code == 0, err
+    assert said == f"1 mask written to {out}.\n"
+    if form == "zarr":
+        np.testing.assert_array_equal(mask_of(out / "a.zarr")[...], mask)
+    elif form == "png":
+        pages = [np.asarray(Image.open(out / f"a_t00{t}.png")) for t in range(2)]
+        np.testing.assert_array_equal(pages, mask)
+    else:
+        found = open_stack(out / ("a.tif" if form == "tiff" else "a.ome.tif"))
+        np.testing.assert_array_equal(found.data[...], mask)
+        assert (found.axes, found.spacing[1:], found.units[1:]) == ("TYX", (0.25,) * 2, ("um",) * 2)
+    assert not list(out.glob(".*"))
+    before = tree(out)
+    assert "1 image skipped" in run(*command, "--skip-existing")[2]
+    assert tree(out) == before
+    assert run(*command)[0] == 0
+    assert tree(out) == before or form != "zarr"
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "uint8"])
+@pytest.mark.parametrize("form", ["tiff", "zarr"])
+def test_probabilities_of_each_precision(
+    run: Run, data: Path, model: Model, form: str, precision: str
+) -> None:
+    command = ["predict", data / "m.safetensors", data / "images" / "a.tif", "-o", data / "out"]
+    more = ["--probabilities", "--precision", precision, "--format", form]
+    code, _, err = run(*command, *more)
+    if form == "tiff" and precision == "uint8":
+        assert code == 2
+        assert "--precision uint8 needs --format zarr" in err
+        return
+    assert code == 0, err
+    stack = open_stack(data / "images" / "a.tif")
+    shares = predict_probabilities(model, stack, PredictSettings(threads=1))
+    if form == "zarr":
+        found = np.moveaxis(zarr.open_array(str(data / "out" / "a.zarr" / "0"))[...], 1, 0)
+    else:
+        end = ".ome.tif" if precision == "float32" else ".tif"
+        found = tifffile.imread(data / "out" / f"a_probabilities{end}")
+        found = found.reshape(shares.shape)
+    assert found.dtype == precision
+    scale = 255 if precision == "uint8" else 1
+    close = {"float32": 1e-6, "float16": 1e-3, "uint8": 0.003}[precision]
+    assert np.abs(found.astype(float) / scale - shares).max() < close
+
+
+def test_masks_of_another_model_are_replaced_when_told(run: Run, data: Path) -> None:
+    other = data / "other.safetensors"
+    random_model(2, depth=2, width=4).save(other)
+    rest = [data / "images" / "a.tif", "-o", data / "out", "--format", "zarr"]
+    assert run("predict", data / "m.safetensors", *rest)[0] == 0
+    code, _, err = run("predict", other, *rest)
+    assert code == 1
+    assert "holds a mask of another model" in err
+    assert "--overwrite" in err
+    assert run("predict", other, *rest, "--overwrite")[0] == 0
+
+
+def test_masks_go_inside_ome_zarr_images(data: Path, model: Model) -> None:
+    image = data / "image.zarr"
+    root = zarr.open_group(str(image), mode="w", attributes={"ome": {"multiscales": []}})
+    root.create_array("0", data=noise((40, 50)))
+    events = predict_files(
+        model,
+        {"image": image},
+        Saving(None, FORMATS["zarr"]),
+        PredictSettings(threads=1),
+        open_image=lambda path: Stack(zarr.open_array(str(path / "0"), mode="r"), "YX"),
+    )
+    (done,) = [e for e in events if isinstance(e, FileDone)]
+    assert (done.status, done.mask) == ("done", image / "labels" / "mask"), done.error
+    np.testing.assert_array_equal(mask_of(image)[...], predict(model, noise((40, 50))))
+
+
+def test_a_format_is_one_entry_of_the_registry(
+    run: Run, data: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands, batches and what is skipped know a format that one place declares."""
+
+    def write(path: Path, mask: Any, dtype: np.dtype, notes: MaskNotes) -> list[Path]:
+        np.save(path, np.asarray(mask[...], dtype))
+        path.with_suffix(".txt").write_text(notes.provenance)
+        return [path]
+
+    npy = MaskFormat("npy", "NumPy", "an array", (".npy",), write)
+    monkeypatch.setitem(cast("dict[str, MaskFormat]", FORMATS), "npy", npy)
+    image, out = data / "images" / "a.tif", data / "out"
+    rest = [image, "-o", out, "--format", "npy"]
+    assert run("predict", data / "m.safetensors", *rest)[0] == 0
+    np.testing.assert_array_equal(np.load(out / "a.npy"), wanted(model, image))
+    assert model.id in (out / "a.txt").read_text()
+    assert "1 image skipped" in run("predict", data / "m.safetensors", *rest, "--skip-existing")[2]
+    jobs = "jobs: [{model: m.safetensors, images: images/c.tif, output: out, format: npy}]"
+    (data / "batch.yaml").write_text(f"threads: 1\n{jobs}")
+    assert main(["batch", str(data / "batch.yaml")]) == 0
+    assert np.load(out / "c.npy").shape == (2, 40, 50)
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ([], "Give either -o with a folder for the masks, or --inside"),
+        (["-o", "x", "--inside"], "Give either -o with a folder for the masks, or --inside"),
+        (["--inside", "--format", "tiff"], "--inside writes OME-Zarr masks only"),
+        (["-o", "x", "--precision", "uint8"], "--precision needs --probabilities"),
+        (
+            ["-o", "x", "--format", "gif"],
+            "--format cannot be gif; choose tiff, ome-tiff, zarr or png.",
+        ),
+    ],
+)
+def test_options_that_do_not_go_together(run: Run, more: list[str], sentence: str) -> None:
+    code, _, err = run("predict", "m", "a.tif", *more)
+    assert code == 2
+    assert sentence in err
+
+
+def test_images_that_are_not_there_or_no_ome_zarr(run: Run, data: Path) -> None:
+    m = data / "m.safetensors"
+    assert "No file matches" in run("predict", m, data / "z*.tif", "-o", data / "o")[2]
+    assert "is not an OME-Zarr 0.5 image" in run("predict", m, data / "images", "--inside")[2]
+
+
+# -- killed ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["zarr", "tiff"])
+def test_three_kills_and_the_same_bytes(tmp_path: Path, form: str) -> None:
+    """The same command goes on after SIGKILL; no chunk is predicted twice, none is half."""
+    random_model(1, depth=3, width=12).save(tmp_path / "m.safetensors")
+    np.save(tmp_path / "image.npy", (noise((14, 700, 600)) * 255).astype(np.uint8))
+
+    def command(out: Path) -> list[str]:
+        rest = [tmp_path / "m.safetensors", tmp_path / "image.npy", "-o", out, "--format", form]
+        options = ["--threads", "1", "--tile", "128"]
+        return [sys.executable, "-m", "napari_unetseg", "predict", *map(str, rest), *options]
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+
+    def written() -> dict[Path, int]:
+        chunks = killed.glob(".image.unetseg/*/labels/mask/0/c/**/*")
+        found = [p for p in chunks if p.is_file() and not p.name.startswith(".")]
+        return {p: p.stat().st_mtime_ns for p in found}
+
+    times: dict[Path, int] = {}
+    for _ in range(3):
+        process = subprocess.Popen(command(killed), cwd=ROOT, stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 120
+        while len(written()) < len(times) + 2:
+            assert process.poll() is None, "it ended before it was killed"
+            assert time.monotonic() < until
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        now = written()
+        assert {p: now[p] for p in times} == times
+        times = now
+    assert 6 <= len(times) < 14
+    for out in (killed, whole):
+        subprocess.run(command(out), cwd=ROOT, check=True, capture_output=True)
+    assert [p.name for p in killed.iterdir()] == [f"image.{form[:3] if form == 'tiff' else form}"]
+    assert tree(killed) == tree(whole)
