@@ -71,7 +71,7 @@ def child(home: Path, seed: int) -> None:
     import napari
     from qtpy.QtWidgets import QApplication
 
-    from napari_unetseg.gui.dock import UNetDock
+    from napari_unetseg.gui.dock_widget import UNetDock
 
     viewer = napari.Viewer(show=True)
     image = viewer.add_image(picture(), name="picture")

@@ -69,7 +69,7 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds to the first mask, and lateness in ms while waiting and afterwards."""
     viewer, dock = open_window(options.size, options.window)
     if case == "imported":
-        from napari_unetseg.gui.warmup import import_torch
+        from napari_unetseg.gui.import_torch import import_torch
 
         import_torch()
     session = dock.session

@@ -30,7 +30,7 @@ from napari_unetseg.core.events import Event, StepDone
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.core.truth import Change, Origin
 from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.jobs import ThreadRunner
+from napari_unetseg.gui.services.job_runner import ThreadRunner
 from napari_unetseg.io import places
 
 if TYPE_CHECKING:

@@ -85,7 +85,7 @@ class Session:
     def __init__(self, path: Path, window: tuple[int, int]) -> None:
         import napari
 
-        from napari_unetseg.gui.dock import UNetDock
+        from napari_unetseg.gui.dock_widget import UNetDock
 
         self.viewer = napari.Viewer()
         self.viewer.window.resize(*window)

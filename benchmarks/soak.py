@@ -63,7 +63,7 @@ def headless(rounds: int) -> dict[str, Any]:
     from napari.components import ViewerModel
 
     from napari_unetseg.gui.controller import Controller
-    from napari_unetseg.gui.jobs import ThreadRunner
+    from napari_unetseg.gui.services.job_runner import ThreadRunner
 
     viewer = ViewerModel()
     controller = Controller(viewer, ThreadRunner())
@@ -77,7 +77,7 @@ def window(rounds: int) -> dict[str, Any]:
     import napari
     from qtpy.QtWidgets import QApplication
 
-    from napari_unetseg.gui.dock import UNetDock
+    from napari_unetseg.gui.dock_widget import UNetDock
 
     viewer = napari.Viewer(show=True)
     dock = UNetDock(viewer)
@@ -123,7 +123,7 @@ def dock(rounds: int) -> dict[str, Any]:
     from qtpy.QtCore import QEvent
     from qtpy.QtWidgets import QApplication
 
-    from napari_unetseg.gui.dock import UNetDock
+    from napari_unetseg.gui.dock_widget import UNetDock
 
     viewer = napari.Viewer(show=True)
     image, strokes = picture()

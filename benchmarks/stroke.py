@@ -30,7 +30,7 @@ from window import open_window, run_event_loop
 from napari_unetseg.core.blocks import split
 from napari_unetseg.core.labels import BRUSH, IGNORE
 from napari_unetseg.gui.layers import stack_of
-from napari_unetseg.gui.session import MarkKind
+from napari_unetseg.gui.state.session import MarkKind
 
 SAMPLE = Path(__file__).resolve().parents[1] / "sample_data" / "nuclei2d_mask.tif"
 PATIENCE, SOON = 20.0, 5.0

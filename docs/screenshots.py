@@ -51,7 +51,7 @@ def pictures(options: argparse.Namespace, suffix: str) -> None:
     from napari.settings import get_settings
 
     from napari_unetseg import sample
-    from napari_unetseg.gui.dock import UNetDock
+    from napari_unetseg.gui.dock_widget import UNetDock
 
     if options.font_size:
         get_settings().appearance.font_size = options.font_size

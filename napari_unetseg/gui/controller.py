@@ -33,28 +33,30 @@ from napari_unetseg.core.events import (
 )
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.core.truth import Change, Origin
+from napari_unetseg.data.image_grids import LabelCounter
 from napari_unetseg.engine.live import MaskBegins
 from napari_unetseg.engine.tasks import ComputerLost, Elsewhere, Prediction
-from napari_unetseg.gui import curve, sentences, work
 from napari_unetseg.gui import layers as napari_layers
-from napari_unetseg.gui.aligning import Aligning
-from napari_unetseg.gui.attention import Attention
-from napari_unetseg.gui.batches import Batches
-from napari_unetseg.gui.classes import ClassEditor
-from napari_unetseg.gui.computers import Computers
-from napari_unetseg.gui.grids import LabelCounter
-from napari_unetseg.gui.jobs import Job, Runner, Work
-from napari_unetseg.gui.keeping import Keeping
-from napari_unetseg.gui.looking import Looking
-from napari_unetseg.gui.masks import Masks
-from napari_unetseg.gui.offers import AnnotationOffers
-from napari_unetseg.gui.pace import Pace
-from napari_unetseg.gui.pixels import Pixels
-from napari_unetseg.gui.preferences import Preferences
+from napari_unetseg.gui.features.batch import Batches
+from napari_unetseg.gui.features.class_editor import ClassEditor
+from napari_unetseg.gui.features.live_prediction import Looking
+from napari_unetseg.gui.features.next_region import Attention
+from napari_unetseg.gui.features.project_autosave import Keeping
+from napari_unetseg.gui.features.remote_computer import Computers
+from napari_unetseg.gui.features.review import Review
+from napari_unetseg.gui.features.voxel_size import Spacing
 from napari_unetseg.gui.quality import Quality
-from napari_unetseg.gui.remedies import LabelRemedies
-from napari_unetseg.gui.review import Review
-from napari_unetseg.gui.session import (
+from napari_unetseg.gui.services.annotation_feed import AnnotationOffers
+from napari_unetseg.gui.services.job_runner import Job, Runner, Work
+from napari_unetseg.gui.services.label_problems import LabelRemedies
+from napari_unetseg.gui.services.layer_alignment import Aligning
+from napari_unetseg.gui.services.mask_layers import Masks
+from napari_unetseg.gui.services.pixels import Pixels
+from napari_unetseg.gui.services.undo_stack import Steps
+from napari_unetseg.gui.state import messages, training_curve
+from napari_unetseg.gui.state.eta import Pace
+from napari_unetseg.gui.state.preferences import Preferences
+from napari_unetseg.gui.state.session import (
     JobKind,
     JobState,
     Level,
@@ -62,17 +64,16 @@ from napari_unetseg.gui.session import (
     ModelEntry,
     Session,
 )
-from napari_unetseg.gui.spacing import Spacing
-from napari_unetseg.gui.steps import Steps
+from napari_unetseg.jobs import window_tasks
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
     from napari_unetseg.core.appearance import Look
     from napari_unetseg.core.model import Model
-    from napari_unetseg.gui.newer import Pairs
-    from napari_unetseg.gui.session import Message
-    from napari_unetseg.gui.tidy import TidySettings
+    from napari_unetseg.data.mask_cleanup import TidySettings
+    from napari_unetseg.gui.services.annotation_snapshot import Pairs
+    from napari_unetseg.gui.state.session import Message
 
 __all__ = ["Controller"]
 
@@ -160,7 +161,7 @@ class Controller(Masks):
             if not snapshots and not folders:
                 raise UserError(self.aligning.why_nothing_trains())
             entry = self.session.entry if self.session.go_on else None
-            job = work.TrainWork(
+            job = window_tasks.TrainWork(
                 snapshots,
                 folders,
                 self.session.settings,
@@ -234,16 +235,16 @@ class Controller(Masks):
         with self.refusing():
             prediction = self.prediction
             if prediction is None or not prediction.can_bring_back:
-                raise UserError(sentences.NOTHING_BEFORE)
+                raise UserError(messages.NOTHING_BEFORE)
             image = prediction.image
 
             def show(difference: Any) -> None:
                 if image in self.viewer.layers:
                     napari_layers.show_difference(self.viewer, image, difference)
-                    self.session.say(sentences.DIFFERENCE)
+                    self.session.say(messages.DIFFERENCE)
 
             def failed(error: BaseException) -> None:
-                text = sentences.explain(error, "Comparing the masks")
+                text = messages.explain(error, "Comparing the masks")
                 self.session.say(text, Level.WARNING)
 
             self.runner.query(prediction.difference, show, failed, about="difference")
@@ -264,7 +265,7 @@ class Controller(Masks):
         self.session.say(self.session.result or "Trained.", level)
         self.looking.trained(by_itself=not (self._control.stopped or self._went_wrong))
         if self.session.mode is Mode.FROZEN:
-            self.session.say(f"{self.session.result} {sentences.FROZEN}".strip(), level)
+            self.session.say(f"{self.session.result} {messages.FROZEN}".strip(), level)
         elif self.session.image is not None:
             self._predict(whole=False, trained=True)
 
@@ -285,7 +286,7 @@ class Controller(Masks):
             model, stack, image = self._model(), self.stack(), self.session.image
             model.check_image(stack)
             here = napari_layers.plane_on_screen(self.viewer, image, model.dims)
-            planes = work.nearest_first(stack, model.dims, here) if whole else [here]
+            planes = window_tasks.nearest_first(stack, model.dims, here) if whole else [here]
             self.begin_mask(image, model.id, model.classes.structures)
             device, match = self.session.settings.device, self.session.match_spacing
             settings = PredictSettings(device=device, match_spacing=match)
@@ -302,9 +303,9 @@ class Controller(Masks):
         if self._control.stopped:
             text, level = "Predicting was stopped; what was predicted so far is shown.", Level.INFO
         elif entry is not None and not entry.model.validated:
-            text, level = sentences.NOT_VALIDATED, Level.DONE
+            text, level = messages.NOT_VALIDATED, Level.DONE
         else:
-            text, level = sentences.PREDICTED, Level.DONE
+            text, level = messages.PREDICTED, Level.DONE
         self._say_with_notices(text, level)
 
     def _say_with_notices(self, text: str, level: Level) -> None:
@@ -343,7 +344,7 @@ class Controller(Masks):
                 raise UserError("There is no prediction to tidy up; press 'Predict' first.")
             dims, stack = self._model().dims, self.stack()
             mask = napari_layers.mask_of(prediction.image, prediction.layer)
-            job = work.TidyWork(mask, settings, stack.spatial_spacing(dims))
+            job = window_tasks.TidyWork(mask, settings, stack.spatial_spacing(dims))
             source = prediction.layer
             self.start(JobKind.TIDY, "Tidying up", job, partial(self._on_tidied, source))
 
@@ -366,7 +367,7 @@ class Controller(Masks):
             stack = self.stack()
             self.aligning.check_mask(layer)
             mask = napari_layers.mask_of(self.session.image, layer)
-            job = work.ExportWork(mask, stack, path, self.session.structures)
+            job = window_tasks.ExportWork(mask, stack, path, self.session.structures)
             self.start(JobKind.EXPORT, f"Writing {path.name}", job, self._on_written)
 
     def _on_written(self, paths: list[Path]) -> None:
@@ -380,8 +381,8 @@ class Controller(Masks):
         with self.refusing():
             self.check_free()
             if self.session.entry is None:
-                raise UserError(sentences.NO_MODEL)
-            job = work.SaveWork(self.session.entry.model, path)
+                raise UserError(messages.NO_MODEL)
+            job = window_tasks.SaveWork(self.session.entry.model, path)
             done = partial(self._on_saved, self.session.entry)
             self.start(JobKind.MODEL, f"Saving {path.name}", job, done)
 
@@ -396,7 +397,7 @@ class Controller(Masks):
         """Read a model file and use it."""
         with self.refusing():
             self.check_free()
-            job = work.LoadWork(path)
+            job = window_tasks.LoadWork(path)
             self.start(JobKind.MODEL, f"Loading {path.name}", job, partial(self._on_loaded, path))
 
     def _on_loaded(self, path: Path, model: Model) -> None:
@@ -424,7 +425,7 @@ class Controller(Masks):
             self.check_free()
             before, now = self._before, self.session.entry
             if before is None or now is None:
-                raise UserError(sentences.NOTHING_BEFORE)
+                raise UserError(messages.NOTHING_BEFORE)
             self.looking.stop()
             for prediction in self.predictions.values():
                 if prediction.alive and prediction.can_bring_back:
@@ -455,7 +456,7 @@ class Controller(Masks):
 
     def _model(self) -> Model:
         if self.session.entry is None:
-            raise UserError(sentences.NO_MODEL)
+            raise UserError(messages.NO_MODEL)
         return self.session.entry.model
 
     # -- jobs ----------------------------------------------------------------------------------
@@ -464,7 +465,7 @@ class Controller(Masks):
         """Refuse a second job; before the first, see what the user prefers now."""
         busy = self.runner.busy and not self.looking.busy
         if self.session.job is not None or busy or self.is_opening:
-            raise UserError(sentences.BUSY)
+            raise UserError(messages.BUSY)
         old, self.preferences = self.preferences, self._read_preferences()
         if old.device != self.preferences.device:
             self.session.change_settings(device=self.preferences.device)
@@ -520,7 +521,7 @@ class Controller(Masks):
         self._end_job()
         self.computers.on_error(error)
         level = Level.WARNING if isinstance(error, UserError) else Level.ERROR
-        self.session.say(sentences.explain(error, DOING[kind]), level)
+        self.session.say(messages.explain(error, DOING[kind]), level)
         if kind is JobKind.TRAIN and isinstance(error, TrainingError):
             self._refused = self.session.message
 
@@ -531,7 +532,7 @@ class Controller(Masks):
             case StepDone():
                 self._on_step(event)
             case EpochDone() | Improved() | Renewed():
-                curve.note(self.session, event)
+                training_curve.note(self.session, event)
                 if isinstance(event, Improved):
                     self.session.improved = event.model
             case MaskBegins():
@@ -549,10 +550,10 @@ class Controller(Masks):
                 self._notice_shown = self.session.message
             case Prepared():
                 self.session.choices = event.choices
-                self._say_with_notices(sentences.describe_prepared(event), Level.INFO)
+                self._say_with_notices(messages.describe_prepared(event), Level.INFO)
                 self._noticed.clear()
             case TrainingDone():
-                self.session.result = sentences.describe_training(
+                self.session.result = messages.describe_training(
                     event, on_strokes=self.session.on_strokes, earlier=bool(self.session.history)
                 )
                 if event.scores is not None:
@@ -561,7 +562,7 @@ class Controller(Masks):
                 self._went_wrong = event.outcome.went_wrong
             case ComputerLost():
                 self.computers.leave()
-            case work.Progress():
+            case window_tasks.Progress():
                 self.show_progress(event.fraction)
             case _ if self.session.job is not None and self.session.job.kind is JobKind.BATCH:
                 self.batches.on_event(event)
@@ -698,7 +699,7 @@ class Controller(Masks):
             elif kind is not LabelKind.STROKES:
                 counts = _as_structures(counts, kind, size)
         if self.session.message is self._refused and counts != self.session.counts:
-            self.session.say(sentences.TRAIN_NOW)
+            self.session.say(messages.TRAIN_NOW)
         self.session.counts = counts
         self.know(list(counts))
 

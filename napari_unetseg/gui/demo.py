@@ -25,7 +25,7 @@ from napari_unetseg.io.images import open_stack
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
-    from napari_unetseg.gui.dock import UNetDock
+    from napari_unetseg.gui.dock_widget import UNetDock
 
 __all__ = ["main"]
 
@@ -66,7 +66,7 @@ def _open(minutes: float) -> tuple[Viewer, UNetDock]:
     import napari
     from napari.layers import Layer
 
-    from napari_unetseg.gui.dock import UNetDock
+    from napari_unetseg.gui.dock_widget import UNetDock
 
     viewer = napari.Viewer(title="napari-unetseg demo")
     viewer.window.resize(*SIZE)

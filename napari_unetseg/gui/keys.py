@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.gui import layers as napari_layers
-from napari_unetseg.gui import sentences
-from napari_unetseg.gui.session import Level
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.session import Level
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller
@@ -80,7 +80,7 @@ def _train_or_stop(controller: Controller) -> None:
 def _show_or_hide(controller: Controller) -> None:
     prediction = controller.prediction
     if prediction is None or not prediction.alive or prediction.layer is None:
-        controller.session.say(sentences.NO_PREDICTION, Level.WARNING)
+        controller.session.say(messages.NO_PREDICTION, Level.WARNING)
     else:
         napari_layers.show_or_hide(prediction.layer)
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.quality import PlaneQuality, first_qualities
 from napari_unetseg.gui import layers as napari_layers
-from napari_unetseg.gui import sentences
-from napari_unetseg.gui.session import Level, PlacedQuality
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.session import Level, PlacedQuality
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller
-    from napari_unetseg.gui.session import Session
+    from napari_unetseg.gui.state.session import Session
 
 __all__ = ["Quality"]
 
@@ -92,7 +92,7 @@ class Quality:
 
         def failed(error: BaseException) -> None:
             self._asking, self._next = False, self.clock() + SECONDS
-            self._session.say(sentences.explain(error, "Quality over time"), Level.WARNING)
+            self._session.say(messages.explain(error, "Quality over time"), Level.WARNING)
 
         self._asking, self._changed = True, False
         controller.runner.query(question, answer, failed, about="quality")

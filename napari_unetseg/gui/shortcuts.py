@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_unetseg.gui.keys import COMMANDS, HELP, act
-from napari_unetseg.gui.remembered import remembered
+from napari_unetseg.gui.state.user_state import remembered
 from napari_unetseg.gui.taken import normal, taken
 
 if TYPE_CHECKING:

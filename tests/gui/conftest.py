@@ -18,8 +18,8 @@ from napari.layers import Image, Labels
 from window_parts import Window
 
 from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.jobs import SyncRunner
-from napari_unetseg.gui.remembered import remembered
+from napari_unetseg.gui.services.job_runner import SyncRunner
+from napari_unetseg.gui.state.user_state import remembered
 
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Event

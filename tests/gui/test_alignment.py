@@ -18,11 +18,12 @@ from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.image import Stack
 from napari_unetseg.core.labels import LabelKind, Structure
 from napari_unetseg.core.truth import Origin
-from napari_unetseg.gui import layers, sentences
+from napari_unetseg.data.mask_cleanup import TidySettings
+from napari_unetseg.gui import layers
 from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.jobs import SyncRunner
 from napari_unetseg.gui.layers import Alignment
-from napari_unetseg.gui.tidy import TidySettings
+from napari_unetseg.gui.services.job_runner import SyncRunner
+from napari_unetseg.gui.state import messages
 
 SIZED: dict[str, Any] = {"scale": (0.5, 0.5), "units": "um"}
 KNOWN = [Structure(1)]
@@ -471,7 +472,7 @@ def test_labels_of_a_closed_image_are_not_taken_for_another_of_its_size(
     viewer.layers.remove(corrected.session.image)
     other = viewer.add_layer(Image(data[:, ::-1], name="cells"))
     assert chosen(corrected) is None
-    assert misfit(corrected) == sentences.LABELS_OF_CLOSED.format(layer.name, "cells")  # type: ignore[union-attr]
+    assert misfit(corrected) == messages.LABELS_OF_CLOSED.format(layer.name, "cells")  # type: ignore[union-attr]
     corrected.choose_labels(layer)
     assert chosen(corrected) is layer, "it is the user's to say"
     viewer.layers.remove(other)

@@ -22,10 +22,10 @@ from napari_unetseg.core.attention import ALL_DONE
 from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.core.uncertainty import uncertainty_map
 from napari_unetseg.gui import layers as napari_layers
-from napari_unetseg.gui import sentences
 from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.jobs import SyncRunner, ThreadRunner
-from napari_unetseg.gui.session import Mode, ModelEntry
+from napari_unetseg.gui.services.job_runner import SyncRunner, ThreadRunner
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.session import Mode, ModelEntry
 
 
 def dark(shape: tuple[int, ...]) -> np.ndarray:
@@ -146,15 +146,15 @@ def test_without_model_or_image_it_is_said(
     controller: Controller, viewer: ViewerModel, said: list[str]
 ) -> None:
     controller.attention.next_region()
-    assert said[-1] == sentences.NO_MODEL
+    assert said[-1] == messages.NO_MODEL
     use(controller, reader())
     controller.attention.next_disagreement()
-    assert said[-1] == sentences.NO_OTHER_MODEL
+    assert said[-1] == messages.NO_OTHER_MODEL
     viewer.layers.clear()
     controller.attention.next_region()
     assert "no image" in said[-1]
     controller.attention.next_plane()
-    assert said[-1] == sentences.NO_IMAGE
+    assert said[-1] == messages.NO_IMAGE
 
 
 def test_next_disagreement_shows_where_the_masks_differ(
@@ -197,7 +197,7 @@ def test_next_plane_steps_over_what_is_labelled_and_then_to_other_images(
     assert other is not None
     other.data_setitem((np.array([3]), np.array([4])), 1)
     controller.attention.next_plane()
-    assert said[-1] == sentences.NO_PLANE_LEFT
+    assert said[-1] == messages.NO_PLANE_LEFT
 
 
 def test_the_uncertainty_lies_over_the_image_and_follows_plane_and_wish(

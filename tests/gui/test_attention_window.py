@@ -9,7 +9,7 @@ import pytest
 from attention_parts import reader
 from napari.layers import Image
 
-from napari_unetseg.gui.session import ModelEntry
+from napari_unetseg.gui.state.session import ModelEntry
 
 if TYPE_CHECKING:
     import threading

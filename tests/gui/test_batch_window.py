@@ -21,9 +21,9 @@ from window_parts import LEFT, NONE, Window
 from napari_unetseg.core.config import PredictSettings
 from napari_unetseg.core.locks import OutputLock
 from napari_unetseg.core.predict import predict
-from napari_unetseg.gui.batch_dock import BatchDock
-from napari_unetseg.gui.batches import State
-from napari_unetseg.gui.session import ModelEntry
+from napari_unetseg.gui.batch_widget import BatchDock
+from napari_unetseg.gui.features.batch import State
+from napari_unetseg.gui.state.session import ModelEntry
 from napari_unetseg.io.images import open_stack
 
 pytestmark = pytest.mark.gui

@@ -11,7 +11,7 @@ from napari.layers import Labels
 
 from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
 from napari_unetseg.core.truth import Origin
-from napari_unetseg.gui.classes import balance
+from napari_unetseg.gui.features.class_editor import balance
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

@@ -19,12 +19,13 @@ from napari.layers import Image, Labels
 from napari_unetseg.core.errors import TrainingError
 from napari_unetseg.core.events import Event, Notice, Outcome, StepDone, TrainingDone
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.gui import grids, sentences
+from napari_unetseg.data import image_grids
+from napari_unetseg.data.mask_cleanup import TidySettings
 from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.jobs import SyncRunner
-from napari_unetseg.gui.preferences import Preferences
-from napari_unetseg.gui.session import Level, Mode
-from napari_unetseg.gui.tidy import TidySettings
+from napari_unetseg.gui.services.job_runner import SyncRunner
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.preferences import Preferences
+from napari_unetseg.gui.state.session import Level, Mode
 
 
 def count(controller: Controller) -> None:
@@ -123,7 +124,7 @@ def test_every_refusal_says_what_to_do(
     model_viewer: ViewerModel, controller: Controller, said: list[str]
 ) -> None:
     controller.predict_plane()
-    assert said[-1] == sentences.NO_MODEL
+    assert said[-1] == messages.NO_MODEL
     labels = controller.session.training[0].labels
     labels.data[labels.data == BRUSH] = 0
     controller.train()
@@ -137,16 +138,16 @@ def test_every_refusal_says_what_to_do(
     labels.data_setitem((np.array([9]), np.array([9])), 1)
     controller._counted = 0.0
     controller.tick()
-    assert said[-1] == sentences.TRAIN_NOW
+    assert said[-1] == messages.TRAIN_NOW
     model_viewer.layers.remove(labels)
     controller.train()
-    assert said[-1] == sentences.NO_LABELS
+    assert said[-1] == messages.NO_LABELS
     controller.choose_labels(model_viewer.add_layer(Labels(np.zeros((9, 9), np.uint8))))
     assert "have 9 × 9 pixels" in said[-1]
     assert "64 × 64" in said[-1]
     model_viewer.layers.clear()
     controller.train()
-    assert said[-1] == sentences.NO_IMAGE
+    assert said[-1] == messages.NO_IMAGE
     assert controller.session.job is None
     assert not controller.session.history
 
@@ -162,7 +163,7 @@ def test_two_jobs_at_once_are_refused(
 
     broken_core(impatient)
     controller.train()
-    assert said == ["running", sentences.BUSY, "still running", "enough"]
+    assert said == ["running", messages.BUSY, "still running", "enough"]
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,7 @@ def test_stop_keeps_what_was_learned(controller: Controller) -> None:
 
 def test_stop_before_the_first_step_keeps_the_first_answer(controller: Controller) -> None:
     def stop_at_the_mask(message: Any) -> None:
-        if message.text == sentences.MASK_BEGINS:
+        if message.text == messages.MASK_BEGINS:
             controller.stop()
 
     controller.session.events.message.connect(stop_at_the_mask)
@@ -259,7 +260,7 @@ def test_layers_deleted_or_renamed_while_training(
     assert controller.prediction.alive
     assert controller.session.training == ()
     controller.train()
-    assert controller.session.message.text == sentences.NO_LABELS
+    assert controller.session.message.text == messages.NO_LABELS
 
 
 def test_the_image_deleted_while_training_leaves_the_model(
@@ -276,7 +277,7 @@ def test_the_image_deleted_while_training_leaves_the_model(
     assert controller.session.entry is not None
     assert controller.session.job is None
     controller.predict_plane()
-    assert controller.session.message.text == sentences.NO_IMAGE
+    assert controller.session.message.text == messages.NO_IMAGE
 
 
 def test_the_prediction_deleted_while_predicting_stops_with_a_sentence(
@@ -301,11 +302,11 @@ def test_the_prediction_deleted_while_predicting_stops_with_a_sentence(
 
 def prediction_in_file(controller: Controller, monkeypatch: pytest.MonkeyPatch) -> Labels:
     """The prediction layer of a training, with its voxels in a file."""
-    monkeypatch.setattr(grids, "ON_DISK_BYTES", 0)
+    monkeypatch.setattr(image_grids, "ON_DISK_BYTES", 0)
     controller.train()
     assert controller.prediction is not None
     assert controller.prediction.layer is not None
-    assert grids.is_in_file(controller.prediction.layer.data)
+    assert image_grids.is_in_file(controller.prediction.layer.data)
     return controller.prediction.layer
 
 
@@ -314,12 +315,12 @@ def test_a_full_disk_ends_a_mask_in_a_file_with_a_sentence_and_keeps_what_is_the
 ) -> None:
     layer = prediction_in_file(controller, monkeypatch)
     before = np.array(layer.data)
-    monkeypatch.setattr(grids, "LEAST_FREE", 2**62)
+    monkeypatch.setattr(image_grids, "LEAST_FREE", 2**62)
     controller.predict_plane()
     assert "nearly full" in controller.session.message.text
     assert controller.session.job is None
     assert (np.asarray(layer.data) == before).all()
-    monkeypatch.setattr(grids, "LEAST_FREE", 0)
+    monkeypatch.setattr(image_grids, "LEAST_FREE", 0)
     controller.predict_plane()
     assert "Prediction shown" in controller.session.message.text
 
@@ -337,7 +338,7 @@ def test_on_a_full_disk_nobody_paints_on_a_layer_in_a_file_and_what_was_painted_
     value = 1 - int(layer.data[30, 30])
     with layer.block_history():  # a stroke that has not ended
         layer.paint((30, 30), value)
-        monkeypatch.setattr(grids, "LEAST_FREE", 2**62)
+        monkeypatch.setattr(image_grids, "LEAST_FREE", 2**62)
         controller.tick()
     assert "nearly full" in controller.session.message.text
     assert layer.name in controller.session.message.text
@@ -348,7 +349,7 @@ def test_on_a_full_disk_nobody_paints_on_a_layer_in_a_file_and_what_was_painted_
     known = truth.corrections()
     assert known is not None
     assert np.asarray(known[30:31, 30:31]).any()
-    monkeypatch.setattr(grids, "LEAST_FREE", 0)
+    monkeypatch.setattr(image_grids, "LEAST_FREE", 0)
     controller.tick()
     assert "There is room on the disk again" in controller.session.message.text
     assert layer.editable
@@ -360,14 +361,17 @@ def test_on_a_full_disk_nobody_paints_on_a_layer_in_a_file_and_what_was_painted_
 def test_a_temporary_folder_that_is_gone_is_no_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grids, "LEAST_FREE", 2**62)
-    assert grids.has_room(np.memmap(tmp_path / "there.raw", np.uint8, "w+", shape=(9, 9))) is False
-    monkeypatch.setattr(grids, "LEAST_FREE", 0)
+    monkeypatch.setattr(image_grids, "LEAST_FREE", 2**62)
+    assert (
+        image_grids.has_room(np.memmap(tmp_path / "there.raw", np.uint8, "w+", shape=(9, 9)))
+        is False
+    )
+    monkeypatch.setattr(image_grids, "LEAST_FREE", 0)
     (tmp_path / "gone").mkdir()
     grid = np.memmap(tmp_path / "gone" / "grid.raw", np.uint8, "w+", shape=(9, 9))
     (tmp_path / "gone" / "grid.raw").unlink()
     (tmp_path / "gone").rmdir()
-    assert grids.has_room(grid)
+    assert image_grids.has_room(grid)
 
 
 def test_a_new_structure_goes_on_from_the_model(controller: Controller, said: list[str]) -> None:
@@ -616,7 +620,7 @@ def test_corrections_alone_train(
     controller.load_model(tmp_path / "mine.safetensors")
     controller.predict_plane()
     controller.train()
-    assert session.message.text == sentences.NO_LABELS
+    assert session.message.text == messages.NO_LABELS
     assert controller.prediction is not None
     assert controller.prediction.layer is not None
     layer = controller.prediction.layer

@@ -28,10 +28,10 @@ from napari_unetseg.core.labels import LabelKind, Structure
 from napari_unetseg.core.metrics import Scores, log_losses, loss_of
 from napari_unetseg.core.samples import Pair
 from napari_unetseg.core.train import train_events
-from napari_unetseg.gui import sentences
-from napari_unetseg.gui.curve import Columns, classes_to_show, note, thinned
-from napari_unetseg.gui.pace import Pace
-from napari_unetseg.gui.session import Mark, MarkKind, Point, Session
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.eta import Pace
+from napari_unetseg.gui.state.session import Mark, MarkKind, Point, Session
+from napari_unetseg.gui.state.training_curve import Columns, classes_to_show, note, thinned
 
 if TYPE_CHECKING:
     from window_parts import Window
@@ -180,27 +180,27 @@ def test_the_sentence_says_from_what_to_what_and_where_the_earlier_model_is() ->
     done = TrainingDone(
         Outcome.COMPLETED, "Training ended.", scores(0.93), 3, 60, 12.0, scores(0.91)
     )
-    said = sentences.describe_training(done, on_strokes=True, earlier=True)
+    said = messages.describe_training(done, on_strokes=True, earlier=True)
     assert said == (
         "Dice 0.91 → 0.93, IoU 0.87 on strokes in 14 held-out blocks (500 pixels); the earlier "
         "model is one click away under Model. Training ended (12 s)."
     )
-    alone = sentences.describe_training(done, on_strokes=False, earlier=False)
+    alone = messages.describe_training(done, on_strokes=False, earlier=False)
     assert "on labels in 14" in alone
     assert "earlier" not in alone
     close = TrainingDone(Outcome.COMPLETED, "Ended.", scores(0.9312), 3, 60, 12.0, scores(0.9308))
     assert "0.931 → 0.931" not in (
-        told := sentences.describe_training(close, on_strokes=True, earlier=False)
+        told := messages.describe_training(close, on_strokes=True, earlier=False)
     )
     assert told.startswith("Dice 0.93, IoU")
     for kept, stays in (("INITIAL_MODEL", "first answer"), ("MODEL", "earlier model")):
         none = TrainingDone(
             Outcome.COMPLETED, "First answer.", scores(0.9), 3, 60, 12.0, kept=StartedFrom[kept]
         )
-        told = sentences.describe_training(none, on_strokes=True, earlier=True)
+        told = messages.describe_training(none, on_strokes=True, earlier=True)
         assert f"; the {stays} stays. First answer (12 s)." in told
     third = TrainingDone(Outcome.COMPLETED, "Ended.", scores(0.934), 3, 60, 12.0, scores(0.931))
-    assert sentences.describe_training(third, on_strokes=True, earlier=False).startswith(
+    assert messages.describe_training(third, on_strokes=True, earlier=False).startswith(
         "Dice 0.931 → 0.934"
     )
 

@@ -25,11 +25,11 @@ from window_parts import LEFT, NONE, Window
 from napari_unetseg import __version__
 from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.core.truth import Origin
-from napari_unetseg.gui import sentences
 from napari_unetseg.gui.focus import stops
 from napari_unetseg.gui.keys import COMMANDS, act
 from napari_unetseg.gui.panels.base import Caption
-from napari_unetseg.gui.remembered import remembered
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.user_state import remembered
 from napari_unetseg.gui.taken import LAYERS, normal, taken
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def test_keys_take_brushes_and_make_a_layer(window: Window) -> None:
     window.viewer.add_layer(Image(squares(), name="squares"))
     in_front(window)
     press(Qt.Key.Key_H, SHIFT)
-    assert window.session.message.text == sentences.NO_PREDICTION
+    assert window.session.message.text == messages.NO_PREDICTION
     press(Qt.Key.Key_N, SHIFT)
     layer = window.viewer.layers["squares · annotations"]
     press(Qt.Key.Key_0, ALT)
@@ -445,7 +445,7 @@ def test_the_first_hint_goes_with_the_first_training(hands: Window) -> None:
 def test_what_cannot_be_written_is_remembered_until_the_end(
     hands: Window, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import napari_unetseg.gui.remembered as module
+    import napari_unetseg.gui.state.user_state as module
 
     def full(_: Any) -> Any:
         raise module.UserError("the disk is full")
@@ -463,8 +463,8 @@ def test_what_cannot_be_written_is_remembered_until_the_end(
 
 
 def test_every_job_says_how_long(hands: Window, monkeypatch: pytest.MonkeyPatch) -> None:
-    from napari_unetseg.gui import pace
-    from napari_unetseg.gui.session import JobKind, JobState
+    from napari_unetseg.gui.state import eta
+    from napari_unetseg.gui.state.session import JobKind, JobState
 
     doing = hands.dock.train.doing
     for kind in JobKind:
@@ -478,7 +478,7 @@ def test_every_job_says_how_long(hands: Window, monkeypatch: pytest.MonkeyPatch)
     assert "so far" in doing.text()
     monkeypatch.undo()
     hands.session.job = None
-    assert pace.LEAST_SECONDS <= 2
+    assert eta.LEAST_SECONDS <= 2
     labels = hands.viewer.layers["strokes"]
     assert isinstance(labels, Labels)
 

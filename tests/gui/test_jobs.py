@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from napari_unetseg.core.events import Event, Notice, StepDone, TilePredicted
-from napari_unetseg.gui.jobs import HAND_OVER, Inbox, Job, SyncRunner, ThreadRunner
+from napari_unetseg.gui.services.job_runner import HAND_OVER, Inbox, Job, SyncRunner, ThreadRunner
 
 if TYPE_CHECKING:
     from napari_unetseg.core.control import Control

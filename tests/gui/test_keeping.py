@@ -15,10 +15,11 @@ from napari.layers import Image, Labels
 
 from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.core.truth import Origin
-from napari_unetseg.gui import sentences
 from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.jobs import SyncRunner
-from napari_unetseg.gui.session import Mode
+from napari_unetseg.gui.features import project_autosave
+from napari_unetseg.gui.services.job_runner import SyncRunner
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.session import Mode
 from napari_unetseg.io import places
 
 pytestmark = pytest.mark.usefixtures("readers")
@@ -258,7 +259,6 @@ def test_a_full_disk_is_said_once_and_so_is_its_end(
     work: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import napari_unetseg.io.journal as journal
-    from napari_unetseg.gui import keeping
 
     sentences: list[str] = []
     work.session.events.message.connect(lambda m: sentences.append(m.text))
@@ -268,7 +268,7 @@ def test_a_full_disk_is_said_once_and_so_is_its_end(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(journal.os, "write", full)
-    monkeypatch.setattr(keeping, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(project_autosave, "RETRY_SECONDS", 0.0)
     labels = work.session.training[0].labels
     for place in range(5):
         labels.data_setitem((np.array([place]), np.array([0])), 1)
@@ -301,7 +301,6 @@ def test_a_model_that_found_no_room_is_said_and_written_when_there_is(
     work: Controller, sentences_of: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from napari_unetseg.core import model_file
-    from napari_unetseg.gui import keeping
 
     with monkeypatch.context() as patch:
         patch.setattr(model_file, "content", full_disk)
@@ -312,12 +311,12 @@ def test_a_model_that_found_no_room_is_said_and_written_when_there_is(
     assert "(no space left on device); it is kept in memory and written again soon" in text
     assert new.model.id not in models_on_disk(work)
 
-    monkeypatch.setattr(keeping, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(project_autosave, "RETRY_SECONDS", 0.0)
     work.tick()
-    assert sentences_of[-1] == sentences.KEPT_AGAIN
+    assert sentences_of[-1] == messages.KEPT_AGAIN
     assert new.model.id in models_on_disk(work)
     work.tick()
-    assert sentences_of.count(sentences.KEPT_AGAIN) == 1
+    assert sentences_of.count(messages.KEPT_AGAIN) == 1
     killed(work)
     again = started(None)
     again.keeping.recover(again.session.recoveries[0])
@@ -365,12 +364,11 @@ def test_a_model_that_waits_for_room_is_tried_once_more_when_the_window_closes(
 def test_a_snapshot_that_fails_for_any_reason_is_said_and_made_again(
     work: Controller, sentences_of: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_unetseg.gui import keeping
     from napari_unetseg.io import project as module
 
-    monkeypatch.setattr(keeping, "SAVE_BYTES", 0)
-    monkeypatch.setattr(keeping, "SYNC_SECONDS", 1e9)
-    monkeypatch.setattr(keeping, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(project_autosave, "SAVE_BYTES", 0)
+    monkeypatch.setattr(project_autosave, "SYNC_SECONDS", 1e9)
+    monkeypatch.setattr(project_autosave, "RETRY_SECONDS", 0.0)
 
     def breaks(*_: object) -> None:
         raise MemoryError
@@ -382,7 +380,7 @@ def test_a_snapshot_that_fails_for_any_reason_is_said_and_made_again(
     (text,) = [s for s in sentences_of if s.startswith("The project could not be written")]
     assert "(there is not enough memory)" in text
     work.tick()
-    assert sentences_of[-1] == sentences.KEPT_AGAIN
+    assert sentences_of[-1] == messages.KEPT_AGAIN
     assert_recovered(work)
 
 
@@ -615,7 +613,7 @@ def test_events_that_napari_handles_while_it_opens_a_file_begin_nothing(
         again.keeping.open(tmp_path / "one")
     again.viewer.layers.events.inserted.disconnect(on_layer)
     assert refused
-    assert set(refused) == {sentences.BUSY}
+    assert set(refused) == {messages.BUSY}
     assert not ticks
     assert [type(one).__name__ for one in again.viewer.layers] == ["Image", "Labels", "Labels"]
     (layer,) = annotations(again)

@@ -23,8 +23,8 @@ from napari_unetseg.engine.live import (
     Screen,
     View,
 )
-from napari_unetseg.gui import sentences
-from napari_unetseg.gui.session import Level, Mode
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.session import Level, Mode
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -254,7 +254,7 @@ def test_a_deleted_prediction_stays_away_until_the_training_ends(
     puppet.improve(1)
     controller.train()
     assert len(deleted) == 1
-    assert sentences.MASK_DELETED in said
+    assert messages.MASK_DELETED in said
     assert controller.prediction is not None
     assert not controller.prediction.alive
 

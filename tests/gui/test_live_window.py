@@ -16,8 +16,8 @@ from qtpy.QtWidgets import QApplication, QLabel
 from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.core.truth import Origin
 from napari_unetseg.engine import live
-from napari_unetseg.gui import sentences
-from napari_unetseg.gui.session import JobKind
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.session import JobKind
 
 if TYPE_CHECKING:
     import threading
@@ -80,7 +80,7 @@ def test_a_mask_and_its_score_appear_before_the_training_ends(
         painted.dock.train.result.text()
         == "Dice 0.91, IoU 0.83 on strokes in 14 held-out blocks (500 pixels)."
     )
-    assert painted.dock.status.text.text() == sentences.MASK_BEGINS
+    assert painted.dock.status.text.text() == messages.MASK_BEGINS
     model = puppet.improve(0, None)
     shown(painted, 0)
     assert painted.dock.train.result.text().startswith("Not validated")
@@ -262,7 +262,7 @@ def test_a_prediction_deleted_meanwhile_stays_away_and_stop_keeps_the_rest(
     layer = start(painted, puppet)
     painted.viewer.layers.remove(layer)
     puppet.improve(0)
-    painted.wait(lambda: painted.session.message.text == sentences.MASK_DELETED)
+    painted.wait(lambda: painted.session.message.text == messages.MASK_DELETED)
     assert training(painted)
     assert layer not in painted.viewer.layers
     stop(painted)

@@ -21,10 +21,11 @@ from napari_unetseg.core.sparse import whole
 from napari_unetseg.core.tiles import Tile, nearest_first
 from napari_unetseg.core.truth import Origin
 from napari_unetseg.engine.live import LookWork, MaskBegins, Screen, View, near
-from napari_unetseg.gui import looking, sentences
 from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.jobs import SyncRunner, ThreadRunner
-from napari_unetseg.gui.session import JobKind, Level, Mode, ModelEntry
+from napari_unetseg.gui.features import live_prediction
+from napari_unetseg.gui.services.job_runner import SyncRunner, ThreadRunner
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.session import JobKind, Level, Mode, ModelEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -263,7 +264,7 @@ def test_a_mask_that_may_be_wrong_is_warned_of(desk: Desk) -> None:
     desk.controller.predict_plane()
     desk.wait(lambda: desk.session.job is None)
     assert "is saturated" in desk.session.message.text
-    assert desk.session.message.text.endswith(sentences.NOT_VALIDATED)
+    assert desk.session.message.text.endswith(messages.NOT_VALIDATED)
     assert desk.session.message.level is Level.WARNING
 
 
@@ -347,7 +348,7 @@ def test_strokes_begin_a_training_anew_if_it_ended_by_itself(
         return constant(1)
 
     broken_core(train_events)
-    monkeypatch.setattr(looking, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(live_prediction, "PAUSE_SECONDS", 0.0)
     paint(desk)
     assert not trains(desk), "nobody pressed Train yet"
     desk.controller.train()
@@ -366,7 +367,7 @@ def test_strokes_begin_a_training_anew_if_it_ended_by_itself(
 def test_a_training_begins_anew_only_when_hands_rest(
     desk: Desk, broken_core: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looking, "PAUSE_SECONDS", 1e9)
+    monkeypatch.setattr(live_prediction, "PAUSE_SECONDS", 1e9)
     desk.controller.looking.trained(by_itself=True)
     paint(desk)
     assert not trains(desk)
@@ -375,7 +376,7 @@ def test_a_training_begins_anew_only_when_hands_rest(
 def test_what_was_learned_while_it_trained_begins_no_other_training(
     threaded: Desk, puppet: Puppet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looking, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(live_prediction, "PAUSE_SECONDS", 0.0)
     threaded.controller.train()
     threaded.wait(lambda: bool(threaded.session.choices))
     paint(threaded)

@@ -18,11 +18,12 @@ from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.core.samples import Pair
 from napari_unetseg.core.sparse import CHUNK, SparseGrid
 from napari_unetseg.core.truth import Origin, Truth
-from napari_unetseg.gui import newer, offers, work
+from napari_unetseg.data.image_grids import LabelCounter, count_labels
 from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.grids import LabelCounter, count_labels
-from napari_unetseg.gui.jobs import ThreadRunner
-from napari_unetseg.gui.session import Mode
+from napari_unetseg.gui.services import annotation_feed, annotation_snapshot
+from napari_unetseg.gui.services.job_runner import ThreadRunner
+from napari_unetseg.gui.state.session import Mode
+from napari_unetseg.jobs import window_tasks
 
 PLANES, SIDE = 24, 300
 
@@ -94,8 +95,8 @@ def test_strokes_are_offered_even_if_a_later_one_comes_before_each_is_looked_at(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk.train()
-    gate = Gate(newer.newer_pairs)
-    monkeypatch.setattr(offers, "newer_pairs", gate)
+    gate = Gate(annotation_snapshot.newer_pairs)
+    monkeypatch.setattr(annotation_feed, "newer_pairs", gate)
     places = [(number % PLANES, 100 + number, 100) for number in range(5)]
     desk.paint(places[0])
     for place, later in zip(places, [*places[1:], None], strict=True):
@@ -112,8 +113,8 @@ def test_training_and_offers_copy_no_labels_in_the_gui_thread(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the chunk that is painted on is copied; the others are the very arrays."""
-    gate = Gate(newer.pairs_of)
-    monkeypatch.setattr(work, "pairs_of", gate)
+    gate = Gate(annotation_snapshot.pairs_of)
+    monkeypatch.setattr(window_tasks, "pairs_of", gate)
     tracemalloc.start()
     try:
         desk.controller.train()
@@ -136,8 +137,8 @@ def test_training_and_offers_copy_no_labels_in_the_gui_thread(
 def test_a_training_sees_what_was_painted_before_it_began_and_later_strokes_by_an_offer(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = Gate(newer.pairs_of)
-    monkeypatch.setattr(work, "pairs_of", gate)
+    gate = Gate(annotation_snapshot.pairs_of)
+    monkeypatch.setattr(window_tasks, "pairs_of", gate)
     desk.paint((0, 150, 150), 2)
     desk.controller.train()
     assert gate.entered.acquire(timeout=20)
@@ -210,7 +211,7 @@ def test_an_offer_that_fails_is_said_and_the_next_one_comes(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(offers, "newer_pairs", fails)
+        patch.setattr(annotation_feed, "newer_pairs", fails)
         desk.paint((0, 100, 100))
         desk.wait(lambda: "Looking at what you painted" in desk.session.message.text)
     desk.paint((0, 100, 102))

@@ -16,12 +16,12 @@ from qtpy.QtWidgets import QApplication, QFileDialog, QInputDialog
 from napari_unetseg.core.config import AugmentSettings, TrainSettings
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.jobs import SyncRunner
 from napari_unetseg.gui.panels.advanced import ELSEWHERE, form_of
 from napari_unetseg.gui.panels.annotate import AnnotatePanel
 from napari_unetseg.gui.panels.image import ImagePanel
 from napari_unetseg.gui.panels.result import ResultPanel
 from napari_unetseg.gui.panels.status import READY, WELCOME, StatusPanel
+from napari_unetseg.gui.services.job_runner import SyncRunner
 
 pytestmark = pytest.mark.gui
 

@@ -15,7 +15,7 @@ from window_parts import Window
 
 from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.core.truth import Origin
-from napari_unetseg.gui.dock import UNetDock
+from napari_unetseg.gui.dock_widget import UNetDock
 from napari_unetseg.io import places
 from napari_unetseg.io.contents import FILE
 from napari_unetseg.io.project import Project

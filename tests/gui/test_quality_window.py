@@ -12,7 +12,7 @@ from napari.layers import Image, Labels
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 
-from napari_unetseg.gui.session import Mode, ModelEntry
+from napari_unetseg.gui.state.session import Mode, ModelEntry
 
 if TYPE_CHECKING:
     from window_parts import Window

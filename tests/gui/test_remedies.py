@@ -16,9 +16,9 @@ from PIL import Image as Picture
 
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.jobs import SyncRunner
-from napari_unetseg.gui.remedies import look_at_folder
-from napari_unetseg.gui.session import Level
+from napari_unetseg.gui.services.job_runner import SyncRunner
+from napari_unetseg.gui.services.label_problems import look_at_folder
+from napari_unetseg.gui.state.session import Level
 
 MASK = squares() > 100
 

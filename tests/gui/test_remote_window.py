@@ -13,7 +13,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 
 from napari_unetseg.core.labels import BRUSH
-from napari_unetseg.gui.session import Level, Mode
+from napari_unetseg.gui.state.session import Level, Mode
 
 pytest.importorskip("distributed")
 

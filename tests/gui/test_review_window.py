@@ -9,7 +9,7 @@ import pytest
 from live_parts import constant
 
 from napari_unetseg.core.truth import Origin
-from napari_unetseg.gui.session import Mode, ModelEntry
+from napari_unetseg.gui.state.session import Mode, ModelEntry
 
 if TYPE_CHECKING:
     from typing import Any

@@ -14,12 +14,12 @@ from napari.layers import Image, Labels, Shapes
 from napari_unetseg.core.events import Prepared, TilePredicted
 from napari_unetseg.core.sparse import whole
 from napari_unetseg.core.truth import Origin
-from napari_unetseg.gui import review
 from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.jobs import SyncRunner
+from napari_unetseg.gui.features import review
 from napari_unetseg.gui.layers import prediction as prediction_layer
 from napari_unetseg.gui.layers import strokes as stroke_layer
-from napari_unetseg.gui.session import Level, Mode, ModelEntry
+from napari_unetseg.gui.services.job_runner import SyncRunner
+from napari_unetseg.gui.state.session import Level, Mode, ModelEntry
 from napari_unetseg.io.contents import read_contents
 
 if TYPE_CHECKING:

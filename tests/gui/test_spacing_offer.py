@@ -21,10 +21,10 @@ from napari_unetseg.core.config import PredictSettings
 from napari_unetseg.core.image import Stack
 from napari_unetseg.core.predict import predict
 from napari_unetseg.engine.saving import Saving
-from napari_unetseg.gui.batches import BatchRow
 from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.jobs import SyncRunner
-from napari_unetseg.gui.session import Level, Mode, ModelEntry
+from napari_unetseg.gui.features.batch import BatchRow
+from napari_unetseg.gui.services.job_runner import SyncRunner
+from napari_unetseg.gui.state.session import Level, Mode, ModelEntry
 from napari_unetseg.io.places import recoveries
 
 MODEL = trained_at(random_model(1, depth=2, width=4), 0.2)

@@ -37,11 +37,11 @@ from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.core.sparse import whole
 from napari_unetseg.core.truth import Origin, Truth
 from napari_unetseg.gui import controller as controlling
-from napari_unetseg.gui import looking
 from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.jobs import SyncRunner
-from napari_unetseg.gui.newer import take_snapshots
-from napari_unetseg.gui.session import Level, Mode, ModelEntry
+from napari_unetseg.gui.features import live_prediction
+from napari_unetseg.gui.services.annotation_snapshot import take_snapshots
+from napari_unetseg.gui.services.job_runner import SyncRunner
+from napari_unetseg.gui.state.session import Level, Mode, ModelEntry
 from napari_unetseg.io import places
 from napari_unetseg.io.contents import read_contents
 
@@ -67,7 +67,8 @@ class Hands(RuleBasedStateMachine):
         super().__init__()
         constant(0)  # made by the real training, before another takes its place
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(looking, "PAUSE_SECONDS", 1e9)  # trainings begin when a rule says so
+        # trainings begin when a rule says so
+        self.patch.setattr(live_prediction, "PAUSE_SECONDS", 1e9)
         self.patch.setattr(controlling, "COUNT_SECONDS", 0.0)
         self.patch.setattr(os, "fsync", lambda _: None)  # no power is cut here, and disks are slow
         self.patch.setattr(places, "recovery_folder", lambda: self.home / "recovery")

@@ -17,7 +17,7 @@ from qtpy.QtWidgets import QApplication, QFileDialog, QPushButton
 from napari_unetseg import sample
 from napari_unetseg.core.events import EpochDone, Event, Notice, Prepared, StepDone
 from napari_unetseg.core.labels import BRUSH
-from napari_unetseg.gui.dock import UNetDock
+from napari_unetseg.gui.dock_widget import UNetDock
 
 if TYPE_CHECKING:
     import threading
@@ -224,7 +224,7 @@ def test_opening_the_dock_imports_no_torch() -> None:
     import subprocess
 
     code = (
-        "import sys, napari_unetseg.gui.dock, napari_unetseg.gui.workbench\n"
+        "import sys, napari_unetseg.gui.dock_widget, napari_unetseg.gui.window_context\n"
         "sys.exit('torch' in sys.modules or 'pyqtgraph' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0

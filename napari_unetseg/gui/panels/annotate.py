@@ -23,16 +23,16 @@ from qtpy.QtWidgets import (
 )
 
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.gui.classes import balance
+from napari_unetseg.gui.features.class_editor import balance
 from napari_unetseg.gui.panels.base import Panel, hint, layer_combo, row, show_choice
 from napari_unetseg.gui.panels.brushes import BrushList
 from napari_unetseg.gui.panels.misfit import MisfitPanel
-from napari_unetseg.gui.remedies import look_at_folder
+from napari_unetseg.gui.services.label_problems import look_at_folder
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller
-    from napari_unetseg.gui.remedies import Remedy
-    from napari_unetseg.gui.session import Source
+    from napari_unetseg.gui.services.label_problems import Remedy
+    from napari_unetseg.gui.state.session import Source
 
 __all__ = ["AnnotatePanel"]
 

@@ -21,10 +21,10 @@ from qtpy.QtWidgets import (
 from superqt import QElidingLabel
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.gui.batches import BatchRow, State
+from napari_unetseg.gui.features.batch import BatchRow, State
 from napari_unetseg.gui.panels.base import Panel, restyle, row
 from napari_unetseg.gui.panels.model import FILTER
-from napari_unetseg.gui.session import JobKind
+from napari_unetseg.gui.state.session import JobKind
 from napari_unetseg.io.images import SUFFIXES
 
 if TYPE_CHECKING:

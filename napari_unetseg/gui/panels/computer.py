@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QComboBox, QSizePolicy
 
-from napari_unetseg.gui.computers import THIS
+from napari_unetseg.gui.features.remote_computer import THIS
 from napari_unetseg.gui.panels.base import Panel, row
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QRadioButton, QVBoxLayout, QWidget
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.gui import sentences
 from napari_unetseg.gui.panels.base import Panel, hint, layer_combo, row, show_choice
 from napari_unetseg.gui.panels.misfit import MisfitPanel
+from napari_unetseg.gui.state import messages
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller
@@ -102,7 +102,7 @@ class ImagePanel(Panel):
             self._about.setText("" if said else str(error))
             return
         self._dims.setVisible(self.controller.has_volumes() or dims == 3)
-        self._about.setText(sentences.describe_image(stack, dims))
+        self._about.setText(messages.describe_image(stack, dims))
 
     def _on_image_chosen(self) -> None:
         self.controller.choose_image(self.image.value)

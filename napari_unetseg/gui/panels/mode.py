@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QButtonGroup, QHBoxLayout, QPushButton, QWidget
 
-from napari_unetseg.gui.session import Mode
+from napari_unetseg.gui.state.session import Mode
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller

@@ -11,7 +11,7 @@ from napari_unetseg.gui.panels.base import Panel, hint, row
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller
-    from napari_unetseg.gui.session import ModelEntry
+    from napari_unetseg.gui.state.session import ModelEntry
 
 __all__ = ["ModelPanel"]
 

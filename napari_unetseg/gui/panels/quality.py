@@ -9,15 +9,15 @@ from napari.utils.theme import get_theme
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFrame, QVBoxLayout
 
-from napari_unetseg.gui.contrast import LINES, readable
 from napari_unetseg.gui.panels.base import hint
 from napari_unetseg.gui.panels.look import ACTION, font_size
 from napari_unetseg.gui.panels.plot import LINES_HIGH
+from napari_unetseg.gui.state.contrast import LINES, readable
 
 if TYPE_CHECKING:
     from qtpy.QtGui import QKeyEvent
 
-    from napari_unetseg.gui.session import PlacedQuality
+    from napari_unetseg.gui.state.session import PlacedQuality
 
 __all__ = ["QualityPlot"]
 

@@ -10,9 +10,9 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QPushButton
 
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.data.mask_cleanup import TidySettings
 from napari_unetseg.gui.panels.base import Panel, folded, hint, layer_combo, row, show_choice
 from napari_unetseg.gui.panels.forms import Form
-from napari_unetseg.gui.tidy import TidySettings
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image import Stack

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QProgressBar, QPushButton, QSizePolicy
 
-from napari_unetseg.gui.pace import LEAST_SECONDS
 from napari_unetseg.gui.panels.base import Panel, hint, restyle, row
 from napari_unetseg.gui.panels.chosen import ChosenList
 from napari_unetseg.gui.panels.mode import ModeSwitch
 from napari_unetseg.gui.panels.plots import Plots
-from napari_unetseg.gui.remembered import remembered
-from napari_unetseg.gui.sentences import duration
-from napari_unetseg.gui.session import JobKind
+from napari_unetseg.gui.state.eta import LEAST_SECONDS
+from napari_unetseg.gui.state.messages import duration
+from napari_unetseg.gui.state.session import JobKind
+from napari_unetseg.gui.state.user_state import remembered
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller
-    from napari_unetseg.gui.session import JobState
+    from napari_unetseg.gui.state.session import JobState
 
 __all__ = ["TrainPanel"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtWidgets import QFrame, QPushButton, QVBoxLayout
 
 from napari_unetseg.gui.panels.base import Panel, hint, row
-from napari_unetseg.gui.remembered import remembered
+from napari_unetseg.gui.state.user_state import remembered
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller

@@ -1,0 +1,69 @@
+"""Which computer trains and predicts: this one, or one behind an address."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from napari_unetseg.core.errors import LostError, UserError
+from napari_unetseg.gui.state.session import Level
+
+if TYPE_CHECKING:
+    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.state.session import Session
+
+__all__ = ["THIS", "Computers"]
+
+THIS = "this one"
+
+
+class Computers:
+    """Chooses the computer for the jobs that come.
+
+    Parameters
+    ----------
+    controller, session
+        The controller knows the runner; the session remembers the choice.
+    """
+
+    def __init__(self, controller: Controller, session: Session) -> None:
+        self._controller, self._session = controller, session
+
+    def use(self, text: str) -> None:
+        """Use this computer, or the one behind an address; ask beside the window if it is there."""
+        from napari_unetseg.engine.remote.link import address_of, device_at
+
+        with self._controller.refusing():
+            address = "" if text.strip() in ("", THIS) else address_of(text)
+            if address == self._session.computer:
+                return
+            self._session.computer = address
+            self._controller.looking.try_again()
+            if not address:
+                self._session.say("Training and predicting happen on this computer.")
+                return
+            self._session.say(f"Asking {address}…")
+
+            def ask() -> tuple[str, Level]:
+                try:
+                    device = device_at(address)
+                except UserError as error:
+                    return str(error), Level.WARNING
+                return f"{address} answers: {device}. What you begin now runs there.", Level.DONE
+
+            self._controller.runner.query(ask, partial(self._on_answer, address), about="computer")
+
+    def _on_answer(self, address: str, answer: tuple[str, Level]) -> None:
+        if address == self._session.computer:
+            self._session.say(*answer)
+
+    def on_error(self, error: BaseException) -> bool:
+        """Go on here where the other computer went away; whether it did."""
+        lost = isinstance(error, LostError)
+        if lost:
+            self.leave()
+        return lost
+
+    def leave(self) -> None:
+        """The other computer went away."""
+        self._session.computer = ""

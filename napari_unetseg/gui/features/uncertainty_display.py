@@ -1,0 +1,115 @@
+"""How unsure the network is of what is on screen, as a layer that follows the viewer.
+
+PyTorch is imported here inside the functions, so that opening the dock needs none.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.gui import layers as napari_layers
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.session import Level
+
+if TYPE_CHECKING:
+    import numpy as np
+    from napari.layers import Image
+
+    from napari_unetseg.core.model import Model
+    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.features.next_region import Attention
+
+__all__ = ["Unsure"]
+
+REST = 4.0
+"""The uncertainty of the same plane is made anew after this many times what it took."""
+PASSES = 4
+"""Mirrored passes that are averaged once nothing else is to be done."""
+
+
+class Unsure:
+    """Keeps the uncertainty layer up to date while the session wants it.
+
+    Parameters
+    ----------
+    controller, attention
+        Know the viewer, the runner and the newest model.
+    """
+
+    def __init__(self, controller: Controller, attention: Attention) -> None:
+        self._controller, self._attention = controller, attention
+        self._session = controller.session
+        self._layer: napari_layers.Uncertainty | None = None
+        self._shown: tuple[Any, ...] | None = None
+        self._rests_until = 0.0
+        self._mapping = False
+        self._session.events.uncertain.connect(self._on_uncertain)
+
+    def _on_uncertain(self) -> None:
+        self._shown, self._rests_until = None, 0.0
+        if not self._session.uncertain:
+            self._remove()
+        elif self._attention.model is None:
+            self._session.say(messages.NO_MODEL, Level.WARNING)
+
+    def forget(self, layer: Any) -> None:
+        """Keep nothing of an image that is gone."""
+        if self._shown is not None and self._shown[0] is layer:
+            self._shown = None
+        if self._layer is not None and self._layer.image is layer:
+            self._remove()
+
+    def _remove(self) -> None:
+        if self._layer is not None:
+            layer, self._layer = self._layer, None
+            layer.remove()
+
+    def tick(self) -> None:
+        """Called again and again: ask for the uncertainty of what is on screen if it is missing."""
+        if self._layer is not None and not self._layer.alive:  # the user deleted it
+            self._remove()
+            self._session.uncertain = False
+        model, image = self._attention.model, self._session.image
+        if not self._session.uncertain or model is None or image is None or self._mapping:
+            return
+        with suppress(UserError):
+            plane = napari_layers.plane_on_screen(self._controller.viewer, image, model.dims)
+            how = (model.id, self._session.match_spacing)
+            shown, wanted = self._shown, (image, plane, how)
+            rested = self._attention.clock() >= self._rests_until
+            if shown is None or shown[:2] != wanted[:2] or (rested and shown[:3] != wanted):
+                self._map(model, image, plane, 1)
+            elif rested and self._session.job is None and shown[3] < PASSES:
+                self._map(model, image, plane, PASSES)
+
+    def _map(self, model: Model, image: Image, plane: tuple[int, ...], passes: int) -> None:
+        stack, start = self._controller.stack(), self._attention.clock()
+        model.check_image(stack)
+        how = {"device": self._session.settings.device, "threads": self._controller.thread_count()}
+        match = self._session.match_spacing
+        self._shown, self._mapping = (image, plane, (model.id, match), passes), True
+
+        def question() -> np.ndarray | Exception:
+            from napari_unetseg.core.config import PredictSettings
+            from napari_unetseg.core.uncertainty import uncertainty_map
+
+            settings = PredictSettings.model_validate(how | {"match_spacing": match})
+            try:
+                return uncertainty_map(model, stack, plane, settings, passes=passes)
+            except Exception as error:  # noqa: BLE001 - said by the window's thread
+                return error
+
+        def answer(found: np.ndarray | Exception) -> None:
+            self._mapping = False
+            self._rests_until = self._attention.clock() + REST * (self._attention.clock() - start)
+            if isinstance(found, Exception):
+                self._attention.complain(found)
+            elif self._session.uncertain and image in self._controller.viewer.layers:
+                if self._layer is None or self._layer.image is not image:
+                    self._remove()
+                    self._layer = napari_layers.Uncertainty(self._controller.viewer, image)
+                self._layer.write(plane, found)
+
+        self._controller.runner.query(question, answer, about="uncertainty")

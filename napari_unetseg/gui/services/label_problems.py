@@ -1,0 +1,220 @@
+"""Labels that cannot be used as they are, and the layers that can be made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_unetseg.core.appearance import Appearance, Look
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.data.image_grids import empty_grid
+from napari_unetseg.gui import layers as napari_layers
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.session import Level
+
+if TYPE_CHECKING:
+    from napari.layers import Labels
+
+    from napari_unetseg.gui.controller import Controller
+
+__all__ = ["LabelRemedies", "Remedy", "describe_look", "look_at_folder", "remedies_of"]
+
+GREY = (Appearance.BLURRED, Appearance.IMAGE)
+FOLDER_FILES = 3
+"""Files of a folder of labels that are looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """Labels that can be made of others.
+
+    Attributes
+    ----------
+    text, tip
+        Of its button.
+    kind
+        What the values of the labels mean that are made.
+    make
+        From a plane of the labels, any integers, to one of those, uint8.
+    """
+
+    text: str
+    tip: str
+    kind: LabelKind
+    make: Callable[[np.ndarray], np.ndarray]
+
+
+def remedies_of(
+    counts: Mapping[int, int], look: Look | None, kind: LabelKind
+) -> tuple[Remedy, ...]:
+    """What can be made of labels that cannot be used as they are; nothing of others.
+
+    Parameters
+    ----------
+    counts
+        Voxels of each value but 0.
+    look
+        What the labels look like.
+    kind
+        What their values are said to mean.
+    """
+    found = []
+    if look is not None and look.appearance in GREY:
+        found.append(_above(look.threshold))
+    elif counts and min(counts) < 0:
+        found += [_without(min(counts), kind), _above(0)]
+    elif kind is LabelKind.FULL and BRUSH in counts and len(counts) > 1:
+        found.append(_without(BRUSH, kind))
+    return tuple(found)
+
+
+def _above(threshold: float) -> Remedy:
+    return Remedy(
+        f"Use what is above {threshold:g}",
+        f"Make a mask: what is above {threshold:g} is structure 1, all else is background.",
+        LabelKind.FULL,
+        partial(_mask_above, threshold),
+    )
+
+
+def _mask_above(threshold: float, plane: np.ndarray) -> np.ndarray:
+    above: np.ndarray = (plane > threshold).astype(np.uint8)
+    return above
+
+
+def _without(value: int, kind: LabelKind) -> Remedy:
+    return Remedy(
+        f"{value} is not labelled",
+        f"Make strokes: what is {value} is not labelled, and 0 is background (255).",
+        LabelKind.STROKES,
+        partial(_strokes_without, value, kind),
+    )
+
+
+def _strokes_without(value: int, kind: LabelKind, plane: np.ndarray) -> np.ndarray:
+    """Strokes that say what labels say but for a value: 0 where that is."""
+    out = np.where(plane == 0, 0 if kind is LabelKind.STROKES else BRUSH, plane)
+    if kind is LabelKind.INSTANCES:
+        out = np.where(plane > 0, 1, out)
+    return np.where(plane == value, 0, np.clip(out, 0, BRUSH)).astype(np.uint8)
+
+
+def describe_look(name: str, counts: Mapping[int, int], look: Look | None, kind: LabelKind) -> str:
+    """What is odd about labels of a guessed kind, and what to do; empty where nothing is.
+
+    Parameters are those of `remedies_of`, after the labels' name.
+    """
+    appearance = look.appearance if look is not None else Appearance.LABELS
+    remedies = remedies_of(counts, look, kind)
+    ways = " or ".join(f"'{remedy.text}'" for remedy in remedies)
+    if remedies and min(counts) < 0:
+        return f"{name} holds {min(counts)}: press {ways}, whichever is meant."
+    if appearance is Appearance.BLURRED:
+        blurred = "a mask whose edges were blurred by JPEG or by resizing"
+        return f"{name} looks like {blurred}: press {ways} to make a mask."
+    if appearance is Appearance.IMAGE:
+        return f"{name} looks like an image or a probability map: press {ways} to make a mask."
+    if remedies:
+        return (
+            f"{name} holds {BRUSH} beside other numbers: press {ways}, or choose 'strokes' if it "
+            "is background."
+        )
+    if appearance is Appearance.OBJECTS and kind is LabelKind.INSTANCES:
+        return (
+            f"Each number in {name} is a single region, so they are taken for objects; choose "
+            "'full mask' if they are structures."
+        )
+    return ""
+
+
+class LabelRemedies:
+    """Makes labels that can be used of the chosen ones.
+
+    Parameters
+    ----------
+    controller
+        Knows the chosen labels and what was seen of them.
+    """
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+
+    def offered(self) -> tuple[Remedy, ...]:
+        """What can be made of the chosen labels."""
+        source = self._controller.session.source()
+        if source is None or source.labels not in self._controller.seen:
+            return ()
+        counts, look = self._controller.seen[source.labels]
+        return remedies_of(counts, look, source.kind)
+
+    def are_grey(self, labels: Labels) -> bool:
+        """Whether values of labels are grey levels, so that none of them is a structure."""
+        _, look = self._controller.seen.get(labels, ({}, None))
+        return look is not None and look.appearance in GREY
+
+    def use(self, remedy: Remedy) -> None:
+        """Make a layer of the chosen labels, plane by plane beside the window, and choose it."""
+        controller = self._controller
+        image, source = controller.session.image, controller.session.source()
+        if source is None or source.labels is None:
+            return
+        data = napari_layers.data_of(source.labels)
+
+        def made() -> np.ndarray:
+            out = empty_grid(tuple(data.shape))
+            for index in np.ndindex(*data.shape[:-2]):
+                out[index] = remedy.make(np.asarray(data[index]))
+            return out
+
+        show = partial(self._show, image, source.labels, remedy)
+        controller.runner.query(made, show, self._on_error, about="labels")
+
+    def _show(self, image: Any, labels: Labels, remedy: Remedy, made: np.ndarray) -> None:
+        controller = self._controller
+        source = controller.session.source()
+        if source is None or source.image is not image or source.labels is not labels:
+            return  # other labels were chosen meanwhile, perhaps by an earlier click
+        layer = napari_layers.add_labels(controller.viewer, labels, made, remedy.kind)
+        controller.choose_labels(layer, remedy.kind)
+        controller.session.say(f"{layer.name} was made and is chosen; press 'Train'.", Level.DONE)
+
+    def _on_error(self, error: BaseException) -> None:
+        text = messages.explain(error, "Making labels")
+        self._controller.session.say(text, Level.WARNING)
+
+
+def look_at_folder(labels: Path) -> tuple[LabelKind, str, float | None]:
+    """What a folder of label files most likely holds.
+
+    Returns
+    -------
+    kind
+        The kind that is most likely.
+    text
+        Why, in a few words; empty where nothing speaks for it.
+    threshold
+        Where masks have blurred edges, the value above which they are structure 1.
+    """
+    from napari_unetseg.core.appearance import look_at
+    from napari_unetseg.io.folders import images_by_stem
+    from napari_unetseg.io.images import open_labels
+
+    try:
+        files = list(images_by_stem([labels]).values())[:FOLDER_FILES]
+        if any(file.suffix.lower() in (".jpg", ".jpeg") for file in files):
+            return LabelKind.FULL, "JPEG blurs their edges", BRUSH // 2
+        looks = [look_at(open_labels(file)) for file in files]
+    except (UserError, OSError):  # the training says what is wrong with them
+        return LabelKind.FULL, "", None
+    for look in looks:
+        if look.appearance is Appearance.BLURRED:
+            return LabelKind.FULL, "their edges were blurred", look.threshold
+    if any(look.appearance is Appearance.OBJECTS for look in looks):
+        return LabelKind.INSTANCES, "each number is a single region", None
+    return LabelKind.FULL, "", None

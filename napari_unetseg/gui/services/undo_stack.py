@@ -1,0 +1,71 @@
+"""The plugin's own undo: what it did, one step each, newest last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_unetseg.gui.state.session import Session
+
+__all__ = ["Step", "Steps"]
+
+MOST = 50
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """Something that was done to an image; ``text`` completes "Undo …"."""
+
+    image: Any
+    text: str
+    undo: Callable[[], None]
+    redo: Callable[[], None]
+
+
+class Steps:
+    """Steps that can be taken back; the session shows the newest of either direction."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._done: list[Step] = []
+        self._undone: list[Step] = []
+
+    def add(self, step: Step) -> None:
+        """A step was done."""
+        self._done = [*self._done, step][-MOST:]
+        self._undone.clear()
+        self._show()
+
+    def undo(self) -> None:
+        """Take the newest step back."""
+        if not self._done:
+            self._session.say("There is nothing of the plugin's to undo; strokes: Ctrl+Z.")
+            return
+        step = self._done.pop()
+        step.undo()
+        self._undone.append(step)
+        self._session.say(f"Undone: {step.text}.")
+        self._show()
+
+    def redo(self) -> None:
+        """Do the step again that was taken back last."""
+        if not self._undone:
+            self._session.say("There is nothing of the plugin's to redo; strokes: Ctrl+Shift+Z.")
+            return
+        step = self._undone.pop()
+        step.redo()
+        self._done.append(step)
+        self._session.say(f"Done again: {step.text}.")
+        self._show()
+
+    def forget(self, image: Any) -> None:
+        """Forget the steps of an image that is gone."""
+        self._done = [step for step in self._done if step.image is not image]
+        self._undone = [step for step in self._undone if step.image is not image]
+        self._show()
+
+    def _show(self) -> None:
+        self._session.undoable = self._done[-1].text if self._done else ""
+        self._session.redoable = self._undone[-1].text if self._undone else ""

@@ -1,0 +1,1 @@
+"""Long jobs that a window or a script runs, here or on another computer."""
