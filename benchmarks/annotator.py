@@ -47,13 +47,13 @@ from sets import Annotated, BenchmarkSet, Item, predictor, read_sets, score
 from watch import add_options, machine, make_settings, write_json
 
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.core.places import region_shape
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.state.session import Session
+from napari_unetseg.inference.candidate_windows import region_shape
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.model import Model
     from napari_unetseg.gui.services.job_runner import Job
+    from napari_unetseg.models.model import Model
 
 Json = dict[str, Any]
 WAYS = ("random", "next", "corrections", "forest")

@@ -24,16 +24,16 @@ import psutil
 from home import leave_home
 
 from napari_unetseg import open_stack
-from napari_unetseg.core.config import NetSettings, PredictSettings
-from napari_unetseg.core.encoders import build
 from napari_unetseg.core.events import ChunkPredicted
-from napari_unetseg.core.image import Normalization
+from napari_unetseg.core.image_stack import Normalization
 from napari_unetseg.core.labels import Classes, Structure
-from napari_unetseg.core.model import Model
-from napari_unetseg.engine.cluster import on_cluster
-from napari_unetseg.engine.connect import Where, workers_of
-from napari_unetseg.engine.store import FolderStore
-from napari_unetseg.engine.stream import predict_to_zarr
+from napari_unetseg.core.settings import NetSettings, PredictSettings
+from napari_unetseg.inference.large.atomic_store import FolderStore
+from napari_unetseg.inference.large.dask_cluster import on_cluster
+from napari_unetseg.inference.large.dask_connect import Where, workers_of
+from napari_unetseg.inference.large.predict_to_zarr import predict_to_zarr
+from napari_unetseg.models.model import Model
+from napari_unetseg.models.resnet_unet import build
 
 
 def default_model() -> Model:

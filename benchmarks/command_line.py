@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from sets import BenchmarkSet, find, read_sets
 
-from napari_unetseg.io.images import open_labels, stem_of
-from napari_unetseg.io.writing import write_mask
+from napari_unetseg.io.open_image import open_labels, stem_of
+from napari_unetseg.io.write_masks import write_mask
 
 UNSCORED = 65535
 """Value of masks in planes that are not to be scored."""

@@ -20,15 +20,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from napari_unetseg import sample
-from napari_unetseg.core.config import PredictSettings, TrainSettings
-from napari_unetseg.core.control import Control
 from napari_unetseg.core.events import Prepared, StepDone
-from napari_unetseg.core.image import Stack
+from napari_unetseg.core.image_stack import Stack
+from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import LabelKind
-from napari_unetseg.core.model import load_model
-from napari_unetseg.core.predict import predict
-from napari_unetseg.core.samples import Pair
-from napari_unetseg.core.train import train_events
+from napari_unetseg.core.settings import PredictSettings, TrainSettings
+from napari_unetseg.data.dataset import Pair
+from napari_unetseg.inference.predict import predict
+from napari_unetseg.models.model import load_model
+from napari_unetseg.training.train import train_events
 
 CROPS = 8
 """Ready-made batches that a peer trains on in turn."""

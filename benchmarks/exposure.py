@@ -23,12 +23,12 @@ import numpy as np
 from sets import Annotated, BenchmarkSet, Plane, pooled_dice, read_sets
 from watch import add_options, machine, make_settings, write_json
 
-from napari_unetseg.core.config import PredictSettings
 from napari_unetseg.core.events import TilePredicted
-from napari_unetseg.core.image import Normalization, Stack
-from napari_unetseg.core.model import Model, load_model
-from napari_unetseg.core.predict import predict_events
-from napari_unetseg.core.train import train
+from napari_unetseg.core.image_stack import Normalization, Stack
+from napari_unetseg.core.settings import PredictSettings
+from napari_unetseg.inference.predict import predict_events
+from napari_unetseg.models.model import Model, load_model
+from napari_unetseg.training.train import train
 
 Json = dict[str, Any]
 Change = Callable[[np.ndarray, float], np.ndarray]

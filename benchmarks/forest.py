@@ -19,7 +19,7 @@ from napari_unetseg.core.labels import BRUSH
 if TYPE_CHECKING:
     from sets import Annotated, Plane
 
-    from napari_unetseg.core.image import Stack
+    from napari_unetseg.core.image_stack import Stack
 
 SIGMA = (1, 16)
 TREES = 100

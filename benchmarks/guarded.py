@@ -111,11 +111,11 @@ class Watch:
 def open_case(path: Path) -> None:
     """Open an image or a model, and read a corner of its first and of its last plane."""
     if path.suffix == ".safetensors":
-        from napari_unetseg.core.model import load_model
+        from napari_unetseg.models.model import load_model
 
         load_model(path)
         return
-    from napari_unetseg.io.images import open_levels
+    from napari_unetseg.io.open_image import open_levels
 
     for stack in open_levels(path):
         inner = [slice(0, TILE) if a in "YX" else None for a in stack.axes]
@@ -126,7 +126,7 @@ def open_case(path: Path) -> None:
 
 def serve(pipe: Connection, seeds: list[Seed], seed: int, numbers: range) -> None:
     """Open the cases of these numbers; before each its number is sent, after it a `Result`."""
-    from napari_unetseg.io.lazy import forget
+    from napari_unetseg.io.readers.lazy_array import forget
 
     warnings.simplefilter("ignore")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libraries print about bad files

@@ -23,10 +23,10 @@ from skimage.measure import label
 from skimage.metrics import adapted_rand_error
 from watch import add_options, clock_kind, machine, make_settings, watch, write_json
 
-from napari_unetseg.core.config import PredictSettings
+from napari_unetseg.core.settings import PredictSettings
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.model import Model
+    from napari_unetseg.models.model import Model
 
 MEMBRANE = 1
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
@@ -62,7 +62,7 @@ def slices(data: BenchmarkSet, chosen: Sequence[int]) -> list[Annotated]:
 
 def membrane_probability(model: Model, image: Annotated, options: argparse.Namespace) -> np.ndarray:
     """Probability of membrane, float32, shape of the slice."""
-    from napari_unetseg.core.predict import predict_probabilities
+    from napari_unetseg.inference.predict import predict_probabilities
 
     device = make_settings(options, options.seed).device
     settings = PredictSettings(threads=options.threads, device=device)

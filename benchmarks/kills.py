@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.truth import Truth
+    from napari_unetseg.annotations.annotation_store import Truth
     from napari_unetseg.gui.controller import Controller
 
 SIDE, PLANES, ACTIONS = 200, 3, 60
@@ -57,7 +57,7 @@ def digests(truth: Truth) -> list[str]:
 
 
 def _origin(name: str) -> Any:
-    from napari_unetseg.core.truth import Origin
+    from napari_unetseg.annotations.annotation_store import Origin
 
     return Origin(name)
 

@@ -154,11 +154,11 @@ def _write_model(path: Path) -> None:
     """A model with random weights."""
     import torch
 
-    from napari_unetseg.core.config import NetSettings
-    from napari_unetseg.core.encoders import build
-    from napari_unetseg.core.image import Normalization
+    from napari_unetseg.core.image_stack import Normalization
     from napari_unetseg.core.labels import Classes, Structure
-    from napari_unetseg.core.model import Model
+    from napari_unetseg.core.settings import NetSettings
+    from napari_unetseg.models.model import Model
+    from napari_unetseg.models.resnet_unet import build
 
     torch.manual_seed(0)
     classes = Classes((Structure(1),), True)

@@ -23,16 +23,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tifffile
 
-from napari_unetseg.core.config import NetSettings
-from napari_unetseg.core.encoders import build
-from napari_unetseg.core.image import Stack
-from napari_unetseg.core.samples import Pair, TrainingData
-from napari_unetseg.core.teacher import Teacher
-from napari_unetseg.io.folders import find_pairs
+from napari_unetseg.core.image_stack import Stack
+from napari_unetseg.core.settings import NetSettings
+from napari_unetseg.data.dataset import Pair, TrainingData
+from napari_unetseg.io.folder_pairs import find_pairs
+from napari_unetseg.models.resnet_unet import build
+from napari_unetseg.training.distillation import Teacher
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.blocks import Places
-    from napari_unetseg.core.unet import UNet
+    from napari_unetseg.data.validation_split import Places
+    from napari_unetseg.models.unet import UNet
 
 
 def picture(size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

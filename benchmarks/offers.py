@@ -24,18 +24,18 @@ import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
-import napari_unetseg.core.train as core_train
+import napari_unetseg.training.train as core_train
+from napari_unetseg.annotations.annotation_store import Change, Origin
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, StepDone
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.core.truth import Change, Origin
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.services.job_runner import ThreadRunner
 from napari_unetseg.io import places
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.control import Control
-    from napari_unetseg.core.samples import Pair
+    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.data.dataset import Pair
 
 TICK, PATIENCE = 0.01, 10.0
 DAB = 12

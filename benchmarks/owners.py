@@ -34,15 +34,14 @@ import torch
 import zarr
 from PIL import Image
 
-import napari_unetseg.core.predict
-import napari_unetseg.engine.batch
-import napari_unetseg.engine.files
-import napari_unetseg.engine.results  # noqa: F401 - all is imported before processes are forked
+import napari_unetseg.inference.large.batch_job
+import napari_unetseg.inference.large.predict_files
+import napari_unetseg.inference.large.results_table  # noqa: F401 - all is imported before processes are forked
 from napari_unetseg import Model, Structure, cli
-from napari_unetseg.core.config import NetSettings
-from napari_unetseg.core.encoders import build
-from napari_unetseg.core.image import Normalization
+from napari_unetseg.core.image_stack import Normalization
 from napari_unetseg.core.labels import Classes
+from napari_unetseg.core.settings import NetSettings
+from napari_unetseg.models.resnet_unet import build
 
 SIDE = 256
 FORMATS = ("tiff", "ome-tiff", "png", "zarr", "inside")

@@ -19,14 +19,14 @@ from statistics import median
 
 import numpy as np
 
-from napari_unetseg.core import learner
-from napari_unetseg.core.augment import Augmenter
-from napari_unetseg.core.config import TrainSettings
-from napari_unetseg.core.devices import default_threads, use_threads
 from napari_unetseg.core.events import StepDone
-from napari_unetseg.core.sampler import Prefetcher, Sampler
-from napari_unetseg.core.samples import Pair, TrainingData
-from napari_unetseg.core.train import train_events
+from napari_unetseg.core.settings import TrainSettings
+from napari_unetseg.data.dataset import Pair, TrainingData
+from napari_unetseg.runtime.devices import default_threads, use_threads
+from napari_unetseg.training import trainer
+from napari_unetseg.training.augmentation import Augmenter
+from napari_unetseg.training.batch_sampler import Prefetcher, Sampler
+from napari_unetseg.training.train import train_events
 
 TURNS = 3
 
@@ -84,7 +84,7 @@ def main() -> None:
     for _ in range(TURNS):
         if options.cpu:
             for name, devices in (("caller", ()), ("threads beside", ("cpu",))):
-                learner.PREFETCHING = devices
+                trainer.PREFETCHING = devices
                 found.setdefault(name, []).extend(training(options.steps))
         else:
             for name, threads in ways.items():

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from worlds import CLASSES, EDGE, field, make_bank
 
-from napari_unetseg.core.losses import class_weights, segmentation_loss, segmentation_sums
-from napari_unetseg.core.start import BODY_DEPTH, BODY_WIDTH
-from napari_unetseg.core.unet import UNet
+from napari_unetseg.models.unet import UNet
+from napari_unetseg.training.linear_probe import BODY_DEPTH, BODY_WIDTH
+from napari_unetseg.training.losses import class_weights, segmentation_loss, segmentation_sums
 
 CROP = 112
 EPISODES = 2

@@ -21,10 +21,10 @@ from quality_report import medians, plot, print_tables, ratio, summary
 from sets import Annotated, BenchmarkSet, predictor, read_sets, score
 from watch import Trace, add_options, clock_kind, machine, make_settings, timed, watch, write_json
 
-from napari_unetseg.core.image import Stack
+from napari_unetseg.core.image_stack import Stack
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.model import Model
+    from napari_unetseg.models.model import Model
 
 MARKS = (2, 5, 10, 20, 30, 60, 120)
 """Seconds at which the shown model is scored."""

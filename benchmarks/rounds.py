@@ -25,7 +25,7 @@ from watch import Trace, add_options, clock_kind, machine, make_settings, watch,
 from napari_unetseg.core.labels import BRUSH
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.model import Model
+    from napari_unetseg.models.model import Model
 
 Json = dict[str, Any]
 

@@ -35,16 +35,16 @@ from watch import machine, write_json
 from zarr.storage import MemoryStore
 
 from napari_unetseg import sample
-from napari_unetseg.core.config import NetSettings, PredictSettings
-from napari_unetseg.core.control import Control
-from napari_unetseg.core.encoders import build
 from napari_unetseg.core.events import ChunkPredicted
-from napari_unetseg.core.image import Normalization
+from napari_unetseg.core.image_stack import Normalization
+from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import Classes, Structure
-from napari_unetseg.core.model import Model
-from napari_unetseg.engine.chunks import ChunkPredictor
-from napari_unetseg.engine.stream import make_plan, predict_to_zarr
-from napari_unetseg.io.images import open_stack
+from napari_unetseg.core.settings import NetSettings, PredictSettings
+from napari_unetseg.inference.large.chunk_task import ChunkPredictor
+from napari_unetseg.inference.large.predict_to_zarr import make_plan, predict_to_zarr
+from napari_unetseg.io.open_image import open_stack
+from napari_unetseg.models.model import Model
+from napari_unetseg.models.resnet_unet import build
 
 GB = 1e9
 SMALLEST = {"depth": 1, "width": 1}

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from napari_unetseg.core.config import PredictSettings
-from napari_unetseg.core.image import Stack
+from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.core.samples import Pair
-from napari_unetseg.io.images import open_labels, open_stack, stem_of
+from napari_unetseg.core.settings import PredictSettings
+from napari_unetseg.data.dataset import Pair
+from napari_unetseg.io.open_image import open_labels, open_stack, stem_of
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.model import Model
+    from napari_unetseg.models.model import Model
 
 Plane = tuple[int, ...]
 """Index along every axis before Y and X; empty for a single picture."""
@@ -184,7 +184,7 @@ def score(images: Sequence[Annotated], predict: Predictor) -> float:
 
 def predictor(model: Model, threads: int, device: str = "auto") -> Predictor:
     """A model as a predictor: a 2D one sees the planes, a 3D one the whole volumes of them."""
-    from napari_unetseg.core.predict import predict
+    from napari_unetseg.inference.predict import predict
 
     settings = PredictSettings.model_validate({"threads": threads, "device": device})
 

@@ -27,8 +27,8 @@ import tifffile
 from scipy.ndimage import distance_transform_edt, maximum_filter
 from window import open_window, run_event_loop
 
-from napari_unetseg.core.blocks import split
 from napari_unetseg.core.labels import BRUSH, IGNORE
+from napari_unetseg.data.validation_split import split
 from napari_unetseg.gui.layers import stack_of
 from napari_unetseg.gui.state.session import MarkKind
 

@@ -21,18 +21,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from napari_unetseg.core.config import TrainSettings
-from napari_unetseg.core.control import Control
-from napari_unetseg.core.devices import device_name, pick_device
 from napari_unetseg.core.events import Improved, StepDone, TrainingDone
-from napari_unetseg.core.records import now, versions
-from napari_unetseg.core.train import train_events
+from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.settings import TrainSettings
+from napari_unetseg.models.training_record import now, versions
+from napari_unetseg.runtime.devices import device_name, pick_device
+from napari_unetseg.training.train import train_events
 
 if TYPE_CHECKING:
     import argparse
 
-    from napari_unetseg.core.model import Model
-    from napari_unetseg.core.samples import Pair
+    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.models.model import Model
 
 T = TypeVar("T")
 

@@ -10,26 +10,26 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.checkpoint_file import CheckpointFile
-    from napari_unetseg.core.config import (
+    from napari_unetseg.core.errors import ModelFileError, TrainingError, UserError
+    from napari_unetseg.core.image_stack import Stack
+    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.labels import LabelKind, Structure
+    from napari_unetseg.core.metrics import Scores
+    from napari_unetseg.core.settings import (
         AugmentSettings,
         NetSettings,
         PredictSettings,
         TrainSettings,
     )
-    from napari_unetseg.core.control import Control
-    from napari_unetseg.core.errors import ModelFileError, TrainingError, UserError
-    from napari_unetseg.core.evaluate import Evaluation, evaluate, evaluate_events
-    from napari_unetseg.core.image import Stack
-    from napari_unetseg.core.labels import LabelKind, Structure
-    from napari_unetseg.core.metrics import Scores
-    from napari_unetseg.core.model import Model, load_model
-    from napari_unetseg.core.predict import predict, predict_events, predict_probabilities
-    from napari_unetseg.core.samples import Pair
-    from napari_unetseg.core.train import train, train_events
-    from napari_unetseg.core.unet import UNet
-    from napari_unetseg.io.folders import FolderDataset
-    from napari_unetseg.io.images import open_stack
+    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.inference.evaluate import Evaluation, evaluate, evaluate_events
+    from napari_unetseg.inference.predict import predict, predict_events, predict_probabilities
+    from napari_unetseg.io.folder_pairs import FolderDataset
+    from napari_unetseg.io.open_image import open_stack
+    from napari_unetseg.models.model import Model, load_model
+    from napari_unetseg.models.unet import UNet
+    from napari_unetseg.training.checkpoint_file import CheckpointFile
+    from napari_unetseg.training.train import train, train_events
 
 try:
     __version__ = version("napari-unetseg")
@@ -37,33 +37,33 @@ except PackageNotFoundError:  # run from a source tree that was not installed
     __version__ = "0.0.0"
 
 _HOME = {
-    "AugmentSettings": "core.config",
-    "CheckpointFile": "core.checkpoint_file",
-    "Control": "core.control",
-    "Evaluation": "core.evaluate",
-    "FolderDataset": "io.folders",
+    "AugmentSettings": "core.settings",
+    "CheckpointFile": "training.checkpoint_file",
+    "Control": "core.job_control",
+    "Evaluation": "inference.evaluate",
+    "FolderDataset": "io.folder_pairs",
     "LabelKind": "core.labels",
-    "Model": "core.model",
+    "Model": "models.model",
     "ModelFileError": "core.errors",
-    "NetSettings": "core.config",
-    "Pair": "core.samples",
-    "PredictSettings": "core.config",
+    "NetSettings": "core.settings",
+    "Pair": "data.dataset",
+    "PredictSettings": "core.settings",
     "Scores": "core.metrics",
-    "Stack": "core.image",
+    "Stack": "core.image_stack",
     "Structure": "core.labels",
-    "TrainSettings": "core.config",
+    "TrainSettings": "core.settings",
     "TrainingError": "core.errors",
-    "UNet": "core.unet",
+    "UNet": "models.unet",
     "UserError": "core.errors",
-    "evaluate": "core.evaluate",
-    "evaluate_events": "core.evaluate",
-    "load_model": "core.model",
-    "open_stack": "io.images",
-    "predict": "core.predict",
-    "predict_events": "core.predict",
-    "predict_probabilities": "core.predict",
-    "train": "core.train",
-    "train_events": "core.train",
+    "evaluate": "inference.evaluate",
+    "evaluate_events": "inference.evaluate",
+    "load_model": "models.model",
+    "open_stack": "io.open_image",
+    "predict": "inference.predict",
+    "predict_events": "inference.predict",
+    "predict_probabilities": "inference.predict",
+    "train": "training.train",
+    "train_events": "training.train",
 }
 
 __all__ = [

@@ -7,27 +7,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_unetseg.commands import check_writable, count
-from napari_unetseg.core.control import Control
-from napari_unetseg.core.cpu import cores
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.job_control import Control
 from napari_unetseg.predicting import STOPPING, SomeFailedError, cluster_chunks
+from napari_unetseg.runtime.cpu import cores
 from napari_unetseg.signals import Interrupted, stop_on_signals
 from napari_unetseg.terminal import Meter, finish, note, tell
 
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Event
-    from napari_unetseg.core.model import Model
-    from napari_unetseg.engine.batch import Batch, JobBegun, JobDone
-    from napari_unetseg.engine.connect import Where
-    from napari_unetseg.engine.files import FileDone, Opening
-    from napari_unetseg.engine.stream import Chunks
+    from napari_unetseg.inference.large.batch_job import Batch, JobBegun, JobDone
+    from napari_unetseg.inference.large.dask_connect import Where
+    from napari_unetseg.inference.large.predict_files import FileDone, Opening
+    from napari_unetseg.inference.large.predict_to_zarr import Chunks
+    from napari_unetseg.models.model import Model
 
 __all__ = ["batch"]
 
 
 def batch(config: Path, where: Where | None = None, *, dry_run: bool = False) -> None:
     """Do what a batch file says; ``dry_run``: only list it."""
-    from napari_unetseg.engine.batch import read_batch
+    from napari_unetseg.inference.large.batch_job import read_batch
 
     plan = read_batch(config)
     if plan.threads is None and (where is None or where.local):
@@ -45,8 +45,8 @@ def batch(config: Path, where: Where | None = None, *, dry_run: bool = False) ->
 
 def _list(plan: Batch) -> None:
     """Say which masks would be made of which images, and what could not be."""
-    from napari_unetseg.engine.batch import plan_batch
-    from napari_unetseg.engine.files import is_there
+    from napari_unetseg.inference.large.batch_job import plan_batch
+    from napari_unetseg.inference.large.predict_files import is_there
 
     wrong: list[str] = []
     for number, (job, images) in enumerate(plan_batch(plan), 1):
@@ -74,8 +74,8 @@ class _Shown:
         self._job: JobBegun | None = None
 
     def __call__(self, event: Event) -> None:
-        from napari_unetseg.engine.batch import JobBegun, JobDone
-        from napari_unetseg.engine.files import FileBegun, FileDone
+        from napari_unetseg.inference.large.batch_job import JobBegun, JobDone
+        from napari_unetseg.inference.large.predict_files import FileBegun, FileDone
 
         job = self._job
         if isinstance(event, JobBegun):
@@ -95,7 +95,7 @@ class _Shown:
 
     def _failed(self, event: JobDone) -> None:
         """A job could not begin: a row for all its images."""
-        from napari_unetseg.engine.files import FileDone
+        from napari_unetseg.inference.large.predict_files import FileDone
 
         job = event.job
         images, masks = Path("; ".join(job.images)), job.output or Path()
@@ -108,8 +108,8 @@ class _Shown:
 def _run(
     plan: Batch, chunks: Callable[[Opening], Callable[[Path], Chunks]] | None
 ) -> list[JobDone]:
-    from napari_unetseg.engine.batch import run_batch
-    from napari_unetseg.engine.results import write_report
+    from napari_unetseg.inference.large.batch_job import run_batch
+    from napari_unetseg.inference.large.results_table import write_report
 
     control = Control(plan.threads)
     with stop_on_signals(control, STOPPING) as stop, Meter("Predicting") as meter:

@@ -28,21 +28,21 @@ from napari_unetseg import (
     serving,
 )
 from napari_unetseg.commands import Labelled
-from napari_unetseg.core.config import PredictSettings, TrainSettings
-from napari_unetseg.core.cpu import cores
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
-from napari_unetseg.core.memory_errors import is_out_of_memory
-from napari_unetseg.core.parallel import place
+from napari_unetseg.core.settings import PredictSettings, TrainSettings
 from napari_unetseg.core.versions import installed_versions
-from napari_unetseg.io.missing_planes import MissingPlanes
+from napari_unetseg.io.readers.missing_planes import MissingPlanes
 from napari_unetseg.predicting import SomeFailedError, Wanted
+from napari_unetseg.runtime.cpu import cores
+from napari_unetseg.runtime.distributed import place
+from napari_unetseg.runtime.memory_errors import is_out_of_memory
 from napari_unetseg.signals import Interrupted, Quit, quit_on_signals
 from napari_unetseg.terminal import complain, note, tell
 
 if TYPE_CHECKING:
-    from napari_unetseg.engine.connect import Where
-    from napari_unetseg.engine.saving import Saving
+    from napari_unetseg.inference.large.dask_connect import Where
+    from napari_unetseg.inference.large.output_format import Saving
 
 __all__ = ["app", "main"]
 
@@ -349,7 +349,7 @@ def predict(
 
 def _where(workers: int | None, cluster: str | None, scheduler: str | None) -> Where | None:
     """The processes that predict, from the options; None: this one."""
-    from napari_unetseg.engine.connect import Where
+    from napari_unetseg.inference.large.dask_connect import Where
 
     given = [cluster, scheduler, None if workers is None else f"local:{workers}"]
     chosen = [text for text in given if text is not None]
@@ -371,7 +371,7 @@ def _saving(
     overwrite: bool,
 ) -> Saving:
     """How masks are saved, from the options."""
-    from napari_unetseg.engine.saving import Format, Saving
+    from napari_unetseg.inference.large.output_format import Format, Saving
 
     if (output is None) != inside:
         raise WrongUsageError("Give a folder for the masks with -o, or --inside, one of them.")

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_unetseg.core.atomic import check_writable
-from napari_unetseg.core.config import PredictSettings
-from napari_unetseg.core.control import Control
+from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import Classes, LabelKind
-from napari_unetseg.core.parallel import place
-from napari_unetseg.io.missing_planes import MissingPlanes
+from napari_unetseg.core.settings import PredictSettings
+from napari_unetseg.io.readers.missing_planes import MissingPlanes
+from napari_unetseg.runtime.distributed import place
 from napari_unetseg.signals import Interrupted, Stop, stop_on_signals
 from napari_unetseg.terminal import (
     Meter,
@@ -30,14 +30,14 @@ from napari_unetseg.terminal import (
 )
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.checkpoint_file import CheckpointFile
-    from napari_unetseg.core.config import TrainSettings
-    from napari_unetseg.core.evaluate import Evaluation
     from napari_unetseg.core.metrics import Scores
-    from napari_unetseg.core.model import Model
-    from napari_unetseg.core.records import TrainingRecord
-    from napari_unetseg.core.samples import Pair
-    from napari_unetseg.io.folders import FolderPairs
+    from napari_unetseg.core.settings import TrainSettings
+    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.inference.evaluate import Evaluation
+    from napari_unetseg.io.folder_pairs import FolderPairs
+    from napari_unetseg.models.model import Model
+    from napari_unetseg.models.training_record import TrainingRecord
+    from napari_unetseg.training.checkpoint_file import CheckpointFile
 
 __all__ = [
     "Labelled",
@@ -69,7 +69,7 @@ class Labelled:
 
     def find(self) -> FolderPairs:
         """Pair them; say how many there are."""
-        from napari_unetseg.io.folders import find_pairs
+        from napari_unetseg.io.folder_pairs import find_pairs
 
         found = find_pairs(
             self.images,
@@ -116,8 +116,8 @@ def train(
     found = data.find()
     if leads:
         check_writable(output.parent)
-    from napari_unetseg.engine.live import Screen
-    from napari_unetseg.engine.tasks import Elsewhere, Training
+    from napari_unetseg.jobs.live_predictor import Screen
+    from napari_unetseg.jobs.tasks import Elsewhere, Training
 
     before = load(init) if init else None
     _say_classes(found.pairs, before)
@@ -142,8 +142,8 @@ def _checkpoint(
     output: Path, on: str, *, resume: bool
 ) -> AbstractContextManager[CheckpointFile | None]:
     """The checkpoint of a model, beside it; a training on another computer has none."""
-    from napari_unetseg.core.checkpoint_file import SUFFIX, CheckpointFile
-    from napari_unetseg.core.model import with_suffix
+    from napari_unetseg.models.model import with_suffix
+    from napari_unetseg.training.checkpoint_file import SUFFIX, CheckpointFile
 
     if on:
         return nullcontext()
@@ -173,7 +173,7 @@ def _settle(checkpoint: CheckpointFile | None, stop: Stop, *, keep: bool) -> Non
 
 
 def _say_classes(pairs: Sequence[Pair], init: Model | None) -> None:
-    from napari_unetseg.core.samples import values_of
+    from napari_unetseg.data.dataset import values_of
 
     known = init.classes.structures if init else ()
     classes = Classes.find([(v.counts, v.kind) for v in values_of(pairs)], known)
@@ -249,7 +249,7 @@ def evaluate(
         if json_file.exists() and json_file.suffix.lower() != ".json":
             raise UserError(f"{json_file} exists and is no .json file; choose another name.")
     model = load(model_file)
-    from napari_unetseg.core.evaluate import evaluate_events
+    from napari_unetseg.inference.evaluate import evaluate_events
 
     control = Control(settings.threads)
     with stop_on_signals(control, "Stopping after this tile") as stop, Meter("Evaluating") as meter:
@@ -298,7 +298,7 @@ def _score_facts(scores: Scores) -> dict[str, Any]:
 def info(file: Path, *, as_json: bool = False, **how: Any) -> None:
     """Say what a model file or an image holds; ``how`` it is opened as for `open_stack`."""
     from napari_unetseg.image_info import image_facts
-    from napari_unetseg.io.images import is_image
+    from napari_unetseg.io.open_image import is_image
 
     if is_image(file):
         facts, rows = image_facts(file, **how)
@@ -356,9 +356,9 @@ def load(path: Path) -> Model:
     UserError
         It is none; an image in its place is said to be one.
     """
-    from napari_unetseg.core.model import load_model
-    from napari_unetseg.io.images import is_image
-    from napari_unetseg.io.names import as_stored
+    from napari_unetseg.io.file_names import as_stored
+    from napari_unetseg.io.open_image import is_image
+    from napari_unetseg.models.model import load_model
 
     path = as_stored(path)
     if path.exists() and is_image(path):
@@ -370,7 +370,7 @@ def load(path: Path) -> Model:
 
 
 def _write_text(path: Path, text: str) -> None:
-    from napari_unetseg.core.atomic import atomic_path
+    from napari_unetseg.core.atomic_write import atomic_path
 
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.errors import ChoiceError
-from napari_unetseg.io.images import contents_of, file_of, open_levels
+from napari_unetseg.io.open_image import contents_of, file_of, open_levels
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.image import Stack
-    from napari_unetseg.io.tiff import TiffContent
+    from napari_unetseg.core.image_stack import Stack
+    from napari_unetseg.io.readers.tiff import TiffContent
 
 __all__ = ["image_facts"]
 

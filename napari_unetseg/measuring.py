@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from napari_unetseg.commands import check_writable, count
 from napari_unetseg.core.labels import LabelKind
-from napari_unetseg.io.missing_planes import MissingPlanes
+from napari_unetseg.io.readers.missing_planes import MissingPlanes
 from napari_unetseg.terminal import note, tell
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.image import Stack
+    from napari_unetseg.core.image_stack import Stack
 
 __all__ = ["measure"]
 
@@ -37,8 +37,8 @@ def measure(
     ``threshold`` as for `thresholded`; ``series`` and ``missing_planes`` of the image.
     """
     from napari_unetseg.core.labels import IGNORE
-    from napari_unetseg.engine.objects import check_mask, check_table, measure_objects
-    from napari_unetseg.io.images import open_stack
+    from napari_unetseg.inference.large.object_table import check_mask, check_table, measure_objects
+    from napari_unetseg.io.open_image import open_stack
 
     check_table(output)
     check_writable(output.parent)
@@ -58,7 +58,7 @@ def _open_mask(
     path: Path, axes: str | None, spacing: str | None, threshold: float | None, ignore: int | None
 ) -> Stack:
     """A mask as `read_labels` reads it: the numbers of a palette, and one of equal colours."""
-    from napari_unetseg.io.images import read_labels
+    from napari_unetseg.io.open_image import read_labels
 
     data, stack = read_labels(path, threshold=threshold, ignore=ignore, axes=axes, spacing=spacing)
     if "S" not in stack.axes:

@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_unetseg.commands import check_writable, count, load
-from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.io.missing_planes import MissingPlanes
+from napari_unetseg.core.job_control import Control
+from napari_unetseg.io.readers.missing_planes import MissingPlanes
 from napari_unetseg.signals import Interrupted, stop_on_signals
 from napari_unetseg.terminal import Meter, finish, note, tell
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.config import PredictSettings
     from napari_unetseg.core.events import Event
-    from napari_unetseg.core.model import Model
-    from napari_unetseg.engine.connect import Where
-    from napari_unetseg.engine.files import FileDone, Opening
-    from napari_unetseg.engine.saving import Saving
-    from napari_unetseg.engine.stream import Chunks
+    from napari_unetseg.core.settings import PredictSettings
+    from napari_unetseg.inference.large.dask_connect import Where
+    from napari_unetseg.inference.large.output_format import Saving
+    from napari_unetseg.inference.large.predict_files import FileDone, Opening
+    from napari_unetseg.inference.large.predict_to_zarr import Chunks
+    from napari_unetseg.models.model import Model
 
 __all__ = ["STOPPING", "SomeFailedError", "Wanted", "cluster_chunks", "predict", "run_files"]
 
@@ -59,7 +59,7 @@ class Wanted:
     @property
     def opening(self) -> Opening:
         """How the images are opened."""
-        from napari_unetseg.engine.files import Opening
+        from napari_unetseg.inference.large.predict_files import Opening
 
         return Opening(self.axes, self.spacing, self.missing_planes)
 
@@ -73,7 +73,7 @@ def predict(
     where: Where | None = None,
 ) -> None:
     """Predict images and write a mask for each, here or on the workers of a cluster."""
-    from napari_unetseg.engine.finding import check_outputs, find_images
+    from napari_unetseg.inference.large.find_images import check_outputs, find_images
 
     paths = find_images(images, inside=how.folder is None, series=wanted.series)
     if how.folder is not None:
@@ -101,8 +101,13 @@ def run_files(
     chunks: Callable[[Path], Chunks] | None = None,
 ) -> list[FileDone]:
     """Predict images and show how far it is; writes the report, also of what was stopped."""
-    from napari_unetseg.engine.files import FileBegun, FileDone, Wish, predict_files
-    from napari_unetseg.engine.results import write_report
+    from napari_unetseg.inference.large.predict_files import (
+        FileBegun,
+        FileDone,
+        Wish,
+        predict_files,
+    )
+    from napari_unetseg.inference.large.results_table import write_report
 
     done: list[FileDone] = []
     control = Control(settings.threads)
@@ -149,8 +154,8 @@ def cluster_chunks(
     if where is None:
         yield None
         return
-    from napari_unetseg.engine.cluster import forget_model, on_cluster
-    from napari_unetseg.engine.connect import workers_of
+    from napari_unetseg.inference.large.dask_cluster import forget_model, on_cluster
+    from napari_unetseg.inference.large.dask_connect import workers_of
 
     with workers_of(where, threads) as client:
         shown = f"; dashboard: {client.dashboard_link}" if find_spec("bokeh") else ""

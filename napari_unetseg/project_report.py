@@ -8,20 +8,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_unetseg.annotations.quality import first_qualities
 from napari_unetseg.commands import check_writable, count
-from napari_unetseg.core.control import Control
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import Structure
-from napari_unetseg.core.quality import first_qualities
 from napari_unetseg.report_page import MARK, AnnotatedImage, Facts, write_page
 from napari_unetseg.terminal import Meter, finish, tell
 
 if TYPE_CHECKING:
+    from napari_unetseg.annotations.annotation_store import Truth
     from napari_unetseg.core.events import Event
-    from napari_unetseg.core.image import Stack
-    from napari_unetseg.core.model import Model
-    from napari_unetseg.core.truth import Truth
+    from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.io.contents import Contents
+    from napari_unetseg.models.model import Model
 
 __all__ = ["PAGE", "report", "report_events"]
 
@@ -134,7 +134,7 @@ def _structures(contents: Contents) -> list[Structure]:
 
 def _model(contents: Contents) -> Model | None:
     """The model in use, else the newest one that can be read."""
-    from napari_unetseg.core.model import load_model
+    from napari_unetseg.models.model import load_model
 
     known = [str(m.get("id")) for m in contents.values.get("models", ()) if isinstance(m, dict)]
     for name in [str(contents.values.get("in_use")), *reversed(known)]:
@@ -164,7 +164,7 @@ def _image(
 def _stack(folder: Path, described: Mapping[str, Any], truth: Truth) -> Stack | None:
     """The image's file, if it is where the project says and has the same pixels."""
     from napari_unetseg.io.contents import places_of
-    from napari_unetseg.io.images import MissingPlanes, open_all
+    from napari_unetseg.io.open_image import MissingPlanes, open_all
 
     known = described.get("fingerprint")
     for place in places_of(folder, described):

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_unetseg.core.atomic import atomic_path
+from napari_unetseg.core.atomic_write import atomic_path
 from napari_unetseg.core.labels import BRUSH, Classes, LabelKind, default_color
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from napari_unetseg.core.config import PredictSettings
-    from napari_unetseg.core.image import Stack
-    from napari_unetseg.core.model import Model
-    from napari_unetseg.core.samples import Pair
+    from napari_unetseg.core.image_stack import Stack
+    from napari_unetseg.core.settings import PredictSettings
+    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.models.model import Model
 
 __all__ = [
     "new_figure",
@@ -121,7 +121,7 @@ def write_overlays(
     folder: Path, model: Model, pairs: Sequence[Pair], settings: PredictSettings | None = None
 ) -> list[Path]:
     """Draw image, labels and predicted outlines of the plane with most labels of some images."""
-    from napari_unetseg.core.predict import predict
+    from napari_unetseg.inference.predict import predict
 
     chosen = [pairs[i] for i in spread(len(pairs), MOST_OVERLAYS)]
     written = []

@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_unetseg.annotations.annotation_store import Origin, Truth
+from napari_unetseg.annotations.quality import (
+    PlaneQuality,
+    agreement,
+    labelled_planes,
+    plane_region,
+)
 from napari_unetseg.commands import count
-from napari_unetseg.core.config import PredictSettings
-from napari_unetseg.core.cpu import cores
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice
 from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
-from napari_unetseg.core.quality import PlaneQuality, agreement, labelled_planes, plane_region
-from napari_unetseg.core.truth import Origin, Truth
+from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.report import (
     new_figure,
     save_figure,
@@ -26,12 +30,13 @@ from napari_unetseg.report import (
     write_history,
     write_overlay,
 )
+from napari_unetseg.runtime.cpu import cores
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.control import Control
-    from napari_unetseg.core.image import Stack
-    from napari_unetseg.core.model import Model
-    from napari_unetseg.core.records import TrainingRecord
+    from napari_unetseg.core.image_stack import Stack
+    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.models.model import Model
+    from napari_unetseg.models.training_record import TrainingRecord
 
 __all__ = ["MARK", "AnnotatedImage", "Facts", "write_page"]
 
@@ -221,7 +226,7 @@ def _planes(
     folder: Path, facts: Facts, model: Model, control: Control
 ) -> Generator[Event, None, list[str]]:
     """Pictures of planes where the newest mask agrees best and worst with what is known."""
-    from napari_unetseg.core.samples import Pair
+    from napari_unetseg.data.dataset import Pair
 
     scored = yield from _scored(facts, model, control)
     scored.sort(key=lambda row: -row[0])
@@ -245,7 +250,7 @@ _Scored = tuple[float, AnnotatedImage, tuple[int, ...], np.ndarray]
 
 def _scored(facts: Facts, model: Model, control: Control) -> Generator[Event, None, list[_Scored]]:
     """Masks of some labelled planes, each with its Dice where the truth is known."""
-    from napari_unetseg.core.predict import predict
+    from napari_unetseg.inference.predict import predict
 
     places = [(i, p) for i in facts.images if i.stack is not None for p in labelled_planes(i.truth)]
     chosen = [places[n] for n in spread(len(places), MOST_PLANES)]

@@ -65,8 +65,8 @@ def _check_free(port: int) -> None:
 async def _serve(port: int, threads: int, *, tls: bool) -> None:
     from distributed import Scheduler, Security, Worker
 
-    from napari_unetseg.core.devices import device_name, pick_device
-    from napari_unetseg.engine.remote.worker import dask_setup, dask_teardown
+    from napari_unetseg.jobs.remote.remote_worker import dask_setup, dask_teardown
+    from napari_unetseg.runtime.devices import device_name, pick_device
 
     protocol, security = "tls" if tls else "tcp", Security(require_encryption=tls)
     if tls and not all(security.get_tls_config_for_role("scheduler").get(n) for n in FILES):

@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.parallel import place
+from napari_unetseg.runtime.distributed import place
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.control import Control
+    from napari_unetseg.core.job_control import Control
 
 __all__ = [
     "Interrupted",

@@ -22,7 +22,7 @@ from napari_unetseg.core.events import (
     StepDone,
     TilePredicted,
 )
-from napari_unetseg.core.parallel import place
+from napari_unetseg.runtime.distributed import place
 from napari_unetseg.signals import write_nowhere
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import torch
 from helpers import random_model
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.model import Model
+    from napari_unetseg.models.model import Model
 
 STEEP = 20.0
 

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from napari_unetseg.core.config import AugmentSettings, NetSettings, TrainSettings
-from napari_unetseg.core.control import Control
-from napari_unetseg.core.encoders import build
-from napari_unetseg.core.image import Normalization, Stack
+from napari_unetseg.core.image_stack import Normalization, Stack
+from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import Classes, LabelKind, Structure
-from napari_unetseg.core.model import Model
-from napari_unetseg.core.samples import Pair
-from napari_unetseg.core.train import train_events
+from napari_unetseg.core.settings import AugmentSettings, NetSettings, TrainSettings
+from napari_unetseg.data.dataset import Pair
+from napari_unetseg.models.model import Model
+from napari_unetseg.models.resnet_unet import build
+from napari_unetseg.training.train import train_events
 
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Event
-    from napari_unetseg.core.unet import UNet
+    from napari_unetseg.models.unet import UNet
 
 torch.set_num_threads(1)  # these networks are tiny: more threads only wait for each other
 

@@ -16,16 +16,16 @@ from typing import Any
 import torch
 from helpers import TURNS_ONLY, blobs, full_pair, of_kind, painted_pair, run_training, tiny
 
-from napari_unetseg.core import learner
-from napari_unetseg.core.checkpoint_file import CheckpointFile
-from napari_unetseg.core.config import AugmentSettings
-from napari_unetseg.core.control import Control
 from napari_unetseg.core.events import Event, Improved, Notice, StepDone
-from napari_unetseg.core.learner import Learner
-from napari_unetseg.core.model import Model
-from napari_unetseg.core.parallel import place
-from napari_unetseg.core.train import train_events
-from napari_unetseg.core.unet import UNet
+from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.settings import AugmentSettings
+from napari_unetseg.models.model import Model
+from napari_unetseg.models.unet import UNet
+from napari_unetseg.runtime.distributed import place
+from napari_unetseg.training import trainer
+from napari_unetseg.training.checkpoint_file import CheckpointFile
+from napari_unetseg.training.train import train_events
+from napari_unetseg.training.trainer import Learner
 
 PAIRS = [painted_pair((64, 64)), painted_pair((48, 64), seed=1)]
 LAST = place().size - 1
@@ -74,18 +74,18 @@ def out_of_memory() -> Result:
 
 def no_number() -> Result:
     """The part of the third step's loss that the last process has is NaN."""
-    right, calls = learner.segmentation_sums, [0]
+    right, calls = trainer.segmentation_sums, [0]
 
     def broken(*args: Any) -> torch.Tensor:
         calls[0] += 1
         bad = calls[0] == 3 and place().rank == LAST
         return right(*args) * (math.nan if bad else 1.0)
 
-    learner.segmentation_sums = broken
+    trainer.segmentation_sums = broken
     try:
         return run_training(PAIRS, tiny(steps=6, width=16))
     finally:
-        learner.segmentation_sums = right
+        trainer.segmentation_sums = right
 
 
 def stopped() -> Result:

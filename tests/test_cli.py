@@ -21,8 +21,8 @@ from PIL import Image
 from napari_unetseg import __version__, commands
 from napari_unetseg.cli import main
 from napari_unetseg.core import versions
-from napari_unetseg.core.model import Model
-from napari_unetseg.io.images import open_stack
+from napari_unetseg.io.open_image import open_stack
+from napari_unetseg.models.model import Model
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--depth", "2", "--width", "4", "--patch", "32", "--batch", "2", "--threads", "1"]

@@ -71,7 +71,7 @@ def test_the_check_itself_sees_what_is_imported() -> None:
     assert {"json", "qtpy"} <= loaded_after("qtpy")
 
 
-@pytest.mark.parametrize("file", ["core/unet.py"])
+@pytest.mark.parametrize("file", ["models/unet.py"])
 def test_the_network_can_travel_alone(file: str) -> None:
     """It goes into exported models, so it may import torch and the standard library alone."""
     imported = set()

@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image
 
 from napari_unetseg.cli import main
-from napari_unetseg.io.writing import write_mask
+from napari_unetseg.io.write_masks import write_mask
 
 UM = ("um", "um")
 

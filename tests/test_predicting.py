@@ -20,15 +20,15 @@ from PIL import Image
 from test_engine import mask_of, noise, tree
 
 from napari_unetseg.cli import main
-from napari_unetseg.core.config import PredictSettings
-from napari_unetseg.core.image import Stack
-from napari_unetseg.core.predict import predict, predict_probabilities
-from napari_unetseg.engine.files import FileDone, predict_files
-from napari_unetseg.engine.saving import Format, Saving
-from napari_unetseg.io.images import open_stack
+from napari_unetseg.core.image_stack import Stack
+from napari_unetseg.core.settings import PredictSettings
+from napari_unetseg.inference.large.output_format import Format, Saving
+from napari_unetseg.inference.large.predict_files import FileDone, predict_files
+from napari_unetseg.inference.predict import predict, predict_probabilities
+from napari_unetseg.io.open_image import open_stack
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.model import Model
+    from napari_unetseg.models.model import Model
 
 ROOT = Path(__file__).resolve().parents[1]
 Run = Callable[..., tuple[int, str, str]]

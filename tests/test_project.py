@@ -20,11 +20,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from napari_unetseg.core.effort import First
+from napari_unetseg.annotations.annotation_store import Origin, Truth
+from napari_unetseg.annotations.annotation_time import First
+from napari_unetseg.annotations.sparse_array import Region, whole
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
-from napari_unetseg.core.sparse import Region, whole
-from napari_unetseg.core.truth import Origin, Truth
 from napari_unetseg.io import journal, project
 from napari_unetseg.io.contents import FILE, read_contents
 from napari_unetseg.io.journal import Journal, Said, State, pack, read_frames

@@ -12,14 +12,14 @@ import pytest
 import tifffile
 from helpers import blobs, strokes, tiny
 
+from napari_unetseg.annotations.annotation_store import Change, Origin, Truth
+from napari_unetseg.annotations.quality import plane_region
 from napari_unetseg.cli import main
 from napari_unetseg.core.labels import BRUSH
-from napari_unetseg.core.quality import plane_region
-from napari_unetseg.core.samples import Pair
-from napari_unetseg.core.train import train
-from napari_unetseg.core.truth import Change, Origin, Truth
-from napari_unetseg.io.images import open_stack
+from napari_unetseg.data.dataset import Pair
+from napari_unetseg.io.open_image import open_stack
 from napari_unetseg.io.project import Project
+from napari_unetseg.training.train import train
 
 SHAPE = (3, 64, 64)
 KEY = "image-1"

@@ -19,9 +19,9 @@ from helpers import blobs
 
 from napari_unetseg import commands, signals, terminal
 from napari_unetseg.cli import main
-from napari_unetseg.core.learner import Learner
-from napari_unetseg.core.model import load_model
+from napari_unetseg.models.model import load_model
 from napari_unetseg.terminal import Meter
+from napari_unetseg.training.trainer import Learner
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--depth", "2", "--width", "4", "--patch", "32", "--batch", "2", "--threads", "1"]

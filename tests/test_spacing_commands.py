@@ -14,10 +14,10 @@ from helpers import random_model, trained_at
 from test_engine import noise
 
 from napari_unetseg.cli import main
-from napari_unetseg.core.config import PredictSettings
-from napari_unetseg.core.model import Model
-from napari_unetseg.core.predict import predict
-from napari_unetseg.io.images import open_stack
+from napari_unetseg.core.settings import PredictSettings
+from napari_unetseg.inference.predict import predict
+from napari_unetseg.io.open_image import open_stack
+from napari_unetseg.models.model import Model
 
 Run = Callable[..., tuple[int, str, str]]
 SAID = (

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from napari_unetseg.core.model import Model
+    from napari_unetseg.models.model import Model
 
 __all__ = [
     "Choice",

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.pixels import as_float32, finite_values
+from napari_unetseg.core.pixel_access import as_float32, finite_values
 
 __all__ = [
     "SHAPE_PERCENTILES",

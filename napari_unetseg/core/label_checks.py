@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_unetseg.core.appearance import FEWEST, Appearance, Look, look_at
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.label_appearance import FEWEST, Appearance, Look, look_at
 from napari_unetseg.core.labels import BRUSH, LabelKind
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.image import Stack
+    from napari_unetseg.core.image_stack import Stack
 
 __all__ = [
     "LabelValues",

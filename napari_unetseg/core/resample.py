@@ -17,7 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.image import Normalization, Stack
+    from napari_unetseg.core.image_stack import Normalization, Stack
 
 __all__ = ["Resampling", "read_scaled"]
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from napari_unetseg.core.appearance import Appearance, Look
+from napari_unetseg.annotations.sparse_array import Cell, SparseGrid, planes_with
+from napari_unetseg.core.label_appearance import Appearance, Look
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.core.sparse import Cell, SparseGrid, planes_with
 
 __all__ = [
     "LabelCounter",

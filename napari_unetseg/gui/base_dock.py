@@ -9,7 +9,7 @@ from napari.settings import get_settings
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QDockWidget, QWidget
 
-from napari_unetseg.gui.panels.look import stylesheet
+from napari_unetseg.gui.widgets.style_sheet import stylesheet
 from napari_unetseg.gui.window_context import Workbench
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from qtpy.QtCore import QSize
 from qtpy.QtWidgets import QVBoxLayout
 
 from napari_unetseg.gui.base_dock import Docked
-from napari_unetseg.gui.panels.batch import BatchPanel
 from napari_unetseg.gui.state.session import JobKind
+from napari_unetseg.gui.widgets.batch_section import BatchPanel
 
 if TYPE_CHECKING:
     import napari.viewer

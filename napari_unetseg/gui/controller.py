@@ -13,10 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_unetseg.core.appearance import look_at
-from napari_unetseg.core.config import PredictSettings, TrainSettings
-from napari_unetseg.core.control import Control
-from napari_unetseg.core.cpu import cores
+from napari_unetseg.annotations.annotation_store import Change, Origin
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.events import (
     ChunkPredicted,
@@ -31,11 +28,11 @@ from napari_unetseg.core.events import (
     TilePredicted,
     TrainingDone,
 )
+from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.label_appearance import look_at
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.core.truth import Change, Origin
+from napari_unetseg.core.settings import PredictSettings, TrainSettings
 from napari_unetseg.data.image_grids import LabelCounter
-from napari_unetseg.engine.live import MaskBegins
-from napari_unetseg.engine.tasks import ComputerLost, Elsewhere, Prediction
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.features.batch import Batches
 from napari_unetseg.gui.features.class_editor import ClassEditor
@@ -65,15 +62,18 @@ from napari_unetseg.gui.state.session import (
     Session,
 )
 from napari_unetseg.jobs import window_tasks
+from napari_unetseg.jobs.live_predictor import MaskBegins
+from napari_unetseg.jobs.tasks import ComputerLost, Elsewhere, Prediction
+from napari_unetseg.runtime.cpu import cores
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-    from napari_unetseg.core.appearance import Look
-    from napari_unetseg.core.model import Model
+    from napari_unetseg.core.label_appearance import Look
     from napari_unetseg.data.mask_cleanup import TidySettings
     from napari_unetseg.gui.services.annotation_snapshot import Pairs
     from napari_unetseg.gui.state.session import Message
+    from napari_unetseg.models.model import Model
 
 __all__ = ["Controller"]
 

@@ -20,7 +20,7 @@ import numpy as np
 from napari_unetseg import sample
 from napari_unetseg.core.labels import Classes, LabelKind
 from napari_unetseg.core.metrics import Scores, confusion, scores_of
-from napari_unetseg.io.images import open_stack
+from napari_unetseg.io.open_image import open_stack
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -125,7 +125,7 @@ def _score(mask: np.ndarray, strokes: np.ndarray) -> tuple[Scores, int]:
 
 def _leave(viewer: Viewer, dock: UNetDock, out: Path, mask: np.ndarray, scores: Scores) -> None:
     """Write screenshot, mask, model, curve and scores."""
-    from napari_unetseg.io.writing import write_mask
+    from napari_unetseg.io.write_masks import write_mask
 
     out.mkdir(parents=True, exist_ok=True)
     entry = dock.session.entry

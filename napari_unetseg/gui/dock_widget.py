@@ -20,18 +20,18 @@ from qtpy.QtWidgets import (
 from napari_unetseg.gui.base_dock import Docked
 from napari_unetseg.gui.batch_widget import BatchDock
 from napari_unetseg.gui.focus import FocusOrder
-from napari_unetseg.gui.panels.advanced import AdvancedPanel
-from napari_unetseg.gui.panels.annotate import AnnotatePanel
-from napari_unetseg.gui.panels.attention import LookPanel
-from napari_unetseg.gui.panels.base import Panel, row
-from napari_unetseg.gui.panels.image import ImagePanel
-from napari_unetseg.gui.panels.model import ModelPanel
-from napari_unetseg.gui.panels.project import ProjectPanel
-from napari_unetseg.gui.panels.result import ResultPanel
-from napari_unetseg.gui.panels.review import ReviewPanel
-from napari_unetseg.gui.panels.status import StatusPanel
-from napari_unetseg.gui.panels.train import TrainPanel
-from napari_unetseg.gui.panels.welcome import WelcomePanel
+from napari_unetseg.gui.widgets.advanced_settings import AdvancedPanel
+from napari_unetseg.gui.widgets.annotate_section import AnnotatePanel
+from napari_unetseg.gui.widgets.image_section import ImagePanel
+from napari_unetseg.gui.widgets.model_section import ModelPanel
+from napari_unetseg.gui.widgets.next_region_section import LookPanel
+from napari_unetseg.gui.widgets.project_section import ProjectPanel
+from napari_unetseg.gui.widgets.result_section import ResultPanel
+from napari_unetseg.gui.widgets.review_section import ReviewPanel
+from napari_unetseg.gui.widgets.section import Panel, row
+from napari_unetseg.gui.widgets.status_line import StatusPanel
+from napari_unetseg.gui.widgets.train_section import TrainPanel
+from napari_unetseg.gui.widgets.welcome import WelcomePanel
 
 if TYPE_CHECKING:
     import napari.viewer

@@ -17,7 +17,7 @@ import os
 import sys
 from pathlib import Path
 
-from napari_unetseg.core.native import load_triton_apart
+from napari_unetseg.runtime.llvm_isolation import load_triton_apart
 
 __all__ = ["import_torch"]
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from napari_unetseg.core.quality import PlaneQuality, first_qualities
+from napari_unetseg.annotations.quality import PlaneQuality, first_qualities
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import Level, PlacedQuality

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.io.images import MissingPlanes, is_image, open_all, open_labels_levels
-from napari_unetseg.io.lazy import Cut, Lazy
-from napari_unetseg.io.ome_zarr import label_names
-from napari_unetseg.io.zarr_nodes import is_zarr
+from napari_unetseg.io.open_image import MissingPlanes, is_image, open_all, open_labels_levels
+from napari_unetseg.io.readers.lazy_array import Cut, Lazy
+from napari_unetseg.io.readers.ome_zarr import label_names
+from napari_unetseg.io.readers.zarr_nodes import is_zarr
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.image import Stack
+    from napari_unetseg.core.image_stack import Stack
 
     LayerData = tuple[Any, dict[str, Any], str]
 

@@ -28,7 +28,7 @@ from napari_unetseg.gui.taken import normal, taken
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.controller import Controller
-    from napari_unetseg.gui.panels.help import HelpDialog
+    from napari_unetseg.gui.widgets.help_page import HelpDialog
 
 __all__ = ["Shortcuts"]
 
@@ -195,7 +195,7 @@ class Shortcuts(QObject):
     def show_help(self) -> None:
         """Show the help, or bring it to the front."""
         if self._help is None:
-            from napari_unetseg.gui.panels.help import HelpDialog
+            from napari_unetseg.gui.widgets.help_page import HelpDialog
 
             self._help = HelpDialog(self, self._window)
         self._help.show()

@@ -17,7 +17,7 @@ from napari_unetseg.gui.binding import keep_constants_alive
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.gl_context import CanvasContext
 from napari_unetseg.gui.import_torch import import_torch
-from napari_unetseg.gui.layers.ahead import Ahead
+from napari_unetseg.gui.layers.plane_prefetch import Ahead
 from napari_unetseg.gui.services.job_runner import ThreadRunner
 from napari_unetseg.gui.shortcuts import Shortcuts
 from napari_unetseg.gui.state.preferences import read_preferences

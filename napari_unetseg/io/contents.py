@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from napari_unetseg.core.effort import Effort
+from napari_unetseg.annotations.annotation_store import Origin, Truth
+from napari_unetseg.annotations.annotation_time import Effort
+from napari_unetseg.annotations.sparse_array import planes_of
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
-from napari_unetseg.core.sparse import planes_of
-from napari_unetseg.core.truth import Origin, Truth
+from napari_unetseg.io.file_names import as_stored
 from napari_unetseg.io.journal import Adopted, Frame, Said, State, Together, read_frames
-from napari_unetseg.io.names import as_stored
 from napari_unetseg.io.snapshot import read_truth
 
 __all__ = ["FILE", "FORMAT", "Contents", "check_folder", "places_of", "read_contents"]

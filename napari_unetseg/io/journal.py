@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numcodecs.blosc import Blosc
 
-from napari_unetseg.core.effort import checked_seconds
+from napari_unetseg.annotations.annotation_store import Change, Origin
+from napari_unetseg.annotations.annotation_time import checked_seconds
 from napari_unetseg.core.labels import LabelKind
-from napari_unetseg.core.truth import Change, Origin
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.sparse import Region
+    from napari_unetseg.annotations.sparse_array import Region
 
 __all__ = [
     "Adopted",

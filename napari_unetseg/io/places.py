@@ -14,9 +14,9 @@ from pathlib import Path
 
 import platformdirs
 
-from napari_unetseg.core.atomic import atomic_path
+from napari_unetseg.core.atomic_write import atomic_path
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.locks import try_lock
+from napari_unetseg.core.file_locks import try_lock
 from napari_unetseg.io.contents import FILE
 from napari_unetseg.io.journal import read_headers
 

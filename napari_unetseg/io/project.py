@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from napari_unetseg.core.atomic import atomic_path
-from napari_unetseg.core.effort import Effort, First
+from napari_unetseg.annotations.annotation_store import Change, Origin, Truth
+from napari_unetseg.annotations.annotation_time import Effort, First
+from napari_unetseg.annotations.sparse_array import Cell, planes_of
+from napari_unetseg.core.atomic_write import atomic_path
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.locks import try_lock
-from napari_unetseg.core.sparse import Cell, planes_of
-from napari_unetseg.core.truth import Change, Origin, Truth
+from napari_unetseg.core.file_locks import try_lock
 from napari_unetseg.io.contents import FILE, FORMAT, Contents, check_folder, read_contents
 from napari_unetseg.io.journal import Adopted, Frame, Journal, Said, State, Together, pack
 from napari_unetseg.io.snapshot import write_truth

@@ -19,8 +19,8 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from napari_unetseg.core.sparse import CHUNK, Cell, Region, SparseGrid
-from napari_unetseg.core.truth import Change, Origin, Truth
+from napari_unetseg.annotations.annotation_store import Change, Origin, Truth
+from napari_unetseg.annotations.sparse_array import CHUNK, Cell, Region, SparseGrid
 
 __all__ = ["read_truth", "write_truth"]
 

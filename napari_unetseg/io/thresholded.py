@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from napari_unetseg.core.labels import IGNORE
-from napari_unetseg.io.lazy import Lazy
+from napari_unetseg.io.readers.lazy_array import Lazy
 
 __all__ = ["Thresholded", "thresholded"]
 

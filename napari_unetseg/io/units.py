@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.units import micrometres
+from napari_unetseg.core.lengths import micrometres
 
 __all__ = [
     "PIXEL",

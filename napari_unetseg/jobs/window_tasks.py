@@ -17,21 +17,21 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.data.image_grids import empty_grid
 from napari_unetseg.data.mask_cleanup import TidySettings, tidy
-from napari_unetseg.engine.tasks import Elsewhere, Training
 from napari_unetseg.gui.services.annotation_snapshot import pairs_of
 from napari_unetseg.io.project import Project
+from napari_unetseg.jobs.tasks import Elsewhere, Training
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.config import MatchSpacing, TrainSettings
-    from napari_unetseg.core.control import Control
-    from napari_unetseg.core.image import Stack
+    from napari_unetseg.core.image_stack import Stack
+    from napari_unetseg.core.job_control import Control
     from napari_unetseg.core.labels import Structure
-    from napari_unetseg.core.model import Model
-    from napari_unetseg.core.samples import Pair
-    from napari_unetseg.engine.live import Screen
-    from napari_unetseg.engine.saving import Saving
+    from napari_unetseg.core.settings import MatchSpacing, TrainSettings
+    from napari_unetseg.data.dataset import Pair
     from napari_unetseg.gui.services.annotation_snapshot import Snapshot
     from napari_unetseg.gui.state.session import Source
+    from napari_unetseg.inference.large.output_format import Saving
+    from napari_unetseg.jobs.live_predictor import Screen
+    from napari_unetseg.models.model import Model
 
 __all__ = [
     "BatchWork",
@@ -68,7 +68,7 @@ class TrainWork:
     folders
         Sources on disk, opened in the worker.
     settings, structures
-        As `napari_unetseg.core.train.train_events` takes them.
+        As `napari_unetseg.training.train.train_events` takes them.
     model
         The model to go on from, unless the settings want another network; None starts anew.
     screen
@@ -101,7 +101,7 @@ class TrainWork:
 
 
 def _open_folder(source: Source) -> Generator[Event, None, list[Pair]]:
-    from napari_unetseg.io.folders import find_pairs
+    from napari_unetseg.io.folder_pairs import find_pairs
 
     found = find_pairs(source.image, source.labels, source.kind, threshold=source.threshold)
     if found.skipped:
@@ -175,7 +175,7 @@ class ExportWork:
 
     def __call__(self, control: Control) -> Events:  # noqa: ARG002 - as every job has it
         """Return the paths that were written."""
-        from napari_unetseg.io.writing import write_mask
+        from napari_unetseg.io.write_masks import write_mask
 
         yield Progress(0.0)
         objects = self.mask.dtype != np.uint8
@@ -197,7 +197,7 @@ class LoadWork:
 
     def __call__(self, control: Control) -> Events:  # noqa: ARG002 - as every job has it
         """Return the model."""
-        from napari_unetseg.core.model import load_model
+        from napari_unetseg.models.model import load_model
 
         yield Progress(0.0)
         return load_model(self.path)
@@ -224,8 +224,8 @@ class OpenWork:
 
     def __call__(self, control: Control) -> Events:  # noqa: ARG002 - as every job has it
         """Return the project, its models, and what could not be read, in sentences."""
-        from napari_unetseg.core.model import load_model
         from napari_unetseg.gui.state.session import ModelEntry
+        from napari_unetseg.models.model import load_model
 
         yield Progress(0.0)
         project = Project.open(self.folder)
@@ -308,9 +308,9 @@ class BatchWork:
 
     def __call__(self, control: Control) -> Events:
         """Return what became of each image that was reached."""
-        from napari_unetseg.core.config import PredictSettings
-        from napari_unetseg.engine.files import Wish, predict_files
-        from napari_unetseg.io.images import open_stack
+        from napari_unetseg.core.settings import PredictSettings
+        from napari_unetseg.inference.large.predict_files import Wish, predict_files
+        from napari_unetseg.io.open_image import open_stack
 
         how = {"device": self.device, "match_spacing": self.match_spacing}
         settings = PredictSettings.model_validate(how)

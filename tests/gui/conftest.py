@@ -74,7 +74,7 @@ def said(controller: Controller) -> list[str]:
 @pytest.fixture
 def broken_core(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     """Put another generator function in the place of the core's training."""
-    import napari_unetseg.core.train as train
+    import napari_unetseg.training.train as train
 
     def replace(function: Any) -> None:
         monkeypatch.setattr(train, "train_events", function)
@@ -100,7 +100,7 @@ def painted(window: Window) -> Window:
 @pytest.fixture
 def endless(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """A training that goes on until it is stopped; the event says that it has ended."""
-    import napari_unetseg.core.train as train
+    import napari_unetseg.training.train as train
 
     real, ended = train.train_events, threading.Event()
 

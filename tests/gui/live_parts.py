@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from gui_parts import TINY, squares, strokes
 
-from napari_unetseg.core.config import TrainSettings
 from napari_unetseg.core.events import (
     Choice,
     Event,
@@ -21,15 +20,16 @@ from napari_unetseg.core.events import (
     StepDone,
     TrainingDone,
 )
-from napari_unetseg.core.image import Stack
+from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.metrics import Scores
-from napari_unetseg.core.samples import Pair
-from napari_unetseg.core.train import train
+from napari_unetseg.core.settings import TrainSettings
+from napari_unetseg.data.dataset import Pair
+from napari_unetseg.training.train import train
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.control import Control
-    from napari_unetseg.core.model import Model
+    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.models.model import Model
 
 CHOICES = (
     Choice("Patch", "32 × 32", "the painted structures are 20 pixels wide", "patch"),

@@ -13,9 +13,9 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.gui.layers.ahead import PLANES, Ahead
-from napari_unetseg.io.images import open_stack
-from napari_unetseg.io.lazy import Cut, Lazy, full_key
+from napari_unetseg.gui.layers.plane_prefetch import PLANES, Ahead
+from napari_unetseg.io.open_image import open_stack
+from napari_unetseg.io.readers.lazy_array import Cut, Lazy, full_key
 
 SHAPE = (12, 40, 50)
 

@@ -14,10 +14,10 @@ from gui_parts import SIDE, TINY, squares, strokes
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
+from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.core.events import Event, Notice
-from napari_unetseg.core.image import Stack
+from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.labels import LabelKind, Structure
-from napari_unetseg.core.truth import Origin
 from napari_unetseg.data.mask_cleanup import TidySettings
 from napari_unetseg.gui import layers
 from napari_unetseg.gui.controller import Controller

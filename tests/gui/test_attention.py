@@ -18,14 +18,14 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from napari.layers._source import layer_source
 
-from napari_unetseg.core.attention import ALL_DONE
 from napari_unetseg.core.labels import BRUSH
-from napari_unetseg.core.uncertainty import uncertainty_map
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.services.job_runner import SyncRunner, ThreadRunner
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import Mode, ModelEntry
+from napari_unetseg.inference.query_strategy import ALL_DONE
+from napari_unetseg.inference.uncertainty import uncertainty_map
 
 
 def dark(shape: tuple[int, ...]) -> np.ndarray:

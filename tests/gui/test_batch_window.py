@@ -18,13 +18,13 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QFileDialog
 from window_parts import LEFT, NONE, Window
 
-from napari_unetseg.core.config import PredictSettings
-from napari_unetseg.core.locks import OutputLock
-from napari_unetseg.core.predict import predict
+from napari_unetseg.core.file_locks import OutputLock
+from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.gui.batch_widget import BatchDock
 from napari_unetseg.gui.features.batch import State
 from napari_unetseg.gui.state.session import ModelEntry
-from napari_unetseg.io.images import open_stack
+from napari_unetseg.inference.predict import predict
+from napari_unetseg.io.open_image import open_stack
 
 pytestmark = pytest.mark.gui
 

@@ -9,8 +9,8 @@ import pytest
 from gui_parts import SIDE
 from napari.layers import Labels
 
+from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
-from napari_unetseg.core.truth import Origin
 from napari_unetseg.gui.features.class_editor import balance
 
 if TYPE_CHECKING:

@@ -203,7 +203,7 @@ def test_a_failed_training_costs_neither_model_nor_strokes(
 def test_a_loss_that_is_no_number_ends_with_a_sentence_and_the_first_answer(
     controller: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_unetseg.core.learner import Learner, NotFiniteError
+    from napari_unetseg.training.trainer import Learner, NotFiniteError
 
     def nan(*_: Any) -> float:
         raise NotFiniteError
@@ -736,7 +736,7 @@ def test_the_result_says_why_a_training_ended(
     reason: str,
     level: Level,
 ) -> None:
-    from napari_unetseg.core.train import train_events as real
+    from napari_unetseg.training.train import train_events as real
 
     def ends(*arguments: Any, **options: Any) -> Generator[Event, None, Any]:
         model = yield from real(*arguments, **options)

@@ -17,7 +17,7 @@ from qtpy.QtWidgets import QStyleOptionButton as ButtonOption
 from superqt import QCollapsible
 from window_parts import LEFT, NONE, Window
 
-from napari_unetseg.core.truth import Origin
+from napari_unetseg.annotations.annotation_store import Origin
 
 pytestmark = pytest.mark.gui
 

@@ -13,8 +13,6 @@ from live_parts import Puppet, constant, scores
 from napari.layers import Image, Labels
 from qtpy.QtWidgets import QApplication
 
-from napari_unetseg.core.config import TrainSettings
-from napari_unetseg.core.control import Control
 from napari_unetseg.core.events import (
     EpochDone,
     Improved,
@@ -23,15 +21,17 @@ from napari_unetseg.core.events import (
     StartedFrom,
     TrainingDone,
 )
-from napari_unetseg.core.image import Stack
+from napari_unetseg.core.image_stack import Stack
+from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import LabelKind, Structure
 from napari_unetseg.core.metrics import Scores, log_losses, loss_of
-from napari_unetseg.core.samples import Pair
-from napari_unetseg.core.train import train_events
+from napari_unetseg.core.settings import TrainSettings
+from napari_unetseg.data.dataset import Pair
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.eta import Pace
 from napari_unetseg.gui.state.session import Mark, MarkKind, Point, Session
 from napari_unetseg.gui.state.training_curve import Columns, classes_to_show, note, thinned
+from napari_unetseg.training.train import train_events
 
 if TYPE_CHECKING:
     from window_parts import Window
@@ -208,7 +208,7 @@ def test_the_sentence_says_from_what_to_what_and_where_the_earlier_model_is() ->
 def test_a_better_model_is_told_in_the_window_and_the_earlier_one_is_there(
     painted: Window, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import napari_unetseg.core.train as train
+    import napari_unetseg.training.train as train
 
     puppet = Puppet()
     monkeypatch.setattr(train, "train_events", puppet.train_events)
@@ -235,7 +235,7 @@ def test_a_better_model_is_told_in_the_window_and_the_earlier_one_is_there(
 def test_a_training_that_finds_nothing_better_says_that_the_earlier_model_stays(
     window: Window, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_unetseg.core.progress import Progress
+    from napari_unetseg.training.training_state import Progress
 
     session, painted = window.session, window
     session.change_settings(steps=None, epochs=1)

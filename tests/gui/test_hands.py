@@ -23,14 +23,14 @@ from qtpy.QtWidgets import QAbstractButton, QApplication, QLabel, QShortcut, QWi
 from window_parts import LEFT, NONE, Window
 
 from napari_unetseg import __version__
+from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.core.labels import BRUSH
-from napari_unetseg.core.truth import Origin
 from napari_unetseg.gui.focus import stops
 from napari_unetseg.gui.keys import COMMANDS, act
-from napari_unetseg.gui.panels.base import Caption
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.user_state import remembered
 from napari_unetseg.gui.taken import LAYERS, normal, taken
+from napari_unetseg.gui.widgets.section import Caption
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ from napari_unetseg.core.events import Event, Notice, StepDone, TilePredicted
 from napari_unetseg.gui.services.job_runner import HAND_OVER, Inbox, Job, SyncRunner, ThreadRunner
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.control import Control
+    from napari_unetseg.core.job_control import Control
 
 
 class Heard:

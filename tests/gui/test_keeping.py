@@ -13,8 +13,8 @@ from gui_parts import SIDE, TINY, squares, strokes
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
+from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.core.labels import BRUSH
-from napari_unetseg.core.truth import Origin
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.features import project_autosave
 from napari_unetseg.gui.services.job_runner import SyncRunner
@@ -300,7 +300,7 @@ def sentences_of(work: Controller) -> list[str]:
 def test_a_model_that_found_no_room_is_said_and_written_when_there_is(
     work: Controller, sentences_of: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_unetseg.core import model_file
+    from napari_unetseg.models import model_file
 
     with monkeypatch.context() as patch:
         patch.setattr(model_file, "content", full_disk)
@@ -327,7 +327,7 @@ def test_a_model_that_found_no_room_is_said_and_written_when_there_is(
 def test_one_model_that_cannot_be_written_keeps_no_other_from_it(
     work: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_unetseg.core.model import Model
+    from napari_unetseg.models.model import Model
 
     write, first = Model.save, work.session.history[0].model
     project = work.keeping.project
@@ -349,7 +349,7 @@ def test_one_model_that_cannot_be_written_keeps_no_other_from_it(
 def test_a_model_that_waits_for_room_is_tried_once_more_when_the_window_closes(
     work: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_unetseg.core import model_file
+    from napari_unetseg.models import model_file
 
     with monkeypatch.context() as patch:
         patch.setattr(model_file, "content", full_disk)

@@ -10,10 +10,10 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
-from napari_unetseg.core.appearance import Appearance, Look
+from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.label_appearance import Appearance, Look
 from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
-from napari_unetseg.core.truth import Origin
 from napari_unetseg.data import image_grids
 from napari_unetseg.gui import layers
 

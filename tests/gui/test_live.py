@@ -11,10 +11,12 @@ from gui_parts import SIDE, squares
 from live_parts import Puppet, constant, scores
 from napari.layers import Image
 
-from napari_unetseg.core.control import Control
 from napari_unetseg.core.events import Event, Improved, Notice, StepDone, TilePredicted
-from napari_unetseg.core.image import Stack
-from napari_unetseg.engine.live import (
+from napari_unetseg.core.image_stack import Stack
+from napari_unetseg.core.job_control import Control
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.session import Level, Mode
+from napari_unetseg.jobs.live_predictor import (
     EVERY_SECONDS,
     FREE_SECONDS,
     SHARE,
@@ -23,8 +25,6 @@ from napari_unetseg.engine.live import (
     Screen,
     View,
 )
-from napari_unetseg.gui.state import messages
-from napari_unetseg.gui.state.session import Level, Mode
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

@@ -13,11 +13,11 @@ from live_parts import CHOICES, Puppet
 from napari.layers import Image, Labels
 from qtpy.QtWidgets import QApplication, QLabel
 
+from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.core.labels import BRUSH
-from napari_unetseg.core.truth import Origin
-from napari_unetseg.engine import live
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import JobKind
+from napari_unetseg.jobs import live_predictor
 
 if TYPE_CHECKING:
     import threading
@@ -29,11 +29,11 @@ pytestmark = pytest.mark.gui
 
 @pytest.fixture
 def puppet(monkeypatch: pytest.MonkeyPatch) -> Iterator[Puppet]:
-    import napari_unetseg.core.train as train
+    import napari_unetseg.training.train as train
 
     puppet = Puppet()
     monkeypatch.setattr(train, "train_events", puppet.train_events)
-    monkeypatch.setattr(live, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(live_predictor, "EVERY_SECONDS", 0.0)
     return puppet
 
 

@@ -14,18 +14,18 @@ from live_parts import Puppet, constant
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
-from napari_unetseg.core.control import Control
+from napari_unetseg.annotations.annotation_store import Origin
+from napari_unetseg.annotations.sparse_array import whole
 from napari_unetseg.core.events import TilePredicted
-from napari_unetseg.core.image import Normalization, Stack
-from napari_unetseg.core.sparse import whole
-from napari_unetseg.core.tiles import Tile, nearest_first
-from napari_unetseg.core.truth import Origin
-from napari_unetseg.engine.live import LookWork, MaskBegins, Screen, View, near
+from napari_unetseg.core.image_stack import Normalization, Stack
+from napari_unetseg.core.job_control import Control
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.features import live_prediction
 from napari_unetseg.gui.services.job_runner import SyncRunner, ThreadRunner
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import JobKind, Level, Mode, ModelEntry
+from napari_unetseg.inference.tiling import Tile, nearest_first
+from napari_unetseg.jobs.live_predictor import LookWork, MaskBegins, Screen, View, near
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

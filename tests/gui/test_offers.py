@@ -14,10 +14,10 @@ from live_parts import Puppet
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
+from napari_unetseg.annotations.annotation_store import Origin, Truth
+from napari_unetseg.annotations.sparse_array import CHUNK, SparseGrid
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.core.samples import Pair
-from napari_unetseg.core.sparse import CHUNK, SparseGrid
-from napari_unetseg.core.truth import Origin, Truth
+from napari_unetseg.data.dataset import Pair
 from napari_unetseg.data.image_grids import LabelCounter, count_labels
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.services import annotation_feed, annotation_snapshot

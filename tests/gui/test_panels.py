@@ -13,15 +13,15 @@ from napari.layers import Image, Labels
 from pydantic import BaseModel, Field
 from qtpy.QtWidgets import QApplication, QFileDialog, QInputDialog
 
-from napari_unetseg.core.config import AugmentSettings, TrainSettings
 from napari_unetseg.core.labels import LabelKind
+from napari_unetseg.core.settings import AugmentSettings, TrainSettings
 from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.panels.advanced import ELSEWHERE, form_of
-from napari_unetseg.gui.panels.annotate import AnnotatePanel
-from napari_unetseg.gui.panels.image import ImagePanel
-from napari_unetseg.gui.panels.result import ResultPanel
-from napari_unetseg.gui.panels.status import READY, WELCOME, StatusPanel
 from napari_unetseg.gui.services.job_runner import SyncRunner
+from napari_unetseg.gui.widgets.advanced_settings import ELSEWHERE, form_of
+from napari_unetseg.gui.widgets.annotate_section import AnnotatePanel
+from napari_unetseg.gui.widgets.image_section import ImagePanel
+from napari_unetseg.gui.widgets.result_section import ResultPanel
+from napari_unetseg.gui.widgets.status_line import READY, WELCOME, StatusPanel
 
 pytestmark = pytest.mark.gui
 

@@ -13,8 +13,8 @@ from qtpy.QtGui import QColor, QDesktopServices
 from qtpy.QtWidgets import QColorDialog, QFileDialog, QMenu, QMessageBox
 from window_parts import Window
 
+from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.core.labels import BRUSH
-from napari_unetseg.core.truth import Origin
 from napari_unetseg.gui.dock_widget import UNetDock
 from napari_unetseg.io import places
 from napari_unetseg.io.contents import FILE

@@ -183,7 +183,7 @@ def test_planes_that_are_missing_are_left_out_and_named(tmp_path: Path) -> None:
 
 
 def test_nothing_is_read_until_it_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from napari_unetseg.io.zarr_array import ZarrArray
+    from napari_unetseg.io.readers.zarr_array import ZarrArray
 
     seen: list[Any] = []
     get = ZarrArray.__getitem__
@@ -295,7 +295,7 @@ def test_dask_arrays_are_read_without_the_window_s_callbacks() -> None:
     """napari's cache is one; they are for one thread, and fail now and then in two."""
     from dask.callbacks import Callback
 
-    from napari_unetseg.core.image import Stack
+    from napari_unetseg.core.image_stack import Stack
 
     called: list[object] = []
     array = da.from_array(RNG.integers(0, 9, (4, 32, 32), dtype=np.uint8), chunks=(1, 32, 32))

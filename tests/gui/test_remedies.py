@@ -216,7 +216,7 @@ def test_a_folder_is_looked_at_and_trains(
 
 @pytest.mark.gui
 def test_the_panel_offers_what_can_be_made(qtbot: Any) -> None:
-    from napari_unetseg.gui.panels.annotate import AnnotatePanel
+    from napari_unetseg.gui.widgets.annotate_section import AnnotatePanel
 
     controller, layer = opened(jpeg(MASK))
     panel = AnnotatePanel(controller)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from live_parts import constant
 
-from napari_unetseg.core.truth import Origin
+from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.gui.state.session import Mode, ModelEntry
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from live_parts import Puppet, constant
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Shapes
 
+from napari_unetseg.annotations.annotation_store import Origin
+from napari_unetseg.annotations.sparse_array import whole
 from napari_unetseg.core.events import Prepared, TilePredicted
-from napari_unetseg.core.sparse import whole
-from napari_unetseg.core.truth import Origin
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.features import review
-from napari_unetseg.gui.layers import prediction as prediction_layer
+from napari_unetseg.gui.layers import prediction_layer as prediction_layer
 from napari_unetseg.gui.layers import strokes as stroke_layer
 from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.state.session import Level, Mode, ModelEntry
@@ -655,7 +655,7 @@ def test_a_failed_training_leaves_the_model_before_where_it_was(
         yield Prepared(0, 5, 10, 100, 0, 0, "cpu", 99, (32, 32), 2)
         return newer.pop()  # raises where there is none
 
-    monkeypatch.setattr("napari_unetseg.core.train.train_events", train_events)
+    monkeypatch.setattr("napari_unetseg.training.train.train_events", train_events)
     put(desk.strokes, 5, 5, 1)
     before = desk.session.entry
     desk.controller.train()

@@ -17,14 +17,14 @@ from helpers import random_model, trained_at
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
-from napari_unetseg.core.config import PredictSettings
-from napari_unetseg.core.image import Stack
-from napari_unetseg.core.predict import predict
-from napari_unetseg.engine.saving import Saving
+from napari_unetseg.core.image_stack import Stack
+from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.features.batch import BatchRow
 from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.state.session import Level, Mode, ModelEntry
+from napari_unetseg.inference.large.output_format import Saving
+from napari_unetseg.inference.predict import predict
 from napari_unetseg.io.places import recoveries
 
 MODEL = trained_at(random_model(1, depth=2, width=4), 0.2)
@@ -247,8 +247,8 @@ def test_a_batch_predicts_what_it_can_at_the_models_size(tmp_path: Path) -> None
 
 @pytest.mark.gui
 def test_the_offer_is_seen_and_taken(qtbot: Any, bench: Bench) -> None:
-    from napari_unetseg.gui.panels.batch import BatchPanel
-    from napari_unetseg.gui.panels.result import ResultPanel
+    from napari_unetseg.gui.widgets.batch_section import BatchPanel
+    from napari_unetseg.gui.widgets.result_section import ResultPanel
 
     result, batch = ResultPanel(bench.controller), BatchPanel(bench.controller)
     qtbot.addWidget(result)

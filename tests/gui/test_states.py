@@ -25,6 +25,8 @@ from napari.layers import Image, Labels, Shapes
 from said_parts import Oracle, said_of
 from scipy import ndimage
 
+from napari_unetseg.annotations.annotation_store import Origin, Truth
+from napari_unetseg.annotations.sparse_array import whole
 from napari_unetseg.core.events import (
     Event,
     Improved,
@@ -34,8 +36,6 @@ from napari_unetseg.core.events import (
     TrainingDone,
 )
 from napari_unetseg.core.labels import BRUSH
-from napari_unetseg.core.sparse import whole
-from napari_unetseg.core.truth import Origin, Truth
 from napari_unetseg.gui import controller as controlling
 from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.features import live_prediction
@@ -73,7 +73,7 @@ class Hands(RuleBasedStateMachine):
         self.patch.setattr(os, "fsync", lambda _: None)  # no power is cut here, and disks are slow
         self.patch.setattr(places, "recovery_folder", lambda: self.home / "recovery")
         self.patch.setattr(places, "_recent_file", lambda: self.home / "recent.json")
-        self.patch.setattr("napari_unetseg.core.train.train_events", self._train_events)
+        self.patch.setattr("napari_unetseg.training.train.train_events", self._train_events)
         self.trained: list[Any] = []
         self.made = self.named = 0
         self.fails = ""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from window_parts import Window
 
-    from napari_unetseg.core.control import Control
+    from napari_unetseg.core.job_control import Control
 
 pytestmark = pytest.mark.gui
 
@@ -140,7 +140,7 @@ def fails_with(error: BaseException) -> Callable[..., Generator[Event, None, Non
 def test_an_error_in_the_worker_is_said_and_train_can_be_pressed_again(
     painted: Window, monkeypatch: pytest.MonkeyPatch, error: BaseException, words: str
 ) -> None:
-    import napari_unetseg.core.train as train
+    import napari_unetseg.training.train as train
 
     real = train.train_events
     monkeypatch.setattr(train, "train_events", fails_with(error))
@@ -157,7 +157,7 @@ def test_an_error_in_the_worker_is_said_and_train_can_be_pressed_again(
 
 
 def test_a_loss_that_is_no_number_is_said(painted: Window, monkeypatch: pytest.MonkeyPatch) -> None:
-    from napari_unetseg.core.learner import Learner, NotFiniteError
+    from napari_unetseg.training.trainer import Learner, NotFiniteError
 
     def nan(*_: Any) -> float:
         raise NotFiniteError
@@ -309,8 +309,8 @@ def test_dock_and_command_through_napari_s_menus(registered: None, make_napari_v
 
 def test_threads_follow_the_hands(painted: Window, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int | None] = []
-    import napari_unetseg.core.train as train
     import napari_unetseg.gui.controller as controller_module
+    import napari_unetseg.training.train as train
 
     monkeypatch.setattr(controller_module, "cores", lambda: 8)
 

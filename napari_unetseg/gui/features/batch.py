@@ -19,10 +19,10 @@ from napari_unetseg.jobs.window_tasks import BatchWork
 if TYPE_CHECKING:
     from napari.layers import Image
 
-    from napari_unetseg.core.image import Stack
-    from napari_unetseg.engine.files import FileBegun, FileDone
-    from napari_unetseg.engine.saving import Saving
+    from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.inference.large.output_format import Saving
+    from napari_unetseg.inference.large.predict_files import FileBegun, FileDone
 
 __all__ = ["BatchRow", "Batches", "State"]
 
@@ -91,7 +91,7 @@ class Batches:
 
     def add(self, paths: Sequence[Path]) -> None:
         """Add files, folders of files, and OME-Zarr images."""
-        from napari_unetseg.engine.finding import find_images
+        from napari_unetseg.inference.large.find_images import find_images
 
         with self._controller.refusing():
             self._check_idle()
@@ -143,7 +143,7 @@ class Batches:
 
         ``keep``: leave out images whose masks are in the folder, of whatever model.
         """
-        from napari_unetseg.engine.finding import check_outputs
+        from napari_unetseg.inference.large.find_images import check_outputs
 
         controller, session = self._controller, self._session
         with controller.refusing():
@@ -182,7 +182,7 @@ class Batches:
 
     def on_event(self, event: Event) -> None:
         """Something happened to an image of the batch."""
-        from napari_unetseg.engine.files import FileBegun, FileDone
+        from napari_unetseg.inference.large.predict_files import FileBegun, FileDone
 
         match event:
             case FileBegun():
@@ -289,7 +289,7 @@ class Batches:
         return layer
 
     def _show_mask(self, image: Image, mask: Path) -> Any:
-        from napari_unetseg.io.images import open_stack
+        from napari_unetseg.io.open_image import open_stack
 
         model = self._session.entry.model if self._session.entry is not None else None
         structures = model.classes.structures if model else self._session.structures

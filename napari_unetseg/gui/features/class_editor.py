@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from napari_unetseg.annotations.annotation_store import Origin, Said, Truth
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.core.truth import Origin, Said, Truth
 from napari_unetseg.gui.services.undo_stack import Step
 
 if TYPE_CHECKING:
+    from napari_unetseg.annotations.sparse_array import Region
     from napari_unetseg.core.labels import Structure
-    from napari_unetseg.core.sparse import Region
     from napari_unetseg.gui.controller import Controller
 
 __all__ = ["ClassEditor", "balance"]

@@ -6,20 +6,20 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from napari_unetseg.core.control import Control
+from napari_unetseg.annotations.annotation_store import Change, Origin
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice, OtherSpacing, TilePredicted
-from napari_unetseg.core.truth import Change, Origin
-from napari_unetseg.engine.image_ranges import ImageRanges
-from napari_unetseg.engine.live import LookWork, MaskBegins, Screen, View, near
-from napari_unetseg.engine.tasks import Elsewhere
+from napari_unetseg.core.job_control import Control
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.services.job_runner import Job
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import Level, Mode
+from napari_unetseg.jobs.image_ranges import ImageRanges
+from napari_unetseg.jobs.live_predictor import LookWork, MaskBegins, Screen, View, near
+from napari_unetseg.jobs.tasks import Elsewhere
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.sparse import Region
+    from napari_unetseg.annotations.sparse_array import Region
     from napari_unetseg.gui.controller import Controller
     from napari_unetseg.gui.state.session import ModelEntry, Session
 

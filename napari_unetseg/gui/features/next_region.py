@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_unetseg.core.control import Control
+from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import LabelKind
-from napari_unetseg.core.truth import Origin
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.features.uncertainty_display import Unsure
 from napari_unetseg.gui.state import messages
@@ -28,10 +28,10 @@ from napari_unetseg.gui.state.session import JobKind, Level, Source
 if TYPE_CHECKING:
     from napari.layers import Image
 
-    from napari_unetseg.core.attention import Subject, Suggestion, Survey
-    from napari_unetseg.core.model import Model
-    from napari_unetseg.core.truth import Truth
+    from napari_unetseg.annotations.annotation_store import Truth
     from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.inference.query_strategy import Subject, Suggestion, Survey
+    from napari_unetseg.models.model import Model
 
 __all__ = ["Attention", "Found"]
 
@@ -228,7 +228,7 @@ class Attention:
 
     def _survey(self, kind: str, model: Model) -> tuple[Survey, list[Source]]:
         """What is known of the images so far; begun anew when other images are open."""
-        from napari_unetseg.core.attention import Survey
+        from napari_unetseg.inference.query_strategy import Survey
 
         sources = [s for s in self._sources() if self._fits(s, model)]
         key = (model.dims, *((s.image, s.channels, s.labels, s.kind) for s in sources))
@@ -238,7 +238,7 @@ class Attention:
         return self._surveys[kind][1], sources
 
     def _subject(self, source: Source) -> Subject:
-        from napari_unetseg.core.attention import Subject
+        from napari_unetseg.inference.query_strategy import Subject
 
         stack = napari_layers.stack_of(source.image, source.channels)
         truth = self._controller.truth(source.image)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_unetseg.annotations.annotation_store import Change, Origin
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.truth import Change, Origin
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.features.project_restore import Restored
 from napari_unetseg.gui.services.model_files import ModelFiles
@@ -23,7 +23,7 @@ from napari_unetseg.io.project import Project
 from napari_unetseg.jobs.window_tasks import CopyWork, OpenWork, ReportWork
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.effort import First
+    from napari_unetseg.annotations.annotation_time import First
     from napari_unetseg.gui.controller import Controller
     from napari_unetseg.gui.state.session import ModelEntry
 

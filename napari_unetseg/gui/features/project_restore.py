@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
-from napari_unetseg.core.config import TrainSettings
+from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
-from napari_unetseg.core.truth import Origin
+from napari_unetseg.core.settings import TrainSettings
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state.session import Mode, Source
 from napari_unetseg.io.contents import places_of
-from napari_unetseg.io.names import as_stored
+from napari_unetseg.io.file_names import as_stored
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
 
-    from napari_unetseg.core.truth import Truth
+    from napari_unetseg.annotations.annotation_store import Truth
     from napari_unetseg.gui.controller import Controller
     from napari_unetseg.gui.state.session import ModelEntry
     from napari_unetseg.io.project import Project

@@ -31,7 +31,7 @@ class Computers:
 
     def use(self, text: str) -> None:
         """Use this computer, or the one behind an address; ask beside the window if it is there."""
-        from napari_unetseg.engine.remote.link import address_of, device_at
+        from napari_unetseg.jobs.remote.connection import address_of, device_at
 
         with self._controller.refusing():
             address = "" if text.strip() in ("", THIS) else address_of(text)

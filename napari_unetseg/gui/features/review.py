@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from napari.layers import Shapes
 
+from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.truth import Origin
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.services.undo_stack import Step
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.sparse import Region
+    from napari_unetseg.annotations.sparse_array import Region
     from napari_unetseg.gui.controller import Controller
     from napari_unetseg.gui.layers import Place, Prediction
 

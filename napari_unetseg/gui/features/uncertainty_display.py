@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
     from napari.layers import Image
 
-    from napari_unetseg.core.model import Model
     from napari_unetseg.gui.controller import Controller
     from napari_unetseg.gui.features.next_region import Attention
+    from napari_unetseg.models.model import Model
 
 __all__ = ["Unsure"]
 
@@ -92,8 +92,8 @@ class Unsure:
         self._shown, self._mapping = (image, plane, (model.id, match), passes), True
 
         def question() -> np.ndarray | Exception:
-            from napari_unetseg.core.config import PredictSettings
-            from napari_unetseg.core.uncertainty import uncertainty_map
+            from napari_unetseg.core.settings import PredictSettings
+            from napari_unetseg.inference.uncertainty import uncertainty_map
 
             settings = PredictSettings.model_validate(how | {"match_spacing": match})
             try:

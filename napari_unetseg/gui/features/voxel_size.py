@@ -53,7 +53,7 @@ class Spacing:
         self._session.sizes = found
 
     def _note(self) -> SizesNote | None:
-        from napari_unetseg.core.spacing import VoxelSizes, fit_spacing
+        from napari_unetseg.models.voxel_sizes import VoxelSizes, fit_spacing
 
         entry, stack = self._session.entry, self._controller.stack()
         assert entry is not None

@@ -13,7 +13,7 @@ from napari_unetseg.gui.layers.alignment import (
     put,
     voxels_of,
 )
-from napari_unetseg.gui.layers.annotation import (
+from napari_unetseg.gui.layers.annotation_layer import (
     activate_brush,
     add_labels,
     add_tidied,
@@ -30,7 +30,16 @@ from napari_unetseg.gui.layers.annotation import (
     write_names,
 )
 from napari_unetseg.gui.layers.camera import bring_forward, look_at
-from napari_unetseg.gui.layers.files import (
+from napari_unetseg.gui.layers.disk_space_guard import PaintRoom
+from napari_unetseg.gui.layers.following import (
+    follow,
+    follow_as_its_original,
+    image_of,
+    unfollow,
+)
+from napari_unetseg.gui.layers.layer_axes import grid_shape
+from napari_unetseg.gui.layers.layer_axes import level0 as data_of
+from napari_unetseg.gui.layers.layer_files import (
     add_mask,
     open_images,
     path_of,
@@ -39,27 +48,18 @@ from napari_unetseg.gui.layers.files import (
     strokes_layer,
     window_state,
 )
-from napari_unetseg.gui.layers.following import (
-    follow,
-    follow_as_its_original,
-    image_of,
-    unfollow,
-)
-from napari_unetseg.gui.layers.grid import (
+from napari_unetseg.gui.layers.layer_grid import (
     check_channels,
     plane_on_screen,
     region_on_screen,
     same_picture,
     stack_of,
 )
-from napari_unetseg.gui.layers.layer_axes import grid_shape
-from napari_unetseg.gui.layers.layer_axes import level0 as data_of
 from napari_unetseg.gui.layers.overlays import Own, show_difference
-from napari_unetseg.gui.layers.prediction import Prediction
+from napari_unetseg.gui.layers.prediction_layer import Prediction
 from napari_unetseg.gui.layers.regions import Place, drawn, object_at, plane_at, visible_plane
-from napari_unetseg.gui.layers.room import PaintRoom
 from napari_unetseg.gui.layers.strokes import Strokes
-from napari_unetseg.gui.layers.uncertainty import Uncertainty
+from napari_unetseg.gui.layers.uncertainty_layer import Uncertainty
 from napari_unetseg.gui.layers.visibility import show_or_hide, take_away
 
 __all__ = [

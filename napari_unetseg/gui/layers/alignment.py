@@ -18,7 +18,7 @@ from napari.layers import Labels
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.singleton_axes import on_grid, same_but_singletons
 from napari_unetseg.gui.layers.layer_axes import grid_shape, level0
-from napari_unetseg.gui.layers.world import unit_factors
+from napari_unetseg.gui.layers.world_units import unit_factors
 
 if TYPE_CHECKING:
     from napari.layers import Image

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_unetseg.gui.layers.layer_axes import grid_shape
-from napari_unetseg.gui.layers.world import to_world
+from napari_unetseg.gui.layers.world_units import to_world
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

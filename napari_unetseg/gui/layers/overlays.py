@@ -8,7 +8,7 @@ import numpy as np
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 
-from napari_unetseg.core.truth import Origin
+from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.data.image_grids import empty_grid
 from napari_unetseg.gui.layers.alignment import place_over
 from napari_unetseg.gui.layers.following import follow
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
 
-    from napari_unetseg.core.sparse import Region
-    from napari_unetseg.core.truth import Truth
+    from napari_unetseg.annotations.annotation_store import Truth
+    from napari_unetseg.annotations.sparse_array import Region
 
 __all__ = ["Own", "show_difference"]
 

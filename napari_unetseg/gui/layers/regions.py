@@ -11,15 +11,15 @@ from skimage.draw import polygon2mask
 from skimage.segmentation import flood
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.gui.layers.grid import plane_on_screen
 from napari_unetseg.gui.layers.layer_axes import grid_shape
-from napari_unetseg.gui.layers.world import to_data, to_world
+from napari_unetseg.gui.layers.layer_grid import plane_on_screen
+from napari_unetseg.gui.layers.world_units import to_data, to_world
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Labels, Shapes
 
-    from napari_unetseg.core.sparse import Region
+    from napari_unetseg.annotations.sparse_array import Region
 
 __all__ = ["Place", "drawn", "object_at", "plane_at", "visible_plane"]
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_unetseg.annotations.annotation_store import Change, Origin, Said, Truth
+from napari_unetseg.annotations.sparse_array import Region, together
 from napari_unetseg.core.singleton_axes import on_grid, same_but_singletons
-from napari_unetseg.core.sparse import Region, together
-from napari_unetseg.core.truth import Change, Origin, Said, Truth
 from napari_unetseg.gui.layers.layer_axes import level0
-from napari_unetseg.gui.layers.watch import AT_ONCE, Watch, drop_history
+from napari_unetseg.gui.layers.paint_events import AT_ONCE, Watch, drop_history
 
 if TYPE_CHECKING:
     from napari.layers import Labels

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_unetseg.annotations.annotation_store import Origin, Truth
+from napari_unetseg.annotations.sparse_array import SparseGrid, cells
 from napari_unetseg.core.labels import LabelKind
-from napari_unetseg.core.samples import Pair
 from napari_unetseg.core.singleton_axes import on_grid
-from napari_unetseg.core.sparse import SparseGrid, cells
-from napari_unetseg.core.truth import Origin, Truth
+from napari_unetseg.data.dataset import Pair
 from napari_unetseg.gui import layers as napari_layers
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.image import Stack
-    from napari_unetseg.core.sparse import Region
+    from napari_unetseg.annotations.sparse_array import Region
+    from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.gui.state.session import Source
 
 __all__ = ["Pairs", "Snapshot", "newer_pairs", "pairs_of", "take_snapshots"]

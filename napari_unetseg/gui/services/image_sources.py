@@ -13,10 +13,10 @@ from weakref import WeakKeyDictionary, ref
 from napari.layers import Image, Labels
 from pydantic import ValidationError
 
-from napari_unetseg.core.appearance import look_at
+from napari_unetseg.annotations.annotation_store import Change, Origin, Truth
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.label_appearance import look_at
 from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
-from napari_unetseg.core.truth import Change, Origin, Truth
 from napari_unetseg.data.image_grids import guess_kind, thinned_counts
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.services.label_problems import describe_look, remedies_of
@@ -26,9 +26,9 @@ from napari_unetseg.gui.state.session import Level, Session, Source
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-    from napari_unetseg.core.appearance import Look
-    from napari_unetseg.core.image import Stack
-    from napari_unetseg.core.sparse import SparseGrid
+    from napari_unetseg.annotations.sparse_array import SparseGrid
+    from napari_unetseg.core.image_stack import Stack
+    from napari_unetseg.core.label_appearance import Look
     from napari_unetseg.gui.layers import Prediction, Strokes
 
 __all__ = ["Choices"]

@@ -19,8 +19,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from napari_unetseg.core.control import Control
 from napari_unetseg.core.events import Event, StepDone, TilePredicted
+from napari_unetseg.core.job_control import Control
 
 __all__ = ["HAND_OVER", "Inbox", "Job", "Runner", "SyncRunner", "ThreadRunner"]
 

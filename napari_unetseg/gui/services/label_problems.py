@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_unetseg.core.appearance import Appearance, Look
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.label_appearance import Appearance, Look
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.data.image_grids import empty_grid
 from napari_unetseg.gui import layers as napari_layers
@@ -201,9 +201,9 @@ def look_at_folder(labels: Path) -> tuple[LabelKind, str, float | None]:
     threshold
         Where masks have blurred edges, the value above which they are structure 1.
     """
-    from napari_unetseg.core.appearance import look_at
-    from napari_unetseg.io.folders import images_by_stem
-    from napari_unetseg.io.images import open_labels
+    from napari_unetseg.core.label_appearance import look_at
+    from napari_unetseg.io.folder_pairs import images_by_stem
+    from napari_unetseg.io.open_image import open_labels
 
     try:
         files = list(images_by_stem([labels]).values())[:FOLDER_FILES]

@@ -9,11 +9,11 @@ from tempfile import gettempdir
 from typing import TYPE_CHECKING
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.engine.live import MaskBegins, Screen, View
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.services.image_sources import Choices
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import Level, Mode, ModelEntry, Session
+from napari_unetseg.jobs.live_predictor import MaskBegins, Screen, View
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

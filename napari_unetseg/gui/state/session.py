@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from psygnal import SignalGroupDescriptor
 
-from napari_unetseg.core.config import MatchSpacing, TrainSettings
 from napari_unetseg.core.labels import LabelKind, Structure
+from napari_unetseg.core.settings import MatchSpacing, TrainSettings
 
 if TYPE_CHECKING:
+    from napari_unetseg.annotations.quality import PlaneQuality
     from napari_unetseg.core.events import Choice, Notice
-    from napari_unetseg.core.model import Model
-    from napari_unetseg.core.quality import PlaneQuality
     from napari_unetseg.gui.features.batch import BatchRow
     from napari_unetseg.io.places import Recovery
+    from napari_unetseg.models.model import Model
 
 __all__ = [
     "JobKind",

@@ -10,7 +10,7 @@ from typing import Any
 import platformdirs
 from psygnal import Signal
 
-from napari_unetseg.core.atomic import atomic_path
+from napari_unetseg.core.atomic_write import atomic_path
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui.state.preferences import PLUGIN
 

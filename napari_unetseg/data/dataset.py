@@ -1,0 +1,561 @@
+"""Images and annotations → blocks (`blocks.py`) → samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from napari_unetseg.annotations.sparse_array import planes_with
+from napari_unetseg.core.errors import TrainingError, UserError
+from napari_unetseg.core.image_stack import Normalization, Stack
+from napari_unetseg.core.label_checks import (
+    LabelValues,
+    PlaneValues,
+    check_together,
+    count_planes,
+    notes_of,
+    read_values,
+)
+from napari_unetseg.core.labels import IGNORE, Classes, LabelKind, Structure
+from napari_unetseg.core.singleton_axes import on_grid, same_but_singletons
+from napari_unetseg.data.labelled_planes import ReadPair, matched, read_pairs, same_pixels
+from napari_unetseg.data.plane_cache import PlaneCache
+
+if TYPE_CHECKING:
+    from napari_unetseg.data.validation_split import Block, Places, Plane
+
+__all__ = ["Pair", "TrainingData", "values_of"]
+
+FEWEST_VOXELS = 30
+"""A score needs this many labelled voxels of every class in validation blocks."""
+FEWEST_BLOCKS = 2
+"""… in at least this many blocks."""
+MOST_BLOCKS, MOST_SCORED = 64, 2**21
+"""Validation blocks that are scored, and their voxels, so that a score stays cheap."""
+CACHE_BYTES = 2**30
+MOST_FITTED = 2**20
+"""Voxels of the pieces that a last layer is fitted to."""
+MOST_PIECES = 64
+MOST_LOOKED = 12
+"""Label images that are looked at, and not only counted."""
+PIECE_EDGE = {2: (640, 640), 3: (32, 128, 128)}
+Index = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False, init=False)
+class Pair:
+    """One annotated image.
+
+    Parameters
+    ----------
+    image
+        A `Stack`, or an array whose axes are given by ``axes``.
+    labels, kind, corrections, ignore, newer
+        See the attributes; ``kind`` must be given, its name will do.
+    axes
+        Axes of an array, such as ``ZCYX`` (default ``TZYX`` from the right, ``YXS`` for RGB).
+
+    Attributes
+    ----------
+    image
+        The image.
+    labels
+        Array-like of the image's grid shape, any integer dtype or whole floats; axes of length 1
+        make no difference.
+    kind
+        What the numbers in ``labels`` mean.
+    corrections
+        Array-like of the grid shape that wins over ``labels``: 0 nothing, 1 to 254 a structure,
+        255 background.
+    ignore
+        A value of ``labels`` that means "not labelled"; so does NaN.
+    newer
+        Regions of the grid, start and stop along each axis, that were painted in since the model
+        that a training goes on from was shown: it answers them before its first step.
+
+    Raises
+    ------
+    UserError
+        The shapes of image and labels differ, no kind is given or one that there is not, or an
+        array cannot have these axes.
+    """
+
+    image: Stack
+    labels: Any
+    kind: LabelKind
+    corrections: Any | None
+    ignore: int | None
+    newer: tuple[tuple[slice, ...], ...]
+
+    def __init__(
+        self,
+        image: Any,
+        labels: Any,
+        kind: LabelKind | str | None = None,
+        corrections: Any | None = None,
+        ignore: int | None = None,
+        newer: tuple[tuple[slice, ...], ...] = (),
+        *,
+        axes: str | None = None,
+    ) -> None:
+        put = partial(object.__setattr__, self)
+        put("kind", LabelKind.of(kind))
+        put("image", image if isinstance(image, Stack) else Stack.from_array(image, axes))
+        put("labels", self._on_grid(labels))
+        put("corrections", None if corrections is None else self._on_grid(corrections))
+        put("ignore", ignore)
+        put("newer", newer)
+
+    def _on_grid(self, array: Any) -> Any:
+        if not same_but_singletons(array.shape, self.image.grid_shape):
+            raise UserError(
+                f"{self.image.name} has the shape {self.image.grid_shape} "
+                f"({self.image.grid_axes}), but its labels have {tuple(array.shape)}; "
+                "choose labels of the same image, or make a new annotation layer for it."
+            )
+        return on_grid(array, self.image.grid_shape)
+
+    @property
+    def _name(self) -> str:
+        return f"The labels of {self.image.name}"
+
+    def count(self, before: Mapping[Index, PlaneValues] | None = None) -> dict[Index, PlaneValues]:
+        """Count the values of each plane (Y, X) of the labels that may hold any.
+
+        ``before`` is what an earlier version held; see `count_planes`.
+
+        Raises
+        ------
+        UserError
+            Values are no whole numbers.
+        """
+        planes = planes_with(self.labels) if self.kind is LabelKind.STROKES else None
+        return count_planes(self.labels, self._name, planes, before)
+
+    def values(
+        self, *, looks: bool = True, counted: Mapping[Index, PlaneValues] | None = None
+    ) -> LabelValues:
+        """What the labels hold, read a plane at a time or as it was counted; see `read_values`.
+
+        Raises
+        ------
+        UserError
+            The values cannot be of this kind.
+        """
+        found = self.count() if counted is None else counted
+        name, image = self._name, self.image
+        return read_values(self.labels, self.kind, name, self.ignore, found, image, looks=looks)
+
+
+def values_of(pairs: Sequence[Pair | ReadPair], *, looks: bool = True) -> list[LabelValues]:
+    """What the labels of several pairs hold; a dozen of them are looked at.
+
+    Raises
+    ------
+    UserError
+        Values cannot be of the kind that was said, or contradict one another.
+    """
+    looked = set(np.linspace(0, len(pairs) - 1, MOST_LOOKED).astype(int).tolist() if looks else ())
+    found, masks = [], set[int]()
+    for number, pair in enumerate(pairs):
+        values = pair.values(looks=number in looked)
+        found.append(values)
+        if values.kind is LabelKind.FULL:
+            masks |= values.counts.keys()
+            check_together(masks)
+    return found
+
+
+class TrainingData:
+    """All that a training reads: classes, normalisation, and samples near labels.
+
+    Parameters
+    ----------
+    pairs
+        Annotated images with the same number of channels.
+    dims
+        2 for planes, 3 for volumes.
+    share
+        Share of the blocks that validate.
+    structures
+        Names and colours of known structures.
+    seed
+        Seed of what is drawn.
+    classes, normalization
+        Those of a model that is trained on; None finds them.
+    rule
+        How to find the normalisation; see `Normalization.choose`.
+    known
+        The classes of a model that training goes on from. It keeps those that nothing is labelled
+        of, where labels are strokes or of a single class.
+    before, fixed
+        Earlier data with the same settings and classes, and those of the pairs that are as they
+        were then; see `renewed`.
+
+    Attributes
+    ----------
+    notes
+        What people should know of the labels, in sentences.
+    unlabelled
+        Numbers of the classes that the model alone knows.
+
+    Raises
+    ------
+    TrainingError
+        Nothing is labelled, only one class is, or the images have different channels.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        dims: int,
+        share: float,
+        *,
+        structures: Sequence[Structure] = (),
+        seed: int = 0,
+        classes: Classes | None = None,
+        normalization: Normalization | None = None,
+        rule: str = "auto",
+        known: Classes | None = None,
+        before: TrainingData | None = None,
+        fixed: Collection[Pair] = (),
+    ) -> None:
+        if not pairs:
+            raise TrainingError("There is no image with labels to train on; choose or paint some.")
+        self.pairs, self.dims, self.share = tuple(pairs), dims, share
+        self._seed, self._known = seed, known
+        self.planes: list[Plane] = []
+        _check_channels(pairs, dims)
+        earlier = matched(pairs, before.read_pairs if before else ())
+        self.read_pairs: list[ReadPair] = read_pairs(pairs, earlier, fixed)
+        values = list(self._read_values(looks=classes is None))  # not again for newer ones
+        self.notes = notes_of(values)
+        found = Classes.find([(v.counts, v.kind) for v in values], structures)
+        kept = known if known is not None and self._leaves_out(found, known) else None
+        self.classes = (classes or kept or found).renamed(structures)
+        _check_classes(found, self.classes, self.pairs, kept)
+        self.unlabelled = tuple(n for n in self.classes.numbers if n not in found.numbers)
+        self.normalization = normalization or Normalization.choose([p.image for p in pairs], rule)
+        self._scale(before, earlier)
+        self._read_planes(earlier)
+        self._scored = self._choose_blocks()
+        self.counts = sum((p.counts for p in self.planes), np.zeros(1, np.int64))
+
+    # -- labels ------------------------------------------------------------------------------------
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """The fingerprint of the image of each pair."""
+        return [read.fingerprint for read in self.read_pairs]
+
+    def _read_values(self, *, looks: bool) -> Iterator[LabelValues]:
+        """What every labels array holds, checked."""
+        yield from values_of(self.read_pairs, looks=looks)
+        for read in self.read_pairs:
+            if (values := read.corrected_values()) is not None:
+                yield values
+
+    def _scale(self, before: TrainingData | None, earlier: Sequence[ReadPair | None]) -> None:
+        """Find how each image is scaled; images that were scaled before are not measured again."""
+        numbers = {
+            old.number: read.number
+            for read, old in zip(self.read_pairs, earlier, strict=True)
+            if old is not None and same_pixels(read.pair.image, old.pair.image)
+        }
+        known = {numbers[old]: before._scalings[old] for old in numbers} if before else {}
+        self._scalings: list[Normalization] = [
+            known.get(number) or self.normalization.for_stack(pair.image)[0]
+            for number, pair in enumerate(self.pairs)
+        ]
+        self._cache = PlaneCache(CACHE_BYTES)
+        if before is not None:
+            self._cache.take_over(before._cache, numbers)
+
+    def _read_planes(self, earlier: Sequence[ReadPair | None]) -> None:
+        """Split the labels; without enough to validate everything trains, guard bands too."""
+        how = self.classes, self.dims
+        for read, old in zip(self.read_pairs, earlier, strict=True):
+            read.read_planes(*how, self.share, old)
+        self.validated = self._enough_to_validate()
+        for read in self.read_pairs:
+            read.use_share(self.share if self.validated else 0.0, *how)
+        self.planes = [found.plane for read in self.read_pairs for found in read.planes.values()]
+        for plane in self.planes:
+            if not plane.anchors:  # those of a plane follow from nothing else, so that they stay
+                key = (self._seed, int(self.fingerprints[plane.pair], 16), *plane.index)
+                plane.index_anchors(np.random.default_rng(key))
+
+    def _enough_to_validate(self) -> bool:
+        numbers = self.classes.numbers
+        labelled = [k for k, number in enumerate(numbers) if number not in self.unlabelled]
+        counts = np.zeros((2, len(numbers)), np.int64)
+        planes = [plane for read in self.read_pairs for plane in read.planes.values()]
+        for plane in planes:
+            counts += plane.validate, plane.train
+        blocks = sum(plane.blocks for plane in planes)
+        enough = len(labelled) > 1 and counts[:, labelled].min() >= FEWEST_VOXELS
+        return bool(enough and blocks >= FEWEST_BLOCKS)
+
+    def _leaves_out(self, found: Classes, known: Classes) -> bool:
+        """Whether labels are of some of a model's classes and say nothing of the others."""
+        numbers = set(found.numbers)
+        return bool(
+            numbers < set(known.numbers) and numbers and (self.has_strokes or len(numbers) == 1)
+        )
+
+    @property
+    def has_strokes(self) -> bool:
+        """Whether anything is painted by hand, and not only given as full masks."""
+        return any(p.kind is LabelKind.STROKES or p.corrections is not None for p in self.pairs)
+
+    @property
+    def train_voxels(self) -> int:
+        """Labelled voxels that train."""
+        return int(self.counts.sum())
+
+    @property
+    def validation_voxels(self) -> int:
+        """Labelled voxels in the blocks that are scored."""
+        return sum(block.labelled for _, block in self._scored)
+
+    def validation_blocks(self) -> list[tuple[Plane, Block]]:
+        """The blocks that are scored: some spread evenly, and the best of each class."""
+        return self._scored
+
+    def _choose_blocks(self) -> list[tuple[Plane, Block]]:
+        blocks = [(p, b) for p in self.planes for b in p.blocks]
+        voxels = max((p.validate[b.region].size for p, b in blocks), default=1)
+        most = max(8, min(MOST_BLOCKS, MOST_SCORED // voxels))
+        if len(blocks) <= most:
+            return blocks
+        chosen = set(np.linspace(0, len(blocks) - 1, most).round().astype(int).tolist())
+        for number in range(len(self.classes.numbers)):  # a rare one must not be missed
+            found = [np.count_nonzero(p.validate[b.region] == number) for p, b in blocks]
+            chosen.add(int(np.argmax(found)))
+        return [blocks[i] for i in sorted(chosen)]
+
+    # -- images ------------------------------------------------------------------------------------
+
+    def read(self, plane: Plane, region: tuple[slice, ...]) -> np.ndarray:
+        """Normalised float32 (channels, *region); planes are kept in memory up to a limit."""
+        stack, scaling = plane.stack, self._scalings[plane.pair]
+        if 4 * stack.n_channels * math.prod(stack.spatial_shape(self.dims)) > CACHE_BYTES:
+            return scaling.apply(stack.read(plane.index, region))
+
+        def whole() -> np.ndarray:
+            return scaling.apply(stack.read(plane.index, stack.whole(self.dims)))
+
+        return self._cache.get((plane.pair, plane.index), whole)[(slice(None), *region)]
+
+    def draw(
+        self, size: tuple[int, ...], rng: np.random.Generator, core: tuple[int, ...] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draw a sample around a labelled voxel; every class is drawn as often as the others.
+
+        Parameters
+        ----------
+        size
+            Voxels along each spatial axis.
+        rng
+            Where the randomness comes from.
+        core
+            Size of the sample's middle that is trained on, the default is all of it. The labelled
+            voxel lies in it, and it lies inside the image where that is large enough.
+
+        Returns
+        -------
+        image
+            (channels, *size) float32; beyond the image it is mirrored.
+        target
+            (*size,) uint8 class indices, `IGNORE` where nothing is labelled or beyond the image.
+        """
+        return self.cut(*self.pick(rng), size, rng, core)
+
+    def pick(self, rng: np.random.Generator) -> tuple[Plane, int]:
+        """Pick a labelled voxel, of every class as often: its plane and flat index."""
+        number = int(rng.choice(np.flatnonzero(self.counts)))
+        weights = np.array([p.counts[number] for p in self.planes], float)
+        plane = self.planes[int(rng.choice(len(self.planes), p=weights / weights.sum()))]
+        return plane, int(rng.choice(plane.anchors[number]))
+
+    def cut(
+        self,
+        plane: Plane,
+        anchor: int,
+        size: tuple[int, ...],
+        rng: np.random.Generator,
+        core: tuple[int, ...] | None = None,
+        labels: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Cut a sample around the voxel of that flat index; see `draw`.
+
+        The target is cut from ``labels``, an array of the plane's shape, where these are given.
+        """
+        labels = plane.train if labels is None else labels
+        shape = labels.shape
+        center = np.unravel_index(anchor, shape)
+        region, pads = [], []
+        for c, wanted, inner, there in zip(center, size, core or size, shape, strict=True):
+            start = int(c) - int(rng.integers(inner // 4, inner - inner // 4))
+            start = min(max(start, min(0, there - inner)), max(0, there - inner))
+            start -= (wanted - inner) // 2
+            low, high = max(0, start), min(there, start + wanted)
+            region.append(slice(low, high))
+            pads.append((low - start, start + wanted - high))
+        where = tuple(region)
+        image, target = self.read(plane, where), labels[where]
+        if any(p != (0, 0) for p in pads):
+            image = np.pad(image, [(0, 0), *pads], mode="symmetric")
+            target = np.pad(target, pads, constant_values=IGNORE)
+        return image, target
+
+    def labelled_regions(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Pieces of the images around what is labelled for training, a megavoxel at most in all.
+
+        Yields
+        ------
+        image
+            (channels, *region) float32, normalised.
+        target
+            (*region,) uint8 class indices, `IGNORE` where nothing is labelled for training.
+        """
+        pieces = [(plane, region) for plane in self.planes for region in _pieces(plane.train.shape)]
+        order = [pieces[i] for i in np.random.default_rng(0).permutation(len(pieces))]
+        first = [self._piece_with(number, order) for number in np.argsort(self.counts, stable=True)]
+        left, used = MOST_FITTED, 0
+        for i in dict.fromkeys([*(i for i in first if i is not None), *range(len(order))]):
+            plane, region = order[i]
+            target = plane.train[region]
+            if (i in first or left > 0) and used < MOST_PIECES and (target != IGNORE).any():
+                yield self.read(plane, region), target
+                left -= target.size
+                used += 1
+
+    def _piece_with(self, number: int, pieces: list[tuple[Plane, tuple[slice, ...]]]) -> int | None:
+        """The first of the pieces that holds a class."""
+        there = (i for i, (p, r) in enumerate(pieces) if (p.train[r] == number).any())
+        return next(there, None)
+
+    def newer_than(self, before: TrainingData) -> Places:
+        """What trains and was not labelled so in earlier data of the same images."""
+        earlier, found = matched(self.pairs, before.read_pairs), []
+        for plane in self.planes:
+            old = earlier[plane.pair]
+            known = old.planes.get(plane.index) if old is not None else None
+            if known is not None and known.plane.train is plane.train:
+                continue
+            newer = plane.train != (IGNORE if known is None else known.plane.train)
+            found.append((plane, np.flatnonzero(newer & (plane.train != IGNORE))))
+        return [(plane, places) for plane, places in found if len(places)]
+
+    def newer_places(self) -> Places:
+        """What trains in the regions that the pairs call newer."""
+        found = []
+        for plane in self.planes:
+            marked = np.zeros(plane.train.shape, bool)
+            for region in self.pairs[plane.pair].newer:
+                at = zip(plane.index, region[: -self.dims], strict=True)
+                if all(s.start <= i < s.stop for i, s in at):
+                    marked[region[-self.dims :]] = True
+            found.append((plane, np.flatnonzero(marked & (plane.train != IGNORE))))
+        return [(plane, places) for plane, places in found if len(places)]
+
+    def place_of(self, plane: Plane) -> tuple[int, tuple[int, ...]]:
+        """Which plane of which pair this is."""
+        return plane.pair, plane.index
+
+    def renewed(self, pairs: Sequence[Pair], fixed: Collection[Pair] = ()) -> Self:
+        """The same for newer annotations of the same classes.
+
+        Only planes whose labels have changed are read again. Labels are compared with what they
+        held, but for those of the pairs ``fixed``: these are not looked at if they were among the
+        earlier ones.
+        """
+        return type(self)(
+            pairs,
+            self.dims,
+            self.share,
+            structures=self.classes.structures,
+            seed=self._seed,
+            classes=self.classes,
+            normalization=self.normalization,
+            known=self._known,
+            before=self,
+            fixed=fixed,
+        )
+
+
+def _pieces(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
+    """Regions of at most `PIECE_EDGE` voxels along each axis that cover a shape."""
+    spans = []
+    for size, edge in zip(shape, PIECE_EDGE[len(shape)], strict=True):
+        step = math.ceil(size / math.ceil(size / edge))
+        spans.append([slice(at, min(at + step, size)) for at in range(0, size, step)])
+    return list(product(*spans))
+
+
+def _check_channels(pairs: Sequence[Pair], dims: int) -> None:
+    first = pairs[0].image
+    for pair in pairs:
+        pair.image.check_dims(dims)
+        if pair.image.n_channels != first.n_channels:
+            raise TrainingError(
+                f"{first.name} has {first.n_channels} channel(s) and {pair.image.name} has "
+                f"{pair.image.n_channels}; train on images with the same channels."
+            )
+
+
+def _only(name: str, pairs: Sequence[Pair]) -> str:
+    """Why labels of a single class are not enough, and what to do."""
+    ignored = [pair.ignore for pair in pairs if pair.ignore is not None]
+    if any(pair.kind is LabelKind.STROKES or pair.corrections is not None for pair in pairs):
+        other = "a structure" if name == "background" else "the background (brush 255)"
+        return f"Only {name} is labelled; paint some strokes on {other} too."
+    if name == "background":
+        return (
+            "Only background is labelled: every value is 0; give masks that hold a structure too."
+        )
+    if 0 in ignored:
+        return (
+            f"Only {name} is labelled, since 0 is ignored; leave '--ignore 0' out if 0 is the "
+            "background, or give labels of it."
+        )
+    if ignored and ignored[0] < 0:
+        return (
+            f"Only {name} is labelled, since {ignored[0]} is ignored and nothing is 0; if it is "
+            f"the background, give '--threshold 0' instead of '--ignore {ignored[0]}'."
+        )
+    return f"Only {name} is labelled: no value is 0, which is background; give masks that hold it."
+
+
+def _check_classes(
+    found: Classes, wanted: Classes, pairs: Sequence[Pair], known: Classes | None
+) -> None:
+    if not found.numbers:
+        raise TrainingError(
+            "Nothing is labelled yet; paint a few strokes on a structure and, with the background "
+            "brush (255), on the background."
+        )
+    if len(found.numbers) == 1 and known is None:
+        raise TrainingError(_only(found.names[0], pairs))
+    if unknown := sorted(set(found.numbers) - set(wanted.numbers)):
+        raise TrainingError(
+            f"The labels hold {_numbers(unknown)}, but this training began with "
+            f"{_numbers(wanted.numbers)}; train again to learn it too."
+        )
+    kept = known.numbers if known is not None else ()
+    if missing := sorted(set(wanted.numbers) - set(found.numbers) - set(kept)):
+        raise TrainingError(
+            f"This training began with {_numbers(wanted.numbers)}, but nothing is labelled as "
+            f"{_numbers(missing)} any more; paint some of it, or train again."
+        )
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    return ", ".join("background" if n == 0 else str(n) for n in numbers)

@@ -1,0 +1,219 @@
+"""Annotated images as they were read, plane by plane: what did not change is not read again."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_unetseg.annotations.sparse_array import planes_with
+from napari_unetseg.core.label_checks import LabelValues, PlaneValues, count_planes, read_values
+from napari_unetseg.core.labels import IGNORE, Classes, LabelKind
+from napari_unetseg.data.validation_split import Plane, count_classes, split
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.image_stack import Stack
+    from napari_unetseg.data.dataset import Pair
+
+__all__ = ["ReadPair", "SplitPlane", "matched", "read_pairs", "same_pixels"]
+
+Index = tuple[int, ...]
+Counted = dict[Index, PlaneValues]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitPlane:
+    """A labelled plane or volume, split into what trains and what validates.
+
+    Attributes
+    ----------
+    plane, share
+        The plane as it is trained on, and the share of its blocks that validates there.
+    train, validate, blocks
+        With the wanted share, whether or not it is used: labelled voxels of each class on either
+        side, int64, and the number of validating blocks.
+    """
+
+    plane: Plane
+    share: float
+    train: np.ndarray
+    validate: np.ndarray
+    blocks: int
+
+
+@dataclass(slots=True, eq=False)
+class ReadPair:
+    """An annotated image and what was found in it.
+
+    Attributes
+    ----------
+    pair, number
+        The annotated image, and its number among those that train together.
+    fingerprint
+        Of the image's pixels.
+    labels, corrections
+        What each plane (Y, X) of either holds.
+    planes
+        The planes or volumes that hold labels, by their index.
+    """
+
+    pair: Pair
+    number: int
+    fingerprint: str
+    labels: Counted
+    corrections: Counted
+    planes: dict[Index, SplitPlane] = field(default_factory=dict)
+
+    def values(self, *, looks: bool) -> LabelValues:
+        """What the labels hold, checked; see `read_values`."""
+        return self.pair.values(looks=looks, counted=self.labels)
+
+    def corrected_values(self) -> LabelValues | None:
+        """What the corrections hold, checked, if there are any."""
+        if self.pair.corrections is None:
+            return None
+        name, kind = _corrections_of(self.pair), LabelKind.STROKES
+        return read_values(self.pair.corrections, kind, name, counted=self.corrections)
+
+    def read_planes(
+        self, classes: Classes, dims: int, share: float, before: ReadPair | None
+    ) -> None:
+        """Split the labels; what did not change since an earlier reading is taken from there."""
+        same = self._unchanged_since(before, dims)
+        for index in self._labelled(dims):
+            if before is None or not same(index):
+                found = self._split(index, classes, dims, share)
+            elif (found := before.planes.get(index)) is not None:
+                plane = replace(found.plane, stack=self.pair.image, pair=self.number)
+                found = replace(found, plane=plane)
+            if found is not None:
+                self.planes[index] = found
+
+    def use_share(self, share: float, classes: Classes, dims: int) -> None:
+        """Split those planes anew of which another share of the blocks validates."""
+        for index, before in self.planes.items():
+            if before.share == share:
+                continue
+            found = self._split(index, classes, dims, share)
+            if found is not None:  # else somebody has emptied the array meanwhile
+                self.planes[index] = replace(before, plane=found.plane, share=share)
+
+    def _split(self, index: Index, classes: Classes, dims: int, share: float) -> SplitPlane | None:
+        """The labels of a plane or volume, split; None if there are none."""
+        pair, n = self.pair, len(classes.numbers)
+        target = classes.encode(pair.labels[index], pair.kind, pair.ignore)
+        if pair.corrections is not None:
+            own = classes.encode(pair.corrections[index], LabelKind.STROKES)
+            target = np.where(own == IGNORE, target, own)
+        if not (target != IGNORE).any():
+            return None
+        # neighbouring planes look alike, so a cell is on the same side in all of them
+        spacing = pair.image.spatial_spacing(dims)
+        train, validate, blocks = split(target, self.fingerprint, spacing, share)
+        counts = count_classes(train, n)
+        held = (count_classes(validate[block.region], n) for block in blocks)
+        plane = Plane(pair.image, self.number, index, train, validate, blocks, counts)
+        return SplitPlane(plane, share, counts, sum(held, np.zeros(n, np.int64)), len(blocks))
+
+    def _labelled(self, dims: int) -> Iterable[Index]:
+        """Indices of the planes, or volumes, that may be labelled."""
+        pair = self.pair
+        if pair.kind is not LabelKind.STROKES:
+            return pair.image.planes(dims)
+        leading = len(pair.image.leading_shape(dims))
+        return sorted({index[:leading] for index in (*self.labels, *self.corrections)})
+
+    def _unchanged_since(self, before: ReadPair | None, dims: int) -> Callable[[Index], bool]:
+        """Tells of the index of a plane or volume whether its labels are what they were before."""
+        if before is None or self._circumstances(dims) != before._circumstances(dims):
+            return lambda _: False
+        if self.labels is before.labels and self.corrections is before.corrections:
+            return lambda _: True
+        now, then = self._digests(dims), before._digests(dims)
+        return lambda index: now[index] == then[index]
+
+    def _circumstances(self, dims: int) -> tuple[object, ...]:
+        """What the targets follow from, besides what the labels hold."""
+        pair = self.pair
+        return pair.kind, pair.ignore, self.fingerprint, pair.image.spatial_spacing(dims)
+
+    def _digests(self, dims: int) -> dict[Index, list[object]]:
+        """Of each plane or volume the digests of its labels and corrections."""
+        leading = len(self.pair.image.leading_shape(dims))
+        digests = defaultdict[Index, list[object]](list)
+        for which, counted in enumerate((self.labels, self.corrections)):
+            for index, values in counted.items():
+                digests[index[:leading]].append((which, index, values.digest))
+        return digests
+
+
+def read_pairs(
+    pairs: Sequence[Pair], before: Sequence[ReadPair | None], fixed: Collection[Pair] = ()
+) -> list[ReadPair]:
+    """Count the labels of annotated images.
+
+    Parameters
+    ----------
+    pairs
+        The annotated images.
+    before
+        What was read of each of them earlier, None of new ones; see `matched`.
+    fixed
+        Those of the pairs of which nothing has changed: they are not looked at again.
+
+    Raises
+    ------
+    UserError
+        Values of labels are no whole numbers.
+    """
+    same = {id(pair) for pair in fixed}
+    found = []
+    for number, (pair, old) in enumerate(zip(pairs, before, strict=True)):
+        if old is not None and old.pair is pair and id(pair) in same:
+            found.append(ReadPair(pair, number, old.fingerprint, old.labels, old.corrections))
+            continue
+        fingerprint = old.fingerprint if old is not None else pair.image.fingerprint()
+        labels = pair.count(old.labels if old else None)
+        corrections: Counted = {}
+        if pair.corrections is not None:
+            planes = planes_with(pair.corrections)
+            earlier = old.corrections if old else None
+            corrections = count_planes(pair.corrections, _corrections_of(pair), planes, earlier)
+        found.append(ReadPair(pair, number, fingerprint, labels, corrections))
+    return found
+
+
+def matched(pairs: Sequence[Pair], before: Sequence[ReadPair]) -> list[ReadPair | None]:
+    """What was read earlier of each annotated image.
+
+    It is that of the same pair, else of the same array of pixels, else of an image with the same
+    pixels: each is taken once, in order, so that several layers of the same pixels stay apart.
+    """
+    found: list[ReadPair | None] = [None] * len(pairs)
+    left, prints = {id(old): old for old in before}, dict[int, str]()
+
+    def print_of(pair: Pair) -> str:
+        return prints.get(id(pair)) or prints.setdefault(id(pair), pair.image.fingerprint())
+
+    for same in (
+        lambda pair, old: old.pair is pair,
+        lambda pair, old: same_pixels(pair.image, old.pair.image),
+        lambda pair, old: old.fingerprint == print_of(pair),
+    ):
+        for number, pair in enumerate(pairs):
+            if found[number] is None:
+                found[number] = next((old for old in left.values() if same(pair, old)), None)
+                left.pop(id(found[number]), None)
+    return found
+
+
+def same_pixels(image: Stack, other: Stack) -> bool:
+    """Whether two stacks are the same array, read alike."""
+    return image.data is other.data and image.axes == other.axes
+
+
+def _corrections_of(pair: Pair) -> str:
+    return f"The corrections of {pair.image.name}"

@@ -1,0 +1,157 @@
+"""The labels of a plane or volume, cut into blocks that train or validate.
+
+The plane or volume of an image is cut into a grid of blocks. A hash of the image's fingerprint and
+the block's place says once and for all whether a block trains or validates; labels in a guard band
+around validating blocks are used for neither.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_unetseg.core.labels import IGNORE
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.image_stack import Stack
+
+__all__ = ["Block", "Place", "Places", "Plane", "block_shape", "count_classes", "split"]
+
+BLOCKS_ALONG = 8
+"""Blocks along the shorter of Y and X, within the limits of the next line, in voxels."""
+SMALLEST_BLOCK, LARGEST_BLOCK = 12, 96
+GUARD = 8
+"""A guard band is this part of a block wide."""
+MOST_ANCHORS = 20_000
+"""Labelled voxels that are kept for sampling, for each class and plane."""
+PIECE = 2**24
+"""Voxels that are looked at together, so that memory stays near one byte a voxel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A validation block: its slices in the plane, how many labelled voxels it holds, its guard."""
+
+    region: tuple[slice, ...]
+    labelled: int
+    guarded: tuple[slice, ...]
+    """The slices of the block with its guard band."""
+
+
+@dataclass(slots=True, eq=False)
+class Plane:
+    """A labelled plane or volume: class indices to train and to validate on, and its blocks."""
+
+    stack: Stack
+    pair: int
+    """Number of its annotated image among those that train together."""
+    index: tuple[int, ...]
+    train: np.ndarray
+    validate: np.ndarray
+    blocks: list[Block]
+    counts: np.ndarray
+    """Voxels of each class that train, int64."""
+    anchors: dict[int, np.ndarray] = field(default_factory=dict)
+    taught: np.ndarray | None = None
+    """What `Teacher` makes of the labels, once there was one."""
+
+    def index_anchors(self, rng: np.random.Generator) -> None:
+        """Remember where voxels of each class are."""
+        for number, count in enumerate(self.counts.tolist()):
+            if count:
+                self.anchors[number] = _places_of(self.train, number, count, rng)
+
+
+Place = tuple[Plane, int]
+"""A voxel of a plane, by its flat index."""
+Places = list[tuple[Plane, np.ndarray]]
+"""Voxels of some planes, by their flat indices (int64), at least one of each."""
+
+
+def count_classes(target: np.ndarray, n_classes: int) -> np.ndarray:
+    """Voxels of each class, int64; a piece at a time, since ``bincount`` takes 8 bytes a voxel."""
+    flat = target.reshape(-1)
+    pieces = (flat[start : start + PIECE] for start in range(0, flat.size, PIECE))
+    return sum(
+        (np.bincount(piece, minlength=256)[:n_classes] for piece in pieces),
+        np.zeros(n_classes, np.int64),
+    )
+
+
+def _places_of(target: np.ndarray, number: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Flat indices of at most `MOST_ANCHORS` of the ``count`` voxels of a class, int64."""
+    chosen = np.arange(count)
+    if count > MOST_ANCHORS:
+        chosen = np.sort(rng.choice(count, MOST_ANCHORS, replace=False))
+    flat, places, before = target.reshape(-1), [], 0
+    for start in range(0, flat.size, PIECE):
+        here = np.flatnonzero(flat[start : start + PIECE] == number)
+        first, last = np.searchsorted(chosen, [before, before + len(here)])
+        places.append(here[chosen[first:last] - before] + start)
+        before += len(here)
+    return np.concatenate(places)
+
+
+def block_shape(shape: tuple[int, ...], spacing: Sequence[float]) -> tuple[int, ...]:
+    """Edges of a block in voxels, from the image alone: strokes never change it."""
+    edge = max(SMALLEST_BLOCK, min(LARGEST_BLOCK, min(shape[-2:]) // BLOCKS_ALONG))
+    if len(shape) == 2:
+        return edge, edge
+    deep = round(edge * spacing[-1] / spacing[0]) if spacing[0] > 0 else edge
+    return max(2, min(edge, deep, max(2, shape[0] // 2))), edge, edge
+
+
+def _validates(key: str, cell: tuple[int, ...], share: float) -> bool:
+    digest = hashlib.blake2b(f"{key}:{cell}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+def split(
+    target: np.ndarray, key: str, spacing: Sequence[float], share: float
+) -> tuple[np.ndarray, np.ndarray, list[Block]]:
+    """Split the labels of a plane or volume by block.
+
+    Parameters
+    ----------
+    target
+        Class indices, `IGNORE` where nothing is labelled.
+    key
+        Identity of the image, the same for all its planes.
+    spacing
+        Voxel size along each axis.
+    share
+        Share of the blocks that validate.
+
+    Returns
+    -------
+    train, validate
+        Class indices for either use, `IGNORE` elsewhere and in the guard band.
+    blocks
+        The validating blocks that hold labels.
+    """
+    edges = block_shape(target.shape, spacing)
+    guards = [max(1, e // GUARD) for e in edges]
+    train = target.copy()
+    validate = np.full_like(target, IGNORE)
+    blocks = []
+    for cell in np.ndindex(*(math.ceil(s / e) for s, e in zip(target.shape, edges, strict=True))):
+        if not _validates(key, cell, share):
+            continue
+        region = tuple(
+            slice(c * e, min((c + 1) * e, s))
+            for c, e, s in zip(cell, edges, target.shape, strict=True)
+        )
+        guarded = tuple(
+            slice(max(0, r.start - g), r.stop + g) for r, g in zip(region, guards, strict=True)
+        )
+        train[guarded] = IGNORE
+        validate[region] = target[region]
+        labelled = int((target[region] != IGNORE).sum())
+        if labelled:
+            blocks.append(Block(region, labelled, guarded))
+    return train, validate, blocks

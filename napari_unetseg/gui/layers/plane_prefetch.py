@@ -1,0 +1,124 @@
+"""Planes in files that scrolling comes to next are read before they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image, Labels
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.gui.layers.world_units import to_data
+from napari_unetseg.io.readers.lazy_array import Lazy
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+__all__ = ["Ahead"]
+
+PLANES = 2
+"""How far it reads ahead."""
+
+Request = tuple[Lazy | np.memmap, tuple[int | slice, ...]]
+"""An array and what to read of it."""
+
+
+class Ahead:
+    """Reads ahead in the direction of the slider, into memory where what was read is kept anyway.
+
+    napari reads what it shows in the thread that draws the window. Read ahead are images of our own
+    reader, which keeps chunks in memory, and memory-mapped files, which the system keeps: strokes
+    and masks of large stacks are in those. Of other arrays it is not known what they keep.
+
+    Parameters
+    ----------
+    viewer
+        Whose slider moves.
+    """
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        self._viewer = viewer
+        self._step = viewer.dims.current_step
+        self._pool: ThreadPoolExecutor | None = None
+        self._asked: list[Future[None]] = []
+        viewer.dims.events.current_step.connect(self._on_step)
+
+    def close(self) -> None:
+        """Read nothing more."""
+        self._viewer.dims.events.current_step.disconnect(self._on_step)
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+    def _on_step(self) -> None:
+        before, self._step = self._step, self._viewer.dims.current_step
+        if len(before) != len(self._step) or self._viewer.dims.ndisplay != 2:
+            return
+        moved = [now - then for now, then in zip(self._step, before, strict=True)]
+        if sum(map(bool, moved)) != 1:
+            return
+        for future in self._asked:
+            future.cancel()
+        shown = [
+            layer
+            for layer in self._viewer.layers
+            if isinstance(layer, Image | Labels) and layer.visible
+        ]
+        points = [self._point(moved, number) for number in range(1, PLANES + 1)]
+        displayed = self._viewer.dims.displayed
+        wanted = [
+            one
+            for point in points
+            for layer in shown
+            for one in _requests(layer, to_data(self._viewer, layer, point), displayed, len(point))
+        ]
+        if wanted and self._pool is None:
+            self._pool = ThreadPoolExecutor(1, "unetseg-ahead")
+        if self._pool is not None:
+            self._asked = [self._pool.submit(_read, *request) for request in wanted]
+
+    def _point(self, moved: list[int], number: int) -> list[float]:
+        """Where the slider is in the world after so many more moves by a plane."""
+        dims = self._viewer.dims
+        ways = [(step > 0) - (step < 0) for step in moved]
+        along = zip(dims.point, ways, dims.range, strict=True)
+        return [point + number * way * axis.step for point, way, axis in along]
+
+
+def _read(array: Lazy | np.memmap, key: tuple[int | slice, ...]) -> None:
+    """Have it read; what is wrong is said when it is shown."""
+    with suppress(UserError, OSError, MemoryError):
+        part = array[key]
+        if isinstance(part, np.memmap):
+            part.max(initial=0)  # which looks at every page
+
+
+def _requests(
+    layer: Image | Labels, place: np.ndarray, seen: Sequence[int], ndim: int
+) -> Iterator[Request]:
+    """What napari will read of a layer to show a place in its data.
+
+    ``seen``: axes of the viewer on screen, of ``ndim``.
+    """
+    levels: Any = layer.data if layer.multiscale else [layer.data]
+    displayed, shape = {a - ndim + layer.ndim for a in seen}, layer.level_shapes[0]
+    here = [round(float(x)) for x in place]
+    if any(not 0 <= here[a] < n for a, n in enumerate(shape) if a not in displayed):
+        return
+    for number in sorted({layer.data_level, len(levels) - 1}):
+        array, factors = levels[number], layer.downsample_factors[number]
+        if isinstance(array, Lazy | np.memmap):
+            in_sight = layer.multiscale and number == layer.data_level
+            spans = layer.corner_pixels.T if in_sight else [(0, int(n) - 1) for n in array.shape]
+            yield (
+                array,
+                tuple(
+                    slice(int(spans[a][0]), int(spans[a][1]) + 1)
+                    if a in displayed
+                    else min(int(here[a] / factors[a]), n - 1)
+                    for a, n in enumerate(array.shape[: len(here)])
+                ),
+            )

@@ -1,0 +1,554 @@
+"""The prediction of an image in a Labels layer of its own, and what people say about it there.
+
+Three arrays of the image's grid, uint8: ``data`` is what the layer shows; ``shown`` is what was
+written there; ``network`` is what the model said. What differs between data and shown was changed
+by hand since the last mask was written; corrections of before are in ``kept``, and in the image's
+`Truth` all of them are. The layer stays the same object, so that a mask may arrive while somebody
+paints; where it would leave older voxels in the undo history, the history is dropped, and what is
+painted of a stroke by then is taken down, since napari tells no more of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image, Labels
+
+from napari_unetseg.annotations.annotation_store import Change, Origin, Said, Truth
+from napari_unetseg.annotations.sparse_array import (
+    Cell,
+    Region,
+    SparseGrid,
+    cells_in,
+    planes_with,
+    together,
+)
+from napari_unetseg.core.labels import BRUSH, Structure
+from napari_unetseg.data.image_grids import empty_grid, has_room
+from napari_unetseg.gui.layers.alignment import place_over
+from napari_unetseg.gui.layers.annotation_layer import paint_colors
+from napari_unetseg.gui.layers.coverage import Coverage
+from napari_unetseg.gui.layers.following import follow
+from napari_unetseg.gui.layers.layer_axes import grid_shape, level0
+from napari_unetseg.gui.layers.paint_events import AT_ONCE, Watch, drop_history
+
+if TYPE_CHECKING:
+    from napari.components import LayerList, ViewerModel
+
+__all__ = ["Prediction"]
+
+Index = tuple[int | slice, ...]
+Plane = tuple[int, ...]
+NONE: Mapping[int, int] = {}
+
+
+def as_correction(values: np.ndarray) -> np.ndarray:
+    """Numbers in a mask as numbers of strokes: erased voxels are background."""
+    return np.where(values == 0, BRUSH, values).astype(np.uint8)
+
+
+def as_mask(values: np.ndarray) -> np.ndarray:
+    """Numbers of strokes as numbers in a mask."""
+    return np.where(values == BRUSH, 0, values).astype(np.uint8)
+
+
+class Prediction:
+    """Owns the prediction layer of one image.
+
+    Parameters
+    ----------
+    viewer, image
+        Where the layer goes, and what it lies over.
+    truth
+        Takes down what people change; its strokes are none of this class's business.
+    on_change
+        Called with everything that was taken down.
+
+    Attributes
+    ----------
+    on_doubt
+        Called when something may have changed that only `search` can find.
+    on_other
+        Called when somebody gave the layer other data: with True if they are a mask of the image,
+        whose voxels are corrections, otherwise with False and the layer, which is given up.
+    """
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        image: Image,
+        truth: Truth | None = None,
+        on_change: Callable[[Change], None] = lambda _: None,
+    ) -> None:
+        self._viewer, self.image = viewer, image
+        self._shape = grid_shape(image)
+        self.truth = truth or Truth(self._shape)
+        self._on_change = on_change
+        self.on_doubt: Callable[[], None] = lambda: None
+        self.on_other: Callable[[bool, Labels], None] = lambda *_: None
+        self._data, self._shown, self._network = (empty_grid(self._shape) for _ in range(3))
+        self._kept = SparseGrid(self._shape)
+        self._painted = self._refreshing = self._dirty = False
+        self._covered, self._fresh = Coverage(self._shape), Coverage(self._shape)
+        self._before = self._covered, self._fresh
+        self._earlier: dict[Plane, bytes | None] = {}
+        self._structures: Sequence[Structure] = ()
+        self._renumbered: dict[int, int] = {}
+        self._watch: Watch | None = None
+        self.layer: Labels | None = None
+        self.model_id: str | None = None
+        self.earlier_model: str | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the layer is in the viewer."""
+        return self.layer is not None and self.layer in self._viewer.layers
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there is room for another tile where the arrays are."""
+        return has_room(self._data)
+
+    def is_fresh(self, plane: Plane, model_id: str) -> bool:
+        """Whether a plane, or all planes of a volume, show the mask of this model, all of it."""
+        inner = self._shape[len(plane) : -2]
+        planes = {(*plane, *rest) for rest in np.ndindex(*inner)}
+        return model_id == self.model_id and all(self._fresh.whole(one) for one in planes)
+
+    def covers(self, region: Region) -> bool:
+        """Whether there is a mask everywhere in a region."""
+        return all(self._covered.holds(p, region[-2:]) for p in _planes_in(region))
+
+    # -- masks ---------------------------------------------------------------------------------
+
+    def begin(
+        self, model_id: str, structures: Sequence[Structure], numbers: Mapping[int, int] = NONE
+    ) -> Labels:
+        """Make the layer ready for a prediction; all corrections stay.
+
+        What another model wrote stays until its place is predicted anew, or until `finish`.
+
+        Parameters
+        ----------
+        model_id, structures
+            Whose masks come, and what there is in the image.
+        numbers
+            As `renumber` takes them.
+        """
+        if model_id != self.model_id:
+            self._fresh = Coverage(self._shape)
+            self._settle_numbers(numbers)
+        metadata = {"napari_unetseg": {"kind": "prediction", "model": model_id}}
+        if self.layer is None or not self.alive:
+            self.layer = self._new_layer(structures, metadata)
+            self._insert_below_annotations(self.layer)
+        else:
+            self.layer.metadata = {**self.layer.metadata, **metadata}
+            if structures != self._structures:
+                paint_colors(self.layer, structures)
+        self.model_id, self._structures = model_id, structures
+        return self.layer
+
+    def write(self, index: Index, mask: np.ndarray) -> None:
+        """Write a tile; what people corrected or accepted there stays."""
+        region = _region(index, self._shape)
+        planes = _planes_in(region)
+        for plane in planes:
+            self._remember(plane)
+        tile = mask.astype(np.uint8).reshape([s.stop - s.start for s in region])
+        self._take_first(region, tile)
+        self._network[region] = tile
+        self._replace(region)
+        for plane in planes:
+            self._covered.add(plane, region[-2:])
+            self._fresh.add(plane, region[-2:])
+
+    def _replace(self, region: Region) -> None:
+        """Show another mask in a region; a stroke that is under way there is taken down."""
+        if self.catch(region, by_hand=False):
+            self._painted = True
+        self._write(region)
+
+    def _write(self, region: Region) -> None:
+        """Show the network's mask, with all that people said on top.
+
+        Where the history is dropped while somebody paints, here or elsewhere, napari tells no more
+        of the stroke's beginning: it is looked for.
+        """
+        data, shown, final = self._data[region], self._shown[region], self._mask(region)
+        dropped = (data != shown).any() or (self._painted and (final != shown).any())
+        if dropped:
+            self._drop_history()
+        self._kept.write(region, self.truth.read(Origin.CORRECTIONS, region))
+        data[...] = final
+        shown[...] = final
+        self._dirty = True
+        if dropped:
+            self._on_doubt()
+
+    def _said(self, region: Region, numbers: Mapping[int, int] | None = None) -> np.ndarray:
+        """The network's mask in the numbers that are shown, or in others."""
+        mask: np.ndarray = self._network[region]
+        if numbers := self._renumbered if numbers is None else numbers:
+            shown = np.arange(256, dtype=np.uint8)
+            for number, other in numbers.items():
+                shown[number] = as_mask(np.array(other))
+            mask = shown[mask]
+        return mask
+
+    def _settle_numbers(self, numbers: Mapping[int, int]) -> None:
+        """Masks of another model come, whose numbers mean others; the old ones stay as shown."""
+        if dict(numbers) != self._renumbered:
+            for plane in sorted(self._covered.planes()):
+                self._remember(plane)
+                self._network[plane] = self._said(_region(plane, self._shape)).reshape(
+                    self._shape[-2:]
+                )
+        self._renumbered = dict(numbers)
+
+    def renumber(self, numbers: Mapping[int, int]) -> None:
+        """Show other numbers for some that the network says: 255 for background."""
+        if dict(numbers) == self._renumbered:
+            return
+        before, self._renumbered = self._renumbered, dict(numbers)
+        for plane in sorted(self._covered.planes()):
+            region = _region(plane, self._shape)
+            if (self._said(region) != self._said(region, before)).any():
+                self._replace(region)
+        self.flush()
+
+    def _mask(self, region: Region) -> np.ndarray:
+        """The network's mask, with all that people said on top, the newest last."""
+        over = self.truth.over(region)
+        return np.where(over != 0, as_mask(over), self._said(region))
+
+    def age(self) -> None:
+        """Every plane is out of date and is to be predicted anew, also by the same model."""
+        self._fresh = Coverage(self._shape)
+
+    def flush(self) -> None:
+        """Show what was written."""
+        if self._dirty and self.alive and self.layer is not None:
+            self._refreshing = True
+            self.layer.refresh(extent=False, highlight=False)
+            self._refreshing = False
+        self._dirty = False
+
+    def finish(self) -> None:
+        """Show the last tiles, and nothing of an earlier model beside them."""
+        for plane in sorted(self._covered.planes()):
+            if self._fresh.whole(plane):
+                continue
+            old = self._covered.where(plane) & ~self._fresh.where(plane)
+            if old.any():
+                self._remember(plane)
+                self._network[plane][old] = 0
+                self._replace(_region(plane, self._shape))
+            self._covered.take(plane, self._fresh)
+        self.flush()
+
+    def _take_first(self, region: Region, tile: np.ndarray) -> None:
+        """The first mask of every place is kept, to tell later how good it was."""
+        first = self.truth.read(Origin.FIRST, region)
+        if not first.all():
+            new = np.where(first == 0, as_correction(tile), first)
+            self._note(Origin.FIRST, region, new)
+
+    # -- the model before ----------------------------------------------------------------------
+
+    def mark(self) -> None:
+        """From now on keep what is there for `bring_back`, plane by plane as it is replaced."""
+        self._earlier, self.earlier_model = {}, self.model_id
+        self._before = self._covered.copy(), self._fresh.copy()
+
+    def _remember(self, plane: Plane) -> None:
+        if plane not in self._earlier:
+            there = plane in self._covered.planes()
+            packed = zlib.compress(self._network[plane].tobytes(), 1) if there else None
+            self._earlier[plane] = packed
+
+    def earlier(self, plane: Plane) -> np.ndarray | None:
+        """The network's mask of a plane at the last `mark`; None if there was none."""
+        if plane not in self._earlier:
+            return self._network[plane].copy() if plane in self._covered.planes() else None
+        packed = self._earlier[plane]
+        if packed is None:
+            return None
+        return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(self._shape[-2:])
+
+    def difference(self) -> np.ndarray:
+        """What the last `mark` and now differ in; only reads, so that any thread may ask.
+
+        Returns
+        -------
+        numpy.ndarray
+            uint8 of the image's grid: 0 nothing, 1 no longer found, 2 newly found, 3 another
+            structure.
+        """
+        out = empty_grid(self._shape)
+        for plane in sorted(self._earlier):
+            before, now = self.earlier(plane), self._network[plane]
+            if before is None or plane not in self._covered.planes():
+                continue
+            differs = before != now
+            out[plane][differs] = 3
+            out[plane][differs & (now == 0)] = 1
+            out[plane][differs & (before == 0)] = 2
+        return out
+
+    @property
+    def can_bring_back(self) -> bool:
+        """Whether there are masks of an earlier model."""
+        return self.earlier_model is not None and self.earlier_model != self.model_id
+
+    def bring_back(self, numbers: Mapping[int, int] = NONE) -> None:
+        """Show the masks of the last `mark` again; what is there now is kept in their place.
+
+        ``numbers`` are those of the model that made them, as `renumber` takes them.
+        """
+        masks = {plane: self.earlier(plane) for plane in sorted(self._earlier)}
+        model, (covered, fresh) = self.earlier_model, self._before
+        self.mark()
+        self._renumbered = dict(numbers)
+        for plane, mask in masks.items():
+            self._remember(plane)
+            self._network[plane] = 0 if mask is None else mask
+            self._replace(_region(plane, self._shape))
+        self.model_id, self._covered, self._fresh = model, covered.copy(), fresh.copy()
+        self.flush()
+
+    # -- what people say -----------------------------------------------------------------------
+
+    def accept(self, region: Region, where: np.ndarray) -> list[Change]:
+        """Declare what is shown right; ``where`` is boolean, of the region's shape.
+
+        What was accepted before is said again, where a newer stroke disagreed.
+        """
+        self.catch(region, by_hand=False)
+        accepted = self.truth.read(Origin.ACCEPTED, region)
+        accepted[where] = as_correction(self._data[region])[where]
+        changes = self._note(Origin.ACCEPTED, region, accepted, undoable=False)
+        accepted_at, painted_at = (
+            self.truth.times(o, region) for o in (Origin.ACCEPTED, Origin.STROKES)
+        )
+        disputed = where & (painted_at > accepted_at)
+        return changes + self._tell(self.truth.renew(Origin.ACCEPTED, region, disputed))
+
+    def take_back(self, region: Region, where: np.ndarray) -> list[Change]:
+        """Declare nothing right any more there."""
+        return self._empty(Origin.ACCEPTED, region, where)
+
+    def forget(self, region: Region, where: np.ndarray) -> list[Change]:
+        """Give corrections back to the network: its own mask is shown there again."""
+        return self._empty(Origin.CORRECTIONS, region, where)
+
+    def _empty(self, origin: Origin, region: Region, where: np.ndarray) -> list[Change]:
+        self.catch(region, by_hand=False)
+        values = self.truth.read(origin, region)
+        values[where] = 0
+        changes = self._note(origin, region, values, undoable=False)
+        self.show(origin, region)
+        return changes
+
+    def put_back(self, origin: Origin, region: Region, now: Said, then: Said) -> None:
+        """Say ``then`` where that differs from ``now`` and nothing else was said since.
+
+        An acceptance is withdrawn altogether, also where it was corrected since.
+        """
+        self.catch(region, by_hand=False)
+        also = (then[0] == 0) if origin is Origin.ACCEPTED else False
+        self._tell(self.truth.put_back(origin, region, now, then, also=also))
+        self.show(origin, region)
+
+    def show(self, origin: Origin, region: Region) -> None:
+        """Show what is true now after corrections or accepted regions were changed from outside.
+
+        Undo then begins here, unless nothing that people painted is touched.
+        """
+        if origin is Origin.ACCEPTED and np.array_equal(
+            as_mask(self._data[region]), self._mask(region)
+        ):
+            return
+        if self._painted:
+            self._drop_history()
+        self._shown[region] = self._data[region]
+        self._write(region)
+        self.flush()
+
+    def catch(self, region: Region, *, by_hand: bool = True) -> bool:
+        """Take down what was changed by hand in a region; whether there was anything."""
+        data, kept = self._data[region], self._kept.read(region)
+        changed = data != self._shown[region]
+        kept[changed] = as_correction(data[changed])
+        differs = kept != self.truth.read(Origin.CORRECTIONS, region)
+        noted = self._note(Origin.CORRECTIONS, region, kept, by_hand=by_hand)
+        if noted:
+            self._correct_accepted(region, differs)
+        return bool(noted)
+
+    def _correct_accepted(self, region: Region, where: np.ndarray) -> None:
+        """An accepted place that was corrected holds what is shown; accepted it was when it was."""
+        accepted = self.truth.read(Origin.ACCEPTED, region)
+        inside = where & (accepted != 0)
+        if inside.any():
+            accepted[inside] = as_correction(self._data[region])[inside]
+            times = self.truth.times(Origin.ACCEPTED, region)
+            self._tell(self.truth.restore(Origin.ACCEPTED, region, accepted, times))
+
+    def search(self) -> list[Region]:
+        """Chunks that were changed and not taken down; only reads, so that any thread may ask."""
+        corrections = self.truth.grid(Origin.CORRECTIONS)
+        grids = (self._data, self._shown, self._kept, corrections)
+        planes = {plane for grid in grids for plane in planes_with(grid)}
+        looked = cells_in(planes, self._shape)
+        return [self._kept.region_of(c) for c in looked if self._unknown(c)]
+
+    def settle(self, regions: Sequence[Region]) -> None:
+        """Take down what `search` found: most likely an undo or a redo."""
+        for region in together(regions):
+            self.catch(region, by_hand=False)
+
+    def _unknown(self, cell: Cell) -> bool:
+        region = self._kept.region_of(cell)
+        data, shown, kept = self._data[region], self._shown[region], self._kept.chunk(cell)
+        if np.array_equal(data, shown) and kept is None:
+            return self.truth.grid(Origin.CORRECTIONS).chunk(cell) is not None
+        now = np.where(data != shown, as_correction(data), 0 if kept is None else kept)
+        return not np.array_equal(now, self.truth.read(Origin.CORRECTIONS, region))
+
+    def _note(
+        self, origin: Origin, region: Region, values: np.ndarray, **more: bool
+    ) -> list[Change]:
+        return self._tell(self.truth.note(origin, region, values, **more))
+
+    def _tell(self, change: Change | None) -> list[Change]:
+        if change is None:
+            return []
+        self._on_change(change)
+        return [change]
+
+    # -- the layer -----------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Listen to the layer no more, as when it was deleted; what was corrected in it stays."""
+        if self._watch is not None:
+            self._watch.end()
+            self._watch = None
+
+    def let_go(self) -> None:
+        """Leave the layer as a mask to look at or export: its image is gone, or another one now."""
+        self.end()
+        if self.layer is not None:
+            note = {"napari_unetseg": {"kind": "tidied"}}
+            self.layer.metadata = {**self.layer.metadata, **note}
+        self.layer = None
+
+    def _new_layer(self, structures: Sequence[Structure], metadata: dict[str, Any]) -> Labels:
+        """A layer over an empty mask with what people said in it."""
+        self._data, self._shown, self._network = (empty_grid(self._shape) for _ in range(3))
+        self._kept = SparseGrid(self._shape)
+        self._covered, self._fresh = Coverage(self._shape), Coverage(self._shape)
+        self._earlier, self.earlier_model, self._painted = {}, None, False
+        for plane in self.truth.said():
+            region = _region(plane, self._shape)
+            self._kept.write(region, self.truth.read(Origin.CORRECTIONS, region))
+            self._write(region)
+        self._dirty = False
+        name = f"{self.image.name} · prediction"
+        options: dict[str, Any] = {"opacity": 0.5, "metadata": metadata, **place_over(self.image)}
+        new = Labels(self._data, name=name, **options)
+        paint_colors(new, structures)
+        follow(self.image, new)
+        self._watch = Watch(new, self._on_painted, self._on_doubt, self._shape)
+        return new
+
+    def _drop_history(self) -> None:
+        self._painted = False
+        if self.layer is not None:
+            drop_history(self.layer)
+
+    def _on_painted(self, region: Region) -> bool:
+        self._painted = True
+        return self.catch(region)
+
+    def _on_doubt(self) -> None:
+        if self._refreshing:
+            return
+        layer = self.layer
+        if layer is not None and level0(layer) is not self._data and not self._take_over(layer):
+            return
+        if self._data.size <= AT_ONCE:
+            self.settle(self.search())
+        else:
+            self.settle(self._watch.retraced() if self._watch is not None else ())
+            self.on_doubt()
+
+    def _take_over(self, layer: Labels) -> bool:
+        """Somebody gave the layer another array; whether that is a mask, put into ours then."""
+        data = level0(layer)
+        fits = tuple(data.shape) == self._shape and all(
+            0 <= np.min(data[plane]) and np.max(data[plane]) <= BRUSH
+            for plane in np.ndindex(*self._shape[:-2])
+        )
+        if fits:
+            self._drop_history()  # an undo would put voxels of one array into the other
+            for plane in np.ndindex(*self._shape[:-2]):
+                self._data[plane] = data[plane]
+            self._refreshing = True
+            layer.data = self._data
+            self._refreshing = False
+        else:
+            self.end()
+            layer.metadata = {k: v for k, v in layer.metadata.items() if k != "napari_unetseg"}
+            self.layer = None
+        self.on_other(fits, layer)
+        return fits
+
+    def _insert_below_annotations(self, new: Labels) -> None:
+        """Above all images, so that strokes stay on top; what was selected stays selected."""
+        layers = self._viewer.layers
+        selected = set(layers.selection)
+        images = [place for place, layer in enumerate(layers) if isinstance(layer, Image)]
+        with _selecting(layers, not selected):
+            layers.insert(max(images, default=-1) + 1, new)
+        if selected and layers.selection != selected:
+            layers.selection.update(selected)
+            layers.selection.discard(new)
+
+
+@contextmanager
+def _selecting(layers: LayerList, wanted: bool) -> Iterator[None]:
+    """Whether napari selects a layer that it is given, where it can be told.
+
+    It would make the controls of the new layer and, when another one is selected again, those of
+    that one too: half of the time that the first mask held the window up.
+    """
+    name = "_activate_on_insert"
+    usual = getattr(layers, name, None)
+    if usual is not None:
+        setattr(layers, name, usual and wanted)
+    try:
+        yield
+    finally:
+        if usual is not None:
+            setattr(layers, name, usual)
+
+
+def _region(index: Index, shape: Sequence[int]) -> Region:
+    """An index as slices with start and stop along every axis."""
+    padded = (*index, *(slice(None),) * (len(shape) - len(index)))
+    spans = (
+        i.indices(n)[:2] if isinstance(i, slice) else (i, i + 1)
+        for i, n in zip(padded, shape, strict=True)
+    )
+    return tuple(slice(int(start), int(stop)) for start, stop in spans)
+
+
+def _planes_in(region: Region) -> set[Plane]:
+    """The YX planes that a region lies in."""
+    return set(itertools.product(*(range(s.start, s.stop) for s in region[:-2])))

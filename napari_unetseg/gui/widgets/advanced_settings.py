@@ -1,0 +1,177 @@
+"""All other settings of a training, as a form made from `TrainSettings`; folded away."""
+
+from __future__ import annotations
+
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from magicgui.widgets import create_widget
+from qtpy.QtWidgets import QAbstractSpinBox
+
+from napari_unetseg.core.settings import AugmentSettings, TrainSettings
+from napari_unetseg.gui.widgets.computer_chooser import ComputerPanel
+from napari_unetseg.gui.widgets.forms import Form
+from napari_unetseg.gui.widgets.section import Panel, folded
+
+if TYPE_CHECKING:
+    from magicgui.widgets.bases import ValueWidget
+    from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
+
+    from napari_unetseg.gui.controller import Controller
+
+__all__ = ["AdvancedPanel"]
+
+TIPS = {
+    "depth": "Levels of the U-Net, the bottleneck included; each halves the image. 0 chooses.",
+    "width": "Feature channels of the first level; doubled at each level.",
+    "norm": "Normalisation; only batch and none give exactly seamless tiles.",
+    "encoder": "The U-Net's own, or a residual network of torchvision (2D).",
+    "encoder_weights": "What a residual encoder starts with: nothing, imagenet (downloaded once), "
+    "or the path of a file.",
+    "dropout": "Share of features dropped while training.",
+    "patience": "Epochs without a better score after which training ends.",
+    "learning_rate": "Step size of the optimiser (AdamW).",
+    "anneal": "Let the learning rate fall towards the end of the training.",
+    "dice": "Add a soft Dice loss to the cross-entropy.",
+    "balance": "Weigh classes by the root of what they cover, however many pixels were painted.",
+    "borders": "How strongly borders are drawn to edges of the image where nothing is painted.",
+    "hold": "How strongly a model that goes on keeps to its mask where nothing was painted.",
+    "average": "Keep an exponential average of the weights.",
+    "patch": "Edge of a training patch in pixels.",
+    "batch": "Patches of a step.",
+    "normalization": "Scale by the range of all training images, or by that of each image; "
+    "auto takes each where they differ, and for images of another exposure.",
+    "validation": "Share of the blocks held back for the score.",
+    "freeze_encoder": "Train the decoder only; for going on from an existing model.",
+    "device": "Where to compute; auto takes the GPU where there is one.",
+    "threads": "CPU threads; one fewer than cores while you work.",
+    "seed": "The same seed with a fixed number of threads gives the same model on a CPU.",
+    "flips": "Mirror patches.",
+    "quarter_turns": "Turn patches by 90°.",
+    "rotation": "Largest rotation in the plane, degrees.",
+    "scale": "Largest relative change of size.",
+    "elastic": "Probability of an elastic deformation.",
+    "brightness": "Largest shift of intensity, relative to the image's range; a third in RGB.",
+    "contrast": "Largest relative change of contrast; a third in RGB.",
+    "gamma": "Largest relative change of gamma; a third in RGB.",
+    "blur": "Probability of a blur.",
+    "noise": "Largest standard deviation of noise, relative to the image's range.",
+}
+ELSEWHERE = ("dims", "epochs", "steps", "minutes", "augment")
+"""Set in other panels, or in a form of their own."""
+
+
+class AdvancedPanel(Panel):
+    """Nothing here needs a change; the defaults are chosen well."""
+
+    def __init__(self, controller: Controller) -> None:
+        super().__init__("", controller)
+        self.form = form_of(TrainSettings, self.session.settings)
+        self.augment = form_of(AugmentSettings, self.session.settings.augment)
+        augmentation = folded("Augmentation", self.augment)
+        self.computer = ComputerPanel(controller)
+        self.fold = folded("Advanced settings", self.computer, self.form, augmentation)
+        self.column.addWidget(self.fold)
+        self.form.values.changed.connect(self._on_changed)
+        self.augment.values.changed.connect(self._on_changed)
+        self.follow("settings", call=self._on_settings)
+
+    def release(self) -> None:
+        """Listen no more, before the widget is deleted."""
+        super().release()
+        self.computer.release()
+
+    def _on_changed(self) -> None:
+        with self.controller.refusing():
+            self.session.change_settings(
+                **_values(self.form, TrainSettings), augment=_values(self.augment, AugmentSettings)
+            )
+        self._on_settings()
+
+    def _on_settings(self) -> None:
+        show_values(self.form, self.session.settings)
+        show_values(self.augment, self.session.settings.augment)
+
+
+def form_of(model: type[BaseModel], values: BaseModel) -> Form:
+    """A form with one widget for each field of a settings model."""
+    fields = {n: f for n, f in model.model_fields.items() if n not in ELSEWHERE and _simple(f)}
+    return Form([_widget(n, f, getattr(values, n)) for n, f in fields.items()])
+
+
+def show_values(form: Form, values: BaseModel) -> None:
+    """Bring a form up to date without announcing anything."""
+    with form.values.changed.blocked():
+        for widget in form.values:
+            value = getattr(values, widget.name)
+            value = _nothing(widget.value) if value is None else value
+            if widget.value != value:
+                with widget.changed.blocked():
+                    widget.value = value
+
+
+def _nothing(value: Any) -> Any:
+    """How a widget with such values shows None."""
+    return "" if isinstance(value, str) else 0
+
+
+def _simple(field: FieldInfo) -> bool:
+    """Whether one widget can show a field: a choice, or a number or text that may be left out."""
+    if get_origin(field.annotation) is Literal:
+        return True
+    kinds = {k for k in get_args(field.annotation) or (field.annotation,) if k is not NoneType}
+    return len(kinds) == 1 and kinds <= {bool, int, float, str}
+
+
+def _widget(name: str, field: FieldInfo, value: Any) -> ValueWidget[Any]:
+    """A widget within the bounds of its field; None is shown as 0 or as an empty text."""
+    kinds = [k for k in get_args(field.annotation) if k is not NoneType]
+    optional = NoneType in get_args(field.annotation)
+    label = name.replace("_", " ").capitalize()
+    if get_origin(field.annotation) is Literal:
+        options: dict[str, Any] = {"choices": list(get_args(field.annotation))}
+        kind: Any = str
+    else:
+        kind = kinds[0] if kinds else field.annotation
+        options = {} if kind in (bool, str) else _bounds(name, field, kind, optional)
+    nothing = "" if kind is str else 0
+    widget = create_widget(
+        value=nothing if value is None else value,
+        annotation=None if "choices" in options else kind,
+        name=name,
+        label=label,
+        options=options,
+    )
+    default = field.default
+    if default is None:
+        default = "nothing" if kind is str else "0, which chooses"
+    widget.tooltip = f"{TIPS.get(name) or field.description or label + '.'} Default: {default}."
+    if isinstance(widget.native, QAbstractSpinBox):
+        widget.native.setKeyboardTracking(False)  # "128" is not first 1, then 12
+    return widget  # type: ignore[return-value]
+
+
+def _bounds(name: str, field: FieldInfo, kind: type, optional: bool) -> dict[str, Any]:
+    low, high = 0.0, 1e6
+    for bound in field.metadata:
+        match bound:
+            case Ge(ge=limit) | Gt(gt=limit):
+                low = float(limit)  # type: ignore[arg-type]
+            case Le(le=limit) | Lt(lt=limit):
+                high = float(limit)  # type: ignore[arg-type]
+    if optional:
+        low = 0.0
+    if kind is int:
+        return {"min": int(low), "max": int(min(high, 2**31 - 1))}
+    step = 0.0005 if name == "learning_rate" else 0.05 if high <= 1 else 0.5
+    return {"min": low, "max": high, "step": step}
+
+
+def _values(form: Form, model: type[BaseModel]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for widget in form.values:
+        optional = NoneType in get_args(model.model_fields[widget.name].annotation)
+        out[widget.name] = None if optional and not widget.value else widget.value
+    return out

@@ -1,0 +1,52 @@
+"""Why a layer is not used with the chosen image, and a button that lays it over the image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtWidgets import QFrame, QPushButton, QVBoxLayout
+
+from napari_unetseg.gui.widgets.section import Panel, hint, restyle, row
+
+if TYPE_CHECKING:
+    from napari_unetseg.gui.controller import Controller
+
+__all__ = ["MisfitPanel"]
+
+
+class MisfitPanel(Panel):
+    """The session's misfit: of channels, or of labels and masks; hidden while there is none.
+
+    Parameters
+    ----------
+    controller
+        Aligns.
+    of_channels
+        Which of both it shows.
+    """
+
+    def __init__(self, controller: Controller, *, of_channels: bool) -> None:
+        super().__init__("", controller)
+        self._of_channels = of_channels
+        self.text = hint()
+        self.align = QPushButton("Align")
+        self.align.setToolTip("Lay the layer over the image, pixel on pixel; its pixels stay.")
+        self.align.clicked.connect(controller.aligning.align)
+        frame = QFrame()
+        frame.setProperty("role", "status")
+        inside = QVBoxLayout(frame)
+        inside.setContentsMargins(8, 5, 8, 5)
+        inside.addWidget(self.text)
+        inside.addLayout(row(self.align, None))
+        self.column.addWidget(frame)
+        restyle(frame, level="warning")
+        self.follow("misfit", call=self._on_misfit)
+        self._on_misfit()
+
+    def _on_misfit(self) -> None:
+        found = self.session.misfit
+        mine = found is not None and found.is_channel == self._of_channels
+        self.setVisible(mine)
+        if found is not None and mine:
+            self.text.setText(found.text)
+            self.align.setVisible(found.can_align)

@@ -1,0 +1,276 @@
+"""Labels: a layer to paint on, existing layers or folders; structures and brushes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import (
+    QColorDialog,
+    QComboBox,
+    QFileDialog,
+    QHBoxLayout,
+    QInputDialog,
+    QMenu,
+    QPushButton,
+    QTreeWidget,
+    QTreeWidgetItem,
+    QWidget,
+)
+
+from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.gui.features.class_editor import balance
+from napari_unetseg.gui.services.label_problems import look_at_folder
+from napari_unetseg.gui.widgets.alignment_notice import MisfitPanel
+from napari_unetseg.gui.widgets.class_brushes import BrushList
+from napari_unetseg.gui.widgets.section import Panel, hint, layer_combo, row, show_choice
+
+if TYPE_CHECKING:
+    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.services.label_problems import Remedy
+    from napari_unetseg.gui.state.session import Source
+
+__all__ = ["AnnotatePanel"]
+
+KINDS = {
+    LabelKind.STROKES: ("strokes", "0 is not labelled, 255 is background."),
+    LabelKind.FULL: ("full mask", "0 is background, every other number a structure."),
+    LabelKind.INSTANCES: ("objects", "0 is background, every other number one object."),
+}
+
+MOST_ROWS = 5
+
+
+def kind_combo() -> QComboBox:
+    """A choice of the kinds of labels."""
+    combo = QComboBox()
+    for kind, (name, tip) in KINDS.items():
+        combo.addItem(name, kind)
+        combo.setItemData(combo.count() - 1, tip, Qt.ItemDataRole.ToolTipRole)
+    combo.setToolTip(
+        "What 0 means in these labels.\n"
+        + "\n".join(f"{name}: {tip}" for name, tip in KINDS.values())
+    )
+    return combo
+
+
+class AnnotatePanel(Panel):
+    """Where labels come from and what they are of."""
+
+    def __init__(self, controller: Controller) -> None:
+        super().__init__("2  Annotate", controller)
+        self.labels = layer_combo(
+            controller.labels_candidates, "The Labels layer that holds the labels of this image."
+        )
+        self.labels.changed.connect(self._on_labels_chosen)
+        self.new = QPushButton("&New layer")
+        self.new.setToolTip("Make an empty layer over the image and take the first brush.")
+        self.new.clicked.connect(self._on_new_pressed)
+        self.column.addLayout(row("L&abels", self.labels.native, self.new, stretch=1))
+
+        self.misfit = MisfitPanel(controller, of_channels=False)
+        self.column.addWidget(self.misfit)
+        self.kind = kind_combo()
+        self.kind.activated.connect(self._on_kind_chosen)
+        self._kind_row = QWidget()
+        self._kind_row.setLayout(row("They a&re", self.kind, stretch=1))
+        self.column.addWidget(self._kind_row)
+        self._remedies = QHBoxLayout()
+        self._remedies.setContentsMargins(0, 0, 0, 0)
+        self.column.addLayout(self._remedies)
+        self.remedies: dict[str, QPushButton] = {}
+
+        self.brushes = BrushList()
+        self.brushes.chosen.connect(controller.choose_brush)
+        self.brushes.renamed.connect(controller.rename_structure)
+        self.brushes.asked.connect(self._on_asked)
+        self.column.addWidget(self.brushes)
+        self.balance = hint()
+        self.column.addWidget(self.balance)
+
+        self.add = QPushButton("+ Str&ucture")
+        self.add.setToolTip("Add a structure with the next free number and colour.")
+        self.add.clicked.connect(self._on_add_pressed)
+        self.folders = QPushButton("Add fol&ders…")
+        self.folders.setToolTip(
+            "Train on a folder of images and a folder of masks too; files pair by their names."
+        )
+        self.folders.clicked.connect(self._on_folders_pressed)
+        self.column.addLayout(row(self.add, self.folders, None))
+        self._add_table()
+
+        self.follow("image", "sources", call=self.refresh)
+        self.follow("structures", "counts", "brush", "dice", call=self._on_brushes)
+        self.refresh()
+
+    def release(self) -> None:
+        """Listen no more, before the widget is deleted."""
+        self.misfit.release()
+        super().release()
+
+    def _add_table(self) -> None:
+        self.table = QTreeWidget()
+        self.table.setHeaderLabels(["Trains on", "Labels", "Kind"])
+        self.table.setRootIsDecorated(False)
+        self.table.setToolTip("Checked pairs of image and labels train together.")
+        self.table.setAccessibleName("What a training trains on")
+        self.table.itemChanged.connect(self._on_checked)
+        self.remove = QPushButton("Remove")
+        self.remove.setToolTip("Take the chosen pair out of the training; nothing is deleted.")
+        self.remove.clicked.connect(self._on_remove_pressed)
+        self.column.addWidget(self.table)
+        self.column.addLayout(row(None, self.remove))
+
+    def refresh(self) -> None:
+        """Show the Labels layers that there are now."""
+        source = self.session.source()
+        show_choice(self.labels, source.labels if source else None)
+        has_labels = source is not None and source.labels is not None
+        self._kind_row.setVisible(has_labels)
+        if source is not None:
+            self.kind.setCurrentIndex(list(KINDS).index(source.kind))
+        self._show_table()
+        self._on_brushes()
+
+    def _show_remedies(self) -> None:
+        offered = {remedy.text: remedy for remedy in self.controller.remedies.offered()}
+        if list(offered) == list(self.remedies):
+            return
+        for button in self.remedies.values():
+            self._remedies.removeWidget(button)
+            button.hide()  # Qt deletes it later, and draws it over others until then
+            button.deleteLater()
+        self.remedies = {text: QPushButton(text) for text in offered}
+        for text, button in self.remedies.items():
+            button.setToolTip(offered[text].tip)
+            button.clicked.connect(partial(self._on_remedy_pressed, offered[text]))
+            self._remedies.addWidget(button)
+
+    def _on_remedy_pressed(self, remedy: Remedy, _checked: bool = False) -> None:
+        self.controller.remedies.use(remedy)
+
+    def _show_table(self) -> None:
+        sources = [s for s in self.session.sources if s.labels is not None]
+        self.table.blockSignals(True)
+        self.table.clear()
+        for source in sources:
+            item = QTreeWidgetItem([source.image.name, source.labels.name, KINDS[source.kind][0]])
+            item.setCheckState(0, Qt.CheckState.Checked if source.used else Qt.CheckState.Unchecked)
+            item.setData(0, Qt.ItemDataRole.UserRole, Box(source))
+            if source.on_disk:
+                item.setToolTip(0, str(source.image))
+                item.setToolTip(1, str(source.labels))
+            self.table.addTopLevelItem(item)
+        self.table.resizeColumnToContents(0)
+        rows = min(max(len(sources), 2), MOST_ROWS)
+        height = self.table.fontMetrics().lineSpacing() + 5
+        self.table.setFixedHeight(height * (rows + 1) + 12)
+        self.table.blockSignals(False)
+        several = len(sources) > 1 or any(s.on_disk for s in sources)
+        self.table.setVisible(several)
+        self.remove.setVisible(several)
+
+    def _on_brushes(self) -> None:
+        self._show_remedies()
+        self.brushes.show_structures(self.session.structures)
+        self.brushes.show_counts(dict(self.session.counts))
+        self.brushes.show_dice(self.session.dice)
+        self.brushes.show_chosen(self.session.brush)
+        source = self.session.source()
+        strokes = source is not None and source.kind is LabelKind.STROKES
+        text = balance(self.session.counts, self.session.structures) if strokes else ""
+        self.balance.setText(text)
+        self.balance.setVisible(bool(text))
+
+    def _on_labels_chosen(self) -> None:
+        self.controller.choose_labels(self.labels.value)
+
+    def _on_new_pressed(self) -> None:
+        self.controller.new_annotation()
+
+    def _on_kind_chosen(self) -> None:
+        self.controller.choose_kind(LabelKind(self.kind.currentData()))
+
+    def menu_of(self, number: int) -> QMenu:
+        """What can be done with a structure."""
+        menu, classes = QMenu(self), self.controller.classes
+        names = {s.number: s.name for s in self.session.structures}
+        _act(menu, "Colour…", partial(self._on_recolor, number))
+        if (merge := menu.addMenu("Merge into")) is not None:
+            for other, name in {**names, BRUSH: "background"}.items():
+                if other != number:
+                    _act(merge, name, partial(classes.merge, number, other))
+        _act(menu, "Delete, with its labels", partial(classes.delete, number))
+        return menu
+
+    def _on_asked(self, number: int) -> None:
+        button = self.brushes.row_of(number).more
+        self.menu_of(number).popup(button.mapToGlobal(button.rect().bottomLeft()))
+
+    def _on_recolor(self, number: int) -> None:
+        old = next(s.color for s in self.session.structures if s.number == number)
+        color = QColorDialog.getColor(QColor(old), self, "Colour of the structure")
+        if color.isValid():
+            self.controller.classes.recolor(number, color.name())
+
+    def _on_add_pressed(self) -> None:
+        self.controller.add_structure()
+
+    def _on_folders_pressed(self) -> None:
+        images = QFileDialog.getExistingDirectory(self, "Folder of images")
+        masks = images and QFileDialog.getExistingDirectory(self, "Folder of their masks", images)
+        answer = self._ask_kind(Path(masks)) if masks else None
+        if answer is not None:
+            self.controller.add_folders(Path(images), Path(masks), *answer)
+
+    def _ask_kind(self, masks: Path) -> tuple[LabelKind, float | None] | None:
+        """Ask what the files of a folder hold; None if the user thinks better of it."""
+        likely, why, threshold = look_at_folder(masks)
+        choices: dict[str, tuple[LabelKind, float | None]]
+        choices = {f"{name}: {tip}": (kind, None) for kind, (name, tip) in KINDS.items()}
+        most_likely = list(KINDS).index(likely)
+        if threshold is not None:
+            most_likely = len(choices)
+            text = f"blurred mask: what is above {threshold:g} is structure 1."
+            choices[text] = (LabelKind.FULL, threshold)
+        answer, agreed = QInputDialog.getItem(
+            self,
+            "Kind of labels",
+            f"The files in this folder are{f' ({why})' if why else ''}",
+            list(choices),
+            most_likely,
+            False,
+        )
+        return choices[answer] if agreed else None
+
+    def _on_checked(self, item: QTreeWidgetItem) -> None:
+        used = item.checkState(0) == Qt.CheckState.Checked
+        self.controller.use_source(_source_of(item), used)
+
+    def _on_remove_pressed(self) -> None:
+        item = self.table.currentItem()
+        if item is not None:
+            self.controller.remove_source(_source_of(item))
+
+
+def _act(menu: QMenu, text: str, call: Callable[[], None]) -> None:
+    action = menu.addAction(text)
+    if action is not None:
+        action.triggered.connect(lambda _=False: call())
+
+
+class Box:
+    """Keeps Qt from looking into a value."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _source_of(item: QTreeWidgetItem) -> Source:
+    box: Box = item.data(0, Qt.ItemDataRole.UserRole)
+    source: Source = box.value
+    return source

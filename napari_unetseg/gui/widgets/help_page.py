@@ -1,0 +1,136 @@
+"""The help: what to press in which order, the keys, what the numbers mean, the versions."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from qtpy import API_NAME, QT_VERSION
+from qtpy.QtCore import QSize, Qt
+from qtpy.QtWidgets import QDialog, QFrame, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
+
+from napari_unetseg.core.versions import installed_versions
+from napari_unetseg.gui.widgets.key_list import KeysForm
+from napari_unetseg.gui.widgets.style_sheet import stylesheet
+
+if TYPE_CHECKING:
+    from napari_unetseg.gui.shortcuts import Shortcuts
+
+__all__ = ["HelpDialog"]
+
+STEPS = (
+    "Open an image, or take one under <i>File ▸ Open Sample ▸ U-Net segmentation</i>.",
+    "<b>New layer</b>: an empty layer to paint on, and the first brush.",
+    "Draw a few strokes on each structure, then some with the <b>background</b> brush, between "
+    "touching objects too. What you do not paint is never taken for background.",
+    "<b>Train</b>. The mask appears while the network learns; paint on meanwhile.",
+    "Where the mask is wrong, paint or erase <b>on the mask</b>, or add strokes: while <b>Live</b> "
+    "is chosen they are learned, else press <b>Train</b> again. Your corrections stay.",
+    "<b>Accept plane</b> where the mask is right: it trains as it is, and stays.",
+    "<b>Predict whole stack</b>, tidy up, export. Earlier models are under <b>Model</b>.",
+)
+NUMBERS = (
+    ("", "strokes", "full mask", "objects", "prediction"),
+    ("0", "not labelled", "background", "background", "background"),
+    ("1 to 254", "structures", "structures", "one object each", "structures"),
+    ("255", "background brush", "alone with 0: structure 1", "an object", "–"),
+)
+
+
+class HelpDialog(QDialog):
+    """Stays open beside the window until it is closed."""
+
+    def __init__(self, shortcuts: Shortcuts, window: QWidget | None) -> None:
+        super().__init__(window)
+        self.setWindowTitle("U-Net segmentation: help")
+        self._viewer = shortcuts.controller.viewer
+        inner = QWidget()
+        column = QVBoxLayout(inner)
+        column.setSpacing(6)
+        steps = "".join(f"<li style='margin-bottom:4px'>{step}</li>" for step in STEPS)
+        column.addWidget(_heading("What to press, in this order"))
+        column.addWidget(_text(f"<ol style='margin-left:-20px'>{steps}</ol>"))
+        column.addWidget(_heading("Shortcuts"))
+        column.addWidget(
+            _text(
+                "They work in the whole window, but not while you type in a field. napari's own "
+                "are under <i>File ▸ Preferences ▸ Shortcuts</i>."
+            )
+        )
+        self.keys = KeysForm(shortcuts)
+        column.addWidget(self.keys)
+        column.addWidget(_heading("What the numbers mean"))
+        column.addWidget(_text(_table()))
+        column.addWidget(_heading("Versions, for a bug report"))
+        self.versions = _text(_versions())
+        self.versions.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        column.addWidget(self.versions)
+        column.addStretch(1)
+        scroll = QScrollArea()
+        scroll.setWidget(inner)
+        scroll.setWidgetResizable(True)
+        scroll.setFrameShape(QFrame.Shape.NoFrame)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self._scroll, self._inner = scroll, inner
+        close = QPushButton("&Close")
+        close.clicked.connect(self.close)
+        outer = QVBoxLayout(self)
+        outer.addWidget(scroll, 1)
+        outer.addWidget(close)
+        self._viewer.events.theme.connect(self._on_theme)
+        self._on_theme()
+
+    def sizeHint(self) -> QSize:
+        """Wide enough for its lines, and no taller than a small screen allows."""
+        self.ensurePolished()
+        line = self.fontMetrics()
+        bar = self._scroll.verticalScrollBar()
+        beside = (bar.sizeHint().width() if bar is not None else 0) + 40
+        width = max(80 * line.averageCharWidth(), self._inner.minimumSizeHint().width() + beside)
+        height = 40 * line.lineSpacing()
+        screen = self.screen()
+        if screen is not None:
+            height = min(height, round(0.85 * screen.availableGeometry().height()))
+        return QSize(width, height)
+
+    def release(self) -> None:
+        """Listen no more, before the dialog is deleted."""
+        self._viewer.events.theme.disconnect(self._on_theme)
+        self.close()
+
+    def _on_theme(self, _: object = None) -> None:
+        with suppress(RuntimeError):  # gone with its window
+            self.setStyleSheet(stylesheet(self._viewer.theme))
+
+
+def _heading(text: str) -> QLabel:
+    label = QLabel(text)
+    label.setProperty("role", "heading")
+    return label
+
+
+def _text(html: str) -> QLabel:
+    label = QLabel(html)
+    label.setTextFormat(Qt.TextFormat.RichText)
+    label.setWordWrap(True)
+    return label
+
+
+def _versions() -> str:
+    """A line for each version, as `unetseg --version` prints them, and the Qt binding in use."""
+    lines = [
+        f"{name} {number}" + f", in use with Qt {QT_VERSION}" * (name == API_NAME)
+        for name, number in installed_versions().items()
+    ]
+    return "<br>".join(lines)
+
+
+def _table() -> str:
+    def row(cells: tuple[str, ...], tag: str) -> str:
+        each = "".join(f"<{tag} align='left'>{cell}</{tag}>" for cell in cells)
+        return f"<tr>{each}</tr>"
+
+    first, *rest = NUMBERS
+    rows = row(first, "th") + "".join(row(cells, "td") for cells in rest)
+    return f"<table cellspacing='0' cellpadding='4'>{rows}</table>"

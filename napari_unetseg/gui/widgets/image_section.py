@@ -1,0 +1,118 @@
+"""Which image, which channels, planes or volumes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QRadioButton, QVBoxLayout, QWidget
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.widgets.alignment_notice import MisfitPanel
+from napari_unetseg.gui.widgets.section import Panel, hint, layer_combo, row, show_choice
+
+if TYPE_CHECKING:
+    from napari_unetseg.gui.controller import Controller
+
+__all__ = ["ImagePanel"]
+
+
+class ImagePanel(Panel):
+    """The image to work on."""
+
+    def __init__(self, controller: Controller) -> None:
+        super().__init__("1  Image", controller)
+        self.image = layer_combo(controller.images, "The image layer to segment.")
+        self.image.changed.connect(self._on_image_chosen)
+        self.column.addLayout(row("&Image", self.image.native, stretch=1))
+
+        self._channel_box = QWidget()
+        box = QHBoxLayout(self._channel_box)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.addLayout(row("Channels"))
+        box.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self.channels: list[tuple[QCheckBox, Any]] = []
+        self._channels = QVBoxLayout()
+        self._channels.setSpacing(1)
+        box.addLayout(self._channels, 1)
+        self._channel_box.setToolTip(
+            "Further layers of the same shape that the network sees beside the image."
+        )
+        self.column.addWidget(self._channel_box)
+        self.misfit = MisfitPanel(controller, of_channels=True)
+        self.column.addWidget(self.misfit)
+
+        self.planes = QRadioButton("2D planes")
+        self.planes.setToolTip("Every plane (YX) on its own: quick, and needs few strokes.")
+        self.volume = QRadioButton("3D volume")
+        self.volume.setToolTip(
+            "Whole volumes (ZYX) are segmented, so that planes know of their neighbours. Slower."
+        )
+        self.planes.clicked.connect(self._on_planes_chosen)
+        self.volume.clicked.connect(self._on_volume_chosen)
+        self._dims = QWidget()
+        self._dims.setLayout(row("Work on", self.planes, self.volume, None))
+        self.column.addWidget(self._dims)
+        self._about = hint()
+        self.column.addWidget(self._about)
+
+        self.follow("image", "sources", call=self.refresh)
+        self.follow("settings", "misfit", call=self._on_settings)
+        self.refresh()
+
+    def release(self) -> None:
+        """Listen no more, before the widget is deleted."""
+        self.misfit.release()
+        super().release()
+
+    def refresh(self) -> None:
+        """Show the image layers that there are now."""
+        show_choice(self.image, self.session.image)
+        self._show_channels()
+        self._on_settings()
+
+    def _show_channels(self) -> None:
+        for old, _ in self.channels:
+            self._channels.removeWidget(old)
+            old.setParent(None)
+            old.deleteLater()
+        self.channels.clear()
+        source = self.session.source()
+        chosen = source.channels if source else ()
+        candidates = self.controller.channel_candidates()
+        for layer in candidates:
+            box = QCheckBox(layer.name)
+            box.setChecked(layer in chosen)
+            box.toggled.connect(self._on_channel_toggled)
+            self._channels.addWidget(box)
+            self.channels.append((box, layer))
+        self._channel_box.setVisible(bool(candidates))
+
+    def _on_settings(self) -> None:
+        dims = self.session.settings.dims
+        self.planes.setChecked(dims == 2)
+        self.volume.setChecked(dims == 3)
+        try:
+            stack = self.controller.stack()
+        except UserError as error:
+            self._dims.hide()
+            found = self.session.misfit
+            said = found is not None and found.is_channel  # with the way out, above
+            self._about.setText("" if said else str(error))
+            return
+        self._dims.setVisible(self.controller.has_volumes() or dims == 3)
+        self._about.setText(messages.describe_image(stack, dims))
+
+    def _on_image_chosen(self) -> None:
+        self.controller.choose_image(self.image.value)
+
+    def _on_channel_toggled(self) -> None:
+        chosen = [layer for box, layer in self.channels if box.isChecked()]
+        self.controller.choose_channels(chosen)
+
+    def _on_planes_chosen(self) -> None:
+        self.controller.choose_dims(2)
+
+    def _on_volume_chosen(self) -> None:
+        self.controller.choose_dims(3)

@@ -1,0 +1,62 @@
+"""Where to look next: a button that goes there, a menu for other places, the uncertainty layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtWidgets import QCheckBox, QPushButton
+
+from napari_unetseg.gui.widgets.section import Panel, menu_button, row
+
+if TYPE_CHECKING:
+    from napari_unetseg.gui.controller import Controller
+
+__all__ = ["LookPanel"]
+
+
+class LookPanel(Panel):
+    """Sends the viewer to places; also while a training goes on."""
+
+    def __init__(self, controller: Controller) -> None:
+        super().__init__("", controller)
+        attention = controller.attention
+        self.next = QPushButton("Next place")
+        self.next.setToolTip(
+            "Go to where labels would help most: where the network is unsure and the image is "
+            "unlike what you labelled, on any plane and in any open image."
+        )
+        self.next.clicked.connect(attention.next_region)
+        self.more = menu_button(
+            "More",
+            "Go to another kind of place.",
+            {
+                "Where the last two models differ": attention.next_disagreement,
+                "Next plane with nothing labelled or accepted": attention.next_plane,
+            },
+        )
+        self.uncertainty = QCheckBox("Show uncertainty")
+        self.uncertainty.setToolTip("Bright where the network can hardly decide, as a layer.")
+        self.uncertainty.toggled.connect(attention.show_uncertainty)
+        self.column.addLayout(row(self.next, self.more, stretch=0))
+        self.column.addLayout(row(self.uncertainty, None))
+        self.follow("entry", "image", "improved", call=self._on_state)
+        self.follow("uncertain", call=self._on_uncertain)
+        self._on_state()
+        self._on_uncertain()
+
+    def refresh(self) -> None:
+        """Show whether there is anything to look at now."""
+        self._on_state()
+
+    def _on_state(self) -> None:
+        image = self.session.image is not None
+        ready = image and self.controller.attention.model is not None
+        self.next.setEnabled(ready)
+        self.uncertainty.setEnabled(ready or self.session.uncertain)
+        self.more.setEnabled(image)
+
+    def _on_uncertain(self) -> None:
+        if self.uncertainty.isChecked() != self.session.uncertain:
+            self.uncertainty.blockSignals(True)
+            self.uncertainty.setChecked(self.session.uncertain)
+            self.uncertainty.blockSignals(False)

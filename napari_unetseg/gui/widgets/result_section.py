@@ -1,0 +1,164 @@
+"""Predict, tidy up, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QPushButton
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.data.mask_cleanup import TidySettings
+from napari_unetseg.gui.widgets.forms import Form
+from napari_unetseg.gui.widgets.section import Panel, folded, hint, layer_combo, row, show_choice
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.image_stack import Stack
+    from napari_unetseg.gui.controller import Controller
+
+__all__ = ["ResultPanel"]
+
+FORMATS = {"TIFF": ".tif", "OME-TIFF": ".ome.tif", "PNG": ".png"}
+
+
+class ResultPanel(Panel):
+    """What is done with a trained model."""
+
+    batch_wanted = Signal()
+
+    def __init__(self, controller: Controller) -> None:
+        super().__init__("5  Result", controller)
+        self.plane = QPushButton("Predict this plane")
+        self.plane.setToolTip("Predict what is on screen.")
+        self.plane.clicked.connect(controller.predict_plane)
+        self.whole = QPushButton("Predict whole stack")
+        self.whole.setToolTip("Predict every plane, what is on screen first. Stop ends it.")
+        self.whole.clicked.connect(controller.predict_stack)
+        buttons = row(self.plane, self.whole)
+        buttons.setStretch(0, 1)
+        buttons.setStretch(1, 1)
+        self.column.addLayout(buttons)
+
+        self.sizes = hint()
+        self.match = QCheckBox("Predict at the model's pixel size")
+        self.match.setToolTip(
+            "The image is resampled to the pixel size that the model was trained at, and the mask "
+            "back to the image's."
+        )
+        self.match.toggled.connect(controller.spacing.choose)
+        self.column.addWidget(self.sizes)
+        self.column.addWidget(self.match)
+
+        self.batch = QPushButton("Many images…")
+        self.batch.setToolTip("A list of files, a mask for each: opens the batch panel.")
+        self.batch.clicked.connect(lambda _=False: self.batch_wanted.emit())
+        self.column.addWidget(self.batch)
+        self._tidy, self.tidy_up = self._build_tidy()
+        self._export, self.write = self._build_export()
+        self.follow("entry", "settings", "sources", call=self._on_state)
+        self.follow("image", call=self.refresh)
+        self.follow("sizes", "match_spacing", call=self._on_sizes)
+        self.follow_running(self._on_state)
+        self.refresh()
+        self._on_sizes()
+
+    # -- forms ---------------------------------------------------------------------------------
+
+    def _build_tidy(self) -> tuple[Form, QPushButton]:
+        self.smallest = FloatSpinBox(
+            value=0.0, max=1e9, step=1.0, name="smallest", label="Smallest"
+        )
+        self.smallest.tooltip = "Objects smaller than this are dropped; 0 keeps all."
+        fill = CheckBox(value=True, name="fill_holes", label="Fill holes")
+        fill.tooltip = "Fill background that a structure encloses."
+        split = CheckBox(name="split", label="Split touching objects")
+        split.tooltip = "Split touching objects at their necks (watershed); numbers them."
+        objects = CheckBox(name="objects", label="Number the objects")
+        objects.tooltip = "Give every object its own number instead of its structure's."
+        form = Form([fill, self.smallest, split, objects])
+        button = QPushButton("Tidy up into a new layer")
+        button.setToolTip("The prediction itself stays as it is.")
+        button.clicked.connect(self._on_tidy_pressed)
+        self.column.addWidget(folded("Tidy up", form, button))
+        return form, button
+
+    def _build_export(self) -> tuple[Form, QPushButton]:
+        self.layer = layer_combo(self.controller.masks, "The mask to write.")
+        self.layer.label, self.layer.name = "Layer", "layer"
+        self.format = ComboBox(choices=list(FORMATS), name="format", label="Format")
+        self.format.tooltip = "TIFF opens in ImageJ, OME-TIFF in any OME reader; PNG one a plane."
+        form = Form([self.layer, self.format])
+        button = QPushButton("E&xport…")
+        button.setToolTip("Write the mask with its pixel size.")
+        button.clicked.connect(self._on_export_pressed)
+        self.column.addWidget(folded("Export", form, button))
+        return form, button
+
+    # -- showing -------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Show the masks that there are now, the newest prediction first."""
+        prediction = self.controller.prediction
+        latest = prediction.layer if prediction and prediction.alive else None
+        chosen = self.layer.value if self.layer.value in self.controller.masks() else latest
+        show_choice(self.layer, chosen)
+        self._on_state()
+
+    def _on_sizes(self) -> None:
+        sizes = self.session.sizes
+        self.sizes.setVisible(sizes is not None)
+        self.match.setVisible(sizes is not None and sizes.possible)
+        self.match.setChecked(bool(self.session.match_spacing))
+        if sizes is not None:
+            self.sizes.setText(sizes.text)
+            self.match.setText(f"Predict at the model's {sizes.what} size")
+
+    def _stack(self) -> Stack | None:
+        try:
+            return self.controller.stack()
+        except UserError:
+            return None
+
+    def _on_state(self) -> None:
+        stack, dims = self._stack(), self.session.settings.dims
+        free = self.session.job is None
+        ready = self.session.entry is not None and stack is not None and free
+        several = stack is not None and len(stack.leading_shape(dims)) > 0
+        what = "plane" if dims == 2 else "volume"
+        self.plane.setText(f"Predict this {what}" if several else "Predict")
+        self.plane.setEnabled(ready)
+        self.whole.setVisible(several)
+        self.whole.setEnabled(ready)
+        for button in (self.tidy_up, self.write):
+            button.setEnabled(free)
+        unit = "px"
+        if stack is not None and stack.grid_units[-1] != "pixel":
+            unit = stack.grid_units[-1].replace("um", "µm")
+        label = f"Smallest ({unit}{'²' if dims == 2 else '³'})"
+        self._tidy.labels["smallest"].setText(label)
+
+    # -- announcing ----------------------------------------------------------------------------
+
+    def _on_tidy_pressed(self) -> None:
+        values = self._tidy.values.asdict()
+        with self.controller.refusing():
+            settings = TidySettings(
+                fill_holes=values["fill_holes"],
+                smallest=values["smallest"],
+                split=values["split"],
+                objects=values["objects"],
+            )
+            self.controller.tidy(settings)
+
+    def _on_export_pressed(self) -> None:
+        layer, suffix = self.layer.value, FORMATS[self.format.value]
+        if layer is None:
+            self.controller.export(None, Path())
+            return
+        name = layer.name.replace(" · ", "_").replace("/", "-") + suffix
+        path, _ = QFileDialog.getSaveFileName(self, "Export mask", name, f"Mask (*{suffix})")
+        if path:
+            written = path if path.endswith(suffix) else path + suffix
+            self.controller.export(layer, Path(written))

@@ -1,0 +1,102 @@
+"""Correct and accept: what people say of the mask, and what they take back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QSignalBlocker
+from qtpy.QtWidgets import QCheckBox, QPushButton
+
+from napari_unetseg.gui.widgets.section import Panel, hint, menu_button, row
+
+if TYPE_CHECKING:
+    from napari_unetseg.gui.controller import Controller
+
+__all__ = ["ReviewPanel"]
+
+WHAT_TO_DO = (
+    "Paint on the mask where it is wrong, erase what should be background. Accept what is right: "
+    "it trains as it is, and no new mask changes it."
+)
+NO_MASK_YET = "Once there is a mask, correct it here and accept what is right."
+
+
+class ReviewPanel(Panel):
+    """Buttons for the mask of the chosen image."""
+
+    def __init__(self, controller: Controller) -> None:
+        super().__init__("4  Correct", controller)
+        review = controller.review
+        self.explanation = hint()
+        self.column.addWidget(self.explanation)
+        self.accept = QPushButton("Accept plane")
+        self.accept.setToolTip("The mask of the plane on screen is right, all of it.")
+        self.accept.clicked.connect(review.accept_plane)
+        self.more = menu_button(
+            "More",
+            "Accept or take back a part, or give corrections back to the network.",
+            {
+                "Accept inside the selected shapes": review.accept_shapes,
+                "Take back on this plane": review.take_back_plane,
+                "Take back inside the selected shapes": review.take_back_shapes,
+                "-": None,
+                "Forget corrections on this plane": review.forget_plane,
+                "Forget corrections inside the selected shapes": review.forget_shapes,
+                "Forget all corrections of this image": review.forget_all,
+            },
+        )
+        self.column.addLayout(row(self.accept, self.more, stretch=0))
+        self.undo, self.redo = QPushButton("Undo"), QPushButton("Redo")
+        self.undo.clicked.connect(controller.steps.undo)
+        self.redo.clicked.connect(controller.steps.redo)
+        self.own = QCheckBox("Show what is mine")
+        self.own.setToolTip("Outline what you corrected and accepted.")
+        self.own.toggled.connect(controller.show_own)
+        self.column.addLayout(row(self.own, None))
+        steps = row(self.undo, self.redo)
+        for place in (0, 1):
+            steps.setStretch(place, 1)
+        self.column.addLayout(steps)
+        self.corrected = hint()
+        self.column.addWidget(self.corrected)
+        self.follow("entry", "image", "mode", call=self._on_state)
+        self.follow_running(self._on_state)
+        self.follow("undoable", "redoable", call=self._on_steps)
+        self.follow("corrected", "accepted", call=self._on_counts)
+        self._on_state()
+        self._on_steps()
+        self._on_counts()
+
+    def refresh(self) -> None:
+        """Show whether there is a mask now."""
+        self._on_state()
+
+    def _on_state(self) -> None:
+        prediction = self.controller.prediction
+        there = prediction is not None and prediction.alive
+        self.explanation.setText(WHAT_TO_DO if there else NO_MASK_YET)
+        for widget in (self.accept, self.more, self.own):
+            widget.setEnabled(there)
+        with QSignalBlocker(self.own):  # the outlines may have been deleted
+            self.own.setChecked(self.controller.shows_own)
+
+    def _on_steps(self) -> None:
+        for button, verb, text in (
+            (self.undo, "Undo", self.session.undoable),
+            (self.redo, "Redo", self.session.redoable),
+        ):
+            button.setEnabled(bool(text))
+            what = text or "nothing of the plugin's own steps"
+            button.setToolTip(f"{verb} {what}. Strokes: Ctrl+Z.")
+
+    def _on_counts(self) -> None:
+        parts = [
+            f"{count:,} {what}"
+            for count, what in (
+                (self.session.corrected, "corrected"),
+                (self.session.accepted, "accepted"),
+            )
+            if count
+        ]
+        self.corrected.setVisible(bool(parts))
+        self.corrected.setText(f"Pixels that train as you left them: {', '.join(parts)}.")

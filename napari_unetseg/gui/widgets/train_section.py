@@ -1,0 +1,167 @@
+"""One button that trains and stops; how long; progress, curve, result and what was chosen."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QProgressBar, QPushButton, QSizePolicy
+
+from napari_unetseg.gui.state.eta import LEAST_SECONDS
+from napari_unetseg.gui.state.messages import duration
+from napari_unetseg.gui.state.session import JobKind
+from napari_unetseg.gui.state.user_state import remembered
+from napari_unetseg.gui.widgets.auto_settings_list import ChosenList
+from napari_unetseg.gui.widgets.mode_switch import ModeSwitch
+from napari_unetseg.gui.widgets.plots import Plots
+from napari_unetseg.gui.widgets.section import Panel, hint, restyle, row
+
+if TYPE_CHECKING:
+    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.state.session import JobState
+
+__all__ = ["TrainPanel"]
+
+OVER_TIME = "plot_over_time"
+ENDS = {"as long as it improves": None, "minutes": 5.0, "epochs": 25.0}
+
+
+class TrainPanel(Panel):
+    """Training, and the progress of whatever runs."""
+
+    def __init__(self, controller: Controller) -> None:
+        super().__init__("3  Train", controller)
+        self.button = QPushButton("Train")
+        self.button.clicked.connect(self._on_pressed)
+        self.column.addWidget(self.button)
+
+        self.end = QComboBox()
+        self.end.addItems(list(ENDS))
+        self.end.setToolTip("When the training ends by itself. Stop keeps what was learned.")
+        self.end.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.end.activated.connect(self._on_end_chosen)
+        self.amount = QDoubleSpinBox()
+        self.amount.setRange(0.1, 10_000)
+        self.amount.setAccessibleName("How many minutes or epochs")
+        self.amount.valueChanged.connect(self._on_amount)
+        self.column.addLayout(row("Train f&or", self.end, self.amount, stretch=1))
+
+        self.modes = ModeSwitch(controller)
+        self.column.addWidget(self.modes)
+
+        self.progress = QProgressBar()
+        self.progress.setTextVisible(False)
+        self.progress.setFixedHeight(8)
+        self.doing = hint()
+        self.progress.setAccessibleName("Progress")
+        self.plots = Plots(controller)
+        self.plot = self.plots.curve
+        self.plot.over_time.setChecked(remembered.flag(OVER_TIME))
+        self.plot.switched.connect(partial(remembered.put, OVER_TIME))
+        self.result = hint()
+        self.result.setProperty("role", "result")
+        self.chosen = ChosenList()
+        for widget in (self.progress, self.doing, self.plots, self.result, self.chosen):
+            self.column.addWidget(widget)
+
+        self.follow("mode", call=self.modes.show_mode)
+        self._clock = QTimer(self)
+        self._clock.setInterval(1000)
+        self._clock.timeout.connect(self._on_job)
+        self.follow("job", call=self._on_job)
+        self.follow("curve", "marks", "structures", "entry", call=self.plots.show_state)
+        self.follow("quality", call=self.plots.show_quality)
+        self.follow("result", call=self._on_result)
+        self.follow("choices", call=self._on_choices)
+        self.follow("settings", call=self._on_settings)
+        for show in (self._on_job, self._on_result, self._on_choices):
+            show()
+        self._on_settings()
+
+    def show_theme(self, theme: str) -> None:
+        """Take the colours of a napari theme."""
+        self.plots.show_theme(theme)
+
+    def release(self) -> None:
+        """Listen no more, before the widget is deleted."""
+        super().release()
+        self.plots.end()
+
+    def _on_pressed(self) -> None:
+        if self.session.job is None:
+            self.controller.train()
+        else:
+            self.controller.stop()
+
+    def _on_job(self) -> None:
+        job = self.session.job
+        running = job is not None
+        stopping = job is not None and job.stopping
+        self.button.setText("Stopping…" if stopping else "Stop" if running else "Train")
+        self.button.setEnabled(not stopping)
+        self.button.setToolTip(
+            "Ends after the step at hand; what was learned or predicted is kept."
+            if running
+            else "Trains the network on all labels, in the background: paint on meanwhile."
+        )
+        role = "stop" if running else "primary"
+        if self.button.property("role") != role:
+            restyle(self.button, role=role)
+        self.progress.setVisible(running)
+        self.doing.setVisible(running)
+        if job is None:
+            self._clock.stop()
+            return
+        if not self._clock.isActive():
+            self._clock.start()
+        self.progress.setRange(0, 0 if job.fraction is None else 1000)
+        self.progress.setValue(round(1000 * (job.fraction or 0)))
+        text = job.text
+        self.doing.setText(text + self._how_long(job))
+
+    def _how_long(self, job: JobState) -> str:
+        """How long it still takes; while that cannot be told, how long it has taken."""
+        if job.remaining is not None:
+            settings = self.session.settings
+            limited = settings.minutes or settings.epochs or settings.steps
+            automatic = job.kind is JobKind.TRAIN and not limited
+            return f" · {'at most' if automatic else 'about'} {duration(job.remaining)} left"
+        taken = time.monotonic() - job.since
+        return f" · for {duration(taken)} so far" if taken > LEAST_SECONDS else ""
+
+    def _on_result(self) -> None:
+        self.result.setText(self.session.result)
+        self.result.setVisible(bool(self.session.result))
+
+    def _on_choices(self) -> None:
+        self.chosen.show_choices(self.session.choices)
+
+    def _on_settings(self) -> None:
+        settings = self.session.settings
+        index = 1 if settings.minutes else 2 if settings.epochs else 0
+        self.end.setCurrentIndex(index)
+        self.amount.setVisible(index > 0)
+        amount = settings.minutes or settings.epochs
+        if amount and amount != self.amount.value():
+            self.amount.blockSignals(True)
+            self.amount.setDecimals(1 if settings.minutes else 0)
+            self.amount.setValue(amount)
+            self.amount.blockSignals(False)
+
+    def _on_end_chosen(self) -> None:
+        default = ENDS[self.end.currentText()]
+        self._set_end(default)
+
+    def _on_amount(self, amount: float) -> None:
+        self._set_end(amount)
+
+    def _set_end(self, amount: float | None) -> None:
+        which = self.end.currentText()
+        with self.controller.refusing():
+            self.session.change_settings(
+                steps=None,
+                minutes=amount if which == "minutes" else None,
+                epochs=round(amount or 0) if which == "epochs" else None,
+            )

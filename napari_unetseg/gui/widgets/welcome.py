@@ -1,0 +1,50 @@
+"""What to press, said once at the top of the dock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtWidgets import QFrame, QPushButton, QVBoxLayout
+
+from napari_unetseg.gui.state.user_state import remembered
+from napari_unetseg.gui.widgets.section import Panel, hint, row
+
+if TYPE_CHECKING:
+    from napari_unetseg.gui.controller import Controller
+
+__all__ = ["WelcomePanel"]
+
+SEEN = "welcome_seen"
+TEXT = (
+    "<b>New here?</b> Open an image, press <b>New layer</b>, draw a few strokes on a structure, "
+    "then some with the <b>background</b> brush, and press <b>Train</b>. <b>?</b> below says more."
+)
+
+
+class WelcomePanel(Panel):
+    """Shown until it is dismissed or the first training is done; then never again."""
+
+    def __init__(self, controller: Controller) -> None:
+        super().__init__("", controller)
+        self.dismiss = QPushButton("&Got it")
+        self.dismiss.setToolTip("Hide this for good.")
+        self.dismiss.clicked.connect(self._on_dismissed)
+        frame = QFrame()
+        frame.setProperty("role", "welcome")
+        inside = QVBoxLayout(frame)
+        inside.setContentsMargins(8, 6, 8, 6)
+        self.text = hint(TEXT)
+        inside.addWidget(self.text)
+        inside.addLayout(row(None, self.dismiss))
+        self.column.addWidget(frame)
+        self.setVisible(not remembered.flag(SEEN))
+        self.follow("result", call=self._on_result)
+
+    def _on_result(self) -> None:
+        """A training has something to say about its result, so the way was found."""
+        if self.session.result and not self.isHidden():
+            self._on_dismissed()
+
+    def _on_dismissed(self) -> None:
+        self.hide()
+        remembered.put(SEEN, True)

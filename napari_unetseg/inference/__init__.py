@@ -1,0 +1,1 @@
+"""Prediction, uncertainty and where to annotate next."""

@@ -1,0 +1,118 @@
+"""Cutting images into regions worth a look, and into windows that are looked at as a whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise, product
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.image_stack import Stack
+
+__all__ = ["Ground", "Plane", "Region", "moved", "overlap", "region_shape", "regions_of"]
+
+Plane = tuple[int, ...]
+Region = tuple[slice, ...]
+
+SHARE, EDGES = 4, (64, 256)
+"""A region is this part of a plane's shorter edge wide, within bounds in voxels."""
+DEEP = 16
+"""Planes of a region of a volume."""
+WINDOW = {2: 512, 3: 128}
+"""Largest edge of a window in Y and X."""
+WINDOW_DEEP = 32
+
+
+@dataclass(slots=True, eq=False)
+class Ground:
+    """How one image is cut.
+
+    Attributes
+    ----------
+    shape, leading
+        Spatial shape, and shape of the leading axes.
+    region
+        Shape of a region.
+    windows
+        The windows of a plane or volume, which cover it once.
+    """
+
+    shape: tuple[int, ...]
+    leading: tuple[int, ...]
+    region: tuple[int, ...]
+    windows: list[Region] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, stack: Stack, dims: int) -> Self:
+        """Cut an image into planes or volumes, and these into windows.
+
+        Raises
+        ------
+        UserError
+            The image has no volumes.
+        """
+        stack.check_dims(dims)
+        shape = stack.spatial_shape(dims)
+        ground = cls(shape, stack.leading_shape(dims), region_shape(shape))
+        most = (*(WINDOW_DEEP for _ in shape[:-2]), WINDOW[dims], WINDOW[dims])
+        spans = []
+        for size, least, edge in zip(shape, ground.region, most, strict=True):
+            count = max(1, math.ceil(size / max(edge, least)))
+            ends = [round(i * size / count) for i in range(count + 1)]
+            spans.append([slice(a, b) for a, b in pairwise(ends)])
+        ground.windows = list(product(*spans))
+        return ground
+
+    @property
+    def count(self) -> int:
+        """Windows of all planes."""
+        return math.prod(self.leading) * len(self.windows)
+
+    def place(self, number: int) -> tuple[Plane, Region]:
+        """Plane and region of a window of that number."""
+        plane, window = divmod(number, len(self.windows))
+        index = np.unravel_index(plane, self.leading) if self.leading else ()
+        return tuple(int(i) for i in index), self.windows[window]
+
+
+def region_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Shape of a region: as much as is seen at once when painting.
+
+    Parameters
+    ----------
+    shape
+        Spatial shape YX or ZYX; along Y and X a region is a quarter of the shorter edge wide, 64
+        to 256 voxels, and along Z 16 voxels deep, where the image is as large.
+    """
+    edge = int(np.clip(min(shape[-2:]) / SHARE, *EDGES))
+    wanted = (*(DEEP for _ in shape[:-2]), edge, edge)
+    return tuple(min(n, w) for n, w in zip(shape, wanted, strict=True))
+
+
+def regions_of(size: Sequence[int], region: Sequence[int]) -> Iterator[Region]:
+    """Regions of a window that overlap by about a half."""
+    along = []
+    for length, edge in zip(size, region, strict=True):
+        edge = min(edge, length)
+        steps = math.ceil(2 * (length - edge) / edge)
+        starts = [round(i * (length - edge) / max(1, steps)) for i in range(steps + 1)]
+        along.append([slice(s, s + edge) for s in starts])
+    return product(*along)
+
+
+def moved(region: Region, window: Region) -> Region:
+    """A region of a window as a region of the plane."""
+    return tuple(
+        slice(r.start + w.start, r.stop + w.start) for r, w in zip(region, window, strict=True)
+    )
+
+
+def overlap(a: Region, b: Region) -> float:
+    """Share of the smaller one of two regions that both cover."""
+    both = [max(0, min(x.stop, y.stop) - max(x.start, y.start)) for x, y in zip(a, b, strict=True)]
+    least = min(math.prod(s.stop - s.start for s in one) for one in (a, b))
+    return float(math.prod(both) / least)

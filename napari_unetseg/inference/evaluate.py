@@ -1,0 +1,233 @@
+"""Compare predictions with ground truth, over the pooled voxels of all images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import Event, Notice, TilePredicted, pass_on
+from napari_unetseg.core.label_checks import LabelValues, notes_of
+from napari_unetseg.core.labels import BRUSH, Classes, LabelKind, Structure
+from napari_unetseg.core.metrics import Scores, confusion, scores_of
+from napari_unetseg.data.dataset import values_of
+from napari_unetseg.inference.predict import predict_events
+from napari_unetseg.models.voxel_sizes import fit_spacing
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.settings import PredictSettings
+    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.models.model import Model
+
+__all__ = ["Evaluation", "ImageScores", "evaluate", "evaluate_events"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageScores:
+    """The scores of one image."""
+
+    name: str
+    scores: Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Scores over the pooled voxels of all images, and those of each image."""
+
+    scores: Scores
+    images: tuple[ImageScores, ...]
+
+
+def evaluate_events(
+    model: Model,
+    pairs: Sequence[Pair],
+    settings: PredictSettings | None = None,
+    *,
+    control: Control | None = None,
+) -> Generator[Event, None, Evaluation]:
+    """Predict images and score them against their masks; see `evaluate`.
+
+    Yields
+    ------
+    Event
+        Those of `predict_events` for one image after another.
+    """
+    if not pairs:
+        raise UserError("There is no image with a mask to evaluate; choose some.")
+    for pair in pairs:
+        model.check_image(pair.image)
+        fit_spacing(model, pair.image, match=settings is not None and settings.match_spacing)
+    values = values_of(pairs)
+    judge = _Judge.for_masks(model.classes, values)
+    yield from map(Notice, filter(None, (*notes_of(values), judge.note)))
+    found = []
+    for pair in pairs:
+        counts = yield from _count(model, pair, judge, settings, control)
+        found.append((pair.image.name, counts))
+        if control is not None and control.stopped:
+            break
+    pooled = scores_of(np.sum([counts for _, counts in found], axis=0), judge.classes)
+    if not pooled.voxels and control is not None and control.stopped:
+        raise UserError("The evaluation was stopped before anything was scored.")
+    if not pooled.voxels:
+        raise UserError(
+            "The masks hold no voxel that can be scored: this model knows no background, and "
+            "nothing else is labelled; give masks with the model's structures."
+        )
+    images = tuple(ImageScores(name, scores_of(counts, judge.classes)) for name, counts in found)
+    return Evaluation(pooled, images)
+
+
+def evaluate(
+    model: Model,
+    pairs: Sequence[Pair],
+    settings: PredictSettings | None = None,
+    *,
+    control: Control | None = None,
+    on_event: Callable[[Event], object] | None = None,
+) -> Evaluation:
+    """Score a model against ground truth.
+
+    Dice and IoU of each structure come from the confusion matrix over the voxels of all images
+    together; their means are over the structures that occur. Masks that are ``instances`` score
+    the foreground: any structure against background. Masks of 0 and one other number are binary
+    for a model of one structure.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    pairs
+        Images with masks (``full`` or ``instances``) or with strokes.
+    settings, control
+        As for `predict_events`. A stop leaves out the images that were not reached.
+    on_event
+        Called with every event.
+
+    Raises
+    ------
+    UserError
+        An image does not fit the model, or a mask holds structures that it does not know.
+    """
+    events = evaluate_events(model, pairs, settings, control=control)
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            result: Evaluation = end.value
+            return result
+        pass_on(event, on_event)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """Turns masks and predictions into the classes that are compared.
+
+    ``foreground``: any structure against background. ``binary`` is the value of the only structure
+    in full masks, where the model knows only one.
+    """
+
+    classes: Classes
+    foreground: bool = False
+    binary: int | None = None
+
+    @classmethod
+    def for_masks(cls, classes: Classes, masks: Sequence[LabelValues]) -> _Judge:
+        """How to compare masks with a model that has these classes.
+
+        Raises
+        ------
+        UserError
+            Kinds are mixed, or a mask holds structures that the model does not know.
+        """
+        kinds = {mask.kind for mask in masks}
+        only = classes.structures[0] if len(classes.structures) == 1 else None
+        if LabelKind.INSTANCES in kinds:
+            if len(kinds) > 1:
+                raise UserError("Instances cannot be scored together with other kinds of masks.")
+            name = only.name if only else "foreground"
+            return cls(Classes((Structure(1, name),)), foreground=True)
+        held = set[int]().union(*(mask.counts for mask in masks if mask.kind is LabelKind.FULL))
+        held -= {0}
+        binary = max(held) if only and len(held) == 1 else None
+        judge = cls(classes, binary=None if only and held == {only.number} else binary)
+        for mask in masks:
+            judge.check(mask)
+        return judge
+
+    @property
+    def note(self) -> str:
+        """What people should know of how masks are read; empty if all is as usual."""
+        if self.binary is None or self.binary >= BRUSH:
+            return ""
+        only = self.classes.structures[0]
+        return (
+            f"The masks hold {self.binary} alone beside 0, which is scored as {only.number} "
+            f"({only.name}), all that the model knows."
+        )
+
+    def check(self, mask: LabelValues) -> None:
+        """Raise `UserError` for a mask with structures that the model does not know."""
+        known = [s.number for s in self.classes.structures]
+        values = mask.counts.keys() - {0, self.binary}
+        if mask.kind is LabelKind.STROKES:
+            values -= {BRUSH}
+        elif len(known) == 1:
+            values = {v for v in values if v < BRUSH}  # read_values knows it alone beside 0
+        if unknown := sorted(values - set(known)):
+            knows = ", ".join(f"{s.number} ({s.name})" for s in self.classes.structures)
+            raise UserError(
+                f"{mask.name} hold the number {unknown[0]}, but the model knows only {knows}; give "
+                "masks of the same structures, or say with '--labels instances' that every number "
+                "is an object."
+            )
+
+    def truth(self, pair: Pair, labels: Any) -> np.ndarray:
+        """Class indices of a piece of a mask."""
+        labels = np.asarray(labels)
+        if pair.kind is LabelKind.FULL and len(self.classes.structures) == 1:
+            is_one = labels >= BRUSH
+            if self.binary is not None:
+                is_one |= labels == self.binary
+            if pair.ignore is not None:
+                is_one &= labels != pair.ignore
+            labels = np.where(is_one, self.classes.structures[0].number, labels)
+        return self.classes.encode(labels, pair.kind, pair.ignore)
+
+    def found(self, mask: np.ndarray) -> np.ndarray:
+        """Class indices of a piece of a prediction."""
+        kind = LabelKind.INSTANCES if self.foreground else LabelKind.FULL
+        return self.classes.encode(mask, kind)
+
+
+def _count(
+    model: Model,
+    pair: Pair,
+    judge: _Judge,
+    settings: PredictSettings | None,
+    control: Control | None,
+) -> Generator[Event, None, np.ndarray]:
+    """Confusion matrix of one image, a plane or volume in memory at a time."""
+    n = len(judge.classes.numbers)
+    counts = np.zeros((n, n), np.int64)
+    mask = np.zeros(pair.image.spatial_shape(model.dims), np.uint8)
+    current: tuple[int, ...] | None = None
+
+    def compare(plane: tuple[int, ...]) -> np.ndarray:
+        truth = judge.truth(pair, pair.labels[plane])
+        return confusion(truth.ravel(), judge.found(mask).ravel(), n)
+
+    for event in predict_events(model, pair.image, settings, control=control):
+        if isinstance(event, TilePredicted):
+            if current is not None and event.plane != current:
+                counts += compare(current)
+            current = event.plane
+            mask[event.region] = event.mask
+        yield event
+    if current is not None and not (control is not None and control.stopped):
+        counts += compare(current)
+    return counts

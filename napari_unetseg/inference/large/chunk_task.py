@@ -1,0 +1,153 @@
+"""One chunk of an image: read with all that it depends on, predicted, cropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.labels import most_probable
+from napari_unetseg.core.resample import read_scaled
+from napari_unetseg.inference import tiling
+from napari_unetseg.inference.predictor import SMALLEST_EDGE, Inference
+from napari_unetseg.inference.uncertainty import margin_uncertainty
+from napari_unetseg.runtime.memory_errors import is_out_of_memory
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.image_stack import Normalization, Stack
+    from napari_unetseg.inference.large.chunk_grid import Grid
+    from napari_unetseg.inference.tiling import Region
+    from napari_unetseg.models.model import Model
+
+__all__ = ["ChunkPredictor", "Predicted", "Read"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """What a chunk needs: scaled intensities (channels, *region) of one plane or volume."""
+
+    image: np.ndarray
+    region: Region
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predicted:
+    """What a network says of a chunk.
+
+    Attributes
+    ----------
+    mask
+        Its mask, uint8.
+    probabilities
+        (classes, *spatial) float32, if wanted.
+    unsure
+        The sum of `margin_uncertainty` over its voxels, if wanted.
+    """
+
+    mask: np.ndarray
+    probabilities: np.ndarray | None
+    unsure: float | None = None
+
+
+class ChunkPredictor:
+    """A model applied to the chunks of an image; a chunk's result depends on nothing else.
+
+    Parameters
+    ----------
+    model, grid
+        Its network, and the chunks.
+    normalization
+        Of the image.
+    device
+        As in `PredictSettings`.
+    probabilities, unsure
+        Keep them; add up how unsure the network is.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        grid: Grid,
+        normalization: Normalization,
+        device: str = "auto",
+        *,
+        probabilities: bool = False,
+        unsure: bool = False,
+    ) -> None:
+        self.grid = grid
+        self.notices: list[str] = []
+        self._model, self._normalization = model, normalization
+        self._keep, self._unsure = probabilities, unsure
+        self._inference = Inference(model, device)
+        self._tiling = grid.tiling(self._inference.network)
+
+    def read(self, stack: Stack, number: int) -> Read:
+        """Read a chunk with its surroundings; for any thread."""
+        plane, region = self.grid.place(number)
+        whole = self._tiling.read(self.grid.seen(region))
+        image = read_scaled(stack, plane, whole, self._normalization, self.grid.resampling)
+        return Read(image, whole)
+
+    def predict(self, number: int, read: Read) -> Predicted:
+        """Predict a chunk from what was read for it.
+
+        Where memory runs out it goes on with smaller tiles, then with the CPU, and says so in
+        ``notices``; `UserError` where neither helps.
+        """
+        _, region = self.grid.place(number)
+        while True:
+            try:
+                return self._predict(region, read)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self.notices.append(self._shrink())
+
+    def _predict(self, region: Region, read: Read) -> Predicted:
+        shape = tuple(s.stop - s.start for s in region)
+        mask = np.empty(shape, np.uint8)
+        classes = len(self._model.classes.numbers)
+        kept = np.empty((classes, *shape), np.float32) if self._keep else None
+        unsure = 0.0
+        for core, shares in self._pieces(region, read):
+            place = tiling.within(core, region)
+            mask[place] = self._model.classes.decode(most_probable(shares))
+            if kept is not None:
+                kept[(slice(None), *place)] = shares
+            if self._unsure:
+                unsure += float(margin_uncertainty(shares).sum())
+        return Predicted(mask, kept, unsure if self._unsure else None)
+
+    def _pieces(self, region: Region, read: Read) -> Iterator[tuple[Region, np.ndarray]]:
+        """Probabilities of a chunk, piece by piece."""
+
+        def infer(piece: Region) -> np.ndarray:
+            image = read.image[(slice(None), *tiling.within(piece, read.region))]
+            return self._inference.infer(np.ascontiguousarray(image))
+
+        resampling = self.grid.resampling
+        if resampling is None:
+            yield from self._tiling.pieces(region, infer)
+            return
+        seen = self.grid.seen(region)
+        yield region, resampling.bring_back(self._tiling.whole(seen, infer), seen, region)
+
+    def _shrink(self) -> str:
+        """Take less memory; say how."""
+        self._inference.release()
+        tiling = self._tiling
+        if not tiling.blended and max(tiling.edges) > SMALLEST_EDGE:
+            strides = self._inference.network.stride
+            edges = (max(1, t // 2 // s) * s for t, s in zip(tiling.edges, strides, strict=True))
+            self._tiling = replace(tiling, edges=tuple(edges))
+            return f"Not enough memory: going on with tiles of {max(self._tiling.edges)} voxels."
+        if self._inference.leave_gpu():
+            self._tiling = self.grid.tiling(self._inference.network)
+            return "Not enough memory on the GPU: going on with the CPU."
+        smaller = "choose smaller tiles" if tiling.blended else "use a smaller network"
+        raise UserError(
+            f"There is not enough memory for a tile; close other programs or {smaller}."
+        )

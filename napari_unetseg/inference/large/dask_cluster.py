@@ -1,0 +1,208 @@
+"""Prediction of one image on several processes or machines, through dask.distributed.
+
+The program that begins it makes the output, sends the model once to each worker, hands out chunks
+by their numbers, and finishes the output. dask gives the chunks of a lost worker to others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import ChunkPredicted, Event, Notice
+from napari_unetseg.inference.large.dask_connect import check_versions
+from napari_unetseg.inference.large.predict_to_zarr import CannotGoOnError
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+    from napari_unetseg.core.image_stack import Normalization, Stack
+    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.settings import PredictSettings
+    from napari_unetseg.inference.large.dask_worker import Job
+    from napari_unetseg.inference.large.output import Output
+    from napari_unetseg.inference.large.predict_to_zarr import Chunks
+    from napari_unetseg.models.model import Model
+
+__all__ = ["forget_model", "on_cluster"]
+
+LOST_SECONDS = 60.0
+"""Without a worker for so long a prediction ends."""
+LOOK_SECONDS = 1.0
+RESULT_SECONDS = 10.0
+"""A result that is not fetched after so long is asked for again."""
+ALL_LOST = "All workers are gone; what was predicted is kept, and the same command goes on."
+_sent: WeakKeyDictionary[Client, str] = WeakKeyDictionary()
+"""The model that the workers of a client have."""
+CUT_OFF = (
+    "The connection to the dask scheduler was lost; what was predicted is kept, and once it runs "
+    "again the same command goes on."
+)
+
+
+def on_cluster(client: Client, open_image: Callable[[Path], Stack]) -> Callable[[Path], Chunks]:
+    """How the chunks of images are predicted by the workers of a client.
+
+    Parameters
+    ----------
+    client
+        Of `workers_of`, or any other of dask.distributed. Each worker is sent a model once; see
+        also `forget_model`.
+    open_image
+        Opens an image at a path, on a worker; a function of a module, or a partial of one.
+
+    Returns
+    -------
+    callable
+        From an image's path to what `predict_to_zarr` takes as ``chunks``. Image and output must
+        have the same paths on all machines.
+    """
+    check_versions(client)
+
+    def of(image: Path) -> Chunks:
+        return partial(_predict, client, open_image, image.absolute())
+
+    return of
+
+
+def _predict(
+    client: Client,
+    open_image: Callable[[Path], Stack],
+    image: Path,
+    output: Output,
+    normalization: Normalization,
+    settings: PredictSettings,
+    control: Control,
+) -> Iterator[Event]:
+    """Have the chunks that are not there yet predicted."""
+    from napari_unetseg.inference.large.dask_worker import Job
+
+    plan = output.plan
+    with _connected():
+        name = _send(client, plan.model)
+    job = Job(
+        id=uuid.uuid4().hex[:12],
+        models=name,
+        open_image=open_image,
+        image=image,
+        store=output.folder.absolute(),
+        grid=plan.grid,
+        normalization=normalization,
+        settings=settings,
+        probabilities=plan.probabilities,
+        ome=plan.ome,
+        name=plan.name,
+    )
+    with _connected():
+        yield from _hand_out(client, job, output, control)
+
+
+@contextmanager
+def _connected() -> Iterator[None]:
+    """Say in a sentence that the connection to the scheduler was lost."""
+    try:
+        yield
+    except (OSError, CancelledError) as error:
+        raise CannotGoOnError(CUT_OFF) from error
+
+
+def _send(client: Client, model: Model) -> str:
+    """Give each worker a model, also those that join later, unless they have it; its name there."""
+    from napari_unetseg.inference.large.dask_worker import Models
+    from napari_unetseg.models.model_file import content
+
+    description = model.description()
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+    name = f"unetseg-{model.id}-{digest[:12]}-{client.id}"
+    if _sent.get(client) != name:
+        forget_model(client)
+        client.register_plugin(Models(content(model.weights, description)), name=name)
+        _sent[client] = name
+    return name
+
+
+def forget_model(client: Client) -> None:
+    """Take the model that was sent last from the workers of a client."""
+    if (name := _sent.pop(client, None)) is not None:
+        with suppress(Exception):  # they may be gone
+            client.unregister_worker_plugin(name)
+
+
+def _hand_out(client: Client, job: Job, output: Output, control: Control) -> Iterator[Event]:
+    """Give workers chunks, a few more than they can do at once, until all are written."""
+    total = len(output.plan.grid)
+    left = [number for number in range(total) if not output.done(number)]
+    todo, done = iter(left), total - len(left)
+    going: set[Future[Any]] = set()
+    lost_since: float | None = None
+    try:
+        while True:
+            control.wait()
+            room = 0 if control.stopped else _room(client) - len(going)
+            going |= {_submit(client, job, number) for number in islice(todo, max(0, room))}
+            if not going:
+                return
+            fetched = {future: _result(future) for future in _ended(client, going)}
+            results = {future: said for future, said in fetched.items() if said is not None}
+            lost_since = None if results or client.nthreads() else lost_since or time.monotonic()
+            if lost_since is not None and time.monotonic() - lost_since > LOST_SECONDS:
+                raise CannotGoOnError(ALL_LOST)
+            for future, said in results.items():
+                going.discard(future)
+                yield from map(Notice, said)
+                done += 1
+                yield ChunkPredicted(done, total)
+    finally:
+        with suppress(OSError, CancelledError):
+            client.cancel(list(going))
+
+
+def _room(client: Client) -> int:
+    """So many tasks may be under way: one more for each worker than it can do at once."""
+    threads: dict[str, int] = client.nthreads()
+    return max(1, sum(threads.values()) + len(threads))
+
+
+def _submit(client: Client, job: Job, number: int) -> Future[Any]:
+    from napari_unetseg.inference.large.dask_worker import predict_chunk
+
+    return client.submit(predict_chunk, job, number, pure=False, priority=-number)
+
+
+def _ended(client: Client, going: set[Future[Any]]) -> set[Future[Any]]:
+    """Those that ended; waits a moment where none has."""
+    from distributed import wait
+
+    with suppress(TimeoutError), client.as_current():
+        ended = wait(going, timeout=LOOK_SECONDS, return_when="FIRST_COMPLETED").done
+        return set(ended)
+    return set()
+
+
+def _result(future: Future[Any]) -> list[str] | None:
+    """What a worker said of its chunk; None if it was lost before that was fetched."""
+    from distributed import KilledWorker
+
+    try:
+        found: list[str] = future.result(timeout=RESULT_SECONDS)
+        return found
+    except TimeoutError:
+        if future.status == "error":  # of what the worker did
+            raise
+        return None
+    except KilledWorker as error:
+        raise UserError(
+            "Workers were lost again and again at the same chunk, mostly for want of memory; give "
+            "them more, or choose smaller tiles with --tile. The same command goes on."
+        ) from error

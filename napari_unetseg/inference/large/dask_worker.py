@@ -1,0 +1,170 @@
+"""What a worker does of a prediction that several machines share.
+
+A worker gets the bytes of a model file once, checks them as any model file and keeps the model;
+each task after that is a chunk's number. A worker opens images and writes chunks itself.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distributed import WorkerPlugin, get_worker
+
+from napari_unetseg import __version__
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.inference.large.atomic_store import FolderStore
+from napari_unetseg.inference.large.chunk_task import ChunkPredictor
+from napari_unetseg.inference.large.output import Output, attach_output
+from napari_unetseg.inference.large.output_plan import Plan, Precision
+from napari_unetseg.inference.large.predict_to_zarr import CannotGoOnError, saving
+from napari_unetseg.models.model import Model
+from napari_unetseg.runtime.devices import use_threads
+from napari_unetseg.runtime.glibc_malloc import kept_memory
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.image_stack import Normalization, Stack
+    from napari_unetseg.core.settings import PredictSettings
+    from napari_unetseg.inference.large.chunk_grid import Grid
+
+__all__ = ["Job", "Models", "predict_chunk"]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One image to be predicted, as it is told to workers.
+
+    Attributes
+    ----------
+    id
+        Its name.
+    models
+        Name of the `Models` that has its model.
+    open_image, image
+        How the image is opened, and where it is.
+    store
+        The folder of the Zarr store that is filled.
+    grid, normalization, settings, probabilities, ome, name
+        As of `Plan` and `PredictSettings`; every worker does the same.
+    version
+        Of the program that began it.
+    """
+
+    id: str
+    models: str
+    open_image: Callable[[Path], Stack]
+    image: Path
+    store: Path
+    grid: Grid
+    normalization: Normalization
+    settings: PredictSettings
+    probabilities: Precision | None
+    ome: bool
+    name: str
+    version: str = __version__
+
+
+@dataclass(eq=False)
+class _Begun:
+    """An image that a worker has opened."""
+
+    stack: Stack
+    output: Output
+    predictor: ChunkPredictor
+
+
+@dataclass(eq=False)
+class Models(WorkerPlugin):
+    """Brings a model to every worker, also to those that join later, and keeps what is opened.
+
+    Parameters
+    ----------
+    data
+        The bytes of a model file.
+    """
+
+    data: bytes
+    model: Model | None = None
+    begun: dict[str, _Begun] = field(default_factory=dict)
+    opening: Any = None
+    predicting: Any = None
+    memory: ExitStack | None = None
+
+    def setup(self, worker: Any) -> None:  # noqa: ARG002 - as dask calls it
+        """Check the model file and load it; nothing in it is run."""
+        self.opening, self.predicting = threading.Lock(), threading.Lock()
+        self.memory = ExitStack()
+        self.memory.enter_context(kept_memory())
+        with tempfile.TemporaryDirectory(prefix="unetseg-") as folder:
+            file = Path(folder) / "model.safetensors"
+            file.write_bytes(self.data)
+            self.model = Model.load(file)
+
+    def teardown(self, worker: Any) -> None:  # noqa: ARG002 - as dask calls it
+        """Give the memory back."""
+        self.model = None
+        self.begun.clear()
+        if self.memory is not None:
+            self.memory.close()
+
+    def open(self, job: Job) -> _Begun:
+        """The image of a job, opened once."""
+        with self.opening:
+            if job.id not in self.begun:
+                self.begun.clear()
+                self.begun[job.id] = self._open(job)
+            return self.begun[job.id]
+
+    def _open(self, job: Job) -> _Begun:
+        assert self.model is not None
+        if job.version != __version__:
+            raise UserError(
+                f"napari-unetseg is {__version__} here and {job.version} where the prediction was "
+                "begun; install the same version everywhere."
+            )
+        try:
+            stack = job.open_image(job.image)
+            plan = Plan(self.model, stack, job.grid, job.probabilities, job.ome, job.name)
+            output = attach_output(FolderStore(job.store), plan)
+        except UserError as error:
+            raise UserError(
+                f"{error} Images and output must have the same paths on all machines."
+            ) from error
+        predictor = ChunkPredictor(
+            self.model,
+            job.grid,
+            job.normalization,
+            job.settings.device,
+            probabilities=job.probabilities is not None,
+        )
+        return _Begun(stack, output, predictor)
+
+
+def predict_chunk(job: Job, number: int) -> list[str]:
+    """Predict a chunk and write it; returns what should be said.
+
+    One chunk is predicted at a time, while a second thread of the worker reads or writes another.
+    """
+    worker = get_worker()
+    models: Any = worker.plugins[job.models]
+    try:
+        with saving():
+            begun = models.open(job)
+            if begun.output.done(number):  # by a worker that was lost before it could say so
+                return []
+            read = begun.predictor.read(begun.stack, number)
+            with models.predicting:
+                use_threads(job.settings.threads)
+                predicted = begun.predictor.predict(number, read)
+                notices, begun.predictor.notices = begun.predictor.notices, []
+            begun.output.write(number, predicted)
+    except CannotGoOnError:
+        raise
+    except UserError as error:
+        raise UserError(f"The worker at {worker.address} failed: {error}") from None
+    return list(notices)

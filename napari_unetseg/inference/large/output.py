@@ -1,0 +1,315 @@
+"""A mask being made: an OME-Zarr 0.5 labels group that knows which of its chunks are done.
+
+The root is the user's OME-Zarr image, or ours: nothing, or the probabilities. ``labels/mask`` in it
+holds the levels 0, 1, …; the chunks of level 0 are the tasks of a prediction.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.inference.large import ome_metadata
+from napari_unetseg.inference.large.output_plan import OURS, SCHEMA, Plan, compare, same
+from napari_unetseg.inference.large.pyramid import level_shapes, write_level
+from napari_unetseg.inference.large.stored_array import ReadArray, chunk_key, stored_array
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from napari_unetseg.inference.large.chunk_task import Predicted
+
+__all__ = [
+    "Output",
+    "attach_output",
+    "finished_output",
+    "holds_image",
+    "is_finished",
+    "list_labels",
+    "open_output",
+    "open_root",
+]
+
+
+class Output:
+    """An open output: which chunks are done, and where their voxels go.
+
+    Parameters
+    ----------
+    plan
+        What it is of.
+    group
+        The labels.
+    shares
+        The probabilities, (…, classes, spatial); None: not wanted.
+    """
+
+    def __init__(self, plan: Plan, group: zarr.Group, shares: Any) -> None:
+        self.plan, self._group, self._shares = plan, group, shares
+        self._store: Any = group.store
+        self.unsure: tuple[float, int] = (0.0, 0)
+        """Sum of `margin_uncertainty` over the voxels that were predicted now, and their number."""
+        self._mask = stored_array(group, "0", plan.grid.shape, plan.grid.chunks, "uint8", plan)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the store; `UserError` where it is in none."""
+        root = getattr(self._store, "root", None)
+        if not isinstance(root, Path):
+            raise UserError("Several processes can write into a folder alone; choose one.")
+        return root
+
+    @property
+    def mask(self) -> Any:
+        """The mask as it is stored, as large as the image; to be read."""
+        return ReadArray(self._mask)
+
+    @property
+    def probabilities(self) -> Any:
+        """The probabilities, an axis of classes before the spatial ones; None: not wanted."""
+        return None if self._shares is None else ReadArray(self._shares)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it was said of it that nothing is left to do."""
+        state: Any = self._group.attrs[OURS]
+        return bool(state["finished"])
+
+    def missing(self) -> int:
+        """How many chunks are not stored; some of a finished one where files were deleted."""
+        return sum(not self.done(number) for number in range(len(self.plan.grid)))
+
+    def done(self, number: int) -> bool:
+        """Whether a chunk is stored, with its probabilities where they are wanted."""
+        cell = self.plan.grid.cell(number)
+        if not self._store.has(chunk_key(self._mask, cell)):
+            return False
+        place = self.plan.class_axis
+        shares = (*cell[:place], 0, *cell[place:])
+        return self._shares is None or bool(self._store.has(chunk_key(self._shares, shares)))
+
+    def write(self, number: int, predicted: Predicted) -> None:
+        """Store a chunk; all of it or nothing."""
+        plane, region = self.plan.grid.place(number)
+        if self._shares is not None:
+            assert predicted.probabilities is not None
+            index: list[Any] = [*plane, *region]
+            index.insert(self.plan.class_axis, slice(None))
+            self._shares[tuple(index)] = _stored(predicted.probabilities, self._shares.dtype)
+        self._mask[(*plane, *region)] = predicted.mask
+        if predicted.unsure is not None:
+            total, voxels = self.unsure
+            self.unsure = total + predicted.unsure, voxels + predicted.mask.size
+
+    def finish(self) -> Iterator[tuple[int, int]]:
+        """Make what else belongs to it; yields (done, in all) of the work.
+
+        Raises
+        ------
+        UserError
+            Not every chunk is there.
+        """
+        if missing := self.missing():
+            raise UserError(
+                f"{missing} of {len(self.plan.grid)} chunks are missing in {self._store}; give the "
+                "same command again."
+            )
+        shapes = level_shapes(self.plan.grid.shape) if self.plan.ome else []
+        above: Any = self.mask
+        for number, shape in enumerate(shapes, 1):
+            chunks = tuple(min(c, n) for c, n in zip(self.plan.grid.chunks, shape, strict=True))
+            below = stored_array(self._group, str(number), shape, chunks, "uint8", self.plan)
+            yield from write_level(above, below, self._has(below))
+            above = below
+        self._store.tidy("")
+        said: Any = self._group.attrs.asdict()
+        if self.plan.ome:
+            said["ome"]["multiscales"] = ome_metadata.multiscales(self.plan.stack, 1 + len(shapes))
+        said[OURS]["finished"] = True
+        self._group.update_attributes(said)
+
+    def _has(self, array: Any) -> Any:
+        return lambda cell: bool(self._store.has(chunk_key(array, cell)))
+
+
+def open_output(store: Any, plan: Plan, *, overwrite: bool = False) -> Output:
+    """Begin an output, or go on with one of the same plan.
+
+    Parameters
+    ----------
+    store
+        A Zarr store that is a `ChunkStore` too: empty, ours, or with an OME-Zarr 0.5 image.
+    plan
+        What it is of.
+    overwrite
+        Begin anew where it is of something else.
+
+    Raises
+    ------
+    UserError
+        There are labels of that name of another model, image or setting, or somebody else's; or
+        the store holds an older OME-Zarr.
+    """
+    if plan.ome:
+        ome_metadata.multiscales(plan.stack, 1, channels=plan.probabilities is not None)
+    state = plan.state
+    root = open_root(store, plan)
+    labels, path = root.require_group("labels"), f"labels/{plan.name}"
+    found = _existing(labels, plan.name)
+    if found is not None and not overwrite:
+        compare(found, state, f"{store}/{path}")
+    begun = found is not None and same(found, state)
+    if not begun and found is not None:  # so that half of it is never taken for a whole
+        zarr.open_group(store, path=path).update_attributes({OURS: {"schema": SCHEMA}})
+    shares = _shares(root, plan, fresh=not begun)
+    if not begun:
+        list_labels(labels, plan.name)
+        said: dict[str, Any] = {"ome": _label_metadata(plan, root)} if plan.ome else {}
+        said[OURS] = {**state, "finished": False}
+        zarr.create_group(store, path=path, attributes=said, overwrite=True)
+    else:
+        store.tidy("")
+    return Output(plan, zarr.open_group(store, path=path, mode="r+"), shares)
+
+
+def attach_output(store: Any, plan: Plan) -> Output:
+    """Open an output that `open_output` began, to write chunks into it beside others.
+
+    Raises
+    ------
+    UserError
+        It is not there, or of another model, image or setting.
+    """
+    path = f"labels/{plan.name}"
+    if not store.has(f"{path}/zarr.json"):
+        raise UserError(f"{store}/{path} cannot be found.")
+    group = zarr.open_group(store, path=path, mode="r+")
+    state: Any = group.attrs.get(OURS)
+    compare(state if isinstance(state, dict) else {}, plan.state, f"{store}/{path}")
+    return Output(plan, group, _shares(open_root(store, plan), plan, fresh=False))
+
+
+def is_finished(store: Any, name: str = "mask") -> bool:
+    """Whether a store holds labels that this program finished, of whatever model."""
+    if not store.has(f"labels/{name}/zarr.json"):
+        return False
+    state: Any = zarr.open_group(store, path=f"labels/{name}", mode="r").attrs.get(OURS)
+    return isinstance(state, dict) and state.get("finished") is True
+
+
+def finished_output(store: Any, plan: Plan, *, overwrite: bool = False) -> Output | None:
+    """The finished labels of a plan, where a store has them already; None where it has not.
+
+    Raises
+    ------
+    UserError
+        The labels of a plan may not come here, as `open_output` says; nothing is changed.
+    """
+    if not store.has("zarr.json") and not store.has(".zgroup") and not store.has(".zattrs"):
+        return None
+    root = open_root(store, plan)
+    labels = root.get("labels")
+    found = _existing(labels, plan.name) if isinstance(labels, zarr.Group) else None
+    if found is None:
+        return None
+    path = f"labels/{plan.name}"
+    if not overwrite:
+        compare(found, plan.state, f"{store}/{path}")
+    if not same(found, plan.state):
+        return None
+    shares = _shares(root, plan, fresh=False)
+    output = Output(plan, zarr.open_group(store, path=path, mode="r+"), shares)
+    return output if output.finished and not output.missing() else None
+
+
+def holds_image(store: Any) -> bool:
+    """Whether a store holds an OME-Zarr image that this program did not make."""
+    if not store.has("zarr.json"):
+        return False
+    root = zarr.open_group(store, mode="r")
+    return OURS not in root.attrs and "multiscales" in _ome(root)
+
+
+def open_root(store: Any, plan: Plan) -> zarr.Group:
+    """The root group of a store, made where there is none; `UserError` as in `open_output`."""
+    if store.has(".zgroup") or store.has(".zattrs"):
+        raise UserError(
+            f"{store} is OME-Zarr 0.4, and masks are written as 0.5; write them into a folder."
+        )
+    if not store.has("zarr.json"):
+        zarr.create_group(store, attributes={OURS: {"schema": SCHEMA}})
+    root = zarr.open_group(store, mode="r+")
+    if plan.probabilities and OURS not in root.attrs:
+        raise UserError(
+            f"{store} is an image, so that probabilities have no place in it; write them into a "
+            "folder."
+        )
+    return root
+
+
+def _ome(group: zarr.Group) -> dict[str, Any]:
+    found: Any = group.attrs.get("ome", {})
+    return found if isinstance(found, dict) else {}
+
+
+def _existing(labels: zarr.Group, name: str) -> dict[str, Any] | None:
+    """The state of labels of that name; None where there are none."""
+    if name not in labels:
+        return None
+    state: Any = labels[name].attrs.get(OURS)
+    if not isinstance(state, dict) or state.get("schema") != SCHEMA:
+        raise UserError(
+            f"{labels.store}/labels/{name} was not made by this program, so it stays as it is; "
+            "choose another folder."
+        )
+    return state
+
+
+def list_labels(labels: zarr.Group, name: str) -> None:
+    """Name the labels in their group, as OME-Zarr wants it."""
+    ome = _ome(labels)
+    names = ome.get("labels", [])
+    if name not in names:
+        ome = {**ome, "version": ome_metadata.VERSION, "labels": [*names, name]}
+        labels.update_attributes({"ome": ome})
+
+
+def _label_metadata(plan: Plan, root: zarr.Group) -> dict[str, Any]:
+    inside = plan.inside or "multiscales" in _ome(root)
+    return {
+        "version": ome_metadata.VERSION,
+        "multiscales": ome_metadata.multiscales(plan.stack, 1),
+        "image-label": ome_metadata.image_label(plan.model.classes, source=inside),
+    }
+
+
+def _shares(root: zarr.Group, plan: Plan, *, fresh: bool) -> Any:
+    """The array of the probabilities, an image with a channel for each class."""
+    if fresh and OURS in root.attrs:
+        if "0" in root:
+            del root["0"]
+        root.attrs.put({OURS: {"schema": SCHEMA}})
+    if plan.probabilities is None:
+        return None
+    classes, grid, place = plan.model.classes, plan.grid, plan.class_axis
+    if fresh and plan.ome:
+        ome = {
+            "version": ome_metadata.VERSION,
+            "multiscales": ome_metadata.multiscales(plan.stack, 1, channels=True),
+            "omero": ome_metadata.omero(classes, 255.0 if plan.probabilities == "uint8" else 1.0),
+        }
+        root.update_attributes({"ome": ome})
+    n = len(classes.numbers)
+    shape = (*grid.shape[:place], n, *grid.shape[place:])
+    chunks = (*grid.chunks[:place], n, *grid.chunks[place:])
+    return stored_array(root, "0", shape, chunks, plan.probabilities, plan)
+
+
+def _stored(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    scaled = np.rint(values * 255) if dtype == np.uint8 else values
+    found: np.ndarray = scaled.astype(dtype, copy=False)
+    return found

@@ -1,0 +1,148 @@
+"""What is written for an image, and where: OME-Zarr, or files made of a hidden one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.inference.large.publishing import publish
+from napari_unetseg.inference.large.work_folder import WorkFolder
+from napari_unetseg.io.file_names import as_stored, same_name
+from napari_unetseg.io.provenance import provenance, read_digest
+from napari_unetseg.io.write_masks import png_files, write_mask, write_probabilities
+
+if TYPE_CHECKING:
+    from napari_unetseg.inference.large.output import Output
+    from napari_unetseg.inference.large.output_plan import Plan, Precision
+
+__all__ = ["Format", "Saving"]
+
+
+class Format(StrEnum):
+    """What masks are written as."""
+
+    TIFF = "tiff"
+    """One that ImageJ opens, while it fits 4 GB."""
+    OME_TIFF = "ome-tiff"
+    ZARR = "zarr"
+    PNG = "png"
+
+
+SUFFIX = {
+    Format.TIFF: ".tif",
+    Format.OME_TIFF: ".ome.tif",
+    Format.ZARR: ".zarr",
+    Format.PNG: ".png",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """How the masks of images are saved.
+
+    Attributes
+    ----------
+    folder
+        Where; None: each inside its OME-Zarr image.
+    format
+        As what; OME-Zarr where it is inside.
+    probabilities
+        Save them too, with that precision; in TIFFs float32 or float16.
+    overwrite
+        Replace OME-Zarr masks of another model, image or setting.
+    """
+
+    folder: Path | None
+    format: Format = Format.TIFF
+    probabilities: Precision | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.format is not Format.ZARR and self.probabilities == "uint8":
+            raise UserError("Probabilities are uint8 in OME-Zarr alone; choose float16 or float32.")
+        if self.folder is None and self.format is not Format.ZARR:
+            raise UserError(f"Only OME-Zarr goes into an image; choose a folder for {self.format}.")
+
+    def mask_of(self, stem: str, image: Path) -> Path:
+        """The file or folder of an image's mask."""
+        if self.folder is None:
+            return image / "labels" / "mask"
+        return as_stored(self.folder / f"{stem}{SUFFIX[self.format]}")
+
+    def probabilities_of(self, stem: str) -> Path | None:
+        """The file of an image's probabilities; None where they are in the mask's store or none."""
+        if self.folder is None or self.format is Format.ZARR or self.probabilities is None:
+            return None
+        suffix = ".ome.tif" if self.probabilities == "float32" else ".tif"
+        return as_stored(self.folder / f"{stem}_probabilities{suffix}")
+
+    def table_of(self, stem: str, image: Path, suffix: str) -> Path:
+        """The table of the objects in an image's mask, beside it."""
+        if self.folder is None:
+            return image.with_name(f"{image.name}_objects{suffix}")
+        return as_stored(self.folder / f"{stem}_objects{suffix}")
+
+    def opened_as(self, stem: str, image: Path) -> Path:
+        """What `open_stack` takes for the mask of an image that is done."""
+        mask = self.mask_of(stem, image)
+        if self.format is Format.ZARR and self.folder is not None:
+            return mask / "labels" / "mask"
+        if self.format is Format.PNG and not mask.exists():
+            return mask.with_name(f"{stem}_*.png")
+        return mask
+
+    def zarr_of(self, stem: str, image: Path) -> Path:
+        """The OME-Zarr that an image's labels lie in."""
+        return image if self.folder is None else as_stored(self.folder / f"{stem}.zarr")
+
+    def work_of(self, stem: str, image: Path) -> WorkFolder:
+        """Where an image's results are made."""
+        if self.folder is None:
+            return WorkFolder(image / ".mask.unetseg")
+        return WorkFolder(as_stored(self.folder / f".{stem}.unetseg"))
+
+    def exists(self, stem: str, image: Path) -> bool:
+        """Whether the results of an image are there, whole; for what is not OME-Zarr."""
+        if self.folder is None or self.work_of(stem, image).unfinished():
+            return False
+        file, shares = self.mask_of(stem, image), self.probabilities_of(stem)
+        there = file.exists()
+        if self.format is Format.PNG and not there:
+            begin = same_name(f"{stem}_")
+            there = any(same_name(f.name).startswith(begin) for f in self.folder.glob("*.png"))
+        return there and (shares is None or shares.exists())
+
+    def was_made(self, plan: Plan, stem: str, image: Path, since: float) -> bool:
+        """Whether files of a plan were written after a moment, in the file system's time; whole."""
+        file = self.mask_of(stem, image)
+        if self.format is Format.PNG:
+            file = png_files(file, plan.grid.shape, plan.stack.grid_axes)[0]
+        try:
+            recent = file.stat().st_mtime >= since
+        except OSError:
+            return False
+        return recent and self.exists(stem, image) and read_digest(file) == plan.digest
+
+    def export(self, output: Output, stem: str, image: Path, scratch: Path) -> None:
+        """Make an image's results of a finished hidden store, in which no chunk may be missing.
+
+        ``scratch`` is for temporary files.
+        """
+        if self.format is Format.ZARR:
+            publish(output, self.zarr_of(stem, image))
+            return
+        plan, model = output.plan, output.plan.model
+        grid: dict[str, Any] = {"axes": plan.stack.grid_axes}
+        grid |= {"spacing": plan.stack.grid_spacing, "units": plan.stack.grid_units}
+        grid |= {"scratch": scratch}
+        names = {s.number: s.name for s in model.classes.structures}
+        how = {"names": names, "provenance": provenance(plan.digest, model.id), **grid}
+        write_mask(self.mask_of(stem, image), output.mask, **how)
+        shares = self.probabilities_of(stem)
+        if shares is not None:
+            half = self.probabilities == "float16"
+            more = {"names": model.classes.names, "half": half, **grid}
+            write_probabilities(shares, output.probabilities, **more)

@@ -1,0 +1,113 @@
+"""What an output is of, and whether it is the same as what was begun."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.inference.large import ome_metadata
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.image_stack import Stack
+    from napari_unetseg.inference.large.chunk_grid import Grid
+    from napari_unetseg.models.model import Model
+
+__all__ = ["OURS", "SCHEMA", "Plan", "Precision", "compare", "same"]
+
+OURS = "napari-unetseg"
+SCHEMA = "napari-unetseg/mask/1"
+Precision = Literal["float32", "float16", "uint8"]
+"""How probabilities are stored; with uint8 255 stands for 1."""
+METHOD = 1
+"""To be raised with each change of how an image is scaled, resampled or tiled that changes masks: a
+mask that an earlier version began is not gone on with."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What an output is of: it decides every byte of it.
+
+    Attributes
+    ----------
+    model, stack, grid
+        What is applied to what, in which chunks.
+    probabilities
+        Store them too, with that precision.
+    ome
+        Write OME-Zarr metadata and smaller levels; without them the axes may be any, and it is for
+        this program alone.
+    name
+        Of the labels.
+    inside
+        They will lie in the image itself, and say so.
+    """
+
+    model: Model
+    stack: Stack
+    grid: Grid
+    probabilities: Precision | None = None
+    ome: bool = True
+    name: str = "mask"
+    inside: bool = False
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the state: outputs of the same digest have the same bytes in every chunk."""
+        text = json.dumps(self.state, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @cached_property
+    def state(self) -> dict[str, Any]:
+        """What another model, image or setting would say otherwise."""
+        description = self.model.description()
+        said = {k: description[k] for k in ("net", "classes", "channels", "normalization")}
+        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        return {
+            "schema": SCHEMA,
+            "method": METHOD,
+            "model": self.model.id,
+            "description": digest[:12],
+            "image": self.stack.fingerprint(),
+            "axes": self.stack.grid_axes,
+            "shape": list(self.grid.shape),
+            "spacing": [float(s) for s in self.stack.grid_spacing],
+            "units": list(self.stack.grid_units),
+            **self.grid.facts(),
+            "probabilities": self.probabilities,
+        }
+
+    @property
+    def class_axis(self) -> int:
+        """Place of the classes among the axes of probabilities: in OME-Zarr before Z, Y, X."""
+        if not self.ome:
+            return 0
+        return sum(n not in "zyx" for n in ome_metadata.axis_names(self.stack))
+
+
+def same(found: dict[str, Any], state: dict[str, Any]) -> bool:
+    """Whether a stored state is that of the same plan, however much of it is done."""
+    return {k: v for k, v in found.items() if k != "finished"} == state
+
+
+def compare(found: dict[str, Any], state: dict[str, Any], where: str) -> None:
+    """Refuse to go on with what something else began."""
+    if same(found, state):
+        return
+    if found.get("model") != state["model"]:
+        what = f"another model ({found.get('model')})"
+    elif any(found.get(key) != state[key] for key in ("description", "method")):
+        what = (
+            "the same model with other names or intensity ranges, or by another version of this "
+            "program"
+        )
+    elif (found.get("image"), found.get("shape")) != (state["image"], state["shape"]):
+        what = "another image"
+    else:
+        what = "the same image with other settings"
+    raise UserError(
+        f"{where} holds a mask of {what}; write to another place, or replace it with --overwrite."
+    )

@@ -1,0 +1,398 @@
+"""Prediction of many images, one after another; a bad one does not stop the others."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import Event, Notice
+from napari_unetseg.core.image_stack import Stack
+from napari_unetseg.core.job_control import Control
+from napari_unetseg.inference.large.atomic_store import FolderStore
+from napari_unetseg.inference.large.image_turns import Turn, Turns
+from napari_unetseg.inference.large.object_table import measure_objects
+from napari_unetseg.inference.large.output import finished_output, holds_image, is_finished
+from napari_unetseg.inference.large.output_format import Format, Saving
+from napari_unetseg.inference.large.predict_to_zarr import (
+    CannotGoOnError,
+    fill_store,
+    make_plan,
+    predict_here,
+    saving,
+)
+from napari_unetseg.io.open_image import MissingPlanes, open_stack
+from napari_unetseg.runtime.memory_errors import is_out_of_memory
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.settings import PredictSettings
+    from napari_unetseg.inference.large.output import Output
+    from napari_unetseg.inference.large.output_plan import Plan
+    from napari_unetseg.inference.large.predict_to_zarr import Chunks
+    from napari_unetseg.models.model import Model
+
+__all__ = ["FileBegun", "FileDone", "Opening", "Wish", "count_voxels", "is_there", "predict_files"]
+
+MEANWHILE = (
+    "{} was predicted by another program meanwhile, with the same model and settings; its mask is "
+    "taken."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Opens images as they say they are, or with other axes or spacing; see `open_stack`."""
+
+    axes: str | None = None
+    spacing: str | None = None
+    missing_planes: MissingPlanes = MissingPlanes.REFUSE
+
+    def __call__(self, path: Path) -> Stack:
+        """Open an image."""
+        return open_stack(
+            path, axes=self.axes, spacing=self.spacing, missing_planes=self.missing_planes
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FileBegun(Event):
+    """An image is next: its ``name``, and its ``number`` of ``total``, from 1."""
+
+    name: str
+    number: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileDone(Event):
+    """An image is done with.
+
+    Attributes
+    ----------
+    name, image
+        What it is called, and where it is.
+    mask
+        The file or folder of its mask.
+    status
+        ``done``; ``skipped``, since its mask was there; or ``failed``.
+    seconds
+        How long it took.
+    voxels
+        Voxels of each number in its mask; empty unless counted.
+    error
+        Why it failed: one sentence.
+    objects
+        Objects of each structure in its mask; empty unless measured.
+    unsure
+        Mean of `margin_uncertainty` over what was predicted of it; None unless measured.
+    notices
+        What was said while it was predicted: sentences.
+    """
+
+    name: str
+    image: Path
+    mask: Path
+    status: Literal["done", "skipped", "failed"]
+    seconds: float
+    voxels: Mapping[int, int]
+    error: str = ""
+    objects: Mapping[int, int] = field(default_factory=dict)
+    unsure: float | None = None
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is wanted of every image besides its mask.
+
+    Attributes
+    ----------
+    skip_existing
+        Leave out images whose masks are there, whole.
+    count
+        Count the voxels of each number.
+    measure
+        Suffix of a table of the objects beside each mask, ``.csv`` or ``.parquet``.
+    unsure
+        Measure how unsure the network is of each image.
+    """
+
+    skip_existing: bool = False
+    count: bool = False
+    measure: str | None = None
+    unsure: bool = False
+
+
+def predict_files(
+    model: Model,
+    images: Mapping[str, Path],
+    how: Saving,
+    settings: PredictSettings,
+    *,
+    open_image: Callable[[Path], Stack],
+    wish: Wish | None = None,
+    control: Control | None = None,
+    chunks: Callable[[Path], Chunks] | None = None,
+) -> Generator[Event, None, list[FileDone]]:
+    """Predict images and save a mask for each.
+
+    Other programs may do the same at once: an image that one of them has at the moment comes last,
+    is waited for, and is done if it was predicted there with the same model and settings.
+
+    Parameters
+    ----------
+    model, settings
+        What to apply, and how.
+    images
+        The images by what their masks are called.
+    how
+        As what and where masks are saved.
+    open_image
+        Opens an image.
+    wish
+        What else is wanted.
+    control
+        Stops after the chunk at hand, or while another program is waited for; or pauses there.
+    chunks
+        From an image's path to what predicts its chunks; None: this process does.
+
+    Yields
+    ------
+    Event
+        `FileBegun`, the events of its prediction, and `FileDone` for each image; a `Notice` where
+        another program has it.
+
+    Returns
+    -------
+    list of FileDone
+        Those that were reached.
+
+    Raises
+    ------
+    CannotGoOnError
+        None of the others could be saved either, or there are no workers any more.
+    """
+    control = control or Control(settings.threads)
+    one = _One(model, how, settings, open_image, wish or Wish(), control, chunks, _now(how))
+    waiting = [Turn(s, image, how.work_of(s, image)) for s, image in images.items()]
+    turns = Turns(waiting, control, one.is_there)
+    results: list[FileDone] = []
+    while (turn := (yield from turns.next())) is not None:
+        try:
+            yield FileBegun(turn.stem, len(results) + 1, len(images))
+            done = yield from _timed(one, turn)
+        finally:
+            turn.work.release()
+        if done is None:
+            break
+        results.append(done)
+        yield done
+    return results
+
+
+def _timed(one: _One, turn: Turn) -> Generator[Event, None, FileDone | None]:
+    """Predict and save an image; a failure is told, not raised, unless all others fail too."""
+    start = time.monotonic()
+    mask = one.how.mask_of(turn.stem, turn.image)
+    notices: list[str] = []
+    try:
+        done = yield from _noting(one.predict(turn), notices)
+    except CannotGoOnError:
+        raise
+    except Exception as problem:  # noqa: BLE001 - the other images are still predicted
+        done = FileDone(turn.stem, turn.image, mask, "failed", 0.0, {}, _sentence(problem))
+    if done is None:
+        return None
+    return replace(done, seconds=time.monotonic() - start, notices=tuple(notices))
+
+
+def _noting(
+    events: Generator[Event, None, FileDone | None], notices: list[str]
+) -> Generator[Event, None, FileDone | None]:
+    """Pass events on, and keep what they say."""
+    with closing(events):  # its threads end before the output is given back
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as end:
+                return cast("FileDone | None", end.value)
+            if isinstance(event, Notice):
+                notices.append(event.text)
+            yield event
+
+
+def _now(how: Saving) -> float:
+    """The time of the file system that masks are written to: other computers' clocks differ."""
+    if how.folder is None or how.format is Format.ZARR:
+        return 0.0
+    with suppress(OSError), tempfile.TemporaryFile(dir=how.folder) as file:
+        return os.fstat(file.fileno()).st_mtime
+    return time.time()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _One:
+    """How each of the images is predicted, since when (in the file system's time)."""
+
+    model: Model
+    how: Saving
+    settings: PredictSettings
+    open_image: Callable[[Path], Stack]
+    wish: Wish
+    control: Control
+    chunks: Callable[[Path], Chunks] | None
+    since: float
+
+    def is_there(self, turn: Turn) -> bool:
+        """Whether nothing is to be done for an image: no program works on it, or was killed."""
+        stem, image, wish = turn.stem, turn.image, self.wish
+        if not wish.skip_existing or turn.work.path.exists():
+            return False
+        if not is_there(self.how, stem, image):
+            return False
+        return not wish.measure or self.how.table_of(stem, image, wish.measure).exists()
+
+    def predict(self, turn: Turn) -> Generator[Event, None, FileDone | None]:
+        """Predict and save an image; None when it was stopped."""
+        if turn.problem is not None:
+            raise turn.problem
+        how, stem, image = self.how, turn.stem, turn.image
+        if turn.there or (self.wish.skip_existing and is_there(how, stem, image)):
+            return self._described(turn, "skipped")
+        plan = self._plan(turn)
+        yield from map(Notice, plan.stack.notes)
+        if how.format is Format.ZARR:
+            place = FolderStore(how.zarr_of(stem, image))
+            if (output := finished_output(place, plan, overwrite=how.overwrite)) is not None:
+                turn.work.clear()
+                return self._of_output(turn, output)
+        elif how.was_made(plan, stem, image, self.since):
+            yield Notice(MEANWHILE.format(image.name))
+            return self._described(turn, "done")
+        return (yield from self._make(turn, plan))
+
+    def _make(self, turn: Turn, plan: Plan) -> Generator[Event, None, FileDone | None]:
+        """Fill the hidden store of an image, and make its results of it."""
+        output = yield from fill_store(
+            plan,
+            FolderStore(turn.work.store(plan.digest)),
+            self.settings,
+            overwrite=True,
+            control=self.control,
+            chunks=self._chunks(turn.image),
+        )
+        if output is None:
+            return None
+        try:
+            return self._of_output(turn, output)
+        finally:
+            with saving():
+                self.how.export(output, turn.stem, turn.image, turn.work.path)
+            turn.work.clear()
+
+    def _plan(self, turn: Turn) -> Plan:
+        how = self.how
+        zarr = how.format is Format.ZARR
+        return make_plan(
+            self.model,
+            self.open_image(turn.image),
+            self.settings,
+            probabilities=how.probabilities,
+            ome=zarr,
+            inside=zarr and holds_image(FolderStore(how.zarr_of(turn.stem, turn.image))),
+        )
+
+    def _of_output(self, turn: Turn, output: Output) -> FileDone:
+        """An image whose mask is in a Zarr store, with what was wanted of it."""
+        stem, image, stack = turn.stem, turn.image, output.plan.stack
+        total, voxels = output.unsure
+        done = FileDone(stem, image, self.how.mask_of(stem, image), "done", 0.0, {})
+        done = replace(done, unsure=total / voxels if voxels else None)
+        if self.wish.count:
+            done = replace(done, voxels=count_voxels(output.mask))
+        if self.wish.measure:
+            table = self.how.table_of(stem, image, self.wish.measure)
+            mask = _mask_stack(output, stack)
+            done = replace(done, objects=_measure(table, mask, stack, turn.work.path))
+        return done
+
+    def _described(self, turn: Turn, status: Literal["done", "skipped"]) -> FileDone:
+        """An image whose mask was there, with what is wanted of it besides."""
+        stem, image, skipped = turn.stem, turn.image, status == "skipped"
+        done = FileDone(stem, image, self.how.mask_of(stem, image), status, 0.0, {})
+        mask = self.how.opened_as(stem, image)
+        if self.wish.count and not skipped:
+            done = replace(done, voxels=_count_planes(open_stack(mask)))
+        if self.wish.measure:
+            table = self.how.table_of(stem, image, self.wish.measure)
+            if not (skipped and table.exists()):
+                image_stack = self.open_image(image)
+                found = _measure(table, open_stack(mask), image_stack, turn.work.path)
+                done = replace(done, objects=found)
+        return done
+
+    def _chunks(self, image: Path) -> Chunks | None:
+        if self.chunks is not None:
+            return self.chunks(image)
+        return partial(predict_here, unsure=True) if self.wish.unsure else None
+
+
+def _mask_stack(output: Output, stack: Stack) -> Stack:
+    """The mask that was written, with the axes of its image."""
+    return Stack(
+        output.mask, stack.grid_axes, stack.grid_spacing, stack.grid_units, name=stack.name
+    )
+
+
+def _measure(table: Path, mask: Stack, image: Stack, scratch: Path) -> dict[int, int]:
+    """Write a table of objects; how many there are of each structure."""
+    rows = measure_objects(table, mask, image, scratch=scratch)
+    return dict(Counter(int(row["structure"]) for row in rows))
+
+
+def is_there(how: Saving, stem: str, image: Path) -> bool:
+    """Whether the mask of an image is there, whole, of whatever model."""
+    if how.format is not Format.ZARR:
+        return how.exists(stem, image)
+    return is_finished(FolderStore(how.zarr_of(stem, image)))
+
+
+def count_voxels(mask: Any) -> dict[int, int]:
+    """Voxels of each number in a Zarr array of uint8, read a chunk at a time."""
+    counts = np.zeros(256, np.int64)
+    cells = tuple(-(-n // c) for n, c in zip(mask.shape, mask.chunks, strict=True))
+    for number in range(math.prod(cells)):
+        cell = np.unravel_index(number, cells)
+        region = tuple(
+            slice(int(i) * c, (int(i) + 1) * c) for i, c in zip(cell, mask.chunks, strict=True)
+        )
+        counts += np.bincount(np.asarray(mask[region]).ravel(), minlength=256)
+    return {int(n): int(counts[n]) for n in np.flatnonzero(counts)}
+
+
+def _count_planes(mask: Stack) -> dict[int, int]:
+    """Voxels of each number in a mask of a file, read a plane at a time."""
+    counts: Counter[int] = Counter()
+    for plane in mask.planes(2):
+        numbers, voxels = np.unique(mask.read(plane, mask.whole(2)), return_counts=True)
+        counts.update(dict(zip(numbers.tolist(), voxels.tolist(), strict=True)))
+    return dict(sorted(counts.items()))
+
+
+def _sentence(problem: Exception) -> str:
+    if isinstance(problem, UserError):
+        return str(problem)
+    if is_out_of_memory(problem):
+        return "There is not enough memory; close other programs or choose smaller tiles."
+    return f"Unexpected {type(problem).__name__}: {' '.join(str(problem).split())}"

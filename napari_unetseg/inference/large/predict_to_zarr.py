@@ -1,0 +1,220 @@
+"""Prediction of one image into an output: read, predict and write at the same time."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import ChunkPredicted, Event, Notice
+from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.settings import PredictSettings
+from napari_unetseg.inference.large.chunk_grid import Grid
+from napari_unetseg.inference.large.chunk_task import ChunkPredictor, Predicted, Read
+from napari_unetseg.inference.large.output import Output, open_output
+from napari_unetseg.inference.large.output_plan import Plan, Precision
+from napari_unetseg.inference.large.pipeline import overlapped
+from napari_unetseg.inference.predictor import why_blended
+from napari_unetseg.models.voxel_sizes import fit_spacing
+from napari_unetseg.runtime.devices import use_threads
+from napari_unetseg.runtime.glibc_malloc import kept_memory
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.image_stack import Normalization, Stack
+    from napari_unetseg.models.model import Model
+
+__all__ = [
+    "CannotGoOnError",
+    "Chunks",
+    "DiskFullError",
+    "fill_store",
+    "make_plan",
+    "predict_here",
+    "predict_to_zarr",
+    "saving",
+]
+
+
+class CannotGoOnError(UserError):
+    """No image after this one could be predicted either; the same command goes on later."""
+
+
+class DiskFullError(CannotGoOnError):
+    """There is no space to save a mask."""
+
+
+Chunks = Callable[["Output", "Normalization", PredictSettings, Control], Iterator[Event]]
+"""Predicts and writes the chunks of an output that are not there yet: `predict_here`, or others."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def make_plan(
+    model: Model,
+    stack: Stack,
+    settings: PredictSettings,
+    *,
+    probabilities: Precision | None = None,
+    ome: bool = True,
+    name: str = "mask",
+    inside: bool = False,
+) -> Plan:
+    """What an output is of; `UserError` where the image does not fit the model."""
+    model.check_image(stack)
+    resampling = fit_spacing(model, stack, match=settings.match_spacing).resampling
+    grid = Grid.plan(model, stack, settings.tile, resampling)
+    return Plan(model, stack, grid, probabilities, ome, name, inside)
+
+
+def predict_to_zarr(
+    model: Model,
+    stack: Stack,
+    store: Any,
+    settings: PredictSettings | None = None,
+    *,
+    probabilities: Precision | None = None,
+    ome: bool = True,
+    name: str = "mask",
+    overwrite: bool = False,
+    control: Control | None = None,
+    chunks: Chunks | None = None,
+) -> Generator[Event, None, Output | None]:
+    """Predict an image of any size into OME-Zarr labels, and go on with what was begun.
+
+    Memory holds a few chunks, however large the image is. A program that is killed leaves whole
+    chunks behind; the same call goes on after the last of them, and the finished output has the
+    bytes that it would have had (with the same number of threads, and enough memory for the tiles).
+    Nothing keeps two programs from one store here; `predict_files` does.
+
+    Parameters
+    ----------
+    model, stack, settings
+        What to apply to what, and how.
+    store
+        Where: a `FolderStore`, or another Zarr store that is a `ChunkStore`.
+    probabilities
+        Store them too: ``float32``, ``float16``, or ``uint8`` where 255 stands for 1.
+    ome
+        With OME-Zarr metadata and smaller levels for viewers; see `Plan`.
+    name
+        Of the labels.
+    overwrite
+        Begin anew where the labels are of another model, image or setting.
+    control
+        Stops after the chunk at hand.
+    chunks
+        Predicts the chunks; None: this process does.
+
+    Yields
+    ------
+    Event
+        `Notice` sentences, and a `ChunkPredicted` for each chunk that was stored.
+
+    Returns
+    -------
+    Output or None
+        The finished output; None when it was stopped.
+
+    Raises
+    ------
+    UserError
+        The image does not fit the model, the place is taken, the disk is full, or memory is too
+        small for a tile.
+    """
+    settings = settings or PredictSettings()
+    plan = make_plan(model, stack, settings, probabilities=probabilities, ome=ome, name=name)
+    return (
+        yield from fill_store(
+            plan, store, settings, overwrite=overwrite, control=control, chunks=chunks
+        )
+    )
+
+
+def fill_store(
+    plan: Plan,
+    store: Any,
+    settings: PredictSettings,
+    *,
+    overwrite: bool = False,
+    control: Control | None = None,
+    chunks: Chunks | None = None,
+) -> Generator[Event, None, Output | None]:
+    """Do what `predict_to_zarr` does, for a plan that was made before."""
+    control = control or Control(settings.threads)
+    with kept_memory(), saving():
+        output = open_output(store, plan, overwrite=overwrite)
+        if not output.finished or output.missing():
+            fitted = fit_spacing(plan.model, plan.stack, match=settings.match_spacing)
+            if fitted.notice is not None:
+                yield fitted.notice
+            if plan.grid.blended:
+                yield Notice(why_blended(plan.model))
+            normalization, notices = plan.model.normalization.for_stack(fitted.seen)
+            yield from notices
+            yield from (chunks or predict_here)(output, normalization, settings, control)
+            if control.stopped:
+                return None
+            yield from fill(output, control)
+        return output if output.finished else None
+
+
+def predict_here(
+    output: Output,
+    normalization: Normalization,
+    settings: PredictSettings,
+    control: Control,
+    *,
+    unsure: bool = False,
+) -> Iterator[Event]:
+    """Predict the chunks that are not there yet; ``unsure`` adds up how unsure the network is."""
+    plan = output.plan
+    total = len(plan.grid)
+    predictor = ChunkPredictor(
+        plan.model,
+        plan.grid,
+        normalization,
+        settings.device,
+        probabilities=plan.probabilities is not None,
+        unsure=unsure,
+    )
+
+    def work(number: int, read: Read) -> Predicted:
+        use_threads(control.threads or settings.threads)
+        return predictor.predict(number, read)
+
+    def wanted() -> Iterator[int]:
+        for number in range(total):
+            control.wait()
+            if control.stopped:
+                return
+            if not output.done(number):
+                yield number
+
+    def read(number: int) -> Read:
+        return predictor.read(plan.stack, number)
+
+    for number in overlapped(wanted(), read, work, output.write):
+        while predictor.notices:
+            yield Notice(predictor.notices.pop(0))
+        yield ChunkPredicted(number + 1, total)
+
+
+def fill(output: Output, control: Control | None = None) -> Iterator[Event]:
+    """Make what else belongs to an output of which every chunk is there; it can be stopped too."""
+    for _ in output.finish():
+        if control is not None and control.stopped:
+            return
+    yield ChunkPredicted(len(output.plan.grid), len(output.plan.grid))
+
+
+@contextmanager
+def saving() -> Iterator[None]:
+    """Say of a full disk that the same command goes on."""
+    try:
+        yield
+    except UserError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            raise DiskFullError(f"{error} The same again goes on where it was.") from error
+        raise

@@ -1,0 +1,73 @@
+"""Finished labels on their way from a hidden store into the OME-Zarr where they belong."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import zarr
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.inference.large.atomic_store import FolderStore
+from napari_unetseg.inference.large.output import list_labels, open_root
+from napari_unetseg.inference.large.output_plan import OURS
+
+if TYPE_CHECKING:
+    from napari_unetseg.inference.large.output import Output
+
+__all__ = ["publish"]
+
+
+def publish(output: Output, place: Path) -> None:
+    """Move finished labels to their place; until then nothing half done can be seen there.
+
+    Parameters
+    ----------
+    output
+        Finished, in a hidden store of the same disk.
+    place
+        The root of an OME-Zarr: an image, labels that are replaced, or nothing yet.
+
+    Raises
+    ------
+    UserError
+        The system does not let it be moved; the same command tries again.
+    """
+    try:
+        if place.exists():
+            _replace(output, place)
+        else:
+            output.folder.rename(place)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(
+            f"The mask cannot be put into {place} ({reason}); close what has it open and give the "
+            "same command again."
+        ) from error
+
+
+def _replace(output: Output, place: Path) -> None:
+    """Labels, and the probabilities around them, take the place of earlier ones.
+
+    The earlier labels go first and the new ones come last, so that those that are there always
+    belong to the probabilities around them.
+    """
+    name = output.plan.name
+    root = open_root(FolderStore(place), output.plan)
+    labels = root.require_group("labels")
+    _put_aside(place / "labels" / name, output.folder / "replaced labels")
+    if OURS in root.attrs:
+        _put_aside(place / "0", output.folder / "replaced probabilities")
+        if output.plan.probabilities is not None:
+            (output.folder / "0").rename(place / "0")
+        root.attrs.put(zarr.open_group(FolderStore(output.folder), mode="r").attrs.asdict())
+    list_labels(labels, name)
+    (output.folder / "labels" / name).rename(place / "labels" / name)
+
+
+def _put_aside(old: Path, aside: Path) -> None:
+    """Move an earlier part into the hidden store, which is deleted."""
+    if old.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        old.rename(aside)

@@ -1,0 +1,82 @@
+"""A network on a device: probabilities of a piece of an image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from napari_unetseg.models.unet import probabilities
+from napari_unetseg.runtime.devices import pick_device, release_memory
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from napari_unetseg.models.model import Model
+
+__all__ = [
+    "EDGE",
+    "LARGEST_HALO",
+    "SMALLEST_EDGE",
+    "Inference",
+    "looks_at_image",
+    "why_blended",
+]
+
+EDGE = {2: 512, 3: 96}
+"""Edge of a tile's core in voxels."""
+SMALLEST_EDGE = 32
+LARGEST_HALO = 3.0
+"""Where tiles would read more than this many times what they keep, another way is looked for."""
+
+
+def looks_at_image(model: Model) -> bool:
+    """Whether a voxel's class depends on all that is around it, so that no tile can be exact."""
+    return model.net.norm in ("group", "instance")
+
+
+def why_blended(model: Model) -> str:
+    """Why tiles overlap and are blended: a sentence."""
+    if looks_at_image(model):
+        why = f"{model.net.norm} norm depends on what is around a voxel"
+    else:
+        what = "volume" if model.dims == 3 else "image"
+        why = f"an exact halo would cost more than three times the {what}"
+    return f"Tiles are blended ({why}), so the mask may differ a little with the tile size."
+
+
+class Inference:
+    """A model's network on a device, ready to predict.
+
+    Parameters
+    ----------
+    model
+        The model.
+    device
+        ``auto``, ``cuda``, ``mps`` or ``cpu``; `UserError` where it is not there.
+    """
+
+    def __init__(self, model: Model, device: str) -> None:
+        self.device = pick_device(device)
+        self.model = model
+        self.network = model.network().folded().to(self.device)
+
+    def infer(self, image: np.ndarray) -> np.ndarray:
+        """Probabilities (classes, *spatial), float32, of an image (channels, *spatial)."""
+        with torch.inference_mode():
+            x = torch.from_numpy(image)[None].to(self.device)
+            if self.model.dims == 2:
+                x = x.contiguous(memory_format=torch.channels_last)
+            return probabilities(self.network(x)[0].float()).cpu().numpy()
+
+    def release(self) -> None:
+        """Give cached memory back to the device."""
+        release_memory(self.device)
+
+    def leave_gpu(self) -> bool:
+        """Go on with the CPU; False where that is where it was."""
+        if self.device.type == "cpu":
+            return False
+        self.device = torch.device("cpu")
+        self.network = self.network.to(self.device)
+        return True

@@ -1,0 +1,388 @@
+"""Where to look next: the region not yet labelled that a network would learn most from.
+
+A `Survey` looks at windows of the images, one at a time and for as long as it may, and remembers a
+few numbers of each. It never walks a whole stack: windows that nobody has looked at are drawn at
+random, images alike, whatever the number of planes, in turn with the most promising ones that an
+earlier model saw. 50,000 planes take as long as five, and what was not looked at yet comes in one
+of the next calls. At most `MOST` windows are remembered.
+
+Within a window every region, as large as what people see at once when they paint, has
+
+- how wrong it may be: the mean of a map of the window (`uncertainty.likely_wrong`). The mean over
+  a region, not its largest value, since every border is unsure and a noisy voxel tells nothing;
+- what it looks like: mean and spread of intensities and probabilities. A region is worth more the
+  more is wrong in regions that look like it, and these count half for every one that was labelled
+  or shown before and looks alike: facility location (Wei, Iyer and Bilmes 2015). So what is odd
+  once comes after what is wrong in many places, and the same is not asked for twice;
+- how much of it is labelled already.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import Event
+from napari_unetseg.core.job_control import Control
+from napari_unetseg.inference.candidate_windows import (
+    Ground,
+    Plane,
+    Region,
+    moved,
+    overlap,
+    regions_of,
+)
+from napari_unetseg.inference.uncertainty import (
+    Glance,
+    differences,
+    likely_wrong,
+    margin_uncertainty,
+)
+from napari_unetseg.runtime.devices import use_threads
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.image_stack import Stack
+    from napari_unetseg.core.settings import MatchSpacing
+    from napari_unetseg.models.model import Model
+
+__all__ = ["Looked", "Subject", "Suggestion", "Survey", "nothing_labelled"]
+
+Labelled = Callable[[Plane, Region], np.ndarray]
+"""From a plane and a region of it to where it is labelled, boolean, of the region's shape."""
+
+MOST = 1024
+"""Windows that are remembered."""
+ENOUGH = 0.5
+"""A region of which this share is labelled has nothing more to ask for."""
+FULL = 0.04
+"""Share of labelled voxels at which a region is worth half: thin strokes cover little."""
+KINDS = 512
+"""Regions that stand for all, where each is compared with each."""
+KNOWN = 0.002
+"""Share of labelled voxels from which on a region counts as an example of its looks."""
+ALL_DONE = (
+    "Every region that was looked at is labelled already; add images, or correct and accept the "
+    "mask where it is wrong."
+)
+NOTHING = "There is no image to look at; open one that the model fits."
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subject:
+    """An image to look at, and what is labelled in it."""
+
+    stack: Stack
+    labelled: Labelled
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """A region worth looking at.
+
+    Attributes
+    ----------
+    image
+        Index into the subjects.
+    plane
+        Index along each leading axis.
+    region
+        A slice for each spatial axis, YX or ZYX.
+    score
+        How useful it is likely to be, comparable only within a survey.
+    """
+
+    image: int
+    plane: Plane
+    region: Region
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Looked(Event):
+    """A window was looked at: how many of this call so far, and the seconds it has taken."""
+
+    windows: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """What is remembered of a window: rows are its regions."""
+
+    model: str
+    plane: Plane
+    regions: tuple[Region, ...]
+    wrong: np.ndarray
+    looks: np.ndarray
+    known: np.ndarray
+
+
+def nothing_labelled(plane: Plane, region: Region) -> np.ndarray:  # noqa: ARG001 - as all of them
+    """Of an image without labels."""
+    return np.zeros([s.stop - s.start for s in region], bool)
+
+
+class Survey:
+    """What is known of some images: looks at windows of them and suggests where to go.
+
+    Parameters
+    ----------
+    subjects
+        The images; each must fit the models.
+    dims
+        2 for planes, 3 for volumes, as the models have.
+    seed
+        Which windows are looked at first.
+    clock
+        Seconds, such as `time.perf_counter`.
+    """
+
+    def __init__(
+        self,
+        subjects: Sequence[Subject],
+        dims: int,
+        seed: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        if not subjects:
+            raise UserError(NOTHING)
+        self.subjects, self.dims = tuple(subjects), dims
+        self._rng, self.clock = np.random.default_rng(seed), clock
+        self._grounds = [Ground.of(s.stack, dims) for s in subjects]
+        self._seen: OrderedDict[tuple[int, int], _Seen] = OrderedDict()
+        self._shown: list[tuple[int, Plane, Region]] = []
+        self._looks: list[np.ndarray] = []
+        self._ahead = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether the newest looks are enough for a suggestion, so that it needs no other one."""
+        return self._ahead > 0
+
+    # -- looking -------------------------------------------------------------------------------
+
+    def look(
+        self,
+        model: Model,
+        seconds: float,
+        *,
+        before: Model | None = None,
+        passes: int = 1,
+        device: str = "auto",
+        match_spacing: MatchSpacing = False,
+        control: Control | None = None,
+    ) -> Generator[Event, None, int]:
+        """Look at windows until the time is over; at one at least.
+
+        Parameters
+        ----------
+        model
+            The network whose mask is on screen.
+        seconds
+            Time to spend; what is under way when it ends is finished.
+        before
+            Measure where this earlier model disagrees, instead of how unsure the model is. Its
+            classes must be the same.
+        passes
+            Mirrored passes to average, 1 to 4.
+        device, match_spacing, control
+            As in `Glance`; and what stops the job after the window at hand.
+
+        Yields
+        ------
+        Looked
+            After each window.
+
+        Returns
+        -------
+        int
+            How many windows were looked at.
+        """
+        control, start, done = control or Control(), self.clock(), 0
+        name = model.id if before is None else f"{before.id} {model.id}"
+        name += " matched" * bool(match_spacing)
+        glances: dict[int, tuple[Glance, Glance | None]] = {}
+        use_threads(control.threads)
+        while not control.stopped and (key := self._choose(name, done)) is not None:
+            image = key[0]
+            if image not in glances:
+                stack = self.subjects[image].stack
+                glances[image] = (
+                    Glance(model, stack, device, match_spacing),
+                    Glance(before, stack, device, match_spacing) if before is not None else None,
+                )
+            self._remember(key, self._window(name, key, *glances[image], passes))
+            done += 1
+            self._ahead += 1
+            yield Looked(done, self.clock() - start)
+            if self.clock() - start >= seconds:
+                break
+        return done
+
+    def _choose(self, name: str, turn: int) -> tuple[int, int] | None:
+        """A window to look at: a new one and the most promising old one in turn."""
+        fresh, stale = self._fresh(), self._stale(name)
+        if fresh is None or (stale is not None and turn % 2 == 1):
+            return stale if stale is not None else fresh
+        return fresh
+
+    def _fresh(self) -> tuple[int, int] | None:
+        """A window that is not remembered, drawn at random; None if there hardly is one."""
+        free = [
+            image
+            for image, ground in enumerate(self._grounds)
+            if ground.count > MOST or any((image, n) not in self._seen for n in range(ground.count))
+        ]
+        if not free:
+            return None
+        image = int(self._rng.choice(free))
+        count = self._grounds[image].count
+        if count <= MOST:
+            left = [n for n in range(count) if (image, n) not in self._seen]
+            return image, int(self._rng.choice(left))
+        for _ in range(32):
+            number = int(self._rng.integers(count))
+            if (image, number) not in self._seen:
+                return image, number
+        return None
+
+    def _stale(self, name: str) -> tuple[int, int] | None:
+        """The most promising window that another model saw."""
+        known = [(k, s) for k, s in self._seen.items() if s.model != name]
+        if not known:
+            return None
+        return max(known, key=lambda one: self._promise(one[0][0], one[1]))[0]
+
+    def _promise(self, image: int, seen: _Seen) -> float:
+        worth = seen.wrong * _room_left(seen.known)
+        free = [
+            w for w, r in zip(worth, seen.regions, strict=True) if self._new(image, seen.plane, r)
+        ]
+        return float(max(free, default=0.0))
+
+    def _remember(self, key: tuple[int, int], seen: _Seen) -> None:
+        self._seen.pop(key, None)
+        self._seen[key] = seen
+        while len(self._seen) > MOST:
+            self._seen.popitem(last=False)
+
+    def _window(
+        self, name: str, key: tuple[int, int], now: Glance, before: Glance | None, passes: int
+    ) -> _Seen:
+        ground, subject = self._grounds[key[0]], self.subjects[key[0]]
+        plane, window = ground.place(key[1])
+        image = now.image(plane, window)
+        shares = now.shares(image, passes)
+        if before is None:
+            wrong = likely_wrong(margin_uncertainty(shares))
+        else:
+            wrong = differences(before.shares(before.image(plane, window), passes), shares)
+        labelled = subject.labelled(plane, window)
+        regions = tuple(regions_of([s.stop - s.start for s in window], ground.region))
+        rows = [(wrong[r].mean(), labelled[r].mean(), _look(image, shares, r)) for r in regions]
+        return _Seen(
+            name,
+            plane,
+            tuple(moved(r, window) for r in regions),
+            np.array([row[0] for row in rows]),
+            np.array([row[2] for row in rows]),
+            np.array([row[1] for row in rows]),
+        )
+
+    # -- choosing ------------------------------------------------------------------------------
+
+    def suggest(self) -> Suggestion:
+        """The most useful region of what was looked at; the same one never twice.
+
+        When all were shown once, those that are hardly labelled may come again.
+
+        Raises
+        ------
+        UserError
+            Nothing is left: all of it is labelled.
+        """
+        self._ahead = 0
+        found = self._best()
+        if found is None and self._shown:
+            self._shown.clear()
+            found = self._best()
+        if found is None:
+            raise UserError(ALL_DONE)
+        suggestion, looks = found
+        self._shown.append((suggestion.image, suggestion.plane, suggestion.region))
+        self._looks.append(looks)
+        return suggestion
+
+    def _best(self) -> tuple[Suggestion, np.ndarray] | None:
+        """Walks down from the most promising; labels are read again only where they may decide."""
+        rows = [(key[0], seen) for key, seen in self._seen.items()]
+        if not rows:
+            return None
+        wrong = np.concatenate([seen.wrong for _, seen in rows])
+        looks = np.concatenate([seen.looks for _, seen in rows])
+        known = np.concatenate([seen.known for _, seen in rows])
+        worth = wrong * self._typical(wrong, looks, known)
+        places = [(image, seen.plane, r) for image, seen in rows for r in seen.regions]
+        best: tuple[Suggestion, np.ndarray] | None = None
+        for row in np.argsort(-worth, kind="stable"):
+            if best is not None and worth[row] <= best[0].score:
+                break
+            image, plane, region = places[row]
+            if not self._new(image, plane, region):
+                continue
+            share = float(self.subjects[image].labelled(plane, region).mean())
+            score = float(worth[row] * _room_left(np.array(share)))
+            if share < ENOUGH and (best is None or score > best[0].score):
+                best = Suggestion(image, plane, region, score), looks[row]
+        return best
+
+    def _typical(self, wrong: np.ndarray, looks: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """Share of all that is wrong and looks like each region, but like no example, 0 to 1."""
+        spread = looks.std(0) + 1e-6
+        kinds = _some(np.arange(len(looks)))
+        examples = np.array([*_some(looks[known >= KNOWN]), *self._looks])
+        left = wrong[kinds] * _room_left(known[kinds])
+        if len(examples):
+            left = left * np.prod(1 - _alike(looks[kinds], examples, spread) / 2, axis=1)
+        total = max(float(wrong[kinds].sum()), 1e-12)
+        return np.asarray(_alike(looks, looks[kinds], spread) @ left / total)
+
+    def _new(self, image: int, plane: Plane, region: Region) -> bool:
+        """Whether no part of a region worth speaking of was shown before."""
+        return not any(
+            i == image and p == plane and overlap(r, region) > 0.25 for i, p, r in self._shown
+        )
+
+
+def _look(image: np.ndarray, shares: np.ndarray, region: Region) -> np.ndarray:
+    """A few numbers of what a region looks like."""
+    pixels, probable = image[(slice(None), *region)], shares[(slice(None), *region)]
+    flat = pixels.reshape(len(pixels), -1)
+    rough = np.abs(np.diff(pixels, axis=-1)).reshape(len(pixels), -1)
+    return np.concatenate(
+        [flat.mean(1), flat.std(1), rough.mean(1), probable.reshape(len(shares), -1).mean(1)]
+    )
+
+
+def _some(rows: np.ndarray) -> np.ndarray:
+    """At most `KINDS` of some rows, evenly spread."""
+    return rows[:: math.ceil(max(1, len(rows)) / KINDS)]
+
+
+def _alike(some: np.ndarray, others: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """How alike regions look: (some, others), 1 for the same, 0 for nothing in common."""
+    a, b = some / spread, others / spread
+    apart = (a**2).mean(1)[:, None] + (b**2).mean(1)[None] - 2 * a @ b.T / a.shape[1]
+    return np.asarray(np.exp(-2 * np.maximum(apart, 0.0)))
+
+
+def _room_left(labelled: np.ndarray) -> np.ndarray:
+    """What more labels are worth where a share is labelled already: 1 for none, then less."""
+    return np.asarray(FULL / (FULL + labelled))

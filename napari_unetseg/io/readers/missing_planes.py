@@ -1,0 +1,99 @@
+"""Planes that a TIFF says it has and that are not in it, as after an acquisition that broke off."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_unetseg.io.readers.tiff_pages import is_block
+
+if TYPE_CHECKING:
+    import tifffile
+
+__all__ = ["MissingPlanes", "absent_planes", "describe_planes", "whole_indices"]
+
+NAMED = 4
+"""So many single planes stand in a sentence."""
+
+
+class MissingPlanes(StrEnum):
+    """What is done of planes that are missing in a file."""
+
+    REFUSE = "refuse"
+    """The file is not opened."""
+    DROP = "drop"
+    """Times, slices or channels that are not whole are left out."""
+    FILL = "fill"
+    """They are black: 0."""
+
+
+def absent_planes(series: tifffile.TiffPageSeries) -> np.ndarray | None:
+    """Which planes of a series are missing.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        Booleans over the axes before those of a page; None where all planes are there.
+    """
+    if is_block(series):  # whether the file ends before it is checked elsewhere
+        return None
+    page = math.prod(series.keyframe.shape)
+    grid: list[int] = []
+    planes = math.prod(series.shape) // max(page, 1)
+    for size in series.shape:
+        if math.prod(grid) >= planes:
+            break
+        grid.append(size)
+    pages = [*itertools.islice(series, planes)]
+    absent = [p is None or not any(p.databytecounts) or not any(p.dataoffsets) for p in pages]
+    absent += [True] * (planes - len(pages))
+    return np.array(absent).reshape(grid) if any(absent) else None
+
+
+def whole_indices(absent: np.ndarray) -> tuple[int, list[int]]:
+    """The axis along which the fewest planes are lost with what is not whole, and what stays."""
+    kept = []
+    for axis in range(absent.ndim):
+        others = tuple(a for a in range(absent.ndim) if a != axis)
+        kept.append(np.flatnonzero(~absent.any(others)).tolist())
+    planes = [len(k) * absent.size // n for k, n in zip(kept, absent.shape, strict=True)]
+    axis = int(np.argmax(planes))
+    return axis, kept[axis]
+
+
+def describe_planes(absent: np.ndarray, letters: str) -> str:
+    """Name missing planes by axis and number from 0: ``T 3-9``, and single ones beside these."""
+    if not absent.ndim or absent.all():
+        return "all"
+    whole = []
+    for axis in range(absent.ndim):
+        others = tuple(a for a in range(absent.ndim) if a != axis)
+        whole.append(np.flatnonzero(absent.all(others)))
+    planes = [len(w) * absent.size // n for w, n in zip(whole, absent.shape, strict=True)]
+    axis, rest = int(np.argmax(planes)), absent.copy()
+    rest[(slice(None),) * axis + (whole[axis],)] = False
+    named = [f"{letters[axis]} {_ranges(whole[axis].tolist())}"] if len(whole[axis]) else []
+    single = np.argwhere(rest)
+    named += [
+        " ".join(
+            f"{a} {n}" for a, n, size in zip(letters, i, absent.shape, strict=False) if size > 1
+        )
+        for i in single[:NAMED].tolist()
+    ]
+    return ", ".join(named) + (", …" if len(single) > NAMED else "")
+
+
+def _ranges(numbers: list[int]) -> str:
+    """``0, 3-9``: runs of numbers."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], n]
+        else:
+            runs.append([n])
+    shown = ["–".join(map(str, run)) for run in runs]
+    return ", ".join(shown[:8]) + (", …" if len(shown) > 8 else "")

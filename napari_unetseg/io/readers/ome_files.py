@@ -1,0 +1,299 @@
+"""Which files an OME-TIFF is made of: what its metadata name, against what lies in its folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from xml.etree import ElementTree
+
+import tifffile
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.io.file_names import as_stored, same_name
+from napari_unetseg.io.readers.zarr_nodes import inside
+
+__all__ = [
+    "MOST_XML",
+    "TIFF_SUFFIXES",
+    "OmeFiles",
+    "beside",
+    "checked_xml",
+    "files_of",
+    "metadata_beside",
+]
+
+TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
+MOST_XML = 64 * 2**20
+MOST_PLANES = 10**7
+HEAD = 8192
+"""So many bytes of metadata are read to find the UUID that a file says it has."""
+_COUNTS = (
+    "SizeT", "SizeC", "SizeZ", "SizeX", "SizeY", "IFD", "NumPlanes", "PlaneCount", "FirstT",
+    "FirstC", "FirstZ", "SamplesPerPixel",
+)  # fmt: skip
+_ROOT_UUID = re.compile(rb'<(?:\w+:)?OME\b[^>]*?\bUUID="([^"]+)"')
+
+Reference = tuple[str, str]
+"""UUID and name of a file, as metadata say them."""
+
+
+@dataclass(frozen=True, slots=True)
+class OmeFiles:
+    """What was found of the files that an OME-TIFF names.
+
+    Attributes
+    ----------
+    text
+        OME-XML with the names that the files have now; None where the file's own will do.
+    notes
+        What people should know, a sentence each.
+    missing
+        Names of the files that are not there; the text says nothing of their planes.
+    """
+
+    text: str | None
+    notes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+def checked_xml(path: Path, text: str) -> ElementTree.Element:
+    """The root of OME-XML whose counts are those of an image.
+
+    Raises
+    ------
+    UserError
+        It is larger than any metadata.
+    ValueError
+        It counts more planes than any image has.
+    """
+    if len(text) > MOST_XML:
+        raise UserError(f"{path} has metadata of {len(text) >> 20} MB; save it again.")
+    root = ElementTree.fromstring(text)
+    for element in root.iter():
+        counts = {k: int(element.get(k, 0)) for k in _COUNTS if k in element.attrib}
+        planes = 1
+        for key in ("SizeT", "SizeC", "SizeZ"):
+            planes *= counts.get(key, 1)
+        if not all(0 <= n <= MOST_PLANES for n in (planes, *counts.values())):
+            raise ValueError("more planes than any image has")
+    return root
+
+
+def files_of(
+    path: Path, file: tifffile.TiffFile, root: ElementTree.Element, own: str | None
+) -> OmeFiles:
+    """Find the files that OME-XML names, under whatever name they have now.
+
+    A UUID says more than a name: what has the UUID of this file is this file, and another file is
+    looked for by its UUID where none has its name. A single name is this file under another name
+    if no UUID says otherwise, or no file has it, and all of its pages are in it.
+
+    Parameters
+    ----------
+    path, file
+        The file that was named.
+    root
+        Its metadata, or those of its companion file; changed where names differ.
+    own
+        The UUID that this file says it has.
+
+    Raises
+    ------
+    UserError
+        A name leads out of the folder.
+    """
+    parts = list(_parts(root))
+    references = tuple(dict.fromkeys(ref for *_, ref in parts))
+    search = _Search(path, own, references)
+    places = _places(path, file, parts, search)
+    missing = tuple(name for (_, name), place in places.items() if place is None)
+    if all(_as_named(ref, places, path, root.get("UUID")) for ref in places):
+        return OmeFiles(None, tuple(search.notes))
+    _rename(parts, places, path)
+    text = ElementTree.tostring(root, encoding="unicode")
+    return OmeFiles(text, tuple(search.notes), missing)
+
+
+def _places(
+    path: Path, file: tifffile.TiffFile, parts: list[Part], search: _Search
+) -> dict[Reference, Path | None]:
+    """Where the files are that are referred to; None for those that are missing."""
+    itself: dict[Reference, Path | None] = dict.fromkeys(search.references, path)
+    alone = len({name for _, name in search.references}) == 1
+    unsaid = not search.own or not all(uuid for uuid, _ in search.references)
+    if alone and unsaid and _fits(file, parts):
+        return itself
+    places = {ref: search.place(ref) for ref in search.references}
+    if alone and not any(places.values()) and (unsaid or _fits(file, parts)):
+        return itself
+    return places
+
+
+Part = tuple[ElementTree.Element, ElementTree.Element, Reference]
+"""Pixels, one of their TiffData, and the file that this one names."""
+
+
+def _parts(root: ElementTree.Element) -> Iterator[Part]:
+    for pixels in root.iter():
+        if pixels.tag.endswith("Pixels"):
+            for data in pixels:
+                uuid = next((u for u in data if u.tag.endswith("UUID")), None)
+                if data.tag.endswith("TiffData") and uuid is not None:
+                    yield pixels, data, (uuid.text or "", uuid.get("FileName", ""))
+
+
+def _fits(file: tifffile.TiffFile, parts: list[Part]) -> bool:
+    """Whether all pages that metadata speak of are in a file."""
+    pages = len(file.pages)
+    ends = [
+        int(data.get("IFD", 0))
+        + int(data.get("PlaneCount", data.get("NumPlanes", 1 if "IFD" in data.attrib else 0)))
+        for _, data, _ in parts
+    ]
+    return max(ends, default=0) <= pages
+
+
+def _as_named(
+    ref: Reference, places: dict[Reference, Path | None], path: Path, root: str | None
+) -> bool:
+    """Whether tifffile, which goes by UUID and then by name, comes to the same file."""
+    uuid, name = ref
+    place = places[ref]
+    if place == path:
+        return uuid == root or (root is None and name.lower() == path.name.lower())
+    shared = {p for (u, _), p in places.items() if u == uuid}
+    return bool(uuid) and uuid != root and len(shared) == 1 and place == path.parent / name
+
+
+def _rename(parts: list[Part], places: dict[Reference, Path | None], path: Path) -> None:
+    """Write the places into the XML: no name for this file, no data in a file that is missing."""
+    for pixels, data, ref in parts:
+        place = places[ref]
+        if place is None:
+            pixels.remove(data)
+            continue
+        for uuid in [u for u in data if u.tag.endswith("UUID")]:
+            if place == path:
+                data.remove(uuid)
+            else:
+                uuid.set("FileName", place.name)
+                uuid.text = f"file:{place.name}"
+
+
+class _Search:
+    """Looks for the files of a set in the folder of one of them."""
+
+    def __init__(self, path: Path, own: str | None, references: tuple[Reference, ...]) -> None:
+        self.references = references
+        self.notes: list[str] = []
+        self._path, self.own = path, own
+        self._uuids: dict[Path, str | None] = {path: own}
+
+    def place(self, ref: Reference) -> Path | None:
+        """Where a file is; None if it is missing."""
+        uuid, name = ref
+        if uuid and uuid == self.own and not self._of_a_twin(ref):
+            return self._path
+        named = self._path if _same(name, self._path.name) else self._named(name)
+        has = self._uuid(named) if named is not None else None
+        if named is not None and (not uuid or has in (None, uuid)):
+            return named
+        found = self._with_uuid(uuid) if uuid else None
+        if found is None and named is not None and named != self._path:
+            self.notes.append(
+                f"{named.name} has not the UUID by which {self._path.name} names it; it is taken "
+                "by its name."
+            )
+        return found or named
+
+    def _of_a_twin(self, ref: Reference) -> bool:
+        """Whether another file of the set, which says that it has the same UUID, is meant."""
+        uuid, name = ref
+        if not any(_same(n, self._path.name) for _, n in self.references if n != name):
+            return False
+        other = self._named(name)
+        return other is not None and self._uuid(other) == uuid
+
+    def _named(self, name: str) -> Path | None:
+        other = beside(self._path, name)
+        if other.is_file():
+            return other
+        return next((f for f in self._files if _same(f.name, name)), None)
+
+    def _with_uuid(self, uuid: str) -> Path | None:
+        return next((f for f in self._files if self._uuid(f) == uuid), None)
+
+    def _uuid(self, file: Path) -> str | None:
+        if file not in self._uuids:
+            self._uuids[file] = uuid_of(file)
+        return self._uuids[file]
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        return tiffs_beside(self._path)
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two names are the same but for case and for how their accents are written."""
+    return same_name(one).casefold() == same_name(other).casefold()
+
+
+def tiffs_beside(path: Path, *suffixes: str) -> list[Path]:
+    """The other TIFFs in the folder of a file, links out of it left out."""
+    return sorted(
+        f
+        for f in path.parent.iterdir()
+        if f.suffix.lower() in (*TIFF_SUFFIXES, *suffixes)
+        and f != path
+        and inside(f, path.parent)
+        and f.is_file()
+    )
+
+
+def uuid_of(path: Path) -> str | None:
+    """The UUID in a file's OME-XML; None where it says none."""
+    status = path.stat()
+    return _uuid_of(path, (status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=4096)
+def _uuid_of(path: Path, stamp: tuple[int, int]) -> str | None:
+    del stamp  # a file that was saved anew is read anew
+    try:
+        with path.open("rb") as stream:
+            if stream.read(2) in (b"II", b"MM"):
+                with tifffile.TiffFile(path) as file:
+                    tag = file.pages.first.tags[270]
+                    file.filehandle.seek(tag.valueoffset)
+                    head = file.filehandle.read(min(tag.count, HEAD))
+            else:
+                stream.seek(0)
+                head = stream.read(HEAD)
+    except Exception:  # noqa: BLE001 - whatever else lies in the folder is not a part of it
+        return None
+    found = _ROOT_UUID.search(head)
+    return found[1].decode(errors="replace") if found else None
+
+
+def metadata_beside(path: Path, name: str, uuid: str | None) -> Path | None:
+    """The file of metadata that one without them names, under whatever name; None if missing."""
+    other = beside(path, name)
+    if other.is_file():
+        return other
+    found = (f for f in tiffs_beside(path, ".ome", ".xml") if uuid and uuid_of(f) == uuid)
+    return next(found, None)
+
+
+def beside(path: Path, name: str) -> Path:
+    """Where a file that metadata name would be, which must be in the folder of the image."""
+    other = as_stored(path.parent / name)
+    plain = name and not set(name) & set("\\:\0") and not Path(name).is_absolute()
+    if not plain or ".." in Path(name).parts or not inside(other, path.parent):
+        raise UserError(
+            f"{path} names {name[:80]!r} as a part of it, which is not in its folder; "
+            "put all its files into one folder."
+        )
+    return other

@@ -1,0 +1,95 @@
+"""Opening a TIFF and the files that belong to it, once these are known to lie in its folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tifffile
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.io.readers.ome_files import (
+    MOST_XML,
+    OmeFiles,
+    beside,
+    checked_xml,
+    files_of,
+    metadata_beside,
+)
+
+__all__ = ["OpenTiff", "open_tiff"]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTiff:
+    """An open TIFF; whoever opens it closes it.
+
+    Attributes
+    ----------
+    file
+        With the planes of all files that belong to it.
+    notes
+        What people should know of these, a sentence each.
+    missing
+        Names of those that are not there; their planes are missing.
+    """
+
+    file: tifffile.TiffFile
+    notes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+def open_tiff(path: Path) -> OpenTiff:
+    """Open a TIFF; of several files of an OME-TIFF the planes of all belong to it.
+
+    The metadata may lie in a ``companion.ome`` beside it.
+
+    Raises
+    ------
+    UserError
+        The metadata name files in another folder, or more planes than any image has; a file of
+        an NDTiff is missing.
+    """
+    file = tifffile.TiffFile(path)
+    found = OmeFiles(None)
+    try:
+        if file.is_ome and (text := file.ome_metadata):
+            found = _ome(path, file, text)
+            if found.text:
+                file.close()
+                file = tifffile.TiffFile(path, omexml=found.text)
+        if file.is_ndtiff:
+            for entry in tifffile.read_ndtiff_index(path.parent / "NDTiff.index"):
+                if not (other := beside(path, str(entry[1]))).is_file():
+                    raise UserError(f"{other} is missing, a part of {path.name}; put it beside it.")
+    except BaseException:
+        file.close()
+        raise
+    return OpenTiff(file, found.notes, found.missing)
+
+
+def _ome(path: Path, file: tifffile.TiffFile, text: str) -> OmeFiles:
+    """The files of an OME-TIFF; of one that holds pixels alone that of its metadata too."""
+    root = checked_xml(path, text)
+    own, only = root.get("UUID"), root.find("{*}BinaryOnly")
+    if only is None:
+        return files_of(path, file, root, own)
+    name = only.get("MetadataFile", "")
+    companion = _companion(path, name, only.get("UUID"))
+    if not companion:
+        return OmeFiles(None, missing=(name,))
+    found = files_of(path, file, checked_xml(path, companion), own)
+    return replace(found, text=found.text or companion)
+
+
+def _companion(path: Path, name: str, uuid: str | None) -> str | None:
+    """OME-XML in the file of that name or UUID; None where it is missing."""
+    other = metadata_beside(path, name, uuid)
+    if other is None:
+        return None
+    if other.suffix.lower() in (".tif", ".tiff"):
+        with tifffile.TiffFile(other) as file:
+            return file.ome_metadata
+    if other.stat().st_size > MOST_XML:
+        raise UserError(f"{other} is too large for metadata; save it again.")
+    return other.read_text(encoding="utf-8")

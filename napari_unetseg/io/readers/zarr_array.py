@@ -1,0 +1,213 @@
+"""A Zarr array in a folder, read chunk by chunk; the chunks read last are kept in memory."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.io.readers.lazy_array import (
+    BOMB_RATIO,
+    Lazy,
+    chunk_cache,
+    full_key,
+    reading,
+    span,
+)
+from napari_unetseg.io.readers.zarr_nodes import Node, inside, read_node
+
+__all__ = ["Missing", "ZarrArray"]
+
+SMALL_CHUNK = 256 * 2**20
+"""A chunk of fewer bytes may be stored in as few as one likes: a constant one takes hardly any."""
+MOST_COUNTED = 200_000
+"""An array of more files is not searched for those that are missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Files of an array that are not there; their voxels have the fill value.
+
+    ``first`` is the name of one of them, from the array's folder on.
+    """
+
+    count: int
+    total: int
+    first: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """An array in a store; ``stamp`` tells states of its metadata apart."""
+
+    path: Path
+    root: Path
+    stamp: tuple[int, int]
+
+
+@lru_cache(maxsize=64)
+def _opened(source: _Source) -> tuple[Any, Any]:
+    """The array as Zarr reads it, and its metadata."""
+    import zarr
+    from zarr.core.array import AsyncArray
+    from zarr.storage import LocalStore, StorePath
+
+    from napari_unetseg.io.readers.zarr_codecs import checked_metadata
+
+    node = read_node(source.path, source.root)
+    if node.stamp != source.stamp:
+        raise UserError(f"{source.path} was changed since it was opened; open it again.")
+    metadata = checked_metadata(node)
+    store = StorePath(LocalStore(source.path, read_only=True), "")
+    return zarr.Array(AsyncArray(metadata=metadata, store_path=store)), metadata
+
+
+class ZarrArray(Lazy):
+    """An array in a Zarr store that is read when it is indexed.
+
+    It takes integers, slices and an ellipsis as NumPy does, and returns a new array every time,
+    in the machine's byte order. Chunks that are not stored have the fill value. It may be used
+    from several threads, copied to other processes and sent over a network.
+
+    Parameters
+    ----------
+    node
+        An array that `read_node` read.
+    order
+        For each axis its position in the file; axes that are not named have length 1.
+
+    Raises
+    ------
+    UserError
+        A codec is not of those that are read.
+    """
+
+    def __init__(self, node: Node, order: tuple[int, ...] | None = None) -> None:
+        self._source = _Source(node.path, node.root, node.stamp)
+        self._order = tuple(range(len(node.shape))) if order is None else order
+        self._file_shape, self._file_chunks = node.shape, node.chunks
+        self._per_file = tuple(f // c for f, c in zip(node.files, node.chunks, strict=True))
+        self.shape = tuple(node.shape[i] for i in self._order)
+        self.chunks = tuple(node.chunks[i] for i in self._order)
+        self.dtype = node.dtype.newbyteorder("=")
+        _opened(self._source)
+
+    @property
+    def path(self) -> Path:
+        """The array's folder."""
+        return self._source.path
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        full = full_key(key, self.shape)
+        spans = [span(k, n) for k, n in zip(full, self.shape, strict=True)]
+        out = np.empty([len(s) for s in spans], self.dtype)
+        pieces = [list(_pieces(s, c)) for s, c in zip(spans, self.chunks, strict=True)]
+        for combined in itertools.product(*pieces):
+            cell, inner, outer = zip(*combined, strict=True) if combined else ((), (), ())
+            out[outer] = self._chunk(cell)[inner]
+        return out.reshape([len(s) for s, k in zip(spans, full, strict=True) if not _single(k)])
+
+    def _chunk(self, cell: tuple[int, ...]) -> Any:
+        """A chunk, its axes in our order; a single number spread out where it is not stored."""
+        place = [0] * len(self._file_shape)
+        for value, axis in zip(cell, self._order, strict=True):
+            place[axis] = value
+        array, metadata = _opened(self._source)
+        name = metadata.encode_chunk_key(
+            tuple(p // n for p, n in zip(place, self._per_file, strict=True))
+        )
+        region = tuple(
+            slice(p * c, min(p * c + c, n))
+            for p, c, n in zip(place, self._file_chunks, self._file_shape, strict=True)
+        )
+        shape = tuple(s.stop - s.start for s in region)
+        state = self._stored(name)
+        if state is None:
+            chunk = np.broadcast_to(np.asarray(array.fill_value or 0, self.dtype), shape)
+        else:
+
+            def load() -> np.ndarray:
+                with reading(self._source.path / name):
+                    return np.ascontiguousarray(array[region], self.dtype)
+
+            chunk = chunk_cache().get((self._source, tuple(place), state), load)
+        taken = tuple(slice(None) if i in self._order else 0 for i in range(len(place)))
+        left = [i for i in range(len(place)) if i in self._order]
+        return chunk[taken].transpose([left.index(i) for i in self._order])
+
+    def _stored(self, name: str) -> tuple[int, int] | None:
+        """The state of the file of a chunk, checked before it is read; None if there is none."""
+        path = self._source.path / name
+        try:
+            status = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise UserError(f"{path} may not be read; change its permissions.") from error
+        if not inside(path, self._source.root):
+            raise UserError(
+                f"{path} is a link out of {self._source.root}; put the file itself there."
+            )
+        size = math.prod(self._file_chunks) * self.dtype.itemsize
+        most = 2 * size * math.prod(self._per_file) + 2**24
+        few = size > max(SMALL_CHUNK, 4 * BOMB_RATIO * status.st_size)
+        if not stat.S_ISREG(status.st_mode) or few or status.st_size > most:
+            raise UserError(
+                f"{path} holds {status.st_size:,} bytes, which a chunk of {size:,} bytes cannot "
+                "be in: it is damaged or made to do harm; get it again from where it came."
+            )
+        return status.st_mtime_ns, status.st_size
+
+    def missing(self) -> Missing | None:
+        """Count the files of chunks that are not there; None where there are too many to count."""
+        _, metadata = _opened(self._source)
+        shape = zip(self._file_shape, self._file_chunks, self._per_file, strict=True)
+        counts = [-(-n // (c * p)) for n, c, p in shape]
+        total = math.prod(counts)
+        if total > MOST_COUNTED:
+            return None
+        names = (metadata.encode_chunk_key(c) for c in np.ndindex(*counts))
+        gone = [name for name in names if not (self._source.path / name).exists()]
+        return Missing(len(gone), total, gone[0] if gone else "")
+
+    def holds_nothing(self) -> bool:
+        """Tell whether not a single chunk is stored: beside the metadata there is nothing."""
+        try:
+            return all(
+                entry.name.startswith(".") or entry.name == "zarr.json"
+                for entry in self._source.path.iterdir()
+            )
+        except OSError:
+            return False
+
+
+def _single(key: int | slice) -> bool:
+    return not isinstance(key, slice)
+
+
+def _pieces(span: range, chunk: int) -> Iterator[tuple[int, slice, slice]]:
+    """Cut the positions along an axis by chunks: number of the chunk, where in it, where to."""
+    if span.step < 0:
+        for cell, inner, outer in _pieces(span[::-1], chunk):
+            last = len(span) - 1
+            stop = last - outer.stop
+            yield cell, inner, slice(last - outer.start, stop if stop >= 0 else None, -1)
+        return
+    done = 0
+    while done < len(span):
+        first = span[done]
+        cell = first // chunk
+        end = (cell + 1) * chunk
+        count = min(len(span) - done, -(-(end - first) // span.step))
+        start = first - cell * chunk
+        inner = slice(start, start + (count - 1) * span.step + 1, span.step)
+        yield cell, inner, slice(done, done + count)
+        done += count

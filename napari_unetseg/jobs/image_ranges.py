@@ -1,0 +1,75 @@
+"""How images in files are scaled, measured once for each: that takes longer than a mask."""
+
+from __future__ import annotations
+
+import threading
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from napari_unetseg.core.events import Event
+    from napari_unetseg.core.image_stack import Normalization, Stack
+    from napari_unetseg.jobs.live_predictor import View
+    from napari_unetseg.models.model import Model
+
+__all__ = ["ImageRanges"]
+
+
+class ImageRanges:
+    """The scaling of images for models; may be used by several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[tuple[Any, ...], tuple[tuple[Any, ...], Normalization]] = {}
+        self._forgotten = 0
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def forget(self, image: Any) -> None:
+        """An image is gone; what is being measured of it is not kept either."""
+        with self._lock:
+            self._known = {k: v for k, v in self._known.items() if k[0] is not image}
+            self._forgotten += 1
+
+    def find(self, model: Model, view: View) -> Generator[Event, None, Normalization | None]:
+        """How the image of a view is scaled for a model.
+
+        Yields
+        ------
+        Notice
+            What its user should know of it, when it is measured.
+
+        Returns
+        -------
+        Normalization or None
+            None for an array in memory: it may be changed in place, so each mask measures it.
+        """
+        arrays = _arrays_of(view.stack)
+        if any(isinstance(array, np.ndarray) for array in arrays):
+            return None
+        from napari_unetseg.models.voxel_sizes import fit_spacing
+
+        fitted = fit_spacing(model, view.stack, match=view.match_spacing)
+        factors = () if fitted.resampling is None else fitted.resampling.factors
+        key = (view.image, model.normalization, factors)  # a layer's scale may change
+        with self._lock:
+            measured, known = self._known.get(key, ((), None))
+            forgotten = self._forgotten
+        if known is None or any(a is not b for a, b in zip_longest(measured, arrays)):
+            known, notices = model.normalization.for_stack(fitted.seen)
+            with self._lock:
+                if forgotten == self._forgotten:
+                    self._known[key] = arrays, known
+            yield from notices
+        return known
+
+
+def _arrays_of(stack: Stack) -> tuple[Any, ...]:
+    """What holds the pixels: one array, or one for each channel where these are layers."""
+    arrays: tuple[Any, ...] = getattr(stack.data, "arrays", (stack.data,))
+    return arrays

@@ -1,0 +1,283 @@
+"""The mask on screen while a training goes on: predicted in its worker, between its steps.
+
+The worker may be a thread of the window's own process or on another computer (`remote`). PyTorch is
+imported here inside the functions, so that opening the dock needs none.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import Event, Improved, Notice
+from napari_unetseg.jobs.image_ranges import ImageRanges
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.image_stack import Normalization, Stack
+    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.labels import Structure
+    from napari_unetseg.core.metrics import Scores
+    from napari_unetseg.core.settings import MatchSpacing
+    from napari_unetseg.models.model import Model
+
+__all__ = ["Live", "LookWork", "MaskBegins", "Screen", "View", "mask_of", "near"]
+
+EVERY_SECONDS = 2.0
+"""A newer model is shown this often at most."""
+FREE_SECONDS = 10.0
+"""What masks may take before they have to leave the training its share."""
+SHARE = 0.25
+"""Share of a long training's time that masks may take."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """What the viewer shows of an image; ``image`` is its layer, which the worker only hands back.
+
+    ``plane`` is the index along each leading axis of ``stack``, as in `TilePredicted`;
+    ``match_spacing`` is as in `PredictSettings`.
+    """
+
+    image: Any
+    stack: Stack
+    plane: tuple[int, ...]
+    match_spacing: MatchSpacing = False
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What makes it another view."""
+        return self.image, self.plane, self.match_spacing
+
+
+class Screen:
+    """What is on screen: set by the GUI thread, read by the worker; None when nothing is wanted."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._view: View | None = None
+        self._seen: tuple[slice, ...] | None = None
+
+    @property
+    def seen(self) -> tuple[slice, ...] | None:
+        """The part of the view's plane or volume that is on screen; None if it is not known."""
+        with self._lock:
+            return self._seen
+
+    @seen.setter
+    def seen(self, region: tuple[slice, ...] | None) -> None:
+        with self._lock:
+            self._seen = region
+
+    @property
+    def view(self) -> View | None:
+        """The newest view."""
+        with self._lock:
+            return self._view
+
+    @view.setter
+    def view(self, view: View | None) -> None:
+        with self._lock:
+            self._view = view
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskBegins(Event):
+    """The tiles that follow are the mask of this view, by the model of this id."""
+
+    view: View
+    model_id: str
+    structures: Sequence[Structure]
+    scores: Scores | None
+    before: Scores | None = None
+
+
+class Live:
+    """Predicts what is on screen with the newest model of a training.
+
+    Parameters
+    ----------
+    screen
+        Tells what is on screen.
+    device
+        As in `TrainSettings`.
+    control
+        The training's; nothing is predicted once it was told to stop.
+    clock
+        Seconds, such as `time.perf_counter`.
+    """
+
+    def __init__(
+        self,
+        screen: Screen,
+        device: str,
+        control: Control,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._screen, self._device, self._control = screen, device, control
+        self._clock, self._start, self._spent = clock, clock(), 0.0
+        self._newest: Improved | None = None
+        self._shown: tuple[Improved | None, View | None] = (None, None)
+        self._begun = 0.0
+        self._tiles: Generator[Event, None, None] | None = None
+        self._said: set[str] = set()
+        self._ranges = ImageRanges()
+
+    def after(self, event: Event) -> Generator[Event, None, None]:
+        """Yield what is due after an event of the training: a mask's beginning and its tiles.
+
+        Where a mask has so many tiles that the training would wait for long, the rest comes
+        after later events.
+        """
+        if isinstance(event, Improved):
+            self._newest = event
+        if self._may_go_on() and (begins := self._begin()) is not None:
+            yield begins
+        while self._tiles is not None and self._may_go_on():
+            tile = self._next()
+            if tile is None:
+                self._tiles = None
+            elif not self._was_said(tile):
+                yield tile
+
+    def _was_said(self, event: Event) -> bool:
+        """Whether this is a sentence that an earlier mask had too."""
+        if not isinstance(event, Notice):
+            return False
+        known = event.text in self._said
+        self._said.add(event.text)
+        return known
+
+    def _may_go_on(self) -> bool:
+        allowed = FREE_SECONDS + SHARE * (self._clock() - self._start)
+        return self._spent < allowed and not self._control.stopped
+
+    def _begin(self) -> MaskBegins | None:
+        """Begin a mask, if there is a newer model or another view; the newest of both wins."""
+        newest, view = self._newest, self._screen.view
+        better, moved = newest is not self._shown[0], view is not self._shown[1]
+        rests = self._tiles is None and self._clock() - self._begun >= EVERY_SECONDS
+        if newest is None or not (moved or (better and rests)):
+            return None
+        self._shown, self._begun, self._tiles = (newest, view), self._clock(), None
+        if view is None or not _fits(newest.model, view.stack):
+            return None
+        self._tiles = self._predict(newest.model, view)
+        model = newest.model
+        return MaskBegins(view, model.id, model.classes.structures, newest.scores, newest.before)
+
+    def _predict(self, model: Model, view: View) -> Generator[Event, None, None]:
+        known = yield from self._ranges.find(model, view)
+        yield from mask_of(model, view, self._device, self._control, self._screen, known)
+
+    def _next(self) -> Event | None:
+        """The next event of the mask, None after the last; a failure never ends the training."""
+        start = self._clock()
+        try:
+            return next(self._tiles, None) if self._tiles is not None else None
+        except (UserError, RuntimeError, MemoryError, OSError) as error:
+            self._tiles = None
+            text = f"The training goes on, but its mask cannot be shown: {error}"
+            return Notice(text, warning=True)
+        finally:
+            self._spent += self._clock() - start
+
+
+def mask_of(
+    model: Model,
+    view: View,
+    device: str,
+    control: Control,
+    screen: Screen,
+    normalization: Normalization | None = None,
+) -> Generator[Event, None, None]:
+    """The tiles of a view's mask, what is on screen first; ``normalization`` if it is known."""
+    from napari_unetseg.core.settings import PredictSettings
+    from napari_unetseg.inference.predict import predict_events
+
+    settings = PredictSettings(device=device, match_spacing=view.match_spacing)
+    return predict_events(
+        model,
+        view.stack,
+        settings,
+        planes=[view.plane],
+        control=control,
+        seen=lambda: screen.seen,
+        normalization=normalization,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LookWork:
+    """Masks of what is on screen and of its neighbours, while nothing else runs.
+
+    Attributes
+    ----------
+    model
+        What to predict with.
+    screen
+        Tells what is on screen; another view drops what is under way.
+    device
+        As in `PredictSettings`.
+    done
+        Planes whose masks are there already.
+    ahead
+        Neighbours on either side, along the last leading axis.
+    ranges
+        How images are scaled, as far as it is known.
+    """
+
+    model: Model
+    screen: Screen
+    device: str
+    done: frozenset[tuple[int, ...]]
+    ahead: int = 2
+    ranges: ImageRanges = field(default_factory=ImageRanges)
+
+    def __call__(self, control: Control) -> Generator[Event, None, None]:
+        """Yield masks until all that is near is there; ends when another image is chosen."""
+        first, done = self.screen.view, set(self.done)
+        while not control.stopped:
+            view = self.screen.view
+            if first is None or view is None or view.image is not first.image:
+                return
+            wanted = next((p for p in near(view, self.ahead) if p not in done), None)
+            if wanted is None:
+                return
+            if (yield from self._plane(view, wanted, control)):
+                done.add(wanted)
+
+    def _plane(
+        self, view: View, plane: tuple[int, ...], control: Control
+    ) -> Generator[Event, None, bool]:
+        """The mask of a plane; False if another view made it less urgent."""
+        asked = replace(view, plane=plane)
+        yield MaskBegins(asked, self.model.id, self.model.classes.structures, None)
+        known = yield from self.ranges.find(self.model, asked)
+        for tile in mask_of(self.model, asked, self.device, control, self.screen, known):
+            yield tile
+            if self.screen.view is not view:
+                return False
+        return not control.stopped
+
+
+def near(view: View, ahead: int) -> list[tuple[int, ...]]:
+    """The plane of a view and its neighbours along the last leading axis, the nearest first."""
+    if not view.plane:
+        return [view.plane]
+    *others, here = view.plane
+    count = view.stack.grid_shape[len(view.plane) - 1]
+    steps = [0, *(sign * n for n in range(1, ahead + 1) for sign in (1, -1))]
+    return [(*others, here + step) for step in steps if 0 <= here + step < count]
+
+
+def _fits(model: Model, stack: Stack) -> bool:
+    """Whether a model can predict an image; another one may have been chosen meanwhile."""
+    try:
+        model.check_image(stack)
+    except UserError:
+        return False
+    return True

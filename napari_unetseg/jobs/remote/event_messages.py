@@ -1,0 +1,157 @@
+"""Events as JSON and arrays, and back: only those listed here, each checked by its types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import (
+    EpochDone,
+    Event,
+    Improved,
+    Notice,
+    OtherSpacing,
+    Prepared,
+    Renewed,
+    StepDone,
+    TilePredicted,
+    TrainingDone,
+)
+from napari_unetseg.core.labels import Structure
+from napari_unetseg.core.metrics import Scores
+from napari_unetseg.jobs.live_predictor import MaskBegins, View
+from napari_unetseg.jobs.remote.model_messages import Models, content_of, model_of
+from napari_unetseg.jobs.remote.packets import BadMessageError, Message, Words
+
+__all__ = ["decoded", "encoded"]
+
+PLAIN: dict[str, TypeAdapter[Any]] = {
+    "Notice": TypeAdapter(Notice),
+    "OtherSpacing": TypeAdapter(OtherSpacing),
+    "Prepared": TypeAdapter(Prepared),
+    "StepDone": TypeAdapter(StepDone),
+    "EpochDone": TypeAdapter(EpochDone),
+    "Renewed": TypeAdapter(Renewed),
+    "TrainingDone": TypeAdapter(TrainingDone),
+}
+
+
+class _Told(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Better(_Told):
+    scores: Scores | None
+    seconds: float
+    step: int
+    before: Scores | None
+
+
+class _Mask(_Told):
+    image: int
+    plane: tuple[int, ...]
+    model_id: str
+    structures: tuple[Structure, ...]
+    scores: Scores | None
+    before: Scores | None
+
+
+class _Tile(_Told):
+    plane: tuple[int, ...]
+    region: tuple[tuple[int, int], ...]
+    done: int
+    total: int
+
+
+def encoded(event: Event, models: Models) -> Message:
+    """An event as JSON and arrays; a model that comes with it is remembered.
+
+    The image of a mask's view is a number here.
+    """
+    kind = type(event).__name__
+    if isinstance(event, Improved):
+        models.put(event.model)
+        words = _words(event, "seconds", "step", scores=event.scores, before=event.before)
+        return {"kind": kind, **words}, [content_of(event.model)]
+    if isinstance(event, MaskBegins):
+        words = _words(event, "model_id", scores=event.scores, before=event.before)
+        words |= {"image": event.view.image, "plane": event.view.plane}
+        words["structures"] = [asdict(structure) for structure in event.structures]
+        return {"kind": kind, **words}, []
+    if isinstance(event, TilePredicted):
+        words = _words(event, "plane", "done", "total")
+        words["region"] = [(span.start, span.stop) for span in event.region]
+        shares = [] if event.probabilities is None else [event.probabilities]
+        return {"kind": kind, **words}, [event.mask, *shares]
+    if kind not in PLAIN:
+        raise TypeError(f"{kind} does not travel")
+    return {"kind": kind, **asdict(event)}, []
+
+
+def _words(event: Event, *names: str, **scores: Scores | None) -> Words:
+    plain = {name: getattr(event, name) for name in names}
+    return plain | {name: s and asdict(s) for name, s in scores.items()}
+
+
+def decoded(words: Words, arrays: Sequence[np.ndarray], views: Sequence[View]) -> Event:
+    """The event that was sent.
+
+    Parameters
+    ----------
+    words, arrays
+        As from `encoded`.
+    views
+        The views that masks may be of, by the number of their image.
+
+    Raises
+    ------
+    BadMessageError
+        It is none, or not one that is expected.
+    """
+    kind, rest = words.get("kind"), {k: v for k, v in words.items() if k != "kind"}
+    try:
+        if kind == "Improved":
+            better = _Better.model_validate(rest)
+            return Improved(model_of(arrays[0]), **dict(better))
+        if kind == "MaskBegins":
+            mask = _Mask.model_validate(rest)
+            seen = views[mask.image]
+            view = View(seen.image, seen.stack, mask.plane)
+            _check(mask.plane, (), seen.stack.grid_shape)
+            return MaskBegins(view, mask.model_id, mask.structures, mask.scores, mask.before)
+        if kind == "TilePredicted":
+            return _tile(_Tile.model_validate(rest), arrays)
+        return PLAIN[str(kind)].validate_python(rest)  # type: ignore[no-any-return]
+    except (ValidationError, UserError, LookupError, ValueError) as error:
+        raise BadMessageError("an event that cannot be") from error
+
+
+def _tile(tile: _Tile, arrays: Sequence[np.ndarray]) -> TilePredicted:
+    shape = tuple(stop - start for start, stop in tile.region)
+    mask, shares = arrays[0], arrays[1] if len(arrays) > 1 else None
+    fits = mask.shape == shape and mask.dtype == np.uint8
+    if not fits or (shares is not None and shares.shape[1:] != shape) or not 0 < tile.done:
+        raise ValueError("a tile of another shape")
+    region = tuple(slice(*span) for span in tile.region)
+    return TilePredicted(tile.plane, region, mask, shares, tile.done, max(tile.done, tile.total))
+
+
+def check_place(event: TilePredicted, shape: Sequence[int]) -> None:
+    """Raise `BadMessageError` unless a tile lies in a grid."""
+    try:
+        _check(event.plane, event.region, shape)
+    except ValueError as error:
+        raise BadMessageError("a tile of another image") from error
+
+
+def _check(plane: Sequence[int], region: Sequence[slice], shape: Sequence[int]) -> None:
+    spans = [*((p, p + 1) for p in plane), *((r.start, r.stop) for r in region)]
+    whole = len(spans) == len(shape) or not region
+    inside = all(0 <= a < b <= size for (a, b), size in zip(spans, shape, strict=False))
+    if not (whole and inside and len(spans) <= len(shape)):
+        raise ValueError("it does not lie in the image")

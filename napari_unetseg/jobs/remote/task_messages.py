@@ -1,0 +1,187 @@
+"""Tasks, views and annotations as JSON and arrays, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.image_stack import Stack
+from napari_unetseg.core.labels import Structure
+from napari_unetseg.core.settings import MatchSpacing, PredictSettings, TrainSettings
+from napari_unetseg.data.dataset import Pair
+from napari_unetseg.jobs.live_predictor import LookWork, Screen, View
+from napari_unetseg.jobs.remote.grid_messages import pack_grid, unpack_grid
+from napari_unetseg.jobs.remote.image_messages import described
+from napari_unetseg.jobs.remote.model_messages import key_of
+from napari_unetseg.jobs.remote.packets import BadMessageError, Message, Words
+from napari_unetseg.jobs.tasks import Prediction, Task, Training
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from napari_unetseg.models.model import Model
+
+__all__ = [
+    "Known",
+    "check_settings",
+    "pairs_of",
+    "region_of",
+    "task_of",
+    "told_pairs",
+    "told_region",
+    "told_task",
+    "view_of",
+]
+
+OpenStack = Callable[[Words], Stack]
+
+
+class Known:
+    """Numbers for the images and views of a task, here where they are."""
+
+    def __init__(self) -> None:
+        self.stacks: list[Stack] = []
+        self.views: list[View] = []
+
+    def describe(self, stack: Stack) -> Words:
+        """An image, under its number; the same pixels keep theirs."""
+        for number, known in enumerate(self.stacks):
+            if known.data is stack.data and known.axes == stack.axes:
+                return described(stack, number)
+        self.stacks.append(stack)
+        return described(stack, len(self.stacks) - 1)
+
+    def view(self, view: View | None) -> Words | None:
+        """What is on screen; its layer is a number."""
+        if view is None:
+            return None
+        for number, known in enumerate(self.views):
+            if known.image is view.image:
+                self.views[number] = view
+                break
+        else:
+            number = len(self.views)
+            self.views.append(view)
+        words = {"image": number, "stack": self.describe(view.stack), "plane": view.plane}
+        return words | {"match_spacing": view.match_spacing}
+
+
+def told_pairs(pairs: Sequence[Pair], known: Known) -> Message:
+    """Annotated images: their description, and what is labelled."""
+    words: list[Words] = []
+    arrays: list[np.ndarray] = []
+    for pair in pairs:
+        one: Words = {"image": known.describe(pair.image), "kind": pair.kind, "ignore": pair.ignore}
+        for name, grid in (("labels", pair.labels), ("corrections", pair.corrections)):
+            one[name] = None
+            if grid is not None:
+                one[name], packed = pack_grid(grid)
+                arrays.append(packed)
+        one["newer"] = [told_region(region) for region in pair.newer]
+        words.append(one)
+    return {"pairs": words}, arrays
+
+
+def pairs_of(words: Words, arrays: Sequence[np.ndarray], stack: OpenStack) -> tuple[Pair, ...]:
+    """The annotated images that were told."""
+    left = iter(arrays)
+    pairs = []
+    for one in words["pairs"]:
+        grids = [
+            None if one[name] is None else unpack_grid(one[name], next(left))
+            for name in ("labels", "corrections")
+        ]
+        newer = tuple(region for told in one["newer"] if (region := region_of(told)) is not None)
+        image = stack(one["image"])
+        pairs.append(Pair(image, grids[0], one["kind"], grids[1], one["ignore"], newer))
+    return tuple(pairs)
+
+
+def view_of(words: Words | None, stack: OpenStack) -> View | None:
+    """What is on screen, as it was told."""
+    if words is None:
+        return None
+    match: MatchSpacing = "auto" if words["match_spacing"] else False
+    return View(int(words["image"]), stack(words["stack"]), tuple(words["plane"]), match)
+
+
+def region_of(words: Sequence[Sequence[int]] | None) -> tuple[slice, ...] | None:
+    """The part of a view that is on screen."""
+    return None if words is None else tuple(slice(*span) for span in words)
+
+
+def told_region(region: Sequence[slice] | None) -> list[tuple[int, int]] | None:
+    """The part of a view that is on screen, ready for JSON."""
+    return None if region is None else [(int(r.start), int(r.stop)) for r in region]
+
+
+def check_settings(settings: TrainSettings, model: Model | None) -> TrainSettings:
+    """Refuse what would have another computer read a file of encoder weights."""
+    if settings.encoder_weights is None:
+        return settings
+    if model is not None:
+        return settings.model_copy(update={"encoder_weights": None})
+    raise UserError(
+        "Another computer reads no encoder weights, only models that were saved here; leave them "
+        "out, or begin the training on this one and go on there."
+    )
+
+
+def told_task(task: Task, known: Known) -> tuple[Words, list[np.ndarray], Model | None]:
+    """A task, without what is on screen, and the model that it needs."""
+    if isinstance(task, Training):
+        words, arrays = told_pairs(task.pairs, known)
+        settings = check_settings(task.settings, task.model)
+        words |= {"task": "train", "settings": settings.model_dump(mode="json")}
+        words["structures"] = [asdict(structure) for structure in task.structures]
+    elif isinstance(task, Prediction):
+        planes = None if task.planes is None else [list(plane) for plane in task.planes]
+        words = {"task": "predict", "settings": task.settings.model_dump(mode="json")}
+        words |= {"planes": planes, "stack": known.describe(task.stack)}
+        arrays = []
+    else:
+        done = sorted(list(plane) for plane in task.done)
+        words = {"task": "look", "device": task.device, "done": done, "ahead": task.ahead}
+        arrays = []
+    words["model"] = None if task.model is None else key_of(task.model)
+    return words, arrays, task.model
+
+
+def task_of(
+    words: Words, arrays: Sequence[np.ndarray], model: Model | None, stack: OpenStack
+) -> tuple[Task, Screen]:
+    """The task that was told.
+
+    Raises
+    ------
+    UserError
+        It is none, or one that a worker refuses.
+    """
+    screen = Screen()
+    try:
+        screen.view = view_of(words.get("view"), stack)
+        screen.seen = region_of(words.get("seen"))
+        if words["task"] == "train":
+            settings = TrainSettings.model_validate(words["settings"])
+            structures = [Structure(**one) for one in words["structures"]]
+            pairs = pairs_of(words, arrays, stack)
+            settings = check_settings(settings, model)
+            return Training(pairs, settings, structures, model, screen), screen
+        if model is None:
+            raise BadMessageError("no model")
+        return _seen_task(words, model, stack, screen), screen
+    except (KeyError, TypeError, ValueError, StopIteration) as error:
+        raise BadMessageError("a task that is none") from error
+
+
+def _seen_task(words: Words, model: Model, stack: OpenStack, screen: Screen) -> Task:
+    if words["task"] == "predict":
+        planes: Any = words["planes"]
+        planes = None if planes is None else [tuple(plane) for plane in planes]
+        settings = PredictSettings.model_validate(words["settings"])
+        return Prediction(model, stack(words["stack"]), planes, settings)
+    done = frozenset(tuple(plane) for plane in words["done"])
+    settings = PredictSettings(device=words["device"])
+    return LookWork(model, screen, settings.device, done, int(words["ahead"]))

@@ -1,0 +1,111 @@
+"""What a window has done for it: train, predict, look; as plain tasks, here or elsewhere.
+
+PyTorch is imported here inside the functions, so that opening the dock needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from napari_unetseg.core.events import Event
+from napari_unetseg.jobs.live_predictor import Live, LookWork, Screen
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.image_stack import Stack
+    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.labels import Structure
+    from napari_unetseg.core.settings import PredictSettings, TrainSettings
+    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.models.model import Model
+    from napari_unetseg.training.checkpoint_file import CheckpointFile
+
+__all__ = ["ComputerLost", "Elsewhere", "Prediction", "Task", "Training"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Training:
+    """Trains, and predicts what is on screen between the steps.
+
+    Attributes
+    ----------
+    pairs, settings, structures
+        As `napari_unetseg.training.train.train_events` takes them.
+    model
+        The model to go on from; None starts anew.
+    screen
+        Tells what is on screen; one without a view shows nothing.
+    checkpoint
+        As `train_events` takes it; of a training on this computer.
+    """
+
+    pairs: Sequence[Pair]
+    settings: TrainSettings
+    structures: Sequence[Structure]
+    model: Model | None
+    screen: Screen
+    checkpoint: CheckpointFile | None = None
+
+    def __call__(self, control: Control) -> Generator[Event, None, Model]:
+        """Yield the events of the training, and masks between them; return the model."""
+        from napari_unetseg.training.train import train_events
+
+        live = Live(self.screen, self.settings.device, control)
+        training = train_events(
+            self.pairs,
+            self.settings,
+            structures=self.structures,
+            init=self.model,
+            control=control,
+            checkpoint=self.checkpoint,
+        )
+        while True:
+            try:
+                event = next(training)
+            except StopIteration as end:
+                return cast("Model", end.value)
+            yield event
+            yield from live.after(event)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """Predicts planes of a stack in the given order; None is all of them."""
+
+    model: Model
+    stack: Stack
+    planes: Sequence[tuple[int, ...]] | None
+    settings: PredictSettings
+
+    def __call__(self, control: Control) -> Generator[Event, None, None]:
+        """Yield notices and tiles."""
+        from napari_unetseg.inference.predict import predict_events
+
+        yield from predict_events(
+            self.model, self.stack, self.settings, planes=self.planes, control=control
+        )
+
+
+Task = Training | Prediction | LookWork
+
+
+@dataclass(frozen=True, slots=True)
+class ComputerLost(Event):
+    """The computer that trained went away; the training ends with what was best until then."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Elsewhere:
+    """A task on the computer behind an address; on this one where the address is empty."""
+
+    task: Task
+    address: str
+
+    def __call__(self, control: Control) -> Generator[Event, None, Any]:
+        """Yield the events of the task; return what it returns."""
+        if not self.address:
+            return (yield from self.task(control))
+        from napari_unetseg.jobs.remote.client import run
+
+        return (yield from run(self.task, self.address, control))

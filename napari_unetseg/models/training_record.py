@@ -1,0 +1,126 @@
+"""What a model remembers of its trainings."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from napari_unetseg.core.events import Choice
+from napari_unetseg.core.metrics import Scores
+from napari_unetseg.core.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from napari_unetseg.data.dataset import TrainingData
+
+__all__ = [
+    "CurvePoint",
+    "ImageRecord",
+    "TrainingRecord",
+    "image_records",
+    "now",
+    "remembered",
+    "versions",
+]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class CurvePoint(_Record):
+    """One epoch of a training; ``dice`` and ``iou`` per structure are None without validation.
+
+    ``validation_loss`` is that of `Scores`; None also in records of earlier versions.
+    """
+
+    epoch: int
+    step: int
+    seconds: float
+    train_loss: float
+    dice: tuple[float, ...] | None = None
+    iou: tuple[float, ...] | None = None
+    mean_dice: float | None = None
+    validation_loss: float | None = None
+
+
+class ImageRecord(_Record):
+    """A training image: its name without a path; its pixels are known by a fingerprint."""
+
+    name: str
+    shape: tuple[int, ...]
+    axes: str
+    dtype: str
+    fingerprint: str
+
+
+class TrainingRecord(_Record):
+    """One training in a model's history."""
+
+    date: str
+    reason: str
+    steps: int
+    seconds: float
+    settings: TrainSettings
+    scores: Scores | None
+    curve: tuple[CurvePoint, ...]
+    images: tuple[ImageRecord, ...]
+    shares: tuple[float, ...] | None = None
+    """Estimated share of each class in the training images, by which they were weighed."""
+    labelled_voxels: int
+    choices: tuple[Choice, ...] = ()
+    """What was chosen for these images, and why; empty in records of earlier versions."""
+    device: str
+    threads: int
+    processes: int = 1
+    """How many trained together under torchrun, each with so many threads."""
+    versions: dict[str, str]
+    parent: str | None = None
+    """The id of the model that this training went on from."""
+
+
+WITH_CURVES, MOST_RECORDS = 10, 100
+"""Newest trainings of which a model keeps curve and choices, and that it remembers at all."""
+
+
+def remembered(history: tuple[TrainingRecord, ...]) -> tuple[TrainingRecord, ...]:
+    """What a model that goes on keeps of its past: a day of training has hundreds."""
+    newest = history[-MOST_RECORDS:]
+    short = {"curve": (), "choices": ()}
+    old = tuple(record.model_copy(update=short) for record in newest[:-WITH_CURVES])
+    return (*old, *newest[-WITH_CURVES:])
+
+
+def image_records(data: TrainingData) -> tuple[ImageRecord, ...]:
+    """Records of the images of a training."""
+    return tuple(
+        ImageRecord(
+            name=image.name,
+            shape=tuple(int(s) for s in image.data.shape),
+            axes=image.axes,
+            dtype=str(image.data.dtype),
+            fingerprint=read.fingerprint,
+        )
+        for read in data.read_pairs
+        for image in (read.pair.image,)
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result can depend on."""
+    found = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    for name in ("napari-unetseg", "numpy", "torchvision"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def now() -> str:
+    """Date and time, UTC, ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

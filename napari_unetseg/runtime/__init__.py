@@ -1,0 +1,1 @@
+"""Devices, processor cores, memory and processes."""

@@ -1,0 +1,69 @@
+"""Devices and the threads of PyTorch."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.runtime.cpu import default_threads
+from napari_unetseg.runtime.distributed import place
+
+__all__ = ["device_name", "pick_device", "release_memory", "use_threads"]
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device for ``auto``, ``cuda``, ``mps`` or ``cpu``.
+
+    Of several processes of this machine each has a GPU of its own, or all use the CPU.
+
+    Raises
+    ------
+    UserError
+        The wanted device is not there.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available() and place().size == 1,
+        "cpu": True,
+    }
+    if wanted == "auto":
+        wanted = next(name for name, is_there in there.items() if is_there)
+    if not there.get(wanted, False):
+        raise UserError(
+            f"There is no {wanted} device that PyTorch {torch.__version__} can use here; "
+            "choose auto or cpu."
+        )
+    here = place()
+    if wanted != "cuda" or here.local_size == 1:
+        return torch.device(wanted)
+    if torch.cuda.device_count() < here.local_size:
+        raise UserError(
+            f"{here.local_size} processes need a GPU each, and there are "
+            f"{torch.cuda.device_count()} here; start as many as there are GPUs, or with "
+            "--device cpu."
+        )
+    return torch.device("cuda", here.local_rank)
+
+
+def device_name(device: torch.device) -> str:
+    """A name to show: the kind of device, and which GPU it is."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return str(device)
+
+
+def use_threads(number: int | None) -> int:
+    """Set PyTorch's CPU threads for the calling thread; return the number in use."""
+    number = number or default_threads()
+    if torch.get_num_threads() != number:
+        torch.set_num_threads(number)
+    return number
+
+
+def release_memory(device: torch.device) -> None:
+    """Give cached memory back to the device."""
+    if device.type == "cuda":
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()

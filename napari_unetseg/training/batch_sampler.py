@@ -1,0 +1,135 @@
+"""Batches of samples that follow from a seed, a step and a number, whoever draws them and when."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from napari_unetseg.training.augmentation import Augmenter, margin
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.settings import TrainSettings
+    from napari_unetseg.data.dataset import TrainingData
+    from napari_unetseg.data.validation_split import Place
+    from napari_unetseg.training.distillation import Teacher
+
+__all__ = ["Batch", "Key", "Prefetcher", "Sampler", "seed_of"]
+
+Key = tuple[int, ...]
+"""What random numbers follow from, besides the seed: a step's number."""
+Sample = tuple[Tensor, Tensor, bool]
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Images (N, C, *patch), targets (N, *patch), and which of them the teacher knows."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws samples from annotations that stand still; any thread may.
+
+    Two of them are equal if they draw the same samples.
+    """
+
+    data: TrainingData
+    teacher: Teacher | None
+    augment: Augmenter
+    settings: TrainSettings
+    patch: tuple[int, ...]
+
+    def sample(self, key: Key, number: int, place: Place | None = None) -> Sample:
+        """Image (C, *patch), target (*patch), and whether the teacher knows the image.
+
+        It is cut around ``place``, or around a voxel that is picked.
+        """
+        rng = np.random.default_rng([self.settings.seed, *key, number])
+        factor = margin(self.settings.augment)
+        cut = (*self.patch[:-2], *(math.ceil(p * factor) for p in self.patch[-2:]))
+        plane, anchor = place or self._pick(rng)
+        labels = self.teacher.labels(plane) if self.teacher else None
+        image, target = self.data.cut(plane, anchor, cut, rng, self.patch, labels)
+        generator = torch.Generator()
+        generator.manual_seed(seed_of(self.settings.seed, *key, number))
+        x, y = self.augment(
+            torch.from_numpy(image), torch.from_numpy(target), self.patch, generator
+        )
+        return x, y, self.teacher is not None and self.teacher.knows(plane)
+
+    def _pick(self, rng: np.random.Generator) -> Place:
+        """A voxel to learn from: a labelled one, or now and then any one that the teacher knows."""
+        return (self.teacher.pick(rng) if self.teacher else None) or self.data.pick(rng)
+
+    def batch(self, key: Key, numbers: Iterable[int], places: Sequence[Place] = ()) -> Batch:
+        """The samples with these numbers; the first are cut around ``places``."""
+        return _stacked(
+            self.sample(key, n, places[n] if n < len(places) else None) for n in numbers
+        )
+
+
+class Prefetcher:
+    """Draws a step's batch, and with threads the next step's meanwhile: one is kept at most.
+
+    What is asked for next decides: a batch drawn from other annotations than those of its step is
+    dropped and drawn again, so that a training is the same with and without threads.
+
+    Parameters
+    ----------
+    threads
+        How many draw; with 0 the caller does.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, "unetseg-samples", _alone) if threads else None
+        self._next: tuple[Hashable, list[Future[Sample]]] | None = None
+
+    def batch(self, sampler: Sampler, step: int, numbers: Sequence[int]) -> Batch:
+        """The samples of a step with these numbers."""
+        if self._pool is None:
+            return sampler.batch((step,), numbers)
+        kept, self._next = self._next, None
+        if kept is not None and kept[0] == (sampler, step, tuple(numbers)):
+            drawn = kept[1]
+        else:
+            _drop(kept)
+            drawn = self._begin(self._pool, sampler, step, numbers)
+        following = (sampler, step + 1, tuple(numbers))
+        self._next = following, self._begin(self._pool, sampler, step + 1, numbers)
+        return _stacked(each.result() for each in drawn)
+
+    @staticmethod
+    def _begin(
+        pool: ThreadPoolExecutor, sampler: Sampler, step: int, numbers: Sequence[int]
+    ) -> list[Future[Sample]]:
+        return [pool.submit(sampler.sample, (step,), number) for number in numbers]
+
+    def close(self) -> None:
+        """End the threads; the sample at hand is finished."""
+        _drop(self._next)
+        self._next = None
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed for PyTorch that follows from these numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _alone() -> None:
+    """Several threads draw at once, so that each does its own work."""
+    torch.set_num_threads(1)
+
+
+def _drop(kept: tuple[Hashable, list[Future[Sample]]] | None) -> None:
+    for each in kept[1] if kept is not None else ():
+        each.cancel()
+
+
+def _stacked(samples: Iterable[Sample]) -> Batch:
+    images, targets, held = zip(*samples, strict=True)
+    return torch.stack(images), torch.stack(targets), torch.tensor(held)

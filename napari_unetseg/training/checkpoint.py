@@ -1,0 +1,170 @@
+"""Checkpoints of a training: when its state is written, and whether it is taken up again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from napari_unetseg.core.errors import ModelFileError, TrainingError, UserError
+from napari_unetseg.core.events import Notice
+from napari_unetseg.models.training_record import versions
+from napari_unetseg.runtime.memory_errors import is_out_of_memory
+from napari_unetseg.training.saved_state import (
+    Identity,
+    SavedState,
+    Tensors,
+    expected,
+    give_back,
+    taken,
+)
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.settings import TrainSettings
+    from napari_unetseg.data.dataset import TrainingData
+    from napari_unetseg.models.model import Model
+    from napari_unetseg.training.checkpoint_file import CheckpointFile
+    from napari_unetseg.training.trainer import Learner
+    from napari_unetseg.training.training_plan import Plan
+    from napari_unetseg.training.training_state import Progress
+
+__all__ = ["Checkpoints", "identity"]
+
+EVERY_S = 30.0
+"""Between two states that are written go so many seconds at least."""
+SHARE = 0.01
+"""Part of a training's time that writing may take, where the network is large or the disk slow."""
+OF_A_RUN = {"threads", "device"}
+"""Settings that may differ when a training goes on, perhaps on another computer."""
+
+
+def identity(
+    data: TrainingData, settings: TrainSettings, plan: Plan, init: Model | None
+) -> Identity:
+    """Which training this is, whatever comes of it."""
+    labels = hashlib.blake2b(repr((data.classes.numbers, data.validated)).encode())
+    for plane in data.planes:
+        labels.update(repr((data.place_of(plane), plane.train.shape)).encode())
+        labels.update(np.ascontiguousarray(plane.train).data)
+        labels.update(np.ascontiguousarray(plane.validate).data)
+    images = repr((data.fingerprints, data.normalization))
+    return Identity(
+        version=versions()["napari-unetseg"],
+        settings=settings.model_dump(mode="json", exclude=OF_A_RUN),
+        model=init.id if init else "",
+        images=hashlib.blake2b(images.encode(), digest_size=16).hexdigest(),
+        labels=labels.hexdigest()[:32],
+        plan=repr(plan),
+    )
+
+
+class Checkpoints:
+    """Keeps the state of a training in a file and takes it up again; without one it does nothing.
+
+    Parameters
+    ----------
+    file
+        Where to keep it.
+    learner, progress
+        Of the training, before its first step.
+    identity
+        Called for which training it is, when that is needed.
+    """
+
+    def __init__(
+        self,
+        file: CheckpointFile | None,
+        learner: Learner,
+        progress: Progress,
+        identity: Callable[[], Identity],
+    ) -> None:
+        self._file, self._learner, self._progress = file, learner, progress
+        self._identity = identity
+        self._known: Identity | None = None
+        self._said = False
+        self._next = time.monotonic() + EVERY_S
+
+    def resume(self) -> bool:
+        """Take up the state in the file, in all processes; whether there was one.
+
+        Raises
+        ------
+        TrainingError
+            The file is damaged, or of another training.
+        """
+        if self._file is None:
+            return False
+        team = self._learner.team
+        found = self._read(self._file) if team.leads else None
+        text = team.told_text(found[0].model_dump_json() if found else "null")
+        if text == "null":
+            return False
+        state = SavedState.model_validate_json(text)
+        about = expected(state, self._learner)
+        tensors = found[1] if found else {n: torch.zeros(s, dtype=d) for n, (s, d) in about.items()}
+        team.spread(tensors[name] for name in sorted(tensors))
+        give_back(state, tensors, self._learner, self._progress)
+        self._file.steps = state.progress.steps
+        return True
+
+    def _read(self, file: CheckpointFile) -> tuple[SavedState, Tensors] | None:
+        """The state in the file, if there is one."""
+        if (found := file.read()) is None:
+            return None
+        words, read_tensors = found
+        try:
+            state = SavedState.model_validate(words)
+            self._check(file, state)
+            return state, read_tensors(expected(state, self._learner))
+        except (ValidationError, ModelFileError, KeyError) as error:
+            raise file.damaged() from error
+
+    def _check(self, file: CheckpointFile, state: SavedState) -> None:
+        """Refuse a state of another training: it may be hours of somebody's work."""
+        if differs := state.training.differs_from(self._training):
+            raise TrainingError(
+                f"{file.path} holds step {state.progress.steps} of another training, {differs}; "
+                "give the command that began it, or add --no-resume to begin anew and replace it."
+            )
+
+    @property
+    def _training(self) -> Identity:
+        self._known = self._known or self._identity()
+        return self._known
+
+    def keep(self, *, now: bool = False) -> Generator[Notice, None, None]:
+        """Write the state where it is time to, or at once; say once where that fails."""
+        file, began = self._file, time.monotonic()
+        due = now or began >= self._next
+        if file is None or not self._learner.team.leads or not self._progress.steps or not due:
+            return
+        trouble = self._write(file)
+        ended = time.monotonic()
+        self._next = ended + max(EVERY_S, (ended - began) / SHARE)
+        if trouble and not self._said:
+            self._said = True
+            yield Notice(
+                f"A checkpoint could not be written, so training goes on without: {trouble}",
+                warning=True,
+            )
+
+    def _write(self, file: CheckpointFile) -> str:
+        """Write the state; say why not where that fails."""
+        try:
+            state, tensors = taken(self._learner, self._progress, self._training)
+            file.write(tensors, json.loads(state.model_dump_json()), state.progress.steps)
+        except (UserError, RuntimeError, MemoryError) as error:
+            if not isinstance(error, UserError) and not is_out_of_memory(error):
+                raise
+            return str(error) if isinstance(error, UserError) else "there is not enough memory."
+        return ""
+
+    def end(self) -> None:
+        """Keep nothing from now on: what is trained on is no more what the training began with."""
+        self._file = None

@@ -1,0 +1,144 @@
+"""The file that a training's state is kept in, from which another process goes on."""
+
+from __future__ import annotations
+
+import glob
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from napari_unetseg.core import file_locks
+from napari_unetseg.core.errors import ModelFileError, TrainingError
+from napari_unetseg.models import model_file
+from napari_unetseg.runtime.distributed import place
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from napari_unetseg.core.file_locks import LockOwner
+
+__all__ = ["SUFFIX", "CheckpointFile"]
+
+SUFFIX = ".checkpoint"
+RANDOM = "[a-z0-9_]" * 8
+"""What `atomic_path` adds to the names of temporary files."""
+POLL_SECONDS = 0.5
+
+
+class CheckpointFile:
+    """A file from which a training goes on that was stopped or killed.
+
+    While it is open as a context no other process can train with it::
+
+        with CheckpointFile("cells.checkpoint") as checkpoint:
+            model = train(pairs, settings, checkpoint=checkpoint)
+            model.save("cells.safetensors")
+            checkpoint.remove()
+
+    A state is written every 30 seconds (less often where that would take more than 1 % of the
+    time), and when a `Control` stops the training. It is a safetensors file: nothing in it is run.
+    Of several processes under torchrun the first one reads and writes it.
+
+    Parameters
+    ----------
+    path
+        The file; its folder is made where it does not exist.
+    resume
+        Go on from the state in the file, if there is one. False begins anew, and the first state
+        that is written takes the place of that in the file.
+
+    Attributes
+    ----------
+    steps
+        Steps that were done in the state that the file holds; None where it holds none of this
+        training.
+    """
+
+    def __init__(self, path: str | Path, *, resume: bool = True) -> None:
+        self.path, self.resume = Path(path), resume
+        self.steps: int | None = None
+        self._lock = file_locks.OutputLock(self.path.with_name(f".{self.path.name}.lock"))
+
+    def __enter__(self) -> Self:
+        """Keep others from training with this file.
+
+        Raises
+        ------
+        TrainingError
+            Another process does.
+        """
+        if place().rank:
+            return self
+        try:
+            owner = self._take()
+        except OSError:
+            return self  # the folder cannot be written, which `write` says
+        if owner is not None:
+            raise TrainingError(
+                f"Another process trains with {self.path} at the moment ({owner}); wait until it "
+                "ends, or choose another name for this model."
+            )
+        self._remove_temporary()
+        return self
+
+    def _take(self) -> LockOwner | None:
+        """Take the lock, or say who has it: whether one on another computer lives, time tells."""
+        end = time.monotonic() + file_locks.STALE_SECONDS + file_locks.TOUCH_SECONDS
+        while (owner := self._lock.take()) is not None:
+            if owner.is_here or time.monotonic() > end:
+                return owner
+            time.sleep(POLL_SECONDS)
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def _remove_temporary(self) -> None:
+        """Remove what a process that was killed left half written."""
+        name = f".{glob.escape(self.path.stem[:40])}-{RANDOM}{SUFFIX}"
+        for left in self.path.parent.glob(name) if self.path.suffix == SUFFIX else ():
+            with suppress(OSError):
+                left.unlink()
+
+    def read(
+        self,
+    ) -> tuple[dict[str, Any], Callable[[model_file.Expected], dict[str, Tensor]]] | None:
+        """What `model_file.read` returns, None where there is nothing to go on from.
+
+        Raises
+        ------
+        TrainingError
+            The file is damaged, or of another version.
+        """
+        if not self.resume or not self.path.exists():
+            return None
+        try:
+            return model_file.read(self.path, model_file.CHECKPOINT)
+        except ModelFileError as error:
+            raise self.damaged() from error
+
+    def damaged(self) -> TrainingError:
+        """What is raised where the file cannot be used."""
+        return TrainingError(
+            f"Training cannot go on from {self.path}, which is damaged, cannot be read, or is no "
+            "checkpoint of this version; rename it, or begin anew with --no-resume."
+        )
+
+    def write(self, weights: Mapping[str, Tensor], state: Mapping[str, Any], steps: int) -> None:
+        """Write a state, whole or not at all.
+
+        Raises
+        ------
+        UserError
+            The disk is full or the folder cannot be written; the earlier state is as it was.
+        """
+        model_file.write(self.path, weights, state, model_file.CHECKPOINT)
+        self.steps = steps
+
+    def remove(self) -> None:
+        """Remove the file, when the training has ended and its model is saved."""
+        self.steps = None
+        with suppress(OSError):
+            self.path.unlink()

@@ -1,0 +1,205 @@
+"""An answer before the first step: a pretrained body, its norms measured anew, a fitted last layer.
+
+The body comes with the program; it was trained on random pictures with random strokes, so that a
+linear classifier on its features separates what strokes tell apart (``benchmarks/pretrain.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from napari_unetseg.core.labels import IGNORE
+from napari_unetseg.models.transfer import first_layer, inflate
+from napari_unetseg.models.unet import NORMS, probabilities
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.settings import NetSettings
+    from napari_unetseg.models.unet import UNet
+
+__all__ = ["BODY", "HeadFit", "measure_norms", "pretrained_body"]
+
+BODY = Path(__file__).parents[1] / "models" / "body.safetensors"
+BODY_WIDTH, BODY_DEPTH = 16, 4
+RIDGE = 1e-3
+"""Weight of the squared coefficients of standardised features."""
+MOST_VOXELS = 40_000
+"""Labelled voxels that the last layer is fitted to."""
+MEASURED = 384
+"""Voxels along Y and X of each piece that the norms are measured on."""
+ROUNDS = 50
+"""Of the estimate of shares; it has converged long before."""
+LEAST_SHARE = 0.01
+EVERY = 5
+"""Of so many voxels one is looked at for the shares."""
+Sample = tuple[Tensor, Tensor]
+
+
+def pretrained_body(net: NetSettings) -> dict[str, Tensor] | None:
+    """The shipped weights of everything but the last layer, None for another architecture.
+
+    They are those of a 2D U-Net for RGB: other channels get kernels of their sums (`first_layer`),
+    a volume begins plane by plane (`inflate`), and a shallower network takes the upper levels.
+
+    Parameters
+    ----------
+    net
+        The architecture to begin with.
+    """
+    if (net.encoder, net.width, net.norm) != ("unet", BODY_WIDTH, "batch"):
+        return None
+    if net.depth > BODY_DEPTH or any(level[-2:] != (2, 2) for level in net.strides or ()):
+        return None
+    weights = load_file(BODY)
+    deepest = net.depth - 1
+    body = {}
+    for name, tensor in weights.items():
+        room, level, *rest = name.split(".")
+        if room == "bottleneck" and net.depth < BODY_DEPTH:
+            continue
+        if room != "bottleneck" and int(level) >= deepest:
+            if room != "encoder" or int(level) > deepest:
+                continue
+            name = ".".join(["bottleneck", *rest])
+        body[name] = tensor.float()
+    entry = ("encoder.0." if deepest else "bottleneck.") + "0.weight"
+    body[entry] = first_layer(body[entry], net.in_channels)
+    return inflate(body, net) if net.dims == 3 else body
+
+
+@torch.no_grad()
+def measure_norms(
+    network: nn.Module, images: Iterable[Tensor], leave: nn.Module | None = None
+) -> None:
+    """Measure the mean and variance of each batch norm on these images (C, *spatial).
+
+    What Li et al. 2016 (https://arxiv.org/abs/1603.04779) do to carry a network to other images.
+    The norms of the part ``leave`` stay as they are.
+    """
+    left = set(leave.modules()) if leave is not None else set()
+    norms = [m for m in network.modules() if isinstance(m, NORMS) and m not in left]
+    if not norms:
+        return
+    usual = [m.momentum for m in norms]
+    network.eval()
+    try:
+        for norm in norms:
+            norm.train()
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over all images
+        for image in images:
+            if image[0].numel() > 1:
+                network(image[None][..., :MEASURED, :MEASURED])
+    finally:
+        for norm, momentum in zip(norms, usual, strict=True):
+            norm.momentum = momentum
+
+
+class HeadFit:
+    """Fits the last layer to labelled voxels: logistic regression on the network's features.
+
+    The features are computed once, for all voxels of the samples.
+
+    Parameters
+    ----------
+    network
+        A U-Net with a 1 × 1 ``head``; only that is changed.
+    samples
+        Images (C, *spatial) and class indices (*spatial), `IGNORE` where nothing is labelled.
+    """
+
+    def __init__(self, network: UNet, samples: Iterable[Sample]) -> None:
+        self.head = network.head
+        self.everywhere: list[Tensor] = []
+        features, truth = [], []
+        seen: list[Tensor] = []
+        fast = network.folded()
+        fast.head.register_forward_hook(lambda _m, inputs, _out: seen.append(inputs[0]))
+        with torch.no_grad():
+            for image, target in samples:
+                seen.clear()
+                fast(image[None])
+                inside = (slice(None), *(slice(0, s) for s in target.shape))
+                found = seen[0][0][inside].float()
+                known = target != IGNORE
+                features.append(found[:, known].T)
+                truth.append(target[known].long())
+                self.everywhere.append(found.flatten(1)[:, ::EVERY])
+        self.features, self.truth = torch.cat(features), torch.cat(truth)
+        self._thin_out(max(2, self.head.out_channels))
+
+    def _thin_out(self, classes: int) -> None:
+        """Keep so many voxels of each class; what is left of it counts for the rest."""
+        most = max(1, MOST_VOXELS // classes)
+        kept = []
+        for number in range(classes):
+            places = torch.nonzero(self.truth == number)[:, 0]
+            chosen = torch.randperm(len(places))[:most].to(places.device)
+            kept.append(places[chosen])
+        before = torch.bincount(self.truth, minlength=classes)
+        index = torch.cat(kept)
+        self.features, self.truth = self.features[index], self.truth[index]
+        after = torch.bincount(self.truth, minlength=classes)
+        self.stands_for = before / after.clamp(min=1)
+        self.complete = bool((after > 0).all())
+
+    def fit(self, weights: Tensor | None) -> None:
+        """Fit; ``weights`` are those of the classes, (classes,), or None."""
+        head, outputs = self.head, self.head.out_channels
+        middle, spread = self.features.mean(0), self.features.std(0) + 1e-3
+        standard = (self.features - middle) / spread
+        counts = self.stands_for if weights is None else weights * self.stands_for
+        rows, bias = _logistic(standard, self.truth, max(2, outputs), counts)
+        rows = rows / spread
+        bias = bias - rows @ middle
+        if outputs == 1:  # one logit stands for the difference of two
+            rows, bias = rows[1:] - rows[:1], bias[1:] - bias[:1]
+        assert head.bias is not None
+        with torch.no_grad():
+            head.weight.copy_(rows.view_as(head.weight))
+            head.bias.copy_(bias)
+
+    @torch.no_grad()
+    def class_shares(self) -> Tensor:
+        """How much of the images each class covers, (classes,) float32, summing to 1.
+
+        Strokes do not tell: people paint as much of a rare structure as of the background. What
+        the last layer says of all voxels does, where it was fitted with every class counting
+        alike, by expectation maximisation (Saerens, Latinne and Decaestecker 2002,
+        https://doi.org/10.1162/089976602753284446).
+        """
+        head = self.head
+        assert head.bias is not None
+        rows, bias = head.weight.flatten(1), head.bias[:, None]
+        said = torch.cat([probabilities(rows @ f + bias) for f in self.everywhere], 1)
+        shares = said.new_full((len(said), 1), 1 / len(said))
+        for _ in range(ROUNDS):
+            likely = said * shares
+            shares = (likely / likely.sum(0)).mean(1, keepdim=True)
+        shares = shares[:, 0].clamp(min=min(LEAST_SHARE, 0.1 / len(said)))
+        return (shares / shares.sum()).cpu()
+
+
+def _logistic(
+    features: Tensor, truth: Tensor, classes: int, weights: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Multinomial logistic regression by L-BFGS: (classes, features) and (classes,)."""
+    rows = torch.zeros(classes, features.shape[1], device=features.device, requires_grad=True)
+    bias = torch.zeros(classes, device=features.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS([rows, bias], max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(features @ rows.T + bias, truth, weight=weights)
+        loss = loss + RIDGE * (rows**2).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return rows.detach(), bias.detach()

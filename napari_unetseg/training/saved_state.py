@@ -1,0 +1,221 @@
+"""The state of a training between two steps: taken of it, and given back to another process.
+
+All that a step or an epoch changes is here. Random numbers need no state: samples follow from the
+seed, the step and their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from napari_unetseg.core.events import StartedFrom
+from napari_unetseg.core.metrics import Scores
+from napari_unetseg.models.training_record import CurvePoint
+from napari_unetseg.training.training_state import Best
+
+if TYPE_CHECKING:
+    from napari_unetseg.models.model_file import Expected
+    from napari_unetseg.training.trainer import Learner
+    from napari_unetseg.training.training_state import Progress
+
+__all__ = ["Identity", "SavedState", "Tensors", "expected", "give_back", "taken"]
+
+Tensors = dict[str, Tensor]
+
+
+class _State(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", from_attributes=True, ser_json_inf_nan="strings"
+    )
+
+
+class Identity(_State):
+    """Which training a state is of; what differs is said."""
+
+    version: str
+    settings: dict[str, Any]
+    model: str
+    """The id of the model that it went on from, or nothing."""
+    images: str
+    labels: str
+    plan: str
+
+    def differs_from(self, other: Identity) -> str:
+        """What is not the same, in words; nothing if it is one training."""
+        if self.version != other.version:
+            return f"begun by napari-unetseg {self.version}, and this is {other.version}"
+        if self.settings != other.settings:
+            names = sorted(n for n in other.settings if self.settings.get(n) != other.settings[n])
+            changes = (f"{n}: {self.settings.get(n)}, now {other.settings[n]}" for n in names)
+            return f"with other options ({', '.join(changes)})"
+        parts = {
+            "model": "from another model",
+            "images": "on other images",
+            "labels": "with other labels",
+            "plan": "on another kind of device or number of processes",
+        }
+        differ = (words for n, words in parts.items() if getattr(self, n) != getattr(other, n))
+        return next(differ, "")
+
+
+class LearnerState(_State):
+    """The attributes of `Learner` that change, but for tensors."""
+
+    steps: int
+    batch: int
+    patch: tuple[int, ...]
+    damping: float
+    still_norms: bool
+    shares: tuple[float, ...] | None
+
+
+class ProgressState(_State):
+    """The attributes of `Progress` that change, but for the weights it keeps."""
+
+    steps: int
+    epochs: int
+    steps_since_epoch: int
+    without_gain: int
+    failures: int
+    losses: float
+    curve: list[CurvePoint]
+    level: float
+    record: float
+    before: Scores | None
+    fitted: bool
+    started_from: StartedFrom
+
+
+class Kept(_State):
+    """Weights by their number in the file, with their scores."""
+
+    weights: int
+    scores: Scores | None
+
+
+class SavedState(_State):
+    """A training between two steps, but for the tensors.
+
+    What newer annotations change is not in it, since they end the checkpoints of a training.
+    """
+
+    training: Identity
+    seconds: float
+    learner: LearnerState
+    progress: ProgressState
+    best: Kept | None
+    safe: int
+    initial: int | None
+    """Where the initial weights are among those kept; None where nothing asks for them again."""
+    scaler: dict[str, int | float]
+    optimized: tuple[str, ...]
+    """Parameters of which the optimiser remembers something."""
+
+
+def taken(learner: Learner, progress: Progress, training: Identity) -> tuple[SavedState, Tensors]:
+    """The state of a training, and its tensors on the CPU."""
+    sets: list[Tensors] = []
+
+    def number(weights: Tensors) -> int:
+        if not any(weights is known for known in sets):
+            sets.append(weights)
+        return next(n for n, known in enumerate(sets) if weights is known)
+
+    best = progress.best
+    kept = Kept(weights=number(best.weights), scores=best.scores) if best else None
+    safe = number(progress.safe_weights)
+    again = any(progress.initial is known for known in sets)
+    remembered = _optimizer(learner)
+    state = SavedState(
+        training=training,
+        seconds=progress.seconds,
+        learner=LearnerState.model_validate(learner),
+        progress=ProgressState.model_validate(progress),
+        best=kept,
+        safe=safe,
+        initial=number(progress.initial) if again else None,
+        scaler=learner.scaler.state_dict(),
+        optimized=tuple(remembered),
+    )
+    now = {"network": learner.copied(learner.network), "averaged": learner.weights()}
+    named = now | {f"kept {n}": weights for n, weights in enumerate(sets)}
+    tensors = {f"{group}.{n}": t for group, some in named.items() for n, t in some.items()}
+    for name, values in remembered.items():
+        for what, value in values.items():
+            plain = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            tensors[f"optimizer {what}.{name}"] = plain
+    return state, tensors
+
+
+def _optimizer(learner: Learner) -> dict[str, dict[str, Tensor]]:
+    """What the optimiser remembers of each parameter: its steps, and means of its gradient."""
+    state = learner.optimizer.state
+    return {n: state[p] for n, p in learner.network.named_parameters() if state.get(p)}
+
+
+def expected(state: SavedState, learner: Learner) -> Expected:
+    """Shape and dtype of each tensor of a state, for a learner of the same training."""
+    network = {n: (tuple(t.shape), t.dtype) for n, t in learner.network.state_dict().items()}
+    groups = ["network", "averaged", *(f"kept {n}" for n in _numbers(state))]
+    tensors = {f"{g}.{n}": about for g in groups for n, about in network.items()}
+    for name in state.optimized:
+        shape, dtype = network[name]
+        tensors[f"optimizer step.{name}"] = ((), torch.float32)
+        for what in ("exp_avg", "exp_avg_sq"):
+            tensors[f"optimizer {what}.{name}"] = (shape, dtype)
+    return tensors
+
+
+def _numbers(state: SavedState) -> list[int]:
+    """Which weights are kept besides the newest ones."""
+    return sorted({state.safe, *([state.best.weights] if state.best else [])})
+
+
+def give_back(
+    state: SavedState, tensors: Mapping[str, Tensor], learner: Learner, progress: Progress
+) -> None:
+    """Make a new learner and its progress what those were that a state was taken of."""
+
+    def group(name: str) -> Tensors:
+        names = learner.network.state_dict()
+        return {n: tensors[f"{name}.{n}"] for n in names}
+
+    learner.network.load_state_dict(group("network"))
+    learner.averaged.load_state_dict(group("averaged"))
+    _give_optimizer(state, tensors, learner)
+    _set(learner, state.learner)
+    learner.use(learner.data)  # class weights follow from what was set
+    _set(progress, state.progress)
+    progress.seconds_before = state.seconds
+    sets = {n: group(f"kept {n}") for n in _numbers(state)}
+    kept = state.best
+    progress.best = Best(sets[kept.weights], kept.scores) if kept else None
+    progress.safe_weights = sets[state.safe]
+    if state.initial is not None:
+        progress.initial = sets[state.initial]
+
+
+def _give_optimizer(state: SavedState, tensors: Mapping[str, Tensor], learner: Learner) -> None:
+    """Fill the optimiser; its tensors lie in memory as their parameters do, which it relies on."""
+    parameters = dict(learner.network.named_parameters())
+    for name in state.optimized:
+        parameter = parameters[name]
+        means = ("exp_avg", "exp_avg_sq")
+        saved = {what: tensors[f"optimizer {what}.{name}"] for what in means}
+        values = {what: torch.zeros_like(parameter).copy_(one) for what, one in saved.items()}
+        fused = learner.optimizer.defaults["fused"]
+        step = tensors[f"optimizer step.{name}"].clone()
+        values["step"] = step.to(parameter.device) if fused else step
+        learner.optimizer.state[parameter] = values
+    if state.scaler:
+        learner.scaler.load_state_dict(state.scaler)
+
+
+def _set(target: Learner | Progress, values: BaseModel) -> None:
+    for name in type(values).model_fields:
+        setattr(target, name, getattr(values, name))

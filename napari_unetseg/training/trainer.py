@@ -1,0 +1,450 @@
+"""One network being trained: a step, a score, and the weights to keep."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor
+
+from napari_unetseg.core.errors import TrainingError
+from napari_unetseg.core.labels import IGNORE
+from napari_unetseg.models.encoder_weights import load_encoder
+from napari_unetseg.models.joint_norm import joined_norms
+from napari_unetseg.models.resnet_unet import build
+from napari_unetseg.models.unet import NORMS
+from napari_unetseg.runtime.cpu import default_threads
+from napari_unetseg.runtime.devices import release_memory
+from napari_unetseg.runtime.distributed import Team
+from napari_unetseg.runtime.llvm_isolation import load_triton_apart
+from napari_unetseg.runtime.memory_errors import is_out_of_memory
+from napari_unetseg.training.augmentation import Augmenter
+from napari_unetseg.training.batch_sampler import Batch, Key, Prefetcher, Sampler, seed_of
+from napari_unetseg.training.distillation import HELD_OUT, Teacher, distillation_sums
+from napari_unetseg.training.linear_probe import HeadFit, measure_norms, pretrained_body
+from napari_unetseg.training.losses import (
+    class_weights,
+    edge_loss,
+    segmentation_loss,
+    segmentation_sums,
+)
+from napari_unetseg.training.validation import Validator
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.metrics import Scores
+    from napari_unetseg.core.settings import TrainSettings
+    from napari_unetseg.data.dataset import TrainingData
+    from napari_unetseg.models.unet import UNet
+    from napari_unetseg.training.training_plan import Plan
+
+__all__ = ["Learner", "NotFiniteError", "Weights"]
+
+AVERAGE = 0.99
+"""Share of the averaged weights that a step leaves as they are."""
+FOLLOW = 0.97
+"""The same in the first steps of a training that goes on, so that new strokes show in seconds."""
+MANY_VOXELS, LEAST_RATE = 16_000, 0.2
+"""Labelled voxels from which a pretrained network learns at the full rate: with fewer it is changed
+less, as the square root of their number, since it would learn them by heart."""
+KNOWING = 200
+"""Steps after which a network whose decoder began with random weights is drawn to edges in full."""
+FAST = ("cpu", "cuda")
+"""Devices that train faster with channels last and a fused optimiser. On MPS some norms learn
+wrongly from channels last (https://github.com/pytorch/pytorch/issues/175189)."""
+PREFETCHING, MOST_THREADS = ("cuda",), 4
+"""Devices on which samples are drawn beside a step, and by how many threads at most: on a CPU the
+step itself needs them."""
+SMALLEST_PATCH = 32
+Weights = dict[str, Tensor]
+T = TypeVar("T")
+
+
+class NotFiniteError(Exception):
+    """The loss of a step or its gradient was no number; the weights were not changed."""
+
+
+class Learner:
+    """A network, its optimiser (AdamW, Loshchilov and Hutter 2019) and its averaged weights.
+
+    Of several processes each has the same network, and learns from its share of the samples.
+    """
+
+    def __init__(
+        self,
+        data: TrainingData,
+        plan: Plan,
+        settings: TrainSettings,
+        device: torch.device,
+        weights: Mapping[str, Tensor] | None = None,
+        shares: tuple[float, ...] | None = None,
+        team: Team | None = None,
+    ) -> None:
+        load_triton_apart()
+        self.team = team or Team(device)
+        self.settings, self.device = settings, device
+        self.patch, self.batch = plan.patch, plan.batch
+        with seeded(device, settings.seed, 0):
+            self.network = build(plan.net)
+        self.continued = weights is not None
+        if weights is None and settings.pretrained:
+            weights = pretrained_body(plan.net)
+        self.pretrained = self.still_norms = self.knows = weights is not None
+        self.shares = shares
+        if weights is not None:
+            self.network.load_state_dict(dict(weights), strict=self.continued)
+        if not self.continued and settings.encoder_weights is not None:
+            load_encoder(self.network, settings.encoder_weights)
+            self.pretrained = True
+        self.frozen = settings.freeze_encoder and (
+            self.continued or settings.encoder_weights is not None
+        )
+        last = data.dims == 2 and device.type in FAST
+        self.layout = torch.channels_last if last else torch.contiguous_format
+        self.network.to(device).to(memory_format=self.layout)
+        self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.teacher: Teacher | None = None
+        self.augment = Augmenter(settings.augment, data.dims)
+        ahead = device.type in PREFETCHING
+        self.prefetcher = Prefetcher(min(MOST_THREADS, default_threads()) if ahead else 0)
+        self.validator = Validator(data, self.network, device, self.team)
+        self.use(data)
+        self.steps = 0
+        self.follows_from = 0 if self.continued else None
+        self.damping = 1.0
+        self._freeze()
+        self._new_optimizer()
+
+    @property
+    def joint_norms(self) -> bool:
+        """Whether norms are measured over all processes in each step."""
+        norms = any(isinstance(module, NORMS) for module in self.network.modules())
+        return norms and not self.still_norms and not self.team.alone
+
+    def use(self, data: TrainingData) -> None:
+        """Train and score on these data from now on."""
+        self.data = self.validator.data = data
+        self._weigh()
+        self.amount = min(1.0, max(LEAST_RATE, math.sqrt(data.train_voxels / MANY_VOXELS)))
+        self.caution = self.amount if self.pretrained else 1.0
+
+    def teacher_of(self, weights: Weights, seen: Collection[str]) -> Teacher | None:
+        """What these weights say of images with these fingerprints, or with corrections.
+
+        Their mask could be seen, so that what was painted since is where it was wrong. None where
+        the settings ask for no teacher.
+        """
+        hold = self.settings.hold
+        return Teacher(self.network_of(weights), self.data, seen) if hold else None
+
+    def hold_to(self, teacher: Teacher | None) -> None:
+        """Hold on to what a teacher says; the averaged weights follow faster for some steps."""
+        self.teacher, self.follows_from = teacher, self.steps
+
+    def _weigh(self) -> None:
+        """Weigh the classes by what is labelled and by what they are thought to cover."""
+        self.class_weights = None
+        if self.settings.balance:
+            shares = None if self.shares is None else torch.tensor(self.shares)
+            weights = class_weights(torch.from_numpy(self.data.counts), shares)
+            self.class_weights = weights.to(self.device)
+
+    def begin(self, *, measure: bool, between: Callable[[], object] = lambda: None) -> None:
+        """Give an answer without a step: fit the last layer to the labelled voxels.
+
+        ``measure`` first measures the batch norms on these images. ``between`` is called before
+        each image, and may raise to end it.
+        """
+        with seeded(self.device, self.settings.seed, 0):
+            samples = []
+            for pair in self.data.labelled_regions():
+                between()
+                samples.append(tuple(torch.from_numpy(array).to(self.device) for array in pair))
+
+            def each() -> Iterator[tuple[Tensor, Tensor]]:
+                for image, target in samples:
+                    between()
+                    yield image, target
+
+            if measure:
+                frozen = self.network.encoder if self.frozen else None
+                measure_norms(self.network, (image for image, _ in each()), frozen)
+            head = HeadFit(self.network, each())
+            self.shares = None
+            self._weigh()
+            head.fit(self.class_weights)
+            if self.settings.balance and head.complete:
+                self.shares = tuple(head.class_shares().tolist())
+                self._weigh()
+                head.fit(self.class_weights)
+        self.averaged.load_state_dict(self.network.state_dict())
+
+    def began(self) -> None:
+        """Take over what the first process has found with `begin`."""
+        self.team.spread(self.network.state_dict().values())
+        classes = len(self.data.classes.numbers)
+        mine = self.shares or (math.nan,) * classes
+        shares = self.team.told(*mine)
+        self.shares = None if math.isnan(shares[0]) else shares
+        self._weigh()
+        self.averaged.load_state_dict(self.network.state_dict())
+        self.still_norms = self.pretrained
+
+    def forget_beginning(self) -> None:
+        """Be as before `begin`, which did not come to its end."""
+        self.network.load_state_dict(self.averaged.state_dict())
+        self.shares = None
+        self._weigh()
+        release_memory(self.device)
+
+    def _freeze(self) -> None:
+        if self.frozen:
+            self.network.encoder.requires_grad_(False)
+
+    def _new_optimizer(self) -> None:
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            trained,
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            fused=True if self.device.type in FAST else None,
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.device.type == "cuda")
+
+    def _set_mode(self) -> None:
+        """Train; the norms of pretrained weights stay as they were measured, as in prediction."""
+        self.network.train()
+        if self.frozen:
+            self.network.encoder.eval()
+        if self.still_norms:
+            for module in self.network.modules():
+                if isinstance(module, NORMS):
+                    module.eval()
+
+    # -- a step ------------------------------------------------------------------------------------
+
+    def step(self, rate: float) -> float:
+        """One optimiser step at ``rate`` times the learning rate; returns the loss.
+
+        Raises
+        ------
+        NotFiniteError
+            The loss or its gradient is NaN or infinite.
+        """
+        self.steps += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * rate * self.damping * self.caution
+        self._set_mode()
+        key = (self.steps,)
+        sums = self._together(lambda: self._sums(self.network, key, *self._draw()))
+        loss = self._loss(self.team.joint(sums))
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise NotFiniteError
+        self.optimizer.zero_grad(set_to_none=True)
+        row = self._together(lambda: self._backward(loss))
+        self.team.sum_gradients(row, self.network.parameters())
+        self.scaler.unscale_(self.optimizer)
+        length = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12.0)
+        if not self.scaler.is_enabled() and not math.isfinite(float(length)):
+            raise NotFiniteError  # with mixed precision the scaler leaves such a step out
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self._average()
+        return value
+
+    def _together(self, work: Callable[[], T]) -> T:
+        """Do a part of a step; where memory runs out in one process, it is so for all."""
+        if not self.joint_norms:
+            return self.team.attempt(work)
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(
+                "There is not enough memory, and with norms that are measured over all processes "
+                "a step cannot be made smaller; start again with a smaller --batch or --patch."
+            ) from error
+
+    def _backward(self, loss: Tensor) -> Tensor | None:
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        return self.team.gradients(self.network.parameters())
+
+    def loss(
+        self, network: UNet, key: Key, images: Tensor, targets: Tensor, held: Tensor
+    ) -> Tensor:
+        """The loss of a network on a `Batch` of this process alone."""
+        return self._loss(self._sums(network, key, images, targets, held, len(images)))
+
+    def _sums(
+        self,
+        network: UNet,
+        key: Key,
+        images: Tensor,
+        targets: Tensor,
+        held: Tensor,
+        batch: int | None = None,
+    ) -> Tensor:
+        """What the loss of a `Batch` is made of; what all processes find is added.
+
+        ``batch`` is how many there are in all processes, `Learner.batch` by default.
+        """
+        teacher = self.teacher if held.any() else None
+        images = images.to(self.device, memory_format=self.layout)
+        marked, held = targets.to(self.device), held.to(self.device)
+        targets = marked.masked_fill(marked == HELD_OUT, IGNORE) if teacher else marked
+        seed, batch = self.settings.seed, batch or self.batch
+        with (
+            seeded(self.device, seed, *key, batch + 1 + self.team.place.rank),
+            torch.autocast(self.device.type, enabled=self.device.type == "cuda"),
+        ):
+            with joined_norms(network, self.team) if self.joint_norms else nullcontext():
+                logits = network(images)
+            said = teacher(images[held]) if teacher else None
+        segmentation = segmentation_sums(logits, targets, self.class_weights)
+        kept, edges = logits.new_zeros(2, dtype=torch.float32), segmentation.new_zeros(1)
+        if said is not None:
+            kept = distillation_sums(logits[held], said, marked[held])
+        if self.border_weight:
+            with seeded(self.device, seed, *key, batch):  # the same for all
+                edges = edge_loss(images, logits, targets, batch)[None]
+        return torch.cat([segmentation, kept, edges])
+
+    def _loss(self, sums: Tensor) -> Tensor:
+        """The loss of a batch whose sums are these."""
+        segmentation, kept, edges = torch.split(sums, [len(sums) - 3, 2, 1])
+        loss: Tensor = segmentation_loss(segmentation, dice=self.settings.dice)
+        loss = loss + self.settings.hold * kept[0] / kept[1].clamp(min=1)
+        loss += self.border_weight * self._knowing() * edges[0]
+        return loss
+
+    @property
+    def border_weight(self) -> float:
+        """Weight of `edge_loss`: less with few labels, 0 where nothing but full masks is given."""
+        return self.settings.borders * self.amount * self.data.has_strokes
+
+    def _knowing(self) -> float:
+        """From 0 to 1: a network that knows nothing yet would say one class of everything."""
+        return 1.0 if self.knows else min(1.0, self.steps / KNOWING)
+
+    @property
+    def sampler(self) -> Sampler:
+        """Draws samples of what is trained on now."""
+        return Sampler(self.data, self.teacher, self.augment, self.settings, self.patch)
+
+    def _draw(self) -> Batch:
+        """This process's share of a step's batch."""
+        numbers = self.team.share(range(self.batch))
+        return self.prefetcher.batch(self.sampler, self.steps, numbers)
+
+    def close(self) -> None:
+        """End the threads that draw samples."""
+        self.prefetcher.close()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move the averaged weights towards the newest ones, faster at first."""
+        keep = min(AVERAGE, self._first_average()) if self.settings.average else 0.0
+        newest = self.network.state_dict()
+        for name, value in self.averaged.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(newest[name], 1.0 - keep)
+            else:
+                value.copy_(newest[name])
+
+    def _first_average(self) -> float:
+        """As `AVERAGE`, for the first steps: a model that goes on is changed with more care."""
+        if self.follows_from is not None:
+            steps = self.steps - self.follows_from
+            return max(FOLLOW, steps / (steps + 3))
+        return self.steps / (self.steps + 10)
+
+    # -- what was learned --------------------------------------------------------------------------
+
+    def weights(self) -> Weights:
+        """A copy of the averaged weights, on the CPU."""
+        return self.copied(self.averaged)
+
+    def copied(self, network: UNet) -> Weights:
+        """A copy of a network's weights, on the CPU."""
+        plain, state = torch.contiguous_format, network.state_dict().items()
+        return {n: t.detach().cpu().clone(memory_format=plain) for n, t in state}
+
+    def network_of(self, weights: Weights) -> UNet:
+        """A network with these weights, on the device, for prediction."""
+        network = copy.deepcopy(self.averaged)
+        network.load_state_dict(weights)
+        return network
+
+    def restore(self, weights: Weights) -> None:
+        """Go back to earlier weights after a failed step, and on with a tenth of the rate."""
+        for network in (self.network, self.averaged):
+            network.load_state_dict(weights)
+        self.damping /= 10.0
+        self._new_optimizer()
+
+    def shrink(self) -> str:
+        """Take less memory a step; say how. Raises `TrainingError` when nothing is left to cut."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self._new_optimizer()  # a step that was cut off leaves optimiser and scaler half done
+        release_memory(self.device)
+        if self.batch > self.team.size:
+            self.batch = max(self.team.size, self.batch // 2)
+            return f"Not enough memory: going on with {self.batch} patch(es) a step."
+        least = [max(SMALLEST_PATCH, 2 * s) for s in self.network.stride]
+        smaller = tuple(
+            max(min(p, low), math.ceil(p / 2 / s) * s)
+            for p, low, s in zip(self.patch, least, self.network.stride, strict=True)
+        )
+        if smaller == self.patch:
+            raise TrainingError(
+                "There is not enough memory for even the smallest patch; close other programs, or "
+                "choose a smaller width or depth under Advanced."
+            )
+        self.patch = smaller
+        return f"Not enough memory: going on with patches of {' × '.join(map(str, smaller))}."
+
+    def score(self, weights: Weights | None = None) -> Scores | None:
+        """Scores of these weights, or of the averaged ones, on the validation blocks if any."""
+        network = self.averaged if weights is None else self.network_of(weights)
+        return self.validator.score(network, self.shares)
+
+    def wrong(self) -> float:
+        """Share of the voxels labelled for training that the averaged weights have wrong.
+
+        1 where there is not enough memory to tell.
+        """
+        try:
+            return self._wrong()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        release_memory(self.device)
+        return 1.0
+
+    @torch.inference_mode()
+    def _wrong(self) -> float:
+        network, wrong, labelled = self.averaged.folded(), 0, 0
+        for image, target in self.data.labelled_regions():
+            pixels = torch.from_numpy(image)[None].to(self.device)
+            truth = torch.from_numpy(target).to(self.device)
+            inside = tuple(slice(0, size) for size in target.shape)
+            logits = network(pixels)[0][(slice(None), *inside)]
+            found = logits[0] > 0 if len(logits) == 1 else logits.argmax(0)
+            known = truth != IGNORE
+            wrong += int((found != truth)[known].sum())
+            labelled += int(known.sum())
+        return wrong / max(1, labelled)
+
+
+@contextmanager
+def seeded(device: torch.device, *numbers: int) -> Iterator[None]:
+    """PyTorch's random numbers follow from these numbers; elsewhere they go on as before."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed_of(*numbers))
+        yield

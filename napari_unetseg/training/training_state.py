@@ -1,0 +1,259 @@
+"""Where a training stands: its length, its rate, its curve and the best weights so far."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from napari_unetseg.core.events import EpochDone, Outcome, StartedFrom, StepDone, TrainingDone
+from napari_unetseg.models.training_record import CurvePoint
+from napari_unetseg.training.stroke_adaptation import FEW
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from napari_unetseg.core.metrics import Scores
+    from napari_unetseg.core.settings import TrainSettings
+    from napari_unetseg.training.trainer import Learner
+    from napari_unetseg.training.training_plan import Plan
+
+__all__ = ["Best", "Progress"]
+
+WARM_UP = 10
+"""Steps during which the learning rate rises."""
+LEAST_GAIN = 0.002
+"""A gain in soft Dice that is worth going on for."""
+BEGINNINGS = {
+    StartedFrom.MODEL: "model it went on from",
+    StartedFrom.INITIAL_MODEL: "first answer, from before the first step",
+}
+SMOOTH = 0.5
+"""Part of the earlier epochs in the score that decides: held-out strokes are few, and the score of
+a single epoch may be luck."""
+LEAST_RATE = 0.02
+"""Learning rate at the end of the cosine (Loshchilov and Hutter 2017), relative to its start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The weights to return, with their scores if there is a validation."""
+
+    weights: dict[str, Tensor]
+    scores: Scores | None
+
+
+class Progress:
+    """The state of a training between its steps; knows when it is over and why.
+
+    ``clock`` gives the seconds since its start; None: they are measured here.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        settings: TrainSettings,
+        initial: dict[str, Tensor],
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self.plan, self.settings = plan, settings
+        self.seconds_allowed = settings.minutes * 60 if settings.minutes else math.inf
+        self.automatic = (settings.epochs, settings.steps, settings.minutes) == (None, None, None)
+        started = time.monotonic()
+        self._clock = clock or (lambda: time.monotonic() - started)
+        self.seconds_before = 0.0
+        """Time of this training in a process before this one."""
+        self.steps = self.epochs = self.steps_since_epoch = self.without_gain = self.failures = 0
+        self.losses = 0.0
+        self.curve: list[CurvePoint] = []
+        self.best: Best | None = None
+        self.steady: Best | None = None
+        self.before: Scores | None = None
+        self.level = self.record = math.nan
+        self.fitted = False
+        self.initial = self.safe_weights = initial
+        self.started_from = StartedFrom.MODEL
+        self.outcome: Outcome | None = None
+        self._failure = ""
+
+    @property
+    def seconds(self) -> float:
+        """Time since the start."""
+        return self.seconds_before + self._clock()
+
+    @property
+    def fraction(self) -> float:
+        """How much of the planned training is done, 0 to 1."""
+        by_steps = self.steps / self.plan.steps if self.plan.steps else 0.0
+        return min(1.0, max(by_steps, self.seconds / self.seconds_allowed))
+
+    @property
+    def rate(self) -> float:
+        """Learning rate relative to its setting: a short rise, then a cosine; or constant."""
+        if not self.settings.anneal:
+            return 1.0
+        falling = LEAST_RATE + (1 - LEAST_RATE) * 0.5 * (1 + math.cos(math.pi * self.fraction))
+        return min(1.0, (self.steps + 1) / WARM_UP) * falling
+
+    @property
+    def over(self) -> bool:
+        """Whether the training has ended by itself; `outcome` says why."""
+        if self.outcome is None:
+            if self.plan.steps and self.steps >= self.plan.steps:
+                self.outcome = Outcome.COMPLETED
+            elif self.seconds >= self.seconds_allowed:
+                self.outcome = Outcome.TIME_OVER
+            elif self.automatic and self.fitted:
+                self.outcome = Outcome.LABELS_LEARNED
+            elif self.automatic and self.without_gain >= self.settings.patience:
+                self.outcome = Outcome.EARLY_STOPPED
+        return self.outcome is not None
+
+    def begin(self, learner: Learner) -> None:
+        """Score the weights that are gone on from: only better ones take their place."""
+        if (scores := learner.score()) is not None:
+            self._begin_from(Best(self.initial, scores))
+
+    def answer(self, learner: Learner) -> Best:
+        """Score and keep the answer that was found without a step."""
+        self.initial = self.safe_weights = learner.weights()
+        self.started_from = StartedFrom.INITIAL_MODEL
+        return self._begin_from(Best(self.safe_weights, learner.score()))
+
+    def _begin_from(self, best: Best) -> Best:
+        """Compare coming epochs with these weights and their score."""
+        self.best, self.steady, self.before = best, best, best.scores
+        self.level = self.record = best.scores.soft_dice if best.scores else math.nan
+        return best
+
+    def show(self, answer: Best) -> None:
+        """Show an answer to newer strokes; what coming epochs must reach stays as it is."""
+        assert self.best is not None
+        self.before, self.best = self.best.scores, answer
+        if answer.scores and answer.scores.soft_dice >= self.record:
+            self.steady, self.level = answer, answer.scores.soft_dice
+            self.record = self.level
+
+    def step(self, loss: float) -> StepDone:
+        """Count a step."""
+        self.steps += 1
+        self.steps_since_epoch += 1
+        self.losses += loss
+        done = self.fraction
+        remaining = self.seconds * (1 - done) / done if done > 0 else None
+        return StepDone(self.steps, self.plan.steps, loss, self.seconds, remaining)
+
+    @property
+    def epoch_over(self) -> bool:
+        """Whether the epoch has had all its steps, or the training has."""
+        return self.steps_since_epoch >= self.plan.epoch_steps or self.over
+
+    def epoch(self, learner: Learner) -> EpochDone:
+        """Score the weights, and keep them if they are the best so far."""
+        scores = learner.score()
+        loss = self.losses / self.steps_since_epoch
+        self.epochs += 1
+        self.losses, self.steps_since_epoch, self.failures = 0.0, 0, 0
+        weights = learner.weights()
+        gain = -math.inf if self.fitted else self._gain(scores)
+        if scores is None:
+            self._look_whether_fitted(learner)
+        self.without_gain = 0 if gain >= LEAST_GAIN else self.without_gain + 1
+        if gain > 0:
+            self.best = self.steady = Best(weights, scores)
+        self.safe_weights = weights
+        self.curve.append(_point(self, loss, scores))
+        return EpochDone(self.epochs, self.steps, loss, scores, gain > 0, self.seconds)
+
+    def _look_whether_fitted(self, learner: Learner) -> None:
+        """Whether labels that cannot be scored are learned; then the training has done its part.
+
+        Labels of some classes alone say nothing of what they do to the others: the weights that
+        have the labels right first have changed least.
+        """
+        if self.fitted or not learner.data.unlabelled:
+            return
+        (wrong,) = learner.team.told(learner.wrong())
+        self.fitted = wrong <= FEW
+
+    def _gain(self, scores: Scores | None) -> float:
+        """By how much the smoothed score is above its record, which it then becomes.
+
+        Only an epoch whose own score is above the record can raise it, so that nothing is shown
+        that scores lower than what the training began with. What has no score never replaces what
+        has one.
+        """
+        scored = not math.isnan(self.record)
+        if scores is None or math.isnan(scores.soft_dice):
+            return -math.inf if scored else math.inf
+        if not scored:
+            self.level = self.record = scores.soft_dice
+            return math.inf
+        self.level = SMOOTH * self.level + (1 - SMOOTH) * scores.soft_dice
+        gain = self.level - self.record
+        self.record = max(self.record, self.level)
+        return gain
+
+    def fail(self, error: BaseException) -> None:
+        """End with an error after something was learned: what the last epoch left is kept."""
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        self.outcome, self._failure = Outcome.FAILED, line.rstrip(".")
+        self.steps_since_epoch = 0
+
+    def renew(self, learner: Learner) -> None:
+        """Newer annotations came: the best weights are scored on these, as coming ones will be."""
+        if self.best is not None:
+            best, steady = self.best.weights, (self.steady or self.best).weights
+            self._begin_from(Best(best, learner.score(best)))
+            if steady is not best:
+                self.steady = Best(steady, learner.score(steady))
+                if self.steady.scores and self.steady.scores.soft_dice > self.record:
+                    self.level = self.record = self.steady.scores.soft_dice
+        self.without_gain, self.fitted = 0, False
+
+    def done(self) -> TrainingDone:
+        """The last event; a training that did not end by itself was stopped."""
+        outcome = self.outcome or Outcome.STOPPED
+        text = f"Training ended after {self.steps} steps: {self._why(outcome)}."
+        kept = None
+        if self.epochs and self.best is not None and self.best.weights is self.initial:
+            kept = self.started_from
+            text += f" Nothing scored steadily better than the {BEGINNINGS[kept]}, which is kept."
+        return TrainingDone(
+            outcome,
+            text,
+            self.best.scores if self.best else None,
+            self.epochs,
+            self.steps,
+            self.seconds,
+            self.before,
+            kept,
+        )
+
+    def _why(self, outcome: Outcome) -> str:
+        """An outcome in words."""
+        return {
+            Outcome.COMPLETED: f"all {self.plan.steps} steps were done",
+            Outcome.TIME_OVER: f"the {self.settings.minutes or 0:g} minutes were over",
+            Outcome.LABELS_LEARNED: "what is labelled is right",
+            Outcome.EARLY_STOPPED: f"nothing improved for {self.without_gain} epochs",
+            Outcome.STOPPED: "it was stopped",
+            Outcome.DIVERGED: "the loss was no number (NaN) again and again",
+            Outcome.FAILED: f"a step failed ({self._failure}), and what was learned before is kept",
+            Outcome.DISCONNECTED: "the computer cannot be reached any more",
+        }[outcome]
+
+
+def _point(progress: Progress, loss: float, scores: Scores | None) -> CurvePoint:
+    return CurvePoint(
+        epoch=progress.epochs,
+        step=progress.steps,
+        seconds=round(progress.seconds, 2),
+        train_loss=loss,
+        dice=scores.dice if scores else None,
+        iou=scores.iou if scores else None,
+        mean_dice=scores.mean_dice if scores else None,
+        validation_loss=scores.loss if scores else None,
+    )

@@ -1,0 +1,129 @@
+"""Scores of a network on the validation blocks of its training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from napari_unetseg.core.metrics import (
+    Scores,
+    confusion,
+    log_losses,
+    loss_of,
+    scores_of,
+    soft_confusion,
+    soft_dice_of,
+)
+from napari_unetseg.models.unet import UNet, probabilities
+from napari_unetseg.runtime.devices import release_memory
+from napari_unetseg.runtime.distributed import Team
+from napari_unetseg.runtime.memory_errors import is_out_of_memory
+
+if TYPE_CHECKING:
+    from napari_unetseg.data.dataset import TrainingData
+    from napari_unetseg.data.validation_split import Block, Plane
+
+__all__ = ["Validator"]
+
+Region = tuple[slice, ...]
+MOST_VOXELS = 2**21
+"""A larger plane is never predicted whole for a score."""
+
+
+class Validator:
+    """Predicts the validation blocks, each with some context, and scores them.
+
+    Several processes share the planes out, and come to the same scores.
+    """
+
+    def __init__(
+        self,
+        data: TrainingData,
+        network: UNet,
+        device: torch.device,
+        team: Team | None = None,
+    ) -> None:
+        self.data, self.device, self.team = data, device, team or Team(device)
+        self.stride = network.stride
+        self.context = max(network.receptive_field) // 2
+
+    def score(self, network: UNet, shares: Sequence[float] | None = None) -> Scores | None:
+        """Scores on the validation blocks; ``shares`` as in `soft_dice_of`.
+
+        None where there are none, or where not even a block without its context fits in memory.
+        """
+        while self.data.validated:
+            try:
+                return self._score(network, shares)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            release_memory(self.device)
+            if not self.context:
+                break
+            self.context //= 2
+        return None
+
+    @torch.inference_mode()
+    def _score(self, network: UNet, of_classes: Sequence[float] | None) -> Scores:
+        n, blocks = len(self.data.classes.numbers), len(self.data.validation_blocks())
+        own = self.team.attempt(lambda: self._count(network.folded(), n))
+        total = self.team.sum(torch.from_numpy(own))
+        self.team.spread([total])
+        rows = total.numpy()
+        counts, sums, losses = rows[:n].astype(np.int64), rows[n : 2 * n], rows[2 * n]
+        soft = soft_dice_of(sums, of_classes)
+        loss = loss_of(losses, counts.sum(1), of_classes)
+        return scores_of(counts, self.data.classes, blocks, soft, loss)
+
+    def _count(self, network: UNet, n: int) -> np.ndarray:
+        """Sums over this process's blocks, (2n + 1, n): confusion, soft confusion, losses."""
+        counts, sums, losses = np.zeros((n, n)), np.zeros((n, n)), np.zeros(n)
+        for plane, block, shares in self._predicted(network):
+            truth = plane.validate[block.region]
+            counts += confusion(truth, shares.argmax(0), n)
+            sums += soft_confusion(truth, shares)
+            losses += log_losses(truth, shares)
+        return np.concatenate([counts, sums, losses[None]])
+
+    def _predicted(self, network: UNet) -> Iterator[tuple[Plane, Block, np.ndarray]]:
+        """Probabilities (classes, *block) of each block; a plane with many is predicted whole."""
+        blocks = self.data.validation_blocks()
+        planes = [list(group) for _, group in groupby(blocks, key=lambda found: id(found[0]))]
+        for mine in self.team.share(planes):
+            plane = mine[0][0]
+            shape = plane.validate.shape
+            reads = [self._with_context(block.region, shape) for _, block in mine]
+            whole = math.prod(shape)
+            if whole <= min(MOST_VOXELS, sum(_voxels(r) for r in reads)):
+                all_of_it = tuple(slice(0, s) for s in shape)
+                shares = self._infer(network, plane, all_of_it)
+                yield from ((plane, b, shares[(slice(None), *b.region)]) for _, b in mine)
+                continue
+            for (_, block), read in zip(mine, reads, strict=True):
+                inner = tuple(
+                    slice(b.start - r.start, b.stop - r.start)
+                    for b, r in zip(block.region, read, strict=True)
+                )
+                yield plane, block, self._infer(network, plane, read)[(slice(None), *inner)]
+
+    def _with_context(self, region: Region, shape: tuple[int, ...]) -> Region:
+        return tuple(
+            slice(max(0, r.start - self.context) // s * s, min(size, r.stop + self.context))
+            for r, s, size in zip(region, self.stride, shape, strict=True)
+        )
+
+    def _infer(self, network: UNet, plane: Plane, read: Region) -> np.ndarray:
+        image = torch.from_numpy(self.data.read(plane, read))[None].to(self.device)
+        if image.ndim == 4:
+            image = image.contiguous(memory_format=torch.channels_last)
+        return probabilities(network(image)[0].float()).cpu().numpy()
+
+
+def _voxels(region: Region) -> int:
+    return math.prod(s.stop - s.start for s in region)

@@ -1,0 +1,649 @@
+"""A task on another computer: a real `unetseg worker` in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import (
+    Watched,
+    blobs,
+    of_kind,
+    painted_pair,
+    random_model,
+    strokes,
+    tiny,
+    trained_at,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+import napari_unetseg
+from napari_unetseg.cli import main
+from napari_unetseg.core.errors import LostError, ModelFileError, UserError
+from napari_unetseg.core.events import (
+    EpochDone,
+    Event,
+    Improved,
+    Notice,
+    OtherSpacing,
+    Outcome,
+    Renewed,
+    StartedFrom,
+    StepDone,
+    TilePredicted,
+    TrainingDone,
+)
+from napari_unetseg.core.image_stack import Stack
+from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.labels import LabelKind, Structure
+from napari_unetseg.core.settings import PredictSettings, TrainSettings
+from napari_unetseg.data.dataset import Pair
+from napari_unetseg.inference.predict import predict
+from napari_unetseg.jobs.live_predictor import LookWork, MaskBegins, Screen, View
+from napari_unetseg.jobs.tasks import ComputerLost, Elsewhere, Prediction, Training
+from napari_unetseg.models.model import Model, load_model
+
+pytest.importorskip("distributed")
+
+from remote_parts import ROOT, Worker, free_port
+
+from napari_unetseg.jobs.remote import connection
+from napari_unetseg.jobs.remote.client import run
+from napari_unetseg.jobs.remote.connection import Link, address_of, device_at
+from napari_unetseg.jobs.remote.event_messages import decoded, encoded
+from napari_unetseg.jobs.remote.grid_messages import pack_grid, unpack_grid
+from napari_unetseg.jobs.remote.image_messages import Pieces, Store, cut, described, hash_of
+from napari_unetseg.jobs.remote.model_messages import Models
+from napari_unetseg.jobs.remote.packets import BadMessageError, pack, unpack
+from napari_unetseg.jobs.remote.remote_worker import Desk, Job
+
+LONG = {"steps": 100_000}
+CPU = PredictSettings(device="cpu", threads=1)
+
+
+@pytest.fixture(autouse=True)
+def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who does not answer on this computer at once never will."""
+    monkeypatch.setattr(connection, "CONNECT_SECONDS", 1.0)
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    with Worker() as one:
+        yield one
+
+
+def training(pair: Pair, view: View | None = None, **settings: Any) -> Training:
+    screen = Screen()
+    screen.view = view
+    return Training([pair], tiny(**settings), (), None, screen)
+
+
+def finish(
+    events: Generator[Event, None, Any], on_event: Callable[[Event], object] = lambda _: None
+) -> tuple[Any, list[Event]]:
+    seen: list[Event] = []
+    while True:
+        try:
+            seen.append(next(events))
+        except StopIteration as end:
+            return end.value, seen
+        on_event(seen[-1])
+
+
+def mask_at(worker: Worker, model: Model, stack: Stack) -> np.ndarray:
+    mask = np.full(stack.grid_shape, 99, np.uint8)
+    _, events = finish(run(Prediction(model, stack, None, CPU), worker.address, Control(1)))
+    for tile in of_kind(events, TilePredicted):
+        mask[tile.index] = tile.mask
+    return mask
+
+
+# -- training --------------------------------------------------------------------------------------
+
+
+def test_a_training_there_is_the_training_here(worker: Worker) -> None:
+    """The same weights, and the same events in the same order; masks of what is on screen too."""
+    pair = painted_pair()
+    view = View(object(), pair.image, ())
+    settings = tiny(steps=24)
+    structures = (Structure(1, "cells", "#112233"),)
+    results = []
+    for address in ("", worker.address):
+        screen = Screen()
+        screen.view = view
+        task = Training([pair], settings, structures, None, screen)
+        results.append(finish(Elsewhere(task, address)(Control(1))))
+    (here, local), (there, remote) = results
+    assert there.id == here.id
+    assert there.classes == here.classes
+    kinds = [[type(e) for e in events if not _timed(e)] for events in (local, remote)]
+    assert kinds[0] == kinds[1]
+    assert [e.loss for e in of_kind(remote, StepDone)] == [e.loss for e in of_kind(local, StepDone)]
+    assert [e.model.id for e in of_kind(remote, Improved)] == [
+        e.model.id for e in of_kind(local, Improved)
+    ]
+    assert of_kind(remote, EpochDone)[0].scores == of_kind(local, EpochDone)[0].scores
+    begins = of_kind(remote, MaskBegins)[0]
+    assert begins.view.image is view.image
+    assert begins.structures == structures
+    np.testing.assert_array_equal(
+        of_kind(remote, TilePredicted)[0].mask, of_kind(local, TilePredicted)[0].mask
+    )
+
+
+def _timed(event: Event) -> bool:
+    """Masks after the first come when two seconds are over, sooner or later."""
+    return isinstance(event, MaskBegins | TilePredicted)
+
+
+def test_it_stops_soon_and_keeps_what_it_learned(worker: Worker) -> None:
+    control, after = Control(), 0
+
+    def stop(event: Event) -> None:
+        nonlocal after
+        after += control.stopped and isinstance(event, StepDone)
+        if isinstance(event, StepDone) and event.step == 12:
+            control.stop()
+
+    model, events = finish(run(training(painted_pair(), **LONG), worker.address, control), stop)
+    assert after < 40, "steps after the stop"
+    assert isinstance(events[-1], TrainingDone)
+    assert events[-1].outcome is Outcome.STOPPED
+    assert model.history[-1].steps == events[-1].steps
+
+
+def test_newer_strokes_are_learned_from(worker: Worker) -> None:
+    pair, control = painted_pair(), Control()
+    labels = pair.labels.copy()
+    labels[2] = np.where(labels[6] > 0, labels[6], labels[2])
+    more = replace(pair, labels=labels)
+
+    def paint(event: Event) -> None:
+        if isinstance(event, EpochDone) and event.epoch == 1:
+            control.offer_pairs((more,))
+        if isinstance(event, Renewed):
+            control.stop()
+
+    _, events = finish(run(training(pair, **LONG), worker.address, control), paint)
+    assert of_kind(events, Renewed)[0].voxels > np.count_nonzero(pair.labels) * 0.9
+    assert control.take_pairs() is None
+
+
+def test_strokes_that_came_too_late_are_known_to_be_left(worker: Worker) -> None:
+    """So that the window begins another training for them."""
+    pair, control = painted_pair(), Control()
+
+    def paint(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 6:
+            control.offer_pairs((pair,))
+
+    finish(run(training(pair, steps=6), worker.address, control), paint)
+    assert control.take_pairs() == (pair,)
+
+
+def test_it_goes_on_from_a_model_that_is_sent_once(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = painted_pair()
+    sent = count_sent(monkeypatch)
+    first, _ = finish(run(training(pair, steps=6), worker.address, Control()))
+    before = sum(sent)
+    task = Training([pair], tiny(steps=6), (), first, Screen())
+    second, _ = finish(run(task, worker.address, Control()))
+    assert second.history[-1].parent == first.id
+    assert sum(sent) - before < 2000, "neither the image nor the model went there again"
+
+
+def count_sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes of the arrays of every message that goes there from now on."""
+    sent: list[int] = []
+    real = Link.call
+
+    def call(self: Link, words: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> Any:
+        sent.append(sum(array.nbytes for array in arrays))
+        return real(self, words, arrays)
+
+    monkeypatch.setattr(Link, "call", call)
+    return sent
+
+
+def test_what_cannot_be_trained_on_is_the_same_sentence(worker: Worker) -> None:
+    pair = painted_pair()
+    bad = replace(pair, labels=np.minimum(pair.labels, 1))
+    with pytest.raises(UserError) as here:
+        finish(training(bad)(Control()))
+    with pytest.raises(UserError) as there:
+        finish(run(training(bad), worker.address, Control()))
+    assert str(there.value) == str(here.value)
+    assert type(there.value) is type(here.value)
+
+
+def test_a_command_trains_there(
+    worker: Worker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = painted_pair()
+    np.save(tmp_path / "image.npy", pair.image.data)
+    np.save(tmp_path / "labels.npy", pair.labels)
+    model = tmp_path / "m.safetensors"
+    files = [str(tmp_path / "image.npy"), str(tmp_path / "labels.npy"), "-o", str(model)]
+    options = ["--labels", "strokes", "--steps", "4", "--depth", "2", "--width", "4"]
+    assert main(["train", *files, *options, "--on", worker.address]) == 0
+    assert load_model(model).history[-1].steps == 4
+    assert main(["train", *files, *options, "--on", f"127.0.0.1:{free_port()}"]) == 1
+    assert "does not answer" in capsys.readouterr().err
+
+
+# -- images ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "dtype", "dims"),
+    [
+        ((3, 300, 280), "TYX", ">u2", 2),
+        ((2, 4, 40, 50), "ZCYX", "float32", 2),
+        ((270, 60, 3), "YXS", "uint8", 2),
+        ((6, 30, 40), "ZYX", "bool", 3),
+    ],
+)
+def test_masks_are_the_same(
+    worker: Worker, shape: tuple[int, ...], axes: str, dtype: str, dims: int
+) -> None:
+    rng = np.random.default_rng(0)
+    stack = Stack(rng.integers(0, 200, shape).astype(dtype), axes)
+    model = random_model(dims=dims, in_channels=stack.n_channels, depth=2, width=4)
+    here = predict(model, stack, CPU)
+    assert 0.02 < (here > 0).mean() < 0.98
+    np.testing.assert_array_equal(mask_at(worker, model, stack), here)
+
+
+def test_of_a_large_stack_only_what_is_needed_is_read(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planes with labels and those that show the range of intensities; each once."""
+    image, truth = blobs((300, 80, 90), 40)
+    labels = np.zeros(truth.shape, np.uint8)
+    labels[100] = strokes(truth[100])
+    watched = Watched(image, most=image[0].size)
+    pair = Pair(Stack(watched, "TYX"), labels, "strokes")
+    sent = count_sent(monkeypatch)
+    finish(run(training(pair, steps=2), worker.address, Control()))
+    assert 9 <= len(watched.reads) <= 12
+    assert sum(sent) < 12 * image[0].nbytes
+    before = sum(sent)
+    finish(run(training(pair, steps=2), worker.address, Control()))
+    assert sum(sent) - before < 10_000, "what is there is not sent again"
+
+
+def test_an_image_that_cannot_be_read_is_said(worker: Worker) -> None:
+    class Gone:
+        shape, dtype, ndim = (64, 64), np.dtype(np.uint8), 2
+
+        def __getitem__(self, _: Any) -> np.ndarray:
+            raise OSError("the disk is gone")
+
+    model = random_model(depth=2, width=4)
+    with pytest.raises(UserError, match="scan cannot be read: the disk is gone"):
+        mask_at(worker, model, Stack(Gone(), "YX", name="scan"))
+
+
+INDEX = st.one_of(
+    st.integers(-3, 2),
+    st.builds(slice, *(st.none() | st.integers(-9, 700),) * 2, st.sampled_from([None, 1, 3, -2])),
+)
+
+
+@given(st.tuples(INDEX, INDEX, INDEX))
+def test_pieces_are_read_as_an_array(index: tuple[int | slice, ...]) -> None:
+    array = np.arange(3 * 600 * 5).reshape(3, 5, 600).astype(np.uint16)
+    stack, store = Stack(array, "ZYX"), Store(3000)
+
+    def ask(cells: Sequence[tuple[int, ...]], whole: bool) -> Any:
+        pieces = (item for batch in cut(stack, cells) for item in batch.items())
+        return {cell: (hash_of(p), p if whole or cell[0] else None) for cell, p in pieces}
+
+    pieces = Pieces(array.shape, "uint16", "ZYX", store, ask)
+    for _ in range(2):
+        np.testing.assert_array_equal(pieces[index], array[index])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", ">i4", "bool", "float64"])
+def test_labels_travel(dtype: str) -> None:
+    labels = np.zeros((3, 2, 20, 30), dtype)
+    labels[1, 0, 3:9] = 1
+    labels[2, 1, :, 4] = 7
+    words, packed = pack_grid(labels)
+    assert len(words["planes"]) == 2
+    np.testing.assert_array_equal(unpack_grid(words, packed), labels)
+    words["planes"][0][1] -= 1
+    with pytest.raises(BadMessageError):
+        unpack_grid(words, packed)
+
+
+def test_looking_follows_the_screen(worker: Worker) -> None:
+    """The plane on screen, then its neighbours; another plane comes first when it is looked at."""
+    rng = np.random.default_rng(0)
+    stack = Stack(rng.random((9, 40, 40), np.float32), "TYX")
+    model, layer, screen = random_model(depth=2, width=4), object(), Screen()
+    screen.view, screen.seen = View(layer, stack, (2,)), (slice(0, 20), slice(0, 20))
+    work = LookWork(model, screen, "cpu", frozenset({(3,)}), 1)
+
+    def move(event: Event) -> None:
+        if isinstance(event, MaskBegins) and event.view.plane == (2,):
+            screen.view = View(layer, stack, (7,))
+
+    _, events = finish(run(work, worker.address, Control()), move)
+    planes = [event.view.plane for event in of_kind(events, MaskBegins)]
+    assert planes[0] == (2,)
+    assert planes[-3:] == [(7,), (8,), (6,)] or {(7,), (8,), (6,)} <= set(planes)
+    assert all(event.view.image is layer for event in of_kind(events, MaskBegins))
+    np.testing.assert_array_equal(
+        of_kind(events, TilePredicted)[0].mask, predict(model, stack, CPU, planes=[(2,)])[2]
+    )
+
+
+def test_a_view_is_predicted_at_the_pixel_size_of_the_model(worker: Worker) -> None:
+    image = np.random.default_rng(0).random((40, 40), np.float32)
+    stack = Stack(image, "YX", (0.1, 0.1), ("um", "um"))
+    model, screen, masks = trained_at(random_model(depth=2, width=4), 0.2), Screen(), []
+    for match in (False, "auto"):
+        screen.view = View(object(), stack, (), match)
+        work = LookWork(model, screen, "cpu", frozenset())
+        _, events = finish(run(work, worker.address, Control()))
+        (notice,) = of_kind(events, OtherSpacing)
+        assert ("is predicted at the model's" in notice.text) == bool(match)
+        assert ("--match-spacing" in notice.offer) == (not match)
+        settings = CPU.model_copy(update={"match_spacing": match})
+        (tile,) = of_kind(events, TilePredicted)
+        np.testing.assert_array_equal(tile.mask, predict(model, stack, settings))
+        masks.append(tile.mask)
+    assert (masks[0] != masks[1]).any()
+
+
+# -- what goes wrong -------------------------------------------------------------------------------
+
+
+def test_a_worker_that_dies_leaves_the_best_model() -> None:
+    with Worker() as one:
+        task, seen = training(painted_pair(), **LONG), []
+
+        def kill(event: Event) -> None:
+            seen.append(event)
+            if isinstance(event, EpochDone):
+                one.kill()
+
+        model, events = finish(run(task, one.address, Control()), kill)
+        assert model.id == of_kind(events, Improved)[-1].model.id
+        assert isinstance(events[-2], ComputerLost)
+        assert isinstance(events[-1], TrainingDone)
+        assert events[-1].outcome is Outcome.DISCONNECTED
+        assert f"The connection to {one.address} was lost" in events[-1].reason
+        with pytest.raises(UserError, match="does not answer"):
+            finish(run(task, one.address, Control()))
+
+
+def test_a_worker_that_dies_before_anything_was_learned_is_said() -> None:
+    stack = Stack(np.random.default_rng(0).random((50, 300, 300), np.float32), "TYX")
+    model = random_model(depth=2, width=4)
+    with Worker() as one, pytest.raises(LostError, match="this computer does the work"):
+        finish(
+            run(Prediction(model, stack, None, CPU), one.address, Control()),
+            lambda _: one.kill(),
+        )
+
+
+def test_another_version_is_refused() -> None:
+    first = "import napari_unetseg; napari_unetseg.__version__ = '99.0'"
+    with Worker(first=first) as one, pytest.raises(UserError) as said:
+        device_at(one.address)
+    assert "has version 99.0" in str(said.value)
+    assert napari_unetseg.__version__ in str(said.value)
+
+
+def test_a_worker_says_what_to_type_and_ends_with_ctrl_c() -> None:
+    """Also in the middle of a training."""
+    with Worker() as one:
+        assert f"ssh -N -L {one.port}:127.0.0.1:{one.port}" in one.said
+        page = (ROOT / "docs" / "remote.md").read_text(encoding="utf-8")
+        shown = page.split("$ unetseg worker\n")[1].split("```")[0].splitlines()
+        for line, said in zip(shown, one.said.splitlines(), strict=True):
+            assert _without_names(line) == _without_names(said)
+        events = run(training(painted_pair(), **LONG), one.address, Control())
+        while not isinstance(next(events), EpochDone):
+            pass
+        assert one.interrupt() == 0, one.said
+        events.close()
+        assert one.said.endswith("The worker has ended.\n")
+
+
+def _without_names(line: str) -> str:
+    """What does not depend on the computer."""
+    return re.sub(r" on [^,]+,|\d+|\S+@\S+", "", line)
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc")
+def test_nothing_listens_but_on_this_computers_own_address(worker: Worker) -> None:
+    folder = Path(f"/proc/{worker.process.pid}")
+    links = [connection.readlink().name for link in (folder / "fd").iterdir()]
+    own = {name[8:-1] for name in links if name.startswith("socket:[")}
+    listening = [
+        line.split()[1].split(":")
+        for name in ("tcp", "tcp6")
+        for line in (folder / "net" / name).read_text().splitlines()[1:]
+        if line.split()[3] == "0A" and line.split()[9] in own
+    ]
+    assert f"{worker.port:04X}" in [port for _, port in listening]
+    assert {host for host, _ in listening} == {"0100007F"}
+
+
+def test_a_port_that_is_taken_is_said(worker: Worker, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["worker", "--port", str(worker.port)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_certificates_that_are_missing_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["worker", "--port", str(free_port()), "--tls"]) == 1
+    assert "--tls needs certificates" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:8786", "tcp://127.0.0.1:8786"),
+        (" tls://gpu-1.lab.org:9000 ", "tls://gpu-1.lab.org:9000"),
+        ("tcp://[::1]:80", "tcp://[::1]:80"),
+    ],
+)
+def test_addresses(text: str, address: str) -> None:
+    assert address_of(text) == address
+
+
+@pytest.mark.parametrize("text", ["", "gpu", "http://a:1", "tcp://a:70000", "tcp://a", "a b:1"])
+def test_what_is_no_address_is_said(text: str) -> None:
+    with pytest.raises(UserError, match="is no address"):
+        address_of(text)
+
+
+# -- trust -----------------------------------------------------------------------------------------
+
+
+class Trap:
+    """A pickle that leaves a file where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+class Scheduler:
+    """A dask server in a thread that answers whatever it is told to."""
+
+    def __init__(self, **answers: Callable[..., Any]) -> None:
+        self._answers, self._ready = answers, threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+
+    async def _serve(self) -> None:
+        from distributed.core import Server
+
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        server = Server(self._answers)
+        await server.listen("tcp://127.0.0.1:0")
+        self.address = server.address
+        self._ready.set()
+        await self._end.wait()
+        await server.close()
+
+    def __enter__(self) -> Scheduler:
+        self._thread.start()
+        assert self._ready.wait(30.0)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join()
+
+
+@pytest.mark.parametrize("kind", ["plain", "asked", "large"])
+def test_what_the_other_side_pickles_is_not_run(tmp_path: Path, kind: str) -> None:
+    from distributed.protocol import Serialize, ToPickle
+
+    trap = Trap(tmp_path / "sprung")
+    wrapped = {
+        "plain": ToPickle(trap),
+        "asked": Serialize(trap),
+        "large": ToPickle([trap, bytes(30 * 2**20)]),
+    }
+    with Scheduler(identity=lambda: {"workers": wrapped[kind]}) as one:
+        with pytest.raises(UserError):
+            device_at(one.address)
+    assert not trap.path.exists()
+    Path.touch(*Trap(trap.path).__reduce__()[1])
+    assert trap.path.exists(), "the trap itself works"
+
+
+@pytest.mark.parametrize(
+    "answer", [None, 5, b"", b"\x80\x04N.", pack({}), pack({"version": 1}), {"error": "x"}]
+)
+def test_nonsense_is_said(answer: Any) -> None:
+    workers = {"workers": {"tcp://127.0.0.1:1": {}}}
+    with Scheduler(identity=lambda: workers, proxy=lambda **_: answer) as one:
+        with pytest.raises(UserError):
+            device_at(one.address)
+
+
+TILE = {"kind": "TilePredicted", "plane": [0], "region": [[0, 2], [0, 3]], "done": 1, "total": 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "arrays"),
+    [
+        ({"kind": "Model"}, []),
+        ({"kind": "StepDone", "step": "many"}, []),
+        ({"kind": "TrainingDone", "outcome": "fine", "reason": "", "scores": None, "epochs": 1,
+          "steps": 1, "seconds": 1}, []),
+        (TILE, [np.zeros((2, 2), np.uint8)]),
+        (TILE, [np.zeros((2, 3), np.float32)]),
+        (TILE | {"path": "x"}, [np.zeros((2, 3), np.uint8)]),
+        (TILE, []),
+        ({"kind": "Improved", "scores": None, "seconds": 1, "step": 1, "before": None},
+         [np.frombuffer(b"\x80\x04N.", np.uint8)]),
+        ({"kind": "MaskBegins", "image": 3, "plane": [], "model_id": "a", "structures": [],
+          "scores": None, "before": None}, []),
+    ],
+)  # fmt: skip
+def test_events_that_cannot_be_are_refused(words: dict[str, Any], arrays: list[Any]) -> None:
+    with pytest.raises(BadMessageError):
+        decoded(words, arrays, [])
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Notice("cells is saturated.", warning=True),
+        OtherSpacing("cells has other pixels.", "a, b", "c", warning=True),
+        TrainingDone(Outcome.FAILED, "A step failed.", None, 1, 2, 3.0, kept=StartedFrom.MODEL),
+    ],
+)
+def test_what_an_event_means_travels(event: Event) -> None:
+    """It is not read from its sentence."""
+    words, arrays = unpack(pack(*encoded(event, Models())))
+    assert decoded(words, arrays, []) == event
+
+
+def test_a_worker_reads_no_file_but_models(worker: Worker, tmp_path: Path) -> None:
+    """Neither a PyTorch file sent as a model nor encoder weights by their name."""
+    torch.save({"a": torch.zeros(1)}, tmp_path / "m.pt")  # noqa: TID251
+    content = np.frombuffer((tmp_path / "m.pt").read_bytes(), np.uint8)
+    image = {"number": 0, "shape": [9, 9], "dtype": "uint8", "axes": "YX", "name": "a"}
+    image |= {n: [] for n in ("spacing", "units", "channels", "translate", "colors")}
+    settings = CPU.model_dump(mode="json")
+    ask = {"do": "begin", "task": "predict", "planes": None, "stack": image, "settings": settings}
+    answer, _ = unpack(Desk().answer(pack({**ask, "model": "x", "sent": True}, [content])))
+    assert answer["error"] == "model"
+    assert "never opened" in answer["text"]
+    own = TrainSettings(encoder="resnet18", encoder_weights=str(tmp_path / "m.pt"))
+    words = {"do": "begin", "task": "train", "pairs": [], "structures": [], "model": None}
+    answer, _ = unpack(Desk().answer(pack({**words, "settings": own.model_dump(mode="json")})))
+    assert "reads no encoder weights" in answer["text"]
+    task = Training([painted_pair()], own, (), None, Screen())
+    with pytest.raises(UserError, match="reads no encoder weights"):
+        finish(run(task, worker.address, Control()))
+
+
+@pytest.mark.parametrize("data", [b"", b"x", pack({}), pack({"do": "talk"}), pack({"do": "begin"})])
+def test_a_worker_answers_nonsense_with_a_sentence(data: bytes) -> None:
+    answer, _ = unpack(Desk().answer(data))
+    assert answer["error"] in ("user", "other")
+    assert answer["text"]
+
+
+def test_models_are_refused_as_from_a_file(worker: Worker) -> None:
+    request = {"do": "begin", "model": "x", "sent": True, "settings": {}}
+    with Link(worker.address) as there, pytest.raises(ModelFileError):
+        there.call(request, [np.zeros(100, np.uint8)])
+
+
+def test_kinds_of_labels_travel(worker: Worker) -> None:
+    """Instances of 32 bits, corrections on top."""
+    image, truth = blobs((80, 80), 10)
+    corrections = np.zeros(truth.shape, np.uint8)
+    corrections[:, 40] = 255
+    instances = truth.astype(np.int32) * 70_000
+    pair = Pair(Stack(image, "YX"), instances, LabelKind.INSTANCES, corrections)
+    here, _ = finish(training(pair, steps=4)(Control(1)))
+    there, _ = finish(run(training(pair, steps=4), worker.address, Control()))
+    assert here.id == there.id
+
+
+def test_two_threads_of_a_task_may_read_images_at_once() -> None:
+    """As where samples are drawn beside a step: each gets the pieces that it asked for."""
+    rng = np.random.default_rng(0)
+    images = [Stack(rng.integers(0, 99, (3, 300, 300), np.uint8), "ZYX") for _ in range(3)]
+    job, found = Job(Control(), Store(), Models()), dict[int, np.ndarray]()
+    stacks = [job.stack(described(image, number)) for number, image in enumerate(images)]
+
+    def read(number: int) -> None:
+        planes = [stacks[number].read((z,), (slice(0, 300), slice(0, 300))) for z in range(3)]
+        found[number] = np.concatenate(planes)
+
+    readers = [threading.Thread(target=read, args=(n,), daemon=True) for n in range(3)]
+    for reader in readers:
+        reader.start()
+    while any(reader.is_alive() for reader in readers):
+        for asked in job.answer()[0]["asked"]:
+            for batch in cut(images[asked["image"]], asked["cells"]):
+                cells = [(cell, hash_of(piece), n) for n, (cell, piece) in enumerate(batch.items())]
+                job.hear({"pieces": cells}, list(batch.values()))
+    for number, image in enumerate(images):
+        np.testing.assert_array_equal(found[number], image.data)
