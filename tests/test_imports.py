@@ -15,6 +15,8 @@ PACKAGE = ROOT / "napari_unetseg"
 QT = {"PyQt5", "PyQt6", "PySide2", "PySide6", "qtpy", "superqt", "pyqtgraph", "magicgui"}
 NAPARI_AND_QT = QT | {"napari", "vispy"}
 TORCH = {"torch", "torchvision"}
+ROOMS = ("core", "annotations", "data", "runtime", "models", "io", "training", "inference", "jobs")
+WITHOUT_TORCH = ("core", "annotations", "data", "io")
 COMMAND_LINE = ("cli", "commands", "predicting", "report", "terminal", "sample")
 
 PROGRAM = """
@@ -45,16 +47,16 @@ def test_the_package_alone_loads_neither_torch_nor_napari_nor_qt() -> None:
     assert not loaded_after("napari_unetseg") & (TORCH | NAPARI_AND_QT)
 
 
-def test_core_io_engine_and_the_command_line_load_neither_napari_nor_qt() -> None:
+def test_only_the_window_loads_napari_and_qt() -> None:
     names = [
-        *modules_of("core", "io", "engine"),
+        *modules_of(*ROOMS),
         *(f"napari_unetseg.{name}" for name in COMMAND_LINE),
     ]
     assert not loaded_after(*names) & NAPARI_AND_QT
 
 
-def test_io_loads_no_torch() -> None:
-    assert not loaded_after(*modules_of("io")) & (TORCH | NAPARI_AND_QT)
+def test_images_annotations_and_settings_load_no_torch() -> None:
+    assert not loaded_after(*modules_of(*WITHOUT_TORCH)) & (TORCH | NAPARI_AND_QT)
 
 
 def test_session_and_controller_load_no_qt() -> None:

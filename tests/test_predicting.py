@@ -16,8 +16,8 @@ import pytest
 import tifffile
 import zarr
 from helpers import random_model
+from large_parts import mask_of, noise, tree
 from PIL import Image
-from test_engine import mask_of, noise, tree
 
 from napari_unetseg.cli import main
 from napari_unetseg.core.image_stack import Stack

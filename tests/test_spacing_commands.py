@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 from helpers import random_model, trained_at
-from test_engine import noise
+from large_parts import noise
 
 from napari_unetseg.cli import main
 from napari_unetseg.core.settings import PredictSettings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -11,6 +10,7 @@ import pytest
 import torch
 import zarr
 from helpers import Watched, of_kind, random_model
+from large_parts import failing
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice, TilePredicted
@@ -286,18 +286,6 @@ def test_volumes_are_read_in_tiles_of_bounded_size() -> None:
         watched = Watched(np.zeros((60, 70, 80), np.uint8), most=60**3)
         stack = Stack(watched, "ZYX")
         assert list(predict_events(model, stack, PredictSettings(tile=net_tile)))
-
-
-def failing(limit: int) -> Callable[[UNet, torch.Tensor], torch.Tensor]:
-    """A forward that runs out of memory for images above so many voxels."""
-    forward = UNet.forward
-
-    def out_of_memory(network: UNet, x: torch.Tensor) -> torch.Tensor:
-        if x[0, 0].numel() > limit:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return forward(network, x)
-
-    return out_of_memory
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])

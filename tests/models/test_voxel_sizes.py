@@ -22,9 +22,8 @@ from helpers import (
     tiny,
     trained_at,
 )
+from large_parts import failing, mask_of, noise, stream, tree
 from scipy import ndimage
-from test_engine import mask_of, noise, stream, tree
-from test_predict import failing
 
 from napari_unetseg.core import resample as resample_module
 from napari_unetseg.core.errors import UserError

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tifffile
 from helpers import random_model
-from test_engine import noise, tree
+from large_parts import noise, tree
 
 from napari_unetseg.cli import main
 from napari_unetseg.core.job_control import Control

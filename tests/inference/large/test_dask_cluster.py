@@ -18,7 +18,7 @@ import psutil
 import pytest
 import torch
 from helpers import random_model, trained_at
-from test_engine import mask_of, noise, tree
+from large_parts import mask_of, noise, tree
 
 from napari_unetseg.cli import main
 from napari_unetseg.core.errors import UserError

@@ -15,6 +15,7 @@ import pytest
 import torch
 import zarr
 from helpers import Watched, of_kind, random_model
+from large_parts import SMALL, mask_of, noise, stream, tree
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice
@@ -43,20 +44,6 @@ def stored(array: np.ndarray, chunks: tuple[int, ...]) -> Any:
     )
     found[:] = array
     return found
-
-
-def stream(model: Model, stack: Stack, folder: Path, **more: Any) -> list[Event]:
-    settings = more.pop("settings", SMALL)
-    return list(predict_to_zarr(model, stack, FolderStore(folder), settings, **more))
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def mask_of(folder: Path, level: int = 0) -> Any:
-    return zarr.open_array(str(folder / "labels" / "mask" / str(level)), mode="r")
 
 
 @pytest.fixture
