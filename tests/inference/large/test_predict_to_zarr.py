@@ -18,7 +18,7 @@ from helpers import Watched, of_kind, random_model
 from large_parts import SMALL, mask_of, noise, stream, tree
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import ChunkPredicted, Event, Notice
+from napari_unetseg.core.events import ChunkPredicted, Notice
 from napari_unetseg.core.image_stack import Normalization, Stack
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.settings import PredictSettings
@@ -29,12 +29,6 @@ from napari_unetseg.inference.large.pipeline import overlapped
 from napari_unetseg.inference.large.predict_to_zarr import make_plan, predict_to_zarr
 from napari_unetseg.inference.predict import predict, predict_probabilities
 from napari_unetseg.models.model import Model
-
-SMALL = PredictSettings(tile=64, threads=1, device="cpu")
-
-
-def noise(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).random(shape).astype(np.float32)
 
 
 def stored(array: np.ndarray, chunks: tuple[int, ...]) -> Any:
