@@ -94,7 +94,7 @@ def batch(viewer: Any, dock: Any, folder: Path) -> None:
     (place / "field_05.tif").write_bytes(b"cut short")
     dock.result.batch.click()
     panel = dock._batch().panel
-    dock.controller.batches.add([place])
+    dock.plugin.batch.add([place])
     panel._folder = place / "masks"
     panel.where.setText("masks")
     panel.measure.setChecked(True)

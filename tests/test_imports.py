@@ -60,7 +60,7 @@ def test_images_annotations_and_settings_load_no_torch() -> None:
 
 
 def test_session_and_controller_load_no_qt() -> None:
-    names = ["napari_unetseg.gui.state.session", "napari_unetseg.gui.controller"]
+    names = ["napari_unetseg.gui.state.session", "napari_unetseg.gui.plugin"]
     bindings = {"PyQt5", "PyQt6", "PySide2", "PySide6"}
     assert not loaded_after(*names) & bindings
 

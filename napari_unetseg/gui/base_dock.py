@@ -35,8 +35,8 @@ class Docked(QWidget):
         self._viewer = viewer
         self._docked = False
         self.workbench = Workbench.of(viewer)
-        self.controller = self.workbench.controller
-        self.session = self.controller.session
+        self.plugin = self.workbench.plugin
+        self.session = self.plugin.session
 
     def follow_theme(self) -> None:
         """Look as napari's theme and size of text say, from now on."""

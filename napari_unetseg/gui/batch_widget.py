@@ -22,7 +22,10 @@ class BatchDock(Docked):
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__(napari_viewer)
-        self.panel = BatchPanel(self.controller)
+        plugin = self.plugin
+        self.panel = BatchPanel(
+            self.session, plugin.jobs, plugin.batch, plugin.voxel_size, plugin.history
+        )
         column = QVBoxLayout(self)
         column.setContentsMargins(8, 6, 8, 6)
         column.addWidget(self.panel, 1)
@@ -36,6 +39,6 @@ class BatchDock(Docked):
         """Stop a batch and listen no more."""
         job = self.session.job
         if job is not None and job.kind is JobKind.BATCH:
-            self.controller.stop()
+            self.plugin.jobs.stop()
         self.panel.release()
         super().release()

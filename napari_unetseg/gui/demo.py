@@ -85,7 +85,7 @@ def _without_anybody(viewer: Viewer, dock: UNetDock, out: Path) -> int:
     dock.train.button.click()
     _say("Training …")
     _wait(lambda: session.job is None)
-    prediction = dock.controller.prediction
+    prediction = dock.plugin.masks.current
     if session.entry is None or prediction is None or prediction.layer is None:
         _say(session.message.text)
         return 1

@@ -50,18 +50,34 @@ class UNetDock(Docked):
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__(napari_viewer)
-        self.project = ProjectPanel(self.controller)
-        self.controller.looking.watched = True
-        self.image = ImagePanel(self.controller)
-        self.annotate = AnnotatePanel(self.controller)
-        self.look = LookPanel(self.controller)
-        self.train = TrainPanel(self.controller)
-        self.review = ReviewPanel(self.controller)
-        self.result = ResultPanel(self.controller)
-        self.model = ModelPanel(self.controller)
-        self.advanced = AdvancedPanel(self.controller)
-        self.status = StatusPanel(self.controller)
-        self.welcome = WelcomePanel(self.controller)
+        plugin, session = self.plugin, self.session
+        self.project = ProjectPanel(session, plugin.project)
+        self.session.watched = True
+        self.image = ImagePanel(session, plugin.sources, plugin.alignment)
+        self.annotate = AnnotatePanel(
+            session,
+            plugin.sources,
+            plugin.structures,
+            plugin.classes,
+            plugin.conversion,
+            plugin.alignment,
+        )
+        self.look = LookPanel(session, plugin.next_region, plugin.uncertainty)
+        self.train = TrainPanel(session, plugin.training, plugin.jobs, plugin.quality)
+        self.review = ReviewPanel(session, plugin.review, plugin.undo, plugin.outline, plugin.masks)
+        self.result = ResultPanel(
+            session,
+            plugin.sources,
+            plugin.masks,
+            plugin.prediction,
+            plugin.voxel_size,
+            plugin.postprocess,
+            plugin.export,
+        )
+        self.model = ModelPanel(session, plugin.history, plugin.comparison)
+        self.advanced = AdvancedPanel(session, plugin.computers)
+        self.status = StatusPanel(session)
+        self.welcome = WelcomePanel(session)
         self.help = QPushButton("?")
         self.help.setAccessibleName("Help")
         self.help.setToolTip("What to press in which order, the keys, what the numbers mean.")
@@ -142,8 +158,8 @@ class UNetDock(Docked):
 
     def release(self) -> None:
         """Stop what runs and listen no more."""
-        self.controller.stop()
-        self.controller.looking.watched = False
+        self.plugin.jobs.stop()
+        self.session.watched = False
         if self._has_keys:
             self._has_keys = False
             self.workbench.keys.end()

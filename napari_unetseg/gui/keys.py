@@ -11,7 +11,7 @@ from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import Level
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.plugin import Plugin
 
 __all__ = ["COMMANDS", "HELP", "Command", "act"]
 
@@ -44,51 +44,51 @@ COMMANDS = (
 """None of these keys is napari's or a layer's; Alt and a digit is typed alike on any keyboard."""
 
 
-def act(controller: Controller, command: str) -> None:
+def act(plugin: Plugin, command: str) -> None:
     """Do what a command says; what cannot be done now is said in the status line."""
     match command:
         case "train":
-            _train_or_stop(controller)
+            _train_or_stop(plugin)
         case "predict":
-            controller.predict_plane()
+            plugin.prediction.predict_plane()
         case "new_layer":
-            controller.new_annotation()
+            plugin.sources.new_annotation()
         case "show_mask":
-            _show_or_hide(controller)
+            _show_or_hide(plugin)
         case "next":
-            controller.attention.next_region()
+            plugin.next_region.next_region()
         case "accept_object":
-            controller.review.accept_object()
+            plugin.review.accept_object()
         case "accept_plane":
-            controller.review.accept_plane()
+            plugin.review.accept_plane()
         case "undo":
-            controller.steps.undo()
+            plugin.undo.undo()
         case "brush_background":
-            controller.choose_brush(BRUSH)
+            plugin.structures.choose_brush(BRUSH)
         case _ if command.startswith("brush_"):
-            _take_brush(controller, int(command.removeprefix("brush_")))
+            _take_brush(plugin, int(command.removeprefix("brush_")))
 
 
-def _train_or_stop(controller: Controller) -> None:
-    job = controller.session.job
+def _train_or_stop(plugin: Plugin) -> None:
+    job = plugin.session.job
     if job is None:
-        controller.train()
+        plugin.training.start()
     elif not job.stopping:
-        controller.stop()
+        plugin.jobs.stop()
 
 
-def _show_or_hide(controller: Controller) -> None:
-    prediction = controller.prediction
+def _show_or_hide(plugin: Plugin) -> None:
+    prediction = plugin.masks.current
     if prediction is None or not prediction.alive or prediction.layer is None:
-        controller.session.say(messages.NO_PREDICTION, Level.WARNING)
+        plugin.session.say(messages.NO_PREDICTION, Level.WARNING)
     else:
         napari_layers.show_or_hide(prediction.layer)
 
 
-def _take_brush(controller: Controller, number: int) -> None:
-    session = controller.session
+def _take_brush(plugin: Plugin, number: int) -> None:
+    session = plugin.session
     if number in {s.number for s in session.structures}:
-        controller.choose_brush(number)
+        plugin.structures.choose_brush(number)
     else:
         session.say(
             f"There is no structure {number}; press '+ Structure' to add one.", Level.WARNING

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from napari_unetseg.annotations.quality import PlaneQuality, first_qualities
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.state.session import Level, PlacedQuality
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.plugin import Plugin
     from napari_unetseg.gui.state.session import Session
 
 __all__ = ["Quality"]
@@ -31,13 +32,16 @@ class Quality:
         first predicted.
     """
 
-    def __init__(self, controller: Controller, session: Session) -> None:
+    def __init__(self, controller: Plugin, session: Session) -> None:
         self._controller, self._session = controller, session
         self.clock: Callable[[], float] = time.monotonic
         self._wanted = self._asking = False
         self._changed, self._next = True, 0.0
         for field in ("structures", "project", "sources"):
             getattr(self._session.events, field).connect(self.on_change, max_args=0)
+        controller.events.annotation_changed.connect(self.on_change, max_args=0)
+        controller.events.image_removed.connect(self.forget)
+        controller.events.tick.connect(self.tick, max_args=0)
 
     def on_change(self) -> None:
         """Something was said, or planes were predicted for the first time."""
@@ -61,16 +65,16 @@ class Quality:
 
     def show(self, point: PlacedQuality) -> None:
         """Move the viewer to the plane of a point."""
-        with self._controller.refusing():
+        with refusing(self._session):
             if point.image in self._controller.viewer.layers:
                 stack = napari_layers.stack_of(point.image)
-                self._controller.attention.show(point.image, point.quality.plane, stack.whole(2))
+                self._controller.next_region.show(point.image, point.quality.plane, stack.whole(2))
 
     def _ask(self) -> None:
         controller, structures = self._controller, self._session.structures
         parts = [
-            (image, truth, controller.keeping.firsts(image))
-            for image, truth in controller.truths.items()
+            (image, truth, controller.project.firsts(image))
+            for image, truth in controller.annotations.truths.items()
         ]
         clock = self.clock
 

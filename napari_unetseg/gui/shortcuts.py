@@ -27,7 +27,7 @@ from napari_unetseg.gui.state.user_state import remembered
 from napari_unetseg.gui.taken import normal, taken
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.plugin import Plugin
     from napari_unetseg.gui.widgets.help_page import HelpDialog
 
 __all__ = ["Shortcuts"]
@@ -44,7 +44,7 @@ class Shortcuts(QObject):
 
     Parameters
     ----------
-    controller
+    plugin
         Does what the commands say.
     parent
         Lives as long as the viewer.
@@ -53,9 +53,9 @@ class Shortcuts(QObject):
     rebound = Signal()
     """The keys are others now."""
 
-    def __init__(self, controller: Controller, parent: QObject) -> None:
+    def __init__(self, plugin: Plugin, parent: QObject) -> None:
         super().__init__(parent)
-        self.controller = controller
+        self.plugin = plugin
         self._lives_in: ref[QWidget] | None = None
         self._bound: dict[str, QShortcut] = {}
         self._help: HelpDialog | None = None
@@ -147,7 +147,7 @@ class Shortcuts(QObject):
         self._on_focus(None, QApplication.focusWidget())
 
     def _others(self) -> dict[str, str]:
-        return taken(self.controller.viewer, self._window, set(self._bound.values()))
+        return taken(self.plugin.viewer, self._window, set(self._bound.values()))
 
     def _on_focus(self, _: QWidget | None, now: QWidget | None) -> None:
         """Whatever is typed into a field is text."""
@@ -162,7 +162,7 @@ class Shortcuts(QObject):
         if command == HELP:
             self.show_help()
         else:
-            act(self.controller, command)
+            act(self.plugin, command)
 
     # -- changing ------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What lives as long as the window: controller, worker and timer; docks come and go on it."""
+"""Context of a window: the plugin, its worker and its timer; docks come and go on it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from qtpy.QtGui import QCursor
 from qtpy.QtWidgets import QApplication
 
 from napari_unetseg.gui.binding import keep_constants_alive
-from napari_unetseg.gui.controller import Controller
 from napari_unetseg.gui.gl_context import CanvasContext
 from napari_unetseg.gui.import_torch import import_torch
 from napari_unetseg.gui.layers.plane_prefetch import Ahead
+from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services.job_runner import ThreadRunner
 from napari_unetseg.gui.shortcuts import Shortcuts
 from napari_unetseg.gui.state.preferences import read_preferences
@@ -39,7 +39,7 @@ _benches: WeakValueDictionary[int, Workbench] = WeakValueDictionary()
 
 
 class Workbench(QObject):
-    """Drives a controller from Qt's event loop.
+    """Drives a plugin from Qt's event loop.
 
     Parameters
     ----------
@@ -53,11 +53,12 @@ class Workbench(QObject):
         self.closed = False
         self.setObjectName("napari-unetseg")
         runner = ThreadRunner(import_torch)
-        self.controller = Controller(viewer, runner, preferences=read_preferences)
-        self.keys = Shortcuts(self.controller, self)
+        self.plugin = Plugin(viewer, runner, preferences=read_preferences)
+        self.keys = Shortcuts(self.plugin, self)
         self.ahead = Ahead(viewer)
         self._canvas_context = CanvasContext(viewer)
-        self.controller.session.events.message.connect(self._on_message)
+        self.plugin.session.events.message.connect(self._on_message)
+        self.plugin.events.labels_touched.connect(self._on_labels_touched)
         self._window: ref[QWidget] | None = None
         self._cursor, self._moved = QCursor.pos(), time.monotonic()
         self._timer = QTimer(self)
@@ -67,7 +68,7 @@ class Workbench(QObject):
         self._soon = QTimer(self)  # not `QTimer.singleShot`: PySide6 calls what is deleted by then
         self._soon.setSingleShot(True)
         self._soon.timeout.connect(self._on_maybe_closed)
-        self.destroyed.connect(partial(_end, self.controller, self.ahead))
+        self.destroyed.connect(partial(_end, self.plugin, self.ahead))
         application = QApplication.instance()
         if application is not None:
             application.aboutToQuit.connect(self.close)
@@ -105,22 +106,25 @@ class Workbench(QObject):
             with suppress(RuntimeError):  # Qt may have deleted it with the window
                 self._timer.stop()
             self.keys.end_all()
-            _end(self.controller, self.ahead)
+            _end(self.plugin, self.ahead)
 
     def _on_tick(self) -> None:
         position = QCursor.pos()
-        if position != self._cursor or self.controller.labels_changed:
+        if position != self._cursor:
             self._cursor, self._moved = position, time.monotonic()
-        self.controller.tick(resting=time.monotonic() - self._moved > REST_SECONDS)
+        self.plugin.tick(resting=time.monotonic() - self._moved > REST_SECONDS)
+
+    def _on_labels_touched(self) -> None:
+        self._moved = time.monotonic()
 
     def _on_message(self, message: Message) -> None:
         if message.level is Level.ERROR:
             show_error(message.text)
 
 
-def _end(controller: Controller, ahead: Ahead, _: Any = None) -> None:
+def _end(plugin: Plugin, ahead: Ahead, _: Any = None) -> None:
     """Nothing is shown any more: the widgets may be gone already."""
     ahead.close()
-    for name in controller.session.events:
-        controller.session.events[name].disconnect()
-    controller.close()
+    for name in plugin.session.events:
+        plugin.session.events[name].disconnect()
+    plugin.close()

@@ -1,4 +1,4 @@
-"""The jobs of the dock as generators of events; they run in the worker and touch no layer.
+"""Jobs of a window as generators of events; they run in the worker and touch no layer.
 
 PyTorch is imported here inside the functions, so that opening the dock needs none.
 """
@@ -9,7 +9,7 @@ import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -17,18 +17,15 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.data.image_grids import empty_grid
 from napari_unetseg.data.mask_cleanup import TidySettings, tidy
-from napari_unetseg.gui.services.annotation_snapshot import pairs_of
 from napari_unetseg.io.project import Project
 from napari_unetseg.jobs.tasks import Elsewhere, Training
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.core.job_control import Control
-    from napari_unetseg.core.labels import Structure
+    from napari_unetseg.core.labels import LabelKind, Structure
     from napari_unetseg.core.settings import MatchSpacing, TrainSettings
     from napari_unetseg.data.dataset import Pair
-    from napari_unetseg.gui.services.annotation_snapshot import Snapshot
-    from napari_unetseg.gui.state.session import Source
     from napari_unetseg.inference.large.output_format import Saving
     from napari_unetseg.jobs.live_predictor import Screen
     from napari_unetseg.models.model import Model
@@ -40,7 +37,6 @@ __all__ = [
     "LoadWork",
     "OpenWork",
     "Progress",
-    "ReportWork",
     "SaveWork",
     "TidyWork",
     "TrainWork",
@@ -55,6 +51,33 @@ class Progress(Event):
     """Part of a job that is done, 0 to 1."""
 
     fraction: float
+
+
+class Snapshot(Protocol):
+    """An annotated image at one moment."""
+
+    def pair(self) -> Pair:
+        """The annotated image; in any thread."""
+
+
+class LabelledFolder(Protocol):
+    """A folder of images and one of labels, which pair by their stem."""
+
+    @property
+    def image(self) -> Path:
+        """Folder or file of the images."""
+
+    @property
+    def labels(self) -> Path:
+        """Folder or file of the labels."""
+
+    @property
+    def kind(self) -> LabelKind:
+        """What the numbers in the labels mean."""
+
+    @property
+    def threshold(self) -> float | None:
+        """What is above it in labels is structure 1."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +101,7 @@ class TrainWork:
     """
 
     snapshots: Sequence[Snapshot]
-    folders: Sequence[Source]
+    folders: Sequence[LabelledFolder]
     settings: TrainSettings
     structures: Sequence[Structure]
     model: Model | None
@@ -91,7 +114,7 @@ class TrainWork:
         for source in self.folders:
             others += yield from _open_folder(source)
         control.keep_pairs(tuple(others))
-        pairs = [*pairs_of(self.snapshots), *others]
+        pairs = [*(one.pair() for one in self.snapshots), *others]
         init = self.model
         if init is not None and (reason := _misfit(init, self.settings)):
             yield Notice(f"A new model begins: {reason}.")
@@ -100,7 +123,7 @@ class TrainWork:
         return cast("Model", (yield from Elsewhere(task, self.computer)(control)))
 
 
-def _open_folder(source: Source) -> Generator[Event, None, list[Pair]]:
+def _open_folder(source: LabelledFolder) -> Generator[Event, None, list[Pair]]:
     from napari_unetseg.io.folder_pairs import find_pairs
 
     found = find_pairs(source.image, source.labels, source.kind, threshold=source.threshold)
@@ -223,13 +246,12 @@ class OpenWork:
     folder: Path
 
     def __call__(self, control: Control) -> Events:  # noqa: ARG002 - as every job has it
-        """Return the project, its models, and what could not be read, in sentences."""
-        from napari_unetseg.gui.state.session import ModelEntry
+        """Return the project, its models by name, and what could not be read, in sentences."""
         from napari_unetseg.models.model import load_model
 
         yield Progress(0.0)
         project = Project.open(self.folder)
-        entries, lost = [], []
+        models, lost = [], []
         listed = project.values.get("models", [])
         for each in listed if isinstance(listed, list) else []:
             name = str(each.get("id", "")) if isinstance(each, dict) else ""
@@ -237,11 +259,11 @@ class OpenWork:
             try:
                 if not name.isalnum():
                     raise UserError("A model of the project has no name.")
-                entries.append(ModelEntry(load_model(path), str(each["name"])))
+                models.append((str(each["name"]), load_model(path)))
             except (UserError, KeyError) as error:
                 lost.append(str(error))
-            yield Progress(len(entries) / len(listed))
-        return project, entries, lost
+            yield Progress(len(models) / len(listed))
+        return project, models, lost
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -255,26 +277,6 @@ class CopyWork:
         """Return the copy."""
         yield Progress(0.0)
         return self.project.save_as(self.folder)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ReportWork:
-    """Writes a page about the project that is open; ``stacks`` are its images by their keys."""
-
-    project: Path
-    output: Path
-    title: str
-    stacks: Mapping[str, Stack]
-
-    def __call__(self, control: Control) -> Events:
-        """Return the page."""
-        from napari_unetseg.project_report import report_events
-
-        yield Progress(0.0)
-        page, _ = yield from report_events(
-            self.project, self.output, title=self.title, stacks=self.stacks, control=control
-        )
-        return page
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -242,7 +242,7 @@ def test_a_training_that_finds_nothing_better_says_that_the_earlier_model_stays(
     image, mask = large()
     window.viewer.add_layer(Image(image, name="squares"))
     window.viewer.add_layer(Labels(mask, name="mask"))
-    window.controller.choose_kind(LabelKind.FULL)
+    window.plugin.sources.choose_kind(LabelKind.FULL)
     painted.dock.train.button.click()
     painted.wait(lambda: painted.idle() and len(session.history) == 1)
     monkeypatch.setattr(Progress, "_gain", lambda *_: -1.0)

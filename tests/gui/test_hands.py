@@ -136,7 +136,7 @@ def test_keys_train_and_stop(hands: Window) -> None:
     assert hands.session.entry is not None
     press(Qt.Key.Key_M, SHIFT)
     hands.wait(lambda: "Prediction shown" in hands.session.message.text)
-    prediction = hands.controller.prediction
+    prediction = hands.plugin.masks.current
     assert prediction is not None
     assert prediction.layer is not None
     press(Qt.Key.Key_H, SHIFT)
@@ -158,7 +158,7 @@ def test_keys_take_brushes_and_make_a_layer(window: Window) -> None:
     assert (layer.selected_label, layer.mode) == (1, "paint")
     press(Qt.Key.Key_3, ALT)
     assert "no structure 3" in window.session.message.text
-    window.controller.add_structure()
+    window.plugin.structures.add()
     press(Qt.Key.Key_1, ALT)
     press(Qt.Key.Key_2, ALT)
     assert layer.selected_label == 2
@@ -344,7 +344,7 @@ def walk(dock: QWidget) -> list[QWidget]:
 
 def test_tab_goes_from_top_to_bottom_and_into_nothing_folded(hands: Window) -> None:
     dock = hands.dock
-    hands.controller.add_structure()  # rows that were made last stand in the middle
+    hands.plugin.structures.add()  # rows that were made last stand in the middle
     hands.wait(lambda: len(dock.annotate.brushes._rows) == 3)
     for _ in range(20):
         QApplication.processEvents()
@@ -380,7 +380,7 @@ def test_a_brush_is_taken_by_keyboard(hands: Window) -> None:
 
 
 def test_every_stop_has_a_name_that_can_be_read_out(hands: Window) -> None:
-    hands.controller.add_structure()
+    hands.plugin.structures.add()
     hands.dock.advanced.fold.expand(animate=False)
     QApplication.processEvents()
     nameless = [w for w in stops(hands.dock) if not name_of(w)]
@@ -484,24 +484,24 @@ def test_every_job_says_how_long(hands: Window, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_object_is_accepted_and_the_acceptance_undone_by_key(hands: Window) -> None:
-    controller = hands.controller
-    controller.begin_mask(hands.session.image, "model", hands.session.structures)
-    prediction = controller.prediction
+    plugin = hands.plugin
+    target = plugin.masks.open(hands.session.image, "model", hands.session.structures)
+    prediction = plugin.masks.current
     assert prediction is not None
     assert prediction.layer is not None
     mask = np.zeros(prediction.layer.data.shape[-2:], np.uint8)
     mask[8:28, 8:28] = 1
     mask[40:50, 40:50] = 1
     prediction.write((slice(None), slice(None)), mask)
-    controller.end_masks()
+    target.close()
     hands.viewer.reset_view()
     canvas = hands.viewer.window._qt_viewer.canvas.native
     hands.settle(canvas)
     hands.wait(lambda: hands.aims(canvas, (18, 18)))
-    act(controller, "accept_object")
-    truth = controller.truth(hands.session.image)
+    act(plugin, "accept_object")
+    truth = plugin.annotations.truth(hands.session.image)
     assert truth.count(Origin.ACCEPTED) == 400
-    act(controller, "undo")
+    act(plugin, "undo")
     assert truth.count(Origin.ACCEPTED) == 0
-    act(controller, "accept_plane")
+    act(plugin, "accept_plane")
     assert truth.count(Origin.ACCEPTED) == mask.size

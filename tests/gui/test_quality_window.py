@@ -29,7 +29,7 @@ def looked_at(window: Window) -> None:
     """Planes 1 and 2 are predicted and said something about: one wholly right, one wrong."""
     window.viewer.add_layer(Image(squares((3,)), name="stack"))
     labels = window.viewer.add_layer(Labels(strokes((3,)), name="strokes"))
-    session, controller = window.session, window.controller
+    session, plugin = window.session, window.plugin
     session.mode = Mode.ONCE
     window.wait(lambda: session.counts.get(1, 0) > 0)
     labels.data_setitem((np.array([0]), np.array([1]), np.array([1])), 1)  # a project begins
@@ -37,7 +37,7 @@ def looked_at(window: Window) -> None:
     session.history, session.entry = (entry,), entry
     window.click(window.dock.result.whole)
     window.wait(window.idle)
-    window.wait(lambda: bool((controller.prediction.layer.data == 1).all()))
+    window.wait(lambda: bool((plugin.masks.current.layer.data == 1).all()))
     window.viewer.dims.set_current_step(0, 1)
     window.click(window.dock.review.accept)
     rows, columns = np.indices((10, 10)).reshape(2, -1)
@@ -92,7 +92,7 @@ def test_it_follows_what_is_said_only_while_it_is_looked_at(window: Window) -> N
     before = session.quality
     window.click(window.dock.review.undo)
     for _ in range(50):
-        window.controller.tick()
+        window.plugin.tick()
     assert session.quality is before
     window.viewer.layers.remove("stack")
     window.wait(lambda: not session.quality)

@@ -56,8 +56,8 @@ def test_a_window_trains_and_predicts_there_and_goes_on_here(
 
     session.change_settings(steps=100_000)
     window.click(window.dock.train.button)
-    window.wait(lambda: window.controller.prediction is not None)
-    prediction = window.controller.prediction
+    window.wait(lambda: window.plugin.masks.current is not None)
+    prediction = window.plugin.masks.current
     assert prediction is not None
     window.wait(lambda: bool(session.curve))
     assert session.job is not None

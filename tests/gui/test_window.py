@@ -63,7 +63,7 @@ def test_paint_train_stop_predict_correct_train_again_save_load(
     assert dock.train.plot.isVisibleTo(dock)
 
     # the plane was predicted; predict once more
-    prediction = window.controller.prediction
+    prediction = window.plugin.masks.current
     assert prediction is not None
     assert prediction.alive
     window.click(dock.result.plane)
@@ -309,10 +309,10 @@ def test_dock_and_command_through_napari_s_menus(registered: None, make_napari_v
 
 def test_threads_follow_the_hands(painted: Window, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int | None] = []
-    import napari_unetseg.gui.controller as controller_module
     import napari_unetseg.training.train as train
+    from napari_unetseg.gui.services import job_manager
 
-    monkeypatch.setattr(controller_module, "cores", lambda: 8)
+    monkeypatch.setattr(job_manager, "cores", lambda: 8)
 
     def watch(*_: Any, control: Control, **__: Any) -> Generator[Event, None, None]:
         while not control.stopped:

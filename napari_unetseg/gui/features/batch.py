@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,76 +12,59 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.batch_rows import BatchRow, RowState
+from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.state.session import JobKind, Level
 from napari_unetseg.jobs.window_tasks import BatchWork
 
 if TYPE_CHECKING:
+    from napari.components import ViewerModel
     from napari.layers import Image
 
     from napari_unetseg.core.image_stack import Stack
-    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.services.image_sources import ImageSources
+    from napari_unetseg.gui.services.job_manager import JobManager
+    from napari_unetseg.gui.services.mask_layers import MaskLayers
+    from napari_unetseg.gui.state.app_events import AppEvents
+    from napari_unetseg.gui.state.session import Session
     from napari_unetseg.inference.large.output_format import Saving
     from napari_unetseg.inference.large.predict_files import FileBegun, FileDone
 
-__all__ = ["BatchRow", "Batches", "State"]
+__all__ = ["Batch"]
 
 
-class State(StrEnum):
-    """How far an image of a batch is."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    DONE = "done"
-    KEPT = "there already"
-    FAILED = "failed"
+STATES = {"done": RowState.DONE, "skipped": RowState.KEPT, "failed": RowState.FAILED}
 
 
-STATES = {"done": State.DONE, "skipped": State.KEPT, "failed": State.FAILED}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BatchRow:
-    """An image of a batch: a file, or a layer that is open.
-
-    Attributes
-    ----------
-    name, path
-        What its mask is called; its file, or for a layer a name that stands for one.
-    layer
-        The open layer; of a file None until it is opened.
-    state, seconds, voxels, objects, unsure, notices, error
-        As `FileDone` has them.
-    mask
-        What `open_stack` takes for its mask.
-    made_by
-        The id of the model that the mask is by, and whether at its pixel size.
-    """
-
-    name: str
-    path: Path
-    layer: Any = None
-    state: State = State.WAITING
-    seconds: float = 0.0
-    voxels: Mapping[int, int] | None = None
-    objects: Mapping[int, int] | None = None
-    unsure: float | None = None
-    notices: tuple[str, ...] = ()
-    error: str = ""
-    mask: Path | None = None
-    made_by: str = ""
-
-
-class Batches:
+class Batch:
     """The list of images, and what is done with it.
 
     Parameters
     ----------
-    controller
-        Knows the viewer, the session and the runner.
+    viewer, session
+        The layers, and the list.
+    jobs, sources, masks
+        Runs a batch; opens its images; their masks.
+    predict
+        Predicts the chosen image.
+    events
+        What the batch says.
     """
 
-    def __init__(self, controller: Controller) -> None:
-        self._controller, self._session = controller, controller.session
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        session: Session,
+        jobs: JobManager,
+        sources: ImageSources,
+        masks: MaskLayers,
+        events: AppEvents,
+        predict: Callable[[], None],
+    ) -> None:
+        self._viewer, self._session, self._jobs = viewer, session, jobs
+        self._sources, self._masks, self._predict = sources, masks, predict
+        events.job_event.connect(self._on_event)
+        events.job_ended.connect(self._on_ended)
         self._how: Saving | None = None
         self._made_by = ""
         self._at = self._of = 1
@@ -93,7 +75,7 @@ class Batches:
         """Add files, folders of files, and OME-Zarr images."""
         from napari_unetseg.inference.large.find_images import find_images
 
-        with self._controller.refusing():
+        with refusing(self._session):
             self._check_idle()
             found = find_images([str(path) for path in paths])
             known = {row.path.resolve() for row in self._session.batch}
@@ -103,14 +85,14 @@ class Batches:
 
     def add_open(self) -> None:
         """Add the images that are open; further channels of one are no images."""
-        with self._controller.refusing():
+        with refusing(self._session):
             self._check_idle()
             sources = self._session.sources
             channels = {id(layer) for source in sources for layer in source.channels}
             known = {id(row.layer) for row in self._session.batch}
             new = [
                 BatchRow(image.name.replace("/", "-"), Path(image.name), image)
-                for image in self._controller.images()
+                for image in self._sources.images()
                 if id(image) not in channels | known
             ]
             self._check_names([*self._session.batch, *new])
@@ -118,7 +100,7 @@ class Batches:
 
     def remove(self, rows: Sequence[BatchRow]) -> None:
         """Take images off the list; masks that were written stay."""
-        with self._controller.refusing():
+        with refusing(self._session):
             self._check_idle()
             self._session.batch = tuple(r for r in self._session.batch if r not in rows)
 
@@ -145,20 +127,23 @@ class Batches:
         """
         from napari_unetseg.inference.large.find_images import check_outputs
 
-        controller, session = self._controller, self._session
-        with controller.refusing():
-            controller.check_free()
+        session = self._session
+        with refusing(self._session):
+            self._jobs.check_free()
             if session.entry is None:
                 raise UserError(messages.NO_MODEL)
             if not session.batch:
                 raise UserError(messages.NO_BATCH)
             model = session.entry.model
             made_by = f"{model.id} {session.match_spacing}"
-            left = [r for r in session.batch if r.state is not State.DONE or r.made_by != made_by]
+            left = [
+                r for r in session.batch if r.state is not RowState.DONE or r.made_by != made_by
+            ]
             rows = left or list(session.batch)
             check_outputs({r.name: file for r in rows if (file := _file(r)) is not None}, how)
             session.batch = tuple(
-                replace(r, state=State.WAITING, error="") if r in rows else r for r in session.batch
+                replace(r, state=RowState.WAITING, error="") if r in rows else r
+                for r in session.batch
             )
             names = {row.name for row in rows}
             rows = [row for row in session.batch if row.name in names]
@@ -174,29 +159,30 @@ class Batches:
                 session.match_spacing,
             )
             self._how, self._made_by = how, made_by
-            controller.start(JobKind.BATCH, "Batch", work, partial(self._on_done, len(rows)))
+            self._jobs.start(JobKind.BATCH, "Batch", work, partial(self._on_done, len(rows)))
 
     def _stack(self, layer: Image) -> Stack:
         source = self._session.source(layer)
         return napari_layers.stack_of(layer, source.channels if source else ())
 
-    def on_event(self, event: Event) -> None:
-        """Something happened to an image of the batch."""
+    def _on_event(self, kind: JobKind, event: Event) -> None:
+        if kind is not JobKind.BATCH:
+            return
         from napari_unetseg.inference.large.predict_files import FileBegun, FileDone
 
         match event:
             case FileBegun():
                 self._on_begun(event)
             case ChunkPredicted():
-                self._controller.show_progress(self._done(event.done / event.total))
+                self._jobs.show_progress(self._done(event.done / event.total))
             case FileDone():
                 self._on_file(event)
 
     def _on_begun(self, event: FileBegun) -> None:
-        self._change(event.name, state=State.RUNNING)
+        self._change(event.name, state=RowState.RUNNING)
         self._at, self._of = event.number, event.total
         text = f"{event.name} ({event.number} of {event.total})"
-        self._controller.show_progress(self._done(0.0), text)
+        self._jobs.show_progress(self._done(0.0), text)
 
     def _done(self, part: float) -> float:
         return (self._at - 1 + part) / self._of
@@ -221,11 +207,11 @@ class Batches:
             replace(row, **changes) if row.name == name else row for row in self._session.batch
         )
 
-    def ended(self) -> None:
-        """A job ended, however it did: nothing is running."""
+    def _on_ended(self, _: JobKind) -> None:
+        """Nothing is running, however the job ended."""
         for row in self._session.batch:
-            if row.state is State.RUNNING:
-                self._change(row.name, state=State.WAITING)
+            if row.state is RowState.RUNNING:
+                self._change(row.name, state=RowState.WAITING)
 
     def _on_done(self, wanted: int, results: list[FileDone]) -> None:
         failed = sum(result.status == "failed" for result in results)
@@ -243,18 +229,18 @@ class Batches:
 
     def pause(self) -> None:
         """Wait after the chunk at hand."""
-        self._controller.pause()
+        self._jobs.pause()
 
     def resume(self) -> None:
         """Go on."""
-        self._controller.resume()
+        self._jobs.resume()
 
     # -- looking at it -------------------------------------------------------------------------
 
     def show(self, row: BatchRow) -> Image | None:
         """Open an image with its mask; the image's layer."""
         image: Image | None = None
-        with self._controller.refusing():
+        with refusing(self._session):
             image = self._open(row)
             mask = () if row.mask is None else (self._show_mask(image, row.mask),)
             self._show_alone(image, *mask)
@@ -262,7 +248,7 @@ class Batches:
 
     def _show_alone(self, image: Image, *masks: Any) -> None:
         """Show all of an image with its labels, its further channels and these layers."""
-        viewer, source = self._controller.viewer, self._session.source(image)
+        viewer, source = self._viewer, self._session.source(image)
         mine = [*(source.layers if source is not None else (image,)), *masks]
         others = [layer for layer in viewer.layers if layer not in mine]
         napari_layers.bring_forward(viewer, mine, others)
@@ -271,20 +257,20 @@ class Batches:
 
     def _open(self, row: BatchRow) -> Image:
         """The layer of an image, opened if it is not open."""
-        viewer = self._controller.viewer
+        viewer = self._viewer
         if row.layer is None or row.layer not in viewer.layers:
             if not row.path.exists():
                 raise UserError(f"{row.path} is not open any more; open it again.")
-            with self._controller.opening():
+            with self._sources.opening():
                 opened = napari_layers.open_images(viewer, row.path, "napari-unetseg")
                 if not opened:
                     raise UserError(f"{row.path} cannot be opened in napari.")
                 self._change(row.name, layer=opened[0])
-                self._controller.choose_image(opened[0])
+                self._sources.choose_image(opened[0])
                 if len(opened) > 1:
-                    self._controller.choose_channels(opened[1:])
+                    self._sources.choose_channels(opened[1:])
             return opened[0]
-        self._controller.choose_image(row.layer)
+        self._sources.choose_image(row.layer)
         layer: Image = row.layer
         return layer
 
@@ -293,7 +279,7 @@ class Batches:
 
         model = self._session.entry.model if self._session.entry is not None else None
         structures = model.classes.structures if model else self._session.structures
-        viewer = self._controller.viewer
+        viewer = self._viewer
         return napari_layers.add_mask(viewer, image, open_stack(mask), structures)
 
     def worst(self, count: int) -> list[BatchRow]:
@@ -303,9 +289,8 @@ class Batches:
 
     def annotate_worst(self, count: int) -> None:
         """Open the images that the network is least sure of, each with an annotation layer."""
-        controller = self._controller
-        with controller.refusing():
-            controller.check_free()
+        with refusing(self._session):
+            self._jobs.check_free()
             if not (rows := self.worst(count)):
                 raise UserError(messages.NO_WORST)
             images = []
@@ -313,13 +298,13 @@ class Batches:
                 images.append(self._open(row))
                 source = self._session.source()
                 if source is None or source.labels is None:
-                    controller.new_annotation()
-            controller.choose_image(images[0])
-            source, mask = self._session.source(images[0]), controller.predictions.get(images[0])
+                    self._sources.new_annotation()
+            self._sources.choose_image(images[0])
+            source, mask = self._session.source(images[0]), self._masks.predictions.get(images[0])
             self._show_alone(images[0], mask and mask.layer)
             if source is not None and source.labels is not None:
-                napari_layers.activate_brush(controller.viewer, source.labels, self._session.brush)
-            controller.predict_plane()
+                napari_layers.activate_brush(self._viewer, source.labels, self._session.brush)
+            self._predict()
             names = ", ".join(image.name for image in images)
             self._session.say(
                 f"{names}: open with annotation layers. Paint where the mask is wrong, then Train."

@@ -12,12 +12,17 @@ import numpy as np
 from napari_unetseg.annotations.annotation_store import Origin, Said, Truth
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.gui.services.undo_stack import Step
+from napari_unetseg.gui.services.undo_stack import UndoStep
+from napari_unetseg.gui.state.refusal import refusing
 
 if TYPE_CHECKING:
     from napari_unetseg.annotations.sparse_array import Region
     from napari_unetseg.core.labels import Structure
-    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.services.annotations import Annotations
+    from napari_unetseg.gui.services.mask_layers import MaskLayers
+    from napari_unetseg.gui.services.undo_stack import UndoStack
+    from napari_unetseg.gui.state.app_events import AppEvents
+    from napari_unetseg.gui.state.session import Session
 
 __all__ = ["ClassEditor", "balance"]
 
@@ -63,12 +68,24 @@ class ClassEditor:
 
     Parameters
     ----------
-    controller
-        Knows the session, the labels and the masks.
+    session
+        The list of structures.
+    annotations, masks
+        What is labelled and shown of them.
+    undo, events
+        Takes edits back; where they are published.
     """
 
-    def __init__(self, controller: Controller) -> None:
-        self._controller, self._session = controller, controller.session
+    def __init__(
+        self,
+        session: Session,
+        annotations: Annotations,
+        masks: MaskLayers,
+        undo: UndoStack,
+        events: AppEvents,
+    ) -> None:
+        self._session, self._annotations, self._masks = session, annotations, masks
+        self._undo, self._events = undo, events
 
     def recolor(self, number: int, color: str) -> None:
         """Give a structure another colour, ``#RRGGBB``, in every layer at hand."""
@@ -83,14 +100,14 @@ class ClassEditor:
 
         ``into`` may be 255, the background.
         """
-        with self._controller.refusing():
+        with refusing(self._session):
             text = f"merging {self._name(number)} into {self._name(into)}"
             self._end(text, number, into)
             self._session.say(f"Done: {text}. Train again, so that the network learns it too.")
 
     def delete(self, number: int) -> None:
         """Delete a structure and all that is labelled of it; what was labelled is so no more."""
-        with self._controller.refusing():
+        with refusing(self._session):
             text = f"deleting {self._name(number)}"
             self._end(text, number, 0)
             self._session.say(f"Done: {text}. Undo under Correct brings it back with its labels.")
@@ -100,7 +117,7 @@ class ClassEditor:
     def _check_labels(self) -> None:
         if self._session.job is not None:
             raise UserError("Something is running; wait for it or press Stop, then change classes.")
-        for strokes in self._controller.strokes.values():
+        for strokes in self._annotations.strokes.values():
             if not isinstance(strokes.data, np.ndarray):
                 raise UserError(
                     f"{strokes.layer.name} is read from disk piece by piece and cannot be changed; "
@@ -112,21 +129,21 @@ class ClassEditor:
         return names.get(number, f"structure {number}")
 
     def _edits(self, number: int, into: int) -> list[Edit]:
-        controller, edits = self._controller, []
-        for strokes in controller.strokes.values():
+        edits = []
+        for strokes in self._annotations.strokes.values():
             if strokes.truth.kind is LabelKind.INSTANCES:
                 continue
             full = strokes.truth.kind is LabelKind.FULL
             value = 0 if full and into == BRUSH else into
             edits += _replacing(strokes, Origin.STROKES, number, value)
-        for prediction in controller.predictions.values():
+        for prediction in self._masks.predictions.values():
             for origin in (Origin.CORRECTIONS, Origin.ACCEPTED):
                 edits += _replacing(prediction, origin, number, into)
         return edits
 
     def _do(self, text: str, undo: Callable[[], None], redo: Callable[[], None]) -> None:
         redo()
-        self._controller.steps.add(Step(None, text, undo, redo))
+        self._undo.add(UndoStep(None, text, undo, redo))
 
     def _paint(self, number: int, color: str) -> None:
         self._session.structures = tuple(
@@ -140,19 +157,19 @@ class ClassEditor:
         if structure is None or len(self._session.structures) == 1:
             raise UserError("One structure has to stay; add another one first.")
         edits = self._edits(number, into)
-        before = self._controller.renumbering()
+        before = self._masks.renumbering()
         after = {model: _followed(known, number, into) for model, known in before.items()}
 
         def redo() -> None:
             for edit in edits:
                 edit.redo()
-            self._controller.renumber(after)
+            self._masks.renumber(after)
             self._list(s for s in self._session.structures if s.number != number)
 
         def undo() -> None:
             for edit in reversed(edits):
                 edit.undo()
-            self._controller.renumber(before)
+            self._masks.renumber(before)
             known = {number: structure} | {s.number: s for s in self._session.structures}
             self._list(known[n] for n in sorted(known))
 
@@ -163,7 +180,7 @@ class ClassEditor:
         session.structures = tuple(structures)
         if session.brush not in {BRUSH, *(s.number for s in session.structures)}:
             session.brush = session.structures[0].number
-        self._controller.labels_changed = True
+        self._events.labels_touched.emit()
 
 
 def _followed(known: Mapping[int, int], number: int, into: int) -> dict[int, int]:

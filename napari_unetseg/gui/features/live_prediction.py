@@ -1,165 +1,97 @@
-"""Live, once, frozen: masks of what is on screen while nothing else runs, and trainings anew."""
+"""Live mode: masks of what is on screen while no job runs."""
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from napari_unetseg.annotations.annotation_store import Change, Origin
-from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import Event, Notice, OtherSpacing, TilePredicted
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.errors import LostError, UserError
+from napari_unetseg.core.events import Event, Notice, TilePredicted
 from napari_unetseg.gui import layers as napari_layers
-from napari_unetseg.gui.services.job_runner import Job
 from napari_unetseg.gui.state import messages
-from napari_unetseg.gui.state.session import Level, Mode
+from napari_unetseg.gui.state.session import JobKind, Level, Mode
 from napari_unetseg.jobs.image_ranges import ImageRanges
 from napari_unetseg.jobs.live_predictor import LookWork, MaskBegins, Screen, View, near
 from napari_unetseg.jobs.tasks import Elsewhere
 
 if TYPE_CHECKING:
-    from napari_unetseg.annotations.sparse_array import Region
-    from napari_unetseg.gui.controller import Controller
+    from napari.components import ViewerModel
+
+    from napari_unetseg.gui.services.image_sources import ImageSources
+    from napari_unetseg.gui.services.job_manager import JobManager
+    from napari_unetseg.gui.services.mask_layers import MaskLayers, MaskTarget
+    from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import ModelEntry, Session
 
-__all__ = ["Looking"]
-
-PAUSE_SECONDS = 0.7
-"""A training begins anew this long after the last stroke."""
-MOST_NEWER = 100
-"""Regions of an image, the newest, that a training answers before its first step."""
+__all__ = ["LivePrediction"]
 
 
-class Looking:
+class LivePrediction:
     """Keeps the mask on screen up to date in live mode, beside the jobs that people start.
 
     Parameters
     ----------
-    controller, session
-        The controller knows the viewer, the masks and the runner.
+    viewer, session, sources
+        What is on screen, and the chosen image.
+    jobs, masks
+        Runs the work while there is no job; where tiles go.
+    events
+        What the work says; when images go and time passes.
     """
 
-    def __init__(self, controller: Controller, session: Session) -> None:
-        self._controller, self._session = controller, session
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        session: Session,
+        jobs: JobManager,
+        sources: ImageSources,
+        masks: MaskLayers,
+        events: AppEvents,
+    ) -> None:
+        self._viewer, self._session, self._jobs = viewer, session, jobs
+        self._sources, self._masks = sources, masks
         self._screen: Screen | None = None
-        self._control = Control()
-        self._next: Job | None = None
+        self._target: MaskTarget | None = None
         self._entry: ModelEntry | None = None
         self._made: list[tuple[Any, ...]] = []
         self._failed: set[tuple[Any, ...]] = set()
         self._said: set[str] = set()
         self._ranges = ImageRanges()
-        self._painted: float | None = None
-        self._offered = 0.0
-        self.newer: dict[Any, list[Region]] = {}
-        """Where something was said of images that no training has taken yet."""
-        self.watched = True
-        """Whether there is anybody to look: False while the dock is closed."""
-        self.may_train = False
-        """Whether strokes begin a training: one ended by itself, so more strokes may help."""
+        session.events.computer.connect(self._on_computer, max_args=0)
+        events.job_started.connect(self._on_job_started)
+        events.job_event.connect(self._on_event)
+        events.image_removed.connect(self._forget)
+        events.pixels_changed.connect(self._on_pixels_changed)
+        events.tick.connect(self._on_tick)
+        events.closing.connect(self._stop)
 
-    @property
-    def busy(self) -> bool:
-        """Whether it has the worker."""
-        return self._screen is not None
+    def look(self) -> None:
+        """Tell what is on screen, and begin what is missing."""
+        session, running = self._session, self._screen is not None
+        if session.job is not None or session.entry is None or session.image is None:
+            return
+        if session.mode is not Mode.LIVE or not session.watched:
+            self._stop()
+        elif running and session.entry is not self._entry:
+            self._stop()  # another model was chosen
+        elif running or not self._jobs.busy:
+            with suppress(UserError):
+                view = self._view(session.entry)
+                if running:
+                    self._show(view)
+                elif self._missing(session.entry, view):
+                    self._begin(session.entry, view)
 
-    def stop(self) -> None:
+    def _stop(self) -> None:
         """Give the worker back after the tile at hand."""
-        self._control.stop()
+        self._jobs.stop_idle()
         if self._screen is not None:
             self._screen.view = None
 
-    def end(self) -> None:
-        """The window closes: nothing is begun any more."""
-        self._next = None
-        self.stop()
-
-    def start_after(self, job: Job) -> None:
-        """Start a job as soon as the worker is free."""
-        self._next = job
-        self.stop()
-
-    # -- strokes -------------------------------------------------------------------------------
-
-    def on_change(self, image: Any, change: Change) -> None:
-        """Something was said; in live mode a training begins anew after a moment."""
-        if change.origin is not Origin.FIRST:
-            self._painted = time.monotonic()
-            regions = self.newer.setdefault(image, [])
-            regions[:] = [*regions[1 - MOST_NEWER :], change.region]
-
-    def _train_anew(self) -> bool:
-        """Begin a training for strokes that were painted after the last one; whether it did."""
-        painted, session = self._painted, self._session
-        if painted is None or not self.may_train or session.mode is not Mode.LIVE:
-            return False
-        if time.monotonic() - painted < PAUSE_SECONDS or not session.go_on:
-            return False
-        self._painted = None
-        self._controller.train()
-        return True
-
-    def offered(self, until: float) -> None:
-        """What was painted until then (seconds of `time.monotonic`) was offered to the training."""
-        self._offered = until
-
-    def job_ended(self, *, left: bool) -> None:
-        """A job ended; ``left`` says whether the newest that was offered was not taken."""
-        if self._painted is not None and self._painted <= self._offered and not left:
-            self._painted = None
-            self.newer.clear()
-
-    def try_again(self) -> None:
-        """What could not be predicted may be on the computer that was chosen now."""
-        self.stop()
-        self._failed.clear()
-        self._said.clear()
-
-    def forget(self, image: Any) -> None:
-        """An image is gone."""
-        self.newer.pop(image, None)
-        self._ranges.forget(image)
-        self._failed = {one for one in self._failed if one[1] is not image}
-
-    def trained(self, *, by_itself: bool) -> None:
-        """A training ended; strokes from now on begin another if it ended by itself."""
-        self.may_train = by_itself
-
-    def training_begins(self) -> None:
-        """What was painted until now is learned from."""
-        self.newer.clear()
-        self._painted = None
-        self._offered = 0.0
-
-    # -- masks ---------------------------------------------------------------------------------
-
-    def look(self) -> None:
-        """Called again and again: tell what is on screen, begin what is missing."""
-        session = self._session
-        if session.job is not None or session.entry is None or session.image is None:
-            return
-        if session.mode is not Mode.LIVE or not self.watched:
-            self.stop()
-            return
-        if not self.busy and (self._train_anew() or self._controller.runner.busy):
-            return
-        if self.busy and session.entry is not self._entry:
-            self.stop()  # another model was chosen
-            return
-        with suppress(UserError):
-            view = self._view(session.entry.model.dims)
-            if self.busy:
-                self._show(view)
-            elif self._missing(view):
-                self._begin(view)
-
-    def _view(self, dims: int) -> View:
-        controller, image = self._controller, self._session.image
-        stack = controller.stack()
-        if self._session.entry is not None:
-            self._session.entry.model.check_image(stack)
-        plane = napari_layers.plane_on_screen(controller.viewer, image, dims)
+    def _view(self, entry: ModelEntry) -> View:
+        image, stack = self._session.image, self._sources.stack()
+        entry.model.check_image(stack)
+        plane = napari_layers.plane_on_screen(self._viewer, image, entry.model.dims)
         return View(image, stack, plane, self._session.match_spacing)
 
     def _show(self, view: View) -> None:
@@ -172,59 +104,62 @@ class Looking:
         if seen is None or seen.key != view.key:
             screen.view = view
 
-    def _missing(self, view: View) -> bool:
+    def _missing(self, entry: ModelEntry, view: View) -> bool:
         """Whether the mask of the plane on screen is not there, and may be made."""
-        entry, prediction = self._session.entry, self._controller.predictions.get(view.image)
-        if entry is None or (entry, view.image, view.plane) in self._failed:
-            return False
-        if prediction is None:
-            return False  # nobody has asked for a mask of this image yet
+        prediction = self._masks.predictions.get(view.image)
+        if prediction is None or (entry, view.image, view.plane) in self._failed:
+            return False  # nobody has asked for a mask of this image yet, or it cannot be made
         return prediction.alive and not prediction.is_fresh(view.plane, entry.model.id)
 
-    def _begin(self, view: View) -> None:
-        entry, prediction = self._session.entry, self._controller.predictions[view.image]
-        assert entry is not None
-        self._screen, self._control = Screen(), Control(self._controller.thread_count())
+    def _begin(self, entry: ModelEntry, view: View) -> None:
+        prediction = self._masks.predictions[view.image]
+        self._screen = Screen()
         self._show(view)
         fresh = {p for p in near(view, 2) if prediction.is_fresh(p, entry.model.id)}
         device, ranges = self._session.settings.device, self._ranges
         look = LookWork(entry.model, self._screen, device, frozenset(fresh), ranges=ranges)
-        work = Elsewhere(look, self._session.computer)
         self._entry, self._made = entry, [(entry, view.image, view.plane)]
-        self._controller.runner.start(
-            Job(work, self._on_event, self._on_done, self._on_error, self._control)
-        )
+        work = Elsewhere(look, self._session.computer)
+        self._jobs.start_idle(work, self._on_done, self._on_error)
 
-    def _on_event(self, event: Event) -> None:
-        if self._session.entry is None or self._control.stopped:
+    # -- what the work says --------------------------------------------------------------------
+
+    def _on_event(self, kind: JobKind, event: Event) -> None:
+        if kind is not JobKind.LIVE or self._session.entry is None:
             return
-        controller = self._controller
         match event:
             case MaskBegins():
-                prediction = controller.predictions.get(event.view.image)
-                if prediction is None or not prediction.alive:
-                    self.stop()  # the layer was deleted meanwhile, and stays away
-                    return
-                self._made.append((self._entry, event.view.image, event.view.plane))
-                controller.begin_mask(event.view.image, event.model_id, event.structures)
-            case TilePredicted():
-                controller.write_tile(event)
-            case OtherSpacing():
-                controller.spacing.say()
+                self._on_begins(event)
+            case TilePredicted() if self._target is not None:
+                if not self._target.write(event):
+                    self._target = None
             case Notice() if event.text not in self._said:  # it comes with every plane
                 self._said.add(event.text)
                 self._session.say_notice(event)
 
+    def _on_begins(self, event: MaskBegins) -> None:
+        image = event.view.image
+        prediction = self._masks.predictions.get(image)
+        if prediction is None or not prediction.alive:
+            self._stop()  # the layer was deleted meanwhile, and stays away
+            return
+        self._made.append((self._entry, image, event.view.plane))
+        if self._target is not None:
+            self._target.drop()
+        self._target = self._masks.open(image, event.model_id, event.structures)
+
     def _on_done(self, _: object) -> None:
-        view = self._screen.view if self._screen is not None else None
-        if not self._control.stopped and view is not None and self._missing(view):
+        view, entry = self._screen.view if self._screen is not None else None, self._session.entry
+        if not self._jobs.idle_stopped and view is not None and entry is not None:
             made = (self._entry, view.image, view.plane)
-            if made in self._made:  # it cannot be made: do not try again and again
-                self._failed.add(made)
+            if made in self._made and self._missing(entry, view):
+                self._failed.add(made)  # it cannot be made: do not try again and again
         self._end()
 
     def _on_error(self, error: BaseException) -> None:
-        if not self._controller.computers.on_error(error):
+        if isinstance(error, LostError):
+            self._session.computer = ""
+        else:
             self._failed.update(self._made[-1:])
         text = messages.explain(error, "The mask on screen")
         if text not in self._said:
@@ -233,9 +168,29 @@ class Looking:
         self._end()
 
     def _end(self) -> None:
-        self._screen, self._entry, self._made = None, None, []
-        job, self._next = self._next, None
-        if job is None:
-            self._controller.rest_masks()
-        else:  # whose mask may have begun already
-            self._controller.runner.start(job)
+        if self._target is not None:
+            self._target.rest()
+        self._screen, self._target, self._entry, self._made = None, None, None, []
+
+    # -- events --------------------------------------------------------------------------------
+
+    def _on_computer(self) -> None:
+        """What could not be predicted may be on the computer that was chosen now."""
+        self._stop()
+        self._failed.clear()
+        self._said.clear()
+
+    def _on_job_started(self, _: JobKind) -> None:
+        self._stop()
+
+    def _forget(self, image: Any) -> None:
+        self._ranges.forget(image)
+        self._failed = {one for one in self._failed if one[1] is not image}
+
+    def _on_pixels_changed(self, image: Any) -> None:
+        self._stop()
+        for seen in (image, *(s.image for s in self._session.sources if image in s.channels)):
+            self._forget(seen)
+
+    def _on_tick(self, _: float) -> None:
+        self.look()

@@ -1,4 +1,4 @@
-"""Where to look next: the viewer goes there.
+"""Where to annotate next: the viewer goes there.
 
 Questions are answered beside the window and beside a training (`Runner.ask`), by the newest model
 that is shown. After each suggestion some more windows are looked at ahead, so that the next one is
@@ -21,19 +21,26 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.gui import layers as napari_layers
-from napari_unetseg.gui.features.uncertainty_display import Unsure
 from napari_unetseg.gui.state import messages
-from napari_unetseg.gui.state.session import JobKind, Level, Source
+from napari_unetseg.gui.state.refusal import complain, refusing
+from napari_unetseg.gui.state.session import Source
 
 if TYPE_CHECKING:
+    from napari.components import ViewerModel
     from napari.layers import Image
 
     from napari_unetseg.annotations.annotation_store import Truth
-    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.services.annotations import Annotations
+    from napari_unetseg.gui.services.image_sources import ImageSources
+    from napari_unetseg.gui.services.job_manager import JobManager
+    from napari_unetseg.gui.services.job_runner import Runner
+    from napari_unetseg.gui.services.mask_layers import MaskLayers
+    from napari_unetseg.gui.state.app_events import AppEvents
+    from napari_unetseg.gui.state.session import Session
     from napari_unetseg.inference.query_strategy import Subject, Suggestion, Survey
     from napari_unetseg.models.model import Model
 
-__all__ = ["Attention", "Found"]
+__all__ = ["Found", "NextRegion"]
 
 SECONDS, AHEAD_SECONDS = 1.5, 0.3
 """What a suggestion may take, and how long is looked ahead after it."""
@@ -49,18 +56,35 @@ class Found:
     region: tuple[slice, ...]
 
 
-class Attention:
+class NextRegion:
     """Sends the viewer to places worth looking at.
 
     Parameters
     ----------
-    controller
-        Knows the viewer, the session, the runner and what is labelled.
+    viewer, session
+        What is moved, and the model.
+    sources, annotations, masks
+        The images, what is labelled of them, and their layers.
+    jobs, runner
+        How many threads may be used; looks beside the window.
+    events
+        Says when images go.
     """
 
-    def __init__(self, controller: Controller) -> None:
-        self._controller = controller
-        self._session = controller.session
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        session: Session,
+        sources: ImageSources,
+        annotations: Annotations,
+        masks: MaskLayers,
+        jobs: JobManager,
+        runner: Runner,
+        events: AppEvents,
+    ) -> None:
+        self._viewer, self._session = viewer, session
+        self._images, self._annotations, self._masks = sources, annotations, masks
+        self._jobs, self._runner = jobs, runner
         self.clock: Callable[[], float] = time.perf_counter
         self.suggestion: Found | None = None
         self.waited: float | None = None
@@ -68,29 +92,17 @@ class Attention:
         self._surveys: dict[str, tuple[tuple[Any, ...], Survey]] = {}
         self._control = Control()
         self._asking = False
-        self._session.events.job.connect(self._on_job)
-        controller.viewer.layers.events.removed.connect(self._on_removed)
-        self.unsure = Unsure(controller, self)
+        viewer.layers.events.removed.connect(self._on_removed)
+        events.pixels_changed.connect(self._forget)
+        events.closing.connect(self._on_closing)
+        events.closed.connect(self._on_closed)
 
-    # -- the newest model ----------------------------------------------------------------------
-
-    @property
-    def model(self) -> Model | None:
-        """The newest model that is shown: of the training that goes on, else the one in use."""
-        session = self._session
-        if session.improved is not None:
-            return session.improved
-        return session.entry.model if session.entry is not None else None
-
-    def _on_job(self) -> None:
-        job = self._session.job
-        if job is None or job.kind is not JobKind.TRAIN:
-            self._session.improved = None
+    # -- events --------------------------------------------------------------------------------
 
     def _on_removed(self, event: Any) -> None:
-        self.forget(event.value)
+        self._forget(event.value)
 
-    def forget(self, layer: Any) -> None:
+    def _forget(self, layer: Any) -> None:
         """Keep nothing of an image that is gone, or another one now."""
         self._surveys = {
             kind: known
@@ -99,34 +111,23 @@ class Attention:
         }
         if self.suggestion is not None and self.suggestion.layer is layer:
             self.suggestion = None
-        self.unsure.forget(layer)
 
-    def disconnect(self) -> None:
-        """Listen to the viewer no more."""
-        self._controller.viewer.layers.events.removed.disconnect(self._on_removed)
-
-    def show_uncertainty(self, wanted: bool) -> None:
-        """Show how unsure the network is of what is on screen, or no longer."""
-        self._session.uncertain = wanted
-
-    def tick(self) -> None:
-        """Called again and again."""
-        self.unsure.tick()
-
-    def stop(self) -> None:
-        """Look no further."""
+    def _on_closing(self) -> None:
         self._control.stop()
+
+    def _on_closed(self) -> None:
+        self._viewer.layers.events.removed.disconnect(self._on_removed)
 
     # -- suggestions ---------------------------------------------------------------------------
 
     def next_region(self) -> None:
         """Go to the most useful region not yet labelled, across planes, time points and images."""
-        with self._controller.refusing():
+        with refusing(self._session):
             self._ask("region", self._wanted_model(), None)
 
     def next_disagreement(self) -> None:
         """Go to where the model in use and the one before differ most."""
-        with self._controller.refusing():
+        with refusing(self._session):
             now = self._wanted_model()
             before = self._before(now)
             if before.classes.numbers != now.classes.numbers or before.dims != now.dims:
@@ -135,16 +136,16 @@ class Attention:
 
     def next_plane(self) -> None:
         """Go to the next plane on which nothing is labelled, corrected or accepted."""
-        with self._controller.refusing():
+        with refusing(self._session):
             sources, chosen = self._sources(), self._session.image
             if chosen is None:
                 raise UserError(messages.NO_IMAGE)
             here = next((n for n, s in enumerate(sources) if s.image is chosen), 0)
-            plane = napari_layers.plane_on_screen(self._controller.viewer, chosen, 2)
+            plane = napari_layers.plane_on_screen(self._viewer, chosen, 2)
             for source in [*sources[here:], *sources[:here]]:
                 stack = napari_layers.stack_of(source.image, source.channels)
                 after = plane if source.image is chosen else None
-                done = _said(self._controller.truth(source.image))
+                done = _said(self._annotations.truth(source.image))
                 free = (p for p in _from(stack.leading_shape(2), after) if p not in done)
                 if (found := next(free, None)) is not None:
                     self.show(source.image, found, stack.whole(2))
@@ -154,11 +155,10 @@ class Attention:
 
     def show(self, image: Image, plane: tuple[int, ...], region: tuple[slice, ...]) -> None:
         """Choose an image and move the viewer to a region of it."""
-        controller = self._controller
         if image is not self._session.image:
-            controller.choose_image(image)
+            self._images.choose_image(image)
             napari_layers.bring_forward(
-                controller.viewer,
+                self._viewer,
                 self._layers_of(self._session.source(image)),
                 [
                     layer
@@ -169,16 +169,16 @@ class Attention:
             )
             source = self._session.source(image)
             if source is not None and source.labels is not None:
-                napari_layers.activate_brush(controller.viewer, source.labels, self._session.brush)
+                napari_layers.activate_brush(self._viewer, source.labels, self._session.brush)
         self.suggestion = Found(image, plane, region)
-        napari_layers.look_at(controller.viewer, image, plane, region)
+        napari_layers.look_at(self._viewer, image, plane, region)
 
     def _ask(self, kind: str, model: Model, before: Model | None) -> None:
         """Ask for a suggestion beside the window; a second press while it is looked for waits."""
         if self._asking:
             return
         survey, sources = self._survey(kind, model)
-        threads = self._controller.thread_count()
+        threads = self._jobs.thread_count()
         device, match = self._session.settings.device, self._session.match_spacing
         self._control.stop()  # what is looked at ahead makes room
         self._control = control = Control(threads)
@@ -204,13 +204,13 @@ class Attention:
             self._asking = False
             what, self.waited = found
             if isinstance(what, Exception):
-                self.complain(what)
+                complain(self._session, what, "Looking for a place")
                 return
             source = sources[what.image]
-            if source.image in self._controller.viewer.layers:
+            if source.image in self._viewer.layers:
                 self.show(source.image, what.plane, what.region)
                 self._session.say(messages.HERE[kind].format(source.image.name))
-                self._controller.runner.query(ahead, lambda _: None, about="look")
+                self._runner.query(ahead, lambda _: None, about="look")
 
         def ahead() -> None:
             with suppress(UserError):
@@ -219,12 +219,7 @@ class Attention:
         self._asking = True
         if not survey.ready:
             self._session.say(messages.LOOKING)
-        self._controller.runner.query(question, answer, about="look")
-
-    def complain(self, error: Exception) -> None:
-        """Say why there is no answer."""
-        level = Level.WARNING if isinstance(error, UserError) else Level.ERROR
-        self._session.say(messages.explain(error, "Looking for a place"), level)
+        self._runner.query(question, answer, about="look")
 
     def _survey(self, kind: str, model: Model) -> tuple[Survey, list[Source]]:
         """What is known of the images so far; begun anew when other images are open."""
@@ -241,7 +236,7 @@ class Attention:
         from napari_unetseg.inference.query_strategy import Subject
 
         stack = napari_layers.stack_of(source.image, source.channels)
-        truth = self._controller.truth(source.image)
+        truth = self._annotations.truth(source.image)
         labels = None
         if source.labels is not None:
             labels = napari_layers.voxels_of(source.image, source.labels)
@@ -274,16 +269,17 @@ class Attention:
         known = {id(s.image) for s in sources} | channels
         others = [
             image
-            for image in self._controller.images()
+            for image in self._images.images()
             if id(image) not in known
             and not any(napari_layers.same_picture(image, s.image) for s in found)
         ]
         return [*found, *(Source(image) for image in others)]
 
     def _wanted_model(self) -> Model:
-        if self.model is None:
+        model = self._session.newest_model
+        if model is None:
             raise UserError(messages.NO_MODEL)
-        return self.model
+        return model
 
     def _before(self, now: Model) -> Model:
         """The model that was in use before this one."""
@@ -297,7 +293,7 @@ class Attention:
     def _layers_of(self, source: Source | None) -> list[Any]:
         if source is None:
             return []
-        prediction = self._controller.predictions.get(source.image)
+        prediction = self._masks.predictions.get(source.image)
         return [source.image, source.labels, prediction.layer if prediction else None]
 
 

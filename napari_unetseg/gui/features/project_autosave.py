@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,20 +15,29 @@ import numpy as np
 from napari_unetseg.annotations.annotation_store import Change, Origin
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui import layers as napari_layers
-from napari_unetseg.gui.features.project_restore import Restored
 from napari_unetseg.gui.services.model_files import ModelFiles
+from napari_unetseg.gui.services.report_work import ReportWork
 from napari_unetseg.gui.state import messages
-from napari_unetseg.gui.state.session import JobKind, Level, Session
+from napari_unetseg.gui.state.refusal import refusing
+from napari_unetseg.gui.state.session import JobKind, Level, ModelEntry, Session
 from napari_unetseg.io import places
 from napari_unetseg.io.project import Project
-from napari_unetseg.jobs.window_tasks import CopyWork, OpenWork, ReportWork
+from napari_unetseg.jobs.window_tasks import CopyWork, OpenWork
 
 if TYPE_CHECKING:
-    from napari_unetseg.annotations.annotation_time import First
-    from napari_unetseg.gui.controller import Controller
-    from napari_unetseg.gui.state.session import ModelEntry
+    from napari.components import ViewerModel
 
-__all__ = ["Keeping"]
+    from napari_unetseg.annotations.annotation_time import First
+    from napari_unetseg.gui.services.annotations import Annotations
+    from napari_unetseg.gui.services.image_sources import ImageSources
+    from napari_unetseg.gui.services.job_manager import JobManager
+    from napari_unetseg.gui.services.job_runner import Runner
+    from napari_unetseg.gui.services.mask_layers import MaskLayers
+    from napari_unetseg.gui.services.project_layers import Restored
+    from napari_unetseg.gui.state.app_events import AppEvents
+    from napari_unetseg.models.model import Model
+
+__all__ = ["ProjectAutosave"]
 
 SYNC_SECONDS = 2.0
 """A power cut may cost this much."""
@@ -36,21 +46,42 @@ SAVE_SECONDS, SAVE_BYTES, LITTLE = 300.0, 2**25, 2**10
 """A snapshot is written after so long, or when the journal is so large."""
 
 
-class Keeping:
+class ProjectAutosave:
     """Connects a session with the project that keeps it.
 
     Parameters
     ----------
-    controller, session
-        The controller knows the layers, the truths and the runner.
+    viewer, session
+        Where projects are shown.
+    jobs, runner
+        Opens and copies projects; writes beside the window.
+    sources, annotations, masks
+        What is kept.
+    restored
+        Puts a project into the session; called with it, and images that are kept elsewhere.
+    events
+        Says what changes, when images go and time passes.
     """
 
-    def __init__(self, controller: Controller, session: Session) -> None:
-        self._controller, self._session = controller, session
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        session: Session,
+        jobs: JobManager,
+        runner: Runner,
+        sources: ImageSources,
+        annotations: Annotations,
+        masks: MaskLayers,
+        restored: Callable[[Project, Collection[Any]], Restored],
+        events: AppEvents,
+    ) -> None:
+        self._viewer, self._session, self._jobs, self._runner = viewer, session, jobs, runner
+        self._sources, self._annotations, self._masks = sources, annotations, masks
+        self._restored = restored
         self.project: Project | None = None
         self._keys: dict[Any, str] = {}
         self._prints: dict[str, str] = {}
-        self._models = ModelFiles(controller.runner, session, self._tell)
+        self._models = ModelFiles(runner, session, self._tell)
         self._writing, self._failure = False, ""
         self._synced = self._tried = self._saved = time.monotonic()
         self._written = 0
@@ -61,10 +92,17 @@ class Keeping:
         for field in ("structures", "settings", "history", "entry", "mode", "match_spacing"):
             getattr(session.events, field).connect(self._on_values, max_args=0)
         session.recoveries = tuple(places.recoveries())
+        events.annotation_changed.connect(self._on_change)
+        events.annotations_replaced.connect(self._on_adopted)
+        events.label_kind_changed.connect(self._on_kind)
+        events.image_removed.connect(self._on_image_removed)
+        events.pixels_changed.connect(self._on_pixels)
+        events.tick.connect(self.tick, max_args=0)
+        events.closed.connect(self.close)
 
     # -- what is said --------------------------------------------------------------------------
 
-    def on_change(self, image: Any, change: Change) -> None:
+    def _on_change(self, image: Any, change: Change) -> None:
         """Write down what was said; the first word makes a project without a name."""
         if self.project is None:
             if change.origin is Origin.FIRST or change.stamp == 0 or self._closed:
@@ -76,14 +114,14 @@ class Keeping:
             self.project.record(self._keys[image], change)  # a layer's beginning comes as a whole
         self._tell()
 
-    def on_adopted(self, image: Any) -> None:
+    def _on_adopted(self, image: Any) -> None:
         """The strokes of an image began anew."""
         if self.project is not None and image in self._keys:
             self._on_values()
-            self.project.add(self._keys[image], self._controller.truths[image])
+            self.project.add(self._keys[image], self._annotations.truths[image])
             self._tell()
 
-    def on_kind(self, image: Any) -> None:
+    def _on_kind(self, image: Any) -> None:
         """The numbers in an image's labels mean something else."""
         if image in self._keys:
             self._on_values()
@@ -93,15 +131,17 @@ class Keeping:
         known = self.project.effort.firsts if self.project is not None else {}
         return dict(known.get(self._keys.get(image, ""), {}))
 
-    def forget(self, image: Any) -> None:
+    def _on_image_removed(self, image: Any) -> None:
         """An image was removed; what was said about it stays in the project."""
         self._keys.pop(image, None)
 
-    def on_pixels(self, image: Any) -> None:
+    def _on_pixels(self, image: Any) -> None:
         """An image has other pixels; by these it is known where it is in no file."""
-        if image in self._keys and napari_layers.path_of(image) is None:
-            self._fingerprint(image, self._keys[image])
-            self._on_values()
+        self.recognise()
+        with suppress(UserError):  # pixels that cannot be segmented: who was given them says so
+            if image in self._keys and napari_layers.path_of(image) is None:
+                self._fingerprint(image, self._keys[image])
+                self._on_values()
 
     def _begin(self) -> None:
         """Keep everything in a project that has no name yet."""
@@ -112,7 +152,7 @@ class Keeping:
             self._session.say(messages.NOT_KEPT.format(error), Level.WARNING)
             return
         self._models.follow(self.project)
-        for image in self._controller.truths:
+        for image in self._annotations.truths:
             self._add(image)
 
     def _add(self, image: Any) -> None:
@@ -124,7 +164,7 @@ class Keeping:
             taken = set(project.truths)
             self._keys[image] = next(k for n in range(1, 10**6) if (k := f"image-{n}") not in taken)
             self._fingerprint(image, self._keys[image])
-        project.add(self._keys[image], self._controller.truth(image), self._values())
+        project.add(self._keys[image], self._annotations.truth(image), self._values())
         self._models.update()
 
     def _fingerprint(self, image: Any, key: str) -> None:
@@ -137,7 +177,7 @@ class Keeping:
         if isinstance(stack.data, np.ndarray):  # at once, as it may be known by nothing else
             self._prints[key] = stack.fingerprint()
         else:
-            self._controller.runner.query(stack.fingerprint, note, about=f"fingerprint {key}")
+            self._runner.query(stack.fingerprint, note, about=f"fingerprint {key}")
 
     # -- all that is no array ------------------------------------------------------------------
 
@@ -163,7 +203,7 @@ class Keeping:
             "models": [{"name": e.name, "id": e.model.id} for e in session.history],
             "renumbered": {
                 model: {str(number): other for number, other in sorted(numbers.items())}
-                for model, numbers in self._controller.renumbered.items()
+                for model, numbers in self._masks.renumbered.items()
                 if numbers and model in {entry.model.id for entry in session.history}
             },
             "in_use": session.entry.model.id if session.entry else None,
@@ -171,7 +211,7 @@ class Keeping:
         }
 
     def _describe(self, image: Any, key: str) -> dict[str, Any]:
-        truth, source = self._controller.truth(image), self._session.source(image)
+        truth, source = self._annotations.truth(image), self._session.source(image)
         path = napari_layers.path_of(image)
         assert self.project is not None
         return {
@@ -220,7 +260,7 @@ class Keeping:
                 self._tell()
 
         self._writing = True
-        self._controller.runner.background(task, lambda _: done(None), done)
+        self._runner.background(task, lambda _: done(None), done)
 
     @property
     def _trouble(self) -> str:
@@ -258,13 +298,13 @@ class Keeping:
         def failed(error: BaseException) -> None:
             self._session.say(messages.not_written(project.folder.name, error), Level.ERROR)
 
-        self._controller.runner.background(close, closed, failed)
+        self._runner.background(close, closed, failed)
 
     def _look(self, project: Project) -> None:
         """Remember where the window looks: without its layers it looks nowhere."""
         image = self._keys.get(self._session.image)
         if image is not None:
-            self._window = {**napari_layers.window_state(self._controller.viewer), "image": image}
+            self._window = {**napari_layers.window_state(self._viewer), "image": image}
         elif not self._window:
             self._window = project.values.get("window", {})
 
@@ -272,16 +312,15 @@ class Keeping:
 
     def save_as(self, folder: Path) -> None:
         """Keep everything in a new folder from now on."""
-        controller = self._controller
-        with controller.refusing():
-            controller.check_free()
+        with refusing(self._session):
+            self._jobs.check_free()
             if self.project is None:
                 self._closed = False
                 self._begin()
             if self.project is None:
                 return
             work = CopyWork(self.project, folder)
-            controller.start(JobKind.MODEL, f"Saving {folder.name}", work, self._on_copied)
+            self._jobs.start(JobKind.MODEL, f"Saving {folder.name}", work, self._on_copied)
 
     def _on_copied(self, copy: Project) -> None:
         before, self.project = self.project, copy
@@ -291,7 +330,7 @@ class Keeping:
             copy.catch_up(before)
         self._on_values()
         for image, key in self._keys.items():  # what was said while it was copied
-            copy.add(key, self._controller.truth(image))
+            copy.add(key, self._annotations.truth(image))
         if before is not None:
             useless = self._session.project is None and not copy.trouble
             self._leave(before, partial(_close, before, useless=useless))
@@ -300,9 +339,9 @@ class Keeping:
 
     def report(self, output: Path, on_page: Callable[[Path], None]) -> None:
         """Write a page about what was done into a folder; ``on_page`` is called with its file."""
-        controller, project = self._controller, self.project
-        with controller.refusing():
-            controller.check_free()
+        project = self.project
+        with refusing(self._session):
+            self._jobs.check_free()
             if project is None or not self._keys:
                 raise UserError(messages.NOTHING_TO_REPORT)
             stacks = {key: napari_layers.stack_of(image) for image, key in self._keys.items()}
@@ -314,18 +353,17 @@ class Keeping:
                 self._session.say(f"The report is {page}.", Level.DONE)
                 on_page(page)
 
-            controller.start(JobKind.EXPORT, "Writing the report", work, done)
+            self._jobs.start(JobKind.EXPORT, "Writing the report", work, done)
 
     def open(self, folder: Path) -> None:
         """Open a project: its images, labels, models and settings."""
-        controller = self._controller
-        with controller.refusing():
-            controller.check_free()
+        with refusing(self._session):
+            self._jobs.check_free()
             if self.project is not None and self.project.folder.resolve() == folder.resolve():
                 self._complete(self.project)
                 return
             work = OpenWork(folder)
-            controller.start(JobKind.MODEL, f"Opening {folder.name}", work, self._on_opened)
+            self._jobs.start(JobKind.MODEL, f"Opening {folder.name}", work, self._on_opened)
 
     def recover(self, recovery: places.Recovery) -> None:
         """Open what another window left."""
@@ -336,15 +374,16 @@ class Keeping:
         places.throw_away(recovery)
         self._session.recoveries = tuple(places.recoveries())
 
-    def _on_opened(self, found: tuple[Project, list[ModelEntry], list[str]]) -> None:
-        project, entries, lost = found
+    def _on_opened(self, found: tuple[Project, list[tuple[str, Model]], list[str]]) -> None:
+        project, models, lost = found
+        entries = [ModelEntry(model, name) for name, model in models]
         kept = self._kept()
         if self.project is not None:
             self.close()
         self._closed = False
         self._keys, self._prints, self._failure = {}, {}, ""
-        with self._controller.opening():
-            self._keys, missing = Restored(self._controller, project, kept).restore(entries)
+        with self._sources.opening():
+            self._keys, missing = self._restored(project, kept).restore(entries)
             self._prints = {k: i["fingerprint"] for k, i in project.values["images"].items()}
             self.project = project
         self._models.follow(project, [entry.model.id for entry in entries])
@@ -368,8 +407,8 @@ class Keeping:
 
     def _complete(self, project: Project) -> None:
         """Make the layers that are missing of the project that is open."""
-        with self._controller.opening():
-            restored = Restored(self._controller, project, self._kept())
+        with self._sources.opening():
+            restored = self._restored(project, self._kept())
             self._keys, self._session.missing = restored.complete(self._keys)
         self._look_again(restored)
         self._say_open(project, [])
@@ -377,19 +416,19 @@ class Keeping:
     def _look_again(self, restored: Restored) -> None:
         """Take down what was painted on layers while they were no image's."""
         for image in restored.reused:
-            if (strokes := self._controller.strokes.get(image)) is not None:
+            if (strokes := self._annotations.strokes.get(image)) is not None:
                 strokes.look_again()
 
     def find(self, path: Path) -> None:
         """Take a file for an image that was not found, and others that moved with it."""
-        with self._controller.refusing():
-            self._controller.check_free()
+        with refusing(self._session):
+            self._jobs.check_free()
             if not self._find_missing(path):
                 raise UserError(messages.NOT_THAT_IMAGE.format(path.name))
 
     def recognise(self) -> None:
         """See whether an image that came is one of the project that is not open."""
-        project, images = self.project, self._controller.images()
+        project, images = self.project, self._sources.images()
         if project is None or len(project.truths) <= len(self._keys):
             return
         seen = [(id(image), id(image.data)) for image in images]
@@ -402,12 +441,12 @@ class Keeping:
         project, session = self.project, self._session
         if project is None:
             return False
-        with self._controller.opening():
-            restored = Restored(self._controller, project, self._kept())
+        with self._sources.opening():
+            restored = self._restored(project, self._kept())
             found, lost = restored.find(self._keys, path)
             self._keys.update(found)
             if found:
-                self._controller.choose_image(next(iter(found)))
+                self._sources.choose_image(next(iter(found)))
         self._look_again(restored)
         if found:
             session.missing = tuple(name for name in session.missing if name in lost)

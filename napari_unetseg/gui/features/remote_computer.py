@@ -6,39 +6,48 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from napari_unetseg.core.errors import LostError, UserError
-from napari_unetseg.gui.state.session import Level
+from napari_unetseg.gui.state.refusal import refusing
+from napari_unetseg.gui.state.session import JobKind, Level
+from napari_unetseg.jobs.tasks import ComputerLost
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.core.events import Event
+    from napari_unetseg.gui.services.job_runner import Runner
+    from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["THIS", "Computers"]
+__all__ = ["THIS", "RemoteComputer"]
 
 THIS = "this one"
 
 
-class Computers:
+class RemoteComputer:
     """Chooses the computer for the jobs that come.
 
     Parameters
     ----------
-    controller, session
-        The controller knows the runner; the session remembers the choice.
+    session
+        Remembers the choice.
+    runner
+        Asks beside the window.
+    events
+        Says when the other computer goes away.
     """
 
-    def __init__(self, controller: Controller, session: Session) -> None:
-        self._controller, self._session = controller, session
+    def __init__(self, session: Session, runner: Runner, events: AppEvents) -> None:
+        self._session, self._runner = session, runner
+        events.job_event.connect(self._on_event)
+        events.job_failed.connect(self._on_failed)
 
     def use(self, text: str) -> None:
         """Use this computer, or the one behind an address; ask beside the window if it is there."""
         from napari_unetseg.jobs.remote.connection import address_of, device_at
 
-        with self._controller.refusing():
+        with refusing(self._session):
             address = "" if text.strip() in ("", THIS) else address_of(text)
             if address == self._session.computer:
                 return
             self._session.computer = address
-            self._controller.looking.try_again()
             if not address:
                 self._session.say("Training and predicting happen on this computer.")
                 return
@@ -51,19 +60,17 @@ class Computers:
                     return str(error), Level.WARNING
                 return f"{address} answers: {device}. What you begin now runs there.", Level.DONE
 
-            self._controller.runner.query(ask, partial(self._on_answer, address), about="computer")
+            self._runner.query(ask, partial(self._on_answer, address), about="computer")
 
     def _on_answer(self, address: str, answer: tuple[str, Level]) -> None:
         if address == self._session.computer:
             self._session.say(*answer)
 
-    def on_error(self, error: BaseException) -> bool:
-        """Go on here where the other computer went away; whether it did."""
-        lost = isinstance(error, LostError)
-        if lost:
-            self.leave()
-        return lost
+    def _on_event(self, _: JobKind, event: Event) -> None:
+        if isinstance(event, ComputerLost):
+            self._session.computer = ""
 
-    def leave(self) -> None:
-        """The other computer went away."""
-        self._session.computer = ""
+    def _on_failed(self, _: JobKind, error: BaseException) -> None:
+        """Go on here where the other computer went away."""
+        if isinstance(error, LostError):
+            self._session.computer = ""

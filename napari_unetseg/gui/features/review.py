@@ -1,4 +1,4 @@
-"""What people say of a mask: accept, take back, give back to the network; one undo step each."""
+"""Review of a mask: accept, take back, forget corrections; one undo step each."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from napari.layers import Shapes
 from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui import layers as napari_layers
-from napari_unetseg.gui.services.undo_stack import Step
+from napari_unetseg.gui.services.undo_stack import UndoStep
+from napari_unetseg.gui.state.refusal import refusing
 
 if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
     from napari_unetseg.annotations.sparse_array import Region
-    from napari_unetseg.gui.controller import Controller
     from napari_unetseg.gui.layers import Place, Prediction
+    from napari_unetseg.gui.services.mask_layers import MaskLayers
+    from napari_unetseg.gui.services.undo_stack import UndoStack
+    from napari_unetseg.gui.state.app_events import AppEvents
+    from napari_unetseg.gui.state.session import Session
 
 __all__ = ["Review"]
 
@@ -34,29 +40,40 @@ class Review:
 
     Parameters
     ----------
-    controller
-        Knows the viewer, the session and the masks.
+    viewer, session
+        The layers and the chosen image.
+    masks
+        What is accepted and corrected.
+    undo, events
+        Takes it back; where it is published.
     """
 
-    def __init__(self, controller: Controller) -> None:
-        self._controller = controller
-        self._session = controller.session
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        session: Session,
+        masks: MaskLayers,
+        undo: UndoStack,
+        events: AppEvents,
+    ) -> None:
+        self._viewer, self._session, self._masks = viewer, session, masks
+        self._undo, self._events = undo, events
 
     # -- accept --------------------------------------------------------------------------------
 
     def accept_plane(self) -> None:
         """Declare the mask of the plane on screen right: it counts as full truth."""
-        with self._controller.refusing():
+        with refusing(self._session):
             self._accept([self._plane()], "the plane")
 
     def accept_shapes(self) -> None:
         """Declare the mask right inside the shapes of the selected Shapes layer."""
-        with self._controller.refusing():
+        with refusing(self._session):
             self._accept(self._drawn(), "what the shapes enclose")
 
     def accept_object(self) -> None:
         """Declare the object under the mouse right."""
-        with self._controller.refusing():
+        with refusing(self._session):
             self._accept([self._object()], "the object")
 
     def _accept(self, places: Sequence[Place], what: str) -> None:
@@ -71,12 +88,12 @@ class Review:
 
     def take_back_plane(self) -> None:
         """Declare nothing on the plane on screen right any more."""
-        with self._controller.refusing():
+        with refusing(self._session):
             self._take_back([self._plane()], "the plane")
 
     def take_back_shapes(self) -> None:
         """Declare nothing inside the selected shapes right any more."""
-        with self._controller.refusing():
+        with refusing(self._session):
             self._take_back(self._drawn(), "what the shapes enclose")
 
     def _take_back(self, places: Sequence[Place], what: str) -> None:
@@ -90,17 +107,17 @@ class Review:
 
     def forget_plane(self) -> None:
         """Give the corrections of the plane on screen back to the network."""
-        with self._controller.refusing():
+        with refusing(self._session):
             self._forget([self._plane()], "on this plane")
 
     def forget_shapes(self) -> None:
         """Give the corrections inside the selected shapes back to the network."""
-        with self._controller.refusing():
+        with refusing(self._session):
             self._forget(self._drawn(), "inside the shapes")
 
     def forget_all(self) -> None:
         """Give all corrections of the chosen image back to the network."""
-        with self._controller.refusing():
+        with refusing(self._session):
             prediction = self._mask()
             planes = sorted(prediction.truth.grid(Origin.CORRECTIONS).planes())
             self._forget([napari_layers.plane_at(p, prediction.truth.shape) for p in planes], "")
@@ -119,24 +136,24 @@ class Review:
     # -- parts ---------------------------------------------------------------------------------
 
     def _mask(self) -> Prediction:
-        prediction = self._controller.prediction
+        prediction = self._masks.current
         if prediction is None or not prediction.alive:
             raise UserError(NO_MASK)
         return prediction
 
     def _plane(self) -> Place:
-        return napari_layers.visible_plane(self._controller.viewer, self._session.image)
+        return napari_layers.visible_plane(self._viewer, self._session.image)
 
     def _drawn(self) -> list[Place]:
-        shapes = self._controller.viewer.layers.selection.active
+        shapes = self._viewer.layers.selection.active
         if not isinstance(shapes, Shapes):
             raise UserError(NO_SHAPES)
-        return napari_layers.drawn(self._controller.viewer, self._session.image, shapes)
+        return napari_layers.drawn(self._viewer, self._session.image, shapes)
 
     def _object(self) -> Place:
         mask = self._mask().layer
         assert mask is not None
-        return napari_layers.object_at(self._controller.viewer, mask)
+        return napari_layers.object_at(self._viewer, mask)
 
     def _do(
         self,
@@ -167,8 +184,8 @@ class Review:
             for region, before, after in changes:
                 prediction.put_back(origin, region, before.unpack(), after.unpack())
 
-        self._controller.steps.add(Step(prediction.image, text, undo, redo))
-        self._controller.labels_changed = True
+        self._undo.add(UndoStep(prediction.image, text, undo, redo))
+        self._events.labels_touched.emit()
         return True
 
 

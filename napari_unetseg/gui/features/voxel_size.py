@@ -1,4 +1,4 @@
-"""Voxel sizes of the image at hand and of the model in use: said once, and matched if wanted."""
+"""Voxel sizes of the chosen image and of the model in use: compared, and matched if wanted."""
 
 from __future__ import annotations
 
@@ -7,37 +7,55 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import Notice
+from napari_unetseg.core.events import Event, Notice, OtherSpacing
 from napari_unetseg.gui.state import messages
-from napari_unetseg.gui.state.session import Mode, SizesNote
+from napari_unetseg.gui.state.session import JobKind, Mode, SizesNote
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.services.image_sources import ImageSources
+    from napari_unetseg.gui.services.job_manager import JobManager
+    from napari_unetseg.gui.services.mask_layers import MaskLayers
+    from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["Spacing"]
+__all__ = ["VoxelSize"]
 
 LOOK_SECONDS = 0.5
 """How often sizes are compared while nothing else is chosen."""
 
 
-class Spacing:
+class VoxelSize:
     """Compares voxel sizes, and keeps whether masks are predicted at the model's.
 
     Parameters
     ----------
-    controller, session
-        The controller knows the chosen image, the masks and what looks at the screen.
+    session, sources
+        The model in use and the chosen image.
+    jobs, masks
+        What runs, and the masks of earlier sizes.
+    events
+        What a prediction says; when images go and time passes.
     """
 
-    def __init__(self, controller: Controller, session: Session) -> None:
-        self._controller, self._session = controller, session
+    def __init__(
+        self,
+        session: Session,
+        jobs: JobManager,
+        sources: ImageSources,
+        masks: MaskLayers,
+        events: AppEvents,
+    ) -> None:
+        self._session, self._jobs = session, jobs
+        self._sources, self._masks = sources, masks
         self._said: set[tuple[Any, str]] = set()
         self._looked_at: tuple[Any, ...] = ()
         self._looked = 0.0
+        events.job_event.connect(self._on_event)
+        events.image_removed.connect(self._forget)
+        events.tick.connect(self._on_tick)
 
-    def tick(self) -> None:
-        """Called again and again: a layer's scale may change at any time."""
+    def _on_tick(self, _: float) -> None:
+        """A layer's scale may change at any time."""
         session, now = self._session, time.monotonic()
         chosen = (session.entry, session.image, session.match_spacing)
         if chosen != self._looked_at or now - self._looked > LOOK_SECONDS:
@@ -55,7 +73,7 @@ class Spacing:
     def _note(self) -> SizesNote | None:
         from napari_unetseg.models.voxel_sizes import VoxelSizes, fit_spacing
 
-        entry, stack = self._session.entry, self._controller.stack()
+        entry, stack = self._session.entry, self._sources.stack()
         assert entry is not None
         entry.model.check_image(stack)
         sizes = VoxelSizes.compare(entry.model, stack)
@@ -75,11 +93,10 @@ class Spacing:
         if wanted == bool(self._session.match_spacing):
             return
         self._session.match_spacing = "auto" if wanted else False
-        for prediction in self._controller.predictions.values():
-            prediction.age()
-        self._controller.looking.stop()
+        self._masks.age()
+        self._jobs.stop_idle()
         self.look()
-        if self._session.mode is not Mode.LIVE and self._controller.prediction is not None:
+        if self._session.mode is not Mode.LIVE and self._masks.current is not None:
             self._session.say(messages.PREDICT_AGAIN)
 
     def say(self) -> Notice | None:
@@ -101,7 +118,14 @@ class Spacing:
         session.say_notice(notice)
         return notice
 
-    def forget(self, image: Any) -> None:
-        """An image is gone."""
+    def _on_event(self, kind: JobKind, event: Event) -> None:
+        if not isinstance(event, OtherSpacing):
+            return
+        if kind is JobKind.LIVE:
+            self.say()
+        elif kind is JobKind.PREDICT and (notice := self.say()) is not None:
+            self._jobs.add_notice(notice)
+
+    def _forget(self, image: Any) -> None:
         self._said = {pair for pair in self._said if pair[0] is not image}
         self._looked_at = ()  # which may hold it

@@ -1,4 +1,4 @@
-"""Labels that cannot be used as they are, and the layers that can be made of them."""
+"""Labels that cannot be used as they are, and what can be made of them."""
 
 from __future__ import annotations
 
@@ -6,24 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.label_appearance import Appearance, Look
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.data.image_grids import empty_grid
-from napari_unetseg.gui import layers as napari_layers
-from napari_unetseg.gui.state import messages
-from napari_unetseg.gui.state.session import Level
 
-if TYPE_CHECKING:
-    from napari.layers import Labels
-
-    from napari_unetseg.gui.controller import Controller
-
-__all__ = ["LabelRemedies", "Remedy", "describe_look", "look_at_folder", "remedies_of"]
+__all__ = ["Remedy", "describe_look", "is_grey", "look_at_folder", "remedies_of"]
 
 GREY = (Appearance.BLURRED, Appearance.IMAGE)
 FOLDER_FILES = 3
@@ -65,7 +55,7 @@ def remedies_of(
         What their values are said to mean.
     """
     found = []
-    if look is not None and look.appearance in GREY:
+    if look is not None and is_grey(look):
         found.append(_above(look.threshold))
     elif counts and min(counts) < 0:
         found += [_without(min(counts), kind), _above(0)]
@@ -133,60 +123,9 @@ def describe_look(name: str, counts: Mapping[int, int], look: Look | None, kind:
     return ""
 
 
-class LabelRemedies:
-    """Makes labels that can be used of the chosen ones.
-
-    Parameters
-    ----------
-    controller
-        Knows the chosen labels and what was seen of them.
-    """
-
-    def __init__(self, controller: Controller) -> None:
-        self._controller = controller
-
-    def offered(self) -> tuple[Remedy, ...]:
-        """What can be made of the chosen labels."""
-        source = self._controller.session.source()
-        if source is None or source.labels not in self._controller.seen:
-            return ()
-        counts, look = self._controller.seen[source.labels]
-        return remedies_of(counts, look, source.kind)
-
-    def are_grey(self, labels: Labels) -> bool:
-        """Whether values of labels are grey levels, so that none of them is a structure."""
-        _, look = self._controller.seen.get(labels, ({}, None))
-        return look is not None and look.appearance in GREY
-
-    def use(self, remedy: Remedy) -> None:
-        """Make a layer of the chosen labels, plane by plane beside the window, and choose it."""
-        controller = self._controller
-        image, source = controller.session.image, controller.session.source()
-        if source is None or source.labels is None:
-            return
-        data = napari_layers.data_of(source.labels)
-
-        def made() -> np.ndarray:
-            out = empty_grid(tuple(data.shape))
-            for index in np.ndindex(*data.shape[:-2]):
-                out[index] = remedy.make(np.asarray(data[index]))
-            return out
-
-        show = partial(self._show, image, source.labels, remedy)
-        controller.runner.query(made, show, self._on_error, about="labels")
-
-    def _show(self, image: Any, labels: Labels, remedy: Remedy, made: np.ndarray) -> None:
-        controller = self._controller
-        source = controller.session.source()
-        if source is None or source.image is not image or source.labels is not labels:
-            return  # other labels were chosen meanwhile, perhaps by an earlier click
-        layer = napari_layers.add_labels(controller.viewer, labels, made, remedy.kind)
-        controller.choose_labels(layer, remedy.kind)
-        controller.session.say(f"{layer.name} was made and is chosen; press 'Train'.", Level.DONE)
-
-    def _on_error(self, error: BaseException) -> None:
-        text = messages.explain(error, "Making labels")
-        self._controller.session.say(text, Level.WARNING)
+def is_grey(look: Look | None) -> bool:
+    """Whether values of labels are grey levels, so that none of them is a structure."""
+    return look is not None and look.appearance in GREY
 
 
 def look_at_folder(labels: Path) -> tuple[LabelKind, str, float | None]:

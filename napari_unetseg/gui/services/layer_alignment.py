@@ -1,4 +1,4 @@
-"""Layers that do not lie over the chosen image: said, refused, and laid over it when asked."""
+"""Alignment of layers with the chosen image: checked, said, and corrected when asked."""
 
 from __future__ import annotations
 
@@ -10,32 +10,52 @@ from napari.layers import Image, Labels
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.layers import PLACE, Alignment, alignment, misfit
-from napari_unetseg.gui.services.undo_stack import Step
+from napari_unetseg.gui.services.undo_stack import UndoStep
 from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.state.session import Level, Misfit
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.controller import Controller
-    from napari_unetseg.gui.state.session import Source
+    from napari.components import ViewerModel
 
-__all__ = ["Aligning"]
+    from napari_unetseg.gui.services.image_sources import ImageSources
+    from napari_unetseg.gui.services.mask_layers import MaskLayers
+    from napari_unetseg.gui.services.undo_stack import UndoStack
+    from napari_unetseg.gui.state.app_events import AppEvents
+    from napari_unetseg.gui.state.session import Session, Source
+
+__all__ = ["LayerAlignment"]
 
 MOVES, TELLS = (*PLACE, "data"), ("visible", "name")
 """What changes where a layer lies, and what of it changes what is said."""
 
 
-class Aligning:
+class LayerAlignment:
     """Watches where layers lie, and keeps the session's misfit true.
 
     Parameters
     ----------
-    controller
-        Knows the viewer, the session and which layers belong to an image.
+    viewer, session
+        The layers, and where a misfit is remembered.
+    sources, masks
+        Which layers belong to an image.
+    undo
+        Takes aligning back.
+    events
+        Where new pixels of an image are published.
     """
 
-    def __init__(self, controller: Controller) -> None:
-        self._controller, self._session = controller, controller.session
-        self._layers = controller.viewer.layers
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        session: Session,
+        sources: ImageSources,
+        masks: MaskLayers,
+        undo: UndoStack,
+        events: AppEvents,
+    ) -> None:
+        self._session, self._sources, self._masks = session, sources, masks
+        self._undo, self._events, self._layers = undo, events, viewer.layers
         self._changed = self._moved = True
         self._layers.events.inserted.connect(self._on_inserted)
         self._layers.events.removed.connect(self._on_removed)
@@ -43,9 +63,10 @@ class Aligning:
             self._listen(layer)
         for field in ("image", "sources"):
             getattr(self._session.events, field).connect(self._on_change, max_args=0)
+        events.tick.connect(self._on_tick)
+        events.closed.connect(self._on_closed)
 
-    def disconnect(self) -> None:
-        """Listen to the viewer no more."""
+    def _on_closed(self) -> None:
         self._layers.events.inserted.disconnect(self._on_inserted)
         self._layers.events.removed.disconnect(self._on_removed)
         for layer in self._layers:
@@ -53,8 +74,7 @@ class Aligning:
         for field in ("image", "sources"):
             getattr(self._session.events, field).disconnect(self._on_change, missing_ok=True)
 
-    def tick(self) -> None:
-        """Called again and again: see what lies where, after something moved."""
+    def _on_tick(self, _: float) -> None:
         if self._changed:
             self._changed = False
             self.look()
@@ -63,7 +83,7 @@ class Aligning:
         """See what does not lie over the chosen image; what was put there may be its labels."""
         moved, self._moved = self._moved, False
         if moved:
-            self._controller.adopt_labels()
+            self._sources.adopt_labels()
         self._session.misfit = self._find()
 
     # -- what trains ---------------------------------------------------------------------------
@@ -81,7 +101,7 @@ class Aligning:
         """Refuse to train other pixels than are seen; the image that it is about is chosen."""
         if (found := self.misplaced()) is not None:
             source, text = found
-            self._controller.choose_image(source.image)
+            self._sources.choose_image(source.image)
             self.look()
             raise UserError(text)
 
@@ -107,7 +127,7 @@ class Aligning:
 
     def align(self) -> None:
         """Lay what does not lie over the chosen image over it, and use it."""
-        with self._controller.refusing():
+        with refusing(self._session):
             found, image = self._session.misfit, self._session.image
             if found is None or not found.can_align:
                 raise UserError(messages.NOTHING_TO_ALIGN)
@@ -129,8 +149,8 @@ class Aligning:
             self._session.say(text, Level.DONE)
             source = self._session.source()
             if isinstance(layer, Labels) and (source is None or source.labels is None):
-                self._controller.choose_labels(layer, found=True)  # which may have more to say
-            self._controller.steps.add(Step(image, f"aligning {layer.name}", undo, redo))
+                self._sources.choose_labels(layer, found=True)  # which may have more to say
+            self._undo.add(UndoStep(image, f"aligning {layer.name}", undo, redo))
             self.look()
 
     # -- parts ---------------------------------------------------------------------------------
@@ -153,18 +173,18 @@ class Aligning:
     def _used_with(self, source: Source) -> Iterator[Any]:
         """The layers that count for a source's image, voxel by voxel."""
         yield from source.layers[1:]
-        prediction = self._controller.predictions.get(source.image)
+        prediction = self._masks.predictions.get(source.image)
         if prediction is not None and prediction.alive:
             yield prediction.layer
 
     def _among_free(self, image: Image) -> Misfit | None:
         """Why none of the layers that are no image's labels is taken for those of this one."""
-        free = self._controller.free_labels()
+        free = self._sources.free_labels()
         fitting = [one for one in free if alignment(image, one) is Alignment.ALIGNED]
         if fitting:
             names = " and ".join(f"'{one.name}'" for one in fitting)
             return Misfit(fitting[-1], messages.SEVERAL_LABELS.format(names, image.name))
-        others = [one for one in self._controller.images() if one is not image]
+        others = [one for one in self._sources.images() if one is not image]
         active = self._layers.selection.active
         for layer in sorted(free, key=lambda one: one is active)[::-1]:
             if all(alignment(other, layer) is not Alignment.ALIGNED for other in others):
@@ -173,8 +193,8 @@ class Aligning:
 
     def _of_closed(self, image: Image) -> Misfit | None:
         """Labels of an image that was closed: another one may have the same size."""
-        for layer in self._controller.labels_candidates():
-            had = self._controller.labels_of.get(layer)
+        for layer in self._sources.labels_candidates():
+            had = self._sources.labels_of.get(layer)
             if had is None or had() in self._layers or not layer.visible:
                 continue
             if alignment(image, layer) is not Alignment.OTHER_SHAPE:
@@ -223,4 +243,4 @@ class Aligning:
 
     def _on_pixels(self, event: Any) -> None:
         if not napari_layers.is_overlay(event.source):
-            self._controller.pixels.changed(event.source)
+            self._events.pixels_changed.emit(event.source)

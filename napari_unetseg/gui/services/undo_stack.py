@@ -1,4 +1,4 @@
-"""The plugin's own undo: what it did, one step each, newest last."""
+"""Undo of what the plugin did, beside napari's own undo of strokes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["Step", "Steps"]
+__all__ = ["UndoStack", "UndoStep"]
 
 MOST = 50
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Step:
+class UndoStep:
     """Something that was done to an image; ``text`` completes "Undo …"."""
 
     image: Any
@@ -24,16 +25,23 @@ class Step:
     redo: Callable[[], None]
 
 
-class Steps:
-    """Steps that can be taken back; the session shows the newest of either direction."""
+class UndoStack:
+    """Steps that can be taken back; the session shows the newest of either direction.
 
-    def __init__(self, session: Session) -> None:
+    Parameters
+    ----------
+    session, events
+        Where steps are shown; says when an image goes, whose steps go with it.
+    """
+
+    def __init__(self, session: Session, events: AppEvents) -> None:
         self._session = session
-        self._done: list[Step] = []
-        self._undone: list[Step] = []
+        self._done: list[UndoStep] = []
+        self._undone: list[UndoStep] = []
+        events.image_removed.connect(self._on_image_removed)
 
-    def add(self, step: Step) -> None:
-        """A step was done."""
+    def add(self, step: UndoStep) -> None:
+        """Add a step that was done."""
         self._done = [*self._done, step][-MOST:]
         self._undone.clear()
         self._show()
@@ -60,8 +68,7 @@ class Steps:
         self._session.say(f"Done again: {step.text}.")
         self._show()
 
-    def forget(self, image: Any) -> None:
-        """Forget the steps of an image that is gone."""
+    def _on_image_removed(self, image: Any) -> None:
         self._done = [step for step in self._done if step.image is not image]
         self._undone = [step for step in self._undone if step.image is not image]
         self._show()

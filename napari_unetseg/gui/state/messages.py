@@ -99,6 +99,10 @@ NOT_VALIDATED = (
     "Prediction shown, not validated: look at it, paint more strokes where it is wrong and train "
     "again."
 )
+PREDICTION_STOPPED = "Predicting was stopped; what was predicted so far is shown."
+PREDICTION_DELETED = (
+    "The prediction layer was deleted, so predicting stopped; press 'Predict' to begin anew."
+)
 NO_PREDICTION = "There is no prediction to show or hide yet; press 'Train' or 'Predict' first."
 LOOKING = "Looking for the most useful place…"
 HERE = {

@@ -6,7 +6,7 @@ Layers appear here as opaque handles, compared by identity. Only the GUI thread 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from psygnal import SignalGroupDescriptor
 
-from napari_unetseg.core.labels import LabelKind, Structure
+from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
 from napari_unetseg.core.settings import MatchSpacing, TrainSettings
 
 if TYPE_CHECKING:
     from napari_unetseg.annotations.quality import PlaneQuality
     from napari_unetseg.core.events import Choice, Notice
-    from napari_unetseg.gui.features.batch import BatchRow
+    from napari_unetseg.gui.state.batch_rows import BatchRow
     from napari_unetseg.io.places import Recovery
     from napari_unetseg.models.model import Model
 
@@ -60,6 +60,8 @@ class JobKind(StrEnum):
     EXPORT = "export"
     MODEL = "model"
     BATCH = "batch"
+    LIVE = "live"
+    """Work that gives way to any other; it is no job of the session."""
 
 
 class Mode(StrEnum):
@@ -239,6 +241,12 @@ class Session:
     or are not known."""
     uncertain: bool = False
     """Show how unsure the network is of what is on screen."""
+    watched: bool = True
+    """Whether there is anybody to look at live masks: False while the dock is closed."""
+    opening: bool = False
+    """Layers are being opened or restored, so that nothing else may begin."""
+    retrain: bool = False
+    """Strokes begin a training anew: the last one ended by itself, so more may help."""
     go_on: bool = True
     """Training goes on from the model in use where it fits."""
 
@@ -268,6 +276,13 @@ class Session:
     """The newest model of a training that goes on, which the mask on screen is by."""
     history: tuple[ModelEntry, ...] = ()
 
+    @property
+    def newest_model(self) -> Model | None:
+        """The newest model that is shown: of the training that goes on, else the one in use."""
+        if self.improved is not None:
+            return self.improved
+        return self.entry.model if self.entry is not None else None
+
     def source(self, image: Any = None) -> Source | None:
         """The source of an image layer; of the chosen one by default."""
         image = self.image if image is None else image
@@ -295,6 +310,19 @@ class Session:
     def on_strokes(self) -> bool:
         """Whether strokes are among the labels, so that scores are those on strokes."""
         return any(s.kind is LabelKind.STROKES for s in self.training)
+
+    def know(self, numbers: Sequence[int], names: Mapping[int, str] | None = None) -> None:
+        """Add the structures that were found in labels, or in a model, under their number."""
+        names, known = names or {}, {s.number: s for s in self.structures}
+        for number in numbers:
+            if 1 <= number < BRUSH and number not in known:
+                known[number] = Structure(number, names.get(number, ""))
+        for number, name in names.items():
+            if number in known and known[number].name == f"structure {number}":
+                known[number] = replace(known[number], name=name)
+        structures = tuple(known[n] for n in sorted(known))
+        if structures != self.structures:
+            self.structures = structures
 
     def change_settings(self, **changes: Any) -> None:
         """Change training settings; raises pydantic's ``ValidationError`` for bad ones."""

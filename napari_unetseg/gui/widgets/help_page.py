@@ -43,7 +43,7 @@ class HelpDialog(QDialog):
     def __init__(self, shortcuts: Shortcuts, window: QWidget | None) -> None:
         super().__init__(window)
         self.setWindowTitle("U-Net segmentation: help")
-        self._viewer = shortcuts.controller.viewer
+        self._viewer = shortcuts.plugin.viewer
         inner = QWidget()
         column = QVBoxLayout(inner)
         column.setSpacing(6)

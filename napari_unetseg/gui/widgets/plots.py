@@ -11,7 +11,8 @@ from napari_unetseg.gui.widgets.curve_plot import CurvePlot
 from napari_unetseg.gui.widgets.quality_plot import QualityPlot
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.quality import Quality
+    from napari_unetseg.gui.state.session import Session
 
 __all__ = ["Plots"]
 
@@ -24,14 +25,15 @@ TIPS = {
 class Plots(QWidget):
     """A switch and two plots; hidden until there is a curve or a model."""
 
-    def __init__(self, controller: Controller) -> None:
+    def __init__(self, session: Session, quality: Quality) -> None:
         super().__init__()
-        self._controller, self._session = controller, controller.session
+        self._quality = quality
+        self._session = session
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(2)
         self.curve, self.quality = CurvePlot(), QualityPlot()
-        self.quality.chosen.connect(controller.quality.show)
+        self.quality.chosen.connect(quality.show)
         self._pages = (QWidget(), self.quality)  # the curve hides itself in its page
         inside = QVBoxLayout(self._pages[0])
         inside.setContentsMargins(0, 0, 0, 0)
@@ -70,11 +72,11 @@ class Plots(QWidget):
         self.quality.show_points(self._session.quality)
 
     def end(self) -> None:
-        """Want no more of the controller."""
-        self._controller.quality.want(False)
+        """Compute nothing any more."""
+        self._quality.want(False)
 
     def _turn_to(self, number: int, _: bool = False) -> None:
         self.buttons[number].setChecked(True)
         for each, page in enumerate(self._pages):
             page.setVisible(each == number)
-        self._controller.quality.want(number == 1)
+        self._quality.want(number == 1)

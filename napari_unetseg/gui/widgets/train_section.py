@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QProgressBar, QPushButton,
 
 from napari_unetseg.gui.state.eta import LEAST_SECONDS
 from napari_unetseg.gui.state.messages import duration
+from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.state.session import JobKind
 from napari_unetseg.gui.state.user_state import remembered
 from napari_unetseg.gui.widgets.auto_settings_list import ChosenList
@@ -19,8 +20,10 @@ from napari_unetseg.gui.widgets.plots import Plots
 from napari_unetseg.gui.widgets.section import Panel, hint, restyle, row
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.controller import Controller
-    from napari_unetseg.gui.state.session import JobState
+    from napari_unetseg.gui.features.training import Training
+    from napari_unetseg.gui.quality import Quality
+    from napari_unetseg.gui.services.job_manager import JobManager
+    from napari_unetseg.gui.state.session import JobState, Session
 
 __all__ = ["TrainPanel"]
 
@@ -31,8 +34,11 @@ ENDS = {"as long as it improves": None, "minutes": 5.0, "epochs": 25.0}
 class TrainPanel(Panel):
     """Training, and the progress of whatever runs."""
 
-    def __init__(self, controller: Controller) -> None:
-        super().__init__("3  Train", controller)
+    def __init__(
+        self, session: Session, training: Training, jobs: JobManager, quality: Quality
+    ) -> None:
+        super().__init__("3  Train", session)
+        self._training, self._jobs = training, jobs
         self.button = QPushButton("Train")
         self.button.clicked.connect(self._on_pressed)
         self.column.addWidget(self.button)
@@ -48,7 +54,7 @@ class TrainPanel(Panel):
         self.amount.valueChanged.connect(self._on_amount)
         self.column.addLayout(row("Train f&or", self.end, self.amount, stretch=1))
 
-        self.modes = ModeSwitch(controller)
+        self.modes = ModeSwitch(session)
         self.column.addWidget(self.modes)
 
         self.progress = QProgressBar()
@@ -56,7 +62,7 @@ class TrainPanel(Panel):
         self.progress.setFixedHeight(8)
         self.doing = hint()
         self.progress.setAccessibleName("Progress")
-        self.plots = Plots(controller)
+        self.plots = Plots(session, quality)
         self.plot = self.plots.curve
         self.plot.over_time.setChecked(remembered.flag(OVER_TIME))
         self.plot.switched.connect(partial(remembered.put, OVER_TIME))
@@ -91,9 +97,9 @@ class TrainPanel(Panel):
 
     def _on_pressed(self) -> None:
         if self.session.job is None:
-            self.controller.train()
+            self._training.start()
         else:
-            self.controller.stop()
+            self._jobs.stop()
 
     def _on_job(self) -> None:
         job = self.session.job
@@ -159,7 +165,7 @@ class TrainPanel(Panel):
 
     def _set_end(self, amount: float | None) -> None:
         which = self.end.currentText()
-        with self.controller.refusing():
+        with refusing(self.session):
             self.session.change_settings(
                 steps=None,
                 minutes=amount if which == "minutes" else None,

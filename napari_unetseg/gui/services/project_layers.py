@@ -21,11 +21,16 @@ from napari_unetseg.io.contents import places_of
 from napari_unetseg.io.file_names import as_stored
 
 if TYPE_CHECKING:
+    from napari.components import ViewerModel
     from napari.layers import Image, Labels
 
     from napari_unetseg.annotations.annotation_store import Truth
-    from napari_unetseg.gui.controller import Controller
-    from napari_unetseg.gui.state.session import ModelEntry
+    from napari_unetseg.gui.services.annotations import Annotations
+    from napari_unetseg.gui.services.image_sources import ImageSources
+    from napari_unetseg.gui.services.mask_layers import MaskLayers
+    from napari_unetseg.gui.services.session_models import SessionModels
+    from napari_unetseg.gui.state.app_events import AppEvents
+    from napari_unetseg.gui.state.session import ModelEntry, Session
     from napari_unetseg.io.project import Project
 
 __all__ = ["Restored"]
@@ -36,8 +41,10 @@ class Restored:
 
     Parameters
     ----------
-    controller, project
-        Where to, and from where.
+    viewer, session, sources, annotations, masks, models, events
+        Where to.
+    project
+        From where.
     kept
         Open images of which all that was painted is kept elsewhere, so that its layers may go.
 
@@ -48,10 +55,20 @@ class Restored:
     """
 
     def __init__(
-        self, controller: Controller, project: Project, kept: Collection[Any] = ()
+        self,
+        viewer: ViewerModel,
+        session: Session,
+        sources: ImageSources,
+        annotations: Annotations,
+        masks: MaskLayers,
+        models: SessionModels,
+        events: AppEvents,
+        project: Project,
+        kept: Collection[Any] = (),
     ) -> None:
-        self._controller, self._project, self._kept = controller, project, kept
-        self._session = controller.session
+        self._viewer, self._session, self._sources = viewer, session, sources
+        self._annotations, self._masks, self._session_models = annotations, masks, models
+        self._events, self._project, self._kept = events, project, kept
         self.reused: list[Image] = []
 
     def restore(self, entries: Sequence[ModelEntry]) -> tuple[dict[Any, str], tuple[str, ...]]:
@@ -71,8 +88,8 @@ class Restored:
         self._models(entries, values.get("in_use"))
         window = values.get("window") or {}
         chosen = next((i for i, key in keys.items() if key == window.get("image")), None)
-        self._controller.choose_image(chosen or next(iter(keys), self._session.image))
-        napari_layers.restore_window(self._controller.viewer, window)
+        self._sources.choose_image(chosen or next(iter(keys), self._session.image))
+        napari_layers.restore_window(self._viewer, window)
         return keys, missing
 
     def complete(self, keys: Mapping[Any, str]) -> tuple[dict[Any, str], tuple[str, ...]]:
@@ -169,7 +186,7 @@ class Restored:
         taken: Mapping[Any, str],
     ) -> Image | None:
         """The image layer: one that is open with the same pixels, or its file."""
-        for layer in self._controller.images():
+        for layer in self._sources.images():
             if layer in taken or not self._fits(layer, truth):
                 continue
             if _same_pixels(layer, described.get("fingerprint")):
@@ -178,7 +195,7 @@ class Restored:
         reader = reader if isinstance(reader, str) else None
         for place in places:
             if place.exists():
-                viewer = self._controller.viewer
+                viewer = self._viewer
                 opened = napari_layers.open_images(viewer, place.resolve(), reader)
                 found = [layer for layer in opened if self._fits(layer, truth)]
                 known = described.get("fingerprint")
@@ -195,11 +212,11 @@ class Restored:
         return False
 
     def _labels(self, image: Image, truth: Truth, described: Mapping[str, Any]) -> None:
-        controller, session = self._controller, self._session
+        session, annotations = self._session, self._annotations
         source, masked = session.source(image) or Source(image), False
-        if controller.truths.get(image) is not truth:
+        if annotations.truths.get(image) is not truth:
             masked = self._put_away(image, truth)
-            controller.truths[image] = truth
+            annotations.truths[image] = truth
         elif source.labels is not None:
             return
         name = described.get("labels")
@@ -207,40 +224,37 @@ class Restored:
         if name is not None or truth.grid(Origin.STROKES).cells():
             layer = self._open_labels(image, truth, source.labels, name)
             new = layer or napari_layers.strokes_layer(image, truth, session.structures, name)
-            controller.known_labels[new] = truth.grid(Origin.STROKES)
+            annotations.known_labels[new] = truth.grid(Origin.STROKES)
             kind = LabelKind(truth.kind)
             session.put_source(replace(source, labels=new, kind=kind, chosen=True))
             if layer is None:
-                controller.viewer.add_layer(new)
+                self._viewer.add_layer(new)
         if truth.said() or masked:
-            controller.begin_mask(image, "", session.structures)
-            controller.end_masks()
+            self._masks.open(image, "", session.structures).close()
 
     def _put_away(self, image: Image, truth: Truth) -> bool:
         """Take off an image what is said of it elsewhere, and its old masks; whether it had one."""
-        controller = self._controller
-        told = (controller.truths.get(image), truth)
-        controller.forget(image)
-        known = controller.known_masks.items()
-        masks = [m for m, its in known if its in told and m in controller.viewer.layers]
+        told = (self._annotations.truths.get(image), truth)
+        self._events.image_removed.emit(image)
+        known = self._masks.known_masks.items()
+        masks = [m for m, its in known if its in told and m in self._viewer.layers]
         for mask in masks:
-            napari_layers.take_away(controller.viewer, mask)
+            napari_layers.take_away(self._viewer, mask)
         return bool(masks)
 
     def _open_labels(
         self, image: Image, truth: Truth, labels: Labels | None, name: str | None
     ) -> Labels | None:
         """The layer that holds an image's strokes already; others of the image are put away."""
-        controller = self._controller
-        named = [layer for layer in controller.labels_candidates() if layer.name == name]
+        named = [layer for layer in self._sources.labels_candidates() if layer.name == name]
         for layer in dict.fromkeys([labels, *named]):
             if layer is not None and self._holds(image, layer, truth):
                 self.reused.append(image)
                 return layer
-        if labels is not None and labels in controller.viewer.layers:
+        if labels is not None and labels in self._viewer.layers:
             ours = napari_layers.image_of(labels) is image
             if ours and (image in self._kept or not napari_layers.is_painted(labels)):
-                napari_layers.take_away(controller.viewer, labels)
+                napari_layers.take_away(self._viewer, labels)
             else:
                 labels.visible = False
         return None
@@ -253,13 +267,13 @@ class Restored:
         data = napari_layers.voxels_of(image, layer)
         if not isinstance(data, np.ndarray) or data.dtype.newbyteorder("=") != grid.dtype:
             return False
-        known = self._controller.known_labels.get(layer) is grid
+        known = self._annotations.known_labels.get(layer) is grid
         return known or next(iter(grid.differing(data)), None) is None
 
     def _renumbered(self, models: Any) -> None:
         """What numbers of the project's models became."""
         with suppress(AttributeError, TypeError, ValueError):
-            self._controller.renumber(
+            self._masks.renumber(
                 {
                     str(model): {_shown(int(n)): _shown(other) for n, other in numbers.items()}
                     for model, numbers in models.items()
@@ -272,7 +286,7 @@ class Restored:
         self._session.history = (*self._session.history, *new)
         for entry in self._session.history:
             if entry.model.id == in_use:
-                self._controller.use_model(entry)
+                self._session_models.use(entry)
 
 
 def _shown(number: Any) -> int:
