@@ -380,7 +380,7 @@ def window_tests(binding: str) -> list[str]:
     """
     names = ["binding", "canvas_window", "project_window", "window"]
     if binding != "pyqt5":
-        more = "alignment attention batch controls live quality remote review"
+        more = "alignment attention batch controls live remote review"
         names += [f"{name}_window" for name in more.split()]
     return [f"tests/gui/test_{name}.py" for name in sorted(names)]
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_unetseg.annotations.annotation_store import Origin, Truth
-from napari_unetseg.io.project import Project
+from napari_unetseg.io.project.project import Project
 
 PLANES, SIDES = 20, (512, 2048)
 KEY = "image-1"

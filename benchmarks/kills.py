@@ -236,7 +236,7 @@ def kill_one(home: Path, seed: int, moment: float, digest: Sequence[Sequence[str
 
 def left_in(home: Path) -> list[str] | None:
     """The digests of what a killed window left."""
-    from napari_unetseg.io.project import Project
+    from napari_unetseg.io.project.project import Project
 
     for folder in home.glob("napari-unetseg/recovery/*"):
         project = Project.open(folder)

@@ -31,7 +31,7 @@ from napari_unetseg.core.events import Event, StepDone
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services.job_runner import ThreadRunner
-from napari_unetseg.io import places
+from napari_unetseg.io.project import locations
 
 if TYPE_CHECKING:
     from napari_unetseg.core.job_control import Control
@@ -181,8 +181,8 @@ def main() -> None:
     parser.add_argument("--corrections", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        places.platformdirs.user_data_dir = lambda *_, **__: str(Path(folder) / "data")
-        places.platformdirs.user_config_dir = lambda *_, **__: str(Path(folder) / "config")
+        locations.platformdirs.user_data_dir = lambda *_, **__: str(Path(folder) / "data")
+        locations.platformdirs.user_config_dir = lambda *_, **__: str(Path(folder) / "config")
         measure(options)
 
 

@@ -24,7 +24,7 @@ from worlds import CLASSES, EDGE, field, make_bank
 
 from napari_unetseg.models.unet import UNet
 from napari_unetseg.training.linear_probe import BODY_DEPTH, BODY_WIDTH
-from napari_unetseg.training.losses import class_weights, segmentation_loss, segmentation_sums
+from napari_unetseg.training.losses import LossInputs, class_weights, cross_entropy, dice_loss
 
 CROP = 112
 EPISODES = 2
@@ -96,8 +96,8 @@ def loss_of(network: UNet, scale: Tensor, example: Episode) -> tuple[Tensor, flo
     logits = (features[~strokes] @ rows[:-1] + rows[-1]) * scale
     target = truth[~strokes]
     weights = class_weights(torch.bincount(target, minlength=classes))
-    sums = segmentation_sums(logits.T[None], target[None], weights)
-    loss = segmentation_loss(sums, dice=True)
+    batch = LossInputs(image[None], logits.T[None], target[None], weights)
+    loss = cross_entropy(batch).value + dice_loss(batch).value
     said = logits.argmax(1)
     dice = [
         2 * ((said == k) & (target == k)).sum() / ((said == k).sum() + (target == k).sum())

@@ -52,14 +52,14 @@ def _list(plan: Batch) -> None:
     for number, (job, images) in enumerate(plan_batch(plan), 1):
         tell(f"Job {number}: {job.model}")
         if not job.model.is_file():
-            wrong.append(f"The model {job.model} is not there; check its name.")
+            wrong.append(f"The model {job.model} does not exist; check its name.")
         if isinstance(images, UserError):
             wrong.append(str(images))
             continue
         how = job.saving
         for stem, image in images.items():
             there = not job.overwrite and is_there(how, stem, image)
-            tell(f"  {image} -> {how.mask_of(stem, image)}{' (is there)' * there}")
+            tell(f"  {image} -> {how.mask_of(stem, image)}{' (exists)' * there}")
     if wrong:
         raise SomeFailedError("\n".join([f"{count(len(wrong), 'thing')} would fail:", *wrong]))
 
@@ -121,7 +121,7 @@ def _run(
                 write_report(plan.report, shown.rows, shown.names)
     if stop:
         done = count(sum(model is not None for model, _ in shown.rows), "image")
-        raise Interrupted(stop, f"{done} done. The same command goes on.")
+        raise Interrupted(stop, f"{done} done. Give the same command again to continue.")
     return results
 
 
@@ -132,7 +132,7 @@ def _tell(results: Sequence[JobDone]) -> None:
     skipped = sum(file.status == "skipped" for file in files)
     tell(f"{count(done, 'mask')} written by {count(len(results), 'job')}.")
     if skipped:
-        note(f"{count(skipped, 'image')} skipped, since their masks are there.")
+        note(f"{count(skipped, 'image')} skipped, since their masks exist.")
     lines = [f"  {job.job.model.name}: {job.error}" for job in results if job.error]
     lines += [f"  {file.image}: {file.error}" for file in files if file.status == "failed"]
     if lines:

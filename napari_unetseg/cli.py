@@ -35,7 +35,7 @@ from napari_unetseg.core.versions import installed_versions
 from napari_unetseg.io.readers.missing_planes import MissingPlanes
 from napari_unetseg.predicting import SomeFailedError, Wanted
 from napari_unetseg.runtime.cpu import cores
-from napari_unetseg.runtime.distributed import place
+from napari_unetseg.runtime.distributed import world
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 from napari_unetseg.signals import Interrupted, Quit, quit_on_signals
 from napari_unetseg.terminal import complain, note, tell
@@ -80,49 +80,53 @@ ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file."
 Images = Annotated[Path, typer.Argument(metavar="IMAGES", help="An image or a folder.")]
 Device = Annotated[str | None, typer.Option(help="auto, cuda, mps or cpu. Default auto.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads. Default: all cores.")]
-Tile = Annotated[int | None, typer.Option(help="Edge of a tile in voxels. Default: chosen.")]
-Workers = Annotated[int | None, typer.Option(help="Predict with so many processes here.")]
+Tile = Annotated[int | None, typer.Option(help="Edge of a tile in voxels. Default: automatic.")]
+Workers = Annotated[int | None, typer.Option(help="Number of processes on this computer.")]
 Cluster = Annotated[str | None, typer.Option(metavar="local:N", help="The same as --workers N.")]
 Scheduler = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="Predict on the workers of a dask scheduler.")
 ]
 Axes = Annotated[
     str | None,
-    typer.Option(help="Axes of the image files where they say them wrong, as TYX or CYX."),
+    typer.Option(
+        help="Axes of the image files, such as TYX or CYX, instead of those in their metadata."
+    ),
 ]
 Spacing = Annotated[
     str | None,
     typer.Option(
-        help="Pixel size along (Z,) Y, X with its unit, as 0.5,0.2,0.2um. Default: the file's."
+        help="Pixel size along (Z,) Y, X with its unit, such as 0.5,0.2,0.2um. Default: the file's."
     ),
 ]
 MatchSpacing = Annotated[
     bool,
     typer.Option(
         "--match-spacing",
-        help="Predict at the pixel size of the model: images are resampled to it, masks back.",
+        help="Predict at the model's pixel size: images are resampled to it, masks back.",
     ),
 ]
 Series = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME|N", help="Which image of files that hold several: its name, or its number."
+        metavar="NAME|N", help="Image to open in files that hold several: its name or its number."
     ),
 ]
 Missing = Annotated[
     MissingPlanes,
     typer.Option(
         "--missing-planes",
-        help="Planes that a TIFF lacks: refuse; drop what is not whole; fill with black.",
+        help="Missing planes of a TIFF: refuse; drop incomplete times or slices; fill with black.",
     ),
 ]
-Ignore = Annotated[int | None, typer.Option(help='Value that means "not labelled", as -1.')]
+Ignore = Annotated[int | None, typer.Option(help='Value that means "not labelled", such as -1.')]
 Threshold = Annotated[
     float | None,
     typer.Option(
         metavar="VALUE",
-        help="Take what is above VALUE as structure 1: for masks with blurred edges (JPEG, "
-        "resized) and probability maps.",
+        help=(
+            "Values above VALUE are structure 1: for masks with blurred edges (JPEG, resized) "
+            "and probability maps."
+        ),
     ),
 ]
 
@@ -138,9 +142,10 @@ def _common(
     ] = False,
 ) -> None:
     del version, debug  # `main` has seen to them
-    if place().size > 1 and context.invoked_subcommand != "train":
+    if world().size > 1 and context.invoked_subcommand != "train":
         raise WrongUsageError(
-            f"torchrun is for train alone; start unetseg {context.invoked_subcommand} without it."
+            f"torchrun works with train only; start unetseg {context.invoked_subcommand} "
+            "without it."
         )
 
 
@@ -162,9 +167,9 @@ def train(
     ignore: Ignore = None,
     threshold: Threshold = None,
     dims: Annotated[int | None, typer.Option(help="2: planes; 3: volumes. Default 2.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="End after so many epochs.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Stop after this many epochs.")] = None,
     steps: Annotated[int | None, typer.Option(help="End after so many steps.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="End after so many minutes.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop after this many minutes.")] = None,
     depth: Annotated[int | None, typer.Option(help="Levels. Default 4, in 3D 3.")] = None,
     width: Annotated[
         int | None, typer.Option(help=f"Channels of the first level. {_default('width')}")
@@ -180,15 +185,19 @@ def train(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="What a resnet starts with: imagenet (downloaded once), or a .safetensors or "
-            ".pth file. Default: random.",
+            help=(
+                "Initial weights of a resnet: imagenet (downloaded once), or a .safetensors or "
+                ".pth file. Default: random."
+            ),
         ),
     ] = None,
     lr: Annotated[
         float | None, typer.Option(help=f"Learning rate. {_default('learning_rate')}")
     ] = None,
-    patch: Annotated[int | None, typer.Option(help="Patch in Y and X. Default: chosen.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Patches a step. Default: chosen.")] = None,
+    patch: Annotated[
+        int | None, typer.Option(help="Patch size in Y and X. Default: automatic.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Patches per step. Default: automatic.")] = None,
     init: Annotated[
         Path | None, typer.Option(metavar="MODEL", help="Go on from this model.")
     ] = None,
@@ -196,7 +205,7 @@ def train(
         bool,
         typer.Option(
             "--freeze-encoder",
-            help="Train the decoder alone; with --init or --encoder-weights.",
+            help="Train only the decoder; with --init or --encoder-weights.",
         ),
     ] = False,
     seed: Annotated[int | None, typer.Option(help=f"Random seed. {_default('seed')}")] = None,
@@ -204,7 +213,7 @@ def train(
         bool,
         typer.Option(
             "--resume/--no-resume",
-            help="Go on from MODEL's checkpoint, which a training that was stopped or killed left.",
+            help="Resume from MODEL's checkpoint, which a stopped or killed training left.",
         ),
     ] = True,
     device: Device = None,
@@ -251,11 +260,11 @@ def train(
     )
     if freeze_encoder and init is None and encoder_weights is None:
         raise WrongUsageError(
-            "--freeze-encoder goes on from a model; give it with --init, or --encoder-weights."
+            "--freeze-encoder needs trained weights; give --init or --encoder-weights too."
         )
     if init is not None and any(g is not None for g in (depth, width, norm, encoder)):
         raise WrongUsageError(
-            "--init brings depth, width, norm and encoder of its own; leave these out."
+            "--init uses the depth, width, norm and encoder of its model; leave these options out."
         )
     _check_threshold(threshold, kind)
     data = Labelled(images, labels, kind, ignore, axes, spacing, threshold, series, missing_planes)
@@ -312,7 +321,7 @@ def predict(
         typer.Option(help="Of probabilities: float32, float16; uint8 in OME-Zarr, 255 for 1."),
     ] = None,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave out images whose masks are there.")
+        bool, typer.Option("--skip-existing", help="Skip images that already have a mask.")
     ] = False,
     overwrite: Annotated[
         bool,
@@ -321,7 +330,7 @@ def predict(
         ),
     ] = False,
     report: Annotated[
-        bool, typer.Option("--report", help="Write OUT/report.csv: images, states, voxel counts.")
+        bool, typer.Option("--report", help="Write OUT/report.csv: images, status, voxel counts.")
     ] = False,
     device: Device = None,
     threads: Threads = None,
@@ -374,11 +383,11 @@ def _saving(
     from napari_unetseg.inference.large.output_format import Format, Saving
 
     if (output is None) != inside:
-        raise WrongUsageError("Give a folder for the masks with -o, or --inside, one of them.")
+        raise WrongUsageError("Give either -o with a folder for the masks, or --inside.")
     if inside and (probabilities or form not in (None, MaskFormat.ZARR)):
-        raise WrongUsageError("--inside writes OME-Zarr masks alone; use -o for anything else.")
+        raise WrongUsageError("--inside writes OME-Zarr masks only; use -o for other formats.")
     if precision is not None and not probabilities:
-        raise WrongUsageError("--precision is for --probabilities; give both.")
+        raise WrongUsageError("--precision needs --probabilities; give both.")
     chosen = Format.ZARR if inside else Format((form or MaskFormat.TIFF).value)
     usual = Shares.FLOAT16 if chosen is Format.ZARR else Shares.FLOAT32
     if chosen is not Format.ZARR and precision is Shares.UINT8:
@@ -464,13 +473,14 @@ def info(
 def measure(
     mask: Annotated[Path, typer.Argument(metavar="MASK", help="A mask, as predict writes it.")],
     image: Annotated[
-        Path | None, typer.Argument(metavar="[IMAGE]", help="Its image: intensities are measured.")
+        Path | None, typer.Argument(metavar="[IMAGE]", help="Its image, to measure intensities.")
     ] = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="TABLE", help="A .csv or .parquet file.")
     ] = Path("objects.csv"),
     labels: Annotated[
-        MaskKind, typer.Option(help="full: what touches is one object; " + INSTANCES_HELP + ".")
+        MaskKind,
+        typer.Option(help="full: connected voxels are one object; " + INSTANCES_HELP + "."),
     ] = MaskKind.FULL,
     ignore: Ignore = None,
     threshold: Threshold = None,
@@ -506,7 +516,10 @@ def worker(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of 127.0.0.1.")] = 8786,
     threads: Threads = None,
     tls: Annotated[
-        bool, typer.Option("--tls", help="Certificates, as dask is configured; see docs/remote.md.")
+        bool,
+        typer.Option(
+            "--tls", help="Use the certificates of dask's configuration; see docs/remote.md."
+        ),
     ] = False,
 ) -> None:
     """Train and predict for a napari on another computer, through an SSH tunnel.
@@ -518,7 +531,7 @@ def worker(
 
 def _check_threshold(threshold: float | None, kind: LabelKind) -> None:
     if threshold is not None and kind is not LabelKind.FULL:
-        raise WrongUsageError(f"--threshold makes full masks; leave out '--labels {kind}'.")
+        raise WrongUsageError(f"--threshold makes full masks; remove '--labels {kind}'.")
 
 
 # -- settings --------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import Classes, LabelKind
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.io.readers.missing_planes import MissingPlanes
-from napari_unetseg.runtime.distributed import place
+from napari_unetseg.runtime.distributed import world
 from napari_unetseg.signals import Interrupted, Stop, stop_on_signals
 from napari_unetseg.terminal import (
     Meter,
@@ -86,7 +86,7 @@ class Labelled:
         if found.skipped:
             note(f"{count(len(found.skipped), 'image')} without labels skipped.")
         if found.unused:
-            note(f"{count(len(found.unused), 'file')} of labels without an image not used.")
+            note(f"{count(len(found.unused), 'file')} of labels without an image skipped.")
         for sentence in found.notes:
             note(sentence)
         return found
@@ -110,9 +110,9 @@ def train(
     Of several processes the first one speaks and writes. What a signal stopped, or a kill, goes on
     from its checkpoint.
     """
-    leads = place().rank == 0
-    if on and place().size > 1:
-        raise UserError("torchrun trains here and --on elsewhere; leave one of them out.")
+    leads = world().rank == 0
+    if on and world().size > 1:
+        raise UserError("torchrun and --on cannot be combined; leave one of them out.")
     found = data.find()
     if leads:
         check_writable(output.parent)
@@ -149,7 +149,7 @@ def _checkpoint(
         return nullcontext()
     path = with_suffix(output).with_suffix(SUFFIX)
     if not resume and path.exists():
-        note(f"This training begins anew and replaces {path}.")
+        note(f"Training starts anew and replaces {path}.")
     return CheckpointFile(path, resume=resume)
 
 
@@ -163,11 +163,11 @@ def _settle(checkpoint: CheckpointFile | None, stop: Stop, *, keep: bool) -> Non
         checkpoint.remove()
     if not stop:
         return
-    more = "" if keep else " The same command goes on from it."
+    more = "" if keep else " Give the same command again to continue from it."
     if checkpoint is not None and checkpoint.steps is not None:
         more = (
-            f" The same command goes on from step {checkpoint.steps} ({checkpoint.path}); with "
-            "--no-resume it begins anew."
+            f" Give the same command again to resume from step {checkpoint.steps} "
+            f"({checkpoint.path}), or add --no-resume to start anew."
         )
     raise Interrupted(stop, f"the best model so far is saved.{more}")
 
@@ -198,7 +198,7 @@ def _save(model: Model, output: Path) -> Path:
             model.save(spare)
         except UserError:
             raise error from None
-        raise UserError(f"{error} Until then it is kept as {spare}.") from error
+        raise UserError(f"{error} Until then the model is kept as {spare}.") from error
 
 
 def _show_training(model: Model, saved: Path) -> None:
@@ -208,7 +208,7 @@ def _show_training(model: Model, saved: Path) -> None:
         tell(f"On {record.scores.voxels:,} voxels in {record.scores.blocks} validation blocks.")
         _say_highest(record, record.scores)
     else:
-        tell("Not validated: there was too little annotation to hold any back for a score.")
+        tell("Not validated: there were too few labels to hold any out for a score.")
     tell(record.reason)
     tell(f"Model {model.id} saved as {saved} ({saved.stat().st_size / 1e6:.1f} MB).")
 
@@ -219,8 +219,8 @@ def _say_highest(record: TrainingRecord, kept: Scores) -> None:
     is_epoch = any(point.dice == kept.dice for point in record.curve)
     if is_epoch and highest >= kept.mean_dice + 0.001:
         tell(
-            f"One epoch had Dice {highest:.3f}. The one that is kept scored best over several "
-            "epochs by its probabilities (soft Dice): the Dice of a single epoch can be luck."
+            f"One epoch had a Dice of {highest:.3f}. The model kept has the best soft Dice "
+            "smoothed over several epochs, since a single epoch can be high by chance."
         )
 
 
@@ -247,7 +247,7 @@ def evaluate(
     if json_file is not None and not to_stdout:
         check_writable(json_file.parent)
         if json_file.exists() and json_file.suffix.lower() != ".json":
-            raise UserError(f"{json_file} exists and is no .json file; choose another name.")
+            raise UserError(f"{json_file} exists and is not a .json file; choose another name.")
     model = load(model_file)
     from napari_unetseg.inference.evaluate import evaluate_events
 
@@ -363,8 +363,8 @@ def load(path: Path) -> Model:
     path = as_stored(path)
     if path.exists() and is_image(path):
         raise UserError(
-            f"{path} is no model but an image or a folder; give the model, a .safetensors file, "
-            "and the images after it."
+            f"{path} is an image or a folder, not a model; give the model (a .safetensors file) "
+            "first, then the images."
         )
     return load_model(path)
 

@@ -141,7 +141,9 @@ def run_files(
                 write_report(report, [(model, one) for one in done])
     if stop and len(done) < len(paths):
         raise Interrupted(
-            stop, f"{len(done)} of {len(paths)} images are done. The same command goes on."
+            stop,
+            f"{len(done)} of {len(paths)} images are done. Give the same command "
+            "again to continue.",
         )
     return done
 
@@ -177,7 +179,7 @@ def _tell(results: Sequence[FileDone], how: Saving) -> None:
     if written or not skipped:
         tell(f"{count(written, 'mask')} written {place}.")
     if skipped:
-        note(f"{count(skipped, 'image')} skipped, since their masks are there.")
+        note(f"{count(skipped, 'image')} skipped, since their masks exist.")
     if failed:
         lines = [f"{count(len(failed), 'image')} of {len(results)} failed:"]
         text = "\n".join([*lines, *(f"  {r.image}: {r.error}" for r in failed)])

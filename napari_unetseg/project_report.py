@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_unetseg.annotations.quality import first_qualities
 from napari_unetseg.commands import check_writable, count
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.job_control import Control
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from napari_unetseg.annotations.annotation_store import Truth
     from napari_unetseg.core.events import Event
     from napari_unetseg.core.image_stack import Stack
-    from napari_unetseg.io.contents import Contents
+    from napari_unetseg.io.project.project import Project
     from napari_unetseg.models.model import Model
 
 __all__ = ["PAGE", "report", "report_events"]
@@ -73,7 +72,8 @@ def report_events(
     UserError
         The folder is no project, or the output exists and is no report.
     """
-    from napari_unetseg.io.contents import check_folder, read_contents
+    from napari_unetseg.io.project.database import check_folder
+    from napari_unetseg.io.project.project import Project
 
     check_folder(project)
     if output.exists() and not _is_report(output):
@@ -81,7 +81,7 @@ def report_events(
             f"{output} holds something else than the report of a project; choose another folder."
         )
     check_writable(output.parent)
-    contents = read_contents(project)
+    contents = Project.read(project)
     facts = _facts(contents, title or project.resolve().name, stacks or {})
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as temporary:
         folder = Path(temporary) / "report"
@@ -113,18 +113,17 @@ def _is_report(folder: Path) -> bool:
 # -- what is in the project ------------------------------------------------------------------------
 
 
-def _facts(contents: Contents, title: str, stacks: Mapping[str, Stack]) -> Facts:
+def _facts(contents: Project, title: str, stacks: Mapping[str, Stack]) -> Facts:
     structures = _structures(contents)
     described = contents.values.get("images", {})
     images = [
-        _image(contents, key, described.get(key, {}), structures, stacks.get(key))
-        for key in contents.truths
+        _image(contents, key, described.get(key, {}), stacks.get(key)) for key in contents.truths
     ]
     model = _model(contents)
     return Facts(title, images, structures, model, contents.effort.seconds, contents.lost)
 
 
-def _structures(contents: Contents) -> list[Structure]:
+def _structures(contents: Project) -> list[Structure]:
     found = []
     for said in contents.values.get("structures", ()):
         with suppress(UserError, TypeError, KeyError, AttributeError):
@@ -132,7 +131,7 @@ def _structures(contents: Contents) -> list[Structure]:
     return found
 
 
-def _model(contents: Contents) -> Model | None:
+def _model(contents: Project) -> Model | None:
     """The model in use, else the newest one that can be read."""
     from napari_unetseg.models.model import load_model
 
@@ -148,23 +147,21 @@ def _model(contents: Contents) -> Model | None:
 
 
 def _image(
-    contents: Contents,
+    contents: Project,
     key: str,
     described: Mapping[str, Any],
-    structures: Sequence[Structure],
     stack: Stack | None,
 ) -> AnnotatedImage:
     truth = contents.truths[key]
-    firsts = first_qualities(truth, contents.effort.firsts.get(key, {}), structures)
     if stack is None or stack.grid_shape != truth.shape:
         stack = _stack(contents.folder, described, truth)
-    return AnnotatedImage(described, truth, stack, firsts)
+    return AnnotatedImage(described, truth, stack)
 
 
 def _stack(folder: Path, described: Mapping[str, Any], truth: Truth) -> Stack | None:
     """The image's file, if it is where the project says and has the same pixels."""
-    from napari_unetseg.io.contents import places_of
     from napari_unetseg.io.open_image import MissingPlanes, open_all
+    from napari_unetseg.io.project.locations import places_of
 
     known = described.get("fingerprint")
     for place in places_of(folder, described):

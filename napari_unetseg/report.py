@@ -78,11 +78,13 @@ def write_report(
 def write_history(path: Path, model: Model) -> Path:
     """Write the epochs of the last training as CSV.
 
-    Columns: epoch, step, seconds, train_loss, ``dice_N`` and ``iou_N`` for each structure's number
-    N, mean_dice. Scores are empty where the training had none.
+    Columns: epoch, step, seconds, train_loss, ``loss_NAME`` for each term of it, ``dice_N`` and
+    ``iou_N`` for each structure's number N, mean_dice. Scores are empty where the training had
+    none.
     """
     numbers = [s.number for s in model.classes.structures]
-    header = ["epoch", "step", "seconds", "train_loss"]
+    terms = _loss_terms(model)
+    header = ["epoch", "step", "seconds", "train_loss", *(f"loss_{name}" for name in terms)]
     header += [f"{score}_{n}" for score in ("dice", "iou") for n in numbers] + ["mean_dice"]
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -91,7 +93,8 @@ def write_history(path: Path, model: Model) -> Path:
             none = [""] * len(numbers)
             scores = [*(point.dice or none), *(point.iou or none)]
             mean = "" if point.mean_dice is None else point.mean_dice
-            row = [point.epoch, point.step, point.seconds, point.train_loss, *scores, mean]
+            losses = [point.train_loss, *(point.losses.get(name, 0.0) for name in terms)]
+            row = [point.epoch, point.step, point.seconds, *losses, *scores, mean]
             writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in row])
     return path
 
@@ -103,6 +106,10 @@ def write_curve(path: Path, model: Model) -> Path:
     steps = [p.step for p in curve]
     left = figure.add_subplot()
     left.plot(steps, [p.train_loss for p in curve], color="0.3", marker=".")
+    for name in _loss_terms(model):
+        losses = [p.losses.get(name, 0.0) for p in curve]
+        left.plot(steps, losses, color="0.3", lw=0.7, ls="--")
+        left.annotate(name, (steps[-1], losses[-1]), color="0.3", fontsize="x-small")
     left.set(xlabel="step", ylabel="training loss", ylim=(0, None))
     left.grid(alpha=0.3)
     if any(p.dice for p in curve):
@@ -115,6 +122,11 @@ def write_curve(path: Path, model: Model) -> Path:
         right.legend(loc="center right")
     left.set_title(model.history[-1].reason, fontsize="medium", wrap=True)
     return save_figure(figure, path)
+
+
+def _loss_terms(model: Model) -> list[str]:
+    """Names of the terms that the loss of the last training was the sum of."""
+    return list(dict.fromkeys(name for p in model.history[-1].curve for name in p.losses))
 
 
 def write_overlays(

@@ -11,20 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_unetseg.annotations.annotation_store import Origin, Truth
-from napari_unetseg.annotations.quality import (
-    PlaneQuality,
-    agreement,
-    labelled_planes,
-    plane_region,
-)
+from napari_unetseg.annotations.sparse_array import Cell, Region, plane_region
 from napari_unetseg.commands import count
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice
-from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
+from napari_unetseg.core.labels import BRUSH, IGNORE, Classes, LabelKind, Structure
+from napari_unetseg.core.metrics import Scores, confusion, scores_of
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.report import (
-    new_figure,
-    save_figure,
     spread,
     write_curve,
     write_history,
@@ -38,7 +32,7 @@ if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
     from napari_unetseg.models.training_record import TrainingRecord
 
-__all__ = ["MARK", "AnnotatedImage", "Facts", "write_page"]
+__all__ = ["MARK", "AnnotatedImage", "Facts", "agreement", "write_page"]
 
 MARK = '<meta name="generator" content="napari-unetseg report">'
 MOST_PLANES, SHOWN = 24, 3
@@ -58,12 +52,11 @@ COUNTED = {
 
 @dataclass(eq=False)
 class AnnotatedImage:
-    """An image of a project: what was said of it, its pixels if there are any, its first masks."""
+    """An image of a project: what was said of it, and its pixels if there are any."""
 
     described: Mapping[str, Any]
     truth: Truth
     stack: Stack | None
-    firsts: list[PlaneQuality]
 
     @property
     def name(self) -> str:
@@ -129,8 +122,6 @@ def write_page(
     parts = [f"<h1>{title}</h1>", f"<p>{_methods(facts.images, model)}</p>"]
     parts += [f"<p class=hint>Not read: {escape(text)}</p>" for text in facts.lost]
     parts += ["<h2>Labels</h2>", _labels(facts.images, facts.seconds)]
-    if firsts := [quality for image in facts.images for quality in image.firsts]:
-        parts += ["<h2>Quality over time</h2>", _quality(folder, firsts)]
     if model is not None:
         parts += ["<h2>Model</h2>", _scores(model), _training(folder, model)]
         planes = yield from _planes(folder, facts, model, control)
@@ -147,7 +138,7 @@ def write_page(
 
 def _methods(images: Sequence[AnnotatedImage], model: Model | None) -> str:
     """A paragraph for a paper's methods, from facts alone."""
-    planes = sum(len(labelled_planes(image.truth)) for image in images)
+    planes = sum(len(_labelled_planes(image.truth)) for image in images)
     said = f"{count(planes, 'plane')} of {count(len(images), 'image')} were annotated"
     if model is None:
         return f"{said[0].upper()}{said[1:]}; no model was trained."
@@ -171,27 +162,13 @@ def _methods(images: Sequence[AnnotatedImage], model: Model | None) -> str:
 
 def _labels(images: Sequence[AnnotatedImage], seconds: float) -> str:
     rows = [
-        [image.name, " × ".join(map(str, image.truth.shape)), len(labelled_planes(image.truth))]
+        [image.name, " × ".join(map(str, image.truth.shape)), len(_labelled_planes(image.truth))]
         + [f"{image.truth.count(origin):,}" for origin in COUNTED]
         + [image.described.get("fingerprint", ""), "" if image.stack else "not found"]
         for image in images
     ]
     head = ["image", "shape", "planes with labels", *COUNTED.values(), "fingerprint", "file"]
     return f"<p>Voxels; {seconds / 60:.1f} minutes of annotation.</p>{_table(head, rows)}"
-
-
-def _quality(folder: Path, firsts: Sequence[PlaneQuality]) -> str:
-    figure = new_figure(7.0, 3.5)
-    axes = figure.add_subplot()
-    for complete, filled in ((True, "C0"), (False, "none")):
-        some = [q for q in firsts if q.complete is complete]
-        label = "accepted planes" if complete else "planes known in part"
-        x, y = [q.minutes for q in some], [q.dice for q in some]
-        axes.scatter(x, y, facecolors=filled, edgecolors="C0", label=label)
-    axes.set(xlabel="minutes of annotation", ylabel="Dice of the first mask", ylim=(0, 1.03))
-    axes.legend(loc="lower right")
-    save_figure(figure, folder / "quality.png")
-    return _picture("quality.png", "Dice of each plane's first mask over minutes of annotation")
 
 
 def _scores(model: Model) -> str:
@@ -252,7 +229,9 @@ def _scored(facts: Facts, model: Model, control: Control) -> Generator[Event, No
     """Masks of some labelled planes, each with its Dice where the truth is known."""
     from napari_unetseg.inference.predict import predict
 
-    places = [(i, p) for i in facts.images if i.stack is not None for p in labelled_planes(i.truth)]
+    places = [
+        (i, p) for i in facts.images if i.stack is not None for p in _labelled_planes(i.truth)
+    ]
     chosen = [places[n] for n in spread(len(places), MOST_PLANES)]
     found: list[_Scored] = []
     for number, (image, plane) in enumerate(chosen, 1):
@@ -273,6 +252,40 @@ def _scored(facts: Facts, model: Model, control: Control) -> Generator[Event, No
             found.append((scores.mean_dice, image, plane, mask[plane].copy()))
         yield ChunkPredicted(number, len(chosen))
     return found
+
+
+def agreement(
+    truth: Truth, region: Region, predicted: np.ndarray, structures: Sequence[Structure]
+) -> Scores | None:
+    """Compare a mask with the annotations of a region, the newest of each voxel.
+
+    Parameters
+    ----------
+    truth, region
+        Annotations, and where to compare.
+    predicted
+        Of the region's shape, numbers as in corrections: 0 not predicted, 255 background.
+    structures
+        Those to compare; others are left out.
+
+    Returns
+    -------
+    Scores or None
+        None if nothing is annotated there, or no structure occurs.
+    """
+    classes = Classes(tuple(structures), background=True)
+    painted = classes.encode(truth.read(Origin.STROKES, region), truth.kind)
+    over = classes.encode(truth.winning(region), LabelKind.STROKES)
+    known = np.where(over == IGNORE, IGNORE if truth.strokes_are_away else painted, over)
+    found = classes.encode(predicted, LabelKind.STROKES)
+    known[found == IGNORE] = IGNORE
+    scores = scores_of(confusion(known, found, len(classes.numbers)), classes)
+    return scores if scores.mean_dice == scores.mean_dice else None
+
+
+def _labelled_planes(truth: Truth) -> list[Cell]:
+    """Leading indices of the planes that have annotations, in order."""
+    return sorted(set().union(*(truth.grid(origin).planes() for origin in Origin)))
 
 
 def _provenance(model: Model) -> str:

@@ -48,8 +48,8 @@ def sample_path(name: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise UserError(
-        f"The sample file {name} is missing; install napari-unetseg anew, "
-        "or run it from a complete checkout."
+        f"The sample file {name} is missing; reinstall napari-unetseg, or run it from a "
+        "complete checkout."
     )
 
 

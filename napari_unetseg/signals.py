@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.runtime.distributed import place
+from napari_unetseg.runtime.distributed import world
 
 if TYPE_CHECKING:
     from napari_unetseg.core.job_control import Control
@@ -133,7 +133,7 @@ def stop_on_signals(control: Control, doing: str, again: str = "at once") -> Ite
 
     def handler(number: int, _: Any) -> None:
         _leave_lost_terminals()
-        if place().rank or not stop.take(number):
+        if world().rank or not stop.take(number):
             return
         control.stop()
         pressed = signal.Signals(number).name in KEYS

@@ -22,7 +22,7 @@ from napari_unetseg.core.events import (
     StepDone,
     TilePredicted,
 )
-from napari_unetseg.runtime.distributed import place
+from napari_unetseg.runtime.distributed import world
 from napari_unetseg.signals import write_nowhere
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _console(*, stderr: bool = False, quiet: bool | None = None) -> Console:
 
     Of several processes that train together the first one speaks.
     """
-    quiet = place().rank > 0 if quiet is None else quiet
+    quiet = world().rank > 0 if quiet is None else quiet
     file = cast("IO[str]", _Beside()) if stderr else None
     return Console(file=file, markup=False, highlight=False, emoji=False, quiet=quiet)
 
@@ -92,7 +92,7 @@ def note(text: str) -> None:
 
 def complain(text: str) -> None:
     """Print what went wrong, in whichever process."""
-    here = place()
+    here = world()
     who = f"unetseg (process {here.rank})" if here.size > 1 else "unetseg"
     _console(stderr=True, quiet=False).print(f"{who}: {text}", soft_wrap=True)
 
@@ -180,7 +180,7 @@ class Meter:
     def _first_answer(self, event: Improved) -> None:
         """Its score, which no epoch tells."""
         if event.scores is not None and not event.step and not event.model.history[-1].curve:
-            self.line(f"first answer, step 0: Dice {event.scores.mean_dice:.3f}")
+            self.line(f"initial model, step 0: Dice {event.scores.mean_dice:.3f}")
 
     def _step(self, event: StepDone) -> None:
         left = event.remaining
@@ -216,8 +216,8 @@ def _plan(event: Prepared) -> str:
     return (
         f"Device {event.device}; patches of {' × '.join(map(str, event.patch))} voxels, "
         f"{event.batch} a step; {event.epoch_steps} steps an epoch, {length}; "
-        f"{event.parameters:,} parameters; {event.train_voxels:,} labelled voxels train, "
-        f"{event.validation_voxels:,} in {event.blocks} blocks validate."
+        f"{event.parameters:,} parameters; {event.train_voxels:,} labelled voxels for training, "
+        f"{event.validation_voxels:,} in {event.blocks} blocks for validation."
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,13 @@ from napari_unetseg.core.settings import AugmentSettings, NetSettings, TrainSett
 from napari_unetseg.data.dataset import Pair
 from napari_unetseg.models.model import Model
 from napari_unetseg.models.resnet_unet import build
+from napari_unetseg.training import losses
+from napari_unetseg.training.losses import LossInputs, LossTerm, Mean, cross_entropy
 from napari_unetseg.training.train import train_events
 
 if TYPE_CHECKING:
+    import pytest
+
     from napari_unetseg.core.events import Event
     from napari_unetseg.models.unet import UNet
 
@@ -214,3 +218,22 @@ def stopped_control() -> Control:
     control = Control(threads=1)
     control.stop()
     return control
+
+
+def broken_loss(
+    monkeypatch: pytest.MonkeyPatch, bad: Callable[[int], bool], gradient: bool = False
+) -> None:
+    """The n-th loss of a training is NaN where ``bad(n)``; or its gradient alone is."""
+    calls = [0]
+
+    def value(batch: LossInputs) -> Mean:
+        calls[0] += 1
+        mean = cross_entropy(batch)
+        if not bad(calls[0]):
+            return mean
+        if gradient:
+            return mean._replace(value=mean.value + (batch.logits.sum() * 0.0).sqrt())
+        return mean._replace(value=mean.value * math.nan)
+
+    terms = (LossTerm("cross_entropy", lambda _: 1.0, value), *losses.LOSSES[1:])
+    monkeypatch.setattr("napari_unetseg.training.trainer.LOSSES", terms)

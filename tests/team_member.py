@@ -4,32 +4,78 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from helpers import TURNS_ONLY, blobs, full_pair, of_kind, painted_pair, run_training, tiny
+from helpers import TURNS_ONLY, blobs, broken_loss, full_pair, of_kind, painted_pair, run_training
+from helpers import tiny as tiny_with_dice
 
 from napari_unetseg.core.events import Event, Improved, Notice, StepDone
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.settings import AugmentSettings
 from napari_unetseg.models.model import Model
-from napari_unetseg.models.unet import UNet
-from napari_unetseg.runtime.distributed import place
+from napari_unetseg.runtime.distributed import world
 from napari_unetseg.training import trainer
 from napari_unetseg.training.checkpoint_file import CheckpointFile
 from napari_unetseg.training.train import train_events
 from napari_unetseg.training.trainer import Learner
 
 PAIRS = [painted_pair((64, 64)), painted_pair((48, 64), seed=1)]
-LAST = place().size - 1
+SCORED = [painted_pair((160, 160), 40)]
+"""Large enough for validation blocks."""
+LAST = world().size - 1
 Result = tuple[Model, list[Event]]
+
+
+def tiny(**changes: Any) -> Any:
+    """Without the Dice term: that is of each process's own samples, all else of the joint batch."""
+    return tiny_with_dice(**{"dice": False, **changes})
+
+
+@contextmanager
+def third_step_of_the_last(fault: Callable[[], object], part: str) -> Iterator[None]:
+    """Have a fault in the last process: in the ``forward`` or ``backward`` pass of its third step,
+    or in the first one, the rehearsal."""
+    step, reached = Learner.step, [0]
+
+    def counted(self: Learner, rate: float) -> float:
+        reached[0] = self.steps + 1
+        return step(self, rate)
+
+    def faulty(right: Callable[..., Any], when: int) -> Callable[..., Any]:
+        def call(*args: Any, **more: Any) -> Any:
+            if reached[0] == when and world().rank == LAST:
+                reached[0] = 0
+                fault()
+            return right(*args, **more)
+
+        return call
+
+    owner, name, when = {
+        "forward": (trainer.LossInputs, "__init__", 3),
+        "backward": (torch.Tensor, "backward", 3),
+        "rehearsal": (torch.Tensor, "backward", 1),
+    }[part]
+    right = getattr(owner, name)
+    Learner.step = counted  # type: ignore[method-assign]
+    setattr(owner, name, faulty(right, when))
+    try:
+        yield
+    finally:
+        Learner.step = step  # type: ignore[method-assign]
+        setattr(owner, name, right)
+
+
+def no_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
 def strokes() -> Result:
@@ -39,8 +85,12 @@ def strokes() -> Result:
 
 
 def measured_norms() -> Result:
-    """Random weights, so that norms are measured over the samples of both."""
-    return run_training(PAIRS, tiny(steps=8, pretrained=False, learning_rate=1e-2))
+    """Random weights: on a CPU each process measures the norms on its own samples."""
+    return run_training(SCORED, tiny_with_dice(epochs=3, batch=8, pretrained=False))
+
+
+def with_dice() -> Result:
+    return run_training(SCORED, tiny_with_dice(epochs=2, width=16, batch=8))
 
 
 def volumes() -> Result:
@@ -57,41 +107,21 @@ def went_on() -> Result:
 
 def out_of_memory() -> Result:
     """The last process has no memory for its third step."""
-    forward, calls = UNet.forward, [0]
-
-    def limited(network: UNet, x: torch.Tensor) -> torch.Tensor:
-        calls[0] += network.training
-        if network.training and calls[0] == 3 and place().rank == LAST:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return forward(network, x)
-
-    UNet.forward = limited  # type: ignore[method-assign]
-    try:
+    with third_step_of_the_last(no_memory, "forward"):
         return run_training(PAIRS, tiny(steps=6, width=16))
-    finally:
-        UNet.forward = forward  # type: ignore[method-assign]
 
 
 def no_number() -> Result:
-    """The part of the third step's loss that the last process has is NaN."""
-    right, calls = trainer.segmentation_sums, [0]
-
-    def broken(*args: Any) -> torch.Tensor:
-        calls[0] += 1
-        bad = calls[0] == 3 and place().rank == LAST
-        return right(*args) * (math.nan if bad else 1.0)
-
-    trainer.segmentation_sums = broken
-    try:
+    """The last process's part of a loss is NaN."""
+    with pytest.MonkeyPatch.context() as patch:
+        broken_loss(patch, lambda call: call == 3 + (LAST > 0) and world().rank == LAST)
         return run_training(PAIRS, tiny(steps=6, width=16))
-    finally:
-        trainer.segmentation_sums = right
 
 
 def stopped() -> Result:
     """The first process is told to stop after its fifth step."""
     control, events = Control(threads=1), []
-    generator = train_events(PAIRS, tiny(epochs=30), control=control)
+    generator = train_events(PAIRS, tiny(epochs=30, width=16), control=control)
     while True:
         try:
             events.append(next(generator))
@@ -103,7 +133,7 @@ def stopped() -> Result:
 
 def gone_on() -> Result:
     """Stopped after its third step, and once more with the same command."""
-    with tempfile.TemporaryDirectory(prefix=f"unetseg-{place().rank}-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"unetseg-{world().rank}-") as folder:
         kept = CheckpointFile(Path(folder) / "a.checkpoint")  # the first process has one
         control = Control(threads=1)
         for event in train_events(PAIRS, tiny(steps=8, width=16), control=control, checkpoint=kept):
@@ -111,7 +141,7 @@ def gone_on() -> Result:
                 control.stop()
         model, events = run_training(PAIRS, tiny(steps=8, width=16), checkpoint=kept)
     said = [e.text for e in of_kind(events, Notice)]
-    assert bool(place().rank) or any("Going on from step 3" in text for text in said)
+    assert bool(world().rank) or any("Resuming from step 3" in text for text in said)
     return model, [e for e in events if not isinstance(e, Notice)]  # one tells the time
 
 
@@ -124,7 +154,7 @@ def killed() -> Result:
     step = Learner.step
 
     def last_step(self: Learner, rate: float) -> float:
-        if self.steps == 2 and place().rank == LAST:
+        if self.steps == 2 and world().rank == LAST:
             os.kill(os.getpid(), signal.SIGKILL)
         return step(self, rate)
 
@@ -133,26 +163,23 @@ def killed() -> Result:
 
 
 def other_labels() -> Result:
-    return run_training(PAIRS[: 2 - place().rank], tiny(epochs=1000))
+    return run_training(PAIRS[: 2 - world().rank], tiny(epochs=1000))
 
 
-def no_memory_for_norms() -> Result:
-    """The last process runs out of memory between two sums of the forward pass."""
-    encode = UNet._encode
+def no_memory_at_first() -> Result:
+    """The last process has no memory for the gradients of a whole batch."""
+    with third_step_of_the_last(no_memory, "rehearsal"):
+        return run_training(PAIRS, tiny(steps=6))
 
-    def limited(network: UNet, x: torch.Tensor) -> list[torch.Tensor]:
-        found = encode(network, x)
-        if network.training and place().rank == LAST:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return found
 
-    UNet._encode = limited  # type: ignore[method-assign]
-    return measured_norms()
+def no_memory_for_gradients() -> Result:
+    """The same in its third step, when the other process waits for these gradients."""
+    with third_step_of_the_last(no_memory, "backward"):
+        return run_training(PAIRS, tiny(epochs=1000))
 
 
 ALIKE: list[Callable[[], Result]] = [
     strokes,
-    measured_norms,
     volumes,
     went_on,
     out_of_memory,
@@ -175,9 +202,9 @@ def said(event: Event) -> list[Any]:
 def main(folder: Path, names: list[str]) -> None:
     for name in names:
         model, events = globals()[name]()
-        model.save(folder / f"{name}-{place().rank}.safetensors")
+        model.save(folder / f"{name}-{world().rank}.safetensors")
         told = json.dumps([said(event) for event in events])
-        (folder / f"{name}-{place().rank}.json").write_text(told)
+        (folder / f"{name}-{world().rank}.json").write_text(told)
 
 
 if __name__ == "__main__":

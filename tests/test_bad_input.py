@@ -88,7 +88,7 @@ def test_folders_without_a_pair(
 
 
 def test_an_empty_folder(capsys: pytest.CaptureFixture[str], folders: tuple[Path, Path]) -> None:
-    assert "holds no image; choose a folder with" in refused_training(capsys, folders)
+    assert "contains no image; choose a folder with" in refused_training(capsys, folders)
 
 
 def test_shapes_that_differ(capsys: pytest.CaptureFixture[str], folders: tuple[Path, Path]) -> None:
@@ -120,7 +120,7 @@ def test_negative_labels(capsys: pytest.CaptureFixture[str], folders: tuple[Path
     assert "or '--threshold 0' if it is the background" in sentence
     assert "give '--threshold 0' instead" in refused_training(capsys, folders, "--ignore", "-1")
     tifffile.imwrite(folders[1] / "a.tif", MASK.astype(np.int16) - 1)
-    assert "-1 alone beside 0; save them again" in refused_training(capsys, folders)
+    assert "hold only 0 and -1; save them again" in refused_training(capsys, folders)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_labels_with_places_that_are_not_labelled(
     assert main(["train", *map(str, folders), "-o", output, *OPTIONS, *options]) == 0
     said = capsys.readouterr().err
     assert "1 structure: 1, and background." in said
-    assert "1,440 labelled voxels train" in said
+    assert "1,440 labelled voxels for training" in said
     assert ("a hold NaN, which counts as not labelled." in said) == bool(np.isnan(missing))
     files = [str(folder / name) for folder, name in zip(folders, ("a.png", "a.tif"), strict=True)]
     assert main(["evaluate", output, *files, *options]) == 0
@@ -186,7 +186,7 @@ def test_numbers_beyond_254(capsys: pytest.CaptureFixture[str], folders: tuple[P
     mask = MASK.astype(np.uint16) * 300
     mask[20:, 20:] *= 2
     tifffile.imwrite(folders[1] / "a.tif", mask)
-    assert "say that they are instances" in refused_training(capsys, folders)
+    assert "if every number is a separate object" in refused_training(capsys, folders)
     tifffile.imwrite(folders[1] / "a.tif", MASK.astype(np.uint16) * 300)
     assert main(["train", *map(str, folders), "-o", str(folders[0] / "m"), *OPTIONS]) == 0
     assert "1 structure: 1 (300 in the files), and background." in capsys.readouterr().err
@@ -314,7 +314,7 @@ def test_an_output_below_a_file(
     Image.fromarray(MASK).save(folders[1] / "a.png")
     below = folders[0] / "a.png" / "below"
     sentence = refused(capsys, "train", *folders, "-o", below / "m.safetensors", *OPTIONS)
-    assert "cannot be written" in sentence
+    assert "Cannot write to" in sentence
     file = tiny_model().save(folders[1] / "m")
     sentence = refused(capsys, "predict", file, folders[0] / "a.png", "-o", below)
     assert "choose another folder" in sentence
@@ -342,7 +342,7 @@ def test_a_read_only_file_system(
     """Refuses files of root as well."""
     Image.fromarray(MASK).save(folders[1] / "a.png")
     sentence = refused(capsys, "train", *folders, "-o", "/proc/m.safetensors", *OPTIONS)
-    assert "/proc cannot be written" in sentence
+    assert "Cannot write to /proc" in sentence
 
 
 LIMITED = """

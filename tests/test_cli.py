@@ -124,15 +124,20 @@ def test_train_says_what_it_does_and_writes_model_and_report(
     assert "Device cpu; patches of 32 × 32 voxels, 2 a step" in result.err
     assert "24 steps at most" in result.err
     assert "Network: U-Net, 2 levels, 4 features at the first (as in the settings)" in result.err
-    assert "first answer, step 0: Dice 0." in result.err
+    assert "initial model, step 0: Dice 0." in result.err
     assert "Training ended after 24 steps: all 24 steps were done." in result.out
     assert "mean" in result.out
     assert f"saved as {output}" in result.out
     assert output.is_file()
     with (report / "history.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
+    terms = ["cross_entropy", "dice"]  # full masks need no edges
+    assert sum(float(rows[0][f"loss_{name}"]) for name in terms) == pytest.approx(
+        float(rows[0]["train_loss"]), rel=1e-4
+    )
     assert list(rows[0]) == [
-        "epoch", "step", "seconds", "train_loss", "dice_1", "dice_2", "iou_1", "iou_2", "mean_dice",
+        "epoch", "step", "seconds", "train_loss", *(f"loss_{name}" for name in terms),
+        "dice_1", "dice_2", "iou_1", "iou_2", "mean_dice",
     ]  # fmt: skip
     assert rows[-1]["step"] == "24"
     assert 0 <= float(rows[-1]["dice_1"]) <= 1
@@ -154,7 +159,7 @@ def test_it_is_said_why_a_model_is_kept_that_had_a_lower_dice_than_an_epoch(
         other = own.model_copy(update={"mean_dice": best, "dice": (best, best)})
         last = record.model_copy(update={"curve": (*epochs, other), "scores": scores})
         commands._show_training(replace(trained, history=(last,)), model)
-        assert ("One epoch had Dice 0.850." in capsys.readouterr().out) == said
+        assert ("One epoch had a Dice of 0.850." in capsys.readouterr().out) == said
 
 
 def test_binary_masks_are_said_to_be_so(run: Run, data: Path, tmp_path: Path) -> None:
@@ -259,7 +264,7 @@ def test_predict_never_writes_over_an_image(run: Run, data: Path, model: Path) -
     before = (data / "images" / "cell 0.tif").read_bytes()
     result = run("predict", model, data / "images" / "cell 0.tif", "-o", data / "images")
     assert result.code == 1
-    assert "would replace an image by its mask" in result.err
+    assert "would overwrite an image" in result.err
     assert (data / "images" / "cell 0.tif").read_bytes() == before
 
 
@@ -272,7 +277,7 @@ def test_predict_never_writes_over_a_file_beside_the_images(
     Image.fromarray(picture(0)[0]).save(tmp_path / "a.png")
     result = run("predict", model, tmp_path / "a.png", "-o", tmp_path)
     assert result.code == 1
-    assert "lies beside the images and would be replaced" in result.err
+    assert "is in the folder of the images and would be replaced" in result.err
     assert (tmp_path / "a.tif").read_bytes() == other
 
 
@@ -283,7 +288,7 @@ def test_scores_never_replace_a_file_of_another_kind(
     mask.write_bytes(b"a mask")
     result = run("evaluate", model, data / "images", data / "masks", "--json", mask)
     assert result.code == 1
-    assert "exists and is no .json file" in result.err
+    assert "exists and is not a .json file" in result.err
     assert mask.read_bytes() == b"a mask"
 
 
@@ -301,7 +306,7 @@ def test_a_file_in_place_of_the_folder_is_refused(
     (tmp_path / "out").write_text("mine")
     result = run("predict", model, data / "images", "-o", tmp_path / "out")
     assert result.code == 1
-    assert "is a file; name a folder" in result.err
+    assert "is a file; give a folder" in result.err
     assert (tmp_path / "out").read_text() == "mine"
 
 
@@ -429,7 +434,7 @@ def test_info_names_all_that_is_in_a_file(run: Run, tmp_path: Path) -> None:
         (1, "Series 1", [64, 64]),
         (2, "Series 2", [48, 64]),
     ]
-    assert "name one" in facts["not_opened"]
+    assert "choose one" in facts["not_opened"]
     one = json.loads(run("info", path, "--series", "2", "--json").out)
     assert (one["shape"], len(one["images"])) == ([48, 64], 2)
     assert run("info", path, "--series", "3").code == 1
@@ -484,17 +489,17 @@ def test_info_of_an_image(run: Run, data: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
-        ("predict IMAGE MODEL -o OUT", "cell 0.tif is no model but an image"),
+        ("predict IMAGE MODEL -o OUT", "cell 0.tif is an image or a folder, not a model"),
         (
             "predict MODEL MODEL -o OUT",
-            "binary.safetensors is a model and no image; give the model",
+            "binary.safetensors is a model, not an image; give the model",
         ),
-        ("predict IMAGES MODEL -o OUT", "images is no model but an image or a folder"),
-        ("evaluate IMAGE MODEL MASK", "is a model and no image; give the model before"),
+        ("predict IMAGES MODEL -o OUT", "images is an image or a folder, not a model or a folder"),
+        ("evaluate IMAGE MODEL MASK", "is a model, not an image; give the model before"),
         ("evaluate MODEL MASK IMAGE", "seem to be swapped"),
         ("train MASK IMAGE -o OUT", "seem to be swapped"),
-        ("train IMAGE MASK -o OUT --init IMAGE", "is no model but an image"),
-        ("measure MODEL IMAGE -o OUT.csv", "is a model and no image"),
+        ("train IMAGE MASK -o OUT --init IMAGE", "is an image or a folder, not a model"),
+        ("measure MODEL IMAGE -o OUT.csv", "is a model, not an image"),
     ],
 )
 def test_arguments_in_another_order_are_named(
@@ -526,15 +531,15 @@ def test_arguments_in_another_order_are_named(
         ("train a b -o c --dims 4", "--dims cannot be 4: input should be 2 or 3."),
         ("train a b -o c --threads 0", "--threads cannot be 0"),
         ("train a b -o c --epochs 2 --steps 2", "Give only one of --epochs, --steps and --minutes"),
-        ("train a b -o c --freeze-encoder", "--freeze-encoder goes on from a model"),
-        ("train a b -o c --init m --encoder resnet18", "--init brings depth, width, norm and"),
+        ("train a b -o c --freeze-encoder", "--freeze-encoder needs trained weights"),
+        ("train a b -o c --init m --encoder resnet18", "--init uses the depth, width, norm and"),
         ("train a b -o c --encoder-weights imagenet", "Encoder weights need the encoder resnet18"),
         ("train a b -o c --encoder resnet9", "--encoder cannot be resnet9: "),
         ("train a b -o c --encoder resnet18 --dims 3", "The encoder resnet18 needs 2D, batch norm"),
-        ("train a b -o c --init m --width 8", "--init brings depth, width, norm and encoder"),
+        ("train a b -o c --init m --width 8", "--init uses the depth, width, norm and encoder"),
         (
             "train a b -o c --labels strokes --threshold 1",
-            "--threshold makes full masks; leave out",
+            "--threshold makes full masks; remove",
         ),
         ("train a b", "Missing option '-o'"),
         ("train a b -o c --labels dots", "'dots' is not one of"),

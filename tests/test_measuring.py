@@ -113,7 +113,7 @@ def test_what_is_not_above_0_is_no_object(
             ("1", "2"),
         }
         assert len(found) == 2
-        assert "hold -1, which is no object and left out." in said
+        assert "hold -1, which is not an object and is left out." in said
     mask = two_squares()
     mask[15:] = 255
     found, said = measured(capsys, tmp_path, mask, "--ignore", 255)

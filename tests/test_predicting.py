@@ -188,10 +188,10 @@ def test_masks_go_inside_ome_zarr_images(data: Path, model: Model) -> None:
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        ([], "Give a folder for the masks with -o, or --inside"),
-        (["-o", "x", "--inside"], "Give a folder for the masks with -o, or --inside"),
-        (["--inside", "--format", "tiff"], "--inside writes OME-Zarr masks alone"),
-        (["-o", "x", "--precision", "uint8"], "--precision is for --probabilities"),
+        ([], "Give either -o with a folder for the masks, or --inside"),
+        (["-o", "x", "--inside"], "Give either -o with a folder for the masks, or --inside"),
+        (["--inside", "--format", "tiff"], "--inside writes OME-Zarr masks only"),
+        (["-o", "x", "--precision", "uint8"], "--precision needs --probabilities"),
         (["-o", "x", "--format", "gif"], "'gif' is not one of"),
     ],
 )
@@ -203,8 +203,8 @@ def test_options_that_do_not_go_together(run: Run, more: list[str], sentence: st
 
 def test_images_that_are_not_there_or_no_ome_zarr(run: Run, data: Path) -> None:
     m = data / "m.safetensors"
-    assert "Nothing has a name like" in run("predict", m, data / "z*.tif", "-o", data / "o")[2]
-    assert "is no OME-Zarr 0.5 image" in run("predict", m, data / "images", "--inside")[2]
+    assert "No file matches" in run("predict", m, data / "z*.tif", "-o", data / "o")[2]
+    assert "is not an OME-Zarr 0.5 image" in run("predict", m, data / "images", "--inside")[2]
 
 
 # -- killed ----------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from html import unescape
 from pathlib import Path
@@ -13,12 +12,14 @@ import tifffile
 from helpers import blobs, strokes, tiny
 
 from napari_unetseg.annotations.annotation_store import Change, Origin, Truth
-from napari_unetseg.annotations.quality import plane_region
+from napari_unetseg.annotations.sparse_array import plane_region
 from napari_unetseg.cli import main
-from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
 from napari_unetseg.data.dataset import Pair
 from napari_unetseg.io.open_image import open_stack
-from napari_unetseg.io.project import Project
+from napari_unetseg.io.project.database import FILE
+from napari_unetseg.io.project.project import Project
+from napari_unetseg.report_page import agreement
 from napari_unetseg.training.train import train
 
 SHAPE = (3, 64, 64)
@@ -28,7 +29,7 @@ HOSTILE = "<script>alert('x')</script>"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with strokes, a correction, an accepted plane, first masks and a model."""
+    """A project with strokes, an accepted plane and a model."""
     folder = tmp_path_factory.mktemp("made")
     image, truth = blobs(SHAPE, 8, 0)
     tifffile.imwrite(folder / "cells.tif", image.astype(np.float32), photometric="minisblack")
@@ -62,7 +63,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert isinstance(change, Change)
         project.record(KEY, change)
 
-    note(Origin.FIRST, 1, np.where(truth[1], 1, BRUSH).astype(np.uint8))
     note(Origin.STROKES, 0, labels[0])
     note(Origin.ACCEPTED, 1, np.where(truth[1], 1, BRUSH).astype(np.uint8))
     project.add_model(model.id, model.save)
@@ -84,7 +84,7 @@ def test_the_page_says_what_was_done_and_how_good_it_is(made: Path, tmp_path: Pa
     assert str(int((strokes(blobs(SHAPE, 8, 0)[1], 8)[0] != 0).sum())) in page.replace(",", "")
     assert "4,096" in page, "voxels of the accepted plane"
     pictures = set(re.findall(r'<img src="([^"]+)"', page_of(tmp_path / "r")))
-    assert pictures == {"curve.png", "quality.png", "plane-0.png", "plane-1.png"}
+    assert pictures == {"curve.png", "plane-0.png", "plane-1.png"}
     for name in pictures:
         assert (tmp_path / "r" / name).read_bytes().startswith(b"\x89PNG")
 
@@ -147,7 +147,73 @@ def test_what_is_no_project_is_a_sentence(
 ) -> None:
     assert main(["report", str(tmp_path), "-o", str(tmp_path / "r")]) == 1
     assert "is no project" in capsys.readouterr().err
-    (tmp_path / "project.json").write_text(json.dumps({"format": 1}))
+    (tmp_path / FILE).write_bytes(b"another file")
     assert main(["report", str(tmp_path), "-o", str(tmp_path / "r")]) == 1
     assert "is damaged" in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
+
+
+# -- Dice of a mask on what is annotated -----------------------------------------------------------
+
+ONE, TWO = (Structure(1),), (Structure(1), Structure(2))
+PLANE = (slice(0, 1), slice(0, 10), slice(0, 10))
+
+
+def annotated(*words: tuple[Origin, slice, int], kind: LabelKind = LabelKind.STROKES) -> Truth:
+    """Annotations of an image of 10 × 10, row by row."""
+    truth = Truth((1, 10, 10), kind=kind)
+    for origin, rows, number in words:
+        values = truth.read(origin, PLANE)
+        values[:, rows] = number
+        truth.note(origin, PLANE, values)
+    return truth
+
+
+def mask_of(rows: int) -> np.ndarray:
+    """A mask that says structure 1 in the first rows and background below."""
+    return np.repeat([1, BRUSH], [rows * 10, 100 - rows * 10]).astype(np.uint8).reshape(1, 10, 10)
+
+
+def test_an_accepted_plane_counts_as_a_whole() -> None:
+    truth = annotated((Origin.ACCEPTED, slice(0, 10), BRUSH), (Origin.ACCEPTED, slice(2, 5), 1))
+    scores = agreement(truth, PLANE, mask_of(4), ONE)
+    assert scores is not None
+    # predicted rows 0-3, true rows 2-4: two in common of four and three
+    assert (scores.dice, scores.voxels) == ((pytest.approx(2 * 2 / (4 + 3)),), 100)
+
+
+def test_only_what_is_annotated_counts_where_nothing_was_accepted() -> None:
+    truth = annotated(
+        (Origin.STROKES, slice(1, 2), 1),
+        (Origin.CORRECTIONS, slice(3, 4), BRUSH),
+        (Origin.CORRECTIONS, slice(6, 7), 1),
+    )
+    scores = agreement(truth, PLANE, mask_of(4), ONE)
+    assert scores is not None
+    # row 1 right, row 3 too much, row 6 missed
+    assert (scores.dice, scores.voxels) == ((pytest.approx(2 / (2 + 1 + 1)),), 30)
+    assert agreement(annotated(), PLANE, mask_of(4), ONE) is None
+    background = annotated((Origin.ACCEPTED, slice(6, 8), BRUSH))
+    assert agreement(background, PLANE, mask_of(4), ONE) is None
+
+
+def test_the_newest_annotation_counts_and_deleted_structures_and_layers_do_not() -> None:
+    truth = annotated((Origin.CORRECTIONS, slice(0, 2), BRUSH), (Origin.STROKES, slice(0, 10), 1))
+    mask = mask_of(4)
+    mask[:, 8:] = 2
+    one, two = agreement(truth, PLANE, mask, ONE), agreement(truth, PLANE, mask, TWO)
+    assert one is not None
+    assert two is not None
+    assert (one.mean_dice, one.voxels) == (pytest.approx(2 * 4 / (4 + 8)), 80)
+    assert (two.mean_dice, two.voxels) == (pytest.approx((2 * 4 / (4 + 10) + 0) / 2), 100)
+    truth.put_strokes_away()
+    alone = agreement(truth, PLANE, mask, ONE)
+    assert alone is not None
+    assert (alone.mean_dice, alone.voxels) == (0.0, 20)
+
+
+def test_full_masks_and_binary_ones_are_understood() -> None:
+    truth = annotated((Origin.STROKES, slice(0, 5), 255), kind=LabelKind.FULL)
+    scores = agreement(truth, PLANE, mask_of(4), ONE)
+    assert scores is not None
+    assert (scores.dice, scores.voxels) == ((pytest.approx(2 * 4 / (4 + 5)),), 100)

@@ -180,7 +180,7 @@ def test_files_of_an_installed_package_come_first(tmp_path: Path, monkeypatch) -
 
 
 def test_a_missing_file_is_named() -> None:
-    with pytest.raises(UserError, match=r"nothing\.tif is missing; install napari-unetseg anew"):
+    with pytest.raises(UserError, match=r"nothing\.tif is missing; reinstall napari-unetseg"):
         sample.sample_path("nothing.tif")
 
 

@@ -106,18 +106,18 @@ def test_a_signal_ends_a_training_after_its_step_and_the_same_command_goes_on(
     code, said = ENDS[name]
     assert stopped.code == code, stopped.err
     assert stopped.err.splitlines()[-1] == (
-        f"unetseg: Stopped by {said}: the best model so far is saved. The same command goes on "
-        f"from step 5 ({checkpoint}); with --no-resume it begins anew."
+        f"unetseg: Stopped by {said}: the best model so far is saved. Give the same command "
+        f"again to resume from step 5 ({checkpoint}), or add --no-resume to start anew."
     )
     assert "after 5 steps: it was stopped" in stopped.out
     assert load_model(model).history[-1].steps == 5
 
     again = run(*command)
     assert again.code == 0
-    assert "Going on from step 5, where this training was after 0:0" in again.err
+    assert "Resuming from step 5, reached after 0:0" in again.err
     assert load_model(model).id == load_model(whole).id
     assert [path.name for path in tmp_path.iterdir()] == [model.name]
-    assert "Going on" not in run(*command).err  # a training that has ended begins anew
+    assert "Resuming" not in run(*command).err  # a training that has ended begins anew
 
 
 def test_a_signal_that_is_ignored_stays_so(
@@ -193,9 +193,9 @@ def other_commands(folder: Path, files: list[Path], model: Path) -> dict[str, li
 @pytest.mark.parametrize(
     ("command", "kept"),
     [
-        ("predict", "0 of 1 images are done. The same command goes on."),
+        ("predict", "0 of 1 images are done. Give the same command again to continue."),
         ("evaluate", "The evaluation was stopped before anything was scored."),
-        ("batch", "done. The same command goes on."),
+        ("batch", "done. Give the same command again to continue."),
     ],
 )
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])

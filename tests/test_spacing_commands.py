@@ -22,7 +22,7 @@ from napari_unetseg.models.model import Model
 Run = Callable[..., tuple[int, str, str]]
 SAID = (
     "fine has pixels of 0.05 µm, but the model was trained on pixels of 0.2 µm: structures are 4 "
-    "times larger in pixels than it knows them, so the mask may be wrong. --match-spacing (in "
+    "times larger in pixels than in training, so the mask may be wrong. --match-spacing (in "
     "Python PredictSettings(match_spacing=True)) predicts at the model's pixel size."
 )
 
@@ -106,8 +106,8 @@ def test_what_is_not_known_is_refused_with_the_way_to_say_it(run: Run, place: Pa
     code, _, err = run("predict", m, bare, "-o", out, "--match-spacing")
     assert code == 1
     assert err.splitlines()[-1] == (
-        "unetseg: The pixel size of bare is not known, so it cannot be predicted at the model's; "
-        "give it with --spacing, or leave out --match-spacing."
+        "unetseg: The pixel size of bare is not known, so it cannot be predicted at the model's "
+        "pixel size; give it with --spacing, or remove --match-spacing."
     )
     code, _, err = run("predict", m, bare, "-o", out, "--match-spacing", "--spacing", "50,50nm")
     assert code == 0
@@ -175,4 +175,4 @@ def test_training_on_several_sizes_is_said_and_kept(run: Run, place: Path) -> No
     one = ["train", place / "images" / "fine.tif", place / "masks" / "fine.tif"]
     code, _, err = run(*one, "-o", new, *how, "--init", place / "m.safetensors")
     assert code == 0
-    assert err.count("The model to go on from was trained on pixels of 0.2 µm, and these") == 1
+    assert err.count("The initial model was trained on pixels of 0.2 µm, but these") == 1

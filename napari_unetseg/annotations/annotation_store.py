@@ -1,7 +1,7 @@
 """What a person said about one image: strokes, corrections, accepted regions, kept apart.
 
 Every voxel of each remembers when it was last changed, so that where they disagree the newest wins.
-An undo gives back the times too: what was taken back never was. NumPy alone.
+An undo is a change like any other, and so the newest. NumPy alone.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_unetseg.annotations.retrace import Steps, changed
-from napari_unetseg.annotations.sparse_array import Cell, Region, SparseGrid, uniform, within
+from napari_unetseg.annotations.sparse_array import Cell, Region, SparseGrid, parts, uniform, within
 from napari_unetseg.core.labels import LabelKind
 
 __all__ = ["Change", "Origin", "Said", "Truth"]
@@ -36,8 +35,6 @@ class Origin(StrEnum):
     """Painted on a prediction: 0 nothing, 1 to 254 a structure, 255 background."""
     ACCEPTED = "accepted"
     """Declared right; numbers as in corrections."""
-    FIRST = "first"
-    """The first prediction of a plane, numbers as in corrections; trains nothing, has no times."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +50,7 @@ class Change:
     stamp
         The time of voxels that differ from before: a number that grows with every change.
     stamps
-        Times of all voxels, uint32, after an undo or redo; None otherwise.
+        Times of all voxels, uint32, where they do not follow from ``stamp``; None otherwise.
     """
 
     origin: Origin
@@ -65,16 +62,13 @@ class Change:
 
 SAID = (Origin.CORRECTIONS, Origin.ACCEPTED)
 """What may win over strokes."""
-SNAPSHOT = (Origin.STROKES, *SAID)
-"""What a training learns from."""
 
 
 class _Layer:
-    """Values and times of one origin, and the steps that led there."""
+    """Values and times of one origin."""
 
     def __init__(self, values: SparseGrid, stamps: SparseGrid) -> None:
         self.values, self.stamps = values, stamps
-        self.steps = Steps(values, stamps)
 
     @classmethod
     def empty(cls, shape: Sequence[int], dtype: Any) -> _Layer:
@@ -104,7 +98,6 @@ class Truth:
         self._ready, self._wanted = np.empty(0, np.uint8), 0
         self._layers = {o: _Layer.empty(shape, np.uint8) for o in Origin}
         self._layers[Origin.STROKES] = _Layer.empty(shape, dtype)
-        self._layers[Origin.FIRST].values = SparseGrid(shape, packed=True)
 
     def grid(self, origin: Origin) -> SparseGrid:
         """The values of one origin; not to be written to."""
@@ -119,44 +112,19 @@ class Truth:
         with self._lock:
             return self.grid(origin).read(region)
 
-    def note(
-        self,
-        origin: Origin,
-        region: Region,
-        values: np.ndarray,
-        *,
-        by_hand: bool = True,
-        undoable: bool = True,
-    ) -> Change | None:
-        """Take down what a region holds now; None if nothing changed.
-
-        Parameters
-        ----------
-        by_hand
-            False if this may be an undo or a redo, which brings back the times of before.
-        undoable
-            Whether napari's undo may take it back.
-        """
+    def note(self, origin: Origin, region: Region, values: np.ndarray) -> Change | None:
+        """Take down what a region holds now, as the newest of all; None if nothing changed."""
         with self._lock:
             layer = self._layers[origin]
-            found = list(changed(layer.values, region, values))
+            found = list(_changed(layer.values, region, values))
             if not found:
                 return None
             cut = _bounds((part, differs) for part, differs, _ in found)
             values = self._copied(values[within(cut, region)])
-            times = None if by_hand else layer.steps.retraced(cut, values)
-            if times is None:
-                self.stamp += 1
-            change = Change(origin, cut, values, self.stamp, times)
-            if times is not None or origin is Origin.FIRST:
-                self.put(change)
-                return change
-            own = [_clip(cut, values, part, differs) for part, differs, _ in found]
-            if undoable:
-                layer.steps.remember(cut, own, self.stamp)
-            for one in own:
-                _say(layer, *one, self.stamp)
-            return change
+            self.stamp += 1
+            for part, differs, _ in found:
+                _say(layer, *_clip(cut, values, part, differs), self.stamp)
+            return Change(origin, cut, values, self.stamp)
 
     def settle(self, most: int = 16) -> bool:
         """Do what was put off so that nobody waits, for so many chunks; whether nothing is left."""
@@ -226,13 +194,11 @@ class Truth:
         """Make a change that was taken down before."""
         with self._lock:
             layer, region, values = self._layers[change.origin], change.region, change.values
-            if change.origin is Origin.FIRST:
-                layer.values.write(region, values)
-            elif change.stamps is not None:
+            if change.stamps is not None:
                 layer.stamps.write(region, change.stamps)
                 layer.values.write(region, values)
             else:
-                for part, differs, new in list(changed(layer.values, region, values)):
+                for part, differs, new in list(_changed(layer.values, region, values)):
                     _say(layer, part, differs, new.copy(), change.stamp)
             self.stamp = max(self.stamp, change.stamp)
 
@@ -259,7 +225,7 @@ class Truth:
             )
 
     def retype(self, dtype: Any) -> None:
-        """Have strokes of another type of numbers, with their times; steps can be undone no more.
+        """Have strokes of another type of numbers, with their times.
 
         Numbers that do not fit become others: what the layer holds is to be noted after this.
         """
@@ -317,15 +283,14 @@ class Truth:
             return over
 
     def snapshot(self) -> Truth:
-        """What is said now, but first predictions, as a truth of its own that nobody changes.
+        """What is said now, as a truth of its own that nobody changes.
 
         It shares chunks with this one, so that it takes no time and no memory for voxels.
         """
         with self._lock:
             copy = Truth(self.shape, kind=self.kind)
             copy.stamp, copy._away = self.stamp, self._away
-            for origin in SNAPSHOT:
-                layer = self._layers[origin]
+            for origin, layer in self._layers.items():
                 copy._layers[origin] = _Layer(layer.values.snapshot(), layer.stamps.snapshot())
             return copy
 
@@ -354,7 +319,7 @@ class Truth:
         """Whether nothing was said in a chunk between two snapshots of one truth."""
         return all(
             mine.values.shares(theirs.values, cell) and mine.stamps.shares(theirs.stamps, cell)
-            for mine, theirs in ((self._layers[o], other._layers[o]) for o in SNAPSHOT)
+            for mine, theirs in ((self._layers[o], other._layers[o]) for o in Origin)
         )
 
     def count(self, origin: Origin) -> int:
@@ -364,14 +329,18 @@ class Truth:
             chunks = (grid.chunk(cell) for cell in grid.cells())
             return sum(int((chunk != 0).sum()) for chunk in chunks if chunk is not None)
 
-    def chunks(self, origin: Origin) -> Iterator[tuple[Cell, np.ndarray | None, np.ndarray | None]]:
+    def chunks(
+        self, origin: Origin, cells: Iterable[Cell] | None = None
+    ) -> Iterator[tuple[Cell, np.ndarray | None, np.ndarray | None]]:
         """Copies of what one origin holds, chunk by chunk: place, values and times that fit.
 
-        Either is None where all of it is zero. What is said meanwhile may or may not be in it.
+        Of all chunks that hold anything, or of ``cells``. Either is None where all of it is zero.
+        What is said meanwhile may or may not be in it.
         """
         layer = self._layers[origin]
-        with self._lock:
-            cells = {*layer.values.cells(), *layer.stamps.cells()}
+        if cells is None:
+            with self._lock:
+                cells = {*layer.values.cells(), *layer.stamps.cells()}
         for cell in sorted(cells):
             with self._lock:
                 values, stamps = layer.values.chunk(cell), layer.stamps.chunk(cell)
@@ -392,6 +361,17 @@ class Truth:
         newer = (values != 0) & (stamps > times)
         out[newer], times[newer] = values[newer], stamps[newer]
         return out, times
+
+
+def _changed(
+    grid: SparseGrid, region: Region, values: np.ndarray
+) -> Iterator[tuple[Region, np.ndarray, np.ndarray]]:
+    """The parts of a region where values differ from a grid's, where in them, and the values."""
+    for part in parts(region):
+        new = values[within(part, region)]
+        differs = new != grid.look(part)
+        if differs.any():
+            yield part, differs, new
 
 
 def _say(layer: _Layer, part: Region, differs: np.ndarray, values: np.ndarray, stamp: int) -> None:

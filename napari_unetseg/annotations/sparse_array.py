@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from typing import Any, TypeVar
@@ -20,7 +19,7 @@ __all__ = [
     "cells",
     "cells_in",
     "parts",
-    "planes_of",
+    "plane_region",
     "planes_with",
     "together",
     "uniform",
@@ -56,12 +55,12 @@ def cells(region: Region) -> Iterator[Cell]:
 def cells_in(planes: Iterable[Cell], shape: Sequence[int]) -> Iterator[Cell]:
     """The chunks of some planes of a grid, in order."""
     for plane in sorted(planes):
-        yield from cells((*(slice(i, i + 1) for i in plane), *whole(shape[-2:])))
+        yield from cells(plane_region(plane, shape))
 
 
-def planes_of(region: Region) -> list[Cell]:
-    """Leading indices of the YX planes that a region touches."""
-    return list(product(*(range(s.start, s.stop) for s in region[:-2])))
+def plane_region(plane: Cell, shape: Sequence[int]) -> Region:
+    """All of a YX plane of a grid, by its leading index."""
+    return (*(slice(i, i + 1) for i in plane), *whole(shape[-2:]))
 
 
 def planes_with(array: Any) -> list[Cell]:
@@ -135,15 +134,11 @@ class SparseGrid:
         Shape of the grid, the last two axes are Y and X.
     dtype
         Of its values.
-    packed
-        Whether chunks are kept compressed, for what is seldom read.
     """
 
-    def __init__(
-        self, shape: Sequence[int], dtype: Any = np.uint8, *, packed: bool = False
-    ) -> None:
-        self.shape, self.dtype, self._packed = tuple(shape), np.dtype(dtype), packed
-        self._chunks: dict[Cell, Any] = {}
+    def __init__(self, shape: Sequence[int], dtype: Any = np.uint8) -> None:
+        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+        self._chunks: dict[Cell, np.ndarray] = {}
         self._kept: set[Cell] = set()
         self._late: dict[Cell, tuple[Region, np.ndarray, Any]] = {}
 
@@ -164,7 +159,7 @@ class SparseGrid:
 
     def snapshot(self) -> SparseGrid:
         """A grid that stays as this one is now; chunks are shared until either is written to."""
-        copy = SparseGrid(self.shape, self.dtype, packed=self._packed)
+        copy = SparseGrid(self.shape, self.dtype)
         copy._chunks, copy._late = self._chunks.copy(), self._late.copy()
         self._kept.update(self._chunks)
         copy._kept.update(copy._chunks)
@@ -198,28 +193,22 @@ class SparseGrid:
         """The chunk at a place, None where all is zero; not to be written to."""
         if cell in self._late:
             self._settle(cell)
-        kept = self._chunks.get(cell)
-        if kept is None or not self._packed:
-            return kept
-        shape = [s.stop - s.start for s in self.region_of(cell)]
-        return np.frombuffer(zlib.decompress(kept), self.dtype).reshape(shape)
+        return self._chunks.get(cell)
 
     def cells(self) -> list[Cell]:
         """The places of the chunks that hold anything."""
         return list(self._chunks | self._late)
 
-    def look(self, part: Region, *, keep: bool = False) -> np.ndarray:
-        """What a part of a region holds, as `parts` gives it; not to be written to.
+    def look(self, part: Region) -> np.ndarray:
+        """What a part of a region holds, as `parts` gives it, until something is written there.
 
-        It stays as it is until something is written there, with ``keep`` for ever.
+        Not to be written to.
         """
         *_, y, x = part
         cell = _cell_of(part)
         chunk = self.chunk(cell)
         if chunk is None:
             return uniform(self.dtype.type(0), tuple(s.stop - s.start for s in part))
-        if keep:
-            self._kept.add(cell)
         top, left = cell[-2] * CHUNK, cell[-1] * CHUNK
         return chunk[..., y.start - top : y.stop - top, x.start - left : x.stop - left]
 
@@ -241,7 +230,7 @@ class SparseGrid:
             if chunk is None:
                 self._chunks.pop(cell, None)
             elif chunk is not self._chunks.get(cell):
-                self._chunks[cell] = zlib.compress(chunk.tobytes(), 1) if self._packed else chunk
+                self._chunks[cell] = chunk
 
     def _written(
         self, cell: Cell, place: Region, inside: Region, piece: np.ndarray
@@ -266,7 +255,7 @@ class SparseGrid:
 
         The values are the grid's from then on: nobody writes to them any more.
         """
-        if values.size != CHUNK * CHUNK or values.dtype != self.dtype or self._packed:
+        if values.size != CHUNK * CHUNK or values.dtype != self.dtype:
             self.write(part, values)
             return
         cell, first = _cell_of(part), values.flat[0]

@@ -68,7 +68,7 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise UserError(f"{folder} cannot be written ({reason}); choose another folder.") from error
+        raise UserError(f"Cannot write to {folder} ({reason}); choose another folder.") from error
 
 
 def _mode(path: Path) -> int:
@@ -81,10 +81,10 @@ def _mode(path: Path) -> int:
 
 
 def _sentence(path: Path, error: OSError) -> str:
-    kept = "the old file is as it was; " if os.path.exists(path) else ""  # also for a bad name
+    kept = "the old file is unchanged; " if os.path.exists(path) else ""  # also for a bad name
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return (
             f"{path} could not be saved, the disk is full; {kept}free some space or save elsewhere."
         )
     reason = (error.strerror or str(error)).lower()
-    return f"{path} could not be saved ({reason}); {kept}choose a folder that can be written."
+    return f"{path} could not be saved ({reason}); {kept}choose a folder with write permission."

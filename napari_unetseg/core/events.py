@@ -141,7 +141,8 @@ class StepDone(Event):
 class EpochDone(Event):
     """One epoch: mean training loss, and scores on the validation blocks if there are any.
 
-    ``best``: these weights are the best so far; ``seconds``: time since the start.
+    ``best``: these weights are the best so far; ``seconds``: time since the start; ``losses``: the
+    terms that ``train_loss`` is the sum of, by name.
     """
 
     epoch: int
@@ -150,6 +151,7 @@ class EpochDone(Event):
     scores: Scores | None
     best: bool
     seconds: float
+    losses: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -52,7 +52,7 @@ def describe(
         value = _number(channels[0].own.largest)
         return [
             _warning(
-                f"{name} has the same value everywhere ({value}), so there is nothing to find."
+                f"{name} has the same value everywhere ({value}), so there is nothing to segment."
             )
         ]
     if blank:
@@ -98,8 +98,8 @@ def describe_uneven(
         _warning(
             f"{name} has planes that are much darker than others, such as {place} "
             f"({_range(own.low, own.high)}), and all are scaled by the same range "
-            f"({_range(channel.low, channel.high)}), so the mask may be wrong there; correct the "
-            "bleaching first, or predict such planes as images of their own."
+            f"({_range(channel.low, channel.high)}), so the mask may be wrong there; correct "
+            "the bleaching first, or predict the dark planes as separate images."
         )
     ]
 
@@ -130,7 +130,7 @@ def _scaling(
         where = f" in {names}" if len(noise) < len(channels) else ""
         found.append(
             Notice(
-                f"{name} shows hardly more than noise{where}: scaled so that the noise looks as in "
+                f"{name} shows hardly more than noise{where}: scaled so that the noise is as in "
                 "the training images."
             )
         )
@@ -200,8 +200,8 @@ def _saturated(channels: Sequence[Known]) -> str:
     share, usual = map(_percent, max(shares))
     return (
         f"is saturated: {share} of its pixels have the largest value ({usual} in the training "
-        "images), so the mask may be wrong; take it with a shorter exposure, or train on such "
-        "images."
+        "images), so the mask may be wrong; acquire it with a shorter exposure, or train on "
+        "such images."
     )
 
 
@@ -211,8 +211,8 @@ def _cut_off(channels: Sequence[Known]) -> str:
         return ""
     share, usual = map(_percent, max(shares))
     return (
-        f"is cut off at the dark end: {share} of its pixels have the smallest value ({usual} in "
-        "the training images), so the mask may be wrong; take it with a longer exposure or a "
+        f"is clipped at the dark end: {share} of its pixels have the smallest value ({usual} in "
+        "the training images), so the mask may be wrong; acquire it with a longer exposure or a "
         "higher offset, or train on such images."
     )
 
@@ -223,8 +223,8 @@ def _coarse(channels: Sequence[Known]) -> str:
     if not levels:
         return ""
     return (
-        f"has only {min(levels)} grey levels, so the mask may be wrong; take it with a longer "
-        "exposure, or save it with more bits."
+        f"has only {min(levels)} grey levels, so the mask may be wrong; acquire it with a "
+        "longer exposure, or save it with more bits."
     )
 
 

@@ -75,7 +75,7 @@ class Stack:
         shape = tuple(self.data.shape)
         if len(shape) != len(self.axes) or len(set(self.axes)) != len(self.axes):
             raise UserError(
-                f"{self.name}: {len(shape)} axes of shape {shape} cannot be read as {self.axes!r}; "
+                f"{self.name}: {len(shape)} axes of shape {shape} do not match {self.axes!r}; "
                 "name each axis with one letter."
             )
         if not self.grid_axes.endswith("YX") or set(CHANNEL_AXES) <= set(self.axes):

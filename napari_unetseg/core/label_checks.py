@@ -270,7 +270,7 @@ def check_values(
     if kind is LabelKind.STROKES and found[-1] > BRUSH:
         raise UserError(
             f"{name} hold the number {found[-1]}, but structures are 1 to 254 and 255 is the "
-            "background brush; give those strokes one of these numbers."
+            "background brush; use only these numbers in strokes."
         )
     if kind is LabelKind.FULL and len(found) > 1 and found[-1] >= BRUSH:
         raise UserError(_beside_others(name, found))
@@ -294,14 +294,14 @@ def _beside_others(name: str, found: Sequence[int]) -> str:
         ignored = f", or '--ignore {found[-1]}' if that means 'not labelled'" if largest else ""
         return (
             f"{name} hold {len(found)} numbers up to {found[-1]}, but structures are 1 to 254; "
-            "where every number is an object of its own, say that they are instances with "
-            f"'--labels instances' ('objects' in napari){ignored}."
+            "if every number is a separate object, use '--labels instances' ('objects' in "
+            f"napari){ignored}."
         )
     others = ", ".join(str(v) for v in found[:5] if v != BRUSH)
     ways = [f"'--ignore 255' for 'not labelled' ({BUTTON})"]
     ways.append("'--labels strokes' for a background brush")
     if len(found) >= MANY:
-        ways.append("'--labels instances' for an object like every other number")
+        ways.append("'--labels instances' if every number is an object")
     if all(min(v, BRUSH - v) <= NEAR_ENDS for v in found):
         ways.append("'--threshold 127' for one structure whose edges JPEG has blurred")
     return (
@@ -314,20 +314,20 @@ def _negative(name: str, found: Sequence[int], kind: LabelKind) -> str:
     value = found[0]
     if kind is not LabelKind.STROKES and found[-1] < 0:
         return (
-            f"{name} hold {value} alone beside 0; save them again with 0 for the background and 1 "
+            f"{name} hold only 0 and {value}; save them again with 0 for the background and 1 "
             "for the structure."
         )
     ignored = f"'--ignore {value}' if it means 'not labelled' ({BUTTON})"
     if kind is LabelKind.STROKES:
         return f"{name} hold the negative value {value}; add {ignored}, or give it another number."
     return (
-        f"{name} hold the negative value {value}; add {ignored}, or '--threshold 0' if it is the "
-        "background and all above 0 is structure 1."
+        f"{name} hold the negative value {value}; add {ignored}, or '--threshold 0' if it is "
+        "the background and values above 0 are structure 1."
     )
 
 
 def _threshold(value: float) -> str:
-    return f"take what is above {value:g} as structure 1 with '--threshold {value:g}' ({BUTTON})"
+    return f"make values above {value:g} structure 1 with '--threshold {value:g}' ({BUTTON})"
 
 
 def check_not_swapped(image: Stack, labels: LabelValues) -> None:
@@ -358,8 +358,8 @@ def notes_of(labels: Sequence[LabelValues]) -> tuple[str, ...]:
     if objects:
         most = max(len(each.counts.keys() - {0}) for each in objects)
         notes.append(
-            f"{_and_more([each.name for each in objects])} hold up to {most} numbers, each of them "
-            "a single region, as where numbers stand for objects; if they do, take '--labels "
+            f"{_and_more([each.name for each in objects])} hold up to {most} numbers, each of "
+            "them a single region, as if numbers were objects; if they are, use '--labels "
             "instances' ('objects' in napari) instead of a structure for each number."
         )
     return tuple(notes)

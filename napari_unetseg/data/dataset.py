@@ -523,8 +523,8 @@ def _only(name: str, pairs: Sequence[Pair]) -> str:
         )
     if 0 in ignored:
         return (
-            f"Only {name} is labelled, since 0 is ignored; leave '--ignore 0' out if 0 is the "
-            "background, or give labels of it."
+            f"Only {name} is labelled, since 0 is ignored; remove '--ignore 0' if 0 is the "
+            "background, or label some background."
         )
     if ignored and ignored[0] < 0:
         return (
@@ -546,13 +546,13 @@ def _check_classes(
         raise TrainingError(_only(found.names[0], pairs))
     if unknown := sorted(set(found.numbers) - set(wanted.numbers)):
         raise TrainingError(
-            f"The labels hold {_numbers(unknown)}, but this training began with "
-            f"{_numbers(wanted.numbers)}; train again to learn it too."
+            f"The labels hold {_numbers(unknown)}, but this training started with "
+            f"{_numbers(wanted.numbers)}; train again to include it."
         )
     kept = known.numbers if known is not None else ()
     if missing := sorted(set(wanted.numbers) - set(found.numbers) - set(kept)):
         raise TrainingError(
-            f"This training began with {_numbers(wanted.numbers)}, but nothing is labelled as "
+            f"This training started with {_numbers(wanted.numbers)}, but nothing is labelled as "
             f"{_numbers(missing)} any more; paint some of it, or train again."
         )
 

@@ -109,7 +109,7 @@ def _wait(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > end:
-            raise TimeoutError(f"The demo did not get on within {PATIENCE:.0f} s.")
+            raise TimeoutError(f"The demo made no progress within {PATIENCE:.0f} s.")
         QApplication.processEvents()
         time.sleep(0.01)
 

@@ -63,7 +63,7 @@ class UNetDock(Docked):
             plugin.alignment,
         )
         self.look = LookPanel(session, plugin.next_region, plugin.uncertainty)
-        self.train = TrainPanel(session, plugin.training, plugin.jobs, plugin.quality)
+        self.train = TrainPanel(session, plugin.training, plugin.jobs)
         self.review = ReviewPanel(session, plugin.review, plugin.undo, plugin.outline, plugin.masks)
         self.result = ResultPanel(
             session,

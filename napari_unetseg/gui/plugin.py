@@ -28,7 +28,6 @@ from napari_unetseg.gui.features.training import Training
 from napari_unetseg.gui.features.training_mask import TrainingMask
 from napari_unetseg.gui.features.uncertainty_display import UncertaintyDisplay
 from napari_unetseg.gui.features.voxel_size import VoxelSize
-from napari_unetseg.gui.quality import Quality
 from napari_unetseg.gui.services.annotation_feed import AnnotationFeed
 from napari_unetseg.gui.services.annotations import Annotations
 from napari_unetseg.gui.services.image_sources import ImageSources
@@ -121,7 +120,6 @@ class Plugin:
             viewer, session, sources, annotations, masks, jobs, runner, events
         )
         self.uncertainty = UncertaintyDisplay(viewer, session, sources, jobs, runner, events)
-        self.quality = Quality(self, session)
         self.voxel_size = VoxelSize(session, jobs, sources, masks, events)
         self.outline = CorrectionsOutline(viewer, session, annotations, events)
         self.counts = LabelCounts(session, sources, annotations, runner, events)

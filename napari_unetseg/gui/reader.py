@@ -76,7 +76,7 @@ def read(path: str) -> list[LayerData]:
         which = f"the largest, number {largest + 1}," if largest else "the first"
         text = (
             f"{Path(path).name} holds {len(images)} images; {which} is shown, the layers of the "
-            "others are hidden: click the eye of one to see it."
+            "others are hidden: click a layer's eye icon to show it."
         )
         notes = [text, *notes]
     for text in dict.fromkeys(notes):

@@ -75,8 +75,8 @@ def evaluate_events(
         raise UserError("The evaluation was stopped before anything was scored.")
     if not pooled.voxels:
         raise UserError(
-            "The masks hold no voxel that can be scored: this model knows no background, and "
-            "nothing else is labelled; give masks with the model's structures."
+            "The masks hold no voxel that can be scored: this model has no background class, "
+            "and nothing else is labelled; give masks with the model's structures."
         )
     images = tuple(ImageScores(name, scores_of(counts, judge.classes)) for name, counts in found)
     return Evaluation(pooled, images)
@@ -166,8 +166,8 @@ class _Judge:
             return ""
         only = self.classes.structures[0]
         return (
-            f"The masks hold {self.binary} alone beside 0, which is scored as {only.number} "
-            f"({only.name}), all that the model knows."
+            f"The masks hold only 0 and {self.binary}, which is scored as {only.number} "
+            f"({only.name}), the model's only structure."
         )
 
     def check(self, mask: LabelValues) -> None:
@@ -181,9 +181,9 @@ class _Judge:
         if unknown := sorted(values - set(known)):
             knows = ", ".join(f"{s.number} ({s.name})" for s in self.classes.structures)
             raise UserError(
-                f"{mask.name} hold the number {unknown[0]}, but the model knows only {knows}; give "
-                "masks of the same structures, or say with '--labels instances' that every number "
-                "is an object."
+                f"{mask.name} hold the number {unknown[0]}, but the model knows only {knows}; "
+                "give masks of the same structures, or '--labels instances' if every number is "
+                "an object."
             )
 
     def truth(self, pair: Pair, labels: Any) -> np.ndarray:

@@ -116,10 +116,10 @@ class _Engine(Inference):
         self.release()
         if self.edge > SMALLEST_EDGE:
             self.plan(max(SMALLEST_EDGE, min(self.edge, max(self.shape)) // 2))
-            return f"Not enough memory: going on with tiles of {self.edge} voxels."
+            return f"Not enough memory: continuing with tiles of {self.edge} voxels."
         if self.leave_gpu():
             self.plan(EDGE[self.model.dims])
-            return "Not enough memory on the GPU: going on with the CPU."
+            return "Not enough memory on the GPU: continuing on the CPU."
         raise UserError(
             "There is not enough memory for even the smallest tile; close other programs or use "
             "a smaller network."

@@ -38,7 +38,7 @@ def looks_at_image(model: Model) -> bool:
 def why_blended(model: Model) -> str:
     """Why tiles overlap and are blended: a sentence."""
     if looks_at_image(model):
-        why = f"{model.net.norm} norm depends on what is around a voxel"
+        why = f"{model.net.norm} norm depends on the surroundings of a voxel"
     else:
         what = "volume" if model.dims == 3 else "image"
         why = f"an exact halo would cost more than three times the {what}"

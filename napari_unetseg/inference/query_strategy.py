@@ -68,10 +68,10 @@ KINDS = 512
 KNOWN = 0.002
 """Share of labelled voxels from which on a region counts as an example of its looks."""
 ALL_DONE = (
-    "Every region that was looked at is labelled already; add images, or correct and accept the "
-    "mask where it is wrong."
+    "Every region that was checked is labelled already; add images, or correct the mask where "
+    "it is wrong."
 )
-NOTHING = "There is no image to look at; open one that the model fits."
+NOTHING = "No open image fits the model; open one that does."
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -163,8 +163,8 @@ class Glance:
                 raise
             release_memory(self._device)
         raise UserError(
-            "There is not enough memory to look for places; close other programs or use a smaller "
-            "network."
+            "There is not enough memory to search for regions; close other programs or use a "
+            "smaller network."
         )
 
     def _resampled(self, image: np.ndarray, window: Resampling, passes: int) -> np.ndarray:

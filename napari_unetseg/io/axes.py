@@ -21,7 +21,7 @@ def letters_of(given: str | None, found: str, shape: tuple[int, ...], path: Path
         letters = given.upper()
         if len(letters) != len(shape) or len(set(letters)) != len(letters):
             raise UserError(
-                f"{path.name} has {len(shape)} axes of shape {shape}, which cannot be read as "
+                f"{path.name} has {len(shape)} axes of shape {shape}, which do not match "
                 f"{given!r}; name each axis with one letter."
             )
         return letters
@@ -32,8 +32,8 @@ def letters_of(given: str | None, found: str, shape: tuple[int, ...], path: Path
     letters = "".join(fresh.pop(0) if a in "QI" else a for a in found)
     if {"C", "S"} <= set(letters):
         raise UserError(
-            f"{path.name} has channels and colour samples; say what C is, such as --axes "
-            f"{letters.replace('C', next(spare))}, or save it with channels alone."
+            f"{path.name} has channels and colour samples; name the axis C differently, such as "
+            f"--axes {letters.replace('C', next(spare))}, or save it with channels only."
         )
     return letters
 

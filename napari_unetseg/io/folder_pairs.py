@@ -83,10 +83,10 @@ def images_by_stem(paths: Iterable[str | Path]) -> dict[str, Path]:
     for file in sorted(files, key=lambda f: (stem_of(f), str(f))):
         other = by_name.setdefault(same_name(stem_of(file)), file)
         if other is not file:
-            spelt = "" if stem_of(other) == stem_of(file) else " (accents are spelt in two ways)"
+            spelt = "" if stem_of(other) == stem_of(file) else " (with differently encoded accents)"
             raise UserError(
-                f"{other} and {file} have the same stem{spelt}, so that their labels and results "
-                "would have the same name; rename one or take it out."
+                f"{other} and {file} have the same stem{spelt}, so their labels and results "
+                "would have the same name; rename or remove one of them."
             )
         by_stem[stem_of(file)] = file
     return by_stem
@@ -97,8 +97,8 @@ def _empty(folder: Path) -> str:
     inside = sorted(f for f in folder.iterdir() if _is_folder(f) and not f.name.startswith("."))
     filled = next((f for f in inside if _of_folder(f)), None)
     if filled is not None:
-        return f"{folder} holds no image itself; choose a folder in it, such as {filled}."
-    return f"{folder} holds no image; choose a folder with TIFF, PNG or JPEG files."
+        return f"{folder} contains folders but no image; choose one of them, such as {filled}."
+    return f"{folder} contains no image; choose a folder with TIFF, PNG or JPEG files."
 
 
 def _is_folder(path: Path) -> bool:
@@ -109,7 +109,7 @@ def _of_folder(folder: Path) -> list[Path]:
     try:
         entries = list(folder.iterdir())
     except OSError as error:
-        raise UserError(f"{folder} may not be read; change its permissions.") from error
+        raise UserError(f"No permission to read {folder}; change its permissions.") from error
     return [
         f
         for f in entries
@@ -169,7 +169,7 @@ def find_pairs(
         raise UserError(f"A threshold makes full masks, not {kind}; leave out one of the two.")
     folders = _is_folder(images) and _is_folder(labels)
     if folders and images.resolve() == labels.resolve():
-        raise UserError(f"{images} was given for images and for labels; put them in two folders.")
+        raise UserError(f"{images} was given as both images and labels; put them in two folders.")
     first, second = images_by_stem([images]), images_by_stem([labels])
     if len(first) == len(second) == 1 and not _is_folder(images) and not _is_folder(labels):
         stem = next(iter(first))
@@ -255,7 +255,7 @@ def _other_sizes(found: Sequence[tuple[Pair, Stack]], files: Sequence[Path]) -> 
     if not said:
         return []
     more = f", and {len(said) - 1} more so" if len(said) > 1 else ""
-    return [f"{said[0]}{more}; they are paired pixel by pixel, so check that they belong together."]
+    return [f"{said[0]}{more}; they are paired pixel by pixel, so check that they match."]
 
 
 def _differing(image: Stack, labels: Stack) -> str:

@@ -312,8 +312,8 @@ def read_labels(
     jpeg = path.suffix.lower() in (".jpg", ".jpeg") and threshold is None
     if jpeg and not set(np.unique(data)) <= {0, 255}:
         raise UserError(
-            f"{path} is a JPEG, which blurs the numbers of labels; save it as PNG or TIFF, or take "
-            "what is above 127 as structure 1 with '--threshold 127'."
+            f"{path} is a JPEG, which blurs the numbers of labels; save it as PNG or TIFF, or "
+            "make values above 127 structure 1 with '--threshold 127'."
         )
     if shape is not None and same_but_singletons(data.shape, shape):
         data = on_grid(data, shape)
@@ -374,12 +374,12 @@ def _existing(path: str | Path) -> Path:
     if not path.exists():
         raise UserError(f"{path} does not exist; check the name.")
     if not path.is_file():
-        raise UserError(f"{path} is no file but a device or a pipe; name an image.")
+        raise UserError(f"{path} is a device or a pipe, not a file; choose an image.")
     if path.suffix.lower() == ".safetensors":
-        raise UserError(f"{path.name} is a model and no image; give the model before the images.")
+        raise UserError(f"{path.name} is a model, not an image; give the model before the images.")
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(
-            f"{path.name} is of a format that cannot be opened; save it as TIFF, PNG or JPEG."
+            f"The format of {path.name} is not supported; save it as TIFF, PNG or JPEG."
         )
     return path
 

@@ -68,8 +68,8 @@ def several(
     holds = f"{count}: {listed(shown or names)}"
     what = f"no image {wanted[:80]!r}, but {holds}" if wanted else holds
     return ChoiceError(
-        f"{path} holds {what}; name one, such as '{path.name}/{names[0]}', or give its number, "
-        "such as --series 1."
+        f"{path} holds {what}; choose one, such as '{path.name}/{names[0]}', or give its "
+        "number, such as --series 1."
     )
 
 

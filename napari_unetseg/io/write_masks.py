@@ -219,7 +219,9 @@ def _write_tiff(
     shape = tuple(int(n) for n in array.shape)
     nbytes = int(np.prod(shape)) * dtype.itemsize
     if ome and not set(axes) <= set("TZCYX"):
-        raise UserError(f"OME-TIFF knows the axes T, Z, C, Y, X, not {axes}; save as .tif instead.")
+        raise UserError(
+            f"OME-TIFF allows only the axes T, Z, C, Y, X, not {axes}; save as .tif instead."
+        )
     fits = axes == "".join(a for a in "TZCYX" if a in axes) and nbytes < IMAGEJ_BYTES
     imagej = imagej and fits and not ome
     if ome:

@@ -180,7 +180,7 @@ class Live:
             return next(self._tiles, None) if self._tiles is not None else None
         except (UserError, RuntimeError, MemoryError, OSError) as error:
             self._tiles = None
-            text = f"The training goes on, but its mask cannot be shown: {error}"
+            text = f"Training continues, but its mask cannot be shown: {error}"
             return Notice(text, warning=True)
         finally:
             self._spent += self._clock() - start

@@ -17,7 +17,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.data.image_grids import empty_grid
 from napari_unetseg.data.mask_cleanup import TidySettings, tidy
-from napari_unetseg.io.project import Project
+from napari_unetseg.io.project.project import Project
 from napari_unetseg.jobs.tasks import Elsewhere, Training
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class TrainWork:
         pairs = [*(one.pair() for one in self.snapshots), *others]
         init = self.model
         if init is not None and (reason := _misfit(init, self.settings)):
-            yield Notice(f"A new model begins: {reason}.")
+            yield Notice(f"A new model is trained: {reason}.")
             init = None
         task = Training(pairs, self.settings, self.structures, init, self.screen)
         return cast("Model", (yield from Elsewhere(task, self.computer)(control)))
@@ -137,14 +137,14 @@ def _misfit(model: Model, settings: TrainSettings) -> str:
     """Why a training cannot go on from a model; empty when it can."""
     net = model.net
     if net.dims > settings.dims:
-        return "a 3D one cannot go on in 2D"
+        return "a 3D model cannot be continued in 2D"
     if (net.depth, net.width, net.norm, net.encoder) != (
         settings.depth or net.depth,
         settings.width,
         settings.norm,
         settings.encoder,
     ):
-        return "the network in the settings is another one"
+        return "the settings ask for another network"
     return ""
 
 

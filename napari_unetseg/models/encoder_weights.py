@@ -107,7 +107,7 @@ def _imagenet(kind: str) -> dict[str, Tensor]:
 def _read(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise UserError(
-            f"There is no file {path} with encoder weights; give the path of one, or '{IMAGENET}'."
+            f"The encoder weights {path} do not exist; give the path of a file, or '{IMAGENET}'."
         )
     try:
         if path.suffix == ".safetensors":
@@ -120,7 +120,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     except Exception as error:
         raise UserError(
             f"{path.name} cannot be read as encoder weights ({_reason(error)}); choose a "
-            ".safetensors file, or a .pth file that holds a state dict alone."
+            ".safetensors file, or a .pth file that holds only a state dict."
         ) from error
     return dict(state)
 

@@ -64,7 +64,7 @@ class ModelDescription(BaseModel):
             and len(set(numbers)) == len(numbers) >= 2
             and all(math.isfinite(v) for v in values)
         ):
-            raise ValueError("channels, classes, spacing and network do not belong together")
+            raise ValueError("channels, classes, spacing and network do not match")
         return self
 
 
@@ -197,9 +197,7 @@ class Model:
         record = model_file.validated(path, ModelDescription, description)
         weights = read_weights(_expected(record.net))
         if not all(bool(torch.isfinite(t).all()) for t in weights.values()):
-            raise ModelFileError(
-                f"{path.name} holds weights that are not numbers (NaN); train it again."
-            )
+            raise ModelFileError(f"{path.name} holds weights that are NaN; train it again.")
         values = {name: getattr(record, name) for name in ModelDescription.model_fields}
         return cls(weights=weights, **values)
 

@@ -76,17 +76,17 @@ def read(
     found = metadata.get("format") if isinstance(metadata, dict) else None
     if found == CHECKPOINT != form:
         raise ModelFileError(
-            f"{path.name} is the checkpoint of a training that was not finished, and no model; the "
-            "same unetseg train command goes on from it."
+            f"{path.name} is the checkpoint of an unfinished training, not a model; give the "
+            "same unetseg train command again to resume it."
         )
     if not isinstance(metadata, dict) or found != form:
         raise ModelFileError(
-            f"{path.name} is a safetensors file, but not a model of napari-unetseg; "
-            "choose one that was saved here."
+            f"{path.name} is a safetensors file, but not a model of napari-unetseg; choose one "
+            "saved by napari-unetseg."
         )
     if str(metadata.get("version")) != str(VERSION):
         raise ModelFileError(
-            f"{path.name} has the format version {metadata.get('version')}, this program reads "
+            f"{path.name} has format version {metadata.get('version')}, but this program reads "
             f"{VERSION}; update napari-unetseg."
         )
     text = metadata.get("description")
@@ -149,8 +149,8 @@ def _header(path: Path) -> tuple[int, dict[str, Any]]:
     # a header's length may begin with the same bytes, but then its JSON follows
     if begin[8:] != b"{" and (begin[:2] == b"PK" or begin[:1] == b"\x80"):
         raise ModelFileError(
-            f"{path.name} is a PyTorch or pickle file, which could run code and is never opened; "
-            f"choose a {SUFFIX} file that was saved here."
+            f"{path.name} is a PyTorch or pickle file, which could run code and is never "
+            f"opened; choose a {SUFFIX} file saved by napari-unetseg."
         )
     size = int.from_bytes(begin[:8], "little")
     if begin[8:] != b"{" or size > LARGEST_HEADER:
@@ -193,8 +193,7 @@ def _compare(path: Path, start: int, header: Mapping[str, Any], expected: Expect
         raise _damaged(path) from error
     if found != dict(expected):
         raise ModelFileError(
-            f"{path.name} does not hold the weights that its description promises; "
-            "use another copy."
+            f"The weights in {path.name} do not match its description; use another copy."
         )
     size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in expected.values())
     if path.stat().st_size != start + size:

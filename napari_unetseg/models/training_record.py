@@ -35,7 +35,8 @@ class _Record(BaseModel):
 class CurvePoint(_Record):
     """One epoch of a training; ``dice`` and ``iou`` per structure are None without validation.
 
-    ``validation_loss`` is that of `Scores`; None also in records of earlier versions.
+    ``validation_loss`` is that of `Scores`; None also in records of earlier versions, which have no
+    ``losses`` either: the weighted terms of the training loss, by name.
     """
 
     epoch: int
@@ -46,6 +47,7 @@ class CurvePoint(_Record):
     iou: tuple[float, ...] | None = None
     mean_dice: float | None = None
     validation_loss: float | None = None
+    losses: dict[str, float] = {}
 
 
 class ImageRecord(_Record):

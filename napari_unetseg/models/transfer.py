@@ -38,8 +38,8 @@ def settings_after(model: Model, settings: TrainSettings) -> TrainSettings:
     if net.dims != settings.dims and (net.dims == 3 or net.encoder != "unet"):
         kind = "3D" if net.dims == 3 else f"2D with the encoder {net.encoder}"
         raise TrainingError(
-            f"The model to go on from is {kind}, but {settings.dims}D was chosen; "
-            "choose the same, or train a new model."
+            f"The initial model is {kind}, but {settings.dims}D was chosen; choose the same, or "
+            "train a new model."
         )
     kept = {n: getattr(net, n) for n in ("depth", "width", "norm", "dropout", "encoder")}
     return settings.model_copy(update={**kept, "encoder_weights": None})
@@ -116,11 +116,11 @@ def adapt(
     if net.dims != model.dims:
         weights = inflate(weights, net)
         sentences.append(
-            "The 2D model becomes a 3D one: its kernels are the middle planes of the new ones, so "
-            "that it begins plane by plane."
+            "The 2D model becomes a 3D one: its kernels become the middle planes of the new "
+            "ones, so that it starts by segmenting plane by plane."
         )
     if sentences:
-        sentences.append(f"All else goes on from model {model.id}.")
+        sentences.append(f"All other weights are those of model {model.id}.")
     return weights, tuple(sentences)
 
 
@@ -191,8 +191,8 @@ def _check(old: NetSettings, new: NetSettings) -> None:
         had = ", ".join(f"{n} {getattr(old, n)}" for n in differing)
         wanted = ", ".join(f"{n} {getattr(new, n)}" for n in differing)
         raise TrainingError(
-            f"The model to go on from has {had}, but {wanted} was chosen; choose the same, or "
-            "train a new model."
+            f"The initial model has {had}, but {wanted} was chosen; choose the same, or train a "
+            "new model."
         )
 
 
@@ -253,6 +253,9 @@ def _channels_sentence(
     kept = [name for name, s in zip(new, sources, strict=True) if s is not None]
     added = [name for name, s in zip(new, sources, strict=True) if s is None]
     if not kept:
-        return f"{begin}: the first layer looks at the new as it did at the old ones on average."
-    end = f", and looks at {_listed(added)} as at these on average" if added else ""
-    return f"{begin}: the first layer keeps what it knew of {_listed(kept)}{end}."
+        return (
+            f"{begin}: the weights of the first layer for the new ones are the mean of "
+            "those for the old ones."
+        )
+    end = f", and uses their mean for {_listed(added)}" if added else ""
+    return f"{begin}: the first layer keeps its weights for {_listed(kept)}{end}."

@@ -27,7 +27,7 @@ POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 BATCH = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 INSTANCE = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 DROPOUT = {2: nn.Dropout2d, 3: nn.Dropout3d}
-CONVS, NORMS = (nn.Conv2d, nn.Conv3d), (nn.BatchNorm2d, nn.BatchNorm3d)
+CONVS, NORMS = (nn.Conv2d, nn.Conv3d), (nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 BLOCK_RADIUS = 2
 """Two 3 × 3 convolutions look two voxels far."""
 Window = tuple[int, int, int]

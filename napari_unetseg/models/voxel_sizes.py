@@ -143,7 +143,7 @@ class VoxelSizes:
             change = f"are {_rounded(_times(factor))} times {'larger' if factor > 1 else 'smaller'}"
         return (
             f"{name} has {what}s of {image}, but the model was trained on {what}s of {model}: "
-            f"structures {change} in {what}s than it knows them, so the mask may be wrong."
+            f"structures {change} in {what}s than in training, so the mask may be wrong."
         )
 
     def obstacle(self, name: str) -> str:
@@ -152,12 +152,13 @@ class VoxelSizes:
         if None in self.image:
             return (
                 f"The {what} size of {name}{_along(self.image)} is not known, so it cannot be "
-                "predicted at the model's; give it with --spacing, or leave out --match-spacing."
+                f"predicted at the model's {what} size; give it with --spacing, or remove "
+                "--match-spacing."
             )
         if None in self.model:
             return (
-                f"The {what} size{_along(self.model)} of the model's training images is not known, "
-                f"so {name} cannot be predicted at it; train with --spacing, or leave out "
+                f"The {what} size{_along(self.model)} of the model's training images is not "
+                f"known, so {name} cannot be predicted at it; train with --spacing, or remove "
                 "--match-spacing."
             )
         if self.too_far:
@@ -264,15 +265,15 @@ def why_other_sizes(stacks: Sequence[Stack], dims: int, init: Model | None) -> s
         if known.covers(sizes):
             return ""
         return (
-            f"The model to go on from was trained on {what} of {known.text}, and these images have "
-            f"{what} of {sizes.text}: it learns its structures at another size, which may take "
-            "more labels."
+            f"The initial model was trained on {what} of {known.text}, but these images have "
+            f"{what} of {sizes.text}: structures have another size than it learned, which may "
+            "need more labels."
         )
     if not sizes.wide:
         return ""
     return (
-        f"The training images have {what} of {sizes.text} and are learned from as they are: label "
-        "each structure in images of every size that the model is to be used on."
+        f"The training images have {what} of {sizes.text} and are not resampled: label each "
+        "structure in images of every size that the model will be used on."
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from napari_unetseg.runtime.distributed import place
+from napari_unetseg.runtime.distributed import world
 
 __all__ = ["cores", "default_threads"]
 
@@ -13,7 +13,7 @@ def cores() -> int:
     """CPU cores that this process may use; its share where several of a machine train together."""
     affinity = getattr(os, "sched_getaffinity", None)
     there = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, there // place().local_size)
+    return max(1, there // world().local_size)
 
 
 def default_threads() -> int:
@@ -21,4 +21,4 @@ def default_threads() -> int:
 
     Under torchrun there is no window, and each process has its share of the cores.
     """
-    return cores() if place().local_size > 1 else max(1, cores() - 1)
+    return cores() if world().local_size > 1 else max(1, cores() - 1)

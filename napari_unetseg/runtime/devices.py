@@ -8,7 +8,7 @@ import torch
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.runtime.cpu import default_threads
-from napari_unetseg.runtime.distributed import place
+from napari_unetseg.runtime.distributed import world
 
 __all__ = ["device_name", "pick_device", "release_memory", "use_threads"]
 
@@ -25,7 +25,7 @@ def pick_device(wanted: str) -> torch.device:
     """
     there = {
         "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available() and place().size == 1,
+        "mps": torch.backends.mps.is_available() and world().size == 1,
         "cpu": True,
     }
     if wanted == "auto":
@@ -35,14 +35,13 @@ def pick_device(wanted: str) -> torch.device:
             f"There is no {wanted} device that PyTorch {torch.__version__} can use here; "
             "choose auto or cpu."
         )
-    here = place()
+    here = world()
     if wanted != "cuda" or here.local_size == 1:
         return torch.device(wanted)
     if torch.cuda.device_count() < here.local_size:
         raise UserError(
-            f"{here.local_size} processes need a GPU each, and there are "
-            f"{torch.cuda.device_count()} here; start as many as there are GPUs, or with "
-            "--device cpu."
+            f"{here.local_size} processes need one GPU each, but there are only "
+            f"{torch.cuda.device_count()} here; start one process per GPU, or use --device cpu."
         )
     return torch.device("cuda", here.local_rank)
 

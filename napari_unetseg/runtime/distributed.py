@@ -1,8 +1,4 @@
-"""Several processes that train one model together, as torchrun starts them.
-
-Each process draws its share of the samples of a step. What a loss is made of is summed over all of
-them, and so are the gradients, so that a step is that of one process with all the samples. Whatever
-depends on time or on people is decided by the first process and told to the others.
+"""Data-parallel training in the processes that torchrun starts (`torch.distributed`).
 
 Without torchrun nothing here imports or starts `torch.distributed`.
 """
@@ -23,17 +19,17 @@ from napari_unetseg.runtime.memory_errors import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
-__all__ = ["Place", "Team", "place"]
+__all__ = ["ProcessGroup", "World", "world"]
 
-PATIENCE = datetime.timedelta(minutes=10)
+TIMEOUT = datetime.timedelta(minutes=10)
 """How long a process waits for the others before it gives up."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class World:
     """Which process this is, of how many; ``local_…`` counts those of this machine."""
 
     rank: int = 0
@@ -42,30 +38,30 @@ class Place:
     local_size: int = 1
 
 
-def place() -> Place:
-    """The place that torchrun gave to this process; the only one without torchrun."""
+def world() -> World:
+    """Rank and number of processes as torchrun set them; rank 0 of one without torchrun."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return Place()
+        return World()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    return Place(*(int(os.environ[name]) for name in names))
+    return World(*(int(os.environ[name]) for name in names))
 
 
-class Team:
-    """The processes of one training, seen from one of them. All call the same methods in turn.
+class ProcessGroup:
+    """The processes of one training; every process calls the same methods in the same order.
 
     Parameters
     ----------
     device
-        Where this process computes. Sums go over nccl between GPUs, else over gloo.
+        Where this process computes. GPUs exchange tensors by nccl, CPUs by gloo.
 
     Raises
     ------
     TrainingError
-        By any method: another process cannot be reached any more.
+        By any method: another process ended or cannot be reached.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.place, self.device = place(), device
+        self.world, self.device = world(), device
         if self.alone:
             return
         import torch
@@ -75,109 +71,97 @@ class Team:
             torch.cuda.set_device(device)
         if not distributed.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            with _reached():
-                distributed.init_process_group(backend, timeout=PATIENCE)
+            with self.connected():
+                distributed.init_process_group(backend, timeout=TIMEOUT)
             atexit.register(distributed.destroy_process_group)  # it cannot be started twice
 
     @property
     def alone(self) -> bool:
-        """Whether this process trains by itself."""
-        return self.place.size == 1
+        """Whether there is a single process."""
+        return self.world.size == 1
 
     @property
-    def size(self) -> int:
-        """Number of processes."""
-        return self.place.size
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which decides, reports and writes files."""
+        return self.world.rank == 0
 
-    @property
-    def leads(self) -> bool:
-        """Whether this process decides and speaks."""
-        return self.place.rank == 0
+    def shard(self, items: Sequence[T]) -> Sequence[T]:
+        """Every ``size``-th of the items, beginning with this rank's."""
+        return items[self.world.rank :: self.world.size]
 
-    def share(self, items: Sequence[T]) -> Sequence[T]:
-        """The items that are this process's to do."""
-        return items[self.place.rank :: self.place.size]
+    def wrap(self, network: nn.Module, *, sync_batchnorm: bool) -> nn.Module:
+        """The network as `DistributedDataParallel`, with the weights of rank 0; itself if alone.
 
-    def sum(self, part: Tensor) -> Tensor:
+        ``sync_batchnorm`` replaces its batch norms by `SyncBatchNorm`, where the device has it.
+        """
+        if self.alone:
+            return network
+        from torch import nn
+
+        if sync_batchnorm:
+            nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        devices = [self.device] if self.device.type == "cuda" else None
+        with self.connected():
+            return nn.parallel.DistributedDataParallel(
+                network, devices, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+
+    def all_reduce(self, part: Tensor) -> Tensor:
         """The sum over all processes, without a gradient."""
         total = part.detach().clone()
         if not self.alone:
-            with _reached():
+            with self.connected():
                 _distributed().all_reduce(total)
         return total
 
-    def joint(self, part: Tensor) -> Tensor:
-        """The sum over all processes; its gradient goes to this process's own part.
-
-        The gradients of what is computed from it are then to be summed with `sum_gradients`.
-        """
-        return part if self.alone else self.sum(part) + (part - part.detach())
-
-    def gradients(self, parameters: Iterable[Tensor]) -> Tensor | None:
-        """The gradients in one row, to be summed; None where there is nobody else."""
-        if self.alone:
-            return None
-        import torch
-
-        return torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
-
-    def sum_gradients(self, row: Tensor | None, parameters: Iterable[Tensor]) -> None:
-        """Replace the gradients, given as `gradients` does, by their sums over all processes."""
-        if row is None:
-            return
-        import torch
-
-        found = [p.grad for p in parameters if p.grad is not None]
-        with _reached():
-            _distributed().all_reduce(row)
-        for gradient, new in zip(found, torch.split(row, [g.numel() for g in found]), strict=True):
-            gradient.copy_(new.view_as(gradient))
-
-    def told(self, *numbers: float) -> tuple[float, ...]:
-        """What the first process says; the others' numbers are only that many."""
-        if self.alone:
-            return numbers
-        import torch
-
-        said = torch.tensor(numbers, dtype=torch.float64)
-        self.spread([said])
-        return tuple(said.tolist())
-
-    def told_text(self, text: str) -> str:
-        """What the first process says in words; what the others say is not looked at."""
-        if self.alone:
-            return text
-        import torch
-
-        data = text.encode()
-        row = torch.zeros(int(self.told(len(data))[0]), dtype=torch.uint8)
-        if self.leads:
-            row = torch.tensor(list(data), dtype=torch.uint8)
-        self.spread([row])
-        return row.numpy().tobytes().decode()
-
-    def check_alike(self, facts: Iterable[str]) -> None:
-        """Raise `TrainingError` where these are not what they are in the first process."""
-        digest = hashlib.blake2b("\n".join(facts).encode(), digest_size=6).digest()
-        own = int.from_bytes(digest, "big")  # 48 bits, as a float64 can hold
-        if self.told(own) != (own,):
-            raise TrainingError(
-                f"Process {self.place.rank} reads other images, labels or options than process 0; "
-                "give all processes the same files and the same command."
-            )
-
-    def spread(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite the tensors of all processes with those of the first."""
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite the tensors of all processes with those of rank 0."""
         if self.alone:
             return
-        with _reached():
+        with self.connected():
             for tensor in tensors:
                 whole = tensor.contiguous()
                 _distributed().broadcast(whole, 0)
                 tensor.copy_(whole)
 
-    def attempt(self, work: Callable[[], T]) -> T:
-        """Do what may need too much memory; where that fails in one process, it does in all."""
+    def broadcast_numbers(self, *numbers: float) -> tuple[float, ...]:
+        """The numbers of rank 0; those of other ranks are only as many."""
+        if self.alone:
+            return numbers
+        import torch
+
+        row = torch.tensor(numbers, dtype=torch.float64)
+        self.broadcast([row])
+        return tuple(row.tolist())
+
+    def broadcast_text(self, text: str) -> str:
+        """The text of rank 0; no pickle goes between processes, as `broadcast_object_list` has."""
+        if self.alone:
+            return text
+        import torch
+
+        data = text.encode()
+        row = torch.zeros(int(self.broadcast_numbers(len(data))[0]), dtype=torch.uint8)
+        if self.is_main:
+            row = torch.tensor(list(data), dtype=torch.uint8)
+        self.broadcast([row])
+        return row.numpy().tobytes().decode()
+
+    def require_same(self, facts: Iterable[str]) -> None:
+        """Raise `TrainingError` where these are not what they are in rank 0."""
+        digest = hashlib.blake2b("\n".join(facts).encode(), digest_size=6).digest()
+        own = int.from_bytes(digest, "big")  # 48 bits, as a float64 can hold
+        if self.broadcast_numbers(own) != (own,):
+            raise TrainingError(
+                f"Process {self.world.rank} reads other images, labels or options than process 0; "
+                "give all processes the same files and the same command."
+            )
+
+    def run_together(self, work: Callable[[], T]) -> T:
+        """Do work without communication; out of memory in one process is raised in all.
+
+        So none waits in the next collective for one that begins again with a smaller step.
+        """
         if self.alone:
             return work()
         import torch
@@ -189,26 +173,33 @@ class Team:
             if not is_out_of_memory(error):
                 raise
             failure = error
-        failures = self.sum(torch.tensor(float(failure is not None)))
-        if failures:
+        if self.all_reduce(torch.tensor(float(failure is not None))):
             raise failure or MemoryError("Another process of the training is out of memory.")
         return result
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        """Raise a sentence where work that communicates fails; the others can only end then."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if self.alone:
+                raise
+            if is_out_of_memory(error):
+                raise TrainingError(
+                    "There is not enough memory for a step, and the other processes wait for its "
+                    "gradients; start again with a smaller --batch or --patch."
+                ) from error
+            if not isinstance(error, _distributed().DistError) and "gloo" not in str(error):
+                raise
+            line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise TrainingError(
+                "Another process of this training ended or cannot be reached "
+                f"({line.rstrip('.')}); see what it said, and start again."
+            ) from error
 
 
 def _distributed() -> Any:
     from torch import distributed
 
     return distributed
-
-
-@contextmanager
-def _reached() -> Iterator[None]:
-    """Say in a sentence that another process is gone."""
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise TrainingError(
-            "Another process of this training ended or cannot be reached "
-            f"({line.rstrip('.')}); see what it said, and start again."
-        ) from error

@@ -20,13 +20,13 @@ def explain(
 ) -> tuple[Choice, ...]:
     """Name, value, reason and overriding setting of each thing that was chosen."""
     found = [_network(plan, settings), _start(learner, settings)]
-    found.append(_patch(plan, settings, device, learner.team.size))
+    found.append(_patch(plan, settings, device, learner.group.world.size))
     if plan.net.strides and len({n for level in plan.net.strides for n in level}) > 1:
         found.append(
             Choice(
                 "Down-sampling in Z",
                 " ".join(str(s[0]) for s in plan.net.strides),
-                "Z is coarser or thinner than Y and X, so it keeps its voxels",
+                "Z is coarser or thinner than Y and X, so it is not down-sampled there",
                 "depth",
             )
         )
@@ -36,46 +36,50 @@ def explain(
 
 def _network(plan: Plan, settings: TrainSettings) -> Choice:
     net = plan.net
-    reason = "as in the settings" if settings.depth else f"the usual for {net.dims}D"
+    reason = "as in the settings" if settings.depth else f"default for {net.dims}D"
     kind = "U-Net" if net.encoder == "unet" else f"U-Net on {net.encoder}"
-    value = f"{kind}, {net.depth} levels, {net.width} features at the first"
+    value = f"{kind}, {net.depth} levels, {net.width} features at the first level"
     return Choice("Network", value, reason, "depth, width, encoder")
 
 
 def _start(learner: Learner, settings: TrainSettings) -> Choice:
     if learner.continued:
         held = bool(learner.teacher and learner.teacher.planes)
-        kept = ", and keeps to its mask where nothing is painted" if held else ""
-        return Choice("Start", "your model", f"training goes on from it{kept}", "hold" * held)
+        kept = ", and its mask is kept where nothing is painted (distillation)" if held else ""
+        return Choice("Start", "your model", f"training continues from it{kept}", "hold" * held)
     if learner.pretrained:
         return Choice(
             "Start",
-            f"pretrained, learning at {learner.caution:.0%} of the full speed",
-            f"{learner.data.train_voxels:,} labelled pixels; with more it learns faster",
+            f"pretrained, {learner.caution:.0%} of the full learning rate",
+            f"{learner.data.train_voxels:,} labelled pixels; more labels raise the rate",
             "pretrained, learning_rate",
         )
-    reason = "none are shipped for this network" if settings.pretrained else "as in the settings"
+    reason = (
+        "there are no pretrained weights for this network"
+        if settings.pretrained
+        else "as in the settings"
+    )
     return Choice("Start", "random weights", reason, "pretrained")
 
 
 def _patch(plan: Plan, settings: TrainSettings, device: str, processes: int) -> Choice:
     size = " × ".join(str(p) for p in plan.patch)
-    reason = "as in the settings" if settings.patch or settings.batch else f"usual on {device}"
+    reason = "as in the settings" if settings.patch or settings.batch else f"default on {device}"
     shared = f", shared by {processes} processes" if processes > 1 else ""
     return Choice("Patches", f"{plan.batch} of {size}{shared}", reason, "patch, batch")
 
 
 def _borders(learner: Learner, settings: TrainSettings) -> Choice:
-    if weight := learner.border_weight:
-        value = f"drawn to edges of the image, with weight {weight:.2g}"
-        return Choice("Borders", value, "strokes do not say where things end", "borders")
-    reason = "full masks say where things end" if settings.borders else "as in the settings"
-    return Choice("Borders", "not drawn to edges", reason, "borders")
+    if weight := learner.loss_weights()["edges"]:
+        reason = "strokes do not show where structures end"
+        return Choice("Edge loss", f"weight {weight:.2g}", reason, "borders")
+    reason = "full masks show where structures end" if settings.borders else "as in the settings"
+    return Choice("Edge loss", "none", reason, "borders")
 
 
 def _range(data: TrainingData, settings: TrainSettings, learner: Learner) -> Choice:
     by_image = data.normalization.per_image
-    reason = "their ranges differ" if by_image else "one range fits them all"
+    reason = "their ranges differ" if by_image else "all images have about the same range"
     if learner.continued and by_image:
         reason = "the ranges of these images or of your model's differ"
     elif settings.normalization != "auto" and not learner.continued:
@@ -103,6 +107,6 @@ def _length(plan: Plan, settings: TrainSettings) -> Choice:
     return Choice(
         "Length",
         f"up to {plan.steps} steps" if plan.steps else f"{settings.minutes:g} minutes",
-        "as in the settings" if limited else "it ends sooner when nothing improves",
+        "as in the settings" if limited else "training ends earlier when nothing improves",
         "steps, epochs, minutes",
     )

@@ -100,15 +100,15 @@ class Checkpoints:
         """
         if self._file is None:
             return False
-        team = self._learner.team
-        found = self._read(self._file) if team.leads else None
-        text = team.told_text(found[0].model_dump_json() if found else "null")
+        group = self._learner.group
+        found = self._read(self._file) if group.is_main else None
+        text = group.broadcast_text(found[0].model_dump_json() if found else "null")
         if text == "null":
             return False
         state = SavedState.model_validate_json(text)
         about = expected(state, self._learner)
         tensors = found[1] if found else {n: torch.zeros(s, dtype=d) for n, (s, d) in about.items()}
-        team.spread(tensors[name] for name in sorted(tensors))
+        group.broadcast(tensors[name] for name in sorted(tensors))
         give_back(state, tensors, self._learner, self._progress)
         self._file.steps = state.progress.steps
         return True
@@ -130,7 +130,8 @@ class Checkpoints:
         if differs := state.training.differs_from(self._training):
             raise TrainingError(
                 f"{file.path} holds step {state.progress.steps} of another training, {differs}; "
-                "give the command that began it, or add --no-resume to begin anew and replace it."
+                "repeat the command that started it, or add --no-resume to start anew and "
+                "replace it."
             )
 
     @property
@@ -142,7 +143,7 @@ class Checkpoints:
         """Write the state where it is time to, or at once; say once where that fails."""
         file, began = self._file, time.monotonic()
         due = now or began >= self._next
-        if file is None or not self._learner.team.leads or not self._progress.steps or not due:
+        if file is None or not self._learner.group.is_main or not self._progress.steps or not due:
             return
         trouble = self._write(file)
         ended = time.monotonic()
@@ -150,7 +151,7 @@ class Checkpoints:
         if trouble and not self._said:
             self._said = True
             yield Notice(
-                f"A checkpoint could not be written, so training goes on without: {trouble}",
+                f"A checkpoint could not be written; training continues without one: {trouble}",
                 warning=True,
             )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from napari_unetseg.core import file_locks
 from napari_unetseg.core.errors import ModelFileError, TrainingError
 from napari_unetseg.models import model_file
-from napari_unetseg.runtime.distributed import place
+from napari_unetseg.runtime.distributed import world
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +69,7 @@ class CheckpointFile:
         TrainingError
             Another process does.
         """
-        if place().rank:
+        if world().rank:
             return self
         try:
             owner = self._take()
@@ -77,8 +77,8 @@ class CheckpointFile:
             return self  # the folder cannot be written, which `write` says
         if owner is not None:
             raise TrainingError(
-                f"Another process trains with {self.path} at the moment ({owner}); wait until it "
-                "ends, or choose another name for this model."
+                f"Another process is training with {self.path} ({owner}); wait until it ends, "
+                "or choose another name for this model."
             )
         self._remove_temporary()
         return self
@@ -122,8 +122,8 @@ class CheckpointFile:
     def damaged(self) -> TrainingError:
         """What is raised where the file cannot be used."""
         return TrainingError(
-            f"Training cannot go on from {self.path}, which is damaged, cannot be read, or is no "
-            "checkpoint of this version; rename it, or begin anew with --no-resume."
+            f"Training cannot be resumed from {self.path}: it is damaged, unreadable, or not a "
+            "checkpoint of this version; rename it, or start anew with --no-resume."
         )
 
     def write(self, weights: Mapping[str, Tensor], state: Mapping[str, Any], steps: int) -> None:

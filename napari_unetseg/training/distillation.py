@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from napari_unetseg.data.validation_split import Plane
     from napari_unetseg.models.unet import UNet
 
-__all__ = ["Teacher", "distillation_sums"]
+__all__ = ["Teacher", "distillation_loss"]
 
 NEAR = 8
 """Voxels along Y and X around a wrong one within which the teacher is not believed."""
@@ -81,7 +81,7 @@ class Teacher:
         return logits
 
 
-def distillation_sums(logits: Tensor, said: Tensor, target: Tensor) -> Tensor:
+def distillation_loss(logits: Tensor, said: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy to what a teacher says where nothing is labelled.
 
     Voxels within `NEAR` of a labelled one of which the teacher is wrong do not count: what was
@@ -98,8 +98,8 @@ def distillation_sums(logits: Tensor, said: Tensor, target: Tensor) -> Tensor:
 
     Returns
     -------
-    Tensor
-        (2,) float32: the sum over the voxels that count, and their number.
+    tuple of Tensor
+        The mean over the voxels that count, float32, 0 without any; and their number.
     """
     logits, said = logits.float(), said.float()
     if logits.shape[1] == 1:
@@ -113,7 +113,8 @@ def distillation_sums(logits: Tensor, said: Tensor, target: Tensor) -> Tensor:
     unknown = target == IGNORE
     wrong = ~unknown & (target != HELD_OUT) & (answer != target)
     counts = unknown & ~_around(wrong)
-    return torch.stack([(losses * counts).sum(), counts.sum().float()])
+    number = counts.sum().float()
+    return (losses * counts).sum() / number.clamp(min=1), number
 
 
 def _around(places: Tensor) -> Tensor:

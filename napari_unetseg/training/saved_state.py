@@ -48,7 +48,7 @@ class Identity(_State):
     def differs_from(self, other: Identity) -> str:
         """What is not the same, in words; nothing if it is one training."""
         if self.version != other.version:
-            return f"begun by napari-unetseg {self.version}, and this is {other.version}"
+            return f"started by napari-unetseg {self.version}, but this is {other.version}"
         if self.settings != other.settings:
             names = sorted(n for n in other.settings if self.settings.get(n) != other.settings[n])
             changes = (f"{n}: {self.settings.get(n)}, now {other.settings[n]}" for n in names)
@@ -82,7 +82,7 @@ class ProgressState(_State):
     steps_since_epoch: int
     without_gain: int
     failures: int
-    losses: float
+    losses: dict[str, float]
     curve: list[CurvePoint]
     level: float
     record: float

@@ -26,7 +26,7 @@ from napari_unetseg.models.training_record import (
 )
 from napari_unetseg.models.voxel_sizes import model_spacing, why_other_sizes
 from napari_unetseg.runtime.devices import device_name, pick_device, release_memory, use_threads
-from napari_unetseg.runtime.distributed import Team, place
+from napari_unetseg.runtime.distributed import ProcessGroup, world
 from napari_unetseg.runtime.glibc_malloc import kept_memory
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 from napari_unetseg.training.auto_settings import explain
@@ -111,7 +111,7 @@ def train_events(
     settings, control = settings or TrainSettings(), control or Control()
     with kept_memory():
         events = _train(pairs, settings, structures, init, control, checkpoint)
-        if place().rank:
+        if world().rank:
             return _result(events, lambda _: None)
         return (yield from events)
 
@@ -156,15 +156,15 @@ class _Run:
         self.device = pick_device(settings.device)
         self.threads = use_threads(control.threads or settings.threads)
         self.data = _read(pairs, settings, structures, init)
-        self.team = Team(self.device)
-        self.plan, weights, self.adapted = _begin_with(init, self.data, settings, self.team)
+        self.group = ProcessGroup(self.device)
+        self.plan, weights, self.adapted = _begin_with(init, self.data, settings, self.group)
         self.goes_on_from = None if self.adapted and not self.data.unlabelled else init
         shares = init.history[-1].shares if init and init.history and not self.adapted else None
         self.learner = Learner(
-            self.data, self.plan, settings, self.device, weights, shares, self.team
+            self.data, self.plan, settings, self.device, weights, shares, self.group
         )
         self._check_alike()
-        clock = None if self.team.alone else lambda: self.seconds
+        clock = None if self.group.alone else lambda: self.seconds
         self.progress = Progress(self.plan, settings, self.learner.weights(), clock)
         if self.goes_on_from:
             self._hold_to(self.progress.initial, None)
@@ -193,12 +193,12 @@ class _Run:
         planes = [(p.index, p.counts.tolist(), len(p.blocks)) for p in self.data.planes]
         settings = self.settings.model_copy(update={"threads": None})
         parts = (settings, self.plan, planes, self.init and self.init.id)
-        self.team.check_alike([*map(repr, parts), *self.data.fingerprints])
+        self.group.require_same([*map(repr, parts), *self.data.fingerprints])
 
     def look(self) -> None:
         """What time it is, and whether to stop: the first process says so to all."""
         elapsed = time.monotonic() - self.started
-        self.seconds, stopped = self.team.told(elapsed, self.control.stopped)
+        self.seconds, stopped = self.group.broadcast_numbers(elapsed, self.control.stopped)
         self.stopped = bool(stopped)
 
     def goes_on(self) -> bool:
@@ -216,8 +216,8 @@ class _Run:
         yield from map(Notice, (*self.data.notes, *self.adapted))
         if self.settings.freeze_encoder and not self.learner.frozen:
             yield Notice(
-                "There is no model to go on from and no encoder weights, so the encoder is not "
-                "frozen."
+                "There is no initial model and there are no encoder weights, so the encoder is "
+                "not frozen."
             )
         images = [pair.image for pair in self.data.pairs]
         if reason := why_other_sizes(images, self.data.dims, self.init):
@@ -226,8 +226,8 @@ class _Run:
             yield Notice(_kept(self.data))
         elif not self.data.validated:
             yield Notice(
-                "There is too little annotation to hold any back for a score; the result is shown "
-                "without one. Label more, in several places or images, to get a score."
+                "There are too few labels to hold any out for validation, so there is no score. "
+                "Label more, in several places or images, to get one."
             )
         yield self.prepared()
         if self.resumed:
@@ -239,8 +239,8 @@ class _Run:
         self.progress.begin(self.learner)
         if self.data.validated and not all(r.scores for r in self.goes_on_from.history):
             yield Notice(
-                "An earlier training of this model held nothing back, so its score is kinder "
-                "than that of a new model."
+                "An earlier training of this model held out no labels, so its score is too high "
+                "compared with a new model."
             )
         yield from self.answers.to(self.data.newer_places())
 
@@ -249,11 +249,11 @@ class _Run:
         progress = self.progress
         minutes, seconds = divmod(round(progress.seconds_before), 60)
         yield Notice(
-            f"Going on from step {progress.steps}, where this training was after "
-            f"{minutes}:{seconds:02d} minutes; --no-resume begins anew."
+            f"Resuming from step {progress.steps}, reached after {minutes}:{seconds:02d} "
+            "minutes of training; --no-resume starts anew."
         )
         if progress.best is not None:
-            model, scores = self.model("training goes on"), progress.best.scores
+            model, scores = self.model("training continues"), progress.best.scores
             yield Improved(model, scores, progress.seconds, progress.steps, progress.before)
 
     def prepared(self) -> Prepared:
@@ -283,13 +283,14 @@ class _Run:
         self.look()
         if self.stopped or not (self.settings.pretrained or self.adapted):
             return
-        found = self._find_answer() if self.team.leads else None
-        missing = self.team.told(ANSWERS.index(found))[0]
+        found = self._find_answer() if self.group.is_main else None
+        missing = self.group.broadcast_numbers(ANSWERS.index(found))[0]
         if missing:
             self.learner.forget_beginning()
             if ANSWERS[int(missing)] == NO_MEMORY:
                 yield Notice(
-                    "Not enough memory for a first answer; the mask comes after some steps."
+                    "Not enough memory for an initial model; the first mask appears after "
+                    "some steps."
                 )
             return
         self.learner.began()
@@ -320,26 +321,29 @@ class _Run:
         """One step; what fails is tried again with less memory or a smaller rate."""
         use_threads(self.control.threads or self.settings.threads)
         try:
-            loss = self.learner.step(self.progress.rate)
+            losses = self.learner.step(self.progress.rate)
         except NotFiniteError:
             self.progress.failures += 1
             if self.progress.failures > MOST_FAILURES:
                 self.progress.outcome = Outcome.DIVERGED
                 return
             self.learner.restore(self.progress.safe_weights)
-            yield Notice("A step's loss was no number; going back and on with a smaller rate.")
+            yield Notice(
+                "The loss became NaN; going back to the last good weights with a "
+                "smaller learning rate."
+            )
         except (RuntimeError, MemoryError) as error:
             try:
                 if not is_out_of_memory(error):
                     raise
                 yield Notice(self.learner.shrink())
             except (RuntimeError, MemoryError, TrainingError) as final:
-                alike = self.team.alone or isinstance(final, TrainingError)
+                alike = self.group.alone or isinstance(final, TrainingError)
                 if self.empty_handed or not alike:
                     raise
                 self.progress.fail(final)
         else:
-            yield self.progress.step(loss)
+            yield self.progress.step(losses)
 
     def epoch(self) -> Generator[Event, None, None]:
         """Score the weights; the best so far are a model to show."""
@@ -348,7 +352,7 @@ class _Run:
             yield Notice("Not enough memory: this epoch has no score.")
         yield done
         if done.best:
-            model, before = self.model("training goes on"), self.progress.before
+            model, before = self.model("training continues"), self.progress.before
             yield Improved(model, done.scores, done.seconds, done.step, before)
         else:
             yield from self.answers.again()
@@ -358,7 +362,7 @@ class _Run:
 
         Somebody who paints without a pause would else leave the training no time (`RESTS`).
         """
-        over = self.progress.over or self.control.stopped or not self.team.alone
+        over = self.progress.over or self.control.stopped or not self.group.alone
         rests = self.progress.seconds - self.renewed_at >= RESTS * self.renewing
         if over or not rests or not (newer := self.control.take_pairs()):
             return
@@ -379,7 +383,7 @@ class _Run:
                 raise
             release_memory(self.device)
             self._use(before)
-            yield Notice(f"Training goes on with the earlier annotations: {text}", warning=True)
+            yield Notice(f"Training continues with the earlier annotations: {text}", warning=True)
         else:
             self.checkpoints.end()
             self.progress.renew(self.learner)
@@ -407,8 +411,10 @@ class _Run:
             raise TrainingError(
                 "Training was stopped before its first step; nothing was learned yet."
                 if self.stopped
-                else "Training failed at its first steps: the loss was no number (NaN); check the "
-                "image for broken values or choose a smaller learning rate."
+                else (
+                    "Training failed in its first steps: the loss was NaN; check the image for "
+                    "invalid values or choose a smaller learning rate."
+                )
             )
         done = self.progress.done()
         yield done
@@ -446,7 +452,7 @@ class _Run:
             choices=self.choices(),
             device=device_name(self.device),
             threads=self.threads,
-            processes=self.team.size,
+            processes=self.group.world.size,
             versions=versions(),
             parent=self.init.id if self.init else None,
         )
@@ -496,29 +502,30 @@ def _kept(data: TrainingData) -> str:
     left = [names[number] for number in data.unlabelled]
     what, end = "it" if len(left) == 1 else "them", "" if data.validated else " and has no score"
     names_left = " and ".join(left)
-    return f"Nothing is labelled of {names_left}: the model keeps what it knows of {what}{end}."
+    return f"There are no labels of {names_left}: the model keeps what it knows of {what}{end}."
 
 
 def _nothing_to_hold(data: TrainingData) -> str:
     names = zip(data.classes.numbers, data.classes.names, strict=True)
     (name,) = (name for number, name in names if number not in data.unlabelled)
     return (
-        f"Only {name} is labelled, and everywhere in these images, so that the model would forget "
-        "all else; add images with the rest, or leave most of these unlabelled."
+        f"Only {name} is labelled, and every voxel of these images is labelled, so the model "
+        "would forget the other classes; add images with the other classes, or leave part of "
+        "these unlabelled."
     )
 
 
 def _begin_with(
-    init: Model | None, data: TrainingData, settings: TrainSettings, team: Team
+    init: Model | None, data: TrainingData, settings: TrainSettings, group: ProcessGroup
 ) -> tuple[Plan, Mapping[str, Tensor] | None, tuple[str, ...]]:
     """The plan, and with a model to go on from its weights and what was changed of them."""
-    device = team.device.type
+    device = group.device.type
     if init is None:
-        return make_plan(data, settings, device, None, team.size), None, ()
+        return make_plan(data, settings, device, None, group.world.size), None, ()
     settings = transfer.settings_after(init, settings)
     channels, classes = data.pairs[0].image.channels, data.classes
     net = transfer.net_after(init, data.dims, len(channels), classes.out_channels)
-    plan = make_plan(data, settings, device, net, team.size)
+    plan = make_plan(data, settings, device, net, group.world.size)
     return plan, *transfer.adapt(init, plan.net, classes, channels)
 
 

@@ -5,32 +5,33 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from napari_unetseg.core.errors import TrainingError
 from napari_unetseg.core.labels import IGNORE
 from napari_unetseg.models.encoder_weights import load_encoder
-from napari_unetseg.models.joint_norm import joined_norms
 from napari_unetseg.models.resnet_unet import build
 from napari_unetseg.models.unet import NORMS
 from napari_unetseg.runtime.cpu import default_threads
 from napari_unetseg.runtime.devices import release_memory
-from napari_unetseg.runtime.distributed import Team
+from napari_unetseg.runtime.distributed import ProcessGroup
 from napari_unetseg.runtime.llvm_isolation import load_triton_apart
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 from napari_unetseg.training.augmentation import Augmenter
 from napari_unetseg.training.batch_sampler import Batch, Key, Prefetcher, Sampler, seed_of
-from napari_unetseg.training.distillation import HELD_OUT, Teacher, distillation_sums
+from napari_unetseg.training.distillation import HELD_OUT, Teacher
 from napari_unetseg.training.linear_probe import HeadFit, measure_norms, pretrained_body
 from napari_unetseg.training.losses import (
+    LOSSES,
+    TINY,
+    LossInputs,
+    Mean,
+    WeightInputs,
     class_weights,
-    edge_loss,
-    segmentation_loss,
-    segmentation_sums,
 )
 from napari_unetseg.training.validation import Validator
 
@@ -60,7 +61,8 @@ PREFETCHING, MOST_THREADS = ("cuda",), 4
 step itself needs them."""
 SMALLEST_PATCH = 32
 Weights = dict[str, Tensor]
-T = TypeVar("T")
+Means = dict[str, tuple[float, Mean]]
+"""Weight and mean of each term of the loss, by its name."""
 
 
 class NotFiniteError(Exception):
@@ -81,10 +83,10 @@ class Learner:
         device: torch.device,
         weights: Mapping[str, Tensor] | None = None,
         shares: tuple[float, ...] | None = None,
-        team: Team | None = None,
+        group: ProcessGroup | None = None,
     ) -> None:
         load_triton_apart()
-        self.team = team or Team(device)
+        self.group = group or ProcessGroup(device)
         self.settings, self.device = settings, device
         self.patch, self.batch = plan.patch, plan.batch
         with seeded(device, settings.seed, 0):
@@ -110,19 +112,15 @@ class Learner:
         self.augment = Augmenter(settings.augment, data.dims)
         ahead = device.type in PREFETCHING
         self.prefetcher = Prefetcher(min(MOST_THREADS, default_threads()) if ahead else 0)
-        self.validator = Validator(data, self.network, device, self.team)
+        self.validator = Validator(data, self.network, device, self.group)
         self.use(data)
         self.steps = 0
+        self._parallel: nn.Module | None = None
+        self._rehearsed: tuple[int, tuple[int, ...]] | None = None
         self.follows_from = 0 if self.continued else None
         self.damping = 1.0
         self._freeze()
         self._new_optimizer()
-
-    @property
-    def joint_norms(self) -> bool:
-        """Whether norms are measured over all processes in each step."""
-        norms = any(isinstance(module, NORMS) for module in self.network.modules())
-        return norms and not self.still_norms and not self.team.alone
 
     def use(self, data: TrainingData) -> None:
         """Train and score on these data from now on."""
@@ -184,10 +182,10 @@ class Learner:
 
     def began(self) -> None:
         """Take over what the first process has found with `begin`."""
-        self.team.spread(self.network.state_dict().values())
+        self.group.broadcast(self.network.state_dict().values())
         classes = len(self.data.classes.numbers)
         mine = self.shares or (math.nan,) * classes
-        shares = self.team.told(*mine)
+        shares = self.group.broadcast_numbers(*mine)
         self.shares = None if math.isnan(shares[0]) else shares
         self._weigh()
         self.averaged.load_state_dict(self.network.state_dict())
@@ -226,8 +224,10 @@ class Learner:
 
     # -- a step ------------------------------------------------------------------------------------
 
-    def step(self, rate: float) -> float:
-        """One optimiser step at ``rate`` times the learning rate; returns the loss.
+    def step(self, rate: float) -> dict[str, float]:
+        """One optimiser step at ``rate`` times the learning rate; returns the terms of the loss.
+
+        The terms, by name, are weighted and are means over all processes.
 
         Raises
         ------
@@ -238,97 +238,129 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * rate * self.damping * self.caution
         self._set_mode()
+        batch = self._draw()
+        self._rehearse(batch)
+        network = self._data_parallel()
         key = (self.steps,)
-        sums = self._together(lambda: self._sums(self.network, key, *self._draw()))
-        loss = self._loss(self.team.joint(sums))
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise NotFiniteError
+        means = self._run(lambda: self._means(network, key, self.batch, *batch))
+        loss, losses = self._loss(means)
         self.optimizer.zero_grad(set_to_none=True)
-        row = self._together(lambda: self._backward(loss))
-        self.team.sum_gradients(row, self.network.parameters())
+        with self.group.connected():
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         length = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12.0)
         if not self.scaler.is_enabled() and not math.isfinite(float(length)):
             raise NotFiniteError  # with mixed precision the scaler leaves such a step out
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if not (self.group.alone or self.still_norms or self._sync_batchnorm):
+            self.group.broadcast(self.network.buffers())
         self._average()
-        return value
+        return losses
 
-    def _together(self, work: Callable[[], T]) -> T:
-        """Do a part of a step; where memory runs out in one process, it is so for all."""
-        if not self.joint_norms:
-            return self.team.attempt(work)
-        try:
+    def _rehearse(self, batch: Batch) -> None:
+        """Take the first step of a size on a copy, without the other processes.
+
+        What does not fit into the memory of one is made smaller by all, which a backward pass that
+        exchanges gradients does not allow.
+        """
+        if self.group.alone or self._rehearsed == (self.batch, self.patch):
+            return
+        copied = copy.deepcopy(self.network)
+
+        def work() -> None:
+            means = self._means(copied, (self.steps,), self.batch, *batch)
+            _weighted_sum(means).backward()  # type: ignore[no-untyped-call]
+
+        self.group.run_together(work)
+        self._rehearsed = self.batch, self.patch
+
+    def _data_parallel(self) -> nn.Module:
+        """The network that averages gradients over the processes; made at the first step."""
+        if self._parallel is None:
+            self._parallel = self.group.wrap(self.network, sync_batchnorm=self._sync_batchnorm)
+        return self._parallel
+
+    @property
+    def _sync_batchnorm(self) -> bool:
+        """Whether batch norms see the samples of all processes; PyTorch can on GPUs alone."""
+        return not self.still_norms and self.device.type == "cuda"
+
+    def _run(self, work: Callable[[], Means]) -> Means:
+        """Do a forward pass; with `SyncBatchNorm` it communicates and cannot be tried again."""
+        if not self._sync_batchnorm:
+            return self.group.run_together(work)
+        with self.group.connected():
             return work()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise TrainingError(
-                "There is not enough memory, and with norms that are measured over all processes "
-                "a step cannot be made smaller; start again with a smaller --batch or --patch."
-            ) from error
-
-    def _backward(self, loss: Tensor) -> Tensor | None:
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        return self.team.gradients(self.network.parameters())
 
     def loss(
         self, network: UNet, key: Key, images: Tensor, targets: Tensor, held: Tensor
     ) -> Tensor:
         """The loss of a network on a `Batch` of this process alone."""
-        return self._loss(self._sums(network, key, images, targets, held, len(images)))
+        means = self._means(network, key, len(images), images, targets, held)
+        return _weighted_sum(means)
 
-    def _sums(
+    def _means(
         self,
-        network: UNet,
+        network: nn.Module,
         key: Key,
+        batch: int,
         images: Tensor,
         targets: Tensor,
         held: Tensor,
-        batch: int | None = None,
-    ) -> Tensor:
-        """What the loss of a `Batch` is made of; what all processes find is added.
+    ) -> Means:
+        """Weight and mean of each loss term on this process's samples.
 
-        ``batch`` is how many there are in all processes, `Learner.batch` by default.
+        ``batch`` is the number of samples in all processes.
         """
         teacher = self.teacher if held.any() else None
         images = images.to(self.device, memory_format=self.layout)
         marked, held = targets.to(self.device), held.to(self.device)
         targets = marked.masked_fill(marked == HELD_OUT, IGNORE) if teacher else marked
-        seed, batch = self.settings.seed, batch or self.batch
+        seed = self.settings.seed
         with (
-            seeded(self.device, seed, *key, batch + 1 + self.team.place.rank),
+            seeded(self.device, seed, *key, batch + 1 + self.group.world.rank),
             torch.autocast(self.device.type, enabled=self.device.type == "cuda"),
         ):
-            with joined_norms(network, self.team) if self.joint_norms else nullcontext():
-                logits = network(images)
+            logits = network(images)
             said = teacher(images[held]) if teacher else None
-        segmentation = segmentation_sums(logits, targets, self.class_weights)
-        kept, edges = logits.new_zeros(2, dtype=torch.float32), segmentation.new_zeros(1)
-        if said is not None:
-            kept = distillation_sums(logits[held], said, marked[held])
-        if self.border_weight:
-            with seeded(self.device, seed, *key, batch):  # the same for all
-                edges = edge_loss(images, logits, targets, batch)[None]
-        return torch.cat([segmentation, kept, edges])
+        distilled = None if said is None else (logits[held], said, marked[held])
+        inputs = LossInputs(images, logits, targets, self.class_weights, distilled)
+        weights = self.loss_weights(self._edge_ramp())
+        with seeded(self.device, seed, *key, batch):  # the same in all processes
+            return {t.name: (weights[t.name], t.value(inputs)) for t in LOSSES if weights[t.name]}
 
-    def _loss(self, sums: Tensor) -> Tensor:
-        """The loss of a batch whose sums are these."""
-        segmentation, kept, edges = torch.split(sums, [len(sums) - 3, 2, 1])
-        loss: Tensor = segmentation_loss(segmentation, dice=self.settings.dice)
-        loss = loss + self.settings.hold * kept[0] / kept[1].clamp(min=1)
-        loss += self.border_weight * self._knowing() * edges[0]
-        return loss
+    def _loss(self, means: Means) -> tuple[Tensor, dict[str, float]]:
+        """The loss to learn from, and its terms over all processes.
 
-    @property
-    def border_weight(self) -> float:
-        """Weight of `edge_loss`: less with few labels, 0 where nothing but full masks is given."""
-        return self.settings.borders * self.amount * self.data.has_strokes
+        Gradients are averaged over the processes, so that each mean is weighted by this process's
+        part of what it is a mean over.
 
-    def _knowing(self) -> float:
-        """From 0 to 1: a network that knows nothing yet would say one class of everything."""
+        Raises
+        ------
+        NotFiniteError
+            The loss is NaN or infinite.
+        """
+        values = torch.stack([weight * mean.value for weight, mean in means.values()])
+        if not self.group.alone:
+            parts = torch.stack([mean.weight for _, mean in means.values()]).detach()
+            sums, totals = self.group.all_reduce(torch.stack([values * parts, parts]))
+            totals = totals.clamp(min=TINY)
+            values = values * parts * self.group.world.size / totals
+        found = values.detach() if self.group.alone else sums / totals
+        losses = dict(zip(means, found.tolist(), strict=True))
+        if not all(map(math.isfinite, losses.values())):
+            raise NotFiniteError
+        return values.sum(), losses
+
+    def loss_weights(self, edge_ramp: float = 1.0) -> dict[str, float]:
+        """Weight of each term of the loss; less of the edges with few labels or full masks."""
+        strokes, teacher = self.data.has_strokes, self.teacher is not None
+        given = WeightInputs(self.settings, self.amount, edge_ramp, strokes, teacher)
+        return {term.name: term.weight(given) for term in LOSSES}
+
+    def _edge_ramp(self) -> float:
+        """0 to 1: a network with random weights would give every voxel the same class."""
         return 1.0 if self.knows else min(1.0, self.steps / KNOWING)
 
     @property
@@ -338,7 +370,7 @@ class Learner:
 
     def _draw(self) -> Batch:
         """This process's share of a step's batch."""
-        numbers = self.team.share(range(self.batch))
+        numbers = self.group.shard(range(self.batch))
         return self.prefetcher.batch(self.sampler, self.steps, numbers)
 
     def close(self) -> None:
@@ -392,9 +424,9 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         self._new_optimizer()  # a step that was cut off leaves optimiser and scaler half done
         release_memory(self.device)
-        if self.batch > self.team.size:
-            self.batch = max(self.team.size, self.batch // 2)
-            return f"Not enough memory: going on with {self.batch} patch(es) a step."
+        if self.batch > self.group.world.size:
+            self.batch = max(self.group.world.size, self.batch // 2)
+            return f"Not enough memory: continuing with {self.batch} patch(es) per step."
         least = [max(SMALLEST_PATCH, 2 * s) for s in self.network.stride]
         smaller = tuple(
             max(min(p, low), math.ceil(p / 2 / s) * s)
@@ -406,7 +438,7 @@ class Learner:
                 "choose a smaller width or depth under Advanced."
             )
         self.patch = smaller
-        return f"Not enough memory: going on with patches of {' × '.join(map(str, smaller))}."
+        return f"Not enough memory: continuing with patches of {' × '.join(map(str, smaller))}."
 
     def score(self, weights: Weights | None = None) -> Scores | None:
         """Scores of these weights, or of the averaged ones, on the validation blocks if any."""
@@ -439,6 +471,10 @@ class Learner:
             wrong += int((found != truth)[known].sum())
             labelled += int(known.sum())
         return wrong / max(1, labelled)
+
+
+def _weighted_sum(means: Means) -> Tensor:
+    return torch.stack([weight * mean.value for weight, mean in means.values()]).sum()
 
 
 @contextmanager

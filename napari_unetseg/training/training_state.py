@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,8 +27,8 @@ WARM_UP = 10
 LEAST_GAIN = 0.002
 """A gain in soft Dice that is worth going on for."""
 BEGINNINGS = {
-    StartedFrom.MODEL: "model it went on from",
-    StartedFrom.INITIAL_MODEL: "first answer, from before the first step",
+    StartedFrom.MODEL: "model it started from",
+    StartedFrom.INITIAL_MODEL: "initial model, from before the first step",
 }
 SMOOTH = 0.5
 """Part of the earlier epochs in the score that decides: held-out strokes are few, and the score of
@@ -66,7 +66,8 @@ class Progress:
         self.seconds_before = 0.0
         """Time of this training in a process before this one."""
         self.steps = self.epochs = self.steps_since_epoch = self.without_gain = self.failures = 0
-        self.losses = 0.0
+        self.losses: dict[str, float] = {}
+        """Sum over the epoch's steps of each term of the loss."""
         self.curve: list[CurvePoint] = []
         self.best: Best | None = None
         self.steady: Best | None = None
@@ -136,13 +137,14 @@ class Progress:
             self.steady, self.level = answer, answer.scores.soft_dice
             self.record = self.level
 
-    def step(self, loss: float) -> StepDone:
-        """Count a step."""
+    def step(self, losses: Mapping[str, float]) -> StepDone:
+        """Count a step with these terms of the loss."""
         self.steps += 1
         self.steps_since_epoch += 1
-        self.losses += loss
+        self.losses = {name: self.losses.get(name, 0.0) + x for name, x in losses.items()}
         done = self.fraction
         remaining = self.seconds * (1 - done) / done if done > 0 else None
+        loss = sum(losses.values())
         return StepDone(self.steps, self.plan.steps, loss, self.seconds, remaining)
 
     @property
@@ -153,9 +155,9 @@ class Progress:
     def epoch(self, learner: Learner) -> EpochDone:
         """Score the weights, and keep them if they are the best so far."""
         scores = learner.score()
-        loss = self.losses / self.steps_since_epoch
+        losses = {name: x / self.steps_since_epoch for name, x in self.losses.items()}
         self.epochs += 1
-        self.losses, self.steps_since_epoch, self.failures = 0.0, 0, 0
+        self.losses, self.steps_since_epoch, self.failures = {}, 0, 0
         weights = learner.weights()
         gain = -math.inf if self.fitted else self._gain(scores)
         if scores is None:
@@ -164,8 +166,9 @@ class Progress:
         if gain > 0:
             self.best = self.steady = Best(weights, scores)
         self.safe_weights = weights
-        self.curve.append(_point(self, loss, scores))
-        return EpochDone(self.epochs, self.steps, loss, scores, gain > 0, self.seconds)
+        self.curve.append(_point(self, losses, scores))
+        loss = sum(losses.values())
+        return EpochDone(self.epochs, self.steps, loss, scores, gain > 0, self.seconds, losses)
 
     def _look_whether_fitted(self, learner: Learner) -> None:
         """Whether labels that cannot be scored are learned; then the training has done its part.
@@ -175,7 +178,7 @@ class Progress:
         """
         if self.fitted or not learner.data.unlabelled:
             return
-        (wrong,) = learner.team.told(learner.wrong())
+        (wrong,) = learner.group.broadcast_numbers(learner.wrong())
         self.fitted = wrong <= FEW
 
     def _gain(self, scores: Scores | None) -> float:
@@ -220,7 +223,10 @@ class Progress:
         kept = None
         if self.epochs and self.best is not None and self.best.weights is self.initial:
             kept = self.started_from
-            text += f" Nothing scored steadily better than the {BEGINNINGS[kept]}, which is kept."
+            text += (
+                " No later model had a better smoothed score than the "
+                f"{BEGINNINGS[kept]}, which is kept."
+            )
         return TrainingDone(
             outcome,
             text,
@@ -236,22 +242,23 @@ class Progress:
         """An outcome in words."""
         return {
             Outcome.COMPLETED: f"all {self.plan.steps} steps were done",
-            Outcome.TIME_OVER: f"the {self.settings.minutes or 0:g} minutes were over",
-            Outcome.LABELS_LEARNED: "what is labelled is right",
+            Outcome.TIME_OVER: f"the time of {self.settings.minutes or 0:g} minutes was over",
+            Outcome.LABELS_LEARNED: "the labels are learned",
             Outcome.EARLY_STOPPED: f"nothing improved for {self.without_gain} epochs",
             Outcome.STOPPED: "it was stopped",
-            Outcome.DIVERGED: "the loss was no number (NaN) again and again",
-            Outcome.FAILED: f"a step failed ({self._failure}), and what was learned before is kept",
-            Outcome.DISCONNECTED: "the computer cannot be reached any more",
+            Outcome.DIVERGED: "the loss was NaN repeatedly",
+            Outcome.FAILED: f"a step failed ({self._failure}); the best model before it is kept",
+            Outcome.DISCONNECTED: "the other computer cannot be reached any more",
         }[outcome]
 
 
-def _point(progress: Progress, loss: float, scores: Scores | None) -> CurvePoint:
+def _point(progress: Progress, losses: dict[str, float], scores: Scores | None) -> CurvePoint:
     return CurvePoint(
         epoch=progress.epochs,
         step=progress.steps,
         seconds=round(progress.seconds, 2),
-        train_loss=loss,
+        train_loss=sum(losses.values()),
+        losses=losses,
         dice=scores.dice if scores else None,
         iou=scores.iou if scores else None,
         mean_dice=scores.mean_dice if scores else None,

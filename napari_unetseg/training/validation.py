@@ -21,7 +21,7 @@ from napari_unetseg.core.metrics import (
 )
 from napari_unetseg.models.unet import UNet, probabilities
 from napari_unetseg.runtime.devices import release_memory
-from napari_unetseg.runtime.distributed import Team
+from napari_unetseg.runtime.distributed import ProcessGroup
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ class Validator:
         data: TrainingData,
         network: UNet,
         device: torch.device,
-        team: Team | None = None,
+        group: ProcessGroup | None = None,
     ) -> None:
-        self.data, self.device, self.team = data, device, team or Team(device)
+        self.data, self.device, self.group = data, device, group or ProcessGroup(device)
         self.stride = network.stride
         self.context = max(network.receptive_field) // 2
 
@@ -72,9 +72,9 @@ class Validator:
     @torch.inference_mode()
     def _score(self, network: UNet, of_classes: Sequence[float] | None) -> Scores:
         n, blocks = len(self.data.classes.numbers), len(self.data.validation_blocks())
-        own = self.team.attempt(lambda: self._count(network.folded(), n))
-        total = self.team.sum(torch.from_numpy(own))
-        self.team.spread([total])
+        own = self.group.run_together(lambda: self._count(network.folded(), n))
+        total = self.group.all_reduce(torch.from_numpy(own))
+        self.group.broadcast([total])
         rows = total.numpy()
         counts, sums, losses = rows[:n].astype(np.int64), rows[n : 2 * n], rows[2 * n]
         soft = soft_dice_of(sums, of_classes)
@@ -95,7 +95,7 @@ class Validator:
         """Probabilities (classes, *block) of each block; a plane with many is predicted whole."""
         blocks = self.data.validation_blocks()
         planes = [list(group) for _, group in groupby(blocks, key=lambda found: id(found[0]))]
-        for mine in self.team.share(planes):
+        for mine in self.group.shard(planes):
             plane = mine[0][0]
             shape = plane.validate.shape
             reads = [self._with_context(block.region, shape) for _, block in mine]

@@ -271,7 +271,7 @@ def eight_bits(image: np.ndarray) -> np.ndarray:
     [
         (eight_bits(0.4 * cells()), "is saturated"),
         (eight_bits(0.01 * cells()), "grey levels, so the mask may be wrong"),
-        (np.maximum(cells() - 1500, 0), "is cut off at the dark end"),
+        (np.maximum(cells() - 1500, 0), "is clipped at the dark end"),
         (cells().max() + cells().min() - cells(), "looks inverted"),
         (np.full((96, 96), 65535, np.uint16), "has the same value everywhere (65,535)"),
         (np.zeros((96, 96)), "has the same value everywhere (0)"),
@@ -282,7 +282,7 @@ def test_what_cannot_be_mended_is_said(image: np.ndarray, words: str, several: b
     usual = chosen(*([cells(), 5 * cells(1)] if several else [cells()]))
     (notice,) = [n for n in usual.for_stack(stack(image))[1] if n.warning]
     assert words in notice.text
-    assert "may be wrong" in notice.text or "nothing to find" in notice.text
+    assert "may be wrong" in notice.text or "nothing to segment" in notice.text
 
 
 def test_what_is_mended_is_no_warning() -> None:
@@ -382,7 +382,7 @@ def test_a_training_that_goes_on_with_another_exposure_says_no_more_of_it(model:
         [Pair(stack(cells(9)), strokes(truth), "strokes")], tiny(steps=2), init=model
     )[0]
     assert same.normalization == model.normalization
-    assert why_this_range(same) == why_this_range(model) == "one range fits them all"
+    assert why_this_range(same) == why_this_range(model) == "all images have about the same range"
     told = tiny(steps=1, normalization="image")
     assert why_this_range(run_training([Pair(image, strokes(truth), "strokes")], told)[0]).endswith(
         "settings"

@@ -185,7 +185,7 @@ def test_other_floats_are_refused(odd: float) -> None:
 
 
 def test_a_probability_map_is_told_its_threshold() -> None:
-    with pytest.raises(UserError, match=r"above 0\.5 as structure 1 with '--threshold 0\.5'"):
+    with pytest.raises(UserError, match=r"values above 0.5 structure 1 with '--threshold 0\.5'"):
         count_values(np.array([0.0, 0.3, 1.0]))
     with pytest.raises(UserError, match="'--threshold 50'"):
         count_values(np.array([0.0, 33.3, 100.0]))

@@ -70,7 +70,7 @@ def test_an_array_is_an_image_as_in_predict() -> None:
     assert (pair.kind, pair.image.axes, pair.image.n_channels) == (LabelKind.FULL, "ZCYX", 3)
     assert Pair(np.zeros((20, 30, 3)), labels[0], LabelKind.FULL).image.axes == "YXS"
     assert Pair(np.zeros((2, 20, 30)), labels, "instances").image.axes == "ZYX"
-    with pytest.raises(UserError, match="cannot be read as 'YX'"):
+    with pytest.raises(UserError, match="do not match 'YX'"):
         Pair(np.zeros((2, 20, 30)), labels, "full", axes="YX")
 
 
@@ -471,7 +471,7 @@ def test_classes_of_a_model_to_go_on_from() -> None:
     assert data_of(pair_of(labels), classes=classes).classes == classes
     named = data_of(pair_of(labels), classes=classes, structures=[Structure(2, "nuclei")]).classes
     assert named.names == ("background", "nuclei")
-    with pytest.raises(TrainingError, match="hold 2, but this training began with background, 1"):
+    with pytest.raises(TrainingError, match="hold 2, but this training started with background, 1"):
         data_of(pair_of(labels), classes=Classes((Structure(1),)))
     with pytest.raises(TrainingError, match="nothing is labelled as 3"):
         data_of(pair_of(labels), classes=Classes((Structure(2), Structure(3))))

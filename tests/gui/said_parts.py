@@ -2,6 +2,10 @@
 
 Knows nothing of sparse grids, layers or steps of the program: every voxel has a value and a time,
 and what may be undone is a list of past states.
+
+An undo or redo of what was painted is the newest word: it is a change like any other, and wins over
+all that was said before it. The plugin's own undo takes back one step of the plugin, with the times
+that it gave, where nothing newer was said since.
 """
 
 from __future__ import annotations
@@ -63,10 +67,10 @@ class Oracle:
     now: int = 0
     alive: bool = False
     model: str | None = None
-    strokes_past: list[tuple[Words, Words]] = field(default_factory=list)
-    strokes_future: list[tuple[Words, Words]] = field(default_factory=list)
-    mask_past: list[tuple[np.ndarray, Words, np.ndarray]] = field(default_factory=list)
-    mask_future: list[tuple[np.ndarray, Words, np.ndarray]] = field(default_factory=list)
+    strokes_past: list[np.ndarray] = field(default_factory=list)
+    strokes_future: list[np.ndarray] = field(default_factory=list)
+    mask_past: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    mask_future: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     steps: list[PluginStep] = field(default_factory=list)
     undone: list[PluginStep] = field(default_factory=list)
     earlier: tuple[Any, ...] | None = None
@@ -75,7 +79,6 @@ class Oracle:
 
     def __post_init__(self) -> None:
         self.strokes, self.corrections, self.accepted = (Words.none(self.shape) for _ in range(3))
-        self.first = np.zeros(self.shape, np.uint8)
         self.fresh_layer()
 
     def fresh_layer(self) -> None:
@@ -120,26 +123,27 @@ class Oracle:
     # -- strokes -------------------------------------------------------------------------------
 
     def stroke(self, data: np.ndarray) -> None:
-        before = self.strokes.copy()
-        touched = data != before.values
-        if not touched.any():
+        if (data == self.strokes.values).all():
             return
+        self.strokes_past.append(self.strokes.values.copy())
+        self.strokes_future.clear()
+        self._painted(data)
+
+    def _painted(self, data: np.ndarray) -> None:
+        """The annotation layer holds these values now; what differs is the newest word."""
+        touched = data != self.strokes.values
         self.strokes.values[touched] = data[touched]
         self.strokes.times[touched] = self.tick()
-        self.strokes_past.append((before, self.strokes.copy()))
-        self.strokes_future.clear()
 
     def undo_stroke(self) -> None:
         if self.strokes_past:
-            before, after = self.strokes_past.pop()
-            self.strokes_future.append((before, after))
-            self.strokes = before.copy()
+            self.strokes_future.append(self.strokes.values.copy())
+            self._painted(self.strokes_past.pop())
 
     def redo_stroke(self) -> None:
         if self.strokes_future:
-            before, after = self.strokes_future.pop()
-            self.strokes_past.append((before, after))
-            self.strokes = after.copy()
+            self.strokes_past.append(self.strokes.values.copy())
+            self._painted(self.strokes_future.pop())
 
     # -- corrections ---------------------------------------------------------------------------
 
@@ -147,36 +151,33 @@ class Oracle:
         """The mask was painted on; what differs from what was written is a correction."""
         if (data == self.data).all():
             return
-        past = self.data.copy(), self.corrections.copy(), data.copy()
-        self._now_shows(data, None)
-        self.mask_past.append(past)
+        self.mask_past.append((self.data.copy(), data.copy()))
+        self._now_shows(data)
         self.mask_future.clear()
 
     def undo_mask(self) -> None:
         if self.mask_past:
-            data, words, after = self.mask_past.pop()
-            self.mask_future.append((after, self.corrections.copy(), data))
-            self._back(data, words, after)
+            data, after = self.mask_past.pop()
+            self.mask_future.append((after, data))
+            self._back(data, after)
 
     def redo_mask(self) -> None:
         if self.mask_future:
-            data, words, after = self.mask_future.pop()
-            self.mask_past.append((after, self.corrections.copy(), data))
-            self._back(data, words, after)
+            data, after = self.mask_future.pop()
+            self.mask_past.append((after, data))
+            self._back(data, after)
 
-    def _back(self, data: np.ndarray, words: Words, after: np.ndarray) -> None:
+    def _back(self, data: np.ndarray, after: np.ndarray) -> None:
         touched = data != after
         assert (self.data[touched] == after[touched]).all(), "undo crosses something else"
-        self._now_shows(np.where(touched, data, self.data), words)
+        self._now_shows(np.where(touched, data, self.data))
 
-    def _now_shows(self, data: np.ndarray, then: Words | None) -> None:
+    def _now_shows(self, data: np.ndarray) -> None:
+        """The mask's layer holds these values now; corrections that differ are the newest word."""
         said = np.where(data != self.base, said_of(data), self.base_said)
         new = said != self.corrections.values
         self.corrections.values[new] = said[new]
         self.corrections.times[new] = self.tick()
-        if then is not None:
-            as_then = new & (said == then.values)
-            self.corrections.times[as_then] = then.times[as_then]
         inside = new & (self.accepted.values != 0)
         self.accepted.values[inside] = said_of(data)[inside]
         self.data = data.copy()
@@ -205,8 +206,6 @@ class Oracle:
     def tile(self, spot: Spot, mask: np.ndarray) -> None:
         """A tile of the model that began last; its plane is what an index begins with."""
         self.replaced.add(self.plane_of(spot))
-        first = self.first[spot]
-        first[first == 0] = said_of(np.broadcast_to(mask, first.shape))[first == 0]
         self.network[spot] = mask
         self.covered[spot] = self.fresh[spot] = True
         self.written(spot)

@@ -380,7 +380,7 @@ def test_an_axis_between_the_others_is_another_slider_so_it_is_aligned_first(
     """napari shows the last axis of one layer over the last of the other."""
     image = with_image(started, (3, 1))
     layer = started.viewer.add_layer(labels(strokes((3,))))
-    assert "its axes are in other places" in misfit(started)
+    assert "its axes are in another order" in misfit(started)
     data = layer.data
     started.alignment.align()
     assert (layer.data.shape, chosen(started)) == (image.data.shape, layer)
@@ -433,7 +433,7 @@ def test_another_image_in_a_layer_is_predicted_in_its_own_size(
     assert before == [300, 1]
     image.data = change(old)
     assert chosen(corrected) is None
-    assert "was given other pixels" in session.message.text
+    assert "has other pixels now" in session.message.text
     corrected.prediction.predict_plane()
     assert corrected.masks.current is not None
     assert corrected.masks.current.layer is not None

@@ -294,7 +294,7 @@ def test_next_answers_while_a_training_goes_on() -> None:
     assert session.entry is None
     plugin.next_region.next_region()
     wait(plugin, lambda: plugin.next_region.suggestion is not None)
-    assert session.job is not None, "the training goes on"
+    assert session.job is not None, "Training continues"
     assert plugin.next_region.suggestion is not None
     assert plugin.next_region.suggestion.region == (slice(0, SIDE), slice(0, SIDE))
     names = {thread.name for thread in threading.enumerate()}

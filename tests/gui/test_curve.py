@@ -91,7 +91,7 @@ def test_events_become_points_and_marks() -> None:
         Mark(MarkKind.SHOWN, 0, 1.0, 0.7),
         Mark(MarkKind.STROKES, 40, 5.5),
     )
-    assert "painted meanwhile: 1,234 labelled pixels" in session.message.text
+    assert "the new annotations: 1,234 labelled pixels" in session.message.text
 
 
 # -- what is drawn ---------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def test_a_better_model_is_told_in_the_window_and_the_earlier_one_is_there(
     assert [m.kind for m in session.marks] == [MarkKind.SHOWN]
     dock.train.button.click()
     painted.wait(lambda: painted.idle() and len(session.history) == 2)
-    assert "the earlier model is one click away under Model" in dock.train.result.text()
+    assert "the earlier model can be restored under Model" in dock.train.result.text()
     dock.model.history.setCurrentIndex(0)
     dock.model.history.activated.emit(0)
     assert session.entry is session.history[0]

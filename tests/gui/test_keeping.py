@@ -12,6 +12,7 @@ import tifffile
 from gui_parts import SIDE, TINY, squares, strokes
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from project_parts import kill, no_room
 
 from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.core.labels import BRUSH
@@ -21,7 +22,8 @@ from napari_unetseg.gui.services import session_models
 from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import Mode
-from napari_unetseg.io import places
+from napari_unetseg.io.project import locations
+from napari_unetseg.io.project.database import Database
 
 pytestmark = pytest.mark.usefixtures("readers")
 PLANE = (slice(0, SIDE), slice(0, SIDE))
@@ -30,8 +32,8 @@ PLANE = (slice(0, SIDE), slice(0, SIDE))
 @pytest.fixture(autouse=True)
 def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, config = str(tmp_path / "data"), str(tmp_path / "config")
-    monkeypatch.setattr(places.platformdirs, "user_data_dir", lambda *_, **__: data)
-    monkeypatch.setattr(places.platformdirs, "user_config_dir", lambda *_, **__: config)
+    monkeypatch.setattr(locations.platformdirs, "user_data_dir", lambda *_, **__: data)
+    monkeypatch.setattr(locations.platformdirs, "user_config_dir", lambda *_, **__: config)
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ def killed(plugin: Plugin) -> None:
     """The process ends without a word: nothing is written any more, and its lock is free."""
     project = plugin.project.project
     assert project is not None
-    project._release()
+    kill(project)
     plugin.project.project = None
     plugin.disconnect()
 
@@ -122,7 +124,7 @@ def test_a_window_that_crashed_is_offered_and_brings_everything_back(
     (recovery,) = again.session.recoveries
     assert recovery.names == ("squares",)
     again.project.recover(recovery)
-    assert again.session.message.text.endswith("is open with all that was painted.")
+    assert again.session.message.text.endswith("is open with all its annotations.")
     assert_same(said(again), before)
     labels = again.session.training[0].labels
     np.testing.assert_array_equal(labels.data, strokes_before)
@@ -168,8 +170,8 @@ def test_a_named_project_moves_with_its_images(work: Plugin, tmp_path: Path) -> 
     folder = tmp_path / "pictures" / "project"
     work.project.save_as(folder)
     assert work.session.project == folder
-    assert list(places.recovery_folder().glob("*")) == []
-    assert places.recent() == [folder]
+    assert list(locations.recovery_folder().glob("*")) == []
+    assert locations.recent() == [folder]
     work.session.mode = Mode.ONCE
     labels = work.session.training[0].labels
     labels.data_setitem((np.array([60]), np.array([60])), BRUSH)
@@ -201,7 +203,7 @@ def test_a_missing_image_is_asked_for_and_nothing_of_it_is_lost(
     assert again.session.missing == ("squares",)
     tifffile.imwrite(tmp_path / "not that.tif", np.zeros((SIDE, SIDE), np.uint8))
     again.project.find(tmp_path / "not that.tif")
-    assert "not that.tif has not the pixels" in again.session.message.text
+    assert "not that.tif does not have the pixels" in again.session.message.text
     assert again.session.missing == ("squares",)
     if by == "dropping it":
         again.viewer.open(str(tmp_path / "other name.tif"))
@@ -209,7 +211,7 @@ def test_a_missing_image_is_asked_for_and_nothing_of_it_is_lost(
     else:
         again.project.find(tmp_path / "other name.tif")
     assert again.session.missing == ()
-    assert "with all that was painted" in again.session.message.text
+    assert "with all its annotations" in again.session.message.text
     assert_same(said(again), before)
     again.disconnect()
     third = started(None)
@@ -242,7 +244,7 @@ def test_looking_keeps_nothing_and_a_first_stroke_does(picture: Path) -> None:
     layer.data_setitem((np.array([0]), np.array([0])), 1)
     assert one.project.project is not None
     one.disconnect()
-    assert len(places.recoveries()) == 1
+    assert len(locations.recoveries()) == 1
 
 
 def test_discarded_is_gone_and_others_are_not(work: Plugin, picture: Path) -> None:
@@ -263,25 +265,17 @@ def test_discarded_is_gone_and_others_are_not(work: Plugin, picture: Path) -> No
 def test_a_full_disk_is_said_once_and_so_is_its_end(
     work: Plugin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import napari_unetseg.io.journal as journal
-
     sentences: list[str] = []
     work.session.events.message.connect(lambda m: sentences.append(m.text))
-    real = journal.os.write
-
-    def full(file: int, data: bytes) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(journal.os, "write", full)
     monkeypatch.setattr(project_autosave, "RETRY_SECONDS", 0.0)
     labels = work.session.training[0].labels
-    for place in range(5):
-        labels.data_setitem((np.array([place]), np.array([0])), 1)
-    assert len([s for s in sentences if "no space left" in s]) == 1
+    with no_room():
+        for place in range(9):
+            labels.data_setitem((np.array([place]), np.array([0])), 1)
+        assert len([s for s in sentences if "what you do is kept in memory" in s]) == 1
+        work.project.tick()
     work.project.tick()
-    monkeypatch.setattr(journal.os, "write", real)
-    work.project.tick()
-    assert sentences[-1] == "Everything is on disk again."
+    assert sentences[-1] == "Everything is saved to disk again."
     assert_recovered(work)
 
 
@@ -313,7 +307,7 @@ def test_a_model_that_found_no_room_is_said_and_written_when_there_is(
         work.structures.rename(1, "disc")  # another occasion, at which it fails again
     new = work.session.history[-1]
     (text,) = [s for s in sentences_of if s.startswith(f"{new.name} could not be written")]
-    assert "(no space left on device); it is kept in memory and written again soon" in text
+    assert "(no space left on device); it is kept in memory and will be written again" in text
     assert new.model.id not in models_on_disk(work)
 
     monkeypatch.setattr(project_autosave, "RETRY_SECONDS", 0.0)
@@ -366,10 +360,9 @@ def test_a_model_that_waits_for_room_is_tried_once_more_when_the_window_closes(
     assert (project.folder / "models" / name).exists()
 
 
-def test_a_snapshot_that_fails_for_any_reason_is_said_and_made_again(
+def test_a_save_that_fails_for_any_reason_is_said_and_made_again(
     work: Plugin, sentences_of: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_unetseg.io import project as module
 
     monkeypatch.setattr(project_autosave, "SAVE_BYTES", 0)
     monkeypatch.setattr(project_autosave, "SYNC_SECONDS", 1e9)
@@ -379,7 +372,7 @@ def test_a_snapshot_that_fails_for_any_reason_is_said_and_made_again(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_truth", breaks)
+        patch.setattr(Database, "checkpoint", breaks)
         work.tick()
         work.tick()
     (text,) = [s for s in sentences_of if s.startswith("The project could not be written")]
@@ -518,7 +511,7 @@ def test_a_project_opened_over_its_own_layers_uses_them(
     folder, before, layers = work.project.project.folder, said(work), list(work.viewer.layers)
     for _ in range(2):
         work.project.open(folder)
-        assert "is open with all that was painted" in work.session.message.text
+        assert "is open with all its annotations" in work.session.message.text
     assert list(work.viewer.layers) == layers
     assert_same(said(work), before)
     assert_learned(work, annotations(work)[0])

@@ -220,7 +220,7 @@ def test_an_offer_that_fails_is_said_and_the_next_one_comes(
     with monkeypatch.context() as patch:
         patch.setattr(annotation_feed, "newer_pairs", fails)
         desk.paint((0, 100, 100))
-        desk.wait(lambda: "Looking at what you painted" in desk.session.message.text)
+        desk.wait(lambda: "Reading the new annotations" in desk.session.message.text)
     desk.paint((0, 100, 102))
     desk.wait(lambda: desk.offered((0, 100, 102)))
     assert desk.offered((0, 100, 100))

@@ -10,6 +10,7 @@ import pytest
 from gui_parts import squares
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from panel_parts import annotate_panel, result_panel
 from pydantic import BaseModel, Field
 from qtpy.QtWidgets import QApplication, QFileDialog, QInputDialog
 
@@ -18,9 +19,7 @@ from napari_unetseg.core.settings import AugmentSettings, TrainSettings
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.widgets.advanced_settings import ELSEWHERE, form_of
-from napari_unetseg.gui.widgets.annotate_section import AnnotatePanel
 from napari_unetseg.gui.widgets.image_section import ImagePanel
-from napari_unetseg.gui.widgets.result_section import ResultPanel
 from napari_unetseg.gui.widgets.status_line import READY, WELCOME, StatusPanel
 
 pytestmark = pytest.mark.gui
@@ -34,7 +33,7 @@ def test_folders_come_with_their_kind(
     tmp_path: Path,
     agreed: bool,
 ) -> None:
-    panel = AnnotatePanel(plugin)
+    panel = annotate_panel(plugin)
     qtbot.addWidget(panel)
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path))
     offered: list[str] = []
@@ -51,7 +50,7 @@ def test_folders_come_with_their_kind(
 
 
 def test_the_first_hint_knows_of_strokes_that_are_there(qtbot: Any, plugin: Plugin) -> None:
-    panel = StatusPanel(plugin)
+    panel = StatusPanel(plugin.session)
     qtbot.addWidget(panel)
     assert panel.text.text() == WELCOME
     plugin.session.counts = {1: 10}
@@ -63,7 +62,7 @@ def test_the_first_hint_knows_of_strokes_that_are_there(qtbot: Any, plugin: Plug
 
 
 def test_a_long_sentence_does_not_enlarge_the_window(qtbot: Any, plugin: Plugin) -> None:
-    panel = StatusPanel(plugin)
+    panel = StatusPanel(plugin.session)
     qtbot.addWidget(panel)
     panel.show()
     before = panel.minimumSizeHint()
@@ -88,7 +87,7 @@ def test_a_form_takes_fields_that_it_has_not_heard_of(qtbot: Any) -> None:
     qtbot.addWidget(form)
     assert {w.name: w.tooltip for w in form.values} == {
         "fresh": "Something new. Default: False.",
-        "bare": "Bare. Default: 0, which chooses.",
+        "bare": "Bare. Default: 0 (automatic).",
     }
 
 
@@ -107,7 +106,7 @@ def test_only_masks_of_the_image_are_exported(qtbot: Any) -> None:
     two = viewer.add_layer(Labels(np.zeros((9, 9), np.uint8)))
     plugin = Plugin(viewer, SyncRunner())
     plugin.sources.choose_image(first)
-    panel = ResultPanel(plugin)
+    panel = result_panel(plugin)
     qtbot.addWidget(panel)
     assert [c for c in panel.layer.choices if c is not None] == [one]
     plugin.sources.choose_image(second)
@@ -116,7 +115,7 @@ def test_only_masks_of_the_image_are_exported(qtbot: Any) -> None:
 
 
 def test_there_is_always_a_way_back_to_planes(qtbot: Any, plugin: Plugin) -> None:
-    panel = ImagePanel(plugin)
+    panel = ImagePanel(plugin.session, plugin.sources, plugin.alignment)
     qtbot.addWidget(panel)
     assert not panel._dims.isVisibleTo(panel)
     plugin.session.change_settings(dims=3)

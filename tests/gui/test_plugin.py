@@ -353,7 +353,7 @@ def test_on_a_full_disk_nobody_paints_on_a_layer_in_a_file_and_what_was_painted_
     assert np.asarray(known[30:31, 30:31]).any()
     monkeypatch.setattr(image_grids, "LEAST_FREE", 0)
     plugin.tick()
-    assert "There is room on the disk again" in plugin.session.message.text
+    assert "There is space on the disk again" in plugin.session.message.text
     assert layer.editable
     layer.editable = False  # somebody else's wish
     plugin.tick()
@@ -410,7 +410,7 @@ def test_another_network_in_the_settings_begins_a_new_model(
     plugin.session.change_settings(**changes)
     plugin.training.start()
     first, second = (entry.model for entry in plugin.session.history)
-    assert any(text.startswith("A new model begins") for text in said)
+    assert any(text.startswith("A new model is trained") for text in said)
     assert second.history[-1].parent is None
     assert second.net != first.net
 
@@ -430,7 +430,7 @@ def test_volumes_go_on_from_planes_and_planes_begin_anew(said: list[str]) -> Non
     assert (planes.dims, volumes.dims, again.dims) == (2, 3, 2)
     assert volumes.history[-1].parent == planes.id
     assert again.history[-1].parent is None
-    assert any("3D" in text and text.startswith("A new model begins") for text in said)
+    assert any("3D" in text and text.startswith("A new model is trained") for text in said)
     plugin.disconnect()
 
 
@@ -584,7 +584,7 @@ def test_what_is_painted_while_it_trains_is_learned_from(
     more = {"strokes": 2 * SIDE, "prediction": sum(corrected), "nowhere": 0}[where]
     assert more or where == "nowhere"
     assert record.labelled_voxels == 300 + more
-    told = [text for text in said if "painted meanwhile" in text]
+    told = [text for text in said if "continues with the new annotations" in text]
     assert len(told) == (where != "nowhere")
     assert all(f"{300 + more} labelled pixels" in text for text in told)
 

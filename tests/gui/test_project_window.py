@@ -16,9 +16,9 @@ from window_parts import Window
 from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.gui.dock_widget import UNetDock
-from napari_unetseg.io import places
-from napari_unetseg.io.contents import FILE
-from napari_unetseg.io.project import Project
+from napari_unetseg.io.project import locations
+from napari_unetseg.io.project.database import FILE
+from napari_unetseg.io.project.project import Project
 
 pytestmark = pytest.mark.gui
 
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.gui
 @pytest.fixture(autouse=True)
 def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, config = str(tmp_path / "data"), str(tmp_path / "config")
-    monkeypatch.setattr(places.platformdirs, "user_data_dir", lambda *_, **__: data)
-    monkeypatch.setattr(places.platformdirs, "user_config_dir", lambda *_, **__: config)
+    monkeypatch.setattr(locations.platformdirs, "user_data_dir", lambda *_, **__: data)
+    monkeypatch.setattr(locations.platformdirs, "user_config_dir", lambda *_, **__: config)
 
 
 def saves_to(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -43,12 +43,9 @@ def pick(menu: QMenu, text: str) -> None:
 
 
 def strokes_in(folder: Path) -> int:
-    """Voxels of strokes that the journal and snapshot of a folder hold."""
-    project = Project.open(folder)
-    try:
-        return sum(truth.count(Origin.STROKES) for truth in project.truths.values())
-    finally:
-        project.close()
+    """Voxels of strokes that a project holds."""
+    truths = Project.read(folder).truths
+    return sum(truth.count(Origin.STROKES) for truth in truths.values())
 
 
 def test_a_stroke_is_on_disk_before_the_next_event(painted: Window) -> None:
@@ -59,9 +56,6 @@ def test_a_stroke_is_on_disk_before_the_next_event(painted: Window) -> None:
     painted.draw((20, 5), (20, 55))
     project = painted.plugin.project.project
     assert project is not None
-    written = project.folder / f"journal-{project._number}"
-    assert written.stat().st_size == project.journal_bytes
-    painted.plugin.close()
     assert strokes_in(project.folder) == int((labels.data != 0).sum())
 
 
@@ -74,7 +68,7 @@ def test_save_open_recent_and_what_the_panel_says(
     saves_to(monkeypatch, tmp_path / "mine")
     painted.click(panel.save)
     painted.wait(lambda: session.project == tmp_path / "mine")
-    assert panel.where.text() == f"Everything is kept in {tmp_path / 'mine'}."
+    assert panel.where.text() == f"Everything is saved in {tmp_path / 'mine'}."
     assert (tmp_path / "mine" / FILE).exists()
     labels = session.training[0].labels
     labels.data_setitem((np.array([1]), np.array([1])), BRUSH)
@@ -171,10 +165,10 @@ def test_another_window_s_strokes_are_offered_recovered_and_discarded(
         else:
             answers(monkeypatch, QMessageBox.StandardButton.No)
             window.click(panel.discard)
-            assert places.recoveries()
+            assert locations.recoveries()
             answers(monkeypatch, QMessageBox.StandardButton.Yes)
             window.click(panel.discard)
-            assert not places.recoveries()
+            assert not locations.recoveries()
             assert not panel._offer.isVisibleTo(window.dock)
 
 

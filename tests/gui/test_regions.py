@@ -108,14 +108,14 @@ def test_a_shape_that_reaches_over_the_edge_is_cut_off() -> None:
 )
 def test_what_encloses_nothing_is_refused_with_the_way_out(data: np.ndarray, kind: str) -> None:
     viewer, image = opened()
-    with pytest.raises(UserError, match=r"mine encloses nothing of cells; draw a rectangle"):
+    with pytest.raises(UserError, match=r"mine encloses no part of cells; draw a rectangle"):
         layers.drawn(viewer, image, Shapes([data], shape_type=kind, name="mine"))
 
 
 def test_a_shape_beyond_the_last_plane_encloses_nothing() -> None:
     viewer, image = opened((4,))
     deep = np.column_stack([np.full(4, 9.0), box(2.5, 6.5, 4.5, 11.5)])
-    with pytest.raises(UserError, match="encloses nothing"):
+    with pytest.raises(UserError, match="encloses no part"):
         layers.drawn(viewer, image, Shapes([deep], shape_type="rectangle"))
 
 

@@ -12,6 +12,7 @@ import tifffile
 from gui_parts import SIDE, TINY, squares
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from panel_parts import annotate_panel
 from PIL import Image as Picture
 
 from napari_unetseg.core.labels import BRUSH, LabelKind
@@ -72,7 +73,7 @@ def test_a_blurred_mask_becomes_a_mask(planes: tuple[int, ...]) -> None:
     plugin, layer = opened(grey, planes)
     session = plugin.session
     assert session.message.level is Level.WARNING
-    assert "press 'Use what is above 127'" in session.message.text
+    assert "press 'Use values above 127'" in session.message.text
     plugin.tick()
     assert [structure.number for structure in session.structures] == [1]
     plugin.training.start()
@@ -88,7 +89,7 @@ def test_a_blurred_mask_becomes_a_mask(planes: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(layer.data, grey)
     assert not layer.visible
     assert not plugin.conversion.offered()
-    assert session.message.text == "mask · labels was made and is chosen; press 'Train'."
+    assert session.message.text == "mask · labels was made and selected; press 'Train'."
     plugin.training.start()
     assert [entry.model.classes.numbers for entry in session.history] == [(0, 1)]
 
@@ -123,7 +124,7 @@ def test_what_aligned_labels_look_like_is_not_hidden_by_their_alignment() -> Non
     layer.scale = (3.0, 3.0)
     plugin.tick()
     plugin.alignment.align()
-    assert "press 'Use what is above 127'" in plugin.session.message.text
+    assert "press 'Use values above 127'" in plugin.session.message.text
 
 
 def test_what_is_not_labelled_can_be_said() -> None:
@@ -136,7 +137,7 @@ def test_what_is_not_labelled_can_be_said() -> None:
     plugin.training.start()
     assert "the negative value -1" in plugin.session.message.text
     without, above = plugin.conversion.offered()
-    assert (without.text, above.text) == ("-1 is not labelled", "Use what is above 0")
+    assert (without.text, above.text) == ("-1 is not labelled", "Use values above 0")
     plugin.conversion.use(without)
     source = plugin.session.source()
     assert source is not None
@@ -216,20 +217,19 @@ def test_a_folder_is_looked_at_and_trains(
 
 @pytest.mark.gui
 def test_the_panel_offers_what_can_be_made(qtbot: Any) -> None:
-    from napari_unetseg.gui.widgets.annotate_section import AnnotatePanel
 
     plugin, layer = opened(jpeg(MASK))
-    panel = AnnotatePanel(plugin)
+    panel = annotate_panel(plugin)
     qtbot.addWidget(panel)
     (button,) = panel.remedies.values()
-    assert button.text() == "Use what is above 127"
+    assert button.text() == "Use values above 127"
     assert "structure 1" in button.toolTip()
     button.click()
     assert not panel.remedies
     assert button.isHidden(), "Qt deletes it later"
     assert panel.kind.currentText() == "full mask"
     plugin.sources.choose_labels(layer)
-    assert list(panel.remedies) == ["Use what is above 127"]
+    assert list(panel.remedies) == ["Use values above 127"]
     plugin.sources.choose_labels(None)
     assert not panel.remedies
     panel.release()

@@ -52,7 +52,7 @@ def test_a_window_trains_and_predicts_there_and_goes_on_here(
     choose(window, worker.address.removeprefix("tcp://"))
     assert session.computer == worker.address
     window.wait(lambda: session.message.level is Level.DONE)
-    assert session.message.text == f"{worker.address} answers: cpu. What you begin now runs there."
+    assert session.message.text == f"{worker.address} is connected: cpu. New jobs run there."
 
     session.change_settings(steps=100_000)
     window.click(window.dock.train.button)

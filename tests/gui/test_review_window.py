@@ -74,7 +74,7 @@ def test_the_review_panel_accepts_takes_back_forgets_and_undoes(painted: Window)
 
     layer.data_setitem((np.array([5]), np.array([5])), 0)
     painted.wait(lambda: "1 corrected" in panel.corrected.text())
-    choose(panel.more, "Forget all corrections of this image")
+    choose(panel.more, "Remove all corrections of this image")
     assert layer.data[5, 5] == 1
     painted.wait(lambda: not panel.corrected.isVisibleTo(painted.dock))
     choose(panel.more, "Accept inside the selected shapes")

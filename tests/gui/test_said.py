@@ -20,7 +20,7 @@ from napari_unetseg.gui.layers import strokes as stroke_layer
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.state.session import Level, Mode, ModelEntry
-from napari_unetseg.io.contents import read_contents
+from napari_unetseg.io.project.project import Project
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -34,11 +34,11 @@ STROKES, CORRECTIONS, ACCEPTED = Origin.STROKES, Origin.CORRECTIONS, Origin.ACCE
 class Desk:
     """A plugin without a window, an image, strokes and a mask that says 1 everywhere."""
 
-    def __init__(self, planes: tuple[int, ...] = ()) -> None:
+    def __init__(self, planes: tuple[int, ...] = (), runner: Any = None) -> None:
         self.viewer = ViewerModel()
         data = squares(planes)[..., :SIDE, :SIDE]
         self.image = self.viewer.add_layer(Image(data, name="cells"))
-        self.plugin = Plugin(self.viewer, SyncRunner())
+        self.plugin = Plugin(self.viewer, runner or SyncRunner())
         self.session = self.plugin.session
         self.said: list[str] = []
         self.session.events.message.connect(lambda m: self.said.append(m.text))
@@ -159,24 +159,44 @@ def test_a_change_that_is_not_found_yet_outlives_what_the_plugin_does(
     assert not desk.read(CORRECTIONS).any()
 
 
-def test_steps_that_were_quicker_than_a_search_bring_their_times_back(
+def test_undos_that_were_quicker_than_a_search_are_the_newest(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(desk.strokes, 5, 5, 1)
-    put(desk.mask, 5, 5, 2)
-    for number in (2, 3, 4):
+    for number in (1, 2, 3):
         put(desk.strokes, 5, 5, number)
-    assert desk.winning()[5, 5] == 0
+    put(desk.mask, 5, 5, 2)
+    assert desk.winning()[5, 5] == 2
     monkeypatch.setattr(stroke_layer, "AT_ONCE", 0)
-    for _ in range(3):
+    for _ in range(2):
         desk.strokes.undo()
     desk.plugin.tick()
-    assert desk.strokes.data[5, 5] == 1
-    assert desk.winning()[5, 5] == 2, "the stroke that is left is older than the correction"
-    for _ in range(2):
-        desk.strokes.redo()
+    assert desk.read(STROKES)[5, 5] == 1
+    assert desk.winning()[5, 5] == 0, "the undo is newer than the correction"
+    desk.strokes.undo()
     desk.plugin.tick()
-    assert desk.winning()[5, 5] == 0
+    assert desk.winning()[5, 5] == 2, "there is no stroke any more"
+    put(desk.mask, 5, 5, 3)
+    desk.strokes.redo()
+    desk.plugin.tick()
+    assert desk.winning()[5, 5] == 0, "so is a redo"
+
+
+@pytest.mark.parametrize("onto", ["strokes", "mask"])
+def test_what_is_painted_right_after_an_undo_is_newer(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, onto: str
+) -> None:
+    """An undo in a huge grid is taken down at once, not when a search has found it."""
+    layers = [(desk.strokes, STROKES), (desk.mask, CORRECTIONS)]
+    (layer, origin), (other, _) = layers if onto == "strokes" else reversed(layers)
+    put(layer, 5, 5, 2)
+    put(layer, 5, 5, 4)
+    for module in (stroke_layer, prediction_layer):
+        monkeypatch.setattr(module, "AT_ONCE", 0)
+    layer.undo()
+    put(other, 5, 5, 3)
+    desk.plugin.tick()
+    assert desk.read(origin)[5, 5] == 2
+    assert desk.winning()[5, 5] == (3 if onto == "strokes" else 0)
 
 
 def test_a_layer_that_is_no_longer_used_is_not_settled(
@@ -262,7 +282,11 @@ def test_every_act_of_review_says_what_it_did_and_is_one_step(desk: Desk) -> Non
     desk.shapes((2, 9, 2, 9), (20, 25, 20, 25))
     desk.viewer.cursor.position = (5, 5)
     for act, said, step in (
-        (review_of.accept_object, "Accepted the object: it trains as it is", "the object"),
+        (
+            review_of.accept_object,
+            "Accepted the object: it is used for training as it is",
+            "the object",
+        ),
         (review_of.accept_shapes, "Accepted what the shapes enclose", "what the shapes enclose"),
         (review_of.take_back_shapes, "No longer accepted: what the shapes", "what the shapes"),
         (review_of.accept_plane, "Accepted the plane", "accepting the plane"),
@@ -282,9 +306,7 @@ def test_every_act_of_review_says_what_it_did_and_is_one_step(desk: Desk) -> Non
     assert not desk.read(CORRECTIONS).any()
     put(desk.mask, 5, 5, 2)
     review_of.forget_all()
-    assert desk.said[-1] == (
-        "The corrections are forgotten: the network's own mask is shown there."
-    )
+    assert desk.said[-1] == ("The corrections were removed: the network's own mask is shown there.")
     put(desk.mask, 6, 6, 2)
     review_of.forget_plane()
     assert desk.said[-1].startswith("The corrections on this plane are forgotten")
@@ -309,9 +331,9 @@ def test_every_refusal_of_review_says_what_to_do(desk: Desk) -> None:
         act()
         assert desk.session.message.text == review.NO_MASK
     desk.plugin.undo.undo()
-    assert desk.session.message.text.startswith("There is nothing of the plugin's to undo")
+    assert desk.session.message.text.startswith("There is no action of the plugin to undo")
     desk.plugin.undo.redo()
-    assert desk.session.message.text.startswith("There is nothing of the plugin's to redo")
+    assert desk.session.message.text.startswith("There is no action of the plugin to redo")
 
 
 def test_steps_of_a_deleted_image_are_forgotten(desk: Desk) -> None:
@@ -476,7 +498,7 @@ def test_an_array_that_was_put_into_a_mask_is_corrections(desk: Desk, dtype: typ
     wanted[5, 5], wanted[8, 8] = 2, 3
     np.testing.assert_array_equal(desk.read(CORRECTIONS), wanted)
     assert desk.mask.data.dtype == np.uint8
-    assert desk.said[-1].startswith("What was put into the mask is taken as corrections")
+    assert desk.said[-1].startswith("The changes in the mask data are taken as corrections")
     put(desk.mask, 9, 9, 3)
     assert desk.read(CORRECTIONS)[9, 9] == 3, "what is painted afterwards is seen"
     desk.use(0)
@@ -494,7 +516,7 @@ def test_a_mask_that_became_something_else_is_the_user_s(desk: Desk, theirs: np.
     put(desk.mask, 5, 5, 2)
     layer = desk.mask
     layer.data = theirs
-    assert "it is yours now" in desk.said[-1]
+    assert "the plugin no longer uses this layer" in desk.said[-1]
     desk.plugin.prediction.predict_plane()
     np.testing.assert_array_equal(layer.data, theirs)
     assert desk.mask is not layer
@@ -518,7 +540,7 @@ def test_labels_that_were_given_wider_numbers_are_followed(desk: Desk) -> None:
     assert desk.strokes.data[5:7, 5:7].tolist() == [[1, 0], [0, 300]], "nothing of the old array"
     project = desk.plugin.project.project
     assert project is not None
-    (kept,) = read_contents(project.folder).truths.values()
+    (kept,) = Project.read(project.folder).truths.values()
     np.testing.assert_array_equal(kept.read(STROKES, whole(kept.shape)), wide)
     np.testing.assert_array_equal(kept.winning(whole(kept.shape)), desk.winning())
 
@@ -592,10 +614,14 @@ class Thinking(SyncRunner):
 @pytest.mark.parametrize("onto", ["strokes", "mask"])
 @pytest.mark.parametrize("when", ["before", "while", "after"])
 def test_quick_undos_and_strokes_beside_a_search_lose_nothing(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, onto: str, when: str
+    monkeypatch: pytest.MonkeyPatch, onto: str, when: str
 ) -> None:
     """Of a huge grid: an undo and a stroke around it before, while and after it is searched."""
-    desk.plugin.runner = runner = Thinking()
+    runner = Thinking()
+    desk = Desk(runner=runner)
+    while runner.searches:
+        runner.search()
+        runner.answer()
     layer, origin = (desk.strokes, STROKES) if onto == "strokes" else (desk.mask, CORRECTIONS)
     other = desk.mask if onto == "strokes" else desk.strokes
     for module in (stroke_layer, prediction_layer):
@@ -607,7 +633,7 @@ def test_quick_undos_and_strokes_beside_a_search_lose_nothing(
 
     def hands() -> None:
         layer.undo()
-        layer.undo()  # what is left at 5, 5 is older than what the other layer says there
+        layer.undo()
         with layer.block_history():
             for row, column in ((3, 3), (12, 12)):
                 layer.data_setitem((np.array([row]), np.array([column])), 7)
@@ -630,8 +656,9 @@ def test_quick_undos_and_strokes_beside_a_search_lose_nothing(
     wanted = np.zeros((SIDE, SIDE), np.uint8)
     wanted[[5, 3, 12], [5, 3, 12]] = 2, 7, 7
     np.testing.assert_array_equal(desk.read(origin), wanted)
-    assert desk.winning()[5, 5] == (3 if onto == "strokes" else 0)
+    assert desk.winning()[5, 5] == (0 if onto == "strokes" else 2), "the undo is the newest"
     assert layer.data[9, 9] in (0, 1)
+    desk.plugin.disconnect()
 
 
 def test_a_search_that_fails_is_made_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from gui_parts import squares, strokes
 from helpers import random_model, trained_at
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from panel_parts import batch_panel, result_panel
 
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.settings import PredictSettings
@@ -25,7 +26,7 @@ from napari_unetseg.gui.state.batch_rows import BatchRow
 from napari_unetseg.gui.state.session import Level, Mode, ModelEntry
 from napari_unetseg.inference.large.output_format import Saving
 from napari_unetseg.inference.predict import predict
-from napari_unetseg.io.places import recoveries
+from napari_unetseg.io.project.locations import recoveries
 
 MODEL = trained_at(random_model(1, depth=2, width=4), 0.2)
 FINE = {"scale": (0.05, 0.05), "units": ("um", "um")}
@@ -157,7 +158,7 @@ def test_it_follows_the_scale_of_the_layer_the_image_and_the_model(bench: Bench)
         ((50, 50), ("nm", "nm"), "of 0.05 µm, but"),
         ((0.05, 0.05), ("pixel", "pixel"), ""),
         ((9.0, 9.0), ("um", "um"), "They are too far apart to resample"),
-        ((9.0, 0.05), ("um", "pixel"), "The size is not known along every axis"),
+        ((9.0, 0.05), ("um", "pixel"), "The pixel size is not known along every axis"),
     ):
         layer.scale, layer.units = scale, units
         bench.until(partial(is_said, said))
@@ -247,10 +248,8 @@ def test_a_batch_predicts_what_it_can_at_the_models_size(tmp_path: Path) -> None
 
 @pytest.mark.gui
 def test_the_offer_is_seen_and_taken(qtbot: Any, bench: Bench) -> None:
-    from napari_unetseg.gui.widgets.batch_section import BatchPanel
-    from napari_unetseg.gui.widgets.result_section import ResultPanel
 
-    result, batch = ResultPanel(bench.plugin), BatchPanel(bench.plugin)
+    result, batch = result_panel(bench.plugin), batch_panel(bench.plugin)
     qtbot.addWidget(result)
     qtbot.addWidget(batch)
     assert result.match.isVisibleTo(result)

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from live_parts import constant
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Shapes
+from project_parts import kill
 from said_parts import Oracle, said_of
 from scipy import ndimage
 
@@ -42,11 +43,8 @@ from napari_unetseg.gui.services import annotations
 from napari_unetseg.gui.services.annotation_snapshot import take_snapshots
 from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.state.session import Level, Mode, ModelEntry
-from napari_unetseg.io import places
-from napari_unetseg.io.contents import read_contents
-
-if TYPE_CHECKING:
-    from napari_unetseg.io.project import Project
+from napari_unetseg.io.project import locations
+from napari_unetseg.io.project.project import Project
 
 EXAMPLES = int(os.environ.get("UNETSEG_STATES", "25"))
 STEPS = 30
@@ -71,8 +69,8 @@ class Hands(RuleBasedStateMachine):
         self.patch.setattr(training, "PAUSE_SECONDS", 1e9)
         self.patch.setattr(annotations, "ANNOUNCE_SECONDS", 0.0)
         self.patch.setattr(os, "fsync", lambda _: None)  # no power is cut here, and disks are slow
-        self.patch.setattr(places, "recovery_folder", lambda: self.home / "recovery")
-        self.patch.setattr(places, "_recent_file", lambda: self.home / "recent.json")
+        self.patch.setattr(locations, "recovery_folder", lambda: self.home / "recovery")
+        self.patch.setattr(locations, "_recent_file", lambda: self.home / "recent.json")
         self.patch.setattr("napari_unetseg.training.train.train_events", self._train_events)
         self.trained: list[Any] = []
         self.made = self.named = 0
@@ -317,10 +315,10 @@ class Hands(RuleBasedStateMachine):
         self.end(rests)
         dabs_made = self.oracle.mask_past[before:]
         if self.mask._undo_history is history and dabs_made:  # no mask came over the stroke
-            data = dabs_made[-1][2].copy()
-            for then, _, after in reversed(dabs_made):  # tiles between them are not taken back
+            data = dabs_made[-1][1].copy()
+            for then, after in reversed(dabs_made):  # tiles between them are not taken back
                 data[then != after] = then[then != after]
-            self.oracle.mask_past[before:] = [(data, dabs_made[0][1], dabs_made[-1][2])]
+            self.oracle.mask_past[before:] = [(data, dabs_made[-1][1])]
 
     def begin(self, known: bool) -> None:
         self.made += 1
@@ -551,7 +549,7 @@ class Hands(RuleBasedStateMachine):
         """What another window would find now."""
         project = self.project
         assert project is not None
-        contents = read_contents(project.folder)
+        contents = Project.read(project.folder)
         (truth,) = contents.truths.values()
         assert contents.lost == []
         self.same_truth(truth, strokes)
@@ -560,7 +558,7 @@ class Hands(RuleBasedStateMachine):
         project = self.project
         assert project is not None
         project.save()
-        assert project.journal_bytes < 100
+        assert project.unsaved_bytes == 0
         assert not project.trouble
 
     @precondition(has_project)
@@ -599,7 +597,7 @@ class Hands(RuleBasedStateMachine):
         project, before, plane = self.project, self.session, self.plane
         assert project is not None
         if killed:
-            project._release()  # its lock, as a process that ends does
+            kill(project)
             self.plugin.project.project = None
             self.plugin.disconnect()
         else:
@@ -614,7 +612,7 @@ class Hands(RuleBasedStateMachine):
             self.plugin.project.recover(recovery)
         else:
             self.plugin.project.open(project.folder)
-        assert self.session.message.text.endswith("is open with all that was painted.")
+        assert self.session.message.text.endswith("is open with all its annotations.")
         for name in ("structures", "mode", "settings"):
             assert getattr(self.session, name) == getattr(before, name), name
         assert self.session.entry.model.id == before.entry.model.id
@@ -640,7 +638,6 @@ class Hands(RuleBasedStateMachine):
             (Origin.STROKES, strokes),
             (Origin.CORRECTIONS, oracle.corrections.values),
             (Origin.ACCEPTED, oracle.accepted.values),
-            (Origin.FIRST, oracle.first),
         ):
             same(truth.read(origin, all_of_it), wanted, str(origin))
         same(truth.winning(all_of_it), oracle.winning(), "the newest wins")

@@ -13,10 +13,10 @@ from helpers import random_model
 
 from napari_unetseg.cli import main
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.io.contents import places_of
 from napari_unetseg.io.file_names import as_stored, partners
 from napari_unetseg.io.folder_pairs import find_pairs
 from napari_unetseg.io.open_image import open_labels, open_stack
+from napari_unetseg.io.project.locations import places_of
 
 NAME = "Zürich é Å 한글"
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, NAME) for form in ("NFC", "NFD"))
@@ -44,7 +44,7 @@ def test_images_and_labels_are_paired_whatever_their_accents(
     np.testing.assert_array_equal(np.asarray(pair.labels), MASK)
     assert not find_pairs(tmp_path / one, tmp_path / "labels").notes
     save(tmp_path / one / f"{other}.tif")
-    with pytest.raises(UserError, match=r"same stem \(accents are spelt in two ways\)"):
+    with pytest.raises(UserError, match=r"same stem \(with differently encoded accents\)"):
         find_pairs(tmp_path / one, tmp_path / "labels")
 
 
@@ -158,7 +158,7 @@ def test_what_was_paired_by_nearly_the_same_name_is_said(tmp_path: Path) -> None
 
 def test_a_folder_of_folders_names_one(tmp_path: Path) -> None:
     save(tmp_path / "images" / "s1" / "a.tif")
-    with pytest.raises(UserError, match=r"no image itself; choose a folder in it, such as .*s1"):
+    with pytest.raises(UserError, match=r"folders but no image; choose one of them, such as .*s1"):
         find_pairs(tmp_path / "images", tmp_path / "images" / "s1")
 
 

@@ -113,7 +113,7 @@ def test_no_pair_names_both_folders_and_examples(folders: tuple[Path, Path]) -> 
 def test_an_empty_or_missing_folder_is_named(folders: tuple[Path, Path], which: str) -> None:
     images, labels = folders
     save((labels if which == "images" else images) / "a.png", MASK)
-    with pytest.raises(UserError, match=f"{which} holds no image"):
+    with pytest.raises(UserError, match=f"{which} contains no image"):
         find_pairs(images, labels)
     with pytest.raises(UserError, match="does not exist"):
         find_pairs(images / "nowhere", labels / "nowhere")
@@ -121,7 +121,7 @@ def test_an_empty_or_missing_folder_is_named(folders: tuple[Path, Path], which: 
 
 def test_one_folder_for_both_is_refused(folders: tuple[Path, Path]) -> None:
     save(folders[0] / "a.tif", GREY)
-    with pytest.raises(UserError, match="given for images and for labels"):
+    with pytest.raises(UserError, match="given as both images and labels"):
         find_pairs(folders[0], folders[0])
 
 

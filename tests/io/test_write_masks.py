@@ -182,7 +182,7 @@ def test_a_full_disk_leaves_the_old_file_alone(tmp_path: Path, name: str) -> Non
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path / name)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "the disk is full" in done.stdout
-    assert "the old file is as it was" in done.stdout
+    assert "the old file is unchanged" in done.stdout
     assert done.stderr == ""
     assert [p.name for p in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_bytes() == b"old"

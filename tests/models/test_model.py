@@ -263,7 +263,7 @@ def test_parts_that_do_not_belong_together_are_not_saved(tmp_path: Path) -> None
         replace(model, spacing=(1.0, 1.0, 1.0)),
         replace(model, classes=Classes((Structure(1), Structure(2)))),
     ):
-        with pytest.raises(ValueError, match="do not belong together"):
+        with pytest.raises(ValueError, match="network do not match"):
             wrong.save(tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == []
 

@@ -282,7 +282,7 @@ def test_files_that_do_not_fit_are_refused(state: dict[str, Tensor], tmp_path: P
     other = written({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
     wide = {**state, "layer1.0.conv1.weight": torch.zeros(128, 64, 3, 3)}
     for path, words in {
-        str(tmp_path / "none.pth"): "There is no file",
+        str(tmp_path / "none.pth"): "do not exist",
         str(tmp_path / "text.pth"): "cannot be read as encoder weights",
         other: "lacks conv1.weight",
         written(wide, tmp_path / "wide.pth"): "another shape for layer1.0.conv1.weight",

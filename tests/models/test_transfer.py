@@ -174,7 +174,7 @@ def test_new_and_dropped_channels_keep_the_size_of_the_response() -> None:
     torch.testing.assert_close(kernel[:, 2], old.mean(1) * (2 / 3))
     torch.testing.assert_close(kernel.sum(1), old.sum(1))
     assert_kept(model, more, but="encoder.0.0.weight")
-    assert "knew of DAPI and GFP, and looks at RFP" in sentences[0]
+    assert "weights for DAPI and GFP, and uses their mean for RFP" in sentences[0]
     _, fewer, _ = continued(model, channels=("GFP",))
     torch.testing.assert_close(fewer["encoder.0.0.weight"], old[:, 1:] * 2)
 

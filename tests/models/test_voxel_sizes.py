@@ -64,7 +64,7 @@ DEEP = trained_at(random_model(1, depth=1, width=1, dims=3), 0.4, 0.2, 0.2)
 def test_another_pixel_size_is_said_with_what_can_be_done() -> None:
     assert said(FLAT, sized(PLANE, "YX", 0.05, name="cells")) == (
         "cells has pixels of 0.05 µm, but the model was trained on pixels of 0.2 µm: structures "
-        "are 4 times larger in pixels than it knows them, so the mask may be wrong. "
+        "are 4 times larger in pixels than in training, so the mask may be wrong. "
         "--match-spacing (in Python PredictSettings(match_spacing=True)) predicts at the model's "
         "pixel size."
     )
@@ -182,7 +182,9 @@ def test_a_model_keeps_the_sizes_of_its_images(tmp_path: Path) -> None:
     pairs = [pair(0), pair(1, 200, unit="nm"), pair(2, 0.05), pair(3, 0.1)]
     model, events = run_training(pairs, settings)
     (text,) = sizes_said(events)
-    assert text.startswith("The training images have pixels of 0.05 to 0.2 µm and are learned")
+    assert text.startswith(
+        "The training images have pixels of 0.05 to 0.2 µm and are not resampled"
+    )
     assert (model.spacing, model.units) == ((200.0, 200.0), ("nm", "nm"))
     assert model.spacing_range == (pytest.approx((50, 50)), pytest.approx((200, 200)))
     again = Model.load(model.save(tmp_path / "m"))
@@ -202,8 +204,7 @@ def test_going_on_with_another_size_is_said_once() -> None:
     model, events = run_training([pair(0, 0.05)], settings, init=model)
     (text,) = sizes_said(events)
     assert text.startswith(
-        "The model to go on from was trained on pixels of 0.2 µm, and these images have pixels of "
-        "0.05 µm"
+        "The initial model was trained on pixels of 0.2 µm, but these images have pixels of 0.05 µm"
     )
     assert model.spacing == (0.05, 0.05)
     _, events = run_training([pair(0, 0.05)], settings, init=model)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from helpers import blobs, full_pair, of_kind, painted_pair, run_training, tiny
+from helpers import blobs, broken_loss, full_pair, of_kind, painted_pair, run_training, tiny
 from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
@@ -36,7 +36,6 @@ from napari_unetseg.models.model import Model, load_model
 from napari_unetseg.models.unet import UNet
 from napari_unetseg.training import checkpoint as checkpoint_module
 from napari_unetseg.training import checkpoint_file
-from napari_unetseg.training import trainer as learner_module
 from napari_unetseg.training.checkpoint_file import CheckpointFile
 from napari_unetseg.training.train import train, train_events
 
@@ -120,17 +119,7 @@ def no_memory(*calls: int) -> Callable[[pytest.MonkeyPatch], None]:
 
 def no_number(*calls: int) -> Callable[[pytest.MonkeyPatch], None]:
     """The loss of these steps is no number."""
-
-    def fail(patch: pytest.MonkeyPatch) -> None:
-        right, count = learner_module.segmentation_sums, [0]
-
-        def broken(*args: Any) -> torch.Tensor:
-            count[0] += 1
-            return right(*args) * (math.nan if count[0] in calls else 1.0)
-
-        patch.setattr(learner_module, "segmentation_sums", broken)
-
-    return fail
+    return lambda patch: broken_loss(patch, calls.__contains__)
 
 
 VOLUME = [full_pair(*blobs((8, 40, 40), 8, 3, structures=2), "ZYX")]
@@ -196,7 +185,7 @@ def test_the_time_before_counts_and_the_best_model_is_shown(tmp_path: Path) -> N
     assert of_kind(events, StepDone)[0].seconds > 0.9 * before
     shown = of_kind(events, Improved)[0]
     assert (shown.step, shown.scores is None) == (20, False)
-    assert "Going on from step 20" in of_kind(events, Notice)[0].text
+    assert "Resuming from step 20" in of_kind(events, Notice)[0].text
 
 
 def test_other_threads_go_on_and_a_training_that_ended_has_nothing_left(tmp_path: Path) -> None:
@@ -273,7 +262,7 @@ def test_another_version_or_device_is_refused(
     path.write_bytes(kept)
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint_module, "versions", lambda: {"napari-unetseg": "9.9"})
-        assert "begun by napari-unetseg 0.1.0, and this is 9.9" in refused(path, pairs, SMALL)
+        assert "started by napari-unetseg 0.1.0, but this is 9.9" in refused(path, pairs, SMALL)
     monkeypatch.setattr("napari_unetseg.training.training_plan.MOST_STEPS", 59)
     assert "on another kind of device or number of processes" in refused(path, pairs, SMALL)
 
@@ -298,10 +287,10 @@ def test_a_damaged_checkpoint_is_refused_and_left_as_it_is(kept: bytes, data: An
 def test_a_checkpoint_is_no_model_and_a_model_no_checkpoint(kept: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(kept)
-    with pytest.raises(ModelFileError, match="checkpoint of a training that was not finished"):
+    with pytest.raises(ModelFileError, match="checkpoint of an unfinished training"):
         load_model(path)
     train(PAIRS, SMALL).save(path)
-    assert "no checkpoint" in refused(path, PAIRS, SMALL)
+    assert "not a checkpoint" in refused(path, PAIRS, SMALL)
 
 
 # -- the file --------------------------------------------------------------------------------------
@@ -320,7 +309,7 @@ def test_a_full_disk_is_said_once_and_costs_nothing(
     with CheckpointFile(tmp_path / "a.checkpoint") as kept:
         found, events = run_training(PAIRS, SMALL, checkpoint=kept)
     (said,) = [e.text for e in of_kind(events, Notice) if "checkpoint" in e.text]
-    assert "A checkpoint could not be written, so training goes on without: " in said
+    assert "A checkpoint could not be written; training continues without one: " in said
     assert "the disk is full" in said
     assert kept.steps is None
     assert_same(found, wanted)
@@ -352,7 +341,7 @@ def test_only_one_process_trains_with_a_checkpoint(tmp_path: Path) -> None:
     with CheckpointFile(path):
         assert not left.exists()
         with (
-            pytest.raises(TrainingError, match="Another process trains with"),
+            pytest.raises(TrainingError, match="Another process is training with"),
             CheckpointFile(path),
         ):
             raise AssertionError("both train")

@@ -143,7 +143,7 @@ def test_a_training_without_a_score_ends_when_its_labels_are_right(
     model, events = run_training([wrong], tiny(), init=of_both)
     (done,) = of_kind(events, TrainingDone)
     assert done.outcome is Outcome.LABELS_LEARNED
-    assert "what is labelled is right" in done.reason
+    assert "the labels are learned" in done.reason
     epochs = of_kind(events, EpochDone)
     assert [epoch.best for epoch in epochs] == [True] * len(epochs)
     assert (predict(model, both.image) == 2)[wrong.labels == 2].mean() >= 0.9
@@ -190,7 +190,7 @@ def test_a_deleted_structure_does_not_come_back(both: Pair, of_both: Model) -> N
         ({"hold": 0.0}, "Only background is labelled; paint"),
         ({"init": None}, "Only background is labelled; paint"),
         ({"structure": 3}, "Only structure 3 is labelled; paint"),
-        ({"full": True}, "Only background is labelled, and everywhere in these images"),
+        ({"full": True}, "Only background is labelled, and every voxel of these images"),
         ({"channels": True}, "Only background is labelled; paint"),
     ],
 )

@@ -17,8 +17,8 @@ from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import BRUSH, IGNORE, LabelKind
 from napari_unetseg.data.dataset import Pair, TrainingData
 from napari_unetseg.inference.predict import predict
-from napari_unetseg.training import trainer
-from napari_unetseg.training.distillation import HELD_OUT, NEAR, distillation_sums
+from napari_unetseg.training import distillation, trainer
+from napari_unetseg.training.distillation import HELD_OUT, NEAR
 from napari_unetseg.training.train import train
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ def distillation_loss(
     logits: torch.Tensor, said: torch.Tensor, target: torch.Tensor
 ) -> torch.Tensor:
     """The mean over the voxels that count."""
-    total, voxels = distillation_sums(logits, said, target)
-    return total / voxels.clamp(min=1)
+    return distillation.distillation_loss(logits, said, target)[0]
 
 
 def unlabelled(*shape: int) -> Tensor:
@@ -131,7 +130,7 @@ def begun(pair: Pair, init: Model, **changes: float) -> Choice:
 
 
 def test_the_user_reads_that_it_is_held(pair: Pair, before: Model) -> None:
-    assert "keeps to its mask" in begun(pair, before).reason
+    assert "its mask is kept" in begun(pair, before).reason
     assert begun(pair, before).setting == "hold"
     assert "keeps" not in begun(pair, before, hold=0.0).reason
     other = Pair(Stack(np.asarray(pair.image.data)[::-1], "YX"), pair.labels, "strokes")
@@ -193,7 +192,7 @@ def test_newer_strokes_that_are_refused_leave_what_is_held_as_it_was(
         given = pair if what == "no memory for the copy" else one_class
         settings = tiny(steps=30, hold=2.0)
         found.append(train([given], settings, init=before, control=control, on_event=look))
-    assert "goes on with the earlier annotations" in notices[-1]
+    assert "continues with the earlier annotations" in notices[-1]
     assert same_weights(*found)
 
 
@@ -254,5 +253,5 @@ def test_newer_strokes_that_cannot_be_read_end_nothing(
 
     model = train([pair], tiny(steps=40), control=control, on_event=look)
     assert model.history[-1].steps == 40
-    assert "goes on with the earlier annotations" in notices[-1]
+    assert "continues with the earlier annotations" in notices[-1]
     assert ("memory" if isinstance(error, MemoryError) else "gone") in notices[-1]

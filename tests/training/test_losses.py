@@ -10,14 +10,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_unetseg.core.labels import IGNORE
-from napari_unetseg.training import losses
-from napari_unetseg.training.losses import class_weights, edge_loss, segmentation_sums
+from napari_unetseg.training import edge_loss as edges
+from napari_unetseg.training.edge_loss import edge_loss
+from napari_unetseg.training.losses import LossInputs, class_weights, cross_entropy, dice_loss
 
 
 def segmentation_loss(
     logits: Tensor, target: Tensor, weights: Tensor | None, *, dice: bool
 ) -> Tensor:
-    return losses.segmentation_loss(segmentation_sums(logits, target, weights), dice=dice)
+    batch = LossInputs(logits, logits, target, weights)
+    terms = [cross_entropy, dice_loss] if dice else [cross_entropy]
+    return torch.stack([term(batch).value for term in terms]).sum()
 
 
 def example(channels: int, dims: int = 2, labelled: float = 0.3) -> tuple[Tensor, Tensor]:
@@ -254,7 +257,7 @@ def test_edge_loss_is_the_mean_over_pairs() -> None:
     target = torch.randint(3, (1, 9, 8)).to(torch.uint8)
     target[torch.rand(1, 9, 8) > 0.4] = IGNORE
     torch.manual_seed(5)
-    steps = losses._steps()
+    steps = edges._draw_offsets()
     torch.manual_seed(5)
     found = float(edge_loss(image, logits, target))
     shares = logits.softmax(1)[0]
@@ -278,12 +281,12 @@ def test_edge_loss_of_much_looks_at_a_part(monkeypatch: pytest.MonkeyPatch, chan
     image, logits = torch.rand(2, 1, 64, 64), torch.randn(2, channels, 64, 64)
     target = torch.full((2, 64, 64), IGNORE, dtype=torch.uint8)
     whole = float(edge_loss(image, logits, target))
-    limit = losses.PAIRINGS * channels * target.numel() // 4
-    monkeypatch.setattr(losses, "MOST_NUMBERS", limit)
+    limit = edges.PAIRINGS * channels * target.numel() // 4
+    monkeypatch.setattr(edges, "MOST_NUMBERS", limit)
     sizes: list[int] = []
-    moved = losses._moved
+    moved = edges._shifted
     monkeypatch.setattr(
-        losses, "_moved", lambda x, *how: sizes.append(moved(x, *how).numel()) or moved(x, *how)
+        edges, "_shifted", lambda x, *how: sizes.append(moved(x, *how).numel()) or moved(x, *how)
     )
     parts = [float(edge_loss(image, logits, target)) for _ in range(20)]
     assert limit / 2 < max(sizes) <= limit

@@ -109,8 +109,8 @@ class Batch:
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise UserError(
-                f"Two images are called {twice}, so their masks would replace each other; add them "
-                "one after the other, into different folders."
+                f"Two images are called {twice}, so their masks would replace each other; "
+                "predict them separately, into different folders."
             )
 
     def _check_idle(self) -> None:
@@ -218,10 +218,10 @@ class Batch:
         kept = sum(result.status == "skipped" for result in results)
         done = len(results) - failed
         if len(results) < wanted:
-            text = f"Stopped: {done} of {wanted} images done. 'Predict all' goes on where it was."
+            text = f"Stopped: {done} of {wanted} images done. 'Predict all' continues where it was."
             self._session.say(text)
         elif failed:
-            text = f"{done} of {wanted} images done; {failed} failed, each says why in the list."
+            text = f"{done} of {wanted} images done; {failed} failed, see the list for the reasons."
             self._session.say(text, Level.WARNING)
         else:
             there = f" {kept} had a mask already." if kept else ""

@@ -103,24 +103,26 @@ class ClassEditor:
         with refusing(self._session):
             text = f"merging {self._name(number)} into {self._name(into)}"
             self._end(text, number, into)
-            self._session.say(f"Done: {text}. Train again, so that the network learns it too.")
+            self._session.say(f"Done: {text}. Train again so that the network learns it.")
 
     def delete(self, number: int) -> None:
         """Delete a structure and all that is labelled of it; what was labelled is so no more."""
         with refusing(self._session):
             text = f"deleting {self._name(number)}"
             self._end(text, number, 0)
-            self._session.say(f"Done: {text}. Undo under Correct brings it back with its labels.")
+            self._session.say(f"Done: {text}. Undo under Correct restores it with its labels.")
 
     # -- parts ---------------------------------------------------------------------------------
 
     def _check_labels(self) -> None:
         if self._session.job is not None:
-            raise UserError("Something is running; wait for it or press Stop, then change classes.")
+            raise UserError(
+                "A job is running; wait until it ends or press Stop, then change the structures."
+            )
         for strokes in self._annotations.strokes.values():
             if not isinstance(strokes.data, np.ndarray):
                 raise UserError(
-                    f"{strokes.layer.name} is read from disk piece by piece and cannot be changed; "
+                    f"{strokes.layer.name} is read from disk lazily and cannot be changed; "
                     "duplicate the layer and use the copy as labels."
                 )
 
@@ -155,7 +157,7 @@ class ClassEditor:
         self._check_labels()
         structure = next((s for s in self._session.structures if s.number == number), None)
         if structure is None or len(self._session.structures) == 1:
-            raise UserError("One structure has to stay; add another one first.")
+            raise UserError("At least one structure is needed; add another one first.")
         edits = self._edits(number, into)
         before = self._masks.renumbering()
         after = {model: _followed(known, number, into) for model, known in before.items()}

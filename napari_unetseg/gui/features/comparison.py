@@ -79,4 +79,4 @@ class Comparison:
             self._models.use(before)
             self._models.before = now
             self._session.retrain = False
-            self._session.say(f"{before.name} is in use again, with the mask that it made.")
+            self._session.say(f"{before.name} is in use again, with its mask.")

@@ -73,7 +73,7 @@ class LabelConversion:
             return  # other labels were chosen meanwhile, perhaps by an earlier click
         layer = napari_layers.add_labels(self._viewer, labels, made, remedy.kind)
         self._sources.choose_labels(layer, remedy.kind)
-        self._session.say(f"{layer.name} was made and is chosen; press 'Train'.", Level.DONE)
+        self._session.say(f"{layer.name} was made and selected; press 'Train'.", Level.DONE)
 
     def _on_error(self, error: BaseException) -> None:
         self._session.say(messages.explain(error, "Making labels"), Level.WARNING)

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.errors import LostError, UserError
-from napari_unetseg.core.events import Event, Notice, TilePredicted
+from napari_unetseg.core.events import Event, Notice, OtherSpacing, TilePredicted
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import JobKind, Level, Mode
@@ -133,6 +133,8 @@ class LivePrediction:
             case TilePredicted() if self._target is not None:
                 if not self._target.write(event):
                     self._target = None
+            case OtherSpacing():
+                pass  # whether it is said depends on what the user chose
             case Notice() if event.text not in self._said:  # it comes with every plane
                 self._said.add(event.text)
                 self._session.say_notice(event)

@@ -74,4 +74,6 @@ class ModelHistory:
         names = {s.number: s.name for s in model.classes.structures}
         self._session.know(list(names), names)
         self._models.add(ModelEntry(model, path.stem, path))
-        self._session.say(f"{path.name} is in use; press 'Predict', or 'Train' to go on.")
+        self._session.say(
+            f"{path.name} is in use; press 'Predict', or 'Train' to continue training it."
+        )

@@ -20,14 +20,13 @@ from napari_unetseg.gui.services.report_work import ReportWork
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.state.session import JobKind, Level, ModelEntry, Session
-from napari_unetseg.io import places
-from napari_unetseg.io.project import Project
+from napari_unetseg.io.project import locations
+from napari_unetseg.io.project.project import Project
 from napari_unetseg.jobs.window_tasks import CopyWork, OpenWork
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-    from napari_unetseg.annotations.annotation_time import First
     from napari_unetseg.gui.services.annotations import Annotations
     from napari_unetseg.gui.services.image_sources import ImageSources
     from napari_unetseg.gui.services.job_manager import JobManager
@@ -43,7 +42,7 @@ SYNC_SECONDS = 2.0
 """A power cut may cost this much."""
 RETRY_SECONDS = 5.0
 SAVE_SECONDS, SAVE_BYTES, LITTLE = 300.0, 2**25, 2**10
-"""A snapshot is written after so long, or when the journal is so large."""
+"""What was recorded is joined after so long, or when it is so large."""
 
 
 class ProjectAutosave:
@@ -84,14 +83,13 @@ class ProjectAutosave:
         self._models = ModelFiles(runner, session, self._tell)
         self._writing, self._failure = False, ""
         self._synced = self._tried = self._saved = time.monotonic()
-        self._written = 0
         self._said_trouble = ""
         self._window: dict[str, Any] = {}
         self._closed = False
         self._recognised: list[tuple[int, int]] = []
         for field in ("structures", "settings", "history", "entry", "mode", "match_spacing"):
             getattr(session.events, field).connect(self._on_values, max_args=0)
-        session.recoveries = tuple(places.recoveries())
+        session.recoveries = tuple(locations.recoveries())
         events.annotation_changed.connect(self._on_change)
         events.annotations_replaced.connect(self._on_adopted)
         events.label_kind_changed.connect(self._on_kind)
@@ -105,7 +103,7 @@ class ProjectAutosave:
     def _on_change(self, image: Any, change: Change) -> None:
         """Write down what was said; the first word makes a project without a name."""
         if self.project is None:
-            if change.origin is Origin.FIRST or change.stamp == 0 or self._closed:
+            if change.stamp == 0 or self._closed:
                 return
             self._begin()
         if image not in self._keys:
@@ -126,11 +124,6 @@ class ProjectAutosave:
         if image in self._keys:
             self._on_values()
 
-    def firsts(self, image: Any) -> dict[tuple[int, ...], First]:
-        """When each plane of an image was first predicted, as far as it is kept."""
-        known = self.project.effort.firsts if self.project is not None else {}
-        return dict(known.get(self._keys.get(image, ""), {}))
-
     def _on_image_removed(self, image: Any) -> None:
         """An image was removed; what was said about it stays in the project."""
         self._keys.pop(image, None)
@@ -146,7 +139,7 @@ class ProjectAutosave:
     def _begin(self) -> None:
         """Keep everything in a project that has no name yet."""
         try:
-            self.project = Project.create(places.new_recovery())
+            self.project = Project.create(locations.new_recovery())
         except UserError as error:
             self._closed = True
             self._session.say(messages.NOT_KEPT.format(error), Level.WARNING)
@@ -240,12 +233,12 @@ class ProjectAutosave:
         if self._trouble and now - self._tried > RETRY_SECONDS:
             self._tried = now
             self._models.update()
-            self._write(project, partial(_mend, project, all_of_it=bool(self._failure)))
-        elif now - self._synced > SYNC_SECONDS and project.journal_bytes != self._written:
-            self._synced, self._written = now, project.journal_bytes
+            self._write(project, partial(_save, project))
+        elif now - self._synced > SYNC_SECONDS and project.unsynced:
+            self._synced = now
             self._write(project, project.sync)
-        elif project.journal_bytes > SAVE_BYTES or (
-            now - self._saved > SAVE_SECONDS and project.journal_bytes > LITTLE
+        elif project.unsaved_bytes > SAVE_BYTES or (
+            now - self._saved > SAVE_SECONDS and project.unsaved_bytes > LITTLE
         ):
             self._saved = now
             self._write(project, partial(_save, project))
@@ -293,7 +286,7 @@ class ProjectAutosave:
         """Close a project after all that is still to be written to it."""
 
         def closed(_: object) -> None:
-            self._session.recoveries = tuple(places.recoveries())
+            self._session.recoveries = tuple(locations.recoveries())
 
         def failed(error: BaseException) -> None:
             self._session.say(messages.not_written(project.folder.name, error), Level.ERROR)
@@ -329,13 +322,11 @@ class ProjectAutosave:
         if before is not None:
             copy.catch_up(before)
         self._on_values()
-        for image, key in self._keys.items():  # what was said while it was copied
-            copy.add(key, self._annotations.truth(image))
         if before is not None:
             useless = self._session.project is None and not copy.trouble
             self._leave(before, partial(_close, before, useless=useless))
         self._named(copy.folder)
-        self._session.say(f"Everything is kept in {copy.folder} from now on.", Level.DONE)
+        self._session.say(f"Everything is saved in {copy.folder} from now on.", Level.DONE)
 
     def report(self, output: Path, on_page: Callable[[Path], None]) -> None:
         """Write a page about what was done into a folder; ``on_page`` is called with its file."""
@@ -365,14 +356,14 @@ class ProjectAutosave:
             work = OpenWork(folder)
             self._jobs.start(JobKind.MODEL, f"Opening {folder.name}", work, self._on_opened)
 
-    def recover(self, recovery: places.Recovery) -> None:
+    def recover(self, recovery: locations.Recovery) -> None:
         """Open what another window left."""
         self.open(recovery.folder)
 
-    def discard(self, recovery: places.Recovery) -> None:
+    def discard(self, recovery: locations.Recovery) -> None:
         """Delete what another window left."""
-        places.throw_away(recovery)
-        self._session.recoveries = tuple(places.recoveries())
+        locations.throw_away(recovery)
+        self._session.recoveries = tuple(locations.recoveries())
 
     def _on_opened(self, found: tuple[Project, list[tuple[str, Model]], list[str]]) -> None:
         project, models, lost = found
@@ -389,13 +380,13 @@ class ProjectAutosave:
         self._models.follow(project, [entry.model.id for entry in entries])
         self._named(None if _is_nameless(project) else project.folder)
         self._session.missing = missing
-        self._session.recoveries = tuple(places.recoveries())
+        self._session.recoveries = tuple(locations.recoveries())
         self._say_open(project, [*lost, *project.lost])
 
     def _say_open(self, project: Project, lost: Sequence[str]) -> None:
         missing = self._session.missing
         what = "What was not saved" if _is_nameless(project) else project.folder.name
-        said = [f"{what} is open with all that was painted.", *lost]
+        said = [f"{what} is open with all its annotations.", *lost]
         if missing:
             said.append(messages.MISSING.format(", ".join(missing)))
         self._session.say(" ".join(said), Level.WARNING if missing or lost else Level.DONE)
@@ -452,31 +443,24 @@ class ProjectAutosave:
             session.missing = tuple(name for name in session.missing if name in lost)
             self._on_values()
             names = ", ".join(image.name for image in found)
-            session.say(f"{names} is open with all that was painted.", Level.DONE)
+            session.say(f"{names} is open with all its annotations.", Level.DONE)
         return bool(found)
 
     def _named(self, folder: Path | None) -> None:
         self._session.project = folder
         if folder is not None:
-            places.remember(folder)
+            locations.remember(folder)
 
 
 def _is_nameless(project: Project) -> bool:
-    return project.folder.parent == places.recovery_folder()
-
-
-def _mend(project: Project, *, all_of_it: bool) -> None:
-    """Write what waits, with a snapshot where only that helps."""
-    project.retry()
-    if project.needs_saving or all_of_it:
-        _save(project)
+    return project.folder.parent == locations.recovery_folder()
 
 
 def _close(project: Project, *, useless: bool) -> None:
     """Close a project, and delete it where another one has all of it."""
     project.close()
     if useless:
-        places.throw_away(places.Recovery(project.folder, (), 0.0))
+        locations.throw_away(locations.Recovery(project.folder, (), 0.0))
 
 
 def _save(project: Project) -> None:

@@ -49,7 +49,7 @@ class RemoteComputer:
                 return
             self._session.computer = address
             if not address:
-                self._session.say("Training and predicting happen on this computer.")
+                self._session.say("This computer trains and predicts.")
                 return
             self._session.say(f"Asking {address}…")
 
@@ -58,7 +58,7 @@ class RemoteComputer:
                     device = device_at(address)
                 except UserError as error:
                     return str(error), Level.WARNING
-                return f"{address} answers: {device}. What you begin now runs there.", Level.DONE
+                return f"{address} is connected: {device}. New jobs run there.", Level.DONE
 
             self._runner.query(ask, partial(self._on_answer, address), about="computer")
 

@@ -82,7 +82,9 @@ class Review:
             if not prediction.covers(place.region):
                 raise UserError(NO_MASK)
         self._do(prediction, Origin.ACCEPTED, places, f"accepting {what}", prediction.accept)
-        self._session.say(f"Accepted {what}: it trains as it is, and no new mask changes it.")
+        self._session.say(
+            f"Accepted {what}: it is used for training as it is, and no prediction changes it."
+        )
 
     # -- take back -----------------------------------------------------------------------------
 
@@ -124,11 +126,11 @@ class Review:
 
     def _forget(self, places: Sequence[Place], what: str) -> None:
         prediction = self._mask()
-        text = f"forgetting the corrections {what}".strip()
+        text = f"removing the corrections {what}".strip()
         if not self._do(prediction, Origin.CORRECTIONS, places, text, prediction.forget):
             raise UserError(NOTHING_CORRECTED)
         self._session.say(
-            f"The corrections {what} are forgotten: the network's own mask is shown there.".replace(
+            f"The corrections {what} were removed: the network's own mask is shown there.".replace(
                 "  ", " "
             )
         )
@@ -167,7 +169,7 @@ class Review:
         truth, changes = prediction.truth, []
         for place in places:
             region = place.region
-            prediction.catch(region, by_hand=False)
+            prediction.catch(region)
             before = truth.read(origin, region), truth.times(origin, region)
             say(region, place.where)
             after = truth.read(origin, region), truth.times(origin, region)

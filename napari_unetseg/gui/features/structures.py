@@ -55,7 +55,7 @@ class Structures:
         numbers = {s.number for s in self._session.structures}
         free = next((n for n in range(1, BRUSH) if n not in numbers), None)
         if free is None:
-            text = "There are 254 structures, which is all there can be."
+            text = "There are 254 structures already, the largest possible number."
             self._session.say(text, Level.WARNING)
             return
         self._session.structures = (*self._session.structures, Structure(free))

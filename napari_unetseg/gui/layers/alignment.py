@@ -209,7 +209,7 @@ def _difference(image: Image, layer: Scalar) -> str:
     shape, own = grid_shape(image), tuple(level0(layer).shape)
     n = min(len(own), len(shape))
     if own[-n:] != shape[-n:]:
-        return "its axes are in other places"
+        return "its axes are in another order"
     of_image, of_layer = _to_world(image, n), _to_world(layer, n)
     factors = unit_factors(layer.units[-n:], image.units[-n:])
     the, its = (np.linalg.norm(one[:, :n], axis=0) for one in (of_image, of_layer))
@@ -217,7 +217,7 @@ def _difference(image: Image, layer: Scalar) -> str:
     times = its * factors / the
     askew = np.abs(of_layer[:, :n] - of_image[:, :n] * times) * shape[-n:]  # at the far end
     if askew.max() > HALF / 2 * the.min():
-        return "it is rotated, mirrored or sheared against it"
+        return "it is rotated, mirrored or sheared relative to the image"
     differ = np.flatnonzero(np.abs(times - 1) * shape[-n:] > HALF / 2)
     if len(differ):
         first = min(int(differ[0]), n - 2)

@@ -38,7 +38,7 @@ def layer_axes(layer: Image) -> str:
     """
     n = layer.ndim
     if n > len(BY_POSITION):
-        raise UserError(f"{layer.name} has {n} axes, more than can be used; take a part of it.")
+        raise UserError(f"{layer.name} has {n} axes, more than are supported; use a part of it.")
     named = "".join(LETTERS.get(str(label).lower(), " ") for label in layer.axis_labels)
     if " " in named or len(set(named)) < n or not named.replace("C", "").endswith("YX"):
         return BY_POSITION[-n:]

@@ -95,8 +95,8 @@ def check_channels(image: Image, channels: Sequence[Image]) -> None:
     """Raise `UserError` unless layers can be further channels of an image, wherever they lie."""
     if any(layer.rgb for layer in (image, *channels)) or "C" in layer_axes(image):
         raise UserError(
-            f"{image.name} cannot be joined with other channels; choose one-channel layers, or it "
-            "alone."
+            f"{image.name} cannot be combined with other channels; choose layers with one "
+            "channel, or this layer alone."
         )
     shape = tuple(level0(image).shape)
     for layer in channels:

@@ -65,7 +65,7 @@ class Watch:
         self.layer.events.labels_update.disconnect(self._on_shown)
         self.layer.events.set_data.disconnect(self._on_set_data)
 
-    def retraced(self) -> list[Region]:
+    def undone(self) -> list[Region]:
         """Where an undo or a redo most likely was just now; none where napari does not tell."""
         regions = []
         for name in ("_redo_history", "_undo_history"):

@@ -161,7 +161,6 @@ class Prediction:
         for plane in planes:
             self._remember(plane)
         tile = mask.astype(np.uint8).reshape([s.stop - s.start for s in region])
-        self._take_first(region, tile)
         self._network[region] = tile
         self._replace(region)
         for plane in planes:
@@ -170,7 +169,7 @@ class Prediction:
 
     def _replace(self, region: Region) -> None:
         """Show another mask in a region; a stroke that is under way there is taken down."""
-        if self.catch(region, by_hand=False):
+        if self.catch(region):
             self._painted = True
         self._write(region)
 
@@ -252,13 +251,6 @@ class Prediction:
             self._covered.take(plane, self._fresh)
         self.flush()
 
-    def _take_first(self, region: Region, tile: np.ndarray) -> None:
-        """The first mask of every place is kept, to tell later how good it was."""
-        first = self.truth.read(Origin.FIRST, region)
-        if not first.all():
-            new = np.where(first == 0, as_correction(tile), first)
-            self._note(Origin.FIRST, region, new)
-
     # -- the model before ----------------------------------------------------------------------
 
     def mark(self) -> None:
@@ -329,10 +321,10 @@ class Prediction:
 
         What was accepted before is said again, where a newer stroke disagreed.
         """
-        self.catch(region, by_hand=False)
+        self.catch(region)
         accepted = self.truth.read(Origin.ACCEPTED, region)
         accepted[where] = as_correction(self._data[region])[where]
-        changes = self._note(Origin.ACCEPTED, region, accepted, undoable=False)
+        changes = self._note(Origin.ACCEPTED, region, accepted)
         accepted_at, painted_at = (
             self.truth.times(o, region) for o in (Origin.ACCEPTED, Origin.STROKES)
         )
@@ -348,10 +340,10 @@ class Prediction:
         return self._empty(Origin.CORRECTIONS, region, where)
 
     def _empty(self, origin: Origin, region: Region, where: np.ndarray) -> list[Change]:
-        self.catch(region, by_hand=False)
+        self.catch(region)
         values = self.truth.read(origin, region)
         values[where] = 0
-        changes = self._note(origin, region, values, undoable=False)
+        changes = self._note(origin, region, values)
         self.show(origin, region)
         return changes
 
@@ -360,7 +352,7 @@ class Prediction:
 
         An acceptance is withdrawn altogether, also where it was corrected since.
         """
-        self.catch(region, by_hand=False)
+        self.catch(region)
         also = (then[0] == 0) if origin is Origin.ACCEPTED else False
         self._tell(self.truth.put_back(origin, region, now, then, also=also))
         self.show(origin, region)
@@ -380,13 +372,13 @@ class Prediction:
         self._write(region)
         self.flush()
 
-    def catch(self, region: Region, *, by_hand: bool = True) -> bool:
+    def catch(self, region: Region) -> bool:
         """Take down what was changed by hand in a region; whether there was anything."""
         data, kept = self._data[region], self._kept.read(region)
         changed = data != self._shown[region]
         kept[changed] = as_correction(data[changed])
         differs = kept != self.truth.read(Origin.CORRECTIONS, region)
-        noted = self._note(Origin.CORRECTIONS, region, kept, by_hand=by_hand)
+        noted = self._note(Origin.CORRECTIONS, region, kept)
         if noted:
             self._correct_accepted(region, differs)
         return bool(noted)
@@ -411,7 +403,7 @@ class Prediction:
     def settle(self, regions: Sequence[Region]) -> None:
         """Take down what `search` found: most likely an undo or a redo."""
         for region in together(regions):
-            self.catch(region, by_hand=False)
+            self.catch(region)
 
     def _unknown(self, cell: Cell) -> bool:
         region = self._kept.region_of(cell)
@@ -421,10 +413,8 @@ class Prediction:
         now = np.where(data != shown, as_correction(data), 0 if kept is None else kept)
         return not np.array_equal(now, self.truth.read(Origin.CORRECTIONS, region))
 
-    def _note(
-        self, origin: Origin, region: Region, values: np.ndarray, **more: bool
-    ) -> list[Change]:
-        return self._tell(self.truth.note(origin, region, values, **more))
+    def _note(self, origin: Origin, region: Region, values: np.ndarray) -> list[Change]:
+        return self._tell(self.truth.note(origin, region, values))
 
     def _tell(self, change: Change | None) -> list[Change]:
         if change is None:
@@ -485,7 +475,7 @@ class Prediction:
         if self._data.size <= AT_ONCE:
             self.settle(self.search())
         else:
-            self.settle(self._watch.retraced() if self._watch is not None else ())
+            self.settle(self._watch.undone() if self._watch is not None else ())
             self.on_doubt()
 
     def _take_over(self, layer: Labels) -> bool:

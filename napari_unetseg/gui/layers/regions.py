@@ -81,8 +81,8 @@ def drawn(viewer: ViewerModel, image: Image, shapes: Shapes) -> list[Place]:
             places += _filled(points[:, -2:], plane, shape[-2:])
     if not places:
         raise UserError(
-            f"{shapes.name} encloses nothing of {image.name}; draw a rectangle or a polygon over "
-            "it, in a Shapes layer, and select that layer."
+            f"{shapes.name} encloses no part of {image.name}; draw a rectangle or a polygon "
+            "over it, in a Shapes layer, and select that layer."
         )
     return places
 

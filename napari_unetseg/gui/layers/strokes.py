@@ -87,10 +87,9 @@ class Strokes:
         """Take down what was painted while nobody listened."""
         self._on_doubt()
 
-    def catch(self, region: Region, *, by_hand: bool = True) -> bool:
+    def catch(self, region: Region) -> bool:
         """Take down what a region of the layer holds now; whether it had changed."""
-        values = np.asarray(self._data[region])
-        change = self.truth.note(Origin.STROKES, region, values, by_hand=by_hand)
+        change = self.truth.note(Origin.STROKES, region, np.asarray(self._data[region]))
         if change is not None:
             self._on_change(change)
         return change is not None
@@ -104,7 +103,7 @@ class Strokes:
     def settle(self, regions: Sequence[Region]) -> None:
         """Take down what `search` found: most likely an undo or a redo."""
         for region in together(regions) if not self._ended else ():
-            self.catch(region, by_hand=False)
+            self.catch(region)
 
     def put_back(self, origin: Origin, region: Region, now: Said, then: Said) -> None:
         """Put ``then`` into the layer where that differs from ``now``, which is still there.
@@ -114,7 +113,7 @@ class Strokes:
         assert origin is Origin.STROKES
         if not self.lasts or level0(self.layer) is not self._source:
             return
-        self.catch(region, by_hand=False)
+        self.catch(region)
         change = self.truth.put_back(origin, region, now, then)
         if change is None:
             return
@@ -132,7 +131,7 @@ class Strokes:
         if self._data.size <= AT_ONCE:
             self.settle(self.search())
         else:
-            self.settle(self._watch.retraced())
+            self.settle(self._watch.undone())
             self.on_doubt()
 
     def _take_over(self) -> bool:

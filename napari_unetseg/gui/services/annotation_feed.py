@@ -6,7 +6,6 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from napari_unetseg.annotations.annotation_store import Change, Origin
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui.services.annotation_snapshot import (
     Pairs,
@@ -20,6 +19,7 @@ from napari_unetseg.gui.state.session import JobKind, Level
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from napari_unetseg.annotations.annotation_store import Change
     from napari_unetseg.annotations.sparse_array import Region
     from napari_unetseg.gui.services.annotations import Annotations
     from napari_unetseg.gui.services.job_manager import JobManager
@@ -112,10 +112,9 @@ class AnnotationFeed:
     # -- events --------------------------------------------------------------------------------
 
     def _on_annotation_changed(self, image: Any, change: Change) -> None:
-        if change.origin is not Origin.FIRST:
-            self.painted_at = time.monotonic()
-            regions = self.newer.setdefault(image, [])
-            regions[:] = [*regions[1 - MOST_NEWER :], change.region]
+        self.painted_at = time.monotonic()
+        regions = self.newer.setdefault(image, [])
+        regions[:] = [*regions[1 - MOST_NEWER :], change.region]
 
     def _on_labels_changed(self) -> None:
         self._due = True
@@ -182,5 +181,5 @@ class AnnotationFeed:
 
     def _on_error(self, error: BaseException) -> None:
         self._asking = False
-        text = messages.explain(error, "Looking at what you painted")
+        text = messages.explain(error, "Reading the new annotations")
         self._session.say(text, Level.WARNING)

@@ -91,8 +91,7 @@ class Annotations:
 
     def changed(self, image: Image, change: Change) -> None:
         """Publish what changed of an image's annotations."""
-        if change.origin is not Origin.FIRST:
-            self._events.labels_touched.emit()
+        self._events.labels_touched.emit()
         self._events.annotation_changed.emit(image, change)
 
     def doubt(self, layers: Iterable[Searched]) -> None:

@@ -205,8 +205,8 @@ class ImageSources:
             self.choose_labels(layer, LabelKind.STROKES)
             self._session.brush = layer.selected_label
             self._session.say(
-                f"Draw a few strokes on a structure of {stack.name}, then click 'background' and "
-                "draw some there."
+                f"Paint a few strokes on a structure of {stack.name}, then click 'background' "
+                "and paint some there."
             )
         return layer
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import Event, Notice, StepDone
+from napari_unetseg.core.events import Event, Notice, OtherSpacing, StepDone
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.gui.services.job_runner import Job
 from napari_unetseg.gui.state import messages
@@ -233,6 +233,8 @@ class JobManager:
         match event:
             case StepDone():
                 self._on_step(event)
+            case OtherSpacing():
+                pass  # whether it is said depends on what the user chose
             case Notice():
                 self.add_notice(event)
                 self._session.say_notice(event)

@@ -66,8 +66,8 @@ def remedies_of(
 
 def _above(threshold: float) -> Remedy:
     return Remedy(
-        f"Use what is above {threshold:g}",
-        f"Make a mask: what is above {threshold:g} is structure 1, all else is background.",
+        f"Use values above {threshold:g}",
+        f"Make a mask: values above {threshold:g} are structure 1, all others background.",
         LabelKind.FULL,
         partial(_mask_above, threshold),
     )
@@ -81,7 +81,7 @@ def _mask_above(threshold: float, plane: np.ndarray) -> np.ndarray:
 def _without(value: int, kind: LabelKind) -> Remedy:
     return Remedy(
         f"{value} is not labelled",
-        f"Make strokes: what is {value} is not labelled, and 0 is background (255).",
+        f"Make strokes: {value} means not labelled, and 0 becomes background (255).",
         LabelKind.STROKES,
         partial(_strokes_without, value, kind),
     )
@@ -104,7 +104,7 @@ def describe_look(name: str, counts: Mapping[int, int], look: Look | None, kind:
     remedies = remedies_of(counts, look, kind)
     ways = " or ".join(f"'{remedy.text}'" for remedy in remedies)
     if remedies and min(counts) < 0:
-        return f"{name} holds {min(counts)}: press {ways}, whichever is meant."
+        return f"{name} holds {min(counts)}: press {ways}, depending on what it means."
     if appearance is Appearance.BLURRED:
         blurred = "a mask whose edges were blurred by JPEG or by resizing"
         return f"{name} looks like {blurred}: press {ways} to make a mask."
@@ -117,8 +117,8 @@ def describe_look(name: str, counts: Mapping[int, int], look: Look | None, kind:
         )
     if appearance is Appearance.OBJECTS and kind is LabelKind.INSTANCES:
         return (
-            f"Each number in {name} is a single region, so they are taken for objects; choose "
-            "'full mask' if they are structures."
+            f"Each number in {name} is a single region, so numbers are taken for objects; "
+            "choose 'full mask' if they are structures."
         )
     return ""
 

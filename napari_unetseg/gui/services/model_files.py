@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from napari_unetseg.gui.services.job_runner import Runner
     from napari_unetseg.gui.state.session import ModelEntry, Session
-    from napari_unetseg.io.project import Project
+    from napari_unetseg.io.project.project import Project
 
 __all__ = ["ModelFiles"]
 

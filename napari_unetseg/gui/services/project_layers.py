@@ -17,8 +17,8 @@ from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
 from napari_unetseg.core.settings import TrainSettings
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state.session import Mode, Source
-from napari_unetseg.io.contents import places_of
 from napari_unetseg.io.file_names import as_stored
+from napari_unetseg.io.project.locations import places_of
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.session_models import SessionModels
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import ModelEntry, Session
-    from napari_unetseg.io.project import Project
+    from napari_unetseg.io.project.project import Project
 
 __all__ = ["Restored"]
 

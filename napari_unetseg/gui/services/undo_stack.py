@@ -49,7 +49,9 @@ class UndoStack:
     def undo(self) -> None:
         """Take the newest step back."""
         if not self._done:
-            self._session.say("There is nothing of the plugin's to undo; strokes: Ctrl+Z.")
+            self._session.say(
+                "There is no action of the plugin to undo; to undo strokes press Ctrl+Z."
+            )
             return
         step = self._done.pop()
         step.undo()
@@ -60,7 +62,9 @@ class UndoStack:
     def redo(self) -> None:
         """Do the step again that was taken back last."""
         if not self._undone:
-            self._session.say("There is nothing of the plugin's to redo; strokes: Ctrl+Shift+Z.")
+            self._session.say(
+                "There is no action of the plugin to redo; to redo strokes press Ctrl+Shift+Z."
+            )
             return
         step = self._undone.pop()
         step.redo()

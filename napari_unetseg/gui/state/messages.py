@@ -29,39 +29,42 @@ __all__ = [
 
 NO_IMAGE = "Open an image first: File ▸ Open File(s), or File ▸ Open Sample ▸ U-Net segmentation."
 NO_LABELS = (
-    "Paint first: press 'New layer' under Annotate, then draw a few strokes on a structure and, "
-    "with the background brush, on the background."
+    "Nothing is labelled yet: press 'New layer' under Annotate, paint a few strokes on a "
+    "structure and some with the background brush on the background."
 )
 MASK_BEGINS = "This mask gets better while the network learns; what you paint or correct stays."
 MASK_DELETED = (
-    "The prediction layer was deleted, so no mask is shown until the training ends; Stop ends it."
+    "The prediction layer was deleted, so no mask is shown until training ends; press Stop "
+    "to end it."
 )
 NO_ROOM = (
-    "{} is nearly full, so no more of this mask is kept: make room there, or write masks of large "
-    "stacks to files (Many images…). What you painted is safe."
+    "{} is nearly full, so the rest of this mask is not stored: free some space there, or write "
+    "masks of large stacks to files (Many images…). What you painted is safe."
 )
 NO_ROOM_TO_PAINT = (
-    "{} is nearly full, so nothing more can be painted on {}: delete other files there. What you "
+    "{} is nearly full, so you cannot paint on {} any more: free some space there. What you "
     "painted is safe."
 )
-ROOM_TO_PAINT = "There is room on the disk again: paint on {} where you were."
+ROOM_TO_PAINT = "There is space on the disk again: you can continue painting on {}."
 TRAIN_NOW = "The labels have changed; press 'Train'."
-BUSY = "Something is running already; wait for it or press Stop."
+BUSY = "A job is running already; wait until it ends, or press Stop."
 FROZEN = "The mask on screen is frozen; choose Live, or press 'Predict', to see the new one."
-NOTHING_BEFORE = "There is no model from before the last training; choose one from the list."
-DIFFERENCE = (
-    "Orange: no longer found; blue: newly found; yellow: another structure. Delete the layer when "
-    "you have seen it."
+NOTHING_BEFORE = (
+    "There is no model from before the last training; choose another one from the list."
 )
-NOT_KEPT = "What you paint cannot be kept on disk, so save your layers yourself. {}"
+DIFFERENCE = (
+    "Orange: no longer segmented; blue: newly segmented; yellow: another structure. Delete the "
+    "layer when you no longer need it."
+)
+NOT_KEPT = "What you paint cannot be saved to disk, so save your layers yourself. {}"
 LABELS_UNFIT = (
-    "{} now has another shape than {}, so it no longer holds its labels. What was painted is kept "
-    "in the project; give the layer its old data back and choose it again, or open the project "
+    "{} now has another shape than {}, so it no longer holds its labels. What was painted is "
+    "kept in the project; restore the layer's old data and choose it again, or open the project "
     "again."
 )
 OTHER_IMAGE = (
-    "{} was given other pixels, {} now. What was painted of those before is kept and comes back "
-    "with them; press 'New layer' to paint on these."
+    "{} has other pixels now, {}. What was painted on the old ones is kept and comes back with "
+    "them; press 'New layer' to paint on the new ones."
 )
 SEVERAL_LABELS = "{} may be the labels of '{}': choose one under Labels, or press 'New layer'."
 LABELS_OF_CLOSED = (
@@ -73,25 +76,25 @@ OTHER_UNITS = (
     "the smallest unit: press 'Align' to give it the image's unit."
 )
 OTHER_MASK = "{} does not lie over {}; choose its own image first."
-ALIGNED = "{} lies over {} now, pixel on pixel, and stays there. Undo under Correct brings it back."
-NOTHING_TO_ALIGN = "Everything lies over its image already."
+ALIGNED = "{} now lies over {}, pixel on pixel, and follows it. Undo under Correct takes this back."
+NOTHING_TO_ALIGN = "All layers lie over their image already."
 MASK_TAKEN_OVER = (
-    "What was put into the mask is taken as corrections; its numbers stay of type uint8."
+    "The changes in the mask data are taken as corrections; the mask stays of type uint8."
 )
 MASK_IS_YOURS = (
-    "{} was given data that are no mask of {}; it is yours now. 'Predict' makes a new mask, with "
-    "all that was corrected before."
+    "The new data of {} do not fit {}, so the plugin no longer uses this layer. 'Predict' makes "
+    "a new mask with all earlier corrections."
 )
 NOTHING_TO_REPORT = "Nothing was painted yet, so there is nothing to report."
-KEPT_AGAIN = "Everything is on disk again."
+KEPT_AGAIN = "Everything is saved to disk again."
 NOT_WRITTEN = (
-    "{} could not be written ({}); it is kept in memory and written again soon: free some space, "
-    "or save the project elsewhere."
+    "{} could not be written ({}); it is kept in memory and will be written again: free some "
+    "space, or save the project elsewhere."
 )
-MISSING = "Not found: {}. Press 'Find image…', or open or drop it: nothing of it is lost."
-NOT_THAT_IMAGE = "{} has not the pixels that were painted on; choose another file."
+MISSING = "Not found: {}. Press 'Find image…', or open or drop the file: its labels are kept."
+NOT_THAT_IMAGE = "{} does not have the pixels that were painted on; choose another file."
 KEPT = "; the earlier model is kept"
-EARLIER = "; the earlier model is one click away under Model"
+EARLIER = "; the earlier model can be restored under Model"
 MOST_NAMED = 4
 """Of more structures the sentence says the mean alone; the plot shows the rest."""
 PREDICTED = "Prediction shown; correct it and train again."
@@ -99,32 +102,32 @@ NOT_VALIDATED = (
     "Prediction shown, not validated: look at it, paint more strokes where it is wrong and train "
     "again."
 )
-PREDICTION_STOPPED = "Predicting was stopped; what was predicted so far is shown."
+PREDICTION_STOPPED = "Prediction was stopped; what was predicted so far is shown."
 PREDICTION_DELETED = (
-    "The prediction layer was deleted, so predicting stopped; press 'Predict' to begin anew."
+    "The prediction layer was deleted, so prediction stopped; press 'Predict' to start again."
 )
 NO_PREDICTION = "There is no prediction to show or hide yet; press 'Train' or 'Predict' first."
-LOOKING = "Looking for the most useful place…"
+LOOKING = "Searching for the most useful place to label…"
 HERE = {
-    "region": "{}: the network is unsure here; paint a few strokes where the mask is wrong.",
+    "region": "{}: the network is uncertain here; paint a few strokes where the mask is wrong.",
     "disagreement": "{}: here the last two models differ most.",
     "plane": "{}: nothing is labelled, corrected or accepted on this plane yet.",
 }
 NO_PLANE_LEFT = "Something is labelled, corrected or accepted on every plane of every image."
 NO_OTHER_MODEL = (
-    "There is only one model, so nothing to compare it with; train again, or load another one."
+    "There is only one model, so there is nothing to compare; train again, or load another one."
 )
 OTHER_CLASSES = (
-    "The model before has other structures, so the two cannot be compared; train once more."
+    "The previous model has other structures, so the two cannot be compared; train again."
 )
 MATCH_SPACING = "Check 'Predict at the model's {} size' under Result."
 PREDICT_AGAIN = "Press 'Predict' to see the mask at this pixel size."
 TOO_FAR = "They are too far apart to resample: check the scale and the units of the layer."
 SIZE_UNKNOWN = (
-    "The size is not known along every axis, so it cannot be matched: set the scale and the units "
-    "of the layer."
+    "The pixel size is not known along every axis, so it cannot be matched: set the scale and "
+    "the units of the layer."
 )
-NO_BATCH = "There is no image in the list: add files, a folder, or what is open."
+NO_BATCH = "There is no image in the list: add files, a folder or open images."
 NO_WORST = "Nothing was predicted yet: press 'Predict all' first."
 NO_MODEL = "There is no model yet: press Train, or load one under Model."
 
@@ -155,13 +158,13 @@ def explain(error: BaseException, doing: str) -> str:
         return invalid(error)
     if is_out_of_memory(error):
         return (
-            f"{doing} ran out of memory; close other programs, choose a smaller patch or batch "
-            "under Advanced settings, or the CPU as device."
+            f"{doing} ran out of memory; close other programs, or choose a smaller patch or "
+            "batch, or the CPU as device, under Advanced settings."
         )
-    line = next(iter(str(error).strip().splitlines()), "") or "no further word"
+    line = next(iter(str(error).strip().splitlines()), "") or "no further message"
     return (
-        f"{doing} failed ({type(error).__name__}: {line[:160]}); your labels and the earlier model "
-        "are as they were, so change a setting and try again."
+        f"{doing} failed ({type(error).__name__}: {line[:160]}); your labels and the earlier "
+        "model are unchanged; change a setting and try again."
     )
 
 
@@ -199,9 +202,9 @@ def describe_image(stack: Stack, dims: int) -> str:
 def describe_prepared(event: Prepared) -> str:
     """What a training that begins works with."""
     held = (
-        f"{event.validation_voxels:,} held back in {event.blocks} blocks"
+        f"{event.validation_voxels:,} held out in {event.blocks} blocks"
         if event.blocks
-        else "too few to hold any back for a score"
+        else "too few to hold any out for a score"
     )
     return f"Training on {event.device} with {event.train_voxels:,} labelled pixels, {held}."
 
@@ -212,8 +215,8 @@ def describe_scores(
     """The score, from what to what if it changed, and on what; or why there is none."""
     if scores is None or math.isnan(scores.mean_dice):
         return (
-            "Not validated: what is held out has too little of a structure or of background, so "
-            "paint more of both, in several places, for a score"
+            "Not validated: the held-out blocks contain too little of a structure or of the "
+            "background; paint more of both, in several places, to get a score"
         )
     each = ""
     if 1 < len(scores.names) <= MOST_NAMED:

@@ -18,10 +18,9 @@ from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
 from napari_unetseg.core.settings import MatchSpacing, TrainSettings
 
 if TYPE_CHECKING:
-    from napari_unetseg.annotations.quality import PlaneQuality
     from napari_unetseg.core.events import Choice, Notice
     from napari_unetseg.gui.state.batch_rows import BatchRow
-    from napari_unetseg.io.places import Recovery
+    from napari_unetseg.io.project.locations import Recovery
     from napari_unetseg.models.model import Model
 
 __all__ = [
@@ -34,7 +33,6 @@ __all__ = [
     "Misfit",
     "Mode",
     "ModelEntry",
-    "PlacedQuality",
     "Point",
     "Session",
     "SizesNote",
@@ -167,14 +165,6 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class PlacedQuality:
-    """How good the first prediction of a plane was, and the image layer that it is of."""
-
-    image: Any
-    quality: PlaneQuality
-
-
-@dataclass(frozen=True, slots=True)
 class Misfit:
     """Why a layer is not used with the chosen image, as a sentence.
 
@@ -256,8 +246,6 @@ class Session:
     curve: tuple[Point, ...] = ()
     marks: tuple[Mark, ...] = ()
     """What happened along the curve."""
-    quality: tuple[PlacedQuality, ...] = ()
-    """First predictions against the truth, in the order of time, as long as it is looked at."""
     result: str = ""
     message: Message = Message()
 

@@ -38,8 +38,7 @@ def note(session: Session, event: EpochDone | Improved | Renewed) -> None:
             mark = Mark(MarkKind.STROKES, event.step, event.seconds)
             session.marks = (*session.marks, mark)
             session.say(
-                "Training goes on with what was painted meanwhile: "
-                f"{event.voxels:,} labelled pixels."
+                f"Training continues with the new annotations: {event.voxels:,} labelled pixels."
             )
 
 

@@ -26,29 +26,33 @@ if TYPE_CHECKING:
 __all__ = ["AdvancedPanel"]
 
 TIPS = {
-    "depth": "Levels of the U-Net, the bottleneck included; each halves the image. 0 chooses.",
+    "depth": "Levels of the U-Net, the bottleneck included; each halves the image. 0: automatic.",
     "width": "Feature channels of the first level; doubled at each level.",
     "norm": "Normalisation; only batch and none give exactly seamless tiles.",
-    "encoder": "The U-Net's own, or a residual network of torchvision (2D).",
-    "encoder_weights": "What a residual encoder starts with: nothing, imagenet (downloaded once), "
+    "encoder": "The U-Net's own encoder, or a ResNet as in torchvision (2D).",
+    "encoder_weights": "Initial weights of a ResNet encoder: none, imagenet (downloaded once), "
     "or the path of a file.",
-    "dropout": "Share of features dropped while training.",
-    "patience": "Epochs without a better score after which training ends.",
-    "learning_rate": "Step size of the optimiser (AdamW).",
-    "anneal": "Let the learning rate fall towards the end of the training.",
+    "dropout": "Fraction of features dropped in training (dropout).",
+    "patience": "Epochs without a better score before training ends (early stopping).",
+    "learning_rate": "Learning rate of the optimiser (AdamW).",
+    "anneal": "Cosine schedule: lower the learning rate towards the end of training.",
     "dice": "Add a soft Dice loss to the cross-entropy.",
-    "balance": "Weigh classes by the root of what they cover, however many pixels were painted.",
-    "borders": "How strongly borders are drawn to edges of the image where nothing is painted.",
-    "hold": "How strongly a model that goes on keeps to its mask where nothing was painted.",
-    "average": "Keep an exponential average of the weights.",
+    "balance": "Weight each class by the square root of its estimated prior, however many "
+    "pixels were painted.",
+    "borders": "Weight of the edge loss, which moves borders to edges of the image where "
+    "nothing is painted.",
+    "hold": "Weight of distillation: how strongly continued training keeps the earlier mask "
+    "where nothing was painted.",
+    "average": "Use an exponential moving average of the weights.",
     "patch": "Edge of a training patch in pixels.",
-    "batch": "Patches of a step.",
-    "normalization": "Scale by the range of all training images, or by that of each image; "
-    "auto takes each where they differ, and for images of another exposure.",
-    "validation": "Share of the blocks held back for the score.",
-    "freeze_encoder": "Train the decoder only; for going on from an existing model.",
-    "device": "Where to compute; auto takes the GPU where there is one.",
-    "threads": "CPU threads; one fewer than cores while you work.",
+    "batch": "Patches per step.",
+    "normalization": "Scale by the range of all training images, or by that of each image; auto "
+    "uses each image's range if they differ, and for images of another "
+    "exposure.",
+    "validation": "Fraction of the blocks held out for validation.",
+    "freeze_encoder": "Train only the decoder; when training continues from a model.",
+    "device": "Device for training and prediction; auto uses the GPU if there is one.",
+    "threads": "Number of CPU threads; by default one fewer than there are cores.",
     "seed": "The same seed with a fixed number of threads gives the same model on a CPU.",
     "flips": "Mirror patches.",
     "quarter_turns": "Turn patches by 90°.",
@@ -148,7 +152,7 @@ def _widget(name: str, field: FieldInfo, value: Any) -> ValueWidget[Any]:
     )
     default = field.default
     if default is None:
-        default = "nothing" if kind is str else "0, which chooses"
+        default = "nothing" if kind is str else "0 (automatic)"
     widget.tooltip = f"{TIPS.get(name) or field.description or label + '.'} Default: {default}."
     if isinstance(widget.native, QAbstractSpinBox):
         widget.native.setKeyboardTracking(False)  # "128" is not first 1, then 12

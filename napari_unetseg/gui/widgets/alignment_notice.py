@@ -31,7 +31,9 @@ class MisfitPanel(Panel):
         self._of_channels = of_channels
         self.text = hint()
         self.align = QPushButton("Align")
-        self.align.setToolTip("Lay the layer over the image, pixel on pixel; its pixels stay.")
+        self.align.setToolTip(
+            "Lay the layer over the image, pixel on pixel; its data are not changed."
+        )
         self.align.clicked.connect(alignment.align)
         frame = QFrame()
         frame.setProperty("role", "status")

@@ -87,7 +87,7 @@ class AnnotatePanel(Panel):
         )
         self.labels.changed.connect(self._on_labels_chosen)
         self.new = QPushButton("&New layer")
-        self.new.setToolTip("Make an empty layer over the image and take the first brush.")
+        self.new.setToolTip("Make an empty layer over the image and select the first brush.")
         self.new.clicked.connect(self._on_new_pressed)
         self.column.addLayout(row("L&abels", self.labels.native, self.new, stretch=1))
 
@@ -116,7 +116,7 @@ class AnnotatePanel(Panel):
         self.add.clicked.connect(self._on_add_pressed)
         self.folders = QPushButton("Add fol&ders…")
         self.folders.setToolTip(
-            "Train on a folder of images and a folder of masks too; files pair by their names."
+            "Also train on a folder of images and a folder of masks; files are paired by name."
         )
         self.folders.clicked.connect(self._on_folders_pressed)
         self.column.addLayout(row(self.add, self.folders, None))
@@ -135,11 +135,13 @@ class AnnotatePanel(Panel):
         self.table = QTreeWidget()
         self.table.setHeaderLabels(["Trains on", "Labels", "Kind"])
         self.table.setRootIsDecorated(False)
-        self.table.setToolTip("Checked pairs of image and labels train together.")
-        self.table.setAccessibleName("What a training trains on")
+        self.table.setToolTip("Checked images are trained on together.")
+        self.table.setAccessibleName("Training data")
         self.table.itemChanged.connect(self._on_checked)
         self.remove = QPushButton("Remove")
-        self.remove.setToolTip("Take the chosen pair out of the training; nothing is deleted.")
+        self.remove.setToolTip(
+            "Remove the selected image from the training data; nothing is deleted."
+        )
         self.remove.clicked.connect(self._on_remove_pressed)
         self.column.addWidget(self.table)
         self.column.addLayout(row(None, self.remove))
@@ -254,7 +256,7 @@ class AnnotatePanel(Panel):
         most_likely = list(KINDS).index(likely)
         if threshold is not None:
             most_likely = len(choices)
-            text = f"blurred mask: what is above {threshold:g} is structure 1."
+            text = f"blurred mask: values above {threshold:g} are structure 1."
             choices[text] = (LabelKind.FULL, threshold)
         answer, agreed = QInputDialog.getItem(
             self,

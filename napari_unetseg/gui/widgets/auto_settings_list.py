@@ -58,7 +58,7 @@ def _value(text: str) -> QLabel:
 
 def _how_to_change(choice: Choice) -> str:
     if not choice.setting:
-        return "Follows from the images and labels."
+        return "Derived from the images and labels."
     names = choice.setting.split(", ")
     each = ", ".join(f"'{name.replace('_', ' ').capitalize()}'" for name in names)
     if len(names) > 1:

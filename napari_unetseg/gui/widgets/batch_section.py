@@ -41,8 +41,8 @@ __all__ = ["BatchPanel"]
 
 COLUMNS = ("Image", "State", "Unsure", "Found", "Time")
 FORMATS = {"TIFF": "tiff", "OME-TIFF": "ome-tiff", "OME-Zarr": "zarr", "PNG": "png"}
-EMPTY = "Add images, or drop files and folders here. The model in use makes a mask of each."
-NO_MODEL = "No model yet: train one, or take one from a file with 'Model…'."
+EMPTY = "Add images, or drop files and folders here. The current model predicts a mask for each."
+NO_MODEL = "No model yet: train one, or load one from a file with 'Model…'."
 
 
 class Table(QTableWidget):
@@ -65,7 +65,8 @@ class Table(QTableWidget):
         self.setMinimumHeight(70)
         if (unsure := self.horizontalHeaderItem(2)) is not None:
             unsure.setToolTip(
-                "Mean of how undecided the network is, 0 to 1; higher than in others: look there."
+                "Mean uncertainty of the network, 0 to 1; check images with a higher value "
+                "than the others."
             )
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
@@ -118,9 +119,11 @@ class BatchPanel(Panel):
         self.folder = _button(
             "Add folder…", "A folder of images, or an OME-Zarr image.", self._on_folder_pressed
         )
-        self.opened = _button("Add open images", "What is open in napari.", batches.add_open)
+        self.opened = _button(
+            "Add open images", "Add the images that are open in napari.", batches.add_open
+        )
         self.remove = _button(
-            "Remove", "Take the selected images off the list.", self._on_remove_pressed
+            "Remove", "Remove the selected images from the list.", self._on_remove_pressed
         )
         self.table = Table(self)
         self.table.itemDoubleClicked.connect(self._on_open_pressed)
@@ -131,7 +134,7 @@ class BatchPanel(Panel):
         )
         self.worst = _button(
             "Annotate the least certain",
-            "Open the images that the network is least sure of, each with an annotation layer: "
+            "Open the images with the highest uncertainty, each with an annotation layer: "
             "strokes there help most.",
             self._on_worst_pressed,
         )
@@ -139,7 +142,7 @@ class BatchPanel(Panel):
         self.count.setRange(1, 99)
         self.count.setValue(3)
         self.count.setAccessibleName("How many to annotate")
-        self.count.setToolTip("So many images.")
+        self.count.setToolTip("Number of images to open.")
         self.model = _button("Model…", "", self._on_model_pressed)
         adding = (self.files, self.folder, self.opened, self.remove, self.model)
         self.column.addLayout(row(*adding, None, self.open, self.worst, self.count))
@@ -160,19 +163,19 @@ class BatchPanel(Panel):
         self.measure.setToolTip("Write a table (CSV) of the objects beside each mask.")
         self.keep = QCheckBox("Keep masks")
         self.keep.setToolTip(
-            "Leave out images whose masks are in the folder already, of whatever model: so a batch "
-            "goes on that another window began."
+            "Skip images that already have a mask in the folder, of any model; this continues a "
+            "batch that another window started."
         )
         self.match = QCheckBox("Model's pixel size")
         self.match.setToolTip(
-            "Predict each image at the pixel size that the model was trained at, where both are "
-            "known: it is resampled to it, and its mask back."
+            "Predict each image at the model's pixel size, if both are known: the image is "
+            "resampled to it, and the mask back."
         )
         self.match.toggled.connect(voxel_size.choose)
         self.run = QPushButton("Predict all")
         self.run.setProperty("role", "primary")
         self.run.clicked.connect(self._on_run_pressed)
-        self.pause = _button("Pause", "Waits after the piece at hand.", self._on_pause_pressed)
+        self.pause = _button("Pause", "Pauses after the current piece.", self._on_pause_pressed)
         self.doing = _line()
         saving = (self.into, self.where, self.format, self.measure, self.keep, self.match)
         below = row(self.run, self.pause, self.doing, *saving)
@@ -235,9 +238,9 @@ class BatchPanel(Panel):
             restyle(self.run, role=role)
         self.run.setEnabled(mine or (job is None and bool(rows) and entry is not None))
         self.run.setToolTip(
-            "Ends after the piece at hand; what was written is kept."
+            "Stops after the current piece; what was written is kept."
             if mine
-            else "Makes the masks that are missing; what was stopped goes on where it was."
+            else "Predicts the missing masks; a stopped batch continues where it was."
         )
         self.pause.setEnabled(mine)
         self.pause.setText("Go on" if job is not None and job.paused else "Pause")

@@ -61,8 +61,8 @@ class BrushRow(QFrame):
             self.name.setFocusPolicy(Qt.FocusPolicy.NoFocus)
             self.name.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
             self.setToolTip(
-                "The background brush, number 255: paint it where no structure is. "
-                "Voxels that are not painted are not taken for background."
+                "The background brush, number 255: paint it where no structure is. Unpainted "
+                "voxels are not taken for background."
             )
         else:
             self.name.editingFinished.connect(self._on_renamed)

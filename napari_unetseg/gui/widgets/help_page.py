@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 __all__ = ["HelpDialog"]
 
 STEPS = (
-    "Open an image, or take one under <i>File ▸ Open Sample ▸ U-Net segmentation</i>.",
+    "Open an image, or a sample under <i>File ▸ Open Sample ▸ U-Net segmentation</i>.",
     "<b>New layer</b>: an empty layer to paint on, and the first brush.",
     "Draw a few strokes on each structure, then some with the <b>background</b> brush, between "
-    "touching objects too. What you do not paint is never taken for background.",
+    "touching objects too. Unpainted pixels are never taken for background.",
     "<b>Train</b>. The mask appears while the network learns; paint on meanwhile.",
-    "Where the mask is wrong, paint or erase <b>on the mask</b>, or add strokes: while <b>Live</b> "
-    "is chosen they are learned, else press <b>Train</b> again. Your corrections stay.",
-    "<b>Accept plane</b> where the mask is right: it trains as it is, and stays.",
+    "Where the mask is wrong, paint or erase <b>on the mask</b>, or add strokes: with "
+    "<b>Live</b> they are learned at once, otherwise press <b>Train</b> again. Predictions "
+    "never change your corrections.",
+    "<b>Accept plane</b> where the mask is right: it is used for training and not changed "
+    "any more.",
     "<b>Predict whole stack</b>, tidy up, export. Earlier models are under <b>Model</b>.",
 )
 NUMBERS = (

@@ -39,18 +39,16 @@ class ImagePanel(Panel):
         self._channels = QVBoxLayout()
         self._channels.setSpacing(1)
         box.addLayout(self._channels, 1)
-        self._channel_box.setToolTip(
-            "Further layers of the same shape that the network sees beside the image."
-        )
+        self._channel_box.setToolTip("Layers of the same shape to use as further channels.")
         self.column.addWidget(self._channel_box)
         self.misfit = MisfitPanel(session, alignment, of_channels=True)
         self.column.addWidget(self.misfit)
 
         self.planes = QRadioButton("2D planes")
-        self.planes.setToolTip("Every plane (YX) on its own: quick, and needs few strokes.")
+        self.planes.setToolTip("Segment each plane (YX) on its own: fast, and needs few strokes.")
         self.volume = QRadioButton("3D volume")
         self.volume.setToolTip(
-            "Whole volumes (ZYX) are segmented, so that planes know of their neighbours. Slower."
+            "Segment volumes (ZYX) in 3D, with the context of neighbouring planes. Slower."
         )
         self.planes.clicked.connect(self._on_planes_chosen)
         self.volume.clicked.connect(self._on_volume_chosen)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["ModeSwitch"]
 
 TIPS = {
-    Mode.LIVE: "The mask follows: while it learns, as you paint, and wherever you go.",
-    Mode.ONCE: "The mask on screen changes once, when a training is done.",
-    Mode.FROZEN: "The mask stays as it is while you look, whatever is learned.",
+    Mode.LIVE: "The mask is updated during training, as you paint, and wherever you navigate.",
+    Mode.ONCE: "The mask on screen is updated once, when training ends.",
+    Mode.FROZEN: "The mask on screen is not updated.",
 }
 
 

@@ -32,25 +32,27 @@ class ModelPanel(Panel):
         self.about = hint()
         self.column.addWidget(self.about)
         self.back = QPushButton("Back to the one before")
-        self.back.setToolTip("Use the model from before the last training, with its mask; or back.")
+        self.back.setToolTip(
+            "Use the model from before the last training, with its mask; press again to return."
+        )
         self.back.clicked.connect(comparison.bring_back)
         self.changed = QPushButton("What changed?")
-        self.changed.setToolTip("Add a layer of where the two models' masks differ.")
+        self.changed.setToolTip("Add a layer that shows where the masks of the two models differ.")
         self.changed.clicked.connect(comparison.show_difference)
         self.column.addWidget(self.back)
         self.column.addWidget(self.changed)
         self.save = QPushButton("Save…")
-        self.save.setToolTip("Write the model in use to one .safetensors file.")
+        self.save.setToolTip("Save the current model as one .safetensors file.")
         self.save.clicked.connect(self._on_save_pressed)
         self.load = QPushButton("Load…")
-        self.load.setToolTip("Use a model from a .safetensors file.")
+        self.load.setToolTip("Load a model from a .safetensors file.")
         self.load.clicked.connect(self._on_load_pressed)
         buttons = row(self.save, self.load)
         buttons.setStretch(0, 1)
         buttons.setStretch(1, 1)
         self.column.addLayout(buttons)
-        self.go_on = QCheckBox("Train on from this &model")
-        self.go_on.setToolTip("Off: every training starts from nothing.")
+        self.go_on = QCheckBox("Continue from this &model")
+        self.go_on.setToolTip("Off: every training starts a new model.")
         self.go_on.toggled.connect(self._on_go_on)
         self.column.addWidget(self.go_on)
         self.follow("history", "entry", "go_on", call=self._on_models)
@@ -109,7 +111,7 @@ def _describe(entry: ModelEntry) -> str:
     names = ", ".join(s.name for s in model.classes.structures)
     score = "not validated"
     if model.scores is not None:
-        score = f"Dice {model.scores.mean_dice:.2f} on {model.scores.voxels:,} pixels held back"
+        score = f"Dice {model.scores.mean_dice:.2f} on {model.scores.voxels:,} held-out pixels"
     saved = f"; file {entry.path.name}" if entry.path else "; not saved"
     channels = "channel" if len(model.channels) == 1 else "channels"
     return f"{model.dims}D, {len(model.channels)} {channels}, finds {names}; {score}{saved}."

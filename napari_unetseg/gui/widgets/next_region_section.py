@@ -26,8 +26,8 @@ class LookPanel(Panel):
         attention = next_region
         self.next = QPushButton("Next place")
         self.next.setToolTip(
-            "Go to where labels would help most: where the network is unsure and the image is "
-            "unlike what you labelled, on any plane and in any open image."
+            "Go to where labels would help most: where the network is uncertain and the image "
+            "differs from what you labelled, on any plane and in any open image."
         )
         self.next.clicked.connect(attention.next_region)
         self.more = menu_button(
@@ -39,7 +39,9 @@ class LookPanel(Panel):
             },
         )
         self.uncertainty = QCheckBox("Show uncertainty")
-        self.uncertainty.setToolTip("Bright where the network can hardly decide, as a layer.")
+        self.uncertainty.setToolTip(
+            "Show the uncertainty of the network as a layer; bright is uncertain."
+        )
         self.uncertainty.toggled.connect(uncertainty.show)
         self.column.addLayout(row(self.next, self.more, stretch=0))
         self.column.addLayout(row(self.uncertainty, None))

@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_unetseg.gui.widgets.section import Panel, folded, hint, row
-from napari_unetseg.io import places
+from napari_unetseg.io.project import locations
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.features.project_autosave import ProjectAutosave
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ProjectPanel"]
 
-NAMELESS = "What you paint is kept as you paint it. Save a project to give it a place and a name."
+NAMELESS = "What you paint is saved at once. Save a project to choose its folder and name."
 
 
 class ProjectPanel(Panel):
@@ -39,12 +39,12 @@ class ProjectPanel(Panel):
         self._project = project
         self.where = hint(NAMELESS)
         self.save = QPushButton("Save project…")
-        self.save.setToolTip("Choose a folder that keeps labels, corrections, models and settings.")
+        self.save.setToolTip("Choose a folder for labels, corrections, models and settings.")
         self.save.clicked.connect(self._on_save_pressed)
         self.open = QToolButton()
         self.open.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.open.setText("Open project…")
-        self.open.setToolTip("Go on where a project was left.")
+        self.open.setToolTip("Open a project and continue where you left it.")
         self.open.setPopupMode(QToolButton.ToolButtonPopupMode.MenuButtonPopup)
         self.open.clicked.connect(self._on_open_pressed)
         self.recent = QMenu(self.open)
@@ -52,7 +52,7 @@ class ProjectPanel(Panel):
         self.open.setMenu(self.recent)
         self.report = QPushButton("Report…")
         self.report.setToolTip(
-            "A page with what was done, scores, curves and pictures, for a paper's methods."
+            "Write a page with methods, scores, curves and pictures, for a paper."
         )
         self.report.clicked.connect(self._on_report_pressed)
         self.fold = folded("Project", self.where, self.save, self.open, self.report)
@@ -61,10 +61,10 @@ class ProjectPanel(Panel):
         self.left = hint()
         self.recover = QPushButton("Recover")
         self.recover.setProperty("role", "primary")
-        self.recover.setToolTip("Open it here, with all that was painted.")
+        self.recover.setToolTip("Open it here, with all annotations.")
         self.recover.clicked.connect(self._on_recover_pressed)
         self.discard = QPushButton("Discard…")
-        self.discard.setToolTip("Delete it, after asking once more.")
+        self.discard.setToolTip("Delete it, after a confirmation.")
         self.discard.clicked.connect(self._on_discard_pressed)
         self._offer = QWidget()
         self._offer.setLayout(row(self.recover, self.discard, None))
@@ -72,7 +72,7 @@ class ProjectPanel(Panel):
         self.column.addWidget(self._offer)
         self.lost = hint()
         self.locate = QPushButton("Find image…")
-        self.locate.setToolTip("Choose the file of an image that is not where it was.")
+        self.locate.setToolTip("Choose the file of an image that was moved.")
         self.locate.clicked.connect(self._on_find_pressed)
         self.column.addWidget(self.lost)
         self.column.addWidget(self.locate)
@@ -81,7 +81,7 @@ class ProjectPanel(Panel):
 
     def _on_project(self) -> None:
         folder, session = self.session.project, self.session
-        self.where.setText(f"Everything is kept in {folder}." if folder else NAMELESS)
+        self.where.setText(f"Everything is saved in {folder}." if folder else NAMELESS)
         for widget in (self.left, self._offer):
             widget.setVisible(bool(session.recoveries))
         for widget in (self.lost, self.locate):
@@ -125,7 +125,7 @@ class ProjectPanel(Panel):
 
     def _on_recent_shown(self) -> None:
         self.recent.clear()
-        for path in places.recent():
+        for path in locations.recent():
             if (action := self.recent.addAction(str(path))) is not None:
                 action.triggered.connect(partial(self._on_recent_chosen, path))
         if self.recent.isEmpty() and (none := self.recent.addAction("none yet")) is not None:

@@ -66,7 +66,7 @@ class ResultPanel(Panel):
         self.sizes = hint()
         self.match = QCheckBox("Predict at the model's pixel size")
         self.match.setToolTip(
-            "The image is resampled to the pixel size that the model was trained at, and the mask "
+            "Resample the image to the pixel size that the model was trained at, and the mask "
             "back to the image's."
         )
         self.match.toggled.connect(voxel_size.choose)
@@ -74,7 +74,7 @@ class ResultPanel(Panel):
         self.column.addWidget(self.match)
 
         self.batch = QPushButton("Many images…")
-        self.batch.setToolTip("A list of files, a mask for each: opens the batch panel.")
+        self.batch.setToolTip("Open the batch panel: predict a list of files.")
         self.batch.clicked.connect(lambda _=False: self.batch_wanted.emit())
         self.column.addWidget(self.batch)
         self._tidy, self.tidy_up = self._build_tidy()
@@ -92,16 +92,16 @@ class ResultPanel(Panel):
         self.smallest = FloatSpinBox(
             value=0.0, max=1e9, step=1.0, name="smallest", label="Smallest"
         )
-        self.smallest.tooltip = "Objects smaller than this are dropped; 0 keeps all."
+        self.smallest.tooltip = "Remove objects smaller than this; 0 keeps all."
         fill = CheckBox(value=True, name="fill_holes", label="Fill holes")
-        fill.tooltip = "Fill background that a structure encloses."
+        fill.tooltip = "Fill background enclosed by a structure."
         split = CheckBox(name="split", label="Split touching objects")
-        split.tooltip = "Split touching objects at their necks (watershed); numbers them."
+        split.tooltip = "Split touching objects (watershed) and number them."
         objects = CheckBox(name="objects", label="Number the objects")
         objects.tooltip = "Give every object its own number instead of its structure's."
         form = Form([fill, self.smallest, split, objects])
         button = QPushButton("Tidy up into a new layer")
-        button.setToolTip("The prediction itself stays as it is.")
+        button.setToolTip("The prediction itself is not changed.")
         button.clicked.connect(self._on_tidy_pressed)
         self.column.addWidget(folded("Tidy up", form, button))
         return form, button
@@ -110,7 +110,9 @@ class ResultPanel(Panel):
         self.layer = layer_combo(self._sources.mask_candidates, "The mask to write.")
         self.layer.label, self.layer.name = "Layer", "layer"
         self.format = ComboBox(choices=list(FORMATS), name="format", label="Format")
-        self.format.tooltip = "TIFF opens in ImageJ, OME-TIFF in any OME reader; PNG one a plane."
+        self.format.tooltip = (
+            "TIFF opens in ImageJ, OME-TIFF in any OME reader; PNG is one file per plane."
+        )
         form = Form([self.layer, self.format])
         button = QPushButton("E&xport…")
         button.setToolTip("Write the mask with its pixel size.")

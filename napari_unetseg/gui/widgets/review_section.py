@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["ReviewPanel"]
 
 WHAT_TO_DO = (
-    "Paint on the mask where it is wrong, erase what should be background. Accept what is right: "
-    "it trains as it is, and no new mask changes it."
+    "Paint on the mask where it is wrong, erase what should be background. Accept what is "
+    "right: it is used for training, and no prediction changes it."
 )
 NO_MASK_YET = "Once there is a mask, correct it here and accept what is right."
 
@@ -42,19 +42,19 @@ class ReviewPanel(Panel):
         self.explanation = hint()
         self.column.addWidget(self.explanation)
         self.accept = QPushButton("Accept plane")
-        self.accept.setToolTip("The mask of the plane on screen is right, all of it.")
+        self.accept.setToolTip("Accept the whole mask of the plane on screen.")
         self.accept.clicked.connect(review.accept_plane)
         self.more = menu_button(
             "More",
-            "Accept or take back a part, or give corrections back to the network.",
+            "Accept or take back a part, or remove corrections.",
             {
                 "Accept inside the selected shapes": review.accept_shapes,
                 "Take back on this plane": review.take_back_plane,
                 "Take back inside the selected shapes": review.take_back_shapes,
                 "-": None,
-                "Forget corrections on this plane": review.forget_plane,
-                "Forget corrections inside the selected shapes": review.forget_shapes,
-                "Forget all corrections of this image": review.forget_all,
+                "Remove corrections on this plane": review.forget_plane,
+                "Remove corrections inside the selected shapes": review.forget_shapes,
+                "Remove all corrections of this image": review.forget_all,
             },
         )
         self.column.addLayout(row(self.accept, self.more, stretch=0))
@@ -98,7 +98,7 @@ class ReviewPanel(Panel):
             (self.redo, "Redo", self.session.redoable),
         ):
             button.setEnabled(bool(text))
-            what = text or "nothing of the plugin's own steps"
+            what = text or "no action of the plugin"
             button.setToolTip(f"{verb} {what}. Strokes: Ctrl+Z.")
 
     def _on_counts(self) -> None:
@@ -111,4 +111,4 @@ class ReviewPanel(Panel):
             if count
         ]
         self.corrected.setVisible(bool(parts))
-        self.corrected.setText(f"Pixels that train as you left them: {', '.join(parts)}.")
+        self.corrected.setText(f"Corrected and accepted pixels: {', '.join(parts)}.")

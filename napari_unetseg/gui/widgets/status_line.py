@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StatusPanel"]
 
-WELCOME = "Choose an image, press 'New layer', draw some strokes, press 'Train'."
-READY = "Two classes are labelled already: press 'Train'."
+WELCOME = "Choose an image, press 'New layer', paint some strokes, press 'Train'."
+READY = "Two classes are labelled: press 'Train'."
 
 
 class StatusPanel(Panel):

@@ -52,9 +52,9 @@ def stylesheet(theme_name: str) -> str:
     QCheckBox, QRadioButton {{ border: 2px solid transparent; border-radius: 3px; }}
     QPushButton:focus, QPushButton[role]:focus, QComboBox:focus, QAbstractSpinBox:focus,
     QLineEdit:focus, QCheckBox:focus, QRadioButton:focus, QTreeWidget:focus,
-    QFrame[role="brush"]:focus, QFrame[role="points"]:focus {{ border: 2px solid {ring}; }}
+    QFrame[role="brush"]:focus {{ border: 2px solid {ring}; }}
     QPushButton[role="primary"]:focus {{ border: 2px solid {text}; }}
-    QFrame[role="brush"], QFrame[role="points"] {{
+    QFrame[role="brush"] {{
         border: 2px solid transparent; border-radius: 3px; }}
     QFrame[role="brush"]:hover {{ border-color: {line}; }}
     QFrame[role="brush"][chosen="true"] {{

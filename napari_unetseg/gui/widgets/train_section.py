@@ -15,13 +15,12 @@ from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.state.session import JobKind
 from napari_unetseg.gui.state.user_state import remembered
 from napari_unetseg.gui.widgets.auto_settings_list import ChosenList
+from napari_unetseg.gui.widgets.curve_plot import CurvePlot
 from napari_unetseg.gui.widgets.mode_switch import ModeSwitch
-from napari_unetseg.gui.widgets.plots import Plots
 from napari_unetseg.gui.widgets.section import Panel, hint, restyle, row
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.features.training import Training
-    from napari_unetseg.gui.quality import Quality
     from napari_unetseg.gui.services.job_manager import JobManager
     from napari_unetseg.gui.state.session import JobState, Session
 
@@ -34,9 +33,7 @@ ENDS = {"as long as it improves": None, "minutes": 5.0, "epochs": 25.0}
 class TrainPanel(Panel):
     """Training, and the progress of whatever runs."""
 
-    def __init__(
-        self, session: Session, training: Training, jobs: JobManager, quality: Quality
-    ) -> None:
+    def __init__(self, session: Session, training: Training, jobs: JobManager) -> None:
         super().__init__("3  Train", session)
         self._training, self._jobs = training, jobs
         self.button = QPushButton("Train")
@@ -45,7 +42,7 @@ class TrainPanel(Panel):
 
         self.end = QComboBox()
         self.end.addItems(list(ENDS))
-        self.end.setToolTip("When the training ends by itself. Stop keeps what was learned.")
+        self.end.setToolTip("When training ends by itself. Stop keeps the best model so far.")
         self.end.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.end.activated.connect(self._on_end_chosen)
         self.amount = QDoubleSpinBox()
@@ -62,14 +59,13 @@ class TrainPanel(Panel):
         self.progress.setFixedHeight(8)
         self.doing = hint()
         self.progress.setAccessibleName("Progress")
-        self.plots = Plots(session, quality)
-        self.plot = self.plots.curve
+        self.plot = CurvePlot()
         self.plot.over_time.setChecked(remembered.flag(OVER_TIME))
         self.plot.switched.connect(partial(remembered.put, OVER_TIME))
         self.result = hint()
         self.result.setProperty("role", "result")
         self.chosen = ChosenList()
-        for widget in (self.progress, self.doing, self.plots, self.result, self.chosen):
+        for widget in (self.progress, self.doing, self.plot, self.result, self.chosen):
             self.column.addWidget(widget)
 
         self.follow("mode", call=self.modes.show_mode)
@@ -77,23 +73,17 @@ class TrainPanel(Panel):
         self._clock.setInterval(1000)
         self._clock.timeout.connect(self._on_job)
         self.follow("job", call=self._on_job)
-        self.follow("curve", "marks", "structures", "entry", call=self.plots.show_state)
-        self.follow("quality", call=self.plots.show_quality)
+        self.follow("curve", "marks", "structures", call=self._on_curve)
         self.follow("result", call=self._on_result)
         self.follow("choices", call=self._on_choices)
         self.follow("settings", call=self._on_settings)
-        for show in (self._on_job, self._on_result, self._on_choices):
+        for show in (self._on_job, self._on_curve, self._on_result, self._on_choices):
             show()
         self._on_settings()
 
     def show_theme(self, theme: str) -> None:
         """Take the colours of a napari theme."""
-        self.plots.show_theme(theme)
-
-    def release(self) -> None:
-        """Listen no more, before the widget is deleted."""
-        super().release()
-        self.plots.end()
+        self.plot.show_theme(theme)
 
     def _on_pressed(self) -> None:
         if self.session.job is None:
@@ -108,9 +98,9 @@ class TrainPanel(Panel):
         self.button.setText("Stopping…" if stopping else "Stop" if running else "Train")
         self.button.setEnabled(not stopping)
         self.button.setToolTip(
-            "Ends after the step at hand; what was learned or predicted is kept."
+            "Stops after the current step; what was learned or predicted is kept."
             if running
-            else "Trains the network on all labels, in the background: paint on meanwhile."
+            else "Train the network on all labels, in the background: you can paint meanwhile."
         )
         role = "stop" if running else "primary"
         if self.button.property("role") != role:
@@ -136,6 +126,10 @@ class TrainPanel(Panel):
             return f" · {'at most' if automatic else 'about'} {duration(job.remaining)} left"
         taken = time.monotonic() - job.since
         return f" · for {duration(taken)} so far" if taken > LEAST_SECONDS else ""
+
+    def _on_curve(self) -> None:
+        session = self.session
+        self.plot.show_curve(session.curve, session.marks, session.structures)
 
     def _on_result(self) -> None:
         self.result.setText(self.session.result)

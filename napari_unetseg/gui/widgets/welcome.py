@@ -27,7 +27,7 @@ class WelcomePanel(Panel):
     def __init__(self, session: Session) -> None:
         super().__init__("", session)
         self.dismiss = QPushButton("&Got it")
-        self.dismiss.setToolTip("Hide this for good.")
+        self.dismiss.setToolTip("Do not show this again.")
         self.dismiss.clicked.connect(self._on_dismissed)
         frame = QFrame()
         frame.setProperty("role", "welcome")

@@ -81,7 +81,7 @@ class FolderStore(LocalStore):
     def _write(self, key: str, data: bytes) -> None:
         if CHUNK.search(key) and not self.has("zarr.json"):
             raise UserError(
-                f"{self.root} was taken away while it was written to; give the same command again."
+                f"{self.root} was removed while it was written to; give the same command again."
             )
         with atomic_path(self.root / key) as temporary:
             temporary.write_bytes(data)

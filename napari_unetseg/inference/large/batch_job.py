@@ -147,12 +147,15 @@ def _why(path: Path, error: ErrorDetails, lines: Lines) -> str:
     line = next((lines[place[:n]] for n in range(len(place), -1, -1) if place[:n] in lines), 1)
     names = [part[:60] for part in place if isinstance(part, str)]
     if error["type"] == "extra_forbidden":
-        return f"{path}, line {line}: {names[-1]} is nothing that a batch knows."
+        return f"{path}, line {line}: {names[-1]} is not a known key of a batch."
     if error["type"] == "missing":
         return f"{path}, line {line}: {names[-1]} is missing."
     if not names:
-        return f"{path} is no batch: it needs a list of jobs, each with model, images and output."
-    return f"{path}, line {line}: {names[-1]} cannot be that: {message[0].lower()}{message[1:]}."
+        return (
+            f"{path} is not a batch file: it needs a list of jobs, each with model, "
+            "images and output."
+        )
+    return f"{path}, line {line}: {names[-1]} has a wrong value: {message[0].lower()}{message[1:]}."
 
 
 def _placed(batch: Batch, folder: Path) -> Batch:
@@ -266,7 +269,7 @@ def _claim(job: Job, number: int, images: dict[str, Path], taken: dict[str, int]
     for path in mine:
         if path in taken:
             raise UserError(
-                f"{path} is what job {taken[path]} writes already; give job {number} another "
+                f"{path} is already written by job {taken[path]}; give job {number} another "
                 "output folder."
             )
     taken |= dict.fromkeys(mine, number)

@@ -143,10 +143,10 @@ class ChunkPredictor:
             strides = self._inference.network.stride
             edges = (max(1, t // 2 // s) * s for t, s in zip(tiling.edges, strides, strict=True))
             self._tiling = replace(tiling, edges=tuple(edges))
-            return f"Not enough memory: going on with tiles of {max(self._tiling.edges)} voxels."
+            return f"Not enough memory: continuing with tiles of {max(self._tiling.edges)} voxels."
         if self._inference.leave_gpu():
             self._tiling = self.grid.tiling(self._inference.network)
-            return "Not enough memory on the GPU: going on with the CPU."
+            return "Not enough memory on the GPU: continuing on the CPU."
         smaller = "choose smaller tiles" if tiling.blended else "use a smaller network"
         raise UserError(
             f"There is not enough memory for a tile; close other programs or {smaller}."

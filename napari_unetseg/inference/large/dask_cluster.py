@@ -42,12 +42,14 @@ LOST_SECONDS = 60.0
 LOOK_SECONDS = 1.0
 RESULT_SECONDS = 10.0
 """A result that is not fetched after so long is asked for again."""
-ALL_LOST = "All workers are gone; what was predicted is kept, and the same command goes on."
+ALL_LOST = (
+    "All workers were lost; finished chunks are kept: give the same command again to continue."
+)
 _sent: WeakKeyDictionary[Client, str] = WeakKeyDictionary()
 """The model that the workers of a client have."""
 CUT_OFF = (
-    "The connection to the dask scheduler was lost; what was predicted is kept, and once it runs "
-    "again the same command goes on."
+    "The connection to the dask scheduler was lost; finished chunks are kept: restart the "
+    "scheduler and give the same command again."
 )
 
 
@@ -203,6 +205,6 @@ def _result(future: Future[Any]) -> list[str] | None:
         return None
     except KilledWorker as error:
         raise UserError(
-            "Workers were lost again and again at the same chunk, mostly for want of memory; give "
-            "them more, or choose smaller tiles with --tile. The same command goes on."
+            "Several workers were lost at the same chunk, mostly for lack of memory; give them "
+            "more memory, or choose smaller tiles with --tile, and give the same command again."
         ) from error

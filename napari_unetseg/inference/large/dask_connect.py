@@ -46,11 +46,11 @@ class Where:
         name, _, number = text.partition(":")
         if name == "local":
             if not number.isdigit() or not 1 <= int(number) <= 256:
-                raise UserError(f"{text} says no number of processes; write local:2 for two.")
+                raise UserError(f"{text} has no number of processes; write local:2 for two.")
             return cls(int(number))
         if not text.startswith(("tcp://", "tls://", "ucx://", "ws://", "wss://")):
             raise UserError(
-                f"{text} is no address of a dask scheduler; write one such as tcp://host:8786."
+                f"{text} is not the address of a dask scheduler; it looks like tcp://host:8786."
             )
         return cls(address=text)
 

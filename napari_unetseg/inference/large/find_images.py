@@ -34,7 +34,7 @@ def find_images(
         if not file_of(path).exists() and glob.has_magic(image):
             found = _matching(str(path))
             if not found:
-                raise UserError(f"Nothing has a name like {image}; check the pattern.")
+                raise UserError(f"No file matches {image}; check the pattern.")
             paths += [Path(name) for name in found]
         else:
             paths.append(path)
@@ -47,8 +47,8 @@ def find_images(
     for path in paths:
         if not (path / "zarr.json").is_file():
             raise UserError(
-                f"{path} is no OME-Zarr 0.5 image, so that a mask cannot go into it; name a folder "
-                "for the masks with -o."
+                f"{path} is not an OME-Zarr 0.5 image, so a mask cannot be written into it; "
+                "give a folder for the masks with -o."
             )
     return {str(path): path for path in paths}
 
@@ -64,19 +64,21 @@ def check_outputs(paths: Mapping[str, Path], how: Saving) -> None:
     output = how.folder
     assert output is not None
     if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file; name a folder for the masks with -o.")
+        raise UserError(f"{output} is a file; give a folder for the masks with -o.")
     inputs = {file_of(path).resolve() for path in paths.values()}
     beside = output.resolve() in {path.parent for path in inputs} and how.format is not Format.ZARR
     for stem, path in paths.items():
         mask, shares = how.mask_of(stem, path), how.probabilities_of(stem)
         if mask.resolve() in inputs:
-            raise UserError(f"{mask} would replace an image by its mask; choose another folder.")
+            raise UserError(f"The mask {mask} would overwrite an image; choose another folder.")
         results = [p for p in (mask, shares) if p is not None]
         if beside and (there := [p for p in results if p.exists()]):
             raise UserError(
-                f"{there[0]} lies beside the images and would be replaced; choose another folder."
+                f"{there[0]} is in the folder of the images and would be replaced; choose "
+                "another folder."
             )
         if shares is not None and same_name(f"{stem}_probabilities") in map(same_name, paths):
             raise UserError(
-                f"The probabilities of {stem} would have the name of another image; rename one."
+                f"The probabilities of {stem} would get the name of another image; rename "
+                "one of the two."
             )

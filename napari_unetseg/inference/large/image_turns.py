@@ -115,7 +115,7 @@ class Turns:
             return
         self._refused = turn.work.refused
         yield Notice(
-            f"The file system of {turn.work.path.parent} gives no locks ({self._refused}), so "
-            "notes in hidden folders keep other programs away; of one that was killed on another "
-            "computer it is known after half a minute."
+            f"The file system of {turn.work.path.parent} does not support locks "
+            f"({self._refused}), so notes in hidden folders are used instead; a program killed "
+            "on another computer is noticed after half a minute."
         )

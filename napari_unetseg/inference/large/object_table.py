@@ -69,7 +69,9 @@ def check_mask(
     numbers = {value: count for value, count in found.counts.items() if value > 0}
     check_values(numbers, LabelKind.INSTANCES, name, look=found.look)
     below = min(found.counts, default=0)
-    left_out = (f"{name} hold {below}, which is no object and left out.",) if below < 0 else ()
+    left_out = (
+        (f"{name} hold {below}, which is not an object and is left out.",) if below < 0 else ()
+    )
     return (*notes_of([found]), *left_out)
 
 
@@ -145,7 +147,7 @@ def objects_of(
 
 
 def _no_mask(mask: Stack) -> str:
-    return f"{mask.name} is no mask: it needs one whole number for each voxel."
+    return f"{mask.name} is not a mask: it needs one whole number for each voxel."
 
 
 def _numbers(mask: Stack, labels: np.ndarray, ignore: int | None) -> np.ndarray:

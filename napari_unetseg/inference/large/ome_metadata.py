@@ -32,8 +32,8 @@ def axis_names(stack: Stack) -> list[str]:
     order = ["t", *rest, "z", "y", "x"]
     if len(rest) > 1 or names != [n for n in order if n in names]:
         raise UserError(
-            f"{stack.name} has the axes {stack.axes}, but OME-Zarr knows T, one other axis, Z, Y, "
-            "X in this order; save masks as TIFF."
+            f"{stack.name} has the axes {stack.axes}, but OME-Zarr allows only T, one other "
+            "axis, Z, Y, X in this order; save masks as TIFF."
         )
     return names
 
@@ -49,8 +49,8 @@ def multiscales(stack: Stack, levels: int, *, channels: bool = False) -> list[di
     if channels:
         if any(n not in "tzyx" for n in names):
             raise UserError(
-                f"{stack.name} has the axes {stack.axes}: there is no room for an axis of classes "
-                "in OME-Zarr; save probabilities as TIFF."
+                f"{stack.name} has the axes {stack.axes}: OME-Zarr allows no further axis for "
+                "the classes; save probabilities as TIFF."
             )
         rows.insert(sum(n not in "zyx" for n in names), ("c", PIXEL, 1.0, 0.0))
     names = [row[0] for row in rows]

@@ -60,7 +60,9 @@ class Output:
         """The folder of the store; `UserError` where it is in none."""
         root = getattr(self._store, "root", None)
         if not isinstance(root, Path):
-            raise UserError("Several processes can write into a folder alone; choose one.")
+            raise UserError(
+                "Several processes can write only into a folder; choose a folder as output."
+            )
         return root
 
     @property
@@ -245,7 +247,7 @@ def open_root(store: Any, plan: Plan) -> zarr.Group:
     root = zarr.open_group(store, mode="r+")
     if plan.probabilities and OURS not in root.attrs:
         raise UserError(
-            f"{store} is an image, so that probabilities have no place in it; write them into a "
+            f"{store} is an image, so probabilities cannot be stored in it; write them into a "
             "folder."
         )
     return root
@@ -263,7 +265,7 @@ def _existing(labels: zarr.Group, name: str) -> dict[str, Any] | None:
     state: Any = labels[name].attrs.get(OURS)
     if not isinstance(state, dict) or state.get("schema") != SCHEMA:
         raise UserError(
-            f"{labels.store}/labels/{name} was not made by this program, so it stays as it is; "
+            f"{labels.store}/labels/{name} was not made by this program and is not replaced; "
             "choose another folder."
         )
     return state

@@ -62,9 +62,14 @@ class Saving:
 
     def __post_init__(self) -> None:
         if self.format is not Format.ZARR and self.probabilities == "uint8":
-            raise UserError("Probabilities are uint8 in OME-Zarr alone; choose float16 or float32.")
+            raise UserError(
+                "Probabilities can be uint8 only in OME-Zarr; choose float16 or float32."
+            )
         if self.folder is None and self.format is not Format.ZARR:
-            raise UserError(f"Only OME-Zarr goes into an image; choose a folder for {self.format}.")
+            raise UserError(
+                "Only OME-Zarr masks can be written into an image; choose a "
+                f"folder for {self.format}."
+            )
 
     def mask_of(self, stem: str, image: Path) -> Path:
         """The file or folder of an image's mask."""

@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 __all__ = ["FileBegun", "FileDone", "Opening", "Wish", "count_voxels", "is_there", "predict_files"]
 
 MEANWHILE = (
-    "{} was predicted by another program meanwhile, with the same model and settings; its mask is "
-    "taken."
+    "{} was predicted by another program meanwhile, with the same model and settings; that mask "
+    "is kept."
 )
 
 

@@ -216,5 +216,5 @@ def saving() -> Iterator[None]:
     except UserError as error:
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno in FULL:
-            raise DiskFullError(f"{error} The same again goes on where it was.") from error
+            raise DiskFullError(f"{error} Start it again to continue where it was.") from error
         raise

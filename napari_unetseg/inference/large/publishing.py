@@ -42,8 +42,8 @@ def publish(output: Output, place: Path) -> None:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UserError(
-            f"The mask cannot be put into {place} ({reason}); close what has it open and give the "
-            "same command again."
+            f"The mask cannot be moved to {place} ({reason}); close the programs that have it "
+            "open and give the same command again."
         ) from error
 
 

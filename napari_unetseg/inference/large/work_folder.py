@@ -51,7 +51,7 @@ class WorkFolder:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise UserError(
-                f"{self.path.parent} cannot be written ({reason}); choose another folder."
+                f"Cannot write to {self.path.parent} ({reason}); choose another folder."
             ) from error
         if owner is None:
             self._delete(entry for entry in self._contents() if not _is_store(entry))

@@ -80,8 +80,8 @@ class SeriesArray(Planes):
         if tuple(data.shape) != self._inner or np.dtype(data.dtype) != self.dtype:
             raise UserError(
                 f"{path} holds {tuple(data.shape)} voxels of type {data.dtype}, but "
-                f"{Path(self._paths[0]).name} {self._inner} of {self.dtype}; all files of a series "
-                "must be alike, so take it out."
+                f"{Path(self._paths[0]).name} {self._inner} of {self.dtype}; all files of a "
+                "series must have the same shape and type, so remove it."
             )
         return data
 
@@ -146,15 +146,15 @@ def _of_folder(folder: Path, suffixes: Sequence[str]) -> _Files:
     try:
         entries = [f for f in folder.iterdir() if not f.name.startswith(".") and f.is_file()]
     except OSError as error:
-        raise UserError(f"{folder} may not be read; change its permissions.") from error
+        raise UserError(f"No permission to read {folder}; change its permissions.") from error
     files = [f for f in entries if f.suffix.lower() in suffixes]
     kinds = sorted({f.suffix.lower() for f in files})
     if not files:
-        raise UserError(f"{folder} is a folder without an image; name a file or another folder.")
+        raise UserError(f"{folder} contains no image; choose a file or another folder.")
     if len(kinds) > 1:
         raise UserError(
-            f"{folder} is a folder of {' and '.join(kinds)} files; name those that make a stack, "
-            f"such as {folder.name}/*{kinds[0]}."
+            f"{folder} contains {' and '.join(kinds)} files; give a pattern for the files of "
+            f"one stack, such as {folder.name}/*{kinds[0]}."
         )
     paths = tuple(str(f) for f in sorted(files, key=lambda f: _natural(f.name)))
     return _Files(paths, (len(paths),), "?")
@@ -171,7 +171,7 @@ def _of_pattern(pattern: Path) -> _Files:
         raise UserError(f"{folder} cannot be read; check the name.") from error
     found = {m.groups(): n for n in names if (m := matched.fullmatch(same_name(n)))}
     if not found:
-        raise UserError(f"No file is named as {pattern}; check the pattern.")
+        raise UserError(f"No file matches {pattern}; check the pattern.")
     values = [sorted(set(column), key=_natural) for column in zip(*found, strict=True)]
     paths = []
     for combined in itertools.product(*values):
@@ -187,8 +187,7 @@ def _gaps(files: _Files) -> list[str]:
     grid = np.array([Path(path).name for path in files.paths], object).reshape(files.counts)
     lines = (np.moveaxis(grid, n, 0).reshape(len_, -1)[:, 0] for n, len_ in enumerate(files.counts))
     return [
-        f"{name} is not there, though files before and after it are; those that are there are "
-        "opened as evenly spaced."
+        f"{name} is missing between existing files; the existing ones are opened as evenly spaced."
         for line in lines
         if (name := _left_out(list(line)))
     ]

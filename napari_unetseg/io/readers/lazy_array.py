@@ -69,18 +69,18 @@ def reading(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the name.") from error
     except PermissionError as error:
-        raise UserError(f"{path} may not be read; change its permissions.") from error
+        raise UserError(f"No permission to read {path}; change its permissions.") from error
     except PROGRAM_ERRORS as error:
         said = "".join(c for c in " ".join(str(error).split()) if c.isprintable())[:120]
         raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: {said}): it is damaged, or a library "
-            "and this program do not fit; copy or save it again, and if other programs open it "
-            "report this sentence with what 'unetseg --version' shows."
+            f"{path} cannot be read ({type(error).__name__}: {said}): it is damaged, or a "
+            "library is incompatible; copy or save it again, and if other programs can open it, "
+            "report this message with the output of 'unetseg --version'."
         ) from error
     except Exception as error:
         raise UserError(
-            f"{path} cannot be read: it is damaged, cut short or not what its name says; "
-            "copy or save it again."
+            f"{path} cannot be read: it is damaged, truncated or has the wrong suffix; copy or "
+            "save it again."
         ) from error
 
 
@@ -104,8 +104,8 @@ def check_size(path: Path, declared: int, stored: int | None = None) -> None:
     stored = path.stat().st_size if stored is None else stored
     if declared > BOMB_RATIO * max(stored, 1):
         raise UserError(
-            f"{path} holds {stored} bytes but declares {declared} bytes of pixels: "
-            "it is damaged or made to do harm; get it again from where it came."
+            f"{path} holds {stored} bytes but declares {declared} bytes of pixels: it is "
+            "damaged or malicious; get a new copy from its source."
         )
 
 
@@ -113,8 +113,8 @@ def check_numbers(path: Path, dtype: np.dtype[Any]) -> None:
     """Refuse values that are neither integers nor floats."""
     if dtype.kind not in "biuf":
         raise UserError(
-            f"{path} holds values of type {dtype.name[:40]}; images and labels are integers or "
-            "floats, so convert it."
+            f"{path} holds values of type {dtype.name[:40]}; images and labels must be integers "
+            "or floats, so convert it."
         )
 
 

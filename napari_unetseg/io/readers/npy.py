@@ -25,8 +25,8 @@ def open_npy(path: Path) -> np.ndarray:
     """
     if _holds_objects(path):
         raise UserError(
-            f"{path} holds Python objects, as cellpose's _seg.npy does, which are not opened since "
-            "they can run code; save its masks as TIFF or PNG."
+            f"{path} holds Python objects, like cellpose's _seg.npy; they can run code and are "
+            "not opened: save the masks as TIFF or PNG."
         )
     array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     return array

@@ -204,8 +204,8 @@ class _Search:
         found = self._with_uuid(uuid) if uuid else None
         if found is None and named is not None and named != self._path:
             self.notes.append(
-                f"{named.name} has not the UUID by which {self._path.name} names it; it is taken "
-                "by its name."
+                f"{named.name} does not have the UUID that {self._path.name} gives for it; it "
+                "is used because of its name."
             )
         return found or named
 
@@ -293,7 +293,7 @@ def beside(path: Path, name: str) -> Path:
     plain = name and not set(name) & set("\\:\0") and not Path(name).is_absolute()
     if not plain or ".." in Path(name).parts or not inside(other, path.parent):
         raise UserError(
-            f"{path} names {name[:80]!r} as a part of it, which is not in its folder; "
-            "put all its files into one folder."
+            f"{path} refers to {name[:80]!r}, which is not in its folder; put all its files "
+            "into one folder."
         )
     return other

@@ -95,8 +95,8 @@ def open_zarr(
     stacks = tuple(_stack(level, said, name) for level in levels)
     if not labels and stacks[0].data.holds_nothing():
         raise UserError(
-            f"{levels[0].node.path} holds no pixels: none of its chunks is there; copy or save it "
-            "again."
+            f"{levels[0].node.path} has no pixels: all of its chunks are missing; copy or save "
+            "it again."
         )
     return stacks
 
@@ -138,13 +138,13 @@ def _image_of(node: Node, *, labels: bool, depth: int = 0) -> Node:
     if node.array is not None or _described(node):
         return node
     if depth > 3:
-        raise UserError(f"{node.path} holds no image; name one in it.")
+        raise UserError(f"{node.path} is not an image itself; choose one inside it.")
     ome = node.ome
     if isinstance(plate := ome.get("plate"), dict):
         wells = _paths(node, plate.get("wells"))
         raise UserError(
-            f"{node.path} is a plate with {_several(wells, 'well')}; "
-            f"name a field of one, such as {node.path.name}/{(wells or ['A/1'])[0]}/0."
+            f"{node.path} is a plate with {_several(wells, 'well')}; choose a field of a well, "
+            f"such as {node.path.name}/{(wells or ['A/1'])[0]}/0."
         )
     if isinstance(well := ome.get("well"), dict):
         return _only(node, _paths(node, well.get("images")), "fields", labels=labels)
@@ -170,11 +170,11 @@ def _described(node: Node) -> bool:
 def _only(node: Node, names: Sequence[str], what: str, *, labels: bool, depth: int = 0) -> Node:
     """The single part of a group; of several, people choose."""
     if not names:
-        raise UserError(f"{node.path} holds no image; name a folder that holds one.")
+        raise UserError(f"{node.path} contains no image; choose a folder that contains one.")
     if len(names) > 1:
         raise UserError(
-            f"{node.path} holds {len(names)} {what}: {listed(names)}; "
-            f"name one, such as {node.path.name}/{names[0]}."
+            f"{node.path} holds {len(names)} {what}: {listed(names)}; choose one, such as "
+            f"{node.path.name}/{names[0]}."
         )
     part = read_node(child_of(node, names[0]), node.root)
     return _image_of(part, labels=labels, depth=depth + 1)
@@ -185,7 +185,7 @@ def _children(node: Node) -> list[str]:
     try:
         names = sorted(p.name for p in node.path.iterdir() if p.name != "OME" and is_zarr(p))
     except OSError as error:
-        raise UserError(f"{node.path} may not be read; change its permissions.") from error
+        raise UserError(f"No permission to read {node.path}; change its permissions.") from error
     return names
 
 
@@ -206,7 +206,7 @@ def _several(names: Sequence[str], what: str) -> str:
 
 
 def _wrong(node: Node, reason: str) -> UserError:
-    return UserError(f"{node.path} has metadata that OME-Zarr has not ({reason}); save it again.")
+    return UserError(f"{node.path} has invalid OME-Zarr metadata ({reason}); save it again.")
 
 
 # -- what the arrays mean --------------------------------------------------------------------------
@@ -260,7 +260,7 @@ def _levels(node: Node, scales: Mapping[str, Any], n: int) -> list[_Level]:
     for dataset in datasets:
         part = read_node(child_of(node, dataset.get("path")), node.root)
         if part.array is None or len(part.shape) != n:
-            raise _wrong(node, f"{part.path.name} is no array of its {n} axes")
+            raise _wrong(node, f"{part.path.name} is not an array with its {n} axes")
         scale, shift = _transform(node, dataset.get("coordinateTransformations"), n)
         levels.append(
             _Level(

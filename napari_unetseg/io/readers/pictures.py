@@ -111,8 +111,8 @@ def _facts(path: Path, *, labels: bool) -> tuple[PictureFacts, str]:
     with image:
         if image.format == "PNG" and (count := getattr(image, "n_frames", 1)) > 1:
             raise UserError(
-                f"{path} is an animation of {count} pictures; save them as a TIFF stack, or each "
-                "in a file of its own."
+                f"{path} is an animation of {count} pictures; save them as a TIFF stack, or "
+                "each as a separate file."
             )
         mode = _wanted(image, labels)
         dtype = np.dtype("uint16" if _deep_colour(image) else _DTYPES[mode])

@@ -138,11 +138,14 @@ def open_tiff_levels(
     if unplaced:
         notes = (
             *notes,
-            f"The OME metadata of {path.name} do not say which planes it has; its pages "
-            "are opened as they come.",
+            f"The OME metadata of {path.name} do not say which planes it has; its pages are "
+            "opened in file order.",
         )
     if unseen:
-        notes = (*notes, f"{path.name} has no planes of {listed(unseen)}, which it names.")
+        notes = (
+            *notes,
+            f"The metadata of {path.name} list {listed(unseen)}, but it has no planes of these.",
+        )
     channels = said.channels
     if "S" in letters and image.shape[letters.index("S")] > 2:
         channels = ("red", "green", "blue")
@@ -223,7 +226,7 @@ def _check(path: Path, image: TiffImage, complaints: Sequence[str]) -> None:
             check_size(path, int(level.nbytes), stored)
             check_pages(path, level, stored)
             if complaints or (reaches(level) > stored and len(files) == 1):
-                raise UserError(f"{path} is cut short or damaged; copy or save it again.")
+                raise UserError(f"{path} is truncated or damaged; copy or save it again.")
 
 
 def _check_files(
@@ -233,8 +236,8 @@ def _check_files(
     lost = image.absent is not None or image.first.kind != "ome"
     if names and lost and missing is MissingPlanes.REFUSE:
         raise ChoiceError(
-            f"{path.parent / names[0]} is missing, which is a part of {path.name}; put it beside "
-            "it, or open what is there with --missing-planes drop."
+            f"{path.parent / names[0]} is missing, which is a part of {path.name}; put it into "
+            "the same folder, or open the rest with --missing-planes drop."
         )
 
 
@@ -249,15 +252,15 @@ def _missing(
     kept = _kept(image, missing)
     if missing is MissingPlanes.REFUSE or absent.all() or (kept is not None and not kept[1]):
         raise ChoiceError(
-            f"{path} lacks {lacks}, as after an acquisition that broke off; copy it again, or open "
-            "what is there with --missing-planes drop (without what is not whole) or fill (black "
-            "planes)."
+            f"{path} lacks {lacks}, as after an interrupted acquisition; copy it again, or open "
+            "the rest with --missing-planes drop (leaves out incomplete times, slices or "
+            "channels) or fill (black planes)."
         )
     if kept is None:
         return None, (f"{path.name} lacks {lacks}, which are black.",)
     axis, stays = kept
     return kept, (
-        f"{path.name} lacks {lacks}; what is whole is opened, {len(stays)} of "
+        f"{path.name} lacks {lacks}; only what is complete is opened, {len(stays)} of "
         f"{absent.shape[axis]} along {letters[axis]}.",
     )
 

@@ -61,7 +61,10 @@ def open_tiff(path: Path) -> OpenTiff:
         if file.is_ndtiff:
             for entry in tifffile.read_ndtiff_index(path.parent / "NDTiff.index"):
                 if not (other := beside(path, str(entry[1]))).is_file():
-                    raise UserError(f"{other} is missing, a part of {path.name}; put it beside it.")
+                    raise UserError(
+                        f"{other} is missing, which is a part of {path.name}; "
+                        "put it into the same folder."
+                    )
     except BaseException:
         file.close()
         raise

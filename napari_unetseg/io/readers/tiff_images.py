@@ -165,13 +165,14 @@ def choose_image(
     own, notes = [i for i in images if not i.associated], []
     if others := [i.name for i in images if i.associated and i.first.kind != "lsm"]:
         notes.append(
-            f"{path.name} also holds {listed(others)}; name one to open it instead, such as "
-            f"'{path.name}/{others[0]}'."
+            f"{path.name} also holds {listed(others)}; to open one of these, give its name, "
+            f"such as '{path.name}/{others[0]}'."
         )
     here = [i for i in own if i.within]
     if here and len(here) < len(own):
         notes.append(
-            f"{path.name} is one file of a set of {len(own)} images; what lies in it is opened."
+            f"{path.name} is one file of a set of {len(own)} images; only the images in "
+            "this file are opened."
         )
         own = here
     if len(own) == 1:
@@ -304,9 +305,9 @@ def _remarks(name: str, series: tifffile.TiffPageSeries) -> Iterator[str]:
         sizes = listed([" × ".join(map(str, level.shape)) for level in series.levels])
         yield f"{name} has pages of several sizes, read as resolutions of an image: {sizes}."
     if series.kind == "mmstack" and (planned := _planned(series)):
-        yield f"{name} was planned with {planned}, of which less was acquired or found."
+        yield f"{name} was planned with {planned}, but fewer planes were acquired or found."
     if series.keyframe.photometric == tifffile.PHOTOMETRIC.MINISWHITE and series.kind != "shaped":
-        yield f"{name} stores white as 0; its numbers are taken as they are."
+        yield f"{name} stores white as 0; its values are used as they are."
 
 
 def _planned(series: tifffile.TiffPageSeries) -> str:

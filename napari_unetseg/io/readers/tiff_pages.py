@@ -52,8 +52,9 @@ def check_pages(path: Path, series: tifffile.TiffPageSeries, stored: int) -> Non
             )
     if (number := differing_page(series)) is not None:
         raise UserError(
-            f"{path} has pages that its metadata call one image, but page {number + 1} is of "
-            "another size or type than the first; save images of one kind in a file."
+            f"{path} has pages that its metadata call one image, but page {number + 1} has "
+            "another size or type than the first; save images of different kinds in separate "
+            "files."
         )
 
 

@@ -151,18 +151,19 @@ class ZarrArray(Lazy):
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise UserError(f"{path} may not be read; change its permissions.") from error
+            raise UserError(f"No permission to read {path}; change its permissions.") from error
         if not inside(path, self._source.root):
             raise UserError(
-                f"{path} is a link out of {self._source.root}; put the file itself there."
+                f"{path} is a link to a place outside {self._source.root}; put the file "
+                "itself there."
             )
         size = math.prod(self._file_chunks) * self.dtype.itemsize
         most = 2 * size * math.prod(self._per_file) + 2**24
         few = size > max(SMALL_CHUNK, 4 * BOMB_RATIO * status.st_size)
         if not stat.S_ISREG(status.st_mode) or few or status.st_size > most:
             raise UserError(
-                f"{path} holds {status.st_size:,} bytes, which a chunk of {size:,} bytes cannot "
-                "be in: it is damaged or made to do harm; get it again from where it came."
+                f"{path} holds {status.st_size:,} bytes, too many for a chunk of {size:,} "
+                "bytes: it is damaged or malicious; get a new copy from its source."
             )
         return status.st_mtime_ns, status.st_size
 

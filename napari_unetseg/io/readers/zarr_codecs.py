@@ -197,6 +197,6 @@ def _codecs(node: Node, codecs: Sequence[Any], most: int) -> tuple[Any, ...]:
 
 def _unknown(node: Node, name: Any) -> UserError:
     return UserError(
-        f"{node.path} is stored with {str(name)[:60]!r}, which is not read here; save it with "
+        f"{node.path} is stored with {str(name)[:60]!r}, which is not supported; save it with "
         "blosc, zstd, gzip or without compression."
     )

@@ -135,12 +135,14 @@ def child_of(node: Node, name: Any) -> Path:
     fine = parts and not name.startswith("/") and not set(name) & set("\\:\0")
     if not fine or ".." in parts or len(parts) > 16:
         raise UserError(
-            f"{node.path} names {str(name)[:80]!r} as a part of it, which leads out of it; "
-            "get it again from where it came."
+            f"{node.path} refers to {str(name)[:80]!r}, which is outside it; get a new copy "
+            "from its source."
         )
     path = node.path.joinpath(*parts)
     if not inside(path, node.root):
-        raise UserError(f"{path} is a link out of {node.root}; put the data itself there.")
+        raise UserError(
+            f"{path} is a link to a place outside {node.root}; put the data itself there."
+        )
     return path
 
 
@@ -162,7 +164,7 @@ def read_node(path: Path, root: Path | None = None) -> Node:
         kind = content.get("node_type")
         attributes = content.get("attributes", {})
         if content.get("zarr_format") != 3 or kind not in ("array", "group"):
-            raise _damaged(path / found, "it says neither array nor group of version 3")
+            raise _damaged(path / found, "it is neither an array nor a group of version 3")
         array, version = (content if kind == "array" else None), 3
     else:
         named = (path / ".zattrs").exists()
@@ -180,7 +182,7 @@ def read_node(path: Path, root: Path | None = None) -> Node:
 def _json(path: Path, root: Path) -> tuple[dict[str, Any], tuple[int, int]]:
     """A JSON object and the state of its file."""
     if not inside(path, root):
-        raise UserError(f"{path} is a link out of {root}; put the file itself there.")
+        raise UserError(f"{path} is a link to a place outside {root}; put the file itself there.")
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_METADATA:
@@ -189,7 +191,7 @@ def _json(path: Path, root: Path) -> tuple[dict[str, Any], tuple[int, int]]:
     except (ValueError, RecursionError) as error:
         raise _damaged(path, "it is not JSON") from error
     except OSError as error:
-        raise UserError(f"{path} may not be read; change its permissions.") from error
+        raise UserError(f"No permission to read {path}; change its permissions.") from error
     if not isinstance(content, dict):
         raise _damaged(path, "it is no JSON object")
     return content, (status.st_mtime_ns, status.st_size)
@@ -224,14 +226,14 @@ def _check_array(path: Path, array: Mapping[str, Any], version: int) -> None:
         kind, known, files = array.get("data_type"), _V3_TYPE, _grid(path, array)
     if not isinstance(kind, str) or not known.fullmatch(kind):
         raise UserError(
-            f"{path} holds values of type {str(kind)[:40]!r}; images and labels are integers or "
-            "floats, so convert it."
+            f"{path} holds values of type {str(kind)[:40]!r}; images and labels must be "
+            "integers or floats, so convert it."
         )
     chunks: Any = files
     if version == 3 and (shards := sharding(array)) is not None:
         chunks = shards.get("chunk_shape")
     if not all(_is_shape(s) and len(s) == len(shape) for s in (files, chunks)):
-        raise _damaged(path, "its chunks have not the axes of its shape")
+        raise _damaged(path, "its chunks do not have the axes of its shape")
     _check_chunks(path, files, chunks, np.dtype(kind).itemsize)
 
 
@@ -243,7 +245,7 @@ def _grid(path: Path, array: Mapping[str, Any]) -> Any:
         raise _damaged(path, "its grid of chunks is not described")
     config = grid.get("configuration")
     if grid.get("name") != "regular" or not isinstance(config, dict):
-        raise _damaged(path, "its chunks lie on no regular grid")
+        raise _damaged(path, "its chunks do not form a regular grid")
     if array.get("storage_transformers"):
         raise _damaged(path, "it has storage transformers")
     if (shards := sharding(array)) is not None and not isinstance(shards, dict):
@@ -259,7 +261,7 @@ def _check_chunks(path: Path, files: list[int], chunks: list[int], itemsize: int
             f"are that large; save it with chunks of at most {MOST_CHUNK >> 30} GB."
         )
     if any(whole % part for whole, part in zip(files, chunks, strict=True)):
-        raise _damaged(path, "its shards are no multiple of its chunks")
+        raise _damaged(path, "its shards are not a multiple of its chunks")
     if math.prod(files) // math.prod(chunks) > MOST_CHUNKS_IN_SHARD:
         raise _damaged(path, f"a shard has more than {MOST_CHUNKS_IN_SHARD:,} chunks")
 

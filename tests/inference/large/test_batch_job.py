@@ -217,7 +217,7 @@ def test_two_jobs_do_not_write_the_same_masks(run: Run, place: Path) -> None:
     text = TWO.replace("out/b", "./in/../out/a").replace("format: zarr", "measure: csv")
     code, out, err = run(written(place, text))
     assert (code, out) == (3, "2 masks written by 2 jobs.\n")
-    assert f"{place / 'out' / 'a' / 'one.tif'} is what job 1 writes already" in err
+    assert f"{place / 'out' / 'a' / 'one.tif'} is already written by job 1" in err
     rows = rows_of(place / "out" / "report.csv")
     assert [row["status"] for row in rows] == ["done", "done", "failed"]
     assert rows[2]["model"] == "b.safetensors"

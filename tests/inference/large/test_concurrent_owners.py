@@ -215,9 +215,9 @@ def test_a_folder_without_locks_is_told_once_and_still_has_one_owner(
     how = Saving(tmp_path / "out")
     one, two = begin(images, how), begin({"a": images["a"]}, how)
     said = advance(one, 2)
-    assert "gives no locks (function not implemented)" in of_kind(said, Notice)[0].text
+    assert "does not support locks (function not implemented)" in of_kind(said, Notice)[0].text
     waits = [next(two), next(two)]
-    assert "gives no locks" in of_kind(waits, Notice)[0].text
+    assert "does not support locks" in of_kind(waits, Notice)[0].text
     assert "is being predicted by process" in of_kind(waits, Notice)[1].text
     assert "locks" not in str(of_kind(finish(one), Notice))
     assert done_in(finish(two)) == [("a", "done")]
@@ -230,7 +230,7 @@ def test_an_output_that_cannot_be_locked_fails_alone(
     (tmp_path / "out" / ".a.unetseg").write_text("somebody's")
     events = finish(begin(images, Saving(tmp_path / "out")))
     assert done_in(events) == [("a", "failed"), ("b", "done")]
-    assert "cannot be written (not a directory)" in of_kind(events, FileDone)[0].error
+    assert " (not a directory); choose another folder" in of_kind(events, FileDone)[0].error
 
 
 # -- no holes --------------------------------------------------------------------------------------
@@ -296,11 +296,11 @@ def test_a_worker_whose_program_is_gone_does_no_harm(
     other = begin({"a": images["a"]}, how, OTHER)
     advance(other, 2)
     predicted = wrong_chunk()
-    with pytest.raises(UserError, match="was taken away while it was written to"):
+    with pytest.raises(UserError, match="was removed while it was written to"):
         worker.write(3, predicted)
     finish(other)
     np.testing.assert_array_equal(masks(how, "a", images["a"]), reference["a", OTHER.id])
-    with pytest.raises(UserError, match="was taken away while it was written to"):
+    with pytest.raises(UserError, match="was removed while it was written to"):
         worker.write(4, predicted)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.tif"]
 
@@ -430,8 +430,8 @@ def test_a_mask_that_cannot_be_moved_is_a_sentence_and_is_moved_later(
     (tmp_path / "out" / "a.zarr").mkdir(parents=True)
     monkeypatch.setattr(publishing, "_replace", refuse)
     (done,) = of_kind(finish(begin({"a": images["a"]}, how)), FileDone)
-    assert "cannot be put into" in done.error
-    assert "close what has it open" in done.error
+    assert "cannot be moved to" in done.error
+    assert "close the programs that have it open" in done.error
     monkeypatch.undo()
     again = finish(begin({"a": images["a"]}, how))
     assert not of_kind(again, ChunkPredicted)

@@ -250,7 +250,7 @@ def test_when_all_workers_are_gone_it_says_so_and_goes_on_later(
             told += isinstance(next(events), ChunkPredicted)
         if not before_it_is_fetched:
             local.scale(0)
-        with pytest.raises(UserError, match="All workers are gone"):
+        with pytest.raises(UserError, match="All workers were lost"):
             told += sum(isinstance(event, ChunkPredicted) for event in events)
     assert 3 <= told < 160
     again = fill(None, model, image, tmp_path / "out")

@@ -187,7 +187,7 @@ def test_labels_go_into_an_image_beside_others_and_leave_them_alone(tmp_path: Pa
     with pytest.raises(UserError, match="was not made by this program") as raised:
         stream(model, stack, tmp_path, name="by hand", overwrite=True)
     assert str(raised.value).startswith(str(tmp_path / "labels" / "by hand"))
-    with pytest.raises(UserError, match="probabilities have no place"):
+    with pytest.raises(UserError, match="probabilities cannot be stored"):
         stream(model, stack, tmp_path, probabilities="uint8")
 
 
@@ -334,7 +334,7 @@ def test_a_full_disk_is_a_sentence_and_is_gone_on_from(
         real(handle)
 
     monkeypatch.setattr("os.fsync", fsync)
-    with pytest.raises(UserError, match=r"full; free some space.* The same again goes on"):
+    with pytest.raises(UserError, match=r"full; free some space.* Start it again to continue"):
         stream(model, stack, tmp_path / "a")
     monkeypatch.setattr("os.fsync", real)
     assert not list((tmp_path / "a").rglob(".*"))
@@ -413,7 +413,7 @@ def test_memory_that_runs_out_makes_tiles_smaller(
         return
     events = stream(model, stack, tmp_path, settings=settings)
     assert "smaller tiles" not in "".join(n.text for n in of_kind(events, Notice))
-    assert "going on with tiles of" in of_kind(events, Notice)[0].text
+    assert "continuing with tiles of" in of_kind(events, Notice)[0].text
     monkeypatch.undo()
     shares = predict_probabilities(model, stack, settings)
     clear = np.abs(shares[0] - shares[1]) > 1e-4

@@ -155,7 +155,7 @@ def test_a_pattern_names_its_axes(tmp_path: Path) -> None:
     assert open_stack(tmp_path / "a_t*_z000.tif").axes == "TYX"
     (tmp_path / "a_t7_z001.tif").unlink()
     assert "a_t7_z001.tif is missing from the series" in refusal(tmp_path / "a_t*_z*.tif")
-    assert "No file is named as" in refusal(tmp_path / "b*.tif")
+    assert "No file matches" in refusal(tmp_path / "b*.tif")
 
 
 @pytest.mark.parametrize("numbers", [(0, 1, 3, 4), (0, 10, 30), (7, 8, 11)])
@@ -164,7 +164,7 @@ def test_a_number_that_is_left_out_is_said(tmp_path: Path, numbers: tuple[int, .
         for channel in (1, 2):
             tifffile.imwrite(tmp_path / f"a_c{channel}_t{number:03}.tif", TZYX[n, channel])
     steps = np.diff(numbers)
-    lost = f"t{numbers[int(np.argmax(steps > steps.min()))] + steps.min():03}.tif is not there"
+    lost = f"t{numbers[int(np.argmax(steps > steps.min()))] + steps.min():03}.tif is missing"
     for path in (tmp_path / "a_c*_t*.tif", tmp_path / "a_c2_t*.tif"):
         (said,) = open_stack(path).notes
         assert lost in said
@@ -213,13 +213,13 @@ def test_files_that_are_not_alike_are_named(tmp_path: Path) -> None:
     (folder / "cell_t7.png").write_bytes(b"none")
     assert "cell_t7.png cannot be read" in refusal(folder)
     tifffile.imwrite(folder / "a.tif", TZYX[0, 0])
-    assert "is a folder of .png and .tif files; name those" in refusal(folder)
+    assert "contains .png and .tif files; give a pattern" in refusal(folder)
 
 
 def test_a_file_that_changes_after_opening_is_said(tmp_path: Path) -> None:
     data = open_stack(write_pictures(tmp_path / "cells")).data
     Image.fromarray(TZYX[0, 0, :5]).save(tmp_path / "cells" / "cell_t3.png")
-    with pytest.raises(UserError, match="must be alike"):
+    with pytest.raises(UserError, match="must have the same shape and type"):
         data[2]
     (tmp_path / "cells" / "cell_t3.png").unlink()
     with pytest.raises(UserError, match="does not exist"):

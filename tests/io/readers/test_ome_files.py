@@ -121,7 +121,7 @@ def test_a_part_without_the_uuid_that_names_it_is_said_to_be_taken_by_its_name(
 ) -> None:
     first, _ = write_set(tmp_path, roots=[uuid(7), uuid(8)])
     assert numbers(first) == [1, 2]
-    assert "b.tif has not the UUID" in open_stack(first).notes[0]
+    assert "b.tif does not have the UUID" in open_stack(first).notes[0]
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_of_images_in_a_file_each_that_in_the_named_file_is_opened(tmp_path: Pat
     assert numbers(tmp_path / "a.tif", series="position 1") == [11, 12]
     (tmp_path / "b.tif").unlink()
     assert numbers(tmp_path / "a.tif") == [1, 2]
-    assert "has no planes of position 1" in open_stack(tmp_path / "a.tif").notes[-1]
+    assert "list position 1, but it has no planes" in open_stack(tmp_path / "a.tif").notes[-1]
 
 
 def test_metadata_in_a_file_of_their_own_are_found_under_any_name(tmp_path: Path) -> None:

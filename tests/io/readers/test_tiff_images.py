@@ -113,7 +113,7 @@ def test_positions_of_an_ome_tiff_are_one_stack_where_their_names_differ_in_numb
     assert (stack.axes, numbers(stack)) == ("PYX", [1, 2, 3])
     assert "'a.ome.tif/Pos0' opens the first" in stack.notes[0]
     named = [(p, {"metadata": {"Name": n}}) for n, p in zip(["raw", "mask"], every, strict=False)]
-    assert "holds 2 images: raw (8 × 9 uint16), mask (8 × 9 uint16); name one" in refusal(
+    assert "holds 2 images: raw (8 × 9 uint16), mask (8 × 9 uint16); choose one" in refusal(
         write(tmp_path / "b.ome.tif", *named)
     )
 
@@ -151,7 +151,8 @@ def test_images_of_other_sizes_are_refused_by_their_names(tmp_path: Path) -> Non
     path = write(tmp_path / "a.tif", *parts)
     assert refusal(path) == (
         f"{path} holds 3 images: Series 1 (8 × 9 uint16), Series 2 (3 × 8 × 11 uint16), Series 3 "
-        "(8 × 9 uint8); name one, such as 'a.tif/Series 1', or give its number, such as --series 1."
+        "(8 × 9 uint8); choose one, such as 'a.tif/Series 1', or give its number, such as "
+        "--series 1."
     )
     for series in (2, "2", "Series 2"):
         assert open_stack(path, series=series).data.shape == (3, 8, 11)
@@ -185,7 +186,7 @@ def test_a_hyperstack_with_a_page_of_another_type_is_refused(tmp_path: Path) -> 
     text = ome('SizeZ="3"', "<TiffData/>")
     pages = [planes(8, 9), planes(8, 9, dtype="uint8"), planes(8, 9)]
     parts = [(p, {**PAGE, "description": text if n == 0 else None}) for n, p in enumerate(pages)]
-    with pytest.raises(UserError, match="page 2 is of another size or type"):
+    with pytest.raises(UserError, match="page 2 has another size or type"):
         open_stack(write(tmp_path / "a.tif", *parts))
 
 
@@ -370,7 +371,7 @@ def test_a_stack_that_says_more_than_it_has_is_refused_though_the_log_is_silence
     logger = logging.getLogger("tifffile")
     monkeypatch.setattr(logger, "level", logging.CRITICAL)
     logger.manager._clear_cache()  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match="cut short or damaged"):
+    with pytest.raises(UserError, match="truncated or damaged"):
         open_stack(path)
     assert logger.level == logging.CRITICAL
 
@@ -384,7 +385,7 @@ def test_an_image_without_any_plane_is_named(tmp_path: Path) -> None:
     text = ome('SizeZ="3"', "<TiffData/>").replace("</OME>", other)
     stack = open_stack(write_pages(tmp_path / "a.ome.tif", text, 3))
     assert numbers(stack) == [1, 2, 3]
-    assert stack.notes == ("a.ome.tif has no planes of second, which it names.",)
+    assert stack.notes == ("The metadata of a.ome.tif list second, but it has no planes of these.",)
 
 
 # -- Micro-Manager ---------------------------------------------------------------------------------

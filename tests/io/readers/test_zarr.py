@@ -332,7 +332,7 @@ def test_a_plate_says_which_wells_there_are(tmp_path: Path, version: int) -> Non
     sentence = refusal(path)
     assert "is a plate with 2 wells: A/1, B/2" in sentence
     assert "such as plate.zarr/A/1/0" in sentence
-    assert "holds 2 fields: 0, 1; name one" in refusal(path / "A" / "1")
+    assert "holds 2 fields: 0, 1; choose one" in refusal(path / "A" / "1")
     stack = open_stack(path / "B" / "2" / "1")
     assert stack.name == "plate_B_2_1"
     np.testing.assert_array_equal(stack.data[...], ZYX + 1)
@@ -344,16 +344,16 @@ def test_a_group_of_one_image_is_that_image(tmp_path: Path) -> None:
     write_image(tmp_path / "a.zarr" / "0", ZYX, "zyx", 2)
     np.testing.assert_array_equal(open_stack(tmp_path / "a.zarr").data[...], ZYX)
     write_image(tmp_path / "a.zarr" / "1", ZYX, "zyx", 2)
-    assert "holds 2 images: 0, 1; name one, such as a.zarr/0." in refusal(tmp_path / "a.zarr")
+    assert "holds 2 images: 0, 1; choose one, such as a.zarr/0." in refusal(tmp_path / "a.zarr")
 
 
 def test_a_group_of_arrays_is_listed(tmp_path: Path) -> None:
     zarr.open_group(str(tmp_path / "a.zarr"), mode="w")
-    assert "holds no image" in refusal(tmp_path / "a.zarr")
+    assert "contains no image" in refusal(tmp_path / "a.zarr")
     plain(tmp_path / "a.zarr" / "raw", ZYX)
     np.testing.assert_array_equal(open_stack(tmp_path / "a.zarr").data[...], ZYX)
     plain(tmp_path / "a.zarr" / "seg", ZYX)
-    assert "2 arrays or groups: raw, seg; name one" in refusal(tmp_path / "a.zarr")
+    assert "2 arrays or groups: raw, seg; choose one" in refusal(tmp_path / "a.zarr")
     assert open_stack(tmp_path / "a.zarr" / "raw").name == "a_raw"
 
 
@@ -389,7 +389,7 @@ def test_labels_of_an_image(tmp_path: Path, version: int) -> None:
 def test_empty_labels_are_labels_but_an_empty_image_is_none(tmp_path: Path) -> None:
     zarr.create_array(str(tmp_path / "a.zarr"), shape=(9, 9), dtype="u1", chunks=(4, 4))
     assert not open_labels(tmp_path / "a.zarr")[...].any()
-    assert "none of its chunks is there" in refusal(tmp_path / "a.zarr")
+    assert "all of its chunks are missing" in refusal(tmp_path / "a.zarr")
 
 
 def test_names() -> None:
@@ -434,7 +434,7 @@ def test_a_large_chunk_in_hardly_any_bytes_is_refused_before_decoding(tmp_path: 
     zarr.create_array(str(path), shape=shape, dtype="u1", chunks=shape)
     (path / "c" / "0").mkdir(parents=True)
     (path / "c" / "0" / "0").write_bytes(b"\x28\xb5\x2f\xfd" + bytes(100))
-    assert "made to do harm" in refusal(path)
+    assert "malicious" in refusal(path)
 
 
 @pytest.mark.parametrize("name", ["zstd", "gzip", "zlib", "bz2", "lzma", "blosc", "lz4"])
@@ -474,7 +474,7 @@ def test_pickles_are_refused_by_their_name(tmp_path: Path, place: str) -> None:
     (path / "0.0").write_bytes(pickle.dumps(Bomb(tmp_path / "ran")))
     codec = {"id": "pickle", "protocol": 5}
     change(path, **{place: [codec] if place == "filters" else codec})
-    assert "stored with 'pickle', which is not read here" in refusal(path)
+    assert "stored with 'pickle', which is not supported" in refusal(path)
     change(path, dtype="|O")
     assert "holds values of type '|O'" in refusal(path)
     assert not (tmp_path / "ran").exists()
@@ -539,7 +539,7 @@ def test_wrong_metadata_are_a_sentence(tmp_path: Path, harm: str) -> None:
         (b"\xff\xfe", "not JSON"),
         (b"[" * 200_000, "not JSON"),
         (b"[]", "no JSON object"),
-        (b'{"zarr_format": 3}', "neither array nor group"),
+        (b'{"zarr_format": 3}', "neither an array nor a group"),
         (b" " * (9 * 2**20), "at most 8 MB"),
     ],
     ids=["empty", "binary", "deep", "list", "nothing", "huge"],
@@ -557,7 +557,7 @@ def test_paths_in_metadata_stay_in_the_store(tmp_path: Path, name: Any) -> None:
     plain(tmp_path / "b.zarr", ZYX)
     path = write_image(tmp_path / "a.zarr", ZYX, "zyx", levels=1)
     change_ome(path, multiscales=[{**scales("zyx", ["0"]), "datasets": [{"path": name}]}])
-    assert "leads out of it" in refusal(path)
+    assert "which is outside it" in refusal(path)
 
 
 def test_links_out_of_the_store_are_refused(tmp_path: Path) -> None:
@@ -565,14 +565,14 @@ def test_links_out_of_the_store_are_refused(tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.zarr", ZYX, "zyx", levels=1)
     (path / "1").symlink_to(tmp_path / "b.zarr")
     change_ome(path, multiscales=[scales("zyx", ["1"])])
-    assert "is a link out of" in refusal(path)
+    assert "is a link to a place outside" in refusal(path)
     other = plain(tmp_path / "c.zarr", ZYX, chunks=(7, 45, 52))
     (other / "c/0/0/0").unlink()
     (other / "c/0/0/0").symlink_to(tmp_path / "b.zarr/c/0/0/0")
-    assert "is a link out of" in refusal(other)
+    assert "is a link to a place outside" in refusal(other)
     (other / "zarr.json").unlink()
     (other / "zarr.json").symlink_to(tmp_path / "b.zarr" / "zarr.json")
-    assert "is a link out of" in refusal(other)
+    assert "is a link to a place outside" in refusal(other)
 
 
 def test_links_within_the_store_and_to_a_whole_one_are_followed(tmp_path: Path) -> None:
@@ -594,14 +594,14 @@ def test_circles_end_in_a_sentence(tmp_path: Path) -> None:
     group = tmp_path / "b.zarr"
     zarr.open_group(str(group), mode="w")
     (group / "again").symlink_to(".")
-    assert "holds no image" in refusal(group)
+    assert "is not an image itself" in refusal(group)
 
 
 def test_a_pipe_in_place_of_a_chunk_does_not_hang(tmp_path: Path) -> None:
     path = plain(tmp_path / "a.zarr", ZYX, chunks=(7, 45, 52))
     (path / "c/0/0/0").unlink()
     os.mkfifo(path / "c/0/0/0")
-    assert "made to do harm" in refusal(path)
+    assert "malicious" in refusal(path)
     (path / "zarr.json").unlink()
     os.mkfifo(path / "zarr.json")
     assert "metadata are files" in refusal(path)

@@ -1,28 +1,30 @@
-"""Where projects are: those without a name yet, and those that were opened last."""
+"""Where projects are, those without a name yet and those opened last, and where their images."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import struct
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
 from napari_unetseg.core.atomic_write import atomic_path
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.file_locks import try_lock
-from napari_unetseg.io.contents import FILE
-from napari_unetseg.io.journal import read_headers
+from napari_unetseg.io.file_names import as_stored
+from napari_unetseg.io.project.database import FILE, read_values, reading
 
 __all__ = [
     "Recovery",
     "new_recovery",
+    "places_of",
     "recent",
     "recoveries",
     "recovery_folder",
@@ -65,7 +67,7 @@ def recoveries() -> list[Recovery]:
     """Projects without a name that hold something and that no window has open, newest first."""
     found = []
     for folder in recovery_folder().glob("*"):
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+        with suppress(OSError, UserError):
             if (folder / FILE).is_file() and _is_free(folder) and (names := _names(folder)):
                 when = max(p.stat().st_mtime for p in folder.iterdir())
                 found.append(Recovery(folder, names, when))
@@ -87,13 +89,10 @@ def _is_free(folder: Path) -> bool:
 
 def _names(folder: Path) -> tuple[str, ...]:
     """Names of the images that something was said about; none if the project holds nothing."""
-    content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    values, said = content["values"], bool(content["snapshot"])
-    for path in sorted(folder.glob("journal-*")):
-        for header in read_headers(path):
-            values = header["values"] if header["kind"] == "state" else values
-            said = said or header["kind"] in ("said", "together")
-    return tuple(str(image["name"]) for image in values.get("images", {}).values()) if said else ()
+    with reading(folder) as connection:
+        said = connection.execute("SELECT 1 FROM labels LIMIT 1").fetchall()
+        images = read_values(connection).get("images", {}) if said else {}
+        return tuple(str(image["name"]) for image in images.values())
 
 
 # -- opened last -----------------------------------------------------------------------------------
@@ -118,3 +117,14 @@ def remember(folder: Path) -> None:
     paths = [folder.resolve(), *(p for p in recent() if p != folder.resolve())]
     with suppress(UserError), atomic_path(_recent_file()) as path:
         path.write_text(json.dumps([str(p) for p in paths[:MOST_RECENT]]), encoding="utf-8")
+
+
+# -- images ----------------------------------------------------------------------------------------
+
+
+def places_of(folder: Path, described: Mapping[str, Any]) -> list[Path]:
+    """Where an image of a project may be: beside the project, as it moves with it, or as before."""
+    relative, path = described.get("relative"), described.get("path")
+    places = [folder / relative] if isinstance(relative, str) else []
+    places += [Path(path)] if isinstance(path, str) else []
+    return [as_stored(place) for place in places]

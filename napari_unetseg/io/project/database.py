@@ -1,0 +1,306 @@
+"""The SQLite database of a project: its schema, its checks, and rows of labels.
+
+One connection writes: a write-ahead log in exclusive locking mode, which needs no memory shared
+with other programs and so works on network drives too (docs/decisions/001-projects-in-sqlite.md).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sqlite3
+import struct
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_unetseg.annotations.annotation_store import Change, Truth
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.labels import LabelKind
+from napari_unetseg.io.project.label_rows import Columns, change_of
+
+__all__ = [
+    "FILE",
+    "Database",
+    "check_folder",
+    "read_rows",
+    "read_truths",
+    "read_values",
+    "reading",
+]
+
+FILE = "project.sqlite3"
+WAL = f"{FILE}-wal"
+FORMAT, APPLICATION = 1, 0x554E5365
+SCHEMA = {
+    "state": "CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID",
+    "images": "CREATE TABLE images "
+    "(name TEXT PRIMARY KEY, shape TEXT, dtype TEXT, kind TEXT) WITHOUT ROWID",
+    "labels": "CREATE TABLE labels (id INTEGER PRIMARY KEY, image TEXT, origin TEXT, region TEXT, "
+    "stamp INTEGER, seconds REAL, labels BLOB, times BLOB, crc INTEGER)",
+}
+HEADER = struct.Struct(">16s44xI4xI")
+"""Of a SQLite file: its magic string, the user version and the application's id."""
+MAX_VALUE_BYTES = 2**26
+MAX_COPIES = 10
+IMAGE_KEY = re.compile(r"image-\d{1,6}")
+
+# -- writing ---------------------------------------------------------------------------------------
+
+
+class Database:
+    """The connection that writes.
+
+    Parameters
+    ----------
+    folder
+        Of the project. Where it has no database, one is made.
+
+    Raises
+    ------
+    OSError, sqlite3.Error
+        It cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
+        is_new = not self._path.exists()
+        self._connection = _connect(self._path, "")
+        try:
+            if is_new:
+                self._create()
+            (mode,) = self._connection.execute("PRAGMA journal_mode=WAL").fetchone()
+            if mode != "wal":
+                raise sqlite3.OperationalError("there can be no write-ahead log")
+            self._connection.execute("PRAGMA wal_autocheckpoint=0")
+            self._connection.execute("PRAGMA synchronous=OFF")  # `sync` and `checkpoint` do it
+            self._stat = self._path.stat()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _create(self) -> None:
+        self._connection.execute(f"PRAGMA application_id={APPLICATION}")
+        self._connection.execute(f"PRAGMA user_version={FORMAT}")
+        with self.transaction():
+            for statement in SCHEMA.values():
+                self._connection.execute(statement)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that is written within, or nothing; the system has it when this ends."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def put_values(self, values: Mapping[str, Any]) -> int:
+        """Write all that is no array; returns its bytes."""
+        text = json.dumps(values)
+        self._connection.execute("REPLACE INTO state VALUES ('values', ?)", (text,))
+        return len(text)
+
+    def put_image(self, key: str, truth: Truth) -> None:
+        """Write what the labels of an image are."""
+        image = (key, json.dumps(list(truth.shape)), truth.grid_dtype, str(truth.kind))
+        self._connection.execute("REPLACE INTO images VALUES (?, ?, ?, ?)", image)
+
+    def put_kind(self, key: str, kind: LabelKind) -> None:
+        """Write what the numbers of an image's strokes mean."""
+        self._connection.execute("UPDATE images SET kind = ? WHERE name = ?", (str(kind), key))
+
+    def put_rows(self, rows: Iterable[Columns]) -> None:
+        """Write encoded rows, in place of those of the same ids."""
+        self._connection.executemany("REPLACE INTO labels VALUES (?,?,?,?,?,?,?,?,?)", rows)
+
+    def delete_rows(self, ids: Iterable[int]) -> None:
+        """Delete rows."""
+        self._connection.executemany("DELETE FROM labels WHERE id = ?", ((i,) for i in ids))
+
+    def delete_labels(self, image: str) -> None:
+        """Delete all rows of an image."""
+        self._connection.execute("DELETE FROM labels WHERE image = ?", (image,))
+
+    def clear(self) -> None:
+        """Delete all images and their rows."""
+        self._connection.execute("DELETE FROM labels")
+        self._connection.execute("DELETE FROM images")
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file that is written is the one at its path."""
+        try:
+            return os.path.samestat(self._stat, self._path.stat())
+        except OSError:
+            return False
+
+    def sync(self) -> None:
+        """Have the disk keep it through a power cut; in any thread, beside what is written."""
+        if not self.is_there:
+            raise FileNotFoundError(2, "the folder is gone", str(self._path))
+        handle = os.open(self._path.with_name(WAL), os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def checkpoint(self) -> None:
+        """Move the log into the file; nothing is written meanwhile."""
+        self._connection.execute("PRAGMA synchronous=NORMAL")
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        finally:
+            self._connection.execute("PRAGMA synchronous=OFF")
+
+    def close(self) -> None:
+        """Move the log into the file and let others have it."""
+        self._connection.execute("PRAGMA synchronous=NORMAL")
+        self._connection.close()
+
+
+def _connect(path: Path, options: str) -> sqlite3.Connection:
+    """A connection that runs nothing that the file says, with bounded memory."""
+    uri = f"{path.absolute().as_uri()}?{options}"
+    connection = sqlite3.connect(
+        uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False
+    )
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 2**16)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH, 0)
+    safe = ("trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0", "locking_mode=EXCLUSIVE")
+    for pragma in safe:
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def check_folder(folder: Path) -> None:
+    """Raise a `UserError` where a folder is no project that this version can open."""
+    if not (folder / FILE).is_file():
+        if (folder / "project.json").is_file():
+            raise UserError(
+                f"{folder} was made by an early version of this plugin and cannot be opened by "
+                "this one; open it with that version and export its labels."
+            )
+        raise UserError(f"{folder} is no project: there is no {FILE} in it; choose another.")
+    names = (FILE, WAL, f"{FILE}-journal", "models", ".lock")
+    if any((folder / name).is_symlink() for name in names):
+        raise UserError(f"{folder} holds links in place of its files; it is not opened.")
+    with (folder / FILE).open("rb") as file:
+        header = file.read(HEADER.size).ljust(HEADER.size, b"\0")
+    magic, version, application = HEADER.unpack(header)
+    if magic != b"SQLite format 3\0" or application != APPLICATION:
+        raise UserError(_damaged(folder))
+    if version != FORMAT:
+        raise UserError(
+            f"{folder.name} was made by another version of this plugin (format {version}, here "
+            f"{FORMAT}); update the plugin to open it."
+        )
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[sqlite3.Connection]:
+    """A checked connection that reads a project, which may be open elsewhere; writes nothing.
+
+    Raises
+    ------
+    UserError
+        It is no project, damaged, or of another version.
+    """
+    check_folder(folder)
+    try:
+        with ExitStack() as stack:
+            path, options = folder / FILE, "mode=ro&immutable=1"
+            log = folder / WAL
+            if log.is_file() and log.stat().st_size:  # with which SQLite would change the file
+                temporary = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+                path, options = _copied(folder, Path(stack.enter_context(temporary))), ""
+            connection = stack.enter_context(closing(_connect(path, options)))
+            _check_schema(connection)
+            yield connection
+    except sqlite3.OperationalError as error:
+        raise UserError(
+            f"{folder / FILE} cannot be read ({error}); free some space, or put a backup of it in "
+            "its place."
+        ) from error
+    except (sqlite3.Error, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(_damaged(folder)) from error
+
+
+def _copied(folder: Path, to: Path) -> Path:
+    """A copy of a database and of its log, whole even if another program writes to them.
+
+    Pages that are moved from the log to the file meanwhile are in the log, too, until it begins
+    anew, which changes its header.
+    """
+    for _ in range(MAX_COPIES):
+        before = _log_header(folder)
+        shutil.copyfile(folder / FILE, to / FILE)
+        shutil.copyfile(folder / WAL, to / WAL)
+        if _log_header(folder) == before:
+            return to / FILE
+    raise UserError(f"{folder.name} is being written; try again.")
+
+
+def _log_header(folder: Path) -> bytes:
+    with (folder / WAL).open("rb") as file:
+        return file.read(32)
+
+
+def _check_schema(connection: sqlite3.Connection) -> None:
+    """Raise a `ValueError` where a database holds anything but the tables that are made here."""
+    found = connection.execute("SELECT type, name, sql FROM sqlite_master LIMIT 9").fetchall()
+    if sorted(found) != sorted(("table", name, sql) for name, sql in SCHEMA.items()):
+        raise ValueError("it has other tables")
+    if connection.execute("PRAGMA quick_check(1)").fetchall() != [("ok",)]:
+        raise ValueError("it is damaged")
+
+
+def read_values(connection: sqlite3.Connection) -> dict[str, Any]:
+    """All that is no array; `ValueError` where it is not what it must be."""
+    rows = connection.execute("SELECT value FROM state WHERE name = 'values'").fetchall()
+    values = json.loads(rows[0][0]) if rows else {}
+    if not isinstance(values, dict) or not isinstance(values.get("images", {}), dict):
+        raise ValueError("no values")
+    return values
+
+
+def read_truths(connection: sqlite3.Connection) -> dict[str, Truth]:
+    """Empty truths of all images; `ValueError` where one is not described as it must be."""
+    truths = {}
+    for key, shape, dtype, kind in connection.execute("SELECT * FROM images"):
+        sizes, numbers = json.loads(shape), np.dtype(str(dtype))
+        fits = IMAGE_KEY.fullmatch(key) and 2 <= len(sizes) <= 6 and numbers.kind in "biu"
+        if not fits or not all(type(n) is int and 0 < n < 2**31 for n in sizes):
+            raise ValueError("an image is not described as it must be")
+        truths[key] = Truth(sizes, numbers, LabelKind(kind))
+    order = sorted(truths, key=lambda key: int(key.removeprefix("image-")))
+    return {key: truths[key] for key in order}
+
+
+def read_rows(
+    connection: sqlite3.Connection, truths: Mapping[str, Truth]
+) -> Iterator[tuple[int, str, Change, float] | None]:
+    """The rows of labels in order, as `change_of` gives them; None for one that is damaged."""
+    for columns in connection.execute("SELECT * FROM labels ORDER BY id"):
+        try:
+            yield change_of(columns, truths)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            yield None
+
+
+def _damaged(folder: Path) -> str:
+    return f"{folder / FILE} is damaged, or not a project's; put a backup of it in its place."

@@ -1,0 +1,108 @@
+"""Rows of the table of labels: changes as columns, compressed, with a checksum."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numcodecs.blosc import Blosc
+
+from napari_unetseg.annotations.annotation_store import Change, Origin, Truth
+from napari_unetseg.annotations.annotation_time import checked_seconds
+
+if TYPE_CHECKING:
+    from napari_unetseg.annotations.sparse_array import Region
+
+__all__ = ["MAX_VOXELS", "Columns", "change_of", "columns_of"]
+
+MAX_VOXELS = 2**22
+"""Of a row: a fill of 2048 x 2048."""
+SIZES = struct.Struct("<4xI4xI")
+"""Of a Blosc buffer: bytes of its array, and its own."""
+_codec = Blosc("lz4", clevel=1, shuffle=Blosc.NOSHUFFLE)
+Columns = tuple[Any, ...]
+"""A row of the table ``labels``."""
+
+
+def columns_of(
+    number: int, image: str, change: Change, dtype: np.dtype[Any], seconds: float
+) -> Columns:
+    """What a region holds from a change on, as a row.
+
+    Parameters
+    ----------
+    number
+        The row's id; rows are read in the order of their ids.
+    image
+        Key of the image.
+    change
+        Values and their times.
+    dtype
+        Of the labels.
+    seconds
+        Of annotation in the project until then.
+    """
+    region = ",".join([f"{s.start}:{s.stop}" for s in change.region])
+    labels = _encode(change.values, dtype)
+    times = None if change.stamps is None else _encode(change.stamps, np.dtype(np.uint32))
+    said = (image, str(change.origin), region, int(change.stamp))
+    return (number, *said, seconds, labels, times, _crc(said, labels, times))
+
+
+def change_of(columns: Columns, truths: Mapping[str, Truth]) -> tuple[int, str, Change, float]:
+    """Id, image, change and seconds of a row; `ValueError` and others where it is damaged."""
+    number, image, origin, text, stamp, seconds, labels, times, crc = columns
+    if crc != _crc((image, origin, text, stamp), labels, times):
+        raise ValueError("a checksum is another")
+    if not 0 < number < 2**53 or type(stamp) is not int or not 0 <= stamp < 2**32:
+        raise ValueError("an id or a time is none")
+    grid = truths[image].grid(Origin(origin))
+    region = _region(text, grid.shape)
+    shape = [s.stop - s.start for s in region]
+    values = _decoded(labels, shape, grid.dtype)
+    stamps = None if times is None else _decoded(times, shape, np.dtype(np.uint32))
+    return (
+        number,
+        image,
+        Change(Origin(origin), region, values, stamp, stamps),
+        checked_seconds(seconds),
+    )
+
+
+def _region(text: str, shape: Sequence[int]) -> Region:
+    """A region of a grid; `ValueError` where it is none, or too large."""
+    region = []
+    for span, size in zip(text.split(","), shape, strict=True):
+        start, stop = map(int, span.split(":"))
+        if not 0 <= start < stop <= size:
+            raise ValueError("a region has bounds that none can have")
+        region.append(slice(start, stop))
+    if prod(s.stop - s.start for s in region) > MAX_VOXELS:
+        raise ValueError("a region is too large")
+    return tuple(region)
+
+
+def _crc(said: Iterable[Any], labels: bytes, times: bytes | None) -> int:
+    crc = zlib.crc32("|".join(map(str, said)).encode())
+    return zlib.crc32(times or b"", zlib.crc32(labels, crc))
+
+
+def _encode(array: np.ndarray, dtype: np.dtype[Any]) -> bytes:
+    encoded: bytes = _codec.encode(np.ascontiguousarray(array, dtype.newbyteorder("<")))
+    return encoded
+
+
+def _decoded(blob: bytes, shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
+    """An array, if the blob says that it holds as many bytes as it must; before they are made."""
+    wanted = prod(shape) * dtype.itemsize
+    if len(blob) < 16 or SIZES.unpack_from(blob) != (wanted, len(blob)):
+        raise ValueError("an array has another size than its region")
+    try:
+        raw = _codec.decode(blob)
+    except RuntimeError as error:
+        raise ValueError("an array is damaged") from error
+    return np.frombuffer(raw, dtype.newbyteorder("<")).reshape(shape).astype(dtype)

@@ -1,0 +1,499 @@
+"""Projects: folders that keep the annotations, models and settings of a session.
+
+A folder holds ``project.sqlite3``, ``models/`` and, while it is open, ``.lock``. Annotations are
+rows of the database, one for each chunk that a change touches; a change is a transaction.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from napari_unetseg.annotations.annotation_store import Change, Origin, Truth
+from napari_unetseg.annotations.annotation_time import Effort
+from napari_unetseg.annotations.sparse_array import Cell, cells, parts, within
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.file_locks import try_lock
+from napari_unetseg.io.project.database import (
+    FILE,
+    Database,
+    check_folder,
+    read_rows,
+    read_truths,
+    read_values,
+    reading,
+)
+from napari_unetseg.io.project.label_rows import MAX_VOXELS, Columns, columns_of
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+__all__ = ["Project"]
+
+Place = tuple[str, Origin, Cell]
+"""A chunk of an image's strokes, corrections or accepted regions."""
+BATCH = 64
+"""Chunks that are joined at once while somebody paints: a few ms."""
+ROW_BYTES = 150
+"""Of a row beside its labels, about."""
+
+
+class Project:
+    """A project that is open, or that was read.
+
+    Attributes
+    ----------
+    folder
+        Where it is.
+    values
+        All that is no array, as `put_values` takes it.
+    truths
+        What was said about each image, by its key.
+    effort
+        How long was annotated.
+    trouble
+        Why nothing is written at the moment, in a sentence; empty if all is well.
+    lost
+        What could not be read, in sentences.
+    unsynced
+        Whether a power cut could lose anything.
+    unsaved_bytes
+        How much was written since `save` began last.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.values: dict[str, Any] = {}
+        self.truths: dict[str, Truth] = {}
+        self.effort = Effort()
+        self.trouble = ""
+        self.lost: list[str] = []
+        self.unsynced, self.unsaved_bytes = False, 0
+        self._lock = threading.RLock()  # around the database and what follows
+        self._saving = threading.Lock()  # one `save` at a time
+        self._held: FileLock | None = None
+        self._database: Database | None = None
+        self._next = 1  # id of the next row
+        self._joined: dict[Place, int] = {}  # ids of the rows that hold a whole chunk
+        self._changes: list[int] = []  # ids of the other rows
+        self._dirty: set[Place] = set()  # what these touch, or what is in memory alone
+        self._is_behind = self._is_foreign = False  # something is; the file holds other rows
+        self._began: dict[str, int] = {}  # rows of an image before this one count no more
+        self._since_copy: set[Place] = set()
+
+    # -- open and close ------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, folder: Path) -> Self:
+        """Make a project in a new or empty folder.
+
+        Raises
+        ------
+        UserError
+            Something is there already, or the folder cannot be written.
+        """
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder} is not empty; choose a new folder for the project.")
+        project = cls(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "models").mkdir()
+            project._take()
+            project._database = Database(folder)
+        except (OSError, sqlite3.Error) as error:
+            project._release()
+            raise UserError(_cannot("made", folder, error)) from error
+        return project
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open a project with all that was said in it, after a crash too.
+
+        Raises
+        ------
+        UserError
+            It is no project, is damaged or open in another window, or of another version.
+        """
+        check_folder(folder)
+        project = cls(folder)
+        try:
+            project._take()
+            project._read()
+            project._database = Database(folder)
+        except (OSError, sqlite3.Error) as error:
+            project._release()
+            raise UserError(_cannot("opened", folder, error)) from error
+        except BaseException:
+            project._release()
+            raise
+        return project
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read a project as it is now, also one that is open; nothing can be written to it.
+
+        Raises
+        ------
+        UserError
+            It is no project, is damaged, or of another version.
+        """
+        project = cls(folder)
+        project._read()
+        return project
+
+    def _read(self) -> None:
+        damaged = 0
+        with reading(self.folder) as connection:
+            self.values, self.truths = read_values(connection), read_truths(connection)
+            for row in read_rows(connection, self.truths):
+                if row is None:
+                    damaged += 1
+                else:
+                    self._take_in(*row)
+        if damaged:
+            self.lost.append(f"Part of what was saved is damaged and left out: {damaged} pieces.")
+
+    def _take_in(self, number: int, key: str, change: Change, seconds: float) -> None:
+        truth = self.truths[key]
+        truth.put(change)
+        self.effort.seconds = max(self.effort.seconds, seconds)
+        self._next = number + 1
+        places = [(key, change.origin, cell) for cell in cells(change.region)]
+        is_whole = change.region == truth.grid(change.origin).region_of(places[0][2])
+        if is_whole and (change.stamps is not None or change.stamp == 0):
+            self._joined[places[0]] = number
+        else:
+            self._changes.append(number)
+            self._dirty.update(places)
+
+    def close(self) -> None:
+        """Write what waits and let others open it."""
+        try:
+            with suppress(UserError):
+                self.save()
+        finally:
+            with self._saving, self._lock:
+                if self._database is not None:
+                    with suppress(sqlite3.Error):
+                        self._database.close()
+                self._database = None
+            self._release()
+
+    def _take(self) -> None:
+        self._held = try_lock(self.folder / ".lock")
+        if self._held is None:
+            raise UserError(f"{self.folder.name} is open in another window; close it there first.")
+
+    def _release(self) -> None:
+        if self._held is not None:
+            with suppress(OSError):
+                self._held.release()
+
+    # -- what is said --------------------------------------------------------------------------
+
+    def record(self, key: str, change: Change) -> None:
+        """Write down what was said about an image; never raises, see `trouble`."""
+        with self._lock:
+            self.effort.word(time.monotonic())
+            dtype, seconds = self.truths[key].grid(change.origin).dtype, self.effort.seconds
+            rows = [columns_of(self._new_id(), key, c, dtype, seconds) for c in _pieces(change)]
+            places = [(key, change.origin, cell) for cell in cells(change.region)]
+            if self._write(rows):
+                self._changes += [row[0] for row in rows]
+            self._dirty.update(places)
+            self._since_copy.update(places)
+
+    def add(self, key: str, truth: Truth, naming: dict[str, Any] | None = None) -> None:
+        """Take in an image with all that was said about it until now, whole or not at all.
+
+        ``naming`` are the `values` that name a new image.
+        """
+        with self._lock:
+            self.truths[key] = truth
+            self.values = self.values if naming is None else naming
+            before = {place for place in (*self._joined, *self._dirty) if place[0] == key}
+            numbers = {place: self._new_id() for place in _places_of(key, truth)}
+            joined = (self._join(place, number) for place, number in numbers.items())
+
+            def begin(database: Database) -> None:
+                database.put_values(self.values)
+                database.put_image(key, truth)
+                database.delete_labels(key)
+
+            self._since_copy.update(before, numbers)
+            if not self._write([row for row in joined if row is not None], begin):
+                self._dirty.update(before, numbers)
+                return
+            self._began[key] = self._new_id()
+            self._dirty -= before
+            for place in before:
+                self._joined.pop(place, None)
+            self._joined.update(numbers)
+
+    def put_values(self, values: dict[str, Any]) -> None:
+        """Write down all that is no array, if it differs; must be JSON."""
+
+        def put(database: Database) -> None:
+            database.put_values(values)
+            for key, truth in self.truths.items():
+                database.put_kind(key, truth.kind)
+
+        with self._lock:
+            if values != self.values:
+                self.values = values
+                self._write((), put)
+
+    def _write(
+        self, rows: Collection[Columns], begin: Callable[[Database], object] | None = None
+    ) -> bool:
+        """Write rows after what ``begin`` writes; not if something older is in memory alone."""
+        try:
+            if self._database is not None and not self._is_behind:
+                with self._database.transaction():
+                    if begin is not None:
+                        begin(self._database)
+                    self._database.put_rows(rows)
+                self.unsynced = True
+                self.unsaved_bytes += ROW_BYTES + sum(ROW_BYTES + len(row[6]) for row in rows)
+                return True
+        except (OSError, sqlite3.Error) as error:
+            self._fail(error)
+        self._is_behind = True
+        return False
+
+    def _new_id(self) -> int:
+        self._next += 1
+        return self._next - 1
+
+    def _fail(self, error: Exception) -> None:
+        self._is_behind = True
+        self.trouble = (
+            f"The project in {self.folder} cannot be written ({_reason(error)}); what you do is "
+            "kept in memory: free some space, or save the project elsewhere."
+        )
+
+    # -- what is done beside the window --------------------------------------------------------
+
+    def sync(self) -> None:
+        """Have the disk keep what was written through a power cut; in any thread."""
+        database = self._database
+        if database is None:
+            return
+        self.unsynced = False
+        try:
+            database.sync()
+        except OSError as error:
+            with self._lock:
+                if database is self._database:
+                    self._fail(error)
+
+    @property
+    def needs_saving(self) -> bool:
+        """Whether something is in memory alone, so that only `save` helps."""
+        return self._is_behind
+
+    def save(self) -> None:
+        """Write what is in memory alone, and join the rows of each chunk; in any thread.
+
+        Raises
+        ------
+        UserError
+            It could not be written; what was there is as it was.
+        """
+        with self._saving:
+            if self._database is None:
+                return  # it was closed meanwhile, and may be another window's by now
+            try:
+                if not self._database.is_there:
+                    self._reconnect()
+                self._join_all()
+                self._database.sync()
+                with self._lock:
+                    self._database.checkpoint()
+            except (OSError, sqlite3.Error) as error:
+                self._fail(error)
+                raise UserError(self.trouble) from error
+            except UserError as error:
+                self.trouble = str(error)
+                raise
+
+    def _reconnect(self) -> None:
+        """Write to the file that is in the place of the one that was written."""
+        if not self.folder.is_dir():
+            raise FileNotFoundError(2, "the folder is gone", str(self.folder))
+        if (self.folder / FILE).exists():
+            with reading(self.folder):  # is it a project?
+                pass
+        self._release()
+        self._take()
+        with self._lock:
+            gone, self._database = self._database, Database(self.folder)
+            self._is_behind = self._is_foreign = True
+            self._joined, self._changes, self._dirty = {}, [], self._places()
+        if gone is not None:
+            with suppress(sqlite3.Error):
+                gone.close()
+
+    def _join_all(self) -> None:
+        """Write one row for each chunk that changed, then delete those of the changes.
+
+        The new rows are numbered before the chunks are read, so that what is recorded meanwhile is
+        newer; what a chunk has of it already is only said again. What was in memory alone is
+        written in one transaction.
+        """
+        while True:
+            with self._lock:
+                dirty, self._dirty = self._dirty, set()
+                changes, self._changes = self._changes, []
+                numbers = {place: self._new_id() for place in dirty}
+                is_behind, self.unsaved_bytes = self._is_behind, 0
+            places = list(numbers)
+            step = max(1, len(places)) if is_behind else BATCH
+            try:
+                for start in range(0, max(1, len(places)), step):
+                    batch = {place: numbers[place] for place in places[start : start + step]}
+                    is_last = start + step >= len(places)
+                    self._put_joined(batch, changes if is_last else (), everything=is_behind)
+            except BaseException:
+                with self._lock:
+                    self._dirty |= dirty
+                    self._changes += changes
+                raise
+            if not self._is_behind:
+                self.trouble = ""
+                return
+
+    def _put_joined(
+        self, numbers: Mapping[Place, int], changes: Iterable[int], *, everything: bool
+    ) -> None:
+        """Write chunks as rows with these ids and delete rows; with all that is no array, too."""
+        rows = {place: self._join(place, number) for place, number in numbers.items()}
+        with self._lock:
+            database = self._database
+            assert database is not None
+            for place in [p for p in rows if numbers[p] < self._began.get(p[0], 0)]:
+                del rows[place]
+            with database.transaction():
+                if everything:
+                    self._put_rest(database)
+                database.delete_rows(changes)
+                database.delete_rows(self._joined[place] for place in rows if place in self._joined)
+                database.put_rows(row for row in rows.values() if row is not None)
+            for place, row in rows.items():
+                self._joined.pop(place, None)
+                if row is not None:
+                    self._joined[place] = numbers[place]
+            self.unsynced = True
+            if everything:
+                self._is_behind, self._is_foreign = bool(self._dirty), False
+
+    def _put_rest(self, database: Database) -> None:
+        """Write all but the labels."""
+        if self._is_foreign:
+            database.clear()
+        database.put_values(self.values)
+        for key, truth in self.truths.items():
+            database.put_image(key, truth)
+
+    def _join(self, place: Place, number: int) -> Columns | None:
+        """All that a chunk holds as a row; None if it holds nothing."""
+        key, origin, cell = place
+        truth = self.truths[key]
+        grid = truth.grid(origin)
+        ((_, values, stamps),) = truth.chunks(origin, [cell])
+        if values is None and stamps is None:
+            return None
+        region = grid.region_of(cell)
+        if values is None:
+            values = np.zeros([s.stop - s.start for s in region], grid.dtype)
+        newest = 0 if stamps is None else int(stamps.max())
+        change = Change(origin, region, values, newest, stamps)
+        return columns_of(number, key, change, grid.dtype, self.effort.seconds)
+
+    def _places(self) -> set[Place]:
+        return {place for key, truth in self.truths.items() for place in _places_of(key, truth)}
+
+    # -- copies, models ------------------------------------------------------------------------
+
+    def save_as(self, folder: Path) -> Project:
+        """A copy of the project elsewhere, open; this one stays as it is.
+
+        It is written from memory, so that a disk that is full or gone does not matter. Any thread
+        may, while more is recorded here; `catch_up` brings it to the copy.
+        """
+        copy = Project.create(folder)
+        with self._lock:
+            copy.values, copy.truths = dict(self.values), dict(self.truths)
+            copy.effort = deepcopy(self.effort)
+            self._since_copy = set()
+        copy._dirty, copy._is_behind = copy._places(), True
+        try:
+            for file in sorted((self.folder / "models").glob("*.safetensors")):
+                shutil.copy2(file, copy.folder / "models" / file.name)
+            copy.save()
+        except (OSError, UserError) as error:
+            copy.close()
+            raise UserError(_cannot("saved", folder, error)) from error
+        return copy
+
+    def catch_up(self, before: Project) -> None:
+        """Take over what was recorded in another project since this one was copied from it."""
+        with before._lock, self._lock:
+            self.truths.update(before.truths)
+            self.values = before.values
+            self.effort = before.effort  # of the same person, who goes on annotating
+            self._dirty |= before._since_copy
+            self._is_behind = True
+            try:
+                self._join_all()
+            except (OSError, sqlite3.Error) as error:
+                self._fail(error)
+
+    def add_model(self, name: str, save: Callable[[Path], object]) -> Path:
+        """Keep a model file; ``save`` writes it to the path that it is given."""
+        path = self.folder / "models" / f"{name}.safetensors"
+        if not path.exists():
+            save(path)
+        return path
+
+    def remove_model(self, name: str) -> None:
+        """Keep a model file no longer: a day of live training makes hundreds."""
+        with suppress(OSError):
+            (self.folder / "models" / f"{name}.safetensors").unlink(missing_ok=True)
+
+
+def _pieces(change: Change) -> Iterator[Change]:
+    """A change as it is, or each chunk of a large one."""
+    if change.values.size <= MAX_VOXELS:
+        yield change
+        return
+    for part in parts(change.region):
+        at = within(part, change.region)
+        stamps = None if change.stamps is None else change.stamps[at]
+        yield Change(change.origin, part, change.values[at], change.stamp, stamps)
+
+
+def _places_of(key: str, truth: Truth) -> Iterator[Place]:
+    """The chunks of an image that hold anything."""
+    for origin in Origin:
+        for cell in {*truth.grid(origin).cells(), *truth.stamps(origin).cells()}:
+            yield key, origin, cell
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+def _cannot(done: str, folder: Path, error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    return f"The project {folder} could not be {done} ({_reason(error)}); choose another folder."
