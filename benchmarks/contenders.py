@@ -20,15 +20,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from napari_unetseg import sample
-from napari_unetseg.core.events import Prepared, StepDone
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.settings import PredictSettings, TrainSettings
-from napari_unetseg.data.dataset import Pair
+from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.models.model import load_model
 from napari_unetseg.training.train import train_events
+from napari_unetseg.training.training_events import Prepared, StepDone
 
 CROPS = 8
 """Ready-made batches that a peer trains on in turn."""
@@ -120,7 +120,7 @@ def our_training(task: Task, width: int | None) -> Contender:
         chosen["width"] = width
     settings = TrainSettings(device=task.device, threads=task.threads, **chosen)
     image, strokes = (layer[0] for layer in sample.nuclei2d())
-    pair = Pair(Stack.from_array(image), strokes, LabelKind.STROKES)
+    pair = AnnotatedImage(Stack.from_array(image), strokes, LabelKind.STROKES)
     events = train_events([pair], settings, control=control)
     prepared = next(event for event in events if isinstance(event, Prepared))
 

@@ -4,9 +4,9 @@
 
 One image with strokes, as a window gives it, and so many images with full masks, in memory or, with
 ``--written``, in TIFF files. A training of no step reads them; then strokes are added one after
-another. Given are medians in ms of `TrainingData.renewed`, and of all that a training does until it
-goes on (the data, the teacher's labels, which voxels are newer). The clock is the wall's, or with
-``--cpu`` that of the thread, for a machine that is busy with other things.
+another. Given are medians in ms of `TrainingDataset.with_annotations`, and of all that a training
+does until it goes on (the data, the teacher's labels, which voxels are newer). The clock is the
+wall's, or with ``--cpu`` that of the thread, for a machine that is busy with other things.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ import tifffile
 
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.settings import NetSettings
-from napari_unetseg.data.dataset import Pair, TrainingData
+from napari_unetseg.data.annotated_image import AnnotatedImage
+from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.io.folder_pairs import find_pairs
 from napari_unetseg.models.resnet_unet import build
 from napari_unetseg.training.distillation import Teacher
 
 if TYPE_CHECKING:
-    from napari_unetseg.data.validation_split import Places
+    from napari_unetseg.data.validation_split import VoxelIndices
     from napari_unetseg.models.unet import UNet
 
 
@@ -43,11 +44,11 @@ def picture(size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @contextmanager
-def folder_pairs(count: int, size: int, *, written: bool) -> Iterator[list[Pair]]:
+def folder_pairs(count: int, size: int, *, written: bool) -> Iterator[list[AnnotatedImage]]:
     """Images with full masks, in memory or in files."""
     made = [picture(size, 1 + number) for number in range(count)]
     if not written:
-        yield [Pair(image, mask, "full", axes="YX") for image, mask in made]
+        yield [AnnotatedImage(image, mask, "full", axes="YX") for image, mask in made]
         return
     with tempfile.TemporaryDirectory() as name:
         for which in ("images", "masks"):
@@ -59,12 +60,12 @@ def folder_pairs(count: int, size: int, *, written: bool) -> Iterator[list[Pair]
 
 
 def held_up(
-    network: UNet, data: TrainingData, pairs: list[Pair], fixed: list[Pair]
-) -> tuple[TrainingData, Places]:
+    network: UNet, data: TrainingDataset, pairs: list[AnnotatedImage], fixed: list[AnnotatedImage]
+) -> tuple[TrainingDataset, VoxelIndices]:
     """What a training does with newer annotations before it goes on."""
-    newer = data.renewed(pairs, fixed)
+    newer = data.with_annotations(pairs, fixed)
     Teacher(network, newer, set(data.fingerprints))
-    return newer, newer.newer_than(data)
+    return newer, newer.labels_added_since(data)
 
 
 def main() -> None:
@@ -83,16 +84,18 @@ def main() -> None:
     network = build(NetSettings(depth=2, width=4)).eval()
     with folder_pairs(options.images, options.size, written=options.written) as files:
         began = clock()
-        data = TrainingData([Pair(image, painted, "strokes", axes="YX"), *files], 2, 0.15)
+        data = TrainingDataset(
+            [AnnotatedImage(image, painted, "strokes", axes="YX"), *files], 2, 0.15
+        )
         print(f"read at first: {1e3 * (clock() - began):.0f} ms")
         alone, whole = [], []
         for number in range(options.strokes):
             painted = painted.copy()
             rows = slice(40 + 64 * number, 44 + 64 * number)
             painted[rows, 100:160] = np.where(truth[rows, 100:160], 1, 255)
-            pair = Pair(Stack(image, "YX"), painted, "strokes")
+            pair = AnnotatedImage(Stack(image, "YX"), painted, "strokes")
             began = clock()
-            data.renewed([pair, *files], files)
+            data.with_annotations([pair, *files], files)
             middle = clock()
             data, newer = held_up(network, data, [pair, *files], files)
             alone.append(middle - began)

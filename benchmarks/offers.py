@@ -27,15 +27,16 @@ from napari.layers import Image, Labels
 import napari_unetseg.training.train as core_train
 from napari_unetseg.annotations.annotation_store import Change, Origin
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import Event, StepDone
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services.job_runner import ThreadRunner
 from napari_unetseg.io.project import locations
+from napari_unetseg.training.training_events import StepDone
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.events import Event
     from napari_unetseg.core.job_control import Control
-    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.data.annotated_image import AnnotatedImage
 
 TICK, PATIENCE = 0.01, 10.0
 DAB = 12
@@ -46,8 +47,8 @@ class Offers:
 
     def __init__(self) -> None:
         self.began = 0.0
-        self.newest: tuple[Pair, ...] = ()
-        self.took: list[tuple[float, tuple[Pair, ...]]] = []
+        self.newest: tuple[AnnotatedImage, ...] = ()
+        self.took: list[tuple[float, tuple[AnnotatedImage, ...]]] = []
 
     def __call__(self, *_: Any, control: Control, **__: Any) -> Generator[Event, None, None]:
         """Yield steps until stopped."""

@@ -19,31 +19,34 @@ from statistics import median
 
 import numpy as np
 
-from napari_unetseg.core.events import StepDone
 from napari_unetseg.core.settings import TrainSettings
-from napari_unetseg.data.dataset import Pair, TrainingData
+from napari_unetseg.data.annotated_image import AnnotatedImage
+from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.runtime.devices import default_threads, use_threads
 from napari_unetseg.training import trainer
 from napari_unetseg.training.augmentation import Augmenter
 from napari_unetseg.training.batch_sampler import Prefetcher, Sampler
 from napari_unetseg.training.train import train_events
+from napari_unetseg.training.training_events import StepDone
 
 TURNS = 3
 
 
-def annotated(size: int = 1024) -> Pair:
+def annotated(size: int = 1024) -> AnnotatedImage:
     """Noise with bright squares, and strokes on both."""
     rng = np.random.default_rng(0)
     truth = np.kron(rng.random((size // 32, size // 32)) > 0.7, np.ones((32, 32), bool))
     labels = np.zeros(truth.shape, np.uint8)
     labels[20::64] = np.where(truth[20::64], 1, 255)
-    return Pair(rng.normal(0.1 + 0.8 * truth, 0.1).astype(np.float32), labels, "strokes", axes="YX")
+    return AnnotatedImage(
+        rng.normal(0.1 + 0.8 * truth, 0.1).astype(np.float32), labels, "strokes", axes="YX"
+    )
 
 
 def waiting(options: argparse.Namespace, threads: int) -> Iterator[float]:
     """Seconds of each step whose device computes for so long."""
     settings = TrainSettings()
-    data = TrainingData([annotated()], 2, 0.15)
+    data = TrainingDataset([annotated()], 2, 0.15)
     patch = (options.patch,) * 2
     use_threads(None)
     sampler = Sampler(data, None, Augmenter(settings.augment, 2), settings, patch)

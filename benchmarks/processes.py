@@ -18,7 +18,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.events import Event
 
 STEPS, WARM_UP = 50, 10
 
@@ -31,7 +34,7 @@ def train_here(data: Path, name: str, batch: int) -> list[float]:
     from sets import read_sets
 
     from napari_unetseg import TrainSettings, train
-    from napari_unetseg.core.events import Event, StepDone
+    from napari_unetseg.training.training_events import StepDone
 
     times: list[tuple[float, float]] = []
 
@@ -42,7 +45,7 @@ def train_here(data: Path, name: str, batch: int) -> list[float]:
     (images,) = read_sets(data, name)
     # no score and no first answer between the steps
     settings = TrainSettings(
-        steps=STEPS, batch=batch, threads=1, device="cpu", validation=0.0, seed=0
+        steps=STEPS, batch=batch, threads=1, device="cpu", validation_fraction=0.0, seed=0
     )
     train([image.pair("strokes") for image in images.training()], settings, on_event=watch)
     return [(STEPS - WARM_UP) / (end - begin) for begin, end in zip(*times, strict=True)]

@@ -21,7 +21,7 @@ import numpy as np
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.core.settings import PredictSettings
-from napari_unetseg.data.dataset import Pair
+from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.io.open_image import open_labels, open_stack, stem_of
 
 if TYPE_CHECKING:
@@ -65,15 +65,15 @@ class Annotated:
         """Voxels of the given planes."""
         return len(self.planes) * int(np.prod(self.labels.shape[-2:]))
 
-    def pair(self, truth: Truth) -> Pair:
+    def pair(self, truth: Truth) -> AnnotatedImage:
         """The image as training takes it; what lies outside the given planes is not labelled."""
         full = truth == "full"
         labels = np.full_like(self.labels, UNKNOWN if full else 0)
         for plane in self.planes:
             labels[plane] = self.labels[plane]
         if not full:
-            return Pair(self.image, labels, LabelKind.STROKES)
-        return Pair(self.image, labels, LabelKind.FULL, ignore=UNKNOWN)
+            return AnnotatedImage(self.image, labels, LabelKind.STROKES)
+        return AnnotatedImage(self.image, labels, LabelKind.FULL, ignore=UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from scipy.ndimage import distance_transform_edt, maximum_filter
 from window import open_window, run_event_loop
 
 from napari_unetseg.core.labels import BRUSH, IGNORE
-from napari_unetseg.data.validation_split import split
+from napari_unetseg.data.validation_split import split_train_validation
 from napari_unetseg.gui.layers import stack_of
 from napari_unetseg.gui.state.session import MarkKind
 
@@ -65,7 +65,9 @@ class Hand:
         """Where strokes are scored on, or in the guard of such a block."""
         stack = stack_of(self.session.image)
         target = np.zeros(self.truth.shape, np.uint8)
-        train, *_ = split(target, stack.fingerprint(), stack.spatial_spacing(2), 0.15)
+        train, *_ = split_train_validation(
+            target, stack.fingerprint(), stack.spatial_spacing(2), 0.15
+        )
         return np.asarray(train == IGNORE)
 
     def stroke(self) -> tuple[np.ndarray, np.ndarray]:

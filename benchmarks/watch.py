@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from napari_unetseg.core.events import Improved, StepDone, TrainingDone
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.settings import TrainSettings
 from napari_unetseg.models.training_record import now, versions
 from napari_unetseg.runtime.devices import device_name, pick_device
 from napari_unetseg.training.train import train_events
+from napari_unetseg.training.training_events import Improved, StepDone, TrainingDone
 
 if TYPE_CHECKING:
     import argparse
 
-    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.models.model import Model
 
 T = TypeVar("T")
@@ -98,7 +98,7 @@ class Trace:
 
 
 def watch(
-    pairs: Sequence[Pair],
+    pairs: Sequence[AnnotatedImage],
     settings: TrainSettings,
     seconds: float,
     *,

@@ -9,9 +9,13 @@ IMAGES and MASKS are folders whose files share their names; masks are 0 and 255,
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from napari_unetseg import FolderDataset, TrainSettings, evaluate, train
-from napari_unetseg.core.events import EpochDone, Event
+from napari_unetseg.training.training_events import EpochDone
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.events import Event
 
 
 def show(event: Event) -> None:

@@ -6,8 +6,9 @@ Importing this package loads neither PyTorch nor Qt; each name is imported when 
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from napari_unetseg.core.versions import PROGRAM_VERSION as __version__
 
 if TYPE_CHECKING:
     from napari_unetseg.core.errors import ModelFileError, TrainingError, UserError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
         PredictSettings,
         TrainSettings,
     )
-    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.data.annotated_image import AnnotatedImage, Pair
     from napari_unetseg.inference.evaluate import Evaluation, evaluate, evaluate_events
     from napari_unetseg.inference.predict import predict, predict_events, predict_probabilities
     from napari_unetseg.io.folder_pairs import FolderDataset
@@ -31,12 +32,8 @@ if TYPE_CHECKING:
     from napari_unetseg.training.checkpoint_file import CheckpointFile
     from napari_unetseg.training.train import train, train_events
 
-try:
-    __version__ = version("napari-unetseg")
-except PackageNotFoundError:  # run from a source tree that was not installed
-    __version__ = "0.0.0"
-
 _HOME = {
+    "AnnotatedImage": "data.annotated_image",
     "AugmentSettings": "core.settings",
     "CheckpointFile": "training.checkpoint_file",
     "Control": "core.job_control",
@@ -46,7 +43,7 @@ _HOME = {
     "Model": "models.model",
     "ModelFileError": "core.errors",
     "NetSettings": "core.settings",
-    "Pair": "data.dataset",
+    "Pair": "data.annotated_image",
     "PredictSettings": "core.settings",
     "Scores": "core.metrics",
     "Stack": "core.image_stack",
@@ -67,6 +64,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AnnotatedImage",
     "AugmentSettings",
     "CheckpointFile",
     "Control",

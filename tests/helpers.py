@@ -14,7 +14,7 @@ from napari_unetseg.core.image_stack import Normalization, Stack
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import Classes, LabelKind, Structure
 from napari_unetseg.core.settings import AugmentSettings, NetSettings, TrainSettings
-from napari_unetseg.data.dataset import Pair
+from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.models.model import Model
 from napari_unetseg.models.resnet_unet import build
 from napari_unetseg.training import losses
@@ -76,11 +76,13 @@ def strokes(truth: np.ndarray, every: int = 12, brush: bool = True) -> np.ndarra
 
 def painted_pair(
     shape: tuple[int, ...] = (96, 96), count: int = 12, seed: int = 0, **more: Any
-) -> Pair:
+) -> AnnotatedImage:
     """An image of blobs with strokes."""
     image, truth = blobs(shape, count, seed)
     axes = more.pop("axes", "TZYX"[-len(shape) :])
-    return Pair(Stack(image, axes, name=f"blobs {seed}"), strokes(truth), "strokes", **more)
+    return AnnotatedImage(
+        Stack(image, axes, name=f"blobs {seed}"), strokes(truth), "strokes", **more
+    )
 
 
 def tiny(**changes: Any) -> TrainSettings:
@@ -98,7 +100,7 @@ def tiny(**changes: Any) -> TrainSettings:
     return TrainSettings.model_validate(values)
 
 
-def run_training(pairs: Sequence[Pair], settings: TrainSettings, **more: Any) -> Any:
+def run_training(pairs: Sequence[AnnotatedImage], settings: TrainSettings, **more: Any) -> Any:
     """Train to the end; (model, events)."""
     events: list[Event] = []
     generator = train_events(pairs, settings, **more)
@@ -210,8 +212,8 @@ class Watched:
         return max(self.reads)
 
 
-def full_pair(image: np.ndarray, truth: np.ndarray, axes: str, **more: Any) -> Pair:
-    return Pair(Stack(image, axes), truth, LabelKind.FULL, **more)
+def full_pair(image: np.ndarray, truth: np.ndarray, axes: str, **more: Any) -> AnnotatedImage:
+    return AnnotatedImage(Stack(image, axes), truth, LabelKind.FULL, **more)
 
 
 def stopped_control() -> Control:

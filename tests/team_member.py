@@ -18,7 +18,7 @@ import torch
 from helpers import TURNS_ONLY, blobs, broken_loss, full_pair, of_kind, painted_pair, run_training
 from helpers import tiny as tiny_with_dice
 
-from napari_unetseg.core.events import Event, Improved, Notice, StepDone
+from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.settings import AugmentSettings
 from napari_unetseg.models.model import Model
@@ -27,6 +27,7 @@ from napari_unetseg.training import trainer
 from napari_unetseg.training.checkpoint_file import CheckpointFile
 from napari_unetseg.training.train import train_events
 from napari_unetseg.training.trainer import Learner
+from napari_unetseg.training.training_events import Improved, StepDone
 
 PAIRS = [painted_pair((64, 64)), painted_pair((48, 64), seed=1)]
 SCORED = [painted_pair((160, 160), 40)]

@@ -15,9 +15,11 @@ PACKAGE = ROOT / "napari_unetseg"
 QT = {"PyQt5", "PyQt6", "PySide2", "PySide6", "qtpy", "superqt", "pyqtgraph", "magicgui"}
 NAPARI_AND_QT = QT | {"napari", "vispy"}
 TORCH = {"torch", "torchvision"}
-ROOMS = ("core", "annotations", "data", "runtime", "models", "io", "training", "inference", "jobs")
+ROOMS = (
+    *("core", "annotations", "data", "runtime", "models", "io", "training", "inference", "jobs"),
+    *("report", "cli"),
+)
 WITHOUT_TORCH = ("core", "annotations", "data", "io")
-COMMAND_LINE = ("cli", "commands", "predicting", "report", "terminal", "sample")
 
 PROGRAM = """
 import importlib, json, sys
@@ -48,11 +50,13 @@ def test_the_package_alone_loads_neither_torch_nor_napari_nor_qt() -> None:
 
 
 def test_only_the_window_loads_napari_and_qt() -> None:
-    names = [
-        *modules_of(*ROOMS),
-        *(f"napari_unetseg.{name}" for name in COMMAND_LINE),
-    ]
+    names = [*modules_of(*ROOMS), "napari_unetseg.sample"]
     assert not loaded_after(*names) & NAPARI_AND_QT
+
+
+def test_the_help_of_the_command_line_loads_neither_torch_nor_readers() -> None:
+    loaded = loaded_after("napari_unetseg.cli")
+    assert not loaded & (TORCH | NAPARI_AND_QT | {"tifffile", "zarr", "PIL", "scipy"})
 
 
 def test_images_annotations_and_settings_load_no_torch() -> None:

@@ -1,38 +1,17 @@
-"""What a long job says while it runs: small frozen dataclasses, in the order they happen."""
+"""Events of a long job: small frozen dataclasses, in the order they happen."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING
-
-from napari_unetseg.core.metrics import Scores  # noqa: TC001 - looked up where events are checked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
 
-    from napari_unetseg.models.model import Model
-
-__all__ = [
-    "Choice",
-    "ChunkPredicted",
-    "EpochDone",
-    "Event",
-    "Improved",
-    "Notice",
-    "OtherSpacing",
-    "Outcome",
-    "Prepared",
-    "Renewed",
-    "StartedFrom",
-    "StepDone",
-    "TilePredicted",
-    "TrainingDone",
-    "pass_on",
-]
+__all__ = ["ChunkPredicted", "Event", "Notice", "OtherSpacing", "TilePredicted", "pass_on"]
 
 log = logging.getLogger(__name__)
 
@@ -63,200 +42,6 @@ class OtherSpacing(Notice):
 
     sizes: str
     offer: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What was chosen for these images, and why.
-
-    Attributes
-    ----------
-    name, value
-        What was chosen, as it is shown, such as ``Patch`` and ``128 × 128``.
-    reason
-        Why, in a few words.
-    setting
-        The field of `TrainSettings` that overrides it; empty where none does.
-    """
-
-    name: str
-    value: str
-    reason: str
-    setting: str
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared(Event):
-    """The data were read and the network was built.
-
-    Attributes
-    ----------
-    steps
-        Steps planned in all; 0 when only time ends the training.
-    epoch_steps
-        Steps of an epoch, a fixed number that grows with the amount of annotation.
-    samples
-        Samples (patches) of an epoch.
-    train_voxels, validation_voxels
-        Labelled voxels in the training and in the validation blocks.
-    blocks
-        Validation blocks; 0 when there is too little annotation for a score.
-    device
-        Name of the device, such as ``cpu`` or ``cuda:0 (NVIDIA T4)``.
-    parameters
-        Number of trainable parameters.
-    patch
-        Patch size in voxels, one number for each spatial axis (ZYX or YX).
-    batch
-        Patches of a step.
-    choices
-        What was chosen for these images, with the reasons, in the order to show.
-    """
-
-    steps: int
-    epoch_steps: int
-    samples: int
-    train_voxels: int
-    validation_voxels: int
-    blocks: int
-    device: str
-    parameters: int
-    patch: tuple[int, ...]
-    batch: int
-    choices: tuple[Choice, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class StepDone(Event):
-    """One optimiser step: ``step`` counts from 1, ``loss`` is the mean over the batch."""
-
-    step: int
-    steps: int
-    loss: float
-    seconds: float
-    remaining: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class EpochDone(Event):
-    """One epoch: mean training loss, and scores on the validation blocks if there are any.
-
-    ``best``: these weights are the best so far; ``seconds``: time since the start; ``losses``: the
-    terms that ``train_loss`` is the sum of, by name.
-    """
-
-    epoch: int
-    step: int
-    train_loss: float
-    scores: Scores | None
-    best: bool
-    seconds: float
-    losses: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Improved(Event):
-    """A model that is better than what was shown before; show this one from now on.
-
-    Attributes
-    ----------
-    model
-        A whole model, ready to predict; its history ends with the training under way.
-    scores
-        Its scores on the validation blocks, None without any.
-    seconds
-        Time since the start of the training.
-    step
-        Steps done.
-    before
-        What it improved on, scored on the same labels: the model gone on from or the first answer,
-        or what was shown when newer labels came. None where there was nothing, or no score.
-    """
-
-    model: Model
-    scores: Scores | None
-    seconds: float
-    step: int = 0
-    before: Scores | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Renewed(Event):
-    """Newer annotations came, and training goes on with them.
-
-    ``voxels`` are labelled now in all; ``step`` and ``seconds`` say when, since the start.
-    """
-
-    voxels: int
-    step: int
-    seconds: float
-
-
-class Outcome(StrEnum):
-    """Why a training ended."""
-
-    COMPLETED = "completed"
-    """All its steps were done."""
-    TIME_OVER = "time over"
-    """The time that it was given was over."""
-    LABELS_LEARNED = "labels learned"
-    """What is labelled is right, and there is no score that more steps could improve."""
-    EARLY_STOPPED = "early stopped"
-    """The score improved no more."""
-    STOPPED = "stopped"
-    """Somebody stopped it."""
-    DIVERGED = "diverged"
-    """The loss was no number again and again."""
-    FAILED = "failed"
-    """A step failed."""
-    DISCONNECTED = "disconnected"
-    """The computer that trained cannot be reached any more."""
-
-    @property
-    def went_wrong(self) -> bool:
-        """Whether it ended because something failed; what was learned before is kept."""
-        return self in (Outcome.DIVERGED, Outcome.FAILED, Outcome.DISCONNECTED)
-
-
-class StartedFrom(StrEnum):
-    """What a training has before its first step."""
-
-    MODEL = "model"
-    """A model to go on from."""
-    INITIAL_MODEL = "initial model"
-    """A first answer: a model that is fitted to the labels without a step."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingDone(Event):
-    """The last event of a training.
-
-    Attributes
-    ----------
-    outcome
-        Why it ended.
-    reason
-        The same as a sentence for people.
-    scores
-        Scores of the model that is kept, None without validation blocks.
-    epochs, steps
-        How many were done.
-    seconds
-        Time since its start.
-    before
-        As in `Improved`.
-    kept
-        What the training began with, where nothing better was found and it is kept.
-    """
-
-    outcome: Outcome
-    reason: str
-    scores: Scores | None
-    epochs: int
-    steps: int
-    seconds: float
-    before: Scores | None = None
-    kept: StartedFrom | None = None
 
 
 @dataclass(frozen=True, slots=True)

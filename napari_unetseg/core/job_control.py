@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from napari_unetseg.data.dataset import Pair
+from typing import Any
 
 __all__ = ["Control"]
 
@@ -29,8 +26,8 @@ class Control:
         self._may_go_on.set()
         self._lock = threading.Lock()
         self._threads = threads
-        self._pairs: tuple[Pair, ...] | None = None
-        self._kept: tuple[Pair, ...] = ()
+        self._pairs: tuple[Any, ...] | None = None
+        self._kept: tuple[Any, ...] = ()
 
     def stop(self) -> None:
         """Ask the job to end after its current step and to return what it has."""
@@ -77,12 +74,12 @@ class Control:
         with self._lock:
             self._threads = number
 
-    def offer_pairs(self, pairs: tuple[Pair, ...]) -> None:
-        """Hand over newer annotations; a job that can use them takes them soon, after a step."""
+    def offer_pairs(self, pairs: tuple[Any, ...]) -> None:
+        """Hand over newer annotated images; a job that can use them takes them after a step."""
         with self._lock:
             self._pairs = pairs
 
-    def keep_pairs(self, pairs: tuple[Pair, ...]) -> None:
+    def keep_pairs(self, pairs: tuple[Any, ...]) -> None:
         """Annotations that go with whatever is offered.
 
         They stay as they are, so that they are not read again when newer ones come.
@@ -91,7 +88,7 @@ class Control:
             self._kept = pairs
 
     @property
-    def fixed(self) -> tuple[Pair, ...]:
+    def fixed(self) -> tuple[Any, ...]:
         """The annotations that stay as they are."""
         with self._lock:
             return self._kept
@@ -102,7 +99,7 @@ class Control:
         with self._lock:
             return self._pairs is not None
 
-    def take_pairs(self) -> tuple[Pair, ...] | None:
+    def take_pairs(self) -> tuple[Any, ...] | None:
         """Newer annotations, once; None when there are none."""
         with self._lock:
             pairs, self._pairs = self._pairs, None

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["AugmentSettings", "MatchSpacing", "NetSettings", "PredictSettings", "TrainSettings"]
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+__all__ = [
+    "AugmentSettings",
+    "MatchSpacing",
+    "NetSettings",
+    "PredictSettings",
+    "TrainSettings",
+    "description_of",
+]
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Norm = Literal["batch", "group", "instance", "none"]
@@ -20,7 +30,14 @@ def _check_encoder(encoder: Encoder, dims: int, norm: Norm, depth: int) -> None:
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True
+    )
+
+
+def description_of(field: FieldInfo) -> str:
+    """The docstring of a settings field as one line of plain text."""
+    return " ".join((field.description or "").replace("``", "").split())
 
 
 class NetSettings(_Settings):
@@ -65,7 +82,9 @@ class AugmentSettings(_Settings):
     """
 
     flips: bool = True
+    """Mirror patches."""
     quarter_turns: bool = True
+    """Turn patches by 90°."""
     rotation: float = Field(180.0, ge=0, le=180)
     """Largest rotation in the YX plane, degrees."""
     scale: float = Field(0.22, ge=0, lt=1)
@@ -73,11 +92,11 @@ class AugmentSettings(_Settings):
     elastic: float = Field(0.5, ge=0, le=1)
     """Probability of an elastic deformation in the YX plane."""
     brightness: float = Field(0.1, ge=0, le=1)
-    """Largest shift of intensity, in units of the normalised range."""
+    """Largest shift of intensity, in units of the normalised range; a third in RGB."""
     contrast: float = Field(0.22, ge=0, lt=1)
-    """Largest relative change of contrast."""
+    """Largest relative change of contrast; a third in RGB."""
     gamma: float = Field(0.26, ge=0, lt=1)
-    """Largest relative change of gamma."""
+    """Largest relative change of gamma; a third in RGB."""
     shading: float = Field(0.1, ge=0, le=1)
     """Largest standard deviation of added uneven light, in units of the normalised range."""
     blur: float = Field(0.2, ge=0, le=1)
@@ -91,63 +110,87 @@ class TrainSettings(_Settings):
 
     At most one of ``epochs``, ``steps`` and ``minutes`` ends the training; with none of them it
     ends by itself when nothing improves. The classic setting of the field is
-    ``TrainSettings.classic()``: Adam at 1e-3 for 25 epochs, no Dice term, no averaging.
+    ``TrainSettings.classic()``: Adam at 1e-3 for 25 epochs, no Dice term, no EMA.
+
+    A field's docstring is what the command line's help, ``docs/cli.md`` and the tooltips of the
+    window say. Earlier names of fields are read too, so that older model and project files are.
     """
 
     dims: Literal[2, 3] = 2
+    """2: planes; 3: volumes."""
     depth: int | None = Field(None, ge=1, le=7)
-    """Levels of the U-Net; None: 4 in 2D, 3 in 3D, 6 with a residual encoder."""
+    """Levels of the U-Net, the bottleneck included; each halves the image. By default 4 in 2D,
+    3 in 3D, 6 with a ResNet encoder."""
     width: int = Field(16, ge=1, le=256)
+    """Feature channels of the first level; doubled at each level."""
     norm: Norm = "batch"
+    """Normalisation layers; only batch and none give exactly seamless tiles."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Fraction of features dropped in training (dropout)."""
     encoder: Encoder = "unet"
-    """The U-Net's own encoder, or torchvision's ``resnet18``, ``resnet34`` or ``resnet50`` (2D)."""
+    """The U-Net's own encoder, or a ResNet as in torchvision (2D)."""
     encoder_weights: str | None = None
-    """What a residual encoder starts with. None: random weights; ``imagenet``: torchvision's, which
-    are downloaded once; else the path of a ``.safetensors`` or ``.pth`` state dict."""
+    """Initial weights of a ResNet encoder: ``imagenet`` (downloaded once), or the path of a
+    ``.safetensors`` or ``.pth`` state dict. By default random."""
 
     epochs: int | None = Field(None, ge=1)
+    """Stop after this many epochs."""
     steps: int | None = Field(None, ge=1)
+    """Stop after this many steps."""
     minutes: float | None = Field(None, gt=0)
+    """Stop after this many minutes."""
     patience: int = Field(20, ge=1)
-    """Epochs without a better score after which training ends by itself."""
+    """Epochs without a better score before training ends (early stopping)."""
 
     pretrained: bool = True
-    """Begin with the body that comes with the program, where the architecture is its own."""
+    """Start from the pretrained weights of the program, if they fit the architecture."""
     learning_rate: float = Field(3e-3, gt=0, le=1)
+    """Highest learning rate of the optimiser (AdamW)."""
     weight_decay: float = Field(1e-2, ge=0, lt=1)
-    """Of AdamW; 0 makes it Adam."""
+    """Weight decay of AdamW; 0 makes it Adam."""
     dice: bool = True
     """Add a soft Dice loss to the cross-entropy."""
-    balance: bool = True
-    """Weigh the classes by the root of what they cover, however many voxels were painted."""
-    borders: float = Field(8.0, ge=0, le=100)
-    """Weight of the loss that draws borders to edges of the image where nothing was painted; with
-    few strokes less of it is taken. Full masks do without."""
-    hold: float = Field(1.0, ge=0, le=100)
-    """Weight of the loss that holds a model that training goes on from to what it said, where its
-    mask was seen and nothing was painted."""
-    average: bool = True
-    """Score and keep an exponential average of the weights instead of the newest ones."""
-    anneal: bool = True
-    """Raise the learning rate in the first steps and lower it along a cosine."""
+    class_weighting: bool = Field(True, validation_alias=AliasChoices("class_weighting", "balance"))
+    """Weight each class by the square root of its estimated prior, however many voxels were
+    painted."""
+    edge_loss_weight: float = Field(
+        8.0, ge=0, le=100, validation_alias=AliasChoices("edge_loss_weight", "borders")
+    )
+    """Weight of the edge loss, which moves borders to edges of the image where nothing is painted;
+    less with few strokes, 0 with full masks."""
+    distillation_weight: float = Field(
+        1.0, ge=0, le=100, validation_alias=AliasChoices("distillation_weight", "hold")
+    )
+    """Weight of distillation: how strongly continued training keeps the earlier mask where it was
+    seen and nothing was painted."""
+    ema: bool = Field(True, validation_alias=AliasChoices("ema", "average"))
+    """Validate and save an exponential moving average (EMA) of the weights instead of the newest
+    ones."""
+    cosine_schedule: bool = Field(True, validation_alias=AliasChoices("cosine_schedule", "anneal"))
+    """Raise the learning rate in the first steps, then lower it along a cosine."""
     patch: int | None = Field(None, ge=8, le=4096)
-    """Patch size in voxels in Y and X; None: chosen."""
+    """Edge of a training patch in Y and X, in voxels. By default automatic."""
     batch: int | None = Field(None, ge=1, le=1024)
-    """Patches of a step; None: chosen."""
+    """Patches per step. By default automatic."""
     augment: AugmentSettings = AugmentSettings()
+    """Random changes of patches; 0 or false switches one off."""
 
     normalization: Literal["auto", "training", "image"] = "auto"
-    """Scale intensities by the range of all training images or by that of each image. ``auto``: by
-    that of each if they differ, and images of another exposure by theirs; ``training`` keeps the
-    training images' range for them too."""
-    validation: float = Field(0.15, ge=0, le=0.5)
-    """Share of the blocks that is kept out of training and used for the score."""
+    """Scale intensities by the range of all training images or by that of each image; ``auto``
+    uses each image's range if they differ, and for images of another exposure, for which
+    ``training`` keeps the training images' range."""
+    validation_fraction: float = Field(
+        0.15, ge=0, le=0.5, validation_alias=AliasChoices("validation_fraction", "validation")
+    )
+    """Fraction of the labelled blocks held out for validation."""
     freeze_encoder: bool = False
+    """Train only the decoder; needs a model to continue from, or encoder weights."""
     device: Device = "auto"
+    """Device for training and prediction; ``auto`` uses the GPU if there is one."""
     threads: int | None = Field(None, ge=1)
-    """CPU threads; None: one less than there are cores."""
+    """Number of CPU threads. By default one fewer than there are cores, on the command line all."""
     seed: int = Field(0, ge=0, lt=2**63)
+    """Random seed; the same one with the same number of threads gives the same model on a CPU."""
 
     @model_validator(mode="after")
     def _one_end(self) -> Self:
@@ -171,25 +214,30 @@ class TrainSettings(_Settings):
             "learning_rate": 1e-3,
             "weight_decay": 0.0,
             "dice": False,
-            "balance": False,
-            "borders": 0.0,
-            "hold": 0.0,
-            "average": False,
-            "anneal": False,
-            **changes,
+            "class_weighting": False,
+            "edge_loss_weight": 0.0,
+            "distillation_weight": 0.0,
+            "ema": False,
+            "cosine_schedule": False,
         }
-        return cls.model_validate(values)
+        changed = cls.model_validate(changes)
+        return cls.model_validate(
+            values | {n: getattr(changed, n) for n in changed.model_fields_set}
+        )
 
 
 class PredictSettings(_Settings):
     """How a model is applied."""
 
     device: Device = "auto"
+    """Device for training and prediction; ``auto`` uses the GPU if there is one."""
     threads: int | None = Field(None, ge=1)
+    """Number of CPU threads. By default one fewer than there are cores, on the command line all."""
     tile: int | None = Field(None, ge=8, le=16384)
-    """Edge of a tile's core in voxels; None: chosen."""
+    """Edge of a tile, without its surroundings, in voxels. By default automatic."""
     probabilities: bool = False
+    """Return the probabilities of the classes too."""
     match_spacing: MatchSpacing = False
     """Predict at the voxel size that the model was trained at: the image is resampled to it, and
-    the probabilities back, so that the mask has the image's grid. True refuses an image where a
-    size is not known or the two are too far apart; ``auto`` predicts that as it is."""
+    the probabilities back, so that the mask has the image's grid. An image is refused where a
+    size is not known or the two are too far apart; ``auto``, in Python, predicts that as it is."""

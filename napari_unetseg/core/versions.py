@@ -5,9 +5,7 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-from napari_unetseg import __version__
-
-__all__ = ["installed_versions"]
+__all__ = ["PROGRAM_VERSION", "installed_versions"]
 
 PACKAGES = {
     "napari": ("napari",),
@@ -29,7 +27,7 @@ def installed_versions() -> dict[str, str]:
         In that order, without what is not installed.
     """
     found = {name: next(filter(None, map(_version, each)), "") for name, each in PACKAGES.items()}
-    first = {"unetseg": __version__, "Python": platform.python_version()}
+    first = {"unetseg": PROGRAM_VERSION, "Python": platform.python_version()}
     return first | {name: text for name, text in found.items() if text}
 
 
@@ -38,3 +36,7 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
+
+
+PROGRAM_VERSION = _version("napari-unetseg") or "0.0.0"
+"""Zero where the program runs from a source tree that was not installed."""

@@ -1,36 +1,33 @@
-"""Images and annotations → blocks (`blocks.py`) → samples."""
+"""The training dataset: annotated images, their classes and normalisation, and patches of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Collection, Iterator, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from napari_unetseg.annotations.sparse_array import planes_with
-from napari_unetseg.core.errors import TrainingError, UserError
-from napari_unetseg.core.image_stack import Normalization, Stack
-from napari_unetseg.core.label_checks import (
-    LabelValues,
-    PlaneValues,
-    check_together,
-    count_planes,
-    notes_of,
-    read_values,
-)
+from napari_unetseg.core.errors import TrainingError
+from napari_unetseg.core.image_stack import Normalization
+from napari_unetseg.core.label_checks import LabelValues, notes_of
 from napari_unetseg.core.labels import IGNORE, Classes, LabelKind, Structure
-from napari_unetseg.core.singleton_axes import on_grid, same_but_singletons
+from napari_unetseg.data.annotated_image import values_of
+from napari_unetseg.data.dataset_checks import check_channels, check_classes
 from napari_unetseg.data.labelled_planes import ReadPair, matched, read_pairs, same_pixels
 from napari_unetseg.data.plane_cache import PlaneCache
 
 if TYPE_CHECKING:
-    from napari_unetseg.data.validation_split import Block, Places, Plane
+    from napari_unetseg.data.annotated_image import AnnotatedImage
+    from napari_unetseg.data.validation_split import (
+        LabelledPlane,
+        ValidationBlock,
+        VoxelIndex,
+        VoxelIndices,
+    )
 
-__all__ = ["Pair", "TrainingData", "values_of"]
+__all__ = ["TrainingDataset"]
 
 FEWEST_VOXELS = 30
 """A score needs this many labelled voxels of every class in validation blocks."""
@@ -42,137 +39,10 @@ CACHE_BYTES = 2**30
 MOST_FITTED = 2**20
 """Voxels of the pieces that a last layer is fitted to."""
 MOST_PIECES = 64
-MOST_LOOKED = 12
-"""Label images that are looked at, and not only counted."""
 PIECE_EDGE = {2: (640, 640), 3: (32, 128, 128)}
-Index = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False, init=False)
-class Pair:
-    """One annotated image.
-
-    Parameters
-    ----------
-    image
-        A `Stack`, or an array whose axes are given by ``axes``.
-    labels, kind, corrections, ignore, newer
-        See the attributes; ``kind`` must be given, its name will do.
-    axes
-        Axes of an array, such as ``ZCYX`` (default ``TZYX`` from the right, ``YXS`` for RGB).
-
-    Attributes
-    ----------
-    image
-        The image.
-    labels
-        Array-like of the image's grid shape, any integer dtype or whole floats; axes of length 1
-        make no difference.
-    kind
-        What the numbers in ``labels`` mean.
-    corrections
-        Array-like of the grid shape that wins over ``labels``: 0 nothing, 1 to 254 a structure,
-        255 background.
-    ignore
-        A value of ``labels`` that means "not labelled"; so does NaN.
-    newer
-        Regions of the grid, start and stop along each axis, that were painted in since the model
-        that a training goes on from was shown: it answers them before its first step.
-
-    Raises
-    ------
-    UserError
-        The shapes of image and labels differ, no kind is given or one that there is not, or an
-        array cannot have these axes.
-    """
-
-    image: Stack
-    labels: Any
-    kind: LabelKind
-    corrections: Any | None
-    ignore: int | None
-    newer: tuple[tuple[slice, ...], ...]
-
-    def __init__(
-        self,
-        image: Any,
-        labels: Any,
-        kind: LabelKind | str | None = None,
-        corrections: Any | None = None,
-        ignore: int | None = None,
-        newer: tuple[tuple[slice, ...], ...] = (),
-        *,
-        axes: str | None = None,
-    ) -> None:
-        put = partial(object.__setattr__, self)
-        put("kind", LabelKind.of(kind))
-        put("image", image if isinstance(image, Stack) else Stack.from_array(image, axes))
-        put("labels", self._on_grid(labels))
-        put("corrections", None if corrections is None else self._on_grid(corrections))
-        put("ignore", ignore)
-        put("newer", newer)
-
-    def _on_grid(self, array: Any) -> Any:
-        if not same_but_singletons(array.shape, self.image.grid_shape):
-            raise UserError(
-                f"{self.image.name} has the shape {self.image.grid_shape} "
-                f"({self.image.grid_axes}), but its labels have {tuple(array.shape)}; "
-                "choose labels of the same image, or make a new annotation layer for it."
-            )
-        return on_grid(array, self.image.grid_shape)
-
-    @property
-    def _name(self) -> str:
-        return f"The labels of {self.image.name}"
-
-    def count(self, before: Mapping[Index, PlaneValues] | None = None) -> dict[Index, PlaneValues]:
-        """Count the values of each plane (Y, X) of the labels that may hold any.
-
-        ``before`` is what an earlier version held; see `count_planes`.
-
-        Raises
-        ------
-        UserError
-            Values are no whole numbers.
-        """
-        planes = planes_with(self.labels) if self.kind is LabelKind.STROKES else None
-        return count_planes(self.labels, self._name, planes, before)
-
-    def values(
-        self, *, looks: bool = True, counted: Mapping[Index, PlaneValues] | None = None
-    ) -> LabelValues:
-        """What the labels hold, read a plane at a time or as it was counted; see `read_values`.
-
-        Raises
-        ------
-        UserError
-            The values cannot be of this kind.
-        """
-        found = self.count() if counted is None else counted
-        name, image = self._name, self.image
-        return read_values(self.labels, self.kind, name, self.ignore, found, image, looks=looks)
-
-
-def values_of(pairs: Sequence[Pair | ReadPair], *, looks: bool = True) -> list[LabelValues]:
-    """What the labels of several pairs hold; a dozen of them are looked at.
-
-    Raises
-    ------
-    UserError
-        Values cannot be of the kind that was said, or contradict one another.
-    """
-    looked = set(np.linspace(0, len(pairs) - 1, MOST_LOOKED).astype(int).tolist() if looks else ())
-    found, masks = [], set[int]()
-    for number, pair in enumerate(pairs):
-        values = pair.values(looks=number in looked)
-        found.append(values)
-        if values.kind is LabelKind.FULL:
-            masks |= values.counts.keys()
-            check_together(masks)
-    return found
-
-
-class TrainingData:
+class TrainingDataset:
     """All that a training reads: classes, normalisation, and samples near labels.
 
     Parameters
@@ -196,7 +66,7 @@ class TrainingData:
         of, where labels are strokes or of a single class.
     before, fixed
         Earlier data with the same settings and classes, and those of the pairs that are as they
-        were then; see `renewed`.
+        were then; see `with_annotations`.
 
     Attributes
     ----------
@@ -213,7 +83,7 @@ class TrainingData:
 
     def __init__(
         self,
-        pairs: Sequence[Pair],
+        pairs: Sequence[AnnotatedImage],
         dims: int,
         share: float,
         *,
@@ -223,15 +93,15 @@ class TrainingData:
         normalization: Normalization | None = None,
         rule: str = "auto",
         known: Classes | None = None,
-        before: TrainingData | None = None,
-        fixed: Collection[Pair] = (),
+        before: TrainingDataset | None = None,
+        fixed: Collection[AnnotatedImage] = (),
     ) -> None:
         if not pairs:
             raise TrainingError("There is no image with labels to train on; choose or paint some.")
         self.pairs, self.dims, self.share = tuple(pairs), dims, share
         self._seed, self._known = seed, known
-        self.planes: list[Plane] = []
-        _check_channels(pairs, dims)
+        self.planes: list[LabelledPlane] = []
+        check_channels(pairs, dims)
         earlier = matched(pairs, before.read_pairs if before else ())
         self.read_pairs: list[ReadPair] = read_pairs(pairs, earlier, fixed)
         values = list(self._read_values(looks=classes is None))  # not again for newer ones
@@ -239,7 +109,7 @@ class TrainingData:
         found = Classes.find([(v.counts, v.kind) for v in values], structures)
         kept = known if known is not None and self._leaves_out(found, known) else None
         self.classes = (classes or kept or found).renamed(structures)
-        _check_classes(found, self.classes, self.pairs, kept)
+        check_classes(found, self.classes, self.pairs, kept)
         self.unlabelled = tuple(n for n in self.classes.numbers if n not in found.numbers)
         self.normalization = normalization or Normalization.choose([p.image for p in pairs], rule)
         self._scale(before, earlier)
@@ -261,7 +131,7 @@ class TrainingData:
             if (values := read.corrected_values()) is not None:
                 yield values
 
-    def _scale(self, before: TrainingData | None, earlier: Sequence[ReadPair | None]) -> None:
+    def _scale(self, before: TrainingDataset | None, earlier: Sequence[ReadPair | None]) -> None:
         """Find how each image is scaled; images that were scaled before are not measured again."""
         numbers = {
             old.number: read.number
@@ -324,11 +194,11 @@ class TrainingData:
         """Labelled voxels in the blocks that are scored."""
         return sum(block.labelled for _, block in self._scored)
 
-    def validation_blocks(self) -> list[tuple[Plane, Block]]:
+    def validation_blocks(self) -> list[tuple[LabelledPlane, ValidationBlock]]:
         """The blocks that are scored: some spread evenly, and the best of each class."""
         return self._scored
 
-    def _choose_blocks(self) -> list[tuple[Plane, Block]]:
+    def _choose_blocks(self) -> list[tuple[LabelledPlane, ValidationBlock]]:
         blocks = [(p, b) for p in self.planes for b in p.blocks]
         voxels = max((p.validate[b.region].size for p, b in blocks), default=1)
         most = max(8, min(MOST_BLOCKS, MOST_SCORED // voxels))
@@ -342,7 +212,7 @@ class TrainingData:
 
     # -- images ------------------------------------------------------------------------------------
 
-    def read(self, plane: Plane, region: tuple[slice, ...]) -> np.ndarray:
+    def read(self, plane: LabelledPlane, region: tuple[slice, ...]) -> np.ndarray:
         """Normalised float32 (channels, *region); planes are kept in memory up to a limit."""
         stack, scaling = plane.stack, self._scalings[plane.pair]
         if 4 * stack.n_channels * math.prod(stack.spatial_shape(self.dims)) > CACHE_BYTES:
@@ -353,10 +223,10 @@ class TrainingData:
 
         return self._cache.get((plane.pair, plane.index), whole)[(slice(None), *region)]
 
-    def draw(
+    def sample_patch(
         self, size: tuple[int, ...], rng: np.random.Generator, core: tuple[int, ...] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Draw a sample around a labelled voxel; every class is drawn as often as the others.
+        """A random patch around a labelled voxel; every class is drawn as often as the others.
 
         Parameters
         ----------
@@ -365,7 +235,7 @@ class TrainingData:
         rng
             Where the randomness comes from.
         core
-            Size of the sample's middle that is trained on, the default is all of it. The labelled
+            Size of the patch's middle that is trained on, the default is all of it. The labelled
             voxel lies in it, and it lies inside the image where that is large enough.
 
         Returns
@@ -375,27 +245,27 @@ class TrainingData:
         target
             (*size,) uint8 class indices, `IGNORE` where nothing is labelled or beyond the image.
         """
-        return self.cut(*self.pick(rng), size, rng, core)
+        return self.crop_patch(*self.sample_anchor(rng), size, rng, core)
 
-    def pick(self, rng: np.random.Generator) -> tuple[Plane, int]:
-        """Pick a labelled voxel, of every class as often: its plane and flat index."""
+    def sample_anchor(self, rng: np.random.Generator) -> VoxelIndex:
+        """A random labelled voxel, of every class as often: its plane and flat index."""
         number = int(rng.choice(np.flatnonzero(self.counts)))
         weights = np.array([p.counts[number] for p in self.planes], float)
         plane = self.planes[int(rng.choice(len(self.planes), p=weights / weights.sum()))]
         return plane, int(rng.choice(plane.anchors[number]))
 
-    def cut(
+    def crop_patch(
         self,
-        plane: Plane,
+        plane: LabelledPlane,
         anchor: int,
         size: tuple[int, ...],
         rng: np.random.Generator,
         core: tuple[int, ...] | None = None,
         labels: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Cut a sample around the voxel of that flat index; see `draw`.
+        """Crop the patch around the voxel of that flat index; see `sample_patch`.
 
-        The target is cut from ``labels``, an array of the plane's shape, where these are given.
+        The target is cropped from ``labels``, an array of the plane's shape, where these are given.
         """
         labels = plane.train if labels is None else labels
         shape = labels.shape
@@ -437,12 +307,14 @@ class TrainingData:
                 left -= target.size
                 used += 1
 
-    def _piece_with(self, number: int, pieces: list[tuple[Plane, tuple[slice, ...]]]) -> int | None:
+    def _piece_with(
+        self, number: int, pieces: list[tuple[LabelledPlane, tuple[slice, ...]]]
+    ) -> int | None:
         """The first of the pieces that holds a class."""
         there = (i for i, (p, r) in enumerate(pieces) if (p.train[r] == number).any())
         return next(there, None)
 
-    def newer_than(self, before: TrainingData) -> Places:
+    def labels_added_since(self, before: TrainingDataset) -> VoxelIndices:
         """What trains and was not labelled so in earlier data of the same images."""
         earlier, found = matched(self.pairs, before.read_pairs), []
         for plane in self.planes:
@@ -454,7 +326,7 @@ class TrainingData:
             found.append((plane, np.flatnonzero(newer & (plane.train != IGNORE))))
         return [(plane, places) for plane, places in found if len(places)]
 
-    def newer_places(self) -> Places:
+    def newer_places(self) -> VoxelIndices:
         """What trains in the regions that the pairs call newer."""
         found = []
         for plane in self.planes:
@@ -466,11 +338,13 @@ class TrainingData:
             found.append((plane, np.flatnonzero(marked & (plane.train != IGNORE))))
         return [(plane, places) for plane, places in found if len(places)]
 
-    def place_of(self, plane: Plane) -> tuple[int, tuple[int, ...]]:
+    def place_of(self, plane: LabelledPlane) -> tuple[int, tuple[int, ...]]:
         """Which plane of which pair this is."""
         return plane.pair, plane.index
 
-    def renewed(self, pairs: Sequence[Pair], fixed: Collection[Pair] = ()) -> Self:
+    def with_annotations(
+        self, pairs: Sequence[AnnotatedImage], fixed: Collection[AnnotatedImage] = ()
+    ) -> Self:
         """The same for newer annotations of the same classes.
 
         Only planes whose labels have changed are read again. Labels are compared with what they
@@ -498,64 +372,3 @@ def _pieces(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
         step = math.ceil(size / math.ceil(size / edge))
         spans.append([slice(at, min(at + step, size)) for at in range(0, size, step)])
     return list(product(*spans))
-
-
-def _check_channels(pairs: Sequence[Pair], dims: int) -> None:
-    first = pairs[0].image
-    for pair in pairs:
-        pair.image.check_dims(dims)
-        if pair.image.n_channels != first.n_channels:
-            raise TrainingError(
-                f"{first.name} has {first.n_channels} channel(s) and {pair.image.name} has "
-                f"{pair.image.n_channels}; train on images with the same channels."
-            )
-
-
-def _only(name: str, pairs: Sequence[Pair]) -> str:
-    """Why labels of a single class are not enough, and what to do."""
-    ignored = [pair.ignore for pair in pairs if pair.ignore is not None]
-    if any(pair.kind is LabelKind.STROKES or pair.corrections is not None for pair in pairs):
-        other = "a structure" if name == "background" else "the background (brush 255)"
-        return f"Only {name} is labelled; paint some strokes on {other} too."
-    if name == "background":
-        return (
-            "Only background is labelled: every value is 0; give masks that hold a structure too."
-        )
-    if 0 in ignored:
-        return (
-            f"Only {name} is labelled, since 0 is ignored; remove '--ignore 0' if 0 is the "
-            "background, or label some background."
-        )
-    if ignored and ignored[0] < 0:
-        return (
-            f"Only {name} is labelled, since {ignored[0]} is ignored and nothing is 0; if it is "
-            f"the background, give '--threshold 0' instead of '--ignore {ignored[0]}'."
-        )
-    return f"Only {name} is labelled: no value is 0, which is background; give masks that hold it."
-
-
-def _check_classes(
-    found: Classes, wanted: Classes, pairs: Sequence[Pair], known: Classes | None
-) -> None:
-    if not found.numbers:
-        raise TrainingError(
-            "Nothing is labelled yet; paint a few strokes on a structure and, with the background "
-            "brush (255), on the background."
-        )
-    if len(found.numbers) == 1 and known is None:
-        raise TrainingError(_only(found.names[0], pairs))
-    if unknown := sorted(set(found.numbers) - set(wanted.numbers)):
-        raise TrainingError(
-            f"The labels hold {_numbers(unknown)}, but this training started with "
-            f"{_numbers(wanted.numbers)}; train again to include it."
-        )
-    kept = known.numbers if known is not None else ()
-    if missing := sorted(set(wanted.numbers) - set(found.numbers) - set(kept)):
-        raise TrainingError(
-            f"This training started with {_numbers(wanted.numbers)}, but nothing is labelled as "
-            f"{_numbers(missing)} any more; paint some of it, or train again."
-        )
-
-
-def _numbers(numbers: Sequence[int]) -> str:
-    return ", ".join("background" if n == 0 else str(n) for n in numbers)

@@ -12,11 +12,15 @@ import numpy as np
 from napari_unetseg.annotations.sparse_array import planes_with
 from napari_unetseg.core.label_checks import LabelValues, PlaneValues, count_planes, read_values
 from napari_unetseg.core.labels import IGNORE, Classes, LabelKind
-from napari_unetseg.data.validation_split import Plane, count_classes, split
+from napari_unetseg.data.validation_split import (
+    LabelledPlane,
+    count_classes,
+    split_train_validation,
+)
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
-    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.data.annotated_image import AnnotatedImage
 
 __all__ = ["ReadPair", "SplitPlane", "matched", "read_pairs", "same_pixels"]
 
@@ -37,7 +41,7 @@ class SplitPlane:
         side, int64, and the number of validating blocks.
     """
 
-    plane: Plane
+    plane: LabelledPlane
     share: float
     train: np.ndarray
     validate: np.ndarray
@@ -60,7 +64,7 @@ class ReadPair:
         The planes or volumes that hold labels, by their index.
     """
 
-    pair: Pair
+    pair: AnnotatedImage
     number: int
     fingerprint: str
     labels: Counted
@@ -112,10 +116,10 @@ class ReadPair:
             return None
         # neighbouring planes look alike, so a cell is on the same side in all of them
         spacing = pair.image.spatial_spacing(dims)
-        train, validate, blocks = split(target, self.fingerprint, spacing, share)
+        train, validate, blocks = split_train_validation(target, self.fingerprint, spacing, share)
         counts = count_classes(train, n)
         held = (count_classes(validate[block.region], n) for block in blocks)
-        plane = Plane(pair.image, self.number, index, train, validate, blocks, counts)
+        plane = LabelledPlane(pair.image, self.number, index, train, validate, blocks, counts)
         return SplitPlane(plane, share, counts, sum(held, np.zeros(n, np.int64)), len(blocks))
 
     def _labelled(self, dims: int) -> Iterable[Index]:
@@ -151,7 +155,9 @@ class ReadPair:
 
 
 def read_pairs(
-    pairs: Sequence[Pair], before: Sequence[ReadPair | None], fixed: Collection[Pair] = ()
+    pairs: Sequence[AnnotatedImage],
+    before: Sequence[ReadPair | None],
+    fixed: Collection[AnnotatedImage] = (),
 ) -> list[ReadPair]:
     """Count the labels of annotated images.
 
@@ -186,7 +192,7 @@ def read_pairs(
     return found
 
 
-def matched(pairs: Sequence[Pair], before: Sequence[ReadPair]) -> list[ReadPair | None]:
+def matched(pairs: Sequence[AnnotatedImage], before: Sequence[ReadPair]) -> list[ReadPair | None]:
     """What was read earlier of each annotated image.
 
     It is that of the same pair, else of the same array of pixels, else of an image with the same
@@ -195,7 +201,7 @@ def matched(pairs: Sequence[Pair], before: Sequence[ReadPair]) -> list[ReadPair 
     found: list[ReadPair | None] = [None] * len(pairs)
     left, prints = {id(old): old for old in before}, dict[int, str]()
 
-    def print_of(pair: Pair) -> str:
+    def print_of(pair: AnnotatedImage) -> str:
         return prints.get(id(pair)) or prints.setdefault(id(pair), pair.image.fingerprint())
 
     for same in (
@@ -215,5 +221,5 @@ def same_pixels(image: Stack, other: Stack) -> bool:
     return image.data is other.data and image.axes == other.axes
 
 
-def _corrections_of(pair: Pair) -> str:
+def _corrections_of(pair: AnnotatedImage) -> str:
     return f"The corrections of {pair.image.name}"

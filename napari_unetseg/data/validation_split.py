@@ -20,7 +20,15 @@ from napari_unetseg.core.labels import IGNORE
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
 
-__all__ = ["Block", "Place", "Places", "Plane", "block_shape", "count_classes", "split"]
+__all__ = [
+    "LabelledPlane",
+    "ValidationBlock",
+    "VoxelIndex",
+    "VoxelIndices",
+    "block_shape",
+    "count_classes",
+    "split_train_validation",
+]
 
 BLOCKS_ALONG = 8
 """Blocks along the shorter of Y and X, within the limits of the next line, in voxels."""
@@ -34,7 +42,7 @@ PIECE = 2**24
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class ValidationBlock:
     """A validation block: its slices in the plane, how many labelled voxels it holds, its guard."""
 
     region: tuple[slice, ...]
@@ -44,7 +52,7 @@ class Block:
 
 
 @dataclass(slots=True, eq=False)
-class Plane:
+class LabelledPlane:
     """A labelled plane or volume: class indices to train and to validate on, and its blocks."""
 
     stack: Stack
@@ -53,7 +61,7 @@ class Plane:
     index: tuple[int, ...]
     train: np.ndarray
     validate: np.ndarray
-    blocks: list[Block]
+    blocks: list[ValidationBlock]
     counts: np.ndarray
     """Voxels of each class that train, int64."""
     anchors: dict[int, np.ndarray] = field(default_factory=dict)
@@ -67,9 +75,9 @@ class Plane:
                 self.anchors[number] = _places_of(self.train, number, count, rng)
 
 
-Place = tuple[Plane, int]
+VoxelIndex = tuple[LabelledPlane, int]
 """A voxel of a plane, by its flat index."""
-Places = list[tuple[Plane, np.ndarray]]
+VoxelIndices = list[tuple[LabelledPlane, np.ndarray]]
 """Voxels of some planes, by their flat indices (int64), at least one of each."""
 
 
@@ -111,9 +119,9 @@ def _validates(key: str, cell: tuple[int, ...], share: float) -> bool:
     return int.from_bytes(digest, "big") < share * 2**64
 
 
-def split(
+def split_train_validation(
     target: np.ndarray, key: str, spacing: Sequence[float], share: float
-) -> tuple[np.ndarray, np.ndarray, list[Block]]:
+) -> tuple[np.ndarray, np.ndarray, list[ValidationBlock]]:
     """Split the labels of a plane or volume by block.
 
     Parameters
@@ -153,5 +161,5 @@ def split(
         validate[region] = target[region]
         labelled = int((target[region] != IGNORE).sum())
         if labelled:
-            blocks.append(Block(region, labelled, guarded))
+            blocks.append(ValidationBlock(region, labelled, guarded))
     return train, validate, blocks

@@ -8,7 +8,6 @@ spinning: on two busy cores a training step then took six times as long.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import ctypes
 import gc
@@ -26,7 +25,7 @@ def import_torch() -> None:
     """Import PyTorch and what a training needs of it; does nothing the second time.
 
     The libraries are loaded through ``dlopen`` called by ctypes, which lets go of Python's lock.
-    The collector rests meanwhile, and what was made is taken out of its later full rounds.
+    The garbage collector rests meanwhile, and leaves out what was made until the job ends.
     """
     if "torch._dynamo" in sys.modules or importlib.util.find_spec("torch") is None:
         return
@@ -38,8 +37,7 @@ def import_torch() -> None:
     gc.disable()
     try:
         _import()
-        gc.freeze()
-        atexit.register(gc.unfreeze)  # native modules complain at exit of what was not collected
+        gc.freeze()  # `responsive_window` undoes it
     finally:
         if collects:
             gc.enable()

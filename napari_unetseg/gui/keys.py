@@ -1,7 +1,8 @@
-"""The commands that have a key, and what each of them does; no Qt."""
+"""Commands with a keyboard shortcut, their default keys, and what each of them does; no Qt."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,15 +14,17 @@ from napari_unetseg.gui.state.session import Level
 if TYPE_CHECKING:
     from napari_unetseg.gui.plugin import Plugin
 
-__all__ = ["COMMANDS", "HELP", "Command", "act"]
+__all__ = ["BRUSH_MODIFIER", "COMMANDS", "HELP", "Command", "act", "keys_of"]
 
 HELP = "help"
 BRUSHES = 9
+BRUSH_MODIFIER = "brush_modifier"
+"""The preference that the keys of all brushes share: what is held down with the digit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Something that a key does; ``keys`` as Qt writes them (``Shift+T``) unless changed."""
+    """A command; ``keys`` is its default shortcut as Qt writes it, such as ``Shift+T``."""
 
     id: str
     title: str
@@ -41,7 +44,23 @@ COMMANDS = (
     Command("brush_background", "Background brush", "Alt+0"),
     Command(HELP, "This help", "F1"),
 )
-"""None of these keys is napari's or a layer's; Alt and a digit is typed alike on any keyboard."""
+"""No default is a shortcut of napari; Alt and a digit is typed alike on any keyboard."""
+
+
+def keys_of(preferences: Mapping[str, str]) -> dict[str, str]:
+    """Keys of each command, by its id; empty where it has none.
+
+    Parameters
+    ----------
+    preferences
+        Keys by the id of a command, and `BRUSH_MODIFIER`; what is missing has its default.
+    """
+    keys = {c.id: preferences.get(c.id, c.keys) for c in COMMANDS}
+    modifier = preferences.get(BRUSH_MODIFIER)
+    if modifier is None:
+        return keys
+    brushes = {c.id: c.keys.removeprefix("Alt+") for c in COMMANDS if c.id.startswith("brush_")}
+    return keys | {brush: modifier and f"{modifier}+{digit}" for brush, digit in brushes.items()}
 
 
 def act(plugin: Plugin, command: str) -> None:

@@ -1,4 +1,4 @@
-"""Keys of a window: bound while a dock is open, silent while somebody types."""
+"""Keyboard shortcuts of a window: bound while a dock is open, off while somebody types."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from napari.settings import get_settings
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject
 from qtpy.QtGui import QKeySequence
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QApplication,
     QComboBox,
-    QKeySequenceEdit,
     QLineEdit,
     QPlainTextEdit,
     QShortcut,
@@ -22,25 +20,23 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_unetseg.gui.keys import COMMANDS, HELP, act
-from napari_unetseg.gui.state.user_state import remembered
-from napari_unetseg.gui.taken import normal, taken
+from napari_unetseg.gui.keys import HELP, act, keys_of
+from napari_unetseg.gui.state.preferences import read_shortcuts, watch_shortcuts
+from napari_unetseg.gui.state.session import Level
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from napari_unetseg.gui.plugin import Plugin
     from napari_unetseg.gui.widgets.help_page import HelpDialog
 
 __all__ = ["Shortcuts"]
 
-KEYS = "keys"
-TYPED_IN = (QLineEdit, QTextEdit, QPlainTextEdit, QAbstractSpinBox, QKeySequenceEdit)
+TYPED_IN = (QLineEdit, QTextEdit, QPlainTextEdit, QAbstractSpinBox)
 
 
 class Shortcuts(QObject):
-    """Binds the commands to keys in one window and lets the user change them.
-
-    Keys that napari or something else in the window has are left alone, also where the user gives
-    them to napari later.
+    """Binds the commands to the keys of the preferences in one window.
 
     Parameters
     ----------
@@ -50,9 +46,6 @@ class Shortcuts(QObject):
         Lives as long as the viewer.
     """
 
-    rebound = Signal()
-    """The keys are others now."""
-
     def __init__(self, plugin: Plugin, parent: QObject) -> None:
         super().__init__(parent)
         self.plugin = plugin
@@ -60,6 +53,7 @@ class Shortcuts(QObject):
         self._bound: dict[str, QShortcut] = {}
         self._help: HelpDialog | None = None
         self._docks = 0
+        self._unwatch: Callable[[], None] | None = None
         application = QApplication.instance()
         if isinstance(application, QApplication):  # Qt ends this connection with the object
             application.focusChanged.connect(self._on_focus)
@@ -67,12 +61,11 @@ class Shortcuts(QObject):
     @property
     def keys(self) -> dict[str, str]:
         """Keys of each command, as Qt writes them; empty where it has none."""
-        changed = remembered.texts(KEYS)
-        return {c.id: changed.get(c.id, c.keys) for c in COMMANDS}
+        return keys_of(read_shortcuts())
 
     @property
     def bound(self) -> dict[str, QShortcut]:
-        """What works now; a command is missing where something else has its key."""
+        """The shortcuts of the window, by command; one without a key is missing."""
         return dict(self._bound)
 
     @property
@@ -91,8 +84,7 @@ class Shortcuts(QObject):
         self._docks += 1
         if self._docks == 1:
             self._lives_in = ref(window)
-            remembered.changed.connect(self._on_changed)
-            get_settings().shortcuts.events.shortcuts.connect(self._on_changed)
+            self._unwatch = watch_shortcuts(self._on_changed)
         self._bind()
 
     def end(self) -> None:
@@ -108,8 +100,9 @@ class Shortcuts(QObject):
             self._release()
 
     def _release(self) -> None:
-        remembered.changed.disconnect(self._on_changed, missing_ok=True)
-        get_settings().shortcuts.events.shortcuts.disconnect(self._on_changed)
+        if self._unwatch is not None:
+            self._unwatch()
+        self._unwatch = None
         self._unbind()
         if self._help is not None:
             with suppress(RuntimeError):
@@ -126,28 +119,33 @@ class Shortcuts(QObject):
         self._bound.clear()
 
     def _on_changed(self, _: object = None) -> None:
-        """Other keys were chosen, here or in another window; this one may be gone already."""
+        """Other keys were set under Preferences; the window may be gone already."""
         with suppress(RuntimeError):
             self._bind()
-            self.rebound.emit()
+            if self._help is not None:
+                self._help.show_keys(self.keys)
 
     def _bind(self) -> None:
         self._unbind()
         window = self._window
         if window is None:
             return
-        others = self._others()
         for command, keys in self.keys.items():
-            if not keys or normal(keys) in others:
+            sequence = QKeySequence(keys)
+            if sequence.isEmpty():
                 continue
-            shortcut = QShortcut(QKeySequence(keys), window)
+            shortcut = QShortcut(sequence, window)
             shortcut.setAutoRepeat(False)
             shortcut.activated.connect(partial(self.do, command))
+            shortcut.activatedAmbiguously.connect(partial(self._on_ambiguous, keys))
             self._bound[command] = shortcut
         self._on_focus(None, QApplication.focusWidget())
 
-    def _others(self) -> dict[str, str]:
-        return taken(self.plugin.viewer, self._window, set(self._bound.values()))
+    def _on_ambiguous(self, keys: str) -> None:
+        self.plugin.session.say(
+            f"{keys} is the key of two commands; change one under File ▸ Preferences.",
+            Level.WARNING,
+        )
 
     def _on_focus(self, _: QWidget | None, now: QWidget | None) -> None:
         """Whatever is typed into a field is text."""
@@ -164,32 +162,6 @@ class Shortcuts(QObject):
         else:
             act(self.plugin, command)
 
-    # -- changing ------------------------------------------------------------------------------
-
-    def refusal(self, command: str, keys: str) -> str:
-        """Why a command cannot have these keys, as a sentence; empty where it can."""
-        if not keys:
-            return ""
-        shown = QKeySequence(keys).toString(QKeySequence.SequenceFormat.NativeText)
-        if ", " in keys:
-            return f"{shown} are several keys in a row; choose a single one, such as Shift+K."
-        for other in COMMANDS:
-            if other.id != command and normal(self.keys[other.id]) == normal(keys):
-                return f"{shown} is '{other.title}' already; change that first, or choose another."
-        who = self._others().get(normal(keys))
-        return f"{shown} belongs to {who}; choose another key." if who else ""
-
-    def change(self, command: str, keys: str) -> str:
-        """Give a command other keys, or none; returns the refusal, or nothing."""
-        sentence = self.refusal(command, keys)
-        if not sentence:
-            remembered.put(KEYS, remembered.texts(KEYS) | {command: keys})
-        return sentence
-
-    def reset(self) -> None:
-        """Give every command its own keys again."""
-        remembered.put(KEYS, {})
-
     # -- help ----------------------------------------------------------------------------------
 
     def show_help(self) -> None:
@@ -197,7 +169,7 @@ class Shortcuts(QObject):
         if self._help is None:
             from napari_unetseg.gui.widgets.help_page import HelpDialog
 
-            self._help = HelpDialog(self, self._window)
+            self._help = HelpDialog(self.plugin.viewer, self.keys, self._window)
         self._help.show()
         self._help.raise_()
         self._help.activateWindow()

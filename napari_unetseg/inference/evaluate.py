@@ -13,14 +13,14 @@ from napari_unetseg.core.events import Event, Notice, TilePredicted, pass_on
 from napari_unetseg.core.label_checks import LabelValues, notes_of
 from napari_unetseg.core.labels import BRUSH, Classes, LabelKind, Structure
 from napari_unetseg.core.metrics import Scores, confusion, scores_of
-from napari_unetseg.data.dataset import values_of
+from napari_unetseg.data.annotated_image import values_of
 from napari_unetseg.inference.predict import predict_events
 from napari_unetseg.models.voxel_sizes import fit_spacing
 
 if TYPE_CHECKING:
     from napari_unetseg.core.job_control import Control
     from napari_unetseg.core.settings import PredictSettings
-    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.models.model import Model
 
 __all__ = ["Evaluation", "ImageScores", "evaluate", "evaluate_events"]
@@ -44,7 +44,7 @@ class Evaluation:
 
 def evaluate_events(
     model: Model,
-    pairs: Sequence[Pair],
+    pairs: Sequence[AnnotatedImage],
     settings: PredictSettings | None = None,
     *,
     control: Control | None = None,
@@ -84,7 +84,7 @@ def evaluate_events(
 
 def evaluate(
     model: Model,
-    pairs: Sequence[Pair],
+    pairs: Sequence[AnnotatedImage],
     settings: PredictSettings | None = None,
     *,
     control: Control | None = None,
@@ -186,7 +186,7 @@ class _Judge:
                 "an object."
             )
 
-    def truth(self, pair: Pair, labels: Any) -> np.ndarray:
+    def truth(self, pair: AnnotatedImage, labels: Any) -> np.ndarray:
         """Class indices of a piece of a mask."""
         labels = np.asarray(labels)
         if pair.kind is LabelKind.FULL and len(self.classes.structures) == 1:
@@ -206,7 +206,7 @@ class _Judge:
 
 def _count(
     model: Model,
-    pair: Pair,
+    pair: AnnotatedImage,
     judge: _Judge,
     settings: PredictSettings | None,
     control: Control | None,

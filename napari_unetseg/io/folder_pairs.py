@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, overload
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import IGNORE, LabelKind
 from napari_unetseg.core.lengths import micrometres
-from napari_unetseg.data.dataset import Pair
+from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.io.file_names import as_stored, partners, same_name
 from napari_unetseg.io.open_image import (
     SUFFIXES,
@@ -53,7 +53,7 @@ class FolderPairs:
         labels say other pixel sizes than their image.
     """
 
-    pairs: list[Pair]
+    pairs: list[AnnotatedImage]
     skipped: list[Path]
     unused: list[Path]
     notes: tuple[str, ...] = ()
@@ -167,19 +167,7 @@ def find_pairs(
     kind = LabelKind.of(kind)
     if threshold is not None and kind is not LabelKind.FULL:
         raise UserError(f"A threshold makes full masks, not {kind}; leave out one of the two.")
-    folders = _is_folder(images) and _is_folder(labels)
-    if folders and images.resolve() == labels.resolve():
-        raise UserError(f"{images} was given as both images and labels; put them in two folders.")
-    first, second = images_by_stem([images]), images_by_stem([labels])
-    if len(first) == len(second) == 1 and not _is_folder(images) and not _is_folder(labels):
-        stem = next(iter(first))
-        second = {stem: labels}
-    both = partners(first, second)
-    if not both:
-        raise UserError(
-            f"No image in {images} has labels in {labels}: they need the same name without the "
-            f"suffix, but there are {_examples(first)} and {_examples(second)}; rename one of them."
-        )
+    first, second, both = _by_stem(images, labels)
     how = partial(
         _pair,
         kind=kind,
@@ -191,19 +179,34 @@ def find_pairs(
         missing_planes=MissingPlanes(missing_planes),
     )
     found = [how(first[i], second[s]) for i, s in both.items()]
-    alike = [(first[i], second[s]) for i, s in both.items() if same_name(i) != same_name(s)]
-    used = set(both.values())
-    notes = list(_nearly_alike(alike))
-    for pair, stored in found:
-        notes += [*pair.image.notes, *stored.notes]
+    notes = [note for pair, stored in found for note in (*pair.image.notes, *stored.notes)]
     if spacing is None:
         notes += _other_sizes(found, [second[stem] for stem in both.values()])
+    alike = [(first[i], second[s]) for i, s in both.items() if same_name(i) != same_name(s)]
+    used = set(both.values())
     return FolderPairs(
         [pair for pair, _ in found],
         [path for stem, path in first.items() if stem not in both],
         [path for stem, path in second.items() if stem not in used],
-        tuple(dict.fromkeys(notes)),
+        tuple(dict.fromkeys((*_nearly_alike(alike), *notes))),
     )
+
+
+def _by_stem(images: Path, labels: Path) -> tuple[dict[str, Path], dict[str, Path], dict[str, str]]:
+    """Images by their stem, labels by theirs, and of each image with labels the stem of these."""
+    files = not _is_folder(images) and not _is_folder(labels)
+    if not files and images.resolve() == labels.resolve():
+        raise UserError(f"{images} was given as both images and labels; put them in two folders.")
+    first, second = images_by_stem([images]), images_by_stem([labels])
+    if files:  # two files belong together, whatever their names are
+        second = {next(iter(first)): labels}
+    both = partners(first, second)
+    if not both:
+        raise UserError(
+            f"No image in {images} has labels in {labels}: they need the same name without the "
+            f"suffix, but there are {_examples(first)} and {_examples(second)}; rename one of them."
+        )
+    return first, second, both
 
 
 def _pair(
@@ -217,7 +220,7 @@ def _pair(
     spacing: str | Sequence[float] | None,
     series: str | int | None,
     missing_planes: MissingPlanes,
-) -> tuple[Pair, Stack]:
+) -> tuple[AnnotatedImage, Stack]:
     """An image with its labels, and these as their file says they are."""
     stack = open_stack(
         image, axes=axes, spacing=spacing, series=series, missing_planes=missing_planes
@@ -233,7 +236,9 @@ def _pair(
         series=series,
         missing_planes=missing_planes,
     )
-    return Pair(stack, array, kind, ignore=ignore if threshold is None else IGNORE), stored
+    return AnnotatedImage(
+        stack, array, kind, ignore=ignore if threshold is None else IGNORE
+    ), stored
 
 
 def _nearly_alike(pairs: Sequence[tuple[Path, Path]]) -> tuple[str, ...]:
@@ -245,7 +250,7 @@ def _nearly_alike(pairs: Sequence[tuple[Path, Path]]) -> tuple[str, ...]:
     return (f"Paired by nearly the same name: {image.name} with {labels.name}{more}.",)
 
 
-def _other_sizes(found: Sequence[tuple[Pair, Stack]], files: Sequence[Path]) -> list[str]:
+def _other_sizes(found: Sequence[tuple[AnnotatedImage, Stack]], files: Sequence[Path]) -> list[str]:
     """That some labels say other pixel sizes than their image; labels without any are fine."""
     said = [
         f"{file} has {differing}"
@@ -280,7 +285,7 @@ def _examples(stems: Iterable[str]) -> str:
     return ", ".join(repr(n) for n in names[:2]) + (", …" if len(names) > 2 else "")
 
 
-class FolderDataset(Sequence[Pair]):
+class FolderDataset(Sequence[AnnotatedImage]):
     """Images and labels of two folders, paired by stem as by `find_pairs` and opened lazily.
 
     Parameters
@@ -320,10 +325,10 @@ class FolderDataset(Sequence[Pair]):
         return len(self._pairs)
 
     @overload
-    def __getitem__(self, index: int) -> Pair: ...
+    def __getitem__(self, index: int) -> AnnotatedImage: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Pair]: ...
-    def __getitem__(self, index: int | slice) -> Pair | list[Pair]:
+    def __getitem__(self, index: slice) -> list[AnnotatedImage]: ...
+    def __getitem__(self, index: int | slice) -> AnnotatedImage | list[AnnotatedImage]:
         return self._pairs[index]
 
     def __repr__(self) -> str:

@@ -1,19 +1,13 @@
-"""What a mask file says about how it was made."""
+"""The line in a mask file that says how it was made."""
 
 from __future__ import annotations
 
 import re
-from contextlib import suppress
-from pathlib import Path
 
-import tifffile
-
-__all__ = ["provenance", "read_digest"]
+__all__ = ["noted_digest", "provenance"]
 
 WORDS = "napari-unetseg mask"
 NOTED = re.compile(WORDS + " ([0-9a-f]{16})")
-PNG_BYTES = 4096
-"""The texts of a PNG come before its pixels."""
 
 
 def provenance(digest: str, model: str) -> str:
@@ -21,18 +15,7 @@ def provenance(digest: str, model: str) -> str:
     return f"{WORDS} {digest} by model {model}"
 
 
-def read_digest(path: Path) -> str:
-    """The digest that is noted in a TIFF or PNG; empty where there is none."""
-    with suppress(OSError, ValueError, KeyError, TypeError, IndexError, tifffile.TiffFileError):
-        found = NOTED.search(_text(path))
-        return found[1] if found else ""
-    return ""
-
-
-def _text(path: Path) -> str:
-    if path.suffix.lower() == ".png":
-        with path.open("rb") as file:
-            return file.read(PNG_BYTES).decode("latin-1")
-    with tifffile.TiffFile(path) as tiff:
-        imagej = tiff.imagej_metadata or {}
-        return str(imagej.get("Info") or tiff.pages.first.description)
+def noted_digest(text: str) -> str:
+    """The digest that the text of a file notes; empty where there is none."""
+    found = NOTED.search(text)
+    return found[1] if found else ""

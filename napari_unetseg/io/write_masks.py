@@ -1,26 +1,118 @@
-"""Write masks and probabilities: whole or not at all, with pixel sizes and units."""
+"""Mask formats, and the writing of masks and probabilities: whole or not at all, with pixel sizes.
+
+A new format is an entry of `FORMATS`: command line, batches and the window offer it from there.
+"""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
-from PIL import Image, PngImagePlugin
 
 from napari_unetseg.core.atomic_write import atomic_path
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.io.open_image import TIFF_SUFFIXES, stem_of
-from napari_unetseg.io.units import PIXEL, ome_unit, per_centimetre
+from napari_unetseg.io.units import PIXEL, per_centimetre
+from napari_unetseg.io.write_tiff import AxisSizes, planes, write_tiff
 
-__all__ = ["png_files", "write_mask", "write_probabilities"]
+__all__ = [
+    "FORMATS",
+    "MaskFormat",
+    "MaskNotes",
+    "format_names",
+    "format_of",
+    "write_mask",
+    "write_probabilities",
+]
 
-IMAGEJ_BYTES = 2**32 - 2**25
-"""ImageJ files end at 4 GB; larger stacks become plain BigTIFF."""
+PNG_TEXT_BYTES = 4096
+"""The texts of a PNG come before its pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskNotes:
+    """What a mask file says besides its numbers; ``sizes`` are pixel size and unit by axis."""
+
+    axes: str
+    sizes: AxisSizes
+    names: Mapping[int, str]
+    provenance: str
+    scratch: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFormat:
+    """A file format of masks.
+
+    ``name`` is for the command line and batch files, ``title`` for the window, ``help`` a phrase on
+    it. The first of the ``suffixes`` (in lower case) is written. ``write`` writes an array of uint8
+    or uint16, read a plane at a time, and returns the files; None where prediction fills the format
+    chunk by chunk. ``read_text`` gives the text in a file that holds its provenance. With
+    ``per_plane`` each plane has a file of its own. ``precisions`` are those that probabilities can
+    be stored in, the default first.
+    """
+
+    name: str
+    title: str
+    help: str
+    suffixes: tuple[str, ...]
+    write: Callable[[Path, Any, np.dtype, MaskNotes], list[Path]] | None
+    read_text: Callable[[Path], str] | None = None
+    per_plane: bool = False
+    precisions: tuple[str, ...] = ("float32", "float16")
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of the files that are written."""
+        return self.suffixes[0]
+
+    @property
+    def by_chunks(self) -> bool:
+        """Whether prediction fills it chunk by chunk."""
+        return self.write is None
+
+    def files(self, path: Path, shape: Sequence[int], axes: str) -> list[Path]:
+        """The files of a mask of that shape, in order."""
+        if not self.per_plane:
+            return [path]
+        lead = tuple(shape[:-2])
+        return [
+            path.with_name("".join([path.stem, *map(_place, axes, index, lead), path.suffix]))
+            for index in np.ndindex(*lead)
+        ]
+
+
+def _place(axis: str, index: int, count: int) -> str:
+    return f"_{axis.lower()}{index:0{max(3, len(str(count - 1)))}d}"
+
+
+def format_names() -> str:
+    """All names, for sentences: ``tiff, ome-tiff, zarr or png``."""
+    return _either(FORMATS)
+
+
+def format_of(path: Path) -> MaskFormat:
+    """The format that writes a file of that name; `UserError` where there is none."""
+    writable = [f for f in FORMATS.values() if not f.by_chunks]
+    fitting = [
+        (len(suffix), f)
+        for f in writable
+        for suffix in f.suffixes
+        if path.name.lower().endswith(suffix)
+    ]
+    if not fitting:
+        known = _either([f.suffix for f in writable])
+        raise UserError(f"{path.name} has an unknown suffix; use {known}.")
+    return max(fitting, key=lambda found: found[0])[1]
+
+
+def _either(names: Iterable[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} or {last}"
 
 
 def write_mask(
@@ -31,11 +123,11 @@ def write_mask(
     spacing: Sequence[float] = (),
     units: Sequence[str] = (),
     names: Mapping[int, str] | None = None,
-    ome: bool | None = None,
+    as_format: MaskFormat | None = None,
     provenance: str = "",
     scratch: Path | None = None,
 ) -> list[Path]:
-    """Write a mask as TIFF, OME-TIFF or PNG, chosen by the suffix of ``path``.
+    """Write a mask in one of `FORMATS`, chosen by the suffix of ``path``.
 
     A TIFF opens in ImageJ with its axes and pixel sizes, a ``.ome.tif`` in any OME reader. PNGs
     hold one plane: of a stack each gets its place in the name, as in ``cells_t003_z012.png``.
@@ -53,8 +145,8 @@ def write_mask(
         Pixel size along each axis and its Pint unit; ``pixel`` where unknown.
     names
         Name of each number, noted in TIFFs.
-    ome
-        Write OME-TIFF whatever the suffix.
+    as_format
+        The format, whatever the suffix.
     provenance
         A line on how the mask was made, noted in every file.
     scratch
@@ -72,22 +164,11 @@ def write_mask(
         be written; an old file stays as it was.
     """
     path = Path(path)
-    dtype = _mask_dtype(mask, path)
-    sizes = _sizes(axes, spacing, units)
-    if path.suffix.lower() == ".png":
-        return _write_pngs(path, mask, dtype, axes, sizes, provenance, scratch)
-    if path.suffix.lower() not in TIFF_SUFFIXES:
-        raise UserError(f"{path.name} has an unknown suffix; use .tif, .ome.tif or .png.")
-    if ome is None:
-        ome = stem_of(path) != path.stem
-    notes: dict[str, Any] = {}
-    lines = [f"{number} = {name}" for number, name in (names or {}).items()]
-    if lines or provenance:
-        notes["Info"] = "\n".join(line for line in (*lines, provenance) if line)
-    if names:
-        notes |= {"min": 0.0, "max": float(max(names))}
-    _write_tiff(path, mask, dtype, axes, sizes, notes, ome=ome, scratch=scratch)
-    return [path]
+    chosen = as_format or format_of(path)
+    if chosen.write is None:
+        raise UserError(f"{chosen.title} is written by a prediction alone; choose another format.")
+    notes = MaskNotes(axes, _sizes(axes, spacing, units), names or {}, provenance, scratch)
+    return chosen.write(path, mask, _mask_dtype(mask, path), notes)
 
 
 def write_probabilities(
@@ -128,25 +209,16 @@ def write_probabilities(
     dtype = np.dtype("float16" if half else "float32")
     ome = not half and set(axes) <= set("TZYX")
     notes: dict[str, Any] = {"Channel": {"Name": list(names)}} if ome and names else {}
-    _write_tiff(
+    write_tiff(
         path, probabilities, dtype, "C" + axes, sizes, notes, ome=ome, imagej=False, scratch=scratch
     )
     return path
 
 
-Sizes = Mapping[str, tuple[float, str]]
-
-
-def _sizes(axes: str, spacing: Sequence[float], units: Sequence[str]) -> Sizes:
+def _sizes(axes: str, spacing: Sequence[float], units: Sequence[str]) -> AxisSizes:
     spacing = tuple(spacing) or (1.0,) * len(axes)
     units = tuple(units) or (PIXEL,) * len(axes)
     return {a: (float(s), u) for a, s, u in zip(axes, spacing, units, strict=True)}
-
-
-def _planes(array: Any, dtype: np.dtype) -> Iterator[np.ndarray]:
-    """Yield the YX planes of an array in order, one in memory at a time."""
-    for index in np.ndindex(*array.shape[:-2]):
-        yield np.ascontiguousarray(array[index], dtype)
 
 
 def _mask_dtype(mask: Any, path: Path) -> np.dtype:
@@ -156,135 +228,95 @@ def _mask_dtype(mask: Any, path: Path) -> np.dtype:
         return np.dtype("uint8") if dtype.kind == "b" else dtype
     if dtype.kind not in "ui":
         raise UserError(f"{path.name} needs whole numbers to be a mask, not {dtype}.")
-    planes = list(itertools.chain([0], (int(p.max()) for p in _planes(mask, dtype))))
-    lowest = min(int(p.min()) for p in _planes(mask, dtype))
-    if lowest < 0 or max(planes) > 65535:
+    highest, lowest = 0, 0
+    for plane in planes(mask, dtype):
+        highest, lowest = max(highest, int(plane.max())), min(lowest, int(plane.min()))
+    if lowest < 0 or highest > 65535:
         raise UserError(f"{path.name} can hold the numbers 0 to 65535; relabel the objects.")
-    return np.dtype("uint8" if max(planes) < 256 else "uint16")
+    return np.dtype("uint8" if highest < 256 else "uint16")
 
 
 # -- PNG -------------------------------------------------------------------------------------------
 
 
-def png_files(path: Path, shape: Sequence[int], axes: str) -> list[Path]:
-    """The files of a mask as PNG, one for each plane, in order."""
-    lead = tuple(shape[:-2])
-    return [
-        path.with_name("".join([path.stem, *map(_png_place, axes, index, lead), path.suffix]))
-        for index in np.ndindex(*lead)
-    ]
+def _write_pngs(path: Path, mask: Any, dtype: np.dtype, notes: MaskNotes) -> list[Path]:
+    from PIL import Image, PngImagePlugin
 
-
-def _png_place(axis: str, index: int, count: int) -> str:
-    return f"_{axis.lower()}{index:0{max(3, len(str(count - 1)))}d}"
-
-
-def _write_pngs(
-    path: Path,
-    mask: Any,
-    dtype: np.dtype,
-    axes: str,
-    sizes: Sizes,
-    provenance: str,
-    scratch: Path | None,
-) -> list[Path]:
-    found = [per_centimetre(*sizes[a]) for a in "XY"]
+    found = [per_centimetre(*notes.sizes[a]) for a in "XY"]
     more: dict[str, Any] = {"dpi": tuple(2.54 * f for f in found if f)} if all(found) else {}
-    if provenance:
+    if notes.provenance:
         more["pnginfo"] = PngImagePlugin.PngInfo()
-        more["pnginfo"].add_text("Comment", provenance)
-    files = png_files(path, mask.shape, axes)
+        more["pnginfo"].add_text("Comment", notes.provenance)
+    files = FORMATS["png"].files(path, mask.shape, notes.axes)
     with ExitStack() as written:  # none is replaced before all are there
-        for file, plane in zip(files, _planes(mask, dtype), strict=True):
-            temporary = written.enter_context(atomic_path(file, scratch))
+        for file, plane in zip(files, planes(mask, dtype), strict=True):
+            temporary = written.enter_context(atomic_path(file, notes.scratch))
             Image.fromarray(plane).save(temporary, format="PNG", **more)
     return files
+
+
+def _png_text(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(PNG_TEXT_BYTES).decode("latin-1")
 
 
 # -- TIFF ------------------------------------------------------------------------------------------
 
 
-def _write_tiff(
-    path: Path,
-    array: Any,
-    dtype: np.dtype,
-    axes: str,
-    sizes: Sizes,
-    notes: dict[str, Any],
-    *,
-    ome: bool,
-    imagej: bool = True,
-    scratch: Path | None = None,
-) -> None:
-    shape = tuple(int(n) for n in array.shape)
-    nbytes = int(np.prod(shape)) * dtype.itemsize
-    if ome and not set(axes) <= set("TZCYX"):
-        raise UserError(
-            f"OME-TIFF allows only the axes T, Z, C, Y, X, not {axes}; save as .tif instead."
-        )
-    fits = axes == "".join(a for a in "TZCYX" if a in axes) and nbytes < IMAGEJ_BYTES
-    imagej = imagej and fits and not ome
-    if ome:
-        metadata = _ome_metadata(axes, sizes, notes)
-    elif imagej:
-        metadata = _imagej_metadata(axes, sizes, notes)
-    else:
-        metadata = _plain_metadata(axes, sizes, notes)
-    unit = sizes["X"][1] if imagej else "cm"
-    with atomic_path(path, scratch) as temporary:
-        tifffile.imwrite(
-            temporary,
-            _planes(array, dtype),
-            shape=shape,
-            dtype=dtype,
-            imagej=imagej,
-            ome=ome,
-            bigtiff=nbytes >= IMAGEJ_BYTES,
-            compression="zlib",
-            photometric="minisblack",
-            resolution=_resolution(sizes, unit),
-            resolutionunit="NONE" if imagej else "CENTIMETER",
-            metadata=metadata,
-        )
+def _write_tiff_mask(
+    path: Path, mask: Any, dtype: np.dtype, notes: MaskNotes, *, ome: bool = False
+) -> list[Path]:
+    said: dict[str, Any] = {}
+    lines = [f"{number} = {name}" for number, name in notes.names.items()]
+    if lines or notes.provenance:
+        said["Info"] = "\n".join(line for line in (*lines, notes.provenance) if line)
+    if notes.names:
+        said |= {"min": 0.0, "max": float(max(notes.names))}
+    write_tiff(path, mask, dtype, notes.axes, notes.sizes, said, ome=ome, scratch=notes.scratch)
+    return [path]
 
 
-def _convert(size: tuple[float, str], unit: str) -> float:
-    """Express a spacing in another unit; as it is where either unit is no length."""
-    here, there = per_centimetre(*size), per_centimetre(1.0, unit)
-    if size[1] == unit or here is None or there is None:
-        return size[0]
-    return there / here
+def _tiff_text(path: Path) -> str:
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            imagej = tiff.imagej_metadata or {}
+            return str(imagej.get("Info") or tiff.pages.first.description)
+    except tifffile.TiffFileError as error:
+        raise ValueError(str(error)) from error
 
 
-def _resolution(sizes: Sizes, unit: str) -> tuple[float, float] | None:
-    """Pixels per unit along X and Y."""
-    if sizes["X"] == sizes["Y"] == (1.0, PIXEL) or (unit == "cm" and sizes["X"][1] == PIXEL):
-        return None
-    return 1.0 / _convert(sizes["X"], unit), 1.0 / _convert(sizes["Y"], unit)
-
-
-def _imagej_metadata(axes: str, sizes: Sizes, notes: dict[str, Any]) -> dict[str, Any]:
-    unit = sizes["X"][1]
-    metadata = {"axes": axes, "unit": unit, **notes}
-    if "Z" in axes:
-        metadata["spacing"] = _convert(sizes["Z"], unit)
-    if "T" in axes and sizes["T"][1] != PIXEL:
-        metadata |= {"finterval": sizes["T"][0], "tunit": sizes["T"][1]}
-    return metadata
-
-
-def _ome_metadata(axes: str, sizes: Sizes, notes: dict[str, Any]) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"axes": axes}
-    keys = {a: f"PhysicalSize{a}" for a in "ZYX"} | {"T": "TimeIncrement"}
-    for axis, (size, unit) in sizes.items():
-        if axis in keys and (unit != PIXEL or (axis != "T" and size != 1.0)):
-            metadata |= {keys[axis]: size, f"{keys[axis]}Unit": ome_unit(unit)}
-    if "Info" in notes:
-        metadata["Description"] = notes["Info"]
-    return metadata | {k: v for k, v in notes.items() if k == "Channel"}
-
-
-def _plain_metadata(axes: str, sizes: Sizes, notes: dict[str, Any]) -> dict[str, Any]:
-    spacings = [sizes[a][0] for a in axes]
-    units = [sizes[a][1] for a in axes]
-    return {"axes": axes, "spacings": spacings, "units": units, **notes}
+FORMATS: Mapping[str, MaskFormat] = {
+    f.name: f
+    for f in (
+        MaskFormat(
+            "tiff",
+            "TIFF",
+            "opens in ImageJ",
+            (".tif", ".tiff", ".btf", ".tf8"),
+            _write_tiff_mask,
+            _tiff_text,
+        ),
+        MaskFormat(
+            "ome-tiff",
+            "OME-TIFF",
+            "opens in any OME reader",
+            (".ome.tif", ".ome.tiff", ".ome.btf", ".ome.tf8"),
+            partial(_write_tiff_mask, ome=True),
+            _tiff_text,
+        ),
+        MaskFormat(
+            "zarr",
+            "OME-Zarr",
+            "labels with smaller levels, read a chunk at a time",
+            (".zarr",),
+            None,
+            precisions=("float16", "float32", "uint8"),
+        ),
+        MaskFormat(
+            "png", "PNG", "one file per plane", (".png",), _write_pngs, _png_text, per_plane=True
+        ),
+    )
+}
+"""Every format that masks are written in, by its name; the first is the default."""

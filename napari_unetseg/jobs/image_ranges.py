@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from napari_unetseg.core.events import Event
     from napari_unetseg.core.image_stack import Normalization, Stack
-    from napari_unetseg.jobs.live_predictor import View
+    from napari_unetseg.core.settings import MatchSpacing
     from napari_unetseg.models.model import Model
 
 __all__ = ["ImageRanges"]
@@ -36,8 +36,21 @@ class ImageRanges:
             self._known = {k: v for k, v in self._known.items() if k[0] is not image}
             self._forgotten += 1
 
-    def find(self, model: Model, view: View) -> Generator[Event, None, Normalization | None]:
-        """How the image of a view is scaled for a model.
+    def find(
+        self, model: Model, image: Any, stack: Stack, *, match_spacing: MatchSpacing = False
+    ) -> Generator[Event, None, Normalization | None]:
+        """How an image is scaled for a model.
+
+        Parameters
+        ----------
+        model
+            The model.
+        image
+            What the image is known by, such as its layer.
+        stack
+            Its pixels.
+        match_spacing
+            As in `PredictSettings`.
 
         Yields
         ------
@@ -49,14 +62,14 @@ class ImageRanges:
         Normalization or None
             None for an array in memory: it may be changed in place, so each mask measures it.
         """
-        arrays = _arrays_of(view.stack)
+        arrays = _arrays_of(stack)
         if any(isinstance(array, np.ndarray) for array in arrays):
             return None
         from napari_unetseg.models.voxel_sizes import fit_spacing
 
-        fitted = fit_spacing(model, view.stack, match=view.match_spacing)
+        fitted = fit_spacing(model, stack, match=match_spacing)
         factors = () if fitted.resampling is None else fitted.resampling.factors
-        key = (view.image, model.normalization, factors)  # a layer's scale may change
+        key = (image, model.normalization, factors)  # a layer's scale may change
         with self._lock:
             measured, known = self._known.get(key, ((), None))
             forgotten = self._forgotten

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import Event, Improved, Notice
+from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.jobs.image_ranges import ImageRanges
+from napari_unetseg.training.training_events import Improved
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Normalization, Stack
@@ -170,7 +171,9 @@ class Live:
         return MaskBegins(view, model.id, model.classes.structures, newest.scores, newest.before)
 
     def _predict(self, model: Model, view: View) -> Generator[Event, None, None]:
-        known = yield from self._ranges.find(model, view)
+        known = yield from self._ranges.find(
+            model, view.image, view.stack, match_spacing=view.match_spacing
+        )
         yield from mask_of(model, view, self._device, self._control, self._screen, known)
 
     def _next(self) -> Event | None:
@@ -256,7 +259,9 @@ class LookWork:
         """The mask of a plane; False if another view made it less urgent."""
         asked = replace(view, plane=plane)
         yield MaskBegins(asked, self.model.id, self.model.classes.structures, None)
-        known = yield from self.ranges.find(self.model, asked)
+        known = yield from self.ranges.find(
+            self.model, asked.image, asked.stack, match_spacing=asked.match_spacing
+        )
         for tile in mask_of(self.model, asked, self.device, control, self.screen, known):
             yield tile
             if self.screen.view is not view:

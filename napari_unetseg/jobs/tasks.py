@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.job_control import Control
     from napari_unetseg.core.labels import Structure
     from napari_unetseg.core.settings import PredictSettings, TrainSettings
-    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.models.model import Model
     from napari_unetseg.training.checkpoint_file import CheckpointFile
 
@@ -40,7 +40,7 @@ class Training:
         As `train_events` takes it; of a training on this computer.
     """
 
-    pairs: Sequence[Pair]
+    pairs: Sequence[AnnotatedImage]
     settings: TrainSettings
     structures: Sequence[Structure]
     model: Model | None

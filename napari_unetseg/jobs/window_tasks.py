@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.job_control import Control
     from napari_unetseg.core.labels import LabelKind, Structure
     from napari_unetseg.core.settings import MatchSpacing, TrainSettings
-    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.inference.large.output_format import Saving
     from napari_unetseg.jobs.live_predictor import Screen
     from napari_unetseg.models.model import Model
@@ -56,7 +56,7 @@ class Progress(Event):
 class Snapshot(Protocol):
     """An annotated image at one moment."""
 
-    def pair(self) -> Pair:
+    def pair(self) -> AnnotatedImage:
         """The annotated image; in any thread."""
 
 
@@ -110,7 +110,7 @@ class TrainWork:
 
     def __call__(self, control: Control) -> Generator[Event, None, Model]:
         """Yield the events of the training, and masks between them; return the model."""
-        others: list[Pair] = []
+        others: list[AnnotatedImage] = []
         for source in self.folders:
             others += yield from _open_folder(source)
         control.keep_pairs(tuple(others))
@@ -123,7 +123,7 @@ class TrainWork:
         return cast("Model", (yield from Elsewhere(task, self.computer)(control)))
 
 
-def _open_folder(source: LabelledFolder) -> Generator[Event, None, list[Pair]]:
+def _open_folder(source: LabelledFolder) -> Generator[Event, None, list[AnnotatedImage]]:
     from napari_unetseg.io.folder_pairs import find_pairs
 
     found = find_pairs(source.image, source.labels, source.kind, threshold=source.threshold)

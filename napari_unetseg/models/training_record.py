@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import datetime
 import platform
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-import torch
 from pydantic import BaseModel, ConfigDict
 
-from napari_unetseg.core.events import Choice
 from napari_unetseg.core.metrics import Scores
 from napari_unetseg.core.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from napari_unetseg.data.dataset import TrainingData
+    from napari_unetseg.data.dataset import TrainingDataset
 
 __all__ = [
+    "Choice",
     "CurvePoint",
     "ImageRecord",
     "TrainingRecord",
@@ -26,6 +26,26 @@ __all__ = [
     "remembered",
     "versions",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen for these images, and why.
+
+    Attributes
+    ----------
+    name, value
+        What was chosen, as it is shown, such as ``Patch`` and ``128 × 128``.
+    reason
+        Why, in a few words.
+    setting
+        The field of `TrainSettings` that overrides it; empty where none does.
+    """
+
+    name: str
+    value: str
+    reason: str
+    setting: str
 
 
 class _Record(BaseModel):
@@ -97,7 +117,7 @@ def remembered(history: tuple[TrainingRecord, ...]) -> tuple[TrainingRecord, ...
     return (*old, *newest[-WITH_CURVES:])
 
 
-def image_records(data: TrainingData) -> tuple[ImageRecord, ...]:
+def image_records(data: TrainingDataset) -> tuple[ImageRecord, ...]:
     """Records of the images of a training."""
     return tuple(
         ImageRecord(
@@ -114,6 +134,8 @@ def image_records(data: TrainingData) -> tuple[ImageRecord, ...]:
 
 def versions() -> dict[str, str]:
     """Versions that a result can depend on."""
+    import torch  # here, so that a window that shows records does not need it
+
     found = {"python": platform.python_version(), "torch": str(torch.__version__)}
     for name in ("napari-unetseg", "numpy", "torchvision"):
         try:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari_unetseg.core.events import Choice
+from napari_unetseg.models.training_record import Choice
 
 if TYPE_CHECKING:
     from napari_unetseg.core.settings import TrainSettings
-    from napari_unetseg.data.dataset import TrainingData
+    from napari_unetseg.data.dataset import TrainingDataset
     from napari_unetseg.training.trainer import Learner
     from napari_unetseg.training.training_plan import Plan
 
@@ -16,7 +16,7 @@ __all__ = ["explain"]
 
 
 def explain(
-    plan: Plan, data: TrainingData, settings: TrainSettings, learner: Learner, device: str
+    plan: Plan, data: TrainingDataset, settings: TrainSettings, learner: Learner, device: str
 ) -> tuple[Choice, ...]:
     """Name, value, reason and overriding setting of each thing that was chosen."""
     found = [_network(plan, settings), _start(learner, settings)]
@@ -46,7 +46,9 @@ def _start(learner: Learner, settings: TrainSettings) -> Choice:
     if learner.continued:
         held = bool(learner.teacher and learner.teacher.planes)
         kept = ", and its mask is kept where nothing is painted (distillation)" if held else ""
-        return Choice("Start", "your model", f"training continues from it{kept}", "hold" * held)
+        return Choice(
+            "Start", "your model", f"training continues from it{kept}", "distillation_weight" * held
+        )
     if learner.pretrained:
         return Choice(
             "Start",
@@ -72,12 +74,16 @@ def _patch(plan: Plan, settings: TrainSettings, device: str, processes: int) -> 
 def _borders(learner: Learner, settings: TrainSettings) -> Choice:
     if weight := learner.loss_weights()["edges"]:
         reason = "strokes do not show where structures end"
-        return Choice("Edge loss", f"weight {weight:.2g}", reason, "borders")
-    reason = "full masks show where structures end" if settings.borders else "as in the settings"
-    return Choice("Edge loss", "none", reason, "borders")
+        return Choice("Edge loss", f"weight {weight:.2g}", reason, "edge_loss_weight")
+    reason = (
+        "full masks show where structures end"
+        if settings.edge_loss_weight
+        else "as in the settings"
+    )
+    return Choice("Edge loss", "none", reason, "edge_loss_weight")
 
 
-def _range(data: TrainingData, settings: TrainSettings, learner: Learner) -> Choice:
+def _range(data: TrainingDataset, settings: TrainSettings, learner: Learner) -> Choice:
     by_image = data.normalization.per_image
     reason = "their ranges differ" if by_image else "all images have about the same range"
     if learner.continued and by_image:
@@ -92,7 +98,7 @@ def _range(data: TrainingData, settings: TrainSettings, learner: Learner) -> Cho
     )
 
 
-def _held_out(data: TrainingData) -> Choice:
+def _held_out(data: TrainingDataset) -> Choice:
     blocks = len(data.validation_blocks())
     return Choice(
         "Held out",

@@ -16,8 +16,8 @@ from napari_unetseg.training.augmentation import Augmenter, margin
 
 if TYPE_CHECKING:
     from napari_unetseg.core.settings import TrainSettings
-    from napari_unetseg.data.dataset import TrainingData
-    from napari_unetseg.data.validation_split import Place
+    from napari_unetseg.data.dataset import TrainingDataset
+    from napari_unetseg.data.validation_split import VoxelIndex
     from napari_unetseg.training.distillation import Teacher
 
 __all__ = ["Batch", "Key", "Prefetcher", "Sampler", "seed_of"]
@@ -36,13 +36,13 @@ class Sampler:
     Two of them are equal if they draw the same samples.
     """
 
-    data: TrainingData
+    data: TrainingDataset
     teacher: Teacher | None
     augment: Augmenter
     settings: TrainSettings
     patch: tuple[int, ...]
 
-    def sample(self, key: Key, number: int, place: Place | None = None) -> Sample:
+    def sample(self, key: Key, number: int, place: VoxelIndex | None = None) -> Sample:
         """Image (C, *patch), target (*patch), and whether the teacher knows the image.
 
         It is cut around ``place``, or around a voxel that is picked.
@@ -52,7 +52,7 @@ class Sampler:
         cut = (*self.patch[:-2], *(math.ceil(p * factor) for p in self.patch[-2:]))
         plane, anchor = place or self._pick(rng)
         labels = self.teacher.labels(plane) if self.teacher else None
-        image, target = self.data.cut(plane, anchor, cut, rng, self.patch, labels)
+        image, target = self.data.crop_patch(plane, anchor, cut, rng, self.patch, labels)
         generator = torch.Generator()
         generator.manual_seed(seed_of(self.settings.seed, *key, number))
         x, y = self.augment(
@@ -60,11 +60,11 @@ class Sampler:
         )
         return x, y, self.teacher is not None and self.teacher.knows(plane)
 
-    def _pick(self, rng: np.random.Generator) -> Place:
+    def _pick(self, rng: np.random.Generator) -> VoxelIndex:
         """A voxel to learn from: a labelled one, or now and then any one that the teacher knows."""
-        return (self.teacher.pick(rng) if self.teacher else None) or self.data.pick(rng)
+        return (self.teacher.pick(rng) if self.teacher else None) or self.data.sample_anchor(rng)
 
-    def batch(self, key: Key, numbers: Iterable[int], places: Sequence[Place] = ()) -> Batch:
+    def batch(self, key: Key, numbers: Iterable[int], places: Sequence[VoxelIndex] = ()) -> Batch:
         """The samples with these numbers; the first are cut around ``places``."""
         return _stacked(
             self.sample(key, n, places[n] if n < len(places) else None) for n in numbers

@@ -27,7 +27,7 @@ from napari_unetseg.training.saved_state import (
 
 if TYPE_CHECKING:
     from napari_unetseg.core.settings import TrainSettings
-    from napari_unetseg.data.dataset import TrainingData
+    from napari_unetseg.data.dataset import TrainingDataset
     from napari_unetseg.models.model import Model
     from napari_unetseg.training.checkpoint_file import CheckpointFile
     from napari_unetseg.training.trainer import Learner
@@ -45,7 +45,7 @@ OF_A_RUN = {"threads", "device"}
 
 
 def identity(
-    data: TrainingData, settings: TrainSettings, plan: Plan, init: Model | None
+    data: TrainingDataset, settings: TrainSettings, plan: Plan, init: Model | None
 ) -> Identity:
     """Which training this is, whatever comes of it."""
     labels = hashlib.blake2b(repr((data.classes.numbers, data.validated)).encode())

@@ -13,8 +13,8 @@ from torch.nn import functional
 from napari_unetseg.core.labels import IGNORE
 
 if TYPE_CHECKING:
-    from napari_unetseg.data.dataset import TrainingData
-    from napari_unetseg.data.validation_split import Plane
+    from napari_unetseg.data.dataset import TrainingDataset
+    from napari_unetseg.data.validation_split import LabelledPlane
     from napari_unetseg.models.unet import UNet
 
 __all__ = ["Teacher", "distillation_loss"]
@@ -46,7 +46,7 @@ class Teacher:
         was seen.
     """
 
-    def __init__(self, network: UNet, data: TrainingData, seen: Collection[str]) -> None:
+    def __init__(self, network: UNet, data: TrainingDataset, seen: Collection[str]) -> None:
         self.network = network.folded().requires_grad_(False)
         known = [
             pair.corrections is not None or fingerprint in seen
@@ -58,15 +58,15 @@ class Teacher:
         self.planes = [plane for plane in planes if _without_blocks(plane).size]
         self._labels = {id(plane): _without_blocks(plane) for plane in self.planes}
 
-    def labels(self, plane: Plane) -> np.ndarray:
+    def labels(self, plane: LabelledPlane) -> np.ndarray:
         """Class indices to train on, with `HELD_OUT` where the teacher must not be asked."""
         return self._labels.get(id(plane), plane.train)
 
-    def knows(self, plane: Plane) -> bool:
+    def knows(self, plane: LabelledPlane) -> bool:
         """Whether its mask of this plane was seen, and something there is not labelled."""
         return id(plane) in self._labels
 
-    def pick(self, rng: np.random.Generator) -> tuple[Plane, int] | None:
+    def pick(self, rng: np.random.Generator) -> tuple[LabelledPlane, int] | None:
         """Now and then a voxel of a plane that it knows, labelled or not: plane and flat index."""
         if not self.planes or rng.random() >= ANYWHERE:
             return None
@@ -123,7 +123,7 @@ def _around(places: Tensor) -> Tensor:
     return functional.max_pool2d(planes, 2 * NEAR + 1, 1, NEAR).view(places.shape) > 0
 
 
-def _without_blocks(plane: Plane) -> np.ndarray:
+def _without_blocks(plane: LabelledPlane) -> np.ndarray:
     """What to train on, and `HELD_OUT` in the validation blocks and their guard.
 
     It is empty where all is labelled. A plane keeps it, since newer strokes change few planes.

@@ -162,10 +162,12 @@ def _edges(batch: LossInputs) -> Mean:
 LOSSES = (
     LossTerm("cross_entropy", lambda _: 1.0, cross_entropy),
     LossTerm("dice", lambda x: float(x.settings.dice), dice_loss),
-    LossTerm("distillation", lambda x: x.settings.hold * x.has_teacher, _distillation),
+    LossTerm(
+        "distillation", lambda x: x.settings.distillation_weight * x.has_teacher, _distillation
+    ),
     LossTerm(
         "edges",
-        lambda x: x.settings.borders * x.label_amount * x.edge_ramp * x.has_strokes,
+        lambda x: x.settings.edge_loss_weight * x.label_amount * x.edge_ramp * x.has_strokes,
         _edges,
     ),
 )

@@ -12,10 +12,11 @@ from napari_unetseg.training.stroke_adaptation import FEW, StrokeAnswer, as_good
 from napari_unetseg.training.training_state import Best
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.events import Event, Improved
+    from napari_unetseg.core.events import Event
     from napari_unetseg.core.metrics import Scores
-    from napari_unetseg.data.validation_split import Places
+    from napari_unetseg.data.validation_split import VoxelIndices
     from napari_unetseg.training.trainer import Learner, Weights
+    from napari_unetseg.training.training_events import Improved
     from napari_unetseg.training.training_state import Progress
 
 __all__ = ["Answers", "StoppedError"]
@@ -53,7 +54,7 @@ class Answers:
         self._number = 0
         self._asked: StrokeAnswer | None = None
 
-    def to(self, newer: Places) -> Generator[Event, None, None]:
+    def to(self, newer: VoxelIndices) -> Generator[Event, None, None]:
         """Answer these strokes, which end the search for an answer to those before."""
         self._asked, shown = None, self.progress.best
         if not newer or shown is None or shown.scores is None:

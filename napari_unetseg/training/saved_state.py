@@ -13,9 +13,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from napari_unetseg.core.events import StartedFrom
 from napari_unetseg.core.metrics import Scores
 from napari_unetseg.models.training_record import CurvePoint
+from napari_unetseg.training.training_events import StartedFrom
 from napari_unetseg.training.training_state import Best
 
 if TYPE_CHECKING:

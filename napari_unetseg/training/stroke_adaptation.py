@@ -20,7 +20,7 @@ from napari_unetseg.models.unet import NORMS
 
 if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
-    from napari_unetseg.data.validation_split import Place, Places
+    from napari_unetseg.data.validation_split import VoxelIndex, VoxelIndices
     from napari_unetseg.training.batch_sampler import Batch
     from napari_unetseg.training.trainer import Learner, Weights
 
@@ -73,13 +73,13 @@ class StrokeAnswer:
         Which of a training's answers this is, for its random numbers.
     """
 
-    def __init__(self, learner: Learner, shown: Weights, newer: Places, number: int) -> None:
+    def __init__(self, learner: Learner, shown: Weights, newer: VoxelIndices, number: int) -> None:
         self.learner, self.shown, self.newer = learner, shown, newer
         self._seed = [learner.settings.seed, STREAM, number]
         self._ends = np.cumsum([len(places) for _, places in newer])
         self._samples = self._look()
 
-    def _place(self, number: int) -> Place:
+    def _place(self, number: int) -> VoxelIndex:
         """A newer voxel, by its number."""
         which = int(np.searchsorted(self._ends, number, side="right"))
         plane, places = self.newer[which]
@@ -94,7 +94,7 @@ class StrokeAnswer:
             np.put(only[id(plane)], places, plane.train.reshape(-1)[places])
         for number in np.unique(np.linspace(0, self._ends[-1] - 1, LOOKED_AT).astype(int)):
             plane, anchor = self._place(int(number))
-            image, target = learner.data.cut(
+            image, target = learner.data.crop_patch(
                 plane, anchor, learner.patch, rng, labels=only[id(plane)]
             )
             images.append(torch.from_numpy(image))

@@ -11,10 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from napari_unetseg.core.errors import TrainingError, UserError
-from napari_unetseg.core.events import Event, Improved, Notice, Outcome, Prepared, Renewed
+from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.settings import TrainSettings
-from napari_unetseg.data.dataset import Pair, TrainingData
+from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.models import transfer
 from napari_unetseg.models.model import Model
 from napari_unetseg.models.training_record import (
@@ -33,16 +33,18 @@ from napari_unetseg.training.auto_settings import explain
 from napari_unetseg.training.checkpoint import Checkpoints, identity
 from napari_unetseg.training.model_selection import Answers, StoppedError
 from napari_unetseg.training.trainer import Learner, NotFiniteError, Weights
+from napari_unetseg.training.training_events import Improved, Outcome, Prepared, Renewed
 from napari_unetseg.training.training_plan import Plan, make_plan
 from napari_unetseg.training.training_state import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from napari_unetseg.core.events import Choice
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.core.labels import Structure
     from napari_unetseg.core.metrics import Scores
+    from napari_unetseg.data.annotated_image import AnnotatedImage
+    from napari_unetseg.models.training_record import Choice
     from napari_unetseg.training.checkpoint_file import CheckpointFile
 
 __all__ = ["train", "train_events"]
@@ -58,7 +60,7 @@ what the earlier one took."""
 
 
 def train_events(
-    pairs: Sequence[Pair],
+    pairs: Sequence[AnnotatedImage],
     settings: TrainSettings | None = None,
     *,
     structures: Sequence[Structure] = (),
@@ -117,7 +119,7 @@ def train_events(
 
 
 def _train(
-    pairs: Sequence[Pair],
+    pairs: Sequence[AnnotatedImage],
     settings: TrainSettings,
     structures: Sequence[Structure],
     init: Model | None,
@@ -144,7 +146,7 @@ class _Run:
 
     def __init__(
         self,
-        pairs: Sequence[Pair],
+        pairs: Sequence[AnnotatedImage],
         settings: TrainSettings,
         structures: Sequence[Structure],
         init: Model | None,
@@ -174,7 +176,7 @@ class _Run:
         self.answers = Answers(self.learner, self.progress, self._look_up, self._answered)
         self.renewed_at, self.renewing = -math.inf, 0.0
 
-    def _hold_to(self, weights: Weights, before: TrainingData | None) -> None:
+    def _hold_to(self, weights: Weights, before: TrainingDataset | None) -> None:
         """Hold on to what these weights say of images whose mask was seen: those of earlier data.
 
         What nothing is labelled of is held everywhere: it is known from these weights alone.
@@ -371,10 +373,10 @@ class _Run:
         self.renewed_at = self.progress.seconds
         self.renewing = self.renewed_at - start
 
-    def _renew(self, newer: Sequence[Pair]) -> Generator[Event, None, None]:
+    def _renew(self, newer: Sequence[AnnotatedImage]) -> Generator[Event, None, None]:
         before = self.data
         try:
-            self._use(self.data.renewed(newer, self.control.fixed), before)
+            self._use(self.data.with_annotations(newer, self.control.fixed), before)
         except (UserError, OSError, RuntimeError, MemoryError) as error:
             text = str(error)
             if is_out_of_memory(error):
@@ -389,14 +391,14 @@ class _Run:
             self.progress.renew(self.learner)
             voxels = self.data.train_voxels + self.data.validation_voxels
             yield Renewed(voxels, self.progress.steps, self.progress.seconds)
-            yield from self.answers.to(self.data.newer_than(before))
+            yield from self.answers.to(self.data.labels_added_since(before))
 
     def _answered(self, scores: Scores, before: Scores) -> Improved:
         """A model to show, since newer strokes came."""
         model, progress = self.model("newer strokes came"), self.progress
         return Improved(model, scores, progress.seconds, progress.steps, before)
 
-    def _use(self, data: TrainingData, before: TrainingData | None = None) -> None:
+    def _use(self, data: TrainingDataset, before: TrainingDataset | None = None) -> None:
         """Learn from these data; hold on to the best model, whose mask of the others was shown."""
         self.data = data
         self.learner.use(data)
@@ -470,24 +472,28 @@ class _Run:
 
 
 def _read(
-    pairs: Sequence[Pair],
+    pairs: Sequence[AnnotatedImage],
     settings: TrainSettings,
     structures: Sequence[Structure],
     init: Model | None,
-) -> TrainingData:
+) -> TrainingDataset:
     """Read and check images and labels, against the model to go on from if there is one."""
     images = [pair.image for pair in pairs]
     same = bool(init and images and _channels(init, images[0]) == init.channels)
-    known = init.classes if init and same and init.dims == settings.dims and settings.hold else None
+    known = (
+        init.classes
+        if init and same and init.dims == settings.dims and settings.distillation_weight
+        else None
+    )
     if known and structures:
         listed = {structure.number for structure in structures}
         left = tuple(s for s in known.structures if s.number in listed)
         known = replace(known, structures=left)
     normalization = init.normalization.going_on(images) if init and same else None
-    return TrainingData(
+    return TrainingDataset(
         pairs,
         settings.dims,
-        settings.validation,
+        settings.validation_fraction,
         structures=[*(init.classes.structures if init else ()), *structures],
         seed=settings.seed,
         normalization=normalization,
@@ -496,7 +502,7 @@ def _read(
     )
 
 
-def _kept(data: TrainingData) -> str:
+def _kept(data: TrainingDataset) -> str:
     """What is not labelled, in a sentence."""
     names = dict(zip(data.classes.numbers, data.classes.names, strict=True))
     left = [names[number] for number in data.unlabelled]
@@ -505,7 +511,7 @@ def _kept(data: TrainingData) -> str:
     return f"There are no labels of {names_left}: the model keeps what it knows of {what}{end}."
 
 
-def _nothing_to_hold(data: TrainingData) -> str:
+def _nothing_to_hold(data: TrainingDataset) -> str:
     names = zip(data.classes.numbers, data.classes.names, strict=True)
     (name,) = (name for number, name in names if number not in data.unlabelled)
     return (
@@ -516,7 +522,7 @@ def _nothing_to_hold(data: TrainingData) -> str:
 
 
 def _begin_with(
-    init: Model | None, data: TrainingData, settings: TrainSettings, group: ProcessGroup
+    init: Model | None, data: TrainingDataset, settings: TrainSettings, group: ProcessGroup
 ) -> tuple[Plan, Mapping[str, Tensor] | None, tuple[str, ...]]:
     """The plan, and with a model to go on from its weights and what was changed of them."""
     device = group.device.type
@@ -534,7 +540,7 @@ def _channels(init: Model | None, image: Stack) -> tuple[str, ...]:
 
 
 def train(
-    pairs: Sequence[Pair],
+    pairs: Sequence[AnnotatedImage],
     settings: TrainSettings | None = None,
     *,
     structures: Sequence[Structure] = (),

@@ -38,7 +38,7 @@ from napari_unetseg.training.validation import Validator
 if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.settings import TrainSettings
-    from napari_unetseg.data.dataset import TrainingData
+    from napari_unetseg.data.dataset import TrainingDataset
     from napari_unetseg.models.unet import UNet
     from napari_unetseg.training.training_plan import Plan
 
@@ -77,7 +77,7 @@ class Learner:
 
     def __init__(
         self,
-        data: TrainingData,
+        data: TrainingDataset,
         plan: Plan,
         settings: TrainSettings,
         device: torch.device,
@@ -122,7 +122,7 @@ class Learner:
         self._freeze()
         self._new_optimizer()
 
-    def use(self, data: TrainingData) -> None:
+    def use(self, data: TrainingDataset) -> None:
         """Train and score on these data from now on."""
         self.data = self.validator.data = data
         self._weigh()
@@ -135,7 +135,7 @@ class Learner:
         Their mask could be seen, so that what was painted since is where it was wrong. None where
         the settings ask for no teacher.
         """
-        hold = self.settings.hold
+        hold = self.settings.distillation_weight
         return Teacher(self.network_of(weights), self.data, seen) if hold else None
 
     def hold_to(self, teacher: Teacher | None) -> None:
@@ -145,7 +145,7 @@ class Learner:
     def _weigh(self) -> None:
         """Weigh the classes by what is labelled and by what they are thought to cover."""
         self.class_weights = None
-        if self.settings.balance:
+        if self.settings.class_weighting:
             shares = None if self.shares is None else torch.tensor(self.shares)
             weights = class_weights(torch.from_numpy(self.data.counts), shares)
             self.class_weights = weights.to(self.device)
@@ -174,7 +174,7 @@ class Learner:
             self.shares = None
             self._weigh()
             head.fit(self.class_weights)
-            if self.settings.balance and head.complete:
+            if self.settings.class_weighting and head.complete:
                 self.shares = tuple(head.class_shares().tolist())
                 self._weigh()
                 head.fit(self.class_weights)
@@ -380,7 +380,7 @@ class Learner:
     @torch.no_grad()
     def _average(self) -> None:
         """Move the averaged weights towards the newest ones, faster at first."""
-        keep = min(AVERAGE, self._first_average()) if self.settings.average else 0.0
+        keep = min(AVERAGE, self._first_average()) if self.settings.ema else 0.0
         newest = self.network.state_dict()
         for name, value in self.averaged.state_dict().items():
             if value.is_floating_point():

@@ -11,7 +11,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.settings import NetSettings, TrainSettings
 
 if TYPE_CHECKING:
-    from napari_unetseg.data.dataset import TrainingData
+    from napari_unetseg.data.dataset import TrainingDataset
 
 __all__ = ["Plan", "level_strides", "make_plan"]
 
@@ -65,7 +65,7 @@ def level_strides(
 
 
 def make_plan(
-    data: TrainingData,
+    data: TrainingDataset,
     settings: TrainSettings,
     device: str,
     init: NetSettings | None,
@@ -92,25 +92,8 @@ def make_plan(
         The batch that was asked for has fewer patches than there are processes.
     """
     where = "cpu" if device == "cpu" else "gpu"
-    image = data.pairs[0].image
     shapes = [p.image.spatial_shape(data.dims) for p in data.pairs]
-    smallest = tuple(min(s[a] for s in shapes) for a in range(data.dims))
-    strides = None
-    levels = DEPTH[data.dims] if settings.encoder == "unet" else RESIDUAL_DEPTH
-    depth = settings.depth or levels
-    if data.dims == 3:
-        strides = level_strides(smallest, image.spatial_spacing(3), depth)
-    net = init or NetSettings(
-        dims=settings.dims,
-        in_channels=image.n_channels,
-        out_channels=data.classes.out_channels,
-        depth=depth,
-        width=settings.width,
-        norm=settings.norm,
-        dropout=settings.dropout,
-        strides=strides,
-        encoder=settings.encoder,
-    )
+    net = init or _net(data, settings, shapes)
     patch = _patch(net, settings, where, shapes)
     if settings.batch and settings.batch < processes:
         raise UserError(
@@ -128,6 +111,29 @@ def make_plan(
     else:
         steps = (settings.epochs or EPOCHS) * epoch_steps
     return Plan(net, patch, batch, epoch_steps, steps)
+
+
+def _net(
+    data: TrainingDataset, settings: TrainSettings, shapes: Sequence[tuple[int, ...]]
+) -> NetSettings:
+    """The architecture for images of these shapes."""
+    image, strides = data.pairs[0].image, None
+    levels = DEPTH[data.dims] if settings.encoder == "unet" else RESIDUAL_DEPTH
+    depth = settings.depth or levels
+    if data.dims == 3:
+        smallest = tuple(min(shape[axis] for shape in shapes) for axis in range(3))
+        strides = level_strides(smallest, image.spatial_spacing(3), depth)
+    return NetSettings(
+        dims=settings.dims,
+        in_channels=image.n_channels,
+        out_channels=data.classes.out_channels,
+        depth=depth,
+        width=settings.width,
+        norm=settings.norm,
+        dropout=settings.dropout,
+        strides=strides,
+        encoder=settings.encoder,
+    )
 
 
 def _patch(

@@ -8,9 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from napari_unetseg.core.events import EpochDone, Outcome, StartedFrom, StepDone, TrainingDone
 from napari_unetseg.models.training_record import CurvePoint
 from napari_unetseg.training.stroke_adaptation import FEW
+from napari_unetseg.training.training_events import (
+    EpochDone,
+    Outcome,
+    StartedFrom,
+    StepDone,
+    TrainingDone,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +99,7 @@ class Progress:
     @property
     def rate(self) -> float:
         """Learning rate relative to its setting: a short rise, then a cosine; or constant."""
-        if not self.settings.anneal:
+        if not self.settings.cosine_schedule:
             return 1.0
         falling = LEAST_RATE + (1 - LEAST_RATE) * 0.5 * (1 + math.cos(math.pi * self.fraction))
         return min(1.0, (self.steps + 1) / WARM_UP) * falling

@@ -25,8 +25,8 @@ from napari_unetseg.runtime.distributed import ProcessGroup
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 
 if TYPE_CHECKING:
-    from napari_unetseg.data.dataset import TrainingData
-    from napari_unetseg.data.validation_split import Block, Plane
+    from napari_unetseg.data.dataset import TrainingDataset
+    from napari_unetseg.data.validation_split import LabelledPlane, ValidationBlock
 
 __all__ = ["Validator"]
 
@@ -43,7 +43,7 @@ class Validator:
 
     def __init__(
         self,
-        data: TrainingData,
+        data: TrainingDataset,
         network: UNet,
         device: torch.device,
         group: ProcessGroup | None = None,
@@ -91,7 +91,9 @@ class Validator:
             losses += log_losses(truth, shares)
         return np.concatenate([counts, sums, losses[None]])
 
-    def _predicted(self, network: UNet) -> Iterator[tuple[Plane, Block, np.ndarray]]:
+    def _predicted(
+        self, network: UNet
+    ) -> Iterator[tuple[LabelledPlane, ValidationBlock, np.ndarray]]:
         """Probabilities (classes, *block) of each block; a plane with many is predicted whole."""
         blocks = self.data.validation_blocks()
         planes = [list(group) for _, group in groupby(blocks, key=lambda found: id(found[0]))]
@@ -118,7 +120,7 @@ class Validator:
             for r, s, size in zip(region, self.stride, shape, strict=True)
         )
 
-    def _infer(self, network: UNet, plane: Plane, read: Region) -> np.ndarray:
+    def _infer(self, network: UNet, plane: LabelledPlane, read: Region) -> np.ndarray:
         image = torch.from_numpy(self.data.read(plane, read))[None].to(self.device)
         if image.ndim == 4:
             image = image.contiguous(memory_format=torch.channels_last)

@@ -12,7 +12,7 @@ from helpers import Watched, blobs, run_training, strokes, tiny
 from napari_unetseg.annotations.sparse_array import SparseGrid, planes_with
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.labels import LabelKind, most_probable
-from napari_unetseg.data.dataset import Pair
+from napari_unetseg.data.annotated_image import AnnotatedImage
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells where a file was written")
@@ -105,7 +105,7 @@ def test_training_reads_the_planes_with_strokes_and_a_few_for_the_range() -> Non
             return get(self, index)
 
     stack = Stack(Noting(planes.array, most=image.size), "ZYX")
-    run_training([Pair(stack, labels, LabelKind.STROKES)], tiny(steps=4))
+    run_training([AnnotatedImage(stack, labels, LabelKind.STROKES)], tiny(steps=4))
     assert 123 in read
     assert len(set(read)) <= 12  # eight for the range of intensities, two for the fingerprint
 

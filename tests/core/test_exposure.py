@@ -15,7 +15,7 @@ from helpers import blobs, dice, of_kind, random_model, run_training, strokes, t
 from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.image_stack import Normalization, Stack
 from napari_unetseg.core.resample import Resampling
-from napari_unetseg.data.dataset import Pair
+from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.models.model import Model, load_model
 
@@ -49,7 +49,7 @@ def model() -> Model:
     """A model of one training image."""
     _, truth = blobs((96, 96), 10, 0)
     settings = tiny(steps=80, learning_rate=2e-2)
-    found, _ = run_training([Pair(stack(cells()), strokes(truth), "strokes")], settings)
+    found, _ = run_training([AnnotatedImage(stack(cells()), strokes(truth), "strokes")], settings)
     return found  # type: ignore[no-any-return]
 
 
@@ -373,20 +373,22 @@ def test_a_range_that_is_to_be_kept_is_kept() -> None:
 def test_a_training_that_goes_on_with_another_exposure_says_no_more_of_it(model: Model) -> None:
     image, truth = stack(5 * cells(8)), blobs((96, 96), 10, 8)[1]
     assert model.normalization.for_stack(image)[1]
-    on = run_training([Pair(image, strokes(truth), "strokes")], tiny(steps=2), init=model)[0]
+    on = run_training(
+        [AnnotatedImage(image, strokes(truth), "strokes")], tiny(steps=2), init=model
+    )[0]
     assert on.normalization.per_image
     assert why_this_range(on) == "the ranges of these images or of your model's differ"
     for known in (image, stack(cells())):
         assert on.normalization.for_stack(known)[1] == ()
     same = run_training(
-        [Pair(stack(cells(9)), strokes(truth), "strokes")], tiny(steps=2), init=model
+        [AnnotatedImage(stack(cells(9)), strokes(truth), "strokes")], tiny(steps=2), init=model
     )[0]
     assert same.normalization == model.normalization
     assert why_this_range(same) == why_this_range(model) == "all images have about the same range"
     told = tiny(steps=1, normalization="image")
-    assert why_this_range(run_training([Pair(image, strokes(truth), "strokes")], told)[0]).endswith(
-        "settings"
-    )
+    assert why_this_range(
+        run_training([AnnotatedImage(image, strokes(truth), "strokes")], told)[0]
+    ).endswith("settings")
 
 
 def why_this_range(model: Model) -> str:

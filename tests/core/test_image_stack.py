@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.image_stack import Normalization, Stack, native
-from napari_unetseg.data.dataset import Pair
+from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.training.train import train
 
@@ -293,7 +293,7 @@ def in_depth(image: np.ndarray, depth: str) -> np.ndarray:
 
 def test_the_same_picture_in_any_bit_depth_gives_the_same_mask() -> None:
     image, truth = blobs((96, 96), 10, seed=1)
-    pairs = [Pair(Stack(in_depth(image, "uint8"), "YX"), strokes(truth), "strokes")]
+    pairs = [AnnotatedImage(Stack(in_depth(image, "uint8"), "YX"), strokes(truth), "strokes")]
     model = train(pairs, tiny(steps=80, learning_rate=2e-2))
     fresh, fresh_truth = blobs((96, 96), 10, seed=5)
     masks = {d: predict(model, in_depth(fresh, d)) for d in ("uint8", "uint16", "float")}

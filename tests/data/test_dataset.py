@@ -16,20 +16,23 @@ from hypothesis import strategies as st
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.labels import IGNORE, Classes, LabelKind, Structure
-from napari_unetseg.data.dataset import Pair, TrainingData
-from napari_unetseg.data.validation_split import GUARD, block_shape, split
+from napari_unetseg.data.annotated_image import AnnotatedImage
+from napari_unetseg.data.dataset import TrainingDataset
+from napari_unetseg.data.validation_split import GUARD, block_shape, split_train_validation
 
 FLAT = (1.0, 1.0)
 
 
-def pair_of(labels: Any, kind: LabelKind = LabelKind.STROKES, **more: Any) -> Pair:
+def pair_of(labels: Any, kind: LabelKind = LabelKind.STROKES, **more: Any) -> AnnotatedImage:
     axes = "TZYX"[-labels.ndim :]
     image = np.random.default_rng(0).random(labels.shape).astype(np.float32)
-    return Pair(Stack(image, axes), labels, kind, **more)
+    return AnnotatedImage(Stack(image, axes), labels, kind, **more)
 
 
-def data_of(*pairs: Pair, dims: int = 2, share: float = 0.2, **more: Any) -> TrainingData:
-    return TrainingData(pairs, dims, share, **more)
+def data_of(
+    *pairs: AnnotatedImage, dims: int = 2, share: float = 0.2, **more: Any
+) -> TrainingDataset:
+    return TrainingDataset(pairs, dims, share, **more)
 
 
 # -- pairs ---------------------------------------------------------------------------------------
@@ -41,12 +44,12 @@ def test_other_shapes_are_refused_with_both_shapes(which: str) -> None:
     arrays = {"labels": np.zeros((20, 30), np.uint8), "corrections": None}
     arrays[which] = np.zeros((21, 30), np.uint8)
     with pytest.raises(UserError, match=r"cells has the shape \(20, 30\).*\(21, 30\)"):
-        Pair(image, kind="strokes", **arrays)  # type: ignore[arg-type]
+        AnnotatedImage(image, kind="strokes", **arrays)  # type: ignore[arg-type]
 
 
 def test_axes_of_length_one_make_no_difference() -> None:
     image = Stack(np.zeros((1, 20, 30), np.uint8), "ZYX", name="cells")
-    pair = Pair(
+    pair = AnnotatedImage(
         image, np.ones((20, 30), np.uint8), "strokes", corrections=np.ones((1, 1, 20, 30), np.uint8)
     )
     assert pair.labels.shape == pair.corrections.shape == (1, 20, 30)  # type: ignore[union-attr]
@@ -59,19 +62,19 @@ def test_what_labels_mean_must_be_said(kind: tuple[Any, ...], said: str) -> None
     """A mask that is silently taken for strokes would train without any background."""
     image = Stack(np.zeros((20, 30), np.uint8), "YX")
     with pytest.raises(UserError) as error:
-        Pair(image, np.zeros((20, 30), np.uint8), *kind)
+        AnnotatedImage(image, np.zeros((20, 30), np.uint8), *kind)
     assert all(f"'{name}'" in str(error.value) for name in LabelKind)
     assert str(error.value).endswith(f"every other number an object){said}.")
 
 
 def test_an_array_is_an_image_as_in_predict() -> None:
     labels = np.ones((2, 20, 30), np.uint8)
-    pair = Pair(np.zeros((2, 3, 20, 30), np.uint8), labels, "full", axes="ZCYX")
+    pair = AnnotatedImage(np.zeros((2, 3, 20, 30), np.uint8), labels, "full", axes="ZCYX")
     assert (pair.kind, pair.image.axes, pair.image.n_channels) == (LabelKind.FULL, "ZCYX", 3)
-    assert Pair(np.zeros((20, 30, 3)), labels[0], LabelKind.FULL).image.axes == "YXS"
-    assert Pair(np.zeros((2, 20, 30)), labels, "instances").image.axes == "ZYX"
+    assert AnnotatedImage(np.zeros((20, 30, 3)), labels[0], LabelKind.FULL).image.axes == "YXS"
+    assert AnnotatedImage(np.zeros((2, 20, 30)), labels, "instances").image.axes == "ZYX"
     with pytest.raises(UserError, match="do not match 'YX'"):
-        Pair(np.zeros((2, 20, 30)), labels, "full", axes="YX")
+        AnnotatedImage(np.zeros((2, 20, 30)), labels, "full", axes="YX")
 
 
 # -- blocks and the guard band -------------------------------------------------------------------
@@ -89,7 +92,7 @@ def test_split(shape: tuple[int, ...], share: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     target = rng.choice([0, 1, IGNORE], shape, p=[0.3, 0.2, 0.5]).astype(np.uint8)
     spacing = (2.0, 1.0, 1.0)[-len(shape) :]
-    train, validate, blocks = split(target, f"image {seed}", spacing, share)
+    train, validate, blocks = split_train_validation(target, f"image {seed}", spacing, share)
 
     np.testing.assert_array_equal(train[train != IGNORE], target[train != IGNORE])
     np.testing.assert_array_equal(validate[validate != IGNORE], target[validate != IGNORE])
@@ -115,7 +118,7 @@ def test_split(shape: tuple[int, ...], share: float, seed: int) -> None:
 def test_about_the_wanted_share_of_blocks_validates() -> None:
     target = np.zeros((800, 800), np.uint8)
     for share in (0.1, 0.2, 0.5):
-        validate = split(target, "key", FLAT, share)[1]
+        validate = split_train_validation(target, "key", FLAT, share)[1]
         assert (validate != IGNORE).mean() == pytest.approx(share, abs=0.12)
 
 
@@ -125,7 +128,7 @@ def test_anisotropic_blocks_are_as_deep_as_wide_in_space() -> None:
     assert block_shape((1, 256, 256), (1.0, 1.0, 1.0))[1:] == (32, 32)
 
 
-def regions(data: TrainingData) -> set[tuple[tuple[int, ...], tuple[tuple[int, int], ...]]]:
+def regions(data: TrainingDataset) -> set[tuple[tuple[int, ...], tuple[tuple[int, int], ...]]]:
     return {
         (plane.index, tuple((r.start, r.stop) for r in block.region))
         for plane in data.planes
@@ -136,8 +139,8 @@ def regions(data: TrainingData) -> set[tuple[tuple[int, ...], tuple[tuple[int, i
 def test_blocks_stay_as_strokes_are_added_and_images_renamed() -> None:
     image, truth = blobs((200, 220), 25)
     few, more = strokes(truth, 16), strokes(truth, 4)
-    before = data_of(Pair(Stack(image, "YX", name="a"), few, "strokes"))
-    after = data_of(Pair(Stack(image.copy(), "YX", name="b"), more, "strokes"))
+    before = data_of(AnnotatedImage(Stack(image, "YX", name="a"), few, "strokes"))
+    after = data_of(AnnotatedImage(Stack(image.copy(), "YX", name="b"), more, "strokes"))
     assert before.validated
     assert after.validated
     assert regions(before) <= regions(after)
@@ -150,7 +153,7 @@ def test_blocks_stay_as_strokes_are_added_and_images_renamed() -> None:
 def test_what_validates_in_one_plane_trains_in_none() -> None:
     """Neighbouring planes and frames look alike, so they must not tell each other's labels."""
     image, truth = blobs((3, 128, 128), 40)
-    data = data_of(Pair(Stack(image, "TYX"), strokes(truth, 4), "strokes"), share=0.3)
+    data = data_of(AnnotatedImage(Stack(image, "TYX"), strokes(truth, 4), "strokes"), share=0.3)
     assert len(data.planes) == 3
     assert data.validation_blocks()
     for _, block in data.validation_blocks():
@@ -190,7 +193,7 @@ def test_a_rare_structure_is_among_the_scored_blocks() -> None:
     labels = np.full((12, 128, 128), 255, np.uint8)
     labels[:, ::2] = 1
     image = np.random.default_rng(0).random(labels.shape).astype(np.float32)
-    common = data_of(Pair(Stack(image, "TYX"), labels, "strokes"), share=0.3)
+    common = data_of(AnnotatedImage(Stack(image, "TYX"), labels, "strokes"), share=0.3)
     scored = {id(block) for _, block in common.validation_blocks()}
     assert len(scored) == 64
     left_out = [
@@ -205,7 +208,7 @@ def test_a_rare_structure_is_among_the_scored_blocks() -> None:
         rare[(*index, *region)] = 2  # it validates here and nowhere else
         place = np.argwhere(common.planes[3].train != IGNORE)[:200]
         rare[3, place[:, 0], place[:, 1]] = 2
-        data = data_of(Pair(Stack(image, "TYX"), rare, "strokes"), share=0.3)
+        data = data_of(AnnotatedImage(Stack(image, "TYX"), rare, "strokes"), share=0.3)
         assert data.validated
         assert any((p.validate[b.region] == 2).any() for p, b in data.validation_blocks())
 
@@ -236,7 +239,7 @@ def test_every_sample_holds_a_label_in_its_core(
     data = data_of(pair_of(labels), dims=len(shape))
     seen: set[int] = set()
     for _ in range(100):
-        image, target = data.draw(size, rng, core)
+        image, target = data.sample_patch(size, rng, core)
         assert image.shape == (1, *size)
         assert image.dtype == np.float32
         assert target.shape == size
@@ -261,7 +264,7 @@ def test_the_core_stays_inside_a_large_enough_image() -> None:
     data = data_of(pair_of(labels), share=0.0)
     rng = np.random.default_rng(0)
     for _ in range(50):
-        _, target = data.draw((60, 60), rng, (32, 32))
+        _, target = data.sample_patch((60, 60), rng, (32, 32))
         assert (target[14:46, 14:46] != IGNORE).all()
 
 
@@ -272,7 +275,7 @@ def test_images_and_targets_of_a_sample_belong_together() -> None:
     data = data_of(full_pair(truth.astype(np.float32), truth, "YX"), share=0.0)
     low, high = data.normalization.low[0], data.normalization.high[0]
     for _ in range(30):
-        image, target = data.draw((70, 40), rng)
+        image, target = data.sample_patch((70, 40), rng)
         shown = (image[0] * (high - low) + low).round()
         known = target != IGNORE
         np.testing.assert_array_equal(shown[known], target[known])
@@ -284,7 +287,7 @@ def test_classes_are_drawn_alike_however_little_was_painted() -> None:
     labels[100, 100:104] = 1
     data = data_of(pair_of(labels))
     rng = np.random.default_rng(0)
-    hits = [bool((data.draw((16, 16), rng)[1] == 1).any()) for _ in range(200)]
+    hits = [bool((data.sample_patch((16, 16), rng)[1] == 1).any()) for _ in range(200)]
     assert 0.4 < np.mean(hits) < 0.7
 
 
@@ -333,11 +336,13 @@ def test_one_voxel_of_each_class_in_a_large_lazy_image(kind: str) -> None:
     labels[5, size - 1], labels[size // 2, 7] = 3, 255
     image = np.zeros((size, size), np.uint8)
     image[::3] = 200
-    data = data_of(Pair(Stack(lazily(kind, image), "YX"), lazily(kind, labels), "strokes"))
+    data = data_of(
+        AnnotatedImage(Stack(lazily(kind, image), "YX"), lazily(kind, labels), "strokes")
+    )
     assert data.classes.numbers == (0, 3)
     assert not data.validated
     rng = np.random.default_rng(0)
-    drawn = {int(v) for _ in range(20) for v in np.unique(data.draw((64, 64), rng)[1])}
+    drawn = {int(v) for _ in range(20) for v in np.unique(data.sample_patch((64, 64), rng)[1])}
     assert drawn == {0, 1, IGNORE}
 
 
@@ -345,11 +350,11 @@ def test_stacks_are_read_a_plane_at_a_time_and_only_where_labelled() -> None:
     labels = np.zeros((30, 40, 50), np.uint8)
     labels[7, 5], labels[9, 20] = 1, 255
     watched = Watched(np.zeros(labels.shape, np.uint8), most=40 * 50)
-    data = data_of(Pair(Stack(watched, "ZYX"), Watched(labels, most=40 * 50), "strokes"))
+    data = data_of(AnnotatedImage(Stack(watched, "ZYX"), Watched(labels, most=40 * 50), "strokes"))
     assert [p.index for p in data.planes] == [(7,), (9,)]
     rng = np.random.default_rng(0)
     for _ in range(10):
-        data.draw((16, 16), rng)
+        data.sample_patch((16, 16), rng)
 
 
 def test_memory_for_images_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,7 +427,7 @@ def halves(first: int, second: int, shape: tuple[int, ...] = (40, 40)) -> np.nda
     return labels
 
 
-BAD: list[tuple[str, Callable[[], list[Pair]], str]] = [
+BAD: list[tuple[str, Callable[[], list[AnnotatedImage]], str]] = [
     ("no image", list, "no image with labels"),
     ("nothing", lambda: [pair_of(np.zeros((40, 40), np.uint8))], "Nothing is labelled yet"),
     ("only one", lambda: [pair_of(halves(0, 1))], "Only structure 1 is labelled.*brush 255"),
@@ -441,7 +446,7 @@ BAD: list[tuple[str, Callable[[], list[Pair]], str]] = [
         "channels",
         lambda: [
             pair_of(halves(1, 255)),
-            Pair(
+            AnnotatedImage(
                 Stack(np.zeros((40, 40, 3), np.uint8), "YXS", name="rgb"), halves(1, 255), "strokes"
             ),
         ],
@@ -452,7 +457,7 @@ BAD: list[tuple[str, Callable[[], list[Pair]], str]] = [
 
 @pytest.mark.parametrize(("make", "sentence"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
 def test_what_cannot_be_trained_on_is_one_sentence(
-    make: Callable[[], list[Pair]], sentence: str
+    make: Callable[[], list[AnnotatedImage]], sentence: str
 ) -> None:
     with pytest.raises(UserError, match=sentence) as error:
         data_of(*make())
@@ -480,9 +485,9 @@ def test_classes_of_a_model_to_go_on_from() -> None:
 def test_images_of_another_bit_depth_are_scaled_as_in_prediction() -> None:
     image, truth = blobs((64, 64), 8)
     eight = (image.clip(0, 1) * 255).astype(np.uint8)
-    first = data_of(Pair(Stack(eight, "YX"), strokes(truth), "strokes"))
+    first = data_of(AnnotatedImage(Stack(eight, "YX"), strokes(truth), "strokes"))
     later = data_of(
-        Pair(Stack(eight.astype(np.uint16) * 257, "YX"), strokes(truth), "strokes"),
+        AnnotatedImage(Stack(eight.astype(np.uint16) * 257, "YX"), strokes(truth), "strokes"),
         normalization=first.normalization,
     )
     region = (slice(0, 64), slice(0, 64))
@@ -493,8 +498,10 @@ def test_images_of_another_bit_depth_are_scaled_as_in_prediction() -> None:
 
 def test_renewed_takes_newer_strokes_and_keeps_classes_and_range() -> None:
     image, truth = blobs((96, 96), 12)
-    data = data_of(Pair(Stack(image, "YX"), strokes(truth, 24), "strokes"))
-    newer = data.renewed([Pair(Stack(image, "YX"), strokes(truth, 8), "strokes")])
+    data = data_of(AnnotatedImage(Stack(image, "YX"), strokes(truth, 24), "strokes"))
+    newer = data.with_annotations(
+        [AnnotatedImage(Stack(image, "YX"), strokes(truth, 8), "strokes")]
+    )
     assert newer.train_voxels > data.train_voxels
     assert newer.classes == data.classes
     assert newer.normalization is data.normalization

@@ -17,25 +17,26 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import Structure
-from napari_unetseg.data.dataset import Pair, TrainingData
+from napari_unetseg.data.annotated_image import AnnotatedImage
+from napari_unetseg.data.dataset import TrainingDataset
 
 if TYPE_CHECKING:
-    from napari_unetseg.data.validation_split import Plane
+    from napari_unetseg.data.validation_split import LabelledPlane
 
 SHAPE = (3, 40, 48)
 
 
-def content(plane: Plane) -> tuple[Any, ...]:
+def content(plane: LabelledPlane) -> tuple[Any, ...]:
     """All that a training takes from a plane."""
     anchors = {number: places.tolist() for number, places in plane.anchors.items()}
     arrays = (plane.train.tobytes(), plane.validate.tobytes(), plane.counts.tolist())
     return (plane.pair, id(plane.stack.data), plane.index, *arrays, plane.blocks, anchors)
 
 
-def facts(data: TrainingData) -> list[Any]:
+def facts(data: TrainingDataset) -> list[Any]:
     """All that a training takes from its data, and some samples."""
     rng = np.random.default_rng(0)
-    drawn = [part.tobytes() for _ in range(6) for part in data.draw((16,) * data.dims, rng)]
+    drawn = [part.tobytes() for _ in range(6) for part in data.sample_patch((16,) * data.dims, rng)]
     scored = [(p.pair, p.index, block) for p, block in data.validation_blocks()]
     counts = data.counts.tolist(), data.train_voxels, data.validation_voxels
     said = data.notes, data.unlabelled, data.validated, data.has_strokes, data.classes
@@ -43,7 +44,7 @@ def facts(data: TrainingData) -> list[Any]:
     return [counts, said, images, scored, drawn, *map(content, data.planes)]
 
 
-def outcome(make: Callable[[], TrainingData]) -> tuple[TrainingData | None, Any]:
+def outcome(make: Callable[[], TrainingDataset]) -> tuple[TrainingDataset | None, Any]:
     """Data and its facts, or what was said against it."""
     try:
         data = make()
@@ -52,7 +53,7 @@ def outcome(make: Callable[[], TrainingData]) -> tuple[TrainingData | None, Any]
     return data, facts(data)
 
 
-def copied(pair: Pair, **changes: Any) -> Pair:
+def copied(pair: AnnotatedImage, **changes: Any) -> AnnotatedImage:
     """The pair as a window gives it anew: another stack of the same array, copies of its labels."""
     labels = changes.pop("labels", np.array(pair.labels))
     return replace(pair, image=replace(pair.image), labels=labels, **changes)
@@ -73,7 +74,9 @@ def sparse(labels: np.ndarray) -> SparseGrid:
     return grid
 
 
-def changed(pairs: list[Pair], how: str, rng: np.random.Generator) -> list[Pair]:
+def changed(
+    pairs: list[AnnotatedImage], how: str, rng: np.random.Generator
+) -> list[AnnotatedImage]:
     """What a user may do to annotated images while a training goes on."""
     n = int(rng.integers(len(pairs)))
     one = pairs[n]
@@ -97,7 +100,7 @@ def changed(pairs: list[Pair], how: str, rng: np.random.Generator) -> list[Pair]
         return [*pairs[:n], replace(one, image=image), *pairs[n + 1 :]]
     if how == "add":
         image = Stack(rng.random(SHAPE).astype(np.float32), "ZYX", name="added")
-        return [Pair(image, painted(np.zeros(SHAPE, np.uint8), rng), "strokes"), *pairs]
+        return [AnnotatedImage(image, painted(np.zeros(SHAPE, np.uint8), rng), "strokes"), *pairs]
     if how == "twice":
         return [copied(one, labels=painted(one.labels, rng)), *pairs]
     return pairs[:n] + pairs[n + 1 :] if len(pairs) > 1 else pairs
@@ -130,22 +133,22 @@ def test_newer_annotations_are_as_if_all_were_read_anew(
     for number, kind in enumerate(("strokes", "strokes", "full")):
         image, truth = blobs(SHAPE, 12, number, structures=2)
         labels = truth if kind == "full" else strokes(truth, every)
-        pairs.append(Pair(Stack(image, "ZYX", name=str(number)), labels, kind))
+        pairs.append(AnnotatedImage(Stack(image, "ZYX", name=str(number)), labels, kind))
     fixed, names = pairs[2:], [Structure(1, "cell")]
-    data = TrainingData(pairs, dims, share, seed=5, rule="image", structures=names)
+    data = TrainingDataset(pairs, dims, share, seed=5, rule="image", structures=names)
     for way in ways:
         pairs = [*changed(pairs[:-1], way, rng), pairs[-1]]
         same = (dims, share)
         more = {"classes": data.classes, "normalization": data.normalization}
         anew, wanted = outcome(
-            lambda same=same, more=more, pairs=pairs: TrainingData(
+            lambda same=same, more=more, pairs=pairs: TrainingDataset(
                 pairs, *same, seed=5, rule="image", structures=names, **more
             )
         )
-        newer, found = outcome(lambda data=data, pairs=pairs: data.renewed(pairs, fixed))
+        newer, found = outcome(lambda data=data, pairs=pairs: data.with_annotations(pairs, fixed))
         assert found == wanted
         if newer is not None and anew is not None:
-            spots = newer.newer_than(data), anew.newer_than(data)
+            spots = newer.labels_added_since(data), anew.labels_added_since(data)
             told = [[(p.pair, p.index, at.tolist()) for p, at in places] for places in spots]
             assert told[0] == told[1]
             data = newer
@@ -156,38 +159,41 @@ def test_planes_without_a_stroke_follow_when_there_comes_enough_to_validate() ->
     image, truth = blobs((3, 96, 96), 30)
     stack, labels = Stack(image, "TYX"), np.zeros(truth.shape, np.uint8)
     labels[0] = strokes(truth, 90)[0]
-    few, more = Pair(stack, labels, "strokes"), Pair(stack, strokes(truth, 4), "strokes")
+    few, more = (
+        AnnotatedImage(stack, labels, "strokes"),
+        AnnotatedImage(stack, strokes(truth, 4), "strokes"),
+    )
     more.labels[0] = labels[0]
-    data = TrainingData([few], 2, 0.2, seed=3)
+    data = TrainingDataset([few], 2, 0.2, seed=3)
     assert not data.validated
     for pair in (more, few, more):
-        data = data.renewed([pair])
+        data = data.with_annotations([pair])
         assert data.validated == (pair is more)
         same = {"classes": data.classes, "normalization": data.normalization}
-        assert facts(data) == facts(TrainingData([pair], 2, 0.2, seed=3, **same))
+        assert facts(data) == facts(TrainingDataset([pair], 2, 0.2, seed=3, **same))
 
 
 # -- what is read again --------------------------------------------------------------------------
 
 
-def folder_pair(number: int) -> Pair:
+def folder_pair(number: int) -> AnnotatedImage:
     """Image and full mask in files, which count how much is read of them."""
     image, truth = blobs((1, 96, 96), 12, number)
     watched = Watched(image, most=image.size)
-    return Pair(Stack(watched, "ZYX"), Watched(truth, most=truth.size), "full")
+    return AnnotatedImage(Stack(watched, "ZYX"), Watched(truth, most=truth.size), "full")
 
 
-def reads(pair: Pair) -> tuple[int, int]:
+def reads(pair: AnnotatedImage) -> tuple[int, int]:
     return len(pair.image.data.reads), len(pair.labels.reads)
 
 
 def test_a_stroke_reads_nothing_of_the_folders_that_train_too() -> None:
     files = [folder_pair(number) for number in range(3)]
     image, truth = blobs((96, 96), 12, 9)
-    live = Pair(Stack(image, "YX"), strokes(truth, 12), "strokes")
+    live = AnnotatedImage(Stack(image, "YX"), strokes(truth, 12), "strokes")
     control, whole = Control(), (slice(0, 96),) * 2
     control.keep_pairs(tuple(files))
-    data = TrainingData([live, *files], 2, 0.15)
+    data = TrainingDataset([live, *files], 2, 0.15)
     for plane in data.planes:
         data.read(plane, whole)
     before = [reads(pair) for pair in files]
@@ -195,23 +201,23 @@ def test_a_stroke_reads_nothing_of_the_folders_that_train_too() -> None:
     control.offer_pairs((copied(live, labels=strokes(truth, 4)),))
     newer = control.take_pairs()
     assert newer is not None
-    renewed = data.renewed(newer, control.fixed)
+    renewed = data.with_annotations(newer, control.fixed)
     assert renewed.train_voxels > data.train_voxels
     for plane in renewed.planes:  # the pixels are still in memory
         renewed.read(plane, whole)
     assert [reads(pair) for pair in files] == before
     # without that word each of their labels is looked at once, and split no more
-    data.renewed(newer)
+    data.with_annotations(newer)
     assert [reads(pair) for pair in files] == [(i, n + 1) for i, n in before]
 
 
 def test_of_a_stack_only_the_plane_with_the_stroke_is_split_again() -> None:
     image, truth = blobs((4, 96, 96), 30)
-    before = Pair(Stack(image, "TYX"), sparse(strokes(truth)), "strokes")
+    before = AnnotatedImage(Stack(image, "TYX"), sparse(strokes(truth)), "strokes")
     labels = strokes(truth)
     labels[2, 50] = 1
-    data = TrainingData([before], 2, 0.15)
-    newer = data.renewed([copied(before, labels=sparse(labels))])
+    data = TrainingDataset([before], 2, 0.15)
+    newer = data.with_annotations([copied(before, labels=sparse(labels))])
     kept = [a.train is b.train for a, b in zip(newer.planes, data.planes, strict=True)]
     assert kept == [True, True, False, True]
 
@@ -219,11 +225,11 @@ def test_of_a_stack_only_the_plane_with_the_stroke_is_split_again() -> None:
 # -- several layers of the same pixels -----------------------------------------------------------
 
 
-def two_layers(image: Stack, other: Stack) -> tuple[np.ndarray, Pair, Pair]:
+def two_layers(image: Stack, other: Stack) -> tuple[np.ndarray, AnnotatedImage, AnnotatedImage]:
     first, second = np.zeros((60, 80), np.uint8), np.zeros((60, 80), np.uint8)
     first[5:25], first[40, :20] = 1, 255
     second[30:32], second[50, :30], second[8:10] = 255, 1, 1
-    return first, Pair(image, first, "strokes"), Pair(other, second, "strokes")
+    return first, AnnotatedImage(image, first, "strokes"), AnnotatedImage(other, second, "strokes")
 
 
 @pytest.mark.parametrize("alike", ["the same stack", "the same array", "equal arrays"])
@@ -237,11 +243,11 @@ def test_layers_of_the_same_pixels_are_told_apart(alike: str, appears: bool) -> 
         "equal arrays": Stack(array.copy(), "YX", name="b"),
     }[alike]
     painted, one, two = two_layers(image, other)
-    data = TrainingData([two] if appears else [one, two], 2, 0.0)
+    data = TrainingDataset([two] if appears else [one, two], 2, 0.0)
     painted = painted.copy()
     painted[45:50, :44] = 1
     newer = [replace(one, labels=painted), two]
-    found = data.renewed(newer, [two]).newer_than(data)
+    found = data.with_annotations(newer, [two]).labels_added_since(data)
     wanted = np.count_nonzero(painted) if appears else 220
     assert [(plane.pair, len(places)) for plane, places in found] == [(0, wanted)]
 
@@ -250,6 +256,6 @@ def test_newer_regions_are_those_of_their_own_layer() -> None:
     image = Stack(np.random.default_rng(0).random((60, 80)), "YX")
     _, one, two = two_layers(image, image)
     spot = (slice(0, 60), slice(0, 10))
-    data = TrainingData([replace(one, newer=(spot,)), two], 2, 0.0)
+    data = TrainingDataset([replace(one, newer=(spot,)), two], 2, 0.0)
     found = [(plane.pair, len(places)) for plane, places in data.newer_places()]
     assert found == [(0, 210)]

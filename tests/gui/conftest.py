@@ -117,7 +117,7 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 @pytest.fixture(autouse=True)
 def nothing_remembered() -> Iterator[None]:
-    """Every test begins as a first run does, and changes nobody's keys."""
+    """Every test begins as a first run does."""
     remembered.path.unlink(missing_ok=True)
     yield
     remembered.path.unlink(missing_ok=True)

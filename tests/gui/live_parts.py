@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from gui_parts import TINY, squares, strokes
 
-from napari_unetseg.core.events import (
-    Choice,
-    Event,
+from napari_unetseg.core.image_stack import Stack
+from napari_unetseg.core.labels import LabelKind
+from napari_unetseg.core.metrics import Scores
+from napari_unetseg.core.settings import TrainSettings
+from napari_unetseg.data.annotated_image import AnnotatedImage
+from napari_unetseg.models.training_record import Choice
+from napari_unetseg.training.train import train
+from napari_unetseg.training.training_events import (
     Improved,
     Outcome,
     Prepared,
     StepDone,
     TrainingDone,
 )
-from napari_unetseg.core.image_stack import Stack
-from napari_unetseg.core.labels import LabelKind
-from napari_unetseg.core.metrics import Scores
-from napari_unetseg.core.settings import TrainSettings
-from napari_unetseg.data.dataset import Pair
-from napari_unetseg.training.train import train
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.events import Event
     from napari_unetseg.core.job_control import Control
     from napari_unetseg.models.model import Model
 
@@ -43,7 +43,7 @@ def scores(dice: float) -> Scores:
 
 @cache
 def _trained() -> Model:
-    pair = Pair(Stack.from_array(squares()), strokes(), LabelKind.STROKES)
+    pair = AnnotatedImage(Stack.from_array(squares()), strokes(), LabelKind.STROKES)
     return train([pair], TrainSettings(**{**TINY, "steps": 1, "threads": 1}))
 
 
@@ -62,7 +62,7 @@ class Puppet:
     def __init__(self) -> None:
         self._orders: queue.SimpleQueue[Improved | Exception] = queue.SimpleQueue()
         self._made = 0
-        self.offered: list[tuple[Pair, ...]] = []
+        self.offered: list[tuple[AnnotatedImage, ...]] = []
         self._first = constant(0)  # made by the real training, before this takes its place
 
     def improve(self, number: int, dice: float | None = None, before: float | None = None) -> Model:
@@ -77,7 +77,7 @@ class Puppet:
         self._orders.put(error)
 
     def train_events(
-        self, pairs: Sequence[Pair], *_: Any, control: Control, **__: Any
+        self, pairs: Sequence[AnnotatedImage], *_: Any, control: Control, **__: Any
     ) -> Generator[Event, None, Model]:
         last, step = Improved(self._first, None, 0.0), 0
         yield Prepared(0, 5, 10, 100, 50, 14, "cpu", 99, (32, 32), 2, CHOICES)

@@ -148,7 +148,7 @@ def test_it_waits_goes_on_and_stops(batch: Batch) -> None:
     batch.click(panel.run)
     batch.wait(batch.finished)
     assert batch.states() == ["waiting"] * 4
-    assert "goes on where it was" in session.message.text
+    assert "continues where it was" in session.message.text
     kept = {p: p.stat().st_mtime_ns for p in stored()}
     assert kept
     batch.click(panel.run)
@@ -246,13 +246,13 @@ def test_no_mask_replaces_an_image_that_is_open(batch: Batch) -> None:
     batch.click(batch.panel.open)
     batch.panel._folder = file.parent
     batch.click(batch.panel.run)
-    assert "would replace an image" in batch.session.message.text
+    assert "would overwrite an image" in batch.session.message.text
     batch.panel.table.selectRow(0)
     batch.click(batch.panel.remove)
     batch.click(batch.panel.opened)
     assert batch.states() == ["waiting"]
     batch.click(batch.panel.run)
-    assert "would replace an image" in batch.session.message.text
+    assert "would overwrite an image" in batch.session.message.text
     batch.wait(batch.finished)
     assert file.read_bytes() == before
 

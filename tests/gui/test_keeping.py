@@ -266,7 +266,7 @@ def test_a_full_disk_is_said_once_and_so_is_its_end(
     work: Plugin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sentences: list[str] = []
-    work.session.events.message.connect(lambda m: sentences.append(m.text))
+    work.session.events.message.connect(lambda m: messages.append(m.text))
     monkeypatch.setattr(project_autosave, "RETRY_SECONDS", 0.0)
     labels = work.session.training[0].labels
     with no_room():
@@ -292,7 +292,7 @@ def models_on_disk(plugin: Plugin) -> set[str]:
 @pytest.fixture
 def sentences_of(work: Plugin) -> list[str]:
     sentences: list[str] = []
-    work.session.events.message.connect(lambda m: sentences.append(m.text))
+    work.session.events.message.connect(lambda m: messages.append(m.text))
     return sentences
 
 

@@ -11,7 +11,7 @@ from gui_parts import SIDE, squares
 from live_parts import Puppet, constant, scores
 from napari.layers import Image
 
-from napari_unetseg.core.events import Event, Improved, Notice, StepDone, TilePredicted
+from napari_unetseg.core.events import Event, Notice, TilePredicted
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.gui.state import messages
@@ -25,6 +25,7 @@ from napari_unetseg.jobs.live_predictor import (
     Screen,
     View,
 )
+from napari_unetseg.training.training_events import Improved, StepDone
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

@@ -332,7 +332,7 @@ def trains(desk: Desk) -> bool:
 def test_strokes_begin_a_training_anew_if_it_ended_by_itself(
     desk: Desk, broken_core: Any, monkeypatch: pytest.MonkeyPatch, stopped: bool
 ) -> None:
-    from napari_unetseg.core.events import Improved, Outcome, Prepared, TrainingDone
+    from napari_unetseg.training.training_events import Improved, Outcome, Prepared, TrainingDone
 
     newer: list[Any] = []
 

@@ -17,10 +17,10 @@ from napari.layers import Image, Labels
 from napari_unetseg.annotations.annotation_store import Origin, Truth
 from napari_unetseg.annotations.sparse_array import CHUNK, SparseGrid
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.data.dataset import Pair
+from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.data.image_grids import LabelCounter, count_labels
 from napari_unetseg.gui.plugin import Plugin
-from napari_unetseg.gui.services import annotation_feed, annotation_snapshot, annotations
+from napari_unetseg.gui.services import annotation_feed, annotation_snapshot
 from napari_unetseg.gui.services.job_runner import ThreadRunner
 from napari_unetseg.gui.state.session import Mode
 
@@ -31,7 +31,7 @@ class Desk:
     """A plugin with worker threads and no window; its training does nothing but take offers."""
 
     def __init__(self, puppet: Puppet) -> None:
-        self.puppet, self.began = puppet, list[tuple[Pair, ...]]()
+        self.puppet, self.began = puppet, list[tuple[AnnotatedImage, ...]]()
         self.viewer = ViewerModel()
         self.image = self.viewer.add_layer(Image(np.zeros((PLANES, SIDE, SIDE), np.uint8)))
         data = np.zeros((PLANES, SIDE, SIDE), np.uint8)

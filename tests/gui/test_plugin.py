@@ -17,7 +17,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from napari_unetseg.core.errors import TrainingError
-from napari_unetseg.core.events import Event, Notice, Outcome, StepDone, TrainingDone
+from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.data import image_grids
 from napari_unetseg.data.mask_cleanup import TidySettings
@@ -26,6 +26,7 @@ from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.preferences import Preferences
 from napari_unetseg.gui.state.session import Level, Mode
+from napari_unetseg.training.training_events import Outcome, StepDone, TrainingDone
 
 
 def count(plugin: Plugin) -> None:
@@ -109,7 +110,7 @@ def test_corrections_of_false_positives_alone_train(
     assert session.corrected == 10
     plugin.training.start()
     assert len(session.history) == 2
-    assert any("Nothing is labelled of structure 1: the model keeps" in text for text in said)
+    assert any("There are no labels of structure 1: the model keeps" in text for text in said)
     assert session.history[1].model.classes == session.history[0].model.classes
     session.go_on = False
     plugin.training.start()

@@ -13,7 +13,7 @@ from napari.layers import Image, Labels, Shapes
 
 from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.annotations.sparse_array import whole
-from napari_unetseg.core.events import Prepared, TilePredicted
+from napari_unetseg.core.events import TilePredicted
 from napari_unetseg.gui.features import review
 from napari_unetseg.gui.layers import prediction_layer as prediction_layer
 from napari_unetseg.gui.layers import strokes as stroke_layer
@@ -21,6 +21,7 @@ from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.state.session import Level, Mode, ModelEntry
 from napari_unetseg.io.project.project import Project
+from napari_unetseg.training.training_events import Prepared
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -291,7 +292,7 @@ def test_every_act_of_review_says_what_it_did_and_is_one_step(desk: Desk) -> Non
         (review_of.take_back_shapes, "No longer accepted: what the shapes", "what the shapes"),
         (review_of.accept_plane, "Accepted the plane", "accepting the plane"),
         (review_of.take_back_plane, "No longer accepted: the plane.", "taking back the plane"),
-        (review_of.forget_shapes, "The corrections inside the shapes are forgotten", "inside"),
+        (review_of.forget_shapes, "The corrections inside the shapes were removed", "inside"),
     ):
         before = {o: desk.read(o) for o in (CORRECTIONS, ACCEPTED)}, desk.mask.data.copy()
         act()

@@ -189,7 +189,7 @@ def test_a_training_of_images_of_several_sizes_says_so_and_knows_them() -> None:
             bench.plugin.training.start()
             for _ in range(3):
                 bench.plugin.tick()
-        said = [text for text in said if "pixels of 0.05 to 0.2 µm and are learned from" in text]
+        said = [text for text in said if "pixels of 0.05 to 0.2 µm and are not resampled" in text]
         assert len(said) == 2  # as it is found, and with what the training works with
         assert bench.session.entry.model.spacing_range == ((0.05, 0.05), (0.2, 0.2))
         assert bench.session.sizes is None

@@ -28,14 +28,7 @@ from scipy import ndimage
 
 from napari_unetseg.annotations.annotation_store import Origin, Truth
 from napari_unetseg.annotations.sparse_array import whole
-from napari_unetseg.core.events import (
-    Event,
-    Improved,
-    Outcome,
-    Prepared,
-    TilePredicted,
-    TrainingDone,
-)
+from napari_unetseg.core.events import Event, TilePredicted
 from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.gui.features import training
 from napari_unetseg.gui.plugin import Plugin
@@ -45,6 +38,7 @@ from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.state.session import Level, Mode, ModelEntry
 from napari_unetseg.io.project import locations
 from napari_unetseg.io.project.project import Project
+from napari_unetseg.training.training_events import Improved, Outcome, Prepared, TrainingDone
 
 EXAMPLES = int(os.environ.get("UNETSEG_STATES", "25"))
 STEPS = 30
@@ -261,6 +255,23 @@ class Hands(RuleBasedStateMachine):
         self.follow_history()
         self.mask.redo()
         self.oracle.redo_mask()
+
+    @precondition(has_mask)
+    @rule(area=corners, redone=st.booleans(), onto=st.sampled_from(["strokes", "mask"]))
+    def undo_what_the_other_layer_disagrees_with(self, area: Any, redone: bool, onto: str) -> None:
+        """Painted twice, the other layer painted there, then an undo: it is the newest word."""
+        self.follow_history()
+        draw, other = self.draw, self.correct_with
+        undo, redo = self.undo_stroke, self.redo_stroke
+        if onto == "mask":
+            draw, other = other, draw
+            undo, redo = self.undo_correction, self.redo_correction
+        draw(1, "polygon", area)
+        draw(2, "polygon", area)
+        other(BRUSH, "polygon", area)
+        undo()
+        if redone:
+            redo()
 
     def follow_history(self) -> None:
         """A new mask may have begun the layer's history anew; how far it goes back is napari's."""

@@ -15,9 +15,10 @@ from napari.layers import Image, Layer
 from qtpy.QtWidgets import QApplication, QFileDialog, QPushButton
 
 from napari_unetseg import sample
-from napari_unetseg.core.events import EpochDone, Event, Notice, Prepared, StepDone
+from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.gui.dock_widget import UNetDock
+from napari_unetseg.training.training_events import EpochDone, Prepared, StepDone
 
 if TYPE_CHECKING:
     import threading

@@ -7,10 +7,10 @@ import pytest
 from helpers import random_model
 
 from napari_unetseg import (
+    AnnotatedImage,
     Control,
     LabelKind,
     Model,
-    Pair,
     PredictSettings,
     Stack,
     Structure,
@@ -31,7 +31,7 @@ STACK = Stack.from_array(IMAGES, "TYX", "cells")
 
 def trained(labels: np.ndarray, kind: LabelKind) -> Model:
     names = (Structure(1, "cell"), Structure(2, "wall"))
-    return train([Pair(STACK, labels, kind)], SETTINGS, structures=names)
+    return train([AnnotatedImage(STACK, labels, kind)], SETTINGS, structures=names)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def dice(truth: np.ndarray, found: np.ndarray) -> float:
 
 
 def test_planes_and_tiles_are_pooled(model: Model) -> None:
-    pairs = [Pair(STACK, TRUTH, LabelKind.FULL)]
+    pairs = [AnnotatedImage(STACK, TRUTH, LabelKind.FULL)]
     found = predict(model, STACK)
     result = evaluate(model, pairs, PredictSettings(tile=16))
     assert result.scores.names == ("cell", "wall")
@@ -56,7 +56,8 @@ def test_planes_and_tiles_are_pooled(model: Model) -> None:
 
 def test_several_images_are_pooled_before_the_mean(model: Model) -> None:
     pairs = [
-        Pair(Stack.from_array(i), t, LabelKind.FULL) for i, t in zip(IMAGES, TRUTH, strict=True)
+        AnnotatedImage(Stack.from_array(i), t, LabelKind.FULL)
+        for i, t in zip(IMAGES, TRUTH, strict=True)
     ]
     found = np.stack([predict(model, p.image) for p in pairs])
     result = evaluate(model, pairs)
@@ -67,32 +68,35 @@ def test_several_images_are_pooled_before_the_mean(model: Model) -> None:
 def test_strokes_score_what_is_painted(model: Model) -> None:
     strokes = np.where(TRUTH == 0, 255, TRUTH).astype(np.uint8)
     strokes[:, ::2] = 0
-    result = evaluate(model, [Pair(STACK, strokes, LabelKind.STROKES)])
+    result = evaluate(model, [AnnotatedImage(STACK, strokes, LabelKind.STROKES)])
     assert result.scores.voxels == TRUTH.size // 2
 
 
 def test_a_model_without_background_is_not_scored_on_it() -> None:
     model = trained(TRUTH, LabelKind.STROKES)  # 0 is not labelled, 255 was never painted
     assert not model.classes.background
-    result = evaluate(model, [Pair(STACK, TRUTH, LabelKind.FULL)])
+    result = evaluate(model, [AnnotatedImage(STACK, TRUTH, LabelKind.FULL)])
     assert result.scores.voxels == (TRUTH > 0).sum()
     with pytest.raises(UserError, match="no voxel that can be scored"):
-        evaluate(model, [Pair(STACK, np.zeros_like(TRUTH), LabelKind.FULL)])
+        evaluate(model, [AnnotatedImage(STACK, np.zeros_like(TRUTH), LabelKind.FULL)])
 
 
 def test_what_cannot_be_compared_is_refused(model: Model) -> None:
-    full, objects = Pair(STACK, TRUTH, LabelKind.FULL), Pair(STACK, TRUTH, LabelKind.INSTANCES)
+    full, objects = (
+        AnnotatedImage(STACK, TRUTH, LabelKind.FULL),
+        AnnotatedImage(STACK, TRUTH, LabelKind.INSTANCES),
+    )
     with pytest.raises(UserError, match="together with other kinds"):
         evaluate(model, [full, objects])
     with pytest.raises(UserError, match="no image with a mask"):
         evaluate(model, [])
     with pytest.raises(UserError, match=r"hold the number 3.*only 1 \(cell\), 2 \(wall\)"):
-        evaluate(model, [Pair(STACK, TRUTH + 1, LabelKind.FULL)])
+        evaluate(model, [AnnotatedImage(STACK, TRUTH + 1, LabelKind.FULL)])
 
 
 def test_a_stop_leaves_out_what_was_not_reached(model: Model) -> None:
     control = Control()
-    pairs = [Pair(STACK, TRUTH, LabelKind.FULL)] * 3
+    pairs = [AnnotatedImage(STACK, TRUTH, LabelKind.FULL)] * 3
     events = []
 
     def stop_in_the_second(event: object) -> None:
@@ -114,11 +118,11 @@ def test_a_mask_of_one_value_is_the_only_structure_of_a_model(value: int, number
     stack = Stack.from_array(IMAGES[0].astype(np.float32) / 255, "YX", "cells")
     events: list[object] = []
     mask = foreground.astype(np.uint16) * np.uint16(value)
-    result = evaluate(model, [Pair(stack, mask, LabelKind.FULL)], on_event=events.append)
+    result = evaluate(model, [AnnotatedImage(stack, mask, LabelKind.FULL)], on_event=events.append)
     found = predict(model, stack) > 0
     assert result.scores.dice == pytest.approx((dice(foreground, found),))
     said = [event.text for event in events if isinstance(event, Notice)]
     assert said == [] if value in (number, 255, 300, 65535) else f"hold {value} alone" in said[0]
     mask[:8] = value
-    ignored = evaluate(model, [Pair(stack, mask, LabelKind.FULL, ignore=value)])
+    ignored = evaluate(model, [AnnotatedImage(stack, mask, LabelKind.FULL, ignore=value)])
     assert ignored.scores.voxels == (mask != value).sum()

@@ -148,7 +148,7 @@ def test_a_mask_is_read_a_plane_at_a_time(tmp_path: Path) -> None:
 
 
 def test_more_than_4_gb_would_be_a_bigtiff(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("napari_unetseg.io.write_masks.IMAGEJ_BYTES", 1000)
+    monkeypatch.setattr("napari_unetseg.io.write_tiff.IMAGEJ_BYTES", 1000)
     stack = written(tmp_path / "a.tif", MASK, axes="TZYX", **SIZES)
     assert stack.spacing == SIZES["spacing"]
     with tifffile.TiffFile(tmp_path / "a.tif") as file:

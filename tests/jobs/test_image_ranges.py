@@ -12,7 +12,6 @@ from helpers import random_model
 
 from napari_unetseg.core.image_stack import Normalization, Stack
 from napari_unetseg.jobs.image_ranges import ImageRanges
-from napari_unetseg.jobs.live_predictor import View
 
 if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
@@ -60,7 +59,7 @@ def scaled(channels: int) -> Normalization:
 
 
 def found(ranges: ImageRanges, model: Model, data: Any, axes: str = "YX") -> Normalization | None:
-    events = ranges.find(model, View("layer", Stack(data, axes), ()))
+    events = ranges.find(model, "layer", Stack(data, axes))
     while True:
         try:
             next(events)

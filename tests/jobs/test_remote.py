@@ -29,28 +29,25 @@ from hypothesis import strategies as st
 import napari_unetseg
 from napari_unetseg.cli import main
 from napari_unetseg.core.errors import LostError, ModelFileError, UserError
-from napari_unetseg.core.events import (
-    EpochDone,
-    Event,
-    Improved,
-    Notice,
-    OtherSpacing,
-    Outcome,
-    Renewed,
-    StartedFrom,
-    StepDone,
-    TilePredicted,
-    TrainingDone,
-)
+from napari_unetseg.core.events import Event, Notice, OtherSpacing, TilePredicted
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import LabelKind, Structure
 from napari_unetseg.core.settings import PredictSettings, TrainSettings
-from napari_unetseg.data.dataset import Pair
+from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.jobs.live_predictor import LookWork, MaskBegins, Screen, View
 from napari_unetseg.jobs.tasks import ComputerLost, Elsewhere, Prediction, Training
 from napari_unetseg.models.model import Model, load_model
+from napari_unetseg.training.training_events import (
+    EpochDone,
+    Improved,
+    Outcome,
+    Renewed,
+    StartedFrom,
+    StepDone,
+    TrainingDone,
+)
 
 pytest.importorskip("distributed")
 
@@ -82,7 +79,7 @@ def worker() -> Iterator[Worker]:
         yield one
 
 
-def training(pair: Pair, view: View | None = None, **settings: Any) -> Training:
+def training(pair: AnnotatedImage, view: View | None = None, **settings: Any) -> Training:
     screen = Screen()
     screen.view = view
     return Training([pair], tiny(**settings), (), None, screen)
@@ -274,7 +271,7 @@ def test_of_a_large_stack_only_what_is_needed_is_read(
     labels = np.zeros(truth.shape, np.uint8)
     labels[100] = strokes(truth[100])
     watched = Watched(image, most=image[0].size)
-    pair = Pair(Stack(watched, "TYX"), labels, "strokes")
+    pair = AnnotatedImage(Stack(watched, "TYX"), labels, "strokes")
     sent = count_sent(monkeypatch)
     finish(run(training(pair, steps=2), worker.address, Control()))
     assert 9 <= len(watched.reads) <= 12
@@ -620,7 +617,7 @@ def test_kinds_of_labels_travel(worker: Worker) -> None:
     corrections = np.zeros(truth.shape, np.uint8)
     corrections[:, 40] = 255
     instances = truth.astype(np.int32) * 70_000
-    pair = Pair(Stack(image, "YX"), instances, LabelKind.INSTANCES, corrections)
+    pair = AnnotatedImage(Stack(image, "YX"), instances, LabelKind.INSTANCES, corrections)
     here, _ = finish(training(pair, steps=4)(Control(1)))
     there, _ = finish(run(training(pair, steps=4), worker.address, Control()))
     assert here.id == there.id

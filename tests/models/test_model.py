@@ -21,7 +21,7 @@ from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.labels import Classes, Structure
 from napari_unetseg.core.metrics import Scores
 from napari_unetseg.core.settings import NetSettings, TrainSettings
-from napari_unetseg.data.dataset import Pair
+from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.inference.predict import predict_probabilities
 from napari_unetseg.models.model import Model, load_model
 
@@ -40,9 +40,11 @@ def trained() -> Model:
     stack = replace(pair.image, spacing=(0.25, 0.5), units=("um", "um"), channels=("DAPI µ",))
     structures = [Structure(1, "Zellkern – é", "#112233")]
     first, _ = run_training(
-        [Pair(stack, pair.labels, "strokes")], tiny(epochs=2), structures=structures
+        [AnnotatedImage(stack, pair.labels, "strokes")], tiny(epochs=2), structures=structures
     )
-    model, _ = run_training([Pair(stack, pair.labels, "strokes")], tiny(steps=3), init=first)
+    model, _ = run_training(
+        [AnnotatedImage(stack, pair.labels, "strokes")], tiny(steps=3), init=first
+    )
     assert isinstance(model, Model)
     return model
 

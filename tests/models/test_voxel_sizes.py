@@ -33,7 +33,7 @@ from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.resample import Resampling, read_scaled
 from napari_unetseg.core.settings import PredictSettings
-from napari_unetseg.data.dataset import Pair
+from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.inference import predict as predict_module
 from napari_unetseg.inference.evaluate import evaluate
 from napari_unetseg.inference.large.chunk_grid import Grid
@@ -167,10 +167,10 @@ def test_images_between_the_sizes_of_training_images_are_alike() -> None:
 # -- training --------------------------------------------------------------------------------------
 
 
-def pair(seed: int = 0, *sizes: float, **more: Any) -> Pair:
+def pair(seed: int = 0, *sizes: float, **more: Any) -> AnnotatedImage:
     image, truth = blobs((64, 64), 8, seed)
     stack = sized(image, "YX", *sizes, **more) if sizes else Stack(image, "YX")
-    return Pair(stack, strokes(truth), LabelKind.STROKES)
+    return AnnotatedImage(stack, strokes(truth), LabelKind.STROKES)
 
 
 def sizes_said(events: list[Any]) -> list[str]:
@@ -461,7 +461,7 @@ def discs() -> Model:
     pairs = []
     for seed in range(2):
         image, truth = _discs(96, 6.0, seed)
-        pairs.append(Pair(sized(image, "YX", 0.2), truth, LabelKind.FULL))
+        pairs.append(AnnotatedImage(sized(image, "YX", 0.2), truth, LabelKind.FULL))
     model, _ = run_training(pairs, tiny(steps=80, width=8, depth=3))
     return model
 
@@ -496,10 +496,10 @@ def test_masks_of_resampled_images_lie_where_the_truth_lies(discs: Model, times:
     assert after > 0.9
     moved = [_dice_moved(truth, matched, axis, step) for axis in (0, 1) for step in (-1, 1)]
     assert after > max(moved)
-    labelled = Pair(stack, truth, LabelKind.FULL)
+    labelled = AnnotatedImage(stack, truth, LabelKind.FULL)
     assert evaluate(discs, [labelled], MATCH).scores.mean_dice == pytest.approx(after)
     events: list[Any] = []
-    unknown = Pair(Stack(image, "YX"), truth, LabelKind.FULL)
+    unknown = AnnotatedImage(Stack(image, "YX"), truth, LabelKind.FULL)
     with pytest.raises(UserError, match="size of image is not known"):
         evaluate(discs, [labelled, unknown], MATCH, on_event=events.append)
     assert not events, "it is said before anything is predicted"

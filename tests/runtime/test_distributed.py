@@ -190,10 +190,10 @@ def test_a_signal_ends_all_and_the_first_process_prints_and_writes(files: list[P
 
 
 def test_a_batch_too_small_to_share_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    from napari_unetseg.data.dataset import TrainingData
+    from napari_unetseg.data.dataset import TrainingDataset
     from napari_unetseg.training.training_plan import make_plan
 
-    data = TrainingData([painted_pair()], 2, 0.15)
+    data = TrainingDataset([painted_pair()], 2, 0.15)
     assert make_plan(data, tiny(batch=None), "cpu", None, 12).batch == 12
     with pytest.raises(UserError, match="3 processes cannot share 2 patch"):
         make_plan(data, tiny(batch=2), "cpu", None, 3)

@@ -15,17 +15,18 @@ import torch
 from helpers import of_kind, painted_pair, run_training, tiny
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import Notice, Renewed, StepDone
+from napari_unetseg.core.events import Notice
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.settings import AugmentSettings
-from napari_unetseg.data.dataset import TrainingData
+from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.training.augmentation import Augmenter
 from napari_unetseg.training.batch_sampler import Prefetcher, Sampler
 from napari_unetseg.training.checkpoint_file import CheckpointFile
 from napari_unetseg.training.train import train_events
+from napari_unetseg.training.training_events import Renewed, StepDone
 
 if TYPE_CHECKING:
-    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.data.annotated_image import AnnotatedImage
 
 SETTINGS = tiny(steps=9, epochs=None, augment=AugmentSettings(), pretrained=False)
 
@@ -42,7 +43,9 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert not drawing()
 
 
-def trained(pair: Pair, offers: dict[int, Pair], stop: int | None = None, **more: Any) -> Any:
+def trained(
+    pair: AnnotatedImage, offers: dict[int, AnnotatedImage], stop: int | None = None, **more: Any
+) -> Any:
     """A training that gets other annotations after some steps; whether threads drew."""
     control, events, seen = Control(threads=1), [], False
     generator = train_events([pair], SETTINGS, control=control, **more)
@@ -102,7 +105,7 @@ def test_no_thread_outlives_a_training_that_is_given_up(
     if how == "closed":
         events.close()
     elif how == "failed":
-        monkeypatch.setattr(TrainingData, "cut", failing(UserError("The disk is gone.")))
+        monkeypatch.setattr(TrainingDataset, "crop_patch", failing(UserError("The disk is gone.")))
         with pytest.raises(UserError, match="The disk is gone"):
             list(events)
     del events
@@ -138,7 +141,7 @@ def test_a_batch_of_other_annotations_is_dropped() -> None:
     augment = Augmenter(settings.augment, 2)
     old, new = (
         Sampler(
-            TrainingData([painted_pair((64, 64), n)], 2, 0.0), None, augment, settings, (32, 32)
+            TrainingDataset([painted_pair((64, 64), n)], 2, 0.0), None, augment, settings, (32, 32)
         )
         for n in (9, 12)
     )
@@ -157,7 +160,7 @@ def test_a_batch_of_other_annotations_is_dropped() -> None:
 
 def test_samples_do_not_depend_on_the_number_of_threads() -> None:
     settings = tiny(augment=AugmentSettings())
-    data = TrainingData([painted_pair((300, 300))], 2, 0.0)
+    data = TrainingDataset([painted_pair((300, 300))], 2, 0.0)
     sampler = Sampler(data, None, Augmenter(settings.augment, 2), settings, (256, 256))
     before, found = torch.get_num_threads(), []
     try:

@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 
 from napari_unetseg.core import file_locks
 from napari_unetseg.core.errors import ModelFileError, TrainingError
-from napari_unetseg.core.events import Improved, Notice, StepDone
+from napari_unetseg.core.events import Notice
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.settings import AugmentSettings, TrainSettings
@@ -38,9 +38,10 @@ from napari_unetseg.training import checkpoint as checkpoint_module
 from napari_unetseg.training import checkpoint_file
 from napari_unetseg.training.checkpoint_file import CheckpointFile
 from napari_unetseg.training.train import train, train_events
+from napari_unetseg.training.training_events import Improved, StepDone
 
 if TYPE_CHECKING:
-    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.data.annotated_image import AnnotatedImage
 
 ROOT = Path(__file__).resolve().parents[2]
 PAIRS = [painted_pair((64, 64))]
@@ -48,7 +49,9 @@ SMALLEST: dict[str, Any] = {"patch": 8, "batch": 1, "width": 1}
 SMALL = tiny(steps=6, **SMALLEST)
 
 
-def stopped_after(steps: int, pairs: list[Pair], settings: TrainSettings, **more: Any) -> Model:
+def stopped_after(
+    steps: int, pairs: list[AnnotatedImage], settings: TrainSettings, **more: Any
+) -> Model:
     """Train until so many steps are done in this run."""
     control, seen = Control(threads=1), []
     events = train_events(pairs, settings, control=control, **more)
@@ -83,7 +86,7 @@ class Case:
 
     settings: TrainSettings
     stops: tuple[int, ...]
-    pairs: list[Pair] = field(default_factory=lambda: [painted_pair()])
+    pairs: list[AnnotatedImage] = field(default_factory=lambda: [painted_pair()])
     init: Callable[[], Model] | None = None
     fails: Callable[[pytest.MonkeyPatch], None] | None = None
     weights: bool = False
@@ -94,7 +97,7 @@ def sure() -> Model:
     return train([painted_pair()], tiny(steps=8))
 
 
-def one_class() -> Pair:
+def one_class() -> AnnotatedImage:
     """An image with strokes of structure 1 alone."""
     pair = painted_pair()
     return replace(pair, labels=np.where(pair.labels == 1, 1, 0))
@@ -134,7 +137,7 @@ CASES = {
     "labels of one class are right": Case(tiny(), (18,), pairs=[one_class()], init=sure),
     "ends by itself": Case(tiny(patience=2, learning_rate=1e-6, width=1, batch=1), (45, 5)),
     "plain": Case(
-        tiny(steps=20, pretrained=False, weight_decay=0.0, average=False, anneal=False), (19,)
+        tiny(steps=20, pretrained=False, weight_decay=0.0, ema=False, cosine_schedule=False), (19,)
     ),
     "volumes": Case(tiny(steps=4, dims=3, batch=2, patch=16), (2,), pairs=VOLUME),
     "residual": Case(tiny(steps=4, depth=3, encoder="resnet18"), (2,), weights=True),
@@ -210,7 +213,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-def refused(path: Path, pairs: list[Pair], settings: TrainSettings, **more: Any) -> str:
+def refused(path: Path, pairs: list[AnnotatedImage], settings: TrainSettings, **more: Any) -> str:
     """Begin a training; the sentence with which its checkpoint is refused."""
     before = path.read_bytes()
     with pytest.raises(TrainingError) as error:
@@ -222,7 +225,7 @@ def refused(path: Path, pairs: list[Pair], settings: TrainSettings, **more: Any)
     return sentence
 
 
-def other(name: str) -> tuple[list[Pair], TrainSettings, str]:
+def other(name: str) -> tuple[list[AnnotatedImage], TrainSettings, str]:
     """A training that differs in one thing from that of ``kept``, and how it is called."""
     pair = painted_pair((64, 64))
     labels = pair.labels.copy()

@@ -15,24 +15,25 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from napari_unetseg.core.errors import TrainingError, UserError
-from napari_unetseg.core.events import (
-    EpochDone,
-    Improved,
-    Notice,
-    Outcome,
-    Renewed,
-    StepDone,
-    TrainingDone,
-)
+from napari_unetseg.core.events import Notice
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import BRUSH, IGNORE, LabelKind
-from napari_unetseg.data.dataset import Pair, TrainingData
+from napari_unetseg.data.annotated_image import AnnotatedImage
+from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.models.model import Model, load_model
 from napari_unetseg.models.resnet_unet import build
 from napari_unetseg.models.training_record import MOST_RECORDS, WITH_CURVES
 from napari_unetseg.training.train import train
+from napari_unetseg.training.training_events import (
+    EpochDone,
+    Improved,
+    Outcome,
+    Renewed,
+    StepDone,
+    TrainingDone,
+)
 from napari_unetseg.training.validation import Validator
 
 FAST: dict[str, Any] = {"learning_rate": 1e-2}
@@ -51,7 +52,7 @@ def texts(events: list[Any]) -> str:
 
 def test_another_structure_is_learned_on_top(trained: Model) -> None:
     image, truth = blobs((96, 96), 14, structures=2)
-    pair = Pair(Stack(image, "YX"), strokes(truth), "strokes")
+    pair = AnnotatedImage(Stack(image, "YX"), strokes(truth), "strokes")
     known = predict(trained, pair.image) > 0
     assert dice(truth > 0, known) > 0.9
     model, events = run_training([pair], tiny(steps=1, learning_rate=1e-5), init=trained)
@@ -68,24 +69,28 @@ def test_another_structure_is_learned_on_top(trained: Model) -> None:
 
 
 @pytest.fixture(scope="module")
-def both() -> Pair:
+def both() -> AnnotatedImage:
     """Two structures that are told apart by their brightness, with strokes."""
     image, truth = blobs((96, 96), 14, structures=2)
-    return Pair(Stack(image, "YX", name="both"), strokes(truth), "strokes")
+    return AnnotatedImage(Stack(image, "YX", name="both"), strokes(truth), "strokes")
 
 
 @pytest.fixture(scope="module")
-def of_both(both: Pair) -> Model:
+def of_both(both: AnnotatedImage) -> Model:
     model, _ = run_training([both], tiny(steps=100, width=16, depth=3))
     assert isinstance(model, Model)
     return model
 
 
-def with_labels(pair: Pair, labels: np.ndarray, kind: LabelKind = LabelKind.STROKES) -> Pair:
+def with_labels(
+    pair: AnnotatedImage, labels: np.ndarray, kind: LabelKind = LabelKind.STROKES
+) -> AnnotatedImage:
     return replace(pair, labels=labels.astype(np.uint8), kind=kind)
 
 
-def test_a_structure_that_full_masks_do_not_hold_is_left_out(both: Pair, of_both: Model) -> None:
+def test_a_structure_that_full_masks_do_not_hold_is_left_out(
+    both: AnnotatedImage, of_both: Model
+) -> None:
     before = predict(of_both, both.image)
     one = with_labels(both, before == 1, LabelKind.FULL)
     fewer, events = run_training([one], tiny(steps=1, learning_rate=1e-5), init=of_both)
@@ -100,17 +105,17 @@ def test_a_structure_that_full_masks_do_not_hold_is_left_out(both: Pair, of_both
 
 @pytest.mark.parametrize("labelled", [(BRUSH,), (1,), (2, BRUSH), (1, 2)])
 def test_what_strokes_do_not_say_the_model_still_knows(
-    both: Pair, of_both: Model, labelled: tuple[int, ...]
+    both: AnnotatedImage, of_both: Model, labelled: tuple[int, ...]
 ) -> None:
     """Also on an image that it never saw."""
     image, truth = blobs((96, 96), 14, seed=3, structures=2)
     some = np.where(np.isin(strokes(truth), labelled), strokes(truth), 0)
-    pair = Pair(Stack(image, "YX", name="new"), some.astype(np.uint8), "strokes")
+    pair = AnnotatedImage(Stack(image, "YX", name="new"), some.astype(np.uint8), "strokes")
     model, events = run_training([pair], tiny(steps=30), init=of_both)
     assert model.classes.numbers == (0, 1, 2)
     names = {0: "background", 1: "structure 1", 2: "structure 2"}
     left = [names[n] for n in (0, 1, 2) if (n or BRUSH) not in labelled]
-    assert f"Nothing is labelled of {' and '.join(left)}: the model keeps" in texts(events)
+    assert f"There are no labels of {' and '.join(left)}: the model keeps" in texts(events)
     assert model.net == of_both.net
     assert len(labelled) > 1 or not model.validated
     assert ("has no score" in texts(events)) is not model.validated
@@ -119,7 +124,7 @@ def test_what_strokes_do_not_say_the_model_still_knows(
         assert all(dice(before == n, after == n) > least for n in (0, 1, 2))
 
 
-def test_false_positives_painted_as_background_go_and_the_rest_stays(both: Pair) -> None:
+def test_false_positives_painted_as_background_go_and_the_rest_stays(both: AnnotatedImage) -> None:
     """A model that takes both kinds for one is told where it is wrong, and nothing else."""
     _, truth = blobs((96, 96), 14, structures=2)
     one_kind = with_labels(both, strokes((truth > 0).astype(np.uint8)))
@@ -135,7 +140,7 @@ def test_false_positives_painted_as_background_go_and_the_rest_stays(both: Pair)
 
 
 def test_a_training_without_a_score_ends_when_its_labels_are_right(
-    both: Pair, of_both: Model
+    both: AnnotatedImage, of_both: Model
 ) -> None:
     """More steps would change the rest more, and nothing would tell."""
     before = predict(of_both, both.image)
@@ -154,7 +159,9 @@ def test_a_training_without_a_score_ends_when_its_labels_are_right(
     assert best == sorted(best, reverse=True)  # what came first has changed the rest least
 
 
-def test_corrections_that_come_during_such_a_training_are_taken(both: Pair, of_both: Model) -> None:
+def test_corrections_that_come_during_such_a_training_are_taken(
+    both: AnnotatedImage, of_both: Model
+) -> None:
     first = with_labels(both, np.where(both.labels == BRUSH, BRUSH, 0))
     newer = with_labels(both, np.where(both.labels == 1, 1, first.labels))
     control, renewed = Control(), []
@@ -171,7 +178,7 @@ def test_corrections_that_come_during_such_a_training_are_taken(both: Pair, of_b
     assert all(dice(before == n, after == n) > 0.85 for n in (0, 1, 2))
 
 
-def test_a_deleted_structure_does_not_come_back(both: Pair, of_both: Model) -> None:
+def test_a_deleted_structure_does_not_come_back(both: AnnotatedImage, of_both: Model) -> None:
     labels = np.where(both.labels == 2, 0, both.labels)
     left = [structure for structure in of_both.classes.structures if structure.number == 1]
     settings = tiny(steps=1, learning_rate=1e-5)
@@ -187,7 +194,7 @@ def test_a_deleted_structure_does_not_come_back(both: Pair, of_both: Model) -> N
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"hold": 0.0}, "Only background is labelled; paint"),
+        ({"distillation_weight": 0.0}, "Only background is labelled; paint"),
         ({"init": None}, "Only background is labelled; paint"),
         ({"structure": 3}, "Only structure 3 is labelled; paint"),
         ({"full": True}, "Only background is labelled, and every voxel of these images"),
@@ -195,7 +202,7 @@ def test_a_deleted_structure_does_not_come_back(both: Pair, of_both: Model) -> N
     ],
 )
 def test_labels_of_one_class_need_a_model_that_is_held_to_the_rest(
-    both: Pair, of_both: Model, change: dict[str, Any], sentence: str
+    both: AnnotatedImage, of_both: Model, change: dict[str, Any], sentence: str
 ) -> None:
     labels = np.where(both.labels == BRUSH, change.get("structure", BRUSH), 0)
     kind = LabelKind.STROKES
@@ -204,17 +211,19 @@ def test_labels_of_one_class_need_a_model_that_is_held_to_the_rest(
     pair = with_labels(both, labels, kind)
     if "channels" in change:
         pair = replace(pair, image=Stack(np.stack([both.image.data] * 2), "CYX"))
-    settings = tiny(steps=1, hold=change.get("hold", 1.0))
+    settings = tiny(steps=1, distillation_weight=change.get("distillation_weight", 1.0))
     with pytest.raises(TrainingError, match=sentence):
         run_training([pair], settings, init=change.get("init", of_both))
 
 
 def test_images_without_a_structure_correct_a_model_beside_others(
-    both: Pair, of_both: Model
+    both: AnnotatedImage, of_both: Model
 ) -> None:
     """Masks that are all background are corrections, too, where other strokes leave room."""
     empty, _ = blobs((96, 96), 0, seed=7)
-    nothing = Pair(Stack(empty, "YX", name="empty"), np.zeros((96, 96), np.uint8), LabelKind.FULL)
+    nothing = AnnotatedImage(
+        Stack(empty, "YX", name="empty"), np.zeros((96, 96), np.uint8), LabelKind.FULL
+    )
     some = with_labels(both, np.where(both.labels == BRUSH, BRUSH, 0))
     model, _ = run_training([nothing, some], tiny(steps=40), init=of_both)
     before, after = predict(of_both, both.image), predict(model, both.image)
@@ -227,7 +236,7 @@ def test_images_without_a_structure_correct_a_model_beside_others(
 def test_three_channels_go_on_from_one(trained: Model, tmp_path: Path) -> None:
     pair = painted_pair()
     grey = np.asarray(pair.image.data)
-    rgb = Pair(Stack(np.stack([grey] * 3, -1), "YXS"), pair.labels, "strokes")
+    rgb = AnnotatedImage(Stack(np.stack([grey] * 3, -1), "YXS"), pair.labels, "strokes")
     model, events = run_training([rgb], tiny(steps=3, learning_rate=1e-5), init=trained)
     assert "first layer" in texts(events)
     assert model.net.in_channels == len(model.channels) == 3
@@ -239,7 +248,7 @@ def test_three_channels_go_on_from_one(trained: Model, tmp_path: Path) -> None:
 
 def test_a_volume_goes_on_from_planes(trained: Model) -> None:
     image, truth = blobs((6, 64, 64), 9)
-    pair = Pair(Stack(image, "ZYX", spacing=(4.0, 1.0, 1.0)), strokes(truth), "strokes")
+    pair = AnnotatedImage(Stack(image, "ZYX", spacing=(4.0, 1.0, 1.0)), strokes(truth), "strokes")
     settings = tiny(dims=3, steps=3, learning_rate=1e-5)
     model, events = run_training([pair], settings, init=trained)
     assert "plane by plane" in texts(events)
@@ -342,14 +351,14 @@ def test_poisoned_strokes_never_make_the_shown_model_worse_on_its_validation_blo
 ) -> None:
     """Strokes with structure and background swapped; in validation blocks too, or not there."""
     pair = painted_pair()
-    clean = TrainingData([pair], 2, 0.15, normalization=trained.normalization)
+    clean = TrainingDataset([pair], 2, 0.15, normalization=trained.normalization)
     assert clean.validated
     swapped = np.select([pair.labels == 1, pair.labels == BRUSH], [BRUSH, 1], 0)
     where = np.random.default_rng(seed).random((96, 1)) < poison
     if not held_too:
         where = where & (clean.planes[0].validate == IGNORE)
     poisoned = replace(pair, labels=np.where(where, swapped, pair.labels).astype(np.uint8))
-    data = TrainingData([poisoned], 2, 0.15, normalization=trained.normalization)
+    data = TrainingDataset([poisoned], 2, 0.15, normalization=trained.normalization)
     assume(data.validated)
     model, events = run_training(
         [poisoned], tiny(steps=30, learning_rate=rate, seed=seed), init=trained

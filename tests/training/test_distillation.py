@@ -11,18 +11,21 @@ import torch
 from helpers import blobs, dice, of_kind, run_training, strokes, tiny
 from torch import Tensor
 
-from napari_unetseg.core.events import Choice, EpochDone, Notice, Prepared
+from napari_unetseg.core.events import Notice
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import BRUSH, IGNORE, LabelKind
-from napari_unetseg.data.dataset import Pair, TrainingData
+from napari_unetseg.data.annotated_image import AnnotatedImage
+from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.training import distillation, trainer
 from napari_unetseg.training.distillation import HELD_OUT, NEAR
 from napari_unetseg.training.train import train
+from napari_unetseg.training.training_events import EpochDone, Prepared
 
 if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
+    from napari_unetseg.models.training_record import Choice
 
 # -- the loss --------------------------------------------------------------------------------------
 
@@ -87,27 +90,33 @@ CORNER, FAR = np.s_[:40, :40], np.s_[56:, 56:]
 
 
 @pytest.fixture(scope="module")
-def pair() -> Pair:
+def pair() -> AnnotatedImage:
     """Blobs with strokes; the ground of one corner is brighter."""
     image, truth = blobs((96, 96), 14)
     image[CORNER] += 0.3
-    return Pair(Stack(image, "YX"), strokes(truth), "strokes")
+    return AnnotatedImage(Stack(image, "YX"), strokes(truth), "strokes")
 
 
 @pytest.fixture(scope="module")
-def before(pair: Pair) -> Model:
+def before(pair: AnnotatedImage) -> Model:
     return train([pair], tiny(steps=80, width=16, depth=3))
 
 
-def on(before: Model, pair: Pair, hold: float, steps: int = 150) -> Model:
-    return train([pair], tiny(steps=steps, hold=hold, validation=0.0, batch=8), init=before)
+def on(before: Model, pair: AnnotatedImage, hold: float, steps: int = 150) -> Model:
+    return train(
+        [pair],
+        tiny(steps=steps, distillation_weight=hold, validation_fraction=0.0, batch=8),
+        init=before,
+    )
 
 
 def same_weights(one: Model, other: Model) -> bool:
     return all(torch.equal(t, other.weights[name]) for name, t in one.weights.items())
 
 
-def test_strokes_where_a_mask_is_wrong_do_not_spoil_the_rest(pair: Pair, before: Model) -> None:
+def test_strokes_where_a_mask_is_wrong_do_not_spoil_the_rest(
+    pair: AnnotatedImage, before: Model
+) -> None:
     """In the bright corner all is the other way round, and only there is something painted."""
     known = predict(before, pair.image)
     labels = np.zeros_like(pair.labels)
@@ -120,7 +129,7 @@ def test_strokes_where_a_mask_is_wrong_do_not_spoil_the_rest(pair: Pair, before:
     assert (found[1][CORNER] != known[CORNER]).mean() > 0.8  # what was painted is learned
 
 
-def begun(pair: Pair, init: Model, **changes: float) -> Choice:
+def begun(pair: AnnotatedImage, init: Model, **changes: float) -> Choice:
     """What a training says that it begins with."""
     _, events = run_training([pair], tiny(steps=1, **changes), init=init)
     (prepared,) = of_kind(events, Prepared)
@@ -129,17 +138,17 @@ def begun(pair: Pair, init: Model, **changes: float) -> Choice:
     return choice
 
 
-def test_the_user_reads_that_it_is_held(pair: Pair, before: Model) -> None:
+def test_the_user_reads_that_it_is_held(pair: AnnotatedImage, before: Model) -> None:
     assert "its mask is kept" in begun(pair, before).reason
-    assert begun(pair, before).setting == "hold"
-    assert "keeps" not in begun(pair, before, hold=0.0).reason
-    other = Pair(Stack(np.asarray(pair.image.data)[::-1], "YX"), pair.labels, "strokes")
+    assert begun(pair, before).setting == "distillation_weight"
+    assert "keeps" not in begun(pair, before, distillation_weight=0.0).reason
+    other = AnnotatedImage(Stack(np.asarray(pair.image.data)[::-1], "YX"), pair.labels, "strokes")
     assert "keeps" not in begun(other, before).reason
 
 
 def test_a_mask_that_nobody_saw_holds_nothing_back(before: Model) -> None:
     image, truth = blobs((96, 96), 14, seed=5)
-    unseen = Pair(Stack(image, "YX"), strokes(truth), "strokes")
+    unseen = AnnotatedImage(Stack(image, "YX"), strokes(truth), "strokes")
     assert same_weights(on(before, unseen, 0.0, 3), on(before, unseen, 2.0, 3))
     corrections = np.zeros_like(unseen.labels)
     corrections[:4, :4] = BRUSH
@@ -148,7 +157,7 @@ def test_a_mask_that_nobody_saw_holds_nothing_back(before: Model) -> None:
 
 
 @pytest.mark.parametrize("offers", [True, False], ids=["newer strokes", "none"])
-def test_what_is_shown_is_held_when_newer_strokes_come(pair: Pair, offers: bool) -> None:
+def test_what_is_shown_is_held_when_newer_strokes_come(pair: AnnotatedImage, offers: bool) -> None:
     """Images that come with newer annotations are looked up anew."""
     newer = replace(pair, image=replace(pair.image), labels=pair.labels.copy())
     found = []
@@ -159,14 +168,14 @@ def test_what_is_shown_is_held_when_newer_strokes_come(pair: Pair, offers: bool)
             if offers and isinstance(event, EpochDone) and event.epoch == 1:
                 control.offer_pairs([newer])
 
-        settings = tiny(steps=40, hold=hold)
+        settings = tiny(steps=40, distillation_weight=hold)
         found.append(train([pair], settings, control=control, on_event=offer))
     assert same_weights(*found) is not offers
 
 
 @pytest.mark.parametrize("what", ["no memory for the copy", "nothing left to hold"])
 def test_newer_strokes_that_are_refused_leave_what_is_held_as_it_was(
-    pair: Pair, before: Model, what: str, monkeypatch: pytest.MonkeyPatch
+    pair: AnnotatedImage, before: Model, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The training goes on, bit by bit, as if they had not come."""
     labels = np.zeros_like(pair.labels)
@@ -190,42 +199,44 @@ def test_newer_strokes_that_are_refused_leave_what_is_held_as_it_was(
                 notices.append(event.text)
 
         given = pair if what == "no memory for the copy" else one_class
-        settings = tiny(steps=30, hold=2.0)
+        settings = tiny(steps=30, distillation_weight=2.0)
         found.append(train([given], settings, init=before, control=control, on_event=look))
     assert "continues with the earlier annotations" in notices[-1]
     assert same_weights(*found)
 
 
 @pytest.fixture(scope="module")
-def two_kinds() -> tuple[Pair, np.ndarray]:
+def two_kinds() -> tuple[AnnotatedImage, np.ndarray]:
     """Blobs of two kinds with strokes that take them for one, and the truth of the second kind."""
     image, truth = blobs((192, 192), 30, structures=2)
-    return Pair(Stack(image, "YX"), strokes((truth > 0).astype(np.uint8)), "strokes"), truth == 2
+    return AnnotatedImage(
+        Stack(image, "YX"), strokes((truth > 0).astype(np.uint8)), "strokes"
+    ), truth == 2
 
 
 @pytest.fixture(scope="module")
-def one_kind(two_kinds: tuple[Pair, np.ndarray]) -> Model:
+def one_kind(two_kinds: tuple[AnnotatedImage, np.ndarray]) -> Model:
     return train([two_kinds[0]], tiny(steps=100, width=16, depth=3))
 
 
-def both_sides(model: Model, two_kinds: tuple[Pair, np.ndarray]) -> list[float]:
+def both_sides(model: Model, two_kinds: tuple[AnnotatedImage, np.ndarray]) -> list[float]:
     pair, second = two_kinds
     mask = predict(model, pair.image) > 0
     return [dice(second[side], mask[side]) for side in (np.s_[:, :64], np.s_[:, 96:])]
 
 
 def test_validation_blocks_are_not_held(
-    two_kinds: tuple[Pair, np.ndarray], one_kind: Model
+    two_kinds: tuple[AnnotatedImage, np.ndarray], one_kind: Model
 ) -> None:
     """Their labels, which are not trained on, do not tell the teacher where it is wrong."""
     pair, second = two_kinds
     full = replace(pair, labels=second.astype(np.uint8), kind=LabelKind.FULL)
-    model = train([full], tiny(steps=150, batch=8, hold=3.0), init=one_kind)
+    model = train([full], tiny(steps=150, batch=8, distillation_weight=3.0), init=one_kind)
     assert min(both_sides(model, two_kinds)) > 0.98
 
 
 def test_what_is_wrong_everywhere_is_unlearned_everywhere(
-    two_kinds: tuple[Pair, np.ndarray], one_kind: Model
+    two_kinds: tuple[AnnotatedImage, np.ndarray], one_kind: Model
 ) -> None:
     """Also far from the strokes that say so, which are in the left third alone."""
     pair, second = two_kinds
@@ -237,7 +248,7 @@ def test_what_is_wrong_everywhere_is_unlearned_everywhere(
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError("the folder is gone")])
 def test_newer_strokes_that_cannot_be_read_end_nothing(
-    pair: Pair, error: Exception, monkeypatch: pytest.MonkeyPatch
+    pair: AnnotatedImage, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     control, notices = Control(), []
 
@@ -246,7 +257,7 @@ def test_newer_strokes_that_cannot_be_read_end_nothing(
 
     def look(event: object) -> None:
         if isinstance(event, EpochDone) and event.epoch == 1:
-            monkeypatch.setattr(TrainingData, "renewed", fail)
+            monkeypatch.setattr(TrainingDataset, "with_annotations", fail)
             control.offer_pairs([pair])
         if isinstance(event, Notice):
             notices.append(event.text)

@@ -9,12 +9,13 @@ import pytest
 import torch
 from helpers import blobs, of_kind, run_training, strokes, tiny
 
-from napari_unetseg import Pair, Stack, predict
-from napari_unetseg.core.events import Improved, Notice, StepDone
+from napari_unetseg import AnnotatedImage, Stack, predict
+from napari_unetseg.core.events import Notice
 from napari_unetseg.core.settings import NetSettings
 from napari_unetseg.models.resnet_unet import build
 from napari_unetseg.training.linear_probe import HeadFit, measure_norms, pretrained_body
 from napari_unetseg.training.trainer import Learner
+from napari_unetseg.training.training_events import Improved, StepDone
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
@@ -42,14 +43,14 @@ def test_other_networks_begin_at_random(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize("spacing", [(1.0, 4.0, 4.0), (1.0, 2.0, 1.0), (5.0, 1.0, 1.0)])
 def test_any_spacing_of_a_volume_begins(spacing: tuple[float, ...]) -> None:
     image, truth = blobs((9, 33, 37), 8)
-    pair = Pair(Stack(image, "ZYX", spacing=spacing), strokes(truth), "strokes")
+    pair = AnnotatedImage(Stack(image, "ZYX", spacing=spacing), strokes(truth), "strokes")
     _, events = run_training([pair], tiny(dims=3, depth=3, width=16, steps=1))
     assert of_kind(events, Improved)
 
 
 def test_the_first_mask_comes_before_a_step_and_is_already_good() -> None:
     image, truth = blobs((96, 96), 12)
-    pair = Pair(Stack(image, "YX"), strokes(truth), "strokes")
+    pair = AnnotatedImage(Stack(image, "YX"), strokes(truth), "strokes")
     _, events = run_training([pair], tiny(width=16, depth=4, steps=1))
     kinds = [type(e) for e in events]
     assert kinds.index(Improved) < kinds.index(StepDone)
@@ -67,8 +68,8 @@ def test_a_class_in_one_corner_of_a_large_image_is_not_missed() -> None:
     labels[620:680:4, 620:680] = 1
     image[20:60, 1440:1480] += 0.8
     labels[30:50:3, 1450:1470] = 2
-    pair = Pair(Stack(image, "YX"), labels, "strokes")
-    _, events = run_training([pair], tiny(width=16, depth=3, steps=1, validation=0.0))
+    pair = AnnotatedImage(Stack(image, "YX"), labels, "strokes")
+    _, events = run_training([pair], tiny(width=16, depth=3, steps=1, validation_fraction=0.0))
     first = of_kind(events, Improved)[0].model
     mask = predict(first, pair.image)
     assert (mask[30:50, 1450:1470] == 2).mean() > 0.9
@@ -106,7 +107,7 @@ def test_too_little_memory_for_a_first_answer_still_trains(
     monkeypatch.setattr(HeadFit, "fit", fail)
     image, truth = blobs((96, 96), 12)
     model, events = run_training(
-        [Pair(Stack(image, "YX"), strokes(truth), "strokes")], tiny(steps=4)
+        [AnnotatedImage(Stack(image, "YX"), strokes(truth), "strokes")], tiny(steps=4)
     )
     assert "first answer" in of_kind(events, Notice)[0].text
     assert model.history[-1].steps == 4
@@ -119,7 +120,7 @@ def test_no_memory_for_steps_keeps_the_first_answer(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Learner, "step", fail)
     image, truth = blobs((96, 96), 12)
     model, events = run_training(
-        [Pair(Stack(image, "YX"), strokes(truth), "strokes")], tiny(steps=4)
+        [AnnotatedImage(Stack(image, "YX"), strokes(truth), "strokes")], tiny(steps=4)
     )
     assert model.id == of_kind(events, Improved)[0].model.id
     assert "kept" in events[-1].reason

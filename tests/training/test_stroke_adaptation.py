@@ -14,34 +14,35 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import binary_erosion
 
-from napari_unetseg.core.events import EpochDone, Improved, Prepared, Renewed, StepDone
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import BRUSH, IGNORE
 from napari_unetseg.core.metrics import Scores
-from napari_unetseg.data.dataset import Pair, TrainingData
+from napari_unetseg.data.annotated_image import AnnotatedImage
+from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.models.model import Model
 from napari_unetseg.training.stroke_adaptation import SLACK, as_good
 from napari_unetseg.training.train import train_events
+from napari_unetseg.training.training_events import EpochDone, Improved, Prepared, Renewed, StepDone
 from napari_unetseg.training.validation import Validator
 
 SHAPE, DIM = (192, 192), 0.3
-Offer = Callable[[Model], Pair]
+Offer = Callable[[Model], AnnotatedImage]
 
 
 @pytest.fixture(scope="module")
-def world() -> tuple[Pair, np.ndarray]:
+def world() -> tuple[AnnotatedImage, np.ndarray]:
     """Bright blobs that are labelled and dim ones of which nothing is said, and where these are."""
     _, truth = blobs(SHAPE, 30, structures=2)
     noise = np.random.default_rng(1).normal(0.2, 0.1, SHAPE)
     labels = strokes(truth)
     labels[truth == 2] = 0
     image = noise + 0.6 * (truth == 1) + DIM * (truth == 2)
-    return Pair(Stack(image.astype(np.float32), "YX"), labels, "strokes"), truth == 2
+    return AnnotatedImage(Stack(image.astype(np.float32), "YX"), labels, "strokes"), truth == 2
 
 
-def run(pair: Pair, offers: dict[int, Offer], **changes: Any) -> tuple[Model, list[Any]]:
+def run(pair: AnnotatedImage, offers: dict[int, Offer], **changes: Any) -> tuple[Model, list[Any]]:
     """Train; after so many steps offer what a function makes of the model shown."""
     control, events, shown = Control(threads=1), [], None
     training = train_events([pair], tiny(width=16, depth=3, **changes), control=control)
@@ -57,13 +58,13 @@ def run(pair: Pair, offers: dict[int, Offer], **changes: Any) -> tuple[Model, li
             control.offer_pairs((offers[event.step](shown),))
 
 
-def training_places(pair: Pair) -> np.ndarray:
+def training_places(pair: AnnotatedImage) -> np.ndarray:
     """Where strokes train, and are not held out."""
     full = replace(pair, labels=np.where(np.indices(SHAPE).sum(0) % 2, 1, BRUSH).astype(np.uint8))
-    return np.asarray(TrainingData([full], 2, 0.15).planes[0].train != IGNORE)
+    return np.asarray(TrainingDataset([full], 2, 0.15).planes[0].train != IGNORE)
 
 
-def painted(pair: Pair, second: np.ndarray) -> tuple[Pair, np.ndarray]:
+def painted(pair: AnnotatedImage, second: np.ndarray) -> tuple[AnnotatedImage, np.ndarray]:
     """The pair with strokes that say structure in dim blobs, and where these strokes are."""
     spot = second & training_places(pair)
     spot[:, 100:] = False
@@ -77,7 +78,7 @@ def after_renewal(events: list[Any]) -> list[Any]:
 
 
 def test_a_stroke_at_a_mistake_is_answered_before_the_next_step(
-    world: tuple[Pair, np.ndarray],
+    world: tuple[AnnotatedImage, np.ndarray],
 ) -> None:
     pair, second = world
     newer, spot = painted(pair, second)
@@ -95,11 +96,11 @@ def test_a_stroke_at_a_mistake_is_answered_before_the_next_step(
 
 
 def test_a_stroke_that_confirms_the_mask_brings_no_newer_one(
-    world: tuple[Pair, np.ndarray],
+    world: tuple[AnnotatedImage, np.ndarray],
 ) -> None:
     pair, _ = world
 
-    def confirm(shown: Model) -> Pair:
+    def confirm(shown: Model) -> AnnotatedImage:
         mask = predict(shown, pair.image)
         spot = (pair.labels == 0) & (np.arange(SHAPE[0])[:, None] % 4 == 0)
         spot &= binary_erosion(mask > 0, iterations=2) | binary_erosion(mask == 0, iterations=2)
@@ -111,7 +112,7 @@ def test_a_stroke_that_confirms_the_mask_brings_no_newer_one(
 
 
 def test_strokes_that_come_again_and_again_leave_the_training_its_time(
-    world: tuple[Pair, np.ndarray],
+    world: tuple[AnnotatedImage, np.ndarray],
 ) -> None:
     """The newest of them are taken, not each of them."""
     pair, _ = world
@@ -121,20 +122,20 @@ def test_strokes_that_come_again_and_again_leave_the_training_its_time(
 
 
 def test_the_training_goes_its_own_way_beside_an_answer(
-    world: tuple[Pair, np.ndarray], monkeypatch: pytest.MonkeyPatch
+    world: tuple[AnnotatedImage, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair, second = world
     newer, _ = painted(pair, second)
     losses = []
     for answers in (True, False):
         if not answers:
-            monkeypatch.setattr(TrainingData, "newer_than", lambda *_: [])
-        _, events = run(pair, {22: lambda _: newer}, steps=30, hold=0.0)
+            monkeypatch.setattr(TrainingDataset, "labels_added_since", lambda *_: [])
+        _, events = run(pair, {22: lambda _: newer}, steps=30, distillation_weight=0.0)
         losses.append([e.loss for e in of_kind(events, StepDone)])
     assert losses[0] == losses[1]
 
 
-def test_the_same_seed_gives_the_same_answer(world: tuple[Pair, np.ndarray]) -> None:
+def test_the_same_seed_gives_the_same_answer(world: tuple[AnnotatedImage, np.ndarray]) -> None:
     pair, second = world
     newer, _ = painted(pair, second)
     shown = []
@@ -148,7 +149,7 @@ def test_the_same_seed_gives_the_same_answer(world: tuple[Pair, np.ndarray]) -> 
 
 
 def test_a_training_that_goes_on_answers_what_is_newer_before_its_first_step(
-    world: tuple[Pair, np.ndarray],
+    world: tuple[AnnotatedImage, np.ndarray],
 ) -> None:
     pair, second = world
     model, _ = run(pair, {}, steps=24)
@@ -193,7 +194,7 @@ def test_no_structure_may_score_lower(new: Scores, good: bool) -> None:
     deadline=None,
 )
 def test_poisoned_strokes_again_and_again_never_make_a_mask_worse_on_the_validation_blocks(
-    world: tuple[Pair, np.ndarray], poison: float, seed: int, rate: float
+    world: tuple[AnnotatedImage, np.ndarray], poison: float, seed: int, rate: float
 ) -> None:
     """What is shown after any of them is as good as what was shown before, on the same blocks."""
     pair, _ = world
@@ -201,7 +202,7 @@ def test_poisoned_strokes_again_and_again_never_make_a_mask_worse_on_the_validat
     swapped = np.select([pair.labels == 1, pair.labels == BRUSH], [BRUSH, 1], 0)
     given_pairs = []
 
-    def offer(_: Model) -> Pair:
+    def offer(_: Model) -> AnnotatedImage:
         last = given_pairs[-1].labels if given_pairs else pair.labels
         where = rng.random((SHAPE[0], 1)) < poison / 3
         given_pairs.append(replace(pair, labels=np.where(where, swapped, last).astype(np.uint8)))
@@ -210,11 +211,11 @@ def test_poisoned_strokes_again_and_again_never_make_a_mask_worse_on_the_validat
     _, events = run(
         pair, {12: offer, 20: offer, 28: offer}, steps=36, learning_rate=rate, seed=seed
     )
-    data, shown, best = TrainingData([pair], 2, 0.15), None, False
+    data, shown, best = TrainingDataset([pair], 2, 0.15), None, False
     renewed = 0
     for event in events:
         if isinstance(event, Renewed):
-            data = data.renewed([given_pairs[renewed]])
+            data = data.with_annotations([given_pairs[renewed]])
             renewed += 1
         elif isinstance(event, EpochDone):
             best = event.best
@@ -227,7 +228,7 @@ def test_poisoned_strokes_again_and_again_never_make_a_mask_worse_on_the_validat
     assert renewed
 
 
-def judge(model: Model, data: TrainingData) -> Scores:
+def judge(model: Model, data: TrainingDataset) -> Scores:
     network = model.network()
     validator = Validator(data, network, torch.device("cpu"))
     found = validator.score(network, model.history[-1].shares)

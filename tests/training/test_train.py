@@ -26,10 +26,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_unetseg.core.errors import TrainingError, UserError
-from napari_unetseg.core.events import (
+from napari_unetseg.core.events import Notice
+from napari_unetseg.core.image_stack import Stack
+from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.labels import LabelKind, Structure
+from napari_unetseg.core.metrics import Scores
+from napari_unetseg.core.settings import AugmentSettings, NetSettings, TrainSettings
+from napari_unetseg.data.annotated_image import AnnotatedImage
+from napari_unetseg.data.dataset import TrainingDataset
+from napari_unetseg.inference.predict import predict
+from napari_unetseg.models.unet import UNet
+from napari_unetseg.training.train import train, train_events
+from napari_unetseg.training.trainer import Learner
+from napari_unetseg.training.training_events import (
     EpochDone,
     Improved,
-    Notice,
     Outcome,
     Prepared,
     Renewed,
@@ -37,16 +48,6 @@ from napari_unetseg.core.events import (
     StepDone,
     TrainingDone,
 )
-from napari_unetseg.core.image_stack import Stack
-from napari_unetseg.core.job_control import Control
-from napari_unetseg.core.labels import LabelKind, Structure
-from napari_unetseg.core.metrics import Scores
-from napari_unetseg.core.settings import AugmentSettings, NetSettings, TrainSettings
-from napari_unetseg.data.dataset import Pair, TrainingData
-from napari_unetseg.inference.predict import predict
-from napari_unetseg.models.unet import UNet
-from napari_unetseg.training.train import train, train_events
-from napari_unetseg.training.trainer import Learner
 from napari_unetseg.training.training_plan import Plan, level_strides, make_plan
 from napari_unetseg.training.training_state import Progress
 
@@ -57,12 +58,12 @@ FAST = {"learning_rate": 2e-2}
 
 
 @pytest.fixture(scope="module")
-def pair() -> Pair:
+def pair() -> AnnotatedImage:
     return painted_pair()
 
 
 @pytest.fixture(scope="module")
-def trained(pair: Pair) -> Model:
+def trained(pair: AnnotatedImage) -> Model:
     """A model of some steps, to go on from."""
     return train([pair], tiny(steps=40, **FAST))
 
@@ -70,21 +71,21 @@ def trained(pair: Pair) -> Model:
 # -- it learns -----------------------------------------------------------------------------------
 
 
-def one_structure() -> tuple[Pair, Stack, np.ndarray]:
+def one_structure() -> tuple[AnnotatedImage, Stack, np.ndarray]:
     (image, truth), (fresh, wanted) = blobs((96, 96), 12, 0), blobs((96, 96), 12, 5)
-    return Pair(Stack(image, "YX"), strokes(truth), "strokes"), Stack(fresh, "YX"), wanted
+    return AnnotatedImage(Stack(image, "YX"), strokes(truth), "strokes"), Stack(fresh, "YX"), wanted
 
 
-def two_structures(background: bool = True) -> tuple[Pair, Stack, np.ndarray]:
+def two_structures(background: bool = True) -> tuple[AnnotatedImage, Stack, np.ndarray]:
     made = [blobs((96, 96), 14, seed, structures=2) for seed in (0, 5)]
     (image, truth), (fresh, wanted) = [(i, t * np.uint8(3)) for i, t in made]
     if not background:  # the ground is a structure that was painted with a number of its own
         truth, wanted = truth + np.uint8(1), wanted + np.uint8(1)
     painted = strokes(truth, 8, brush=background)
-    return Pair(Stack(image, "YX"), painted, "strokes"), Stack(fresh, "YX"), wanted
+    return AnnotatedImage(Stack(image, "YX"), painted, "strokes"), Stack(fresh, "YX"), wanted
 
 
-def colours() -> tuple[Pair, Stack, np.ndarray]:
+def colours() -> tuple[AnnotatedImage, Stack, np.ndarray]:
     """RGB; the structure has the brightness of the ground and differs in hue."""
 
     def make(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -94,26 +95,30 @@ def colours() -> tuple[Pair, Stack, np.ndarray]:
         return (rgb.clip(0, 1) * 255).astype(np.uint8), truth
 
     (image, truth), (fresh, wanted) = make(0), make(5)
-    return Pair(Stack(image, "YXS"), strokes(truth), "strokes"), Stack(fresh, "YXS"), wanted
+    return (
+        AnnotatedImage(Stack(image, "YXS"), strokes(truth), "strokes"),
+        Stack(fresh, "YXS"),
+        wanted,
+    )
 
 
-def volume() -> tuple[Pair, Stack, np.ndarray]:
+def volume() -> tuple[AnnotatedImage, Stack, np.ndarray]:
     (image, truth), (fresh, wanted) = blobs((8, 40, 40), 8, 0), blobs((8, 40, 40), 8, 5)
     thick = (3.0, 1.0, 1.0)
     return (
-        Pair(Stack(image, "ZYX", thick), strokes(truth, 2), "strokes"),
+        AnnotatedImage(Stack(image, "ZYX", thick), strokes(truth, 2), "strokes"),
         Stack(fresh, "ZYX", thick),
         wanted,
     )
 
 
-def time_series() -> tuple[Pair, Stack, np.ndarray]:
+def time_series() -> tuple[AnnotatedImage, Stack, np.ndarray]:
     """Strokes on two of four time points."""
     image, truth = blobs((4, 80, 80), 20, 2)
     painted = np.zeros_like(truth)
     painted[0], painted[2] = strokes(truth[0], 8), strokes(truth[2], 8)
     stack = Stack(image, "TYX")
-    return Pair(stack, painted, "strokes"), stack, truth
+    return AnnotatedImage(stack, painted, "strokes"), stack, truth
 
 
 IN_3D = {
@@ -124,7 +129,9 @@ IN_3D = {
     "learning_rate": 5e-2,
     "validation": 0.0,
 }
-KINDS: dict[str, tuple[Callable[[], tuple[Pair, Stack, np.ndarray]], dict[str, Any], int]] = {
+KINDS: dict[
+    str, tuple[Callable[[], tuple[AnnotatedImage, Stack, np.ndarray]], dict[str, Any], int]
+] = {
     "one structure": (one_structure, {"steps": 80}, 1),
     "two structures": (two_structures, {"steps": 90, "width": 8}, 3),
     "no background": (lambda: two_structures(False), {"steps": 90, "width": 8}, 3),
@@ -159,22 +166,27 @@ def test_labels_of_all_kinds_and_corrections_train() -> None:
         (truth * np.uint8(255), LabelKind.FULL),
         (truth * np.arange(1, 65, dtype=np.uint16)[:, None], LabelKind.INSTANCES),
     ]:
-        model = train([Pair(Stack(image, "YX"), labels, kind)], tiny(steps=70, **FAST))
+        model = train([AnnotatedImage(Stack(image, "YX"), labels, kind)], tiny(steps=70, **FAST))
         assert model.classes.numbers == (0, 1)
         assert dice(truth > 0, predict(model, image) > 0) > 0.85
-    fixed = Pair(Stack(image, "YX"), np.zeros_like(truth), "strokes", corrections=strokes(truth, 8))
+    fixed = AnnotatedImage(
+        Stack(image, "YX"), np.zeros_like(truth), "strokes", corrections=strokes(truth, 8)
+    )
     assert dice(truth > 0, predict(train([fixed], tiny(steps=70, **FAST)), image) > 0) > 0.85
 
 
-def test_what_is_not_labelled_does_not_matter(pair: Pair) -> None:
+def test_what_is_not_labelled_does_not_matter(pair: AnnotatedImage) -> None:
     """With patches inside one half, the unlabelled other half of the image changes nothing."""
     image, truth = blobs((48, 400), 30, 3)
     labels = strokes(truth, 8)
     labels[:, 100:] = 0
     other = image.copy()
     other[:, 300:] = other[:, 300:][:, ::-1]  # the same intensities, elsewhere
-    settings = tiny(steps=6, augment=NO_AUGMENT, validation=0.0, pretrained=False)
-    ids = [train([Pair(Stack(i, "YX"), labels, "strokes")], settings).id for i in (image, other)]
+    settings = tiny(steps=6, augment=NO_AUGMENT, validation_fraction=0.0, pretrained=False)
+    ids = [
+        train([AnnotatedImage(Stack(i, "YX"), labels, "strokes")], settings).id
+        for i in (image, other)
+    ]
     assert ids[0] == ids[1]
 
 
@@ -185,13 +197,13 @@ def test_small_and_thin_images_train(shape: tuple[int, int], depth: int) -> None
     labels.flat[::3] = 1
     image = np.where(labels == 1, 200, 20).astype(np.uint8)
     settings = tiny(steps=2, depth=depth, patch=None, augment=AugmentSettings())
-    model = train([Pair(Stack(image, "YX"), labels, "strokes")], settings)
+    model = train([AnnotatedImage(Stack(image, "YX"), labels, "strokes")], settings)
     assert predict(model, image).shape == shape
 
 
 def test_images_of_one_voxel_train_together() -> None:
     pairs = [
-        Pair(
+        AnnotatedImage(
             Stack(np.full((1, 1), value, np.uint8), "YX"),
             np.full((1, 1), label, np.uint8),
             "strokes",
@@ -209,7 +221,7 @@ def test_broken_pixels_do_no_harm() -> None:
     image[::9, ::7] = np.nan
     image[3, 3] = np.inf
     model, events = run_training(
-        [Pair(Stack(image, "YX"), strokes(truth), "strokes")], tiny(steps=12, **FAST)
+        [AnnotatedImage(Stack(image, "YX"), strokes(truth), "strokes")], tiny(steps=12, **FAST)
     )
     assert all(math.isfinite(e.loss) for e in of_kind(events, StepDone))
     assert all(torch.isfinite(t).all() for t in model.weights.values())
@@ -218,7 +230,7 @@ def test_broken_pixels_do_no_harm() -> None:
 # -- events and ends -----------------------------------------------------------------------------
 
 
-def test_events_come_in_order_and_say_what_happens(pair: Pair) -> None:
+def test_events_come_in_order_and_say_what_happens(pair: AnnotatedImage) -> None:
     model, events = run_training([pair], tiny(epochs=2, **FAST))
     kinds = [type(e) for e in events]
     assert kinds[:2] == [Prepared, Improved]  # an answer before the first step
@@ -249,13 +261,13 @@ def test_events_come_in_order_and_say_what_happens(pair: Pair) -> None:
     assert model.validated
 
 
-def test_a_number_of_steps(pair: Pair) -> None:
+def test_a_number_of_steps(pair: AnnotatedImage) -> None:
     model, events = run_training([pair], tiny(steps=5))
     assert len(of_kind(events, StepDone)) == model.history[-1].steps == 5
     assert len(of_kind(events, EpochDone)) == 1
 
 
-def test_a_number_of_minutes(pair: Pair) -> None:
+def test_a_number_of_minutes(pair: AnnotatedImage) -> None:
     # patience 1 would end a training that nobody limits; this one has its time
     _, events = run_training([pair], tiny(minutes=0.02, patience=1, learning_rate=1e-30))
     done = events[-1]
@@ -266,7 +278,7 @@ def test_a_number_of_minutes(pair: Pair) -> None:
     assert all(e.remaining is None or e.remaining <= 1.2 for e in of_kind(events, StepDone))
 
 
-def test_it_ends_by_itself_when_nothing_improves(pair: Pair) -> None:
+def test_it_ends_by_itself_when_nothing_improves(pair: AnnotatedImage) -> None:
     settings = tiny(patience=2, learning_rate=1e-30, norm="none")
     _, events = run_training([pair], settings)
     assert events[-1].outcome is Outcome.EARLY_STOPPED
@@ -274,7 +286,7 @@ def test_it_ends_by_itself_when_nothing_improves(pair: Pair) -> None:
     assert len(of_kind(events, EpochDone)) == 2
 
 
-def test_classic_settings_are_adam_at_1e_3_for_25_epochs(pair: Pair) -> None:
+def test_classic_settings_are_adam_at_1e_3_for_25_epochs(pair: AnnotatedImage) -> None:
     settings = TrainSettings.classic(depth=2, width=4, patch=32, threads=1, device="cpu")
     assert (settings.epochs, settings.learning_rate) == (25, 1e-3)
     assert not settings.dice
@@ -285,7 +297,9 @@ def test_classic_settings_are_adam_at_1e_3_for_25_epochs(pair: Pair) -> None:
             break
 
 
-def test_the_best_weights_are_returned(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_weights_are_returned(
+    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[dict[str, torch.Tensor]] = []
     marks = [0.1, 0.2, 0.7, 0.9, 0.4]
 
@@ -305,7 +319,7 @@ def test_the_best_weights_are_returned(pair: Pair, monkeypatch: pytest.MonkeyPat
 
 
 def test_it_is_said_that_the_first_answer_was_kept(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
+    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marks = iter([0.9, 0.1, 0.2])
 
@@ -324,7 +338,7 @@ def test_it_is_said_that_the_first_answer_was_kept(
 
 
 def test_a_lucky_score_does_not_hold_back_what_is_steadily_better(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
+    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The smoothed scores are 0.5, 0.7, 0.55, 0.675 and 0.7625."""
     marks = iter([0.5, 0.9, 0.4, 0.8, 0.85])
@@ -369,8 +383,10 @@ def test_without_a_score_the_newest_weights_are_returned_and_it_is_said() -> Non
     labels = np.zeros((64, 64), np.uint8)
     labels[10, 10:20], labels[40, 10:20] = 1, 255
     image = np.random.default_rng(0).random((64, 64)).astype(np.float32)
-    model, events = run_training([Pair(Stack(image, "YX"), labels, "strokes")], tiny(epochs=2))
-    assert "too little annotation" in events[0].text
+    model, events = run_training(
+        [AnnotatedImage(Stack(image, "YX"), labels, "strokes")], tiny(epochs=2)
+    )
+    assert "too few labels" in events[0].text
     assert isinstance(events[1], Prepared)
     assert events[1].blocks == events[1].validation_voxels == 0
     assert not model.validated
@@ -378,7 +394,7 @@ def test_without_a_score_the_newest_weights_are_returned_and_it_is_said() -> Non
     assert [e.scores for e in of_kind(events, EpochDone)] == [None, None]
 
 
-def test_structures_keep_the_users_names(pair: Pair) -> None:
+def test_structures_keep_the_users_names(pair: AnnotatedImage) -> None:
     names = [Structure(1, "nucleus", "#ff0000"), Structure(2, "not painted")]
     model = train([pair], tiny(steps=1), structures=names)
     assert model.classes.structures == (names[0],)
@@ -407,7 +423,7 @@ def test_more_annotation_makes_longer_epochs() -> None:
     steps = []
     for every in (48, 4):
         image, truth = blobs((192, 192), 40)
-        pairs = [Pair(Stack(image, "YX"), strokes(truth, every), "strokes")]
+        pairs = [AnnotatedImage(Stack(image, "YX"), strokes(truth, every), "strokes")]
         for event in train_events(pairs, tiny(patch=32, batch=2)):
             if isinstance(event, Prepared):
                 steps.append(event.epoch_steps)
@@ -419,7 +435,7 @@ def test_more_annotation_makes_longer_epochs() -> None:
 
 
 @pytest.mark.parametrize("after", [1, 3, 30])
-def test_stop_returns_what_was_learned(pair: Pair, after: int) -> None:
+def test_stop_returns_what_was_learned(pair: AnnotatedImage, after: int) -> None:
     control = Control(threads=1)
     events = train_events([pair], tiny(epochs=50), control=control)
     seen: list[Any] = []
@@ -438,7 +454,7 @@ def test_stop_returns_what_was_learned(pair: Pair, after: int) -> None:
     assert predict(model, pair.image).shape == (96, 96)
 
 
-def test_stop_before_the_first_step_is_a_sentence(pair: Pair) -> None:
+def test_stop_before_the_first_step_is_a_sentence(pair: AnnotatedImage) -> None:
     with pytest.raises(TrainingError, match="nothing was learned yet"):
         train([pair], tiny(), control=stopped_control())
 
@@ -462,7 +478,7 @@ def test_stop_is_seen_between_the_images_of_the_first_answer() -> None:
     events: list[Any] = []
     with pytest.raises(TrainingError, match="nothing was learned yet"):
         train(
-            [Pair(Stack(image, "TYX"), painted, "strokes")],
+            [AnnotatedImage(Stack(image, "TYX"), painted, "strokes")],
             tiny(),
             control=control,
             on_event=events.append,
@@ -475,8 +491,8 @@ def test_stop_is_seen_between_the_images_of_the_first_answer() -> None:
     ("kind", "settings", "said"),
     [
         ("strokes", {}, "weight 1.6"),
-        ("strokes", {"borders": 4.0}, "weight 0.8"),
-        ("strokes", {"borders": 0.0}, "none"),
+        ("strokes", {"edge_loss_weight": 4.0}, "weight 0.8"),
+        ("strokes", {"edge_loss_weight": 0.0}, "none"),
         ("full", {}, "none"),
     ],
 )
@@ -487,16 +503,16 @@ def test_borders_are_drawn_for_strokes_and_less_for_few(
     """What is said is what is done: the same weights without it where it is not drawn."""
     image, truth = blobs((40, 40), 12, 3)
     labels = (truth > 0).astype(np.uint8) if kind == "full" else strokes(truth, 14)
-    pair = Pair(Stack(image, "YX"), labels, LabelKind(kind))
+    pair = AnnotatedImage(Stack(image, "YX"), labels, LabelKind(kind))
     known = {"pretrained": pretrained, "steps": 3, "width": 16, **settings}
     model, events = run_training([pair], tiny(**known))
     prepared = of_kind(events, Prepared)[0]
     assert said in next(c.value for c in prepared.choices if c.name == "Borders")
-    without = train([pair], tiny(**{**known, "borders": 0.0}))
+    without = train([pair], tiny(**{**known, "edge_loss_weight": 0.0}))
     assert (model.id == without.id) == (said == "none")
 
 
-def test_leaving_the_generator_ends_it(pair: Pair) -> None:
+def test_leaving_the_generator_ends_it(pair: AnnotatedImage) -> None:
     events = train_events([pair], tiny(epochs=50))
     assert isinstance(next(events), Prepared)
     events.close()
@@ -504,7 +520,7 @@ def test_leaving_the_generator_ends_it(pair: Pair) -> None:
         next(events)
 
 
-def test_threads_may_change_while_it_runs(pair: Pair) -> None:
+def test_threads_may_change_while_it_runs(pair: AnnotatedImage) -> None:
     control, before = Control(threads=1), torch.get_num_threads()
     try:
         seen = []
@@ -538,7 +554,7 @@ def test_a_seed_makes_two_runs_identical(dims: int) -> None:
     assert ids[0] != ids[2]
 
 
-def test_training_leaves_the_random_numbers_of_others_alone(pair: Pair) -> None:
+def test_training_leaves_the_random_numbers_of_others_alone(pair: AnnotatedImage) -> None:
     state = torch.get_rng_state()
     train([pair], tiny(steps=2))
     assert torch.equal(state, torch.get_rng_state())
@@ -547,7 +563,7 @@ def test_training_leaves_the_random_numbers_of_others_alone(pair: Pair) -> None:
 # -- going on from a model -----------------------------------------------------------------------
 
 
-def test_going_on_starts_where_the_model_was(pair: Pair, trained: Model) -> None:
+def test_going_on_starts_where_the_model_was(pair: AnnotatedImage, trained: Model) -> None:
     before = {name: tensor.clone() for name, tensor in trained.weights.items()}
     name = trained.id
     settings = tiny(steps=3, learning_rate=1e-4)
@@ -567,9 +583,9 @@ def test_going_on_starts_where_the_model_was(pair: Pair, trained: Model) -> None
     assert len(trained.history) == 1
 
 
-def test_a_model_that_got_no_better_keeps_its_weights(pair: Pair) -> None:
+def test_a_model_that_got_no_better_keeps_its_weights(pair: AnnotatedImage) -> None:
     good = train([pair], tiny(steps=60, **FAST))
-    settings = tiny(steps=4, learning_rate=1.0, average=False, anneal=False)
+    settings = tiny(steps=4, learning_rate=1.0, ema=False, cosine_schedule=False)
     model, events = run_training([pair], settings, init=good)
     assert model.id == good.id
     assert len(model.history) == 2
@@ -581,7 +597,7 @@ def test_a_model_that_got_no_better_keeps_its_weights(pair: Pair) -> None:
 
 
 def test_an_error_after_an_epoch_keeps_what_was_learned(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
+    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = Learner.step
 
@@ -598,13 +614,17 @@ def test_an_error_after_an_epoch_keeps_what_was_learned(
     assert model.history[-1].curve
 
 
-def test_the_models_architecture_wins_over_the_settings(pair: Pair, trained: Model) -> None:
+def test_the_models_architecture_wins_over_the_settings(
+    pair: AnnotatedImage, trained: Model
+) -> None:
     model = train([pair], tiny(steps=1, depth=4, width=32, norm="none"), init=trained)
     assert model.net == trained.net
 
 
-def test_the_frozen_encoder_stays_bit_for_bit(pair: Pair, trained: Model) -> None:
-    model = train([pair], tiny(steps=8, freeze_encoder=True, validation=0.0, **FAST), init=trained)
+def test_the_frozen_encoder_stays_bit_for_bit(pair: AnnotatedImage, trained: Model) -> None:
+    model = train(
+        [pair], tiny(steps=8, freeze_encoder=True, validation_fraction=0.0, **FAST), init=trained
+    )
     same = {n: torch.equal(t, trained.weights[n]) for n, t in model.weights.items()}
     assert all(same[n] for n in same if n.startswith("encoder."))
     assert not any(same[n] for n in same if n.startswith("head."))
@@ -614,7 +634,9 @@ def test_the_frozen_encoder_stays_bit_for_bit(pair: Pair, trained: Model) -> Non
 # -- newer annotations ---------------------------------------------------------------------------
 
 
-def with_newer(pair: Pair, newer: Pair, **settings: Any) -> tuple[Model, list[Any]]:
+def with_newer(
+    pair: AnnotatedImage, newer: AnnotatedImage, **settings: Any
+) -> tuple[Model, list[Any]]:
     """Train for two epochs; the newer annotations are offered after the first."""
     control = Control(threads=1)
     events = train_events([pair], tiny(epochs=2, **settings), control=control)
@@ -628,8 +650,8 @@ def with_newer(pair: Pair, newer: Pair, **settings: Any) -> tuple[Model, list[An
             control.offer_pairs((newer,))
 
 
-def test_newer_annotations_are_used_from_the_next_step_on(pair: Pair) -> None:
-    newer = Pair(pair.image, strokes(blobs((96, 96), 12, 0)[1], 4), "strokes")
+def test_newer_annotations_are_used_from_the_next_step_on(pair: AnnotatedImage) -> None:
+    newer = AnnotatedImage(pair.image, strokes(blobs((96, 96), 12, 0)[1], 4), "strokes")
     model, events = with_newer(pair, newer)
     voxels = model.history[-1].labelled_voxels
     assert voxels > 2 * events[0].train_voxels
@@ -638,8 +660,8 @@ def test_newer_annotations_are_used_from_the_next_step_on(pair: Pair) -> None:
     assert renewed.step in (events[0].epoch_steps, events[0].epoch_steps + 1)
 
 
-def test_what_is_offered_goes_with_what_stays(pair: Pair) -> None:
-    control, other = Control(), Pair(pair.image, pair.labels, "strokes")
+def test_what_is_offered_goes_with_what_stays(pair: AnnotatedImage) -> None:
+    control, other = Control(), AnnotatedImage(pair.image, pair.labels, "strokes")
     control.keep_pairs((other,))
     assert control.take_pairs() is None
     control.offer_pairs((pair,))
@@ -651,7 +673,7 @@ def test_what_is_offered_goes_with_what_stays(pair: Pair) -> None:
     ("offered", "again", "better"), [(True, 0.4, True), (True, 0.6, False), (False, 0.0, False)]
 )
 def test_scores_on_older_annotations_are_not_compared(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, offered: bool, again: float, better: bool
+    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch, offered: bool, again: float, better: bool
 ) -> None:
     """The best weights are scored again on the newer ones: 0.9 becomes ``again``."""
     marks = iter([0.1, 0.9, 0.5])
@@ -664,8 +686,8 @@ def test_scores_on_older_annotations_are_not_compared(
         return Scores(("structure 1",), (1,), (mark,), (mark,), 99, 9, mark)
 
     monkeypatch.setattr(Learner, "score", score)
-    monkeypatch.setattr(TrainingData, "newer_than", lambda *_: [])  # nothing to be answered
-    newer = Pair(pair.image, strokes(blobs((96, 96), 12, 0)[1], 4), "strokes")
+    monkeypatch.setattr(TrainingDataset, "labels_added_since", lambda *_: [])
+    newer = AnnotatedImage(pair.image, strokes(blobs((96, 96), 12, 0)[1], 4), "strokes")
     if offered:
         model, events = with_newer(pair, newer)
     else:
@@ -676,10 +698,10 @@ def test_scores_on_older_annotations_are_not_compared(
     assert len(rescored) == offered
 
 
-def test_the_score_that_decides_goes_by_what_classes_cover(pair: Pair) -> None:
+def test_the_score_that_decides_goes_by_what_classes_cover(pair: AnnotatedImage) -> None:
     """As many strokes of both classes; one of them is thought to be rare."""
     settings = tiny()
-    data = TrainingData([pair], 2, settings.validation)
+    data = TrainingDataset([pair], 2, settings.validation_fraction)
     plan = make_plan(data, settings, "cpu", None)
 
     def score(shares: tuple[float, ...] | None) -> Scores:
@@ -695,7 +717,7 @@ def test_the_score_that_decides_goes_by_what_classes_cover(pair: Pair) -> None:
 
 
 def test_an_epoch_whose_score_is_no_number_changes_nothing(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
+    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marks = iter([0.1, 0.5, math.nan, 0.9])
 
@@ -710,10 +732,10 @@ def test_an_epoch_whose_score_is_no_number_changes_nothing(
     assert model.scores.dice == (0.9,)
 
 
-def test_weights_are_scored_as_they_are(pair: Pair) -> None:
+def test_weights_are_scored_as_they_are(pair: AnnotatedImage) -> None:
     """Those of a model beside the newest ones, which stay."""
     settings = tiny()
-    data = TrainingData([pair], 2, settings.validation)
+    data = TrainingDataset([pair], 2, settings.validation_fraction)
     plan = make_plan(data, settings, "cpu", None)
     learner = Learner(data, plan, settings, torch.device("cpu"))
     before, first = learner.weights(), learner.score()
@@ -726,7 +748,7 @@ def test_weights_are_scored_as_they_are(pair: Pair) -> None:
     assert all(torch.equal(newest[n], t) for n, t in learner.weights().items())
 
 
-def unfit_labels(pair: Pair, how: str) -> Pair:
+def unfit_labels(pair: AnnotatedImage, how: str) -> AnnotatedImage:
     labels = pair.labels.copy()
     if how == "one class":
         labels[labels == 1] = 0
@@ -734,11 +756,11 @@ def unfit_labels(pair: Pair, how: str) -> Pair:
         labels[:5] = 3
     else:
         labels = labels * np.uint16(300)
-    return Pair(pair.image, labels, "strokes")
+    return AnnotatedImage(pair.image, labels, "strokes")
 
 
 @pytest.mark.parametrize("how", ["one class", "other structure", "nonsense"])
-def test_newer_annotations_that_do_not_fit_cost_nothing(pair: Pair, how: str) -> None:
+def test_newer_annotations_that_do_not_fit_cost_nothing(pair: AnnotatedImage, how: str) -> None:
     model, events = with_newer(pair, unfit_labels(pair, how))
     (notice,) = of_kind(events, Notice)
     assert "continues with the earlier annotations" in notice.text
@@ -764,7 +786,7 @@ def memory_for(voxels: int) -> Callable[[UNet, torch.Tensor], torch.Tensor]:
 
 
 def test_out_of_memory_takes_smaller_batches_then_smaller_patches(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
+    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(UNet, "forward", memory_for(32 * 32))
@@ -780,7 +802,9 @@ def test_out_of_memory_takes_smaller_batches_then_smaller_patches(
     assert train([pair], tiny(steps=2, patch=64)).history[-1].steps == 2  # and all is well again
 
 
-def test_one_failed_allocation_is_not_the_end(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_failed_allocation_is_not_the_end(
+    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls, forward = [0], UNet.forward
 
     def once(network: UNet, x: torch.Tensor) -> torch.Tensor:
@@ -795,7 +819,9 @@ def test_one_failed_allocation_is_not_the_end(pair: Pair, monkeypatch: pytest.Mo
     assert model.history[-1].steps == 9
 
 
-def test_no_memory_at_all_is_one_sentence(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_memory_at_all_is_one_sentence(
+    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(UNet, "forward", memory_for(0))
     with pytest.raises(TrainingError, match="not enough memory for even the smallest patch"):
         train([pair], tiny(steps=9))
@@ -803,7 +829,7 @@ def test_no_memory_at_all_is_one_sentence(pair: Pair, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(("voxels", "scored"), [(20 * 20, True), (0, False)])
 def test_little_memory_for_a_score_still_gives_a_model(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, voxels: int, scored: bool
+    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch, voxels: int, scored: bool
 ) -> None:
     """Blocks of 12 × 12 are scored with less around them, or not at all."""
     forward = UNet.forward
@@ -823,7 +849,7 @@ def test_little_memory_for_a_score_still_gives_a_model(
 
 @pytest.mark.parametrize("gradient", [False, True])
 def test_a_loss_that_is_no_number_goes_back_and_on(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, gradient: bool
+    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch, gradient: bool
 ) -> None:
     broken_loss(monkeypatch, lambda n: n == 12, gradient)  # the last step of the first epoch
     model, events = run_training([pair], tiny(steps=20))
@@ -835,7 +861,7 @@ def test_a_loss_that_is_no_number_goes_back_and_on(
 
 
 def test_weights_that_became_no_numbers_are_replaced(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
+    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls, forward = [0], UNet.forward
 
@@ -858,7 +884,7 @@ def test_weights_that_became_no_numbers_are_replaced(
 
 @pytest.mark.parametrize("gradient", [False, True])
 def test_a_loss_that_stays_no_number_ends_it_with_what_was_learned(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, gradient: bool
+    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch, gradient: bool
 ) -> None:
     broken_loss(monkeypatch, lambda n: n > 20, gradient)
     model, events = run_training([pair], tiny(steps=100))
@@ -870,7 +896,7 @@ def test_a_loss_that_stays_no_number_ends_it_with_what_was_learned(
 
 
 def test_a_loss_that_never_was_a_number_is_one_sentence(
-    pair: Pair, trained: Model, monkeypatch: pytest.MonkeyPatch
+    pair: AnnotatedImage, trained: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken_loss(monkeypatch, lambda n: True)
     name = trained.id
@@ -880,7 +906,9 @@ def test_a_loss_that_never_was_a_number_is_one_sentence(
     assert all(torch.isfinite(t).all() for t in trained.weights.values())
 
 
-def test_other_errors_are_shown_as_they_are(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_shown_as_they_are(
+    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(network: UNet, x: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
@@ -898,7 +926,7 @@ def test_other_errors_are_shown_as_they_are(pair: Pair, monkeypatch: pytest.Monk
         (lambda: [painted_pair(), painted_pair((2, 96, 96), axes="CYX")], r"channel\(s\)|shape"),
     ],
 )
-def test_bad_input_is_one_sentence(make: Callable[[], list[Pair]], sentence: str) -> None:
+def test_bad_input_is_one_sentence(make: Callable[[], list[AnnotatedImage]], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence) as error:
         train(make(), tiny(steps=1))
     assert "\n" not in str(error.value)

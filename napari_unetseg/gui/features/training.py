@@ -7,20 +7,20 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import (
+from napari_unetseg.gui.state import messages, training_curve
+from napari_unetseg.gui.state.refusal import refusing
+from napari_unetseg.gui.state.session import JobKind, Level, Mode, ModelEntry
+from napari_unetseg.jobs.window_tasks import TrainWork
+from napari_unetseg.training.training_events import (
     EpochDone,
-    Event,
     Improved,
     Prepared,
     Renewed,
     TrainingDone,
 )
-from napari_unetseg.gui.state import messages, training_curve
-from napari_unetseg.gui.state.refusal import refusing
-from napari_unetseg.gui.state.session import JobKind, Level, Mode, ModelEntry
-from napari_unetseg.jobs.window_tasks import TrainWork
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.events import Event
     from napari_unetseg.gui.services.annotation_feed import AnnotationFeed
     from napari_unetseg.gui.services.job_manager import JobManager
     from napari_unetseg.gui.services.layer_alignment import LayerAlignment

@@ -17,7 +17,7 @@ from napari_unetseg.annotations.annotation_store import Origin, Truth
 from napari_unetseg.annotations.sparse_array import SparseGrid, cells
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.singleton_axes import on_grid
-from napari_unetseg.data.dataset import Pair
+from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.gui import layers as napari_layers
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pairs", "Snapshot", "newer_pairs", "pairs_of", "take_snapshots"]
 
-Pairs = tuple[Pair, ...]
+Pairs = tuple[AnnotatedImage, ...]
 
 
 class Snapshot:
@@ -71,10 +71,12 @@ class Snapshot:
         """Say which earlier snapshot of the image much is the same as in."""
         self._before = before
 
-    def pair(self) -> Pair:
+    def pair(self) -> AnnotatedImage:
         """The annotated image."""
         self.settle()
-        return Pair(self._stack, self._labels, self.kind, self._corrections, newer=self._newer)
+        return AnnotatedImage(
+            self._stack, self._labels, self.kind, self._corrections, newer=self._newer
+        )
 
     def same_as(self, other: Snapshot) -> bool:
         """Whether another snapshot holds the same labels and corrections of the same image."""
@@ -160,7 +162,7 @@ def _snapshot(
         nothing = SparseGrid(stack.grid_shape)
         return Snapshot(source.image, stack, nothing, LabelKind.STROKES, said, newer)
     data = napari_layers.data_of(source.labels)
-    Pair(stack, data, source.kind)  # refuses what does not fit
+    AnnotatedImage(stack, data, source.kind)  # refuses what does not fit
     if not isinstance(data, np.ndarray):
         return Snapshot(source.image, stack, data, source.kind, said, newer)
     live = (on_grid(data, stack.grid_shape), truth.grid(Origin.STROKES)) if complete else None

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import Event, Notice, OtherSpacing, StepDone
+from napari_unetseg.core.events import Event, Notice, OtherSpacing
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.gui.services.job_runner import Job
 from napari_unetseg.gui.state import messages
@@ -17,6 +17,7 @@ from napari_unetseg.gui.state.preferences import Preferences
 from napari_unetseg.gui.state.session import JobKind, JobState, Level
 from napari_unetseg.jobs.window_tasks import Progress
 from napari_unetseg.runtime.cpu import cores
+from napari_unetseg.training.training_events import StepDone
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.services.job_runner import Runner, Work

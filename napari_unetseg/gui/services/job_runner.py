@@ -19,10 +19,12 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from napari_unetseg.core.events import Event, StepDone, TilePredicted
+from napari_unetseg.core.events import Event, TilePredicted
 from napari_unetseg.core.job_control import Control
+from napari_unetseg.runtime.interpreter import responsive_window
+from napari_unetseg.training.training_events import StepDone
 
-__all__ = ["HAND_OVER", "Inbox", "Job", "Runner", "SyncRunner", "ThreadRunner"]
+__all__ = ["Inbox", "Job", "Runner", "SyncRunner", "ThreadRunner"]
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +39,6 @@ STEP_SECONDS = 0.1
 """The newest step is shown this often at most."""
 PUMP_SECONDS = 0.008
 """Time that one pump may take before the event loop gets its turn."""
-HAND_OVER = 0.0005
-"""Seconds after which a thread hands Python's lock over to one that waits, 5 ms by default: Qt
-gives the lock away and takes it again many times an event, and waited as often for the worker."""
 NICENESS = 10
 """How far the worker steps back behind the window, on Linux."""
 
@@ -268,7 +267,6 @@ class ThreadRunner:
         if self.busy:
             raise RuntimeError("a job runs already")
         self._job, self._inbox = job, Inbox()
-        sys.setswitchinterval(min(HAND_OVER, sys.getswitchinterval()))
         self._thread = threading.Thread(
             target=self._work, args=(job, self._inbox), name="unetseg-job", daemon=True
         )
@@ -276,10 +274,12 @@ class ThreadRunner:
 
     def _work(self, job: Job, inbox: Inbox) -> None:
         try:
-            if self._prepare is not None:
-                self._prepare()
-            _step_back()
-            inbox.end(_exhaust(job.work(job.control), inbox.put))
+            with responsive_window():
+                if self._prepare is not None:
+                    self._prepare()
+                _step_back()
+                result = _exhaust(job.work(job.control), inbox.put)
+            inbox.end(result)
         except BaseException as error:
             log.info("the job failed", exc_info=True)
             inbox.end(error=error)

@@ -28,7 +28,7 @@ class ReportWork:
 
     def __call__(self, control: Control) -> Generator[Event, None, Path]:
         """Yield progress and notices; return the page."""
-        from napari_unetseg.project_report import report_events
+        from napari_unetseg.report.project_report import report_events
 
         yield Progress(0.0)
         report = report_events(

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import StartedFrom
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
+from napari_unetseg.training.training_events import StartedFrom
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.events import Prepared, TrainingDone
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.jobs.live_predictor import MaskBegins
+    from napari_unetseg.training.training_events import Prepared, TrainingDone
 
 __all__ = [
     "describe_better",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
-__all__ = ["Preferences", "read_preferences"]
+__all__ = ["Preferences", "read_preferences", "read_shortcuts", "watch_shortcuts"]
 
 PLUGIN = "napari-unetseg"
 
@@ -23,11 +25,8 @@ class Preferences:
 
 def read_preferences() -> Preferences:
     """The preferences; defaults where the plugin is not registered, as in a bare test."""
-    from napari.settings import get_plugin_settings
-
-    try:
-        settings = get_plugin_settings(PLUGIN)
-    except (KeyError, ValueError):
+    settings = _settings()
+    if settings is None:
         return Preferences()
     folder = settings.storage.models_dir
     return Preferences(
@@ -35,3 +34,29 @@ def read_preferences() -> Preferences:
         settings.computing.threads or None,
         Path(folder).expanduser() if folder else Preferences().models_dir,
     )
+
+
+def read_shortcuts() -> dict[str, str]:
+    """Keys by the id of a command, as Qt writes them; none where the plugin is not registered."""
+    settings = _settings()
+    return {} if settings is None else settings.shortcuts.model_dump()
+
+
+def watch_shortcuts(changed: Callable[[Any], None]) -> Callable[[], None]:
+    """Call ``changed`` whenever a shortcut is set; returns what ends that."""
+    settings = _settings()
+    if settings is None:
+        return lambda: None
+    events = settings.shortcuts.events
+    events.connect(changed)
+    return lambda: events.disconnect(changed)
+
+
+def _settings() -> Any:
+    """The plugin's settings; None where it is not registered."""
+    from napari.settings import get_plugin_settings
+
+    try:
+        return get_plugin_settings(PLUGIN)
+    except (KeyError, ValueError):
+        return None

@@ -18,10 +18,11 @@ from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
 from napari_unetseg.core.settings import MatchSpacing, TrainSettings
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.events import Choice, Notice
+    from napari_unetseg.core.events import Notice
     from napari_unetseg.gui.state.batch_rows import BatchRow
     from napari_unetseg.io.project.locations import Recovery
     from napari_unetseg.models.model import Model
+    from napari_unetseg.models.training_record import Choice
 
 __all__ = [
     "JobKind",

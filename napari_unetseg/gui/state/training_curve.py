@@ -1,25 +1,23 @@
-"""The training curve: from events to points and marks, and what of them is drawn. NumPy alone."""
+"""The training curve: points and marks of a training's events. NumPy alone."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_unetseg.core.events import EpochDone, Improved, Renewed
 from napari_unetseg.gui.state.session import Mark, MarkKind, Point
+from napari_unetseg.training.training_events import EpochDone, Improved, Renewed
 
 if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["Columns", "classes_to_show", "note", "thinned"]
+__all__ = ["Columns", "Line", "classes_to_show", "finite", "note"]
 
-MOST_POINTS = 400
-"""Points of a curve that are drawn at most: about one a pixel."""
 MOST_CLASSES = 4
 """Of more structures the mean and the worst few are drawn."""
 WORST = 3
@@ -116,6 +114,19 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A curve: its name, its ends in data units, its colour, on which axis and how it is drawn."""
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    color: str
+    dice: bool = False
+    dashed: bool = False
+    bold: bool = False
+
+
 def classes_to_show(dice: Mapping[int, Sequence[float]]) -> list[int]:
     """Numbers of the structures to draw: all of a few, the worst of many by their newest Dice."""
     if len(dice) <= MOST_CLASSES:
@@ -124,32 +135,8 @@ def classes_to_show(dice: Mapping[int, Sequence[float]]) -> list[int]:
     return sorted(sorted(newest, key=lambda number: newest[number])[:WORST])
 
 
-def thinned(
-    x: Sequence[float], y: Sequence[float], most: int = MOST_POINTS
-) -> tuple[np.ndarray, np.ndarray]:
-    """Points to draw of a curve: finite ones, and of many the lowest and highest of each stretch.
-
-    Parameters
-    ----------
-    x, y
-        The curve, from left to right.
-    most
-        Points that are drawn at most, four at least; the first and the last are among them.
-
-    Returns
-    -------
-    tuple of numpy.ndarray
-        x and y, float64.
-    """
+def finite(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """The points of a curve that can be drawn, as x and y, float64."""
     xs, ys = np.asarray(x, float), np.asarray(y, float)
-    finite = np.isfinite(ys)
-    xs, ys = xs[finite], ys[finite]
-    if len(xs) <= most:
-        return xs, ys
-    edges = np.linspace(0, len(xs), (most - 2) // 2 + 1).astype(int)
-    keep = {0, len(xs) - 1}
-    for start, stop in pairwise(edges):
-        part = ys[start:stop]
-        keep |= {start + int(part.argmin()), start + int(part.argmax())}
-    chosen = sorted(keep)
-    return xs[chosen], ys[chosen]
+    known = np.isfinite(ys)
+    return xs[known], ys[known]

@@ -1,4 +1,4 @@
-"""What the window remembers between sessions: keys that were changed, what was dismissed."""
+"""Flags of the window that are kept between sessions, such as a hint that was dismissed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from psygnal import Signal
 
 from napari_unetseg.core.atomic_write import atomic_path
 from napari_unetseg.core.errors import UserError
@@ -23,10 +22,8 @@ class Remembered:
     """A small JSON file in the user's configuration folder, written whole or not at all.
 
     What cannot be read counts as nothing remembered; what cannot be written is remembered until
-    napari is closed. `changed` tells other windows.
+    napari is closed.
     """
-
-    changed = Signal()
 
     def __init__(self) -> None:
         self._unwritten: dict[str, Any] = {}
@@ -47,13 +44,7 @@ class Remembered:
         """Whether something was remembered as true."""
         return self._read().get(name) is True
 
-    def texts(self, name: str) -> dict[str, str]:
-        """Texts that were remembered under a name; anything else in the file is left out."""
-        found = self._read().get(name)
-        pairs = found.items() if isinstance(found, dict) else ()
-        return {str(k): v for k, v in pairs if isinstance(v, str)}
-
-    def put(self, name: str, value: bool | dict[str, str]) -> None:
+    def put(self, name: str, value: bool) -> None:
         """Remember a value; what other windows remembered meanwhile stays."""
         everything = self._read() | {name: value}
         try:
@@ -64,7 +55,6 @@ class Remembered:
             self._unwritten[name] = value
         else:
             self._unwritten.clear()
-        self.changed.emit()
 
 
 remembered = Remembered()

@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from magicgui.widgets import create_widget
 from qtpy.QtWidgets import QAbstractSpinBox
 
-from napari_unetseg.core.settings import AugmentSettings, TrainSettings
+from napari_unetseg.core.settings import AugmentSettings, TrainSettings, description_of
 from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.widgets.computer_chooser import ComputerPanel
 from napari_unetseg.gui.widgets.forms import Form
@@ -25,46 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AdvancedPanel"]
 
-TIPS = {
-    "depth": "Levels of the U-Net, the bottleneck included; each halves the image. 0: automatic.",
-    "width": "Feature channels of the first level; doubled at each level.",
-    "norm": "Normalisation; only batch and none give exactly seamless tiles.",
-    "encoder": "The U-Net's own encoder, or a ResNet as in torchvision (2D).",
-    "encoder_weights": "Initial weights of a ResNet encoder: none, imagenet (downloaded once), "
-    "or the path of a file.",
-    "dropout": "Fraction of features dropped in training (dropout).",
-    "patience": "Epochs without a better score before training ends (early stopping).",
-    "learning_rate": "Learning rate of the optimiser (AdamW).",
-    "anneal": "Cosine schedule: lower the learning rate towards the end of training.",
-    "dice": "Add a soft Dice loss to the cross-entropy.",
-    "balance": "Weight each class by the square root of its estimated prior, however many "
-    "pixels were painted.",
-    "borders": "Weight of the edge loss, which moves borders to edges of the image where "
-    "nothing is painted.",
-    "hold": "Weight of distillation: how strongly continued training keeps the earlier mask "
-    "where nothing was painted.",
-    "average": "Use an exponential moving average of the weights.",
-    "patch": "Edge of a training patch in pixels.",
-    "batch": "Patches per step.",
-    "normalization": "Scale by the range of all training images, or by that of each image; auto "
-    "uses each image's range if they differ, and for images of another "
-    "exposure.",
-    "validation": "Fraction of the blocks held out for validation.",
-    "freeze_encoder": "Train only the decoder; when training continues from a model.",
-    "device": "Device for training and prediction; auto uses the GPU if there is one.",
-    "threads": "Number of CPU threads; by default one fewer than there are cores.",
-    "seed": "The same seed with a fixed number of threads gives the same model on a CPU.",
-    "flips": "Mirror patches.",
-    "quarter_turns": "Turn patches by 90°.",
-    "rotation": "Largest rotation in the plane, degrees.",
-    "scale": "Largest relative change of size.",
-    "elastic": "Probability of an elastic deformation.",
-    "brightness": "Largest shift of intensity, relative to the image's range; a third in RGB.",
-    "contrast": "Largest relative change of contrast; a third in RGB.",
-    "gamma": "Largest relative change of gamma; a third in RGB.",
-    "blur": "Probability of a blur.",
-    "noise": "Largest standard deviation of noise, relative to the image's range.",
-}
 ELSEWHERE = ("dims", "epochs", "steps", "minutes", "augment")
 """Set in other panels, or in a form of their own."""
 
@@ -153,7 +113,7 @@ def _widget(name: str, field: FieldInfo, value: Any) -> ValueWidget[Any]:
     default = field.default
     if default is None:
         default = "nothing" if kind is str else "0 (automatic)"
-    widget.tooltip = f"{TIPS.get(name) or field.description or label + '.'} Default: {default}."
+    widget.tooltip = f"{description_of(field) or label + '.'} Default: {default}."
     if isinstance(widget.native, QAbstractSpinBox):
         widget.native.setKeyboardTracking(False)  # "128" is not first 1, then 12
     return widget  # type: ignore[return-value]

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QGridLayout, QLabel, QVBoxLayout, QWidget
 from napari_unetseg.gui.widgets.section import folded, hint
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.events import Choice
+    from napari_unetseg.models.training_record import Choice
 
 __all__ = ["ChosenList"]
 

@@ -27,6 +27,7 @@ from napari_unetseg.gui.state.session import JobKind
 from napari_unetseg.gui.widgets.model_section import FILTER
 from napari_unetseg.gui.widgets.section import Panel, restyle, row
 from napari_unetseg.io.open_image import SUFFIXES
+from napari_unetseg.io.write_masks import FORMATS
 
 if TYPE_CHECKING:
     from qtpy.QtGui import QDragEnterEvent, QDragMoveEvent, QDropEvent, QKeyEvent
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 __all__ = ["BatchPanel"]
 
 COLUMNS = ("Image", "State", "Unsure", "Found", "Time")
-FORMATS = {"TIFF": "tiff", "OME-TIFF": "ome-tiff", "OME-Zarr": "zarr", "PNG": "png"}
 EMPTY = "Add images, or drop files and folders here. The current model predicts a mask for each."
 NO_MODEL = "No model yet: train one, or load one from a file with 'Model…'."
 
@@ -112,15 +112,27 @@ class BatchPanel(Panel):
         history: ModelHistory,
     ) -> None:
         super().__init__("", session)
-        self._jobs, self._batch, self._history = jobs, batch, history
+        self._jobs, self._batch = jobs, batch
+        self._voxel_size, self._history = voxel_size, history
         self._folder: Path | None = None
-        batches = batch
+        self._add_list()
+        self._add_saving()
+        self.follow("batch", call=self._on_batch)
+        self.follow("job", "entry", "message", call=self._on_state)
+        self.follow("match_spacing", call=self._on_match)
+        self._on_match()
+        self._on_batch()
+
+    def _add_list(self) -> None:
+        """The table of images, and the buttons that change it."""
         self.files = _button("Add files…", "Choose image files.", self._on_files_pressed)
         self.folder = _button(
             "Add folder…", "A folder of images, or an OME-Zarr image.", self._on_folder_pressed
         )
         self.opened = _button(
-            "Add open images", "Add the images that are open in napari.", batches.add_open
+            "Add open images",
+            "Add the images that are open in napari.",
+            self._batch.add_open,
         )
         self.remove = _button(
             "Remove", "Remove the selected images from the list.", self._on_remove_pressed
@@ -149,6 +161,8 @@ class BatchPanel(Panel):
         self.column.addWidget(self.explanation)
         self.column.addWidget(self.table, 1)
 
+    def _add_saving(self) -> None:
+        """What is made of the images and where it is written to, and the buttons that run it."""
         self.into = _button(
             "Masks into…", "The folder that masks and tables are written to.", self._on_into_pressed
         )
@@ -156,9 +170,10 @@ class BatchPanel(Panel):
         self.where.setElideMode(Qt.TextElideMode.ElideLeft)
         self.where.setMinimumWidth(80)
         self.format = QComboBox()
-        self.format.addItems(list(FORMATS))
+        for each in FORMATS.values():
+            self.format.addItem(each.title, each.name)
         self.format.setAccessibleName("Format of the masks")
-        self.format.setToolTip("TIFF opens in ImageJ, OME-TIFF in any OME reader, OME-Zarr lazily.")
+        self.format.setToolTip("\n".join(f"{f.title}: {f.help}" for f in FORMATS.values()))
         self.measure = QCheckBox("Measure objects")
         self.measure.setToolTip("Write a table (CSV) of the objects beside each mask.")
         self.keep = QCheckBox("Keep masks")
@@ -171,7 +186,7 @@ class BatchPanel(Panel):
             "Predict each image at the model's pixel size, if both are known: the image is "
             "resampled to it, and the mask back."
         )
-        self.match.toggled.connect(voxel_size.choose)
+        self.match.toggled.connect(self._voxel_size.choose)
         self.run = QPushButton("Predict all")
         self.run.setProperty("role", "primary")
         self.run.clicked.connect(self._on_run_pressed)
@@ -182,11 +197,6 @@ class BatchPanel(Panel):
         below.setStretch(2, 2)
         below.setStretch(4, 1)
         self.column.addLayout(below)
-        self.follow("batch", call=self._on_batch)
-        self.follow("job", "entry", "message", call=self._on_state)
-        self.follow("match_spacing", call=self._on_match)
-        self._on_match()
-        self._on_batch()
 
     # -- showing -------------------------------------------------------------------------------
 
@@ -313,7 +323,7 @@ class BatchPanel(Panel):
         self._on_batch()
 
     def _on_run_pressed(self) -> None:
-        from napari_unetseg.inference.large.output_format import Format, Saving
+        from napari_unetseg.inference.large.output_format import Saving
 
         if self.session.job is not None:
             self._jobs.stop()
@@ -323,7 +333,7 @@ class BatchPanel(Panel):
         with refusing(self.session):
             if self._folder is None:
                 raise UserError("Choose a folder for the masks with 'Masks into…'.")
-            how = Saving(self._folder, Format(FORMATS[self.format.currentText()]), overwrite=True)
+            how = Saving(self._folder, FORMATS[self.format.currentData()], overwrite=True)
             self._batch.run(how, measure=self.measure.isChecked(), keep=self.keep.isChecked())
 
 

@@ -13,7 +13,7 @@ from qtpy.QtGui import QFont, QFontMetricsF
 from napari_unetseg.gui.state.messages import duration
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.widgets.curve_plot import Line
+    from napari_unetseg.gui.curve import Line
 
 __all__ = ["Chart"]
 
@@ -112,11 +112,10 @@ class Chart(pyqtgraph.PlotWidget):  # type: ignore[misc]
 
     def _curve(self, dice: bool, place: int) -> Any:
         if (dice, place) not in self._curves:
-            curve = self._curves[dice, place] = pyqtgraph.PlotDataItem()
-            if dice:
-                self._right.addItem(curve)
-            else:
-                self.getPlotItem().addItem(curve)
+            curve = pyqtgraph.PlotDataItem(autoDownsample=True, autoDownsampleFactor=0.5)
+            self._curves[dice, place] = curve
+            # not `PlotItem.addItem`, which would switch the down-sampling off
+            (self._right if dice else self.getPlotItem().vb).addItem(curve)
         return self._curves[dice, place]
 
     def mark(self, strokes: Sequence[float], shown: Sequence[tuple[float, float]]) -> None:

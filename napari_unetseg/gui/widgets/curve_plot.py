@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -14,33 +13,20 @@ from qtpy.QtWidgets import QCheckBox, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_unetseg.gui.state.contrast import LINES, mixed, readable
 from napari_unetseg.gui.state.session import MarkKind
-from napari_unetseg.gui.state.training_curve import Columns, classes_to_show, thinned
+from napari_unetseg.gui.state.training_curve import Columns, Line, classes_to_show, finite
 from napari_unetseg.gui.widgets.style_sheet import font_size
 
 if TYPE_CHECKING:
     from napari_unetseg.core.labels import Structure
     from napari_unetseg.gui.state.session import Mark, Point
 
-__all__ = ["CurvePlot", "Line"]
+__all__ = ["CurvePlot"]
 
 DRAW_MS = 250
 """The plot is drawn anew this often at most."""
 LINES_HIGH = 9
 """Height of the plot, in lines of text."""
 MOST_MARKS = 60
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A curve: its name, its ends in data units, its colour, on which axis and how it is drawn."""
-
-    name: str
-    x: np.ndarray
-    y: np.ndarray
-    color: str
-    dice: bool = False
-    dashed: bool = False
-    bold: bool = False
 
 
 class CurvePlot(QWidget):
@@ -137,8 +123,8 @@ class CurvePlot(QWidget):
         x = columns.seconds if self.over_time.isChecked() else columns.steps
         dim = mixed(text, back, 0.7)
         lines = [
-            Line("training loss", *thinned(x, columns.loss), dim),
-            Line("validation loss", *thinned(x, columns.validation_loss), dim, dashed=True),
+            Line("training loss", *finite(x, columns.loss), dim),
+            Line("validation loss", *finite(x, columns.validation_loss), dim, dashed=True),
         ]
         for number in classes_to_show(columns.dice):
             structure = self._structures.get(number)
@@ -146,12 +132,12 @@ class CurvePlot(QWidget):
             color = readable(structure.color if structure else text, back, least=LINES)
             newest = columns.dice[number][-1]
             name = f"Dice {name}" + (f" {newest:.2f}" if newest == newest else "")
-            lines.append(Line(name, *thinned(x, columns.dice[number]), color, dice=True))
+            lines.append(Line(name, *finite(x, columns.dice[number]), color, dice=True))
         if len(columns.dice) > 1:
             name = f"mean Dice {columns.mean[-1]:.2f}".removesuffix(" nan")
-            lines.append(Line(name, *thinned(x, columns.mean), text, dice=True, bold=True))
+            lines.append(Line(name, *finite(x, columns.mean), text, dice=True, bold=True))
         elif not columns.dice:
-            lines.append(Line("Dice", *thinned(x, columns.mean), text, dice=True))
+            lines.append(Line("Dice", *finite(x, columns.mean), text, dice=True))
         return [line for line in lines if len(line.x)]
 
 

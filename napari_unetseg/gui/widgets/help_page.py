@@ -1,8 +1,9 @@
-"""The help: what to press in which order, the keys, what the numbers mean, the versions."""
+"""The help dialog: the steps of a session, the shortcuts, label values, and versions."""
 
 from __future__ import annotations
 
 from contextlib import suppress
+from html import escape
 from typing import TYPE_CHECKING
 
 from qtpy import API_NAME, QT_VERSION
@@ -10,11 +11,13 @@ from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import QDialog, QFrame, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
 from napari_unetseg.core.versions import installed_versions
-from napari_unetseg.gui.widgets.key_list import KeysForm
+from napari_unetseg.gui.keys import COMMANDS
 from napari_unetseg.gui.widgets.style_sheet import stylesheet
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.shortcuts import Shortcuts
+    from collections.abc import Mapping, Sequence
+
+    from napari.components import ViewerModel
 
 __all__ = ["HelpDialog"]
 
@@ -40,14 +43,37 @@ NUMBERS = (
 
 
 class HelpDialog(QDialog):
-    """Stays open beside the window until it is closed."""
+    """Stays open beside the window until it is closed.
 
-    def __init__(self, shortcuts: Shortcuts, window: QWidget | None) -> None:
+    Parameters
+    ----------
+    viewer
+        Its theme is followed.
+    keys
+        Keys of each command, by its id.
+    window
+        The window that it belongs to.
+    """
+
+    def __init__(
+        self, viewer: ViewerModel, keys: Mapping[str, str], window: QWidget | None
+    ) -> None:
         super().__init__(window)
         self.setWindowTitle("U-Net segmentation: help")
-        self._viewer = shortcuts.plugin.viewer
-        inner = QWidget()
-        column = QVBoxLayout(inner)
+        self._viewer = viewer
+        self._inner = QWidget()
+        self._fill(QVBoxLayout(self._inner))
+        self._scroll = _scrolled(self._inner)
+        close = QPushButton("&Close")
+        close.clicked.connect(self.close)
+        outer = QVBoxLayout(self)
+        outer.addWidget(self._scroll, 1)
+        outer.addWidget(close)
+        self.show_keys(keys)
+        self._viewer.events.theme.connect(self._on_theme)
+        self._on_theme()
+
+    def _fill(self, column: QVBoxLayout) -> None:
         column.setSpacing(6)
         steps = "".join(f"<li style='margin-bottom:4px'>{step}</li>" for step in STEPS)
         column.addWidget(_heading("What to press, in this order"))
@@ -55,33 +81,25 @@ class HelpDialog(QDialog):
         column.addWidget(_heading("Shortcuts"))
         column.addWidget(
             _text(
-                "They work in the whole window, but not while you type in a field. napari's own "
-                "are under <i>File ▸ Preferences ▸ Shortcuts</i>."
+                "They work in the whole window, but not while you type in a field. Change them "
+                "under <i>File ▸ Preferences ▸ Plugin Preferences ▸ U-Net segmentation</i>; "
+                "napari's own are under <i>Shortcuts</i> there."
             )
         )
-        self.keys = KeysForm(shortcuts)
+        self.keys = _text("")
         column.addWidget(self.keys)
         column.addWidget(_heading("What the numbers mean"))
-        column.addWidget(_text(_table()))
+        column.addWidget(_text(_table(NUMBERS)))
         column.addWidget(_heading("Versions, for a bug report"))
         self.versions = _text(_versions())
         self.versions.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         column.addWidget(self.versions)
         column.addStretch(1)
-        scroll = QScrollArea()
-        scroll.setWidget(inner)
-        scroll.setWidgetResizable(True)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        self._scroll, self._inner = scroll, inner
-        close = QPushButton("&Close")
-        close.clicked.connect(self.close)
-        outer = QVBoxLayout(self)
-        outer.addWidget(scroll, 1)
-        outer.addWidget(close)
-        self._viewer.events.theme.connect(self._on_theme)
-        self._on_theme()
+
+    def show_keys(self, keys: Mapping[str, str]) -> None:
+        """List the keys of every command, each by its id."""
+        rows = [(c.title, keys[c.id] or "none") for c in COMMANDS]
+        self.keys.setText(_table((("command", "key"), *rows)))
 
     def sizeHint(self) -> QSize:
         """Wide enough for its lines, and no taller than a small screen allows."""
@@ -128,11 +146,22 @@ def _versions() -> str:
     return "<br>".join(lines)
 
 
-def _table() -> str:
-    def row(cells: tuple[str, ...], tag: str) -> str:
-        each = "".join(f"<{tag} align='left'>{cell}</{tag}>" for cell in cells)
-        return f"<tr>{each}</tr>"
+def _scrolled(inner: QWidget) -> QScrollArea:
+    scroll = QScrollArea()
+    scroll.setWidget(inner)
+    scroll.setWidgetResizable(True)
+    scroll.setFrameShape(QFrame.Shape.NoFrame)
+    scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+    return scroll
 
-    first, *rest = NUMBERS
-    rows = row(first, "th") + "".join(row(cells, "td") for cells in rest)
-    return f"<table cellspacing='0' cellpadding='4'>{rows}</table>"
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as HTML; the first row is the heading."""
+    tags = ("th", *("td" for _ in rows[1:]))
+    lines = (
+        "".join(f"<{tag} align='left'>{escape(cell)}</{tag}>" for cell in row)
+        for tag, row in zip(tags, rows, strict=True)
+    )
+    each = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<table cellspacing='0' cellpadding='4'>{each}</table>"

@@ -14,6 +14,7 @@ from napari_unetseg.data.mask_cleanup import TidySettings
 from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.widgets.forms import Form
 from napari_unetseg.gui.widgets.section import Panel, folded, hint, layer_combo, row, show_choice
+from napari_unetseg.io.write_masks import FORMATS
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ResultPanel"]
 
-FORMATS = {"TIFF": ".tif", "OME-TIFF": ".ome.tif", "PNG": ".png"}
+WRITABLE = {f.title: f for f in FORMATS.values() if not f.by_chunks}
 
 
 class ResultPanel(Panel):
@@ -109,10 +110,8 @@ class ResultPanel(Panel):
     def _build_export(self) -> tuple[Form, QPushButton]:
         self.layer = layer_combo(self._sources.mask_candidates, "The mask to write.")
         self.layer.label, self.layer.name = "Layer", "layer"
-        self.format = ComboBox(choices=list(FORMATS), name="format", label="Format")
-        self.format.tooltip = (
-            "TIFF opens in ImageJ, OME-TIFF in any OME reader; PNG is one file per plane."
-        )
+        self.format = ComboBox(choices=list(WRITABLE), name="format", label="Format")
+        self.format.tooltip = "\n".join(f"{f.title}: {f.help}" for f in WRITABLE.values())
         form = Form([self.layer, self.format])
         button = QPushButton("E&xport…")
         button.setToolTip("Write the mask with its pixel size.")
@@ -177,7 +176,7 @@ class ResultPanel(Panel):
             self._postprocess.run(settings)
 
     def _on_export_pressed(self) -> None:
-        layer, suffix = self.layer.value, FORMATS[self.format.value]
+        layer, suffix = self.layer.value, WRITABLE[self.format.value].suffix
         if layer is None:
             self._export.write(None, Path())
             return

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
 from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.errors import UserError
@@ -19,11 +26,12 @@ from napari_unetseg.core.events import Event
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.inference.large.find_images import check_outputs, find_images
-from napari_unetseg.inference.large.output_format import Format, Saving
+from napari_unetseg.inference.large.output_format import Saving
 from napari_unetseg.inference.large.plain_yaml import Lines, read_yaml
 from napari_unetseg.inference.large.predict_files import FileDone, Opening, Wish, predict_files
 from napari_unetseg.io.file_names import as_stored
 from napari_unetseg.io.open_image import MissingPlanes
+from napari_unetseg.io.write_masks import FORMATS, format_names
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -38,6 +46,12 @@ def _several(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _known_format(name: str) -> str:
+    if name not in FORMATS:
+        raise ValueError(f"choose {format_names()}")
+    return name
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,7 +64,7 @@ class Job(_Strict):
     """Files, folders, and patterns such as ``scans/*.tif``."""
     output: Path | None = None
     """The folder of the masks; without it each goes into its OME-Zarr image."""
-    format: Format | None = None
+    format: Annotated[str, AfterValidator(_known_format)] | None = None
     probabilities: Literal["float32", "float16", "uint8"] | None = None
     axes: str | None = None
     spacing: str | None = None
@@ -67,8 +81,9 @@ class Job(_Strict):
     @property
     def saving(self) -> Saving:
         """As what and where masks are saved."""
-        usual = Format.TIFF if self.output is not None else Format.ZARR
-        return Saving(self.output, self.format or usual, self.probabilities, self.overwrite)
+        usual = "tiff" if self.output is not None else "zarr"
+        chosen = FORMATS[self.format or usual]
+        return Saving(self.output, chosen, self.probabilities, self.overwrite)
 
     @property
     def wish(self) -> Wish:
@@ -143,7 +158,7 @@ def read_batch(path: Path) -> Batch:
 
 
 def _why(path: Path, error: ErrorDetails, lines: Lines) -> str:
-    place, message = error["loc"], error["msg"]
+    place, message = error["loc"], error["msg"].removeprefix("Value error, ")
     line = next((lines[place[:n]] for n in range(len(place), -1, -1) if place[:n] in lines), 1)
     names = [part[:60] for part in place if isinstance(part, str)]
     if error["type"] == "extra_forbidden":

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from napari_unetseg import __version__
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.versions import PROGRAM_VERSION
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
@@ -187,8 +187,8 @@ def check_versions(client: Client) -> None:
     for who, one in found.items():
         if isinstance(one, ImportError):
             raise UserError(f"{who} lacks napari-unetseg; install it there.")
-        if one != __version__:
+        if one != PROGRAM_VERSION:
             raise UserError(
-                f"{who} has napari-unetseg {one} and this is {__version__}; install the same "
+                f"{who} has napari-unetseg {one} and this is {PROGRAM_VERSION}; install the same "
                 "version everywhere."
             )

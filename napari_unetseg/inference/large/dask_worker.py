@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import WorkerPlugin, get_worker
 
-from napari_unetseg import __version__
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.versions import PROGRAM_VERSION
 from napari_unetseg.inference.large.atomic_store import FolderStore
 from napari_unetseg.inference.large.chunk_task import ChunkPredictor
 from napari_unetseg.inference.large.output import Output, attach_output
@@ -66,7 +66,7 @@ class Job:
     probabilities: Precision | None
     ome: bool
     name: str
-    version: str = __version__
+    version: str = PROGRAM_VERSION
 
 
 @dataclass(eq=False)
@@ -122,10 +122,10 @@ class Models(WorkerPlugin):
 
     def _open(self, job: Job) -> _Begun:
         assert self.model is not None
-        if job.version != __version__:
+        if job.version != PROGRAM_VERSION:
             raise UserError(
-                f"napari-unetseg is {__version__} here and {job.version} where the prediction was "
-                "begun; install the same version everywhere."
+                f"napari-unetseg is {PROGRAM_VERSION} here and {job.version} where the prediction "
+                "was begun; install the same version everywhere."
             )
         try:
             stack = job.open_image(job.image)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.inference.large.output_format import Format
 from napari_unetseg.io.file_names import as_stored, same_name
 from napari_unetseg.io.folder_pairs import images_by_stem
 from napari_unetseg.io.open_image import file_of, image_path, stem_of
@@ -66,7 +65,7 @@ def check_outputs(paths: Mapping[str, Path], how: Saving) -> None:
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file; give a folder for the masks with -o.")
     inputs = {file_of(path).resolve() for path in paths.values()}
-    beside = output.resolve() in {path.parent for path in inputs} and how.format is not Format.ZARR
+    beside = output.resolve() in {path.parent for path in inputs} and not how.format.by_chunks
     for stem, path in paths.items():
         mask, shares = how.mask_of(stem, path), how.probabilities_of(stem)
         if mask.resolve() in inputs:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,32 +11,14 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.inference.large.publishing import publish
 from napari_unetseg.inference.large.work_folder import WorkFolder
 from napari_unetseg.io.file_names import as_stored, same_name
-from napari_unetseg.io.provenance import provenance, read_digest
-from napari_unetseg.io.write_masks import png_files, write_mask, write_probabilities
+from napari_unetseg.io.provenance import noted_digest, provenance
+from napari_unetseg.io.write_masks import FORMATS, MaskFormat, write_mask, write_probabilities
 
 if TYPE_CHECKING:
     from napari_unetseg.inference.large.output import Output
     from napari_unetseg.inference.large.output_plan import Plan, Precision
 
-__all__ = ["Format", "Saving"]
-
-
-class Format(StrEnum):
-    """What masks are written as."""
-
-    TIFF = "tiff"
-    """One that ImageJ opens, while it fits 4 GB."""
-    OME_TIFF = "ome-tiff"
-    ZARR = "zarr"
-    PNG = "png"
-
-
-SUFFIX = {
-    Format.TIFF: ".tif",
-    Format.OME_TIFF: ".ome.tif",
-    Format.ZARR: ".zarr",
-    Format.PNG: ".png",
-}
+__all__ = ["Saving"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,30 +38,32 @@ class Saving:
     """
 
     folder: Path | None
-    format: Format = Format.TIFF
+    format: MaskFormat = FORMATS["tiff"]
     probabilities: Precision | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if self.format is not Format.ZARR and self.probabilities == "uint8":
+        chosen = self.format
+        if self.probabilities is not None and self.probabilities not in chosen.precisions:
+            others = " or ".join(sorted(chosen.precisions))
             raise UserError(
-                "Probabilities can be uint8 only in OME-Zarr; choose float16 or float32."
+                f"Probabilities can be {self.probabilities} only in OME-Zarr; choose {others}."
             )
-        if self.folder is None and self.format is not Format.ZARR:
+        if self.folder is None and not chosen.by_chunks:
             raise UserError(
                 "Only OME-Zarr masks can be written into an image; choose a "
-                f"folder for {self.format}."
+                f"folder for {chosen.name}."
             )
 
     def mask_of(self, stem: str, image: Path) -> Path:
         """The file or folder of an image's mask."""
         if self.folder is None:
             return image / "labels" / "mask"
-        return as_stored(self.folder / f"{stem}{SUFFIX[self.format]}")
+        return as_stored(self.folder / f"{stem}{self.format.suffix}")
 
     def probabilities_of(self, stem: str) -> Path | None:
         """The file of an image's probabilities; None where they are in the mask's store or none."""
-        if self.folder is None or self.format is Format.ZARR or self.probabilities is None:
+        if self.folder is None or self.format.by_chunks or self.probabilities is None:
             return None
         suffix = ".ome.tif" if self.probabilities == "float32" else ".tif"
         return as_stored(self.folder / f"{stem}_probabilities{suffix}")
@@ -93,10 +77,10 @@ class Saving:
     def opened_as(self, stem: str, image: Path) -> Path:
         """What `open_stack` takes for the mask of an image that is done."""
         mask = self.mask_of(stem, image)
-        if self.format is Format.ZARR and self.folder is not None:
+        if self.format.by_chunks and self.folder is not None:
             return mask / "labels" / "mask"
-        if self.format is Format.PNG and not mask.exists():
-            return mask.with_name(f"{stem}_*.png")
+        if self.format.per_plane and not mask.exists():
+            return mask.with_name(f"{stem}_*{self.format.suffix}")
         return mask
 
     def zarr_of(self, stem: str, image: Path) -> Path:
@@ -115,28 +99,34 @@ class Saving:
             return False
         file, shares = self.mask_of(stem, image), self.probabilities_of(stem)
         there = file.exists()
-        if self.format is Format.PNG and not there:
-            begin = same_name(f"{stem}_")
-            there = any(same_name(f.name).startswith(begin) for f in self.folder.glob("*.png"))
+        if self.format.per_plane and not there:
+            begin, files = same_name(f"{stem}_"), self.folder.glob(f"*{self.format.suffix}")
+            there = any(same_name(f.name).startswith(begin) for f in files)
         return there and (shares is None or shares.exists())
 
     def was_made(self, plan: Plan, stem: str, image: Path, since: float) -> bool:
         """Whether files of a plan were written after a moment, in the file system's time; whole."""
-        file = self.mask_of(stem, image)
-        if self.format is Format.PNG:
-            file = png_files(file, plan.grid.shape, plan.stack.grid_axes)[0]
+        mask = self.mask_of(stem, image)
+        file = self.format.files(mask, plan.grid.shape, plan.stack.grid_axes)[0]
         try:
             recent = file.stat().st_mtime >= since
         except OSError:
             return False
-        return recent and self.exists(stem, image) and read_digest(file) == plan.digest
+        return recent and self.exists(stem, image) and self._digest(file) == plan.digest
+
+    def _digest(self, file: Path) -> str:
+        """The digest that a mask file notes; empty where there is none."""
+        with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
+            if self.format.read_text is not None:
+                return noted_digest(self.format.read_text(file))
+        return ""
 
     def export(self, output: Output, stem: str, image: Path, scratch: Path) -> None:
         """Make an image's results of a finished hidden store, in which no chunk may be missing.
 
         ``scratch`` is for temporary files.
         """
-        if self.format is Format.ZARR:
+        if self.format.by_chunks:
             publish(output, self.zarr_of(stem, image))
             return
         plan, model = output.plan, output.plan.model
@@ -145,7 +135,7 @@ class Saving:
         grid |= {"scratch": scratch}
         names = {s.number: s.name for s in model.classes.structures}
         how = {"names": names, "provenance": provenance(plan.digest, model.id), **grid}
-        write_mask(self.mask_of(stem, image), output.mask, **how)
+        write_mask(self.mask_of(stem, image), output.mask, as_format=self.format, **how)
         shares = self.probabilities_of(stem)
         if shares is not None:
             half = self.probabilities == "float16"

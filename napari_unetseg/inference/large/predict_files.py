@@ -24,7 +24,6 @@ from napari_unetseg.inference.large.atomic_store import FolderStore
 from napari_unetseg.inference.large.image_turns import Turn, Turns
 from napari_unetseg.inference.large.object_table import measure_objects
 from napari_unetseg.inference.large.output import finished_output, holds_image, is_finished
-from napari_unetseg.inference.large.output_format import Format, Saving
 from napari_unetseg.inference.large.predict_to_zarr import (
     CannotGoOnError,
     fill_store,
@@ -38,6 +37,7 @@ from napari_unetseg.runtime.memory_errors import is_out_of_memory
 if TYPE_CHECKING:
     from napari_unetseg.core.settings import PredictSettings
     from napari_unetseg.inference.large.output import Output
+    from napari_unetseg.inference.large.output_format import Saving
     from napari_unetseg.inference.large.output_plan import Plan
     from napari_unetseg.inference.large.predict_to_zarr import Chunks
     from napari_unetseg.models.model import Model
@@ -234,7 +234,7 @@ def _noting(
 
 def _now(how: Saving) -> float:
     """The time of the file system that masks are written to: other computers' clocks differ."""
-    if how.folder is None or how.format is Format.ZARR:
+    if how.folder is None or how.format.by_chunks:
         return 0.0
     with suppress(OSError), tempfile.TemporaryFile(dir=how.folder) as file:
         return os.fstat(file.fileno()).st_mtime
@@ -272,7 +272,7 @@ class _One:
             return self._described(turn, "skipped")
         plan = self._plan(turn)
         yield from map(Notice, plan.stack.notes)
-        if how.format is Format.ZARR:
+        if how.format.by_chunks:
             place = FolderStore(how.zarr_of(stem, image))
             if (output := finished_output(place, plan, overwrite=how.overwrite)) is not None:
                 turn.work.clear()
@@ -303,14 +303,14 @@ class _One:
 
     def _plan(self, turn: Turn) -> Plan:
         how = self.how
-        zarr = how.format is Format.ZARR
+        by_chunks = how.format.by_chunks
         return make_plan(
             self.model,
             self.open_image(turn.image),
             self.settings,
             probabilities=how.probabilities,
-            ome=zarr,
-            inside=zarr and holds_image(FolderStore(how.zarr_of(turn.stem, turn.image))),
+            ome=by_chunks,
+            inside=by_chunks and holds_image(FolderStore(how.zarr_of(turn.stem, turn.image))),
         )
 
     def _of_output(self, turn: Turn, output: Output) -> FileDone:
@@ -363,7 +363,7 @@ def _measure(table: Path, mask: Stack, image: Stack, scratch: Path) -> dict[int,
 
 def is_there(how: Saving, stem: str, image: Path) -> bool:
     """Whether the mask of an image is there, whole, of whatever model."""
-    if how.format is not Format.ZARR:
+    if not how.format.by_chunks:
         return how.exists(stem, image)
     return is_finished(FolderStore(how.zarr_of(stem, image)))
 

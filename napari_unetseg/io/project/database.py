@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from napari_unetseg.annotations.annotation_store import Change, Truth
+from napari_unetseg.annotations.annotation_time import checked_seconds
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.io.project.label_rows import Columns, change_of
@@ -30,6 +31,7 @@ __all__ = [
     "Database",
     "check_folder",
     "read_rows",
+    "read_seconds",
     "read_truths",
     "read_values",
     "reading",
@@ -43,7 +45,7 @@ SCHEMA = {
     "images": "CREATE TABLE images "
     "(name TEXT PRIMARY KEY, shape TEXT, dtype TEXT, kind TEXT) WITHOUT ROWID",
     "labels": "CREATE TABLE labels (id INTEGER PRIMARY KEY, image TEXT, origin TEXT, region TEXT, "
-    "stamp INTEGER, seconds REAL, labels BLOB, times BLOB, crc INTEGER)",
+    "stamp INTEGER, labels BLOB, times BLOB, crc INTEGER)",
 }
 HEADER = struct.Struct(">16s44xI4xI")
 """Of a SQLite file: its magic string, the user version and the application's id."""
@@ -110,6 +112,10 @@ class Database:
         self._connection.execute("REPLACE INTO state VALUES ('values', ?)", (text,))
         return len(text)
 
+    def put_seconds(self, seconds: float) -> None:
+        """Write how long was annotated."""
+        self._connection.execute("REPLACE INTO state VALUES ('seconds', ?)", (seconds,))
+
     def put_image(self, key: str, truth: Truth) -> None:
         """Write what the labels of an image are."""
         image = (key, json.dumps(list(truth.shape)), truth.grid_dtype, str(truth.kind))
@@ -121,7 +127,7 @@ class Database:
 
     def put_rows(self, rows: Iterable[Columns]) -> None:
         """Write encoded rows, in place of those of the same ids."""
-        self._connection.executemany("REPLACE INTO labels VALUES (?,?,?,?,?,?,?,?,?)", rows)
+        self._connection.executemany("REPLACE INTO labels VALUES (?,?,?,?,?,?,?,?)", rows)
 
     def delete_rows(self, ids: Iterable[int]) -> None:
         """Delete rows."""
@@ -278,6 +284,12 @@ def read_values(connection: sqlite3.Connection) -> dict[str, Any]:
     return values
 
 
+def read_seconds(connection: sqlite3.Connection) -> float:
+    """How long was annotated; `ValueError` where it is not what it must be."""
+    rows = connection.execute("SELECT value FROM state WHERE name = 'seconds'").fetchall()
+    return checked_seconds(float(rows[0][0])) if rows else 0.0
+
+
 def read_truths(connection: sqlite3.Connection) -> dict[str, Truth]:
     """Empty truths of all images; `ValueError` where one is not described as it must be."""
     truths = {}
@@ -293,7 +305,7 @@ def read_truths(connection: sqlite3.Connection) -> dict[str, Truth]:
 
 def read_rows(
     connection: sqlite3.Connection, truths: Mapping[str, Truth]
-) -> Iterator[tuple[int, str, Change, float] | None]:
+) -> Iterator[tuple[int, str, Change] | None]:
     """The rows of labels in order, as `change_of` gives them; None for one that is damaged."""
     for columns in connection.execute("SELECT * FROM labels ORDER BY id"):
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,12 @@ import numpy as np
 from numcodecs.blosc import Blosc
 
 from napari_unetseg.annotations.annotation_store import Change, Origin, Truth
-from napari_unetseg.annotations.annotation_time import checked_seconds
+from napari_unetseg.annotations.sparse_array import parts, within
 
 if TYPE_CHECKING:
     from napari_unetseg.annotations.sparse_array import Region
 
-__all__ = ["MAX_VOXELS", "Columns", "change_of", "columns_of"]
+__all__ = ["Columns", "change_of", "columns_of", "pieces_of"]
 
 MAX_VOXELS = 2**22
 """Of a row: a fill of 2048 x 2048."""
@@ -28,9 +28,18 @@ Columns = tuple[Any, ...]
 """A row of the table ``labels``."""
 
 
-def columns_of(
-    number: int, image: str, change: Change, dtype: np.dtype[Any], seconds: float
-) -> Columns:
+def pieces_of(change: Change) -> Iterator[Change]:
+    """A change as it is, or, where that is too large for a row, each chunk of it."""
+    if change.values.size <= MAX_VOXELS:
+        yield change
+        return
+    for part in parts(change.region):
+        at = within(part, change.region)
+        stamps = None if change.stamps is None else change.stamps[at]
+        yield Change(change.origin, part, change.values[at], change.stamp, stamps)
+
+
+def columns_of(number: int, image: str, change: Change, dtype: np.dtype[Any]) -> Columns:
     """What a region holds from a change on, as a row.
 
     Parameters
@@ -43,19 +52,17 @@ def columns_of(
         Values and their times.
     dtype
         Of the labels.
-    seconds
-        Of annotation in the project until then.
     """
     region = ",".join([f"{s.start}:{s.stop}" for s in change.region])
     labels = _encode(change.values, dtype)
     times = None if change.stamps is None else _encode(change.stamps, np.dtype(np.uint32))
     said = (image, str(change.origin), region, int(change.stamp))
-    return (number, *said, seconds, labels, times, _crc(said, labels, times))
+    return (number, *said, labels, times, _crc(said, labels, times))
 
 
-def change_of(columns: Columns, truths: Mapping[str, Truth]) -> tuple[int, str, Change, float]:
-    """Id, image, change and seconds of a row; `ValueError` and others where it is damaged."""
-    number, image, origin, text, stamp, seconds, labels, times, crc = columns
+def change_of(columns: Columns, truths: Mapping[str, Truth]) -> tuple[int, str, Change]:
+    """Id, image and change of a row; `ValueError` and others where it is damaged."""
+    number, image, origin, text, stamp, labels, times, crc = columns
     if crc != _crc((image, origin, text, stamp), labels, times):
         raise ValueError("a checksum is another")
     if not 0 < number < 2**53 or type(stamp) is not int or not 0 <= stamp < 2**32:
@@ -65,12 +72,7 @@ def change_of(columns: Columns, truths: Mapping[str, Truth]) -> tuple[int, str, 
     shape = [s.stop - s.start for s in region]
     values = _decoded(labels, shape, grid.dtype)
     stamps = None if times is None else _decoded(times, shape, np.dtype(np.uint32))
-    return (
-        number,
-        image,
-        Change(Origin(origin), region, values, stamp, stamps),
-        checked_seconds(seconds),
-    )
+    return number, image, Change(Origin(origin), region, values, stamp, stamps)
 
 
 def _region(text: str, shape: Sequence[int]) -> Region:

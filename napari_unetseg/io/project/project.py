@@ -20,7 +20,7 @@ import numpy as np
 
 from napari_unetseg.annotations.annotation_store import Change, Origin, Truth
 from napari_unetseg.annotations.annotation_time import Effort
-from napari_unetseg.annotations.sparse_array import Cell, cells, parts, within
+from napari_unetseg.annotations.sparse_array import Cell, cells
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.file_locks import try_lock
 from napari_unetseg.io.project.database import (
@@ -28,11 +28,12 @@ from napari_unetseg.io.project.database import (
     Database,
     check_folder,
     read_rows,
+    read_seconds,
     read_truths,
     read_values,
     reading,
 )
-from napari_unetseg.io.project.label_rows import MAX_VOXELS, Columns, columns_of
+from napari_unetseg.io.project.label_rows import Columns, columns_of, pieces_of
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -154,6 +155,7 @@ class Project:
         damaged = 0
         with reading(self.folder) as connection:
             self.values, self.truths = read_values(connection), read_truths(connection)
+            self.effort.seconds = read_seconds(connection)
             for row in read_rows(connection, self.truths):
                 if row is None:
                     damaged += 1
@@ -162,10 +164,9 @@ class Project:
         if damaged:
             self.lost.append(f"Part of what was saved is damaged and left out: {damaged} pieces.")
 
-    def _take_in(self, number: int, key: str, change: Change, seconds: float) -> None:
+    def _take_in(self, number: int, key: str, change: Change) -> None:
         truth = self.truths[key]
         truth.put(change)
-        self.effort.seconds = max(self.effort.seconds, seconds)
         self._next = number + 1
         places = [(key, change.origin, cell) for cell in cells(change.region)]
         is_whole = change.region == truth.grid(change.origin).region_of(places[0][2])
@@ -204,8 +205,8 @@ class Project:
         """Write down what was said about an image; never raises, see `trouble`."""
         with self._lock:
             self.effort.word(time.monotonic())
-            dtype, seconds = self.truths[key].grid(change.origin).dtype, self.effort.seconds
-            rows = [columns_of(self._new_id(), key, c, dtype, seconds) for c in _pieces(change)]
+            dtype = self.truths[key].grid(change.origin).dtype
+            rows = [columns_of(self._new_id(), key, one, dtype) for one in pieces_of(change)]
             places = [(key, change.origin, cell) for cell in cells(change.region)]
             if self._write(rows):
                 self._changes += [row[0] for row in rows]
@@ -262,8 +263,9 @@ class Project:
                     if begin is not None:
                         begin(self._database)
                     self._database.put_rows(rows)
+                    self._database.put_seconds(self.effort.seconds)
                 self.unsynced = True
-                self.unsaved_bytes += ROW_BYTES + sum(ROW_BYTES + len(row[6]) for row in rows)
+                self.unsaved_bytes += ROW_BYTES + sum(ROW_BYTES + len(row[5]) for row in rows)
                 return True
         except (OSError, sqlite3.Error) as error:
             self._fail(error)
@@ -401,6 +403,7 @@ class Project:
         if self._is_foreign:
             database.clear()
         database.put_values(self.values)
+        database.put_seconds(self.effort.seconds)
         for key, truth in self.truths.items():
             database.put_image(key, truth)
 
@@ -417,7 +420,7 @@ class Project:
             values = np.zeros([s.stop - s.start for s in region], grid.dtype)
         newest = 0 if stamps is None else int(stamps.max())
         change = Change(origin, region, values, newest, stamps)
-        return columns_of(number, key, change, grid.dtype, self.effort.seconds)
+        return columns_of(number, key, change, grid.dtype)
 
     def _places(self) -> set[Place]:
         return {place for key, truth in self.truths.items() for place in _places_of(key, truth)}
@@ -469,17 +472,6 @@ class Project:
         """Keep a model file no longer: a day of live training makes hundreds."""
         with suppress(OSError):
             (self.folder / "models" / f"{name}.safetensors").unlink(missing_ok=True)
-
-
-def _pieces(change: Change) -> Iterator[Change]:
-    """A change as it is, or each chunk of a large one."""
-    if change.values.size <= MAX_VOXELS:
-        yield change
-        return
-    for part in parts(change.region):
-        at = within(part, change.region)
-        stamps = None if change.stamps is None else change.stamps[at]
-        yield Change(change.origin, part, change.values[at], change.stamp, stamps)
 
 
 def _places_of(key: str, truth: Truth) -> Iterator[Place]:

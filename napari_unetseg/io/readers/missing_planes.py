@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_unetseg.io.readers.tiff_pages import is_block
-
 if TYPE_CHECKING:
     import tifffile
 
@@ -39,6 +37,10 @@ def absent_planes(series: tifffile.TiffPageSeries) -> np.ndarray | None:
     numpy.ndarray or None
         Booleans over the axes before those of a page; None where all planes are there.
     """
+    from napari_unetseg.io.readers.tiff_pages import (
+        is_block,  # the help of commands needs the enum alone
+    )
+
     if is_block(series):  # whether the file ends before it is checked elsewhere
         return None
     page = math.prod(series.keyframe.shape)

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from napari_unetseg.io.readers.tiff_metadata import images_without_pixels, metad
 from napari_unetseg.io.readers.tiff_pages import check_pages, is_block, reaches
 from napari_unetseg.io.scenes import listed
 from napari_unetseg.io.units import PIXEL, Sizes
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile
 
 __all__ = ["TiffContent", "TiffSource", "open_tiff_levels", "tiff_contents"]
 
@@ -131,30 +134,30 @@ def open_tiff_levels(
             letters = letters_of(axes, image.axes, image.shape, path)
             _check_files(path, image, found.missing, missing)
             kept, missed = _missing(path, image, letters, missing)
-            said, unseen = metadata_of(file, image.first), images_without_pixels(file)
-            unplaced = file.is_ome and image.first.kind in ("generic", "uniform")
-    notes = (*found.notes, *chosen, *image.remarks, *(image.guess if axes is None else ()), *missed)
-    notes += tuple(f"{n} is missing, which is a part of {path.name}." for n in found.missing[:1])
-    if unplaced:
-        notes = (
-            *notes,
-            f"The OME metadata of {path.name} do not say which planes it has; its pages are "
-            "opened in file order.",
-        )
-    if unseen:
-        notes = (
-            *notes,
-            f"The metadata of {path.name} list {listed(unseen)}, but it has no planes of these.",
-        )
-    channels = said.channels
-    if "S" in letters and image.shape[letters.index("S")] > 2:
-        channels = ("red", "green", "blue")
+            said = metadata_of(file, image.first)
+            notes = (*found.notes, *chosen, *image.remarks)
+            notes += (*(image.guess if axes is None else ()), *missed)
+            notes += (*_lacking(path, file, image, found.missing),)
+    rgb = "S" in letters and image.shape[letters.index("S")] > 2
+    channels = ("red", "green", "blue") if rgb else said.channels
     about = _About({**said.sizes, **given}, channels, said.colors, notes)
     shapes = [_without(shape, kept) for shape in image.levels]
     return tuple(
         _stack(replace(source, level=level), shape, shapes[0], image.dtype, letters, about, name)
         for level, shape in enumerate(shapes)
     )
+
+
+def _lacking(path: Path, file: TiffFile, image: TiffImage, missing: Sequence[str]) -> Iterator[str]:
+    """What is to be said of files and planes that are named but are not there."""
+    yield from (f"{name} is missing, which is a part of {path.name}." for name in missing[:1])
+    if file.is_ome and image.first.kind in ("generic", "uniform"):
+        yield (
+            f"The OME metadata of {path.name} do not say which planes it has; its pages are "
+            "opened in file order."
+        )
+    if unseen := images_without_pixels(file):
+        yield f"The metadata of {path.name} list {listed(unseen)}, but it has no planes of these."
 
 
 @dataclass(frozen=True, slots=True)

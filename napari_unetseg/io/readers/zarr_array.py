@@ -54,20 +54,14 @@ class _Source:
 
 
 @lru_cache(maxsize=64)
-def _opened(source: _Source) -> tuple[Any, Any]:
-    """The array as Zarr reads it, and its metadata."""
-    import zarr
-    from zarr.core.array import AsyncArray
-    from zarr.storage import LocalStore, StorePath
-
-    from napari_unetseg.io.readers.zarr_codecs import checked_metadata
+def _opened(source: _Source) -> Any:
+    """The array as Zarr reads it."""
+    from napari_unetseg.io.readers.zarr_codecs import open_checked
 
     node = read_node(source.path, source.root)
     if node.stamp != source.stamp:
         raise UserError(f"{source.path} was changed since it was opened; open it again.")
-    metadata = checked_metadata(node)
-    store = StorePath(LocalStore(source.path, read_only=True), "")
-    return zarr.Array(AsyncArray(metadata=metadata, store_path=store)), metadata
+    return open_checked(node)
 
 
 class ZarrArray(Lazy):
@@ -120,8 +114,8 @@ class ZarrArray(Lazy):
         place = [0] * len(self._file_shape)
         for value, axis in zip(cell, self._order, strict=True):
             place[axis] = value
-        array, metadata = _opened(self._source)
-        name = metadata.encode_chunk_key(
+        array = _opened(self._source)
+        name = array.metadata.encode_chunk_key(
             tuple(p // n for p, n in zip(place, self._per_file, strict=True))
         )
         region = tuple(
@@ -169,7 +163,7 @@ class ZarrArray(Lazy):
 
     def missing(self) -> Missing | None:
         """Count the files of chunks that are not there; None where there are too many to count."""
-        _, metadata = _opened(self._source)
+        metadata = _opened(self._source).metadata
         shape = zip(self._file_shape, self._file_chunks, self._per_file, strict=True)
         counts = [-(-n // (c * p)) for n, c, p in shape]
         total = math.prod(counts)

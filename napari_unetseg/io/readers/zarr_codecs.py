@@ -1,28 +1,32 @@
 """Zarr arrays whose codecs are of a closed list and decode no more bytes than a chunk has.
 
-Zarr reads the arrays; the compressors, which are what a bomb or a pickle would hide in, are
+Zarr reads the arrays, but never the metadata in the file: it is given a copy that names codecs of
+the closed list alone. Compressors, which are what a bomb or a pickle would hide in, are
 imagecodecs' ones with a bound on what they give.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import imagecodecs
+import numcodecs
 import numpy as np
-from numcodecs import BitRound, Delta, FixedScaleOffset, Shuffle
+import zarr
 from numcodecs.abc import Codec
 from zarr.abc.codec import BytesBytesCodec
-from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
+from zarr.registry import register_codec
+from zarr.storage import LocalStore, WrapperStore
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.readers.zarr_nodes import Node, sharding
 
-__all__ = ["checked_metadata"]
+__all__ = ["open_checked"]
 
 Decode = Callable[..., bytes | bytearray]
 
@@ -35,13 +39,10 @@ _DECODERS: dict[str, Decode] = {
     "zlib": imagecodecs.zlib_decode,
     "zstd": imagecodecs.zstd_decode,
 }
-_FILTERS: dict[str, Any] = {
-    "bitround": BitRound,
-    "delta": Delta,
-    "fixedscaleoffset": FixedScaleOffset,
-    "shuffle": Shuffle,
-}
+_FILTERS = ("bitround", "delta", "fixedscaleoffset", "shuffle")
 _PLAIN = ("bytes", "crc32c", "transpose")
+BOUNDED = "napari_unetseg.bounded"
+"""The compressor that stands in the copy of the metadata."""
 ROOM = 1024
 """Bytes that checksums may add to a chunk before it is compressed."""
 
@@ -57,56 +58,81 @@ def _decode(name: str, data: Any, most: int) -> bytes:
 class _Bounded(Codec):  # type: ignore[misc]  # numcodecs has no types
     """A compressor of a version 2 array that only decodes."""
 
-    codec_id = "bounded"
+    codec_id = BOUNDED
 
-    def __init__(self, name: str, most: int) -> None:
-        self.codec_id, self._most = name, most
+    def __init__(self, decoder: str, most: int) -> None:
+        self.decoder, self.most = decoder, most
 
     def encode(self, buf: Any) -> Any:
         raise NotImplementedError("only for reading")
 
     def decode(self, buf: Any, out: Any = None) -> Any:
         del out
-        return _decode(self.codec_id, buf, self._most)
-
-    def get_config(self) -> dict[str, Any]:
-        return {"id": self.codec_id}
+        return _decode(self.decoder, buf, self.most)
 
 
 @dataclass(frozen=True)
 class _BoundedBytes(BytesBytesCodec):
     """A compressor of a version 3 array that only decodes."""
 
-    name: str
+    decoder: str
     most: int
     is_fixed_size = False
 
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        return cls(**data["configuration"])
+
+    def to_dict(self) -> dict[str, Any]:
+        return _bounded(self.decoder, self.most)
+
     async def _decode_single(self, chunk_data: Any, chunk_spec: Any) -> Any:
         data = chunk_data.to_bytes()
-        decoded = await asyncio.to_thread(_decode, self.name, data, self.most)
+        decoded = await asyncio.to_thread(_decode, self.decoder, data, self.most)
         return chunk_spec.prototype.buffer.from_bytes(decoded)
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
         raise NotImplementedError
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "configuration": {}}
+
+numcodecs.register_codec(_Bounded)
+register_codec(BOUNDED, _BoundedBytes)
 
 
-def checked_metadata(node: Node) -> ArrayV2Metadata | ArrayV3Metadata:
-    """The metadata of an array for Zarr, with codecs that are known and bounded.
+def _bounded(decoder: str, most: int) -> dict[str, Any]:
+    return {"name": BOUNDED, "configuration": {"decoder": decoder, "most": most}}
+
+
+class _Checked(WrapperStore[LocalStore]):
+    """The chunks of an array in a folder, with other metadata than those that are there."""
+
+    def __init__(self, store: LocalStore, metadata: Mapping[str, bytes]) -> None:
+        super().__init__(store)
+        self._metadata = metadata
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        if key in self._metadata:
+            return prototype.buffer.from_bytes(self._metadata[key])
+        if key.startswith(".z") or key == "zarr.json":
+            return None  # nothing but what was checked
+        return await super().get(key, prototype, byte_range)
+
+
+def open_checked(node: Node) -> zarr.Array[Any]:
+    """An array to read, with codecs that are known and bounded.
 
     Raises
     ------
     UserError
         A codec is not known, or Zarr finds the metadata wrong.
     """
-    array = dict(node.array or {})
-    most = math.prod(node.chunks) * node.dtype.itemsize
     try:
-        if node.format == 2:
-            return _version2(node, array, most)
-        return _version3(node, array, most)
+        array = dict(node.array or {}) | {"attributes": {}}
+        most = math.prod(node.chunks) * node.dtype.itemsize
+        array |= (_version2 if node.format == 2 else _version3)(node, array, most)
+        name = ".zarray" if node.format == 2 else "zarr.json"
+        store = _Checked(LocalStore(node.path, read_only=True), {name: json.dumps(array).encode()})
+        return zarr.open_array(store, mode="r", zarr_format=2 if node.format == 2 else 3)
     except UserError:
         raise
     except Exception as error:  # whatever Zarr finds
@@ -115,29 +141,18 @@ def checked_metadata(node: Node) -> ArrayV2Metadata | ArrayV3Metadata:
         ) from error
 
 
-def _version2(node: Node, array: dict[str, Any], most: int) -> ArrayV2Metadata:
+def _version2(node: Node, array: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """The compressor and the filters of a version 2 array, bounded."""
     filters = [_filter(node, f) for f in array.get("filters") or []]
-    compressor, array["compressor"] = array.get("compressor"), None
-    array["filters"] = None
-    array["attributes"] = {}
-    # a filter may widen what it gets, never by more than the widest number
-    metadata = ArrayV2Metadata.from_dict(array)
-    bounded = None
+    compressor = array.get("compressor")
     if compressor is not None:
         name = compressor.get("id") if isinstance(compressor, dict) else compressor
         if name not in _DECODERS:
             raise _unknown(node, name)
-        bounded = _Bounded(str(name), 8 * most + ROOM if filters else most)
-    return ArrayV2Metadata(
-        shape=metadata.shape,
-        dtype=metadata.dtype,
-        chunks=metadata.chunks,
-        fill_value=metadata.fill_value,
-        order=metadata.order,
-        dimension_separator=metadata.dimension_separator,
-        compressor=bounded,
-        filters=filters or None,
-    )
+        # a filter may widen what it gets, never by more than the widest number
+        widest = 8 * most + ROOM if filters else most
+        compressor = {"id": BOUNDED, "decoder": name, "most": widest}
+    return {"compressor": compressor, "filters": filters or None}
 
 
 def _filter(node: Node, config: Any) -> Any:
@@ -145,54 +160,42 @@ def _filter(node: Node, config: Any) -> Any:
     name = config.get("id") if isinstance(config, dict) else config
     if name not in _FILTERS:
         raise _unknown(node, name)
-    values = {k: v for k, v in config.items() if k != "id"}
     for key in ("dtype", "astype"):
-        if values.get(key) is not None and np.dtype(str(values[key])).kind not in "iuf":
-            raise _unknown(node, f"{name} of {values[key]}")
-    return _FILTERS[name](**values)
+        if config.get(key) is not None and np.dtype(str(config[key])).kind not in "iuf":
+            raise _unknown(node, f"{name} of {config[key]}")
+    return config
 
 
-def _version3(node: Node, array: dict[str, Any], most: int) -> ArrayV3Metadata:
+def _version3(node: Node, array: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """The codecs of a version 3 array, bounded."""
     shards = sharding(array)
     if shards is None:
-        array["codecs"] = _codecs(node, array["codecs"], most)
-    else:
-        if len(array["codecs"]) != 1:
-            raise _unknown(node, "a codec around its shards")
-        array["codecs"] = [_sharding(node, shards, most)]
-    array["attributes"] = {}
-    return ArrayV3Metadata.from_dict(array)
-
-
-def _sharding(node: Node, config: Mapping[str, Any], most: int) -> Any:
-    from zarr.codecs import ShardingCodec
-
-    index = config.get("index_codecs", [])
+        return {"codecs": _codecs(node, array["codecs"], most)}
+    if len(array["codecs"]) != 1:
+        raise _unknown(node, "a codec around its shards")
+    index = shards.get("index_codecs", [])
     names = [c.get("name") if isinstance(c, dict) else c for c in index]
     if not isinstance(index, list) or not set(names) <= {"bytes", "crc32c"}:
         raise _unknown(node, f"{names} for the index of its shards")
-    return ShardingCodec(
-        chunk_shape=tuple(config["chunk_shape"]),
-        codecs=_codecs(node, config["codecs"], most),
-        index_codecs=_codecs(node, index, most),
-        index_location=config.get("index_location", "end"),
-    )
+    inside = {
+        "codecs": _codecs(node, shards["codecs"], most),
+        "index_codecs": _codecs(node, index, most),
+    }
+    return {"codecs": [{"name": "sharding_indexed", "configuration": {**shards, **inside}}]}
 
 
-def _codecs(node: Node, codecs: Sequence[Any], most: int) -> tuple[Any, ...]:
-    from zarr.core.metadata.v3 import parse_codecs
-
-    done: list[Any] = []
+def _codecs(node: Node, codecs: Sequence[Any], most: int) -> list[dict[str, Any]]:
+    done: list[dict[str, Any]] = []
     for codec in codecs:
         named = codec.get("name") if isinstance(codec, dict) else codec
         name = str(named).removeprefix("numcodecs.")
         if name in _DECODERS:
-            done.append(_BoundedBytes(name, most + ROOM))
+            done.append(_bounded(name, most + ROOM))
         elif named in _PLAIN:
-            done.extend(parse_codecs([codec if isinstance(codec, dict) else {"name": named}]))
+            done.append(codec if isinstance(codec, dict) else {"name": named})
         else:
             raise _unknown(node, named)
-    return tuple(done)
+    return done
 
 
 def _unknown(node: Node, name: Any) -> UserError:

@@ -8,14 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.errors import LostError, UserError
-from napari_unetseg.core.events import (
-    Event,
-    Improved,
-    Outcome,
-    StepDone,
-    TilePredicted,
-    TrainingDone,
-)
+from napari_unetseg.core.events import Event, TilePredicted
 from napari_unetseg.jobs.live_predictor import MaskBegins, Screen, View
 from napari_unetseg.jobs.remote.connection import Link, RemoteError, failure
 from napari_unetseg.jobs.remote.event_messages import check_place, decoded
@@ -24,6 +17,7 @@ from napari_unetseg.jobs.remote.model_messages import content_of, model_of
 from napari_unetseg.jobs.remote.packets import BadMessageError, Message, Words
 from napari_unetseg.jobs.remote.task_messages import Known, told_pairs, told_region, told_task
 from napari_unetseg.jobs.tasks import ComputerLost, Prediction, Task
+from napari_unetseg.training.training_events import Improved, Outcome, StepDone, TrainingDone
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,23 +10,20 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import (
-    EpochDone,
-    Event,
-    Improved,
-    Notice,
-    OtherSpacing,
-    Prepared,
-    Renewed,
-    StepDone,
-    TilePredicted,
-    TrainingDone,
-)
+from napari_unetseg.core.events import Event, Notice, OtherSpacing, TilePredicted
 from napari_unetseg.core.labels import Structure
 from napari_unetseg.core.metrics import Scores
 from napari_unetseg.jobs.live_predictor import MaskBegins, View
 from napari_unetseg.jobs.remote.model_messages import Models, content_of, model_of
 from napari_unetseg.jobs.remote.packets import BadMessageError, Message, Words
+from napari_unetseg.training.training_events import (
+    EpochDone,
+    Improved,
+    Prepared,
+    Renewed,
+    StepDone,
+    TrainingDone,
+)
 
 __all__ = ["decoded", "encoded"]
 

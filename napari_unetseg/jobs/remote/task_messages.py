@@ -10,7 +10,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.labels import Structure
 from napari_unetseg.core.settings import MatchSpacing, PredictSettings, TrainSettings
-from napari_unetseg.data.dataset import Pair
+from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.jobs.live_predictor import LookWork, Screen, View
 from napari_unetseg.jobs.remote.grid_messages import pack_grid, unpack_grid
 from napari_unetseg.jobs.remote.image_messages import described
@@ -68,7 +68,7 @@ class Known:
         return words | {"match_spacing": view.match_spacing}
 
 
-def told_pairs(pairs: Sequence[Pair], known: Known) -> Message:
+def told_pairs(pairs: Sequence[AnnotatedImage], known: Known) -> Message:
     """Annotated images: their description, and what is labelled."""
     words: list[Words] = []
     arrays: list[np.ndarray] = []
@@ -84,7 +84,9 @@ def told_pairs(pairs: Sequence[Pair], known: Known) -> Message:
     return {"pairs": words}, arrays
 
 
-def pairs_of(words: Words, arrays: Sequence[np.ndarray], stack: OpenStack) -> tuple[Pair, ...]:
+def pairs_of(
+    words: Words, arrays: Sequence[np.ndarray], stack: OpenStack
+) -> tuple[AnnotatedImage, ...]:
     """The annotated images that were told."""
     left = iter(arrays)
     pairs = []
@@ -95,7 +97,7 @@ def pairs_of(words: Words, arrays: Sequence[np.ndarray], stack: OpenStack) -> tu
         ]
         newer = tuple(region for told in one["newer"] if (region := region_of(told)) is not None)
         image = stack(one["image"])
-        pairs.append(Pair(image, grids[0], one["kind"], grids[1], one["ignore"], newer))
+        pairs.append(AnnotatedImage(image, grids[0], one["kind"], grids[1], one["ignore"], newer))
     return tuple(pairs)
 
 

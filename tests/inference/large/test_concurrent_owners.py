@@ -26,10 +26,11 @@ from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.inference.large import publishing
 from napari_unetseg.inference.large.atomic_store import FolderStore
 from napari_unetseg.inference.large.output import attach_output
-from napari_unetseg.inference.large.output_format import Format, Saving
+from napari_unetseg.inference.large.output_format import Saving
 from napari_unetseg.inference.large.predict_files import FileDone, Opening, Wish, predict_files
 from napari_unetseg.inference.large.predict_to_zarr import make_plan, predict_to_zarr
 from napari_unetseg.io.open_image import open_stack
+from napari_unetseg.io.write_masks import FORMATS, MaskFormat
 
 ROOT = Path(__file__).resolve().parents[3]
 PLANES = 5
@@ -73,7 +74,7 @@ def done_in(events: list[Event]) -> list[tuple[str, str]]:
 
 def masks(how: Saving, stem: str, image: Path) -> np.ndarray:
     found = how.opened_as(stem, image)
-    if how.format is Format.PNG:
+    if how.format is FORMATS["png"]:
         return np.stack([np.asarray(Image.open(p)) for p in sorted(found.parent.glob(found.name))])
     return np.asarray(open_stack(found).data[...])
 
@@ -98,9 +99,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, Any],
 # -- waiting and sharing ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", list(Format))
+@pytest.mark.parametrize("form", FORMATS.values(), ids=list(FORMATS))
 def test_two_lists_that_overlap_share_the_work(
-    tmp_path: Path, images: dict[str, Path], reference: Any, form: Format
+    tmp_path: Path, images: dict[str, Path], reference: Any, form: MaskFormat
 ) -> None:
     """The second does the other image first, and takes the first one's mask when it is there."""
     how = Saving(tmp_path / "out", form)
@@ -188,9 +189,9 @@ def test_skipping_waits_for_the_owner_and_then_skips(
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.tif", "a_objects.csv"]
 
 
-@pytest.mark.parametrize("form", [Format.PNG, Format.ZARR])
+@pytest.mark.parametrize("form", [FORMATS["png"], FORMATS["zarr"]])
 def test_what_a_killed_program_did_not_clear_away_is_cleared_when_its_mask_is_skipped(
-    tmp_path: Path, images: dict[str, Path], form: Format
+    tmp_path: Path, images: dict[str, Path], form: MaskFormat
 ) -> None:
     """It was killed between its last two steps."""
     how, hidden = Saving(tmp_path / "out", form), tmp_path / "out" / ".a.unetseg"
@@ -241,10 +242,10 @@ def chunks_of(folder: Path) -> list[Path]:
     return sorted(p for p in found if p.is_file())
 
 
-@pytest.mark.parametrize("form", list(Format))
+@pytest.mark.parametrize("form", FORMATS.values(), ids=list(FORMATS))
 @pytest.mark.parametrize("fate", ["gone", "damaged"])
 def test_no_mask_is_made_of_chunks_that_are_not_there(
-    tmp_path: Path, images: dict[str, Path], reference: Any, form: Format, fate: str
+    tmp_path: Path, images: dict[str, Path], reference: Any, form: MaskFormat, fate: str
 ) -> None:
     """As when another program, or a cleaning job, deletes a file of the hidden folder."""
     how = Saving(tmp_path / "out", form)
@@ -252,7 +253,7 @@ def test_no_mask_is_made_of_chunks_that_are_not_there(
     advance(events, PLANES)
     victim = chunks_of(tmp_path / "out")[1]
     victim.unlink() if fate == "gone" else victim.write_bytes(b"no chunk")
-    if form is Format.ZARR and fate == "damaged":
+    if form is FORMATS["zarr"] and fate == "damaged":
         return  # it is moved as it is, and readers see that it is damaged
     (done,) = of_kind(finish(events), FileDone)
     assert done.status == "failed"
@@ -327,9 +328,9 @@ def test_what_an_older_version_began_is_gone_on_with(
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.tif"]
 
 
-@pytest.mark.parametrize("form", [Format.TIFF, Format.PNG])
+@pytest.mark.parametrize("form", [FORMATS["tiff"], FORMATS["png"]])
 def test_files_are_moved_to_their_place_when_all_are_written(
-    tmp_path: Path, images: dict[str, Path], monkeypatch: pytest.MonkeyPatch, form: Format
+    tmp_path: Path, images: dict[str, Path], monkeypatch: pytest.MonkeyPatch, form: MaskFormat
 ) -> None:
     """What a killed program leaves half written lies in the hidden folder, and goes with it."""
     out, real = tmp_path / "out", Path.replace
@@ -345,7 +346,7 @@ def test_files_are_moved_to_their_place_when_all_are_written(
     (out / ".a.unetseg" / ".a-12345678.tif").write_bytes(b"half")
     monkeypatch.setattr(Path, "replace", replace)
     finish(begin({"a": images["a"]}, Saving(out, form), wish=Wish(measure=".csv")))
-    planes = PLANES if form is Format.PNG else 1
+    planes = PLANES if form is FORMATS["png"] else 1
     assert moved == [(".a.unetseg", n) for n in (1, *range(planes, 0, -1))]
     assert not [p.name for p in out.iterdir() if p.name.startswith(".")]
 
@@ -368,7 +369,7 @@ def whole(root: Path) -> bool:
 def test_an_earlier_mask_stays_until_the_new_one_is_whole(
     tmp_path: Path, images: dict[str, Path], reference: Any
 ) -> None:
-    how = Saving(tmp_path / "out", Format.ZARR, overwrite=True)
+    how = Saving(tmp_path / "out", FORMATS["zarr"], overwrite=True)
     finish(begin({"a": images["a"]}, how))
     before = tree(tmp_path / "out" / "a.zarr")
     events = begin({"a": images["a"]}, how, OTHER)
@@ -387,12 +388,12 @@ def test_killed_at_any_step_of_replacing_a_mask(
     tmp_path: Path, images: dict[str, Path], monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """Labels and the probabilities around them are never those of two models."""
-    how = Saving(tmp_path / "out", Format.ZARR, "float32", overwrite=True)
+    how = Saving(tmp_path / "out", FORMATS["zarr"], "float32", overwrite=True)
     finish(begin({"a": images["a"]}, how, OTHER))
     root = tmp_path / "out" / "a.zarr"
     shutil.copytree(root / "labels" / "mask", root / "labels" / "by hand")
     before = tree(root)
-    finish(begin({"a": images["a"]}, Saving(tmp_path / "new", Format.ZARR, "float32")))
+    finish(begin({"a": images["a"]}, Saving(tmp_path / "new", FORMATS["zarr"], "float32")))
     new = tree(tmp_path / "new" / "a.zarr")
     real, steps = Path.rename, [0]
 
@@ -422,7 +423,7 @@ def test_a_mask_that_cannot_be_moved_is_a_sentence_and_is_moved_later(
     tmp_path: Path, images: dict[str, Path], monkeypatch: pytest.MonkeyPatch, reference: Any
 ) -> None:
     """As on Windows, where another program has a file of it open."""
-    how = Saving(tmp_path / "out", Format.ZARR)
+    how = Saving(tmp_path / "out", FORMATS["zarr"])
 
     def refuse(output: Any, place: Path) -> None:
         raise PermissionError(13, "Permission denied")
@@ -451,7 +452,7 @@ def zarr_image(path: Path, pixels: np.ndarray) -> Path:
 def test_labels_inside_an_image_come_whole_and_name_it(tmp_path: Path, reference: Any) -> None:
     pixels = (noise((PLANES, 40, 50), 0) * 200).astype(np.uint8)
     image = zarr_image(tmp_path / "a.zarr", pixels)
-    how = Saving(None, Format.ZARR)
+    how = Saving(None, FORMATS["zarr"])
     one, two = begin({"a": image}, how), begin({"a": image}, how)
     advance(one, 3)
     assert not whole(image)

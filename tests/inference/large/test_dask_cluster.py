@@ -29,11 +29,12 @@ from napari_unetseg.inference.large import dask_cluster, dask_connect
 from napari_unetseg.inference.large.atomic_store import FolderStore
 from napari_unetseg.inference.large.dask_cluster import on_cluster
 from napari_unetseg.inference.large.dask_connect import Where, workers_of
-from napari_unetseg.inference.large.output_format import Format, Saving
+from napari_unetseg.inference.large.output_format import Saving
 from napari_unetseg.inference.large.predict_files import Opening, predict_files
 from napari_unetseg.inference.large.predict_to_zarr import CannotGoOnError, predict_to_zarr
 from napari_unetseg.inference.predict import predict, predict_probabilities
 from napari_unetseg.io.open_image import open_stack
+from napari_unetseg.io.write_masks import FORMATS
 
 distributed = pytest.importorskip("distributed", reason="the extra 'distributed' is not installed")
 
@@ -272,7 +273,7 @@ def test_a_scheduler_that_is_lost_is_a_sentence_and_ends_all_images(
         events = predict_files(
             model,
             {"a": image, "b": image},
-            Saving(tmp_path / "out", Format.ZARR),
+            Saving(tmp_path / "out", FORMATS["zarr"]),
             SMALL,
             open_image=Opening(),
             chunks=on_cluster(client, Opening()),
@@ -329,7 +330,7 @@ class Broken(Opening):
 
 
 def test_another_version_is_refused_by_name(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_connect, "__version__", "99.0")
+    monkeypatch.setattr(dask_connect, "PROGRAM_VERSION", "99.0")
     with pytest.raises(UserError, match=r"has napari-unetseg .* and this is 99\.0"):
         on_cluster(client, Opening())
 

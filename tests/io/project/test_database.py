@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import tracemalloc
@@ -38,8 +39,10 @@ def change(folder: Path, *statements: str, parameters: tuple[Any, ...] = ()) -> 
     connection.close()
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != ".lock"}
+def files_of(folder: Path) -> dict[str, str]:
+    """Digests of all files."""
+    files = [p for p in folder.iterdir() if p.is_file() and p.name != ".lock"]
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def assert_refused(folder: Path, match: str) -> None:
@@ -84,6 +87,8 @@ CELLS = {
     "labels that are records": ("UPDATE images SET dtype = 'u1,u1'", ()),
     "labels that are text": ("UPDATE images SET dtype = 'S1000000000'", ()),
     "an unknown kind": ("UPDATE images SET kind = 'mine'", ()),
+    "endless seconds": ("REPLACE INTO state VALUES ('seconds', 'inf')", ()),
+    "seconds of text": ("REPLACE INTO state VALUES ('seconds', 'long')", ()),
     "a null": ("UPDATE images SET shape = NULL", ()),
 }
 
@@ -111,15 +116,14 @@ ROWS: dict[str, Callable[[list[Any]], None]] = {
     "a region that is null": lambda row: row.__setitem__(3, None),
     "a negative time": lambda row: row.__setitem__(4, -1),
     "a time of text": lambda row: row.__setitem__(4, "soon"),
-    "endless seconds": lambda row: row.__setitem__(5, float("inf")),
-    "labels that are text": lambda row: row.__setitem__(6, "text"),
-    "labels that are null": lambda row: row.__setitem__(6, None),
-    "labels that are cut off": lambda row: row.__setitem__(6, row[6][:-3]),
+    "labels that are text": lambda row: row.__setitem__(5, "text"),
+    "labels that are null": lambda row: row.__setitem__(5, None),
+    "labels that are cut off": lambda row: row.__setitem__(5, row[5][:-3]),
     "labels that claim to be large": lambda row: row.__setitem__(
-        6, row[6][:4] + (2**31 - 1).to_bytes(4, "little") + row[6][8:]
+        5, row[5][:4] + (2**31 - 1).to_bytes(4, "little") + row[5][8:]
     ),
-    "times that are labels": lambda row: row.__setitem__(7, row[6]),
-    "another checksum": lambda row: row.__setitem__(8, row[8] ^ 1),
+    "times that are labels": lambda row: row.__setitem__(6, row[5]),
+    "another checksum": lambda row: row.__setitem__(7, row[7] ^ 1),
 }
 
 
@@ -132,14 +136,14 @@ def test_a_row_that_is_damaged_is_said_and_the_others_are_read(
 
     region = (slice(2, 3), slice(0, 9), slice(0, 9))
     one = Change(Origin.STROKES, region, np.ones((1, 9, 9), np.uint8), 5)
-    row = list(columns_of(1000, KEY, one, np.dtype(np.uint8), 3.0))
+    row = list(columns_of(1000, KEY, one, np.dtype(np.uint8)))
     ROWS[what](row)
     if checksum == "right" and what != "another checksum":
         try:
-            row[8] = _crc(tuple(row[1:5]), row[6], row[7])
+            row[7] = _crc(tuple(row[1:5]), row[5], row[6])
         except TypeError:
             return
-    change(folder, "INSERT INTO labels VALUES (?,?,?,?,?,?,?,?,?)", parameters=tuple(row))
+    change(folder, "INSERT INTO labels VALUES (?,?,?,?,?,?,?,?)", parameters=tuple(row))
     before = files_of(folder)
     found = Project.read(folder)
     assert found.lost == ["Part of what was saved is damaged and left out: 1 pieces."]

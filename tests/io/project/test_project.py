@@ -261,9 +261,9 @@ def test_a_full_disk_leaves_what_was_there_and_goes_on_in_memory(tmp_path: Path)
         assert "save the project elsewhere" in one.trouble
         with pytest.raises(UserError, match="cannot be written"):
             one.save()
-        before = Project.read(tmp_path / "one")
-        assert before.lost == []
-        assert 0 < before.truths[KEY].stamp < truth.stamp
+    before = Project.read(tmp_path / "one")
+    assert before.lost == []
+    assert 0 < before.truths[KEY].stamp < truth.stamp
     say(one, truth, *draw(rng))
     assert one.needs_saving, "nothing newer is written before what is older"
     one.save()
@@ -285,7 +285,7 @@ def test_labels_that_begin_anew_on_a_full_disk_are_written_later(tmp_path: Path)
         list(truth.adopt(labels, LabelKind.INSTANCES))
         one.add(KEY, truth)
         assert one.needs_saving
-        assert Project.read(tmp_path / "one").truths[KEY].count(Origin.STROKES) == 81
+    assert Project.read(tmp_path / "one").truths[KEY].count(Origin.STROKES) == 81
     one.save()
     kill(one)
     again, now = reopened(tmp_path / "one")
@@ -473,3 +473,23 @@ def test_a_long_day_does_not_make_a_long_file(tmp_path: Path) -> None:
     one.close()
     assert {p.name for p in (tmp_path / "one").iterdir()} <= {FILE, "models", ".lock"}
     assert (tmp_path / "one" / FILE).stat().st_size < 2**21
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_annotation_time_is_there_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: bool
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    one, truth = begin(tmp_path / "one")
+    for value, seconds in enumerate((5, 20, 500, 10), 1):
+        now[0] += seconds
+        say(one, truth, Origin.STROKES, PLACE, value)
+        if saved:
+            one.save()
+    kill(one)
+    again, _ = reopened(tmp_path / "one")
+    assert again.effort.seconds == 30
+    again.save_as(tmp_path / "copy").close()
+    again.close()
+    assert Project.read(tmp_path / "copy").effort.seconds == 30

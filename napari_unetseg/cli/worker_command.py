@@ -7,18 +7,36 @@ import logging
 import socket
 import tempfile
 from contextlib import AsyncExitStack, suppress
-from typing import Any
+from typing import Annotated, Any
 
-from napari_unetseg import __version__
+from typer import Option
+
+from napari_unetseg.cli.console import note, tell
+from napari_unetseg.cli.interrupts import handled
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.signals import handled
-from napari_unetseg.terminal import note, tell
+from napari_unetseg.core.versions import PROGRAM_VERSION
+from napari_unetseg.runtime.cpu import cores
 
-__all__ = ["serve"]
+__all__ = ["worker"]
 
 HOST = "127.0.0.1"
 FILES = ("ca_file", "cert")
 """What dask has to be configured with for encrypted connections."""
+
+
+def worker(
+    port: Annotated[int, Option(min=1, max=65535, help="Of 127.0.0.1.")] = 8786,
+    threads: Annotated[int | None, Option(help="CPU threads. Default: all cores.")] = None,
+    tls: Annotated[
+        bool,
+        Option("--tls", help="Use the certificates of dask's configuration; see docs/remote.md."),
+    ] = False,
+) -> None:
+    """Train and predict for a napari on another computer, through an SSH tunnel.
+
+    It listens on 127.0.0.1 alone and says what to type on the laptop. Ctrl-C ends it.
+    """
+    serve(port, cores() if threads is None else threads, tls=tls)
 
 
 def serve(port: int, threads: int, *, tls: bool = False) -> None:
@@ -86,7 +104,7 @@ async def _serve(port: int, threads: int, *, tls: bool) -> None:
         )
         await dask_setup(worker, threads)
         device = device_name(pick_device("auto"))
-        tell(f"Worker of napari-unetseg {__version__} on {device}, {threads} CPU threads.")
+        tell(f"Worker of napari-unetseg {PROGRAM_VERSION} on {device}, {threads} CPU threads.")
         tell(f"It listens on {scheduler.address} alone. On the laptop, open a tunnel to it:")
         tell(f"  ssh -N -L {port}:{HOST}:{port} -o ServerAliveInterval=5 {_login()}")
         tell(f"and choose {protocol}://{HOST}:{port} as computer. Ctrl-C ends the worker.")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.job_control import Control
 
 __all__ = [
+    "STOPPING",
     "Interrupted",
     "Quit",
     "Stop",
@@ -33,6 +34,8 @@ KEYS = ("SIGINT", "SIGBREAK")
 SAME_S = 5.0
 """A signal that comes again within so many seconds is the same request: shells that end, and
 launchers of several processes, pass on what the system has sent already."""
+STOPPING = "Stopping after this chunk"
+"""What a prediction says when it is asked to stop."""
 Handler = Callable[[int, Any], object]
 
 

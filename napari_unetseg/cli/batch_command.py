@@ -1,23 +1,32 @@
-"""What ``unetseg batch`` does: many images, several models, told one by one."""
+"""The command ``unetseg batch``: many images, several models."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from napari_unetseg.commands import check_writable, count
+from typer import Argument, Option
+
+from napari_unetseg.cli.console import Meter, finish, note, tell
+from napari_unetseg.cli.exit_codes import SomeFailedError
+from napari_unetseg.cli.interrupts import STOPPING, Interrupted, stop_on_signals
+from napari_unetseg.cli.workers import (
+    Cluster,
+    Scheduler,
+    Workers,
+    chosen_workers,
+    cluster_chunks,
+    default_threads,
+)
+from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.job_control import Control
-from napari_unetseg.predicting import STOPPING, SomeFailedError, cluster_chunks
-from napari_unetseg.runtime.cpu import cores
-from napari_unetseg.signals import Interrupted, stop_on_signals
-from napari_unetseg.terminal import Meter, finish, note, tell
+from napari_unetseg.core.text import count
 
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Event
     from napari_unetseg.inference.large.batch_job import Batch, JobBegun, JobDone
-    from napari_unetseg.inference.large.dask_connect import Where
     from napari_unetseg.inference.large.predict_files import FileDone, Opening
     from napari_unetseg.inference.large.predict_to_zarr import Chunks
     from napari_unetseg.models.model import Model
@@ -25,14 +34,25 @@ if TYPE_CHECKING:
 __all__ = ["batch"]
 
 
-def batch(config: Path, where: Where | None = None, *, dry_run: bool = False) -> None:
-    """Do what a batch file says; ``dry_run``: only list it."""
+def batch(
+    config: Annotated[Path, Argument(metavar="CONFIG", help="A batch: YAML, see docs/batch.md.")],
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Only list which masks would be made.")
+    ] = False,
+    workers: Workers = None,
+    cluster: Cluster = None,
+    scheduler: Scheduler = None,
+) -> None:
+    """Predict many images with several models and measure them, as CONFIG says.
+
+    Masks that are there are left out, and what was killed goes on: give the same command again.
+    """
     from napari_unetseg.inference.large.batch_job import read_batch
 
+    where = chosen_workers(workers, cluster, scheduler)
     plan = read_batch(config)
-    if plan.threads is None and (where is None or where.local):
-        share = cores() if where is None else max(1, cores() // where.local)
-        plan = plan.model_copy(update={"threads": share})
+    if plan.threads is None:
+        plan = plan.model_copy(update={"threads": default_threads(where)})
     if dry_run:
         _list(plan)
         return

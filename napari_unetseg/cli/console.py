@@ -1,29 +1,21 @@
-"""What the command line shows: sentences, tables, progress."""
+"""Terminal output: sentences, tables, progress."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from napari_unetseg.core.events import (
-    ChunkPredicted,
-    EpochDone,
-    Event,
-    Improved,
-    Notice,
-    OtherSpacing,
-    Prepared,
-    StepDone,
-    TilePredicted,
-)
+from napari_unetseg.cli.interrupts import write_nowhere
+from napari_unetseg.core.events import ChunkPredicted, Event, Notice, OtherSpacing, TilePredicted
 from napari_unetseg.runtime.distributed import world
-from napari_unetseg.signals import write_nowhere
+from napari_unetseg.training.training_events import EpochDone, Improved, Prepared, StepDone
 
 if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
@@ -32,6 +24,7 @@ __all__ = [
     "Meter",
     "complain",
     "finish",
+    "json_text",
     "note",
     "score_table",
     "show_facts",
@@ -261,3 +254,16 @@ def show_facts(rows: Sequence[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in rows) + 2
     for name, value in rows:
         tell(f"{name:<{width}}{value}")
+
+
+def json_text(facts: Mapping[str, Any]) -> str:
+    """JSON with sorted keys; what is no number (NaN) is null."""
+    return json.dumps(_finite(facts), indent=2, sort_keys=True, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if value != value or value == "NaN" else value

@@ -8,12 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_unetseg.commands import check_writable, count
+from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.job_control import Control
 from napari_unetseg.core.labels import Structure
-from napari_unetseg.report_page import MARK, AnnotatedImage, Facts, write_page
-from napari_unetseg.terminal import Meter, finish, tell
+from napari_unetseg.report.project_page import MARK, Facts, ReportImage, write_page
 
 if TYPE_CHECKING:
     from napari_unetseg.annotations.annotation_store import Truth
@@ -22,16 +21,9 @@ if TYPE_CHECKING:
     from napari_unetseg.io.project.project import Project
     from napari_unetseg.models.model import Model
 
-__all__ = ["PAGE", "report", "report_events"]
+__all__ = ["PAGE", "report_events"]
 
 PAGE = "index.html"
-
-
-def report(project: Path, output: Path) -> None:
-    """Write the page and say where it is; see `report_events`."""
-    with Meter("Predicting labelled planes") as meter:
-        page, images = finish(report_events(project, output), meter.show)
-    tell(f"Report of {count(images, 'image')} written to {page}.")
 
 
 def report_events(
@@ -151,11 +143,11 @@ def _image(
     key: str,
     described: Mapping[str, Any],
     stack: Stack | None,
-) -> AnnotatedImage:
+) -> ReportImage:
     truth = contents.truths[key]
     if stack is None or stack.grid_shape != truth.shape:
         stack = _stack(contents.folder, described, truth)
-    return AnnotatedImage(described, truth, stack)
+    return ReportImage(described, truth, stack)
 
 
 def _stack(folder: Path, described: Mapping[str, Any], truth: Truth) -> Stack | None:

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import tifffile
 from helpers import blobs, strokes, tiny
+from napari_unetseg.report_page import agreement
 
 from napari_unetseg.annotations.annotation_store import Change, Origin, Truth
 from napari_unetseg.annotations.sparse_array import plane_region
 from napari_unetseg.cli import main
 from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
-from napari_unetseg.data.dataset import Pair
+from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.io.open_image import open_stack
 from napari_unetseg.io.project.database import FILE
 from napari_unetseg.io.project.project import Project
-from napari_unetseg.report_page import agreement
 from napari_unetseg.training.train import train
 
 SHAPE = (3, 64, 64)
@@ -35,7 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tifffile.imwrite(folder / "cells.tif", image.astype(np.float32), photometric="minisblack")
     stack = open_stack(folder / "cells.tif")
     labels = strokes(truth, 8)
-    model = train([Pair(stack, labels, "strokes")], tiny(epochs=2))
+    model = train([AnnotatedImage(stack, labels, "strokes")], tiny(epochs=2))
     said = Truth(SHAPE)
     values = {
         "images": {

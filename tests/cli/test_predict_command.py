@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -22,15 +22,16 @@ from PIL import Image
 from napari_unetseg.cli import main
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.settings import PredictSettings
-from napari_unetseg.inference.large.output_format import Format, Saving
+from napari_unetseg.inference.large.output_format import Saving
 from napari_unetseg.inference.large.predict_files import FileDone, predict_files
 from napari_unetseg.inference.predict import predict, predict_probabilities
 from napari_unetseg.io.open_image import open_stack
+from napari_unetseg.io.write_masks import FORMATS, MaskFormat, MaskNotes
 
 if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -176,13 +177,37 @@ def test_masks_go_inside_ome_zarr_images(data: Path, model: Model) -> None:
     events = predict_files(
         model,
         {"image": image},
-        Saving(None, Format.ZARR),
+        Saving(None, FORMATS["zarr"]),
         PredictSettings(threads=1),
         open_image=lambda path: Stack(zarr.open_array(str(path / "0"), mode="r"), "YX"),
     )
     (done,) = [e for e in events if isinstance(e, FileDone)]
     assert (done.status, done.mask) == ("done", image / "labels" / "mask"), done.error
     np.testing.assert_array_equal(mask_of(image)[...], predict(model, noise((40, 50))))
+
+
+def test_a_format_is_one_entry_of_the_registry(
+    run: Run, data: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands, batches and what is skipped know a format that one place declares."""
+
+    def write(path: Path, mask: Any, dtype: np.dtype, notes: MaskNotes) -> list[Path]:
+        np.save(path, np.asarray(mask[...], dtype))
+        path.with_suffix(".txt").write_text(notes.provenance)
+        return [path]
+
+    npy = MaskFormat("npy", "NumPy", "an array", (".npy",), write)
+    monkeypatch.setitem(cast("dict[str, MaskFormat]", FORMATS), "npy", npy)
+    image, out = data / "images" / "a.tif", data / "out"
+    rest = [image, "-o", out, "--format", "npy"]
+    assert run("predict", data / "m.safetensors", *rest)[0] == 0
+    np.testing.assert_array_equal(np.load(out / "a.npy"), wanted(model, image))
+    assert model.id in (out / "a.txt").read_text()
+    assert "1 image skipped" in run("predict", data / "m.safetensors", *rest, "--skip-existing")[2]
+    jobs = "jobs: [{model: m.safetensors, images: images/c.tif, output: out, format: npy}]"
+    (data / "batch.yaml").write_text(f"threads: 1\n{jobs}")
+    assert main(["batch", str(data / "batch.yaml")]) == 0
+    assert np.load(out / "c.npy").shape == (2, 40, 50)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +217,10 @@ def test_masks_go_inside_ome_zarr_images(data: Path, model: Model) -> None:
         (["-o", "x", "--inside"], "Give either -o with a folder for the masks, or --inside"),
         (["--inside", "--format", "tiff"], "--inside writes OME-Zarr masks only"),
         (["-o", "x", "--precision", "uint8"], "--precision needs --probabilities"),
-        (["-o", "x", "--format", "gif"], "'gif' is not one of"),
+        (
+            ["-o", "x", "--format", "gif"],
+            "--format cannot be gif; choose tiff, ome-tiff, zarr or png.",
+        ),
     ],
 )
 def test_options_that_do_not_go_together(run: Run, more: list[str], sentence: str) -> None:

@@ -17,13 +17,12 @@ import pytest
 import tifffile
 from helpers import blobs
 
-from napari_unetseg import commands, signals, terminal
-from napari_unetseg.cli import main
+from napari_unetseg.cli import console, interrupts, main
+from napari_unetseg.cli.console import Meter
 from napari_unetseg.models.model import load_model
-from napari_unetseg.terminal import Meter
 from napari_unetseg.training.trainer import Learner
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--depth", "2", "--width", "4", "--patch", "32", "--batch", "2", "--threads", "1"]
 STEPS = [*SMALL, "--steps", "22"]
 
@@ -147,7 +146,7 @@ def test_what_shells_and_launchers_send_twice_is_one_request(
 def test_a_second_signal_quits_at_once(
     name: str, run: Run, files: list[Path], tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(signals, "SAME_S", 0.0)
+    monkeypatch.setattr(interrupts, "SAME_S", 0.0)
     in_step(monkeypatch, 5, signal.Signals[name], times=2)
     result = run("train", *files, "-o", tmp_path / "m", *STEPS)
     code, said = ENDS[name]
@@ -159,7 +158,8 @@ def test_a_second_signal_quits_at_once(
 def test_a_signal_before_a_job_begins_is_a_sentence(
     run: Run, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "info", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    kill = "napari_unetseg.io.open_image.is_image"
+    monkeypatch.setattr(kill, lambda _: signal.raise_signal(signal.SIGTERM))
     assert run("info", files[0]) == Result(143, "", "Stopped by SIGTERM.\n")
 
 
@@ -266,7 +266,7 @@ def test_a_reader_that_goes_away_costs_nothing(
 ) -> None:
     """As in ``unetseg train … 2>&1 | head -1``, for what is said beside the result."""
     silenced: list[int] = []
-    monkeypatch.setattr(terminal, "write_nowhere", silenced.append)
+    monkeypatch.setattr(console, "write_nowhere", silenced.append)
     monkeypatch.setattr(sys, "stderr", Unread())
     result = run("train", *files, "-o", tmp_path / "m", *STEPS)
     assert result.code == 0

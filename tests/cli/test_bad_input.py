@@ -13,10 +13,10 @@ import tifffile
 from PIL import Image
 
 from napari_unetseg import (
+    AnnotatedImage,
     FolderDataset,
     LabelKind,
     Model,
-    Pair,
     Stack,
     TrainSettings,
     UserError,
@@ -27,7 +27,7 @@ from napari_unetseg import (
 )
 from napari_unetseg.cli import main
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TINY = TrainSettings(depth=2, width=2, steps=1, patch=16, batch=1, threads=1)
 OPTIONS = "--depth 2 --width 2 --steps 1 --patch 16 --batch 1 --threads 1".split()
 RNG = np.random.default_rng(0)
@@ -71,7 +71,7 @@ def refused_training(
 
 def tiny_model(image: np.ndarray = GREY, axes: str | None = None) -> Model:
     """Train a model of one structure for a step."""
-    return train([Pair(Stack.from_array(image, axes), MASK, LabelKind.FULL)], TINY)
+    return train([AnnotatedImage(Stack.from_array(image, axes), MASK, LabelKind.FULL)], TINY)
 
 
 # -- folders and labels ----------------------------------------------------------------------------
@@ -433,7 +433,9 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
 @pytest.mark.parametrize("edge", [3, 20])
 def test_a_tiny_image_trains_with_every_augmentation(edge: int) -> None:
     labels = np.where(np.arange(edge) < edge // 2, 1, 255).astype(np.uint8)
-    pair = Pair(Stack.from_array(GREY[:edge, :edge]), np.tile(labels, (edge, 1)), "strokes")
+    pair = AnnotatedImage(
+        Stack.from_array(GREY[:edge, :edge]), np.tile(labels, (edge, 1)), "strokes"
+    )
     settings = TINY.model_copy(update={"steps": 12, "patch": None})
     model = train([pair], settings)
     assert predict(model, pair.image).shape == (edge, edge)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.core.settings import PredictSettings
-    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.models.model import Model
 
 __all__ = [
@@ -41,7 +41,7 @@ LARGEST_PICTURE = 1000
 def write_report(
     folder: str | Path,
     model: Model,
-    pairs: Sequence[Pair],
+    pairs: Sequence[AnnotatedImage],
     settings: PredictSettings | None = None,
 ) -> list[Path]:
     """Write ``history.csv``, ``curve.png`` and ``overlays/NAME.png`` of the last training.
@@ -130,7 +130,10 @@ def _loss_terms(model: Model) -> list[str]:
 
 
 def write_overlays(
-    folder: Path, model: Model, pairs: Sequence[Pair], settings: PredictSettings | None = None
+    folder: Path,
+    model: Model,
+    pairs: Sequence[AnnotatedImage],
+    settings: PredictSettings | None = None,
 ) -> list[Path]:
     """Draw image, labels and predicted outlines of the plane with most labels of some images."""
     from napari_unetseg.inference.predict import predict
@@ -150,14 +153,14 @@ def spread(count: int, most: int) -> list[int]:
     return [int(i) for i in np.unique(np.linspace(0, count - 1, min(count, most)).round())]
 
 
-def _fullest_plane(pair: Pair) -> tuple[int, ...]:
+def _fullest_plane(pair: AnnotatedImage) -> tuple[int, ...]:
     """Index of the YX plane with most voxels that are labelled (and not 0)."""
     planes = list(np.ndindex(*pair.labels.shape[:-2]))
     return max(planes, key=lambda index: np.count_nonzero(np.asarray(pair.labels[index])))
 
 
 def write_overlay(
-    path: Path, model: Model, pair: Pair, plane: tuple[int, ...], mask: np.ndarray
+    path: Path, model: Model, pair: AnnotatedImage, plane: tuple[int, ...], mask: np.ndarray
 ) -> Path:
     """Draw image, labels and predicted outlines of a YX plane; ``mask`` is of the whole grid."""
     picture, step = _picture(pair.image, model, plane)
@@ -191,7 +194,7 @@ def _picture(stack: Stack, model: Model, plane: tuple[int, ...]) -> tuple[np.nda
     return np.clip(np.nan_to_num(np.moveaxis(shown, 0, -1)), 0.0, 1.0), step
 
 
-def _tinted(labels: np.ndarray, pair: Pair, classes: Classes) -> np.ndarray:
+def _tinted(labels: np.ndarray, pair: AnnotatedImage, classes: Classes) -> np.ndarray:
     """Colour labels, translucent: structures, and the background brush in grey."""
     from matplotlib.colors import to_rgba
 
@@ -201,7 +204,9 @@ def _tinted(labels: np.ndarray, pair: Pair, classes: Classes) -> np.ndarray:
     return out
 
 
-def _areas(labels: np.ndarray, pair: Pair, classes: Classes) -> Iterator[tuple[np.ndarray, str]]:
+def _areas(
+    labels: np.ndarray, pair: AnnotatedImage, classes: Classes
+) -> Iterator[tuple[np.ndarray, str]]:
     known = labels != (0 if pair.ignore is None else pair.ignore)
     if pair.kind is LabelKind.INSTANCES:
         yield (labels > 0) & known, default_color(1)

@@ -12,13 +12,13 @@ import numpy as np
 
 from napari_unetseg.annotations.annotation_store import Origin, Truth
 from napari_unetseg.annotations.sparse_array import Cell, Region, plane_region
-from napari_unetseg.commands import count
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice
 from napari_unetseg.core.labels import BRUSH, IGNORE, Classes, LabelKind, Structure
 from napari_unetseg.core.metrics import Scores, confusion, scores_of
 from napari_unetseg.core.settings import PredictSettings
-from napari_unetseg.report import (
+from napari_unetseg.core.text import count
+from napari_unetseg.report.figures import (
     spread,
     write_curve,
     write_history,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
     from napari_unetseg.models.training_record import TrainingRecord
 
-__all__ = ["MARK", "AnnotatedImage", "Facts", "agreement", "write_page"]
+__all__ = ["MARK", "Facts", "ReportImage", "agreement", "write_page"]
 
 MARK = '<meta name="generator" content="napari-unetseg report">'
 MOST_PLANES, SHOWN = 24, 3
@@ -51,7 +51,7 @@ COUNTED = {
 
 
 @dataclass(eq=False)
-class AnnotatedImage:
+class ReportImage:
     """An image of a project: what was said of it, and its pixels if there are any."""
 
     described: Mapping[str, Any]
@@ -81,7 +81,7 @@ class Facts:
     """
 
     title: str
-    images: list[AnnotatedImage]
+    images: list[ReportImage]
     structures: list[Structure]
     model: Model | None
     seconds: float
@@ -89,7 +89,7 @@ class Facts:
 
 
 class _Said:
-    """The newest word about each voxel of an image, a plane at a time, as labels of a `Pair`."""
+    """The newest word about each voxel of an image, a plane at a time, as labels of an image."""
 
     dtype = np.dtype(np.uint8)
 
@@ -136,7 +136,7 @@ def write_page(
     (folder / file).write_text(page, encoding="utf-8")
 
 
-def _methods(images: Sequence[AnnotatedImage], model: Model | None) -> str:
+def _methods(images: Sequence[ReportImage], model: Model | None) -> str:
     """A paragraph for a paper's methods, from facts alone."""
     planes = sum(len(_labelled_planes(image.truth)) for image in images)
     said = f"{count(planes, 'plane')} of {count(len(images), 'image')} were annotated"
@@ -160,7 +160,7 @@ def _methods(images: Sequence[AnnotatedImage], model: Model | None) -> str:
     return escape(text)
 
 
-def _labels(images: Sequence[AnnotatedImage], seconds: float) -> str:
+def _labels(images: Sequence[ReportImage], seconds: float) -> str:
     rows = [
         [image.name, " × ".join(map(str, image.truth.shape)), len(_labelled_planes(image.truth))]
         + [f"{image.truth.count(origin):,}" for origin in COUNTED]
@@ -203,7 +203,7 @@ def _planes(
     folder: Path, facts: Facts, model: Model, control: Control
 ) -> Generator[Event, None, list[str]]:
     """Pictures of planes where the newest mask agrees best and worst with what is known."""
-    from napari_unetseg.data.dataset import Pair
+    from napari_unetseg.data.annotated_image import AnnotatedImage
 
     scored = yield from _scored(facts, model, control)
     scored.sort(key=lambda row: -row[0])
@@ -215,14 +215,14 @@ def _planes(
     for number, (dice, image, plane, mask) in enumerate(chosen):
         assert image.stack is not None
         whole = np.broadcast_to(mask, image.truth.shape)
-        pair = Pair(image.stack, _Said(image.truth), image.truth.kind)
+        pair = AnnotatedImage(image.stack, _Said(image.truth), image.truth.kind)
         write_overlay(folder / f"plane-{number}.png", model, pair, plane, whole)
         place = f"{image.name} {', '.join(map(str, plane))}: Dice {dice:.3f}"
         parts += [f"<h3>{escape(place)}</h3>", _picture(f"plane-{number}.png", place)]
     return parts
 
 
-_Scored = tuple[float, AnnotatedImage, tuple[int, ...], np.ndarray]
+_Scored = tuple[float, ReportImage, tuple[int, ...], np.ndarray]
 
 
 def _scored(facts: Facts, model: Model, control: Control) -> Generator[Event, None, list[_Scored]]:

@@ -1,44 +1,98 @@
-"""What ``unetseg info`` says about an image: how it is read, and all that is in its file."""
+"""The command ``unetseg info``: what a model or an image file holds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from typer import Argument, Option
+
+from napari_unetseg.cli.console import json_text, show_facts, write
+from napari_unetseg.cli.inputs import load
+from napari_unetseg.cli.options import Files, ImageFiles
+from napari_unetseg.cli.settings_options import with_settings
 from napari_unetseg.core.errors import ChoiceError
-from napari_unetseg.io.open_image import contents_of, file_of, open_levels
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.io.readers.tiff import TiffContent
+    from napari_unetseg.models.model import Model
 
-__all__ = ["image_facts"]
+__all__ = ["info"]
 
 IMAGE_SCHEMA = "napari-unetseg/image/1"
+MODEL_SCHEMA = "napari-unetseg/model/1"
 
 Row = tuple[str, str]
 
 
-def image_facts(file: Path, **how: Any) -> tuple[dict[str, Any], list[Row]]:
+@with_settings
+def info(
+    file: Annotated[Path, Argument(metavar="FILE", help="A model or an image.")],
+    files: Files,
+    as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a model file or an image holds."""
+    from napari_unetseg.io.open_image import is_image
+
+    if is_image(file):
+        facts, rows = _image_facts(file, files)
+    else:
+        model = load(file)
+        facts = {"schema": MODEL_SCHEMA, **model.summary()}
+        rows = _model_rows(model, facts)
+    if as_json:
+        write(json_text(facts))
+    else:
+        show_facts(rows)
+
+
+def _model_rows(model: Model, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    net, classes = model.net, model.classes
+    structures = [f"{s.number} {s.name}" for s in classes.structures]
+    of_encoder = "" if net.encoder == "unet" else f" on {net.encoder}"
+    low, high = model.spacing_range or (model.spacing, model.spacing)
+    spans = [f"{a:g}" if a == b else f"{a:g} to {b:g}" for a, b in zip(low, high, strict=True)]
+    sizes = zip("ZYX"[-net.dims :], spans, model.units, strict=True)
+    rows = [
+        ("model", str(facts["id"])),
+        (
+            "network",
+            f"{net.dims}D U-Net{of_encoder}, depth {net.depth}, width {net.width}, {net.norm} norm",
+        ),
+        ("parameters", f"{facts['parameters']:,}"),
+        ("receptive field", " × ".join(map(str, facts["receptive_field"])) + " voxels"),
+        ("structures", ", ".join(structures) + " (no background)" * (not classes.background)),
+        ("channels", ", ".join(model.channels)),
+        ("voxel", ", ".join(f"{axis} {size} {unit}" for axis, size, unit in sizes)),
+    ]
+    for record in model.history:
+        names = [image.name for image in record.images]
+        more = f" and {len(names) - 5} more" * (len(names) > 5)
+        score = f"Dice {record.scores.mean_dice:.3f}" if record.scores else "not validated"
+        rows.append(("trained", f"{record.date}, {score}. {record.reason}"))
+        rows.append(("on", ", ".join(names[:5]) + more))
+    return rows
+
+
+# -- images ----------------------------------------------------------------------------------------
+
+
+def _image_facts(file: Path, how: ImageFiles) -> tuple[dict[str, Any], list[Row]]:
     """Facts for JSON and rows for people.
 
     Of a TIFF all its images are listed, also where none can be opened before one is named.
-
-    Parameters
-    ----------
-    file
-        The image.
-    how
-        As for `open_stack`.
     """
+    from napari_unetseg.io.open_image import contents_of, file_of, open_levels
+
     contents = contents_of(file)
     facts: dict[str, Any] = {"schema": IMAGE_SCHEMA}
     rows: list[Row] = []
     try:
-        levels = open_levels(file, **how)
+        levels = open_levels(file, **how.model_dump())
     except ChoiceError as error:
-        if not contents or how.get("series") is not None or file_of(file) != file:
+        if not contents or how.series is not None or file_of(file) != file:
             raise
         facts["not_opened"] = str(error)
         rows.append(("not opened", str(error)))

@@ -18,13 +18,13 @@ import pytest
 import tifffile
 from PIL import Image
 
-from napari_unetseg import __version__, commands
-from napari_unetseg.cli import main
+from napari_unetseg import __version__
+from napari_unetseg.cli import main, train_command
 from napari_unetseg.core import versions
 from napari_unetseg.io.open_image import open_stack
 from napari_unetseg.models.model import Model
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--depth", "2", "--width", "4", "--patch", "32", "--batch", "2", "--threads", "1"]
 SHORT = [*SMALL, "--steps", "24"]
 ENOUGH = [*SMALL, "--steps", "100", "--lr", "0.02"]
@@ -158,7 +158,7 @@ def test_it_is_said_why_a_model_is_kept_that_had_a_lower_dice_than_an_epoch(
     for epochs, best, said in (([own], 0.79, False), ([own], 0.85, True), ([], 0.85, False)):
         other = own.model_copy(update={"mean_dice": best, "dice": (best, best)})
         last = record.model_copy(update={"curve": (*epochs, other), "scores": scores})
-        commands._show_training(replace(trained, history=(last,)), model)
+        train_command._show_training(replace(trained, history=(last,)), model)
         assert ("One epoch had a Dice of 0.850." in capsys.readouterr().out) == said
 
 
@@ -548,6 +548,13 @@ def test_arguments_in_another_order_are_named(
         ("predict m a -o c --device tpu", "--device cannot be tpu"),
         ("paint", "No such command 'paint'"),
         ("train a b -o c --bogus", "No such option: --bogus"),
+        ("train a b -o c --patience 0", "--patience cannot be 0: input should be greater than or"),
+        ("train a b -o c --validation-fraction 0.9", "--validation-fraction cannot be 0.9: input"),
+        ("train a b -o c --augment rotation=200", "--augment rotation cannot be 200: input should"),
+        ("train a b -o c --augment speed=2", "--augment knows no speed"),
+        ("train a b -o c --augment rotation", "--augment needs NAME=VALUE, not rotation."),
+        ("predict m a -o c --format gif", "--format cannot be gif; choose tiff, ome-tiff, zarr or"),
+        ("predict m a -o c --probabilities --precision uint8", "--precision uint8 needs --format"),
     ],
 )
 def test_wrong_usage_is_one_line_and_code_2(run: Run, arguments: str, sentence: str) -> None:
@@ -601,7 +608,7 @@ def test_an_unexpected_error_is_one_line_unless_debugging(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("first\nsecond")
 
-    monkeypatch.setattr(commands, "info", broken)
+    monkeypatch.setattr("napari_unetseg.io.open_image.is_image", broken)
     result = run("info", "x")
     assert result.code == 1
     assert result.err.startswith("unetseg: Unexpected ZeroDivisionError: first second")
@@ -617,7 +624,7 @@ def test_a_gpu_without_memory_is_said_in_a_sentence(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(commands, "info", broken)
+    monkeypatch.setattr("napari_unetseg.io.open_image.is_image", broken)
     result = run("info", "x")
     assert result.code == 1
     assert result.err.startswith("unetseg: There is not enough memory; close other programs")

@@ -1,0 +1,76 @@
+"""Labelled images and models that a command is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_unetseg.cli.console import note
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.text import count
+
+if TYPE_CHECKING:
+    from napari_unetseg.cli.options import ImageFiles
+    from napari_unetseg.core.labels import LabelKind
+    from napari_unetseg.io.folder_pairs import FolderPairs
+    from napari_unetseg.models.model import Model
+
+__all__ = ["LabelledImages", "load"]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImages:
+    """Images and their labels as they stand on the command line."""
+
+    images: Path
+    labels: Path
+    kind: LabelKind
+    ignore: int | None
+    threshold: float | None
+    files: ImageFiles
+
+    def find(self) -> FolderPairs:
+        """Pair them; say how many there are."""
+        from napari_unetseg.io.folder_pairs import find_pairs
+
+        found = find_pairs(
+            self.images,
+            self.labels,
+            self.kind,
+            self.ignore,
+            threshold=self.threshold,
+            axes=self.files.axes,
+            spacing=self.files.spacing,
+            series=self.files.series,
+            missing_planes=self.files.missing_planes,
+        )
+        note(f"{count(len(found.pairs), 'image')} with labels ({self.kind}).")
+        if found.skipped:
+            note(f"{count(len(found.skipped), 'image')} without labels skipped.")
+        if found.unused:
+            note(f"{count(len(found.unused), 'file')} of labels without an image skipped.")
+        for sentence in found.notes:
+            note(sentence)
+        return found
+
+
+def load(path: Path) -> Model:
+    """Load a model.
+
+    Raises
+    ------
+    UserError
+        It is none; an image in its place is said to be one.
+    """
+    from napari_unetseg.io.file_names import as_stored
+    from napari_unetseg.io.open_image import is_image
+    from napari_unetseg.models.model import load_model
+
+    path = as_stored(path)
+    if path.exists() and is_image(path):
+        raise UserError(
+            f"{path} is an image or a folder, not a model; give the model (a .safetensors file) "
+            "first, then the images."
+        )
+    return load_model(path)

@@ -1,0 +1,264 @@
+"""The command ``unetseg train``."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from napari_unetseg.cli.console import Meter, finish, note, score_table, show_table, tell
+from napari_unetseg.cli.exit_codes import WrongUsageError
+from napari_unetseg.cli.inputs import LabelledImages, load
+from napari_unetseg.cli.interrupts import Interrupted, Stop, stop_on_signals
+from napari_unetseg.cli.options import (
+    FULL_HELP,
+    INSTANCES_HELP,
+    Files,
+    Ignore,
+    Images,
+    Threshold,
+    check_threshold,
+)
+from napari_unetseg.cli.settings_options import OptionsOf, with_settings
+from napari_unetseg.core.atomic_write import check_writable
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.labels import Classes, LabelKind
+from napari_unetseg.core.settings import PredictSettings, TrainSettings
+from napari_unetseg.core.text import count
+from napari_unetseg.runtime.cpu import cores
+from napari_unetseg.runtime.distributed import world
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.metrics import Scores
+    from napari_unetseg.data.annotated_image import AnnotatedImage
+    from napari_unetseg.models.model import Model
+    from napari_unetseg.models.training_record import TrainingRecord
+    from napari_unetseg.training.checkpoint_file import CheckpointFile
+
+__all__ = ["train"]
+
+OF_A_MODEL = {"depth", "width", "norm", "encoder"}
+"""Settings that a model brings which a training goes on from."""
+Training = Annotated[
+    TrainSettings,
+    OptionsOf(
+        "Training",
+        common=(
+            "dims",
+            "epochs",
+            "steps",
+            "minutes",
+            "patch",
+            "batch",
+            "seed",
+            "device",
+            "threads",
+        ),
+    ),
+]
+Labels = Annotated[
+    Path, Argument(metavar="LABELS", help="Labels or a folder; pairs share their stem.")
+]
+LABELS_HELP = (
+    f"{FULL_HELP}strokes: 0 not labelled, 1-254 structures, 255 background. {INSTANCES_HELP}."
+)
+
+
+@with_settings
+def train(
+    images: Images,
+    labels: Labels,
+    output: Annotated[Path, Option("-o", "--output", metavar="MODEL", help="Model file.")],
+    settings: Training,
+    files: Files,
+    kind: Annotated[LabelKind, Option("--labels", help=LABELS_HELP)] = LabelKind.FULL,
+    ignore: Ignore = None,
+    threshold: Threshold = None,
+    init: Annotated[Path | None, Option(metavar="MODEL", help="Go on from this model.")] = None,
+    resume: Annotated[
+        bool,
+        Option(
+            "--resume/--no-resume",
+            help="Resume from MODEL's checkpoint, which a stopped or killed training left.",
+        ),
+    ] = True,
+    report: Annotated[
+        Path | None, Option(metavar="DIR", help="Write curve.png, history.csv and overlays there.")
+    ] = None,
+    on: Annotated[
+        str,
+        Option(
+            metavar="ADDRESS",
+            help="Train on the computer of this address, where 'unetseg worker' runs.",
+        ),
+    ] = "",
+) -> None:
+    """Train a U-Net on IMAGES with LABELS and save it as MODEL.
+
+    Without --epochs, --steps or --minutes it ends when nothing improves. Ctrl-C, SIGTERM and
+    SIGHUP end it and save what was learned; the same command goes on from there.
+    """
+    _check(settings, init)
+    check_threshold(threshold, kind)
+    if settings.threads is None and not on:
+        settings = settings.model_copy(update={"threads": cores()})
+    data = LabelledImages(images, labels, kind, ignore, threshold, files)
+    _train(data, output, settings, init=init, report=report, on=on, resume=resume)
+
+
+def _check(settings: TrainSettings, init: Path | None) -> None:
+    """Refuse settings that need a model to go on from, or that it brings."""
+    if settings.freeze_encoder and init is None and settings.encoder_weights is None:
+        raise WrongUsageError(
+            "--freeze-encoder needs trained weights; give --init or --encoder-weights too."
+        )
+    if init is not None and settings.model_fields_set & OF_A_MODEL:
+        raise WrongUsageError(
+            "--init uses the depth, width, norm and encoder of its model; leave these options out."
+        )
+
+
+def _train(
+    data: LabelledImages,
+    output: Path,
+    settings: TrainSettings,
+    *,
+    init: Path | None,
+    report: Path | None,
+    on: str,
+    resume: bool,
+) -> None:
+    """Train, save the model, show its scores, write the report; on another computer if asked.
+
+    Of several processes the first one speaks and writes.
+    """
+    leads = world().rank == 0
+    if on and world().size > 1:
+        raise UserError("torchrun and --on cannot be combined; leave one of them out.")
+    found = data.find()
+    if leads:
+        check_writable(output.parent)
+    from napari_unetseg.jobs.live_predictor import Screen
+    from napari_unetseg.jobs.tasks import Elsewhere, Training
+
+    before = load(init) if init else None
+    _say_classes(found.pairs, before)
+    control = Control(settings.threads)
+    doing = "Stopping after this step and saving"
+    with (
+        _checkpoint(output, on, resume=resume) as checkpoint,
+        stop_on_signals(control, doing, "without saving") as stop,
+    ):
+        task = Training(found.pairs, settings, (), before, Screen(), checkpoint)
+        with Meter("Training") as meter:
+            model = finish(Elsewhere(task, on)(control), meter.show)
+        if leads:
+            saved = _save(model, output)
+            _show_training(model, saved)
+            _settle(checkpoint, stop, keep=init is None or saved.resolve() != init.resolve())
+    if leads and report is not None:
+        _report(report, model, found.pairs, settings)
+
+
+def _checkpoint(
+    output: Path, on: str, *, resume: bool
+) -> AbstractContextManager[CheckpointFile | None]:
+    """The checkpoint of a model, beside it; a training on another computer has none."""
+    from napari_unetseg.models.model import with_suffix
+    from napari_unetseg.training.checkpoint_file import SUFFIX, CheckpointFile
+
+    if on:
+        return nullcontext()
+    path = with_suffix(output).with_suffix(SUFFIX)
+    if not resume and path.exists():
+        note(f"Training starts anew and replaces {path}.")
+    return CheckpointFile(path, resume=resume)
+
+
+def _settle(checkpoint: CheckpointFile | None, stop: Stop, *, keep: bool) -> None:
+    """Remove the checkpoint of a training that has ended; say what is kept of one that was stopped.
+
+    ``keep`` is false where the model that training went on from was replaced: the same command goes
+    on from what is saved.
+    """
+    if checkpoint is not None and not (stop and keep):
+        checkpoint.remove()
+    if not stop:
+        return
+    more = "" if keep else " Give the same command again to continue from it."
+    if checkpoint is not None and checkpoint.steps is not None:
+        more = (
+            f" Give the same command again to resume from step {checkpoint.steps} "
+            f"({checkpoint.path}), or add --no-resume to start anew."
+        )
+    raise Interrupted(stop, f"the best model so far is saved.{more}")
+
+
+def _say_classes(pairs: Sequence[AnnotatedImage], init: Model | None) -> None:
+    from napari_unetseg.data.annotated_image import values_of
+
+    known = init.classes.structures if init else ()
+    classes = Classes.find([(v.counts, v.kind) for v in values_of(pairs)], known)
+    names = [
+        f"{s.number}{f' ({s.file_value} in the files)' if s.file_value else ''}"
+        for s in classes.structures
+    ]
+    if init is not None:
+        note(f"Labelled: {', '.join(classes.names) or 'nothing'}.")
+        return
+    background = "and background" if classes.background else "without background"
+    note(f"{count(len(names), 'structure')}: {', '.join(names) or 'none'}, {background}.")
+
+
+def _save(model: Model, output: Path) -> Path:
+    """Save where it was asked for; what was learned must not be lost if that fails."""
+    try:
+        return model.save(output)
+    except UserError as error:
+        spare = Path(tempfile.gettempdir()) / f"unetseg-{model.id}.safetensors"
+        try:
+            model.save(spare)
+        except UserError:
+            raise error from None
+        raise UserError(f"{error} Until then the model is kept as {spare}.") from error
+
+
+def _show_training(model: Model, saved: Path) -> None:
+    record = model.history[-1]
+    if record.scores is not None:
+        show_table(score_table(record.scores))
+        tell(f"On {record.scores.voxels:,} voxels in {record.scores.blocks} validation blocks.")
+        _say_highest(record, record.scores)
+    else:
+        tell("Not validated: there were too few labels to hold any out for a score.")
+    tell(record.reason)
+    tell(f"Model {model.id} saved as {saved} ({saved.stat().st_size / 1e6:.1f} MB).")
+
+
+def _say_highest(record: TrainingRecord, kept: Scores) -> None:
+    """Why the epoch with the highest Dice is not kept, where another one is."""
+    highest = max((p.mean_dice for p in record.curve if p.mean_dice is not None), default=0.0)
+    is_epoch = any(point.dice == kept.dice for point in record.curve)
+    if is_epoch and highest >= kept.mean_dice + 0.001:
+        tell(
+            f"One epoch had a Dice of {highest:.3f}. The model kept has the best soft Dice "
+            "smoothed over several epochs, since a single epoch can be high by chance."
+        )
+
+
+def _report(
+    folder: Path, model: Model, pairs: Sequence[AnnotatedImage], settings: TrainSettings
+) -> None:
+    from napari_unetseg.report.figures import write_report
+
+    how = PredictSettings(device=settings.device, threads=settings.threads)
+    try:
+        written = write_report(folder, model, pairs, how)
+    except UserError as error:
+        raise UserError(f"The model is saved, but the report is not: {error}") from error
+    tell(f"Report of {count(len(written), 'file')} written to {folder}.")

@@ -1,0 +1,164 @@
+"""An image with its labels, and what the labels hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from napari_unetseg.annotations.sparse_array import planes_with
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.image_stack import Stack
+from napari_unetseg.core.label_checks import (
+    LabelValues,
+    PlaneValues,
+    check_together,
+    count_planes,
+    read_values,
+)
+from napari_unetseg.core.labels import LabelKind
+from napari_unetseg.core.singleton_axes import on_grid, same_but_singletons
+
+__all__ = ["AnnotatedImage", "Pair", "values_of"]
+
+MOST_LOOKED = 12
+"""Label images that are looked at, and not only counted."""
+Index = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False, init=False)
+class AnnotatedImage:
+    """One annotated image.
+
+    Parameters
+    ----------
+    image
+        A `Stack`, or an array whose axes are given by ``axes``.
+    labels, kind, corrections, ignore, newer
+        See the attributes; ``kind`` must be given, its name will do.
+    axes
+        Axes of an array, such as ``ZCYX`` (default ``TZYX`` from the right, ``YXS`` for RGB).
+
+    Attributes
+    ----------
+    image
+        The image.
+    labels
+        Array-like of the image's grid shape, any integer dtype or whole floats; axes of length 1
+        make no difference.
+    kind
+        What the numbers in ``labels`` mean.
+    corrections
+        Array-like of the grid shape that wins over ``labels``: 0 nothing, 1 to 254 a structure,
+        255 background.
+    ignore
+        A value of ``labels`` that means "not labelled"; so does NaN.
+    newer
+        Regions of the grid, start and stop along each axis, that were painted in since the model
+        that a training goes on from was shown: it answers them before its first step.
+
+    Raises
+    ------
+    UserError
+        The shapes of image and labels differ, no kind is given or one that there is not, or an
+        array cannot have these axes.
+    """
+
+    image: Stack
+    labels: Any
+    kind: LabelKind
+    corrections: Any | None
+    ignore: int | None
+    newer: tuple[tuple[slice, ...], ...]
+
+    def __init__(
+        self,
+        image: Any,
+        labels: Any,
+        kind: LabelKind | str | None = None,
+        corrections: Any | None = None,
+        ignore: int | None = None,
+        newer: tuple[tuple[slice, ...], ...] = (),
+        *,
+        axes: str | None = None,
+    ) -> None:
+        put = partial(object.__setattr__, self)
+        put("kind", LabelKind.of(kind))
+        put("image", image if isinstance(image, Stack) else Stack.from_array(image, axes))
+        put("labels", self._on_grid(labels))
+        put("corrections", None if corrections is None else self._on_grid(corrections))
+        put("ignore", ignore)
+        put("newer", newer)
+
+    def _on_grid(self, array: Any) -> Any:
+        if not same_but_singletons(array.shape, self.image.grid_shape):
+            raise UserError(
+                f"{self.image.name} has the shape {self.image.grid_shape} "
+                f"({self.image.grid_axes}), but its labels have {tuple(array.shape)}; "
+                "choose labels of the same image, or make a new annotation layer for it."
+            )
+        return on_grid(array, self.image.grid_shape)
+
+    @property
+    def _name(self) -> str:
+        return f"The labels of {self.image.name}"
+
+    def count(self, before: Mapping[Index, PlaneValues] | None = None) -> dict[Index, PlaneValues]:
+        """Count the values of each plane (Y, X) of the labels that may hold any.
+
+        ``before`` is what an earlier version held; see `count_planes`.
+
+        Raises
+        ------
+        UserError
+            Values are no whole numbers.
+        """
+        planes = planes_with(self.labels) if self.kind is LabelKind.STROKES else None
+        return count_planes(self.labels, self._name, planes, before)
+
+    def values(
+        self, *, looks: bool = True, counted: Mapping[Index, PlaneValues] | None = None
+    ) -> LabelValues:
+        """What the labels hold, read a plane at a time or as it was counted; see `read_values`.
+
+        Raises
+        ------
+        UserError
+            The values cannot be of this kind.
+        """
+        found = self.count() if counted is None else counted
+        name, image = self._name, self.image
+        return read_values(self.labels, self.kind, name, self.ignore, found, image, looks=looks)
+
+
+Pair = AnnotatedImage
+"""The name of earlier versions."""
+
+
+class HasValues(Protocol):
+    """Labels whose values can be read."""
+
+    def values(self, *, looks: bool) -> LabelValues:
+        """What the labels hold, checked; ``looks`` tells labels from images by their look."""
+
+
+def values_of(pairs: Sequence[HasValues], *, looks: bool = True) -> list[LabelValues]:
+    """What the labels of several pairs hold; a dozen of them are looked at.
+
+    Raises
+    ------
+    UserError
+        Values cannot be of the kind that was said, or contradict one another.
+    """
+    looked = set(np.linspace(0, len(pairs) - 1, MOST_LOOKED).astype(int).tolist() if looks else ())
+    found, masks = [], set[int]()
+    for number, pair in enumerate(pairs):
+        values = pair.values(looks=number in looked)
+        found.append(values)
+        if values.kind is LabelKind.FULL:
+            masks |= values.counts.keys()
+            check_together(masks)
+    return found

@@ -1,0 +1,1 @@
+"""Reports of trainings and projects: figures, tables and pages."""
