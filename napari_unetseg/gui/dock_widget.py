@@ -63,7 +63,7 @@ class UNetDock(Docked):
             plugin.alignment,
         )
         self.look = LookPanel(session, plugin.next_region, plugin.uncertainty)
-        self.train = TrainPanel(session, plugin.training, plugin.jobs)
+        self.train = TrainPanel(session, plugin.training)
         self.review = ReviewPanel(session, plugin.review, plugin.undo, plugin.outline, plugin.masks)
         self.result = ResultPanel(
             session,
@@ -81,7 +81,7 @@ class UNetDock(Docked):
         self.help = QPushButton("?")
         self.help.setAccessibleName("Help")
         self.help.setToolTip("What to press in which order, the keys, what the numbers mean.")
-        self.help.clicked.connect(self.workbench.keys.show_help)
+        self.help.clicked.connect(self.workbench.show_help)
         self._has_keys = False
         self._batch: ref[BatchDock] | None = None
         self.result.batch_wanted.connect(self._on_batch_wanted)

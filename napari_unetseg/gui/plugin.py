@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.core.settings import TrainSettings
 from napari_unetseg.gui.features.batch import Batch
 from napari_unetseg.gui.features.class_editor import ClassEditor
@@ -37,6 +38,7 @@ from napari_unetseg.gui.services.mask_layers import MaskLayers
 from napari_unetseg.gui.services.project_layers import Restored
 from napari_unetseg.gui.services.session_models import SessionModels
 from napari_unetseg.gui.services.undo_stack import UndoStack
+from napari_unetseg.gui.shortcuts.commands import BRUSHES
 from napari_unetseg.gui.state.app_events import AppEvents
 from napari_unetseg.gui.state.preferences import Preferences
 from napari_unetseg.gui.state.session import Mode, Session
@@ -135,6 +137,26 @@ class Plugin:
         self.batch = Batch(
             viewer, session, jobs, sources, masks, events, self.prediction.predict_plane
         )
+
+    def actions(self) -> dict[str, Callable[[], None]]:
+        """What each command with a keyboard shortcut does, by its id."""
+        brushes = {
+            f"brush_{n}": partial(self.structures.take_brush, n) for n in range(1, BRUSHES + 1)
+        }
+        return brushes | {
+            "train": self.training.start_or_stop,
+            "predict": self.prediction.predict_plane,
+            "new_layer": self._new_layer,
+            "show_mask": self.masks.show_or_hide,
+            "next": self.next_region.next_region,
+            "accept_object": self.review.accept_object,
+            "accept_plane": self.review.accept_plane,
+            "undo": self.undo.undo,
+            "brush_background": partial(self.structures.choose_brush, BRUSH),
+        }
+
+    def _new_layer(self) -> None:
+        self.sources.new_annotation()
 
     def tick(self, *, resting: bool = False) -> None:
         """Called by a timer: time passes.

@@ -19,7 +19,8 @@ from napari_unetseg.gui.import_torch import import_torch
 from napari_unetseg.gui.layers.plane_prefetch import Ahead
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services.job_runner import ThreadRunner
-from napari_unetseg.gui.shortcuts import Shortcuts
+from napari_unetseg.gui.shortcuts.bindings import Shortcuts
+from napari_unetseg.gui.shortcuts.commands import HELP
 from napari_unetseg.gui.state.preferences import read_preferences
 from napari_unetseg.gui.state.session import Level
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from qtpy.QtWidgets import QWidget
 
     from napari_unetseg.gui.state.session import Message
+    from napari_unetseg.gui.widgets.help_page import HelpDialog
 
 __all__ = ["Workbench"]
 
@@ -54,7 +56,11 @@ class Workbench(QObject):
         self.setObjectName("napari-unetseg")
         runner = ThreadRunner(import_torch)
         self.plugin = Plugin(viewer, runner, preferences=read_preferences)
-        self.keys = Shortcuts(self.plugin, self)
+        actions = {**self.plugin.actions(), HELP: self.show_help}
+        self.keys = Shortcuts(self.plugin.session, actions, self)
+        self.keys.rebound.connect(self._on_rebound)
+        self.keys.ended.connect(self._close_help)
+        self.help: HelpDialog | None = None
         self.ahead = Ahead(viewer)
         self._canvas_context = CanvasContext(viewer)
         self.plugin.session.events.message.connect(self._on_message)
@@ -80,6 +86,31 @@ class Workbench(QObject):
         if bench is None or bench.closed:
             bench = _benches[id(viewer)] = cls(viewer)
         return bench
+
+    # -- help ----------------------------------------------------------------------------------
+
+    def show_help(self) -> None:
+        """Show the help, or bring it to the front."""
+        if self.help is None:
+            from napari_unetseg.gui.widgets.help_page import HelpDialog
+
+            self.help = HelpDialog(self.plugin.viewer, self.keys.keys, self.keys.window)
+        self.help.show()
+        self.help.raise_()
+        self.help.activateWindow()
+
+    def _on_rebound(self) -> None:
+        if self.help is not None:
+            self.help.show_keys(self.keys.keys)
+
+    def _close_help(self) -> None:
+        if self.help is not None:
+            with suppress(RuntimeError):  # gone with its window
+                self.help.release()
+                self.help.deleteLater()
+        self.help = None
+
+    # -- life ----------------------------------------------------------------------------------
 
     def live_in(self, window: QWidget) -> None:
         """Live and end with a window."""

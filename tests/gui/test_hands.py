@@ -26,7 +26,7 @@ from napari_unetseg import __version__
 from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.gui.focus import stops
-from napari_unetseg.gui.keys import BRUSH_MODIFIER, COMMANDS, act, keys_of
+from napari_unetseg.gui.shortcuts.commands import BRUSH_MODIFIER, COMMANDS, keys_of
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.preferences import PLUGIN, read_shortcuts
 from napari_unetseg.gui.state.session import Level
@@ -219,7 +219,7 @@ def test_two_windows_have_keys_of_their_own(make_napari_viewer: Any) -> None:
 
 def open_help(hands: Window) -> Any:
     press(Qt.Key.Key_F1)
-    dialog = hands.dock.workbench.keys.help
+    dialog = hands.dock.workbench.help
     hands.wait(lambda: dialog.isVisible())
     return dialog
 
@@ -232,7 +232,7 @@ def test_the_help_opens_by_key_and_by_button_and_lists_every_command(hands: Wind
     dialog.close()
     hands.click(hands.dock.help)
     hands.wait(dialog.isVisible)
-    assert hands.dock.workbench.keys.help is dialog
+    assert hands.dock.workbench.help is dialog
     assert not dialog._scroll.horizontalScrollBar().maximum()
     dialog.close()
 
@@ -465,10 +465,10 @@ def test_an_object_is_accepted_and_the_acceptance_undone_by_key(hands: Window) -
     canvas = hands.viewer.window._qt_viewer.canvas.native
     hands.settle(canvas)
     hands.wait(lambda: hands.aims(canvas, (18, 18)))
-    act(plugin, "accept_object")
+    plugin.actions()["accept_object"]()
     truth = plugin.annotations.truth(hands.session.image)
     assert truth.count(Origin.ACCEPTED) == 400
-    act(plugin, "undo")
+    plugin.actions()["undo"]()
     assert truth.count(Origin.ACCEPTED) == 0
-    act(plugin, "accept_plane")
+    plugin.actions()["accept_plane"]()
     assert truth.count(Origin.ACCEPTED) == mask.size

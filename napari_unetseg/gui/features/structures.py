@@ -50,6 +50,14 @@ class Structures:
         else:
             self._session.say(messages.NO_LABELS, Level.WARNING)
 
+    def take_brush(self, number: int) -> None:
+        """Put the brush of a structure in the user's hand, if there is that structure."""
+        if number in {s.number for s in self._session.structures}:
+            self.choose_brush(number)
+        else:
+            text = f"There is no structure {number}; press '+ Structure' to add one."
+            self._session.say(text, Level.WARNING)
+
     def add(self) -> None:
         """Add a structure with the next free number."""
         numbers = {s.number for s in self._session.structures}

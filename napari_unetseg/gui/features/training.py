@@ -100,6 +100,14 @@ class Training:
             self._feed.clear()
             self._jobs.start(JobKind.TRAIN, "Preparing", work, self._on_done)
 
+    def start_or_stop(self) -> None:
+        """Train, or stop what runs."""
+        job = self._session.job
+        if job is None:
+            self.start()
+        elif not job.stopping:
+            self._jobs.stop()
+
     def _on_event(self, kind: JobKind, event: Event) -> None:
         if kind is not JobKind.TRAIN:
             return

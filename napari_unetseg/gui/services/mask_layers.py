@@ -152,6 +152,14 @@ class MaskLayers:
         self.targets.add(target)
         return target
 
+    def show_or_hide(self) -> None:
+        """Show the prediction of the chosen image, or hide it."""
+        prediction = self.current
+        if prediction is None or not prediction.alive or prediction.layer is None:
+            self._session.say(messages.NO_PREDICTION, Level.WARNING)
+        else:
+            napari_layers.show_or_hide(prediction.layer)
+
     def mark(self) -> None:
         """Keep all masks as they are, to be brought back."""
         for prediction in self.predictions.values():

@@ -21,7 +21,6 @@ from napari_unetseg.gui.widgets.section import Panel, hint, restyle, row
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.features.training import Training
-    from napari_unetseg.gui.services.job_manager import JobManager
     from napari_unetseg.gui.state.session import JobState, Session
 
 __all__ = ["TrainPanel"]
@@ -33,11 +32,10 @@ ENDS = {"as long as it improves": None, "minutes": 5.0, "epochs": 25.0}
 class TrainPanel(Panel):
     """Training, and the progress of whatever runs."""
 
-    def __init__(self, session: Session, training: Training, jobs: JobManager) -> None:
+    def __init__(self, session: Session, training: Training) -> None:
         super().__init__("3  Train", session)
-        self._training, self._jobs = training, jobs
         self.button = QPushButton("Train")
-        self.button.clicked.connect(self._on_pressed)
+        self.button.clicked.connect(training.start_or_stop)
         self.column.addWidget(self.button)
 
         self.end = QComboBox()
@@ -84,12 +82,6 @@ class TrainPanel(Panel):
     def show_theme(self, theme: str) -> None:
         """Take the colours of a napari theme."""
         self.plot.show_theme(theme)
-
-    def _on_pressed(self) -> None:
-        if self.session.job is None:
-            self._training.start()
-        else:
-            self._jobs.stop()
 
     def _on_job(self) -> None:
         job = self.session.job

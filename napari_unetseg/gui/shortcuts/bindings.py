@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, Signal
 from qtpy.QtGui import QKeySequence
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
@@ -20,15 +20,14 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_unetseg.gui.keys import HELP, act, keys_of
+from napari_unetseg.gui.shortcuts.commands import keys_of
 from napari_unetseg.gui.state.preferences import read_shortcuts, watch_shortcuts
 from napari_unetseg.gui.state.session import Level
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from napari_unetseg.gui.plugin import Plugin
-    from napari_unetseg.gui.widgets.help_page import HelpDialog
+    from napari_unetseg.gui.state.session import Session
 
 __all__ = ["Shortcuts"]
 
@@ -40,18 +39,26 @@ class Shortcuts(QObject):
 
     Parameters
     ----------
-    plugin
-        Does what the commands say.
+    session
+        Where an ambiguous key is said.
+    actions
+        What each command does, by its id.
     parent
         Lives as long as the viewer.
     """
 
-    def __init__(self, plugin: Plugin, parent: QObject) -> None:
+    rebound = Signal()
+    """The keys are others now."""
+    ended = Signal()
+    """The last dock was closed, or its window."""
+
+    def __init__(
+        self, session: Session, actions: Mapping[str, Callable[[], None]], parent: QObject
+    ) -> None:
         super().__init__(parent)
-        self.plugin = plugin
+        self._session, self._actions = session, actions
         self._lives_in: ref[QWidget] | None = None
         self._bound: dict[str, QShortcut] = {}
-        self._help: HelpDialog | None = None
         self._docks = 0
         self._unwatch: Callable[[], None] | None = None
         application = QApplication.instance()
@@ -69,12 +76,8 @@ class Shortcuts(QObject):
         return dict(self._bound)
 
     @property
-    def help(self) -> HelpDialog | None:
-        """The help, once it was shown."""
-        return self._help
-
-    @property
-    def _window(self) -> QWidget | None:
+    def window(self) -> QWidget | None:
+        """The window that they work in."""
         return None if self._lives_in is None else self._lives_in()
 
     # -- a window and its docks ----------------------------------------------------------------
@@ -104,11 +107,8 @@ class Shortcuts(QObject):
             self._unwatch()
         self._unwatch = None
         self._unbind()
-        if self._help is not None:
-            with suppress(RuntimeError):
-                self._help.release()
-                self._help.deleteLater()
-        self._help = self._lives_in = None
+        self._lives_in = None
+        self.ended.emit()
 
     def _unbind(self) -> None:
         for shortcut in self._bound.values():
@@ -122,12 +122,11 @@ class Shortcuts(QObject):
         """Other keys were set under Preferences; the window may be gone already."""
         with suppress(RuntimeError):
             self._bind()
-            if self._help is not None:
-                self._help.show_keys(self.keys)
+            self.rebound.emit()
 
     def _bind(self) -> None:
         self._unbind()
-        window = self._window
+        window = self.window
         if window is None:
             return
         for command, keys in self.keys.items():
@@ -136,13 +135,13 @@ class Shortcuts(QObject):
                 continue
             shortcut = QShortcut(sequence, window)
             shortcut.setAutoRepeat(False)
-            shortcut.activated.connect(partial(self.do, command))
+            shortcut.activated.connect(self._actions[command])
             shortcut.activatedAmbiguously.connect(partial(self._on_ambiguous, keys))
             self._bound[command] = shortcut
         self._on_focus(None, QApplication.focusWidget())
 
     def _on_ambiguous(self, keys: str) -> None:
-        self.plugin.session.say(
+        self._session.say(
             f"{keys} is the key of two commands; change one under File ▸ Preferences.",
             Level.WARNING,
         )
@@ -154,22 +153,3 @@ class Shortcuts(QObject):
         for shortcut in self._bound.values():
             with suppress(RuntimeError):
                 shortcut.setEnabled(not typing)
-
-    def do(self, command: str) -> None:
-        """Do what a command says."""
-        if command == HELP:
-            self.show_help()
-        else:
-            act(self.plugin, command)
-
-    # -- help ----------------------------------------------------------------------------------
-
-    def show_help(self) -> None:
-        """Show the help, or bring it to the front."""
-        if self._help is None:
-            from napari_unetseg.gui.widgets.help_page import HelpDialog
-
-            self._help = HelpDialog(self.plugin.viewer, self.keys, self._window)
-        self._help.show()
-        self._help.raise_()
-        self._help.activateWindow()
