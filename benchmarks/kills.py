@@ -183,7 +183,7 @@ class Hand:
 
     def save(self) -> None:
         """Write a snapshot."""
-        project = self.plugin.project.project
+        project = self.plugin.store.project
         if project is not None:
             project.save()
 

@@ -51,7 +51,7 @@ class UNetDock(Docked):
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__(napari_viewer)
         plugin, session = self.plugin, self.session
-        self.project = ProjectPanel(session, plugin.project)
+        self.project = ProjectPanel(session, plugin.restore, plugin.saving)
         self.session.watched = True
         self.image = ImagePanel(session, plugin.sources, plugin.alignment)
         self.annotate = AnnotatePanel(

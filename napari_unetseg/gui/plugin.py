@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.core.settings import TrainSettings
-from napari_unetseg.gui.features.batch import Batch
+from napari_unetseg.gui.features.batch import BatchPrediction
 from napari_unetseg.gui.features.class_editor import ClassEditor
 from napari_unetseg.gui.features.comparison import Comparison
 from napari_unetseg.gui.features.corrections_outline import CorrectionsOutline
@@ -22,6 +22,8 @@ from napari_unetseg.gui.features.next_region import NextRegion
 from napari_unetseg.gui.features.postprocess import Postprocess
 from napari_unetseg.gui.features.prediction import MaskPrediction
 from napari_unetseg.gui.features.project_autosave import ProjectAutosave
+from napari_unetseg.gui.features.project_restore import ProjectRestore
+from napari_unetseg.gui.features.project_saving import ProjectSaving
 from napari_unetseg.gui.features.remote_computer import RemoteComputer
 from napari_unetseg.gui.features.review import Review
 from napari_unetseg.gui.features.structures import Structures
@@ -36,6 +38,7 @@ from napari_unetseg.gui.services.job_manager import JobManager
 from napari_unetseg.gui.services.layer_alignment import LayerAlignment
 from napari_unetseg.gui.services.mask_layers import MaskLayers
 from napari_unetseg.gui.services.project_layers import Restored
+from napari_unetseg.gui.services.project_store import ProjectStore
 from napari_unetseg.gui.services.session_models import SessionModels
 from napari_unetseg.gui.services.undo_stack import UndoStack
 from napari_unetseg.gui.shortcuts.commands import BRUSHES
@@ -93,6 +96,7 @@ class Plugin:
         self.alignment = LayerAlignment(
             viewer, session, self.sources, self.masks, self.undo, events
         )
+        self.store = ProjectStore(viewer, session, self.annotations, self.masks, runner)
         self.feed = AnnotationFeed(
             session, self.annotations, self.alignment, self.jobs, runner, events
         )
@@ -115,9 +119,11 @@ class Plugin:
         )
         self.live = LivePrediction(viewer, session, jobs, sources, masks, events)
         restored = partial(Restored, viewer, session, sources, annotations, masks, models, events)
-        self.project = ProjectAutosave(
-            viewer, session, jobs, runner, sources, annotations, masks, restored, events
+        self.restore = ProjectRestore(
+            session, jobs, sources, annotations, self.store, restored, events
         )
+        self.autosave = ProjectAutosave(session, annotations, self.store, events)
+        self.saving = ProjectSaving(session, jobs, self.store)
         self.next_region = NextRegion(
             viewer, session, sources, annotations, masks, jobs, runner, events
         )
@@ -134,7 +140,7 @@ class Plugin:
         self.postprocess = Postprocess(viewer, session, jobs, sources, models, masks)
         self.export = Export(session, jobs, sources, alignment)
         self.computers = RemoteComputer(session, runner, events)
-        self.batch = Batch(
+        self.batch = BatchPrediction(
             viewer, session, jobs, sources, masks, events, self.prediction.predict_plane
         )
 

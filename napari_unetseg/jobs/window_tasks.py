@@ -34,9 +34,9 @@ __all__ = [
     "BatchWork",
     "CopyWork",
     "ExportWork",
+    "JobProgress",
     "LoadWork",
     "OpenWork",
-    "Progress",
     "SaveWork",
     "TidyWork",
     "TrainWork",
@@ -47,13 +47,13 @@ Events = Generator[Event, None, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Progress(Event):
+class JobProgress(Event):
     """Part of a job that is done, 0 to 1."""
 
     fraction: float
 
 
-class Snapshot(Protocol):
+class AnnotatedSource(Protocol):
     """An annotated image at one moment."""
 
     def pair(self) -> AnnotatedImage:
@@ -100,7 +100,7 @@ class TrainWork:
         Address of the computer that trains; empty for this one.
     """
 
-    snapshots: Sequence[Snapshot]
+    snapshots: Sequence[AnnotatedSource]
     folders: Sequence[LabelledFolder]
     settings: TrainSettings
     structures: Sequence[Structure]
@@ -183,7 +183,7 @@ class TidyWork:
                 tidied[tidied > 0] += count
                 count = max(count, int(tidied.max(initial=0)))
             out[plane] = tidied
-            yield Progress(done / math.prod(leading))
+            yield JobProgress(done / math.prod(leading))
         return out
 
 
@@ -200,7 +200,7 @@ class ExportWork:
         """Return the paths that were written."""
         from napari_unetseg.io.write_masks import write_mask
 
-        yield Progress(0.0)
+        yield JobProgress(0.0)
         objects = self.mask.dtype != np.uint8
         return write_mask(
             self.path,
@@ -222,7 +222,7 @@ class LoadWork:
         """Return the model."""
         from napari_unetseg.models.model import load_model
 
-        yield Progress(0.0)
+        yield JobProgress(0.0)
         return load_model(self.path)
 
 
@@ -235,7 +235,7 @@ class SaveWork:
 
     def __call__(self, control: Control) -> Events:  # noqa: ARG002 - as every job has it
         """Return the path that was written."""
-        yield Progress(0.0)
+        yield JobProgress(0.0)
         return self.model.save(self.path)
 
 
@@ -249,7 +249,7 @@ class OpenWork:
         """Return the project, its models by name, and what could not be read, in sentences."""
         from napari_unetseg.models.model import load_model
 
-        yield Progress(0.0)
+        yield JobProgress(0.0)
         project = Project.open(self.folder)
         models, lost = [], []
         listed = project.values.get("models", [])
@@ -262,7 +262,7 @@ class OpenWork:
                 models.append((str(each["name"]), load_model(path)))
             except (UserError, KeyError) as error:
                 lost.append(str(error))
-            yield Progress(len(models) / len(listed))
+            yield JobProgress(len(models) / len(listed))
         return project, models, lost
 
 
@@ -275,7 +275,7 @@ class CopyWork:
 
     def __call__(self, control: Control) -> Events:  # noqa: ARG002 - as every job has it
         """Return the copy."""
-        yield Progress(0.0)
+        yield JobProgress(0.0)
         return self.project.save_as(self.folder)
 
 

@@ -89,10 +89,10 @@ def assert_same(one: list[np.ndarray], other: list[np.ndarray]) -> None:
 
 def killed(plugin: Plugin) -> None:
     """The process ends without a word: nothing is written any more, and its lock is free."""
-    project = plugin.project.project
+    project = plugin.store.project
     assert project is not None
     kill(project)
-    plugin.project.project = None
+    plugin.store.project = None
     plugin.disconnect()
 
 
@@ -101,7 +101,7 @@ def assert_recovered(plugin: Plugin) -> None:
     before = said(plugin)
     killed(plugin)
     again = started(None)
-    again.project.recover(again.session.recoveries[0])
+    again.restore.recover(again.session.recoveries[0])
     assert_same(said(again), before)
     again.disconnect()
 
@@ -123,7 +123,7 @@ def test_a_window_that_crashed_is_offered_and_brings_everything_back(
     again = started(None)
     (recovery,) = again.session.recoveries
     assert recovery.names == ("squares",)
-    again.project.recover(recovery)
+    again.restore.recover(recovery)
     assert again.session.message.text.endswith("is open with all its annotations.")
     assert_same(said(again), before)
     labels = again.session.training[0].labels
@@ -157,7 +157,7 @@ def test_strokes_fill_undo_redo_and_labels_of_ones_own_are_there_again(picture: 
     now = layer.data.copy()
     killed(one)
     again = started(None)
-    again.project.recover(again.session.recoveries[0])
+    again.restore.recover(again.session.recoveries[0])
     found = again.session.training[0]
     np.testing.assert_array_equal(found.labels.data, now)
     assert found.labels.data.dtype == np.int32
@@ -168,7 +168,7 @@ def test_strokes_fill_undo_redo_and_labels_of_ones_own_are_there_again(picture: 
 def test_a_named_project_moves_with_its_images(work: Plugin, tmp_path: Path) -> None:
     before = said(work)
     folder = tmp_path / "pictures" / "project"
-    work.project.save_as(folder)
+    work.saving.save_as(folder)
     assert work.session.project == folder
     assert list(locations.recovery_folder().glob("*")) == []
     assert locations.recent() == [folder]
@@ -180,7 +180,7 @@ def test_a_named_project_moves_with_its_images(work: Plugin, tmp_path: Path) -> 
     work.disconnect()
     shutil.move(tmp_path / "pictures", tmp_path / "elsewhere")
     again = started(None)
-    again.project.open(tmp_path / "elsewhere" / "project")
+    again.restore.open(tmp_path / "elsewhere" / "project")
     assert_same(said(again), after)
     assert again.session.mode is Mode.ONCE
     assert Path(again.viewer.layers[0].source.path).parent == tmp_path / "elsewhere"
@@ -194,28 +194,28 @@ def test_a_missing_image_is_asked_for_and_nothing_of_it_is_lost(
 ) -> None:
     before = said(work)
     folder = tmp_path / "project"
-    work.project.save_as(folder)
+    work.saving.save_as(folder)
     work.disconnect()
     picture.rename(tmp_path / "other name.tif")
     again = started(None)
-    again.project.open(folder)
+    again.restore.open(folder)
     assert "Not found: squares" in again.session.message.text
     assert again.session.missing == ("squares",)
     tifffile.imwrite(tmp_path / "not that.tif", np.zeros((SIDE, SIDE), np.uint8))
-    again.project.find(tmp_path / "not that.tif")
+    again.restore.find(tmp_path / "not that.tif")
     assert "not that.tif does not have the pixels" in again.session.message.text
     assert again.session.missing == ("squares",)
     if by == "dropping it":
         again.viewer.open(str(tmp_path / "other name.tif"))
         again.tick()
     else:
-        again.project.find(tmp_path / "other name.tif")
+        again.restore.find(tmp_path / "other name.tif")
     assert again.session.missing == ()
     assert "with all its annotations" in again.session.message.text
     assert_same(said(again), before)
     again.disconnect()
     third = started(None)
-    third.project.open(folder)
+    third.restore.open(folder)
     assert third.session.missing == (), "where it is was kept"
     third.disconnect()
 
@@ -230,7 +230,7 @@ def test_an_image_without_a_file_is_known_by_its_pixels(tmp_path: Path) -> None:
     again = started(None)
     again.viewer.add_layer(Image(np.zeros((SIDE, SIDE)), name="made"))
     again.viewer.add_layer(Image(squares(), name="another name"))
-    again.project.recover(again.session.recoveries[0])
+    again.restore.recover(again.session.recoveries[0])
     assert again.session.image.name == "another name"
     assert again.session.training[0].labels.data[5, 6] == 1
     again.disconnect()
@@ -240,9 +240,9 @@ def test_looking_keeps_nothing_and_a_first_stroke_does(picture: Path) -> None:
     one = started(picture)
     one.sources.choose_image(one.viewer.layers[0])
     layer = one.viewer.add_layer(Labels(strokes(), name="strokes"))
-    assert one.project.project is None
+    assert one.store.project is None
     layer.data_setitem((np.array([0]), np.array([0])), 1)
-    assert one.project.project is not None
+    assert one.store.project is not None
     one.disconnect()
     assert len(locations.recoveries()) == 1
 
@@ -255,10 +255,10 @@ def test_discarded_is_gone_and_others_are_not(work: Plugin, picture: Path) -> No
     assert labels is not None
     labels.data_setitem((np.array([0]), np.array([0])), 1)
     (recovery,) = other.session.recoveries
-    other.project.discard(recovery)
+    other.restore.discard(recovery)
     assert not recovery.folder.exists()
-    assert other.project.project is not None
-    assert other.project.project.folder.exists()
+    assert other.store.project is not None
+    assert other.store.project.folder.exists()
     other.disconnect()
 
 
@@ -266,15 +266,15 @@ def test_a_full_disk_is_said_once_and_so_is_its_end(
     work: Plugin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sentences: list[str] = []
-    work.session.events.message.connect(lambda m: messages.append(m.text))
+    work.session.events.message.connect(lambda m: sentences.append(m.text))
     monkeypatch.setattr(project_autosave, "RETRY_SECONDS", 0.0)
     labels = work.session.training[0].labels
     with no_room():
         for place in range(9):
             labels.data_setitem((np.array([place]), np.array([0])), 1)
         assert len([s for s in sentences if "what you do is kept in memory" in s]) == 1
-        work.project.tick()
-    work.project.tick()
+        work.autosave.tick()
+    work.autosave.tick()
     assert sentences[-1] == "Everything is saved to disk again."
     assert_recovered(work)
 
@@ -284,7 +284,7 @@ def full_disk(*_: object) -> None:
 
 
 def models_on_disk(plugin: Plugin) -> set[str]:
-    project = plugin.project.project
+    project = plugin.store.project
     assert project is not None
     return {file.stem for file in (project.folder / "models").glob("*.safetensors")}
 
@@ -292,7 +292,7 @@ def models_on_disk(plugin: Plugin) -> set[str]:
 @pytest.fixture
 def sentences_of(work: Plugin) -> list[str]:
     sentences: list[str] = []
-    work.session.events.message.connect(lambda m: messages.append(m.text))
+    work.session.events.message.connect(lambda m: sentences.append(m.text))
     return sentences
 
 
@@ -318,7 +318,7 @@ def test_a_model_that_found_no_room_is_said_and_written_when_there_is(
     assert sentences_of.count(messages.KEPT_AGAIN) == 1
     killed(work)
     again = started(None)
-    again.project.recover(again.session.recoveries[0])
+    again.restore.recover(again.session.recoveries[0])
     assert [entry.model.id for entry in again.session.history][-1] == new.model.id
     again.disconnect()
 
@@ -329,7 +329,7 @@ def test_one_model_that_cannot_be_written_keeps_no_other_from_it(
     from napari_unetseg.models.model import Model
 
     write, first = Model.save, work.session.history[0].model
-    project = work.project.project
+    project = work.store.project
     assert project is not None
     project.remove_model(first.id)
 
@@ -339,10 +339,10 @@ def test_one_model_that_cannot_be_written_keeps_no_other_from_it(
         return write(model, path)
 
     monkeypatch.setattr(Model, "save", save)
-    work.project.save_as(project.folder.parent / "named")  # which writes every model
+    work.saving.save_as(project.folder.parent / "named")  # which writes every model
     work.training.start()
     assert models_on_disk(work) == {work.session.history[-1].model.id}
-    assert work.project.project is not project
+    assert work.store.project is not project
 
 
 def test_a_model_that_waits_for_room_is_tried_once_more_when_the_window_closes(
@@ -353,9 +353,9 @@ def test_a_model_that_waits_for_room_is_tried_once_more_when_the_window_closes(
     with monkeypatch.context() as patch:
         patch.setattr(model_file, "content", full_disk)
         work.training.start()
-    project = work.project.project
+    project = work.store.project
     assert project is not None
-    work.project.close()
+    work.store.close()
     name = f"{work.session.history[-1].model.id}.safetensors"
     assert (project.folder / "models" / name).exists()
 
@@ -383,9 +383,9 @@ def test_a_save_that_fails_for_any_reason_is_said_and_made_again(
 
 
 def test_a_project_in_another_window_is_refused_in_a_sentence(work: Plugin, tmp_path: Path) -> None:
-    work.project.save_as(tmp_path / "one")
+    work.saving.save_as(tmp_path / "one")
     other = started(None)
-    other.project.open(tmp_path / "one")
+    other.restore.open(tmp_path / "one")
     assert "open in another window" in other.session.message.text
     other.disconnect()
 
@@ -399,7 +399,7 @@ def test_merged_structures_are_there_again(work: Plugin) -> None:
     before = said(work)
     killed(work)
     again = started(None)
-    again.project.recover(again.session.recoveries[0])
+    again.restore.recover(again.session.recoveries[0])
     assert_same(said(again), before)
     again.prediction.predict_plane()
     assert [s.number for s in again.session.structures] == [1], "the model's mask shows 2 no more"
@@ -424,12 +424,12 @@ def test_merged_structures_are_there_again(work: Plugin) -> None:
 def test_numbers_that_no_structure_has_are_not_taken_from_a_project(
     work: Plugin, renumbered: object
 ) -> None:
-    project = work.project.project
+    project = work.store.project
     assert project is not None
     project.put_values({**project.values, "renumbered": renumbered})
     killed(work)
     again = started(None)
-    again.project.recover(again.session.recoveries[0])
+    again.restore.recover(again.session.recoveries[0])
     assert not any(again.masks.renumbered.values())
     assert again.session.entry is not None
     again.disconnect()
@@ -444,14 +444,14 @@ def test_a_window_that_is_closed_comes_back_in_its_mode_and_at_its_plane(
     assert labels is not None
     labels.data_setitem((np.array([1]), np.array([2]), np.array([3])), 1)
     one.session.mode = Mode.ONCE
-    one.project.save_as(tmp_path / "one")
+    one.saving.save_as(tmp_path / "one")
     one.viewer.dims.set_point(0, 2)
     one.tick()
     one.viewer.layers.clear()
     assert one.close()
     again = started(None)
     again.viewer.add_layer(Image(squares((3,)), name="stack"))
-    again.project.open(tmp_path / "one")
+    again.restore.open(tmp_path / "one")
     assert again.session.mode is Mode.ONCE
     assert again.viewer.dims.point[0] == 2
     again.disconnect()
@@ -461,12 +461,12 @@ def test_a_window_that_is_closed_with_its_layers_loses_nothing(
     work: Plugin, tmp_path: Path
 ) -> None:
     """napari takes all layers away before it closes a window."""
-    work.project.save_as(tmp_path / "one")
+    work.saving.save_as(tmp_path / "one")
     before = said(work)
     work.viewer.layers.clear()
     work.disconnect()
     again = started(None)
-    again.project.open(tmp_path / "one")
+    again.restore.open(tmp_path / "one")
     assert_same(said(again), before)
     again.disconnect()
 
@@ -477,8 +477,8 @@ def test_a_day_of_trainings_keeps_the_files_of_the_models_that_are_listed(
     monkeypatch.setattr(session_models, "MOST_MODELS", 2)
     for _ in range(3):
         work.training.start()
-    assert work.project.project is not None
-    files = {p.stem for p in (work.project.project.folder / "models").iterdir()}
+    assert work.store.project is not None
+    files = {p.stem for p in (work.store.project.folder / "models").iterdir()}
     assert files == {entry.model.id for entry in work.session.history}
     assert 2 <= len(files) < 4
 
@@ -497,8 +497,8 @@ def assert_learned(plugin: Plugin, layer: Labels) -> None:
     assert source.labels is layer
     truth = plugin.annotations.truths[plugin.session.image]
     assert truth.read(Origin.STROKES, PLANE)[59, 59] == BRUSH
-    assert plugin.project.project is not None
-    assert truth in plugin.project.project.truths.values()
+    assert plugin.store.project is not None
+    assert truth in plugin.store.project.truths.values()
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -506,11 +506,11 @@ def test_a_project_opened_over_its_own_layers_uses_them(
     work: Plugin, tmp_path: Path, named: bool
 ) -> None:
     if named:
-        work.project.save_as(tmp_path / "one")
-    assert work.project.project is not None
-    folder, before, layers = work.project.project.folder, said(work), list(work.viewer.layers)
+        work.saving.save_as(tmp_path / "one")
+    assert work.store.project is not None
+    folder, before, layers = work.store.project.folder, said(work), list(work.viewer.layers)
     for _ in range(2):
-        work.project.open(folder)
+        work.restore.open(folder)
         assert "is open with all its annotations" in work.session.message.text
     assert list(work.viewer.layers) == layers
     assert_same(said(work), before)
@@ -520,16 +520,16 @@ def test_a_project_opened_over_its_own_layers_uses_them(
 def test_layers_that_were_deleted_come_back_when_the_project_is_opened_again(
     work: Plugin, tmp_path: Path
 ) -> None:
-    work.project.save_as(tmp_path / "one")
+    work.saving.save_as(tmp_path / "one")
     before = said(work)
     work.viewer.layers.remove(annotations(work)[0])
-    work.project.open(tmp_path / "one")
+    work.restore.open(tmp_path / "one")
     (layer,) = annotations(work)
     assert_same(said(work), before)
     assert_learned(work, layer)
     work.viewer.layers.remove(work.session.image)
     assert work.session.image is None
-    work.project.open(tmp_path / "one")
+    work.restore.open(tmp_path / "one")
     assert work.session.image.name == "squares"
     assert len(annotations(work)) == 1
     assert len([one for one in work.viewer.layers if "prediction" in one.name]) == 1
@@ -539,7 +539,7 @@ def test_a_project_takes_the_place_of_what_was_painted_before_which_is_kept(
     work: Plugin, picture: Path, tmp_path: Path
 ) -> None:
     before = said(work)
-    work.project.save_as(tmp_path / "one")
+    work.saving.save_as(tmp_path / "one")
     work.disconnect()
     again = started(picture)
     again.sources.choose_image(again.viewer.layers[0])
@@ -547,7 +547,7 @@ def test_a_project_takes_the_place_of_what_was_painted_before_which_is_kept(
     assert layer is not None
     layer.data_setitem((np.array([1]), np.array([1])), 1)
     again.masks.open(again.session.image, "", again.session.structures).close()
-    again.project.open(tmp_path / "one")
+    again.restore.open(tmp_path / "one")
     (restored,) = annotations(again)
     assert restored is not layer
     assert_same(said(again), before)
@@ -563,12 +563,12 @@ def test_a_project_takes_the_place_of_what_was_painted_before_which_is_kept(
 def test_labels_of_the_users_own_are_hidden_and_not_taken_away_by_a_project(
     work: Plugin, picture: Path, tmp_path: Path
 ) -> None:
-    work.project.save_as(tmp_path / "one")
+    work.saving.save_as(tmp_path / "one")
     work.disconnect()
     again = started(picture)
     mine = again.viewer.add_layer(Labels(np.eye(SIDE, dtype=np.uint8), name="mine"))
     assert again.session.training[0].labels is mine
-    again.project.open(tmp_path / "one")
+    again.restore.open(tmp_path / "one")
     assert mine in again.viewer.layers
     assert not mine.visible
     assert_learned(again, annotations(again)[0])
@@ -581,13 +581,13 @@ def test_events_that_napari_handles_while_it_opens_a_file_begin_nothing(
 ) -> None:
     """The window's timer, and clicks, come while a progress bar of napari is updated."""
     before = said(work)
-    work.project.save_as(tmp_path / "one")
+    work.saving.save_as(tmp_path / "one")
     work.disconnect()
     again = started(None)
     file = picture
     if by == "choosing its file":
         file = picture.rename(tmp_path / "other name.tif")
-        again.project.open(tmp_path / "one")
+        again.restore.open(tmp_path / "one")
     ticks: list[str] = []
     refused: list[str] = []
 
@@ -596,7 +596,7 @@ def test_events_that_napari_handles_while_it_opens_a_file_begin_nothing(
         again.tick()
         for begin in (
             again.sources.new_annotation,
-            lambda: again.project.find(file),
+            lambda: again.restore.find(file),
             again.training.start,
         ):
             again.session.say("")
@@ -605,9 +605,9 @@ def test_events_that_napari_handles_while_it_opens_a_file_begin_nothing(
 
     again.viewer.layers.events.inserted.connect(on_layer)
     if by == "choosing its file":
-        again.project.find(file)
+        again.restore.find(file)
     else:
-        again.project.open(tmp_path / "one")
+        again.restore.open(tmp_path / "one")
     again.viewer.layers.events.inserted.disconnect(on_layer)
     assert refused
     assert set(refused) == {messages.BUSY}
@@ -650,7 +650,7 @@ def test_a_restored_layer_lies_where_its_image_is_by_now(work: Plugin, picture: 
     killed(work)
     tifffile.imwrite(picture, squares(), imagej=True, resolution=(4, 4), metadata={"unit": "um"})
     again = started(None)
-    again.project.recover(again.session.recoveries[0])
+    again.restore.recover(again.session.recoveries[0])
     image = again.session.image
     if tuple(image.scale) == (1, 1):  # napari's own reader knows no sizes
         image.scale = (0.25, 0.25)

@@ -21,6 +21,7 @@ from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.data.image_grids import LabelCounter, count_labels
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services import annotation_feed, annotation_snapshot
+from napari_unetseg.gui.services import annotations as annotation_service
 from napari_unetseg.gui.services.job_runner import ThreadRunner
 from napari_unetseg.gui.state.session import Mode
 
@@ -68,7 +69,7 @@ class Desk:
 
 @pytest.fixture
 def desk(broken_core: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    monkeypatch.setattr(annotations, "ANNOUNCE_SECONDS", 0.0)
+    monkeypatch.setattr(annotation_service, "ANNOUNCE_SECONDS", 0.0)
     desk = Desk(Puppet())
     broken_core(desk.train_events)
     yield desk

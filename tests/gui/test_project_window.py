@@ -54,7 +54,7 @@ def test_a_stroke_is_on_disk_before_the_next_event(painted: Window) -> None:
     labels = painted.session.training[0].labels
     painted.click(painted.dock.annotate.brushes.row_of(1))
     painted.draw((20, 5), (20, 55))
-    project = painted.plugin.project.project
+    project = painted.plugin.store.project
     assert project is not None
     assert strokes_in(project.folder) == int((labels.data != 0).sum())
 
@@ -118,14 +118,14 @@ def test_a_moved_image_is_found_with_the_panel_s_button(
 ) -> None:
     image = painted.session.image
     painted.session.training[0].labels.data_setitem((np.array([1]), np.array([1])), 1)
-    painted.plugin.project.save_as(tmp_path / "mine")
+    painted.plugin.saving.save_as(tmp_path / "mine")
     painted.wait(lambda: painted.idle() and painted.session.project is not None)
     assert painted.plugin.close()
     viewer = make_napari_viewer(show=True)
     window = Window(viewer)
     panel = window.dock.project
     assert not panel.locate.isVisibleTo(window.dock)
-    window.plugin.project.open(tmp_path / "mine")
+    window.plugin.restore.open(tmp_path / "mine")
     window.wait(lambda: bool(window.session.missing))
     assert panel.lost.text() == "Not found: squares."
     assert panel.locate.isVisibleTo(window.dock)

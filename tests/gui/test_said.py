@@ -310,7 +310,7 @@ def test_every_act_of_review_says_what_it_did_and_is_one_step(desk: Desk) -> Non
     assert desk.said[-1] == ("The corrections were removed: the network's own mask is shown there.")
     put(desk.mask, 6, 6, 2)
     review_of.forget_plane()
-    assert desk.said[-1].startswith("The corrections on this plane are forgotten")
+    assert desk.said[-1].startswith("The corrections on this plane were removed")
 
 
 def test_every_refusal_of_review_says_what_to_do(desk: Desk) -> None:
@@ -539,7 +539,7 @@ def test_labels_that_were_given_wider_numbers_are_followed(desk: Desk) -> None:
     desk.strokes.undo()
     desk.strokes.undo()
     assert desk.strokes.data[5:7, 5:7].tolist() == [[1, 0], [0, 300]], "nothing of the old array"
-    project = desk.plugin.project.project
+    project = desk.plugin.store.project
     assert project is not None
     (kept,) = Project.read(project.folder).truths.values()
     np.testing.assert_array_equal(kept.read(STROKES, whole(kept.shape)), wide)
@@ -578,9 +578,9 @@ def test_labels_that_were_taken_off_come_back_as_old_as_they_are(desk: Desk) -> 
 def test_labels_that_came_from_a_project_are_followed_after_others(desk: Desk) -> None:
     """What is known of their image is by then the others'."""
     put(desk.strokes, 5, 5, 1)
-    folder = desk.plugin.project.project
+    folder = desk.plugin.store.project
     assert folder is not None
-    desk.plugin.project.open(folder.folder)
+    desk.plugin.restore.open(folder.folder)
     first = desk.session.training[0].labels
     other = desk.viewer.add_layer(Labels(np.full((SIDE, SIDE), 3, np.uint8), name="other"))
     desk.plugin.sources.choose_labels(other)

@@ -205,13 +205,13 @@ def test_a_project_remembers_it(tmp_path: Path) -> None:
     layer.paint((4, 4), 1)
     for _ in range(5):
         bench.plugin.tick()
-    bench.plugin.project.save_as(tmp_path / "project")
+    bench.plugin.saving.save_as(tmp_path / "project")
     for _ in range(5):
         bench.plugin.tick()
     bench.plugin.close()
     again = Bench(picture(**FINE))
     assert not again.session.match_spacing
-    again.plugin.project.open(tmp_path / "project")
+    again.plugin.restore.open(tmp_path / "project")
     for _ in range(5):
         again.plugin.tick()
     assert again.session.match_spacing == "auto"

@@ -32,7 +32,7 @@ from napari_unetseg.core.events import Event, TilePredicted
 from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.gui.features import training
 from napari_unetseg.gui.plugin import Plugin
-from napari_unetseg.gui.services import annotations
+from napari_unetseg.gui.services import annotations as annotation_service
 from napari_unetseg.gui.services.annotation_snapshot import take_snapshots
 from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.state.session import Level, Mode, ModelEntry
@@ -61,7 +61,7 @@ class Hands(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         # trainings begin when a rule says so
         self.patch.setattr(training, "PAUSE_SECONDS", 1e9)
-        self.patch.setattr(annotations, "ANNOUNCE_SECONDS", 0.0)
+        self.patch.setattr(annotation_service, "ANNOUNCE_SECONDS", 0.0)
         self.patch.setattr(os, "fsync", lambda _: None)  # no power is cut here, and disks are slow
         self.patch.setattr(locations, "recovery_folder", lambda: self.home / "recovery")
         self.patch.setattr(locations, "_recent_file", lambda: self.home / "recent.json")
@@ -551,7 +551,7 @@ class Hands(RuleBasedStateMachine):
 
     @property
     def project(self) -> Project | None:
-        return self.plugin.project.project
+        return self.plugin.store.project
 
     def has_project(self) -> bool:
         return hasattr(self, "oracle") and self.project is not None
@@ -597,7 +597,7 @@ class Hands(RuleBasedStateMachine):
     @rule()
     def give_a_name(self) -> None:
         self.named += 1
-        self.plugin.project.save_as(self.home / f"project {self.named}")
+        self.plugin.saving.save_as(self.home / f"project {self.named}")
         assert self.session.project == self.home / f"project {self.named}"
         self.check_disk(self.oracle.strokes.values)
 
@@ -609,7 +609,7 @@ class Hands(RuleBasedStateMachine):
         assert project is not None
         if killed:
             kill(project)
-            self.plugin.project.project = None
+            self.plugin.store.project = None
             self.plugin.disconnect()
         else:
             self.look()
@@ -620,9 +620,9 @@ class Hands(RuleBasedStateMachine):
         self.window()
         if before.project is None:
             recovery = next(r for r in self.session.recoveries if r.folder == project.folder)
-            self.plugin.project.recover(recovery)
+            self.plugin.restore.recover(recovery)
         else:
-            self.plugin.project.open(project.folder)
+            self.plugin.restore.open(project.folder)
         assert self.session.message.text.endswith("is open with all its annotations.")
         for name in ("structures", "mode", "settings"):
             assert getattr(self.session, name) == getattr(before, name), name

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.output_format import Saving
     from napari_unetseg.inference.large.predict_files import FileBegun, FileDone
 
-__all__ = ["Batch"]
+__all__ = ["BatchPrediction"]
 
 
 STATES = {"done": RowState.DONE, "skipped": RowState.KEPT, "failed": RowState.FAILED}
 
 
-class Batch:
+class BatchPrediction:
     """The list of images, and what is done with it.
 
     Parameters

@@ -15,7 +15,7 @@ from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.eta import Pace
 from napari_unetseg.gui.state.preferences import Preferences
 from napari_unetseg.gui.state.session import JobKind, JobState, Level
-from napari_unetseg.jobs.window_tasks import Progress
+from napari_unetseg.jobs.window_tasks import JobProgress
 from napari_unetseg.runtime.cpu import cores
 from napari_unetseg.training.training_events import StepDone
 
@@ -240,7 +240,7 @@ class JobManager:
                 self.add_notice(event)
                 self._session.say_notice(event)
                 self.notice_shown = self._session.message
-            case Progress():
+            case JobProgress():
                 self.show_progress(event.fraction)
         self._events.job_event.emit(self._session.job.kind, event)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_unetseg.core.events import ChunkPredicted, Event
-from napari_unetseg.jobs.window_tasks import Progress
+from napari_unetseg.jobs.window_tasks import JobProgress
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
@@ -30,7 +30,7 @@ class ReportWork:
         """Yield progress and notices; return the page."""
         from napari_unetseg.report.project_report import report_events
 
-        yield Progress(0.0)
+        yield JobProgress(0.0)
         report = report_events(
             self.project, self.output, title=self.title, stacks=self.stacks, control=control
         )
@@ -42,5 +42,5 @@ class ReportWork:
                 page: Path = end.value[0]
                 return page
             if isinstance(event, ChunkPredicted):
-                event = Progress(event.done / event.total)
+                event = JobProgress(event.done / event.total)
             yield event

@@ -32,7 +32,7 @@ from napari_unetseg.io.write_masks import FORMATS
 if TYPE_CHECKING:
     from qtpy.QtGui import QDragEnterEvent, QDragMoveEvent, QDropEvent, QKeyEvent
 
-    from napari_unetseg.gui.features.batch import Batch
+    from napari_unetseg.gui.features.batch import BatchPrediction
     from napari_unetseg.gui.features.model_history import ModelHistory
     from napari_unetseg.gui.features.voxel_size import VoxelSize
     from napari_unetseg.gui.services.job_manager import JobManager
@@ -107,7 +107,7 @@ class BatchPanel(Panel):
         self,
         session: Session,
         jobs: JobManager,
-        batch: Batch,
+        batch: BatchPrediction,
         voxel_size: VoxelSize,
         history: ModelHistory,
     ) -> None:
