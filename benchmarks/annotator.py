@@ -3,7 +3,7 @@
     python benchmarks/annotator.py DATA [--sets A,B] [--seeds 0] [--minutes 10] [--ways random,next]
 
 It is a simulation: an artificial hand (``hand.py``) that knows the truth works with the real
-session and controller of the dock and a viewer without a window, and the network really trains.
+session and plugin of the dock and a viewer without a window, and the network really trains.
 People are slower, err, and see more than the largest error; the times mean something beside each
 other only.
 
@@ -47,12 +47,12 @@ from sets import Annotated, BenchmarkSet, Item, predictor, read_sets, score
 from watch import add_options, machine, make_settings, write_json
 
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.session import Session
+from napari_unetseg.gui.plugin import Plugin
+from napari_unetseg.gui.state.session import Session
 from napari_unetseg.inference.candidate_windows import region_shape
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.jobs import Job
+    from napari_unetseg.gui.services.job_runner import Job
     from napari_unetseg.models.model import Model
 
 Json = dict[str, Any]
@@ -150,42 +150,42 @@ class TurnRunner:
 
 
 class Desk:
-    """The dock without a window: a viewer, a controller, a layer for each image, a clock."""
+    """The dock without a window: a viewer, a plugin, a layer for each image, a clock."""
 
     def __init__(self, images: list[Annotated], settings: Any) -> None:
         torch.set_num_threads(settings.threads or 1)
         self.images, self.runner, self.seconds = images, TurnRunner(), 0.0
         self.viewer = ViewerModel()
-        self.controller = Controller(self.viewer, self.runner, Session(settings=settings))
-        self.controller.attention.clock = time.process_time
-        self.session = self.controller.session
+        self.plugin = Plugin(self.viewer, self.runner, Session(settings=settings))
+        self.plugin.next_region.clock = time.process_time
+        self.session = self.plugin.session
         self.layers: list[Image] = []
         self.marks: Callable[[], None] = lambda: None
         for number, one in enumerate(images):
             layer = Image(one.image.data, rgb="S" in one.image.axes, name=f"{number}")
             self.viewer.add_layer(layer)
             self.layers.append(layer)
-            self.controller.choose_image(layer)
+            self.plugin.sources.choose_image(layer)
             labels = Labels(np.zeros(one.labels.shape, np.uint8), name=f"{number} strokes")
             self.viewer.add_layer(labels)
-            self.controller.choose_labels(labels, LabelKind.STROKES)
-        self.controller.choose_image(self.layers[0])
+            self.plugin.sources.choose_labels(labels, LabelKind.STROKES)
+        self.plugin.sources.choose_image(self.layers[0])
 
     @property
     def model(self) -> Model | None:
         """The newest model that is shown."""
-        return self.controller.attention.model
+        return self.plugin.session.newest_model
 
     def work(self, seconds: float) -> None:
         """Let the hand's time pass."""
         self.seconds += seconds
         self.runner.advance(seconds)
-        self.controller.tick()
+        self.plugin.tick()
         self.marks()
 
     def go(self, image: int, plane: tuple[int, ...], region: tuple[slice, ...]) -> None:
         """Show a place by hand."""
-        self.controller.attention.show(self.layers[image], plane, region)
+        self.plugin.next_region.show(self.layers[image], plane, region)
 
     def labels(self, image: int) -> Labels:
         """The annotation layer of an image."""
@@ -195,7 +195,7 @@ class Desk:
 
     def mask(self, image: int, plane: tuple[int, ...]) -> np.ndarray | None:
         """What the prediction layer shows of a plane, if there is a mask."""
-        found = self.controller.predictions.get(self.layers[image])
+        found = self.plugin.masks.predictions.get(self.layers[image])
         if found is None or found.layer is None:
             return None
         shape = found.layer.data.shape[-2:]
@@ -210,7 +210,7 @@ class Desk:
         while self.seconds - start < PATIENCE:
             if self.model is not None:
                 models.add(self.model.id)
-            found = self.controller.predictions.get(self.layers[image])
+            found = self.plugin.masks.predictions.get(self.layers[image])
             if found and found.model_id in models and found.is_fresh(plane, found.model_id):
                 break
             self.work(TURN)
@@ -226,7 +226,7 @@ class Desk:
         layer.data_setitem((*at, rows + box[0].start, columns + box[1].start), value)
         self.work(stroke.seconds)
         if self.session.job is None and not self.runner.busy and self.model is not None:
-            self.controller.train()
+            self.plugin.training.start()
 
     def _annotation(self, layer: Labels) -> Labels | None:
         return layer if any(s.labels is layer for s in self.session.sources) else None
@@ -294,7 +294,7 @@ class Annotator:
         self.begin()
         while self.desk.seconds < 60 * self.options.minutes:
             self.visit()
-        self.desk.controller.close(0.1)
+        self.desk.plugin.close(0.1)
         return {"curve": self.curve, "wall_seconds": time.perf_counter() - wall}
 
     def begin(self) -> None:
@@ -305,7 +305,7 @@ class Annotator:
         for stroke in self.hand.ordinary(self.images[0].labels[plane], FIRST):
             self.desk.paint(self.desk.labels(0), plane, whole, stroke)
         if self.forest is None:
-            self.desk.controller.train()
+            self.desk.plugin.training.start()
 
     def visit(self) -> None:
         """Go to a place, look, wait for the mask, paint."""
@@ -316,7 +316,7 @@ class Annotator:
         desk.work(LOOK)
         seen = self.mask(image, plane, box)
         layer = labels
-        found = desk.controller.predictions.get(desk.layers[image])
+        found = desk.plugin.masks.predictions.get(desk.layers[image])
         if self.way == "corrections" and found is not None and found.layer is not None:
             layer = found.layer
         there = np.asarray(labels.data[plane][box])
@@ -325,7 +325,7 @@ class Annotator:
 
     def place(self) -> tuple[int, tuple[int, ...], tuple[slice, ...]]:
         """Where to go: by Next, or at random."""
-        attention = self.desk.controller.attention
+        attention = self.desk.plugin.next_region
         if self.way in ("next", "corrections") and self.desk.model is not None:
             before, asked = attention.suggestion, self.desk.runner.asked
             attention.next_region()

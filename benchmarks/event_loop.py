@@ -28,7 +28,7 @@ def measure(seconds: float, size: int, window: tuple[int, int]) -> dict[str, lis
     with stopwatch.measuring("idle"):
         run_event_loop(seconds)
     session.change_settings(minutes=60)
-    dock.controller.choose_brush(1)
+    dock.plugin.structures.choose_brush(1)
     painter.start()
     with stopwatch.measuring("painting"):
         run_event_loop(seconds)

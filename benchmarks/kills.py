@@ -29,7 +29,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from napari_unetseg.annotations.annotation_store import Truth
-    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.plugin import Plugin
 
 SIDE, PLANES, ACTIONS = 200, 3, 60
 ORIGINS = ("strokes", "corrections", "accepted")
@@ -71,33 +71,33 @@ def child(home: Path, seed: int) -> None:
     import napari
     from qtpy.QtWidgets import QApplication
 
-    from napari_unetseg.gui.dock import UNetDock
+    from napari_unetseg.gui.dock_widget import UNetDock
 
     viewer = napari.Viewer(show=True)
     image = viewer.add_image(picture(), name="picture")
     dock = UNetDock(viewer)
     viewer.window.add_dock_widget(dock)
-    controller = dock.controller
-    controller.new_annotation()
-    controller.add_structure()
-    hand = Hand(controller, np.random.default_rng(seed))
+    plugin = dock.plugin
+    plugin.sources.new_annotation()
+    plugin.structures.add()
+    hand = Hand(plugin, np.random.default_rng(seed))
     for number in range(ACTIONS):
         hand.act()
-        while controller.session.job is not None or controller.looking.busy:
+        while plugin.session.job is not None or plugin.jobs.idle_runs:
             QApplication.processEvents()
             time.sleep(0.002)
         end = time.monotonic() + 0.02
         while time.monotonic() < end:
             QApplication.processEvents()
-        print("did", number, *digests(controller.truth(image)), flush=True)
+        print("did", number, *digests(plugin.annotations.truth(image)), flush=True)
     os._exit(0)
 
 
 class Hand:
     """Does one thing after another, always the same for a seed."""
 
-    def __init__(self, controller: Controller, rng: np.random.Generator) -> None:
-        self.controller, self.viewer, self.rng = controller, controller.viewer, rng
+    def __init__(self, plugin: Plugin, rng: np.random.Generator) -> None:
+        self.plugin, self.viewer, self.rng = plugin, plugin.viewer, rng
         self.mask((slice(0, PLANES), slice(0, SIDE), slice(0, SIDE)))
 
     def act(self) -> None:
@@ -108,14 +108,14 @@ class Hand:
             (1, self.polygon),
             (3, self.undo),
             (1, self.redo),
-            (2, self.controller.review.accept_plane),
-            (1, self.controller.review.take_back_plane),
-            (1, self.controller.review.forget_plane),
-            (1, self.controller.steps.undo),
+            (2, self.plugin.review.accept_plane),
+            (1, self.plugin.review.take_back_plane),
+            (1, self.plugin.review.forget_plane),
+            (1, self.plugin.undo.undo),
             (2, self.predict),
             (1, self.save),
             (1, self.move),
-            (0.3, lambda: self.controller.classes.merge(2, 1)),
+            (0.3, lambda: self.plugin.classes.merge(2, 1)),
         ]
         weights = np.array([weight for weight, _ in doings])
         chosen = int(self.rng.choice(len(doings), p=weights / weights.sum()))
@@ -123,10 +123,10 @@ class Hand:
 
     def layer(self) -> Any:
         """The annotations, or the mask."""
-        prediction = self.controller.prediction
+        prediction = self.plugin.masks.current
         if self.rng.random() < 0.5 and prediction is not None and prediction.layer is not None:
             return prediction.layer
-        return self.controller.session.training[0].labels
+        return self.plugin.session.training[0].labels
 
     def place(self) -> tuple[int, ...]:
         """A voxel of the plane on screen."""
@@ -173,17 +173,17 @@ class Hand:
 
     def mask(self, region: tuple[slice, ...]) -> None:
         """Write a mask as a model's tile is written."""
-        controller, image = self.controller, self.controller.session.image
+        plugin, image = self.plugin, self.plugin.session.image
         number = int(self.rng.integers(10**6))
-        controller.begin_mask(image, f"model{number}", controller.session.structures[:1])
-        prediction = controller.predictions[image]
+        target = plugin.masks.open(image, f"model{number}", plugin.session.structures[:1])
+        prediction = plugin.masks.predictions[image]
         shape = [s.stop - s.start for s in region]
         prediction.write(region, self.rng.integers(0, 2, shape).astype(np.uint8))
-        controller.rest_masks()
+        target.rest()
 
     def save(self) -> None:
         """Write a snapshot."""
-        project = self.controller.keeping.project
+        project = self.plugin.store.project
         if project is not None:
             project.save()
 

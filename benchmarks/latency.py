@@ -69,7 +69,7 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds to the first mask, and lateness in ms while waiting and afterwards."""
     viewer, dock = open_window(options.size, options.window)
     if case == "imported":
-        from napari_unetseg.gui.warmup import import_torch
+        from napari_unetseg.gui.import_torch import import_torch
 
         import_torch()
     session = dock.session
@@ -78,7 +78,7 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
     assert ("torch" in sys.modules) == (case == "imported")
     stopwatch, painter, mask = Stopwatch(), Painter(viewer), FirstMask(viewer)
     if options.paint:
-        dock.controller.choose_brush(1)
+        dock.plugin.structures.choose_brush(1)
         painter.start()
     with stopwatch.measuring("waiting"):
         pressed = press(dock.train.button)
@@ -87,7 +87,7 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
         run_event_loop(options.seconds)
     painter.stop()
     text = session.message.text
-    dock.controller.stop()
+    dock.plugin.jobs.stop()
     run_event_loop(60.0, lambda: session.job is None)
     viewer.close()
     if mask.seen is None:

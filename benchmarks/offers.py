@@ -3,7 +3,7 @@
     python benchmarks/offers.py [--planes 130] [--side 1600] [--strokes 15] [--period 0.6]
         [--corrections]
 
-A stack whose planes are all painted on, the real controller with its worker threads, and in the
+A stack whose planes are all painted on, the real plugin with its worker threads, and in the
 place of the network a training that only takes what it is offered. No window: this thread calls
 what the window's timer would. A stroke is painted each period; noted are the seconds until the
 training was offered it, and for each kind of call of the GUI thread the longest one: beginning a
@@ -28,8 +28,8 @@ import napari_unetseg.training.train as core_train
 from napari_unetseg.annotations.annotation_store import Change, Origin
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.jobs import ThreadRunner
+from napari_unetseg.gui.plugin import Plugin
+from napari_unetseg.gui.services.job_runner import ThreadRunner
 from napari_unetseg.io.project import locations
 from napari_unetseg.training.training_events import StepDone
 
@@ -77,8 +77,8 @@ class GuiThread:
     counts how long the thread waited for a core, too.
     """
 
-    def __init__(self, controller: Controller) -> None:
-        self.controller = controller
+    def __init__(self, plugin: Plugin) -> None:
+        self.plugin = plugin
         self.longest: dict[str, tuple[float, float]] = {}
 
     def call(self, kind: str, function: Callable[[], object]) -> None:
@@ -93,7 +93,7 @@ class GuiThread:
         """Tick for so long, or until it is done."""
         end = time.perf_counter() + seconds
         while time.perf_counter() < end and not done():
-            self.call("tick", self.controller.tick)
+            self.call("tick", self.plugin.tick)
             time.sleep(TICK)
 
 
@@ -108,17 +108,17 @@ def painted(planes: int, side: int) -> np.ndarray:
     return data
 
 
-def correct(controller: Controller, planes: int, side: int) -> None:
+def correct(plugin: Plugin, planes: int, side: int) -> None:
     """Put a correction on each plane, as painting on masks does."""
-    image = controller.session.image
-    truth = controller.truth(image)
+    image = plugin.session.image
+    truth = plugin.annotations.truth(image)
     for plane in range(planes):
         region = (slice(plane, plane + 1), slice(0, side // 2), slice(0, side // 2))
         values = truth.read(Origin.CORRECTIONS, region)
         values[:, ::9] = 1
         change = truth.note(Origin.CORRECTIONS, region, values)
         if isinstance(change, Change):
-            controller.on_change(image, change)
+            plugin.annotations.changed(image, change)
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -127,18 +127,18 @@ def measure(options: argparse.Namespace) -> None:
     plane = np.random.default_rng(0).integers(0, 255, (side, side), np.uint8)
     viewer = ViewerModel()
     viewer.add_layer(Image(np.broadcast_to(plane, (planes, side, side))))
-    controller = Controller(viewer, ThreadRunner())
+    plugin = Plugin(viewer, ThreadRunner())
     layer = viewer.add_layer(Labels(painted(planes, side)))
-    gui, training = GuiThread(controller), Offers()
+    gui, training = GuiThread(plugin), Offers()
     core_train.train_events = training  # type: ignore[assignment]
-    controller.choose_labels(layer, LabelKind.STROKES)
+    plugin.sources.choose_labels(layer, LabelKind.STROKES)
     if options.corrections:
-        correct(controller, planes, side)
+        correct(plugin, planes, side)
     layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 1)
     gui.run(options.settle)
     gui.longest.clear()
 
-    gui.call("train", controller.train)
+    gui.call("train", plugin.training.start)
     gui.run(10 * PATIENCE, lambda: training.began > 0)
     offered: list[tuple[float, tuple[int, ...], int]] = []
     rng = np.random.default_rng(1)
@@ -152,8 +152,8 @@ def measure(options: argparse.Namespace) -> None:
         offered.append((start, where, value))
         gui.run(options.period - (time.perf_counter() - start))
     gui.run(PATIENCE, lambda: training.first_with(*offered[-1][1:]) is not None)
-    gui.call("stop", controller.stop)
-    gui.run(PATIENCE, lambda: controller.session.job is None)
+    gui.call("stop", plugin.jobs.stop)
+    gui.run(PATIENCE, lambda: plugin.session.job is None)
 
     found = [(training.first_with(where, value), start) for start, where, value in offered]
     waits = sorted(seconds - start for seconds, start in found if seconds is not None)
@@ -168,7 +168,7 @@ def measure(options: argparse.Namespace) -> None:
     )
     calls = (f"{k} {1000 * s:.0f} ({1000 * c:.0f})" for k, (s, c) in gui.longest.items())
     print(f"longest call of the GUI thread, ms of the clock (on the CPU): {', '.join(calls)}")
-    controller.close()
+    plugin.close()
 
 
 def main() -> None:

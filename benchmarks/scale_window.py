@@ -85,7 +85,7 @@ class Session:
     def __init__(self, path: Path, window: tuple[int, int]) -> None:
         import napari
 
-        from napari_unetseg.gui.dock import UNetDock
+        from napari_unetseg.gui.dock_widget import UNetDock
 
         self.viewer = napari.Viewer()
         self.viewer.window.resize(*window)
@@ -128,8 +128,8 @@ class Session:
         """Seconds from now until the mask in sight is shown."""
         from napari_unetseg.gui.layers import region_on_screen
 
-        controller, image = self.dock.controller, self.dock.session.image
-        prediction = controller.predictions[image]
+        plugin, image = self.dock.plugin, self.dock.session.image
+        prediction = plugin.masks.predictions[image]
         whole = (slice(plane, plane + 1), *region_on_screen(image, 2))
         begun = time.perf_counter()
         fresh = prediction._fresh
@@ -155,7 +155,9 @@ def measure(path: Path, window: tuple[int, int], stops: int, shot: Path | None) 
     )
     one.step("another plane", lambda: one.show(plane), lambda: True)
     one.step(
-        "new layer", one.dock.controller.new_annotation, lambda: session.source().labels is not None
+        "new layer",
+        one.dock.plugin.sources.new_annotation,
+        lambda: session.source().labels is not None,
     )
     image = np.asarray(session.image.data[0][plane])
     one.step("painting", lambda: paint(session.source().labels, image, plane, 60), lambda: True)

@@ -62,13 +62,13 @@ def headless(rounds: int) -> dict[str, Any]:
     """Controllers' rounds without a window."""
     from napari.components import ViewerModel
 
-    from napari_unetseg.gui.controller import Controller
-    from napari_unetseg.gui.jobs import ThreadRunner
+    from napari_unetseg.gui.plugin import Plugin
+    from napari_unetseg.gui.services.job_runner import ThreadRunner
 
     viewer = ViewerModel()
-    controller = Controller(viewer, ThreadRunner())
-    found = _rounds(viewer, controller, rounds, lambda: None)
-    controller.close()
+    plugin = Plugin(viewer, ThreadRunner())
+    found = _rounds(viewer, plugin, rounds, lambda: None)
+    plugin.close()
     return found
 
 
@@ -77,35 +77,35 @@ def window(rounds: int) -> dict[str, Any]:
     import napari
     from qtpy.QtWidgets import QApplication
 
-    from napari_unetseg.gui.dock import UNetDock
+    from napari_unetseg.gui.dock_widget import UNetDock
 
     viewer = napari.Viewer(show=True)
     dock = UNetDock(viewer)
     viewer.window.add_dock_widget(dock)
-    return _rounds(viewer, dock.controller, rounds, QApplication.processEvents)
+    return _rounds(viewer, dock.plugin, rounds, QApplication.processEvents)
 
 
-def _rounds(viewer: Any, controller: Any, rounds: int, breathe: Callable[[], object]) -> Any:
+def _rounds(viewer: Any, plugin: Any, rounds: int, breathe: Callable[[], object]) -> Any:
     image, strokes = picture()
     viewer.add_image(image, name="squares")
     labels = viewer.add_labels(strokes, name="strokes")
-    controller.session.change_settings(**SETTINGS)
+    plugin.session.change_settings(**SETTINGS)
     rng = np.random.default_rng(1)
 
     def wait() -> None:
         breathe()
-        controller.tick()
-        while controller.session.job is not None or controller.looking.busy:
+        plugin.tick()
+        while plugin.session.job is not None or plugin.jobs.idle_runs:
             breathe()
-            controller.tick()
+            plugin.tick()
 
     memory, before = [], None
     for number in range(rounds):
-        controller.train()
+        plugin.training.start()
         wait()
-        controller.predict_plane()
+        plugin.prediction.predict_plane()
         wait()
-        layer = controller.prediction.layer
+        layer = plugin.masks.current.layer
         for one in (labels, layer):
             row = int(rng.integers(5, SIDE - 5))
             one.data_setitem((np.full(5, row), np.arange(5) + row // 2), 1)
@@ -123,7 +123,7 @@ def dock(rounds: int) -> dict[str, Any]:
     from qtpy.QtCore import QEvent
     from qtpy.QtWidgets import QApplication
 
-    from napari_unetseg.gui.dock import UNetDock
+    from napari_unetseg.gui.dock_widget import UNetDock
 
     viewer = napari.Viewer(show=True)
     image, strokes = picture()

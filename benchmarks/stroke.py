@@ -30,7 +30,7 @@ from window import open_window, run_event_loop
 from napari_unetseg.core.labels import BRUSH, IGNORE
 from napari_unetseg.data.validation_split import split_train_validation
 from napari_unetseg.gui.layers import stack_of
-from napari_unetseg.gui.session import MarkKind
+from napari_unetseg.gui.state.session import MarkKind
 
 SAMPLE = Path(__file__).resolve().parents[1] / "sample_data" / "nuclei2d_mask.tif"
 PATIENCE, SOON = 20.0, 5.0
@@ -53,13 +53,13 @@ class Hand:
     """Paints strokes of the true class where the mask on screen is wrong."""
 
     def __init__(self, dock: Any, truth: np.ndarray) -> None:
-        self.controller, self.session, self.truth = dock.controller, dock.session, truth
+        self.plugin, self.session, self.truth = dock.plugin, dock.session, truth
         self.rng = np.random.default_rng(0)
 
     @property
     def mask(self) -> np.ndarray:
         """The mask on screen, 1 where it is a structure."""
-        return np.asarray(self.controller.prediction.layer.data > 0)
+        return np.asarray(self.plugin.masks.current.layer.data > 0)
 
     def held_out(self) -> np.ndarray:
         """Where strokes are scored on, or in the guard of such a block."""
@@ -91,7 +91,7 @@ class Hand:
 
     def look(self, ended: bool) -> Found:
         """Paint a stroke and wait for what becomes of it."""
-        session, model = self.session, self.controller.prediction.model_id
+        session, model = self.session, self.plugin.masks.current.model_id
 
         def taken() -> int:
             return sum(mark.kind is MarkKind.STROKES for mark in session.marks)
@@ -105,7 +105,7 @@ class Hand:
             now = time.perf_counter() - start
             if found.taken is None and (taken() > before or (ended and session.job is not job)):
                 found.taken = now
-            if found.newer is None and self.controller.prediction.model_id != model:
+            if found.newer is None and self.plugin.masks.current.model_id != model:
                 found.newer = now
             if found.newer is not None and (self.mask[wrong] == wanted).mean() >= 0.5:
                 found.right = now

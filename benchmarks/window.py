@@ -14,7 +14,7 @@ from home import leave_home
 if TYPE_CHECKING:
     from napari import Viewer
 
-    from napari_unetseg.gui.dock import UNetDock
+    from napari_unetseg.gui.dock_widget import UNetDock
 
 PERIOD = 0.010
 """Seconds after which the timer asks to be called."""
@@ -27,7 +27,7 @@ def open_window(size: int, window: Sequence[int]) -> tuple[Viewer, UNetDock]:
     from napari.layers import Layer
 
     from napari_unetseg import sample
-    from napari_unetseg.gui.dock import UNetDock
+    from napari_unetseg.gui.dock_widget import UNetDock
 
     viewer = napari.Viewer()
     viewer.window.resize(*window)

@@ -46,7 +46,7 @@ def child() -> int:
     import napari
     from napari.settings import get_settings
 
-    from napari_unetseg.gui.dock import UNetDock
+    from napari_unetseg.gui.dock_widget import UNetDock
 
     get_settings().application.confirm_close_window = False
     viewer = napari.Viewer()

@@ -51,7 +51,7 @@ def pictures(options: argparse.Namespace, suffix: str) -> None:
     from napari.settings import get_settings
 
     from napari_unetseg import sample
-    from napari_unetseg.gui.dock import UNetDock
+    from napari_unetseg.gui.dock_widget import UNetDock
 
     if options.font_size:
         get_settings().appearance.font_size = options.font_size
@@ -75,7 +75,7 @@ def pictures(options: argparse.Namespace, suffix: str) -> None:
     for theme, images in shots.items():
         join(images, options.folder / f"dock-{theme}{suffix}.png")
     if not suffix:
-        dock.workbench.keys.help.close()
+        dock.workbench.help.close()
         batch(viewer, dock, options.folder)
     viewer.close()
 
@@ -94,7 +94,7 @@ def batch(viewer: Any, dock: Any, folder: Path) -> None:
     (place / "field_05.tif").write_bytes(b"cut short")
     dock.result.batch.click()
     panel = dock._batch().panel
-    dock.controller.batches.add([place])
+    dock.plugin.batch.add([place])
     panel._folder = place / "masks"
     panel.where.setText("masks")
     panel.measure.setChecked(True)
@@ -116,7 +116,7 @@ def shoot(viewer: Any, dock: Any, shots: dict[str, list[Any]], part: str) -> Non
     pause()
     bar = dock.findChild(QScrollArea).verticalScrollBar()
     bar.setValue({"trained": dock.train.y(), "advanced": bar.maximum()}.get(part, 0))
-    seen = dock.workbench.keys.help if part == "help" else dock
+    seen = dock.workbench.help if part == "help" else dock
     for theme, images in shots.items():
         viewer.theme = theme
         pause()

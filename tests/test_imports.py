@@ -64,13 +64,13 @@ def test_images_annotations_and_settings_load_no_torch() -> None:
 
 
 def test_session_and_controller_load_no_qt() -> None:
-    names = ["napari_unetseg.gui.session", "napari_unetseg.gui.controller"]
+    names = ["napari_unetseg.gui.state.session", "napari_unetseg.gui.plugin"]
     bindings = {"PyQt5", "PyQt6", "PySide2", "PySide6"}
     assert not loaded_after(*names) & bindings
 
 
 def test_opening_the_dock_loads_no_torch() -> None:
-    assert not loaded_after("napari_unetseg.gui.dock") & TORCH
+    assert not loaded_after("napari_unetseg.gui.dock_widget") & TORCH
 
 
 def test_the_check_itself_sees_what_is_imported() -> None:

@@ -25,7 +25,7 @@ from napari_unetseg.io.open_image import open_stack
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
-    from napari_unetseg.gui.dock import UNetDock
+    from napari_unetseg.gui.dock_widget import UNetDock
 
 __all__ = ["main"]
 
@@ -66,7 +66,7 @@ def _open(minutes: float) -> tuple[Viewer, UNetDock]:
     import napari
     from napari.layers import Layer
 
-    from napari_unetseg.gui.dock import UNetDock
+    from napari_unetseg.gui.dock_widget import UNetDock
 
     viewer = napari.Viewer(title="napari-unetseg demo")
     viewer.window.resize(*SIZE)
@@ -85,7 +85,7 @@ def _without_anybody(viewer: Viewer, dock: UNetDock, out: Path) -> int:
     dock.train.button.click()
     _say("Training …")
     _wait(lambda: session.job is None)
-    prediction = dock.controller.prediction
+    prediction = dock.plugin.masks.current
     if session.entry is None or prediction is None or prediction.layer is None:
         _say(session.message.text)
         return 1

@@ -17,9 +17,9 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from window_parts import Window
 
-from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.jobs import SyncRunner
-from napari_unetseg.gui.remembered import remembered
+from napari_unetseg.gui.plugin import Plugin
+from napari_unetseg.gui.services.job_runner import SyncRunner
+from napari_unetseg.gui.state.user_state import remembered
 
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Event
@@ -41,9 +41,9 @@ def model_viewer() -> ViewerModel:
 
 
 @pytest.fixture
-def controller(model_viewer: ViewerModel) -> Iterator[Controller]:
-    """A controller whose jobs run at once, with a tiny network."""
-    one = Controller(model_viewer, SyncRunner())
+def plugin(model_viewer: ViewerModel) -> Iterator[Plugin]:
+    """A plugin whose jobs run at once, with a tiny network."""
+    one = Plugin(model_viewer, SyncRunner())
     one.session.change_settings(**TINY)
     yield one
     one.disconnect()
@@ -64,10 +64,10 @@ def readers() -> Iterator[None]:
 
 
 @pytest.fixture
-def said(controller: Controller) -> list[str]:
+def said(plugin: Plugin) -> list[str]:
     """Everything that the status line said."""
     sentences: list[str] = []
-    controller.session.events.message.connect(lambda m: sentences.append(m.text))
+    plugin.session.events.message.connect(lambda m: sentences.append(m.text))
     return sentences
 
 

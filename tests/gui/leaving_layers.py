@@ -9,7 +9,7 @@ import napari
 from gui_parts import squares, strokes
 from qtpy.QtWidgets import QApplication
 
-from napari_unetseg.gui.dock import UNetDock
+from napari_unetseg.gui.dock_widget import UNetDock
 
 PATIENCE = 60.0
 

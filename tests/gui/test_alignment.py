@@ -18,27 +18,28 @@ from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.labels import LabelKind, Structure
-from napari_unetseg.gui import layers, sentences
-from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.jobs import SyncRunner
+from napari_unetseg.data.mask_cleanup import TidySettings
+from napari_unetseg.gui import layers
 from napari_unetseg.gui.layers import Alignment
-from napari_unetseg.gui.tidy import TidySettings
+from napari_unetseg.gui.plugin import Plugin
+from napari_unetseg.gui.services.job_runner import SyncRunner
+from napari_unetseg.gui.state import messages
 
 SIZED: dict[str, Any] = {"scale": (0.5, 0.5), "units": "um"}
 KNOWN = [Structure(1)]
 
 
 @pytest.fixture
-def started() -> Iterator[Controller]:
+def started() -> Iterator[Plugin]:
     """A session without layers."""
-    controller = Controller(ViewerModel(), SyncRunner())
-    controller.session.change_settings(**TINY)
-    yield controller
-    controller.disconnect()
+    plugin = Plugin(ViewerModel(), SyncRunner())
+    plugin.session.change_settings(**TINY)
+    yield plugin
+    plugin.disconnect()
 
 
-def with_image(controller: Controller, planes: tuple[int, ...] = (), **place: Any) -> Image:
-    image: Image = controller.viewer.add_layer(Image(squares(planes), name="cells", **place))
+def with_image(plugin: Plugin, planes: tuple[int, ...] = (), **place: Any) -> Image:
+    image: Image = plugin.viewer.add_layer(Image(squares(planes), name="cells", **place))
     return image
 
 
@@ -46,18 +47,18 @@ def labels(data: np.ndarray, **place: Any) -> Labels:
     return Labels(data, name="mine", **place)
 
 
-def chosen(controller: Controller) -> Labels | None:
-    source = controller.session.source()
+def chosen(plugin: Plugin) -> Labels | None:
+    source = plugin.session.source()
     return None if source is None else source.labels
 
 
-def misfit(controller: Controller) -> str:
-    controller.tick()
-    return controller.session.misfit.text if controller.session.misfit is not None else ""
+def misfit(plugin: Plugin) -> str:
+    plugin.tick()
+    return plugin.session.misfit.text if plugin.session.misfit is not None else ""
 
 
-def counts(controller: Controller, image: Image) -> list[int]:
-    truth = controller.truth(image)
+def counts(plugin: Plugin, image: Image) -> list[int]:
+    truth = plugin.annotations.truth(image)
     return [truth.count(origin) for origin in (Origin.STROKES, Origin.CORRECTIONS)]
 
 
@@ -105,7 +106,7 @@ def test_a_place_is_compared_as_it_is_seen(place: dict[str, Any], words: str) ->
     ids=str,
 )
 def test_what_has_other_pixels_is_named_with_both_sizes(
-    started: Controller, shape: tuple[int, ...], scale: tuple[float, ...], words: str
+    started: Plugin, shape: tuple[int, ...], scale: tuple[float, ...], words: str
 ) -> None:
     with_image(started, (3,))
     started.viewer.add_layer(labels(np.ones(shape, np.uint8), scale=scale))
@@ -113,7 +114,7 @@ def test_what_has_other_pixels_is_named_with_both_sizes(
     assert words in misfit(started)
     assert started.session.misfit is not None
     assert not started.session.misfit.can_align
-    started.train()
+    started.training.start()
     assert words in started.session.message.text, "and not that nothing is painted"
 
 
@@ -129,16 +130,16 @@ def test_the_plane_on_screen_is_right_where_another_layer_has_a_smaller_unit() -
 
 
 def test_the_same_place_in_another_unit_is_used_and_may_get_the_unit_of_the_image(
-    started: Controller,
+    started: Plugin,
 ) -> None:
     """napari paints on none of the layers with the larger unit."""
     with_image(started, **SIZED)
     layer = started.viewer.add_layer(labels(strokes(), scale=(500, 500), units="nm"))
     assert chosen(started) is layer
     assert "another unit" in misfit(started)
-    started.train()
+    started.training.start()
     assert len(started.session.history) == 1
-    started.aligning.align()
+    started.alignment.align()
     assert misfit(started) == ""
     assert (tuple(layer.scale), str(layer.units[0])) == ((0.5, 0.5), "micrometer")
 
@@ -156,15 +157,15 @@ MOVES: list[dict[str, Any]] = [
 ]
 
 
-def test_what_we_made_stays_over_its_image(started: Controller) -> None:
+def test_what_we_made_stays_over_its_image(started: Plugin) -> None:
     viewer, image = started.viewer, with_image(started, (2,), scale=(1, 0.5, 0.5))
-    annotations = started.new_annotation()
+    annotations = started.sources.new_annotation()
     assert annotations is not None
     where = np.nonzero(strokes((2,)))
     annotations.data_setitem(where, strokes((2,))[where])
-    started.train()
-    started.tidy(TidySettings())
-    started.show_own(True)
+    started.training.start()
+    started.postprocess.run(TidySettings())
+    started.outline.show(True)
     layers.show_difference(viewer, image, np.zeros(image.data.shape, np.uint8))
     layers.Uncertainty(viewer, image)
     layers.add_mask(viewer, image, Stack(np.ones(image.data.shape, np.uint8), "ZYX"), KNOWN)
@@ -187,15 +188,15 @@ def duplicate(viewer: ViewerModel, layer: Any) -> None:
 
 
 def test_tiles_land_where_the_image_is_by_then(
-    started: Controller, broken_core: Callable[[Any], None]
+    started: Plugin, broken_core: Callable[[Any], None]
 ) -> None:
     image = with_image(started)
-    started.new_annotation()
-    started.choose_labels(chosen(started), LabelKind.STROKES)
+    started.sources.new_annotation()
+    started.sources.choose_labels(chosen(started), LabelKind.STROKES)
     layer = chosen(started)
     assert layer is not None
     layer.data[...] = strokes()
-    started.train()
+    started.training.start()
 
     def moves(*_: Any, **__: Any) -> Generator[Event, None, None]:
         image.scale = (0.1, 0.1)
@@ -203,8 +204,8 @@ def test_tiles_land_where_the_image_is_by_then(
 
     broken_core(moves)
     with pytest.raises(AttributeError):  # no model is returned
-        started.train()
-    prediction = started.prediction
+        started.training.start()
+    prediction = started.masks.current
     assert prediction is not None
     assert prediction.layer is not None
     assert layers.misfit(image, prediction.layer) == ""
@@ -223,39 +224,39 @@ def test_a_leading_channel_axis_has_no_part_in_a_place() -> None:
 # -- layers of others ------------------------------------------------------------------------------
 
 
-def test_labels_seen_elsewhere_train_nothing_until_they_are_aligned(started: Controller) -> None:
+def test_labels_seen_elsewhere_train_nothing_until_they_are_aligned(started: Plugin) -> None:
     image = with_image(started, **SIZED)
     layer = started.viewer.add_layer(labels(strokes(), translate=(3, 4)))
     assert chosen(started) is None
     text = misfit(started)
     assert text.startswith("'mine' does not lie over 'cells'")
-    started.train()
+    started.training.start()
     assert started.session.message.text == text
     assert not started.session.history
 
-    started.aligning.align()
+    started.alignment.align()
     assert chosen(started) is layer
     assert misfit(started) == ""
     np.testing.assert_array_equal(layer.extent.world, image.extent.world)
     np.testing.assert_array_equal(layer.data, strokes(), "its pixels are its own")
-    started.train()
+    started.training.start()
     assert len(started.session.history) == 1
     image.scale = (0.1, 0.1)
     assert misfit(started) == "", "it stays there"
 
     assert started.session.undoable == "aligning mine"
-    started.steps.undo()
+    started.undo.undo()
     assert (tuple(layer.scale), tuple(layer.translate)) == ((1, 1), (3, 4))
     assert [str(unit) for unit in layer.units] == ["pixel", "pixel"]
-    started.train()
+    started.training.start()
     assert "does not lie over" in started.session.message.text
     assert len(started.session.history) == 1
-    started.steps.redo()
+    started.undo.redo()
     assert misfit(started) == ""
 
 
 def test_labels_in_use_count_no_more_when_their_image_is_moved_away(
-    started: Controller, broken_core: Callable[[Any], None]
+    started: Plugin, broken_core: Callable[[Any], None]
 ) -> None:
     image = with_image(started, **SIZED)
     layer = started.viewer.add_layer(labels(strokes(), **SIZED))
@@ -263,8 +264,8 @@ def test_labels_in_use_count_no_more_when_their_image_is_moved_away(
     offered: list[Any] = []
 
     def count() -> None:
-        started.labels_changed, started._counted = True, 0.0
-        started._tick(resting=False)
+        started.annotations.announce()
+        started.events.tick.emit(0.0)
 
     def paints(*_: Any, control: Any, **__: Any) -> Generator[Event, None, None]:
         for scale in ((0.2, 0.2), (0.5, 0.5)):
@@ -276,7 +277,7 @@ def test_labels_in_use_count_no_more_when_their_image_is_moved_away(
 
     broken_core(paints)
     with pytest.raises(AttributeError):  # no model is returned
-        started.train()
+        started.training.start()
     assert not offered[0], "what is painted elsewhere is not learned"
     assert offered[1][0].labels[5, 2] == 1, "and is, once it lies over the image again"
 
@@ -285,42 +286,42 @@ def test_labels_in_use_count_no_more_when_their_image_is_moved_away(
 
 
 def test_a_mask_seen_elsewhere_is_neither_corrected_nor_written(
-    started: Controller, tmp_path: Path
+    started: Plugin, tmp_path: Path
 ) -> None:
     with_image(started)
     started.viewer.add_layer(labels(strokes()))
-    started.train()
-    assert started.prediction is not None
-    mask = started.prediction.layer
+    started.training.start()
+    assert started.masks.current is not None
+    mask = started.masks.current.layer
     assert mask is not None
     mask.translate = (5, 5)
     assert "it is shifted by 5, 5" in misfit(started)
-    assert mask not in started.masks()
-    started.export(mask, tmp_path / "a.tif")
+    assert mask not in started.sources.mask_candidates()
+    started.export.write(mask, tmp_path / "a.tif")
     assert "does not lie over" in started.session.message.text
-    started.train()
+    started.training.start()
     assert len(started.session.history) == 1
-    started.aligning.align()
-    started.export(mask, tmp_path / "a.tif")
+    started.alignment.align()
+    started.export.write(mask, tmp_path / "a.tif")
     assert (tmp_path / "a.tif").exists()
 
 
-def test_channels_seen_elsewhere_are_said_and_aligned(started: Controller) -> None:
+def test_channels_seen_elsewhere_are_said_and_aligned(started: Plugin) -> None:
     image = with_image(started, **SIZED)
     other = started.viewer.add_layer(Image(squares()[::-1], name="DAPI"))
-    started.choose_channels([other])
+    started.sources.choose_channels([other])
     assert "'DAPI' does not lie over 'cells'" in misfit(started)
     assert not started.session.message.text, "it is said beside the channels alone"
     assert started.session.misfit is not None
     assert started.session.misfit.is_channel
-    started.aligning.align()
-    assert started.stack().n_channels == 2
+    started.alignment.align()
+    assert started.sources.stack().n_channels == 2
     assert misfit(started) == ""
     image.scale = (0.1, 0.1)
     assert tuple(other.scale) == (0.1, 0.1)
 
 
-def test_labels_that_are_put_right_by_hand_are_taken(started: Controller) -> None:
+def test_labels_that_are_put_right_by_hand_are_taken(started: Plugin) -> None:
     with_image(started, **SIZED)
     layer = started.viewer.add_layer(labels(strokes()))
     assert misfit(started)
@@ -329,21 +330,21 @@ def test_labels_that_are_put_right_by_hand_are_taken(started: Controller) -> Non
     assert chosen(started) is layer
 
 
-def test_each_of_two_tiles_takes_the_labels_that_lie_over_it(started: Controller) -> None:
+def test_each_of_two_tiles_takes_the_labels_that_lie_over_it(started: Plugin) -> None:
     with_image(started)
     second = started.viewer.add_layer(Image(squares()[::-1], name="right", translate=(0, SIDE)))
     layer = started.viewer.add_layer(labels(strokes(), translate=(0, SIDE)))
     assert chosen(started) is None
     assert misfit(started) == "", "it is the other tile's"
-    started.choose_image(second)
+    started.sources.choose_image(second)
     assert chosen(started) is layer
 
 
-def test_labels_that_may_all_be_meant_are_named(started: Controller) -> None:
+def test_labels_that_may_all_be_meant_are_named(started: Plugin) -> None:
     for name in ("one", "two"):
         started.viewer.add_layer(Labels(strokes(), name=name))
     with_image(started)
-    started.train()
+    started.training.start()
     assert "'one' and 'two' may be the labels of 'cells'" in started.session.message.text
 
 
@@ -352,7 +353,7 @@ def test_labels_that_may_all_be_meant_are_named(started: Controller) -> None:
 
 @pytest.mark.parametrize(("image", "own"), [((1,), ()), ((), (1,)), ((2, 1), (1, 2, 1))], ids=str)
 def test_axes_of_length_one_make_no_difference(
-    started: Controller, image: tuple[int, ...], own: tuple[int, ...], tmp_path: Path
+    started: Plugin, image: tuple[int, ...], own: tuple[int, ...], tmp_path: Path
 ) -> None:
     shape = (*own, SIDE, SIDE)
     layer = labels(strokes((2,) if 2 in image else ()).reshape(shape))
@@ -365,34 +366,34 @@ def test_axes_of_length_one_make_no_difference(
     assert counts(started, picture)[0] == before + 1
     layer.undo()
     assert counts(started, picture)[0] == before
-    started.train()
+    started.training.start()
     assert len(started.session.history) == 1
-    started.export(layer, tmp_path / "a.tif")
+    started.export.write(layer, tmp_path / "a.tif")
     np.testing.assert_array_equal(
         np.squeeze(tifffile.imread(tmp_path / "a.tif")), np.squeeze(layer.data)
     )
 
 
 def test_an_axis_between_the_others_is_another_slider_so_it_is_aligned_first(
-    started: Controller,
+    started: Plugin,
 ) -> None:
     """napari shows the last axis of one layer over the last of the other."""
     image = with_image(started, (3, 1))
     layer = started.viewer.add_layer(labels(strokes((3,))))
     assert "its axes are in another order" in misfit(started)
     data = layer.data
-    started.aligning.align()
+    started.alignment.align()
     assert (layer.data.shape, chosen(started)) == (image.data.shape, layer)
     layer.data_setitem((np.array([2]), np.array([0]), np.array([5]), np.array([6])), 1)
     assert data[2, 5, 6] == 1
-    started.steps.undo()
+    started.undo.undo()
     assert layer.data is data
 
 
-def test_lazy_labels_may_have_other_axes_of_length_one(started: Controller) -> None:
+def test_lazy_labels_may_have_other_axes_of_length_one(started: Plugin) -> None:
     with_image(started, (1,))
     started.viewer.add_layer(labels(da.from_array(strokes())))
-    started.train()
+    started.training.start()
     assert len(started.session.history) == 1
 
 
@@ -400,16 +401,16 @@ def test_lazy_labels_may_have_other_axes_of_length_one(started: Controller) -> N
 
 
 @pytest.fixture
-def corrected(started: Controller) -> Controller:
+def corrected(started: Plugin) -> Plugin:
     """Strokes, a mask, and a correction of it."""
     with_image(started, (2,))
-    layer = started.new_annotation()
+    layer = started.sources.new_annotation()
     assert layer is not None
     where = np.nonzero(strokes((2,)))
     layer.data_setitem(where, strokes((2,))[where])
-    started.train()
-    assert started.prediction is not None
-    mask = started.prediction.layer
+    started.training.start()
+    assert started.masks.current is not None
+    mask = started.masks.current.layer
     assert mask is not None
     mask.data_setitem((np.array([0]), np.array([3]), np.array([3])), 1 - mask.data[0, 3, 3])
     return started
@@ -425,7 +426,7 @@ def corrected(started: Controller) -> Controller:
     ids=["smaller", "larger", "fewer axes"],
 )
 def test_another_image_in_a_layer_is_predicted_in_its_own_size(
-    corrected: Controller, change: Callable[[np.ndarray], np.ndarray]
+    corrected: Plugin, change: Callable[[np.ndarray], np.ndarray]
 ) -> None:
     session, image = corrected.session, corrected.session.image
     old, before = image.data, counts(corrected, corrected.session.image)
@@ -433,10 +434,10 @@ def test_another_image_in_a_layer_is_predicted_in_its_own_size(
     image.data = change(old)
     assert chosen(corrected) is None
     assert "has other pixels now" in session.message.text
-    corrected.predict_plane()
-    assert corrected.prediction is not None
-    assert corrected.prediction.layer is not None
-    assert corrected.prediction.layer.data.shape == image.data.shape
+    corrected.prediction.predict_plane()
+    assert corrected.masks.current is not None
+    assert corrected.masks.current.layer is not None
+    assert corrected.masks.current.layer.data.shape == image.data.shape
     assert "the image 'cells'" in misfit(corrected)
 
     image.data = old
@@ -450,10 +451,10 @@ def test_another_image_in_a_layer_is_predicted_in_its_own_size(
 
 
 def test_other_pixels_of_the_same_shape_keep_the_labels_and_get_a_new_mask(
-    corrected: Controller,
+    corrected: Plugin,
 ) -> None:
     image, model = corrected.session.image, corrected.session.entry.model  # type: ignore[union-attr]
-    prediction = corrected.prediction
+    prediction = corrected.masks.current
     assert prediction is not None
     assert prediction.is_fresh((0,), model.id)
     image.data = (image.data[:, ::-1] / 255).astype(np.float32)
@@ -464,21 +465,21 @@ def test_other_pixels_of_the_same_shape_keep_the_labels_and_get_a_new_mask(
 
 
 def test_labels_of_a_closed_image_are_not_taken_for_another_of_its_size(
-    corrected: Controller,
+    corrected: Plugin,
 ) -> None:
     viewer, data = corrected.viewer, corrected.session.image.data
     layer = chosen(corrected)
     viewer.layers.remove(corrected.session.image)
     other = viewer.add_layer(Image(data[:, ::-1], name="cells"))
     assert chosen(corrected) is None
-    assert misfit(corrected) == sentences.LABELS_OF_CLOSED.format(layer.name, "cells")  # type: ignore[union-attr]
-    corrected.choose_labels(layer)
+    assert misfit(corrected) == messages.LABELS_OF_CLOSED.format(layer.name, "cells")  # type: ignore[union-attr]
+    corrected.sources.choose_labels(layer)
     assert chosen(corrected) is layer, "it is the user's to say"
     viewer.layers.remove(other)
 
 
 def test_a_closed_image_that_is_opened_again_has_all_that_was_said_of_it(
-    corrected: Controller,
+    corrected: Plugin,
 ) -> None:
     viewer, data = corrected.viewer, corrected.session.image.data
     layer = chosen(corrected)
@@ -493,12 +494,12 @@ def test_a_closed_image_that_is_opened_again_has_all_that_was_said_of_it(
     assert masks == ["again · prediction"]
 
 
-def test_one_layer_may_hold_the_labels_of_two_images(started: Controller) -> None:
+def test_one_layer_may_hold_the_labels_of_two_images(started: Plugin) -> None:
     first = with_image(started)
     layer = started.viewer.add_layer(labels(strokes()))
     second = started.viewer.add_layer(Image(squares()[::-1], name="other"))
-    started.choose_image(second)
+    started.sources.choose_image(second)
     assert chosen(started) is None
-    started.choose_labels(layer)
+    started.sources.choose_labels(layer)
     layer.data_setitem((np.array([5]), np.array([5])), 1)
     assert counts(started, first) == counts(started, second) == [301, 0]

@@ -49,14 +49,14 @@ def test_a_channel_seen_elsewhere_is_said_beside_the_channels(window: Window) ->
     window.click(panel.align)
     window.wait(lambda: not panel.isVisible())
     assert tuple(other.scale) == (0.5, 0.5)
-    assert window.controller.stack().n_channels == 2
+    assert window.plugin.sources.stack().n_channels == 2
 
 
 def test_a_stroke_lands_where_it_is_seen_after_the_image_was_scaled(painted: Window) -> None:
     image, labels = painted.viewer.layers
     painted.session.change_source(labels=None)
     painted.viewer.layers.remove(labels)
-    layer = painted.controller.new_annotation()
+    layer = painted.plugin.sources.new_annotation()
     assert layer is not None
     image.scale, image.translate = (0.5, 0.5), (3, 7)
     painted.viewer.reset_view()

@@ -20,10 +20,10 @@ from napari.layers._source import layer_source
 
 from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.gui import layers as napari_layers
-from napari_unetseg.gui import sentences
-from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.jobs import SyncRunner, ThreadRunner
-from napari_unetseg.gui.session import Mode, ModelEntry
+from napari_unetseg.gui.plugin import Plugin
+from napari_unetseg.gui.services.job_runner import SyncRunner, ThreadRunner
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.session import Mode, ModelEntry
 from napari_unetseg.inference.query_strategy import ALL_DONE
 from napari_unetseg.inference.uncertainty import uncertainty_map
 
@@ -32,9 +32,9 @@ def dark(shape: tuple[int, ...]) -> np.ndarray:
     return np.zeros(shape, np.float32)
 
 
-def use(controller: Controller, *models: Any) -> None:
+def use(plugin: Plugin, *models: Any) -> None:
     for number, model in enumerate(models):
-        controller.add_model(ModelEntry(model, f"Model {number}"))
+        plugin.models.add(ModelEntry(model, f"Model {number}"))
 
 
 @pytest.fixture
@@ -52,17 +52,17 @@ def viewer() -> ViewerModel:
 
 
 @pytest.fixture
-def controller(viewer: ViewerModel) -> Iterator[Controller]:
-    one = Controller(viewer, SyncRunner())
+def plugin(viewer: ViewerModel) -> Iterator[Plugin]:
+    one = Plugin(viewer, SyncRunner())
     one.session.mode = Mode.FROZEN
     yield one
     one.disconnect()
 
 
 @pytest.fixture
-def said(controller: Controller) -> list[str]:
+def said(plugin: Plugin) -> list[str]:
     sentences: list[str] = []
-    controller.session.events.message.connect(lambda m: sentences.append(m.text))
+    plugin.session.events.message.connect(lambda m: sentences.append(m.text))
     return sentences
 
 
@@ -74,19 +74,17 @@ def seen(viewer: ViewerModel, image: Image) -> tuple[np.ndarray, np.ndarray]:
     return (center - half - offset) / scale, (center + half - offset) / scale
 
 
-def test_next_goes_to_the_doubtful_place_of_any_image(
-    controller: Controller, viewer: ViewerModel
-) -> None:
-    use(controller, reader())
+def test_next_goes_to_the_doubtful_place_of_any_image(plugin: Plugin, viewer: ViewerModel) -> None:
+    use(plugin, reader())
     series, single = viewer.layers["series"], viewer.layers["single"]
-    controller.choose_image(series)
-    controller.new_annotation()
+    plugin.sources.choose_image(series)
+    plugin.sources.new_annotation()
     strokes_of_series = viewer.layers.selection.active
     for _ in range(2):
-        controller.attention.next_region()
-        found = controller.attention.suggestion
+        plugin.next_region.next_region()
+        found = plugin.next_region.suggestion
         assert found is not None
-        assert controller.session.image is found.layer
+        assert plugin.session.image is found.layer
         assert found.layer.visible
         low, high = seen(viewer, found.layer)
         place = {series: (210, 40), single: (105, 105)}[found.layer]
@@ -107,7 +105,7 @@ def test_next_goes_to_the_doubtful_place_of_any_image(
 
 
 def test_the_other_channel_of_an_image_is_no_image_of_its_own(
-    controller: Controller, viewer: ViewerModel, said: list[str]
+    plugin: Plugin, viewer: ViewerModel, said: list[str]
 ) -> None:
     """Even where nobody has said that it is a channel: from one file they are one picture."""
     viewer.layers.clear()
@@ -117,53 +115,53 @@ def test_the_other_channel_of_an_image_is_no_image_of_its_own(
         first, second = Image(dark((256, 256)), name="a"), Image(doubtful, name="b")
     for layer in (first, second):
         viewer.add_layer(layer)
-    use(controller, reader())
-    controller.choose_image(first)
-    controller.new_annotation()
-    for press in (controller.attention.next_region, controller.attention.next_plane):
+    use(plugin, reader())
+    plugin.sources.choose_image(first)
+    plugin.sources.new_annotation()
+    for press in (plugin.next_region.next_region, plugin.next_region.next_plane):
         press()
-        found = controller.attention.suggestion
+        found = plugin.next_region.suggestion
         assert found is not None
         assert found.layer is first
-        assert controller.session.image is first
+        assert plugin.session.image is first
         assert said[-1].startswith("a: ")
 
 
 def test_what_is_painted_is_not_asked_for_again(
-    controller: Controller, viewer: ViewerModel, said: list[str]
+    plugin: Plugin, viewer: ViewerModel, said: list[str]
 ) -> None:
-    use(controller, reader())
+    use(plugin, reader())
     viewer.layers.remove("series")
-    labels = controller.new_annotation()
+    labels = plugin.sources.new_annotation()
     assert labels is not None
     labels.data_setitem(np.nonzero(np.ones((128, 128), bool)), BRUSH)
-    controller.attention.next_region()
+    plugin.next_region.next_region()
     assert said[-1] == ALL_DONE
-    assert controller.attention.suggestion is None
+    assert plugin.next_region.suggestion is None
 
 
 def test_without_model_or_image_it_is_said(
-    controller: Controller, viewer: ViewerModel, said: list[str]
+    plugin: Plugin, viewer: ViewerModel, said: list[str]
 ) -> None:
-    controller.attention.next_region()
-    assert said[-1] == sentences.NO_MODEL
-    use(controller, reader())
-    controller.attention.next_disagreement()
-    assert said[-1] == sentences.NO_OTHER_MODEL
+    plugin.next_region.next_region()
+    assert said[-1] == messages.NO_MODEL
+    use(plugin, reader())
+    plugin.next_region.next_disagreement()
+    assert said[-1] == messages.NO_OTHER_MODEL
     viewer.layers.clear()
-    controller.attention.next_region()
+    plugin.next_region.next_region()
     assert "no image" in said[-1]
-    controller.attention.next_plane()
-    assert said[-1] == sentences.NO_IMAGE
+    plugin.next_region.next_plane()
+    assert said[-1] == messages.NO_IMAGE
 
 
 def test_next_disagreement_shows_where_the_masks_differ(
-    controller: Controller, viewer: ViewerModel
+    plugin: Plugin, viewer: ViewerModel
 ) -> None:
     viewer.layers["series"].data[0, 20:50, 200:230] = 0.35
-    use(controller, reader(threshold=0.2), reader(threshold=0.45))
-    controller.attention.next_disagreement()
-    found = controller.attention.suggestion
+    use(plugin, reader(threshold=0.2), reader(threshold=0.45))
+    plugin.next_region.next_disagreement()
+    found = plugin.next_region.suggestion
     assert found is not None
     assert (found.layer.name, found.plane) == ("series", (0,))
     assert found.region[0].start <= 35 < found.region[0].stop
@@ -171,11 +169,11 @@ def test_next_disagreement_shows_where_the_masks_differ(
 
 
 def test_next_plane_steps_over_what_is_labelled_and_then_to_other_images(
-    controller: Controller, viewer: ViewerModel, said: list[str]
+    plugin: Plugin, viewer: ViewerModel, said: list[str]
 ) -> None:
     series, single = viewer.layers["series"], viewer.layers["single"]
-    controller.choose_image(series)
-    labels = controller.new_annotation()
+    plugin.sources.choose_image(series)
+    labels = plugin.sources.new_annotation()
     assert labels is not None
     viewer.dims.set_point(0, 0)
 
@@ -183,33 +181,33 @@ def test_next_plane_steps_over_what_is_labelled_and_then_to_other_images(
         labels.data_setitem((np.array([plane]), np.array([3]), np.array([4])), 1)
 
     paint(1)
-    controller.attention.next_plane()
+    plugin.next_region.next_plane()
     assert napari_layers.plane_on_screen(viewer, series, 2) == (2,)
     paint(2)
     paint(3)
-    controller.attention.next_plane()
-    assert controller.session.image is series
+    plugin.next_region.next_plane()
+    assert plugin.session.image is series
     assert napari_layers.plane_on_screen(viewer, series, 2) == (0,)
     paint(0)
-    controller.attention.next_plane()
-    assert controller.session.image is single
-    other = controller.new_annotation()
+    plugin.next_region.next_plane()
+    assert plugin.session.image is single
+    other = plugin.sources.new_annotation()
     assert other is not None
     other.data_setitem((np.array([3]), np.array([4])), 1)
-    controller.attention.next_plane()
-    assert said[-1] == sentences.NO_PLANE_LEFT
+    plugin.next_region.next_plane()
+    assert said[-1] == messages.NO_PLANE_LEFT
 
 
 def test_the_uncertainty_lies_over_the_image_and_follows_plane_and_wish(
-    controller: Controller, viewer: ViewerModel
+    plugin: Plugin, viewer: ViewerModel
 ) -> None:
-    use(controller, reader())
+    use(plugin, reader())
     series = viewer.layers["series"]
-    controller.choose_image(series)
+    plugin.sources.choose_image(series)
     viewer.dims.set_point(0, 4.0)
     active = viewer.layers.selection.active
-    controller.attention.show_uncertainty(True)
-    controller.tick()
+    plugin.uncertainty.show(True)
+    plugin.tick()
     layer = viewer.layers["series · uncertainty"]
     assert layer.data.shape == series.data.shape
     assert layer.data.dtype == np.float32
@@ -219,99 +217,97 @@ def test_the_uncertainty_lies_over_the_image_and_follows_plane_and_wish(
     assert layer.data[2, 50, 50] == pytest.approx(0.0, abs=1e-3)
     assert not layer.data[0].any()
     assert viewer.layers.selection.active is active
-    assert layer not in controller.images()
-    assert controller.session.image is series
+    assert layer not in plugin.sources.images()
+    assert plugin.session.image is series
     viewer.dims.set_point(0, 0.0)
-    controller.tick()
+    plugin.tick()
     assert layer.data[0].any()
-    controller.attention.show_uncertainty(False)
+    plugin.uncertainty.show(False)
     assert layer not in viewer.layers
 
 
 def test_when_nothing_else_is_to_be_done_the_uncertainty_is_averaged(
-    controller: Controller, viewer: ViewerModel
+    plugin: Plugin, viewer: ViewerModel
 ) -> None:
-    use(controller, random_model(1, depth=2, width=4))
+    use(plugin, random_model(1, depth=2, width=4))
     now = 0.0
-    controller.attention.clock = lambda: now
+    plugin.next_region.clock = lambda: now
     series = viewer.layers["series"]
-    controller.choose_image(series)
+    plugin.sources.choose_image(series)
     viewer.dims.set_point(0, 4.0)
-    controller.attention.show_uncertainty(True)
-    controller.tick()
+    plugin.uncertainty.show(True)
+    plugin.tick()
     layer = viewer.layers["series · uncertainty"]
     once = layer.data[2].copy()
-    stack, model = controller.stack(), controller.attention.model
+    stack, model = plugin.sources.stack(), plugin.session.newest_model
     assert once == pytest.approx(uncertainty_map(model, stack, (2,)), abs=1e-5)
     now = 1.0
-    controller.tick()
+    plugin.tick()
     four = uncertainty_map(model, stack, (2,), passes=4)
     assert np.abs(four - once).max() > 0.01
     assert layer.data[2] == pytest.approx(four, abs=1e-5)
     layer.data[2] = 0.0
     now = 2.0
-    controller.tick()
+    plugin.tick()
     assert not layer.data[2].any(), "it is made once"
 
 
 def test_a_deleted_uncertainty_layer_is_no_longer_wished_for(
-    controller: Controller, viewer: ViewerModel
+    plugin: Plugin, viewer: ViewerModel
 ) -> None:
-    use(controller, reader())
-    controller.attention.show_uncertainty(True)
-    controller.tick()
-    viewer.layers.remove(f"{controller.session.image.name} · uncertainty")
-    controller.tick()
-    assert not controller.session.uncertain
+    use(plugin, reader())
+    plugin.uncertainty.show(True)
+    plugin.tick()
+    viewer.layers.remove(f"{plugin.session.image.name} · uncertainty")
+    plugin.tick()
+    assert not plugin.session.uncertain
 
 
-def test_nothing_is_kept_of_an_image_that_is_gone(
-    controller: Controller, viewer: ViewerModel
-) -> None:
-    use(controller, reader())
-    controller.attention.next_region()
-    controller.attention.show_uncertainty(True)
-    controller.tick()
-    survey = weakref.ref(controller.attention._surveys["region"][1])
-    assert controller.attention.suggestion is not None
-    gone = controller.attention.suggestion.layer
+def test_nothing_is_kept_of_an_image_that_is_gone(plugin: Plugin, viewer: ViewerModel) -> None:
+    use(plugin, reader())
+    plugin.next_region.next_region()
+    plugin.uncertainty.show(True)
+    plugin.tick()
+    survey = weakref.ref(plugin.next_region._surveys["region"][1])
+    assert plugin.next_region.suggestion is not None
+    gone = plugin.next_region.suggestion.layer
     name = f"{gone.name} · uncertainty"
     viewer.layers.remove(gone)
     gc.collect()
     assert survey() is None
-    assert controller.attention.suggestion is None
+    assert plugin.next_region.suggestion is None
     assert name not in viewer.layers
-    controller.attention.next_region()
-    assert controller.attention.suggestion is not None
-    assert controller.attention.suggestion.layer is not gone
+    plugin.next_region.next_region()
+    assert plugin.next_region.suggestion is not None
+    assert plugin.next_region.suggestion.layer is not gone
 
 
 def test_next_answers_while_a_training_goes_on() -> None:
     viewer = ViewerModel()
     viewer.add_layer(Image(squares(), name="squares"))
     viewer.add_layer(Labels(strokes(), name="strokes"))
-    controller = Controller(viewer, ThreadRunner())
-    session = controller.session
+    plugin = Plugin(viewer, ThreadRunner())
+    session = plugin.session
     session.change_settings(**{**TINY, "steps": 100_000})
-    controller.train()
-    wait(controller, lambda: session.improved is not None)
+    plugin.training.start()
+    wait(plugin, lambda: session.improved is not None)
     assert session.entry is None
-    controller.attention.next_region()
-    wait(controller, lambda: controller.attention.suggestion is not None)
+    plugin.next_region.next_region()
+    wait(plugin, lambda: plugin.next_region.suggestion is not None)
     assert session.job is not None, "Training continues"
-    assert controller.attention.suggestion is not None
-    assert controller.attention.suggestion.region == (slice(0, SIDE), slice(0, SIDE))
+    assert plugin.next_region.suggestion is not None
+    assert plugin.next_region.suggestion.region == (slice(0, SIDE), slice(0, SIDE))
     names = {thread.name for thread in threading.enumerate()}
-    controller.stop()
-    wait(controller, lambda: session.job is None)
+    plugin.jobs.stop()
+    wait(plugin, lambda: session.job is None)
     assert session.improved is None
     assert "unetseg-job" in names
-    assert controller.close()
+    assert plugin.close()
 
 
-def wait(controller: Controller, condition: Callable[[], bool], seconds: float = 90.0) -> None:
+def wait(plugin: Plugin, condition: Callable[[], bool], seconds: float = 90.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, controller.session.message.text
-        controller.tick()
+        assert time.monotonic() < end, plugin.session.message.text
+        plugin.tick()
         time.sleep(0.005)

@@ -9,7 +9,7 @@ import pytest
 from attention_parts import reader
 from napari.layers import Image
 
-from napari_unetseg.gui.session import ModelEntry
+from napari_unetseg.gui.state.session import ModelEntry
 
 if TYPE_CHECKING:
     import threading
@@ -26,11 +26,11 @@ def test_next_moves_the_camera_and_the_uncertainty_appears(window: Window) -> No
     image = viewer.add_layer(Image(stack, name="stack"))
     viewer.reset_view()
     assert not look.next.isEnabled()
-    window.controller.add_model(ModelEntry(reader(), "reader"))
+    window.plugin.models.add(ModelEntry(reader(), "reader"))
     assert look.next.isEnabled()
     before = viewer.scene.camera.zoom
     window.click(look.next)
-    window.wait(lambda: window.controller.attention.suggestion is not None)
+    window.wait(lambda: window.plugin.next_region.suggestion is not None)
     assert viewer.dims.current_step[0] == 1
     assert viewer.scene.camera.zoom > before
     window.settle(viewer.window._qt_viewer.canvas.native)
@@ -55,7 +55,7 @@ def test_next_can_be_pressed_while_a_training_goes_on(
     window.wait(window.dock.look.next.isEnabled)
     assert window.session.job is not None
     window.click(window.dock.look.next)
-    window.wait(lambda: window.controller.attention.suggestion is not None)
+    window.wait(lambda: window.plugin.next_region.suggestion is not None)
     assert window.session.job is not None
     window.click(window.dock.train.button)
     window.wait(lambda: window.idle() and endless.is_set())

@@ -20,9 +20,9 @@ from window_parts import LEFT, NONE, Window
 
 from napari_unetseg.core.file_locks import OutputLock
 from napari_unetseg.core.settings import PredictSettings
-from napari_unetseg.gui.batch_dock import BatchDock
-from napari_unetseg.gui.batches import State
-from napari_unetseg.gui.session import ModelEntry
+from napari_unetseg.gui.batch_widget import BatchDock
+from napari_unetseg.gui.state.batch_rows import RowState
+from napari_unetseg.gui.state.session import ModelEntry
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.io.open_image import open_stack
 
@@ -59,7 +59,7 @@ class Batch(Window):
     def __init__(self, viewer: Any, folder: Path) -> None:
         super().__init__(viewer)
         self.model = random_model(1, (1,), depth=2, width=4)
-        self.controller.add_model(ModelEntry(self.model, "Model 1"))
+        self.plugin.models.add(ModelEntry(self.model, "Model 1"))
         self.click(self.dock.result.batch)
         found = self.dock._batch()
         assert isinstance(found, BatchDock)
@@ -70,7 +70,7 @@ class Batch(Window):
         return [self.panel.table.item(n, 1).text() for n in range(self.panel.table.rowCount())]
 
     def finished(self) -> bool:
-        return self.idle() and State.RUNNING not in [row.state for row in self.session.batch]
+        return self.idle() and RowState.RUNNING not in [row.state for row in self.session.batch]
 
     def drop(self, *paths: Path) -> None:
         data = QMimeData()
@@ -203,7 +203,7 @@ def test_the_least_certain_are_opened_to_be_annotated(batch: Batch) -> None:
     batch.drop(batch.folder / "in")
     batch.click(panel.run)
     batch.wait(batch.finished)
-    worst = [row.name for row in batch.controller.batches.worst(2)]
+    worst = [row.name for row in batch.plugin.batch.worst(2)]
     unsure = {row.name: row.unsure for row in batch.session.batch}
     assert worst == sorted(unsure, key=lambda name: -unsure[name])[:2]
     panel.count.setValue(2)
@@ -215,7 +215,7 @@ def test_the_least_certain_are_opened_to_be_annotated(batch: Batch) -> None:
     for source in sources:
         seen = source.image.name == worst[0]
         assert source.image.visible == source.labels.visible == seen
-    assert batch.controller.prediction.layer.visible
+    assert batch.plugin.masks.current.layer.visible
     active = batch.viewer.layers.selection.active
     assert (active, active.mode) == (batch.session.source().labels, "paint")
 
@@ -234,7 +234,7 @@ def test_open_layers_are_images_too_and_names_must_differ(batch: Batch) -> None:
     assert batch.states() == ["done"]
     stack = open_stack(batch.out / "f0.zarr" / "labels" / "mask")
     assert stack.spacing == (0.5, 0.5)
-    wanted = predict(batch.model, batch.controller.stack(), PredictSettings())
+    wanted = predict(batch.model, batch.plugin.sources.stack(), PredictSettings())
     np.testing.assert_array_equal(np.asarray(stack.data), wanted)
 
 

@@ -113,7 +113,7 @@ def test_tidying_and_exporting_do_what_their_fields_say(
     painted: Window, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     trained(painted)
-    panel, prediction = painted.dock.result, painted.controller.prediction
+    panel, prediction = painted.dock.result, painted.plugin.masks.current
     assert prediction is not None
     mask = np.zeros((64, 64), np.uint8)
     mask[5:15, 5:15] = mask[30:50, 30:50] = 1
@@ -146,7 +146,7 @@ def test_tidying_and_exporting_do_what_their_fields_say(
 
 def test_a_plugin_step_is_undone_and_done_again(painted: Window) -> None:
     trained(painted)
-    panel, truth = painted.dock.review, painted.controller.truth(painted.session.image)
+    panel, truth = painted.dock.review, painted.plugin.annotations.truth(painted.session.image)
 
     def accepted() -> int:
         return truth.count(Origin.ACCEPTED)

@@ -20,10 +20,10 @@ from napari_unetseg.core.labels import LabelKind, Structure
 from napari_unetseg.core.metrics import Scores, log_losses, loss_of
 from napari_unetseg.core.settings import TrainSettings
 from napari_unetseg.data.annotated_image import AnnotatedImage
-from napari_unetseg.gui import sentences
-from napari_unetseg.gui.curve import Columns, classes_to_show, finite, note
-from napari_unetseg.gui.pace import Pace
-from napari_unetseg.gui.session import Mark, MarkKind, Point, Session
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.eta import Pace
+from napari_unetseg.gui.state.session import Mark, MarkKind, Point, Session
+from napari_unetseg.gui.state.training_curve import Columns, classes_to_show, finite, note
 from napari_unetseg.training.train import train_events
 from napari_unetseg.training.training_events import (
     EpochDone,
@@ -176,27 +176,27 @@ def test_the_sentence_says_from_what_to_what_and_where_the_earlier_model_is() ->
     done = TrainingDone(
         Outcome.COMPLETED, "Training ended.", scores(0.93), 3, 60, 12.0, scores(0.91)
     )
-    said = sentences.describe_training(done, on_strokes=True, earlier=True)
+    said = messages.describe_training(done, on_strokes=True, earlier=True)
     assert said == (
         "Dice 0.91 → 0.93, IoU 0.87 on strokes in 14 held-out blocks (500 pixels); the earlier "
         "model can be restored under Model. Training ended (12 s)."
     )
-    alone = sentences.describe_training(done, on_strokes=False, earlier=False)
+    alone = messages.describe_training(done, on_strokes=False, earlier=False)
     assert "on labels in 14" in alone
     assert "earlier" not in alone
     close = TrainingDone(Outcome.COMPLETED, "Ended.", scores(0.9312), 3, 60, 12.0, scores(0.9308))
     assert "0.931 → 0.931" not in (
-        told := sentences.describe_training(close, on_strokes=True, earlier=False)
+        told := messages.describe_training(close, on_strokes=True, earlier=False)
     )
     assert told.startswith("Dice 0.93, IoU")
     for kept, stays in (("INITIAL_MODEL", "initial model"), ("MODEL", "earlier model")):
         none = TrainingDone(
             Outcome.COMPLETED, "First answer.", scores(0.9), 3, 60, 12.0, kept=StartedFrom[kept]
         )
-        told = sentences.describe_training(none, on_strokes=True, earlier=True)
+        told = messages.describe_training(none, on_strokes=True, earlier=True)
         assert f"; the {stays} stays. First answer (12 s)." in told
     third = TrainingDone(Outcome.COMPLETED, "Ended.", scores(0.934), 3, 60, 12.0, scores(0.931))
-    assert sentences.describe_training(third, on_strokes=True, earlier=False).startswith(
+    assert messages.describe_training(third, on_strokes=True, earlier=False).startswith(
         "Dice 0.931 → 0.934"
     )
 
@@ -238,7 +238,7 @@ def test_a_training_that_finds_nothing_better_says_that_the_earlier_model_stays(
     image, mask = large()
     window.viewer.add_layer(Image(image, name="squares"))
     window.viewer.add_layer(Labels(mask, name="mask"))
-    window.controller.choose_kind(LabelKind.FULL)
+    window.plugin.sources.choose_kind(LabelKind.FULL)
     painted.dock.train.button.click()
     painted.wait(lambda: painted.idle() and len(session.history) == 1)
     monkeypatch.setattr(TrainingState, "_gain", lambda *_: -1.0)

@@ -25,12 +25,12 @@ from window_parts import LEFT, NONE, Window
 from napari_unetseg import __version__
 from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.core.labels import BRUSH
-from napari_unetseg.gui import sentences
 from napari_unetseg.gui.focus import stops
-from napari_unetseg.gui.keys import BRUSH_MODIFIER, COMMANDS, act, keys_of
-from napari_unetseg.gui.preferences import PLUGIN, read_shortcuts
-from napari_unetseg.gui.remembered import remembered
-from napari_unetseg.gui.session import Level
+from napari_unetseg.gui.shortcuts.commands import BRUSH_MODIFIER, COMMANDS, keys_of
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.preferences import PLUGIN, read_shortcuts
+from napari_unetseg.gui.state.session import Level
+from napari_unetseg.gui.state.user_state import remembered
 from napari_unetseg.gui.widgets.section import Caption
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def test_keys_train_and_stop(hands: Window) -> None:
     assert hands.session.entry is not None
     press(Qt.Key.Key_M, SHIFT)
     hands.wait(lambda: "Prediction shown" in hands.session.message.text)
-    prediction = hands.controller.prediction
+    prediction = hands.plugin.masks.current
     assert prediction is not None
     assert prediction.layer is not None
     press(Qt.Key.Key_H, SHIFT)
@@ -141,7 +141,7 @@ def test_keys_take_brushes_and_make_a_layer(window: Window) -> None:
     window.viewer.add_layer(Image(squares(), name="squares"))
     in_front(window)
     press(Qt.Key.Key_H, SHIFT)
-    assert window.session.message.text == sentences.NO_PREDICTION
+    assert window.session.message.text == messages.NO_PREDICTION
     press(Qt.Key.Key_N, SHIFT)
     layer = window.viewer.layers["squares · annotations"]
     press(Qt.Key.Key_0, ALT)
@@ -150,7 +150,7 @@ def test_keys_take_brushes_and_make_a_layer(window: Window) -> None:
     assert (layer.selected_label, layer.mode) == (1, "paint")
     press(Qt.Key.Key_3, ALT)
     assert "no structure 3" in window.session.message.text
-    window.controller.add_structure()
+    window.plugin.structures.add()
     press(Qt.Key.Key_1, ALT)
     press(Qt.Key.Key_2, ALT)
     assert layer.selected_label == 2
@@ -219,7 +219,7 @@ def test_two_windows_have_keys_of_their_own(make_napari_viewer: Any) -> None:
 
 def open_help(hands: Window) -> Any:
     press(Qt.Key.Key_F1)
-    dialog = hands.dock.workbench.keys.help
+    dialog = hands.dock.workbench.help
     hands.wait(lambda: dialog.isVisible())
     return dialog
 
@@ -232,7 +232,7 @@ def test_the_help_opens_by_key_and_by_button_and_lists_every_command(hands: Wind
     dialog.close()
     hands.click(hands.dock.help)
     hands.wait(dialog.isVisible)
-    assert hands.dock.workbench.keys.help is dialog
+    assert hands.dock.workbench.help is dialog
     assert not dialog._scroll.horizontalScrollBar().maximum()
     dialog.close()
 
@@ -257,9 +257,9 @@ def test_a_key_set_under_preferences_works_at_once(hands: Window) -> None:
     dialog.close()
     in_front(hands)
     press(Qt.Key.Key_H, SHIFT)
-    assert hands.session.message.text != sentences.NO_PREDICTION
+    assert hands.session.message.text != messages.NO_PREDICTION
     press(Qt.Key.Key_B, SHIFT)
-    assert hands.session.message.text == sentences.NO_PREDICTION
+    assert hands.session.message.text == messages.NO_PREDICTION
     preferences.show_mask = ""
     assert set(DEFAULTS) - set(hands.dock.workbench.keys.bound) == {"show_mask"}
 
@@ -311,7 +311,7 @@ def walk(dock: QWidget) -> list[QWidget]:
 
 def test_tab_goes_from_top_to_bottom_and_into_nothing_folded(hands: Window) -> None:
     dock = hands.dock
-    hands.controller.add_structure()  # rows that were made last stand in the middle
+    hands.plugin.structures.add()  # rows that were made last stand in the middle
     hands.wait(lambda: len(dock.annotate.brushes._rows) == 3)
     for _ in range(20):
         QApplication.processEvents()
@@ -347,7 +347,7 @@ def test_a_brush_is_taken_by_keyboard(hands: Window) -> None:
 
 
 def test_every_stop_has_a_name_that_can_be_read_out(hands: Window) -> None:
-    hands.controller.add_structure()
+    hands.plugin.structures.add()
     hands.dock.advanced.fold.expand(animate=False)
     QApplication.processEvents()
     nameless = [w for w in stops(hands.dock) if not name_of(w)]
@@ -412,7 +412,7 @@ def test_the_first_hint_goes_with_the_first_training(hands: Window) -> None:
 def test_what_cannot_be_written_is_remembered_until_the_end(
     hands: Window, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import napari_unetseg.gui.remembered as module
+    import napari_unetseg.gui.state.user_state as module
 
     def full(_: Any) -> Any:
         raise module.UserError("the disk is full")
@@ -430,8 +430,8 @@ def test_what_cannot_be_written_is_remembered_until_the_end(
 
 
 def test_every_job_says_how_long(hands: Window, monkeypatch: pytest.MonkeyPatch) -> None:
-    from napari_unetseg.gui import pace
-    from napari_unetseg.gui.session import JobKind, JobState
+    from napari_unetseg.gui.state import eta
+    from napari_unetseg.gui.state.session import JobKind, JobState
 
     doing = hands.dock.train.doing
     for kind in JobKind:
@@ -445,30 +445,30 @@ def test_every_job_says_how_long(hands: Window, monkeypatch: pytest.MonkeyPatch)
     assert "so far" in doing.text()
     monkeypatch.undo()
     hands.session.job = None
-    assert pace.LEAST_SECONDS <= 2
+    assert eta.LEAST_SECONDS <= 2
     labels = hands.viewer.layers["strokes"]
     assert isinstance(labels, Labels)
 
 
 def test_an_object_is_accepted_and_the_acceptance_undone_by_key(hands: Window) -> None:
-    controller = hands.controller
-    controller.begin_mask(hands.session.image, "model", hands.session.structures)
-    prediction = controller.prediction
+    plugin = hands.plugin
+    target = plugin.masks.open(hands.session.image, "model", hands.session.structures)
+    prediction = plugin.masks.current
     assert prediction is not None
     assert prediction.layer is not None
     mask = np.zeros(prediction.layer.data.shape[-2:], np.uint8)
     mask[8:28, 8:28] = 1
     mask[40:50, 40:50] = 1
     prediction.write((slice(None), slice(None)), mask)
-    controller.end_masks()
+    target.close()
     hands.viewer.reset_view()
     canvas = hands.viewer.window._qt_viewer.canvas.native
     hands.settle(canvas)
     hands.wait(lambda: hands.aims(canvas, (18, 18)))
-    act(controller, "accept_object")
-    truth = controller.truth(hands.session.image)
+    plugin.actions()["accept_object"]()
+    truth = plugin.annotations.truth(hands.session.image)
     assert truth.count(Origin.ACCEPTED) == 400
-    act(controller, "undo")
+    plugin.actions()["undo"]()
     assert truth.count(Origin.ACCEPTED) == 0
-    act(controller, "accept_plane")
+    plugin.actions()["accept_plane"]()
     assert truth.count(Origin.ACCEPTED) == mask.size

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from napari_unetseg.core.events import Event, Notice, TilePredicted
-from napari_unetseg.gui.jobs import Inbox, Job, SyncRunner, ThreadRunner
+from napari_unetseg.gui.services.job_runner import Inbox, Job, SyncRunner, ThreadRunner
 from napari_unetseg.training.training_events import StepDone
 
 if TYPE_CHECKING:

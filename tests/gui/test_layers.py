@@ -14,7 +14,8 @@ from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.label_appearance import Appearance, Look
 from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
-from napari_unetseg.gui import grids, layers
+from napari_unetseg.data import image_grids
+from napari_unetseg.gui import layers
 
 GRID = {
     "scale": (30.0, 2.0, 0.5, 0.25),
@@ -113,8 +114,8 @@ def test_a_channel_axis_in_the_middle_is_refused_with_the_way_out() -> None:
 
 
 def test_large_grids_live_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grids, "ON_DISK_BYTES", 1000)
-    grid = grids.empty_grid((4, 32, 32))
+    monkeypatch.setattr(image_grids, "ON_DISK_BYTES", 1000)
+    grid = image_grids.empty_grid((4, 32, 32))
     assert isinstance(grid, np.memmap)
     assert not grid.any()
     layer = Labels(grid)
@@ -122,7 +123,7 @@ def test_large_grids_live_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     layer.undo()
     layer.redo()
     assert layers.snapshot(layer)[1, 2, 3] == 5
-    assert grids.count_labels(grid) == {5: 1}
+    assert image_grids.count_labels(grid) == {5: 1}
 
 
 def test_a_snapshot_is_not_touched_by_later_painting() -> None:
@@ -162,7 +163,7 @@ def test_the_kind_of_existing_labels_is_guessed(
     counts: dict[int, int], appearance: Appearance | None, kind: LabelKind
 ) -> None:
     look = None if appearance is None else Look(appearance)
-    assert grids.guess_kind(counts, 20_000, look) is kind
+    assert image_grids.guess_kind(counts, 20_000, look) is kind
 
 
 def test_a_first_look_at_labels_reads_few_planes() -> None:
@@ -174,11 +175,11 @@ def test_a_first_look_at_labels_reads_few_planes() -> None:
 
     lazy = da.map_blocks(plane, chunks=((1,) * 50, (4,), (4,)), dtype=np.uint8)
     read.clear()
-    counts, size = grids.thinned_counts(lazy)
+    counts, size = image_grids.thinned_counts(lazy)
     assert counts == {1: size}
     assert len(read) == 5
     large = np.broadcast_to(np.uint8(255), (3000, 5000))
-    assert grids.thinned_counts(large)[1] < 600 * 600
+    assert image_grids.thinned_counts(large)[1] < 600 * 600
 
 
 def test_names_are_added_to_a_table_of_the_users_and_overwrite_nothing() -> None:

@@ -15,8 +15,8 @@ from qtpy.QtWidgets import QApplication, QLabel
 
 from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.core.labels import BRUSH
-from napari_unetseg.gui import sentences
-from napari_unetseg.gui.session import JobKind
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.session import JobKind
 from napari_unetseg.jobs import live_predictor
 
 if TYPE_CHECKING:
@@ -52,14 +52,14 @@ def shown(window: Window, number: int, plane: tuple[int, ...] = ()) -> Labels:
     """Wait until most of a plane says a number while the training goes on."""
 
     def there() -> bool:
-        prediction = window.controller.prediction
+        prediction = window.plugin.masks.current
         if prediction is None or not prediction.alive or prediction.layer is None:
             return False
         return bool((prediction.layer.data[plane] == number).mean() > 0.8)
 
     window.wait(there)
     assert training(window)
-    prediction = window.controller.prediction
+    prediction = window.plugin.masks.current
     assert prediction is not None
     assert prediction.layer is not None
     return prediction.layer
@@ -80,22 +80,22 @@ def test_a_mask_and_its_score_appear_before_the_training_ends(
         painted.dock.train.result.text()
         == "Dice 0.91, IoU 0.83 on strokes in 14 held-out blocks (500 pixels)."
     )
-    assert painted.dock.status.text.text() == sentences.MASK_BEGINS
+    assert painted.dock.status.text.text() == messages.MASK_BEGINS
     model = puppet.improve(0, None)
     shown(painted, 0)
     assert painted.dock.train.result.text().startswith("Not validated")
     stop(painted)
     assert painted.session.entry is not None
     assert painted.session.entry.model.id == model.id
-    assert painted.controller.prediction is not None
-    assert painted.controller.prediction.layer is layer
+    assert painted.plugin.masks.current is not None
+    assert painted.plugin.masks.current.layer is layer
     assert not layer.data.any()
     np.testing.assert_array_equal(painted.session.training[0].labels.data, before)
 
 
 def test_the_real_training_shows_its_masks(painted: Window, endless: threading.Event) -> None:
     painted.click(painted.dock.train.button)
-    painted.wait(lambda: painted.controller.prediction is not None)
+    painted.wait(lambda: painted.plugin.masks.current is not None)
     assert training(painted)
     assert not endless.is_set()
     assert not painted.session.history
@@ -149,7 +149,7 @@ def test_corrections_made_meanwhile_survive_every_mask_and_undo(
     corrected = layer.data == 0
     puppet.improve(1)
     painted.wait(
-        lambda: painted.controller.prediction.truth.count(Origin.CORRECTIONS) == corrected.sum()
+        lambda: painted.plugin.masks.current.truth.count(Origin.CORRECTIONS) == corrected.sum()
     )
     painted.click(painted.dock.annotate.brushes.row_of(1))
     puppet.improve(0)
@@ -209,7 +209,7 @@ def test_a_correction_goes_on_while_a_mask_comes(painted: Window, puppet: Puppet
     before = tools(layer)
 
     def mask_comes() -> None:
-        done = painted.controller.prediction
+        done = painted.plugin.masks.current
         puppet.improve(0)
         painted.wait(lambda: bool((done._shown == 1).any()))
 
@@ -248,11 +248,13 @@ def test_the_plane_on_screen_is_the_one_predicted(window: Window, puppet: Puppet
 
 def test_hands_that_rest_are_not_stirred_by_a_mask(painted: Window, puppet: Puppet) -> None:
     start(painted, puppet)
-    painted.wait(lambda: not painted.controller.labels_changed)
+    painted.wait(lambda: bool(painted.session.counts))
+    touched: list[None] = []
+    painted.plugin.events.labels_touched.connect(lambda: touched.append(None))
     puppet.improve(0)
     shown(painted, 0)
     QApplication.processEvents()
-    assert not painted.controller.labels_changed
+    assert not touched
     stop(painted)
 
 
@@ -262,12 +264,12 @@ def test_a_prediction_deleted_meanwhile_stays_away_and_stop_keeps_the_rest(
     layer = start(painted, puppet)
     painted.viewer.layers.remove(layer)
     puppet.improve(0)
-    painted.wait(lambda: painted.session.message.text == sentences.MASK_DELETED)
+    painted.wait(lambda: painted.session.message.text == messages.MASK_DELETED)
     assert training(painted)
     assert layer not in painted.viewer.layers
     stop(painted)
-    assert painted.controller.prediction is not None
-    assert painted.controller.prediction.alive
+    assert painted.plugin.masks.current is not None
+    assert painted.plugin.masks.current.alive
 
 
 def test_what_was_chosen_is_listed_with_its_reasons(painted: Window, puppet: Puppet) -> None:

@@ -11,7 +11,7 @@ from napari.utils.theme import get_theme
 from qtpy.QtWidgets import QApplication, QLabel, QPushButton, QScrollArea
 
 from napari_unetseg.core.labels import COLORS
-from napari_unetseg.gui.contrast import LINES, TEXT, mixed, ratio, readable
+from napari_unetseg.gui.state.contrast import LINES, TEXT, mixed, ratio, readable
 from napari_unetseg.gui.widgets.style_sheet import ACTION, ACTION_HOVER, stylesheet
 
 if TYPE_CHECKING:

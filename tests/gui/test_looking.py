@@ -19,10 +19,11 @@ from napari_unetseg.annotations.sparse_array import whole
 from napari_unetseg.core.events import TilePredicted
 from napari_unetseg.core.image_stack import Normalization, Stack
 from napari_unetseg.core.job_control import Control
-from napari_unetseg.gui import looking, sentences
-from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.jobs import SyncRunner, ThreadRunner
-from napari_unetseg.gui.session import JobKind, Level, Mode, ModelEntry
+from napari_unetseg.gui.features import training
+from napari_unetseg.gui.plugin import Plugin
+from napari_unetseg.gui.services.job_runner import SyncRunner, ThreadRunner
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.session import JobKind, Level, Mode, ModelEntry
 from napari_unetseg.inference.tiling import Tile, nearest_first
 from napari_unetseg.jobs.live_predictor import LookWork, MaskBegins, Screen, View, near
 
@@ -54,7 +55,7 @@ class Reads:
 
 
 class Desk:
-    """A controller over a stack, with strokes, a model that says 1, and a mask of plane 0."""
+    """A plugin over a stack, with strokes, a model that says 1, and a mask of plane 0."""
 
     def __init__(self, runner: Any, planes: int = PLANES) -> None:
         self.source = Reads(planes)
@@ -62,57 +63,55 @@ class Desk:
         self.image = self.viewer.add_layer(Image(self.source.data, name="cells"))
         self.strokes = self.viewer.add_layer(Labels(strokes((planes,)), name="strokes"))
         self.viewer.dims.set_point(0, 0)
-        self.controller = Controller(self.viewer, runner)
-        self.session = self.controller.session
+        self.plugin = Plugin(self.viewer, runner)
+        self.session = self.plugin.session
         self.session.entry = ModelEntry(constant(1), "says 1")
         self.said: list[str] = []
         self.session.events.message.connect(lambda m: self.said.append(m.text))
         self.begun: list[int] = []
-        begin = self.controller.looking._on_event
 
-        def watch(event: Any) -> None:
-            if isinstance(event, MaskBegins) and not self.controller.looking._control.stopped:
+        def watch(kind: JobKind, event: Any) -> None:
+            if kind is JobKind.LIVE and isinstance(event, MaskBegins):
                 self.begun.append(event.view.plane[0])
-            begin(event)
 
-        self.controller.looking._on_event = watch  # type: ignore[method-assign]
-        self.controller.predict_plane()
+        self.plugin.events.job_event.connect(watch)
+        self.plugin.prediction.predict_plane()
         self.wait(lambda: self.session.job is None)
         stack = Stack(self.source, "ZYX", name="cells")  # type: ignore[arg-type]
-        self.controller.stack = lambda: stack  # type: ignore[method-assign]
+        self.plugin.sources.stack = lambda: stack  # type: ignore[method-assign]
 
     def wait(self, condition: Any, seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, f"waited in vain; {self.session.message.text}"
-            self.controller.tick()
+            self.plugin.tick()
             time.sleep(0.002)
 
     def scroll(self, plane: int) -> None:
         self.viewer.dims.set_point(0, plane)
 
     def rests(self) -> bool:
-        return not self.controller.looking.busy and not self.controller.runner.busy
+        return not self.plugin.jobs.idle_runs and not self.plugin.runner.busy
 
     def settle(self) -> None:
         """Until nothing is begun any more."""
-        self.controller.tick()
+        self.plugin.tick()
         self.wait(self.rests)
-        self.controller.tick()
+        self.plugin.tick()
         assert self.rests()
 
     @property
     def mask(self) -> Labels:
-        assert self.controller.prediction is not None
-        assert self.controller.prediction.layer is not None
-        return self.controller.prediction.layer
+        assert self.plugin.masks.current is not None
+        assert self.plugin.masks.current.layer is not None
+        return self.plugin.masks.current.layer
 
     def shown(self) -> list[int]:
         return [int(z) for z in np.flatnonzero((self.mask.data == 1).all(axis=(1, 2)))]
 
     def close(self) -> None:
         self.source.free.set()
-        assert self.controller.close()
+        assert self.plugin.close()
         assert not [t for t in threading.enumerate() if t.name.startswith("unetseg")]
 
 
@@ -143,14 +142,14 @@ def puppet(broken_core: Any) -> Puppet:
 
 def test_scrolling_predicts_the_plane_and_its_neighbours_the_nearest_first(desk: Desk) -> None:
     desk.scroll(10)
-    desk.controller.tick()
+    desk.plugin.tick()
     assert desk.begun == [10, 11, 9, 12, 8]
     assert desk.shown() == [0, 8, 9, 10, 11, 12]
     desk.scroll(11)
-    desk.controller.tick()
+    desk.plugin.tick()
     assert len(desk.begun) == 5, "it is there already"
     desk.scroll(PLANES - 1)
-    desk.controller.tick()
+    desk.plugin.tick()
     assert desk.begun[5:] == [PLANES - 1, PLANES - 2, PLANES - 3]
 
 
@@ -158,28 +157,28 @@ def test_scrolling_predicts_the_plane_and_its_neighbours_the_nearest_first(desk:
 def test_nothing_is_fetched_unless_it_is_live(desk: Desk, mode: Mode) -> None:
     desk.session.mode = mode
     desk.scroll(10)
-    desk.controller.tick()
+    desk.plugin.tick()
     assert desk.begun == []
     assert desk.shown() == [0]
     desk.session.mode = Mode.LIVE
-    desk.controller.tick()
+    desk.plugin.tick()
     assert desk.begun[0] == 10
 
 
 def test_nothing_is_fetched_while_nobody_looks_or_no_mask_was_asked_for(desk: Desk) -> None:
-    desk.controller.looking.watched = False
+    desk.plugin.session.watched = False
     desk.scroll(10)
-    desk.controller.tick()
+    desk.plugin.tick()
     assert desk.begun == []
-    desk.controller.looking.watched = True
+    desk.plugin.session.watched = True
     desk.viewer.layers.remove(desk.mask)
-    desk.controller.tick()
+    desk.plugin.tick()
     assert desk.begun == []
 
 
 def test_another_model_predicts_what_is_on_screen_anew(desk: Desk) -> None:
     desk.session.entry = ModelEntry(constant(0), "says 0")
-    desk.controller.tick()
+    desk.plugin.tick()
     assert desk.begun == [0, 1, 2]
     assert desk.shown() == []
 
@@ -227,10 +226,10 @@ def test_another_exposure_is_said_once_and_not_with_every_plane(
     desk.source.data = desk.source.data.astype(np.uint16) * 3
     if in_memory:
         bright = Stack(desk.source.data, "ZYX", name="cells")
-        desk.controller.stack = lambda: bright  # type: ignore[method-assign]
+        desk.plugin.sources.stack = lambda: bright  # type: ignore[method-assign]
     for plane in (10, 11, 20, 10):
         desk.scroll(plane)
-        desk.controller.tick()
+        desk.plugin.tick()
     assert {10, 11, 20} <= set(desk.shown())
     said = [text for text in desk.said if "is brighter than the training images" in text]
     assert len(said) == 1
@@ -240,7 +239,7 @@ def test_another_exposure_is_said_once_and_not_with_every_plane(
 def test_what_is_said_of_an_image_stays_when_its_prediction_is_there(desk: Desk) -> None:
     assert desk.session.message.text.startswith("Prediction shown")
     desk.source.data = desk.source.data.astype(np.uint16) * 3
-    desk.controller.predict_plane()
+    desk.plugin.prediction.predict_plane()
     desk.wait(lambda: desk.session.job is None)
     assert desk.session.message.text.startswith("cells is brighter than the training images (")
     assert "Prediction shown" in desk.session.message.text
@@ -260,10 +259,10 @@ def test_a_mask_that_may_be_wrong_is_warned_of(desk: Desk) -> None:
     desk.settle()
     assert "is saturated" in desk.session.message.text
     assert desk.session.message.level is Level.WARNING
-    desk.controller.predict_plane()
+    desk.plugin.prediction.predict_plane()
     desk.wait(lambda: desk.session.job is None)
     assert "is saturated" in desk.session.message.text
-    assert desk.session.message.text.endswith(sentences.NOT_VALIDATED)
+    assert desk.session.message.text.endswith(messages.NOT_VALIDATED)
     assert desk.session.message.level is Level.WARNING
 
 
@@ -271,7 +270,7 @@ def test_an_exposure_that_is_made_up_for_is_no_warning(desk: Desk) -> None:
     warned(desk, desk.source.data.astype(np.uint16) * 3)
     desk.scroll(10)
     desk.settle()
-    desk.controller.predict_plane()
+    desk.plugin.prediction.predict_plane()
     desk.wait(lambda: desk.session.job is None)
     assert "is brighter than" in desk.session.message.text
     assert desk.session.message.level is Level.INFO
@@ -283,9 +282,9 @@ def test_the_warning_of_another_pixel_size_stays_beside_what_else_is_said(desk: 
     model = replace(desk.session.entry.model, spacing=(0.2, 0.2), units=("um", "um"))
     desk.session.entry = ModelEntry(model, "of other pixels")
     stack = Stack(desk.source, "ZYX", (1.0, 0.05, 0.05), ("um",) * 3, name="cells")  # type: ignore[arg-type]
-    desk.controller.stack = lambda: stack  # type: ignore[method-assign]
+    desk.plugin.sources.stack = lambda: stack  # type: ignore[method-assign]
     desk.session.mode = Mode.ONCE
-    desk.controller.predict_plane()
+    desk.plugin.prediction.predict_plane()
     desk.wait(lambda: desk.session.job is None)
     text = desk.session.message.text
     assert text.index("cells has pixels of 0.05 µm") < text.index("is brighter than")
@@ -299,16 +298,16 @@ def test_an_error_is_said_once_and_not_tried_again_and_again(desk: Desk) -> None
     desk.source.broken = {10}
     desk.scroll(10)
     for _ in range(3):
-        desk.controller.tick()
+        desk.plugin.tick()
     assert desk.begun == [10]
     assert len(desk.said) == len([s for s in desk.said if "plane 10 is gone" in s]) + 1
     assert desk.session.message.level is Level.WARNING
     desk.scroll(11)
     for _ in range(3):
-        desk.controller.tick()
+        desk.plugin.tick()
     assert desk.begun == [10, 11, 12, 10]
     desk.scroll(10)
-    desk.controller.tick()
+    desk.plugin.tick()
     assert desk.begun == [10, 11, 12, 10], "it is known to fail"
     assert len([s for s in desk.said if "plane 10 is gone" in s]) == 1
 
@@ -324,7 +323,7 @@ def trains(desk: Desk) -> bool:
     """Whether time that passes begins a training."""
     begun: list[Any] = []
     desk.session.events.job.connect(begun.append)
-    desk.controller.tick()
+    desk.plugin.tick()
     desk.session.events.job.disconnect(begun.append)
     return any(job is not None and job.kind is JobKind.TRAIN for job in begun)
 
@@ -342,15 +341,15 @@ def test_strokes_begin_a_training_anew_if_it_ended_by_itself(
         yield Prepared(0, 5, 10, 100, 0, 0, "cpu", 99, (32, 32), 2)
         yield Improved(constant(1), None, 0.0)
         if stopped:
-            desk.controller.stop()
+            desk.plugin.jobs.stop()
         yield TrainingDone(Outcome.EARLY_STOPPED, "Done.", None, 1, 1, 1.0)
         return constant(1)
 
     broken_core(train_events)
-    monkeypatch.setattr(looking, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(training, "PAUSE_SECONDS", 0.0)
     paint(desk)
     assert not trains(desk), "nobody pressed Train yet"
-    desk.controller.train()
+    desk.plugin.training.start()
     assert not trains(desk), "nothing was painted since"
     paint(desk, 3)
     desk.session.mode = Mode.ONCE
@@ -366,8 +365,8 @@ def test_strokes_begin_a_training_anew_if_it_ended_by_itself(
 def test_a_training_begins_anew_only_when_hands_rest(
     desk: Desk, broken_core: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looking, "PAUSE_SECONDS", 1e9)
-    desk.controller.looking.trained(by_itself=True)
+    monkeypatch.setattr(training, "PAUSE_SECONDS", 1e9)
+    desk.plugin.session.retrain = True
     paint(desk)
     assert not trains(desk)
 
@@ -375,14 +374,14 @@ def test_a_training_begins_anew_only_when_hands_rest(
 def test_what_was_learned_while_it_trained_begins_no_other_training(
     threaded: Desk, puppet: Puppet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looking, "PAUSE_SECONDS", 0.0)
-    threaded.controller.train()
+    monkeypatch.setattr(training, "PAUSE_SECONDS", 0.0)
+    threaded.plugin.training.start()
     threaded.wait(lambda: bool(threaded.session.choices))
     paint(threaded)
     threaded.wait(lambda: bool(puppet.offered))
-    threaded.controller.stop()
+    threaded.plugin.jobs.stop()
     threaded.wait(lambda: bool(threaded.session.history) and threaded.session.job is None)
-    threaded.controller.looking.trained(by_itself=True)
+    threaded.plugin.session.retrain = True
     threaded.settle()
     assert len(threaded.session.history) == 1
     paint(threaded, 5)
@@ -399,29 +398,29 @@ def hold(desk: Desk, plane: int) -> None:
     desk.source.free.clear()
     desk.scroll(plane)
     desk.wait(lambda: desk.source.held)
-    assert desk.controller.looking.busy
+    assert desk.plugin.jobs.idle_runs
 
 
 def test_train_pressed_while_a_look_is_under_way_begins_after_it(
     threaded: Desk, puppet: Puppet
 ) -> None:
     hold(threaded, 10)
-    threaded.controller.train()
+    threaded.plugin.training.start()
     assert threaded.session.job is not None
-    threaded.controller.predict_plane()
+    threaded.plugin.prediction.predict_plane()
     assert threaded.session.message.level is Level.WARNING, "one job at a time"
     threaded.source.free.set()
     threaded.wait(lambda: bool(threaded.session.choices))
     assert threaded.session.job.kind is JobKind.TRAIN
-    assert not threaded.controller.looking.busy
-    threaded.controller.stop()
+    assert not threaded.plugin.jobs.idle_runs
+    threaded.plugin.jobs.stop()
     threaded.wait(lambda: threaded.session.job is None)
     assert len(threaded.session.history) == 1
 
 
 def test_predict_pressed_while_a_look_is_under_way_shows_its_mask(threaded: Desk) -> None:
     hold(threaded, 10)
-    threaded.controller.predict_stack()
+    threaded.plugin.prediction.predict_stack()
     threaded.source.free.set()
     threaded.wait(lambda: threaded.session.job is None)
     assert threaded.shown() == list(range(PLANES))
@@ -439,9 +438,9 @@ def test_a_mask_that_was_deleted_while_it_was_looked_at_stays_away(threaded: Des
 def test_another_model_ends_the_look_of_the_one_before(threaded: Desk) -> None:
     hold(threaded, 10)
     threaded.session.entry = ModelEntry(constant(0), "says 0")
-    threaded.controller.tick()
+    threaded.plugin.tick()
     threaded.source.free.set()
-    prediction = threaded.controller.prediction
+    prediction = threaded.plugin.masks.current
     assert prediction is not None
     threaded.wait(lambda: prediction.is_fresh((10,), constant(0).id))
     assert threaded.shown() == [0]
@@ -452,7 +451,7 @@ def test_planes_that_are_passed_by_are_not_predicted(threaded: Desk) -> None:
     hold(threaded, 3)
     for plane in range(4, 25):
         threaded.scroll(plane)
-        threaded.controller.tick()
+        threaded.plugin.tick()
     threaded.source.free.set()
     threaded.wait(lambda: 24 in threaded.shown())
     threaded.settle()
@@ -462,9 +461,9 @@ def test_planes_that_are_passed_by_are_not_predicted(threaded: Desk) -> None:
 
 def test_closing_while_a_look_is_under_way_leaves_nothing(threaded: Desk) -> None:
     hold(threaded, 10)
-    threaded.controller.train()
+    threaded.plugin.training.start()
     threading.Timer(0.2, threaded.source.free.set).start()
-    assert threaded.controller.close()
+    assert threaded.plugin.close()
     assert not threaded.session.history, "a training that waited is not begun"
 
 
@@ -482,9 +481,9 @@ def test_strokes_painted_while_a_look_runs_are_all_kept(threaded: Desk) -> None:
         wanted[plane, row, column] = 1 + turn % 2
         threaded.mask.data_setitem(at, 2)
         corrected[plane, row, column] = 2
-        threaded.controller.tick()
+        threaded.plugin.tick()
     threaded.settle()
-    truth = threaded.controller.truth(threaded.image)
+    truth = threaded.plugin.annotations.truth(threaded.image)
     everything = whole(truth.shape)
     np.testing.assert_array_equal(threaded.strokes.data, wanted)
     np.testing.assert_array_equal(truth.read(Origin.STROKES, everything), wanted)

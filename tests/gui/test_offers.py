@@ -18,17 +18,18 @@ from napari_unetseg.annotations.annotation_store import Origin, Truth
 from napari_unetseg.annotations.sparse_array import CHUNK, SparseGrid
 from napari_unetseg.core.labels import BRUSH, LabelKind
 from napari_unetseg.data.annotated_image import AnnotatedImage
-from napari_unetseg.gui import newer, offers, work
-from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.grids import LabelCounter, count_labels
-from napari_unetseg.gui.jobs import ThreadRunner
-from napari_unetseg.gui.session import Mode
+from napari_unetseg.data.image_grids import LabelCounter, count_labels
+from napari_unetseg.gui.plugin import Plugin
+from napari_unetseg.gui.services import annotation_feed, annotation_snapshot
+from napari_unetseg.gui.services import annotations as annotation_service
+from napari_unetseg.gui.services.job_runner import ThreadRunner
+from napari_unetseg.gui.state.session import Mode
 
 PLANES, SIDE = 24, 300
 
 
 class Desk:
-    """A controller with worker threads and no window; its training does nothing but take offers."""
+    """A plugin with worker threads and no window; its training does nothing but take offers."""
 
     def __init__(self, puppet: Puppet) -> None:
         self.puppet, self.began = puppet, list[tuple[AnnotatedImage, ...]]()
@@ -36,11 +37,11 @@ class Desk:
         self.image = self.viewer.add_layer(Image(np.zeros((PLANES, SIDE, SIDE), np.uint8)))
         data = np.zeros((PLANES, SIDE, SIDE), np.uint8)
         data[:, :40, :200], data[:, 280:, ::2] = 1, BRUSH
-        self.controller = Controller(self.viewer, ThreadRunner())
-        self.session = self.controller.session
+        self.plugin = Plugin(self.viewer, ThreadRunner())
+        self.session = self.plugin.session
         self.session.mode = Mode.ONCE
         self.layer = self.viewer.add_layer(Labels(data))
-        self.controller.choose_labels(self.layer, LabelKind.STROKES)
+        self.plugin.sources.choose_labels(self.layer, LabelKind.STROKES)
         self.wait(lambda: self.session.counts.get(1, 0) > 0)
 
     def train_events(self, pairs: Any, *args: Any, **named: Any) -> Any:
@@ -54,11 +55,11 @@ class Desk:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, self.session.message.text
-            self.controller.tick()
+            self.plugin.tick()
             time.sleep(0.002)
 
     def train(self) -> None:
-        self.controller.train()
+        self.plugin.training.start()
         self.wait(lambda: bool(self.began))
 
     def offered(self, place: tuple[int, int, int], value: int = 1) -> bool:
@@ -68,13 +69,11 @@ class Desk:
 
 @pytest.fixture
 def desk(broken_core: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    import napari_unetseg.gui.controller as control
-
-    monkeypatch.setattr(control, "COUNT_SECONDS", 0.0)
+    monkeypatch.setattr(annotation_service, "ANNOUNCE_SECONDS", 0.0)
     desk = Desk(Puppet())
     broken_core(desk.train_events)
     yield desk
-    desk.controller.close()
+    desk.plugin.close()
 
 
 class Gate:
@@ -90,19 +89,31 @@ class Gate:
         return self._function(*args, **named)
 
 
+def gate_the_first_pair(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """A training that waits before it looks at what there is to train on; offers do not wait."""
+    real = annotation_snapshot.Snapshot.pair
+    gate, left = Gate(real), [1]
+
+    def pair(snapshot: annotation_snapshot.Snapshot) -> Any:
+        return gate(snapshot) if left and left.pop() else real(snapshot)
+
+    monkeypatch.setattr(annotation_snapshot.Snapshot, "pair", pair)
+    return gate
+
+
 def test_strokes_are_offered_even_if_a_later_one_comes_before_each_is_looked_at(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk.train()
-    gate = Gate(newer.newer_pairs)
-    monkeypatch.setattr(offers, "newer_pairs", gate)
+    gate = Gate(annotation_snapshot.newer_pairs)
+    monkeypatch.setattr(annotation_feed, "newer_pairs", gate)
     places = [(number % PLANES, 100 + number, 100) for number in range(5)]
     desk.paint(places[0])
     for place, later in zip(places, [*places[1:], None], strict=True):
         desk.wait(lambda: gate.entered.acquire(blocking=False))
         if later is not None:
             desk.paint(later)  # while the earlier one is looked at
-        desk.controller.tick()
+        desk.plugin.tick()
         gate.open.release()
         desk.wait(lambda place=place: desk.offered(place))
         assert later is None or not desk.offered(later)
@@ -112,18 +123,17 @@ def test_training_and_offers_copy_no_labels_in_the_gui_thread(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the chunk that is painted on is copied; the others are the very arrays."""
-    gate = Gate(newer.pairs_of)
-    monkeypatch.setattr(work, "pairs_of", gate)
+    gate = gate_the_first_pair(monkeypatch)
     tracemalloc.start()
     try:
-        desk.controller.train()
+        desk.plugin.training.start()
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert peak < desk.layer.data.nbytes / 4
     gate.open.release()
     desk.wait(lambda: bool(desk.began))
-    grid = desk.controller.truth(desk.image).grid(Origin.STROKES)
+    grid = desk.plugin.annotations.truth(desk.image).grid(Origin.STROKES)
     (pair,) = desk.began[0]
     assert [c for c in grid.cells() if not pair.labels.shares(grid, c)] == []
     assert len(grid.cells()) > PLANES
@@ -136,10 +146,9 @@ def test_training_and_offers_copy_no_labels_in_the_gui_thread(
 def test_a_training_sees_what_was_painted_before_it_began_and_later_strokes_by_an_offer(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = Gate(newer.pairs_of)
-    monkeypatch.setattr(work, "pairs_of", gate)
+    gate = gate_the_first_pair(monkeypatch)
     desk.paint((0, 150, 150), 2)
-    desk.controller.train()
+    desk.plugin.training.start()
     assert gate.entered.acquire(timeout=20)
     desk.paint((0, 150, 151), 2)  # into a chunk that is to be learned from
     desk.paint((2, 290, 290), 2)  # and into another one
@@ -171,7 +180,7 @@ def test_nothing_is_offered_where_nothing_changed(desk: Desk) -> None:
     desk.layer.undo()
     desk.layer.redo()
     desk.layer.refresh()
-    desk.controller.labels_changed = True
+    desk.plugin.annotations.announce()
     desk.paint((0, 100, 102))
     desk.wait(lambda: desk.offered((0, 100, 102)))
     held = [int(pairs[0].labels[0, 100, 100]) for pairs in desk.puppet.offered]
@@ -181,12 +190,12 @@ def test_nothing_is_offered_where_nothing_changed(desk: Desk) -> None:
 def test_a_next_training_works_out_again_what_wins_only_where_something_was_said(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    truth = desk.controller.truth(desk.image)
+    truth = desk.plugin.annotations.truth(desk.image)
     for plane in range(PLANES):
         region = (slice(plane, plane + 1), slice(0, SIDE), slice(0, SIDE))
         truth.note(Origin.CORRECTIONS, region, np.full((1, SIDE, SIDE), 2, np.uint8))
     desk.train()
-    desk.controller.stop()
+    desk.plugin.jobs.stop()
     desk.wait(lambda: desk.session.job is None)
     computed: list[Any] = []
     real = Truth.winning
@@ -198,7 +207,7 @@ def test_a_next_training_works_out_again_what_wins_only_where_something_was_said
     (pair,) = desk.began[0]
     assert (pair.corrections[1, 150, 150], pair.corrections[2, 150, 150]) == (0, 2)
     desk.viewer.layers.remove(desk.image)
-    assert not desk.controller.offers._offered
+    assert not desk.plugin.feed._offered
 
 
 def test_an_offer_that_fails_is_said_and_the_next_one_comes(
@@ -210,7 +219,7 @@ def test_an_offer_that_fails_is_said_and_the_next_one_comes(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(offers, "newer_pairs", fails)
+        patch.setattr(annotation_feed, "newer_pairs", fails)
         desk.paint((0, 100, 100))
         desk.wait(lambda: "Reading the new annotations" in desk.session.message.text)
     desk.paint((0, 100, 102))

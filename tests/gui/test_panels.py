@@ -10,17 +10,16 @@ import pytest
 from gui_parts import squares
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from panel_parts import annotate_panel, result_panel
 from pydantic import BaseModel, Field
 from qtpy.QtWidgets import QApplication, QFileDialog, QInputDialog
 
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.settings import AugmentSettings, TrainSettings
-from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.jobs import SyncRunner
+from napari_unetseg.gui.plugin import Plugin
+from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.widgets.advanced_settings import ELSEWHERE, form_of
-from napari_unetseg.gui.widgets.annotate_section import AnnotatePanel
 from napari_unetseg.gui.widgets.image_section import ImagePanel
-from napari_unetseg.gui.widgets.result_section import ResultPanel
 from napari_unetseg.gui.widgets.status_line import READY, WELCOME, StatusPanel
 
 pytestmark = pytest.mark.gui
@@ -29,12 +28,12 @@ pytestmark = pytest.mark.gui
 @pytest.mark.parametrize("agreed", [True, False])
 def test_folders_come_with_their_kind(
     qtbot: Any,
-    controller: Controller,
+    plugin: Plugin,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     agreed: bool,
 ) -> None:
-    panel = AnnotatePanel(controller)
+    panel = annotate_panel(plugin)
     qtbot.addWidget(panel)
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path))
     offered: list[str] = []
@@ -46,32 +45,32 @@ def test_folders_come_with_their_kind(
     monkeypatch.setattr(QInputDialog, "getItem", choose)
     panel.folders.click()
     assert [choice.split(":")[0] for choice in offered] == ["strokes", "full mask", "objects"]
-    kinds = [s.kind for s in controller.session.sources if s.on_disk]
+    kinds = [s.kind for s in plugin.session.sources if s.on_disk]
     assert kinds == ([LabelKind.INSTANCES] if agreed else [])
 
 
-def test_the_first_hint_knows_of_strokes_that_are_there(qtbot: Any, controller: Controller) -> None:
-    panel = StatusPanel(controller)
+def test_the_first_hint_knows_of_strokes_that_are_there(qtbot: Any, plugin: Plugin) -> None:
+    panel = StatusPanel(plugin.session)
     qtbot.addWidget(panel)
     assert panel.text.text() == WELCOME
-    controller.session.counts = {1: 10}
+    plugin.session.counts = {1: 10}
     assert panel.text.text() == WELCOME
-    controller.tick()
+    plugin.tick()
     assert panel.text.text() == READY
-    controller.session.say("Something else.")
+    plugin.session.say("Something else.")
     assert panel.text.text() == "Something else."
 
 
-def test_a_long_sentence_does_not_enlarge_the_window(qtbot: Any, controller: Controller) -> None:
-    panel = StatusPanel(controller)
+def test_a_long_sentence_does_not_enlarge_the_window(qtbot: Any, plugin: Plugin) -> None:
+    panel = StatusPanel(plugin.session)
     qtbot.addWidget(panel)
     panel.show()
     before = panel.minimumSizeHint()
-    controller.session.say(f"{'long_name_' * 30}.tif cannot be read. {'Do this or that. ' * 9}")
+    plugin.session.say(f"{'long_name_' * 30}.tif cannot be read. {'Do this or that. ' * 9}")
     QApplication.processEvents()  # as layouts hear of it
     assert panel.minimumSizeHint().width() <= before.width()
     assert panel.minimumSizeHint().height() <= 2 * before.height()
-    assert panel.text.toolTip() == controller.session.message.text
+    assert panel.text.toolTip() == plugin.session.message.text
 
 
 class Newer(BaseModel):
@@ -105,22 +104,22 @@ def test_only_masks_of_the_image_are_exported(qtbot: Any) -> None:
     second = viewer.add_layer(Image(np.zeros((9, 9)), name="second"))
     one = viewer.add_layer(Labels(np.zeros(first.data.shape, np.uint8)))
     two = viewer.add_layer(Labels(np.zeros((9, 9), np.uint8)))
-    controller = Controller(viewer, SyncRunner())
-    controller.choose_image(first)
-    panel = ResultPanel(controller)
+    plugin = Plugin(viewer, SyncRunner())
+    plugin.sources.choose_image(first)
+    panel = result_panel(plugin)
     qtbot.addWidget(panel)
     assert [c for c in panel.layer.choices if c is not None] == [one]
-    controller.choose_image(second)
+    plugin.sources.choose_image(second)
     assert [c for c in panel.layer.choices if c is not None] == [two]
     panel.release()
 
 
-def test_there_is_always_a_way_back_to_planes(qtbot: Any, controller: Controller) -> None:
-    panel = ImagePanel(controller)
+def test_there_is_always_a_way_back_to_planes(qtbot: Any, plugin: Plugin) -> None:
+    panel = ImagePanel(plugin.session, plugin.sources, plugin.alignment)
     qtbot.addWidget(panel)
     assert not panel._dims.isVisibleTo(panel)
-    controller.session.change_settings(dims=3)
+    plugin.session.change_settings(dims=3)
     assert panel._dims.isVisibleTo(panel)
     panel.planes.click()
-    assert controller.session.settings.dims == 2
+    assert plugin.session.settings.dims == 2
     assert not panel._dims.isVisibleTo(panel)

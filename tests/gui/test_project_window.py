@@ -15,7 +15,7 @@ from window_parts import Window
 
 from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.core.labels import BRUSH
-from napari_unetseg.gui.dock import UNetDock
+from napari_unetseg.gui.dock_widget import UNetDock
 from napari_unetseg.io.project import locations
 from napari_unetseg.io.project.database import FILE
 from napari_unetseg.io.project.project import Project
@@ -54,7 +54,7 @@ def test_a_stroke_is_on_disk_before_the_next_event(painted: Window) -> None:
     labels = painted.session.training[0].labels
     painted.click(painted.dock.annotate.brushes.row_of(1))
     painted.draw((20, 5), (20, 55))
-    project = painted.controller.keeping.project
+    project = painted.plugin.store.project
     assert project is not None
     assert strokes_in(project.folder) == int((labels.data != 0).sum())
 
@@ -118,14 +118,14 @@ def test_a_moved_image_is_found_with_the_panel_s_button(
 ) -> None:
     image = painted.session.image
     painted.session.training[0].labels.data_setitem((np.array([1]), np.array([1])), 1)
-    painted.controller.keeping.save_as(tmp_path / "mine")
+    painted.plugin.saving.save_as(tmp_path / "mine")
     painted.wait(lambda: painted.idle() and painted.session.project is not None)
-    assert painted.controller.close()
+    assert painted.plugin.close()
     viewer = make_napari_viewer(show=True)
     window = Window(viewer)
     panel = window.dock.project
     assert not panel.locate.isVisibleTo(window.dock)
-    window.controller.keeping.open(tmp_path / "mine")
+    window.plugin.restore.open(tmp_path / "mine")
     window.wait(lambda: bool(window.session.missing))
     assert panel.lost.text() == "Not found: squares."
     assert panel.locate.isVisibleTo(window.dock)
@@ -145,14 +145,14 @@ def test_another_window_s_strokes_are_offered_recovered_and_discarded(
     labels = painted.session.training[0].labels
     labels.data_setitem((np.array([1]), np.array([1])), 1)
     strokes = labels.data.copy()
-    assert painted.controller.close()
+    assert painted.plugin.close()
     for number in range(2):
         viewer = make_napari_viewer(show=True)
         viewer.add_layer(Image(image.data, name="again"))
         window = Window.__new__(Window)
         window.viewer, window.dock = viewer, UNetDock(viewer)
         viewer.window.add_dock_widget(window.dock)
-        window.controller, window.session = window.dock.controller, window.dock.session
+        window.plugin, window.session = window.dock.plugin, window.dock.session
         panel = window.dock.project
         assert panel._offer.isVisibleTo(window.dock)
         assert ("squares", "again")[number] in panel.left.text()  # as it was named last
@@ -161,7 +161,7 @@ def test_another_window_s_strokes_are_offered_recovered_and_discarded(
             window.wait(lambda w=window: w.idle() and bool(w.session.training))
             np.testing.assert_array_equal(window.session.training[0].labels.data, strokes)
             assert not panel._offer.isVisibleTo(window.dock)
-            assert window.controller.close()
+            assert window.plugin.close()
         else:
             answers(monkeypatch, QMessageBox.StandardButton.No)
             window.click(panel.discard)

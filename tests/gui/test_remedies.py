@@ -12,13 +12,14 @@ import tifffile
 from gui_parts import SIDE, TINY, squares
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from panel_parts import annotate_panel
 from PIL import Image as Picture
 
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.jobs import SyncRunner
-from napari_unetseg.gui.remedies import look_at_folder
-from napari_unetseg.gui.session import Level
+from napari_unetseg.gui.plugin import Plugin
+from napari_unetseg.gui.services.job_runner import SyncRunner
+from napari_unetseg.gui.services.label_problems import look_at_folder
+from napari_unetseg.gui.state.session import Level
 
 MASK = squares() > 100
 
@@ -36,49 +37,49 @@ def objects() -> np.ndarray:
     return ids
 
 
-def opened(labels: np.ndarray, planes: tuple[int, ...] = ()) -> tuple[Controller, Labels]:
-    """A controller with an image and a Labels layer, which it finds."""
+def opened(labels: np.ndarray, planes: tuple[int, ...] = ()) -> tuple[Plugin, Labels]:
+    """A plugin with an image and a Labels layer, which it finds."""
     viewer = ViewerModel()
     scale = (2.0,) * labels.ndim
     viewer.add_layer(Image(squares(planes), name="image", scale=scale))
     layer = viewer.add_layer(Labels(labels, name="mask", scale=scale))
-    controller = Controller(viewer, SyncRunner())
-    controller.session.change_settings(**TINY)
-    return controller, layer
+    plugin = Plugin(viewer, SyncRunner())
+    plugin.session.change_settings(**TINY)
+    return plugin, layer
 
 
-def kind_of(controller: Controller) -> LabelKind:
-    source = controller.session.source()
+def kind_of(plugin: Plugin) -> LabelKind:
+    source = plugin.session.source()
     assert source is not None
     return source.kind
 
 
 def test_numbered_objects_are_taken_for_objects() -> None:
-    controller, _ = opened(objects())
-    assert kind_of(controller) is LabelKind.INSTANCES
-    assert "Each number in mask is a single region" in controller.session.message.text
-    assert not controller.remedies.offered()
+    plugin, _ = opened(objects())
+    assert kind_of(plugin) is LabelKind.INSTANCES
+    assert "Each number in mask is a single region" in plugin.session.message.text
+    assert not plugin.conversion.offered()
 
 
 def test_structures_in_several_regions_are_structures() -> None:
-    controller, _ = opened((np.indices((SIDE, SIDE)) // 5 % 5).sum(0) * 2)
-    assert kind_of(controller) is LabelKind.FULL
-    assert controller.session.message.text == ""
+    plugin, _ = opened((np.indices((SIDE, SIDE)) // 5 % 5).sum(0) * 2)
+    assert kind_of(plugin) is LabelKind.FULL
+    assert plugin.session.message.text == ""
 
 
 @pytest.mark.parametrize("planes", [(), (3,)])
 def test_a_blurred_mask_becomes_a_mask(planes: tuple[int, ...]) -> None:
     grey = np.broadcast_to(jpeg(MASK), (*planes, SIDE, SIDE)).copy()
-    controller, layer = opened(grey, planes)
-    session = controller.session
+    plugin, layer = opened(grey, planes)
+    session = plugin.session
     assert session.message.level is Level.WARNING
     assert "press 'Use values above 127'" in session.message.text
-    controller.tick()
+    plugin.tick()
     assert [structure.number for structure in session.structures] == [1]
-    controller.train()
+    plugin.training.start()
     assert "'--threshold 127' (a button below 'They are' in napari)" in session.message.text
-    (remedy,) = controller.remedies.offered()
-    controller.remedies.use(remedy)
+    (remedy,) = plugin.conversion.offered()
+    plugin.conversion.use(remedy)
     source = session.source()
     assert source is not None
     assert source.labels is not layer
@@ -87,68 +88,68 @@ def test_a_blurred_mask_becomes_a_mask(planes: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(source.labels.scale, layer.scale)
     np.testing.assert_array_equal(layer.data, grey)
     assert not layer.visible
-    assert not controller.remedies.offered()
+    assert not plugin.conversion.offered()
     assert session.message.text == "mask · labels was made and selected; press 'Train'."
-    controller.train()
+    plugin.training.start()
     assert [entry.model.classes.numbers for entry in session.history] == [(0, 1)]
 
 
 def test_labels_that_were_put_right_by_hand_need_nothing_more() -> None:
-    controller, layer = opened(jpeg(MASK).copy())
-    assert controller.remedies.offered()
+    plugin, layer = opened(jpeg(MASK).copy())
+    assert plugin.conversion.offered()
     layer.data = (layer.data > 127).astype(np.uint8)
-    controller._counted = 0.0
-    controller.tick()
-    assert not controller.remedies.offered()
-    assert controller.session.counts[1] == MASK.sum()
+    plugin.annotations.announce()
+    plugin.tick()
+    assert not plugin.conversion.offered()
+    assert plugin.session.counts[1] == MASK.sum()
 
 
 def test_why_labels_are_no_full_mask_is_said_when_they_are_called_one() -> None:
     labels = MASK.astype(np.uint8)
     labels[:6] = BRUSH
-    controller, _ = opened(labels)
-    assert kind_of(controller) is LabelKind.STROKES
-    assert not controller.session.message.text
-    controller.choose_kind(LabelKind.FULL)
-    assert controller.session.message.text == (
+    plugin, _ = opened(labels)
+    assert kind_of(plugin) is LabelKind.STROKES
+    assert not plugin.session.message.text
+    plugin.sources.choose_kind(LabelKind.FULL)
+    assert plugin.session.message.text == (
         "mask holds 255 beside other numbers: press '255 is not labelled', or choose 'strokes' if "
         "it is background."
     )
 
 
 def test_what_aligned_labels_look_like_is_not_hidden_by_their_alignment() -> None:
-    controller, layer = opened(jpeg(MASK))
-    controller.choose_labels(None)
-    controller.session.change_source(chosen=False)
+    plugin, layer = opened(jpeg(MASK))
+    plugin.sources.choose_labels(None)
+    plugin.session.change_source(chosen=False)
     layer.scale = (3.0, 3.0)
-    controller.tick()
-    controller.aligning.align()
-    assert "press 'Use values above 127'" in controller.session.message.text
+    plugin.tick()
+    plugin.alignment.align()
+    assert "press 'Use values above 127'" in plugin.session.message.text
 
 
 def test_what_is_not_labelled_can_be_said() -> None:
     """-1 in a mask: strokes of all but these places, or background."""
     labels = MASK.astype(np.int16)
     labels[:6] = -1
-    controller, layer = opened(labels)
-    assert kind_of(controller) is LabelKind.FULL
-    assert "mask holds -1: press '-1 is not labelled' or" in controller.session.message.text
-    controller.train()
-    assert "the negative value -1" in controller.session.message.text
-    without, above = controller.remedies.offered()
+    plugin, layer = opened(labels)
+    assert kind_of(plugin) is LabelKind.FULL
+    assert "mask holds -1: press '-1 is not labelled' or" in plugin.session.message.text
+    plugin.training.start()
+    assert "the negative value -1" in plugin.session.message.text
+    without, above = plugin.conversion.offered()
     assert (without.text, above.text) == ("-1 is not labelled", "Use values above 0")
-    controller.remedies.use(without)
-    source = controller.session.source()
+    plugin.conversion.use(without)
+    source = plugin.session.source()
     assert source is not None
     assert source.kind is LabelKind.STROKES
     expected = np.where(MASK, 1, BRUSH)
     expected[:6] = 0
     np.testing.assert_array_equal(source.labels.data, expected)
-    controller.train()
-    assert controller.session.history[-1].model.history[-1].labelled_voxels == MASK[6:].size
-    controller.choose_labels(layer, LabelKind.FULL)
-    controller.remedies.use(above)
-    source = controller.session.source()
+    plugin.training.start()
+    assert plugin.session.history[-1].model.history[-1].labelled_voxels == MASK[6:].size
+    plugin.sources.choose_labels(layer, LabelKind.FULL)
+    plugin.conversion.use(above)
+    source = plugin.session.source()
     assert source is not None
     np.testing.assert_array_equal(source.labels.data, labels > 0)
 
@@ -156,14 +157,14 @@ def test_what_is_not_labelled_can_be_said() -> None:
 def test_255_beside_others_can_be_said_not_to_be_labelled() -> None:
     labels = MASK.astype(np.uint8)
     labels[:6] = 255
-    controller, _ = opened(labels)
-    assert kind_of(controller) is LabelKind.STROKES
-    assert not controller.remedies.offered()
-    controller.choose_kind(LabelKind.FULL)
-    (remedy,) = controller.remedies.offered()
+    plugin, _ = opened(labels)
+    assert kind_of(plugin) is LabelKind.STROKES
+    assert not plugin.conversion.offered()
+    plugin.sources.choose_kind(LabelKind.FULL)
+    (remedy,) = plugin.conversion.offered()
     assert remedy.text == "255 is not labelled"
-    controller.remedies.use(remedy)
-    source = controller.session.source()
+    plugin.conversion.use(remedy)
+    source = plugin.session.source()
     assert source is not None
     assert set(np.unique(source.labels.data[:6])) == {0}
     assert set(np.unique(source.labels.data[6:])) == {1, BRUSH}
@@ -172,10 +173,10 @@ def test_255_beside_others_can_be_said_not_to_be_labelled() -> None:
 def test_objects_without_a_place_that_is_not_labelled_stay_objects() -> None:
     labels = objects().astype(np.int32)
     labels[:3] = -1
-    controller, _ = opened(labels)
-    assert kind_of(controller) is LabelKind.INSTANCES
-    controller.remedies.use(controller.remedies.offered()[0])
-    source = controller.session.source()
+    plugin, _ = opened(labels)
+    assert kind_of(plugin) is LabelKind.INSTANCES
+    plugin.conversion.use(plugin.conversion.offered()[0])
+    source = plugin.session.source()
     assert source is not None
     expected = np.where(objects() > 0, 1, BRUSH)
     expected[:3] = 0
@@ -207,19 +208,18 @@ def test_a_folder_is_looked_at_and_trains(
     assert (found[0], found[2]) == (kind, threshold)
     if name == "a.txt":
         return
-    controller = Controller(ViewerModel(), SyncRunner())
-    controller.session.change_settings(**TINY)
-    controller.add_folders(images, masks, found[0], found[2])
-    controller.train()
-    assert [entry.model.classes.numbers for entry in controller.session.history] == [(0, 1)]
+    plugin = Plugin(ViewerModel(), SyncRunner())
+    plugin.session.change_settings(**TINY)
+    plugin.sources.add_folders(images, masks, found[0], found[2])
+    plugin.training.start()
+    assert [entry.model.classes.numbers for entry in plugin.session.history] == [(0, 1)]
 
 
 @pytest.mark.gui
 def test_the_panel_offers_what_can_be_made(qtbot: Any) -> None:
-    from napari_unetseg.gui.widgets.annotate_section import AnnotatePanel
 
-    controller, layer = opened(jpeg(MASK))
-    panel = AnnotatePanel(controller)
+    plugin, layer = opened(jpeg(MASK))
+    panel = annotate_panel(plugin)
     qtbot.addWidget(panel)
     (button,) = panel.remedies.values()
     assert button.text() == "Use values above 127"
@@ -228,8 +228,8 @@ def test_the_panel_offers_what_can_be_made(qtbot: Any) -> None:
     assert not panel.remedies
     assert button.isHidden(), "Qt deletes it later"
     assert panel.kind.currentText() == "full mask"
-    controller.choose_labels(layer)
+    plugin.sources.choose_labels(layer)
     assert list(panel.remedies) == ["Use values above 127"]
-    controller.choose_labels(None)
+    plugin.sources.choose_labels(None)
     assert not panel.remedies
     panel.release()

@@ -15,7 +15,7 @@ from qtpy.QtTest import QTest
 from remote_parts import Worker, free_port
 
 from napari_unetseg.core.labels import BRUSH
-from napari_unetseg.gui.session import Level, Mode
+from napari_unetseg.gui.state.session import Level, Mode
 
 if TYPE_CHECKING:
     from window_parts import Window
@@ -60,8 +60,8 @@ def test_a_window_trains_and_predicts_there_and_goes_on_here(
 
     session.change_settings(steps=100_000)
     window.click(window.dock.train.button)
-    window.wait(lambda: window.controller.prediction is not None)
-    prediction = window.controller.prediction
+    window.wait(lambda: window.plugin.masks.current is not None)
+    prediction = window.plugin.masks.current
     assert prediction is not None
     window.wait(lambda: bool(session.curve))
     assert session.job is not None

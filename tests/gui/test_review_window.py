@@ -9,7 +9,7 @@ import pytest
 from live_parts import constant
 
 from napari_unetseg.annotations.annotation_store import Origin
-from napari_unetseg.gui.session import Mode, ModelEntry
+from napari_unetseg.gui.state.session import Mode, ModelEntry
 
 if TYPE_CHECKING:
     from typing import Any
@@ -26,7 +26,7 @@ def mask(window: Window, number: int = 1) -> Any:
     window.session.history, window.session.entry = (entry,), entry
     window.click(window.dock.result.plane)
     window.wait(window.idle)
-    prediction = window.controller.prediction
+    prediction = window.plugin.masks.current
     assert prediction is not None
     window.wait(lambda: bool((prediction.layer.data == number).all()))
     return prediction.layer
@@ -53,12 +53,12 @@ def test_exactly_one_of_live_once_and_frozen_is_down(painted: Window) -> None:
 
 
 def test_the_review_panel_accepts_takes_back_forgets_and_undoes(painted: Window) -> None:
-    panel, controller = painted.dock.review, painted.controller
+    panel, plugin = painted.dock.review, painted.plugin
     assert not panel.accept.isEnabled()
     assert not panel.undo.isEnabled()
     layer = mask(painted)
     assert panel.accept.isEnabled()
-    truth = controller.truth(painted.session.image)
+    truth = plugin.annotations.truth(painted.session.image)
 
     painted.click(panel.accept)
     assert truth.count(Origin.ACCEPTED) == layer.data.size
@@ -102,7 +102,7 @@ def test_the_outlines_follow_the_box_and_the_box_the_outlines(painted: Window) -
 
 
 def test_with_the_dock_closed_nothing_looks_or_trains(painted: Window) -> None:
-    looking = painted.controller.looking
+    looking = painted.plugin.live
     assert looking.watched
     painted.dock.release()
     assert not looking.watched

@@ -14,12 +14,12 @@ from napari.layers import Image, Labels, Shapes
 from napari_unetseg.annotations.annotation_store import Origin
 from napari_unetseg.annotations.sparse_array import whole
 from napari_unetseg.core.events import TilePredicted
-from napari_unetseg.gui import review
-from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.jobs import SyncRunner
+from napari_unetseg.gui.features import review
 from napari_unetseg.gui.layers import prediction_layer as prediction_layer
 from napari_unetseg.gui.layers import strokes as stroke_layer
-from napari_unetseg.gui.session import Level, Mode, ModelEntry
+from napari_unetseg.gui.plugin import Plugin
+from napari_unetseg.gui.services.job_runner import SyncRunner
+from napari_unetseg.gui.state.session import Level, Mode, ModelEntry
 from napari_unetseg.io.project.project import Project
 from napari_unetseg.training.training_events import Prepared
 
@@ -33,21 +33,21 @@ STROKES, CORRECTIONS, ACCEPTED = Origin.STROKES, Origin.CORRECTIONS, Origin.ACCE
 
 
 class Desk:
-    """A controller without a window, an image, strokes and a mask that says 1 everywhere."""
+    """A plugin without a window, an image, strokes and a mask that says 1 everywhere."""
 
-    def __init__(self, planes: tuple[int, ...] = ()) -> None:
+    def __init__(self, planes: tuple[int, ...] = (), runner: Any = None) -> None:
         self.viewer = ViewerModel()
         data = squares(planes)[..., :SIDE, :SIDE]
         self.image = self.viewer.add_layer(Image(data, name="cells"))
-        self.controller = Controller(self.viewer, SyncRunner())
-        self.session = self.controller.session
+        self.plugin = Plugin(self.viewer, runner or SyncRunner())
+        self.session = self.plugin.session
         self.said: list[str] = []
         self.session.events.message.connect(lambda m: self.said.append(m.text))
-        layer = self.controller.new_annotation()
+        layer = self.plugin.sources.new_annotation()
         assert layer is not None
         self.strokes: Labels = layer
         self.use(1)
-        self.controller.predict_stack()
+        self.plugin.prediction.predict_stack()
 
     def use(self, number: int, grain: float = 0.0) -> ModelEntry:
         self.session.entry = ModelEntry(constant(number, grain), f"says {number}")
@@ -55,18 +55,18 @@ class Desk:
 
     @property
     def mask(self) -> Labels:
-        assert self.controller.prediction is not None
-        assert self.controller.prediction.layer is not None
-        return self.controller.prediction.layer
+        assert self.plugin.masks.current is not None
+        assert self.plugin.masks.current.layer is not None
+        return self.plugin.masks.current.layer
 
     def mask_of(self, image: Image) -> Labels:
-        layer = self.controller.predictions[image].layer
+        layer = self.plugin.masks.predictions[image].layer
         assert layer is not None
         return layer
 
     @property
     def truth(self) -> Any:
-        return self.controller.truth(self.image)
+        return self.plugin.annotations.truth(self.image)
 
     def read(self, origin: Origin) -> np.ndarray:
         return np.asarray(self.truth.read(origin, whole(self.truth.shape)))
@@ -74,11 +74,12 @@ class Desk:
     def winning(self) -> np.ndarray:
         return np.asarray(self.truth.winning(whole(self.truth.shape)))
 
+    def begin(self, model: str) -> None:
+        self.target = self.plugin.masks.open(self.image, model, self.session.structures)
+
     def tile(self, mask: Any, rows: slice, columns: slice, plane: tuple[int, ...] = ()) -> None:
         values = np.broadcast_to(np.asarray(mask, np.uint8), (len(range(SIDE)[rows]), SIDE))
-        self.controller.write_tile(
-            TilePredicted(plane, (rows, columns), values[:, columns], None, 1, 2)
-        )
+        self.target.write(TilePredicted(plane, (rows, columns), values[:, columns], None, 1, 2))
 
     def shapes(self, *areas: tuple[int, int, int, int]) -> Shapes:
         """Rectangles around whole pixels: first and last row, first and last column."""
@@ -95,7 +96,7 @@ class Desk:
 def desk() -> Iterator[Desk]:
     one = Desk()
     yield one
-    one.controller.disconnect()
+    one.plugin.disconnect()
 
 
 def put(layer: Labels, row: int, column: int, number: int, plane: tuple[int, ...] = ()) -> None:
@@ -110,13 +111,13 @@ ALL = slice(0, SIDE)
 
 def test_the_beginning_of_a_stroke_that_a_tile_came_over_is_taken_down(desk: Desk) -> None:
     """Nothing tells of it later: the tile took napari's history away, also of what is elsewhere."""
-    desk.controller.begin_mask(desk.image, "next", desk.session.structures)
+    desk.begin("next")
     desk.mask.brush_size = 1
     with desk.mask.block_history():
         desk.mask.paint((2, 2), 2)
         desk.mask.paint((30, 30), 2)
         desk.tile(1, slice(0, 16), ALL)
-    desk.controller.end_masks()
+    desk.target.close()
     wanted = np.zeros((SIDE, SIDE), np.uint8)
     wanted[2, 2] = wanted[30, 30] = 2
     np.testing.assert_array_equal(desk.read(CORRECTIONS), wanted)
@@ -125,7 +126,7 @@ def test_the_beginning_of_a_stroke_that_a_tile_came_over_is_taken_down(desk: Des
 def test_a_tile_over_an_older_stroke_costs_nothing_of_a_stroke_elsewhere(desk: Desk) -> None:
     """napari's history goes for the older stroke's sake, and the newer one's beginning with it."""
     put(desk.mask, 3, 3, 2)
-    desk.controller.begin_mask(desk.image, "next", desk.session.structures)
+    desk.begin("next")
     desk.mask.brush_size = 1
     with desk.mask.block_history():
         desk.mask.paint((30, 30), 2)
@@ -151,10 +152,10 @@ def test_a_change_that_is_not_found_yet_outlives_what_the_plugin_does(
     put(desk.mask, 3, 3, 2)
     if not at_once:
         monkeypatch.setattr(prediction_layer, "AT_ONCE", 0)
-    desk.controller.review.accept_plane()
+    desk.plugin.review.accept_plane()
     desk.mask.undo()
-    desk.controller.review.take_back_plane()
-    desk.controller.tick()
+    desk.plugin.review.take_back_plane()
+    desk.plugin.tick()
     assert desk.mask.data[3, 3] == 1
     assert not desk.read(CORRECTIONS).any()
 
@@ -169,15 +170,15 @@ def test_undos_that_were_quicker_than_a_search_are_the_newest(
     monkeypatch.setattr(stroke_layer, "AT_ONCE", 0)
     for _ in range(2):
         desk.strokes.undo()
-    desk.controller.tick()
+    desk.plugin.tick()
     assert desk.read(STROKES)[5, 5] == 1
     assert desk.winning()[5, 5] == 0, "the undo is newer than the correction"
     desk.strokes.undo()
-    desk.controller.tick()
+    desk.plugin.tick()
     assert desk.winning()[5, 5] == 2, "there is no stroke any more"
     put(desk.mask, 5, 5, 3)
     desk.strokes.redo()
-    desk.controller.tick()
+    desk.plugin.tick()
     assert desk.winning()[5, 5] == 0, "so is a redo"
 
 
@@ -194,7 +195,7 @@ def test_what_is_painted_right_after_an_undo_is_newer(
         monkeypatch.setattr(module, "AT_ONCE", 0)
     layer.undo()
     put(other, 5, 5, 3)
-    desk.controller.tick()
+    desk.plugin.tick()
     assert desk.read(origin)[5, 5] == 2
     assert desk.winning()[5, 5] == (3 if onto == "strokes" else 0)
 
@@ -206,8 +207,8 @@ def test_a_layer_that_is_no_longer_used_is_not_settled(
     monkeypatch.setattr(stroke_layer, "AT_ONCE", 0)
     desk.strokes.undo()
     other = desk.viewer.add_layer(Labels(np.full((SIDE, SIDE), 3, np.uint8), name="other"))
-    desk.controller.choose_labels(other)
-    desk.controller.tick()
+    desk.plugin.sources.choose_labels(other)
+    desk.plugin.tick()
     assert (desk.read(STROKES) == 3).all()
 
 
@@ -224,19 +225,19 @@ def test_strokes_of_a_deleted_layer_win_no_more(desk: Desk) -> None:
 
 
 def test_what_is_accepted_again_is_the_newest_again(desk: Desk) -> None:
-    desk.controller.review.accept_plane()
+    desk.plugin.review.accept_plane()
     put(desk.strokes, 5, 5, 2)
     assert desk.winning()[5, 5] == 0
-    desk.controller.review.accept_plane()
+    desk.plugin.review.accept_plane()
     assert desk.winning()[5, 5] == 1
-    desk.controller.steps.undo()
+    desk.plugin.undo.undo()
     assert desk.winning()[5, 5] == 0, "what is undone never was"
-    desk.controller.steps.redo()
+    desk.plugin.undo.redo()
     assert desk.winning()[5, 5] == 1
 
 
 def test_an_undone_correction_leaves_an_accepted_place_its_time(desk: Desk) -> None:
-    desk.controller.review.accept_plane()
+    desk.plugin.review.accept_plane()
     put(desk.strokes, 5, 5, 2)
     put(desk.mask, 5, 5, 2)
     assert desk.winning()[5, 5] == 2
@@ -246,21 +247,21 @@ def test_an_undone_correction_leaves_an_accepted_place_its_time(desk: Desk) -> N
 
 
 def test_an_undone_acceptance_goes_also_where_it_was_corrected(desk: Desk) -> None:
-    desk.controller.review.accept_plane()
+    desk.plugin.review.accept_plane()
     put(desk.mask, 5, 5, 2)
     assert desk.read(ACCEPTED)[5, 5] == 2
-    desk.controller.steps.undo()
+    desk.plugin.undo.undo()
     assert not desk.read(ACCEPTED).any()
     assert desk.read(CORRECTIONS)[5, 5] == 2
 
 
 def test_corrections_that_come_back_are_as_old_as_they_were(desk: Desk) -> None:
     put(desk.mask, 5, 5, 2)
-    desk.controller.review.forget_plane()
+    desk.plugin.review.forget_plane()
     assert desk.mask.data[5, 5] == 1
     put(desk.strokes, 5, 5, 3)
     put(desk.mask, 9, 9, 2)
-    desk.controller.steps.undo()
+    desk.plugin.undo.undo()
     assert desk.mask.data[5, 5] == 2
     assert desk.read(CORRECTIONS)[9, 9] == 2
     assert desk.winning()[5, 5] == 0, "the stroke is newer"
@@ -269,15 +270,15 @@ def test_corrections_that_come_back_are_as_old_as_they_were(desk: Desk) -> None:
 def test_an_acceptance_elsewhere_leaves_an_undone_stroke_no_trace(desk: Desk) -> None:
     put(desk.mask, 5, 5, 2)
     desk.shapes((20, 25, 20, 25))
-    desk.controller.review.accept_shapes()
-    desk.controller.review.take_back_plane()
+    desk.plugin.review.accept_shapes()
+    desk.plugin.review.take_back_plane()
     desk.mask.undo()
     assert desk.mask.data[5, 5] == 1
     assert not desk.read(CORRECTIONS).any()
 
 
 def test_every_act_of_review_says_what_it_did_and_is_one_step(desk: Desk) -> None:
-    review_of, steps = desk.controller.review, desk.controller.steps
+    review_of, steps = desk.plugin.review, desk.plugin.undo
     put(desk.mask, 5, 5, 2)
     desk.shapes((2, 9, 2, 9), (20, 25, 20, 25))
     desk.viewer.cursor.position = (5, 5)
@@ -313,7 +314,7 @@ def test_every_act_of_review_says_what_it_did_and_is_one_step(desk: Desk) -> Non
 
 
 def test_every_refusal_of_review_says_what_to_do(desk: Desk) -> None:
-    one = desk.controller.review
+    one = desk.plugin.review
     desk.viewer.layers.selection.active = desk.strokes
     desk.viewer.cursor.position = (99, 99)
     for act, said in (
@@ -330,14 +331,14 @@ def test_every_refusal_of_review_says_what_to_do(desk: Desk) -> None:
     for act in (one.accept_plane, one.take_back_plane, one.forget_plane, one.accept_object):
         act()
         assert desk.session.message.text == review.NO_MASK
-    desk.controller.steps.undo()
+    desk.plugin.undo.undo()
     assert desk.session.message.text.startswith("There is no action of the plugin to undo")
-    desk.controller.steps.redo()
+    desk.plugin.undo.redo()
     assert desk.session.message.text.startswith("There is no action of the plugin to redo")
 
 
 def test_steps_of_a_deleted_image_are_forgotten(desk: Desk) -> None:
-    desk.controller.review.accept_plane()
+    desk.plugin.review.accept_plane()
     assert desk.session.undoable
     desk.viewer.layers.remove(desk.image)
     assert desk.session.undoable == ""
@@ -348,29 +349,29 @@ def test_steps_of_a_deleted_image_are_forgotten(desk: Desk) -> None:
 
 def test_a_mask_that_is_there_in_part_is_no_truth_and_not_fresh(desk: Desk) -> None:
     desk.viewer.layers.remove(desk.mask)
-    desk.controller.begin_mask(desk.image, "half", desk.session.structures)
+    desk.begin("half")
     desk.tile(1, slice(0, 16), ALL)
-    desk.controller.rest_masks()
-    prediction = desk.controller.prediction
+    desk.target.rest()
+    prediction = desk.plugin.masks.current
     assert prediction is not None
     assert not prediction.is_fresh((), "half")
-    desk.controller.review.accept_plane()
+    desk.plugin.review.accept_plane()
     assert desk.session.message.text == review.NO_MASK
     assert not desk.read(ACCEPTED).any()
     desk.shapes((2, 9, 2, 9))
-    desk.controller.review.accept_shapes()
+    desk.plugin.review.accept_shapes()
     assert int((desk.read(ACCEPTED) == 1).sum()) == 64
-    desk.controller.begin_mask(desk.image, "half", desk.session.structures)
+    desk.begin("half")
     desk.tile(1, slice(16, SIDE), ALL)
     assert prediction.is_fresh((), "half")
-    desk.controller.review.accept_plane()
+    desk.plugin.review.accept_plane()
     assert (desk.read(ACCEPTED) == 1).all()
 
 
 def test_a_mask_that_was_stopped_halfway_is_of_one_model(desk: Desk) -> None:
-    desk.controller.begin_mask(desk.image, "other", desk.session.structures)
+    desk.begin("other")
     desk.tile(2, slice(0, 16), ALL)
-    desk.controller.end_masks()
+    desk.target.close()
     assert (desk.mask.data[:16] == 2).all()
     assert not desk.mask.data[16:].any(), "the earlier model said 1 there"
 
@@ -382,8 +383,8 @@ def test_the_model_before_is_brought_back_with_what_it_had_not_seen_yet(
     desk = Desk((9,))
     desk.viewer.dims.set_point(0, 0)
     newer = desk.use(1, 0.5)
-    desk.controller.tick()
-    prediction = desk.controller.prediction
+    desk.plugin.tick()
+    prediction = desk.plugin.masks.current
     assert prediction is not None
     assert prediction.is_fresh((0,), newer.model.id)
     assert not prediction.is_fresh((8,), newer.model.id)
@@ -391,24 +392,24 @@ def test_the_model_before_is_brought_back_with_what_it_had_not_seen_yet(
     broken_core(puppet.train_events)
     puppet.improve(0)
     puppet.fail(ValueError("enough"))
-    desk.controller.train()
+    desk.plugin.training.start()
     desk.use(0, 0.7)
-    desk.controller.predict_plane()
+    desk.plugin.prediction.predict_plane()
     assert not desk.mask.data.any()
-    desk.controller.bring_back()
+    desk.plugin.comparison.bring_back()
     assert (desk.mask.data == 1).all()
     assert prediction.is_fresh((0,), newer.model.id)
     assert not prediction.is_fresh((8,), newer.model.id), "an older model's mask is shown there"
-    desk.controller.disconnect()
+    desk.plugin.disconnect()
 
 
 def test_a_deleted_mask_is_not_brought_back_as_another_model_s(desk: Desk) -> None:
-    prediction = desk.controller.prediction
+    prediction = desk.plugin.masks.current
     assert prediction is not None
     prediction.mark()
     desk.viewer.layers.remove(desk.mask)
     desk.use(0, 0.2)
-    desk.controller.predict_plane()
+    desk.plugin.prediction.predict_plane()
     assert not prediction.can_bring_back
 
 
@@ -423,18 +424,18 @@ def test_nothing_changes_on_a_frozen_screen(
     broken_core(puppet.train_events)
     put(desk.strokes, 5, 5, 1)
     seen: list[np.ndarray] = []
-    real = desk.controller._on_event
+    real = desk.plugin.jobs._on_event
 
     def freeze(number: int, event: Any) -> None:
         if isinstance(event, TilePredicted):
             desk.session.mode = Mode.FROZEN
-            desk.controller.stop()
+            desk.plugin.jobs.stop()
         real(number, event)
         seen.append(desk.mask.data.copy())
 
-    monkeypatch.setattr(desk.controller, "_on_event", freeze)
+    monkeypatch.setattr(desk.plugin.jobs, "_on_event", freeze)
     puppet.improve(0)
-    desk.controller.train()
+    desk.plugin.training.start()
     assert len(seen) > 1
     assert (desk.mask.data == 1).all()
     assert all((data == 1).all() for data in seen)
@@ -443,40 +444,40 @@ def test_nothing_changes_on_a_frozen_screen(
 
 def test_outlines_of_one_s_own_go_with_the_chosen_image(desk: Desk) -> None:
     put(desk.mask, 5, 5, 2)
-    desk.controller.show_own(True)
+    desk.plugin.outline.show(True)
     (own,) = [one for one in desk.viewer.layers if "yours" in one.name]
     assert (own.data[5, 5], int(own.data.sum())) == (1, 1)
     desk.shapes((10, 11, 10, 11))
-    desk.controller.review.accept_shapes()
+    desk.plugin.review.accept_shapes()
     assert int((own.data == 2).sum()) == 4
-    desk.controller.steps.undo()
+    desk.plugin.undo.undo()
     assert int(own.data.sum()) == 1
     assert not own.editable
     other = desk.viewer.add_layer(Image(squares((2,)), name="other"))
-    desk.controller.choose_image(other)
+    desk.plugin.sources.choose_image(other)
     put(desk.mask_of(desk.image), 6, 6, 2)
     assert own not in desk.viewer.layers
     (own,) = [one for one in desk.viewer.layers if "yours" in one.name]
     assert own.data.shape == other.data.shape
     assert not own.data.any()
     desk.viewer.layers.remove(own)
-    assert not desk.controller.shows_own
-    desk.controller.show_own(False)
+    assert not desk.plugin.outline.shown
+    desk.plugin.outline.show(False)
 
 
 def test_what_changed_between_two_models_is_a_layer(desk: Desk) -> None:
-    prediction = desk.controller.prediction
+    prediction = desk.plugin.masks.current
     assert prediction is not None
-    desk.controller.show_difference()
+    desk.plugin.comparison.show_difference()
     assert desk.session.message.level is Level.WARNING
     prediction.mark()
-    desk.controller.begin_mask(desk.image, "next", desk.session.structures)
+    desk.begin("next")
     rows = np.ones((SIDE, SIDE), np.uint8)
     rows[:4], rows[4:8] = 0, 2
     desk.tile(rows, ALL, ALL)
-    desk.controller.end_masks()
+    desk.target.close()
     for _ in range(2):
-        desk.controller.show_difference()
+        desk.plugin.comparison.show_difference()
         (layer,) = [one for one in desk.viewer.layers if "what changed" in one.name]
         wanted = np.zeros((SIDE, SIDE), np.uint8)
         wanted[:4], wanted[4:8] = 1, 3
@@ -502,7 +503,7 @@ def test_an_array_that_was_put_into_a_mask_is_corrections(desk: Desk, dtype: typ
     put(desk.mask, 9, 9, 3)
     assert desk.read(CORRECTIONS)[9, 9] == 3, "what is painted afterwards is seen"
     desk.use(0)
-    desk.controller.predict_plane()
+    desk.plugin.prediction.predict_plane()
     assert desk.mask.data[8, 8] == 3
     assert desk.mask.data[0, 0] == 0, "masks go on coming"
 
@@ -517,7 +518,7 @@ def test_a_mask_that_became_something_else_is_the_user_s(desk: Desk, theirs: np.
     layer = desk.mask
     layer.data = theirs
     assert "the plugin no longer uses this layer" in desk.said[-1]
-    desk.controller.predict_plane()
+    desk.plugin.prediction.predict_plane()
     np.testing.assert_array_equal(layer.data, theirs)
     assert desk.mask is not layer
     assert desk.mask.data[5, 5] == 2
@@ -538,7 +539,7 @@ def test_labels_that_were_given_wider_numbers_are_followed(desk: Desk) -> None:
     desk.strokes.undo()
     desk.strokes.undo()
     assert desk.strokes.data[5:7, 5:7].tolist() == [[1, 0], [0, 300]], "nothing of the old array"
-    project = desk.controller.keeping.project
+    project = desk.plugin.store.project
     assert project is not None
     (kept,) = Project.read(project.folder).truths.values()
     np.testing.assert_array_equal(kept.read(STROKES, whole(kept.shape)), wide)
@@ -556,7 +557,7 @@ def test_labels_of_another_shape_are_said_and_nothing_of_them_is_lost(desk: Desk
     put(desk.strokes, 1, 1, 2)
     assert desk.read(STROKES)[5, 5] == 3
     desk.strokes.data = before
-    desk.controller.choose_labels(desk.strokes)
+    desk.plugin.sources.choose_labels(desk.strokes)
     assert desk.read(STROKES)[1, 1] == 0
     assert desk.winning()[5, 5] == 0, "the stroke is newer than the correction"
 
@@ -566,10 +567,10 @@ def test_labels_that_were_taken_off_come_back_as_old_as_they_are(desk: Desk) -> 
     put(desk.strokes, 5, 5, 3)
     put(desk.strokes, 7, 7, 3)
     put(desk.mask, 7, 7, 2)
-    desk.controller.choose_labels(None)
+    desk.plugin.sources.choose_labels(None)
     assert desk.winning()[5, 5] == 2
     put(desk.strokes, 8, 8, 1)
-    desk.controller.choose_labels(desk.strokes)
+    desk.plugin.sources.choose_labels(desk.strokes)
     assert desk.winning()[[5, 7], [5, 7]].tolist() == [0, 2]
     assert desk.read(STROKES)[8, 8] == 1
 
@@ -577,14 +578,14 @@ def test_labels_that_were_taken_off_come_back_as_old_as_they_are(desk: Desk) -> 
 def test_labels_that_came_from_a_project_are_followed_after_others(desk: Desk) -> None:
     """What is known of their image is by then the others'."""
     put(desk.strokes, 5, 5, 1)
-    folder = desk.controller.keeping.project
+    folder = desk.plugin.store.project
     assert folder is not None
-    desk.controller.keeping.open(folder.folder)
+    desk.plugin.restore.open(folder.folder)
     first = desk.session.training[0].labels
     other = desk.viewer.add_layer(Labels(np.full((SIDE, SIDE), 3, np.uint8), name="other"))
-    desk.controller.choose_labels(other)
+    desk.plugin.sources.choose_labels(other)
     assert (desk.read(STROKES) == 3).all()
-    desk.controller.choose_labels(first)
+    desk.plugin.sources.choose_labels(first)
     np.testing.assert_array_equal(desk.read(STROKES), first.data)
 
 
@@ -614,10 +615,14 @@ class Thinking(SyncRunner):
 @pytest.mark.parametrize("onto", ["strokes", "mask"])
 @pytest.mark.parametrize("when", ["before", "while", "after"])
 def test_quick_undos_and_strokes_beside_a_search_lose_nothing(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, onto: str, when: str
+    monkeypatch: pytest.MonkeyPatch, onto: str, when: str
 ) -> None:
     """Of a huge grid: an undo and a stroke around it before, while and after it is searched."""
-    desk.controller.runner = runner = Thinking()
+    runner = Thinking()
+    desk = Desk(runner=runner)
+    while runner.searches:
+        runner.search()
+        runner.answer()
     layer, origin = (desk.strokes, STROKES) if onto == "strokes" else (desk.mask, CORRECTIONS)
     other = desk.mask if onto == "strokes" else desk.strokes
     for module in (stroke_layer, prediction_layer):
@@ -637,35 +642,36 @@ def test_quick_undos_and_strokes_beside_a_search_lose_nothing(
     layer.refresh()
     if when == "before":
         hands()
-    desk.controller.tick()
+    desk.plugin.tick()
     if when == "while":
         hands()
     runner.search()
     if when == "after":
         hands()
     runner.answer()
-    desk.controller.tick()
+    desk.plugin.tick()
     while runner.searches:
         runner.search()
         runner.answer()
-        desk.controller.tick()
+        desk.plugin.tick()
     wanted = np.zeros((SIDE, SIDE), np.uint8)
     wanted[[5, 3, 12], [5, 3, 12]] = 2, 7, 7
     np.testing.assert_array_equal(desk.read(origin), wanted)
     assert desk.winning()[5, 5] == (0 if onto == "strokes" else 2), "the undo is the newest"
     assert layer.data[9, 9] in (0, 1)
+    desk.plugin.disconnect()
 
 
 def test_a_search_that_fails_is_made_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    strokes = desk.controller.strokes[desk.image]
+    strokes = desk.plugin.annotations.strokes[desk.image]
     monkeypatch.setattr(stroke_layer, "AT_ONCE", 0)
     with monkeypatch.context() as patch:
         patch.setattr(strokes, "search", lambda: 1 / 0)
         desk.strokes.refresh()
-        desk.controller.tick()
+        desk.plugin.tick()
     desk.strokes.data[4, 4] = 1
     desk.strokes.refresh()
-    desk.controller.tick()
+    desk.plugin.tick()
     assert desk.read(STROKES)[4, 4] == 1
 
 
@@ -681,11 +687,11 @@ def test_a_failed_training_leaves_the_model_before_where_it_was(
     monkeypatch.setattr("napari_unetseg.training.train.train_events", train_events)
     put(desk.strokes, 5, 5, 1)
     before = desk.session.entry
-    desk.controller.train()
+    desk.plugin.training.start()
     after = desk.session.entry
-    desk.controller.train()
+    desk.plugin.training.start()
     assert desk.session.message.level is Level.ERROR
     assert desk.session.entry is after
-    desk.controller.bring_back()
+    desk.plugin.comparison.bring_back()
     assert desk.session.entry is before
     assert (desk.mask.data == 1).all()

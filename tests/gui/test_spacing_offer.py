@@ -16,13 +16,14 @@ from gui_parts import squares, strokes
 from helpers import random_model, trained_at
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from panel_parts import batch_panel, result_panel
 
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.settings import PredictSettings
-from napari_unetseg.gui.batches import BatchRow
-from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.jobs import SyncRunner
-from napari_unetseg.gui.session import Level, Mode, ModelEntry
+from napari_unetseg.gui.plugin import Plugin
+from napari_unetseg.gui.services.job_runner import SyncRunner
+from napari_unetseg.gui.state.batch_rows import BatchRow
+from napari_unetseg.gui.state.session import Level, Mode, ModelEntry
 from napari_unetseg.inference.large.output_format import Saving
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.io.project.locations import recoveries
@@ -36,19 +37,19 @@ def picture(**more: Any) -> Image:
 
 
 class Bench:
-    """A controller over a viewer without a window, with a model trained at 0.2 µm."""
+    """A plugin over a viewer without a window, with a model trained at 0.2 µm."""
 
     def __init__(self, *layers: Any) -> None:
         self.viewer = ViewerModel()
         for layer in layers:
             self.viewer.add_layer(layer)
-        self.controller = Controller(self.viewer, SyncRunner())
-        self.session = self.controller.session
+        self.plugin = Plugin(self.viewer, SyncRunner())
+        self.session = self.plugin.session
         self.session.mode = Mode.ONCE
         self.session.entry = ModelEntry(MODEL, "model")
         self.warned: list[str] = []
         self.session.events.message.connect(self._hear)
-        self.controller.tick()
+        self.plugin.tick()
 
     def _hear(self, message: Any) -> None:
         if message.level is Level.WARNING:
@@ -58,17 +59,17 @@ class Bench:
         end = time.monotonic() + 20.0
         while not condition():
             assert time.monotonic() < end, self.session.sizes
-            self.controller.tick()
+            self.plugin.tick()
 
     def predict(self) -> np.ndarray:
-        self.controller.predict_plane()
+        self.plugin.prediction.predict_plane()
         for _ in range(3):
-            self.controller.tick()
+            self.plugin.tick()
         assert self.session.job is None
         return self.mask()
 
     def mask(self) -> np.ndarray:
-        prediction = self.controller.prediction
+        prediction = self.plugin.masks.current
         assert prediction is not None
         assert prediction.layer is not None
         return np.asarray(prediction.layer.data).copy()
@@ -83,7 +84,7 @@ class Bench:
 def bench() -> Iterator[Bench]:
     one = Bench(picture(**FINE))
     yield one
-    one.controller.close()
+    one.plugin.close()
 
 
 def test_it_is_said_at_once_and_as_a_warning_once_with_the_mask(bench: Bench) -> None:
@@ -100,21 +101,21 @@ def test_it_is_said_at_once_and_as_a_warning_once_with_the_mask(bench: Bench) ->
     assert bench.warned == [text]
     assert bench.session.message.text.startswith("Prediction shown")
     bench.viewer.add_layer(picture(**FINE))
-    bench.controller.choose_image(bench.viewer.layers["cells [1]"])
+    bench.plugin.sources.choose_image(bench.viewer.layers["cells [1]"])
     bench.predict()
     assert len(bench.warned) == 2
 
 
 def test_what_is_chosen_holds_until_it_is_chosen_otherwise(bench: Bench) -> None:
     bench.predict()
-    bench.controller.spacing.choose(True)
+    bench.plugin.voxel_size.choose(True)
     np.testing.assert_array_equal(bench.predict(), bench.wanted(match=True))
     assert (bench.mask() != bench.wanted(match=False)).any()
     assert bench.session.sizes is not None
     assert bench.session.sizes.text == (
         "cells is predicted at the model's pixel size, 0.2 µm instead of 0.05 µm."
     )
-    bench.controller.spacing.choose(False)
+    bench.plugin.voxel_size.choose(False)
     np.testing.assert_array_equal(bench.predict(), bench.wanted(match=False))
     assert len(bench.warned) == 1
 
@@ -124,9 +125,9 @@ def test_the_mask_on_screen_follows_in_live_mode(bench: Bench) -> None:
     bench.session.mode = Mode.LIVE
     before = bench.session.message
     for match in (True, False):
-        bench.controller.spacing.choose(match)
+        bench.plugin.voxel_size.choose(match)
         for _ in range(5):
-            bench.controller.tick()
+            bench.plugin.tick()
         np.testing.assert_array_equal(bench.mask(), bench.wanted(match=match))
     assert bench.session.message is before, "the sizes are said beside the choice alone"
 
@@ -135,14 +136,14 @@ def test_volumes_have_voxels_in_the_offer_too() -> None:
     volume = Image(squares((4,)), name="cells", scale=(0.05,) * 3, units=("um",) * 3)
     bench = Bench(volume)
     try:
-        bench.controller.choose_dims(3)
+        bench.plugin.sources.choose_dims(3)
         model = trained_at(random_model(1, dims=3, depth=2, width=4), 0.2)
         bench.session.entry = ModelEntry(model, "model")
-        bench.controller.spacing.say()
+        bench.plugin.voxel_size.say()
         (text,) = bench.warned
         assert text.endswith("Check 'Predict at the model's voxel size' under Result.")
     finally:
-        bench.controller.close()
+        bench.plugin.close()
 
 
 def test_it_follows_the_scale_of_the_layer_the_image_and_the_model(bench: Bench) -> None:
@@ -163,9 +164,9 @@ def test_it_follows_the_scale_of_the_layer_the_image_and_the_model(bench: Bench)
         bench.until(partial(is_said, said))
         assert session.sizes is None or session.sizes.possible == ("but" in said)
     session.entry = ModelEntry(replace(MODEL, units=("pixel", "pixel")), "unknown")
-    bench.controller.tick()
+    bench.plugin.tick()
     assert session.sizes is None
-    bench.controller.spacing.choose(True)
+    bench.plugin.voxel_size.choose(True)
     bench.predict()  # what cannot be matched is predicted as it is
     assert not bench.warned
 
@@ -180,43 +181,43 @@ def test_a_training_of_images_of_several_sizes_says_so_and_knows_them() -> None:
         bench.session.entry = None
         bench.viewer.add_layer(fine)
         labels = bench.viewer.add_layer(Labels(strokes(), name="two", **FINE))
-        bench.controller.choose_image(fine)
-        bench.controller.choose_labels(labels)
+        bench.plugin.sources.choose_image(fine)
+        bench.plugin.sources.choose_labels(labels)
         said: list[str] = []
         bench.session.events.message.connect(lambda message: said.append(message.text))
         for _ in range(2):  # the second goes on from the first, which knows these sizes
-            bench.controller.train()
+            bench.plugin.training.start()
             for _ in range(3):
-                bench.controller.tick()
+                bench.plugin.tick()
         said = [text for text in said if "pixels of 0.05 to 0.2 µm and are not resampled" in text]
         assert len(said) == 2  # as it is found, and with what the training works with
         assert bench.session.entry.model.spacing_range == ((0.05, 0.05), (0.2, 0.2))
         assert bench.session.sizes is None
     finally:
-        bench.controller.close()
+        bench.plugin.close()
 
 
 def test_a_project_remembers_it(tmp_path: Path) -> None:
     bench = Bench(picture(**FINE), Labels(strokes(), name="strokes"))
-    bench.controller.new_annotation()
-    bench.controller.spacing.choose(True)
+    bench.plugin.sources.new_annotation()
+    bench.plugin.voxel_size.choose(True)
     layer = bench.viewer.layers[-1]
     layer.paint((4, 4), 1)
     for _ in range(5):
-        bench.controller.tick()
-    bench.controller.keeping.save_as(tmp_path / "project")
+        bench.plugin.tick()
+    bench.plugin.saving.save_as(tmp_path / "project")
     for _ in range(5):
-        bench.controller.tick()
-    bench.controller.close()
+        bench.plugin.tick()
+    bench.plugin.close()
     again = Bench(picture(**FINE))
     assert not again.session.match_spacing
-    again.controller.keeping.open(tmp_path / "project")
+    again.plugin.restore.open(tmp_path / "project")
     for _ in range(5):
-        again.controller.tick()
+        again.plugin.tick()
     assert again.session.match_spacing == "auto"
     assert again.session.sizes is not None
     assert "is predicted at the model's pixel size" in again.session.sizes.text
-    again.controller.close()
+    again.plugin.close()
     assert not recoveries()
 
 
@@ -226,13 +227,13 @@ def test_a_batch_predicts_what_it_can_at_the_models_size(tmp_path: Path) -> None
     image = (squares() / 200).astype(np.float32)
     tifffile.imwrite(tmp_path / "fine.tif", image, imagej=True, **size)
     tifffile.imwrite(tmp_path / "unknown.tif", image)
-    controller, session = bench.controller, bench.session
-    controller.batches.add([tmp_path / "fine.tif", tmp_path / "unknown.tif"])
+    plugin, session = bench.plugin, bench.session
+    plugin.batch.add([tmp_path / "fine.tif", tmp_path / "unknown.tif"])
     for match in (False, True):
-        controller.spacing.choose(match)
-        controller.batches.run(Saving(tmp_path / "out", overwrite=True), measure=False)
+        plugin.voxel_size.choose(match)
+        plugin.batch.run(Saving(tmp_path / "out", overwrite=True), measure=False)
         for _ in range(3):
-            controller.tick()
+            plugin.tick()
         fine, unknown = session.batch
         assert [str(row.state) for row in session.batch] == ["done", "done"]
         said = "is predicted at the model's" if match else "the mask may be wrong."
@@ -242,15 +243,13 @@ def test_a_batch_predicts_what_it_can_at_the_models_size(tmp_path: Path) -> None
         found = tifffile.imread(tmp_path / "out" / "fine.tif")
         wanted = predict(MODEL, stack, PredictSettings(match_spacing=match))
         np.testing.assert_array_equal(found, wanted)
-    controller.close()
+    plugin.close()
 
 
 @pytest.mark.gui
 def test_the_offer_is_seen_and_taken(qtbot: Any, bench: Bench) -> None:
-    from napari_unetseg.gui.widgets.batch_section import BatchPanel
-    from napari_unetseg.gui.widgets.result_section import ResultPanel
 
-    result, batch = ResultPanel(bench.controller), BatchPanel(bench.controller)
+    result, batch = result_panel(bench.plugin), batch_panel(bench.plugin)
     qtbot.addWidget(result)
     qtbot.addWidget(batch)
     assert result.match.isVisibleTo(result)

@@ -1,6 +1,6 @@
 """Whatever people and models do in whatever order: no voxel of a user's changes unasked.
 
-The real controller, layers and networks run without a window; plain dense arrays (`said_parts`)
+The real plugin, layers and networks run without a window; plain dense arrays (`said_parts`)
 say what must be there. ``UNETSEG_STATES=500`` runs as many examples as the project promises.
 """
 
@@ -30,12 +30,12 @@ from napari_unetseg.annotations.annotation_store import Origin, Truth
 from napari_unetseg.annotations.sparse_array import whole
 from napari_unetseg.core.events import Event, TilePredicted
 from napari_unetseg.core.labels import BRUSH
-from napari_unetseg.gui import controller as controlling
-from napari_unetseg.gui import looking
-from napari_unetseg.gui.controller import Controller
-from napari_unetseg.gui.jobs import SyncRunner
-from napari_unetseg.gui.newer import take_snapshots
-from napari_unetseg.gui.session import Level, Mode, ModelEntry
+from napari_unetseg.gui.features import training
+from napari_unetseg.gui.plugin import Plugin
+from napari_unetseg.gui.services import annotations as annotation_service
+from napari_unetseg.gui.services.annotation_snapshot import take_snapshots
+from napari_unetseg.gui.services.job_runner import SyncRunner
+from napari_unetseg.gui.state.session import Level, Mode, ModelEntry
 from napari_unetseg.io.project import locations
 from napari_unetseg.io.project.project import Project
 from napari_unetseg.training.training_events import Improved, Outcome, Prepared, TrainingDone
@@ -59,8 +59,9 @@ class Hands(RuleBasedStateMachine):
         super().__init__()
         constant(0)  # made by the real training, before another takes its place
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(looking, "PAUSE_SECONDS", 1e9)  # trainings begin when a rule says so
-        self.patch.setattr(controlling, "COUNT_SECONDS", 0.0)
+        # trainings begin when a rule says so
+        self.patch.setattr(training, "PAUSE_SECONDS", 1e9)
+        self.patch.setattr(annotation_service, "ANNOUNCE_SECONDS", 0.0)
         self.patch.setattr(os, "fsync", lambda _: None)  # no power is cut here, and disks are slow
         self.patch.setattr(locations, "recovery_folder", lambda: self.home / "recovery")
         self.patch.setattr(locations, "_recent_file", lambda: self.home / "recent.json")
@@ -78,22 +79,22 @@ class Hands(RuleBasedStateMachine):
         self.pixels = np.random.default_rng(0).integers(0, 99, shape, np.uint8)
         self.oracle = Oracle(shape)
         self.window()
-        layer = self.controller.new_annotation()
+        layer = self.plugin.sources.new_annotation()
         assert layer is not None
         self.strokes: Labels = layer
         self.entry(0)
 
     def window(self) -> None:
-        """A viewer with the image, and a controller."""
+        """A viewer with the image, and a plugin."""
         self.viewer = ViewerModel()
         self.image = self.viewer.add_layer(Image(self.pixels, name="cells"))
-        self.controller = Controller(self.viewer, SyncRunner())
+        self.plugin = Plugin(self.viewer, SyncRunner())
         self.shapes = Shapes(ndim=2)
         self.viewer.layers.append(self.shapes)
 
     def teardown(self) -> None:
-        if hasattr(self, "controller"):
-            assert self.controller.close()
+        if hasattr(self, "plugin"):
+            assert self.plugin.close()
             self.viewer.layers.clear()
         self.patch.undo()
         shutil.rmtree(self.home)
@@ -102,7 +103,7 @@ class Hands(RuleBasedStateMachine):
 
     @property
     def session(self) -> Any:
-        return self.controller.session
+        return self.plugin.session
 
     @property
     def plane(self) -> tuple[int, ...]:
@@ -111,7 +112,7 @@ class Hands(RuleBasedStateMachine):
 
     @property
     def mask(self) -> Labels:
-        prediction = self.controller.prediction
+        prediction = self.plugin.masks.current
         assert prediction is not None
         assert prediction.layer is not None
         return prediction.layer
@@ -120,7 +121,7 @@ class Hands(RuleBasedStateMachine):
         """Another model is in use."""
         self.made += 1
         entry = ModelEntry(constant(number, 0.01 * self.made), f"model {self.made}")
-        self.controller.add_model(entry)
+        self.plugin.models.add(entry)
         self.oracle.numbers.setdefault(entry.model.id, {})
 
     def says(self, model: Any) -> int:
@@ -194,10 +195,10 @@ class Hands(RuleBasedStateMachine):
     @rule(number=numbers, spot=spots, meanwhile=st.booleans())
     def take_labels_off_and_on(self, number: int, spot: tuple[int, int], meanwhile: bool) -> None:
         """No labels for a moment; what is painted on the layer then counts when it is back."""
-        self.controller.choose_labels(None)
+        self.plugin.sources.choose_labels(None)
         if meanwhile:
             self.dab(self.strokes, spot, 3, number)
-        self.controller.choose_labels(self.strokes)
+        self.plugin.sources.choose_labels(self.strokes)
         self.oracle.stroke(self.strokes.data)
 
     @rule(onto=st.sampled_from(["strokes", "mask"]), wide=st.booleans(), area=corners)
@@ -333,28 +334,28 @@ class Hands(RuleBasedStateMachine):
     def begin(self, known: bool) -> None:
         self.made += 1
         model = self.oracle.model if known and self.oracle.model else f"tiles {self.made}"
-        self.controller.begin_mask(self.image, model, self.session.structures)
+        self.target = self.plugin.masks.open(self.image, model, self.session.structures)
         self.oracle.begin(model)
 
     def write(self, seed: int, area: Any) -> None:
         spot = self.spot(*area)
         size = tuple(s.stop - s.start for s in spot[-2:])
         mask = np.random.default_rng(seed).integers(0, 3, size, np.uint8)
-        self.controller.write_tile(TilePredicted(self.plane, spot[-2:], mask, None, 1, 1))
+        self.target.write(TilePredicted(self.plane, spot[-2:], mask, None, 1, 1))
         self.oracle.tile(spot, mask)
 
     def end(self, rests: bool) -> None:
         if rests:
-            self.controller.rest_masks()
+            self.target.rest()
         else:
-            self.controller.end_masks()
+            self.target.close()
             self.oracle.finish()
 
     @rule(number=st.integers(0, 1), stack=st.booleans(), new=st.booleans())
     def predict(self, number: int, stack: bool, new: bool) -> None:
         if new:
             self.entry(number)
-        (self.controller.predict_stack if stack else self.controller.predict_plane)()
+        (self.plugin.prediction.predict_stack if stack else self.plugin.prediction.predict_plane)()
         planes = self.oracle.planes() if stack else [self.plane]
         self.predicted(planes, self.session.entry.model)
         self.oracle.finish()
@@ -377,7 +378,7 @@ class Hands(RuleBasedStateMachine):
     @rule()
     def look(self) -> None:
         """Time passes: in live mode what is on screen is predicted, and its neighbours."""
-        self.controller.tick()
+        self.plugin.tick()
         model = self.session.entry.model
         stale = not self.oracle.is_fresh(self.plane, model.id)
         if self.session.mode is Mode.LIVE and self.oracle.alive and stale:
@@ -394,7 +395,7 @@ class Hands(RuleBasedStateMachine):
         self.before = self.session.entry
         self.next_model = constant(number, 0.01 * self.made)
         self.check_pairs = self.oracle.strokes.values.copy(), self.oracle.winning()
-        self.controller.train()
+        self.plugin.training.start()
         labels, corrections = self.check_pairs
         np.testing.assert_array_equal(self.trained[-1][0].labels, labels)
         self.same_corrections(self.trained[-1][0].corrections, corrections)
@@ -416,7 +417,7 @@ class Hands(RuleBasedStateMachine):
         self.made += 1
         self.next_model, self.fails = constant(number, 0.01 * self.made), fails
         entry = self.session.entry
-        self.controller.train()
+        self.plugin.training.start()
         self.fails = ""
         assert self.session.message.level is Level.ERROR
         assert self.session.entry is entry
@@ -433,7 +434,7 @@ class Hands(RuleBasedStateMachine):
     @rule()
     def bring_back(self) -> None:
         before, self.before = self.before, self.session.entry
-        self.controller.bring_back()
+        self.plugin.comparison.bring_back()
         assert self.session.entry is before
         self.oracle.bring_back()
 
@@ -446,7 +447,7 @@ class Hands(RuleBasedStateMachine):
 
     @rule()
     def add_structure(self) -> None:
-        self.controller.add_structure()
+        self.plugin.structures.add()
 
     # -- what people say ------------------------------------------------------------------------
 
@@ -466,14 +467,14 @@ class Hands(RuleBasedStateMachine):
 
     @rule()
     def accept_plane(self) -> None:
-        self.controller.review.accept_plane()
+        self.plugin.review.accept_plane()
         if self.oracle.alive and self.oracle.covered[self.plane].all():
             self.oracle.accept([self.everywhere()])
 
     @rule(area=corners)
     def accept_shapes(self, area: Any) -> None:
         spot, where = self.rectangle(area)
-        self.controller.review.accept_shapes()
+        self.plugin.review.accept_shapes()
         if self.oracle.alive and self.oracle.covered[spot].all():
             self.oracle.accept([(spot, where)])
 
@@ -482,7 +483,7 @@ class Hands(RuleBasedStateMachine):
     def accept_object(self, at: tuple[int, int]) -> None:
         self.viewer.cursor.position = (*self.plane, *at)
         data = self.mask.data[self.plane]
-        self.controller.review.accept_object()
+        self.plugin.review.accept_object()
         objects, _ = ndimage.label(data == data[at], np.ones((3, 3)))
         box = ndimage.find_objects((objects == objects[at]).astype(int))[0]
         if data[at] and self.oracle.covered[(*self.plane, *box)].all():
@@ -491,7 +492,7 @@ class Hands(RuleBasedStateMachine):
     @rule(area=st.none() | corners)
     def take_back(self, area: Any) -> None:
         place = self.everywhere() if area is None else self.rectangle(area)
-        review = self.controller.review
+        review = self.plugin.review
         (review.take_back_plane if area is None else review.take_back_shapes)()
         if self.oracle.alive:
             self.oracle.take_back([place])
@@ -499,14 +500,14 @@ class Hands(RuleBasedStateMachine):
     @rule(area=st.none() | corners)
     def forget(self, area: Any) -> None:
         place = self.everywhere() if area is None else self.rectangle(area)
-        review = self.controller.review
+        review = self.plugin.review
         (review.forget_plane if area is None else review.forget_shapes)()
         if self.oracle.alive:
             self.oracle.forget([place])
 
     @rule()
     def forget_all(self) -> None:
-        self.controller.review.forget_all()
+        self.plugin.review.forget_all()
         if self.oracle.alive:
             planes = [p for p in self.oracle.planes() if self.oracle.corrections.values[p].any()]
             ones = np.ones((ROWS, COLUMNS), bool)
@@ -514,12 +515,12 @@ class Hands(RuleBasedStateMachine):
 
     @rule()
     def undo_step(self) -> None:
-        self.controller.steps.undo()
+        self.plugin.undo.undo()
         self.oracle.undo_step()
 
     @rule()
     def redo_step(self) -> None:
-        self.controller.steps.redo()
+        self.plugin.undo.redo()
         self.oracle.redo_step()
 
     # -- structures -----------------------------------------------------------------------------
@@ -530,14 +531,14 @@ class Hands(RuleBasedStateMachine):
         numbers = [s.number for s in self.session.structures]
         number = numbers[which % len(numbers)]
         others = [n for n in [*numbers, BRUSH] if n != number]
-        self.end_structure(number, others[other % len(others)], self.controller.classes.merge)
+        self.end_structure(number, others[other % len(others)], self.plugin.classes.merge)
 
     @rule(which=st.integers(0, 9))
     def delete(self, which: int) -> None:
         """Delete a structure with all that is labelled of it."""
         numbers = [s.number for s in self.session.structures]
         number = numbers[which % len(numbers)]
-        self.end_structure(number, 0, lambda one, _: self.controller.classes.delete(one))
+        self.end_structure(number, 0, lambda one, _: self.plugin.classes.delete(one))
 
     def end_structure(self, number: int, into: int, act: Callable[[int, int], None]) -> None:
         left = [s for s in self.session.structures if s.number != number]
@@ -550,7 +551,7 @@ class Hands(RuleBasedStateMachine):
 
     @property
     def project(self) -> Project | None:
-        return self.controller.keeping.project
+        return self.plugin.store.project
 
     def has_project(self) -> bool:
         return hasattr(self, "oracle") and self.project is not None
@@ -596,7 +597,7 @@ class Hands(RuleBasedStateMachine):
     @rule()
     def give_a_name(self) -> None:
         self.named += 1
-        self.controller.keeping.save_as(self.home / f"project {self.named}")
+        self.plugin.saving.save_as(self.home / f"project {self.named}")
         assert self.session.project == self.home / f"project {self.named}"
         self.check_disk(self.oracle.strokes.values)
 
@@ -608,20 +609,20 @@ class Hands(RuleBasedStateMachine):
         assert project is not None
         if killed:
             kill(project)
-            self.controller.keeping.project = None
-            self.controller.disconnect()
+            self.plugin.store.project = None
+            self.plugin.disconnect()
         else:
             self.look()
             self.viewer.layers.clear()  # as napari does before it closes a window
             mode = before.mode
-            assert self.controller.close()
+            assert self.plugin.close()
             before.mode = mode
         self.window()
         if before.project is None:
             recovery = next(r for r in self.session.recoveries if r.folder == project.folder)
-            self.controller.keeping.recover(recovery)
+            self.plugin.restore.recover(recovery)
         else:
-            self.controller.keeping.open(project.folder)
+            self.plugin.restore.open(project.folder)
         assert self.session.message.text.endswith("is open with all its annotations.")
         for name in ("structures", "mode", "settings"):
             assert getattr(self.session, name) == getattr(before, name), name
@@ -630,7 +631,7 @@ class Hands(RuleBasedStateMachine):
         assert killed or self.plane == plane
         self.strokes, self.before = self.session.source().labels, None
         self.oracle.reopen()
-        assert (self.controller.prediction is not None) == self.oracle.alive
+        assert (self.plugin.masks.current is not None) == self.oracle.alive
 
     # -- what must always hold ------------------------------------------------------------------
 
@@ -661,8 +662,8 @@ class Hands(RuleBasedStateMachine):
         oracle = self.oracle
         same = partial(np.testing.assert_array_equal, strict=False)
         same(self.strokes.data, oracle.strokes.values, "annotation layer")
-        self.same_truth(self.controller.truth(self.image), oracle.strokes.values)
-        pair = take_snapshots(self.session.sources, self.controller.truths)[0].pair()
+        self.same_truth(self.plugin.annotations.truth(self.image), oracle.strokes.values)
+        pair = take_snapshots(self.session.sources, self.plugin.annotations.truths)[0].pair()
         same(pair.labels, oracle.strokes.values, "labels to train on")
         self.same_corrections(pair.corrections, oracle.winning())
         assert len(self.strokes._undo_history) == len(oracle.strokes_past)
@@ -677,7 +678,7 @@ class Hands(RuleBasedStateMachine):
     @precondition(is_open)
     @invariant()
     def what_can_be_brought_back_is_known(self) -> None:
-        assert self.controller._before is self.before
+        assert self.plugin.models.before is self.before
 
     @precondition(is_open)
     @invariant()

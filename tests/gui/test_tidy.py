@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skimage.draw import disk
 
-from napari_unetseg.gui.tidy import TidySettings, tidy
+from napari_unetseg.data.mask_cleanup import TidySettings, tidy
 
 
 def blobs() -> np.ndarray:

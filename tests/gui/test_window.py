@@ -17,7 +17,7 @@ from qtpy.QtWidgets import QApplication, QFileDialog, QPushButton
 from napari_unetseg import sample
 from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.labels import BRUSH
-from napari_unetseg.gui.dock import UNetDock
+from napari_unetseg.gui.dock_widget import UNetDock
 from napari_unetseg.training.training_events import EpochDone, Prepared, StepDone
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def test_paint_train_stop_predict_correct_train_again_save_load(
     assert dock.train.plot.isVisibleTo(dock)
 
     # the plane was predicted; predict once more
-    prediction = window.controller.prediction
+    prediction = window.plugin.masks.current
     assert prediction is not None
     assert prediction.alive
     window.click(dock.result.plane)
@@ -225,7 +225,7 @@ def test_opening_the_dock_imports_no_torch() -> None:
     import subprocess
 
     code = (
-        "import sys, napari_unetseg.gui.dock, napari_unetseg.gui.workbench\n"
+        "import sys, napari_unetseg.gui.dock_widget, napari_unetseg.gui.window_context\n"
         "sys.exit('torch' in sys.modules or 'pyqtgraph' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
@@ -310,10 +310,10 @@ def test_dock_and_command_through_napari_s_menus(registered: None, make_napari_v
 
 def test_threads_follow_the_hands(painted: Window, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int | None] = []
-    import napari_unetseg.gui.controller as controller_module
     import napari_unetseg.training.train as train
+    from napari_unetseg.gui.services import job_manager
 
-    monkeypatch.setattr(controller_module, "cores", lambda: 8)
+    monkeypatch.setattr(job_manager, "cores", lambda: 8)
 
     def watch(*_: Any, control: Control, **__: Any) -> Generator[Event, None, None]:
         while not control.stopped:

@@ -13,7 +13,7 @@ from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
-from napari_unetseg.gui.dock import UNetDock
+from napari_unetseg.gui.dock_widget import UNetDock
 
 LEFT = Qt.MouseButton.LeftButton
 NONE = Qt.KeyboardModifier.NoModifier
@@ -26,7 +26,7 @@ class Window:
         self.viewer = viewer
         self.dock = UNetDock(viewer)
         viewer.window.add_dock_widget(self.dock, name="U-Net segmentation")
-        self.controller, self.session = self.dock.controller, self.dock.session
+        self.plugin, self.session = self.dock.plugin, self.dock.session
         self.session.change_settings(**TINY)
 
     def wait(self, condition: Callable[[], bool], seconds: float = 90.0) -> None:

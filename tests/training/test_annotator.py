@@ -18,7 +18,7 @@ from PIL import Image
 
 from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.labels import BRUSH
-from napari_unetseg.gui.jobs import Job
+from napari_unetseg.gui.services.job_runner import Job
 
 if TYPE_CHECKING:
     from napari_unetseg.core.job_control import Control

@@ -13,7 +13,7 @@ from napari.utils.colormaps import DirectLabelColormap
 from napari_unetseg.annotations.sparse_array import planes_with
 from napari_unetseg.core.labels import BRUSH, LabelKind, Structure, default_color
 from napari_unetseg.core.singleton_axes import on_grid
-from napari_unetseg.gui.grids import empty_grid
+from napari_unetseg.data.image_grids import empty_grid
 from napari_unetseg.gui.layers.alignment import place_of, place_over
 from napari_unetseg.gui.layers.following import follow, image_of
 from napari_unetseg.gui.layers.layer_axes import grid_shape, level0

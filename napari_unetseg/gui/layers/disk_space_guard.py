@@ -7,7 +7,7 @@ from weakref import WeakSet
 
 from napari.layers import Labels
 
-from napari_unetseg.gui.grids import has_room, is_in_file
+from napari_unetseg.data.image_grids import has_room, is_in_file
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

@@ -12,7 +12,7 @@ from napari.layers import Image, Labels
 from napari_unetseg.annotations.annotation_store import Origin, Truth
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.singleton_axes import same_but_singletons
-from napari_unetseg.gui.grids import empty_grid
+from napari_unetseg.data.image_grids import empty_grid
 from napari_unetseg.gui.layers.alignment import place_over
 from napari_unetseg.gui.layers.annotation_layer import paint_colors
 from napari_unetseg.gui.layers.following import follow

@@ -9,7 +9,7 @@ from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 
 from napari_unetseg.annotations.annotation_store import Origin
-from napari_unetseg.gui.grids import empty_grid
+from napari_unetseg.data.image_grids import empty_grid
 from napari_unetseg.gui.layers.alignment import place_over
 from napari_unetseg.gui.layers.following import follow
 

@@ -29,7 +29,7 @@ from napari_unetseg.annotations.sparse_array import (
     together,
 )
 from napari_unetseg.core.labels import BRUSH, Structure
-from napari_unetseg.gui.grids import empty_grid, has_room
+from napari_unetseg.data.image_grids import empty_grid, has_room
 from napari_unetseg.gui.layers.alignment import place_over
 from napari_unetseg.gui.layers.annotation_layer import paint_colors
 from napari_unetseg.gui.layers.coverage import Coverage

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from napari.layers import Image
 
-from napari_unetseg.gui.grids import empty_grid
+from napari_unetseg.data.image_grids import empty_grid
 from napari_unetseg.gui.layers.alignment import place_over
 from napari_unetseg.gui.layers.following import follow
 from napari_unetseg.gui.layers.layer_axes import grid_shape

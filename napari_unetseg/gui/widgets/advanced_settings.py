@@ -10,6 +10,7 @@ from magicgui.widgets import create_widget
 from qtpy.QtWidgets import QAbstractSpinBox
 
 from napari_unetseg.core.settings import AugmentSettings, TrainSettings, description_of
+from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.widgets.computer_chooser import ComputerPanel
 from napari_unetseg.gui.widgets.forms import Form
 from napari_unetseg.gui.widgets.section import Panel, folded
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
-    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.features.remote_computer import RemoteComputer
+    from napari_unetseg.gui.state.session import Session
 
 __all__ = ["AdvancedPanel"]
 
@@ -30,12 +32,12 @@ ELSEWHERE = ("dims", "epochs", "steps", "minutes", "augment")
 class AdvancedPanel(Panel):
     """Nothing here needs a change; the defaults are chosen well."""
 
-    def __init__(self, controller: Controller) -> None:
-        super().__init__("", controller)
+    def __init__(self, session: Session, computers: RemoteComputer) -> None:
+        super().__init__("", session)
         self.form = form_of(TrainSettings, self.session.settings)
         self.augment = form_of(AugmentSettings, self.session.settings.augment)
         augmentation = folded("Augmentation", self.augment)
-        self.computer = ComputerPanel(controller)
+        self.computer = ComputerPanel(session, computers)
         self.fold = folded("Advanced settings", self.computer, self.form, augmentation)
         self.column.addWidget(self.fold)
         self.form.values.changed.connect(self._on_changed)
@@ -48,7 +50,7 @@ class AdvancedPanel(Panel):
         self.computer.release()
 
     def _on_changed(self) -> None:
-        with self.controller.refusing():
+        with refusing(self.session):
             self.session.change_settings(
                 **_values(self.form, TrainSettings), augment=_values(self.augment, AugmentSettings)
             )

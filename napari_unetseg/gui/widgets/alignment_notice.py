@@ -9,7 +9,8 @@ from qtpy.QtWidgets import QFrame, QPushButton, QVBoxLayout
 from napari_unetseg.gui.widgets.section import Panel, hint, restyle, row
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.services.layer_alignment import LayerAlignment
+    from napari_unetseg.gui.state.session import Session
 
 __all__ = ["MisfitPanel"]
 
@@ -19,21 +20,21 @@ class MisfitPanel(Panel):
 
     Parameters
     ----------
-    controller
-        Aligns.
+    session, alignment
+        What is shown; aligns.
     of_channels
         Which of both it shows.
     """
 
-    def __init__(self, controller: Controller, *, of_channels: bool) -> None:
-        super().__init__("", controller)
+    def __init__(self, session: Session, alignment: LayerAlignment, *, of_channels: bool) -> None:
+        super().__init__("", session)
         self._of_channels = of_channels
         self.text = hint()
         self.align = QPushButton("Align")
         self.align.setToolTip(
             "Lay the layer over the image, pixel on pixel; its data are not changed."
         )
-        self.align.clicked.connect(controller.aligning.align)
+        self.align.clicked.connect(alignment.align)
         frame = QFrame()
         frame.setProperty("role", "status")
         inside = QVBoxLayout(frame)

@@ -23,16 +23,20 @@ from qtpy.QtWidgets import (
 )
 
 from napari_unetseg.core.labels import BRUSH, LabelKind
-from napari_unetseg.gui.classes import balance
-from napari_unetseg.gui.remedies import look_at_folder
+from napari_unetseg.gui.features.class_editor import balance
+from napari_unetseg.gui.services.label_problems import look_at_folder
 from napari_unetseg.gui.widgets.alignment_notice import MisfitPanel
 from napari_unetseg.gui.widgets.class_brushes import BrushList
 from napari_unetseg.gui.widgets.section import Panel, hint, layer_combo, row, show_choice
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.controller import Controller
-    from napari_unetseg.gui.remedies import Remedy
-    from napari_unetseg.gui.session import Source
+    from napari_unetseg.gui.features.class_editor import ClassEditor
+    from napari_unetseg.gui.features.label_conversion import LabelConversion
+    from napari_unetseg.gui.features.structures import Structures
+    from napari_unetseg.gui.services.image_sources import ImageSources
+    from napari_unetseg.gui.services.label_problems import Remedy
+    from napari_unetseg.gui.services.layer_alignment import LayerAlignment
+    from napari_unetseg.gui.state.session import Session, Source
 
 __all__ = ["AnnotatePanel"]
 
@@ -61,10 +65,25 @@ def kind_combo() -> QComboBox:
 class AnnotatePanel(Panel):
     """Where labels come from and what they are of."""
 
-    def __init__(self, controller: Controller) -> None:
-        super().__init__("2  Annotate", controller)
+    def __init__(
+        self,
+        session: Session,
+        sources: ImageSources,
+        structures: Structures,
+        classes: ClassEditor,
+        conversion: LabelConversion,
+        alignment: LayerAlignment,
+    ) -> None:
+        super().__init__("2  Annotate", session)
+        self._sources, self._structures, self._classes, self._conversion = (
+            sources,
+            structures,
+            classes,
+            conversion,
+        )
         self.labels = layer_combo(
-            controller.labels_candidates, "The Labels layer that holds the labels of this image."
+            sources.labels_candidates,
+            "The Labels layer that holds the labels of this image.",
         )
         self.labels.changed.connect(self._on_labels_chosen)
         self.new = QPushButton("&New layer")
@@ -72,7 +91,7 @@ class AnnotatePanel(Panel):
         self.new.clicked.connect(self._on_new_pressed)
         self.column.addLayout(row("L&abels", self.labels.native, self.new, stretch=1))
 
-        self.misfit = MisfitPanel(controller, of_channels=False)
+        self.misfit = MisfitPanel(session, alignment, of_channels=False)
         self.column.addWidget(self.misfit)
         self.kind = kind_combo()
         self.kind.activated.connect(self._on_kind_chosen)
@@ -85,8 +104,8 @@ class AnnotatePanel(Panel):
         self.remedies: dict[str, QPushButton] = {}
 
         self.brushes = BrushList()
-        self.brushes.chosen.connect(controller.choose_brush)
-        self.brushes.renamed.connect(controller.rename_structure)
+        self.brushes.chosen.connect(structures.choose_brush)
+        self.brushes.renamed.connect(structures.rename)
         self.brushes.asked.connect(self._on_asked)
         self.column.addWidget(self.brushes)
         self.balance = hint()
@@ -139,7 +158,7 @@ class AnnotatePanel(Panel):
         self._on_brushes()
 
     def _show_remedies(self) -> None:
-        offered = {remedy.text: remedy for remedy in self.controller.remedies.offered()}
+        offered = {remedy.text: remedy for remedy in self._conversion.offered()}
         if list(offered) == list(self.remedies):
             return
         for button in self.remedies.values():
@@ -153,7 +172,7 @@ class AnnotatePanel(Panel):
             self._remedies.addWidget(button)
 
     def _on_remedy_pressed(self, remedy: Remedy, _checked: bool = False) -> None:
-        self.controller.remedies.use(remedy)
+        self._conversion.use(remedy)
 
     def _show_table(self) -> None:
         sources = [s for s in self.session.sources if s.labels is not None]
@@ -189,17 +208,17 @@ class AnnotatePanel(Panel):
         self.balance.setVisible(bool(text))
 
     def _on_labels_chosen(self) -> None:
-        self.controller.choose_labels(self.labels.value)
+        self._sources.choose_labels(self.labels.value)
 
     def _on_new_pressed(self) -> None:
-        self.controller.new_annotation()
+        self._sources.new_annotation()
 
     def _on_kind_chosen(self) -> None:
-        self.controller.choose_kind(LabelKind(self.kind.currentData()))
+        self._sources.choose_kind(LabelKind(self.kind.currentData()))
 
     def menu_of(self, number: int) -> QMenu:
         """What can be done with a structure."""
-        menu, classes = QMenu(self), self.controller.classes
+        menu, classes = QMenu(self), self._classes
         names = {s.number: s.name for s in self.session.structures}
         _act(menu, "Colour…", partial(self._on_recolor, number))
         if (merge := menu.addMenu("Merge into")) is not None:
@@ -217,17 +236,17 @@ class AnnotatePanel(Panel):
         old = next(s.color for s in self.session.structures if s.number == number)
         color = QColorDialog.getColor(QColor(old), self, "Colour of the structure")
         if color.isValid():
-            self.controller.classes.recolor(number, color.name())
+            self._classes.recolor(number, color.name())
 
     def _on_add_pressed(self) -> None:
-        self.controller.add_structure()
+        self._structures.add()
 
     def _on_folders_pressed(self) -> None:
         images = QFileDialog.getExistingDirectory(self, "Folder of images")
         masks = images and QFileDialog.getExistingDirectory(self, "Folder of their masks", images)
         answer = self._ask_kind(Path(masks)) if masks else None
         if answer is not None:
-            self.controller.add_folders(Path(images), Path(masks), *answer)
+            self._sources.add_folders(Path(images), Path(masks), *answer)
 
     def _ask_kind(self, masks: Path) -> tuple[LabelKind, float | None] | None:
         """Ask what the files of a folder hold; None if the user thinks better of it."""
@@ -251,12 +270,12 @@ class AnnotatePanel(Panel):
 
     def _on_checked(self, item: QTreeWidgetItem) -> None:
         used = item.checkState(0) == Qt.CheckState.Checked
-        self.controller.use_source(_source_of(item), used)
+        self._sources.use_source(_source_of(item), used)
 
     def _on_remove_pressed(self) -> None:
         item = self.table.currentItem()
         if item is not None:
-            self.controller.remove_source(_source_of(item))
+            self._sources.remove_source(_source_of(item))
 
 
 def _act(menu: QMenu, text: str, call: Callable[[], None]) -> None:

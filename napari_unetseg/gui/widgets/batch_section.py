@@ -21,8 +21,9 @@ from qtpy.QtWidgets import (
 from superqt import QElidingLabel
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.gui.batches import BatchRow, State
-from napari_unetseg.gui.session import JobKind
+from napari_unetseg.gui.state.batch_rows import BatchRow, RowState
+from napari_unetseg.gui.state.refusal import refusing
+from napari_unetseg.gui.state.session import JobKind
 from napari_unetseg.gui.widgets.model_section import FILTER
 from napari_unetseg.gui.widgets.section import Panel, restyle, row
 from napari_unetseg.io.open_image import SUFFIXES
@@ -31,7 +32,11 @@ from napari_unetseg.io.write_masks import FORMATS
 if TYPE_CHECKING:
     from qtpy.QtGui import QDragEnterEvent, QDragMoveEvent, QDropEvent, QKeyEvent
 
-    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.features.batch import BatchPrediction
+    from napari_unetseg.gui.features.model_history import ModelHistory
+    from napari_unetseg.gui.features.voxel_size import VoxelSize
+    from napari_unetseg.gui.services.job_manager import JobManager
+    from napari_unetseg.gui.state.session import Session
 
 __all__ = ["BatchPanel"]
 
@@ -92,14 +97,23 @@ class Table(QTableWidget):
             return
         event.acceptProposedAction()
         paths = [Path(url.toLocalFile()) for url in data.urls() if url.isLocalFile()]
-        self._panel.controller.batches.add(paths)
+        self._panel._batch.add(paths)
 
 
 class BatchPanel(Panel):
     """The list of images and its buttons."""
 
-    def __init__(self, controller: Controller) -> None:
-        super().__init__("", controller)
+    def __init__(
+        self,
+        session: Session,
+        jobs: JobManager,
+        batch: BatchPrediction,
+        voxel_size: VoxelSize,
+        history: ModelHistory,
+    ) -> None:
+        super().__init__("", session)
+        self._jobs, self._batch = jobs, batch
+        self._voxel_size, self._history = voxel_size, history
         self._folder: Path | None = None
         self._add_list()
         self._add_saving()
@@ -118,7 +132,7 @@ class BatchPanel(Panel):
         self.opened = _button(
             "Add open images",
             "Add the images that are open in napari.",
-            self.controller.batches.add_open,
+            self._batch.add_open,
         )
         self.remove = _button(
             "Remove", "Remove the selected images from the list.", self._on_remove_pressed
@@ -172,7 +186,7 @@ class BatchPanel(Panel):
             "Predict each image at the model's pixel size, if both are known: the image is "
             "resampled to it, and the mask back."
         )
-        self.match.toggled.connect(self.controller.spacing.choose)
+        self.match.toggled.connect(self._voxel_size.choose)
         self.run = QPushButton("Predict all")
         self.run.setProperty("role", "primary")
         self.run.clicked.connect(self._on_run_pressed)
@@ -206,7 +220,7 @@ class BatchPanel(Panel):
 
     def _texts(self, one: BatchRow) -> tuple[str, ...]:
         state = one.state.value
-        if one.state is State.RUNNING and self.session.job is not None:
+        if one.state is RowState.RUNNING and self.session.job is not None:
             state = "paused" if self.session.job.paused else "predicting…"
         unsure = "" if one.unsure is None else f"{one.unsure:.3f}"
         took = f"{one.seconds:.1f} s" if one.seconds else ""
@@ -271,21 +285,21 @@ class BatchPanel(Panel):
         pattern = " ".join(f"*{suffix}" for suffix in sorted(SUFFIXES))
         names, _ = QFileDialog.getOpenFileNames(self, "Images", "", f"Images ({pattern});;All (*)")
         if names:
-            self.controller.batches.add([Path(name) for name in names])
+            self._batch.add([Path(name) for name in names])
 
     def _on_folder_pressed(self) -> None:
         name = QFileDialog.getExistingDirectory(self, "A folder of images, or an OME-Zarr image")
         if name:
-            self.controller.batches.add([Path(name)])
+            self._batch.add([Path(name)])
 
     def _on_model_pressed(self) -> None:
-        folder = self.controller.preferences.models_dir
+        folder = self._history.folder
         name, _ = QFileDialog.getOpenFileName(self, "Load model", str(folder), FILTER)
         if name:
-            self.controller.load_model(Path(name))
+            self._history.load(Path(name))
 
     def _on_remove_pressed(self) -> None:
-        self.controller.batches.remove(self._selected())
+        self._batch.remove(self._selected())
 
     def _on_into_pressed(self) -> None:
         name = QFileDialog.getExistingDirectory(self, "Folder of the masks")
@@ -295,34 +309,32 @@ class BatchPanel(Panel):
 
     def _on_open_pressed(self, _: object = None) -> None:
         for one in self._selected()[:1]:
-            self.controller.batches.show(one)
+            self._batch.show(one)
 
     def _on_worst_pressed(self) -> None:
-        self.controller.batches.annotate_worst(self.count.value())
+        self._batch.annotate_worst(self.count.value())
 
     def _on_pause_pressed(self) -> None:
         job = self.session.job
         if job is not None and job.paused:
-            self.controller.batches.resume()
+            self._batch.resume()
         else:
-            self.controller.batches.pause()
+            self._batch.pause()
         self._on_batch()
 
     def _on_run_pressed(self) -> None:
         from napari_unetseg.inference.large.output_format import Saving
 
         if self.session.job is not None:
-            self.controller.stop()
+            self._jobs.stop()
             return
         if self._folder is None:
             self._on_into_pressed()
-        with self.controller.refusing():
+        with refusing(self.session):
             if self._folder is None:
                 raise UserError("Choose a folder for the masks with 'Masks into…'.")
             how = Saving(self._folder, FORMATS[self.format.currentData()], overwrite=True)
-            self.controller.batches.run(
-                how, measure=self.measure.isChecked(), keep=self.keep.isChecked()
-            )
+            self._batch.run(how, measure=self.measure.isChecked(), keep=self.keep.isChecked())
 
 
 def _line(text: str = "") -> QElidingLabel:

@@ -10,7 +10,7 @@ import pyqtgraph
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QFont, QFontMetricsF
 
-from napari_unetseg.gui.sentences import duration
+from napari_unetseg.gui.state.messages import duration
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.curve import Line

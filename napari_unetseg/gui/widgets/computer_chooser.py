@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QComboBox, QSizePolicy
 
-from napari_unetseg.gui.computers import THIS
+from napari_unetseg.gui.features.remote_computer import THIS
 from napari_unetseg.gui.widgets.section import Panel, row
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.features.remote_computer import RemoteComputer
+    from napari_unetseg.gui.state.session import Session
 
 __all__ = ["ComputerPanel"]
 
@@ -20,8 +21,9 @@ USUAL = "127.0.0.1:8786"
 class ComputerPanel(Panel):
     """This computer, or the address and key of another one where ``unetseg worker`` runs."""
 
-    def __init__(self, controller: Controller) -> None:
-        super().__init__("", controller)
+    def __init__(self, session: Session, computers: RemoteComputer) -> None:
+        super().__init__("", session)
+        self._computers = computers
         self.field = QComboBox()
         self.field.setEditable(True)
         self.field.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
@@ -43,7 +45,7 @@ class ComputerPanel(Panel):
         self._on_chosen(self.field.currentText())
 
     def _on_chosen(self, text: str) -> None:
-        self.controller.computers.use(text)
+        self._computers.use(text)
         self._on_computer()
 
     def _on_computer(self) -> None:

@@ -11,14 +11,14 @@ from napari.utils.theme import get_theme
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import QCheckBox, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
-from napari_unetseg.gui.contrast import LINES, mixed, readable
-from napari_unetseg.gui.curve import Columns, Line, classes_to_show, finite
-from napari_unetseg.gui.session import MarkKind
+from napari_unetseg.gui.state.contrast import LINES, mixed, readable
+from napari_unetseg.gui.state.session import MarkKind
+from napari_unetseg.gui.state.training_curve import Columns, Line, classes_to_show, finite
 from napari_unetseg.gui.widgets.style_sheet import font_size
 
 if TYPE_CHECKING:
     from napari_unetseg.core.labels import Structure
-    from napari_unetseg.gui.session import Mark, Point
+    from napari_unetseg.gui.state.session import Mark, Point
 
 __all__ = ["CurvePlot"]
 

@@ -11,7 +11,7 @@ from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import QDialog, QFrame, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
 from napari_unetseg.core.versions import installed_versions
-from napari_unetseg.gui.keys import COMMANDS
+from napari_unetseg.gui.shortcuts.commands import COMMANDS
 from napari_unetseg.gui.widgets.style_sheet import stylesheet
 
 if TYPE_CHECKING:

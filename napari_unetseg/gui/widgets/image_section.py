@@ -8,12 +8,14 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QRadioButton, QVBoxLayout, QWidget
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.gui import sentences
+from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.widgets.alignment_notice import MisfitPanel
 from napari_unetseg.gui.widgets.section import Panel, hint, layer_combo, row, show_choice
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.services.image_sources import ImageSources
+    from napari_unetseg.gui.services.layer_alignment import LayerAlignment
+    from napari_unetseg.gui.state.session import Session
 
 __all__ = ["ImagePanel"]
 
@@ -21,9 +23,10 @@ __all__ = ["ImagePanel"]
 class ImagePanel(Panel):
     """The image to work on."""
 
-    def __init__(self, controller: Controller) -> None:
-        super().__init__("1  Image", controller)
-        self.image = layer_combo(controller.images, "The image layer to segment.")
+    def __init__(self, session: Session, sources: ImageSources, alignment: LayerAlignment) -> None:
+        super().__init__("1  Image", session)
+        self._sources = sources
+        self.image = layer_combo(sources.images, "The image layer to segment.")
         self.image.changed.connect(self._on_image_chosen)
         self.column.addLayout(row("&Image", self.image.native, stretch=1))
 
@@ -38,7 +41,7 @@ class ImagePanel(Panel):
         box.addLayout(self._channels, 1)
         self._channel_box.setToolTip("Layers of the same shape to use as further channels.")
         self.column.addWidget(self._channel_box)
-        self.misfit = MisfitPanel(controller, of_channels=True)
+        self.misfit = MisfitPanel(session, alignment, of_channels=True)
         self.column.addWidget(self.misfit)
 
         self.planes = QRadioButton("2D planes")
@@ -78,7 +81,7 @@ class ImagePanel(Panel):
         self.channels.clear()
         source = self.session.source()
         chosen = source.channels if source else ()
-        candidates = self.controller.channel_candidates()
+        candidates = self._sources.channel_candidates()
         for layer in candidates:
             box = QCheckBox(layer.name)
             box.setChecked(layer in chosen)
@@ -92,25 +95,25 @@ class ImagePanel(Panel):
         self.planes.setChecked(dims == 2)
         self.volume.setChecked(dims == 3)
         try:
-            stack = self.controller.stack()
+            stack = self._sources.stack()
         except UserError as error:
             self._dims.hide()
             found = self.session.misfit
             said = found is not None and found.is_channel  # with the way out, above
             self._about.setText("" if said else str(error))
             return
-        self._dims.setVisible(self.controller.has_volumes() or dims == 3)
-        self._about.setText(sentences.describe_image(stack, dims))
+        self._dims.setVisible(self._sources.has_volumes() or dims == 3)
+        self._about.setText(messages.describe_image(stack, dims))
 
     def _on_image_chosen(self) -> None:
-        self.controller.choose_image(self.image.value)
+        self._sources.choose_image(self.image.value)
 
     def _on_channel_toggled(self) -> None:
         chosen = [layer for box, layer in self.channels if box.isChecked()]
-        self.controller.choose_channels(chosen)
+        self._sources.choose_channels(chosen)
 
     def _on_planes_chosen(self) -> None:
-        self.controller.choose_dims(2)
+        self._sources.choose_dims(2)
 
     def _on_volume_chosen(self) -> None:
-        self.controller.choose_dims(3)
+        self._sources.choose_dims(3)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QButtonGroup, QHBoxLayout, QPushButton, QWidget
 
-from napari_unetseg.gui.session import Mode
+from napari_unetseg.gui.state.session import Mode
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.state.session import Session
 
 __all__ = ["ModeSwitch"]
 
@@ -24,9 +24,9 @@ TIPS = {
 class ModeSwitch(QWidget):
     """Three buttons of which one is down."""
 
-    def __init__(self, controller: Controller) -> None:
+    def __init__(self, session: Session) -> None:
         super().__init__()
-        self._session = controller.session
+        self._session = session
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(0)

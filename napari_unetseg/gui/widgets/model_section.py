@@ -10,8 +10,9 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QPushButton
 from napari_unetseg.gui.widgets.section import Panel, hint, row
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.controller import Controller
-    from napari_unetseg.gui.session import ModelEntry
+    from napari_unetseg.gui.features.comparison import Comparison
+    from napari_unetseg.gui.features.model_history import ModelHistory
+    from napari_unetseg.gui.state.session import ModelEntry, Session
 
 __all__ = ["ModelPanel"]
 
@@ -21,8 +22,9 @@ FILTER = "Model (*.safetensors)"
 class ModelPanel(Panel):
     """Save, load, and go back to an earlier model."""
 
-    def __init__(self, controller: Controller) -> None:
-        super().__init__("6  Model", controller)
+    def __init__(self, session: Session, history: ModelHistory, comparison: Comparison) -> None:
+        super().__init__("6  Model", session)
+        self._history = history
         self.history = QComboBox()
         self.history.setToolTip("The models of this session; choose an earlier one to use it.")
         self.history.activated.connect(self._on_chosen)
@@ -33,10 +35,10 @@ class ModelPanel(Panel):
         self.back.setToolTip(
             "Use the model from before the last training, with its mask; press again to return."
         )
-        self.back.clicked.connect(controller.bring_back)
+        self.back.clicked.connect(comparison.bring_back)
         self.changed = QPushButton("What changed?")
         self.changed.setToolTip("Add a layer that shows where the masks of the two models differ.")
-        self.changed.clicked.connect(controller.show_difference)
+        self.changed.clicked.connect(comparison.show_difference)
         self.column.addWidget(self.back)
         self.column.addWidget(self.changed)
         self.save = QPushButton("Save…")
@@ -81,13 +83,13 @@ class ModelPanel(Panel):
 
     def _on_chosen(self, index: int) -> None:
         if self.session.history:
-            self.controller.use_model(self.session.history[index])
+            self._history.use(self.session.history[index])
 
     def _on_go_on(self, go_on: bool) -> None:
         self.session.go_on = go_on
 
     def _on_save_pressed(self) -> None:
-        folder = self.controller.preferences.models_dir
+        folder = self._history.folder
         folder.mkdir(parents=True, exist_ok=True)
         entry = self.session.entry
         name = (entry.name if entry else "model").split(" · ")[0].replace(" ", "-").lower()
@@ -95,13 +97,13 @@ class ModelPanel(Panel):
             self, "Save model", str(folder / f"{name}.safetensors"), FILTER
         )
         if path:
-            self.controller.save_model(Path(path))
+            self._history.save(Path(path))
 
     def _on_load_pressed(self) -> None:
-        folder = self.controller.preferences.models_dir
+        folder = self._history.folder
         path, _ = QFileDialog.getOpenFileName(self, "Load model", str(folder), FILTER)
         if path:
-            self.controller.load_model(Path(path))
+            self._history.load(Path(path))
 
 
 def _describe(entry: ModelEntry) -> str:

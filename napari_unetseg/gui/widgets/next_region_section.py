@@ -9,7 +9,9 @@ from qtpy.QtWidgets import QCheckBox, QPushButton
 from napari_unetseg.gui.widgets.section import Panel, menu_button, row
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.features.next_region import NextRegion
+    from napari_unetseg.gui.features.uncertainty_display import UncertaintyDisplay
+    from napari_unetseg.gui.state.session import Session
 
 __all__ = ["LookPanel"]
 
@@ -17,9 +19,11 @@ __all__ = ["LookPanel"]
 class LookPanel(Panel):
     """Sends the viewer to places; also while a training goes on."""
 
-    def __init__(self, controller: Controller) -> None:
-        super().__init__("", controller)
-        attention = controller.attention
+    def __init__(
+        self, session: Session, next_region: NextRegion, uncertainty: UncertaintyDisplay
+    ) -> None:
+        super().__init__("", session)
+        attention = next_region
         self.next = QPushButton("Next place")
         self.next.setToolTip(
             "Go to where labels would help most: where the network is uncertain and the image "
@@ -38,7 +42,7 @@ class LookPanel(Panel):
         self.uncertainty.setToolTip(
             "Show the uncertainty of the network as a layer; bright is uncertain."
         )
-        self.uncertainty.toggled.connect(attention.show_uncertainty)
+        self.uncertainty.toggled.connect(uncertainty.show)
         self.column.addLayout(row(self.next, self.more, stretch=0))
         self.column.addLayout(row(self.uncertainty, None))
         self.follow("entry", "image", "improved", call=self._on_state)
@@ -52,7 +56,7 @@ class LookPanel(Panel):
 
     def _on_state(self) -> None:
         image = self.session.image is not None
-        ready = image and self.controller.attention.model is not None
+        ready = image and self.session.newest_model is not None
         self.next.setEnabled(ready)
         self.uncertainty.setEnabled(ready or self.session.uncertain)
         self.more.setEnabled(image)

@@ -23,7 +23,9 @@ from napari_unetseg.gui.widgets.section import Panel, folded, hint, row
 from napari_unetseg.io.project import locations
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.features.project_restore import ProjectRestore
+    from napari_unetseg.gui.features.project_saving import ProjectSaving
+    from napari_unetseg.gui.state.session import Session
 
 __all__ = ["ProjectPanel"]
 
@@ -33,8 +35,9 @@ NAMELESS = "What you paint is saved at once. Save a project to choose its folder
 class ProjectPanel(Panel):
     """Save as, open, open recent, report; recover."""
 
-    def __init__(self, controller: Controller) -> None:
-        super().__init__("", controller)
+    def __init__(self, session: Session, restore: ProjectRestore, saving: ProjectSaving) -> None:
+        super().__init__("", session)
+        self._restore, self._saving = restore, saving
         self.where = hint(NAMELESS)
         self.save = QPushButton("Save project…")
         self.save.setToolTip("Choose a folder for labels, corrections, models and settings.")
@@ -97,14 +100,14 @@ class ProjectPanel(Panel):
             self, "Folder of the new project", str(Path.home() / "segmentation project")
         )
         if path:
-            self.controller.keeping.save_as(Path(path))
+            self._saving.save_as(Path(path))
 
     def _on_report_pressed(self) -> None:
         path, _ = QFileDialog.getSaveFileName(
             self, "Folder of the report", str(Path.home() / "segmentation report")
         )
         if path:
-            self.controller.keeping.report(Path(path), self._on_page)
+            self._saving.report(Path(path), self._on_page)
 
     @staticmethod
     def _on_page(page: Path) -> None:
@@ -113,13 +116,13 @@ class ProjectPanel(Panel):
     def _on_open_pressed(self) -> None:
         path = QFileDialog.getExistingDirectory(self, "Folder of a project")
         if path:
-            self.controller.keeping.open(Path(path))
+            self._restore.open(Path(path))
 
     def _on_find_pressed(self) -> None:
         names = ", ".join(self.session.missing)
         path, _ = QFileDialog.getOpenFileName(self, f"Where is {names}?", str(Path.home()))
         if path:
-            self.controller.keeping.find(Path(path))
+            self._restore.find(Path(path))
 
     def _on_recent_shown(self) -> None:
         self.recent.clear()
@@ -130,14 +133,14 @@ class ProjectPanel(Panel):
             none.setEnabled(False)
 
     def _on_recent_chosen(self, path: Path, _: bool = False) -> None:
-        self.controller.keeping.open(path)
+        self._restore.open(path)
 
     def _on_recover_pressed(self) -> None:
-        self.controller.keeping.recover(self.session.recoveries[0])
+        self._restore.recover(self.session.recoveries[0])
 
     def _on_discard_pressed(self) -> None:
         recovery = self.session.recoveries[0]
         question = f"Delete the labels of {', '.join(recovery.names)} for good?"
         answer = QMessageBox.question(self, "Discard", question)
         if answer == QMessageBox.StandardButton.Yes:
-            self.controller.keeping.discard(recovery)
+            self._restore.discard(recovery)

@@ -10,14 +10,21 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QPushButton
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.gui.tidy import TidySettings
+from napari_unetseg.data.mask_cleanup import TidySettings
+from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.widgets.forms import Form
 from napari_unetseg.gui.widgets.section import Panel, folded, hint, layer_combo, row, show_choice
 from napari_unetseg.io.write_masks import FORMATS
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
-    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.features.export import Export
+    from napari_unetseg.gui.features.postprocess import Postprocess
+    from napari_unetseg.gui.features.prediction import MaskPrediction
+    from napari_unetseg.gui.features.voxel_size import VoxelSize
+    from napari_unetseg.gui.services.image_sources import ImageSources
+    from napari_unetseg.gui.services.mask_layers import MaskLayers
+    from napari_unetseg.gui.state.session import Session
 
 __all__ = ["ResultPanel"]
 
@@ -29,14 +36,29 @@ class ResultPanel(Panel):
 
     batch_wanted = Signal()
 
-    def __init__(self, controller: Controller) -> None:
-        super().__init__("5  Result", controller)
+    def __init__(
+        self,
+        session: Session,
+        sources: ImageSources,
+        masks: MaskLayers,
+        prediction: MaskPrediction,
+        voxel_size: VoxelSize,
+        postprocess: Postprocess,
+        export: Export,
+    ) -> None:
+        super().__init__("5  Result", session)
+        self._sources, self._masks, self._postprocess, self._export = (
+            sources,
+            masks,
+            postprocess,
+            export,
+        )
         self.plane = QPushButton("Predict this plane")
         self.plane.setToolTip("Predict what is on screen.")
-        self.plane.clicked.connect(controller.predict_plane)
+        self.plane.clicked.connect(prediction.predict_plane)
         self.whole = QPushButton("Predict whole stack")
         self.whole.setToolTip("Predict every plane, what is on screen first. Stop ends it.")
-        self.whole.clicked.connect(controller.predict_stack)
+        self.whole.clicked.connect(prediction.predict_stack)
         buttons = row(self.plane, self.whole)
         buttons.setStretch(0, 1)
         buttons.setStretch(1, 1)
@@ -48,7 +70,7 @@ class ResultPanel(Panel):
             "Resample the image to the pixel size that the model was trained at, and the mask "
             "back to the image's."
         )
-        self.match.toggled.connect(controller.spacing.choose)
+        self.match.toggled.connect(voxel_size.choose)
         self.column.addWidget(self.sizes)
         self.column.addWidget(self.match)
 
@@ -57,7 +79,7 @@ class ResultPanel(Panel):
         self.batch.clicked.connect(lambda _=False: self.batch_wanted.emit())
         self.column.addWidget(self.batch)
         self._tidy, self.tidy_up = self._build_tidy()
-        self._export, self.write = self._build_export()
+        self._export_form, self.write = self._build_export()
         self.follow("entry", "settings", "sources", call=self._on_state)
         self.follow("image", call=self.refresh)
         self.follow("sizes", "match_spacing", call=self._on_sizes)
@@ -86,7 +108,7 @@ class ResultPanel(Panel):
         return form, button
 
     def _build_export(self) -> tuple[Form, QPushButton]:
-        self.layer = layer_combo(self.controller.masks, "The mask to write.")
+        self.layer = layer_combo(self._sources.mask_candidates, "The mask to write.")
         self.layer.label, self.layer.name = "Layer", "layer"
         self.format = ComboBox(choices=list(WRITABLE), name="format", label="Format")
         self.format.tooltip = "\n".join(f"{f.title}: {f.help}" for f in WRITABLE.values())
@@ -101,9 +123,9 @@ class ResultPanel(Panel):
 
     def refresh(self) -> None:
         """Show the masks that there are now, the newest prediction first."""
-        prediction = self.controller.prediction
+        prediction = self._masks.current
         latest = prediction.layer if prediction and prediction.alive else None
-        chosen = self.layer.value if self.layer.value in self.controller.masks() else latest
+        chosen = self.layer.value if self.layer.value in self._sources.mask_candidates() else latest
         show_choice(self.layer, chosen)
         self._on_state()
 
@@ -118,7 +140,7 @@ class ResultPanel(Panel):
 
     def _stack(self) -> Stack | None:
         try:
-            return self.controller.stack()
+            return self._sources.stack()
         except UserError:
             return None
 
@@ -144,22 +166,22 @@ class ResultPanel(Panel):
 
     def _on_tidy_pressed(self) -> None:
         values = self._tidy.values.asdict()
-        with self.controller.refusing():
+        with refusing(self.session):
             settings = TidySettings(
                 fill_holes=values["fill_holes"],
                 smallest=values["smallest"],
                 split=values["split"],
                 objects=values["objects"],
             )
-            self.controller.tidy(settings)
+            self._postprocess.run(settings)
 
     def _on_export_pressed(self) -> None:
         layer, suffix = self.layer.value, WRITABLE[self.format.value].suffix
         if layer is None:
-            self.controller.export(None, Path())
+            self._export.write(None, Path())
             return
         name = layer.name.replace(" · ", "_").replace("/", "-") + suffix
         path, _ = QFileDialog.getSaveFileName(self, "Export mask", name, f"Mask (*{suffix})")
         if path:
             written = path if path.endswith(suffix) else path + suffix
-            self.controller.export(layer, Path(written))
+            self._export.write(layer, Path(written))

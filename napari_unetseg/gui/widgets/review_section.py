@@ -10,7 +10,11 @@ from qtpy.QtWidgets import QCheckBox, QPushButton
 from napari_unetseg.gui.widgets.section import Panel, hint, menu_button, row
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.features.corrections_outline import CorrectionsOutline
+    from napari_unetseg.gui.features.review import Review
+    from napari_unetseg.gui.services.mask_layers import MaskLayers
+    from napari_unetseg.gui.services.undo_stack import UndoStack
+    from napari_unetseg.gui.state.session import Session
 
 __all__ = ["ReviewPanel"]
 
@@ -24,9 +28,17 @@ NO_MASK_YET = "Once there is a mask, correct it here and accept what is right."
 class ReviewPanel(Panel):
     """Buttons for the mask of the chosen image."""
 
-    def __init__(self, controller: Controller) -> None:
-        super().__init__("4  Correct", controller)
-        review = controller.review
+    def __init__(
+        self,
+        session: Session,
+        review: Review,
+        undo: UndoStack,
+        outline: CorrectionsOutline,
+        masks: MaskLayers,
+    ) -> None:
+        super().__init__("4  Correct", session)
+        self._outline, self._masks = outline, masks
+        review = review
         self.explanation = hint()
         self.column.addWidget(self.explanation)
         self.accept = QPushButton("Accept plane")
@@ -47,11 +59,11 @@ class ReviewPanel(Panel):
         )
         self.column.addLayout(row(self.accept, self.more, stretch=0))
         self.undo, self.redo = QPushButton("Undo"), QPushButton("Redo")
-        self.undo.clicked.connect(controller.steps.undo)
-        self.redo.clicked.connect(controller.steps.redo)
+        self.undo.clicked.connect(undo.undo)
+        self.redo.clicked.connect(undo.redo)
         self.own = QCheckBox("Show what is mine")
         self.own.setToolTip("Outline what you corrected and accepted.")
-        self.own.toggled.connect(controller.show_own)
+        self.own.toggled.connect(outline.show)
         self.column.addLayout(row(self.own, None))
         steps = row(self.undo, self.redo)
         for place in (0, 1):
@@ -72,13 +84,13 @@ class ReviewPanel(Panel):
         self._on_state()
 
     def _on_state(self) -> None:
-        prediction = self.controller.prediction
+        prediction = self._masks.current
         there = prediction is not None and prediction.alive
         self.explanation.setText(WHAT_TO_DO if there else NO_MASK_YET)
         for widget in (self.accept, self.more, self.own):
             widget.setEnabled(there)
         with QSignalBlocker(self.own):  # the outlines may have been deleted
-            self.own.setChecked(self.controller.shows_own)
+            self.own.setChecked(self._outline.shown)
 
     def _on_steps(self) -> None:
         for button, verb, text in (

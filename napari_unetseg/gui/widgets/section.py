@@ -21,7 +21,7 @@ from superqt import QCollapsible
 from napari_unetseg.gui.binding import blank_icon
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.state.session import Session
 
 __all__ = ["Panel", "belong", "hint", "layer_combo", "menu_button", "restyle", "row"]
 
@@ -37,13 +37,13 @@ class Panel(QWidget):
     ----------
     title
         Its heading; none if empty.
-    controller
-        Told what the user wants; its session is what is shown.
+    session
+        What is shown.
     """
 
-    def __init__(self, title: str, controller: Controller) -> None:
+    def __init__(self, title: str, session: Session) -> None:
         super().__init__()
-        self.controller, self.session = controller, controller.session
+        self.session = session
         self._connected: list[tuple[Any, Callable[..., None]]] = []
         self.column = QVBoxLayout(self)
         self.column.setContentsMargins(0, 0, 0, 0)

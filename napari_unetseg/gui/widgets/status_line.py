@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QFrame, QSizePolicy
 from napari_unetseg.gui.widgets.section import Panel, hint, restyle, row
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.state.session import Session
 
 __all__ = ["StatusPanel"]
 
@@ -20,8 +20,8 @@ READY = "Two classes are labelled: press 'Train'."
 class StatusPanel(Panel):
     """Shows the session's message."""
 
-    def __init__(self, controller: Controller) -> None:
-        super().__init__("", controller)
+    def __init__(self, session: Session) -> None:
+        super().__init__("", session)
         self.text = hint(WELCOME)
         # a long name without spaces must not widen the dock
         self.text.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from napari.settings import get_settings
 from napari.utils.theme import get_theme
 
-from napari_unetseg.gui.contrast import LINES, TEXT, mixed, readable
+from napari_unetseg.gui.state.contrast import LINES, TEXT, mixed, readable
 
 __all__ = ["font_size", "stylesheet"]
 

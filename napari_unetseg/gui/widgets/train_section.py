@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QProgressBar, QPushButton, QSizePolicy
 
-from napari_unetseg.gui.pace import LEAST_SECONDS
-from napari_unetseg.gui.remembered import remembered
-from napari_unetseg.gui.sentences import duration
-from napari_unetseg.gui.session import JobKind
+from napari_unetseg.gui.state.eta import LEAST_SECONDS
+from napari_unetseg.gui.state.messages import duration
+from napari_unetseg.gui.state.refusal import refusing
+from napari_unetseg.gui.state.session import JobKind
+from napari_unetseg.gui.state.user_state import remembered
 from napari_unetseg.gui.widgets.auto_settings_list import ChosenList
 from napari_unetseg.gui.widgets.curve_plot import CurvePlot
 from napari_unetseg.gui.widgets.mode_switch import ModeSwitch
 from napari_unetseg.gui.widgets.section import Panel, hint, restyle, row
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.controller import Controller
-    from napari_unetseg.gui.session import JobState
+    from napari_unetseg.gui.features.training import Training
+    from napari_unetseg.gui.state.session import JobState, Session
 
 __all__ = ["TrainPanel"]
 
@@ -31,10 +32,10 @@ ENDS = {"as long as it improves": None, "minutes": 5.0, "epochs": 25.0}
 class TrainPanel(Panel):
     """Training, and the progress of whatever runs."""
 
-    def __init__(self, controller: Controller) -> None:
-        super().__init__("3  Train", controller)
+    def __init__(self, session: Session, training: Training) -> None:
+        super().__init__("3  Train", session)
         self.button = QPushButton("Train")
-        self.button.clicked.connect(self._on_pressed)
+        self.button.clicked.connect(training.start_or_stop)
         self.column.addWidget(self.button)
 
         self.end = QComboBox()
@@ -48,7 +49,7 @@ class TrainPanel(Panel):
         self.amount.valueChanged.connect(self._on_amount)
         self.column.addLayout(row("Train f&or", self.end, self.amount, stretch=1))
 
-        self.modes = ModeSwitch(controller)
+        self.modes = ModeSwitch(session)
         self.column.addWidget(self.modes)
 
         self.progress = QProgressBar()
@@ -81,12 +82,6 @@ class TrainPanel(Panel):
     def show_theme(self, theme: str) -> None:
         """Take the colours of a napari theme."""
         self.plot.show_theme(theme)
-
-    def _on_pressed(self) -> None:
-        if self.session.job is None:
-            self.controller.train()
-        else:
-            self.controller.stop()
 
     def _on_job(self) -> None:
         job = self.session.job
@@ -156,7 +151,7 @@ class TrainPanel(Panel):
 
     def _set_end(self, amount: float | None) -> None:
         which = self.end.currentText()
-        with self.controller.refusing():
+        with refusing(self.session):
             self.session.change_settings(
                 steps=None,
                 minutes=amount if which == "minutes" else None,

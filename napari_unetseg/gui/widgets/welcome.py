@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QFrame, QPushButton, QVBoxLayout
 
-from napari_unetseg.gui.remembered import remembered
+from napari_unetseg.gui.state.user_state import remembered
 from napari_unetseg.gui.widgets.section import Panel, hint, row
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.controller import Controller
+    from napari_unetseg.gui.state.session import Session
 
 __all__ = ["WelcomePanel"]
 
@@ -24,8 +24,8 @@ TEXT = (
 class WelcomePanel(Panel):
     """Shown until it is dismissed or the first training is done; then never again."""
 
-    def __init__(self, controller: Controller) -> None:
-        super().__init__("", controller)
+    def __init__(self, session: Session) -> None:
+        super().__init__("", session)
         self.dismiss = QPushButton("&Got it")
         self.dismiss.setToolTip("Do not show this again.")
         self.dismiss.clicked.connect(self._on_dismissed)

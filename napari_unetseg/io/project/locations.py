@@ -23,6 +23,7 @@ from napari_unetseg.io.project.database import FILE, read_state, reading
 
 __all__ = [
     "Recovery",
+    "is_recovery",
     "new_recovery",
     "places_of",
     "recent",
@@ -51,6 +52,11 @@ class Recovery:
 def recovery_folder() -> Path:
     """Where projects without a name are."""
     return Path(platformdirs.user_data_dir(PLUGIN, appauthor=False)) / "recovery"
+
+
+def is_recovery(folder: Path) -> bool:
+    """Whether a project has no name yet."""
+    return folder.parent == recovery_folder()
 
 
 def new_recovery() -> Path:

@@ -1,0 +1,226 @@
+"""Structures edited as a whole: recoloured, merged, deleted, each one undo step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from napari_unetseg.annotations.annotation_store import Origin, Said, Truth
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.gui.services.undo_stack import UndoStep
+from napari_unetseg.gui.state.refusal import refusing
+
+if TYPE_CHECKING:
+    from napari_unetseg.annotations.sparse_array import Region
+    from napari_unetseg.core.labels import Structure
+    from napari_unetseg.gui.services.annotations import Annotations
+    from napari_unetseg.gui.services.mask_layers import MaskLayers
+    from napari_unetseg.gui.services.undo_stack import UndoStack
+    from napari_unetseg.gui.state.app_events import AppEvents
+    from napari_unetseg.gui.state.session import Session
+
+__all__ = ["ClassEditor", "balance"]
+
+UNBALANCED = 20
+"""Times that one structure may have more labelled pixels than another before it is said."""
+
+
+class Holder(Protocol):
+    """Knows labels of one image and can change them."""
+
+    truth: Truth
+
+    def put_back(self, origin: Origin, region: Region, now: Said, then: Said) -> None:
+        """Say ``then`` where that differs from ``now``, which is still said."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Edit:
+    """What a region of one origin held, and holds from now on."""
+
+    holder: Holder
+    origin: Origin
+    region: Region
+    before: np.ndarray
+    after: np.ndarray
+    times: np.ndarray
+    """When it was said; another number for the same thing says nothing new."""
+
+    def redo(self) -> None:
+        """Say what holds from now on."""
+        self._say(self.before, self.after)
+
+    def undo(self) -> None:
+        """Say what was said before."""
+        self._say(self.after, self.before)
+
+    def _say(self, now: np.ndarray, then: np.ndarray) -> None:
+        self.holder.put_back(self.origin, self.region, (now, self.times), (then, self.times))
+
+
+class ClassEditor:
+    """Changes what structures there are, in the list, in labels and in masks.
+
+    Parameters
+    ----------
+    session
+        The list of structures.
+    annotations, masks
+        What is labelled and shown of them.
+    undo, events
+        Takes edits back; where they are published.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        annotations: Annotations,
+        masks: MaskLayers,
+        undo: UndoStack,
+        events: AppEvents,
+    ) -> None:
+        self._session, self._annotations, self._masks = session, annotations, masks
+        self._undo, self._events = undo, events
+
+    def recolor(self, number: int, color: str) -> None:
+        """Give a structure another colour, ``#RRGGBB``, in every layer at hand."""
+        known = {s.number: s.color for s in self._session.structures}
+        if known.get(number, color) != color:
+            redo = partial(self._paint, number, color)
+            undo = partial(self._paint, number, known[number])
+            self._do(f"recolouring {self._name(number)}", undo, redo)
+
+    def merge(self, number: int, into: int) -> None:
+        """Make one structure of two: labels, corrections and masks of the first become the other's.
+
+        ``into`` may be 255, the background.
+        """
+        with refusing(self._session):
+            text = f"merging {self._name(number)} into {self._name(into)}"
+            self._end(text, number, into)
+            self._session.say(f"Done: {text}. Train again so that the network learns it.")
+
+    def delete(self, number: int) -> None:
+        """Delete a structure and all that is labelled of it; what was labelled is so no more."""
+        with refusing(self._session):
+            text = f"deleting {self._name(number)}"
+            self._end(text, number, 0)
+            self._session.say(f"Done: {text}. Undo under Correct restores it with its labels.")
+
+    # -- parts ---------------------------------------------------------------------------------
+
+    def _check_labels(self) -> None:
+        if self._session.job is not None:
+            raise UserError(
+                "A job is running; wait until it ends or press Stop, then change the structures."
+            )
+        for strokes in self._annotations.strokes.values():
+            if not isinstance(strokes.data, np.ndarray):
+                raise UserError(
+                    f"{strokes.layer.name} is read from disk lazily and cannot be changed; "
+                    "duplicate the layer and use the copy as labels."
+                )
+
+    def _name(self, number: int) -> str:
+        names = {s.number: s.name for s in self._session.structures} | {BRUSH: "background"}
+        return names.get(number, f"structure {number}")
+
+    def _edits(self, number: int, into: int) -> list[Edit]:
+        edits = []
+        for strokes in self._annotations.strokes.values():
+            if strokes.truth.kind is LabelKind.INSTANCES:
+                continue
+            full = strokes.truth.kind is LabelKind.FULL
+            value = 0 if full and into == BRUSH else into
+            edits += _replacing(strokes, Origin.STROKES, number, value)
+        for prediction in self._masks.predictions.values():
+            for origin in (Origin.CORRECTIONS, Origin.ACCEPTED):
+                edits += _replacing(prediction, origin, number, into)
+        return edits
+
+    def _do(self, text: str, undo: Callable[[], None], redo: Callable[[], None]) -> None:
+        redo()
+        self._undo.add(UndoStep(None, text, undo, redo))
+
+    def _paint(self, number: int, color: str) -> None:
+        self._session.structures = tuple(
+            replace(s, color=color) if s.number == number else s for s in self._session.structures
+        )
+
+    def _end(self, text: str, number: int, into: int) -> None:
+        """There is a structure no more: all of it is ``into``, 0 for nothing."""
+        self._check_labels()
+        structure = next((s for s in self._session.structures if s.number == number), None)
+        if structure is None or len(self._session.structures) == 1:
+            raise UserError("At least one structure is needed; add another one first.")
+        edits = self._edits(number, into)
+        before = self._masks.renumbering()
+        after = {model: _followed(known, number, into) for model, known in before.items()}
+
+        def redo() -> None:
+            for edit in edits:
+                edit.redo()
+            self._masks.renumber(after)
+            self._list(s for s in self._session.structures if s.number != number)
+
+        def undo() -> None:
+            for edit in reversed(edits):
+                edit.undo()
+            self._masks.renumber(before)
+            known = {number: structure} | {s.number: s for s in self._session.structures}
+            self._list(known[n] for n in sorted(known))
+
+        self._do(text, undo, redo)
+
+    def _list(self, structures: Iterable[Structure]) -> None:
+        session = self._session
+        session.structures = tuple(structures)
+        if session.brush not in {BRUSH, *(s.number for s in session.structures)}:
+            session.brush = session.structures[0].number
+        self._events.labels_touched.emit()
+
+
+def _followed(known: Mapping[int, int], number: int, into: int) -> dict[int, int]:
+    """What a model's numbers became, after one more of them became another, or 0 for nothing."""
+    shown = into or BRUSH
+    return {n: shown if o == number else o for n, o in known.items()} | {number: shown}
+
+
+def _replacing(holder: Any, origin: Origin, number: int, into: int) -> list[Edit]:
+    """What there is to change of one number in all that one origin says."""
+    grid, edits = holder.truth.grid(origin), []
+    for cell in grid.cells():
+        chunk = grid.chunk(cell)
+        if (chunk == number).any():
+            after = np.where(chunk == number, into, chunk).astype(chunk.dtype)
+            region = grid.region_of(cell)
+            times = holder.truth.times(origin, region)
+            edits.append(Edit(holder, origin, region, chunk.copy(), after, times))
+    return edits
+
+
+def balance(counts: Mapping[int, int], structures: Sequence[Structure]) -> str:
+    """What to paint more of, in one sentence; empty if strokes are balanced.
+
+    Parameters
+    ----------
+    counts
+        Labelled pixels of each number, 255 for background.
+    """
+    names = {s.number: s.name for s in structures} | {BRUSH: "background"}
+    painted = {number: counts.get(number, 0) for number in names}
+    if not any(painted.values()):
+        return ""
+    missing = [names[n] for n, count in painted.items() if not count]
+    if missing:
+        return f"Nothing is painted of {' and '.join(missing[:3])} yet."
+    least, most = min(painted, key=painted.__getitem__), max(painted, key=painted.__getitem__)
+    times = painted[most] / painted[least]
+    if times < UNBALANCED:
+        return ""
+    return f"{names[most]} has {times:.0f} times the pixels of {names[least]}: paint more of it."

@@ -1,0 +1,60 @@
+"""Export of masks to image files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.gui import layers as napari_layers
+from napari_unetseg.gui.state.refusal import refusing
+from napari_unetseg.gui.state.session import JobKind, Level
+from napari_unetseg.jobs.window_tasks import ExportWork
+
+if TYPE_CHECKING:
+    from napari.layers import Labels
+
+    from napari_unetseg.gui.services.image_sources import ImageSources
+    from napari_unetseg.gui.services.job_manager import JobManager
+    from napari_unetseg.gui.services.layer_alignment import LayerAlignment
+    from napari_unetseg.gui.state.session import Session
+
+__all__ = ["Export"]
+
+
+class Export:
+    """Writes masks of the chosen image.
+
+    Parameters
+    ----------
+    session, sources
+        The chosen image, and its structures.
+    jobs, alignment
+        Writes; refuses a mask that is seen elsewhere than it would be written.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        jobs: JobManager,
+        sources: ImageSources,
+        alignment: LayerAlignment,
+    ) -> None:
+        self._session, self._jobs = session, jobs
+        self._sources, self._alignment = sources, alignment
+
+    def write(self, layer: Labels | None, path: Path) -> None:
+        """Write a mask layer of the chosen image; the suffix says TIFF, OME-TIFF or PNG."""
+        with refusing(self._session):
+            self._jobs.check_free()
+            if layer is None:
+                raise UserError("There is no mask to export; press 'Predict' first.")
+            stack = self._sources.stack()
+            self._alignment.check_mask(layer)
+            mask = napari_layers.mask_of(self._session.image, layer)
+            work = ExportWork(mask, stack, path, self._session.structures)
+            self._jobs.start(JobKind.EXPORT, f"Writing {path.name}", work, self._on_written)
+
+    def _on_written(self, paths: list[Path]) -> None:
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        self._session.say(f"Wrote {paths[0]}{more}.", Level.DONE)

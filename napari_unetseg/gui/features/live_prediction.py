@@ -1,0 +1,198 @@
+"""Live mode: masks of what is on screen while no job runs."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from napari_unetseg.core.errors import LostError, UserError
+from napari_unetseg.core.events import Event, Notice, OtherSpacing, TilePredicted
+from napari_unetseg.gui import layers as napari_layers
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.session import JobKind, Level, Mode
+from napari_unetseg.jobs.image_ranges import ImageRanges
+from napari_unetseg.jobs.live_predictor import LookWork, MaskBegins, Screen, View, near
+from napari_unetseg.jobs.remote.run_on import RunOn
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+    from napari_unetseg.gui.services.image_sources import ImageSources
+    from napari_unetseg.gui.services.job_manager import JobManager
+    from napari_unetseg.gui.services.mask_layers import MaskLayers, MaskTarget
+    from napari_unetseg.gui.state.app_events import AppEvents
+    from napari_unetseg.gui.state.session import ModelEntry, Session
+
+__all__ = ["LivePrediction"]
+
+
+class LivePrediction:
+    """Keeps the mask on screen up to date in live mode, beside the jobs that people start.
+
+    Parameters
+    ----------
+    viewer, session, sources
+        What is on screen, and the chosen image.
+    jobs, masks
+        Runs the work while there is no job; where tiles go.
+    events
+        What the work says; when images go and time passes.
+    """
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        session: Session,
+        jobs: JobManager,
+        sources: ImageSources,
+        masks: MaskLayers,
+        events: AppEvents,
+    ) -> None:
+        self._viewer, self._session, self._jobs = viewer, session, jobs
+        self._sources, self._masks = sources, masks
+        self._screen: Screen | None = None
+        self._target: MaskTarget | None = None
+        self._entry: ModelEntry | None = None
+        self._made: list[tuple[Any, ...]] = []
+        self._failed: set[tuple[Any, ...]] = set()
+        self._said: set[str] = set()
+        self._ranges = ImageRanges()
+        session.events.computer.connect(self._on_computer, max_args=0)
+        events.job_started.connect(self._on_job_started)
+        events.job_event.connect(self._on_event)
+        events.image_removed.connect(self._forget)
+        events.pixels_changed.connect(self._on_pixels_changed)
+        events.tick.connect(self._on_tick)
+        events.closing.connect(self._stop)
+
+    def look(self) -> None:
+        """Tell what is on screen, and begin what is missing."""
+        session, running = self._session, self._screen is not None
+        if session.job is not None or session.entry is None or session.image is None:
+            return
+        if session.mode is not Mode.LIVE or not session.watched:
+            self._stop()
+        elif running and session.entry is not self._entry:
+            self._stop()  # another model was chosen
+        elif running or not self._jobs.busy:
+            with suppress(UserError):
+                view = self._view(session.entry)
+                if running:
+                    self._show(view)
+                elif self._missing(session.entry, view):
+                    self._begin(session.entry, view)
+
+    def _stop(self) -> None:
+        """Give the worker back after the tile at hand."""
+        self._jobs.stop_idle()
+        if self._screen is not None:
+            self._screen.view = None
+
+    def _view(self, entry: ModelEntry) -> View:
+        image, stack = self._session.image, self._sources.stack()
+        entry.model.check_image(stack)
+        plane = napari_layers.plane_on_screen(self._viewer, image, entry.model.dims)
+        return View(image, stack, plane, self._session.match_spacing)
+
+    def _show(self, view: View) -> None:
+        screen = self._screen
+        if screen is None:
+            return
+        dims = len(view.stack.grid_shape) - len(view.plane)
+        screen.seen = napari_layers.region_on_screen(view.image, dims)
+        seen = screen.view
+        if seen is None or seen.key != view.key:
+            screen.view = view
+
+    def _missing(self, entry: ModelEntry, view: View) -> bool:
+        """Whether the mask of the plane on screen is not there, and may be made."""
+        prediction = self._masks.predictions.get(view.image)
+        if prediction is None or (entry, view.image, view.plane) in self._failed:
+            return False  # nobody has asked for a mask of this image yet, or it cannot be made
+        return prediction.alive and not prediction.is_fresh(view.plane, entry.model.id)
+
+    def _begin(self, entry: ModelEntry, view: View) -> None:
+        prediction = self._masks.predictions[view.image]
+        self._screen = Screen()
+        self._show(view)
+        fresh = {p for p in near(view, 2) if prediction.is_fresh(p, entry.model.id)}
+        device, ranges = self._session.settings.device, self._ranges
+        look = LookWork(entry.model, self._screen, device, frozenset(fresh), ranges=ranges)
+        self._entry, self._made = entry, [(entry, view.image, view.plane)]
+        work = RunOn(look, self._session.computer)
+        self._jobs.start_idle(work, self._on_done, self._on_error)
+
+    # -- what the work says --------------------------------------------------------------------
+
+    def _on_event(self, kind: JobKind, event: Event) -> None:
+        if kind is not JobKind.LIVE or self._session.entry is None:
+            return
+        match event:
+            case MaskBegins():
+                self._on_begins(event)
+            case TilePredicted() if self._target is not None:
+                if not self._target.write(event):
+                    self._target = None
+            case OtherSpacing():
+                pass  # whether it is said depends on what the user chose
+            case Notice() if event.text not in self._said:  # it comes with every plane
+                self._said.add(event.text)
+                self._session.say_notice(event)
+
+    def _on_begins(self, event: MaskBegins) -> None:
+        image = event.view.image
+        prediction = self._masks.predictions.get(image)
+        if prediction is None or not prediction.alive:
+            self._stop()  # the layer was deleted meanwhile, and stays away
+            return
+        self._made.append((self._entry, image, event.view.plane))
+        if self._target is not None:
+            self._target.drop()
+        self._target = self._masks.open(image, event.model_id, event.structures)
+
+    def _on_done(self, _: object) -> None:
+        view, entry = self._screen.view if self._screen is not None else None, self._session.entry
+        if not self._jobs.idle_stopped and view is not None and entry is not None:
+            made = (self._entry, view.image, view.plane)
+            if made in self._made and self._missing(entry, view):
+                self._failed.add(made)  # it cannot be made: do not try again and again
+        self._end()
+
+    def _on_error(self, error: BaseException) -> None:
+        if isinstance(error, LostError):
+            self._session.computer = ""
+        else:
+            self._failed.update(self._made[-1:])
+        text = messages.explain(error, "The mask on screen")
+        if text not in self._said:
+            self._said.add(text)
+            self._session.say(text, Level.WARNING)
+        self._end()
+
+    def _end(self) -> None:
+        if self._target is not None:
+            self._target.rest()
+        self._screen, self._target, self._entry, self._made = None, None, None, []
+
+    # -- events --------------------------------------------------------------------------------
+
+    def _on_computer(self) -> None:
+        """What could not be predicted may be on the computer that was chosen now."""
+        self._stop()
+        self._failed.clear()
+        self._said.clear()
+
+    def _on_job_started(self, _: JobKind) -> None:
+        self._stop()
+
+    def _forget(self, image: Any) -> None:
+        self._ranges.forget(image)
+        self._failed = {one for one in self._failed if one[1] is not image}
+
+    def _on_pixels_changed(self, image: Any) -> None:
+        self._stop()
+        for seen in (image, *(s.image for s in self._session.sources if image in s.channels)):
+            self._forget(seen)
+
+    def _on_tick(self, _: float) -> None:
+        self.look()

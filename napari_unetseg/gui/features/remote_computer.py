@@ -1,0 +1,86 @@
+"""Which computer trains and predicts: this one, or one behind an address."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from napari_unetseg.core.errors import LostError, UserError
+from napari_unetseg.gui.state.refusal import refusing
+from napari_unetseg.gui.state.session import JobKind, Level
+from napari_unetseg.jobs.tasks import RemoteDisconnected
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.events import Event
+    from napari_unetseg.gui.services.job_runner import Runner
+    from napari_unetseg.gui.state.app_events import AppEvents
+    from napari_unetseg.gui.state.session import Session
+
+__all__ = ["THIS", "RemoteComputer"]
+
+THIS = "this one"
+
+
+class RemoteComputer:
+    """Chooses the computer for the jobs that come.
+
+    Parameters
+    ----------
+    session
+        Remembers the choice.
+    runner
+        Asks beside the window.
+    events
+        Says when the other computer goes away.
+    """
+
+    def __init__(self, session: Session, runner: Runner, events: AppEvents) -> None:
+        self._session, self._runner = session, runner
+        events.job_event.connect(self._on_event)
+        events.job_failed.connect(self._on_failed)
+
+    def use(self, text: str) -> None:
+        """Use this computer, or a worker; ask beside the window if it is there.
+
+        Parameters
+        ----------
+        text
+            `THIS`, an address, or an address and a key, which is kept for this address.
+        """
+        from napari_unetseg.jobs.remote.connection import address_of, device_at
+        from napari_unetseg.jobs.remote.worker_key import save_key
+
+        with refusing(self._session):
+            place, *key = ("",) if text.strip() in ("", THIS) else text.split()
+            address = address_of(place) if place else ""
+            if key:
+                save_key(address, " ".join(key))
+            elif address == self._session.computer:
+                return
+            self._session.computer = address
+            if not address:
+                self._session.say("This computer trains and predicts.")
+                return
+            self._session.say(f"Asking {address}…")
+
+            def ask() -> tuple[str, Level]:
+                try:
+                    device = device_at(address)
+                except UserError as error:
+                    return str(error), Level.WARNING
+                return f"{address} is connected: {device}. New jobs run there.", Level.DONE
+
+            self._runner.query(ask, partial(self._on_answer, address), about="computer")
+
+    def _on_answer(self, address: str, answer: tuple[str, Level]) -> None:
+        if address == self._session.computer:
+            self._session.say(*answer)
+
+    def _on_event(self, _: JobKind, event: Event) -> None:
+        if isinstance(event, RemoteDisconnected):
+            self._session.computer = ""
+
+    def _on_failed(self, _: JobKind, error: BaseException) -> None:
+        """Go on here where the other computer went away."""
+        if isinstance(error, LostError):
+            self._session.computer = ""

@@ -1,0 +1,205 @@
+"""Review of a mask: accept, take back, forget corrections; one undo step each."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from napari.layers import Shapes
+
+from napari_unetseg.annotations.annotation_store import Origin
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.gui import layers as napari_layers
+from napari_unetseg.gui.services.undo_stack import UndoStep
+from napari_unetseg.gui.state.refusal import refusing
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+    from napari_unetseg.annotations.sparse_array import Region
+    from napari_unetseg.gui.layers import Place, Prediction
+    from napari_unetseg.gui.services.mask_layers import MaskLayers
+    from napari_unetseg.gui.services.undo_stack import UndoStack
+    from napari_unetseg.gui.state.app_events import AppEvents
+    from napari_unetseg.gui.state.session import Session
+
+__all__ = ["Review"]
+
+NO_MASK = "There is no mask here yet; press 'Predict this plane', or Train, first."
+NO_SHAPES = (
+    "Draw a rectangle or polygon in a Shapes layer over the image and select that layer first."
+)
+NONE_THERE = "Nothing is accepted there."
+NOTHING_CORRECTED = "Nothing is corrected there."
+
+
+class Review:
+    """Accepts what a mask shows, and takes words back.
+
+    Parameters
+    ----------
+    viewer, session
+        The layers and the chosen image.
+    masks
+        What is accepted and corrected.
+    undo, events
+        Takes it back; where it is published.
+    """
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        session: Session,
+        masks: MaskLayers,
+        undo: UndoStack,
+        events: AppEvents,
+    ) -> None:
+        self._viewer, self._session, self._masks = viewer, session, masks
+        self._undo, self._events = undo, events
+
+    # -- accept --------------------------------------------------------------------------------
+
+    def accept_plane(self) -> None:
+        """Declare the mask of the plane on screen right: it counts as full truth."""
+        with refusing(self._session):
+            self._accept([self._plane()], "the plane")
+
+    def accept_shapes(self) -> None:
+        """Declare the mask right inside the shapes of the selected Shapes layer."""
+        with refusing(self._session):
+            self._accept(self._drawn(), "what the shapes enclose")
+
+    def accept_object(self) -> None:
+        """Declare the object under the mouse right."""
+        with refusing(self._session):
+            self._accept([self._object()], "the object")
+
+    def _accept(self, places: Sequence[Place], what: str) -> None:
+        prediction = self._mask()
+        for place in places:
+            if not prediction.covers(place.region):
+                raise UserError(NO_MASK)
+        self._do(prediction, Origin.ACCEPTED, places, f"accepting {what}", prediction.accept)
+        self._session.say(
+            f"Accepted {what}: it is used for training as it is, and no prediction changes it."
+        )
+
+    # -- take back -----------------------------------------------------------------------------
+
+    def take_back_plane(self) -> None:
+        """Declare nothing on the plane on screen right any more."""
+        with refusing(self._session):
+            self._take_back([self._plane()], "the plane")
+
+    def take_back_shapes(self) -> None:
+        """Declare nothing inside the selected shapes right any more."""
+        with refusing(self._session):
+            self._take_back(self._drawn(), "what the shapes enclose")
+
+    def _take_back(self, places: Sequence[Place], what: str) -> None:
+        prediction = self._mask()
+        text = f"taking back {what}"
+        if not self._do(prediction, Origin.ACCEPTED, places, text, prediction.take_back):
+            raise UserError(NONE_THERE)
+        self._session.say(f"No longer accepted: {what}.")
+
+    # -- corrections ---------------------------------------------------------------------------
+
+    def forget_plane(self) -> None:
+        """Give the corrections of the plane on screen back to the network."""
+        with refusing(self._session):
+            self._forget([self._plane()], "on this plane")
+
+    def forget_shapes(self) -> None:
+        """Give the corrections inside the selected shapes back to the network."""
+        with refusing(self._session):
+            self._forget(self._drawn(), "inside the shapes")
+
+    def forget_all(self) -> None:
+        """Give all corrections of the chosen image back to the network."""
+        with refusing(self._session):
+            prediction = self._mask()
+            planes = sorted(prediction.truth.grid(Origin.CORRECTIONS).planes())
+            self._forget([napari_layers.plane_at(p, prediction.truth.shape) for p in planes], "")
+
+    def _forget(self, places: Sequence[Place], what: str) -> None:
+        prediction = self._mask()
+        text = f"removing the corrections {what}".strip()
+        if not self._do(prediction, Origin.CORRECTIONS, places, text, prediction.forget):
+            raise UserError(NOTHING_CORRECTED)
+        self._session.say(
+            f"The corrections {what} were removed: the network's own mask is shown there.".replace(
+                "  ", " "
+            )
+        )
+
+    # -- parts ---------------------------------------------------------------------------------
+
+    def _mask(self) -> Prediction:
+        prediction = self._masks.current
+        if prediction is None or not prediction.alive:
+            raise UserError(NO_MASK)
+        return prediction
+
+    def _plane(self) -> Place:
+        return napari_layers.visible_plane(self._viewer, self._session.image)
+
+    def _drawn(self) -> list[Place]:
+        shapes = self._viewer.layers.selection.active
+        if not isinstance(shapes, Shapes):
+            raise UserError(NO_SHAPES)
+        return napari_layers.drawn(self._viewer, self._session.image, shapes)
+
+    def _object(self) -> Place:
+        mask = self._mask().layer
+        assert mask is not None
+        return napari_layers.object_at(self._viewer, mask)
+
+    def _do(
+        self,
+        prediction: Prediction,
+        origin: Origin,
+        places: Sequence[Place],
+        text: str,
+        say: Callable[[Region, np.ndarray], object],
+    ) -> bool:
+        """Say something of places and remember how to unsay it; whether anything changed."""
+        truth, changes = prediction.truth, []
+        for place in places:
+            region = place.region
+            prediction.catch(region)
+            before = truth.read(origin, region), truth.times(origin, region)
+            say(region, place.where)
+            after = truth.read(origin, region), truth.times(origin, region)
+            if any(not np.array_equal(b, a) for b, a in zip(before, after, strict=True)):
+                changes.append((region, _Packed(*before), _Packed(*after)))
+        if not changes:
+            return False
+
+        def undo() -> None:
+            for region, before, after in reversed(changes):
+                prediction.put_back(origin, region, after.unpack(), before.unpack())
+
+        def redo() -> None:
+            for region, before, after in changes:
+                prediction.put_back(origin, region, before.unpack(), after.unpack())
+
+        self._undo.add(UndoStep(prediction.image, text, undo, redo))
+        self._events.labels_touched.emit()
+        return True
+
+
+class _Packed:
+    """Values and times of a region, compressed: a step that is never undone takes little memory."""
+
+    def __init__(self, *arrays: np.ndarray) -> None:
+        self._arrays = [(zlib.compress(a.tobytes(), 1), a.dtype, a.shape) for a in arrays]
+
+    def unpack(self) -> tuple[np.ndarray, np.ndarray]:
+        values, stamps = (
+            np.frombuffer(zlib.decompress(packed), dtype).reshape(shape)
+            for packed, dtype, shape in self._arrays
+        )
+        return values, stamps

@@ -1,0 +1,162 @@
+"""The mask on screen while a training goes on."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import Event, TilePredicted
+from napari_unetseg.gui import layers as napari_layers
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.session import JobKind, Level, Mode
+from napari_unetseg.jobs.live_predictor import MaskBegins, Screen, View
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+    from napari_unetseg.gui.services.image_sources import ImageSources
+    from napari_unetseg.gui.services.mask_layers import MaskLayers, MaskTarget
+    from napari_unetseg.gui.services.session_models import SessionModels
+    from napari_unetseg.gui.state.app_events import AppEvents
+    from napari_unetseg.gui.state.session import Session
+
+__all__ = ["TrainingMask"]
+
+
+class TrainingMask:
+    """Tells a training what is on screen, and shows the masks that it predicts between its steps.
+
+    Parameters
+    ----------
+    viewer, session, sources
+        What is on screen.
+    masks, models
+        Where masks go; keeps those of the model before.
+    events
+        What the training says; when images go and time passes.
+    """
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        session: Session,
+        sources: ImageSources,
+        masks: MaskLayers,
+        models: SessionModels,
+        events: AppEvents,
+    ) -> None:
+        self._viewer, self._session, self._sources = viewer, session, sources
+        self._masks, self._models = masks, models
+        self._screen: Screen | None = None
+        self._target: MaskTarget | None = None
+        self._dims = 2
+        events.job_event.connect(self._on_event)
+        events.job_ended.connect(self._on_ended)
+        events.image_removed.connect(self._on_image_removed)
+        events.pixels_changed.connect(self._on_pixels_changed)
+        events.tick.connect(self._on_tick)
+
+    def follow_screen(self, dims: int) -> Screen:
+        """What a training with a network of so many dimensions is told, until it ends."""
+        self._screen, self._dims = Screen(), dims
+        self._look()
+        return self._screen
+
+    def _look(self) -> None:
+        screen, image = self._screen, self._session.image
+        if screen is None:
+            return
+        if image is None or self._session.mode is not Mode.LIVE:
+            screen.view = None
+            return
+        with suppress(UserError):
+            screen.seen = napari_layers.region_on_screen(image, self._dims)
+            plane = napari_layers.plane_on_screen(self._viewer, image, self._dims)
+            match, seen = self._session.match_spacing, screen.view
+            if seen is None or seen.key != (image, plane, match):
+                screen.view = View(image, self._sources.stack(), plane, match)
+
+    # -- what the training says ----------------------------------------------------------------
+
+    def _on_event(self, kind: JobKind, event: Event) -> None:
+        if kind is not JobKind.TRAIN or self._screen is None:
+            return
+        match event:
+            case MaskBegins():
+                self._on_begins(event)
+            case TilePredicted():
+                self._on_tile(event)
+
+    def _on_begins(self, event: MaskBegins) -> None:
+        session, image, earlier = self._session, event.view.image, self._target
+        if earlier is not None and earlier.image is image and not earlier.alive:
+            self._hide()
+        elif not self._follows or not _is_current(event.view):
+            self._drop()
+        elif image in self._viewer.layers:
+            self._drop()
+            self._models.mark()
+            self._target = self._masks.open(image, event.model_id, event.structures)
+            session.result = messages.describe_better(
+                event, on_strokes=session.on_strokes, earlier=bool(session.history)
+            )
+            if earlier is None:
+                session.say(messages.MASK_BEGINS)
+
+    def _on_tile(self, event: TilePredicted) -> None:
+        if self._target is None or not self._follows:
+            return
+        if not self._target.alive:
+            self._hide()
+        elif not self._target.write(event):
+            self._target = None
+
+    @property
+    def _follows(self) -> bool:
+        """Whether the mask may change while it trains; masks under way come too late otherwise."""
+        return self._session.mode is Mode.LIVE
+
+    def _hide(self) -> None:
+        """The layer was deleted, so show no more while this training goes on."""
+        if self._target is not None and self._target.image in self._viewer.layers:
+            self._session.say(messages.MASK_DELETED, Level.WARNING)
+        if self._screen is not None:
+            self._screen.view = None
+        self._drop()
+        self._screen = None
+
+    def _drop(self) -> None:
+        if self._target is not None:
+            self._target.drop()
+        self._target = None
+
+    # -- events --------------------------------------------------------------------------------
+
+    def _on_ended(self, kind: JobKind) -> None:
+        """What is on screen stays if it is frozen."""
+        if kind is JobKind.TRAIN:
+            if self._target is not None:
+                self._target.close(keep=self._session.mode is Mode.FROZEN)
+            self._target = self._screen = None
+
+    def _on_image_removed(self, image: Any) -> None:
+        if self._screen is not None:
+            self._screen.view = None
+            if self._target is not None and self._target.image is image:
+                self._drop()
+
+    def _on_pixels_changed(self, _: Any) -> None:
+        if self._screen is not None:
+            self._screen.view = None
+
+    def _on_tick(self, _: float) -> None:
+        self._look()
+
+
+def _is_current(view: View) -> bool:
+    """Whether a view is of the pixels that its image has now; others may have come meanwhile."""
+    try:
+        return view.stack.grid_shape == napari_layers.grid_shape(view.image)
+    except UserError:
+        return False

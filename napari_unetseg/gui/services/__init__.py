@@ -1,0 +1,1 @@
+"""What several features use: jobs, images, annotations, masks, undo; no Qt."""

@@ -1,0 +1,185 @@
+"""Annotations on their way to the training that runs, or to the next one."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.gui.services.annotation_snapshot import (
+    Pairs,
+    Snapshot,
+    newer_pairs,
+    take_snapshots,
+)
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.session import JobKind, Level
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from napari_unetseg.annotations.annotation_store import Change
+    from napari_unetseg.annotations.sparse_array import Region
+    from napari_unetseg.gui.services.annotations import Annotations
+    from napari_unetseg.gui.services.job_manager import JobManager
+    from napari_unetseg.gui.services.job_runner import Runner
+    from napari_unetseg.gui.services.layer_alignment import LayerAlignment
+    from napari_unetseg.gui.state.app_events import AppEvents
+    from napari_unetseg.gui.state.session import Session
+
+__all__ = ["AnnotationFeed"]
+
+MOST_NEWER = 100
+"""Regions of an image, the newest, that a training answers before its first step."""
+
+
+class AnnotationFeed:
+    """Offers annotations to a training as soon as they change.
+
+    A snapshot is taken in the GUI thread; whether it says anything new is found out beside it, one
+    snapshot at a time. So every stroke is offered after at most one that is looked at already.
+
+    Parameters
+    ----------
+    session, annotations
+        The sources, and what is known of each image.
+    alignment
+        Says which layers do not lie over their image.
+    jobs, runner
+        The training, and work beside the window.
+    events
+        Says what changed.
+
+    Attributes
+    ----------
+    newer
+        Where something was said of images that no training has taken yet.
+    painted_at
+        When the newest of it was said, in seconds of `time.monotonic`; None where a training has
+        taken all.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        annotations: Annotations,
+        alignment: LayerAlignment,
+        jobs: JobManager,
+        runner: Runner,
+        events: AppEvents,
+    ) -> None:
+        self._session, self._annotations, self._alignment = session, annotations, alignment
+        self._jobs, self._runner = jobs, runner
+        self.newer: dict[Any, list[Region]] = {}
+        self.painted_at: float | None = None
+        self._offered_until = 0.0
+        self._offered: tuple[Snapshot, ...] = ()
+        self._due = self._asking = False
+        self._unsearched: set[Any] = set()
+        annotations.searched.connect(self._on_searched)
+        events.annotation_changed.connect(self._on_annotation_changed)
+        events.labels_changed.connect(self._on_labels_changed)
+        events.image_removed.connect(self._on_image_removed)
+        events.pixels_changed.connect(self._on_pixels_changed)
+        events.job_ended.connect(self._on_job_ended)
+        events.tick.connect(self._on_tick)
+
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        """Snapshots of all there is to train on, for a training that begins.
+
+        What was written into layers without a word is searched, and nothing offered before that:
+        the training finds it by itself.
+
+        Raises
+        ------
+        UserError
+            Labels do not fit their image.
+        """
+        sources, annotations = self._session.sources, self._annotations
+        self._offered = take_snapshots(sources, annotations.truths, self.newer, self._offered)
+        images = {one.image for one in self._offered if one.live is not None}
+        self._unsearched = {s for image, s in annotations.strokes.items() if image in images}
+        annotations.doubt(self._unsearched)
+        return self._offered
+
+    def clear(self) -> None:
+        """A training has all that was painted until now."""
+        self.newer.clear()
+        self.painted_at = None
+        self._offered_until = 0.0
+
+    # -- events --------------------------------------------------------------------------------
+
+    def _on_annotation_changed(self, image: Any, change: Change) -> None:
+        self.painted_at = time.monotonic()
+        regions = self.newer.setdefault(image, [])
+        regions[:] = [*regions[1 - MOST_NEWER :], change.region]
+
+    def _on_labels_changed(self) -> None:
+        self._due = True
+
+    def _on_searched(self, found: Iterable[Any]) -> None:
+        self._unsearched.difference_update(found)
+
+    def _on_image_removed(self, image: Any) -> None:
+        self.newer.pop(image, None)
+        self._offered = tuple(one for one in self._offered if one.image is not image)
+
+    def _on_pixels_changed(self, image: Any) -> None:
+        others = [s.image for s in self._session.sources if image in s.channels]
+        for seen in (image, *others):
+            self.newer.pop(seen, None)
+
+    def _on_job_ended(self, kind: JobKind) -> None:
+        """What was offered last may not have been taken; else there is nothing newer."""
+        if kind is not JobKind.TRAIN:
+            return
+        self._due = False
+        self._unsearched.clear()
+        left = bool(self._jobs.control.take_pairs())
+        if self.painted_at is not None and self.painted_at <= self._offered_until and not left:
+            self.newer.clear()
+            self.painted_at = None
+        self._jobs.control.offer_pairs(())
+
+    # -- while a training goes on --------------------------------------------------------------
+
+    def _on_tick(self, _: float) -> None:
+        job = self._session.job
+        if not self._due or self._asking or self._unsearched:
+            return
+        self._due = False
+        if job is None or job.kind is not JobKind.TRAIN:
+            return
+        asked, before, newest = time.monotonic(), self._offered, self._newest()
+        if newest is None:
+            self._offered_until = asked
+            return
+        self._asking = True
+        newer = partial(newer_pairs, newest, before)
+        answer = partial(self._on_newer, job.id, asked, newest)
+        self._runner.query(newer, answer, self._on_error, about="offer")
+
+    def _newest(self) -> tuple[Snapshot, ...] | None:
+        """What is labelled now; None where it cannot be learned from."""
+        if self._alignment.misplaced() is not None:  # it is seen elsewhere than where it counts
+            return None
+        sources, before = self._session.sources, self._offered
+        try:
+            return take_snapshots(sources, self._annotations.truths, before=before, complete=False)
+        except UserError:  # labels that no longer fit their image
+            return None
+
+    def _on_newer(self, job: int, asked: float, newest: tuple[Snapshot, ...], newer: Pairs) -> None:
+        self._asking = False
+        if self._jobs.is_current(job):
+            if newer:
+                self._offered = newest
+                self._jobs.control.offer_pairs(newer)
+            self._offered_until = asked
+
+    def _on_error(self, error: BaseException) -> None:
+        self._asking = False
+        text = messages.explain(error, "Reading the new annotations")
+        self._session.say(text, Level.WARNING)

@@ -1,0 +1,189 @@
+"""Snapshots of what is labelled in layers, taken by the GUI thread without copying voxels.
+
+What is painted is in the image's `Truth`, in chunks that a snapshot shares until they are written
+to. What takes longer is done by whoever needs it, in any thread: finding what was written into an
+array without a word, what wins over strokes, and whether two snapshots hold the same.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_unetseg.annotations.annotation_store import Origin, Truth
+from napari_unetseg.annotations.sparse_array import SparseGrid, cells
+from napari_unetseg.core.labels import LabelKind
+from napari_unetseg.core.singleton_axes import on_grid
+from napari_unetseg.data.annotated_image import AnnotatedImage
+from napari_unetseg.gui import layers as napari_layers
+
+if TYPE_CHECKING:
+    from napari_unetseg.annotations.sparse_array import Region
+    from napari_unetseg.core.image_stack import Stack
+    from napari_unetseg.gui.state.session import Source
+
+__all__ = ["Pairs", "Snapshot", "newer_pairs", "pairs_of", "take_snapshots"]
+
+Pairs = tuple[AnnotatedImage, ...]
+
+
+class Snapshot:
+    """What is labelled of one image at one moment; any thread may ask.
+
+    Parameters
+    ----------
+    image, stack
+        The image layer and its image.
+    labels
+        What its labels hold: chunks shared with what is known of them, or a lazy array as it is.
+    kind
+        What the numbers in ``labels`` mean.
+    said
+        A snapshot of all that was said about the image.
+    newer
+        Regions in which something was said that no training has taken.
+    live
+        The array that people paint on, and what is known of it: what a script wrote there without
+        a word is taken in when the snapshot is first asked.
+    """
+
+    def __init__(
+        self,
+        image: Any,
+        stack: Stack,
+        labels: Any,
+        kind: LabelKind,
+        said: Truth,
+        newer: tuple[Region, ...] = (),
+        live: tuple[np.ndarray, SparseGrid] | None = None,
+    ) -> None:
+        self.image, self.kind, self.live = image, kind, live
+        self._stack, self._labels, self._said, self._newer = stack, labels, said, newer
+        self._corrections: SparseGrid | None = None
+        self._before: Snapshot | None = None
+        self._settled = False
+        self._lock = threading.Lock()
+
+    def follow(self, before: Snapshot | None) -> None:
+        """Say which earlier snapshot of the image much is the same as in."""
+        self._before = before
+
+    def pair(self) -> AnnotatedImage:
+        """The annotated image."""
+        self.settle()
+        return AnnotatedImage(
+            self._stack, self._labels, self.kind, self._corrections, newer=self._newer
+        )
+
+    def same_as(self, other: Snapshot) -> bool:
+        """Whether another snapshot holds the same labels and corrections of the same image."""
+        self.settle()
+        other.settle()
+        return (
+            self.image is other.image
+            and self.kind == other.kind
+            and _equal(self._labels, other._labels)
+            and _equal(self._corrections, other._corrections)
+        )
+
+    def settle(self) -> None:
+        """Find what takes time, once; what is as in the earlier snapshot is taken from there."""
+        with self._lock:
+            if self._settled:
+                return
+            known, before, self._before = None, self._before, None
+            if before is not None:
+                before.settle()
+                known = before._said, before._corrections
+            if self.live is not None:
+                self._take_in(*self.live)
+            self._corrections = self._said.corrections(known)
+            self._settled = True
+
+    def _take_in(self, data: np.ndarray, known: SparseGrid) -> None:
+        """Take in what the array holds, but not where something was said since."""
+        for region in self._labels.differing(data):
+            (cell,) = cells(region)
+            if self._labels.shares(known, cell):
+                self._labels.write(region, np.asarray(data[region]))
+
+
+def take_snapshots(
+    sources: Sequence[Source],
+    truths: Mapping[Any, Truth],
+    newer: Mapping[Any, Sequence[Region]] | None = None,
+    before: Iterable[Snapshot] = (),
+    *,
+    complete: bool = True,
+) -> tuple[Snapshot, ...]:
+    """Snapshots of all sources that have labels or corrections; copies no voxels.
+
+    Unused sources and those on disk are left out.
+
+    Parameters
+    ----------
+    sources, truths
+        What there is to train on, and what was said about each image.
+    newer
+        Regions of images where something was painted since their mask was shown.
+    before
+        Earlier snapshots, so that what is the same is not computed again.
+    complete
+        Take in what was written into layers without a word, too; that reads all of them.
+
+    Raises
+    ------
+    UserError
+        Labels do not fit their image.
+    """
+    used, regions = [s for s in sources if s.used and not s.on_disk], newer or {}
+    found = [
+        _snapshot(s, truths.get(s.image), tuple(regions.get(s.image, ())), complete) for s in used
+    ]
+    earlier = {one.image: one for one in before}
+    taken = tuple(one for one in found if one is not None)
+    for one in taken:
+        one.follow(earlier.get(one.image))
+    return taken
+
+
+def _snapshot(
+    source: Source, truth: Truth | None, newer: tuple[Region, ...], complete: bool
+) -> Snapshot | None:
+    stack = napari_layers.stack_of(source.image, source.channels)
+    truth = truth or Truth(stack.grid_shape)
+    said = truth.snapshot()
+    if source.labels is None:
+        if not said.said():
+            return None
+        nothing = SparseGrid(stack.grid_shape)
+        return Snapshot(source.image, stack, nothing, LabelKind.STROKES, said, newer)
+    data = napari_layers.data_of(source.labels)
+    AnnotatedImage(stack, data, source.kind)  # refuses what does not fit
+    if not isinstance(data, np.ndarray):
+        return Snapshot(source.image, stack, data, source.kind, said, newer)
+    live = (on_grid(data, stack.grid_shape), truth.grid(Origin.STROKES)) if complete else None
+    labels = said.grid(Origin.STROKES)
+    return Snapshot(source.image, stack, labels, source.kind, said, newer, live)
+
+
+def pairs_of(snapshots: Iterable[Snapshot]) -> Pairs:
+    """The annotated images."""
+    return tuple(one.pair() for one in snapshots)
+
+
+def newer_pairs(snapshots: Sequence[Snapshot], before: Sequence[Snapshot]) -> Pairs:
+    """The annotated images; none where earlier snapshots hold the same."""
+    same = len(snapshots) == len(before) and all(
+        new.same_as(old) for new, old in zip(snapshots, before, strict=True)
+    )
+    return () if same else pairs_of(snapshots)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, SparseGrid) and isinstance(b, SparseGrid):
+        return a.same_as(b)
+    return a is b

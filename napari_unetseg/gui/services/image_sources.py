@@ -1,0 +1,433 @@
+"""Images, channels and labels that the user works on; layers that come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, ref
+
+from napari.layers import Image, Labels
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.label_appearance import look_at
+from napari_unetseg.core.labels import LabelKind, Structure
+from napari_unetseg.data.image_grids import guess_kind, thinned_counts
+from napari_unetseg.gui import layers as napari_layers
+from napari_unetseg.gui.services.label_problems import describe_look, is_grey, remedies_of
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.refusal import refusing
+from napari_unetseg.gui.state.session import Level, Session, Source
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+    from napari_unetseg.core.image_stack import Stack
+    from napari_unetseg.core.label_appearance import Look
+    from napari_unetseg.gui.services.annotations import Annotations
+    from napari_unetseg.gui.state.app_events import AppEvents
+
+__all__ = ["ImageSources"]
+
+
+class ImageSources:
+    """Keeps the session's images and labels in step with the viewer's layers and the user's choice.
+
+    Parameters
+    ----------
+    viewer
+        The viewer, or its Qt-free model.
+    session, events
+        Where everything is remembered, and published.
+    annotations
+        What is known of each image.
+
+    Attributes
+    ----------
+    labels_of
+        The image that a layer holds, or last held, the labels of.
+    seen
+        Values of labels that came from elsewhere, and what they look like.
+    """
+
+    def __init__(
+        self, viewer: ViewerModel, session: Session, annotations: Annotations, events: AppEvents
+    ) -> None:
+        self._viewer, self._session = viewer, session
+        self._annotations, self._events = annotations, events
+        self.labels_of: WeakKeyDictionary[Labels, ref[Image]] = WeakKeyDictionary()
+        self.seen: WeakKeyDictionary[Labels, tuple[Mapping[int, int], Look | None]] = (
+            WeakKeyDictionary()
+        )
+        self._guessed: Labels | None = None
+        viewer.layers.events.inserted.connect(self._on_inserted)
+        viewer.layers.events.removed.connect(self._on_removed)
+        session.events.structures.connect(self._recolor)
+        session.events.sources.connect(self._on_sources, max_args=0)
+        events.pixels_changed.connect(self._on_pixels_changed)
+        events.closed.connect(self._on_closed)
+
+    def choose_first(self) -> None:
+        """Choose an image of those that are open."""
+        active = self._viewer.layers.selection.active
+        images = self.images()
+        if images:
+            self.choose_image(active if active in images else images[0])
+
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Layers are opened or restored: nothing else begins until they are all there.
+
+        napari handles events while it opens a file: the window's timer, clicks, layers that come.
+        """
+        outermost, self._session.opening = not self._session.opening, True
+        try:
+            yield
+        finally:
+            if outermost:
+                self._session.opening = False
+                self._choose_what_came()
+
+    # -- what there is to choose from ----------------------------------------------------------
+
+    def images(self) -> list[Image]:
+        """Image layers of the viewer."""
+        images = [layer for layer in self._viewer.layers if isinstance(layer, Image)]
+        return [image for image in images if not napari_layers.is_overlay(image)]
+
+    def channel_candidates(self) -> list[Image]:
+        """Layers that could be further channels of the chosen image."""
+        image = self._session.image
+        if image is None or image.rgb:
+            return []
+        shape = tuple(image.data.shape)
+        return [
+            other
+            for other in self.images()
+            if other is not image and not other.rgb and tuple(other.data.shape) == shape
+        ]
+
+    def labels_candidates(self) -> list[Labels]:
+        """Labels layers that could be the chosen image's labels; results of ours are none."""
+        return [
+            layer
+            for layer in self._viewer.layers
+            if isinstance(layer, Labels) and not napari_layers.is_ours(layer)
+        ]
+
+    def mask_candidates(self) -> list[Labels]:
+        """Labels layers that lie over the chosen image, which can be exported as its masks."""
+        image = self._session.image
+        return [
+            layer
+            for layer in self._viewer.layers
+            if isinstance(layer, Labels)
+            and image is not None
+            and _aligned(image, layer)
+            and not napari_layers.is_overlay(layer)
+        ]
+
+    def stack(self) -> Stack:
+        """The chosen image with its channels; raises `UserError` when there is none."""
+        if self._session.image is None:
+            raise UserError(messages.NO_IMAGE)
+        source = self._session.source()
+        return napari_layers.stack_of(self._session.image, source.channels if source else ())
+
+    def has_volumes(self) -> bool:
+        """Whether the chosen image can be segmented in 3D."""
+        image = self._session.image
+        try:
+            return image is not None and napari_layers.stack_of(image).grid_axes.endswith("ZYX")
+        except UserError:
+            return False
+
+    def free_labels(self) -> list[Labels]:
+        """Labels layers that are seen and are, or were, no other image's labels.
+
+        Hidden ones, such as masks in the image's own file, are there to be chosen.
+        """
+        image = self._session.image
+        return [
+            layer
+            for layer in self.labels_candidates()
+            if layer.visible and (layer not in self.labels_of or self.labels_of[layer]() is image)
+        ]
+
+    # -- choosing ------------------------------------------------------------------------------
+
+    def choose_image(self, image: Image | None) -> None:
+        """Choose the image to work on; its labels come with it."""
+        session = self._session
+        if image is session.image:
+            return
+        session.image = image
+        if image is None:
+            return
+        source = session.source()
+        if source is None:
+            session.put_source(Source(image))
+        with refusing(self._session):
+            self.stack()
+        if session.settings.dims == 3 and not self.has_volumes():
+            session.change_settings(dims=2, depth=None)
+        source = session.source()
+        if source is None or source.labels is None:
+            self.adopt_labels()
+
+    def choose_channels(self, channels: Sequence[Image]) -> None:
+        """Use further layers as channels of the chosen image."""
+        with refusing(self._session):
+            if channels:
+                napari_layers.check_channels(self._session.image, channels)
+            self._session.change_source(channels=tuple(channels))
+
+    def choose_dims(self, dims: int) -> None:
+        """Work on 2D planes or on 3D volumes."""
+        with refusing(self._session):
+            if self._session.image is not None:
+                self.stack().check_dims(dims)
+            if dims != self._session.settings.dims:  # planes and volumes want other depths
+                self._session.change_settings(dims=dims, depth=None)
+
+    def new_annotation(self) -> Labels | None:
+        """Make an annotation layer for the chosen image and put a brush in the user's hand."""
+        layer: Labels | None = None
+        with refusing(self._session):
+            if self._session.opening:
+                raise UserError(messages.BUSY)
+            stack = self.stack()
+            layer = napari_layers.new_annotation(
+                self._viewer, self._session.image, self._session.structures
+            )
+            self.choose_labels(layer, LabelKind.STROKES)
+            self._session.brush = layer.selected_label
+            self._session.say(
+                f"Paint a few strokes on a structure of {stack.name}, then click 'background' "
+                "and paint some there."
+            )
+        return layer
+
+    def are_grey(self, labels: Labels | None) -> bool:
+        """Whether values of labels are grey levels, so that none of them is a structure."""
+        return labels is not None and is_grey(self.seen.get(labels, ({}, None))[1])
+
+    def choose_labels(
+        self, labels: Labels | None, kind: LabelKind | None = None, *, found: bool = False
+    ) -> None:
+        """Use a Labels layer as labels of the chosen image, or none.
+
+        Its kind is guessed if not said. Of labels that were ``found`` the colours stay as they are
+        until the user takes a brush for them.
+        """
+        session = self._session
+        if session.image is None:
+            session.say(messages.NO_IMAGE, Level.WARNING)
+            return
+        if labels is not None and not _same_shape(session.image, labels):
+            session.say(napari_layers.misfit(session.image, labels), Level.WARNING)
+            session.events.sources.emit(session.sources, session.sources)
+            return
+        before = session.source()
+        if labels is None and before is not None and before.labels is not None:
+            self.labels_of.pop(before.labels, None)  # so that another image may take it
+        self._guessed = None
+        if labels is not None and kind is None:
+            kind = napari_layers.declared_kind(labels) or self._guess(labels)
+        ours = labels is not None and napari_layers.is_declared(labels)
+        session.change_source(
+            labels=labels, kind=kind or LabelKind.STROKES, chosen=ours or not found
+        )
+        if labels is not None and kind is not LabelKind.INSTANCES:
+            self._learn_names(labels)
+        self._recolor(session.structures)
+        self._events.labels_touched.emit()
+
+    def adopt_labels(self) -> None:
+        """Take the only free Labels layer that lies over the chosen image as its labels."""
+        source = self._session.source()
+        if self._session.image is None or (source is not None and source.labels is not None):
+            return
+        if source is not None and source.chosen:  # none, and on purpose
+            return
+        fitting = [layer for layer in self.free_labels() if _aligned(self._session.image, layer)]
+        if len(fitting) == 1:
+            self.choose_labels(fitting[0], found=True)
+
+    def _guess(self, labels: Labels) -> LabelKind:
+        """Guess the kind of labels from a first look, and say what is odd about them."""
+        data = napari_layers.data_of(labels)
+        counts, size = thinned_counts(data)
+        look = look_at(data) if counts else None
+        kind = guess_kind(counts, size, look)
+        self.seen[labels], self._guessed = (counts, look), labels
+        if text := describe_look(labels.name, counts, look, kind):
+            odd = bool(remedies_of(counts, look, kind))
+            self._session.say(text, Level.WARNING if odd else Level.INFO)
+        return kind
+
+    def note_counts(
+        self, labels: Labels, counts: Mapping[int, int], size: int, look: Look | None
+    ) -> LabelKind | None:
+        """Take in what all of the chosen labels hold, of which a part had been seen.
+
+        Parameters
+        ----------
+        labels, counts, size
+            The labels, voxels of each number but 0, and of how many.
+        look
+            What they look like; None where that was not looked at.
+
+        Returns
+        -------
+        LabelKind or None
+            Another kind that is guessed now; None where it stays.
+        """
+        kind = self._guess_again(counts, size) if labels is self._guessed else None
+        if labels in self.seen:
+            self.seen[labels] = counts, look or self.seen[labels][1]
+        return kind
+
+    def _guess_again(self, counts: Mapping[int, int], size: int) -> LabelKind | None:
+        source, guessed = self._session.source(), self._guessed
+        self._guessed = None
+        if source is None or guessed is None or source.labels is not guessed:
+            return None
+        kind = guess_kind(counts, size, self.seen[guessed][1])
+        if kind == source.kind:
+            return None
+        self._session.change_source(kind=kind)
+        self._recolor(self._session.structures)
+        return kind
+
+    def choose_kind(self, kind: LabelKind) -> None:
+        """Say what the numbers of the chosen labels mean."""
+        source = self._session.source()
+        self._guessed = None
+        if source is not None and source.kind != kind:
+            self._session.change_source(kind=kind)
+            self._events.labels_touched.emit()
+            if source.labels in self.seen and remedies_of(*self.seen[source.labels], kind):
+                text = describe_look(source.labels.name, *self.seen[source.labels], kind)
+                self._session.say(text, Level.WARNING)
+
+    def add_folders(
+        self, images: Path, labels: Path, kind: LabelKind, threshold: float | None = None
+    ) -> None:
+        """Train on a folder of images and a folder of labels too; they pair by their stem."""
+        self._session.put_source(Source(images, labels, kind, threshold=threshold))
+
+    def use_source(self, source: Source, used: bool) -> None:
+        """Use a source for training or not."""
+        changed = replace(source, used=used)
+        self._session.sources = tuple(changed if s is source else s for s in self._session.sources)
+
+    def remove_source(self, source: Source) -> None:
+        """Take a source out of the training; its layers and files stay."""
+        if source.image is self._session.image:
+            self.choose_labels(None)
+        else:
+            self._session.sources = tuple(s for s in self._session.sources if s is not source)
+
+    # -- names and colours ---------------------------------------------------------------------
+
+    def adopt_colors(self) -> None:
+        """Show the chosen labels in the structures' colours, also if they were found."""
+        source = self._session.source()
+        if source is not None and source.labels is not None and not source.chosen:
+            self._session.change_source(chosen=True)
+            self._recolor(self._session.structures)
+
+    def _learn_names(self, labels: Labels) -> None:
+        names = napari_layers.names_in(labels)
+        self._session.know(list(names), names)
+
+    def _recolor(self, structures: Sequence[Structure]) -> None:
+        """Colours and names in every layer at hand follow the list."""
+        for source in self._session.sources:
+            if source.labels is None or source.on_disk or source.kind is LabelKind.INSTANCES:
+                continue
+            if source.chosen:
+                napari_layers.paint_colors(source.labels, structures)
+            else:
+                napari_layers.write_names(source.labels, structures)
+
+    # -- layers that come and go ---------------------------------------------------------------
+
+    def _on_inserted(self, event: Any) -> None:
+        layer = event.value
+        if self._session.opening:
+            return
+        if isinstance(layer, Image) and self._session.image is None:
+            if not napari_layers.is_overlay(layer):
+                self.choose_image(layer)
+        elif isinstance(layer, Labels):
+            self.adopt_labels()
+
+    def _choose_what_came(self) -> None:
+        """Choose what came while nothing could be chosen."""
+        if self._session.image is None and (images := self.images()):
+            self.choose_image(images[0])
+        else:
+            self.adopt_labels()
+
+    def _on_removed(self, event: Any) -> None:
+        layer, session = event.value, self._session
+        if isinstance(layer, Image):
+            self._events.image_removed.emit(layer)
+        session.sources = tuple(
+            replace(
+                s,
+                labels=None if s.labels is layer else s.labels,
+                chosen=s.chosen and s.labels is not layer,
+                channels=tuple(c for c in s.channels if c is not layer),
+            )
+            if layer in s.layers
+            else s
+            for s in session.sources
+            if s.image is not layer
+        )
+        if layer is session.image:
+            images = self.images()
+            self.choose_image(images[0] if images else None)
+
+    def _on_sources(self) -> None:
+        for source in self._session.sources:
+            if source.labels is not None and not source.on_disk:
+                self.labels_of[source.labels] = ref(source.image)
+
+    def _on_pixels_changed(self, image: Any) -> None:
+        """What is said of an image stays with its pixels; in its layer is another one now."""
+        session = self._session
+        with refusing(session):
+            shape, known = napari_layers.grid_shape(image), self._annotations.truths.get(image)
+            if known is not None and known.shape != shape:
+                self._put_away(image, shape)
+        session.events.sources.emit(session.sources, session.sources)
+
+    def _put_away(self, image: Any, shape: tuple[int, ...]) -> None:
+        """Begin anew with an image of another shape."""
+        session = self._session
+        self._events.image_removed.emit(image)
+        session.sources = tuple(
+            replace(source, labels=None, chosen=False) if source.image is image else source
+            for source in session.sources
+        )
+        if session.settings.dims == 3 and not self.has_volumes():
+            session.change_settings(dims=2, depth=None)
+        size = " × ".join(map(str, shape))
+        session.say(messages.OTHER_IMAGE.format(image.name, size), Level.WARNING)
+
+    def _on_closed(self) -> None:
+        self._viewer.layers.events.inserted.disconnect(self._on_inserted)
+        self._viewer.layers.events.removed.disconnect(self._on_removed)
+
+
+def _aligned(image: Image, layer: Labels) -> bool:
+    return napari_layers.alignment(image, layer) is napari_layers.Alignment.ALIGNED
+
+
+def _same_shape(image: Image, layer: Labels) -> bool:
+    return napari_layers.alignment(image, layer) is not napari_layers.Alignment.OTHER_SHAPE

@@ -1,0 +1,159 @@
+"""Labels that cannot be used as they are, and what can be made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.label_appearance import Appearance, Look
+from napari_unetseg.core.labels import BRUSH, LabelKind
+
+__all__ = ["Remedy", "describe_look", "is_grey", "look_at_folder", "remedies_of"]
+
+GREY = (Appearance.BLURRED, Appearance.IMAGE)
+FOLDER_FILES = 3
+"""Files of a folder of labels that are looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """Labels that can be made of others.
+
+    Attributes
+    ----------
+    text, tip
+        Of its button.
+    kind
+        What the values of the labels mean that are made.
+    make
+        From a plane of the labels, any integers, to one of those, uint8.
+    """
+
+    text: str
+    tip: str
+    kind: LabelKind
+    make: Callable[[np.ndarray], np.ndarray]
+
+
+def remedies_of(
+    counts: Mapping[int, int], look: Look | None, kind: LabelKind
+) -> tuple[Remedy, ...]:
+    """What can be made of labels that cannot be used as they are; nothing of others.
+
+    Parameters
+    ----------
+    counts
+        Voxels of each value but 0.
+    look
+        What the labels look like.
+    kind
+        What their values are said to mean.
+    """
+    found = []
+    if look is not None and is_grey(look):
+        found.append(_above(look.threshold))
+    elif counts and min(counts) < 0:
+        found += [_without(min(counts), kind), _above(0)]
+    elif kind is LabelKind.FULL and BRUSH in counts and len(counts) > 1:
+        found.append(_without(BRUSH, kind))
+    return tuple(found)
+
+
+def _above(threshold: float) -> Remedy:
+    return Remedy(
+        f"Use values above {threshold:g}",
+        f"Make a mask: values above {threshold:g} are structure 1, all others background.",
+        LabelKind.FULL,
+        partial(_mask_above, threshold),
+    )
+
+
+def _mask_above(threshold: float, plane: np.ndarray) -> np.ndarray:
+    above: np.ndarray = (plane > threshold).astype(np.uint8)
+    return above
+
+
+def _without(value: int, kind: LabelKind) -> Remedy:
+    return Remedy(
+        f"{value} is not labelled",
+        f"Make strokes: {value} means not labelled, and 0 becomes background (255).",
+        LabelKind.STROKES,
+        partial(_strokes_without, value, kind),
+    )
+
+
+def _strokes_without(value: int, kind: LabelKind, plane: np.ndarray) -> np.ndarray:
+    """Strokes that say what labels say but for a value: 0 where that is."""
+    out = np.where(plane == 0, 0 if kind is LabelKind.STROKES else BRUSH, plane)
+    if kind is LabelKind.INSTANCES:
+        out = np.where(plane > 0, 1, out)
+    return np.where(plane == value, 0, np.clip(out, 0, BRUSH)).astype(np.uint8)
+
+
+def describe_look(name: str, counts: Mapping[int, int], look: Look | None, kind: LabelKind) -> str:
+    """What is odd about labels of a guessed kind, and what to do; empty where nothing is.
+
+    Parameters are those of `remedies_of`, after the labels' name.
+    """
+    appearance = look.appearance if look is not None else Appearance.LABELS
+    remedies = remedies_of(counts, look, kind)
+    ways = " or ".join(f"'{remedy.text}'" for remedy in remedies)
+    if remedies and min(counts) < 0:
+        return f"{name} holds {min(counts)}: press {ways}, depending on what it means."
+    if appearance is Appearance.BLURRED:
+        blurred = "a mask whose edges were blurred by JPEG or by resizing"
+        return f"{name} looks like {blurred}: press {ways} to make a mask."
+    if appearance is Appearance.IMAGE:
+        return f"{name} looks like an image or a probability map: press {ways} to make a mask."
+    if remedies:
+        return (
+            f"{name} holds {BRUSH} beside other numbers: press {ways}, or choose 'strokes' if it "
+            "is background."
+        )
+    if appearance is Appearance.OBJECTS and kind is LabelKind.INSTANCES:
+        return (
+            f"Each number in {name} is a single region, so numbers are taken for objects; "
+            "choose 'full mask' if they are structures."
+        )
+    return ""
+
+
+def is_grey(look: Look | None) -> bool:
+    """Whether values of labels are grey levels, so that none of them is a structure."""
+    return look is not None and look.appearance in GREY
+
+
+def look_at_folder(labels: Path) -> tuple[LabelKind, str, float | None]:
+    """What a folder of label files most likely holds.
+
+    Returns
+    -------
+    kind
+        The kind that is most likely.
+    text
+        Why, in a few words; empty where nothing speaks for it.
+    threshold
+        Where masks have blurred edges, the value above which they are structure 1.
+    """
+    from napari_unetseg.core.label_appearance import look_at
+    from napari_unetseg.io.folder_pairs import images_by_stem
+    from napari_unetseg.io.open_image import open_labels
+
+    try:
+        files = list(images_by_stem([labels]).values())[:FOLDER_FILES]
+        if any(file.suffix.lower() in (".jpg", ".jpeg") for file in files):
+            return LabelKind.FULL, "JPEG blurs their edges", BRUSH // 2
+        looks = [look_at(open_labels(file)) for file in files]
+    except (UserError, OSError):  # the training says what is wrong with them
+        return LabelKind.FULL, "", None
+    for look in looks:
+        if look.appearance is Appearance.BLURRED:
+            return LabelKind.FULL, "their edges were blurred", look.threshold
+    if any(look.appearance is Appearance.OBJECTS for look in looks):
+        return LabelKind.INSTANCES, "each number is a single region", None
+    return LabelKind.FULL, "", None

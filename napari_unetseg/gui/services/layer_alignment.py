@@ -1,0 +1,246 @@
+"""Alignment of layers with the chosen image: checked, said, and corrected when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Image, Labels
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.gui import layers as napari_layers
+from napari_unetseg.gui.layers import PLACE, Alignment, alignment, misfit
+from napari_unetseg.gui.services.undo_stack import UndoStep
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.refusal import refusing
+from napari_unetseg.gui.state.session import Level, Misfit
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+    from napari_unetseg.gui.services.image_sources import ImageSources
+    from napari_unetseg.gui.services.mask_layers import MaskLayers
+    from napari_unetseg.gui.services.undo_stack import UndoStack
+    from napari_unetseg.gui.state.app_events import AppEvents
+    from napari_unetseg.gui.state.session import Session, Source
+
+__all__ = ["LayerAlignment"]
+
+MOVES, TELLS = (*PLACE, "data"), ("visible", "name")
+"""What changes where a layer lies, and what of it changes what is said."""
+
+
+class LayerAlignment:
+    """Watches where layers lie, and keeps the session's misfit true.
+
+    Parameters
+    ----------
+    viewer, session
+        The layers, and where a misfit is remembered.
+    sources, masks
+        Which layers belong to an image.
+    undo
+        Takes aligning back.
+    events
+        Where new pixels of an image are published.
+    """
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        session: Session,
+        sources: ImageSources,
+        masks: MaskLayers,
+        undo: UndoStack,
+        events: AppEvents,
+    ) -> None:
+        self._session, self._sources, self._masks = session, sources, masks
+        self._undo, self._events, self._layers = undo, events, viewer.layers
+        self._changed = self._moved = True
+        self._layers.events.inserted.connect(self._on_inserted)
+        self._layers.events.removed.connect(self._on_removed)
+        for layer in self._layers:
+            self._listen(layer)
+        for field in ("image", "sources"):
+            getattr(self._session.events, field).connect(self._on_change, max_args=0)
+        events.tick.connect(self._on_tick)
+        events.closed.connect(self._on_closed)
+
+    def _on_closed(self) -> None:
+        self._layers.events.inserted.disconnect(self._on_inserted)
+        self._layers.events.removed.disconnect(self._on_removed)
+        for layer in self._layers:
+            self._leave(layer)
+        for field in ("image", "sources"):
+            getattr(self._session.events, field).disconnect(self._on_change, missing_ok=True)
+
+    def _on_tick(self, _: float) -> None:
+        if self._changed:
+            self._changed = False
+            self.look()
+
+    def look(self) -> None:
+        """See what does not lie over the chosen image; what was put there may be its labels."""
+        moved, self._moved = self._moved, False
+        if moved:
+            self._sources.adopt_labels()
+        self._session.misfit = self._find()
+
+    # -- what trains ---------------------------------------------------------------------------
+
+    def misplaced(self) -> tuple[Source, str] | None:
+        """A source that trains and a sentence why one of its layers does not lie over its image."""
+        for source in self._session.sources:
+            if source.used and not source.on_disk:
+                for layer in self._used_with(source):
+                    if text := misfit(source.image, layer):
+                        return source, text
+        return None
+
+    def check(self) -> None:
+        """Refuse to train other pixels than are seen; the image that it is about is chosen."""
+        if (found := self.misplaced()) is not None:
+            source, text = found
+            self._sources.choose_image(source.image)
+            self.look()
+            raise UserError(text)
+
+    def check_mask(self, layer: Labels) -> None:
+        """Refuse a mask that is seen elsewhere than it would be written; it can be aligned then."""
+        image = self._session.image
+        match alignment(image, layer):
+            case Alignment.OTHER_SHAPE:
+                raise UserError(messages.OTHER_MASK.format(layer.name, image.name))
+            case Alignment.MISPLACED:
+                self._session.misfit = self._misfit(layer, misfit(image, layer))
+                raise UserError(misfit(image, layer))
+
+    def why_nothing_trains(self) -> str:
+        """What to do where no image has labels."""
+        if self._session.image is None:
+            return messages.NO_IMAGE
+        self.look()
+        found = self._session.misfit
+        return messages.NO_LABELS if found is None else found.text
+
+    # -- aligning ------------------------------------------------------------------------------
+
+    def align(self) -> None:
+        """Lay what does not lie over the chosen image over it, and use it."""
+        with refusing(self._session):
+            found, image = self._session.misfit, self._session.image
+            if found is None or not found.can_align:
+                raise UserError(messages.NOTHING_TO_ALIGN)
+            layer, data = found.layer, found.layer.data
+            place = napari_layers.place_of(layer)
+
+            def redo() -> None:
+                napari_layers.lay_over(image, layer)
+                napari_layers.follow(image, layer)
+
+            def undo() -> None:
+                napari_layers.unfollow(layer)
+                if layer.data is not data:
+                    layer.data = data
+                napari_layers.put(layer, place)
+
+            redo()
+            text = messages.ALIGNED.format(layer.name, image.name)
+            self._session.say(text, Level.DONE)
+            source = self._session.source()
+            if isinstance(layer, Labels) and (source is None or source.labels is None):
+                self._sources.choose_labels(layer, found=True)  # which may have more to say
+            self._undo.add(UndoStep(image, f"aligning {layer.name}", undo, redo))
+            self.look()
+
+    # -- parts ---------------------------------------------------------------------------------
+
+    def _find(self) -> Misfit | None:
+        image, source = self._session.image, self._session.source()
+        if image is None or source is None:
+            return None
+        for layer in self._used_with(source):
+            if text := misfit(image, layer):
+                return self._misfit(layer, text)
+        for layer in self._used_with(source):
+            if napari_layers.in_other_units(image, layer):
+                text = messages.OTHER_UNITS.format(layer.name, image.name)
+                return Misfit(layer, text, True, isinstance(layer, Image))
+        if source.labels is not None or source.chosen:  # chosen: none, and on purpose
+            return None
+        return self._among_free(image)
+
+    def _used_with(self, source: Source) -> Iterator[Any]:
+        """The layers that count for a source's image, voxel by voxel."""
+        yield from source.layers[1:]
+        prediction = self._masks.predictions.get(source.image)
+        if prediction is not None and prediction.alive:
+            yield prediction.layer
+
+    def _among_free(self, image: Image) -> Misfit | None:
+        """Why none of the layers that are no image's labels is taken for those of this one."""
+        free = self._sources.free_labels()
+        fitting = [one for one in free if alignment(image, one) is Alignment.ALIGNED]
+        if fitting:
+            names = " and ".join(f"'{one.name}'" for one in fitting)
+            return Misfit(fitting[-1], messages.SEVERAL_LABELS.format(names, image.name))
+        others = [one for one in self._sources.images() if one is not image]
+        active = self._layers.selection.active
+        for layer in sorted(free, key=lambda one: one is active)[::-1]:
+            if all(alignment(other, layer) is not Alignment.ALIGNED for other in others):
+                return self._misfit(layer, misfit(image, layer))
+        return self._of_closed(image)
+
+    def _of_closed(self, image: Image) -> Misfit | None:
+        """Labels of an image that was closed: another one may have the same size."""
+        for layer in self._sources.labels_candidates():
+            had = self._sources.labels_of.get(layer)
+            if had is None or had() in self._layers or not layer.visible:
+                continue
+            if alignment(image, layer) is not Alignment.OTHER_SHAPE:
+                text = messages.LABELS_OF_CLOSED.format(layer.name, image.name)
+                return Misfit(layer, text)
+        return None
+
+    def _misfit(self, layer: Any, text: str) -> Misfit:
+        can_align = alignment(self._session.image, layer) is Alignment.MISPLACED
+        return Misfit(layer, text, can_align, isinstance(layer, Image))
+
+    # -- what layers do ------------------------------------------------------------------------
+
+    def _on_inserted(self, event: Any) -> None:
+        self._listen(event.value)
+        self._on_moved()
+
+    def _on_removed(self, event: Any) -> None:
+        self._leave(event.value)
+        self._changed = True
+
+    def _listen(self, layer: Any) -> None:
+        if isinstance(layer, Image | Labels):
+            napari_layers.follow_as_its_original(layer)
+            for name, call in self._calls():
+                getattr(layer.events, name).connect(call)
+        if isinstance(layer, Image):
+            layer.events.data.connect(self._on_pixels)
+
+    def _leave(self, layer: Any) -> None:
+        if isinstance(layer, Image | Labels):
+            for name, call in self._calls():
+                getattr(layer.events, name).disconnect(call)
+        if isinstance(layer, Image):
+            layer.events.data.disconnect(self._on_pixels)
+
+    def _calls(self) -> list[tuple[str, Callable[[], None]]]:
+        moves = [(name, self._on_moved) for name in MOVES]
+        return [*moves, *((name, self._on_change) for name in TELLS)]
+
+    def _on_change(self) -> None:
+        self._changed = True
+
+    def _on_moved(self) -> None:
+        self._changed = self._moved = True
+
+    def _on_pixels(self, event: Any) -> None:
+        if not napari_layers.is_overlay(event.source):
+            self._events.pixels_changed.emit(event.source)

@@ -1,0 +1,256 @@
+"""Prediction layers, and the masks on their way into them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from tempfile import gettempdir
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from napari_unetseg.gui import layers as napari_layers
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.session import Level
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image, Labels
+
+    from napari_unetseg.annotations.annotation_store import Truth
+    from napari_unetseg.core.events import TilePredicted
+    from napari_unetseg.core.labels import Structure
+    from napari_unetseg.gui.layers import Prediction
+    from napari_unetseg.gui.services.annotations import Annotations
+    from napari_unetseg.gui.state.app_events import AppEvents
+    from napari_unetseg.gui.state.session import Session
+
+__all__ = ["MaskLayers", "MaskTarget"]
+
+FLUSH_SECONDS = 0.1
+"""Tiles are drawn this often at most."""
+
+
+class MaskTarget:
+    """Where the tiles of one job go: a prediction layer, from `MaskLayers.open` to `close`.
+
+    Parameters
+    ----------
+    masks, prediction
+        Who opened it, and the layer.
+    """
+
+    def __init__(self, masks: MaskLayers, prediction: Prediction) -> None:
+        self._masks, self._prediction = masks, prediction
+        self._flushed = 0.0
+
+    @property
+    def image(self) -> Image:
+        """The image that the mask is of."""
+        return self._prediction.image
+
+    @property
+    def alive(self) -> bool:
+        """Whether the layer is in the viewer."""
+        return self._prediction.alive
+
+    def write(self, tile: TilePredicted) -> bool:
+        """Write a tile; False where its layer, or room for it on the disk, is no longer there."""
+        if not self.alive:
+            return False
+        if not self._prediction.has_room:
+            self.rest()
+            self._masks.say_no_room()
+            return False
+        self._prediction.write(tile.index, tile.mask)
+        return True
+
+    def flush(self, now: float) -> None:
+        """Draw what was written, if it is time."""
+        if now - self._flushed > FLUSH_SECONDS:
+            self._prediction.flush()
+            self._flushed = now
+
+    def drop(self) -> None:
+        """Write no more."""
+        self._masks.targets.discard(self)
+
+    def rest(self) -> None:
+        """Write no more; what an earlier model said elsewhere stays."""
+        self._prediction.flush()
+        self.drop()
+
+    def close(self, *, keep: bool = False) -> None:
+        """Write no more; what an earlier model said elsewhere goes, unless it is to be kept."""
+        if keep:
+            self._prediction.flush()
+        else:
+            self._prediction.finish()
+        self.drop()
+        self._masks.touched()
+
+
+class MaskLayers:
+    """Owns the prediction layer of each image.
+
+    Parameters
+    ----------
+    viewer, session
+        Where layers go, and which structures are shown in them.
+    annotations
+        Records what people change in masks.
+    events
+        Says when images go and time passes.
+
+    Attributes
+    ----------
+    predictions
+        The prediction of each image layer that had one.
+    targets
+        What is being written.
+    renumbered
+        Structures of a model, by its id, that were merged into others or deleted since.
+    known_masks
+        What is known of the image of a mask that is a result by now.
+    """
+
+    def __init__(
+        self, viewer: ViewerModel, session: Session, annotations: Annotations, events: AppEvents
+    ) -> None:
+        self._viewer, self._session = viewer, session
+        self._annotations, self._events = annotations, events
+        self.predictions: dict[Any, Prediction] = {}
+        self.targets: set[MaskTarget] = set()
+        self.renumbered: dict[str, dict[int, int]] = {}
+        self.known_masks: WeakKeyDictionary[Labels, Truth] = WeakKeyDictionary()
+        self._room = napari_layers.PaintRoom(viewer)
+        viewer.layers.events.removed.connect(self._on_layer_removed)
+        session.events.structures.connect(self._recolor)
+        events.image_removed.connect(self._on_image_removed)
+        events.pixels_changed.connect(self._on_pixels_changed)
+        events.tick.connect(self._on_tick)
+        events.closed.connect(self._on_closed)
+
+    @property
+    def current(self) -> Prediction | None:
+        """The prediction of the chosen image, if there was one."""
+        return self.predictions.get(self._session.image)
+
+    def open(self, image: Image, model_id: str, structures: Sequence[Structure]) -> MaskTarget:
+        """Make an image's prediction layer ready for the tiles of a model."""
+        prediction = self.predictions.get(image)
+        if prediction is None:
+            truth, tell = self._annotations.truth(image), partial(self._annotations.changed, image)
+            prediction = napari_layers.Prediction(self._viewer, image, truth, tell)
+            prediction.on_doubt = partial(self._annotations.doubt, (prediction,))
+            prediction.on_other = self._on_other_mask
+            self.predictions[image] = prediction
+        gone = self.renumbered.get(model_id, {})
+        names = {s.number: s.name for s in structures if s.number not in gone}
+        self._session.know(list(names), names)
+        prediction.begin(model_id, self._session.structures, gone)
+        target = MaskTarget(self, prediction)
+        self.targets.add(target)
+        return target
+
+    def show_or_hide(self) -> None:
+        """Show the prediction of the chosen image, or hide it."""
+        prediction = self.current
+        if prediction is None or not prediction.alive or prediction.layer is None:
+            self._session.say(messages.NO_PREDICTION, Level.WARNING)
+        else:
+            napari_layers.show_or_hide(prediction.layer)
+
+    def mark(self) -> None:
+        """Keep all masks as they are, to be brought back."""
+        for prediction in self.predictions.values():
+            prediction.mark()
+
+    def bring_back(self) -> None:
+        """Show the masks that were kept."""
+        for prediction in self.predictions.values():
+            if prediction.alive and prediction.can_bring_back:
+                prediction.bring_back(self.renumbered.get(prediction.earlier_model or "", {}))
+
+    def age(self) -> None:
+        """Every mask is out of date, also for the model that it is by."""
+        for prediction in self.predictions.values():
+            prediction.age()
+
+    def touched(self) -> None:
+        """Publish that corrections may be others now."""
+        self._events.labels_touched.emit()
+
+    def say_no_room(self) -> None:
+        """Say that the disk is full."""
+        self._session.say(messages.NO_ROOM.format(gettempdir()), Level.WARNING)
+
+    # -- numbers of structures -----------------------------------------------------------------
+
+    def renumbering(self) -> dict[str, dict[int, int]]:
+        """For each model that there is, what its numbers became; 255 for background."""
+        models = {entry.model.id for entry in self._session.history}
+        for prediction in self.predictions.values():
+            models |= {m for m in (prediction.model_id, prediction.earlier_model) if m is not None}
+        return {model: self.renumbered.get(model, {}) for model in models}
+
+    def renumber(self, numbers: Mapping[str, dict[int, int]]) -> None:
+        """Show other numbers for those of models; other models' stay as they are."""
+        self.renumbered = {**self.renumbered, **numbers}
+        for prediction in self.predictions.values():
+            prediction.renumber(self.renumbered.get(prediction.model_id or "", {}))
+
+    def _recolor(self, structures: Sequence[Structure]) -> None:
+        for prediction in self.predictions.values():
+            if prediction.alive and prediction.layer is not None:
+                napari_layers.paint_colors(prediction.layer, structures)
+
+    # -- events --------------------------------------------------------------------------------
+
+    def _on_other_mask(self, fits: bool, layer: Labels) -> None:
+        """Somebody gave a prediction layer other data."""
+        if fits:
+            self._session.say(messages.MASK_TAKEN_OVER)
+        elif (image := self._session.image) is not None:
+            text = messages.MASK_IS_YOURS.format(layer.name, image.name)
+            self._session.say(text, Level.WARNING)
+
+    def _on_layer_removed(self, event: Any) -> None:
+        for prediction in self.predictions.values():
+            if prediction.layer is event.value:
+                prediction.end()
+
+    def _on_image_removed(self, image: Any) -> None:
+        if (prediction := self.predictions.pop(image, None)) is not None:
+            if prediction.layer is not None:
+                self.known_masks[prediction.layer] = prediction.truth
+            prediction.let_go()
+
+    def _on_pixels_changed(self, image: Any) -> None:
+        """Masks of an image are old, and those of images that it is a channel of."""
+        others = [s.image for s in self._session.sources if image in s.channels]
+        for seen in (image, *others):
+            if (prediction := self.predictions.get(seen)) is not None:
+                prediction.age()
+
+    def _on_tick(self, now: float) -> None:
+        self._look_for_room()
+        for target in self.targets:
+            target.flush(now)
+
+    def _look_for_room(self) -> None:
+        """No painting on layers in files while their disk is full; a stroke at hand is kept."""
+        stopped, again = self._room.look()
+        if stopped:
+            self._annotations.doubt([*self._annotations.strokes.values()])
+            self._annotations.doubt([*self.predictions.values()])
+            names = ", ".join(layer.name for layer in stopped)
+            text = messages.NO_ROOM_TO_PAINT.format(gettempdir(), names)
+            self._session.say(text, Level.WARNING)
+        elif again:
+            names = ", ".join(layer.name for layer in again)
+            self._session.say(messages.ROOM_TO_PAINT.format(names), Level.DONE)
+
+    def _on_closed(self) -> None:
+        self._viewer.layers.events.removed.disconnect(self._on_layer_removed)
+        for prediction in self.predictions.values():
+            prediction.end()

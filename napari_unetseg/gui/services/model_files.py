@@ -1,0 +1,83 @@
+"""The files of the models that a session lists, in the folder of its project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from napari_unetseg.gui.state import messages
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from napari_unetseg.gui.services.job_runner import Runner
+    from napari_unetseg.gui.state.session import ModelEntry, Session
+    from napari_unetseg.io.project.project import Project
+
+__all__ = ["ModelFiles"]
+
+
+class ModelFiles:
+    """Writes the file of every listed model beside the window, and again what failed.
+
+    Parameters
+    ----------
+    runner
+        Writes in the background.
+    session
+        Lists the models.
+    on_change
+        Called when `trouble` may be another one.
+    """
+
+    def __init__(self, runner: Runner, session: Session, on_change: Callable[[], None]) -> None:
+        self._runner, self._session, self._on_change = runner, session, on_change
+        self._project: Project | None = None
+        self._written: set[str] = set()
+        self._waiting: set[str] = set()
+        self._failed: dict[str, str] = {}
+
+    @property
+    def trouble(self) -> str:
+        """Why a listed model is in memory alone, in a sentence; empty if none is."""
+        return next(iter(self._failed.values()), "")
+
+    def follow(self, project: Project | None, written: Iterable[str] = ()) -> None:
+        """Write to this project from now on; the files of some models are there."""
+        self._project, self._written = project, set(written)
+        self._waiting, self._failed = set(), {}
+
+    def update(self) -> None:
+        """Write the models that are in no file, and delete the files of those no longer listed."""
+        project = self._project
+        if project is None:
+            return
+        listed = {entry.model.id: entry for entry in self._session.history}
+        for gone in self._written - listed.keys():
+            self._written.discard(gone)
+            remove = partial(project.remove_model, gone)
+            self._runner.background(remove, lambda _: None, lambda _: None)
+        self._failed = {name: why for name, why in self._failed.items() if name in listed}
+        for name in [n for n in listed if n not in self._written | self._waiting]:
+            self._waiting.add(name)
+            entry = listed[name]
+            self._runner.background(
+                partial(project.add_model, name, entry.model.save),
+                partial(self._on_written, project, entry),
+                partial(self._on_error, project, entry),
+            )
+
+    def _on_written(self, project: Project, entry: ModelEntry, _: Path) -> None:
+        if project is self._project:
+            self._waiting.discard(entry.model.id)
+            self._failed.pop(entry.model.id, None)
+            self._written.add(entry.model.id)
+            self.update()  # it may be listed no longer
+            self._on_change()
+
+    def _on_error(self, project: Project, entry: ModelEntry, error: BaseException) -> None:
+        if project is self._project:
+            self._waiting.discard(entry.model.id)
+            self._failed[entry.model.id] = messages.not_written(entry.name, error)
+            self._on_change()

@@ -1,0 +1,46 @@
+"""The job that writes a page about a project."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_unetseg.core.events import ChunkPredicted, Event
+from napari_unetseg.jobs.window_tasks import JobProgress
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.image_stack import Stack
+    from napari_unetseg.core.job_control import Control
+
+__all__ = ["ReportWork"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReportWork:
+    """Writes a page about the project that is open; ``stacks`` are its images by their keys."""
+
+    project: Path
+    output: Path
+    title: str
+    stacks: Mapping[str, Stack]
+
+    def __call__(self, control: Control) -> Generator[Event, None, Path]:
+        """Yield progress and notices; return the page."""
+        from napari_unetseg.report.project_report import report_events
+
+        yield JobProgress(0.0)
+        report = report_events(
+            self.project, self.output, title=self.title, stacks=self.stacks, control=control
+        )
+        while True:
+            event: Event
+            try:
+                event = next(report)
+            except StopIteration as end:
+                page: Path = end.value[0]
+                return page
+            if isinstance(event, ChunkPredicted):
+                event = JobProgress(event.done / event.total)
+            yield event

@@ -1,0 +1,100 @@
+"""Models of a session: the one in use, those before it, and the settings that describe it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari_unetseg.core.architectures import ARCHITECTURES
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.gui.state import messages
+
+if TYPE_CHECKING:
+    from napari_unetseg.gui.services.image_sources import ImageSources
+    from napari_unetseg.gui.services.mask_layers import MaskLayers
+    from napari_unetseg.gui.state.session import ModelEntry, Session
+    from napari_unetseg.models.model import Model
+
+__all__ = ["SessionModels"]
+
+MOST_MODELS = 10
+"""Unsaved models that a session keeps; a project keeps the files of more."""
+
+
+class SessionModels:
+    """Adds and uses models.
+
+    Parameters
+    ----------
+    session
+        Lists the models.
+    sources
+        Knows whether the chosen image has volumes.
+    masks
+        Keeps the masks of the model before.
+
+    Attributes
+    ----------
+    before
+        The model from before the last training; None while there was none.
+    """
+
+    def __init__(self, session: Session, sources: ImageSources, masks: MaskLayers) -> None:
+        self._session, self._sources, self._masks = session, sources, masks
+        self.before: ModelEntry | None = None
+        self._marked = True
+
+    @property
+    def model(self) -> Model:
+        """The model in use; raises `UserError` where there is none."""
+        if self._session.entry is None:
+            raise UserError(messages.NO_MODEL)
+        return self._session.entry.model
+
+    def add(self, entry: ModelEntry) -> None:
+        """Use a model that is new in this session."""
+        session, used = self._session, (self._session.entry, self.before)
+        history = (*session.history, entry)
+        newest = history[-MOST_MODELS:]  # weights take memory
+        session.history = tuple(
+            e for e in history if e in newest or e in used or e.path is not None
+        )
+        self.use(entry)
+
+    def use(self, entry: ModelEntry) -> None:
+        """Use a model."""
+        self._session.entry = entry
+        self._match_settings(entry.model)
+
+    def begin_training(self) -> None:
+        """Keep the model in use as the one before, once a training has a newer one to show.
+
+        Not at once: a training that fails leaves nothing to bring anything back from.
+        """
+        self._marked = False
+
+    def mark(self) -> None:
+        """A training has a newer model: keep the one in use and its masks to be brought back."""
+        if not self._marked:
+            self._marked, self.before = True, self._session.entry
+            self._masks.mark()
+
+    def _match_settings(self, model: Model) -> None:
+        """Settings describe the network in use, so that the next training goes on from it.
+
+        Not those of a 3D network where the chosen image has no volumes.
+        """
+        net = model.net
+        if net.dims == 3 and self._session.image is not None and not self._sources.has_volumes():
+            return
+        weights = self._session.settings.encoder_weights
+        if not ARCHITECTURES[net.encoder].encoder_weights:
+            weights = None
+        self._session.change_settings(
+            dims=net.dims,
+            depth=net.depth,
+            width=net.width,
+            norm=net.norm,
+            dropout=net.dropout,
+            encoder=net.encoder,
+            encoder_weights=weights,
+        )

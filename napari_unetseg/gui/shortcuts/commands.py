@@ -1,0 +1,55 @@
+"""Commands with a keyboard shortcut, and their default keys; no Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["BRUSHES", "BRUSH_MODIFIER", "COMMANDS", "HELP", "Command", "keys_of"]
+
+HELP = "help"
+BRUSHES = 9
+"""Structures whose brush has a key: those with a single digit."""
+BRUSH_MODIFIER = "brush_modifier"
+"""The preference that the keys of all brushes share: what is held down with the digit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command; ``keys`` is its default shortcut as Qt writes it, such as ``Shift+T``."""
+
+    id: str
+    title: str
+    keys: str
+
+
+COMMANDS = (
+    Command("train", "Train, or stop what runs", "Shift+T"),
+    Command("predict", "Predict what is on screen", "Shift+M"),
+    Command("new_layer", "New annotation layer", "Shift+N"),
+    Command("show_mask", "Show or hide the prediction", "Shift+H"),
+    Command("next", "Next place to label", "Shift+J"),
+    Command("accept_object", "Accept the object under the mouse", "Shift+G"),
+    Command("accept_plane", "Accept the plane on screen", "Shift+W"),
+    Command("undo", "Undo what the plugin did (strokes: Ctrl+Z)", "Shift+U"),
+    *(Command(f"brush_{n}", f"Brush of structure {n}", f"Alt+{n}") for n in range(1, BRUSHES + 1)),
+    Command("brush_background", "Background brush", "Alt+0"),
+    Command(HELP, "This help", "F1"),
+)
+"""No default is a shortcut of napari; Alt and a digit is typed alike on any keyboard."""
+
+
+def keys_of(preferences: Mapping[str, str]) -> dict[str, str]:
+    """Keys of each command, by its id; empty where it has none.
+
+    Parameters
+    ----------
+    preferences
+        Keys by the id of a command, and `BRUSH_MODIFIER`; what is missing has its default.
+    """
+    keys = {c.id: preferences.get(c.id, c.keys) for c in COMMANDS}
+    modifier = preferences.get(BRUSH_MODIFIER)
+    if modifier is None:
+        return keys
+    brushes = {c.id: c.keys.removeprefix("Alt+") for c in COMMANDS if c.id.startswith("brush_")}
+    return keys | {brush: modifier and f"{modifier}+{digit}" for brush, digit in brushes.items()}

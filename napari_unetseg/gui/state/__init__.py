@@ -1,0 +1,1 @@
+"""State of a window: evented values and messages; no Qt, no napari."""

@@ -1,0 +1,53 @@
+"""Images of a batch and how far each of them is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+__all__ = ["BatchRow", "RowState"]
+
+
+class RowState(StrEnum):
+    """How far an image of a batch is."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    KEPT = "there already"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchRow:
+    """An image of a batch: a file, or a layer that is open.
+
+    Attributes
+    ----------
+    name, path
+        What its mask is called; its file, or for a layer a name that stands for one.
+    layer
+        The open layer; of a file None until it is opened.
+    state, seconds, voxels, objects, unsure, notices, error
+        As `FileDone` has them.
+    mask
+        What `open_stack` takes for its mask.
+    made_by
+        The id of the model that the mask is by, and whether at its pixel size.
+    """
+
+    name: str
+    path: Path
+    layer: Any = None
+    state: RowState = RowState.WAITING
+    seconds: float = 0.0
+    voxels: Mapping[int, int] | None = None
+    objects: Mapping[int, int] | None = None
+    unsure: float | None = None
+    notices: tuple[str, ...] = ()
+    error: str = ""
+    mask: Path | None = None
+    made_by: str = ""

@@ -1,0 +1,33 @@
+"""Errors shown in the status line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.session import Level
+
+if TYPE_CHECKING:
+    from napari_unetseg.gui.state.session import Session
+
+__all__ = ["complain", "refusing"]
+
+
+@contextmanager
+def refusing(session: Session) -> Iterator[None]:
+    """Show a refusal as a sentence in the status line."""
+    try:
+        yield
+    except (UserError, ValidationError) as error:
+        session.say(messages.explain(error, "This"), Level.WARNING)
+
+
+def complain(session: Session, error: BaseException, doing: str) -> None:
+    """Say what failed, as a warning where the user can mend it; ``doing`` as `explain` takes it."""
+    level = Level.WARNING if isinstance(error, UserError) else Level.ERROR
+    session.say(messages.explain(error, doing), level)

@@ -1,0 +1,61 @@
+"""Flags of the window that are kept between sessions, such as a hint that was dismissed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from napari_unetseg.core.atomic_write import atomic_path
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.gui.state.preferences import PLUGIN
+
+__all__ = ["Remembered", "remembered"]
+
+log = logging.getLogger(__name__)
+
+
+class Remembered:
+    """A small JSON file in the user's configuration folder, written whole or not at all.
+
+    What cannot be read counts as nothing remembered; what cannot be written is remembered until
+    napari is closed.
+    """
+
+    def __init__(self) -> None:
+        self._unwritten: dict[str, Any] = {}
+
+    @property
+    def path(self) -> Path:
+        """The file; it may not exist."""
+        return Path(platformdirs.user_config_dir(PLUGIN, appauthor=False)) / "window.json"
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            found = {}
+        return (found if isinstance(found, dict) else {}) | self._unwritten
+
+    def flag(self, name: str) -> bool:
+        """Whether something was remembered as true."""
+        return self._read().get(name) is True
+
+    def put(self, name: str, value: bool) -> None:
+        """Remember a value; what other windows remembered meanwhile stays."""
+        everything = self._read() | {name: value}
+        try:
+            with atomic_path(self.path) as temporary:
+                temporary.write_text(json.dumps(everything, indent=1), encoding="utf-8")
+        except UserError as error:
+            log.info("%s", error)
+            self._unwritten[name] = value
+        else:
+            self._unwritten.clear()
+
+
+remembered = Remembered()
+"""The one of this process."""

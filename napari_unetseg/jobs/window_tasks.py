@@ -1,0 +1,336 @@
+"""Jobs of a window as generators of events; they run in the worker and touch no layer.
+
+PyTorch is imported here inside the functions, so that opening the dock needs none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import numpy as np
+
+from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import Event, Notice
+from napari_unetseg.data.image_grids import empty_grid
+from napari_unetseg.data.mask_cleanup import TidySettings, tidy
+from napari_unetseg.io.project.project import Project
+from napari_unetseg.jobs.remote.run_on import RunOn
+from napari_unetseg.jobs.tasks import Training
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.image_stack import Stack
+    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.labels import LabelKind, Structure
+    from napari_unetseg.core.settings import MatchSpacing, TrainSettings
+    from napari_unetseg.data.annotated_image import AnnotatedImage
+    from napari_unetseg.inference.large.output_format import Saving
+    from napari_unetseg.jobs.live_predictor import Screen
+    from napari_unetseg.models.model import Model
+
+__all__ = [
+    "BatchWork",
+    "CopyWork",
+    "ExportWork",
+    "JobProgress",
+    "LoadWork",
+    "OpenWork",
+    "SaveWork",
+    "TidyWork",
+    "TrainWork",
+    "nearest_first",
+]
+
+Events = Generator[Event, None, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgress(Event):
+    """Part of a job that is done, 0 to 1."""
+
+    fraction: float
+
+
+class AnnotatedSource(Protocol):
+    """An annotated image at one moment."""
+
+    def pair(self) -> AnnotatedImage:
+        """The annotated image; in any thread."""
+
+
+class LabelledFolder(Protocol):
+    """A folder of images and one of labels, which pair by their stem."""
+
+    @property
+    def image(self) -> Path:
+        """Folder or file of the images."""
+
+    @property
+    def labels(self) -> Path:
+        """Folder or file of the labels."""
+
+    @property
+    def kind(self) -> LabelKind:
+        """What the numbers in the labels mean."""
+
+    @property
+    def threshold(self) -> float | None:
+        """What is above it in labels is structure 1."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainWork:
+    """Trains on snapshots of layers and on folders, and predicts what is on screen meanwhile.
+
+    Attributes
+    ----------
+    snapshots
+        What is in layers; newer pairs may come through the control.
+    folders
+        Sources on disk, opened in the worker.
+    settings, structures
+        As `napari_unetseg.training.train.train_events` takes them.
+    model
+        The model to go on from, unless the settings want another network; None starts anew.
+    screen
+        Tells what is on screen.
+    computer
+        Address of the computer that trains; empty for this one.
+    """
+
+    snapshots: Sequence[AnnotatedSource]
+    folders: Sequence[LabelledFolder]
+    settings: TrainSettings
+    structures: Sequence[Structure]
+    model: Model | None
+    screen: Screen
+    computer: str = ""
+
+    def __call__(self, control: Control) -> Generator[Event, None, Model]:
+        """Yield the events of the training, and masks between them; return the model."""
+        others: list[AnnotatedImage] = []
+        for source in self.folders:
+            others += yield from _open_folder(source)
+        control.keep_pairs(tuple(others))
+        pairs = [*(one.pair() for one in self.snapshots), *others]
+        init = self.model
+        if init is not None and (reason := _misfit(init, self.settings)):
+            yield Notice(f"A new model is trained: {reason}.")
+            init = None
+        task = Training(pairs, self.settings, self.structures, init, self.screen)
+        return cast("Model", (yield from RunOn(task, self.computer)(control)))
+
+
+def _open_folder(source: LabelledFolder) -> Generator[Event, None, list[AnnotatedImage]]:
+    from napari_unetseg.io.folder_pairs import find_pairs
+
+    found = find_pairs(source.image, source.labels, source.kind, threshold=source.threshold)
+    if found.skipped:
+        yield Notice(f"{len(found.skipped)} images of {source.image.name} have no labels.")
+    yield from map(Notice, found.notes)
+    return list(found.pairs)
+
+
+def _misfit(model: Model, settings: TrainSettings) -> str:
+    """Why a training cannot go on from a model; empty when it can."""
+    net = model.net
+    if net.dims > settings.dims:
+        return "a 3D model cannot be continued in 2D"
+    if (net.depth, net.width, net.norm, net.encoder) != (
+        settings.depth or net.depth,
+        settings.width,
+        settings.norm,
+        settings.encoder,
+    ):
+        return "the settings ask for another network"
+    return ""
+
+
+def nearest_first(stack: Stack, dims: int, here: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """All planes of a stack, the one on screen first and its neighbours next."""
+    return sorted(
+        stack.planes(dims),
+        key=lambda plane: sum((a - b) ** 2 for a, b in zip(plane, here, strict=True)),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TidyWork:
+    """Tidies up a mask plane by plane, or volume by volume; returns the whole as one array.
+
+    ``mask`` is a snapshot of the grid; ``spacing`` has one number for each spatial axis.
+    """
+
+    mask: np.ndarray
+    settings: TidySettings
+    spacing: Sequence[float]
+
+    def __call__(self, control: Control) -> Events:
+        """Yield progress and return the array; objects are numbered through all planes."""
+        dims = len(self.spacing)
+        leading = self.mask.shape[: self.mask.ndim - dims]
+        objects = self.settings.split or self.settings.objects
+        shape = self.mask.shape
+        out = np.zeros(shape, np.int32) if objects else empty_grid(shape)
+        count = 0
+        for done, plane in enumerate(np.ndindex(*leading), 1):
+            if control.stopped:
+                return None
+            tidied = tidy(self.mask[plane], self.settings, self.spacing)
+            if objects:
+                tidied[tidied > 0] += count
+                count = max(count, int(tidied.max(initial=0)))
+            out[plane] = tidied
+            yield JobProgress(done / math.prod(leading))
+        return out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExportWork:
+    """Writes a mask of a stack's grid with its pixel sizes; returns the paths."""
+
+    mask: np.ndarray
+    stack: Stack
+    path: Path
+    structures: Sequence[Structure]
+
+    def __call__(self, control: Control) -> Events:  # noqa: ARG002 - as every job has it
+        """Return the paths that were written."""
+        from napari_unetseg.io.write_masks import write_mask
+
+        yield JobProgress(0.0)
+        objects = self.mask.dtype != np.uint8
+        return write_mask(
+            self.path,
+            self.mask,
+            axes=self.stack.grid_axes,
+            spacing=self.stack.grid_spacing,
+            units=self.stack.grid_units,
+            names=None if objects else {s.number: s.name for s in self.structures},
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadWork:
+    """Reads a model file."""
+
+    path: Path
+
+    def __call__(self, control: Control) -> Events:  # noqa: ARG002 - as every job has it
+        """Return the model."""
+        from napari_unetseg.models.model import load_model
+
+        yield JobProgress(0.0)
+        return load_model(self.path)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SaveWork:
+    """Writes a model file; returns its path."""
+
+    model: Model
+    path: Path
+
+    def __call__(self, control: Control) -> Events:  # noqa: ARG002 - as every job has it
+        """Return the path that was written."""
+        yield JobProgress(0.0)
+        return self.model.save(self.path)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenWork:
+    """Opens a project and reads its models."""
+
+    folder: Path
+
+    def __call__(self, control: Control) -> Events:  # noqa: ARG002 - as every job has it
+        """Return the project, its models by name, and what could not be read, in sentences."""
+        from napari_unetseg.models.model import load_model
+
+        yield JobProgress(0.0)
+        project = Project.open(self.folder)
+        models, lost = [], []
+        listed = project.values.get("models", [])
+        for each in listed if isinstance(listed, list) else []:
+            name = str(each.get("id", "")) if isinstance(each, dict) else ""
+            path = self.folder / "models" / f"{name}.safetensors"
+            try:
+                if not name.isalnum():
+                    raise UserError("A model of the project has no name.")
+                models.append((str(each["name"]), load_model(path)))
+            except (UserError, KeyError) as error:
+                lost.append(str(error))
+            yield JobProgress(len(models) / len(listed))
+        return project, models, lost
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CopyWork:
+    """Copies a project to another folder; returns the copy, open."""
+
+    project: Project
+    folder: Path
+
+    def __call__(self, control: Control) -> Events:  # noqa: ARG002 - as every job has it
+        """Return the copy."""
+        yield JobProgress(0.0)
+        return self.project.save_as(self.folder)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchWork:
+    """Predicts many images into files.
+
+    Attributes
+    ----------
+    model
+        What is applied.
+    images, stacks
+        The images by what their masks are called; those that are open, by their paths.
+    how, measure
+        As what and where masks are saved; whether with tables of their objects.
+    device
+        As in `PredictSettings`.
+    keep
+        Leave out images whose masks are there.
+    match_spacing
+        As in `PredictSettings`.
+    """
+
+    model: Model
+    images: Mapping[str, Path]
+    stacks: Mapping[Path, Stack]
+    how: Saving
+    measure: bool
+    device: str
+    keep: bool = False
+    match_spacing: MatchSpacing = False
+
+    def __call__(self, control: Control) -> Events:
+        """Return what became of each image that was reached."""
+        from napari_unetseg.core.settings import PredictSettings
+        from napari_unetseg.inference.large.predict_files import Wish, predict_files
+        from napari_unetseg.io.open_image import open_stack
+
+        how = {"device": self.device, "match_spacing": self.match_spacing}
+        settings = PredictSettings.model_validate(how)
+        table = ".csv" if self.measure else None
+        wish = Wish(skip_existing=self.keep, count=True, measure=table, unsure=True)
+
+        def opened(path: Path) -> Stack:
+            return self.stacks[path] if path in self.stacks else open_stack(path)
+
+        return (
+            yield from predict_files(
+                self.model,
+                self.images,
+                self.how,
+                settings,
+                open_image=opened,
+                wish=wish,
+                control=control,
+            )
+        )
