@@ -182,7 +182,7 @@ class Hand:
         controller.rest_masks()
 
     def save(self) -> None:
-        """Write a snapshot."""
+        """Join what was recorded."""
         project = self.controller.keeping.project
         if project is not None:
             project.save()
