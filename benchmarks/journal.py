@@ -1,4 +1,4 @@
-"""How long a stroke takes to be taken down and to be in the journal of a project.
+"""How long a stroke takes to be taken down and to be in the database of a project.
 
     python benchmarks/journal.py [--folder FOLDER]
 

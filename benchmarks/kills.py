@@ -182,7 +182,7 @@ class Hand:
         target.rest()
 
     def save(self) -> None:
-        """Write a snapshot."""
+        """Join what was recorded."""
         project = self.plugin.store.project
         if project is not None:
             project.save()
