@@ -152,7 +152,7 @@ def test_without_model_or_image_it_is_said(
     assert said[-1] == sentences.NO_OTHER_MODEL
     viewer.layers.clear()
     controller.attention.next_region()
-    assert "no image" in said[-1]
+    assert "No open image" in said[-1]
     controller.attention.next_plane()
     assert said[-1] == sentences.NO_IMAGE
 
