@@ -150,7 +150,7 @@ def test_without_model_or_image_it_is_said(
     assert said[-1] == messages.NO_OTHER_MODEL
     viewer.layers.clear()
     plugin.next_region.next_region()
-    assert "no image" in said[-1]
+    assert "No open image" in said[-1]
     plugin.next_region.next_plane()
     assert said[-1] == messages.NO_IMAGE
 

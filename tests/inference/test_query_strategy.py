@@ -312,5 +312,5 @@ def test_all_windows_are_looked_at_before_any_is_again() -> None:
 
 
 def test_no_image_is_said() -> None:
-    with pytest.raises(UserError, match="no image"):
+    with pytest.raises(UserError, match="No open image"):
         Survey([], 2)
