@@ -30,12 +30,22 @@ class Computers:
         self._controller, self._session = controller, session
 
     def use(self, text: str) -> None:
-        """Use this computer, or the one behind an address; ask beside the window if it is there."""
+        """Use this computer, or a worker; ask beside the window if it is there.
+
+        Parameters
+        ----------
+        text
+            `THIS`, an address, or an address and a key, which is kept for this address.
+        """
         from napari_unetseg.jobs.remote.connection import address_of, device_at
+        from napari_unetseg.jobs.remote.worker_key import save_key
 
         with self._controller.refusing():
-            address = "" if text.strip() in ("", THIS) else address_of(text)
-            if address == self._session.computer:
+            place, *key = ("",) if text.strip() in ("", THIS) else text.split()
+            address = address_of(place) if place else ""
+            if key:
+                save_key(address, " ".join(key))
+            elif address == self._session.computer:
                 return
             self._session.computer = address
             self._controller.looking.try_again()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_unetseg.annotations.annotation_store import Change, Origin
+from napari_unetseg.core.architectures import ARCHITECTURES
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice, OtherSpacing, TilePredicted
 from napari_unetseg.core.job_control import Control
@@ -49,7 +50,8 @@ from napari_unetseg.gui.session import (
 from napari_unetseg.gui.spacing import Spacing
 from napari_unetseg.gui.steps import Steps
 from napari_unetseg.jobs.live_predictor import MaskBegins
-from napari_unetseg.jobs.tasks import ComputerLost, Elsewhere, Prediction
+from napari_unetseg.jobs.remote.run_on import RunOn
+from napari_unetseg.jobs.tasks import Prediction, RemoteDisconnected
 from napari_unetseg.runtime.cpu import cores
 from napari_unetseg.training.training_events import (
     EpochDone,
@@ -282,7 +284,7 @@ class Controller(Masks):
             device, match = self.session.settings.device, self.session.match_spacing
             settings = PredictSettings(device=device, match_spacing=match)
             task = Prediction(model, stack, planes, settings)
-            job = Elsewhere(task, self.session.computer)
+            job = RunOn(task, self.session.computer)
             done = partial(self._on_predicted, None if trained else self.session.message)
             self.start(JobKind.PREDICT, f"Predicting {stack.name}", job, done)
 
@@ -436,7 +438,9 @@ class Controller(Masks):
         net = model.net
         if net.dims == 3 and self.session.image is not None and not self.has_volumes():
             return
-        weights = self.session.settings.encoder_weights if net.encoder != "unet" else None
+        weights = self.session.settings.encoder_weights
+        if not ARCHITECTURES[net.encoder].encoder_weights:
+            weights = None
         self.session.change_settings(
             dims=net.dims,
             depth=net.depth,
@@ -553,7 +557,7 @@ class Controller(Masks):
                     pairs = zip(event.scores.numbers, event.scores.dice, strict=True)
                     self.session.dice = dict(pairs)
                 self._went_wrong = event.outcome.went_wrong
-            case ComputerLost():
+            case RemoteDisconnected():
                 self.computers.leave()
             case work.Progress():
                 self.show_progress(event.fraction)

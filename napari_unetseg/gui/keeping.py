@@ -77,8 +77,7 @@ class Keeping:
     def on_adopted(self, image: Any) -> None:
         """The strokes of an image began anew."""
         if self.project is not None and image in self._keys:
-            self._on_values()
-            self.project.add(self._keys[image], self._controller.truths[image])
+            self.project.add(self._keys[image], self._controller.truths[image], self._values())
             self._tell()
 
     def on_kind(self, image: Any) -> None:

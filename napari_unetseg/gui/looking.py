@@ -15,7 +15,7 @@ from napari_unetseg.gui.jobs import Job
 from napari_unetseg.gui.session import Level, Mode
 from napari_unetseg.jobs.image_ranges import ImageRanges
 from napari_unetseg.jobs.live_predictor import LookWork, MaskBegins, Screen, View, near
-from napari_unetseg.jobs.tasks import Elsewhere
+from napari_unetseg.jobs.remote.run_on import RunOn
 
 if TYPE_CHECKING:
     from napari_unetseg.annotations.annotation_store import Change
@@ -188,7 +188,7 @@ class Looking:
         fresh = {p for p in near(view, 2) if prediction.is_fresh(p, entry.model.id)}
         device, ranges = self._session.settings.device, self._ranges
         look = LookWork(entry.model, self._screen, device, frozenset(fresh), ranges=ranges)
-        work = Elsewhere(look, self._session.computer)
+        work = RunOn(look, self._session.computer)
         self._entry, self._made = entry, [(entry, view.image, view.plane)]
         self._controller.runner.start(
             Job(work, self._on_event, self._on_done, self._on_error, self._control)

@@ -203,12 +203,12 @@ def test_a_failed_training_costs_neither_model_nor_strokes(
 def test_a_loss_that_is_no_number_ends_with_a_sentence_and_the_first_answer(
     controller: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_unetseg.training.trainer import Learner, NotFiniteError
+    from napari_unetseg.training.trainer import NotFiniteError, Trainer
 
     def nan(*_: Any) -> float:
         raise NotFiniteError
 
-    monkeypatch.setattr(Learner, "step", nan)
+    monkeypatch.setattr(Trainer, "step", nan)
     controller.train()
     assert "NaN" in controller.session.result
     assert controller.session.job is None

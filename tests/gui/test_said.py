@@ -309,7 +309,7 @@ def test_every_act_of_review_says_what_it_did_and_is_one_step(desk: Desk) -> Non
     assert desk.said[-1] == ("The corrections were removed: the network's own mask is shown there.")
     put(desk.mask, 6, 6, 2)
     review_of.forget_plane()
-    assert desk.said[-1].startswith("The corrections on this plane are forgotten")
+    assert desk.said[-1].startswith("The corrections on this plane were removed")
 
 
 def test_every_refusal_of_review_says_what_to_do(desk: Desk) -> None:
