@@ -1,17 +1,15 @@
 """The prediction of an image in a Labels layer of its own, and what people say about it there.
 
-Three arrays of the image's grid, uint8: ``data`` is what the layer shows; ``shown`` is what was
-written there; ``network`` is what the model said. What differs between data and shown was changed
-by hand since the last mask was written; corrections of before are in ``kept``, and in the image's
-`Truth` all of them are. The layer stays the same object, so that a mask may arrive while somebody
+Two arrays of the image's grid, uint8: ``data`` is what the layer shows; ``shown`` is what was
+written there. What the model said is in `NetworkMasks`. Where data and shown differ, somebody
+changed the mask by hand since it was written; earlier corrections are in ``kept``, and all of them
+in the image's `Truth`. The layer stays the same object, so that a mask may arrive while somebody
 paints; where it would leave older voxels in the undo history, the history is dropped, and what is
-painted of a stroke by then is taken down, since napari tells no more of it.
+painted of a stroke by then is recorded, since napari reports no more of it.
 """
 
 from __future__ import annotations
 
-import itertools
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -32,9 +30,14 @@ from napari_unetseg.core.labels import BRUSH, Structure
 from napari_unetseg.data.image_grids import empty_grid, has_room
 from napari_unetseg.gui.layers.alignment import place_over
 from napari_unetseg.gui.layers.annotation_layer import paint_colors
-from napari_unetseg.gui.layers.coverage import Coverage
 from napari_unetseg.gui.layers.following import follow
 from napari_unetseg.gui.layers.layer_axes import grid_shape, level0
+from napari_unetseg.gui.layers.network_masks import (
+    NO_NUMBERS,
+    NetworkMasks,
+    as_mask,
+    full_region,
+)
 from napari_unetseg.gui.layers.paint_events import AT_ONCE, Watch, drop_history
 
 if TYPE_CHECKING:
@@ -43,18 +46,11 @@ if TYPE_CHECKING:
 __all__ = ["Prediction"]
 
 Index = tuple[int | slice, ...]
-Plane = tuple[int, ...]
-NONE: Mapping[int, int] = {}
 
 
 def as_correction(values: np.ndarray) -> np.ndarray:
     """Numbers in a mask as numbers of strokes: erased voxels are background."""
     return np.where(values == 0, BRUSH, values).astype(np.uint8)
-
-
-def as_mask(values: np.ndarray) -> np.ndarray:
-    """Numbers of strokes as numbers in a mask."""
-    return np.where(values == BRUSH, 0, values).astype(np.uint8)
 
 
 class Prediction:
@@ -91,18 +87,13 @@ class Prediction:
         self._on_change = on_change
         self.on_doubt: Callable[[], None] = lambda: None
         self.on_other: Callable[[bool, Labels], None] = lambda *_: None
-        self._data, self._shown, self._network = (empty_grid(self._shape) for _ in range(3))
+        self._data, self._shown = (empty_grid(self._shape) for _ in range(2))
+        self.masks = NetworkMasks(self._shape)
         self._kept = SparseGrid(self._shape)
         self._painted = self._refreshing = self._dirty = False
-        self._covered, self._fresh = Coverage(self._shape), Coverage(self._shape)
-        self._before = self._covered, self._fresh
-        self._earlier: dict[Plane, bytes | None] = {}
         self._structures: Sequence[Structure] = ()
-        self._renumbered: dict[int, int] = {}
         self._watch: Watch | None = None
         self.layer: Labels | None = None
-        self.model_id: str | None = None
-        self.earlier_model: str | None = None
 
     @property
     def alive(self) -> bool:
@@ -114,20 +105,13 @@ class Prediction:
         """Whether there is room for another tile where the arrays are."""
         return has_room(self._data)
 
-    def is_fresh(self, plane: Plane, model_id: str) -> bool:
-        """Whether a plane, or all planes of a volume, show the mask of this model, all of it."""
-        inner = self._shape[len(plane) : -2]
-        planes = {(*plane, *rest) for rest in np.ndindex(*inner)}
-        return model_id == self.model_id and all(self._fresh.whole(one) for one in planes)
-
-    def covers(self, region: Region) -> bool:
-        """Whether there is a mask everywhere in a region."""
-        return all(self._covered.holds(p, region[-2:]) for p in _planes_in(region))
-
     # -- masks ---------------------------------------------------------------------------------
 
     def begin(
-        self, model_id: str, structures: Sequence[Structure], numbers: Mapping[int, int] = NONE
+        self,
+        model_id: str,
+        structures: Sequence[Structure],
+        numbers: Mapping[int, int] = NO_NUMBERS,
     ) -> Labels:
         """Make the layer ready for a prediction; all corrections stay.
 
@@ -140,9 +124,7 @@ class Prediction:
         numbers
             As `renumber` takes them.
         """
-        if model_id != self.model_id:
-            self._fresh = Coverage(self._shape)
-            self._settle_numbers(numbers)
+        self.masks.begin(model_id, numbers)
         metadata = {"napari_unetseg": {"kind": "prediction", "model": model_id}}
         if self.layer is None or not self.alive:
             self.layer = self._new_layer(structures, metadata)
@@ -151,21 +133,15 @@ class Prediction:
             self.layer.metadata = {**self.layer.metadata, **metadata}
             if structures != self._structures:
                 paint_colors(self.layer, structures)
-        self.model_id, self._structures = model_id, structures
+        self._structures = structures
         return self.layer
 
     def write(self, index: Index, mask: np.ndarray) -> None:
         """Write a tile; what people corrected or accepted there stays."""
-        region = _region(index, self._shape)
-        planes = _planes_in(region)
-        for plane in planes:
-            self._remember(plane)
+        region = full_region(index, self._shape)
         tile = mask.astype(np.uint8).reshape([s.stop - s.start for s in region])
-        self._network[region] = tile
+        self.masks.put(region, tile)
         self._replace(region)
-        for plane in planes:
-            self._covered.add(plane, region[-2:])
-            self._fresh.add(plane, region[-2:])
 
     def _replace(self, region: Region) -> None:
         """Show another mask in a region; a stroke that is under way there is taken down."""
@@ -190,45 +166,16 @@ class Prediction:
         if dropped:
             self._on_doubt()
 
-    def _said(self, region: Region, numbers: Mapping[int, int] | None = None) -> np.ndarray:
-        """The network's mask in the numbers that are shown, or in others."""
-        mask: np.ndarray = self._network[region]
-        if numbers := self._renumbered if numbers is None else numbers:
-            shown = np.arange(256, dtype=np.uint8)
-            for number, other in numbers.items():
-                shown[number] = as_mask(np.array(other))
-            mask = shown[mask]
-        return mask
-
-    def _settle_numbers(self, numbers: Mapping[int, int]) -> None:
-        """Masks of another model come, whose numbers mean others; the old ones stay as shown."""
-        if dict(numbers) != self._renumbered:
-            for plane in sorted(self._covered.planes()):
-                self._remember(plane)
-                self._network[plane] = self._said(_region(plane, self._shape)).reshape(
-                    self._shape[-2:]
-                )
-        self._renumbered = dict(numbers)
-
     def renumber(self, numbers: Mapping[int, int]) -> None:
         """Show other numbers for some that the network says: 255 for background."""
-        if dict(numbers) == self._renumbered:
-            return
-        before, self._renumbered = self._renumbered, dict(numbers)
-        for plane in sorted(self._covered.planes()):
-            region = _region(plane, self._shape)
-            if (self._said(region) != self._said(region, before)).any():
-                self._replace(region)
+        for region in self.masks.renumber(numbers):
+            self._replace(region)
         self.flush()
 
     def _mask(self, region: Region) -> np.ndarray:
         """The network's mask, with all that people said on top, the newest last."""
         over = self.truth.over(region)
-        return np.where(over != 0, as_mask(over), self._said(region))
-
-    def age(self) -> None:
-        """Every plane is out of date and is to be predicted anew, also by the same model."""
-        self._fresh = Coverage(self._shape)
+        return np.where(over != 0, as_mask(over), self.masks.shown(region))
 
     def flush(self) -> None:
         """Show what was written."""
@@ -240,78 +187,17 @@ class Prediction:
 
     def finish(self) -> None:
         """Show the last tiles, and nothing of an earlier model beside them."""
-        for plane in sorted(self._covered.planes()):
-            if self._fresh.whole(plane):
-                continue
-            old = self._covered.where(plane) & ~self._fresh.where(plane)
-            if old.any():
-                self._remember(plane)
-                self._network[plane][old] = 0
-                self._replace(_region(plane, self._shape))
-            self._covered.take(plane, self._fresh)
+        for region in self.masks.drop_stale():
+            self._replace(region)
         self.flush()
 
-    # -- the model before ----------------------------------------------------------------------
-
-    def mark(self) -> None:
-        """From now on keep what is there for `bring_back`, plane by plane as it is replaced."""
-        self._earlier, self.earlier_model = {}, self.model_id
-        self._before = self._covered.copy(), self._fresh.copy()
-
-    def _remember(self, plane: Plane) -> None:
-        if plane not in self._earlier:
-            there = plane in self._covered.planes()
-            packed = zlib.compress(self._network[plane].tobytes(), 1) if there else None
-            self._earlier[plane] = packed
-
-    def earlier(self, plane: Plane) -> np.ndarray | None:
-        """The network's mask of a plane at the last `mark`; None if there was none."""
-        if plane not in self._earlier:
-            return self._network[plane].copy() if plane in self._covered.planes() else None
-        packed = self._earlier[plane]
-        if packed is None:
-            return None
-        return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(self._shape[-2:])
-
-    def difference(self) -> np.ndarray:
-        """What the last `mark` and now differ in; only reads, so that any thread may ask.
-
-        Returns
-        -------
-        numpy.ndarray
-            uint8 of the image's grid: 0 nothing, 1 no longer found, 2 newly found, 3 another
-            structure.
-        """
-        out = empty_grid(self._shape)
-        for plane in sorted(self._earlier):
-            before, now = self.earlier(plane), self._network[plane]
-            if before is None or plane not in self._covered.planes():
-                continue
-            differs = before != now
-            out[plane][differs] = 3
-            out[plane][differs & (now == 0)] = 1
-            out[plane][differs & (before == 0)] = 2
-        return out
-
-    @property
-    def can_bring_back(self) -> bool:
-        """Whether there are masks of an earlier model."""
-        return self.earlier_model is not None and self.earlier_model != self.model_id
-
-    def bring_back(self, numbers: Mapping[int, int] = NONE) -> None:
+    def bring_back(self, numbers: Mapping[int, int] = NO_NUMBERS) -> None:
         """Show the masks of the last `mark` again; what is there now is kept in their place.
 
         ``numbers`` are those of the model that made them, as `renumber` takes them.
         """
-        masks = {plane: self.earlier(plane) for plane in sorted(self._earlier)}
-        model, (covered, fresh) = self.earlier_model, self._before
-        self.mark()
-        self._renumbered = dict(numbers)
-        for plane, mask in masks.items():
-            self._remember(plane)
-            self._network[plane] = 0 if mask is None else mask
-            self._replace(_region(plane, self._shape))
-        self.model_id, self._covered, self._fresh = model, covered.copy(), fresh.copy()
+        for region in self.masks.bring_back(numbers):
+            self._replace(region)
         self.flush()
 
     # -- what people say -----------------------------------------------------------------------
@@ -440,12 +326,11 @@ class Prediction:
 
     def _new_layer(self, structures: Sequence[Structure], metadata: dict[str, Any]) -> Labels:
         """A layer over an empty mask with what people said in it."""
-        self._data, self._shown, self._network = (empty_grid(self._shape) for _ in range(3))
-        self._kept = SparseGrid(self._shape)
-        self._covered, self._fresh = Coverage(self._shape), Coverage(self._shape)
-        self._earlier, self.earlier_model, self._painted = {}, None, False
+        self._data, self._shown = (empty_grid(self._shape) for _ in range(2))
+        self.masks.clear()
+        self._kept, self._painted = SparseGrid(self._shape), False
         for plane in self.truth.said():
-            region = _region(plane, self._shape)
+            region = full_region(plane, self._shape)
             self._kept.write(region, self.truth.read(Origin.CORRECTIONS, region))
             self._write(region)
         self._dirty = False
@@ -527,18 +412,3 @@ def _selecting(layers: LayerList, wanted: bool) -> Iterator[None]:
     finally:
         if usual is not None:
             setattr(layers, name, usual)
-
-
-def _region(index: Index, shape: Sequence[int]) -> Region:
-    """An index as slices with start and stop along every axis."""
-    padded = (*index, *(slice(None),) * (len(shape) - len(index)))
-    spans = (
-        i.indices(n)[:2] if isinstance(i, slice) else (i, i + 1)
-        for i, n in zip(padded, shape, strict=True)
-    )
-    return tuple(slice(int(start), int(stop)) for start, stop in spans)
-
-
-def _planes_in(region: Region) -> set[Plane]:
-    """The YX planes that a region lies in."""
-    return set(itertools.product(*(range(s.start, s.stop) for s in region[:-2])))
