@@ -132,12 +132,12 @@ class Session:
         prediction = plugin.masks.predictions[image]
         whole = (slice(plane, plane + 1), *region_on_screen(image, 2))
         begun = time.perf_counter()
-        fresh = prediction._fresh
+        fresh = prediction.masks._fresh
 
         def there() -> bool:
-            return bool(prediction._fresh.holds((plane,), whole[1:]))
+            return bool(prediction.masks._fresh.holds((plane,), whole[1:]))
 
-        assert fresh is prediction._fresh
+        assert fresh is prediction.masks._fresh
         run_event_loop(PATIENCE, there)
         return time.perf_counter() - begun
 

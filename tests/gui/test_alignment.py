@@ -456,12 +456,12 @@ def test_other_pixels_of_the_same_shape_keep_the_labels_and_get_a_new_mask(
     image, model = corrected.session.image, corrected.session.entry.model  # type: ignore[union-attr]
     prediction = corrected.masks.current
     assert prediction is not None
-    assert prediction.is_fresh((0,), model.id)
+    assert prediction.masks.is_fresh((0,), model.id)
     image.data = (image.data[:, ::-1] / 255).astype(np.float32)
     assert chosen(corrected) is not None
-    assert not prediction.is_fresh((0,), model.id)
+    assert not prediction.masks.is_fresh((0,), model.id)
     corrected.tick()
-    assert prediction.is_fresh((0,), model.id), "live, it is predicted anew"
+    assert prediction.masks.is_fresh((0,), model.id), "live, it is predicted anew"
 
 
 def test_labels_of_a_closed_image_are_not_taken_for_another_of_its_size(

@@ -442,7 +442,7 @@ def test_another_model_ends_the_look_of_the_one_before(threaded: Desk) -> None:
     threaded.source.free.set()
     prediction = threaded.plugin.masks.current
     assert prediction is not None
-    threaded.wait(lambda: prediction.is_fresh((10,), constant(0).id))
+    threaded.wait(lambda: prediction.masks.is_fresh((10,), constant(0).id))
     assert threaded.shown() == [0]
     threaded.wait(threaded.rests)
 

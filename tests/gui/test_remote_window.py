@@ -75,7 +75,7 @@ def test_a_window_trains_and_predicts_there_and_goes_on_here(
     assert len(session.history) == 1
 
     window.viewer.dims.set_point(0, 1)
-    window.wait(lambda: prediction.is_fresh((1,), session.history[0].model.id))
+    window.wait(lambda: prediction.masks.is_fresh((1,), session.history[0].model.id))
     window.click(window.dock.train.button)
     window.wait(lambda: bool(session.curve) and session.improved is not None)
     worker.kill()
@@ -84,7 +84,7 @@ def test_a_window_trains_and_predicts_there_and_goes_on_here(
     assert window.dock.advanced.computer.field.currentText() == "this one"
     assert f"The connection to {worker.address} was lost" in session.result
     window.viewer.dims.set_point(0, 2)
-    window.wait(lambda: prediction.is_fresh((2,), session.history[-1].model.id))
+    window.wait(lambda: prediction.masks.is_fresh((2,), session.history[-1].model.id))
 
 
 def test_a_computer_that_does_not_answer_is_said(painted: Window) -> None:

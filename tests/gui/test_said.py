@@ -354,7 +354,7 @@ def test_a_mask_that_is_there_in_part_is_no_truth_and_not_fresh(desk: Desk) -> N
     desk.target.rest()
     prediction = desk.plugin.masks.current
     assert prediction is not None
-    assert not prediction.is_fresh((), "half")
+    assert not prediction.masks.is_fresh((), "half")
     desk.plugin.review.accept_plane()
     assert desk.session.message.text == review.NO_MASK
     assert not desk.read(ACCEPTED).any()
@@ -363,7 +363,7 @@ def test_a_mask_that_is_there_in_part_is_no_truth_and_not_fresh(desk: Desk) -> N
     assert int((desk.read(ACCEPTED) == 1).sum()) == 64
     desk.begin("half")
     desk.tile(1, slice(16, SIDE), ALL)
-    assert prediction.is_fresh((), "half")
+    assert prediction.masks.is_fresh((), "half")
     desk.plugin.review.accept_plane()
     assert (desk.read(ACCEPTED) == 1).all()
 
@@ -386,8 +386,8 @@ def test_the_model_before_is_brought_back_with_what_it_had_not_seen_yet(
     desk.plugin.tick()
     prediction = desk.plugin.masks.current
     assert prediction is not None
-    assert prediction.is_fresh((0,), newer.model.id)
-    assert not prediction.is_fresh((8,), newer.model.id)
+    assert prediction.masks.is_fresh((0,), newer.model.id)
+    assert not prediction.masks.is_fresh((8,), newer.model.id)
     put(desk.strokes, 5, 5, 1, (0,))
     broken_core(puppet.train_events)
     puppet.improve(0)
@@ -398,19 +398,21 @@ def test_the_model_before_is_brought_back_with_what_it_had_not_seen_yet(
     assert not desk.mask.data.any()
     desk.plugin.comparison.bring_back()
     assert (desk.mask.data == 1).all()
-    assert prediction.is_fresh((0,), newer.model.id)
-    assert not prediction.is_fresh((8,), newer.model.id), "an older model's mask is shown there"
+    assert prediction.masks.is_fresh((0,), newer.model.id)
+    assert not prediction.masks.is_fresh((8,), newer.model.id), (
+        "an older model's mask is shown there"
+    )
     desk.plugin.disconnect()
 
 
 def test_a_deleted_mask_is_not_brought_back_as_another_model_s(desk: Desk) -> None:
     prediction = desk.plugin.masks.current
     assert prediction is not None
-    prediction.mark()
+    prediction.masks.mark()
     desk.viewer.layers.remove(desk.mask)
     desk.use(0, 0.2)
     desk.plugin.prediction.predict_plane()
-    assert not prediction.can_bring_back
+    assert not prediction.masks.can_bring_back
 
 
 # -- frozen, and outlines ----------------------------------------------------------------------
@@ -470,7 +472,7 @@ def test_what_changed_between_two_models_is_a_layer(desk: Desk) -> None:
     assert prediction is not None
     desk.plugin.comparison.show_difference()
     assert desk.session.message.level is Level.WARNING
-    prediction.mark()
+    prediction.masks.mark()
     desk.begin("next")
     rows = np.ones((SIDE, SIDE), np.uint8)
     rows[:4], rows[4:8] = 0, 2
@@ -483,7 +485,9 @@ def test_what_changed_between_two_models_is_a_layer(desk: Desk) -> None:
         wanted[:4], wanted[4:8] = 1, 3
         np.testing.assert_array_equal(layer.data, wanted)
     prediction.bring_back()
-    np.testing.assert_array_equal(np.isin(prediction.difference(), (2, 3)), np.isin(wanted, (1, 3)))
+    np.testing.assert_array_equal(
+        np.isin(prediction.masks.difference(), (2, 3)), np.isin(wanted, (1, 3))
+    )
 
 
 # -- other arrays, other moments ---------------------------------------------------------------

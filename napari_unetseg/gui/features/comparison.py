@@ -52,7 +52,7 @@ class Comparison:
         """Add a layer of what changed between the model before the last training and now."""
         with refusing(self._session):
             prediction = self._masks.current
-            if prediction is None or not prediction.can_bring_back:
+            if prediction is None or not prediction.masks.can_bring_back:
                 raise UserError(messages.NOTHING_BEFORE)
             image = prediction.image
 
@@ -65,7 +65,7 @@ class Comparison:
                 text = messages.explain(error, "Comparing the masks")
                 self._session.say(text, Level.WARNING)
 
-            self._runner.query(prediction.difference, show, failed, about="difference")
+            self._runner.query(prediction.masks.difference, show, failed, about="difference")
 
     def bring_back(self) -> None:
         """Use the model from before the last training again, with the masks that it made."""

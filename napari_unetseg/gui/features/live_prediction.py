@@ -109,13 +109,13 @@ class LivePrediction:
         prediction = self._masks.predictions.get(view.image)
         if prediction is None or (entry, view.image, view.plane) in self._failed:
             return False  # nobody has asked for a mask of this image yet, or it cannot be made
-        return prediction.alive and not prediction.is_fresh(view.plane, entry.model.id)
+        return prediction.alive and not prediction.masks.is_fresh(view.plane, entry.model.id)
 
     def _begin(self, entry: ModelEntry, view: View) -> None:
         prediction = self._masks.predictions[view.image]
         self._screen = Screen()
         self._show(view)
-        fresh = {p for p in near(view, 2) if prediction.is_fresh(p, entry.model.id)}
+        fresh = {p for p in near(view, 2) if prediction.masks.is_fresh(p, entry.model.id)}
         device, ranges = self._session.settings.device, self._ranges
         look = LookWork(entry.model, self._screen, device, frozenset(fresh), ranges=ranges)
         self._entry, self._made = entry, [(entry, view.image, view.plane)]

@@ -79,7 +79,7 @@ class Review:
     def _accept(self, places: Sequence[Place], what: str) -> None:
         prediction = self._mask()
         for place in places:
-            if not prediction.covers(place.region):
+            if not prediction.masks.covers(place.region):
                 raise UserError(NO_MASK)
         self._do(prediction, Origin.ACCEPTED, places, f"accepting {what}", prediction.accept)
         self._session.say(

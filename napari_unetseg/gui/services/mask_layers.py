@@ -163,18 +163,18 @@ class MaskLayers:
     def mark(self) -> None:
         """Keep all masks as they are, to be brought back."""
         for prediction in self.predictions.values():
-            prediction.mark()
+            prediction.masks.mark()
 
     def bring_back(self) -> None:
         """Show the masks that were kept."""
         for prediction in self.predictions.values():
-            if prediction.alive and prediction.can_bring_back:
-                prediction.bring_back(self.renumbered.get(prediction.earlier_model or "", {}))
+            if prediction.alive and prediction.masks.can_bring_back:
+                prediction.bring_back(self.renumbered.get(prediction.masks.earlier_model or "", {}))
 
     def age(self) -> None:
         """Every mask is out of date, also for the model that it is by."""
         for prediction in self.predictions.values():
-            prediction.age()
+            prediction.masks.age()
 
     def touched(self) -> None:
         """Publish that corrections may be others now."""
@@ -190,14 +190,18 @@ class MaskLayers:
         """For each model that there is, what its numbers became; 255 for background."""
         models = {entry.model.id for entry in self._session.history}
         for prediction in self.predictions.values():
-            models |= {m for m in (prediction.model_id, prediction.earlier_model) if m is not None}
+            models |= {
+                m
+                for m in (prediction.masks.model_id, prediction.masks.earlier_model)
+                if m is not None
+            }
         return {model: self.renumbered.get(model, {}) for model in models}
 
     def renumber(self, numbers: Mapping[str, dict[int, int]]) -> None:
         """Show other numbers for those of models; other models' stay as they are."""
         self.renumbered = {**self.renumbered, **numbers}
         for prediction in self.predictions.values():
-            prediction.renumber(self.renumbered.get(prediction.model_id or "", {}))
+            prediction.renumber(self.renumbered.get(prediction.masks.model_id or "", {}))
 
     def _recolor(self, structures: Sequence[Structure]) -> None:
         for prediction in self.predictions.values():
@@ -230,7 +234,7 @@ class MaskLayers:
         others = [s.image for s in self._session.sources if image in s.channels]
         for seen in (image, *others):
             if (prediction := self.predictions.get(seen)) is not None:
-                prediction.age()
+                prediction.masks.age()
 
     def _on_tick(self, now: float) -> None:
         self._look_for_room()
