@@ -507,7 +507,7 @@ def test_borders_are_drawn_for_strokes_and_less_for_few(
     known = {"pretrained": pretrained, "steps": 3, "width": 16, **settings}
     model, events = run_training([pair], tiny(**known))
     prepared = of_kind(events, Prepared)[0]
-    assert said in next(c.value for c in prepared.choices if c.name == "Borders")
+    assert said in next(c.value for c in prepared.choices if c.name == "Edge loss")
     without = train([pair], tiny(**{**known, "edge_loss_weight": 0.0}))
     assert (model.id == without.id) == (said == "none")
 
