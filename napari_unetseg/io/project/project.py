@@ -27,7 +27,7 @@ from napari_unetseg.io.project.database import (
     read_truths,
     reading,
 )
-from napari_unetseg.io.project.label_rows import Columns, columns_of, pieces_of
+from napari_unetseg.io.project.label_rows import SMALL, Columns, columns_of, pieces_of
 from napari_unetseg.io.project.row_index import (
     Place,
     RowIndex,
@@ -45,8 +45,8 @@ __all__ = ["Project"]
 
 BATCH = 64
 """Chunks that are joined at once while somebody paints: a few ms."""
-ROW_BYTES = 150
-"""Of a row beside its labels, about."""
+COMMIT_BYTES = 2**13
+"""What a transaction adds to the log beside labels, about."""
 
 
 class Project:
@@ -246,7 +246,7 @@ class Project:
                     values = None if begin is None else self.values
                     self._database.put_state(self.effort.seconds, values)
                 self.unsynced = True
-                self.unsaved_bytes += ROW_BYTES + sum(ROW_BYTES + len(row[5]) for row in rows)
+                self.unsaved_bytes += COMMIT_BYTES + sum(len(row[5]) for row in rows)
                 return True
         except (OSError, sqlite3.Error) as error:
             self._fail(error)
@@ -345,7 +345,7 @@ class Project:
         self, numbers: Mapping[Place, int], changes: Iterable[int], *, everything: bool
     ) -> None:
         """Write chunks as rows with these ids and delete rows; with all that is no array, too."""
-        rows = {place: joined_row(self.truths, place, n) for place, n in numbers.items()}
+        rows = {place: joined_row(self.truths, place, n, SMALL) for place, n in numbers.items()}
         with self._lock:
             database, joined = self._database, self._rows.joined
             assert database is not None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_unetseg.annotations.annotation_store import Change, Origin, Truth
 from napari_unetseg.annotations.sparse_array import Cell, cells
-from napari_unetseg.io.project.label_rows import Columns, columns_of
+from napari_unetseg.io.project.label_rows import FAST, Columns, columns_of
 
 if TYPE_CHECKING:
     from napari_unetseg.annotations.sparse_array import Region
@@ -93,7 +93,9 @@ def places_of(truths: Mapping[str, Truth]) -> Iterator[Place]:
                 yield key, origin, cell
 
 
-def joined_row(truths: Mapping[str, Truth], place: Place, number: int) -> Columns | None:
+def joined_row(
+    truths: Mapping[str, Truth], place: Place, number: int, codec: Any = FAST
+) -> Columns | None:
     """All that a chunk holds as a row; None if it holds nothing."""
     key, origin, cell = place
     truth = truths[key]
@@ -105,4 +107,5 @@ def joined_row(truths: Mapping[str, Truth], place: Place, number: int) -> Column
     if values is None:
         values = np.zeros([s.stop - s.start for s in region], grid.dtype)
     newest = 0 if stamps is None else int(stamps.max())
-    return columns_of(number, key, Change(origin, region, values, newest, stamps), grid.dtype)
+    change = Change(origin, region, values, newest, stamps)
+    return columns_of(number, key, change, grid.dtype, codec)
