@@ -33,7 +33,7 @@ from napari_unetseg.inference.large.dask_cluster import on_cluster
 from napari_unetseg.inference.large.dask_connect import Where, workers_of
 from napari_unetseg.inference.large.predict_to_zarr import predict_to_zarr
 from napari_unetseg.models.model import Model
-from napari_unetseg.models.resnet_unet import build
+from napari_unetseg.models.registry import build
 
 
 def default_model() -> Model:

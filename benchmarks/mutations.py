@@ -158,7 +158,7 @@ def _write_model(path: Path) -> None:
     from napari_unetseg.core.labels import Classes, Structure
     from napari_unetseg.core.settings import NetSettings
     from napari_unetseg.models.model import Model
-    from napari_unetseg.models.resnet_unet import build
+    from napari_unetseg.models.registry import build
 
     torch.manual_seed(0)
     classes = Classes((Structure(1),), True)

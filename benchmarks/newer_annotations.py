@@ -28,7 +28,7 @@ from napari_unetseg.core.settings import NetSettings
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.io.folder_pairs import find_pairs
-from napari_unetseg.models.resnet_unet import build
+from napari_unetseg.models.registry import build
 from napari_unetseg.training.distillation import Teacher
 
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ from napari_unetseg import Model, Structure, cli
 from napari_unetseg.core.image_stack import Normalization
 from napari_unetseg.core.labels import Classes
 from napari_unetseg.core.settings import NetSettings
-from napari_unetseg.models.resnet_unet import build
+from napari_unetseg.models.registry import build
 
 SIDE = 256
 FORMATS = ("tiff", "ome-tiff", "png", "zarr", "inside")

@@ -44,7 +44,7 @@ from napari_unetseg.inference.large.chunk_task import ChunkPredictor
 from napari_unetseg.inference.large.predict_to_zarr import make_plan, predict_to_zarr
 from napari_unetseg.io.open_image import open_stack
 from napari_unetseg.models.model import Model
-from napari_unetseg.models.resnet_unet import build
+from napari_unetseg.models.registry import build
 
 GB = 1e9
 SMALLEST = {"depth": 1, "width": 1}

@@ -16,7 +16,7 @@ from napari_unetseg.core.labels import Classes, LabelKind, Structure
 from napari_unetseg.core.settings import AugmentSettings, NetSettings, TrainSettings
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.models.model import Model
-from napari_unetseg.models.resnet_unet import build
+from napari_unetseg.models.registry import build
 from napari_unetseg.training import losses
 from napari_unetseg.training.losses import LossInputs, LossTerm, Mean, cross_entropy
 from napari_unetseg.training.train import train_events

@@ -26,7 +26,7 @@ from napari_unetseg.runtime.distributed import world
 from napari_unetseg.training import trainer
 from napari_unetseg.training.checkpoint_file import CheckpointFile
 from napari_unetseg.training.train import train_events
-from napari_unetseg.training.trainer import Learner
+from napari_unetseg.training.trainer import Trainer
 from napari_unetseg.training.training_events import Improved, StepDone
 
 PAIRS = [painted_pair((64, 64)), painted_pair((48, 64), seed=1)]
@@ -45,9 +45,9 @@ def tiny(**changes: Any) -> Any:
 def third_step_of_the_last(fault: Callable[[], object], part: str) -> Iterator[None]:
     """Have a fault in the last process: in the ``forward`` or ``backward`` pass of its third step,
     or in the first one, the rehearsal."""
-    step, reached = Learner.step, [0]
+    step, reached = Trainer.step, [0]
 
-    def counted(self: Learner, rate: float) -> float:
+    def counted(self: Trainer, rate: float) -> float:
         reached[0] = self.steps + 1
         return step(self, rate)
 
@@ -66,12 +66,12 @@ def third_step_of_the_last(fault: Callable[[], object], part: str) -> Iterator[N
         "rehearsal": (torch.Tensor, "backward", 1),
     }[part]
     right = getattr(owner, name)
-    Learner.step = counted  # type: ignore[method-assign]
+    Trainer.step = counted  # type: ignore[method-assign]
     setattr(owner, name, faulty(right, when))
     try:
         yield
     finally:
-        Learner.step = step  # type: ignore[method-assign]
+        Trainer.step = step  # type: ignore[method-assign]
         setattr(owner, name, right)
 
 
@@ -152,14 +152,14 @@ def by_the_clock() -> Result:
 
 def killed() -> Result:
     """The last process is killed in its third step."""
-    step = Learner.step
+    step = Trainer.step
 
-    def last_step(self: Learner, rate: float) -> float:
+    def last_step(self: Trainer, rate: float) -> float:
         if self.steps == 2 and world().rank == LAST:
             os.kill(os.getpid(), signal.SIGKILL)
         return step(self, rate)
 
-    Learner.step = last_step  # type: ignore[method-assign]
+    Trainer.step = last_step  # type: ignore[method-assign]
     return run_training(PAIRS, tiny(epochs=1000))
 
 

@@ -12,6 +12,7 @@ from napari_unetseg.cli.console import json_text, show_facts, write
 from napari_unetseg.cli.inputs import load
 from napari_unetseg.cli.options import Files, ImageFiles
 from napari_unetseg.cli.settings_options import with_settings
+from napari_unetseg.core.architectures import ARCHITECTURES
 from napari_unetseg.core.errors import ChoiceError
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ def info(
 def _model_rows(model: Model, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     net, classes = model.net, model.classes
     structures = [f"{s.number} {s.name}" for s in classes.structures]
-    of_encoder = "" if net.encoder == "unet" else f" on {net.encoder}"
     low, high = model.spacing_range or (model.spacing, model.spacing)
     spans = [f"{a:g}" if a == b else f"{a:g} to {b:g}" for a, b in zip(low, high, strict=True)]
     sizes = zip("ZYX"[-net.dims :], spans, model.units, strict=True)
@@ -59,7 +59,8 @@ def _model_rows(model: Model, facts: Mapping[str, Any]) -> list[tuple[str, str]]
         ("model", str(facts["id"])),
         (
             "network",
-            f"{net.dims}D U-Net{of_encoder}, depth {net.depth}, width {net.width}, {net.norm} norm",
+            f"{net.dims}D {ARCHITECTURES[net.encoder].title}, depth {net.depth}, "
+            f"width {net.width}, {net.norm} norm",
         ),
         ("parameters", f"{facts['parameters']:,}"),
         ("receptive field", " × ".join(map(str, facts["receptive_field"])) + " voxels"),

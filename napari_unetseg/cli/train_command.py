@@ -97,6 +97,13 @@ def train(
             help="Train on the computer of this address, where 'unetseg worker' runs.",
         ),
     ] = "",
+    key_file: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE",
+            help="The key of that worker; needed unless the dock was given it on this computer.",
+        ),
+    ] = None,
 ) -> None:
     """Train a U-Net on IMAGES with LABELS and save it as MODEL.
 
@@ -108,7 +115,9 @@ def train(
     if settings.threads is None and not on:
         settings = settings.model_copy(update={"threads": cores()})
     data = LabelledImages(images, labels, kind, ignore, threshold, files)
-    _train(data, output, settings, init=init, report=report, on=on, resume=resume)
+    _train(
+        data, output, settings, init=init, report=report, on=on, key_file=key_file, resume=resume
+    )
 
 
 def _check(settings: TrainSettings, init: Path | None) -> None:
@@ -131,6 +140,7 @@ def _train(
     init: Path | None,
     report: Path | None,
     on: str,
+    key_file: Path | None,
     resume: bool,
 ) -> None:
     """Train, save the model, show its scores, write the report; on another computer if asked.
@@ -144,7 +154,8 @@ def _train(
     if leads:
         check_writable(output.parent)
     from napari_unetseg.jobs.live_predictor import Screen
-    from napari_unetseg.jobs.tasks import Elsewhere, Training
+    from napari_unetseg.jobs.remote.run_on import RunOn
+    from napari_unetseg.jobs.tasks import Training
 
     before = load(init) if init else None
     _say_classes(found.pairs, before)
@@ -156,7 +167,7 @@ def _train(
     ):
         task = Training(found.pairs, settings, (), before, Screen(), checkpoint)
         with Meter("Training") as meter:
-            model = finish(Elsewhere(task, on)(control), meter.show)
+            model = finish(RunOn(task, on, key_file)(control), meter.show)
         if leads:
             saved = _save(model, output)
             _show_training(model, saved)

@@ -6,6 +6,12 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
+from napari_unetseg.core.architectures import (
+    ARCHITECTURES,
+    check_architecture,
+    with_encoder_weights,
+)
+
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
@@ -20,13 +26,11 @@ __all__ = [
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Norm = Literal["batch", "group", "instance", "none"]
-Encoder = Literal["unet", "resnet18", "resnet34", "resnet50"]
+if TYPE_CHECKING:
+    Encoder = str
+else:
+    Encoder = Literal[tuple(ARCHITECTURES)]
 MatchSpacing = bool | Literal["auto"]
-
-
-def _check_encoder(encoder: Encoder, dims: int, norm: Norm, depth: int) -> None:
-    if encoder != "unet" and (dims != 2 or norm != "batch" or not 2 <= depth <= 6):
-        raise ValueError(f"the encoder {encoder} needs 2D, batch norm and a depth of 2 to 6")
 
 
 class _Settings(BaseModel):
@@ -63,8 +67,8 @@ class NetSettings(_Settings):
 
     @model_validator(mode="after")
     def _check_strides(self) -> Self:
-        _check_encoder(self.encoder, self.dims, self.norm, self.depth)
-        if self.encoder != "unet" and self.strides is not None:
+        check_architecture(self.encoder, self.dims, self.norm, self.depth)
+        if ARCHITECTURES[self.encoder].own_strides and self.strides is not None:
             raise ValueError(f"the encoder {self.encoder} has strides of its own")
         if self.strides is not None:
             if len(self.strides) != self.depth - 1:
@@ -200,9 +204,9 @@ class TrainSettings(_Settings):
 
     @model_validator(mode="after")
     def _encoder_fits(self) -> Self:
-        _check_encoder(self.encoder, self.dims, self.norm, self.depth or 6)
-        if self.encoder_weights is not None and self.encoder == "unet":
-            raise ValueError("encoder weights need the encoder resnet18, resnet34 or resnet50")
+        check_architecture(self.encoder, self.dims, self.norm, self.depth)
+        if self.encoder_weights is not None and not ARCHITECTURES[self.encoder].encoder_weights:
+            raise ValueError(f"encoder weights need the encoder {with_encoder_weights()}")
         return self
 
     @classmethod

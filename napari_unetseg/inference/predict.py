@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_unetseg.core.architectures import ARCHITECTURES
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice, TilePredicted, pass_on
 from napari_unetseg.core.image_stack import Normalization, Stack
@@ -67,7 +68,7 @@ class _Engine(Inference):
         self.edge = edge
         self.exact = tiling.exact_tiles(self.shape, self.network, edge)
         looks_at_tile = looks_at_image(self.model) and len(self.exact) > 1
-        far = self.model.dims == 3 or self.model.net.encoder != "unet"
+        far = self.model.dims == 3 or ARCHITECTURES[self.model.net.encoder].wide_receptive_field
         wide = far and tiling.halo_factor(self.exact) > LARGEST_HALO
         self.blended = looks_at_tile or wide
         self.rows = tiling.overlapping_tiles(self.shape, self.network.stride, edge)[1]

@@ -1,4 +1,4 @@
-"""What a window has done for it: train, predict, look; as plain tasks, here or elsewhere.
+"""What a window has done for it: train, predict, look; as plain tasks.
 
 PyTorch is imported here inside the functions, so that opening the dock needs none.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from napari_unetseg.core.events import Event
 from napari_unetseg.jobs.live_predictor import Live, LookWork, Screen
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
     from napari_unetseg.training.checkpoint_file import CheckpointFile
 
-__all__ = ["ComputerLost", "Elsewhere", "Prediction", "Task", "Training"]
+__all__ = ["Prediction", "RemoteDisconnected", "Task", "Training"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,21 +91,5 @@ Task = Training | Prediction | LookWork
 
 
 @dataclass(frozen=True, slots=True)
-class ComputerLost(Event):
+class RemoteDisconnected(Event):
     """The computer that trained went away; the training ends with what was best until then."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Elsewhere:
-    """A task on the computer behind an address; on this one where the address is empty."""
-
-    task: Task
-    address: str
-
-    def __call__(self, control: Control) -> Generator[Event, None, Any]:
-        """Yield the events of the task; return what it returns."""
-        if not self.address:
-            return (yield from self.task(control))
-        from napari_unetseg.jobs.remote.client import run
-
-        return (yield from run(self.task, self.address, control))

@@ -18,7 +18,8 @@ from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.data.image_grids import empty_grid
 from napari_unetseg.data.mask_cleanup import TidySettings, tidy
 from napari_unetseg.io.project.project import Project
-from napari_unetseg.jobs.tasks import Elsewhere, Training
+from napari_unetseg.jobs.remote.run_on import RunOn
+from napari_unetseg.jobs.tasks import Training
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
@@ -120,7 +121,7 @@ class TrainWork:
             yield Notice(f"A new model is trained: {reason}.")
             init = None
         task = Training(pairs, self.settings, self.structures, init, self.screen)
-        return cast("Model", (yield from Elsewhere(task, self.computer)(control)))
+        return cast("Model", (yield from RunOn(task, self.computer)(control)))
 
 
 def _open_folder(source: LabelledFolder) -> Generator[Event, None, list[AnnotatedImage]]:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from napari_unetseg.core.architectures import with_encoder_weights
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.models.resnet_unet import ResNet
 from napari_unetseg.models.transfer import first_layer
@@ -49,7 +50,7 @@ def load_encoder(network: UNet, source: str) -> None:
     encoder = network.encoder
     if not isinstance(encoder, ResNet):
         raise UserError(
-            "Encoder weights need the encoder resnet18, resnet34 or resnet50; choose one of them."
+            f"Encoder weights need the encoder {with_encoder_weights()}; choose one of them."
         )
     found = _imagenet(encoder.kind) if source == IMAGENET else _named(_read(Path(source)))
     wanted = encoder.state_dict()

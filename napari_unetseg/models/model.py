@@ -21,7 +21,7 @@ from napari_unetseg.core.intensities import SHAPE_PERCENTILES, Profile
 from napari_unetseg.core.labels import Classes
 from napari_unetseg.core.settings import NetSettings
 from napari_unetseg.models import model_file
-from napari_unetseg.models.resnet_unet import build
+from napari_unetseg.models.registry import build
 from napari_unetseg.models.training_record import TrainingRecord
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""U-Nets whose encoder is a residual network, and the choice of a network by its settings.
+"""U-Nets whose encoder is a residual network (ResNet).
 
 image ─ conv conv ─────────────────────── concatenate ─ conv conv ─ 1 × 1 ─ logits
   └ 7 × 7 / 2 ─────────────────────── concatenate ─ conv conv ↑
@@ -11,34 +11,19 @@ It imports PyTorch alone: torchvision is needed for downloading weights only.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar, cast
 
 from torch import Tensor, nn
 
 from napari_unetseg.models.unet import BLOCK_RADIUS, UNet, Window, _block
 
-if TYPE_CHECKING:
-    from napari_unetseg.core.settings import NetSettings
-
-__all__ = ["ResNet", "ResNetUNet", "build"]
+__all__ = ["ResNet", "ResNetUNet"]
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 """Residual blocks of each layer."""
 FEATURES = (64, 128, 256, 512)
 """Features inside the blocks of each layer."""
 STEM = 64
-
-
-def build(net: NetSettings) -> UNet:
-    """The network of an architecture, with random weights.
-
-    Parameters
-    ----------
-    net
-        Architecture; `NetSettings.encoder` chooses the kind of network.
-    """
-    kind = UNet if net.encoder == "unet" else ResNetUNet
-    return kind(**net.model_dump())
 
 
 class _Residual(nn.Module):

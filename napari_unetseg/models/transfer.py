@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from napari_unetseg.core.architectures import ARCHITECTURES
 from napari_unetseg.core.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def settings_after(model: Model, settings: TrainSettings) -> TrainSettings:
         The model is 3D, or has a residual encoder, and the other dimensions were chosen.
     """
     net = model.net
-    if net.dims != settings.dims and (net.dims == 3 or net.encoder != "unet"):
+    dims = ARCHITECTURES[net.encoder].default_depth
+    if net.dims != settings.dims and (net.dims == 3 or settings.dims not in dims):
         kind = "3D" if net.dims == 3 else f"2D with the encoder {net.encoder}"
         raise TrainingError(
             f"The initial model is {kind}, but {settings.dims}D was chosen; choose the same, or "
@@ -202,9 +204,7 @@ def _strides(net: NetSettings, axes: int) -> tuple[tuple[int, ...], ...]:
 
 
 def _first_layers(net: NetSettings) -> tuple[str, ...]:
-    if net.encoder != "unet":
-        return "encoder.conv1.weight", "fine.0.weight"
-    return ("encoder.0.0.weight" if net.depth > 1 else "bottleneck.0.weight",)
+    return ARCHITECTURES[net.encoder].first_layers(net.depth)
 
 
 def _other_channels(kernel: Tensor, sources: Sequence[int | None]) -> Tensor:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from napari_unetseg.core.architectures import ARCHITECTURES
 from napari_unetseg.models.training_record import Choice
 
 if TYPE_CHECKING:
     from napari_unetseg.core.settings import TrainSettings
     from napari_unetseg.data.dataset import TrainingDataset
-    from napari_unetseg.training.trainer import Learner
+    from napari_unetseg.training.trainer import Trainer
     from napari_unetseg.training.training_plan import Plan
 
 __all__ = ["explain"]
 
 
 def explain(
-    plan: Plan, data: TrainingDataset, settings: TrainSettings, learner: Learner, device: str
+    plan: Plan, data: TrainingDataset, settings: TrainSettings, trainer: Trainer, device: str
 ) -> tuple[Choice, ...]:
     """Name, value, reason and overriding setting of each thing that was chosen."""
-    found = [_network(plan, settings), _start(learner, settings)]
-    found.append(_patch(plan, settings, device, learner.group.world.size))
+    found = [_network(plan, settings), _start(trainer, settings)]
+    found.append(_patch(plan, settings, device, trainer.group.world.size))
     if plan.net.strides and len({n for level in plan.net.strides for n in level}) > 1:
         found.append(
             Choice(
@@ -30,30 +31,30 @@ def explain(
                 "depth",
             )
         )
-    found += [_borders(learner, settings), _range(data, settings, learner), _held_out(data)]
+    found += [_borders(trainer, settings), _range(data, settings, trainer), _held_out(data)]
     return (*found, _length(plan, settings))
 
 
 def _network(plan: Plan, settings: TrainSettings) -> Choice:
     net = plan.net
     reason = "as in the settings" if settings.depth else f"default for {net.dims}D"
-    kind = "U-Net" if net.encoder == "unet" else f"U-Net on {net.encoder}"
+    kind = ARCHITECTURES[net.encoder].title
     value = f"{kind}, {net.depth} levels, {net.width} features at the first level"
     return Choice("Network", value, reason, "depth, width, encoder")
 
 
-def _start(learner: Learner, settings: TrainSettings) -> Choice:
-    if learner.continued:
-        held = bool(learner.teacher and learner.teacher.planes)
+def _start(trainer: Trainer, settings: TrainSettings) -> Choice:
+    if trainer.from_init:
+        held = bool(trainer.teacher and trainer.teacher.planes)
         kept = ", and its mask is kept where nothing is painted (distillation)" if held else ""
         return Choice(
             "Start", "your model", f"training continues from it{kept}", "distillation_weight" * held
         )
-    if learner.pretrained:
+    if trainer.pretrained:
         return Choice(
             "Start",
-            f"pretrained, {learner.caution:.0%} of the full learning rate",
-            f"{learner.data.train_voxels:,} labelled pixels; more labels raise the rate",
+            f"pretrained, {trainer.lr_scale:.0%} of the full learning rate",
+            f"{trainer.data.train_voxels:,} labelled pixels; more labels raise the rate",
             "pretrained, learning_rate",
         )
     reason = (
@@ -71,8 +72,8 @@ def _patch(plan: Plan, settings: TrainSettings, device: str, processes: int) -> 
     return Choice("Patches", f"{plan.batch} of {size}{shared}", reason, "patch, batch")
 
 
-def _borders(learner: Learner, settings: TrainSettings) -> Choice:
-    if weight := learner.loss_weights()["edges"]:
+def _borders(trainer: Trainer, settings: TrainSettings) -> Choice:
+    if weight := trainer.loss_weights()["edges"]:
         reason = "strokes do not show where structures end"
         return Choice("Edge loss", f"weight {weight:.2g}", reason, "edge_loss_weight")
     reason = (
@@ -83,12 +84,12 @@ def _borders(learner: Learner, settings: TrainSettings) -> Choice:
     return Choice("Edge loss", "none", reason, "edge_loss_weight")
 
 
-def _range(data: TrainingDataset, settings: TrainSettings, learner: Learner) -> Choice:
+def _range(data: TrainingDataset, settings: TrainSettings, trainer: Trainer) -> Choice:
     by_image = data.normalization.per_image
     reason = "their ranges differ" if by_image else "all images have about the same range"
-    if learner.continued and by_image:
+    if trainer.from_init and by_image:
         reason = "the ranges of these images or of your model's differ"
-    elif settings.normalization != "auto" and not learner.continued:
+    elif settings.normalization != "auto" and not trainer.from_init:
         reason = "as in the settings"
     return Choice(
         "Intensities",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from napari_unetseg.data.validation_split import VoxelIndex
     from napari_unetseg.training.distillation import Teacher
 
-__all__ = ["Batch", "Key", "Prefetcher", "Sampler", "seed_of"]
+__all__ = ["Batch", "Key", "Prefetcher", "Sampler", "seed_of", "seeded"]
 
 Key = tuple[int, ...]
 """What random numbers follow from, besides the seed: a step's number."""
@@ -118,6 +119,15 @@ class Prefetcher:
 def seed_of(*numbers: int) -> int:
     """A seed for PyTorch that follows from these numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+@contextmanager
+def seeded(device: torch.device, *numbers: int) -> Iterator[None]:
+    """PyTorch's random numbers follow from these numbers; elsewhere they go on as before."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed_of(*numbers))
+        yield
 
 
 def _alone() -> None:

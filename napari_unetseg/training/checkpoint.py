@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from napari_unetseg.data.dataset import TrainingDataset
     from napari_unetseg.models.model import Model
     from napari_unetseg.training.checkpoint_file import CheckpointFile
-    from napari_unetseg.training.trainer import Learner
+    from napari_unetseg.training.trainer import Trainer
     from napari_unetseg.training.training_plan import Plan
-    from napari_unetseg.training.training_state import Progress
+    from napari_unetseg.training.training_state import TrainingState
 
 __all__ = ["Checkpoints", "identity"]
 
@@ -71,7 +71,7 @@ class Checkpoints:
     ----------
     file
         Where to keep it.
-    learner, progress
+    trainer, progress
         Of the training, before its first step.
     identity
         Called for which training it is, when that is needed.
@@ -80,11 +80,11 @@ class Checkpoints:
     def __init__(
         self,
         file: CheckpointFile | None,
-        learner: Learner,
-        progress: Progress,
+        trainer: Trainer,
+        progress: TrainingState,
         identity: Callable[[], Identity],
     ) -> None:
-        self._file, self._learner, self._progress = file, learner, progress
+        self._file, self._trainer, self._progress = file, trainer, progress
         self._identity = identity
         self._known: Identity | None = None
         self._said = False
@@ -100,16 +100,16 @@ class Checkpoints:
         """
         if self._file is None:
             return False
-        group = self._learner.group
+        group = self._trainer.group
         found = self._read(self._file) if group.is_main else None
         text = group.broadcast_text(found[0].model_dump_json() if found else "null")
         if text == "null":
             return False
         state = SavedState.model_validate_json(text)
-        about = expected(state, self._learner)
+        about = expected(state, self._trainer)
         tensors = found[1] if found else {n: torch.zeros(s, dtype=d) for n, (s, d) in about.items()}
         group.broadcast(tensors[name] for name in sorted(tensors))
-        give_back(state, tensors, self._learner, self._progress)
+        give_back(state, tensors, self._trainer, self._progress)
         self._file.steps = state.progress.steps
         return True
 
@@ -121,7 +121,7 @@ class Checkpoints:
         try:
             state = SavedState.model_validate(words)
             self._check(file, state)
-            return state, read_tensors(expected(state, self._learner))
+            return state, read_tensors(expected(state, self._trainer))
         except (ValidationError, ModelFileError, KeyError) as error:
             raise file.damaged() from error
 
@@ -143,7 +143,7 @@ class Checkpoints:
         """Write the state where it is time to, or at once; say once where that fails."""
         file, began = self._file, time.monotonic()
         due = now or began >= self._next
-        if file is None or not self._learner.group.is_main or not self._progress.steps or not due:
+        if file is None or not self._trainer.group.is_main or not self._progress.steps or not due:
             return
         trouble = self._write(file)
         ended = time.monotonic()
@@ -158,7 +158,7 @@ class Checkpoints:
     def _write(self, file: CheckpointFile) -> str:
         """Write the state; say why not where that fails."""
         try:
-            state, tensors = taken(self._learner, self._progress, self._training)
+            state, tensors = taken(self._trainer, self._progress, self._training)
             file.write(tensors, json.loads(state.model_dump_json()), state.progress.steps)
         except (UserError, RuntimeError, MemoryError) as error:
             if not isinstance(error, UserError) and not is_out_of_memory(error):

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Teacher", "distillation_loss"]
 
-NEAR = 8
+DISTRUST_RADIUS = 8
 """Voxels along Y and X around a wrong one within which the teacher is not believed."""
-ANYWHERE = 0.25
+RANDOM_PATCH_RATE = 0.25
 """Share of the samples that come from anywhere in labelled planes, not from around labels: what was
 painted in one corner must not change another."""
 HELD_OUT = 254
@@ -68,7 +68,7 @@ class Teacher:
 
     def pick(self, rng: np.random.Generator) -> tuple[LabelledPlane, int] | None:
         """Now and then a voxel of a plane that it knows, labelled or not: plane and flat index."""
-        if not self.planes or rng.random() >= ANYWHERE:
+        if not self.planes or rng.random() >= RANDOM_PATCH_RATE:
             return None
         sizes = np.array([plane.train.size for plane in self.planes], float)
         plane = self.planes[int(rng.choice(len(sizes), p=sizes / sizes.sum()))]
@@ -84,8 +84,8 @@ class Teacher:
 def distillation_loss(logits: Tensor, said: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy to what a teacher says where nothing is labelled.
 
-    Voxels within `NEAR` of a labelled one of which the teacher is wrong do not count: what was
-    painted there is meant for its surroundings too.
+    Voxels within `DISTRUST_RADIUS` of a labelled one that the teacher gets wrong do not count: what
+    was painted there is meant for its surroundings too.
 
     Parameters
     ----------
@@ -120,7 +120,12 @@ def distillation_loss(logits: Tensor, said: Tensor, target: Tensor) -> tuple[Ten
 def _around(places: Tensor) -> Tensor:
     """Whether a voxel (N, *spatial) has one of the places near it in its plane."""
     planes = places.flatten(0, -3)[:, None].float()
-    return functional.max_pool2d(planes, 2 * NEAR + 1, 1, NEAR).view(places.shape) > 0
+    return (
+        functional.max_pool2d(planes, 2 * DISTRUST_RADIUS + 1, 1, DISTRUST_RADIUS).view(
+            places.shape
+        )
+        > 0
+    )
 
 
 def _without_blocks(plane: LabelledPlane) -> np.ndarray:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from napari_unetseg.core.architectures import ARCHITECTURES
 from napari_unetseg.core.labels import IGNORE
 from napari_unetseg.models.transfer import first_layer, inflate
 from napari_unetseg.models.unet import NORMS, probabilities
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import NetSettings
     from napari_unetseg.models.unet import UNet
 
-__all__ = ["BODY", "HeadFit", "measure_norms", "pretrained_body"]
+__all__ = ["BODY", "LinearProbe", "load_backbone", "recalibrate_batchnorm"]
 
 BODY = Path(__file__).parents[1] / "models" / "body.safetensors"
 BODY_WIDTH, BODY_DEPTH = 16, 4
@@ -41,7 +42,7 @@ EVERY = 5
 Sample = tuple[Tensor, Tensor]
 
 
-def pretrained_body(net: NetSettings) -> dict[str, Tensor] | None:
+def load_backbone(net: NetSettings) -> dict[str, Tensor] | None:
     """The shipped weights of everything but the last layer, None for another architecture.
 
     They are those of a 2D U-Net for RGB: other channels get kernels of their sums (`first_layer`),
@@ -52,7 +53,8 @@ def pretrained_body(net: NetSettings) -> dict[str, Tensor] | None:
     net
         The architecture to begin with.
     """
-    if (net.encoder, net.width, net.norm) != ("unet", BODY_WIDTH, "batch"):
+    same = ARCHITECTURES[net.encoder].pretrained and net.width == BODY_WIDTH
+    if not same or net.norm != "batch":
         return None
     if net.depth > BODY_DEPTH or any(level[-2:] != (2, 2) for level in net.strides or ()):
         return None
@@ -74,7 +76,7 @@ def pretrained_body(net: NetSettings) -> dict[str, Tensor] | None:
 
 
 @torch.no_grad()
-def measure_norms(
+def recalibrate_batchnorm(
     network: nn.Module, images: Iterable[Tensor], leave: nn.Module | None = None
 ) -> None:
     """Measure the mean and variance of each batch norm on these images (C, *spatial).
@@ -101,7 +103,7 @@ def measure_norms(
             norm.momentum = momentum
 
 
-class HeadFit:
+class LinearProbe:
     """Fits the last layer to labelled voxels: logistic regression on the network's features.
 
     The features are computed once, for all voxels of the samples.

@@ -27,10 +27,12 @@ __all__ = [
     "LossInputs",
     "LossTerm",
     "Mean",
+    "Means",
     "WeightInputs",
     "class_weights",
     "cross_entropy",
     "dice_loss",
+    "weighted_sum",
 ]
 
 LARGEST_WEIGHT = 20.0
@@ -49,6 +51,10 @@ class Mean(NamedTuple):
 
     value: Tensor
     weight: Tensor
+
+
+Means = dict[str, tuple[float, Mean]]
+"""Weight and mean of each term of the loss, by its name."""
 
 
 @dataclass(frozen=True)
@@ -198,3 +204,8 @@ def class_weights(voxels: Tensor, class_priors: Tensor | None = None) -> Tensor:
         weights = weights * class_priors.to(weights) ** TRUST
     weights = weights.clamp(max=LARGEST_WEIGHT * float(weights.min()))
     return weights / (weights * share).sum()
+
+
+def weighted_sum(means: Means) -> Tensor:
+    """The loss of one process: the sum of its weighted terms."""
+    return torch.stack([weight * mean.value for weight, mean in means.values()]).sum()

@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING
 from napari_unetseg.runtime.devices import release_memory
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 from napari_unetseg.training.stroke_adaptation import FEW, StrokeAnswer, as_good
-from napari_unetseg.training.training_state import Best
+from napari_unetseg.training.training_state import Checkpoint
 
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Event
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.data.validation_split import VoxelIndices
-    from napari_unetseg.training.trainer import Learner, Weights
+    from napari_unetseg.training.trainer import Trainer, Weights
     from napari_unetseg.training.training_events import Improved
-    from napari_unetseg.training.training_state import Progress
+    from napari_unetseg.training.training_state import TrainingState
 
-__all__ = ["Answers", "StoppedError"]
+__all__ = ["ModelSelection", "StoppedError"]
 
 
 class StoppedError(Exception):
     """A stop was asked for before there was an answer."""
 
 
-class Answers:
+class ModelSelection:
     """Shows models that know newer strokes better and are as good on the validation blocks.
 
     The training itself goes its own way; where there is no answer at once, its epochs are looked at
@@ -34,7 +34,7 @@ class Answers:
 
     Parameters
     ----------
-    learner, progress
+    trainer, state
         Of the training: what it learned, and the model it shows.
     look_up
         Called between pieces of work; raises `StoppedError` where a stop was asked for.
@@ -44,24 +44,24 @@ class Answers:
 
     def __init__(
         self,
-        learner: Learner,
-        progress: Progress,
+        trainer: Trainer,
+        state: TrainingState,
         look_up: Callable[[], object],
         answered: Callable[[Scores, Scores], Improved],
     ) -> None:
-        self.learner, self.progress = learner, progress
+        self.trainer, self.state = trainer, state
         self._look_up, self._answered = look_up, answered
         self._number = 0
         self._asked: StrokeAnswer | None = None
 
     def to(self, newer: VoxelIndices) -> Generator[Event, None, None]:
         """Answer these strokes, which end the search for an answer to those before."""
-        self._asked, shown = None, self.progress.best
+        self._asked, shown = None, self.state.best
         if not newer or shown is None or shown.scores is None:
             return
         self._number += 1
         with self._sparing_memory():
-            asked = StrokeAnswer(self.learner, shown.weights, newer, self._number)
+            asked = StrokeAnswer(self.trainer, shown.weights, newer, self._number)
             if asked.wrong(shown.weights) > FEW:
                 self._asked = asked
                 yield from self._try(self._candidates(asked))
@@ -69,11 +69,11 @@ class Answers:
     def again(self) -> Generator[Event, None, None]:
         """Look at what the training learned since, if strokes wait for an answer."""
         if self._asked is not None:
-            yield from self._try([self.learner.weights()])
+            yield from self._try([self.trainer.weights()])
 
     def _candidates(self, asked: StrokeAnswer) -> Iterator[Weights]:
         """Those of the training under way, then those on the way to what a copy learns."""
-        yield self.learner.weights()
+        yield self.trainer.weights()
         if (weights := asked.least(asked.learn(self._look_up))) is not None:
             yield weights
 
@@ -82,20 +82,20 @@ class Answers:
 
         Half of what the model shown has wrong must be right: else the mask hardly changes there.
         """
-        asked, progress, shown = self._asked, self.progress, self.progress.best
+        asked, state, shown = self._asked, self.state, self.state.best
         if asked is None or shown is None or shown.scores is None:
             return
         with self._sparing_memory():
             wrong = asked.wrong(shown.weights)
-            highest = max(progress.record, shown.scores.soft_dice)
+            highest = max(state.best_score, shown.scores.soft_dice)
             for weights in candidates if wrong > FEW else ():
                 self._look_up()
                 if asked.wrong(weights) > wrong / 2:
                     continue
-                scores = self.learner.score(weights)
+                scores = self.trainer.score(weights)
                 if scores and as_good(scores, shown.scores, highest):
                     self._asked = None
-                    progress.show(Best(weights, scores))
+                    state.show(Checkpoint(weights, scores))
                     yield self._answered(scores, shown.scores)
                     return
 
@@ -110,4 +110,4 @@ class Answers:
             if not is_out_of_memory(error):
                 raise
             self._asked = None
-            release_memory(self.learner.device)
+            release_memory(self.trainer.device)

@@ -16,12 +16,12 @@ from torch import Tensor
 from napari_unetseg.core.metrics import Scores
 from napari_unetseg.models.training_record import CurvePoint
 from napari_unetseg.training.training_events import StartedFrom
-from napari_unetseg.training.training_state import Best
+from napari_unetseg.training.training_state import Checkpoint
 
 if TYPE_CHECKING:
     from napari_unetseg.models.model_file import Expected
-    from napari_unetseg.training.trainer import Learner
-    from napari_unetseg.training.training_state import Progress
+    from napari_unetseg.training.trainer import Trainer
+    from napari_unetseg.training.training_state import TrainingState
 
 __all__ = ["Identity", "SavedState", "Tensors", "expected", "give_back", "taken"]
 
@@ -63,29 +63,29 @@ class Identity(_State):
         return next(differ, "")
 
 
-class LearnerState(_State):
-    """The attributes of `Learner` that change, but for tensors."""
+class TrainerFields(_State):
+    """The attributes of `Trainer` that change, but for tensors."""
 
     steps: int
     batch: int
     patch: tuple[int, ...]
-    damping: float
-    still_norms: bool
+    lr_backoff: float
+    frozen_batchnorm: bool
     shares: tuple[float, ...] | None
 
 
-class ProgressState(_State):
-    """The attributes of `Progress` that change, but for the weights it keeps."""
+class TrainingStateFields(_State):
+    """The attributes of `TrainingState` that change, but for the weights it keeps."""
 
     steps: int
     epochs: int
     steps_since_epoch: int
-    without_gain: int
+    epochs_without_improvement: int
     failures: int
     losses: dict[str, float]
     curve: list[CurvePoint]
-    level: float
-    record: float
+    smoothed_score: float
+    best_score: float
     before: Scores | None
     fitted: bool
     started_from: StartedFrom
@@ -106,8 +106,8 @@ class SavedState(_State):
 
     training: Identity
     seconds: float
-    learner: LearnerState
-    progress: ProgressState
+    trainer: TrainerFields
+    progress: TrainingStateFields
     best: Kept | None
     safe: int
     initial: int | None
@@ -117,7 +117,9 @@ class SavedState(_State):
     """Parameters of which the optimiser remembers something."""
 
 
-def taken(learner: Learner, progress: Progress, training: Identity) -> tuple[SavedState, Tensors]:
+def taken(
+    trainer: Trainer, progress: TrainingState, training: Identity
+) -> tuple[SavedState, Tensors]:
     """The state of a training, and its tensors on the CPU."""
     sets: list[Tensors] = []
 
@@ -130,19 +132,19 @@ def taken(learner: Learner, progress: Progress, training: Identity) -> tuple[Sav
     kept = Kept(weights=number(best.weights), scores=best.scores) if best else None
     safe = number(progress.safe_weights)
     again = any(progress.initial is known for known in sets)
-    remembered = _optimizer(learner)
+    remembered = _optimizer(trainer)
     state = SavedState(
         training=training,
         seconds=progress.seconds,
-        learner=LearnerState.model_validate(learner),
-        progress=ProgressState.model_validate(progress),
+        trainer=TrainerFields.model_validate(trainer),
+        progress=TrainingStateFields.model_validate(progress),
         best=kept,
         safe=safe,
         initial=number(progress.initial) if again else None,
-        scaler=learner.scaler.state_dict(),
+        scaler=trainer.scaler.state_dict(),
         optimized=tuple(remembered),
     )
-    now = {"network": learner.copied(learner.network), "averaged": learner.weights()}
+    now = {"network": trainer.copied(trainer.network), "ema": trainer.weights()}
     named = now | {f"kept {n}": weights for n, weights in enumerate(sets)}
     tensors = {f"{group}.{n}": t for group, some in named.items() for n, t in some.items()}
     for name, values in remembered.items():
@@ -152,16 +154,16 @@ def taken(learner: Learner, progress: Progress, training: Identity) -> tuple[Sav
     return state, tensors
 
 
-def _optimizer(learner: Learner) -> dict[str, dict[str, Tensor]]:
+def _optimizer(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
     """What the optimiser remembers of each parameter: its steps, and means of its gradient."""
-    state = learner.optimizer.state
-    return {n: state[p] for n, p in learner.network.named_parameters() if state.get(p)}
+    state = trainer.optimizer.state
+    return {n: state[p] for n, p in trainer.network.named_parameters() if state.get(p)}
 
 
-def expected(state: SavedState, learner: Learner) -> Expected:
-    """Shape and dtype of each tensor of a state, for a learner of the same training."""
-    network = {n: (tuple(t.shape), t.dtype) for n, t in learner.network.state_dict().items()}
-    groups = ["network", "averaged", *(f"kept {n}" for n in _numbers(state))]
+def expected(state: SavedState, trainer: Trainer) -> Expected:
+    """Shape and dtype of each tensor of a state, for a trainer of the same training."""
+    network = {n: (tuple(t.shape), t.dtype) for n, t in trainer.network.state_dict().items()}
+    groups = ["network", "ema", *(f"kept {n}" for n in _numbers(state))]
     tensors = {f"{g}.{n}": about for g in groups for n, about in network.items()}
     for name in state.optimized:
         shape, dtype = network[name]
@@ -177,45 +179,45 @@ def _numbers(state: SavedState) -> list[int]:
 
 
 def give_back(
-    state: SavedState, tensors: Mapping[str, Tensor], learner: Learner, progress: Progress
+    state: SavedState, tensors: Mapping[str, Tensor], trainer: Trainer, progress: TrainingState
 ) -> None:
-    """Make a new learner and its progress what those were that a state was taken of."""
+    """Make a new trainer and its progress what those were that a state was taken of."""
 
     def group(name: str) -> Tensors:
-        names = learner.network.state_dict()
+        names = trainer.network.state_dict()
         return {n: tensors[f"{name}.{n}"] for n in names}
 
-    learner.network.load_state_dict(group("network"))
-    learner.averaged.load_state_dict(group("averaged"))
-    _give_optimizer(state, tensors, learner)
-    _set(learner, state.learner)
-    learner.use(learner.data)  # class weights follow from what was set
+    trainer.network.load_state_dict(group("network"))
+    trainer.ema_network.load_state_dict(group("ema"))
+    _give_optimizer(state, tensors, trainer)
+    _set(trainer, state.trainer)
+    trainer.use(trainer.data)  # class weights follow from what was set
     _set(progress, state.progress)
     progress.seconds_before = state.seconds
     sets = {n: group(f"kept {n}") for n in _numbers(state)}
     kept = state.best
-    progress.best = Best(sets[kept.weights], kept.scores) if kept else None
+    progress.best = Checkpoint(sets[kept.weights], kept.scores) if kept else None
     progress.safe_weights = sets[state.safe]
     if state.initial is not None:
         progress.initial = sets[state.initial]
 
 
-def _give_optimizer(state: SavedState, tensors: Mapping[str, Tensor], learner: Learner) -> None:
+def _give_optimizer(state: SavedState, tensors: Mapping[str, Tensor], trainer: Trainer) -> None:
     """Fill the optimiser; its tensors lie in memory as their parameters do, which it relies on."""
-    parameters = dict(learner.network.named_parameters())
+    parameters = dict(trainer.network.named_parameters())
     for name in state.optimized:
         parameter = parameters[name]
         means = ("exp_avg", "exp_avg_sq")
         saved = {what: tensors[f"optimizer {what}.{name}"] for what in means}
         values = {what: torch.zeros_like(parameter).copy_(one) for what, one in saved.items()}
-        fused = learner.optimizer.defaults["fused"]
+        fused = trainer.optimizer.defaults["fused"]
         step = tensors[f"optimizer step.{name}"].clone()
         values["step"] = step.to(parameter.device) if fused else step
-        learner.optimizer.state[parameter] = values
+        trainer.optimizer.state[parameter] = values
     if state.scaler:
-        learner.scaler.load_state_dict(state.scaler)
+        trainer.scaler.load_state_dict(state.scaler)
 
 
-def _set(target: Learner | Progress, values: BaseModel) -> None:
+def _set(target: Trainer | TrainingState, values: BaseModel) -> None:
     for name in type(values).model_fields:
         setattr(target, name, getattr(values, name))

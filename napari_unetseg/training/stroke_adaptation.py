@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.data.validation_split import VoxelIndex, VoxelIndices
     from napari_unetseg.training.batch_sampler import Batch
-    from napari_unetseg.training.trainer import Learner, Weights
+    from napari_unetseg.training.trainer import Trainer, Weights
 
 __all__ = ["FEW", "SLACK", "StrokeAnswer", "as_good"]
 
@@ -63,7 +63,7 @@ class StrokeAnswer:
 
     Parameters
     ----------
-    learner
+    trainer
         Has the data and the loss, with the teacher that the copy is held to. It is not changed.
     shown
         Weights of the model shown, where the copy begins.
@@ -73,9 +73,9 @@ class StrokeAnswer:
         Which of a training's answers this is, for its random numbers.
     """
 
-    def __init__(self, learner: Learner, shown: Weights, newer: VoxelIndices, number: int) -> None:
-        self.learner, self.shown, self.newer = learner, shown, newer
-        self._seed = [learner.settings.seed, STREAM, number]
+    def __init__(self, trainer: Trainer, shown: Weights, newer: VoxelIndices, number: int) -> None:
+        self.trainer, self.shown, self.newer = trainer, shown, newer
+        self._seed = [trainer.settings.seed, STREAM, number]
         self._ends = np.cumsum([len(places) for _, places in newer])
         self._samples = self._look()
 
@@ -87,25 +87,25 @@ class StrokeAnswer:
 
     def _look(self) -> tuple[Tensor, Tensor]:
         """Images (N, C, *patch) around newer strokes, and targets (N, *patch) with these alone."""
-        learner, rng = self.learner, np.random.default_rng(self._seed)
+        trainer, rng = self.trainer, np.random.default_rng(self._seed)
         images, targets = [], []
         only = {id(plane): np.full_like(plane.train, IGNORE) for plane, _ in self.newer}
         for plane, places in self.newer:
             np.put(only[id(plane)], places, plane.train.reshape(-1)[places])
         for number in np.unique(np.linspace(0, self._ends[-1] - 1, LOOKED_AT).astype(int)):
             plane, anchor = self._place(int(number))
-            image, target = learner.data.crop_patch(
-                plane, anchor, learner.patch, rng, labels=only[id(plane)]
+            image, target = trainer.data.crop_patch(
+                plane, anchor, trainer.patch, rng, labels=only[id(plane)]
             )
             images.append(torch.from_numpy(image))
             targets.append(torch.from_numpy(target))
-        return torch.stack(images).to(learner.device), torch.stack(targets).to(learner.device)
+        return torch.stack(images).to(trainer.device), torch.stack(targets).to(trainer.device)
 
     @torch.inference_mode()
     def wrong(self, weights: Weights) -> float:
         """Share of the newer voxels that are looked at that these weights have wrong."""
         images, targets = self._samples
-        network = self.learner.network_of(weights).folded()
+        network = self.trainer.network_of(weights).folded()
         logits = torch.cat([network(image[None]) for image in images])
         if logits.shape[1] == 1:
             logits = torch.cat([torch.zeros_like(logits), logits], 1)
@@ -114,9 +114,9 @@ class StrokeAnswer:
 
     def learn(self, between: Callable[[], object]) -> Weights:
         """What the copy knows after its steps; ``between`` is called before each, and may raise."""
-        learner = self.learner
-        network = learner.network_of(self.shown)
-        for name, parameter in learner.network.named_parameters():
+        trainer = self.trainer
+        network = trainer.network_of(self.shown)
+        for name, parameter in trainer.network.named_parameters():
             network.get_parameter(name).requires_grad_(parameter.requires_grad)
         network.train()
         for module in network.modules():  # as in prediction: so few samples measure nothing
@@ -124,27 +124,27 @@ class StrokeAnswer:
                 module.eval()
         trained = [p for p in network.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, weight_decay=0.0)
-        scaler = torch.amp.GradScaler(learner.device.type, enabled=learner.device.type == "cuda")
+        scaler = torch.amp.GradScaler(trainer.device.type, enabled=trainer.device.type == "cuda")
         for step in range(STEPS):
             between()
-            rate = learner.settings.learning_rate * learner.caution
+            rate = trainer.settings.learning_rate * trainer.lr_scale
             optimizer.param_groups[0]["lr"] = rate * min(1, (step + 1) / 3) * (1 - step / STEPS)
-            loss = learner.loss(network, self._key(step), *self._draw(step))
+            loss = trainer.loss(network, self._key(step), *self._draw(step))
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(trained, 12.0)
             scaler.step(optimizer)
             scaler.update()
-        return learner.copied(network)
+        return trainer.copied(network)
 
     def _draw(self, step: int) -> Batch:
         """A batch: some of it around newer strokes, in turns where it is a single sample."""
         rng = np.random.default_rng([*self._seed, step])
-        batch = min(self.learner.batch, BATCH)
+        batch = min(self.trainer.batch, BATCH)
         newer = min(NEWER, batch // 2) or (step + 1) % 2
         places = [self._place(int(rng.integers(self._ends[-1]))) for _ in range(newer)]
-        return self.learner.sampler.batch(self._key(step), range(batch), places)
+        return self.trainer.sampler.batch(self._key(step), range(batch), places)
 
     def _key(self, step: int) -> tuple[int, int]:
         return STREAM + self._seed[-1], step

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,24 +13,24 @@ from torch import Tensor, nn
 from napari_unetseg.core.errors import TrainingError
 from napari_unetseg.core.labels import IGNORE
 from napari_unetseg.models.encoder_weights import load_encoder
-from napari_unetseg.models.resnet_unet import build
+from napari_unetseg.models.registry import build
 from napari_unetseg.models.unet import NORMS
 from napari_unetseg.runtime.cpu import default_threads
 from napari_unetseg.runtime.devices import release_memory
 from napari_unetseg.runtime.distributed import ProcessGroup
 from napari_unetseg.runtime.llvm_isolation import load_triton_apart
-from napari_unetseg.runtime.memory_errors import is_out_of_memory
 from napari_unetseg.training.augmentation import Augmenter
-from napari_unetseg.training.batch_sampler import Batch, Key, Prefetcher, Sampler, seed_of
+from napari_unetseg.training.batch_sampler import Batch, Key, Prefetcher, Sampler, seeded
 from napari_unetseg.training.distillation import HELD_OUT, Teacher
-from napari_unetseg.training.linear_probe import HeadFit, measure_norms, pretrained_body
+from napari_unetseg.training.linear_probe import LinearProbe, load_backbone, recalibrate_batchnorm
 from napari_unetseg.training.losses import (
     LOSSES,
     TINY,
     LossInputs,
-    Mean,
+    Means,
     WeightInputs,
     class_weights,
+    weighted_sum,
 )
 from napari_unetseg.training.validation import Validator
 
@@ -42,18 +41,18 @@ if TYPE_CHECKING:
     from napari_unetseg.models.unet import UNet
     from napari_unetseg.training.training_plan import Plan
 
-__all__ = ["Learner", "NotFiniteError", "Weights"]
+__all__ = ["NotFiniteError", "Trainer", "Weights"]
 
-AVERAGE = 0.99
+EMA_DECAY = 0.99
 """Share of the averaged weights that a step leaves as they are."""
-FOLLOW = 0.97
+EMA_DECAY_FROM_INIT = 0.97
 """The same in the first steps of a training that goes on, so that new strokes show in seconds."""
-MANY_VOXELS, LEAST_RATE = 16_000, 0.2
+FULL_LR_VOXELS, MIN_LR_SCALE = 16_000, 0.2
 """Labelled voxels from which a pretrained network learns at the full rate: with fewer it is changed
 less, as the square root of their number, since it would learn them by heart."""
-KNOWING = 200
+EDGE_RAMP_STEPS = 200
 """Steps after which a network whose decoder began with random weights is drawn to edges in full."""
-FAST = ("cpu", "cuda")
+CHANNELS_LAST_DEVICES = ("cpu", "cuda")
 """Devices that train faster with channels last and a fused optimiser. On MPS some norms learn
 wrongly from channels last (https://github.com/pytorch/pytorch/issues/175189)."""
 PREFETCHING, MOST_THREADS = ("cuda",), 4
@@ -61,15 +60,13 @@ PREFETCHING, MOST_THREADS = ("cuda",), 4
 step itself needs them."""
 SMALLEST_PATCH = 32
 Weights = dict[str, Tensor]
-Means = dict[str, tuple[float, Mean]]
-"""Weight and mean of each term of the loss, by its name."""
 
 
 class NotFiniteError(Exception):
     """The loss of a step or its gradient was no number; the weights were not changed."""
 
 
-class Learner:
+class Trainer:
     """A network, its optimiser (AdamW, Loshchilov and Hutter 2019) and its averaged weights.
 
     Of several processes each has the same network, and learns from its share of the samples.
@@ -91,23 +88,23 @@ class Learner:
         self.patch, self.batch = plan.patch, plan.batch
         with seeded(device, settings.seed, 0):
             self.network = build(plan.net)
-        self.continued = weights is not None
+        self.from_init = weights is not None
         if weights is None and settings.pretrained:
-            weights = pretrained_body(plan.net)
-        self.pretrained = self.still_norms = self.knows = weights is not None
+            weights = load_backbone(plan.net)
+        self.pretrained = self.frozen_batchnorm = self.decoder_pretrained = weights is not None
         self.shares = shares
         if weights is not None:
-            self.network.load_state_dict(dict(weights), strict=self.continued)
-        if not self.continued and settings.encoder_weights is not None:
+            self.network.load_state_dict(dict(weights), strict=self.from_init)
+        if not self.from_init and settings.encoder_weights is not None:
             load_encoder(self.network, settings.encoder_weights)
             self.pretrained = True
         self.frozen = settings.freeze_encoder and (
-            self.continued or settings.encoder_weights is not None
+            self.from_init or settings.encoder_weights is not None
         )
-        last = data.dims == 2 and device.type in FAST
+        last = data.dims == 2 and device.type in CHANNELS_LAST_DEVICES
         self.layout = torch.channels_last if last else torch.contiguous_format
         self.network.to(device).to(memory_format=self.layout)
-        self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.ema_network = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.teacher: Teacher | None = None
         self.augment = Augmenter(settings.augment, data.dims)
         ahead = device.type in PREFETCHING
@@ -117,17 +114,19 @@ class Learner:
         self.steps = 0
         self._parallel: nn.Module | None = None
         self._rehearsed: tuple[int, tuple[int, ...]] | None = None
-        self.follows_from = 0 if self.continued else None
-        self.damping = 1.0
+        self.follows_from = 0 if self.from_init else None
+        self.lr_backoff = 1.0
         self._freeze()
         self._new_optimizer()
 
     def use(self, data: TrainingDataset) -> None:
         """Train and score on these data from now on."""
         self.data = self.validator.data = data
-        self._weigh()
-        self.amount = min(1.0, max(LEAST_RATE, math.sqrt(data.train_voxels / MANY_VOXELS)))
-        self.caution = self.amount if self.pretrained else 1.0
+        self._set_class_weights()
+        self.label_amount = min(
+            1.0, max(MIN_LR_SCALE, math.sqrt(data.train_voxels / FULL_LR_VOXELS))
+        )
+        self.lr_scale = self.label_amount if self.pretrained else 1.0
 
     def teacher_of(self, weights: Weights, seen: Collection[str]) -> Teacher | None:
         """What these weights say of images with these fingerprints, or with corrections.
@@ -138,11 +137,11 @@ class Learner:
         hold = self.settings.distillation_weight
         return Teacher(self.network_of(weights), self.data, seen) if hold else None
 
-    def hold_to(self, teacher: Teacher | None) -> None:
+    def distill_from(self, teacher: Teacher | None) -> None:
         """Hold on to what a teacher says; the averaged weights follow faster for some steps."""
         self.teacher, self.follows_from = teacher, self.steps
 
-    def _weigh(self) -> None:
+    def _set_class_weights(self) -> None:
         """Weigh the classes by what is labelled and by what they are thought to cover."""
         self.class_weights = None
         if self.settings.class_weighting:
@@ -150,10 +149,10 @@ class Learner:
             weights = class_weights(torch.from_numpy(self.data.counts), shares)
             self.class_weights = weights.to(self.device)
 
-    def begin(self, *, measure: bool, between: Callable[[], object] = lambda: None) -> None:
+    def fit_head(self, *, recalibrate: bool, between: Callable[[], object] = lambda: None) -> None:
         """Give an answer without a step: fit the last layer to the labelled voxels.
 
-        ``measure`` first measures the batch norms on these images. ``between`` is called before
+        ``recalibrate`` first measures the batch norms on these images. ``between`` is called before
         each image, and may raise to end it.
         """
         with seeded(self.device, self.settings.seed, 0):
@@ -167,35 +166,35 @@ class Learner:
                     between()
                     yield image, target
 
-            if measure:
+            if recalibrate:
                 frozen = self.network.encoder if self.frozen else None
-                measure_norms(self.network, (image for image, _ in each()), frozen)
-            head = HeadFit(self.network, each())
+                recalibrate_batchnorm(self.network, (image for image, _ in each()), frozen)
+            head = LinearProbe(self.network, each())
             self.shares = None
-            self._weigh()
+            self._set_class_weights()
             head.fit(self.class_weights)
             if self.settings.class_weighting and head.complete:
                 self.shares = tuple(head.class_shares().tolist())
-                self._weigh()
+                self._set_class_weights()
                 head.fit(self.class_weights)
-        self.averaged.load_state_dict(self.network.state_dict())
+        self.ema_network.load_state_dict(self.network.state_dict())
 
-    def began(self) -> None:
-        """Take over what the first process has found with `begin`."""
+    def broadcast_fitted_head(self) -> None:
+        """Take over what the first process has found with `fit_head`."""
         self.group.broadcast(self.network.state_dict().values())
         classes = len(self.data.classes.numbers)
         mine = self.shares or (math.nan,) * classes
         shares = self.group.broadcast_numbers(*mine)
         self.shares = None if math.isnan(shares[0]) else shares
-        self._weigh()
-        self.averaged.load_state_dict(self.network.state_dict())
-        self.still_norms = self.pretrained
+        self._set_class_weights()
+        self.ema_network.load_state_dict(self.network.state_dict())
+        self.frozen_batchnorm = self.pretrained
 
-    def forget_beginning(self) -> None:
-        """Be as before `begin`, which did not come to its end."""
-        self.network.load_state_dict(self.averaged.state_dict())
+    def undo_fit(self) -> None:
+        """Be as before `fit_head`, which did not come to its end."""
+        self.network.load_state_dict(self.ema_network.state_dict())
         self.shares = None
-        self._weigh()
+        self._set_class_weights()
         release_memory(self.device)
 
     def _freeze(self) -> None:
@@ -208,7 +207,7 @@ class Learner:
             trained,
             lr=self.settings.learning_rate,
             weight_decay=self.settings.weight_decay,
-            fused=True if self.device.type in FAST else None,
+            fused=True if self.device.type in CHANNELS_LAST_DEVICES else None,
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.device.type == "cuda")
 
@@ -217,7 +216,7 @@ class Learner:
         self.network.train()
         if self.frozen:
             self.network.encoder.eval()
-        if self.still_norms:
+        if self.frozen_batchnorm:
             for module in self.network.modules():
                 if isinstance(module, NORMS):
                     module.eval()
@@ -236,7 +235,7 @@ class Learner:
         """
         self.steps += 1
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * rate * self.damping * self.caution
+            group["lr"] = self.settings.learning_rate * rate * self.lr_backoff * self.lr_scale
         self._set_mode()
         batch = self._draw()
         self._rehearse(batch)
@@ -253,9 +252,9 @@ class Learner:
             raise NotFiniteError  # with mixed precision the scaler leaves such a step out
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if not (self.group.alone or self.still_norms or self._sync_batchnorm):
+        if not (self.group.alone or self.frozen_batchnorm or self._sync_batchnorm):
             self.group.broadcast(self.network.buffers())
-        self._average()
+        self._update_ema()
         return losses
 
     def _rehearse(self, batch: Batch) -> None:
@@ -270,7 +269,7 @@ class Learner:
 
         def work() -> None:
             means = self._means(copied, (self.steps,), self.batch, *batch)
-            _weighted_sum(means).backward()  # type: ignore[no-untyped-call]
+            weighted_sum(means).backward()  # type: ignore[no-untyped-call]
 
         self.group.run_together(work)
         self._rehearsed = self.batch, self.patch
@@ -284,7 +283,7 @@ class Learner:
     @property
     def _sync_batchnorm(self) -> bool:
         """Whether batch norms see the samples of all processes; PyTorch can on GPUs alone."""
-        return not self.still_norms and self.device.type == "cuda"
+        return not self.frozen_batchnorm and self.device.type == "cuda"
 
     def _run(self, work: Callable[[], Means]) -> Means:
         """Do a forward pass; with `SyncBatchNorm` it communicates and cannot be tried again."""
@@ -298,7 +297,7 @@ class Learner:
     ) -> Tensor:
         """The loss of a network on a `Batch` of this process alone."""
         means = self._means(network, key, len(images), images, targets, held)
-        return _weighted_sum(means)
+        return weighted_sum(means)
 
     def _means(
         self,
@@ -356,12 +355,12 @@ class Learner:
     def loss_weights(self, edge_ramp: float = 1.0) -> dict[str, float]:
         """Weight of each term of the loss; less of the edges with few labels or full masks."""
         strokes, teacher = self.data.has_strokes, self.teacher is not None
-        given = WeightInputs(self.settings, self.amount, edge_ramp, strokes, teacher)
+        given = WeightInputs(self.settings, self.label_amount, edge_ramp, strokes, teacher)
         return {term.name: term.weight(given) for term in LOSSES}
 
     def _edge_ramp(self) -> float:
         """0 to 1: a network with random weights would give every voxel the same class."""
-        return 1.0 if self.knows else min(1.0, self.steps / KNOWING)
+        return 1.0 if self.decoder_pretrained else min(1.0, self.steps / EDGE_RAMP_STEPS)
 
     @property
     def sampler(self) -> Sampler:
@@ -378,28 +377,28 @@ class Learner:
         self.prefetcher.close()
 
     @torch.no_grad()
-    def _average(self) -> None:
+    def _update_ema(self) -> None:
         """Move the averaged weights towards the newest ones, faster at first."""
-        keep = min(AVERAGE, self._first_average()) if self.settings.ema else 0.0
+        keep = min(EMA_DECAY, self._ema_warmup_decay()) if self.settings.ema else 0.0
         newest = self.network.state_dict()
-        for name, value in self.averaged.state_dict().items():
+        for name, value in self.ema_network.state_dict().items():
             if value.is_floating_point():
                 value.lerp_(newest[name], 1.0 - keep)
             else:
                 value.copy_(newest[name])
 
-    def _first_average(self) -> float:
-        """As `AVERAGE`, for the first steps: a model that goes on is changed with more care."""
+    def _ema_warmup_decay(self) -> float:
+        """As `EMA_DECAY`, for the first steps: a model that goes on is changed with more care."""
         if self.follows_from is not None:
             steps = self.steps - self.follows_from
-            return max(FOLLOW, steps / (steps + 3))
+            return max(EMA_DECAY_FROM_INIT, steps / (steps + 3))
         return self.steps / (self.steps + 10)
 
     # -- what was learned --------------------------------------------------------------------------
 
     def weights(self) -> Weights:
         """A copy of the averaged weights, on the CPU."""
-        return self.copied(self.averaged)
+        return self.copied(self.ema_network)
 
     def copied(self, network: UNet) -> Weights:
         """A copy of a network's weights, on the CPU."""
@@ -408,15 +407,15 @@ class Learner:
 
     def network_of(self, weights: Weights) -> UNet:
         """A network with these weights, on the device, for prediction."""
-        network = copy.deepcopy(self.averaged)
+        network = copy.deepcopy(self.ema_network)
         network.load_state_dict(weights)
         return network
 
     def restore(self, weights: Weights) -> None:
         """Go back to earlier weights after a failed step, and on with a tenth of the rate."""
-        for network in (self.network, self.averaged):
+        for network in (self.network, self.ema_network):
             network.load_state_dict(weights)
-        self.damping /= 10.0
+        self.lr_backoff /= 10.0
         self._new_optimizer()
 
     def shrink(self) -> str:
@@ -442,45 +441,5 @@ class Learner:
 
     def score(self, weights: Weights | None = None) -> Scores | None:
         """Scores of these weights, or of the averaged ones, on the validation blocks if any."""
-        network = self.averaged if weights is None else self.network_of(weights)
+        network = self.ema_network if weights is None else self.network_of(weights)
         return self.validator.score(network, self.shares)
-
-    def wrong(self) -> float:
-        """Share of the voxels labelled for training that the averaged weights have wrong.
-
-        1 where there is not enough memory to tell.
-        """
-        try:
-            return self._wrong()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        release_memory(self.device)
-        return 1.0
-
-    @torch.inference_mode()
-    def _wrong(self) -> float:
-        network, wrong, labelled = self.averaged.folded(), 0, 0
-        for image, target in self.data.labelled_regions():
-            pixels = torch.from_numpy(image)[None].to(self.device)
-            truth = torch.from_numpy(target).to(self.device)
-            inside = tuple(slice(0, size) for size in target.shape)
-            logits = network(pixels)[0][(slice(None), *inside)]
-            found = logits[0] > 0 if len(logits) == 1 else logits.argmax(0)
-            known = truth != IGNORE
-            wrong += int((found != truth)[known].sum())
-            labelled += int(known.sum())
-        return wrong / max(1, labelled)
-
-
-def _weighted_sum(means: Means) -> Tensor:
-    return torch.stack([weight * mean.value for weight, mean in means.values()]).sum()
-
-
-@contextmanager
-def seeded(device: torch.device, *numbers: int) -> Iterator[None]:
-    """PyTorch's random numbers follow from these numbers; elsewhere they go on as before."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed_of(*numbers))
-        yield

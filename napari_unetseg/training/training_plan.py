@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from napari_unetseg.core.architectures import ARCHITECTURES
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.settings import NetSettings, TrainSettings
 
@@ -19,10 +20,6 @@ PATCH_2D = {"cpu": 96, "gpu": 256}
 BATCH_2D = {"cpu": 8, "gpu": 16}
 PATCH_3D = {"cpu": (16, 64, 64), "gpu": (32, 128, 128)}
 BATCH_3D = {"cpu": 1, "gpu": 2}
-DEPTH = {2: 4, 3: 3}
-"""Levels; in 3D a deeper network would look too far for exact tiles."""
-RESIDUAL_DEPTH = 6
-"""Levels with a residual encoder: all of it."""
 EPOCHS = 40
 """Epochs of a training that nobody limits and that does not end by itself before."""
 FEWEST_STEPS, MOST_STEPS = 18, 60
@@ -118,8 +115,7 @@ def _net(
 ) -> NetSettings:
     """The architecture for images of these shapes."""
     image, strides = data.pairs[0].image, None
-    levels = DEPTH[data.dims] if settings.encoder == "unet" else RESIDUAL_DEPTH
-    depth = settings.depth or levels
+    depth = settings.depth or ARCHITECTURES[settings.encoder].default_depth[data.dims]
     if data.dims == 3:
         smallest = tuple(min(shape[axis] for shape in shapes) for axis in range(3))
         strides = level_strides(smallest, image.spatial_spacing(3), depth)

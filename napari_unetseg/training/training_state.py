@@ -17,41 +17,42 @@ from napari_unetseg.training.training_events import (
     StepDone,
     TrainingDone,
 )
+from napari_unetseg.training.validation import labelled_error
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.settings import TrainSettings
-    from napari_unetseg.training.trainer import Learner
+    from napari_unetseg.training.trainer import Trainer
     from napari_unetseg.training.training_plan import Plan
 
-__all__ = ["Best", "Progress"]
+__all__ = ["Checkpoint", "TrainingState"]
 
-WARM_UP = 10
+WARMUP_STEPS = 10
 """Steps during which the learning rate rises."""
-LEAST_GAIN = 0.002
+MIN_DELTA = 0.002
 """A gain in soft Dice that is worth going on for."""
 BEGINNINGS = {
     StartedFrom.MODEL: "model it started from",
     StartedFrom.INITIAL_MODEL: "initial model, from before the first step",
 }
-SMOOTH = 0.5
+SCORE_EMA = 0.5
 """Part of the earlier epochs in the score that decides: held-out strokes are few, and the score of
 a single epoch may be luck."""
-LEAST_RATE = 0.02
+FINAL_LR_SCALE = 0.02
 """Learning rate at the end of the cosine (Loshchilov and Hutter 2017), relative to its start."""
 
 
 @dataclass(frozen=True, slots=True)
-class Best:
+class Checkpoint:
     """The weights to return, with their scores if there is a validation."""
 
     weights: dict[str, Tensor]
     scores: Scores | None
 
 
-class Progress:
+class TrainingState:
     """The state of a training between its steps; knows when it is over and why.
 
     ``clock`` gives the seconds since its start; None: they are measured here.
@@ -71,14 +72,16 @@ class Progress:
         self._clock = clock or (lambda: time.monotonic() - started)
         self.seconds_before = 0.0
         """Time of this training in a process before this one."""
-        self.steps = self.epochs = self.steps_since_epoch = self.without_gain = self.failures = 0
+        self.steps = self.epochs = self.steps_since_epoch = self.epochs_without_improvement = (
+            self.failures
+        ) = 0
         self.losses: dict[str, float] = {}
         """Sum over the epoch's steps of each term of the loss."""
         self.curve: list[CurvePoint] = []
-        self.best: Best | None = None
-        self.steady: Best | None = None
+        self.best: Checkpoint | None = None
+        self.best_checkpoint: Checkpoint | None = None
         self.before: Scores | None = None
-        self.level = self.record = math.nan
+        self.smoothed_score = self.best_score = math.nan
         self.fitted = False
         self.initial = self.safe_weights = initial
         self.started_from = StartedFrom.MODEL
@@ -101,8 +104,10 @@ class Progress:
         """Learning rate relative to its setting: a short rise, then a cosine; or constant."""
         if not self.settings.cosine_schedule:
             return 1.0
-        falling = LEAST_RATE + (1 - LEAST_RATE) * 0.5 * (1 + math.cos(math.pi * self.fraction))
-        return min(1.0, (self.steps + 1) / WARM_UP) * falling
+        falling = FINAL_LR_SCALE + (1 - FINAL_LR_SCALE) * 0.5 * (
+            1 + math.cos(math.pi * self.fraction)
+        )
+        return min(1.0, (self.steps + 1) / WARMUP_STEPS) * falling
 
     @property
     def over(self) -> bool:
@@ -114,34 +119,34 @@ class Progress:
                 self.outcome = Outcome.TIME_OVER
             elif self.automatic and self.fitted:
                 self.outcome = Outcome.LABELS_LEARNED
-            elif self.automatic and self.without_gain >= self.settings.patience:
+            elif self.automatic and self.epochs_without_improvement >= self.settings.patience:
                 self.outcome = Outcome.EARLY_STOPPED
         return self.outcome is not None
 
-    def begin(self, learner: Learner) -> None:
+    def begin(self, trainer: Trainer) -> None:
         """Score the weights that are gone on from: only better ones take their place."""
-        if (scores := learner.score()) is not None:
-            self._begin_from(Best(self.initial, scores))
+        if (scores := trainer.score()) is not None:
+            self._begin_from(Checkpoint(self.initial, scores))
 
-    def answer(self, learner: Learner) -> Best:
+    def answer(self, trainer: Trainer) -> Checkpoint:
         """Score and keep the answer that was found without a step."""
-        self.initial = self.safe_weights = learner.weights()
+        self.initial = self.safe_weights = trainer.weights()
         self.started_from = StartedFrom.INITIAL_MODEL
-        return self._begin_from(Best(self.safe_weights, learner.score()))
+        return self._begin_from(Checkpoint(self.safe_weights, trainer.score()))
 
-    def _begin_from(self, best: Best) -> Best:
+    def _begin_from(self, best: Checkpoint) -> Checkpoint:
         """Compare coming epochs with these weights and their score."""
-        self.best, self.steady, self.before = best, best, best.scores
-        self.level = self.record = best.scores.soft_dice if best.scores else math.nan
+        self.best, self.best_checkpoint, self.before = best, best, best.scores
+        self.smoothed_score = self.best_score = best.scores.soft_dice if best.scores else math.nan
         return best
 
-    def show(self, answer: Best) -> None:
+    def show(self, answer: Checkpoint) -> None:
         """Show an answer to newer strokes; what coming epochs must reach stays as it is."""
         assert self.best is not None
         self.before, self.best = self.best.scores, answer
-        if answer.scores and answer.scores.soft_dice >= self.record:
-            self.steady, self.level = answer, answer.scores.soft_dice
-            self.record = self.level
+        if answer.scores and answer.scores.soft_dice >= self.best_score:
+            self.best_checkpoint, self.smoothed_score = answer, answer.scores.soft_dice
+            self.best_score = self.smoothed_score
 
     def step(self, losses: Mapping[str, float]) -> StepDone:
         """Count a step with these terms of the loss."""
@@ -158,33 +163,37 @@ class Progress:
         """Whether the epoch has had all its steps, or the training has."""
         return self.steps_since_epoch >= self.plan.epoch_steps or self.over
 
-    def epoch(self, learner: Learner) -> EpochDone:
+    def epoch(self, trainer: Trainer) -> EpochDone:
         """Score the weights, and keep them if they are the best so far."""
-        scores = learner.score()
+        scores = trainer.score()
         losses = {name: x / self.steps_since_epoch for name, x in self.losses.items()}
         self.epochs += 1
         self.losses, self.steps_since_epoch, self.failures = {}, 0, 0
-        weights = learner.weights()
+        weights = trainer.weights()
         gain = -math.inf if self.fitted else self._gain(scores)
         if scores is None:
-            self._look_whether_fitted(learner)
-        self.without_gain = 0 if gain >= LEAST_GAIN else self.without_gain + 1
+            self._check_fitted(trainer)
+        self.epochs_without_improvement = (
+            0 if gain >= MIN_DELTA else self.epochs_without_improvement + 1
+        )
         if gain > 0:
-            self.best = self.steady = Best(weights, scores)
+            self.best = self.best_checkpoint = Checkpoint(weights, scores)
         self.safe_weights = weights
         self.curve.append(_point(self, losses, scores))
         loss = sum(losses.values())
         return EpochDone(self.epochs, self.steps, loss, scores, gain > 0, self.seconds, losses)
 
-    def _look_whether_fitted(self, learner: Learner) -> None:
+    def _check_fitted(self, trainer: Trainer) -> None:
         """Whether labels that cannot be scored are learned; then the training has done its part.
 
         Labels of some classes alone say nothing of what they do to the others: the weights that
         have the labels right first have changed least.
         """
-        if self.fitted or not learner.data.unlabelled:
+        if self.fitted or not trainer.data.unlabelled:
             return
-        (wrong,) = learner.group.broadcast_numbers(learner.wrong())
+        (wrong,) = trainer.group.broadcast_numbers(
+            labelled_error(trainer.ema_network, trainer.data, trainer.device)
+        )
         self.fitted = wrong <= FEW
 
     def _gain(self, scores: Scores | None) -> float:
@@ -194,15 +203,15 @@ class Progress:
         that scores lower than what the training began with. What has no score never replaces what
         has one.
         """
-        scored = not math.isnan(self.record)
+        scored = not math.isnan(self.best_score)
         if scores is None or math.isnan(scores.soft_dice):
             return -math.inf if scored else math.inf
         if not scored:
-            self.level = self.record = scores.soft_dice
+            self.smoothed_score = self.best_score = scores.soft_dice
             return math.inf
-        self.level = SMOOTH * self.level + (1 - SMOOTH) * scores.soft_dice
-        gain = self.level - self.record
-        self.record = max(self.record, self.level)
+        self.smoothed_score = SCORE_EMA * self.smoothed_score + (1 - SCORE_EMA) * scores.soft_dice
+        gain = self.smoothed_score - self.best_score
+        self.best_score = max(self.best_score, self.smoothed_score)
         return gain
 
     def fail(self, error: BaseException) -> None:
@@ -211,16 +220,19 @@ class Progress:
         self.outcome, self._failure = Outcome.FAILED, line.rstrip(".")
         self.steps_since_epoch = 0
 
-    def renew(self, learner: Learner) -> None:
+    def renew(self, trainer: Trainer) -> None:
         """Newer annotations came: the best weights are scored on these, as coming ones will be."""
         if self.best is not None:
-            best, steady = self.best.weights, (self.steady or self.best).weights
-            self._begin_from(Best(best, learner.score(best)))
+            best, steady = self.best.weights, (self.best_checkpoint or self.best).weights
+            self._begin_from(Checkpoint(best, trainer.score(best)))
             if steady is not best:
-                self.steady = Best(steady, learner.score(steady))
-                if self.steady.scores and self.steady.scores.soft_dice > self.record:
-                    self.level = self.record = self.steady.scores.soft_dice
-        self.without_gain, self.fitted = 0, False
+                self.best_checkpoint = Checkpoint(steady, trainer.score(steady))
+                if (
+                    self.best_checkpoint.scores
+                    and self.best_checkpoint.scores.soft_dice > self.best_score
+                ):
+                    self.smoothed_score = self.best_score = self.best_checkpoint.scores.soft_dice
+        self.epochs_without_improvement, self.fitted = 0, False
 
     def done(self) -> TrainingDone:
         """The last event; a training that did not end by itself was stopped."""
@@ -250,7 +262,7 @@ class Progress:
             Outcome.COMPLETED: f"all {self.plan.steps} steps were done",
             Outcome.TIME_OVER: f"the time of {self.settings.minutes or 0:g} minutes was over",
             Outcome.LABELS_LEARNED: "the labels are learned",
-            Outcome.EARLY_STOPPED: f"nothing improved for {self.without_gain} epochs",
+            Outcome.EARLY_STOPPED: f"nothing improved for {self.epochs_without_improvement} epochs",
             Outcome.STOPPED: "it was stopped",
             Outcome.DIVERGED: "the loss was NaN repeatedly",
             Outcome.FAILED: f"a step failed ({self._failure}); the best model before it is kept",
@@ -258,7 +270,7 @@ class Progress:
         }[outcome]
 
 
-def _point(progress: Progress, losses: dict[str, float], scores: Scores | None) -> CurvePoint:
+def _point(progress: TrainingState, losses: dict[str, float], scores: Scores | None) -> CurvePoint:
     return CurvePoint(
         epoch=progress.epochs,
         step=progress.steps,

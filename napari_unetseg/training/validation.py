@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from napari_unetseg.core.labels import IGNORE
 from napari_unetseg.core.metrics import (
     Scores,
     confusion,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from napari_unetseg.data.dataset import TrainingDataset
     from napari_unetseg.data.validation_split import LabelledPlane, ValidationBlock
 
-__all__ = ["Validator"]
+__all__ = ["Validator", "labelled_error"]
 
 Region = tuple[slice, ...]
 MOST_VOXELS = 2**21
@@ -129,3 +130,32 @@ class Validator:
 
 def _voxels(region: Region) -> int:
     return math.prod(s.stop - s.start for s in region)
+
+
+def labelled_error(network: UNet, data: TrainingDataset, device: torch.device) -> float:
+    """Fraction of the voxels labelled for training that a network gets wrong.
+
+    1 where there is not enough memory to predict them.
+    """
+    try:
+        return _labelled_error(network.folded(), data, device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    release_memory(device)
+    return 1.0
+
+
+@torch.inference_mode()
+def _labelled_error(network: UNet, data: TrainingDataset, device: torch.device) -> float:
+    wrong, labelled = 0, 0
+    for image, target in data.labelled_regions():
+        pixels = torch.from_numpy(image)[None].to(device)
+        truth = torch.from_numpy(target).to(device)
+        inside = tuple(slice(0, size) for size in target.shape)
+        logits = network(pixels)[0][(slice(None), *inside)]
+        found = logits[0] > 0 if len(logits) == 1 else logits.argmax(0)
+        known = truth != IGNORE
+        wrong += int((found != truth)[known].sum())
+        labelled += int(known.sum())
+    return wrong / max(1, labelled)

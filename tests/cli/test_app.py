@@ -123,7 +123,9 @@ def test_train_says_what_it_does_and_writes_model_and_report(
     assert "2 structures: 1, 2, and background." in result.err
     assert "Device cpu; patches of 32 × 32 voxels, 2 a step" in result.err
     assert "24 steps at most" in result.err
-    assert "Network: U-Net, 2 levels, 4 features at the first (as in the settings)" in result.err
+    assert (
+        "Network: U-Net, 2 levels, 4 features at the first level (as in the settings)" in result.err
+    )
     assert "initial model, step 0: Dice 0." in result.err
     assert "Training ended after 24 steps: all 24 steps were done." in result.out
     assert "mean" in result.out
@@ -494,7 +496,7 @@ def test_info_of_an_image(run: Run, data: Path) -> None:
             "predict MODEL MODEL -o OUT",
             "binary.safetensors is a model, not an image; give the model",
         ),
-        ("predict IMAGES MODEL -o OUT", "images is an image or a folder, not a model or a folder"),
+        ("predict IMAGES MODEL -o OUT", "images is an image or a folder, not a model"),
         ("evaluate IMAGE MODEL MASK", "is a model, not an image; give the model before"),
         ("evaluate MODEL MASK IMAGE", "seem to be swapped"),
         ("train MASK IMAGE -o OUT", "seem to be swapped"),

@@ -368,7 +368,7 @@ def test_a_full_disk_while_the_model_is_saved(folders: tuple[Path, Path]) -> Non
     assert done.returncode == 1, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("unetseg: ")
-    assert "the disk is full; the old file is as it was" in last
+    assert "the disk is full; the old file is unchanged" in last
     assert "Traceback" not in done.stderr
     assert file.read_bytes() == before
     assert load_model(file).id == tiny_model().id
@@ -427,7 +427,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     command = ["unshare", "-rm", sys.executable, "-c", FULL_TMPFS, str(tmp_path), str(file)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "the disk is full; the old file is as it was" in done.stdout
+    assert "the disk is full; the old file is unchanged" in done.stdout
 
 
 @pytest.mark.parametrize("edge", [3, 20])

@@ -20,7 +20,7 @@ from helpers import blobs
 from napari_unetseg.cli import console, interrupts, main
 from napari_unetseg.cli.console import Meter
 from napari_unetseg.models.model import load_model
-from napari_unetseg.training.trainer import Learner
+from napari_unetseg.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--depth", "2", "--width", "4", "--patch", "32", "--batch", "2", "--threads", "1"]
@@ -76,14 +76,14 @@ def in_step(
     monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals, times: int = 1
 ) -> None:
     """A signal comes within that step of a training."""
-    real = Learner.step
+    real = Trainer.step
 
-    def sending(self: Learner, rate: float) -> float:
+    def sending(self: Trainer, rate: float) -> float:
         for _ in range(times if self.steps == step - 1 else 0):
             signal.raise_signal(number)
         return real(self, rate)
 
-    monkeypatch.setattr(Learner, "step", sending)
+    monkeypatch.setattr(Trainer, "step", sending)
 
 
 ENDS = {
@@ -166,13 +166,13 @@ def test_a_signal_before_a_job_begins_is_a_sentence(
 def test_a_stop_before_the_first_step_says_that_nothing_was_learned(
     run: Run, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Learner.begin
+    real = Trainer.fit_head
 
-    def begin(self: Learner, **more: Any) -> None:
+    def begin(self: Trainer, **more: Any) -> None:
         signal.raise_signal(signal.SIGTERM)
         real(self, **more)
 
-    monkeypatch.setattr(Learner, "begin", begin)
+    monkeypatch.setattr(Trainer, "fit_head", begin)
     result = run("train", *files, "-o", tmp_path / "m", *STEPS)
     assert result.code == 143
     assert "Stopped by SIGTERM: Training was stopped before its first step" in result.err

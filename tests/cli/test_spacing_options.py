@@ -166,7 +166,7 @@ def test_training_on_several_sizes_is_said_and_kept(run: Run, place: Path) -> No
         "train", place / "images", place / "masks", "-o", new, *how, "--depth", 2, "--width", 4
     )
     assert code == 0
-    assert err.count("The training images have pixels of 0.05 to 0.2 µm and are learned") == 1
+    assert err.count("The training images have pixels of 0.05 to 0.2 µm and are not resampled") == 1
     code, out, _ = run("info", new)
     assert "voxel            Y 0.05 to 0.2 um, X 0.05 to 0.2 um" in out
     code, out, _ = run("info", new, "--json")

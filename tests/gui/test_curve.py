@@ -189,7 +189,7 @@ def test_the_sentence_says_from_what_to_what_and_where_the_earlier_model_is() ->
         told := messages.describe_training(close, on_strokes=True, earlier=False)
     )
     assert told.startswith("Dice 0.93, IoU")
-    for kept, stays in (("INITIAL_MODEL", "first answer"), ("MODEL", "earlier model")):
+    for kept, stays in (("INITIAL_MODEL", "initial model"), ("MODEL", "earlier model")):
         none = TrainingDone(
             Outcome.COMPLETED, "First answer.", scores(0.9), 3, 60, 12.0, kept=StartedFrom[kept]
         )
@@ -231,7 +231,7 @@ def test_a_better_model_is_told_in_the_window_and_the_earlier_one_is_there(
 def test_a_training_that_finds_nothing_better_says_that_the_earlier_model_stays(
     window: Window, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_unetseg.training.training_state import Progress
+    from napari_unetseg.training.training_state import TrainingState
 
     session, painted = window.session, window
     session.change_settings(steps=None, epochs=1)
@@ -241,7 +241,7 @@ def test_a_training_that_finds_nothing_better_says_that_the_earlier_model_stays(
     window.plugin.sources.choose_kind(LabelKind.FULL)
     painted.dock.train.button.click()
     painted.wait(lambda: painted.idle() and len(session.history) == 1)
-    monkeypatch.setattr(Progress, "_gain", lambda *_: -1.0)
+    monkeypatch.setattr(TrainingState, "_gain", lambda *_: -1.0)
     painted.dock.train.button.click()
     painted.wait(lambda: painted.idle() and len(session.history) == 2)
     assert "the earlier model stays" in painted.dock.train.result.text()

@@ -206,12 +206,12 @@ def test_a_failed_training_costs_neither_model_nor_strokes(
 def test_a_loss_that_is_no_number_ends_with_a_sentence_and_the_first_answer(
     plugin: Plugin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_unetseg.training.trainer import Learner, NotFiniteError
+    from napari_unetseg.training.trainer import NotFiniteError, Trainer
 
     def nan(*_: Any) -> float:
         raise NotFiniteError
 
-    monkeypatch.setattr(Learner, "step", nan)
+    monkeypatch.setattr(Trainer, "step", nan)
     plugin.training.start()
     assert "NaN" in plugin.session.result
     assert plugin.session.job is None

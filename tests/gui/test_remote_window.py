@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,13 +12,10 @@ from gui_parts import squares, strokes
 from napari.layers import Image, Labels
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
+from remote_parts import Worker, free_port
 
 from napari_unetseg.core.labels import BRUSH
 from napari_unetseg.gui.state.session import Level, Mode
-
-pytest.importorskip("distributed")
-
-from remote_parts import Worker, free_port
 
 if TYPE_CHECKING:
     from window_parts import Window
@@ -26,8 +24,9 @@ pytestmark = pytest.mark.gui
 
 
 @pytest.fixture
-def worker() -> Iterator[Worker]:
-    with Worker() as one:
+def worker(tmp_path: Path) -> Iterator[Worker]:
+    """As on another computer: its key is not known here."""
+    with Worker(home=tmp_path) as one:
         yield one
 
 
@@ -49,8 +48,13 @@ def test_a_window_trains_and_predicts_there_and_goes_on_here(
     window.viewer.add_layer(Labels(strokes((3,)), name="strokes"))
     session, window.session.mode = window.session, Mode.LIVE
     window.viewer.dims.set_point(0, 0)
-    choose(window, worker.address.removeprefix("tcp://"))
+    key = worker.key_file.read_text(encoding="utf-8").strip()
+    choose(window, worker.address)
+    window.wait(lambda: session.message.level is Level.WARNING)
+    assert "key" in session.message.text
+    choose(window, f"{worker.address} {key}")
     assert session.computer == worker.address
+    assert window.dock.advanced.computer.field.currentText() == worker.address
     window.wait(lambda: session.message.level is Level.DONE)
     assert session.message.text == f"{worker.address} is connected: cpu. New jobs run there."
 
@@ -84,8 +88,8 @@ def test_a_window_trains_and_predicts_there_and_goes_on_here(
 
 
 def test_a_computer_that_does_not_answer_is_said(painted: Window) -> None:
-    session, address = painted.session, f"tcp://127.0.0.1:{free_port()}"
-    choose(painted, address)
+    session, address = painted.session, f"127.0.0.1:{free_port()}"
+    choose(painted, f"{address} {'k' * 43}")
     painted.wait(lambda: session.message.level is Level.WARNING)
     assert "does not answer" in session.message.text
     choose(painted, "nonsense")

@@ -158,12 +158,12 @@ def test_an_error_in_the_worker_is_said_and_train_can_be_pressed_again(
 
 
 def test_a_loss_that_is_no_number_is_said(painted: Window, monkeypatch: pytest.MonkeyPatch) -> None:
-    from napari_unetseg.training.trainer import Learner, NotFiniteError
+    from napari_unetseg.training.trainer import NotFiniteError, Trainer
 
     def nan(*_: Any) -> float:
         raise NotFiniteError
 
-    monkeypatch.setattr(Learner, "step", nan)
+    monkeypatch.setattr(Trainer, "step", nan)
     painted.click(painted.dock.train.button)
     painted.wait(lambda: "NaN" in painted.dock.status.text.text() and painted.idle())
     assert painted.dock.train.button.isEnabled()

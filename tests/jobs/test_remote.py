@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
+import signal
+import socket
+import stat
+import struct
+import sys
 import threading
+import time
+import tracemalloc
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +32,12 @@ from helpers import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from remote_parts import ROOT, Worker, free_port
+from safetensors.numpy import save
 
 import napari_unetseg
 from napari_unetseg.cli import main
-from napari_unetseg.core.errors import LostError, ModelFileError, UserError
+from napari_unetseg.core.errors import LostError, UserError
 from napari_unetseg.core.events import Event, Notice, OtherSpacing, TilePredicted
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import Control
@@ -37,7 +46,24 @@ from napari_unetseg.core.settings import PredictSettings, TrainSettings
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.jobs.live_predictor import LookWork, MaskBegins, Screen, View
-from napari_unetseg.jobs.tasks import ComputerLost, Elsewhere, Prediction, Training
+from napari_unetseg.jobs.remote import connection
+from napari_unetseg.jobs.remote.client import run
+from napari_unetseg.jobs.remote.connection import Link, address_of, device_at
+from napari_unetseg.jobs.remote.event_messages import decoded, encoded
+from napari_unetseg.jobs.remote.grid_messages import pack_grid, unpack_grid
+from napari_unetseg.jobs.remote.image_messages import Pieces, cut, described, hash_of
+from napari_unetseg.jobs.remote.packets import (
+    MAX_JSON_BYTES,
+    BadMessageError,
+    MessageChannel,
+    pack,
+    unpack,
+)
+from napari_unetseg.jobs.remote.recent import Recent
+from napari_unetseg.jobs.remote.remote_worker import Desk, RemoteJob
+from napari_unetseg.jobs.remote.run_on import RunOn
+from napari_unetseg.jobs.remote.worker_key import save_key, worker_key
+from napari_unetseg.jobs.tasks import Prediction, RemoteDisconnected, Training
 from napari_unetseg.models.model import Model, load_model
 from napari_unetseg.training.training_events import (
     EpochDone,
@@ -48,20 +74,6 @@ from napari_unetseg.training.training_events import (
     StepDone,
     TrainingDone,
 )
-
-pytest.importorskip("distributed")
-
-from remote_parts import ROOT, Worker, free_port
-
-from napari_unetseg.jobs.remote import connection
-from napari_unetseg.jobs.remote.client import run
-from napari_unetseg.jobs.remote.connection import Link, address_of, device_at
-from napari_unetseg.jobs.remote.event_messages import decoded, encoded
-from napari_unetseg.jobs.remote.grid_messages import pack_grid, unpack_grid
-from napari_unetseg.jobs.remote.image_messages import Pieces, Store, cut, described, hash_of
-from napari_unetseg.jobs.remote.model_messages import Models
-from napari_unetseg.jobs.remote.packets import BadMessageError, pack, unpack
-from napari_unetseg.jobs.remote.remote_worker import Desk, Job
 
 LONG = {"steps": 100_000}
 CPU = PredictSettings(device="cpu", threads=1)
@@ -119,7 +131,7 @@ def test_a_training_there_is_the_training_here(worker: Worker) -> None:
         screen = Screen()
         screen.view = view
         task = Training([pair], settings, structures, None, screen)
-        results.append(finish(Elsewhere(task, address)(Control(1))))
+        results.append(finish(RunOn(task, address)(Control(1))))
     (here, local), (there, remote) = results
     assert there.id == here.id
     assert there.classes == here.classes
@@ -204,13 +216,13 @@ def test_it_goes_on_from_a_model_that_is_sent_once(
 def count_sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The bytes of the arrays of every message that goes there from now on."""
     sent: list[int] = []
-    real = Link.call
+    real = Link.send
 
-    def call(self: Link, words: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> Any:
+    def send(self: Link, words: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
         sent.append(sum(array.nbytes for array in arrays))
-        return real(self, words, arrays)
+        real(self, words, arrays)
 
-    monkeypatch.setattr(Link, "call", call)
+    monkeypatch.setattr(Link, "send", send)
     return sent
 
 
@@ -234,7 +246,8 @@ def test_a_command_trains_there(
     model = tmp_path / "m.safetensors"
     files = [str(tmp_path / "image.npy"), str(tmp_path / "labels.npy"), "-o", str(model)]
     options = ["--labels", "strokes", "--steps", "4", "--depth", "2", "--width", "4"]
-    assert main(["train", *files, *options, "--on", worker.address]) == 0
+    on = ["--on", worker.address, "--key-file", str(worker.key_file)]
+    assert main(["train", *files, *options, *on]) == 0
     assert load_model(model).history[-1].steps == 4
     assert main(["train", *files, *options, "--on", f"127.0.0.1:{free_port()}"]) == 1
     assert "does not answer" in capsys.readouterr().err
@@ -302,7 +315,7 @@ INDEX = st.one_of(
 @given(st.tuples(INDEX, INDEX, INDEX))
 def test_pieces_are_read_as_an_array(index: tuple[int | slice, ...]) -> None:
     array = np.arange(3 * 600 * 5).reshape(3, 5, 600).astype(np.uint16)
-    stack, store = Stack(array, "ZYX"), Store(3000)
+    stack, store = Stack(array, "ZYX"), Recent[np.ndarray](3000)
 
     def ask(cells: Sequence[tuple[int, ...]], whole: bool) -> Any:
         pieces = (item for batch in cut(stack, cells) for item in batch.items())
@@ -380,7 +393,7 @@ def test_a_worker_that_dies_leaves_the_best_model() -> None:
 
         model, events = finish(run(task, one.address, Control()), kill)
         assert model.id == of_kind(events, Improved)[-1].model.id
-        assert isinstance(events[-2], ComputerLost)
+        assert isinstance(events[-2], RemoteDisconnected)
         assert isinstance(events[-1], TrainingDone)
         assert events[-1].outcome is Outcome.DISCONNECTED
         assert f"The connection to {one.address} was lost" in events[-1].reason
@@ -398,6 +411,25 @@ def test_a_worker_that_dies_before_anything_was_learned_is_said() -> None:
         )
 
 
+def while_silent(there: Link) -> None:
+    while True:
+        there.receive(0.2)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTOP")
+def test_a_worker_that_hangs_is_lost_and_one_that_computes_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "PATIENCE_SECONDS", 4.0)
+    with Worker() as one, Link(one.address) as there:
+        end = time.monotonic() + 6.0
+        while time.monotonic() < end:  # it says nothing but that it is there
+            there.receive(0.2)
+        one.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(LostError, match="was lost"):
+            while_silent(there)
+
+
 def test_another_version_is_refused() -> None:
     first = "import napari_unetseg; napari_unetseg.__version__ = '99.0'"
     with Worker(first=first) as one, pytest.raises(UserError) as said:
@@ -412,8 +444,10 @@ def test_a_worker_says_what_to_type_and_ends_with_ctrl_c() -> None:
         assert f"ssh -N -L {one.port}:127.0.0.1:{one.port}" in one.said
         page = (ROOT / "docs" / "remote.md").read_text(encoding="utf-8")
         shown = page.split("$ unetseg worker\n")[1].split("```")[0].splitlines()
-        for line, said in zip(shown, one.said.splitlines(), strict=True):
-            assert _without_names(line) == _without_names(said)
+        said = one.said.splitlines()
+        for line, printed in zip(shown[:-1], said[:-1], strict=True):
+            assert _without_names(line) == _without_names(printed)
+        assert said[-1].split()[:2] == [one.address, "KEY"]
         events = run(training(painted_pair(), **LONG), one.address, Control())
         while not isinstance(next(events), EpochDone):
             pass
@@ -430,7 +464,7 @@ def _without_names(line: str) -> str:
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc")
 def test_nothing_listens_but_on_this_computers_own_address(worker: Worker) -> None:
     folder = Path(f"/proc/{worker.process.pid}")
-    links = [connection.readlink().name for link in (folder / "fd").iterdir()]
+    links = [fd.readlink().name for fd in (folder / "fd").iterdir()]
     own = {name[8:-1] for name in links if name.startswith("socket:[")}
     listening = [
         line.split()[1].split(":")
@@ -447,24 +481,19 @@ def test_a_port_that_is_taken_is_said(worker: Worker, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_certificates_that_are_missing_are_said(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["worker", "--port", str(free_port()), "--tls"]) == 1
-    assert "--tls needs certificates" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("text", "address"),
     [
-        ("127.0.0.1:8786", "tcp://127.0.0.1:8786"),
-        (" tls://gpu-1.lab.org:9000 ", "tls://gpu-1.lab.org:9000"),
-        ("tcp://[::1]:80", "tcp://[::1]:80"),
+        ("127.0.0.1:8786", "127.0.0.1:8786"),
+        (" gpu-1.lab.org:9000 ", "gpu-1.lab.org:9000"),
+        ("[::1]:80", "[::1]:80"),
     ],
 )
 def test_addresses(text: str, address: str) -> None:
     assert address_of(text) == address
 
 
-@pytest.mark.parametrize("text", ["", "gpu", "http://a:1", "tcp://a:70000", "tcp://a", "a b:1"])
+@pytest.mark.parametrize("text", ["", "gpu", "http://a:1", "a:70000", "a:", "a b:1"])
 def test_what_is_no_address_is_said(text: str) -> None:
     with pytest.raises(UserError, match="is no address"):
         address_of(text)
@@ -473,70 +502,158 @@ def test_what_is_no_address_is_said(text: str) -> None:
 # -- trust -----------------------------------------------------------------------------------------
 
 
-class Trap:
-    """A pickle that leaves a file where it is unpickled."""
+class Peer:
+    """What listens at an address and does as it is told with who connects."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, behave: Callable[[socket.socket], object]) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(30.0)
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._behave = behave
+        self._thread = threading.Thread(target=self._serve, daemon=True)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
+    def _serve(self) -> None:
+        sock, _ = self._listener.accept()
+        with sock, suppress(OSError):  # the other side hangs up as soon as it has seen enough
+            self._behave(sock)
+            sock.recv(1)
 
-
-class Scheduler:
-    """A dask server in a thread that answers whatever it is told to."""
-
-    def __init__(self, **answers: Callable[..., Any]) -> None:
-        self._answers, self._ready = answers, threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
-
-    async def _serve(self) -> None:
-        from distributed.core import Server
-
-        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
-        server = Server(self._answers)
-        await server.listen("tcp://127.0.0.1:0")
-        self.address = server.address
-        self._ready.set()
-        await self._end.wait()
-        await server.close()
-
-    def __enter__(self) -> Scheduler:
+    def __enter__(self) -> Peer:
         self._thread.start()
-        assert self._ready.wait(30.0)
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._loop.call_soon_threadsafe(self._end.set)
+        self._listener.close()
         self._thread.join()
 
 
-@pytest.mark.parametrize("kind", ["plain", "asked", "large"])
-def test_what_the_other_side_pickles_is_not_run(tmp_path: Path, kind: str) -> None:
-    from distributed.protocol import Serialize, ToPickle
+def knowing(*frames: bytes) -> Callable[[socket.socket], None]:
+    """A peer that has the key, and then sends what it likes."""
 
-    trap = Trap(tmp_path / "sprung")
-    wrapped = {
-        "plain": ToPickle(trap),
-        "asked": Serialize(trap),
-        "large": ToPickle([trap, bytes(30 * 2**20)]),
-    }
-    with Scheduler(identity=lambda: {"workers": wrapped[kind]}) as one:
-        with pytest.raises(UserError):
-            device_at(one.address)
-    assert not trap.path.exists()
-    Path.touch(*Trap(trap.path).__reduce__()[1])
-    assert trap.path.exists(), "the trap itself works"
+    def behave(sock: socket.socket) -> None:
+        channel = MessageChannel(sock.dup())
+        channel.authenticate(worker_key().encode(), caller=False)
+        for frame in frames:
+            sock.sendall(frame)
+        channel.close()
+
+    return behave
+
+
+def frame(data: bytes) -> bytes:
+    return struct.pack("!i", len(data)) + data
+
+
+HELLO = {"version": napari_unetseg.__version__, "device": "cpu", "pieces": [], "models": []}
+BOMB = b"[" + b"[]," * MAX_JSON_BYTES + b"[]]"
+PICKLE = b"\x80\x04cbuiltins\nexit\n."
 
 
 @pytest.mark.parametrize(
-    "answer", [None, 5, b"", b"\x80\x04N.", pack({}), pack({"version": 1}), {"error": "x"}]
+    ("behave", "sentence"),
+    [
+        (lambda sock: sock.sendall(b"SSH-2.0-OpenSSH_9.6\r\n"), "there is no worker"),
+        (lambda sock: sock.sendall(struct.pack("!iQ", -1, 2**62)), "there is no worker"),
+        (lambda sock: sock.sendall(frame(PICKLE)), "there is no worker"),
+        (lambda sock: sock.shutdown(socket.SHUT_RDWR), "does not answer"),
+        (lambda sock: None, "does not answer"),
+        (knowing(struct.pack("!iQ", -1, 2**62)), "was lost"),
+        (knowing(struct.pack("!i", 2**30 + 1)), "was lost"),
+        (knowing(frame(PICKLE)), "no message"),
+        (knowing(frame(b"")), "no message"),
+        (knowing(frame(save({"json": np.frombuffer(BOMB, np.uint8)}))), "no message"),
+        (knowing(frame(pack({"version": 0}))), "has version 0"),
+        (knowing(frame(pack(HELLO | {"pieces": 5}))), "cpu"),
+    ],
 )
-def test_nonsense_is_said(answer: Any) -> None:
-    workers = {"workers": {"tcp://127.0.0.1:1": {}}}
-    with Scheduler(identity=lambda: workers, proxy=lambda **_: answer) as one:
-        with pytest.raises(UserError):
+def test_a_peer_that_sends_nonsense_gets_one_sentence_and_no_memory(
+    behave: Callable[[socket.socket], object], sentence: str
+) -> None:
+    worker_key()
+    tracemalloc.start()
+    try:
+        with Peer(behave) as one:
+            try:
+                said = device_at(one.address)
+            except UserError as error:
+                said = str(error)
+        assert tracemalloc.get_traced_memory()[1] < 5 * len(BOMB)
+    finally:
+        tracemalloc.stop()
+    assert sentence in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"GET / HTTP/1.1\r\n\r\n", struct.pack("!iQ", -1, 2**62), frame(b"x" * 16), frame(PICKLE)],
+)
+def test_who_has_no_key_gets_nothing_from_a_worker(worker: Worker, sent: bytes) -> None:
+    """It hangs up, and goes on serving the others."""
+    port = int(worker.address.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), 30.0) as sock:
+        sock.sendall(sent)
+        got = b""
+        while chunk := _received(sock):
+            got += chunk
+    assert len(got) < 200
+    assert device_at(worker.address) == "cpu"
+
+
+def _received(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(1000)
+    except ConnectionResetError:  # it hung up without reading everything
+        return b""
+
+
+def test_silent_connections_keep_nobody_out(worker: Worker) -> None:
+    port = int(worker.address.rpartition(":")[2])
+    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
+    assert device_at(worker.address) == "cpu"
+    for sock in silent:
+        sock.close()
+
+
+def test_a_key_is_asked_for_once(tmp_path: Path) -> None:
+    """A worker on another computer has a key that is not known here."""
+    worker_key()
+    with Worker(home=tmp_path) as one:
+        with pytest.raises(UserError, match="has another key; choose 'ADDRESS KEY'"):
             device_at(one.address)
+        key = one.key_file.read_text(encoding="utf-8").strip()
+        assert key not in one.said, "it is no terminal, but a file that others may read"
+        with pytest.raises(UserError, match="is no key"):
+            save_key(one.address, "short")
+        save_key(one.address, key)
+        assert device_at(one.address) == "cpu"
+        if sys.platform != "win32":
+            assert stat.S_IMODE(one.key_file.stat().st_mode) == 0o600
+        wrong = tmp_path / "wrong.key"
+        wrong.write_text("w" * 43, encoding="utf-8")
+        with pytest.raises(UserError, match="has another key"):
+            finish(run(training(painted_pair()), one.address, Control(), wrong))
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 40, b"x" * 10_000])
+def test_a_file_without_a_key_is_said(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.key").write_bytes(content)
+    for name in ("a.key", "none.key"):
+        with pytest.raises(UserError, match=r"\.key"):
+            Link("127.0.0.1:9", tmp_path / name)
+
+
+def test_without_a_key_it_is_said_how_to_get_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platformdirs.user_config_dir", lambda *_, **__: str(tmp_path))
+    with pytest.raises(UserError, match="is not known here yet: choose 'ADDRESS KEY'"):
+        device_at("127.0.0.1:9")
+
+
+def test_more_than_a_message_holds_is_said() -> None:
+    with pytest.raises(UserError, match="more than can be sent"):
+        pack({}, [np.broadcast_to(np.uint8(0), (2**15, 2**15))])
 
 
 TILE = {"kind": "TilePredicted", "plane": [0], "region": [[0, 2], [0, 3]], "done": 1, "total": 1}
@@ -574,7 +691,7 @@ def test_events_that_cannot_be_are_refused(words: dict[str, Any], arrays: list[A
 )
 def test_what_an_event_means_travels(event: Event) -> None:
     """It is not read from its sentence."""
-    words, arrays = unpack(pack(*encoded(event, Models())))
+    words, arrays = unpack(pack(*encoded(event, Recent[Model](1))))
     assert decoded(words, arrays, []) == event
 
 
@@ -585,30 +702,38 @@ def test_a_worker_reads_no_file_but_models(worker: Worker, tmp_path: Path) -> No
     image = {"number": 0, "shape": [9, 9], "dtype": "uint8", "axes": "YX", "name": "a"}
     image |= {n: [] for n in ("spacing", "units", "channels", "translate", "colors")}
     settings = CPU.model_dump(mode="json")
-    ask = {"do": "begin", "task": "predict", "planes": None, "stack": image, "settings": settings}
-    answer, _ = unpack(Desk().answer(pack({**ask, "model": "x", "sent": True}, [content])))
+    ask = {"task": "predict", "planes": None, "stack": image, "settings": settings}
+    answer = ended(worker, {**ask, "model": "x", "sent": True}, content)
     assert answer["error"] == "model"
     assert "never opened" in answer["text"]
     own = TrainSettings(encoder="resnet18", encoder_weights=str(tmp_path / "m.pt"))
-    words = {"do": "begin", "task": "train", "pairs": [], "structures": [], "model": None}
-    answer, _ = unpack(Desk().answer(pack({**words, "settings": own.model_dump(mode="json")})))
+    words = {"task": "train", "pairs": [], "structures": [], "model": None}
+    answer = ended(worker, {**words, "settings": own.model_dump(mode="json")})
     assert "reads no encoder weights" in answer["text"]
     task = Training([painted_pair()], own, (), None, Screen())
     with pytest.raises(UserError, match="reads no encoder weights"):
         finish(run(task, worker.address, Control()))
 
 
-@pytest.mark.parametrize("data", [b"", b"x", pack({}), pack({"do": "talk"}), pack({"do": "begin"})])
-def test_a_worker_answers_nonsense_with_a_sentence(data: bytes) -> None:
-    answer, _ = unpack(Desk().answer(data))
-    assert answer["error"] in ("user", "other")
-    assert answer["text"]
+def ended(worker: Worker, words: dict[str, Any], *arrays: np.ndarray) -> dict[str, Any]:
+    """How a worker ends what it is asked for."""
+    with Link(worker.address) as link:
+        link.send(words, arrays)
+        while "end" not in (told := link.receive(1.0)[0]):
+            pass
+        return told["end"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("words", [{"task": "x"}, {"pieces": 5}, {"pairs": 5}, {"view": []}])
+def test_a_worker_answers_nonsense_with_a_sentence(worker: Worker, words: dict[str, Any]) -> None:
+    end = ended(worker, words)
+    assert end["error"] in ("user", "other")
+    assert end["text"]
 
 
 def test_models_are_refused_as_from_a_file(worker: Worker) -> None:
-    request = {"do": "begin", "model": "x", "sent": True, "settings": {}}
-    with Link(worker.address) as there, pytest.raises(ModelFileError):
-        there.call(request, [np.zeros(100, np.uint8)])
+    words = {"task": "look", "model": "x", "sent": True, "settings": {}}
+    assert ended(worker, words, np.zeros(100, np.uint8))["error"] == "model"
 
 
 def test_kinds_of_labels_travel(worker: Worker) -> None:
@@ -627,7 +752,9 @@ def test_two_threads_of_a_task_may_read_images_at_once() -> None:
     """As where samples are drawn beside a step: each gets the pieces that it asked for."""
     rng = np.random.default_rng(0)
     images = [Stack(rng.integers(0, 99, (3, 300, 300), np.uint8), "ZYX") for _ in range(3)]
-    job, found = Job(Control(), Store(), Models()), dict[int, np.ndarray]()
+    window, other = (MessageChannel(sock) for sock in tcp_pair())
+    desk, found = Desk(), dict[int, np.ndarray]()
+    job = RemoteJob(desk, other)
     stacks = [job.stack(described(image, number)) for number, image in enumerate(images)]
 
     def read(number: int) -> None:
@@ -635,12 +762,24 @@ def test_two_threads_of_a_task_may_read_images_at_once() -> None:
         found[number] = np.concatenate(planes)
 
     readers = [threading.Thread(target=read, args=(n,), daemon=True) for n in range(3)]
-    for reader in readers:
-        reader.start()
+    hearing = threading.Thread(target=job.serve, daemon=True)
+    for thread in (*readers, hearing):
+        thread.start()
     while any(reader.is_alive() for reader in readers):
-        for asked in job.answer()[0]["asked"]:
-            for batch in cut(images[asked["image"]], asked["cells"]):
-                cells = [(cell, hash_of(piece), n) for n, (cell, piece) in enumerate(batch.items())]
-                job.hear({"pieces": cells}, list(batch.values()))
+        if not window.poll(0.01) or not (asked := window.receive()[0].get("ask")):
+            continue
+        (batch,) = cut(images[asked["image"]], [tuple(cell) for cell in asked["cells"]])
+        cells = [(cell, hash_of(batch[cell]), n) for n, cell in enumerate(batch)]
+        window.send({"pieces": cells}, list(batch.values()))
+    desk.close()
+    hearing.join()
+    window.close()
+    other.close()
     for number, image in enumerate(images):
         np.testing.assert_array_equal(found[number], image.data)
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        one = socket.create_connection(listener.getsockname())
+        return one, listener.accept()[0]

@@ -19,7 +19,8 @@ from napari_unetseg.core.settings import NetSettings, PredictSettings, TrainSett
 from napari_unetseg.inference.predict import predict_probabilities
 from napari_unetseg.models.encoder_weights import MEAN, STD, load_encoder
 from napari_unetseg.models.model import load_model
-from napari_unetseg.models.resnet_unet import ResNet, ResNetUNet, build
+from napari_unetseg.models.registry import build
+from napari_unetseg.models.resnet_unet import ResNet, ResNetUNet
 from napari_unetseg.models.unet import UNet
 
 KINDS = ["resnet18", "resnet34", "resnet50"]

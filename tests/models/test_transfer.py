@@ -14,7 +14,7 @@ from torch import Tensor
 from napari_unetseg.core.errors import TrainingError
 from napari_unetseg.core.labels import Classes, Structure
 from napari_unetseg.core.settings import NetSettings, TrainSettings
-from napari_unetseg.models.resnet_unet import build
+from napari_unetseg.models.registry import build
 from napari_unetseg.models.transfer import (
     adapt,
     channels_after,

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import tifffile
 from helpers import blobs, strokes, tiny
-from napari_unetseg.report_page import agreement
 
 from napari_unetseg.annotations.annotation_store import Change, Origin, Truth
 from napari_unetseg.annotations.sparse_array import plane_region
@@ -20,6 +19,7 @@ from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.io.open_image import open_stack
 from napari_unetseg.io.project.database import FILE
 from napari_unetseg.io.project.project import Project
+from napari_unetseg.report.project_page import agreement
 from napari_unetseg.training.train import train
 
 SHAPE = (3, 64, 64)

@@ -174,7 +174,7 @@ def test_a_signal_ends_all_and_the_first_process_prints_and_writes(files: list[P
     lines = []
     for line in process.stderr:
         lines.append(line)
-        if line.startswith(("first answer", "epoch")):
+        if line.startswith(("initial model", "epoch")):
             break
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(children) == 2

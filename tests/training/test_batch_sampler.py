@@ -132,7 +132,7 @@ def test_a_thread_without_memory_makes_the_batch_smaller(monkeypatch: pytest.Mon
     monkeypatch.setattr(Sampler, "sample", scarce)
     _, events = run_training([painted_pair((64, 64))], tiny(steps=5))
     texts = [e.text for e in of_kind(events, Notice)]
-    assert any("going on with 2 patch(es) a step" in text for text in texts)
+    assert any("continuing with 2 patch(es) per step" in text for text in texts)
     assert of_kind(events, StepDone)[-1].step == 5
 
 

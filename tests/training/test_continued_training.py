@@ -23,7 +23,7 @@ from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.models.model import Model, load_model
-from napari_unetseg.models.resnet_unet import build
+from napari_unetseg.models.registry import build
 from napari_unetseg.models.training_record import MOST_RECORDS, WITH_CURVES
 from napari_unetseg.training.train import train
 from napari_unetseg.training.training_events import (
@@ -318,7 +318,7 @@ def test_all_of_it_is_used_by_default(weights: Path) -> None:
 
 def test_missing_weights_stop_the_training_with_a_sentence() -> None:
     settings = tiny(encoder="resnet18", encoder_weights="nowhere.safetensors")
-    with pytest.raises(UserError, match=r"There is no file nowhere\.safetensors"):
+    with pytest.raises(UserError, match=r"nowhere\.safetensors do not exist"):
         run_training([painted_pair()], settings)
 
 

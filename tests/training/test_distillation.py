@@ -19,7 +19,7 @@ from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.training import distillation, trainer
-from napari_unetseg.training.distillation import HELD_OUT, NEAR
+from napari_unetseg.training.distillation import DISTRUST_RADIUS, HELD_OUT
 from napari_unetseg.training.train import train
 from napari_unetseg.training.training_events import EpochDone, Prepared
 
@@ -71,7 +71,9 @@ def test_labels_and_what_is_near_a_wrong_one_do_not_count(shape: tuple[int, ...]
     assert logits.grad is not None
     counts = (logits.grad[0, 0] != 0).reshape(-1, *shape[-2:])
     expected = torch.ones(64, 64, dtype=torch.bool)
-    expected[30 - NEAR : 31 + NEAR, 30 - NEAR : 31 + NEAR] = False
+    expected[
+        30 - DISTRUST_RADIUS : 31 + DISTRUST_RADIUS, 30 - DISTRUST_RADIUS : 31 + DISTRUST_RADIUS
+    ] = False
     expected[5, 50] = expected[50:54, 8:12] = False
     assert all(torch.equal(plane, expected) for plane in counts)
 

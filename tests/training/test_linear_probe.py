@@ -12,9 +12,9 @@ from helpers import blobs, of_kind, run_training, strokes, tiny
 from napari_unetseg import AnnotatedImage, Stack, predict
 from napari_unetseg.core.events import Notice
 from napari_unetseg.core.settings import NetSettings
-from napari_unetseg.models.resnet_unet import build
-from napari_unetseg.training.linear_probe import HeadFit, measure_norms, pretrained_body
-from napari_unetseg.training.trainer import Learner
+from napari_unetseg.models.registry import build
+from napari_unetseg.training.linear_probe import LinearProbe, load_backbone, recalibrate_batchnorm
+from napari_unetseg.training.trainer import Trainer
 from napari_unetseg.training.training_events import Improved, StepDone
 
 
@@ -24,7 +24,7 @@ from napari_unetseg.training.training_events import Improved, StepDone
 def test_the_body_fits_every_network_of_its_width(depth: int, channels: int, dims: int) -> None:
     strides = None if dims == 2 else ((1, 2, 2),) * (depth - 1)
     net = NetSettings(dims=dims, in_channels=channels, depth=depth, width=16, strides=strides)
-    body = pretrained_body(net)
+    body = load_backbone(net)
     assert body is not None
     network = build(net)
     missing = network.load_state_dict(body, strict=False)
@@ -37,7 +37,7 @@ def test_the_body_fits_every_network_of_its_width(depth: int, channels: int, dim
 
 @pytest.mark.parametrize("changes", [{"width": 8}, {"norm": "group"}, {"depth": 5}])
 def test_other_networks_begin_at_random(changes: dict[str, Any]) -> None:
-    assert pretrained_body(NetSettings(**{"width": 16, **changes})) is None
+    assert load_backbone(NetSettings(**{"width": 16, **changes})) is None
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 4.0, 4.0), (1.0, 2.0, 1.0), (5.0, 1.0, 1.0)])
@@ -81,7 +81,7 @@ def test_a_class_in_one_corner_of_a_large_image_is_not_missed() -> None:
 def test_shares_are_found_although_strokes_are_as_many_of_each_class() -> None:
     image, truth = blobs((128, 128), 6)
     network = build(NetSettings(width=16))
-    body = pretrained_body(NetSettings(width=16))
+    body = load_backbone(NetSettings(width=16))
     assert body is not None
     network.load_state_dict(body, strict=False)
     target = np.full(truth.shape, 255, np.uint8)
@@ -90,8 +90,8 @@ def test_shares_are_found_although_strokes_are_as_many_of_each_class() -> None:
         places = np.flatnonzero(truth == number)
         target.ravel()[rng.choice(places, 200, replace=False)] = number
     sample = (torch.from_numpy(image)[None], torch.from_numpy(target))
-    measure_norms(network, [sample[0]])
-    head = HeadFit(network, [sample])
+    recalibrate_batchnorm(network, [sample[0]])
+    head = LinearProbe(network, [sample])
     head.fit(None)
     share = (truth > 0).mean()
     assert head.class_shares()[1] == pytest.approx(share, abs=0.05)
@@ -104,12 +104,12 @@ def test_too_little_memory_for_a_first_answer_still_trains(
     def fail(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(HeadFit, "fit", fail)
+    monkeypatch.setattr(LinearProbe, "fit", fail)
     image, truth = blobs((96, 96), 12)
     model, events = run_training(
         [AnnotatedImage(Stack(image, "YX"), strokes(truth), "strokes")], tiny(steps=4)
     )
-    assert "first answer" in of_kind(events, Notice)[0].text
+    assert "initial model" in of_kind(events, Notice)[0].text
     assert model.history[-1].steps == 4
 
 
@@ -117,7 +117,7 @@ def test_no_memory_for_steps_keeps_the_first_answer(monkeypatch: pytest.MonkeyPa
     def fail(*_: Any) -> float:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(Learner, "step", fail)
+    monkeypatch.setattr(Trainer, "step", fail)
     image, truth = blobs((96, 96), 12)
     model, events = run_training(
         [AnnotatedImage(Stack(image, "YX"), strokes(truth), "strokes")], tiny(steps=4)

@@ -37,7 +37,7 @@ from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.models.unet import UNet
 from napari_unetseg.training.train import train, train_events
-from napari_unetseg.training.trainer import Learner
+from napari_unetseg.training.trainer import Trainer
 from napari_unetseg.training.training_events import (
     EpochDone,
     Improved,
@@ -49,7 +49,7 @@ from napari_unetseg.training.training_events import (
     TrainingDone,
 )
 from napari_unetseg.training.training_plan import Plan, level_strides, make_plan
-from napari_unetseg.training.training_state import Progress
+from napari_unetseg.training.training_state import TrainingState
 
 if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
@@ -303,12 +303,12 @@ def test_the_best_weights_are_returned(
     seen: list[dict[str, torch.Tensor]] = []
     marks = [0.1, 0.2, 0.7, 0.9, 0.4]
 
-    def score(self: Learner) -> Scores:
+    def score(self: Trainer) -> Scores:
         seen.append(self.weights())
         mark = marks[len(seen) - 1]
         return Scores(("structure 1",), (1,), (mark,), (mark,), 99, 9, mark)
 
-    monkeypatch.setattr(Learner, "score", score)
+    monkeypatch.setattr(Trainer, "score", score)
     model, events = run_training([pair], tiny(epochs=4))
     assert model.scores is not None
     assert model.scores.dice == (0.9,)
@@ -323,11 +323,11 @@ def test_it_is_said_that_the_first_answer_was_kept(
 ) -> None:
     marks = iter([0.9, 0.1, 0.2])
 
-    def score(self: Learner) -> Scores:
+    def score(self: Trainer) -> Scores:
         mark = next(marks)
         return Scores(("structure 1",), (1,), (mark,), (mark,), 99, 9, mark)
 
-    monkeypatch.setattr(Learner, "score", score)
+    monkeypatch.setattr(Trainer, "score", score)
     model, events = run_training([pair], tiny(epochs=2))
     assert [e.best for e in of_kind(events, EpochDone)] == [False, False]
     (done,) = of_kind(events, TrainingDone)
@@ -343,11 +343,11 @@ def test_a_lucky_score_does_not_hold_back_what_is_steadily_better(
     """The smoothed scores are 0.5, 0.7, 0.55, 0.675 and 0.7625."""
     marks = iter([0.5, 0.9, 0.4, 0.8, 0.85])
 
-    def score(self: Learner) -> Scores:
+    def score(self: Trainer) -> Scores:
         mark = next(marks)
         return Scores(("structure 1",), (1,), (mark,), (mark,), 99, 9, mark)
 
-    monkeypatch.setattr(Learner, "score", score)
+    monkeypatch.setattr(Trainer, "score", score)
     model, events = run_training([pair], tiny(epochs=4))
     assert [e.best for e in of_kind(events, EpochDone)] == [True, False, False, True]
     assert model.scores is not None
@@ -367,9 +367,9 @@ def test_nothing_is_shown_that_scores_lower_than_the_beginning(marks: list[float
             return Scores(("structure 1",), (1,), (mark,), (mark,), 99, 9, mark)
 
     scores = list(marks)
-    learner = cast("Learner", Scored())
+    learner = cast("Trainer", Scored())
     plan = Plan(NetSettings(), (32, 32), 1, 1, 0)
-    progress = Progress(plan, TrainSettings(), {})
+    progress = TrainingState(plan, TrainSettings(), {})
     progress.begin(learner)
     while scores:
         progress.step({})
@@ -599,14 +599,14 @@ def test_a_model_that_got_no_better_keeps_its_weights(pair: AnnotatedImage) -> N
 def test_an_error_after_an_epoch_keeps_what_was_learned(
     pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = Learner.step
+    step = Trainer.step
 
-    def failing(self: Learner, rate: float) -> float:
+    def failing(self: Trainer, rate: float) -> float:
         if self.steps == 20:
             raise RuntimeError("the device was lost")
         return step(self, rate)
 
-    monkeypatch.setattr(Learner, "step", failing)
+    monkeypatch.setattr(Trainer, "step", failing)
     model, events = run_training([pair], tiny(steps=60))
     (done,) = of_kind(events, TrainingDone)
     assert done.outcome is Outcome.FAILED
@@ -679,13 +679,13 @@ def test_scores_on_older_annotations_are_not_compared(
     marks = iter([0.1, 0.9, 0.5])
     rescored: list[Any] = []
 
-    def score(self: Learner, weights: Any = None) -> Scores:
+    def score(self: Trainer, weights: Any = None) -> Scores:
         if weights is not None:
             rescored.append(weights)
         mark = next(marks) if weights is None else again
         return Scores(("structure 1",), (1,), (mark,), (mark,), 99, 9, mark)
 
-    monkeypatch.setattr(Learner, "score", score)
+    monkeypatch.setattr(Trainer, "score", score)
     monkeypatch.setattr(TrainingDataset, "labels_added_since", lambda *_: [])
     newer = AnnotatedImage(pair.image, strokes(blobs((96, 96), 12, 0)[1], 4), "strokes")
     if offered:
@@ -705,7 +705,7 @@ def test_the_score_that_decides_goes_by_what_classes_cover(pair: AnnotatedImage)
     plan = make_plan(data, settings, "cpu", None)
 
     def score(shares: tuple[float, ...] | None) -> Scores:
-        learner = Learner(data, plan, settings, torch.device("cpu"), shares=shares)
+        learner = Trainer(data, plan, settings, torch.device("cpu"), shares=shares)
         found = learner.score()
         assert found is not None
         return found
@@ -721,11 +721,11 @@ def test_an_epoch_whose_score_is_no_number_changes_nothing(
 ) -> None:
     marks = iter([0.1, 0.5, math.nan, 0.9])
 
-    def score(self: Learner) -> Scores:
+    def score(self: Trainer) -> Scores:
         mark = next(marks)
         return Scores(("structure 1",), (1,), (mark,), (mark,), 99, 9, mark)
 
-    monkeypatch.setattr(Learner, "score", score)
+    monkeypatch.setattr(Trainer, "score", score)
     model, events = run_training([pair], tiny(epochs=3))
     assert [e.best for e in of_kind(events, EpochDone)] == [True, False, True]
     assert model.scores is not None
@@ -737,7 +737,7 @@ def test_weights_are_scored_as_they_are(pair: AnnotatedImage) -> None:
     settings = tiny()
     data = TrainingDataset([pair], 2, settings.validation_fraction)
     plan = make_plan(data, settings, "cpu", None)
-    learner = Learner(data, plan, settings, torch.device("cpu"))
+    learner = Trainer(data, plan, settings, torch.device("cpu"))
     before, first = learner.weights(), learner.score()
     for _ in range(20):
         learner.step(1.0)
@@ -792,7 +792,7 @@ def test_out_of_memory_takes_smaller_batches_then_smaller_patches(
         patched.setattr(UNet, "forward", memory_for(32 * 32))
         model, events = run_training([pair], tiny(steps=14, patch=64, batch=4))
     notices = [e.text for e in of_kind(events, Notice)]
-    assert [t for t in notices if "going on with" in t] == [
+    assert [t for t in notices if "continuing with" in t] == [
         "Not enough memory: continuing with 2 patch(es) per step.",
         "Not enough memory: continuing with 1 patch(es) per step.",
         "Not enough memory: continuing with patches of 32 × 32.",
@@ -854,7 +854,7 @@ def test_a_loss_that_is_no_number_goes_back_and_on(
     broken_loss(monkeypatch, lambda n: n == 12, gradient)  # the last step of the first epoch
     model, events = run_training([pair], tiny(steps=20))
     (notice,) = of_kind(events, Notice)
-    assert "no number" in notice.text
+    assert "became NaN" in notice.text
     assert model.history[-1].steps == 20
     assert all(math.isfinite(e.loss) for e in of_kind(events, StepDone))
     assert all(torch.isfinite(t).all() for t in model.weights.values())

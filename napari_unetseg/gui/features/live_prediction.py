@@ -12,7 +12,7 @@ from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import JobKind, Level, Mode
 from napari_unetseg.jobs.image_ranges import ImageRanges
 from napari_unetseg.jobs.live_predictor import LookWork, MaskBegins, Screen, View, near
-from napari_unetseg.jobs.tasks import Elsewhere
+from napari_unetseg.jobs.remote.run_on import RunOn
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -57,7 +57,7 @@ class LivePrediction:
         self._failed: set[tuple[Any, ...]] = set()
         self._said: set[str] = set()
         self._ranges = ImageRanges()
-        session.events.computer.connect(self._on_computer, max_args=0)
+        events.computer_chosen.connect(self._on_computer_chosen)
         events.job_started.connect(self._on_job_started)
         events.job_event.connect(self._on_event)
         events.image_removed.connect(self._forget)
@@ -119,7 +119,7 @@ class LivePrediction:
         device, ranges = self._session.settings.device, self._ranges
         look = LookWork(entry.model, self._screen, device, frozenset(fresh), ranges=ranges)
         self._entry, self._made = entry, [(entry, view.image, view.plane)]
-        work = Elsewhere(look, self._session.computer)
+        work = RunOn(look, self._session.computer)
         self._jobs.start_idle(work, self._on_done, self._on_error)
 
     # -- what the work says --------------------------------------------------------------------
@@ -176,7 +176,7 @@ class LivePrediction:
 
     # -- events --------------------------------------------------------------------------------
 
-    def _on_computer(self) -> None:
+    def _on_computer_chosen(self) -> None:
         """What could not be predicted may be on the computer that was chosen now."""
         self._stop()
         self._failed.clear()

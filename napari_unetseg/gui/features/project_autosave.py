@@ -99,8 +99,7 @@ class ProjectAutosave:
     def _on_annotations_replaced(self, image: Any) -> None:
         store = self._store
         if store.project is not None and image in store.keys:
-            store.update()
-            store.project.add(store.keys[image], self._annotations.truths[image])
+            store.add(image)
             store.tell()
 
     def _on_label_kind_changed(self, image: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from napari_unetseg.core.errors import LostError, UserError
 from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.state.session import JobKind, Level
-from napari_unetseg.jobs.tasks import ComputerLost
+from napari_unetseg.jobs.tasks import RemoteDisconnected
 
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Event
@@ -31,23 +31,34 @@ class RemoteComputer:
     runner
         Asks beside the window.
     events
-        Says when the other computer goes away.
+        Says when the other computer goes away; where the choice is published.
     """
 
     def __init__(self, session: Session, runner: Runner, events: AppEvents) -> None:
-        self._session, self._runner = session, runner
+        self._session, self._runner, self._events = session, runner, events
         events.job_event.connect(self._on_event)
         events.job_failed.connect(self._on_failed)
 
     def use(self, text: str) -> None:
-        """Use this computer, or the one behind an address; ask beside the window if it is there."""
+        """Use this computer, or a worker; ask beside the window if it is there.
+
+        Parameters
+        ----------
+        text
+            `THIS`, an address, or an address and a key, which is kept for this address.
+        """
         from napari_unetseg.jobs.remote.connection import address_of, device_at
+        from napari_unetseg.jobs.remote.worker_key import save_key
 
         with refusing(self._session):
-            address = "" if text.strip() in ("", THIS) else address_of(text)
-            if address == self._session.computer:
+            place, *key = ("",) if text.strip() in ("", THIS) else text.split()
+            address = address_of(place) if place else ""
+            if key:
+                save_key(address, " ".join(key))
+            elif address == self._session.computer:
                 return
             self._session.computer = address
+            self._events.computer_chosen.emit()
             if not address:
                 self._session.say("This computer trains and predicts.")
                 return
@@ -67,7 +78,7 @@ class RemoteComputer:
             self._session.say(*answer)
 
     def _on_event(self, _: JobKind, event: Event) -> None:
-        if isinstance(event, ComputerLost):
+        if isinstance(event, RemoteDisconnected):
             self._session.computer = ""
 
     def _on_failed(self, _: JobKind, error: BaseException) -> None:

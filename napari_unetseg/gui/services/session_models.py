@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from napari_unetseg.core.architectures import ARCHITECTURES
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui.state import messages
 
@@ -85,7 +86,9 @@ class SessionModels:
         net = model.net
         if net.dims == 3 and self._session.image is not None and not self._sources.has_volumes():
             return
-        weights = self._session.settings.encoder_weights if net.encoder != "unet" else None
+        weights = self._session.settings.encoder_weights
+        if not ARCHITECTURES[net.encoder].encoder_weights:
+            weights = None
         self._session.change_settings(
             dims=net.dims,
             depth=net.depth,

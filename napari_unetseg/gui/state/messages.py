@@ -252,7 +252,7 @@ def describe_training(event: TrainingDone, *, on_strokes: bool, earlier: bool) -
     before = None if event.kept else event.before
     text = describe_scores(event.scores, before, on_strokes=on_strokes)
     if event.kept is not None:
-        what = "first answer" if event.kept is StartedFrom.INITIAL_MODEL else "earlier model"
+        what = "initial model" if event.kept is StartedFrom.INITIAL_MODEL else "earlier model"
         text += f"; the {what} stays"
     elif earlier:
         text += EARLIER

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ComputerPanel"]
 
-USUAL = "tcp://127.0.0.1:8786"
+USUAL = "127.0.0.1:8786"
 
 
 class ComputerPanel(Panel):
-    """This computer, or the address of another one where ``unetseg worker`` runs."""
+    """This computer, or the address and key of another one where ``unetseg worker`` runs."""
 
     def __init__(self, session: Session, computers: RemoteComputer) -> None:
         super().__init__("", session)
@@ -31,7 +31,8 @@ class ComputerPanel(Panel):
         self.field.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.field.setToolTip(
             "Where to train and predict: this computer, or one with a GPU where 'unetseg worker' "
-            "runs; the address is where the SSH tunnel to it begins. See docs/remote.md."
+            "runs. Open the SSH tunnel that it prints, then paste the line 'ADDRESS KEY' here; the "
+            "key is kept, so that next time the address is enough. See docs/remote.md."
         )
         self.field.textActivated.connect(self._on_chosen)
         if (line := self.field.lineEdit()) is not None:

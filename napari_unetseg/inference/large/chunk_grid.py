@@ -10,7 +10,7 @@ import torch
 
 from napari_unetseg.inference import tiling
 from napari_unetseg.inference.predictor import EDGE, LARGEST_HALO, looks_at_image
-from napari_unetseg.models.resnet_unet import build
+from napari_unetseg.models.registry import build
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import sqlite3
-import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
@@ -31,15 +30,14 @@ __all__ = [
     "Database",
     "check_folder",
     "read_rows",
-    "read_seconds",
+    "read_state",
     "read_truths",
-    "read_values",
     "reading",
 ]
 
 FILE = "project.sqlite3"
 WAL = f"{FILE}-wal"
-FORMAT, APPLICATION = 1, 0x554E5365
+FORMAT = 1
 SCHEMA = {
     "state": "CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID",
     "images": "CREATE TABLE images "
@@ -47,8 +45,7 @@ SCHEMA = {
     "labels": "CREATE TABLE labels (id INTEGER PRIMARY KEY, image TEXT, origin TEXT, region TEXT, "
     "stamp INTEGER, labels BLOB, times BLOB, crc INTEGER)",
 }
-HEADER = struct.Struct(">16s44xI4xI")
-"""Of a SQLite file: its magic string, the user version and the application's id."""
+COLUMNS = {"state": 2, "images": 4, "labels": 8}
 MAX_VALUE_BYTES = 2**26
 MAX_COPIES = 10
 IMAGE_KEY = re.compile(r"image-\d{1,6}")
@@ -88,7 +85,6 @@ class Database:
             raise
 
     def _create(self) -> None:
-        self._connection.execute(f"PRAGMA application_id={APPLICATION}")
         self._connection.execute(f"PRAGMA user_version={FORMAT}")
         with self.transaction():
             for statement in SCHEMA.values():
@@ -106,28 +102,28 @@ class Database:
                 self._connection.execute("ROLLBACK")
             raise
 
-    def put_values(self, values: Mapping[str, Any]) -> int:
-        """Write all that is no array; returns its bytes."""
-        text = json.dumps(values)
-        self._connection.execute("REPLACE INTO state VALUES ('values', ?)", (text,))
-        return len(text)
+    def put_state(self, seconds: float, values: Mapping[str, Any] | None = None) -> None:
+        """Write how long was annotated, and all that is no array where it may have changed."""
+        state: list[tuple[str, Any]] = [("seconds", seconds)]
+        if values is not None:
+            state.append(("values", json.dumps(values)))
+        self._put("state", state)
 
-    def put_seconds(self, seconds: float) -> None:
-        """Write how long was annotated."""
-        self._connection.execute("REPLACE INTO state VALUES ('seconds', ?)", (seconds,))
-
-    def put_image(self, key: str, truth: Truth) -> None:
-        """Write what the labels of an image are."""
-        image = (key, json.dumps(list(truth.shape)), truth.grid_dtype, str(truth.kind))
-        self._connection.execute("REPLACE INTO images VALUES (?, ?, ?, ?)", image)
-
-    def put_kind(self, key: str, kind: LabelKind) -> None:
-        """Write what the numbers of an image's strokes mean."""
-        self._connection.execute("UPDATE images SET kind = ? WHERE name = ?", (str(kind), key))
+    def put_images(self, truths: Mapping[str, Truth]) -> None:
+        """Write what the labels of images are."""
+        rows = [
+            (key, json.dumps(list(truth.shape)), truth.grid_dtype, str(truth.kind))
+            for key, truth in truths.items()
+        ]
+        self._put("images", rows)
 
     def put_rows(self, rows: Iterable[Columns]) -> None:
-        """Write encoded rows, in place of those of the same ids."""
-        self._connection.executemany("REPLACE INTO labels VALUES (?,?,?,?,?,?,?,?)", rows)
+        """Write rows of labels."""
+        self._put("labels", rows)
+
+    def _put(self, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        marks = ",".join("?" * COLUMNS[table])
+        self._connection.executemany(f"REPLACE INTO {table} VALUES ({marks})", rows)
 
     def delete_rows(self, ids: Iterable[int]) -> None:
         """Delete rows."""
@@ -205,16 +201,6 @@ def check_folder(folder: Path) -> None:
     names = (FILE, WAL, f"{FILE}-journal", "models", ".lock")
     if any((folder / name).is_symlink() for name in names):
         raise UserError(f"{folder} holds links in place of its files; it is not opened.")
-    with (folder / FILE).open("rb") as file:
-        header = file.read(HEADER.size).ljust(HEADER.size, b"\0")
-    magic, version, application = HEADER.unpack(header)
-    if magic != b"SQLite format 3\0" or application != APPLICATION:
-        raise UserError(_damaged(folder))
-    if version != FORMAT:
-        raise UserError(
-            f"{folder.name} was made by another version of this plugin (format {version}, here "
-            f"{FORMAT}); update the plugin to open it."
-        )
 
 
 @contextmanager
@@ -235,7 +221,7 @@ def reading(folder: Path) -> Iterator[sqlite3.Connection]:
                 temporary = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
                 path, options = _copied(folder, Path(stack.enter_context(temporary))), ""
             connection = stack.enter_context(closing(_connect(path, options)))
-            _check_schema(connection)
+            _check(connection, folder)
             yield connection
     except sqlite3.OperationalError as error:
         raise UserError(
@@ -266,28 +252,28 @@ def _log_header(folder: Path) -> bytes:
         return file.read(32)
 
 
-def _check_schema(connection: sqlite3.Connection) -> None:
-    """Raise a `ValueError` where a database holds anything but the tables that are made here."""
+def _check(connection: sqlite3.Connection, folder: Path) -> None:
+    """Raise an error where a database holds anything but the tables that are made here."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
     found = connection.execute("SELECT type, name, sql FROM sqlite_master LIMIT 9").fetchall()
+    if version > FORMAT:
+        raise UserError(
+            f"{folder.name} was made by another version of this plugin (format {version}, here "
+            f"{FORMAT}); update the plugin to open it."
+        )
     if sorted(found) != sorted(("table", name, sql) for name, sql in SCHEMA.items()):
         raise ValueError("it has other tables")
     if connection.execute("PRAGMA quick_check(1)").fetchall() != [("ok",)]:
         raise ValueError("it is damaged")
 
 
-def read_values(connection: sqlite3.Connection) -> dict[str, Any]:
-    """All that is no array; `ValueError` where it is not what it must be."""
-    rows = connection.execute("SELECT value FROM state WHERE name = 'values'").fetchall()
-    values = json.loads(rows[0][0]) if rows else {}
+def read_state(connection: sqlite3.Connection) -> tuple[dict[str, Any], float]:
+    """All that is no array, and how long was annotated; `ValueError` where it is not that."""
+    state = dict(connection.execute("SELECT name, value FROM state").fetchall())
+    values = json.loads(state.get("values", "{}"))
     if not isinstance(values, dict) or not isinstance(values.get("images", {}), dict):
         raise ValueError("no values")
-    return values
-
-
-def read_seconds(connection: sqlite3.Connection) -> float:
-    """How long was annotated; `ValueError` where it is not what it must be."""
-    rows = connection.execute("SELECT value FROM state WHERE name = 'seconds'").fetchall()
-    return checked_seconds(float(rows[0][0])) if rows else 0.0
+    return values, checked_seconds(float(state.get("seconds", 0)))
 
 
 def read_truths(connection: sqlite3.Connection) -> dict[str, Truth]:

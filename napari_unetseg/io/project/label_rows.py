@@ -17,13 +17,14 @@ from napari_unetseg.annotations.sparse_array import parts, within
 if TYPE_CHECKING:
     from napari_unetseg.annotations.sparse_array import Region
 
-__all__ = ["Columns", "change_of", "columns_of", "pieces_of"]
+__all__ = ["FAST", "SMALL", "Columns", "change_of", "columns_of", "pieces_of"]
 
 MAX_VOXELS = 2**22
 """Of a row: a fill of 2048 x 2048."""
 SIZES = struct.Struct("<4xI4xI")
 """Of a Blosc buffer: bytes of its array, and its own."""
-_codec = Blosc("lz4", clevel=1, shuffle=Blosc.NOSHUFFLE)
+FAST = Blosc("lz4", clevel=1, shuffle=Blosc.NOSHUFFLE)
+SMALL = Blosc("zstd", clevel=1, shuffle=Blosc.NOSHUFFLE)
 Columns = tuple[Any, ...]
 """A row of the table ``labels``."""
 
@@ -39,7 +40,9 @@ def pieces_of(change: Change) -> Iterator[Change]:
         yield Change(change.origin, part, change.values[at], change.stamp, stamps)
 
 
-def columns_of(number: int, image: str, change: Change, dtype: np.dtype[Any]) -> Columns:
+def columns_of(
+    number: int, image: str, change: Change, dtype: np.dtype[Any], codec: Blosc = FAST
+) -> Columns:
     """What a region holds from a change on, as a row.
 
     Parameters
@@ -52,10 +55,12 @@ def columns_of(number: int, image: str, change: Change, dtype: np.dtype[Any]) ->
         Values and their times.
     dtype
         Of the labels.
+    codec
+        `FAST` where somebody waits, else `SMALL`.
     """
     region = ",".join([f"{s.start}:{s.stop}" for s in change.region])
-    labels = _encode(change.values, dtype)
-    times = None if change.stamps is None else _encode(change.stamps, np.dtype(np.uint32))
+    labels = _encode(change.values, dtype, codec)
+    times = None if change.stamps is None else _encode(change.stamps, np.dtype(np.uint32), codec)
     said = (image, str(change.origin), region, int(change.stamp))
     return (number, *said, labels, times, _crc(said, labels, times))
 
@@ -93,8 +98,8 @@ def _crc(said: Iterable[Any], labels: bytes, times: bytes | None) -> int:
     return zlib.crc32(times or b"", zlib.crc32(labels, crc))
 
 
-def _encode(array: np.ndarray, dtype: np.dtype[Any]) -> bytes:
-    encoded: bytes = _codec.encode(np.ascontiguousarray(array, dtype.newbyteorder("<")))
+def _encode(array: np.ndarray, dtype: np.dtype[Any], codec: Blosc) -> bytes:
+    encoded: bytes = codec.encode(np.ascontiguousarray(array, dtype.newbyteorder("<")))
     return encoded
 
 
@@ -104,7 +109,7 @@ def _decoded(blob: bytes, shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndar
     if len(blob) < 16 or SIZES.unpack_from(blob) != (wanted, len(blob)):
         raise ValueError("an array has another size than its region")
     try:
-        raw = _codec.decode(blob)
+        raw = FAST.decode(blob)
     except RuntimeError as error:
         raise ValueError("an array is damaged") from error
     return np.frombuffer(raw, dtype.newbyteorder("<")).reshape(shape).astype(dtype)

@@ -19,7 +19,7 @@ from napari_unetseg.core.atomic_write import atomic_path
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.file_locks import try_lock
 from napari_unetseg.io.file_names import as_stored
-from napari_unetseg.io.project.database import FILE, read_values, reading
+from napari_unetseg.io.project.database import FILE, read_state, reading
 
 __all__ = [
     "Recovery",
@@ -97,7 +97,7 @@ def _names(folder: Path) -> tuple[str, ...]:
     """Names of the images that something was said about; none if the project holds nothing."""
     with reading(folder) as connection:
         said = connection.execute("SELECT 1 FROM labels LIMIT 1").fetchall()
-        images = read_values(connection).get("images", {}) if said else {}
+        images = read_state(connection)[0].get("images", {}) if said else {}
         return tuple(str(image["name"]) for image in images.values())
 
 

@@ -11,41 +11,42 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
-from napari_unetseg.annotations.annotation_store import Change, Origin, Truth
 from napari_unetseg.annotations.annotation_time import Effort
-from napari_unetseg.annotations.sparse_array import Cell, cells
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.file_locks import try_lock
 from napari_unetseg.io.project.database import (
-    FILE,
     Database,
     check_folder,
     read_rows,
-    read_seconds,
+    read_state,
     read_truths,
-    read_values,
     reading,
 )
-from napari_unetseg.io.project.label_rows import Columns, columns_of, pieces_of
+from napari_unetseg.io.project.label_rows import SMALL, Columns, columns_of, pieces_of
+from napari_unetseg.io.project.row_index import (
+    Place,
+    RowIndex,
+    joined_row,
+    places_in,
+    places_of,
+)
 
 if TYPE_CHECKING:
     from filelock import FileLock
 
+    from napari_unetseg.annotations.annotation_store import Change, Truth
+
 __all__ = ["Project"]
 
-Place = tuple[str, Origin, Cell]
-"""A chunk of an image's strokes, corrections or accepted regions."""
 BATCH = 64
 """Chunks that are joined at once while somebody paints: a few ms."""
-ROW_BYTES = 150
-"""Of a row beside its labels, about."""
+COMMIT_BYTES = 2**13
+"""What a transaction adds to the log beside labels, about."""
 
 
 class Project:
@@ -83,12 +84,9 @@ class Project:
         self._saving = threading.Lock()  # one `save` at a time
         self._held: FileLock | None = None
         self._database: Database | None = None
-        self._next = 1  # id of the next row
-        self._joined: dict[Place, int] = {}  # ids of the rows that hold a whole chunk
-        self._changes: list[int] = []  # ids of the other rows
-        self._dirty: set[Place] = set()  # what these touch, or what is in memory alone
-        self._is_behind = self._is_foreign = False  # something is; the file holds other rows
-        self._began: dict[str, int] = {}  # rows of an image before this one count no more
+        self._rows = RowIndex()
+        self._is_behind = False  # something is in memory alone
+        self._is_foreign = False  # the file holds other rows than the index says
         self._since_copy: set[Place] = set()
 
     # -- open and close ------------------------------------------------------------------------
@@ -105,14 +103,11 @@ class Project:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder} is not empty; choose a new folder for the project.")
         project = cls(folder)
-        try:
+        with project._claimed("made"):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "models").mkdir()
             project._take()
             project._database = Database(folder)
-        except (OSError, sqlite3.Error) as error:
-            project._release()
-            raise UserError(_cannot("made", folder, error)) from error
         return project
 
     @classmethod
@@ -126,16 +121,10 @@ class Project:
         """
         check_folder(folder)
         project = cls(folder)
-        try:
+        with project._claimed("opened"):
             project._take()
             project._read()
             project._database = Database(folder)
-        except (OSError, sqlite3.Error) as error:
-            project._release()
-            raise UserError(_cannot("opened", folder, error)) from error
-        except BaseException:
-            project._release()
-            raise
         return project
 
     @classmethod
@@ -154,27 +143,17 @@ class Project:
     def _read(self) -> None:
         damaged = 0
         with reading(self.folder) as connection:
-            self.values, self.truths = read_values(connection), read_truths(connection)
-            self.effort.seconds = read_seconds(connection)
+            self.values, self.effort.seconds = read_state(connection)
+            self.truths = read_truths(connection)
             for row in read_rows(connection, self.truths):
                 if row is None:
                     damaged += 1
-                else:
-                    self._take_in(*row)
+                    continue
+                number, key, change = row
+                self.truths[key].put(change)
+                self._rows.read(number, key, change, self.truths[key])
         if damaged:
             self.lost.append(f"Part of what was saved is damaged and left out: {damaged} pieces.")
-
-    def _take_in(self, number: int, key: str, change: Change) -> None:
-        truth = self.truths[key]
-        truth.put(change)
-        self._next = number + 1
-        places = [(key, change.origin, cell) for cell in cells(change.region)]
-        is_whole = change.region == truth.grid(change.origin).region_of(places[0][2])
-        if is_whole and (change.stamps is not None or change.stamp == 0):
-            self._joined[places[0]] = number
-        else:
-            self._changes.append(number)
-            self._dirty.update(places)
 
     def close(self) -> None:
         """Write what waits and let others open it."""
@@ -188,6 +167,18 @@ class Project:
                         self._database.close()
                 self._database = None
             self._release()
+
+    @contextmanager
+    def _claimed(self, done: str) -> Iterator[None]:
+        """The lock is let go where anything fails, which is a `UserError`."""
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            self._release()
+            raise UserError(_cannot(done, self.folder, error)) from error
+        except BaseException:
+            self._release()
+            raise
 
     def _take(self) -> None:
         self._held = try_lock(self.folder / ".lock")
@@ -206,11 +197,12 @@ class Project:
         with self._lock:
             self.effort.word(time.monotonic())
             dtype = self.truths[key].grid(change.origin).dtype
-            rows = [columns_of(self._new_id(), key, one, dtype) for one in pieces_of(change)]
-            places = [(key, change.origin, cell) for cell in cells(change.region)]
+            new_id = self._rows.new_id
+            rows = [columns_of(new_id(), key, one, dtype) for one in pieces_of(change)]
             if self._write(rows):
-                self._changes += [row[0] for row in rows]
-            self._dirty.update(places)
+                self._rows.changes += [row[0] for row in rows]
+            places = list(places_in(key, change.origin, change.region))
+            self._rows.dirty.update(places)
             self._since_copy.update(places)
 
     def add(self, key: str, truth: Truth, naming: dict[str, Any] | None = None) -> None:
@@ -221,37 +213,25 @@ class Project:
         with self._lock:
             self.truths[key] = truth
             self.values = self.values if naming is None else naming
-            before = {place for place in (*self._joined, *self._dirty) if place[0] == key}
-            numbers = {place: self._new_id() for place in _places_of(key, truth)}
-            joined = (self._join(place, number) for place, number in numbers.items())
+            before, numbers = self._rows.known(key), self._rows.number(places_of({key: truth}))
+            joined = (joined_row(self.truths, place, number) for place, number in numbers.items())
 
             def begin(database: Database) -> None:
-                database.put_values(self.values)
-                database.put_image(key, truth)
+                database.put_images({key: truth})
                 database.delete_labels(key)
 
+            if self._write([row for row in joined if row is not None], begin):
+                self._rows.begin(key, numbers)
+            else:
+                self._rows.dirty.update(before, numbers)
             self._since_copy.update(before, numbers)
-            if not self._write([row for row in joined if row is not None], begin):
-                self._dirty.update(before, numbers)
-                return
-            self._began[key] = self._new_id()
-            self._dirty -= before
-            for place in before:
-                self._joined.pop(place, None)
-            self._joined.update(numbers)
 
     def put_values(self, values: dict[str, Any]) -> None:
         """Write down all that is no array, if it differs; must be JSON."""
-
-        def put(database: Database) -> None:
-            database.put_values(values)
-            for key, truth in self.truths.items():
-                database.put_kind(key, truth.kind)
-
         with self._lock:
             if values != self.values:
                 self.values = values
-                self._write((), put)
+                self._write((), lambda database: database.put_images(self.truths))
 
     def _write(
         self, rows: Collection[Columns], begin: Callable[[Database], object] | None = None
@@ -263,18 +243,15 @@ class Project:
                     if begin is not None:
                         begin(self._database)
                     self._database.put_rows(rows)
-                    self._database.put_seconds(self.effort.seconds)
+                    values = None if begin is None else self.values
+                    self._database.put_state(self.effort.seconds, values)
                 self.unsynced = True
-                self.unsaved_bytes += ROW_BYTES + sum(ROW_BYTES + len(row[5]) for row in rows)
+                self.unsaved_bytes += COMMIT_BYTES + sum(len(row[5]) for row in rows)
                 return True
         except (OSError, sqlite3.Error) as error:
             self._fail(error)
         self._is_behind = True
         return False
-
-    def _new_id(self) -> int:
-        self._next += 1
-        return self._next - 1
 
     def _fail(self, error: Exception) -> None:
         self._is_behind = True
@@ -298,11 +275,6 @@ class Project:
                 if database is self._database:
                     self._fail(error)
 
-    @property
-    def needs_saving(self) -> bool:
-        """Whether something is in memory alone, so that only `save` helps."""
-        return self._is_behind
-
     def save(self) -> None:
         """Write what is in memory alone, and join the rows of each chunk; in any thread.
 
@@ -321,26 +293,21 @@ class Project:
                 self._database.sync()
                 with self._lock:
                     self._database.checkpoint()
-            except (OSError, sqlite3.Error) as error:
+            except (OSError, sqlite3.Error, UserError) as error:
                 self._fail(error)
                 raise UserError(self.trouble) from error
-            except UserError as error:
-                self.trouble = str(error)
-                raise
 
     def _reconnect(self) -> None:
         """Write to the file that is in the place of the one that was written."""
         if not self.folder.is_dir():
             raise FileNotFoundError(2, "the folder is gone", str(self.folder))
-        if (self.folder / FILE).exists():
-            with reading(self.folder):  # is it a project?
-                pass
         self._release()
         self._take()
         with self._lock:
             gone, self._database = self._database, Database(self.folder)
             self._is_behind = self._is_foreign = True
-            self._joined, self._changes, self._dirty = {}, [], self._places()
+            self._rows.joined, self._rows.changes = {}, []
+            self._rows.dirty = set(places_of(self.truths))
         if gone is not None:
             with suppress(sqlite3.Error):
                 gone.close()
@@ -354,21 +321,21 @@ class Project:
         """
         while True:
             with self._lock:
-                dirty, self._dirty = self._dirty, set()
-                changes, self._changes = self._changes, []
-                numbers = {place: self._new_id() for place in dirty}
+                dirty, self._rows.dirty = self._rows.dirty, set()
+                changes, self._rows.changes = self._rows.changes, []
+                numbers = self._rows.number(dirty)
                 is_behind, self.unsaved_bytes = self._is_behind, 0
             places = list(numbers)
             step = max(1, len(places)) if is_behind else BATCH
             try:
-                for start in range(0, max(1, len(places)), step):
+                for start in range(0, max(is_behind, len(places)), step):
                     batch = {place: numbers[place] for place in places[start : start + step]}
                     is_last = start + step >= len(places)
                     self._put_joined(batch, changes if is_last else (), everything=is_behind)
             except BaseException:
                 with self._lock:
-                    self._dirty |= dirty
-                    self._changes += changes
+                    self._rows.dirty |= dirty
+                    self._rows.changes += changes
                 raise
             if not self._is_behind:
                 self.trouble = ""
@@ -378,52 +345,28 @@ class Project:
         self, numbers: Mapping[Place, int], changes: Iterable[int], *, everything: bool
     ) -> None:
         """Write chunks as rows with these ids and delete rows; with all that is no array, too."""
-        rows = {place: self._join(place, number) for place, number in numbers.items()}
+        rows = {place: joined_row(self.truths, place, n, SMALL) for place, n in numbers.items()}
         with self._lock:
-            database = self._database
+            database, joined = self._database, self._rows.joined
             assert database is not None
-            for place in [p for p in rows if numbers[p] < self._began.get(p[0], 0)]:
+            for place in self._rows.outdated(numbers):
                 del rows[place]
             with database.transaction():
+                if self._is_foreign:
+                    database.clear()
                 if everything:
-                    self._put_rest(database)
+                    database.put_images(self.truths)
+                    database.put_state(self.effort.seconds, self.values)
                 database.delete_rows(changes)
-                database.delete_rows(self._joined[place] for place in rows if place in self._joined)
+                database.delete_rows(joined[place] for place in rows if place in joined)
                 database.put_rows(row for row in rows.values() if row is not None)
             for place, row in rows.items():
-                self._joined.pop(place, None)
+                joined.pop(place, None)
                 if row is not None:
-                    self._joined[place] = numbers[place]
+                    joined[place] = numbers[place]
             self.unsynced = True
             if everything:
-                self._is_behind, self._is_foreign = bool(self._dirty), False
-
-    def _put_rest(self, database: Database) -> None:
-        """Write all but the labels."""
-        if self._is_foreign:
-            database.clear()
-        database.put_values(self.values)
-        database.put_seconds(self.effort.seconds)
-        for key, truth in self.truths.items():
-            database.put_image(key, truth)
-
-    def _join(self, place: Place, number: int) -> Columns | None:
-        """All that a chunk holds as a row; None if it holds nothing."""
-        key, origin, cell = place
-        truth = self.truths[key]
-        grid = truth.grid(origin)
-        ((_, values, stamps),) = truth.chunks(origin, [cell])
-        if values is None and stamps is None:
-            return None
-        region = grid.region_of(cell)
-        if values is None:
-            values = np.zeros([s.stop - s.start for s in region], grid.dtype)
-        newest = 0 if stamps is None else int(stamps.max())
-        change = Change(origin, region, values, newest, stamps)
-        return columns_of(number, key, change, grid.dtype)
-
-    def _places(self) -> set[Place]:
-        return {place for key, truth in self.truths.items() for place in _places_of(key, truth)}
+                self._is_behind, self._is_foreign = bool(self._rows.dirty), False
 
     # -- copies, models ------------------------------------------------------------------------
 
@@ -438,7 +381,7 @@ class Project:
             copy.values, copy.truths = dict(self.values), dict(self.truths)
             copy.effort = deepcopy(self.effort)
             self._since_copy = set()
-        copy._dirty, copy._is_behind = copy._places(), True
+        copy._rows.dirty, copy._is_behind = set(places_of(copy.truths)), True
         try:
             for file in sorted((self.folder / "models").glob("*.safetensors")):
                 shutil.copy2(file, copy.folder / "models" / file.name)
@@ -454,7 +397,7 @@ class Project:
             self.truths.update(before.truths)
             self.values = before.values
             self.effort = before.effort  # of the same person, who goes on annotating
-            self._dirty |= before._since_copy
+            self._rows.dirty |= before._since_copy
             self._is_behind = True
             try:
                 self._join_all()
@@ -472,13 +415,6 @@ class Project:
         """Keep a model file no longer: a day of live training makes hundreds."""
         with suppress(OSError):
             (self.folder / "models" / f"{name}.safetensors").unlink(missing_ok=True)
-
-
-def _places_of(key: str, truth: Truth) -> Iterator[Place]:
-    """The chunks of an image that hold anything."""
-    for origin in Origin:
-        for cell in {*truth.grid(origin).cells(), *truth.stamps(origin).cells()}:
-            yield key, origin, cell
 
 
 def _reason(error: Exception) -> str:

@@ -1,113 +1,95 @@
-"""A connection to a dask scheduler, through which its workers are asked; blocking, of bytes.
-
-Not dask's client: that keeps a thread and unpickles what it is sent. Here nothing that could run is
-unpickled, so that a workstation that was taken over does not reach the laptop through this.
-"""
+"""The connection of a window to a worker."""
 
 from __future__ import annotations
 
-import asyncio
 import re
-import sys
-import threading
+import socket
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
-from functools import cache
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Sequence
+from multiprocessing import AuthenticationError
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from napari_unetseg import __version__
-from napari_unetseg.core.errors import LostError, ModelFileError, TrainingError, UserError
-from napari_unetseg.jobs.remote.packets import OPERATION, Message, Words, pack, unpack
+from napari_unetseg.core.errors import LostError, UserError
+from napari_unetseg.jobs.remote.packets import KINDS, MessageChannel
+from napari_unetseg.jobs.remote.worker_key import key_for
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from napari_unetseg.jobs.remote.packets import Message, Words
 
 __all__ = ["Link", "RemoteError", "address_of", "device_at"]
 
-T = TypeVar("T")
 CONNECT_SECONDS = 5.0
 PATIENCE_SECONDS = 30.0
-"""An answer may take so long before the connection counts as lost,"""
+"""A worker may say nothing for so long before the connection counts as lost,"""
 HURRY_SECONDS = 10.0
 """and so long once the task was told to stop."""
-
-_here = threading.local()
+SILENT = (EOFError, TimeoutError, BlockingIOError, ConnectionError)
+"""What is raised where the tunnel ends nowhere."""
 
 
 class RemoteError(Exception):
     """Something failed on the other computer that nobody can put right here."""
 
 
-def _refuse(event: str, _: tuple[Any, ...]) -> None:
-    if event == "pickle.find_class" and getattr(_here, "guarded", False):
-        raise RuntimeError("the other side sent a pickle, which could run code")
-
-
-@cache
-def _hook() -> None:
-    """See to it that threads which say so unpickle nothing but plain numbers and texts.
-
-    dask reads a message that is a pickle without being asked. An audit hook (PEP 578) cannot be
-    taken away again, so there is one at most.
-    """
-    sys.addaudithook(_refuse)
-
-
-@contextmanager
-def _guarded() -> Iterator[None]:
-    _here.guarded = True
-    try:
-        yield
-    finally:
-        _here.guarded = False
-
-
 def address_of(text: str) -> str:
-    """The address that was meant, such as ``tcp://127.0.0.1:8786``.
+    """The address that was meant, such as ``127.0.0.1:8786``.
 
     Raises
     ------
     UserError
         It is none.
     """
-    found = re.fullmatch(r"(?:(tcp|tls)://)?([\w.-]+|\[[0-9a-fA-F:]+\]):(\d{1,5})", text.strip())
-    if found is None or not 0 < int(found[3]) < 2**16:
+    found = re.fullmatch(r"(?:[\w.-]+|\[[0-9a-fA-F:]+\]):(\d{1,5})", text.strip())
+    if found is None or not 0 < int(found[1]) < 2**16:
         raise UserError(
-            f"{text.strip()!r} is no address; it looks like tcp://127.0.0.1:8786, where the "
-            "tunnel to the other computer begins."
+            f"{text.strip()!r} is no address; it looks like 127.0.0.1:8786, where the tunnel to "
+            "the other computer begins."
         )
-    return f"{found[1] or 'tcp'}://{found[2]}:{found[3]}"
+    return found[0]
 
 
 class Link:
-    """A connection; a context manager that closes it.
+    """A connection to a worker, which runs one task for it; a context manager that closes it.
 
     Parameters
     ----------
     address
-        Of the scheduler.
+        Of the worker, or of the tunnel to it.
+    key_file
+        As in `key_for`.
     hurried
-        Tells whether an answer is worth waiting for only shortly.
+        Tells whether the worker is worth waiting for only shortly.
 
     Raises
     ------
     UserError
-        Nothing answers there, or what answers has another version, or is something else.
+        Nothing answers there, or what answers has another key or version, or is something else.
     """
 
-    def __init__(self, address: str, hurried: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        address: str,
+        key_file: Path | None = None,
+        hurried: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.address, self._hurried = address_of(address), hurried
-        self._comm: Any = None
-        self._worker = ""
-        self.device = ""
-        self.pieces: frozenset[str] = frozenset()
-        """Hashes of the pieces of images that the worker has,"""
-        self.models: frozenset[str] = frozenset()
-        """and keys of its models."""
-        self._loop = asyncio.new_event_loop()
-        try:
-            self._connect()
-        except BaseException:
+        self._heard = time.monotonic()
+        self._channel = self._connect(key_for(self.address, key_file))
+        while not (hello := self.receive(1.0)[0]):
+            pass
+        if hello.get("version") != __version__:
             self.close()
-            raise
+            raise UserError(
+                f"The other computer has version {hello.get('version')} of napari-unetseg and this "
+                f"one {__version__}; install the same on both."
+            )
+        self.device = str(hello.get("device", ""))
+        self.pieces, self.models = _texts(hello.get("pieces")), _texts(hello.get("models"))
+        """Hashes of the pieces of images, and keys of the models, that the worker has."""
 
     def __enter__(self) -> Self:
         return self
@@ -116,121 +98,79 @@ class Link:
         self.close()
 
     def close(self) -> None:
-        """End the connection."""
-        if self._comm is not None:
-            self._comm.abort()
-            self._comm = None
-        if not self._loop.is_closed():
-            self._loop.run_until_complete(asyncio.sleep(0))
-            self._loop.close()
+        """End the connection, and the task with it."""
+        self._channel.close()
 
-    def _connect(self) -> None:
+    def _connect(self, key: bytes) -> MessageChannel:
+        host, _, port = self.address.rpartition(":")
+        channel = None
         try:
-            from distributed.comm.core import connect
-            from distributed.security import Security
-        except ImportError as error:
-            raise UserError(
-                "Another computer needs the package distributed here too; install it with "
-                "pip install distributed."
-            ) from error
-        options = Security().get_connection_args("client")
-        _hook()
-        try:
-            self._comm = self._run(
-                connect(self.address, timeout=CONNECT_SECONDS, deserialize=False, **options)
-            )
+            sock = socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS)
+            channel = MessageChannel(sock)
+            if not channel.poll(CONNECT_SECONDS):
+                raise TimeoutError
+            channel.authenticate(key, caller=True)
         except Exception as error:
-            raise UserError(
-                f"{self.address} does not answer. See that 'unetseg worker' runs on the other "
-                "computer and the tunnel to it is open, or use this computer: choose 'this one' in "
-                "the dock, leave out --on in a command."
-            ) from error
-        self._comm.allow_offload = False  # what is read is read in this thread, which is guarded
-        self._find()
+            if channel is not None:
+                channel.close()
+            raise UserError(self._refusal(error, reached=channel is not None)) from error
+        return channel
 
-    def _find(self) -> None:
-        """Find a worker that knows us."""
-        told = self._ask({"op": "identity"})
-        workers = told.get("workers") if isinstance(told, dict) else None
-        for worker in workers if isinstance(workers, dict) else ():
-            if (hello := self._hello(str(worker))) is not None:
-                break
-        else:
-            raise UserError(
+    def _refusal(self, error: Exception, *, reached: bool) -> str:
+        """Why there is no connection."""
+        if isinstance(error, AuthenticationError):
+            return (
+                f"The worker at {self.address} has another key; choose 'ADDRESS KEY' as computer "
+                "again, as 'unetseg worker' prints it, or give --key-file in a command."
+            )
+        if reached and not isinstance(error, SILENT):
+            return (
                 f"At {self.address} there is no worker of napari-unetseg; start 'unetseg worker' "
                 "on the other computer."
             )
-        if hello.get("version") != __version__:
-            raise UserError(
-                f"The other computer has version {hello.get('version')} of napari-unetseg and this "
-                f"one {__version__}; install the same on both."
-            )
-        self.device = str(hello.get("device", ""))
-        self.pieces, self.models = _texts(hello.get("pieces")), _texts(hello.get("models"))
+        return (
+            f"{self.address} does not answer. See that 'unetseg worker' runs on the other "
+            "computer and the tunnel to it is open, or use this computer: choose 'this one' in "
+            "the dock, leave out --on in a command."
+        )
 
-    def _hello(self, worker: str) -> Words | None:
-        self._worker = worker
-        answer = self._ask_worker(pack({"do": "hello"}))
-        return unpack(answer)[0] if isinstance(answer, bytes) else None
+    def send(self, words: Words, arrays: Sequence[np.ndarray] = ()) -> None:
+        """Say something; raises `LostError` where nobody hears it."""
+        try:
+            self._channel.send(words, arrays)
+        except OSError as error:
+            raise self._lost() from error
 
-    def call(self, words: Words, arrays: Any = ()) -> Message:
-        """Ask the worker, and wait for its answer.
+    def receive(self, seconds: float) -> Message:
+        """What the worker says next; empty where it says nothing in so many seconds.
 
         Raises
         ------
         LostError
-            It does not answer any more.
-        UserError, MemoryError, RemoteError
-            What failed there.
+            It has said nothing for long, or is gone.
+        BadMessageError
+            It talks nonsense.
         """
-        answer = self._ask_worker(pack(words, arrays))
-        if not isinstance(answer, bytes):
-            raise self._lost()
-        told, got = unpack(answer)
-        if "error" in told:
-            raise failure(told)
-        return told, got
-
-    def _ask_worker(self, data: bytes) -> Any:
-        message = {"op": OPERATION, "data": data, "reply": True}
-        return self._ask({"op": "proxy", "msg": message, "worker": self._worker})
-
-    def _ask(self, message: Words) -> Any:
-        """Ask the scheduler; whatever goes wrong means that it is gone."""
-
-        async def ask() -> Any:
-            await self._comm.write({**message, "reply": True})
-            return await self._comm.read()
-
         try:
-            return self._run(ask())
-        except Exception as error:
-            self._comm.abort()
+            if self._channel.poll(seconds):
+                self._heard = time.monotonic()
+                return self._channel.receive()
+            limit = HURRY_SECONDS if self._hurried() else PATIENCE_SECONDS
+            if time.monotonic() - self._heard > limit:
+                raise TimeoutError("no answer")
+        except (OSError, EOFError) as error:
             raise self._lost() from error
+        except UserError:
+            self.close()
+            raise
+        return {}, []
 
     def _lost(self) -> LostError:
+        self._channel.close()
         return LostError(
             f"The connection to {self.address} was lost; from now on this computer does the work, "
             "until you choose the other one again."
         )
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for an answer, with patience."""
-        task = self._loop.create_task(work)
-        start = time.monotonic()
-
-        async def wait() -> None:
-            await asyncio.wait({task}, timeout=0.2)
-
-        while not task.done():
-            limit = HURRY_SECONDS if self._hurried() else PATIENCE_SECONDS
-            if time.monotonic() - start > limit:
-                task.cancel()
-            with _guarded():
-                self._loop.run_until_complete(wait())
-        if task.cancelled():
-            raise TimeoutError("no answer")
-        return task.result()
 
 
 def _texts(found: Any) -> frozenset[str]:
@@ -245,9 +185,7 @@ def device_at(address: str) -> str:
 
 def failure(told: Words) -> Exception:
     """What failed on the other computer, to be raised here."""
-    text = str(told.get("text"))
-    kinds = {"training": TrainingError, "model": ModelFileError, "user": UserError}
-    if told.get("error") == "memory":
+    kind, text = str(told.get("error")), str(told.get("text"))
+    if kind == "memory":
         return MemoryError("out of memory on the other computer")
-    kind = kinds.get(str(told.get("error")))
-    return kind(text) if kind else RemoteError(text)
+    return KINDS.get(kind, RemoteError)(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -14,7 +14,7 @@ from napari_unetseg.core.events import Event, Notice, OtherSpacing, TilePredicte
 from napari_unetseg.core.labels import Structure
 from napari_unetseg.core.metrics import Scores
 from napari_unetseg.jobs.live_predictor import MaskBegins, View
-from napari_unetseg.jobs.remote.model_messages import Models, content_of, model_of
+from napari_unetseg.jobs.remote.model_messages import content_of, key_of, model_of
 from napari_unetseg.jobs.remote.packets import BadMessageError, Message, Words
 from napari_unetseg.training.training_events import (
     EpochDone,
@@ -24,6 +24,10 @@ from napari_unetseg.training.training_events import (
     StepDone,
     TrainingDone,
 )
+
+if TYPE_CHECKING:
+    from napari_unetseg.jobs.remote.recent import Recent
+    from napari_unetseg.models.model import Model
 
 __all__ = ["decoded", "encoded"]
 
@@ -65,14 +69,14 @@ class _Tile(_Told):
     total: int
 
 
-def encoded(event: Event, models: Models) -> Message:
+def encoded(event: Event, models: Recent[Model]) -> Message:
     """An event as JSON and arrays; a model that comes with it is remembered.
 
     The image of a mask's view is a number here.
     """
     kind = type(event).__name__
     if isinstance(event, Improved):
-        models.put(event.model)
+        models.put(key_of(event.model), event.model)
         words = _words(event, "seconds", "step", scores=event.scores, before=event.before)
         return {"kind": kind, **words}, [content_of(event.model)]
     if isinstance(event, MaskBegins):

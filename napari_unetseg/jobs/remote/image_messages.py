@@ -7,11 +7,9 @@ those that it needs; a piece that it has seen before, in whatever image, is not 
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
-from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,10 +17,11 @@ from napari_unetseg.annotations.sparse_array import CHUNK
 from napari_unetseg.core.image_stack import CHANNEL_AXES, Stack, native
 from napari_unetseg.jobs.remote.packets import BadMessageError, Words
 
-__all__ = ["Ask", "Cell", "Piece", "Pieces", "Store", "cut", "described", "stack_of"]
+if TYPE_CHECKING:
+    from napari_unetseg.jobs.remote.recent import Recent
 
-CACHE_BYTES = 4 * 2**30
-"""Pieces that a worker keeps; those used last stay."""
+__all__ = ["Ask", "Cell", "Piece", "Pieces", "cut", "described", "stack_of"]
+
 BATCH_BYTES = 16 * 2**20
 """Pieces that travel in one message."""
 
@@ -50,7 +49,7 @@ def described(stack: Stack, number: int) -> Words:
     }
 
 
-def stack_of(words: Words, store: Store, ask: Ask) -> Stack:
+def stack_of(words: Words, store: Recent[np.ndarray], ask: Ask) -> Stack:
     """The image that was described, whose pixels are asked for when they are read."""
     try:
         pieces = Pieces(words["shape"], words["dtype"], words["axes"], store, ask)
@@ -118,38 +117,6 @@ def hash_of(piece: np.ndarray) -> str:
     return hashlib.blake2b(head + np.ascontiguousarray(piece).data, digest_size=16).hexdigest()
 
 
-class Store:
-    """Pieces by their hash; those that were not used for the longest time are forgotten."""
-
-    def __init__(self, limit: int = CACHE_BYTES) -> None:
-        self._limit, self._bytes = limit, 0
-        self._lock = Lock()
-        self._pieces: OrderedDict[str, np.ndarray] = OrderedDict()
-
-    def put(self, name: str, piece: np.ndarray) -> None:
-        """Keep a piece."""
-        with self._lock:
-            if name not in self._pieces:
-                self._pieces[name] = piece
-                self._bytes += piece.nbytes
-            self._pieces.move_to_end(name)
-            while self._bytes > self._limit and len(self._pieces) > 1:
-                self._bytes -= self._pieces.popitem(last=False)[1].nbytes
-
-    def get(self, name: str | None) -> np.ndarray | None:
-        """A piece, if it is still there."""
-        with self._lock:
-            piece = self._pieces.get(name or "")
-            if name is not None and piece is not None:
-                self._pieces.move_to_end(name)
-            return piece
-
-    def names(self) -> list[str]:
-        """What is there."""
-        with self._lock:
-            return list(self._pieces)
-
-
 class Pieces:
     """The pixels of an image elsewhere, read by slicing.
 
@@ -163,7 +130,9 @@ class Pieces:
         Asks for those that are not there.
     """
 
-    def __init__(self, shape: Sequence[int], dtype: str, axes: str, store: Store, ask: Ask) -> None:
+    def __init__(
+        self, shape: Sequence[int], dtype: str, axes: str, store: Recent[np.ndarray], ask: Ask
+    ) -> None:
         self.shape, self.dtype = tuple(int(size) for size in shape), np.dtype(dtype)
         if self.dtype.kind not in "buif":
             raise ValueError("no pixels")
@@ -211,7 +180,7 @@ class Pieces:
                 for cell, (name, piece) in self._ask(missing, whole).items():
                     if piece is not None:
                         self._check(cell, piece)
-                        self._store.put(name, piece)
+                        self._store.put(name, piece, piece.nbytes)
                     self._hashes[cell] = name
                     found[cell] = piece if piece is not None else self._store.get(name)
         there = {cell: piece for cell, piece in found.items() if piece is not None}

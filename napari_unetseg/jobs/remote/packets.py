@@ -1,21 +1,35 @@
-"""Messages as bytes: JSON and arrays in one safetensors buffer, which can run nothing."""
+"""Messages between two computers: JSON and arrays in one safetensors buffer, which can run nothing.
+
+They travel in the frames of `multiprocessing.connection`, after its challenge of a key; its `send`
+and `recv`, which are pickles, are not used.
+"""
 
 from __future__ import annotations
 
 import json
+import socket
+import struct
+import sys
 from collections.abc import Sequence
+from multiprocessing import connection
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.errors import ModelFileError, TrainingError, UserError
 
-__all__ = ["OPERATION", "BadMessageError", "Message", "Words", "pack", "unpack"]
+__all__ = ["KINDS", "BadMessageError", "Message", "MessageChannel", "Words", "pack", "unpack"]
 
-OPERATION = "napari-unetseg"
-"""What a dask worker calls the handler of messages."""
+MAX_BYTES = 2**30
+"""A message is refused, before it is read, where it is larger;"""
+MAX_JSON_BYTES = 16 * 2**20
+"""and where its JSON is, since objects take much more memory than their text."""
+STALL_SECONDS = 30
+"""A message that was begun may stand still for so long."""
+KINDS = {"training": TrainingError, "model": ModelFileError, "user": UserError}
+"""What errors that are sentences travel as; the first that fits."""
 Words = dict[str, Any]
 """What JSON holds."""
 Message = tuple[Words, list[np.ndarray]]
@@ -39,10 +53,20 @@ def pack(words: Words, arrays: Sequence[np.ndarray] = ()) -> bytes:
         Whatever JSON can hold; NaN and infinities too.
     arrays
         Integers, booleans or floats of up to 8 bytes, of any shape.
+
+    Raises
+    ------
+    UserError
+        It is larger than the other side would read.
     """
+    text = json.dumps(words).encode()
+    if len(text) > MAX_JSON_BYTES or sum(array.nbytes for array in arrays) > MAX_BYTES * 0.99:
+        raise UserError(
+            "This is more than can be sent to another computer at once (1 GB); train with fewer "
+            "images, or on this computer."
+        )
     tensors = {str(n): np.ascontiguousarray(array) for n, array in enumerate(arrays)}
-    tensors["json"] = np.frombuffer(json.dumps(words).encode(), np.uint8)
-    return save(tensors)
+    return save(tensors | {"json": np.frombuffer(text, np.uint8)})
 
 
 def unpack(data: bytes) -> Message:
@@ -55,10 +79,52 @@ def unpack(data: bytes) -> Message:
     """
     try:
         tensors = load(data)
-        words = json.loads(tensors.pop("json").tobytes())
+        text = tensors.pop("json")
+        if text.nbytes > MAX_JSON_BYTES:
+            raise ValueError("too much JSON")
+        words = json.loads(text.tobytes())
         arrays = [tensors[str(n)] for n in range(len(tensors))]
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise BadMessageError("something that is no message") from error
     if not isinstance(words, dict):
         raise BadMessageError("something that is no message")
     return words, arrays
+
+
+class MessageChannel:
+    """Messages over a socket, which is the channel's from now on; used by one thread.
+
+    All methods raise `OSError` or `EOFError` where the other side is gone, stands still in the
+    middle of a message, or announces one of more than `MAX_BYTES`.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        windows = sys.platform == "win32"
+        limit = struct.pack("@L", STALL_SECONDS * 1000)
+        limit = limit if windows else struct.pack("@ll", STALL_SECONDS, 0)
+        sock.settimeout(None)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            sock.setsockopt(socket.SOL_SOCKET, option, limit)
+        self._connection = connection.Connection(sock.detach())
+        self.close, self.poll = self._connection.close, self._connection.poll
+
+    def authenticate(self, key: bytes, *, caller: bool) -> None:
+        """Prove to know the key and have it proven, the side that called first.
+
+        Raises
+        ------
+        multiprocessing.AuthenticationError
+            The other side has another key.
+        """
+        steps = [connection.answer_challenge, connection.deliver_challenge]
+        for step in steps if caller else reversed(steps):
+            step(self._connection, key)
+
+    def send(self, words: Words, arrays: Sequence[np.ndarray] = ()) -> None:
+        """Send a message; raises `UserError` for one that is too large."""
+        self._connection.send_bytes(pack(words, arrays))
+
+    def receive(self) -> Message:
+        """Read a message; raises `BadMessageError` for bytes that are none."""
+        return unpack(self._connection.recv_bytes(MAX_BYTES))

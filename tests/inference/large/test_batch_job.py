@@ -147,7 +147,7 @@ def test_a_dry_run_lists_and_makes_nothing(run: Run, place: Path) -> None:
     gone = written(place, TWO.replace("model: a", "model: gone").replace("more]", "more, nix]"))
     code, out, err = run(gone, "--dry-run")
     assert code == 3
-    assert out.count("(is there)") == 2
+    assert out.count("(exists)") == 2
     assert "The model" in err
     assert "nix does not exist" in err
 

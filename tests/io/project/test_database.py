@@ -188,8 +188,6 @@ def test_a_file_that_is_cut_off_is_refused(folder: Path, length: int) -> None:
 def test_foreign_files_and_other_versions_are_refused(folder: Path, tmp_path: Path) -> None:
     change(folder, "PRAGMA user_version = 99")
     assert_refused(folder, "another version of this plugin .format 99")
-    change(folder, "PRAGMA application_id = 0")
-    assert_refused(folder, "not a project's")
     (folder / FILE).write_bytes(b"\x80\x04 pickled")
     assert_refused(folder, "not a project's")
     with pytest.raises(UserError, match="is no project"):

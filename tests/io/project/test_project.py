@@ -256,7 +256,6 @@ def test_a_full_disk_leaves_what_was_there_and_goes_on_in_memory(tmp_path: Path)
         for _ in range(40):
             say(one, truth, *draw(rng))
         one.put_values({**one.values, "note": 1})
-        assert one.needs_saving
         assert "cannot be written" in one.trouble
         assert "save the project elsewhere" in one.trouble
         with pytest.raises(UserError, match="cannot be written"):
@@ -265,9 +264,9 @@ def test_a_full_disk_leaves_what_was_there_and_goes_on_in_memory(tmp_path: Path)
     assert before.lost == []
     assert 0 < before.truths[KEY].stamp < truth.stamp
     say(one, truth, *draw(rng))
-    assert one.needs_saving, "nothing newer is written before what is older"
+    assert one.trouble, "nothing newer is written before what is older"
     one.save()
-    assert (one.trouble, one.needs_saving) == ("", False)
+    assert one.trouble == ""
     say(one, truth, *draw(rng))
     kill(one)
     again, now = reopened(tmp_path / "one")
@@ -284,7 +283,7 @@ def test_labels_that_begin_anew_on_a_full_disk_are_written_later(tmp_path: Path)
     with no_room():
         list(truth.adopt(labels, LabelKind.INSTANCES))
         one.add(KEY, truth)
-        assert one.needs_saving
+        assert one.trouble
     assert Project.read(tmp_path / "one").truths[KEY].count(Origin.STROKES) == 81
     one.save()
     kill(one)
@@ -328,9 +327,9 @@ def test_a_folder_that_was_put_back_gets_what_was_said_meanwhile(
     else:
         (tmp_path / "one").mkdir()
     one.sync()
-    assert one.needs_saving
+    assert one.trouble
     one.save()
-    assert not one.needs_saving
+    assert not one.trouble
     kill(one)
     again, now = reopened(tmp_path / "one")
     assert is_same(truth, now)
@@ -493,3 +492,24 @@ def test_annotation_time_is_there_again(
     again.save_as(tmp_path / "copy").close()
     again.close()
     assert Project.read(tmp_path / "copy").effort.seconds == 30
+
+
+def test_what_was_said_again_of_a_whole_chunk_leaves_nothing_behind_when_it_is_erased(
+    tmp_path: Path,
+) -> None:
+    one, truth = begin(tmp_path / "one")
+    chunk = (slice(0, 1), slice(0, 256), slice(0, 256))
+    say(one, truth, Origin.STROKES, PLACE, 1)
+    one.save()
+    values, stamps = truth.read(Origin.STROKES, chunk), truth.times(Origin.STROKES, chunk)
+    for number in (7, 8):
+        change = truth.restore(Origin.STROKES, chunk, values * 2, stamps + number)
+        assert change is not None
+        one.record(KEY, change)
+        kill(one)
+        one, truth = reopened(tmp_path / "one")
+    change = truth.restore(Origin.STROKES, chunk, values * 0, stamps * 0)
+    assert change is not None
+    one.record(KEY, change)
+    one.close()
+    assert Project.read(tmp_path / "one").truths[KEY].count(Origin.STROKES) == 0

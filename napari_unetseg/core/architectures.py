@@ -1,0 +1,98 @@
+"""The registry of network architectures: what each allows, and where its class is.
+
+A new architecture is an entry here and the module of its class. It lies in core, without PyTorch,
+because settings are validated by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+__all__ = ["ARCHITECTURES", "Architecture", "check_architecture", "with_encoder_weights"]
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A kind of network, by its name in `NetSettings.encoder`.
+
+    Attributes
+    ----------
+    title
+        For people, as in "U-Net, 4 levels".
+    network
+        Class, ``module:name``, which `models.registry.build` imports; it takes the fields of
+        `NetSettings`.
+    default_depth
+        Levels for each number of spatial axes that it has, 2 or 3.
+    first_layers
+        Names of the weights that see the image's channels, for a depth.
+    depths
+        Levels that it can have.
+    batch_norm_only
+        Whether it has no other norm.
+    wide_receptive_field
+        Whether exact tiles would need more surroundings than they are worth.
+    pretrained
+        Whether the starter weights that come with the program are of this architecture.
+    encoder_weights
+        Whether its encoder can start from torchvision's weights.
+    own_strides
+        Whether its down-sampling is fixed.
+    """
+
+    title: str
+    network: str
+    default_depth: Mapping[int, int]
+    first_layers: Callable[[int], tuple[str, ...]]
+    depths: range = range(1, 8)
+    batch_norm_only: bool = False
+    wide_receptive_field: bool = False
+    pretrained: bool = False
+    encoder_weights: bool = False
+    own_strides: bool = False
+
+
+def _residual(name: str) -> Architecture:
+    return Architecture(
+        title=f"U-Net on {name}",
+        network="napari_unetseg.models.resnet_unet:ResNetUNet",
+        default_depth={2: 6},
+        first_layers=lambda _: ("encoder.conv1.weight", "fine.0.weight"),
+        depths=range(2, 7),
+        batch_norm_only=True,
+        wide_receptive_field=True,
+        encoder_weights=True,
+        own_strides=True,
+    )
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "unet": Architecture(
+        title="U-Net",
+        network="napari_unetseg.models.unet:UNet",
+        default_depth={2: 4, 3: 3},  # a deeper one would look too far for exact tiles in 3D
+        first_layers=lambda depth: ("encoder.0.0.weight" if depth > 1 else "bottleneck.0.weight",),
+        pretrained=True,
+    ),
+    **{name: _residual(name) for name in ("resnet18", "resnet34", "resnet50")},
+}
+
+
+def with_encoder_weights() -> str:
+    """The architectures whose encoder can start from torchvision's weights, for a sentence."""
+    *names, last = (name for name, kind in ARCHITECTURES.items() if kind.encoder_weights)
+    return f"{', '.join(names)} or {last}" if names else last
+
+
+def check_architecture(name: str, dims: int, norm: str, depth: int | None) -> None:
+    """Raise `ValueError` where an architecture cannot be so; ``depth`` None is its default."""
+    kind = ARCHITECTURES[name]
+    fits = dims in kind.default_depth and (depth or kind.default_depth[dims]) in kind.depths
+    if not fits or (kind.batch_norm_only and norm != "batch"):
+        axes = " or ".join(f"{n}D" for n in kind.default_depth)
+        norms = ", batch norm" * kind.batch_norm_only
+        raise ValueError(
+            f"the encoder {name} needs {axes}{norms} and a depth of {kind.depths[0]} to "
+            f"{kind.depths[-1]}"
+        )

@@ -1,0 +1,111 @@
+"""Which rows of a project's database hold what: one for each chunk, and those of later changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_unetseg.annotations.annotation_store import Change, Origin, Truth
+from napari_unetseg.annotations.sparse_array import Cell, cells
+from napari_unetseg.io.project.label_rows import FAST, Columns, columns_of
+
+if TYPE_CHECKING:
+    from napari_unetseg.annotations.sparse_array import Region
+
+__all__ = ["Place", "RowIndex", "joined_row", "places_in", "places_of"]
+
+Place = tuple[str, Origin, Cell]
+"""A chunk of an image's strokes, corrections or accepted regions."""
+
+
+@dataclass(eq=False)
+class RowIndex:
+    """Ids of rows; the project's lock is held.
+
+    Attributes
+    ----------
+    next_id
+        Of the next row.
+    joined
+        Rows that hold all of a chunk.
+    changes
+        The other rows.
+    dirty
+        The chunks that these touch, and those of which something is in memory alone.
+    began
+        The first row that counts of each image whose labels began anew.
+    """
+
+    next_id: int = 1
+    joined: dict[Place, int] = field(default_factory=dict)
+    changes: list[int] = field(default_factory=list)
+    dirty: set[Place] = field(default_factory=set)
+    began: dict[str, int] = field(default_factory=dict)
+
+    def new_id(self) -> int:
+        """The id of a row that is newer than all others."""
+        self.next_id += 1
+        return self.next_id - 1
+
+    def number(self, places: Iterable[Place]) -> dict[Place, int]:
+        """New ids for chunks."""
+        return {place: self.new_id() for place in places}
+
+    def read(self, number: int, key: str, change: Change, truth: Truth) -> None:
+        """A row was read from the database."""
+        self.next_id = number + 1
+        places = list(places_in(key, change.origin, change.region))
+        whole = truth.grid(change.origin).region_of(places[0][2])
+        if change.region == whole and (change.stamps is not None or change.stamp == 0):
+            number, self.joined[places[0]] = self.joined.get(places[0], 0), number
+        if number:
+            self.changes.append(number)
+            self.dirty.update(places)
+
+    def known(self, key: str) -> set[Place]:
+        """The chunks of an image that rows may hold."""
+        return {place for place in (*self.joined, *self.dirty) if place[0] == key}
+
+    def begin(self, key: str, joined: dict[Place, int]) -> None:
+        """The rows of an image are these and no others."""
+        self.dirty -= self.known(key)
+        self.began[key] = self.new_id()
+        self.joined = {place: n for place, n in self.joined.items() if place[0] != key} | joined
+
+    def outdated(self, numbers: Mapping[Place, int]) -> list[Place]:
+        """Chunks of images that began anew since these ids were given."""
+        return [place for place in numbers if numbers[place] < self.began.get(place[0], 0)]
+
+
+def places_in(key: str, origin: Origin, region: Region) -> Iterator[Place]:
+    """The chunks that a region touches."""
+    return ((key, origin, cell) for cell in cells(region))
+
+
+def places_of(truths: Mapping[str, Truth]) -> Iterator[Place]:
+    """The chunks of images that hold anything."""
+    for key, truth in truths.items():
+        for origin in Origin:
+            for cell in {*truth.grid(origin).cells(), *truth.stamps(origin).cells()}:
+                yield key, origin, cell
+
+
+def joined_row(
+    truths: Mapping[str, Truth], place: Place, number: int, codec: Any = FAST
+) -> Columns | None:
+    """All that a chunk holds as a row; None if it holds nothing."""
+    key, origin, cell = place
+    truth = truths[key]
+    grid = truth.grid(origin)
+    ((_, values, stamps),) = truth.chunks(origin, [cell])
+    if values is None and stamps is None:
+        return None
+    region = grid.region_of(cell)
+    if values is None:
+        values = np.zeros([s.stop - s.start for s in region], grid.dtype)
+    newest = 0 if stamps is None else int(stamps.max())
+    change = Change(origin, region, values, newest, stamps)
+    return columns_of(number, key, change, grid.dtype, codec)

@@ -1,0 +1,42 @@
+"""The seam between a task and the computer that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.events import Event
+    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.jobs.tasks import Task
+
+__all__ = ["RunOn"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunOn:
+    """A task on the computer behind an address, or on this one where the address is empty.
+
+    Attributes
+    ----------
+    task
+        What to do.
+    address
+        Of ``unetseg worker``, such as ``127.0.0.1:8786``.
+    key_file
+        As in `worker_key.key_for`.
+    """
+
+    task: Task
+    address: str
+    key_file: Path | None = None
+
+    def __call__(self, control: Control) -> Generator[Event, None, Any]:
+        """Yield the events of the task; return what it returns."""
+        if not self.address:
+            return (yield from self.task(control))
+        from napari_unetseg.jobs.remote.client import run
+
+        return (yield from run(self.task, self.address, control, self.key_file))

@@ -1,0 +1,99 @@
+"""What a training starts from: its dataset, plan and initial weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from napari_unetseg.data.dataset import TrainingDataset
+from napari_unetseg.models import transfer
+from napari_unetseg.training.training_plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from napari_unetseg.core.image_stack import Stack
+    from napari_unetseg.core.labels import Structure
+    from napari_unetseg.core.settings import TrainSettings
+    from napari_unetseg.data.annotated_image import AnnotatedImage
+    from napari_unetseg.models.model import Model
+    from napari_unetseg.runtime.distributed import ProcessGroup
+
+__all__ = [
+    "channels_of",
+    "describe_kept_classes",
+    "describe_nothing_to_distill",
+    "plan_and_weights",
+    "read_dataset",
+]
+
+
+def read_dataset(
+    pairs: Sequence[AnnotatedImage],
+    settings: TrainSettings,
+    structures: Sequence[Structure],
+    init: Model | None,
+) -> TrainingDataset:
+    """Read and check images and labels, against the model to go on from if there is one."""
+    images = [pair.image for pair in pairs]
+    same = bool(init and images and channels_of(init, images[0]) == init.channels)
+    known = (
+        init.classes
+        if init and same and init.dims == settings.dims and settings.distillation_weight
+        else None
+    )
+    if known and structures:
+        listed = {structure.number for structure in structures}
+        left = tuple(s for s in known.structures if s.number in listed)
+        known = replace(known, structures=left)
+    normalization = init.normalization.going_on(images) if init and same else None
+    return TrainingDataset(
+        pairs,
+        settings.dims,
+        settings.validation_fraction,
+        structures=[*(init.classes.structures if init else ()), *structures],
+        seed=settings.seed,
+        normalization=normalization,
+        rule=settings.normalization,
+        known=known,
+    )
+
+
+def describe_kept_classes(data: TrainingDataset) -> str:
+    """What is not labelled, in a sentence."""
+    names = dict(zip(data.classes.numbers, data.classes.names, strict=True))
+    left = [names[number] for number in data.unlabelled]
+    what, end = "it" if len(left) == 1 else "them", "" if data.validated else " and has no score"
+    names_left = " and ".join(left)
+    return f"There are no labels of {names_left}: the model keeps what it knows of {what}{end}."
+
+
+def describe_nothing_to_distill(data: TrainingDataset) -> str:
+    """Why labels of a single class cannot be trained on, in a sentence."""
+    names = zip(data.classes.numbers, data.classes.names, strict=True)
+    (name,) = (name for number, name in names if number not in data.unlabelled)
+    return (
+        f"Only {name} is labelled, and every voxel of these images is labelled, so the model "
+        "would forget the other classes; add images with the other classes, or leave part of "
+        "these unlabelled."
+    )
+
+
+def plan_and_weights(
+    init: Model | None, data: TrainingDataset, settings: TrainSettings, group: ProcessGroup
+) -> tuple[Plan, Mapping[str, Tensor] | None, tuple[str, ...]]:
+    """The plan, and with a model to go on from its weights and what was changed of them."""
+    device = group.device.type
+    if init is None:
+        return make_plan(data, settings, device, None, group.world.size), None, ()
+    settings = transfer.settings_after(init, settings)
+    channels, classes = data.pairs[0].image.channels, data.classes
+    net = transfer.net_after(init, data.dims, len(channels), classes.out_channels)
+    plan = make_plan(data, settings, device, net, group.world.size)
+    return plan, *transfer.adapt(init, plan.net, classes, channels)
+
+
+def channels_of(init: Model | None, image: Stack) -> tuple[str, ...]:
+    """Names of the channels that a model of this training expects."""
+    return transfer.channels_after(init.channels, image.channels) if init else image.channels
