@@ -57,7 +57,7 @@ class LivePrediction:
         self._failed: set[tuple[Any, ...]] = set()
         self._said: set[str] = set()
         self._ranges = ImageRanges()
-        session.events.computer.connect(self._on_computer, max_args=0)
+        events.computer_chosen.connect(self._on_computer_chosen)
         events.job_started.connect(self._on_job_started)
         events.job_event.connect(self._on_event)
         events.image_removed.connect(self._forget)
@@ -176,7 +176,7 @@ class LivePrediction:
 
     # -- events --------------------------------------------------------------------------------
 
-    def _on_computer(self) -> None:
+    def _on_computer_chosen(self) -> None:
         """What could not be predicted may be on the computer that was chosen now."""
         self._stop()
         self._failed.clear()

@@ -31,11 +31,11 @@ class RemoteComputer:
     runner
         Asks beside the window.
     events
-        Says when the other computer goes away.
+        Says when the other computer goes away; where the choice is published.
     """
 
     def __init__(self, session: Session, runner: Runner, events: AppEvents) -> None:
-        self._session, self._runner = session, runner
+        self._session, self._runner, self._events = session, runner, events
         events.job_event.connect(self._on_event)
         events.job_failed.connect(self._on_failed)
 
@@ -58,6 +58,7 @@ class RemoteComputer:
             elif address == self._session.computer:
                 return
             self._session.computer = address
+            self._events.computer_chosen.emit()
             if not address:
                 self._session.say("This computer trains and predicts.")
                 return

@@ -37,6 +37,8 @@ class AppEvents:
     job_failed = Signal(object, object)
     """The kind of a job, and its error; the user knows already."""
 
+    computer_chosen = Signal()
+    """Another computer is to train and predict, or the same one with another key."""
     tick = Signal(float)
     """Called again and again with the time in seconds, of `time.perf_counter`."""
     closing = Signal()
