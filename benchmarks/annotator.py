@@ -46,7 +46,7 @@ from napari.layers import Image, Labels
 from sets import Annotated, BenchmarkSet, Item, predictor, read_sets, score
 from watch import add_options, machine, make_settings, write_json
 
-from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.state.session import Session
 from napari_unetseg.inference.candidate_windows import region_shape
@@ -222,7 +222,7 @@ class Desk:
         at = tuple(np.full(len(rows), i) for i in plane)
         value = stroke.value
         if layer is not self._annotation(layer):
-            value %= BRUSH
+            value %= BACKGROUND_LABEL
         layer.data_setitem((*at, rows + box[0].start, columns + box[1].start), value)
         self.work(stroke.seconds)
         if self.session.job is None and not self.runner.busy and self.model is not None:

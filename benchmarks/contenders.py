@@ -21,14 +21,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from napari_unetseg import sample
 from napari_unetseg.core.image_stack import Stack
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.settings import PredictSettings, TrainSettings
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.models.model import load_model
 from napari_unetseg.training.train import train_events
-from napari_unetseg.training.training_events import Prepared, StepDone
+from napari_unetseg.training.training_events import StepDone, TrainingPrepared
 
 CROPS = 8
 """Ready-made batches that a peer trains on in turn."""
@@ -114,7 +114,7 @@ def our_training(task: Task, width: int | None) -> Contender:
 
     Default settings but for what the task gives to all; keeps its model for `our_prediction`.
     """
-    control = Control(task.threads)
+    control = JobControl(task.threads)
     chosen: dict[str, Any] = {"patch": task.patch, "batch": task.batch, "minutes": 600}
     if width is not None:
         chosen["width"] = width
@@ -122,7 +122,7 @@ def our_training(task: Task, width: int | None) -> Contender:
     image, strokes = (layer[0] for layer in sample.nuclei2d())
     pair = AnnotatedImage(Stack.from_array(image), strokes, LabelKind.STROKES)
     events = train_events([pair], settings, control=control)
-    prepared = next(event for event in events if isinstance(event, Prepared))
+    prepared = next(event for event in events if isinstance(event, TrainingPrepared))
 
     def piece() -> Spent:
         while True:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from skimage.feature import multiscale_basic_features
 
-from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.core.labels import BACKGROUND_LABEL
 
 if TYPE_CHECKING:
     from sets import Annotated, Plane
@@ -76,7 +76,7 @@ class Forest:
                 rows.append(self._features(image.image, plane)[strokes > 0])
                 numbers.append(strokes[strokes > 0])
         target = np.concatenate(numbers)
-        target = np.where(target == BRUSH, 0, target)
+        target = np.where(target == BACKGROUND_LABEL, 0, target)
         self._trees = RandomForestClassifier(TREES, n_jobs=threads, random_state=seed)
         self._trees.fit(np.concatenate(rows), target)
 

@@ -17,7 +17,7 @@ import numpy as np
 from painter import BLUR, around, room_inside, walk
 from scipy import ndimage
 
-from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.core.labels import BACKGROUND_LABEL
 
 CANVAS = 800.0
 SPEED, TRAVEL, STEERING = 400.0, 800.0, 1 / 0.05
@@ -77,7 +77,7 @@ class Hand:
             How many strokes at errors, all classes together, and of each class where it is right.
         """
         view = _View(truth, labels != 0)
-        missed = {v: (truth == v % BRUSH) & (mask != truth) for v in view.values}
+        missed = {v: (truth == v % BACKGROUND_LABEL) & (mask != truth) for v in view.values}
         errors = {
             v: ndimage.gaussian_filter(m.astype(np.float32), BLUR / 2) for v, m in missed.items()
         }
@@ -88,7 +88,7 @@ class Hand:
                 break
             yield from self._stroke(view, value, errors[value], largest=True)
         for value in view.values:
-            good = ((truth == value % BRUSH) & (mask == truth)).astype(np.float32)
+            good = ((truth == value % BACKGROUND_LABEL) & (mask == truth)).astype(np.float32)
             for _ in range(right):
                 yield from self._stroke(view, value, good)
 
@@ -133,8 +133,8 @@ class _View:
     """What is seen: the room of every class, and where nothing may be painted any more."""
 
     def __init__(self, truth: np.ndarray, used: np.ndarray) -> None:
-        self.values = [int(n) or BRUSH for n in np.unique(truth)]
-        rooms = {v: room_inside(truth == v % BRUSH) for v in self.values}
+        self.values = [int(n) or BACKGROUND_LABEL for n in np.unique(truth)]
+        rooms = {v: room_inside(truth == v % BACKGROUND_LABEL) for v in self.values}
         self.room = {v: room for v, (room, _) in rooms.items()}
         self.depth = {v: np.maximum(depth, 1.0) for v, (_, depth) in rooms.items()}
         self.used = used.copy()

@@ -3,12 +3,12 @@
     python benchmarks/journal.py [--folder FOLDER]
 
 Strokes of several sizes at random places of a stack of 20 planes, each painted over what was there:
-medians, 99th percentiles and maxima in ms of what the window waits for, the stroke's `Truth.note`
-and the project's `record` together. Disk writes go to the folder's file system. A stroke as large
-as the plane is a fill: of all of it, or around objects. What a fill puts off (`Truth.settle`) is
-done between strokes in slices, as the window's timer does; the longest of them is given too. The
-clock is the wall's, or with ``--cpu`` that of the thread, for a machine that is busy with other
-things.
+medians, 99th percentiles and maxima in ms of what the window waits for, recording a stroke in
+`ImageAnnotations` and in the project. Disk writes go to the folder's file system. A stroke as large
+as the plane is a fill: of all of it, or around objects. What a fill puts off
+(`ImageAnnotations.flush`) is done between strokes in slices, as the window's timer does; the
+longest of them is given too. The clock is the wall's, or with ``--cpu`` that of the thread, for a
+machine that is busy with other things.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_unetseg.annotations.annotation_store import Origin, Truth
+from napari_unetseg.annotations.annotation_store import ImageAnnotations, LabelSource
 from napari_unetseg.io.project.project import Project
 
 PLANES, SIDES = 20, (512, 2048)
@@ -53,7 +53,10 @@ def strokes(
     """
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(dir=parent) as folder:
-        project, truth = Project.create(Path(folder) / "project"), Truth((PLANES, side, side))
+        project, truth = (
+            Project.create(Path(folder) / "project"),
+            ImageAnnotations((PLANES, side, side)),
+        )
         described = {"shape": list(truth.shape), "dtype": "uint8", "kind": "strokes"}
         project.put_values({"images": {KEY: described}})
         project.add(KEY, truth)
@@ -62,16 +65,16 @@ def strokes(
             y, x = (int(n) for n in rng.integers(0, side - size + 1, 2))
             z = int(rng.integers(PLANES))
             region = (slice(z, z + 1), slice(y, y + size), slice(x, x + size))
-            values = truth.read(Origin.STROKES, region)
+            values = truth.read(LabelSource.STROKES, region)
             values[0][where] = 1 + number % 200
             start = clock()
-            change = truth.note(Origin.STROKES, region, values)
+            change = truth.record(LabelSource.STROKES, region, values)
             if change is not None:
                 project.record(KEY, change)
             taken, slices, settled = clock() - start, [], False
             while not settled:
                 start = clock()
-                settled = truth.settle()
+                settled = truth.flush()
                 slices.append(clock() - start)
             yield taken, max(slices)
         project.close()

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from napari_unetseg.annotations.annotation_store import Truth
+    from napari_unetseg.annotations.annotation_store import ImageAnnotations
     from napari_unetseg.gui.plugin import Plugin
 
 SIDE, PLANES, ACTIONS = 200, 3, 60
@@ -42,7 +42,7 @@ def picture() -> np.ndarray:
     return image
 
 
-def digests(truth: Truth) -> list[str]:
+def digests(truth: ImageAnnotations) -> list[str]:
     """One for each origin, of values and places."""
     found = []
     for name in ORIGINS:
@@ -57,9 +57,9 @@ def digests(truth: Truth) -> list[str]:
 
 
 def _origin(name: str) -> Any:
-    from napari_unetseg.annotations.annotation_store import Origin
+    from napari_unetseg.annotations.annotation_store import LabelSource
 
-    return Origin(name)
+    return LabelSource(name)
 
 
 # -- the child -------------------------------------------------------------------------------------

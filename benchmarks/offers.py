@@ -25,9 +25,9 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 import napari_unetseg.training.train as core_train
-from napari_unetseg.annotations.annotation_store import Change, Origin
+from napari_unetseg.annotations.annotation_store import AnnotationChange, LabelSource
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services.job_runner import ThreadRunner
 from napari_unetseg.io.project import locations
@@ -35,7 +35,7 @@ from napari_unetseg.training.training_events import StepDone
 
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Event
-    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.job_control import JobControl
     from napari_unetseg.data.annotated_image import AnnotatedImage
 
 TICK, PATIENCE = 0.01, 10.0
@@ -50,11 +50,11 @@ class Offers:
         self.newest: tuple[AnnotatedImage, ...] = ()
         self.took: list[tuple[float, tuple[AnnotatedImage, ...]]] = []
 
-    def __call__(self, *_: Any, control: Control, **__: Any) -> Generator[Event, None, None]:
+    def __call__(self, *_: Any, control: JobControl, **__: Any) -> Generator[Event, None, None]:
         """Yield steps until stopped."""
         self.began, step = time.perf_counter(), 0
         while not control.stopped:
-            if newer := control.take_pairs():
+            if newer := control.pop_annotations():
                 self.took.append((time.perf_counter(), newer))
             step += 1
             yield StepDone(step, 0, 0.5, 0.01 * step, None)
@@ -102,7 +102,7 @@ def painted(planes: int, side: int) -> np.ndarray:
     rows, columns = np.ogrid[:side, :side]
     one = np.zeros((side, side), np.uint8)
     one[(rows + columns) % 200 < 4] = 1
-    one[(rows - columns) % 300 < 4] = BRUSH
+    one[(rows - columns) % 300 < 4] = BACKGROUND_LABEL
     data = np.zeros((planes, side, side), np.uint8)
     data[:] = one
     return data
@@ -114,10 +114,10 @@ def correct(plugin: Plugin, planes: int, side: int) -> None:
     truth = plugin.annotations.truth(image)
     for plane in range(planes):
         region = (slice(plane, plane + 1), slice(0, side // 2), slice(0, side // 2))
-        values = truth.read(Origin.CORRECTIONS, region)
+        values = truth.read(LabelSource.CORRECTIONS, region)
         values[:, ::9] = 1
-        change = truth.note(Origin.CORRECTIONS, region, values)
-        if isinstance(change, Change):
+        change = truth.record(LabelSource.CORRECTIONS, region, values)
+        if isinstance(change, AnnotationChange):
             plugin.annotations.changed(image, change)
 
 
@@ -144,7 +144,7 @@ def measure(options: argparse.Namespace) -> None:
     rng = np.random.default_rng(1)
     for _ in range(options.strokes):
         where = (int(rng.integers(planes)), *(int(n) for n in rng.integers(0, side - DAB, 2)))
-        value = 1 if layer.data[where] != 1 else BRUSH
+        value = 1 if layer.data[where] != 1 else BACKGROUND_LABEL
         index = np.meshgrid(*[np.arange(DAB)] * 2, indexing="ij")
         at = (np.full(DAB * DAB, where[0]), *(where[1 + i] + index[i].ravel() for i in range(2)))
         start = time.perf_counter()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.core.labels import BACKGROUND_LABEL
 
 if TYPE_CHECKING:
     from sets import Annotated, Plane
@@ -126,7 +126,7 @@ def _room(
     labels: np.ndarray,
     rng: np.random.Generator,
 ) -> _Room:
-    structure = 0 if value == BRUSH else value
+    structure = 0 if value == BACKGROUND_LABEL else value
     inside = truth.labels[plane] == structure
     wrong = inside & (predicted[plane] != structure)
     inside = room_inside(inside)[0] & (labels[plane] == 0)

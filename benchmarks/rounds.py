@@ -22,7 +22,7 @@ from painter import Labels, add_strokes, amounts, part_of
 from sets import BenchmarkSet, predictor, read_sets, score
 from watch import Trace, add_options, clock_kind, machine, make_settings, watch, write_json
 
-from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.core.labels import BACKGROUND_LABEL
 
 if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
@@ -110,7 +110,7 @@ def right(labels: Labels, masks: Labels, where: Sequence[np.ndarray]) -> float:
     """Share of the stroke voxels at some places that the masks have right."""
     hits = total = 0
     for strokes, mask, place in zip(labels, masks, where, strict=True):
-        wanted = strokes[place] % BRUSH  # 255 is background, 0 in a mask
+        wanted = strokes[place] % BACKGROUND_LABEL  # 255 is background, 0 in a mask
         hits += int((mask[place] == wanted).sum())
         total += wanted.size
     return hits / total if total else float("nan")

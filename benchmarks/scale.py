@@ -37,7 +37,7 @@ from zarr.storage import MemoryStore
 from napari_unetseg import sample
 from napari_unetseg.core.events import ChunkPredicted
 from napari_unetseg.core.image_stack import Normalization
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import Classes, Structure
 from napari_unetseg.core.settings import NetSettings, PredictSettings
 from napari_unetseg.inference.large.chunk_task import ChunkPredictor
@@ -143,7 +143,7 @@ def _a_chunk(path: Path) -> Any:
 
 
 def _walk(path: Path, threads: int, seconds: float, store: Discarding) -> Row:
-    control, clock, cpu = Control(threads), time.perf_counter(), time.process_time()
+    control, clock, cpu = JobControl(threads), time.perf_counter(), time.process_time()
     settings, done, stack = PredictSettings(threads=threads), 0, open_stack(path)
     events = predict_to_zarr(make_model(SMALLEST), stack, store, settings, control=control)
     for event in events:
@@ -169,7 +169,7 @@ def rate(path: Path, threads: int, seconds: float) -> Row:
     plan = make_plan(model, stack, settings)
     alone = ChunkPredictor(model, plan.grid, model.normalization)
     pieces = [list(_pieces(alone, stack, number)) for number in range(4)]
-    events = predict_to_zarr(model, stack, Discarding(), settings, control=Control(threads))
+    events = predict_to_zarr(model, stack, Discarding(), settings, control=JobControl(threads))
     spent: dict[str, list[tuple[float, float]]] = {"engine": [], "network": []}
     begun = time.perf_counter()
     turn = 0
@@ -215,7 +215,7 @@ def _timed(work: Callable[[], object]) -> tuple[float, float]:
 
 def ours(path: Path, threads: int, seconds: float) -> Row:
     """The engine with the network of the peers, over a stretch."""
-    model, stack, control = make_model(DEFAULT), open_stack(path), Control(threads)
+    model, stack, control = make_model(DEFAULT), open_stack(path), JobControl(threads)
     settings = PredictSettings(threads=threads)
     events = predict_to_zarr(model, stack, Discarding(), settings, control=control)
     _next_chunk(events)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from napari_unetseg.core.image_stack import Stack
-from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.io.open_image import open_labels, open_stack, stem_of
@@ -32,7 +32,7 @@ Plane = tuple[int, ...]
 Truth = Literal["strokes", "full"]
 Predictor = Callable[[Stack, Sequence[Plane]], np.ndarray]
 """From a stack and the planes that are wanted to a mask of the whole grid."""
-UNKNOWN = BRUSH
+UNKNOWN = BACKGROUND_LABEL
 """Value of a full mask in planes that are not to be trained on."""
 
 
@@ -114,7 +114,7 @@ class BenchmarkSet:
     def _labels(self, file: str, truth: Truth, stack: Stack) -> np.ndarray:
         folder = self.folder / ("scribbles" if truth == "strokes" else "masks")
         labels = np.asarray(open_labels(find(folder, file), stack.grid_shape))
-        if truth == "full" and (self.instances or set(np.unique(labels)) == {0, BRUSH}):
+        if truth == "full" and (self.instances or set(np.unique(labels)) == {0, BACKGROUND_LABEL}):
             labels = labels > 0
         return labels.astype(np.uint8)
 

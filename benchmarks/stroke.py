@@ -27,7 +27,7 @@ import tifffile
 from scipy.ndimage import distance_transform_edt, maximum_filter
 from window import open_window, run_event_loop
 
-from napari_unetseg.core.labels import BRUSH, IGNORE
+from napari_unetseg.core.labels import BACKGROUND_LABEL, IGNORE_INDEX
 from napari_unetseg.data.validation_split import split_train_validation
 from napari_unetseg.gui.layers import stack_of
 from napari_unetseg.gui.state.session import MarkKind
@@ -68,7 +68,7 @@ class Hand:
         train, *_ = split_train_validation(
             target, stack.fingerprint(), stack.spatial_spacing(2), 0.15
         )
-        return np.asarray(train == IGNORE)
+        return np.asarray(train == IGNORE_INDEX)
 
     def stroke(self) -> tuple[np.ndarray, np.ndarray]:
         """Paint one; where it is, and where the mask is wrong of it."""
@@ -86,7 +86,7 @@ class Hand:
         ] = True
         spot &= self.truth == value
         with layer.block_history():
-            layer.data_setitem(np.nonzero(spot), int(value) or BRUSH)
+            layer.data_setitem(np.nonzero(spot), int(value) or BACKGROUND_LABEL)
         return spot, spot & (self.mask != self.truth)
 
     def look(self, ended: bool) -> Found:

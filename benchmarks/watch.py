@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.settings import TrainSettings
 from napari_unetseg.models.training_record import now, versions
 from napari_unetseg.runtime.devices import device_name, pick_device
 from napari_unetseg.training.train import train_events
-from napari_unetseg.training.training_events import Improved, StepDone, TrainingDone
+from napari_unetseg.training.training_events import ModelImproved, StepDone, TrainingDone
 
 if TYPE_CHECKING:
     import argparse
@@ -109,7 +109,7 @@ def watch(
 
     At least one step is made, however short the time.
     """
-    control, trace = Control(settings.threads), Trace()
+    control, trace = JobControl(settings.threads), Trace()
     clock = Clock(settings.threads or torch.get_num_threads(), kind)
     events = train_events(pairs, settings, init=init, control=control)
     while True:
@@ -118,7 +118,7 @@ def watch(
         except StopIteration as end:
             final: Model = end.value
             break
-        if isinstance(event, Improved):
+        if isinstance(event, ModelImproved):
             trace.shown.append(Shown(clock.seconds, clock.wall, event.model))
         elif isinstance(event, StepDone):
             trace.steps = event.step

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from napari_unetseg.core.image_stack import Normalization, Stack
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import Classes, LabelKind, Structure
 from napari_unetseg.core.settings import AugmentSettings, NetSettings, TrainSettings
 from napari_unetseg.data.annotated_image import AnnotatedImage
@@ -216,8 +216,8 @@ def full_pair(image: np.ndarray, truth: np.ndarray, axes: str, **more: Any) -> A
     return AnnotatedImage(Stack(image, axes), truth, LabelKind.FULL, **more)
 
 
-def stopped_control() -> Control:
-    control = Control(threads=1)
+def stopped_control() -> JobControl:
+    control = JobControl(threads=1)
     control.stop()
     return control
 

@@ -10,48 +10,50 @@ from typing import Any
 
 import numpy as np
 
-from napari_unetseg.annotations.annotation_store import Origin, Truth
+from napari_unetseg.annotations.annotation_store import ImageAnnotations, LabelSource
 from napari_unetseg.annotations.sparse_array import Region, whole
 from napari_unetseg.io.project.project import Project
 
 SHAPE = (3, 300, 520)
 KEY = "image-1"
 IMAGES = {"images": {KEY: {"shape": list(SHAPE), "dtype": "uint8", "kind": "strokes"}}}
-SPOKEN = (Origin.STROKES, Origin.CORRECTIONS, Origin.ACCEPTED)
+SPOKEN = (LabelSource.STROKES, LabelSource.CORRECTIONS, LabelSource.ACCEPTED)
 PLACE = (slice(0, 1), slice(0, 9), slice(0, 9))
 
 
-def begin(folder: Path) -> tuple[Project, Truth]:
+def begin(folder: Path) -> tuple[Project, ImageAnnotations]:
     one = Project.create(folder)
-    truth = Truth(SHAPE)
+    truth = ImageAnnotations(SHAPE)
     one.add(KEY, truth, IMAGES)
     return one, truth
 
 
-def say(one: Project, truth: Truth, origin: Origin, region: Region, values: Any) -> None:
+def say(
+    one: Project, truth: ImageAnnotations, origin: LabelSource, region: Region, values: Any
+) -> None:
     shape = [s.stop - s.start for s in region]
-    change = truth.note(origin, region, np.broadcast_to(values, shape).astype(np.uint8))
+    change = truth.record(origin, region, np.broadcast_to(values, shape).astype(np.uint8))
     if change is not None:
         one.record(KEY, change)
 
 
-def draw(rng: np.random.Generator) -> tuple[Origin, Region, np.ndarray]:
+def draw(rng: np.random.Generator) -> tuple[LabelSource, Region, np.ndarray]:
     y, x, z = rng.integers(0, 280), rng.integers(0, 500), int(rng.integers(3))
     region = (slice(z, z + 1), slice(int(y), int(y) + 20), slice(int(x), int(x) + 20))
     values = rng.integers(0, 3, (1, 20, 20)).astype(np.uint8)
     return SPOKEN[int(rng.integers(3))], region, values
 
 
-def is_same(one: Truth, other: Truth) -> bool:
+def is_same(one: ImageAnnotations, other: ImageAnnotations) -> bool:
     everything = whole(one.shape)
     return (one.kind, one.grid_dtype) == (other.kind, other.grid_dtype) and all(
         np.array_equal(one.read(origin, everything), other.read(origin, everything))
         and np.array_equal(one.times(origin, everything), other.times(origin, everything))
-        for origin in Origin
+        for origin in LabelSource
     )
 
 
-def reopened(folder: Path) -> tuple[Project, Truth]:
+def reopened(folder: Path) -> tuple[Project, ImageAnnotations]:
     one = Project.open(folder)
     return one, one.truths[KEY]
 

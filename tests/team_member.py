@@ -19,7 +19,7 @@ from helpers import TURNS_ONLY, blobs, broken_loss, full_pair, of_kind, painted_
 from helpers import tiny as tiny_with_dice
 
 from napari_unetseg.core.events import Event, Notice
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.settings import AugmentSettings
 from napari_unetseg.models.model import Model
 from napari_unetseg.runtime.distributed import world
@@ -27,7 +27,7 @@ from napari_unetseg.training import trainer
 from napari_unetseg.training.checkpoint_file import CheckpointFile
 from napari_unetseg.training.train import train_events
 from napari_unetseg.training.trainer import Trainer
-from napari_unetseg.training.training_events import Improved, StepDone
+from napari_unetseg.training.training_events import ModelImproved, StepDone
 
 PAIRS = [painted_pair((64, 64)), painted_pair((48, 64), seed=1)]
 SCORED = [painted_pair((160, 160), 40)]
@@ -121,7 +121,7 @@ def no_number() -> Result:
 
 def stopped() -> Result:
     """The first process is told to stop after its fifth step."""
-    control, events = Control(threads=1), []
+    control, events = JobControl(threads=1), []
     generator = train_events(PAIRS, tiny(epochs=30, width=16), control=control)
     while True:
         try:
@@ -136,7 +136,7 @@ def gone_on() -> Result:
     """Stopped after its third step, and once more with the same command."""
     with tempfile.TemporaryDirectory(prefix=f"unetseg-{world().rank}-") as folder:
         kept = CheckpointFile(Path(folder) / "a.checkpoint")  # the first process has one
-        control = Control(threads=1)
+        control = JobControl(threads=1)
         for event in train_events(PAIRS, tiny(steps=8, width=16), control=control, checkpoint=kept):
             if isinstance(event, StepDone) and event.step == 3:
                 control.stop()
@@ -193,7 +193,7 @@ ALIKE: list[Callable[[], Result]] = [
 
 def said(event: Event) -> list[Any]:
     """The name of an event and what it says, but for times and reasons."""
-    if isinstance(event, Improved):
+    if isinstance(event, ModelImproved):
         return ["Improved", event.step]
     left_out = ("seconds", "remaining", "choices")
     facts = dataclasses.asdict(event)

@@ -14,10 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from napari_unetseg.annotations.sparse_array import Cell, Region, SparseGrid, parts, uniform, within
+from napari_unetseg.annotations.sparse_array import (
+    Cell,
+    Region,
+    SparseArray,
+    parts,
+    uniform,
+    within,
+)
 from napari_unetseg.core.labels import LabelKind
 
-__all__ = ["Change", "Origin", "Said", "Truth"]
+__all__ = ["AnnotationChange", "ImageAnnotations", "LabelSource", "Said"]
 
 LEAST_READY, MOST_READY = 2**18, 2**23
 """Bytes of a fill, the next of which finds memory that was touched already: at 5 µs a page, new
@@ -26,7 +33,7 @@ Said = tuple[np.ndarray, np.ndarray]
 """Values and their times, of one region's shape."""
 
 
-class Origin(StrEnum):
+class LabelSource(StrEnum):
     """Where a label comes from."""
 
     STROKES = "strokes"
@@ -38,7 +45,7 @@ class Origin(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Change:
+class AnnotationChange:
     """What a region of one origin holds from now on.
 
     Attributes
@@ -53,29 +60,29 @@ class Change:
         Times of all voxels, uint32, where they do not follow from ``stamp``; None otherwise.
     """
 
-    origin: Origin
+    origin: LabelSource
     region: Region
     values: np.ndarray
     stamp: int
     stamps: np.ndarray | None = None
 
 
-SAID = (Origin.CORRECTIONS, Origin.ACCEPTED)
+SAID = (LabelSource.CORRECTIONS, LabelSource.ACCEPTED)
 """What may win over strokes."""
 
 
 class _Layer:
     """Values and times of one origin."""
 
-    def __init__(self, values: SparseGrid, stamps: SparseGrid) -> None:
+    def __init__(self, values: SparseArray, stamps: SparseArray) -> None:
         self.values, self.stamps = values, stamps
 
     @classmethod
     def empty(cls, shape: Sequence[int], dtype: Any) -> _Layer:
-        return cls(SparseGrid(shape, dtype), SparseGrid(shape, np.uint32))
+        return cls(SparseArray(shape, dtype), SparseArray(shape, np.uint32))
 
 
-class Truth:
+class ImageAnnotations:
     """Strokes, corrections and accepted regions of one image; any thread may ask.
 
     Parameters
@@ -96,23 +103,25 @@ class Truth:
         self._away = False
         self._lock = threading.RLock()
         self._ready, self._wanted = np.empty(0, np.uint8), 0
-        self._layers = {o: _Layer.empty(shape, np.uint8) for o in Origin}
-        self._layers[Origin.STROKES] = _Layer.empty(shape, dtype)
+        self._layers = {o: _Layer.empty(shape, np.uint8) for o in LabelSource}
+        self._layers[LabelSource.STROKES] = _Layer.empty(shape, dtype)
 
-    def grid(self, origin: Origin) -> SparseGrid:
+    def grid(self, origin: LabelSource) -> SparseArray:
         """The values of one origin; not to be written to."""
         return self._layers[origin].values
 
-    def stamps(self, origin: Origin) -> SparseGrid:
+    def stamps(self, origin: LabelSource) -> SparseArray:
         """The time of the last change of every voxel of one origin, 0 for never."""
         return self._layers[origin].stamps
 
-    def read(self, origin: Origin, region: Region) -> np.ndarray:
+    def read(self, origin: LabelSource, region: Region) -> np.ndarray:
         """A copy of what one origin says in a region."""
         with self._lock:
             return self.grid(origin).read(region)
 
-    def note(self, origin: Origin, region: Region, values: np.ndarray) -> Change | None:
+    def record(
+        self, origin: LabelSource, region: Region, values: np.ndarray
+    ) -> AnnotationChange | None:
         """Take down what a region holds now, as the newest of all; None if nothing changed."""
         with self._lock:
             layer = self._layers[origin]
@@ -124,12 +133,12 @@ class Truth:
             self.stamp += 1
             for part, differs, _ in found:
                 _say(layer, *_clip(cut, values, part, differs), self.stamp)
-            return Change(origin, cut, values, self.stamp)
+            return AnnotationChange(origin, cut, values, self.stamp)
 
-    def settle(self, most: int = 16) -> bool:
+    def flush(self, most: int = 16) -> bool:
         """Do what was put off so that nobody waits, for so many chunks; whether nothing is left."""
         with self._lock:
-            left = [layer for layer in self._layers.values() if not layer.stamps.settle(most)]
+            left = [layer for layer in self._layers.values() if not layer.stamps.flush(most)]
             if not left and self._ready.nbytes < self._wanted:
                 self._ready = np.ones(self._wanted, np.uint8)
             return not left
@@ -145,14 +154,14 @@ class Truth:
         copy[...] = values
         return copy
 
-    def times(self, origin: Origin, region: Region) -> np.ndarray:
+    def times(self, origin: LabelSource, region: Region) -> np.ndarray:
         """A copy of the times of a region's last changes, uint32, 0 for never."""
         with self._lock:
             return self.stamps(origin).read(region)
 
     def put_back(
-        self, origin: Origin, region: Region, now: Said, then: Said, *, also: Any = False
-    ) -> Change | None:
+        self, origin: LabelSource, region: Region, now: Said, then: Said, *, also: Any = False
+    ) -> AnnotationChange | None:
         """Say ``then`` again where that differs from ``now`` and nothing else was said since.
 
         Parameters
@@ -168,19 +177,21 @@ class Truth:
             return self.restore(origin, region, values, stamps)
 
     def restore(
-        self, origin: Origin, region: Region, values: np.ndarray, stamps: np.ndarray
-    ) -> Change | None:
+        self, origin: LabelSource, region: Region, values: np.ndarray, stamps: np.ndarray
+    ) -> AnnotationChange | None:
         """Let a region hold values of certain times again; None if it does."""
         with self._lock:
             if np.array_equal(values, self.read(origin, region)) and np.array_equal(
                 stamps, self.times(origin, region)
             ):
                 return None
-            change = Change(origin, region, values, self.stamp, stamps.astype(np.uint32))
+            change = AnnotationChange(origin, region, values, self.stamp, stamps.astype(np.uint32))
             self.put(change)
             return change
 
-    def renew(self, origin: Origin, region: Region, where: np.ndarray) -> Change | None:
+    def renew(
+        self, origin: LabelSource, region: Region, where: np.ndarray
+    ) -> AnnotationChange | None:
         """Say again what is said there already, so that it is the newest; None if it is nothing."""
         with self._lock:
             values, stamps = self.read(origin, region), self.times(origin, region)
@@ -190,7 +201,7 @@ class Truth:
             stamps[where] = self.stamp
             return self.restore(origin, region, values, stamps)
 
-    def put(self, change: Change) -> None:
+    def put(self, change: AnnotationChange) -> None:
         """Make a change that was taken down before."""
         with self._lock:
             layer, region, values = self._layers[change.origin], change.region, change.values
@@ -202,7 +213,7 @@ class Truth:
                     _say(layer, part, differs, new.copy(), change.stamp)
             self.stamp = max(self.stamp, change.stamp)
 
-    def adopt(self, array: Any, kind: LabelKind) -> Iterator[Change]:
+    def adopt(self, array: Any, kind: LabelKind) -> Iterator[AnnotationChange]:
         """Begin anew with the strokes of a layer, which are older than all else.
 
         Yields
@@ -211,8 +222,8 @@ class Truth:
             A chunk that holds something.
         """
         self.begin_strokes(array.dtype, kind)
-        for region in self.grid(Origin.STROKES).differing(array):
-            change = Change(Origin.STROKES, region, np.array(array[region]), 0)
+        for region in self.grid(LabelSource.STROKES).differing(array):
+            change = AnnotationChange(LabelSource.STROKES, region, np.array(array[region]), 0)
             self.put(change)
             yield change
 
@@ -220,7 +231,7 @@ class Truth:
         """Forget all strokes: those of another layer come."""
         with self._lock:
             self.kind, self._away = kind, False
-            self._layers[Origin.STROKES] = _Layer.empty(
+            self._layers[LabelSource.STROKES] = _Layer.empty(
                 self.shape, np.dtype(dtype).newbyteorder("=")
             )
 
@@ -230,18 +241,18 @@ class Truth:
         Numbers that do not fit become others: what the layer holds is to be noted after this.
         """
         with self._lock:
-            old = self._layers[Origin.STROKES]
-            values = SparseGrid(self.shape, np.dtype(dtype).newbyteorder("="))
+            old = self._layers[LabelSource.STROKES]
+            values = SparseArray(self.shape, np.dtype(dtype).newbyteorder("="))
             new = _Layer(values, old.stamps)
             for cell in old.values.cells():
                 region = old.values.region_of(cell)
                 new.values.write(region, old.values.read(region).astype(new.values.dtype))
-            self._layers[Origin.STROKES] = new
+            self._layers[LabelSource.STROKES] = new
 
     @property
     def grid_dtype(self) -> str:
         """Name of the type of the annotation layer's numbers."""
-        return str(self.grid(Origin.STROKES).dtype)
+        return str(self.grid(LabelSource.STROKES).dtype)
 
     def put_strokes_away(self) -> None:
         """There is no annotation layer any more: its strokes win no more, but are kept."""
@@ -258,7 +269,7 @@ class Truth:
         with self._lock:
             self._away = False
 
-    def over(self, region: Region) -> np.ndarray:
+    def overrides(self, region: Region) -> np.ndarray:
         """What corrections and accepted regions say of a region, the newer of both.
 
         Returns
@@ -269,34 +280,34 @@ class Truth:
         with self._lock:
             return self._over(region)[0]
 
-    def winning(self, region: Region) -> np.ndarray:
+    def effective_overrides(self, region: Region) -> np.ndarray:
         """As `over`, but 0 where a newer stroke says something."""
         with self._lock:
             over, times = self._over(region)
             if self._away:
                 return over
-            layer = self._layers[Origin.STROKES]
+            layer = self._layers[LabelSource.STROKES]
             newer = layer.stamps.read(region) > times
             if self.kind is LabelKind.STROKES:
                 newer &= layer.values.read(region) != 0
             over[newer] = 0
             return over
 
-    def snapshot(self) -> Truth:
+    def snapshot(self) -> ImageAnnotations:
         """What is said now, as a truth of its own that nobody changes.
 
         It shares chunks with this one, so that it takes no time and no memory for voxels.
         """
         with self._lock:
-            copy = Truth(self.shape, kind=self.kind)
+            copy = ImageAnnotations(self.shape, kind=self.kind)
             copy.stamp, copy._away = self.stamp, self._away
             for origin, layer in self._layers.items():
                 copy._layers[origin] = _Layer(layer.values.snapshot(), layer.stamps.snapshot())
             return copy
 
     def corrections(
-        self, before: tuple[Truth, SparseGrid | None] | None = None
-    ) -> SparseGrid | None:
+        self, before: tuple[ImageAnnotations, SparseArray | None] | None = None
+    ) -> SparseArray | None:
         """What wins over strokes in the whole grid, as `winning`; None if nothing does.
 
         Parameters
@@ -308,21 +319,21 @@ class Truth:
         old, known = before or (None, None)
         if old is None or (old.kind, old._away) != (self.kind, self._away):
             old = known = None
-        out = SparseGrid(self.shape) if known is None else known.snapshot()
+        out = SparseArray(self.shape) if known is None else known.snapshot()
         for cell in {c for origin in SAID for c in self.grid(origin).cells()}.union(out.cells()):
             if old is None or not self._shares(old, cell):
                 region = out.region_of(cell)
-                out.write(region, self.winning(region))
+                out.write(region, self.effective_overrides(region))
         return out if out.cells() else None
 
-    def _shares(self, other: Truth, cell: Cell) -> bool:
+    def _shares(self, other: ImageAnnotations, cell: Cell) -> bool:
         """Whether nothing was said in a chunk between two snapshots of one truth."""
         return all(
             mine.values.shares(theirs.values, cell) and mine.stamps.shares(theirs.stamps, cell)
-            for mine, theirs in ((self._layers[o], other._layers[o]) for o in Origin)
+            for mine, theirs in ((self._layers[o], other._layers[o]) for o in LabelSource)
         )
 
-    def count(self, origin: Origin) -> int:
+    def count(self, origin: LabelSource) -> int:
         """Voxels of which one origin says something."""
         with self._lock:
             grid = self.grid(origin)
@@ -330,7 +341,7 @@ class Truth:
             return sum(int((chunk != 0).sum()) for chunk in chunks if chunk is not None)
 
     def chunks(
-        self, origin: Origin, cells: Iterable[Cell] | None = None
+        self, origin: LabelSource, cells: Iterable[Cell] | None = None
     ) -> Iterator[tuple[Cell, np.ndarray | None, np.ndarray | None]]:
         """Copies of what one origin holds, chunk by chunk: place, values and times that fit.
 
@@ -351,10 +362,15 @@ class Truth:
     def said(self) -> set[tuple[int, ...]]:
         """Leading indices of the planes with corrections or accepted regions."""
         with self._lock:
-            return self.grid(Origin.CORRECTIONS).planes() | self.grid(Origin.ACCEPTED).planes()
+            return (
+                self.grid(LabelSource.CORRECTIONS).planes()
+                | self.grid(LabelSource.ACCEPTED).planes()
+            )
 
     def _over(self, region: Region) -> tuple[np.ndarray, np.ndarray]:
-        corrections, accepted = (self._layers[o] for o in (Origin.CORRECTIONS, Origin.ACCEPTED))
+        corrections, accepted = (
+            self._layers[o] for o in (LabelSource.CORRECTIONS, LabelSource.ACCEPTED)
+        )
         out, times = corrections.values.read(region), corrections.stamps.read(region)
         times[out == 0] = 0
         values, stamps = accepted.values.read(region), accepted.stamps.read(region)
@@ -364,12 +380,12 @@ class Truth:
 
 
 def _changed(
-    grid: SparseGrid, region: Region, values: np.ndarray
+    grid: SparseArray, region: Region, values: np.ndarray
 ) -> Iterator[tuple[Region, np.ndarray, np.ndarray]]:
     """The parts of a region where values differ from a grid's, where in them, and the values."""
     for part in parts(region):
         new = values[within(part, region)]
-        differs = new != grid.look(part)
+        differs = new != grid.view(part)
         if differs.any():
             yield part, differs, new
 
@@ -377,10 +393,10 @@ def _changed(
 def _say(layer: _Layer, part: Region, differs: np.ndarray, values: np.ndarray, stamp: int) -> None:
     """Write a part's values, which are the layer's now, and the time where they differ."""
     if differs.all():
-        layer.stamps.give(part, uniform(np.uint32(stamp), differs.shape))
+        layer.stamps.adopt_chunk(part, uniform(np.uint32(stamp), differs.shape))
     else:
-        layer.stamps.mark(part, differs, np.uint32(stamp))
-    layer.values.give(part, values)
+        layer.stamps.set_lazy(part, differs, np.uint32(stamp))
+    layer.values.adopt_chunk(part, values)
 
 
 def _clip(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["PAUSE", "Effort", "checked_seconds"]
+__all__ = ["PAUSE", "AnnotationTime", "checked_seconds"]
 
 PAUSE = 60.0
 """Seconds without a change that are a pause: somebody drinks coffee, or waits for a training."""
 
 
-class Effort:
+class AnnotationTime:
     """Seconds that were spent annotating the images of a project.
 
     The time between two changes (strokes, corrections, accepted regions, undos) counts unless it

@@ -15,7 +15,7 @@ __all__ = [
     "CHUNK",
     "Cell",
     "Region",
-    "SparseGrid",
+    "SparseArray",
     "cells",
     "cells_in",
     "parts",
@@ -66,10 +66,10 @@ def plane_region(plane: Cell, shape: Sequence[int]) -> Region:
 def planes_with(array: Any) -> list[Cell]:
     """Leading indices of the YX planes of an array that may hold anything but zero, in order.
 
-    Of a `SparseGrid` and, on Linux, of a memory-mapped file those that were written; else all. So a
-    grid of terabytes in which somebody painted a plane is looked through at once.
+    Of a `SparseArray` and, on Linux, of a memory-mapped file those that were written; else all. So
+    a grid of terabytes in which somebody painted a plane is looked through at once.
     """
-    if isinstance(array, SparseGrid):
+    if isinstance(array, SparseArray):
         return sorted(array.planes())
     numbers = _written(array) if isinstance(array, np.memmap) else None
     leading = tuple(array.shape[:-2])
@@ -123,7 +123,7 @@ def together(regions: Sequence[Region]) -> list[Region]:
     return [box] if math.prod(s.stop - s.start for s in box) <= MOST_TOGETHER else list(regions)
 
 
-class SparseGrid:
+class SparseArray:
     """An array that is zero but for the chunks that were written.
 
     A chunk that holds a single number takes no memory.
@@ -157,15 +157,15 @@ class SparseGrid:
         del copy
         return self.read(whole(self.shape)).astype(dtype or self.dtype, copy=False)
 
-    def snapshot(self) -> SparseGrid:
+    def snapshot(self) -> SparseArray:
         """A grid that stays as this one is now; chunks are shared until either is written to."""
-        copy = SparseGrid(self.shape, self.dtype)
+        copy = SparseArray(self.shape, self.dtype)
         copy._chunks, copy._late = self._chunks.copy(), self._late.copy()
         self._kept.update(self._chunks)
         copy._kept.update(copy._chunks)
         return copy
 
-    def shares(self, other: SparseGrid, cell: Cell) -> bool:
+    def shares(self, other: SparseArray, cell: Cell) -> bool:
         """Whether nothing was written to a chunk since one grid became a `snapshot` of the other.
 
         Also between two snapshots of one grid. Where it is False both may hold the same.
@@ -174,7 +174,7 @@ class SparseGrid:
             cell
         ) is other._late.get(cell)
 
-    def same_as(self, other: SparseGrid) -> bool:
+    def same_as(self, other: SparseArray) -> bool:
         """Whether another grid holds the same."""
         mine, theirs = set(self.cells()), set(other.cells())
         return (self.shape, mine) == (other.shape, theirs) and all(
@@ -199,7 +199,7 @@ class SparseGrid:
         """The places of the chunks that hold anything."""
         return list(self._chunks | self._late)
 
-    def look(self, part: Region) -> np.ndarray:
+    def view(self, part: Region) -> np.ndarray:
         """What a part of a region holds, as `parts` gives it, until something is written there.
 
         Not to be written to.
@@ -250,7 +250,7 @@ class SparseGrid:
         before[inside] = piece
         return before if before.any() else self._new(cell, None)
 
-    def give(self, part: Region, values: np.ndarray) -> None:
+    def adopt_chunk(self, part: Region, values: np.ndarray) -> None:
         """Set a part, as `parts` gives it, without a copy where it is a whole chunk.
 
         The values are the grid's from then on: nobody writes to them any more.
@@ -269,7 +269,7 @@ class SparseGrid:
         if first:
             self._chunks[cell] = uniform(first, values.shape)
 
-    def mark(self, part: Region, where: np.ndarray, value: np.generic) -> None:
+    def set_lazy(self, part: Region, where: np.ndarray, value: np.generic) -> None:
         """Set a value, not zero, at some places of a part, as `parts` gives it.
 
         It is done when its chunk is next looked at, or by `settle`: until then it takes neither
@@ -280,7 +280,7 @@ class SparseGrid:
             self._settle(cell)
         self._late[cell] = part, where, value
 
-    def settle(self, most: int) -> bool:
+    def flush(self, most: int) -> bool:
         """Do what `mark` put off, for so many chunks at most; whether nothing is left."""
         for cell in list(self._late)[:most]:
             self._settle(cell)
@@ -288,7 +288,7 @@ class SparseGrid:
 
     def _settle(self, cell: Cell) -> None:
         part, where, value = self._late.pop(cell)
-        self.give(part, np.where(where, value, self.look(part)))
+        self.adopt_chunk(part, np.where(where, value, self.view(part)))
 
     def _new(self, cell: Cell, chunk: Chunk) -> Chunk:
         """A chunk that nobody has looked at yet."""

@@ -21,7 +21,7 @@ from napari_unetseg.cli.workers import (
 )
 from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.text import count
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _run(
     from napari_unetseg.inference.large.batch_job import run_batch
     from napari_unetseg.inference.large.results_table import write_report
 
-    control = Control(plan.threads)
+    control = JobControl(plan.threads)
     with stop_on_signals(control, STOPPING) as stop, Meter("Predicting") as meter:
         shown = _Shown(meter)
         try:

@@ -15,7 +15,12 @@ from rich.table import Table
 from napari_unetseg.cli.interrupts import write_nowhere
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice, OtherSpacing, TilePredicted
 from napari_unetseg.runtime.distributed import world
-from napari_unetseg.training.training_events import EpochDone, Improved, Prepared, StepDone
+from napari_unetseg.training.training_events import (
+    EpochDone,
+    ModelImproved,
+    StepDone,
+    TrainingPrepared,
+)
 
 if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
@@ -144,11 +149,11 @@ class Meter:
             self._say_once(event)
         elif isinstance(event, Notice):
             self.line(event.text)
-        elif isinstance(event, Prepared):
+        elif isinstance(event, TrainingPrepared):
             self.line(_plan(event))
             for choice in event.choices:
                 self.line(f"  {choice.name}: {choice.value} ({choice.reason})")
-        elif isinstance(event, Improved):
+        elif isinstance(event, ModelImproved):
             self._first_answer(event)
         elif isinstance(event, StepDone):
             self._step(event)
@@ -170,7 +175,7 @@ class Meter:
             self._same_sizes[event.sizes] = 0
             self.line(f"{event.text} {event.offer}".rstrip())
 
-    def _first_answer(self, event: Improved) -> None:
+    def _first_answer(self, event: ModelImproved) -> None:
         """Its score, which no epoch tells."""
         if event.scores is not None and not event.step and not event.model.history[-1].curve:
             self.line(f"initial model, step 0: Dice {event.scores.mean_dice:.3f}")
@@ -204,7 +209,7 @@ class Meter:
             note(text.rstrip())
 
 
-def _plan(event: Prepared) -> str:
+def _plan(event: TrainingPrepared) -> str:
     length = f"{event.steps} steps at most" if event.steps else "until the time is over"
     return (
         f"Device {event.device}; patches of {' × '.join(map(str, event.patch))} voxels, "

@@ -34,7 +34,7 @@ from napari_unetseg.cli.settings_options import with_settings
 from napari_unetseg.cli.workers import default_threads
 from napari_unetseg.core.atomic_write import atomic_path, check_writable
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.text import count
 
@@ -93,7 +93,7 @@ def _evaluate(
     model = load(model_file)
     from napari_unetseg.inference.evaluate import evaluate_events
 
-    control = Control(settings.threads)
+    control = JobControl(settings.threads)
     with stop_on_signals(control, "Stopping after this tile") as stop, Meter("Evaluating") as meter:
         events = evaluate_events(model, found.pairs, settings, control=control)
         result = finish(events, meter.show)

@@ -14,7 +14,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.runtime.distributed import world
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.job_control import JobControl
 
 __all__ = [
     "STOPPING",
@@ -117,7 +117,7 @@ def quit_on_signals() -> Iterator[None]:
 
 
 @contextmanager
-def stop_on_signals(control: Control, doing: str, again: str = "at once") -> Iterator[Stop]:
+def stop_on_signals(control: JobControl, doing: str, again: str = "at once") -> Iterator[Stop]:
     """Let the first signal stop a job, and a second one the program.
 
     Of several processes that train together the first one is listened to. What a job that was

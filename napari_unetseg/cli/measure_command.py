@@ -19,7 +19,7 @@ from napari_unetseg.cli.options import (
 )
 from napari_unetseg.cli.settings_options import with_settings
 from napari_unetseg.core.atomic_write import check_writable
-from napari_unetseg.core.labels import IGNORE, LabelKind
+from napari_unetseg.core.labels import IGNORE_INDEX, LabelKind
 from napari_unetseg.core.text import count
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def measure(
     intensities = None
     if image is not None:
         intensities = open_stack(image, series=files.series, missing_planes=files.missing_planes)
-    ignore = ignore if threshold is None else IGNORE
+    ignore = ignore if threshold is None else IGNORE_INDEX
     notes = (*stack.notes, *(intensities.notes if intensities else ()))
     for sentence in (*notes, *check_mask(stack, intensities, kind, ignore)):
         note(sentence)

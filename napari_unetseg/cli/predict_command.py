@@ -26,7 +26,7 @@ from napari_unetseg.cli.workers import (
 )
 from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.text import count
 from napari_unetseg.io.write_masks import FORMATS, format_names
 
@@ -190,7 +190,7 @@ def _run(
     from napari_unetseg.inference.large.results_table import write_report
 
     done: list[FileDone] = []
-    control = Control(settings.threads)
+    control = JobControl(settings.threads)
     table = how.folder / "report.csv" if report and how.folder is not None else None
     with stop_on_signals(control, STOPPING) as stop, Meter("Predicting") as meter:
 

@@ -26,7 +26,7 @@ from napari_unetseg.cli.options import (
 from napari_unetseg.cli.settings_options import OptionsOf, with_settings
 from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import Classes, LabelKind
 from napari_unetseg.core.settings import PredictSettings, TrainSettings
 from napari_unetseg.core.text import count
@@ -44,7 +44,7 @@ __all__ = ["train"]
 
 OF_A_MODEL = {"depth", "width", "norm", "encoder"}
 """Settings that a model brings which a training goes on from."""
-Training = Annotated[
+TrainTask = Annotated[
     TrainSettings,
     OptionsOf(
         "Training",
@@ -74,7 +74,7 @@ def train(
     images: Images,
     labels: Labels,
     output: Annotated[Path, Option("-o", "--output", metavar="MODEL", help="Model file.")],
-    settings: Training,
+    settings: TrainTask,
     files: Files,
     kind: Annotated[LabelKind, Option("--labels", help=LABELS_HELP)] = LabelKind.FULL,
     ignore: Ignore = None,
@@ -153,19 +153,19 @@ def _train(
     found = data.find()
     if leads:
         check_writable(output.parent)
-    from napari_unetseg.jobs.live_predictor import Screen
+    from napari_unetseg.jobs.live_predictor import ViewportState
     from napari_unetseg.jobs.remote.run_on import RunOn
-    from napari_unetseg.jobs.tasks import Training
+    from napari_unetseg.jobs.tasks import TrainTask
 
     before = load(init) if init else None
     _say_classes(found.pairs, before)
-    control = Control(settings.threads)
+    control = JobControl(settings.threads)
     doing = "Stopping after this step and saving"
     with (
         _checkpoint(output, on, resume=resume) as checkpoint,
         stop_on_signals(control, doing, "without saving") as stop,
     ):
-        task = Training(found.pairs, settings, (), before, Screen(), checkpoint)
+        task = TrainTask(found.pairs, settings, (), before, ViewportState(), checkpoint)
         with Meter("Training") as meter:
             model = finish(RunOn(task, on, key_file)(control), meter.show)
         if leads:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-__all__ = ["Control"]
+__all__ = ["Control", "JobControl"]
 
 
-class Control:
+class JobControl:
     """What a running job may be told between two steps.
 
     Any thread may call any method. The job looks at it after every step, so that a stop
@@ -74,12 +74,12 @@ class Control:
         with self._lock:
             self._threads = number
 
-    def offer_pairs(self, pairs: tuple[Any, ...]) -> None:
+    def push_annotations(self, pairs: tuple[Any, ...]) -> None:
         """Hand over newer annotated images; a job that can use them takes them after a step."""
         with self._lock:
             self._pairs = pairs
 
-    def keep_pairs(self, pairs: tuple[Any, ...]) -> None:
+    def set_fixed_annotations(self, pairs: tuple[Any, ...]) -> None:
         """Annotations that go with whatever is offered.
 
         They stay as they are, so that they are not read again when newer ones come.
@@ -99,8 +99,12 @@ class Control:
         with self._lock:
             return self._pairs is not None
 
-    def take_pairs(self) -> tuple[Any, ...] | None:
+    def pop_annotations(self) -> tuple[Any, ...] | None:
         """Newer annotations, once; None when there are none."""
         with self._lock:
             pairs, self._pairs = self._pairs, None
             return None if pairs is None else (*pairs, *self._kept)
+
+
+Control = JobControl
+"""The name of earlier versions."""

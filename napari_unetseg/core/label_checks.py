@@ -16,7 +16,7 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.label_appearance import FEWEST, Appearance, Look, look_at
-from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
@@ -267,12 +267,12 @@ def check_values(
             "from pixel to pixel; give labels instead (are images and labels swapped?), or "
             f"{_threshold(look.threshold)}."
         )
-    if kind is LabelKind.STROKES and found[-1] > BRUSH:
+    if kind is LabelKind.STROKES and found[-1] > BACKGROUND_LABEL:
         raise UserError(
             f"{name} hold the number {found[-1]}, but structures are 1 to 254 and 255 is the "
             "background brush; use only these numbers in strokes."
         )
-    if kind is LabelKind.FULL and len(found) > 1 and found[-1] >= BRUSH:
+    if kind is LabelKind.FULL and len(found) > 1 and found[-1] >= BACKGROUND_LABEL:
         raise UserError(_beside_others(name, found))
 
 
@@ -282,14 +282,14 @@ def check_together(values: Iterable[int]) -> None:
     One mask of 0 and 1 beside another of 0 and 255 is clear, all else is not.
     """
     found = sorted(set(values) - {0, 1})
-    if found and found[0] < BRUSH <= found[-1]:
-        few = [v for v in found if v < BRUSH]
+    if found and found[0] < BACKGROUND_LABEL <= found[-1]:
+        few = [v for v in found if v < BACKGROUND_LABEL]
         raise UserError(_beside_others("The labels together", [*few, found[-1]]))
 
 
 def _beside_others(name: str, found: Sequence[int]) -> str:
     """What is wrong with a full mask that holds 255, or a larger number, beside others."""
-    if found[-1] > BRUSH:
+    if found[-1] > BACKGROUND_LABEL:
         largest = found[-1] in (2**16 - 1, 2**32 - 1)  # what -1 becomes without a sign
         ignored = f", or '--ignore {found[-1]}' if that means 'not labelled'" if largest else ""
         return (
@@ -297,12 +297,12 @@ def _beside_others(name: str, found: Sequence[int]) -> str:
             "if every number is a separate object, use '--labels instances' ('objects' in "
             f"napari){ignored}."
         )
-    others = ", ".join(str(v) for v in found[:5] if v != BRUSH)
+    others = ", ".join(str(v) for v in found[:5] if v != BACKGROUND_LABEL)
     ways = [f"'--ignore 255' for 'not labelled' ({BUTTON})"]
     ways.append("'--labels strokes' for a background brush")
     if len(found) >= MANY:
         ways.append("'--labels instances' if every number is an object")
-    if all(min(v, BRUSH - v) <= NEAR_ENDS for v in found):
+    if all(min(v, BACKGROUND_LABEL - v) <= NEAR_ENDS for v in found):
         ways.append("'--threshold 127' for one structure whose edges JPEG has blurred")
     return (
         f"{name} are a full mask that holds 255 beside {others}; say what 255 means: "

@@ -15,9 +15,9 @@ import numpy as np
 from napari_unetseg.core.errors import UserError
 
 __all__ = [
-    "BRUSH",
+    "BACKGROUND_LABEL",
     "COLORS",
-    "IGNORE",
+    "IGNORE_INDEX",
     "Classes",
     "LabelKind",
     "Structure",
@@ -25,9 +25,9 @@ __all__ = [
     "most_probable",
 ]
 
-BRUSH = 255
+BACKGROUND_LABEL = 255
 """The number of the background brush in an annotation."""
-IGNORE = 255
+IGNORE_INDEX = 255
 """Class index of a voxel without a label."""
 COLORS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2")
 """Colours of structures (Okabe and Ito 2008), told apart with any colour vision."""
@@ -65,7 +65,7 @@ class LabelKind(StrEnum):
 
 def default_color(number: int) -> str:
     """The colour of a structure that was given none: the same in every layer and file."""
-    return BRUSH_COLOR if number == BRUSH else COLORS[(number - 1) % len(COLORS)]
+    return BRUSH_COLOR if number == BACKGROUND_LABEL else COLORS[(number - 1) % len(COLORS)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +110,12 @@ class Classes:
         for values, kind in labels:
             found = {v for v, n in values.items() if n and v not in (0, ignore)}
             if kind is LabelKind.STROKES:
-                background |= BRUSH in found
-                numbers = found - {BRUSH}
+                background |= BACKGROUND_LABEL in found
+                numbers = found - {BACKGROUND_LABEL}
             else:
                 background |= values.get(0, 0) > 0
                 numbers = {1} if found else set()
-                binary = len(found) == 1 and max(found) >= BRUSH
+                binary = len(found) == 1 and max(found) >= BACKGROUND_LABEL
                 if kind is LabelKind.FULL and binary:
                     file_values[1] = max(found)
                 elif kind is LabelKind.FULL:
@@ -160,7 +160,7 @@ class Classes:
         return 1 if self.binary else len(self.numbers)
 
     def encode(self, labels: Any, kind: LabelKind, ignore: int | None = None) -> np.ndarray:
-        """Class index of each voxel, uint8; `IGNORE` where nothing was labelled.
+        """Class index of each voxel, uint8; `IGNORE_INDEX` where nothing was labelled.
 
         Parameters
         ----------
@@ -179,14 +179,14 @@ class Classes:
         if kind is LabelKind.INSTANCES:
             array = array > 0  # numbers of objects may be of any size
         elif kind is LabelKind.FULL:
-            array = np.where(array >= BRUSH, 1, array)  # of a binary mask
+            array = np.where(array >= BACKGROUND_LABEL, 1, array)  # of a binary mask
         if array.dtype.itemsize == 1 and array.dtype != np.uint8:
             array = array.astype(np.int16)
-        table = np.full(256, IGNORE, np.uint8)
+        table = np.full(256, IGNORE_INDEX, np.uint8)
         for index, number in enumerate(self.numbers):
-            table[BRUSH if number == 0 and kind is LabelKind.STROKES else number] = index
+            table[BACKGROUND_LABEL if number == 0 and kind is LabelKind.STROKES else number] = index
         out: np.ndarray = table[np.clip(array, 0, 255).astype(np.uint8)]
-        out[unlabelled] = IGNORE
+        out[unlabelled] = IGNORE_INDEX
         return out
 
     def decode(self, classes: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from napari_unetseg.core.labels import IGNORE, Classes
+from napari_unetseg.core.labels import IGNORE_INDEX, Classes
 
 __all__ = [
     "Scores",
@@ -67,7 +67,7 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.nd
     Parameters
     ----------
     truth, predicted
-        Class indices of the same shape; voxels whose truth is `IGNORE` are left out.
+        Class indices of the same shape; voxels whose truth is `IGNORE_INDEX` are left out.
     n_classes
         Number of classes.
 
@@ -76,7 +76,7 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.nd
     numpy.ndarray
         (n_classes, n_classes) int64, rows are the truth.
     """
-    known = truth != IGNORE
+    known = truth != IGNORE_INDEX
     pairs = truth[known].astype(np.int64) * n_classes + predicted[known]
     return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
 
@@ -87,7 +87,7 @@ def soft_confusion(truth: np.ndarray, shares: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     truth
-        Class indices; voxels whose truth is `IGNORE` are left out.
+        Class indices; voxels whose truth is `IGNORE_INDEX` are left out.
     shares
         (classes, *shape of truth) probabilities.
 
@@ -130,7 +130,7 @@ def log_losses(truth: np.ndarray, shares: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     truth
-        Class indices; voxels whose truth is `IGNORE` are left out.
+        Class indices; voxels whose truth is `IGNORE_INDEX` are left out.
     shares
         (classes, *shape of truth) probabilities.
 
@@ -139,7 +139,7 @@ def log_losses(truth: np.ndarray, shares: np.ndarray) -> np.ndarray:
     numpy.ndarray
         (classes,) float64.
     """
-    known = truth != IGNORE
+    known = truth != IGNORE_INDEX
     right = truth[known].astype(np.intp)
     said = np.take_along_axis(shares[:, known], right[None], axis=0)[0]
     sums = -np.log(np.maximum(said, LEAST_SHARE))

@@ -12,7 +12,7 @@ import numpy as np
 from napari_unetseg.core.errors import TrainingError
 from napari_unetseg.core.image_stack import Normalization
 from napari_unetseg.core.label_checks import LabelValues, notes_of
-from napari_unetseg.core.labels import IGNORE, Classes, LabelKind, Structure
+from napari_unetseg.core.labels import IGNORE_INDEX, Classes, LabelKind, Structure
 from napari_unetseg.data.annotated_image import values_of
 from napari_unetseg.data.dataset_checks import check_channels, check_classes
 from napari_unetseg.data.labelled_planes import ReadPair, matched, read_pairs, same_pixels
@@ -243,7 +243,8 @@ class TrainingDataset:
         image
             (channels, *size) float32; beyond the image it is mirrored.
         target
-            (*size,) uint8 class indices, `IGNORE` where nothing is labelled or beyond the image.
+            (*size,) uint8 class indices, `IGNORE_INDEX` where nothing is labelled and
+            beyond the image.
         """
         return self.crop_patch(*self.sample_anchor(rng), size, rng, core)
 
@@ -282,7 +283,7 @@ class TrainingDataset:
         image, target = self.read(plane, where), labels[where]
         if any(p != (0, 0) for p in pads):
             image = np.pad(image, [(0, 0), *pads], mode="symmetric")
-            target = np.pad(target, pads, constant_values=IGNORE)
+            target = np.pad(target, pads, constant_values=IGNORE_INDEX)
         return image, target
 
     def labelled_regions(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -293,7 +294,7 @@ class TrainingDataset:
         image
             (channels, *region) float32, normalised.
         target
-            (*region,) uint8 class indices, `IGNORE` where nothing is labelled for training.
+            (*region,) uint8 class indices, `IGNORE_INDEX` where nothing is labelled for training.
         """
         pieces = [(plane, region) for plane in self.planes for region in _pieces(plane.train.shape)]
         order = [pieces[i] for i in np.random.default_rng(0).permutation(len(pieces))]
@@ -302,7 +303,7 @@ class TrainingDataset:
         for i in dict.fromkeys([*(i for i in first if i is not None), *range(len(order))]):
             plane, region = order[i]
             target = plane.train[region]
-            if (i in first or left > 0) and used < MOST_PIECES and (target != IGNORE).any():
+            if (i in first or left > 0) and used < MOST_PIECES and (target != IGNORE_INDEX).any():
                 yield self.read(plane, region), target
                 left -= target.size
                 used += 1
@@ -322,8 +323,8 @@ class TrainingDataset:
             known = old.planes.get(plane.index) if old is not None else None
             if known is not None and known.plane.train is plane.train:
                 continue
-            newer = plane.train != (IGNORE if known is None else known.plane.train)
-            found.append((plane, np.flatnonzero(newer & (plane.train != IGNORE))))
+            newer = plane.train != (IGNORE_INDEX if known is None else known.plane.train)
+            found.append((plane, np.flatnonzero(newer & (plane.train != IGNORE_INDEX))))
         return [(plane, places) for plane, places in found if len(places)]
 
     def newer_places(self) -> VoxelIndices:
@@ -335,7 +336,7 @@ class TrainingDataset:
                 at = zip(plane.index, region[: -self.dims], strict=True)
                 if all(s.start <= i < s.stop for i, s in at):
                     marked[region[-self.dims :]] = True
-            found.append((plane, np.flatnonzero(marked & (plane.train != IGNORE))))
+            found.append((plane, np.flatnonzero(marked & (plane.train != IGNORE_INDEX))))
         return [(plane, places) for plane, places in found if len(places)]
 
     def place_of(self, plane: LabelledPlane) -> tuple[int, tuple[int, ...]]:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from napari_unetseg.annotations.sparse_array import Cell, SparseGrid, planes_with
+from napari_unetseg.annotations.sparse_array import Cell, SparseArray, planes_with
 from napari_unetseg.core.label_appearance import Appearance, Look
-from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 
 __all__ = [
     "LabelCounter",
@@ -90,7 +90,7 @@ def count_labels(data: Any) -> dict[int, int]:
 
 
 class LabelCounter:
-    """Counts voxels of each number but 0; of a `SparseGrid` again only where it was written to."""
+    """Counts voxels of each number but 0; of a `SparseArray` again only where it was written to."""
 
     def __init__(self) -> None:
         self._known: dict[Cell, tuple[Any, dict[int, int]]] = {}
@@ -98,7 +98,7 @@ class LabelCounter:
     def count(self, data: Any) -> dict[int, int]:
         """Voxels of each number but 0, of None none; one thread at a time may ask."""
         before, self._known, totals = self._known, {}, dict[int, int]()
-        if not isinstance(data, SparseGrid):
+        if not isinstance(data, SparseArray):
             return {} if data is None else count_labels(data)
         for cell in data.cells():
             chunk = data.chunk(cell)
@@ -151,13 +151,13 @@ def guess_kind(counts: Mapping[int, int], size: int, look: Look | None = None) -
     appearance = look.appearance if look is not None else None
     if appearance in (Appearance.BLURRED, Appearance.IMAGE):
         return LabelKind.FULL
-    if not numbers or (BRUSH in numbers and 1 < len(numbers) <= MOST_STRUCTURES):
+    if not numbers or (BACKGROUND_LABEL in numbers and 1 < len(numbers) <= MOST_STRUCTURES):
         return LabelKind.STROKES
-    if len(numbers) == 1 and max(numbers) >= BRUSH:
+    if len(numbers) == 1 and max(numbers) >= BACKGROUND_LABEL:
         return LabelKind.FULL
     objects = len(numbers) > (MOST_STRUCTURES if look is None else MANY_NUMBERS)
     if appearance is Appearance.OBJECTS:
         objects = much or len(numbers) > MOST_STRUCTURES
-    if objects or max(numbers) > BRUSH:
+    if objects or max(numbers) > BACKGROUND_LABEL:
         return LabelKind.INSTANCES
     return LabelKind.FULL if much else LabelKind.STROKES

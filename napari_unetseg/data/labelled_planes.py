@@ -11,7 +11,7 @@ import numpy as np
 
 from napari_unetseg.annotations.sparse_array import planes_with
 from napari_unetseg.core.label_checks import LabelValues, PlaneValues, count_planes, read_values
-from napari_unetseg.core.labels import IGNORE, Classes, LabelKind
+from napari_unetseg.core.labels import IGNORE_INDEX, Classes, LabelKind
 from napari_unetseg.data.validation_split import (
     LabelledPlane,
     count_classes,
@@ -111,8 +111,8 @@ class ReadPair:
         target = classes.encode(pair.labels[index], pair.kind, pair.ignore)
         if pair.corrections is not None:
             own = classes.encode(pair.corrections[index], LabelKind.STROKES)
-            target = np.where(own == IGNORE, target, own)
-        if not (target != IGNORE).any():
+            target = np.where(own == IGNORE_INDEX, target, own)
+        if not (target != IGNORE_INDEX).any():
             return None
         # neighbouring planes look alike, so a cell is on the same side in all of them
         spacing = pair.image.spatial_spacing(dims)

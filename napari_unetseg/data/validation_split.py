@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_unetseg.core.labels import IGNORE
+from napari_unetseg.core.labels import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
@@ -127,7 +127,7 @@ def split_train_validation(
     Parameters
     ----------
     target
-        Class indices, `IGNORE` where nothing is labelled.
+        Class indices, `IGNORE_INDEX` where nothing is labelled.
     key
         Identity of the image, the same for all its planes.
     spacing
@@ -138,14 +138,14 @@ def split_train_validation(
     Returns
     -------
     train, validate
-        Class indices for either use, `IGNORE` elsewhere and in the guard band.
+        Class indices for either use, `IGNORE_INDEX` elsewhere and in the guard band.
     blocks
         The validating blocks that hold labels.
     """
     edges = block_shape(target.shape, spacing)
     guards = [max(1, e // GUARD) for e in edges]
     train = target.copy()
-    validate = np.full_like(target, IGNORE)
+    validate = np.full_like(target, IGNORE_INDEX)
     blocks = []
     for cell in np.ndindex(*(math.ceil(s / e) for s, e in zip(target.shape, edges, strict=True))):
         if not _validates(key, cell, share):
@@ -157,9 +157,9 @@ def split_train_validation(
         guarded = tuple(
             slice(max(0, r.start - g), r.stop + g) for r, g in zip(region, guards, strict=True)
         )
-        train[guarded] = IGNORE
+        train[guarded] = IGNORE_INDEX
         validate[region] = target[region]
-        labelled = int((target[region] != IGNORE).sum())
+        labelled = int((target[region] != IGNORE_INDEX).sum())
         if labelled:
             blocks.append(ValidationBlock(region, labelled, guarded))
     return train, validate, blocks

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.core.labels import BACKGROUND_LABEL
 from napari_unetseg.core.settings import TrainSettings
 from napari_unetseg.gui.features.batch import BatchPrediction
 from napari_unetseg.gui.features.class_editor import ClassEditor
@@ -158,7 +158,7 @@ class Plugin:
             "accept_object": self.review.accept_object,
             "accept_plane": self.review.accept_plane,
             "undo": self.undo.undo,
-            "brush_background": partial(self.structures.choose_brush, BRUSH),
+            "brush_background": partial(self.structures.choose_brush, BACKGROUND_LABEL),
         }
 
     def _new_layer(self) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
 
-__all__ = ["Ground", "Plane", "Region", "moved", "overlap", "region_shape", "regions_of"]
+__all__ = ["Plane", "Region", "WindowGrid", "moved", "overlap", "region_shape", "regions_of"]
 
 Plane = tuple[int, ...]
 Region = tuple[slice, ...]
@@ -28,7 +28,7 @@ WINDOW_DEEP = 32
 
 
 @dataclass(slots=True, eq=False)
-class Ground:
+class WindowGrid:
     """How one image is cut.
 
     Attributes

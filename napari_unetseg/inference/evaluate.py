@@ -11,14 +11,14 @@ import numpy as np
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice, TilePredicted, pass_on
 from napari_unetseg.core.label_checks import LabelValues, notes_of
-from napari_unetseg.core.labels import BRUSH, Classes, LabelKind, Structure
+from napari_unetseg.core.labels import BACKGROUND_LABEL, Classes, LabelKind, Structure
 from napari_unetseg.core.metrics import Scores, confusion, scores_of
 from napari_unetseg.data.annotated_image import values_of
 from napari_unetseg.inference.predict import predict_events
 from napari_unetseg.models.voxel_sizes import fit_spacing
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.job_control import JobControl
     from napari_unetseg.core.settings import PredictSettings
     from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.models.model import Model
@@ -47,7 +47,7 @@ def evaluate_events(
     pairs: Sequence[AnnotatedImage],
     settings: PredictSettings | None = None,
     *,
-    control: Control | None = None,
+    control: JobControl | None = None,
 ) -> Generator[Event, None, Evaluation]:
     """Predict images and score them against their masks; see `evaluate`.
 
@@ -87,7 +87,7 @@ def evaluate(
     pairs: Sequence[AnnotatedImage],
     settings: PredictSettings | None = None,
     *,
-    control: Control | None = None,
+    control: JobControl | None = None,
     on_event: Callable[[Event], object] | None = None,
 ) -> Evaluation:
     """Score a model against ground truth.
@@ -162,7 +162,7 @@ class _Judge:
     @property
     def note(self) -> str:
         """What people should know of how masks are read; empty if all is as usual."""
-        if self.binary is None or self.binary >= BRUSH:
+        if self.binary is None or self.binary >= BACKGROUND_LABEL:
             return ""
         only = self.classes.structures[0]
         return (
@@ -175,9 +175,11 @@ class _Judge:
         known = [s.number for s in self.classes.structures]
         values = mask.counts.keys() - {0, self.binary}
         if mask.kind is LabelKind.STROKES:
-            values -= {BRUSH}
+            values -= {BACKGROUND_LABEL}
         elif len(known) == 1:
-            values = {v for v in values if v < BRUSH}  # read_values knows it alone beside 0
+            values = {
+                v for v in values if v < BACKGROUND_LABEL
+            }  # read_values knows it alone beside 0
         if unknown := sorted(values - set(known)):
             knows = ", ".join(f"{s.number} ({s.name})" for s in self.classes.structures)
             raise UserError(
@@ -190,7 +192,7 @@ class _Judge:
         """Class indices of a piece of a mask."""
         labels = np.asarray(labels)
         if pair.kind is LabelKind.FULL and len(self.classes.structures) == 1:
-            is_one = labels >= BRUSH
+            is_one = labels >= BACKGROUND_LABEL
             if self.binary is not None:
                 is_one |= labels == self.binary
             if pair.ignore is not None:
@@ -209,7 +211,7 @@ def _count(
     pair: AnnotatedImage,
     judge: _Judge,
     settings: PredictSettings | None,
-    control: Control | None,
+    control: JobControl | None,
 ) -> Generator[Event, None, np.ndarray]:
     """Confusion matrix of one image, a plane or volume in memory at a time."""
     n = len(judge.classes.numbers)

@@ -13,7 +13,7 @@ from napari_unetseg.core.architectures import ARCHITECTURES
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice, TilePredicted, pass_on
 from napari_unetseg.core.image_stack import Normalization, Stack
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import most_probable
 from napari_unetseg.core.resample import Resampling, read_scaled
 from napari_unetseg.core.settings import PredictSettings
@@ -22,7 +22,7 @@ from napari_unetseg.inference.predictor import (
     EDGE,
     LARGEST_HALO,
     SMALLEST_EDGE,
-    Inference,
+    Predictor,
     looks_at_image,
     why_blended,
 )
@@ -49,7 +49,7 @@ def _anywhere() -> None:
     return None
 
 
-class _Engine(Inference):
+class _Engine(Predictor):
     """A network on a device, and how it walks over a plane or volume."""
 
     def __init__(
@@ -133,7 +133,7 @@ def predict_events(
     settings: PredictSettings | None = None,
     *,
     planes: Iterable[tuple[int, ...]] | None = None,
-    control: Control | None = None,
+    control: JobControl | None = None,
     seen: Seen = _anywhere,
     normalization: Normalization | None = None,
 ) -> Generator[Event, None, None]:
@@ -165,7 +165,7 @@ def predict_events(
         The image does not fit the model, or there is too little memory for the smallest tile.
     """
     settings = settings or PredictSettings()
-    control = control or Control(settings.threads)
+    control = control or JobControl(settings.threads)
     with kept_memory():
         yield from _predict_stack(model, stack, settings, planes, control, seen, normalization)
 
@@ -175,7 +175,7 @@ def _predict_stack(
     stack: Stack,
     settings: PredictSettings,
     planes: Iterable[tuple[int, ...]] | None,
-    control: Control,
+    control: JobControl,
     seen: Seen,
     normalization: Normalization | None,
 ) -> Generator[Event, None, None]:
@@ -207,7 +207,7 @@ def _predict_plane(
     stack: Stack,
     normalization: Normalization,
     plane: tuple[int, ...],
-    control: Control,
+    control: JobControl,
     settings: PredictSettings,
     place: tuple[int, int],
     seen: Seen,
@@ -245,7 +245,7 @@ def predict(
     *,
     axes: str | None = None,
     planes: Iterable[tuple[int, ...]] | None = None,
-    control: Control | None = None,
+    control: JobControl | None = None,
     on_event: Callable[[Event], object] | None = None,
 ) -> np.ndarray:
     """Predict the mask of an image.
@@ -283,7 +283,7 @@ def predict_probabilities(
     *,
     axes: str | None = None,
     planes: Iterable[tuple[int, ...]] | None = None,
-    control: Control | None = None,
+    control: JobControl | None = None,
     on_event: Callable[[Event], object] | None = None,
 ) -> np.ndarray:
     """Probability of each class; parameters as in `predict`.

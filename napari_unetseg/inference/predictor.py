@@ -18,7 +18,7 @@ __all__ = [
     "EDGE",
     "LARGEST_HALO",
     "SMALLEST_EDGE",
-    "Inference",
+    "Predictor",
     "looks_at_image",
     "why_blended",
 ]
@@ -45,7 +45,7 @@ def why_blended(model: Model) -> str:
     return f"Tiles are blended ({why}), so the mask may differ a little with the tile size."
 
 
-class Inference:
+class Predictor:
     """A model's network on a device, ready to predict.
 
     Parameters

@@ -1,20 +1,20 @@
 """Where to look next: the region not yet labelled that a network would learn most from.
 
-A `Survey` looks at windows of the images, one at a time and for as long as it may, and remembers a
-few numbers of each. It never walks a whole stack: windows that nobody has looked at are drawn at
-random, images alike, whatever the number of planes, in turn with the most promising ones that an
-earlier model saw. 50,000 planes take as long as five, and what was not looked at yet comes in one
-of the next calls. At most `MOST` windows are remembered.
+A `RegionQuery` looks at windows of the images, one at a time and for as long as it may, and
+remembers a few numbers of each. It never walks a whole stack: windows that nobody has looked at are
+drawn at random, images alike, whatever the number of planes, in turn with the most promising ones
+that an earlier model saw. 50,000 planes take as long as five, and what was not looked at yet comes
+in one of the next calls. At most `MOST` windows are remembered.
 
 Within a window every region, as large as what people see at once when they paint, has
 
-- how wrong it may be: the mean of a map of the window (`uncertainty.likely_wrong`). The mean over
-  a region, not its largest value, since every border is unsure and a noisy voxel tells nothing;
-- what it looks like: mean and spread of intensities and probabilities. A region is worth more the
-  more is wrong in regions that look like it, and these count half for every one that was labelled
-  or shown before and looks alike: facility location (Wei, Iyer and Bilmes 2015). So what is odd
-  once comes after what is wrong in many places, and the same is not asked for twice;
-- how much of it is labelled already.
+- how wrong it may be: the mean of a map of the window (`uncertainty.likely_wrong`). The mean over a
+region, not its largest value, since every border is unsure and a noisy voxel tells nothing; - what
+it looks like: mean and spread of intensities and probabilities. A region is worth more the more is
+wrong in regions that look like it, and these count half for every one that was labelled or shown
+before and looks alike: facility location (Wei, Iyer and Bilmes 2015). So what is odd once comes
+after what is wrong in many places, and the same is not asked for twice; - how much of it is
+labelled already.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.inference.candidate_windows import (
-    Ground,
     Plane,
     Region,
+    WindowGrid,
     moved,
     overlap,
     regions_of,
 )
 from napari_unetseg.inference.uncertainty import (
-    Glance,
+    RegionPredictor,
     differences,
     likely_wrong,
     margin_uncertainty,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import MatchSpacing
     from napari_unetseg.models.model import Model
 
-__all__ = ["Looked", "Subject", "Suggestion", "Survey", "nothing_labelled"]
+__all__ = ["QueryImage", "RegionQuery", "Suggestion", "WindowScored", "nothing_labelled"]
 
 Labelled = Callable[[Plane, Region], np.ndarray]
 """From a plane and a region of it to where it is labelled, boolean, of the region's shape."""
@@ -75,7 +75,7 @@ NOTHING = "No open image fits the model; open one that does."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Subject:
+class QueryImage:
     """An image to look at, and what is labelled in it."""
 
     stack: Stack
@@ -105,7 +105,7 @@ class Suggestion:
 
 
 @dataclass(frozen=True, slots=True)
-class Looked(Event):
+class WindowScored(Event):
     """A window was looked at: how many of this call so far, and the seconds it has taken."""
 
     windows: int
@@ -129,7 +129,7 @@ def nothing_labelled(plane: Plane, region: Region) -> np.ndarray:  # noqa: ARG00
     return np.zeros([s.stop - s.start for s in region], bool)
 
 
-class Survey:
+class RegionQuery:
     """What is known of some images: looks at windows of them and suggests where to go.
 
     Parameters
@@ -146,7 +146,7 @@ class Survey:
 
     def __init__(
         self,
-        subjects: Sequence[Subject],
+        subjects: Sequence[QueryImage],
         dims: int,
         seed: int = 0,
         clock: Callable[[], float] = time.perf_counter,
@@ -155,7 +155,7 @@ class Survey:
             raise UserError(NOTHING)
         self.subjects, self.dims = tuple(subjects), dims
         self._rng, self.clock = np.random.default_rng(seed), clock
-        self._grounds = [Ground.of(s.stack, dims) for s in subjects]
+        self._grounds = [WindowGrid.of(s.stack, dims) for s in subjects]
         self._seen: OrderedDict[tuple[int, int], _Seen] = OrderedDict()
         self._shown: list[tuple[int, Plane, Region]] = []
         self._looks: list[np.ndarray] = []
@@ -177,7 +177,7 @@ class Survey:
         passes: int = 1,
         device: str = "auto",
         match_spacing: MatchSpacing = False,
-        control: Control | None = None,
+        control: JobControl | None = None,
     ) -> Generator[Event, None, int]:
         """Look at windows until the time is over; at one at least.
 
@@ -193,7 +193,7 @@ class Survey:
         passes
             Mirrored passes to average, 1 to 4.
         device, match_spacing, control
-            As in `Glance`; and what stops the job after the window at hand.
+            As in `RegionPredictor`; and what stops the job after the window at hand.
 
         Yields
         ------
@@ -205,23 +205,25 @@ class Survey:
         int
             How many windows were looked at.
         """
-        control, start, done = control or Control(), self.clock(), 0
+        control, start, done = control or JobControl(), self.clock(), 0
         name = model.id if before is None else f"{before.id} {model.id}"
         name += " matched" * bool(match_spacing)
-        glances: dict[int, tuple[Glance, Glance | None]] = {}
+        glances: dict[int, tuple[RegionPredictor, RegionPredictor | None]] = {}
         use_threads(control.threads)
         while not control.stopped and (key := self._choose(name, done)) is not None:
             image = key[0]
             if image not in glances:
                 stack = self.subjects[image].stack
                 glances[image] = (
-                    Glance(model, stack, device, match_spacing),
-                    Glance(before, stack, device, match_spacing) if before is not None else None,
+                    RegionPredictor(model, stack, device, match_spacing),
+                    RegionPredictor(before, stack, device, match_spacing)
+                    if before is not None
+                    else None,
                 )
             self._remember(key, self._window(name, key, *glances[image], passes))
             done += 1
             self._ahead += 1
-            yield Looked(done, self.clock() - start)
+            yield WindowScored(done, self.clock() - start)
             if self.clock() - start >= seconds:
                 break
         return done
@@ -274,7 +276,12 @@ class Survey:
             self._seen.popitem(last=False)
 
     def _window(
-        self, name: str, key: tuple[int, int], now: Glance, before: Glance | None, passes: int
+        self,
+        name: str,
+        key: tuple[int, int],
+        now: RegionPredictor,
+        before: RegionPredictor | None,
+        passes: int,
     ) -> _Seen:
         ground, subject = self._grounds[key[0]], self.subjects[key[0]]
         plane, window = ground.place(key[1])

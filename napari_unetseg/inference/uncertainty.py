@@ -28,14 +28,14 @@ from napari_unetseg.runtime.memory_errors import is_out_of_memory
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
-    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.job_control import JobControl
     from napari_unetseg.core.settings import MatchSpacing
     from napari_unetseg.models.model import Model
 
 __all__ = [
     "FLIPS",
-    "Glance",
     "Mirrored",
+    "RegionPredictor",
     "differences",
     "likely_wrong",
     "margin_uncertainty",
@@ -109,7 +109,7 @@ def differences(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     return np.where(old.argmax(0) == new.argmax(0), 0.0, apart).astype(np.float32)
 
 
-class Glance:
+class RegionPredictor:
     """Probabilities of small regions of one image, for `attention`; nothing is kept between two.
 
     Parameters
@@ -189,7 +189,7 @@ def uncertainty_map(
     stack: Stack,
     plane: tuple[int, ...],
     settings: PredictSettings | None = None,
-    control: Control | None = None,
+    control: JobControl | None = None,
     passes: int = 1,
 ) -> np.ndarray:
     """How unsure a model is of one plane or volume, in the tiles of `predict_events`.
@@ -237,7 +237,7 @@ def _shares(
     stack: Stack,
     plane: tuple[int, ...],
     settings: PredictSettings,
-    control: Control | None,
+    control: JobControl | None,
 ) -> Iterator[tuple[Region, np.ndarray]]:
     for event in predict_events(model, stack, settings, planes=[plane], control=control):
         if isinstance(event, TilePredicted) and event.probabilities is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.labels import IGNORE, LabelKind
+from napari_unetseg.core.labels import IGNORE_INDEX, LabelKind
 from napari_unetseg.core.lengths import micrometres
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.io.file_names import as_stored, partners, same_name
@@ -237,7 +237,7 @@ def _pair(
         missing_planes=missing_planes,
     )
     return AnnotatedImage(
-        stack, array, kind, ignore=ignore if threshold is None else IGNORE
+        stack, array, kind, ignore=ignore if threshold is None else IGNORE_INDEX
     ), stored
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_unetseg.core.labels import IGNORE
+from napari_unetseg.core.labels import IGNORE_INDEX
 from napari_unetseg.io.readers.lazy_array import Lazy
 
 __all__ = ["Thresholded", "thresholded"]
@@ -28,9 +28,9 @@ def thresholded(piece: Any, threshold: float, ignore: int | None = None) -> np.n
     piece = np.asarray(piece)
     out: np.ndarray = (piece > threshold).astype(np.uint8)
     if ignore is not None:
-        out[piece == ignore] = IGNORE
+        out[piece == ignore] = IGNORE_INDEX
     if piece.dtype.kind == "f":
-        out[np.isnan(piece)] = IGNORE
+        out[np.isnan(piece)] = IGNORE_INDEX
     return out
 
 

@@ -15,17 +15,25 @@ from typing import TYPE_CHECKING, Any
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.jobs.image_ranges import ImageRanges
-from napari_unetseg.training.training_events import Improved
+from napari_unetseg.training.training_events import ModelImproved
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Normalization, Stack
-    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.job_control import JobControl
     from napari_unetseg.core.labels import Structure
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.settings import MatchSpacing
     from napari_unetseg.models.model import Model
 
-__all__ = ["Live", "LookWork", "MaskBegins", "Screen", "View", "mask_of", "near"]
+__all__ = [
+    "LivePredictor",
+    "MaskStarted",
+    "Viewport",
+    "ViewportState",
+    "ViewportTask",
+    "mask_of",
+    "near",
+]
 
 EVERY_SECONDS = 2.0
 """A newer model is shown this often at most."""
@@ -36,7 +44,7 @@ SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class View:
+class Viewport:
     """What the viewer shows of an image; ``image`` is its layer, which the worker only hands back.
 
     ``plane`` is the index along each leading axis of ``stack``, as in `TilePredicted`;
@@ -54,12 +62,12 @@ class View:
         return self.image, self.plane, self.match_spacing
 
 
-class Screen:
+class ViewportState:
     """What is on screen: set by the GUI thread, read by the worker; None when nothing is wanted."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._view: View | None = None
+        self._view: Viewport | None = None
         self._seen: tuple[slice, ...] | None = None
 
     @property
@@ -74,29 +82,29 @@ class Screen:
             self._seen = region
 
     @property
-    def view(self) -> View | None:
+    def view(self) -> Viewport | None:
         """The newest view."""
         with self._lock:
             return self._view
 
     @view.setter
-    def view(self, view: View | None) -> None:
+    def view(self, view: Viewport | None) -> None:
         with self._lock:
             self._view = view
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class MaskBegins(Event):
+class MaskStarted(Event):
     """The tiles that follow are the mask of this view, by the model of this id."""
 
-    view: View
+    view: Viewport
     model_id: str
     structures: Sequence[Structure]
     scores: Scores | None
     before: Scores | None = None
 
 
-class Live:
+class LivePredictor:
     """Predicts what is on screen with the newest model of a training.
 
     Parameters
@@ -113,15 +121,15 @@ class Live:
 
     def __init__(
         self,
-        screen: Screen,
+        screen: ViewportState,
         device: str,
-        control: Control,
+        control: JobControl,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._screen, self._device, self._control = screen, device, control
         self._clock, self._start, self._spent = clock, clock(), 0.0
-        self._newest: Improved | None = None
-        self._shown: tuple[Improved | None, View | None] = (None, None)
+        self._newest: ModelImproved | None = None
+        self._shown: tuple[ModelImproved | None, Viewport | None] = (None, None)
         self._begun = 0.0
         self._tiles: Generator[Event, None, None] | None = None
         self._said: set[str] = set()
@@ -133,7 +141,7 @@ class Live:
         Where a mask has so many tiles that the training would wait for long, the rest comes
         after later events.
         """
-        if isinstance(event, Improved):
+        if isinstance(event, ModelImproved):
             self._newest = event
         if self._may_go_on() and (begins := self._begin()) is not None:
             yield begins
@@ -156,7 +164,7 @@ class Live:
         allowed = FREE_SECONDS + SHARE * (self._clock() - self._start)
         return self._spent < allowed and not self._control.stopped
 
-    def _begin(self) -> MaskBegins | None:
+    def _begin(self) -> MaskStarted | None:
         """Begin a mask, if there is a newer model or another view; the newest of both wins."""
         newest, view = self._newest, self._screen.view
         better, moved = newest is not self._shown[0], view is not self._shown[1]
@@ -168,9 +176,9 @@ class Live:
             return None
         self._tiles = self._predict(newest.model, view)
         model = newest.model
-        return MaskBegins(view, model.id, model.classes.structures, newest.scores, newest.before)
+        return MaskStarted(view, model.id, model.classes.structures, newest.scores, newest.before)
 
-    def _predict(self, model: Model, view: View) -> Generator[Event, None, None]:
+    def _predict(self, model: Model, view: Viewport) -> Generator[Event, None, None]:
         known = yield from self._ranges.find(
             model, view.image, view.stack, match_spacing=view.match_spacing
         )
@@ -191,10 +199,10 @@ class Live:
 
 def mask_of(
     model: Model,
-    view: View,
+    view: Viewport,
     device: str,
-    control: Control,
-    screen: Screen,
+    control: JobControl,
+    screen: ViewportState,
     normalization: Normalization | None = None,
 ) -> Generator[Event, None, None]:
     """The tiles of a view's mask, what is on screen first; ``normalization`` if it is known."""
@@ -214,7 +222,7 @@ def mask_of(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LookWork:
+class ViewportTask:
     """Masks of what is on screen and of its neighbours, while nothing else runs.
 
     Attributes
@@ -234,13 +242,13 @@ class LookWork:
     """
 
     model: Model
-    screen: Screen
+    screen: ViewportState
     device: str
     done: frozenset[tuple[int, ...]]
     ahead: int = 2
     ranges: ImageRanges = field(default_factory=ImageRanges)
 
-    def __call__(self, control: Control) -> Generator[Event, None, None]:
+    def __call__(self, control: JobControl) -> Generator[Event, None, None]:
         """Yield masks until all that is near is there; ends when another image is chosen."""
         first, done = self.screen.view, set(self.done)
         while not control.stopped:
@@ -254,11 +262,11 @@ class LookWork:
                 done.add(wanted)
 
     def _plane(
-        self, view: View, plane: tuple[int, ...], control: Control
+        self, view: Viewport, plane: tuple[int, ...], control: JobControl
     ) -> Generator[Event, None, bool]:
         """The mask of a plane; False if another view made it less urgent."""
         asked = replace(view, plane=plane)
-        yield MaskBegins(asked, self.model.id, self.model.classes.structures, None)
+        yield MaskStarted(asked, self.model.id, self.model.classes.structures, None)
         known = yield from self.ranges.find(
             self.model, asked.image, asked.stack, match_spacing=asked.match_spacing
         )
@@ -269,7 +277,7 @@ class LookWork:
         return not control.stopped
 
 
-def near(view: View, ahead: int) -> list[tuple[int, ...]]:
+def near(view: Viewport, ahead: int) -> list[tuple[int, ...]]:
     """The plane of a view and its neighbours along the last leading axis, the nearest first."""
     if not view.plane:
         return [view.plane]

@@ -10,22 +10,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from napari_unetseg.core.events import Event
-from napari_unetseg.jobs.live_predictor import Live, LookWork, Screen
+from napari_unetseg.jobs.live_predictor import LivePredictor, ViewportState, ViewportTask
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
-    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.job_control import JobControl
     from napari_unetseg.core.labels import Structure
     from napari_unetseg.core.settings import PredictSettings, TrainSettings
     from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.models.model import Model
     from napari_unetseg.training.checkpoint_file import CheckpointFile
 
-__all__ = ["Prediction", "RemoteDisconnected", "Task", "Training"]
+__all__ = ["PredictTask", "RemoteDisconnected", "Task", "TrainTask"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Training:
+class TrainTask:
     """Trains, and predicts what is on screen between the steps.
 
     Attributes
@@ -44,14 +44,14 @@ class Training:
     settings: TrainSettings
     structures: Sequence[Structure]
     model: Model | None
-    screen: Screen
+    screen: ViewportState
     checkpoint: CheckpointFile | None = None
 
-    def __call__(self, control: Control) -> Generator[Event, None, Model]:
+    def __call__(self, control: JobControl) -> Generator[Event, None, Model]:
         """Yield the events of the training, and masks between them; return the model."""
         from napari_unetseg.training.train import train_events
 
-        live = Live(self.screen, self.settings.device, control)
+        live = LivePredictor(self.screen, self.settings.device, control)
         training = train_events(
             self.pairs,
             self.settings,
@@ -70,7 +70,7 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prediction:
+class PredictTask:
     """Predicts planes of a stack in the given order; None is all of them."""
 
     model: Model
@@ -78,7 +78,7 @@ class Prediction:
     planes: Sequence[tuple[int, ...]] | None
     settings: PredictSettings
 
-    def __call__(self, control: Control) -> Generator[Event, None, None]:
+    def __call__(self, control: JobControl) -> Generator[Event, None, None]:
         """Yield notices and tiles."""
         from napari_unetseg.inference.predict import predict_events
 
@@ -87,7 +87,7 @@ class Prediction:
         )
 
 
-Task = Training | Prediction | LookWork
+Task = TrainTask | PredictTask | ViewportTask
 
 
 @dataclass(frozen=True, slots=True)

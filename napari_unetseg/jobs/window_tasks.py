@@ -19,16 +19,16 @@ from napari_unetseg.data.image_grids import empty_grid
 from napari_unetseg.data.mask_cleanup import TidySettings, tidy
 from napari_unetseg.io.project.project import Project
 from napari_unetseg.jobs.remote.run_on import RunOn
-from napari_unetseg.jobs.tasks import Training
+from napari_unetseg.jobs.tasks import TrainTask
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
-    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.job_control import JobControl
     from napari_unetseg.core.labels import LabelKind, Structure
     from napari_unetseg.core.settings import MatchSpacing, TrainSettings
     from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.inference.large.output_format import Saving
-    from napari_unetseg.jobs.live_predictor import Screen
+    from napari_unetseg.jobs.live_predictor import ViewportState
     from napari_unetseg.models.model import Model
 
 __all__ = [
@@ -106,21 +106,21 @@ class TrainWork:
     settings: TrainSettings
     structures: Sequence[Structure]
     model: Model | None
-    screen: Screen
+    screen: ViewportState
     computer: str = ""
 
-    def __call__(self, control: Control) -> Generator[Event, None, Model]:
+    def __call__(self, control: JobControl) -> Generator[Event, None, Model]:
         """Yield the events of the training, and masks between them; return the model."""
         others: list[AnnotatedImage] = []
         for source in self.folders:
             others += yield from _open_folder(source)
-        control.keep_pairs(tuple(others))
+        control.set_fixed_annotations(tuple(others))
         pairs = [*(one.pair() for one in self.snapshots), *others]
         init = self.model
         if init is not None and (reason := _misfit(init, self.settings)):
             yield Notice(f"A new model is trained: {reason}.")
             init = None
-        task = Training(pairs, self.settings, self.structures, init, self.screen)
+        task = TrainTask(pairs, self.settings, self.structures, init, self.screen)
         return cast("Model", (yield from RunOn(task, self.computer)(control)))
 
 
@@ -168,7 +168,7 @@ class TidyWork:
     settings: TidySettings
     spacing: Sequence[float]
 
-    def __call__(self, control: Control) -> Events:
+    def __call__(self, control: JobControl) -> Events:
         """Yield progress and return the array; objects are numbered through all planes."""
         dims = len(self.spacing)
         leading = self.mask.shape[: self.mask.ndim - dims]
@@ -197,7 +197,7 @@ class ExportWork:
     path: Path
     structures: Sequence[Structure]
 
-    def __call__(self, control: Control) -> Events:  # noqa: ARG002 - as every job has it
+    def __call__(self, control: JobControl) -> Events:  # noqa: ARG002 - as every job has it
         """Return the paths that were written."""
         from napari_unetseg.io.write_masks import write_mask
 
@@ -219,7 +219,7 @@ class LoadWork:
 
     path: Path
 
-    def __call__(self, control: Control) -> Events:  # noqa: ARG002 - as every job has it
+    def __call__(self, control: JobControl) -> Events:  # noqa: ARG002 - as every job has it
         """Return the model."""
         from napari_unetseg.models.model import load_model
 
@@ -234,7 +234,7 @@ class SaveWork:
     model: Model
     path: Path
 
-    def __call__(self, control: Control) -> Events:  # noqa: ARG002 - as every job has it
+    def __call__(self, control: JobControl) -> Events:  # noqa: ARG002 - as every job has it
         """Return the path that was written."""
         yield JobProgress(0.0)
         return self.model.save(self.path)
@@ -246,7 +246,7 @@ class OpenWork:
 
     folder: Path
 
-    def __call__(self, control: Control) -> Events:  # noqa: ARG002 - as every job has it
+    def __call__(self, control: JobControl) -> Events:  # noqa: ARG002 - as every job has it
         """Return the project, its models by name, and what could not be read, in sentences."""
         from napari_unetseg.models.model import load_model
 
@@ -274,7 +274,7 @@ class CopyWork:
     project: Project
     folder: Path
 
-    def __call__(self, control: Control) -> Events:  # noqa: ARG002 - as every job has it
+    def __call__(self, control: JobControl) -> Events:  # noqa: ARG002 - as every job has it
         """Return the copy."""
         yield JobProgress(0.0)
         return self.project.save_as(self.folder)
@@ -309,7 +309,7 @@ class BatchWork:
     keep: bool = False
     match_spacing: MatchSpacing = False
 
-    def __call__(self, control: Control) -> Events:
+    def __call__(self, control: JobControl) -> Events:
         """Return what became of each image that was reached."""
         from napari_unetseg.core.settings import PredictSettings
         from napari_unetseg.inference.large.predict_files import Wish, predict_files

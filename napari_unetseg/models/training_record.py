@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from napari_unetseg.data.dataset import TrainingDataset
 
 __all__ = [
-    "Choice",
+    "AutoSetting",
     "CurvePoint",
     "ImageRecord",
     "TrainingRecord",
@@ -29,7 +29,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class AutoSetting:
     """What was chosen for these images, and why.
 
     Attributes
@@ -94,7 +94,7 @@ class TrainingRecord(_Record):
     shares: tuple[float, ...] | None = None
     """Estimated share of each class in the training images, by which they were weighed."""
     labelled_voxels: int
-    choices: tuple[Choice, ...] = ()
+    choices: tuple[AutoSetting, ...] = ()
     """What was chosen for these images, and why; empty in records of earlier versions."""
     device: str
     threads: int

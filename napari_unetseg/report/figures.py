@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_unetseg.core.atomic_write import atomic_path
-from napari_unetseg.core.labels import BRUSH, Classes, LabelKind, default_color
+from napari_unetseg.core.labels import BACKGROUND_LABEL, Classes, LabelKind, default_color
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -212,7 +212,7 @@ def _areas(
         yield (labels > 0) & known, default_color(1)
         return
     if pair.kind is LabelKind.STROKES:
-        yield labels == BRUSH, default_color(BRUSH)
+        yield labels == BACKGROUND_LABEL, default_color(BACKGROUND_LABEL)
     for structure in classes.structures:
         where = labels == structure.number
         if pair.kind is LabelKind.FULL and structure.file_value is not None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_unetseg.annotations.annotation_store import Origin, Truth
+from napari_unetseg.annotations.annotation_store import ImageAnnotations, LabelSource
 from napari_unetseg.annotations.sparse_array import Cell, Region, plane_region
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice
-from napari_unetseg.core.labels import BRUSH, IGNORE, Classes, LabelKind, Structure
+from napari_unetseg.core.labels import BACKGROUND_LABEL, IGNORE_INDEX, Classes, LabelKind, Structure
 from napari_unetseg.core.metrics import Scores, confusion, scores_of
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.core.text import count
@@ -28,7 +28,7 @@ from napari_unetseg.runtime.cpu import cores
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
-    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.job_control import JobControl
     from napari_unetseg.models.model import Model
     from napari_unetseg.models.training_record import TrainingRecord
 
@@ -44,9 +44,9 @@ STYLE = (
     "img{max-width:100%}.hint{color:#555}"
 )
 COUNTED = {
-    Origin.STROKES: "painted",
-    Origin.CORRECTIONS: "corrected",
-    Origin.ACCEPTED: "accepted",
+    LabelSource.STROKES: "painted",
+    LabelSource.CORRECTIONS: "corrected",
+    LabelSource.ACCEPTED: "accepted",
 }
 
 
@@ -55,7 +55,7 @@ class ReportImage:
     """An image of a project: what was said of it, and its pixels if there are any."""
 
     described: Mapping[str, Any]
-    truth: Truth
+    truth: ImageAnnotations
     stack: Stack | None
 
     @property
@@ -93,22 +93,22 @@ class _Said:
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, truth: Truth) -> None:
+    def __init__(self, truth: ImageAnnotations) -> None:
         self._truth, self.shape = truth, truth.shape
 
     def __getitem__(self, plane: tuple[int, ...]) -> np.ndarray:
         region = plane_region(plane, self.shape)
-        painted = self._truth.read(Origin.STROKES, region).reshape(self.shape[-2:])
+        painted = self._truth.read(LabelSource.STROKES, region).reshape(self.shape[-2:])
         if self._truth.kind is LabelKind.INSTANCES:
             return painted
-        over = self._truth.winning(region).reshape(self.shape[-2:])
+        over = self._truth.effective_overrides(region).reshape(self.shape[-2:])
         if self._truth.kind is LabelKind.FULL:
-            return np.where(over == 0, painted, over % BRUSH)
+            return np.where(over == 0, painted, over % BACKGROUND_LABEL)
         return np.where(over == 0, painted, over)
 
 
 def write_page(
-    folder: Path, file: str, facts: Facts, control: Control
+    folder: Path, file: str, facts: Facts, control: JobControl
 ) -> Generator[Event, None, None]:
     """Write a page and its pictures into a folder.
 
@@ -200,7 +200,7 @@ def _training(folder: Path, model: Model) -> str:
 
 
 def _planes(
-    folder: Path, facts: Facts, model: Model, control: Control
+    folder: Path, facts: Facts, model: Model, control: JobControl
 ) -> Generator[Event, None, list[str]]:
     """Pictures of planes where the newest mask agrees best and worst with what is known."""
     from napari_unetseg.data.annotated_image import AnnotatedImage
@@ -225,7 +225,9 @@ def _planes(
 _Scored = tuple[float, ReportImage, tuple[int, ...], np.ndarray]
 
 
-def _scored(facts: Facts, model: Model, control: Control) -> Generator[Event, None, list[_Scored]]:
+def _scored(
+    facts: Facts, model: Model, control: JobControl
+) -> Generator[Event, None, list[_Scored]]:
     """Masks of some labelled planes, each with its Dice where the truth is known."""
     from napari_unetseg.inference.predict import predict
 
@@ -246,7 +248,7 @@ def _scored(facts: Facts, model: Model, control: Control) -> Generator[Event, No
             yield Notice(f"{image.name} is not predicted: {error}", warning=True)
             continue
         region = plane_region(plane, image.truth.shape)
-        said = np.where(mask[region] == 0, BRUSH, mask[region])
+        said = np.where(mask[region] == 0, BACKGROUND_LABEL, mask[region])
         scores = agreement(image.truth, region, said, facts.structures)
         if scores is not None:
             found.append((scores.mean_dice, image, plane, mask[plane].copy()))
@@ -255,7 +257,7 @@ def _scored(facts: Facts, model: Model, control: Control) -> Generator[Event, No
 
 
 def agreement(
-    truth: Truth, region: Region, predicted: np.ndarray, structures: Sequence[Structure]
+    truth: ImageAnnotations, region: Region, predicted: np.ndarray, structures: Sequence[Structure]
 ) -> Scores | None:
     """Compare a mask with the annotations of a region, the newest of each voxel.
 
@@ -274,18 +276,20 @@ def agreement(
         None if nothing is annotated there, or no structure occurs.
     """
     classes = Classes(tuple(structures), background=True)
-    painted = classes.encode(truth.read(Origin.STROKES, region), truth.kind)
-    over = classes.encode(truth.winning(region), LabelKind.STROKES)
-    known = np.where(over == IGNORE, IGNORE if truth.strokes_are_away else painted, over)
+    painted = classes.encode(truth.read(LabelSource.STROKES, region), truth.kind)
+    over = classes.encode(truth.effective_overrides(region), LabelKind.STROKES)
+    known = np.where(
+        over == IGNORE_INDEX, IGNORE_INDEX if truth.strokes_are_away else painted, over
+    )
     found = classes.encode(predicted, LabelKind.STROKES)
-    known[found == IGNORE] = IGNORE
+    known[found == IGNORE_INDEX] = IGNORE_INDEX
     scores = scores_of(confusion(known, found, len(classes.numbers)), classes)
     return scores if scores.mean_dice == scores.mean_dice else None
 
 
-def _labelled_planes(truth: Truth) -> list[Cell]:
+def _labelled_planes(truth: ImageAnnotations) -> list[Cell]:
     """Leading indices of the planes that have annotations, in order."""
-    return sorted(set().union(*(truth.grid(origin).planes() for origin in Origin)))
+    return sorted(set().union(*(truth.grid(origin).planes() for origin in LabelSource)))
 
 
 def _provenance(model: Model) -> str:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import Structure
 from napari_unetseg.report.project_page import MARK, Facts, ReportImage, write_page
 
 if TYPE_CHECKING:
-    from napari_unetseg.annotations.annotation_store import Truth
+    from napari_unetseg.annotations.annotation_store import ImageAnnotations
     from napari_unetseg.core.events import Event
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.io.project.project import Project
@@ -32,7 +32,7 @@ def report_events(
     *,
     title: str | None = None,
     stacks: Mapping[str, Stack] | None = None,
-    control: Control | None = None,
+    control: JobControl | None = None,
 ) -> Generator[Event, None, tuple[Path, int]]:
     """Write ``index.html`` and its pictures into a folder, whole or not at all.
 
@@ -78,7 +78,7 @@ def report_events(
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as temporary:
         folder = Path(temporary) / "report"
         folder.mkdir()
-        yield from write_page(folder, PAGE, facts, control or Control())
+        yield from write_page(folder, PAGE, facts, control or JobControl())
         _put(folder, output, Path(temporary) / "earlier")
     return output / PAGE, len(facts.images)
 
@@ -150,7 +150,7 @@ def _image(
     return ReportImage(described, truth, stack)
 
 
-def _stack(folder: Path, described: Mapping[str, Any], truth: Truth) -> Stack | None:
+def _stack(folder: Path, described: Mapping[str, Any], truth: ImageAnnotations) -> Stack | None:
     """The image's file, if it is where the project says and has the same pixels."""
     from napari_unetseg.io.open_image import MissingPlanes, open_all
     from napari_unetseg.io.project.locations import places_of

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from napari_unetseg.core.labels import IGNORE
+from napari_unetseg.core.labels import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from napari_unetseg.core.settings import AugmentSettings
@@ -104,7 +104,7 @@ class Augmenter:
         nearest = places.round().long()
         outside = ((nearest < 0) | (nearest >= scale)).any(0)
         index = tuple(n.clamp(0, s - 1) for n, s in zip(nearest, target.shape, strict=True))
-        return moved, target[index].masked_fill(outside, IGNORE)
+        return moved, target[index].masked_fill(outside, IGNORE_INDEX)
 
     def _places(self, size: tuple[int, ...], source: Source) -> Tensor:
         """Where the voxels of a patch come from, (dims, *size), in voxels from the middle."""

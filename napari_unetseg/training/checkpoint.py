@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
     from napari_unetseg.training.checkpoint_file import CheckpointFile
     from napari_unetseg.training.trainer import Trainer
-    from napari_unetseg.training.training_plan import Plan
+    from napari_unetseg.training.training_plan import TrainingPlan
     from napari_unetseg.training.training_state import TrainingState
 
 __all__ = ["Checkpoints", "identity"]
@@ -45,7 +45,7 @@ OF_A_RUN = {"threads", "device"}
 
 
 def identity(
-    data: TrainingDataset, settings: TrainSettings, plan: Plan, init: Model | None
+    data: TrainingDataset, settings: TrainSettings, plan: TrainingPlan, init: Model | None
 ) -> Identity:
     """Which training this is, whatever comes of it."""
     labels = hashlib.blake2b(repr((data.classes.numbers, data.validated)).encode())

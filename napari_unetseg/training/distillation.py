@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from napari_unetseg.core.labels import IGNORE
+from napari_unetseg.core.labels import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from napari_unetseg.data.dataset import TrainingDataset
@@ -93,8 +93,8 @@ def distillation_loss(logits: Tensor, said: Tensor, target: Tensor) -> tuple[Ten
         (N, K, *spatial) of the network and of its teacher (Hinton et al. 2015,
         https://arxiv.org/abs/1503.02531, at temperature 1); K = 1 for background and one structure.
     target
-        (N, *spatial) class indices, `IGNORE` where nothing is labelled, `HELD_OUT` in validation
-        blocks: their labels are not to be learned, nor is what contradicts them.
+        (N, *spatial) class indices, `IGNORE_INDEX` where nothing is labelled, `HELD_OUT` in
+        validation blocks: their labels are not to be learned, nor is what contradicts them.
 
     Returns
     -------
@@ -110,7 +110,7 @@ def distillation_loss(logits: Tensor, said: Tensor, target: Tensor) -> tuple[Ten
     else:
         answer = said.argmax(1)
         losses = -(said.softmax(1) * logits.log_softmax(1)).sum(1)
-    unknown = target == IGNORE
+    unknown = target == IGNORE_INDEX
     wrong = ~unknown & (target != HELD_OUT) & (answer != target)
     counts = unknown & ~_around(wrong)
     number = counts.sum().float()
@@ -137,5 +137,5 @@ def _without_blocks(plane: LabelledPlane) -> np.ndarray:
         labels = plane.train.copy()
         for block in plane.blocks:
             labels[block.guarded] = HELD_OUT
-        plane.taught = labels if (labels == IGNORE).any() else labels[:0]
+        plane.taught = labels if (labels == IGNORE_INDEX).any() else labels[:0]
     return plane.taught

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from napari_unetseg.core.labels import IGNORE
+from napari_unetseg.core.labels import IGNORE_INDEX
 
 __all__ = ["edge_loss"]
 
@@ -40,7 +40,7 @@ def edge_loss(image: Tensor, logits: Tensor, target: Tensor) -> Tensor:
     logits
         (N, K, *spatial); K = 1 for background and one structure.
     target
-        (N, *spatial) class indices, `IGNORE` where nothing is labelled.
+        (N, *spatial) class indices, `IGNORE_INDEX` where nothing is labelled.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def edge_loss(image: Tensor, logits: Tensor, target: Tensor) -> Tensor:
     with torch.no_grad():
         far = (_shifted(image, offsets, math.inf) - image).square_().sum(2)
         similarity = far.mul_(sharpness).exp_()  # 0 beyond the sample
-        unknown = target == IGNORE
+        unknown = target == IGNORE_INDEX
         similarity *= _shifted(unknown, offsets, False) | unknown
     losses = similarity * _disagreement(probabilities, _shifted(probabilities, offsets, 0.0))
     height, width = target.shape[-2:]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from napari_unetseg.core.architectures import ARCHITECTURES
-from napari_unetseg.core.labels import IGNORE
+from napari_unetseg.core.labels import IGNORE_INDEX
 from napari_unetseg.models.transfer import first_layer, inflate
 from napari_unetseg.models.unet import NORMS, probabilities
 
@@ -113,7 +113,7 @@ class LinearProbe:
     network
         A U-Net with a 1 × 1 ``head``; only that is changed.
     samples
-        Images (C, *spatial) and class indices (*spatial), `IGNORE` where nothing is labelled.
+        Images (C, *spatial) and class indices (*spatial), `IGNORE_INDEX` where nothing is labelled.
     """
 
     def __init__(self, network: UNet, samples: Iterable[Sample]) -> None:
@@ -129,7 +129,7 @@ class LinearProbe:
                 fast(image[None])
                 inside = (slice(None), *(slice(0, s) for s in target.shape))
                 found = seen[0][0][inside].float()
-                known = target != IGNORE
+                known = target != IGNORE_INDEX
                 features.append(found[:, known].T)
                 truth.append(target[known].long())
                 self.everywhere.append(found.flatten(1)[:, ::EVERY])

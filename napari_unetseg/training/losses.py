@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from napari_unetseg.core.labels import IGNORE
+from napari_unetseg.core.labels import IGNORE_INDEX
 from napari_unetseg.training.distillation import distillation_loss
 from napari_unetseg.training.edge_loss import edge_loss
 
@@ -68,7 +68,7 @@ class LossInputs:
     logits
         (N, K, *spatial); K = 1 for background and one structure.
     targets
-        (N, *spatial) uint8 class indices, `IGNORE` where nothing is labelled.
+        (N, *spatial) uint8 class indices, `IGNORE_INDEX` where nothing is labelled.
     class_weights
         (classes,) weight of each class, or None.
     distilled
@@ -85,7 +85,7 @@ class LossInputs:
     @cached_property
     def labelled(self) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (V, K), classes (V,) and class weights (V,) of the labelled voxels."""
-        known = self.targets != IGNORE
+        known = self.targets != IGNORE_INDEX
         logits = self.logits.movedim(1, -1)[known].float()
         truth = self.targets[known].long()
         weights = self.class_weights

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.data.validation_split import VoxelIndices
     from napari_unetseg.training.trainer import Trainer, Weights
-    from napari_unetseg.training.training_events import Improved
+    from napari_unetseg.training.training_events import ModelImproved
     from napari_unetseg.training.training_state import TrainingState
 
 __all__ = ["ModelSelection", "StoppedError"]
@@ -47,7 +47,7 @@ class ModelSelection:
         trainer: Trainer,
         state: TrainingState,
         look_up: Callable[[], object],
-        answered: Callable[[Scores, Scores], Improved],
+        answered: Callable[[Scores, Scores], ModelImproved],
     ) -> None:
         self.trainer, self.state = trainer, state
         self._look_up, self._answered = look_up, answered

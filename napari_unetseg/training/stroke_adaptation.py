@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from napari_unetseg.core.labels import IGNORE
+from napari_unetseg.core.labels import IGNORE_INDEX
 from napari_unetseg.models.unet import NORMS
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class StrokeAnswer:
         """Images (N, C, *patch) around newer strokes, and targets (N, *patch) with these alone."""
         trainer, rng = self.trainer, np.random.default_rng(self._seed)
         images, targets = [], []
-        only = {id(plane): np.full_like(plane.train, IGNORE) for plane, _ in self.newer}
+        only = {id(plane): np.full_like(plane.train, IGNORE_INDEX) for plane, _ in self.newer}
         for plane, places in self.newer:
             np.put(only[id(plane)], places, plane.train.reshape(-1)[places])
         for number in np.unique(np.linspace(0, self._ends[-1] - 1, LOOKED_AT).astype(int)):
@@ -109,7 +109,7 @@ class StrokeAnswer:
         logits = torch.cat([network(image[None]) for image in images])
         if logits.shape[1] == 1:
             logits = torch.cat([torch.zeros_like(logits), logits], 1)
-        known = targets != IGNORE
+        known = targets != IGNORE_INDEX
         return float((logits.argmax(1) != targets)[known].float().mean())
 
     def learn(self, between: Callable[[], object]) -> Weights:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, cast
 
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.settings import TrainSettings
 from napari_unetseg.runtime.distributed import world
 from napari_unetseg.runtime.glibc_malloc import kept_memory
@@ -28,7 +28,7 @@ def train_events(
     *,
     structures: Sequence[Structure] = (),
     init: Model | None = None,
-    control: Control | None = None,
+    control: JobControl | None = None,
     checkpoint: CheckpointFile | None = None,
 ) -> Generator[Event, None, Model]:
     """Train a U-Net on annotated images.
@@ -73,7 +73,7 @@ def train_events(
         The labels or images cannot be trained on, or the checkpoint is damaged or of another
         training; the sentence says what to do.
     """
-    settings, control = settings or TrainSettings(), control or Control()
+    settings, control = settings or TrainSettings(), control or JobControl()
     with kept_memory():
         events = _train(pairs, settings, structures, init, control, checkpoint)
         if world().rank:
@@ -86,7 +86,7 @@ def _train(
     settings: TrainSettings,
     structures: Sequence[Structure],
     init: Model | None,
-    control: Control,
+    control: JobControl,
     checkpoint: CheckpointFile | None,
 ) -> Generator[Event, None, Model]:
     run = TrainingRun(pairs, settings, structures, init, control, checkpoint)
@@ -110,7 +110,7 @@ def train(
     *,
     structures: Sequence[Structure] = (),
     init: Model | None = None,
-    control: Control | None = None,
+    control: JobControl | None = None,
     checkpoint: CheckpointFile | None = None,
     on_event: Callable[[Event], object] | None = None,
 ) -> Model:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_unetseg.core.errors import TrainingError
-from napari_unetseg.core.labels import IGNORE
+from napari_unetseg.core.labels import IGNORE_INDEX
 from napari_unetseg.models.encoder_weights import load_encoder
 from napari_unetseg.models.registry import build
 from napari_unetseg.models.unet import NORMS
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import TrainSettings
     from napari_unetseg.data.dataset import TrainingDataset
     from napari_unetseg.models.unet import UNet
-    from napari_unetseg.training.training_plan import Plan
+    from napari_unetseg.training.training_plan import TrainingPlan
 
 __all__ = ["NotFiniteError", "Trainer", "Weights"]
 
@@ -75,7 +75,7 @@ class Trainer:
     def __init__(
         self,
         data: TrainingDataset,
-        plan: Plan,
+        plan: TrainingPlan,
         settings: TrainSettings,
         device: torch.device,
         weights: Mapping[str, Tensor] | None = None,
@@ -315,7 +315,7 @@ class Trainer:
         teacher = self.teacher if held.any() else None
         images = images.to(self.device, memory_format=self.layout)
         marked, held = targets.to(self.device), held.to(self.device)
-        targets = marked.masked_fill(marked == HELD_OUT, IGNORE) if teacher else marked
+        targets = marked.masked_fill(marked == HELD_OUT, IGNORE_INDEX) if teacher else marked
         seed = self.settings.seed
         with (
             seeded(self.device, seed, *key, batch + 1 + self.group.world.rank),

@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING
 
 from napari_unetseg.core.events import Event
 from napari_unetseg.core.metrics import Scores  # noqa: TC001 - looked up where events are checked
-from napari_unetseg.models.training_record import Choice  # noqa: TC001 - looked up as well
+from napari_unetseg.models.training_record import AutoSetting  # noqa: TC001 - looked up as well
 
 if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
 
 __all__ = [
+    "AnnotationsUpdated",
     "EpochDone",
-    "Improved",
+    "ModelImproved",
     "Outcome",
-    "Prepared",
-    "Renewed",
     "StartedFrom",
     "StepDone",
     "TrainingDone",
+    "TrainingPrepared",
 ]
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared(Event):
+class TrainingPrepared(Event):
     """The data were read and the network was built.
 
     Attributes
@@ -63,7 +63,7 @@ class Prepared(Event):
     parameters: int
     patch: tuple[int, ...]
     batch: int
-    choices: tuple[Choice, ...] = ()
+    choices: tuple[AutoSetting, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class EpochDone(Event):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Improved(Event):
+class ModelImproved(Event):
     """A model that is better than what was shown before; show this one from now on.
 
     Attributes
@@ -121,7 +121,7 @@ class Improved(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Renewed(Event):
+class AnnotationsUpdated(Event):
     """Newer annotations came, and training goes on with them.
 
     ``voxels`` are labelled now in all; ``step`` and ``seconds`` say when, since the start.
@@ -184,7 +184,7 @@ class TrainingDone(Event):
     seconds
         Time since its start.
     before
-        As in `Improved`.
+        As in `ModelImproved`.
     kept
         What the training began with, where nothing better was found and it is kept.
     """

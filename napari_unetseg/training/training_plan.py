@@ -14,7 +14,7 @@ from napari_unetseg.core.settings import NetSettings, TrainSettings
 if TYPE_CHECKING:
     from napari_unetseg.data.dataset import TrainingDataset
 
-__all__ = ["Plan", "level_strides", "make_plan"]
+__all__ = ["TrainingPlan", "level_strides", "make_plan"]
 
 PATCH_2D = {"cpu": 96, "gpu": 256}
 BATCH_2D = {"cpu": 8, "gpu": 16}
@@ -27,7 +27,7 @@ FEWEST_STEPS, MOST_STEPS = 18, 60
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrainingPlan:
     """What a training will do; ``steps`` is 0 when only time ends it."""
 
     net: NetSettings
@@ -67,7 +67,7 @@ def make_plan(
     device: str,
     init: NetSettings | None,
     processes: int = 1,
-) -> Plan:
+) -> TrainingPlan:
     """Choose what the settings leave open.
 
     Parameters
@@ -107,7 +107,7 @@ def make_plan(
         steps = 0
     else:
         steps = (settings.epochs or EPOCHS) * epoch_steps
-    return Plan(net, patch, batch, epoch_steps, steps)
+    return TrainingPlan(net, patch, batch, epoch_steps, steps)
 
 
 def _net(

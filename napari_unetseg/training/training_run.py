@@ -26,7 +26,12 @@ from napari_unetseg.training.auto_settings import explain
 from napari_unetseg.training.checkpoint import Checkpoints, identity
 from napari_unetseg.training.model_selection import ModelSelection, StoppedError
 from napari_unetseg.training.trainer import NotFiniteError, Trainer, Weights
-from napari_unetseg.training.training_events import Improved, Outcome, Prepared, Renewed
+from napari_unetseg.training.training_events import (
+    AnnotationsUpdated,
+    ModelImproved,
+    Outcome,
+    TrainingPrepared,
+)
 from napari_unetseg.training.training_setup import (
     channels_of,
     describe_kept_classes,
@@ -37,13 +42,13 @@ from napari_unetseg.training.training_setup import (
 from napari_unetseg.training.training_state import TrainingState
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.job_control import JobControl
     from napari_unetseg.core.labels import Structure
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.settings import TrainSettings
     from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.data.dataset import TrainingDataset
-    from napari_unetseg.models.training_record import Choice
+    from napari_unetseg.models.training_record import AutoSetting
     from napari_unetseg.training.checkpoint_file import CheckpointFile
 
 __all__ = ["TrainingRun"]
@@ -67,7 +72,7 @@ class TrainingRun:
         settings: TrainSettings,
         structures: Sequence[Structure],
         init: Model | None,
-        control: Control,
+        control: JobControl,
         checkpoint: CheckpointFile | None,
     ) -> None:
         self.settings, self.init, self.control = settings, init, control
@@ -175,12 +180,12 @@ class TrainingRun:
         )
         if state.best is not None:
             model, scores = self.model("training continues"), state.best.scores
-            yield Improved(model, scores, state.seconds, state.steps, state.before)
+            yield ModelImproved(model, scores, state.seconds, state.steps, state.before)
 
-    def prepared(self) -> Prepared:
+    def prepared(self) -> TrainingPrepared:
         """What was read, what will be done, and what was chosen for it."""
         data, plan = self.data, self.plan
-        return Prepared(
+        return TrainingPrepared(
             steps=plan.steps,
             epoch_steps=plan.epoch_steps,
             samples=plan.epoch_steps * plan.batch,
@@ -194,7 +199,7 @@ class TrainingRun:
             choices=self.choices(),
         )
 
-    def choices(self) -> tuple[Choice, ...]:
+    def choices(self) -> tuple[AutoSetting, ...]:
         """What was chosen for these data, and why."""
         device = device_name(self.device)
         return explain(self.plan, self.data, self.settings, self.trainer, device)
@@ -216,7 +221,7 @@ class TrainingRun:
             return
         self.trainer.broadcast_fitted_head()
         best = self.state.answer(self.trainer)
-        yield Improved(self.model("training began"), best.scores, self.state.seconds)
+        yield ModelImproved(self.model("training began"), best.scores, self.state.seconds)
 
     def _find_answer(self) -> str | None:
         """Find a first answer; say why there is none."""
@@ -274,7 +279,7 @@ class TrainingRun:
         yield done
         if done.best:
             model, before = self.model("training continues"), self.state.before
-            yield Improved(model, done.scores, done.seconds, done.step, before)
+            yield ModelImproved(model, done.scores, done.seconds, done.step, before)
         else:
             yield from self.answers.again()
 
@@ -285,7 +290,7 @@ class TrainingRun:
         """
         over = self.state.over or self.control.stopped or not self.group.alone
         rests = self.state.seconds - self.renewed_at >= RESTS * self.renewing
-        if over or not rests or not (newer := self.control.take_pairs()):
+        if over or not rests or not (newer := self.control.pop_annotations()):
             return
         start = self.state.seconds
         yield from self._renew(newer)
@@ -309,13 +314,13 @@ class TrainingRun:
             self.checkpoints.end()
             self.state.renew(self.trainer)
             voxels = self.data.train_voxels + self.data.validation_voxels
-            yield Renewed(voxels, self.state.steps, self.state.seconds)
+            yield AnnotationsUpdated(voxels, self.state.steps, self.state.seconds)
             yield from self.answers.to(self.data.labels_added_since(before))
 
-    def _answered(self, scores: Scores, before: Scores) -> Improved:
+    def _answered(self, scores: Scores, before: Scores) -> ModelImproved:
         """A model to show, since newer strokes came."""
         model, state = self.model("newer strokes came"), self.state
-        return Improved(model, scores, state.seconds, state.steps, before)
+        return ModelImproved(model, scores, state.seconds, state.steps, before)
 
     def _use(self, data: TrainingDataset, before: TrainingDataset | None = None) -> None:
         """Learn from these data; hold on to the best model, whose mask of the others was shown."""

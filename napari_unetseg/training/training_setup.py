@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.models import transfer
-from napari_unetseg.training.training_plan import Plan, make_plan
+from napari_unetseg.training.training_plan import TrainingPlan, make_plan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,7 +82,7 @@ def describe_nothing_to_distill(data: TrainingDataset) -> str:
 
 def plan_and_weights(
     init: Model | None, data: TrainingDataset, settings: TrainSettings, group: ProcessGroup
-) -> tuple[Plan, Mapping[str, Tensor] | None, tuple[str, ...]]:
+) -> tuple[TrainingPlan, Mapping[str, Tensor] | None, tuple[str, ...]]:
     """The plan, and with a model to go on from its weights and what was changed of them."""
     device = group.device.type
     if init is None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.settings import TrainSettings
     from napari_unetseg.training.trainer import Trainer
-    from napari_unetseg.training.training_plan import Plan
+    from napari_unetseg.training.training_plan import TrainingPlan
 
 __all__ = ["Checkpoint", "TrainingState"]
 
@@ -60,7 +60,7 @@ class TrainingState:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: TrainingPlan,
         settings: TrainSettings,
         initial: dict[str, Tensor],
         clock: Callable[[], float] | None = None,

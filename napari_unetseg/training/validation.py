@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from napari_unetseg.core.labels import IGNORE
+from napari_unetseg.core.labels import IGNORE_INDEX
 from napari_unetseg.core.metrics import (
     Scores,
     confusion,
@@ -155,7 +155,7 @@ def _labelled_error(network: UNet, data: TrainingDataset, device: torch.device) 
         inside = tuple(slice(0, size) for size in target.shape)
         logits = network(pixels)[0][(slice(None), *inside)]
         found = logits[0] > 0 if len(logits) == 1 else logits.argmax(0)
-        known = truth != IGNORE
+        known = truth != IGNORE_INDEX
         wrong += int((found != truth)[known].sum())
         labelled += int(known.sum())
     return wrong / max(1, labelled)

@@ -7,25 +7,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_unetseg.annotations.annotation_store import Change, Origin, Truth
-from napari_unetseg.annotations.sparse_array import CHUNK, Region, SparseGrid, whole
+from napari_unetseg.annotations.annotation_store import (
+    AnnotationChange,
+    ImageAnnotations,
+    LabelSource,
+)
+from napari_unetseg.annotations.sparse_array import CHUNK, Region, SparseArray, whole
 from napari_unetseg.core.labels import LabelKind
 
 SHAPE = (3, 300, 520)
-STROKES, CORRECTIONS, ACCEPTED = Origin.STROKES, Origin.CORRECTIONS, Origin.ACCEPTED
+STROKES, CORRECTIONS, ACCEPTED = LabelSource.STROKES, LabelSource.CORRECTIONS, LabelSource.ACCEPTED
 
 
 def at(z: int, y: tuple[int, int], x: tuple[int, int]) -> Region:
     return slice(z, z + 1), slice(*y), slice(*x)
 
 
-def say(truth: Truth, origin: Origin, region: Region, value: int) -> Change | None:
+def say(
+    truth: ImageAnnotations, origin: LabelSource, region: Region, value: int
+) -> AnnotationChange | None:
     shape = [s.stop - s.start for s in region]
-    return truth.note(origin, region, np.full(shape, value, np.uint8))
+    return truth.record(origin, region, np.full(shape, value, np.uint8))
 
 
-def winning_of(truth: Truth) -> np.ndarray:
-    return truth.winning(whole(SHAPE))
+def winning_of(truth: ImageAnnotations) -> np.ndarray:
+    return truth.effective_overrides(whole(SHAPE))
 
 
 @st.composite
@@ -39,7 +45,7 @@ def regions(draw: st.DrawFn) -> Region:
 
 @given(st.lists(st.tuples(regions(), st.integers(0, 255)), max_size=8))
 def test_a_sparse_grid_reads_what_a_dense_one_would(writes: list[tuple[Region, int]]) -> None:
-    sparse, dense = SparseGrid(SHAPE), np.zeros(SHAPE, np.uint8)
+    sparse, dense = SparseArray(SHAPE), np.zeros(SHAPE, np.uint8)
     for region, value in writes:
         dense[region] = value
         sparse.write(region, dense[region])
@@ -58,7 +64,7 @@ WAYS = ("write", "give", "mark", "look", "settle")
 def test_parts_that_are_given_or_put_off_are_as_if_written(seed: int, ways: list[str]) -> None:
     """What was given or marked with stays as it was, whatever is written there later."""
     rng = np.random.default_rng(seed)
-    sparse, dense = SparseGrid(SHAPE, np.uint32), np.zeros(SHAPE, np.uint32)
+    sparse, dense = SparseArray(SHAPE, np.uint32), np.zeros(SHAPE, np.uint32)
     held: list[tuple[np.ndarray, np.ndarray]] = []
     for way in ways:
         chunk, some = at(1, (0, CHUNK), (0, CHUNK)), at(1, (3, 90), (40, 200))
@@ -66,7 +72,7 @@ def test_parts_that_are_given_or_put_off_are_as_if_written(seed: int, ways: list
         shape, value = dense[region].shape, np.uint32(rng.integers(1, 9))
         if way == "mark":
             where = rng.random(shape) < rng.choice([0.1, 1.0])
-            sparse.mark(region, where, value)
+            sparse.set_lazy(region, where, value)
             dense[region][where] = value
             held.append((where, where.copy()))
         elif way in ("write", "give"):
@@ -76,9 +82,9 @@ def test_parts_that_are_given_or_put_off_are_as_if_written(seed: int, ways: list
             getattr(sparse, way)(region, values)
             held.append((values, values.copy()))
         elif way == "settle":
-            sparse.settle(2)
+            sparse.flush(2)
         else:
-            np.testing.assert_array_equal(sparse.look(region), dense[region])
+            np.testing.assert_array_equal(sparse.view(region), dense[region])
         assert sparse.planes() == {(z,) for z in range(3) if dense[z].any()}
     assert all(np.array_equal(now, then) for now, then in held)
     np.testing.assert_array_equal(sparse.read(whole(SHAPE)), dense)
@@ -87,20 +93,24 @@ def test_parts_that_are_given_or_put_off_are_as_if_written(seed: int, ways: list
 def test_fills_in_memory_made_ready_are_taken_down_like_any() -> None:
     """What was said stays as it was said when the next fill comes into the same kind of memory."""
     shape = (2, 600, 600)
-    truth, dense, times = Truth(shape), np.zeros(shape, np.uint8), np.zeros(shape, np.uint32)
+    truth, dense, times = (
+        ImageAnnotations(shape),
+        np.zeros(shape, np.uint8),
+        np.zeros(shape, np.uint32),
+    )
     around = np.hypot(*np.ogrid[-32:568, -32:568]) % 90 > 30
-    said: list[tuple[Change, np.ndarray]] = []
+    said: list[tuple[AnnotationChange, np.ndarray]] = []
     for number in range(1, 7):
         region = (slice(number % 2, number % 2 + 1), *whole(shape[1:]))
         layer = dense[region].copy()
         layer[0][around if number % 3 else ~around] = number
-        change = truth.note(STROKES, region, layer)
+        change = truth.record(STROKES, region, layer)
         assert change is not None
         said.append((change, change.values.copy()))
         times[region][layer != dense[region]] = change.stamp
         dense[region] = layer
         layer[:] = 99  # the layer is painted on; what was taken down is not its memory
-        while not truth.settle(3):
+        while not truth.flush(3):
             pass
         np.testing.assert_array_equal(truth.read(STROKES, whole(shape)), dense)
         np.testing.assert_array_equal(truth.times(STROKES, whole(shape)), times)
@@ -108,83 +118,91 @@ def test_fills_in_memory_made_ready_are_taken_down_like_any() -> None:
 
 
 def test_differing_chunks_are_found_and_no_others() -> None:
-    grid, dense = SparseGrid(SHAPE), np.zeros(SHAPE, np.uint8)
+    grid, dense = SparseArray(SHAPE), np.zeros(SHAPE, np.uint8)
     dense[1, 270, 515] = 3
     assert list(grid.differing(dense)) == [at(1, (CHUNK, 300), (2 * CHUNK, 520))]
 
 
 def test_the_newest_wins_voxel_by_voxel() -> None:
-    truth = Truth(SHAPE)
+    truth = ImageAnnotations(SHAPE)
     place = at(0, (0, 10), (0, 10))
     say(truth, STROKES, place, 1)
     say(truth, CORRECTIONS, at(0, (0, 10), (0, 8)), 2)
     say(truth, ACCEPTED, at(0, (0, 10), (0, 6)), 255)
     say(truth, STROKES, at(0, (0, 10), (0, 4)), 3)
     say(truth, CORRECTIONS, at(0, (0, 10), (0, 2)), 4)
-    assert truth.winning(place)[0, 0].tolist() == [4, 4, 0, 0, 255, 255, 2, 2, 0, 0]
-    assert truth.over(place)[0, 0].tolist() == [4, 4, 255, 255, 255, 255, 2, 2, 0, 0]
+    assert truth.effective_overrides(place)[0, 0].tolist() == [4, 4, 0, 0, 255, 255, 2, 2, 0, 0]
+    assert truth.overrides(place)[0, 0].tolist() == [4, 4, 255, 255, 255, 255, 2, 2, 0, 0]
 
 
 def test_an_erased_stroke_says_nothing_but_an_erased_mask_says_background() -> None:
     for kind, wins in ((LabelKind.STROKES, 2), (LabelKind.FULL, 0)):
-        truth, place = Truth(SHAPE, kind=kind), at(0, (0, 1), (0, 1))
+        truth, place = ImageAnnotations(SHAPE, kind=kind), at(0, (0, 1), (0, 1))
         say(truth, STROKES, place, 1)
         say(truth, CORRECTIONS, place, 2)
         say(truth, STROKES, place, 0)
-        assert truth.winning(place).item() == wins
+        assert truth.effective_overrides(place).item() == wins
 
 
 def test_an_undo_is_the_newest() -> None:
-    truth, place, wide = Truth(SHAPE), at(2, (5, 9), (250, 260)), at(2, (5, 9), (250, 300))
+    truth, place, wide = (
+        ImageAnnotations(SHAPE),
+        at(2, (5, 9), (250, 260)),
+        at(2, (5, 9), (250, 300)),
+    )
     say(truth, STROKES, place, 1)
     say(truth, CORRECTIONS, wide, 2)
     say(truth, STROKES, wide, 3)
     undone = np.zeros((1, 4, 50), np.uint8)
     undone[..., :10] = 1
-    change = truth.note(STROKES, wide, undone)
+    change = truth.record(STROKES, wide, undone)
     assert change is not None
     assert (truth.times(STROKES, wide) == change.stamp).all()
-    assert not truth.winning(place).any(), "the stroke that came back is newer than the correction"
-    assert (truth.winning(at(2, (5, 9), (260, 300))) == 2).all(), "no stroke is left there"
+    assert not truth.effective_overrides(place).any(), (
+        "the stroke that came back is newer than the correction"
+    )
+    assert (truth.effective_overrides(at(2, (5, 9), (260, 300))) == 2).all(), (
+        "no stroke is left there"
+    )
 
 
 def test_strokes_of_another_type_of_numbers_keep_their_times() -> None:
-    truth, place = Truth(SHAPE), at(2, (5, 9), (250, 260))
+    truth, place = ImageAnnotations(SHAPE), at(2, (5, 9), (250, 260))
     say(truth, STROKES, place, 1)
     say(truth, CORRECTIONS, at(2, (5, 9), (250, 255)), 2)
     say(truth, CORRECTIONS, place, 2)
     say(truth, STROKES, at(2, (5, 6), (250, 260)), 3)
-    before, times = truth.winning(place), truth.times(STROKES, place)
+    before, times = truth.effective_overrides(place), truth.times(STROKES, place)
     truth.retype(np.int32)
     assert truth.grid_dtype == "int32"
     np.testing.assert_array_equal(truth.times(STROKES, place), times)
-    np.testing.assert_array_equal(truth.winning(place), before)
+    np.testing.assert_array_equal(truth.effective_overrides(place), before)
 
 
 def test_strokes_of_an_adopted_layer_are_older_than_all_else() -> None:
-    truth, layer = Truth(SHAPE), np.zeros(SHAPE, np.int32)
+    truth, layer = ImageAnnotations(SHAPE), np.zeros(SHAPE, np.int32)
     say(truth, CORRECTIONS, at(0, (0, 2), (0, 2)), 2)
     layer[0, :4, :4] = 700
     changes = list(truth.adopt(layer, LabelKind.INSTANCES))
     assert [c.stamp for c in changes] == [0]
     assert truth.read(STROKES, at(0, (0, 1), (0, 1))).item() == 700
-    assert truth.winning(at(0, (0, 1), (0, 1))).item() == 2
+    assert truth.effective_overrides(at(0, (0, 1), (0, 1))).item() == 2
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_changes_replayed_and_undone_give_the_same_truth(seed: int) -> None:
     """Strokes and fills, of all of a plane or around objects; an undo is the newest."""
     rng = np.random.default_rng(seed)
-    one, other = Truth(SHAPE), Truth(SHAPE)
+    one, other = ImageAnnotations(SHAPE), ImageAnnotations(SHAPE)
     data = {o: np.zeros(SHAPE, np.uint8) for o in (STROKES, CORRECTIONS, ACCEPTED)}
     times = {o: np.zeros(SHAPE, np.uint32) for o in data}
-    past: list[tuple[Origin, Region, np.ndarray]] = []
+    past: list[tuple[LabelSource, Region, np.ndarray]] = []
     for _ in range(40):
         if past and rng.random() < 0.3:
             origin, region, before = past.pop()
             where = data[origin][region] != before
             data[origin][region] = before
-            change = one.note(origin, whole(SHAPE), data[origin])
+            change = one.record(origin, whole(SHAPE), data[origin])
         else:
             origin = list(data)[rng.integers(3)]
             region = _somewhere(rng)
@@ -193,7 +211,7 @@ def test_changes_replayed_and_undone_give_the_same_truth(seed: int) -> None:
             where = rng.random(values.shape) < rng.choice([0.02, 0.5, 1.0])
             where &= values != (number := rng.integers(0, 4))
             values[where] = number
-            change = one.note(origin, region, values)
+            change = one.record(origin, region, values)
         times[origin][region][where] = one.stamp
         if change is not None:
             other.put(change)
@@ -203,7 +221,9 @@ def test_changes_replayed_and_undone_give_the_same_truth(seed: int) -> None:
         np.testing.assert_array_equal(other.read(origin, everything), array)
         np.testing.assert_array_equal(one.times(origin, everything), times[origin])
         np.testing.assert_array_equal(other.times(origin, everything), times[origin])
-    np.testing.assert_array_equal(one.winning(everything), other.winning(everything))
+    np.testing.assert_array_equal(
+        one.effective_overrides(everything), other.effective_overrides(everything)
+    )
     assert one.stamp == other.stamp
 
 
@@ -218,16 +238,16 @@ def _somewhere(rng: np.random.Generator) -> Region:
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(Origin), regions(), st.integers(0, 2)),
+        st.tuples(st.sampled_from(LabelSource), regions(), st.integers(0, 2)),
         min_size=2,
         max_size=6,
     ),
     st.sets(st.integers(1, 5)),
 )
 def test_snapshots_hold_what_was_said_then_and_share_what_wins(
-    words: list[tuple[Origin, Region, int]], taken: set[int]
+    words: list[tuple[LabelSource, Region, int]], taken: set[int]
 ) -> None:
-    truth, then = Truth(SHAPE), list[tuple[Truth, np.ndarray]]()
+    truth, then = ImageAnnotations(SHAPE), list[tuple[ImageAnnotations, np.ndarray]]()
     before = None
     for number, word in enumerate(words):
         say(truth, *word)
@@ -245,18 +265,18 @@ def test_snapshots_hold_what_was_said_then_and_share_what_wins(
 def test_what_wins_is_computed_again_only_where_something_was_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    truth, computed = Truth(SHAPE), list[Region]()
+    truth, computed = ImageAnnotations(SHAPE), list[Region]()
     for plane in range(3):
         say(truth, CORRECTIONS, at(plane, (0, 300), (0, 520)), 2)
     first = truth.snapshot()
     known = first.corrections()
-    real = Truth.winning
+    real = ImageAnnotations.effective_overrides
 
-    def winning(self: Truth, region: Region) -> np.ndarray:
+    def winning(self: ImageAnnotations, region: Region) -> np.ndarray:
         computed.append(region)
         return real(self, region)
 
-    monkeypatch.setattr(Truth, "winning", winning)
+    monkeypatch.setattr(ImageAnnotations, "winning", winning)
     say(truth, STROKES, at(1, (10, 20), (10, 20)), 1)
     say(truth, CORRECTIONS, at(2, (260, 270), (10, 20)), 0)
     truth.put_strokes_away()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import Watched, blobs, run_training, strokes, tiny
 
-from napari_unetseg.annotations.sparse_array import SparseGrid, planes_with
+from napari_unetseg.annotations.sparse_array import SparseArray, planes_with
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.labels import LabelKind, most_probable
 from napari_unetseg.data.annotated_image import AnnotatedImage
@@ -24,12 +24,12 @@ def test_of_a_large_file_only_the_written_planes_are_looked_at(tmp_path: Path) -
     found = planes_with(grid)
     assert {(7, 3), (7, 4), (20, 999)} <= set(found)
     assert len(found) < 10
-    copy = SparseGrid(shape)
+    copy = SparseArray(shape)
     for region in copy.differing(grid):
         copy.write(region, np.asarray(grid[region]))
     assert copy.planes() == {(7, 3), (7, 4), (20, 999)}
     assert copy[(7, 3)][100, 100] == 2
-    assert list(SparseGrid(shape).differing(grid)) == [copy.region_of(c) for c in copy.cells()]
+    assert list(SparseArray(shape).differing(grid)) == [copy.region_of(c) for c in copy.cells()]
 
 
 def test_views_and_arrays_are_looked_at_as_a_whole(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_views_and_arrays_are_looked_at_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_two_grids_are_the_same_by_what_they_hold() -> None:
-    one, other = SparseGrid((3, 300, 300)), SparseGrid((3, 300, 300))
+    one, other = SparseArray((3, 300, 300)), SparseArray((3, 300, 300))
     region = (slice(1, 2), slice(10, 290), slice(20, 40))
     one.write(region, np.full((1, 280, 20), 5, np.uint8))
     assert not one.same_as(other)
@@ -49,7 +49,7 @@ def test_two_grids_are_the_same_by_what_they_hold() -> None:
 
 
 def test_a_snapshot_stays_as_it_was_and_shares_what_nobody_wrote_to() -> None:
-    grid, left = SparseGrid((1, 300, 600)), (slice(0, 1), slice(0, 9), slice(0, 9))
+    grid, left = SparseArray((1, 300, 600)), (slice(0, 1), slice(0, 9), slice(0, 9))
     right = (slice(0, 1), slice(270, 280), slice(500, 510))
     for region in (left, right):
         grid.write(region, np.full([s.stop - s.start for s in region], 3, np.uint8))
@@ -72,11 +72,11 @@ def test_a_snapshot_stays_as_it_was_and_shares_what_nobody_wrote_to() -> None:
 
 
 def test_a_snapshot_has_what_was_put_off() -> None:
-    grid, part = SparseGrid((256, 256), np.uint32), (slice(0, 256), slice(0, 256))
+    grid, part = SparseArray((256, 256), np.uint32), (slice(0, 256), slice(0, 256))
     where = np.eye(256, dtype=bool)
-    grid.mark(part, where, np.uint32(7))
+    grid.set_lazy(part, where, np.uint32(7))
     copy = grid.snapshot()
-    grid.mark(part, where[::-1], np.uint32(8))
+    grid.set_lazy(part, where[::-1], np.uint32(8))
     np.testing.assert_array_equal(copy, 7 * where)
     np.testing.assert_array_equal(grid, np.where(where[::-1], 8, 7 * where))
 
@@ -86,7 +86,7 @@ def test_a_snapshot_has_what_was_put_off() -> None:
 )
 def test_a_sparse_grid_is_indexed_as_an_array_is(index: tuple[int | slice, ...]) -> None:
     dense = np.arange(3 * 12 * 13).reshape(3, 12, 13).astype(np.uint16)
-    grid = SparseGrid(dense.shape, dense.dtype)
+    grid = SparseArray(dense.shape, dense.dtype)
     grid.write((slice(0, 3), slice(0, 12), slice(0, 13)), dense)
     np.testing.assert_array_equal(grid[index], dense[index])
 
@@ -94,7 +94,7 @@ def test_a_sparse_grid_is_indexed_as_an_array_is(index: tuple[int | slice, ...])
 def test_training_reads_the_planes_with_strokes_and_a_few_for_the_range() -> None:
     image, truth = blobs((128, 128), 12, seed=1)
     planes = Watched(np.stack([image] * 400), most=image.size)
-    labels = SparseGrid(planes.shape)
+    labels = SparseArray(planes.shape)
     labels.write((slice(123, 124), slice(0, 128), slice(0, 128)), strokes(truth)[np.newaxis])
     read: list[int] = []
     get = planes.__class__.__getitem__

@@ -6,12 +6,12 @@ import threading
 
 import pytest
 
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 
 PATIENCE = 5.0
 
 
-class StoppedMeanwhile(Control):
+class StoppedMeanwhile(JobControl):
     """Another thread asks for a stop right after somebody has looked whether there was one."""
 
     @property
@@ -26,7 +26,7 @@ class StoppedMeanwhile(Control):
         return before
 
 
-def job_of(control: Control) -> threading.Thread:
+def job_of(control: JobControl) -> threading.Thread:
     """A job that waits if it is told to."""
     job = threading.Thread(target=control.wait, daemon=True)
     job.start()
@@ -48,7 +48,7 @@ def test_a_stop_while_a_pause_is_asked_for_ends_the_wait() -> None:
 
 @pytest.mark.parametrize("stop_first", [False, True])
 def test_a_job_that_is_stopped_never_waits(stop_first: bool) -> None:
-    control = Control()
+    control = JobControl()
     for tell in (control.stop, control.pause) if stop_first else (control.pause, control.stop):
         tell()
     assert (control.stopped, control.paused) == (True, False)
@@ -56,7 +56,7 @@ def test_a_job_that_is_stopped_never_waits(stop_first: bool) -> None:
 
 
 def test_a_paused_job_waits_until_it_may_go_on() -> None:
-    control = Control()
+    control = JobControl()
     control.pause()
     job = job_of(control)
     assert control.paused

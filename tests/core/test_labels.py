@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.label_checks import check_values, count_values
-from napari_unetseg.core.labels import BRUSH, IGNORE, Classes, LabelKind, Structure
+from napari_unetseg.core.labels import BACKGROUND_LABEL, IGNORE_INDEX, Classes, LabelKind, Structure
 
 STROKES, FULL, INSTANCES = LabelKind.STROKES, LabelKind.FULL, LabelKind.INSTANCES
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=3, max_side=6)
@@ -32,13 +32,15 @@ def test_bool_masks_are_zeros_and_ones() -> None:
 def test_strokes(array: np.ndarray) -> None:
     """0 is not labelled, 255 is background, all other numbers stand for themselves."""
     classes = classes_of(array, STROKES)
-    assert classes.background == bool((array == BRUSH).any())
-    assert [s.number for s in classes.structures] == sorted(set(array.ravel()) - {0, BRUSH})
+    assert classes.background == bool((array == BACKGROUND_LABEL).any())
+    assert [s.number for s in classes.structures] == sorted(
+        set(array.ravel()) - {0, BACKGROUND_LABEL}
+    )
     encoded = classes.encode(array, STROKES)
     assert encoded.dtype == np.uint8
-    np.testing.assert_array_equal(encoded == IGNORE, array == 0)
+    np.testing.assert_array_equal(encoded == IGNORE_INDEX, array == 0)
     known = array != 0
-    painted = np.where(array == BRUSH, 0, array)
+    painted = np.where(array == BACKGROUND_LABEL, 0, array)
     np.testing.assert_array_equal(classes.decode(encoded[known]), painted[known])
 
 
@@ -47,7 +49,7 @@ def test_full_masks(array: np.ndarray, ignore: int) -> None:
     """0 is background; nothing is unlabelled but the value that is said to be."""
     classes = classes_of(array, FULL, ignore)
     encoded = classes.encode(array, FULL, ignore)
-    np.testing.assert_array_equal(encoded == IGNORE, array == ignore)
+    np.testing.assert_array_equal(encoded == IGNORE_INDEX, array == ignore)
     known = array != ignore
     np.testing.assert_array_equal(classes.decode(encoded[known]), array[known])
 
@@ -90,14 +92,16 @@ def test_a_value_to_ignore_may_be_negative(kind: LabelKind, dtype: str) -> None:
     array = np.array([[-1, 1, 0], [2, -1, 1]], dtype)
     check_values(count_values(array), kind, "x", ignore=-1)
     encoded = classes_of(array, kind, -1).encode(array, kind, -1)
-    np.testing.assert_array_equal((encoded == IGNORE)[array != 0], (array == -1)[array != 0])
+    np.testing.assert_array_equal((encoded == IGNORE_INDEX)[array != 0], (array == -1)[array != 0])
 
 
 @pytest.mark.parametrize("kind", list(LabelKind))
 def test_nan_is_not_labelled(kind: LabelKind) -> None:
     array = np.array([[np.nan, 1, 2], [1, np.nan, 0]], np.float32)
     encoded = classes_of(array, kind).encode(array, kind)
-    np.testing.assert_array_equal((encoded == IGNORE)[array != 0], np.isnan(array)[array != 0])
+    np.testing.assert_array_equal(
+        (encoded == IGNORE_INDEX)[array != 0], np.isnan(array)[array != 0]
+    )
 
 
 def test_names_given_by_the_user_keep_the_value_in_the_file() -> None:
@@ -115,7 +119,7 @@ def test_two_numbers_without_background_are_two_classes() -> None:
     assert classes.numbers == (3, 5)
     assert not classes.binary
     assert classes.out_channels == 2
-    assert classes.encode(array, STROKES).tolist() == [[IGNORE, 0, 1]]
+    assert classes.encode(array, STROKES).tolist() == [[IGNORE_INDEX, 0, 1]]
     assert classes.decode(np.array([0, 1])).tolist() == [3, 5]
 
 

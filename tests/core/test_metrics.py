@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_unetseg.core.labels import IGNORE, Classes, Structure
+from napari_unetseg.core.labels import IGNORE_INDEX, Classes, Structure
 from napari_unetseg.core.metrics import (
     confusion,
     mean_of,
@@ -24,7 +24,7 @@ TWO = Classes((Structure(1), Structure(4)))
 @given(st.integers(2, 5), st.integers(0, 99))
 def test_confusion_counts_pairs_of_labelled_voxels(n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    truth = rng.choice([*range(n), IGNORE], (9, 8)).astype(np.uint8)
+    truth = rng.choice([*range(n), IGNORE_INDEX], (9, 8)).astype(np.uint8)
     found = rng.integers(0, n, (9, 8)).astype(np.uint8)
     counts = confusion(truth, found, n)
     for i in range(n):
@@ -67,7 +67,7 @@ def test_without_background_every_class_is_a_structure() -> None:
 @given(st.integers(0, 99))
 def test_soft_dice_of_certain_predictions_is_dice(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    truth = rng.choice([0, 1, 2, IGNORE], (8, 9)).astype(np.uint8)
+    truth = rng.choice([0, 1, 2, IGNORE_INDEX], (8, 9)).astype(np.uint8)
     found = rng.integers(0, 3, (8, 9))
     shares = (found == np.arange(3)[:, None, None]).astype(np.float32)
     sums = soft_confusion(truth, shares)

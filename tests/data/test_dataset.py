@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.image_stack import Stack
-from napari_unetseg.core.labels import IGNORE, Classes, LabelKind, Structure
+from napari_unetseg.core.labels import IGNORE_INDEX, Classes, LabelKind, Structure
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.data.validation_split import GUARD, block_shape, split_train_validation
@@ -90,26 +90,28 @@ SIZES = st.tuples(st.integers(1, 150), st.integers(1, 150)) | st.tuples(
 def test_split(shape: tuple[int, ...], share: float, seed: int) -> None:
     """Each label trains, validates or is in the guard band; none trains near a validating one."""
     rng = np.random.default_rng(seed)
-    target = rng.choice([0, 1, IGNORE], shape, p=[0.3, 0.2, 0.5]).astype(np.uint8)
+    target = rng.choice([0, 1, IGNORE_INDEX], shape, p=[0.3, 0.2, 0.5]).astype(np.uint8)
     spacing = (2.0, 1.0, 1.0)[-len(shape) :]
     train, validate, blocks = split_train_validation(target, f"image {seed}", spacing, share)
 
-    np.testing.assert_array_equal(train[train != IGNORE], target[train != IGNORE])
-    np.testing.assert_array_equal(validate[validate != IGNORE], target[validate != IGNORE])
-    assert not ((train != IGNORE) & (validate != IGNORE)).any()
+    np.testing.assert_array_equal(train[train != IGNORE_INDEX], target[train != IGNORE_INDEX])
+    np.testing.assert_array_equal(
+        validate[validate != IGNORE_INDEX], target[validate != IGNORE_INDEX]
+    )
+    assert not ((train != IGNORE_INDEX) & (validate != IGNORE_INDEX)).any()
     held = np.zeros(shape, bool)
     near = np.zeros(shape, bool)
     guards = [max(1, edge // GUARD) for edge in block_shape(shape, spacing)]
     for block in blocks:
         held[block.region] = True
-        assert block.labelled == (target[block.region] != IGNORE).sum() > 0
+        assert block.labelled == (target[block.region] != IGNORE_INDEX).sum() > 0
         wide = tuple(
             slice(max(0, r.start - g), r.stop + g)
             for r, g in zip(block.region, guards, strict=True)
         )
         near[wide] = True
-    assert (train[near] == IGNORE).all()
-    np.testing.assert_array_equal(validate != IGNORE, held & (target != IGNORE))
+    assert (train[near] == IGNORE_INDEX).all()
+    np.testing.assert_array_equal(validate != IGNORE_INDEX, held & (target != IGNORE_INDEX))
     if share == 0.0:
         assert not blocks
         np.testing.assert_array_equal(train, target)
@@ -119,7 +121,7 @@ def test_about_the_wanted_share_of_blocks_validates() -> None:
     target = np.zeros((800, 800), np.uint8)
     for share in (0.1, 0.2, 0.5):
         validate = split_train_validation(target, "key", FLAT, share)[1]
-        assert (validate != IGNORE).mean() == pytest.approx(share, abs=0.12)
+        assert (validate != IGNORE_INDEX).mean() == pytest.approx(share, abs=0.12)
 
 
 def test_anisotropic_blocks_are_as_deep_as_wide_in_space() -> None:
@@ -146,8 +148,8 @@ def test_blocks_stay_as_strokes_are_added_and_images_renamed() -> None:
     assert regions(before) <= regions(after)
     # a voxel that validated never trains later, and the other way round
     old, new = before.planes[0], after.planes[0]
-    assert (new.train[old.validate != IGNORE] == IGNORE).all()
-    assert (new.validate[old.train != IGNORE] == IGNORE).all()
+    assert (new.train[old.validate != IGNORE_INDEX] == IGNORE_INDEX).all()
+    assert (new.validate[old.train != IGNORE_INDEX] == IGNORE_INDEX).all()
 
 
 def test_what_validates_in_one_plane_trains_in_none() -> None:
@@ -157,7 +159,7 @@ def test_what_validates_in_one_plane_trains_in_none() -> None:
     assert len(data.planes) == 3
     assert data.validation_blocks()
     for _, block in data.validation_blocks():
-        assert all((plane.train[block.region] == IGNORE).all() for plane in data.planes)
+        assert all((plane.train[block.region] == IGNORE_INDEX).all() for plane in data.planes)
 
 
 # -- too little to hold any back -----------------------------------------------------------------
@@ -172,7 +174,7 @@ def test_too_little_annotation_all_trains_also_what_is_in_guard_bands() -> None:
         assert not data.validated
         assert data.validation_blocks() == []
         assert data.train_voxels == np.count_nonzero(labels)
-        np.testing.assert_array_equal(data.planes[0].train != IGNORE, labels != 0)
+        np.testing.assert_array_equal(data.planes[0].train != IGNORE_INDEX, labels != 0)
 
 
 def test_without_a_share_everything_trains() -> None:
@@ -206,7 +208,7 @@ def test_a_rare_structure_is_among_the_scored_blocks() -> None:
     for index, region in left_out[:: len(left_out) // 5]:
         rare = labels.copy()
         rare[(*index, *region)] = 2  # it validates here and nowhere else
-        place = np.argwhere(common.planes[3].train != IGNORE)[:200]
+        place = np.argwhere(common.planes[3].train != IGNORE_INDEX)[:200]
         rare[3, place[:, 0], place[:, 1]] = 2
         data = data_of(AnnotatedImage(Stack(image, "TYX"), rare, "strokes"), share=0.3)
         assert data.validated
@@ -252,7 +254,7 @@ def test_every_sample_holds_a_label_in_its_core(
                     slice((s - c) // 2, (s - c) // 2 + c) for s, c in zip(size, core, strict=True)
                 )
             ]
-        found = set(np.unique(inner)) - {IGNORE}
+        found = set(np.unique(inner)) - {IGNORE_INDEX}
         assert found
         seen |= found
     assert seen == {0, 1}
@@ -265,7 +267,7 @@ def test_the_core_stays_inside_a_large_enough_image() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         _, target = data.sample_patch((60, 60), rng, (32, 32))
-        assert (target[14:46, 14:46] != IGNORE).all()
+        assert (target[14:46, 14:46] != IGNORE_INDEX).all()
 
 
 def test_images_and_targets_of_a_sample_belong_together() -> None:
@@ -277,7 +279,7 @@ def test_images_and_targets_of_a_sample_belong_together() -> None:
     for _ in range(30):
         image, target = data.sample_patch((70, 40), rng)
         shown = (image[0] * (high - low) + low).round()
-        known = target != IGNORE
+        known = target != IGNORE_INDEX
         np.testing.assert_array_equal(shown[known], target[known])
         assert set(np.unique(shown)) <= {0, 1, 2}  # mirrored beyond the border
 
@@ -312,7 +314,7 @@ def test_nothing_of_a_validation_block_is_drawn() -> None:
     data = data_of(painted_pair((160, 160), 30))
     plane = data.planes[0]
     assert data.validated
-    assert (plane.train[plane.validate != IGNORE] == IGNORE).all()
+    assert (plane.train[plane.validate != IGNORE_INDEX] == IGNORE_INDEX).all()
     for number, places in plane.anchors.items():
         assert (plane.train.ravel()[places] == number).all()
 
@@ -343,7 +345,7 @@ def test_one_voxel_of_each_class_in_a_large_lazy_image(kind: str) -> None:
     assert not data.validated
     rng = np.random.default_rng(0)
     drawn = {int(v) for _ in range(20) for v in np.unique(data.sample_patch((64, 64), rng)[1])}
-    assert drawn == {0, 1, IGNORE}
+    assert drawn == {0, 1, IGNORE_INDEX}
 
 
 def test_stacks_are_read_a_plane_at_a_time_and_only_where_labelled() -> None:
@@ -397,7 +399,7 @@ def test_instances_with_an_ignored_number() -> None:
     objects[:10], objects[20:30], objects[40:50] = 1000, 7, 40000
     data = data_of(pair_of(objects, LabelKind.INSTANCES, ignore=7), share=0.0)
     assert data.classes.numbers == (0, 1)
-    assert (data.planes[0].train[20:30] == IGNORE).all()
+    assert (data.planes[0].train[20:30] == IGNORE_INDEX).all()
     assert (data.planes[0].train[40:50] == 1).all()
 
 

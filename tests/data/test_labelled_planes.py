@@ -12,10 +12,10 @@ from helpers import Watched, blobs, strokes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_unetseg.annotations.sparse_array import SparseGrid, whole
+from napari_unetseg.annotations.sparse_array import SparseArray, whole
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.image_stack import Stack
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import Structure
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.data.dataset import TrainingDataset
@@ -67,9 +67,9 @@ def painted(array: Any, rng: np.random.Generator) -> np.ndarray:
     return array
 
 
-def sparse(labels: np.ndarray) -> SparseGrid:
+def sparse(labels: np.ndarray) -> SparseArray:
     """The same labels as annotations are kept."""
-    grid = SparseGrid(labels.shape, labels.dtype)
+    grid = SparseArray(labels.shape, labels.dtype)
     grid.write(whole(labels.shape), labels)
     return grid
 
@@ -191,15 +191,15 @@ def test_a_stroke_reads_nothing_of_the_folders_that_train_too() -> None:
     files = [folder_pair(number) for number in range(3)]
     image, truth = blobs((96, 96), 12, 9)
     live = AnnotatedImage(Stack(image, "YX"), strokes(truth, 12), "strokes")
-    control, whole = Control(), (slice(0, 96),) * 2
-    control.keep_pairs(tuple(files))
+    control, whole = JobControl(), (slice(0, 96),) * 2
+    control.set_fixed_annotations(tuple(files))
     data = TrainingDataset([live, *files], 2, 0.15)
     for plane in data.planes:
         data.read(plane, whole)
     before = [reads(pair) for pair in files]
 
-    control.offer_pairs((copied(live, labels=strokes(truth, 4)),))
-    newer = control.take_pairs()
+    control.push_annotations((copied(live, labels=strokes(truth, 4)),))
+    newer = control.pop_annotations()
     assert newer is not None
     renewed = data.with_annotations(newer, control.fixed)
     assert renewed.train_voxels > data.train_voxels

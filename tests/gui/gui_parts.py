@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.core.labels import BACKGROUND_LABEL
 
 SIDE = 64
 TINY = {"depth": 2, "width": 4, "steps": 4, "patch": 32, "batch": 2}
@@ -24,5 +24,5 @@ def strokes(planes: tuple[int, ...] = ()) -> np.ndarray:
     labels = np.zeros((*planes, SIDE, SIDE), np.uint8)
     first = labels[(0,) * len(planes)]
     first[16:18, 10:26] = first[44:46, 36:58] = 1
-    first[30:33, 4:60] = first[60:62, 2:30] = BRUSH
+    first[30:33, 4:60] = first[60:62, 2:30] = BACKGROUND_LABEL
     return labels

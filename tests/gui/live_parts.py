@@ -16,24 +16,24 @@ from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.metrics import Scores
 from napari_unetseg.core.settings import TrainSettings
 from napari_unetseg.data.annotated_image import AnnotatedImage
-from napari_unetseg.models.training_record import Choice
+from napari_unetseg.models.training_record import AutoSetting
 from napari_unetseg.training.train import train
 from napari_unetseg.training.training_events import (
-    Improved,
+    ModelImproved,
     Outcome,
-    Prepared,
     StepDone,
     TrainingDone,
+    TrainingPrepared,
 )
 
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Event
-    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.job_control import JobControl
     from napari_unetseg.models.model import Model
 
 CHOICES = (
-    Choice("Patch", "32 × 32", "the painted structures are 20 pixels wide", "patch"),
-    Choice("Normalization", "range of all images", "their ranges are alike", ""),
+    AutoSetting("Patch", "32 × 32", "the painted structures are 20 pixels wide", "patch"),
+    AutoSetting("Normalization", "range of all images", "their ranges are alike", ""),
 )
 
 
@@ -60,7 +60,7 @@ class Puppet:
     """In the place of the core's training: goes on until it is stopped or told to fail."""
 
     def __init__(self) -> None:
-        self._orders: queue.SimpleQueue[Improved | Exception] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[ModelImproved | Exception] = queue.SimpleQueue()
         self._made = 0
         self.offered: list[tuple[AnnotatedImage, ...]] = []
         self._first = constant(0)  # made by the real training, before this takes its place
@@ -70,20 +70,20 @@ class Puppet:
         self._made += 1
         model = constant(number, 0.01 * self._made)
         now, then = (None if d is None else scores(d) for d in (dice, before))
-        self._orders.put(Improved(model, now, 1.0, self._made, then))
+        self._orders.put(ModelImproved(model, now, 1.0, self._made, then))
         return model
 
     def fail(self, error: Exception) -> None:
         self._orders.put(error)
 
     def train_events(
-        self, pairs: Sequence[AnnotatedImage], *_: Any, control: Control, **__: Any
+        self, pairs: Sequence[AnnotatedImage], *_: Any, control: JobControl, **__: Any
     ) -> Generator[Event, None, Model]:
-        last, step = Improved(self._first, None, 0.0), 0
-        yield Prepared(0, 5, 10, 100, 50, 14, "cpu", 99, (32, 32), 2, CHOICES)
+        last, step = ModelImproved(self._first, None, 0.0), 0
+        yield TrainingPrepared(0, 5, 10, 100, 50, 14, "cpu", 99, (32, 32), 2, CHOICES)
         while not control.stopped:
             step += 1
-            if newer := control.take_pairs():
+            if newer := control.pop_annotations():
                 self.offered.append(newer)
             yield StepDone(step, 0, 0.5, 0.01 * step, None)
             try:

@@ -14,7 +14,7 @@ from gui_parts import SIDE, TINY, squares, strokes
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
-from napari_unetseg.annotations.annotation_store import Origin
+from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.labels import LabelKind, Structure
@@ -59,7 +59,7 @@ def misfit(plugin: Plugin) -> str:
 
 def counts(plugin: Plugin, image: Image) -> list[int]:
     truth = plugin.annotations.truth(image)
-    return [truth.count(origin) for origin in (Origin.STROKES, Origin.CORRECTIONS)]
+    return [truth.count(origin) for origin in (LabelSource.STROKES, LabelSource.CORRECTIONS)]
 
 
 # -- one question, one answer ----------------------------------------------------------------------
@@ -272,7 +272,7 @@ def test_labels_in_use_count_no_more_when_their_image_is_moved_away(
             image.scale = scale
             layer.data_setitem((np.array([5]), np.array([int(scale[0] * 10)])), 1)
             count()
-            offered.append(control.take_pairs())
+            offered.append(control.pop_annotations())
             yield Notice("painted")
 
     broken_core(paints)

@@ -18,7 +18,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from napari.layers._source import layer_source
 
-from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.core.labels import BACKGROUND_LABEL
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services.job_runner import SyncRunner, ThreadRunner
@@ -134,7 +134,7 @@ def test_what_is_painted_is_not_asked_for_again(
     viewer.layers.remove("series")
     labels = plugin.sources.new_annotation()
     assert labels is not None
-    labels.data_setitem(np.nonzero(np.ones((128, 128), bool)), BRUSH)
+    labels.data_setitem(np.nonzero(np.ones((128, 128), bool)), BACKGROUND_LABEL)
     plugin.next_region.next_region()
     assert said[-1] == ALL_DONE
     assert plugin.next_region.suggestion is None

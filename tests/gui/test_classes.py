@@ -9,21 +9,21 @@ import pytest
 from gui_parts import SIDE
 from napari.layers import Labels
 
-from napari_unetseg.annotations.annotation_store import Origin
-from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
+from napari_unetseg.annotations.annotation_store import LabelSource
+from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind, Structure
 from napari_unetseg.gui.features.class_editor import balance
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-    from napari_unetseg.gui.layers import Prediction
+    from napari_unetseg.gui.layers import PredictionLayer
     from napari_unetseg.gui.plugin import Plugin
 
 PLANE = (slice(None), slice(None))
 
 
 @pytest.fixture
-def mask(plugin: Plugin) -> Prediction:
+def mask(plugin: Plugin) -> PredictionLayer:
     """Structures 1 and 2, both painted and in the mask; 2 is corrected and accepted in places."""
     labels = plugin.session.training[0].labels
     labels.data_setitem((np.repeat([20, 21], 10), np.tile(np.arange(40, 50), 2)), 2)
@@ -45,24 +45,24 @@ def numbers(array: np.ndarray) -> set[int]:
     return set(np.unique(array).tolist())
 
 
-def whole(prediction: Prediction, origin: Origin) -> np.ndarray:
+def whole(prediction: PredictionLayer, origin: LabelSource) -> np.ndarray:
     return prediction.truth.read(origin, (slice(0, SIDE), slice(0, SIDE)))
 
 
-@pytest.mark.parametrize("into", [1, BRUSH])
+@pytest.mark.parametrize("into", [1, BACKGROUND_LABEL])
 def test_merged_structures_are_one_in_labels_corrections_mask_and_list(
-    plugin: Plugin, mask: Prediction, into: int
+    plugin: Plugin, mask: PredictionLayer, into: int
 ) -> None:
     labels = plugin.session.training[0].labels
     assert mask.layer is not None
     strokes, shown = labels.data.copy(), mask.layer.data.copy()
-    said = [whole(mask, origin) for origin in Origin]
+    said = [whole(mask, origin) for origin in LabelSource]
     structures = plugin.session.structures
     plugin.classes.merge(2, into)
-    in_mask = into % BRUSH
+    in_mask = into % BACKGROUND_LABEL
     np.testing.assert_array_equal(labels.data, np.where(strokes == 2, into, strokes))
     np.testing.assert_array_equal(mask.layer.data, np.where(shown == 2, in_mask, shown))
-    for origin, before in zip(Origin, said, strict=True):
+    for origin, before in zip(LabelSource, said, strict=True):
         np.testing.assert_array_equal(whole(mask, origin), np.where(before == 2, into, before))
     assert [s.number for s in plugin.session.structures] == [1]
     labels.undo()
@@ -71,7 +71,7 @@ def test_merged_structures_are_one_in_labels_corrections_mask_and_list(
     plugin.undo.undo()
     np.testing.assert_array_equal(labels.data, strokes)
     np.testing.assert_array_equal(mask.layer.data, shown)
-    for origin, before in zip(Origin, said, strict=True):
+    for origin, before in zip(LabelSource, said, strict=True):
         np.testing.assert_array_equal(whole(mask, origin), before)
     assert plugin.session.structures == structures
     plugin.undo.redo()
@@ -79,7 +79,7 @@ def test_merged_structures_are_one_in_labels_corrections_mask_and_list(
 
 
 def test_a_deleted_structure_is_labelled_no_more_and_comes_back_with_undo(
-    plugin: Plugin, mask: Prediction
+    plugin: Plugin, mask: PredictionLayer
 ) -> None:
     labels = plugin.session.training[0].labels
     strokes = labels.data.copy()
@@ -87,16 +87,16 @@ def test_a_deleted_structure_is_labelled_no_more_and_comes_back_with_undo(
     np.testing.assert_array_equal(labels.data, np.where(strokes == 2, 0, strokes))
     assert mask.layer is not None
     assert 2 not in numbers(mask.layer.data)
-    for origin in (Origin.CORRECTIONS, Origin.ACCEPTED):
+    for origin in (LabelSource.CORRECTIONS, LabelSource.ACCEPTED):
         assert 2 not in numbers(whole(mask, origin))
-    assert (whole(mask, Origin.ACCEPTED)[:, 40] == 0).all(), "not labelled, so not background"
+    assert (whole(mask, LabelSource.ACCEPTED)[:, 40] == 0).all(), "not labelled, so not background"
     plugin.undo.undo()
     np.testing.assert_array_equal(labels.data, strokes)
-    assert (whole(mask, Origin.ACCEPTED)[:, 40] == 2).all()
+    assert (whole(mask, LabelSource.ACCEPTED)[:, 40] == 2).all()
 
 
 def test_the_old_model_s_masks_show_what_structures_became(
-    plugin: Plugin, mask: Prediction
+    plugin: Plugin, mask: PredictionLayer
 ) -> None:
     """The model still says 2; nobody wants to see it, nor the structure in the list again."""
     plugin.classes.merge(2, 1)
@@ -107,7 +107,7 @@ def test_the_old_model_s_masks_show_what_structures_became(
 
 
 def test_a_model_trained_afterwards_may_have_the_number_anew(
-    plugin: Plugin, mask: Prediction
+    plugin: Plugin, mask: PredictionLayer
 ) -> None:
     plugin.classes.merge(2, 1)
     plugin.structures.add()
@@ -124,7 +124,7 @@ def test_a_model_trained_afterwards_may_have_the_number_anew(
 
 
 def test_masks_of_another_model_leave_merged_structures_merged(
-    plugin: Plugin, mask: Prediction
+    plugin: Plugin, mask: PredictionLayer
 ) -> None:
     """A newer model may use the number for something else; what is left of the older one's not."""
     plugin.review.take_back_plane()
@@ -138,7 +138,7 @@ def test_masks_of_another_model_leave_merged_structures_merged(
 
 
 def test_the_model_before_comes_back_with_its_structures_merged(
-    plugin: Plugin, mask: Prediction
+    plugin: Plugin, mask: PredictionLayer
 ) -> None:
     plugin.classes.merge(2, 1)
     plugin.training.start()
@@ -148,7 +148,7 @@ def test_the_model_before_comes_back_with_its_structures_merged(
 
 
 def test_a_structure_may_be_merged_with_what_another_was_merged_into(
-    plugin: Plugin, mask: Prediction
+    plugin: Plugin, mask: PredictionLayer
 ) -> None:
     plugin.session.know([1, 2, 3])
     plugin.classes.merge(2, 1)
@@ -165,9 +165,9 @@ def test_undoing_a_merge_leaves_what_was_painted_and_named_since(plugin: Plugin)
     plugin.session.know([1, 2])
     row, column = np.array([0, 0]), np.array([0, 1])
     labels.data_setitem((row, column), 2)  # at both
-    truth.note(Origin.CORRECTIONS, spot, np.array([[3, 3, 3]], np.uint8))
+    truth.record(LabelSource.CORRECTIONS, spot, np.array([[3, 3, 3]], np.uint8))
     plugin.classes.merge(2, 1)
-    assert truth.winning(spot).tolist() == [[3, 3, 3]]
+    assert truth.effective_overrides(spot).tolist() == [[3, 3, 3]]
     labels.data_setitem((row[:1], column[:1]), 0)
     labels.data_setitem((row[:1], column[:1]), 1)  # painted anew, as the other structure
     labels.data_setitem((np.array([0]), np.array([2])), 1)
@@ -178,7 +178,7 @@ def test_undoing_a_merge_leaves_what_was_painted_and_named_since(plugin: Plugin)
     plugin.structures.add()
     plugin.undo.undo()
     assert labels.data[0, :3].tolist() == [1, 2, 1]
-    assert truth.winning(spot).tolist() == [[0, 3, 0]], "painted after the correction"
+    assert truth.effective_overrides(spot).tolist() == [[0, 3, 0]], "painted after the correction"
     assert [s.number for s in plugin.session.structures] == [1, 2, 3]
     assert plugin.session.structures[0].name == "cell"
 
@@ -194,7 +194,7 @@ def test_undoing_a_merge_touches_no_labels_that_came_since(
     plugin.sources.choose_labels(other)
     plugin.undo.undo()
     truth = plugin.annotations.truth(plugin.session.image)
-    assert (truth.read(Origin.STROKES, (slice(0, SIDE), slice(0, SIDE))) == 3).all()
+    assert (truth.read(LabelSource.STROKES, (slice(0, SIDE), slice(0, SIDE))) == 3).all()
     assert (other.data == 3).all()
 
 
@@ -203,7 +203,7 @@ def test_a_full_mask_s_structure_becomes_its_background_number(plugin: Plugin) -
     plugin.sources.choose_kind(LabelKind.FULL)
     labels.data_setitem((np.array([0]), np.array([0])), 2)
     plugin.session.know([1, 2])
-    plugin.classes.merge(2, BRUSH)
+    plugin.classes.merge(2, BACKGROUND_LABEL)
     assert labels.data[0, 0] == 0
 
 
@@ -216,7 +216,7 @@ def test_instances_keep_their_numbers(plugin: Plugin, model_viewer: ViewerModel)
     np.testing.assert_array_equal(layer.data, objects)
 
 
-def test_a_colour_goes_into_every_layer_and_back(plugin: Plugin, mask: Prediction) -> None:
+def test_a_colour_goes_into_every_layer_and_back(plugin: Plugin, mask: PredictionLayer) -> None:
     labels = plugin.session.training[0].labels
     assert mask.layer is not None
     plugin.structures.choose_brush(2)  # labels that were found keep their colours until then
@@ -233,7 +233,7 @@ def test_the_last_structure_stays(plugin: Plugin, said: list[str]) -> None:
     assert "At least one structure is needed" in said[-1]
     plugin.structures.add()
     plugin.classes.delete(2)
-    plugin.classes.merge(1, BRUSH)
+    plugin.classes.merge(1, BACKGROUND_LABEL)
     assert "At least one structure is needed" in said[-1]
     assert [s.number for s in plugin.session.structures] == [1]
 
@@ -242,10 +242,10 @@ def test_the_last_structure_stays(plugin: Plugin, said: list[str]) -> None:
     ("counts", "sentence"),
     [
         ({}, ""),
-        ({1: 50, 2: 60, BRUSH: 70}, ""),
-        ({1: 50, BRUSH: 70}, "Nothing is painted of debris yet."),
+        ({1: 50, 2: 60, BACKGROUND_LABEL: 70}, ""),
+        ({1: 50, BACKGROUND_LABEL: 70}, "Nothing is painted of debris yet."),
         (
-            {1: 50, 2: 60, BRUSH: 2000},
+            {1: 50, 2: 60, BACKGROUND_LABEL: 2000},
             "background has 40 times the pixels of nucleus: paint more of it.",
         ),
     ],

@@ -17,7 +17,7 @@ from qtpy.QtWidgets import QStyleOptionButton as ButtonOption
 from superqt import QCollapsible
 from window_parts import LEFT, NONE, Window
 
-from napari_unetseg.annotations.annotation_store import Origin
+from napari_unetseg.annotations.annotation_store import LabelSource
 
 pytestmark = pytest.mark.gui
 
@@ -149,7 +149,7 @@ def test_a_plugin_step_is_undone_and_done_again(painted: Window) -> None:
     panel, truth = painted.dock.review, painted.plugin.annotations.truth(painted.session.image)
 
     def accepted() -> int:
-        return truth.count(Origin.ACCEPTED)
+        return truth.count(LabelSource.ACCEPTED)
 
     painted.click(panel.accept)
     painted.wait(lambda: accepted() == 64 * 64)

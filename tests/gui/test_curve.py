@@ -15,7 +15,7 @@ from pyqtgraph import PlotCurveItem, PlotWidget
 from qtpy.QtWidgets import QApplication
 
 from napari_unetseg.core.image_stack import Stack
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import LabelKind, Structure
 from napari_unetseg.core.metrics import Scores, log_losses, loss_of
 from napari_unetseg.core.settings import TrainSettings
@@ -26,10 +26,10 @@ from napari_unetseg.gui.state.session import Mark, MarkKind, Point, Session
 from napari_unetseg.gui.state.training_curve import Columns, classes_to_show, finite, note
 from napari_unetseg.training.train import train_events
 from napari_unetseg.training.training_events import (
+    AnnotationsUpdated,
     EpochDone,
-    Improved,
+    ModelImproved,
     Outcome,
-    Renewed,
     StartedFrom,
     TrainingDone,
 )
@@ -81,10 +81,10 @@ def test_the_loss_is_the_cross_entropy_of_what_is_labelled() -> None:
 
 def test_events_become_points_and_marks() -> None:
     session = Session()
-    note(session, Improved(constant(1), scores(0.7), 1.0, 0))
+    note(session, ModelImproved(constant(1), scores(0.7), 1.0, 0))
     note(session, EpochDone(1, 20, 0.8, several(0.5, math.nan, 0.7), True, 3.0))
     note(session, EpochDone(2, 40, 0.6, None, False, 5.0))
-    note(session, Renewed(1234, 40, 5.5))
+    note(session, AnnotationsUpdated(1234, 40, 5.5))
     first, second = session.curve
     assert first == Point(20, 0.8, pytest.approx(0.6), 3.0, 0.4, ((1, 0.5), (3, 0.7)))
     assert second == Point(40, 0.6, None, 5.0)
@@ -252,8 +252,8 @@ def test_the_real_training_compares_with_what_it_began_with() -> None:
     image, mask = large()
     pairs = [AnnotatedImage(Stack.from_array(image), mask, LabelKind.FULL)]
     settings = TrainSettings(depth=2, width=4, steps=60, patch=32, batch=2, threads=1)
-    events: list[Any] = list(train_events(pairs, settings, control=Control(1)))
-    better = [e for e in events if isinstance(e, Improved)]
+    events: list[Any] = list(train_events(pairs, settings, control=JobControl(1)))
+    better = [e for e in events if isinstance(e, ModelImproved)]
     assert better[0].before is None
     assert better[0].scores is not None
     assert len(better) > 1

@@ -23,8 +23,8 @@ from qtpy.QtWidgets import QAbstractButton, QApplication, QLabel, QShortcut, QWi
 from window_parts import LEFT, NONE, Window
 
 from napari_unetseg import __version__
-from napari_unetseg.annotations.annotation_store import Origin
-from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.annotations.annotation_store import LabelSource
+from napari_unetseg.core.labels import BACKGROUND_LABEL
 from napari_unetseg.gui.focus import stops
 from napari_unetseg.gui.shortcuts.commands import BRUSH_MODIFIER, COMMANDS, keys_of
 from napari_unetseg.gui.state import messages
@@ -145,7 +145,7 @@ def test_keys_take_brushes_and_make_a_layer(window: Window) -> None:
     press(Qt.Key.Key_N, SHIFT)
     layer = window.viewer.layers["squares · annotations"]
     press(Qt.Key.Key_0, ALT)
-    assert (layer.selected_label, layer.mode) == (BRUSH, "paint")
+    assert (layer.selected_label, layer.mode) == (BACKGROUND_LABEL, "paint")
     press(Qt.Key.Key_1, ALT)
     assert (layer.selected_label, layer.mode) == (1, "paint")
     press(Qt.Key.Key_3, ALT)
@@ -171,7 +171,7 @@ def test_what_is_typed_into_a_field_is_text(hands: Window) -> None:
     assert not any(s.isEnabled() for s in hands.dock.workbench.keys.bound.values())
     hands.viewer.window._qt_viewer.canvas.native.setFocus()
     press(Qt.Key.Key_0, ALT)
-    assert hands.session.brush == BRUSH
+    assert hands.session.brush == BACKGROUND_LABEL
 
 
 def test_keys_end_with_the_dock_and_come_back_with_the_next(hands: Window) -> None:
@@ -184,7 +184,7 @@ def test_keys_end_with_the_dock_and_come_back_with_the_next(hands: Window) -> No
     in_front(again)
     assert again.dock.workbench.keys is keys
     press(Qt.Key.Key_0, ALT)
-    assert again.session.brush == BRUSH
+    assert again.session.brush == BACKGROUND_LABEL
 
 
 @pytest.mark.usefixtures("keys_kept")
@@ -269,7 +269,7 @@ def test_brushes_share_a_modifier_that_can_be_another(hands: Window) -> None:
     press(Qt.Key.Key_0, ALT)
     assert hands.session.brush == 1
     press(Qt.Key.Key_0, Qt.KeyboardModifier.MetaModifier)
-    assert hands.session.brush == BRUSH
+    assert hands.session.brush == BACKGROUND_LABEL
     assert not any(keys_of({BRUSH_MODIFIER: ""})[f"brush_{n}"] for n in range(1, 10))
 
 
@@ -324,7 +324,7 @@ def test_tab_goes_from_top_to_bottom_and_into_nothing_folded(hands: Window) -> N
         dock.image.image.native,
         dock.annotate.new,
         dock.annotate.brushes.row_of(1),
-        dock.annotate.brushes.row_of(BRUSH),
+        dock.annotate.brushes.row_of(BACKGROUND_LABEL),
         dock.train.button,
         dock.model.load,
         dock.help,
@@ -340,10 +340,10 @@ def test_tab_goes_from_top_to_bottom_and_into_nothing_folded(hands: Window) -> N
 
 
 def test_a_brush_is_taken_by_keyboard(hands: Window) -> None:
-    row = hands.dock.annotate.brushes.row_of(BRUSH)
+    row = hands.dock.annotate.brushes.row_of(BACKGROUND_LABEL)
     row.setFocus()
     press(Qt.Key.Key_Space)
-    assert hands.session.brush == BRUSH
+    assert hands.session.brush == BACKGROUND_LABEL
 
 
 def test_every_stop_has_a_name_that_can_be_read_out(hands: Window) -> None:
@@ -467,8 +467,8 @@ def test_an_object_is_accepted_and_the_acceptance_undone_by_key(hands: Window) -
     hands.wait(lambda: hands.aims(canvas, (18, 18)))
     plugin.actions()["accept_object"]()
     truth = plugin.annotations.truth(hands.session.image)
-    assert truth.count(Origin.ACCEPTED) == 400
+    assert truth.count(LabelSource.ACCEPTED) == 400
     plugin.actions()["undo"]()
-    assert truth.count(Origin.ACCEPTED) == 0
+    assert truth.count(LabelSource.ACCEPTED) == 0
     plugin.actions()["accept_plane"]()
-    assert truth.count(Origin.ACCEPTED) == mask.size
+    assert truth.count(LabelSource.ACCEPTED) == mask.size

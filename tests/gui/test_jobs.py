@@ -17,7 +17,7 @@ from napari_unetseg.gui.services.job_runner import Inbox, Job, SyncRunner, Threa
 from napari_unetseg.training.training_events import StepDone
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.job_control import JobControl
 
 
 class Heard:
@@ -29,7 +29,7 @@ class Heard:
         self.errors: list[BaseException] = []
         self.threads: set[str] = set()
 
-    def job(self, work: Callable[[Control], Generator[Event, None, object]]) -> Job:
+    def job(self, work: Callable[[JobControl], Generator[Event, None, object]]) -> Job:
         return Job(work, self._hear(self.events), self._hear(self.results), self._hear(self.errors))
 
     def _hear(self, heap: list) -> Callable[[object], None]:
@@ -54,7 +54,7 @@ def pump(runner: ThreadRunner, condition: Callable[[], bool], seconds: float = 2
 
 
 def test_events_and_result_arrive_in_the_thread_that_pumps() -> None:
-    def work(control: Control) -> Generator[Event, None, str]:
+    def work(control: JobControl) -> Generator[Event, None, str]:
         yield Notice(threading.current_thread().name)
         return "model"
 
@@ -85,7 +85,7 @@ def iter_of(result: float) -> Generator[Event, None, float]:
     "error", [RuntimeError("broken"), MemoryError(), ValueError(), KeyboardInterrupt()]
 )
 def test_no_error_in_the_worker_is_lost(error: BaseException) -> None:
-    def work(control: Control) -> Generator[Event, None, None]:
+    def work(control: JobControl) -> Generator[Event, None, None]:
         yield Notice("first")
         raise error
 
@@ -116,7 +116,7 @@ def test_only_the_newest_step_is_kept_and_everything_else_arrives_in_order() -> 
 def test_a_worker_waits_while_its_tiles_pile_up_and_none_is_dropped() -> None:
     made: list[int] = []
 
-    def work(control: Control) -> Generator[Event, None, None]:
+    def work(control: JobControl) -> Generator[Event, None, None]:
         for number in range(200):
             made.append(number)
             yield tile(number, side=1024)
@@ -130,7 +130,7 @@ def test_a_worker_waits_while_its_tiles_pile_up_and_none_is_dropped() -> None:
 
 
 def test_closing_stops_the_worker_and_drops_late_answers() -> None:
-    def work(control: Control) -> Generator[Event, None, str]:
+    def work(control: JobControl) -> Generator[Event, None, str]:
         while not control.stopped:
             yield tile(0, side=1024)
         return "late"
@@ -244,11 +244,11 @@ def test_closing_waits_for_background_tasks_and_not_for_queries_that_wait() -> N
 
 
 def test_the_synchronous_runner_does_the_same_at_once() -> None:
-    def work(control: Control) -> Generator[Event, None, int]:
+    def work(control: JobControl) -> Generator[Event, None, int]:
         yield Notice("one")
         return 7
 
-    def fails(control: Control) -> Generator[Event, None, int]:
+    def fails(control: JobControl) -> Generator[Event, None, int]:
         yield Notice("two")
         raise RuntimeError("broken")
 

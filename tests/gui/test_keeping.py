@@ -14,8 +14,8 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from project_parts import kill, no_room
 
-from napari_unetseg.annotations.annotation_store import Origin
-from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.annotations.annotation_store import LabelSource
+from napari_unetseg.core.labels import BACKGROUND_LABEL
 from napari_unetseg.gui.features import project_autosave
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services import session_models
@@ -79,7 +79,7 @@ def started(picture: Path | None) -> Plugin:
 def said(plugin: Plugin) -> list[np.ndarray]:
     assert plugin.session.image is not None
     truth = plugin.annotations.truths[plugin.session.image]
-    return [truth.read(origin, PLANE) for origin in Origin]
+    return [truth.read(origin, PLANE) for origin in LabelSource]
 
 
 def assert_same(one: list[np.ndarray], other: list[np.ndarray]) -> None:
@@ -174,7 +174,7 @@ def test_a_named_project_moves_with_its_images(work: Plugin, tmp_path: Path) -> 
     assert locations.recent() == [folder]
     work.session.mode = Mode.ONCE
     labels = work.session.training[0].labels
-    labels.data_setitem((np.array([60]), np.array([60])), BRUSH)
+    labels.data_setitem((np.array([60]), np.array([60])), BACKGROUND_LABEL)
     after = said(work)
     assert not np.array_equal(before[0], after[0])
     work.disconnect()
@@ -492,11 +492,11 @@ def annotations(plugin: Plugin) -> list[Labels]:
 
 def assert_learned(plugin: Plugin, layer: Labels) -> None:
     """What is painted on a layer is in what trains, and in the project."""
-    layer.data_setitem((np.array([59]), np.array([59])), BRUSH)
+    layer.data_setitem((np.array([59]), np.array([59])), BACKGROUND_LABEL)
     (source,) = plugin.session.training
     assert source.labels is layer
     truth = plugin.annotations.truths[plugin.session.image]
-    assert truth.read(Origin.STROKES, PLANE)[59, 59] == BRUSH
+    assert truth.read(LabelSource.STROKES, PLANE)[59, 59] == BACKGROUND_LABEL
     assert plugin.store.project is not None
     assert truth in plugin.store.project.truths.values()
 

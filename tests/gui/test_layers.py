@@ -10,10 +10,10 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
-from napari_unetseg.annotations.annotation_store import Origin
+from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.label_appearance import Appearance, Look
-from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
+from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind, Structure
 from napari_unetseg.data import image_grids
 from napari_unetseg.gui import layers
 
@@ -88,7 +88,7 @@ def test_an_annotation_layer_lies_exactly_over_its_image() -> None:
     assert (layer.selected_label, str(layer.mode)) == (1, "paint")
     assert viewer.layers.selection.active is layer
     np.testing.assert_allclose(layer.get_color(1), layer.colormap.map(1))
-    assert layer.get_color(BRUSH)[3] == 1.0
+    assert layer.get_color(BACKGROUND_LABEL)[3] == 1.0
 
 
 def test_a_leading_channel_axis_is_left_out_of_the_grid() -> None:
@@ -213,15 +213,15 @@ WHOLE = (slice(0, 16), slice(0, 20))
 KNOWN = [Structure(1), Structure(2)]
 
 
-def predicted(value: int, model: str = "a") -> tuple[ViewerModel, layers.Prediction]:
+def predicted(value: int, model: str = "a") -> tuple[ViewerModel, layers.PredictionLayer]:
     viewer = ViewerModel()
     image = viewer.add_layer(Image(np.zeros((16, 20)), name="cells"))
-    prediction = layers.Prediction(viewer, image)
+    prediction = layers.PredictionLayer(viewer, image)
     again(prediction, value, model)
     return viewer, prediction
 
 
-def again(prediction: layers.Prediction, value: int, model: str) -> None:
+def again(prediction: layers.PredictionLayer, value: int, model: str) -> None:
     prediction.begin(model, KNOWN)
     prediction.write(WHOLE, np.full((16, 20), value, np.uint8))
     prediction.finish()
@@ -231,7 +231,7 @@ def test_a_prediction_lies_between_images_and_strokes() -> None:
     viewer = ViewerModel()
     image = viewer.add_layer(Image(np.zeros((16, 20)), name="cells"))
     strokes = layers.new_annotation(viewer, image, KNOWN)
-    prediction = layers.Prediction(viewer, image)
+    prediction = layers.PredictionLayer(viewer, image)
     layer = prediction.begin("a", KNOWN)
     assert list(viewer.layers) == [image, layer, strokes]
     assert viewer.layers.selection.active is strokes
@@ -246,7 +246,7 @@ def test_the_first_mask_selects_nothing_not_even_for_a_moment() -> None:
     strokes = layers.new_annotation(viewer, image, ())
     heard: list[Any] = []
     viewer.layers.selection.events.changed.connect(heard.append)
-    prediction = layers.Prediction(viewer, image)
+    prediction = layers.PredictionLayer(viewer, image)
     prediction.begin("a", ())
     assert viewer.layers.selection == {strokes}
     assert heard == []
@@ -293,17 +293,17 @@ def test_corrections_are_kept_through_predictions_and_erasing_means_background()
     corrections = prediction.truth.corrections()
     assert corrections is not None
     assert (corrections[0, 0], corrections[1, 0], np.asarray(corrections).sum()) == (
-        BRUSH,
+        BACKGROUND_LABEL,
         2,
-        BRUSH + 2,
+        BACKGROUND_LABEL + 2,
     )
     again(prediction, 1, "b")
     assert prediction.layer.data[0, 0] == 0
     assert prediction.layer.data[1, 0] == 2
-    assert prediction.truth.count(Origin.CORRECTIONS) == 2
+    assert prediction.truth.count(LabelSource.CORRECTIONS) == 2
     viewer.layers.remove(prediction.layer)
     prediction.end()
-    assert prediction.truth.count(Origin.CORRECTIONS) == 2
+    assert prediction.truth.count(LabelSource.CORRECTIONS) == 2
     again(prediction, 1, "c")
     assert prediction.layer.data[1, 0] == 2
 
@@ -312,9 +312,9 @@ def test_an_undone_correction_is_none() -> None:
     _, prediction = predicted(1)
     assert prediction.layer is not None
     prediction.layer.data_setitem((np.array([0]), np.array([0])), [0])
-    assert prediction.truth.count(Origin.CORRECTIONS) == 1
+    assert prediction.truth.count(LabelSource.CORRECTIONS) == 1
     prediction.layer.undo()
-    assert prediction.truth.count(Origin.CORRECTIONS) == 0
+    assert prediction.truth.count(LabelSource.CORRECTIONS) == 0
     assert prediction.truth.corrections() is None
 
 
@@ -344,7 +344,7 @@ def test_a_new_prediction_keeps_name_place_and_look() -> None:
 def test_another_model_leaves_no_plane_of_the_old_one() -> None:
     viewer = ViewerModel()
     image = viewer.add_layer(Image(np.zeros((3, 16, 20))))
-    prediction = layers.Prediction(viewer, image)
+    prediction = layers.PredictionLayer(viewer, image)
     prediction.begin("a", KNOWN)
     for plane in range(3):
         prediction.write((plane, *WHOLE), np.ones((16, 20), np.uint8))
@@ -355,12 +355,12 @@ def test_another_model_leaves_no_plane_of_the_old_one() -> None:
     prediction.layer.data_setitem((np.array([2]), np.array([3]), np.array([4])), [2])
     prediction.finish()
     assert [int(prediction.layer.data[p].max()) for p in range(3)] == [0, 2, 2]
-    assert prediction.truth.count(Origin.CORRECTIONS) == 1
+    assert prediction.truth.count(LabelSource.CORRECTIONS) == 1
 
 
 def test_a_volume_s_tile_counts_for_all_its_planes() -> None:
     viewer = ViewerModel()
-    prediction = layers.Prediction(viewer, viewer.add_layer(Image(np.zeros((4, 16, 20)))))
+    prediction = layers.PredictionLayer(viewer, viewer.add_layer(Image(np.zeros((4, 16, 20)))))
     prediction.begin("a", KNOWN)
     prediction.write((slice(0, 4), *WHOLE), np.ones((4, 16, 20), np.uint8))
     prediction.begin("b", KNOWN)
@@ -395,7 +395,7 @@ def test_a_new_mask_leaves_selection_and_tools_alone_and_is_no_painting() -> Non
 def test_undo_during_a_prediction_brings_back_no_voxels_from_before_a_tile() -> None:
     viewer = ViewerModel()
     image = viewer.add_layer(Image(np.zeros((2, 16, 20))))
-    prediction = layers.Prediction(viewer, image)
+    prediction = layers.PredictionLayer(viewer, image)
     prediction.begin("a", KNOWN)
     layer = prediction.layer
     assert layer is not None
@@ -404,11 +404,11 @@ def test_undo_during_a_prediction_brings_back_no_voxels_from_before_a_tile() -> 
     prediction.write((0, *WHOLE), np.ones((16, 20), np.uint8))
     layer.undo()
     assert layer.data[0, 3, 4] == 2
-    assert prediction.truth.count(Origin.CORRECTIONS) == 1
+    assert prediction.truth.count(LabelSource.CORRECTIONS) == 1
     assert str(layer.mode) == "paint"
     layer.data_setitem((np.array([1]), np.array([3]), np.array([4])), [2])
     layer.undo()
     prediction.write((1, *WHOLE), np.ones((16, 20), np.uint8))
     prediction.finish()
     layer.redo()
-    assert prediction.truth.count(Origin.CORRECTIONS) == 1
+    assert prediction.truth.count(LabelSource.CORRECTIONS) == 1

@@ -13,19 +13,19 @@ from napari.layers import Image
 
 from napari_unetseg.core.events import Event, Notice, TilePredicted
 from napari_unetseg.core.image_stack import Stack
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import JobKind, Level, Mode
 from napari_unetseg.jobs.live_predictor import (
     EVERY_SECONDS,
     FREE_SECONDS,
     SHARE,
-    Live,
-    MaskBegins,
-    Screen,
-    View,
+    LivePredictor,
+    MaskStarted,
+    Viewport,
+    ViewportState,
 )
-from napari_unetseg.training.training_events import Improved, StepDone
+from napari_unetseg.training.training_events import ModelImproved, StepDone
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -48,21 +48,21 @@ class Watched:
     """A live mask of a small image, and what comes out of it."""
 
     def __init__(self, planes: tuple[int, ...] = (), data: Any = None) -> None:
-        self.clock, self.control, self.screen = Clock(), Control(1), Screen()
+        self.clock, self.control, self.screen = Clock(), JobControl(1), ViewportState()
         self.stack = Stack.from_array(squares(planes)) if data is None else data
-        self.live = Live(self.screen, "cpu", self.control, self.clock)
+        self.live = LivePredictor(self.screen, "cpu", self.control, self.clock)
         self.look(*(0,) * len(planes))
 
     def look(self, *plane: int) -> None:
-        self.screen.view = View("layer", self.stack, plane)
+        self.screen.view = Viewport("layer", self.stack, plane)
 
     def after(self, events: Iterable[Event], seconds: float = 0.0) -> list[Event]:
         self.clock.now += seconds
         return [came for event in events for came in self.live.after(event)]
 
 
-def improved(number: int, dice: float | None = None) -> Improved:
-    return Improved(constant(number, dice or 0.0), None if dice is None else scores(dice), 1.0)
+def improved(number: int, dice: float | None = None) -> ModelImproved:
+    return ModelImproved(constant(number, dice or 0.0), None if dice is None else scores(dice), 1.0)
 
 
 def masks(events: Iterable[Event]) -> list[tuple[tuple[int, ...], set[int]]]:
@@ -75,7 +75,7 @@ def test_the_first_model_is_shown_at_once() -> None:
     watched = Watched()
     assert watched.after([STEP]) == []
     begins, tile = watched.after([improved(1, 0.9)])
-    assert isinstance(begins, MaskBegins)
+    assert isinstance(begins, MaskStarted)
     assert begins.scores == scores(0.9)
     assert begins.model_id == constant(1, 0.9).id
     assert begins.view is watched.screen.view
@@ -88,7 +88,7 @@ def test_later_models_are_shown_now_and_then_and_the_newest_wins() -> None:
     watched.after([improved(1, 0.5)])
     assert watched.after([improved(1, 0.6), improved(0, 0.7), STEP], 0.5) == []
     begins, tile = watched.after([STEP, STEP], EVERY_SECONDS)
-    assert isinstance(begins, MaskBegins)
+    assert isinstance(begins, MaskStarted)
     assert begins.scores == scores(0.7)
     assert masks([tile]) == [((), {0})]
 
@@ -112,7 +112,7 @@ def test_nothing_is_begun_after_a_stop() -> None:
 
 def test_an_image_that_the_model_cannot_predict_is_passed_over() -> None:
     watched = Watched()
-    watched.screen.view = View("colour", Stack.from_array(np.zeros((32, 32, 3)), "YXS"), ())
+    watched.screen.view = Viewport("colour", Stack.from_array(np.zeros((32, 32, 3)), "YXS"), ())
     assert watched.after([improved(1)]) == []
     watched.look()
     assert masks(watched.after([STEP])) == [((), {1})]
@@ -174,11 +174,11 @@ def test_a_mask_that_fails_never_ends_the_training_and_is_said_once() -> None:
     watched.stack = Stack.from_array(Broken(watched.clock, 0))  # type: ignore[arg-type]
     watched.look()
     came = watched.after([improved(1), STEP])
-    assert [type(event) for event in came] == [MaskBegins, Notice]
+    assert [type(event) for event in came] == [MaskStarted, Notice]
     assert isinstance(came[1], Notice)
     assert "the file is gone" in came[1].text
     again = watched.after([improved(1), STEP], EVERY_SECONDS)
-    assert [type(event) for event in again] == [MaskBegins]
+    assert [type(event) for event in again] == [MaskStarted]
 
 
 # -- through the plugin ------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def test_a_deleted_prediction_stays_away_until_the_training_ends(
             return
         deleted.append(job.text)
         model_viewer.layers.remove(prediction.layer)
-        plugin.training_mask._screen.view = View(  # type: ignore[union-attr]
+        plugin.training_mask._screen.view = Viewport(  # type: ignore[union-attr]
             plugin.session.image, plugin.sources.stack(), ()
         )
         puppet.improve(0)

@@ -13,8 +13,8 @@ from live_parts import CHOICES, Puppet
 from napari.layers import Image, Labels
 from qtpy.QtWidgets import QApplication, QLabel
 
-from napari_unetseg.annotations.annotation_store import Origin
-from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.annotations.annotation_store import LabelSource
+from napari_unetseg.core.labels import BACKGROUND_LABEL
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import JobKind
 from napari_unetseg.jobs import live_predictor
@@ -119,19 +119,19 @@ def test_what_is_painted_meanwhile_is_counted_and_offered_once(
     layer = start(painted, puppet)
     assert not puppet.offered
     painted.viewer.layers.selection.active = labels
-    painted.click(painted.dock.annotate.brushes.row_of(BRUSH))
+    painted.click(painted.dock.annotate.brushes.row_of(BACKGROUND_LABEL))
     painted.draw((4, 6), (4, 50))
     painted.wait(lambda: all_offered(puppet, labels))
-    assert painted.session.counts[BRUSH] > before[BRUSH]
+    assert painted.session.counts[BACKGROUND_LABEL] > before[BACKGROUND_LABEL]
     assert puppet.offered[-1][0].corrections is None
     puppet.improve(1, 0.95)
     painted.wait(lambda: "0.95" in painted.dock.train.result.text())
     painted.viewer.layers.selection.active = layer
-    painted.click(painted.dock.annotate.brushes.row_of(BRUSH))
+    painted.click(painted.dock.annotate.brushes.row_of(BACKGROUND_LABEL))
     painted.draw((30, 10), (30, 50))
-    drawn = np.where(layer.data == 0, BRUSH, 0)
+    drawn = np.where(layer.data == 0, BACKGROUND_LABEL, 0)
     painted.wait(lambda: np.array_equal(puppet.offered[-1][0].corrections, drawn))
-    assert painted.session.corrected == int((drawn == BRUSH).sum()) > 0
+    assert painted.session.corrected == int((drawn == BACKGROUND_LABEL).sum()) > 0
     held = [(np.asarray(p.labels), p.corrections) for (p,) in puppet.offered]
     assert not any(all(map(np.array_equal, one, other)) for one, other in pairwise(held))
     stop(painted)
@@ -143,13 +143,13 @@ def test_corrections_made_meanwhile_survive_every_mask_and_undo(
     painted.viewer.reset_view()
     layer = start(painted, puppet)
     painted.viewer.layers.selection.active = layer
-    painted.click(painted.dock.annotate.brushes.row_of(BRUSH))
+    painted.click(painted.dock.annotate.brushes.row_of(BACKGROUND_LABEL))
     painted.draw((30, 10), (30, 50))
     assert layer.data[30, 30] == 0
     corrected = layer.data == 0
     puppet.improve(1)
     painted.wait(
-        lambda: painted.plugin.masks.current.truth.count(Origin.CORRECTIONS) == corrected.sum()
+        lambda: painted.plugin.masks.current.truth.count(LabelSource.CORRECTIONS) == corrected.sum()
     )
     painted.click(painted.dock.annotate.brushes.row_of(1))
     puppet.improve(0)

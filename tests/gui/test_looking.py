@@ -14,18 +14,24 @@ from live_parts import Puppet, constant
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
-from napari_unetseg.annotations.annotation_store import Origin
+from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.annotations.sparse_array import whole
 from napari_unetseg.core.events import TilePredicted
 from napari_unetseg.core.image_stack import Normalization, Stack
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.gui.features import training
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services.job_runner import SyncRunner, ThreadRunner
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import JobKind, Level, Mode, ModelEntry
 from napari_unetseg.inference.tiling import Tile, nearest_first
-from napari_unetseg.jobs.live_predictor import LookWork, MaskBegins, Screen, View, near
+from napari_unetseg.jobs.live_predictor import (
+    MaskStarted,
+    Viewport,
+    ViewportState,
+    ViewportTask,
+    near,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +77,7 @@ class Desk:
         self.begun: list[int] = []
 
         def watch(kind: JobKind, event: Any) -> None:
-            if kind is JobKind.LIVE and isinstance(event, MaskBegins):
+            if kind is JobKind.LIVE and isinstance(event, MaskStarted):
                 self.begun.append(event.view.plane[0])
 
         self.plugin.events.job_event.connect(watch)
@@ -185,22 +191,22 @@ def test_another_model_predicts_what_is_on_screen_anew(desk: Desk) -> None:
 
 def test_near_planes_lie_along_the_last_leading_axis() -> None:
     stack = Stack.from_array(np.zeros((2, 5, 8, 8), np.uint8))
-    assert near(View("layer", stack, (1, 1)), 2) == [(1, 1), (1, 2), (1, 0), (1, 3)]
+    assert near(Viewport("layer", stack, (1, 1)), 2) == [(1, 1), (1, 2), (1, 0), (1, 3)]
     flat = Stack.from_array(np.zeros((8, 8), np.uint8))
-    assert near(View("layer", flat, ()), 2) == [()]
+    assert near(Viewport("layer", flat, ()), 2) == [()]
 
 
 def test_a_new_view_drops_what_is_under_way() -> None:
     stack = Stack.from_array(np.zeros((20, 1100, 8), np.uint8))
-    screen = Screen()
-    screen.view = View("layer", stack, (3,))
-    work = LookWork(constant(1), screen, "cpu", frozenset())
+    screen = ViewportState()
+    screen.view = Viewport("layer", stack, (3,))
+    work = ViewportTask(constant(1), screen, "cpu", frozenset())
     planes: list[int] = []
-    for event in work(Control(1)):
+    for event in work(JobControl(1)):
         if isinstance(event, TilePredicted):
             planes.append(event.plane[0])
             if len(planes) == 1:
-                screen.view = View("layer", stack, (12,))
+                screen.view = Viewport("layer", stack, (12,))
     assert planes[0] == 3
     assert planes[1:] == [p for p in (12, 13, 11, 14, 10) for _ in range(2)]
 
@@ -332,14 +338,19 @@ def trains(desk: Desk) -> bool:
 def test_strokes_begin_a_training_anew_if_it_ended_by_itself(
     desk: Desk, broken_core: Any, monkeypatch: pytest.MonkeyPatch, stopped: bool
 ) -> None:
-    from napari_unetseg.training.training_events import Improved, Outcome, Prepared, TrainingDone
+    from napari_unetseg.training.training_events import (
+        ModelImproved,
+        Outcome,
+        TrainingDone,
+        TrainingPrepared,
+    )
 
     newer: list[Any] = []
 
     def train_events(pairs: Any, *_: Any, **__: Any) -> Any:
         newer.append([region for pair in pairs for region in pair.newer])
-        yield Prepared(0, 5, 10, 100, 0, 0, "cpu", 99, (32, 32), 2)
-        yield Improved(constant(1), None, 0.0)
+        yield TrainingPrepared(0, 5, 10, 100, 0, 0, "cpu", 99, (32, 32), 2)
+        yield ModelImproved(constant(1), None, 0.0)
         if stopped:
             desk.plugin.jobs.stop()
         yield TrainingDone(Outcome.EARLY_STOPPED, "Done.", None, 1, 1, 1.0)
@@ -486,6 +497,6 @@ def test_strokes_painted_while_a_look_runs_are_all_kept(threaded: Desk) -> None:
     truth = threaded.plugin.annotations.truth(threaded.image)
     everything = whole(truth.shape)
     np.testing.assert_array_equal(threaded.strokes.data, wanted)
-    np.testing.assert_array_equal(truth.read(Origin.STROKES, everything), wanted)
-    np.testing.assert_array_equal(truth.read(Origin.CORRECTIONS, everything), corrected)
+    np.testing.assert_array_equal(truth.read(LabelSource.STROKES, everything), wanted)
+    np.testing.assert_array_equal(truth.read(LabelSource.CORRECTIONS, everything), corrected)
     assert (threaded.mask.data[corrected == 2] == 2).all()

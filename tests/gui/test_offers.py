@@ -14,9 +14,9 @@ from live_parts import Puppet
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
-from napari_unetseg.annotations.annotation_store import Origin, Truth
-from napari_unetseg.annotations.sparse_array import CHUNK, SparseGrid
-from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.annotations.annotation_store import ImageAnnotations, LabelSource
+from napari_unetseg.annotations.sparse_array import CHUNK, SparseArray
+from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.data.image_grids import LabelCounter, count_labels
 from napari_unetseg.gui.plugin import Plugin
@@ -36,7 +36,7 @@ class Desk:
         self.viewer = ViewerModel()
         self.image = self.viewer.add_layer(Image(np.zeros((PLANES, SIDE, SIDE), np.uint8)))
         data = np.zeros((PLANES, SIDE, SIDE), np.uint8)
-        data[:, :40, :200], data[:, 280:, ::2] = 1, BRUSH
+        data[:, :40, :200], data[:, 280:, ::2] = 1, BACKGROUND_LABEL
         self.plugin = Plugin(self.viewer, ThreadRunner())
         self.session = self.plugin.session
         self.session.mode = Mode.ONCE
@@ -133,7 +133,7 @@ def test_training_and_offers_copy_no_labels_in_the_gui_thread(
     assert peak < desk.layer.data.nbytes / 4
     gate.open.release()
     desk.wait(lambda: bool(desk.began))
-    grid = desk.plugin.annotations.truth(desk.image).grid(Origin.STROKES)
+    grid = desk.plugin.annotations.truth(desk.image).grid(LabelSource.STROKES)
     (pair,) = desk.began[0]
     assert [c for c in grid.cells() if not pair.labels.shares(grid, c)] == []
     assert len(grid.cells()) > PLANES
@@ -193,13 +193,13 @@ def test_a_next_training_works_out_again_what_wins_only_where_something_was_said
     truth = desk.plugin.annotations.truth(desk.image)
     for plane in range(PLANES):
         region = (slice(plane, plane + 1), slice(0, SIDE), slice(0, SIDE))
-        truth.note(Origin.CORRECTIONS, region, np.full((1, SIDE, SIDE), 2, np.uint8))
+        truth.record(LabelSource.CORRECTIONS, region, np.full((1, SIDE, SIDE), 2, np.uint8))
     desk.train()
     desk.plugin.jobs.stop()
     desk.wait(lambda: desk.session.job is None)
     computed: list[Any] = []
-    real = Truth.winning
-    monkeypatch.setattr(Truth, "winning", lambda t, r: computed.append(r) or real(t, r))
+    real = ImageAnnotations.effective_overrides
+    monkeypatch.setattr(ImageAnnotations, "winning", lambda t, r: computed.append(r) or real(t, r))
     desk.paint((1, 150, 150))
     desk.began.clear()
     desk.train()
@@ -229,7 +229,7 @@ def test_an_offer_that_fails_is_said_and_the_next_one_comes(
 
 def test_labels_are_counted_again_only_where_they_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    grid, counter = SparseGrid((2, 600, 600), np.int32), LabelCounter()
+    grid, counter = SparseArray((2, 600, 600), np.int32), LabelCounter()
     everything = (slice(0, 2), slice(0, 600), slice(0, 600))
     grid.write(everything, rng.integers(0, 400, (2, 600, 600)).astype(np.int32))
     assert counter.count(grid.snapshot()) == count_labels(np.asarray(grid))

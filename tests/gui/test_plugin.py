@@ -18,7 +18,7 @@ from napari.layers import Image, Labels
 
 from napari_unetseg.core.errors import TrainingError
 from napari_unetseg.core.events import Event, Notice
-from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 from napari_unetseg.data import image_grids
 from napari_unetseg.data.mask_cleanup import TidySettings
 from napari_unetseg.gui.plugin import Plugin
@@ -40,7 +40,7 @@ def test_image_and_strokes_are_found_and_counted(plugin: Plugin) -> None:
     assert session.image.name == "squares"
     assert session.training[0].labels.name == "strokes"
     assert session.training[0].kind is LabelKind.STROKES
-    assert session.counts == {1: 76, BRUSH: 224}
+    assert session.counts == {1: 76, BACKGROUND_LABEL: 224}
 
 
 def test_hidden_labels_are_not_taken_by_themselves_but_can_be_chosen() -> None:
@@ -129,7 +129,7 @@ def test_every_refusal_says_what_to_do(
     plugin.prediction.predict_plane()
     assert said[-1] == messages.NO_MODEL
     labels = plugin.session.training[0].labels
-    labels.data[labels.data == BRUSH] = 0
+    labels.data[labels.data == BACKGROUND_LABEL] = 0
     plugin.training.start()
     assert said[-1].startswith("Only ")
     assert "255" in said[-1]
@@ -570,7 +570,7 @@ def test_what_is_painted_while_it_trains_is_learned_from(
         if job is None or not job.text.startswith("Step") or job.stopping:
             return
         if where == "strokes":
-            labels.data_setitem((rows, columns), BRUSH)
+            labels.data_setitem((rows, columns), BACKGROUND_LABEL)
         elif where == "prediction" and plugin.masks.current is not None and not corrected:
             layer = plugin.masks.current.layer
             assert layer is not None
@@ -602,7 +602,7 @@ def test_folders_are_trained_on_further_when_something_is_painted(
 
     def paint(job: Any) -> None:
         if job is not None and job.text.startswith("Step") and not labels.data[4].any():
-            labels.data_setitem((np.full(SIDE, 4), np.arange(SIDE)), BRUSH)
+            labels.data_setitem((np.full(SIDE, 4), np.arange(SIDE)), BACKGROUND_LABEL)
             count(plugin)
 
     plugin.session.events.job.connect(paint)
@@ -699,7 +699,9 @@ def test_a_removed_image_is_not_kept_in_memory(
 
     def paint(job: Any) -> None:  # so that newer strokes are offered, after the last epoch too
         if job is not None and job.text.startswith("Step"):
-            labels.data_setitem((np.array([4]), np.array([int(job.text.split()[1])])), BRUSH)
+            labels.data_setitem(
+                (np.array([4]), np.array([int(job.text.split()[1])])), BACKGROUND_LABEL
+            )
             count(plugin)
 
     labels = plugin.session.training[0].labels
@@ -759,13 +761,13 @@ def test_255_painted_on_a_prediction_is_background_in_files_and_results(
     assert plugin.masks.current.layer is not None
     layer = plugin.masks.current.layer
     layer.data[...] = 1
-    layer.data[:4] = BRUSH
+    layer.data[:4] = BACKGROUND_LABEL
     plugin.export.write(layer, tmp_path / "mask.tif")
     assert np.unique(tifffile.imread(tmp_path / "mask.tif")).tolist() == [0, 1]
     plugin.postprocess.run(TidySettings(fill_holes=False))
     tidied = next(one for one in model_viewer.layers if one.name.endswith("tidied"))
     assert np.unique(tidied.data).tolist() == [0, 1]
-    assert layer.data[0, 0] == BRUSH
+    assert layer.data[0, 0] == BACKGROUND_LABEL
     other = model_viewer.add_layer(Labels(np.ones((9, 9), np.uint8), name="other"))
     assert other not in plugin.sources.mask_candidates()
     plugin.export.write(other, tmp_path / "other.tif")

@@ -13,8 +13,8 @@ from qtpy.QtGui import QColor, QDesktopServices
 from qtpy.QtWidgets import QColorDialog, QFileDialog, QMenu, QMessageBox
 from window_parts import Window
 
-from napari_unetseg.annotations.annotation_store import Origin
-from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.annotations.annotation_store import LabelSource
+from napari_unetseg.core.labels import BACKGROUND_LABEL
 from napari_unetseg.gui.dock_widget import UNetDock
 from napari_unetseg.io.project import locations
 from napari_unetseg.io.project.database import FILE
@@ -45,7 +45,7 @@ def pick(menu: QMenu, text: str) -> None:
 def strokes_in(folder: Path) -> int:
     """Voxels of strokes that a project holds."""
     truths = Project.read(folder).truths
-    return sum(truth.count(Origin.STROKES) for truth in truths.values())
+    return sum(truth.count(LabelSource.STROKES) for truth in truths.values())
 
 
 def test_a_stroke_is_on_disk_before_the_next_event(painted: Window) -> None:
@@ -71,7 +71,7 @@ def test_save_open_recent_and_what_the_panel_says(
     assert panel.where.text() == f"Everything is saved in {tmp_path / 'mine'}."
     assert (tmp_path / "mine" / FILE).exists()
     labels = session.training[0].labels
-    labels.data_setitem((np.array([1]), np.array([1])), BRUSH)
+    labels.data_setitem((np.array([1]), np.array([1])), BACKGROUND_LABEL)
     before = labels.data.copy()
     panel._on_recent_shown()
     assert [a.text() for a in panel.recent.actions()] == [str(tmp_path / "mine")]
@@ -192,7 +192,7 @@ def test_structures_are_coloured_merged_and_deleted_through_their_menu(
     merge = next(a.menu() for a in shown[0].actions() if a.menu() is not None)
     assert [a.text() for a in merge.actions()] == ["structure 1", "background"]
     pick(merge, "background")
-    assert labels.data[1, 1] == BRUSH
+    assert labels.data[1, 1] == BACKGROUND_LABEL
     assert len(session.structures) == 1
     painted.click(painted.dock.review.undo)
     assert labels.data[1, 1] == 2

@@ -15,7 +15,7 @@ from napari.layers import Image, Labels
 from panel_parts import annotate_panel
 from PIL import Image as Picture
 
-from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.services.label_problems import look_at_folder
@@ -106,7 +106,7 @@ def test_labels_that_were_put_right_by_hand_need_nothing_more() -> None:
 
 def test_why_labels_are_no_full_mask_is_said_when_they_are_called_one() -> None:
     labels = MASK.astype(np.uint8)
-    labels[:6] = BRUSH
+    labels[:6] = BACKGROUND_LABEL
     plugin, _ = opened(labels)
     assert kind_of(plugin) is LabelKind.STROKES
     assert not plugin.session.message.text
@@ -142,7 +142,7 @@ def test_what_is_not_labelled_can_be_said() -> None:
     source = plugin.session.source()
     assert source is not None
     assert source.kind is LabelKind.STROKES
-    expected = np.where(MASK, 1, BRUSH)
+    expected = np.where(MASK, 1, BACKGROUND_LABEL)
     expected[:6] = 0
     np.testing.assert_array_equal(source.labels.data, expected)
     plugin.training.start()
@@ -167,7 +167,7 @@ def test_255_beside_others_can_be_said_not_to_be_labelled() -> None:
     source = plugin.session.source()
     assert source is not None
     assert set(np.unique(source.labels.data[:6])) == {0}
-    assert set(np.unique(source.labels.data[6:])) == {1, BRUSH}
+    assert set(np.unique(source.labels.data[6:])) == {1, BACKGROUND_LABEL}
 
 
 def test_objects_without_a_place_that_is_not_labelled_stay_objects() -> None:
@@ -178,7 +178,7 @@ def test_objects_without_a_place_that_is_not_labelled_stay_objects() -> None:
     plugin.conversion.use(plugin.conversion.offered()[0])
     source = plugin.session.source()
     assert source is not None
-    expected = np.where(objects() > 0, 1, BRUSH)
+    expected = np.where(objects() > 0, 1, BACKGROUND_LABEL)
     expected[:3] = 0
     np.testing.assert_array_equal(source.labels.data, expected)
 

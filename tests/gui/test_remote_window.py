@@ -14,7 +14,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from remote_parts import Worker, free_port
 
-from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.core.labels import BACKGROUND_LABEL
 from napari_unetseg.gui.state.session import Level, Mode
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def test_a_window_trains_and_predicts_there_and_goes_on_here(
     window.wait(lambda: bool(session.curve))
     assert session.job is not None
     painted = session.training[0].labels
-    painted.data_setitem(np.nonzero(np.ones((1, 2, 20))), BRUSH)
+    painted.data_setitem(np.nonzero(np.ones((1, 2, 20))), BACKGROUND_LABEL)
     window.wait(lambda: any(mark.kind == "strokes" for mark in session.marks))
     window.viewer.dims.set_point(0, 2)
     window.wait(lambda: prediction.layer is not None and prediction.layer.data[2].any())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from live_parts import constant
 
-from napari_unetseg.annotations.annotation_store import Origin
+from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.gui.state.session import Mode, ModelEntry
 
 if TYPE_CHECKING:
@@ -61,16 +61,16 @@ def test_the_review_panel_accepts_takes_back_forgets_and_undoes(painted: Window)
     truth = plugin.annotations.truth(painted.session.image)
 
     painted.click(panel.accept)
-    assert truth.count(Origin.ACCEPTED) == layer.data.size
+    assert truth.count(LabelSource.ACCEPTED) == layer.data.size
     painted.wait(lambda: painted.session.accepted == layer.data.size)
     assert f"{layer.data.size:,} accepted" in panel.corrected.text()
     assert "accepting the plane" in panel.undo.toolTip()
     painted.click(panel.undo)
-    assert truth.count(Origin.ACCEPTED) == 0
+    assert truth.count(LabelSource.ACCEPTED) == 0
     painted.click(panel.redo)
-    assert truth.count(Origin.ACCEPTED) == layer.data.size
+    assert truth.count(LabelSource.ACCEPTED) == layer.data.size
     choose(panel.more, "Take back on this plane")
-    assert truth.count(Origin.ACCEPTED) == 0
+    assert truth.count(LabelSource.ACCEPTED) == 0
 
     layer.data_setitem((np.array([5]), np.array([5])), 0)
     painted.wait(lambda: "1 corrected" in panel.corrected.text())

@@ -11,7 +11,7 @@ from live_parts import Puppet, constant
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Shapes
 
-from napari_unetseg.annotations.annotation_store import Origin
+from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.annotations.sparse_array import whole
 from napari_unetseg.core.events import TilePredicted
 from napari_unetseg.gui.features import review
@@ -21,7 +21,7 @@ from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.state.session import Level, Mode, ModelEntry
 from napari_unetseg.io.project.project import Project
-from napari_unetseg.training.training_events import Prepared
+from napari_unetseg.training.training_events import TrainingPrepared
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.events import Event
 
 SIDE = 32
-STROKES, CORRECTIONS, ACCEPTED = Origin.STROKES, Origin.CORRECTIONS, Origin.ACCEPTED
+STROKES, CORRECTIONS, ACCEPTED = LabelSource.STROKES, LabelSource.CORRECTIONS, LabelSource.ACCEPTED
 
 
 class Desk:
@@ -68,11 +68,11 @@ class Desk:
     def truth(self) -> Any:
         return self.plugin.annotations.truth(self.image)
 
-    def read(self, origin: Origin) -> np.ndarray:
+    def read(self, origin: LabelSource) -> np.ndarray:
         return np.asarray(self.truth.read(origin, whole(self.truth.shape)))
 
     def winning(self) -> np.ndarray:
-        return np.asarray(self.truth.winning(whole(self.truth.shape)))
+        return np.asarray(self.truth.effective_overrides(whole(self.truth.shape)))
 
     def begin(self, model: str) -> None:
         self.target = self.plugin.masks.open(self.image, model, self.session.structures)
@@ -547,7 +547,7 @@ def test_labels_that_were_given_wider_numbers_are_followed(desk: Desk) -> None:
     assert project is not None
     (kept,) = Project.read(project.folder).truths.values()
     np.testing.assert_array_equal(kept.read(STROKES, whole(kept.shape)), wide)
-    np.testing.assert_array_equal(kept.winning(whole(kept.shape)), desk.winning())
+    np.testing.assert_array_equal(kept.effective_overrides(whole(kept.shape)), desk.winning())
 
 
 def test_labels_of_another_shape_are_said_and_nothing_of_them_is_lost(desk: Desk) -> None:
@@ -685,7 +685,7 @@ def test_a_failed_training_leaves_the_model_before_where_it_was(
     newer: list[Any] = [constant(0, 0.5)]
 
     def train_events(*_: Any, **__: Any) -> Generator[Event, None, Any]:
-        yield Prepared(0, 5, 10, 100, 0, 0, "cpu", 99, (32, 32), 2)
+        yield TrainingPrepared(0, 5, 10, 100, 0, 0, "cpu", 99, (32, 32), 2)
         return newer.pop()  # raises where there is none
 
     monkeypatch.setattr("napari_unetseg.training.train.train_events", train_events)

@@ -26,10 +26,10 @@ from project_parts import kill
 from said_parts import Oracle, said_of
 from scipy import ndimage
 
-from napari_unetseg.annotations.annotation_store import Origin, Truth
+from napari_unetseg.annotations.annotation_store import ImageAnnotations, LabelSource
 from napari_unetseg.annotations.sparse_array import whole
 from napari_unetseg.core.events import Event, TilePredicted
-from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.core.labels import BACKGROUND_LABEL
 from napari_unetseg.gui.features import training
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services import annotations as annotation_service
@@ -38,7 +38,12 @@ from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.state.session import Level, Mode, ModelEntry
 from napari_unetseg.io.project import locations
 from napari_unetseg.io.project.project import Project
-from napari_unetseg.training.training_events import Improved, Outcome, Prepared, TrainingDone
+from napari_unetseg.training.training_events import (
+    ModelImproved,
+    Outcome,
+    TrainingDone,
+    TrainingPrepared,
+)
 
 EXAMPLES = int(os.environ.get("UNETSEG_STATES", "25"))
 STEPS = 30
@@ -142,10 +147,10 @@ class Hands(RuleBasedStateMachine):
     ) -> Generator[Event, None, Any]:  # in the place of the core's
         self.trained.append(pairs)
         model = self.next_model
-        yield Prepared(0, 5, 10, 100, 0, 0, "cpu", 99, (32, 32), 2)
+        yield TrainingPrepared(0, 5, 10, 100, 0, 0, "cpu", 99, (32, 32), 2)
         if self.fails == "early":
             raise OSError("no more of it")
-        yield Improved(model, None, 0.0)
+        yield ModelImproved(model, None, 0.0)
         if self.fails:
             raise OSError("no more of it")
         yield TrainingDone(Outcome.EARLY_STOPPED, "Done.", None, 1, 1, 1.0)
@@ -268,7 +273,7 @@ class Hands(RuleBasedStateMachine):
             undo, redo = self.undo_correction, self.redo_correction
         draw(1, "polygon", area)
         draw(2, "polygon", area)
-        other(BRUSH, "polygon", area)
+        other(BACKGROUND_LABEL, "polygon", area)
         undo()
         if redone:
             redo()
@@ -530,7 +535,7 @@ class Hands(RuleBasedStateMachine):
         """Make one structure another, or background."""
         numbers = [s.number for s in self.session.structures]
         number = numbers[which % len(numbers)]
-        others = [n for n in [*numbers, BRUSH] if n != number]
+        others = [n for n in [*numbers, BACKGROUND_LABEL] if n != number]
         self.end_structure(number, others[other % len(others)], self.plugin.classes.merge)
 
     @rule(which=st.integers(0, 9))
@@ -641,17 +646,17 @@ class Hands(RuleBasedStateMachine):
         else:
             np.testing.assert_array_equal(found, wanted)
 
-    def same_truth(self, truth: Truth, strokes: np.ndarray) -> None:
+    def same_truth(self, truth: ImageAnnotations, strokes: np.ndarray) -> None:
         """All that was said; ``strokes`` are those whose hand is lifted."""
         oracle, all_of_it = self.oracle, whole(self.oracle.shape)
         same = np.testing.assert_array_equal
         for origin, wanted in (
-            (Origin.STROKES, strokes),
-            (Origin.CORRECTIONS, oracle.corrections.values),
-            (Origin.ACCEPTED, oracle.accepted.values),
+            (LabelSource.STROKES, strokes),
+            (LabelSource.CORRECTIONS, oracle.corrections.values),
+            (LabelSource.ACCEPTED, oracle.accepted.values),
         ):
             same(truth.read(origin, all_of_it), wanted, str(origin))
-        same(truth.winning(all_of_it), oracle.winning(), "the newest wins")
+        same(truth.effective_overrides(all_of_it), oracle.winning(), "the newest wins")
 
     def is_open(self) -> bool:
         return hasattr(self, "oracle")

@@ -16,16 +16,16 @@ from qtpy.QtWidgets import QApplication, QFileDialog, QPushButton
 
 from napari_unetseg import sample
 from napari_unetseg.core.events import Event, Notice
-from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.core.labels import BACKGROUND_LABEL
 from napari_unetseg.gui.dock_widget import UNetDock
-from napari_unetseg.training.training_events import EpochDone, Prepared, StepDone
+from napari_unetseg.training.training_events import EpochDone, StepDone, TrainingPrepared
 
 if TYPE_CHECKING:
     import threading
 
     from window_parts import Window
 
-    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.job_control import JobControl
 
 pytestmark = pytest.mark.gui
 
@@ -45,9 +45,9 @@ def test_paint_train_stop_predict_correct_train_again_save_load(
     window.click(dock.annotate.brushes.row_of(1))
     window.draw((100, 100), (100, 140))
     assert labels.data[100, 120] == 1
-    window.click(dock.annotate.brushes.row_of(BRUSH))
+    window.click(dock.annotate.brushes.row_of(BACKGROUND_LABEL))
     window.draw((300, 200), (340, 200))
-    assert labels.data[320, 200] == BRUSH
+    assert labels.data[320, 200] == BACKGROUND_LABEL
     window.wait(lambda: session.counts[1] == int((labels.data == 1).sum()))
 
     # train, paint on meanwhile, stop
@@ -55,7 +55,7 @@ def test_paint_train_stop_predict_correct_train_again_save_load(
     window.wait(lambda: session.job is not None and session.job.text.startswith("Step"))
     assert dock.train.button.text() == "Stop"
     window.draw((320, 300), (320, 340))
-    assert labels.data[320, 320] == BRUSH
+    assert labels.data[320, 320] == BACKGROUND_LABEL
     mine = labels.data.copy()
     window.click(dock.train.button)
     window.wait(lambda: bool(session.history) and window.idle())
@@ -74,7 +74,7 @@ def test_paint_train_stop_predict_correct_train_again_save_load(
     old = viewer.layers.selection.active = prediction.layer
     assert old is not None
     wanted = 1 - int(old.data[400, 70])
-    window.click(dock.annotate.brushes.row_of(1 if wanted else BRUSH))
+    window.click(dock.annotate.brushes.row_of(1 if wanted else BACKGROUND_LABEL))
     window.draw((400, 50), (400, 90))
     assert old.data[400, 70] == wanted
     window.wait(lambda: session.corrected > 0)
@@ -123,7 +123,7 @@ def test_the_first_layer_comes_from_the_dock(window: Window) -> None:
 
 def fails_with(error: BaseException) -> Callable[..., Generator[Event, None, None]]:
     def fail(*_: Any, **__: Any) -> Generator[Event, None, None]:
-        yield Prepared(10, 5, 10, 100, 0, 0, "cpu", 99, (32, 32), 2)
+        yield TrainingPrepared(10, 5, 10, 100, 0, 0, "cpu", 99, (32, 32), 2)
         yield StepDone(1, 10, 0.5, 0.1, 0.9)
         yield EpochDone(1, 5, 0.5, None, False, 0.5)
         raise error
@@ -315,7 +315,7 @@ def test_threads_follow_the_hands(painted: Window, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(job_manager, "cores", lambda: 8)
 
-    def watch(*_: Any, control: Control, **__: Any) -> Generator[Event, None, None]:
+    def watch(*_: Any, control: JobControl, **__: Any) -> Generator[Event, None, None]:
         while not control.stopped:
             seen.append(control.threads)
             yield Notice("on")

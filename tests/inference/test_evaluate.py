@@ -8,7 +8,7 @@ from helpers import random_model
 
 from napari_unetseg import (
     AnnotatedImage,
-    Control,
+    JobControl,
     LabelKind,
     Model,
     PredictSettings,
@@ -95,7 +95,7 @@ def test_what_cannot_be_compared_is_refused(model: Model) -> None:
 
 
 def test_a_stop_leaves_out_what_was_not_reached(model: Model) -> None:
-    control = Control()
+    control = JobControl()
     pairs = [AnnotatedImage(STACK, TRUTH, LabelKind.FULL)] * 3
     events = []
 

@@ -15,7 +15,7 @@ from large_parts import failing
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice, TilePredicted
 from napari_unetseg.core.image_stack import Stack
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.inference import predict as predict_module
 from napari_unetseg.inference.predict import predict, predict_events, predict_probabilities
@@ -194,7 +194,7 @@ def test_probabilities_sum_to_one_and_agree_with_the_mask(
 def test_a_stop_takes_effect_before_the_next_tile() -> None:
     model = random_model(1, depth=2, width=4)
     stack = Stack(np.zeros((3, 64, 64), np.float32), "TYX")
-    control = Control(threads=1)
+    control = JobControl(threads=1)
     seen = []
     for event in predict_events(model, stack, PredictSettings(tile=16), control=control):
         seen.append(event)
@@ -208,9 +208,9 @@ def test_threads_of_the_settings_hold_beside_a_control() -> None:
     try:
         torch.set_num_threads(1)
         model = random_model(1, depth=1, width=1)
-        predict(model, np.zeros((9, 9)), PredictSettings(threads=2), control=Control())
+        predict(model, np.zeros((9, 9)), PredictSettings(threads=2), control=JobControl())
         assert torch.get_num_threads() == 2
-        predict(model, np.zeros((9, 9)), PredictSettings(threads=2), control=Control(threads=1))
+        predict(model, np.zeros((9, 9)), PredictSettings(threads=2), control=JobControl(threads=1))
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)

@@ -11,20 +11,20 @@ from helpers import Watched, random_model
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.image_stack import Stack
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.inference import candidate_windows, query_strategy
 from napari_unetseg.inference.predict import predict_probabilities
 from napari_unetseg.inference.query_strategy import (
     ALL_DONE,
-    Looked,
-    Subject,
-    Survey,
+    QueryImage,
+    RegionQuery,
+    WindowScored,
     nothing_labelled,
 )
 from napari_unetseg.inference.uncertainty import (
     FLIPS,
-    Glance,
+    RegionPredictor,
     differences,
     likely_wrong,
     margin_uncertainty,
@@ -48,18 +48,20 @@ def doubt(image: np.ndarray, at: tuple[Any, ...]) -> None:
     image[at] = 0.5
 
 
-def survey_of(*subjects: Any, dims: int = 2, **more: Any) -> Survey:
-    return Survey([s if isinstance(s, Subject) else free(s) for s in subjects], dims, **more)
+def survey_of(*subjects: Any, dims: int = 2, **more: Any) -> RegionQuery:
+    return RegionQuery(
+        [s if isinstance(s, QueryImage) else free(s) for s in subjects], dims, **more
+    )
 
 
-def free(image: Any, axes: str = "") -> Subject:
+def free(image: Any, axes: str = "") -> QueryImage:
     axes = axes or "TZYX"[-image.ndim :]
-    return Subject(Stack(image, axes), nothing_labelled)
+    return QueryImage(Stack(image, axes), nothing_labelled)
 
 
-def look(survey: Survey, model: Any, seconds: float = LONG, **more: Any) -> int:
+def look(survey: RegionQuery, model: Any, seconds: float = LONG, **more: Any) -> int:
     events = list(survey.look(model, seconds, **more))
-    assert all(isinstance(event, Looked) for event in events)
+    assert all(isinstance(event, WindowScored) for event in events)
     return len(events)
 
 
@@ -109,7 +111,7 @@ def test_the_map_is_1_minus_the_margin_of_the_prediction(axes: str) -> None:
 def test_passes_are_turned_back_before_they_are_averaged() -> None:
     image = ground((64, 64))
     image[3, 50] = 0.5
-    glance = Glance(reader(), Stack(image, "YX"))
+    glance = RegionPredictor(reader(), Stack(image, "YX"))
     seen = glance.image((), (slice(0, 64), slice(0, 64)))
     one, four = glance.shares(seen), glance.shares(seen, passes=4)
     assert four == pytest.approx(one, abs=1e-5), "this network looks at single voxels"
@@ -140,7 +142,7 @@ def test_averaged_passes_are_the_mean_over_mirrored_images(axes: str) -> None:
 @pytest.mark.parametrize("shape", [(40, 30), (640, 640), (2048, 700), (9, 300, 300), (40, 40, 40)])
 def test_windows_cover_a_plane_once_and_regions_lie_in_them(shape: tuple[int, ...]) -> None:
     dims = len(shape)
-    one = candidate_windows.Ground.of(
+    one = candidate_windows.WindowGrid.of(
         Stack(np.broadcast_to(np.uint8(0), shape), "ZYX"[-dims:]), dims
     )
     counts = np.zeros(shape, int)
@@ -213,8 +215,8 @@ def test_what_is_labelled_is_worth_less_and_all_labelled_is_said() -> None:
     doubt(image, (slice(10, 40), slice(10, 40)))
     doubt(image, (slice(90, 110), slice(90, 110)))
     labels = np.zeros(image.shape, bool)
-    subject = Subject(Stack(image, "YX"), lambda plane, region: labels[region])
-    survey = Survey([subject], 2)
+    subject = QueryImage(Stack(image, "YX"), lambda plane, region: labels[region])
+    survey = RegionQuery([subject], 2)
     look(survey, reader())
     labels[5:45:2, :64] = True  # painted after it was looked at
     assert covers(survey.suggest().region, 100, 100)
@@ -231,8 +233,8 @@ def test_a_place_unlike_the_labelled_wins_over_one_a_little_more_doubtful() -> N
         doubt(image, (slice(50, 50 + edge), slice(left, left + edge)))
     labels = np.zeros(image.shape, bool)
     labels[40:90:4, 10:60] = True
-    subject = Subject(Stack(image, "YX"), lambda plane, region: labels[region])
-    survey = Survey([subject], 2)
+    subject = QueryImage(Stack(image, "YX"), lambda plane, region: labels[region])
+    survey = RegionQuery([subject], 2)
     look(survey, reader())
     assert covers(survey.suggest().region, 65, 295)
 
@@ -267,7 +269,7 @@ def test_where_two_models_differ() -> None:
 def test_a_huge_stack_takes_no_longer_than_a_small_one() -> None:
     data = np.broadcast_to(ground((1024, 1024)), (50_000, 1024, 1024))
     watched = Watched(data, most=512 * 512)
-    survey = survey_of(Subject(Stack(watched, "TYX"), nothing_labelled), clock=iter_clock(1.0))
+    survey = survey_of(QueryImage(Stack(watched, "TYX"), nothing_labelled), clock=iter_clock(1.0))
     assert look(survey, reader(), 4.0) <= 4
     assert len(watched.reads) < 40
     first = survey.suggest()
@@ -296,7 +298,7 @@ def test_at_least_one_window_is_looked_at_and_a_stop_ends_it() -> None:
     survey = survey_of(ground((9, 64, 64)))
     assert look(survey, reader(), 0.0) == 1
     assert survey.ready
-    control = Control()
+    control = JobControl()
     events = survey.look(reader(), LONG, control=control)
     next(events)
     control.stop()
@@ -313,4 +315,4 @@ def test_all_windows_are_looked_at_before_any_is_again() -> None:
 
 def test_no_image_is_said() -> None:
     with pytest.raises(UserError, match="No open image"):
-        Survey([], 2)
+        RegionQuery([], 2)

@@ -40,12 +40,12 @@ from napari_unetseg.cli import main
 from napari_unetseg.core.errors import LostError, UserError
 from napari_unetseg.core.events import Event, Notice, OtherSpacing, TilePredicted
 from napari_unetseg.core.image_stack import Stack
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import LabelKind, Structure
 from napari_unetseg.core.settings import PredictSettings, TrainSettings
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.inference.predict import predict
-from napari_unetseg.jobs.live_predictor import LookWork, MaskBegins, Screen, View
+from napari_unetseg.jobs.live_predictor import MaskStarted, Viewport, ViewportState, ViewportTask
 from napari_unetseg.jobs.remote import connection
 from napari_unetseg.jobs.remote.client import run
 from napari_unetseg.jobs.remote.connection import Link, address_of, device_at
@@ -63,13 +63,13 @@ from napari_unetseg.jobs.remote.recent import Recent
 from napari_unetseg.jobs.remote.remote_worker import Desk, RemoteJob
 from napari_unetseg.jobs.remote.run_on import RunOn
 from napari_unetseg.jobs.remote.worker_key import save_key, worker_key
-from napari_unetseg.jobs.tasks import Prediction, RemoteDisconnected, Training
+from napari_unetseg.jobs.tasks import PredictTask, RemoteDisconnected, TrainTask
 from napari_unetseg.models.model import Model, load_model
 from napari_unetseg.training.training_events import (
+    AnnotationsUpdated,
     EpochDone,
-    Improved,
+    ModelImproved,
     Outcome,
-    Renewed,
     StartedFrom,
     StepDone,
     TrainingDone,
@@ -91,10 +91,10 @@ def worker() -> Iterator[Worker]:
         yield one
 
 
-def training(pair: AnnotatedImage, view: View | None = None, **settings: Any) -> Training:
-    screen = Screen()
+def training(pair: AnnotatedImage, view: Viewport | None = None, **settings: Any) -> TrainTask:
+    screen = ViewportState()
     screen.view = view
-    return Training([pair], tiny(**settings), (), None, screen)
+    return TrainTask([pair], tiny(**settings), (), None, screen)
 
 
 def finish(
@@ -111,7 +111,7 @@ def finish(
 
 def mask_at(worker: Worker, model: Model, stack: Stack) -> np.ndarray:
     mask = np.full(stack.grid_shape, 99, np.uint8)
-    _, events = finish(run(Prediction(model, stack, None, CPU), worker.address, Control(1)))
+    _, events = finish(run(PredictTask(model, stack, None, CPU), worker.address, JobControl(1)))
     for tile in of_kind(events, TilePredicted):
         mask[tile.index] = tile.mask
     return mask
@@ -123,26 +123,26 @@ def mask_at(worker: Worker, model: Model, stack: Stack) -> np.ndarray:
 def test_a_training_there_is_the_training_here(worker: Worker) -> None:
     """The same weights, and the same events in the same order; masks of what is on screen too."""
     pair = painted_pair()
-    view = View(object(), pair.image, ())
+    view = Viewport(object(), pair.image, ())
     settings = tiny(steps=24)
     structures = (Structure(1, "cells", "#112233"),)
     results = []
     for address in ("", worker.address):
-        screen = Screen()
+        screen = ViewportState()
         screen.view = view
-        task = Training([pair], settings, structures, None, screen)
-        results.append(finish(RunOn(task, address)(Control(1))))
+        task = TrainTask([pair], settings, structures, None, screen)
+        results.append(finish(RunOn(task, address)(JobControl(1))))
     (here, local), (there, remote) = results
     assert there.id == here.id
     assert there.classes == here.classes
     kinds = [[type(e) for e in events if not _timed(e)] for events in (local, remote)]
     assert kinds[0] == kinds[1]
     assert [e.loss for e in of_kind(remote, StepDone)] == [e.loss for e in of_kind(local, StepDone)]
-    assert [e.model.id for e in of_kind(remote, Improved)] == [
-        e.model.id for e in of_kind(local, Improved)
+    assert [e.model.id for e in of_kind(remote, ModelImproved)] == [
+        e.model.id for e in of_kind(local, ModelImproved)
     ]
     assert of_kind(remote, EpochDone)[0].scores == of_kind(local, EpochDone)[0].scores
-    begins = of_kind(remote, MaskBegins)[0]
+    begins = of_kind(remote, MaskStarted)[0]
     assert begins.view.image is view.image
     assert begins.structures == structures
     np.testing.assert_array_equal(
@@ -152,11 +152,11 @@ def test_a_training_there_is_the_training_here(worker: Worker) -> None:
 
 def _timed(event: Event) -> bool:
     """Masks after the first come when two seconds are over, sooner or later."""
-    return isinstance(event, MaskBegins | TilePredicted)
+    return isinstance(event, MaskStarted | TilePredicted)
 
 
 def test_it_stops_soon_and_keeps_what_it_learned(worker: Worker) -> None:
-    control, after = Control(), 0
+    control, after = JobControl(), 0
 
     def stop(event: Event) -> None:
         nonlocal after
@@ -172,32 +172,32 @@ def test_it_stops_soon_and_keeps_what_it_learned(worker: Worker) -> None:
 
 
 def test_newer_strokes_are_learned_from(worker: Worker) -> None:
-    pair, control = painted_pair(), Control()
+    pair, control = painted_pair(), JobControl()
     labels = pair.labels.copy()
     labels[2] = np.where(labels[6] > 0, labels[6], labels[2])
     more = replace(pair, labels=labels)
 
     def paint(event: Event) -> None:
         if isinstance(event, EpochDone) and event.epoch == 1:
-            control.offer_pairs((more,))
-        if isinstance(event, Renewed):
+            control.push_annotations((more,))
+        if isinstance(event, AnnotationsUpdated):
             control.stop()
 
     _, events = finish(run(training(pair, **LONG), worker.address, control), paint)
-    assert of_kind(events, Renewed)[0].voxels > np.count_nonzero(pair.labels) * 0.9
-    assert control.take_pairs() is None
+    assert of_kind(events, AnnotationsUpdated)[0].voxels > np.count_nonzero(pair.labels) * 0.9
+    assert control.pop_annotations() is None
 
 
 def test_strokes_that_came_too_late_are_known_to_be_left(worker: Worker) -> None:
     """So that the window begins another training for them."""
-    pair, control = painted_pair(), Control()
+    pair, control = painted_pair(), JobControl()
 
     def paint(event: Event) -> None:
         if isinstance(event, StepDone) and event.step == 6:
-            control.offer_pairs((pair,))
+            control.push_annotations((pair,))
 
     finish(run(training(pair, steps=6), worker.address, control), paint)
-    assert control.take_pairs() == (pair,)
+    assert control.pop_annotations() == (pair,)
 
 
 def test_it_goes_on_from_a_model_that_is_sent_once(
@@ -205,10 +205,10 @@ def test_it_goes_on_from_a_model_that_is_sent_once(
 ) -> None:
     pair = painted_pair()
     sent = count_sent(monkeypatch)
-    first, _ = finish(run(training(pair, steps=6), worker.address, Control()))
+    first, _ = finish(run(training(pair, steps=6), worker.address, JobControl()))
     before = sum(sent)
-    task = Training([pair], tiny(steps=6), (), first, Screen())
-    second, _ = finish(run(task, worker.address, Control()))
+    task = TrainTask([pair], tiny(steps=6), (), first, ViewportState())
+    second, _ = finish(run(task, worker.address, JobControl()))
     assert second.history[-1].parent == first.id
     assert sum(sent) - before < 2000, "neither the image nor the model went there again"
 
@@ -230,9 +230,9 @@ def test_what_cannot_be_trained_on_is_the_same_sentence(worker: Worker) -> None:
     pair = painted_pair()
     bad = replace(pair, labels=np.minimum(pair.labels, 1))
     with pytest.raises(UserError) as here:
-        finish(training(bad)(Control()))
+        finish(training(bad)(JobControl()))
     with pytest.raises(UserError) as there:
-        finish(run(training(bad), worker.address, Control()))
+        finish(run(training(bad), worker.address, JobControl()))
     assert str(there.value) == str(here.value)
     assert type(there.value) is type(here.value)
 
@@ -286,11 +286,11 @@ def test_of_a_large_stack_only_what_is_needed_is_read(
     watched = Watched(image, most=image[0].size)
     pair = AnnotatedImage(Stack(watched, "TYX"), labels, "strokes")
     sent = count_sent(monkeypatch)
-    finish(run(training(pair, steps=2), worker.address, Control()))
+    finish(run(training(pair, steps=2), worker.address, JobControl()))
     assert 9 <= len(watched.reads) <= 12
     assert sum(sent) < 12 * image[0].nbytes
     before = sum(sent)
-    finish(run(training(pair, steps=2), worker.address, Control()))
+    finish(run(training(pair, steps=2), worker.address, JobControl()))
     assert sum(sent) - before < 10_000, "what is there is not sent again"
 
 
@@ -343,19 +343,19 @@ def test_looking_follows_the_screen(worker: Worker) -> None:
     """The plane on screen, then its neighbours; another plane comes first when it is looked at."""
     rng = np.random.default_rng(0)
     stack = Stack(rng.random((9, 40, 40), np.float32), "TYX")
-    model, layer, screen = random_model(depth=2, width=4), object(), Screen()
-    screen.view, screen.seen = View(layer, stack, (2,)), (slice(0, 20), slice(0, 20))
-    work = LookWork(model, screen, "cpu", frozenset({(3,)}), 1)
+    model, layer, screen = random_model(depth=2, width=4), object(), ViewportState()
+    screen.view, screen.seen = Viewport(layer, stack, (2,)), (slice(0, 20), slice(0, 20))
+    work = ViewportTask(model, screen, "cpu", frozenset({(3,)}), 1)
 
     def move(event: Event) -> None:
-        if isinstance(event, MaskBegins) and event.view.plane == (2,):
-            screen.view = View(layer, stack, (7,))
+        if isinstance(event, MaskStarted) and event.view.plane == (2,):
+            screen.view = Viewport(layer, stack, (7,))
 
-    _, events = finish(run(work, worker.address, Control()), move)
-    planes = [event.view.plane for event in of_kind(events, MaskBegins)]
+    _, events = finish(run(work, worker.address, JobControl()), move)
+    planes = [event.view.plane for event in of_kind(events, MaskStarted)]
     assert planes[0] == (2,)
     assert planes[-3:] == [(7,), (8,), (6,)] or {(7,), (8,), (6,)} <= set(planes)
-    assert all(event.view.image is layer for event in of_kind(events, MaskBegins))
+    assert all(event.view.image is layer for event in of_kind(events, MaskStarted))
     np.testing.assert_array_equal(
         of_kind(events, TilePredicted)[0].mask, predict(model, stack, CPU, planes=[(2,)])[2]
     )
@@ -364,11 +364,11 @@ def test_looking_follows_the_screen(worker: Worker) -> None:
 def test_a_view_is_predicted_at_the_pixel_size_of_the_model(worker: Worker) -> None:
     image = np.random.default_rng(0).random((40, 40), np.float32)
     stack = Stack(image, "YX", (0.1, 0.1), ("um", "um"))
-    model, screen, masks = trained_at(random_model(depth=2, width=4), 0.2), Screen(), []
+    model, screen, masks = trained_at(random_model(depth=2, width=4), 0.2), ViewportState(), []
     for match in (False, "auto"):
-        screen.view = View(object(), stack, (), match)
-        work = LookWork(model, screen, "cpu", frozenset())
-        _, events = finish(run(work, worker.address, Control()))
+        screen.view = Viewport(object(), stack, (), match)
+        work = ViewportTask(model, screen, "cpu", frozenset())
+        _, events = finish(run(work, worker.address, JobControl()))
         (notice,) = of_kind(events, OtherSpacing)
         assert ("is predicted at the model's" in notice.text) == bool(match)
         assert ("--match-spacing" in notice.offer) == (not match)
@@ -391,14 +391,14 @@ def test_a_worker_that_dies_leaves_the_best_model() -> None:
             if isinstance(event, EpochDone):
                 one.kill()
 
-        model, events = finish(run(task, one.address, Control()), kill)
-        assert model.id == of_kind(events, Improved)[-1].model.id
+        model, events = finish(run(task, one.address, JobControl()), kill)
+        assert model.id == of_kind(events, ModelImproved)[-1].model.id
         assert isinstance(events[-2], RemoteDisconnected)
         assert isinstance(events[-1], TrainingDone)
         assert events[-1].outcome is Outcome.DISCONNECTED
         assert f"The connection to {one.address} was lost" in events[-1].reason
         with pytest.raises(UserError, match="does not answer"):
-            finish(run(task, one.address, Control()))
+            finish(run(task, one.address, JobControl()))
 
 
 def test_a_worker_that_dies_before_anything_was_learned_is_said() -> None:
@@ -406,7 +406,7 @@ def test_a_worker_that_dies_before_anything_was_learned_is_said() -> None:
     model = random_model(depth=2, width=4)
     with Worker() as one, pytest.raises(LostError, match="this computer does the work"):
         finish(
-            run(Prediction(model, stack, None, CPU), one.address, Control()),
+            run(PredictTask(model, stack, None, CPU), one.address, JobControl()),
             lambda _: one.kill(),
         )
 
@@ -448,7 +448,7 @@ def test_a_worker_says_what_to_type_and_ends_with_ctrl_c() -> None:
         for line, printed in zip(shown[:-1], said[:-1], strict=True):
             assert _without_names(line) == _without_names(printed)
         assert said[-1].split()[:2] == [one.address, "KEY"]
-        events = run(training(painted_pair(), **LONG), one.address, Control())
+        events = run(training(painted_pair(), **LONG), one.address, JobControl())
         while not isinstance(next(events), EpochDone):
             pass
         assert one.interrupt() == 0, one.said
@@ -632,7 +632,7 @@ def test_a_key_is_asked_for_once(tmp_path: Path) -> None:
         wrong = tmp_path / "wrong.key"
         wrong.write_text("w" * 43, encoding="utf-8")
         with pytest.raises(UserError, match="has another key"):
-            finish(run(training(painted_pair()), one.address, Control(), wrong))
+            finish(run(training(painted_pair()), one.address, JobControl(), wrong))
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 40, b"x" * 10_000])
@@ -710,9 +710,9 @@ def test_a_worker_reads_no_file_but_models(worker: Worker, tmp_path: Path) -> No
     words = {"task": "train", "pairs": [], "structures": [], "model": None}
     answer = ended(worker, {**words, "settings": own.model_dump(mode="json")})
     assert "reads no encoder weights" in answer["text"]
-    task = Training([painted_pair()], own, (), None, Screen())
+    task = TrainTask([painted_pair()], own, (), None, ViewportState())
     with pytest.raises(UserError, match="reads no encoder weights"):
-        finish(run(task, worker.address, Control()))
+        finish(run(task, worker.address, JobControl()))
 
 
 def ended(worker: Worker, words: dict[str, Any], *arrays: np.ndarray) -> dict[str, Any]:
@@ -743,8 +743,8 @@ def test_kinds_of_labels_travel(worker: Worker) -> None:
     corrections[:, 40] = 255
     instances = truth.astype(np.int32) * 70_000
     pair = AnnotatedImage(Stack(image, "YX"), instances, LabelKind.INSTANCES, corrections)
-    here, _ = finish(training(pair, steps=4)(Control(1)))
-    there, _ = finish(run(training(pair, steps=4), worker.address, Control()))
+    here, _ = finish(training(pair, steps=4)(JobControl(1)))
+    there, _ = finish(run(training(pair, steps=4), worker.address, JobControl()))
     assert here.id == there.id
 
 

@@ -29,7 +29,7 @@ from napari_unetseg.core import resample as resample_module
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Notice, OtherSpacing, TilePredicted
 from napari_unetseg.core.image_stack import Normalization, Stack
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.resample import Resampling, read_scaled
 from napari_unetseg.core.settings import PredictSettings
@@ -38,9 +38,13 @@ from napari_unetseg.inference import predict as predict_module
 from napari_unetseg.inference.evaluate import evaluate
 from napari_unetseg.inference.large.chunk_grid import Grid
 from napari_unetseg.inference.predict import predict, predict_events, predict_probabilities
-from napari_unetseg.inference.uncertainty import Glance, margin_uncertainty, uncertainty_map
+from napari_unetseg.inference.uncertainty import (
+    RegionPredictor,
+    margin_uncertainty,
+    uncertainty_map,
+)
 from napari_unetseg.jobs.image_ranges import ImageRanges
-from napari_unetseg.jobs.live_predictor import LookWork, Screen, View
+from napari_unetseg.jobs.live_predictor import Viewport, ViewportState, ViewportTask
 from napari_unetseg.models.model import Model
 from napari_unetseg.models.unet import UNet
 from napari_unetseg.models.voxel_sizes import VoxelSizes, fit_spacing
@@ -334,7 +338,7 @@ def test_what_was_stopped_goes_on_to_the_same_bytes_and_with_no_other_setting(
     model, stack = case("YX", (150, 170), (0.1, 0.1), {})
     settings = MATCH.model_copy(update={"tile": 24})
     stream(model, stack, tmp_path / "once", settings=settings)
-    control = Control(threads=1)
+    control = JobControl(threads=1)
     for event in _streamed(model, stack, tmp_path / "twice", settings, control):
         if isinstance(event, ChunkPredicted) and event.done == 2:
             control.stop()
@@ -353,7 +357,7 @@ def test_what_was_stopped_goes_on_to_the_same_bytes_and_with_no_other_setting(
     assert said == {"type": "scale", "scale": [0.1, 0.1]}  # the image's, not the model's
 
 
-def _streamed(model: Model, stack: Stack, folder: Path, settings: Any, control: Control) -> Any:
+def _streamed(model: Model, stack: Stack, folder: Path, settings: Any, control: JobControl) -> Any:
     from napari_unetseg.inference.large.atomic_store import FolderStore
     from napari_unetseg.inference.large.predict_to_zarr import predict_to_zarr
 
@@ -443,11 +447,11 @@ def test_the_mask_on_screen_has_the_range_of_the_pixel_size_that_its_layer_has_n
     model = replace(model, normalization=replace(model.normalization, per_image=True))
     ranges = ImageRanges()
     for size in (0.2, 0.05):
-        screen, stack = Screen(), sized(pixels, "YX", size)
-        screen.view = View("layer", stack, (), "auto")
-        work = LookWork(model, screen, "cpu", frozenset(), ranges=ranges)
+        screen, stack = ViewportState(), sized(pixels, "YX", size)
+        screen.view = Viewport("layer", stack, (), "auto")
+        work = ViewportTask(model, screen, "cpu", frozenset(), ranges=ranges)
         mask = np.zeros((200, 200), np.uint8)
-        for tile in of_kind(work(Control(1)), TilePredicted):
+        for tile in of_kind(work(JobControl(1)), TilePredicted):
             mask[tile.region] = tile.mask
         np.testing.assert_array_equal(mask, predict(model, stack, MATCH))
 
@@ -520,6 +524,6 @@ def test_the_uncertainty_is_that_of_the_mask_at_the_size_of_the_model() -> None:
     averaged = uncertainty_map(model, stack, (), MATCH, passes=4)
     plain = uncertainty_map(model, stack, (), MATCH.model_copy(update={"match_spacing": False}))
     assert np.abs(averaged - wanted).mean() < np.abs(plain - wanted).mean()
-    glance = Glance(model, stack, "cpu", match_spacing="auto")
+    glance = RegionPredictor(model, stack, "cpu", match_spacing="auto")
     window = glance.image((), stack.whole(2))
     np.testing.assert_allclose(glance.shares(window), shares, atol=1e-4)

@@ -11,10 +11,14 @@ import pytest
 import tifffile
 from helpers import blobs, strokes, tiny
 
-from napari_unetseg.annotations.annotation_store import Change, Origin, Truth
+from napari_unetseg.annotations.annotation_store import (
+    AnnotationChange,
+    ImageAnnotations,
+    LabelSource,
+)
 from napari_unetseg.annotations.sparse_array import plane_region
 from napari_unetseg.cli import main
-from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
+from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind, Structure
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.io.open_image import open_stack
 from napari_unetseg.io.project.database import FILE
@@ -36,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stack = open_stack(folder / "cells.tif")
     labels = strokes(truth, 8)
     model = train([AnnotatedImage(stack, labels, "strokes")], tiny(epochs=2))
-    said = Truth(SHAPE)
+    said = ImageAnnotations(SHAPE)
     values = {
         "images": {
             KEY: {
@@ -57,14 +61,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project.put_values(values)
     project.add(KEY, said)
 
-    def note(origin: Origin, plane: int, array: np.ndarray) -> None:
+    def note(origin: LabelSource, plane: int, array: np.ndarray) -> None:
         region = plane_region((plane,), SHAPE)
-        change = said.note(origin, region, array[None])
-        assert isinstance(change, Change)
+        change = said.record(origin, region, array[None])
+        assert isinstance(change, AnnotationChange)
         project.record(KEY, change)
 
-    note(Origin.STROKES, 0, labels[0])
-    note(Origin.ACCEPTED, 1, np.where(truth[1], 1, BRUSH).astype(np.uint8))
+    note(LabelSource.STROKES, 0, labels[0])
+    note(LabelSource.ACCEPTED, 1, np.where(truth[1], 1, BACKGROUND_LABEL).astype(np.uint8))
     project.add_model(model.id, model.save)
     project.close()
     return folder / "project"
@@ -159,23 +163,32 @@ ONE, TWO = (Structure(1),), (Structure(1), Structure(2))
 PLANE = (slice(0, 1), slice(0, 10), slice(0, 10))
 
 
-def annotated(*words: tuple[Origin, slice, int], kind: LabelKind = LabelKind.STROKES) -> Truth:
+def annotated(
+    *words: tuple[LabelSource, slice, int], kind: LabelKind = LabelKind.STROKES
+) -> ImageAnnotations:
     """Annotations of an image of 10 × 10, row by row."""
-    truth = Truth((1, 10, 10), kind=kind)
+    truth = ImageAnnotations((1, 10, 10), kind=kind)
     for origin, rows, number in words:
         values = truth.read(origin, PLANE)
         values[:, rows] = number
-        truth.note(origin, PLANE, values)
+        truth.record(origin, PLANE, values)
     return truth
 
 
 def mask_of(rows: int) -> np.ndarray:
     """A mask that says structure 1 in the first rows and background below."""
-    return np.repeat([1, BRUSH], [rows * 10, 100 - rows * 10]).astype(np.uint8).reshape(1, 10, 10)
+    return (
+        np.repeat([1, BACKGROUND_LABEL], [rows * 10, 100 - rows * 10])
+        .astype(np.uint8)
+        .reshape(1, 10, 10)
+    )
 
 
 def test_an_accepted_plane_counts_as_a_whole() -> None:
-    truth = annotated((Origin.ACCEPTED, slice(0, 10), BRUSH), (Origin.ACCEPTED, slice(2, 5), 1))
+    truth = annotated(
+        (LabelSource.ACCEPTED, slice(0, 10), BACKGROUND_LABEL),
+        (LabelSource.ACCEPTED, slice(2, 5), 1),
+    )
     scores = agreement(truth, PLANE, mask_of(4), ONE)
     assert scores is not None
     # predicted rows 0-3, true rows 2-4: two in common of four and three
@@ -184,21 +197,24 @@ def test_an_accepted_plane_counts_as_a_whole() -> None:
 
 def test_only_what_is_annotated_counts_where_nothing_was_accepted() -> None:
     truth = annotated(
-        (Origin.STROKES, slice(1, 2), 1),
-        (Origin.CORRECTIONS, slice(3, 4), BRUSH),
-        (Origin.CORRECTIONS, slice(6, 7), 1),
+        (LabelSource.STROKES, slice(1, 2), 1),
+        (LabelSource.CORRECTIONS, slice(3, 4), BACKGROUND_LABEL),
+        (LabelSource.CORRECTIONS, slice(6, 7), 1),
     )
     scores = agreement(truth, PLANE, mask_of(4), ONE)
     assert scores is not None
     # row 1 right, row 3 too much, row 6 missed
     assert (scores.dice, scores.voxels) == ((pytest.approx(2 / (2 + 1 + 1)),), 30)
     assert agreement(annotated(), PLANE, mask_of(4), ONE) is None
-    background = annotated((Origin.ACCEPTED, slice(6, 8), BRUSH))
+    background = annotated((LabelSource.ACCEPTED, slice(6, 8), BACKGROUND_LABEL))
     assert agreement(background, PLANE, mask_of(4), ONE) is None
 
 
 def test_the_newest_annotation_counts_and_deleted_structures_and_layers_do_not() -> None:
-    truth = annotated((Origin.CORRECTIONS, slice(0, 2), BRUSH), (Origin.STROKES, slice(0, 10), 1))
+    truth = annotated(
+        (LabelSource.CORRECTIONS, slice(0, 2), BACKGROUND_LABEL),
+        (LabelSource.STROKES, slice(0, 10), 1),
+    )
     mask = mask_of(4)
     mask[:, 8:] = 2
     one, two = agreement(truth, PLANE, mask, ONE), agreement(truth, PLANE, mask, TWO)
@@ -213,7 +229,7 @@ def test_the_newest_annotation_counts_and_deleted_structures_and_layers_do_not()
 
 
 def test_full_masks_and_binary_ones_are_understood() -> None:
-    truth = annotated((Origin.STROKES, slice(0, 5), 255), kind=LabelKind.FULL)
+    truth = annotated((LabelSource.STROKES, slice(0, 5), 255), kind=LabelKind.FULL)
     scores = agreement(truth, PLANE, mask_of(4), ONE)
     assert scores is not None
     assert (scores.dice, scores.voxels) == ((pytest.approx(2 * 4 / (4 + 5)),), 100)

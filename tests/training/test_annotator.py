@@ -17,11 +17,11 @@ from helpers import blobs, strokes
 from PIL import Image
 
 from napari_unetseg.core.events import Event, Notice
-from napari_unetseg.core.labels import BRUSH
+from napari_unetseg.core.labels import BACKGROUND_LABEL
 from napari_unetseg.gui.services.job_runner import Job
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.job_control import JobControl
 
 SMALL = ["--set", "width=4", "--set", "depth=2", "--set", "device=cpu"]
 
@@ -64,9 +64,9 @@ def painted(found: list[hand.Stroke], value: int, shape: tuple[int, int]) -> np.
 def test_strokes_stay_off_the_edge_of_their_class() -> None:
     truth = halves()
     found = list(hand.Hand(0).ordinary(truth, 5))
-    assert [s.value for s in found] == [BRUSH] * 5 + [1] * 5
+    assert [s.value for s in found] == [BACKGROUND_LABEL] * 5 + [1] * 5
     assert not painted(found, 1, truth.shape)[:, :52].any()
-    assert not painted(found, BRUSH, truth.shape)[:, 48:].any()
+    assert not painted(found, BACKGROUND_LABEL, truth.shape)[:, 48:].any()
 
 
 def test_the_largest_error_comes_first_and_what_is_right_last() -> None:
@@ -79,13 +79,13 @@ def test_the_largest_error_comes_first_and_what_is_right_last() -> None:
     rows, columns = first.pixels
     assert 15 <= rows.mean() <= 45
     assert 65 <= columns.mean() <= 95
-    assert {s.value for s in rest} == {1, BRUSH}
+    assert {s.value for s in rest} == {1, BACKGROUND_LABEL}
 
 
 def test_what_is_painted_is_not_painted_over_and_where_all_is_right_little_is_done() -> None:
     truth = halves()
     labels = np.zeros_like(truth)
-    labels[:, :60] = BRUSH
+    labels[:, :60] = BACKGROUND_LABEL
     found = list(hand.Hand(0).corrections(truth, truth, labels, wrong=4, right=1))
     assert [s.value for s in found] == [1]
     assert not (painted(found, 1, truth.shape) & (labels != 0)).any()
@@ -116,7 +116,7 @@ def burn(seconds: float) -> None:
 def test_a_job_gets_the_time_of_the_hand_and_no_more() -> None:
     runner, done = annotator.TurnRunner(), []
 
-    def work(control: Control) -> Generator[Event, None, str]:
+    def work(control: JobControl) -> Generator[Event, None, str]:
         for number in range(100):
             burn(0.02)
             yield Notice(str(number))
@@ -143,7 +143,7 @@ def test_idle_time_is_not_saved_up() -> None:
     runner, seen = annotator.TurnRunner(), []
     runner.advance(100.0)
 
-    def work(control: Control) -> Generator[Event, None, None]:
+    def work(control: JobControl) -> Generator[Event, None, None]:
         for _ in range(50):
             burn(0.02)
             yield Notice("")
@@ -156,7 +156,7 @@ def test_idle_time_is_not_saved_up() -> None:
 def test_a_failure_is_handed_on() -> None:
     runner, errors = annotator.TurnRunner(), []
 
-    def work(control: Control) -> Generator[Event, None, None]:
+    def work(control: JobControl) -> Generator[Event, None, None]:
         yield Notice("")
         raise ValueError("no")
 

@@ -10,7 +10,7 @@ import torch
 from helpers import NO_AUGMENT
 from torch import Tensor
 
-from napari_unetseg.core.labels import IGNORE
+from napari_unetseg.core.labels import IGNORE_INDEX
 from napari_unetseg.core.settings import AugmentSettings
 from napari_unetseg.training.augmentation import Augmenter, margin
 
@@ -73,8 +73,8 @@ def test_image_and_labels_move_together(settings: dict[str, Any], dims: int) -> 
         assert x.shape == (2, *size)
         assert y.shape == size
         assert y.dtype == torch.uint8
-        assert set(y.unique().tolist()) <= {0, 1, 2, IGNORE}  # never between two numbers
-        sure = inside_of_classes(y) & (y != IGNORE)
+        assert set(y.unique().tolist()) <= {0, 1, 2, IGNORE_INDEX}  # never between two numbers
+        sure = inside_of_classes(y) & (y != IGNORE_INDEX)
         assert sure.float().mean() > 0.2
         # a bend may squeeze the corner of a square between two voxels, but seldom does
         assert ((x[0] - y).abs()[sure] > 0.05).float().mean() < 1e-2
@@ -119,10 +119,10 @@ def test_nothing_chosen_changes_nothing() -> None:
 
 
 def test_unlabelled_voxels_stay_unlabelled() -> None:
-    target = torch.full((80, 80), IGNORE, dtype=torch.uint8)
+    target = torch.full((80, 80), IGNORE_INDEX, dtype=torch.uint8)
     augment = Augmenter(AugmentSettings(), 2)
     for _ in range(5):
-        assert (augment(torch.rand(1, 80, 80), target, (64, 64))[1] == IGNORE).all()
+        assert (augment(torch.rand(1, 80, 80), target, (64, 64))[1] == IGNORE_INDEX).all()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 16, 24])
@@ -152,7 +152,11 @@ def test_the_margin_covers_most_rotations() -> None:
     augment = Augmenter(settings, 2)
     target = torch.zeros(cut, cut, dtype=torch.uint8)
     holes = [
-        float((augment(torch.ones(1, cut, cut), target, (size, size))[1] == IGNORE).float().mean())
+        float(
+            (augment(torch.ones(1, cut, cut), target, (size, size))[1] == IGNORE_INDEX)
+            .float()
+            .mean()
+        )
         for _ in range(30)
     ]
     assert sum(holes) / len(holes) < 0.05

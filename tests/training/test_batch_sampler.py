@@ -16,14 +16,14 @@ from helpers import of_kind, painted_pair, run_training, tiny
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Notice
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.settings import AugmentSettings
 from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.training.augmentation import Augmenter
 from napari_unetseg.training.batch_sampler import Prefetcher, Sampler
 from napari_unetseg.training.checkpoint_file import CheckpointFile
 from napari_unetseg.training.train import train_events
-from napari_unetseg.training.training_events import Renewed, StepDone
+from napari_unetseg.training.training_events import AnnotationsUpdated, StepDone
 
 if TYPE_CHECKING:
     from napari_unetseg.data.annotated_image import AnnotatedImage
@@ -47,7 +47,7 @@ def trained(
     pair: AnnotatedImage, offers: dict[int, AnnotatedImage], stop: int | None = None, **more: Any
 ) -> Any:
     """A training that gets other annotations after some steps; whether threads drew."""
-    control, events, seen = Control(threads=1), [], False
+    control, events, seen = JobControl(threads=1), [], False
     generator = train_events([pair], SETTINGS, control=control, **more)
     while True:
         try:
@@ -58,7 +58,7 @@ def trained(
         if isinstance(event, StepDone):
             seen = seen or bool(drawing())
             if event.step in offers:
-                control.offer_pairs((offers[event.step],))
+                control.push_annotations((offers[event.step],))
             if event.step == stop:
                 control.stop()
 
@@ -67,7 +67,7 @@ def test_newer_annotations_are_in_the_next_batch(monkeypatch: pytest.MonkeyPatch
     pair, other = painted_pair((64, 64)), painted_pair((64, 64), count=4)
     offers = {4: replace(pair, labels=other.labels)}
     alone, first, threads = trained(pair, offers)
-    assert of_kind(first, Renewed)
+    assert of_kind(first, AnnotationsUpdated)
     assert not threads
     assert alone.id != trained(pair, {})[0].id
     monkeypatch.setattr("napari_unetseg.training.trainer.PREFETCHING", ("cpu",))

@@ -29,7 +29,7 @@ from napari_unetseg.core import file_locks
 from napari_unetseg.core.errors import ModelFileError, TrainingError
 from napari_unetseg.core.events import Notice
 from napari_unetseg.core.image_stack import Stack
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.settings import AugmentSettings, TrainSettings
 from napari_unetseg.models import model_file
 from napari_unetseg.models.model import Model, load_model
@@ -38,7 +38,7 @@ from napari_unetseg.training import checkpoint as checkpoint_module
 from napari_unetseg.training import checkpoint_file
 from napari_unetseg.training.checkpoint_file import CheckpointFile
 from napari_unetseg.training.train import train, train_events
-from napari_unetseg.training.training_events import Improved, StepDone
+from napari_unetseg.training.training_events import ModelImproved, StepDone
 
 if TYPE_CHECKING:
     from napari_unetseg.data.annotated_image import AnnotatedImage
@@ -53,7 +53,7 @@ def stopped_after(
     steps: int, pairs: list[AnnotatedImage], settings: TrainSettings, **more: Any
 ) -> Model:
     """Train until so many steps are done in this run."""
-    control, seen = Control(threads=1), []
+    control, seen = JobControl(threads=1), []
     events = train_events(pairs, settings, control=control, **more)
     while True:
         try:
@@ -186,7 +186,7 @@ def test_the_time_before_counts_and_the_best_model_is_shown(tmp_path: Path) -> N
         _, events = run_training(pairs, settings, checkpoint=kept)
     assert of_kind(events, StepDone)[0].step == 21
     assert of_kind(events, StepDone)[0].seconds > 0.9 * before
-    shown = of_kind(events, Improved)[0]
+    shown = of_kind(events, ModelImproved)[0]
     assert (shown.step, shown.scores is None) == (20, False)
     assert "Resuming from step 20" in of_kind(events, Notice)[0].text
 
@@ -386,11 +386,11 @@ def test_newer_annotations_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Its state would be that of annotations that the same call does not have."""
     monkeypatch.setattr(checkpoint_module, "EVERY_S", 0.0)
     monkeypatch.setattr(checkpoint_module, "SHARE", math.inf)
-    control = Control(threads=1)
+    control = JobControl(threads=1)
     file = CheckpointFile(tmp_path / "a.checkpoint")
     for event in train_events(PAIRS, tiny(steps=6), control=control, checkpoint=file):
         if isinstance(event, StepDone) and event.step == 3:
-            control.offer_pairs((painted_pair((64, 64), count=12),))
+            control.push_annotations((painted_pair((64, 64), count=12),))
     assert file.steps == 2
 
 

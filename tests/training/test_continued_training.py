@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.events import Notice
 from napari_unetseg.core.image_stack import Stack
-from napari_unetseg.core.job_control import Control
-from napari_unetseg.core.labels import BRUSH, IGNORE, LabelKind
+from napari_unetseg.core.job_control import JobControl
+from napari_unetseg.core.labels import BACKGROUND_LABEL, IGNORE_INDEX, LabelKind
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.inference.predict import predict
@@ -27,10 +27,10 @@ from napari_unetseg.models.registry import build
 from napari_unetseg.models.training_record import MOST_RECORDS, WITH_CURVES
 from napari_unetseg.training.train import train
 from napari_unetseg.training.training_events import (
+    AnnotationsUpdated,
     EpochDone,
-    Improved,
+    ModelImproved,
     Outcome,
-    Renewed,
     StepDone,
     TrainingDone,
 )
@@ -103,7 +103,7 @@ def test_a_structure_that_full_masks_do_not_hold_is_left_out(
 # -- labels of some of the classes -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("labelled", [(BRUSH,), (1,), (2, BRUSH), (1, 2)])
+@pytest.mark.parametrize("labelled", [(BACKGROUND_LABEL,), (1,), (2, BACKGROUND_LABEL), (1, 2)])
 def test_what_strokes_do_not_say_the_model_still_knows(
     both: AnnotatedImage, of_both: Model, labelled: tuple[int, ...]
 ) -> None:
@@ -114,7 +114,7 @@ def test_what_strokes_do_not_say_the_model_still_knows(
     model, events = run_training([pair], tiny(steps=30), init=of_both)
     assert model.classes.numbers == (0, 1, 2)
     names = {0: "background", 1: "structure 1", 2: "structure 2"}
-    left = [names[n] for n in (0, 1, 2) if (n or BRUSH) not in labelled]
+    left = [names[n] for n in (0, 1, 2) if (n or BACKGROUND_LABEL) not in labelled]
     assert f"There are no labels of {' and '.join(left)}: the model keeps" in texts(events)
     assert model.net == of_both.net
     assert len(labelled) > 1 or not model.validated
@@ -131,7 +131,7 @@ def test_false_positives_painted_as_background_go_and_the_rest_stays(both: Annot
     begun = train([one_kind], tiny(steps=80, width=16, depth=3))
     before = predict(begun, both.image)
     assert all(before[truth == number].mean() > 0.9 for number in (1, 2))
-    labels = np.where((strokes(truth) == 1) & (before > 0), BRUSH, 0)
+    labels = np.where((strokes(truth) == 1) & (before > 0), BACKGROUND_LABEL, 0)
     model, _ = run_training([with_labels(both, labels)], tiny(steps=100, batch=8), init=begun)
     after = predict(model, both.image)
     assert after[truth == 1].mean() < 0.1
@@ -162,14 +162,14 @@ def test_a_training_without_a_score_ends_when_its_labels_are_right(
 def test_corrections_that_come_during_such_a_training_are_taken(
     both: AnnotatedImage, of_both: Model
 ) -> None:
-    first = with_labels(both, np.where(both.labels == BRUSH, BRUSH, 0))
+    first = with_labels(both, np.where(both.labels == BACKGROUND_LABEL, BACKGROUND_LABEL, 0))
     newer = with_labels(both, np.where(both.labels == 1, 1, first.labels))
-    control, renewed = Control(), []
+    control, renewed = JobControl(), []
 
     def offer(event: object) -> None:
         if isinstance(event, EpochDone) and event.epoch == 1:
-            control.offer_pairs([newer])
-        if isinstance(event, Renewed):
+            control.push_annotations([newer])
+        if isinstance(event, AnnotationsUpdated):
             renewed.append(event.voxels)
 
     model = train([first], tiny(steps=40), init=of_both, control=control, on_event=offer)
@@ -184,7 +184,7 @@ def test_a_deleted_structure_does_not_come_back(both: AnnotatedImage, of_both: M
     settings = tiny(steps=1, learning_rate=1e-5)
     model, _ = run_training([with_labels(both, labels)], settings, init=of_both, structures=left)
     assert model.classes.numbers == (0, 1)
-    alone = with_labels(both, np.where(labels == BRUSH, BRUSH, 0))
+    alone = with_labels(both, np.where(labels == BACKGROUND_LABEL, BACKGROUND_LABEL, 0))
     model, _ = run_training([alone], settings, init=of_both, structures=left)
     assert model.classes.numbers == (0, 1)
     before, after = predict(of_both, both.image), predict(model, both.image)
@@ -204,7 +204,7 @@ def test_a_deleted_structure_does_not_come_back(both: AnnotatedImage, of_both: M
 def test_labels_of_one_class_need_a_model_that_is_held_to_the_rest(
     both: AnnotatedImage, of_both: Model, change: dict[str, Any], sentence: str
 ) -> None:
-    labels = np.where(both.labels == BRUSH, change.get("structure", BRUSH), 0)
+    labels = np.where(both.labels == BACKGROUND_LABEL, change.get("structure", BACKGROUND_LABEL), 0)
     kind = LabelKind.STROKES
     if "full" in change:
         labels, kind = np.zeros_like(labels), LabelKind.FULL
@@ -224,7 +224,7 @@ def test_images_without_a_structure_correct_a_model_beside_others(
     nothing = AnnotatedImage(
         Stack(empty, "YX", name="empty"), np.zeros((96, 96), np.uint8), LabelKind.FULL
     )
-    some = with_labels(both, np.where(both.labels == BRUSH, BRUSH, 0))
+    some = with_labels(both, np.where(both.labels == BACKGROUND_LABEL, BACKGROUND_LABEL, 0))
     model, _ = run_training([nothing, some], tiny(steps=40), init=of_both)
     before, after = predict(of_both, both.image), predict(model, both.image)
     assert all(dice(before == n, after == n) > 0.85 for n in (0, 1, 2))
@@ -353,10 +353,12 @@ def test_poisoned_strokes_never_make_the_shown_model_worse_on_its_validation_blo
     pair = painted_pair()
     clean = TrainingDataset([pair], 2, 0.15, normalization=trained.normalization)
     assert clean.validated
-    swapped = np.select([pair.labels == 1, pair.labels == BRUSH], [BRUSH, 1], 0)
+    swapped = np.select(
+        [pair.labels == 1, pair.labels == BACKGROUND_LABEL], [BACKGROUND_LABEL, 1], 0
+    )
     where = np.random.default_rng(seed).random((96, 1)) < poison
     if not held_too:
-        where = where & (clean.planes[0].validate == IGNORE)
+        where = where & (clean.planes[0].validate == IGNORE_INDEX)
     poisoned = replace(pair, labels=np.where(where, swapped, pair.labels).astype(np.uint8))
     data = TrainingDataset([poisoned], 2, 0.15, normalization=trained.normalization)
     assume(data.validated)
@@ -372,6 +374,6 @@ def test_poisoned_strokes_never_make_the_shown_model_worse_on_its_validation_blo
         return found.soft_dice
 
     before = soft_dice(trained)
-    shown = [event.model for event in of_kind(events, Improved)]
+    shown = [event.model for event in of_kind(events, ModelImproved)]
     for one in (*shown, model):
         assert soft_dice(one) >= before - 1e-6

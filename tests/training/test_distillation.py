@@ -13,19 +13,19 @@ from torch import Tensor
 
 from napari_unetseg.core.events import Notice
 from napari_unetseg.core.image_stack import Stack
-from napari_unetseg.core.job_control import Control
-from napari_unetseg.core.labels import BRUSH, IGNORE, LabelKind
+from napari_unetseg.core.job_control import JobControl
+from napari_unetseg.core.labels import BACKGROUND_LABEL, IGNORE_INDEX, LabelKind
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.training import distillation, trainer
 from napari_unetseg.training.distillation import DISTRUST_RADIUS, HELD_OUT
 from napari_unetseg.training.train import train
-from napari_unetseg.training.training_events import EpochDone, Prepared
+from napari_unetseg.training.training_events import EpochDone, TrainingPrepared
 
 if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
-    from napari_unetseg.models.training_record import Choice
+    from napari_unetseg.models.training_record import AutoSetting
 
 # -- the loss --------------------------------------------------------------------------------------
 
@@ -38,7 +38,7 @@ def distillation_loss(
 
 
 def unlabelled(*shape: int) -> Tensor:
-    return torch.full((1, *shape), IGNORE, dtype=torch.uint8)
+    return torch.full((1, *shape), IGNORE_INDEX, dtype=torch.uint8)
 
 
 @pytest.mark.parametrize("shape", [(20, 24), (3, 20, 24)])
@@ -122,7 +122,7 @@ def test_strokes_where_a_mask_is_wrong_do_not_spoil_the_rest(
     """In the bright corner all is the other way round, and only there is something painted."""
     known = predict(before, pair.image)
     labels = np.zeros_like(pair.labels)
-    labels[CORNER] = np.where(known[CORNER] > 0, BRUSH, 1)
+    labels[CORNER] = np.where(known[CORNER] > 0, BACKGROUND_LABEL, 1)
     corner = replace(pair, labels=labels)
     found = [predict(on(before, corner, hold), pair.image) for hold in (0.0, 1.0)]
     free, held = (dice(known[FAR] > 0, mask[FAR] > 0) for mask in found)
@@ -131,10 +131,10 @@ def test_strokes_where_a_mask_is_wrong_do_not_spoil_the_rest(
     assert (found[1][CORNER] != known[CORNER]).mean() > 0.8  # what was painted is learned
 
 
-def begun(pair: AnnotatedImage, init: Model, **changes: float) -> Choice:
+def begun(pair: AnnotatedImage, init: Model, **changes: float) -> AutoSetting:
     """What a training says that it begins with."""
     _, events = run_training([pair], tiny(steps=1, **changes), init=init)
-    (prepared,) = of_kind(events, Prepared)
+    (prepared,) = of_kind(events, TrainingPrepared)
     (choice,) = [c for c in prepared.choices if c.name == "Start"]
     assert choice.value == "your model"
     return choice
@@ -153,7 +153,7 @@ def test_a_mask_that_nobody_saw_holds_nothing_back(before: Model) -> None:
     unseen = AnnotatedImage(Stack(image, "YX"), strokes(truth), "strokes")
     assert same_weights(on(before, unseen, 0.0, 3), on(before, unseen, 2.0, 3))
     corrections = np.zeros_like(unseen.labels)
-    corrections[:4, :4] = BRUSH
+    corrections[:4, :4] = BACKGROUND_LABEL
     corrected = replace(unseen, corrections=corrections)
     assert not same_weights(on(before, corrected, 0.0, 3), on(before, corrected, 2.0, 3))
 
@@ -164,11 +164,11 @@ def test_what_is_shown_is_held_when_newer_strokes_come(pair: AnnotatedImage, off
     newer = replace(pair, image=replace(pair.image), labels=pair.labels.copy())
     found = []
     for hold in (0.0, 2.0):
-        control = Control()
+        control = JobControl()
 
-        def offer(event: object, control: Control = control) -> None:
+        def offer(event: object, control: JobControl = control) -> None:
             if offers and isinstance(event, EpochDone) and event.epoch == 1:
-                control.offer_pairs([newer])
+                control.push_annotations([newer])
 
         settings = tiny(steps=40, distillation_weight=hold)
         found.append(train([pair], settings, control=control, on_event=offer))
@@ -190,13 +190,13 @@ def test_newer_strokes_that_are_refused_leave_what_is_held_as_it_was(
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     for offers in (False, True):
-        control = Control()
+        control = JobControl()
 
-        def look(event: object, control: Control = control, offers: bool = offers) -> None:
+        def look(event: object, control: JobControl = control, offers: bool = offers) -> None:
             if offers and isinstance(event, EpochDone) and event.epoch == 1:
                 if what == "no memory for the copy":
                     monkeypatch.setattr(trainer, "Teacher", fail)
-                control.offer_pairs((newer,))
+                control.push_annotations((newer,))
             if isinstance(event, Notice):
                 notices.append(event.text)
 
@@ -252,7 +252,7 @@ def test_what_is_wrong_everywhere_is_unlearned_everywhere(
 def test_newer_strokes_that_cannot_be_read_end_nothing(
     pair: AnnotatedImage, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    control, notices = Control(), []
+    control, notices = JobControl(), []
 
     def fail(*_: object) -> None:
         raise error
@@ -260,7 +260,7 @@ def test_newer_strokes_that_cannot_be_read_end_nothing(
     def look(event: object) -> None:
         if isinstance(event, EpochDone) and event.epoch == 1:
             monkeypatch.setattr(TrainingDataset, "with_annotations", fail)
-            control.offer_pairs([pair])
+            control.push_annotations([pair])
         if isinstance(event, Notice):
             notices.append(event.text)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from napari_unetseg.core.labels import IGNORE
+from napari_unetseg.core.labels import IGNORE_INDEX
 from napari_unetseg.training import edge_loss as edges
 from napari_unetseg.training.edge_loss import edge_loss
 from napari_unetseg.training.losses import LossInputs, class_weights, cross_entropy, dice_loss
@@ -29,13 +29,13 @@ def example(channels: int, dims: int = 2, labelled: float = 0.3) -> tuple[Tensor
     shape = (2, 9, 11) if dims == 2 else (2, 4, 5, 6)
     logits = torch.randn(shape[0], channels, *shape[1:], dtype=torch.float64)
     target = torch.randint(max(2, channels), shape).to(torch.uint8)
-    target[torch.rand(shape) > labelled] = IGNORE
+    target[torch.rand(shape) > labelled] = IGNORE_INDEX
     return logits.requires_grad_(), target
 
 
 def reference(logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
     """PyTorch's own losses with a mask."""
-    known = target != IGNORE
+    known = target != IGNORE_INDEX
     if logits.shape[1] == 1:
         truth = torch.where(known, target, 0)
         weight = known.double()
@@ -73,7 +73,7 @@ def test_unlabelled_voxels_neither_count_nor_learn(channels: int, dice: bool) ->
     weights = torch.ones(max(2, channels))
     loss = segmentation_loss(logits, target, weights, dice=dice)
     (gradient,) = torch.autograd.grad(loss, logits)
-    unknown = (target == IGNORE)[:, None].expand_as(gradient)
+    unknown = (target == IGNORE_INDEX)[:, None].expand_as(gradient)
     assert (gradient[unknown] == 0).all()
     assert (gradient[~unknown] != 0).any()
     wild = torch.where(unknown, logits + 1e6 * torch.randn_like(logits), logits)
@@ -84,7 +84,7 @@ def test_unlabelled_voxels_neither_count_nor_learn(channels: int, dice: bool) ->
 def test_unlabelled_area_around_changes_nothing(dice: bool) -> None:
     logits, target = example(3)
     wide = functional.pad(logits, (20, 20, 20, 20), value=7.0)
-    around = functional.pad(target, (20, 20, 20, 20), value=IGNORE)
+    around = functional.pad(target, (20, 20, 20, 20), value=IGNORE_INDEX)
     weights = torch.tensor([1.0, 2.0, 0.5])
     assert torch.equal(
         segmentation_loss(wide, around, weights, dice=dice),
@@ -96,7 +96,7 @@ def test_unlabelled_area_around_changes_nothing(dice: bool) -> None:
 @pytest.mark.parametrize("dice", [False, True])
 def test_without_a_label_the_loss_is_0_and_can_be_learned_from(channels: int, dice: bool) -> None:
     logits = torch.randn(2, channels, 5, 5, requires_grad=True)
-    target = torch.full((2, 5, 5), IGNORE, dtype=torch.uint8)
+    target = torch.full((2, 5, 5), IGNORE_INDEX, dtype=torch.uint8)
     loss = segmentation_loss(logits, target, None, dice=dice)
     assert loss.item() == 0.0
     loss.backward()
@@ -108,10 +108,10 @@ def test_without_a_label_the_loss_is_0_and_can_be_learned_from(channels: int, di
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_perfect_prediction_costs_nothing_however_few_voxels(voxels: int, channels: int) -> None:
     """Divided by all voxels of the patch, thin strokes would read as a Dice loss near 1."""
-    target = torch.full((1, 100, 100), IGNORE, dtype=torch.uint8)
+    target = torch.full((1, 100, 100), IGNORE_INDEX, dtype=torch.uint8)
     classes = max(2, channels)
     target.view(-1)[:voxels] = (torch.arange(voxels) % classes).to(torch.uint8)
-    truth = torch.where(target == IGNORE, 0, target).long()
+    truth = torch.where(target == IGNORE_INDEX, 0, target).long()
     logits = 40.0 * (functional.one_hot(truth, classes).movedim(-1, 1).float() - 0.5)
     if channels == 1:
         logits = logits[:, 1:]
@@ -182,7 +182,7 @@ def test_the_border_is_drawn_to_the_edge_of_the_image(edge: int, classes: int) -
     torch.manual_seed(1)
     image = 0.05 * torch.randn(1, 1, 16, 32)
     image[..., edge:] += 1
-    target = torch.full((1, 16, 32), IGNORE, dtype=torch.uint8)
+    target = torch.full((1, 16, 32), IGNORE_INDEX, dtype=torch.uint8)
     target[:, :, 1:3], target[:, :, 29:31] = 0, 1
     found = learned_from_edges(image, target, classes)
     assert (found == (torch.arange(32) >= edge)).float().mean() > 0.97
@@ -194,7 +194,7 @@ def test_edge_loss_is_a_share_of_any_shape(shape: tuple[int, ...], channels: int
     """It can be learned from in 2D and 3D, also where a sample is smaller than its reach."""
     torch.manual_seed(0)
     logits = torch.randn(shape[0], channels, *shape[2:], requires_grad=True)
-    target = torch.full((shape[0], *shape[2:]), IGNORE, dtype=torch.uint8)
+    target = torch.full((shape[0], *shape[2:]), IGNORE_INDEX, dtype=torch.uint8)
     loss = edge_loss(torch.rand(shape), logits, target)
     loss.backward()  # type: ignore[no-untyped-call]
     assert 0 <= float(loss.detach()) <= 1
@@ -209,7 +209,7 @@ def test_edges_cost_nothing_where_all_is_labelled_or_all_is_alike() -> None:
     labelled = torch.ones(1, 16, 16, dtype=torch.uint8)
     assert float(edge_loss(image, logits, labelled)) == 0
     certain = torch.tensor([0.0, 50.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
-    unknown = torch.full((1, 16, 16), IGNORE, dtype=torch.uint8)
+    unknown = torch.full((1, 16, 16), IGNORE_INDEX, dtype=torch.uint8)
     assert float(edge_loss(image, certain, unknown)) == pytest.approx(0, abs=1e-6)
 
 
@@ -217,7 +217,7 @@ def test_edges_do_not_depend_on_the_range_of_the_image() -> None:
     """What looks alike is measured by the image's own contrast."""
     torch.manual_seed(0)
     image, logits = torch.rand(1, 2, 32, 32), torch.randn(1, 1, 32, 32)
-    target = torch.full((1, 32, 32), IGNORE, dtype=torch.uint8)
+    target = torch.full((1, 32, 32), IGNORE_INDEX, dtype=torch.uint8)
     values = []
     for factor in (1.0, 30.0):
         torch.manual_seed(5)
@@ -230,7 +230,7 @@ def test_every_sample_is_measured_by_its_own_contrast() -> None:
     torch.manual_seed(0)
     image, logits = torch.rand(2, 1, 32, 32), torch.randn(2, 1, 32, 32)
     image[1] *= 30
-    target = torch.full((2, 32, 32), IGNORE, dtype=torch.uint8)
+    target = torch.full((2, 32, 32), IGNORE_INDEX, dtype=torch.uint8)
     values = []
     for part in (slice(None), slice(0, 1), slice(1, 2)):
         torch.manual_seed(5)
@@ -243,7 +243,7 @@ def test_an_edge_of_any_channel_along_any_axis_counts(axis: int) -> None:
     torch.manual_seed(1)
     image = 0.05 * torch.randn(1, 2, 32, 32)
     image[:, 1].transpose(-1, axis)[..., 20:] += 1
-    target = torch.full((1, 32, 32), IGNORE, dtype=torch.uint8)
+    target = torch.full((1, 32, 32), IGNORE_INDEX, dtype=torch.uint8)
     painted = target.transpose(-1, axis)
     painted[..., 1:3], painted[..., 29:31] = 0, 1
     found = learned_from_edges(image, target).transpose(-1, axis)
@@ -255,7 +255,7 @@ def test_edge_loss_is_the_mean_over_pairs() -> None:
     torch.manual_seed(3)
     image, logits = torch.rand(1, 2, 9, 8), torch.randn(1, 3, 9, 8)
     target = torch.randint(3, (1, 9, 8)).to(torch.uint8)
-    target[torch.rand(1, 9, 8) > 0.4] = IGNORE
+    target[torch.rand(1, 9, 8) > 0.4] = IGNORE_INDEX
     torch.manual_seed(5)
     steps = edges._draw_offsets()
     torch.manual_seed(5)
@@ -267,7 +267,7 @@ def test_edge_loss_is_the_mean_over_pairs() -> None:
         for y in range(9 - dy):
             for x in range(max(0, -dx), min(8, 8 - dx)):
                 here, there = (y, x), (y + dy, x + dx)
-                both = target[0][here] != IGNORE and target[0][there] != IGNORE
+                both = target[0][here] != IGNORE_INDEX and target[0][there] != IGNORE_INDEX
                 far = float((image[0][:, *here] - image[0][:, *there]).square().sum())
                 differ = 1 - float((shares[:, *here] * shares[:, *there]).sum())
                 costs.append(0.0 if both else math.exp(-far / contrast) * differ)
@@ -279,7 +279,7 @@ def test_edge_loss_of_much_looks_at_a_part(monkeypatch: pytest.MonkeyPatch, chan
     """What it compares has a limit, and what it says is that of the whole on average."""
     torch.manual_seed(0)
     image, logits = torch.rand(2, 1, 64, 64), torch.randn(2, channels, 64, 64)
-    target = torch.full((2, 64, 64), IGNORE, dtype=torch.uint8)
+    target = torch.full((2, 64, 64), IGNORE_INDEX, dtype=torch.uint8)
     whole = float(edge_loss(image, logits, target))
     limit = edges.PAIRINGS * channels * target.numel() // 4
     monkeypatch.setattr(edges, "MOST_NUMBERS", limit)

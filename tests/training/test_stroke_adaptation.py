@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from scipy.ndimage import binary_erosion
 
 from napari_unetseg.core.image_stack import Stack
-from napari_unetseg.core.job_control import Control
-from napari_unetseg.core.labels import BRUSH, IGNORE
+from napari_unetseg.core.job_control import JobControl
+from napari_unetseg.core.labels import BACKGROUND_LABEL, IGNORE_INDEX
 from napari_unetseg.core.metrics import Scores
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.data.dataset import TrainingDataset
@@ -24,7 +24,13 @@ from napari_unetseg.inference.predict import predict
 from napari_unetseg.models.model import Model
 from napari_unetseg.training.stroke_adaptation import SLACK, as_good
 from napari_unetseg.training.train import train_events
-from napari_unetseg.training.training_events import EpochDone, Improved, Prepared, Renewed, StepDone
+from napari_unetseg.training.training_events import (
+    AnnotationsUpdated,
+    EpochDone,
+    ModelImproved,
+    StepDone,
+    TrainingPrepared,
+)
 from napari_unetseg.training.validation import Validator
 
 SHAPE, DIM = (192, 192), 0.3
@@ -44,7 +50,7 @@ def world() -> tuple[AnnotatedImage, np.ndarray]:
 
 def run(pair: AnnotatedImage, offers: dict[int, Offer], **changes: Any) -> tuple[Model, list[Any]]:
     """Train; after so many steps offer what a function makes of the model shown."""
-    control, events, shown = Control(threads=1), [], None
+    control, events, shown = JobControl(threads=1), [], None
     training = train_events([pair], tiny(width=16, depth=3, **changes), control=control)
     while True:
         try:
@@ -52,16 +58,18 @@ def run(pair: AnnotatedImage, offers: dict[int, Offer], **changes: Any) -> tuple
         except StopIteration as end:
             return end.value, events
         event = events[-1]
-        if isinstance(event, Improved):
+        if isinstance(event, ModelImproved):
             shown = event.model
         if isinstance(event, StepDone) and event.step in offers and shown is not None:
-            control.offer_pairs((offers[event.step](shown),))
+            control.push_annotations((offers[event.step](shown),))
 
 
 def training_places(pair: AnnotatedImage) -> np.ndarray:
     """Where strokes train, and are not held out."""
-    full = replace(pair, labels=np.where(np.indices(SHAPE).sum(0) % 2, 1, BRUSH).astype(np.uint8))
-    return np.asarray(TrainingDataset([full], 2, 0.15).planes[0].train != IGNORE)
+    full = replace(
+        pair, labels=np.where(np.indices(SHAPE).sum(0) % 2, 1, BACKGROUND_LABEL).astype(np.uint8)
+    )
+    return np.asarray(TrainingDataset([full], 2, 0.15).planes[0].train != IGNORE_INDEX)
 
 
 def painted(pair: AnnotatedImage, second: np.ndarray) -> tuple[AnnotatedImage, np.ndarray]:
@@ -74,7 +82,7 @@ def painted(pair: AnnotatedImage, second: np.ndarray) -> tuple[AnnotatedImage, n
 
 def after_renewal(events: list[Any]) -> list[Any]:
     """What comes from the renewal on."""
-    return events[next(i for i, e in enumerate(events) if isinstance(e, Renewed)) :]
+    return events[next(i for i, e in enumerate(events) if isinstance(e, AnnotationsUpdated)) :]
 
 
 def test_a_stroke_at_a_mistake_is_answered_before_the_next_step(
@@ -85,8 +93,10 @@ def test_a_stroke_at_a_mistake_is_answered_before_the_next_step(
     _, events = run(pair, {22: lambda _: newer}, steps=24)
     renewed, answer = after_renewal(events)[:2]
     assert renewed.step == 22  # in the middle of an epoch
-    assert isinstance(answer, Improved)
-    before = next(e for e in reversed(events[: events.index(renewed)]) if isinstance(e, Improved))
+    assert isinstance(answer, ModelImproved)
+    before = next(
+        e for e in reversed(events[: events.index(renewed)]) if isinstance(e, ModelImproved)
+    )
     assert (predict(before.model, pair.image)[spot] == 0).mean() > 0.5
     assert (predict(answer.model, pair.image)[spot] == 0).mean() < 0.5
     assert answer.model.history[-1].scores == answer.scores
@@ -104,7 +114,7 @@ def test_a_stroke_that_confirms_the_mask_brings_no_newer_one(
         mask = predict(shown, pair.image)
         spot = (pair.labels == 0) & (np.arange(SHAPE[0])[:, None] % 4 == 0)
         spot &= binary_erosion(mask > 0, iterations=2) | binary_erosion(mask == 0, iterations=2)
-        said = np.where(mask > 0, mask, BRUSH)
+        said = np.where(mask > 0, mask, BACKGROUND_LABEL)
         return replace(pair, labels=np.where(spot, said, pair.labels).astype(np.uint8))
 
     _, events = run(pair, {22: confirm}, steps=24)
@@ -117,7 +127,7 @@ def test_strokes_that_come_again_and_again_leave_the_training_its_time(
     """The newest of them are taken, not each of them."""
     pair, _ = world
     _, events = run(pair, dict.fromkeys(range(1, 40), lambda _: replace(pair)), steps=40)
-    assert 1 <= len(of_kind(events, Renewed)) < 30
+    assert 1 <= len(of_kind(events, AnnotationsUpdated)) < 30
     assert len(of_kind(events, StepDone)) == 40
 
 
@@ -141,7 +151,7 @@ def test_the_same_seed_gives_the_same_answer(world: tuple[AnnotatedImage, np.nda
     shown = []
     for _ in range(2):
         _, events = run(pair, {22: lambda _: newer}, steps=24)
-        shown.append([e.model.weights for e in of_kind(events, Improved)])
+        shown.append([e.model.weights for e in of_kind(events, ModelImproved)])
     assert len(shown[0]) == len(shown[1])
     assert len(shown[0]) > 1
     for one, other in zip(*shown, strict=True):
@@ -159,9 +169,9 @@ def test_a_training_that_goes_on_answers_what_is_newer_before_its_first_step(
     for one in (newer, marked):
         training = train_events([one], tiny(steps=1), init=model)
         events = [event for event in training if not isinstance(event, EpochDone)]
-        firsts.append(events[events.index(of_kind(events, Prepared)[0]) + 1])
+        firsts.append(events[events.index(of_kind(events, TrainingPrepared)[0]) + 1])
     assert isinstance(firsts[0], StepDone)
-    assert isinstance(firsts[1], Improved)
+    assert isinstance(firsts[1], ModelImproved)
     mask, before = predict(firsts[1].model, pair.image), predict(model, pair.image)
     assert (mask[spot] == 0).mean() < 0.7 * (before[spot] == 0).mean()
     assert ((mask > 0) == (pair.labels == 1))[pair.labels > 0].mean() > 0.95
@@ -199,7 +209,9 @@ def test_poisoned_strokes_again_and_again_never_make_a_mask_worse_on_the_validat
     """What is shown after any of them is as good as what was shown before, on the same blocks."""
     pair, _ = world
     rng = np.random.default_rng(seed)
-    swapped = np.select([pair.labels == 1, pair.labels == BRUSH], [BRUSH, 1], 0)
+    swapped = np.select(
+        [pair.labels == 1, pair.labels == BACKGROUND_LABEL], [BACKGROUND_LABEL, 1], 0
+    )
     given_pairs = []
 
     def offer(_: Model) -> AnnotatedImage:
@@ -214,12 +226,12 @@ def test_poisoned_strokes_again_and_again_never_make_a_mask_worse_on_the_validat
     data, shown, best = TrainingDataset([pair], 2, 0.15), None, False
     renewed = 0
     for event in events:
-        if isinstance(event, Renewed):
+        if isinstance(event, AnnotationsUpdated):
             data = data.with_annotations([given_pairs[renewed]])
             renewed += 1
         elif isinstance(event, EpochDone):
             best = event.best
-        elif isinstance(event, Improved):
+        elif isinstance(event, ModelImproved):
             if shown is not None and not best and data.validated:
                 now, before = (judge(one, data) for one in (event.model, shown))
                 assert now.dice >= before.dice

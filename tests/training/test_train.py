@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.events import Notice
 from napari_unetseg.core.image_stack import Stack
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import LabelKind, Structure
 from napari_unetseg.core.metrics import Scores
 from napari_unetseg.core.settings import AugmentSettings, NetSettings, TrainSettings
@@ -39,16 +39,16 @@ from napari_unetseg.models.unet import UNet
 from napari_unetseg.training.train import train, train_events
 from napari_unetseg.training.trainer import Trainer
 from napari_unetseg.training.training_events import (
+    AnnotationsUpdated,
     EpochDone,
-    Improved,
+    ModelImproved,
     Outcome,
-    Prepared,
-    Renewed,
     StartedFrom,
     StepDone,
     TrainingDone,
+    TrainingPrepared,
 )
-from napari_unetseg.training.training_plan import Plan, level_strides, make_plan
+from napari_unetseg.training.training_plan import TrainingPlan, level_strides, make_plan
 from napari_unetseg.training.training_state import TrainingState
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def test_broken_pixels_do_no_harm() -> None:
 def test_events_come_in_order_and_say_what_happens(pair: AnnotatedImage) -> None:
     model, events = run_training([pair], tiny(epochs=2, **FAST))
     kinds = [type(e) for e in events]
-    assert kinds[:2] == [Prepared, Improved]  # an answer before the first step
+    assert kinds[:2] == [TrainingPrepared, ModelImproved]  # an answer before the first step
     assert kinds[-1] is TrainingDone
     prepared, done = events[0], events[-1]
     steps, epochs = of_kind(events, StepDone), of_kind(events, EpochDone)
@@ -290,9 +290,9 @@ def test_classic_settings_are_adam_at_1e_3_for_25_epochs(pair: AnnotatedImage) -
     settings = TrainSettings.classic(depth=2, width=4, patch=32, threads=1, device="cpu")
     assert (settings.epochs, settings.learning_rate) == (25, 1e-3)
     assert not settings.dice
-    control = Control(threads=1)
+    control = JobControl(threads=1)
     for event in train_events([pair], settings, control=control):
-        if isinstance(event, Prepared):
+        if isinstance(event, TrainingPrepared):
             assert event.steps == 25 * event.epoch_steps
             break
 
@@ -333,7 +333,7 @@ def test_it_is_said_that_the_first_answer_was_kept(
     (done,) = of_kind(events, TrainingDone)
     assert done.kept is StartedFrom.INITIAL_MODEL
     assert "than the initial model, from before the first step, which is kept" in done.reason
-    first = of_kind(events, Improved)[0].model
+    first = of_kind(events, ModelImproved)[0].model
     assert all(torch.equal(first.weights[n], t) for n, t in model.weights.items())
 
 
@@ -368,7 +368,7 @@ def test_nothing_is_shown_that_scores_lower_than_the_beginning(marks: list[float
 
     scores = list(marks)
     learner = cast("Trainer", Scored())
-    plan = Plan(NetSettings(), (32, 32), 1, 1, 0)
+    plan = TrainingPlan(NetSettings(), (32, 32), 1, 1, 0)
     progress = TrainingState(plan, TrainSettings(), {})
     progress.begin(learner)
     while scores:
@@ -387,7 +387,7 @@ def test_without_a_score_the_newest_weights_are_returned_and_it_is_said() -> Non
         [AnnotatedImage(Stack(image, "YX"), labels, "strokes")], tiny(epochs=2)
     )
     assert "too few labels" in events[0].text
-    assert isinstance(events[1], Prepared)
+    assert isinstance(events[1], TrainingPrepared)
     assert events[1].blocks == events[1].validation_voxels == 0
     assert not model.validated
     assert model.scores is None
@@ -425,7 +425,7 @@ def test_more_annotation_makes_longer_epochs() -> None:
         image, truth = blobs((192, 192), 40)
         pairs = [AnnotatedImage(Stack(image, "YX"), strokes(truth, every), "strokes")]
         for event in train_events(pairs, tiny(patch=32, batch=2)):
-            if isinstance(event, Prepared):
+            if isinstance(event, TrainingPrepared):
                 steps.append(event.epoch_steps)
                 break
     assert steps[0] < steps[1]
@@ -436,7 +436,7 @@ def test_more_annotation_makes_longer_epochs() -> None:
 
 @pytest.mark.parametrize("after", [1, 3, 30])
 def test_stop_returns_what_was_learned(pair: AnnotatedImage, after: int) -> None:
-    control = Control(threads=1)
+    control = JobControl(threads=1)
     events = train_events([pair], tiny(epochs=50), control=control)
     seen: list[Any] = []
     while True:
@@ -464,7 +464,7 @@ def test_stop_is_seen_between_the_images_of_the_first_answer() -> None:
     image, truth = blobs((6, 48, 48), 30, 3)
     painted = np.stack([strokes(plane, 8) for plane in truth])
 
-    class Impatient(Control):
+    class Impatient(JobControl):
         """Asked to stop while the first answer looks at its third image."""
 
         looks = 0
@@ -483,7 +483,7 @@ def test_stop_is_seen_between_the_images_of_the_first_answer() -> None:
             control=control,
             on_event=events.append,
         )
-    assert not of_kind(events, Improved)
+    assert not of_kind(events, ModelImproved)
     assert not of_kind(events, StepDone)
 
 
@@ -506,7 +506,7 @@ def test_borders_are_drawn_for_strokes_and_less_for_few(
     pair = AnnotatedImage(Stack(image, "YX"), labels, LabelKind(kind))
     known = {"pretrained": pretrained, "steps": 3, "width": 16, **settings}
     model, events = run_training([pair], tiny(**known))
-    prepared = of_kind(events, Prepared)[0]
+    prepared = of_kind(events, TrainingPrepared)[0]
     assert said in next(c.value for c in prepared.choices if c.name == "Edge loss")
     without = train([pair], tiny(**{**known, "edge_loss_weight": 0.0}))
     assert (model.id == without.id) == (said == "none")
@@ -514,14 +514,14 @@ def test_borders_are_drawn_for_strokes_and_less_for_few(
 
 def test_leaving_the_generator_ends_it(pair: AnnotatedImage) -> None:
     events = train_events([pair], tiny(epochs=50))
-    assert isinstance(next(events), Prepared)
+    assert isinstance(next(events), TrainingPrepared)
     events.close()
     with pytest.raises(StopIteration):
         next(events)
 
 
 def test_threads_may_change_while_it_runs(pair: AnnotatedImage) -> None:
-    control, before = Control(threads=1), torch.get_num_threads()
+    control, before = JobControl(threads=1), torch.get_num_threads()
     try:
         seen = []
         for event in train_events(
@@ -638,7 +638,7 @@ def with_newer(
     pair: AnnotatedImage, newer: AnnotatedImage, **settings: Any
 ) -> tuple[Model, list[Any]]:
     """Train for two epochs; the newer annotations are offered after the first."""
-    control = Control(threads=1)
+    control = JobControl(threads=1)
     events = train_events([pair], tiny(epochs=2, **settings), control=control)
     seen: list[Any] = []
     while True:
@@ -647,7 +647,7 @@ def with_newer(
         except StopIteration as end:
             return end.value, seen
         if isinstance(seen[-1], EpochDone) and seen[-1].epoch == 1:
-            control.offer_pairs((newer,))
+            control.push_annotations((newer,))
 
 
 def test_newer_annotations_are_used_from_the_next_step_on(pair: AnnotatedImage) -> None:
@@ -655,18 +655,18 @@ def test_newer_annotations_are_used_from_the_next_step_on(pair: AnnotatedImage) 
     model, events = with_newer(pair, newer)
     voxels = model.history[-1].labelled_voxels
     assert voxels > 2 * events[0].train_voxels
-    (renewed,) = of_kind(events, Renewed)
+    (renewed,) = of_kind(events, AnnotationsUpdated)
     assert renewed.voxels == voxels
     assert renewed.step in (events[0].epoch_steps, events[0].epoch_steps + 1)
 
 
 def test_what_is_offered_goes_with_what_stays(pair: AnnotatedImage) -> None:
-    control, other = Control(), AnnotatedImage(pair.image, pair.labels, "strokes")
-    control.keep_pairs((other,))
-    assert control.take_pairs() is None
-    control.offer_pairs((pair,))
-    assert control.take_pairs() == (pair, other)
-    assert control.take_pairs() is None
+    control, other = JobControl(), AnnotatedImage(pair.image, pair.labels, "strokes")
+    control.set_fixed_annotations((other,))
+    assert control.pop_annotations() is None
+    control.push_annotations((pair,))
+    assert control.pop_annotations() == (pair, other)
+    assert control.pop_annotations() is None
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from napari_unetseg.annotations.annotation_store import Origin, Said, Truth
+from napari_unetseg.annotations.annotation_store import ImageAnnotations, LabelSource, Said
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 from napari_unetseg.gui.services.undo_stack import UndoStep
 from napari_unetseg.gui.state.refusal import refusing
 
@@ -33,9 +33,9 @@ UNBALANCED = 20
 class Holder(Protocol):
     """Knows labels of one image and can change them."""
 
-    truth: Truth
+    truth: ImageAnnotations
 
-    def put_back(self, origin: Origin, region: Region, now: Said, then: Said) -> None:
+    def put_back(self, origin: LabelSource, region: Region, now: Said, then: Said) -> None:
         """Say ``then`` where that differs from ``now``, which is still said."""
 
 
@@ -44,7 +44,7 @@ class Edit:
     """What a region of one origin held, and holds from now on."""
 
     holder: Holder
-    origin: Origin
+    origin: LabelSource
     region: Region
     before: np.ndarray
     after: np.ndarray
@@ -127,7 +127,9 @@ class ClassEditor:
                 )
 
     def _name(self, number: int) -> str:
-        names = {s.number: s.name for s in self._session.structures} | {BRUSH: "background"}
+        names = {s.number: s.name for s in self._session.structures} | {
+            BACKGROUND_LABEL: "background"
+        }
         return names.get(number, f"structure {number}")
 
     def _edits(self, number: int, into: int) -> list[Edit]:
@@ -136,10 +138,10 @@ class ClassEditor:
             if strokes.truth.kind is LabelKind.INSTANCES:
                 continue
             full = strokes.truth.kind is LabelKind.FULL
-            value = 0 if full and into == BRUSH else into
-            edits += _replacing(strokes, Origin.STROKES, number, value)
+            value = 0 if full and into == BACKGROUND_LABEL else into
+            edits += _replacing(strokes, LabelSource.STROKES, number, value)
         for prediction in self._masks.predictions.values():
-            for origin in (Origin.CORRECTIONS, Origin.ACCEPTED):
+            for origin in (LabelSource.CORRECTIONS, LabelSource.ACCEPTED):
                 edits += _replacing(prediction, origin, number, into)
         return edits
 
@@ -180,18 +182,18 @@ class ClassEditor:
     def _list(self, structures: Iterable[Structure]) -> None:
         session = self._session
         session.structures = tuple(structures)
-        if session.brush not in {BRUSH, *(s.number for s in session.structures)}:
+        if session.brush not in {BACKGROUND_LABEL, *(s.number for s in session.structures)}:
             session.brush = session.structures[0].number
         self._events.labels_touched.emit()
 
 
 def _followed(known: Mapping[int, int], number: int, into: int) -> dict[int, int]:
     """What a model's numbers became, after one more of them became another, or 0 for nothing."""
-    shown = into or BRUSH
+    shown = into or BACKGROUND_LABEL
     return {n: shown if o == number else o for n, o in known.items()} | {number: shown}
 
 
-def _replacing(holder: Any, origin: Origin, number: int, into: int) -> list[Edit]:
+def _replacing(holder: Any, origin: LabelSource, number: int, into: int) -> list[Edit]:
     """What there is to change of one number in all that one origin says."""
     grid, edits = holder.truth.grid(origin), []
     for cell in grid.cells():
@@ -212,7 +214,7 @@ def balance(counts: Mapping[int, int], structures: Sequence[Structure]) -> str:
     counts
         Labelled pixels of each number, 255 for background.
     """
-    names = {s.number: s.name for s in structures} | {BRUSH: "background"}
+    names = {s.number: s.name for s in structures} | {BACKGROUND_LABEL: "background"}
     painted = {number: counts.get(number, 0) for number in names}
     if not any(painted.values()):
         return ""

@@ -10,7 +10,7 @@ from napari_unetseg.gui.state.refusal import refusing
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-    from napari_unetseg.annotations.annotation_store import Change
+    from napari_unetseg.annotations.annotation_store import AnnotationChange
     from napari_unetseg.gui.services.annotations import Annotations
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
@@ -33,7 +33,7 @@ class CorrectionsOutline:
         self, viewer: ViewerModel, session: Session, annotations: Annotations, events: AppEvents
     ) -> None:
         self._viewer, self._session, self._annotations = viewer, session, annotations
-        self._overlay: napari_layers.Own | None = None
+        self._overlay: napari_layers.CorrectionsOverlay | None = None
         session.events.image.connect(self._on_image, max_args=0)
         events.annotation_changed.connect(self._on_annotation_changed)
         events.image_removed.connect(self._on_image_removed)
@@ -53,14 +53,14 @@ class CorrectionsOutline:
         if wanted and image is not None:
             with refusing(self._session):
                 truth = self._annotations.truth(image)
-                self._overlay = napari_layers.Own(self._viewer, image, truth)
+                self._overlay = napari_layers.CorrectionsOverlay(self._viewer, image, truth)
                 self._overlay.show()
 
     def _on_image(self) -> None:
         if self._overlay is not None and self._overlay.image is not self._session.image:
             self.show(self.shown)
 
-    def _on_annotation_changed(self, image: Any, change: Change) -> None:
+    def _on_annotation_changed(self, image: Any, change: AnnotationChange) -> None:
         if self._overlay is not None and image is self._overlay.image:
             self._overlay.renew(change.region)
 

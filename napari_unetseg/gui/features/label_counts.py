@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_unetseg.annotations.annotation_store import Origin
+from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.core.errors import TrainingError
 from napari_unetseg.core.label_appearance import Look, look_at
-from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 from napari_unetseg.data.image_grids import LabelCounter
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state import messages
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LabelCounts"]
 
-COUNTED = (Origin.STROKES, Origin.CORRECTIONS, Origin.ACCEPTED)
+COUNTED = (LabelSource.STROKES, LabelSource.CORRECTIONS, LabelSource.ACCEPTED)
 Counted = tuple[dict[int, int], list[int], Look | None]
 """Voxels of each number, of corrections and of accepted regions, and what the labels look like."""
 
@@ -102,9 +102,9 @@ class LabelCounts:
         size = 0 if data is None else math.prod(data.shape)
         grey = self._sources.are_grey(labels)
         said = None if truth is None else truth.snapshot()
-        grids: dict[Origin, Any] = {o: None if said is None else said.grid(o) for o in COUNTED}
+        grids: dict[LabelSource, Any] = {o: None if said is None else said.grid(o) for o in COUNTED}
         if not isinstance(data, np.ndarray):  # nobody takes down what lazy arrays hold
-            grids[Origin.STROKES] = data
+            grids[LabelSource.STROKES] = data
 
         def count() -> Counted:
             strokes, *others = (self._counters[origin].count(grids[origin]) for origin in COUNTED)
@@ -132,9 +132,9 @@ class LabelCounts:
 def _as_structures(counts: dict[int, int], kind: LabelKind, size: int) -> dict[int, int]:
     """Counts of a mask or of instances as counts of structures and background (255)."""
     labelled = sum(n for value, n in counts.items() if value > 0)
-    out = {BRUSH: size - sum(counts.values())}
-    if kind is LabelKind.INSTANCES or (len(counts) == 1 and max(counts) >= BRUSH):
+    out = {BACKGROUND_LABEL: size - sum(counts.values())}
+    if kind is LabelKind.INSTANCES or (len(counts) == 1 and max(counts) >= BACKGROUND_LABEL):
         out[1] = labelled
     else:
-        out.update({n: c for n, c in counts.items() if 0 < n < BRUSH})
+        out.update({n: c for n, c in counts.items() if 0 < n < BACKGROUND_LABEL})
     return out

@@ -11,7 +11,13 @@ from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import JobKind, Level, Mode
 from napari_unetseg.jobs.image_ranges import ImageRanges
-from napari_unetseg.jobs.live_predictor import LookWork, MaskBegins, Screen, View, near
+from napari_unetseg.jobs.live_predictor import (
+    MaskStarted,
+    Viewport,
+    ViewportState,
+    ViewportTask,
+    near,
+)
 from napari_unetseg.jobs.remote.run_on import RunOn
 
 if TYPE_CHECKING:
@@ -50,7 +56,7 @@ class LivePrediction:
     ) -> None:
         self._viewer, self._session, self._jobs = viewer, session, jobs
         self._sources, self._masks = sources, masks
-        self._screen: Screen | None = None
+        self._screen: ViewportState | None = None
         self._target: MaskTarget | None = None
         self._entry: ModelEntry | None = None
         self._made: list[tuple[Any, ...]] = []
@@ -88,13 +94,13 @@ class LivePrediction:
         if self._screen is not None:
             self._screen.view = None
 
-    def _view(self, entry: ModelEntry) -> View:
+    def _view(self, entry: ModelEntry) -> Viewport:
         image, stack = self._session.image, self._sources.stack()
         entry.model.check_image(stack)
         plane = napari_layers.plane_on_screen(self._viewer, image, entry.model.dims)
-        return View(image, stack, plane, self._session.match_spacing)
+        return Viewport(image, stack, plane, self._session.match_spacing)
 
-    def _show(self, view: View) -> None:
+    def _show(self, view: Viewport) -> None:
         screen = self._screen
         if screen is None:
             return
@@ -104,20 +110,20 @@ class LivePrediction:
         if seen is None or seen.key != view.key:
             screen.view = view
 
-    def _missing(self, entry: ModelEntry, view: View) -> bool:
+    def _missing(self, entry: ModelEntry, view: Viewport) -> bool:
         """Whether the mask of the plane on screen is not there, and may be made."""
         prediction = self._masks.predictions.get(view.image)
         if prediction is None or (entry, view.image, view.plane) in self._failed:
             return False  # nobody has asked for a mask of this image yet, or it cannot be made
         return prediction.alive and not prediction.masks.is_fresh(view.plane, entry.model.id)
 
-    def _begin(self, entry: ModelEntry, view: View) -> None:
+    def _begin(self, entry: ModelEntry, view: Viewport) -> None:
         prediction = self._masks.predictions[view.image]
-        self._screen = Screen()
+        self._screen = ViewportState()
         self._show(view)
         fresh = {p for p in near(view, 2) if prediction.masks.is_fresh(p, entry.model.id)}
         device, ranges = self._session.settings.device, self._ranges
-        look = LookWork(entry.model, self._screen, device, frozenset(fresh), ranges=ranges)
+        look = ViewportTask(entry.model, self._screen, device, frozenset(fresh), ranges=ranges)
         self._entry, self._made = entry, [(entry, view.image, view.plane)]
         work = RunOn(look, self._session.computer)
         self._jobs.start_idle(work, self._on_done, self._on_error)
@@ -128,7 +134,7 @@ class LivePrediction:
         if kind is not JobKind.LIVE or self._session.entry is None:
             return
         match event:
-            case MaskBegins():
+            case MaskStarted():
                 self._on_begins(event)
             case TilePredicted() if self._target is not None:
                 if not self._target.write(event):
@@ -139,7 +145,7 @@ class LivePrediction:
                 self._said.add(event.text)
                 self._session.say_notice(event)
 
-    def _on_begins(self, event: MaskBegins) -> None:
+    def _on_begins(self, event: MaskStarted) -> None:
         image = event.view.image
         prediction = self._masks.predictions.get(image)
         if prediction is None or not prediction.alive:

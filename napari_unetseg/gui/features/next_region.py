@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_unetseg.annotations.annotation_store import Origin
+from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state import messages
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
 
-    from napari_unetseg.annotations.annotation_store import Truth
+    from napari_unetseg.annotations.annotation_store import ImageAnnotations
     from napari_unetseg.gui.services.annotations import Annotations
     from napari_unetseg.gui.services.image_sources import ImageSources
     from napari_unetseg.gui.services.job_manager import JobManager
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.mask_layers import MaskLayers
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
-    from napari_unetseg.inference.query_strategy import Subject, Suggestion, Survey
+    from napari_unetseg.inference.query_strategy import QueryImage, RegionQuery, Suggestion
     from napari_unetseg.models.model import Model
 
 __all__ = ["Found", "NextRegion"]
 
 SECONDS, AHEAD_SECONDS = 1.5, 0.3
 """What a suggestion may take, and how long is looked ahead after it."""
-SAID = (Origin.STROKES, Origin.CORRECTIONS, Origin.ACCEPTED)
+SAID = (LabelSource.STROKES, LabelSource.CORRECTIONS, LabelSource.ACCEPTED)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,8 +89,8 @@ class NextRegion:
         self.suggestion: Found | None = None
         self.waited: float | None = None
         """Seconds that the last suggestion took."""
-        self._surveys: dict[str, tuple[tuple[Any, ...], Survey]] = {}
-        self._control = Control()
+        self._surveys: dict[str, tuple[tuple[Any, ...], RegionQuery]] = {}
+        self._control = JobControl()
         self._asking = False
         viewer.layers.events.removed.connect(self._on_removed)
         events.pixels_changed.connect(self._forget)
@@ -181,7 +181,7 @@ class NextRegion:
         threads = self._jobs.thread_count()
         device, match = self._session.settings.device, self._session.match_spacing
         self._control.stop()  # what is looked at ahead makes room
-        self._control = control = Control(threads)
+        self._control = control = JobControl(threads)
 
         def look(seconds: float) -> None:
             survey.clock = self.clock
@@ -221,19 +221,19 @@ class NextRegion:
             self._session.say(messages.LOOKING)
         self._runner.query(question, answer, about="look")
 
-    def _survey(self, kind: str, model: Model) -> tuple[Survey, list[Source]]:
+    def _survey(self, kind: str, model: Model) -> tuple[RegionQuery, list[Source]]:
         """What is known of the images so far; begun anew when other images are open."""
-        from napari_unetseg.inference.query_strategy import Survey
+        from napari_unetseg.inference.query_strategy import RegionQuery
 
         sources = [s for s in self._sources() if self._fits(s, model)]
         key = (model.dims, *((s.image, s.channels, s.labels, s.kind) for s in sources))
         if kind not in self._surveys or self._surveys[kind][0] != key:
             subjects = [self._subject(source) for source in sources]
-            self._surveys[kind] = (key, Survey(subjects, model.dims))
+            self._surveys[kind] = (key, RegionQuery(subjects, model.dims))
         return self._surveys[kind][1], sources
 
-    def _subject(self, source: Source) -> Subject:
-        from napari_unetseg.inference.query_strategy import Subject
+    def _subject(self, source: Source) -> QueryImage:
+        from napari_unetseg.inference.query_strategy import QueryImage
 
         stack = napari_layers.stack_of(source.image, source.channels)
         truth = self._annotations.truth(source.image)
@@ -247,12 +247,12 @@ class NextRegion:
             if labels is not None and not strokes:
                 return np.ones(shape, bool)
             whole = (*(slice(i, i + 1) for i in plane), *region)
-            found: np.ndarray = truth.over(whole).reshape(shape) != 0
+            found: np.ndarray = truth.overrides(whole).reshape(shape) != 0
             if labels is not None:
                 found |= np.asarray(labels[(*plane, *region)]) != 0
             return found
 
-        return Subject(stack, labelled)
+        return QueryImage(stack, labelled)
 
     def _fits(self, source: Source, model: Model) -> bool:
         try:
@@ -305,7 +305,7 @@ def _holds(part: Any, layer: Any) -> bool:
     )
 
 
-def _said(truth: Truth) -> set[tuple[int, ...]]:
+def _said(truth: ImageAnnotations) -> set[tuple[int, ...]]:
     """Planes of which something was said."""
     return set().union(*(truth.grid(origin).planes() for origin in SAID))
 

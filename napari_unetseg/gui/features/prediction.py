@@ -12,7 +12,7 @@ from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.state.session import JobKind, Level
 from napari_unetseg.jobs.remote.run_on import RunOn
-from napari_unetseg.jobs.tasks import Prediction
+from napari_unetseg.jobs.tasks import PredictTask
 from napari_unetseg.jobs.window_tasks import nearest_first
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class MaskPrediction:
             settings = PredictSettings(
                 device=session.settings.device, match_spacing=session.match_spacing
             )
-            work = RunOn(Prediction(model, stack, planes, settings), session.computer)
+            work = RunOn(PredictTask(model, stack, planes, settings), session.computer)
             done = partial(self._on_done, None if trained else session.message)
             self._jobs.start(JobKind.PREDICT, f"Predicting {stack.name}", work, done)
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from napari_unetseg.annotations.annotation_store import Change, Origin
+from napari_unetseg.annotations.annotation_store import AnnotationChange, LabelSource
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui import layers as napari_layers
 
@@ -82,7 +82,7 @@ class ProjectAutosave:
             self._saved = now
             store.write(partial(_save, project))
 
-    def _on_annotation_changed(self, image: Any, change: Change) -> None:
+    def _on_annotation_changed(self, image: Any, change: AnnotationChange) -> None:
         """The first change makes a project without a name."""
         store = self._store
         if store.project is None and change.stamp == 0:
@@ -92,7 +92,7 @@ class ProjectAutosave:
             return
         if image not in store.keys:
             store.add(image)
-        elif change.stamp or change.origin is not Origin.STROKES:
+        elif change.stamp or change.origin is not LabelSource.STROKES:
             project.record(store.keys[image], change)  # a layer's beginning comes as a whole
         store.tell()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from napari.layers import Shapes
 
-from napari_unetseg.annotations.annotation_store import Origin
+from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.services.undo_stack import UndoStep
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
     from napari_unetseg.annotations.sparse_array import Region
-    from napari_unetseg.gui.layers import Place, Prediction
+    from napari_unetseg.gui.layers import Place, PredictionLayer
     from napari_unetseg.gui.services.mask_layers import MaskLayers
     from napari_unetseg.gui.services.undo_stack import UndoStack
     from napari_unetseg.gui.state.app_events import AppEvents
@@ -81,7 +81,7 @@ class Review:
         for place in places:
             if not prediction.masks.covers(place.region):
                 raise UserError(NO_MASK)
-        self._do(prediction, Origin.ACCEPTED, places, f"accepting {what}", prediction.accept)
+        self._do(prediction, LabelSource.ACCEPTED, places, f"accepting {what}", prediction.accept)
         self._session.say(
             f"Accepted {what}: it is used for training as it is, and no prediction changes it."
         )
@@ -101,7 +101,7 @@ class Review:
     def _take_back(self, places: Sequence[Place], what: str) -> None:
         prediction = self._mask()
         text = f"taking back {what}"
-        if not self._do(prediction, Origin.ACCEPTED, places, text, prediction.take_back):
+        if not self._do(prediction, LabelSource.ACCEPTED, places, text, prediction.take_back):
             raise UserError(NONE_THERE)
         self._session.say(f"No longer accepted: {what}.")
 
@@ -121,13 +121,13 @@ class Review:
         """Give all corrections of the chosen image back to the network."""
         with refusing(self._session):
             prediction = self._mask()
-            planes = sorted(prediction.truth.grid(Origin.CORRECTIONS).planes())
+            planes = sorted(prediction.truth.grid(LabelSource.CORRECTIONS).planes())
             self._forget([napari_layers.plane_at(p, prediction.truth.shape) for p in planes], "")
 
     def _forget(self, places: Sequence[Place], what: str) -> None:
         prediction = self._mask()
         text = f"removing the corrections {what}".strip()
-        if not self._do(prediction, Origin.CORRECTIONS, places, text, prediction.forget):
+        if not self._do(prediction, LabelSource.CORRECTIONS, places, text, prediction.forget):
             raise UserError(NOTHING_CORRECTED)
         self._session.say(
             f"The corrections {what} were removed: the network's own mask is shown there.".replace(
@@ -137,7 +137,7 @@ class Review:
 
     # -- parts ---------------------------------------------------------------------------------
 
-    def _mask(self) -> Prediction:
+    def _mask(self) -> PredictionLayer:
         prediction = self._masks.current
         if prediction is None or not prediction.alive:
             raise UserError(NO_MASK)
@@ -159,8 +159,8 @@ class Review:
 
     def _do(
         self,
-        prediction: Prediction,
-        origin: Origin,
+        prediction: PredictionLayer,
+        origin: LabelSource,
         places: Sequence[Place],
         text: str,
         say: Callable[[Region, np.ndarray], object],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from napari_unetseg.core.labels import BRUSH, Structure
+from napari_unetseg.core.labels import BACKGROUND_LABEL, Structure
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import Level
@@ -43,7 +43,9 @@ class Structures:
         source, prediction = self._session.source(), self._masks.current
         active = self._viewer.layers.selection.active
         if prediction is not None and prediction.alive and active is prediction.layer:
-            napari_layers.activate_brush(self._viewer, active, 0 if number == BRUSH else number)
+            napari_layers.activate_brush(
+                self._viewer, active, 0 if number == BACKGROUND_LABEL else number
+            )
         elif source is not None and source.labels is not None:
             self._sources.adopt_colors()
             napari_layers.activate_brush(self._viewer, source.labels, number)
@@ -61,7 +63,7 @@ class Structures:
     def add(self) -> None:
         """Add a structure with the next free number."""
         numbers = {s.number for s in self._session.structures}
-        free = next((n for n in range(1, BRUSH) if n not in numbers), None)
+        free = next((n for n in range(1, BACKGROUND_LABEL) if n not in numbers), None)
         if free is None:
             text = "There are 254 structures already, the largest possible number."
             self._session.say(text, Level.WARNING)

@@ -12,11 +12,11 @@ from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.state.session import JobKind, Level, Mode, ModelEntry
 from napari_unetseg.jobs.window_tasks import TrainWork
 from napari_unetseg.training.training_events import (
+    AnnotationsUpdated,
     EpochDone,
-    Improved,
-    Prepared,
-    Renewed,
+    ModelImproved,
     TrainingDone,
+    TrainingPrepared,
 )
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.session_models import SessionModels
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
-    from napari_unetseg.jobs.live_predictor import Screen
+    from napari_unetseg.jobs.live_predictor import ViewportState
     from napari_unetseg.models.model import Model
 
 __all__ = ["Training"]
@@ -62,7 +62,7 @@ class Training:
         feed: AnnotationFeed,
         alignment: LayerAlignment,
         events: AppEvents,
-        follow_screen: Callable[[int], Screen],
+        follow_screen: Callable[[int], ViewportState],
         show_mask: Callable[[], None],
     ) -> None:
         self._session, self._jobs, self._models = session, jobs, models
@@ -112,11 +112,11 @@ class Training:
         if kind is not JobKind.TRAIN:
             return
         match event:
-            case EpochDone() | Improved() | Renewed():
+            case EpochDone() | ModelImproved() | AnnotationsUpdated():
                 training_curve.note(self._session, event)
-                if isinstance(event, Improved):
+                if isinstance(event, ModelImproved):
                     self._session.improved = event.model
-            case Prepared():
+            case TrainingPrepared():
                 self._session.choices = event.choices
                 self._jobs.say_with_notices(messages.describe_prepared(event), Level.INFO)
                 self._jobs.clear_notices()

@@ -10,7 +10,7 @@ from napari_unetseg.core.events import Event, TilePredicted
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import JobKind, Level, Mode
-from napari_unetseg.jobs.live_predictor import MaskBegins, Screen, View
+from napari_unetseg.jobs.live_predictor import MaskStarted, Viewport, ViewportState
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -48,7 +48,7 @@ class TrainingMask:
     ) -> None:
         self._viewer, self._session, self._sources = viewer, session, sources
         self._masks, self._models = masks, models
-        self._screen: Screen | None = None
+        self._screen: ViewportState | None = None
         self._target: MaskTarget | None = None
         self._dims = 2
         events.job_event.connect(self._on_event)
@@ -57,9 +57,9 @@ class TrainingMask:
         events.pixels_changed.connect(self._on_pixels_changed)
         events.tick.connect(self._on_tick)
 
-    def follow_screen(self, dims: int) -> Screen:
+    def follow_screen(self, dims: int) -> ViewportState:
         """What a training with a network of so many dimensions is told, until it ends."""
-        self._screen, self._dims = Screen(), dims
+        self._screen, self._dims = ViewportState(), dims
         self._look()
         return self._screen
 
@@ -75,7 +75,7 @@ class TrainingMask:
             plane = napari_layers.plane_on_screen(self._viewer, image, self._dims)
             match, seen = self._session.match_spacing, screen.view
             if seen is None or seen.key != (image, plane, match):
-                screen.view = View(image, self._sources.stack(), plane, match)
+                screen.view = Viewport(image, self._sources.stack(), plane, match)
 
     # -- what the training says ----------------------------------------------------------------
 
@@ -83,12 +83,12 @@ class TrainingMask:
         if kind is not JobKind.TRAIN or self._screen is None:
             return
         match event:
-            case MaskBegins():
+            case MaskStarted():
                 self._on_begins(event)
             case TilePredicted():
                 self._on_tile(event)
 
-    def _on_begins(self, event: MaskBegins) -> None:
+    def _on_begins(self, event: MaskStarted) -> None:
         session, image, earlier = self._session, event.view.image, self._target
         if earlier is not None and earlier.image is image and not earlier.alive:
             self._hide()
@@ -154,7 +154,7 @@ class TrainingMask:
         self._look()
 
 
-def _is_current(view: View) -> bool:
+def _is_current(view: Viewport) -> bool:
     """Whether a view is of the pixels that its image has now; others may have come meanwhile."""
     try:
         return view.stack.grid_shape == napari_layers.grid_shape(view.image)

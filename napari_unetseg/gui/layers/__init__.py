@@ -55,8 +55,8 @@ from napari_unetseg.gui.layers.layer_grid import (
     same_picture,
     stack_of,
 )
-from napari_unetseg.gui.layers.overlays import Own, show_difference
-from napari_unetseg.gui.layers.prediction_layer import Prediction
+from napari_unetseg.gui.layers.overlays import CorrectionsOverlay, show_difference
+from napari_unetseg.gui.layers.prediction_layer import PredictionLayer
 from napari_unetseg.gui.layers.regions import Place, drawn, object_at, plane_at, visible_plane
 from napari_unetseg.gui.layers.strokes import Strokes
 from napari_unetseg.gui.layers.uncertainty_layer import Uncertainty
@@ -65,10 +65,10 @@ from napari_unetseg.gui.layers.visibility import show_or_hide, take_away
 __all__ = [
     "PLACE",
     "Alignment",
-    "Own",
+    "CorrectionsOverlay",
     "PaintRoom",
     "Place",
-    "Prediction",
+    "PredictionLayer",
     "Strokes",
     "Uncertainty",
     "activate_brush",

@@ -11,7 +11,7 @@ from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 
 from napari_unetseg.annotations.sparse_array import planes_with
-from napari_unetseg.core.labels import BRUSH, LabelKind, Structure, default_color
+from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind, Structure, default_color
 from napari_unetseg.core.singleton_axes import on_grid
 from napari_unetseg.data.image_grids import empty_grid
 from napari_unetseg.gui.layers.alignment import place_of, place_over
@@ -44,7 +44,11 @@ _written: WeakKeyDictionary[Labels, dict[int, str]] = WeakKeyDictionary()
 
 def colors_of(structures: Sequence[Structure]) -> dict[int | None, str]:
     """Colour of each number, for napari; what has no colour of its own stays visible."""
-    colors: dict[int | None, str] = {None: "#FFFFFF", 0: "transparent", BRUSH: default_color(BRUSH)}
+    colors: dict[int | None, str] = {
+        None: "#FFFFFF",
+        0: "transparent",
+        BACKGROUND_LABEL: default_color(BACKGROUND_LABEL),
+    }
     colors.update({s.number: s.color for s in structures})
     return colors
 
@@ -53,7 +57,7 @@ def features_of(structures: Sequence[Structure]) -> dict[str, list[Any]]:
     """Names of the numbers, which napari shows in its status bar."""
     ordered = sorted(structures, key=lambda s: s.number)
     return {
-        "index": [0, *(s.number for s in ordered), BRUSH],
+        "index": [0, *(s.number for s in ordered), BACKGROUND_LABEL],
         "name": ["", *(s.name for s in ordered), "background"],
     }
 
@@ -159,7 +163,7 @@ def mask_of(image: Image, layer: Labels) -> Any:
     mask = on_grid(snapshot(layer), grid_shape(image))
     if is_ours(layer) and mask.dtype == np.uint8:
         for plane in planes_with(mask):
-            mask[plane][mask[plane] == BRUSH] = 0
+            mask[plane][mask[plane] == BACKGROUND_LABEL] = 0
     return mask
 
 
@@ -201,4 +205,6 @@ def names_in(layer: Labels) -> dict[int, str]:
     if "index" not in table or "name" not in table:
         return {}
     pairs = zip(table["index"].tolist(), table["name"].tolist(), strict=True)
-    return {int(number): str(name) for number, name in pairs if 0 < number < BRUSH and name}
+    return {
+        int(number): str(name) for number, name in pairs if 0 < number < BACKGROUND_LABEL and name
+    }

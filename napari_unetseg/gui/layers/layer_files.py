@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Image, Labels
 
-from napari_unetseg.annotations.annotation_store import Origin, Truth
+from napari_unetseg.annotations.annotation_store import ImageAnnotations, LabelSource
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.singleton_axes import same_but_singletons
 from napari_unetseg.data.image_grids import empty_grid
@@ -94,10 +94,10 @@ def add_mask(
 
 
 def strokes_layer(
-    image: Image, truth: Truth, structures: Sequence[Structure], name: str | None
+    image: Image, truth: ImageAnnotations, structures: Sequence[Structure], name: str | None
 ) -> Labels:
     """An annotation layer with the strokes that are known of an image."""
-    grid = truth.grid(Origin.STROKES)
+    grid = truth.grid(LabelSource.STROKES)
     if grid.dtype == np.uint8:
         data = empty_grid(truth.shape)
     else:

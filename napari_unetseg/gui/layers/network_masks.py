@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_unetseg.core.labels import BRUSH
-from napari_unetseg.gui.grids import empty_grid
+from napari_unetseg.core.labels import BACKGROUND_LABEL
+from napari_unetseg.data.image_grids import empty_grid
 from napari_unetseg.gui.layers.coverage import Coverage
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ NO_NUMBERS: Mapping[int, int] = {}
 
 def as_mask(values: np.ndarray) -> np.ndarray:
     """Numbers of strokes as numbers in a mask."""
-    return np.where(values == BRUSH, 0, values).astype(np.uint8)
+    return np.where(values == BACKGROUND_LABEL, 0, values).astype(np.uint8)
 
 
 def full_region(index: Index, shape: Sequence[int]) -> Region:

@@ -8,7 +8,7 @@ import numpy as np
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 
-from napari_unetseg.annotations.annotation_store import Origin
+from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.data.image_grids import empty_grid
 from napari_unetseg.gui.layers.alignment import place_over
 from napari_unetseg.gui.layers.following import follow
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
 
-    from napari_unetseg.annotations.annotation_store import Truth
+    from napari_unetseg.annotations.annotation_store import ImageAnnotations
     from napari_unetseg.annotations.sparse_array import Region
 
-__all__ = ["Own", "show_difference"]
+__all__ = ["CorrectionsOverlay", "show_difference"]
 
 CORRECTED, ACCEPTED = 1, 2
 OWN = {CORRECTED: ("corrected", "#FF00FF"), ACCEPTED: ("accepted", "#00E5A0")}
@@ -60,7 +60,7 @@ def _put_on_top(viewer: ViewerModel, layer: Labels) -> None:
         viewer.layers.selection.discard(layer)
 
 
-class Own:
+class CorrectionsOverlay:
     """Outlines of what was corrected and accepted in an image.
 
     Parameters
@@ -71,13 +71,13 @@ class Own:
         What was said about the image.
     """
 
-    def __init__(self, viewer: ViewerModel, image: Image, truth: Truth) -> None:
+    def __init__(self, viewer: ViewerModel, image: Image, truth: ImageAnnotations) -> None:
         self._viewer, self._truth, self.image = viewer, truth, image
         self._data = empty_grid(truth.shape)
         self._dirty = False
         self.layer = _overlay(image, self._data, "yours", "yours", OWN)
         self.layer.contour = 1
-        for origin in (Origin.CORRECTIONS, Origin.ACCEPTED):
+        for origin in (LabelSource.CORRECTIONS, LabelSource.ACCEPTED):
             grid = truth.grid(origin)
             for cell in grid.cells():
                 self.renew(grid.region_of(cell))
@@ -93,8 +93,8 @@ class Own:
 
     def renew(self, region: Region) -> None:
         """Something was said in a region."""
-        own = np.where(self._truth.read(Origin.CORRECTIONS, region) != 0, CORRECTED, 0)
-        own[self._truth.read(Origin.ACCEPTED, region) != 0] = ACCEPTED
+        own = np.where(self._truth.read(LabelSource.CORRECTIONS, region) != 0, CORRECTED, 0)
+        own[self._truth.read(LabelSource.ACCEPTED, region) != 0] = ACCEPTED
         self._data[region] = own
         self._dirty = True
 

@@ -3,9 +3,9 @@
 Two arrays of the image's grid, uint8: ``data`` is what the layer shows; ``shown`` is what was
 written there. What the model said is in `NetworkMasks`. Where data and shown differ, somebody
 changed the mask by hand since it was written; earlier corrections are in ``kept``, and all of them
-in the image's `Truth`. The layer stays the same object, so that a mask may arrive while somebody
-paints; where it would leave older voxels in the undo history, the history is dropped, and what is
-painted of a stroke by then is recorded, since napari reports no more of it.
+in the image's `ImageAnnotations`. The layer stays the same object, so that a mask may arrive while
+somebody paints; where it would leave older voxels in the undo history, the history is dropped, and
+what is painted of a stroke by then is recorded, since napari reports no more of it.
 """
 
 from __future__ import annotations
@@ -17,16 +17,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Image, Labels
 
-from napari_unetseg.annotations.annotation_store import Change, Origin, Said, Truth
+from napari_unetseg.annotations.annotation_store import (
+    AnnotationChange,
+    ImageAnnotations,
+    LabelSource,
+    Said,
+)
 from napari_unetseg.annotations.sparse_array import (
     Cell,
     Region,
-    SparseGrid,
+    SparseArray,
     cells_in,
     planes_with,
     together,
 )
-from napari_unetseg.core.labels import BRUSH, Structure
+from napari_unetseg.core.labels import BACKGROUND_LABEL, Structure
 from napari_unetseg.data.image_grids import empty_grid, has_room
 from napari_unetseg.gui.layers.alignment import place_over
 from napari_unetseg.gui.layers.annotation_layer import paint_colors
@@ -43,17 +48,17 @@ from napari_unetseg.gui.layers.paint_events import AT_ONCE, Watch, drop_history
 if TYPE_CHECKING:
     from napari.components import LayerList, ViewerModel
 
-__all__ = ["Prediction"]
+__all__ = ["PredictionLayer"]
 
 Index = tuple[int | slice, ...]
 
 
 def as_correction(values: np.ndarray) -> np.ndarray:
     """Numbers in a mask as numbers of strokes: erased voxels are background."""
-    return np.where(values == 0, BRUSH, values).astype(np.uint8)
+    return np.where(values == 0, BACKGROUND_LABEL, values).astype(np.uint8)
 
 
-class Prediction:
+class PredictionLayer:
     """Owns the prediction layer of one image.
 
     Parameters
@@ -78,18 +83,18 @@ class Prediction:
         self,
         viewer: ViewerModel,
         image: Image,
-        truth: Truth | None = None,
-        on_change: Callable[[Change], None] = lambda _: None,
+        truth: ImageAnnotations | None = None,
+        on_change: Callable[[AnnotationChange], None] = lambda _: None,
     ) -> None:
         self._viewer, self.image = viewer, image
         self._shape = grid_shape(image)
-        self.truth = truth or Truth(self._shape)
+        self.truth = truth or ImageAnnotations(self._shape)
         self._on_change = on_change
         self.on_doubt: Callable[[], None] = lambda: None
         self.on_other: Callable[[bool, Labels], None] = lambda *_: None
         self._data, self._shown = (empty_grid(self._shape) for _ in range(2))
         self.masks = NetworkMasks(self._shape)
-        self._kept = SparseGrid(self._shape)
+        self._kept = SparseArray(self._shape)
         self._painted = self._refreshing = self._dirty = False
         self._structures: Sequence[Structure] = ()
         self._watch: Watch | None = None
@@ -159,7 +164,7 @@ class Prediction:
         dropped = (data != shown).any() or (self._painted and (final != shown).any())
         if dropped:
             self._drop_history()
-        self._kept.write(region, self.truth.read(Origin.CORRECTIONS, region))
+        self._kept.write(region, self.truth.read(LabelSource.CORRECTIONS, region))
         data[...] = final
         shown[...] = final
         self._dirty = True
@@ -174,7 +179,7 @@ class Prediction:
 
     def _mask(self, region: Region) -> np.ndarray:
         """The network's mask, with all that people said on top, the newest last."""
-        over = self.truth.over(region)
+        over = self.truth.overrides(region)
         return np.where(over != 0, as_mask(over), self.masks.shown(region))
 
     def flush(self) -> None:
@@ -202,30 +207,32 @@ class Prediction:
 
     # -- what people say -----------------------------------------------------------------------
 
-    def accept(self, region: Region, where: np.ndarray) -> list[Change]:
+    def accept(self, region: Region, where: np.ndarray) -> list[AnnotationChange]:
         """Declare what is shown right; ``where`` is boolean, of the region's shape.
 
         What was accepted before is said again, where a newer stroke disagreed.
         """
         self.catch(region)
-        accepted = self.truth.read(Origin.ACCEPTED, region)
+        accepted = self.truth.read(LabelSource.ACCEPTED, region)
         accepted[where] = as_correction(self._data[region])[where]
-        changes = self._note(Origin.ACCEPTED, region, accepted)
+        changes = self._note(LabelSource.ACCEPTED, region, accepted)
         accepted_at, painted_at = (
-            self.truth.times(o, region) for o in (Origin.ACCEPTED, Origin.STROKES)
+            self.truth.times(o, region) for o in (LabelSource.ACCEPTED, LabelSource.STROKES)
         )
         disputed = where & (painted_at > accepted_at)
-        return changes + self._tell(self.truth.renew(Origin.ACCEPTED, region, disputed))
+        return changes + self._tell(self.truth.renew(LabelSource.ACCEPTED, region, disputed))
 
-    def take_back(self, region: Region, where: np.ndarray) -> list[Change]:
+    def take_back(self, region: Region, where: np.ndarray) -> list[AnnotationChange]:
         """Declare nothing right any more there."""
-        return self._empty(Origin.ACCEPTED, region, where)
+        return self._empty(LabelSource.ACCEPTED, region, where)
 
-    def forget(self, region: Region, where: np.ndarray) -> list[Change]:
+    def forget(self, region: Region, where: np.ndarray) -> list[AnnotationChange]:
         """Give corrections back to the network: its own mask is shown there again."""
-        return self._empty(Origin.CORRECTIONS, region, where)
+        return self._empty(LabelSource.CORRECTIONS, region, where)
 
-    def _empty(self, origin: Origin, region: Region, where: np.ndarray) -> list[Change]:
+    def _empty(
+        self, origin: LabelSource, region: Region, where: np.ndarray
+    ) -> list[AnnotationChange]:
         self.catch(region)
         values = self.truth.read(origin, region)
         values[where] = 0
@@ -233,22 +240,22 @@ class Prediction:
         self.show(origin, region)
         return changes
 
-    def put_back(self, origin: Origin, region: Region, now: Said, then: Said) -> None:
+    def put_back(self, origin: LabelSource, region: Region, now: Said, then: Said) -> None:
         """Say ``then`` where that differs from ``now`` and nothing else was said since.
 
         An acceptance is withdrawn altogether, also where it was corrected since.
         """
         self.catch(region)
-        also = (then[0] == 0) if origin is Origin.ACCEPTED else False
+        also = (then[0] == 0) if origin is LabelSource.ACCEPTED else False
         self._tell(self.truth.put_back(origin, region, now, then, also=also))
         self.show(origin, region)
 
-    def show(self, origin: Origin, region: Region) -> None:
+    def show(self, origin: LabelSource, region: Region) -> None:
         """Show what is true now after corrections or accepted regions were changed from outside.
 
         Undo then begins here, unless nothing that people painted is touched.
         """
-        if origin is Origin.ACCEPTED and np.array_equal(
+        if origin is LabelSource.ACCEPTED and np.array_equal(
             as_mask(self._data[region]), self._mask(region)
         ):
             return
@@ -263,24 +270,24 @@ class Prediction:
         data, kept = self._data[region], self._kept.read(region)
         changed = data != self._shown[region]
         kept[changed] = as_correction(data[changed])
-        differs = kept != self.truth.read(Origin.CORRECTIONS, region)
-        noted = self._note(Origin.CORRECTIONS, region, kept)
+        differs = kept != self.truth.read(LabelSource.CORRECTIONS, region)
+        noted = self._note(LabelSource.CORRECTIONS, region, kept)
         if noted:
             self._correct_accepted(region, differs)
         return bool(noted)
 
     def _correct_accepted(self, region: Region, where: np.ndarray) -> None:
         """An accepted place that was corrected holds what is shown; accepted it was when it was."""
-        accepted = self.truth.read(Origin.ACCEPTED, region)
+        accepted = self.truth.read(LabelSource.ACCEPTED, region)
         inside = where & (accepted != 0)
         if inside.any():
             accepted[inside] = as_correction(self._data[region])[inside]
-            times = self.truth.times(Origin.ACCEPTED, region)
-            self._tell(self.truth.restore(Origin.ACCEPTED, region, accepted, times))
+            times = self.truth.times(LabelSource.ACCEPTED, region)
+            self._tell(self.truth.restore(LabelSource.ACCEPTED, region, accepted, times))
 
     def search(self) -> list[Region]:
         """Chunks that were changed and not taken down; only reads, so that any thread may ask."""
-        corrections = self.truth.grid(Origin.CORRECTIONS)
+        corrections = self.truth.grid(LabelSource.CORRECTIONS)
         grids = (self._data, self._shown, self._kept, corrections)
         planes = {plane for grid in grids for plane in planes_with(grid)}
         looked = cells_in(planes, self._shape)
@@ -295,14 +302,16 @@ class Prediction:
         region = self._kept.region_of(cell)
         data, shown, kept = self._data[region], self._shown[region], self._kept.chunk(cell)
         if np.array_equal(data, shown) and kept is None:
-            return self.truth.grid(Origin.CORRECTIONS).chunk(cell) is not None
+            return self.truth.grid(LabelSource.CORRECTIONS).chunk(cell) is not None
         now = np.where(data != shown, as_correction(data), 0 if kept is None else kept)
-        return not np.array_equal(now, self.truth.read(Origin.CORRECTIONS, region))
+        return not np.array_equal(now, self.truth.read(LabelSource.CORRECTIONS, region))
 
-    def _note(self, origin: Origin, region: Region, values: np.ndarray) -> list[Change]:
-        return self._tell(self.truth.note(origin, region, values))
+    def _note(
+        self, origin: LabelSource, region: Region, values: np.ndarray
+    ) -> list[AnnotationChange]:
+        return self._tell(self.truth.record(origin, region, values))
 
-    def _tell(self, change: Change | None) -> list[Change]:
+    def _tell(self, change: AnnotationChange | None) -> list[AnnotationChange]:
         if change is None:
             return []
         self._on_change(change)
@@ -328,10 +337,10 @@ class Prediction:
         """A layer over an empty mask with what people said in it."""
         self._data, self._shown = (empty_grid(self._shape) for _ in range(2))
         self.masks.clear()
-        self._kept, self._painted = SparseGrid(self._shape), False
+        self._kept, self._painted = SparseArray(self._shape), False
         for plane in self.truth.said():
             region = full_region(plane, self._shape)
-            self._kept.write(region, self.truth.read(Origin.CORRECTIONS, region))
+            self._kept.write(region, self.truth.read(LabelSource.CORRECTIONS, region))
             self._write(region)
         self._dirty = False
         name = f"{self.image.name} · prediction"
@@ -367,7 +376,7 @@ class Prediction:
         """Somebody gave the layer another array; whether that is a mask, put into ours then."""
         data = level0(layer)
         fits = tuple(data.shape) == self._shape and all(
-            0 <= np.min(data[plane]) and np.max(data[plane]) <= BRUSH
+            0 <= np.min(data[plane]) and np.max(data[plane]) <= BACKGROUND_LABEL
             for plane in np.ndindex(*self._shape[:-2])
         )
         if fits:

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_unetseg.annotations.annotation_store import Change, Origin, Said, Truth
+from napari_unetseg.annotations.annotation_store import (
+    AnnotationChange,
+    ImageAnnotations,
+    LabelSource,
+    Said,
+)
 from napari_unetseg.annotations.sparse_array import Region, together
 from napari_unetseg.core.singleton_axes import on_grid, same_but_singletons
 from napari_unetseg.gui.layers.layer_axes import level0
@@ -22,7 +27,7 @@ __all__ = ["Strokes"]
 
 
 class Strokes:
-    """Keeps an image's `Truth` in step with the layer that its strokes are painted in.
+    """Keeps an image's `ImageAnnotations` in step with the layer that its strokes are painted in.
 
     Parameters
     ----------
@@ -47,9 +52,9 @@ class Strokes:
     def __init__(
         self,
         layer: Labels,
-        truth: Truth,
+        truth: ImageAnnotations,
         kind: LabelKind,
-        on_change: Callable[[Change], None] = lambda _: None,
+        on_change: Callable[[AnnotationChange], None] = lambda _: None,
         *,
         known: bool = False,
     ) -> None:
@@ -65,7 +70,7 @@ class Strokes:
         elif isinstance(self._data, np.ndarray):  # lazy arrays would take long to read
             for change in truth.adopt(self._data, kind):
                 on_change(change)
-        self._grid = truth.grid(Origin.STROKES)
+        self._grid = truth.grid(LabelSource.STROKES)
         self._watch = Watch(layer, self._on_painted, self._on_doubt, truth.shape)
 
     @property
@@ -81,7 +86,7 @@ class Strokes:
     @property
     def lasts(self) -> bool:
         """Whether the truth has the strokes of this layer, and not those of another one."""
-        return self.truth.grid(Origin.STROKES) is self._grid
+        return self.truth.grid(LabelSource.STROKES) is self._grid
 
     def look_again(self) -> None:
         """Take down what was painted while nobody listened."""
@@ -89,7 +94,7 @@ class Strokes:
 
     def catch(self, region: Region) -> bool:
         """Take down what a region of the layer holds now; whether it had changed."""
-        change = self.truth.note(Origin.STROKES, region, np.asarray(self._data[region]))
+        change = self.truth.record(LabelSource.STROKES, region, np.asarray(self._data[region]))
         if change is not None:
             self._on_change(change)
         return change is not None
@@ -98,19 +103,19 @@ class Strokes:
         """Chunks that hold what was not taken down; only reads, so that any thread may ask."""
         if self._ended or not isinstance(self._data, np.ndarray):
             return []
-        return list(self.truth.grid(Origin.STROKES).differing(self._data))
+        return list(self.truth.grid(LabelSource.STROKES).differing(self._data))
 
     def settle(self, regions: Sequence[Region]) -> None:
         """Take down what `search` found: most likely an undo or a redo."""
         for region in together(regions) if not self._ended else ():
             self.catch(region)
 
-    def put_back(self, origin: Origin, region: Region, now: Said, then: Said) -> None:
+    def put_back(self, origin: LabelSource, region: Region, now: Said, then: Said) -> None:
         """Put ``then`` into the layer where that differs from ``now``, which is still there.
 
         Undo begins after that. Where other labels took this layer's place, nothing is done.
         """
-        assert origin is Origin.STROKES
+        assert origin is LabelSource.STROKES
         if not self.lasts or level0(self.layer) is not self._source:
             return
         self.catch(region)
@@ -144,6 +149,6 @@ class Strokes:
         drop_history(self.layer)  # an undo would put voxels of the old array into the new one
         if np.dtype(data.dtype).newbyteorder("=") != self._grid.dtype:
             self.truth.retype(data.dtype)
-            self._grid = self.truth.grid(Origin.STROKES)
+            self._grid = self.truth.grid(LabelSource.STROKES)
             self.on_other(True)
         return True

@@ -19,7 +19,7 @@ from napari_unetseg.gui.state.session import JobKind, Level
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from napari_unetseg.annotations.annotation_store import Change
+    from napari_unetseg.annotations.annotation_store import AnnotationChange
     from napari_unetseg.annotations.sparse_array import Region
     from napari_unetseg.gui.services.annotations import Annotations
     from napari_unetseg.gui.services.job_manager import JobManager
@@ -111,7 +111,7 @@ class AnnotationFeed:
 
     # -- events --------------------------------------------------------------------------------
 
-    def _on_annotation_changed(self, image: Any, change: Change) -> None:
+    def _on_annotation_changed(self, image: Any, change: AnnotationChange) -> None:
         self.painted_at = time.monotonic()
         regions = self.newer.setdefault(image, [])
         regions[:] = [*regions[1 - MOST_NEWER :], change.region]
@@ -137,11 +137,11 @@ class AnnotationFeed:
             return
         self._due = False
         self._unsearched.clear()
-        left = bool(self._jobs.control.take_pairs())
+        left = bool(self._jobs.control.pop_annotations())
         if self.painted_at is not None and self.painted_at <= self._offered_until and not left:
             self.newer.clear()
             self.painted_at = None
-        self._jobs.control.offer_pairs(())
+        self._jobs.control.push_annotations(())
 
     # -- while a training goes on --------------------------------------------------------------
 
@@ -176,7 +176,7 @@ class AnnotationFeed:
         if self._jobs.is_current(job):
             if newer:
                 self._offered = newest
-                self._jobs.control.offer_pairs(newer)
+                self._jobs.control.push_annotations(newer)
             self._offered_until = asked
 
     def _on_error(self, error: BaseException) -> None:

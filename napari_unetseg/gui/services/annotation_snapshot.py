@@ -1,8 +1,9 @@
 """Snapshots of what is labelled in layers, taken by the GUI thread without copying voxels.
 
-What is painted is in the image's `Truth`, in chunks that a snapshot shares until they are written
-to. What takes longer is done by whoever needs it, in any thread: finding what was written into an
-array without a word, what wins over strokes, and whether two snapshots hold the same.
+What is painted is in the image's `ImageAnnotations`, in chunks that a snapshot shares until they
+are written to. What takes longer is done by whoever needs it, in any thread: finding what was
+written into an array without a word, what wins over strokes, and whether two snapshots hold the
+same.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_unetseg.annotations.annotation_store import Origin, Truth
-from napari_unetseg.annotations.sparse_array import SparseGrid, cells
+from napari_unetseg.annotations.annotation_store import ImageAnnotations, LabelSource
+from napari_unetseg.annotations.sparse_array import SparseArray, cells
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.singleton_axes import on_grid
 from napari_unetseg.data.annotated_image import AnnotatedImage
@@ -56,13 +57,13 @@ class Snapshot:
         stack: Stack,
         labels: Any,
         kind: LabelKind,
-        said: Truth,
+        said: ImageAnnotations,
         newer: tuple[Region, ...] = (),
-        live: tuple[np.ndarray, SparseGrid] | None = None,
+        live: tuple[np.ndarray, SparseArray] | None = None,
     ) -> None:
         self.image, self.kind, self.live = image, kind, live
         self._stack, self._labels, self._said, self._newer = stack, labels, said, newer
-        self._corrections: SparseGrid | None = None
+        self._corrections: SparseArray | None = None
         self._before: Snapshot | None = None
         self._settled = False
         self._lock = threading.Lock()
@@ -103,7 +104,7 @@ class Snapshot:
             self._corrections = self._said.corrections(known)
             self._settled = True
 
-    def _take_in(self, data: np.ndarray, known: SparseGrid) -> None:
+    def _take_in(self, data: np.ndarray, known: SparseArray) -> None:
         """Take in what the array holds, but not where something was said since."""
         for region in self._labels.differing(data):
             (cell,) = cells(region)
@@ -113,7 +114,7 @@ class Snapshot:
 
 def take_snapshots(
     sources: Sequence[Source],
-    truths: Mapping[Any, Truth],
+    truths: Mapping[Any, ImageAnnotations],
     newer: Mapping[Any, Sequence[Region]] | None = None,
     before: Iterable[Snapshot] = (),
     *,
@@ -151,22 +152,22 @@ def take_snapshots(
 
 
 def _snapshot(
-    source: Source, truth: Truth | None, newer: tuple[Region, ...], complete: bool
+    source: Source, truth: ImageAnnotations | None, newer: tuple[Region, ...], complete: bool
 ) -> Snapshot | None:
     stack = napari_layers.stack_of(source.image, source.channels)
-    truth = truth or Truth(stack.grid_shape)
+    truth = truth or ImageAnnotations(stack.grid_shape)
     said = truth.snapshot()
     if source.labels is None:
         if not said.said():
             return None
-        nothing = SparseGrid(stack.grid_shape)
+        nothing = SparseArray(stack.grid_shape)
         return Snapshot(source.image, stack, nothing, LabelKind.STROKES, said, newer)
     data = napari_layers.data_of(source.labels)
     AnnotatedImage(stack, data, source.kind)  # refuses what does not fit
     if not isinstance(data, np.ndarray):
         return Snapshot(source.image, stack, data, source.kind, said, newer)
-    live = (on_grid(data, stack.grid_shape), truth.grid(Origin.STROKES)) if complete else None
-    labels = said.grid(Origin.STROKES)
+    live = (on_grid(data, stack.grid_shape), truth.grid(LabelSource.STROKES)) if complete else None
+    labels = said.grid(LabelSource.STROKES)
     return Snapshot(source.image, stack, labels, source.kind, said, newer, live)
 
 
@@ -184,6 +185,6 @@ def newer_pairs(snapshots: Sequence[Snapshot], before: Sequence[Snapshot]) -> Pa
 
 
 def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, SparseGrid) and isinstance(b, SparseGrid):
+    if isinstance(a, SparseArray) and isinstance(b, SparseArray):
         return a.same_as(b)
     return a is b

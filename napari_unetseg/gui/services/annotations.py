@@ -11,7 +11,11 @@ from weakref import WeakKeyDictionary
 
 from psygnal import Signal
 
-from napari_unetseg.annotations.annotation_store import Change, Origin, Truth
+from napari_unetseg.annotations.annotation_store import (
+    AnnotationChange,
+    ImageAnnotations,
+    LabelSource,
+)
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import Level
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 
     from napari.layers import Image, Labels
 
-    from napari_unetseg.annotations.sparse_array import SparseGrid
+    from napari_unetseg.annotations.sparse_array import SparseArray
     from napari_unetseg.gui.layers import Strokes
     from napari_unetseg.gui.services.job_runner import Runner
     from napari_unetseg.gui.state.app_events import AppEvents
@@ -70,9 +74,9 @@ class Annotations:
 
     def __init__(self, session: Session, runner: Runner, events: AppEvents) -> None:
         self._session, self._runner, self._events = session, runner, events
-        self.truths: dict[Any, Truth] = {}
+        self.truths: dict[Any, ImageAnnotations] = {}
         self.strokes: dict[Any, Strokes] = {}
-        self.known_labels: WeakKeyDictionary[Labels, SparseGrid] = WeakKeyDictionary()
+        self.known_labels: WeakKeyDictionary[Labels, SparseArray] = WeakKeyDictionary()
         self._doubts: set[Searched] = set()
         self._searching = self._touched = False
         self._announced = 0.0
@@ -82,14 +86,14 @@ class Annotations:
         events.tick.connect(self._on_tick)
         events.closed.connect(self._on_closed)
 
-    def truth(self, image: Image) -> Truth:
+    def truth(self, image: Image) -> ImageAnnotations:
         """All annotations of an image; raises `UserError` where it cannot be segmented."""
         if image not in self.truths:
             shape = napari_layers.stack_of(image).grid_shape
-            self.truths[image] = Truth(shape)
+            self.truths[image] = ImageAnnotations(shape)
         return self.truths[image]
 
-    def changed(self, image: Image, change: Change) -> None:
+    def changed(self, image: Image, change: AnnotationChange) -> None:
         """Publish what changed of an image's annotations."""
         self._events.labels_touched.emit()
         self._events.annotation_changed.emit(image, change)
@@ -120,9 +124,9 @@ class Annotations:
             else:
                 self.strokes[image] = self._follow(image, source, truth)
 
-    def _follow(self, image: Any, source: Source, truth: Truth) -> Strokes:
+    def _follow(self, image: Any, source: Source, truth: ImageAnnotations) -> Strokes:
         """Listen to an annotation layer; one that was there before goes on where it was."""
-        grid, away = truth.grid(Origin.STROKES), truth.strokes_are_away
+        grid, away = truth.grid(LabelSource.STROKES), truth.strokes_are_away
         known = self.known_labels.get(source.labels) is grid and grid.dtype == source.labels.dtype
         tell = partial(self.changed, image)
         strokes = napari_layers.Strokes(source.labels, truth, source.kind, tell, known=known)
@@ -136,7 +140,7 @@ class Annotations:
             strokes.look_again()
         return strokes
 
-    def _follow_kind(self, image: Any, source: Source, truth: Truth) -> None:
+    def _follow_kind(self, image: Any, source: Source, truth: ImageAnnotations) -> None:
         if truth.kind != source.kind:
             truth.kind = source.kind
             self._events.label_kind_changed.emit(image)
@@ -158,7 +162,7 @@ class Annotations:
         if (gone := self.strokes.pop(image, None)) is not None:
             gone.end()
             if gone.lasts:
-                self.known_labels[gone.layer] = gone.truth.grid(Origin.STROKES)
+                self.known_labels[gone.layer] = gone.truth.grid(LabelSource.STROKES)
 
     # -- events --------------------------------------------------------------------------------
 
@@ -173,7 +177,7 @@ class Annotations:
         if self._doubts and not self._searching:
             self._search()
         for truth in self.truths.values():
-            truth.settle()
+            truth.flush()
         if self._touched and now - self._announced > ANNOUNCE_SECONDS:
             self.announce()
 

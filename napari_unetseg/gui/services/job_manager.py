@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice, OtherSpacing
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.gui.services.job_runner import Job
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.eta import Pace
@@ -73,7 +73,7 @@ class JobManager:
         self._session, self._runner, self._events = session, runner, events
         self._read_preferences = read_preferences
         self.preferences = read_preferences()
-        self.control, self._idle_control = Control(), Control()
+        self.control, self._idle_control = JobControl(), JobControl()
         self.notice_shown: Message | None = None
         self.resting = False
         self._notices: list[Notice] = []
@@ -115,7 +115,7 @@ class JobManager:
         """
         self._numbers += 1
         number = self._numbers
-        self.control = Control(self.thread_count())
+        self.control = JobControl(self.thread_count())
         self.clear_notices()
         self.notice_shown = None
         self._pace = Pace()
@@ -177,7 +177,7 @@ class JobManager:
         self, work: Work, on_done: Callable[[Any], None], on_error: Callable[[BaseException], None]
     ) -> None:
         """Run work while there is no job; its events are those of `JobKind.LIVE`."""
-        self._idle, self._idle_control = True, Control(self.thread_count())
+        self._idle, self._idle_control = True, JobControl(self.thread_count())
         ended = partial(self._on_idle_ended, on_done), partial(self._on_idle_ended, on_error)
         self._runner.start(Job(work, self._on_idle_event, *ended, self._idle_control))
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from napari_unetseg.core.events import Event, TilePredicted
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.runtime.interpreter import responsive_window
 from napari_unetseg.training.training_events import StepDone
 
@@ -28,7 +28,7 @@ __all__ = ["Inbox", "Job", "Runner", "SyncRunner", "ThreadRunner"]
 
 log = logging.getLogger(__name__)
 
-Work = Callable[[Control], Generator[Event, None, Any]]
+Work = Callable[[JobControl], Generator[Event, None, Any]]
 Query = Callable[[], Any]
 OnDone = Callable[[Any], None]
 OnError = Callable[[BaseException], None]
@@ -51,7 +51,7 @@ class Job:
     on_event: Callable[[Event], None]
     on_done: Callable[[Any], None]
     on_error: Callable[[BaseException], None]
-    control: Control = field(default_factory=Control)
+    control: JobControl = field(default_factory=JobControl)
 
 
 class Runner(Protocol):

@@ -11,7 +11,7 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.label_appearance import Appearance, Look
-from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 
 __all__ = ["Remedy", "describe_look", "is_grey", "look_at_folder", "remedies_of"]
 
@@ -59,8 +59,8 @@ def remedies_of(
         found.append(_above(look.threshold))
     elif counts and min(counts) < 0:
         found += [_without(min(counts), kind), _above(0)]
-    elif kind is LabelKind.FULL and BRUSH in counts and len(counts) > 1:
-        found.append(_without(BRUSH, kind))
+    elif kind is LabelKind.FULL and BACKGROUND_LABEL in counts and len(counts) > 1:
+        found.append(_without(BACKGROUND_LABEL, kind))
     return tuple(found)
 
 
@@ -89,10 +89,10 @@ def _without(value: int, kind: LabelKind) -> Remedy:
 
 def _strokes_without(value: int, kind: LabelKind, plane: np.ndarray) -> np.ndarray:
     """Strokes that say what labels say but for a value: 0 where that is."""
-    out = np.where(plane == 0, 0 if kind is LabelKind.STROKES else BRUSH, plane)
+    out = np.where(plane == 0, 0 if kind is LabelKind.STROKES else BACKGROUND_LABEL, plane)
     if kind is LabelKind.INSTANCES:
         out = np.where(plane > 0, 1, out)
-    return np.where(plane == value, 0, np.clip(out, 0, BRUSH)).astype(np.uint8)
+    return np.where(plane == value, 0, np.clip(out, 0, BACKGROUND_LABEL)).astype(np.uint8)
 
 
 def describe_look(name: str, counts: Mapping[int, int], look: Look | None, kind: LabelKind) -> str:
@@ -112,8 +112,8 @@ def describe_look(name: str, counts: Mapping[int, int], look: Look | None, kind:
         return f"{name} looks like an image or a probability map: press {ways} to make a mask."
     if remedies:
         return (
-            f"{name} holds {BRUSH} beside other numbers: press {ways}, or choose 'strokes' if it "
-            "is background."
+            f"{name} holds {BACKGROUND_LABEL} beside other numbers: press {ways}, or choose "
+            "'strokes' if it is background."
         )
     if appearance is Appearance.OBJECTS and kind is LabelKind.INSTANCES:
         return (
@@ -147,7 +147,7 @@ def look_at_folder(labels: Path) -> tuple[LabelKind, str, float | None]:
     try:
         files = list(images_by_stem([labels]).values())[:FOLDER_FILES]
         if any(file.suffix.lower() in (".jpg", ".jpeg") for file in files):
-            return LabelKind.FULL, "JPEG blurs their edges", BRUSH // 2
+            return LabelKind.FULL, "JPEG blurs their edges", BACKGROUND_LABEL // 2
         looks = [look_at(open_labels(file)) for file in files]
     except (UserError, OSError):  # the training says what is wrong with them
         return LabelKind.FULL, "", None

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Labels
 
-    from napari_unetseg.annotations.annotation_store import Truth
+    from napari_unetseg.annotations.annotation_store import ImageAnnotations
     from napari_unetseg.core.events import TilePredicted
     from napari_unetseg.core.labels import Structure
-    from napari_unetseg.gui.layers import Prediction
+    from napari_unetseg.gui.layers import PredictionLayer
     from napari_unetseg.gui.services.annotations import Annotations
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
@@ -39,7 +39,7 @@ class MaskTarget:
         Who opened it, and the layer.
     """
 
-    def __init__(self, masks: MaskLayers, prediction: Prediction) -> None:
+    def __init__(self, masks: MaskLayers, prediction: PredictionLayer) -> None:
         self._masks, self._prediction = masks, prediction
         self._flushed = 0.0
 
@@ -118,10 +118,10 @@ class MaskLayers:
     ) -> None:
         self._viewer, self._session = viewer, session
         self._annotations, self._events = annotations, events
-        self.predictions: dict[Any, Prediction] = {}
+        self.predictions: dict[Any, PredictionLayer] = {}
         self.targets: set[MaskTarget] = set()
         self.renumbered: dict[str, dict[int, int]] = {}
-        self.known_masks: WeakKeyDictionary[Labels, Truth] = WeakKeyDictionary()
+        self.known_masks: WeakKeyDictionary[Labels, ImageAnnotations] = WeakKeyDictionary()
         self._room = napari_layers.PaintRoom(viewer)
         viewer.layers.events.removed.connect(self._on_layer_removed)
         session.events.structures.connect(self._recolor)
@@ -131,7 +131,7 @@ class MaskLayers:
         events.closed.connect(self._on_closed)
 
     @property
-    def current(self) -> Prediction | None:
+    def current(self) -> PredictionLayer | None:
         """The prediction of the chosen image, if there was one."""
         return self.predictions.get(self._session.image)
 
@@ -140,7 +140,7 @@ class MaskLayers:
         prediction = self.predictions.get(image)
         if prediction is None:
             truth, tell = self._annotations.truth(image), partial(self._annotations.changed, image)
-            prediction = napari_layers.Prediction(self._viewer, image, truth, tell)
+            prediction = napari_layers.PredictionLayer(self._viewer, image, truth, tell)
             prediction.on_doubt = partial(self._annotations.doubt, (prediction,))
             prediction.on_other = self._on_other_mask
             self.predictions[image] = prediction

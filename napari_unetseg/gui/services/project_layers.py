@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
-from napari_unetseg.annotations.annotation_store import Origin
+from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
+from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind, Structure
 from napari_unetseg.core.settings import TrainSettings
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state.session import Mode, Source
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Labels
 
-    from napari_unetseg.annotations.annotation_store import Truth
+    from napari_unetseg.annotations.annotation_store import ImageAnnotations
     from napari_unetseg.gui.services.annotations import Annotations
     from napari_unetseg.gui.services.image_sources import ImageSources
     from napari_unetseg.gui.services.mask_layers import MaskLayers
@@ -181,7 +181,7 @@ class Restored:
     def _image(
         self,
         described: Mapping[str, Any],
-        truth: Truth,
+        truth: ImageAnnotations,
         places: Sequence[Path],
         taken: Mapping[Any, str],
     ) -> Image | None:
@@ -206,12 +206,12 @@ class Restored:
                     viewer.layers.remove(layer)
         return None
 
-    def _fits(self, image: Image, truth: Truth) -> bool:
+    def _fits(self, image: Image, truth: ImageAnnotations) -> bool:
         with suppress(UserError):
             return napari_layers.grid_shape(image) == truth.shape
         return False
 
-    def _labels(self, image: Image, truth: Truth, described: Mapping[str, Any]) -> None:
+    def _labels(self, image: Image, truth: ImageAnnotations, described: Mapping[str, Any]) -> None:
         session, annotations = self._session, self._annotations
         source, masked = session.source(image) or Source(image), False
         if annotations.truths.get(image) is not truth:
@@ -221,10 +221,10 @@ class Restored:
             return
         name = described.get("labels")
         name = name if isinstance(name, str) else None
-        if name is not None or truth.grid(Origin.STROKES).cells():
+        if name is not None or truth.grid(LabelSource.STROKES).cells():
             layer = self._open_labels(image, truth, source.labels, name)
             new = layer or napari_layers.strokes_layer(image, truth, session.structures, name)
-            annotations.known_labels[new] = truth.grid(Origin.STROKES)
+            annotations.known_labels[new] = truth.grid(LabelSource.STROKES)
             kind = LabelKind(truth.kind)
             session.put_source(replace(source, labels=new, kind=kind, chosen=True))
             if layer is None:
@@ -232,7 +232,7 @@ class Restored:
         if truth.said() or masked:
             self._masks.open(image, "", session.structures).close()
 
-    def _put_away(self, image: Image, truth: Truth) -> bool:
+    def _put_away(self, image: Image, truth: ImageAnnotations) -> bool:
         """Take off an image what is said of it elsewhere, and its old masks; whether it had one."""
         told = (self._annotations.truths.get(image), truth)
         self._events.image_removed.emit(image)
@@ -243,7 +243,7 @@ class Restored:
         return bool(masks)
 
     def _open_labels(
-        self, image: Image, truth: Truth, labels: Labels | None, name: str | None
+        self, image: Image, truth: ImageAnnotations, labels: Labels | None, name: str | None
     ) -> Labels | None:
         """The layer that holds an image's strokes already; others of the image are put away."""
         named = [layer for layer in self._sources.labels_candidates() if layer.name == name]
@@ -259,9 +259,9 @@ class Restored:
                 labels.visible = False
         return None
 
-    def _holds(self, image: Image, layer: Labels, truth: Truth) -> bool:
+    def _holds(self, image: Image, layer: Labels, truth: ImageAnnotations) -> bool:
         """Whether a layer holds an image's strokes, or held them until its image was closed."""
-        grid = truth.grid(Origin.STROKES)
+        grid = truth.grid(LabelSource.STROKES)
         if napari_layers.misfit(image, layer):
             return False
         data = napari_layers.voxels_of(image, layer)
@@ -290,7 +290,7 @@ class Restored:
 
 
 def _shown(number: Any) -> int:
-    if type(number) is not int or not 0 < number <= BRUSH:
+    if type(number) is not int or not 0 < number <= BACKGROUND_LABEL:
         raise ValueError("no structure has this number")
     return number
 

@@ -12,7 +12,7 @@ from napari_unetseg.jobs.window_tasks import JobProgress
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
-    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.job_control import JobControl
 
 __all__ = ["ReportWork"]
 
@@ -26,7 +26,7 @@ class ReportWork:
     title: str
     stacks: Mapping[str, Stack]
 
-    def __call__(self, control: Control) -> Generator[Event, None, Path]:
+    def __call__(self, control: JobControl) -> Generator[Event, None, Path]:
         """Yield progress and notices; return the page."""
         from napari_unetseg.report.project_report import report_events
 

@@ -14,8 +14,8 @@ from napari_unetseg.training.training_events import StartedFrom
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.core.metrics import Scores
-    from napari_unetseg.jobs.live_predictor import MaskBegins
-    from napari_unetseg.training.training_events import Prepared, TrainingDone
+    from napari_unetseg.jobs.live_predictor import MaskStarted
+    from napari_unetseg.training.training_events import TrainingDone, TrainingPrepared
 
 __all__ = [
     "describe_better",
@@ -199,7 +199,7 @@ def describe_image(stack: Stack, dims: int) -> str:
     return f"{count} {what}s of {size} pixels, {channels}; each {what} is segmented on its own."
 
 
-def describe_prepared(event: Prepared) -> str:
+def describe_prepared(event: TrainingPrepared) -> str:
     """What a training that begins works with."""
     held = (
         f"{event.validation_voxels:,} held out in {event.blocks} blocks"
@@ -241,7 +241,7 @@ def _change(before: Scores | None, scores: Scores) -> str:
     return f"{scores.mean_dice:.2f}"
 
 
-def describe_better(event: MaskBegins, *, on_strokes: bool, earlier: bool) -> str:
+def describe_better(event: MaskStarted, *, on_strokes: bool, earlier: bool) -> str:
     """A better model is shown: its score, and where the earlier one is if there was one."""
     text = describe_scores(event.scores, event.before, on_strokes=on_strokes)
     return f"{text}{KEPT if earlier else ''}."

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from psygnal import SignalGroupDescriptor
 
-from napari_unetseg.core.labels import BRUSH, LabelKind, Structure
+from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind, Structure
 from napari_unetseg.core.settings import MatchSpacing, TrainSettings
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.batch_rows import BatchRow
     from napari_unetseg.io.project.locations import Recovery
     from napari_unetseg.models.model import Model
-    from napari_unetseg.models.training_record import Choice
+    from napari_unetseg.models.training_record import AutoSetting
 
 __all__ = [
     "JobKind",
@@ -242,7 +242,7 @@ class Session:
     """Training goes on from the model in use where it fits."""
 
     job: JobState | None = None
-    choices: tuple[Choice, ...] = ()
+    choices: tuple[AutoSetting, ...] = ()
     """What the newest training chose for its images, and why."""
     curve: tuple[Point, ...] = ()
     marks: tuple[Mark, ...] = ()
@@ -304,7 +304,7 @@ class Session:
         """Add the structures that were found in labels, or in a model, under their number."""
         names, known = names or {}, {s.number: s for s in self.structures}
         for number in numbers:
-            if 1 <= number < BRUSH and number not in known:
+            if 1 <= number < BACKGROUND_LABEL and number not in known:
                 known[number] = Structure(number, names.get(number, ""))
         for number, name in names.items():
             if number in known and known[number].name == f"structure {number}":

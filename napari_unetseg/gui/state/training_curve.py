@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_unetseg.gui.state.session import Mark, MarkKind, Point
-from napari_unetseg.training.training_events import EpochDone, Improved, Renewed
+from napari_unetseg.training.training_events import AnnotationsUpdated, EpochDone, ModelImproved
 
 if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
@@ -23,16 +23,16 @@ MOST_CLASSES = 4
 WORST = 3
 
 
-def note(session: Session, event: EpochDone | Improved | Renewed) -> None:
+def note(session: Session, event: EpochDone | ModelImproved | AnnotationsUpdated) -> None:
     """Write an event of a training down in the session's curve and marks."""
     match event:
         case EpochDone():
             session.curve = (*session.curve, _point(event))
-        case Improved():
+        case ModelImproved():
             dice = _known(event.scores.mean_dice) if event.scores else None
             mark = Mark(MarkKind.SHOWN, event.step, event.seconds, dice)
             session.marks = (*session.marks, mark)
-        case Renewed():
+        case AnnotationsUpdated():
             mark = Mark(MarkKind.STROKES, event.step, event.seconds)
             session.marks = (*session.marks, mark)
             session.say(

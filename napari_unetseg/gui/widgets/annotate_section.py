@@ -22,7 +22,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_unetseg.core.labels import BRUSH, LabelKind
+from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 from napari_unetseg.gui.features.class_editor import balance
 from napari_unetseg.gui.services.label_problems import look_at_folder
 from napari_unetseg.gui.widgets.alignment_notice import MisfitPanel
@@ -222,7 +222,7 @@ class AnnotatePanel(Panel):
         names = {s.number: s.name for s in self.session.structures}
         _act(menu, "Colour…", partial(self._on_recolor, number))
         if (merge := menu.addMenu("Merge into")) is not None:
-            for other, name in {**names, BRUSH: "background"}.items():
+            for other, name in {**names, BACKGROUND_LABEL: "background"}.items():
                 if other != number:
                     _act(merge, name, partial(classes.merge, number, other))
         _act(menu, "Delete, with its labels", partial(classes.delete, number))

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QGridLayout, QLabel, QVBoxLayout, QWidget
 from napari_unetseg.gui.widgets.section import folded, hint
 
 if TYPE_CHECKING:
-    from napari_unetseg.models.training_record import Choice
+    from napari_unetseg.models.training_record import AutoSetting
 
 __all__ = ["ChosenList"]
 
@@ -33,7 +33,7 @@ class ChosenList(QWidget):
         column.addWidget(self.fold)
         self.hide()
 
-    def show_choices(self, choices: Sequence[Choice]) -> None:
+    def show_choices(self, choices: Sequence[AutoSetting]) -> None:
         """Show these, in their order, in place of what was there."""
         while (item := self._grid.takeAt(0)) is not None:
             if (widget := item.widget()) is not None:
@@ -56,7 +56,7 @@ def _value(text: str) -> QLabel:
     return label
 
 
-def _how_to_change(choice: Choice) -> str:
+def _how_to_change(choice: AutoSetting) -> str:
     if not choice.setting:
         return "Derived from the images and labels."
     names = choice.setting.split(", ")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFrame, QLabel, QLineEdit, QToolButton, QVBoxLayout, QWidget
 
-from napari_unetseg.core.labels import BRUSH, default_color
+from napari_unetseg.core.labels import BACKGROUND_LABEL, default_color
 from napari_unetseg.gui.widgets.section import restyle, row
 
 if TYPE_CHECKING:
@@ -52,11 +52,11 @@ class BrushRow(QFrame):
         self.more.setToolTip(f"Colour, merge or delete {name}.")
         self.more.setAccessibleName(f"More about {name}")
         self.more.clicked.connect(partial(self.asked.emit, number))
-        self.more.setVisible(number != BRUSH)
+        self.more.setVisible(number != BACKGROUND_LABEL)
         layout = row(self.swatch, figure, self.name, self.count, self.dice, self.more, stretch=2)
         layout.setContentsMargins(6, 3, 6, 3)
         self.setLayout(layout)
-        if number == BRUSH:
+        if number == BACKGROUND_LABEL:
             self.name.setReadOnly(True)
             self.name.setFocusPolicy(Qt.FocusPolicy.NoFocus)
             self.name.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
@@ -111,7 +111,7 @@ class BrushList(QWidget):
     def show_structures(self, structures: tuple[Structure, ...]) -> None:
         """Show these structures, and the background brush last."""
         wanted = {s.number: (s.name, s.color) for s in structures}
-        wanted[BRUSH] = ("background", default_color(BRUSH))
+        wanted[BACKGROUND_LABEL] = ("background", default_color(BACKGROUND_LABEL))
         if list(wanted) == list(self._rows):
             for number, (name, color) in wanted.items():
                 self._rows[number].name.setText(name)

@@ -23,7 +23,7 @@ from pydantic import (
 from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.inference.large.find_images import check_outputs, find_images
 from napari_unetseg.inference.large.output_format import Saving
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.predict_to_zarr import Chunks
     from napari_unetseg.models.model import Model
 
-__all__ = ["Batch", "Job", "JobBegun", "JobDone", "plan_batch", "read_batch", "run_batch"]
+__all__ = ["Batch", "BatchJob", "JobBegun", "JobDone", "plan_batch", "read_batch", "run_batch"]
 
 
 def _several(value: Any) -> Any:
@@ -56,7 +56,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Job(_Strict):
+class BatchJob(_Strict):
     """One model applied to images."""
 
     model: Path
@@ -107,7 +107,7 @@ class Job(_Strict):
 class Batch(_Strict):
     """Jobs, one after another, and what they have in common."""
 
-    jobs: Annotated[list[Job], Field(min_length=1)]
+    jobs: Annotated[list[BatchJob], Field(min_length=1)]
     report: Path | None = None
     """A table of all images."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
@@ -134,7 +134,7 @@ class JobBegun(Event):
 class JobDone(Event):
     """What became of a job: its images, or why it could not begin."""
 
-    job: Job
+    job: BatchJob
     model: Model | None
     files: list[FileDone]
     error: str = ""
@@ -194,7 +194,7 @@ def _placed(batch: Batch, folder: Path) -> Batch:
 
 def run_batch(
     batch: Batch,
-    control: Control | None = None,
+    control: JobControl | None = None,
     chunks: Callable[[Opening], Callable[[Path], Chunks]] | None = None,
 ) -> Generator[Event, None, list[JobDone]]:
     """Do a batch; what is bad, an image or a whole job, does not stop the rest.
@@ -223,7 +223,7 @@ def run_batch(
     """
     from napari_unetseg.models.model import load_model
 
-    control = control or Control(batch.threads)
+    control = control or JobControl(batch.threads)
     results: list[JobDone] = []
     for number, (job, images) in enumerate(plan_batch(batch), 1):
         if control.stopped:
@@ -254,7 +254,7 @@ def run_batch(
     return results
 
 
-def plan_batch(batch: Batch) -> Iterator[tuple[Job, dict[str, Path] | UserError]]:
+def plan_batch(batch: Batch) -> Iterator[tuple[BatchJob, dict[str, Path] | UserError]]:
     """Each job with its images by their stems, or with why it cannot begin.
 
     They are looked for when its turn comes: they may be what an earlier job made.
@@ -273,7 +273,7 @@ def plan_batch(batch: Batch) -> Iterator[tuple[Job, dict[str, Path] | UserError]
             yield job, images
 
 
-def _claim(job: Job, number: int, images: dict[str, Path], taken: dict[str, int]) -> None:
+def _claim(job: BatchJob, number: int, images: dict[str, Path], taken: dict[str, int]) -> None:
     """Refuse results of an earlier job, which would be left out as there or be replaced."""
     how, mine = job.saving, []
     for stem, image in images.items():

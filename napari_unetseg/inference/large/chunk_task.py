@@ -12,7 +12,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import most_probable
 from napari_unetseg.core.resample import read_scaled
 from napari_unetseg.inference import tiling
-from napari_unetseg.inference.predictor import SMALLEST_EDGE, Inference
+from napari_unetseg.inference.predictor import SMALLEST_EDGE, Predictor
 from napari_unetseg.inference.uncertainty import margin_uncertainty
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 
@@ -81,7 +81,7 @@ class ChunkPredictor:
         self.notices: list[str] = []
         self._model, self._normalization = model, normalization
         self._keep, self._unsure = probabilities, unsure
-        self._inference = Inference(model, device)
+        self._inference = Predictor(model, device)
         self._tiling = grid.tiling(self._inference.network)
 
     def read(self, stack: Stack, number: int) -> Read:

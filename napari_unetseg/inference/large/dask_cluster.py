@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
     from napari_unetseg.core.image_stack import Normalization, Stack
-    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.job_control import JobControl
     from napari_unetseg.core.settings import PredictSettings
-    from napari_unetseg.inference.large.dask_worker import Job
+    from napari_unetseg.inference.large.dask_worker import ChunkJob
     from napari_unetseg.inference.large.output import Output
     from napari_unetseg.inference.large.predict_to_zarr import Chunks
     from napari_unetseg.models.model import Model
@@ -85,15 +85,15 @@ def _predict(
     output: Output,
     normalization: Normalization,
     settings: PredictSettings,
-    control: Control,
+    control: JobControl,
 ) -> Iterator[Event]:
     """Have the chunks that are not there yet predicted."""
-    from napari_unetseg.inference.large.dask_worker import Job
+    from napari_unetseg.inference.large.dask_worker import ChunkJob
 
     plan = output.plan
     with _connected():
         name = _send(client, plan.model)
-    job = Job(
+    job = ChunkJob(
         id=uuid.uuid4().hex[:12],
         models=name,
         open_image=open_image,
@@ -141,7 +141,9 @@ def forget_model(client: Client) -> None:
             client.unregister_worker_plugin(name)
 
 
-def _hand_out(client: Client, job: Job, output: Output, control: Control) -> Iterator[Event]:
+def _hand_out(
+    client: Client, job: ChunkJob, output: Output, control: JobControl
+) -> Iterator[Event]:
     """Give workers chunks, a few more than they can do at once, until all are written."""
     total = len(output.plan.grid)
     left = [number for number in range(total) if not output.done(number)]
@@ -176,7 +178,7 @@ def _room(client: Client) -> int:
     return max(1, sum(threads.values()) + len(threads))
 
 
-def _submit(client: Client, job: Job, number: int) -> Future[Any]:
+def _submit(client: Client, job: ChunkJob, number: int) -> Future[Any]:
     from napari_unetseg.inference.large.dask_worker import predict_chunk
 
     return client.submit(predict_chunk, job, number, pure=False, priority=-number)

@@ -21,7 +21,7 @@ from napari_unetseg.core.versions import PROGRAM_VERSION
 from napari_unetseg.inference.large.atomic_store import FolderStore
 from napari_unetseg.inference.large.chunk_task import ChunkPredictor
 from napari_unetseg.inference.large.output import Output, attach_output
-from napari_unetseg.inference.large.output_plan import Plan, Precision
+from napari_unetseg.inference.large.output_plan import OutputPlan, Precision
 from napari_unetseg.inference.large.predict_to_zarr import CannotGoOnError, saving
 from napari_unetseg.models.model import Model
 from napari_unetseg.runtime.devices import use_threads
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import PredictSettings
     from napari_unetseg.inference.large.chunk_grid import Grid
 
-__all__ = ["Job", "Models", "predict_chunk"]
+__all__ = ["ChunkJob", "Models", "predict_chunk"]
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ChunkJob:
     """One image to be predicted, as it is told to workers.
 
     Attributes
@@ -50,7 +50,7 @@ class Job:
     store
         The folder of the Zarr store that is filled.
     grid, normalization, settings, probabilities, ome, name
-        As of `Plan` and `PredictSettings`; every worker does the same.
+        As of `OutputPlan` and `PredictSettings`; every worker does the same.
     version
         Of the program that began it.
     """
@@ -112,7 +112,7 @@ class Models(WorkerPlugin):
         if self.memory is not None:
             self.memory.close()
 
-    def open(self, job: Job) -> _Begun:
+    def open(self, job: ChunkJob) -> _Begun:
         """The image of a job, opened once."""
         with self.opening:
             if job.id not in self.begun:
@@ -120,7 +120,7 @@ class Models(WorkerPlugin):
                 self.begun[job.id] = self._open(job)
             return self.begun[job.id]
 
-    def _open(self, job: Job) -> _Begun:
+    def _open(self, job: ChunkJob) -> _Begun:
         assert self.model is not None
         if job.version != PROGRAM_VERSION:
             raise UserError(
@@ -129,7 +129,7 @@ class Models(WorkerPlugin):
             )
         try:
             stack = job.open_image(job.image)
-            plan = Plan(self.model, stack, job.grid, job.probabilities, job.ome, job.name)
+            plan = OutputPlan(self.model, stack, job.grid, job.probabilities, job.ome, job.name)
             output = attach_output(FolderStore(job.store), plan)
         except UserError as error:
             raise UserError(
@@ -145,7 +145,7 @@ class Models(WorkerPlugin):
         return _Begun(stack, output, predictor)
 
 
-def predict_chunk(job: Job, number: int) -> list[str]:
+def predict_chunk(job: ChunkJob, number: int) -> list[str]:
     """Predict a chunk and write it; returns what should be said.
 
     One chunk is predicted at a time, while a second thread of the worker reads or writes another.

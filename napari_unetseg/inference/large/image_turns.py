@@ -13,7 +13,7 @@ from napari_unetseg.inference.large.predict_to_zarr import saving
 
 if TYPE_CHECKING:
     from napari_unetseg.core.file_locks import LockOwner
-    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.job_control import JobControl
     from napari_unetseg.inference.large.work_folder import WorkFolder
 
 __all__ = ["Turn", "Turns"]
@@ -58,7 +58,7 @@ class Turns:
     """
 
     def __init__(
-        self, turns: Iterable[Turn], control: Control, is_there: Callable[[Turn], bool]
+        self, turns: Iterable[Turn], control: JobControl, is_there: Callable[[Turn], bool]
     ) -> None:
         self._left, self._later = deque(turns), deque[Turn]()
         self._control, self._is_there = control, is_there

@@ -14,7 +14,7 @@ import zarr
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.inference.large import ome_metadata
-from napari_unetseg.inference.large.output_plan import OURS, SCHEMA, Plan, compare, same
+from napari_unetseg.inference.large.output_plan import OURS, SCHEMA, OutputPlan, compare, same
 from napari_unetseg.inference.large.pyramid import level_shapes, write_level
 from napari_unetseg.inference.large.stored_array import ReadArray, chunk_key, stored_array
 
@@ -48,7 +48,7 @@ class Output:
         The probabilities, (…, classes, spatial); None: not wanted.
     """
 
-    def __init__(self, plan: Plan, group: zarr.Group, shares: Any) -> None:
+    def __init__(self, plan: OutputPlan, group: zarr.Group, shares: Any) -> None:
         self.plan, self._group, self._shares = plan, group, shares
         self._store: Any = group.store
         self.unsure: tuple[float, int] = (0.0, 0)
@@ -138,7 +138,7 @@ class Output:
         return lambda cell: bool(self._store.has(chunk_key(array, cell)))
 
 
-def open_output(store: Any, plan: Plan, *, overwrite: bool = False) -> Output:
+def open_output(store: Any, plan: OutputPlan, *, overwrite: bool = False) -> Output:
     """Begin an output, or go on with one of the same plan.
 
     Parameters
@@ -178,7 +178,7 @@ def open_output(store: Any, plan: Plan, *, overwrite: bool = False) -> Output:
     return Output(plan, zarr.open_group(store, path=path, mode="r+"), shares)
 
 
-def attach_output(store: Any, plan: Plan) -> Output:
+def attach_output(store: Any, plan: OutputPlan) -> Output:
     """Open an output that `open_output` began, to write chunks into it beside others.
 
     Raises
@@ -203,7 +203,7 @@ def is_finished(store: Any, name: str = "mask") -> bool:
     return isinstance(state, dict) and state.get("finished") is True
 
 
-def finished_output(store: Any, plan: Plan, *, overwrite: bool = False) -> Output | None:
+def finished_output(store: Any, plan: OutputPlan, *, overwrite: bool = False) -> Output | None:
     """The finished labels of a plan, where a store has them already; None where it has not.
 
     Raises
@@ -236,7 +236,7 @@ def holds_image(store: Any) -> bool:
     return OURS not in root.attrs and "multiscales" in _ome(root)
 
 
-def open_root(store: Any, plan: Plan) -> zarr.Group:
+def open_root(store: Any, plan: OutputPlan) -> zarr.Group:
     """The root group of a store, made where there is none; `UserError` as in `open_output`."""
     if store.has(".zgroup") or store.has(".zattrs"):
         raise UserError(
@@ -280,7 +280,7 @@ def list_labels(labels: zarr.Group, name: str) -> None:
         labels.update_attributes({"ome": ome})
 
 
-def _label_metadata(plan: Plan, root: zarr.Group) -> dict[str, Any]:
+def _label_metadata(plan: OutputPlan, root: zarr.Group) -> dict[str, Any]:
     inside = plan.inside or "multiscales" in _ome(root)
     return {
         "version": ome_metadata.VERSION,
@@ -289,7 +289,7 @@ def _label_metadata(plan: Plan, root: zarr.Group) -> dict[str, Any]:
     }
 
 
-def _shares(root: zarr.Group, plan: Plan, *, fresh: bool) -> Any:
+def _shares(root: zarr.Group, plan: OutputPlan, *, fresh: bool) -> Any:
     """The array of the probabilities, an image with a channel for each class."""
     if fresh and OURS in root.attrs:
         if "0" in root:

@@ -16,7 +16,7 @@ from napari_unetseg.io.write_masks import FORMATS, MaskFormat, write_mask, write
 
 if TYPE_CHECKING:
     from napari_unetseg.inference.large.output import Output
-    from napari_unetseg.inference.large.output_plan import Plan, Precision
+    from napari_unetseg.inference.large.output_plan import OutputPlan, Precision
 
 __all__ = ["Saving"]
 
@@ -104,7 +104,7 @@ class Saving:
             there = any(same_name(f.name).startswith(begin) for f in files)
         return there and (shares is None or shares.exists())
 
-    def was_made(self, plan: Plan, stem: str, image: Path, since: float) -> bool:
+    def was_made(self, plan: OutputPlan, stem: str, image: Path, since: float) -> bool:
         """Whether files of a plan were written after a moment, in the file system's time; whole."""
         mask = self.mask_of(stem, image)
         file = self.format.files(mask, plan.grid.shape, plan.stack.grid_axes)[0]

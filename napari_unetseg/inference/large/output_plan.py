@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.chunk_grid import Grid
     from napari_unetseg.models.model import Model
 
-__all__ = ["OURS", "SCHEMA", "Plan", "Precision", "compare", "same"]
+__all__ = ["OURS", "SCHEMA", "OutputPlan", "Precision", "compare", "same"]
 
 OURS = "napari-unetseg"
 SCHEMA = "napari-unetseg/mask/1"
@@ -28,7 +28,7 @@ mask that an earlier version began is not gone on with."""
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class OutputPlan:
     """What an output is of: it decides every byte of it.
 
     Attributes

@@ -19,7 +19,7 @@ import numpy as np
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.core.image_stack import Stack
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.inference.large.atomic_store import FolderStore
 from napari_unetseg.inference.large.image_turns import Turn, Turns
 from napari_unetseg.inference.large.object_table import measure_objects
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import PredictSettings
     from napari_unetseg.inference.large.output import Output
     from napari_unetseg.inference.large.output_format import Saving
-    from napari_unetseg.inference.large.output_plan import Plan
+    from napari_unetseg.inference.large.output_plan import OutputPlan
     from napari_unetseg.inference.large.predict_to_zarr import Chunks
     from napari_unetseg.models.model import Model
 
@@ -142,7 +142,7 @@ def predict_files(
     *,
     open_image: Callable[[Path], Stack],
     wish: Wish | None = None,
-    control: Control | None = None,
+    control: JobControl | None = None,
     chunks: Callable[[Path], Chunks] | None = None,
 ) -> Generator[Event, None, list[FileDone]]:
     """Predict images and save a mask for each.
@@ -183,7 +183,7 @@ def predict_files(
     CannotGoOnError
         None of the others could be saved either, or there are no workers any more.
     """
-    control = control or Control(settings.threads)
+    control = control or JobControl(settings.threads)
     one = _One(model, how, settings, open_image, wish or Wish(), control, chunks, _now(how))
     waiting = [Turn(s, image, how.work_of(s, image)) for s, image in images.items()]
     turns = Turns(waiting, control, one.is_there)
@@ -250,7 +250,7 @@ class _One:
     settings: PredictSettings
     open_image: Callable[[Path], Stack]
     wish: Wish
-    control: Control
+    control: JobControl
     chunks: Callable[[Path], Chunks] | None
     since: float
 
@@ -282,7 +282,7 @@ class _One:
             return self._described(turn, "done")
         return (yield from self._make(turn, plan))
 
-    def _make(self, turn: Turn, plan: Plan) -> Generator[Event, None, FileDone | None]:
+    def _make(self, turn: Turn, plan: OutputPlan) -> Generator[Event, None, FileDone | None]:
         """Fill the hidden store of an image, and make its results of it."""
         output = yield from fill_store(
             plan,
@@ -301,7 +301,7 @@ class _One:
                 self.how.export(output, turn.stem, turn.image, turn.work.path)
             turn.work.clear()
 
-    def _plan(self, turn: Turn) -> Plan:
+    def _plan(self, turn: Turn) -> OutputPlan:
         how = self.how
         by_chunks = how.format.by_chunks
         return make_plan(

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.inference.large.chunk_grid import Grid
 from napari_unetseg.inference.large.chunk_task import ChunkPredictor, Predicted, Read
 from napari_unetseg.inference.large.output import Output, open_output
-from napari_unetseg.inference.large.output_plan import Plan, Precision
+from napari_unetseg.inference.large.output_plan import OutputPlan, Precision
 from napari_unetseg.inference.large.pipeline import overlapped
 from napari_unetseg.inference.predictor import why_blended
 from napari_unetseg.models.voxel_sizes import fit_spacing
@@ -45,7 +45,7 @@ class DiskFullError(CannotGoOnError):
     """There is no space to save a mask."""
 
 
-Chunks = Callable[["Output", "Normalization", PredictSettings, Control], Iterator[Event]]
+Chunks = Callable[["Output", "Normalization", PredictSettings, JobControl], Iterator[Event]]
 """Predicts and writes the chunks of an output that are not there yet: `predict_here`, or others."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -59,12 +59,12 @@ def make_plan(
     ome: bool = True,
     name: str = "mask",
     inside: bool = False,
-) -> Plan:
+) -> OutputPlan:
     """What an output is of; `UserError` where the image does not fit the model."""
     model.check_image(stack)
     resampling = fit_spacing(model, stack, match=settings.match_spacing).resampling
     grid = Grid.plan(model, stack, settings.tile, resampling)
-    return Plan(model, stack, grid, probabilities, ome, name, inside)
+    return OutputPlan(model, stack, grid, probabilities, ome, name, inside)
 
 
 def predict_to_zarr(
@@ -77,7 +77,7 @@ def predict_to_zarr(
     ome: bool = True,
     name: str = "mask",
     overwrite: bool = False,
-    control: Control | None = None,
+    control: JobControl | None = None,
     chunks: Chunks | None = None,
 ) -> Generator[Event, None, Output | None]:
     """Predict an image of any size into OME-Zarr labels, and go on with what was begun.
@@ -96,7 +96,7 @@ def predict_to_zarr(
     probabilities
         Store them too: ``float32``, ``float16``, or ``uint8`` where 255 stands for 1.
     ome
-        With OME-Zarr metadata and smaller levels for viewers; see `Plan`.
+        With OME-Zarr metadata and smaller levels for viewers; see `OutputPlan`.
     name
         Of the labels.
     overwrite
@@ -132,16 +132,16 @@ def predict_to_zarr(
 
 
 def fill_store(
-    plan: Plan,
+    plan: OutputPlan,
     store: Any,
     settings: PredictSettings,
     *,
     overwrite: bool = False,
-    control: Control | None = None,
+    control: JobControl | None = None,
     chunks: Chunks | None = None,
 ) -> Generator[Event, None, Output | None]:
     """Do what `predict_to_zarr` does, for a plan that was made before."""
-    control = control or Control(settings.threads)
+    control = control or JobControl(settings.threads)
     with kept_memory(), saving():
         output = open_output(store, plan, overwrite=overwrite)
         if not output.finished or output.missing():
@@ -163,7 +163,7 @@ def predict_here(
     output: Output,
     normalization: Normalization,
     settings: PredictSettings,
-    control: Control,
+    control: JobControl,
     *,
     unsure: bool = False,
 ) -> Iterator[Event]:
@@ -200,7 +200,7 @@ def predict_here(
         yield ChunkPredicted(number + 1, total)
 
 
-def fill(output: Output, control: Control | None = None) -> Iterator[Event]:
+def fill(output: Output, control: JobControl | None = None) -> Iterator[Event]:
     """Make what else belongs to an output of which every chunk is there; it can be stopped too."""
     for _ in output.finish():
         if control is not None and control.stopped:

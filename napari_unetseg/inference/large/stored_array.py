@@ -12,7 +12,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.inference.large import ome_metadata
 
 if TYPE_CHECKING:
-    from napari_unetseg.inference.large.output_plan import Plan
+    from napari_unetseg.inference.large.output_plan import OutputPlan
 
 __all__ = ["ReadArray", "chunk_key", "stored_array"]
 
@@ -60,7 +60,7 @@ def stored_array(
     shape: tuple[int, ...],
     chunks: tuple[int, ...],
     dtype: str,
-    plan: Plan,
+    plan: OutputPlan,
 ) -> Any:
     """An array of a group, made where it is not there; every chunk of it will be a file."""
     config: Any = {"write_empty_chunks": True}

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_unetseg.annotations.annotation_store import Change, Truth
+from napari_unetseg.annotations.annotation_store import AnnotationChange, ImageAnnotations
 from napari_unetseg.annotations.annotation_time import checked_seconds
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
@@ -109,7 +109,7 @@ class Database:
             state.append(("values", json.dumps(values)))
         self._put("state", state)
 
-    def put_images(self, truths: Mapping[str, Truth]) -> None:
+    def put_images(self, truths: Mapping[str, ImageAnnotations]) -> None:
         """Write what the labels of images are."""
         rows = [
             (key, json.dumps(list(truth.shape)), truth.grid_dtype, str(truth.kind))
@@ -276,7 +276,7 @@ def read_state(connection: sqlite3.Connection) -> tuple[dict[str, Any], float]:
     return values, checked_seconds(float(state.get("seconds", 0)))
 
 
-def read_truths(connection: sqlite3.Connection) -> dict[str, Truth]:
+def read_truths(connection: sqlite3.Connection) -> dict[str, ImageAnnotations]:
     """Empty truths of all images; `ValueError` where one is not described as it must be."""
     truths = {}
     for key, shape, dtype, kind in connection.execute("SELECT * FROM images"):
@@ -284,14 +284,14 @@ def read_truths(connection: sqlite3.Connection) -> dict[str, Truth]:
         fits = IMAGE_KEY.fullmatch(key) and 2 <= len(sizes) <= 6 and numbers.kind in "biu"
         if not fits or not all(type(n) is int and 0 < n < 2**31 for n in sizes):
             raise ValueError("an image is not described as it must be")
-        truths[key] = Truth(sizes, numbers, LabelKind(kind))
+        truths[key] = ImageAnnotations(sizes, numbers, LabelKind(kind))
     order = sorted(truths, key=lambda key: int(key.removeprefix("image-")))
     return {key: truths[key] for key in order}
 
 
 def read_rows(
-    connection: sqlite3.Connection, truths: Mapping[str, Truth]
-) -> Iterator[tuple[int, str, Change] | None]:
+    connection: sqlite3.Connection, truths: Mapping[str, ImageAnnotations]
+) -> Iterator[tuple[int, str, AnnotationChange] | None]:
     """The rows of labels in order, as `change_of` gives them; None for one that is damaged."""
     for columns in connection.execute("SELECT * FROM labels ORDER BY id"):
         try:

@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numcodecs.blosc import Blosc
 
-from napari_unetseg.annotations.annotation_store import Change, Origin, Truth
+from napari_unetseg.annotations.annotation_store import (
+    AnnotationChange,
+    ImageAnnotations,
+    LabelSource,
+)
 from napari_unetseg.annotations.sparse_array import parts, within
 
 if TYPE_CHECKING:
@@ -29,7 +33,7 @@ Columns = tuple[Any, ...]
 """A row of the table ``labels``."""
 
 
-def pieces_of(change: Change) -> Iterator[Change]:
+def pieces_of(change: AnnotationChange) -> Iterator[AnnotationChange]:
     """A change as it is, or, where that is too large for a row, each chunk of it."""
     if change.values.size <= MAX_VOXELS:
         yield change
@@ -37,11 +41,11 @@ def pieces_of(change: Change) -> Iterator[Change]:
     for part in parts(change.region):
         at = within(part, change.region)
         stamps = None if change.stamps is None else change.stamps[at]
-        yield Change(change.origin, part, change.values[at], change.stamp, stamps)
+        yield AnnotationChange(change.origin, part, change.values[at], change.stamp, stamps)
 
 
 def columns_of(
-    number: int, image: str, change: Change, dtype: np.dtype[Any], codec: Blosc = FAST
+    number: int, image: str, change: AnnotationChange, dtype: np.dtype[Any], codec: Blosc = FAST
 ) -> Columns:
     """What a region holds from a change on, as a row.
 
@@ -65,19 +69,21 @@ def columns_of(
     return (number, *said, labels, times, _crc(said, labels, times))
 
 
-def change_of(columns: Columns, truths: Mapping[str, Truth]) -> tuple[int, str, Change]:
+def change_of(
+    columns: Columns, truths: Mapping[str, ImageAnnotations]
+) -> tuple[int, str, AnnotationChange]:
     """Id, image and change of a row; `ValueError` and others where it is damaged."""
     number, image, origin, text, stamp, labels, times, crc = columns
     if crc != _crc((image, origin, text, stamp), labels, times):
         raise ValueError("a checksum is another")
     if not 0 < number < 2**53 or type(stamp) is not int or not 0 <= stamp < 2**32:
         raise ValueError("an id or a time is none")
-    grid = truths[image].grid(Origin(origin))
+    grid = truths[image].grid(LabelSource(origin))
     region = _region(text, grid.shape)
     shape = [s.stop - s.start for s in region]
     values = _decoded(labels, shape, grid.dtype)
     stamps = None if times is None else _decoded(times, shape, np.dtype(np.uint32))
-    return number, image, Change(Origin(origin), region, values, stamp, stamps)
+    return number, image, AnnotationChange(LabelSource(origin), region, values, stamp, stamps)
 
 
 def _region(text: str, shape: Sequence[int]) -> Region:

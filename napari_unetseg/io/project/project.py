@@ -16,7 +16,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from napari_unetseg.annotations.annotation_time import Effort
+from napari_unetseg.annotations.annotation_time import AnnotationTime
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.file_locks import try_lock
 from napari_unetseg.io.project.database import (
@@ -39,7 +39,7 @@ from napari_unetseg.io.project.row_index import (
 if TYPE_CHECKING:
     from filelock import FileLock
 
-    from napari_unetseg.annotations.annotation_store import Change, Truth
+    from napari_unetseg.annotations.annotation_store import AnnotationChange, ImageAnnotations
 
 __all__ = ["Project"]
 
@@ -75,8 +75,8 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.values: dict[str, Any] = {}
-        self.truths: dict[str, Truth] = {}
-        self.effort = Effort()
+        self.truths: dict[str, ImageAnnotations] = {}
+        self.effort = AnnotationTime()
         self.trouble = ""
         self.lost: list[str] = []
         self.unsynced, self.unsaved_bytes = False, 0
@@ -192,7 +192,7 @@ class Project:
 
     # -- what is said --------------------------------------------------------------------------
 
-    def record(self, key: str, change: Change) -> None:
+    def record(self, key: str, change: AnnotationChange) -> None:
         """Write down what was said about an image; never raises, see `trouble`."""
         with self._lock:
             self.effort.word(time.monotonic())
@@ -205,7 +205,7 @@ class Project:
             self._rows.dirty.update(places)
             self._since_copy.update(places)
 
-    def add(self, key: str, truth: Truth, naming: dict[str, Any] | None = None) -> None:
+    def add(self, key: str, truth: ImageAnnotations, naming: dict[str, Any] | None = None) -> None:
         """Take in an image with all that was said about it until now, whole or not at all.
 
         ``naming`` are the `values` that name a new image.

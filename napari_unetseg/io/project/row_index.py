@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_unetseg.annotations.annotation_store import Change, Origin, Truth
+from napari_unetseg.annotations.annotation_store import (
+    AnnotationChange,
+    ImageAnnotations,
+    LabelSource,
+)
 from napari_unetseg.annotations.sparse_array import Cell, cells
 from napari_unetseg.io.project.label_rows import FAST, Columns, columns_of
 
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Place", "RowIndex", "joined_row", "places_in", "places_of"]
 
-Place = tuple[str, Origin, Cell]
+Place = tuple[str, LabelSource, Cell]
 """A chunk of an image's strokes, corrections or accepted regions."""
 
 
@@ -54,7 +58,9 @@ class RowIndex:
         """New ids for chunks."""
         return {place: self.new_id() for place in places}
 
-    def read(self, number: int, key: str, change: Change, truth: Truth) -> None:
+    def read(
+        self, number: int, key: str, change: AnnotationChange, truth: ImageAnnotations
+    ) -> None:
         """A row was read from the database."""
         self.next_id = number + 1
         places = list(places_in(key, change.origin, change.region))
@@ -80,21 +86,21 @@ class RowIndex:
         return [place for place in numbers if numbers[place] < self.began.get(place[0], 0)]
 
 
-def places_in(key: str, origin: Origin, region: Region) -> Iterator[Place]:
+def places_in(key: str, origin: LabelSource, region: Region) -> Iterator[Place]:
     """The chunks that a region touches."""
     return ((key, origin, cell) for cell in cells(region))
 
 
-def places_of(truths: Mapping[str, Truth]) -> Iterator[Place]:
+def places_of(truths: Mapping[str, ImageAnnotations]) -> Iterator[Place]:
     """The chunks of images that hold anything."""
     for key, truth in truths.items():
-        for origin in Origin:
+        for origin in LabelSource:
             for cell in {*truth.grid(origin).cells(), *truth.stamps(origin).cells()}:
                 yield key, origin, cell
 
 
 def joined_row(
-    truths: Mapping[str, Truth], place: Place, number: int, codec: Any = FAST
+    truths: Mapping[str, ImageAnnotations], place: Place, number: int, codec: Any = FAST
 ) -> Columns | None:
     """All that a chunk holds as a row; None if it holds nothing."""
     key, origin, cell = place
@@ -107,5 +113,5 @@ def joined_row(
     if values is None:
         values = np.zeros([s.stop - s.start for s in region], grid.dtype)
     newest = 0 if stamps is None else int(stamps.max())
-    change = Change(origin, region, values, newest, stamps)
+    change = AnnotationChange(origin, region, values, newest, stamps)
     return columns_of(number, key, change, grid.dtype, codec)

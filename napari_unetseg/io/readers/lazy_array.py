@@ -16,12 +16,12 @@ import numpy as np
 from napari_unetseg.core.errors import UserError
 
 __all__ = [
+    "ArraySource",
     "Cut",
     "Key",
     "Lazy",
     "LazyArray",
     "Planes",
-    "Source",
     "check_numbers",
     "check_size",
     "chunk_cache",
@@ -46,7 +46,7 @@ Damaged files lead to them too, so it is never sure which of the two it was.
 Key = tuple[int | slice, ...]
 
 
-class Source(Protocol):
+class ArraySource(Protocol):
     """Where the planes of a `LazyArray` come from; equal sources hold equal pixels."""
 
     @property
@@ -239,7 +239,7 @@ class LazyArray(Planes):
 
     def __init__(
         self,
-        source: Source,
+        source: ArraySource,
         shape: tuple[int, ...],
         dtype: Any,
         order: tuple[int, ...] = (),

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.errors import LostError, UserError
 from napari_unetseg.core.events import Event, TilePredicted
-from napari_unetseg.jobs.live_predictor import MaskBegins, Screen, View
+from napari_unetseg.jobs.live_predictor import MaskStarted, Viewport, ViewportState
 from napari_unetseg.jobs.remote.connection import Link, failure
 from napari_unetseg.jobs.remote.event_messages import check_place, decoded
 from napari_unetseg.jobs.remote.image_messages import cut, hash_of
 from napari_unetseg.jobs.remote.model_messages import content_of, model_of
 from napari_unetseg.jobs.remote.packets import BadMessageError, Message, Words
 from napari_unetseg.jobs.remote.task_messages import Known, told_pairs, told_region, told_task
-from napari_unetseg.jobs.tasks import Prediction, RemoteDisconnected, Task
-from napari_unetseg.training.training_events import Improved, Outcome, StepDone, TrainingDone
+from napari_unetseg.jobs.tasks import PredictTask, RemoteDisconnected, Task
+from napari_unetseg.training.training_events import ModelImproved, Outcome, StepDone, TrainingDone
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.job_control import JobControl
     from napari_unetseg.models.model import Model
 
 __all__ = ["run"]
@@ -34,7 +34,7 @@ BEAT_SECONDS = 5.0
 
 
 def run(
-    task: Task, address: str, control: Control, key_file: Path | None = None
+    task: Task, address: str, control: JobControl, key_file: Path | None = None
 ) -> Generator[Event, None, Any]:
     """Have a task done by the worker behind an address, as `RunOn` says; threads stay unsaid.
 
@@ -63,14 +63,14 @@ def run(
 class _Call:
     """One task, from here."""
 
-    def __init__(self, task: Task, link: Link, control: Control) -> None:
+    def __init__(self, task: Task, link: Link, control: JobControl) -> None:
         self._task, self._link, self._control = task, link, control
         self._known, self._sent = Known(), set(link.pieces)
         self._told_at, self._told_stop = 0.0, False
         self._shape: tuple[int, ...] = ()
-        self._view: View | None = None
+        self._view: Viewport | None = None
         self._seen: tuple[slice, ...] | None = None
-        self.best: Improved | None = None
+        self.best: ModelImproved | None = None
         self._step: StepDone | None = None
         self._newest: Any = None
         self._offers = 0
@@ -108,7 +108,7 @@ class _Call:
 
     def _begin(self) -> None:
         words, arrays, model = told_task(self._task, self._known)
-        if isinstance(self._task, Prediction):
+        if isinstance(self._task, PredictTask):
             self._shape = self._task.stack.grid_shape
         else:
             words |= self._looks(self._task.screen)
@@ -120,11 +120,11 @@ class _Call:
     # -- what is said there --------------------------------------------------------------------
 
     def _notice(self, event: Event) -> None:
-        if isinstance(event, MaskBegins):
+        if isinstance(event, MaskStarted):
             self._shape = event.view.stack.grid_shape
         elif isinstance(event, TilePredicted):
             check_place(event, self._shape)
-        elif isinstance(event, Improved):
+        elif isinstance(event, ModelImproved):
             self.best = event
         elif isinstance(event, StepDone):
             self._step = event
@@ -133,7 +133,7 @@ class _Call:
         if "error" in end:
             raise failure(end)
         if self._newest is not None and (end.get("untaken") or end.get("offers") != self._offers):
-            self._control.offer_pairs(self._newest)
+            self._control.push_annotations(self._newest)
         return model_of(arrays[0]) if arrays else None
 
     # -- what is said here ---------------------------------------------------------------------
@@ -144,9 +144,9 @@ class _Call:
         arrays: list[np.ndarray] = []
         if self._control.stopped and not self._told_stop:
             self._told_stop = words["stop"] = True
-        if not isinstance(self._task, Prediction):
+        if not isinstance(self._task, PredictTask):
             words |= self._looks(self._task.screen)
-        if (newer := self._control.take_pairs()) is not None:
+        if (newer := self._control.pop_annotations()) is not None:
             self._newest = newer
             self._offers += 1
             told, arrays = told_pairs(newer, self._known)
@@ -155,7 +155,7 @@ class _Call:
             self._told_at = time.monotonic()
             self._link.send(words, arrays)
 
-    def _looks(self, screen: Screen) -> Words:
+    def _looks(self, screen: ViewportState) -> Words:
         words: Words = {}
         view, seen = screen.view, screen.seen
         if view is not self._view:

@@ -13,16 +13,16 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice, OtherSpacing, TilePredicted
 from napari_unetseg.core.labels import Structure
 from napari_unetseg.core.metrics import Scores
-from napari_unetseg.jobs.live_predictor import MaskBegins, View
+from napari_unetseg.jobs.live_predictor import MaskStarted, Viewport
 from napari_unetseg.jobs.remote.model_messages import content_of, key_of, model_of
 from napari_unetseg.jobs.remote.packets import BadMessageError, Message, Words
 from napari_unetseg.training.training_events import (
+    AnnotationsUpdated,
     EpochDone,
-    Improved,
-    Prepared,
-    Renewed,
+    ModelImproved,
     StepDone,
     TrainingDone,
+    TrainingPrepared,
 )
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ __all__ = ["decoded", "encoded"]
 PLAIN: dict[str, TypeAdapter[Any]] = {
     "Notice": TypeAdapter(Notice),
     "OtherSpacing": TypeAdapter(OtherSpacing),
-    "Prepared": TypeAdapter(Prepared),
+    "Prepared": TypeAdapter(TrainingPrepared),
     "StepDone": TypeAdapter(StepDone),
     "EpochDone": TypeAdapter(EpochDone),
-    "Renewed": TypeAdapter(Renewed),
+    "Renewed": TypeAdapter(AnnotationsUpdated),
     "TrainingDone": TypeAdapter(TrainingDone),
 }
 
@@ -75,11 +75,11 @@ def encoded(event: Event, models: Recent[Model]) -> Message:
     The image of a mask's view is a number here.
     """
     kind = type(event).__name__
-    if isinstance(event, Improved):
+    if isinstance(event, ModelImproved):
         models.put(key_of(event.model), event.model)
         words = _words(event, "seconds", "step", scores=event.scores, before=event.before)
         return {"kind": kind, **words}, [content_of(event.model)]
-    if isinstance(event, MaskBegins):
+    if isinstance(event, MaskStarted):
         words = _words(event, "model_id", scores=event.scores, before=event.before)
         words |= {"image": event.view.image, "plane": event.view.plane}
         words["structures"] = [asdict(structure) for structure in event.structures]
@@ -99,7 +99,7 @@ def _words(event: Event, *names: str, **scores: Scores | None) -> Words:
     return plain | {name: s and asdict(s) for name, s in scores.items()}
 
 
-def decoded(words: Words, arrays: Sequence[np.ndarray], views: Sequence[View]) -> Event:
+def decoded(words: Words, arrays: Sequence[np.ndarray], views: Sequence[Viewport]) -> Event:
     """The event that was sent.
 
     Parameters
@@ -118,13 +118,13 @@ def decoded(words: Words, arrays: Sequence[np.ndarray], views: Sequence[View]) -
     try:
         if kind == "Improved":
             better = _Better.model_validate(rest)
-            return Improved(model_of(arrays[0]), **dict(better))
+            return ModelImproved(model_of(arrays[0]), **dict(better))
         if kind == "MaskBegins":
             mask = _Mask.model_validate(rest)
             seen = views[mask.image]
-            view = View(seen.image, seen.stack, mask.plane)
+            view = Viewport(seen.image, seen.stack, mask.plane)
             _check(mask.plane, (), seen.stack.grid_shape)
-            return MaskBegins(view, mask.model_id, mask.structures, mask.scores, mask.before)
+            return MaskStarted(view, mask.model_id, mask.structures, mask.scores, mask.before)
         if kind == "TilePredicted":
             return _tile(_Tile.model_validate(rest), arrays)
         return PLAIN[str(kind)].validate_python(rest)  # type: ignore[no-any-return]

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from napari_unetseg import __version__
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.job_control import Control
-from napari_unetseg.jobs.live_predictor import Screen
+from napari_unetseg.core.job_control import JobControl
+from napari_unetseg.jobs.live_predictor import ViewportState
 from napari_unetseg.jobs.remote.event_messages import encoded
 from napari_unetseg.jobs.remote.image_messages import Cell, Piece, stack_of
 from napari_unetseg.jobs.remote.model_messages import content_of, key_of, model_of
@@ -71,7 +71,7 @@ class RemoteJob:
 
     def __init__(self, desk: Desk, channel: MessageChannel) -> None:
         self._desk, self._channel = desk, channel
-        self._control, self._screen = Control(desk.threads), Screen()
+        self._control, self._screen = JobControl(desk.threads), ViewportState()
         self._sending, self._asking = threading.Lock(), threading.Lock()
         self._ready = threading.Condition()
         self._pieces: dict[Cell, Piece] = {}
@@ -103,7 +103,7 @@ class RemoteJob:
         if result is not None:
             self._desk.models.put(key_of(result), result)
         with self._ready:  # also annotations that came after the last step are untaken
-            end = {"untaken": bool(self._control.take_pairs()), "offers": self._offers}
+            end = {"untaken": bool(self._control.pop_annotations()), "offers": self._offers}
         self._send({"end": end}, [] if result is None else [content_of(result)])
 
     def _fail(self, error: BaseException) -> None:
@@ -192,7 +192,7 @@ class RemoteJob:
             model = model_of(arrays.pop())
             models.put(key_of(model), model)
         threads = words["settings"].get("threads") if "settings" in words else None
-        self._control = Control(threads or self._desk.threads)
+        self._control = JobControl(threads or self._desk.threads)
         task, self._screen = task_of(words, arrays, models.get(key), self.stack)
         self._thread = threading.Thread(
             target=self._run, args=(task,), name="unetseg-task", daemon=True
@@ -210,7 +210,7 @@ class RemoteJob:
         pairs = pairs_of(words, arrays, self.stack) if "pairs" in words else None
         with self._ready:
             if pairs is not None:
-                self._control.offer_pairs(pairs)
+                self._control.push_annotations(pairs)
                 self._offers += 1
             for place, name, at in words.get("pieces", ()):
                 self._pieces[tuple(place)] = (name, None if at is None else arrays[at])

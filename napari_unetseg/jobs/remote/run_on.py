@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Event
-    from napari_unetseg.core.job_control import Control
+    from napari_unetseg.core.job_control import JobControl
     from napari_unetseg.jobs.tasks import Task
 
 __all__ = ["RunOn"]
@@ -33,7 +33,7 @@ class RunOn:
     address: str
     key_file: Path | None = None
 
-    def __call__(self, control: Control) -> Generator[Event, None, Any]:
+    def __call__(self, control: JobControl) -> Generator[Event, None, Any]:
         """Yield the events of the task; return what it returns."""
         if not self.address:
             return (yield from self.task(control))

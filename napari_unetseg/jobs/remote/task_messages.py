@@ -11,12 +11,12 @@ from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.labels import Structure
 from napari_unetseg.core.settings import MatchSpacing, PredictSettings, TrainSettings
 from napari_unetseg.data.annotated_image import AnnotatedImage
-from napari_unetseg.jobs.live_predictor import LookWork, Screen, View
+from napari_unetseg.jobs.live_predictor import Viewport, ViewportState, ViewportTask
 from napari_unetseg.jobs.remote.grid_messages import pack_grid, unpack_grid
 from napari_unetseg.jobs.remote.image_messages import described
 from napari_unetseg.jobs.remote.model_messages import key_of
 from napari_unetseg.jobs.remote.packets import BadMessageError, Message, Words
-from napari_unetseg.jobs.tasks import Prediction, Task, Training
+from napari_unetseg.jobs.tasks import PredictTask, Task, TrainTask
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +43,7 @@ class Known:
 
     def __init__(self) -> None:
         self.stacks: list[Stack] = []
-        self.views: list[View] = []
+        self.views: list[Viewport] = []
 
     def describe(self, stack: Stack) -> Words:
         """An image, under its number; the same pixels keep theirs."""
@@ -53,7 +53,7 @@ class Known:
         self.stacks.append(stack)
         return described(stack, len(self.stacks) - 1)
 
-    def view(self, view: View | None) -> Words | None:
+    def view(self, view: Viewport | None) -> Words | None:
         """What is on screen; its layer is a number."""
         if view is None:
             return None
@@ -101,12 +101,12 @@ def pairs_of(
     return tuple(pairs)
 
 
-def view_of(words: Words | None, stack: OpenStack) -> View | None:
+def view_of(words: Words | None, stack: OpenStack) -> Viewport | None:
     """What is on screen, as it was told."""
     if words is None:
         return None
     match: MatchSpacing = "auto" if words["match_spacing"] else False
-    return View(int(words["image"]), stack(words["stack"]), tuple(words["plane"]), match)
+    return Viewport(int(words["image"]), stack(words["stack"]), tuple(words["plane"]), match)
 
 
 def region_of(words: Sequence[Sequence[int]] | None) -> tuple[slice, ...] | None:
@@ -133,12 +133,12 @@ def check_settings(settings: TrainSettings, model: Model | None) -> TrainSetting
 
 def told_task(task: Task, known: Known) -> tuple[Words, list[np.ndarray], Model | None]:
     """A task, without what is on screen, and the model that it needs."""
-    if isinstance(task, Training):
+    if isinstance(task, TrainTask):
         words, arrays = told_pairs(task.pairs, known)
         settings = check_settings(task.settings, task.model)
         words |= {"task": "train", "settings": settings.model_dump(mode="json")}
         words["structures"] = [asdict(structure) for structure in task.structures]
-    elif isinstance(task, Prediction):
+    elif isinstance(task, PredictTask):
         planes = None if task.planes is None else [list(plane) for plane in task.planes]
         words = {"task": "predict", "settings": task.settings.model_dump(mode="json")}
         words |= {"planes": planes, "stack": known.describe(task.stack)}
@@ -153,7 +153,7 @@ def told_task(task: Task, known: Known) -> tuple[Words, list[np.ndarray], Model 
 
 def task_of(
     words: Words, arrays: Sequence[np.ndarray], model: Model | None, stack: OpenStack
-) -> tuple[Task, Screen]:
+) -> tuple[Task, ViewportState]:
     """The task that was told.
 
     Raises
@@ -161,7 +161,7 @@ def task_of(
     UserError
         It is none, or one that a worker refuses.
     """
-    screen = Screen()
+    screen = ViewportState()
     try:
         screen.view = view_of(words.get("view"), stack)
         screen.seen = region_of(words.get("seen"))
@@ -170,7 +170,7 @@ def task_of(
             structures = [Structure(**one) for one in words["structures"]]
             pairs = pairs_of(words, arrays, stack)
             settings = check_settings(settings, model)
-            return Training(pairs, settings, structures, model, screen), screen
+            return TrainTask(pairs, settings, structures, model, screen), screen
         if model is None:
             raise BadMessageError("no model")
         return _seen_task(words, model, stack, screen), screen
@@ -178,12 +178,12 @@ def task_of(
         raise BadMessageError("a task that is none") from error
 
 
-def _seen_task(words: Words, model: Model, stack: OpenStack, screen: Screen) -> Task:
+def _seen_task(words: Words, model: Model, stack: OpenStack, screen: ViewportState) -> Task:
     if words["task"] == "predict":
         planes: Any = words["planes"]
         planes = None if planes is None else [tuple(plane) for plane in planes]
         settings = PredictSettings.model_validate(words["settings"])
-        return Prediction(model, stack(words["stack"]), planes, settings)
+        return PredictTask(model, stack(words["stack"]), planes, settings)
     done = frozenset(tuple(plane) for plane in words["done"])
     settings = PredictSettings(device=words["device"])
-    return LookWork(model, screen, settings.device, done, int(words["ahead"]))
+    return ViewportTask(model, screen, settings.device, done, int(words["ahead"]))

@@ -18,7 +18,7 @@ from helpers import random_model
 from large_parts import noise, tree
 
 from napari_unetseg.cli import main
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.inference.large.batch_job import read_batch, run_batch
 from napari_unetseg.inference.large.output_format import Saving
@@ -241,14 +241,14 @@ def test_a_folder_that_cannot_be_written_fails_its_job_alone(run: Run, place: Pa
 
 
 def test_a_paused_batch_waits_and_a_stop_ends_it(place: Path) -> None:
-    control, seen = Control(1), []
+    control, seen = JobControl(1), []
     events = run_batch(read_batch(written(place, TWO)), control)
     for event in events:
         seen.append(event)
         if isinstance(event, FileDone):
             control.stop()
     assert sum(isinstance(event, FileDone) for event in seen) == 1
-    control = Control(1)
+    control = JobControl(1)
     control.pause()
     assert control.paused
     control.stop()

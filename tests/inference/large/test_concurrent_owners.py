@@ -21,7 +21,7 @@ from PIL import Image
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.inference.large import publishing
 from napari_unetseg.inference.large.atomic_store import FolderStore
@@ -146,7 +146,7 @@ def test_a_stop_ends_waiting_at_once(
     tmp_path: Path, images: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("napari_unetseg.inference.large.image_turns.POLL_SECONDS", 1e4)
-    control, how = Control(1), Saving(tmp_path / "out")
+    control, how = JobControl(1), Saving(tmp_path / "out")
     one = begin({"a": images["a"]}, how)
     advance(one, 1)
     two = begin({"a": images["a"]}, how, control=control)

@@ -23,7 +23,7 @@ from large_parts import mask_of, noise, tree
 from napari_unetseg.cli import main
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.inference.large import dask_cluster, dask_connect
 from napari_unetseg.inference.large.atomic_store import FolderStore
@@ -158,7 +158,7 @@ def test_each_local_worker_has_a_gpu_of_its_own(client: Any) -> None:
 
 @pytest.mark.usefixtures("small_chunks")
 def test_a_stop_keeps_what_was_predicted_and_it_goes_on(client: Any, tmp_path: Path) -> None:
-    model, control = random_model(1, depth=2, width=4), Control(1)
+    model, control = random_model(1, depth=2, width=4), JobControl(1)
     image, done = saved(tmp_path, (40, 64, 64)), 0
     chunks = on_cluster(client, Opening())(image)
     events = predict_to_zarr(

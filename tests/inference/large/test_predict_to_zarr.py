@@ -20,7 +20,7 @@ from large_parts import SMALL, mask_of, noise, stream, tree
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Notice
 from napari_unetseg.core.image_stack import Normalization, Stack
-from napari_unetseg.core.job_control import Control
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.inference.large import output_plan as plan_module
 from napari_unetseg.inference.large.atomic_store import FolderStore
@@ -263,7 +263,7 @@ def test_an_empty_chunk_is_a_file_and_is_not_predicted_again(tmp_path: Path) -> 
 def test_a_stop_keeps_what_was_predicted(tmp_path: Path) -> None:
     model = random_model(1, depth=2, width=4)
     stack = Stack(noise((6, 64, 64)), "ZYX")
-    control = Control(threads=1)
+    control = JobControl(threads=1)
     events = predict_to_zarr(model, stack, FolderStore(tmp_path), SMALL, control=control)
     seen = 0
     for event in events:
@@ -396,16 +396,16 @@ def test_memory_that_runs_out_makes_tiles_smaller(
 ) -> None:
     model = random_model(1, depth=3, width=4, **net)
     stack = Stack(noise((200, 150)), "YX")
-    from napari_unetseg.inference.predictor import Inference
+    from napari_unetseg.inference.predictor import Predictor
 
-    real = Inference.infer
+    real = Predictor.infer
 
-    def infer(self: Inference, image: np.ndarray) -> np.ndarray:
+    def infer(self: Predictor, image: np.ndarray) -> np.ndarray:
         if image.shape[-1] > 90:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(self, image)
 
-    monkeypatch.setattr(Inference, "infer", infer)
+    monkeypatch.setattr(Predictor, "infer", infer)
     settings = PredictSettings(tile=96, threads=1)
     if net:
         with pytest.raises(UserError, match="choose smaller tiles"):

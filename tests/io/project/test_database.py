@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from project_parts import KEY, PLACE, begin, draw, is_same, say
 
-from napari_unetseg.annotations.annotation_store import Change, Origin
+from napari_unetseg.annotations.annotation_store import AnnotationChange, LabelSource
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.project.database import FILE
 from napari_unetseg.io.project.label_rows import columns_of
@@ -25,8 +25,8 @@ from napari_unetseg.io.project.project import Project
 def folder(tmp_path: Path) -> Path:
     """A project with two strokes on different chunks."""
     one, truth = begin(tmp_path / "one")
-    say(one, truth, Origin.STROKES, PLACE, 1)
-    say(one, truth, Origin.STROKES, (slice(1, 2), slice(0, 9), slice(0, 9)), 1)
+    say(one, truth, LabelSource.STROKES, PLACE, 1)
+    say(one, truth, LabelSource.STROKES, (slice(1, 2), slice(0, 9), slice(0, 9)), 1)
     one.close()
     return one.folder
 
@@ -135,7 +135,7 @@ def test_a_row_that_is_damaged_is_said_and_the_others_are_read(
     from napari_unetseg.io.project.label_rows import _crc
 
     region = (slice(2, 3), slice(0, 9), slice(0, 9))
-    one = Change(Origin.STROKES, region, np.ones((1, 9, 9), np.uint8), 5)
+    one = AnnotationChange(LabelSource.STROKES, region, np.ones((1, 9, 9), np.uint8), 5)
     row = list(columns_of(1000, KEY, one, np.dtype(np.uint8)))
     ROWS[what](row)
     if checksum == "right" and what != "another checksum":
@@ -147,12 +147,12 @@ def test_a_row_that_is_damaged_is_said_and_the_others_are_read(
     before = files_of(folder)
     found = Project.read(folder)
     assert found.lost == ["Part of what was saved is damaged and left out: 1 pieces."]
-    assert found.truths[KEY].count(Origin.STROKES) == 162
+    assert found.truths[KEY].count(LabelSource.STROKES) == 162
     assert files_of(folder) == before
     opened = Project.open(folder)
-    say(opened, opened.truths[KEY], Origin.STROKES, region, 1)
+    say(opened, opened.truths[KEY], LabelSource.STROKES, region, 1)
     opened.close()
-    assert Project.read(folder).truths[KEY].count(Origin.STROKES) == 243
+    assert Project.read(folder).truths[KEY].count(LabelSource.STROKES) == 243
 
 
 def test_bytes_that_changed_are_refused_or_said_and_never_taken_for_labels(tmp_path: Path) -> None:
@@ -237,5 +237,5 @@ def test_folders_that_cannot_be_written_are_read_and_said(
     before = files_of(folder)
     with pytest.raises(UserError, match=r"could not be opened .*choose another folder"):
         Project.open(folder)
-    assert Project.read(folder).truths[KEY].count(Origin.STROKES) == 162
+    assert Project.read(folder).truths[KEY].count(LabelSource.STROKES) == 162
     assert files_of(folder) == before

@@ -31,7 +31,11 @@ from project_parts import (
     say,
 )
 
-from napari_unetseg.annotations.annotation_store import Change, Origin, Truth
+from napari_unetseg.annotations.annotation_store import (
+    AnnotationChange,
+    ImageAnnotations,
+    LabelSource,
+)
 from napari_unetseg.annotations.sparse_array import whole
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
@@ -107,8 +111,8 @@ def test_images_may_be_added_while_others_are_written(tmp_path: Path) -> None:
     saving = threading.Thread(target=save)
     saving.start()
     for key in images:
-        truth = Truth(SHAPE)
-        truth.note(Origin.STROKES, PLACE, np.ones((1, 9, 9), np.uint8))
+        truth = ImageAnnotations(SHAPE)
+        truth.record(LabelSource.STROKES, PLACE, np.ones((1, 9, 9), np.uint8))
         one.add(key, truth, {"images": images})
     done.set()
     saving.join(10)
@@ -116,15 +120,15 @@ def test_images_may_be_added_while_others_are_written(tmp_path: Path) -> None:
     again = Project.read(tmp_path / "one")
     assert again.lost == []
     assert list(again.truths) == list(images)
-    assert {truth.count(Origin.STROKES) for truth in again.truths.values()} == {81}
+    assert {truth.count(LabelSource.STROKES) for truth in again.truths.values()} == {81}
 
 
 def test_what_is_said_while_a_copy_is_written_is_in_the_copy(tmp_path: Path) -> None:
     one, truth = begin(tmp_path / "one")
-    say(one, truth, Origin.STROKES, PLACE, 1)
+    say(one, truth, LabelSource.STROKES, PLACE, 1)
     copy = one.save_as(tmp_path / "copy")
-    say(one, truth, Origin.STROKES, PLACE, 2)
-    say(one, truth, Origin.ACCEPTED, (slice(1, 2), *PLACE[1:]), 2)
+    say(one, truth, LabelSource.STROKES, PLACE, 2)
+    say(one, truth, LabelSource.ACCEPTED, (slice(1, 2), *PLACE[1:]), 2)
     list(truth.adopt(np.full(SHAPE, 700, np.int32), LabelKind.INSTANCES))
     one.add(KEY, truth)
     copy.catch_up(one)
@@ -157,10 +161,10 @@ for number in range(100_000):
 """
 
 
-def replay(seed: int, count: int) -> Truth:
-    rng, truth = np.random.default_rng(seed), Truth(SHAPE)
+def replay(seed: int, count: int) -> ImageAnnotations:
+    rng, truth = np.random.default_rng(seed), ImageAnnotations(SHAPE)
     for _ in range(count):
-        truth.note(*draw(rng))
+        truth.record(*draw(rng))
     return truth
 
 
@@ -277,14 +281,14 @@ def test_a_full_disk_leaves_what_was_there_and_goes_on_in_memory(tmp_path: Path)
 
 def test_labels_that_begin_anew_on_a_full_disk_are_written_later(tmp_path: Path) -> None:
     one, truth = begin(tmp_path / "one")
-    say(one, truth, Origin.STROKES, PLACE, 1)
+    say(one, truth, LabelSource.STROKES, PLACE, 1)
     labels = np.random.default_rng(0).integers(0, 900, SHAPE).astype(np.int32)
     labels[0] = 0
     with no_room():
         list(truth.adopt(labels, LabelKind.INSTANCES))
         one.add(KEY, truth)
         assert one.trouble
-    assert Project.read(tmp_path / "one").truths[KEY].count(Origin.STROKES) == 81
+    assert Project.read(tmp_path / "one").truths[KEY].count(LabelSource.STROKES) == 81
     one.save()
     kill(one)
     again, now = reopened(tmp_path / "one")
@@ -338,7 +342,7 @@ def test_a_folder_that_was_put_back_gets_what_was_said_meanwhile(
 
 def test_a_copy_is_a_project_of_its_own(tmp_path: Path) -> None:
     one, truth = begin(tmp_path / "one")
-    say(one, truth, Origin.ACCEPTED, PLACE, 1)
+    say(one, truth, LabelSource.ACCEPTED, PLACE, 1)
     one.add_model("first", lambda path: path.write_bytes(b"model"))
     two = one.save_as(tmp_path / "two")
     assert (two.folder / "models" / "first.safetensors").read_bytes() == b"model"
@@ -355,7 +359,7 @@ def test_two_windows_are_kept_apart_and_a_reader_may_look(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="open in another window"):
         Project.open(tmp_path / "one")
     for _ in range(2):
-        say(one, truth, Origin.STROKES, PLACE, 1)
+        say(one, truth, LabelSource.STROKES, PLACE, 1)
         assert is_same(Project.read(tmp_path / "one").truths[KEY], truth)
         one.save()
     assert is_same(Project.read(tmp_path / "one").truths[KEY], truth)
@@ -387,29 +391,29 @@ def test_labels_of_any_byte_order_are_there_again(tmp_path: Path) -> None:
     list(truth.adopt(labels, LabelKind.INSTANCES))
     one.add(KEY, truth)
     region = (slice(0, 1), slice(5, 6), slice(5, 7))
-    change = truth.note(Origin.STROKES, region, labels[:1, 5:6, 4:6])
+    change = truth.record(LabelSource.STROKES, region, labels[:1, 5:6, 4:6])
     assert change is not None
     one.record(KEY, change)
     kill(one)
     again, now = reopened(tmp_path / "one")
     assert again.lost == []
     assert is_same(truth, now)
-    assert now.read(Origin.STROKES, whole(SHAPE))[0, 5, 6] == 300
+    assert now.read(LabelSource.STROKES, whole(SHAPE))[0, 5, 6] == 300
     again.close()
 
 
 def test_a_change_larger_than_a_row_is_written_in_chunks(tmp_path: Path) -> None:
     one, shape = Project.create(tmp_path / "one"), (1, 2050, 2060)
-    truth = Truth(shape)
+    truth = ImageAnnotations(shape)
     one.add(KEY, truth, IMAGES)
     values = np.random.default_rng(0).integers(0, 3, shape).astype(np.uint8)
     for number in range(2):
-        change = truth.note(Origin.STROKES, whole(shape), np.roll(values, number))
+        change = truth.record(LabelSource.STROKES, whole(shape), np.roll(values, number))
         assert change is not None
         one.record(KEY, change)
         stamps = np.full(shape, 7 + number, np.uint32)
-        change = truth.restore(Origin.ACCEPTED, whole(shape), values, stamps)
-        assert isinstance(change, Change)
+        change = truth.restore(LabelSource.ACCEPTED, whole(shape), values, stamps)
+        assert isinstance(change, AnnotationChange)
         one.record(KEY, change)
     kill(one)
     again, now = reopened(tmp_path / "one")
@@ -420,8 +424,8 @@ def test_a_change_larger_than_a_row_is_written_in_chunks(tmp_path: Path) -> None
 
 def test_labels_that_are_replaced_during_a_save_cost_nothing(tmp_path: Path) -> None:
     one, truth = begin(tmp_path / "one")
-    say(one, truth, Origin.STROKES, PLACE, 1)
-    say(one, truth, Origin.CORRECTIONS, PLACE, 2)
+    say(one, truth, LabelSource.STROKES, PLACE, 1)
+    say(one, truth, LabelSource.CORRECTIONS, PLACE, 2)
     real, done = truth.chunks, []
 
     def meanwhile(*which: Any) -> Iterator[Any]:
@@ -443,10 +447,10 @@ def test_labels_that_are_replaced_during_a_save_cost_nothing(tmp_path: Path) -> 
 
 def test_a_save_that_comes_late_touches_nothing(tmp_path: Path) -> None:
     one, truth = begin(tmp_path / "one")
-    say(one, truth, Origin.STROKES, PLACE, 1)
+    say(one, truth, LabelSource.STROKES, PLACE, 1)
     one.close()
     other, now = reopened(tmp_path / "one")
-    say(other, now, Origin.STROKES, (slice(0, 1), slice(20, 29), slice(0, 9)), 1)
+    say(other, now, LabelSource.STROKES, (slice(0, 1), slice(20, 29), slice(0, 9)), 1)
     one.save()
     kill(other)
     assert is_same(Project.read(tmp_path / "one").truths[KEY], now)
@@ -483,7 +487,7 @@ def test_annotation_time_is_there_again(
     one, truth = begin(tmp_path / "one")
     for value, seconds in enumerate((5, 20, 500, 10), 1):
         now[0] += seconds
-        say(one, truth, Origin.STROKES, PLACE, value)
+        say(one, truth, LabelSource.STROKES, PLACE, value)
         if saved:
             one.save()
     kill(one)
@@ -499,17 +503,17 @@ def test_what_was_said_again_of_a_whole_chunk_leaves_nothing_behind_when_it_is_e
 ) -> None:
     one, truth = begin(tmp_path / "one")
     chunk = (slice(0, 1), slice(0, 256), slice(0, 256))
-    say(one, truth, Origin.STROKES, PLACE, 1)
+    say(one, truth, LabelSource.STROKES, PLACE, 1)
     one.save()
-    values, stamps = truth.read(Origin.STROKES, chunk), truth.times(Origin.STROKES, chunk)
+    values, stamps = truth.read(LabelSource.STROKES, chunk), truth.times(LabelSource.STROKES, chunk)
     for number in (7, 8):
-        change = truth.restore(Origin.STROKES, chunk, values * 2, stamps + number)
+        change = truth.restore(LabelSource.STROKES, chunk, values * 2, stamps + number)
         assert change is not None
         one.record(KEY, change)
         kill(one)
         one, truth = reopened(tmp_path / "one")
-    change = truth.restore(Origin.STROKES, chunk, values * 0, stamps * 0)
+    change = truth.restore(LabelSource.STROKES, chunk, values * 0, stamps * 0)
     assert change is not None
     one.record(KEY, change)
     one.close()
-    assert Project.read(tmp_path / "one").truths[KEY].count(Origin.STROKES) == 0
+    assert Project.read(tmp_path / "one").truths[KEY].count(LabelSource.STROKES) == 0
