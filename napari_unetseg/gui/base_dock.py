@@ -20,13 +20,7 @@ __all__ = ["Docked"]
 
 
 class Docked(QWidget):
-    """A dock of a napari window, on the window's workbench.
-
-    Parameters
-    ----------
-    napari_viewer
-        As napari hands it to plugins.
-    """
+    """A dock of a napari window, on the window's workbench."""
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()

@@ -41,13 +41,7 @@ _benches: WeakValueDictionary[int, Workbench] = WeakValueDictionary()
 
 
 class Workbench(QObject):
-    """Drives a plugin from Qt's event loop.
-
-    Parameters
-    ----------
-    viewer
-        The viewer that it works in.
-    """
+    """Drives a plugin from Qt's event loop."""
 
     def __init__(self, viewer: ViewerModel) -> None:
         keep_constants_alive()

@@ -37,19 +37,7 @@ STATES = {"done": RowState.DONE, "skipped": RowState.KEPT, "failed": RowState.FA
 
 
 class BatchPrediction:
-    """The list of images, and what is done with it.
-
-    Parameters
-    ----------
-    viewer, session
-        The layers, and the list.
-    jobs, sources, masks
-        Runs a batch; opens its images; their masks.
-    predict
-        Predicts the chosen image.
-    events
-        What the batch says.
-    """
+    """The list of images, and what is done with it."""
 
     def __init__(
         self,

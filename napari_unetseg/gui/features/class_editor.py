@@ -64,17 +64,7 @@ class Edit:
 
 
 class ClassEditor:
-    """Changes what structures there are, in the list, in labels and in masks.
-
-    Parameters
-    ----------
-    session
-        The list of structures.
-    annotations, masks
-        What is labelled and shown of them.
-    undo, events
-        Takes edits back; where they are published.
-    """
+    """Changes what structures there are, in the list, in labels and in masks."""
 
     def __init__(
         self,

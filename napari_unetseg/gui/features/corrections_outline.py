@@ -19,15 +19,7 @@ __all__ = ["CorrectionsOutline"]
 
 
 class CorrectionsOutline:
-    """Shows the outlines of one image, the chosen one.
-
-    Parameters
-    ----------
-    viewer, session, annotations
-        Where they are shown, the chosen image, and what is known of it.
-    events
-        Says what changes, when images go and time passes.
-    """
+    """Shows the outlines of one image, the chosen one."""
 
     def __init__(
         self, viewer: ViewerModel, session: Session, annotations: Annotations, events: AppEvents

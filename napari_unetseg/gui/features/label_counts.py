@@ -34,17 +34,7 @@ Counted = tuple[dict[int, int], list[int], Look | None]
 
 
 class LabelCounts:
-    """Counts the chosen image's labels whenever they change, beside the window.
-
-    Parameters
-    ----------
-    session
-        Where counts are shown.
-    sources, annotations
-        The chosen labels, and what is known of the image.
-    runner, events
-        Counts beside the window; says when.
-    """
+    """Counts the chosen image's labels whenever they change, beside the window."""
 
     def __init__(
         self,

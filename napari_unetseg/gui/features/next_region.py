@@ -57,19 +57,7 @@ class Found:
 
 
 class NextRegion:
-    """Sends the viewer to places worth looking at.
-
-    Parameters
-    ----------
-    viewer, session
-        What is moved, and the model.
-    sources, annotations, masks
-        The images, what is labelled of them, and their layers.
-    jobs, runner
-        How many threads may be used; looks beside the window.
-    events
-        Says when images go.
-    """
+    """Sends the viewer to places worth looking at."""
 
     def __init__(
         self,

@@ -25,15 +25,7 @@ __all__ = ["Postprocess"]
 
 
 class Postprocess:
-    """Fills holes, drops small objects, splits and numbers objects.
-
-    Parameters
-    ----------
-    viewer, session, sources
-        Where the layer goes, and the chosen image.
-    jobs, models, masks
-        Runs the job; dimensions of the model in use; the prediction.
-    """
+    """Fills holes, drops small objects, splits and numbers objects."""
 
     def __init__(
         self,

@@ -30,17 +30,7 @@ FIELDS = ("structures", "settings", "history", "entry", "mode", "match_spacing")
 
 
 class ProjectAutosave:
-    """Records what changes, and writes, joins and tries again when it is time.
-
-    Parameters
-    ----------
-    session, annotations
-        What is kept.
-    store
-        Where it is kept.
-    events
-        Says what changes, when images go and time passes.
-    """
+    """Records what changes, and writes, joins and tries again when it is time."""
 
     def __init__(
         self,

@@ -33,14 +33,8 @@ class ProjectRestore:
 
     Parameters
     ----------
-    session, sources, annotations
-        Where to.
-    jobs, store
-        Opens a project; keeps it.
     restored
         Makes layers of a project; called with it, and images that are kept elsewhere.
-    events
-        Says when time passes, as layers that come may be images that were not found.
     """
 
     def __init__(

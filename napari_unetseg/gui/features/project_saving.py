@@ -24,13 +24,7 @@ __all__ = ["ProjectSaving"]
 
 
 class ProjectSaving:
-    """Gives a project its name, and writes reports.
-
-    Parameters
-    ----------
-    session, jobs, store
-        Where it is shown; copies and writes; the project.
-    """
+    """Gives a project its name, and writes reports."""
 
     def __init__(self, session: Session, jobs: JobManager, store: ProjectStore) -> None:
         self._session, self._jobs, self._store = session, jobs, store

@@ -36,17 +36,7 @@ NOTHING_CORRECTED = "Nothing is corrected there."
 
 
 class Review:
-    """Accepts what a mask shows, and takes words back.
-
-    Parameters
-    ----------
-    viewer, session
-        The layers and the chosen image.
-    masks
-        What is accepted and corrected.
-    undo, events
-        Takes it back; where it is published.
-    """
+    """Accepts what a mask shows, and takes words back."""
 
     def __init__(
         self,

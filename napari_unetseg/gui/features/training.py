@@ -41,12 +41,6 @@ class Training:
 
     Parameters
     ----------
-    session, events
-        Where the training is shown; what it says.
-    jobs, models
-        Runs it; keeps the model that it makes.
-    feed, alignment
-        What to train on; refuses layers that do not lie over their image.
     follow_screen
         Called with 2 or 3, the dimensions of the network: the screen that the training is to
         predict meanwhile.

@@ -37,17 +37,7 @@ PASSES = 4
 
 
 class UncertaintyDisplay:
-    """Keeps the uncertainty layer up to date while the session wants it.
-
-    Parameters
-    ----------
-    viewer, session, sources
-        What is on screen, and the newest model.
-    jobs, runner
-        How many threads may be used; computes beside the window.
-    events
-        Says when images go and time passes.
-    """
+    """Keeps the uncertainty layer up to date while the session wants it."""
 
     def __init__(
         self,

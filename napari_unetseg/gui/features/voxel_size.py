@@ -25,17 +25,7 @@ LOOK_SECONDS = 0.5
 
 
 class VoxelSize:
-    """Compares voxel sizes, and keeps whether masks are predicted at the model's.
-
-    Parameters
-    ----------
-    session, sources
-        The model in use and the chosen image.
-    jobs, masks
-        What runs, and the masks of earlier sizes.
-    events
-        What a prediction says; when images go and time passes.
-    """
+    """Compares voxel sizes, and keeps whether masks are predicted at the model's."""
 
     def __init__(
         self,

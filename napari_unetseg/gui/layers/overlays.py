@@ -61,15 +61,7 @@ def _put_on_top(viewer: ViewerModel, layer: Labels) -> None:
 
 
 class CorrectionsOverlay:
-    """Outlines of what was corrected and accepted in an image.
-
-    Parameters
-    ----------
-    viewer, image
-        Where the layer goes, and what it lies over.
-    truth
-        What was said about the image.
-    """
+    """Outlines of what was corrected and accepted in an image."""
 
     def __init__(self, viewer: ViewerModel, image: Image, truth: ImageAnnotations) -> None:
         self._viewer, self._truth, self.image = viewer, truth, image

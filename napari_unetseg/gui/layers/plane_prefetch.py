@@ -32,11 +32,6 @@ class Ahead:
     napari reads what it shows in the thread that draws the window. Read ahead are images of our own
     reader, which keeps chunks in memory, and memory-mapped files, which the system keeps: strokes
     and masks of large stacks are in those. Of other arrays it is not known what they keep.
-
-    Parameters
-    ----------
-    viewer
-        Whose slider moves.
     """
 
     def __init__(self, viewer: ViewerModel) -> None:

@@ -52,13 +52,6 @@ class Searched(Protocol):
 class Annotations:
     """What was painted, corrected and accepted in each image.
 
-    Parameters
-    ----------
-    session, events
-        The sources, whose annotation layers are listened to; where changes are published.
-    runner
-        Searches layers beside the window.
-
     Attributes
     ----------
     truths

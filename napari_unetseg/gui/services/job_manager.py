@@ -44,10 +44,6 @@ class JobManager:
 
     Parameters
     ----------
-    session, events
-        Where the job is shown, and published.
-    runner
-        Runs the job; its ``pump`` is called with every tick.
     read_preferences
         Reads the user's: threads, device and folder; called before every job.
 

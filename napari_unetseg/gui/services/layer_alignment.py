@@ -31,19 +31,7 @@ MOVES, TELLS = (*PLACE, "data"), ("visible", "name")
 
 
 class LayerAlignment:
-    """Watches where layers lie, and keeps the session's misfit true.
-
-    Parameters
-    ----------
-    viewer, session
-        The layers, and where a misfit is remembered.
-    sources, masks
-        Which layers belong to an image.
-    undo
-        Takes aligning back.
-    events
-        Where new pixels of an image are published.
-    """
+    """Watches where layers lie, and keeps the session's misfit true."""
 
     def __init__(
         self,

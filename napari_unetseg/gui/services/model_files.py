@@ -23,10 +23,6 @@ class ModelFiles:
 
     Parameters
     ----------
-    runner
-        Writes in the background.
-    session
-        Lists the models.
     on_change
         Called when `trouble` may be another one.
     """

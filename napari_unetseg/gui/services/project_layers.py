@@ -41,10 +41,6 @@ class Restored:
 
     Parameters
     ----------
-    viewer, session, sources, annotations, masks, models, events
-        Where to.
-    project
-        From where.
     kept
         Open images of which all that was painted is kept elsewhere, so that its layers may go.
 

@@ -32,13 +32,6 @@ __all__ = ["ProjectStore"]
 class ProjectStore:
     """Connects a session with its project, which has a name or not.
 
-    Parameters
-    ----------
-    viewer, session, annotations, masks
-        What is kept.
-    runner
-        Writes beside the window.
-
     Attributes
     ----------
     project

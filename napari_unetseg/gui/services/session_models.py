@@ -23,15 +23,6 @@ MOST_MODELS = 10
 class SessionModels:
     """Adds and uses models.
 
-    Parameters
-    ----------
-    session
-        Lists the models.
-    sources
-        Knows whether the chosen image has volumes.
-    masks
-        Keeps the masks of the model before.
-
     Attributes
     ----------
     before

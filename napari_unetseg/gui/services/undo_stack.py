@@ -26,13 +26,7 @@ class UndoStep:
 
 
 class UndoStack:
-    """Steps that can be taken back; the session shows the newest of either direction.
-
-    Parameters
-    ----------
-    session, events
-        Where steps are shown; says when an image goes, whose steps go with it.
-    """
+    """Steps that can be taken back; the session shows the newest of either direction."""
 
     def __init__(self, session: Session, events: AppEvents) -> None:
         self._session = session

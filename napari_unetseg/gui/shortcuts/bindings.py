@@ -39,8 +39,6 @@ class Shortcuts(QObject):
 
     Parameters
     ----------
-    session
-        Where an ambiguous key is said.
     actions
         What each command does, by its id.
     parent

@@ -47,8 +47,6 @@ class HelpDialog(QDialog):
 
     Parameters
     ----------
-    viewer
-        Its theme is followed.
     keys
         Keys of each command, by its id.
     window

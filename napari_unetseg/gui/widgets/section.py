@@ -37,8 +37,6 @@ class Panel(QWidget):
     ----------
     title
         Its heading; none if empty.
-    session
-        What is shown.
     """
 
     def __init__(self, title: str, session: Session) -> None:
