@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.predict_to_zarr import Chunks
     from napari_unetseg.models.model import Model
 
-__all__ = ["batch"]
-
 
 def batch(
     config: Annotated[Path, Argument(metavar="CONFIG", help="A batch: YAML, see docs/batch.md.")],

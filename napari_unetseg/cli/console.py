@@ -25,19 +25,6 @@ from napari_unetseg.training.training_events import (
 if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
 
-__all__ = [
-    "Meter",
-    "complain",
-    "finish",
-    "json_text",
-    "note",
-    "score_table",
-    "show_facts",
-    "show_table",
-    "tell",
-    "write",
-]
-
 T = TypeVar("T")
 PLAIN_SECONDS = 5.0
 """Without a terminal, progress is a line at most this often."""

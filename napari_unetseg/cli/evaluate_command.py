@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.evaluate import Evaluation
     from napari_unetseg.models.model import Model
 
-__all__ = ["evaluate"]
-
 SCHEMA = "napari-unetseg/evaluation/1"
 
 

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.predict_to_zarr import Chunks
     from napari_unetseg.models.model import Model
 
-__all__ = ["predict"]
-
 FORMAT_HELP = "; ".join(f"{f.name}: STEM{f.suffix}, {f.help}" for f in FORMATS.values())
 
 

@@ -10,8 +10,6 @@ from typer import Argument, Option
 from napari_unetseg.cli.console import Meter, finish, tell
 from napari_unetseg.core.text import count
 
-__all__ = ["report"]
-
 
 def report(
     project: Annotated[Path, Argument(metavar="PROJECT", help="The folder of a project.")],

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from napari_unetseg.models.training_record import TrainingRecord
     from napari_unetseg.training.checkpoint_file import CheckpointFile
 
-__all__ = ["train"]
-
 OF_A_MODEL = {"depth", "width", "norm", "encoder"}
 """Settings that a model brings which a training goes on from."""
 TrainTask = Annotated[

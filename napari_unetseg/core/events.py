@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-__all__ = ["ChunkPredicted", "Event", "Notice", "OtherSpacing", "TilePredicted", "pass_on"]
-
 log = logging.getLogger(__name__)
 
 

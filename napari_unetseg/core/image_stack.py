@@ -19,8 +19,6 @@ from napari_unetseg.core.pixel_access import as_float32, native, read_array, spr
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Notice
 
-__all__ = ["Normalization", "Stack", "native"]
-
 CHANNEL_AXES = "CS"
 CLIP_LOW, CLIP_HIGH = -1.0, 3.0
 """Normalised values beyond these are cut, so that a hot pixel cannot drown its surroundings."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-__all__ = ["Control", "JobControl"]
-
 
 class JobControl:
     """What a running job may be told between two steps.

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
         VoxelIndices,
     )
 
-__all__ = ["TrainingDataset"]
-
 FEWEST_VOXELS = 30
 """A score needs this many labelled voxels of every class in validation blocks."""
 FEWEST_BLOCKS = 2

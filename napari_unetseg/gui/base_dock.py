@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import napari.viewer
     from qtpy.QtGui import QShowEvent
 
-__all__ = ["Docked"]
-
 
 class Docked(QWidget):
     """A dock of a napari window, on the window's workbench."""

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-__all__ = ["CanvasContext"]
-
 
 class CanvasContext:
     """Makes the canvas's context current whenever layers leave a viewer, before napari hears of it.

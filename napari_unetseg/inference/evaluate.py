@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.models.model import Model
 
-__all__ = ["Evaluation", "ImageScores", "evaluate", "evaluate_events"]
-
 
 @dataclass(frozen=True, slots=True)
 class ImageScores:

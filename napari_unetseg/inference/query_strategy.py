@@ -52,8 +52,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import MatchSpacing
     from napari_unetseg.models.model import Model
 
-__all__ = ["QueryImage", "RegionQuery", "Suggestion", "WindowScored", "nothing_labelled"]
-
 Labelled = Callable[[Plane, Region], np.ndarray]
 """From a plane and a region of it to where it is labelled, boolean, of the region's shape."""
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
     from napari_unetseg.training.checkpoint_file import CheckpointFile
 
-__all__ = ["PredictTask", "RemoteDisconnected", "Task", "TrainTask"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainTask:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
     from napari_unetseg.training.checkpoint_file import CheckpointFile
 
-__all__ = ["train", "train_events"]
-
 
 def train_events(
     pairs: Sequence[AnnotatedImage],

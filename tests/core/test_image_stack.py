@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.image_stack import Normalization, Stack, native
+from napari_unetseg.core.image_stack import Normalization, Stack
+from napari_unetseg.core.pixel_access import native
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.training.train import train

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.output_format import Saving
     from napari_unetseg.inference.large.predict_files import FileBegun, FileDone
 
-__all__ = ["BatchPrediction"]
-
-
 STATES = {"done": RowState.DONE, "skipped": RowState.KEPT, "failed": RowState.FAILED}
 
 

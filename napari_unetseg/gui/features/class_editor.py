@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["ClassEditor", "balance"]
-
 UNBALANCED = 20
 """Times that one structure may have more labelled pixels than another before it is said."""
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.session_models import SessionModels
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["Comparison"]
-
 
 class Comparison:
     """Shows what the last training changed, and takes it back."""

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["CorrectionsOutline"]
-
 
 class CorrectionsOutline:
     """Shows the outlines of one image, the chosen one."""

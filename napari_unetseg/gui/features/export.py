@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.layer_alignment import LayerAlignment
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["Export"]
-
 
 class Export:
     """Writes masks of the chosen image."""

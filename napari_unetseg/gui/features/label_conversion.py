@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.job_runner import Runner
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["LabelConversion"]
-
 
 class LabelConversion:
     """Makes labels that can be used of the chosen ones."""

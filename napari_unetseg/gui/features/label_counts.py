@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Message, Session
 
-__all__ = ["LabelCounts"]
-
 COUNTED = (LabelSource.STROKES, LabelSource.CORRECTIONS, LabelSource.ACCEPTED)
 Counted = tuple[dict[int, int], list[int], Look | None]
 """Voxels of each number, of corrections and of accepted regions, and what the labels look like."""

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import ModelEntry, Session
 
-__all__ = ["LivePrediction"]
-
 
 class LivePrediction:
     """Keeps the mask on screen up to date in live mode, beside the jobs that people start."""

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
     from napari_unetseg.models.model import Model
 
-__all__ = ["ModelHistory"]
-
 
 class ModelHistory:
     """Chooses, saves and loads models."""

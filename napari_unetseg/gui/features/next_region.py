@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.query_strategy import QueryImage, RegionQuery, Suggestion
     from napari_unetseg.models.model import Model
 
-__all__ = ["Found", "NextRegion"]
-
 SECONDS, AHEAD_SECONDS = 1.5, 0.3
 """What a suggestion may take, and how long is looked ahead after it."""
 SAID = (LabelSource.STROKES, LabelSource.CORRECTIONS, LabelSource.ACCEPTED)

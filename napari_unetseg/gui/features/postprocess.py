@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.session_models import SessionModels
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["Postprocess"]
-
 
 class Postprocess:
     """Fills holes, drops small objects, splits and numbers objects."""

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Message, Session
 
-__all__ = ["MaskPrediction"]
-
 
 class MaskPrediction:
     """Predicts the chosen image into its prediction layer."""

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
     from napari_unetseg.io.project.project import Project
 
-__all__ = ["ProjectAutosave"]
-
 SYNC_SECONDS = 2.0
 """A power cut may cost this much."""
 RETRY_SECONDS = 5.0

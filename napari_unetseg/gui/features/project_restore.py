@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from napari_unetseg.io.project.project import Project
     from napari_unetseg.models.model import Model
 
-__all__ = ["ProjectRestore"]
-
 
 class ProjectRestore:
     """Puts projects into the session.

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
     from napari_unetseg.io.project.project import Project
 
-__all__ = ["ProjectSaving"]
-
 
 class ProjectSaving:
     """Gives a project its name, and writes reports."""

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["THIS", "RemoteComputer"]
-
 THIS = "this one"
 
 

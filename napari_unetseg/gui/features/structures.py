@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.mask_layers import MaskLayers
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["Structures"]
-
 
 class Structures:
     """Adds and names structures, and puts their brushes in the user's hand."""

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from napari_unetseg.jobs.live_predictor import ViewportState
     from napari_unetseg.models.model import Model
 
-__all__ = ["Training"]
-
 PAUSE_SECONDS = 0.7
 """A training begins anew this long after the last stroke."""
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["TrainingMask"]
-
 
 class TrainingMask:
     """Tells a training what is on screen; shows the masks that it predicts between its steps."""

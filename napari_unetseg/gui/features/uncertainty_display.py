@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
     from napari_unetseg.models.model import Model
 
-__all__ = ["UncertaintyDisplay"]
-
 REST = 4.0
 """The uncertainty of the same plane is made anew after this many times what it took."""
 PASSES = 4

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["VoxelSize"]
-
 LOOK_SECONDS = 0.5
 """How often sizes are compared while nothing else is chosen."""
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from napari_unetseg.annotations.annotation_store import ImageAnnotations
     from napari_unetseg.annotations.sparse_array import Region
 
-__all__ = ["CorrectionsOverlay", "show_difference"]
-
 CORRECTED, ACCEPTED = 1, 2
 OWN = {CORRECTED: ("corrected", "#FF00FF"), ACCEPTED: ("accepted", "#00E5A0")}
 LOST, GAINED, OTHER = 1, 2, 3

@@ -17,8 +17,6 @@ from napari_unetseg.io.readers.lazy_array import Lazy
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-__all__ = ["Ahead"]
-
 PLANES = 2
 """How far it reads ahead."""
 

@@ -48,8 +48,6 @@ from napari_unetseg.gui.layers.paint_events import AT_ONCE, Watch, drop_history
 if TYPE_CHECKING:
     from napari.components import LayerList, ViewerModel
 
-__all__ = ["PredictionLayer"]
-
 Index = tuple[int | slice, ...]
 
 

@@ -15,8 +15,6 @@ from napari_unetseg.gui.layers.layer_axes import grid_shape
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-__all__ = ["Uncertainty"]
-
 
 class Uncertainty:
     """A layer over one image; where nothing was computed it is black and shows nothing."""

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["AnnotationFeed"]
-
 MOST_NEWER = 100
 """Regions of an image, the newest, that a training answers before its first step."""
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session, Source
 
-__all__ = ["Annotations"]
-
 log = logging.getLogger(__name__)
 
 ANNOUNCE_SECONDS = 0.3

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Message, Session
 
-__all__ = ["JobManager"]
-
 DOING = {
     JobKind.TRAIN: "Training",
     JobKind.PREDICT: "Predicting",

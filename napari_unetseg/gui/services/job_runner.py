@@ -24,8 +24,6 @@ from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.runtime.interpreter import responsive_window
 from napari_unetseg.training.training_events import StepDone
 
-__all__ = ["Inbox", "Job", "Runner", "SyncRunner", "ThreadRunner"]
-
 log = logging.getLogger(__name__)
 
 Work = Callable[[JobControl], Generator[Event, None, Any]]

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session, Source
 
-__all__ = ["LayerAlignment"]
-
 MOVES, TELLS = (*PLACE, "data"), ("visible", "name")
 """What changes where a layer lies, and what of it changes what is said."""
 

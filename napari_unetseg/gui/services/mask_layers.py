@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["MaskLayers", "MaskTarget"]
-
 FLUSH_SECONDS = 0.1
 """Tiles are drawn this often at most."""
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import ModelEntry, Session
     from napari_unetseg.io.project.project import Project
 
-__all__ = ["ModelFiles"]
-
 
 class ModelFiles:
     """Writes the file of every listed model beside the window, and again what failed.

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import ModelEntry, Session
     from napari_unetseg.io.project.project import Project
 
-__all__ = ["Restored"]
-
 
 class Restored:
     """Puts what a project holds into a session; what is open already is used.

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.mask_layers import MaskLayers
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["ProjectStore"]
-
 
 class ProjectStore:
     """Connects a session with its project, which has a name or not.

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.core.job_control import JobControl
 
-__all__ = ["ReportWork"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReportWork:

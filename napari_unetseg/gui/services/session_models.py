@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import ModelEntry, Session
     from napari_unetseg.models.model import Model
 
-__all__ = ["SessionModels"]
-
 MOST_MODELS = 10
 """Unsaved models that a session keeps; a project keeps the files of more."""
 

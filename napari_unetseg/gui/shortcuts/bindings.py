@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["Shortcuts"]
-
 TYPED_IN = (QLineEdit, QTextEdit, QPlainTextEdit, QAbstractSpinBox)
 
 

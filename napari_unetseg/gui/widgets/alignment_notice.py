@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.layer_alignment import LayerAlignment
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["MisfitPanel"]
-
 
 class MisfitPanel(Panel):
     """The session's misfit: of channels, or of labels and masks; hidden while there is none."""

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
-__all__ = ["ChunkStore", "FolderStore"]
-
 PARTIAL = re.compile(r"\.(?:zarr|\d+)-\w{8}(?:\.json)?")
 """Names of the temporary files of `atomic_path` for chunks and metadata."""
 CHUNK = re.compile(r"(?:^|/)c(?:/\d+)+$")

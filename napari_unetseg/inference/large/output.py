@@ -23,17 +23,6 @@ if TYPE_CHECKING:
 
     from napari_unetseg.inference.large.chunk_task import Predicted
 
-__all__ = [
-    "Output",
-    "attach_output",
-    "finished_output",
-    "holds_image",
-    "is_finished",
-    "list_labels",
-    "open_output",
-    "open_root",
-]
-
 
 class Output:
     """An open output: which chunks are done, and where their voxels go.

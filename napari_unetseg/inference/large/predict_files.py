@@ -31,7 +31,8 @@ from napari_unetseg.inference.large.predict_to_zarr import (
     predict_here,
     saving,
 )
-from napari_unetseg.io.open_image import MissingPlanes, open_stack
+from napari_unetseg.io.open_image import open_stack
+from napari_unetseg.io.readers.missing_planes import MissingPlanes
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.output_plan import OutputPlan
     from napari_unetseg.inference.large.predict_to_zarr import Chunks
     from napari_unetseg.models.model import Model
-
-__all__ = ["FileBegun", "FileDone", "Opening", "Wish", "count_voxels", "is_there", "predict_files"]
 
 MEANWHILE = (
     "{} was predicted by another program meanwhile, with the same model and settings; that mask "

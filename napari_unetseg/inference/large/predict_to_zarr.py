@@ -25,17 +25,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Normalization, Stack
     from napari_unetseg.models.model import Model
 
-__all__ = [
-    "CannotGoOnError",
-    "Chunks",
-    "DiskFullError",
-    "fill_store",
-    "make_plan",
-    "predict_here",
-    "predict_to_zarr",
-    "saving",
-]
-
 
 class CannotGoOnError(UserError):
     """No image after this one could be predicted either; the same command goes on later."""

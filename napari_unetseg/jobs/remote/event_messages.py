@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from napari_unetseg.jobs.remote.recent import Recent
     from napari_unetseg.models.model import Model
 
-__all__ = ["decoded", "encoded"]
-
 PLAIN: dict[str, TypeAdapter[Any]] = {
     "Notice": TypeAdapter(Notice),
     "OtherSpacing": TypeAdapter(OtherSpacing),

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from napari_unetseg.jobs.tasks import Task
     from napari_unetseg.models.model import Model
 
-__all__ = ["Desk", "RemoteJob"]
-
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
