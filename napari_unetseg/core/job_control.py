@@ -91,12 +91,6 @@ class JobControl:
         with self._lock:
             return self._kept
 
-    @property
-    def offers(self) -> bool:
-        """Whether there are newer annotations to take."""
-        with self._lock:
-            return self._pairs is not None
-
     def pop_annotations(self) -> tuple[Any, ...] | None:
         """Newer annotations, once; None when there are none."""
         with self._lock:

@@ -122,11 +122,6 @@ class _Seen:
     known: np.ndarray
 
 
-def nothing_labelled(plane: Plane, region: Region) -> np.ndarray:  # noqa: ARG001 - as all of them
-    """Of an image without labels."""
-    return np.zeros([s.stop - s.start for s in region], bool)
-
-
 class RegionQuery:
     """What is known of some images: looks at windows of them and suggests where to go.
 

@@ -81,7 +81,7 @@ def predict_to_zarr(
     model, stack, settings
         What to apply to what, and how.
     store
-        Where: a `FolderStore`, or another Zarr store that is a `ChunkStore`.
+        Where: a `FolderStore`, or another Zarr store with its ``has`` and ``tidy``.
     probabilities
         Store them too: ``float32``, ``float16``, or ``uint8`` where 255 stands for 1.
     ome
