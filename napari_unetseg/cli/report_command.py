@@ -7,7 +7,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from napari_unetseg.cli.console import Meter, finish, tell
+from napari_unetseg.cli.console import Meter, tell
+from napari_unetseg.core.events import finish
 from napari_unetseg.core.text import count
 
 
