@@ -24,8 +24,6 @@ from napari_unetseg.annotations.sparse_array import (
 )
 from napari_unetseg.core.labels import LabelKind
 
-__all__ = ["AnnotationChange", "ImageAnnotations", "LabelSource", "Said"]
-
 LEAST_READY, MOST_READY = 2**18, 2**23
 """Bytes of a fill, the next of which finds memory that was touched already: at 5 µs a page, new
 memory took longer than all else."""

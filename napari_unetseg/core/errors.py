@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["ChoiceError", "LostError", "ModelFileError", "TrainingError", "UserError"]
-
 
 class UserError(Exception):
     """Something the user can put right; the text says what to do."""

@@ -16,18 +16,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from napari_unetseg.core.intensities import Intensities, Profile
 
-__all__ = [
-    "DIFFERENT",
-    "Channel",
-    "How",
-    "Trained",
-    "fit_channels",
-    "is_cut_off",
-    "is_faint",
-    "is_noise",
-    "is_saturated",
-]
-
 DIFFERENT = 0.1
 """Ranges whose ends differ by more than this share of the training images' are another exposure."""
 OTHER_DEPTH = 6.0

@@ -26,8 +26,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout, lock_descriptor
 
-__all__ = ["LockOwner", "OutputLock", "try_lock"]
-
 TOUCH_SECONDS = 5.0
 STALE_SECONDS = 30.0
 """An owner on another computer that has not touched its note for so long is taken for dead."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-__all__ = ["Control", "JobControl"]
-
 
 class JobControl:
     """What a running job may be told between two steps.
@@ -92,12 +90,6 @@ class JobControl:
         """The annotations that stay as they are."""
         with self._lock:
             return self._kept
-
-    @property
-    def offers(self) -> bool:
-        """Whether there are newer annotations to take."""
-        with self._lock:
-            return self._pairs is not None
 
     def pop_annotations(self) -> tuple[Any, ...] | None:
         """Newer annotations, once; None when there are none."""

@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Appearance", "Look", "look_at"]
-
 MOST_PLANES, EDGE, READ = 5, 512, 2048
 """Planes that are looked at, the edge of the piece of each, and of the part that is read for it."""
 JPEG_BLOCK = 8

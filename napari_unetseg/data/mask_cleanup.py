@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["TidySettings", "tidy"]
-
 
 class TidySettings(BaseModel):
     """What is done to a mask, in this order. The mask itself is never changed."""

@@ -52,8 +52,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import MatchSpacing
     from napari_unetseg.models.model import Model
 
-__all__ = ["QueryImage", "RegionQuery", "Suggestion", "WindowScored", "nothing_labelled"]
-
 Labelled = Callable[[Plane, Region], np.ndarray]
 """From a plane and a region of it to where it is labelled, boolean, of the region's shape."""
 
@@ -122,11 +120,6 @@ class _Seen:
     wrong: np.ndarray
     looks: np.ndarray
     known: np.ndarray
-
-
-def nothing_labelled(plane: Plane, region: Region) -> np.ndarray:  # noqa: ARG001 - as all of them
-    """Of an image without labels."""
-    return np.zeros([s.stop - s.start for s in region], bool)
 
 
 class RegionQuery:

@@ -32,16 +32,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import MatchSpacing
     from napari_unetseg.models.model import Model
 
-__all__ = [
-    "FLIPS",
-    "Mirrored",
-    "RegionPredictor",
-    "differences",
-    "likely_wrong",
-    "margin_uncertainty",
-    "uncertainty_map",
-]
-
 Region = tuple[slice, ...]
 FLIPS = ((), (-1,), (-2,), (-1, -2))
 """Axes that the passes mirror: the first sees the image as it is."""

@@ -25,16 +25,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import MatchSpacing
     from napari_unetseg.models.model import Model
 
-__all__ = [
-    "LivePredictor",
-    "MaskStarted",
-    "Viewport",
-    "ViewportState",
-    "ViewportTask",
-    "mask_of",
-    "near",
-]
-
 EVERY_SECONDS = 2.0
 """A newer model is shown this often at most."""
 FREE_SECONDS = 10.0

@@ -17,15 +17,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import MatchSpacing
     from napari_unetseg.models.model import Model
 
-__all__ = [
-    "FittedSpacing",
-    "SpacingRange",
-    "VoxelSizes",
-    "fit_spacing",
-    "model_spacing",
-    "why_other_sizes",
-]
-
 TOLERANCE = 1.2
 """Voxel sizes whose ratio is not larger are not mentioned (benchmarks/results/README.md)."""
 ALIKE = 1.02

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from napari_unetseg.data.validation_split import VoxelIndex
     from napari_unetseg.training.distillation import Teacher
 
-__all__ = ["Batch", "Key", "Prefetcher", "Sampler", "seed_of", "seeded"]
-
 Key = tuple[int, ...]
 """What random numbers follow from, besides the seed: a step's number."""
 Sample = tuple[Tensor, Tensor, bool]

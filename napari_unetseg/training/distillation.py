@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from napari_unetseg.data.validation_split import LabelledPlane
     from napari_unetseg.models.unet import UNet
 
-__all__ = ["Teacher", "distillation_loss"]
-
 DISTRUST_RADIUS = 8
 """Voxels along Y and X around a wrong one within which the teacher is not believed."""
 RANDOM_PATCH_RATE = 0.25

@@ -12,8 +12,6 @@ from torch.nn import functional
 
 from napari_unetseg.core.labels import IGNORE_INDEX
 
-__all__ = ["edge_loss"]
-
 REACH, NEAR = 5, 3.0
 """Largest distance of two voxels that are compared, and the scale on which it counts, in voxels."""
 PAIRINGS = 12

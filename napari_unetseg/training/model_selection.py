@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from napari_unetseg.training.training_events import ModelImproved
     from napari_unetseg.training.training_state import TrainingState
 
-__all__ = ["ModelSelection", "StoppedError"]
-
 
 class StoppedError(Exception):
     """A stop was asked for before there was an answer."""

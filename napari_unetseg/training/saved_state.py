@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from napari_unetseg.training.trainer import Trainer
     from napari_unetseg.training.training_state import TrainingState
 
-__all__ = ["Identity", "SavedState", "Tensors", "expected", "give_back", "taken"]
-
 Tensors = dict[str, Tensor]
 
 

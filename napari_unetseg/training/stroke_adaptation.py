@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from napari_unetseg.training.batch_sampler import Batch
     from napari_unetseg.training.trainer import Trainer, Weights
 
-__all__ = ["FEW", "SLACK", "StrokeAnswer", "as_good"]
-
 STEPS, BATCH, NEWER = 8, 4, 2
 """Steps that the copy learns for, samples of each at most, and those of them with newer strokes."""
 LOOKED_AT = 8

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from napari_unetseg.models.unet import UNet
     from napari_unetseg.training.training_plan import TrainingPlan
 
-__all__ = ["NotFiniteError", "Trainer", "Weights"]
-
 EMA_DECAY = 0.99
 """Share of the averaged weights that a step leaves as they are."""
 EMA_DECAY_FROM_INIT = 0.97

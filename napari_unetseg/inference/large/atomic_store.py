@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from zarr.storage import LocalStore
 
@@ -15,22 +15,10 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
-__all__ = ["ChunkStore", "FolderStore"]
-
 PARTIAL = re.compile(r"\.(?:zarr|\d+)-\w{8}(?:\.json)?")
 """Names of the temporary files of `atomic_path` for chunks and metadata."""
 CHUNK = re.compile(r"(?:^|/)c(?:/\d+)+$")
 """Keys of chunks."""
-
-
-class ChunkStore(Protocol):
-    """What an output asks of a Zarr store besides what Zarr does."""
-
-    def has(self, key: str) -> bool:
-        """Whether a key is stored, whole."""
-
-    def tidy(self, prefix: str) -> None:
-        """Take away what a killed program left half written below a key."""
 
 
 class FolderStore(LocalStore):

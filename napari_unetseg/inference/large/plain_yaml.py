@@ -16,8 +16,6 @@ import yaml
 
 from napari_unetseg.core.errors import UserError
 
-__all__ = ["Lines", "read_yaml"]
-
 LARGEST = 2**16
 """Bytes of a file; the parser needs a second for so many."""
 DEEPEST = 10

@@ -25,17 +25,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Normalization, Stack
     from napari_unetseg.models.model import Model
 
-__all__ = [
-    "CannotGoOnError",
-    "Chunks",
-    "DiskFullError",
-    "fill_store",
-    "make_plan",
-    "predict_here",
-    "predict_to_zarr",
-    "saving",
-]
-
 
 class CannotGoOnError(UserError):
     """No image after this one could be predicted either; the same command goes on later."""
@@ -92,7 +81,7 @@ def predict_to_zarr(
     model, stack, settings
         What to apply to what, and how.
     store
-        Where: a `FolderStore`, or another Zarr store that is a `ChunkStore`.
+        Where: a `FolderStore`, or another Zarr store with its ``has`` and ``tidy``.
     probabilities
         Store them too: ``float32``, ``float16``, or ``uint8`` where 255 stands for 1.
     ome

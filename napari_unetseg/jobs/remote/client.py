@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.job_control import JobControl
     from napari_unetseg.models.model import Model
 
-__all__ = ["run"]
-
 POLL_SECONDS = 0.02
 """How long something that changed here may wait to be said."""
 BEAT_SECONDS = 5.0

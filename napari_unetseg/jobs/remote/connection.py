@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from napari_unetseg.jobs.remote.packets import Message, Words
 
-__all__ = ["Link", "RemoteError", "address_of", "device_at"]
-
 CONNECT_SECONDS = 5.0
 PATIENCE_SECONDS = 30.0
 """A worker may say nothing for so long before the connection counts as lost,"""

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_unetseg.annotations.sparse_array import CHUNK
-from napari_unetseg.core.image_stack import CHANNEL_AXES, Stack, native
+from napari_unetseg.core.image_stack import CHANNEL_AXES, Stack
+from napari_unetseg.core.pixel_access import native
 from napari_unetseg.jobs.remote.packets import BadMessageError, Words
 
 if TYPE_CHECKING:
     from napari_unetseg.jobs.remote.recent import Recent
-
-__all__ = ["Ask", "Cell", "Piece", "Pieces", "cut", "described", "stack_of"]
 
 BATCH_BYTES = 16 * 2**20
 """Pieces that travel in one message."""

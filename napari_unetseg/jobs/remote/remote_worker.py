@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from napari_unetseg import __version__
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import Event, finish
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.jobs.live_predictor import ViewportState
 from napari_unetseg.jobs.remote.event_messages import encoded
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.jobs.tasks import Task
     from napari_unetseg.models.model import Model
-
-__all__ = ["Desk", "RemoteJob"]
 
 log = logging.getLogger(__name__)
 
@@ -85,19 +84,15 @@ class RemoteJob:
 
     def _run(self, task: Task) -> None:
         try:
-            events = task(self._control)
-            while True:
-                try:
-                    event = next(events)
-                except StopIteration as end:
-                    self._finish(end.value)
-                    return
-                words, arrays = encoded(event, self._desk.models)
-                self._send({"event": words}, arrays)
+            self._finish(finish(task(self._control), self._tell))
         except _LeftError:
             log.info("a task was left")
         except BaseException as error:  # noqa: BLE001 - it is told, not lost
             self._fail(error)
+
+    def _tell(self, event: Event) -> None:
+        words, arrays = encoded(event, self._desk.models)
+        self._send({"event": words}, arrays)
 
     def _finish(self, result: Model | None) -> None:
         if result is not None:

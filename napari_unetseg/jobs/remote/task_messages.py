@@ -23,18 +23,6 @@ if TYPE_CHECKING:
 
     from napari_unetseg.models.model import Model
 
-__all__ = [
-    "Known",
-    "check_settings",
-    "pairs_of",
-    "region_of",
-    "task_of",
-    "told_pairs",
-    "told_region",
-    "told_task",
-    "view_of",
-]
-
 OpenStack = Callable[[Words], Stack]
 
 
