@@ -197,20 +197,20 @@ class Classes:
         return numbers
 
 
-def most_probable(shares: np.ndarray) -> np.ndarray:
+def most_probable(probabilities: np.ndarray) -> np.ndarray:
     """Index of the most probable class of each voxel, uint8; of equal ones the first.
 
-    The same as ``shares.argmax(0)``, which takes ten times as long: it walks voxel by voxel.
+    The same as ``probabilities.argmax(0)``, which takes ten times as long: it walks voxel by voxel.
 
     Parameters
     ----------
-    shares
+    probabilities
         (classes, *spatial) without NaN; 255 classes at most.
     """
-    best, chosen = shares[0], np.zeros(shares.shape[1:], np.uint8)
-    for number, share in enumerate(shares[1:], 1):
+    best, chosen = probabilities[0], np.zeros(probabilities.shape[1:], np.uint8)
+    for number, share in enumerate(probabilities[1:], 1):
         better = share > best
         np.maximum(chosen, better.view(np.uint8) * np.uint8(number), out=chosen)
-        if number + 1 < len(shares):
+        if number + 1 < len(probabilities):
             best = np.maximum(best, share)
     return chosen
