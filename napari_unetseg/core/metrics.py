@@ -1,4 +1,4 @@
-"""Scores from a confusion matrix."""
+"""Segmentation metrics from confusion matrices."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ __all__ = [
     "soft_dice_of",
 ]
 
-LEAST_SHARE = 1e-7
-"""A probability is taken for no less, so that one voxel cannot make a loss infinite."""
+MIN_PROBABILITY = 1e-7
+"""Least probability in a loss, so that one voxel cannot make it infinite."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Dice and IoU of each structure over pooled voxels; NaN for one that occurs nowhere.
+    """Dice and IoU of each structure over pooled voxels; NaN for one that does not occur.
 
-    ``voxels`` labelled voxels were compared, in ``blocks`` validation blocks. ``soft_dice`` is the
-    Dice of the probabilities (`soft_dice_of`), where they were at hand: it still tells models
-    apart when every stroke is already on the right side. ``loss`` is their cross-entropy
-    (`loss_of`), likewise.
+    ``voxels`` labelled voxels in ``blocks`` validation blocks. ``soft_dice`` (`soft_dice_of`) and
+    ``loss``, the cross-entropy (`loss_of`), use probabilities: they tell models apart even when all
+    strokes are on the right side.
     """
 
     names: tuple[str, ...]
@@ -108,8 +107,7 @@ def soft_dice_of(sums: np.ndarray, probabilities: Sequence[float] | None = None)
     sums
         (classes, classes) as from `soft_confusion`.
     probabilities
-        Share of the images that each class is thought to cover. Of strokes there is about as much
-        in every class; with the shares, what is wrong counts as it would in whole images.
+        Class priors (fraction of the images that each class covers), which replace the class
 
     Returns
     -------
@@ -141,8 +139,8 @@ def log_losses(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """
     known = truth != IGNORE_INDEX
     right = truth[known].astype(np.intp)
-    said = np.take_along_axis(probabilities[:, known], right[None], axis=0)[0]
-    sums = -np.log(np.maximum(said, LEAST_SHARE))
+    true_probabilities = np.take_along_axis(probabilities[:, known], right[None], axis=0)[0]
+    sums = -np.log(np.maximum(true_probabilities, MIN_PROBABILITY))
     return np.bincount(right, weights=sums, minlength=len(probabilities))
 
 

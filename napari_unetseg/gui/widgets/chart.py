@@ -13,7 +13,7 @@ from qtpy.QtGui import QFont, QFontMetricsF
 from napari_unetseg.gui.state.messages import duration
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.curve import Line
+    from napari_unetseg.gui.state.training_curve import Line
 
 __all__ = ["Chart"]
 
