@@ -211,7 +211,8 @@ class Desk:
             if self.model is not None:
                 models.add(self.model.id)
             found = self.plugin.masks.predictions.get(self.layers[image])
-            if found and found.masks.model_id in models and found.masks.is_fresh(plane, found.masks.model_id):
+            masks = found.masks if found else None
+            if masks and masks.model_id in models and masks.is_fresh(plane, masks.model_id):
                 break
             self.work(TURN)
         return self.mask(image, plane)
