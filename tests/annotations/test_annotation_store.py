@@ -276,7 +276,7 @@ def test_what_wins_is_computed_again_only_where_something_was_said(
         computed.append(region)
         return real(self, region)
 
-    monkeypatch.setattr(ImageAnnotations, "winning", winning)
+    monkeypatch.setattr(ImageAnnotations, "effective_overrides", winning)
     say(truth, STROKES, at(1, (10, 20), (10, 20)), 1)
     say(truth, CORRECTIONS, at(2, (260, 270), (10, 20)), 0)
     truth.disable_strokes()
