@@ -1,4 +1,4 @@
-"""Events of a long job: small frozen dataclasses, in the order they happen."""
+"""Events of long jobs, as frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Notice(Event):
-    """A sentence that the user should read; the job goes on.
+    """A sentence for the user; the job continues.
 
-    ``warning``: what the job makes may be wrong, or is not what was asked for.
+    ``warning``: the result may be wrong, or is not what was asked for.
     """
 
     text: str
@@ -34,10 +34,10 @@ class Notice(Event):
 
 @dataclass(frozen=True, slots=True)
 class OtherSpacing(Notice):
-    """An image has voxels of another size than the images that a model was trained on.
+    """The voxel size of an image differs from that of the training images.
 
-    ``sizes`` names the two sizes, the same for all images of one size; ``offer`` says what can be
-    done on the command line and in Python, if anything.
+    ``sizes`` names both, for grouping images; ``offer`` is what to do on the command line and in
+    Python, if anything.
     """
 
     sizes: str
@@ -77,14 +77,14 @@ class TilePredicted(Event):
 
 @dataclass(frozen=True, slots=True)
 class ChunkPredicted(Event):
-    """A chunk of a prediction was stored; ``done`` of ``total`` are there, those of before too."""
+    """A chunk of a prediction was stored; ``done`` of ``total`` include those stored earlier."""
 
     done: int
     total: int
 
 
 def pass_on(event: Event, on_event: Callable[[Event], object] | None) -> None:
-    """Tell a listener of an event; without one, what the user should read goes to the log."""
+    """Call a listener; without one, log notices."""
     if on_event is not None:
         on_event(event)
     elif isinstance(event, Notice):

@@ -1,4 +1,4 @@
-"""Settings: validated, immutable, to and from JSON."""
+"""Validated, immutable settings with JSON serialisation."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ class AnnotatedImage:
         return count_planes(self.labels, self._name, planes, before)
 
     def values(
-        self, *, looks: bool = True, counted: Mapping[Index, PlaneValues] | None = None
+        self, *, classify: bool = True, counted: Mapping[Index, PlaneValues] | None = None
     ) -> LabelValues:
         """What the labels hold, read a plane at a time or as it was counted; see `read_values`.
 
@@ -129,7 +129,9 @@ class AnnotatedImage:
         """
         found = self.count() if counted is None else counted
         name, image = self._name, self.image
-        return read_values(self.labels, self.kind, name, self.ignore, found, image, looks=looks)
+        return read_values(
+            self.labels, self.kind, name, self.ignore, found, image, classify=classify
+        )
 
 
 Pair = AnnotatedImage
@@ -139,11 +141,11 @@ Pair = AnnotatedImage
 class HasValues(Protocol):
     """Labels whose values can be read."""
 
-    def values(self, *, looks: bool) -> LabelValues:
-        """What the labels hold, checked; ``looks`` tells labels from images by their look."""
+    def values(self, *, classify: bool) -> LabelValues:
+        """What the labels hold, checked; ``classify`` tells labels from images by their look."""
 
 
-def values_of(pairs: Sequence[HasValues], *, looks: bool = True) -> list[LabelValues]:
+def values_of(pairs: Sequence[HasValues], *, classify: bool = True) -> list[LabelValues]:
     """What the labels of several pairs hold; a dozen of them are looked at.
 
     Raises
@@ -151,10 +153,12 @@ def values_of(pairs: Sequence[HasValues], *, looks: bool = True) -> list[LabelVa
     UserError
         Values cannot be of the kind that was said, or contradict one another.
     """
-    looked = set(np.linspace(0, len(pairs) - 1, MOST_LOOKED).astype(int).tolist() if looks else ())
+    looked = set(
+        np.linspace(0, len(pairs) - 1, MOST_LOOKED).astype(int).tolist() if classify else ()
+    )
     found, masks = [], set[int]()
     for number, pair in enumerate(pairs):
-        values = pair.values(looks=number in looked)
+        values = pair.values(classify=number in looked)
         found.append(values)
         if values.kind is LabelKind.FULL:
             masks |= values.counts.keys()

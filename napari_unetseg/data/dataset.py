@@ -102,7 +102,7 @@ class TrainingDataset:
         check_channels(pairs, dims)
         earlier = matched(pairs, before.read_pairs if before else ())
         self.read_pairs: list[ReadPair] = read_pairs(pairs, earlier, fixed)
-        values = list(self._read_values(looks=classes is None))  # not again for newer ones
+        values = list(self._read_values(classify=classes is None))  # not again for newer ones
         self.notes = notes_of(values)
         found = Classes.find([(v.counts, v.kind) for v in values], structures)
         kept = known if known is not None and self._leaves_out(found, known) else None
@@ -122,9 +122,9 @@ class TrainingDataset:
         """The fingerprint of the image of each pair."""
         return [read.fingerprint for read in self.read_pairs]
 
-    def _read_values(self, *, looks: bool) -> Iterator[LabelValues]:
+    def _read_values(self, *, classify: bool) -> Iterator[LabelValues]:
         """What every labels array holds, checked."""
-        yield from values_of(self.read_pairs, looks=looks)
+        yield from values_of(self.read_pairs, classify=classify)
         for read in self.read_pairs:
             if (values := read.corrected_values()) is not None:
                 yield values

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from napari_unetseg.annotations.sparse_array import Cell, SparseArray, planes_with
-from napari_unetseg.core.label_appearance import Appearance, Look
+from napari_unetseg.core.label_appearance import Appearance, LabelAppearance
 from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 
 ON_DISK_BYTES = 2**30
@@ -121,7 +121,9 @@ def thinned_counts(data: Any) -> tuple[dict[int, int], int]:
     return count_labels(few), few.size
 
 
-def guess_kind(counts: Mapping[int, int], size: int, look: Look | None = None) -> LabelKind:
+def guess_kind(
+    counts: Mapping[int, int], size: int, look: LabelAppearance | None = None
+) -> LabelKind:
     """What an existing layer most likely holds; the user can say otherwise.
 
     Instances where each number is a single region, or numbers are large; a mask where much is

@@ -69,9 +69,9 @@ class ReadPair:
     corrections: Counted
     planes: dict[Index, SplitPlane] = field(default_factory=dict)
 
-    def values(self, *, looks: bool) -> LabelValues:
+    def values(self, *, classify: bool) -> LabelValues:
         """What the labels hold, checked; see `read_values`."""
-        return self.pair.values(looks=looks, counted=self.labels)
+        return self.pair.values(classify=classify, counted=self.labels)
 
     def corrected_values(self) -> LabelValues | None:
         """What the corrections hold, checked, if there are any."""

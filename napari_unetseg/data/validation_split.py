@@ -55,7 +55,7 @@ class LabelledPlane:
     counts: np.ndarray
     """Voxels of each class that train, int64."""
     anchors: dict[int, np.ndarray] = field(default_factory=dict)
-    taught: np.ndarray | None = None
+    distillation_labels: np.ndarray | None = None
     """What `Teacher` makes of the labels, once there was one."""
 
     def index_anchors(self, rng: np.random.Generator) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from napari_unetseg.core.metrics import Scores
 from napari_unetseg.core.settings import TrainSettings
@@ -80,8 +80,10 @@ class TrainingRecord(_Record):
     scores: Scores | None
     curve: tuple[CurvePoint, ...]
     images: tuple[ImageRecord, ...]
-    shares: tuple[float, ...] | None = None
-    """Estimated share of each class in the training images, by which they were weighed."""
+    class_priors: tuple[float, ...] | None = Field(
+        None, validation_alias=AliasChoices("class_priors", "shares")
+    )
+    """Estimated fraction of the training images that each class covers."""
     labelled_voxels: int
     choices: tuple[AutoSetting, ...] = ()
     """What was chosen for these images, and why; empty in records of earlier versions."""

@@ -277,7 +277,7 @@ def agreement(
     painted = classes.encode(truth.read(LabelSource.STROKES, region), truth.kind)
     over = classes.encode(truth.effective_overrides(region), LabelKind.STROKES)
     known = np.where(
-        over == IGNORE_INDEX, IGNORE_INDEX if truth.strokes_are_away else painted, over
+        over == IGNORE_INDEX, IGNORE_INDEX if truth.strokes_disabled else painted, over
     )
     found = classes.encode(predicted, LabelKind.STROKES)
     known[found == IGNORE_INDEX] = IGNORE_INDEX

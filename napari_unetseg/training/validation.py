@@ -1,4 +1,4 @@
-"""Scores of a network on the validation blocks of its training."""
+"""Validation scores on held-out blocks."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 Region = tuple[slice, ...]
 MOST_VOXELS = 2**21
-"""A larger plane is never predicted whole for a score."""
+"""Planes of more voxels are scored block by block."""
 
 
 class Validator:
     """Predicts the validation blocks, each with some context, and scores them.
 
-    Several processes share the planes out, and come to the same scores.
+    Processes split the planes and get the same scores.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Validator:
     def score(self, network: UNet, shares: Sequence[float] | None = None) -> Scores | None:
         """Scores on the validation blocks; ``shares`` as in `soft_dice_of`.
 
-        None where there are none, or where not even a block without its context fits in memory.
+        None without blocks, or where not even a block without context fits in memory.
         """
         while self.data.validated:
             try:
@@ -93,7 +93,7 @@ class Validator:
     def _predicted(
         self, network: UNet
     ) -> Iterator[tuple[LabelledPlane, ValidationBlock, np.ndarray]]:
-        """Probabilities (classes, *block) of each block; a plane with many is predicted whole."""
+        """Probabilities (classes, *block) of each block; planes with many are predicted whole."""
         blocks = self.data.validation_blocks()
         planes = [list(group) for _, group in groupby(blocks, key=lambda found: id(found[0]))]
         for mine in self.group.shard(planes):

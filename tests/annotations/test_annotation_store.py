@@ -279,8 +279,8 @@ def test_what_wins_is_computed_again_only_where_something_was_said(
     monkeypatch.setattr(ImageAnnotations, "winning", winning)
     say(truth, STROKES, at(1, (10, 20), (10, 20)), 1)
     say(truth, CORRECTIONS, at(2, (260, 270), (10, 20)), 0)
-    truth.put_strokes_away()
-    truth.take_strokes_back()
+    truth.disable_strokes()
+    truth.enable_strokes()
     now = truth.snapshot().corrections((first, known))
     assert sorted(computed, key=str) == [
         at(1, (0, CHUNK), (0, CHUNK)),
@@ -288,7 +288,7 @@ def test_what_wins_is_computed_again_only_where_something_was_said(
     ]
     assert now is not None
     assert (now[1, 15, 15], now[2, 265, 15], now[2, 15, 15]) == (0, 0, 2)
-    truth.put_strokes_away()
+    truth.disable_strokes()
     away = truth.snapshot().corrections((first, known))
     assert away is not None
     assert away[1, 15, 15] == 2

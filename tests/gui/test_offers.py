@@ -135,12 +135,12 @@ def test_training_and_offers_copy_no_labels_in_the_gui_thread(
     desk.wait(lambda: bool(desk.began))
     grid = desk.plugin.annotations.truth(desk.image).grid(LabelSource.STROKES)
     (pair,) = desk.began[0]
-    assert [c for c in grid.cells() if not pair.labels.shares(grid, c)] == []
+    assert [c for c in grid.cells() if not pair.labels.same_chunk(grid, c)] == []
     assert len(grid.cells()) > PLANES
     desk.paint((1, 100, 100))
     desk.wait(lambda: desk.offered((1, 100, 100)))
     (newest,) = desk.puppet.offered[-1]
-    assert [c for c in grid.cells() if not newest.labels.shares(pair.labels, c)] == [(1, 0, 0)]
+    assert [c for c in grid.cells() if not newest.labels.same_chunk(pair.labels, c)] == [(1, 0, 0)]
 
 
 def test_a_training_sees_what_was_painted_before_it_began_and_later_strokes_by_an_offer(

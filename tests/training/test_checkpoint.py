@@ -69,7 +69,7 @@ def facts(model: Model) -> list[Any]:
     """All that a model says of its training but times; NaN equals NaN."""
     record = model.history[-1]
     curve = [point.model_dump(exclude={"seconds"}) for point in record.curve]
-    said = [record.reason, record.steps, record.scores, curve, record.shares, record.parent]
+    said = [record.reason, record.steps, record.scores, curve, record.class_priors, record.parent]
     return [repr(said), repr(record.choices), len(model.history)]
 
 

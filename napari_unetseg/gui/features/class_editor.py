@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from napari_unetseg.annotations.annotation_store import ImageAnnotations, LabelSource, Said
+from napari_unetseg.annotations.annotation_store import ImageAnnotations, LabelSource, TimedValues
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 from napari_unetseg.gui.services.undo_stack import UndoStep
@@ -33,7 +33,9 @@ class Holder(Protocol):
 
     truth: ImageAnnotations
 
-    def put_back(self, origin: LabelSource, region: Region, now: Said, then: Said) -> None:
+    def put_back(
+        self, origin: LabelSource, region: Region, now: TimedValues, then: TimedValues
+    ) -> None:
         """Say ``then`` where that differs from ``now``, which is still said."""
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.core.errors import TrainingError
-from napari_unetseg.core.label_appearance import Look, look_at
+from napari_unetseg.core.label_appearance import LabelAppearance, classify_labels
 from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 from napari_unetseg.data.image_grids import LabelCounter
 from napari_unetseg.gui import layers as napari_layers
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Message, Session
 
 COUNTED = (LabelSource.STROKES, LabelSource.CORRECTIONS, LabelSource.ACCEPTED)
-Counted = tuple[dict[int, int], list[int], Look | None]
+Counted = tuple[dict[int, int], list[int], LabelAppearance | None]
 """Voxels of each number, of corrections and of accepted regions, and what the labels look like."""
 
 
@@ -96,7 +96,11 @@ class LabelCounts:
 
         def count() -> Counted:
             strokes, *others = (self._counters[origin].count(grids[origin]) for origin in COUNTED)
-            return strokes, [sum(o.values()) for o in others], look_at(data) if grey else None
+            return (
+                strokes,
+                [sum(o.values()) for o in others],
+                classify_labels(data) if grey else None,
+            )
 
         self._runner.query(count, partial(self._on_counted, labels, kind, size), about="counts")
 

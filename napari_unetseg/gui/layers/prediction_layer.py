@@ -21,15 +21,15 @@ from napari_unetseg.annotations.annotation_store import (
     AnnotationChange,
     ImageAnnotations,
     LabelSource,
-    Said,
+    TimedValues,
 )
 from napari_unetseg.annotations.sparse_array import (
     Cell,
     Region,
     SparseArray,
     cells_in,
+    merge_regions,
     planes_with,
-    together,
 )
 from napari_unetseg.core.labels import BACKGROUND_LABEL, Structure
 from napari_unetseg.data.image_grids import empty_grid, has_room
@@ -216,7 +216,7 @@ class PredictionLayer:
             self.truth.times(o, region) for o in (LabelSource.ACCEPTED, LabelSource.STROKES)
         )
         disputed = where & (painted_at > accepted_at)
-        return changes + self._tell(self.truth.renew(LabelSource.ACCEPTED, region, disputed))
+        return changes + self._tell(self.truth.restamp(LabelSource.ACCEPTED, region, disputed))
 
     def take_back(self, region: Region, where: np.ndarray) -> list[AnnotationChange]:
         """Declare nothing right any more there."""
@@ -236,7 +236,9 @@ class PredictionLayer:
         self.show(origin, region)
         return changes
 
-    def put_back(self, origin: LabelSource, region: Region, now: Said, then: Said) -> None:
+    def put_back(
+        self, origin: LabelSource, region: Region, now: TimedValues, then: TimedValues
+    ) -> None:
         """Say ``then`` where that differs from ``now`` and nothing else was said since.
 
         An acceptance is withdrawn altogether, also where it was corrected since.
@@ -291,7 +293,7 @@ class PredictionLayer:
 
     def settle(self, regions: Sequence[Region]) -> None:
         """Take down what `search` found: most likely an undo or a redo."""
-        for region in together(regions):
+        for region in merge_regions(regions):
             self.catch(region)
 
     def _unknown(self, cell: Cell) -> bool:
@@ -334,7 +336,7 @@ class PredictionLayer:
         self._data, self._shown = (empty_grid(self._shape) for _ in range(2))
         self.masks.clear()
         self._kept, self._painted = SparseArray(self._shape), False
-        for plane in self.truth.said():
+        for plane in self.truth.labelled_planes():
             region = full_region(plane, self._shape)
             self._kept.write(region, self.truth.read(LabelSource.CORRECTIONS, region))
             self._write(region)

@@ -11,9 +11,9 @@ from napari_unetseg.annotations.annotation_store import (
     AnnotationChange,
     ImageAnnotations,
     LabelSource,
-    Said,
+    TimedValues,
 )
-from napari_unetseg.annotations.sparse_array import Region, together
+from napari_unetseg.annotations.sparse_array import Region, merge_regions
 from napari_unetseg.core.singleton_axes import on_grid, same_but_singletons
 from napari_unetseg.gui.layers.layer_axes import level0
 from napari_unetseg.gui.layers.paint_events import AT_ONCE, Watch, drop_history
@@ -64,7 +64,7 @@ class Strokes:
         self._on_change = on_change
         self._ended = False
         if known:
-            truth.take_strokes_back()
+            truth.enable_strokes()
         elif isinstance(self._data, np.ndarray):  # lazy arrays would take long to read
             for change in truth.adopt(self._data, kind):
                 on_change(change)
@@ -105,10 +105,12 @@ class Strokes:
 
     def settle(self, regions: Sequence[Region]) -> None:
         """Take down what `search` found: most likely an undo or a redo."""
-        for region in together(regions) if not self._ended else ():
+        for region in merge_regions(regions) if not self._ended else ():
             self.catch(region)
 
-    def put_back(self, origin: LabelSource, region: Region, now: Said, then: Said) -> None:
+    def put_back(
+        self, origin: LabelSource, region: Region, now: TimedValues, then: TimedValues
+    ) -> None:
         """Put ``then`` into the layer where that differs from ``now``, which is still there.
 
         Undo begins after that. Where other labels took this layer's place, nothing is done.

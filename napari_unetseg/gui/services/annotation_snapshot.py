@@ -106,7 +106,7 @@ class Snapshot:
         """Take in what the array holds, but not where something was said since."""
         for region in self._labels.differing(data):
             (cell,) = cells(region)
-            if self._labels.shares(known, cell):
+            if self._labels.same_chunk(known, cell):
                 self._labels.write(region, np.asarray(data[region]))
 
 
@@ -156,7 +156,7 @@ def _snapshot(
     truth = truth or ImageAnnotations(stack.grid_shape)
     said = truth.snapshot()
     if source.labels is None:
-        if not said.said():
+        if not said.labelled_planes():
             return None
         nothing = SparseArray(stack.grid_shape)
         return Snapshot(source.image, stack, nothing, LabelKind.STROKES, said, newer)

@@ -106,7 +106,7 @@ class Annotations:
         for image in [i for i, s in self.strokes.items() if not _serves(s, wanted.get(i))]:
             self._end_strokes(image)
             if image not in wanted and image in self.truths:
-                self.truths[image].put_strokes_away()
+                self.truths[image].disable_strokes()
                 self._events.labels_touched.emit()
         for image, source in wanted.items():
             truth = self.truth(image)
@@ -117,7 +117,7 @@ class Annotations:
 
     def _follow(self, image: Any, source: Source, truth: ImageAnnotations) -> Strokes:
         """Listen to an annotation layer; one that was there before goes on where it was."""
-        grid, away = truth.grid(LabelSource.STROKES), truth.strokes_are_away
+        grid, away = truth.grid(LabelSource.STROKES), truth.strokes_disabled
         known = self.known_labels.get(source.labels) is grid and grid.dtype == source.labels.dtype
         tell = partial(self.changed, image)
         strokes = napari_layers.Strokes(source.labels, truth, source.kind, tell, known=known)

@@ -12,11 +12,11 @@ from weakref import WeakKeyDictionary, ref
 from napari.layers import Image, Labels
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.label_appearance import look_at
+from napari_unetseg.core.label_appearance import classify_labels
 from napari_unetseg.core.labels import LabelKind, Structure
 from napari_unetseg.data.image_grids import guess_kind, thinned_counts
 from napari_unetseg.gui import layers as napari_layers
-from napari_unetseg.gui.services.label_problems import describe_look, is_grey, remedies_of
+from napari_unetseg.gui.services.label_problems import describe_appearance, is_grey, remedies_of
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.state.session import Level, Session, Source
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
     from napari_unetseg.core.image_stack import Stack
-    from napari_unetseg.core.label_appearance import Look
+    from napari_unetseg.core.label_appearance import LabelAppearance
     from napari_unetseg.gui.services.annotations import Annotations
     from napari_unetseg.gui.state.app_events import AppEvents
 
@@ -47,7 +47,7 @@ class ImageSources:
         self._viewer, self._session = viewer, session
         self._annotations, self._events = annotations, events
         self.labels_of: WeakKeyDictionary[Labels, ref[Image]] = WeakKeyDictionary()
-        self.seen: WeakKeyDictionary[Labels, tuple[Mapping[int, int], Look | None]] = (
+        self.seen: WeakKeyDictionary[Labels, tuple[Mapping[int, int], LabelAppearance | None]] = (
             WeakKeyDictionary()
         )
         self._guessed: Labels | None = None
@@ -249,16 +249,16 @@ class ImageSources:
         """Guess the kind of labels from a first look, and say what is odd about them."""
         data = napari_layers.data_of(labels)
         counts, size = thinned_counts(data)
-        look = look_at(data) if counts else None
+        look = classify_labels(data) if counts else None
         kind = guess_kind(counts, size, look)
         self.seen[labels], self._guessed = (counts, look), labels
-        if text := describe_look(labels.name, counts, look, kind):
+        if text := describe_appearance(labels.name, counts, look, kind):
             odd = bool(remedies_of(counts, look, kind))
             self._session.say(text, Level.WARNING if odd else Level.INFO)
         return kind
 
     def note_counts(
-        self, labels: Labels, counts: Mapping[int, int], size: int, look: Look | None
+        self, labels: Labels, counts: Mapping[int, int], size: int, look: LabelAppearance | None
     ) -> LabelKind | None:
         """Take in what all of the chosen labels hold, of which a part had been seen.
 
@@ -299,7 +299,7 @@ class ImageSources:
             self._session.change_source(kind=kind)
             self._events.labels_touched.emit()
             if source.labels in self.seen and remedies_of(*self.seen[source.labels], kind):
-                text = describe_look(source.labels.name, *self.seen[source.labels], kind)
+                text = describe_appearance(source.labels.name, *self.seen[source.labels], kind)
                 self._session.say(text, Level.WARNING)
 
     def add_folders(

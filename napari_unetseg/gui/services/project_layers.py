@@ -223,7 +223,7 @@ class Restored:
             session.put_source(replace(source, labels=new, kind=kind, chosen=True))
             if layer is None:
                 self._viewer.add_layer(new)
-        if truth.said() or masked:
+        if truth.labelled_planes() or masked:
             self._masks.open(image, "", session.structures).close()
 
     def _put_away(self, image: Image, truth: ImageAnnotations) -> bool:

@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
 
 from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 from napari_unetseg.gui.features.class_editor import balance
-from napari_unetseg.gui.services.label_problems import look_at_folder
+from napari_unetseg.gui.services.label_problems import check_label_folder
 from napari_unetseg.gui.widgets.alignment_notice import MisfitPanel
 from napari_unetseg.gui.widgets.class_brushes import BrushList
 from napari_unetseg.gui.widgets.section import Panel, hint, layer_combo, row, show_choice
@@ -248,7 +248,7 @@ class AnnotatePanel(Panel):
 
     def _ask_kind(self, masks: Path) -> tuple[LabelKind, float | None] | None:
         """Ask what the files of a folder hold; None if the user thinks better of it."""
-        likely, why, threshold = look_at_folder(masks)
+        likely, why, threshold = check_label_folder(masks)
         choices: dict[str, tuple[LabelKind, float | None]]
         choices = {f"{name}: {tip}": (kind, None) for kind, (name, tip) in KINDS.items()}
         most_likely = list(KINDS).index(likely)

@@ -18,7 +18,7 @@ from napari_unetseg.core.label_checks import (
     check_not_swapped,
     check_values,
     notes_of,
-    survey_values,
+    summarise_values,
 )
 from napari_unetseg.core.labels import LabelKind
 
@@ -61,7 +61,7 @@ def check_mask(
     if mask.data.dtype.kind not in "buif" or mask.channel_axis is not None:
         raise UserError(_no_mask(mask))
     name = f"The labels of {mask.name}"
-    found = survey_values(mask.data, kind, name, ignore)
+    found = summarise_values(mask.data, kind, name, ignore)
     if image is not None:
         check_not_swapped(image, found)
     numbers = {value: count for value, count in found.counts.items() if value > 0}

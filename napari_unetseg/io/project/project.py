@@ -193,7 +193,7 @@ class Project:
     def record(self, key: str, change: AnnotationChange) -> None:
         """Write down what was said about an image; never raises, see `trouble`."""
         with self._lock:
-            self.effort.word(time.monotonic())
+            self.effort.count_change(time.monotonic())
             dtype = self.truths[key].grid(change.origin).dtype
             new_id = self._rows.new_id
             rows = [columns_of(new_id(), key, one, dtype) for one in pieces_of(change)]
