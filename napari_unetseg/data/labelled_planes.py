@@ -28,46 +28,32 @@ Counted = dict[Index, PlaneValues]
 
 @dataclass(frozen=True, slots=True)
 class SplitPlane:
-    """A labelled plane or volume, split into what trains and what validates.
-
-    Attributes
-    ----------
-    plane, share
-        The plane as it is trained on, and the share of its blocks that validates there.
-    train, validate, blocks
-        With the wanted share, whether or not it is used: labelled voxels of each class on either
-        side, int64, and the number of validating blocks.
-    """
+    """A labelled plane or volume, split into what trains and what validates."""
 
     plane: LabelledPlane
     share: float
+    """The plane as it is trained on, and the share of its blocks that validates there."""
     train: np.ndarray
     validate: np.ndarray
     blocks: int
+    """With the wanted share, whether or not it is used: labelled voxels of each class on either
+    side, int64, and the number of validating blocks."""
 
 
 @dataclass(slots=True, eq=False)
 class ReadPair:
-    """An annotated image and what was found in it.
-
-    Attributes
-    ----------
-    pair, number
-        The annotated image, and its number among those that train together.
-    fingerprint
-        Of the image's pixels.
-    labels, corrections
-        What each plane (Y, X) of either holds.
-    planes
-        The planes or volumes that hold labels, by their index.
-    """
+    """An annotated image and what was found in it."""
 
     pair: AnnotatedImage
     number: int
+    """The annotated image, and its number among those that train together."""
     fingerprint: str
+    """Of the image's pixels."""
     labels: Counted
     corrections: Counted
+    """What each plane (Y, X) of either holds."""
     planes: dict[Index, SplitPlane] = field(default_factory=dict)
+    """The planes or volumes that hold labels, by their index."""
 
     def values(self, *, classify: bool) -> LabelValues:
         """What the labels hold, checked; see `read_values`."""

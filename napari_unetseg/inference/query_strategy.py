@@ -82,24 +82,16 @@ class QueryImage:
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """A region worth looking at.
-
-    Attributes
-    ----------
-    image
-        Index into the subjects.
-    plane
-        Index along each leading axis.
-    region
-        A slice for each spatial axis, YX or ZYX.
-    score
-        How useful it is likely to be, comparable only within a survey.
-    """
+    """A region worth looking at."""
 
     image: int
+    """Index into the subjects."""
     plane: Plane
+    """Index along each leading axis."""
     region: Region
+    """A slice for each spatial axis, YX or ZYX."""
     score: float
+    """How useful it is likely to be, comparable only within a survey."""
 
 
 @dataclass(frozen=True, slots=True)

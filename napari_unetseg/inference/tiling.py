@@ -204,24 +204,16 @@ def _grown(array: np.ndarray, axis: int, more: int) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How any region of a plane or volume is put together of tiles; its place alone decides how.
-
-    Attributes
-    ----------
-    shape
-        Spatial shape, YX or ZYX.
-    edges
-        Edges of a tile along each axis: of its core, or where tiles overlap of all of it.
-    blended
-        Whether tiles overlap and are blended.
-    reach
-        The network.
-    """
+    """How any region of a plane or volume is put together of tiles; its place alone decides how."""
 
     shape: tuple[int, ...]
+    """Spatial shape, YX or ZYX."""
     edges: tuple[int, ...]
+    """Edges of a tile along each axis: of its core, or where tiles overlap of all of it."""
     blended: bool
+    """Whether tiles overlap and are blended."""
     reach: Reach
+    """The network."""
 
     @classmethod
     def plan(cls, shape: tuple[int, ...], reach: Reach, edge: int, *, blended: bool) -> Self:

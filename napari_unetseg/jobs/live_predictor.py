@@ -213,30 +213,20 @@ def mask_of(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ViewportTask:
-    """Masks of what is on screen and of its neighbours, while nothing else runs.
-
-    Attributes
-    ----------
-    model
-        What to predict with.
-    screen
-        Tells what is on screen; another view drops what is under way.
-    device
-        As in `PredictSettings`.
-    done
-        Planes whose masks are there already.
-    ahead
-        Neighbours on either side, along the last leading axis.
-    ranges
-        How images are scaled, as far as it is known.
-    """
+    """Masks of what is on screen and of its neighbours, while nothing else runs."""
 
     model: Model
+    """What to predict with."""
     screen: ViewportState
+    """Tells what is on screen; another view drops what is under way."""
     device: str
+    """As in `PredictSettings`."""
     done: frozenset[tuple[int, ...]]
+    """Planes whose masks are there already."""
     ahead: int = 2
+    """Neighbours on either side, along the last leading axis."""
     ranges: ImageRanges = field(default_factory=ImageRanges)
+    """How images are scaled, as far as it is known."""
 
     def __call__(self, control: JobControl) -> Generator[Event, None, None]:
         """Yield masks until all that is near is there; ends when another image is chosen."""

@@ -24,26 +24,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainTask:
-    """Trains, and predicts what is on screen between the steps.
-
-    Attributes
-    ----------
-    pairs, settings, structures
-        As `napari_unetseg.training.train.train_events` takes them.
-    model
-        The model to go on from; None starts anew.
-    screen
-        Tells what is on screen; one without a view shows nothing.
-    checkpoint
-        As `train_events` takes it; of a training on this computer.
-    """
+    """Trains, and predicts what is on screen between the steps."""
 
     pairs: Sequence[AnnotatedImage]
     settings: TrainSettings
     structures: Sequence[Structure]
+    """As `napari_unetseg.training.train.train_events` takes them."""
     model: Model | None
+    """The model to go on from; None starts anew."""
     screen: ViewportState
+    """Tells what is on screen; one without a view shows nothing."""
     checkpoint: CheckpointFile | None = None
+    """As `train_events` takes it; of a training on this computer."""
 
     def __call__(self, control: JobControl) -> Generator[Event, None, Model]:
         """Yield the events of the training, and masks between them; return the model."""

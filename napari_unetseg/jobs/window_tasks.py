@@ -70,31 +70,21 @@ class LabelledFolder(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainWork:
-    """Trains on snapshots of layers and on folders, and predicts what is on screen meanwhile.
-
-    Attributes
-    ----------
-    snapshots
-        What is in layers; newer pairs may come through the control.
-    folders
-        Sources on disk, opened in the worker.
-    settings, structures
-        As `napari_unetseg.training.train.train_events` takes them.
-    model
-        The model to go on from, unless the settings want another network; None starts anew.
-    screen
-        Tells what is on screen.
-    computer
-        Address of the computer that trains; empty for this one.
-    """
+    """Trains on snapshots of layers and on folders, and predicts what is on screen meanwhile."""
 
     snapshots: Sequence[AnnotatedSource]
+    """What is in layers; newer pairs may come through the control."""
     folders: Sequence[LabelledFolder]
+    """Sources on disk, opened in the worker."""
     settings: TrainSettings
     structures: Sequence[Structure]
+    """As `napari_unetseg.training.train.train_events` takes them."""
     model: Model | None
+    """The model to go on from, unless the settings want another network; None starts anew."""
     screen: ViewportState
+    """Tells what is on screen."""
     computer: str = ""
+    """Address of the computer that trains; empty for this one."""
 
     def __call__(self, control: JobControl) -> Generator[Event, None, Model]:
         """Yield the events of the training, and masks between them; return the model."""
@@ -269,32 +259,22 @@ class CopyWork:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchWork:
-    """Predicts many images into files.
-
-    Attributes
-    ----------
-    model
-        What is applied.
-    images, stacks
-        The images by what their masks are called; those that are open, by their paths.
-    how, measure
-        As what and where masks are saved; whether with tables of their objects.
-    device
-        As in `PredictSettings`.
-    keep
-        Leave out images whose masks are there.
-    match_spacing
-        As in `PredictSettings`.
-    """
+    """Predicts many images into files."""
 
     model: Model
+    """What is applied."""
     images: Mapping[str, Path]
     stacks: Mapping[Path, Stack]
+    """The images by what their masks are called; those that are open, by their paths."""
     how: Saving
     measure: bool
+    """As what and where masks are saved; whether with tables of their objects."""
     device: str
+    """As in `PredictSettings`."""
     keep: bool = False
+    """Leave out images whose masks are there."""
     match_spacing: MatchSpacing = False
+    """As in `PredictSettings`."""
 
     def __call__(self, control: JobControl) -> Events:
         """Return what became of each image that was reached."""

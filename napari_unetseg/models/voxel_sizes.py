@@ -170,21 +170,14 @@ OFFER = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedSpacing:
-    """An image as a network is to see it.
-
-    Attributes
-    ----------
-    seen
-        The image in the voxels that the network sees.
-    resampling
-        From its own voxels to those; None where they are the same.
-    notice
-        What is to be said about the sizes of image and model.
-    """
+    """An image as a network is to see it."""
 
     seen: Stack
+    """The image in the voxels that the network sees."""
     resampling: Resampling | None = None
+    """From its own voxels to those; None where they are the same."""
     notice: OtherSpacing | None = None
+    """What is to be said about the sizes of image and model."""
 
 
 def fit_spacing(model: Model, stack: Stack, *, match: MatchSpacing) -> FittedSpacing:

@@ -64,26 +64,18 @@ class ReportImage:
 
 @dataclass(eq=False)
 class Facts:
-    """What a page is about.
-
-    Attributes
-    ----------
-    title
-        Its heading.
-    images, structures, model
-        What was annotated, what was looked for, and the model in use if there is one.
-    seconds
-        How long people annotated.
-    lost
-        What could not be read, in sentences.
-    """
+    """What a page is about."""
 
     title: str
+    """Its heading."""
     images: list[ReportImage]
     structures: list[Structure]
     model: Model | None
+    """What was annotated, what was looked for, and the model in use if there is one."""
     seconds: float
+    """How long people annotated."""
     lost: list[str]
+    """What could not be read, in sentences."""
 
 
 class _Said:

@@ -21,25 +21,17 @@ POLL_SECONDS = 0.3
 
 @dataclass(eq=False)
 class Turn:
-    """An image whose turn it is.
-
-    Attributes
-    ----------
-    stem, image
-        What its results are called, and where it is.
-    work
-        Where they are made; it is taken, unless one of the following says why not.
-    there
-        They are there already.
-    problem
-        Why they cannot be made.
-    """
+    """An image whose turn it is."""
 
     stem: str
     image: Path
+    """What its results are called, and where it is."""
     work: WorkFolder
+    """Where they are made; it is taken, unless one of the following says why not."""
     there: bool = False
+    """They are there already."""
     problem: Exception | None = None
+    """Why they cannot be made."""
 
 
 class Turns:

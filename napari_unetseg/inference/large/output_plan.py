@@ -27,30 +27,21 @@ mask that an earlier version began is not gone on with."""
 
 @dataclass(frozen=True, eq=False)
 class OutputPlan:
-    """What an output is of: it decides every byte of it.
-
-    Attributes
-    ----------
-    model, stack, grid
-        What is applied to what, in which chunks.
-    probabilities
-        Store them too, with that precision.
-    ome
-        Write OME-Zarr metadata and smaller levels; without them the axes may be any, and it is for
-        this program alone.
-    name
-        Of the labels.
-    inside
-        They will lie in the image itself, and say so.
-    """
+    """What an output is of: it decides every byte of it."""
 
     model: Model
     stack: Stack
     grid: Grid
+    """What is applied to what, in which chunks."""
     probabilities: Precision | None = None
+    """Store them too, with that precision."""
     ome: bool = True
+    """Write OME-Zarr metadata and smaller levels; without them the axes may be any, and it is for
+    this program alone."""
     name: str = "mask"
+    """Of the labels."""
     inside: bool = False
+    """They will lie in the image itself, and say so."""
 
     @cached_property
     def digest(self) -> str:

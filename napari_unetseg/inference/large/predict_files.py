@@ -75,62 +75,41 @@ class FileBegun(Event):
 
 @dataclass(frozen=True, slots=True)
 class FileDone(Event):
-    """An image is done with.
-
-    Attributes
-    ----------
-    name, image
-        What it is called, and where it is.
-    mask
-        The file or folder of its mask.
-    status
-        ``done``; ``skipped``, since its mask was there; or ``failed``.
-    seconds
-        How long it took.
-    voxels
-        Voxels of each number in its mask; empty unless counted.
-    error
-        Why it failed: one sentence.
-    objects
-        Objects of each structure in its mask; empty unless measured.
-    unsure
-        Mean of `margin_uncertainty` over what was predicted of it; None unless measured.
-    notices
-        What was said while it was predicted: sentences.
-    """
+    """An image is done with."""
 
     name: str
     image: Path
+    """What it is called, and where it is."""
     mask: Path
+    """The file or folder of its mask."""
     status: Literal["done", "skipped", "failed"]
+    """``done``; ``skipped``, since its mask was there; or ``failed``."""
     seconds: float
+    """How long it took."""
     voxels: Mapping[int, int]
+    """Voxels of each number in its mask; empty unless counted."""
     error: str = ""
+    """Why it failed: one sentence."""
     objects: Mapping[int, int] = field(default_factory=dict)
+    """Objects of each structure in its mask; empty unless measured."""
     unsure: float | None = None
+    """Mean of `margin_uncertainty` over what was predicted of it; None unless measured."""
     notices: tuple[str, ...] = ()
+    """What was said while it was predicted: sentences."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is wanted of every image besides its mask.
-
-    Attributes
-    ----------
-    skip_existing
-        Leave out images whose masks are there, whole.
-    count
-        Count the voxels of each number.
-    measure
-        Suffix of a table of the objects beside each mask, ``.csv`` or ``.parquet``.
-    unsure
-        Measure how unsure the network is of each image.
-    """
+    """What is wanted of every image besides its mask."""
 
     skip_existing: bool = False
+    """Leave out images whose masks are there, whole."""
     count: bool = False
+    """Count the voxels of each number."""
     measure: str | None = None
+    """Suffix of a table of the objects beside each mask, ``.csv`` or ``.parquet``."""
     unsure: bool = False
+    """Measure how unsure the network is of each image."""
 
 
 def predict_files(

@@ -15,21 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunOn:
-    """A task on the computer behind an address, or on this one where the address is empty.
-
-    Attributes
-    ----------
-    task
-        What to do.
-    address
-        Of ``unetseg worker``, such as ``127.0.0.1:8786``.
-    key_file
-        As in `worker_key.key_for`.
-    """
+    """A task on the computer behind an address, or on this one where the address is empty."""
 
     task: Task
+    """What to do."""
     address: str
+    """Of ``unetseg worker``, such as ``127.0.0.1:8786``."""
     key_file: Path | None = None
+    """As in `worker_key.key_for`."""
 
     def __call__(self, control: JobControl) -> Generator[Event, None, Any]:
         """Yield the events of the task; return what it returns."""
