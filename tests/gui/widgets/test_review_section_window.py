@@ -52,6 +52,7 @@ def test_exactly_one_of_live_once_and_frozen_is_down(painted: Window) -> None:
     assert switch.buttons[Mode.ONCE].isChecked()
 
 
+@pytest.mark.bindings
 def test_the_review_panel_accepts_takes_back_forgets_and_undoes(painted: Window) -> None:
     panel, plugin = painted.dock.review, painted.plugin
     assert not panel.accept.isEnabled()
