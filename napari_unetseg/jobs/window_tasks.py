@@ -6,7 +6,7 @@ PyTorch is imported here inside the functions, so that opening the dock needs no
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -165,56 +165,21 @@ class TidyWork:
         return out
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ExportWork:
-    """Writes a mask of a stack's grid with its pixel sizes; returns the paths."""
+def at_once(call: Callable[[], Any]) -> Callable[[JobControl], Events]:
+    """A job of one call, which tells no progress; it returns what the call returns."""
 
-    mask: np.ndarray
-    stack: Stack
-    path: Path
-    structures: Sequence[Structure]
-
-    def __call__(self, control: JobControl) -> Events:  # noqa: ARG002 - as every job has it
-        """Return the paths that were written."""
-        from napari_unetseg.io.write_masks import write_mask
-
+    def work(_: JobControl) -> Events:
         yield JobProgress(0.0)
-        objects = self.mask.dtype != np.uint8
-        return write_mask(
-            self.path,
-            self.mask,
-            axes=self.stack.grid_axes,
-            spacing=self.stack.grid_spacing,
-            units=self.stack.grid_units,
-            names=None if objects else {s.number: s.name for s in self.structures},
-        )
+        return call()
+
+    return work
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LoadWork:
-    """Reads a model file."""
+def read_model(path: Path) -> Model:
+    """Read a model file, in the worker: it imports PyTorch."""
+    from napari_unetseg.models.model import load_model
 
-    path: Path
-
-    def __call__(self, control: JobControl) -> Events:  # noqa: ARG002 - as every job has it
-        """Return the model."""
-        from napari_unetseg.models.model import load_model
-
-        yield JobProgress(0.0)
-        return load_model(self.path)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SaveWork:
-    """Writes a model file; returns its path."""
-
-    model: Model
-    path: Path
-
-    def __call__(self, control: JobControl) -> Events:  # noqa: ARG002 - as every job has it
-        """Return the path that was written."""
-        yield JobProgress(0.0)
-        return self.model.save(self.path)
+    return load_model(path)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -225,8 +190,6 @@ class OpenWork:
 
     def __call__(self, control: JobControl) -> Events:  # noqa: ARG002 - as every job has it
         """Return the project, its models by name, and what could not be read, in sentences."""
-        from napari_unetseg.models.model import load_model
-
         yield JobProgress(0.0)
         project = Project.open(self.folder)
         models, lost = [], []
@@ -237,24 +200,11 @@ class OpenWork:
             try:
                 if not name.isalnum():
                     raise UserError("A model of the project has no name.")
-                models.append((str(each["name"]), load_model(path)))
+                models.append((str(each["name"]), read_model(path)))
             except (UserError, KeyError) as error:
                 lost.append(str(error))
             yield JobProgress(len(models) / len(listed))
         return project, models, lost
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class CopyWork:
-    """Copies a project to another folder; returns the copy, open."""
-
-    project: Project
-    folder: Path
-
-    def __call__(self, control: JobControl) -> Events:  # noqa: ARG002 - as every job has it
-        """Return the copy."""
-        yield JobProgress(0.0)
-        return self.project.save_as(self.folder)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
