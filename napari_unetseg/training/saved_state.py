@@ -61,7 +61,7 @@ class Identity(_State):
 
 
 class TrainerFields(_State):
-    """Fields of a `Trainer`."""
+    """What of a trainer is saved beside its weights."""
 
     steps: int
     batch: int
@@ -74,7 +74,7 @@ class TrainerFields(_State):
 
 
 class TrainingStateFields(_State):
-    """Fields of a `TrainingState`."""
+    """Where a training stands."""
 
     steps: int
     epochs: int

@@ -103,7 +103,6 @@ def test_the_outlines_follow_the_box_and_the_box_the_outlines(painted: Window) -
 
 
 def test_with_the_dock_closed_nothing_looks_or_trains(painted: Window) -> None:
-    looking = painted.plugin.live
-    assert looking.watched
+    assert painted.session.watched
     painted.dock.release()
-    assert not looking.watched
+    assert not painted.session.watched
