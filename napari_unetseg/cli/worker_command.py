@@ -47,10 +47,10 @@ def serve(port: int, threads: int) -> None:
     UserError
         The port is taken, or the key cannot be read or written.
     """
-    from napari_unetseg.jobs.remote.remote_worker import Desk
+    from napari_unetseg.jobs.remote.remote_worker import WorkerServer
     from napari_unetseg.jobs.remote.worker_key import worker_key
 
-    key, desk, ended = worker_key(), Desk(threads), threading.Event()
+    key, server, ended = worker_key(), WorkerServer(threads), threading.Event()
     try:
         listener = socket.create_server((HOST, port))
     except OSError as error:
@@ -62,8 +62,8 @@ def serve(port: int, threads: int) -> None:
         listener.settimeout(0.2)  # how long a signal waits
         while not ended.is_set():
             with suppress(OSError):
-                desk.welcome(listener.accept()[0], key.encode())
-        desk.close()
+                server.welcome(listener.accept()[0], key.encode())
+        server.close()
     note("The worker has ended.")
 
 

@@ -1,6 +1,6 @@
-"""What a window has done for it: train, predict, look; as plain tasks.
+"""Serialisable tasks of a window: train and predict.
 
-PyTorch is imported here inside the functions, so that opening the dock needs none.
+PyTorch is imported inside the functions, so that opening the dock needs none.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ __all__ = ["PredictTask", "RemoteDisconnected", "Task", "TrainTask"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainTask:
-    """Trains, and predicts what is on screen between the steps.
+    """Training with live prediction of the viewport.
 
     Attributes
     ----------
     pairs, settings, structures
         As `napari_unetseg.training.train.train_events` takes them.
     model
-        The model to go on from; None starts anew.
+        The initial model; None for a new one.
     screen
-        Tells what is on screen; one without a view shows nothing.
+        The current viewport; without one nothing is predicted.
     checkpoint
-        As `train_events` takes it; of a training on this computer.
+        As `train_events` takes it; for local training.
     """
 
     pairs: Sequence[AnnotatedImage]
@@ -71,7 +71,7 @@ class TrainTask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PredictTask:
-    """Predicts planes of a stack in the given order; None is all of them."""
+    """Prediction of planes of a stack in the given order; None is all."""
 
     model: Model
     stack: Stack
@@ -92,4 +92,4 @@ Task = TrainTask | PredictTask | ViewportTask
 
 @dataclass(frozen=True, slots=True)
 class RemoteDisconnected(Event):
-    """The computer that trained went away; the training ends with what was best until then."""
+    """The connection was lost during training, which ends with its best model."""

@@ -1,4 +1,4 @@
-"""What a model remembers of its trainings."""
+"""Training history of a model."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class AutoSetting:
-    """What was chosen for these images, and why.
+    """An automatically chosen setting.
 
     Attributes
     ----------
     name, value
-        What was chosen, as it is shown, such as ``Patch`` and ``128 × 128``.
+        As displayed, such as ``Patch`` and ``128 × 128``.
     reason
         Why, in a few words.
     setting
-        The field of `TrainSettings` that overrides it; empty where none does.
+        The field of `TrainSettings` that overrides it; empty without one.
     """
 
     name: str

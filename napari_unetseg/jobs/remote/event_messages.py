@@ -1,4 +1,4 @@
-"""Events as JSON and arrays, and back: only those listed here, each checked by its types."""
+"""Serialisation of events as JSON and arrays, type-checked against a list."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from napari_unetseg.core.labels import Structure
 from napari_unetseg.core.metrics import Scores
 from napari_unetseg.jobs.live_predictor import MaskStarted, Viewport
 from napari_unetseg.jobs.remote.model_messages import content_of, key_of, model_of
-from napari_unetseg.jobs.remote.packets import BadMessageError, Message, Words
+from napari_unetseg.jobs.remote.packets import BadMessageError, Json, Message
 from napari_unetseg.training.training_events import (
     AnnotationsUpdated,
     EpochDone,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from napari_unetseg.jobs.remote.recent import Recent
     from napari_unetseg.models.model import Model
 
-__all__ = ["decoded", "encoded"]
+__all__ = ["decode_event", "encode_event"]
 
 PLAIN: dict[str, TypeAdapter[Any]] = {
     "Notice": TypeAdapter(Notice),
@@ -42,18 +42,18 @@ PLAIN: dict[str, TypeAdapter[Any]] = {
 }
 
 
-class _Told(BaseModel):
+class _Encoded(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Better(_Told):
+class _Better(_Encoded):
     scores: Scores | None
     seconds: float
     step: int
     before: Scores | None
 
 
-class _Mask(_Told):
+class _Mask(_Encoded):
     image: int
     plane: tuple[int, ...]
     model_id: str
@@ -62,17 +62,17 @@ class _Mask(_Told):
     before: Scores | None
 
 
-class _Tile(_Told):
+class _Tile(_Encoded):
     plane: tuple[int, ...]
     region: tuple[tuple[int, int], ...]
     done: int
     total: int
 
 
-def encoded(event: Event, models: Recent[Model]) -> Message:
-    """An event as JSON and arrays; a model that comes with it is remembered.
+def encode_event(event: Event, models: Recent[Model]) -> Message:
+    """An event as JSON and arrays; its model, if any, is cached.
 
-    The image of a mask's view is a number here.
+    A viewport's image becomes a number.
     """
     kind = type(event).__name__
     if isinstance(event, ModelImproved):
@@ -94,25 +94,25 @@ def encoded(event: Event, models: Recent[Model]) -> Message:
     return {"kind": kind, **asdict(event)}, []
 
 
-def _words(event: Event, *names: str, **scores: Scores | None) -> Words:
+def _words(event: Event, *names: str, **scores: Scores | None) -> Json:
     plain = {name: getattr(event, name) for name in names}
     return plain | {name: s and asdict(s) for name, s in scores.items()}
 
 
-def decoded(words: Words, arrays: Sequence[np.ndarray], views: Sequence[Viewport]) -> Event:
-    """The event that was sent.
+def decode_event(words: Json, arrays: Sequence[np.ndarray], views: Sequence[Viewport]) -> Event:
+    """Decode an event.
 
     Parameters
     ----------
     words, arrays
-        As from `encoded`.
+        As from `encode_event`.
     views
-        The views that masks may be of, by the number of their image.
+        Valid viewports, by the number of their image.
 
     Raises
     ------
     BadMessageError
-        It is none, or not one that is expected.
+        It is not an event, or an unexpected one.
     """
     kind, rest = words.get("kind"), {k: v for k, v in words.items() if k != "kind"}
     try:
