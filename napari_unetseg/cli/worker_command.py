@@ -1,4 +1,4 @@
-"""``unetseg worker``: trains and predicts for windows on other computers; listens on 127.0.0.1."""
+"""Command ``unetseg worker``: trains and predicts for remote windows; listens on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def serve(port: int, threads: int) -> None:
 
 
 def _tell(port: int, threads: int, key: str) -> None:
-    """Print what to type on the laptop; the key goes to terminals alone, not into log files."""
+    """Print the commands for the laptop; the key only on terminals, not in log files."""
     from napari_unetseg.jobs.remote.worker_key import key_path
     from napari_unetseg.runtime.devices import device_name, pick_device
 

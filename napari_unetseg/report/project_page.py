@@ -1,4 +1,4 @@
-"""What stands on the page about a project: its parts as HTML, and the pictures beside it."""
+"""HTML page of a project: sections and pictures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = ["MARK", "Facts", "ReportImage", "agreement", "write_page"]
 
 MARK = '<meta name="generator" content="napari-unetseg report">'
 MOST_PLANES, SHOWN = 24, 3
-"""Labelled planes that are predicted, and of these the best and the worst that are shown."""
+"""Labelled planes that are predicted, and best and worst of them that are shown."""
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;"
     "color:#222;background:#fff}table{border-collapse:collapse;margin:1rem 0}"
@@ -52,7 +52,7 @@ COUNTED = {
 
 @dataclass(eq=False)
 class ReportImage:
-    """An image of a project: what was said of it, and its pixels if there are any."""
+    """An image of a project with its annotations, and its pixels if found."""
 
     described: Mapping[str, Any]
     truth: ImageAnnotations
@@ -60,24 +60,24 @@ class ReportImage:
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Display name."""
         return str(self.described.get("name", "image"))
 
 
 @dataclass(eq=False)
 class Facts:
-    """What a page is about.
+    """Content of a page.
 
     Attributes
     ----------
     title
         Its heading.
     images, structures, model
-        What was annotated, what was looked for, and the model in use if there is one.
+        Annotated images, structures, and the current model if any.
     seconds
-        How long people annotated.
+        Annotation time.
     lost
-        What could not be read, in sentences.
+        Sentences about unreadable parts.
     """
 
     title: str
@@ -89,7 +89,7 @@ class Facts:
 
 
 class _Said:
-    """The newest word about each voxel of an image, a plane at a time, as labels of an image."""
+    """The newest annotation of each voxel of an image, lazily as labels."""
 
     dtype = np.dtype(np.uint8)
 
@@ -115,8 +115,8 @@ def write_page(
     Yields
     ------
     Event
-        A `ChunkPredicted` for each plane that was predicted, and `Notice` sentences. Once
-        ``control`` was told to stop, no more planes are.
+        A `ChunkPredicted` for each plane that was predicted, and `Notice` sentences. A stop ends
+        the predictions.
     """
     title, model = escape(facts.title), facts.model
     parts = [f"<h1>{title}</h1>", f"<p>{_methods(facts.images, model)}</p>"]
@@ -137,7 +137,7 @@ def write_page(
 
 
 def _methods(images: Sequence[ReportImage], model: Model | None) -> str:
-    """A paragraph for a paper's methods, from facts alone."""
+    """A methods paragraph from the records."""
     planes = sum(len(_labelled_planes(image.truth)) for image in images)
     said = f"{count(planes, 'plane')} of {count(len(images), 'image')} were annotated"
     if model is None:
@@ -202,7 +202,7 @@ def _training(folder: Path, model: Model) -> str:
 def _planes(
     folder: Path, facts: Facts, model: Model, control: JobControl
 ) -> Generator[Event, None, list[str]]:
-    """Pictures of planes where the newest mask agrees best and worst with what is known."""
+    """Pictures of planes where the newest mask agrees best and worst with the annotations."""
     from napari_unetseg.data.annotated_image import AnnotatedImage
 
     scored = yield from _scored(facts, model, control)
@@ -228,7 +228,7 @@ _Scored = tuple[float, ReportImage, tuple[int, ...], np.ndarray]
 def _scored(
     facts: Facts, model: Model, control: JobControl
 ) -> Generator[Event, None, list[_Scored]]:
-    """Masks of some labelled planes, each with its Dice where the truth is known."""
+    """Masks of some labelled planes, with Dice where annotated."""
     from napari_unetseg.inference.predict import predict
 
     places = [

@@ -1,4 +1,4 @@
-"""A page about a project, to be attached to a paper's methods."""
+"""Report of a project for a paper's methods."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def report_events(
 
 
 def _put(folder: Path, output: Path, earlier: Path) -> None:
-    """Move a folder to where it belongs; what was there stays if that fails."""
+    """Move a folder to its place; an earlier one stays if that fails."""
     try:
         if output.exists():
             output.rename(earlier)
@@ -124,7 +124,7 @@ def _structures(contents: Project) -> list[Structure]:
 
 
 def _model(contents: Project) -> Model | None:
-    """The model in use, else the newest one that can be read."""
+    """The current model, else the newest readable one."""
     from napari_unetseg.models.model import load_model
 
     known = [str(m.get("id")) for m in contents.values.get("models", ()) if isinstance(m, dict)]
@@ -151,7 +151,7 @@ def _image(
 
 
 def _stack(folder: Path, described: Mapping[str, Any], truth: ImageAnnotations) -> Stack | None:
-    """The image's file, if it is where the project says and has the same pixels."""
+    """The image's file, if it is found with the same pixels."""
     from napari_unetseg.io.open_image import MissingPlanes, open_all
     from napari_unetseg.io.project.locations import places_of
 

@@ -1,4 +1,4 @@
-"""Structures edited as a whole: recoloured, merged, deleted, each one undo step."""
+"""Editing of structures: recolour, merge, delete, each one undo step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outlines of what was corrected and accepted in the chosen image."""
+"""Outlines of corrections and accepted regions in the chosen image."""
 
 from __future__ import annotations
 

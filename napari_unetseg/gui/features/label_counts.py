@@ -1,4 +1,4 @@
-"""Voxels of each structure that are labelled, corrected and accepted in the chosen image."""
+"""Counts of labelled, corrected and accepted voxels of each structure in the chosen image."""
 
 from __future__ import annotations
 

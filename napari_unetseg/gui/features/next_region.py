@@ -1,4 +1,4 @@
-"""Where to annotate next: the viewer goes there.
+"""Active learning: navigation to the next region to annotate.
 
 Questions are answered beside the window and beside a training (`Runner.ask`), by the newest model
 that is shown. After each suggestion some more windows are looked at ahead, so that the next one is

@@ -1,4 +1,4 @@
-"""Projects that are opened, recovered, and completed with images that were not found."""
+"""Opening and recovery of projects, and search for their missing images."""
 
 from __future__ import annotations
 

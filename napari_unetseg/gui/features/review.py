@@ -1,4 +1,4 @@
-"""Review of a mask: accept, take back, forget corrections; one undo step each."""
+"""Review of a mask: accept, withdraw, drop corrections; one undo step each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a project needs to know of a viewer: files of layers, where it looks, labels made anew."""
+"""Viewer state for projects: files of layers, camera, restored labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers to look at: what is the user's own, and what differs between two models."""
+"""Overlay layers: corrections, and differences of two models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The prediction of an image in a Labels layer of its own, and what people say about it there.
+"""Prediction layer of an image, with corrections and accepted regions.
 
 Two arrays of the image's grid, uint8: ``data`` is what the layer shows; ``shown`` is what was
 written there. What the model said is in `NetworkMasks`. Where data and shown differ, somebody

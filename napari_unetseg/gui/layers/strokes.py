@@ -1,4 +1,4 @@
-"""Strokes in an annotation layer, taken down as they are painted."""
+"""Recording of strokes in an annotation layer."""
 
 from __future__ import annotations
 

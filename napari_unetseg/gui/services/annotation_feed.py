@@ -1,4 +1,4 @@
-"""Annotations on their way to the training that runs, or to the next one."""
+"""Transfer of annotations to the running or next training."""
 
 from __future__ import annotations
 

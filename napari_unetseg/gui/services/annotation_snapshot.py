@@ -1,4 +1,4 @@
-"""Snapshots of what is labelled in layers, taken by the GUI thread without copying voxels.
+"""Snapshots of layers' labels for training, without copying voxels.
 
 What is painted is in the image's `ImageAnnotations`, in chunks that a snapshot shares until they
 are written to. What takes longer is done by whoever needs it, in any thread: finding what was

@@ -1,4 +1,4 @@
-"""Annotations of every image, in step with the layers that they are painted in."""
+"""Annotations of every image, synchronised with their layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images, channels and labels that the user works on; layers that come and go."""
+"""Chosen images, channels and labels; added and removed layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prediction layers, and the masks on their way into them."""
+"""Prediction layers and their incoming masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A project that was opened, as layers, structures, settings and models of a session."""
+"""Restoring of a project's layers, structures, settings and models."""
 
 from __future__ import annotations
 

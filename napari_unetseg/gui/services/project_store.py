@@ -1,4 +1,4 @@
-"""The project that a window keeps everything in: its images, values, models and troubles."""
+"""The current project of a window: images, values, models and errors."""
 
 from __future__ import annotations
 

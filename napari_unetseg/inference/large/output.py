@@ -1,7 +1,7 @@
-"""A mask being made: an OME-Zarr 0.5 labels group that knows which of its chunks are done.
+"""OME-Zarr 0.5 labels group with resumable chunks.
 
-The root is the user's OME-Zarr image, or ours: nothing, or the probabilities. ``labels/mask`` in it
-holds the levels 0, 1, …; the chunks of level 0 are the tasks of a prediction.
+The root is the user's OME-Zarr image, or ours: empty, or the probabilities. ``labels/mask`` holds
+the levels 0, 1, …; chunks of level 0 are the tasks of a prediction.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ __all__ = [
 
 
 class Output:
-    """An open output: which chunks are done, and where their voxels go.
+    """An open output, which stores chunks and knows which are done.
 
     Parameters
     ----------
     plan
-        What it is of.
+        Its plan.
     group
         The labels.
     shares
-        The probabilities, (…, classes, spatial); None: not wanted.
+        The probabilities, (…, classes, spatial), or None.
     """
 
     def __init__(self, plan: OutputPlan, group: zarr.Group, shares: Any) -> None:
         self.plan, self._group, self._shares = plan, group, shares
         self._store: Any = group.store
         self.unsure: tuple[float, int] = (0.0, 0)
-        """Sum of `margin_uncertainty` over the voxels that were predicted now, and their number."""
+        """Sum of `margin_uncertainty` over newly predicted voxels, and their number."""
         self._mask = stored_array(group, "0", plan.grid.shape, plan.grid.chunks, "uint8", plan)
 
     @property
@@ -67,26 +67,26 @@ class Output:
 
     @property
     def mask(self) -> Any:
-        """The mask as it is stored, as large as the image; to be read."""
+        """The stored mask, read-only."""
         return ReadArray(self._mask)
 
     @property
     def probabilities(self) -> Any:
-        """The probabilities, an axis of classes before the spatial ones; None: not wanted."""
+        """The probabilities, with classes before the spatial axes, or None."""
         return None if self._shares is None else ReadArray(self._shares)
 
     @property
     def finished(self) -> bool:
-        """Whether it was said of it that nothing is left to do."""
+        """Whether it is marked as finished."""
         state: Any = self._group.attrs[OURS]
         return bool(state["finished"])
 
     def missing(self) -> int:
-        """How many chunks are not stored; some of a finished one where files were deleted."""
+        """Number of missing chunks; some of a finished one where files were deleted."""
         return sum(not self.done(number) for number in range(len(self.plan.grid)))
 
     def done(self, number: int) -> bool:
-        """Whether a chunk is stored, with its probabilities where they are wanted."""
+        """Whether a chunk is stored, with its probabilities if wanted."""
         cell = self.plan.grid.cell(number)
         if not self._store.has(chunk_key(self._mask, cell)):
             return False
@@ -95,7 +95,7 @@ class Output:
         return self._shares is None or bool(self._store.has(chunk_key(self._shares, shares)))
 
     def write(self, number: int, predicted: Predicted) -> None:
-        """Store a chunk; all of it or nothing."""
+        """Store a chunk atomically."""
         plane, region = self.plan.grid.place(number)
         if self._shares is not None:
             assert predicted.probabilities is not None
@@ -108,7 +108,7 @@ class Output:
             self.unsure = total + predicted.unsure, voxels + predicted.mask.size
 
     def finish(self) -> Iterator[tuple[int, int]]:
-        """Make what else belongs to it; yields (done, in all) of the work.
+        """Write pyramid and metadata; yields (done, total).
 
         Raises
         ------
@@ -139,16 +139,16 @@ class Output:
 
 
 def open_output(store: Any, plan: OutputPlan, *, overwrite: bool = False) -> Output:
-    """Begin an output, or go on with one of the same plan.
+    """Create an output, or resume one of the same plan.
 
     Parameters
     ----------
     store
         A Zarr store that is a `ChunkStore` too: empty, ours, or with an OME-Zarr 0.5 image.
     plan
-        What it is of.
+        Its plan.
     overwrite
-        Begin anew where it is of something else.
+        Replace one of another plan.
 
     Raises
     ------
@@ -165,7 +165,7 @@ def open_output(store: Any, plan: OutputPlan, *, overwrite: bool = False) -> Out
     if found is not None and not overwrite:
         compare(found, state, f"{store}/{path}")
     begun = found is not None and same(found, state)
-    if not begun and found is not None:  # so that half of it is never taken for a whole
+    if not begun and found is not None:  # so that a partial one is never taken for complete
         zarr.open_group(store, path=path).update_attributes({OURS: {"schema": SCHEMA}})
     shares = _shares(root, plan, fresh=not begun)
     if not begun:
@@ -179,7 +179,7 @@ def open_output(store: Any, plan: OutputPlan, *, overwrite: bool = False) -> Out
 
 
 def attach_output(store: Any, plan: OutputPlan) -> Output:
-    """Open an output that `open_output` began, to write chunks into it beside others.
+    """Open an existing output, to write chunks concurrently.
 
     Raises
     ------
@@ -196,7 +196,7 @@ def attach_output(store: Any, plan: OutputPlan) -> Output:
 
 
 def is_finished(store: Any, name: str = "mask") -> bool:
-    """Whether a store holds labels that this program finished, of whatever model."""
+    """Whether a store holds labels that this program finished, of any plan."""
     if not store.has(f"labels/{name}/zarr.json"):
         return False
     state: Any = zarr.open_group(store, path=f"labels/{name}", mode="r").attrs.get(OURS)
@@ -204,12 +204,12 @@ def is_finished(store: Any, name: str = "mask") -> bool:
 
 
 def finished_output(store: Any, plan: OutputPlan, *, overwrite: bool = False) -> Output | None:
-    """The finished labels of a plan, where a store has them already; None where it has not.
+    """The finished labels of a plan in a store, or None.
 
     Raises
     ------
     UserError
-        The labels of a plan may not come here, as `open_output` says; nothing is changed.
+        As of `open_output`; nothing is changed.
     """
     if not store.has("zarr.json") and not store.has(".zgroup") and not store.has(".zattrs"):
         return None
@@ -237,7 +237,7 @@ def holds_image(store: Any) -> bool:
 
 
 def open_root(store: Any, plan: OutputPlan) -> zarr.Group:
-    """The root group of a store, made where there is none; `UserError` as in `open_output`."""
+    """The root group of a store, created if missing; `UserError` as in `open_output`."""
     if store.has(".zgroup") or store.has(".zattrs"):
         raise UserError(
             f"{store} is OME-Zarr 0.4, and masks are written as 0.5; write them into a folder."

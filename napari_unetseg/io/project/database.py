@@ -1,4 +1,4 @@
-"""The SQLite database of a project: its schema, its checks, and rows of labels.
+"""SQLite database of a project: schema, validation, label rows.
 
 One connection writes: a write-ahead log in exclusive locking mode, which needs no memory shared
 with other programs and so works on network drives too (docs/decisions/001-projects-in-sqlite.md).

@@ -1,4 +1,4 @@
-"""Rows of the table of labels: changes as columns, compressed, with a checksum."""
+"""Compressed, checksummed rows of label changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Projects: folders that keep the annotations, models and settings of a session.
+"""Project folders: annotations, models and settings of a session.
 
 A folder holds ``project.sqlite3``, ``models/`` and, while it is open, ``.lock``. Annotations are
 rows of the database, one for each chunk that a change touches; a change is a transaction.

@@ -1,4 +1,4 @@
-"""Which rows of a project's database hold what: one for each chunk, and those of later changes."""
+"""Index of a project's label rows by chunk."""
 
 from __future__ import annotations
 

@@ -32,13 +32,16 @@ if TYPE_CHECKING:
 __all__ = ["decode_event", "encode_event"]
 
 PLAIN: dict[str, TypeAdapter[Any]] = {
-    "Notice": TypeAdapter(Notice),
-    "OtherSpacing": TypeAdapter(OtherSpacing),
-    "Prepared": TypeAdapter(TrainingPrepared),
-    "StepDone": TypeAdapter(StepDone),
-    "EpochDone": TypeAdapter(EpochDone),
-    "Renewed": TypeAdapter(AnnotationsUpdated),
-    "TrainingDone": TypeAdapter(TrainingDone),
+    kind.__name__: TypeAdapter(kind)
+    for kind in (
+        Notice,
+        OtherSpacing,
+        TrainingPrepared,
+        StepDone,
+        EpochDone,
+        AnnotationsUpdated,
+        TrainingDone,
+    )
 }
 
 
@@ -116,16 +119,16 @@ def decode_event(words: Json, arrays: Sequence[np.ndarray], views: Sequence[View
     """
     kind, rest = words.get("kind"), {k: v for k, v in words.items() if k != "kind"}
     try:
-        if kind == "Improved":
+        if kind == ModelImproved.__name__:
             better = _Better.model_validate(rest)
             return ModelImproved(model_of(arrays[0]), **dict(better))
-        if kind == "MaskBegins":
+        if kind == MaskStarted.__name__:
             mask = _Mask.model_validate(rest)
             seen = views[mask.image]
             view = Viewport(seen.image, seen.stack, mask.plane)
             _check(mask.plane, (), seen.stack.grid_shape)
             return MaskStarted(view, mask.model_id, mask.structures, mask.scores, mask.before)
-        if kind == "TilePredicted":
+        if kind == TilePredicted.__name__:
             return _tile(_Tile.model_validate(rest), arrays)
         return PLAIN[str(kind)].validate_python(rest)  # type: ignore[no-any-return]
     except (ValidationError, UserError, LookupError, ValueError) as error:
