@@ -167,7 +167,9 @@ class TrainSettings(_Settings):
     )
     """Weight of distillation: how strongly continued training keeps the earlier mask where it was
     seen and nothing was painted."""
-    ema: bool = Field(True, validation_alias=AliasChoices("ema", "average"))
+    ema: bool = Field(
+        True, title="EMA of the weights", validation_alias=AliasChoices("ema", "average")
+    )
     """Validate and save an exponential moving average (EMA) of the weights instead of the newest
     ones."""
     cosine_schedule: bool = Field(True, validation_alias=AliasChoices("cosine_schedule", "anneal"))

@@ -95,7 +95,7 @@ def _widget(name: str, field: FieldInfo, value: Any) -> ValueWidget[Any]:
     """A widget within the bounds of its field; None is shown as 0 or as an empty text."""
     kinds = [k for k in get_args(field.annotation) if k is not NoneType]
     optional = NoneType in get_args(field.annotation)
-    label = name.replace("_", " ").capitalize()
+    label = field.title or name.replace("_", " ").capitalize()
     if get_origin(field.annotation) is Literal:
         options: dict[str, Any] = {"choices": list(get_args(field.annotation))}
         kind: Any = str

@@ -32,7 +32,8 @@ STEPS = (
     "never change your corrections.",
     "<b>Accept plane</b> where the mask is right: it is used for training and not changed "
     "any more.",
-    "<b>Predict whole stack</b>, tidy up, export. Earlier models are under <b>Model</b>.",
+    "<b>Predict</b> the image or the whole stack, tidy up, export. Earlier models are under "
+    "<b>Model</b>.",
 )
 NUMBERS = (
     ("", "strokes", "full mask", "objects", "prediction"),
