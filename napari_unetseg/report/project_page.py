@@ -55,7 +55,7 @@ class ReportImage:
     """An image of a project with its annotations, and its pixels if found."""
 
     described: Mapping[str, Any]
-    truth: ImageAnnotations
+    annotated: ImageAnnotations
     stack: Stack | None
 
     @property
@@ -93,16 +93,16 @@ class _Said:
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, truth: ImageAnnotations) -> None:
-        self._truth, self.shape = truth, truth.shape
+    def __init__(self, annotated: ImageAnnotations) -> None:
+        self._annotated, self.shape = annotated, annotated.shape
 
     def __getitem__(self, plane: tuple[int, ...]) -> np.ndarray:
         region = plane_region(plane, self.shape)
-        painted = self._truth.read(LabelSource.STROKES, region).reshape(self.shape[-2:])
-        if self._truth.kind is LabelKind.INSTANCES:
+        painted = self._annotated.read(LabelSource.STROKES, region).reshape(self.shape[-2:])
+        if self._annotated.kind is LabelKind.INSTANCES:
             return painted
-        over = self._truth.effective_overrides(region).reshape(self.shape[-2:])
-        if self._truth.kind is LabelKind.FULL:
+        over = self._annotated.effective_overrides(region).reshape(self.shape[-2:])
+        if self._annotated.kind is LabelKind.FULL:
             return np.where(over == 0, painted, over % BACKGROUND_LABEL)
         return np.where(over == 0, painted, over)
 
@@ -138,7 +138,7 @@ def write_page(
 
 def _methods(images: Sequence[ReportImage], model: Model | None) -> str:
     """A methods paragraph from the records."""
-    planes = sum(len(_labelled_planes(image.truth)) for image in images)
+    planes = sum(len(_labelled_planes(image.annotated)) for image in images)
     said = f"{count(planes, 'plane')} of {count(len(images), 'image')} were annotated"
     if model is None:
         return f"{said[0].upper()}{said[1:]}; no model was trained."
@@ -162,8 +162,12 @@ def _methods(images: Sequence[ReportImage], model: Model | None) -> str:
 
 def _labels(images: Sequence[ReportImage], seconds: float) -> str:
     rows = [
-        [image.name, " × ".join(map(str, image.truth.shape)), len(_labelled_planes(image.truth))]
-        + [f"{image.truth.count(origin):,}" for origin in COUNTED]
+        [
+            image.name,
+            " × ".join(map(str, image.annotated.shape)),
+            len(_labelled_planes(image.annotated)),
+        ]
+        + [f"{image.annotated.count(origin):,}" for origin in COUNTED]
         + [image.described.get("fingerprint", ""), "" if image.stack else "not found"]
         for image in images
     ]
@@ -214,8 +218,8 @@ def _planes(
     ]
     for number, (dice, image, plane, mask) in enumerate(chosen):
         assert image.stack is not None
-        whole = np.broadcast_to(mask, image.truth.shape)
-        pair = AnnotatedImage(image.stack, _Said(image.truth), image.truth.kind)
+        whole = np.broadcast_to(mask, image.annotated.shape)
+        pair = AnnotatedImage(image.stack, _Said(image.annotated), image.annotated.kind)
         write_overlay(folder / f"plane-{number}.png", model, pair, plane, whole)
         place = f"{image.name} {', '.join(map(str, plane))}: Dice {dice:.3f}"
         parts += [f"<h3>{escape(place)}</h3>", _picture(f"plane-{number}.png", place)]
@@ -232,7 +236,7 @@ def _scored(
     from napari_unetseg.inference.predict import predict
 
     places = [
-        (i, p) for i in facts.images if i.stack is not None for p in _labelled_planes(i.truth)
+        (i, p) for i in facts.images if i.stack is not None for p in _labelled_planes(i.annotated)
     ]
     chosen = [places[n] for n in spread(len(places), MOST_PLANES)]
     found: list[_Scored] = []
@@ -247,9 +251,9 @@ def _scored(
         except UserError as error:
             yield Notice(f"{image.name} is not predicted: {error}", warning=True)
             continue
-        region = plane_region(plane, image.truth.shape)
+        region = plane_region(plane, image.annotated.shape)
         said = np.where(mask[region] == 0, BACKGROUND_LABEL, mask[region])
-        scores = agreement(image.truth, region, said, facts.structures)
+        scores = agreement(image.annotated, region, said, facts.structures)
         if scores is not None:
             found.append((scores.mean_dice, image, plane, mask[plane].copy()))
         yield ChunkPredicted(number, len(chosen))
@@ -257,13 +261,16 @@ def _scored(
 
 
 def agreement(
-    truth: ImageAnnotations, region: Region, predicted: np.ndarray, structures: Sequence[Structure]
+    annotated: ImageAnnotations,
+    region: Region,
+    predicted: np.ndarray,
+    structures: Sequence[Structure],
 ) -> Scores | None:
     """Compare a mask with the annotations of a region, the newest of each voxel.
 
     Parameters
     ----------
-    truth, region
+    annotated, region
         Annotations, and where to compare.
     predicted
         Of the region's shape, numbers as in corrections: 0 not predicted, 255 background.
@@ -276,10 +283,10 @@ def agreement(
         None if nothing is annotated there, or no structure occurs.
     """
     classes = Classes(tuple(structures), background=True)
-    painted = classes.encode(truth.read(LabelSource.STROKES, region), truth.kind)
-    over = classes.encode(truth.effective_overrides(region), LabelKind.STROKES)
+    painted = classes.encode(annotated.read(LabelSource.STROKES, region), annotated.kind)
+    over = classes.encode(annotated.effective_overrides(region), LabelKind.STROKES)
     known = np.where(
-        over == IGNORE_INDEX, IGNORE_INDEX if truth.strokes_disabled else painted, over
+        over == IGNORE_INDEX, IGNORE_INDEX if annotated.strokes_disabled else painted, over
     )
     found = classes.encode(predicted, LabelKind.STROKES)
     known[found == IGNORE_INDEX] = IGNORE_INDEX
@@ -287,9 +294,9 @@ def agreement(
     return scores if scores.mean_dice == scores.mean_dice else None
 
 
-def _labelled_planes(truth: ImageAnnotations) -> list[Cell]:
+def _labelled_planes(annotated: ImageAnnotations) -> list[Cell]:
     """Leading indices of the planes that have annotations, in order."""
-    return sorted(set().union(*(truth.grid(origin).planes() for origin in LabelSource)))
+    return sorted(set().union(*(annotated.grid(origin).planes() for origin in LabelSource)))
 
 
 def _provenance(model: Model) -> str:

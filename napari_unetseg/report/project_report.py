@@ -109,7 +109,7 @@ def _facts(contents: Project, title: str, stacks: Mapping[str, Stack]) -> Facts:
     structures = _structures(contents)
     described = contents.values.get("images", {})
     images = [
-        _image(contents, key, described.get(key, {}), stacks.get(key)) for key in contents.truths
+        _image(contents, key, described.get(key, {}), stacks.get(key)) for key in contents.by_image
     ]
     model = _model(contents)
     return Facts(title, images, structures, model, contents.effort.seconds, contents.lost)
@@ -144,13 +144,13 @@ def _image(
     described: Mapping[str, Any],
     stack: Stack | None,
 ) -> ReportImage:
-    truth = contents.truths[key]
-    if stack is None or stack.grid_shape != truth.shape:
-        stack = _stack(contents.folder, described, truth)
-    return ReportImage(described, truth, stack)
+    annotated = contents.by_image[key]
+    if stack is None or stack.grid_shape != annotated.shape:
+        stack = _stack(contents.folder, described, annotated)
+    return ReportImage(described, annotated, stack)
 
 
-def _stack(folder: Path, described: Mapping[str, Any], truth: ImageAnnotations) -> Stack | None:
+def _stack(folder: Path, described: Mapping[str, Any], annotated: ImageAnnotations) -> Stack | None:
     """The image's file, if it is found with the same pixels."""
     from napari_unetseg.io.open_image import MissingPlanes, open_all
     from napari_unetseg.io.project.locations import places_of
@@ -159,6 +159,6 @@ def _stack(folder: Path, described: Mapping[str, Any], truth: ImageAnnotations) 
     for place in places_of(folder, described):
         with suppress(UserError, OSError):
             for stack, *_ in open_all(place, missing_planes=MissingPlanes.DROP):
-                if stack.grid_shape == truth.shape and known in (None, stack.fingerprint()):
+                if stack.grid_shape == annotated.shape and known in (None, stack.fingerprint()):
                     return stack
     return None

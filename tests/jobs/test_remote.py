@@ -670,9 +670,9 @@ TILE = {"kind": "TilePredicted", "plane": [0], "region": [[0, 2], [0, 3]], "done
         (TILE, [np.zeros((2, 3), np.float32)]),
         (TILE | {"path": "x"}, [np.zeros((2, 3), np.uint8)]),
         (TILE, []),
-        ({"kind": "Improved", "scores": None, "seconds": 1, "step": 1, "before": None},
+        ({"kind": "ModelImproved", "scores": None, "seconds": 1, "step": 1, "before": None},
          [np.frombuffer(b"\x80\x04N.", np.uint8)]),
-        ({"kind": "MaskBegins", "image": 3, "plane": [], "model_id": "a", "structures": [],
+        ({"kind": "MaskStarted", "image": 3, "plane": [], "model_id": "a", "structures": [],
           "scores": None, "before": None}, []),
     ],
 )  # fmt: skip

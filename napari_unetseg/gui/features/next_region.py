@@ -145,7 +145,7 @@ class NextRegion:
             for source in [*sources[here:], *sources[:here]]:
                 stack = napari_layers.stack_of(source.image, source.channels)
                 after = plane if source.image is chosen else None
-                done = _said(self._annotations.truth(source.image))
+                done = _said(self._annotations.of(source.image))
                 free = (p for p in _from(stack.leading_shape(2), after) if p not in done)
                 if (found := next(free, None)) is not None:
                     self.show(source.image, found, stack.whole(2))
@@ -236,7 +236,7 @@ class NextRegion:
         from napari_unetseg.inference.query_strategy import QueryImage
 
         stack = napari_layers.stack_of(source.image, source.channels)
-        truth = self._annotations.truth(source.image)
+        annotated = self._annotations.of(source.image)
         labels = None
         if source.labels is not None:
             labels = napari_layers.voxels_of(source.image, source.labels)
@@ -247,7 +247,7 @@ class NextRegion:
             if labels is not None and not strokes:
                 return np.ones(shape, bool)
             whole = (*(slice(i, i + 1) for i in plane), *region)
-            found: np.ndarray = truth.overrides(whole).reshape(shape) != 0
+            found: np.ndarray = annotated.overrides(whole).reshape(shape) != 0
             if labels is not None:
                 found |= np.asarray(labels[(*plane, *region)]) != 0
             return found
@@ -305,9 +305,9 @@ def _holds(part: Any, layer: Any) -> bool:
     )
 
 
-def _said(truth: ImageAnnotations) -> set[tuple[int, ...]]:
+def _said(annotated: ImageAnnotations) -> set[tuple[int, ...]]:
     """Planes of which something was said."""
-    return set().union(*(truth.grid(origin).planes() for origin in SAID))
+    return set().union(*(annotated.grid(origin).planes() for origin in SAID))
 
 
 def _from(shape: Sequence[int], here: tuple[int, ...] | None) -> Iterator[tuple[int, ...]]:

@@ -123,7 +123,7 @@ class ProjectRestore:
     def _recognise(self) -> None:
         """See whether an image that came is one of the project that is not open."""
         project, images = self._store.project, self._sources.images()
-        if project is None or len(project.truths) <= len(self._store.keys):
+        if project is None or len(project.by_image) <= len(self._store.keys):
             return
         seen = [(id(image), id(image.data)) for image in images]
         if seen != self._recognised:

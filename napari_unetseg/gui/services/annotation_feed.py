@@ -97,7 +97,7 @@ class AnnotationFeed:
             Labels do not fit their image.
         """
         sources, annotations = self._session.sources, self._annotations
-        self._offered = take_snapshots(sources, annotations.truths, self.newer, self._offered)
+        self._offered = take_snapshots(sources, annotations.by_image, self.newer, self._offered)
         images = {one.image for one in self._offered if one.live is not None}
         self._unsearched = {s for image, s in annotations.strokes.items() if image in images}
         annotations.doubt(self._unsearched)
@@ -167,7 +167,9 @@ class AnnotationFeed:
             return None
         sources, before = self._session.sources, self._offered
         try:
-            return take_snapshots(sources, self._annotations.truths, before=before, complete=False)
+            return take_snapshots(
+                sources, self._annotations.by_image, before=before, complete=False
+            )
         except UserError:  # labels that no longer fit their image
             return None
 
