@@ -18,7 +18,7 @@ __all__ = ["Plane", "Region", "WindowGrid", "moved", "overlap", "region_shape", 
 Plane = tuple[int, ...]
 Region = tuple[slice, ...]
 
-SHARE, EDGES = 4, (64, 256)
+EDGE_FRACTION, EDGES = 4, (64, 256)
 """Size of a region as a fraction of a plane's shorter edge, and its limits in voxels."""
 DEEP = 16
 """Planes of a region of a volume."""
@@ -88,7 +88,7 @@ def region_shape(shape: Sequence[int]) -> tuple[int, ...]:
         Spatial shape YX or ZYX; along Y and X a region is a quarter of the shorter edge wide, 64
         to 256 voxels, and along Z 16 voxels deep, where the image is as large.
     """
-    edge = int(np.clip(min(shape[-2:]) / SHARE, *EDGES))
+    edge = int(np.clip(min(shape[-2:]) / EDGE_FRACTION, *EDGES))
     wanted = (*(DEEP for _ in shape[:-2]), edge, edge)
     return tuple(min(n, w) for n, w in zip(shape, wanted, strict=True))
 

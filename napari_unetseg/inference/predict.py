@@ -109,8 +109,8 @@ class _Engine(Predictor):
     ) -> Pieces:
         layout = tiling.Tiling.plan(self.shape, self.network, self.edge, blended=self.blended)
         for piece in tiling.nearest_first(self.pieces, seen):
-            shares = layout.whole(piece.read, lambda region: self.infer(read(region)))
-            yield piece.core, resampling.bring_back(shares, piece.read, piece.core)
+            probs = layout.whole(piece.read, lambda region: self.infer(read(region)))
+            yield piece.core, resampling.bring_back(probs, piece.read, piece.core)
 
     def shrink(self) -> str:
         """Use smaller tiles or the CPU; return a sentence. Raises `UserError` at the smallest."""
@@ -220,9 +220,9 @@ def _predict_plane(
     number, planes = place
     while True:
         try:
-            for done, (region, shares) in enumerate(engine.walk(read, seen), 1):
-                mask = engine.model.classes.decode(most_probable(shares))
-                kept = shares if settings.probabilities else None
+            for done, (region, probs) in enumerate(engine.walk(read, seen), 1):
+                mask = engine.model.classes.decode(most_probable(probs))
+                kept = probs if settings.probabilities else None
                 total = planes * engine.count
                 yield TilePredicted(plane, region, mask, kept, number * engine.count + done, total)
                 if control.stopped:

@@ -2,7 +2,8 @@
 
 A `RegionQuery` predicts windows of the images, one at a time for a given time, and keeps a few
 numbers of each. New windows are drawn at random, with equal chances for each image whatever its
-number of planes, in turn with the most promising ones of an earlier model; at most `MOST` are kept.
+number of planes, in turn with the most promising ones of an earlier model; at most `MAX_WINDOWS`
+are kept.
 
 Every region of a window has
 
@@ -55,15 +56,15 @@ __all__ = ["QueryImage", "RegionQuery", "Suggestion", "WindowScored", "nothing_l
 Labelled = Callable[[Plane, Region], np.ndarray]
 """Returns where a region of a plane is labelled: boolean, of the region's shape."""
 
-MOST = 1024
+MAX_WINDOWS = 1024
 """Most windows that are kept."""
-ENOUGH = 0.5
+MAX_LABELLED = 0.5
 """Labelled fraction from which on a region is not suggested."""
-FULL = 0.04
+HALF_VALUE_FRACTION = 0.04
 """Labelled fraction at which a region's value halves: thin strokes cover little."""
-KINDS = 512
+MAX_REPRESENTATIVES = 512
 """Most representative regions, since each is compared with each."""
-KNOWN = 0.002
+MIN_EXAMPLE_FRACTION = 0.002
 """Labelled fraction from which on a region is an example of its appearance."""
 ALL_DONE = (
     "Every region that was checked is labelled already; add images, or correct the mask where "
@@ -118,7 +119,7 @@ class _Seen:
     plane: Plane
     regions: tuple[Region, ...]
     wrong: np.ndarray
-    looks: np.ndarray
+    features: np.ndarray
     known: np.ndarray
 
 
@@ -132,7 +133,7 @@ class RegionQuery:
 
     Parameters
     ----------
-    subjects
+    images
         The images; each must fit the models.
     dims
         2 for planes, 3 for volumes, as the models have.
@@ -144,19 +145,19 @@ class RegionQuery:
 
     def __init__(
         self,
-        subjects: Sequence[QueryImage],
+        images: Sequence[QueryImage],
         dims: int,
         seed: int = 0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        if not subjects:
+        if not images:
             raise UserError(NOTHING)
-        self.subjects, self.dims = tuple(subjects), dims
+        self.images, self.dims = tuple(images), dims
         self._rng, self.clock = np.random.default_rng(seed), clock
-        self._grounds = [WindowGrid.of(s.stack, dims) for s in subjects]
+        self._grids = [WindowGrid.of(s.stack, dims) for s in images]
         self._seen: OrderedDict[tuple[int, int], _Seen] = OrderedDict()
         self._shown: list[tuple[int, Plane, Region]] = []
-        self._looks: list[np.ndarray] = []
+        self._suggested: list[np.ndarray] = []
         self._ahead = 0
 
     @property
@@ -166,7 +167,7 @@ class RegionQuery:
 
     # -- looking -------------------------------------------------------------------------------
 
-    def look(
+    def score_windows(
         self,
         model: Model,
         seconds: float,
@@ -205,19 +206,19 @@ class RegionQuery:
         control, start, done = control or JobControl(), self.clock(), 0
         name = model.id if before is None else f"{before.id} {model.id}"
         name += " matched" * bool(match_spacing)
-        glances: dict[int, tuple[RegionPredictor, RegionPredictor | None]] = {}
+        predictors: dict[int, tuple[RegionPredictor, RegionPredictor | None]] = {}
         use_threads(control.threads)
         while not control.stopped and (key := self._choose(name, done)) is not None:
             image = key[0]
-            if image not in glances:
-                stack = self.subjects[image].stack
-                glances[image] = (
+            if image not in predictors:
+                stack = self.images[image].stack
+                predictors[image] = (
                     RegionPredictor(model, stack, device, match_spacing),
                     RegionPredictor(before, stack, device, match_spacing)
                     if before is not None
                     else None,
                 )
-            self._remember(key, self._window(name, key, *glances[image], passes))
+            self._remember(key, self._window(name, key, *predictors[image], passes))
             done += 1
             self._ahead += 1
             yield WindowScored(done, self.clock() - start)
@@ -227,7 +228,7 @@ class RegionQuery:
 
     def _choose(self, name: str, turn: int) -> tuple[int, int] | None:
         """The next window: a new one and the most promising old one in turn."""
-        fresh, stale = self._fresh(), self._stale(name)
+        fresh, stale = self._fresh(), self._outdated(name)
         if fresh is None or (stale is not None and turn % 2 == 1):
             return stale if stale is not None else fresh
         return fresh
@@ -236,14 +237,15 @@ class RegionQuery:
         """A new window, drawn at random; None if there hardly is one."""
         free = [
             image
-            for image, ground in enumerate(self._grounds)
-            if ground.count > MOST or any((image, n) not in self._seen for n in range(ground.count))
+            for image, grid in enumerate(self._grids)
+            if grid.count > MAX_WINDOWS
+            or any((image, n) not in self._seen for n in range(grid.count))
         ]
         if not free:
             return None
         image = int(self._rng.choice(free))
-        count = self._grounds[image].count
-        if count <= MOST:
+        count = self._grids[image].count
+        if count <= MAX_WINDOWS:
             left = [n for n in range(count) if (image, n) not in self._seen]
             return image, int(self._rng.choice(left))
         for _ in range(32):
@@ -252,7 +254,7 @@ class RegionQuery:
                 return image, number
         return None
 
-    def _stale(self, name: str) -> tuple[int, int] | None:
+    def _outdated(self, name: str) -> tuple[int, int] | None:
         """The most promising window of another model."""
         known = [(k, s) for k, s in self._seen.items() if s.model != name]
         if not known:
@@ -269,7 +271,7 @@ class RegionQuery:
     def _remember(self, key: tuple[int, int], seen: _Seen) -> None:
         self._seen.pop(key, None)
         self._seen[key] = seen
-        while len(self._seen) > MOST:
+        while len(self._seen) > MAX_WINDOWS:
             self._seen.popitem(last=False)
 
     def _window(
@@ -280,17 +282,17 @@ class RegionQuery:
         before: RegionPredictor | None,
         passes: int,
     ) -> _Seen:
-        ground, subject = self._grounds[key[0]], self.subjects[key[0]]
-        plane, window = ground.place(key[1])
+        grid, query = self._grids[key[0]], self.images[key[0]]
+        plane, window = grid.place(key[1])
         image = now.image(plane, window)
-        shares = now.shares(image, passes)
+        probs = now.predict(image, passes)
         if before is None:
-            wrong = likely_wrong(margin_uncertainty(shares))
+            wrong = likely_wrong(margin_uncertainty(probs))
         else:
-            wrong = differences(before.shares(before.image(plane, window), passes), shares)
-        labelled = subject.labelled(plane, window)
-        regions = tuple(regions_of([s.stop - s.start for s in window], ground.region))
-        rows = [(wrong[r].mean(), labelled[r].mean(), _look(image, shares, r)) for r in regions]
+            wrong = differences(before.predict(before.image(plane, window), passes), probs)
+        labelled = query.labelled(plane, window)
+        regions = tuple(regions_of([s.stop - s.start for s in window], grid.region))
+        rows = [(wrong[r].mean(), labelled[r].mean(), _features(image, probs, r)) for r in regions]
         return _Seen(
             name,
             plane,
@@ -319,9 +321,9 @@ class RegionQuery:
             found = self._best()
         if found is None:
             raise UserError(ALL_DONE)
-        suggestion, looks = found
+        suggestion, features = found
         self._shown.append((suggestion.image, suggestion.plane, suggestion.region))
-        self._looks.append(looks)
+        self._suggested.append(features)
         return suggestion
 
     def _best(self) -> tuple[Suggestion, np.ndarray] | None:
@@ -330,9 +332,9 @@ class RegionQuery:
         if not rows:
             return None
         wrong = np.concatenate([seen.wrong for _, seen in rows])
-        looks = np.concatenate([seen.looks for _, seen in rows])
+        features = np.concatenate([seen.features for _, seen in rows])
         known = np.concatenate([seen.known for _, seen in rows])
-        worth = wrong * self._typical(wrong, looks, known)
+        worth = wrong * self._typical(wrong, features, known)
         places = [(image, seen.plane, r) for image, seen in rows for r in seen.regions]
         best: tuple[Suggestion, np.ndarray] | None = None
         for row in np.argsort(-worth, kind="stable"):
@@ -341,22 +343,22 @@ class RegionQuery:
             image, plane, region = places[row]
             if not self._new(image, plane, region):
                 continue
-            share = float(self.subjects[image].labelled(plane, region).mean())
-            score = float(worth[row] * _room_left(np.array(share)))
-            if share < ENOUGH and (best is None or score > best[0].score):
-                best = Suggestion(image, plane, region, score), looks[row]
+            fraction = float(self.images[image].labelled(plane, region).mean())
+            score = float(worth[row] * _room_left(np.array(fraction)))
+            if fraction < MAX_LABELLED and (best is None or score > best[0].score):
+                best = Suggestion(image, plane, region, score), features[row]
         return best
 
-    def _typical(self, wrong: np.ndarray, looks: np.ndarray, known: np.ndarray) -> np.ndarray:
+    def _typical(self, wrong: np.ndarray, features: np.ndarray, known: np.ndarray) -> np.ndarray:
         """Fraction of the error mass that looks like each region, but like no example, 0 to 1."""
-        spread = looks.std(0) + 1e-6
-        kinds = _some(np.arange(len(looks)))
-        examples = np.array([*_some(looks[known >= KNOWN]), *self._looks])
+        spread = features.std(0) + 1e-6
+        kinds = _some(np.arange(len(features)))
+        examples = np.array([*_some(features[known >= MIN_EXAMPLE_FRACTION]), *self._suggested])
         left = wrong[kinds] * _room_left(known[kinds])
         if len(examples):
-            left = left * np.prod(1 - _alike(looks[kinds], examples, spread) / 2, axis=1)
+            left = left * np.prod(1 - _alike(features[kinds], examples, spread) / 2, axis=1)
         total = max(float(wrong[kinds].sum()), 1e-12)
-        return np.asarray(_alike(looks, looks[kinds], spread) @ left / total)
+        return np.asarray(_alike(features, features[kinds], spread) @ left / total)
 
     def _new(self, image: int, plane: Plane, region: Region) -> bool:
         """Whether a region hardly overlaps with earlier suggestions."""
@@ -365,19 +367,19 @@ class RegionQuery:
         )
 
 
-def _look(image: np.ndarray, shares: np.ndarray, region: Region) -> np.ndarray:
+def _features(image: np.ndarray, probs: np.ndarray, region: Region) -> np.ndarray:
     """Appearance features of a region."""
-    pixels, probable = image[(slice(None), *region)], shares[(slice(None), *region)]
+    pixels, probable = image[(slice(None), *region)], probs[(slice(None), *region)]
     flat = pixels.reshape(len(pixels), -1)
     rough = np.abs(np.diff(pixels, axis=-1)).reshape(len(pixels), -1)
     return np.concatenate(
-        [flat.mean(1), flat.std(1), rough.mean(1), probable.reshape(len(shares), -1).mean(1)]
+        [flat.mean(1), flat.std(1), rough.mean(1), probable.reshape(len(probs), -1).mean(1)]
     )
 
 
 def _some(rows: np.ndarray) -> np.ndarray:
-    """At most `KINDS` rows, evenly spaced."""
-    return rows[:: math.ceil(max(1, len(rows)) / KINDS)]
+    """At most `MAX_REPRESENTATIVES` rows, evenly spaced."""
+    return rows[:: math.ceil(max(1, len(rows)) / MAX_REPRESENTATIVES)]
 
 
 def _alike(some: np.ndarray, others: np.ndarray, spread: np.ndarray) -> np.ndarray:
@@ -389,4 +391,4 @@ def _alike(some: np.ndarray, others: np.ndarray, spread: np.ndarray) -> np.ndarr
 
 def _room_left(labelled: np.ndarray) -> np.ndarray:
     """Weight of a labelled fraction: 1 for none, then less."""
-    return np.asarray(FULL / (FULL + labelled))
+    return np.asarray(HALF_VALUE_FRACTION / (HALF_VALUE_FRACTION + labelled))

@@ -47,12 +47,12 @@ WIDE = 5
 """Width in Y or X, in voxels, below which uncertain areas are borders."""
 
 
-def margin_uncertainty(shares: np.ndarray) -> np.ndarray:
+def margin_uncertainty(probs: np.ndarray) -> np.ndarray:
     """1 minus the margin between the two best classes.
 
     Parameters
     ----------
-    shares
+    probs
         Probabilities (classes, *spatial), at least two classes; a network with one output has two,
         background and structure (`probabilities`).
 
@@ -61,7 +61,7 @@ def margin_uncertainty(shares: np.ndarray) -> np.ndarray:
     numpy.ndarray
         (*spatial) float32 from 0, sure, to 1, undecided.
     """
-    best = np.partition(shares, len(shares) - 2, axis=0)[-2:]
+    best = np.partition(probs, len(probs) - 2, axis=0)[-2:]
     return np.asarray(1.0 - (best[1] - best[0]), np.float32)
 
 
@@ -140,7 +140,7 @@ class RegionPredictor:
         """The scaled image (channels, *region) float32."""
         return self._normalization.apply(self._stack.read(plane, region))
 
-    def shares(self, image: np.ndarray, passes: int = 1) -> np.ndarray:
+    def predict(self, image: np.ndarray, passes: int = 1) -> np.ndarray:
         """Mean probabilities (classes, *spatial) float32 of a scaled image over mirrored passes.
 
         Raises
@@ -212,22 +212,22 @@ def uncertainty_map(
     shape = stack.spatial_shape(model.dims)
     if passes == 1:
         out = np.zeros(shape, np.float32)
-        for region, shares in _shares(model, stack, plane, settings, control):
-            out[region] = margin_uncertainty(shares)
+        for region, probs in _probs(model, stack, plane, settings, control):
+            out[region] = margin_uncertainty(probs)
         return out
     total = np.zeros((len(model.classes.numbers), *shape), np.float32)
     for axes in FLIPS[:passes]:
         places = [stack.axes.index("YX"[axis]) for axis in axes]
         seen = replace(stack, data=Mirrored(stack.data, places))
         mirrored = np.flip(total, axes)  # a view
-        for region, shares in _shares(model, seen, plane, settings, control):
-            mirrored[(slice(None), *region)] += shares / passes
+        for region, probs in _probs(model, seen, plane, settings, control):
+            mirrored[(slice(None), *region)] += probs / passes
     if control is not None and control.stopped:
         return np.zeros(shape, np.float32)
     return margin_uncertainty(total)
 
 
-def _shares(
+def _probs(
     model: Model,
     stack: Stack,
     plane: tuple[int, ...],

@@ -37,8 +37,8 @@ __all__ = [
 EVERY_SECONDS = 2.0
 """Least seconds between masks of newer models."""
 FREE_SECONDS = 10.0
-"""Prediction seconds before `SHARE` applies."""
-SHARE = 0.25
+"""Prediction seconds before `MAX_TIME_FRACTION` applies."""
+MAX_TIME_FRACTION = 0.25
 """Largest fraction of a long training's time for prediction."""
 
 
@@ -159,7 +159,7 @@ class LivePredictor:
         return known
 
     def _may_go_on(self) -> bool:
-        allowed = FREE_SECONDS + SHARE * (self._clock() - self._start)
+        allowed = FREE_SECONDS + MAX_TIME_FRACTION * (self._clock() - self._start)
         return self._spent < allowed and not self._control.stopped
 
     def _begin(self) -> MaskStarted | None:

@@ -303,6 +303,6 @@ def probabilities(logits: Tensor) -> Tensor:
         (classes, *spatial), summing to 1; two classes for one channel.
     """
     if len(logits) == 1:
-        share = torch.sigmoid(logits)
-        return torch.cat([1 - share, share])
+        probability = torch.sigmoid(logits)
+        return torch.cat([1 - probability, probability])
     return torch.softmax(logits, dim=0)

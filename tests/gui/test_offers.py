@@ -199,7 +199,9 @@ def test_a_next_training_works_out_again_what_wins_only_where_something_was_said
     desk.wait(lambda: desk.session.job is None)
     computed: list[Any] = []
     real = ImageAnnotations.effective_overrides
-    monkeypatch.setattr(ImageAnnotations, "winning", lambda t, r: computed.append(r) or real(t, r))
+    monkeypatch.setattr(
+        ImageAnnotations, "effective_overrides", lambda t, r: computed.append(r) or real(t, r)
+    )
     desk.paint((1, 150, 150))
     desk.began.clear()
     desk.train()

@@ -44,12 +44,12 @@ class Output:
         Its plan.
     group
         The labels.
-    shares
+    probs
         The probabilities, (…, classes, spatial), or None.
     """
 
-    def __init__(self, plan: OutputPlan, group: zarr.Group, shares: Any) -> None:
-        self.plan, self._group, self._shares = plan, group, shares
+    def __init__(self, plan: OutputPlan, group: zarr.Group, probs: Any) -> None:
+        self.plan, self._group, self._probs = plan, group, probs
         self._store: Any = group.store
         self.unsure: tuple[float, int] = (0.0, 0)
         """Sum of `margin_uncertainty` over newly predicted voxels, and their number."""
@@ -73,7 +73,7 @@ class Output:
     @property
     def probabilities(self) -> Any:
         """The probabilities, with classes before the spatial axes, or None."""
-        return None if self._shares is None else ReadArray(self._shares)
+        return None if self._probs is None else ReadArray(self._probs)
 
     @property
     def finished(self) -> bool:
@@ -91,17 +91,17 @@ class Output:
         if not self._store.has(chunk_key(self._mask, cell)):
             return False
         place = self.plan.class_axis
-        shares = (*cell[:place], 0, *cell[place:])
-        return self._shares is None or bool(self._store.has(chunk_key(self._shares, shares)))
+        key = (*cell[:place], 0, *cell[place:])
+        return self._probs is None or bool(self._store.has(chunk_key(self._probs, key)))
 
     def write(self, number: int, predicted: Predicted) -> None:
         """Store a chunk atomically."""
         plane, region = self.plan.grid.place(number)
-        if self._shares is not None:
+        if self._probs is not None:
             assert predicted.probabilities is not None
             index: list[Any] = [*plane, *region]
             index.insert(self.plan.class_axis, slice(None))
-            self._shares[tuple(index)] = _stored(predicted.probabilities, self._shares.dtype)
+            self._probs[tuple(index)] = _stored(predicted.probabilities, self._probs.dtype)
         self._mask[(*plane, *region)] = predicted.mask
         if predicted.unsure is not None:
             total, voxels = self.unsure
@@ -167,7 +167,7 @@ def open_output(store: Any, plan: OutputPlan, *, overwrite: bool = False) -> Out
     begun = found is not None and same(found, state)
     if not begun and found is not None:  # so that a partial one is never taken for complete
         zarr.open_group(store, path=path).update_attributes({OURS: {"schema": SCHEMA}})
-    shares = _shares(root, plan, fresh=not begun)
+    probs = _probs(root, plan, fresh=not begun)
     if not begun:
         list_labels(labels, plan.name)
         said: dict[str, Any] = {"ome": _label_metadata(plan, root)} if plan.ome else {}
@@ -175,7 +175,7 @@ def open_output(store: Any, plan: OutputPlan, *, overwrite: bool = False) -> Out
         zarr.create_group(store, path=path, attributes=said, overwrite=True)
     else:
         store.tidy("")
-    return Output(plan, zarr.open_group(store, path=path, mode="r+"), shares)
+    return Output(plan, zarr.open_group(store, path=path, mode="r+"), probs)
 
 
 def attach_output(store: Any, plan: OutputPlan) -> Output:
@@ -192,7 +192,7 @@ def attach_output(store: Any, plan: OutputPlan) -> Output:
     group = zarr.open_group(store, path=path, mode="r+")
     state: Any = group.attrs.get(OURS)
     compare(state if isinstance(state, dict) else {}, plan.state, f"{store}/{path}")
-    return Output(plan, group, _shares(open_root(store, plan), plan, fresh=False))
+    return Output(plan, group, _probs(open_root(store, plan), plan, fresh=False))
 
 
 def is_finished(store: Any, name: str = "mask") -> bool:
@@ -223,8 +223,8 @@ def finished_output(store: Any, plan: OutputPlan, *, overwrite: bool = False) ->
         compare(found, plan.state, f"{store}/{path}")
     if not same(found, plan.state):
         return None
-    shares = _shares(root, plan, fresh=False)
-    output = Output(plan, zarr.open_group(store, path=path, mode="r+"), shares)
+    probs = _probs(root, plan, fresh=False)
+    output = Output(plan, zarr.open_group(store, path=path, mode="r+"), probs)
     return output if output.finished and not output.missing() else None
 
 
@@ -289,7 +289,7 @@ def _label_metadata(plan: OutputPlan, root: zarr.Group) -> dict[str, Any]:
     }
 
 
-def _shares(root: zarr.Group, plan: OutputPlan, *, fresh: bool) -> Any:
+def _probs(root: zarr.Group, plan: OutputPlan, *, fresh: bool) -> Any:
     """The array of the probabilities, an image with a channel for each class."""
     if fresh and OURS in root.attrs:
         if "0" in root:

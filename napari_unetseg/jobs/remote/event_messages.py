@@ -90,8 +90,8 @@ def encode_event(event: Event, models: Recent[Model]) -> Message:
     if isinstance(event, TilePredicted):
         words = _words(event, "plane", "done", "total")
         words["region"] = [(span.start, span.stop) for span in event.region]
-        shares = [] if event.probabilities is None else [event.probabilities]
-        return {"kind": kind, **words}, [event.mask, *shares]
+        probs = [] if event.probabilities is None else [event.probabilities]
+        return {"kind": kind, **words}, [event.mask, *probs]
     if kind not in PLAIN:
         raise TypeError(f"{kind} does not travel")
     return {"kind": kind, **asdict(event)}, []
@@ -137,12 +137,12 @@ def decode_event(words: Json, arrays: Sequence[np.ndarray], views: Sequence[View
 
 def _tile(tile: _Tile, arrays: Sequence[np.ndarray]) -> TilePredicted:
     shape = tuple(stop - start for start, stop in tile.region)
-    mask, shares = arrays[0], arrays[1] if len(arrays) > 1 else None
+    mask, probs = arrays[0], arrays[1] if len(arrays) > 1 else None
     fits = mask.shape == shape and mask.dtype == np.uint8
-    if not fits or (shares is not None and shares.shape[1:] != shape) or not 0 < tile.done:
+    if not fits or (probs is not None and probs.shape[1:] != shape) or not 0 < tile.done:
         raise ValueError("a tile of another shape")
     region = tuple(slice(*span) for span in tile.region)
-    return TilePredicted(tile.plane, region, mask, shares, tile.done, max(tile.done, tile.total))
+    return TilePredicted(tile.plane, region, mask, probs, tile.done, max(tile.done, tile.total))
 
 
 def check_place(event: TilePredicted, shape: Sequence[int]) -> None:
