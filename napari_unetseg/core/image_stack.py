@@ -12,9 +12,9 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.exposure import (
-    MAX_RANGE_DIFFERENCE,
+    TOLERANCE,
     Channel,
-    RangeSource,
+    Source,
     Trained,
     fit_channels,
 )
@@ -357,7 +357,7 @@ class Normalization:
 
     def _differs(self, own: Sequence[Intensities]) -> bool:
         return any(
-            max(abs(one.low - low), abs(one.high - high)) > MAX_RANGE_DIFFERENCE * (high - low)
+            max(abs(one.low - low), abs(one.high - high)) > TOLERANCE * (high - low)
             for low, high, one in zip(self.low, self.high, own, strict=True)
         )
 
@@ -367,7 +367,7 @@ class Normalization:
             return self
         alike = [stack for stack in stacks if stack.n_channels == len(self.low)]
         others = (
-            channel.how is RangeSource.OWN
+            channel.how is Source.OWN
             for stack in alike
             for channel in self._fit(stack, _measure(stack))
         )
@@ -406,10 +406,10 @@ class Normalization:
         notices += describe_uneven(stack.name, channels, stack.probed_places(), pieces)
         padding = tuple(channel.own.padding for channel in channels)
         padding = () if all(map(math.isnan, padding)) else padding
-        if all(channel.how is RangeSource.FIXED for channel in channels):
+        if all(channel.how is Source.FIXED for channel in channels):
             return replace(self, padding=padding) if padding else self, tuple(notices)
         fill = tuple(
-            usual if channel.how is RangeSource.FIXED else channel.own.median
+            usual if channel.how is Source.FIXED else channel.own.median
             for channel, usual in zip(channels, self.fill, strict=True)
         )
         low, high = tuple(c.low for c in channels), tuple(c.high for c in channels)

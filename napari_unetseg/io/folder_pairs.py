@@ -1,4 +1,4 @@
-"""Paired files and folders of images and labels."""
+"""Pairing of image and label files."""
 
 from __future__ import annotations
 

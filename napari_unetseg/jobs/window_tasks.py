@@ -1,6 +1,6 @@
-"""Jobs of a window as generators of events; they run in the worker and touch no layer.
+"""Jobs of a window as generators of events, which touch no layer.
 
-PyTorch is imported here inside the functions, so that opening the dock needs none.
+PyTorch is imported inside the functions, so that opening the dock needs none.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class JobProgress(Event):
 
 
 class AnnotatedSource(Protocol):
-    """An annotated image at one moment."""
+    """A snapshot of an annotated image."""
 
     def pair(self) -> AnnotatedImage:
-        """The annotated image; in any thread."""
+        """The annotated image; for any thread."""
 
 
 class LabelledFolder(Protocol):
@@ -65,26 +65,26 @@ class LabelledFolder(Protocol):
 
     @property
     def threshold(self) -> float | None:
-        """What is above it in labels is structure 1."""
+        """Threshold of structure 1 in the labels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainWork:
-    """Trains on snapshots of layers and on folders, and predicts what is on screen meanwhile."""
+    """Training on snapshots of layers and on folders, with live prediction."""
 
     snapshots: Sequence[AnnotatedSource]
-    """What is in layers; newer pairs may come through the control."""
+    """Annotated layers; newer ones may come through the control."""
     folders: Sequence[LabelledFolder]
     """Sources on disk, opened in the worker."""
     settings: TrainSettings
     structures: Sequence[Structure]
     """As `napari_unetseg.training.train.train_events` takes them."""
     model: Model | None
-    """The model to go on from, unless the settings want another network; None starts anew."""
+    """The initial model, unless the settings need another network; None for a new one."""
     screen: ViewportState
-    """Tells what is on screen."""
+    """The current viewport."""
     computer: str = ""
-    """Address of the computer that trains; empty for this one."""
+    """Address of a remote worker; empty for local training."""
 
     def __call__(self, control: JobControl) -> Generator[Event, None, Model]:
         """Yield the events of the training, and masks between them; return the model."""
@@ -112,7 +112,7 @@ def _open_folder(source: LabelledFolder) -> Generator[Event, None, list[Annotate
 
 
 def _misfit(model: Model, settings: TrainSettings) -> str:
-    """Why a training cannot go on from a model; empty when it can."""
+    """Why a model cannot be the initial one; empty when it can."""
     net = model.net
     if net.dims > settings.dims:
         return "a 3D model cannot be continued in 2D"
@@ -127,7 +127,7 @@ def _misfit(model: Model, settings: TrainSettings) -> str:
 
 
 def nearest_first(stack: Stack, dims: int, here: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """All planes of a stack, the one on screen first and its neighbours next."""
+    """All planes of a stack, the visible one first and its neighbours next."""
     return sorted(
         stack.planes(dims),
         key=lambda plane: sum((a - b) ** 2 for a, b in zip(plane, here, strict=True)),
@@ -136,7 +136,7 @@ def nearest_first(stack: Stack, dims: int, here: tuple[int, ...]) -> list[tuple[
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TidyWork:
-    """Tidies up a mask plane by plane, or volume by volume; returns the whole as one array.
+    """Post-processing of a mask, plane by plane or volume by volume.
 
     ``mask`` is a snapshot of the grid; ``spacing`` has one number for each spatial axis.
     """
@@ -209,25 +209,25 @@ class OpenWork:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchWork:
-    """Predicts many images into files."""
+    """Prediction of many images into files."""
 
     model: Model
-    """What is applied."""
+    """The model."""
     images: Mapping[str, Path]
     stacks: Mapping[Path, Stack]
-    """The images by what their masks are called; those that are open, by their paths."""
+    """Images by output name; open ones by their paths."""
     how: Saving
     measure: bool
-    """As what and where masks are saved; whether with tables of their objects."""
+    """Output format and place; whether to write object tables."""
     device: str
     """As in `PredictSettings`."""
     keep: bool = False
-    """Leave out images whose masks are there."""
+    """Skip images with existing masks."""
     match_spacing: MatchSpacing = False
     """As in `PredictSettings`."""
 
     def __call__(self, control: JobControl) -> Events:
-        """Return what became of each image that was reached."""
+        """Return the result of each processed image."""
         from napari_unetseg.core.settings import PredictSettings
         from napari_unetseg.inference.large.predict_files import Wish, predict_files
         from napari_unetseg.io.open_image import open_stack

@@ -348,7 +348,7 @@ def test_on_a_full_disk_nobody_paints_on_a_layer_in_a_file_and_what_was_painted_
     assert (layer.editable, layer.mode) == (False, "pan_zoom")
     assert all(other.editable for other in others)
     plugin.tick()
-    truth = plugin.annotations.truths[plugin.session.image]
+    truth = plugin.annotations.by_image[plugin.session.image]
     known = truth.corrections()
     assert known is not None
     assert np.asarray(known[30:31, 30:31]).any()

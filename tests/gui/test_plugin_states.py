@@ -566,7 +566,7 @@ class Hands(RuleBasedStateMachine):
         project = self.project
         assert project is not None
         contents = Project.read(project.folder)
-        (truth,) = contents.truths.values()
+        (truth,) = contents.by_image.values()
         assert contents.lost == []
         self.same_truth(truth, strokes)
 
@@ -667,8 +667,8 @@ class Hands(RuleBasedStateMachine):
         oracle = self.oracle
         same = partial(np.testing.assert_array_equal, strict=False)
         same(self.strokes.data, oracle.strokes.values, "annotation layer")
-        self.same_truth(self.plugin.annotations.truth(self.image), oracle.strokes.values)
-        pair = take_snapshots(self.session.sources, self.plugin.annotations.truths)[0].pair()
+        self.same_truth(self.plugin.annotations.of(self.image), oracle.strokes.values)
+        pair = take_snapshots(self.session.sources, self.plugin.annotations.by_image)[0].pair()
         same(pair.labels, oracle.strokes.values, "labels to train on")
         self.same_corrections(pair.corrections, oracle.winning())
         assert len(self.strokes._undo_history) == len(oracle.strokes_past)

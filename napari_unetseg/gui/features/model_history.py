@@ -1,4 +1,4 @@
-"""Models of the session: used again, saved to files and loaded."""
+"""Models of the session: reuse, save, load."""
 
 from __future__ import annotations
 

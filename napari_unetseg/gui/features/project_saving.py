@@ -1,4 +1,4 @@
-"""Projects saved under a name, and pages about them."""
+"""Saving of projects under a name, and their reports."""
 
 from __future__ import annotations
 

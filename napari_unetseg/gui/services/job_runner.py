@@ -1,4 +1,4 @@
-"""Runs a generator in a thread and hands its events to the GUI; the only file of gui with threads.
+"""Job threads, whose events are delivered to the GUI thread.
 
 A job is a generator function of events. `ThreadRunner` runs it in a worker thread; its `pump` is
 called by a timer of the GUI thread and calls the job's callbacks there.

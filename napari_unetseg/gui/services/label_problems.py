@@ -1,4 +1,4 @@
-"""Labels that cannot be used as they are, and what can be made of them."""
+"""Detection of unusable labels, and their possible conversions."""
 
 from __future__ import annotations
 

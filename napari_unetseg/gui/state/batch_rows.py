@@ -1,4 +1,4 @@
-"""Images of a batch and how far each of them is."""
+"""Images of a batch with their progress."""
 
 from __future__ import annotations
 

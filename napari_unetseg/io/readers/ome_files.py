@@ -1,4 +1,4 @@
-"""Which files an OME-TIFF is made of: what its metadata name, against what lies in its folder."""
+"""Files of a multi-file OME-TIFF, from its metadata and its folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TIFF, OME-TIFF and ImageJ TIFF: stacks whose pixels are read plane by plane."""
+"""TIFF, OME-TIFF and ImageJ TIFF as lazy stacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opening a TIFF and the files that belong to it, once these are known to lie in its folder."""
+"""Safe opening of a TIFF and of companion files in its folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images are in a TIFF, and which of them is meant: series, pyramids, images of a slide."""
+"""Images of a TIFF: series, pyramids, slide images; selection of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written about a node of a Zarr store (a group or an array), read with bounds and checked.
+"""Validated metadata of Zarr groups and arrays.
 
 Zarr itself is only given metadata that were accepted here.
 """

@@ -1,4 +1,4 @@
-"""The seam between a task and the computer that runs it."""
+"""Choice of the computer that runs a task."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunOn:
-    """A task on the computer behind an address, or on this one where the address is empty."""
+    """A task on the worker at an address, or local where it is empty."""
 
     task: Task
-    """What to do."""
+    """The task."""
     address: str
     """Of ``unetseg worker``, such as ``127.0.0.1:8786``."""
     key_file: Path | None = None

@@ -495,7 +495,7 @@ def test_strokes_painted_while_a_look_runs_are_all_kept(threaded: Desk) -> None:
         corrected[plane, row, column] = 2
         threaded.plugin.tick()
     threaded.settle()
-    truth = threaded.plugin.annotations.truth(threaded.image)
+    truth = threaded.plugin.annotations.of(threaded.image)
     everything = whole(truth.shape)
     np.testing.assert_array_equal(threaded.strokes.data, wanted)
     np.testing.assert_array_equal(truth.read(LabelSource.STROKES, everything), wanted)

@@ -269,7 +269,7 @@ def test_nothing_is_kept_of_an_image_that_is_gone(plugin: Plugin, viewer: Viewer
     plugin.next_region.next_region()
     plugin.uncertainty.show(True)
     plugin.tick()
-    survey = weakref.ref(plugin.next_region._surveys["region"][1])
+    survey = weakref.ref(plugin.next_region._queries["region"][1])
     assert plugin.next_region.suggestion is not None
     gone = plugin.next_region.suggestion.layer
     name = f"{gone.name} · uncertainty"

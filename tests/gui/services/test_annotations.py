@@ -66,7 +66,7 @@ class Desk:
 
     @property
     def truth(self) -> Any:
-        return self.plugin.annotations.truth(self.image)
+        return self.plugin.annotations.of(self.image)
 
     def read(self, origin: LabelSource) -> np.ndarray:
         return np.asarray(self.truth.read(origin, whole(self.truth.shape)))
@@ -545,7 +545,7 @@ def test_labels_that_were_given_wider_numbers_are_followed(desk: Desk) -> None:
     assert desk.strokes.data[5:7, 5:7].tolist() == [[1, 0], [0, 300]], "nothing of the old array"
     project = desk.plugin.store.project
     assert project is not None
-    (kept,) = Project.read(project.folder).truths.values()
+    (kept,) = Project.read(project.folder).by_image.values()
     np.testing.assert_array_equal(kept.read(STROKES, whole(kept.shape)), wide)
     np.testing.assert_array_equal(kept.effective_overrides(whole(kept.shape)), desk.winning())
 

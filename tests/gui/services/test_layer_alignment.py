@@ -58,7 +58,7 @@ def misfit(plugin: Plugin) -> str:
 
 
 def counts(plugin: Plugin, image: Image) -> list[int]:
-    truth = plugin.annotations.truth(image)
+    truth = plugin.annotations.of(image)
     return [truth.count(origin) for origin in (LabelSource.STROKES, LabelSource.CORRECTIONS)]
 
 
