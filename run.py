@@ -373,18 +373,6 @@ def run_stage(stage: Stage, *, virtual: bool, output: IO[str] | None = None) -> 
     return stage.title, not any(codes), time.monotonic() - start
 
 
-def window_tests(binding: str) -> list[str]:
-    """What is tested on a binding that is not the first: whole windows.
-
-    A few of them on PyQt5, which napari leaves soon.
-    """
-    names = ["binding", "canvas_window", "project_window", "window"]
-    if binding != "pyqt5":
-        more = "alignment attention batch controls live remote review"
-        names += [f"{name}_window" for name in more.split()]
-    return [f"tests/gui/test_{name}.py" for name in sorted(names)]
-
-
 def planned(options: argparse.Namespace, bindings: list[str]) -> list[Stage]:
     """Return the stages to run, in order; what shows no window needs one binding alone."""
     pytest = ["-m", "pytest", *options.extra]
@@ -394,10 +382,7 @@ def planned(options: argparse.Namespace, bindings: list[str]) -> list[Stage]:
         Stage("imports", None, [["-c", CONTRACTS]]),
         Stage("tests", None, [[*pytest, "--ignore=tests/gui"]]),
         Stage("gui", bindings[0], [[*pytest, "tests/gui"]]),
-        *(
-            Stage("gui", name, [[*pytest, *window_tests(name), "-m", "gui"]])
-            for name in bindings[1:]
-        ),
+        *(Stage("gui", name, [[*pytest, "tests/gui", "-m", "bindings"]]) for name in bindings[1:]),
     ]
     return [stage for stage in stages if options.only in (None, stage.name)]
 

@@ -344,12 +344,9 @@ def test_test_runs_every_stage_and_the_gui_on_all_bindings(
     windows = {binding: arguments for _, arguments, binding in started if binding}
     assert windows == {  # side by side
         "pyqt6": ["-k", "x", "tests/gui"],
-        "pyside6": ["-k", "x", *ready.run.window_tests("pyside6"), "-m", "gui"],
-        "pyqt5": ["-k", "x", *ready.run.window_tests("pyqt5"), "-m", "gui"],
+        "pyside6": ["-k", "x", "tests/gui", "-m", "bindings"],
+        "pyqt5": ["-k", "x", "tests/gui", "-m", "bindings"],
     }
-    windows_of = {str(p.relative_to(ROOT)) for p in (ROOT / "tests/gui").glob("test_*window.py")}
-    assert windows_of == set(ready.run.window_tests("pyside6")) - {"tests/gui/test_binding.py"}
-    assert set(ready.run.window_tests("pyqt5")) < set(ready.run.window_tests("pyside6"))
     assert [call for call in started if not call[2]] == [  # beside the windows
         ("ruff", ["check"], None),
         ("ruff", ["format", "--check"], None),

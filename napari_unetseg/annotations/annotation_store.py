@@ -23,8 +23,6 @@ from napari_unetseg.annotations.sparse_array import (
 )
 from napari_unetseg.core.labels import LabelKind
 
-__all__ = ["AnnotationChange", "ImageAnnotations", "LabelSource", "TimedValues"]
-
 MIN_FILL_BUFFER, MAX_FILL_BUFFER = 2**18, 2**23
 """Bytes of a reused buffer for fills, since new memory costs 5 µs a page."""
 TimedValues = tuple[np.ndarray, np.ndarray]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["PAUSE", "AnnotationTime", "checked_seconds"]
-
 PAUSE = 60.0
 """Seconds without a change that count as a pause."""
 

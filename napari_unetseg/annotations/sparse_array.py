@@ -11,22 +11,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = [
-    "CHUNK",
-    "Cell",
-    "Region",
-    "SparseArray",
-    "cells",
-    "cells_in",
-    "merge_regions",
-    "parts",
-    "plane_region",
-    "planes_with",
-    "uniform",
-    "whole",
-    "within",
-]
-
 CHUNK = 256
 """Edge of a chunk along Y and X; along every other axis it is one."""
 

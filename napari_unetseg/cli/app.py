@@ -35,8 +35,6 @@ from napari_unetseg.core.versions import installed_versions
 from napari_unetseg.runtime.distributed import world
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 
-__all__ = ["app", "main"]
-
 app = typer.Typer(
     name="unetseg",
     help="Train a U-Net on annotated images, predict and evaluate masks.",

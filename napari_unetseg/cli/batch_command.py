@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from napari_unetseg.cli.console import Meter, finish, note, tell
+from napari_unetseg.cli.console import Meter, note, tell
 from napari_unetseg.cli.exit_codes import SomeFailedError
 from napari_unetseg.cli.interrupts import STOPPING, Interrupted, stop_on_signals
 from napari_unetseg.cli.workers import (
@@ -21,6 +21,7 @@ from napari_unetseg.cli.workers import (
 )
 from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import finish
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.text import count
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.predict_files import FileDone, Opening
     from napari_unetseg.inference.large.predict_to_zarr import Chunks
     from napari_unetseg.models.model import Model
-
-__all__ = ["batch"]
 
 
 def batch(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -25,20 +25,6 @@ from napari_unetseg.training.training_events import (
 if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
 
-__all__ = [
-    "Meter",
-    "complain",
-    "finish",
-    "json_text",
-    "note",
-    "score_table",
-    "show_facts",
-    "show_table",
-    "tell",
-    "write",
-]
-
-T = TypeVar("T")
 PLAIN_SECONDS = 5.0
 """Least seconds between progress lines without a terminal."""
 
@@ -90,17 +76,6 @@ def complain(text: str) -> None:
     here = world()
     who = f"unetseg (process {here.rank})" if here.size > 1 else "unetseg"
     _console(stderr=True, quiet=False).print(f"{who}: {text}", soft_wrap=True)
-
-
-def finish(events: Generator[Event, None, T], on_event: Callable[[Event], object]) -> T:
-    """Run a job to its end and return what it returns."""
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        on_event(event)
 
 
 class Meter:

@@ -2,15 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "FAILED",
-    "INTERRUPTED",
-    "SOME_FAILED",
-    "WRONG_USAGE",
-    "SomeFailedError",
-    "WrongUsageError",
-]
-
 FAILED, WRONG_USAGE, SOME_FAILED, INTERRUPTED = 1, 2, 3, 130
 
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from napari_unetseg.io.readers.tiff import TiffContent
     from napari_unetseg.models.model import Model
 
-__all__ = ["info"]
-
 IMAGE_SCHEMA = "napari-unetseg/image/1"
 MODEL_SCHEMA = "napari-unetseg/model/1"
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from napari_unetseg.io.folder_pairs import FolderPairs
     from napari_unetseg.models.model import Model
 
-__all__ = ["LabelledImages", "load"]
-
 
 @dataclass(frozen=True, slots=True)
 class LabelledImages:

@@ -16,17 +16,6 @@ from napari_unetseg.runtime.distributed import world
 if TYPE_CHECKING:
     from napari_unetseg.core.job_control import JobControl
 
-__all__ = [
-    "STOPPING",
-    "Interrupted",
-    "Quit",
-    "Stop",
-    "handled",
-    "quit_on_signals",
-    "stop_on_signals",
-    "write_nowhere",
-]
-
 NAMES = {"SIGINT": "Ctrl-C", "SIGBREAK": "Ctrl-Break", "SIGTERM": "SIGTERM", "SIGHUP": "SIGHUP"}
 """Signals that stop a command, and their names for users."""
 KEYS = ("SIGINT", "SIGBREAK")

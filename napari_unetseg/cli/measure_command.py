@@ -25,8 +25,6 @@ from napari_unetseg.core.text import count
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
 
-__all__ = ["measure"]
-
 
 @with_settings
 def measure(

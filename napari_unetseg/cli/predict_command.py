@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from napari_unetseg.cli.console import Meter, finish, note, tell
+from napari_unetseg.cli.console import Meter, note, tell
 from napari_unetseg.cli.exit_codes import SomeFailedError, WrongUsageError
 from napari_unetseg.cli.inputs import load
 from napari_unetseg.cli.interrupts import STOPPING, Interrupted, stop_on_signals
@@ -26,6 +26,7 @@ from napari_unetseg.cli.workers import (
 )
 from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import finish
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.text import count
 from napari_unetseg.io.write_masks import FORMATS, format_names
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.predict_files import FileDone
     from napari_unetseg.inference.large.predict_to_zarr import Chunks
     from napari_unetseg.models.model import Model
-
-__all__ = ["predict"]
 
 FORMAT_HELP = "; ".join(f"{f.name}: STEM{f.suffix}, {f.help}" for f in FORMATS.values())
 

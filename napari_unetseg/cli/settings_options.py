@@ -18,8 +18,6 @@ from pydantic.fields import FieldInfo
 from napari_unetseg.cli.exit_codes import WrongUsageError
 from napari_unetseg.core.settings import description_of
 
-__all__ = ["OptionsOf", "SettingOption", "options_of", "with_settings"]
-
 SHORT = {"learning_rate": "--lr"}
 """Other spellings of options."""
 M = TypeVar("M", bound=BaseModel)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from napari_unetseg.cli.console import Meter, finish, note, score_table, show_table, tell
+from napari_unetseg.cli.console import Meter, note, score_table, show_table, tell
 from napari_unetseg.cli.exit_codes import WrongUsageError
 from napari_unetseg.cli.inputs import LabelledImages, load
 from napari_unetseg.cli.interrupts import Interrupted, Stop, stop_on_signals
@@ -26,6 +26,7 @@ from napari_unetseg.cli.options import (
 from napari_unetseg.cli.settings_options import OptionsOf, with_settings
 from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import finish
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import Classes, LabelKind
 from napari_unetseg.core.settings import PredictSettings, TrainSettings
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
     from napari_unetseg.models.training_record import TrainingRecord
     from napari_unetseg.training.checkpoint_file import CheckpointFile
-
-__all__ = ["train"]
 
 OF_A_MODEL = {"depth", "width", "norm", "encoder"}
 """Architecture settings, which an initial model determines."""

@@ -16,8 +16,6 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.versions import PROGRAM_VERSION
 from napari_unetseg.runtime.cpu import cores
 
-__all__ = ["worker"]
-
 HOST = "127.0.0.1"
 
 

@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.predict_files import Opening
     from napari_unetseg.inference.large.predict_to_zarr import Chunks
 
-__all__ = [
-    "Cluster",
-    "Scheduler",
-    "Workers",
-    "chosen_workers",
-    "cluster_chunks",
-    "default_threads",
-]
-
 PANEL = "Several processes or machines"
 Workers = Annotated[
     int | None, Option(help="Number of processes on this computer.", rich_help_panel=PANEL)

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["ARCHITECTURES", "Architecture", "check_architecture", "with_encoder_weights"]
-
 
 @dataclass(frozen=True, slots=True)
 class Architecture:

@@ -11,8 +11,6 @@ from pathlib import Path
 
 from napari_unetseg.core.errors import UserError
 
-__all__ = ["atomic_path", "check_writable"]
-
 
 @contextmanager
 def atomic_path(path: str | Path, scratch: Path | None = None) -> Iterator[Path]:

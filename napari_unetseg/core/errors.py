@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["ChoiceError", "LostError", "ModelFileError", "TrainingError", "UserError"]
-
 
 class UserError(Exception):
     """An error that the user can fix; the text says how."""

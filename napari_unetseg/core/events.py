@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator, Iterable
 
     import numpy as np
 
-__all__ = ["ChunkPredicted", "Event", "Notice", "OtherSpacing", "TilePredicted", "pass_on"]
-
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,3 +89,27 @@ def pass_on(event: Event, on_event: Callable[[Event], object] | None) -> None:
         on_event(event)
     elif isinstance(event, Notice):
         log.warning(event.text)
+
+
+def finish(events: Generator[Event, None, T], on_event: Callable[[Event], object]) -> T:
+    """Run a job to its end, telling of each event; return what the job returns."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        on_event(event)
+
+
+def with_each(
+    events: Generator[Event, None, T], change: Callable[[Event], Iterable[Event]]
+) -> Generator[Event, None, T]:
+    """Yield what ``change`` makes of each event of a job; return what the job returns."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        yield from change(event)

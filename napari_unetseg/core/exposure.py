@@ -16,18 +16,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from napari_unetseg.core.intensities import Intensities, Profile
 
-__all__ = [
-    "TOLERANCE",
-    "Channel",
-    "Source",
-    "Trained",
-    "fit_channels",
-    "is_cut_off",
-    "is_faint",
-    "is_noise",
-    "is_saturated",
-]
-
 TOLERANCE = 0.1
 """Relative difference of the range's ends from which on the exposure differs."""
 OTHER_DEPTH = 6.0

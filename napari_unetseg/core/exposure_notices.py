@@ -19,8 +19,6 @@ from napari_unetseg.core.exposure import (
 )
 from napari_unetseg.core.intensities import Piece, Profile, measure_channels
 
-__all__ = ["describe", "describe_uneven"]
-
 FEWEST_LEVELS = 16
 SAME_WHITE = 0.05
 """Relative difference of white that is not mentioned."""

@@ -25,8 +25,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout, lock_descriptor
 
-__all__ = ["LockOwner", "OutputLock", "try_lock"]
-
 TOUCH_SECONDS = 5.0
 STALE_SECONDS = 30.0
 """Seconds after which an owner on another computer that did not touch its file counts as dead."""

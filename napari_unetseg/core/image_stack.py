@@ -25,8 +25,6 @@ from napari_unetseg.core.pixel_access import as_float32, native, read_array, spr
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Notice
 
-__all__ = ["Normalization", "Stack", "native"]
-
 CHANNEL_AXES = "CS"
 CLIP_LOW, CLIP_HIGH = -1.0, 3.0
 """Normalised values are clipped to these, so that a hot pixel does not dominate."""
@@ -330,17 +328,6 @@ class Normalization:
     padding: tuple[float, ...] = ()
 
     @classmethod
-    def estimate(cls, stacks: Sequence[Stack]) -> Self:
-        """Percentiles of the pooled pixels of some planes of each stack.
-
-        Raises
-        ------
-        UserError
-            A channel has no finite value at all.
-        """
-        return cls._pooled(stacks, [_measure(stack) for stack in stacks])
-
-    @classmethod
     def _pooled(cls, stacks: Sequence[Stack], each: Sequence[Sequence[Intensities]]) -> Self:
         profiles = tuple(
             Profile.typical([o.profile for o in own]) for own in zip(*each, strict=True)
@@ -364,6 +351,11 @@ class Normalization:
             ``training``: the range of all, for images of another exposure too; ``image``: that of
             each; ``auto``: that of each where some image's range lies off the common one by more
             than a tenth of it.
+
+        Raises
+        ------
+        UserError
+            A channel has no finite value at all.
         """
         each = [_measure(stack) for stack in stacks]
         common = cls._pooled(stacks, each)

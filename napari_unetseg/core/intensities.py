@@ -13,15 +13,6 @@ import numpy as np
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.pixel_access import as_float32, finite_values
 
-__all__ = [
-    "SHAPE_PERCENTILES",
-    "Intensities",
-    "Piece",
-    "Profile",
-    "measure_channels",
-    "range_of",
-]
-
 LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.8
 SHAPE_PERCENTILES = (5.0, 25.0, 50.0, 75.0, 95.0, 99.0)
 LARGEST_CONTRAST = 1e4

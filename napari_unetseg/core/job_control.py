@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-__all__ = ["Control", "JobControl"]
-
 
 class JobControl:
     """Control of a running job from any thread.
@@ -92,12 +90,6 @@ class JobControl:
         """Annotations that never change."""
         with self._lock:
             return self._kept
-
-    @property
-    def offers(self) -> bool:
-        """Whether there are pushed annotations."""
-        with self._lock:
-            return self._pairs is not None
 
     def pop_annotations(self) -> tuple[Any, ...] | None:
         """The pushed annotations, once; None without any."""

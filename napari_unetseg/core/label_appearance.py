@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Appearance", "LabelAppearance", "classify_labels"]
-
 MOST_PLANES, EDGE, READ = 5, 512, 2048
 """Most sampled planes, edge of the crop of each, and of the region read for it."""
 JPEG_BLOCK = 8

@@ -25,19 +25,6 @@ from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
 
-__all__ = [
-    "LabelValues",
-    "PlaneValues",
-    "check_not_swapped",
-    "check_together",
-    "check_values",
-    "count_planes",
-    "count_values",
-    "notes_of",
-    "read_values",
-    "summarise_values",
-]
-
 NEAR_ENDS = 10
 """Values this near to 0 or 255 are JPEG artefacts of a mask of 0 and 255."""
 MANY = 12

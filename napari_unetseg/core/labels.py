@@ -14,17 +14,6 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 
-__all__ = [
-    "BACKGROUND_LABEL",
-    "COLORS",
-    "IGNORE_INDEX",
-    "Classes",
-    "LabelKind",
-    "Structure",
-    "default_color",
-    "most_probable",
-]
-
 BACKGROUND_LABEL = 255
 """The number of the background brush in an annotation."""
 IGNORE_INDEX = 255

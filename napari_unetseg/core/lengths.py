@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["MICROMETRES", "micrometres"]
-
 MICROMETRES = {
     "pm": 1e-6, "angstrom": 1e-4, "nm": 1e-3, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6,
     "inch": 25_400.0,

@@ -10,17 +10,6 @@ import numpy as np
 
 from napari_unetseg.core.labels import IGNORE_INDEX, Classes
 
-__all__ = [
-    "Scores",
-    "confusion",
-    "log_losses",
-    "loss_of",
-    "mean_of",
-    "scores_of",
-    "soft_confusion",
-    "soft_dice_of",
-]
-
 MIN_PROBABILITY = 1e-7
 """Least probability in a loss, so that one voxel cannot make it infinite."""
 

@@ -9,8 +9,6 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 
-__all__ = ["as_float32", "finite_values", "native", "read_array", "spread"]
-
 
 def spread(size: int, blocks: int, edge: int = 128) -> list[slice]:
     """Evenly spaced slices of an axis; one of all where it is short."""

@@ -18,8 +18,6 @@ from scipy import ndimage
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Normalization, Stack
 
-__all__ = ["Resampling", "read_scaled"]
-
 Region = tuple[slice, ...]
 TRUNCATE = 4.0
 """Truncation of the anti-aliasing Gaussian, in standard deviations."""

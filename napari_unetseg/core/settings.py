@@ -15,15 +15,6 @@ from napari_unetseg.core.architectures import (
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-__all__ = [
-    "AugmentSettings",
-    "MatchSpacing",
-    "NetSettings",
-    "PredictSettings",
-    "TrainSettings",
-    "description_of",
-]
-
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Norm = Literal["batch", "group", "instance", "none"]
 if TYPE_CHECKING:

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["on_grid", "region_on_grid", "same_but_singletons"]
-
 
 def same_but_singletons(shape: Sequence[int], other: Sequence[int]) -> bool:
     """Whether two shapes differ in axes of length 1 at most."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-__all__ = ["PROGRAM_VERSION", "installed_versions"]
-
 PACKAGES = {
     "napari": ("napari",),
     "torch": ("torch",),

@@ -22,8 +22,6 @@ from napari_unetseg.core.label_checks import (
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.singleton_axes import on_grid, same_but_singletons
 
-__all__ = ["AnnotatedImage", "Pair", "values_of"]
-
 MOST_LOOKED = 12
 """Most label images whose appearance is classified."""
 Index = tuple[int, ...]

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
         VoxelIndices,
     )
 
-__all__ = ["TrainingDataset"]
-
 FEWEST_VOXELS = 30
 """Labelled voxels of every class that a score needs in validation blocks."""
 FEWEST_BLOCKS = 2
@@ -221,31 +219,6 @@ class TrainingDataset:
 
         return self._cache.get((plane.pair, plane.index), whole)[(slice(None), *region)]
 
-    def sample_patch(
-        self, size: tuple[int, ...], rng: np.random.Generator, core: tuple[int, ...] | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """A random patch around a labelled voxel; classes are equally frequent.
-
-        Parameters
-        ----------
-        size
-            Voxels along each spatial axis.
-        rng
-            Random numbers.
-        core
-            Size of the patch's middle that is trained on, the default is all of it. The labelled
-            voxel lies in it, and it lies inside the image where that is large enough.
-
-        Returns
-        -------
-        image
-            (channels, *size) float32; beyond the image it is mirrored.
-        target
-            (*size,) uint8 class indices, `IGNORE_INDEX` where nothing is labelled and
-            beyond the image.
-        """
-        return self.crop_patch(*self.sample_anchor(rng), size, rng, core)
-
     def sample_anchor(self, rng: np.random.Generator) -> VoxelIndex:
         """A random labelled voxel, with equally frequent classes: its plane and flat index."""
         number = int(rng.choice(np.flatnonzero(self.counts)))
@@ -262,9 +235,29 @@ class TrainingDataset:
         core: tuple[int, ...] | None = None,
         labels: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Crop the patch around the voxel of that flat index; see `sample_patch`.
+        """Crop the patch around the voxel of that flat index.
 
-        The target is cropped from ``labels``, an array of the plane's shape, where these are given.
+        Parameters
+        ----------
+        plane, anchor
+            A labelled voxel, such as `sample_anchor` draws.
+        size
+            Voxels along each spatial axis.
+        rng
+            Where the randomness comes from.
+        core
+            Size of the patch's middle that is trained on, the default is all of it. The labelled
+            voxel lies in it, and it lies inside the image where that is large enough.
+        labels
+            Class indices of the plane's shape that the target is cropped from instead.
+
+        Returns
+        -------
+        image
+            (channels, *size) float32; beyond the image it is mirrored.
+        target
+            (*size,) uint8 class indices, `IGNORE_INDEX` where nothing is labelled and beyond the
+            image.
         """
         labels = plane.train if labels is None else labels
         shape = labels.shape

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.labels import Classes
     from napari_unetseg.data.annotated_image import AnnotatedImage
 
-__all__ = ["check_channels", "check_classes"]
-
 
 def check_channels(pairs: Sequence[AnnotatedImage], dims: int) -> None:
     """Check that images have the same channels, and the axes for planes (2) or volumes (3).

@@ -18,16 +18,6 @@ from napari_unetseg.annotations.sparse_array import Cell, SparseArray, planes_wi
 from napari_unetseg.core.label_appearance import Appearance, LabelAppearance
 from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 
-__all__ = [
-    "LabelCounter",
-    "count_labels",
-    "empty_grid",
-    "guess_kind",
-    "has_room",
-    "is_in_file",
-    "thinned_counts",
-]
-
 ON_DISK_BYTES = 2**30
 """Bytes above which grids lie in a temporary file."""
 LEAST_FREE = 2**28

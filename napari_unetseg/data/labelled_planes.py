@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.data.annotated_image import AnnotatedImage
 
-__all__ = ["ReadPair", "SplitPlane", "matched", "read_pairs", "same_pixels"]
-
 Index = tuple[int, ...]
 Counted = dict[Index, PlaneValues]
 

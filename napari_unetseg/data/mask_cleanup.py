@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["TidySettings", "tidy"]
-
 
 class TidySettings(BaseModel):
     """Post-processing steps of a mask, in this order."""

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-__all__ = ["PlaneCache"]
-
 Key = tuple[int, tuple[int, ...]]
 """Number of an annotated image, and the index of a plane or volume of it."""
 

@@ -19,16 +19,6 @@ from napari_unetseg.core.labels import IGNORE_INDEX
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
 
-__all__ = [
-    "LabelledPlane",
-    "ValidationBlock",
-    "VoxelIndex",
-    "VoxelIndices",
-    "block_shape",
-    "count_classes",
-    "split_train_validation",
-]
-
 BLOCKS_ALONG = 8
 """Blocks along the shorter of Y and X, within the limits of the next line, in voxels."""
 SMALLEST_BLOCK, LARGEST_BLOCK = 12, 96

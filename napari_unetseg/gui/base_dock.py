@@ -16,17 +16,9 @@ if TYPE_CHECKING:
     import napari.viewer
     from qtpy.QtGui import QShowEvent
 
-__all__ = ["Docked"]
-
 
 class Docked(QWidget):
-    """A dock of a napari window, on the window's workbench.
-
-    Parameters
-    ----------
-    napari_viewer
-        As napari hands it to plugins.
-    """
+    """A dock of a napari window, on the window's workbench."""
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()

@@ -14,8 +14,6 @@ from napari_unetseg.gui.widgets.batch_section import BatchPanel
 if TYPE_CHECKING:
     import napari.viewer
 
-__all__ = ["BatchDock"]
-
 
 class BatchDock(Docked):
     """Masks of many images; closing it stops a batch, and the list stays."""

@@ -9,8 +9,6 @@ from qtpy import API_NAME
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QIcon, QPixmap
 
-__all__ = ["blank_icon", "keep_constants_alive"]
-
 MANY = 2**40
 """References; one is lost with each call, so that these last for years."""
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from napari_unetseg.gui.dock_widget import UNetDock
 
-__all__ = ["main"]
-
 MINUTES = 1.5
 SIZE = (1600, 1000)
 PATIENCE = 900.0

@@ -36,8 +36,6 @@ from napari_unetseg.gui.widgets.welcome import WelcomePanel
 if TYPE_CHECKING:
     import napari.viewer
 
-__all__ = ["UNetDock"]
-
 WIDTH = 340
 
 

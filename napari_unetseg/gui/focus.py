@@ -12,8 +12,6 @@ from qtpy.QtWidgets import QWidget
 if TYPE_CHECKING:
     from qtpy.QtWidgets import QLayout
 
-__all__ = ["FocusOrder", "stops"]
-
 
 def stops(widget: QWidget) -> Iterator[QWidget]:
     """Widgets that the Tab key stops at, in the order in which they are laid out."""

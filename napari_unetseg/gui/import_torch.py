@@ -18,8 +18,6 @@ from pathlib import Path
 
 from napari_unetseg.runtime.llvm_isolation import load_triton_apart
 
-__all__ = ["import_torch"]
-
 
 def import_torch() -> None:
     """Import PyTorch and what a training needs of it; does nothing the second time.

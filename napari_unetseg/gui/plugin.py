@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 
     from napari_unetseg.gui.services.job_runner import Runner
 
-__all__ = ["Plugin"]
-
 
 class Plugin:
     """All that lives as long as a window; runs without one, too.

@@ -13,8 +13,6 @@ import numpy as np
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
 
-__all__ = ["Plane", "Region", "WindowGrid", "moved", "overlap", "region_shape", "regions_of"]
-
 Plane = tuple[int, ...]
 Region = tuple[slice, ...]
 

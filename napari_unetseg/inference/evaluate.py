@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import Event, Notice, TilePredicted, pass_on
+from napari_unetseg.core.events import Event, Notice, TilePredicted, finish, pass_on
 from napari_unetseg.core.label_checks import LabelValues, notes_of
 from napari_unetseg.core.labels import BACKGROUND_LABEL, Classes, LabelKind, Structure
 from napari_unetseg.core.metrics import Scores, confusion, scores_of
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import PredictSettings
     from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.models.model import Model
-
-__all__ = ["Evaluation", "ImageScores", "evaluate", "evaluate_events"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +112,7 @@ def evaluate(
         An image does not fit the model, or a mask holds structures that it does not know.
     """
     events = evaluate_events(model, pairs, settings, control=control)
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as end:
-            result: Evaluation = end.value
-            return result
-        pass_on(event, on_event)
+    return finish(events, lambda event: pass_on(event, on_event))
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,6 @@ from napari_unetseg.runtime.memory_errors import is_out_of_memory
 if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
 
-__all__ = ["predict", "predict_events", "predict_probabilities"]
-
 Pieces = Iterator[tuple[tiling.Region, np.ndarray]]
 Seen = Callable[[], tiling.Region | None]
 """Returns the visible spatial region; None if irrelevant."""

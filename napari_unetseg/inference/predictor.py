@@ -14,15 +14,6 @@ if TYPE_CHECKING:
 
     from napari_unetseg.models.model import Model
 
-__all__ = [
-    "EDGE",
-    "LARGEST_HALO",
-    "SMALLEST_EDGE",
-    "Predictor",
-    "looks_at_image",
-    "why_blended",
-]
-
 EDGE = {2: 512, 3: 96}
 """Edge of a tile's core in voxels."""
 SMALLEST_EDGE = 32

@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import MatchSpacing
     from napari_unetseg.models.model import Model
 
-__all__ = ["QueryImage", "RegionQuery", "Suggestion", "WindowScored", "nothing_labelled"]
-
 Labelled = Callable[[Plane, Region], np.ndarray]
 """Returns where a region of a plane is labelled: boolean, of the region's shape."""
 
@@ -121,11 +119,6 @@ class _Seen:
     wrong: np.ndarray
     features: np.ndarray
     known: np.ndarray
-
-
-def nothing_labelled(plane: Plane, region: Region) -> np.ndarray:  # noqa: ARG001 - as all of them
-    """The `Labelled` of an image without labels."""
-    return np.zeros([s.stop - s.start for s in region], bool)
 
 
 class RegionQuery:

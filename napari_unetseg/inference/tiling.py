@@ -10,23 +10,6 @@ from typing import Protocol, Self
 
 import numpy as np
 
-__all__ = [
-    "Reach",
-    "Region",
-    "Tile",
-    "Tiling",
-    "blend",
-    "exact_step",
-    "exact_tiles",
-    "halo_factor",
-    "nearest_first",
-    "overlap",
-    "overlapping_tiles",
-    "read_span",
-    "window",
-    "within",
-]
-
 Region = tuple[slice, ...]
 Span = tuple[int, int]
 

@@ -30,16 +30,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import MatchSpacing
     from napari_unetseg.models.model import Model
 
-__all__ = [
-    "FLIPS",
-    "Mirrored",
-    "RegionPredictor",
-    "differences",
-    "likely_wrong",
-    "margin_uncertainty",
-    "uncertainty_map",
-]
-
 Region = tuple[slice, ...]
 FLIPS = ((), (-1,), (-2,), (-1, -2))
 """Mirrored axes of the passes; the first has none."""

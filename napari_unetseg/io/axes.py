@@ -6,8 +6,6 @@ from pathlib import Path
 
 from napari_unetseg.core.errors import UserError
 
-__all__ = ["arranged", "letters_of"]
-
 
 def letters_of(given: str | None, found: str, shape: tuple[int, ...], path: Path) -> str:
     """One letter an axis: the given ones, or the file's with unknown axes named.

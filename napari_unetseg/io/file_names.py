@@ -13,8 +13,6 @@ from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
-__all__ = ["as_stored", "partners", "same_name"]
-
 LABEL_ENDING = re.compile(
     r"[ _.-]+(cp[ _-]?masks?|masks?|labels?|seg|segmentations?|annotations?|strokes|scribbles|"
     r"instances|gt|ground[ _-]?truth)$"

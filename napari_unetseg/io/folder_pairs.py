@@ -16,7 +16,6 @@ from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.io.file_names import as_stored, partners, same_name
 from napari_unetseg.io.open_image import (
     SUFFIXES,
-    MissingPlanes,
     contents_of,
     file_of,
     open_stack,
@@ -24,12 +23,11 @@ from napari_unetseg.io.open_image import (
     stem_of,
 )
 from napari_unetseg.io.readers.bioio_files import VENDOR_SUFFIXES
+from napari_unetseg.io.readers.missing_planes import MissingPlanes
 from napari_unetseg.io.readers.zarr_nodes import is_zarr
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
-
-__all__ = ["FolderDataset", "FolderPairs", "find_pairs", "images_by_stem"]
 
 READ = (*SUFFIXES, *VENDOR_SUFFIXES)
 SAME = 0.01

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["noted_digest", "provenance"]
-
 WORDS = "napari-unetseg mask"
 NOTED = re.compile(WORDS + " ([0-9a-f]{16})")
 

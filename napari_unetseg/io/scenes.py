@@ -8,8 +8,6 @@ from pathlib import Path, PurePosixPath
 
 from napari_unetseg.core.errors import ChoiceError
 
-__all__ = ["choose_scene", "listed", "scene_stem", "several", "split_scene"]
-
 NAMED = 8
 """So many names stand in a sentence."""
 

@@ -10,8 +10,6 @@ import numpy as np
 from napari_unetseg.core.labels import IGNORE_INDEX
 from napari_unetseg.io.readers.lazy_array import Lazy
 
-__all__ = ["Thresholded", "thresholded"]
-
 
 def thresholded(piece: Any, threshold: float, ignore: int | None = None) -> np.ndarray:
     """1 where values are above a threshold, uint8; 255 where nothing is labelled.

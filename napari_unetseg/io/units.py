@@ -8,16 +8,6 @@ from collections.abc import Mapping, Sequence
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.lengths import micrometres
 
-__all__ = [
-    "PIXEL",
-    "PRINT_PIXEL",
-    "Sizes",
-    "ome_unit",
-    "parse_spacing",
-    "per_centimetre",
-    "unit_name",
-]
-
 Sizes = Mapping[str, tuple[float, str]]
 """Spacing and unit of axes, by their letters."""
 PIXEL = "pixel"

@@ -19,16 +19,6 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.units import PIXEL, per_centimetre
 from napari_unetseg.io.write_tiff import AxisSizes, planes, write_tiff
 
-__all__ = [
-    "FORMATS",
-    "MaskFormat",
-    "MaskNotes",
-    "format_names",
-    "format_of",
-    "write_mask",
-    "write_probabilities",
-]
-
 PNG_TEXT_BYTES = 4096
 """The texts of a PNG come before its pixels."""
 

@@ -12,8 +12,6 @@ from napari_unetseg.core.atomic_write import atomic_path
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.units import PIXEL, ome_unit, per_centimetre
 
-__all__ = ["AxisSizes", "planes", "write_tiff"]
-
 IMAGEJ_BYTES = 2**32 - 2**25
 """ImageJ files end at 4 GB; larger stacks become plain BigTIFF."""
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import MatchSpacing
     from napari_unetseg.models.model import Model
 
-__all__ = ["ImageRanges"]
-
 
 class ImageRanges:
     """Thread-safe cache of normalisations by image and model."""

@@ -24,16 +24,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import MatchSpacing
     from napari_unetseg.models.model import Model
 
-__all__ = [
-    "LivePredictor",
-    "MaskStarted",
-    "Viewport",
-    "ViewportState",
-    "ViewportTask",
-    "mask_of",
-    "near",
-]
-
 EVERY_SECONDS = 2.0
 """Least seconds between masks of newer models."""
 FREE_SECONDS = 10.0

@@ -5,11 +5,11 @@ PyTorch is imported inside the functions, so that opening the dock needs none.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from napari_unetseg.core.events import Event
+from napari_unetseg.core.events import Event, with_each
 from napari_unetseg.jobs.live_predictor import LivePredictor, ViewportState, ViewportTask
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.models.model import Model
     from napari_unetseg.training.checkpoint_file import CheckpointFile
-
-__all__ = ["PredictTask", "RemoteDisconnected", "Task", "TrainTask"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +50,11 @@ class TrainTask:
         from napari_unetseg.training.train import train_events
 
         live = LivePredictor(self.screen, self.settings.device, control)
+
+        def with_masks(event: Event) -> Iterator[Event]:
+            yield event
+            yield from live.after(event)
+
         training = train_events(
             self.pairs,
             self.settings,
@@ -60,13 +63,7 @@ class TrainTask:
             control=control,
             checkpoint=self.checkpoint,
         )
-        while True:
-            try:
-                event = next(training)
-            except StopIteration as end:
-                return cast("Model", end.value)
-            yield event
-            yield from live.after(event)
+        return (yield from with_each(training, with_masks))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -31,19 +31,6 @@ if TYPE_CHECKING:
     from napari_unetseg.jobs.live_predictor import ViewportState
     from napari_unetseg.models.model import Model
 
-__all__ = [
-    "BatchWork",
-    "CopyWork",
-    "ExportWork",
-    "JobProgress",
-    "LoadWork",
-    "OpenWork",
-    "SaveWork",
-    "TidyWork",
-    "TrainWork",
-    "nearest_first",
-]
-
 Events = Generator[Event, None, Any]
 
 

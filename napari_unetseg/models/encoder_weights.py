@@ -19,8 +19,6 @@ from napari_unetseg.runtime.llvm_isolation import load_triton_apart
 if TYPE_CHECKING:
     from napari_unetseg.models.unet import UNet
 
-__all__ = ["IMAGENET", "load_encoder"]
-
 IMAGENET = "imagenet"
 """Source name of torchvision's weights."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.models.unet import UNet
 
-__all__ = ["Model", "load_model", "with_suffix"]
-
 
 class ModelDescription(BaseModel):
     """Metadata of a model file."""

@@ -27,8 +27,6 @@ from torch import Tensor
 from napari_unetseg.core.atomic_write import atomic_path
 from napari_unetseg.core.errors import ModelFileError, UserError
 
-__all__ = ["CHECKPOINT", "SUFFIX", "content", "read", "validated", "write"]
-
 SUFFIX = ".safetensors"
 FORMAT, VERSION, ARCHITECTURE = "napari-unetseg", 1, "unet"
 CHECKPOINT = "napari-unetseg-checkpoint"

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import NetSettings
     from napari_unetseg.models.unet import UNet
 
-__all__ = ["build"]
-
 
 def build(net: NetSettings) -> UNet:
     """The network of an architecture, with random weights.

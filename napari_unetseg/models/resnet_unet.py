@@ -17,8 +17,6 @@ from torch import Tensor, nn
 
 from napari_unetseg.models.unet import BLOCK_RADIUS, UNet, Window, _block
 
-__all__ = ["ResNet", "ResNetUNet"]
-
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 """Residual blocks of each layer."""
 FEATURES = (64, 128, 256, 512)

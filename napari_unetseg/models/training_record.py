@@ -16,17 +16,6 @@ from napari_unetseg.core.settings import TrainSettings
 if TYPE_CHECKING:
     from napari_unetseg.data.dataset import TrainingDataset
 
-__all__ = [
-    "AutoSetting",
-    "CurvePoint",
-    "ImageRecord",
-    "TrainingRecord",
-    "image_records",
-    "now",
-    "remembered",
-    "versions",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class AutoSetting:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import NetSettings, TrainSettings
     from napari_unetseg.models.model import Model
 
-__all__ = ["adapt", "channels_after", "first_layer", "inflate", "net_after", "settings_after"]
-
 Weights = dict[str, Tensor]
 UNNAMED = re.compile(r"channel \d+")
 """Names that a stack gives to channels without a name."""

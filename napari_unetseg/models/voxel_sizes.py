@@ -17,15 +17,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import MatchSpacing
     from napari_unetseg.models.model import Model
 
-__all__ = [
-    "FittedSpacing",
-    "SpacingRange",
-    "VoxelSizes",
-    "fit_spacing",
-    "model_spacing",
-    "why_other_sizes",
-]
-
 TOLERANCE = 1.2
 """Ratio of voxel sizes up to which a difference is not mentioned (benchmarks/results/README.md)."""
 ALIKE = 1.02

@@ -22,17 +22,6 @@ if TYPE_CHECKING:
     from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.models.model import Model
 
-__all__ = [
-    "new_figure",
-    "save_figure",
-    "spread",
-    "write_curve",
-    "write_history",
-    "write_overlay",
-    "write_overlays",
-    "write_report",
-]
-
 MOST_OVERLAYS = 6
 LARGEST_PICTURE = 1000
 """Larger planes are thinned to at most so many pixels along Y and X."""

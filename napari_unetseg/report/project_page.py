@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
     from napari_unetseg.models.training_record import TrainingRecord
 
-__all__ = ["MARK", "Facts", "ReportImage", "agreement", "write_page"]
-
 MARK = '<meta name="generator" content="napari-unetseg report">'
 MOST_PLANES, SHOWN = 24, 3
 """Labelled planes that are predicted, and best and worst of them that are shown."""

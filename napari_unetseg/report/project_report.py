@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from napari_unetseg.io.project.project import Project
     from napari_unetseg.models.model import Model
 
-__all__ = ["PAGE", "report_events"]
-
 PAGE = "index.html"
 
 
@@ -152,8 +150,9 @@ def _image(
 
 def _stack(folder: Path, described: Mapping[str, Any], annotated: ImageAnnotations) -> Stack | None:
     """The image's file, if it is found with the same pixels."""
-    from napari_unetseg.io.open_image import MissingPlanes, open_all
+    from napari_unetseg.io.open_image import open_all
     from napari_unetseg.io.project.locations import places_of
+    from napari_unetseg.io.readers.missing_planes import MissingPlanes
 
     known = described.get("fingerprint")
     for place in places_of(folder, described):

@@ -6,8 +6,6 @@ import os
 
 from napari_unetseg.runtime.distributed import world
 
-__all__ = ["cores", "default_threads"]
-
 
 def cores() -> int:
     """CPU cores of this process; under torchrun its share of the machine's."""

@@ -10,8 +10,6 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.runtime.cpu import default_threads
 from napari_unetseg.runtime.distributed import world
 
-__all__ = ["device_name", "pick_device", "release_memory", "use_threads"]
-
 
 def pick_device(wanted: str) -> torch.device:
     """The device for ``auto``, ``cuda``, ``mps`` or ``cpu``.

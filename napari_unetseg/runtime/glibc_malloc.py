@@ -14,8 +14,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-__all__ = ["kept_memory"]
-
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Parameters of ``mallopt``, from malloc.h."""
 KEEP = {MMAP_THRESHOLD: (1 << 30, 1 << 25), TRIM_THRESHOLD: ((1 << 31) - 1,)}

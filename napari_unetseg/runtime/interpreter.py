@@ -8,8 +8,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["HAND_OVER", "responsive_window"]
-
 HAND_OVER = 0.0005
 """Seconds after which a thread hands Python's lock over to one that waits, 5 ms by default: Qt
 gives the lock away and takes it again many times an event, and waited as often for the worker."""

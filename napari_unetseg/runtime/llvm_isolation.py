@@ -8,8 +8,6 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["load_triton_apart"]
-
 
 def load_triton_apart() -> bool:
     """Load Triton's library so that it uses its own LLVM, where another LLVM is there already.

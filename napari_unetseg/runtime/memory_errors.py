@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 
-__all__ = ["is_out_of_memory"]
-
 TEXTS = ("out of memory", "can't allocate memory", "not enough memory")
 """Texts of PyTorch's `RuntimeError` on GPUs, and of its CPU allocator on Linux and Windows."""
 

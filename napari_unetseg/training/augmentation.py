@@ -18,8 +18,6 @@ from napari_unetseg.core.labels import IGNORE_INDEX
 if TYPE_CHECKING:
     from napari_unetseg.core.settings import AugmentSettings
 
-__all__ = ["Augmenter", "margin"]
-
 Source = torch.Generator | None
 
 BEND, BEND_EVERY = 2.5, 32

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from napari_unetseg.training.trainer import Trainer
     from napari_unetseg.training.training_plan import TrainingPlan
 
-__all__ = ["describe_auto_settings"]
-
 
 def describe_auto_settings(
     plan: TrainingPlan,

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from napari_unetseg.data.validation_split import VoxelIndex
     from napari_unetseg.training.distillation import Distillation
 
-__all__ = ["Batch", "Key", "Prefetcher", "Sampler", "seed_of", "seeded"]
-
 Key = tuple[int, ...]
 """Seed of a batch's random numbers, besides the training's seed: the step."""
 Sample = tuple[Tensor, Tensor, bool]

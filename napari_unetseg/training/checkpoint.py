@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from napari_unetseg.training.training_plan import TrainingPlan
     from napari_unetseg.training.training_state import TrainingState
 
-__all__ = ["Checkpoints", "identity"]
-
 EVERY_S = 30.0
 """Least seconds between two checkpoints."""
 MAX_TIME_FRACTION = 0.01

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from napari_unetseg.core.file_locks import LockOwner
 
-__all__ = ["SUFFIX", "CheckpointFile"]
-
 SUFFIX = ".checkpoint"
 RANDOM = "[a-z0-9_]" * 8
 """Random part of the temporary file names of `atomic_path`."""

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from napari_unetseg.data.validation_split import LabelledPlane
     from napari_unetseg.models.unet import UNet
 
-__all__ = ["Distillation", "distillation_loss"]
-
 DISTRUST_RADIUS = 8
 """Radius in Y and X, in voxels, around its errors within which the earlier model is not distilled.
 """

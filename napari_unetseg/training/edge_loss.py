@@ -12,8 +12,6 @@ from torch.nn import functional
 
 from napari_unetseg.core.labels import IGNORE_INDEX
 
-__all__ = ["edge_loss"]
-
 REACH, NEAR = 5, 3.0
 """Largest distance of two compared voxels, and decay length of its weight, in voxels."""
 PAIRINGS = 12

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import NetSettings
     from napari_unetseg.models.unet import UNet
 
-__all__ = ["BACKBONE", "LinearProbe", "load_backbone", "recalibrate_batchnorm"]
-
 BACKBONE = Path(__file__).parents[1] / "models" / "body.safetensors"
 BACKBONE_WIDTH, BACKBONE_DEPTH = 16, 4
 RIDGE = 1e-3

@@ -22,19 +22,6 @@ from napari_unetseg.training.edge_loss import edge_loss
 if TYPE_CHECKING:
     from napari_unetseg.core.settings import TrainSettings
 
-__all__ = [
-    "LOSSES",
-    "LossInputs",
-    "LossTerm",
-    "Mean",
-    "Means",
-    "WeightInputs",
-    "class_weights",
-    "cross_entropy",
-    "dice_loss",
-    "weighted_sum",
-]
-
 LARGEST_WEIGHT = 20.0
 TINY = 1e-30
 """Divisor where nothing is labelled."""

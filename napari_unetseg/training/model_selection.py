@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from napari_unetseg.training.training_events import ModelImproved
     from napari_unetseg.training.training_state import TrainingState
 
-__all__ = ["ModelSelection", "StoppedError"]
-
 
 class StoppedError(Exception):
     """The job was stopped during stroke adaptation or the fit of the initial model."""

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from napari_unetseg.training.trainer import Trainer
     from napari_unetseg.training.training_state import TrainingState
 
-__all__ = ["Identity", "SavedState", "Tensors", "expected", "give_back", "taken"]
-
 Tensors = dict[str, Tensor]
 
 
@@ -63,6 +61,8 @@ class Identity(_State):
 
 
 class TrainerFields(_State):
+    """What of a trainer is saved beside its weights."""
+
     steps: int
     batch: int
     patch: tuple[int, ...]
@@ -74,6 +74,8 @@ class TrainerFields(_State):
 
 
 class TrainingStateFields(_State):
+    """Where a training stands."""
+
     steps: int
     epochs: int
     steps_since_epoch: int

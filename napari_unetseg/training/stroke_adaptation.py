@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from napari_unetseg.training.batch_sampler import Batch
     from napari_unetseg.training.trainer import Trainer, Weights
 
-__all__ = ["SLACK", "TOLERATED_ERROR", "StrokeAdaptation", "no_worse"]
-
 STEPS, BATCH, NEWER = 8, 4, 2
 """Steps of the copy, its largest batch, and samples with newer strokes in a batch."""
 EVALUATED_CROPS = 8

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
+from napari_unetseg.core.events import finish
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.settings import TrainSettings
 from napari_unetseg.runtime.distributed import world
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.models.model import Model
     from napari_unetseg.training.checkpoint_file import CheckpointFile
-
-__all__ = ["train", "train_events"]
 
 
 def train_events(
@@ -77,7 +76,7 @@ def train_events(
     with kept_memory():
         events = _train(pairs, settings, structures, init, control, checkpoint)
         if world().rank:
-            return _result(events, lambda _: None)
+            return finish(events, lambda _: None)
         return (yield from events)
 
 
@@ -123,13 +122,4 @@ def train(
         control=control,
         checkpoint=checkpoint,
     )
-    return _result(events, on_event or (lambda _: None))
-
-
-def _result(events: Generator[Event, None, Model], on_event: Callable[[Event], object]) -> Model:
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as end:
-            return cast("Model", end.value)
-        on_event(event)
+    return finish(events, on_event or (lambda _: None))

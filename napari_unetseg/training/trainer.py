@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from napari_unetseg.models.unet import UNet
     from napari_unetseg.training.training_plan import TrainingPlan
 
-__all__ = ["NotFiniteError", "Trainer", "Weights"]
-
 EMA_DECAY = 0.99
 """Fraction of the EMA weights that a step keeps."""
 EMA_DECAY_FROM_INIT = 0.97

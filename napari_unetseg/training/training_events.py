@@ -13,17 +13,6 @@ from napari_unetseg.models.training_record import AutoSetting  # noqa: TC001 - l
 if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
 
-__all__ = [
-    "AnnotationsUpdated",
-    "EpochDone",
-    "ModelImproved",
-    "Outcome",
-    "StartedFrom",
-    "StepDone",
-    "TrainingDone",
-    "TrainingPrepared",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class TrainingPrepared(Event):

@@ -14,8 +14,6 @@ from napari_unetseg.core.settings import NetSettings, TrainSettings
 if TYPE_CHECKING:
     from napari_unetseg.data.dataset import TrainingDataset
 
-__all__ = ["TrainingPlan", "level_strides", "make_plan"]
-
 PATCH_2D = {"cpu": 96, "gpu": 256}
 BATCH_2D = {"cpu": 8, "gpu": 16}
 PATCH_3D = {"cpu": (16, 64, 64), "gpu": (32, 128, 128)}

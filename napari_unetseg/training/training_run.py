@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from napari_unetseg.models.training_record import AutoSetting
     from napari_unetseg.training.checkpoint_file import CheckpointFile
 
-__all__ = ["TrainingRun"]
-
 STOPPED, NO_MEMORY = "stopped", "no memory"
 FIT_RESULTS = (None, STOPPED, NO_MEMORY)
 """Why there is no initial model; None: there is one."""

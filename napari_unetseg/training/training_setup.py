@@ -20,14 +20,6 @@ if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
     from napari_unetseg.runtime.distributed import ProcessGroup
 
-__all__ = [
-    "channels_of",
-    "describe_kept_classes",
-    "describe_nothing_to_distill",
-    "plan_and_weights",
-    "read_dataset",
-]
-
 
 def read_dataset(
     pairs: Sequence[AnnotatedImage],

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from napari_unetseg.training.trainer import Trainer
     from napari_unetseg.training.training_plan import TrainingPlan
 
-__all__ = ["Checkpoint", "TrainingState"]
-
 WARMUP_STEPS = 10
 """Steps of the linear learning rate warm-up."""
 MIN_DELTA = 0.002

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from napari_unetseg.data.dataset import TrainingDataset
     from napari_unetseg.data.validation_split import LabelledPlane, ValidationBlock
 
-__all__ = ["Validator", "labelled_error"]
-
 Region = tuple[slice, ...]
 MOST_VOXELS = 2**21
 """Planes of more voxels are scored block by block."""

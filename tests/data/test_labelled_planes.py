@@ -36,7 +36,11 @@ def content(plane: LabelledPlane) -> tuple[Any, ...]:
 def facts(data: TrainingDataset) -> list[Any]:
     """All that a training takes from its data, and some samples."""
     rng = np.random.default_rng(0)
-    drawn = [part.tobytes() for _ in range(6) for part in data.sample_patch((16,) * data.dims, rng)]
+    drawn = [
+        part.tobytes()
+        for _ in range(6)
+        for part in data.crop_patch(*data.sample_anchor(rng), (16,) * data.dims, rng)
+    ]
     scored = [(p.pair, p.index, block) for p, block in data.validation_blocks()]
     counts = data.counts.tolist(), data.train_voxels, data.validation_voxels
     said = data.notes, data.unlabelled, data.validated, data.has_strokes, data.classes

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode: the parts beside this file
-
 from gui_parts import TINY, squares, strokes
 from napari.components import ViewerModel
 from napari.layers import Image, Labels

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.gui
+pytestmark = [pytest.mark.gui, pytest.mark.bindings]
 
 PROGRAM = """
 from qtpy.QtCore import QObject, Signal

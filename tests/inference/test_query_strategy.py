@@ -20,7 +20,6 @@ from napari_unetseg.inference.query_strategy import (
     QueryImage,
     RegionQuery,
     WindowScored,
-    nothing_labelled,
 )
 from napari_unetseg.inference.uncertainty import (
     FLIPS,
@@ -52,6 +51,10 @@ def survey_of(*subjects: Any, dims: int = 2, **more: Any) -> RegionQuery:
     return RegionQuery(
         [s if isinstance(s, QueryImage) else free(s) for s in subjects], dims, **more
     )
+
+
+def nothing_labelled(_: tuple[int, ...], region: tuple[slice, ...]) -> np.ndarray:
+    return np.zeros([s.stop - s.start for s in region], bool)
 
 
 def free(image: Any, axes: str = "") -> QueryImage:

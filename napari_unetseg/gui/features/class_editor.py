@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["ClassEditor", "balance"]
-
 UNBALANCED = 20
 """Times that one structure may have more labelled pixels than another before it is said."""
 
@@ -66,17 +64,7 @@ class Edit:
 
 
 class ClassEditor:
-    """Changes what structures there are, in the list, in labels and in masks.
-
-    Parameters
-    ----------
-    session
-        The list of structures.
-    annotations, masks
-        What is labelled and shown of them.
-    undo, events
-        Takes edits back; where they are published.
-    """
+    """Changes what structures there are, in the list, in labels and in masks."""
 
     def __init__(
         self,

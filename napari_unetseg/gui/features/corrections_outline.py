@@ -15,19 +15,9 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["CorrectionsOutline"]
-
 
 class CorrectionsOutline:
-    """Shows the outlines of one image, the chosen one.
-
-    Parameters
-    ----------
-    viewer, session, annotations
-        Where they are shown, the chosen image, and what is known of it.
-    events
-        Says what changes, when images go and time passes.
-    """
+    """Shows the outlines of one image, the chosen one."""
 
     def __init__(
         self, viewer: ViewerModel, session: Session, annotations: Annotations, events: AppEvents

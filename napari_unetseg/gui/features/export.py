@@ -19,19 +19,9 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.layer_alignment import LayerAlignment
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["Export"]
-
 
 class Export:
-    """Writes masks of the chosen image.
-
-    Parameters
-    ----------
-    session, sources
-        The chosen image, and its structures.
-    jobs, alignment
-        Writes; refuses a mask that is seen elsewhere than it would be written.
-    """
+    """Writes masks of the chosen image."""
 
     def __init__(
         self,

@@ -26,25 +26,13 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Message, Session
 
-__all__ = ["LabelCounts"]
-
 COUNTED = (LabelSource.STROKES, LabelSource.CORRECTIONS, LabelSource.ACCEPTED)
 Counted = tuple[dict[int, int], list[int], LabelAppearance | None]
 """Voxels of each number, of corrections and of accepted regions, and what the labels look like."""
 
 
 class LabelCounts:
-    """Counts the chosen image's labels whenever they change, beside the window.
-
-    Parameters
-    ----------
-    session
-        Where counts are shown.
-    sources, annotations
-        The chosen labels, and what is known of the image.
-    runner, events
-        Counts beside the window; says when.
-    """
+    """Counts the chosen image's labels whenever they change, beside the window."""
 
     def __init__(
         self,

@@ -29,21 +29,9 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import ModelEntry, Session
 
-__all__ = ["LivePrediction"]
-
 
 class LivePrediction:
-    """Keeps the mask on screen up to date in live mode, beside the jobs that people start.
-
-    Parameters
-    ----------
-    viewer, session, sources
-        What is on screen, and the chosen image.
-    jobs, masks
-        Runs the work while there is no job; where tiles go.
-    events
-        What the work says; when images go and time passes.
-    """
+    """Keeps the mask on screen up to date in live mode, beside the jobs that people start."""
 
     def __init__(
         self,

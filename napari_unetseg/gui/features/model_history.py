@@ -19,19 +19,9 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
     from napari_unetseg.models.model import Model
 
-__all__ = ["ModelHistory"]
-
 
 class ModelHistory:
-    """Chooses, saves and loads models.
-
-    Parameters
-    ----------
-    session
-        Lists them.
-    jobs, models
-        Reads and writes files; uses a model.
-    """
+    """Chooses, saves and loads models."""
 
     def __init__(self, session: Session, jobs: JobManager, models: SessionModels) -> None:
         self._session, self._jobs, self._models = session, jobs, models

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.query_strategy import QueryImage, RegionQuery, Suggestion
     from napari_unetseg.models.model import Model
 
-__all__ = ["Found", "NextRegion"]
-
 SECONDS, AHEAD_SECONDS = 1.5, 0.3
 """What a suggestion may take, and how long is looked ahead after it."""
 SOURCES = (LabelSource.STROKES, LabelSource.CORRECTIONS, LabelSource.ACCEPTED)
@@ -57,19 +55,7 @@ class Found:
 
 
 class NextRegion:
-    """Sends the viewer to places worth looking at.
-
-    Parameters
-    ----------
-    viewer, session
-        What is moved, and the model.
-    sources, annotations, masks
-        The images, what is labelled of them, and their layers.
-    jobs, runner
-        How many threads may be used; looks beside the window.
-    events
-        Says when images go.
-    """
+    """Sends the viewer to places worth looking at."""
 
     def __init__(
         self,

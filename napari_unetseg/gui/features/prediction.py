@@ -25,21 +25,9 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Message, Session
 
-__all__ = ["MaskPrediction"]
-
 
 class MaskPrediction:
-    """Predicts the chosen image into its prediction layer.
-
-    Parameters
-    ----------
-    viewer, session, sources
-        What is on screen, and the chosen image.
-    jobs, models, masks
-        Runs the job; the model in use; where tiles go.
-    events
-        What the job says.
-    """
+    """Predicts the chosen image into its prediction layer."""
 
     def __init__(
         self,

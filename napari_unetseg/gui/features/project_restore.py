@@ -25,22 +25,14 @@ if TYPE_CHECKING:
     from napari_unetseg.io.project.project import Project
     from napari_unetseg.models.model import Model
 
-__all__ = ["ProjectRestore"]
-
 
 class ProjectRestore:
     """Puts projects into the session.
 
     Parameters
     ----------
-    session, sources, annotations
-        Where to.
-    jobs, store
-        Opens a project; keeps it.
     restored
         Makes layers of a project; called with it, and images that are kept elsewhere.
-    events
-        Says when time passes, as layers that come may be images that were not found.
     """
 
     def __init__(

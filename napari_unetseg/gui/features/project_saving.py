@@ -20,17 +20,9 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
     from napari_unetseg.io.project.project import Project
 
-__all__ = ["ProjectSaving"]
-
 
 class ProjectSaving:
-    """Gives a project its name, and writes reports.
-
-    Parameters
-    ----------
-    session, jobs, store
-        Where it is shown; copies and writes; the project.
-    """
+    """Gives a project its name, and writes reports."""
 
     def __init__(self, session: Session, jobs: JobManager, store: ProjectStore) -> None:
         self._session, self._jobs, self._store = session, jobs, store

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["Review"]
-
 NO_MASK = "There is no mask here yet; press 'Predict this plane', or Train, first."
 NO_SHAPES = (
     "Draw a rectangle or polygon in a Shapes layer over the image and select that layer first."
@@ -36,17 +34,7 @@ NOTHING_CORRECTED = "Nothing is corrected there."
 
 
 class Review:
-    """Accepts what a mask shows, and takes words back.
-
-    Parameters
-    ----------
-    viewer, session
-        The layers and the chosen image.
-    masks
-        What is accepted and corrected.
-    undo, events
-        Takes it back; where it is published.
-    """
+    """Accepts what a mask shows, and takes words back."""
 
     def __init__(
         self,

@@ -18,24 +18,12 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["VoxelSize"]
-
 LOOK_SECONDS = 0.5
 """How often sizes are compared while nothing else is chosen."""
 
 
 class VoxelSize:
-    """Compares voxel sizes, and keeps whether masks are predicted at the model's.
-
-    Parameters
-    ----------
-    session, sources
-        The model in use and the chosen image.
-    jobs, masks
-        What runs, and the masks of earlier sizes.
-    events
-        What a prediction says; when images go and time passes.
-    """
+    """Compares voxel sizes, and keeps whether masks are predicted at the model's."""
 
     def __init__(
         self,

@@ -25,19 +25,6 @@ if TYPE_CHECKING:
 
     Scalar: TypeAlias = Image | Labels
 
-__all__ = [
-    "PLACE",
-    "Alignment",
-    "alignment",
-    "in_other_units",
-    "lay_over",
-    "misfit",
-    "place_of",
-    "place_over",
-    "put",
-    "voxels_of",
-]
-
 PLACE = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 """What says where a layer lies; each has an event of its name."""
 HALF = 0.5 - 1e-6

@@ -22,19 +22,6 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
 
-__all__ = [
-    "activate_brush",
-    "add_labels",
-    "is_ours",
-    "is_painted",
-    "mask_of",
-    "names_in",
-    "new_annotation",
-    "paint_colors",
-    "snapshot",
-    "write_names",
-]
-
 BRUSH_SIZE_FRACTION = 60
 """A new layer's brush is this part of the image wide."""
 

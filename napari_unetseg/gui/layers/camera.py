@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Layer
 
-__all__ = ["bring_forward", "look_at"]
-
 SURROUNDINGS = 0.25
 """What is seen around a region on each side, in parts of its edge."""
 

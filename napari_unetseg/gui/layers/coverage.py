@@ -8,8 +8,6 @@ from typing import Self
 
 import numpy as np
 
-__all__ = ["Coverage"]
-
 Plane = tuple[int, ...]
 
 

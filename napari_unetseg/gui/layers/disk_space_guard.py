@@ -12,8 +12,6 @@ from napari_unetseg.data.image_grids import has_room, is_in_file
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-__all__ = ["PaintRoom"]
-
 
 class PaintRoom:
     """Keeps Labels layers on grids in files from being painted on while their disk is full.

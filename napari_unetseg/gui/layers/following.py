@@ -10,8 +10,6 @@ from napari_unetseg.gui.layers.alignment import PLACE, Alignment, alignment, lay
 if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer
 
-__all__ = ["follow", "follow_as_its_original", "image_of", "unfollow"]
-
 _followers: WeakKeyDictionary[Layer, _Follower] = WeakKeyDictionary()
 
 

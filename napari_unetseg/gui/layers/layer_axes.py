@@ -9,8 +9,6 @@ from napari_unetseg.core.errors import UserError
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
 
-__all__ = ["grid_shape", "layer_axes", "level0"]
-
 LETTERS = {
     **{letter: letter.upper() for letter in "tzyxc"},
     "time": "T",

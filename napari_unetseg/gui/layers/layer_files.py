@@ -25,17 +25,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.core.labels import Structure
 
-__all__ = [
-    "add_mask",
-    "open_images",
-    "path_of",
-    "reader_of",
-    "restore_window",
-    "strokes_layer",
-    "window_state",
-]
-
-
 IN_MEMORY = 2**28
 """Voxels of a mask that is read whole, so that it can be painted on."""
 

@@ -18,15 +18,6 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Labels
 
-__all__ = [
-    "check_channels",
-    "plane_on_screen",
-    "region_on_screen",
-    "same_picture",
-    "stack_of",
-    "unit_names",
-]
-
 SHORT = {
     "micrometer": "um",
     "nanometer": "nm",

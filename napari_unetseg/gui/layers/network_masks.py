@@ -16,8 +16,6 @@ from napari_unetseg.gui.layers.coverage import Coverage
 if TYPE_CHECKING:
     from napari_unetseg.annotations.sparse_array import Region
 
-__all__ = ["NO_NUMBERS", "NetworkMasks", "as_mask", "full_region"]
-
 Index = tuple[int | slice, ...]
 Plane = tuple[int, ...]
 NO_NUMBERS: Mapping[int, int] = {}

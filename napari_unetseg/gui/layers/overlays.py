@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from napari_unetseg.annotations.annotation_store import ImageAnnotations
     from napari_unetseg.annotations.sparse_array import Region
 
-__all__ = ["CorrectionsOverlay", "show_difference"]
-
 CORRECTED, ACCEPTED = 1, 2
 OWN = {CORRECTED: ("corrected", "#FF00FF"), ACCEPTED: ("accepted", "#00E5A0")}
 LOST, GAINED, OTHER = 1, 2, 3
@@ -61,15 +59,7 @@ def _put_on_top(viewer: ViewerModel, layer: Labels) -> None:
 
 
 class CorrectionsOverlay:
-    """Outlines of what was corrected and accepted in an image.
-
-    Parameters
-    ----------
-    viewer, image
-        Where the layer goes, and what it lies over.
-    annotated
-        What was said about the image.
-    """
+    """Outlines of what was corrected and accepted in an image."""
 
     def __init__(self, viewer: ViewerModel, image: Image, annotated: ImageAnnotations) -> None:
         self._viewer, self._annotated, self.image = viewer, annotated, image

@@ -23,8 +23,6 @@ from napari_unetseg.core.singleton_axes import region_on_grid, same_but_singleto
 if TYPE_CHECKING:
     from napari.layers import Labels
 
-__all__ = ["AT_ONCE", "Watch", "drop_history", "region_of"]
-
 AT_ONCE = 2**22
 """Voxels that are searched for changes at once; of larger grids another thread does it."""
 

@@ -48,8 +48,6 @@ from napari_unetseg.gui.layers.paint_events import AT_ONCE, Watch, drop_history
 if TYPE_CHECKING:
     from napari.components import LayerList, ViewerModel
 
-__all__ = ["PredictionLayer"]
-
 Index = tuple[int | slice, ...]
 
 
@@ -63,8 +61,6 @@ class PredictionLayer:
 
     Parameters
     ----------
-    viewer, image
-        Where the layer goes, and what it lies over.
     annotated
         Takes down what people change; its strokes are none of this class's business.
     on_change

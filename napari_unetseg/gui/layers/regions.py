@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from napari_unetseg.annotations.sparse_array import Region
 
-__all__ = ["Place", "drawn", "object_at", "plane_at", "visible_plane"]
-
 ELLIPSE_CORNERS = 64
 
 

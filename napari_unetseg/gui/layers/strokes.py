@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from napari_unetseg.core.labels import LabelKind
 
-__all__ = ["Strokes"]
-
 
 class Strokes:
     """Keeps an image's `ImageAnnotations` in step with the layer that its strokes are painted in.

@@ -15,17 +15,9 @@ from napari_unetseg.gui.layers.layer_axes import grid_shape
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-__all__ = ["Uncertainty"]
-
 
 class Uncertainty:
-    """A layer over one image; planes that were not looked at are black, so nothing is seen there.
-
-    Parameters
-    ----------
-    viewer, image
-        Where the layer goes, and what it lies over.
-    """
+    """A layer over one image; where nothing was computed it is black and shows nothing."""
 
     def __init__(self, viewer: ViewerModel, image: Image) -> None:
         self._viewer, self.image = viewer, image

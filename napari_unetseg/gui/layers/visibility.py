@@ -8,8 +8,6 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Labels
 
-__all__ = ["show_or_hide", "take_away"]
-
 
 def show_or_hide(layer: Labels) -> None:
     """Hide a layer that is seen, and the other way round; its voxels stay as they are."""

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
 
-__all__ = ["to_data", "to_world", "unit_factors"]
-
 
 def unit_factors(units: Sequence[Any] | None, wanted: Sequence[Any] | None) -> np.ndarray:
     """What a position in some units is multiplied by to be one in other units, for each axis.

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["AnnotationFeed"]
-
 MOST_NEWER = 100
 """Regions of an image, the newest, that a training answers before its first step."""
 
@@ -39,17 +37,6 @@ class AnnotationFeed:
 
     A snapshot is taken in the GUI thread; whether it says anything new is found out beside it, one
     snapshot at a time. So every stroke is offered after at most one that is looked at already.
-
-    Parameters
-    ----------
-    session, annotations
-        The sources, and what is known of each image.
-    alignment
-        Says which layers do not lie over their image.
-    jobs, runner
-        The training, and work beside the window.
-    events
-        Says what changed.
 
     Attributes
     ----------

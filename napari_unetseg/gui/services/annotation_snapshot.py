@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.gui.state.session import Source
 
-__all__ = ["Pairs", "Snapshot", "newer_pairs", "pairs_of", "take_snapshots"]
-
 Pairs = tuple[AnnotatedImage, ...]
 
 

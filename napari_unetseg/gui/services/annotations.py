@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session, Source
 
-__all__ = ["Annotations"]
-
 log = logging.getLogger(__name__)
 
 ANNOUNCE_SECONDS = 0.3
@@ -51,13 +49,6 @@ class Searched(Protocol):
 
 class Annotations:
     """What was painted, corrected and accepted in each image.
-
-    Parameters
-    ----------
-    session, events
-        The sources, whose annotation layers are listened to; where changes are published.
-    runner
-        Searches layers beside the window.
 
     Attributes
     ----------

@@ -29,20 +29,9 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.annotations import Annotations
     from napari_unetseg.gui.state.app_events import AppEvents
 
-__all__ = ["ImageSources"]
-
 
 class ImageSources:
     """Keeps the session's images and labels in step with the viewer's layers and the user's choice.
-
-    Parameters
-    ----------
-    viewer
-        The viewer, or its Qt-free model.
-    session, events
-        Where everything is remembered, and published.
-    annotations
-        What is known of each image.
 
     Attributes
     ----------

@@ -19,12 +19,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from napari_unetseg.core.events import Event, TilePredicted
+from napari_unetseg.core.events import Event, TilePredicted, finish
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.runtime.interpreter import responsive_window
 from napari_unetseg.training.training_events import StepDone
-
-__all__ = ["Inbox", "Job", "Runner", "SyncRunner", "ThreadRunner"]
 
 log = logging.getLogger(__name__)
 
@@ -278,7 +276,7 @@ class ThreadRunner:
                 if self._prepare is not None:
                     self._prepare()
                 _step_back()
-                result = _exhaust(job.work(job.control), inbox.put)
+                result = finish(job.work(job.control), inbox.put)
             inbox.end(result)
         except BaseException as error:
             log.info("the job failed", exc_info=True)
@@ -345,7 +343,7 @@ class SyncRunner:
         """Run a job to its end; callbacks are called on the way."""
         self.busy = True
         try:
-            result = _exhaust(job.work(job.control), job.on_event)
+            result = finish(job.work(job.control), job.on_event)
         except Exception as error:  # noqa: BLE001 - as in a thread
             self.busy = False
             job.on_error(error)
@@ -395,12 +393,3 @@ def _step_back() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
-
-
-def _exhaust(events: Generator[Event, None, Any], put: Callable[[Event], None]) -> Any:
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as stop:
-            return stop.value
-        put(event)

@@ -13,8 +13,6 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.label_appearance import Appearance, LabelAppearance
 from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 
-__all__ = ["Remedy", "check_label_folder", "describe_appearance", "is_grey", "remedies_of"]
-
 GREY = (Appearance.BLURRED, Appearance.IMAGE)
 FOLDER_FILES = 3
 """Files of a folder of labels that are looked at."""

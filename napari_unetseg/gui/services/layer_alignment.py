@@ -24,26 +24,12 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session, Source
 
-__all__ = ["LayerAlignment"]
-
 MOVES, TELLS = (*PLACE, "data"), ("visible", "name")
 """What changes where a layer lies, and what of it changes what is said."""
 
 
 class LayerAlignment:
-    """Watches where layers lie, and keeps the session's misfit true.
-
-    Parameters
-    ----------
-    viewer, session
-        The layers, and where a misfit is remembered.
-    sources, masks
-        Which layers belong to an image.
-    undo
-        Takes aligning back.
-    events
-        Where new pixels of an image are published.
-    """
+    """Watches where layers lie, and keeps the session's misfit true."""
 
     def __init__(
         self,

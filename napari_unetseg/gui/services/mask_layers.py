@@ -24,20 +24,12 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["MaskLayers", "MaskTarget"]
-
 FLUSH_SECONDS = 0.1
 """Tiles are drawn this often at most."""
 
 
 class MaskTarget:
-    """Where the tiles of one job go: a prediction layer, from `MaskLayers.open` to `close`.
-
-    Parameters
-    ----------
-    masks, prediction
-        Who opened it, and the layer.
-    """
+    """Where the tiles of one job go: a prediction layer, from `MaskLayers.open` to `close`."""
 
     def __init__(self, masks: MaskLayers, prediction: PredictionLayer) -> None:
         self._masks, self._prediction = masks, prediction
@@ -91,15 +83,6 @@ class MaskTarget:
 
 class MaskLayers:
     """Owns the prediction layer of each image.
-
-    Parameters
-    ----------
-    viewer, session
-        Where layers go, and which structures are shown in them.
-    annotations
-        Records what people change in masks.
-    events
-        Says when images go and time passes.
 
     Attributes
     ----------

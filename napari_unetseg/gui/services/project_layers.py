@@ -33,18 +33,12 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import ModelEntry, Session
     from napari_unetseg.io.project.project import Project
 
-__all__ = ["Restored"]
-
 
 class Restored:
     """Puts what a project holds into a session; what is open already is used.
 
     Parameters
     ----------
-    viewer, session, sources, annotations, masks, models, events
-        Where to.
-    project
-        From where.
     kept
         Open images of which all that was painted is kept elsewhere, so that its layers may go.
 

@@ -26,18 +26,9 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.mask_layers import MaskLayers
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["ProjectStore"]
-
 
 class ProjectStore:
     """Connects a session with its project, which has a name or not.
-
-    Parameters
-    ----------
-    viewer, session, annotations, masks
-        What is kept.
-    runner
-        Writes beside the window.
 
     Attributes
     ----------

@@ -8,8 +8,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BatchRow", "RowState"]
-
 
 class RowState(StrEnum):
     """How far an image of a batch is."""

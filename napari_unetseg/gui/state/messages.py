@@ -17,16 +17,6 @@ if TYPE_CHECKING:
     from napari_unetseg.jobs.live_predictor import MaskStarted
     from napari_unetseg.training.training_events import TrainingDone, TrainingPrepared
 
-__all__ = [
-    "describe_better",
-    "describe_image",
-    "describe_scores",
-    "describe_training",
-    "duration",
-    "explain",
-    "invalid",
-]
-
 NO_IMAGE = "Open an image first: File ▸ Open File(s), or File ▸ Open Sample ▸ U-Net segmentation."
 NO_LABELS = (
     "Nothing is labelled yet: press 'New layer' under Annotate, paint a few strokes on a "

@@ -9,8 +9,6 @@ from typing import Any
 
 import platformdirs
 
-__all__ = ["Preferences", "read_preferences", "read_shortcuts", "watch_shortcuts"]
-
 PLUGIN = "napari-unetseg"
 
 

@@ -24,22 +24,6 @@ if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
     from napari_unetseg.models.training_record import AutoSetting
 
-__all__ = [
-    "JobKind",
-    "JobState",
-    "Level",
-    "Mark",
-    "MarkKind",
-    "Message",
-    "Misfit",
-    "Mode",
-    "ModelEntry",
-    "Point",
-    "Session",
-    "SizesNote",
-    "Source",
-]
-
 
 class Level(StrEnum):
     """How much a message matters."""

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["Columns", "Line", "classes_to_show", "finite", "note"]
-
 MOST_CLASSES = 4
 """Of more structures the mean and the worst few are drawn."""
 WORST = 3

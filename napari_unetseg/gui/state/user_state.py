@@ -13,8 +13,6 @@ from napari_unetseg.core.atomic_write import atomic_path
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui.state.preferences import PLUGIN
 
-__all__ = ["Remembered", "remembered"]
-
 log = logging.getLogger(__name__)
 
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.features.remote_computer import RemoteComputer
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["AdvancedPanel"]
-
 ELSEWHERE = ("dims", "epochs", "steps", "minutes", "augment")
 """Set in other panels, or in a form of their own."""
 

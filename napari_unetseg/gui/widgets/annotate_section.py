@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.layer_alignment import LayerAlignment
     from napari_unetseg.gui.state.session import Session, Source
 
-__all__ = ["AnnotatePanel"]
-
 KINDS = {
     LabelKind.STROKES: ("strokes", "0 is not labelled, 255 is background."),
     LabelKind.FULL: ("full mask", "0 is background, every other number a structure."),

@@ -13,8 +13,6 @@ from napari_unetseg.gui.widgets.section import folded, hint
 if TYPE_CHECKING:
     from napari_unetseg.models.training_record import AutoSetting
 
-__all__ = ["ChosenList"]
-
 
 class ChosenList(QWidget):
     """Name, value and reason of each choice; not there while nothing was chosen."""

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.job_manager import JobManager
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["BatchPanel"]
-
 COLUMNS = ("Image", "State", "Unsure", "Found", "Time")
 EMPTY = "Add images, or drop files and folders here. The current model predicts a mask for each."
 NO_MODEL = "No model yet: train one, or load one from a file with 'Model…'."

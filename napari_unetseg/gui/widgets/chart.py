@@ -15,8 +15,6 @@ from napari_unetseg.gui.state.messages import duration
 if TYPE_CHECKING:
     from napari_unetseg.gui.state.training_curve import Line
 
-__all__ = ["Chart"]
-
 
 class _Bottom(pyqtgraph.AxisItem):  # type: ignore[misc]
     """Steps, or times such as ``1:30``."""

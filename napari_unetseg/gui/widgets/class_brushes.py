@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from napari_unetseg.core.labels import Structure
 
-__all__ = ["BrushList"]
-
 
 class BrushRow(QFrame):
     """One brush: colour, number, name, number of labelled pixels."""
@@ -80,6 +78,7 @@ class BrushRow(QFrame):
             super().keyPressEvent(event)
 
     def mousePressEvent(self, event: QMouseEvent | None) -> None:  # noqa: ARG002
+        """Take the brush."""
         self.chosen.emit(self.number)
 
     def show_color(self, color: str) -> None:

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.features.remote_computer import RemoteComputer
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["ComputerPanel"]
-
 USUAL = "127.0.0.1:8786"
 
 

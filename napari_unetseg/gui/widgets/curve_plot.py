@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.labels import Structure
     from napari_unetseg.gui.state.session import Mark, Point
 
-__all__ = ["CurvePlot"]
-
 DRAW_MS = 250
 """The plot is drawn anew this often at most."""
 LINES_HIGH = 9

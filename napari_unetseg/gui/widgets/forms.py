@@ -14,8 +14,6 @@ from napari_unetseg.gui.widgets.section import belong
 if TYPE_CHECKING:
     from magicgui.widgets.bases import ValueWidget
 
-__all__ = ["Form"]
-
 
 class Form(QWidget):
     """Value widgets one below the other; ``values`` is a magicgui container of them."""

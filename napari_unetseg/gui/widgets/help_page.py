@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from napari.components import ViewerModel
 
-__all__ = ["HelpDialog"]
-
 STEPS = (
     "Open an image, or a sample under <i>File ▸ Open Sample ▸ U-Net segmentation</i>.",
     "<b>New layer</b>: an empty layer to paint on, and the first brush.",
@@ -48,8 +46,6 @@ class HelpDialog(QDialog):
 
     Parameters
     ----------
-    viewer
-        Its theme is followed.
     keys
         Keys of each command, by its id.
     window

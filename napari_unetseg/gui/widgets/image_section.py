@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.layer_alignment import LayerAlignment
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["ImagePanel"]
-
 
 class ImagePanel(Panel):
     """The image to work on."""

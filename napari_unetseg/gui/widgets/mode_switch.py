@@ -12,8 +12,6 @@ from napari_unetseg.gui.state.session import Mode
 if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["ModeSwitch"]
-
 TIPS = {
     Mode.LIVE: "The mask is updated during training, as you paint, and wherever you navigate.",
     Mode.ONCE: "The mask on screen is updated once, when training ends.",

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.features.model_history import ModelHistory
     from napari_unetseg.gui.state.session import ModelEntry, Session
 
-__all__ = ["ModelPanel"]
-
 FILTER = "Model (*.safetensors)"
 
 

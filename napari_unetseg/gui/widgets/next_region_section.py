@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.features.uncertainty_display import UncertaintyDisplay
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["LookPanel"]
-
 
 class LookPanel(Panel):
     """Sends the viewer to places; also while a training goes on."""

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.features.project_saving import ProjectSaving
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["ProjectPanel"]
-
 NAMELESS = "What you paint is saved at once. Save a project to choose its folder and name."
 
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.mask_layers import MaskLayers
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["ResultPanel"]
-
 WRITABLE = {f.title: f for f in FORMATS.values() if not f.by_chunks}
 
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.undo_stack import UndoStack
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["ReviewPanel"]
-
 WHAT_TO_DO = (
     "Paint on the mask where it is wrong, erase what should be background. Accept what is "
     "right: it is used for training, and no prediction changes it."

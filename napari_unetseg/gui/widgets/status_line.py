@@ -11,8 +11,6 @@ from napari_unetseg.gui.widgets.section import Panel, hint, restyle, row
 if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["StatusPanel"]
-
 WELCOME = "Choose an image, press 'New layer', paint some strokes, press 'Train'."
 READY = "Two classes are labelled: press 'Train'."
 

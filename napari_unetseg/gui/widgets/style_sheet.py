@@ -7,8 +7,6 @@ from napari.utils.theme import get_theme
 
 from napari_unetseg.gui.state.contrast import LINES, TEXT, mixed, readable
 
-__all__ = ["font_size", "stylesheet"]
-
 ACTION, ACTION_HOVER, DONE = "#0072B2", "#005F99", "#009E73"
 """Colours that carry white text, or meaning, in a dark and in a light theme."""
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.features.training import Training
     from napari_unetseg.gui.state.session import JobState, Session
 
-__all__ = ["TrainPanel"]
-
 OVER_TIME = "plot_over_time"
 ENDS = {"as long as it improves": None, "minutes": 5.0, "epochs": 25.0}
 

@@ -12,8 +12,6 @@ from napari_unetseg.gui.widgets.section import Panel, hint, row
 if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["WelcomePanel"]
-
 SEEN = "welcome_seen"
 TEXT = (
     "<b>New here?</b> Open an image, press <b>New layer</b>, draw a few strokes on a structure, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from zarr.storage import LocalStore
 
@@ -15,22 +15,10 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
-__all__ = ["ChunkStore", "FolderStore"]
-
 PARTIAL = re.compile(r"\.(?:zarr|\d+)-\w{8}(?:\.json)?")
 """Temporary file names of `atomic_path` for chunks and metadata."""
 CHUNK = re.compile(r"(?:^|/)c(?:/\d+)+$")
 """Keys of chunks."""
-
-
-class ChunkStore(Protocol):
-    """Operations of an output's store beyond Zarr's."""
-
-    def has(self, key: str) -> bool:
-        """Whether a key is stored, whole."""
-
-    def tidy(self, prefix: str) -> None:
-        """Delete partial files of a killed program below a key."""
 
 
 class FolderStore(LocalStore):

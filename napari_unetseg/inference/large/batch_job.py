@@ -27,7 +27,7 @@ from napari_unetseg.inference.large.output_format import Saving
 from napari_unetseg.inference.large.plain_yaml import Lines, read_yaml
 from napari_unetseg.inference.large.predict_files import FileDone, Opening, Wish, predict_files
 from napari_unetseg.io.file_names import as_stored
-from napari_unetseg.io.open_image import MissingPlanes
+from napari_unetseg.io.readers.missing_planes import MissingPlanes
 from napari_unetseg.io.write_masks import FORMATS, format_names
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
     from napari_unetseg.inference.large.predict_to_zarr import Chunks
     from napari_unetseg.models.model import Model
-
-__all__ = ["Batch", "BatchJob", "JobBegun", "JobDone", "plan_batch", "read_batch", "run_batch"]
 
 
 def _several(value: Any) -> Any:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.tiling import Reach, Region
     from napari_unetseg.models.model import Model
 
-__all__ = ["Grid"]
-
 CHUNK = {2: 1024, 3: 128}
 """Wanted edge of a chunk in voxels; a chunk holds whole tiles."""
 BLENDED_CHUNK = {2: 2048, 3: 288}

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.tiling import Region
     from napari_unetseg.models.model import Model
 
-__all__ = ["ChunkPredictor", "Predicted", "Read"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Read:

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.predict_to_zarr import Chunks
     from napari_unetseg.models.model import Model
 
-__all__ = ["forget_model", "on_cluster"]
-
 LOST_SECONDS = 60.0
 """Seconds without a worker after which a prediction ends."""
 LOOK_SECONDS = 1.0

@@ -16,8 +16,6 @@ from napari_unetseg.core.versions import PROGRAM_VERSION
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
 
-__all__ = ["Where", "check_versions", "workers_of"]
-
 ANSWER_SECONDS = 15.0
 """Timeout of a scheduler."""
 JOIN_SECONDS = 300.0

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import PredictSettings
     from napari_unetseg.inference.large.chunk_grid import Grid
 
-__all__ = ["ChunkJob", "Models", "predict_chunk"]
-
 
 @dataclass(frozen=True, slots=True)
 class ChunkJob:

@@ -16,8 +16,6 @@ from napari_unetseg.io.open_image import file_of, image_path, stem_of
 if TYPE_CHECKING:
     from napari_unetseg.inference.large.output_format import Saving
 
-__all__ = ["check_outputs", "find_images"]
-
 
 def find_images(
     images: Sequence[str], *, inside: bool = False, series: str | int | None = None

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.job_control import JobControl
     from napari_unetseg.inference.large.work_folder import WorkFolder
 
-__all__ = ["Turn", "Turns"]
-
 POLL_SECONDS = 0.3
 
 

@@ -25,8 +25,6 @@ from napari_unetseg.core.labels import LabelKind
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
 
-__all__ = ["check_mask", "check_table", "measure_objects", "objects_of"]
-
 SHAPE = ("equivalent_diameter_area", "axis_major_length")
 SIZES = {2: "area", 3: "volume"}
 FORMATS = (".csv", ".parquet")

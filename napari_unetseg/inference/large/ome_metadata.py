@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.core.labels import Classes, Structure
 
-__all__ = ["axis_names", "image_label", "multiscales", "omero"]
-
 VERSION = "0.5"
 KINDS = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
 UNITS = {

@@ -23,17 +23,6 @@ if TYPE_CHECKING:
 
     from napari_unetseg.inference.large.chunk_task import Predicted
 
-__all__ = [
-    "Output",
-    "attach_output",
-    "finished_output",
-    "holds_image",
-    "is_finished",
-    "list_labels",
-    "open_output",
-    "open_root",
-]
-
 
 class Output:
     """An open output, which stores chunks and knows which are done.
@@ -144,7 +133,8 @@ def open_output(store: Any, plan: OutputPlan, *, overwrite: bool = False) -> Out
     Parameters
     ----------
     store
-        A Zarr store that is a `ChunkStore` too: empty, ours, or with an OME-Zarr 0.5 image.
+        A Zarr store with `FolderStore`'s ``has`` and ``tidy``: empty, ours, or with an OME-Zarr
+        0.5 image.
     plan
         Its plan.
     overwrite
@@ -195,11 +185,11 @@ def attach_output(store: Any, plan: OutputPlan) -> Output:
     return Output(plan, group, _probs(open_root(store, plan), plan, fresh=False))
 
 
-def is_finished(store: Any, name: str = "mask") -> bool:
+def is_finished(store: Any) -> bool:
     """Whether a store holds labels that this program finished, of any plan."""
-    if not store.has(f"labels/{name}/zarr.json"):
+    if not store.has("labels/mask/zarr.json"):
         return False
-    state: Any = zarr.open_group(store, path=f"labels/{name}", mode="r").attrs.get(OURS)
+    state: Any = zarr.open_group(store, path="labels/mask", mode="r").attrs.get(OURS)
     return isinstance(state, dict) and state.get("finished") is True
 
 

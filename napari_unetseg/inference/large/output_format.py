@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.output import Output
     from napari_unetseg.inference.large.output_plan import OutputPlan, Precision
 
-__all__ = ["Saving"]
-
 
 @dataclass(frozen=True, slots=True)
 class Saving:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.chunk_grid import Grid
     from napari_unetseg.models.model import Model
 
-__all__ = ["OURS", "SCHEMA", "OutputPlan", "Precision", "compare", "same"]
-
 OURS = "napari-unetseg"
 SCHEMA = "napari-unetseg/mask/1"
 Precision = Literal["float32", "float16", "uint8"]

@@ -15,8 +15,6 @@ import yaml
 
 from napari_unetseg.core.errors import UserError
 
-__all__ = ["Lines", "read_yaml"]
-
 LARGEST = 2**16
 """Largest file in bytes, which takes the parser a second."""
 DEEPEST = 10

@@ -12,12 +12,12 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import Event, Notice
+from napari_unetseg.core.events import Event, Notice, with_each
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.inference.large.atomic_store import FolderStore
@@ -31,7 +31,8 @@ from napari_unetseg.inference.large.predict_to_zarr import (
     predict_here,
     saving,
 )
-from napari_unetseg.io.open_image import MissingPlanes, open_stack
+from napari_unetseg.io.open_image import open_stack
+from napari_unetseg.io.readers.missing_planes import MissingPlanes
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.output_plan import OutputPlan
     from napari_unetseg.inference.large.predict_to_zarr import Chunks
     from napari_unetseg.models.model import Model
-
-__all__ = ["FileBegun", "FileDone", "Opening", "Wish", "count_voxels", "is_there", "predict_files"]
 
 MEANWHILE = (
     "{} was predicted by another program meanwhile, with the same model and settings; that mask "
@@ -221,15 +220,14 @@ def _noting(
     events: Generator[Event, None, FileDone | None], notices: list[str]
 ) -> Generator[Event, None, FileDone | None]:
     """Pass events on, and collect notices."""
+
+    def note(event: Event) -> tuple[Event]:
+        if isinstance(event, Notice):
+            notices.append(event.text)
+        return (event,)
+
     with closing(events):  # its threads end before the output is released
-        while True:
-            try:
-                event = next(events)
-            except StopIteration as end:
-                return cast("FileDone | None", end.value)
-            if isinstance(event, Notice):
-                notices.append(event.text)
-            yield event
+        return (yield from with_each(events, note))
 
 
 def _now(how: Saving) -> float:

@@ -25,17 +25,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Normalization, Stack
     from napari_unetseg.models.model import Model
 
-__all__ = [
-    "CannotGoOnError",
-    "Chunks",
-    "DiskFullError",
-    "fill_store",
-    "make_plan",
-    "predict_here",
-    "predict_to_zarr",
-    "saving",
-]
-
 
 class CannotGoOnError(UserError):
     """No further image can be predicted either; the same command resumes later."""
@@ -91,7 +80,7 @@ def predict_to_zarr(
     model, stack, settings
         The model, the image, and settings.
     store
-        Where: a `FolderStore`, or another Zarr store that is a `ChunkStore`.
+        Where: a `FolderStore`, or another Zarr store with its ``has`` and ``tidy``.
     probabilities
         Store them too: ``float32``, ``float16``, or ``uint8`` where 255 stands for 1.
     ome

@@ -16,8 +16,6 @@ from napari_unetseg.inference.large.output_plan import OURS
 if TYPE_CHECKING:
     from napari_unetseg.inference.large.output import Output
 
-__all__ = ["publish"]
-
 
 def publish(output: Output, place: Path) -> None:
     """Move finished labels to their place, where nothing partial is ever visible.

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["level_shapes", "write_level"]
-
 SMALL_PLANE = 512
 """Largest edge of a plane that needs no smaller level."""
 

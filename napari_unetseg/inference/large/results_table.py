@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.predict_files import FileDone
     from napari_unetseg.models.model import Model
 
-__all__ = ["write_report"]
-
 
 def write_report(
     path: Path, results: Sequence[tuple[Model | None, FileDone]], models: Sequence[str] = ()

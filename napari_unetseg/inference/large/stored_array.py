@@ -14,8 +14,6 @@ from napari_unetseg.inference.large import ome_metadata
 if TYPE_CHECKING:
     from napari_unetseg.inference.large.output_plan import OutputPlan
 
-__all__ = ["ReadArray", "chunk_key", "stored_array"]
-
 
 class ReadArray:
     """A read-only array, whose errors name the damaged chunk.

@@ -11,8 +11,6 @@ from pathlib import Path
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.file_locks import LockOwner, OutputLock
 
-__all__ = ["WorkFolder"]
-
 DELETED = "deleted-"
 """Prefix of folders that are being deleted."""
 OLD_STORE = ("labels", "0", "zarr.json")

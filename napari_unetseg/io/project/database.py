@@ -25,16 +25,6 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.io.project.label_rows import Columns, change_of
 
-__all__ = [
-    "FILE",
-    "Database",
-    "check_folder",
-    "read_annotations",
-    "read_rows",
-    "read_state",
-    "reading",
-]
-
 FILE = "project.sqlite3"
 WAL = f"{FILE}-wal"
 FORMAT = 1

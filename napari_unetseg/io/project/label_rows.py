@@ -21,8 +21,6 @@ from napari_unetseg.annotations.sparse_array import parts, within
 if TYPE_CHECKING:
     from napari_unetseg.annotations.sparse_array import Region
 
-__all__ = ["FAST", "SMALL", "Columns", "change_of", "columns_of", "pieces_of"]
-
 MAX_VOXELS = 2**22
 """Of a row: a fill of 2048 x 2048."""
 SIZES = struct.Struct("<4xI4xI")

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
     from napari_unetseg.annotations.annotation_store import AnnotationChange, ImageAnnotations
 
-__all__ = ["Project"]
-
 BATCH = 64
 """Chunks that are joined at once while somebody paints: a few ms."""
 COMMIT_BYTES = 2**13

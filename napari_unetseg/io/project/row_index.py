@@ -19,8 +19,6 @@ from napari_unetseg.io.project.label_rows import FAST, Columns, columns_of
 if TYPE_CHECKING:
     from napari_unetseg.annotations.sparse_array import Region
 
-__all__ = ["Place", "RowIndex", "joined_row", "places_in", "places_of"]
-
 Place = tuple[str, LabelSource, Cell]
 """A chunk of an image's strokes, corrections or accepted regions."""
 

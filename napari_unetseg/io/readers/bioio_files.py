@@ -18,8 +18,6 @@ from napari_unetseg.io.readers.lazy_array import Key, LazyArray, reading
 from napari_unetseg.io.scenes import choose_scene
 from napari_unetseg.io.units import PIXEL, Sizes, unit_name
 
-__all__ = ["VENDOR_SUFFIXES", "open_vendor"]
-
 _READERS = {
     ".nd2": "bioio-nd2",
     ".lif": "bioio-lif",

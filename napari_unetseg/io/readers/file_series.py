@@ -17,8 +17,6 @@ from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.io.file_names import same_name
 from napari_unetseg.io.readers.lazy_array import Key, Planes, reading
 
-__all__ = ["Open", "SeriesArray", "is_pattern", "open_series", "series_name"]
-
 CHECKED = 500
 """So many files are looked at when a series is opened; the others when they are read."""
 

@@ -15,22 +15,6 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 
-__all__ = [
-    "ArraySource",
-    "Cut",
-    "Key",
-    "Lazy",
-    "LazyArray",
-    "Planes",
-    "check_numbers",
-    "check_size",
-    "chunk_cache",
-    "forget",
-    "full_key",
-    "reading",
-    "span",
-]
-
 CACHE_BYTES = 256 * 2**20
 """How much memory the planes that were read last may hold, all files together."""
 LARGE_PLANE = 64 * 2**20

@@ -12,8 +12,6 @@ import numpy as np
 if TYPE_CHECKING:
     import tifffile
 
-__all__ = ["MissingPlanes", "absent_planes", "describe_planes", "whole_indices"]
-
 NAMED = 4
 """So many single planes stand in a sentence."""
 

@@ -15,16 +15,6 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.file_names import as_stored, same_name
 from napari_unetseg.io.readers.zarr_nodes import inside
 
-__all__ = [
-    "MOST_XML",
-    "TIFF_SUFFIXES",
-    "OmeFiles",
-    "beside",
-    "checked_xml",
-    "files_of",
-    "metadata_beside",
-]
-
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
 MOST_XML = 64 * 2**20
 MOST_PLANES = 10**7

@@ -16,8 +16,6 @@ from napari_unetseg.io.readers.zarr_nodes import Node, child_of, is_zarr, read_n
 from napari_unetseg.io.scenes import listed
 from napari_unetseg.io.units import PIXEL, Sizes, unit_name
 
-__all__ = ["label_names", "open_zarr"]
-
 MOST_LEVELS = 64
 
 

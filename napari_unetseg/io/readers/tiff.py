@@ -35,8 +35,6 @@ from napari_unetseg.io.units import PIXEL, Sizes
 if TYPE_CHECKING:
     from tifffile import TiffFile
 
-__all__ = ["TiffContent", "TiffSource", "open_tiff_levels", "tiff_contents"]
-
 
 @dataclass(frozen=True, slots=True)
 class TiffSource:

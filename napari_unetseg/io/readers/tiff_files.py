@@ -17,8 +17,6 @@ from napari_unetseg.io.readers.ome_files import (
     metadata_beside,
 )
 
-__all__ = ["OpenTiff", "open_tiff"]
-
 
 @dataclass(frozen=True, slots=True)
 class OpenTiff:

@@ -23,8 +23,6 @@ from napari_unetseg.io.scenes import choose_scene, listed, several
 if TYPE_CHECKING:
     from napari_unetseg.io.readers.lazy_array import Key
 
-__all__ = ["PixelReader", "TiffImage", "choose_image", "images_of"]
-
 ASSOCIATED = re.compile(r"(thumbnail|macro|label|overview|map)( image)?", re.IGNORECASE)
 """Names of pictures that belong to the image of a slide."""
 OWN_INDEX = ("mmstack", "ndtiff", "eer")

@@ -15,8 +15,6 @@ from napari_unetseg.io.units import PIXEL, PRINT_PIXEL, unit_name
 if TYPE_CHECKING:
     import tifffile
 
-__all__ = ["TiffMetadata", "images_without_pixels", "metadata_of"]
-
 Sizes = dict[str, tuple[float, str]]
 
 

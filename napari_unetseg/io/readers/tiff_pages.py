@@ -15,8 +15,6 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.readers.lazy_array import check_size
 from napari_unetseg.io.readers.zarr_nodes import MOST_CHUNK
 
-__all__ = ["Page", "check_pages", "differing_page", "is_block", "opened", "reaches"]
-
 Page = tifffile.TiffPage | tifffile.TiffFrame
 """A page, or a page of which tifffile reads no more than where its pixels are."""
 

@@ -24,8 +24,6 @@ from napari_unetseg.io.readers.lazy_array import (
 )
 from napari_unetseg.io.readers.zarr_nodes import Node, inside, read_node
 
-__all__ = ["Missing", "ZarrArray"]
-
 SMALL_CHUNK = 256 * 2**20
 """A chunk of fewer bytes may be stored in as few as one likes: a constant one takes hardly any."""
 MOST_COUNTED = 200_000

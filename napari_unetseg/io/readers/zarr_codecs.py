@@ -26,8 +26,6 @@ from zarr.storage import LocalStore, WrapperStore
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.readers.zarr_nodes import Node, sharding
 
-__all__ = ["open_checked"]
-
 Decode = Callable[..., bytes | bytearray]
 
 _DECODERS: dict[str, Decode] = {

@@ -18,8 +18,6 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 
-__all__ = ["Node", "child_of", "inside", "is_zarr", "read_node", "root_of"]
-
 MOST_METADATA = 8 * 2**20
 """Metadata of more bytes are refused before they are read."""
 MOST_CHUNK = 2 * 2**30

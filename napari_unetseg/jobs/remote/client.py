@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.job_control import JobControl
     from napari_unetseg.models.model import Model
 
-__all__ = ["run"]
-
 POLL_SECONDS = 0.02
 """Polling interval for local changes."""
 KEEPALIVE_SECONDS = 5.0

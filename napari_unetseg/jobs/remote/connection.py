@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from napari_unetseg.jobs.remote.packets import Json, Message
 
-__all__ = ["Link", "RemoteError", "address_of", "device_at"]
-
 CONNECT_SECONDS = 5.0
 PATIENCE_SECONDS = 30.0
 """Seconds of silence after which the connection counts as lost,"""

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from napari_unetseg.jobs.remote.recent import Recent
     from napari_unetseg.models.model import Model
 
-__all__ = ["decode_event", "encode_event"]
-
 PLAIN: dict[str, TypeAdapter[Any]] = {
     kind.__name__: TypeAdapter(kind)
     for kind in (

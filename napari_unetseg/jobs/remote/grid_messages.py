@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from napari_unetseg.core.image_stack import native
+from napari_unetseg.core.pixel_access import native
 from napari_unetseg.jobs.remote.packets import BadMessageError, Json
-
-__all__ = ["pack_grid", "unpack_grid"]
 
 
 def pack_grid(grid: Any) -> tuple[Json, np.ndarray]:

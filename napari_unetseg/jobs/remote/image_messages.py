@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_unetseg.annotations.sparse_array import CHUNK
-from napari_unetseg.core.image_stack import CHANNEL_AXES, Stack, native
+from napari_unetseg.core.image_stack import CHANNEL_AXES, Stack
+from napari_unetseg.core.pixel_access import native
 from napari_unetseg.jobs.remote.packets import BadMessageError, Json
 
 if TYPE_CHECKING:
     from napari_unetseg.jobs.remote.recent import Recent
-
-__all__ = ["Cell", "Piece", "Pieces", "Request", "cut", "decode_stack", "encode_stack"]
 
 BATCH_BYTES = 16 * 2**20
 """Bytes of pieces in one message."""

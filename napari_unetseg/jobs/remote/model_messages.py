@@ -12,8 +12,6 @@ import numpy as np
 from napari_unetseg.models import model_file
 from napari_unetseg.models.model import Model
 
-__all__ = ["content_of", "key_of", "model_of"]
-
 
 def key_of(model: Model) -> str:
     """Hash of weights and description."""

@@ -20,8 +20,6 @@ from safetensors.numpy import load, save
 
 from napari_unetseg.core.errors import ModelFileError, TrainingError, UserError
 
-__all__ = ["KINDS", "BadMessageError", "Json", "Message", "MessageChannel", "pack", "unpack"]
-
 MAX_BYTES = 2**30
 """Largest message;"""
 MAX_JSON_BYTES = 16 * 2**20

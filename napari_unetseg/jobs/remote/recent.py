@@ -6,8 +6,6 @@ from collections import OrderedDict
 from threading import Lock
 from typing import Generic, TypeVar
 
-__all__ = ["Recent"]
-
 T = TypeVar("T")
 
 

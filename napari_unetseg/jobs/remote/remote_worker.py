@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from napari_unetseg import __version__
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import Event, finish
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.jobs.live_predictor import ViewportState
-from napari_unetseg.jobs.remote.event_messages import encode_event
 from napari_unetseg.jobs.remote.image_messages import Cell, Piece, decode_stack
 from napari_unetseg.jobs.remote.model_messages import content_of, key_of, model_of
 from napari_unetseg.jobs.remote.packets import KINDS, BadMessageError, Json, MessageChannel
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.jobs.tasks import Task
     from napari_unetseg.models.model import Model
-
-__all__ = ["RemoteJob", "WorkerServer"]
 
 log = logging.getLogger(__name__)
 
@@ -90,19 +88,15 @@ class RemoteJob:
 
     def _run(self, task: Task) -> None:
         try:
-            events = task(self._control)
-            while True:
-                try:
-                    event = next(events)
-                except StopIteration as end:
-                    self._finish(end.value)
-                    return
-                words, arrays = encode_event(event, self._server.models)
-                self._send({"event": words}, arrays)
+            self._finish(finish(task(self._control), self._tell))
         except _DisconnectedError:
             log.info("a task was left")
         except BaseException as error:  # noqa: BLE001 - sent to the window
             self._fail(error)
+
+    def _tell(self, event: Event) -> None:
+        words, arrays = encode_event(event, self._server.models)
+        self._send({"event": words}, arrays)
 
     def _finish(self, result: Model | None) -> None:
         if result is not None:

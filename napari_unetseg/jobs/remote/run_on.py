@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.job_control import JobControl
     from napari_unetseg.jobs.tasks import Task
 
-__all__ = ["RunOn"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunOn:

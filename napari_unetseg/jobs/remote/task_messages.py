@@ -23,18 +23,6 @@ if TYPE_CHECKING:
 
     from napari_unetseg.models.model import Model
 
-__all__ = [
-    "MessageNumbers",
-    "check_settings",
-    "decode_pairs",
-    "decode_region",
-    "decode_task",
-    "decode_view",
-    "encode_pairs",
-    "encode_region",
-    "encode_task",
-]
-
 OpenStack = Callable[[Json], Stack]
 
 

@@ -13,8 +13,6 @@ import platformdirs
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.project.locations import PLUGIN
 
-__all__ = ["key_for", "key_path", "save_key", "worker_key"]
-
 KEY = re.compile(r"[\w-]{22,200}", re.ASCII)
 """At least the 128 bits of 22 characters."""
 

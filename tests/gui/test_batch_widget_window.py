@@ -91,6 +91,7 @@ def batch(make_napari_viewer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return Batch(viewer, tmp_path)
 
 
+@pytest.mark.bindings
 def test_files_are_dropped_predicted_measured_and_a_bad_one_stops_nothing(batch: Batch) -> None:
     panel, session = batch.panel, batch.session
     assert panel.explanation.isVisibleTo(panel)
@@ -181,6 +182,7 @@ def test_an_image_that_another_program_predicts_comes_last_and_stop_ends_waiting
     assert sorted(p.name for p in batch.out.iterdir()) == ["f0.tif", "f1.tif", "f2.tif"]
 
 
+@pytest.mark.bindings
 def test_enter_opens_an_image_with_its_mask_where_it_lies(batch: Batch) -> None:
     batch.drop(batch.folder / "in" / "f0.tif")
     batch.click(batch.panel.run)
@@ -298,6 +300,7 @@ def test_without_a_model_or_a_folder_it_says_what_to_do(
     assert "train one" in batch.panel.doing.text()
 
 
+@pytest.mark.bindings
 def test_closing_the_panel_stops_the_batch_and_the_list_stays(batch: Batch) -> None:
     np.save(batch.folder / "a.npy", np.zeros((4000, 64, 64), np.uint8))
     batch.drop(batch.folder / "a.npy")

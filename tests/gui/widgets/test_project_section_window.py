@@ -59,6 +59,7 @@ def test_a_stroke_is_on_disk_before_the_next_event(painted: Window) -> None:
     assert strokes_in(project.folder) == int((labels.data != 0).sum())
 
 
+@pytest.mark.bindings
 def test_save_open_recent_and_what_the_panel_says(
     painted: Window, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -172,6 +173,7 @@ def test_another_window_s_strokes_are_offered_recovered_and_discarded(
             assert not panel._offer.isVisibleTo(window.dock)
 
 
+@pytest.mark.bindings
 def test_structures_are_coloured_merged_and_deleted_through_their_menu(
     painted: Window, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.gui
+pytestmark = [pytest.mark.gui, pytest.mark.bindings]
 
 PROGRAM = Path(__file__).with_name("leaving_layers.py")
 

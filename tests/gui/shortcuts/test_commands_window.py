@@ -119,6 +119,7 @@ def test_mnemonics_are_nobody_else_s(hands: Window) -> None:
 # -- what the keys do ------------------------------------------------------------------------------
 
 
+@pytest.mark.bindings
 def test_keys_train_and_stop(hands: Window) -> None:
     hands.session.change_settings(steps=100_000)
     press(Qt.Key.Key_T, SHIFT)
@@ -137,6 +138,7 @@ def test_keys_train_and_stop(hands: Window) -> None:
     assert prediction.layer.visible
 
 
+@pytest.mark.bindings
 def test_keys_take_brushes_and_make_a_layer(window: Window) -> None:
     window.viewer.add_layer(Image(squares(), name="squares"))
     in_front(window)
@@ -158,6 +160,7 @@ def test_keys_take_brushes_and_make_a_layer(window: Window) -> None:
     assert layer.mode == "erase"
 
 
+@pytest.mark.bindings
 def test_what_is_typed_into_a_field_is_text(hands: Window) -> None:
     field = hands.dock.annotate.brushes.row_of(1).name
     field.setFocus()
@@ -174,6 +177,7 @@ def test_what_is_typed_into_a_field_is_text(hands: Window) -> None:
     assert hands.session.brush == BACKGROUND_LABEL
 
 
+@pytest.mark.bindings
 def test_keys_end_with_the_dock_and_come_back_with_the_next(hands: Window) -> None:
     main, keys = hands.dock.window(), hands.dock.workbench.keys
     before = main.findChildren(QShortcut)
@@ -248,6 +252,7 @@ def test_the_help_ends_with_the_versions_and_the_binding_in_use(hands: Window) -
     dialog.close()
 
 
+@pytest.mark.bindings
 def test_a_key_set_under_preferences_works_at_once(hands: Window) -> None:
     dialog = open_help(hands)
     preferences = get_plugin_settings(PLUGIN).shortcuts
@@ -264,6 +269,7 @@ def test_a_key_set_under_preferences_works_at_once(hands: Window) -> None:
     assert set(DEFAULTS) - set(hands.dock.workbench.keys.bound) == {"show_mask"}
 
 
+@pytest.mark.bindings
 def test_brushes_share_a_modifier_that_can_be_another(hands: Window) -> None:
     get_plugin_settings(PLUGIN).shortcuts.brush_modifier = "Meta"
     press(Qt.Key.Key_0, ALT)
@@ -309,6 +315,7 @@ def walk(dock: QWidget) -> list[QWidget]:
     raise AssertionError("Tab never comes round")
 
 
+@pytest.mark.bindings
 def test_tab_goes_from_top_to_bottom_and_into_nothing_folded(hands: Window) -> None:
     dock = hands.dock
     hands.plugin.structures.add()  # rows that were made last stand in the middle

@@ -120,7 +120,7 @@ def test_a_model_trained_afterwards_may_have_the_number_anew(
     assert prediction is not None
     plugin.masks.open(prediction.image, plugin.session.entry.model.id, plugin.session.structures)
     prediction.write((slice(60, 64), slice(60, 64)), np.full((4, 4), 2, np.uint8))
-    assert prediction._said((slice(60, 64), slice(60, 64))).min() == 2
+    assert prediction.masks.shown((slice(60, 64), slice(60, 64))).min() == 2
 
 
 def test_masks_of_another_model_leave_merged_structures_merged(

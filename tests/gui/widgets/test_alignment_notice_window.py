@@ -37,6 +37,7 @@ def test_labels_seen_elsewhere_are_said_beside_them_and_a_click_aligns_them(wind
     assert tuple(layer.scale) == (1, 1)
 
 
+@pytest.mark.bindings
 def test_a_channel_seen_elsewhere_is_said_beside_the_channels(window: Window) -> None:
     viewer, panel = window.viewer, window.dock.image.misfit
     viewer.add_layer(Image(squares(), name="squares", scale=(0.5, 0.5)))

@@ -70,6 +70,7 @@ def stop(window: Window) -> None:
     window.wait(lambda: bool(window.session.history) and window.idle())
 
 
+@pytest.mark.bindings
 def test_a_mask_and_its_score_appear_before_the_training_ends(
     painted: Window, puppet: Puppet
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_mask_and_its_score_appear_before_the_training_ends(
     np.testing.assert_array_equal(painted.session.training[0].labels.data, before)
 
 
+@pytest.mark.bindings
 def test_the_real_training_shows_its_masks(painted: Window, endless: threading.Event) -> None:
     painted.click(painted.dock.train.button)
     painted.wait(lambda: painted.plugin.masks.current is not None)
@@ -177,6 +179,7 @@ def tools(layer: Labels) -> tuple[Any, ...]:
     return str(layer.mode), layer.selected_label, layer.brush_size, layer.editable
 
 
+@pytest.mark.bindings
 @pytest.mark.parametrize("first", [True, False], ids=["the first mask", "a later mask"])
 def test_a_stroke_goes_on_while_a_mask_comes(painted: Window, puppet: Puppet, first: bool) -> None:
     viewer, labels = painted.viewer, painted.session.training[0].labels

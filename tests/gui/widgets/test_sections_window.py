@@ -63,6 +63,7 @@ def trained(window: Window) -> None:
     window.wait(lambda: window.idle() and bool(window.session.history))
 
 
+@pytest.mark.bindings
 def test_planes_and_volumes_are_chosen_with_their_buttons(window: Window) -> None:
     window.viewer.add_layer(Image(squares((4,)), name="stack"))
     panel = window.dock.image
@@ -144,6 +145,7 @@ def test_tidying_and_exporting_do_what_their_fields_say(
     np.testing.assert_array_equal(tifffile.imread(path), panel.layer.value.data)
 
 
+@pytest.mark.bindings
 def test_a_plugin_step_is_undone_and_done_again(painted: Window) -> None:
     trained(painted)
     panel, truth = painted.dock.review, painted.plugin.annotations.of(painted.session.image)

@@ -52,6 +52,7 @@ def test_exactly_one_of_live_once_and_frozen_is_down(painted: Window) -> None:
     assert switch.buttons[Mode.ONCE].isChecked()
 
 
+@pytest.mark.bindings
 def test_the_review_panel_accepts_takes_back_forgets_and_undoes(painted: Window) -> None:
     panel, plugin = painted.dock.review, painted.plugin
     assert not panel.accept.isEnabled()
@@ -102,7 +103,6 @@ def test_the_outlines_follow_the_box_and_the_box_the_outlines(painted: Window) -
 
 
 def test_with_the_dock_closed_nothing_looks_or_trains(painted: Window) -> None:
-    looking = painted.plugin.live
-    assert looking.watched
+    assert painted.session.watched
     painted.dock.release()
-    assert not looking.watched
+    assert not painted.session.watched

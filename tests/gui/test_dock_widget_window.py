@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.gui
 
 
+@pytest.mark.bindings
 def test_paint_train_stop_predict_correct_train_again_save_load(
     window: Window, endless: threading.Event, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -106,6 +107,7 @@ def test_paint_train_stop_predict_correct_train_again_save_load(
     np.testing.assert_array_equal(labels.data, mine)
 
 
+@pytest.mark.bindings
 def test_the_first_layer_comes_from_the_dock(window: Window) -> None:
     window.viewer.add_layer(Image(squares(), name="squares"))
     window.viewer.reset_view()
@@ -131,6 +133,7 @@ def fails_with(error: BaseException) -> Callable[..., Generator[Event, None, Non
     return fail
 
 
+@pytest.mark.bindings
 @pytest.mark.parametrize(
     ("error", "words"),
     [
@@ -169,6 +172,7 @@ def test_a_loss_that_is_no_number_is_said(painted: Window, monkeypatch: pytest.M
     assert painted.dock.train.button.isEnabled()
 
 
+@pytest.mark.bindings
 def test_closing_the_dock_stops_and_a_new_dock_shows_the_same_session(
     painted: Window, endless: threading.Event
 ) -> None:
@@ -186,6 +190,7 @@ def test_closing_the_dock_stops_and_a_new_dock_shows_the_same_session(
     np.testing.assert_array_equal(painted.session.training[0].labels.data, before)
 
 
+@pytest.mark.bindings
 def test_closing_the_window_while_training_ends_the_worker(
     painted: Window, endless: threading.Event
 ) -> None:
@@ -251,6 +256,7 @@ def test_every_control_says_what_it_does(painted: Window) -> None:
         assert "Default" in widget.tooltip
 
 
+@pytest.mark.bindings
 def test_advanced_settings_and_the_form_follow_each_other(painted: Window) -> None:
     form = painted.dock.advanced.form.values
     assert form["depth"].value == 2
@@ -293,6 +299,7 @@ def registered() -> Iterator[None]:
         manager.unregister("napari-unetseg")
 
 
+@pytest.mark.bindings
 def test_dock_and_command_through_napari_s_menus(registered: None, make_napari_viewer: Any) -> None:
     from napari._app_model import get_app_model
 

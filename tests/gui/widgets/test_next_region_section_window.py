@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.gui
 
 
+@pytest.mark.bindings
 def test_next_moves_the_camera_and_the_uncertainty_appears(window: Window) -> None:
     viewer, look = window.viewer, window.dock.look
     stack = np.zeros((3, 256, 256), np.float32)
