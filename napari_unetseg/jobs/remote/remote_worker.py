@@ -18,6 +18,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, finish
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.jobs.live_predictor import ViewportState
+from napari_unetseg.jobs.remote.event_messages import encode_event
 from napari_unetseg.jobs.remote.image_messages import Cell, Piece, decode_stack
 from napari_unetseg.jobs.remote.model_messages import content_of, key_of, model_of
 from napari_unetseg.jobs.remote.packets import KINDS, BadMessageError, Json, MessageChannel
