@@ -59,15 +59,7 @@ def _put_on_top(viewer: ViewerModel, layer: Labels) -> None:
 
 
 class CorrectionsOverlay:
-    """Outlines of what was corrected and accepted in an image.
-
-    Parameters
-    ----------
-    viewer, image
-        Where the layer goes, and what it lies over.
-    annotated
-        What was said about the image.
-    """
+    """Outlines of what was corrected and accepted in an image."""
 
     def __init__(self, viewer: ViewerModel, image: Image, annotated: ImageAnnotations) -> None:
         self._viewer, self._annotated, self.image = viewer, annotated, image

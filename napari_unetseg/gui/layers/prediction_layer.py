@@ -61,8 +61,6 @@ class PredictionLayer:
 
     Parameters
     ----------
-    viewer, image
-        Where the layer goes, and what it lies over.
     annotated
         Takes down what people change; its strokes are none of this class's business.
     on_change

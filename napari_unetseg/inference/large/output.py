@@ -186,7 +186,7 @@ def attach_output(store: Any, plan: OutputPlan) -> Output:
 
 
 def is_finished(store: Any) -> bool:
-    """Whether a store holds labels that this program finished, of whatever model."""
+    """Whether a store holds labels that this program finished, of any plan."""
     if not store.has("labels/mask/zarr.json"):
         return False
     state: Any = zarr.open_group(store, path="labels/mask", mode="r").attrs.get(OURS)

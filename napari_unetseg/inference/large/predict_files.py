@@ -198,14 +198,14 @@ def _timed(one: _One, turn: Turn) -> Generator[Event, None, FileDone | None]:
 def _noting(
     events: Generator[Event, None, FileDone | None], notices: list[str]
 ) -> Generator[Event, None, FileDone | None]:
-    """Pass events on, and keep what they say."""
+    """Pass events on, and collect notices."""
 
     def note(event: Event) -> tuple[Event]:
         if isinstance(event, Notice):
             notices.append(event.text)
         return (event,)
 
-    with closing(events):  # its threads end before the output is given back
+    with closing(events):  # its threads end before the output is released
         return (yield from with_each(events, note))
 
 
