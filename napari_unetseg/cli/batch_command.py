@@ -1,4 +1,4 @@
-"""The command ``unetseg batch``: many images, several models."""
+"""Command ``unetseg batch``."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def batch(
 
 
 def _list(plan: Batch) -> None:
-    """Say which masks would be made of which images, and what could not be."""
+    """List the planned masks, and the errors."""
     from napari_unetseg.inference.large.batch_job import plan_batch
     from napari_unetseg.inference.large.predict_files import is_there
 
@@ -84,7 +84,7 @@ def _list(plan: Batch) -> None:
 
 
 class _Shown:
-    """What a batch tells while it runs, and the rows of its report."""
+    """Progress of a batch, and the rows of its report."""
 
     def __init__(self, meter: Meter) -> None:
         self.rows: list[tuple[Model | None, FileDone]] = []
@@ -113,7 +113,7 @@ class _Shown:
         self._meter.show(event)
 
     def _failed(self, event: JobDone) -> None:
-        """A job could not begin: a row for all its images."""
+        """Rows of the images of a job that could not start."""
         from napari_unetseg.inference.large.predict_files import FileDone
 
         job = event.job
@@ -145,7 +145,7 @@ def _run(
 
 
 def _tell(results: Sequence[JobDone]) -> None:
-    """Say what was done; raises what the exit code is made of."""
+    """Print a summary; raise the error of the exit code."""
     files = [file for job in results for file in job.files]
     done = sum(file.status == "done" for file in files)
     skipped = sum(file.status == "skipped" for file in files)

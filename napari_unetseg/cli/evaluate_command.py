@@ -1,4 +1,4 @@
-"""The command ``unetseg evaluate``."""
+"""Command ``unetseg evaluate``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command ``unetseg measure``: a table of the objects in a mask, in physical units."""
+"""Command ``unetseg measure``."""
 
 from __future__ import annotations
 

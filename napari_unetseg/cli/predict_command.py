@@ -1,4 +1,4 @@
-"""The command ``unetseg predict``: a mask for each of many images."""
+"""Command ``unetseg predict``."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def predict(
         _tell(results, how)
     finally:
         if how.folder is not None:
-            with suppress(OSError):  # a folder that nothing came into
+            with suppress(OSError):  # an unused new folder
                 how.folder.rmdir()
 
 
@@ -150,7 +150,7 @@ def _saving(
     probabilities: bool,
     overwrite: bool,
 ) -> Saving:
-    """How masks are saved, from the options."""
+    """Output format and place, from the options."""
     from napari_unetseg.inference.large.output_format import Saving
 
     if (output is None) != inside:
@@ -179,7 +179,7 @@ def _run(
     report: bool,
     chunks: Callable[[Path], Chunks] | None,
 ) -> list[FileDone]:
-    """Predict images and show how far it is; write the report, also of what was stopped."""
+    """Predict images with progress; write the report, also after a stop."""
     from napari_unetseg.inference.large.predict_files import (
         FileBegun,
         FileDone,
@@ -228,7 +228,7 @@ def _run(
 
 
 def _tell(results: Sequence[FileDone], how: Saving) -> None:
-    """Say what was done; raises what the exit code is made of."""
+    """Print a summary; raise the error of the exit code."""
     written = sum(r.status == "done" for r in results)
     skipped = sum(r.status == "skipped" for r in results)
     failed = [r for r in results if r.status == "failed"]

@@ -1,4 +1,4 @@
-"""The command ``unetseg report``."""
+"""Command ``unetseg report``."""
 
 from __future__ import annotations
 

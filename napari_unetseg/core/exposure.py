@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from napari_unetseg.core.intensities import Intensities, Profile
 
-MAX_RANGE_DIFFERENCE = 0.1
+TOLERANCE = 0.1
 """Relative difference of the range's ends from which on the exposure differs."""
 OTHER_DEPTH = 6.0
 """Ratio of the ranges from which on the bit depth differs."""
@@ -34,11 +34,11 @@ SAME_GAIN = 2.5
 """Noise ratio below which the gain may be the same."""
 DARK, BRIGHT = 0.25, 0.75
 """Fractions of the range beyond which the background may be cut off."""
-MeasuredChannel = tuple[str, "Trained", "Intensities"]
+Measured = tuple[str, "Trained", "Intensities"]
 """A channel's name, its profile in the training images, and its measured intensities."""
 
 
-class RangeSource(Enum):
+class Source(Enum):
     """Source of a channel's range."""
 
     FIXED = auto()
@@ -78,11 +78,11 @@ class Channel:
     own: Intensities
     low: float
     high: float
-    how: RangeSource
+    how: Source
 
 
 def fit_channels(
-    channels: Sequence[MeasuredChannel],
+    channels: Sequence[Measured],
     *,
     per_image: bool = False,
     keep: bool = False,
@@ -110,21 +110,21 @@ def fit_channels(
     return [_fit_channel(channel) for channel in channels]
 
 
-def _fixed(channel: MeasuredChannel) -> Channel:
-    return Channel(*channel, channel[1].low, channel[1].high, RangeSource.FIXED)
+def _fixed(channel: Measured) -> Channel:
+    return Channel(*channel, channel[1].low, channel[1].high, Source.FIXED)
 
 
-def _own(channel: MeasuredChannel) -> Channel:
-    return Channel(*channel, channel[2].low, channel[2].high, RangeSource.OWN)
+def _own(channel: Measured) -> Channel:
+    return Channel(*channel, channel[2].low, channel[2].high, Source.OWN)
 
 
-def _noise(channel: MeasuredChannel, width: float) -> Channel:
+def _noise(channel: Measured, width: float) -> Channel:
     """Scale noise and background as in training; ``width`` is the fallback without noise."""
     _, trained, own = channel
     assert trained.profile is not None
     width = own.noise * min(trained.profile.contrast, MAX_TRAINED_CONTRAST) or width or 1.0
     low = own.median - trained.profile.background * width
-    return Channel(*channel, low, low + width, RangeSource.NOISE)
+    return Channel(*channel, low, low + width, Source.NOISE)
 
 
 def _has_debris(trained: Trained, own: Intensities) -> bool:
@@ -135,24 +135,21 @@ def _has_debris(trained: Trained, own: Intensities) -> bool:
     """
     if trained.profile is None or trained.relative(own.high) < DEBRIS_FACTOR:
         return False
-    if abs(trained.relative(own.low)) > MAX_RANGE_DIFFERENCE or _gain(trained, own) > SAME_GAIN:
+    if abs(trained.relative(own.low)) > TOLERANCE or _gain(trained, own) > SAME_GAIN:
         return False
     shapes = zip(trained.profile.shape[-2:], own.profile.shape[-2:], strict=True)
     found = [
         (usual, trained.relative(own.low + relative * own.width)) for usual, relative in shapes
     ]
-    return any(
-        usual >= MIN_CONTRAST and usual / 2 <= v <= usual + MAX_RANGE_DIFFERENCE
-        for usual, v in found
-    )
+    return any(usual >= MIN_CONTRAST and usual / 2 <= v <= usual + TOLERANCE for usual, v in found)
 
 
-def _fit_channel(channel: MeasuredChannel) -> Channel:
+def _fit_channel(channel: Measured) -> Channel:
     _, trained, own = channel
     if trained.width <= 0 or _is_alike(trained, own) or _has_debris(trained, own):
         return _fixed(channel)
     low, high = trained.relative(own.low), trained.relative(own.high)
-    within = low >= -MAX_RANGE_DIFFERENCE and high <= 1 + MAX_RANGE_DIFFERENCE
+    within = low >= -TOLERANCE and high <= 1 + TOLERANCE
     if trained.profile is None:  # a faint image may have no signal
         usual = own.width == 0 or high - low > 1 / OTHER_DEPTH
         return _fixed(channel) if within and usual else _own(channel)
@@ -169,13 +166,10 @@ def _gain(trained: Trained, own: Intensities) -> float:
 
 
 def _is_alike(trained: Trained, own: Intensities) -> bool:
-    return (
-        max(abs(trained.relative(own.low)), abs(trained.relative(own.high) - 1))
-        <= MAX_RANGE_DIFFERENCE
-    )
+    return max(abs(trained.relative(own.low)), abs(trained.relative(own.high) - 1)) <= TOLERANCE
 
 
-def _fit_colors(channels: Sequence[MeasuredChannel]) -> list[Channel]:
+def _fit_colors(channels: Sequence[Measured]) -> list[Channel]:
     """Ranges of a colour image: one factor for all colours, that of white, keeps the hues.
 
     It is used where it fits the training images' distribution as well as the image's own
@@ -188,11 +182,9 @@ def _fit_colors(channels: Sequence[MeasuredChannel]) -> list[Channel]:
         return fixed
     factor = median([own.high / t.high for _, t, own in channels if t.high > 0] or [1.0])
     if all(is_noise(trained, own) for _, trained, own in channels):
-        blank = abs(factor - 1) <= MAX_RANGE_DIFFERENCE
+        blank = abs(factor - 1) <= TOLERANCE
         return fixed if blank else [_noise(channel, channel[1].width) for channel in channels]
-    scaled = [
-        Channel(*c, c[1].low * factor, c[1].high * factor, RangeSource.COLORS) for c in channels
-    ]
+    scaled = [Channel(*c, c[1].low * factor, c[1].high * factor, Source.COLORS) for c in channels]
     ways = [fixed, scaled] if factor > 0 else [fixed]
     return min([*ways, list(map(_own, channels))], key=_misfit)
 
@@ -239,6 +231,6 @@ def is_cut_off(trained: Profile, own: Profile) -> bool:
     return own.bottom > most
 
 
-def _is_other_depth(channels: Sequence[MeasuredChannel]) -> bool:
+def _is_other_depth(channels: Sequence[Measured]) -> bool:
     ratios = [o.width / t.width for _, t, o in channels if t.width > 0 and o.width > 0]
     return bool(ratios) and all(r > OTHER_DEPTH or r < 1 / OTHER_DEPTH for r in ratios)

@@ -9,9 +9,9 @@ import numpy as np
 
 from napari_unetseg.core.events import Notice
 from napari_unetseg.core.exposure import (
-    MAX_RANGE_DIFFERENCE,
+    TOLERANCE,
     Channel,
-    RangeSource,
+    Source,
     is_cut_off,
     is_faint,
     is_noise,
@@ -29,7 +29,7 @@ DARK_PLANE = 0.25
 """Fraction of the range below which a plane is too dark to be segmented."""
 MOST_CHANNELS = 3
 """Most channels whose ranges are named."""
-MeasuredChannel = tuple[Channel, Profile]
+Measured = tuple[Channel, Profile]
 """A channel, and the profile of the training images."""
 
 
@@ -86,7 +86,7 @@ def describe_uneven(
             continue
         for channel, own in zip(channels, measure_channels(name, [piece]), strict=True):
             relative = own.width / (channel.high - channel.low or 1.0)
-            noise = channel.how is RangeSource.NOISE or is_noise(channel.trained, own)
+            noise = channel.how is Source.NOISE or is_noise(channel.trained, own)
             if 0 < relative < DARK_PLANE and not noise:
                 found.append((relative, place, own, channel))
     if not found:
@@ -113,16 +113,16 @@ def _scaling(
     name: str, channels: Sequence[Channel], *, per_image: bool, keep: bool
 ) -> list[Notice]:
     found = []
-    of = {how: [channel for channel in channels if channel.how is how] for how in RangeSource}
-    if (own := of[RangeSource.OWN]) and not per_image:
+    of = {how: [channel for channel in channels if channel.how is how] for how in Source}
+    if (own := of[Source.OWN]) and not per_image:
         than = _compared(name, own, len(channels))
         found.append(Notice(f"{than}: scaled by its own percentiles."))
-    colors = of[RangeSource.COLORS]
+    colors = of[Source.COLORS]
     factor = colors[0].trained.high / colors[0].high if colors else 1.0
     if abs(factor - 1) > SAME_WHITE:
         than = _compared(name, colors, len(channels))
         found.append(Notice(f"{than}: its colours are multiplied by {factor:.2g}."))
-    if noise := of[RangeSource.NOISE]:
+    if noise := of[Source.NOISE]:
         names = ", ".join(channel.name for channel in noise)
         where = f" in {names}" if len(noise) < len(channels) else ""
         found.append(
@@ -131,7 +131,7 @@ def _scaling(
                 "the training images."
             )
         )
-    if keep and (other := [channel for channel in of[RangeSource.FIXED] if _is_other(channel)]):
+    if keep and (other := [channel for channel in of[Source.FIXED] if _is_other(channel)]):
         found.append(
             _warning(
                 f"{_compared(name, other, len(channels))}, but this model keeps their range, so "
@@ -143,7 +143,7 @@ def _scaling(
 
 def _is_other(channel: Channel) -> bool:
     ends = _ends(channel)
-    return max(map(abs, ends)) > MAX_RANGE_DIFFERENCE and not is_faint(channel.trained, channel.own)
+    return max(map(abs, ends)) > TOLERANCE and not is_faint(channel.trained, channel.own)
 
 
 def _ends(channel: Channel) -> tuple[float, float]:
@@ -155,7 +155,7 @@ def _ends(channel: Channel) -> tuple[float, float]:
 def _compared(name: str, channels: Sequence[Channel], count: int) -> str:
     """Such as ``cells is brighter than the training images (5 to 90 instead of 1 to 20)``."""
     low, high = (fmean(column) for column in zip(*map(_ends, channels), strict=True))
-    if low * high < 0 and min(abs(low), abs(high)) > MAX_RANGE_DIFFERENCE:
+    if low * high < 0 and min(abs(low), abs(high)) > TOLERANCE:
         how = "has less contrast than" if low > 0 else "has more contrast than"
     else:
         how = "is brighter than" if low + high > 0 else "is darker than"
@@ -190,7 +190,7 @@ def _lost(name: str, channels: Sequence[Channel]) -> list[Notice]:
     return [_warning(f"{name} {text}") for text in found if text][:1]
 
 
-def _saturated(channels: Sequence[MeasuredChannel]) -> str:
+def _saturated(channels: Sequence[Measured]) -> str:
     shares = [(c.own.profile.top, t.top) for c, t in channels if is_saturated(t, c.own.profile)]
     if not shares:
         return ""
@@ -202,7 +202,7 @@ def _saturated(channels: Sequence[MeasuredChannel]) -> str:
     )
 
 
-def _cut_off(channels: Sequence[MeasuredChannel]) -> str:
+def _cut_off(channels: Sequence[Measured]) -> str:
     shares = [(c.own.profile.bottom, t.bottom) for c, t in channels if is_cut_off(t, c.own.profile)]
     if not shares:
         return ""
@@ -214,10 +214,8 @@ def _cut_off(channels: Sequence[MeasuredChannel]) -> str:
     )
 
 
-def _coarse(channels: Sequence[MeasuredChannel]) -> str:
-    scaled = [
-        (c.own.profile.levels, t.levels) for c, t in channels if c.how is not RangeSource.FIXED
-    ]
+def _coarse(channels: Sequence[Measured]) -> str:
+    scaled = [(c.own.profile.levels, t.levels) for c, t in channels if c.how is not Source.FIXED]
     levels = [own for own, usual in scaled if own < min(FEWEST_LEVELS, usual / 2)]
     if not levels:
         return ""
@@ -227,7 +225,7 @@ def _coarse(channels: Sequence[MeasuredChannel]) -> str:
     )
 
 
-def _inverted(channels: Sequence[MeasuredChannel]) -> str:
+def _inverted(channels: Sequence[Measured]) -> str:
     if not channels:
         return ""
     distances = [channel.own.profile.distances(trained) for channel, trained in channels]

@@ -12,9 +12,9 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.exposure import (
-    MAX_RANGE_DIFFERENCE,
+    TOLERANCE,
     Channel,
-    RangeSource,
+    Source,
     Trained,
     fit_channels,
 )
@@ -303,29 +303,21 @@ class Normalization:
     Both are percentiles (1 and 99.8) of the training images, stored in the model. An image of
     another exposure, or with ``per_image`` every image, is scaled by its own percentiles: see
     `exposure`. All planes and tiles of an image are scaled alike.
-
-    Attributes
-    ----------
-    low, high, fill
-        The 1, 99.8 and 50 percentile of each channel.
-    per_image
-        Every image is scaled by its own percentiles.
-    keep
-        Images of another exposure are scaled by ``low`` and ``high`` too.
-    profiles
-        Intensity distribution of each channel in the training images; empty in older files.
-    padding
-        Of one image: value of padded pixels in each channel, which are replaced by background; NaN
-        without any.
     """
 
     low: tuple[float, ...]
     high: tuple[float, ...]
     fill: tuple[float, ...]
+    """The 1, 99.8 and 50 percentile of each channel."""
     per_image: bool = False
+    """Every image is scaled by its own percentiles."""
     keep: bool = False
+    """Images of another exposure are scaled by ``low`` and ``high`` too."""
     profiles: tuple[Profile, ...] = ()
+    """Intensity distribution of each channel in the training images; empty in older files."""
     padding: tuple[float, ...] = ()
+    """Of one image: value of padded pixels in each channel, which are replaced by background; NaN
+    without any."""
 
     @classmethod
     def _pooled(cls, stacks: Sequence[Stack], each: Sequence[Sequence[Intensities]]) -> Self:
@@ -365,7 +357,7 @@ class Normalization:
 
     def _differs(self, own: Sequence[Intensities]) -> bool:
         return any(
-            max(abs(one.low - low), abs(one.high - high)) > MAX_RANGE_DIFFERENCE * (high - low)
+            max(abs(one.low - low), abs(one.high - high)) > TOLERANCE * (high - low)
             for low, high, one in zip(self.low, self.high, own, strict=True)
         )
 
@@ -375,7 +367,7 @@ class Normalization:
             return self
         alike = [stack for stack in stacks if stack.n_channels == len(self.low)]
         others = (
-            channel.how is RangeSource.OWN
+            channel.how is Source.OWN
             for stack in alike
             for channel in self._fit(stack, _measure(stack))
         )
@@ -414,10 +406,10 @@ class Normalization:
         notices += describe_uneven(stack.name, channels, stack.probed_places(), pieces)
         padding = tuple(channel.own.padding for channel in channels)
         padding = () if all(map(math.isnan, padding)) else padding
-        if all(channel.how is RangeSource.FIXED for channel in channels):
+        if all(channel.how is Source.FIXED for channel in channels):
             return replace(self, padding=padding) if padding else self, tuple(notices)
         fill = tuple(
-            usual if channel.how is RangeSource.FIXED else channel.own.median
+            usual if channel.how is Source.FIXED else channel.own.median
             for channel, usual in zip(channels, self.fill, strict=True)
         )
         low, high = tuple(c.low for c in channels), tuple(c.high for c in channels)

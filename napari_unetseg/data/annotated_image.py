@@ -1,4 +1,4 @@
-"""An image with its labels, and what the labels hold."""
+"""Annotated image: an image with labels and their meaning."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.singleton_axes import on_grid, same_but_singletons
 
 MOST_LOOKED = 12
-"""Label images that are looked at, and not only counted."""
+"""Most label images whose appearance is classified."""
 Index = tuple[int, ...]
 
 
@@ -55,8 +55,7 @@ class AnnotatedImage:
     ignore
         A value of ``labels`` that means "not labelled"; so does NaN.
     newer
-        Regions of the grid, start and stop along each axis, that were painted in since the model
-        that a training goes on from was shown: it answers them before its first step.
+        Newly painted regions of the grid, to which continued training adapts before its first step.
 
     Raises
     ------
@@ -107,7 +106,7 @@ class AnnotatedImage:
     def count(self, before: Mapping[Index, PlaneValues] | None = None) -> dict[Index, PlaneValues]:
         """Count the values of each plane (Y, X) of the labels that may hold any.
 
-        ``before`` is what an earlier version held; see `count_planes`.
+        ``before``: see `count_planes`.
 
         Raises
         ------
@@ -120,7 +119,7 @@ class AnnotatedImage:
     def values(
         self, *, classify: bool = True, counted: Mapping[Index, PlaneValues] | None = None
     ) -> LabelValues:
-        """What the labels hold, read a plane at a time or as it was counted; see `read_values`.
+        """Checked values of the labels; see `read_values`.
 
         Raises
         ------
@@ -135,23 +134,23 @@ class AnnotatedImage:
 
 
 Pair = AnnotatedImage
-"""The name of earlier versions."""
+"""Alias of earlier versions."""
 
 
 class HasValues(Protocol):
-    """Labels whose values can be read."""
+    """Labels with values."""
 
     def values(self, *, classify: bool) -> LabelValues:
-        """What the labels hold, checked; ``classify`` tells labels from images by their look."""
+        """Checked values of the labels; ``classify`` their appearance, too."""
 
 
 def values_of(pairs: Sequence[HasValues], *, classify: bool = True) -> list[LabelValues]:
-    """What the labels of several pairs hold; a dozen of them are looked at.
+    """Checked values of several labels; the appearance of a dozen of them is classified.
 
     Raises
     ------
     UserError
-        Values cannot be of the kind that was said, or contradict one another.
+        Values cannot be of their kind, or contradict one another.
     """
     looked = set(
         np.linspace(0, len(pairs) - 1, MOST_LOOKED).astype(int).tolist() if classify else ()

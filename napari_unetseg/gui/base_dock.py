@@ -1,4 +1,4 @@
-"""What the plugin's docks share: one workbench a window, the theme, and an end."""
+"""Base class of the plugin's docks: window context, theme, closing."""
 
 from __future__ import annotations
 

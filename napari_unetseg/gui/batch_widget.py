@@ -1,4 +1,4 @@
-"""The batch panel as a dock of its own, beside the other one or without it."""
+"""Batch dock."""
 
 from __future__ import annotations
 

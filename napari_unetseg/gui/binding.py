@@ -1,4 +1,4 @@
-"""What the Qt bindings differ in, kept from the rest of the program."""
+"""Differences of the Qt bindings."""
 
 from __future__ import annotations
 

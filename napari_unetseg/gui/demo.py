@@ -1,4 +1,4 @@
-"""The demo: napari with the sample, prepared strokes and the dock, trained in front of you.
+"""Demo: napari with the sample, prepared strokes and a live training.
 
 ``python -m napari_unetseg.gui.demo`` opens a window. With ``--headless`` it does the same with
 nobody there (a screen such as Xvfb is still needed) and leaves what came out in a folder.

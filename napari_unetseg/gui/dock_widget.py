@@ -1,4 +1,4 @@
-"""The dock: panels one below the other, as the work goes."""
+"""Main dock: sections in the order of the workflow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The OpenGL context of napari's canvas, made current before napari deletes what a layer drew."""
+"""Current OpenGL context of napari's canvas when layers are deleted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imports PyTorch in a worker thread without a stall of the window.
+"""PyTorch import in a worker thread, without a stall of the window.
 
 Two things stall it: loading the shared libraries, which Python does with its lock held, and full
 garbage collections, which grow with the hundreds of thousands of objects that PyTorch makes.

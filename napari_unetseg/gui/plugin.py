@@ -1,4 +1,4 @@
-"""Composition of a window: its services and features, made and closed together; no Qt."""
+"""Composition root: services and features of a window; no Qt."""
 
 from __future__ import annotations
 

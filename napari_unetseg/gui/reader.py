@@ -1,4 +1,4 @@
-"""What napari is offered to open image files with: sizes, units, names and colours as in the file.
+"""napari reader of image files, with voxel size, units, names and colours.
 
 A file becomes one layer a channel, lazy, at all the resolutions that it is stored in; a file of
 several images becomes the layers of all of them.

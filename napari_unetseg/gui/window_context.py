@@ -1,4 +1,4 @@
-"""Context of a window: the plugin, its worker and its timer; docks come and go on it."""
+"""Context of a window shared by its docks: plugin, worker and timer."""
 
 from __future__ import annotations
 

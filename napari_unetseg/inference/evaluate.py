@@ -1,4 +1,4 @@
-"""Compare predictions with ground truth, over the pooled voxels of all images."""
+"""Evaluation of predictions against ground truth, over the pooled voxels of all images."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def evaluate_events(
     Yields
     ------
     Event
-        Those of `predict_events` for one image after another.
+        Those of `predict_events` for each image.
     """
     if not pairs:
         raise UserError("There is no image with a mask to evaluate; choose some.")
@@ -117,10 +117,10 @@ def evaluate(
 
 @dataclass(frozen=True, slots=True)
 class _Judge:
-    """Turns masks and predictions into the classes that are compared.
+    """Maps masks and predictions to the classes that are compared.
 
     ``foreground``: any structure against background. ``binary`` is the value of the only structure
-    in full masks, where the model knows only one.
+    in full masks, for a model of one structure.
     """
 
     classes: Classes
@@ -129,7 +129,7 @@ class _Judge:
 
     @classmethod
     def for_masks(cls, classes: Classes, masks: Sequence[LabelValues]) -> _Judge:
-        """How to compare masks with a model that has these classes.
+        """The mapping for masks of a kind and a model's classes.
 
         Raises
         ------
@@ -153,7 +153,7 @@ class _Judge:
 
     @property
     def note(self) -> str:
-        """What people should know of how masks are read; empty if all is as usual."""
+        """How masks are interpreted, in a sentence; empty by default."""
         if self.binary is None or self.binary >= BACKGROUND_LABEL:
             return ""
         only = self.classes.structures[0]
@@ -171,7 +171,7 @@ class _Judge:
         elif len(known) == 1:
             values = {
                 v for v in values if v < BACKGROUND_LABEL
-            }  # read_values knows it alone beside 0
+            }  # beside 0, which read_values checked
         if unknown := sorted(values - set(known)):
             knows = ", ".join(f"{s.number} ({s.name})" for s in self.classes.structures)
             raise UserError(

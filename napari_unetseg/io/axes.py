@@ -1,4 +1,4 @@
-"""Letters for the axes of a file, and the order in which a stack has them."""
+"""Axis letters of files, and their order in a stack."""
 
 from __future__ import annotations
 

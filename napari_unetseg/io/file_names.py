@@ -1,4 +1,4 @@
-"""When two file names are the same although their bytes, or their endings, differ.
+"""Comparison of file names regardless of Unicode normalisation and case.
 
 Names from a Mac are often decomposed Unicode (NFD: ``u`` and ``¨``), those that people type are
 composed (NFC: ``ü``); Linux and Windows take the two for different names.

@@ -1,4 +1,4 @@
-"""Open images and labels of any supported format, lazily."""
+"""Lazy opening of images and labels of any supported format."""
 
 from __future__ import annotations
 

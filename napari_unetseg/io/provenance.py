@@ -1,4 +1,4 @@
-"""The line in a mask file that says how it was made."""
+"""Provenance text in mask files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One image in a file that holds several: paths such as ``slide.lif/Series 2``, and the choice."""
+"""Selection of one image of a multi-image file: paths such as ``slide.lif/Series 2``."""
 
 from __future__ import annotations
 

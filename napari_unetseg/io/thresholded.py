@@ -1,4 +1,4 @@
-"""A grey mask or a probability map as a full mask of 0 and 1."""
+"""Thresholding of a grey mask or probability map to a full mask of 0 and 1."""
 
 from __future__ import annotations
 

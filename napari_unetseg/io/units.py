@@ -1,4 +1,4 @@
-"""Units of length and time as files write them, and their Pint names."""
+"""Units of length and time: spellings in files, and Pint names."""
 
 from __future__ import annotations
 

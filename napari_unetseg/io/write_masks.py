@@ -1,4 +1,4 @@
-"""Mask formats, and the writing of masks and probabilities: whole or not at all, with pixel sizes.
+"""Mask formats, and atomic writing of masks and probabilities with pixel sizes.
 
 A new format is an entry of `FORMATS`: command line, batches and the window offer it from there.
 """

@@ -1,4 +1,4 @@
-"""Arrays as TIFF, with axes, pixel sizes and units: ImageJ's, OME's or plain."""
+"""TIFF writing with axes, pixel sizes and units: ImageJ, OME or plain."""
 
 from __future__ import annotations
 

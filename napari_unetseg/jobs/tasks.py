@@ -1,6 +1,6 @@
-"""What a window has done for it: train, predict, look; as plain tasks.
+"""Serialisable tasks of a window: train and predict.
 
-PyTorch is imported here inside the functions, so that opening the dock needs none.
+PyTorch is imported inside the functions, so that opening the dock needs none.
 """
 
 from __future__ import annotations
@@ -24,26 +24,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainTask:
-    """Trains, and predicts what is on screen between the steps.
-
-    Attributes
-    ----------
-    pairs, settings, structures
-        As `napari_unetseg.training.train.train_events` takes them.
-    model
-        The model to go on from; None starts anew.
-    screen
-        Tells what is on screen; one without a view shows nothing.
-    checkpoint
-        As `train_events` takes it; of a training on this computer.
-    """
+    """Training with live prediction of the viewport."""
 
     pairs: Sequence[AnnotatedImage]
     settings: TrainSettings
     structures: Sequence[Structure]
+    """As `napari_unetseg.training.train.train_events` takes them."""
     model: Model | None
+    """The initial model; None for a new one."""
     screen: ViewportState
+    """The current viewport; without one nothing is predicted."""
     checkpoint: CheckpointFile | None = None
+    """As `train_events` takes it; for local training."""
 
     def __call__(self, control: JobControl) -> Generator[Event, None, Model]:
         """Yield the events of the training, and masks between them; return the model."""
@@ -68,7 +60,7 @@ class TrainTask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PredictTask:
-    """Predicts planes of a stack in the given order; None is all of them."""
+    """Prediction of planes of a stack in the given order; None is all."""
 
     model: Model
     stack: Stack
@@ -89,4 +81,4 @@ Task = TrainTask | PredictTask | ViewportTask
 
 @dataclass(frozen=True, slots=True)
 class RemoteDisconnected(Event):
-    """The computer that trained went away; the training ends with what was best until then."""
+    """The connection was lost during training, which ends with its best model."""

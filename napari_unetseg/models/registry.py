@@ -1,4 +1,4 @@
-"""Networks by their settings."""
+"""Construction of networks from their settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model remembers of its trainings."""
+"""Training history of a model."""
 
 from __future__ import annotations
 
@@ -19,22 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AutoSetting:
-    """What was chosen for these images, and why.
-
-    Attributes
-    ----------
-    name, value
-        What was chosen, as it is shown, such as ``Patch`` and ``128 × 128``.
-    reason
-        Why, in a few words.
-    setting
-        The field of `TrainSettings` that overrides it; empty where none does.
-    """
+    """An automatically chosen setting."""
 
     name: str
     value: str
+    """As displayed, such as ``Patch`` and ``128 × 128``."""
     reason: str
+    """Why, in a few words."""
     setting: str
+    """The field of `TrainSettings` that overrides it; empty without one."""
 
 
 class _Record(BaseModel):

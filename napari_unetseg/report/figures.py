@@ -1,4 +1,4 @@
-"""Reports of a training: its curve, overlays of predictions on images, and a table."""
+"""Training report: curve, overlays and table."""
 
 from __future__ import annotations
 

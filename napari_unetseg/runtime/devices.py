@@ -1,4 +1,4 @@
-"""Devices and the threads of PyTorch."""
+"""PyTorch devices and threads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from napari_unetseg.runtime.distributed import world
 def pick_device(wanted: str) -> torch.device:
     """The device for ``auto``, ``cuda``, ``mps`` or ``cpu``.
 
-    Of several processes of this machine each has a GPU of its own, or all use the CPU.
+    Under torchrun each process of a machine has a GPU of its own, or all use the CPU.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """A name to show: the kind of device, and which GPU it is."""
+    """Display name: kind of device, and GPU model."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return str(device)

@@ -1,4 +1,4 @@
-"""Settings of the Python interpreter while a job runs beside a window."""
+"""Python interpreter settings for a job beside a window."""
 
 from __future__ import annotations
 

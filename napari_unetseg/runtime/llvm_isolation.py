@@ -1,4 +1,4 @@
-"""Keeps the native libraries of PyTorch and of OpenGL out of each other's way."""
+"""Isolation of the LLVM libraries of Triton (PyTorch) and Mesa (OpenGL)."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 EVERY_S = 30.0
 """Least seconds between two checkpoints."""
-SHARE = 0.01
+MAX_TIME_FRACTION = 0.01
 """Largest fraction of the training time that writing may take."""
 OF_A_RUN = {"threads", "device"}
 """Settings that may differ when a training is resumed."""
@@ -144,7 +144,7 @@ class Checkpoints:
             return
         trouble = self._write(file)
         ended = time.monotonic()
-        self._next = ended + max(EVERY_S, (ended - began) / SHARE)
+        self._next = ended + max(EVERY_S, (ended - began) / MAX_TIME_FRACTION)
         if trouble and not self._said:
             self._said = True
             yield Notice(

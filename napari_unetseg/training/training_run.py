@@ -167,7 +167,7 @@ class TrainingRun:
                 "An earlier training of this model held out no labels, so its score is too high "
                 "compared with a new model."
             )
-        yield from self.model_selection.adapt_to(self.data.newer_places())
+        yield from self.model_selection.adapt_to(self.data.newer_voxels())
 
     def resume(self) -> Generator[Event, None, None]:
         """Report the resumed state and show its best model."""

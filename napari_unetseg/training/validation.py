@@ -51,14 +51,14 @@ class Validator:
         self.stride = network.stride
         self.context = max(network.receptive_field) // 2
 
-    def score(self, network: UNet, shares: Sequence[float] | None = None) -> Scores | None:
-        """Scores on the validation blocks; ``shares`` as in `soft_dice_of`.
+    def score(self, network: UNet, probs: Sequence[float] | None = None) -> Scores | None:
+        """Scores on the validation blocks; ``probs`` as in `soft_dice_of`.
 
         None without blocks, or where not even a block without context fits in memory.
         """
         while self.data.validated:
             try:
-                return self._score(network, shares)
+                return self._score(network, probs)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -83,11 +83,11 @@ class Validator:
     def _count(self, network: UNet, n: int) -> np.ndarray:
         """Sums over this process's blocks, (2n + 1, n): confusion, soft confusion, losses."""
         counts, sums, losses = np.zeros((n, n)), np.zeros((n, n)), np.zeros(n)
-        for plane, block, shares in self._predicted(network):
+        for plane, block, probs in self._predicted(network):
             truth = plane.validate[block.region]
-            counts += confusion(truth, shares.argmax(0), n)
-            sums += soft_confusion(truth, shares)
-            losses += log_losses(truth, shares)
+            counts += confusion(truth, probs.argmax(0), n)
+            sums += soft_confusion(truth, probs)
+            losses += log_losses(truth, probs)
         return np.concatenate([counts, sums, losses[None]])
 
     def _predicted(
@@ -103,8 +103,8 @@ class Validator:
             whole = math.prod(shape)
             if whole <= min(MOST_VOXELS, sum(_voxels(r) for r in reads)):
                 all_of_it = tuple(slice(0, s) for s in shape)
-                shares = self._infer(network, plane, all_of_it)
-                yield from ((plane, b, shares[(slice(None), *b.region)]) for _, b in mine)
+                probs = self._infer(network, plane, all_of_it)
+                yield from ((plane, b, probs[(slice(None), *b.region)]) for _, b in mine)
                 continue
             for (_, block), read in zip(mine, reads, strict=True):
                 inner = tuple(

@@ -28,7 +28,7 @@ SHAPE = (3, 40, 48)
 
 def content(plane: LabelledPlane) -> tuple[Any, ...]:
     """All that a training takes from a plane."""
-    anchors = {number: places.tolist() for number, places in plane.anchors.items()}
+    anchors = {number: voxels.tolist() for number, voxels in plane.anchors.items()}
     arrays = (plane.train.tobytes(), plane.validate.tobytes(), plane.counts.tolist())
     return (plane.pair, id(plane.stack.data), plane.index, *arrays, plane.blocks, anchors)
 
@@ -153,7 +153,7 @@ def test_newer_annotations_are_as_if_all_were_read_anew(
         assert found == wanted
         if newer is not None and anew is not None:
             spots = newer.labels_added_since(data), anew.labels_added_since(data)
-            told = [[(p.pair, p.index, at.tolist()) for p, at in places] for places in spots]
+            told = [[(p.pair, p.index, at.tolist()) for p, at in voxels] for voxels in spots]
             assert told[0] == told[1]
             data = newer
 
@@ -253,7 +253,7 @@ def test_layers_of_the_same_pixels_are_told_apart(alike: str, appears: bool) -> 
     newer = [replace(one, labels=painted), two]
     found = data.with_annotations(newer, [two]).labels_added_since(data)
     wanted = np.count_nonzero(painted) if appears else 220
-    assert [(plane.pair, len(places)) for plane, places in found] == [(0, wanted)]
+    assert [(plane.pair, len(voxels)) for plane, voxels in found] == [(0, wanted)]
 
 
 def test_newer_regions_are_those_of_their_own_layer() -> None:
@@ -261,5 +261,5 @@ def test_newer_regions_are_those_of_their_own_layer() -> None:
     _, one, two = two_layers(image, image)
     spot = (slice(0, 60), slice(0, 10))
     data = TrainingDataset([replace(one, newer=(spot,)), two], 2, 0.0)
-    found = [(plane.pair, len(places)) for plane, places in data.newer_places()]
+    found = [(plane.pair, len(voxels)) for plane, voxels in data.newer_voxels()]
     assert found == [(0, 210)]

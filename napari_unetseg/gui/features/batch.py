@@ -1,4 +1,4 @@
-"""Many images at once: what the batch panel shows and does, without Qt."""
+"""Batch prediction."""
 
 from __future__ import annotations
 

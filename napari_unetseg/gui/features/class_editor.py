@@ -1,4 +1,4 @@
-"""Structures edited as a whole: recoloured, merged, deleted, each one undo step."""
+"""Editing of structures: recolour, merge, delete, each one undo step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ UNBALANCED = 20
 class Holder(Protocol):
     """Knows labels of one image and can change them."""
 
-    truth: ImageAnnotations
+    annotated: ImageAnnotations
 
     def put_back(
         self, origin: LabelSource, region: Region, now: TimedValues, then: TimedValues
@@ -125,9 +125,9 @@ class ClassEditor:
     def _edits(self, number: int, into: int) -> list[Edit]:
         edits = []
         for strokes in self._annotations.strokes.values():
-            if strokes.truth.kind is LabelKind.INSTANCES:
+            if strokes.annotated.kind is LabelKind.INSTANCES:
                 continue
-            full = strokes.truth.kind is LabelKind.FULL
+            full = strokes.annotated.kind is LabelKind.FULL
             value = 0 if full and into == BACKGROUND_LABEL else into
             edits += _replacing(strokes, LabelSource.STROKES, number, value)
         for prediction in self._masks.predictions.values():
@@ -185,13 +185,13 @@ def _followed(known: Mapping[int, int], number: int, into: int) -> dict[int, int
 
 def _replacing(holder: Any, origin: LabelSource, number: int, into: int) -> list[Edit]:
     """What there is to change of one number in all that one origin says."""
-    grid, edits = holder.truth.grid(origin), []
+    grid, edits = holder.annotated.grid(origin), []
     for cell in grid.cells():
         chunk = grid.chunk(cell)
         if (chunk == number).any():
             after = np.where(chunk == number, into, chunk).astype(chunk.dtype)
             region = grid.region_of(cell)
-            times = holder.truth.times(origin, region)
+            times = holder.annotated.times(origin, region)
             edits.append(Edit(holder, origin, region, chunk.copy(), after, times))
     return edits
 

@@ -1,4 +1,4 @@
-"""Comparison with the model from before the last training, and the way back to it."""
+"""Comparison with the model before the last training, and return to it."""
 
 from __future__ import annotations
 

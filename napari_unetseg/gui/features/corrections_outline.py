@@ -1,4 +1,4 @@
-"""Outlines of what was corrected and accepted in the chosen image."""
+"""Outlines of corrections and accepted regions in the chosen image."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class CorrectionsOutline:
         image = self._session.image
         if wanted and image is not None:
             with refusing(self._session):
-                truth = self._annotations.truth(image)
-                self._overlay = napari_layers.CorrectionsOverlay(self._viewer, image, truth)
+                annotated = self._annotations.of(image)
+                self._overlay = napari_layers.CorrectionsOverlay(self._viewer, image, annotated)
                 self._overlay.show()
 
     def _on_image(self) -> None:

@@ -1,4 +1,4 @@
-"""Labels made of others that cannot be used as they are."""
+"""Conversion of unusable labels."""
 
 from __future__ import annotations
 

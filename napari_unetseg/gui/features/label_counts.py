@@ -1,4 +1,4 @@
-"""Voxels of each structure that are labelled, corrected and accepted in the chosen image."""
+"""Counts of labelled, corrected and accepted voxels of each structure in the chosen image."""
 
 from __future__ import annotations
 
@@ -83,13 +83,16 @@ class LabelCounts:
         self._listen(None)
 
     def _count(self) -> None:
-        source, truth = self._session.source(), self._annotations.truths.get(self._session.image)
+        source, annotated = (
+            self._session.source(),
+            self._annotations.by_image.get(self._session.image),
+        )
         labels = source.labels if source else None
         data = None if labels is None else napari_layers.data_of(labels)
         kind = source.kind if source else LabelKind.STROKES
         size = 0 if data is None else math.prod(data.shape)
         grey = self._sources.are_grey(labels)
-        said = None if truth is None else truth.snapshot()
+        said = None if annotated is None else annotated.snapshot()
         grids: dict[LabelSource, Any] = {o: None if said is None else said.grid(o) for o in COUNTED}
         if not isinstance(data, np.ndarray):  # nobody takes down what lazy arrays hold
             grids[LabelSource.STROKES] = data

@@ -1,4 +1,4 @@
-"""Live mode: masks of what is on screen while no job runs."""
+"""Live mode: prediction of the viewport while no job runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where to annotate next: the viewer goes there.
+"""Active learning: navigation to the next region to annotate.
 
 Questions are answered beside the window and beside a training (`Runner.ask`), by the newest model
 that is shown. After each suggestion some more windows are looked at ahead, so that the next one is
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 SECONDS, AHEAD_SECONDS = 1.5, 0.3
 """What a suggestion may take, and how long is looked ahead after it."""
-SAID = (LabelSource.STROKES, LabelSource.CORRECTIONS, LabelSource.ACCEPTED)
+SOURCES = (LabelSource.STROKES, LabelSource.CORRECTIONS, LabelSource.ACCEPTED)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +75,7 @@ class NextRegion:
         self.suggestion: Found | None = None
         self.waited: float | None = None
         """Seconds that the last suggestion took."""
-        self._surveys: dict[str, tuple[tuple[Any, ...], RegionQuery]] = {}
+        self._queries: dict[str, tuple[tuple[Any, ...], RegionQuery]] = {}
         self._control = JobControl()
         self._asking = False
         viewer.layers.events.removed.connect(self._on_removed)
@@ -90,9 +90,9 @@ class NextRegion:
 
     def _forget(self, layer: Any) -> None:
         """Keep nothing of an image that is gone, or another one now."""
-        self._surveys = {
+        self._queries = {
             kind: known
-            for kind, known in self._surveys.items()
+            for kind, known in self._queries.items()
             if not any(_holds(part, layer) for part in known[0])
         }
         if self.suggestion is not None and self.suggestion.layer is layer:
@@ -131,7 +131,7 @@ class NextRegion:
             for source in [*sources[here:], *sources[:here]]:
                 stack = napari_layers.stack_of(source.image, source.channels)
                 after = plane if source.image is chosen else None
-                done = _said(self._annotations.truth(source.image))
+                done = _labelled_planes(self._annotations.of(source.image))
                 free = (p for p in _from(stack.leading_shape(2), after) if p not in done)
                 if (found := next(free, None)) is not None:
                     self.show(source.image, found, stack.whole(2))
@@ -163,15 +163,15 @@ class NextRegion:
         """Ask for a suggestion beside the window; a second press while it is looked for waits."""
         if self._asking:
             return
-        survey, sources = self._survey(kind, model)
+        query, sources = self._query_for(kind, model)
         threads = self._jobs.thread_count()
         device, match = self._session.settings.device, self._session.match_spacing
         self._control.stop()  # what is looked at ahead makes room
         self._control = control = JobControl(threads)
 
-        def look(seconds: float) -> None:
-            survey.clock = self.clock
-            looks = survey.look(
+        def score(seconds: float) -> None:
+            query.clock = self.clock
+            looks = query.score_windows(
                 model, seconds, before=before, device=device, match_spacing=match, control=control
             )
             for _ in looks:
@@ -180,9 +180,9 @@ class NextRegion:
         def question() -> tuple[Suggestion | Exception, float]:
             start = self.clock()
             try:
-                if not survey.ready:
-                    look(SECONDS)
-                return survey.suggest(), self.clock() - start
+                if not query.ready:
+                    score(SECONDS)
+                return query.suggest(), self.clock() - start
             except Exception as error:  # noqa: BLE001 - said by the window's thread
                 return error, self.clock() - start
 
@@ -200,29 +200,29 @@ class NextRegion:
 
         def ahead() -> None:
             with suppress(UserError):
-                look(AHEAD_SECONDS)
+                score(AHEAD_SECONDS)
 
         self._asking = True
-        if not survey.ready:
+        if not query.ready:
             self._session.say(messages.LOOKING)
         self._runner.query(question, answer, about="look")
 
-    def _survey(self, kind: str, model: Model) -> tuple[RegionQuery, list[Source]]:
+    def _query_for(self, kind: str, model: Model) -> tuple[RegionQuery, list[Source]]:
         """What is known of the images so far; begun anew when other images are open."""
         from napari_unetseg.inference.query_strategy import RegionQuery
 
         sources = [s for s in self._sources() if self._fits(s, model)]
         key = (model.dims, *((s.image, s.channels, s.labels, s.kind) for s in sources))
-        if kind not in self._surveys or self._surveys[kind][0] != key:
-            subjects = [self._subject(source) for source in sources]
-            self._surveys[kind] = (key, RegionQuery(subjects, model.dims))
-        return self._surveys[kind][1], sources
+        if kind not in self._queries or self._queries[kind][0] != key:
+            images = [self._query_image(source) for source in sources]
+            self._queries[kind] = (key, RegionQuery(images, model.dims))
+        return self._queries[kind][1], sources
 
-    def _subject(self, source: Source) -> QueryImage:
+    def _query_image(self, source: Source) -> QueryImage:
         from napari_unetseg.inference.query_strategy import QueryImage
 
         stack = napari_layers.stack_of(source.image, source.channels)
-        truth = self._annotations.truth(source.image)
+        annotated = self._annotations.of(source.image)
         labels = None
         if source.labels is not None:
             labels = napari_layers.voxels_of(source.image, source.labels)
@@ -233,7 +233,7 @@ class NextRegion:
             if labels is not None and not strokes:
                 return np.ones(shape, bool)
             whole = (*(slice(i, i + 1) for i in plane), *region)
-            found: np.ndarray = truth.overrides(whole).reshape(shape) != 0
+            found: np.ndarray = annotated.overrides(whole).reshape(shape) != 0
             if labels is not None:
                 found |= np.asarray(labels[(*plane, *region)]) != 0
             return found
@@ -291,9 +291,9 @@ def _holds(part: Any, layer: Any) -> bool:
     )
 
 
-def _said(truth: ImageAnnotations) -> set[tuple[int, ...]]:
+def _labelled_planes(annotated: ImageAnnotations) -> set[tuple[int, ...]]:
     """Planes of which something was said."""
-    return set().union(*(truth.grid(origin).planes() for origin in SAID))
+    return set().union(*(annotated.grid(origin).planes() for origin in SOURCES))
 
 
 def _from(shape: Sequence[int], here: tuple[int, ...] | None) -> Iterator[tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Masks that the user asks for: of what is on screen, or of a whole stack."""
+"""Prediction on request, of the viewport or a whole stack."""
 
 from __future__ import annotations
 

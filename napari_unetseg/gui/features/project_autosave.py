@@ -1,4 +1,4 @@
-"""Autosave: annotations, settings and models go to the project as they change."""
+"""Autosave of annotations, settings and models to the project."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Projects that are opened, recovered, and completed with images that were not found."""
+"""Opening and recovery of projects, and search for their missing images."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class ProjectRestore:
     def _recognise(self) -> None:
         """See whether an image that came is one of the project that is not open."""
         project, images = self._store.project, self._sources.images()
-        if project is None or len(project.truths) <= len(self._store.keys):
+        if project is None or len(project.by_image) <= len(self._store.keys):
             return
         seen = [(id(image), id(image.data)) for image in images]
         if seen != self._recognised:

@@ -1,4 +1,4 @@
-"""Which computer trains and predicts: this one, or one behind an address."""
+"""Choice of a remote computer for training and prediction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Structures and the brushes that paint them."""
+"""Structures and brushes."""
 
 from __future__ import annotations
 

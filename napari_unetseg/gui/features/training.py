@@ -1,4 +1,4 @@
-"""Training: started by the user, and anew after strokes."""
+"""Training: manual, and automatic after strokes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mask on screen while a training goes on."""
+"""Viewport mask during training."""
 
 from __future__ import annotations
 

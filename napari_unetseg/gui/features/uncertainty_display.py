@@ -1,4 +1,4 @@
-"""Uncertainty of the network about what is on screen, as a layer that follows the viewer.
+"""Uncertainty layer of the viewport.
 
 PyTorch is imported here inside the functions, so that opening the dock needs none.
 """

@@ -1,4 +1,4 @@
-"""Voxel sizes of the chosen image and of the model in use: compared, and matched if wanted."""
+"""Voxel sizes of the chosen image and the model: comparison and matching."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a layer lies on the grid of an image: as many voxels, each over its own of the image.
+"""Alignment of a layer with an image's grid.
 
 What a layer of labels, a mask or a further channel is to an image is asked here alone. Axes of
 length 1 make no difference. Places are compared in the world that napari shows, in voxels of the

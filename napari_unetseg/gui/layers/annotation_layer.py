@@ -1,4 +1,4 @@
-"""Labels layers that people paint on: made, coloured, counted and copied."""
+"""Annotation layers: creation, colours, counts, copies."""
 
 from __future__ import annotations
 

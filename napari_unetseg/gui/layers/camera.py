@@ -1,4 +1,4 @@
-"""Moves the viewer to a region of an image, and shows that image where others lie over it."""
+"""Camera moves to a region of an image, which is brought to the front."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which part of each plane has a mask. NumPy alone."""
+"""Predicted part of each plane."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No painting where a full disk would end napari."""
+"""Painting disabled on a full disk, which would end napari."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers that stay over their image when it is scaled, moved, turned or given other units."""
+"""Layers that follow their image's scale, position, rotation and units."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which axes a layer has, and the shape that labels of an image have."""
+"""Axes of layers, and the shape of labels of an image."""
 
 from __future__ import annotations
 

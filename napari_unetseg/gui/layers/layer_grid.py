@@ -1,4 +1,4 @@
-"""Image layers as stacks: axes, spacing, channels; and what of them is on screen."""
+"""Image layers as stacks, and their visible part."""
 
 from __future__ import annotations
 

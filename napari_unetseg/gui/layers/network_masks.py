@@ -1,4 +1,4 @@
-"""The masks that models predicted of one image: the newest, and those of the model before."""
+"""Predicted masks of one image: the newest, and those of the model before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers to look at: what is the user's own, and what differs between two models."""
+"""Overlay layers: corrections, and differences of two models."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def _put_on_top(viewer: ViewerModel, layer: Labels) -> None:
 class CorrectionsOverlay:
     """Outlines of what was corrected and accepted in an image."""
 
-    def __init__(self, viewer: ViewerModel, image: Image, truth: ImageAnnotations) -> None:
-        self._viewer, self._truth, self.image = viewer, truth, image
-        self._data = empty_grid(truth.shape)
+    def __init__(self, viewer: ViewerModel, image: Image, annotated: ImageAnnotations) -> None:
+        self._viewer, self._annotated, self.image = viewer, annotated, image
+        self._data = empty_grid(annotated.shape)
         self._dirty = False
         self.layer = _overlay(image, self._data, "yours", "yours", OWN)
         self.layer.contour = 1
         for origin in (LabelSource.CORRECTIONS, LabelSource.ACCEPTED):
-            grid = truth.grid(origin)
+            grid = annotated.grid(origin)
             for cell in grid.cells():
                 self.renew(grid.region_of(cell))
 
@@ -83,8 +83,8 @@ class CorrectionsOverlay:
 
     def renew(self, region: Region) -> None:
         """Something was said in a region."""
-        own = np.where(self._truth.read(LabelSource.CORRECTIONS, region) != 0, CORRECTED, 0)
-        own[self._truth.read(LabelSource.ACCEPTED, region) != 0] = ACCEPTED
+        own = np.where(self._annotated.read(LabelSource.CORRECTIONS, region) != 0, CORRECTED, 0)
+        own[self._annotated.read(LabelSource.ACCEPTED, region) != 0] = ACCEPTED
         self._data[region] = own
         self._dirty = True
 

@@ -1,4 +1,4 @@
-"""Where a person changed a Labels layer.
+"""Paint events: user edits of a Labels layer.
 
 napari tells of a finished stroke with what it has for its undo, in a form that is its own business
 and has changed before; a stroke's bounding box is read from it where the form is known. Of a fill

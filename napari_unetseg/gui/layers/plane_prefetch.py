@@ -1,4 +1,4 @@
-"""Planes in files that scrolling comes to next are read before they are shown."""
+"""Prefetching of planes in the direction of scrolling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regions that people point at: the plane on screen, shapes that they drew, an object."""
+"""Regions chosen by the user: the visible plane, drawn shapes, an object."""
 
 from __future__ import annotations
 

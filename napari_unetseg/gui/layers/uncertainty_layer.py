@@ -1,4 +1,4 @@
-"""The layer that shows how unsure the network is: from 0, black, to 1, bright."""
+"""Uncertainty layer: 0 black, 1 bright."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of our layers is seen."""
+"""Visibility of the plugin's layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Snapshots of what is labelled in layers, taken by the GUI thread without copying voxels.
+"""Snapshots of layers' labels for training, without copying voxels.
 
 What is painted is in the image's `ImageAnnotations`, in chunks that a snapshot shares until they
 are written to. What takes longer is done by whoever needs it, in any thread: finding what was
@@ -112,7 +112,7 @@ class Snapshot:
 
 def take_snapshots(
     sources: Sequence[Source],
-    truths: Mapping[Any, ImageAnnotations],
+    by_image: Mapping[Any, ImageAnnotations],
     newer: Mapping[Any, Sequence[Region]] | None = None,
     before: Iterable[Snapshot] = (),
     *,
@@ -124,7 +124,7 @@ def take_snapshots(
 
     Parameters
     ----------
-    sources, truths
+    sources, by_image
         What there is to train on, and what was said about each image.
     newer
         Regions of images where something was painted since their mask was shown.
@@ -140,7 +140,7 @@ def take_snapshots(
     """
     used, regions = [s for s in sources if s.used and not s.on_disk], newer or {}
     found = [
-        _snapshot(s, truths.get(s.image), tuple(regions.get(s.image, ())), complete) for s in used
+        _snapshot(s, by_image.get(s.image), tuple(regions.get(s.image, ())), complete) for s in used
     ]
     earlier = {one.image: one for one in before}
     taken = tuple(one for one in found if one is not None)
@@ -150,11 +150,11 @@ def take_snapshots(
 
 
 def _snapshot(
-    source: Source, truth: ImageAnnotations | None, newer: tuple[Region, ...], complete: bool
+    source: Source, annotated: ImageAnnotations | None, newer: tuple[Region, ...], complete: bool
 ) -> Snapshot | None:
     stack = napari_layers.stack_of(source.image, source.channels)
-    truth = truth or ImageAnnotations(stack.grid_shape)
-    said = truth.snapshot()
+    annotated = annotated or ImageAnnotations(stack.grid_shape)
+    said = annotated.snapshot()
     if source.labels is None:
         if not said.labelled_planes():
             return None
@@ -164,7 +164,9 @@ def _snapshot(
     AnnotatedImage(stack, data, source.kind)  # refuses what does not fit
     if not isinstance(data, np.ndarray):
         return Snapshot(source.image, stack, data, source.kind, said, newer)
-    live = (on_grid(data, stack.grid_shape), truth.grid(LabelSource.STROKES)) if complete else None
+    live = (
+        (on_grid(data, stack.grid_shape), annotated.grid(LabelSource.STROKES)) if complete else None
+    )
     labels = said.grid(LabelSource.STROKES)
     return Snapshot(source.image, stack, labels, source.kind, said, newer, live)
 

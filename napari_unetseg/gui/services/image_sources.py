@@ -1,4 +1,4 @@
-"""Images, channels and labels that the user works on; layers that come and go."""
+"""Chosen images, channels and labels; added and removed layers."""
 
 from __future__ import annotations
 
@@ -391,7 +391,7 @@ class ImageSources:
         """What is said of an image stays with its pixels; in its layer is another one now."""
         session = self._session
         with refusing(session):
-            shape, known = napari_layers.grid_shape(image), self._annotations.truths.get(image)
+            shape, known = napari_layers.grid_shape(image), self._annotations.by_image.get(image)
             if known is not None and known.shape != shape:
                 self._put_away(image, shape)
         session.events.sources.emit(session.sources, session.sources)

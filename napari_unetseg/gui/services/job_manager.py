@@ -1,4 +1,4 @@
-"""The one job of a window: its start, progress, pause, stop and end."""
+"""The current job of a window: start, progress, pause, stop and end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Alignment of layers with the chosen image: checked, said, and corrected when asked."""
+"""Alignment of layers with the chosen image: check, message, correction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of the models that a session lists, in the folder of its project."""
+"""Files of the session's models in the project folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The job that writes a page about a project."""
+"""Job that writes a project report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of a session: the one in use, those before it, and the settings that describe it."""
+"""Models of a session: current one, history, settings."""
 
 from __future__ import annotations
 

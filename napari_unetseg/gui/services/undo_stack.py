@@ -1,4 +1,4 @@
-"""Undo of what the plugin did, beside napari's own undo of strokes."""
+"""Undo stack of the plugin, beside napari's undo of strokes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keyboard shortcuts of a window: bound while a dock is open, off while somebody types."""
+"""Key bindings of a window, active while a dock is open and nobody types text."""
 
 from __future__ import annotations
 

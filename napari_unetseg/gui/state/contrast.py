@@ -1,4 +1,4 @@
-"""Contrast of colours (WCAG 2.1), and colours that can be told from what is behind them."""
+"""Colour contrast (WCAG 2.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a job still takes, from the part of it that is done."""
+"""Estimated remaining time of a job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the dock says: errors, progress and results as sentences."""
+"""Messages of the dock: errors, progress and results as sentences."""
 
 from __future__ import annotations
 

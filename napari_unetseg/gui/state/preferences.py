@@ -1,4 +1,4 @@
-"""What the user set under Preferences ▸ U-Net segmentation."""
+"""User preferences (Preferences ▸ U-Net segmentation)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the user has chosen and what is running: plain evented state, no Qt and no napari.
+"""Evented state of a session: choices and running job; no Qt, no napari.
 
 Layers appear here as opaque handles, compared by identity. Only the GUI thread sets anything.
 """

@@ -1,4 +1,4 @@
-"""The training curve: points and marks of a training's events. NumPy alone."""
+"""Training curve: points and marks of a training's events."""
 
 from __future__ import annotations
 

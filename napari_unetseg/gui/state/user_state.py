@@ -1,4 +1,4 @@
-"""Flags of the window that are kept between sessions, such as a hint that was dismissed."""
+"""Persistent flags of the user interface, such as dismissed hints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All other settings of a training, as a form made from `TrainSettings`; folded away."""
+"""Collapsed form of all other training settings, from `TrainSettings`."""
 
 from __future__ import annotations
 

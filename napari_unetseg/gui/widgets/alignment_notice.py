@@ -1,4 +1,4 @@
-"""Why a layer is not used with the chosen image, and a button that lays it over the image."""
+"""Notice of a misaligned layer, with a button to align it."""
 
 from __future__ import annotations
 

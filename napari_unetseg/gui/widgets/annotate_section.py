@@ -1,4 +1,4 @@
-"""Labels: a layer to paint on, existing layers or folders; structures and brushes."""
+"""Annotation section: annotation layer, existing layers or folders; structures and brushes."""
 
 from __future__ import annotations
 

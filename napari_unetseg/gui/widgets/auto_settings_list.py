@@ -1,4 +1,4 @@
-"""What a training chose for its images, and why; read only and folded away."""
+"""Collapsed list of automatically chosen settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many images at once: a list of them, how each goes, and what was found in each."""
+"""Batch section: images, progress, results."""
 
 from __future__ import annotations
 

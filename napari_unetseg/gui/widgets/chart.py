@@ -1,4 +1,4 @@
-"""Two axes of curves drawn by pyqtgraph; imported only when there is something to draw."""
+"""Chart with two axes (pyqtgraph), imported when there are data."""
 
 from __future__ import annotations
 

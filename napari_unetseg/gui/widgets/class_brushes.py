@@ -1,4 +1,4 @@
-"""The list of structures and the background brush; a click takes that brush."""
+"""List of structures and the background brush; a click selects the brush."""
 
 from __future__ import annotations
 

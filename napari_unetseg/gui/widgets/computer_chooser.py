@@ -1,4 +1,4 @@
-"""A field for the computer that trains and predicts."""
+"""Field for the remote computer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The live plot: losses on the left axis, validation Dice on the right one, a legend below."""
+"""Live plot: losses on the left axis, validation Dice on the right one, a legend below."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forms made by magicgui, with labels in one column."""
+"""magicgui forms with aligned labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The help dialog: the steps of a session, the shortcuts, label values, and versions."""
+"""Help dialog: workflow, shortcuts, label values, versions."""
 
 from __future__ import annotations
 

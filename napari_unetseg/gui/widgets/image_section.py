@@ -1,4 +1,4 @@
-"""Which image, which channels, planes or volumes."""
+"""Image section: image, channels, planes or volumes."""
 
 from __future__ import annotations
 

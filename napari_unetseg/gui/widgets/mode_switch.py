@@ -1,4 +1,4 @@
-"""Live, once, frozen: when the mask on screen changes."""
+"""Mode switch of prediction: live, once, frozen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model in use: earlier ones, saving, loading, what it is."""
+"""Model section: current and earlier models, save, load, details."""
 
 from __future__ import annotations
 

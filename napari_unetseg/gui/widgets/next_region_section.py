@@ -1,4 +1,4 @@
-"""Where to look next: a button that goes there, a menu for other places, the uncertainty layer."""
+"""Active learning section: next region, other regions, uncertainty layer."""
 
 from __future__ import annotations
 

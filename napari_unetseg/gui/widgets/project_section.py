@@ -1,4 +1,4 @@
-"""Where everything is kept: projects with a name, and what windows without one have left."""
+"""Project section: named projects, and recovery of unnamed ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predict, tidy up, export."""
+"""Result section: predict, post-process, export."""
 
 from __future__ import annotations
 

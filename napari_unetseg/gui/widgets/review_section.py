@@ -1,4 +1,4 @@
-"""Correct and accept: what people say of the mask, and what they take back."""
+"""Review section: accept, withdraw, drop corrections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all panels share: a heading, the session's events, the look."""
+"""Base class of sections: heading, session events, style."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The line at the foot of the dock: one sentence, always in sight."""
+"""Status line at the bottom of the dock."""
 
 from __future__ import annotations
 

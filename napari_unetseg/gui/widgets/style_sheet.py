@@ -1,4 +1,4 @@
-"""The look of the dock in the colours and the size of text of a napari theme."""
+"""Style sheet of the dock from napari's theme colours and font size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One button that trains and stops; how long; progress, curve, result and what was chosen."""
+"""Training section: start and stop, limits, progress, curve, result."""
 
 from __future__ import annotations
 

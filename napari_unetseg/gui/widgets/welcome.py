@@ -1,4 +1,4 @@
-"""What to press, said once at the top of the dock."""
+"""Welcome hint at the top of the dock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table of the objects in a mask, in physical units."""
+"""Object measurements of a mask, in physical units."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ def check_mask(
     kind: LabelKind = LabelKind.FULL,
     ignore: int | None = None,
 ) -> tuple[str, ...]:
-    """Look at a mask that comes from anywhere, all of it.
+    """Check a mask from any source.
 
     Returns
     -------
     tuple of str
-        What people should know of it, in sentences.
+        Notices on doubtful values.
 
     Raises
     ------
     UserError
-        It is an image, or a mask whose edges were blurred.
+        It is an image, or a mask with blurred edges.
     """
     if mask.data.dtype.kind not in "buif" or mask.channel_axis is not None:
         raise UserError(_no_mask(mask))
@@ -104,8 +104,8 @@ def objects_of(
     Parameters
     ----------
     mask
-        Whole numbers. ``full``: what touches within a structure, corners included, is an object;
-        ``instances``: every number is one, of structure 1. What is not above 0 is no object.
+        Whole numbers. ``full``: connected components of each structure; ``instances``: every number
+        is an object of structure 1. Numbers up to 0 are background.
     image
         Of the same grid; the mean of each channel in each object is measured, over its finite
         pixels.
@@ -240,7 +240,7 @@ def _columns(mask: Stack, image: Stack | None, dims: int) -> list[str]:
 
 
 def _write(path: Path, columns: Sequence[str], rows: Sequence[Row], scratch: Path | None) -> None:
-    """Write the table, whole or not at all."""
+    """Write the table atomically."""
     if path.suffix.lower() == ".parquet":
         _write_parquet(path, columns, rows, scratch)
         return
@@ -254,7 +254,7 @@ def _write(path: Path, columns: Sequence[str], rows: Sequence[Row], scratch: Pat
 
 
 def _plain(value: Any) -> Any:
-    """What is no number is left empty; six digits are enough for a measurement."""
+    """Six significant digits; None for NaN."""
     if not isinstance(value, float):
         return value
     return f"{value:.6g}" if math.isfinite(value) else ""

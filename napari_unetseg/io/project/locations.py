@@ -1,4 +1,4 @@
-"""Where projects are, those without a name yet and those opened last, and where their images."""
+"""Locations of projects (unnamed and recent ones) and of their images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Formats of microscope makers, read by bioio where its reader for the format is installed."""
+"""Microscope vendors' formats, read by installed bioio plugins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of one shape that make a stack: a folder, or a pattern such as ``img_t*_z*.tif``."""
+"""File series as a stack: a folder, or a pattern such as ``img_t*_z*.tif``."""
 
 from __future__ import annotations
 

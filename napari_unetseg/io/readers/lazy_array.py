@@ -1,4 +1,4 @@
-"""Arrays in files, read a plane at a time; the planes read last are kept in memory."""
+"""Lazy arrays that read files plane by plane, with a cache."""
 
 from __future__ import annotations
 

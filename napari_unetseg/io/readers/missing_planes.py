@@ -1,4 +1,4 @@
-"""Planes that a TIFF says it has and that are not in it, as after an acquisition that broke off."""
+"""Missing planes of a TIFF, as after an aborted acquisition."""
 
 from __future__ import annotations
 

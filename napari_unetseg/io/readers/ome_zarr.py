@@ -1,4 +1,4 @@
-"""OME-Zarr 0.4 and 0.5, and plain Zarr arrays: which arrays make an image, and what they mean."""
+"""OME-Zarr 0.4 and 0.5, and plain Zarr arrays."""
 
 from __future__ import annotations
 

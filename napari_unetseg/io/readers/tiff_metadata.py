@@ -1,4 +1,4 @@
-"""What a TIFF says about an image in it: pixel sizes, units, names and colours of channels."""
+"""TIFF metadata: pixel sizes, units, names and colours of channels."""
 
 from __future__ import annotations
 

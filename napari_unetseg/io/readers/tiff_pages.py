@@ -1,4 +1,4 @@
-"""Whether the pages of a TIFF are as their series says: a header each, which may lie."""
+"""Validation of TIFF page headers against their series."""
 
 from __future__ import annotations
 

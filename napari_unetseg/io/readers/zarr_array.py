@@ -1,4 +1,4 @@
-"""A Zarr array in a folder, read chunk by chunk; the chunks read last are kept in memory."""
+"""Lazy Zarr array of a folder, with a chunk cache."""
 
 from __future__ import annotations
 

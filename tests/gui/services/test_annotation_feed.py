@@ -133,7 +133,7 @@ def test_training_and_offers_copy_no_labels_in_the_gui_thread(
     assert peak < desk.layer.data.nbytes / 4
     gate.open.release()
     desk.wait(lambda: bool(desk.began))
-    grid = desk.plugin.annotations.truth(desk.image).grid(LabelSource.STROKES)
+    grid = desk.plugin.annotations.of(desk.image).grid(LabelSource.STROKES)
     (pair,) = desk.began[0]
     assert [c for c in grid.cells() if not pair.labels.same_chunk(grid, c)] == []
     assert len(grid.cells()) > PLANES
@@ -190,7 +190,7 @@ def test_nothing_is_offered_where_nothing_changed(desk: Desk) -> None:
 def test_a_next_training_works_out_again_what_wins_only_where_something_was_said(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    truth = desk.plugin.annotations.truth(desk.image)
+    truth = desk.plugin.annotations.of(desk.image)
     for plane in range(PLANES):
         region = (slice(plane, plane + 1), slice(0, SIDE), slice(0, SIDE))
         truth.record(LabelSource.CORRECTIONS, region, np.full((1, SIDE, SIDE), 2, np.uint8))

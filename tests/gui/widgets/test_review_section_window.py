@@ -59,7 +59,7 @@ def test_the_review_panel_accepts_takes_back_forgets_and_undoes(painted: Window)
     assert not panel.undo.isEnabled()
     layer = mask(painted)
     assert panel.accept.isEnabled()
-    truth = plugin.annotations.truth(painted.session.image)
+    truth = plugin.annotations.of(painted.session.image)
 
     painted.click(panel.accept)
     assert truth.count(LabelSource.ACCEPTED) == layer.data.size
