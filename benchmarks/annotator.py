@@ -200,7 +200,7 @@ class Desk:
             return None
         shape = found.layer.data.shape[-2:]
         region = (*(slice(i, i + 1) for i in plane), *(slice(0, n) for n in shape))
-        if not found.covers(region):
+        if not found.masks.covers(region):
             return None
         return np.asarray(found.layer.data[plane])
 
@@ -211,7 +211,8 @@ class Desk:
             if self.model is not None:
                 models.add(self.model.id)
             found = self.plugin.masks.predictions.get(self.layers[image])
-            if found and found.model_id in models and found.is_fresh(plane, found.model_id):
+            masks = found.masks if found else None
+            if masks and masks.model_id in models and masks.is_fresh(plane, masks.model_id):
                 break
             self.work(TURN)
         return self.mask(image, plane)

@@ -151,7 +151,7 @@ class Tester:
 
     def scalings(self, stack: Stack) -> tuple[dict[str, Normalization], bool]:
         """How each rule scales an image, and whether anything is said of it now."""
-        own = Normalization.estimate([stack])
+        own = Normalization.choose([stack])
         after, notices = self.usual.for_stack(stack)
         return {"before": self._before(own), "after": after, "own": own}, bool(notices)
 

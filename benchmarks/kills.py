@@ -89,7 +89,7 @@ def child(home: Path, seed: int) -> None:
         end = time.monotonic() + 0.02
         while time.monotonic() < end:
             QApplication.processEvents()
-        print("did", number, *digests(plugin.annotations.truth(image)), flush=True)
+        print("did", number, *digests(plugin.annotations.of(image)), flush=True)
     os._exit(0)
 
 
@@ -241,7 +241,7 @@ def left_in(home: Path) -> list[str] | None:
     for folder in home.glob("napari-unetseg/recovery/*"):
         project = Project.open(folder)
         try:
-            return digests(project.truths["image-1"])
+            return digests(project.by_image["image-1"])
         finally:
             project.close()
     return None

@@ -29,7 +29,7 @@ from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.io.folder_pairs import find_pairs
 from napari_unetseg.models.registry import build
-from napari_unetseg.training.distillation import Teacher
+from napari_unetseg.training.distillation import Distillation
 
 if TYPE_CHECKING:
     from napari_unetseg.data.validation_split import VoxelIndices
@@ -64,7 +64,7 @@ def held_up(
 ) -> tuple[TrainingDataset, VoxelIndices]:
     """What a training does with newer annotations before it goes on."""
     newer = data.with_annotations(pairs, fixed)
-    Teacher(network, newer, set(data.fingerprints))
+    Distillation(network, newer, set(data.fingerprints))
     return newer, newer.labels_added_since(data)
 
 

@@ -111,7 +111,7 @@ def painted(planes: int, side: int) -> np.ndarray:
 def correct(plugin: Plugin, planes: int, side: int) -> None:
     """Put a correction on each plane, as painting on masks does."""
     image = plugin.session.image
-    truth = plugin.annotations.truth(image)
+    truth = plugin.annotations.of(image)
     for plane in range(planes):
         region = (slice(plane, plane + 1), slice(0, side // 2), slice(0, side // 2))
         values = truth.read(LabelSource.CORRECTIONS, region)

@@ -22,7 +22,8 @@ import numpy as np
 from napari_unetseg.core.settings import TrainSettings
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.data.dataset import TrainingDataset
-from napari_unetseg.runtime.devices import default_threads, use_threads
+from napari_unetseg.runtime.cpu import default_threads
+from napari_unetseg.runtime.devices import use_threads
 from napari_unetseg.training import trainer
 from napari_unetseg.training.augmentation import Augmenter
 from napari_unetseg.training.batch_sampler import Prefetcher, Sampler

@@ -23,7 +23,7 @@ from torch.nn import functional
 from worlds import CLASSES, EDGE, field, make_bank
 
 from napari_unetseg.models.unet import UNet
-from napari_unetseg.training.linear_probe import BODY_DEPTH, BODY_WIDTH
+from napari_unetseg.training.linear_probe import BACKBONE_DEPTH, BACKBONE_WIDTH
 from napari_unetseg.training.losses import LossInputs, class_weights, cross_entropy, dice_loss
 
 CROP = 112
@@ -119,7 +119,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
     images, truths = make_bank(options.seed + 1, options.worlds)
-    network = UNet(3, 2, width=BODY_WIDTH, depth=BODY_DEPTH)
+    network = UNet(3, 2, width=BACKBONE_WIDTH, depth=BACKBONE_DEPTH)
     network.head = nn.Identity()  # type: ignore[assignment]
     if options.init:
         network.load_state_dict(load_file(options.init), strict=False)

@@ -35,7 +35,7 @@ class Rounds:
 
     def __init__(self, data: BenchmarkSet, seed: int, options: argparse.Namespace) -> None:
         self.options, self.settings = options, make_settings(options, seed)
-        self.given, self.truths = data.training(), data.training("full")
+        self.given, self.by_image = data.training(), data.training("full")
         self.tests = data.tests()
         self.rng = np.random.default_rng(seed)
         self.share = 1 / options.rounds
@@ -72,7 +72,7 @@ class Rounds:
     def paint(self, labels: Labels, masks: Labels) -> Labels:
         """Another share of strokes where the masks are most wrong."""
         wanted = {value: round(self.share * n) for value, n in amounts(self.given).items()}
-        return add_strokes(labels, self.truths, masks, wanted, self.rng)
+        return add_strokes(labels, self.by_image, masks, wanted, self.rng)
 
     def train(self, labels: Labels, seconds: float, init: Model | None = None) -> Trace:
         """Train on strokes."""
@@ -92,7 +92,7 @@ class Rounds:
     def masks(self, model: Model) -> Labels:
         """The model's masks of the training images."""
         predict = predictor(model, self.options.threads, self.settings.device)
-        return [predict(image.image, image.planes) for image in self.truths]
+        return [predict(image.image, image.planes) for image in self.by_image]
 
     def judge(self, trace: Trace, model: Model) -> Json:
         """Dice on the test images, and how long it took."""

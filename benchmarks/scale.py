@@ -191,7 +191,7 @@ def rate(path: Path, threads: int, seconds: float) -> Row:
 def _pieces(alone: ChunkPredictor, stack: Any, number: int) -> Iterator[np.ndarray]:
     """The tiles of a chunk, scaled, as the network is given them."""
     read, (_, region) = alone.read(stack, number), alone.grid.place(number)
-    for tile in alone._tiles(region):
+    for tile in alone._tiling.tiles(region):
         both = zip(tile.read, read.region, strict=True)
         place = (slice(t.start - r.start, t.stop - r.start) for t, r in both)
         yield np.ascontiguousarray(read.image[(slice(None), *place)])

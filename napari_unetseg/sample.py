@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     LayerData = tuple[np.ndarray[Any, Any], dict[str, Any], str]
 
-__all__ = ["cell", "immunohistochemistry", "nuclei2d", "sample_path", "two_structures"]
-
 _PACKAGE = Path(__file__).resolve().parent
 FOLDERS = (_PACKAGE / "_sample", _PACKAGE.parent / "sample_data")
 """Where sample files are looked for: in an installed package, then in a source checkout."""

@@ -55,7 +55,7 @@ def is_same(one: ImageAnnotations, other: ImageAnnotations) -> bool:
 
 def reopened(folder: Path) -> tuple[Project, ImageAnnotations]:
     one = Project.open(folder)
-    return one, one.truths[KEY]
+    return one, one.by_image[KEY]
 
 
 def kill(project: Project) -> None:

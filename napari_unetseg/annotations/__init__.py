@@ -1,1 +1,1 @@
-"""What a person painted, corrected and accepted."""
+"""Annotations of images: strokes, corrections, accepted regions."""

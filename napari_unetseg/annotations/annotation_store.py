@@ -1,7 +1,6 @@
-"""What a person said about one image: strokes, corrections, accepted regions, kept apart.
+"""Annotations of one image: strokes, corrections and accepted regions with change times.
 
-Every voxel of each remembers when it was last changed, so that where they disagree the newest wins.
-An undo is a change like any other, and so the newest. NumPy alone.
+Where they disagree the newest wins; an undo is a change, too.
 """
 
 from __future__ import annotations
@@ -24,55 +23,44 @@ from napari_unetseg.annotations.sparse_array import (
 )
 from napari_unetseg.core.labels import LabelKind
 
-__all__ = ["AnnotationChange", "ImageAnnotations", "LabelSource", "Said"]
-
-LEAST_READY, MOST_READY = 2**18, 2**23
-"""Bytes of a fill, the next of which finds memory that was touched already: at 5 µs a page, new
-memory took longer than all else."""
-Said = tuple[np.ndarray, np.ndarray]
-"""Values and their times, of one region's shape."""
+MIN_FILL_BUFFER, MAX_FILL_BUFFER = 2**18, 2**23
+"""Bytes of a reused buffer for fills, since new memory costs 5 µs a page."""
+TimedValues = tuple[np.ndarray, np.ndarray]
+"""Values and times of a region."""
 
 
 class LabelSource(StrEnum):
-    """Where a label comes from."""
+    """Source of a label."""
 
     STROKES = "strokes"
     """Painted in the annotation layer, in the numbers of its kind."""
     CORRECTIONS = "corrections"
     """Painted on a prediction: 0 nothing, 1 to 254 a structure, 255 background."""
     ACCEPTED = "accepted"
-    """Declared right; numbers as in corrections."""
+    """Accepted predictions; numbers as in corrections."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnnotationChange:
-    """What a region of one origin holds from now on.
-
-    Attributes
-    ----------
-    origin, region
-        What changed and where.
-    values
-        What is there now, of the region's shape.
-    stamp
-        The time of voxels that differ from before: a number that grows with every change.
-    stamps
-        Times of all voxels, uint32, where they do not follow from ``stamp``; None otherwise.
-    """
+    """New content of a region of one source."""
 
     origin: LabelSource
     region: Region
+    """Source and region of the change."""
     values: np.ndarray
+    """New values, of the region's shape."""
     stamp: int
+    """Change time of the voxels that differ from before; times count changes."""
     stamps: np.ndarray | None = None
+    """Change times of all voxels, uint32, where ``stamp`` does not give them; None otherwise."""
 
 
-SAID = (LabelSource.CORRECTIONS, LabelSource.ACCEPTED)
-"""What may win over strokes."""
+OVERRIDING = (LabelSource.CORRECTIONS, LabelSource.ACCEPTED)
+"""Sources that may override strokes."""
 
 
 class _Layer:
-    """Values and times of one origin."""
+    """Values and times of one source."""
 
     def __init__(self, values: SparseArray, stamps: SparseArray) -> None:
         self.values, self.stamps = values, stamps
@@ -83,7 +71,7 @@ class _Layer:
 
 
 class ImageAnnotations:
-    """Strokes, corrections and accepted regions of one image; any thread may ask.
+    """Thread-safe annotations of one image.
 
     Parameters
     ----------
@@ -92,7 +80,7 @@ class ImageAnnotations:
     dtype
         Of the annotation layer.
     kind
-        What the numbers in the annotation layer mean.
+        Meaning of the numbers in the annotation layer.
     """
 
     def __init__(
@@ -107,22 +95,22 @@ class ImageAnnotations:
         self._layers[LabelSource.STROKES] = _Layer.empty(shape, dtype)
 
     def grid(self, origin: LabelSource) -> SparseArray:
-        """The values of one origin; not to be written to."""
+        """The values of one source; read-only."""
         return self._layers[origin].values
 
     def stamps(self, origin: LabelSource) -> SparseArray:
-        """The time of the last change of every voxel of one origin, 0 for never."""
+        """The change time of every voxel of one source, 0 for never."""
         return self._layers[origin].stamps
 
     def read(self, origin: LabelSource, region: Region) -> np.ndarray:
-        """A copy of what one origin says in a region."""
+        """A copy of a region of one source."""
         with self._lock:
             return self.grid(origin).read(region)
 
     def record(
         self, origin: LabelSource, region: Region, values: np.ndarray
     ) -> AnnotationChange | None:
-        """Take down what a region holds now, as the newest of all; None if nothing changed."""
+        """Record a region's new values as the newest change; None if nothing changed."""
         with self._lock:
             layer = self._layers[origin]
             found = list(_changed(layer.values, region, values))
@@ -132,11 +120,11 @@ class ImageAnnotations:
             values = self._copied(values[within(cut, region)])
             self.stamp += 1
             for part, differs, _ in found:
-                _say(layer, *_clip(cut, values, part, differs), self.stamp)
+                _write(layer, *_clip(cut, values, part, differs), self.stamp)
             return AnnotationChange(origin, cut, values, self.stamp)
 
     def flush(self, most: int = 16) -> bool:
-        """Do what was put off so that nobody waits, for so many chunks; whether nothing is left."""
+        """Apply deferred fills of at most so many chunks; whether none is left."""
         with self._lock:
             left = [layer for layer in self._layers.values() if not layer.stamps.flush(most)]
             if not left and self._ready.nbytes < self._wanted:
@@ -144,8 +132,8 @@ class ImageAnnotations:
             return not left
 
     def _copied(self, values: np.ndarray) -> np.ndarray:
-        """A copy; of a fill in memory that `settle` made ready, since new memory comes slowly."""
-        if not LEAST_READY <= values.nbytes <= MOST_READY:
+        """A copy; of a fill in the prepared buffer, since new memory is slow."""
+        if not MIN_FILL_BUFFER <= values.nbytes <= MAX_FILL_BUFFER:
             return values.copy()
         ready, self._ready, self._wanted = self._ready, np.empty(0, np.uint8), values.nbytes
         if not values.nbytes <= ready.nbytes <= 2 * values.nbytes:
@@ -155,19 +143,25 @@ class ImageAnnotations:
         return copy
 
     def times(self, origin: LabelSource, region: Region) -> np.ndarray:
-        """A copy of the times of a region's last changes, uint32, 0 for never."""
+        """A copy of a region's change times, uint32, 0 for never."""
         with self._lock:
             return self.stamps(origin).read(region)
 
     def put_back(
-        self, origin: LabelSource, region: Region, now: Said, then: Said, *, also: Any = False
+        self,
+        origin: LabelSource,
+        region: Region,
+        now: TimedValues,
+        then: TimedValues,
+        *,
+        also: Any = False,
     ) -> AnnotationChange | None:
-        """Say ``then`` again where that differs from ``now`` and nothing else was said since.
+        """Record ``then`` where it differs from ``now`` and nothing else was recorded since.
 
         Parameters
         ----------
         also
-            Where it is said even though there is another value by now, of the same time; bool.
+            Voxels, bool, to record even though their value differs from ``now``.
         """
         with self._lock:
             values, stamps = self.read(origin, region), self.times(origin, region)
@@ -179,7 +173,7 @@ class ImageAnnotations:
     def restore(
         self, origin: LabelSource, region: Region, values: np.ndarray, stamps: np.ndarray
     ) -> AnnotationChange | None:
-        """Let a region hold values of certain times again; None if it does."""
+        """Set a region's values with given times; None if unchanged."""
         with self._lock:
             if np.array_equal(values, self.read(origin, region)) and np.array_equal(
                 stamps, self.times(origin, region)
@@ -189,10 +183,10 @@ class ImageAnnotations:
             self.put(change)
             return change
 
-    def renew(
+    def restamp(
         self, origin: LabelSource, region: Region, where: np.ndarray
     ) -> AnnotationChange | None:
-        """Say again what is said there already, so that it is the newest; None if it is nothing."""
+        """Record existing values again as the newest change; None without any."""
         with self._lock:
             values, stamps = self.read(origin, region), self.times(origin, region)
             if not where.any():
@@ -202,7 +196,7 @@ class ImageAnnotations:
             return self.restore(origin, region, values, stamps)
 
     def put(self, change: AnnotationChange) -> None:
-        """Make a change that was taken down before."""
+        """Apply a recorded change."""
         with self._lock:
             layer, region, values = self._layers[change.origin], change.region, change.values
             if change.stamps is not None:
@@ -210,25 +204,25 @@ class ImageAnnotations:
                 layer.values.write(region, values)
             else:
                 for part, differs, new in list(_changed(layer.values, region, values)):
-                    _say(layer, part, differs, new.copy(), change.stamp)
+                    _write(layer, part, differs, new.copy(), change.stamp)
             self.stamp = max(self.stamp, change.stamp)
 
     def adopt(self, array: Any, kind: LabelKind) -> Iterator[AnnotationChange]:
-        """Begin anew with the strokes of a layer, which are older than all else.
+        """Replace all strokes by a layer's, older than all else.
 
         Yields
         ------
-        Change
-            A chunk that holds something.
+        AnnotationChange
+            A chunk with labels.
         """
-        self.begin_strokes(array.dtype, kind)
+        self.reset_strokes(array.dtype, kind)
         for region in self.grid(LabelSource.STROKES).differing(array):
             change = AnnotationChange(LabelSource.STROKES, region, np.array(array[region]), 0)
             self.put(change)
             yield change
 
-    def begin_strokes(self, dtype: Any, kind: LabelKind) -> None:
-        """Forget all strokes: those of another layer come."""
+    def reset_strokes(self, dtype: Any, kind: LabelKind) -> None:
+        """Clear the strokes for another layer."""
         with self._lock:
             self.kind, self._away = kind, False
             self._layers[LabelSource.STROKES] = _Layer.empty(
@@ -236,9 +230,9 @@ class ImageAnnotations:
             )
 
     def retype(self, dtype: Any) -> None:
-        """Have strokes of another type of numbers, with their times.
+        """Change the dtype of the strokes and keep their times.
 
-        Numbers that do not fit become others: what the layer holds is to be noted after this.
+        Numbers that overflow change: record the layer's values after this.
         """
         with self._lock:
             old = self._layers[LabelSource.STROKES]
@@ -251,26 +245,26 @@ class ImageAnnotations:
 
     @property
     def grid_dtype(self) -> str:
-        """Name of the type of the annotation layer's numbers."""
+        """Name of the annotation layer's dtype."""
         return str(self.grid(LabelSource.STROKES).dtype)
 
-    def put_strokes_away(self) -> None:
-        """There is no annotation layer any more: its strokes win no more, but are kept."""
+    def disable_strokes(self) -> None:
+        """Disable the strokes of a removed annotation layer, but keep them."""
         with self._lock:
             self._away = True
 
     @property
-    def strokes_are_away(self) -> bool:
-        """Whether there is no annotation layer."""
+    def strokes_disabled(self) -> bool:
+        """Whether the annotation layer is removed."""
         return self._away
 
-    def take_strokes_back(self) -> None:
-        """Their annotation layer is there again."""
+    def enable_strokes(self) -> None:
+        """Enable the strokes of a restored annotation layer."""
         with self._lock:
             self._away = False
 
     def overrides(self, region: Region) -> np.ndarray:
-        """What corrections and accepted regions say of a region, the newer of both.
+        """The newer of corrections and accepted regions.
 
         Returns
         -------
@@ -281,7 +275,7 @@ class ImageAnnotations:
             return self._over(region)[0]
 
     def effective_overrides(self, region: Region) -> np.ndarray:
-        """As `over`, but 0 where a newer stroke says something."""
+        """As `overrides`, but 0 where a newer stroke lies."""
         with self._lock:
             over, times = self._over(region)
             if self._away:
@@ -294,10 +288,7 @@ class ImageAnnotations:
             return over
 
     def snapshot(self) -> ImageAnnotations:
-        """What is said now, as a truth of its own that nobody changes.
-
-        It shares chunks with this one, so that it takes no time and no memory for voxels.
-        """
+        """An immutable copy that shares chunks, so that it takes no time and no memory."""
         with self._lock:
             copy = ImageAnnotations(self.shape, kind=self.kind)
             copy.stamp, copy._away = self.stamp, self._away
@@ -308,33 +299,35 @@ class ImageAnnotations:
     def corrections(
         self, before: tuple[ImageAnnotations, SparseArray | None] | None = None
     ) -> SparseArray | None:
-        """What wins over strokes in the whole grid, as `winning`; None if nothing does.
+        """`effective_overrides` of the whole grid; None without any.
 
         Parameters
         ----------
         before
-            An earlier snapshot of the same truth, and its corrections: chunks in which nothing was
-            said since are taken from there.
+            An earlier snapshot and its result, from which unchanged chunks are taken.
         """
         old, known = before or (None, None)
         if old is None or (old.kind, old._away) != (self.kind, self._away):
             old = known = None
         out = SparseArray(self.shape) if known is None else known.snapshot()
-        for cell in {c for origin in SAID for c in self.grid(origin).cells()}.union(out.cells()):
-            if old is None or not self._shares(old, cell):
+        for cell in {c for origin in OVERRIDING for c in self.grid(origin).cells()}.union(
+            out.cells()
+        ):
+            if old is None or not self._same_chunk(old, cell):
                 region = out.region_of(cell)
                 out.write(region, self.effective_overrides(region))
         return out if out.cells() else None
 
-    def _shares(self, other: ImageAnnotations, cell: Cell) -> bool:
-        """Whether nothing was said in a chunk between two snapshots of one truth."""
+    def _same_chunk(self, other: ImageAnnotations, cell: Cell) -> bool:
+        """Whether a chunk is unchanged between two snapshots."""
         return all(
-            mine.values.shares(theirs.values, cell) and mine.stamps.shares(theirs.stamps, cell)
+            mine.values.same_chunk(theirs.values, cell)
+            and mine.stamps.same_chunk(theirs.stamps, cell)
             for mine, theirs in ((self._layers[o], other._layers[o]) for o in LabelSource)
         )
 
     def count(self, origin: LabelSource) -> int:
-        """Voxels of which one origin says something."""
+        """Labelled voxels of one source."""
         with self._lock:
             grid = self.grid(origin)
             chunks = (grid.chunk(cell) for cell in grid.cells())
@@ -343,10 +336,10 @@ class ImageAnnotations:
     def chunks(
         self, origin: LabelSource, cells: Iterable[Cell] | None = None
     ) -> Iterator[tuple[Cell, np.ndarray | None, np.ndarray | None]]:
-        """Copies of what one origin holds, chunk by chunk: place, values and times that fit.
+        """Copies of the chunks of one source: index, values and consistent times.
 
-        Of all chunks that hold anything, or of ``cells``. Either is None where all of it is zero.
-        What is said meanwhile may or may not be in it.
+        Of all chunks with labels, or of ``cells``. Values or times are None where all are zero.
+        Concurrent changes may or may not be in it.
         """
         layer = self._layers[origin]
         if cells is None:
@@ -359,7 +352,7 @@ class ImageAnnotations:
                 stamps = None if stamps is None else stamps.copy()
             yield cell, values, stamps
 
-    def said(self) -> set[tuple[int, ...]]:
+    def labelled_planes(self) -> set[tuple[int, ...]]:
         """Leading indices of the planes with corrections or accepted regions."""
         with self._lock:
             return (
@@ -382,7 +375,7 @@ class ImageAnnotations:
 def _changed(
     grid: SparseArray, region: Region, values: np.ndarray
 ) -> Iterator[tuple[Region, np.ndarray, np.ndarray]]:
-    """The parts of a region where values differ from a grid's, where in them, and the values."""
+    """The changed parts of a region, the changed voxels in them, and their values."""
     for part in parts(region):
         new = values[within(part, region)]
         differs = new != grid.view(part)
@@ -390,8 +383,10 @@ def _changed(
             yield part, differs, new
 
 
-def _say(layer: _Layer, part: Region, differs: np.ndarray, values: np.ndarray, stamp: int) -> None:
-    """Write a part's values, which are the layer's now, and the time where they differ."""
+def _write(
+    layer: _Layer, part: Region, differs: np.ndarray, values: np.ndarray, stamp: int
+) -> None:
+    """Write a part's values, which the layer adopts, and the time where they differ."""
     if differs.all():
         layer.stamps.adopt_chunk(part, uniform(np.uint32(stamp), differs.shape))
     else:
@@ -402,7 +397,7 @@ def _say(layer: _Layer, part: Region, differs: np.ndarray, values: np.ndarray, s
 def _clip(
     box: Region, values: np.ndarray, part: Region, differs: np.ndarray
 ) -> tuple[Region, np.ndarray, np.ndarray]:
-    """What of a part is in a box, where it differs, and its values of those of the box."""
+    """Clip a part, its mask of changes and its values to a box."""
     both = list(zip(part, box, strict=True))
     if all(b.start <= p.start and p.stop <= b.stop for p, b in both):
         return part, differs, values[within(part, box)]
@@ -411,7 +406,7 @@ def _clip(
 
 
 def _bounds(found: Iterable[tuple[Region, np.ndarray]]) -> Region:
-    """The bounding box of what differs in parts of a region."""
+    """The bounding box of the changed voxels."""
     low: dict[int, int] = {}
     high: dict[int, int] = {}
     for part, differs in found:

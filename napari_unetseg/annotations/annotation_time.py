@@ -1,22 +1,19 @@
-"""Annotation time: seconds between changes, without pauses. No NumPy, no clock."""
+"""Annotation time: seconds between changes, without pauses."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-__all__ = ["PAUSE", "AnnotationTime", "checked_seconds"]
-
 PAUSE = 60.0
-"""Seconds without a change that are a pause: somebody drinks coffee, or waits for a training."""
+"""Seconds without a change that count as a pause."""
 
 
 class AnnotationTime:
     """Seconds that were spent annotating the images of a project.
 
-    The time between two changes (strokes, corrections, accepted regions, undos) counts unless it
-    is a pause of more than `PAUSE` seconds; the first change after a pause counts nothing, so that
-    the sum is rather too small.
+    The time between two changes counts unless it is longer than `PAUSE`; the first change after a
+    pause counts nothing, so that the sum is rather too small.
 
     Attributes
     ----------
@@ -28,8 +25,8 @@ class AnnotationTime:
         self.seconds = 0.0
         self._last: float | None = None
 
-    def word(self, now: float) -> None:
-        """Something was said; ``now`` is in seconds, of a clock that never goes back."""
+    def count_change(self, now: float) -> None:
+        """Count a change at ``now`` seconds of a monotonic clock."""
         if self._last is not None and 0 <= now - self._last <= PAUSE:
             self.seconds += now - self._last
         self._last = now

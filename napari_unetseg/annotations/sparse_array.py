@@ -1,4 +1,4 @@
-"""Grids that are mostly zero, kept in chunks; where two grids differ. NumPy alone."""
+"""Chunked sparse arrays for grids that are mostly zero."""
 
 from __future__ import annotations
 
@@ -11,37 +11,21 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = [
-    "CHUNK",
-    "Cell",
-    "Region",
-    "SparseArray",
-    "cells",
-    "cells_in",
-    "parts",
-    "plane_region",
-    "planes_with",
-    "together",
-    "uniform",
-    "whole",
-    "within",
-]
-
 CHUNK = 256
 """Edge of a chunk along Y and X; along every other axis it is one."""
 
-MOST_TOGETHER = 2**23
-"""Voxels of a bounding box that are still looked at as one."""
+MAX_MERGED_VOXELS = 2**23
+"""Largest bounding box, in voxels, for which regions are merged."""
 
 Region = tuple[slice, ...]
 """One slice with start and stop for each axis of a grid."""
 Chunk = TypeVar("Chunk", np.ndarray, None)
 Cell = tuple[int, ...]
-"""The place of a chunk: its number along each axis."""
+"""Index of a chunk along each axis."""
 
 
 def whole(shape: Sequence[int]) -> Region:
-    """All of a grid."""
+    """The region of a whole grid."""
     return tuple(slice(0, size) for size in shape)
 
 
@@ -59,15 +43,14 @@ def cells_in(planes: Iterable[Cell], shape: Sequence[int]) -> Iterator[Cell]:
 
 
 def plane_region(plane: Cell, shape: Sequence[int]) -> Region:
-    """All of a YX plane of a grid, by its leading index."""
+    """The region of a YX plane, by its leading index."""
     return (*(slice(i, i + 1) for i in plane), *whole(shape[-2:]))
 
 
 def planes_with(array: Any) -> list[Cell]:
-    """Leading indices of the YX planes of an array that may hold anything but zero, in order.
+    """Leading indices of the YX planes that may hold anything but zero, in order.
 
-    Of a `SparseArray` and, on Linux, of a memory-mapped file those that were written; else all. So
-    a grid of terabytes in which somebody painted a plane is looked through at once.
+    Of a `SparseArray` and, on Linux, of a sparse memory-mapped file only written planes; else all.
     """
     if isinstance(array, SparseArray):
         return sorted(array.planes())
@@ -79,7 +62,7 @@ def planes_with(array: Any) -> list[Cell]:
 
 
 def _written(array: np.memmap) -> list[int] | None:
-    """Flat numbers of the planes of which the file holds anything; None where it does not say."""
+    """Flat numbers of the written planes of a sparse file; None where that is unknown."""
     whole_file = array.flags.c_contiguous and array.base is getattr(array, "_mmap", None)
     if sys.platform != "linux" or array.ndim < 3 or array.filename is None or not whole_file:
         return None
@@ -94,14 +77,14 @@ def _written(array: np.memmap) -> list[int] | None:
             at = os.lseek(file, start, os.SEEK_HOLE)
             first, last = ((n - array.offset) // size for n in (start, at - 1))
             found.update(range(max(0, first), min(last, array.nbytes // size - 1) + 1))
-    except OSError:  # there is no more, which is how it ends
+    except OSError:  # past the last data
         return sorted(found)
     finally:
         os.close(file)
 
 
 def parts(region: Region) -> Iterator[Region]:
-    """A region cut along the chunks."""
+    """A region cut along chunk borders."""
     for cell in cells(region):
         ends = zip(cell[-2:], region[-2:], strict=True)
         spans = (slice(max(c * CHUNK, s.start), min(c * CHUNK + CHUNK, s.stop)) for c, s in ends)
@@ -109,22 +92,22 @@ def parts(region: Region) -> Iterator[Region]:
 
 
 def within(part: Region, region: Region) -> Region:
-    """Where a part of a region is in an array of that region."""
+    """The slices of a part in an array of a region."""
     both = zip(part, region, strict=True)
     return tuple(slice(p.start - r.start, p.stop - r.start) for p, r in both)
 
 
-def together(regions: Sequence[Region]) -> list[Region]:
-    """The bounding box of regions, or each by itself where that would be large."""
+def merge_regions(regions: Sequence[Region]) -> list[Region]:
+    """The bounding box of regions, or the regions where that would be large."""
     if len(regions) < 2:
         return list(regions)
     spans = zip(*regions, strict=True)
     box = tuple(slice(min(s.start for s in on), max(s.stop for s in on)) for on in spans)
-    return [box] if math.prod(s.stop - s.start for s in box) <= MOST_TOGETHER else list(regions)
+    return [box] if math.prod(s.stop - s.start for s in box) <= MAX_MERGED_VOXELS else list(regions)
 
 
 class SparseArray:
-    """An array that is zero but for the chunks that were written.
+    """A chunked array that is zero where nothing was written.
 
     A chunk that holds a single number takes no memory.
 
@@ -139,11 +122,11 @@ class SparseArray:
     def __init__(self, shape: Sequence[int], dtype: Any = np.uint8) -> None:
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
         self._chunks: dict[Cell, np.ndarray] = {}
-        self._kept: set[Cell] = set()
-        self._late: dict[Cell, tuple[Region, np.ndarray, Any]] = {}
+        self._shared: set[Cell] = set()
+        self._deferred: dict[Cell, tuple[Region, np.ndarray, Any]] = {}
 
     def __getitem__(self, index: tuple[int | slice, ...]) -> np.ndarray:
-        """A copy of what is at an index of the first axes, such as a plane; slices of step 1."""
+        """A copy of a region by an index of the first axes, such as a plane; slices of step 1."""
         spans = [
             slice(*i.indices(n)[:2]) if isinstance(i, slice) else slice(i, i + 1)
             for i, n in zip(index, self.shape, strict=False)
@@ -158,52 +141,46 @@ class SparseArray:
         return self.read(whole(self.shape)).astype(dtype or self.dtype, copy=False)
 
     def snapshot(self) -> SparseArray:
-        """A grid that stays as this one is now; chunks are shared until either is written to."""
+        """A copy on write: chunks are shared until either is written to."""
         copy = SparseArray(self.shape, self.dtype)
-        copy._chunks, copy._late = self._chunks.copy(), self._late.copy()
-        self._kept.update(self._chunks)
-        copy._kept.update(copy._chunks)
+        copy._chunks, copy._deferred = self._chunks.copy(), self._deferred.copy()
+        self._shared.update(self._chunks)
+        copy._shared.update(copy._chunks)
         return copy
 
-    def shares(self, other: SparseArray, cell: Cell) -> bool:
-        """Whether nothing was written to a chunk since one grid became a `snapshot` of the other.
-
-        Also between two snapshots of one grid. Where it is False both may hold the same.
-        """
-        return self._chunks.get(cell) is other._chunks.get(cell) and self._late.get(
+    def same_chunk(self, other: SparseArray, cell: Cell) -> bool:
+        """Whether a chunk is the same object in two snapshots; False says nothing."""
+        return self._chunks.get(cell) is other._chunks.get(cell) and self._deferred.get(
             cell
-        ) is other._late.get(cell)
+        ) is other._deferred.get(cell)
 
     def same_as(self, other: SparseArray) -> bool:
-        """Whether another grid holds the same."""
+        """Whether another array has the same content."""
         mine, theirs = set(self.cells()), set(other.cells())
         return (self.shape, mine) == (other.shape, theirs) and all(
-            self.shares(other, c)
+            self.same_chunk(other, c)
             or np.array_equal(np.asarray(self.chunk(c)), np.asarray(other.chunk(c)))
             for c in mine
         )
 
     def region_of(self, cell: Cell) -> Region:
-        """What a chunk covers; chunks at the far end are cut off."""
+        """The region of a chunk; chunks at the far end are cut off."""
         leading = [slice(c, c + 1) for c in cell[:-2]]
         ends = zip(cell[-2:], self.shape[-2:], strict=True)
         return (*leading, *(slice(c * CHUNK, min(c * CHUNK + CHUNK, n)) for c, n in ends))
 
     def chunk(self, cell: Cell) -> np.ndarray | None:
-        """The chunk at a place, None where all is zero; not to be written to."""
-        if cell in self._late:
-            self._settle(cell)
+        """A chunk, None where all is zero; read-only."""
+        if cell in self._deferred:
+            self._apply(cell)
         return self._chunks.get(cell)
 
     def cells(self) -> list[Cell]:
-        """The places of the chunks that hold anything."""
-        return list(self._chunks | self._late)
+        """The indices of the chunks that are not zero."""
+        return list(self._chunks | self._deferred)
 
     def view(self, part: Region) -> np.ndarray:
-        """What a part of a region holds, as `parts` gives it, until something is written there.
-
-        Not to be written to.
-        """
+        """A read-only view of a part of `parts`, valid until the next write there."""
         *_, y, x = part
         cell = _cell_of(part)
         chunk = self.chunk(cell)
@@ -222,7 +199,7 @@ class SparseArray:
         return out
 
     def write(self, region: Region, values: np.ndarray) -> None:
-        """Set a region; chunks that become zero are forgotten."""
+        """Set a region; chunks that become zero are dropped."""
         for cell in cells(region):
             place = self.region_of(cell)
             inside, outside = _overlap(place, region)
@@ -233,96 +210,99 @@ class SparseArray:
                 self._chunks[cell] = chunk
 
     def _written(
-        self, cell: Cell, place: Region, inside: Region, piece: np.ndarray
+        self, cell: Cell, place: Region, inside: Region, values: np.ndarray
     ) -> np.ndarray | None:
-        """The chunk with a piece written to it, or another in its place; None if it is zero."""
+        """A chunk after a write, copied where it is shared; None if it is zero."""
         shape, before = tuple(s.stop - s.start for s in place), self.chunk(cell)
-        if piece.shape == shape:
-            first = self.dtype.type(piece.flat[0])
-            if not any(piece.strides) or (piece == first).all():
-                return self._new(cell, uniform(first, shape)) if first else self._new(cell, None)
-        elif before is None and not piece.any():
+        if values.shape == shape:
+            first = self.dtype.type(values.flat[0])
+            if not any(values.strides) or (values == first).all():
+                return (
+                    self._unshared(cell, uniform(first, shape))
+                    if first
+                    else self._unshared(cell, None)
+                )
+        elif before is None and not values.any():
             return None
         if before is None:
-            before = self._new(cell, np.zeros(shape, self.dtype))
-        elif cell in self._kept or not before.flags.writeable:
-            before = self._new(cell, before.copy())
-        before[inside] = piece
-        return before if before.any() else self._new(cell, None)
+            before = self._unshared(cell, np.zeros(shape, self.dtype))
+        elif cell in self._shared or not before.flags.writeable:
+            before = self._unshared(cell, before.copy())
+        before[inside] = values
+        return before if before.any() else self._unshared(cell, None)
 
     def adopt_chunk(self, part: Region, values: np.ndarray) -> None:
-        """Set a part, as `parts` gives it, without a copy where it is a whole chunk.
+        """Set a part of `parts`, without a copy where it is a whole chunk.
 
-        The values are the grid's from then on: nobody writes to them any more.
+        The array owns ``values`` from then on.
         """
         if values.size != CHUNK * CHUNK or values.dtype != self.dtype:
             self.write(part, values)
             return
         cell, first = _cell_of(part), values.flat[0]
-        self._late.pop(cell, None)
+        self._deferred.pop(cell, None)
         if any(values.strides) and not (values == first).all():
             self._chunks[cell] = values
-            self._kept.add(cell)  # it is copied before anything is written to it
+            self._shared.add(cell)  # copied before the next write
             return
-        self._kept.discard(cell)
+        self._shared.discard(cell)
         self._chunks.pop(cell, None)
         if first:
             self._chunks[cell] = uniform(first, values.shape)
 
     def set_lazy(self, part: Region, where: np.ndarray, value: np.generic) -> None:
-        """Set a value, not zero, at some places of a part, as `parts` gives it.
+        """Set a non-zero value in a mask of a part, deferred until its chunk is read, or `flush`.
 
-        It is done when its chunk is next looked at, or by `settle`: until then it takes neither
-        time nor memory. Nobody writes to ``where`` any more.
+        The array owns ``where`` from then on.
         """
         cell = _cell_of(part)
-        if cell in self._late:
-            self._settle(cell)
-        self._late[cell] = part, where, value
+        if cell in self._deferred:
+            self._apply(cell)
+        self._deferred[cell] = part, where, value
 
     def flush(self, most: int) -> bool:
-        """Do what `mark` put off, for so many chunks at most; whether nothing is left."""
-        for cell in list(self._late)[:most]:
-            self._settle(cell)
-        return not self._late
+        """Apply deferred writes of at most so many chunks; whether none is left."""
+        for cell in list(self._deferred)[:most]:
+            self._apply(cell)
+        return not self._deferred
 
-    def _settle(self, cell: Cell) -> None:
-        part, where, value = self._late.pop(cell)
+    def _apply(self, cell: Cell) -> None:
+        part, where, value = self._deferred.pop(cell)
         self.adopt_chunk(part, np.where(where, value, self.view(part)))
 
-    def _new(self, cell: Cell, chunk: Chunk) -> Chunk:
-        """A chunk that nobody has looked at yet."""
-        self._kept.discard(cell)
+    def _unshared(self, cell: Cell, chunk: Chunk) -> Chunk:
+        """Mark a chunk as not shared."""
+        self._shared.discard(cell)
         return chunk
 
     def differing(self, array: Any) -> Iterator[Region]:
-        """The chunks where an array of the same shape holds something else; reads it in pieces."""
+        """The chunks where an array of the same shape differs; reads it in pieces."""
         for cell in cells_in({*planes_with(array), *self.planes()}, self.shape):
             region = self.region_of(cell)
-            piece, chunk = np.asarray(array[region]), self.chunk(cell)
-            if piece.any() if chunk is None else not np.array_equal(piece, chunk):
+            values, chunk = np.asarray(array[region]), self.chunk(cell)
+            if values.any() if chunk is None else not np.array_equal(values, chunk):
                 yield region
 
     def planes(self) -> set[Cell]:
-        """Leading indices of the planes that hold anything."""
+        """Leading indices of the planes that are not zero."""
         return {cell[:-2] for cell in self.cells()}
 
 
 def uniform(value: np.generic, shape: tuple[int, ...]) -> np.ndarray:
-    """An array of one value that takes no memory and cannot be written to; made quickly."""
+    """A read-only array of one value that takes no memory."""
     array: np.ndarray = np.ndarray(shape, value.dtype, np.asarray(value), strides=(0,) * len(shape))
     array.flags.writeable = False
     return array
 
 
 def _cell_of(part: Region) -> Cell:
-    """The chunk that a part, as `parts` gives it, lies in."""
+    """The chunk that contains a part of `parts`."""
     *leading, y, x = [s.start for s in part]
     return (*leading, y // CHUNK, x // CHUNK)
 
 
 def _overlap(place: Region, region: Region) -> tuple[Region, Region]:
-    """Where a chunk at a place and a region meet: slices in the chunk, slices in the region."""
+    """The intersection of a chunk and a region: slices in the chunk, slices in the region."""
     both = [
         (max(p.start, r.start), min(p.stop, r.stop)) for p, r in zip(place, region, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""The command line, ``unetseg``: no napari, no Qt, and PyTorch only when a command needs it."""
+"""Command line ``unetseg``, without napari and Qt; PyTorch is imported when needed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The command line: ``unetseg train | predict | evaluate | info | …``.
-
-It imports neither napari nor Qt, and PyTorch only when a command needs it.
-"""
+"""Command line application: ``unetseg train | predict | evaluate | info | …``."""
 
 from __future__ import annotations
 
@@ -37,8 +34,6 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.versions import installed_versions
 from napari_unetseg.runtime.distributed import world
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
-
-__all__ = ["app", "main"]
 
 app = typer.Typer(
     name="unetseg",
@@ -90,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, number in installed_versions().items():
             tell(f"{name} {number}")
         return 0
-    # beside other busy programs PyTorch's threads must not wait for each other by spinning
+    # spinning OpenMP threads slow down on a busy machine
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with warnings.catch_warnings():
         if not debug:
@@ -108,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _quieten() -> None:
-    """Keep libraries from writing between our lines."""
+    """Silence libraries."""
     warnings.simplefilter("ignore")
     logger = logging.getLogger("tifffile")
     logger.propagate = False
@@ -117,7 +112,7 @@ def _quieten() -> None:
 
 
 def _failure(error: BaseException) -> int:
-    """Say in one line what went wrong, and return the exit code."""
+    """Print an error in one line and return the exit code."""
     if isinstance(error, UserError):
         complain(str(error))
         return FAILED

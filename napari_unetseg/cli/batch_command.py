@@ -1,4 +1,4 @@
-"""The command ``unetseg batch``: many images, several models."""
+"""Command ``unetseg batch``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from napari_unetseg.cli.console import Meter, finish, note, tell
+from napari_unetseg.cli.console import Meter, note, tell
 from napari_unetseg.cli.exit_codes import SomeFailedError
 from napari_unetseg.cli.interrupts import STOPPING, Interrupted, stop_on_signals
 from napari_unetseg.cli.workers import (
@@ -21,6 +21,7 @@ from napari_unetseg.cli.workers import (
 )
 from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import finish
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.text import count
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.predict_files import FileDone, Opening
     from napari_unetseg.inference.large.predict_to_zarr import Chunks
     from napari_unetseg.models.model import Model
-
-__all__ = ["batch"]
 
 
 def batch(
@@ -64,7 +63,7 @@ def batch(
 
 
 def _list(plan: Batch) -> None:
-    """Say which masks would be made of which images, and what could not be."""
+    """List the planned masks, and the errors."""
     from napari_unetseg.inference.large.batch_job import plan_batch
     from napari_unetseg.inference.large.predict_files import is_there
 
@@ -85,7 +84,7 @@ def _list(plan: Batch) -> None:
 
 
 class _Shown:
-    """What a batch tells while it runs, and the rows of its report."""
+    """Progress of a batch, and the rows of its report."""
 
     def __init__(self, meter: Meter) -> None:
         self.rows: list[tuple[Model | None, FileDone]] = []
@@ -114,7 +113,7 @@ class _Shown:
         self._meter.show(event)
 
     def _failed(self, event: JobDone) -> None:
-        """A job could not begin: a row for all its images."""
+        """Rows of the images of a job that could not start."""
         from napari_unetseg.inference.large.predict_files import FileDone
 
         job = event.job
@@ -146,7 +145,7 @@ def _run(
 
 
 def _tell(results: Sequence[JobDone]) -> None:
-    """Say what was done; raises what the exit code is made of."""
+    """Print a summary; raise the error of the exit code."""
     files = [file for job in results for file in job.files]
     done = sum(file.status == "done" for file in files)
     skipped = sum(file.status == "skipped" for file in files)

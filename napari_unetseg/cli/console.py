@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -25,26 +25,12 @@ from napari_unetseg.training.training_events import (
 if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
 
-__all__ = [
-    "Meter",
-    "complain",
-    "finish",
-    "json_text",
-    "note",
-    "score_table",
-    "show_facts",
-    "show_table",
-    "tell",
-    "write",
-]
-
-T = TypeVar("T")
 PLAIN_SECONDS = 5.0
-"""Without a terminal, progress is a line at most this often."""
+"""Least seconds between progress lines without a terminal."""
 
 
 class _Beside:
-    """Standard error, for what is said beside the result: a reader that is gone ends no job."""
+    """Standard error whose closed reader ends no job."""
 
     def __init__(self) -> None:
         self._stream: Any = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
@@ -53,12 +39,12 @@ class _Beside:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write text, if anybody reads it."""
+        """Write text, ignoring a closed reader."""
         self._attempt(lambda: self._stream.write(text))
         return len(text)
 
     def flush(self) -> None:
-        """Pass on what was written, if anybody reads it."""
+        """Flush, ignoring a closed reader."""
         self._attempt(self._stream.flush)
 
     def _attempt(self, act: Callable[[], object]) -> None:
@@ -69,41 +55,27 @@ class _Beside:
 
 
 def _console(*, stderr: bool = False, quiet: bool | None = None) -> Console:
-    """Make a console on which brackets in names are nothing special.
-
-    Of several processes that train together the first one speaks.
-    """
+    """A console without markup; under torchrun silent but for rank 0."""
     quiet = world().rank > 0 if quiet is None else quiet
     file = cast("IO[str]", _Beside()) if stderr else None
     return Console(file=file, markup=False, highlight=False, emoji=False, quiet=quiet)
 
 
 def tell(text: str) -> None:
-    """Print a line that was asked for: to standard output, whole, however wide the window is."""
+    """Print a result to standard output, without wrapping."""
     _console().print(text, soft_wrap=True)
 
 
 def note(text: str) -> None:
-    """Print a line beside the result: to standard error."""
+    """Print a notice to standard error."""
     _console(stderr=True).print(text, soft_wrap=True)
 
 
 def complain(text: str) -> None:
-    """Print what went wrong, in whichever process."""
+    """Print an error, in any process."""
     here = world()
     who = f"unetseg (process {here.rank})" if here.size > 1 else "unetseg"
     _console(stderr=True, quiet=False).print(f"{who}: {text}", soft_wrap=True)
-
-
-def finish(events: Generator[Event, None, T], on_event: Callable[[Event], object]) -> T:
-    """Run a job to its end and return what it returns."""
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        on_event(event)
 
 
 class Meter:
@@ -139,12 +111,12 @@ class Meter:
                 note(f"The same holds for {more} more (sizes: {sizes}).")
 
     def rename(self, title: str) -> None:
-        """Start anew under another title."""
+        """Restart under another title."""
         self._title = title
         self._progress.reset(self._task, description=title, total=1.0, text="")
 
     def show(self, event: Event) -> None:
-        """Show where a training or a prediction is."""
+        """Show an event of training or prediction."""
         if isinstance(event, OtherSpacing):
             self._say_once(event)
         elif isinstance(event, Notice):
@@ -168,7 +140,7 @@ class Meter:
             self._move(event.done / event.total, f"{event.done} of {event.total} chunks")
 
     def _say_once(self, event: OtherSpacing) -> None:
-        """Of many images of one voxel size the first stands for all."""
+        """Show a notice on voxel sizes once for many images."""
         if event.sizes in self._same_sizes:
             self._same_sizes[event.sizes] += 1
         else:
@@ -176,7 +148,7 @@ class Meter:
             self.line(f"{event.text} {event.offer}".rstrip())
 
     def _first_answer(self, event: ModelImproved) -> None:
-        """Its score, which no epoch tells."""
+        """Show the initial model's score, which is no epoch's."""
         if event.scores is not None and not event.step and not event.model.history[-1].curve:
             self.line(f"initial model, step 0: Dice {event.scores.mean_dice:.3f}")
 
@@ -262,7 +234,7 @@ def show_facts(rows: Sequence[tuple[str, str]]) -> None:
 
 
 def json_text(facts: Mapping[str, Any]) -> str:
-    """JSON with sorted keys; what is no number (NaN) is null."""
+    """JSON with sorted keys; NaN becomes null."""
     return json.dumps(_finite(facts), indent=2, sort_keys=True, allow_nan=False)
 
 

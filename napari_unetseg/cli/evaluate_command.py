@@ -1,4 +1,4 @@
-"""The command ``unetseg evaluate``."""
+"""Command ``unetseg evaluate``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typer import Argument, Option
 
 from napari_unetseg.cli.console import (
     Meter,
-    finish,
     json_text,
     score_table,
     show_table,
@@ -34,6 +33,7 @@ from napari_unetseg.cli.settings_options import with_settings
 from napari_unetseg.cli.workers import default_threads
 from napari_unetseg.core.atomic_write import atomic_path, check_writable
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import finish
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.text import count
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import PredictSettings
     from napari_unetseg.inference.evaluate import Evaluation
     from napari_unetseg.models.model import Model
-
-__all__ = ["evaluate"]
 
 SCHEMA = "napari-unetseg/evaluation/1"
 

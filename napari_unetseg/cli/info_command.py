@@ -1,4 +1,4 @@
-"""The command ``unetseg info``: what a model or an image file holds."""
+"""Command ``unetseg info``."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.io.readers.tiff import TiffContent
     from napari_unetseg.models.model import Model
-
-__all__ = ["info"]
 
 IMAGE_SCHEMA = "napari-unetseg/image/1"
 MODEL_SCHEMA = "napari-unetseg/model/1"
@@ -81,9 +79,9 @@ def _model_rows(model: Model, facts: Mapping[str, Any]) -> list[tuple[str, str]]
 
 
 def _image_facts(file: Path, how: ImageFiles) -> tuple[dict[str, Any], list[Row]]:
-    """Facts for JSON and rows for people.
+    """Facts as JSON and rows.
 
-    Of a TIFF all its images are listed, also where none can be opened before one is named.
+    Of a TIFF all images are listed, even if one must be named to open it.
     """
     from napari_unetseg.io.open_image import contents_of, file_of, open_levels
 
@@ -146,7 +144,7 @@ def _rows(levels: Sequence[Stack]) -> Iterator[Row]:
 
 
 def _missing(stack: Stack) -> Any:
-    """The chunks of a Zarr array that are not stored; None where all are."""
+    """Number of chunks of a Zarr array that are not stored; None without any."""
     found = stack.data.missing() if hasattr(stack.data, "missing") else None
     return found if found is not None and found.count else None
 

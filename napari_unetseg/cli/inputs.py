@@ -1,4 +1,4 @@
-"""Labelled images and models that a command is given."""
+"""Labelled images and models as command arguments."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ if TYPE_CHECKING:
     from napari_unetseg.io.folder_pairs import FolderPairs
     from napari_unetseg.models.model import Model
 
-__all__ = ["LabelledImages", "load"]
-
 
 @dataclass(frozen=True, slots=True)
 class LabelledImages:
-    """Images and their labels as they stand on the command line."""
+    """Images and labels as given on the command line."""
 
     images: Path
     labels: Path
@@ -31,7 +29,7 @@ class LabelledImages:
     files: ImageFiles
 
     def find(self) -> FolderPairs:
-        """Pair them; say how many there are."""
+        """Pair them; print their number."""
         from napari_unetseg.io.folder_pairs import find_pairs
 
         found = find_pairs(
@@ -61,7 +59,7 @@ def load(path: Path) -> Model:
     Raises
     ------
     UserError
-        It is none; an image in its place is said to be one.
+        It is not a model; the text tells an image from other files.
     """
     from napari_unetseg.io.file_names import as_stored
     from napari_unetseg.io.open_image import is_image

@@ -1,4 +1,4 @@
-"""Signals that end a command: Ctrl-C, and those of schedulers, containers and closed terminals."""
+"""Signals that stop a command: Ctrl-C, and those of schedulers, containers and closed terminals."""
 
 from __future__ import annotations
 
@@ -16,31 +16,21 @@ from napari_unetseg.runtime.distributed import world
 if TYPE_CHECKING:
     from napari_unetseg.core.job_control import JobControl
 
-__all__ = [
-    "STOPPING",
-    "Interrupted",
-    "Quit",
-    "Stop",
-    "handled",
-    "quit_on_signals",
-    "stop_on_signals",
-    "write_nowhere",
-]
-
 NAMES = {"SIGINT": "Ctrl-C", "SIGBREAK": "Ctrl-Break", "SIGTERM": "SIGTERM", "SIGHUP": "SIGHUP"}
-"""Signals that end a command, where the system has them, and what users call them."""
+"""Signals that stop a command, and their names for users."""
 KEYS = ("SIGINT", "SIGBREAK")
-"""Those of the keyboard: pressed a second time they end the program at once."""
+"""Keyboard signals, of which a second one ends the program at once."""
 SAME_S = 5.0
-"""A signal that comes again within so many seconds is the same request: shells that end, and
-launchers of several processes, pass on what the system has sent already."""
+"""Seconds within which a repeated signal counts as the same one, since shells and launchers forward
+what the system has sent already.
+"""
 STOPPING = "Stopping after this chunk"
-"""What a prediction says when it is asked to stop."""
+"""Message of a stopped prediction."""
 Handler = Callable[[int, Any], object]
 
 
 class Quit(SystemExit):
-    """A signal ends the program at once; what a job did since its last save is lost."""
+    """The program ends at once, without saving."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -49,7 +39,7 @@ class Quit(SystemExit):
 
 
 class Interrupted(Exception):
-    """A signal ended a job after the step at hand; the text says what was kept."""
+    """A signal ended a job after its current step; the text says what was saved."""
 
     def __init__(self, stop: Stop, kept: str) -> None:
         super().__init__(f"Stopped by {stop.name}: {kept}")
@@ -57,7 +47,7 @@ class Interrupted(Exception):
 
 
 class Stop:
-    """The signal that a job was asked to stop by; false while there was none."""
+    """The signal that stopped a job; false without one."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -68,11 +58,11 @@ class Stop:
 
     @property
     def name(self) -> str:
-        """What users call the signal."""
+        """Name of the signal for users."""
         return NAMES[signal.Signals(self.number).name]
 
     def take(self, number: int) -> bool:
-        """Take a signal; whether it is the first one. Raises `Quit` where the patience is over."""
+        """Receive a signal; return whether it is the first. A repeated key raises `Quit`."""
         if not self.number:
             self.number, self._since = number, time.monotonic()
             return True
@@ -84,10 +74,9 @@ class Stop:
 
 @contextmanager
 def handled(handler: Handler, *, ctrl_c: bool = True) -> Iterator[None]:
-    """Call a handler for the signals that end a command, in the main thread of a program.
+    """Call a handler for these signals, in the main thread.
 
-    A signal that is ignored stays so, as SIGHUP does under ``nohup``; Ctrl-C is always handled
-    unless told otherwise.
+    Ignored signals stay ignored, as SIGHUP under ``nohup``; Ctrl-C is handled by default.
     """
     before = {}
     for name in NAMES if threading.current_thread() is threading.main_thread() else ():
@@ -118,10 +107,9 @@ def quit_on_signals() -> Iterator[None]:
 
 @contextmanager
 def stop_on_signals(control: JobControl, doing: str, again: str = "at once") -> Iterator[Stop]:
-    """Let the first signal stop a job, and a second one the program.
+    """Stop a job at the first signal, and the program at the second.
 
-    Of several processes that train together the first one is listened to. What a job that was
-    stopped cannot do any more is raised as `Interrupted`, too.
+    Under torchrun rank 0 decides. Errors of a stopped job are raised as `Interrupted`, too.
 
     Parameters
     ----------
@@ -154,7 +142,7 @@ def stop_on_signals(control: JobControl, doing: str, again: str = "at once") -> 
 
 
 def _leave_lost_terminals() -> None:
-    """Send what goes to a terminal that was closed nowhere, since errors of writing end a job."""
+    """Redirect streams of a closed terminal, whose write errors would end a job."""
     for number in (1, 2):
         try:
             os.write(number, b"")
@@ -163,7 +151,7 @@ def _leave_lost_terminals() -> None:
 
 
 def write_nowhere(number: int) -> None:
-    """Let what is written to a file descriptor disappear."""
+    """Redirect a file descriptor to the null device."""
     with suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, number)

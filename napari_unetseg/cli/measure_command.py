@@ -1,4 +1,4 @@
-"""The command ``unetseg measure``: a table of the objects in a mask, in physical units."""
+"""Command ``unetseg measure``."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ from napari_unetseg.core.text import count
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
-
-__all__ = ["measure"]
 
 
 @with_settings

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands take."""
+"""Arguments and options of several commands."""
 
 from __future__ import annotations
 
@@ -17,20 +17,6 @@ from napari_unetseg.io.readers.missing_planes import MissingPlanes
 
 if TYPE_CHECKING:
     from napari_unetseg.inference.large.predict_files import Opening
-
-__all__ = [
-    "FULL_HELP",
-    "INSTANCES_HELP",
-    "Files",
-    "Ignore",
-    "ImageFiles",
-    "Images",
-    "MaskKind",
-    "ModelFile",
-    "Prediction",
-    "Threshold",
-    "check_threshold",
-]
 
 FULL_HELP = "full: 0 background, 1-254 structures, or binary 0 and 255 or more. "
 INSTANCES_HELP = "instances: every number is an object of structure 1"

@@ -1,4 +1,4 @@
-"""The command ``unetseg predict``: a mask for each of many images."""
+"""Command ``unetseg predict``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from napari_unetseg.cli.console import Meter, finish, note, tell
+from napari_unetseg.cli.console import Meter, note, tell
 from napari_unetseg.cli.exit_codes import SomeFailedError, WrongUsageError
 from napari_unetseg.cli.inputs import load
 from napari_unetseg.cli.interrupts import STOPPING, Interrupted, stop_on_signals
@@ -26,6 +26,7 @@ from napari_unetseg.cli.workers import (
 )
 from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import finish
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.text import count
 from napari_unetseg.io.write_masks import FORMATS, format_names
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.predict_files import FileDone
     from napari_unetseg.inference.large.predict_to_zarr import Chunks
     from napari_unetseg.models.model import Model
-
-__all__ = ["predict"]
 
 FORMAT_HELP = "; ".join(f"{f.name}: STEM{f.suffix}, {f.help}" for f in FORMATS.values())
 
@@ -123,7 +122,7 @@ def predict(
         _tell(results, how)
     finally:
         if how.folder is not None:
-            with suppress(OSError):  # a folder that nothing came into
+            with suppress(OSError):  # an unused new folder
                 how.folder.rmdir()
 
 
@@ -151,7 +150,7 @@ def _saving(
     probabilities: bool,
     overwrite: bool,
 ) -> Saving:
-    """How masks are saved, from the options."""
+    """Output format and place, from the options."""
     from napari_unetseg.inference.large.output_format import Saving
 
     if (output is None) != inside:
@@ -180,7 +179,7 @@ def _run(
     report: bool,
     chunks: Callable[[Path], Chunks] | None,
 ) -> list[FileDone]:
-    """Predict images and show how far it is; write the report, also of what was stopped."""
+    """Predict images with progress; write the report, also after a stop."""
     from napari_unetseg.inference.large.predict_files import (
         FileBegun,
         FileDone,
@@ -229,7 +228,7 @@ def _run(
 
 
 def _tell(results: Sequence[FileDone], how: Saving) -> None:
-    """Say what was done; raises what the exit code is made of."""
+    """Print a summary; raise the error of the exit code."""
     written = sum(r.status == "done" for r in results)
     skipped = sum(r.status == "skipped" for r in results)
     failed = [r for r in results if r.status == "failed"]

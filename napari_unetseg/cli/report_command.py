@@ -1,4 +1,4 @@
-"""The command ``unetseg report``."""
+"""Command ``unetseg report``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from napari_unetseg.cli.console import Meter, finish, tell
+from napari_unetseg.cli.console import Meter, tell
+from napari_unetseg.core.events import finish
 from napari_unetseg.core.text import count
-
-__all__ = ["report"]
 
 
 def report(

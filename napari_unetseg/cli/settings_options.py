@@ -1,4 +1,4 @@
-"""Options of a command, generated from the fields of its settings."""
+"""Command options generated from settings fields."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from pydantic.fields import FieldInfo
 from napari_unetseg.cli.exit_codes import WrongUsageError
 from napari_unetseg.core.settings import description_of
 
-__all__ = ["OptionsOf", "SettingOption", "options_of", "with_settings"]
-
 SHORT = {"learning_rate": "--lr"}
 """Other spellings of options."""
 M = TypeVar("M", bound=BaseModel)
@@ -28,9 +26,9 @@ Command = Callable[..., None]
 
 @dataclass(frozen=True, slots=True)
 class OptionsOf:
-    """Which fields of a settings model are options of a command, and where its help lists them.
+    """Which fields of a settings model are options, and their help panel.
 
-    ``common`` ones are under ``title``, the others follow as advanced ones; None: all are common.
+    ``common`` ones are under ``title``, the others under advanced; None: all are common.
     """
 
     title: str
@@ -40,10 +38,9 @@ class OptionsOf:
 
 @dataclass(frozen=True, slots=True)
 class SettingOption:
-    """The option of one field: how it is spelt, of which type, and what its help says.
+    """The option of one field.
 
-    ``default`` is empty where the description says it; ``turns_off``: the flag switches off what is
-    on by default.
+    ``default`` is empty where the description has it; ``turns_off``: a flag that switches off.
     """
 
     field: str
@@ -71,7 +68,7 @@ class SettingOption:
         )
 
     def value(self, given: Any) -> Any:
-        """What the field gets of what was given; raises `WrongUsageError`."""
+        """The field's value; raises `WrongUsageError`."""
         if self.kind == list[str]:
             return dict(_pair(self.names[0], text) for text in given)
         return not given if self.turns_off else given
@@ -104,7 +101,7 @@ def _option(name: str, field: FieldInfo, heading: str) -> SettingOption:
 
 
 def _kind(field: FieldInfo) -> Any:
-    """Type of an option's value; what it may be exactly is checked by the settings."""
+    """Type of an option's value; the settings validate it further."""
     given = field.annotation
     kinds = [k for k in get_args(given) or (given,) if k is not NoneType]
     if bool in kinds:
@@ -118,7 +115,7 @@ def _kind(field: FieldInfo) -> Any:
 
 
 def _choices(field: FieldInfo) -> list[str]:
-    """The words that a field may be; none where it is a number or any text."""
+    """The literal values of a field; none for numbers and text."""
     given: Any = field.annotation
     if isinstance(given, type) and issubclass(given, Enum):
         return [str(choice.value) for choice in given]
@@ -162,7 +159,7 @@ def with_settings(command: Command) -> Command:
 
 
 def _make(model: type[M], given: Mapping[SettingOption, Any]) -> M:
-    """Settings of the options that were given; a wrong one is a sentence that names it."""
+    """Settings from options; `WrongUsageError` names an invalid one."""
     try:
         return model.model_validate({o.field: o.value(v) for o, v in given.items()})
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The command ``unetseg train``."""
+"""Command ``unetseg train``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from napari_unetseg.cli.console import Meter, finish, note, score_table, show_table, tell
+from napari_unetseg.cli.console import Meter, note, score_table, show_table, tell
 from napari_unetseg.cli.exit_codes import WrongUsageError
 from napari_unetseg.cli.inputs import LabelledImages, load
 from napari_unetseg.cli.interrupts import Interrupted, Stop, stop_on_signals
@@ -26,6 +26,7 @@ from napari_unetseg.cli.options import (
 from napari_unetseg.cli.settings_options import OptionsOf, with_settings
 from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import finish
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import Classes, LabelKind
 from napari_unetseg.core.settings import PredictSettings, TrainSettings
@@ -40,10 +41,8 @@ if TYPE_CHECKING:
     from napari_unetseg.models.training_record import TrainingRecord
     from napari_unetseg.training.checkpoint_file import CheckpointFile
 
-__all__ = ["train"]
-
 OF_A_MODEL = {"depth", "width", "norm", "encoder"}
-"""Settings that a model brings which a training goes on from."""
+"""Architecture settings, which an initial model determines."""
 TrainTask = Annotated[
     TrainSettings,
     OptionsOf(
@@ -121,7 +120,7 @@ def train(
 
 
 def _check(settings: TrainSettings, init: Path | None) -> None:
-    """Refuse settings that need a model to go on from, or that it brings."""
+    """Refuse settings that need, or contradict, an initial model."""
     if settings.freeze_encoder and init is None and settings.encoder_weights is None:
         raise WrongUsageError(
             "--freeze-encoder needs trained weights; give --init or --encoder-weights too."
@@ -143,9 +142,9 @@ def _train(
     key_file: Path | None,
     resume: bool,
 ) -> None:
-    """Train, save the model, show its scores, write the report; on another computer if asked.
+    """Train, save the model, show scores, write the report.
 
-    Of several processes the first one speaks and writes.
+    Under torchrun rank 0 prints and writes.
     """
     leads = world().rank == 0
     if on and world().size > 1:
@@ -179,7 +178,7 @@ def _train(
 def _checkpoint(
     output: Path, on: str, *, resume: bool
 ) -> AbstractContextManager[CheckpointFile | None]:
-    """The checkpoint of a model, beside it; a training on another computer has none."""
+    """The checkpoint beside a model; none for remote training."""
     from napari_unetseg.models.model import with_suffix
     from napari_unetseg.training.checkpoint_file import SUFFIX, CheckpointFile
 
@@ -192,10 +191,10 @@ def _checkpoint(
 
 
 def _settle(checkpoint: CheckpointFile | None, stop: Stop, *, keep: bool) -> None:
-    """Remove the checkpoint of a training that has ended; say what is kept of one that was stopped.
+    """Remove the checkpoint of a completed training; describe what a stopped one keeps.
 
-    ``keep`` is false where the model that training went on from was replaced: the same command goes
-    on from what is saved.
+    ``keep`` is false where the output replaced the initial model, from which the same command
+    continues.
     """
     if checkpoint is not None and not (stop and keep):
         checkpoint.remove()
@@ -227,7 +226,7 @@ def _say_classes(pairs: Sequence[AnnotatedImage], init: Model | None) -> None:
 
 
 def _save(model: Model, output: Path) -> Path:
-    """Save where it was asked for; what was learned must not be lost if that fails."""
+    """Save the model, in another place if that fails."""
     try:
         return model.save(output)
     except UserError as error:
@@ -252,7 +251,7 @@ def _show_training(model: Model, saved: Path) -> None:
 
 
 def _say_highest(record: TrainingRecord, kept: Scores) -> None:
-    """Why the epoch with the highest Dice is not kept, where another one is."""
+    """Explain why the epoch with the highest Dice is not kept."""
     highest = max((p.mean_dice for p in record.curve if p.mean_dice is not None), default=0.0)
     is_epoch = any(point.dice == kept.dice for point in record.curve)
     if is_epoch and highest >= kept.mean_dice + 0.001:

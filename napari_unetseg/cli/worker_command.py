@@ -1,4 +1,4 @@
-"""``unetseg worker``: trains and predicts for windows on other computers; listens on 127.0.0.1."""
+"""Command ``unetseg worker``: trains and predicts for remote windows; listens on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from napari_unetseg.cli.interrupts import handled
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.versions import PROGRAM_VERSION
 from napari_unetseg.runtime.cpu import cores
-
-__all__ = ["worker"]
 
 HOST = "127.0.0.1"
 
@@ -47,10 +45,10 @@ def serve(port: int, threads: int) -> None:
     UserError
         The port is taken, or the key cannot be read or written.
     """
-    from napari_unetseg.jobs.remote.remote_worker import Desk
+    from napari_unetseg.jobs.remote.remote_worker import WorkerServer
     from napari_unetseg.jobs.remote.worker_key import worker_key
 
-    key, desk, ended = worker_key(), Desk(threads), threading.Event()
+    key, server, ended = worker_key(), WorkerServer(threads), threading.Event()
     try:
         listener = socket.create_server((HOST, port))
     except OSError as error:
@@ -62,13 +60,13 @@ def serve(port: int, threads: int) -> None:
         listener.settimeout(0.2)  # how long a signal waits
         while not ended.is_set():
             with suppress(OSError):
-                desk.welcome(listener.accept()[0], key.encode())
-        desk.close()
+                server.welcome(listener.accept()[0], key.encode())
+        server.close()
     note("The worker has ended.")
 
 
 def _tell(port: int, threads: int, key: str) -> None:
-    """Print what to type on the laptop; the key goes to terminals alone, not into log files."""
+    """Print the commands for the laptop; the key only on terminals, not in log files."""
     from napari_unetseg.jobs.remote.worker_key import key_path
     from napari_unetseg.runtime.devices import device_name, pick_device
 

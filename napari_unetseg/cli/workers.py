@@ -1,4 +1,4 @@
-"""Processes and machines that a prediction is shared by."""
+"""Processes and machines of a distributed prediction."""
 
 from __future__ import annotations
 
@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.predict_files import Opening
     from napari_unetseg.inference.large.predict_to_zarr import Chunks
 
-__all__ = [
-    "Cluster",
-    "Scheduler",
-    "Workers",
-    "chosen_workers",
-    "cluster_chunks",
-    "default_threads",
-]
-
 PANEL = "Several processes or machines"
 Workers = Annotated[
     int | None, Option(help="Number of processes on this computer.", rich_help_panel=PANEL)
@@ -50,7 +41,7 @@ Scheduler = Annotated[
 
 
 def chosen_workers(workers: int | None, cluster: str | None, scheduler: str | None) -> Where | None:
-    """The processes that predict, from the options; None: this one."""
+    """The workers from the options; None: this process."""
     from napari_unetseg.inference.large.dask_connect import Where
 
     given = [cluster, scheduler, None if workers is None else f"local:{workers}"]
@@ -64,7 +55,7 @@ def chosen_workers(workers: int | None, cluster: str | None, scheduler: str | No
 
 
 def default_threads(where: Where | None) -> int | None:
-    """CPU threads of a process where none are given; None: as its machine has cores."""
+    """Default CPU threads of a process; None: by its machine's cores."""
     if where is None:
         return cores()
     return max(1, cores() // where.local) if where.local else None
@@ -74,7 +65,7 @@ def default_threads(where: Where | None) -> int | None:
 def cluster_chunks(
     where: Where | None, threads: int | None
 ) -> Iterator[Callable[[Opening], Callable[[Path], Chunks]] | None]:
-    """What predicts the chunks of each image, by how images are opened; None: this process."""
+    """Distributed chunk prediction, by how images are opened; None: this process."""
     if where is None:
         yield None
         return

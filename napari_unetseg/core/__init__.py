@@ -1,1 +1,1 @@
-"""Learns and predicts: NumPy and PyTorch; no napari, no Qt, no files but the model's."""
+"""Settings, events, labels, image stacks, metrics and files; no PyTorch, no napari, no Qt."""

@@ -1,7 +1,6 @@
-"""The registry of network architectures: what each allows, and where its class is.
+"""Registry of network architectures.
 
-A new architecture is an entry here and the module of its class. It lies in core, without PyTorch,
-because settings are validated by it.
+It lies in core, without PyTorch, because settings are validated by it.
 """
 
 from __future__ import annotations
@@ -9,48 +8,32 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["ARCHITECTURES", "Architecture", "check_architecture", "with_encoder_weights"]
-
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A kind of network, by its name in `NetSettings.encoder`.
-
-    Attributes
-    ----------
-    title
-        For people, as in "U-Net, 4 levels".
-    network
-        Class, ``module:name``, which `models.registry.build` imports; it takes the fields of
-        `NetSettings`.
-    default_depth
-        Levels for each number of spatial axes that it has, 2 or 3.
-    first_layers
-        Names of the weights that see the image's channels, for a depth.
-    depths
-        Levels that it can have.
-    batch_norm_only
-        Whether it has no other norm.
-    wide_receptive_field
-        Whether exact tiles would need more surroundings than they are worth.
-    pretrained
-        Whether the starter weights that come with the program are of this architecture.
-    encoder_weights
-        Whether its encoder can start from torchvision's weights.
-    own_strides
-        Whether its down-sampling is fixed.
-    """
+    """A network architecture, by its name in `NetSettings.encoder`."""
 
     title: str
+    """Display name, as in "U-Net, 4 levels"."""
     network: str
+    """Class, ``module:name``, which `models.registry.build` imports; it takes the fields of
+    `NetSettings`."""
     default_depth: Mapping[int, int]
+    """Levels for 2 or 3 spatial axes, as far as it has them."""
     first_layers: Callable[[int], tuple[str, ...]]
+    """Names of the weights that see the image's channels, for a depth."""
     depths: range = range(1, 8)
+    """Valid depths."""
     batch_norm_only: bool = False
+    """Whether it has no other norm."""
     wide_receptive_field: bool = False
+    """Whether the halo of exact tiles would cost too much."""
     pretrained: bool = False
+    """Whether the shipped backbone weights are of this architecture."""
     encoder_weights: bool = False
+    """Whether its encoder can start from torchvision's weights."""
     own_strides: bool = False
+    """Whether its down-sampling is fixed."""
 
 
 def _residual(name: str) -> Architecture:
@@ -71,7 +54,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "unet": Architecture(
         title="U-Net",
         network="napari_unetseg.models.unet:UNet",
-        default_depth={2: 4, 3: 3},  # a deeper one would look too far for exact tiles in 3D
+        default_depth={2: 4, 3: 3},  # deeper ones see too far for exact tiles
         first_layers=lambda depth: ("encoder.0.0.weight" if depth > 1 else "bottleneck.0.weight",),
         pretrained=True,
     ),
@@ -80,13 +63,13 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def with_encoder_weights() -> str:
-    """The architectures whose encoder can start from torchvision's weights, for a sentence."""
+    """List the architectures whose encoder can start from torchvision's weights."""
     *names, last = (name for name, kind in ARCHITECTURES.items() if kind.encoder_weights)
     return f"{', '.join(names)} or {last}" if names else last
 
 
 def check_architecture(name: str, dims: int, norm: str, depth: int | None) -> None:
-    """Raise `ValueError` where an architecture cannot be so; ``depth`` None is its default."""
+    """Raise `ValueError` for an invalid combination; ``depth`` None is the default."""
     kind = ARCHITECTURES[name]
     fits = dims in kind.default_depth and (depth or kind.default_depth[dims]) in kind.depths
     if not fits or (kind.batch_norm_only and norm != "batch"):

@@ -1,4 +1,4 @@
-"""Write a file whole or not at all."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,20 @@ from pathlib import Path
 
 from napari_unetseg.core.errors import UserError
 
-__all__ = ["atomic_path", "check_writable"]
-
 
 @contextmanager
 def atomic_path(path: str | Path, scratch: Path | None = None) -> Iterator[Path]:
-    """Yield a temporary path; it replaces ``path`` when all went well.
+    """Yield a temporary path; it replaces ``path`` when the block succeeds.
 
-    The folder is made where it does not exist. Where ``path`` is a link, the file that it points to
-    is replaced. After any failure the old file is as it was and the temporary one is gone.
+    The folder is made where it does not exist; of a link the target is replaced. After a failure
+    the old file is unchanged and the temporary one is gone.
 
     Parameters
     ----------
     path
         The file.
     scratch
-        A folder for the temporary file, where a killed program may leave it; None, or one on
-        another disk: beside the file.
+        A folder on the same disk for the temporary file; by default it lies beside the file.
 
     Raises
     ------
@@ -61,7 +58,7 @@ def atomic_path(path: str | Path, scratch: Path | None = None) -> Iterator[Path]
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder and see that it can be written, before the work begins."""
+    """Make a folder; raise `UserError` where it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -81,7 +78,9 @@ def _mode(path: Path) -> int:
 
 
 def _sentence(path: Path, error: OSError) -> str:
-    kept = "the old file is unchanged; " if os.path.exists(path) else ""  # also for a bad name
+    kept = (
+        "the old file is unchanged; " if os.path.exists(path) else ""
+    )  # Path.exists raises for bad names
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return (
             f"{path} could not be saved, the disk is full; {kept}free some space or save elsewhere."

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["ChoiceError", "LostError", "ModelFileError", "TrainingError", "UserError"]
-
 
 class UserError(Exception):
-    """Something the user can put right; the text says what to do."""
+    """An error that the user can fix; the text says how."""
 
 
 class ChoiceError(UserError):
-    """A file is sound, but what is wanted of it has to be said; the text names the choices."""
+    """An ambiguous file; the text names the choices."""
 
 
 class ModelFileError(UserError):
@@ -18,8 +16,8 @@ class ModelFileError(UserError):
 
 
 class TrainingError(UserError):
-    """Training could not begin or go on; what was learned before is kept."""
+    """Training cannot start or continue; the best model is kept."""
 
 
 class LostError(UserError):
-    """Another computer went away while it worked for this one."""
+    """The connection to a remote computer was lost."""

@@ -1,19 +1,19 @@
-"""Events of a long job: small frozen dataclasses, in the order they happen."""
+"""Events of long jobs, as frozen dataclasses."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator, Iterable
 
     import numpy as np
 
-__all__ = ["ChunkPredicted", "Event", "Notice", "OtherSpacing", "TilePredicted", "pass_on"]
-
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,9 +23,9 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Notice(Event):
-    """A sentence that the user should read; the job goes on.
+    """A sentence for the user; the job continues.
 
-    ``warning``: what the job makes may be wrong, or is not what was asked for.
+    ``warning``: the result may be wrong, or is not what was asked for.
     """
 
     text: str
@@ -34,10 +34,10 @@ class Notice(Event):
 
 @dataclass(frozen=True, slots=True)
 class OtherSpacing(Notice):
-    """An image has voxels of another size than the images that a model was trained on.
+    """The voxel size of an image differs from that of the training images.
 
-    ``sizes`` names the two sizes, the same for all images of one size; ``offer`` says what can be
-    done on the command line and in Python, if anything.
+    ``sizes`` names both, for grouping images; ``offer`` is what to do on the command line and in
+    Python, if anything.
     """
 
     sizes: str
@@ -46,28 +46,19 @@ class OtherSpacing(Notice):
 
 @dataclass(frozen=True, slots=True)
 class TilePredicted(Event):
-    """One tile of a prediction.
-
-    Attributes
-    ----------
-    plane
-        Index along each leading axis (all grid axes before the spatial ones).
-    region
-        Slices of the spatial axes (ZYX or YX) that the tile covers.
-    mask
-        Structures' numbers, 0 for background; shape of the region, uint8.
-    probabilities
-        Float32, (classes, *region); None unless asked for.
-    done, total
-        Tiles done and in all.
-    """
+    """One tile of a prediction."""
 
     plane: tuple[int, ...]
+    """Index along each leading axis (all grid axes before the spatial ones)."""
     region: tuple[slice, ...]
+    """Slices of the spatial axes (ZYX or YX) that the tile covers."""
     mask: np.ndarray
+    """Structures' numbers, 0 for background; shape of the region, uint8."""
     probabilities: np.ndarray | None
+    """Float32, (classes, *region); None unless asked for."""
     done: int
     total: int
+    """Tiles done and in all."""
 
     @property
     def index(self) -> tuple[int | slice, ...]:
@@ -77,15 +68,39 @@ class TilePredicted(Event):
 
 @dataclass(frozen=True, slots=True)
 class ChunkPredicted(Event):
-    """A chunk of a prediction was stored; ``done`` of ``total`` are there, those of before too."""
+    """A chunk of a prediction was stored; ``done`` of ``total`` include those stored earlier."""
 
     done: int
     total: int
 
 
 def pass_on(event: Event, on_event: Callable[[Event], object] | None) -> None:
-    """Tell a listener of an event; without one, what the user should read goes to the log."""
+    """Call a listener; without one, log notices."""
     if on_event is not None:
         on_event(event)
     elif isinstance(event, Notice):
         log.warning(event.text)
+
+
+def finish(events: Generator[Event, None, T], on_event: Callable[[Event], object]) -> T:
+    """Run a job to its end, telling of each event; return what the job returns."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        on_event(event)
+
+
+def with_each(
+    events: Generator[Event, None, T], change: Callable[[Event], Iterable[Event]]
+) -> Generator[Event, None, T]:
+    """Yield what ``change`` makes of each event of a job; return what the job returns."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        yield from change(event)

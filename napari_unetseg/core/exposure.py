@@ -1,8 +1,8 @@
-"""How an image of another exposure is scaled for a model: the one place of this rule.
+"""Choice of the intensity range by which an image of another exposure is scaled.
 
-An image whose range lies within a tenth of that of the training images is scaled as they were,
-another by its own percentiles, channel by channel. What shows hardly more than noise is not
-stretched, and the hues of a colour picture are kept.
+An image whose range lies within a tenth of that of the training images is scaled by theirs,
+another by its own percentiles, channel by channel. Images of little more than noise are not
+stretched, and the hues of colour images are kept.
 """
 
 from __future__ import annotations
@@ -16,54 +16,44 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from napari_unetseg.core.intensities import Intensities, Profile
 
-__all__ = [
-    "DIFFERENT",
-    "Channel",
-    "How",
-    "Trained",
-    "fit_channels",
-    "is_cut_off",
-    "is_faint",
-    "is_noise",
-    "is_saturated",
-]
-
-DIFFERENT = 0.1
-"""Ranges whose ends differ by more than this share of the training images' are another exposure."""
+TOLERANCE = 0.1
+"""Relative difference of the range's ends from which on the exposure differs."""
 OTHER_DEPTH = 6.0
-"""Ranges that are wider or narrower by more than this factor are of another bit depth."""
-FAINT = 0.25
-"""A contrast of less than this share of the training images' shows little."""
-USUAL_CONTRAST = 100.0
-"""Training images of more contrast do not say how much noise a network can take."""
+"""Ratio of the ranges from which on the bit depth differs."""
+MIN_CONTRAST = 0.25
+"""Contrast, relative to the training images, below which an image is faint."""
+MAX_TRAINED_CONTRAST = 100.0
+"""Contrast of training images above which it does not bound the noise that a network tolerates."""
 NOISE_ONLY, MOST_NOISE = 5.8, 10.0
-"""The range of Gaussian noise is 5.2 standard deviations wide, and up to 9 with uneven light."""
-SPECKS = 3.0
-"""Debris and the like is brighter than all of the training images by more than this factor."""
+"""Width of the range in noise standard deviations: 5.2 for Gaussian noise, up to 9 with uneven
+light.
+"""
+DEBRIS_FACTOR = 3.0
+"""Factor over the training images' range from which on bright pixels are debris."""
 SAME_GAIN = 2.5
-"""Noise that differs by less than this factor may be of the same gain."""
+"""Noise ratio below which the gain may be the same."""
 DARK, BRIGHT = 0.25, 0.75
-"""A background darker or brighter than these shares of the range may be cut off there."""
-Known = tuple[str, "Trained", "Intensities"]
-"""A channel's name, what is known of it in the training images, and what was measured."""
+"""Fractions of the range beyond which the background may be cut off."""
+Measured = tuple[str, "Trained", "Intensities"]
+"""A channel's name, its profile in the training images, and its measured intensities."""
 
 
-class How(Enum):
-    """What the range of a channel is taken from."""
+class Source(Enum):
+    """Source of a channel's range."""
 
     FIXED = auto()
     """The training images."""
     OWN = auto()
-    """The percentiles of the image."""
+    """The image's own percentiles."""
     NOISE = auto()
-    """The noise of the image, which is to look as in the training images."""
+    """The image's noise, scaled to that of the training images."""
     COLORS = auto()
     """The training images, times one factor for all colours."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a model knows of a channel of its training images; ``profile`` None: only the range."""
+    """Intensities of a channel in the training images; ``profile`` None: only the range."""
 
     low: float
     high: float
@@ -74,36 +64,40 @@ class Trained:
         """Width of the range."""
         return self.high - self.low
 
-    def share(self, value: float) -> float:
-        """Where a value lies: 0 is ``low`` and 1 is ``high``."""
+    def relative(self, value: float) -> float:
+        """Relative position of a value: 0 at ``low``, 1 at ``high``."""
         return (value - self.low) / self.width if self.width > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """A channel of an image: ``low`` becomes 0 and ``high`` 1, and why."""
+    """A channel's chosen range and its source."""
 
     name: str
     trained: Trained
     own: Intensities
     low: float
     high: float
-    how: How
+    how: Source
 
 
 def fit_channels(
-    channels: Sequence[Known], *, per_image: bool = False, keep: bool = False, colors: bool = False
+    channels: Sequence[Measured],
+    *,
+    per_image: bool = False,
+    keep: bool = False,
+    colors: bool = False,
 ) -> list[Channel]:
     """Choose the range of each channel of an image.
 
     Parameters
     ----------
     channels
-        Name, what is known of the training images, and what was measured of the image.
+        Name, training profile and measured intensities of each.
     per_image
         The training images were scaled each by its own percentiles.
     keep
-        The training images' range is to be kept, as far as the bit depth is the same.
+        Keep the training images' range if the bit depth is the same.
     colors
         The channels are red, green and blue of one picture.
     """
@@ -116,46 +110,47 @@ def fit_channels(
     return [_fit_channel(channel) for channel in channels]
 
 
-def _fixed(channel: Known) -> Channel:
-    return Channel(*channel, channel[1].low, channel[1].high, How.FIXED)
+def _fixed(channel: Measured) -> Channel:
+    return Channel(*channel, channel[1].low, channel[1].high, Source.FIXED)
 
 
-def _own(channel: Known) -> Channel:
-    return Channel(*channel, channel[2].low, channel[2].high, How.OWN)
+def _own(channel: Measured) -> Channel:
+    return Channel(*channel, channel[2].low, channel[2].high, Source.OWN)
 
 
-def _noise(channel: Known, width: float) -> Channel:
-    """Noise and background are to look as in training; ``width`` is taken where no noise is."""
+def _noise(channel: Measured, width: float) -> Channel:
+    """Scale noise and background as in training; ``width`` is the fallback without noise."""
     _, trained, own = channel
     assert trained.profile is not None
-    width = own.noise * min(trained.profile.contrast, USUAL_CONTRAST) or width or 1.0
+    width = own.noise * min(trained.profile.contrast, MAX_TRAINED_CONTRAST) or width or 1.0
     low = own.median - trained.profile.background * width
-    return Channel(*channel, low, low + width, How.NOISE)
+    return Channel(*channel, low, low + width, Source.NOISE)
 
 
-def _has_specks(trained: Trained, own: Intensities) -> bool:
-    """Whether a few pixels that are far brighter than all else set the range, as debris does.
+def _has_debris(trained: Trained, own: Intensities) -> bool:
+    """Whether a few very bright pixels, such as debris, set the range.
 
-    The rest is as in the training images: the dark end, the noise, and the 99 or the 95 percentile
-    where it shows structures there. Of another gain or a sparser image at once, debris cannot be
-    told from structures.
+    The dark end, the noise and a high percentile must match the training images: with another gain
+    or a sparser image, debris cannot be told from structures.
     """
-    if trained.profile is None or trained.share(own.high) < SPECKS:
+    if trained.profile is None or trained.relative(own.high) < DEBRIS_FACTOR:
         return False
-    if abs(trained.share(own.low)) > DIFFERENT or _gain(trained, own) > SAME_GAIN:
+    if abs(trained.relative(own.low)) > TOLERANCE or _gain(trained, own) > SAME_GAIN:
         return False
     shapes = zip(trained.profile.shape[-2:], own.profile.shape[-2:], strict=True)
-    found = [(usual, trained.share(own.low + share * own.width)) for usual, share in shapes]
-    return any(usual >= FAINT and usual / 2 <= v <= usual + DIFFERENT for usual, v in found)
+    found = [
+        (usual, trained.relative(own.low + relative * own.width)) for usual, relative in shapes
+    ]
+    return any(usual >= MIN_CONTRAST and usual / 2 <= v <= usual + TOLERANCE for usual, v in found)
 
 
-def _fit_channel(channel: Known) -> Channel:
+def _fit_channel(channel: Measured) -> Channel:
     _, trained, own = channel
-    if trained.width <= 0 or _is_alike(trained, own) or _has_specks(trained, own):
+    if trained.width <= 0 or _is_alike(trained, own) or _has_debris(trained, own):
         return _fixed(channel)
-    low, high = trained.share(own.low), trained.share(own.high)
-    within = low >= -DIFFERENT and high <= 1 + DIFFERENT
-    if trained.profile is None:  # what is dim may be without any signal
+    low, high = trained.relative(own.low), trained.relative(own.high)
+    within = low >= -TOLERANCE and high <= 1 + TOLERANCE
+    if trained.profile is None:  # a faint image may have no signal
         usual = own.width == 0 or high - low > 1 / OTHER_DEPTH
         return _fixed(channel) if within and usual else _own(channel)
     alike = 1 / SAME_GAIN < _gain(trained, own) < SAME_GAIN or own.noise == 0
@@ -165,20 +160,20 @@ def _fit_channel(channel: Known) -> Channel:
 
 
 def _gain(trained: Trained, own: Intensities) -> float:
-    """How much more noise there is than in the training images."""
+    """Noise relative to the training images."""
     assert trained.profile is not None
     return own.noise * trained.profile.contrast / trained.width
 
 
 def _is_alike(trained: Trained, own: Intensities) -> bool:
-    return max(abs(trained.share(own.low)), abs(trained.share(own.high) - 1)) <= DIFFERENT
+    return max(abs(trained.relative(own.low)), abs(trained.relative(own.high) - 1)) <= TOLERANCE
 
 
-def _fit_colors(channels: Sequence[Known]) -> list[Channel]:
-    """A colour picture: light changes all colours alike, and dye only where there is some.
+def _fit_colors(channels: Sequence[Measured]) -> list[Channel]:
+    """Ranges of a colour image: one factor for all colours, that of white, keeps the hues.
 
-    Where one factor for all, that of white, makes the distribution of intensities at least as much
-    like that of the training images as its own percentiles do, hues are kept.
+    It is used where it fits the training images' distribution as well as the image's own
+    percentiles.
     """
     if any(trained.profile is None for _, trained, _ in channels):
         return list(map(_own if _is_other_depth(channels) else _fixed, channels))
@@ -187,15 +182,15 @@ def _fit_colors(channels: Sequence[Known]) -> list[Channel]:
         return fixed
     factor = median([own.high / t.high for _, t, own in channels if t.high > 0] or [1.0])
     if all(is_noise(trained, own) for _, trained, own in channels):
-        blank = abs(factor - 1) <= DIFFERENT
+        blank = abs(factor - 1) <= TOLERANCE
         return fixed if blank else [_noise(channel, channel[1].width) for channel in channels]
-    scaled = [Channel(*c, c[1].low * factor, c[1].high * factor, How.COLORS) for c in channels]
+    scaled = [Channel(*c, c[1].low * factor, c[1].high * factor, Source.COLORS) for c in channels]
     ways = [fixed, scaled] if factor > 0 else [fixed]
     return min([*ways, list(map(_own, channels))], key=_misfit)
 
 
 def _misfit(channels: Sequence[Channel]) -> float:
-    """How far the percentiles are off those of the training images; 0 is best."""
+    """Largest deviation of the percentiles from those of the training images."""
     errors = []
     for channel in channels:
         own, profile = channel.own, channel.trained.profile
@@ -207,12 +202,12 @@ def _misfit(channels: Sequence[Channel]) -> float:
 
 
 def is_faint(trained: Trained, own: Intensities) -> bool:
-    """Whether there is so little contrast that nothing may be there but the background."""
-    return _has_less_contrast(trained, own, USUAL_CONTRAST * FAINT)
+    """Whether the contrast is so low that only background may be visible."""
+    return _has_less_contrast(trained, own, MAX_TRAINED_CONTRAST * MIN_CONTRAST)
 
 
 def is_noise(trained: Trained, own: Intensities) -> bool:
-    """Whether its own percentiles would stretch noise to what objects look like."""
+    """Whether its own percentiles would stretch noise to the contrast of objects."""
     return _has_less_contrast(trained, own, MOST_NOISE)
 
 
@@ -220,7 +215,7 @@ def _has_less_contrast(trained: Trained, own: Intensities, most: float) -> bool:
     if trained.profile is None or is_saturated(trained.profile, own.profile):
         return False
     usual = trained.profile.contrast
-    return own.profile.contrast < max(min(FAINT * usual, most), min(NOISE_ONLY, 0.7 * usual))
+    return own.profile.contrast < max(min(MIN_CONTRAST * usual, most), min(NOISE_ONLY, 0.7 * usual))
 
 
 def is_saturated(trained: Profile, own: Profile) -> bool:
@@ -236,6 +231,6 @@ def is_cut_off(trained: Profile, own: Profile) -> bool:
     return own.bottom > most
 
 
-def _is_other_depth(channels: Sequence[Known]) -> bool:
+def _is_other_depth(channels: Sequence[Measured]) -> bool:
     ratios = [o.width / t.width for _, t, o in channels if t.width > 0 and o.width > 0]
     return bool(ratios) and all(r > OTHER_DEPTH or r < 1 / OTHER_DEPTH for r in ratios)

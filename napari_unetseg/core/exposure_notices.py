@@ -1,4 +1,4 @@
-"""What is said of an image that was taken at another exposure."""
+"""Notices about the scaling of images of another exposure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 
 from napari_unetseg.core.events import Notice
 from napari_unetseg.core.exposure import (
-    DIFFERENT,
+    TOLERANCE,
     Channel,
-    How,
+    Source,
     is_cut_off,
     is_faint,
     is_noise,
@@ -19,26 +19,24 @@ from napari_unetseg.core.exposure import (
 )
 from napari_unetseg.core.intensities import Piece, Profile, measure_channels
 
-__all__ = ["describe", "describe_uneven"]
-
 FEWEST_LEVELS = 16
 SAME_WHITE = 0.05
-"""White that differs by no more than this share is nothing to speak of."""
+"""Relative difference of white that is not mentioned."""
 INVERTED = 0.25
-"""The percentiles of an inverted image are further off than this, and those of its negative less
-than half as far."""
+"""Mean percentile difference above which an image may be inverted; its negative has less than half.
+"""
 DARK_PLANE = 0.25
-"""A plane that shows less than this share of the range is not found any more."""
+"""Fraction of the range below which a plane is too dark to be segmented."""
 MOST_CHANNELS = 3
-"""Of more channels the ranges are not named."""
-Known = tuple[Channel, Profile]
+"""Most channels whose ranges are named."""
+Measured = tuple[Channel, Profile]
 """A channel, and the profile of the training images."""
 
 
 def describe(
     name: str, channels: Sequence[Channel], *, per_image: bool, keep: bool
 ) -> list[Notice]:
-    """Say how an image is scaled if not as the model has it, and warn of what no scaling can mend.
+    """Describe a scaling that differs from the model's, and warn of what no scaling can fix.
 
     Parameters
     ----------
@@ -73,24 +71,24 @@ def describe(
 def describe_uneven(
     name: str, channels: Sequence[Channel], places: Sequence[str], pieces: Sequence[Piece]
 ) -> list[Notice]:
-    """Warn that some planes are much darker than the range which all are scaled by.
+    """Warn of planes much darker than the common range.
 
     Parameters
     ----------
     name, channels
         The image's name, and its channels.
     places, pieces
-        Which of its planes, such as ``T 7``, and their pixels, as `measure_channels` takes them.
+        Names of planes, such as ``T 7``, and their pixels as for `measure_channels`.
     """
     found = []
     for place, piece in zip(places, pieces, strict=bool(places)):
         if not np.isfinite(piece[0]).any(axis=(1, 2)).all():
             continue
         for channel, own in zip(channels, measure_channels(name, [piece]), strict=True):
-            share = own.width / (channel.high - channel.low or 1.0)
-            noise = channel.how is How.NOISE or is_noise(channel.trained, own)
-            if 0 < share < DARK_PLANE and not noise:
-                found.append((share, place, own, channel))
+            relative = own.width / (channel.high - channel.low or 1.0)
+            noise = channel.how is Source.NOISE or is_noise(channel.trained, own)
+            if 0 < relative < DARK_PLANE and not noise:
+                found.append((relative, place, own, channel))
     if not found:
         return []
     _, place, own, channel = min(found, key=lambda each: each[0])
@@ -105,7 +103,6 @@ def describe_uneven(
 
 
 def _warning(text: str) -> Notice:
-    """The mask may be wrong."""
     return Notice(text, warning=True)
 
 
@@ -116,16 +113,16 @@ def _scaling(
     name: str, channels: Sequence[Channel], *, per_image: bool, keep: bool
 ) -> list[Notice]:
     found = []
-    of = {how: [channel for channel in channels if channel.how is how] for how in How}
-    if (own := of[How.OWN]) and not per_image:
+    of = {how: [channel for channel in channels if channel.how is how] for how in Source}
+    if (own := of[Source.OWN]) and not per_image:
         than = _compared(name, own, len(channels))
         found.append(Notice(f"{than}: scaled by its own percentiles."))
-    colors = of[How.COLORS]
+    colors = of[Source.COLORS]
     factor = colors[0].trained.high / colors[0].high if colors else 1.0
     if abs(factor - 1) > SAME_WHITE:
         than = _compared(name, colors, len(channels))
         found.append(Notice(f"{than}: its colours are multiplied by {factor:.2g}."))
-    if noise := of[How.NOISE]:
+    if noise := of[Source.NOISE]:
         names = ", ".join(channel.name for channel in noise)
         where = f" in {names}" if len(noise) < len(channels) else ""
         found.append(
@@ -134,7 +131,7 @@ def _scaling(
                 "the training images."
             )
         )
-    if keep and (other := [channel for channel in of[How.FIXED] if _is_other(channel)]):
+    if keep and (other := [channel for channel in of[Source.FIXED] if _is_other(channel)]):
         found.append(
             _warning(
                 f"{_compared(name, other, len(channels))}, but this model keeps their range, so "
@@ -146,19 +143,19 @@ def _scaling(
 
 def _is_other(channel: Channel) -> bool:
     ends = _ends(channel)
-    return max(map(abs, ends)) > DIFFERENT and not is_faint(channel.trained, channel.own)
+    return max(map(abs, ends)) > TOLERANCE and not is_faint(channel.trained, channel.own)
 
 
 def _ends(channel: Channel) -> tuple[float, float]:
-    """How far both ends of the range are off those of the training images."""
+    """Relative deviation of the range's ends from those of the training images."""
     trained, own = channel.trained, channel.own
-    return trained.share(own.low), trained.share(own.high) - 1
+    return trained.relative(own.low), trained.relative(own.high) - 1
 
 
 def _compared(name: str, channels: Sequence[Channel], count: int) -> str:
     """Such as ``cells is brighter than the training images (5 to 90 instead of 1 to 20)``."""
     low, high = (fmean(column) for column in zip(*map(_ends, channels), strict=True))
-    if low * high < 0 and min(abs(low), abs(high)) > DIFFERENT:
+    if low * high < 0 and min(abs(low), abs(high)) > TOLERANCE:
         how = "has less contrast than" if low > 0 else "has more contrast than"
     else:
         how = "is brighter than" if low + high > 0 else "is darker than"
@@ -167,8 +164,8 @@ def _compared(name: str, channels: Sequence[Channel], count: int) -> str:
         f"instead of {_range(channel.trained.low, channel.trained.high)}"
         for channel in channels
     ]
-    said = f" ({', '.join(ranges)})" if len(channels) <= MOST_CHANNELS else ""
-    return f"{name} {how} the training images{said}"
+    ranges_text = f" ({', '.join(ranges)})" if len(channels) <= MOST_CHANNELS else ""
+    return f"{name} {how} the training images{ranges_text}"
 
 
 def _range(low: float, high: float) -> str:
@@ -183,7 +180,7 @@ def _number(value: float) -> str:
 
 
 def _lost(name: str, channels: Sequence[Channel]) -> list[Notice]:
-    """Why the mask may be wrong whatever the scaling: the first reason that there is."""
+    """The first reason why the mask may be wrong whatever the scaling."""
     known = [
         (channel, trained)
         for channel in channels
@@ -193,32 +190,32 @@ def _lost(name: str, channels: Sequence[Channel]) -> list[Notice]:
     return [_warning(f"{name} {text}") for text in found if text][:1]
 
 
-def _saturated(channels: Sequence[Known]) -> str:
+def _saturated(channels: Sequence[Measured]) -> str:
     shares = [(c.own.profile.top, t.top) for c, t in channels if is_saturated(t, c.own.profile)]
     if not shares:
         return ""
-    share, usual = map(_percent, max(shares))
+    relative, usual = map(_percent, max(shares))
     return (
-        f"is saturated: {share} of its pixels have the largest value ({usual} in the training "
+        f"is saturated: {relative} of its pixels have the largest value ({usual} in the training "
         "images), so the mask may be wrong; acquire it with a shorter exposure, or train on "
         "such images."
     )
 
 
-def _cut_off(channels: Sequence[Known]) -> str:
+def _cut_off(channels: Sequence[Measured]) -> str:
     shares = [(c.own.profile.bottom, t.bottom) for c, t in channels if is_cut_off(t, c.own.profile)]
     if not shares:
         return ""
-    share, usual = map(_percent, max(shares))
+    relative, usual = map(_percent, max(shares))
     return (
-        f"is clipped at the dark end: {share} of its pixels have the smallest value ({usual} in "
+        f"is clipped at the dark end: {relative} of its pixels have the smallest value ({usual} in "
         "the training images), so the mask may be wrong; acquire it with a longer exposure or a "
         "higher offset, or train on such images."
     )
 
 
-def _coarse(channels: Sequence[Known]) -> str:
-    scaled = [(c.own.profile.levels, t.levels) for c, t in channels if c.how is not How.FIXED]
+def _coarse(channels: Sequence[Measured]) -> str:
+    scaled = [(c.own.profile.levels, t.levels) for c, t in channels if c.how is not Source.FIXED]
     levels = [own for own, usual in scaled if own < min(FEWEST_LEVELS, usual / 2)]
     if not levels:
         return ""
@@ -228,7 +225,7 @@ def _coarse(channels: Sequence[Known]) -> str:
     )
 
 
-def _inverted(channels: Sequence[Known]) -> str:
+def _inverted(channels: Sequence[Measured]) -> str:
     if not channels:
         return ""
     distances = [channel.own.profile.distances(trained) for channel, trained in channels]
@@ -241,5 +238,5 @@ def _inverted(channels: Sequence[Known]) -> str:
     )
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %" if share < 0.995 else "100 %"
+def _percent(relative: float) -> str:
+    return f"{100 * relative:.2g} %" if relative < 0.995 else "100 %"

@@ -1,9 +1,8 @@
-"""Locks between programs, on this computer or on several that share a folder.
+"""Locks between programs, on one computer or several that share a folder.
 
-An `OutputLock` has two parts. The operating system's lock ends with the process that holds it, so
-that a killed owner is noticed at once. Beside it lies a note with the owner's name, which the owner
-touches every few seconds: it says who is waited for, and it is the lock itself where the file
-system has none, or one that other computers do not see.
+An `OutputLock` is the operating system's lock, which ends with its process, and a file that names
+the owner and is touched every few seconds. The latter is the lock itself where the file system has
+none, or one that other computers do not see.
 """
 
 from __future__ import annotations
@@ -26,18 +25,16 @@ from typing import Any
 
 from filelock import FileLock, Timeout, lock_descriptor
 
-__all__ = ["LockOwner", "OutputLock", "try_lock"]
-
 TOUCH_SECONDS = 5.0
 STALE_SECONDS = 30.0
-"""An owner on another computer that has not touched its note for so long is taken for dead."""
+"""Seconds after which an owner on another computer that did not touch its file counts as dead."""
 MAX_TRIES = 100
-"""Lock files and their folder may be taken away by an owner that ends, at most so often."""
+"""Most attempts, since an ending owner may delete lock files and folder."""
 MAX_NOTE_BYTES = 4096
 
 
 def try_lock(file: Path) -> FileLock | None:
-    """Lock a file that stays where it is; None while another process has it locked."""
+    """Lock a permanent file; None while another process has it locked."""
     lock = FileLock(file, thread_local=False)  # opened and closed by different threads
     try:
         lock.acquire(timeout=0)
@@ -48,7 +45,7 @@ def try_lock(file: Path) -> FileLock | None:
 
 @cache
 def _machine() -> str:
-    """A name for this computer; on Linux for the part of it whose processes have one numbering."""
+    """A name of this computer, and on Linux of the process namespace."""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}-{Path('/proc/self/ns/pid').stat().st_ino}"
@@ -57,23 +54,16 @@ def _machine() -> str:
 
 @dataclass(frozen=True, slots=True)
 class LockOwner:
-    """Who holds a lock.
-
-    Attributes
-    ----------
-    process, host, machine
-        Its process id, the name of its computer, and a name of that computer that is its alone.
-    since
-        When it took the lock, seconds since 1970.
-    token
-        Tells this lock from any other.
-    """
+    """The owner of a lock."""
 
     process: int = 0
     host: str = ""
     machine: str = ""
+    """Process id, computer name, and unique id of the computer."""
     since: float = 0.0
+    """When it took the lock, seconds since 1970."""
     token: str = ""
+    """Unique id of this lock."""
 
     @property
     def is_here(self) -> bool:
@@ -92,19 +82,19 @@ class LockOwner:
 
 
 class OutputLock:
-    """The lock of an output that is several files or steps; it is held by one program at a time.
+    """The lock of an output of several files or steps.
 
-    Its files lie in a folder that is made for it, and that goes with the lock when it is empty.
+    Its folder is made for it and removed with it when empty.
 
     Parameters
     ----------
     folder
-        The folder; hidden, and nobody else's.
+        A hidden folder for lock files alone.
 
     Attributes
     ----------
     refused
-        Why the file system gives no locks, in the system's words; empty where it does.
+        Why the file system has no locks, in the system's words; empty where it has.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -124,10 +114,10 @@ class OutputLock:
         return self._file.name, self._note.name
 
     def take(self) -> LockOwner | None:
-        """Take the lock, or say who has it; never waits.
+        """Take the lock, or return its owner; never waits.
 
-        Whoever waits asks the same object again and again, since an owner on another computer is
-        known to be dead by a note that did not change between two questions.
+        Call it again on the same object to wait: an owner on another computer counts as dead by a
+        file that did not change between two calls.
 
         Raises
         ------
@@ -153,18 +143,18 @@ class OutputLock:
         return None
 
     def release(self) -> None:
-        """Let the next one have it; takes its files away, and the folder where it is empty."""
+        """Release the lock and remove its files, and the folder if empty."""
         handle, self._handle = self._handle, None
         if handle is None:
             return
         self._stop.set()
         if self._toucher is not None:
             self._toucher.join()
-        mine = self._read_note()[0] == self._mine  # else it was taken over while this one slept
+        mine = self._read_note()[0] == self._mine  # else it was taken over during a suspend
         if mine:
             with suppress(OSError):
                 self._note.unlink()
-        if sys.platform == "win32":  # where an open file cannot be taken away, and needs not
+        if sys.platform == "win32":  # Windows cannot delete open files, which is harmless
             os.close(handle)
         if mine:
             with suppress(OSError):
@@ -177,16 +167,16 @@ class OutputLock:
     # -- the operating system's lock -----------------------------------------------------------
 
     def _open_locked(self) -> int | None:
-        """The lock file, open and locked; None while another process has it."""
+        """The locked lock file; None while another process has it."""
         for _ in range(MAX_TRIES):
-            with suppress(FileExistsError):  # also one that is taken away before it is looked at
+            with suppress(FileExistsError):  # or it is deleted before it is opened
                 self.folder.mkdir(parents=True)
             try:
                 handle = self._open()
-            except FileNotFoundError:  # an owner that ended took the folder away
+            except FileNotFoundError:  # an ending owner deleted the folder
                 continue
             except PermissionError:
-                if sys.platform == "win32":  # an owner that ends is just taking it away
+                if sys.platform == "win32":  # an ending owner is deleting it
                     return None
                 raise
             try:
@@ -214,10 +204,10 @@ class OutputLock:
             return lock_descriptor(handle, blocking=False)
         except OSError as error:
             self.refused = (error.strerror or str(error)).lower()
-            return True  # the note decides
+            return True  # the owner file decides
 
     def _is_in_place(self, handle: int) -> bool:
-        """Whether the file still has its name: an owner that ends takes it away while locked.
+        """Whether the file still has its name: an ending owner deletes it while locked.
 
         It is opened for that, since network file systems then ask the server.
         """
@@ -230,7 +220,7 @@ class OutputLock:
     # -- the note ------------------------------------------------------------------------------
 
     def _write_note(self) -> LockOwner | None:
-        """Write this program's note; where there is that of a living owner, the owner."""
+        """Write the owner file; return a living owner instead."""
         host, token = socket.gethostname(), secrets.token_hex(8)
         mine = LockOwner(os.getpid(), host, _machine(), time.time(), token)
         for _ in range(MAX_TRIES):
@@ -249,7 +239,7 @@ class OutputLock:
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(self._note))
 
     def _read_note(self, note: Path | None = None) -> tuple[LockOwner, int]:
-        """The owner that a note names, and when it was touched; 0 where there is no note."""
+        """The owner in the file and its modification time; 0 without a file."""
         try:
             with (note or self._note).open("rb") as file:
                 changed = os.fstat(file.fileno()).st_mtime_ns
@@ -260,7 +250,7 @@ class OutputLock:
             return LockOwner(), 1  # half written, or of a newer version
 
     def _is_dead(self, owner: LockOwner, changed: int) -> bool:
-        """Whether a note's owner is known to be gone; the operating system's lock is held here."""
+        """Whether the owner is known to be dead; the operating system's lock is held here."""
         if owner.is_here and not (self.refused and _is_alive(owner.process)):
             return True
         if self._seen != (owner.token, changed):
@@ -268,7 +258,7 @@ class OutputLock:
         return time.monotonic() - self._seen_at > STALE_SECONDS
 
     def _take_away(self, owner: LockOwner) -> None:
-        """Remove a dead owner's note, but not that of another program that did so just before."""
+        """Remove a dead owner's file, but not that of another program that just did so."""
         aside = self._note.with_name(f"{self._note.name}.{secrets.token_hex(4)}")
         with suppress(FileNotFoundError):
             self._note.rename(aside)
@@ -284,19 +274,19 @@ class OutputLock:
                     os.utime(self._note)
 
 
-def _owner(said: Any) -> LockOwner:
-    """The owner that a note tells of; unknown where it is no note."""
+def _owner(values: Any) -> LockOwner:
+    """The owner from the file's text; unknown if invalid."""
     kinds = {"process": int, "host": str, "machine": str, "since": float, "token": str}
-    if not isinstance(said, dict) or said.keys() != kinds.keys():
+    if not isinstance(values, dict) or values.keys() != kinds.keys():
         return LockOwner()
-    if not all(type(said[key]) is kind for key, kind in kinds.items()):
+    if not all(type(values[key]) is kind for key, kind in kinds.items()):
         return LockOwner()
-    sound = 0 < said["process"] < 2**31 and 0 < said["since"] < 2**32
-    return LockOwner(**said) if sound and said["host"].isprintable() else LockOwner()
+    sound = 0 < values["process"] < 2**31 and 0 < values["since"] < 2**32
+    return LockOwner(**values) if sound and values["host"].isprintable() else LockOwner()
 
 
 def _is_alive(process: int) -> bool:
-    if sys.platform == "win32":  # os.kill would end it; the note tells
+    if sys.platform == "win32":  # on Windows os.kill would end it
         return True
     try:
         os.kill(process, 0)
@@ -304,6 +294,6 @@ def _is_alive(process: int) -> bool:
         return False
     except OSError:
         return True
-    with suppress(OSError):  # Linux: killed, but its parent did not look yet
+    with suppress(OSError):  # Linux: a zombie process
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True

@@ -1,4 +1,4 @@
-"""Stacks: an image as it is on disk or in a layer, its axes, spacing and intensity range."""
+"""Image stacks: a lazy array with axes, voxel size, units and intensity range."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.exposure import DIFFERENT, Channel, How, Trained, fit_channels
+from napari_unetseg.core.exposure import (
+    TOLERANCE,
+    Channel,
+    Source,
+    Trained,
+    fit_channels,
+)
 from napari_unetseg.core.exposure_notices import describe, describe_uneven
 from napari_unetseg.core.intensities import Intensities, Profile, measure_channels, range_of
 from napari_unetseg.core.pixel_access import as_float32, native, read_array, spread
@@ -19,13 +25,11 @@ from napari_unetseg.core.pixel_access import as_float32, native, read_array, spr
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Notice
 
-__all__ = ["Normalization", "Stack", "native"]
-
 CHANNEL_AXES = "CS"
 CLIP_LOW, CLIP_HIGH = -1.0, 3.0
-"""Normalised values beyond these are cut, so that a hot pixel cannot drown its surroundings."""
+"""Normalised values are clipped to these, so that a hot pixel does not dominate."""
 LARGE_PLANE = 4096**2
-"""Of planes of more pixels, blocks are looked at instead of every n-th pixel."""
+"""Pixels of a plane above which blocks are sampled instead of every n-th pixel."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,13 +51,13 @@ class Stack:
     channels
         Name of each channel.
     name
-        What the user knows the image by, such as the file's stem.
+        Display name, such as the file's stem.
     translate
-        Where the centre of the first voxel lies along each axis, in its unit.
+        Position of the first voxel's centre along each axis, in its unit.
     colors
         Colour of each channel as ``#rrggbb``; empty where the file names none.
     notes
-        What people should know of how the file was read, a sentence each.
+        Sentences about how the file was read.
 
     Raises
     ------
@@ -102,7 +106,7 @@ class Stack:
 
     @classmethod
     def from_array(cls, data: Any, axes: str | None = None, name: str = "image") -> Self:
-        """Make a stack of an array; axes default to the last letters of ``TZYX``.
+        """A stack of an array; axes default to the last letters of ``TZYX``.
 
         A 3D array whose last axis has 3 or 4 entries and is the smallest by far is read as RGB
         (``YXS``).
@@ -111,7 +115,7 @@ class Stack:
 
     @staticmethod
     def default_axes(shape: tuple[int, ...]) -> str:
-        """The letters of an array of which nothing is known; see `from_array`."""
+        """Default axes of an array; see `from_array`."""
         rgb = len(shape) == 3 and shape[-1] in (3, 4) and min(shape[:2]) > 8
         return "YXS" if rgb else "QPTZYX"[-len(shape) :]
 
@@ -124,7 +128,7 @@ class Stack:
 
     @property
     def n_channels(self) -> int:
-        """Channels that a network sees; the alpha of RGBA is not one."""
+        """Channels that a network sees, without the alpha of RGBA."""
         axis = self.channel_axis
         if axis is None:
             return 1
@@ -156,7 +160,7 @@ class Stack:
 
     @property
     def grid_translate(self) -> tuple[float, ...]:
-        """Where labels and masks begin, one number for each grid axis."""
+        """Position of the first voxel's centre along each grid axis."""
         return self._of_grid(self.translate)
 
     def check_dims(self, dims: int) -> None:
@@ -217,18 +221,18 @@ class Stack:
         return replace(self, name=name)
 
     def probe(self, most: int = 8) -> Iterator[np.ndarray]:
-        """A few planes (channels, Y, X), evenly spread and thinned to about 512² each.
+        """A few evenly spaced planes (channels, Y, X), thinned to about 512² each.
 
-        Of planes of more than 4096² pixels 16 evenly spread blocks of 128² are read, joined to
+        Of planes of more than 4096² pixels 16 evenly spaced blocks of 128² are read, joined to
         512², since thinning would read all of their chunks.
         """
         return map(self._thinned, self._probed(most))
 
     def probe_details(self, most: int = 8) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-        """As `probe`, and with each plane pieces of it (channels, Y, X) that are not thinned.
+        """As `probe`, with crops (channels, Y, X) of each plane in full resolution.
 
-        Noise is measured in them: where pixels were interpolated they are of the image before, all
-        with the first plane; where pixels were blurred, of so much more contrast as noise lost.
+        Noise is measured in them. Of interpolated images they come from the source image, all with
+        the first plane; blurred ones are scaled to the noise that was lost.
         """
         if (coarser := getattr(self.data, "coarser", None)) is not None:
             details = [one for _, some in coarser.probe_details(most) for one in some]
@@ -251,11 +255,11 @@ class Stack:
 
     @property
     def _is_large(self) -> bool:
-        read = getattr(self.data, "voxels_read", 1)  # of a resampled image, for each of its pixels
+        read = getattr(self.data, "voxels_read", 1)  # of a resampled image
         return math.prod(self.spatial_shape(2)) * read > LARGE_PLANE
 
     def probed_places(self) -> list[str]:
-        """Where in time, or at which position, each plane of `probe` is; empty for one volume."""
+        """Name, such as ``T 7``, of each plane of `probe`; empty for one volume."""
         axis = next((n for n, letter in enumerate(self.grid_axes[:-2]) if letter != "Z"), None)
         if axis is None:
             return []
@@ -275,12 +279,12 @@ class Stack:
         return np.concatenate(rows, axis=1)
 
     def _blocks(self, plane: tuple[int, ...], count: int) -> list[list[np.ndarray]]:
-        """Rows of evenly spread blocks (channels, Y, X) of a plane."""
+        """Rows of evenly spaced blocks (channels, Y, X) of a plane."""
         rows, columns = (spread(size, count) for size in self.spatial_shape(2))
         return [[self.read(plane, (y, x)) for x in columns] for y in rows]
 
     def fingerprint(self) -> str:
-        """A name for the pixels: stays the same when the image is renamed or moved."""
+        """Hash of sampled pixels, independent of name and path."""
         digest = hashlib.sha256(repr((self.grid_shape, self.n_channels)).encode())
         for piece in self.probe(2):
             digest.update(as_float32(piece).tobytes())
@@ -297,44 +301,23 @@ class Normalization:
     """Linear scaling of each channel: ``low`` becomes 0 and ``high`` 1.
 
     Both are percentiles (1 and 99.8) of the training images, stored in the model. An image of
-    another exposure is scaled by its own percentiles instead, and so is every image with
-    ``per_image``: see `exposure`. Either way all planes and tiles of an image are scaled alike.
-
-    Attributes
-    ----------
-    low, high, fill
-        The 1, 99.8 and 50 percentile of each channel.
-    per_image
-        Every image is scaled by its own percentiles, since those of the training images differ.
-    keep
-        Images of another exposure are scaled by ``low`` and ``high`` too, since the training's
-        settings say so.
-    profiles
-        How the intensities of each channel are distributed in the training images; empty in files
-        of earlier versions.
-    padding
-        Of one image: the value of pixels without a picture in each channel, which become what the
-        background of the training images is; NaN where there are none.
+    another exposure, or with ``per_image`` every image, is scaled by its own percentiles: see
+    `exposure`. All planes and tiles of an image are scaled alike.
     """
 
     low: tuple[float, ...]
     high: tuple[float, ...]
     fill: tuple[float, ...]
+    """The 1, 99.8 and 50 percentile of each channel."""
     per_image: bool = False
+    """Every image is scaled by its own percentiles."""
     keep: bool = False
+    """Images of another exposure are scaled by ``low`` and ``high`` too."""
     profiles: tuple[Profile, ...] = ()
+    """Intensity distribution of each channel in the training images; empty in older files."""
     padding: tuple[float, ...] = ()
-
-    @classmethod
-    def estimate(cls, stacks: Sequence[Stack]) -> Self:
-        """Percentiles of the pooled pixels of some planes of each stack.
-
-        Raises
-        ------
-        UserError
-            A channel has no finite value at all.
-        """
-        return cls._pooled(stacks, [_measure(stack) for stack in stacks])
+    """Of one image: value of padded pixels in each channel, which are replaced by background; NaN
+    without any."""
 
     @classmethod
     def _pooled(cls, stacks: Sequence[Stack], each: Sequence[Sequence[Intensities]]) -> Self:
@@ -350,7 +333,7 @@ class Normalization:
 
     @classmethod
     def choose(cls, stacks: Sequence[Stack], rule: str = "auto") -> Self:
-        """Estimate, and choose between the range of all images and that of each.
+        """Estimate, and choose between a common range and one for each image.
 
         Parameters
         ----------
@@ -360,6 +343,11 @@ class Normalization:
             ``training``: the range of all, for images of another exposure too; ``image``: that of
             each; ``auto``: that of each where some image's range lies off the common one by more
             than a tenth of it.
+
+        Raises
+        ------
+        UserError
+            A channel has no finite value at all.
         """
         each = [_measure(stack) for stack in stacks]
         common = cls._pooled(stacks, each)
@@ -369,17 +357,17 @@ class Normalization:
 
     def _differs(self, own: Sequence[Intensities]) -> bool:
         return any(
-            max(abs(one.low - low), abs(one.high - high)) > DIFFERENT * (high - low)
+            max(abs(one.low - low), abs(one.high - high)) > TOLERANCE * (high - low)
             for low, high, one in zip(self.low, self.high, own, strict=True)
         )
 
     def going_on(self, stacks: Sequence[Stack]) -> Self:
-        """For a training that goes on with other images: each range counts if one's is another."""
+        """For continued training on other images: per-image ranges if one's range differs."""
         if self.per_image or self.keep:
             return self
         alike = [stack for stack in stacks if stack.n_channels == len(self.low)]
         others = (
-            channel.how is How.OWN
+            channel.how is Source.OWN
             for stack in alike
             for channel in self._fit(stack, _measure(stack))
         )
@@ -407,27 +395,26 @@ class Normalization:
         return np.clip(out, CLIP_LOW, CLIP_HIGH, out=out)
 
     def for_stack(self, stack: Stack) -> tuple[Self, tuple[Notice, ...]]:
-        """How a stack is scaled, and what its user should know of it.
+        """Scaling for a stack, with notices.
 
-        The same picture at another exposure, saved with 8 bits, with 16 bits or as floats from 0
-        to 1 is recognised by its intensities. Nothing is said of an image that is scaled as the
-        model has it and could have been among the training images.
+        There are none for an image that is scaled as the model's training images and could be one
+        of them.
         """
         pieces = list(stack.probe_details())
         channels = self._fit(stack, measure_channels(stack.name, pieces))
-        said = describe(stack.name, channels, per_image=self.per_image, keep=self.keep)
-        said += describe_uneven(stack.name, channels, stack.probed_places(), pieces)
+        notices = describe(stack.name, channels, per_image=self.per_image, keep=self.keep)
+        notices += describe_uneven(stack.name, channels, stack.probed_places(), pieces)
         padding = tuple(channel.own.padding for channel in channels)
         padding = () if all(map(math.isnan, padding)) else padding
-        if all(channel.how is How.FIXED for channel in channels):
-            return replace(self, padding=padding) if padding else self, tuple(said)
+        if all(channel.how is Source.FIXED for channel in channels):
+            return replace(self, padding=padding) if padding else self, tuple(notices)
         fill = tuple(
-            usual if channel.how is How.FIXED else channel.own.median
+            usual if channel.how is Source.FIXED else channel.own.median
             for channel, usual in zip(channels, self.fill, strict=True)
         )
         low, high = tuple(c.low for c in channels), tuple(c.high for c in channels)
         scaled = replace(self, low=low, high=high, fill=fill, padding=padding)
-        return scaled, tuple(said)
+        return scaled, tuple(notices)
 
     def _fit(self, stack: Stack, measured: Sequence[Intensities]) -> list[Channel]:
         known = self.profiles or (None,) * len(self.low)

@@ -1,4 +1,4 @@
-"""Intensities of one channel of an image: range, noise, and how they are distributed."""
+"""Intensity statistics of a channel: range, noise, distribution, padding."""
 
 from __future__ import annotations
 
@@ -13,59 +13,44 @@ import numpy as np
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.pixel_access import as_float32, finite_values
 
-__all__ = [
-    "SHAPE_PERCENTILES",
-    "Intensities",
-    "Piece",
-    "Profile",
-    "measure_channels",
-    "range_of",
-]
-
 LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.8
 SHAPE_PERCENTILES = (5.0, 25.0, 50.0, 75.0, 95.0, 99.0)
 LARGEST_CONTRAST = 1e4
-"""Contrast of an image without any noise, such as a drawing."""
+"""Contrast of an image without noise, such as a drawing."""
 LEVELS_FROM = 2**16
-"""Grey levels are counted in about this many pixels."""
+"""Pixels in which grey levels are counted."""
 LEAST_PADDING, MOST_PADDING = 0.002, 0.9
-"""Black that covers less does not change the range; where it covers more, little is left."""
+"""Fractions of padding below which it does not change the range, and above which little is left."""
 PADDING_GAP = 0.01
-"""Padding lies below all else by more than this share of the range, and by several grey levels."""
+"""Least gap between padding and all else, as a fraction of the range."""
 ONE_PIECE = 0.9
-"""It surrounds what is shown, which is in one piece along this share of the lines: background that
-was set to 0 lies between objects, too."""
+"""Fraction of lines in which the image is contiguous: background that was set to 0 also lies
+between
+objects, padding does not.
+"""
 
 
 Piece = tuple[np.ndarray, Sequence[np.ndarray]]
-"""A plane (channels, Y, X), maybe thinned, and pieces of it that are not."""
+"""A plane (channels, Y, X), maybe thinned, and crops of it in full resolution."""
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How the intensities of a channel are distributed, whatever its gain and offset.
-
-    Attributes
-    ----------
-    contrast
-        Range (1 to 99.8 percentile) in units of the noise's standard deviation.
-    shape
-        The percentiles of `SHAPE_PERCENTILES`, as shares of the range.
-    bottom, top
-        Shares of the pixels that have the smallest and the largest value.
-    levels
-        Grey levels in the range.
-    """
+    """Intensity distribution of a channel, independent of gain and offset."""
 
     contrast: float
+    """Range (1 to 99.8 percentile) in standard deviations of the noise."""
     shape: tuple[float, ...]
+    """The percentiles of `SHAPE_PERCENTILES`, as fractions of the range."""
     bottom: float
     top: float
+    """Fractions of the pixels with the smallest and the largest value."""
     levels: int
+    """Grey levels in the range."""
 
     @classmethod
     def typical(cls, profiles: Sequence[Profile]) -> Self:
-        """What several images have in common; cut off and coarse is what any of them is."""
+        """Mean of several profiles; of clipping and levels the worst."""
         return cls(
             median(p.contrast for p in profiles),
             tuple(map(fmean, zip(*(p.shape for p in profiles), strict=True))),
@@ -76,12 +61,12 @@ class Profile:
 
     @property
     def background(self) -> float:
-        """Where most pixels lie, as a share of the range: the middle of the densest quarter."""
+        """Mode as a fraction of the range: the middle of the densest quarter."""
         ends = zip(self.shape[:4], self.shape[1:5], SHAPE_PERCENTILES, SHAPE_PERCENTILES[1:])  # noqa: B905 - the last of the percentiles is the tail
         return min(((b - a) / (q - p), (a + b) / 2) for a, b, p, q in ends)[1]
 
     def distances(self, other: Profile) -> tuple[float, float]:
-        """Mean difference of the percentiles from another's, and from those of its negative."""
+        """Mean percentile difference from another profile, and from its negative."""
         ours, theirs = ([v / (p.shape[-1] or 1.0) for v in p.shape[:-1]] for p in (self, other))
         negative = [1 - v for v in reversed(theirs)]
         straight, flipped = (
@@ -93,31 +78,21 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Intensities:
-    """What was measured of a channel.
-
-    Attributes
-    ----------
-    low, high, median
-        The 1, 99.8 and 50 percentile.
-    smallest, largest
-        The extreme values.
-    noise
-        Standard deviation of the noise.
-    profile
-        How they are distributed.
-    padding
-        The value that registering and stitching filled up with, which is left out of all others;
-        NaN where there is none.
-    """
+    """Measured intensities of a channel."""
 
     low: float
     high: float
     median: float
+    """The 1, 99.8 and 50 percentile."""
     smallest: float
     largest: float
+    """The extreme values."""
     noise: float
+    """Standard deviation of the noise."""
     profile: Profile
+    """Their distribution."""
     padding: float = math.nan
+    """Fill value of registration or stitching, excluded from all others; NaN without one."""
 
     @property
     def width(self) -> float:
@@ -133,7 +108,7 @@ class Intensities:
         values
             Its pixels, flat, finite, float32; at least one.
         details
-            Pieces (Y, X) of it in full resolution, float32, in which the noise is measured.
+            Crops (Y, X) in full resolution, float32, for the noise.
         """
         percentiles = [LOW_PERCENTILE, HIGH_PERCENTILE, 0.0, 50.0, 100.0, *SHAPE_PERCENTILES]
         found = [float(v) for v in np.percentile(values, percentiles)]
@@ -152,7 +127,7 @@ class Intensities:
 
 
 def range_of(images: Sequence[Sequence[np.ndarray]]) -> tuple[float, float, float]:
-    """The 1, 99.8 and 50 percentile of what is shown in planes (Y, X) of some images."""
+    """The 1, 99.8 and 50 percentile of planes (Y, X) of some images, without padding."""
     shown = []
     for planes in images:
         values = finite_values(planes)
@@ -193,10 +168,10 @@ def measure_channels(name: str, pieces: Sequence[Piece]) -> list[Intensities]:
 
 
 def _noise(details: Sequence[np.ndarray], most: float) -> float:
-    """Standard deviation of the noise, from the diagonal second differences: slopes cancel out.
+    """Standard deviation of the noise, from diagonal second differences, in which slopes cancel.
 
-    The mean, since in 8 bits most differences may be 0; none counts as more than the range, so
-    that hot pixels do not matter.
+    A mean, since in 8 bits most differences may be 0; each is clipped to the range because of hot
+    pixels.
     """
     total, count = 0.0, 0
     for piece in details:
@@ -209,7 +184,7 @@ def _noise(details: Sequence[np.ndarray], most: float) -> float:
 
 
 def _padding(planes: Sequence[np.ndarray], values: np.ndarray) -> float:
-    """The value that pixels without a picture were given; NaN where there are none."""
+    """Fill value of padded pixels; NaN without any."""
     smallest = values.min(initial=np.inf)
     black = values == smallest
     if not LEAST_PADDING <= black.sum() / max(1, len(black)) <= MOST_PADDING:
@@ -225,7 +200,7 @@ def _padding(planes: Sequence[np.ndarray], values: np.ndarray) -> float:
 
 
 def _in_one_piece(shown: Sequence[np.ndarray], axis: int) -> float:
-    """Share of the lines along an axis in which what is shown has no gap."""
+    """Fraction of the lines along an axis in which the image has no gap."""
     changes = [np.diff(plane.astype(np.int8), axis=axis) != 0 for plane in shown]
     ends = np.concatenate([change.sum(axis=axis) for change in changes])
     edges = np.concatenate([np.take(p, 0, axis) | np.take(p, -1, axis) for p in shown])

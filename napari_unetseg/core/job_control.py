@@ -1,18 +1,16 @@
-"""The word to a running job: thread-safe, read by the job between two steps."""
+"""Thread-safe control of a running job."""
 
 from __future__ import annotations
 
 import threading
 from typing import Any
 
-__all__ = ["Control", "JobControl"]
-
 
 class JobControl:
-    """What a running job may be told between two steps.
+    """Control of a running job from any thread.
 
-    Any thread may call any method. The job looks at it after every step, so that a stop
-    takes effect within one step and what was learned is returned.
+    The job reads it after every step, so that a stop takes effect within one step and its result is
+    returned.
 
     Parameters
     ----------
@@ -35,9 +33,9 @@ class JobControl:
         self._may_go_on.set()
 
     def pause(self) -> None:
-        """Ask the job to wait after its current step; not every job does."""
+        """Make the job wait after its current step, if it supports that."""
         self._may_go_on.clear()
-        if self.stopped:  # looked at afterwards, so that a stop at any moment ends the wait
+        if self.stopped:  # checked afterwards, so that a stop at any moment ends the wait
             self._may_go_on.set()
 
     def resume(self) -> None:
@@ -50,11 +48,11 @@ class JobControl:
         return not self._may_go_on.is_set()
 
     def wait(self) -> None:
-        """For the job: wait while it is paused; a stop ends that too."""
+        """Called by the job: wait while paused; a stop ends that."""
         self._may_go_on.wait()
 
     def rest(self, seconds: float) -> None:
-        """For the job: wait so long, and while it is paused; a stop ends that at once."""
+        """Called by the job: wait for seconds, and while paused; a stop ends that at once."""
         self._stop.wait(seconds)
         self.wait()
 
@@ -75,36 +73,30 @@ class JobControl:
             self._threads = number
 
     def push_annotations(self, pairs: tuple[Any, ...]) -> None:
-        """Hand over newer annotated images; a job that can use them takes them after a step."""
+        """Pass newer annotated images, which the job takes after a step."""
         with self._lock:
             self._pairs = pairs
 
     def set_fixed_annotations(self, pairs: tuple[Any, ...]) -> None:
-        """Annotations that go with whatever is offered.
+        """Annotations used with all pushed ones.
 
-        They stay as they are, so that they are not read again when newer ones come.
+        They never change, so that they are not read again.
         """
         with self._lock:
             self._kept = pairs
 
     @property
     def fixed(self) -> tuple[Any, ...]:
-        """The annotations that stay as they are."""
+        """Annotations that never change."""
         with self._lock:
             return self._kept
 
-    @property
-    def offers(self) -> bool:
-        """Whether there are newer annotations to take."""
-        with self._lock:
-            return self._pairs is not None
-
     def pop_annotations(self) -> tuple[Any, ...] | None:
-        """Newer annotations, once; None when there are none."""
+        """The pushed annotations, once; None without any."""
         with self._lock:
             pairs, self._pairs = self._pairs, None
             return None if pairs is None else (*pairs, *self._kept)
 
 
 Control = JobControl
-"""The name of earlier versions."""
+"""Alias of earlier versions."""

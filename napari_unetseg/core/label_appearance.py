@@ -1,8 +1,7 @@
-"""What a label image looks like, from its values and the shapes they form.
+"""Classification of a label image by its values and their regions.
 
-A label image consists of regions of one value. Values that change from pixel to pixel are an image,
-a probability map, or the edges of a mask that was saved as JPEG or resized with interpolation; and
-where each value is a single region the values number objects, not structures.
+Labels are regions of one value; one region a value means instances. Values that change from pixel
+to pixel are an image, a probability map, or mask edges blurred by JPEG or interpolation.
 """
 
 from __future__ import annotations
@@ -15,53 +14,46 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Appearance", "Look", "look_at"]
-
 MOST_PLANES, EDGE, READ = 5, 512, 2048
-"""Planes that are looked at, the edge of the piece of each, and of the part that is read for it."""
+"""Most sampled planes, edge of the crop of each, and of the region read for it."""
 JPEG_BLOCK = 8
-"""JPEG changes values this far from an edge at most."""
+"""Distance from an edge within which JPEG changes values."""
 FEWEST = 4
-"""Fewer values, 0 among them, are never in doubt."""
+"""Number of values, with 0, below which labels are not in doubt."""
 LEAST_GAP = 16
-"""Levels of a mask that was blurred lie so far from each other; structures have small numbers."""
+"""Least distance between the levels of a blurred mask."""
 MANY_OBJECTS = 30
-"""So many values, each a single region, number objects whatever their sizes."""
+"""Number of single-region values from which on they are objects whatever their sizes."""
 
 
 class Appearance(StrEnum):
-    """What a label image looks like."""
+    """Kind of content of a label image."""
 
     LABELS = "labels"
     """Strokes or structures: regions of one value, several of most values, or few values."""
     OBJECTS = "objects"
-    """Every value is a single region, mostly surrounded by 0 and of similar size: instances."""
+    """Instances: each value a single region, mostly surrounded by 0 and of similar size."""
     BLURRED = "blurred"
-    """Few large values, and many values between them along their edges: JPEG, interpolation."""
+    """A mask after JPEG or interpolation: few large values, and many in between along their edges.
+    """
     IMAGE = "image"
-    """Values change from pixel to pixel: an image or a probability map."""
+    """An image or a probability map."""
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What a label image looks like.
-
-    Attributes
-    ----------
-    appearance
-        What it looks like.
-    threshold
-        A whole number halfway between its two most frequent values that lie far from each other.
-    """
+class LabelAppearance:
+    """Appearance of a label image."""
 
     appearance: Appearance = Appearance.LABELS
+    """Kind of content."""
     threshold: float = 0.0
+    """A whole number halfway between its two most frequent values that lie far from each other."""
 
 
-def look_at(
+def classify_labels(
     labels: Any, ignore: int | None = None, planes: Sequence[tuple[int, ...]] | None = None
-) -> Look:
-    """Look at a label image: at pieces of at most five planes.
+) -> LabelAppearance:
+    """Classify a label image from crops of at most five planes.
 
     Parameters
     ----------
@@ -70,29 +62,28 @@ def look_at(
     ignore
         A value that counts as 0, too.
     planes
-        Indices of the planes to look at, at least one; evenly spread ones by default.
+        Indices of the planes to sample, at least one; evenly spaced ones by default.
     """
     pieces = _pieces(labels, ignore, planes or _spread(labels.shape[:-2]))
     values, codes = np.unique(pieces, return_inverse=True)
     if len(values) < FEWEST:
-        return Look()
+        return LabelAppearance()
     values, codes = values.astype(np.float64), codes.reshape(pieces.shape).astype(np.int32)
     frequent = _frequent(values, codes)
     levels, regions = _far_apart(values[frequent]), _Regions.of(codes, values)
     appearance = _changing(values, codes, frequent, regions, levels)
     if appearance is None:
         appearance = Appearance.OBJECTS if regions.are_objects() else Appearance.LABELS
-    return Look(appearance, float(np.floor(values[frequent[:2]].mean())))
+    return LabelAppearance(appearance, float(np.floor(values[frequent[:2]].mean())))
 
 
 def _spread(leading: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Indices of evenly spread planes."""
     numbers = sorted({int(n) for n in np.linspace(0, math.prod(leading) - 1, MOST_PLANES)})
     return [tuple(int(i) for i in np.unravel_index(n, leading)) for n in numbers]
 
 
 def _pieces(labels: Any, ignore: int | None, planes: Sequence[tuple[int, ...]]) -> np.ndarray:
-    """Pieces (n, Y, X) of planes, each around the middle of what is not 0 there."""
+    """Crops (n, Y, X) of planes, each around the centre of the non-zero voxels."""
     middle = tuple(_span(n // 2, READ, n) for n in labels.shape[-2:])
     pieces = []
     for index in planes[:MOST_PLANES]:
@@ -114,9 +105,9 @@ def _span(middle: int, edge: int, size: int) -> slice:
 
 
 def _frequent(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Codes of values that fill areas, the most frequent one first, then one that is far from it.
+    """Codes of values that fill areas, the most frequent one first, then one far from it.
 
-    Far is more than half of the range: the two levels of a mask, if it is one.
+    Far is more than half of the range.
     """
     from scipy.ndimage import maximum_filter, minimum_filter
 
@@ -132,11 +123,11 @@ def _frequent(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class _Regions:
-    """Connected regions of one value, corners included.
+    """Connected regions of one value, with 8-connectivity.
 
-    ``labels`` (n, Y, X) are their numbers in each plane; for each plane and each value but 0 that
-    it holds: the voxels in all, whether nearly all of them are one region, and whether that region
-    has 0 beside it; ``zero`` says that some voxels are 0.
+    ``labels`` (n, Y, X) are their numbers in each plane; for each plane and value but 0: the
+    voxels, whether nearly all are one region, and whether that region borders on 0; ``zero``: some
+    voxels are 0.
     """
 
     labels: np.ndarray
@@ -173,14 +164,14 @@ class _Regions:
         return cls(labels, plane_of, voxels, single > 0, beside > 0, is_zero)
 
     def mean_size(self, where: np.ndarray) -> float:
-        """Mean voxels of the regions in a mask (n, Y, X) that consists of whole regions."""
+        """Mean size in voxels of the regions in a mask (n, Y, X) of whole regions."""
         count = sum(
             len(np.unique(plane[inside])) for plane, inside in zip(self.labels, where, strict=True)
         )
         return float(where.sum()) / max(1, count)
 
     def are_objects(self) -> bool:
-        """Whether each value is a single region, and they are like objects."""
+        """Whether each value is a single region that resembles an object."""
         if not self.zero or not len(self.voxels) or self.single.mean() < 0.9:
             return False
         values = int(np.bincount(self.plane.astype(np.int64)).max())
@@ -192,9 +183,9 @@ class _Regions:
 
 
 def _far_apart(values: np.ndarray) -> np.ndarray:
-    """The values, the most frequent first, without those near an earlier one; sorted.
+    """The most frequent values without those near a more frequent one; sorted.
 
-    254 beside 255 is no level of its own.
+    254 beside 255 is not a level of its own.
     """
     levels = values[:1]
     for value in values[1:]:
@@ -210,7 +201,7 @@ def _changing(
     regions: _Regions,
     levels: np.ndarray,
 ) -> Appearance | None:
-    """Blurred, or an image; None where regions of one value are larger than that."""
+    """Blurred, or an image; None where regions of one value prevail."""
     from scipy.ndimage import maximum_filter, minimum_filter
 
     others = ~np.isin(codes, frequent)

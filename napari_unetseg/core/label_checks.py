@@ -1,7 +1,6 @@
-"""Which values a label image holds, and whether they can be of the kind that was said.
+"""Validation of label values against their declared kind.
 
-What cannot be is refused with a sentence that names the way out; what is merely likely to be meant
-otherwise is a note.
+Impossible values raise a `UserError` that says what to do; doubtful ones give a note.
 """
 
 from __future__ import annotations
@@ -15,74 +14,51 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.label_appearance import FEWEST, Appearance, Look, look_at
+from napari_unetseg.core.label_appearance import (
+    FEWEST,
+    Appearance,
+    LabelAppearance,
+    classify_labels,
+)
 from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
 
-__all__ = [
-    "LabelValues",
-    "PlaneValues",
-    "check_not_swapped",
-    "check_together",
-    "check_values",
-    "count_planes",
-    "count_values",
-    "notes_of",
-    "read_values",
-    "survey_values",
-]
-
 NEAR_ENDS = 10
-"""Values this near to 0 or 255 are what JPEG of high quality makes of a mask of 0 and 255."""
+"""Values this near to 0 or 255 are JPEG artefacts of a mask of 0 and 255."""
 MANY = 12
-"""So many values of strokes, or beside 255 in a full mask, are seldom structures."""
+"""Number of values of strokes, or beside 255 in a full mask, that is implausible for structures."""
 BUTTON = "a button below 'They are' in napari"
 Index = tuple[int, ...]
-"""Of a plane (Y, X) along the other axes of an array."""
+"""Index of a plane (Y, X) along the other axes of an array."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelValues:
-    """What a label image holds.
-
-    Attributes
-    ----------
-    name, kind
-        What it is called in sentences, and what its values mean.
-    counts
-        Voxels of each value but the one that means "not labelled".
-    missing
-        Voxels that are NaN, which means "not labelled" too.
-    look
-        What it looks like.
-    """
+    """Values of a label image."""
 
     name: str
     kind: LabelKind
+    """Name for sentences, and meaning of the values."""
     counts: Mapping[int, int]
+    """Voxels of each value but the one that means "not labelled"."""
     missing: int
-    look: Look
+    """Voxels that are NaN, which means "not labelled" too."""
+    look: LabelAppearance
+    """Its appearance."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlaneValues:
-    """What a plane (Y, X) of a label image holds.
-
-    Attributes
-    ----------
-    counts
-        Voxels of each value; NaN is not counted.
-    size
-        All voxels.
-    digest
-        Of type and bytes: the same where another plane holds the same.
-    """
+    """Values of a plane (Y, X) of a label image."""
 
     counts: Mapping[int, int]
+    """Voxels of each value; NaN is not counted."""
     size: int
+    """All voxels."""
     digest: bytes
+    """Hash of dtype and bytes."""
 
 
 def count_planes(
@@ -98,7 +74,7 @@ def count_planes(
     labels, name, planes
         As in `read_values`.
     before
-        What an earlier version held: planes that hold the same are not counted again.
+        Earlier counts; planes with the same digest are not counted again.
 
     Raises
     ------
@@ -118,16 +94,16 @@ def count_planes(
     return counted
 
 
-def survey_values(
+def summarise_values(
     labels: Any,
     kind: LabelKind,
     name: str,
     ignore: int | None = None,
     counted: Mapping[Index, PlaneValues] | None = None,
     *,
-    looks: bool = True,
+    classify: bool = True,
 ) -> LabelValues:
-    """Sum up the values of the planes of a label image, and look at it.
+    """Sum up the values of the planes of a label image, and classify it.
 
     Parameters are those of `read_values`.
 
@@ -140,11 +116,14 @@ def survey_values(
     counts = Counter[int]()
     for plane in counted.values():
         counts.update(plane.counts)
-    missing, look = sum(plane.size for plane in counted.values()) - counts.total(), Look()
+    missing, look = (
+        sum(plane.size for plane in counted.values()) - counts.total(),
+        LabelAppearance(),
+    )
     least = MANY if kind is LabelKind.STROKES else FEWEST - 1
-    if looks and len(counts.keys() - {0, ignore}) >= least:
+    if classify and len(counts.keys() - {0, ignore}) >= least:
         order = sorted(counted, key=lambda index: -len(counted[index].counts))
-        look = look_at(labels, ignore, order)
+        look = classify_labels(labels, ignore, order)
     known = {value: number for value, number in counts.items() if value != ignore}
     return LabelValues(name, kind, known, missing, look)
 
@@ -157,7 +136,7 @@ def read_values(
     counted: Mapping[Index, PlaneValues] | None = None,
     image: Stack | None = None,
     *,
-    looks: bool = True,
+    classify: bool = True,
 ) -> LabelValues:
     """Sum up the values of a label image, and check them.
 
@@ -166,39 +145,37 @@ def read_values(
     labels
         Array-like of shape (…, Y, X).
     kind
-        What its values mean.
+        Meaning of the values.
     name
-        What to call it in a sentence.
+        Name for sentences.
     ignore
         A value that means "not labelled".
     counted
-        What `count_planes` found in it; by default all planes are counted.
+        Result of `count_planes`; by default all planes are counted.
     image
-        What they are labels of: whether the two are swapped is looked at.
-    looks
-        Look at what cannot be told from the values alone, too: it takes about 0.1 s.
+        The labelled image, to detect that the two are swapped.
+    classify
+        Classify the appearance too, which takes about 0.1 s.
 
     Raises
     ------
     UserError
         The values cannot be of that kind.
     """
-    found = survey_values(labels, kind, name, ignore, counted, looks=looks)
+    found = summarise_values(labels, kind, name, ignore, counted, classify=classify)
     if image is not None:
         check_not_swapped(image, found)
     try:
         check_values(found.counts, kind, name, None, found.look)
     except UserError:
-        if looks:
+        if classify:
             raise
-        return read_values(labels, kind, name, ignore, counted, image)  # to say more of it
+        return read_values(labels, kind, name, ignore, counted, image)  # for a better error message
     return found
 
 
 def count_values(labels: Any, name: str = "The labels") -> dict[int, int]:
-    """Count the voxels of each value; floats are welcome if they are whole numbers or NaN.
-
-    NaN is not counted.
+    """Count the voxels of each value; floats must be whole numbers or NaN, which is not counted.
 
     Raises
     ------
@@ -233,7 +210,7 @@ def check_values(
     kind: LabelKind,
     name: str,
     ignore: int | None = None,
-    look: Look | None = None,
+    look: LabelAppearance | None = None,
 ) -> None:
     """Raise a `UserError` when the values cannot be of that kind.
 
@@ -242,18 +219,18 @@ def check_values(
     values
         Voxels of each value, as `count_values` gives them.
     kind, name
-        Kind of the labels, and what to call them in the sentence.
+        Kind of the labels, and their name in sentences.
     ignore
         A value that means "not labelled".
     look
-        What the labels look like, where that was looked at.
+        Their appearance, if known.
     """
     found = sorted(v for v in values if v not in (0, ignore))
     if not found:
         return
     if found[0] < 0:
         raise UserError(_negative(name, found, kind))
-    look = look or Look()
+    look = look or LabelAppearance()
     if look.appearance is Appearance.BLURRED:
         raise UserError(
             f"{name} look like a mask whose edges were blurred by JPEG or by resizing: they hold "
@@ -277,7 +254,7 @@ def check_values(
 
 
 def check_together(values: Iterable[int]) -> None:
-    """Raise a `UserError` when full masks that train together contradict one another.
+    """Raise a `UserError` for full masks with contradictory values.
 
     One mask of 0 and 1 beside another of 0 and 255 is clear, all else is not.
     """
@@ -288,9 +265,9 @@ def check_together(values: Iterable[int]) -> None:
 
 
 def _beside_others(name: str, found: Sequence[int]) -> str:
-    """What is wrong with a full mask that holds 255, or a larger number, beside others."""
+    """The problem with a full mask that holds 255, or a larger number, beside others."""
     if found[-1] > BACKGROUND_LABEL:
-        largest = found[-1] in (2**16 - 1, 2**32 - 1)  # what -1 becomes without a sign
+        largest = found[-1] in (2**16 - 1, 2**32 - 1)  # -1 without a sign
         ignored = f", or '--ignore {found[-1]}' if that means 'not labelled'" if largest else ""
         return (
             f"{name} hold {len(found)} numbers up to {found[-1]}, but structures are 1 to 254; "
@@ -334,7 +311,7 @@ def check_not_swapped(image: Stack, labels: LabelValues) -> None:
     """Raise a `UserError` when labels look like an image, and their image like labels."""
     if labels.look.appearance is not Appearance.IMAGE or image.channel_axis is not None:
         return
-    if look_at(image.data).appearance in (Appearance.LABELS, Appearance.OBJECTS):
+    if classify_labels(image.data).appearance in (Appearance.LABELS, Appearance.OBJECTS):
         raise UserError(
             f"{labels.name} look like an image, and the image itself like labels: they seem to be "
             "swapped; give them in the other order."
@@ -342,7 +319,7 @@ def check_not_swapped(image: Stack, labels: LabelValues) -> None:
 
 
 def notes_of(labels: Sequence[LabelValues]) -> tuple[str, ...]:
-    """What people should know of labels that are not refused, in sentences.
+    """Sentences about doubtful labels.
 
     Parameters
     ----------

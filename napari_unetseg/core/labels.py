@@ -1,6 +1,6 @@
-"""Label kinds, structures and their numbers: what was painted is what is predicted.
+"""Label kinds, structures and classes.
 
-`label_checks` says whether values can be of a kind.
+The numbers of structures are the same in annotations and predictions.
 """
 
 from __future__ import annotations
@@ -14,17 +14,6 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 
-__all__ = [
-    "BACKGROUND_LABEL",
-    "COLORS",
-    "IGNORE_INDEX",
-    "Classes",
-    "LabelKind",
-    "Structure",
-    "default_color",
-    "most_probable",
-]
-
 BACKGROUND_LABEL = 255
 """The number of the background brush in an annotation."""
 IGNORE_INDEX = 255
@@ -35,7 +24,7 @@ BRUSH_COLOR = "#7F7F7F"
 
 
 class LabelKind(StrEnum):
-    """What 0 and the other numbers of a labels array mean."""
+    """Meaning of 0 and the other numbers of a labels array."""
 
     STROKES = "strokes"
     """0 = not labelled, 1…254 = structures, 255 = background."""
@@ -64,19 +53,19 @@ class LabelKind(StrEnum):
 
 
 def default_color(number: int) -> str:
-    """The colour of a structure that was given none: the same in every layer and file."""
+    """Default colour of a structure, by its number."""
     return BRUSH_COLOR if number == BACKGROUND_LABEL else COLORS[(number - 1) % len(COLORS)]
 
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """What is to be found; it has one number (1 to 254) everywhere."""
+    """A structure (class) with its number (1 to 254)."""
 
     number: int
     name: str = ""
     color: str = ""
     file_value: int | None = None
-    """The value it had in the files, where that differs from the number (255 in a binary mask)."""
+    """Value in the files, where it differs from the number (255 in a binary mask)."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= 254:
@@ -87,10 +76,9 @@ class Structure:
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """The classes of a network: class ``k`` stands for ``numbers[k]``; 0 is background.
+    """Classes of a network: class ``k`` stands for ``numbers[k]``; 0 is background.
 
-    Background comes first where it was labelled. Somebody who paints two numbers and never
-    the background brush gets these two numbers everywhere.
+    Background comes first where it was labelled; without background strokes there is no such class.
     """
 
     structures: tuple[Structure, ...]
@@ -177,7 +165,7 @@ class Classes:
             unlabelled |= np.isnan(array)
             array = np.nan_to_num(array)
         if kind is LabelKind.INSTANCES:
-            array = array > 0  # numbers of objects may be of any size
+            array = array > 0  # object numbers may be of any size
         elif kind is LabelKind.FULL:
             array = np.where(array >= BACKGROUND_LABEL, 1, array)  # of a binary mask
         if array.dtype.itemsize == 1 and array.dtype != np.uint8:
@@ -197,20 +185,20 @@ class Classes:
         return numbers
 
 
-def most_probable(shares: np.ndarray) -> np.ndarray:
+def most_probable(probabilities: np.ndarray) -> np.ndarray:
     """Index of the most probable class of each voxel, uint8; of equal ones the first.
 
-    The same as ``shares.argmax(0)``, which takes ten times as long: it walks voxel by voxel.
+    Ten times faster than ``argmax(0)``, which walks voxel by voxel.
 
     Parameters
     ----------
-    shares
+    probabilities
         (classes, *spatial) without NaN; 255 classes at most.
     """
-    best, chosen = shares[0], np.zeros(shares.shape[1:], np.uint8)
-    for number, share in enumerate(shares[1:], 1):
-        better = share > best
+    best, chosen = probabilities[0], np.zeros(probabilities.shape[1:], np.uint8)
+    for number, probability in enumerate(probabilities[1:], 1):
+        better = probability > best
         np.maximum(chosen, better.view(np.uint8) * np.uint8(number), out=chosen)
-        if number + 1 < len(shares):
-            best = np.maximum(best, share)
+        if number + 1 < len(probabilities):
+            best = np.maximum(best, probability)
     return chosen

@@ -1,10 +1,8 @@
-"""Units of length by their Pint names."""
+"""Conversion of length units, by their Pint names."""
 
 from __future__ import annotations
 
 import math
-
-__all__ = ["MICROMETRES", "micrometres"]
 
 MICROMETRES = {
     "pm": 1e-6, "angstrom": 1e-4, "nm": 1e-3, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6,
@@ -13,6 +11,6 @@ MICROMETRES = {
 
 
 def micrometres(size: float, unit: str) -> float | None:
-    """A size in µm; None where it is no positive number, or its unit no known length."""
+    """A length in µm; None if not positive or in an unknown unit."""
     found = size * MICROMETRES.get(unit, 0.0)
     return found if 0 < found < math.inf else None

@@ -1,4 +1,4 @@
-"""Scores from a confusion matrix."""
+"""Segmentation metrics from confusion matrices."""
 
 from __future__ import annotations
 
@@ -10,29 +10,17 @@ import numpy as np
 
 from napari_unetseg.core.labels import IGNORE_INDEX, Classes
 
-__all__ = [
-    "Scores",
-    "confusion",
-    "log_losses",
-    "loss_of",
-    "mean_of",
-    "scores_of",
-    "soft_confusion",
-    "soft_dice_of",
-]
-
-LEAST_SHARE = 1e-7
-"""A probability is taken for no less, so that one voxel cannot make a loss infinite."""
+MIN_PROBABILITY = 1e-7
+"""Least probability in a loss, so that one voxel cannot make it infinite."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Dice and IoU of each structure over pooled voxels; NaN for one that occurs nowhere.
+    """Dice and IoU of each structure over pooled voxels; NaN for one that does not occur.
 
-    ``voxels`` labelled voxels were compared, in ``blocks`` validation blocks. ``soft_dice`` is the
-    Dice of the probabilities (`soft_dice_of`), where they were at hand: it still tells models
-    apart when every stroke is already on the right side. ``loss`` is their cross-entropy
-    (`loss_of`), likewise.
+    ``voxels`` labelled voxels in ``blocks`` validation blocks. ``soft_dice`` (`soft_dice_of`) and
+    ``loss``, the cross-entropy (`loss_of`), use probabilities: they tell models apart even when all
+    strokes are on the right side.
     """
 
     names: tuple[str, ...]
@@ -81,14 +69,14 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.nd
     return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
-def soft_confusion(truth: np.ndarray, shares: np.ndarray) -> np.ndarray:
+def soft_confusion(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Sum probabilities by true class.
 
     Parameters
     ----------
     truth
         Class indices; voxels whose truth is `IGNORE_INDEX` are left out.
-    shares
+    probabilities
         (classes, *shape of truth) probabilities.
 
     Returns
@@ -96,20 +84,19 @@ def soft_confusion(truth: np.ndarray, shares: np.ndarray) -> np.ndarray:
     numpy.ndarray
         (classes, classes) float64, rows are the truth.
     """
-    n_classes = len(shares)
-    return np.stack([shares[:, truth == k].sum(1, dtype=float) for k in range(n_classes)])
+    n_classes = len(probabilities)
+    return np.stack([probabilities[:, truth == k].sum(1, dtype=float) for k in range(n_classes)])
 
 
-def soft_dice_of(sums: np.ndarray, shares: Sequence[float] | None = None) -> float:
+def soft_dice_of(sums: np.ndarray, probabilities: Sequence[float] | None = None) -> float:
     """Mean soft Dice over the classes that occur (Milletari et al. 2016).
 
     Parameters
     ----------
     sums
         (classes, classes) as from `soft_confusion`.
-    shares
-        Share of the images that each class is thought to cover. Of strokes there is about as much
-        in every class; with the shares, what is wrong counts as it would in whole images.
+    probabilities
+        Class priors (fraction of the images that each class covers), which replace the class
 
     Returns
     -------
@@ -118,20 +105,20 @@ def soft_dice_of(sums: np.ndarray, shares: Sequence[float] | None = None) -> flo
     """
     known = sums.sum(1)
     occurs = known > 0
-    if shares is not None:
-        sums = sums * (np.asarray(shares) / np.where(occurs, known, 1.0))[:, None]
+    if probabilities is not None:
+        sums = sums * (np.asarray(probabilities) / np.where(occurs, known, 1.0))[:, None]
     both = sums.sum(0) + sums.sum(1)
     return float((2 * np.diag(sums)[occurs] / both[occurs]).mean()) if occurs.any() else math.nan
 
 
-def log_losses(truth: np.ndarray, shares: np.ndarray) -> np.ndarray:
+def log_losses(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Sum minus the logarithm of the true class's probability, by true class.
 
     Parameters
     ----------
     truth
         Class indices; voxels whose truth is `IGNORE_INDEX` are left out.
-    shares
+    probabilities
         (classes, *shape of truth) probabilities.
 
     Returns
@@ -141,12 +128,14 @@ def log_losses(truth: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """
     known = truth != IGNORE_INDEX
     right = truth[known].astype(np.intp)
-    said = np.take_along_axis(shares[:, known], right[None], axis=0)[0]
-    sums = -np.log(np.maximum(said, LEAST_SHARE))
-    return np.bincount(right, weights=sums, minlength=len(shares))
+    true_probabilities = np.take_along_axis(probabilities[:, known], right[None], axis=0)[0]
+    sums = -np.log(np.maximum(true_probabilities, MIN_PROBABILITY))
+    return np.bincount(right, weights=sums, minlength=len(probabilities))
 
 
-def loss_of(sums: np.ndarray, counts: np.ndarray, shares: Sequence[float] | None = None) -> float:
+def loss_of(
+    sums: np.ndarray, counts: np.ndarray, probabilities: Sequence[float] | None = None
+) -> float:
     """Mean cross-entropy in nats; NaN when nothing is labelled.
 
     Parameters
@@ -155,13 +144,13 @@ def loss_of(sums: np.ndarray, counts: np.ndarray, shares: Sequence[float] | None
         (classes,) as from `log_losses`.
     counts
         (classes,) labelled voxels of each class.
-    shares
+    probabilities
         As in `soft_dice_of`: classes count by these instead of by what was labelled of them.
     """
     occurs = counts > 0
     if not occurs.any():
         return math.nan
-    weights = (counts if shares is None else np.asarray(shares))[occurs].astype(float)
+    weights = (counts if probabilities is None else np.asarray(probabilities))[occurs].astype(float)
     return float((sums[occurs] / counts[occurs] * weights).sum() / weights.sum())
 
 

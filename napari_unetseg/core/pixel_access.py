@@ -1,4 +1,4 @@
-"""Pixels of whatever array an image is: read, in the machine's byte order, as numbers."""
+"""Reading of array-like pixels as native NumPy arrays."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 
-__all__ = ["as_float32", "finite_values", "native", "read_array", "spread"]
-
 
 def spread(size: int, blocks: int, edge: int = 128) -> list[slice]:
-    """Evenly spread pieces of an axis; all of it where it is short."""
+    """Evenly spaced slices of an axis; one of all where it is short."""
     if size <= blocks * edge:
         return [slice(0, size)]
     starts = [(size - edge) * (2 * i + 1) // (2 * blocks) for i in range(blocks)]
@@ -36,7 +34,7 @@ def native(array: Any) -> np.ndarray:
 
 
 def as_float32(array: np.ndarray) -> np.ndarray:
-    """A C-contiguous copy as float32; what is too large for it becomes infinite."""
+    """A C-contiguous float32 copy; overflow becomes infinite."""
     with np.errstate(over="ignore"):
         return np.array(array, np.float32, order="C")
 
@@ -49,10 +47,9 @@ def finite_values(pieces: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def read_array(piece: Any) -> Any:
-    """What was cut from an array; dask arrays are read here.
+    """A NumPy array of a slice; dask arrays are computed without callbacks.
 
-    Dask's callbacks, which napari's cache is one of, are for one thread: in another, while the
-    window reads planes, they fail now and then.
+    napari's dask cache is such a callback, and callbacks of several threads fail now and then.
     """
     if type(piece).__module__.startswith("dask."):
         return piece.compute(scheduler="threads", callbacks=())

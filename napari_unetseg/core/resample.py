@@ -1,8 +1,7 @@
-"""Between the voxels of an image and the same image in voxels of another size.
+"""Resampling of images to another voxel size and back.
 
-Positions are those of voxel centres and both grids begin at the same edge, so that nothing moves.
-Every value depends on its place in the whole image alone, not on the region that is asked for:
-pieces that are resampled one by one are the whole, bit by bit.
+Positions are voxel centres and both grids start at the same edge. A value depends on its position
+in the whole image alone, so that pieces equal the whole bit by bit.
 """
 
 from __future__ import annotations
@@ -19,50 +18,44 @@ from scipy import ndimage
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Normalization, Stack
 
-__all__ = ["Resampling", "read_scaled"]
-
 Region = tuple[slice, ...]
 TRUNCATE = 4.0
-"""The Gaussian before down-sampling reaches so many standard deviations."""
+"""Truncation of the anti-aliasing Gaussian, in standard deviations."""
 MOST_VOXELS = 2**24
-"""No more voxels of a channel are read at once to make fewer of them."""
+"""Most voxels of a channel that are read at once for down-sampling."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resampling:
-    """A plane or volume of an image, and the same in voxels of another size.
+    """Grids of a plane or volume and of its resampled version.
 
-    Down-sampling blurs with a Gaussian first, as scikit-image does; then it is linear.
-
-    Attributes
-    ----------
-    shape
-        Spatial shape of the image, ZYX or YX.
-    factors
-        Size of the other voxels along each axis, in voxels of the image; 1 leaves an axis alone.
+    Down-sampling blurs with a Gaussian first, as scikit-image does; interpolation is linear.
     """
 
     shape: tuple[int, ...]
+    """Spatial shape of the image, ZYX or YX."""
     factors: tuple[float, ...]
+    """Size of a resampled voxel along each axis, in voxels of the image."""
 
     @property
     def resampled(self) -> tuple[int, ...]:
-        """Spatial shape in the other voxels; the last ones may reach beyond the image."""
+        """Spatial shape of the resampled grid; its last voxels may reach beyond the image."""
         sizes = zip(self.shape, self.factors, strict=True)
         return tuple(max(1, math.ceil(n / f - 1e-6)) for n, f in sizes)
 
     def image_region(self, region: Region) -> Region:
-        """The image's voxels that a region of the other voxels depends on."""
+        """The image's voxels that a resampled region depends on."""
         return _support(region, self.factors, self.shape)
 
     def resampled_region(self, region: Region) -> Region:
-        """The other voxels that a region of the image depends on, when it comes back."""
+        """The resampled voxels that a region of the image depends on, on the way back."""
         return _support(region, [1 / f for f in self.factors], self.resampled)
 
     def read(self, image: Callable[[Region], np.ndarray], region: Region) -> np.ndarray:
-        """A region of the other voxels (channels, *region) float32.
+        """Resample a region: (channels, *region) float32.
 
-        ``image`` reads a region of the image; a few times a part of it where all would be too much.
+        ``image`` reads a region of the image; several parts of it where all would take too much
+        memory.
         """
         have = self.image_region(region)
         longest = max(range(len(region)), key=lambda a: region[a].stop - region[a].start)
@@ -76,13 +69,13 @@ class Resampling:
         return _resample(image(have).astype(np.float32, copy=False), have, region, self.factors)
 
     def bring_back(self, values: np.ndarray, have: Region, wanted: Region) -> np.ndarray:
-        """A region of the image, from values (channels, *have) of `resampled_region`."""
+        """Resample values (channels, *have) of `resampled_region` back to a region of the image."""
         return _resample(values, have, wanted, [1 / f for f in self.factors])
 
     def image_edges(self, edges: Sequence[int], most: int) -> tuple[int, ...]:
-        """Edges of a piece of the image for those of one in the other voxels.
+        """Edges of an image region for those of a resampled one.
 
-        Halved where the piece would have more than ``most`` voxels.
+        Halved where the region would have more than ``most`` voxels.
         """
         sizes = zip(edges, self.factors, self.shape, strict=True)
         found = [max(1, min(round(e * f), n)) for e, f, n in sizes]
@@ -92,7 +85,7 @@ class Resampling:
         return tuple(found)
 
     def view(self, stack: Stack) -> Stack:
-        """The whole image in the other voxels, made as it is read; 3D ones along Z, too."""
+        """The lazily resampled stack; 3D ones along Z, too."""
         dims = len(self.factors)
         data = _Resampled(stack, self)
         spacing = [*stack.grid_spacing]
@@ -114,10 +107,10 @@ def read_scaled(
     normalization: Normalization,
     resampling: Resampling | None,
 ) -> np.ndarray:
-    """Scaled intensities (channels, *region) float32 of a plane or volume, as a network sees them.
+    """Normalised intensities (channels, *region) float32 of a plane or volume.
 
-    ``region`` counts the voxels of ``resampling`` if there is one. Intensities are scaled first, so
-    that a hot pixel is cut and NaN replaced before they spread.
+    ``region`` is in voxels of ``resampling`` if given. Intensities are scaled first, so that hot
+    pixels are clipped and NaN replaced before they spread.
     """
 
     def scaled(wanted: Region) -> np.ndarray:
@@ -127,14 +120,14 @@ def read_scaled(
 
 
 def _sigma(factor: float) -> float:
-    """Of the Gaussian before an axis gets so many times fewer voxels."""
+    """Standard deviation of the anti-aliasing Gaussian for a factor."""
     return max(0.0, (factor - 1) / 2)
 
 
 def _correlation(factor: float) -> float:
-    """Of the noise of neighbours along an axis that got so many times fewer pixels.
+    """Correlation of the noise of neighbours along a down-sampled axis.
 
-    0.2 pixels² is what interpolation adds to the Gaussian's variance.
+    Interpolation adds 0.2 pixels² to the Gaussian's variance.
     """
     return math.exp(-(factor**2) / (4 * (_sigma(factor) ** 2 + 0.2))) if factor > 1 else 0.0
 
@@ -145,7 +138,7 @@ def _support(region: Region, factors: Sequence[float], sizes: Sequence[int]) -> 
         if factor == 1:
             spans.append(span)
             continue
-        around = int(TRUNCATE * _sigma(factor) + 0.5)  # as ndimage.gaussian_filter1d has it
+        around = int(TRUNCATE * _sigma(factor) + 0.5)  # as in ndimage.gaussian_filter1d
         first = min(math.floor((span.start + 0.5) * factor - 0.5), size - 1)
         last = math.floor((span.stop - 0.5) * factor - 0.5) + 1
         spans.append(slice(max(0, first - around), min(size, last + around + 1)))
@@ -170,7 +163,7 @@ def _resample(
 def _interpolate(
     array: np.ndarray, axis: int, start: int, wanted: slice, factor: float
 ) -> np.ndarray:
-    """Linear interpolation along an axis whose first voxel has the number ``start``."""
+    """Linear interpolation along an axis; ``start`` is the index of its first voxel."""
     places = (np.arange(wanted.start, wanted.stop) + 0.5) * factor - 0.5
     low = np.floor(places).astype(np.int64)
     share = (places - low).astype(np.float32).reshape(-1, *(1,) * (array.ndim - axis - 1))
@@ -184,7 +177,7 @@ def _interpolate(
 
 
 class _Resampled:
-    """An image in other voxels as an array (channels, *grid), read a region at a time."""
+    """A lazily resampled image (channels, *grid)."""
 
     def __init__(self, stack: Stack, resampling: Resampling) -> None:
         self._stack, self._resampling = stack, resampling
@@ -193,15 +186,17 @@ class _Resampled:
         self.shape = (stack.n_channels, *leading, *resampling.resampled)
         self.dtype = np.dtype(np.float32)
         self.voxels_read = math.prod(resampling.factors)
-        """So many voxels are read for each one."""
+        """Voxels read for each resampled one."""
         self.coarser = stack if min(resampling.factors[-2:]) < 1 else None
-        """The image where pixels were interpolated in Y or X: there is no noise between these."""
+        """The source image where pixels were interpolated in Y or X, between which there is no
+        noise.
+        """
         alike = map(_correlation, resampling.factors[-2:])
         self.noise_gain = math.prod(1 / math.sqrt(1 - share) for share in alike)
-        """Neighbours of blurred pixels differ by so many times less than their noise would tell."""
+        """Factor by which blurring reduced the noise that neighbour differences measure."""
 
     def __getitem__(self, key: tuple[Any, ...]) -> np.ndarray:
-        """What `Stack.read` asks for: a slice of channels, then integers and slices."""
+        """Read as `Stack.read` does: a slice of channels, then integers and slices."""
         channels, *grid = key
         plane, asked = tuple(grid[: -self._dims]), grid[-self._dims :]
         spans = [range(self.shape[a - self._dims])[one] for a, one in enumerate(asked)]

@@ -1,4 +1,4 @@
-"""Settings: validated, immutable, to and from JSON."""
+"""Validated, immutable settings with JSON serialisation."""
 
 from __future__ import annotations
 
@@ -14,15 +14,6 @@ from napari_unetseg.core.architectures import (
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
-
-__all__ = [
-    "AugmentSettings",
-    "MatchSpacing",
-    "NetSettings",
-    "PredictSettings",
-    "TrainSettings",
-    "description_of",
-]
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Norm = Literal["batch", "group", "instance", "none"]

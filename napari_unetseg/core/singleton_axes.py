@@ -1,4 +1,4 @@
-"""Axes of length 1: an array of labels may have others of them than its image. NumPy alone."""
+"""Matching of label arrays to an image grid up to axes of length 1."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["on_grid", "region_on_grid", "same_but_singletons"]
-
 
 def same_but_singletons(shape: Sequence[int], other: Sequence[int]) -> bool:
     """Whether two shapes differ in axes of length 1 at most."""
@@ -17,7 +15,7 @@ def same_but_singletons(shape: Sequence[int], other: Sequence[int]) -> bool:
 
 
 def on_grid(array: Any, shape: Sequence[int]) -> Any:
-    """An array with the axes of length 1 that a grid has; nothing is copied or read.
+    """A view of an array with the axes of length 1 that a grid has; nothing is copied or read.
 
     Parameters
     ----------
@@ -45,7 +43,7 @@ def on_grid(array: Any, shape: Sequence[int]) -> Any:
 def region_on_grid(
     region: Sequence[slice], shape: Sequence[int], grid: Sequence[int]
 ) -> tuple[slice, ...]:
-    """A region of an array of one shape as a region of a grid, which has other axes of length 1."""
+    """Translate a region of an array to a grid with other axes of length 1."""
     if tuple(shape) == tuple(grid):
         return tuple(region)
     along = iter([s for s, n in zip(region, shape, strict=True) if n != 1])
@@ -57,7 +55,7 @@ def _long(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 class _OnGrid:
-    """An array that is read piece by piece, with other axes of length 1."""
+    """A lazy array with other axes of length 1."""
 
     def __init__(self, array: Any, shape: tuple[int, ...]) -> None:
         self._array, self.shape = array, shape

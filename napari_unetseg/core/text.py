@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["count"]
-
 
 def count(number: int, what: str) -> str:
     """Say how many there are: ``1 image``, ``2 images``."""

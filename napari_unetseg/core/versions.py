@@ -1,11 +1,9 @@
-"""Versions for a bug report, from what is installed; nothing is imported to find them."""
+"""Installed versions for bug reports, without importing the packages."""
 
 from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
-
-__all__ = ["PROGRAM_VERSION", "installed_versions"]
 
 PACKAGES = {
     "napari": ("napari",),
@@ -19,7 +17,7 @@ PACKAGES = {
 
 
 def installed_versions() -> dict[str, str]:
-    """Name and version of the program, Python, the libraries that matter and each Qt binding.
+    """Name and version of the program, Python, main libraries and Qt bindings.
 
     Returns
     -------
@@ -39,4 +37,4 @@ def _version(package: str) -> str:
 
 
 PROGRAM_VERSION = _version("napari-unetseg") or "0.0.0"
-"""Zero where the program runs from a source tree that was not installed."""
+"""Zero in a source tree that is not installed."""

@@ -1,1 +1,1 @@
-"""Images and their labels, as patches to train on."""
+"""Training datasets: annotated images and patches."""

@@ -1,4 +1,4 @@
-"""An image with its labels, and what the labels hold."""
+"""Annotated image: an image with labels and their meaning."""
 
 from __future__ import annotations
 
@@ -22,10 +22,8 @@ from napari_unetseg.core.label_checks import (
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.singleton_axes import on_grid, same_but_singletons
 
-__all__ = ["AnnotatedImage", "Pair", "values_of"]
-
 MOST_LOOKED = 12
-"""Label images that are looked at, and not only counted."""
+"""Most label images whose appearance is classified."""
 Index = tuple[int, ...]
 
 
@@ -57,8 +55,7 @@ class AnnotatedImage:
     ignore
         A value of ``labels`` that means "not labelled"; so does NaN.
     newer
-        Regions of the grid, start and stop along each axis, that were painted in since the model
-        that a training goes on from was shown: it answers them before its first step.
+        Newly painted regions of the grid, to which continued training adapts before its first step.
 
     Raises
     ------
@@ -109,7 +106,7 @@ class AnnotatedImage:
     def count(self, before: Mapping[Index, PlaneValues] | None = None) -> dict[Index, PlaneValues]:
         """Count the values of each plane (Y, X) of the labels that may hold any.
 
-        ``before`` is what an earlier version held; see `count_planes`.
+        ``before``: see `count_planes`.
 
         Raises
         ------
@@ -120,9 +117,9 @@ class AnnotatedImage:
         return count_planes(self.labels, self._name, planes, before)
 
     def values(
-        self, *, looks: bool = True, counted: Mapping[Index, PlaneValues] | None = None
+        self, *, classify: bool = True, counted: Mapping[Index, PlaneValues] | None = None
     ) -> LabelValues:
-        """What the labels hold, read a plane at a time or as it was counted; see `read_values`.
+        """Checked values of the labels; see `read_values`.
 
         Raises
         ------
@@ -131,32 +128,36 @@ class AnnotatedImage:
         """
         found = self.count() if counted is None else counted
         name, image = self._name, self.image
-        return read_values(self.labels, self.kind, name, self.ignore, found, image, looks=looks)
+        return read_values(
+            self.labels, self.kind, name, self.ignore, found, image, classify=classify
+        )
 
 
 Pair = AnnotatedImage
-"""The name of earlier versions."""
+"""Alias of earlier versions."""
 
 
 class HasValues(Protocol):
-    """Labels whose values can be read."""
+    """Labels with values."""
 
-    def values(self, *, looks: bool) -> LabelValues:
-        """What the labels hold, checked; ``looks`` tells labels from images by their look."""
+    def values(self, *, classify: bool) -> LabelValues:
+        """Checked values of the labels; ``classify`` their appearance, too."""
 
 
-def values_of(pairs: Sequence[HasValues], *, looks: bool = True) -> list[LabelValues]:
-    """What the labels of several pairs hold; a dozen of them are looked at.
+def values_of(pairs: Sequence[HasValues], *, classify: bool = True) -> list[LabelValues]:
+    """Checked values of several labels; the appearance of a dozen of them is classified.
 
     Raises
     ------
     UserError
-        Values cannot be of the kind that was said, or contradict one another.
+        Values cannot be of their kind, or contradict one another.
     """
-    looked = set(np.linspace(0, len(pairs) - 1, MOST_LOOKED).astype(int).tolist() if looks else ())
+    looked = set(
+        np.linspace(0, len(pairs) - 1, MOST_LOOKED).astype(int).tolist() if classify else ()
+    )
     found, masks = [], set[int]()
     for number, pair in enumerate(pairs):
-        values = pair.values(looks=number in looked)
+        values = pair.values(classify=number in looked)
         found.append(values)
         if values.kind is LabelKind.FULL:
             masks |= values.counts.keys()

@@ -1,4 +1,4 @@
-"""The training dataset: annotated images, their classes and normalisation, and patches of them."""
+"""Training dataset: annotated images, classes, normalisation, patch sampling."""
 
 from __future__ import annotations
 
@@ -27,23 +27,21 @@ if TYPE_CHECKING:
         VoxelIndices,
     )
 
-__all__ = ["TrainingDataset"]
-
 FEWEST_VOXELS = 30
-"""A score needs this many labelled voxels of every class in validation blocks."""
+"""Labelled voxels of every class that a score needs in validation blocks."""
 FEWEST_BLOCKS = 2
-"""… in at least this many blocks."""
+"""Validation blocks of every class that a score needs."""
 MOST_BLOCKS, MOST_SCORED = 64, 2**21
-"""Validation blocks that are scored, and their voxels, so that a score stays cheap."""
+"""Most validation blocks that are scored, and voxels in them."""
 CACHE_BYTES = 2**30
 MOST_FITTED = 2**20
-"""Voxels of the pieces that a last layer is fitted to."""
+"""Most voxels in crops for the linear probe."""
 MOST_PIECES = 64
 PIECE_EDGE = {2: (640, 640), 3: (32, 128, 128)}
 
 
 class TrainingDataset:
-    """All that a training reads: classes, normalisation, and samples near labels.
+    """Classes, normalisation and random patches of annotated images.
 
     Parameters
     ----------
@@ -51,29 +49,28 @@ class TrainingDataset:
         Annotated images with the same number of channels.
     dims
         2 for planes, 3 for volumes.
-    share
-        Share of the blocks that validate.
+    fraction
+        Fraction of the blocks that validate.
     structures
         Names and colours of known structures.
     seed
-        Seed of what is drawn.
+        Random seed.
     classes, normalization
-        Those of a model that is trained on; None finds them.
+        Those of an initial model; None finds them.
     rule
         How to find the normalisation; see `Normalization.choose`.
     known
-        The classes of a model that training goes on from. It keeps those that nothing is labelled
-        of, where labels are strokes or of a single class.
+        Classes of an initial model. Those without labels are kept, where labels are strokes or of a
+        single class.
     before, fixed
-        Earlier data with the same settings and classes, and those of the pairs that are as they
-        were then; see `with_annotations`.
+        See `with_annotations`.
 
     Attributes
     ----------
     notes
-        What people should know of the labels, in sentences.
+        Sentences about doubtful labels.
     unlabelled
-        Numbers of the classes that the model alone knows.
+        Numbers of the initial model's classes without labels.
 
     Raises
     ------
@@ -85,7 +82,7 @@ class TrainingDataset:
         self,
         pairs: Sequence[AnnotatedImage],
         dims: int,
-        share: float,
+        fraction: float,
         *,
         structures: Sequence[Structure] = (),
         seed: int = 0,
@@ -98,13 +95,13 @@ class TrainingDataset:
     ) -> None:
         if not pairs:
             raise TrainingError("There is no image with labels to train on; choose or paint some.")
-        self.pairs, self.dims, self.share = tuple(pairs), dims, share
+        self.pairs, self.dims, self.fraction = tuple(pairs), dims, fraction
         self._seed, self._known = seed, known
         self.planes: list[LabelledPlane] = []
         check_channels(pairs, dims)
         earlier = matched(pairs, before.read_pairs if before else ())
         self.read_pairs: list[ReadPair] = read_pairs(pairs, earlier, fixed)
-        values = list(self._read_values(looks=classes is None))  # not again for newer ones
+        values = list(self._read_values(classify=classes is None))  # once a training
         self.notes = notes_of(values)
         found = Classes.find([(v.counts, v.kind) for v in values], structures)
         kept = known if known is not None and self._leaves_out(found, known) else None
@@ -124,15 +121,14 @@ class TrainingDataset:
         """The fingerprint of the image of each pair."""
         return [read.fingerprint for read in self.read_pairs]
 
-    def _read_values(self, *, looks: bool) -> Iterator[LabelValues]:
-        """What every labels array holds, checked."""
-        yield from values_of(self.read_pairs, looks=looks)
+    def _read_values(self, *, classify: bool) -> Iterator[LabelValues]:
+        yield from values_of(self.read_pairs, classify=classify)
         for read in self.read_pairs:
             if (values := read.corrected_values()) is not None:
                 yield values
 
     def _scale(self, before: TrainingDataset | None, earlier: Sequence[ReadPair | None]) -> None:
-        """Find how each image is scaled; images that were scaled before are not measured again."""
+        """Normalisation of each image; images of the earlier dataset are not measured again."""
         numbers = {
             old.number: read.number
             for read, old in zip(self.read_pairs, earlier, strict=True)
@@ -148,16 +144,16 @@ class TrainingDataset:
             self._cache.take_over(before._cache, numbers)
 
     def _read_planes(self, earlier: Sequence[ReadPair | None]) -> None:
-        """Split the labels; without enough to validate everything trains, guard bands too."""
+        """Split the labels; if they are too few to validate, everything trains, guard bands too."""
         how = self.classes, self.dims
         for read, old in zip(self.read_pairs, earlier, strict=True):
-            read.read_planes(*how, self.share, old)
+            read.read_planes(*how, self.fraction, old)
         self.validated = self._enough_to_validate()
         for read in self.read_pairs:
-            read.use_share(self.share if self.validated else 0.0, *how)
+            read.set_fraction(self.fraction if self.validated else 0.0, *how)
         self.planes = [found.plane for read in self.read_pairs for found in read.planes.values()]
         for plane in self.planes:
-            if not plane.anchors:  # those of a plane follow from nothing else, so that they stay
+            if not plane.anchors:  # seeded by the plane, so that they are reproducible
                 key = (self._seed, int(self.fingerprints[plane.pair], 16), *plane.index)
                 plane.index_anchors(np.random.default_rng(key))
 
@@ -173,7 +169,7 @@ class TrainingDataset:
         return bool(enough and blocks >= FEWEST_BLOCKS)
 
     def _leaves_out(self, found: Classes, known: Classes) -> bool:
-        """Whether labels are of some of a model's classes and say nothing of the others."""
+        """Whether labels are of some of a model's classes and cannot tell the others' absence."""
         numbers = set(found.numbers)
         return bool(
             numbers < set(known.numbers) and numbers and (self.has_strokes or len(numbers) == 1)
@@ -181,7 +177,7 @@ class TrainingDataset:
 
     @property
     def has_strokes(self) -> bool:
-        """Whether anything is painted by hand, and not only given as full masks."""
+        """Whether any labels are strokes."""
         return any(p.kind is LabelKind.STROKES or p.corrections is not None for p in self.pairs)
 
     @property
@@ -191,11 +187,11 @@ class TrainingDataset:
 
     @property
     def validation_voxels(self) -> int:
-        """Labelled voxels in the blocks that are scored."""
+        """Labelled voxels in the scored blocks."""
         return sum(block.labelled for _, block in self._scored)
 
     def validation_blocks(self) -> list[tuple[LabelledPlane, ValidationBlock]]:
-        """The blocks that are scored: some spread evenly, and the best of each class."""
+        """The scored blocks: evenly spaced ones, and the best of each class."""
         return self._scored
 
     def _choose_blocks(self) -> list[tuple[LabelledPlane, ValidationBlock]]:
@@ -205,7 +201,7 @@ class TrainingDataset:
         if len(blocks) <= most:
             return blocks
         chosen = set(np.linspace(0, len(blocks) - 1, most).round().astype(int).tolist())
-        for number in range(len(self.classes.numbers)):  # a rare one must not be missed
+        for number in range(len(self.classes.numbers)):  # for rare classes
             found = [np.count_nonzero(p.validate[b.region] == number) for p, b in blocks]
             chosen.add(int(np.argmax(found)))
         return [blocks[i] for i in sorted(chosen)]
@@ -213,7 +209,7 @@ class TrainingDataset:
     # -- images ------------------------------------------------------------------------------------
 
     def read(self, plane: LabelledPlane, region: tuple[slice, ...]) -> np.ndarray:
-        """Normalised float32 (channels, *region); planes are kept in memory up to a limit."""
+        """Normalised float32 (channels, *region); recently read planes are cached."""
         stack, scaling = plane.stack, self._scalings[plane.pair]
         if 4 * stack.n_channels * math.prod(stack.spatial_shape(self.dims)) > CACHE_BYTES:
             return scaling.apply(stack.read(plane.index, region))
@@ -223,33 +219,8 @@ class TrainingDataset:
 
         return self._cache.get((plane.pair, plane.index), whole)[(slice(None), *region)]
 
-    def sample_patch(
-        self, size: tuple[int, ...], rng: np.random.Generator, core: tuple[int, ...] | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """A random patch around a labelled voxel; every class is drawn as often as the others.
-
-        Parameters
-        ----------
-        size
-            Voxels along each spatial axis.
-        rng
-            Where the randomness comes from.
-        core
-            Size of the patch's middle that is trained on, the default is all of it. The labelled
-            voxel lies in it, and it lies inside the image where that is large enough.
-
-        Returns
-        -------
-        image
-            (channels, *size) float32; beyond the image it is mirrored.
-        target
-            (*size,) uint8 class indices, `IGNORE_INDEX` where nothing is labelled and
-            beyond the image.
-        """
-        return self.crop_patch(*self.sample_anchor(rng), size, rng, core)
-
     def sample_anchor(self, rng: np.random.Generator) -> VoxelIndex:
-        """A random labelled voxel, of every class as often: its plane and flat index."""
+        """A random labelled voxel, with equally frequent classes: its plane and flat index."""
         number = int(rng.choice(np.flatnonzero(self.counts)))
         weights = np.array([p.counts[number] for p in self.planes], float)
         plane = self.planes[int(rng.choice(len(self.planes), p=weights / weights.sum()))]
@@ -264,9 +235,29 @@ class TrainingDataset:
         core: tuple[int, ...] | None = None,
         labels: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Crop the patch around the voxel of that flat index; see `sample_patch`.
+        """Crop the patch around the voxel of that flat index.
 
-        The target is cropped from ``labels``, an array of the plane's shape, where these are given.
+        Parameters
+        ----------
+        plane, anchor
+            A labelled voxel, such as `sample_anchor` draws.
+        size
+            Voxels along each spatial axis.
+        rng
+            Where the randomness comes from.
+        core
+            Size of the patch's middle that is trained on, the default is all of it. The labelled
+            voxel lies in it, and it lies inside the image where that is large enough.
+        labels
+            Class indices of the plane's shape that the target is cropped from instead.
+
+        Returns
+        -------
+        image
+            (channels, *size) float32; beyond the image it is mirrored.
+        target
+            (*size,) uint8 class indices, `IGNORE_INDEX` where nothing is labelled and beyond the
+            image.
         """
         labels = plane.train if labels is None else labels
         shape = labels.shape
@@ -287,7 +278,7 @@ class TrainingDataset:
         return image, target
 
     def labelled_regions(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Pieces of the images around what is labelled for training, a megavoxel at most in all.
+        """Crops around training labels, a megavoxel at most in all.
 
         Yields
         ------
@@ -298,7 +289,7 @@ class TrainingDataset:
         """
         pieces = [(plane, region) for plane in self.planes for region in _pieces(plane.train.shape)]
         order = [pieces[i] for i in np.random.default_rng(0).permutation(len(pieces))]
-        first = [self._piece_with(number, order) for number in np.argsort(self.counts, stable=True)]
+        first = [self._crop_with(number, order) for number in np.argsort(self.counts, stable=True)]
         left, used = MOST_FITTED, 0
         for i in dict.fromkeys([*(i for i in first if i is not None), *range(len(order))]):
             plane, region = order[i]
@@ -308,15 +299,15 @@ class TrainingDataset:
                 left -= target.size
                 used += 1
 
-    def _piece_with(
+    def _crop_with(
         self, number: int, pieces: list[tuple[LabelledPlane, tuple[slice, ...]]]
     ) -> int | None:
-        """The first of the pieces that holds a class."""
+        """The first of the crops that holds a class."""
         there = (i for i, (p, r) in enumerate(pieces) if (p.train[r] == number).any())
         return next(there, None)
 
     def labels_added_since(self, before: TrainingDataset) -> VoxelIndices:
-        """What trains and was not labelled so in earlier data of the same images."""
+        """Training labels that earlier data of the same images lacks."""
         earlier, found = matched(self.pairs, before.read_pairs), []
         for plane in self.planes:
             old = earlier[plane.pair]
@@ -325,10 +316,10 @@ class TrainingDataset:
                 continue
             newer = plane.train != (IGNORE_INDEX if known is None else known.plane.train)
             found.append((plane, np.flatnonzero(newer & (plane.train != IGNORE_INDEX))))
-        return [(plane, places) for plane, places in found if len(places)]
+        return [(plane, voxels) for plane, voxels in found if len(voxels)]
 
-    def newer_places(self) -> VoxelIndices:
-        """What trains in the regions that the pairs call newer."""
+    def newer_voxels(self) -> VoxelIndices:
+        """Training labels in the pairs' ``newer`` regions."""
         found = []
         for plane in self.planes:
             marked = np.zeros(plane.train.shape, bool)
@@ -337,25 +328,24 @@ class TrainingDataset:
                 if all(s.start <= i < s.stop for i, s in at):
                     marked[region[-self.dims :]] = True
             found.append((plane, np.flatnonzero(marked & (plane.train != IGNORE_INDEX))))
-        return [(plane, places) for plane, places in found if len(places)]
+        return [(plane, voxels) for plane, voxels in found if len(voxels)]
 
     def place_of(self, plane: LabelledPlane) -> tuple[int, tuple[int, ...]]:
-        """Which plane of which pair this is."""
+        """The pair and index of a plane."""
         return plane.pair, plane.index
 
     def with_annotations(
         self, pairs: Sequence[AnnotatedImage], fixed: Collection[AnnotatedImage] = ()
     ) -> Self:
-        """The same for newer annotations of the same classes.
+        """The same dataset with newer annotations of the same classes.
 
-        Only planes whose labels have changed are read again. Labels are compared with what they
-        held, but for those of the pairs ``fixed``: these are not looked at if they were among the
-        earlier ones.
+        Only planes with changed labels are read again; labels of the pairs ``fixed`` are known to
+        be unchanged.
         """
         return type(self)(
             pairs,
             self.dims,
-            self.share,
+            self.fraction,
             structures=self.classes.structures,
             seed=self._seed,
             classes=self.classes,

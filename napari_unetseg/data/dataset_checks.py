@@ -1,4 +1,4 @@
-"""Checks of a training dataset: images that fit together, and classes that can be learned."""
+"""Checks of a training dataset: matching images and learnable classes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from napari_unetseg.core.labels import LabelKind
 if TYPE_CHECKING:
     from napari_unetseg.core.labels import Classes
     from napari_unetseg.data.annotated_image import AnnotatedImage
-
-__all__ = ["check_channels", "check_classes"]
 
 
 def check_channels(pairs: Sequence[AnnotatedImage], dims: int) -> None:
@@ -34,7 +32,7 @@ def check_channels(pairs: Sequence[AnnotatedImage], dims: int) -> None:
 
 
 def _only(name: str, pairs: Sequence[AnnotatedImage]) -> str:
-    """Why labels of a single class are not enough, and what to do."""
+    """Why labels of a single class are not enough, in a sentence."""
     ignored = [pair.ignore for pair in pairs if pair.ignore is not None]
     if any(pair.kind is LabelKind.STROKES or pair.corrections is not None for pair in pairs):
         other = "a structure" if name == "background" else "the background (brush 255)"
@@ -70,7 +68,7 @@ def check_classes(
     pairs
         The annotated images.
     known
-        Classes of a model that is trained on, which need no labels; None without one.
+        Classes of an initial model, which need no labels; None without one.
 
     Raises
     ------

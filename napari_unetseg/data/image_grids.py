@@ -1,4 +1,4 @@
-"""Arrays of an image's grid: made, walked through, counted. NumPy alone."""
+"""Label arrays of an image's grid: allocation, counts, kind."""
 
 from __future__ import annotations
 
@@ -15,31 +15,21 @@ from typing import Any
 import numpy as np
 
 from napari_unetseg.annotations.sparse_array import Cell, SparseArray, planes_with
-from napari_unetseg.core.label_appearance import Appearance, Look
+from napari_unetseg.core.label_appearance import Appearance, LabelAppearance
 from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 
-__all__ = [
-    "LabelCounter",
-    "count_labels",
-    "empty_grid",
-    "guess_kind",
-    "has_room",
-    "is_in_file",
-    "thinned_counts",
-]
-
 ON_DISK_BYTES = 2**30
-"""Grids larger than this live in a file of the temporary folder."""
+"""Bytes above which grids lie in a temporary file."""
 LEAST_FREE = 2**28
-"""Bytes that are left free on the disk of these files."""
+"""Bytes that stay free on that disk."""
 FOLDER = "napari-unetseg-"
-"""What the name of the folder of these files begins with."""
+"""Prefix of the temporary folder."""
 CHUNK = 2**20
 FEW_PLANES, FEW_PIXELS = 5, 512
-"""What a first look at labels takes in: planes, and pixels along an edge of each."""
+"""Planes, and pixels along an edge of each, in a quick count."""
 MOST_STRUCTURES, MANY_NUMBERS = 12, 100
-"""More numbers than this are seldom structures: where nothing was seen of their regions, and where
-they are no single ones."""
+"""Counts of numbers above which they are seldom structures: without and with knowledge of regions.
+"""
 _numbers = count()
 
 
@@ -59,15 +49,15 @@ def empty_grid(shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
 
 
 def is_in_file(array: Any) -> bool:
-    """Whether an array is a grid of `empty_grid` in a file, which grows where it is written to."""
+    """Whether an array is a file of `empty_grid`."""
     named = isinstance(array, np.memmap) and array.filename is not None
     return named and Path(array.filename).parent.name.startswith(FOLDER)
 
 
 def has_room(array: Any) -> bool:
-    """Whether a plane of an array may be written: on a full disk the system would end the program.
+    """Whether the disk has room for a plane; writing a memory map on a full disk ends the program.
 
-    True where nobody can tell.
+    True where that is unknown.
     """
     if not isinstance(array, np.memmap) or array.filename is None:
         return True
@@ -79,7 +69,7 @@ def has_room(array: Any) -> bool:
 
 
 def count_labels(data: Any) -> dict[int, int]:
-    """Voxels of each number but 0, in small steps so that other threads get their turn."""
+    """Voxels of each number but 0, in small steps that let other threads run."""
     totals: dict[int, int] = {}
     for plane in planes_with(data):
         flat = np.asarray(data[plane]).ravel()
@@ -90,13 +80,13 @@ def count_labels(data: Any) -> dict[int, int]:
 
 
 class LabelCounter:
-    """Counts voxels of each number but 0; of a `SparseArray` again only where it was written to."""
+    """Counts voxels of each number but 0; of a `SparseArray` only changed chunks again."""
 
     def __init__(self) -> None:
         self._known: dict[Cell, tuple[Any, dict[int, int]]] = {}
 
     def count(self, data: Any) -> dict[int, int]:
-        """Voxels of each number but 0, of None none; one thread at a time may ask."""
+        """Voxels of each number but 0; not thread-safe."""
         before, self._known, totals = self._known, {}, dict[int, int]()
         if not isinstance(data, SparseArray):
             return {} if data is None else count_labels(data)
@@ -120,7 +110,7 @@ def _counts(piece: np.ndarray) -> dict[int, int]:
 
 
 def thinned_counts(data: Any) -> tuple[dict[int, int], int]:
-    """Voxels of each number but 0 in a few thinned planes, and how many were looked at; quick."""
+    """Voxels of each number but 0 in a few thinned planes, and how many were counted."""
     planes = [int(n) for n in np.linspace(0, math.prod(data.shape[:-2]) - 1, FEW_PLANES)]
     step = max(1, max(data.shape[-2:], default=1) // FEW_PIXELS)
     thinned = [
@@ -131,8 +121,10 @@ def thinned_counts(data: Any) -> tuple[dict[int, int], int]:
     return count_labels(few), few.size
 
 
-def guess_kind(counts: Mapping[int, int], size: int, look: Look | None = None) -> LabelKind:
-    """What an existing layer most likely holds; the user can say otherwise.
+def guess_kind(
+    counts: Mapping[int, int], size: int, look: LabelAppearance | None = None
+) -> LabelKind:
+    """Guess the kind of an existing labels layer.
 
     Instances where each number is a single region, or numbers are large; a mask where much is
     labelled or one large number stands alone; strokes where 255 stands beside others or little is
@@ -143,9 +135,9 @@ def guess_kind(counts: Mapping[int, int], size: int, look: Look | None = None) -
     counts
         Voxels of each number but 0.
     size
-        Of how many.
+        Number of counted voxels.
     look
-        What the labels look like, if anything was seen of them.
+        Their appearance, if known.
     """
     numbers, much = [n for n in counts if n > 0], sum(counts.values()) > 0.05 * size
     appearance = look.appearance if look is not None else None

@@ -1,4 +1,4 @@
-"""Annotated images as they were read, plane by plane: what did not change is not read again."""
+"""Labelled planes of annotated images; unchanged ones are reused."""
 
 from __future__ import annotations
 
@@ -22,90 +22,76 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.data.annotated_image import AnnotatedImage
 
-__all__ = ["ReadPair", "SplitPlane", "matched", "read_pairs", "same_pixels"]
-
 Index = tuple[int, ...]
 Counted = dict[Index, PlaneValues]
 
 
 @dataclass(frozen=True, slots=True)
 class SplitPlane:
-    """A labelled plane or volume, split into what trains and what validates.
-
-    Attributes
-    ----------
-    plane, share
-        The plane as it is trained on, and the share of its blocks that validates there.
-    train, validate, blocks
-        With the wanted share, whether or not it is used: labelled voxels of each class on either
-        side, int64, and the number of validating blocks.
-    """
+    """A labelled plane or volume, split into what trains and what validates."""
 
     plane: LabelledPlane
-    share: float
+    fraction: float
+    """The plane as it is trained on, and the share of its blocks that validates there."""
     train: np.ndarray
     validate: np.ndarray
     blocks: int
+    """With the wanted share, whether or not it is used: labelled voxels of each class on either
+    side, int64, and the number of validating blocks."""
 
 
 @dataclass(slots=True, eq=False)
 class ReadPair:
-    """An annotated image and what was found in it.
-
-    Attributes
-    ----------
-    pair, number
-        The annotated image, and its number among those that train together.
-    fingerprint
-        Of the image's pixels.
-    labels, corrections
-        What each plane (Y, X) of either holds.
-    planes
-        The planes or volumes that hold labels, by their index.
-    """
+    """An annotated image with its labelled planes."""
 
     pair: AnnotatedImage
     number: int
+    """The annotated image, and its number among those that train together."""
     fingerprint: str
+    """Hash of the image's pixels."""
     labels: Counted
     corrections: Counted
+    """Values of each plane (Y, X) of either."""
     planes: dict[Index, SplitPlane] = field(default_factory=dict)
+    """The planes or volumes that hold labels, by their index."""
 
-    def values(self, *, looks: bool) -> LabelValues:
-        """What the labels hold, checked; see `read_values`."""
-        return self.pair.values(looks=looks, counted=self.labels)
+    def values(self, *, classify: bool) -> LabelValues:
+        """Checked values of the labels; see `read_values`."""
+        return self.pair.values(classify=classify, counted=self.labels)
 
     def corrected_values(self) -> LabelValues | None:
-        """What the corrections hold, checked, if there are any."""
+        """Checked values of the corrections, if any."""
         if self.pair.corrections is None:
             return None
         name, kind = _corrections_of(self.pair), LabelKind.STROKES
         return read_values(self.pair.corrections, kind, name, counted=self.corrections)
 
     def read_planes(
-        self, classes: Classes, dims: int, share: float, before: ReadPair | None
+        self, classes: Classes, dims: int, fraction: float, before: ReadPair | None
     ) -> None:
-        """Split the labels; what did not change since an earlier reading is taken from there."""
+        """Split the labels; unchanged planes are taken from an earlier reading."""
         same = self._unchanged_since(before, dims)
         for index in self._labelled(dims):
             if before is None or not same(index):
-                found = self._split(index, classes, dims, share)
+                found = self._split(index, classes, dims, fraction)
             elif (found := before.planes.get(index)) is not None:
                 plane = replace(found.plane, stack=self.pair.image, pair=self.number)
                 found = replace(found, plane=plane)
             if found is not None:
                 self.planes[index] = found
 
-    def use_share(self, share: float, classes: Classes, dims: int) -> None:
-        """Split those planes anew of which another share of the blocks validates."""
+    def set_fraction(self, fraction: float, classes: Classes, dims: int) -> None:
+        """Split planes again whose validation fraction changes."""
         for index, before in self.planes.items():
-            if before.share == share:
+            if before.fraction == fraction:
                 continue
-            found = self._split(index, classes, dims, share)
-            if found is not None:  # else somebody has emptied the array meanwhile
-                self.planes[index] = replace(before, plane=found.plane, share=share)
+            found = self._split(index, classes, dims, fraction)
+            if found is not None:  # else the array was cleared meanwhile
+                self.planes[index] = replace(before, plane=found.plane, fraction=fraction)
 
-    def _split(self, index: Index, classes: Classes, dims: int, share: float) -> SplitPlane | None:
+    def _split(
+        self, index: Index, classes: Classes, dims: int, fraction: float
+    ) -> SplitPlane | None:
         """The labels of a plane or volume, split; None if there are none."""
         pair, n = self.pair, len(classes.numbers)
         target = classes.encode(pair.labels[index], pair.kind, pair.ignore)
@@ -116,11 +102,13 @@ class ReadPair:
             return None
         # neighbouring planes look alike, so a cell is on the same side in all of them
         spacing = pair.image.spatial_spacing(dims)
-        train, validate, blocks = split_train_validation(target, self.fingerprint, spacing, share)
+        train, validate, blocks = split_train_validation(
+            target, self.fingerprint, spacing, fraction
+        )
         counts = count_classes(train, n)
         held = (count_classes(validate[block.region], n) for block in blocks)
         plane = LabelledPlane(pair.image, self.number, index, train, validate, blocks, counts)
-        return SplitPlane(plane, share, counts, sum(held, np.zeros(n, np.int64)), len(blocks))
+        return SplitPlane(plane, fraction, counts, sum(held, np.zeros(n, np.int64)), len(blocks))
 
     def _labelled(self, dims: int) -> Iterable[Index]:
         """Indices of the planes, or volumes, that may be labelled."""
@@ -131,21 +119,21 @@ class ReadPair:
         return sorted({index[:leading] for index in (*self.labels, *self.corrections)})
 
     def _unchanged_since(self, before: ReadPair | None, dims: int) -> Callable[[Index], bool]:
-        """Tells of the index of a plane or volume whether its labels are what they were before."""
-        if before is None or self._circumstances(dims) != before._circumstances(dims):
+        """A test whether the labels of a plane or volume are unchanged."""
+        if before is None or self._target_inputs(dims) != before._target_inputs(dims):
             return lambda _: False
         if self.labels is before.labels and self.corrections is before.corrections:
             return lambda _: True
         now, then = self._digests(dims), before._digests(dims)
         return lambda index: now[index] == then[index]
 
-    def _circumstances(self, dims: int) -> tuple[object, ...]:
-        """What the targets follow from, besides what the labels hold."""
+    def _target_inputs(self, dims: int) -> tuple[object, ...]:
+        """All that the targets depend on besides the labels."""
         pair = self.pair
         return pair.kind, pair.ignore, self.fingerprint, pair.image.spatial_spacing(dims)
 
     def _digests(self, dims: int) -> dict[Index, list[object]]:
-        """Of each plane or volume the digests of its labels and corrections."""
+        """Hashes of each plane's or volume's labels and corrections."""
         leading = len(self.pair.image.leading_shape(dims))
         digests = defaultdict[Index, list[object]](list)
         for which, counted in enumerate((self.labels, self.corrections)):
@@ -166,9 +154,9 @@ def read_pairs(
     pairs
         The annotated images.
     before
-        What was read of each of them earlier, None of new ones; see `matched`.
+        Earlier readings, None of new images; see `matched`.
     fixed
-        Those of the pairs of which nothing has changed: they are not looked at again.
+        Pairs known to be unchanged.
 
     Raises
     ------
@@ -193,10 +181,10 @@ def read_pairs(
 
 
 def matched(pairs: Sequence[AnnotatedImage], before: Sequence[ReadPair]) -> list[ReadPair | None]:
-    """What was read earlier of each annotated image.
+    """Earlier readings of annotated images.
 
-    It is that of the same pair, else of the same array of pixels, else of an image with the same
-    pixels: each is taken once, in order, so that several layers of the same pixels stay apart.
+    Matched by pair, else by pixel array, else by fingerprint; each is used once, in order, so that
+    layers of the same pixels stay apart.
     """
     found: list[ReadPair | None] = [None] * len(pairs)
     left, prints = {id(old): old for old in before}, dict[int, str]()
@@ -217,7 +205,7 @@ def matched(pairs: Sequence[AnnotatedImage], before: Sequence[ReadPair]) -> list
 
 
 def same_pixels(image: Stack, other: Stack) -> bool:
-    """Whether two stacks are the same array, read alike."""
+    """Whether two stacks have the same array and axes."""
     return image.data is other.data and image.axes == other.axes
 
 

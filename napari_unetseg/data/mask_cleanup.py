@@ -1,6 +1,6 @@
-"""Tidies up masks: fills holes, drops small objects, splits touching ones, numbers objects.
+"""Mask post-processing: fill holes, drop small objects, split touching ones, number objects.
 
-NumPy, SciPy and scikit-image alone; every function takes one plane (YX) or volume (ZYX).
+Every function takes one plane (YX) or volume (ZYX).
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["TidySettings", "tidy"]
-
 
 class TidySettings(BaseModel):
-    """What is done to a mask, in this order. The mask itself is never changed."""
+    """Post-processing steps of a mask, in this order."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -71,14 +69,14 @@ def _filled(region: np.ndarray) -> np.ndarray:
 
 
 def _components(region: np.ndarray) -> np.ndarray:
-    """Connected components, corners included."""
+    """Connected components with full connectivity."""
     from skimage.measure import label
 
     return np.asarray(label(region, connectivity=region.ndim))  # type: ignore[no-untyped-call]
 
 
 def _without_small(objects: np.ndarray, least: float) -> np.ndarray:
-    """Objects of at least so many voxels, numbered anew from 1."""
+    """Drop objects of fewer voxels and renumber from 1."""
     sizes = np.bincount(objects.ravel())
     keep = sizes >= least
     keep[0] = False

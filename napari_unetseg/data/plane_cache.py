@@ -1,4 +1,4 @@
-"""Normalised planes that are kept in memory up to a limit."""
+"""Cache of normalised planes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-__all__ = ["PlaneCache"]
-
 Key = tuple[int, tuple[int, ...]]
 """Number of an annotated image, and the index of a plane or volume of it."""
 
 
 class PlaneCache:
-    """Keeps those that were read last; any thread may ask.
+    """Thread-safe LRU cache of planes.
 
     Parameters
     ----------
     most
-        Bytes that are kept.
+        Size limit in bytes.
     """
 
     def __init__(self, most: int) -> None:
@@ -32,7 +30,7 @@ class PlaneCache:
         self._lock, self._reading = threading.Lock(), threading.Lock()
 
     def get(self, key: Key, read: Callable[[], np.ndarray]) -> np.ndarray:
-        """The array of that key; where it is not kept it is read, by one thread at a time."""
+        """The array of a key, read by one thread at a time if not cached."""
         if (kept := self._kept(key)) is not None:
             return kept
         with self._reading:
@@ -56,7 +54,7 @@ class PlaneCache:
                 self.nbytes -= self._arrays.popitem(last=False)[1].nbytes
 
     def take_over(self, other: PlaneCache, numbers: Mapping[int, int]) -> None:
-        """Keep what another one keeps of the images with these numbers, under new numbers."""
+        """Take another cache's planes of the images with these numbers, under new numbers."""
         with other._lock:
             kept = list(other._arrays.items())
         for (number, index), array in kept:

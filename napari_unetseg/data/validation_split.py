@@ -1,8 +1,7 @@
-"""The labels of a plane or volume, cut into blocks that train or validate.
+"""Split of labelled planes into training and validation blocks.
 
-The plane or volume of an image is cut into a grid of blocks. A hash of the image's fingerprint and
-the block's place says once and for all whether a block trains or validates; labels in a guard band
-around validating blocks are used for neither.
+A hash of the image's fingerprint and the block's position decides, so that it never changes. Labels
+in a guard band around validation blocks are used for neither.
 """
 
 from __future__ import annotations
@@ -20,44 +19,32 @@ from napari_unetseg.core.labels import IGNORE_INDEX
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
 
-__all__ = [
-    "LabelledPlane",
-    "ValidationBlock",
-    "VoxelIndex",
-    "VoxelIndices",
-    "block_shape",
-    "count_classes",
-    "split_train_validation",
-]
-
 BLOCKS_ALONG = 8
 """Blocks along the shorter of Y and X, within the limits of the next line, in voxels."""
 SMALLEST_BLOCK, LARGEST_BLOCK = 12, 96
 GUARD = 8
-"""A guard band is this part of a block wide."""
+"""Width of a guard band as a fraction of a block."""
 MOST_ANCHORS = 20_000
-"""Labelled voxels that are kept for sampling, for each class and plane."""
+"""Most labelled voxels kept for sampling, for each class and plane."""
 PIECE = 2**24
-"""Voxels that are looked at together, so that memory stays near one byte a voxel."""
+"""Voxels processed at once, so that memory stays near one byte a voxel."""
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationBlock:
-    """A validation block: its slices in the plane, how many labelled voxels it holds, its guard."""
+    """A validation block: slices, number of labelled voxels, slices with guard band."""
 
     region: tuple[slice, ...]
     labelled: int
     guarded: tuple[slice, ...]
-    """The slices of the block with its guard band."""
 
 
 @dataclass(slots=True, eq=False)
 class LabelledPlane:
-    """A labelled plane or volume: class indices to train and to validate on, and its blocks."""
+    """A labelled plane or volume: class indices for training and validation, and its blocks."""
 
     stack: Stack
     pair: int
-    """Number of its annotated image among those that train together."""
     index: tuple[int, ...]
     train: np.ndarray
     validate: np.ndarray
@@ -65,14 +52,14 @@ class LabelledPlane:
     counts: np.ndarray
     """Voxels of each class that train, int64."""
     anchors: dict[int, np.ndarray] = field(default_factory=dict)
-    taught: np.ndarray | None = None
-    """What `Teacher` makes of the labels, once there was one."""
+    distillation_labels: np.ndarray | None = None
+    """Training labels of `Distillation`, cached."""
 
     def index_anchors(self, rng: np.random.Generator) -> None:
-        """Remember where voxels of each class are."""
+        """Store voxels of each class for sampling."""
         for number, count in enumerate(self.counts.tolist()):
             if count:
-                self.anchors[number] = _places_of(self.train, number, count, rng)
+                self.anchors[number] = _voxels_of(self.train, number, count, rng)
 
 
 VoxelIndex = tuple[LabelledPlane, int]
@@ -82,7 +69,7 @@ VoxelIndices = list[tuple[LabelledPlane, np.ndarray]]
 
 
 def count_classes(target: np.ndarray, n_classes: int) -> np.ndarray:
-    """Voxels of each class, int64; a piece at a time, since ``bincount`` takes 8 bytes a voxel."""
+    """Voxels of each class, int64; in pieces, since ``bincount`` takes 8 bytes a voxel."""
     flat = target.reshape(-1)
     pieces = (flat[start : start + PIECE] for start in range(0, flat.size, PIECE))
     return sum(
@@ -91,22 +78,22 @@ def count_classes(target: np.ndarray, n_classes: int) -> np.ndarray:
     )
 
 
-def _places_of(target: np.ndarray, number: int, count: int, rng: np.random.Generator) -> np.ndarray:
+def _voxels_of(target: np.ndarray, number: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """Flat indices of at most `MOST_ANCHORS` of the ``count`` voxels of a class, int64."""
     chosen = np.arange(count)
     if count > MOST_ANCHORS:
         chosen = np.sort(rng.choice(count, MOST_ANCHORS, replace=False))
-    flat, places, before = target.reshape(-1), [], 0
+    flat, voxels, before = target.reshape(-1), [], 0
     for start in range(0, flat.size, PIECE):
         here = np.flatnonzero(flat[start : start + PIECE] == number)
         first, last = np.searchsorted(chosen, [before, before + len(here)])
-        places.append(here[chosen[first:last] - before] + start)
+        voxels.append(here[chosen[first:last] - before] + start)
         before += len(here)
-    return np.concatenate(places)
+    return np.concatenate(voxels)
 
 
 def block_shape(shape: tuple[int, ...], spacing: Sequence[float]) -> tuple[int, ...]:
-    """Edges of a block in voxels, from the image alone: strokes never change it."""
+    """Edges of a block in voxels, independent of the strokes."""
     edge = max(SMALLEST_BLOCK, min(LARGEST_BLOCK, min(shape[-2:]) // BLOCKS_ALONG))
     if len(shape) == 2:
         return edge, edge
@@ -114,13 +101,13 @@ def block_shape(shape: tuple[int, ...], spacing: Sequence[float]) -> tuple[int, 
     return max(2, min(edge, deep, max(2, shape[0] // 2))), edge, edge
 
 
-def _validates(key: str, cell: tuple[int, ...], share: float) -> bool:
+def _validates(key: str, cell: tuple[int, ...], fraction: float) -> bool:
     digest = hashlib.blake2b(f"{key}:{cell}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < share * 2**64
+    return int.from_bytes(digest, "big") < fraction * 2**64
 
 
 def split_train_validation(
-    target: np.ndarray, key: str, spacing: Sequence[float], share: float
+    target: np.ndarray, key: str, spacing: Sequence[float], fraction: float
 ) -> tuple[np.ndarray, np.ndarray, list[ValidationBlock]]:
     """Split the labels of a plane or volume by block.
 
@@ -132,8 +119,8 @@ def split_train_validation(
         Identity of the image, the same for all its planes.
     spacing
         Voxel size along each axis.
-    share
-        Share of the blocks that validate.
+    fraction
+        Fraction of the blocks that validate.
 
     Returns
     -------
@@ -148,7 +135,7 @@ def split_train_validation(
     validate = np.full_like(target, IGNORE_INDEX)
     blocks = []
     for cell in np.ndindex(*(math.ceil(s / e) for s, e in zip(target.shape, edges, strict=True))):
-        if not _validates(key, cell, share):
+        if not _validates(key, cell, fraction):
             continue
         region = tuple(
             slice(c * e, min((c + 1) * e, s))

@@ -1,4 +1,4 @@
-"""What the plugin's docks share: one workbench a window, the theme, and an end."""
+"""Base class of the plugin's docks: window context, theme, closing."""
 
 from __future__ import annotations
 
@@ -16,17 +16,9 @@ if TYPE_CHECKING:
     import napari.viewer
     from qtpy.QtGui import QShowEvent
 
-__all__ = ["Docked"]
-
 
 class Docked(QWidget):
-    """A dock of a napari window, on the window's workbench.
-
-    Parameters
-    ----------
-    napari_viewer
-        As napari hands it to plugins.
-    """
+    """A dock of a napari window, on the window's workbench."""
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The batch panel as a dock of its own, beside the other one or without it."""
+"""Batch dock."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from napari_unetseg.gui.widgets.batch_section import BatchPanel
 
 if TYPE_CHECKING:
     import napari.viewer
-
-__all__ = ["BatchDock"]
 
 
 class BatchDock(Docked):

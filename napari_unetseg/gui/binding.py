@@ -1,4 +1,4 @@
-"""What the Qt bindings differ in, kept from the rest of the program."""
+"""Differences of the Qt bindings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import sys
 from qtpy import API_NAME
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QIcon, QPixmap
-
-__all__ = ["blank_icon", "keep_constants_alive"]
 
 MANY = 2**40
 """References; one is lost with each call, so that these last for years."""

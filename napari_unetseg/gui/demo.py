@@ -1,4 +1,4 @@
-"""The demo: napari with the sample, prepared strokes and the dock, trained in front of you.
+"""Demo: napari with the sample, prepared strokes and a live training.
 
 ``python -m napari_unetseg.gui.demo`` opens a window. With ``--headless`` it does the same with
 nobody there (a screen such as Xvfb is still needed) and leaves what came out in a folder.
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
     from napari_unetseg.gui.dock_widget import UNetDock
-
-__all__ = ["main"]
 
 MINUTES = 1.5
 SIZE = (1600, 1000)

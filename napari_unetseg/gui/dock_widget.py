@@ -1,4 +1,4 @@
-"""The dock: panels one below the other, as the work goes."""
+"""Main dock: sections in the order of the workflow."""
 
 from __future__ import annotations
 
@@ -35,8 +35,6 @@ from napari_unetseg.gui.widgets.welcome import WelcomePanel
 
 if TYPE_CHECKING:
     import napari.viewer
-
-__all__ = ["UNetDock"]
 
 WIDTH = 340
 

@@ -1,4 +1,4 @@
-"""The keyboard's way through the dock: from top to bottom, past nothing and into nothing folded."""
+"""Keyboard focus order of the dock, without hidden widgets."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from qtpy.QtWidgets import QWidget
 
 if TYPE_CHECKING:
     from qtpy.QtWidgets import QLayout
-
-__all__ = ["FocusOrder", "stops"]
 
 
 def stops(widget: QWidget) -> Iterator[QWidget]:

@@ -1,4 +1,4 @@
-"""The OpenGL context of napari's canvas, made current before napari deletes what a layer drew."""
+"""Current OpenGL context of napari's canvas when layers are deleted."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-__all__ = ["CanvasContext"]
-
 
 class CanvasContext:
     """Makes the canvas's context current whenever layers leave a viewer, before napari hears of it.
@@ -18,11 +16,6 @@ class CanvasContext:
     whatever context is current: outside of a paint event that is the one in which Qt composes the
     window. Mesa's software renderer then unbinds the shaders of the canvas behind its own back,
     and the process dies at the next frame (docs/upstream/napari-removed-layers.md).
-
-    Parameters
-    ----------
-    viewer
-        The viewer to watch; one without a window has no canvas, and nothing is done.
     """
 
     def __init__(self, viewer: ViewerModel) -> None:

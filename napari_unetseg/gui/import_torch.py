@@ -1,4 +1,4 @@
-"""Imports PyTorch in a worker thread without a stall of the window.
+"""PyTorch import in a worker thread, without a stall of the window.
 
 Two things stall it: loading the shared libraries, which Python does with its lock held, and full
 garbage collections, which grow with the hundreds of thousands of objects that PyTorch makes.
@@ -17,8 +17,6 @@ import sys
 from pathlib import Path
 
 from napari_unetseg.runtime.llvm_isolation import load_triton_apart
-
-__all__ = ["import_torch"]
 
 
 def import_torch() -> None:

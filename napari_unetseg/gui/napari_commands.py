@@ -15,8 +15,6 @@ from napari_unetseg.gui.state import messages
 if TYPE_CHECKING:
     import napari.viewer
 
-__all__ = ["new_annotation_layer"]
-
 
 def new_annotation_layer(viewer: napari.viewer.Viewer) -> None:
     """Make an annotation layer for the active image, or for the only one that there is."""

@@ -1,4 +1,4 @@
-"""Composition of a window: its services and features, made and closed together; no Qt."""
+"""Composition root: services and features of a window; no Qt."""
 
 from __future__ import annotations
 
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
     from napari_unetseg.gui.services.job_runner import Runner
-
-__all__ = ["Plugin"]
 
 
 class Plugin:

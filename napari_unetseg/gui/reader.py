@@ -1,4 +1,4 @@
-"""What napari is offered to open image files with: sizes, units, names and colours as in the file.
+"""napari reader of image files, with voxel size, units, names and colours.
 
 A file becomes one layer a channel, lazy, at all the resolutions that it is stored in; a file of
 several images becomes the layers of all of them.
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.io.open_image import MissingPlanes, is_image, open_all, open_labels_levels
+from napari_unetseg.io.open_image import is_image, open_all, open_labels_levels
 from napari_unetseg.io.readers.lazy_array import Cut, Lazy
+from napari_unetseg.io.readers.missing_planes import MissingPlanes
 from napari_unetseg.io.readers.ome_zarr import label_names
 from napari_unetseg.io.readers.zarr_nodes import is_zarr
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
 
     LayerData = tuple[Any, dict[str, Any], str]
-
-__all__ = ["get_reader", "pieces", "read"]
 
 PIECE = 64 * 2**20
 """Bytes that are read at once at most: a plane, or of a larger one a part."""

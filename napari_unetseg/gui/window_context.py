@@ -1,4 +1,4 @@
-"""Context of a window: the plugin, its worker and its timer; docks come and go on it."""
+"""Context of a window shared by its docks: plugin, worker and timer."""
 
 from __future__ import annotations
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Message
     from napari_unetseg.gui.widgets.help_page import HelpDialog
 
-__all__ = ["Workbench"]
-
 TICK_MS = 40
 REST_SECONDS = 4.0
 """Hands rest when the mouse has not moved for so long."""
@@ -41,13 +39,7 @@ _benches: WeakValueDictionary[int, Workbench] = WeakValueDictionary()
 
 
 class Workbench(QObject):
-    """Drives a plugin from Qt's event loop.
-
-    Parameters
-    ----------
-    viewer
-        The viewer that it works in.
-    """
+    """Drives a plugin from Qt's event loop."""
 
     def __init__(self, viewer: ViewerModel) -> None:
         keep_constants_alive()

@@ -1,1 +1,1 @@
-"""Prediction, uncertainty and where to annotate next."""
+"""Prediction, uncertainty, active learning, evaluation."""

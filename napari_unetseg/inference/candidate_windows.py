@@ -1,4 +1,4 @@
-"""Cutting images into regions worth a look, and into windows that are looked at as a whole."""
+"""Candidate regions of an image for active learning, in windows that are predicted as a whole."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ import numpy as np
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
 
-__all__ = ["Plane", "Region", "WindowGrid", "moved", "overlap", "region_shape", "regions_of"]
-
 Plane = tuple[int, ...]
 Region = tuple[slice, ...]
 
-SHARE, EDGES = 4, (64, 256)
-"""A region is this part of a plane's shorter edge wide, within bounds in voxels."""
+EDGE_FRACTION, EDGES = 4, (64, 256)
+"""Size of a region as a fraction of a plane's shorter edge, and its limits in voxels."""
 DEEP = 16
 """Planes of a region of a volume."""
 WINDOW = {2: 512, 3: 128}
@@ -29,26 +27,19 @@ WINDOW_DEEP = 32
 
 @dataclass(slots=True, eq=False)
 class WindowGrid:
-    """How one image is cut.
-
-    Attributes
-    ----------
-    shape, leading
-        Spatial shape, and shape of the leading axes.
-    region
-        Shape of a region.
-    windows
-        The windows of a plane or volume, which cover it once.
-    """
+    """Windows and regions of one image."""
 
     shape: tuple[int, ...]
     leading: tuple[int, ...]
+    """Spatial shape, and shape of the leading axes."""
     region: tuple[int, ...]
+    """Shape of a region."""
     windows: list[Region] = field(default_factory=list)
+    """The windows of a plane or volume, which cover it once."""
 
     @classmethod
     def of(cls, stack: Stack, dims: int) -> Self:
-        """Cut an image into planes or volumes, and these into windows.
+        """Divide an image into planes or volumes, and these into windows.
 
         Raises
         ------
@@ -73,14 +64,14 @@ class WindowGrid:
         return math.prod(self.leading) * len(self.windows)
 
     def place(self, number: int) -> tuple[Plane, Region]:
-        """Plane and region of a window of that number."""
+        """Plane and region of a window by its number."""
         plane, window = divmod(number, len(self.windows))
         index = np.unravel_index(plane, self.leading) if self.leading else ()
         return tuple(int(i) for i in index), self.windows[window]
 
 
 def region_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """Shape of a region: as much as is seen at once when painting.
+    """Shape of a region: a typical field of view for painting.
 
     Parameters
     ----------
@@ -88,7 +79,7 @@ def region_shape(shape: Sequence[int]) -> tuple[int, ...]:
         Spatial shape YX or ZYX; along Y and X a region is a quarter of the shorter edge wide, 64
         to 256 voxels, and along Z 16 voxels deep, where the image is as large.
     """
-    edge = int(np.clip(min(shape[-2:]) / SHARE, *EDGES))
+    edge = int(np.clip(min(shape[-2:]) / EDGE_FRACTION, *EDGES))
     wanted = (*(DEEP for _ in shape[:-2]), edge, edge)
     return tuple(min(n, w) for n, w in zip(shape, wanted, strict=True))
 
@@ -105,14 +96,14 @@ def regions_of(size: Sequence[int], region: Sequence[int]) -> Iterator[Region]:
 
 
 def moved(region: Region, window: Region) -> Region:
-    """A region of a window as a region of the plane."""
+    """A region of a window in coordinates of the plane."""
     return tuple(
         slice(r.start + w.start, r.stop + w.start) for r, w in zip(region, window, strict=True)
     )
 
 
 def overlap(a: Region, b: Region) -> float:
-    """Share of the smaller one of two regions that both cover."""
+    """Intersection of two regions as a fraction of the smaller one."""
     both = [max(0, min(x.stop, y.stop) - max(x.start, y.start)) for x, y in zip(a, b, strict=True)]
     least = min(math.prod(s.stop - s.start for s in one) for one in (a, b))
     return float(math.prod(both) / least)

@@ -1,4 +1,4 @@
-"""Compare predictions with ground truth, over the pooled voxels of all images."""
+"""Evaluation of predictions against ground truth, over the pooled voxels of all images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import Event, Notice, TilePredicted, pass_on
+from napari_unetseg.core.events import Event, Notice, TilePredicted, finish, pass_on
 from napari_unetseg.core.label_checks import LabelValues, notes_of
 from napari_unetseg.core.labels import BACKGROUND_LABEL, Classes, LabelKind, Structure
 from napari_unetseg.core.metrics import Scores, confusion, scores_of
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import PredictSettings
     from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.models.model import Model
-
-__all__ = ["Evaluation", "ImageScores", "evaluate", "evaluate_events"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ def evaluate_events(
     Yields
     ------
     Event
-        Those of `predict_events` for one image after another.
+        Those of `predict_events` for each image.
     """
     if not pairs:
         raise UserError("There is no image with a mask to evaluate; choose some.")
@@ -114,21 +112,15 @@ def evaluate(
         An image does not fit the model, or a mask holds structures that it does not know.
     """
     events = evaluate_events(model, pairs, settings, control=control)
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as end:
-            result: Evaluation = end.value
-            return result
-        pass_on(event, on_event)
+    return finish(events, lambda event: pass_on(event, on_event))
 
 
 @dataclass(frozen=True, slots=True)
 class _Judge:
-    """Turns masks and predictions into the classes that are compared.
+    """Maps masks and predictions to the classes that are compared.
 
     ``foreground``: any structure against background. ``binary`` is the value of the only structure
-    in full masks, where the model knows only one.
+    in full masks, for a model of one structure.
     """
 
     classes: Classes
@@ -137,7 +129,7 @@ class _Judge:
 
     @classmethod
     def for_masks(cls, classes: Classes, masks: Sequence[LabelValues]) -> _Judge:
-        """How to compare masks with a model that has these classes.
+        """The mapping for masks of a kind and a model's classes.
 
         Raises
         ------
@@ -161,7 +153,7 @@ class _Judge:
 
     @property
     def note(self) -> str:
-        """What people should know of how masks are read; empty if all is as usual."""
+        """How masks are interpreted, in a sentence; empty by default."""
         if self.binary is None or self.binary >= BACKGROUND_LABEL:
             return ""
         only = self.classes.structures[0]
@@ -179,7 +171,7 @@ class _Judge:
         elif len(known) == 1:
             values = {
                 v for v in values if v < BACKGROUND_LABEL
-            }  # read_values knows it alone beside 0
+            }  # beside 0, which read_values checked
         if unknown := sorted(values - set(known)):
             knows = ", ".join(f"{s.number} ({s.name})" for s in self.classes.structures)
             raise UserError(

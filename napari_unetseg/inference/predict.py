@@ -1,4 +1,4 @@
-"""Tiled prediction: a generator of events. A tile equals the same place of the whole image."""
+"""Tiled prediction as a generator of events; tiles equal the prediction of the whole image."""
 
 from __future__ import annotations
 
@@ -34,15 +34,13 @@ from napari_unetseg.runtime.memory_errors import is_out_of_memory
 if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
 
-__all__ = ["predict", "predict_events", "predict_probabilities"]
-
 Pieces = Iterator[tuple[tiling.Region, np.ndarray]]
 Seen = Callable[[], tiling.Region | None]
-"""Tells which spatial region is on screen now; None if that does not matter."""
+"""Returns the visible spatial region; None if irrelevant."""
 PIECE_BYTES = 2**27
-"""The probabilities of a piece of a resampled image take no more."""
+"""Largest size of the probabilities of a piece of a resampled image."""
 BLENDED_TILES = 3
-"""Edge of such a piece in tiles where they overlap: those at its border are predicted again."""
+"""Edge of such a piece in tiles where they overlap, since border tiles are predicted again."""
 
 
 def _anywhere() -> None:
@@ -50,7 +48,7 @@ def _anywhere() -> None:
 
 
 class _Engine(Predictor):
-    """A network on a device, and how it walks over a plane or volume."""
+    """A network on a device, with its tiling of a plane or volume."""
 
     def __init__(
         self,
@@ -75,7 +73,7 @@ class _Engine(Predictor):
         self.pieces = self._pieces()
 
     def _pieces(self) -> list[tiling.Tile]:
-        """Pieces of the image that is resampled, and what the network has to say about for each."""
+        """Pieces of a resampled image, and the network's output regions that they depend on."""
         if (resampling := self.resampling) is None:
             return []
         step = BLENDED_TILES if self.blended else 1
@@ -92,7 +90,7 @@ class _Engine(Predictor):
         return len(self.pieces or (self.rows if self.blended else self.exact))
 
     def walk(self, read: Callable[[tiling.Region], np.ndarray], seen: Seen) -> Pieces:
-        """Probabilities of each region of a plane or volume, what is seen first."""
+        """Probabilities of each region of a plane or volume, visible ones first."""
         if self.resampling is not None:
             yield from self._walk_resampled(self.resampling, read, seen)
             return
@@ -109,11 +107,11 @@ class _Engine(Predictor):
     ) -> Pieces:
         layout = tiling.Tiling.plan(self.shape, self.network, self.edge, blended=self.blended)
         for piece in tiling.nearest_first(self.pieces, seen):
-            shares = layout.whole(piece.read, lambda region: self.infer(read(region)))
-            yield piece.core, resampling.bring_back(shares, piece.read, piece.core)
+            probs = layout.whole(piece.read, lambda region: self.infer(read(region)))
+            yield piece.core, resampling.bring_back(probs, piece.read, piece.core)
 
     def shrink(self) -> str:
-        """Take less memory; say how. Raises `UserError` when there is no smaller way."""
+        """Use smaller tiles or the CPU; return a sentence. Raises `UserError` at the smallest."""
         self.release()
         if self.edge > SMALLEST_EDGE:
             self.plan(max(SMALLEST_EDGE, min(self.edge, max(self.shape)) // 2))
@@ -142,14 +140,13 @@ def predict_events(
     Parameters
     ----------
     model, stack, settings
-        What to apply to what, and how.
+        The model, the image, and settings.
     planes
-        Indices of the leading axes in the order in which they are wanted; default all.
+        Indices of the leading axes in order; default all.
     control
-        Stops the job after the tile at hand.
+        Stops the job after a tile.
     seen
-        Tells which spatial region is on screen now: its tiles come first. Blended tiles have an
-        order of their own.
+        Returns the visible spatial region, whose tiles come first, unless they are blended.
     normalization
         As the model's `Normalization.for_stack` gave it for the image as the network sees it
         (`fit_spacing`), where that is known; None measures it.
@@ -179,7 +176,7 @@ def _predict_stack(
     seen: Seen,
     normalization: Normalization | None,
 ) -> Generator[Event, None, None]:
-    """All wanted planes or volumes; what it holds is free when it ends."""
+    """All planes or volumes; frees its memory at the end."""
     model.check_image(stack)
     wanted, count = stack.planes(model.dims), math.prod(stack.leading_shape(model.dims))
     if planes is not None:
@@ -212,7 +209,7 @@ def _predict_plane(
     place: tuple[int, int],
     seen: Seen,
 ) -> Generator[Event, None, None]:
-    """One plane or volume; begun again with smaller tiles when memory runs out."""
+    """One plane or volume, restarted with smaller tiles when memory runs out."""
 
     def read(region: tiling.Region) -> np.ndarray:
         use_threads(control.threads or settings.threads)
@@ -221,9 +218,9 @@ def _predict_plane(
     number, planes = place
     while True:
         try:
-            for done, (region, shares) in enumerate(engine.walk(read, seen), 1):
-                mask = engine.model.classes.decode(most_probable(shares))
-                kept = shares if settings.probabilities else None
+            for done, (region, probs) in enumerate(engine.walk(read, seen), 1):
+                mask = engine.model.classes.decode(most_probable(probs))
+                kept = probs if settings.probabilities else None
                 total = planes * engine.count
                 yield TilePredicted(plane, region, mask, kept, number * engine.count + done, total)
                 if control.stopped:

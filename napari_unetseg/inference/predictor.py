@@ -1,4 +1,4 @@
-"""A network on a device: probabilities of a piece of an image."""
+"""Inference of image pieces on a device."""
 
 from __future__ import annotations
 
@@ -14,29 +14,20 @@ if TYPE_CHECKING:
 
     from napari_unetseg.models.model import Model
 
-__all__ = [
-    "EDGE",
-    "LARGEST_HALO",
-    "SMALLEST_EDGE",
-    "Predictor",
-    "looks_at_image",
-    "why_blended",
-]
-
 EDGE = {2: 512, 3: 96}
 """Edge of a tile's core in voxels."""
 SMALLEST_EDGE = 32
 LARGEST_HALO = 3.0
-"""Where tiles would read more than this many times what they keep, another way is looked for."""
+"""Ratio of voxels read to voxels kept above which tiles are blended instead."""
 
 
 def looks_at_image(model: Model) -> bool:
-    """Whether a voxel's class depends on all that is around it, so that no tile can be exact."""
+    """Whether a voxel's class depends on the whole input, so that no tile can be exact."""
     return model.net.norm in ("group", "instance")
 
 
 def why_blended(model: Model) -> str:
-    """Why tiles overlap and are blended: a sentence."""
+    """Why tiles are blended, in a sentence."""
     if looks_at_image(model):
         why = f"{model.net.norm} norm depends on the surroundings of a voxel"
     else:
@@ -74,7 +65,7 @@ class Predictor:
         release_memory(self.device)
 
     def leave_gpu(self) -> bool:
-        """Go on with the CPU; False where that is where it was."""
+        """Move to the CPU; False if already there."""
         if self.device.type == "cpu":
             return False
         self.device = torch.device("cpu")

@@ -1,20 +1,19 @@
-"""Where to look next: the region not yet labelled that a network would learn most from.
+"""Active learning: the unlabelled region that a network would learn most from.
 
-A `RegionQuery` looks at windows of the images, one at a time and for as long as it may, and
-remembers a few numbers of each. It never walks a whole stack: windows that nobody has looked at are
-drawn at random, images alike, whatever the number of planes, in turn with the most promising ones
-that an earlier model saw. 50,000 planes take as long as five, and what was not looked at yet comes
-in one of the next calls. At most `MOST` windows are remembered.
+A `RegionQuery` predicts windows of the images, one at a time for a given time, and keeps a few
+numbers of each. New windows are drawn at random, with equal chances for each image whatever its
+number of planes, in turn with the most promising ones of an earlier model; at most `MAX_WINDOWS`
+are kept.
 
-Within a window every region, as large as what people see at once when they paint, has
+Every region of a window has
 
-- how wrong it may be: the mean of a map of the window (`uncertainty.likely_wrong`). The mean over a
-region, not its largest value, since every border is unsure and a noisy voxel tells nothing; - what
-it looks like: mean and spread of intensities and probabilities. A region is worth more the more is
-wrong in regions that look like it, and these count half for every one that was labelled or shown
-before and looks alike: facility location (Wei, Iyer and Bilmes 2015). So what is odd once comes
-after what is wrong in many places, and the same is not asked for twice; - how much of it is
-labelled already.
+- an error estimate: the mean of `uncertainty.likely_wrong`, since every border is uncertain and
+  single voxels are noise;
+- an appearance: mean and standard deviation of intensities and probabilities. Its value is the
+error
+  mass of regions that look alike, each of which counts half for every labelled or suggested region
+  of that appearance: facility location (Wei, Iyer and Bilmes 2015);
+- a labelled fraction.
 """
 
 from __future__ import annotations
@@ -52,21 +51,19 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import MatchSpacing
     from napari_unetseg.models.model import Model
 
-__all__ = ["QueryImage", "RegionQuery", "Suggestion", "WindowScored", "nothing_labelled"]
-
 Labelled = Callable[[Plane, Region], np.ndarray]
-"""From a plane and a region of it to where it is labelled, boolean, of the region's shape."""
+"""Returns where a region of a plane is labelled: boolean, of the region's shape."""
 
-MOST = 1024
-"""Windows that are remembered."""
-ENOUGH = 0.5
-"""A region of which this share is labelled has nothing more to ask for."""
-FULL = 0.04
-"""Share of labelled voxels at which a region is worth half: thin strokes cover little."""
-KINDS = 512
-"""Regions that stand for all, where each is compared with each."""
-KNOWN = 0.002
-"""Share of labelled voxels from which on a region counts as an example of its looks."""
+MAX_WINDOWS = 1024
+"""Most windows that are kept."""
+MAX_LABELLED = 0.5
+"""Labelled fraction from which on a region is not suggested."""
+HALF_VALUE_FRACTION = 0.04
+"""Labelled fraction at which a region's value halves: thin strokes cover little."""
+MAX_REPRESENTATIVES = 512
+"""Most representative regions, since each is compared with each."""
+MIN_EXAMPLE_FRACTION = 0.002
+"""Labelled fraction from which on a region is an example of its appearance."""
 ALL_DONE = (
     "Every region that was checked is labelled already; add images, or correct the mask where "
     "it is wrong."
@@ -76,7 +73,7 @@ NOTHING = "No open image fits the model; open one that does."
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QueryImage:
-    """An image to look at, and what is labelled in it."""
+    """An image and its labels."""
 
     stack: Stack
     labelled: Labelled
@@ -84,29 +81,21 @@ class QueryImage:
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """A region worth looking at.
-
-    Attributes
-    ----------
-    image
-        Index into the subjects.
-    plane
-        Index along each leading axis.
-    region
-        A slice for each spatial axis, YX or ZYX.
-    score
-        How useful it is likely to be, comparable only within a survey.
-    """
+    """A suggested region."""
 
     image: int
+    """Index into the images."""
     plane: Plane
+    """Index along each leading axis."""
     region: Region
+    """A slice for each spatial axis, YX or ZYX."""
     score: float
+    """Estimated value, comparable only within a query."""
 
 
 @dataclass(frozen=True, slots=True)
 class WindowScored(Event):
-    """A window was looked at: how many of this call so far, and the seconds it has taken."""
+    """A window was scored: number in this call, and seconds since its start."""
 
     windows: int
     seconds: float
@@ -114,61 +103,56 @@ class WindowScored(Event):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Seen:
-    """What is remembered of a window: rows are its regions."""
+    """Scores of a window; rows are its regions."""
 
     model: str
     plane: Plane
     regions: tuple[Region, ...]
     wrong: np.ndarray
-    looks: np.ndarray
+    features: np.ndarray
     known: np.ndarray
 
 
-def nothing_labelled(plane: Plane, region: Region) -> np.ndarray:  # noqa: ARG001 - as all of them
-    """Of an image without labels."""
-    return np.zeros([s.stop - s.start for s in region], bool)
-
-
 class RegionQuery:
-    """What is known of some images: looks at windows of them and suggests where to go.
+    """Scores windows of images and suggests regions to annotate.
 
     Parameters
     ----------
-    subjects
+    images
         The images; each must fit the models.
     dims
         2 for planes, 3 for volumes, as the models have.
     seed
-        Which windows are looked at first.
+        Random seed of the windows.
     clock
         Seconds, such as `time.perf_counter`.
     """
 
     def __init__(
         self,
-        subjects: Sequence[QueryImage],
+        images: Sequence[QueryImage],
         dims: int,
         seed: int = 0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        if not subjects:
+        if not images:
             raise UserError(NOTHING)
-        self.subjects, self.dims = tuple(subjects), dims
+        self.images, self.dims = tuple(images), dims
         self._rng, self.clock = np.random.default_rng(seed), clock
-        self._grounds = [WindowGrid.of(s.stack, dims) for s in subjects]
+        self._grids = [WindowGrid.of(s.stack, dims) for s in images]
         self._seen: OrderedDict[tuple[int, int], _Seen] = OrderedDict()
         self._shown: list[tuple[int, Plane, Region]] = []
-        self._looks: list[np.ndarray] = []
+        self._suggested: list[np.ndarray] = []
         self._ahead = 0
 
     @property
     def ready(self) -> bool:
-        """Whether the newest looks are enough for a suggestion, so that it needs no other one."""
+        """Whether enough windows of the newest model are scored for a suggestion."""
         return self._ahead > 0
 
     # -- looking -------------------------------------------------------------------------------
 
-    def look(
+    def score_windows(
         self,
         model: Model,
         seconds: float,
@@ -179,48 +163,47 @@ class RegionQuery:
         match_spacing: MatchSpacing = False,
         control: JobControl | None = None,
     ) -> Generator[Event, None, int]:
-        """Look at windows until the time is over; at one at least.
+        """Score windows until the time is over; one at least.
 
         Parameters
         ----------
         model
-            The network whose mask is on screen.
+            The current model.
         seconds
-            Time to spend; what is under way when it ends is finished.
+            Time to spend; the last window is finished.
         before
-            Measure where this earlier model disagrees, instead of how unsure the model is. Its
-            classes must be the same.
+            An earlier model with the same classes: measure disagreement instead of uncertainty.
         passes
             Mirrored passes to average, 1 to 4.
         device, match_spacing, control
-            As in `RegionPredictor`; and what stops the job after the window at hand.
+            As in `RegionPredictor`; stops after a window.
 
         Yields
         ------
-        Looked
+        WindowScored
             After each window.
 
         Returns
         -------
         int
-            How many windows were looked at.
+            Number of scored windows.
         """
         control, start, done = control or JobControl(), self.clock(), 0
         name = model.id if before is None else f"{before.id} {model.id}"
         name += " matched" * bool(match_spacing)
-        glances: dict[int, tuple[RegionPredictor, RegionPredictor | None]] = {}
+        predictors: dict[int, tuple[RegionPredictor, RegionPredictor | None]] = {}
         use_threads(control.threads)
         while not control.stopped and (key := self._choose(name, done)) is not None:
             image = key[0]
-            if image not in glances:
-                stack = self.subjects[image].stack
-                glances[image] = (
+            if image not in predictors:
+                stack = self.images[image].stack
+                predictors[image] = (
                     RegionPredictor(model, stack, device, match_spacing),
                     RegionPredictor(before, stack, device, match_spacing)
                     if before is not None
                     else None,
                 )
-            self._remember(key, self._window(name, key, *glances[image], passes))
+            self._remember(key, self._window(name, key, *predictors[image], passes))
             done += 1
             self._ahead += 1
             yield WindowScored(done, self.clock() - start)
@@ -229,24 +212,25 @@ class RegionQuery:
         return done
 
     def _choose(self, name: str, turn: int) -> tuple[int, int] | None:
-        """A window to look at: a new one and the most promising old one in turn."""
-        fresh, stale = self._fresh(), self._stale(name)
+        """The next window: a new one and the most promising old one in turn."""
+        fresh, stale = self._fresh(), self._outdated(name)
         if fresh is None or (stale is not None and turn % 2 == 1):
             return stale if stale is not None else fresh
         return fresh
 
     def _fresh(self) -> tuple[int, int] | None:
-        """A window that is not remembered, drawn at random; None if there hardly is one."""
+        """A new window, drawn at random; None if there hardly is one."""
         free = [
             image
-            for image, ground in enumerate(self._grounds)
-            if ground.count > MOST or any((image, n) not in self._seen for n in range(ground.count))
+            for image, grid in enumerate(self._grids)
+            if grid.count > MAX_WINDOWS
+            or any((image, n) not in self._seen for n in range(grid.count))
         ]
         if not free:
             return None
         image = int(self._rng.choice(free))
-        count = self._grounds[image].count
-        if count <= MOST:
+        count = self._grids[image].count
+        if count <= MAX_WINDOWS:
             left = [n for n in range(count) if (image, n) not in self._seen]
             return image, int(self._rng.choice(left))
         for _ in range(32):
@@ -255,8 +239,8 @@ class RegionQuery:
                 return image, number
         return None
 
-    def _stale(self, name: str) -> tuple[int, int] | None:
-        """The most promising window that another model saw."""
+    def _outdated(self, name: str) -> tuple[int, int] | None:
+        """The most promising window of another model."""
         known = [(k, s) for k, s in self._seen.items() if s.model != name]
         if not known:
             return None
@@ -272,7 +256,7 @@ class RegionQuery:
     def _remember(self, key: tuple[int, int], seen: _Seen) -> None:
         self._seen.pop(key, None)
         self._seen[key] = seen
-        while len(self._seen) > MOST:
+        while len(self._seen) > MAX_WINDOWS:
             self._seen.popitem(last=False)
 
     def _window(
@@ -283,17 +267,17 @@ class RegionQuery:
         before: RegionPredictor | None,
         passes: int,
     ) -> _Seen:
-        ground, subject = self._grounds[key[0]], self.subjects[key[0]]
-        plane, window = ground.place(key[1])
+        grid, query = self._grids[key[0]], self.images[key[0]]
+        plane, window = grid.place(key[1])
         image = now.image(plane, window)
-        shares = now.shares(image, passes)
+        probs = now.predict(image, passes)
         if before is None:
-            wrong = likely_wrong(margin_uncertainty(shares))
+            wrong = likely_wrong(margin_uncertainty(probs))
         else:
-            wrong = differences(before.shares(before.image(plane, window), passes), shares)
-        labelled = subject.labelled(plane, window)
-        regions = tuple(regions_of([s.stop - s.start for s in window], ground.region))
-        rows = [(wrong[r].mean(), labelled[r].mean(), _look(image, shares, r)) for r in regions]
+            wrong = differences(before.predict(before.image(plane, window), passes), probs)
+        labelled = query.labelled(plane, window)
+        regions = tuple(regions_of([s.stop - s.start for s in window], grid.region))
+        rows = [(wrong[r].mean(), labelled[r].mean(), _features(image, probs, r)) for r in regions]
         return _Seen(
             name,
             plane,
@@ -306,9 +290,9 @@ class RegionQuery:
     # -- choosing ------------------------------------------------------------------------------
 
     def suggest(self) -> Suggestion:
-        """The most useful region of what was looked at; the same one never twice.
+        """The most valuable scored region, never the same twice.
 
-        When all were shown once, those that are hardly labelled may come again.
+        When all were suggested once, those that are hardly labelled may come again.
 
         Raises
         ------
@@ -322,20 +306,20 @@ class RegionQuery:
             found = self._best()
         if found is None:
             raise UserError(ALL_DONE)
-        suggestion, looks = found
+        suggestion, features = found
         self._shown.append((suggestion.image, suggestion.plane, suggestion.region))
-        self._looks.append(looks)
+        self._suggested.append(features)
         return suggestion
 
     def _best(self) -> tuple[Suggestion, np.ndarray] | None:
-        """Walks down from the most promising; labels are read again only where they may decide."""
+        """Search from the most promising; labels are read again only where they may decide."""
         rows = [(key[0], seen) for key, seen in self._seen.items()]
         if not rows:
             return None
         wrong = np.concatenate([seen.wrong for _, seen in rows])
-        looks = np.concatenate([seen.looks for _, seen in rows])
+        features = np.concatenate([seen.features for _, seen in rows])
         known = np.concatenate([seen.known for _, seen in rows])
-        worth = wrong * self._typical(wrong, looks, known)
+        worth = wrong * self._typical(wrong, features, known)
         places = [(image, seen.plane, r) for image, seen in rows for r in seen.regions]
         best: tuple[Suggestion, np.ndarray] | None = None
         for row in np.argsort(-worth, kind="stable"):
@@ -344,52 +328,52 @@ class RegionQuery:
             image, plane, region = places[row]
             if not self._new(image, plane, region):
                 continue
-            share = float(self.subjects[image].labelled(plane, region).mean())
-            score = float(worth[row] * _room_left(np.array(share)))
-            if share < ENOUGH and (best is None or score > best[0].score):
-                best = Suggestion(image, plane, region, score), looks[row]
+            fraction = float(self.images[image].labelled(plane, region).mean())
+            score = float(worth[row] * _room_left(np.array(fraction)))
+            if fraction < MAX_LABELLED and (best is None or score > best[0].score):
+                best = Suggestion(image, plane, region, score), features[row]
         return best
 
-    def _typical(self, wrong: np.ndarray, looks: np.ndarray, known: np.ndarray) -> np.ndarray:
-        """Share of all that is wrong and looks like each region, but like no example, 0 to 1."""
-        spread = looks.std(0) + 1e-6
-        kinds = _some(np.arange(len(looks)))
-        examples = np.array([*_some(looks[known >= KNOWN]), *self._looks])
+    def _typical(self, wrong: np.ndarray, features: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """Fraction of the error mass that looks like each region, but like no example, 0 to 1."""
+        spread = features.std(0) + 1e-6
+        kinds = _some(np.arange(len(features)))
+        examples = np.array([*_some(features[known >= MIN_EXAMPLE_FRACTION]), *self._suggested])
         left = wrong[kinds] * _room_left(known[kinds])
         if len(examples):
-            left = left * np.prod(1 - _alike(looks[kinds], examples, spread) / 2, axis=1)
+            left = left * np.prod(1 - _alike(features[kinds], examples, spread) / 2, axis=1)
         total = max(float(wrong[kinds].sum()), 1e-12)
-        return np.asarray(_alike(looks, looks[kinds], spread) @ left / total)
+        return np.asarray(_alike(features, features[kinds], spread) @ left / total)
 
     def _new(self, image: int, plane: Plane, region: Region) -> bool:
-        """Whether no part of a region worth speaking of was shown before."""
+        """Whether a region hardly overlaps with earlier suggestions."""
         return not any(
             i == image and p == plane and overlap(r, region) > 0.25 for i, p, r in self._shown
         )
 
 
-def _look(image: np.ndarray, shares: np.ndarray, region: Region) -> np.ndarray:
-    """A few numbers of what a region looks like."""
-    pixels, probable = image[(slice(None), *region)], shares[(slice(None), *region)]
+def _features(image: np.ndarray, probs: np.ndarray, region: Region) -> np.ndarray:
+    """Appearance features of a region."""
+    pixels, probable = image[(slice(None), *region)], probs[(slice(None), *region)]
     flat = pixels.reshape(len(pixels), -1)
     rough = np.abs(np.diff(pixels, axis=-1)).reshape(len(pixels), -1)
     return np.concatenate(
-        [flat.mean(1), flat.std(1), rough.mean(1), probable.reshape(len(shares), -1).mean(1)]
+        [flat.mean(1), flat.std(1), rough.mean(1), probable.reshape(len(probs), -1).mean(1)]
     )
 
 
 def _some(rows: np.ndarray) -> np.ndarray:
-    """At most `KINDS` of some rows, evenly spread."""
-    return rows[:: math.ceil(max(1, len(rows)) / KINDS)]
+    """At most `MAX_REPRESENTATIVES` rows, evenly spaced."""
+    return rows[:: math.ceil(max(1, len(rows)) / MAX_REPRESENTATIVES)]
 
 
 def _alike(some: np.ndarray, others: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """How alike regions look: (some, others), 1 for the same, 0 for nothing in common."""
+    """Similarity of regions, (some, others), from 0 to 1."""
     a, b = some / spread, others / spread
     apart = (a**2).mean(1)[:, None] + (b**2).mean(1)[None] - 2 * a @ b.T / a.shape[1]
     return np.asarray(np.exp(-2 * np.maximum(apart, 0.0)))
 
 
 def _room_left(labelled: np.ndarray) -> np.ndarray:
-    """What more labels are worth where a share is labelled already: 1 for none, then less."""
-    return np.asarray(FULL / (FULL + labelled))
+    """Weight of a labelled fraction: 1 for none, then less."""
+    return np.asarray(HALF_VALUE_FRACTION / (HALF_VALUE_FRACTION + labelled))

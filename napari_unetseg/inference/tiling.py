@@ -1,4 +1,4 @@
-"""Cutting a plane or volume into tiles: exact ones with a halo, or overlapping ones that blend."""
+"""Tilings of a plane or volume: exact tiles with a halo, or blended overlapping ones."""
 
 from __future__ import annotations
 
@@ -10,29 +10,12 @@ from typing import Protocol, Self
 
 import numpy as np
 
-__all__ = [
-    "Reach",
-    "Region",
-    "Tile",
-    "Tiling",
-    "blend",
-    "exact_step",
-    "exact_tiles",
-    "halo_factor",
-    "nearest_first",
-    "overlap",
-    "overlapping_tiles",
-    "read_span",
-    "window",
-    "within",
-]
-
 Region = tuple[slice, ...]
 Span = tuple[int, int]
 
 
 class Reach(Protocol):
-    """What tiles must know of a network."""
+    """Strides and receptive field of a network."""
 
     @property
     def stride(self) -> tuple[int, ...]:
@@ -44,14 +27,14 @@ class Reach(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """What is read, and what of it is kept: a slice for each spatial axis."""
+    """A tile: slices that are read, and slices of the core that is kept."""
 
     read: Region
     core: Region
 
     @property
     def inner(self) -> Region:
-        """The core's place in what was read."""
+        """The core in coordinates of the tile."""
         return tuple(
             slice(c.start - r.start, c.stop - r.start)
             for c, r in zip(self.core, self.read, strict=True)
@@ -59,20 +42,20 @@ class Tile:
 
 
 def exact_step(size: int, edge: int, stride: int) -> int:
-    """Distance of exact tiles along an axis: about ``edge``, a multiple of the stride."""
+    """Step of exact tiles along an axis: about ``edge``, a multiple of the stride."""
     count = max(1, round(size / edge))
     return math.ceil(size / count / stride) * stride
 
 
 def read_span(core: slice, size: int, axis: int, reach: Reach) -> slice:
-    """What must be read along an axis of that size, so that ``core`` is as in the whole image."""
+    """The input range along an axis for which ``core`` equals that of the whole image."""
     stride = reach.stride[axis]
     first, last = reach.input_range(core.start, core.stop, axis)
     return slice(max(0, first // stride * stride), min(size, -(-last // stride) * stride))
 
 
 def exact_tiles(shape: Sequence[int], reach: Reach, edge: int) -> list[Tile]:
-    """Tiles whose cores cover the shape once and that read all that their core depends on.
+    """Tiles whose cores cover the shape once, each with its whole receptive field.
 
     Tiles begin at multiples of the network's stride, so that pooling falls on the same voxels as
     in the whole image; the network itself pads the image's far end.
@@ -95,9 +78,9 @@ def exact_tiles(shape: Sequence[int], reach: Reach, edge: int) -> list[Tile]:
 
 
 def nearest_first(tiles: Sequence[Tile], seen: Callable[[], Region | None]) -> Iterator[Tile]:
-    """Tiles in order of their distance from what is seen, which is asked for before each.
+    """Tiles by distance from the visible region, which is asked for before each.
 
-    In their own order where nothing is seen.
+    In their own order without one.
     """
     left = list(tiles)
     while left:
@@ -221,24 +204,16 @@ def _grown(array: np.ndarray, axis: int, more: int) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How any region of a plane or volume is put together of tiles; its place alone decides how.
-
-    Attributes
-    ----------
-    shape
-        Spatial shape, YX or ZYX.
-    edges
-        Edges of a tile along each axis: of its core, or where tiles overlap of all of it.
-    blended
-        Whether tiles overlap and are blended.
-    reach
-        The network.
-    """
+    """Tiling of any region of a plane or volume, independent of the region's place."""
 
     shape: tuple[int, ...]
+    """Spatial shape, YX or ZYX."""
     edges: tuple[int, ...]
+    """Edges of a tile along each axis: of its core, or of all of it where tiles overlap."""
     blended: bool
+    """Whether tiles overlap and are blended."""
     reach: Reach
+    """The network."""
 
     @classmethod
     def plan(cls, shape: tuple[int, ...], reach: Reach, edge: int, *, blended: bool) -> Self:
@@ -251,12 +226,12 @@ class Tiling:
         return cls(shape, tuple(edges), blended, reach)
 
     def tiles(self, region: Region) -> list[Tile]:
-        """What is read for a region, and what of it each tile gives, in order."""
+        """Input and output regions of each tile of a region, in order."""
         spans = [self._spans(axis, span) for axis, span in enumerate(region)]
         return [Tile(tuple(r for r, _ in t), tuple(c for _, c in t)) for t in product(*spans)]
 
     def read(self, region: Region) -> Region:
-        """All that is read for a region."""
+        """The whole input region of a region."""
         spans = [[read for read, _ in self._spans(axis, one)] for axis, one in enumerate(region)]
         return tuple(
             slice(min(read.start for read in along), max(read.stop for read in along))
@@ -268,7 +243,7 @@ class Tiling:
     ) -> Iterator[tuple[Region, np.ndarray]]:
         """Probabilities of a region: exact tiles one by one, blended ones as a whole.
 
-        ``infer`` gives the probabilities (classes, *region) of what a tile reads.
+        ``infer`` gives the probabilities (classes, *region) of a tile.
         """
         if self.blended:
             yield region, self._blend(region, infer)
@@ -277,7 +252,7 @@ class Tiling:
             yield tile.core, infer(tile.read)[(slice(None), *tile.inner)]
 
     def whole(self, region: Region, infer: Callable[[Region], np.ndarray]) -> np.ndarray:
-        """Probabilities (classes, *region) of a region; exact tiles are spread evenly over it."""
+        """Probabilities (classes, *region) of a region; exact tiles are spaced evenly."""
         sizes = [s.stop - s.start for s in region]
         even = (-(-n // max(1, round(n / e))) for n, e in zip(sizes, self.edges, strict=True))
         tiling = self if self.blended else replace(self, edges=tuple(even))
@@ -309,7 +284,7 @@ class Tiling:
         return total
 
     def _spans(self, axis: int, span: slice) -> list[tuple[slice, slice]]:
-        """What is read, and what of it is kept, along an axis."""
+        """Input and output ranges along an axis."""
         size, edge = self.shape[axis], self.edges[axis]
         if not self.blended:
             starts = range(span.start, span.stop, edge)
@@ -321,14 +296,14 @@ class Tiling:
 
 
 def within(region: Region, outer: Region) -> Region:
-    """A region's place in a larger one."""
+    """A region in coordinates of a larger one."""
     return tuple(
         slice(r.start - o.start, r.stop - o.start) for r, o in zip(region, outer, strict=True)
     )
 
 
 def window(shape: Sequence[int]) -> np.ndarray:
-    """Gaussian weights of a tile, largest in its middle and never 0."""
+    """Gaussian weights of a tile, largest in its centre and never 0."""
     out = np.ones((), np.float32)
     for size in shape:
         x = (np.arange(size, dtype=np.float32) - (size - 1) / 2) / max(1.0, size / 4)

@@ -1,9 +1,7 @@
-"""How unsure a network is of each voxel, and where two networks disagree.
+"""Uncertainty of a network, and disagreement of two networks.
 
-A network is unsure where the two best classes are nearly as likely: 1 minus their margin, 0 where
-it is sure and 1 where it might toss a coin. One pass over the image as it is tells this from the
-probabilities alone; further passes over mirrored images are averaged, so that an answer that
-depends on which way up a picture lies counts as unsure too.
+Uncertainty is 1 minus the margin of the two best classes. Averages over mirrored inputs also show
+predictions that depend on orientation.
 """
 
 from __future__ import annotations
@@ -32,29 +30,19 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import MatchSpacing
     from napari_unetseg.models.model import Model
 
-__all__ = [
-    "FLIPS",
-    "Mirrored",
-    "RegionPredictor",
-    "differences",
-    "likely_wrong",
-    "margin_uncertainty",
-    "uncertainty_map",
-]
-
 Region = tuple[slice, ...]
 FLIPS = ((), (-1,), (-2,), (-1, -2))
-"""Axes that the passes mirror: the first sees the image as it is."""
+"""Mirrored axes of the passes; the first has none."""
 WIDE = 5
-"""What is unsure over fewer voxels than this in Y or X is taken for a border."""
+"""Width in Y or X, in voxels, below which uncertain areas are borders."""
 
 
-def margin_uncertainty(shares: np.ndarray) -> np.ndarray:
+def margin_uncertainty(probs: np.ndarray) -> np.ndarray:
     """1 minus the margin between the two best classes.
 
     Parameters
     ----------
-    shares
+    probs
         Probabilities (classes, *spatial), at least two classes; a network with one output has two,
         background and structure (`probabilities`).
 
@@ -63,18 +51,16 @@ def margin_uncertainty(shares: np.ndarray) -> np.ndarray:
     numpy.ndarray
         (*spatial) float32 from 0, sure, to 1, undecided.
     """
-    best = np.partition(shares, len(shares) - 2, axis=0)[-2:]
+    best = np.partition(probs, len(probs) - 2, axis=0)[-2:]
     return np.asarray(1.0 - (best[1] - best[0]), np.float32)
 
 
 def likely_wrong(unsure: np.ndarray) -> np.ndarray:
-    """How likely a voxel is to be wrong: borders are unsure, mistakes are unsure and wide.
+    """Error estimate of a voxel: half its uncertainty, half the uncertainty of wide areas.
 
-    Every border is unsure along a thin line, where little is wrong. What is left of a map after a
-    grey opening in the plane is unsure over an area, as mistaken objects are, so that half of what
-    counts is that. On three real sets, with few strokes and with many, the mean of either over a
-    region ranked regions by their true error with a correlation from 0.4 to 0.96; the mean itself
-    found all errors better, the opening wide ones.
+    A grey opening in the plane removes borders, which are always uncertain but thin. On three real
+    sets the mean of either over a region correlated with its true error by 0.4 to 0.96; the
+    uncertainty found all errors better, the opening wide ones.
 
     Parameters
     ----------
@@ -92,7 +78,7 @@ def likely_wrong(unsure: np.ndarray) -> np.ndarray:
 
 
 def differences(old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """How far two networks are apart where they decide for different classes.
+    """Disagreement of two networks where their masks differ.
 
     Parameters
     ----------
@@ -102,20 +88,19 @@ def differences(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        (*spatial) float32: 0 where the masks agree, else half the sum of the changes of all
-        probabilities, so that a voxel that tipped over by a hair counts little.
+        (*spatial) float32: 0 where the masks agree, else half the L1 distance of the probabilities.
     """
     apart = np.abs(old - new).sum(0) / 2
     return np.where(old.argmax(0) == new.argmax(0), 0.0, apart).astype(np.float32)
 
 
 class RegionPredictor:
-    """Probabilities of small regions of one image, for `attention`; nothing is kept between two.
+    """Stateless prediction of small regions of one image, for `RegionQuery`.
 
     Parameters
     ----------
     model, stack
-        What looks at what.
+        The model and the image.
     device, match_spacing
         As in `PredictSettings`.
 
@@ -145,8 +130,8 @@ class RegionPredictor:
         """The scaled image (channels, *region) float32."""
         return self._normalization.apply(self._stack.read(plane, region))
 
-    def shares(self, image: np.ndarray, passes: int = 1) -> np.ndarray:
-        """Probabilities (classes, *spatial) float32 of a scaled image, the mean of some passes.
+    def predict(self, image: np.ndarray, passes: int = 1) -> np.ndarray:
+        """Mean probabilities (classes, *spatial) float32 of a scaled image over mirrored passes.
 
         Raises
         ------
@@ -168,7 +153,7 @@ class RegionPredictor:
         )
 
     def _resampled(self, image: np.ndarray, window: Resampling, passes: int) -> np.ndarray:
-        """Those of a window at the voxel size of the model."""
+        """The probabilities of a window at the voxel size of the model."""
         here, there = (tuple(slice(0, n) for n in s) for s in (window.shape, window.resampled))
         seen = window.read(lambda region: image[(slice(None), *region)], there)
         return window.bring_back(self._mean(seen, passes), there, here)
@@ -192,12 +177,12 @@ def uncertainty_map(
     control: JobControl | None = None,
     passes: int = 1,
 ) -> np.ndarray:
-    """How unsure a model is of one plane or volume, in the tiles of `predict_events`.
+    """Uncertainty of one plane or volume, in the tiles of `predict_events`.
 
     Parameters
     ----------
     model, stack, plane
-        What looks at what.
+        The model, the image, and the index of a plane or volume.
     settings, control
         As of `predict_events`.
     passes
@@ -217,22 +202,22 @@ def uncertainty_map(
     shape = stack.spatial_shape(model.dims)
     if passes == 1:
         out = np.zeros(shape, np.float32)
-        for region, shares in _shares(model, stack, plane, settings, control):
-            out[region] = margin_uncertainty(shares)
+        for region, probs in _probs(model, stack, plane, settings, control):
+            out[region] = margin_uncertainty(probs)
         return out
     total = np.zeros((len(model.classes.numbers), *shape), np.float32)
     for axes in FLIPS[:passes]:
         places = [stack.axes.index("YX"[axis]) for axis in axes]
         seen = replace(stack, data=Mirrored(stack.data, places))
         mirrored = np.flip(total, axes)  # a view
-        for region, shares in _shares(model, seen, plane, settings, control):
-            mirrored[(slice(None), *region)] += shares / passes
+        for region, probs in _probs(model, seen, plane, settings, control):
+            mirrored[(slice(None), *region)] += probs / passes
     if control is not None and control.stopped:
         return np.zeros(shape, np.float32)
     return margin_uncertainty(total)
 
 
-def _shares(
+def _probs(
     model: Model,
     stack: Stack,
     plane: tuple[int, ...],
@@ -245,7 +230,7 @@ def _shares(
 
 
 class Mirrored:
-    """An array that is read backwards along some axes, a piece at a time.
+    """A lazy array, mirrored along some axes.
 
     Parameters
     ----------

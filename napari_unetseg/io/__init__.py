@@ -1,1 +1,1 @@
-"""Files to stacks and masks, and back. Imports neither torch nor napari nor Qt."""
+"""Reading of images and labels, writing of masks, projects; no PyTorch, no napari, no Qt."""

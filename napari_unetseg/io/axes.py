@@ -1,12 +1,10 @@
-"""Letters for the axes of a file, and the order in which a stack has them."""
+"""Axis letters of files, and their order in a stack."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from napari_unetseg.core.errors import UserError
-
-__all__ = ["arranged", "letters_of"]
 
 
 def letters_of(given: str | None, found: str, shape: tuple[int, ...], path: Path) -> str:

@@ -1,4 +1,4 @@
-"""When two file names are the same although their bytes, or their endings, differ.
+"""Comparison of file names regardless of Unicode normalisation and case.
 
 Names from a Mac are often decomposed Unicode (NFD: ``u`` and ``¨``), those that people type are
 composed (NFC: ``ü``); Linux and Windows take the two for different names.
@@ -12,8 +12,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
-
-__all__ = ["as_stored", "partners", "same_name"]
 
 LABEL_ENDING = re.compile(
     r"[ _.-]+(cp[ _-]?masks?|masks?|labels?|seg|segmentations?|annotations?|strokes|scribbles|"

@@ -1,4 +1,4 @@
-"""Paired files and folders of images and labels."""
+"""Pairing of image and label files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.io.file_names import as_stored, partners, same_name
 from napari_unetseg.io.open_image import (
     SUFFIXES,
-    MissingPlanes,
     contents_of,
     file_of,
     open_stack,
@@ -24,12 +23,11 @@ from napari_unetseg.io.open_image import (
     stem_of,
 )
 from napari_unetseg.io.readers.bioio_files import VENDOR_SUFFIXES
+from napari_unetseg.io.readers.missing_planes import MissingPlanes
 from napari_unetseg.io.readers.zarr_nodes import is_zarr
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
-
-__all__ = ["FolderDataset", "FolderPairs", "find_pairs", "images_by_stem"]
 
 READ = (*SUFFIXES, *VENDOR_SUFFIXES)
 SAME = 0.01
@@ -38,25 +36,17 @@ SAME = 0.01
 
 @dataclass(frozen=True, slots=True)
 class FolderPairs:
-    """The annotated images of two folders.
-
-    Attributes
-    ----------
-    pairs
-        In the order of their stems.
-    skipped
-        Images without labels.
-    unused
-        Labels without an image.
-    notes
-        What people should know of how files were paired and read, a sentence each; also that
-        labels say other pixel sizes than their image.
-    """
+    """The annotated images of two folders."""
 
     pairs: list[AnnotatedImage]
+    """In the order of their stems."""
     skipped: list[Path]
+    """Images without labels."""
     unused: list[Path]
+    """Labels without an image."""
     notes: tuple[str, ...] = ()
+    """What people should know of how files were paired and read, a sentence each; also that labels
+    say other pixel sizes than their image."""
 
 
 def images_by_stem(paths: Iterable[str | Path]) -> dict[str, Path]:

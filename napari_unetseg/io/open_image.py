@@ -1,4 +1,4 @@
-"""Open images and labels of any supported format, lazily."""
+"""Lazy opening of images and labels of any supported format."""
 
 from __future__ import annotations
 
@@ -35,23 +35,6 @@ from napari_unetseg.io.readers.zarr_nodes import is_zarr
 from napari_unetseg.io.scenes import choose_scene, scene_stem, split_scene
 from napari_unetseg.io.thresholded import Thresholded, thresholded
 from napari_unetseg.io.units import Sizes, parse_spacing
-
-__all__ = [
-    "SUFFIXES",
-    "TIFF_SUFFIXES",
-    "MissingPlanes",
-    "contents_of",
-    "file_of",
-    "image_path",
-    "is_image",
-    "open_all",
-    "open_labels",
-    "open_labels_levels",
-    "open_levels",
-    "open_stack",
-    "read_labels",
-    "stem_of",
-]
 
 READ_AS_TIFF = (*TIFF_SUFFIXES, ".lsm", ".ndpi", ".qptiff", ".scn", ".stk", ".svs")
 """Suffixes of TIFFs, those of microscope makers among them."""

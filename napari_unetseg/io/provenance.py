@@ -1,10 +1,8 @@
-"""The line in a mask file that says how it was made."""
+"""Provenance text in mask files."""
 
 from __future__ import annotations
 
 import re
-
-__all__ = ["noted_digest", "provenance"]
 
 WORDS = "napari-unetseg mask"
 NOTED = re.compile(WORDS + " ([0-9a-f]{16})")

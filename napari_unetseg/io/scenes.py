@@ -1,4 +1,4 @@
-"""One image in a file that holds several: paths such as ``slide.lif/Series 2``, and the choice."""
+"""Selection of one image of a multi-image file: paths such as ``slide.lif/Series 2``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from napari_unetseg.core.errors import ChoiceError
-
-__all__ = ["choose_scene", "listed", "scene_stem", "several", "split_scene"]
 
 NAMED = 8
 """So many names stand in a sentence."""

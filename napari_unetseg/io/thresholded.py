@@ -1,4 +1,4 @@
-"""A grey mask or a probability map as a full mask of 0 and 1."""
+"""Thresholding of a grey mask or probability map to a full mask of 0 and 1."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import numpy as np
 
 from napari_unetseg.core.labels import IGNORE_INDEX
 from napari_unetseg.io.readers.lazy_array import Lazy
-
-__all__ = ["Thresholded", "thresholded"]
 
 
 def thresholded(piece: Any, threshold: float, ignore: int | None = None) -> np.ndarray:

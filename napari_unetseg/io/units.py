@@ -1,4 +1,4 @@
-"""Units of length and time as files write them, and their Pint names."""
+"""Units of length and time: spellings in files, and Pint names."""
 
 from __future__ import annotations
 
@@ -7,16 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.lengths import micrometres
-
-__all__ = [
-    "PIXEL",
-    "PRINT_PIXEL",
-    "Sizes",
-    "ome_unit",
-    "parse_spacing",
-    "per_centimetre",
-    "unit_name",
-]
 
 Sizes = Mapping[str, tuple[float, str]]
 """Spacing and unit of axes, by their letters."""

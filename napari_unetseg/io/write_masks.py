@@ -1,4 +1,4 @@
-"""Mask formats, and the writing of masks and probabilities: whole or not at all, with pixel sizes.
+"""Mask formats, and atomic writing of masks and probabilities with pixel sizes.
 
 A new format is an entry of `FORMATS`: command line, batches and the window offer it from there.
 """
@@ -18,16 +18,6 @@ from napari_unetseg.core.atomic_write import atomic_path
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.units import PIXEL, per_centimetre
 from napari_unetseg.io.write_tiff import AxisSizes, planes, write_tiff
-
-__all__ = [
-    "FORMATS",
-    "MaskFormat",
-    "MaskNotes",
-    "format_names",
-    "format_of",
-    "write_mask",
-    "write_probabilities",
-]
 
 PNG_TEXT_BYTES = 4096
 """The texts of a PNG come before its pixels."""

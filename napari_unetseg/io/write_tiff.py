@@ -1,4 +1,4 @@
-"""Arrays as TIFF, with axes, pixel sizes and units: ImageJ's, OME's or plain."""
+"""TIFF writing with axes, pixel sizes and units: ImageJ, OME or plain."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import numpy as np
 from napari_unetseg.core.atomic_write import atomic_path
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.units import PIXEL, ome_unit, per_centimetre
-
-__all__ = ["AxisSizes", "planes", "write_tiff"]
 
 IMAGEJ_BYTES = 2**32 - 2**25
 """ImageJ files end at 4 GB; larger stacks become plain BigTIFF."""

@@ -1,1 +1,1 @@
-"""Long jobs that a window or a script runs, here or on another computer."""
+"""Long jobs of a window or script, local or remote."""

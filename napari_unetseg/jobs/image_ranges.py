@@ -1,4 +1,4 @@
-"""How images in files are scaled, measured once for each: that takes longer than a mask."""
+"""Cache of the normalisation of images in files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import MatchSpacing
     from napari_unetseg.models.model import Model
 
-__all__ = ["ImageRanges"]
-
 
 class ImageRanges:
-    """The scaling of images for models; may be used by several threads."""
+    """Thread-safe cache of normalisations by image and model."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -31,7 +29,7 @@ class ImageRanges:
         return len(self._known)
 
     def forget(self, image: Any) -> None:
-        """An image is gone; what is being measured of it is not kept either."""
+        """Drop an image, and the result of a running measurement of it."""
         with self._lock:
             self._known = {k: v for k, v in self._known.items() if k[0] is not image}
             self._forgotten += 1
@@ -39,14 +37,14 @@ class ImageRanges:
     def find(
         self, model: Model, image: Any, stack: Stack, *, match_spacing: MatchSpacing = False
     ) -> Generator[Event, None, Normalization | None]:
-        """How an image is scaled for a model.
+        """Find the normalisation of an image for a model.
 
         Parameters
         ----------
         model
             The model.
         image
-            What the image is known by, such as its layer.
+            Key of the image, such as its layer.
         stack
             Its pixels.
         match_spacing
@@ -55,7 +53,7 @@ class ImageRanges:
         Yields
         ------
         Notice
-            What its user should know of it, when it is measured.
+            About the scaling, when it is measured.
 
         Returns
         -------
@@ -83,6 +81,6 @@ class ImageRanges:
 
 
 def _arrays_of(stack: Stack) -> tuple[Any, ...]:
-    """What holds the pixels: one array, or one for each channel where these are layers."""
+    """The pixel arrays: one, or one for each channel where these are layers."""
     arrays: tuple[Any, ...] = getattr(stack.data, "arrays", (stack.data,))
     return arrays

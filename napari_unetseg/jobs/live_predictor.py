@@ -1,7 +1,6 @@
-"""The mask on screen while a training goes on: predicted in its worker, between its steps.
+"""Live prediction of the viewport during training, between its steps.
 
-The worker may be a thread of the window's own process or on another computer (`remote`). PyTorch is
-imported here inside the functions, so that opening the dock needs none.
+PyTorch is imported inside the functions, so that opening the dock needs none.
 """
 
 from __future__ import annotations
@@ -25,27 +24,17 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import MatchSpacing
     from napari_unetseg.models.model import Model
 
-__all__ = [
-    "LivePredictor",
-    "MaskStarted",
-    "Viewport",
-    "ViewportState",
-    "ViewportTask",
-    "mask_of",
-    "near",
-]
-
 EVERY_SECONDS = 2.0
-"""A newer model is shown this often at most."""
+"""Least seconds between masks of newer models."""
 FREE_SECONDS = 10.0
-"""What masks may take before they have to leave the training its share."""
-SHARE = 0.25
-"""Share of a long training's time that masks may take."""
+"""Prediction seconds before `MAX_TIME_FRACTION` applies."""
+MAX_TIME_FRACTION = 0.25
+"""Largest fraction of a long training's time for prediction."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Viewport:
-    """What the viewer shows of an image; ``image`` is its layer, which the worker only hands back.
+    """The visible part of an image; ``image`` is its layer, an opaque key in the worker.
 
     ``plane`` is the index along each leading axis of ``stack``, as in `TilePredicted`;
     ``match_spacing`` is as in `PredictSettings`.
@@ -58,12 +47,12 @@ class Viewport:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What makes it another view."""
+        """Identity of the viewport."""
         return self.image, self.plane, self.match_spacing
 
 
 class ViewportState:
-    """What is on screen: set by the GUI thread, read by the worker; None when nothing is wanted."""
+    """The current viewport: set by the GUI thread, read by the worker; None: nothing to predict."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -72,7 +61,7 @@ class ViewportState:
 
     @property
     def seen(self) -> tuple[slice, ...] | None:
-        """The part of the view's plane or volume that is on screen; None if it is not known."""
+        """The visible region of the viewport's plane or volume; None if unknown."""
         with self._lock:
             return self._seen
 
@@ -83,7 +72,7 @@ class ViewportState:
 
     @property
     def view(self) -> Viewport | None:
-        """The newest view."""
+        """The newest viewport."""
         with self._lock:
             return self._view
 
@@ -95,7 +84,7 @@ class ViewportState:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskStarted(Event):
-    """The tiles that follow are the mask of this view, by the model of this id."""
+    """The following tiles are the mask of this viewport, by the model of this id."""
 
     view: Viewport
     model_id: str
@@ -105,16 +94,16 @@ class MaskStarted(Event):
 
 
 class LivePredictor:
-    """Predicts what is on screen with the newest model of a training.
+    """Predicts the viewport with the newest model of a training.
 
     Parameters
     ----------
     screen
-        Tells what is on screen.
+        The current viewport.
     device
         As in `TrainSettings`.
     control
-        The training's; nothing is predicted once it was told to stop.
+        The training's; a stop ends prediction.
     clock
         Seconds, such as `time.perf_counter`.
     """
@@ -136,10 +125,9 @@ class LivePredictor:
         self._ranges = ImageRanges()
 
     def after(self, event: Event) -> Generator[Event, None, None]:
-        """Yield what is due after an event of the training: a mask's beginning and its tiles.
+        """Yield the start of a mask and tiles that are due after a training event.
 
-        Where a mask has so many tiles that the training would wait for long, the rest comes
-        after later events.
+        A mask of many tiles is spread over later events, so that the training goes on.
         """
         if isinstance(event, ModelImproved):
             self._newest = event
@@ -153,7 +141,7 @@ class LivePredictor:
                 yield tile
 
     def _was_said(self, event: Event) -> bool:
-        """Whether this is a sentence that an earlier mask had too."""
+        """Whether an earlier mask had the same notice."""
         if not isinstance(event, Notice):
             return False
         known = event.text in self._said
@@ -161,11 +149,11 @@ class LivePredictor:
         return known
 
     def _may_go_on(self) -> bool:
-        allowed = FREE_SECONDS + SHARE * (self._clock() - self._start)
+        allowed = FREE_SECONDS + MAX_TIME_FRACTION * (self._clock() - self._start)
         return self._spent < allowed and not self._control.stopped
 
     def _begin(self) -> MaskStarted | None:
-        """Begin a mask, if there is a newer model or another view; the newest of both wins."""
+        """Start a mask if there is a newer model or viewport."""
         newest, view = self._newest, self._screen.view
         better, moved = newest is not self._shown[0], view is not self._shown[1]
         rests = self._tiles is None and self._clock() - self._begun >= EVERY_SECONDS
@@ -205,7 +193,7 @@ def mask_of(
     screen: ViewportState,
     normalization: Normalization | None = None,
 ) -> Generator[Event, None, None]:
-    """The tiles of a view's mask, what is on screen first; ``normalization`` if it is known."""
+    """Tiles of a viewport's mask, visible ones first; ``normalization`` if known."""
     from napari_unetseg.core.settings import PredictSettings
     from napari_unetseg.inference.predict import predict_events
 
@@ -223,33 +211,23 @@ def mask_of(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ViewportTask:
-    """Masks of what is on screen and of its neighbours, while nothing else runs.
-
-    Attributes
-    ----------
-    model
-        What to predict with.
-    screen
-        Tells what is on screen; another view drops what is under way.
-    device
-        As in `PredictSettings`.
-    done
-        Planes whose masks are there already.
-    ahead
-        Neighbours on either side, along the last leading axis.
-    ranges
-        How images are scaled, as far as it is known.
-    """
+    """Prediction of the viewport and neighbouring planes, while nothing else runs."""
 
     model: Model
+    """The model."""
     screen: ViewportState
+    """The current viewport; another one cancels the mask in progress."""
     device: str
+    """As in `PredictSettings`."""
     done: frozenset[tuple[int, ...]]
+    """Planes that are predicted already."""
     ahead: int = 2
+    """Neighbours on either side, along the last leading axis."""
     ranges: ImageRanges = field(default_factory=ImageRanges)
+    """Cached normalisations."""
 
     def __call__(self, control: JobControl) -> Generator[Event, None, None]:
-        """Yield masks until all that is near is there; ends when another image is chosen."""
+        """Yield masks until all neighbours are done, or another image is chosen."""
         first, done = self.screen.view, set(self.done)
         while not control.stopped:
             view = self.screen.view
@@ -264,7 +242,7 @@ class ViewportTask:
     def _plane(
         self, view: Viewport, plane: tuple[int, ...], control: JobControl
     ) -> Generator[Event, None, bool]:
-        """The mask of a plane; False if another view made it less urgent."""
+        """The mask of a plane; False if another viewport interrupted it."""
         asked = replace(view, plane=plane)
         yield MaskStarted(asked, self.model.id, self.model.classes.structures, None)
         known = yield from self.ranges.find(
@@ -278,7 +256,7 @@ class ViewportTask:
 
 
 def near(view: Viewport, ahead: int) -> list[tuple[int, ...]]:
-    """The plane of a view and its neighbours along the last leading axis, the nearest first."""
+    """The viewport's plane and its neighbours along the last leading axis, nearest first."""
     if not view.plane:
         return [view.plane]
     *others, here = view.plane
@@ -288,7 +266,7 @@ def near(view: Viewport, ahead: int) -> list[tuple[int, ...]]:
 
 
 def _fits(model: Model, stack: Stack) -> bool:
-    """Whether a model can predict an image; another one may have been chosen meanwhile."""
+    """Whether a model fits an image; another one may have been chosen meanwhile."""
     try:
         model.check_image(stack)
     except UserError:

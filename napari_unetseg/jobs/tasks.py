@@ -1,15 +1,15 @@
-"""What a window has done for it: train, predict, look; as plain tasks.
+"""Serialisable tasks of a window: train and predict.
 
-PyTorch is imported here inside the functions, so that opening the dock needs none.
+PyTorch is imported inside the functions, so that opening the dock needs none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from napari_unetseg.core.events import Event
+from napari_unetseg.core.events import Event, with_each
 from napari_unetseg.jobs.live_predictor import LivePredictor, ViewportState, ViewportTask
 
 if TYPE_CHECKING:
@@ -21,37 +21,32 @@ if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
     from napari_unetseg.training.checkpoint_file import CheckpointFile
 
-__all__ = ["PredictTask", "RemoteDisconnected", "Task", "TrainTask"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainTask:
-    """Trains, and predicts what is on screen between the steps.
-
-    Attributes
-    ----------
-    pairs, settings, structures
-        As `napari_unetseg.training.train.train_events` takes them.
-    model
-        The model to go on from; None starts anew.
-    screen
-        Tells what is on screen; one without a view shows nothing.
-    checkpoint
-        As `train_events` takes it; of a training on this computer.
-    """
+    """Training with live prediction of the viewport."""
 
     pairs: Sequence[AnnotatedImage]
     settings: TrainSettings
     structures: Sequence[Structure]
+    """As `napari_unetseg.training.train.train_events` takes them."""
     model: Model | None
+    """The initial model; None for a new one."""
     screen: ViewportState
+    """The current viewport; without one nothing is predicted."""
     checkpoint: CheckpointFile | None = None
+    """As `train_events` takes it; for local training."""
 
     def __call__(self, control: JobControl) -> Generator[Event, None, Model]:
         """Yield the events of the training, and masks between them; return the model."""
         from napari_unetseg.training.train import train_events
 
         live = LivePredictor(self.screen, self.settings.device, control)
+
+        def with_masks(event: Event) -> Iterator[Event]:
+            yield event
+            yield from live.after(event)
+
         training = train_events(
             self.pairs,
             self.settings,
@@ -60,18 +55,12 @@ class TrainTask:
             control=control,
             checkpoint=self.checkpoint,
         )
-        while True:
-            try:
-                event = next(training)
-            except StopIteration as end:
-                return cast("Model", end.value)
-            yield event
-            yield from live.after(event)
+        return (yield from with_each(training, with_masks))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PredictTask:
-    """Predicts planes of a stack in the given order; None is all of them."""
+    """Prediction of planes of a stack in the given order; None is all."""
 
     model: Model
     stack: Stack
@@ -92,4 +81,4 @@ Task = TrainTask | PredictTask | ViewportTask
 
 @dataclass(frozen=True, slots=True)
 class RemoteDisconnected(Event):
-    """The computer that trained went away; the training ends with what was best until then."""
+    """The connection was lost during training, which ends with its best model."""

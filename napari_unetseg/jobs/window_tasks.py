@@ -1,12 +1,12 @@
-"""Jobs of a window as generators of events; they run in the worker and touch no layer.
+"""Jobs of a window as generators of events, which touch no layer.
 
-PyTorch is imported here inside the functions, so that opening the dock needs none.
+PyTorch is imported inside the functions, so that opening the dock needs none.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -31,19 +31,6 @@ if TYPE_CHECKING:
     from napari_unetseg.jobs.live_predictor import ViewportState
     from napari_unetseg.models.model import Model
 
-__all__ = [
-    "BatchWork",
-    "CopyWork",
-    "ExportWork",
-    "JobProgress",
-    "LoadWork",
-    "OpenWork",
-    "SaveWork",
-    "TidyWork",
-    "TrainWork",
-    "nearest_first",
-]
-
 Events = Generator[Event, None, Any]
 
 
@@ -55,10 +42,10 @@ class JobProgress(Event):
 
 
 class AnnotatedSource(Protocol):
-    """An annotated image at one moment."""
+    """A snapshot of an annotated image."""
 
     def pair(self) -> AnnotatedImage:
-        """The annotated image; in any thread."""
+        """The annotated image; for any thread."""
 
 
 class LabelledFolder(Protocol):
@@ -78,36 +65,26 @@ class LabelledFolder(Protocol):
 
     @property
     def threshold(self) -> float | None:
-        """What is above it in labels is structure 1."""
+        """Threshold of structure 1 in the labels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainWork:
-    """Trains on snapshots of layers and on folders, and predicts what is on screen meanwhile.
-
-    Attributes
-    ----------
-    snapshots
-        What is in layers; newer pairs may come through the control.
-    folders
-        Sources on disk, opened in the worker.
-    settings, structures
-        As `napari_unetseg.training.train.train_events` takes them.
-    model
-        The model to go on from, unless the settings want another network; None starts anew.
-    screen
-        Tells what is on screen.
-    computer
-        Address of the computer that trains; empty for this one.
-    """
+    """Training on snapshots of layers and on folders, with live prediction."""
 
     snapshots: Sequence[AnnotatedSource]
+    """Annotated layers; newer ones may come through the control."""
     folders: Sequence[LabelledFolder]
+    """Sources on disk, opened in the worker."""
     settings: TrainSettings
     structures: Sequence[Structure]
+    """As `napari_unetseg.training.train.train_events` takes them."""
     model: Model | None
+    """The initial model, unless the settings need another network; None for a new one."""
     screen: ViewportState
+    """The current viewport."""
     computer: str = ""
+    """Address of a remote worker; empty for local training."""
 
     def __call__(self, control: JobControl) -> Generator[Event, None, Model]:
         """Yield the events of the training, and masks between them; return the model."""
@@ -135,7 +112,7 @@ def _open_folder(source: LabelledFolder) -> Generator[Event, None, list[Annotate
 
 
 def _misfit(model: Model, settings: TrainSettings) -> str:
-    """Why a training cannot go on from a model; empty when it can."""
+    """Why a model cannot be the initial one; empty when it can."""
     net = model.net
     if net.dims > settings.dims:
         return "a 3D model cannot be continued in 2D"
@@ -150,7 +127,7 @@ def _misfit(model: Model, settings: TrainSettings) -> str:
 
 
 def nearest_first(stack: Stack, dims: int, here: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """All planes of a stack, the one on screen first and its neighbours next."""
+    """All planes of a stack, the visible one first and its neighbours next."""
     return sorted(
         stack.planes(dims),
         key=lambda plane: sum((a - b) ** 2 for a, b in zip(plane, here, strict=True)),
@@ -159,7 +136,7 @@ def nearest_first(stack: Stack, dims: int, here: tuple[int, ...]) -> list[tuple[
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TidyWork:
-    """Tidies up a mask plane by plane, or volume by volume; returns the whole as one array.
+    """Post-processing of a mask, plane by plane or volume by volume.
 
     ``mask`` is a snapshot of the grid; ``spacing`` has one number for each spatial axis.
     """
@@ -188,56 +165,21 @@ class TidyWork:
         return out
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ExportWork:
-    """Writes a mask of a stack's grid with its pixel sizes; returns the paths."""
+def at_once(call: Callable[[], Any]) -> Callable[[JobControl], Events]:
+    """A job of one call, which tells no progress; it returns what the call returns."""
 
-    mask: np.ndarray
-    stack: Stack
-    path: Path
-    structures: Sequence[Structure]
-
-    def __call__(self, control: JobControl) -> Events:  # noqa: ARG002 - as every job has it
-        """Return the paths that were written."""
-        from napari_unetseg.io.write_masks import write_mask
-
+    def work(_: JobControl) -> Events:
         yield JobProgress(0.0)
-        objects = self.mask.dtype != np.uint8
-        return write_mask(
-            self.path,
-            self.mask,
-            axes=self.stack.grid_axes,
-            spacing=self.stack.grid_spacing,
-            units=self.stack.grid_units,
-            names=None if objects else {s.number: s.name for s in self.structures},
-        )
+        return call()
+
+    return work
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LoadWork:
-    """Reads a model file."""
+def read_model(path: Path) -> Model:
+    """Read a model file, in the worker: it imports PyTorch."""
+    from napari_unetseg.models.model import load_model
 
-    path: Path
-
-    def __call__(self, control: JobControl) -> Events:  # noqa: ARG002 - as every job has it
-        """Return the model."""
-        from napari_unetseg.models.model import load_model
-
-        yield JobProgress(0.0)
-        return load_model(self.path)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SaveWork:
-    """Writes a model file; returns its path."""
-
-    model: Model
-    path: Path
-
-    def __call__(self, control: JobControl) -> Events:  # noqa: ARG002 - as every job has it
-        """Return the path that was written."""
-        yield JobProgress(0.0)
-        return self.model.save(self.path)
+    return load_model(path)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -248,8 +190,6 @@ class OpenWork:
 
     def __call__(self, control: JobControl) -> Events:  # noqa: ARG002 - as every job has it
         """Return the project, its models by name, and what could not be read, in sentences."""
-        from napari_unetseg.models.model import load_model
-
         yield JobProgress(0.0)
         project = Project.open(self.folder)
         models, lost = [], []
@@ -260,7 +200,7 @@ class OpenWork:
             try:
                 if not name.isalnum():
                     raise UserError("A model of the project has no name.")
-                models.append((str(each["name"]), load_model(path)))
+                models.append((str(each["name"]), read_model(path)))
             except (UserError, KeyError) as error:
                 lost.append(str(error))
             yield JobProgress(len(models) / len(listed))
@@ -268,49 +208,26 @@ class OpenWork:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CopyWork:
-    """Copies a project to another folder; returns the copy, open."""
-
-    project: Project
-    folder: Path
-
-    def __call__(self, control: JobControl) -> Events:  # noqa: ARG002 - as every job has it
-        """Return the copy."""
-        yield JobProgress(0.0)
-        return self.project.save_as(self.folder)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class BatchWork:
-    """Predicts many images into files.
-
-    Attributes
-    ----------
-    model
-        What is applied.
-    images, stacks
-        The images by what their masks are called; those that are open, by their paths.
-    how, measure
-        As what and where masks are saved; whether with tables of their objects.
-    device
-        As in `PredictSettings`.
-    keep
-        Leave out images whose masks are there.
-    match_spacing
-        As in `PredictSettings`.
-    """
+    """Prediction of many images into files."""
 
     model: Model
+    """The model."""
     images: Mapping[str, Path]
     stacks: Mapping[Path, Stack]
+    """Images by output name; open ones by their paths."""
     how: Saving
     measure: bool
+    """Output format and place; whether to write object tables."""
     device: str
+    """As in `PredictSettings`."""
     keep: bool = False
+    """Skip images with existing masks."""
     match_spacing: MatchSpacing = False
+    """As in `PredictSettings`."""
 
     def __call__(self, control: JobControl) -> Events:
-        """Return what became of each image that was reached."""
+        """Return the result of each processed image."""
         from napari_unetseg.core.settings import PredictSettings
         from napari_unetseg.inference.large.predict_files import Wish, predict_files
         from napari_unetseg.io.open_image import open_stack

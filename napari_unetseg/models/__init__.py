@@ -1,1 +1,1 @@
-"""Networks, their weights and their files."""
+"""Network architectures, weights and model files."""

@@ -1,4 +1,4 @@
-"""What a residual encoder starts with: torchvision's ImageNet weights, or those of a file."""
+"""Initial weights of ResNet encoders: torchvision's ImageNet weights, or a file's."""
 
 from __future__ import annotations
 
@@ -19,16 +19,14 @@ from napari_unetseg.runtime.llvm_isolation import load_triton_apart
 if TYPE_CHECKING:
     from napari_unetseg.models.unet import UNet
 
-__all__ = ["IMAGENET", "load_encoder"]
-
 IMAGENET = "imagenet"
-"""The source that stands for torchvision's own weights."""
+"""Source name of torchvision's weights."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""What red, green and blue (0 to 1) were normalised with when torchvision's weights were made."""
+"""Normalisation of torchvision's weights for red, green and blue from 0 to 1."""
 
 
 def load_encoder(network: UNet, source: str) -> None:
-    """Give the encoder of a network weights that were learned elsewhere.
+    """Load pretrained weights into a network's encoder.
 
     The first convolution is adapted to the network's channels (see `first_layer`) and to
     intensities from 0 to 1, as all our normalisations give them.
@@ -72,11 +70,11 @@ def load_encoder(network: UNet, source: str) -> None:
 def _for_our_images(
     found: Mapping[str, Tensor], kernel: Tensor, channels: int
 ) -> dict[str, Tensor]:
-    """The first convolution and its norm, for channels from 0 to 1."""
+    """Adapt the first convolution and its norm to channels from 0 to 1."""
     state: dict[str, Tensor] = {}
     if kernel.shape[1] == 3:
         kernel = kernel / kernel.new_tensor(STD)[:, None, None]
-        if "bn1.running_mean" in found:  # what subtracting the mean did is the norm's part now
+        if "bn1.running_mean" in found:  # the norm takes over the subtraction of the mean
             shift = (kernel * kernel.new_tensor(MEAN)[:, None, None]).sum((1, 2, 3))
             state["bn1.running_mean"] = found["bn1.running_mean"] + shift
     return {**state, "conv1.weight": first_layer(kernel, channels)}
@@ -114,7 +112,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         if path.suffix == ".safetensors":
             state: Any = load_file(path)
         else:
-            # reads tensors and plain containers alone, since torch 2.6 without a known way around
+            # weights_only reads tensors and plain containers alone
             state = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
         while isinstance(inner := state.get("state_dict", state.get("model")), Mapping):
             state = inner
@@ -127,7 +125,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _named(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors under torchvision's names, without what others put before them."""
+    """The tensors under torchvision's names, without prefixes of other libraries."""
     firsts = [n for n in state if n == "conv1.weight" or n.endswith(".conv1.weight")]
     prefix = min(firsts, key=len, default="conv1.weight").removesuffix("conv1.weight")
     return {

@@ -1,4 +1,4 @@
-"""A trained model: weights and all that is needed to use them."""
+"""Trained model: network weights with the metadata for prediction."""
 
 from __future__ import annotations
 
@@ -30,11 +30,9 @@ if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.models.unet import UNet
 
-__all__ = ["Model", "load_model", "with_suffix"]
-
 
 class ModelDescription(BaseModel):
-    """Everything a model file says besides the weights."""
+    """Metadata of a model file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
@@ -49,7 +47,7 @@ class ModelDescription(BaseModel):
 
     @model_validator(mode="after")
     def _check_agreement(self) -> Self:
-        """The parts of a file that somebody made by hand must belong together."""
+        """Check that the parts of a handmade file agree."""
         n, scale = self.net.in_channels, self.normalization
         numbers = self.classes.numbers
         low, high = self.spacing_range or (self.spacing, self.spacing)
@@ -125,7 +123,7 @@ class Model:
 
     @cached_property
     def id(self) -> str:
-        """Twelve hexadecimal digits that name these weights."""
+        """Hash of the weights, twelve hexadecimal digits."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.weights.items()):
             digest.update(name.encode())
@@ -134,13 +132,13 @@ class Model:
 
     def network(self) -> UNet:
         """The network with its weights, in evaluation mode, on the CPU."""
-        with torch.device("meta"):  # no random weights are drawn only to be replaced
+        with torch.device("meta"):  # skip random initialisation
             network = build(self.net)
         network.load_state_dict({n: t.clone() for n, t in self.weights.items()}, assign=True)
         return network.eval()
 
     def check_image(self, stack: Stack) -> None:
-        """Raise `ModelFileError` when the image has other channels or dimensions."""
+        """Raise `ModelFileError` for an image with other channels or dimensions."""
         if stack.n_channels != self.net.in_channels:
             raise ModelFileError(
                 f"This model needs {self.net.in_channels} channel(s) "
@@ -203,14 +201,14 @@ class Model:
 
 
 def _expected(net: NetSettings) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Shape and dtype of every tensor of a network, without making one."""
+    """Shape and dtype of every tensor of a network."""
     with torch.device("meta"):
         state = build(net).state_dict()
     return {name: (tuple(t.shape), t.dtype) for name, t in state.items()}
 
 
 def with_suffix(path: str | Path) -> Path:
-    """The name of a model file: other endings are part of the name."""
+    """The path with ``.safetensors`` appended unless it has it."""
     path = Path(path)
     return (
         path if path.suffix == model_file.SUFFIX else path.with_name(path.name + model_file.SUFFIX)

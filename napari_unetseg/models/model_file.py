@@ -1,4 +1,4 @@
-"""The model file: safetensors with the description as JSON in its header.
+"""Model files: safetensors with the description as JSON in its header.
 
     header["__metadata__"] = {"format": "napari-unetseg", "version": "1",
                               "description": JSON, "sha256": over description and weights}
@@ -27,12 +27,10 @@ from torch import Tensor
 from napari_unetseg.core.atomic_write import atomic_path
 from napari_unetseg.core.errors import ModelFileError, UserError
 
-__all__ = ["CHECKPOINT", "SUFFIX", "content", "read", "validated", "write"]
-
 SUFFIX = ".safetensors"
 FORMAT, VERSION, ARCHITECTURE = "napari-unetseg", 1, "unet"
 CHECKPOINT = "napari-unetseg-checkpoint"
-"""The format of a training that was not finished."""
+"""Format name of a checkpoint."""
 LARGEST_HEADER = 32 * 2**20
 T = TypeVar("T", bound=BaseModel)
 Expected = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
@@ -50,7 +48,7 @@ def write(
 def content(
     weights: Mapping[str, Tensor], description: Mapping[str, Any], form: str = FORMAT
 ) -> bytes:
-    """What a model file holds."""
+    """The bytes of a model file."""
     text = json.dumps({"architecture": ARCHITECTURE, **description}, sort_keys=True)
     metadata = {
         "format": form,
@@ -64,7 +62,7 @@ def content(
 def read(
     path: Path, form: str = FORMAT
 ) -> tuple[dict[str, Any], Callable[[Expected], dict[str, Tensor]]]:
-    """Read the description, and a function that reads the weights once it is known good.
+    """Read the description, and return a function that reads the checked weights.
 
     Raises
     ------
@@ -111,7 +109,7 @@ def read(
 
 
 def validated(path: Path, kind: type[T], description: dict[str, Any]) -> T:
-    """The description as a typed record; `ModelFileError` names the first field that is wrong."""
+    """The validated description; `ModelFileError` names the first bad field."""
     try:
         return kind.model_validate(description)
     except (ValidationError, UserError, ArithmeticError) as error:
@@ -131,7 +129,7 @@ def _damaged(path: Path) -> ModelFileError:
 
 
 def _bytes(path: Path, start: int = 0, count: int = -1) -> bytes:
-    """Some bytes of a regular file: a pipe or device would be waited for without end."""
+    """Bytes of a regular file; a pipe or device would block."""
     try:
         if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
             raise OSError("it is not a file")
@@ -144,9 +142,9 @@ def _bytes(path: Path, start: int = 0, count: int = -1) -> bytes:
 
 
 def _header(path: Path) -> tuple[int, dict[str, Any]]:
-    """Where the weights begin in the file, and the header before them."""
+    """Start of the weights, and the header before them."""
     begin = _bytes(path, 0, 9)
-    # a header's length may begin with the same bytes, but then its JSON follows
+    # legacy formats may begin with the same bytes, but not with its JSON
     if begin[8:] != b"{" and (begin[:2] == b"PK" or begin[:1] == b"\x80"):
         raise ModelFileError(
             f"{path.name} is a PyTorch or pickle file, which could run code and is never "
@@ -184,7 +182,7 @@ DTYPES = {"F32": torch.float32, "I64": torch.int64}
 
 
 def _compare(path: Path, start: int, header: Mapping[str, Any], expected: Expected) -> None:
-    """Refuse a file whose tensors are not those of its architecture, before any is read."""
+    """Refuse tensors of another architecture before any is read."""
     try:
         found = {
             name: (tuple(entry["shape"]), DTYPES[entry["dtype"]]) for name, entry in header.items()

@@ -1,4 +1,4 @@
-"""Networks by their settings."""
+"""Construction of networks from their settings."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from napari_unetseg.core.architectures import ARCHITECTURES
 if TYPE_CHECKING:
     from napari_unetseg.core.settings import NetSettings
     from napari_unetseg.models.unet import UNet
-
-__all__ = ["build"]
 
 
 def build(net: NetSettings) -> UNet:

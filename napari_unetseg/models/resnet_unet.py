@@ -1,11 +1,11 @@
-"""U-Nets whose encoder is a residual network (ResNet).
+"""U-Net with a residual encoder (ResNet).
 
 image ─ conv conv ─────────────────────── concatenate ─ conv conv ─ 1 × 1 ─ logits
   └ 7 × 7 / 2 ─────────────────────── concatenate ─ conv conv ↑
         └ max-pool / 2 ─ layer 1 ── concatenate ─ conv conv ↑
                             └ layer 2 / 2 … layer 4 / 2 ↑
 
-It imports PyTorch alone: torchvision is needed for downloading weights only.
+torchvision is needed for downloading weights only.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from typing import ClassVar, cast
 from torch import Tensor, nn
 
 from napari_unetseg.models.unet import BLOCK_RADIUS, UNet, Window, _block
-
-__all__ = ["ResNet", "ResNetUNet"]
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 """Residual blocks of each layer."""

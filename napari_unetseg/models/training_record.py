@@ -1,4 +1,4 @@
-"""What a model remembers of its trainings."""
+"""Training history of a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from napari_unetseg.core.metrics import Scores
 from napari_unetseg.core.settings import TrainSettings
@@ -16,36 +16,18 @@ from napari_unetseg.core.settings import TrainSettings
 if TYPE_CHECKING:
     from napari_unetseg.data.dataset import TrainingDataset
 
-__all__ = [
-    "AutoSetting",
-    "CurvePoint",
-    "ImageRecord",
-    "TrainingRecord",
-    "image_records",
-    "now",
-    "remembered",
-    "versions",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class AutoSetting:
-    """What was chosen for these images, and why.
-
-    Attributes
-    ----------
-    name, value
-        What was chosen, as it is shown, such as ``Patch`` and ``128 × 128``.
-    reason
-        Why, in a few words.
-    setting
-        The field of `TrainSettings` that overrides it; empty where none does.
-    """
+    """An automatically chosen setting."""
 
     name: str
     value: str
+    """As displayed, such as ``Patch`` and ``128 × 128``."""
     reason: str
+    """Why, in a few words."""
     setting: str
+    """The field of `TrainSettings` that overrides it; empty without one."""
 
 
 class _Record(BaseModel):
@@ -91,8 +73,10 @@ class TrainingRecord(_Record):
     scores: Scores | None
     curve: tuple[CurvePoint, ...]
     images: tuple[ImageRecord, ...]
-    shares: tuple[float, ...] | None = None
-    """Estimated share of each class in the training images, by which they were weighed."""
+    class_priors: tuple[float, ...] | None = Field(
+        None, validation_alias=AliasChoices("class_priors", "shares")
+    )
+    """Estimated fraction of the training images that each class covers."""
     labelled_voxels: int
     choices: tuple[AutoSetting, ...] = ()
     """What was chosen for these images, and why; empty in records of earlier versions."""

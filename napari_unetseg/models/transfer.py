@@ -1,4 +1,4 @@
-"""Going on from a model that had other classes, other channels, or planes instead of volumes."""
+"""Transfer of weights to other classes, channels or a third dimension."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import NetSettings, TrainSettings
     from napari_unetseg.models.model import Model
 
-__all__ = ["adapt", "channels_after", "first_layer", "inflate", "net_after", "settings_after"]
-
 Weights = dict[str, Tensor]
 UNNAMED = re.compile(r"channel \d+")
 """Names that a stack gives to channels without a name."""
@@ -28,7 +26,7 @@ UNNAMED = re.compile(r"channel \d+")
 
 
 def settings_after(model: Model, settings: TrainSettings) -> TrainSettings:
-    """The settings with the architecture of the model to go on from.
+    """The settings with the architecture of the initial model.
 
     Raises
     ------
@@ -48,26 +46,26 @@ def settings_after(model: Model, settings: TrainSettings) -> TrainSettings:
 
 
 def net_after(model: Model, dims: int, in_channels: int, out_channels: int) -> NetSettings | None:
-    """The model's architecture with other ends; None where dims differ, so that it is planned."""
+    """The initial model's architecture with other channels; None where dims differ."""
     ends = {"in_channels": in_channels, "out_channels": out_channels}
     return model.net.model_copy(update=ends) if dims == model.dims else None
 
 
 def channels_after(old: Sequence[str], new: Sequence[str]) -> tuple[str, ...]:
-    """What the channels are called from now on.
+    """Channel names of continued training.
 
-    The old names, where the new channels stand for the old ones in their order: as many of them,
-    and all or none of the names in common. Then the model's normalisation holds too.
+    The old names where the new channels correspond to them in order: as many, and all or none of
+    the names in common. Then the model's normalisation holds too.
     """
     return tuple(old if _sources(old, new) == list(range(len(old))) else new)
 
 
 def _sources(old: Sequence[str], new: Sequence[str]) -> list[int | None]:
-    """The old channel that each new one is, None for another."""
+    """The old channel of each new one, None without one."""
     if len(old) == len(new) and not set(old) & set(new):
         return list(range(len(old)))
     if len(new) == 1 and len(old) > 1 and UNNAMED.fullmatch(new[0]):
-        return [None]  # a grey image is no more the first of three colours than the others
+        return [None]  # a grey image has no corresponding colour channel
     return [old.index(name) if name in old else None for name in new]
 
 
@@ -86,7 +84,7 @@ def adapt(
     Parameters
     ----------
     model
-        The model to go on from; it is not changed.
+        The initial model; it is not changed.
     net
         Architecture that the weights are for.
     classes, channels
@@ -97,7 +95,7 @@ def adapt(
     weights
         State of the network that ``net`` describes, float32 on the CPU.
     sentences
-        What was kept and what was replaced; none where all is as it was.
+        Notices of what was kept and replaced; empty if nothing changed.
 
     Raises
     ------
@@ -127,7 +125,7 @@ def adapt(
 
 
 def first_layer(kernel: Tensor, n: int) -> Tensor:
-    """A first layer's kernel for another number of channels that nothing is known of.
+    """A first layer's kernel for another number of unrelated channels.
 
     An image that shows the same in every channel gets the same response as before.
 
@@ -208,7 +206,7 @@ def _first_layers(net: NetSettings) -> tuple[str, ...]:
 
 
 def _other_channels(kernel: Tensor, sources: Sequence[int | None]) -> Tensor:
-    """Kernels (features, len(sources), *spatial): old ones, or their mean, at the same response."""
+    """Kernels (features, len(sources), *spatial): old ones, or their mean, at the same gain."""
     mean = kernel.mean(1)
     picked = torch.stack([mean if s is None else kernel[:, s] for s in sources], 1)
     old, new = kernel.shape[1], len(sources)
@@ -216,7 +214,7 @@ def _other_channels(kernel: Tensor, sources: Sequence[int | None]) -> Tensor:
 
 
 def _head_rows(rows: Tensor, old: Classes, new: Classes) -> Tensor:
-    """Rows of the last layer; the one logit z of a binary network is the rows 0 and z."""
+    """Rows of the last layer; the one logit z of a binary network gives the rows 0 and z."""
     if old.binary:
         rows = torch.cat([torch.zeros_like(rows), rows])
     known = dict(zip(old.numbers, rows, strict=True))

@@ -1,4 +1,4 @@
-"""The U-Net of Ronneberger et al. 2015, in 2D and 3D. Imports PyTorch alone.
+"""The U-Net of Ronneberger et al. 2015, in 2D and 3D.
 
 input ─ conv conv ───────────── concatenate ─ conv conv ─ 1 × 1 ─ logits
            │ pool                    ↑ up-convolution
@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-__all__ = ["NORMS", "UNet", "probabilities"]
-
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 UP: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
@@ -29,7 +27,7 @@ INSTANCE = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 DROPOUT = {2: nn.Dropout2d, 3: nn.Dropout3d}
 CONVS, NORMS = (nn.Conv2d, nn.Conv3d), (nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 BLOCK_RADIUS = 2
-"""Two 3 × 3 convolutions look two voxels far."""
+"""Radius of two 3 × 3 convolutions."""
 Window = tuple[int, int, int]
 """First, last, stride: output voxel i depends on input voxels i·stride + first … + last."""
 
@@ -48,9 +46,9 @@ def _norm(kind: str, dims: int, features: int) -> nn.Module:
 
 
 class _Block(nn.Sequential):
-    """Layers one after the other; a batch norm that stands still is part of its convolution.
+    """A sequence that fuses batch norms in evaluation mode into their convolutions.
 
-    Output and gradients are the same up to rounding, and the features are written once less.
+    Output and gradients are the same up to rounding; it saves one write of the features.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,7 +63,7 @@ class _Block(nn.Sequential):
 
 
 def _joint(conv: Any, norm: Any, x: Tensor) -> Tensor:
-    """A convolution without bias, and its batch norm in evaluation, as one convolution."""
+    """A fused convolution and batch norm."""
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     weight = conv.weight * scale.view(-1, *(1,) * (conv.weight.ndim - 1))
     convolve = functional.conv2d if conv.weight.ndim == 4 else functional.conv3d
@@ -162,7 +160,7 @@ class UNet(nn.Module):
     def _make_encoder(
         self, kind: str, in_channels: int, features: Sequence[int], dropout: float
     ) -> Sequence[int]:
-        """Make what `_encode` uses; the features of each level, the bottleneck last."""
+        """Make the layers of `_encode`; the features of each level, the bottleneck last."""
         del kind
         dims, depth, inputs = self.dims, self.depth, [in_channels, *features]
         blocks = [
@@ -181,7 +179,7 @@ class UNet(nn.Module):
         return features
 
     def _initialise(self) -> None:
-        if self.head.weight.is_meta:  # shapes alone are wanted; this would import torch._dynamo
+        if self.head.weight.is_meta:  # shapes alone are needed; this would import torch._dynamo
             return
         for module in self.modules():
             if isinstance(module, CONVS):
@@ -217,7 +215,7 @@ class UNet(nn.Module):
     def input_range(self, start: int, stop: int, axis: int) -> tuple[int, int]:
         """The input voxels that the output voxels ``start:stop`` depend on along an axis.
 
-        Exact for norms that do not look at the image (batch norm in evaluation, none). The
+        Exact for norms independent of the image (batch norm in evaluation, none). The
         range may reach beyond the image.
         """
         low, high = start, stop - 1
@@ -235,7 +233,7 @@ class UNet(nn.Module):
         return min(first for first, _ in seen), max(last for _, last in seen) + 1
 
     def _windows(self, level: int, axis: int) -> list[Window]:
-        """What lies between the image and the encoder's features of a level, image first."""
+        """Windows between the image and the encoder's features of a level, image first."""
         windows = [(-BLOCK_RADIUS, BLOCK_RADIUS, 1)]
         for strides in self.strides[:level]:
             pool = (0, strides[axis] - 1, strides[axis])
@@ -266,7 +264,7 @@ class UNet(nn.Module):
     def _pad(self, x: Tensor) -> Tensor:
         """Pad the far end of each axis to a multiple of the stride, at least twice the stride.
 
-        Norms that look at the image need more than one voxel even in the bottleneck.
+        Image-dependent norms need more than one voxel even in the bottleneck.
         """
         pads: list[int] = []
         for size, stride in zip(x.shape[2:], self.stride, strict=True):
@@ -303,6 +301,6 @@ def probabilities(logits: Tensor) -> Tensor:
         (classes, *spatial), summing to 1; two classes for one channel.
     """
     if len(logits) == 1:
-        share = torch.sigmoid(logits)
-        return torch.cat([1 - share, share])
+        probability = torch.sigmoid(logits)
+        return torch.cat([1 - probability, probability])
     return torch.softmax(logits, dim=0)

@@ -1,4 +1,4 @@
-"""Voxel sizes of images beside those that a model was trained on: compared, said, matched."""
+"""Voxel sizes of images and models: comparison, notices, resampling factors."""
 
 from __future__ import annotations
 
@@ -17,40 +17,31 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import MatchSpacing
     from napari_unetseg.models.model import Model
 
-__all__ = [
-    "FittedSpacing",
-    "SpacingRange",
-    "VoxelSizes",
-    "fit_spacing",
-    "model_spacing",
-    "why_other_sizes",
-]
-
 TOLERANCE = 1.2
-"""Voxel sizes whose ratio is not larger are not mentioned (benchmarks/results/README.md)."""
+"""Ratio of voxel sizes up to which a difference is not mentioned (benchmarks/results/README.md)."""
 ALIKE = 1.02
-"""A smaller ratio is rounding in files, for which nothing is resampled."""
+"""Ratio up to which a difference is rounding, and nothing is resampled."""
 MOST_TIMES = 8.0
-"""A larger ratio along an axis would leave little of the image, or of the mask."""
+"""Ratio along an axis above which resampling is refused."""
 MOST_GROWTH = 64.0
-"""Resampling makes no more voxels of one: a prediction takes as many times as long."""
+"""Most voxels made of one, which multiplies the prediction time."""
 SMALLEST_UM = 0.05
-"""Sizes below it are written in nm."""
+"""Size below which nm are used."""
 
 Micrometres = tuple[float | None, ...]
-"""Voxel size along ZYX or YX; None where it is not known."""
+"""Voxel size along ZYX or YX; None where unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpacingRange:
-    """The smallest and the largest voxel size of some images along each axis, µm."""
+    """Smallest and largest voxel size of images along each axis, µm."""
 
     low: Micrometres
     high: Micrometres
 
     @classmethod
     def of_images(cls, stacks: Sequence[Stack], dims: int) -> Self:
-        """That of images, as far as they say their sizes."""
+        """The range of images with known sizes."""
         low, high = [], []
         for along in zip(*(_sizes(stack, dims) for stack in stacks), strict=True):
             known = [size for size in along if size is not None]
@@ -60,7 +51,7 @@ class SpacingRange:
 
     @classmethod
     def of_model(cls, model: Model) -> Self:
-        """That of a model's training images."""
+        """The range of a model's training images."""
         low, high = model.spacing_range or (model.spacing, model.spacing)
         return cls(
             tuple(map(micrometres, low, model.units)), tuple(map(micrometres, high, model.units))
@@ -75,13 +66,13 @@ class SpacingRange:
         )
 
     def covers(self, other: SpacingRange) -> bool:
-        """Whether another range lies in this one, but for what hardly matters."""
+        """Whether another range lies in this one, within `ALIKE`."""
         ends = (VoxelSizes(sizes, self.nearest(sizes)) for sizes in (other.low, other.high))
         return not any(end.differ for end in ends)
 
     @property
     def wide(self) -> bool:
-        """Whether its ends are so far apart that structures differ in size."""
+        """Whether the range is so wide that structures differ in size."""
         return VoxelSizes(self.low, self.high).differ
 
     @property
@@ -94,7 +85,7 @@ class SpacingRange:
 
 @dataclass(frozen=True, slots=True)
 class VoxelSizes:
-    """The voxel size of an image, and the nearest one that a model was trained on."""
+    """The voxel size of an image, and the nearest one of a model's training images."""
 
     image: Micrometres
     model: Micrometres
@@ -107,24 +98,24 @@ class VoxelSizes:
 
     @property
     def factors(self) -> tuple[float, ...]:
-        """Size of the model's voxels in those of the image; 1 where alike or not known."""
+        """Size of the model's voxels in those of the image; 1 where alike or unknown."""
         pairs = zip(self.image, self.model, strict=True)
         ratios = [min(max(m / i, 1e-9), 1e9) if i and m else 1.0 for i, m in pairs]
         return tuple(1.0 if _times(ratio) < ALIKE else ratio for ratio in ratios)
 
     @property
     def differ(self) -> bool:
-        """Whether they are so far apart that a mask may be wrong."""
+        """Whether they differ so much that a mask may be wrong."""
         return any(round(_times(factor), 6) > TOLERANCE for factor in self.factors)
 
     @property
     def unknown(self) -> bool:
-        """Whether a size is not known."""
+        """Whether a size is unknown."""
         return None in (*self.image, *self.model)
 
     @property
     def too_far(self) -> bool:
-        """Whether they are too far apart for an image to be resampled."""
+        """Whether they differ too much for resampling."""
         growth = 1 / math.prod(self.factors)
         return max(map(_times, self.factors)) > MOST_TIMES or growth > MOST_GROWTH
 
@@ -134,7 +125,7 @@ class VoxelSizes:
         return "pixel" if len(self.image) == 2 else "voxel"
 
     def describe(self, name: str) -> str:
-        """How they differ and what that means: a sentence."""
+        """Describe the difference in a sentence."""
         times, what = {round(factor, 1) for factor in self.factors}, self.what
         image, model = _texts(self.image, self.model)
         change = "have another size or shape"
@@ -179,30 +170,23 @@ OFFER = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedSpacing:
-    """An image as a network is to see it.
-
-    Attributes
-    ----------
-    seen
-        The image in the voxels that the network sees.
-    resampling
-        From its own voxels to those; None where they are the same.
-    notice
-        What is to be said about the sizes of image and model.
-    """
+    """An image at the voxel size for prediction."""
 
     seen: Stack
+    """The image as the network sees it."""
     resampling: Resampling | None = None
+    """From its own voxels to those; None where they are the same."""
     notice: OtherSpacing | None = None
+    """About the sizes of image and model."""
 
 
 def fit_spacing(model: Model, stack: Stack, *, match: MatchSpacing) -> FittedSpacing:
-    """How an image comes to a model's voxel size, and what is to be said about their sizes.
+    """Fit an image to a model's voxel size, with a notice on differences.
 
     Parameters
     ----------
     model, stack
-        What is applied to what.
+        The model, and the image to predict.
     match
         As ``match_spacing`` of `PredictSettings`.
 
@@ -233,7 +217,7 @@ def fit_spacing(model: Model, stack: Stack, *, match: MatchSpacing) -> FittedSpa
 def model_spacing(
     stacks: Sequence[Stack], dims: int
 ) -> tuple[tuple[float, ...], tuple[str, ...], tuple[tuple[float, ...], tuple[float, ...]] | None]:
-    """What a model keeps of the voxel sizes of its training images.
+    """Voxel sizes of training images for a model.
 
     Returns
     -------
@@ -254,9 +238,9 @@ def model_spacing(
 
 
 def why_other_sizes(stacks: Sequence[Stack], dims: int, init: Model | None) -> str:
-    """What is to be said of the voxel sizes of training images: a sentence, or nothing.
+    """A notice on differing voxel sizes of training images, or nothing.
 
-    Nothing where a model is gone on from that was trained on the same sizes.
+    Nothing where an initial model was trained on the same sizes.
     """
     sizes = SpacingRange.of_images(stacks, dims)
     what = "pixels" if dims == 2 else "voxels"

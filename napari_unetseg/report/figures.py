@@ -1,4 +1,4 @@
-"""Reports of a training: its curve, overlays of predictions on images, and a table."""
+"""Training report: curve, overlays and table."""
 
 from __future__ import annotations
 
@@ -21,17 +21,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import PredictSettings
     from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.models.model import Model
-
-__all__ = [
-    "new_figure",
-    "save_figure",
-    "spread",
-    "write_curve",
-    "write_history",
-    "write_overlay",
-    "write_overlays",
-    "write_report",
-]
 
 MOST_OVERLAYS = 6
 LARGEST_PICTURE = 1000

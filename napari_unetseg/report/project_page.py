@@ -1,4 +1,4 @@
-"""What stands on the page about a project: its parts as HTML, and the pictures beside it."""
+"""HTML page of a project: sections and pictures."""
 
 from __future__ import annotations
 
@@ -32,11 +32,9 @@ if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
     from napari_unetseg.models.training_record import TrainingRecord
 
-__all__ = ["MARK", "Facts", "ReportImage", "agreement", "write_page"]
-
 MARK = '<meta name="generator" content="napari-unetseg report">'
 MOST_PLANES, SHOWN = 24, 3
-"""Labelled planes that are predicted, and of these the best and the worst that are shown."""
+"""Labelled planes that are predicted, and best and worst of them that are shown."""
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;"
     "color:#222;background:#fff}table{border-collapse:collapse;margin:1rem 0}"
@@ -52,57 +50,49 @@ COUNTED = {
 
 @dataclass(eq=False)
 class ReportImage:
-    """An image of a project: what was said of it, and its pixels if there are any."""
+    """An image of a project with its annotations, and its pixels if found."""
 
     described: Mapping[str, Any]
-    truth: ImageAnnotations
+    annotated: ImageAnnotations
     stack: Stack | None
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Display name."""
         return str(self.described.get("name", "image"))
 
 
 @dataclass(eq=False)
 class Facts:
-    """What a page is about.
-
-    Attributes
-    ----------
-    title
-        Its heading.
-    images, structures, model
-        What was annotated, what was looked for, and the model in use if there is one.
-    seconds
-        How long people annotated.
-    lost
-        What could not be read, in sentences.
-    """
+    """Content of a page."""
 
     title: str
+    """Its heading."""
     images: list[ReportImage]
     structures: list[Structure]
     model: Model | None
+    """Annotated images, structures, and the current model if any."""
     seconds: float
+    """Annotation time."""
     lost: list[str]
+    """Sentences about unreadable parts."""
 
 
 class _Said:
-    """The newest word about each voxel of an image, a plane at a time, as labels of an image."""
+    """The newest annotation of each voxel of an image, lazily as labels."""
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, truth: ImageAnnotations) -> None:
-        self._truth, self.shape = truth, truth.shape
+    def __init__(self, annotated: ImageAnnotations) -> None:
+        self._annotated, self.shape = annotated, annotated.shape
 
     def __getitem__(self, plane: tuple[int, ...]) -> np.ndarray:
         region = plane_region(plane, self.shape)
-        painted = self._truth.read(LabelSource.STROKES, region).reshape(self.shape[-2:])
-        if self._truth.kind is LabelKind.INSTANCES:
+        painted = self._annotated.read(LabelSource.STROKES, region).reshape(self.shape[-2:])
+        if self._annotated.kind is LabelKind.INSTANCES:
             return painted
-        over = self._truth.effective_overrides(region).reshape(self.shape[-2:])
-        if self._truth.kind is LabelKind.FULL:
+        over = self._annotated.effective_overrides(region).reshape(self.shape[-2:])
+        if self._annotated.kind is LabelKind.FULL:
             return np.where(over == 0, painted, over % BACKGROUND_LABEL)
         return np.where(over == 0, painted, over)
 
@@ -115,8 +105,8 @@ def write_page(
     Yields
     ------
     Event
-        A `ChunkPredicted` for each plane that was predicted, and `Notice` sentences. Once
-        ``control`` was told to stop, no more planes are.
+        A `ChunkPredicted` for each plane that was predicted, and `Notice` sentences. A stop ends
+        the predictions.
     """
     title, model = escape(facts.title), facts.model
     parts = [f"<h1>{title}</h1>", f"<p>{_methods(facts.images, model)}</p>"]
@@ -137,8 +127,8 @@ def write_page(
 
 
 def _methods(images: Sequence[ReportImage], model: Model | None) -> str:
-    """A paragraph for a paper's methods, from facts alone."""
-    planes = sum(len(_labelled_planes(image.truth)) for image in images)
+    """A methods paragraph from the records."""
+    planes = sum(len(_labelled_planes(image.annotated)) for image in images)
     said = f"{count(planes, 'plane')} of {count(len(images), 'image')} were annotated"
     if model is None:
         return f"{said[0].upper()}{said[1:]}; no model was trained."
@@ -162,8 +152,12 @@ def _methods(images: Sequence[ReportImage], model: Model | None) -> str:
 
 def _labels(images: Sequence[ReportImage], seconds: float) -> str:
     rows = [
-        [image.name, " × ".join(map(str, image.truth.shape)), len(_labelled_planes(image.truth))]
-        + [f"{image.truth.count(origin):,}" for origin in COUNTED]
+        [
+            image.name,
+            " × ".join(map(str, image.annotated.shape)),
+            len(_labelled_planes(image.annotated)),
+        ]
+        + [f"{image.annotated.count(origin):,}" for origin in COUNTED]
         + [image.described.get("fingerprint", ""), "" if image.stack else "not found"]
         for image in images
     ]
@@ -202,7 +196,7 @@ def _training(folder: Path, model: Model) -> str:
 def _planes(
     folder: Path, facts: Facts, model: Model, control: JobControl
 ) -> Generator[Event, None, list[str]]:
-    """Pictures of planes where the newest mask agrees best and worst with what is known."""
+    """Pictures of planes where the newest mask agrees best and worst with the annotations."""
     from napari_unetseg.data.annotated_image import AnnotatedImage
 
     scored = yield from _scored(facts, model, control)
@@ -214,8 +208,8 @@ def _planes(
     ]
     for number, (dice, image, plane, mask) in enumerate(chosen):
         assert image.stack is not None
-        whole = np.broadcast_to(mask, image.truth.shape)
-        pair = AnnotatedImage(image.stack, _Said(image.truth), image.truth.kind)
+        whole = np.broadcast_to(mask, image.annotated.shape)
+        pair = AnnotatedImage(image.stack, _Said(image.annotated), image.annotated.kind)
         write_overlay(folder / f"plane-{number}.png", model, pair, plane, whole)
         place = f"{image.name} {', '.join(map(str, plane))}: Dice {dice:.3f}"
         parts += [f"<h3>{escape(place)}</h3>", _picture(f"plane-{number}.png", place)]
@@ -228,11 +222,11 @@ _Scored = tuple[float, ReportImage, tuple[int, ...], np.ndarray]
 def _scored(
     facts: Facts, model: Model, control: JobControl
 ) -> Generator[Event, None, list[_Scored]]:
-    """Masks of some labelled planes, each with its Dice where the truth is known."""
+    """Masks of some labelled planes, with Dice where annotated."""
     from napari_unetseg.inference.predict import predict
 
     places = [
-        (i, p) for i in facts.images if i.stack is not None for p in _labelled_planes(i.truth)
+        (i, p) for i in facts.images if i.stack is not None for p in _labelled_planes(i.annotated)
     ]
     chosen = [places[n] for n in spread(len(places), MOST_PLANES)]
     found: list[_Scored] = []
@@ -247,9 +241,9 @@ def _scored(
         except UserError as error:
             yield Notice(f"{image.name} is not predicted: {error}", warning=True)
             continue
-        region = plane_region(plane, image.truth.shape)
+        region = plane_region(plane, image.annotated.shape)
         said = np.where(mask[region] == 0, BACKGROUND_LABEL, mask[region])
-        scores = agreement(image.truth, region, said, facts.structures)
+        scores = agreement(image.annotated, region, said, facts.structures)
         if scores is not None:
             found.append((scores.mean_dice, image, plane, mask[plane].copy()))
         yield ChunkPredicted(number, len(chosen))
@@ -257,13 +251,16 @@ def _scored(
 
 
 def agreement(
-    truth: ImageAnnotations, region: Region, predicted: np.ndarray, structures: Sequence[Structure]
+    annotated: ImageAnnotations,
+    region: Region,
+    predicted: np.ndarray,
+    structures: Sequence[Structure],
 ) -> Scores | None:
     """Compare a mask with the annotations of a region, the newest of each voxel.
 
     Parameters
     ----------
-    truth, region
+    annotated, region
         Annotations, and where to compare.
     predicted
         Of the region's shape, numbers as in corrections: 0 not predicted, 255 background.
@@ -276,10 +273,10 @@ def agreement(
         None if nothing is annotated there, or no structure occurs.
     """
     classes = Classes(tuple(structures), background=True)
-    painted = classes.encode(truth.read(LabelSource.STROKES, region), truth.kind)
-    over = classes.encode(truth.effective_overrides(region), LabelKind.STROKES)
+    painted = classes.encode(annotated.read(LabelSource.STROKES, region), annotated.kind)
+    over = classes.encode(annotated.effective_overrides(region), LabelKind.STROKES)
     known = np.where(
-        over == IGNORE_INDEX, IGNORE_INDEX if truth.strokes_are_away else painted, over
+        over == IGNORE_INDEX, IGNORE_INDEX if annotated.strokes_disabled else painted, over
     )
     found = classes.encode(predicted, LabelKind.STROKES)
     known[found == IGNORE_INDEX] = IGNORE_INDEX
@@ -287,9 +284,9 @@ def agreement(
     return scores if scores.mean_dice == scores.mean_dice else None
 
 
-def _labelled_planes(truth: ImageAnnotations) -> list[Cell]:
+def _labelled_planes(annotated: ImageAnnotations) -> list[Cell]:
     """Leading indices of the planes that have annotations, in order."""
-    return sorted(set().union(*(truth.grid(origin).planes() for origin in LabelSource)))
+    return sorted(set().union(*(annotated.grid(origin).planes() for origin in LabelSource)))
 
 
 def _provenance(model: Model) -> str:

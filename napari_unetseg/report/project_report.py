@@ -1,4 +1,4 @@
-"""A page about a project, to be attached to a paper's methods."""
+"""Report of a project for a paper's methods."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.io.project.project import Project
     from napari_unetseg.models.model import Model
-
-__all__ = ["PAGE", "report_events"]
 
 PAGE = "index.html"
 
@@ -84,7 +82,7 @@ def report_events(
 
 
 def _put(folder: Path, output: Path, earlier: Path) -> None:
-    """Move a folder to where it belongs; what was there stays if that fails."""
+    """Move a folder to its place; an earlier one stays if that fails."""
     try:
         if output.exists():
             output.rename(earlier)
@@ -109,7 +107,7 @@ def _facts(contents: Project, title: str, stacks: Mapping[str, Stack]) -> Facts:
     structures = _structures(contents)
     described = contents.values.get("images", {})
     images = [
-        _image(contents, key, described.get(key, {}), stacks.get(key)) for key in contents.truths
+        _image(contents, key, described.get(key, {}), stacks.get(key)) for key in contents.by_image
     ]
     model = _model(contents)
     return Facts(title, images, structures, model, contents.effort.seconds, contents.lost)
@@ -124,7 +122,7 @@ def _structures(contents: Project) -> list[Structure]:
 
 
 def _model(contents: Project) -> Model | None:
-    """The model in use, else the newest one that can be read."""
+    """The current model, else the newest readable one."""
     from napari_unetseg.models.model import load_model
 
     known = [str(m.get("id")) for m in contents.values.get("models", ()) if isinstance(m, dict)]
@@ -144,21 +142,22 @@ def _image(
     described: Mapping[str, Any],
     stack: Stack | None,
 ) -> ReportImage:
-    truth = contents.truths[key]
-    if stack is None or stack.grid_shape != truth.shape:
-        stack = _stack(contents.folder, described, truth)
-    return ReportImage(described, truth, stack)
+    annotated = contents.by_image[key]
+    if stack is None or stack.grid_shape != annotated.shape:
+        stack = _stack(contents.folder, described, annotated)
+    return ReportImage(described, annotated, stack)
 
 
-def _stack(folder: Path, described: Mapping[str, Any], truth: ImageAnnotations) -> Stack | None:
-    """The image's file, if it is where the project says and has the same pixels."""
-    from napari_unetseg.io.open_image import MissingPlanes, open_all
+def _stack(folder: Path, described: Mapping[str, Any], annotated: ImageAnnotations) -> Stack | None:
+    """The image's file, if it is found with the same pixels."""
+    from napari_unetseg.io.open_image import open_all
     from napari_unetseg.io.project.locations import places_of
+    from napari_unetseg.io.readers.missing_planes import MissingPlanes
 
     known = described.get("fingerprint")
     for place in places_of(folder, described):
         with suppress(UserError, OSError):
             for stack, *_ in open_all(place, missing_planes=MissingPlanes.DROP):
-                if stack.grid_shape == truth.shape and known in (None, stack.fingerprint()):
+                if stack.grid_shape == annotated.shape and known in (None, stack.fingerprint()):
                     return stack
     return None

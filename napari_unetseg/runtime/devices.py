@@ -1,4 +1,4 @@
-"""Devices and the threads of PyTorch."""
+"""PyTorch devices and threads."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.runtime.cpu import default_threads
 from napari_unetseg.runtime.distributed import world
 
-__all__ = ["device_name", "pick_device", "release_memory", "use_threads"]
-
 
 def pick_device(wanted: str) -> torch.device:
     """The device for ``auto``, ``cuda``, ``mps`` or ``cpu``.
 
-    Of several processes of this machine each has a GPU of its own, or all use the CPU.
+    Under torchrun each process of a machine has a GPU of its own, or all use the CPU.
 
     Raises
     ------
@@ -47,7 +45,7 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """A name to show: the kind of device, and which GPU it is."""
+    """Display name: kind of device, and GPU model."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return str(device)

@@ -1,8 +1,8 @@
-"""Keeps freed memory in the process while a job runs, and gives it back afterwards.
+"""glibc malloc thresholds that keep freed memory in the process during a job.
 
-Every step of a training frees its large arrays and asks for the like at once. glibc hands such
-pages back to the system each time, and the system fills new ones with zeros: a thousand page
-faults a step. Nothing of this matters on macOS, Windows or with musl, where nothing is done.
+Every step of a training frees its large arrays and allocates the like at once; glibc returns such
+pages to the system, which costs a thousand page faults a step. Not needed on macOS, Windows or
+musl.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-
-__all__ = ["kept_memory"]
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Parameters of ``mallopt``, from malloc.h."""

@@ -1,4 +1,4 @@
-"""Settings of the Python interpreter while a job runs beside a window."""
+"""Python interpreter settings for a job beside a window."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-__all__ = ["HAND_OVER", "responsive_window"]
 
 HAND_OVER = 0.0005
 """Seconds after which a thread hands Python's lock over to one that waits, 5 ms by default: Qt

@@ -1,4 +1,4 @@
-"""Keeps the native libraries of PyTorch and of OpenGL out of each other's way."""
+"""Isolation of the LLVM libraries of Triton (PyTorch) and Mesa (OpenGL)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-
-__all__ = ["load_triton_apart"]
 
 
 def load_triton_apart() -> bool:

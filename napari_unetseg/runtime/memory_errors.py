@@ -1,13 +1,11 @@
-"""What being out of memory looks like, in NumPy, in the system and in PyTorch."""
+"""Detection of out-of-memory errors of NumPy, the system and PyTorch."""
 
 from __future__ import annotations
 
 import errno
 
-__all__ = ["is_out_of_memory"]
-
 TEXTS = ("out of memory", "can't allocate memory", "not enough memory")
-"""PyTorch's `RuntimeError` says no more: on GPUs, and by its CPU allocator on Linux and Windows."""
+"""Texts of PyTorch's `RuntimeError` on GPUs, and of its CPU allocator on Linux and Windows."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

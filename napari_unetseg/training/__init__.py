@@ -1,1 +1,1 @@
-"""Training of a network on annotations."""
+"""Network training on annotated images."""

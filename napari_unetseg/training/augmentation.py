@@ -1,7 +1,6 @@
-"""Random changes of a sample, the same for image and labels; labels are never interpolated.
+"""Random augmentation of patches: geometry, intensity, noise.
 
-All changes of geometry are one resampling: for each voxel of the patch it is computed where it lies
-in the sample, and only these places are read. Intensities are a line of PyTorch each.
+All geometric changes are one resampling, and labels are never interpolated.
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ from napari_unetseg.core.labels import IGNORE_INDEX
 if TYPE_CHECKING:
     from napari_unetseg.core.settings import AugmentSettings
 
-__all__ = ["Augmenter", "margin"]
-
 Source = torch.Generator | None
 
 BEND, BEND_EVERY = 2.5, 32
@@ -31,7 +28,7 @@ SHADE_EVERY = 48
 
 
 def margin(settings: AugmentSettings) -> float:
-    """How much larger than a patch a sample is cut in Y and X, so that there is seldom a hole."""
+    """Size of a sample relative to its patch in Y and X, so that rotation leaves few holes."""
     if not (settings.rotation or settings.scale):
         return 1.0
     angle = math.radians(min(settings.rotation, 45.0)) / 2
@@ -39,12 +36,12 @@ def margin(settings: AugmentSettings) -> float:
 
 
 class Augmenter:
-    """Changes samples at random.
+    """Random augmentation.
 
     Parameters
     ----------
     settings
-        What to change and by how much.
+        Probabilities and ranges of the changes.
     dims
         2 or 3.
     """
@@ -60,7 +57,7 @@ class Augmenter:
         size: tuple[int, ...],
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Change a sample and cut it to size.
+        """Augment a sample and crop it to ``size``.
 
         Parameters
         ----------
@@ -71,7 +68,7 @@ class Augmenter:
         size
             Spatial size of the result, at most that of the sample.
         generator
-            Where the randomness comes from, PyTorch's own by default, which all threads share.
+            Random numbers; PyTorch's global generator, which all threads share, by default.
 
         Returns
         -------
@@ -92,7 +89,7 @@ class Augmenter:
     def _resample(
         self, image: Tensor, target: Tensor, size: tuple[int, ...], source: Source
     ) -> tuple[Tensor, Tensor]:
-        """Rotate, scale and bend in the plane, around the sample's middle."""
+        """Rotate, scale and deform in the plane, around the sample's centre."""
         places = self._places(size, source).to(image.device)
         for axis, (have, want) in enumerate(zip(target.shape, size, strict=True)):
             places[axis] += (have - want) // 2 + (want - 1) / 2
@@ -107,7 +104,7 @@ class Augmenter:
         return moved, target[index].masked_fill(outside, IGNORE_INDEX)
 
     def _places(self, size: tuple[int, ...], source: Source) -> Tensor:
-        """Where the voxels of a patch come from, (dims, *size), in voxels from the middle."""
+        """Source coordinates (dims, *size) of the voxels, from the sample's centre, in voxels."""
         s = self.settings
         steps = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in size]
         places = torch.stack(torch.meshgrid(*steps, indexing="ij"))
@@ -136,7 +133,7 @@ class Augmenter:
         return image, target
 
     def _change_intensity(self, image: Tensor, source: Source) -> Tensor:
-        """Other focus, noise and light; in RGB less of the last: colours tell things apart."""
+        """Blur, noise, brightness, contrast, gamma, shading; less in RGB, where colours matter."""
         s, part = self.settings, 1 / 3 if len(image) == 3 else 1.0
         if s.gamma:
             power = math.exp(part * _uniform(source, math.log(1 - s.gamma), -math.log(1 - s.gamma)))
@@ -160,7 +157,7 @@ class Augmenter:
 
 
 def _field(size: tuple[int, ...], source: Source) -> Tensor:
-    """A smooth random field (*size) of unit variance, as uneven light or what is out of focus."""
+    """A smooth random field (*size) of unit variance, for shading and elastic deformation."""
     shape = [2 + -(-n // SHADE_EVERY) for n in size]
     points = torch.randn(1, 1, *shape, generator=source)
     return functional.interpolate(points, size=size, mode="bicubic", align_corners=True)[0, 0]

@@ -1,4 +1,4 @@
-"""What a training chose for itself, and why: a short list for people."""
+"""Automatically chosen settings of a training, with reasons."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ if TYPE_CHECKING:
     from napari_unetseg.training.trainer import Trainer
     from napari_unetseg.training.training_plan import TrainingPlan
 
-__all__ = ["explain"]
 
-
-def explain(
+def describe_auto_settings(
     plan: TrainingPlan,
     data: TrainingDataset,
     settings: TrainSettings,
     trainer: Trainer,
     device: str,
 ) -> tuple[AutoSetting, ...]:
-    """Name, value, reason and overriding setting of each thing that was chosen."""
+    """List automatically chosen settings with value, reason and overriding setting."""
     found = [_network(plan, settings), _start(trainer, settings)]
     found.append(_patch(plan, settings, device, trainer.group.world.size))
     if plan.net.strides and len({n for level in plan.net.strides for n in level}) > 1:
@@ -35,7 +33,7 @@ def explain(
                 "depth",
             )
         )
-    found += [_borders(trainer, settings), _range(data, settings, trainer), _held_out(data)]
+    found += [_edges(trainer, settings), _range(data, settings, trainer), _held_out(data)]
     return (*found, _length(plan, settings))
 
 
@@ -49,10 +47,13 @@ def _network(plan: TrainingPlan, settings: TrainSettings) -> AutoSetting:
 
 def _start(trainer: Trainer, settings: TrainSettings) -> AutoSetting:
     if trainer.from_init:
-        held = bool(trainer.teacher and trainer.teacher.planes)
-        kept = ", and its mask is kept where nothing is painted (distillation)" if held else ""
+        distils = bool(trainer.distillation and trainer.distillation.planes)
+        kept = ", and its mask is kept where nothing is painted (distillation)" if distils else ""
         return AutoSetting(
-            "Start", "your model", f"training continues from it{kept}", "distillation_weight" * held
+            "Start",
+            "your model",
+            f"training continues from it{kept}",
+            "distillation_weight" * distils,
         )
     if trainer.pretrained:
         return AutoSetting(
@@ -76,7 +77,7 @@ def _patch(plan: TrainingPlan, settings: TrainSettings, device: str, processes: 
     return AutoSetting("Patches", f"{plan.batch} of {size}{shared}", reason, "patch, batch")
 
 
-def _borders(trainer: Trainer, settings: TrainSettings) -> AutoSetting:
+def _edges(trainer: Trainer, settings: TrainSettings) -> AutoSetting:
     if weight := trainer.loss_weights()["edges"]:
         reason = "strokes do not show where structures end"
         return AutoSetting("Edge loss", f"weight {weight:.2g}", reason, "edge_loss_weight")

@@ -1,4 +1,4 @@
-"""Batches of samples that follow from a seed, a step and a number, whoever draws them and when."""
+"""Reproducible sampling and prefetching of batches: samples follow from (seed, step, number)."""
 
 from __future__ import annotations
 
@@ -19,69 +19,65 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import TrainSettings
     from napari_unetseg.data.dataset import TrainingDataset
     from napari_unetseg.data.validation_split import VoxelIndex
-    from napari_unetseg.training.distillation import Teacher
-
-__all__ = ["Batch", "Key", "Prefetcher", "Sampler", "seed_of", "seeded"]
+    from napari_unetseg.training.distillation import Distillation
 
 Key = tuple[int, ...]
-"""What random numbers follow from, besides the seed: a step's number."""
+"""Seed of a batch's random numbers, besides the training's seed: the step."""
 Sample = tuple[Tensor, Tensor, bool]
 Batch = tuple[Tensor, Tensor, Tensor]
-"""Images (N, C, *patch), targets (N, *patch), and which of them the teacher knows."""
+"""Images (N, C, *patch), targets (N, *patch), and which samples are distilled (N,)."""
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws samples from annotations that stand still; any thread may.
-
-    Two of them are equal if they draw the same samples.
-    """
+    """Thread-safe sampling from a dataset; equal samplers give equal samples."""
 
     data: TrainingDataset
-    teacher: Teacher | None
+    distillation: Distillation | None
     augment: Augmenter
     settings: TrainSettings
     patch: tuple[int, ...]
 
     def sample(self, key: Key, number: int, place: VoxelIndex | None = None) -> Sample:
-        """Image (C, *patch), target (*patch), and whether the teacher knows the image.
+        """Image (C, *patch), target (*patch), and whether the sample is distilled.
 
-        It is cut around ``place``, or around a voxel that is picked.
+        The patch contains the voxel ``place``, or a random one.
         """
         rng = np.random.default_rng([self.settings.seed, *key, number])
         factor = margin(self.settings.augment)
         cut = (*self.patch[:-2], *(math.ceil(p * factor) for p in self.patch[-2:]))
         plane, anchor = place or self._pick(rng)
-        labels = self.teacher.labels(plane) if self.teacher else None
+        labels = self.distillation.labels(plane) if self.distillation else None
         image, target = self.data.crop_patch(plane, anchor, cut, rng, self.patch, labels)
         generator = torch.Generator()
         generator.manual_seed(seed_of(self.settings.seed, *key, number))
         x, y = self.augment(
             torch.from_numpy(image), torch.from_numpy(target), self.patch, generator
         )
-        return x, y, self.teacher is not None and self.teacher.knows(plane)
+        return x, y, self.distillation is not None and self.distillation.covers(plane)
 
     def _pick(self, rng: np.random.Generator) -> VoxelIndex:
-        """A voxel to learn from: a labelled one, or now and then any one that the teacher knows."""
-        return (self.teacher.pick(rng) if self.teacher else None) or self.data.sample_anchor(rng)
+        """A random labelled voxel, or at `RANDOM_PATCH_RATE` any voxel of a distilled plane."""
+        return (
+            self.distillation.sample_voxel(rng) if self.distillation else None
+        ) or self.data.sample_anchor(rng)
 
     def batch(self, key: Key, numbers: Iterable[int], places: Sequence[VoxelIndex] = ()) -> Batch:
-        """The samples with these numbers; the first are cut around ``places``."""
+        """The samples with these numbers; the first ones contain the voxels ``places``."""
         return _stacked(
             self.sample(key, n, places[n] if n < len(places) else None) for n in numbers
         )
 
 
 class Prefetcher:
-    """Draws a step's batch, and with threads the next step's meanwhile: one is kept at most.
+    """Samples a step's batch, and with threads the next one in advance.
 
-    What is asked for next decides: a batch drawn from other annotations than those of its step is
-    dropped and drawn again, so that a training is the same with and without threads.
+    A prefetched batch of another sampler or step is dropped, so that threads change no result.
 
     Parameters
     ----------
     threads
-        How many draw; with 0 the caller does.
+        Sampling threads; 0: the caller samples.
     """
 
     def __init__(self, threads: int) -> None:
@@ -109,7 +105,7 @@ class Prefetcher:
         return [pool.submit(sampler.sample, (step,), number) for number in numbers]
 
     def close(self) -> None:
-        """End the threads; the sample at hand is finished."""
+        """End the threads."""
         _drop(self._next)
         self._next = None
         if self._pool is not None:
@@ -123,7 +119,7 @@ def seed_of(*numbers: int) -> int:
 
 @contextmanager
 def seeded(device: torch.device, *numbers: int) -> Iterator[None]:
-    """PyTorch's random numbers follow from these numbers; elsewhere they go on as before."""
+    """Seed PyTorch's random numbers within the context."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed_of(*numbers))
@@ -131,7 +127,7 @@ def seeded(device: torch.device, *numbers: int) -> Iterator[None]:
 
 
 def _alone() -> None:
-    """Several threads draw at once, so that each does its own work."""
+    """One PyTorch thread, since several threads sample in parallel."""
     torch.set_num_threads(1)
 
 
@@ -141,5 +137,5 @@ def _drop(kept: tuple[Hashable, list[Future[Sample]]] | None) -> None:
 
 
 def _stacked(samples: Iterable[Sample]) -> Batch:
-    images, targets, held = zip(*samples, strict=True)
-    return torch.stack(images), torch.stack(targets), torch.tensor(held)
+    images, targets, distilled = zip(*samples, strict=True)
+    return torch.stack(images), torch.stack(targets), torch.tensor(distilled)

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: when its state is written, and whether it is taken up again."""
+"""Writing and resuming of a training's checkpoint."""
 
 from __future__ import annotations
 
@@ -34,20 +34,18 @@ if TYPE_CHECKING:
     from napari_unetseg.training.training_plan import TrainingPlan
     from napari_unetseg.training.training_state import TrainingState
 
-__all__ = ["Checkpoints", "identity"]
-
 EVERY_S = 30.0
-"""Between two states that are written go so many seconds at least."""
-SHARE = 0.01
-"""Part of a training's time that writing may take, where the network is large or the disk slow."""
+"""Least seconds between two checkpoints."""
+MAX_TIME_FRACTION = 0.01
+"""Largest fraction of the training time that writing may take."""
 OF_A_RUN = {"threads", "device"}
-"""Settings that may differ when a training goes on, perhaps on another computer."""
+"""Settings that may differ when a training is resumed."""
 
 
 def identity(
     data: TrainingDataset, settings: TrainSettings, plan: TrainingPlan, init: Model | None
 ) -> Identity:
-    """Which training this is, whatever comes of it."""
+    """Identity of a training, from its data, settings, plan and initial model."""
     labels = hashlib.blake2b(repr((data.classes.numbers, data.validated)).encode())
     for plane in data.planes:
         labels.update(repr((data.place_of(plane), plane.train.shape)).encode())
@@ -65,16 +63,16 @@ def identity(
 
 
 class Checkpoints:
-    """Keeps the state of a training in a file and takes it up again; without one it does nothing.
+    """Writes and resumes a training's checkpoint; without a file it does nothing.
 
     Parameters
     ----------
     file
-        Where to keep it.
+        The checkpoint file.
     trainer, progress
         Of the training, before its first step.
     identity
-        Called for which training it is, when that is needed.
+        Returns the identity of the training, when it is needed.
     """
 
     def __init__(
@@ -91,7 +89,7 @@ class Checkpoints:
         self._next = time.monotonic() + EVERY_S
 
     def resume(self) -> bool:
-        """Take up the state in the file, in all processes; whether there was one.
+        """Restore the state in the file, in all processes; return whether there was one.
 
         Raises
         ------
@@ -114,7 +112,6 @@ class Checkpoints:
         return True
 
     def _read(self, file: CheckpointFile) -> tuple[SavedState, Tensors] | None:
-        """The state in the file, if there is one."""
         if (found := file.read()) is None:
             return None
         words, read_tensors = found
@@ -126,7 +123,7 @@ class Checkpoints:
             raise file.damaged() from error
 
     def _check(self, file: CheckpointFile, state: SavedState) -> None:
-        """Refuse a state of another training: it may be hours of somebody's work."""
+        """Refuse the state of another training, so that it is not overwritten."""
         if differs := state.training.differs_from(self._training):
             raise TrainingError(
                 f"{file.path} holds step {state.progress.steps} of another training, {differs}; "
@@ -140,14 +137,14 @@ class Checkpoints:
         return self._known
 
     def keep(self, *, now: bool = False) -> Generator[Notice, None, None]:
-        """Write the state where it is time to, or at once; say once where that fails."""
+        """Write the state when it is due, or ``now``; report the first failure."""
         file, began = self._file, time.monotonic()
         due = now or began >= self._next
         if file is None or not self._trainer.group.is_main or not self._progress.steps or not due:
             return
         trouble = self._write(file)
         ended = time.monotonic()
-        self._next = ended + max(EVERY_S, (ended - began) / SHARE)
+        self._next = ended + max(EVERY_S, (ended - began) / MAX_TIME_FRACTION)
         if trouble and not self._said:
             self._said = True
             yield Notice(
@@ -156,7 +153,7 @@ class Checkpoints:
             )
 
     def _write(self, file: CheckpointFile) -> str:
-        """Write the state; say why not where that fails."""
+        """Write the state; return a failure's reason."""
         try:
             state, tensors = taken(self._trainer, self._progress, self._training)
             file.write(tensors, json.loads(state.model_dump_json()), state.progress.steps)
@@ -167,5 +164,5 @@ class Checkpoints:
         return ""
 
     def end(self) -> None:
-        """Keep nothing from now on: what is trained on is no more what the training began with."""
+        """Stop writing: newer annotations are not part of the identity."""
         self._file = None

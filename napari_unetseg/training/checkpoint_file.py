@@ -1,4 +1,4 @@
-"""The file that a training's state is kept in, from which another process goes on."""
+"""Checkpoint file, from which another process resumes a training."""
 
 from __future__ import annotations
 
@@ -19,16 +19,14 @@ if TYPE_CHECKING:
 
     from napari_unetseg.core.file_locks import LockOwner
 
-__all__ = ["SUFFIX", "CheckpointFile"]
-
 SUFFIX = ".checkpoint"
 RANDOM = "[a-z0-9_]" * 8
-"""What `atomic_path` adds to the names of temporary files."""
+"""Random part of the temporary file names of `atomic_path`."""
 POLL_SECONDS = 0.5
 
 
 class CheckpointFile:
-    """A file from which a training goes on that was stopped or killed.
+    """The file of a resumable training.
 
     While it is open as a context no other process can train with it::
 
@@ -38,22 +36,21 @@ class CheckpointFile:
             checkpoint.remove()
 
     A state is written every 30 seconds (less often where that would take more than 1 % of the
-    time), and when a `Control` stops the training. It is a safetensors file: nothing in it is run.
-    Of several processes under torchrun the first one reads and writes it.
+    time), and when a `JobControl` stops the training. It is a safetensors file: nothing in it is
+    run.
+    Under torchrun the main process reads and writes it.
 
     Parameters
     ----------
     path
         The file; its folder is made where it does not exist.
     resume
-        Go on from the state in the file, if there is one. False begins anew, and the first state
-        that is written takes the place of that in the file.
+        Resume from the state in the file, if any; False overwrites it.
 
     Attributes
     ----------
     steps
-        Steps that were done in the state that the file holds; None where it holds none of this
-        training.
+        Steps done in the stored state; None without a state of this training.
     """
 
     def __init__(self, path: str | Path, *, resume: bool = True) -> None:
@@ -62,19 +59,19 @@ class CheckpointFile:
         self._lock = file_locks.OutputLock(self.path.with_name(f".{self.path.name}.lock"))
 
     def __enter__(self) -> Self:
-        """Keep others from training with this file.
+        """Lock the file.
 
         Raises
         ------
         TrainingError
-            Another process does.
+            Another process trains with it.
         """
         if world().rank:
             return self
         try:
             owner = self._take()
         except OSError:
-            return self  # the folder cannot be written, which `write` says
+            return self  # `write` reports a folder that cannot be written
         if owner is not None:
             raise TrainingError(
                 f"Another process is training with {self.path} ({owner}); wait until it ends, "
@@ -84,7 +81,7 @@ class CheckpointFile:
         return self
 
     def _take(self) -> LockOwner | None:
-        """Take the lock, or say who has it: whether one on another computer lives, time tells."""
+        """Take the lock; wait until a lock of another computer is known to be stale."""
         end = time.monotonic() + file_locks.STALE_SECONDS + file_locks.TOUCH_SECONDS
         while (owner := self._lock.take()) is not None:
             if owner.is_here or time.monotonic() > end:
@@ -96,7 +93,7 @@ class CheckpointFile:
         self._lock.release()
 
     def _remove_temporary(self) -> None:
-        """Remove what a process that was killed left half written."""
+        """Remove partial files of killed processes."""
         name = f".{glob.escape(self.path.stem[:40])}-{RANDOM}{SUFFIX}"
         for left in self.path.parent.glob(name) if self.path.suffix == SUFFIX else ():
             with suppress(OSError):
@@ -105,7 +102,7 @@ class CheckpointFile:
     def read(
         self,
     ) -> tuple[dict[str, Any], Callable[[model_file.Expected], dict[str, Tensor]]] | None:
-        """What `model_file.read` returns, None where there is nothing to go on from.
+        """What `model_file.read` returns, None without a state to resume.
 
         Raises
         ------
@@ -120,25 +117,25 @@ class CheckpointFile:
             raise self.damaged() from error
 
     def damaged(self) -> TrainingError:
-        """What is raised where the file cannot be used."""
+        """The error for an unusable file."""
         return TrainingError(
             f"Training cannot be resumed from {self.path}: it is damaged, unreadable, or not a "
             "checkpoint of this version; rename it, or start anew with --no-resume."
         )
 
     def write(self, weights: Mapping[str, Tensor], state: Mapping[str, Any], steps: int) -> None:
-        """Write a state, whole or not at all.
+        """Write a state atomically.
 
         Raises
         ------
         UserError
-            The disk is full or the folder cannot be written; the earlier state is as it was.
+            The disk is full or the folder cannot be written; the earlier state is unchanged.
         """
         model_file.write(self.path, weights, state, model_file.CHECKPOINT)
         self.steps = steps
 
     def remove(self) -> None:
-        """Remove the file, when the training has ended and its model is saved."""
+        """Remove the file, once the model is saved."""
         self.steps = None
         with suppress(OSError):
             self.path.unlink()

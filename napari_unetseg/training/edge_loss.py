@@ -12,14 +12,12 @@ from torch.nn import functional
 
 from napari_unetseg.core.labels import IGNORE_INDEX
 
-__all__ = ["edge_loss"]
-
 REACH, NEAR = 5, 3.0
-"""Largest distance of two voxels that are compared, and the scale on which it counts, in voxels."""
+"""Largest distance of two compared voxels, and decay length of its weight, in voxels."""
 PAIRINGS = 12
-"""Directions and distances that a step compares, drawn anew for each."""
+"""Offsets that a step compares, drawn anew for each."""
 MOST_NUMBERS = 2**24
-"""Probabilities, or intensities, that a step compares at most: 64 MiB in each of a few arrays."""
+"""Most probabilities, or intensities, in one comparison: 64 MiB an array."""
 
 
 def edge_loss(image: Tensor, logits: Tensor, target: Tensor) -> Tensor:
@@ -66,7 +64,7 @@ def edge_loss(image: Tensor, logits: Tensor, target: Tensor) -> Tensor:
 def _random_crop(
     image: Tensor, probabilities: Tensor, target: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A random part of the plane, where all of it would take too much memory."""
+    """A random crop in Y and X, where the whole sample would take too much memory."""
     numbers = PAIRINGS * max(image.shape[1], probabilities.shape[1]) * target.numel()
     if numbers <= MOST_NUMBERS:
         return image, probabilities, target
@@ -93,7 +91,6 @@ def _probabilities(logits: Tensor) -> Tensor:
 
 
 def _disagreement(a: Tensor, b: Tensor) -> Tensor:
-    """Probability that the classes of (N, K, *spatial) and (offsets, N, K, *spatial) differ."""
     if a.shape[1] > 1:
         return 1 - (a * b).sum(2)
     return (a + b - 2 * a * b)[:, :, 0]
@@ -107,7 +104,7 @@ def _contrast(image: Tensor) -> Tensor:
 
 
 def _draw_offsets() -> list[tuple[int, int]]:
-    """Pairs of voxels to compare, as offsets along Y and X: near ones more often than far ones."""
+    """Random offsets along Y and X, with near ones more often than far ones."""
     reach = range(-REACH, REACH + 1)
     all_of_them = [(y, x) for y in range(REACH + 1) for x in reach if (y, x) > (0, 0)]
     odds = torch.tensor([math.exp(-(y * y + x * x) / (2 * NEAR**2)) for y, x in all_of_them])

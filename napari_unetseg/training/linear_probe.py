@@ -1,7 +1,7 @@
-"""An answer before the first step: a pretrained body, its norms measured anew, a fitted last layer.
+"""Initial model without a step: pretrained backbone, recalibrated batch norms, linear probe.
 
-The body comes with the program; it was trained on random pictures with random strokes, so that a
-linear classifier on its features separates what strokes tell apart (``benchmarks/pretrain.py``).
+The backbone was trained on synthetic images with random strokes, so that its features are linearly
+separable (``benchmarks/pretrain.py``).
 """
 
 from __future__ import annotations
@@ -24,55 +24,48 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import NetSettings
     from napari_unetseg.models.unet import UNet
 
-__all__ = ["BODY", "LinearProbe", "load_backbone", "recalibrate_batchnorm"]
-
-BODY = Path(__file__).parents[1] / "models" / "body.safetensors"
-BODY_WIDTH, BODY_DEPTH = 16, 4
+BACKBONE = Path(__file__).parents[1] / "models" / "body.safetensors"
+BACKBONE_WIDTH, BACKBONE_DEPTH = 16, 4
 RIDGE = 1e-3
-"""Weight of the squared coefficients of standardised features."""
+"""L2 penalty on the coefficients of standardised features."""
 MOST_VOXELS = 40_000
-"""Labelled voxels that the last layer is fitted to."""
-MEASURED = 384
-"""Voxels along Y and X of each piece that the norms are measured on."""
-ROUNDS = 50
-"""Of the estimate of shares; it has converged long before."""
-LEAST_SHARE = 0.01
-EVERY = 5
-"""Of so many voxels one is looked at for the shares."""
+"""Most labelled voxels in the fit of the last layer."""
+CALIBRATION_EDGE = 384
+"""Edge in Y and X, in voxels, of the crops on which batch norms are recalibrated."""
+EM_ITERATIONS = 50
+"""Iterations of expectation maximisation, far beyond convergence."""
+MIN_PRIOR = 0.01
+PRIOR_STRIDE = 5
+"""Every fifth voxel enters the estimate of class priors."""
 Sample = tuple[Tensor, Tensor]
 
 
 def load_backbone(net: NetSettings) -> dict[str, Tensor] | None:
     """The shipped weights of everything but the last layer, None for another architecture.
 
-    They are those of a 2D U-Net for RGB: other channels get kernels of their sums (`first_layer`),
-    a volume begins plane by plane (`inflate`), and a shallower network takes the upper levels.
-
-    Parameters
-    ----------
-    net
-        The architecture to begin with.
+    They are of a 2D U-Net for RGB: other channels get sums of the kernels (`first_layer`), 3D
+    networks inflated kernels (`inflate`), and shallower ones the upper levels.
     """
-    same = ARCHITECTURES[net.encoder].pretrained and net.width == BODY_WIDTH
+    same = ARCHITECTURES[net.encoder].pretrained and net.width == BACKBONE_WIDTH
     if not same or net.norm != "batch":
         return None
-    if net.depth > BODY_DEPTH or any(level[-2:] != (2, 2) for level in net.strides or ()):
+    if net.depth > BACKBONE_DEPTH or any(level[-2:] != (2, 2) for level in net.strides or ()):
         return None
-    weights = load_file(BODY)
+    weights = load_file(BACKBONE)
     deepest = net.depth - 1
-    body = {}
+    backbone = {}
     for name, tensor in weights.items():
         room, level, *rest = name.split(".")
-        if room == "bottleneck" and net.depth < BODY_DEPTH:
+        if room == "bottleneck" and net.depth < BACKBONE_DEPTH:
             continue
         if room != "bottleneck" and int(level) >= deepest:
             if room != "encoder" or int(level) > deepest:
                 continue
             name = ".".join(["bottleneck", *rest])
-        body[name] = tensor.float()
+        backbone[name] = tensor.float()
     entry = ("encoder.0." if deepest else "bottleneck.") + "0.weight"
-    body[entry] = first_layer(body[entry], net.in_channels)
-    return inflate(body, net) if net.dims == 3 else body
+    backbone[entry] = first_layer(backbone[entry], net.in_channels)
+    return inflate(backbone, net) if net.dims == 3 else backbone
 
 
 @torch.no_grad()
@@ -81,8 +74,7 @@ def recalibrate_batchnorm(
 ) -> None:
     """Measure the mean and variance of each batch norm on these images (C, *spatial).
 
-    What Li et al. 2016 (https://arxiv.org/abs/1603.04779) do to carry a network to other images.
-    The norms of the part ``leave`` stay as they are.
+    AdaBN of Li et al. 2016 (https://arxiv.org/abs/1603.04779). Norms in ``leave`` stay as they are.
     """
     left = set(leave.modules()) if leave is not None else set()
     norms = [m for m in network.modules() if isinstance(m, NORMS) and m not in left]
@@ -94,19 +86,17 @@ def recalibrate_batchnorm(
         for norm in norms:
             norm.train()
             norm.reset_running_stats()
-            norm.momentum = None  # the mean over all images
+            norm.momentum = None  # cumulative mean over all images
         for image in images:
             if image[0].numel() > 1:
-                network(image[None][..., :MEASURED, :MEASURED])
+                network(image[None][..., :CALIBRATION_EDGE, :CALIBRATION_EDGE])
     finally:
         for norm, momentum in zip(norms, usual, strict=True):
             norm.momentum = momentum
 
 
 class LinearProbe:
-    """Fits the last layer to labelled voxels: logistic regression on the network's features.
-
-    The features are computed once, for all voxels of the samples.
+    """Logistic regression on the network's features, written into its last layer.
 
     Parameters
     ----------
@@ -132,12 +122,12 @@ class LinearProbe:
                 known = target != IGNORE_INDEX
                 features.append(found[:, known].T)
                 truth.append(target[known].long())
-                self.everywhere.append(found.flatten(1)[:, ::EVERY])
+                self.everywhere.append(found.flatten(1)[:, ::PRIOR_STRIDE])
         self.features, self.truth = torch.cat(features), torch.cat(truth)
         self._thin_out(max(2, self.head.out_channels))
 
     def _thin_out(self, classes: int) -> None:
-        """Keep so many voxels of each class; what is left of it counts for the rest."""
+        """Subsample the voxels of each class and keep the weight that each stands for."""
         most = max(1, MOST_VOXELS // classes)
         kept = []
         for number in range(classes):
@@ -152,7 +142,7 @@ class LinearProbe:
         self.complete = bool((after > 0).all())
 
     def fit(self, weights: Tensor | None) -> None:
-        """Fit; ``weights`` are those of the classes, (classes,), or None."""
+        """Fit with class weights (classes,), or None."""
         head, outputs = self.head, self.head.out_channels
         middle, spread = self.features.mean(0), self.features.std(0) + 1e-3
         standard = (self.features - middle) / spread
@@ -168,23 +158,24 @@ class LinearProbe:
             head.bias.copy_(bias)
 
     @torch.no_grad()
-    def class_shares(self) -> Tensor:
-        """How much of the images each class covers, (classes,) float32, summing to 1.
+    def estimate_class_priors(self) -> Tensor:
+        """Class priors (classes,) float32 that sum to 1.
 
-        Strokes do not tell: people paint as much of a rare structure as of the background. What
-        the last layer says of all voxels does, where it was fitted with every class counting
-        alike, by expectation maximisation (Saerens, Latinne and Decaestecker 2002,
-        https://doi.org/10.1162/089976602753284446).
+        Strokes do not give them, since rare structures are painted as much as the background. They
+        are
+        estimated from the fitted layer's probabilities by expectation maximisation (Saerens,
+        Latinne
+        and Decaestecker 2002, https://doi.org/10.1162/089976602753284446).
         """
         head = self.head
         assert head.bias is not None
         rows, bias = head.weight.flatten(1), head.bias[:, None]
         said = torch.cat([probabilities(rows @ f + bias) for f in self.everywhere], 1)
         shares = said.new_full((len(said), 1), 1 / len(said))
-        for _ in range(ROUNDS):
+        for _ in range(EM_ITERATIONS):
             likely = said * shares
             shares = (likely / likely.sum(0)).mean(1, keepdim=True)
-        shares = shares[:, 0].clamp(min=min(LEAST_SHARE, 0.1 / len(said)))
+        shares = shares[:, 0].clamp(min=min(MIN_PRIOR, 0.1 / len(said)))
         return (shares / shares.sum()).cpu()
 
 

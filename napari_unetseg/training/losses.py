@@ -22,24 +22,11 @@ from napari_unetseg.training.edge_loss import edge_loss
 if TYPE_CHECKING:
     from napari_unetseg.core.settings import TrainSettings
 
-__all__ = [
-    "LOSSES",
-    "LossInputs",
-    "LossTerm",
-    "Mean",
-    "Means",
-    "WeightInputs",
-    "class_weights",
-    "cross_entropy",
-    "dice_loss",
-    "weighted_sum",
-]
-
 LARGEST_WEIGHT = 20.0
 TINY = 1e-30
 """Divisor where nothing is labelled."""
 TRUST = 0.5
-"""How far estimated class priors are believed: 0 not at all, 1 as if they were known."""
+"""Exponent of the class priors: 0 ignores them, 1 takes them as exact."""
 
 
 class Mean(NamedTuple):
@@ -59,28 +46,19 @@ Means = dict[str, tuple[float, Mean]]
 
 @dataclass(frozen=True)
 class LossInputs:
-    """What a loss term is computed from, on one device.
-
-    Attributes
-    ----------
-    images
-        (N, C, *spatial) float32, augmented.
-    logits
-        (N, K, *spatial); K = 1 for background and one structure.
-    targets
-        (N, *spatial) uint8 class indices, `IGNORE_INDEX` where nothing is labelled.
-    class_weights
-        (classes,) weight of each class, or None.
-    distilled
-        Logits of the network and of the earlier model, and targets with `distillation.HELD_OUT`, of
-        those samples that are distilled; None where there are none.
-    """
+    """What a loss term is computed from, on one device."""
 
     images: Tensor
+    """(N, C, *spatial) float32, augmented."""
     logits: Tensor
+    """(N, K, *spatial); K = 1 for background and one structure."""
     targets: Tensor
+    """(N, *spatial) uint8 class indices, `IGNORE_INDEX` where nothing is labelled."""
     class_weights: Tensor | None = None
+    """(classes,) weight of each class, or None."""
     distilled: tuple[Tensor, Tensor, Tensor] | None = None
+    """Logits of the network and of the earlier model, and targets with `distillation.HELD_OUT`, of
+    those samples that are distilled; None where there are none."""
 
     @cached_property
     def labelled(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,14 +76,14 @@ class WeightInputs:
 
     ``label_amount`` (0 to 1) grows with the number of labelled voxels; ``edge_ramp`` (0 to 1) rises
     over the first steps from random weights; ``has_strokes`` is False where all masks are full;
-    ``has_teacher`` is True where an earlier model is distilled.
+    ``distils`` is True where an earlier model is distilled.
     """
 
     settings: TrainSettings
     label_amount: float = 1.0
     edge_ramp: float = 1.0
     has_strokes: bool = True
-    has_teacher: bool = False
+    distils: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +146,7 @@ def _edges(batch: LossInputs) -> Mean:
 LOSSES = (
     LossTerm("cross_entropy", lambda _: 1.0, cross_entropy),
     LossTerm("dice", lambda x: float(x.settings.dice), dice_loss),
-    LossTerm(
-        "distillation", lambda x: x.settings.distillation_weight * x.has_teacher, _distillation
-    ),
+    LossTerm("distillation", lambda x: x.settings.distillation_weight * x.distils, _distillation),
     LossTerm(
         "edges",
         lambda x: x.settings.edge_loss_weight * x.label_amount * x.edge_ramp * x.has_strokes,
@@ -188,22 +164,21 @@ def class_weights(voxels: Tensor, class_priors: Tensor | None = None) -> Tensor:
     voxels
         (classes,) labelled voxels of each class in what is sampled.
     class_priors
-        (classes,) estimated fraction of the images that each class covers. A class is then weighted
-        by the square root of its prior: without it a rare structure, of which as much is painted as
-        of the background, grows beyond its edges, where hardly any background is painted.
+        (classes,) estimated fraction of the images that each class covers. Without them a rare
+        structure, which is painted as much as the background, grows beyond its edges.
 
     Returns
     -------
     Tensor
-        (classes,) float32; the mean over the labelled voxels is 1 unless the largest weight,
-        twenty times the smallest, cuts it.
+        (classes,) float32; their mean over the labelled voxels is 1 unless the largest weight is
+        clipped to twenty times the smallest.
     """
-    share = voxels.float() / voxels.sum().clamp(min=1)
-    weights = 1.0 / share.clamp(min=1e-6)
+    fraction = voxels.float() / voxels.sum().clamp(min=1)
+    weights = 1.0 / fraction.clamp(min=1e-6)
     if class_priors is not None:
         weights = weights * class_priors.to(weights) ** TRUST
     weights = weights.clamp(max=LARGEST_WEIGHT * float(weights.min()))
-    return weights / (weights * share).sum()
+    return weights / (weights * fraction).sum()
 
 
 def weighted_sum(means: Means) -> Tensor:

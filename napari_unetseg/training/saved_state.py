@@ -1,7 +1,6 @@
-"""The state of a training between two steps: taken of it, and given back to another process.
+"""State of a training between two steps: captured and restored.
 
-All that a step or an epoch changes is here. Random numbers need no state: samples follow from the
-seed, the step and their number.
+Random numbers need no state, since samples follow from seed, step and number.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from napari_unetseg.core.metrics import Scores
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from napari_unetseg.training.trainer import Trainer
     from napari_unetseg.training.training_state import TrainingState
 
-__all__ = ["Identity", "SavedState", "Tensors", "expected", "give_back", "taken"]
-
 Tensors = dict[str, Tensor]
 
 
@@ -35,18 +32,18 @@ class _State(BaseModel):
 
 
 class Identity(_State):
-    """Which training a state is of; what differs is said."""
+    """Identity of the training that a state belongs to."""
 
     version: str
     settings: dict[str, Any]
     model: str
-    """The id of the model that it went on from, or nothing."""
+    """Id of the initial model, or empty."""
     images: str
     labels: str
     plan: str
 
     def differs_from(self, other: Identity) -> str:
-        """What is not the same, in words; nothing if it is one training."""
+        """The first difference, in words; empty if both are the same training."""
         if self.version != other.version:
             return f"started by napari-unetseg {self.version}, but this is {other.version}"
         if self.settings != other.settings:
@@ -64,18 +61,20 @@ class Identity(_State):
 
 
 class TrainerFields(_State):
-    """The attributes of `Trainer` that change, but for tensors."""
+    """What of a trainer is saved beside its weights."""
 
     steps: int
     batch: int
     patch: tuple[int, ...]
     lr_backoff: float
     frozen_batchnorm: bool
-    shares: tuple[float, ...] | None
+    class_priors: tuple[float, ...] | None = Field(
+        validation_alias=AliasChoices("class_priors", "shares")
+    )
 
 
 class TrainingStateFields(_State):
-    """The attributes of `TrainingState` that change, but for the weights it keeps."""
+    """Where a training stands."""
 
     steps: int
     epochs: int
@@ -92,16 +91,16 @@ class TrainingStateFields(_State):
 
 
 class Kept(_State):
-    """Weights by their number in the file, with their scores."""
+    """Number of stored weights, with their scores."""
 
     weights: int
     scores: Scores | None
 
 
 class SavedState(_State):
-    """A training between two steps, but for the tensors.
+    """A training between two steps, without the tensors.
 
-    What newer annotations change is not in it, since they end the checkpoints of a training.
+    Newer annotations are not part of it, since they end checkpointing.
     """
 
     training: Identity
@@ -111,10 +110,10 @@ class SavedState(_State):
     best: Kept | None
     safe: int
     initial: int | None
-    """Where the initial weights are among those kept; None where nothing asks for them again."""
+    """Number of the initial weights; None where they are no longer needed."""
     scaler: dict[str, int | float]
     optimized: tuple[str, ...]
-    """Parameters of which the optimiser remembers something."""
+    """Parameters with optimiser state."""
 
 
 def taken(
@@ -155,7 +154,7 @@ def taken(
 
 
 def _optimizer(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
-    """What the optimiser remembers of each parameter: its steps, and means of its gradient."""
+    """Optimiser state of each parameter: steps and moments of its gradient."""
     state = trainer.optimizer.state
     return {n: state[p] for n, p in trainer.network.named_parameters() if state.get(p)}
 
@@ -174,14 +173,13 @@ def expected(state: SavedState, trainer: Trainer) -> Expected:
 
 
 def _numbers(state: SavedState) -> list[int]:
-    """Which weights are kept besides the newest ones."""
     return sorted({state.safe, *([state.best.weights] if state.best else [])})
 
 
 def give_back(
     state: SavedState, tensors: Mapping[str, Tensor], trainer: Trainer, progress: TrainingState
 ) -> None:
-    """Make a new trainer and its progress what those were that a state was taken of."""
+    """Restore a state into a new trainer and training state."""
 
     def group(name: str) -> Tensors:
         names = trainer.network.state_dict()
@@ -191,7 +189,7 @@ def give_back(
     trainer.ema_network.load_state_dict(group("ema"))
     _give_optimizer(state, tensors, trainer)
     _set(trainer, state.trainer)
-    trainer.use(trainer.data)  # class weights follow from what was set
+    trainer.use(trainer.data)  # updates the class weights
     _set(progress, state.progress)
     progress.seconds_before = state.seconds
     sets = {n: group(f"kept {n}") for n in _numbers(state)}
@@ -203,7 +201,7 @@ def give_back(
 
 
 def _give_optimizer(state: SavedState, tensors: Mapping[str, Tensor], trainer: Trainer) -> None:
-    """Fill the optimiser; its tensors lie in memory as their parameters do, which it relies on."""
+    """Fill the optimiser; its moments need the memory layout of their parameters."""
     parameters = dict(trainer.network.named_parameters())
     for name in state.optimized:
         parameter = parameters[name]

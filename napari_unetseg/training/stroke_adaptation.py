@@ -1,8 +1,8 @@
-"""An answer to newer strokes: the model shown, moved towards them while its mask stays as good.
+"""Fast adaptation of the shown model to newer strokes.
 
-A training needs many steps until its averaged weights score better than the best so far. Somebody
-who paints where the mask is wrong wants to see it change. So a copy of the model shown learns for a
-few steps around what was painted; then weights on the line between the two are looked at.
+EMA weights take many steps to beat the best checkpoint, but a painter wants to see the mask change.
+So a copy of the shown model is trained briefly around the newer strokes; then weights interpolated
+between the two are evaluated.
 """
 
 from __future__ import annotations
@@ -24,76 +24,72 @@ if TYPE_CHECKING:
     from napari_unetseg.training.batch_sampler import Batch
     from napari_unetseg.training.trainer import Trainer, Weights
 
-__all__ = ["FEW", "SLACK", "StrokeAnswer", "as_good"]
-
 STEPS, BATCH, NEWER = 8, 4, 2
-"""Steps that the copy learns for, samples of each at most, and those of them with newer strokes."""
-LOOKED_AT = 8
-"""Samples around newer strokes that tell how well weights fit them."""
-HALVINGS = 4
-"""How closely it is looked for how far towards the copy it takes."""
+"""Steps of the copy, its largest batch, and samples with newer strokes in a batch."""
+EVALUATED_CROPS = 8
+"""Crops around newer strokes on which weights are evaluated."""
+BISECTIONS = 4
+"""Bisection steps of the interpolation weight."""
 SLACK = 0.02
-"""By how much soft Dice may be lower: who was told to be wrong is less sure, also where it is
-right. Dice itself must not be."""
-FEW = 0.1
-"""Share of newer voxels that may be wrong without an answer: the rim of a stroke is often beside
-what it is meant for."""
+"""Soft Dice may be lower by this much, since corrected models are less certain; Dice may not."""
+TOLERATED_ERROR = 0.1
+"""Fraction of newer voxels that may be wrong without adaptation, since stroke rims are imprecise.
+"""
 STREAM = 2**20
-"""Keeps the random numbers of answers apart from those of steps."""
+"""Separates the random numbers of adaptations from those of steps."""
 
 
-def as_good(scores: Scores, than: Scores, soft_dice: float) -> bool:
-    """Whether a mask may take the place of another one, both scored on the same blocks.
+def no_worse(scores: Scores, than: Scores, soft_dice: float) -> bool:
+    """Whether new weights may replace the shown ones, scored on the same blocks.
 
     Parameters
     ----------
     scores, than
-        Of the new weights and of those shown: Dice of no structure may be lower.
+        Of the new and of the shown weights: Dice of no structure may be lower.
     soft_dice
-        The best that a model of this training had on these blocks: the new one may be lower by
-        `SLACK` at most, however many answers came before.
+        Best value of this training; the new one may be lower by `SLACK` at most, so that repeated
+        adaptations do not add up.
     """
     pairs = zip(scores.dice, than.dice, strict=True)
     kept = all(math.isnan(old) or new >= old for new, old in pairs)
     return kept and scores.soft_dice >= soft_dice - SLACK
 
 
-class StrokeAnswer:
-    """A copy of a network that learns newer strokes.
+class StrokeAdaptation:
+    """A copy of the shown network that is trained on newer strokes.
 
     Parameters
     ----------
     trainer
-        Has the data and the loss, with the teacher that the copy is held to. It is not changed.
+        Provides data and loss; it is not changed.
     shown
-        Weights of the model shown, where the copy begins.
+        Weights of the shown model.
     newer
-        What was painted since, at least one voxel.
+        Newly labelled voxels, at least one.
     number
-        Which of a training's answers this is, for its random numbers.
+        Number of this adaptation in the training, for its random numbers.
     """
 
     def __init__(self, trainer: Trainer, shown: Weights, newer: VoxelIndices, number: int) -> None:
         self.trainer, self.shown, self.newer = trainer, shown, newer
         self._seed = [trainer.settings.seed, STREAM, number]
-        self._ends = np.cumsum([len(places) for _, places in newer])
-        self._samples = self._look()
+        self._ends = np.cumsum([len(indices) for _, indices in newer])
+        self._samples = self._crops()
 
-    def _place(self, number: int) -> VoxelIndex:
-        """A newer voxel, by its number."""
+    def _voxel(self, number: int) -> VoxelIndex:
         which = int(np.searchsorted(self._ends, number, side="right"))
-        plane, places = self.newer[which]
-        return plane, int(places[number - self._ends[which]])
+        plane, indices = self.newer[which]
+        return plane, int(indices[number - self._ends[which]])
 
-    def _look(self) -> tuple[Tensor, Tensor]:
-        """Images (N, C, *patch) around newer strokes, and targets (N, *patch) with these alone."""
+    def _crops(self) -> tuple[Tensor, Tensor]:
+        """Images (N, C, *patch) around newer strokes, targets (N, *patch) of newer labels alone."""
         trainer, rng = self.trainer, np.random.default_rng(self._seed)
         images, targets = [], []
         only = {id(plane): np.full_like(plane.train, IGNORE_INDEX) for plane, _ in self.newer}
-        for plane, places in self.newer:
-            np.put(only[id(plane)], places, plane.train.reshape(-1)[places])
-        for number in np.unique(np.linspace(0, self._ends[-1] - 1, LOOKED_AT).astype(int)):
-            plane, anchor = self._place(int(number))
+        for plane, indices in self.newer:
+            np.put(only[id(plane)], indices, plane.train.reshape(-1)[indices])
+        for number in np.unique(np.linspace(0, self._ends[-1] - 1, EVALUATED_CROPS).astype(int)):
+            plane, anchor = self._voxel(int(number))
             image, target = trainer.data.crop_patch(
                 plane, anchor, trainer.patch, rng, labels=only[id(plane)]
             )
@@ -103,7 +99,7 @@ class StrokeAnswer:
 
     @torch.inference_mode()
     def wrong(self, weights: Weights) -> float:
-        """Share of the newer voxels that are looked at that these weights have wrong."""
+        """Fraction of the sampled newer voxels that these weights get wrong."""
         images, targets = self._samples
         network = self.trainer.network_of(weights).folded()
         logits = torch.cat([network(image[None]) for image in images])
@@ -113,13 +109,13 @@ class StrokeAnswer:
         return float((logits.argmax(1) != targets)[known].float().mean())
 
     def learn(self, between: Callable[[], object]) -> Weights:
-        """What the copy knows after its steps; ``between`` is called before each, and may raise."""
+        """Weights after `STEPS` steps; ``between`` is called before each, and may raise."""
         trainer = self.trainer
         network = trainer.network_of(self.shown)
         for name, parameter in trainer.network.named_parameters():
             network.get_parameter(name).requires_grad_(parameter.requires_grad)
         network.train()
-        for module in network.modules():  # as in prediction: so few samples measure nothing
+        for module in network.modules():  # so few samples give no batch statistics
             if isinstance(module, NORMS):
                 module.eval()
         trained = [p for p in network.parameters() if p.requires_grad]
@@ -129,7 +125,7 @@ class StrokeAnswer:
             between()
             rate = trainer.settings.learning_rate * trainer.lr_scale
             optimizer.param_groups[0]["lr"] = rate * min(1, (step + 1) / 3) * (1 - step / STEPS)
-            loss = trainer.loss(network, self._key(step), *self._draw(step))
+            loss = trainer.loss(network, self._key(step), *self._batch(step))
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             scaler.unscale_(optimizer)
@@ -138,35 +134,32 @@ class StrokeAnswer:
             scaler.update()
         return trainer.copied(network)
 
-    def _draw(self, step: int) -> Batch:
-        """A batch: some of it around newer strokes, in turns where it is a single sample."""
+    def _batch(self, step: int) -> Batch:
+        """A batch with some samples around newer strokes; of size 1, every other step."""
         rng = np.random.default_rng([*self._seed, step])
         batch = min(self.trainer.batch, BATCH)
         newer = min(NEWER, batch // 2) or (step + 1) % 2
-        places = [self._place(int(rng.integers(self._ends[-1]))) for _ in range(newer)]
-        return self.trainer.sampler.batch(self._key(step), range(batch), places)
+        indices = [self._voxel(int(rng.integers(self._ends[-1]))) for _ in range(newer)]
+        return self.trainer.sampler.batch(self._key(step), range(batch), indices)
 
     def _key(self, step: int) -> tuple[int, int]:
         return STREAM + self._seed[-1], step
 
-    def least(self, learned: Weights) -> Weights | None:
-        """The weights nearest to the model shown that have half right of what that has wrong.
-
-        They lie on the line to what was learned; None where not even that has so much right.
-        """
+    def smallest_change(self, learned: Weights) -> Weights | None:
+        """The interpolated weights nearest to the shown ones that halve their errors, or None."""
         wrong = self.wrong(self.shown)
         if self.wrong(learned) > wrong / 2:
             return None
         low, high = 0.0, 1.0
-        for _ in range(HALVINGS):
+        for _ in range(BISECTIONS):
             middle = (low + high) / 2
             enough = self.wrong(self._towards(learned, middle)) <= wrong / 2
             low, high = (low, middle) if enough else (middle, high)
         return self._towards(learned, high)
 
-    def _towards(self, learned: Weights, share: float) -> Weights:
-        """Weights on the line from the model shown to what was learned, which is at 1."""
+    def _towards(self, learned: Weights, weight: float) -> Weights:
+        """Linear interpolation from the shown weights (0) to the trained copy (1)."""
         return {
-            name: torch.lerp(value, learned[name], share) if value.is_floating_point() else value
+            name: torch.lerp(value, learned[name], weight) if value.is_floating_point() else value
             for name, value in self.shown.items()
         }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
+from napari_unetseg.core.events import finish
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.settings import TrainSettings
 from napari_unetseg.runtime.distributed import world
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
     from napari_unetseg.training.checkpoint_file import CheckpointFile
 
-__all__ = ["train", "train_events"]
-
 
 def train_events(
     pairs: Sequence[AnnotatedImage],
@@ -33,9 +32,9 @@ def train_events(
 ) -> Generator[Event, None, Model]:
     """Train a U-Net on annotated images.
 
-    Under torchrun the processes train one model together, with the same arguments: a step is that
-    of one process with all its samples. The first one yields the events, obeys the control and
-    says when it is over; all return the same model. Newer annotations are not taken then.
+    Under torchrun the processes train one model together, with the same arguments; the main process
+    yields the events and obeys the control, and all return the same model. Newer annotations are
+    not taken then.
 
     Parameters
     ----------
@@ -44,23 +43,23 @@ def train_events(
     settings
         What to train and for how long.
     structures
-        Names and colours of the structures' numbers. If any are given, others that ``init`` knows
-        and nothing is labelled of are not kept.
+        Names and colours of the structures' numbers. If any are given, unlabelled others of
+        ``init``
+        are dropped.
     init
-        A model to go on from; other structures, channels or a third dimension are adapted. Of
-        strokes, and of labels of a single class, it keeps what else it knows.
+        Initial model; its weights are adapted to other structures, channels or a third dimension.
+        With strokes, or labels of a single class, its other classes are kept.
     control
-        Stops the training after the step at hand, sets its threads, brings newer annotations.
+        Stops the training after a step, sets its threads, brings newer annotations.
     checkpoint
-        Where the training is kept, so that it goes on after its process was stopped or killed: the
-        same images, labels and settings go on from the state in the file. It is kept until the
-        caller removes it, and no longer once newer annotations came.
+        File from which the same training (images, labels, settings) is resumed after a stop or a
+        kill. The caller removes it; newer annotations end it.
 
     Yields
     ------
     Event
-        `Notice`, one `Prepared`, `StepDone`, `EpochDone`, `Improved` whenever there is a better
-        model to show, `Renewed` when newer annotations came, and last one `TrainingDone`.
+        `Notice`, one `TrainingPrepared`, `StepDone`, `EpochDone`, `ModelImproved` whenever there is
+        a better model to show, `AnnotationsUpdated`, and last one `TrainingDone`.
 
     Returns
     -------
@@ -77,7 +76,7 @@ def train_events(
     with kept_memory():
         events = _train(pairs, settings, structures, init, control, checkpoint)
         if world().rank:
-            return _result(events, lambda _: None)
+            return finish(events, lambda _: None)
         return (yield from events)
 
 
@@ -96,7 +95,7 @@ def _train(
             yield from run.step()
             if run.epoch_ends():
                 yield from run.epoch()
-            yield from run.renew()
+            yield from run.take_annotations()
             yield from run.checkpoints.keep()
         yield from run.checkpoints.keep(now=run.stopped)  # before a last, shorter epoch
         if run.state.steps_since_epoch:
@@ -123,14 +122,4 @@ def train(
         control=control,
         checkpoint=checkpoint,
     )
-    return _result(events, on_event or (lambda _: None))
-
-
-def _result(events: Generator[Event, None, Model], on_event: Callable[[Event], object]) -> Model:
-    """Run to the end, telling of each event."""
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as end:
-            return cast("Model", end.value)
-        on_event(event)
+    return finish(events, on_event or (lambda _: None))

@@ -1,4 +1,4 @@
-"""One network being trained: a step, a score, and the weights to keep."""
+"""Training step, EMA and validation score of one network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from napari_unetseg.runtime.distributed import ProcessGroup
 from napari_unetseg.runtime.llvm_isolation import load_triton_apart
 from napari_unetseg.training.augmentation import Augmenter
 from napari_unetseg.training.batch_sampler import Batch, Key, Prefetcher, Sampler, seeded
-from napari_unetseg.training.distillation import HELD_OUT, Teacher
+from napari_unetseg.training.distillation import HELD_OUT, Distillation
 from napari_unetseg.training.linear_probe import LinearProbe, load_backbone, recalibrate_batchnorm
 from napari_unetseg.training.losses import (
     LOSSES,
@@ -41,35 +41,34 @@ if TYPE_CHECKING:
     from napari_unetseg.models.unet import UNet
     from napari_unetseg.training.training_plan import TrainingPlan
 
-__all__ = ["NotFiniteError", "Trainer", "Weights"]
-
 EMA_DECAY = 0.99
-"""Share of the averaged weights that a step leaves as they are."""
+"""Fraction of the EMA weights that a step keeps."""
 EMA_DECAY_FROM_INIT = 0.97
-"""The same in the first steps of a training that goes on, so that new strokes show in seconds."""
+"""The same in the first steps from an initial model, so that new strokes show in seconds."""
 FULL_LR_VOXELS, MIN_LR_SCALE = 16_000, 0.2
-"""Labelled voxels from which a pretrained network learns at the full rate: with fewer it is changed
-less, as the square root of their number, since it would learn them by heart."""
+"""Labelled voxels from which pretrained weights train at the full learning rate; with fewer it is
+scaled by the square root of their number, against overfitting.
+"""
 EDGE_RAMP_STEPS = 200
-"""Steps after which a network whose decoder began with random weights is drawn to edges in full."""
+"""Steps over which the edge loss rises to its full weight from random decoder weights."""
 CHANNELS_LAST_DEVICES = ("cpu", "cuda")
-"""Devices that train faster with channels last and a fused optimiser. On MPS some norms learn
-wrongly from channels last (https://github.com/pytorch/pytorch/issues/175189)."""
+"""Devices that train faster with channels last and a fused optimiser; on MPS some norms are wrong
+with channels last (https://github.com/pytorch/pytorch/issues/175189).
+"""
 PREFETCHING, MOST_THREADS = ("cuda",), 4
-"""Devices on which samples are drawn beside a step, and by how many threads at most: on a CPU the
-step itself needs them."""
+"""Devices on which batches are prefetched, and the most threads; on a CPU the step needs them."""
 SMALLEST_PATCH = 32
 Weights = dict[str, Tensor]
 
 
 class NotFiniteError(Exception):
-    """The loss of a step or its gradient was no number; the weights were not changed."""
+    """The loss or its gradient is NaN or infinite; the weights were not changed."""
 
 
 class Trainer:
-    """A network, its optimiser (AdamW, Loshchilov and Hutter 2019) and its averaged weights.
+    """A network, its optimiser (AdamW, Loshchilov and Hutter 2019) and its EMA.
 
-    Of several processes each has the same network, and learns from its share of the samples.
+    Under torchrun each process has the same network and its shard of the samples.
     """
 
     def __init__(
@@ -79,7 +78,7 @@ class Trainer:
         settings: TrainSettings,
         device: torch.device,
         weights: Mapping[str, Tensor] | None = None,
-        shares: tuple[float, ...] | None = None,
+        class_priors: tuple[float, ...] | None = None,
         group: ProcessGroup | None = None,
     ) -> None:
         load_triton_apart()
@@ -92,7 +91,7 @@ class Trainer:
         if weights is None and settings.pretrained:
             weights = load_backbone(plan.net)
         self.pretrained = self.frozen_batchnorm = self.decoder_pretrained = weights is not None
-        self.shares = shares
+        self.class_priors = class_priors
         if weights is not None:
             self.network.load_state_dict(dict(weights), strict=self.from_init)
         if not self.from_init and settings.encoder_weights is not None:
@@ -105,7 +104,7 @@ class Trainer:
         self.layout = torch.channels_last if last else torch.contiguous_format
         self.network.to(device).to(memory_format=self.layout)
         self.ema_network = copy.deepcopy(self.network).eval().requires_grad_(False)
-        self.teacher: Teacher | None = None
+        self.distillation: Distillation | None = None
         self.augment = Augmenter(settings.augment, data.dims)
         ahead = device.type in PREFETCHING
         self.prefetcher = Prefetcher(min(MOST_THREADS, default_threads()) if ahead else 0)
@@ -114,13 +113,13 @@ class Trainer:
         self.steps = 0
         self._parallel: nn.Module | None = None
         self._rehearsed: tuple[int, tuple[int, ...]] | None = None
-        self.follows_from = 0 if self.from_init else None
+        self.ema_restart = 0 if self.from_init else None
         self.lr_backoff = 1.0
         self._freeze()
         self._new_optimizer()
 
     def use(self, data: TrainingDataset) -> None:
-        """Train and score on these data from now on."""
+        """Train and validate on this dataset from now on."""
         self.data = self.validator.data = data
         self._set_class_weights()
         self.label_amount = min(
@@ -128,29 +127,27 @@ class Trainer:
         )
         self.lr_scale = self.label_amount if self.pretrained else 1.0
 
-    def teacher_of(self, weights: Weights, seen: Collection[str]) -> Teacher | None:
-        """What these weights say of images with these fingerprints, or with corrections.
+    def distillation_of(self, weights: Weights, seen: Collection[str]) -> Distillation | None:
+        """Distillation of these weights in images with these fingerprints, or with corrections.
 
-        Their mask could be seen, so that what was painted since is where it was wrong. None where
-        the settings ask for no teacher.
+        None where the settings switch it off.
         """
         hold = self.settings.distillation_weight
-        return Teacher(self.network_of(weights), self.data, seen) if hold else None
+        return Distillation(self.network_of(weights), self.data, seen) if hold else None
 
-    def distill_from(self, teacher: Teacher | None) -> None:
-        """Hold on to what a teacher says; the averaged weights follow faster for some steps."""
-        self.teacher, self.follows_from = teacher, self.steps
+    def distill_from(self, distillation: Distillation | None) -> None:
+        """Distil an earlier model; the EMA is faster for some steps."""
+        self.distillation, self.ema_restart = distillation, self.steps
 
     def _set_class_weights(self) -> None:
-        """Weigh the classes by what is labelled and by what they are thought to cover."""
         self.class_weights = None
         if self.settings.class_weighting:
-            shares = None if self.shares is None else torch.tensor(self.shares)
-            weights = class_weights(torch.from_numpy(self.data.counts), shares)
+            class_priors = None if self.class_priors is None else torch.tensor(self.class_priors)
+            weights = class_weights(torch.from_numpy(self.data.counts), class_priors)
             self.class_weights = weights.to(self.device)
 
     def fit_head(self, *, recalibrate: bool, between: Callable[[], object] = lambda: None) -> None:
-        """Give an answer without a step: fit the last layer to the labelled voxels.
+        """Make an initial model without a step: fit the last layer to the labelled voxels.
 
         ``recalibrate`` first measures the batch norms on these images. ``between`` is called before
         each image, and may raise to end it.
@@ -170,30 +167,30 @@ class Trainer:
                 frozen = self.network.encoder if self.frozen else None
                 recalibrate_batchnorm(self.network, (image for image, _ in each()), frozen)
             head = LinearProbe(self.network, each())
-            self.shares = None
+            self.class_priors = None
             self._set_class_weights()
             head.fit(self.class_weights)
             if self.settings.class_weighting and head.complete:
-                self.shares = tuple(head.class_shares().tolist())
+                self.class_priors = tuple(head.estimate_class_priors().tolist())
                 self._set_class_weights()
                 head.fit(self.class_weights)
         self.ema_network.load_state_dict(self.network.state_dict())
 
     def broadcast_fitted_head(self) -> None:
-        """Take over what the first process has found with `fit_head`."""
+        """Copy the main process's result of `fit_head` to all."""
         self.group.broadcast(self.network.state_dict().values())
         classes = len(self.data.classes.numbers)
-        mine = self.shares or (math.nan,) * classes
-        shares = self.group.broadcast_numbers(*mine)
-        self.shares = None if math.isnan(shares[0]) else shares
+        mine = self.class_priors or (math.nan,) * classes
+        class_priors = self.group.broadcast_numbers(*mine)
+        self.class_priors = None if math.isnan(class_priors[0]) else class_priors
         self._set_class_weights()
         self.ema_network.load_state_dict(self.network.state_dict())
         self.frozen_batchnorm = self.pretrained
 
     def undo_fit(self) -> None:
-        """Be as before `fit_head`, which did not come to its end."""
+        """Restore the state before `fit_head`, which was interrupted."""
         self.network.load_state_dict(self.ema_network.state_dict())
-        self.shares = None
+        self.class_priors = None
         self._set_class_weights()
         release_memory(self.device)
 
@@ -212,7 +209,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.device.type == "cuda")
 
     def _set_mode(self) -> None:
-        """Train; the norms of pretrained weights stay as they were measured, as in prediction."""
+        """Training mode; pretrained batch norms keep their statistics, as in prediction."""
         self.network.train()
         if self.frozen:
             self.network.encoder.eval()
@@ -224,9 +221,9 @@ class Trainer:
     # -- a step ------------------------------------------------------------------------------------
 
     def step(self, rate: float) -> dict[str, float]:
-        """One optimiser step at ``rate`` times the learning rate; returns the terms of the loss.
+        """Do one step at ``rate`` times the learning rate; return the weighted loss terms.
 
-        The terms, by name, are weighted and are means over all processes.
+        They are means over all processes, by name.
 
         Raises
         ------
@@ -260,8 +257,8 @@ class Trainer:
     def _rehearse(self, batch: Batch) -> None:
         """Take the first step of a size on a copy, without the other processes.
 
-        What does not fit into the memory of one is made smaller by all, which a backward pass that
-        exchanges gradients does not allow.
+        Out of memory in one process must shrink the batch in all, which is impossible inside a
+        backward pass that exchanges gradients.
         """
         if self.group.alone or self._rehearsed == (self.batch, self.patch):
             return
@@ -282,21 +279,21 @@ class Trainer:
 
     @property
     def _sync_batchnorm(self) -> bool:
-        """Whether batch norms see the samples of all processes; PyTorch can on GPUs alone."""
+        """Whether batch norms see all processes' samples; PyTorch can on GPUs alone."""
         return not self.frozen_batchnorm and self.device.type == "cuda"
 
     def _run(self, work: Callable[[], Means]) -> Means:
-        """Do a forward pass; with `SyncBatchNorm` it communicates and cannot be tried again."""
+        """Run a forward pass; with `SyncBatchNorm` it communicates and cannot be repeated."""
         if not self._sync_batchnorm:
             return self.group.run_together(work)
         with self.group.connected():
             return work()
 
     def loss(
-        self, network: UNet, key: Key, images: Tensor, targets: Tensor, held: Tensor
+        self, network: UNet, key: Key, images: Tensor, targets: Tensor, distil: Tensor
     ) -> Tensor:
         """The loss of a network on a `Batch` of this process alone."""
-        means = self._means(network, key, len(images), images, targets, held)
+        means = self._means(network, key, len(images), images, targets, distil)
         return weighted_sum(means)
 
     def _means(
@@ -306,34 +303,35 @@ class Trainer:
         batch: int,
         images: Tensor,
         targets: Tensor,
-        held: Tensor,
+        distil: Tensor,
     ) -> Means:
         """Weight and mean of each loss term on this process's samples.
 
         ``batch`` is the number of samples in all processes.
         """
-        teacher = self.teacher if held.any() else None
+        distillation = self.distillation if distil.any() else None
         images = images.to(self.device, memory_format=self.layout)
-        marked, held = targets.to(self.device), held.to(self.device)
-        targets = marked.masked_fill(marked == HELD_OUT, IGNORE_INDEX) if teacher else marked
+        labels, distil = targets.to(self.device), distil.to(self.device)
+        targets = labels.masked_fill(labels == HELD_OUT, IGNORE_INDEX) if distillation else labels
         seed = self.settings.seed
         with (
             seeded(self.device, seed, *key, batch + 1 + self.group.world.rank),
             torch.autocast(self.device.type, enabled=self.device.type == "cuda"),
         ):
             logits = network(images)
-            said = teacher(images[held]) if teacher else None
-        distilled = None if said is None else (logits[held], said, marked[held])
+            earlier_logits = distillation(images[distil]) if distillation else None
+        distilled = (
+            None if earlier_logits is None else (logits[distil], earlier_logits, labels[distil])
+        )
         inputs = LossInputs(images, logits, targets, self.class_weights, distilled)
         weights = self.loss_weights(self._edge_ramp())
         with seeded(self.device, seed, *key, batch):  # the same in all processes
             return {t.name: (weights[t.name], t.value(inputs)) for t in LOSSES if weights[t.name]}
 
     def _loss(self, means: Means) -> tuple[Tensor, dict[str, float]]:
-        """The loss to learn from, and its terms over all processes.
+        """The loss of this process, and the terms' means over all processes.
 
-        Gradients are averaged over the processes, so that each mean is weighted by this process's
-        part of what it is a mean over.
+        DDP averages gradients, so each mean is scaled by this process's part of its total weight.
 
         Raises
         ------
@@ -353,27 +351,27 @@ class Trainer:
         return values.sum(), losses
 
     def loss_weights(self, edge_ramp: float = 1.0) -> dict[str, float]:
-        """Weight of each term of the loss; less of the edges with few labels or full masks."""
-        strokes, teacher = self.data.has_strokes, self.teacher is not None
-        given = WeightInputs(self.settings, self.label_amount, edge_ramp, strokes, teacher)
+        """Weight of each term of the loss."""
+        strokes, distillation = self.data.has_strokes, self.distillation is not None
+        given = WeightInputs(self.settings, self.label_amount, edge_ramp, strokes, distillation)
         return {term.name: term.weight(given) for term in LOSSES}
 
     def _edge_ramp(self) -> float:
-        """0 to 1: a network with random weights would give every voxel the same class."""
+        """0 to 1, since the edge loss alone makes a random network predict one class everywhere."""
         return 1.0 if self.decoder_pretrained else min(1.0, self.steps / EDGE_RAMP_STEPS)
 
     @property
     def sampler(self) -> Sampler:
-        """Draws samples of what is trained on now."""
-        return Sampler(self.data, self.teacher, self.augment, self.settings, self.patch)
+        """The sampler of the current dataset."""
+        return Sampler(self.data, self.distillation, self.augment, self.settings, self.patch)
 
     def _draw(self) -> Batch:
-        """This process's share of a step's batch."""
+        """This process's shard of a step's batch."""
         numbers = self.group.shard(range(self.batch))
         return self.prefetcher.batch(self.sampler, self.steps, numbers)
 
     def close(self) -> None:
-        """End the threads that draw samples."""
+        """End the sampling threads."""
         self.prefetcher.close()
 
     @torch.no_grad()
@@ -388,16 +386,16 @@ class Trainer:
                 value.copy_(newest[name])
 
     def _ema_warmup_decay(self) -> float:
-        """As `EMA_DECAY`, for the first steps: a model that goes on is changed with more care."""
-        if self.follows_from is not None:
-            steps = self.steps - self.follows_from
+        """EMA decay in the first steps."""
+        if self.ema_restart is not None:
+            steps = self.steps - self.ema_restart
             return max(EMA_DECAY_FROM_INIT, steps / (steps + 3))
         return self.steps / (self.steps + 10)
 
     # -- what was learned --------------------------------------------------------------------------
 
     def weights(self) -> Weights:
-        """A copy of the averaged weights, on the CPU."""
+        """A copy of the EMA weights, on the CPU."""
         return self.copied(self.ema_network)
 
     def copied(self, network: UNet) -> Weights:
@@ -412,16 +410,16 @@ class Trainer:
         return network
 
     def restore(self, weights: Weights) -> None:
-        """Go back to earlier weights after a failed step, and on with a tenth of the rate."""
+        """Go back to earlier weights after a failed step, with a tenth of the learning rate."""
         for network in (self.network, self.ema_network):
             network.load_state_dict(weights)
         self.lr_backoff /= 10.0
         self._new_optimizer()
 
     def shrink(self) -> str:
-        """Take less memory a step; say how. Raises `TrainingError` when nothing is left to cut."""
+        """Reduce batch or patch size; return a sentence. Raises `TrainingError` at the smallest."""
         self.optimizer.zero_grad(set_to_none=True)
-        self._new_optimizer()  # a step that was cut off leaves optimiser and scaler half done
+        self._new_optimizer()  # an interrupted step leaves optimiser and scaler inconsistent
         release_memory(self.device)
         if self.batch > self.group.world.size:
             self.batch = max(self.group.world.size, self.batch // 2)
@@ -440,6 +438,6 @@ class Trainer:
         return f"Not enough memory: continuing with patches of {' × '.join(map(str, smaller))}."
 
     def score(self, weights: Weights | None = None) -> Scores | None:
-        """Scores of these weights, or of the averaged ones, on the validation blocks if any."""
+        """Scores of these weights, by default the EMA, on the validation blocks if any."""
         network = self.ema_network if weights is None else self.network_of(weights)
-        return self.validator.score(network, self.shares)
+        return self.validator.score(network, self.class_priors)

@@ -1,4 +1,4 @@
-"""Events of a training, in the order they happen."""
+"""Events of a training, in order."""
 
 from __future__ import annotations
 
@@ -12,17 +12,6 @@ from napari_unetseg.models.training_record import AutoSetting  # noqa: TC001 - l
 
 if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
-
-__all__ = [
-    "AnnotationsUpdated",
-    "EpochDone",
-    "ModelImproved",
-    "Outcome",
-    "StartedFrom",
-    "StepDone",
-    "TrainingDone",
-    "TrainingPrepared",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +38,7 @@ class TrainingPrepared(Event):
         Patch size in voxels, one number for each spatial axis (ZYX or YX).
     batch
         Patches of a step.
-    choices
+
         What was chosen for these images, with the reasons, in the order to show.
     """
 
@@ -96,33 +85,24 @@ class EpochDone(Event):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelImproved(Event):
-    """A model that is better than what was shown before; show this one from now on.
-
-    Attributes
-    ----------
-    model
-        A whole model, ready to predict; its history ends with the training under way.
-    scores
-        Its scores on the validation blocks, None without any.
-    seconds
-        Time since the start of the training.
-    step
-        Steps done.
-    before
-        What it improved on, scored on the same labels: the model gone on from or the first answer,
-        or what was shown when newer labels came. None where there was nothing, or no score.
-    """
+    """A better model, to be shown from now on."""
 
     model: Model
+    """A whole model, ready to predict; its history ends with the current training."""
     scores: Scores | None
+    """Its scores on the validation blocks, None without any."""
     seconds: float
+    """Time since the start of the training."""
     step: int = 0
+    """Steps done."""
     before: Scores | None = None
+    """Scores, on the same labels, of the model that it replaces: the initial model, or the one
+    shown when newer labels came. None without such a model or score."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnnotationsUpdated(Event):
-    """Newer annotations came, and training goes on with them.
+    """Training continues with newer annotations.
 
     ``voxels`` are labelled now in all; ``step`` and ``seconds`` say when, since the start.
     """
@@ -138,62 +118,51 @@ class Outcome(StrEnum):
     COMPLETED = "completed"
     """All its steps were done."""
     TIME_OVER = "time over"
-    """The time that it was given was over."""
+    """The time limit was reached."""
     LABELS_LEARNED = "labels learned"
-    """What is labelled is right, and there is no score that more steps could improve."""
+    """The labels are fitted, and there is no score that more steps could improve."""
     EARLY_STOPPED = "early stopped"
-    """The score improved no more."""
+    """The score stopped improving."""
     STOPPED = "stopped"
-    """Somebody stopped it."""
+    """The user stopped it."""
     DIVERGED = "diverged"
-    """The loss was no number again and again."""
+    """The loss was NaN repeatedly."""
     FAILED = "failed"
     """A step failed."""
     DISCONNECTED = "disconnected"
-    """The computer that trained cannot be reached any more."""
+    """The remote computer cannot be reached any more."""
 
     @property
     def went_wrong(self) -> bool:
-        """Whether it ended because something failed; what was learned before is kept."""
+        """Whether it ended by a failure; the best model before it is kept."""
         return self in (Outcome.DIVERGED, Outcome.FAILED, Outcome.DISCONNECTED)
 
 
 class StartedFrom(StrEnum):
-    """What a training has before its first step."""
+    """Origin of the weights before the first step."""
 
     MODEL = "model"
-    """A model to go on from."""
+    """A model to continue from."""
     INITIAL_MODEL = "initial model"
-    """A first answer: a model that is fitted to the labels without a step."""
+    """The fitted initial model."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingDone(Event):
-    """The last event of a training.
-
-    Attributes
-    ----------
-    outcome
-        Why it ended.
-    reason
-        The same as a sentence for people.
-    scores
-        Scores of the model that is kept, None without validation blocks.
-    epochs, steps
-        How many were done.
-    seconds
-        Time since its start.
-    before
-        As in `ModelImproved`.
-    kept
-        What the training began with, where nothing better was found and it is kept.
-    """
+    """The last event of a training."""
 
     outcome: Outcome
+    """Why it ended."""
     reason: str
+    """The same as a sentence for people."""
     scores: Scores | None
+    """Scores of the returned model, None without validation blocks."""
     epochs: int
     steps: int
+    """How many were done."""
     seconds: float
+    """Time since its start."""
     before: Scores | None = None
+    """As in `ModelImproved`."""
     kept: StartedFrom | None = None
+    """What the training began with, where nothing better was found and it is kept."""

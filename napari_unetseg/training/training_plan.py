@@ -1,4 +1,4 @@
-"""From settings and data to what a training does: architecture, patch, batch and length."""
+"""Plan of a training: architecture, patch, batch and length, from settings and data."""
 
 from __future__ import annotations
 
@@ -14,21 +14,19 @@ from napari_unetseg.core.settings import NetSettings, TrainSettings
 if TYPE_CHECKING:
     from napari_unetseg.data.dataset import TrainingDataset
 
-__all__ = ["TrainingPlan", "level_strides", "make_plan"]
-
 PATCH_2D = {"cpu": 96, "gpu": 256}
 BATCH_2D = {"cpu": 8, "gpu": 16}
 PATCH_3D = {"cpu": (16, 64, 64), "gpu": (32, 128, 128)}
 BATCH_3D = {"cpu": 1, "gpu": 2}
 EPOCHS = 40
-"""Epochs of a training that nobody limits and that does not end by itself before."""
+"""Epochs of a training without a limit."""
 FEWEST_STEPS, MOST_STEPS = 18, 60
-"""Steps of an epoch: its samples show each labelled voxel about once, within these limits."""
+"""Limits of an epoch's steps; its samples show each labelled voxel about once."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """What a training will do; ``steps`` is 0 when only time ends it."""
+    """A training's architecture, sizes and length; ``steps`` is 0 when only time ends it."""
 
     net: NetSettings
     patch: tuple[int, ...]
@@ -40,7 +38,7 @@ class TrainingPlan:
 def level_strides(
     shape: Sequence[int], spacing: Sequence[float], depth: int
 ) -> tuple[tuple[int, ...], ...]:
-    """Down-sampling of each level: an axis that is coarser or thinner than others keeps its voxels.
+    """Down-sampling of each level for anisotropic voxels and thin volumes.
 
     An axis is halved while at least four voxels of it are left (Y and X always are), and these are
     less than twice as long as those of any other axis that can be halved (Isensee et al. 2021,
@@ -79,14 +77,14 @@ def make_plan(
     device
         Type of device: ``cpu`` or that of a GPU.
     init
-        Architecture of a model to go on from.
+        Architecture of an initial model.
     processes
-        Those that share the patches of a step; each has one at least.
+        Processes that split a batch; each has one patch at least.
 
     Raises
     ------
     UserError
-        The batch that was asked for has fewer patches than there are processes.
+        The batch has fewer patches than there are processes.
     """
     where = "cpu" if device == "cpu" else "gpu"
     shapes = [p.image.spatial_shape(data.dims) for p in data.pairs]
@@ -135,7 +133,7 @@ def _net(
 def _patch(
     net: NetSettings, settings: TrainSettings, where: str, shapes: Sequence[tuple[int, ...]]
 ) -> tuple[int, ...]:
-    """Patch edges: multiples of the stride, no larger than the largest image needs."""
+    """Patch edges: multiples of the stride, at most what the largest image needs."""
     wanted = (PATCH_2D[where],) * 2 if net.dims == 2 else PATCH_3D[where]
     if settings.patch:
         wanted = (*wanted[:-2], settings.patch, settings.patch)

@@ -1,4 +1,4 @@
-"""One training, from reading its dataset to its model."""
+"""One training, from its dataset to its model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from napari_unetseg.models.voxel_sizes import model_spacing, why_other_sizes
 from napari_unetseg.runtime.devices import device_name, pick_device, release_memory, use_threads
 from napari_unetseg.runtime.distributed import ProcessGroup
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
-from napari_unetseg.training.auto_settings import explain
+from napari_unetseg.training.auto_settings import describe_auto_settings
 from napari_unetseg.training.checkpoint import Checkpoints, identity
 from napari_unetseg.training.model_selection import ModelSelection, StoppedError
 from napari_unetseg.training.trainer import NotFiniteError, Trainer, Weights
@@ -51,20 +51,18 @@ if TYPE_CHECKING:
     from napari_unetseg.models.training_record import AutoSetting
     from napari_unetseg.training.checkpoint_file import CheckpointFile
 
-__all__ = ["TrainingRun"]
-
 STOPPED, NO_MEMORY = "stopped", "no memory"
-ANSWERS = (None, STOPPED, NO_MEMORY)
-"""Why there is no first answer; None: there is one."""
+FIT_RESULTS = (None, STOPPED, NO_MEMORY)
+"""Why there is no initial model; None: there is one."""
 MOST_FAILURES = 2
-"""Steps with a loss that is no number, after which a training ends."""
-RESTS = 3.0
-"""Between two times that newer annotations are taken and answered the training gets so many times
-what the earlier one took."""
+"""Steps with a NaN loss after which a training ends."""
+MIN_TRAINING_RATIO = 3.0
+"""Least training time between two updates of annotations, in multiples of the time that one took.
+"""
 
 
 class TrainingRun:
-    """One training from its first look at the data to its model."""
+    """One training, from reading the dataset to the model."""
 
     def __init__(
         self,
@@ -82,63 +80,64 @@ class TrainingRun:
         self.data = read_dataset(pairs, settings, structures, init)
         self.group = ProcessGroup(self.device)
         self.plan, weights, self.adapted = plan_and_weights(init, self.data, settings, self.group)
-        self.goes_on_from = None if self.adapted and not self.data.unlabelled else init
-        shares = init.history[-1].shares if init and init.history and not self.adapted else None
+        self.start_model = None if self.adapted and not self.data.unlabelled else init
+        class_priors = (
+            init.history[-1].class_priors if init and init.history and not self.adapted else None
+        )
         self.trainer = Trainer(
-            self.data, self.plan, settings, self.device, weights, shares, self.group
+            self.data, self.plan, settings, self.device, weights, class_priors, self.group
         )
         self._check_alike()
         clock = None if self.group.alone else lambda: self.seconds
         self.state = TrainingState(self.plan, settings, self.trainer.weights(), clock)
-        if self.goes_on_from:
-            self._hold_to(self.state.initial, None)
+        if self.start_model:
+            self._distill(self.state.initial, None)
         which = partial(identity, self.data, settings, self.plan, init)
         self.checkpoints = Checkpoints(checkpoint, self.trainer, self.state, which)
         self.resumed = self.checkpoints.resume()
-        self.answers = ModelSelection(self.trainer, self.state, self._look_up, self._answered)
-        self.renewed_at, self.renewing = -math.inf, 0.0
+        self.model_selection = ModelSelection(
+            self.trainer, self.state, self._interrupt, self._adapted_model
+        )
+        self.updated_at, self.update_seconds = -math.inf, 0.0
 
-    def _hold_to(self, weights: Weights, before: TrainingDataset | None) -> None:
-        """Hold on to what these weights say of images whose mask was seen: those of earlier data.
+    def _distill(self, weights: Weights, before: TrainingDataset | None) -> None:
+        """Distil these weights in images whose mask was seen: those of earlier data.
 
-        What nothing is labelled of is held everywhere: it is known from these weights alone.
+        Classes without labels are known from these weights alone, so that then every image counts.
         """
         earlier = self.init.history if self.init else ()
         seen = {image.fingerprint for record in earlier for image in record.images}
         for data in (before, self.data if self.data.unlabelled else None):
             seen |= set(() if data is None else data.fingerprints)
-        teacher = self.trainer.teacher_of(weights, seen)
-        if self.data.unlabelled and not (teacher and teacher.planes):
+        distillation = self.trainer.distillation_of(weights, seen)
+        if self.data.unlabelled and not (distillation and distillation.planes):
             raise TrainingError(describe_nothing_to_distill(self.data))
-        self.trainer.distill_from(
-            teacher
-        )  # not before there is one: a failure leaves all as it was
+        self.trainer.distill_from(distillation)
 
     def _check_alike(self) -> None:
-        """Refuse to train together on different images, labels or settings."""
         planes = [(p.index, p.counts.tolist(), len(p.blocks)) for p in self.data.planes]
         settings = self.settings.model_copy(update={"threads": None})
         parts = (settings, self.plan, planes, self.init and self.init.id)
         self.group.require_same([*map(repr, parts), *self.data.fingerprints])
 
     def look(self) -> None:
-        """What time it is, and whether to stop: the first process says so to all."""
+        """Read clock and stop flag; the main process decides for all."""
         elapsed = time.monotonic() - self.started
         self.seconds, stopped = self.group.broadcast_numbers(elapsed, self.control.stopped)
         self.stopped = bool(stopped)
 
     def goes_on(self) -> bool:
-        """Whether there is a step to do."""
+        """Whether to do another step."""
         self.look()
         return not (self.state.over or self.stopped)
 
     def epoch_ends(self) -> bool:
-        """Whether it is time for a score."""
+        """Whether to validate now."""
         self.look()
         return self.state.epoch_over and self.state.steps_since_epoch > 0
 
     def begin(self) -> Generator[Event, None, None]:
-        """Say what will be done; score the model that is gone on from, and answer newer strokes."""
+        """Report the start; score an initial model and adapt it to newer strokes, or fit one."""
         yield from map(Notice, (*self.data.notes, *self.adapted))
         if self.settings.freeze_encoder and not self.trainer.frozen:
             yield Notice(
@@ -159,19 +158,19 @@ class TrainingRun:
         if self.resumed:
             yield from self.resume()
             return
-        if self.goes_on_from is None:
-            yield from self.first_answer()
+        if self.start_model is None:
+            yield from self.initial_model()
             return
         self.state.begin(self.trainer)
-        if self.data.validated and not all(r.scores for r in self.goes_on_from.history):
+        if self.data.validated and not all(r.scores for r in self.start_model.history):
             yield Notice(
                 "An earlier training of this model held out no labels, so its score is too high "
                 "compared with a new model."
             )
-        yield from self.answers.to(self.data.newer_places())
+        yield from self.model_selection.adapt_to(self.data.newer_voxels())
 
     def resume(self) -> Generator[Event, None, None]:
-        """Say what was taken up, and show its best model."""
+        """Report the resumed state and show its best model."""
         state = self.state
         minutes, seconds = divmod(round(state.seconds_before), 60)
         yield Notice(
@@ -183,7 +182,7 @@ class TrainingRun:
             yield ModelImproved(model, scores, state.seconds, state.steps, state.before)
 
     def prepared(self) -> TrainingPrepared:
-        """What was read, what will be done, and what was chosen for it."""
+        """The event before the first step."""
         data, plan = self.data, self.plan
         return TrainingPrepared(
             steps=plan.steps,
@@ -200,35 +199,35 @@ class TrainingRun:
         )
 
     def choices(self) -> tuple[AutoSetting, ...]:
-        """What was chosen for these data, and why."""
+        """Automatically chosen settings, with reasons."""
         device = device_name(self.device)
-        return explain(self.plan, self.data, self.settings, self.trainer, device)
+        return describe_auto_settings(self.plan, self.data, self.settings, self.trainer, device)
 
-    def first_answer(self) -> Generator[Event, None, None]:
-        """A first model without a step, where the device's memory allows it."""
+    def initial_model(self) -> Generator[Event, None, None]:
+        """Fit an initial model without a step, where the device's memory allows it."""
         self.look()
         if self.stopped or not (self.settings.pretrained or self.adapted):
             return
-        found = self._find_answer() if self.group.is_main else None
-        missing = self.group.broadcast_numbers(ANSWERS.index(found))[0]
+        found = self._fit_initial_model() if self.group.is_main else None
+        missing = self.group.broadcast_numbers(FIT_RESULTS.index(found))[0]
         if missing:
             self.trainer.undo_fit()
-            if ANSWERS[int(missing)] == NO_MEMORY:
+            if FIT_RESULTS[int(missing)] == NO_MEMORY:
                 yield Notice(
                     "Not enough memory for an initial model; the first mask appears after "
                     "some steps."
                 )
             return
         self.trainer.broadcast_fitted_head()
-        best = self.state.answer(self.trainer)
+        best = self.state.keep_initial_model(self.trainer)
         yield ModelImproved(self.model("training began"), best.scores, self.state.seconds)
 
-    def _find_answer(self) -> str | None:
-        """Find a first answer; say why there is none."""
+    def _fit_initial_model(self) -> str | None:
+        """Fit an initial model; return why there is none."""
         try:
             ends = (self.plan.net.dims, self.plan.net.in_channels)
             same = self.init is not None and (self.init.dims, self.init.net.in_channels) == ends
-            self.trainer.fit_head(recalibrate=not same, between=self._look_up)
+            self.trainer.fit_head(recalibrate=not same, between=self._interrupt)
         except StoppedError:
             return STOPPED
         except (RuntimeError, MemoryError) as error:
@@ -237,14 +236,14 @@ class TrainingRun:
             return NO_MEMORY
         return None
 
-    def _look_up(self) -> None:
-        """Take the threads that there are now; end the first answer where a stop was asked for."""
+    def _interrupt(self) -> None:
+        """Update the number of threads; raise `StoppedError` after a stop."""
         use_threads(self.control.threads or self.settings.threads)
         if self.control.stopped:
             raise StoppedError
 
     def step(self) -> Generator[Event, None, None]:
-        """One step; what fails is tried again with less memory or a smaller rate."""
+        """One step; after a failure, continue with less memory or a smaller learning rate."""
         use_threads(self.control.threads or self.settings.threads)
         try:
             losses = self.trainer.step(self.state.rate)
@@ -265,14 +264,14 @@ class TrainingRun:
                 yield Notice(self.trainer.shrink())
             except (RuntimeError, MemoryError, TrainingError) as final:
                 alike = self.group.alone or isinstance(final, TrainingError)
-                if self.empty_handed or not alike:
+                if self.untrained or not alike:
                     raise
                 self.state.fail(final)
         else:
             yield self.state.step(losses)
 
     def epoch(self) -> Generator[Event, None, None]:
-        """Score the weights; the best so far are a model to show."""
+        """Validate the EMA weights; the best so far are a model to show."""
         done = self.state.epoch(self.trainer)
         if done.scores is None and self.data.validated:
             yield Notice("Not enough memory: this epoch has no score.")
@@ -281,21 +280,21 @@ class TrainingRun:
             model, before = self.model("training continues"), self.state.before
             yield ModelImproved(model, done.scores, done.seconds, done.step, before)
         else:
-            yield from self.answers.again()
+            yield from self.model_selection.try_newest()
 
-    def renew(self) -> Generator[Event, None, None]:
-        """Take newer annotations, if there are any, and answer them.
+    def take_annotations(self) -> Generator[Event, None, None]:
+        """Train with newer annotations, if any, and adapt the shown model.
 
-        Somebody who paints without a pause would else leave the training no time (`RESTS`).
+        `MIN_TRAINING_RATIO` keeps continuous painting from using up the training time.
         """
         over = self.state.over or self.control.stopped or not self.group.alone
-        rests = self.state.seconds - self.renewed_at >= RESTS * self.renewing
+        rests = self.state.seconds - self.updated_at >= MIN_TRAINING_RATIO * self.update_seconds
         if over or not rests or not (newer := self.control.pop_annotations()):
             return
         start = self.state.seconds
         yield from self._renew(newer)
-        self.renewed_at = self.state.seconds
-        self.renewing = self.renewed_at - start
+        self.updated_at = self.state.seconds
+        self.update_seconds = self.updated_at - start
 
     def _renew(self, newer: Sequence[AnnotatedImage]) -> Generator[Event, None, None]:
         before = self.data
@@ -312,28 +311,27 @@ class TrainingRun:
             yield Notice(f"Training continues with the earlier annotations: {text}", warning=True)
         else:
             self.checkpoints.end()
-            self.state.renew(self.trainer)
+            self.state.update_annotations(self.trainer)
             voxels = self.data.train_voxels + self.data.validation_voxels
             yield AnnotationsUpdated(voxels, self.state.steps, self.state.seconds)
-            yield from self.answers.to(self.data.labels_added_since(before))
+            yield from self.model_selection.adapt_to(self.data.labels_added_since(before))
 
-    def _answered(self, scores: Scores, before: Scores) -> ModelImproved:
-        """A model to show, since newer strokes came."""
+    def _adapted_model(self, scores: Scores, before: Scores) -> ModelImproved:
         model, state = self.model("newer strokes came"), self.state
         return ModelImproved(model, scores, state.seconds, state.steps, before)
 
     def _use(self, data: TrainingDataset, before: TrainingDataset | None = None) -> None:
-        """Learn from these data; hold on to the best model, whose mask of the others was shown."""
+        """Train on a dataset; distil the best model, whose mask of the earlier images was seen."""
         self.data = data
         self.trainer.use(data)
         best = self.state.best
         if before is not None and (best is not None or data.unlabelled):
-            self._hold_to(best.weights if best is not None else self.state.initial, before)
+            self._distill(best.weights if best is not None else self.state.initial, before)
 
     def end(self) -> Generator[Event, None, Model]:
-        """Say why it ended; return the best model."""
+        """Yield the outcome; return the best model."""
         self.look()
-        if self.empty_handed:
+        if self.untrained:
             raise TrainingError(
                 "Training was stopped before its first step; nothing was learned yet."
                 if self.stopped
@@ -347,19 +345,19 @@ class TrainingRun:
         return self.model(done.reason)
 
     @property
-    def empty_handed(self) -> bool:
-        """Whether nothing has been learned yet."""
+    def untrained(self) -> bool:
+        """Whether there is nothing trained to return."""
         state = self.state
         if state.best is None:
             return True
         return (
-            self.goes_on_from is not None
+            self.start_model is not None
             and not state.epochs
             and state.best.weights is state.initial
         )
 
     def model(self, reason: str) -> Model:
-        """The best weights so far with all that is needed to use them."""
+        """The best weights so far as a model, with the training's record."""
         state, data = self.state, self.data
         images = [pair.image for pair in data.pairs]
         spacing, units, spacing_range = model_spacing(images, data.dims)
@@ -373,7 +371,7 @@ class TrainingRun:
             scores=state.best.scores,
             curve=tuple(state.curve),
             images=image_records(data),
-            shares=self.trainer.shares,
+            class_priors=self.trainer.class_priors,
             labelled_voxels=data.train_voxels + data.validation_voxels,
             choices=self.choices(),
             device=device_name(self.device),

@@ -1,4 +1,4 @@
-"""What a training starts from: its dataset, plan and initial weights."""
+"""Starting point of a training: dataset, plan and initial weights."""
 
 from __future__ import annotations
 
@@ -20,14 +20,6 @@ if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
     from napari_unetseg.runtime.distributed import ProcessGroup
 
-__all__ = [
-    "channels_of",
-    "describe_kept_classes",
-    "describe_nothing_to_distill",
-    "plan_and_weights",
-    "read_dataset",
-]
-
 
 def read_dataset(
     pairs: Sequence[AnnotatedImage],
@@ -35,7 +27,7 @@ def read_dataset(
     structures: Sequence[Structure],
     init: Model | None,
 ) -> TrainingDataset:
-    """Read and check images and labels, against the model to go on from if there is one."""
+    """Read and check images and labels, against an initial model if there is one."""
     images = [pair.image for pair in pairs]
     same = bool(init and images and channels_of(init, images[0]) == init.channels)
     known = (
@@ -61,7 +53,7 @@ def read_dataset(
 
 
 def describe_kept_classes(data: TrainingDataset) -> str:
-    """What is not labelled, in a sentence."""
+    """Name the classes without labels in a sentence."""
     names = dict(zip(data.classes.numbers, data.classes.names, strict=True))
     left = [names[number] for number in data.unlabelled]
     what, end = "it" if len(left) == 1 else "them", "" if data.validated else " and has no score"
@@ -70,7 +62,7 @@ def describe_kept_classes(data: TrainingDataset) -> str:
 
 
 def describe_nothing_to_distill(data: TrainingDataset) -> str:
-    """Why labels of a single class cannot be trained on, in a sentence."""
+    """Say why labels of a single class cannot be trained on."""
     names = zip(data.classes.numbers, data.classes.names, strict=True)
     (name,) = (name for number, name in names if number not in data.unlabelled)
     return (
@@ -83,7 +75,7 @@ def describe_nothing_to_distill(data: TrainingDataset) -> str:
 def plan_and_weights(
     init: Model | None, data: TrainingDataset, settings: TrainSettings, group: ProcessGroup
 ) -> tuple[TrainingPlan, Mapping[str, Tensor] | None, tuple[str, ...]]:
-    """The plan, and with a model to go on from its weights and what was changed of them."""
+    """The plan, and with an initial model its weights and what was adapted."""
     device = group.device.type
     if init is None:
         return make_plan(data, settings, device, None, group.world.size), None, ()
@@ -95,5 +87,5 @@ def plan_and_weights(
 
 
 def channels_of(init: Model | None, image: Stack) -> tuple[str, ...]:
-    """Names of the channels that a model of this training expects."""
+    """Channel names that a model of this training expects."""
     return transfer.channels_after(init.channels, image.channels) if init else image.channels

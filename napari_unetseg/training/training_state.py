@@ -1,4 +1,4 @@
-"""Where a training stands: its length, its rate, its curve and the best weights so far."""
+"""Progress of a training: length, learning rate, curve and best checkpoint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from napari_unetseg.models.training_record import CurvePoint
-from napari_unetseg.training.stroke_adaptation import FEW
+from napari_unetseg.training.stroke_adaptation import TOLERATED_ERROR
 from napari_unetseg.training.training_events import (
     EpochDone,
     Outcome,
@@ -27,35 +27,32 @@ if TYPE_CHECKING:
     from napari_unetseg.training.trainer import Trainer
     from napari_unetseg.training.training_plan import TrainingPlan
 
-__all__ = ["Checkpoint", "TrainingState"]
-
 WARMUP_STEPS = 10
-"""Steps during which the learning rate rises."""
+"""Steps of the linear learning rate warm-up."""
 MIN_DELTA = 0.002
-"""A gain in soft Dice that is worth going on for."""
+"""Gain in soft Dice that counts as an improvement (early stopping)."""
 BEGINNINGS = {
     StartedFrom.MODEL: "model it started from",
     StartedFrom.INITIAL_MODEL: "initial model, from before the first step",
 }
 SCORE_EMA = 0.5
-"""Part of the earlier epochs in the score that decides: held-out strokes are few, and the score of
-a single epoch may be luck."""
+"""EMA decay of the validation score, since few held-out strokes make an epoch's score noisy."""
 FINAL_LR_SCALE = 0.02
 """Learning rate at the end of the cosine (Loshchilov and Hutter 2017), relative to its start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The weights to return, with their scores if there is a validation."""
+    """Weights with their scores, None without validation."""
 
     weights: dict[str, Tensor]
     scores: Scores | None
 
 
 class TrainingState:
-    """The state of a training between its steps; knows when it is over and why.
+    """Progress of a training between its steps.
 
-    ``clock`` gives the seconds since its start; None: they are measured here.
+    ``clock`` gives the seconds since the start; None: they are measured here.
     """
 
     def __init__(
@@ -71,12 +68,12 @@ class TrainingState:
         started = time.monotonic()
         self._clock = clock or (lambda: time.monotonic() - started)
         self.seconds_before = 0.0
-        """Time of this training in a process before this one."""
+        """Training time before this process resumed it."""
         self.steps = self.epochs = self.steps_since_epoch = self.epochs_without_improvement = (
             self.failures
         ) = 0
         self.losses: dict[str, float] = {}
-        """Sum over the epoch's steps of each term of the loss."""
+        """Sum of each loss term over the epoch's steps."""
         self.curve: list[CurvePoint] = []
         self.best: Checkpoint | None = None
         self.best_checkpoint: Checkpoint | None = None
@@ -101,7 +98,7 @@ class TrainingState:
 
     @property
     def rate(self) -> float:
-        """Learning rate relative to its setting: a short rise, then a cosine; or constant."""
+        """Learning rate relative to its setting: warm-up, then a cosine; or constant."""
         if not self.settings.cosine_schedule:
             return 1.0
         falling = FINAL_LR_SCALE + (1 - FINAL_LR_SCALE) * 0.5 * (
@@ -124,28 +121,31 @@ class TrainingState:
         return self.outcome is not None
 
     def begin(self, trainer: Trainer) -> None:
-        """Score the weights that are gone on from: only better ones take their place."""
+        """Score the initial model's weights, the first checkpoint."""
         if (scores := trainer.score()) is not None:
             self._begin_from(Checkpoint(self.initial, scores))
 
-    def answer(self, trainer: Trainer) -> Checkpoint:
-        """Score and keep the answer that was found without a step."""
+    def keep_initial_model(self, trainer: Trainer) -> Checkpoint:
+        """Score and keep the fitted initial model."""
         self.initial = self.safe_weights = trainer.weights()
         self.started_from = StartedFrom.INITIAL_MODEL
         return self._begin_from(Checkpoint(self.safe_weights, trainer.score()))
 
     def _begin_from(self, best: Checkpoint) -> Checkpoint:
-        """Compare coming epochs with these weights and their score."""
+        """Compare coming epochs with this checkpoint."""
         self.best, self.best_checkpoint, self.before = best, best, best.scores
         self.smoothed_score = self.best_score = best.scores.soft_dice if best.scores else math.nan
         return best
 
-    def show(self, answer: Checkpoint) -> None:
-        """Show an answer to newer strokes; what coming epochs must reach stays as it is."""
+    def show(self, adapted: Checkpoint) -> None:
+        """Show adapted weights; the score to beat stays as it is."""
         assert self.best is not None
-        self.before, self.best = self.best.scores, answer
-        if answer.scores and answer.scores.soft_dice >= self.best_score:
-            self.best_checkpoint, self.smoothed_score = answer, answer.scores.soft_dice
+        self.before, self.best = self.best.scores, adapted
+        if adapted.scores and adapted.scores.soft_dice >= self.best_score:
+            self.best_checkpoint, self.smoothed_score = (
+                adapted,
+                adapted.scores.soft_dice,
+            )
             self.best_score = self.smoothed_score
 
     def step(self, losses: Mapping[str, float]) -> StepDone:
@@ -160,11 +160,11 @@ class TrainingState:
 
     @property
     def epoch_over(self) -> bool:
-        """Whether the epoch has had all its steps, or the training has."""
+        """Whether the epoch or the training has had all its steps."""
         return self.steps_since_epoch >= self.plan.epoch_steps or self.over
 
     def epoch(self, trainer: Trainer) -> EpochDone:
-        """Score the weights, and keep them if they are the best so far."""
+        """Score the EMA weights, and keep them if they are the best so far."""
         scores = trainer.score()
         losses = {name: x / self.steps_since_epoch for name, x in self.losses.items()}
         self.epochs += 1
@@ -184,24 +184,23 @@ class TrainingState:
         return EpochDone(self.epochs, self.steps, loss, scores, gain > 0, self.seconds, losses)
 
     def _check_fitted(self, trainer: Trainer) -> None:
-        """Whether labels that cannot be scored are learned; then the training has done its part.
+        """End a training without validation once its labels are fitted.
 
-        Labels of some classes alone say nothing of what they do to the others: the weights that
-        have the labels right first have changed least.
+        The first weights that fit them are kept, since they have changed least elsewhere.
         """
         if self.fitted or not trainer.data.unlabelled:
             return
         (wrong,) = trainer.group.broadcast_numbers(
             labelled_error(trainer.ema_network, trainer.data, trainer.device)
         )
-        self.fitted = wrong <= FEW
+        self.fitted = wrong <= TOLERATED_ERROR
 
     def _gain(self, scores: Scores | None) -> float:
-        """By how much the smoothed score is above its record, which it then becomes.
+        """Gain of the smoothed score over the best so far, which is updated.
 
-        Only an epoch whose own score is above the record can raise it, so that nothing is shown
-        that scores lower than what the training began with. What has no score never replaces what
-        has one.
+        Only an epoch whose own score is above the best can raise it, and an unscored one never
+        replaces
+        a scored one.
         """
         scored = not math.isnan(self.best_score)
         if scores is None or math.isnan(scores.soft_dice):
@@ -215,18 +214,18 @@ class TrainingState:
         return gain
 
     def fail(self, error: BaseException) -> None:
-        """End with an error after something was learned: what the last epoch left is kept."""
+        """End with an error; the last checkpoint is kept."""
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         self.outcome, self._failure = Outcome.FAILED, line.rstrip(".")
         self.steps_since_epoch = 0
 
-    def renew(self, trainer: Trainer) -> None:
-        """Newer annotations came: the best weights are scored on these, as coming ones will be."""
+    def update_annotations(self, trainer: Trainer) -> None:
+        """Score the best weights on newer annotations, as coming ones will be."""
         if self.best is not None:
-            best, steady = self.best.weights, (self.best_checkpoint or self.best).weights
+            best, smoothed = self.best.weights, (self.best_checkpoint or self.best).weights
             self._begin_from(Checkpoint(best, trainer.score(best)))
-            if steady is not best:
-                self.best_checkpoint = Checkpoint(steady, trainer.score(steady))
+            if smoothed is not best:
+                self.best_checkpoint = Checkpoint(smoothed, trainer.score(smoothed))
                 if (
                     self.best_checkpoint.scores
                     and self.best_checkpoint.scores.soft_dice > self.best_score
@@ -235,7 +234,7 @@ class TrainingState:
         self.epochs_without_improvement, self.fitted = 0, False
 
     def done(self) -> TrainingDone:
-        """The last event; a training that did not end by itself was stopped."""
+        """The last event."""
         outcome = self.outcome or Outcome.STOPPED
         text = f"Training ended after {self.steps} steps: {self._why(outcome)}."
         kept = None
@@ -257,7 +256,6 @@ class TrainingState:
         )
 
     def _why(self, outcome: Outcome) -> str:
-        """An outcome in words."""
         return {
             Outcome.COMPLETED: f"all {self.plan.steps} steps were done",
             Outcome.TIME_OVER: f"the time of {self.settings.minutes or 0:g} minutes was over",

@@ -1,4 +1,4 @@
-"""Scores of a network on the validation blocks of its training."""
+"""Validation scores on held-out blocks."""
 
 from __future__ import annotations
 
@@ -29,17 +29,15 @@ if TYPE_CHECKING:
     from napari_unetseg.data.dataset import TrainingDataset
     from napari_unetseg.data.validation_split import LabelledPlane, ValidationBlock
 
-__all__ = ["Validator", "labelled_error"]
-
 Region = tuple[slice, ...]
 MOST_VOXELS = 2**21
-"""A larger plane is never predicted whole for a score."""
+"""Planes of more voxels are scored block by block."""
 
 
 class Validator:
     """Predicts the validation blocks, each with some context, and scores them.
 
-    Several processes share the planes out, and come to the same scores.
+    Processes split the planes and get the same scores.
     """
 
     def __init__(
@@ -53,14 +51,14 @@ class Validator:
         self.stride = network.stride
         self.context = max(network.receptive_field) // 2
 
-    def score(self, network: UNet, shares: Sequence[float] | None = None) -> Scores | None:
-        """Scores on the validation blocks; ``shares`` as in `soft_dice_of`.
+    def score(self, network: UNet, probs: Sequence[float] | None = None) -> Scores | None:
+        """Scores on the validation blocks; ``probs`` as in `soft_dice_of`.
 
-        None where there are none, or where not even a block without its context fits in memory.
+        None without blocks, or where not even a block without context fits in memory.
         """
         while self.data.validated:
             try:
-                return self._score(network, shares)
+                return self._score(network, probs)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -85,17 +83,17 @@ class Validator:
     def _count(self, network: UNet, n: int) -> np.ndarray:
         """Sums over this process's blocks, (2n + 1, n): confusion, soft confusion, losses."""
         counts, sums, losses = np.zeros((n, n)), np.zeros((n, n)), np.zeros(n)
-        for plane, block, shares in self._predicted(network):
+        for plane, block, probs in self._predicted(network):
             truth = plane.validate[block.region]
-            counts += confusion(truth, shares.argmax(0), n)
-            sums += soft_confusion(truth, shares)
-            losses += log_losses(truth, shares)
+            counts += confusion(truth, probs.argmax(0), n)
+            sums += soft_confusion(truth, probs)
+            losses += log_losses(truth, probs)
         return np.concatenate([counts, sums, losses[None]])
 
     def _predicted(
         self, network: UNet
     ) -> Iterator[tuple[LabelledPlane, ValidationBlock, np.ndarray]]:
-        """Probabilities (classes, *block) of each block; a plane with many is predicted whole."""
+        """Probabilities (classes, *block) of each block; planes with many are predicted whole."""
         blocks = self.data.validation_blocks()
         planes = [list(group) for _, group in groupby(blocks, key=lambda found: id(found[0]))]
         for mine in self.group.shard(planes):
@@ -105,8 +103,8 @@ class Validator:
             whole = math.prod(shape)
             if whole <= min(MOST_VOXELS, sum(_voxels(r) for r in reads)):
                 all_of_it = tuple(slice(0, s) for s in shape)
-                shares = self._infer(network, plane, all_of_it)
-                yield from ((plane, b, shares[(slice(None), *b.region)]) for _, b in mine)
+                probs = self._infer(network, plane, all_of_it)
+                yield from ((plane, b, probs[(slice(None), *b.region)]) for _, b in mine)
                 continue
             for (_, block), read in zip(mine, reads, strict=True):
                 inner = tuple(

@@ -57,7 +57,7 @@ def test_a_sparse_grid_reads_what_a_dense_one_would(writes: list[tuple[Region, i
     assert all(sparse.chunk(cell).any() for cell in sparse.cells())
 
 
-WAYS = ("write", "give", "mark", "look", "settle")
+WAYS = ("write", "adopt_chunk", "set_lazy", "view", "flush")
 
 
 @given(st.integers(0, 2**32 - 1), st.lists(st.sampled_from(WAYS), min_size=1, max_size=20))
@@ -70,18 +70,18 @@ def test_parts_that_are_given_or_put_off_are_as_if_written(seed: int, ways: list
         chunk, some = at(1, (0, CHUNK), (0, CHUNK)), at(1, (3, 90), (40, 200))
         region = [chunk, some, at(1, (CHUNK, 300), (512, 520))][int(rng.integers(3))]
         shape, value = dense[region].shape, np.uint32(rng.integers(1, 9))
-        if way == "mark":
+        if way == "set_lazy":
             where = rng.random(shape) < rng.choice([0.1, 1.0])
             sparse.set_lazy(region, where, value)
             dense[region][where] = value
             held.append((where, where.copy()))
-        elif way in ("write", "give"):
+        elif way in ("write", "adopt_chunk"):
             choices = [rng.integers(0, 3, shape), np.zeros(shape), np.full(shape, value)]
             values = choices[int(rng.integers(3))].astype(np.uint32)
             dense[region] = values
             getattr(sparse, way)(region, values)
             held.append((values, values.copy()))
-        elif way == "settle":
+        elif way == "flush":
             sparse.flush(2)
         else:
             np.testing.assert_array_equal(sparse.view(region), dense[region])
@@ -276,11 +276,11 @@ def test_what_wins_is_computed_again_only_where_something_was_said(
         computed.append(region)
         return real(self, region)
 
-    monkeypatch.setattr(ImageAnnotations, "winning", winning)
+    monkeypatch.setattr(ImageAnnotations, "effective_overrides", winning)
     say(truth, STROKES, at(1, (10, 20), (10, 20)), 1)
     say(truth, CORRECTIONS, at(2, (260, 270), (10, 20)), 0)
-    truth.put_strokes_away()
-    truth.take_strokes_back()
+    truth.disable_strokes()
+    truth.enable_strokes()
     now = truth.snapshot().corrections((first, known))
     assert sorted(computed, key=str) == [
         at(1, (0, CHUNK), (0, CHUNK)),
@@ -288,7 +288,7 @@ def test_what_wins_is_computed_again_only_where_something_was_said(
     ]
     assert now is not None
     assert (now[1, 15, 15], now[2, 265, 15], now[2, 15, 15]) == (0, 0, 2)
-    truth.put_strokes_away()
+    truth.disable_strokes()
     away = truth.snapshot().corrections((first, known))
     assert away is not None
     assert away[1, 15, 15] == 2

@@ -63,7 +63,7 @@ def test_a_snapshot_stays_as_it_was_and_shares_what_nobody_wrote_to() -> None:
     np.testing.assert_array_equal(grid, after)
     assert second.cells() == [(0, 0, 0)]
     assert first.chunk((0, 1, 1)) is grid.chunk((0, 1, 1)), "no voxel was copied"
-    assert [first.shares(grid, cell) for cell in ((0, 0, 0), (0, 1, 1), (0, 0, 1))] == [
+    assert [first.same_chunk(grid, cell) for cell in ((0, 0, 0), (0, 1, 1), (0, 0, 1))] == [
         False,
         True,
         True,

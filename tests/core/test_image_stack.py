@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.image_stack import Normalization, Stack, native
+from napari_unetseg.core.image_stack import Normalization, Stack
+from napari_unetseg.core.pixel_access import native
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.training.train import train
@@ -35,8 +36,8 @@ def test_every_real_dtype_is_read_as_the_same_numbers(dtype: str) -> None:
     assert read.shape == (1, 47, 50)
     assert read.dtype.isnative
     np.testing.assert_array_equal(read[0], values[3:50])
-    plain = Normalization.estimate([Stack(values, "YX")])
-    same = Normalization.estimate([Stack(values.astype(dtype), "YX")])
+    plain = Normalization.choose([Stack(values, "YX")])
+    same = Normalization.choose([Stack(values.astype(dtype), "YX")])
     assert same == plain
     out = same.apply(read)
     assert out.dtype == np.float32
@@ -53,7 +54,7 @@ def test_bool_images_are_zeros_and_ones() -> None:
 @pytest.mark.parametrize("dtype", ["c8", "c16", "O", "U3", "M8[s]"])
 def test_complex_and_other_types_are_refused(dtype: str) -> None:
     with pytest.raises(UserError, match="convert it to integers or floats"):
-        Normalization.estimate([Stack(np.zeros((20, 20), dtype), "YX")])
+        Normalization.choose([Stack(np.zeros((20, 20), dtype), "YX")])
 
 
 @pytest.mark.parametrize("layout", ["reversed", "fortran", "read-only", "strided", "big-endian"])
@@ -85,10 +86,10 @@ def test_native_keeps_values() -> None:
 
 def test_broken_pixels_take_the_median() -> None:
     values = picture().astype(np.float64)
-    normalization = Normalization.estimate([Stack(values, "YX")])
+    normalization = Normalization.choose([Stack(values, "YX")])
     broken = values.copy()
     broken[3, 4], broken[5, 6], broken[7, 8], broken[9, 10] = np.nan, np.inf, -np.inf, 1e300
-    again = Normalization.estimate([Stack(broken, "YX")])
+    again = Normalization.choose([Stack(broken, "YX")])
     assert again.high[0] == pytest.approx(normalization.high[0], abs=1.0)
     out = again.apply(broken[np.newaxis])
     assert np.isfinite(out).all()
@@ -99,13 +100,13 @@ def test_broken_pixels_take_the_median() -> None:
 
 def test_an_image_without_any_finite_pixel_is_refused() -> None:
     with pytest.raises(UserError, match="no finite pixel"):
-        Normalization.estimate([Stack(np.full((20, 20), np.nan), "YX")])
+        Normalization.choose([Stack(np.full((20, 20), np.nan), "YX")])
 
 
 @pytest.mark.parametrize("value", [0, 7, 65535])
 def test_a_constant_image_becomes_zero(value: int) -> None:
     image = np.full((1, 30, 30), value, np.uint16)
-    out = Normalization.estimate([Stack(image[0], "YX")]).apply(image)
+    out = Normalization.choose([Stack(image[0], "YX")]).apply(image)
     assert (out == 0).all()
 
 
@@ -115,8 +116,8 @@ def test_hot_pixels_do_not_change_the_rest() -> None:
     hot = values.copy()
     places = rng.integers(0, 512, (2, 50))
     hot[tuple(places)] = 65535
-    before = Normalization.estimate([Stack(values, "YX")]).apply(values[np.newaxis])
-    after = Normalization.estimate([Stack(hot, "YX")]).apply(hot[np.newaxis])
+    before = Normalization.choose([Stack(values, "YX")]).apply(values[np.newaxis])
+    after = Normalization.choose([Stack(hot, "YX")]).apply(hot[np.newaxis])
     cold = hot == values
     assert np.abs(after[0][cold] - before[0][cold]).max() < 0.01
     assert after.max() <= 3.0
@@ -124,7 +125,7 @@ def test_hot_pixels_do_not_change_the_rest() -> None:
 
 def test_each_channel_has_its_own_range() -> None:
     image = np.stack([picture(), 1000 + 50 * picture()]).astype(np.uint16)
-    normalization = Normalization.estimate([Stack(image, "CYX")])
+    normalization = Normalization.choose([Stack(image, "CYX")])
     out = normalization.apply(image)
     np.testing.assert_allclose(out[0], out[1], atol=0.02)
 
@@ -253,20 +254,20 @@ def lazy(kind: str, array: np.ndarray) -> Any:
 def test_lazy_arrays_are_read_a_plane_at_a_time(kind: str) -> None:
     array = picture((20, 40, 30)).astype(np.uint16)
     stack, plain = Stack(lazy(kind, array), "ZYX"), Stack(array, "ZYX")
-    assert Normalization.estimate([stack]) == Normalization.estimate([plain])
+    assert Normalization.choose([stack]) == Normalization.choose([plain])
     assert stack.fingerprint() == plain.fingerprint()
     np.testing.assert_array_equal(stack.read((7,), stack.whole(2)), array[7][np.newaxis])
 
 
 def test_large_planes_are_thinned_for_the_percentiles() -> None:
     watched = Watched(np.zeros((3000, 5000), np.uint8), most=4 * 512**2)
-    Normalization.estimate([Stack(watched, "YX")])
+    Normalization.choose([Stack(watched, "YX")])
     Stack(watched, "YX").fingerprint()
 
 
 def test_long_stacks_are_probed_here_and_there() -> None:
     watched = Watched(np.zeros((500, 32, 32), np.uint8))
-    Normalization.estimate([Stack(watched, "TYX")])
+    Normalization.choose([Stack(watched, "TYX")])
     assert len(watched.reads) <= 8
 
 

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.image_stack import Stack
-from napari_unetseg.core.label_appearance import Appearance, look_at
+from napari_unetseg.core.label_appearance import Appearance, classify_labels
 from napari_unetseg.core.label_checks import (
     check_together,
     check_values,
@@ -141,22 +141,25 @@ LOOKS: list[tuple[str, Callable[[], np.ndarray], Appearance]] = [
 @pytest.mark.parametrize(("make", "appearance"), [x[1:] for x in LOOKS], ids=[x[0] for x in LOOKS])
 def test_what_labels_look_like(make: Callable[[], np.ndarray], appearance: Appearance) -> None:
     array = make()
-    assert look_at(array).appearance is appearance
+    assert classify_labels(array).appearance is appearance
     stack = np.zeros((4, *array.shape), array.dtype)
     stack[1:3] = array
-    assert look_at(stack).appearance is appearance
-    assert look_at(np.where(array == 0, -1, array.astype(int)), ignore=-1).appearance is appearance
+    assert classify_labels(stack).appearance is appearance
+    assert (
+        classify_labels(np.where(array == 0, -1, array.astype(int)), ignore=-1).appearance
+        is appearance
+    )
 
 
 def test_a_blurred_mask_is_cut_halfway() -> None:
-    assert look_at(jpeg(binary() * 255)).threshold == 127
-    assert look_at(jpeg(binary() * 200)).threshold == 100
+    assert classify_labels(jpeg(binary() * 255)).threshold == 127
+    assert classify_labels(jpeg(binary() * 200)).threshold == 100
 
 
 def test_a_large_image_is_looked_at_where_something_is() -> None:
     large = np.zeros((1500, 1400), np.int32)
     large[:160, 1240:] = objects()
-    assert look_at(large).appearance is OBJECTS
+    assert classify_labels(large).appearance is OBJECTS
 
 
 # -- values ----------------------------------------------------------------------------------------

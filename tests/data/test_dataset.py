@@ -241,7 +241,7 @@ def test_every_sample_holds_a_label_in_its_core(
     data = data_of(pair_of(labels), dims=len(shape))
     seen: set[int] = set()
     for _ in range(100):
-        image, target = data.sample_patch(size, rng, core)
+        image, target = data.crop_patch(*data.sample_anchor(rng), size, rng, core)
         assert image.shape == (1, *size)
         assert image.dtype == np.float32
         assert target.shape == size
@@ -266,7 +266,7 @@ def test_the_core_stays_inside_a_large_enough_image() -> None:
     data = data_of(pair_of(labels), share=0.0)
     rng = np.random.default_rng(0)
     for _ in range(50):
-        _, target = data.sample_patch((60, 60), rng, (32, 32))
+        _, target = data.crop_patch(*data.sample_anchor(rng), (60, 60), rng, (32, 32))
         assert (target[14:46, 14:46] != IGNORE_INDEX).all()
 
 
@@ -277,7 +277,7 @@ def test_images_and_targets_of_a_sample_belong_together() -> None:
     data = data_of(full_pair(truth.astype(np.float32), truth, "YX"), share=0.0)
     low, high = data.normalization.low[0], data.normalization.high[0]
     for _ in range(30):
-        image, target = data.sample_patch((70, 40), rng)
+        image, target = data.crop_patch(*data.sample_anchor(rng), (70, 40), rng)
         shown = (image[0] * (high - low) + low).round()
         known = target != IGNORE_INDEX
         np.testing.assert_array_equal(shown[known], target[known])
@@ -289,7 +289,10 @@ def test_classes_are_drawn_alike_however_little_was_painted() -> None:
     labels[100, 100:104] = 1
     data = data_of(pair_of(labels))
     rng = np.random.default_rng(0)
-    hits = [bool((data.sample_patch((16, 16), rng)[1] == 1).any()) for _ in range(200)]
+    hits = [
+        bool((data.crop_patch(*data.sample_anchor(rng), (16, 16), rng)[1] == 1).any())
+        for _ in range(200)
+    ]
     assert 0.4 < np.mean(hits) < 0.7
 
 
@@ -344,7 +347,11 @@ def test_one_voxel_of_each_class_in_a_large_lazy_image(kind: str) -> None:
     assert data.classes.numbers == (0, 3)
     assert not data.validated
     rng = np.random.default_rng(0)
-    drawn = {int(v) for _ in range(20) for v in np.unique(data.sample_patch((64, 64), rng)[1])}
+    drawn = {
+        int(v)
+        for _ in range(20)
+        for v in np.unique(data.crop_patch(*data.sample_anchor(rng), (64, 64), rng)[1])
+    }
     assert drawn == {0, 1, IGNORE_INDEX}
 
 
@@ -356,7 +363,7 @@ def test_stacks_are_read_a_plane_at_a_time_and_only_where_labelled() -> None:
     assert [p.index for p in data.planes] == [(7,), (9,)]
     rng = np.random.default_rng(0)
     for _ in range(10):
-        data.sample_patch((16, 16), rng)
+        data.crop_patch(*data.sample_anchor(rng), (16, 16), rng)
 
 
 def test_memory_for_images_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ SHAPE = (3, 40, 48)
 
 def content(plane: LabelledPlane) -> tuple[Any, ...]:
     """All that a training takes from a plane."""
-    anchors = {number: places.tolist() for number, places in plane.anchors.items()}
+    anchors = {number: voxels.tolist() for number, voxels in plane.anchors.items()}
     arrays = (plane.train.tobytes(), plane.validate.tobytes(), plane.counts.tolist())
     return (plane.pair, id(plane.stack.data), plane.index, *arrays, plane.blocks, anchors)
 
@@ -36,7 +36,11 @@ def content(plane: LabelledPlane) -> tuple[Any, ...]:
 def facts(data: TrainingDataset) -> list[Any]:
     """All that a training takes from its data, and some samples."""
     rng = np.random.default_rng(0)
-    drawn = [part.tobytes() for _ in range(6) for part in data.sample_patch((16,) * data.dims, rng)]
+    drawn = [
+        part.tobytes()
+        for _ in range(6)
+        for part in data.crop_patch(*data.sample_anchor(rng), (16,) * data.dims, rng)
+    ]
     scored = [(p.pair, p.index, block) for p, block in data.validation_blocks()]
     counts = data.counts.tolist(), data.train_voxels, data.validation_voxels
     said = data.notes, data.unlabelled, data.validated, data.has_strokes, data.classes
@@ -149,7 +153,7 @@ def test_newer_annotations_are_as_if_all_were_read_anew(
         assert found == wanted
         if newer is not None and anew is not None:
             spots = newer.labels_added_since(data), anew.labels_added_since(data)
-            told = [[(p.pair, p.index, at.tolist()) for p, at in places] for places in spots]
+            told = [[(p.pair, p.index, at.tolist()) for p, at in voxels] for voxels in spots]
             assert told[0] == told[1]
             data = newer
 
@@ -249,7 +253,7 @@ def test_layers_of_the_same_pixels_are_told_apart(alike: str, appears: bool) -> 
     newer = [replace(one, labels=painted), two]
     found = data.with_annotations(newer, [two]).labels_added_since(data)
     wanted = np.count_nonzero(painted) if appears else 220
-    assert [(plane.pair, len(places)) for plane, places in found] == [(0, wanted)]
+    assert [(plane.pair, len(voxels)) for plane, voxels in found] == [(0, wanted)]
 
 
 def test_newer_regions_are_those_of_their_own_layer() -> None:
@@ -257,5 +261,5 @@ def test_newer_regions_are_those_of_their_own_layer() -> None:
     _, one, two = two_layers(image, image)
     spot = (slice(0, 60), slice(0, 10))
     data = TrainingDataset([replace(one, newer=(spot,)), two], 2, 0.0)
-    found = [(plane.pair, len(places)) for plane, places in data.newer_places()]
+    found = [(plane.pair, len(voxels)) for plane, voxels in data.newer_voxels()]
     assert found == [(0, 210)]

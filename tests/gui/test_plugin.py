@@ -15,6 +15,7 @@ import tifffile
 from gui_parts import SIDE, TINY, squares, strokes
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from sync_runner import SyncRunner
 
 from napari_unetseg.core.errors import TrainingError
 from napari_unetseg.core.events import Event, Notice
@@ -22,7 +23,6 @@ from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 from napari_unetseg.data import image_grids
 from napari_unetseg.data.mask_cleanup import TidySettings
 from napari_unetseg.gui.plugin import Plugin
-from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.preferences import Preferences
 from napari_unetseg.gui.state.session import Level, Mode
@@ -348,7 +348,7 @@ def test_on_a_full_disk_nobody_paints_on_a_layer_in_a_file_and_what_was_painted_
     assert (layer.editable, layer.mode) == (False, "pan_zoom")
     assert all(other.editable for other in others)
     plugin.tick()
-    truth = plugin.annotations.truths[plugin.session.image]
+    truth = plugin.annotations.by_image[plugin.session.image]
     known = truth.corrections()
     assert known is not None
     assert np.asarray(known[30:31, 30:31]).any()

@@ -25,6 +25,7 @@ from napari.layers import Image, Labels, Shapes
 from project_parts import kill
 from said_parts import Oracle, said_of
 from scipy import ndimage
+from sync_runner import SyncRunner
 
 from napari_unetseg.annotations.annotation_store import ImageAnnotations, LabelSource
 from napari_unetseg.annotations.sparse_array import whole
@@ -34,7 +35,6 @@ from napari_unetseg.gui.features import training
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services import annotations as annotation_service
 from napari_unetseg.gui.services.annotation_snapshot import take_snapshots
-from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.state.session import Level, Mode, ModelEntry
 from napari_unetseg.io.project import locations
 from napari_unetseg.io.project.project import Project
@@ -566,7 +566,7 @@ class Hands(RuleBasedStateMachine):
         project = self.project
         assert project is not None
         contents = Project.read(project.folder)
-        (truth,) = contents.truths.values()
+        (truth,) = contents.by_image.values()
         assert contents.lost == []
         self.same_truth(truth, strokes)
 
@@ -667,8 +667,8 @@ class Hands(RuleBasedStateMachine):
         oracle = self.oracle
         same = partial(np.testing.assert_array_equal, strict=False)
         same(self.strokes.data, oracle.strokes.values, "annotation layer")
-        self.same_truth(self.plugin.annotations.truth(self.image), oracle.strokes.values)
-        pair = take_snapshots(self.session.sources, self.plugin.annotations.truths)[0].pair()
+        self.same_truth(self.plugin.annotations.of(self.image), oracle.strokes.values)
+        pair = take_snapshots(self.session.sources, self.plugin.annotations.by_image)[0].pair()
         same(pair.labels, oracle.strokes.values, "labels to train on")
         self.same_corrections(pair.corrections, oracle.winning())
         assert len(self.strokes._undo_history) == len(oracle.strokes_past)

@@ -20,7 +20,6 @@ from napari_unetseg.inference.query_strategy import (
     QueryImage,
     RegionQuery,
     WindowScored,
-    nothing_labelled,
 )
 from napari_unetseg.inference.uncertainty import (
     FLIPS,
@@ -54,13 +53,17 @@ def survey_of(*subjects: Any, dims: int = 2, **more: Any) -> RegionQuery:
     )
 
 
+def nothing_labelled(_: tuple[int, ...], region: tuple[slice, ...]) -> np.ndarray:
+    return np.zeros([s.stop - s.start for s in region], bool)
+
+
 def free(image: Any, axes: str = "") -> QueryImage:
     axes = axes or "TZYX"[-image.ndim :]
     return QueryImage(Stack(image, axes), nothing_labelled)
 
 
 def look(survey: RegionQuery, model: Any, seconds: float = LONG, **more: Any) -> int:
-    events = list(survey.look(model, seconds, **more))
+    events = list(survey.score_windows(model, seconds, **more))
     assert all(isinstance(event, WindowScored) for event in events)
     return len(events)
 
@@ -113,7 +116,7 @@ def test_passes_are_turned_back_before_they_are_averaged() -> None:
     image[3, 50] = 0.5
     glance = RegionPredictor(reader(), Stack(image, "YX"))
     seen = glance.image((), (slice(0, 64), slice(0, 64)))
-    one, four = glance.shares(seen), glance.shares(seen, passes=4)
+    one, four = glance.predict(seen), glance.predict(seen, passes=4)
     assert four == pytest.approx(one, abs=1e-5), "this network looks at single voxels"
 
 
@@ -288,7 +291,7 @@ def iter_clock(step: float) -> Any:
 
 
 def test_only_so_many_windows_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(query_strategy, "MOST", 8)
+    monkeypatch.setattr(query_strategy, "MAX_WINDOWS", 8)
     survey = survey_of(ground((40, 64, 64)), clock=iter_clock(1.0))
     look(survey, reader(), 60.0)
     assert len(survey._seen) == 8
@@ -299,7 +302,7 @@ def test_at_least_one_window_is_looked_at_and_a_stop_ends_it() -> None:
     assert look(survey, reader(), 0.0) == 1
     assert survey.ready
     control = JobControl()
-    events = survey.look(reader(), LONG, control=control)
+    events = survey.score_windows(reader(), LONG, control=control)
     next(events)
     control.stop()
     assert list(events) == []

@@ -15,7 +15,7 @@ from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.jobs.live_predictor import (
     EVERY_SECONDS,
     FREE_SECONDS,
-    SHARE,
+    MAX_TIME_FRACTION,
     LivePredictor,
     MaskStarted,
     Viewport,
@@ -135,7 +135,7 @@ def test_a_mask_of_many_tiles_leaves_the_training_its_share() -> None:
     for _ in range(40):
         came += watched.after([STEP], seconds)
         elapsed = watched.clock.now - Clock.now
-        assert slow.spent <= FREE_SECONDS + SHARE * elapsed + seconds
+        assert slow.spent <= FREE_SECONDS + MAX_TIME_FRACTION * elapsed + seconds
     last = came[-1]
     assert isinstance(last, TilePredicted)
     assert last.done == last.total >= 4

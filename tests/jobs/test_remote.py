@@ -49,9 +49,9 @@ from napari_unetseg.jobs.live_predictor import MaskStarted, Viewport, ViewportSt
 from napari_unetseg.jobs.remote import connection
 from napari_unetseg.jobs.remote.client import run
 from napari_unetseg.jobs.remote.connection import Link, address_of, device_at
-from napari_unetseg.jobs.remote.event_messages import decoded, encoded
+from napari_unetseg.jobs.remote.event_messages import decode_event, encode_event
 from napari_unetseg.jobs.remote.grid_messages import pack_grid, unpack_grid
-from napari_unetseg.jobs.remote.image_messages import Pieces, cut, described, hash_of
+from napari_unetseg.jobs.remote.image_messages import Pieces, cut, encode_stack, hash_of
 from napari_unetseg.jobs.remote.packets import (
     MAX_JSON_BYTES,
     BadMessageError,
@@ -60,7 +60,7 @@ from napari_unetseg.jobs.remote.packets import (
     unpack,
 )
 from napari_unetseg.jobs.remote.recent import Recent
-from napari_unetseg.jobs.remote.remote_worker import Desk, RemoteJob
+from napari_unetseg.jobs.remote.remote_worker import RemoteJob, WorkerServer
 from napari_unetseg.jobs.remote.run_on import RunOn
 from napari_unetseg.jobs.remote.worker_key import save_key, worker_key
 from napari_unetseg.jobs.tasks import PredictTask, RemoteDisconnected, TrainTask
@@ -670,15 +670,15 @@ TILE = {"kind": "TilePredicted", "plane": [0], "region": [[0, 2], [0, 3]], "done
         (TILE, [np.zeros((2, 3), np.float32)]),
         (TILE | {"path": "x"}, [np.zeros((2, 3), np.uint8)]),
         (TILE, []),
-        ({"kind": "Improved", "scores": None, "seconds": 1, "step": 1, "before": None},
+        ({"kind": "ModelImproved", "scores": None, "seconds": 1, "step": 1, "before": None},
          [np.frombuffer(b"\x80\x04N.", np.uint8)]),
-        ({"kind": "MaskBegins", "image": 3, "plane": [], "model_id": "a", "structures": [],
+        ({"kind": "MaskStarted", "image": 3, "plane": [], "model_id": "a", "structures": [],
           "scores": None, "before": None}, []),
     ],
 )  # fmt: skip
 def test_events_that_cannot_be_are_refused(words: dict[str, Any], arrays: list[Any]) -> None:
     with pytest.raises(BadMessageError):
-        decoded(words, arrays, [])
+        decode_event(words, arrays, [])
 
 
 @pytest.mark.parametrize(
@@ -691,8 +691,8 @@ def test_events_that_cannot_be_are_refused(words: dict[str, Any], arrays: list[A
 )
 def test_what_an_event_means_travels(event: Event) -> None:
     """It is not read from its sentence."""
-    words, arrays = unpack(pack(*encoded(event, Recent[Model](1))))
-    assert decoded(words, arrays, []) == event
+    words, arrays = unpack(pack(*encode_event(event, Recent[Model](1))))
+    assert decode_event(words, arrays, []) == event
 
 
 def test_a_worker_reads_no_file_but_models(worker: Worker, tmp_path: Path) -> None:
@@ -753,9 +753,9 @@ def test_two_threads_of_a_task_may_read_images_at_once() -> None:
     rng = np.random.default_rng(0)
     images = [Stack(rng.integers(0, 99, (3, 300, 300), np.uint8), "ZYX") for _ in range(3)]
     window, other = (MessageChannel(sock) for sock in tcp_pair())
-    desk, found = Desk(), dict[int, np.ndarray]()
-    job = RemoteJob(desk, other)
-    stacks = [job.stack(described(image, number)) for number, image in enumerate(images)]
+    server, found = WorkerServer(), dict[int, np.ndarray]()
+    job = RemoteJob(server, other)
+    stacks = [job.stack(encode_stack(image, number)) for number, image in enumerate(images)]
 
     def read(number: int) -> None:
         planes = [stacks[number].read((z,), (slice(0, 300), slice(0, 300))) for z in range(3)]
@@ -771,7 +771,7 @@ def test_two_threads_of_a_task_may_read_images_at_once() -> None:
         (batch,) = cut(images[asked["image"]], [tuple(cell) for cell in asked["cells"]])
         cells = [(cell, hash_of(batch[cell]), n) for n, cell in enumerate(batch)]
         window.send({"pieces": cells}, list(batch.values()))
-    desk.close()
+    server.close()
     hearing.join()
     window.close()
     other.close()

@@ -526,4 +526,4 @@ def test_the_uncertainty_is_that_of_the_mask_at_the_size_of_the_model() -> None:
     assert np.abs(averaged - wanted).mean() < np.abs(plain - wanted).mean()
     glance = RegionPredictor(model, stack, "cpu", match_spacing="auto")
     window = glance.image((), stack.whole(2))
-    np.testing.assert_allclose(glance.shares(window), shares, atol=1e-4)
+    np.testing.assert_allclose(glance.predict(window), shares, atol=1e-4)

@@ -222,7 +222,7 @@ def test_the_newest_annotation_counts_and_deleted_structures_and_layers_do_not()
     assert two is not None
     assert (one.mean_dice, one.voxels) == (pytest.approx(2 * 4 / (4 + 8)), 80)
     assert (two.mean_dice, two.voxels) == (pytest.approx((2 * 4 / (4 + 10) + 0) / 2), 100)
-    truth.put_strokes_away()
+    truth.disable_strokes()
     alone = agreement(truth, PLANE, mask, ONE)
     assert alone is not None
     assert (alone.mean_dice, alone.voxels) == (0.0, 20)

@@ -69,7 +69,7 @@ def facts(model: Model) -> list[Any]:
     """All that a model says of its training but times; NaN equals NaN."""
     record = model.history[-1]
     curve = [point.model_dump(exclude={"seconds"}) for point in record.curve]
-    said = [record.reason, record.steps, record.scores, curve, record.shares, record.parent]
+    said = [record.reason, record.steps, record.scores, curve, record.class_priors, record.parent]
     return [repr(said), repr(record.choices), len(model.history)]
 
 
@@ -306,7 +306,7 @@ def test_a_full_disk_is_said_once_and_costs_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint_module, "EVERY_S", 0.0)
-    monkeypatch.setattr(checkpoint_module, "SHARE", math.inf)
+    monkeypatch.setattr(checkpoint_module, "MAX_TIME_FRACTION", math.inf)
     wanted = train(PAIRS, SMALL)
     monkeypatch.setattr(Path, "write_bytes", full)
     with CheckpointFile(tmp_path / "a.checkpoint") as kept:
@@ -385,7 +385,7 @@ def test_a_training_that_another_computer_left_is_gone_on_with_where_there_are_n
 def test_newer_annotations_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its state would be that of annotations that the same call does not have."""
     monkeypatch.setattr(checkpoint_module, "EVERY_S", 0.0)
-    monkeypatch.setattr(checkpoint_module, "SHARE", math.inf)
+    monkeypatch.setattr(checkpoint_module, "MAX_TIME_FRACTION", math.inf)
     control = JobControl(threads=1)
     file = CheckpointFile(tmp_path / "a.checkpoint")
     for event in train_events(PAIRS, tiny(steps=6), control=control, checkpoint=file):
@@ -423,7 +423,7 @@ import math, sys
 from helpers import painted_pair, tiny
 from napari_unetseg import CheckpointFile, TrainSettings, train
 from napari_unetseg.training import checkpoint
-checkpoint.EVERY_S, checkpoint.SHARE = 0.0, math.inf
+checkpoint.EVERY_S, checkpoint.MAX_TIME_FRACTION = 0.0, math.inf
 with CheckpointFile(sys.argv[1]) as kept:
     train([painted_pair((64, 64))], TrainSettings.model_validate_json(sys.argv[2]), checkpoint=kept)
 """

@@ -365,7 +365,7 @@ def test_poisoned_strokes_never_make_the_shown_model_worse_on_its_validation_blo
     model, events = run_training(
         [poisoned], tiny(steps=30, learning_rate=rate, seed=seed), init=trained
     )
-    shares = model.history[-1].shares
+    shares = model.history[-1].class_priors
 
     def soft_dice(one: Model) -> float:
         network = one.network()

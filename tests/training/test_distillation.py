@@ -195,7 +195,7 @@ def test_newer_strokes_that_are_refused_leave_what_is_held_as_it_was(
         def look(event: object, control: JobControl = control, offers: bool = offers) -> None:
             if offers and isinstance(event, EpochDone) and event.epoch == 1:
                 if what == "no memory for the copy":
-                    monkeypatch.setattr(trainer, "Teacher", fail)
+                    monkeypatch.setattr(trainer, "Distillation", fail)
                 control.push_annotations((newer,))
             if isinstance(event, Notice):
                 notices.append(event.text)

@@ -74,8 +74,8 @@ def test_a_class_in_one_corner_of_a_large_image_is_not_missed() -> None:
     mask = predict(first, pair.image)
     assert (mask[30:50, 1450:1470] == 2).mean() > 0.9
     assert (mask[630:670, 630:670] == 1).mean() > 0.9
-    assert first.history[-1].shares is not None
-    assert first.history[-1].shares[0] > 0.9
+    assert first.history[-1].class_priors is not None
+    assert first.history[-1].class_priors[0] > 0.9
 
 
 def test_shares_are_found_although_strokes_are_as_many_of_each_class() -> None:
@@ -94,7 +94,7 @@ def test_shares_are_found_although_strokes_are_as_many_of_each_class() -> None:
     head = LinearProbe(network, [sample])
     head.fit(None)
     share = (truth > 0).mean()
-    assert head.class_shares()[1] == pytest.approx(share, abs=0.05)
+    assert head.estimate_class_priors()[1] == pytest.approx(share, abs=0.05)
     assert abs(share - 0.5) > 0.2
 
 

@@ -22,7 +22,7 @@ from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.models.model import Model
-from napari_unetseg.training.stroke_adaptation import SLACK, as_good
+from napari_unetseg.training.stroke_adaptation import SLACK, no_worse
 from napari_unetseg.training.train import train_events
 from napari_unetseg.training.training_events import (
     AnnotationsUpdated,
@@ -193,7 +193,7 @@ def scores(*dice: float, soft_dice: float) -> Scores:
     ],
 )
 def test_no_structure_may_score_lower(new: Scores, good: bool) -> None:
-    assert as_good(new, scores(0.9, 0.8, soft_dice=0.9), 0.9) is good
+    assert no_worse(new, scores(0.9, 0.8, soft_dice=0.9), 0.9) is good
 
 
 @given(poison=st.floats(0.2, 1.0), seed=st.integers(0, 2**16), rate=st.sampled_from([3e-3, 3e-2]))
@@ -243,6 +243,6 @@ def test_poisoned_strokes_again_and_again_never_make_a_mask_worse_on_the_validat
 def judge(model: Model, data: TrainingDataset) -> Scores:
     network = model.network()
     validator = Validator(data, network, torch.device("cpu"))
-    found = validator.score(network, model.history[-1].shares)
+    found = validator.score(network, model.history[-1].class_priors)
     assert found is not None
     return found

@@ -705,7 +705,7 @@ def test_the_score_that_decides_goes_by_what_classes_cover(pair: AnnotatedImage)
     plan = make_plan(data, settings, "cpu", None)
 
     def score(shares: tuple[float, ...] | None) -> Scores:
-        learner = Trainer(data, plan, settings, torch.device("cpu"), shares=shares)
+        learner = Trainer(data, plan, settings, torch.device("cpu"), class_priors=shares)
         found = learner.score()
         assert found is not None
         return found

@@ -1,1 +1,1 @@
-"""What the user can do, one class a file; no Qt, and none knows another."""
+"""User-facing features, independent of each other; no Qt."""

@@ -1,4 +1,4 @@
-"""Many images at once: what the batch panel shows and does, without Qt."""
+"""Batch prediction."""
 
 from __future__ import annotations
 
@@ -30,26 +30,11 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.output_format import Saving
     from napari_unetseg.inference.large.predict_files import FileBegun, FileDone
 
-__all__ = ["BatchPrediction"]
-
-
 STATES = {"done": RowState.DONE, "skipped": RowState.KEPT, "failed": RowState.FAILED}
 
 
 class BatchPrediction:
-    """The list of images, and what is done with it.
-
-    Parameters
-    ----------
-    viewer, session
-        The layers, and the list.
-    jobs, sources, masks
-        Runs a batch; opens its images; their masks.
-    predict
-        Predicts the chosen image.
-    events
-        What the batch says.
-    """
+    """The list of images, and what is done with it."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Structures edited as a whole: recoloured, merged, deleted, each one undo step."""
+"""Editing of structures: recolour, merge, delete, each one undo step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from napari_unetseg.annotations.annotation_store import ImageAnnotations, LabelSource, Said
+from napari_unetseg.annotations.annotation_store import ImageAnnotations, LabelSource, TimedValues
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 from napari_unetseg.gui.services.undo_stack import UndoStep
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["ClassEditor", "balance"]
-
 UNBALANCED = 20
 """Times that one structure may have more labelled pixels than another before it is said."""
 
@@ -33,9 +31,11 @@ UNBALANCED = 20
 class Holder(Protocol):
     """Knows labels of one image and can change them."""
 
-    truth: ImageAnnotations
+    annotated: ImageAnnotations
 
-    def put_back(self, origin: LabelSource, region: Region, now: Said, then: Said) -> None:
+    def put_back(
+        self, origin: LabelSource, region: Region, now: TimedValues, then: TimedValues
+    ) -> None:
         """Say ``then`` where that differs from ``now``, which is still said."""
 
 
@@ -64,17 +64,7 @@ class Edit:
 
 
 class ClassEditor:
-    """Changes what structures there are, in the list, in labels and in masks.
-
-    Parameters
-    ----------
-    session
-        The list of structures.
-    annotations, masks
-        What is labelled and shown of them.
-    undo, events
-        Takes edits back; where they are published.
-    """
+    """Changes what structures there are, in the list, in labels and in masks."""
 
     def __init__(
         self,
@@ -135,9 +125,9 @@ class ClassEditor:
     def _edits(self, number: int, into: int) -> list[Edit]:
         edits = []
         for strokes in self._annotations.strokes.values():
-            if strokes.truth.kind is LabelKind.INSTANCES:
+            if strokes.annotated.kind is LabelKind.INSTANCES:
                 continue
-            full = strokes.truth.kind is LabelKind.FULL
+            full = strokes.annotated.kind is LabelKind.FULL
             value = 0 if full and into == BACKGROUND_LABEL else into
             edits += _replacing(strokes, LabelSource.STROKES, number, value)
         for prediction in self._masks.predictions.values():
@@ -195,13 +185,13 @@ def _followed(known: Mapping[int, int], number: int, into: int) -> dict[int, int
 
 def _replacing(holder: Any, origin: LabelSource, number: int, into: int) -> list[Edit]:
     """What there is to change of one number in all that one origin says."""
-    grid, edits = holder.truth.grid(origin), []
+    grid, edits = holder.annotated.grid(origin), []
     for cell in grid.cells():
         chunk = grid.chunk(cell)
         if (chunk == number).any():
             after = np.where(chunk == number, into, chunk).astype(chunk.dtype)
             region = grid.region_of(cell)
-            times = holder.truth.times(origin, region)
+            times = holder.annotated.times(origin, region)
             edits.append(Edit(holder, origin, region, chunk.copy(), after, times))
     return edits
 

@@ -1,4 +1,4 @@
-"""Comparison with the model from before the last training, and the way back to it."""
+"""Comparison with the model before the last training, and return to it."""
 
 from __future__ import annotations
 
@@ -19,21 +19,9 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.session_models import SessionModels
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["Comparison"]
-
 
 class Comparison:
-    """Shows what the last training changed, and takes it back.
-
-    Parameters
-    ----------
-    viewer, session
-        Where differences are shown.
-    jobs, runner
-        Refuses while a job runs; compares beside the window.
-    models, masks
-        The model before, and its masks.
-    """
+    """Shows what the last training changed, and takes it back."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Outlines of what was corrected and accepted in the chosen image."""
+"""Outlines of corrections and accepted regions in the chosen image."""
 
 from __future__ import annotations
 
@@ -15,19 +15,9 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["CorrectionsOutline"]
-
 
 class CorrectionsOutline:
-    """Shows the outlines of one image, the chosen one.
-
-    Parameters
-    ----------
-    viewer, session, annotations
-        Where they are shown, the chosen image, and what is known of it.
-    events
-        Says what changes, when images go and time passes.
-    """
+    """Shows the outlines of one image, the chosen one."""
 
     def __init__(
         self, viewer: ViewerModel, session: Session, annotations: Annotations, events: AppEvents
@@ -52,8 +42,8 @@ class CorrectionsOutline:
         image = self._session.image
         if wanted and image is not None:
             with refusing(self._session):
-                truth = self._annotations.truth(image)
-                self._overlay = napari_layers.CorrectionsOverlay(self._viewer, image, truth)
+                annotated = self._annotations.of(image)
+                self._overlay = napari_layers.CorrectionsOverlay(self._viewer, image, annotated)
                 self._overlay.show()
 
     def _on_image(self) -> None:

@@ -1,4 +1,4 @@
-"""Labels made of others that cannot be used as they are."""
+"""Conversion of unusable labels."""
 
 from __future__ import annotations
 
@@ -21,21 +21,9 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.job_runner import Runner
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["LabelConversion"]
-
 
 class LabelConversion:
-    """Makes labels that can be used of the chosen ones.
-
-    Parameters
-    ----------
-    viewer, session
-        Where layers go.
-    sources
-        The chosen labels, and what was seen of them.
-    runner
-        Makes labels beside the window.
-    """
+    """Makes labels that can be used of the chosen ones."""
 
     def __init__(
         self, viewer: ViewerModel, session: Session, sources: ImageSources, runner: Runner

@@ -1,4 +1,4 @@
-"""Voxels of each structure that are labelled, corrected and accepted in the chosen image."""
+"""Counts of labelled, corrected and accepted voxels of each structure in the chosen image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.core.errors import TrainingError
-from napari_unetseg.core.label_appearance import Look, look_at
+from napari_unetseg.core.label_appearance import LabelAppearance, classify_labels
 from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 from napari_unetseg.data.image_grids import LabelCounter
 from napari_unetseg.gui import layers as napari_layers
@@ -26,25 +26,13 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Message, Session
 
-__all__ = ["LabelCounts"]
-
 COUNTED = (LabelSource.STROKES, LabelSource.CORRECTIONS, LabelSource.ACCEPTED)
-Counted = tuple[dict[int, int], list[int], Look | None]
+Counted = tuple[dict[int, int], list[int], LabelAppearance | None]
 """Voxels of each number, of corrections and of accepted regions, and what the labels look like."""
 
 
 class LabelCounts:
-    """Counts the chosen image's labels whenever they change, beside the window.
-
-    Parameters
-    ----------
-    session
-        Where counts are shown.
-    sources, annotations
-        The chosen labels, and what is known of the image.
-    runner, events
-        Counts beside the window; says when.
-    """
+    """Counts the chosen image's labels whenever they change, beside the window."""
 
     def __init__(
         self,
@@ -95,20 +83,27 @@ class LabelCounts:
         self._listen(None)
 
     def _count(self) -> None:
-        source, truth = self._session.source(), self._annotations.truths.get(self._session.image)
+        source, annotated = (
+            self._session.source(),
+            self._annotations.by_image.get(self._session.image),
+        )
         labels = source.labels if source else None
         data = None if labels is None else napari_layers.data_of(labels)
         kind = source.kind if source else LabelKind.STROKES
         size = 0 if data is None else math.prod(data.shape)
         grey = self._sources.are_grey(labels)
-        said = None if truth is None else truth.snapshot()
+        said = None if annotated is None else annotated.snapshot()
         grids: dict[LabelSource, Any] = {o: None if said is None else said.grid(o) for o in COUNTED}
         if not isinstance(data, np.ndarray):  # nobody takes down what lazy arrays hold
             grids[LabelSource.STROKES] = data
 
         def count() -> Counted:
             strokes, *others = (self._counters[origin].count(grids[origin]) for origin in COUNTED)
-            return strokes, [sum(o.values()) for o in others], look_at(data) if grey else None
+            return (
+                strokes,
+                [sum(o.values()) for o in others],
+                classify_labels(data) if grey else None,
+            )
 
         self._runner.query(count, partial(self._on_counted, labels, kind, size), about="counts")
 

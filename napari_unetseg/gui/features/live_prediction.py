@@ -1,4 +1,4 @@
-"""Live mode: masks of what is on screen while no job runs."""
+"""Live mode: prediction of the viewport while no job runs."""
 
 from __future__ import annotations
 
@@ -29,21 +29,9 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import ModelEntry, Session
 
-__all__ = ["LivePrediction"]
-
 
 class LivePrediction:
-    """Keeps the mask on screen up to date in live mode, beside the jobs that people start.
-
-    Parameters
-    ----------
-    viewer, session, sources
-        What is on screen, and the chosen image.
-    jobs, masks
-        Runs the work while there is no job; where tiles go.
-    events
-        What the work says; when images go and time passes.
-    """
+    """Keeps the mask on screen up to date in live mode, beside the jobs that people start."""
 
     def __init__(
         self,

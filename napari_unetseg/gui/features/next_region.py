@@ -1,4 +1,4 @@
-"""Where to annotate next: the viewer goes there.
+"""Active learning: navigation to the next region to annotate.
 
 Questions are answered beside the window and beside a training (`Runner.ask`), by the newest model
 that is shown. After each suggestion some more windows are looked at ahead, so that the next one is
@@ -23,7 +23,7 @@ from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.refusal import complain, refusing
-from napari_unetseg.gui.state.session import Source
+from napari_unetseg.gui.state.session import ImageSource
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -40,11 +40,9 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.query_strategy import QueryImage, RegionQuery, Suggestion
     from napari_unetseg.models.model import Model
 
-__all__ = ["Found", "NextRegion"]
-
 SECONDS, AHEAD_SECONDS = 1.5, 0.3
 """What a suggestion may take, and how long is looked ahead after it."""
-SAID = (LabelSource.STROKES, LabelSource.CORRECTIONS, LabelSource.ACCEPTED)
+SOURCES = (LabelSource.STROKES, LabelSource.CORRECTIONS, LabelSource.ACCEPTED)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,19 +55,7 @@ class Found:
 
 
 class NextRegion:
-    """Sends the viewer to places worth looking at.
-
-    Parameters
-    ----------
-    viewer, session
-        What is moved, and the model.
-    sources, annotations, masks
-        The images, what is labelled of them, and their layers.
-    jobs, runner
-        How many threads may be used; looks beside the window.
-    events
-        Says when images go.
-    """
+    """Sends the viewer to places worth looking at."""
 
     def __init__(
         self,
@@ -89,7 +75,7 @@ class NextRegion:
         self.suggestion: Found | None = None
         self.waited: float | None = None
         """Seconds that the last suggestion took."""
-        self._surveys: dict[str, tuple[tuple[Any, ...], RegionQuery]] = {}
+        self._queries: dict[str, tuple[tuple[Any, ...], RegionQuery]] = {}
         self._control = JobControl()
         self._asking = False
         viewer.layers.events.removed.connect(self._on_removed)
@@ -104,9 +90,9 @@ class NextRegion:
 
     def _forget(self, layer: Any) -> None:
         """Keep nothing of an image that is gone, or another one now."""
-        self._surveys = {
+        self._queries = {
             kind: known
-            for kind, known in self._surveys.items()
+            for kind, known in self._queries.items()
             if not any(_holds(part, layer) for part in known[0])
         }
         if self.suggestion is not None and self.suggestion.layer is layer:
@@ -145,7 +131,7 @@ class NextRegion:
             for source in [*sources[here:], *sources[:here]]:
                 stack = napari_layers.stack_of(source.image, source.channels)
                 after = plane if source.image is chosen else None
-                done = _said(self._annotations.truth(source.image))
+                done = _labelled_planes(self._annotations.of(source.image))
                 free = (p for p in _from(stack.leading_shape(2), after) if p not in done)
                 if (found := next(free, None)) is not None:
                     self.show(source.image, found, stack.whole(2))
@@ -177,15 +163,15 @@ class NextRegion:
         """Ask for a suggestion beside the window; a second press while it is looked for waits."""
         if self._asking:
             return
-        survey, sources = self._survey(kind, model)
+        query, sources = self._query_for(kind, model)
         threads = self._jobs.thread_count()
         device, match = self._session.settings.device, self._session.match_spacing
         self._control.stop()  # what is looked at ahead makes room
         self._control = control = JobControl(threads)
 
-        def look(seconds: float) -> None:
-            survey.clock = self.clock
-            looks = survey.look(
+        def score(seconds: float) -> None:
+            query.clock = self.clock
+            looks = query.score_windows(
                 model, seconds, before=before, device=device, match_spacing=match, control=control
             )
             for _ in looks:
@@ -194,9 +180,9 @@ class NextRegion:
         def question() -> tuple[Suggestion | Exception, float]:
             start = self.clock()
             try:
-                if not survey.ready:
-                    look(SECONDS)
-                return survey.suggest(), self.clock() - start
+                if not query.ready:
+                    score(SECONDS)
+                return query.suggest(), self.clock() - start
             except Exception as error:  # noqa: BLE001 - said by the window's thread
                 return error, self.clock() - start
 
@@ -214,29 +200,29 @@ class NextRegion:
 
         def ahead() -> None:
             with suppress(UserError):
-                look(AHEAD_SECONDS)
+                score(AHEAD_SECONDS)
 
         self._asking = True
-        if not survey.ready:
+        if not query.ready:
             self._session.say(messages.LOOKING)
         self._runner.query(question, answer, about="look")
 
-    def _survey(self, kind: str, model: Model) -> tuple[RegionQuery, list[Source]]:
+    def _query_for(self, kind: str, model: Model) -> tuple[RegionQuery, list[ImageSource]]:
         """What is known of the images so far; begun anew when other images are open."""
         from napari_unetseg.inference.query_strategy import RegionQuery
 
         sources = [s for s in self._sources() if self._fits(s, model)]
         key = (model.dims, *((s.image, s.channels, s.labels, s.kind) for s in sources))
-        if kind not in self._surveys or self._surveys[kind][0] != key:
-            subjects = [self._subject(source) for source in sources]
-            self._surveys[kind] = (key, RegionQuery(subjects, model.dims))
-        return self._surveys[kind][1], sources
+        if kind not in self._queries or self._queries[kind][0] != key:
+            images = [self._query_image(source) for source in sources]
+            self._queries[kind] = (key, RegionQuery(images, model.dims))
+        return self._queries[kind][1], sources
 
-    def _subject(self, source: Source) -> QueryImage:
+    def _query_image(self, source: ImageSource) -> QueryImage:
         from napari_unetseg.inference.query_strategy import QueryImage
 
         stack = napari_layers.stack_of(source.image, source.channels)
-        truth = self._annotations.truth(source.image)
+        annotated = self._annotations.of(source.image)
         labels = None
         if source.labels is not None:
             labels = napari_layers.voxels_of(source.image, source.labels)
@@ -247,21 +233,21 @@ class NextRegion:
             if labels is not None and not strokes:
                 return np.ones(shape, bool)
             whole = (*(slice(i, i + 1) for i in plane), *region)
-            found: np.ndarray = truth.overrides(whole).reshape(shape) != 0
+            found: np.ndarray = annotated.overrides(whole).reshape(shape) != 0
             if labels is not None:
                 found |= np.asarray(labels[(*plane, *region)]) != 0
             return found
 
         return QueryImage(stack, labelled)
 
-    def _fits(self, source: Source, model: Model) -> bool:
+    def _fits(self, source: ImageSource, model: Model) -> bool:
         try:
             model.check_image(napari_layers.stack_of(source.image, source.channels))
         except UserError:
             return False
         return True
 
-    def _sources(self) -> list[Source]:
+    def _sources(self) -> list[ImageSource]:
         """Images in the viewer; what is or may be a channel of another is none."""
         sources = [s for s in self._session.sources if s.used and not s.on_disk]
         channels = {id(c) for s in sources for c in s.channels}
@@ -273,7 +259,7 @@ class NextRegion:
             if id(image) not in known
             and not any(napari_layers.same_picture(image, s.image) for s in found)
         ]
-        return [*found, *(Source(image) for image in others)]
+        return [*found, *(ImageSource(image) for image in others)]
 
     def _wanted_model(self) -> Model:
         model = self._session.newest_model
@@ -290,7 +276,7 @@ class NextRegion:
             raise UserError(messages.NO_OTHER_MODEL)
         return earlier[-1]
 
-    def _layers_of(self, source: Source | None) -> list[Any]:
+    def _layers_of(self, source: ImageSource | None) -> list[Any]:
         if source is None:
             return []
         prediction = self._masks.predictions.get(source.image)
@@ -305,9 +291,9 @@ def _holds(part: Any, layer: Any) -> bool:
     )
 
 
-def _said(truth: ImageAnnotations) -> set[tuple[int, ...]]:
+def _labelled_planes(annotated: ImageAnnotations) -> set[tuple[int, ...]]:
     """Planes of which something was said."""
-    return set().union(*(truth.grid(origin).planes() for origin in SAID))
+    return set().union(*(annotated.grid(origin).planes() for origin in SOURCES))
 
 
 def _from(shape: Sequence[int], here: tuple[int, ...] | None) -> Iterator[tuple[int, ...]]:

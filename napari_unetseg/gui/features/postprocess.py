@@ -21,19 +21,9 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.session_models import SessionModels
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["Postprocess"]
-
 
 class Postprocess:
-    """Fills holes, drops small objects, splits and numbers objects.
-
-    Parameters
-    ----------
-    viewer, session, sources
-        Where the layer goes, and the chosen image.
-    jobs, models, masks
-        Runs the job; dimensions of the model in use; the prediction.
-    """
+    """Fills holes, drops small objects, splits and numbers objects."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Masks that the user asks for: of what is on screen, or of a whole stack."""
+"""Prediction on request, of the viewport or a whole stack."""
 
 from __future__ import annotations
 
@@ -25,21 +25,9 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Message, Session
 
-__all__ = ["MaskPrediction"]
-
 
 class MaskPrediction:
-    """Predicts the chosen image into its prediction layer.
-
-    Parameters
-    ----------
-    viewer, session, sources
-        What is on screen, and the chosen image.
-    jobs, models, masks
-        Runs the job; the model in use; where tiles go.
-    events
-        What the job says.
-    """
+    """Predicts the chosen image into its prediction layer."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Autosave: annotations, settings and models go to the project as they change."""
+"""Autosave of annotations, settings and models to the project."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
     from napari_unetseg.io.project.project import Project
 
-__all__ = ["ProjectAutosave"]
-
 SYNC_SECONDS = 2.0
 """A power cut may cost this much."""
 RETRY_SECONDS = 5.0
@@ -30,17 +28,7 @@ FIELDS = ("structures", "settings", "history", "entry", "mode", "match_spacing")
 
 
 class ProjectAutosave:
-    """Records what changes, and writes, joins and tries again when it is time.
-
-    Parameters
-    ----------
-    session, annotations
-        What is kept.
-    store
-        Where it is kept.
-    events
-        Says what changes, when images go and time passes.
-    """
+    """Records what changes, and writes, joins and tries again when it is time."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Projects that are opened, recovered, and completed with images that were not found."""
+"""Opening and recovery of projects, and search for their missing images."""
 
 from __future__ import annotations
 
@@ -25,22 +25,14 @@ if TYPE_CHECKING:
     from napari_unetseg.io.project.project import Project
     from napari_unetseg.models.model import Model
 
-__all__ = ["ProjectRestore"]
-
 
 class ProjectRestore:
     """Puts projects into the session.
 
     Parameters
     ----------
-    session, sources, annotations
-        Where to.
-    jobs, store
-        Opens a project; keeps it.
     restored
         Makes layers of a project; called with it, and images that are kept elsewhere.
-    events
-        Says when time passes, as layers that come may be images that were not found.
     """
 
     def __init__(
@@ -123,7 +115,7 @@ class ProjectRestore:
     def _recognise(self) -> None:
         """See whether an image that came is one of the project that is not open."""
         project, images = self._store.project, self._sources.images()
-        if project is None or len(project.truths) <= len(self._store.keys):
+        if project is None or len(project.by_image) <= len(self._store.keys):
             return
         seen = [(id(image), id(image.data)) for image in images]
         if seen != self._recognised:

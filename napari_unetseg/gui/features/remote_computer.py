@@ -1,4 +1,4 @@
-"""Which computer trains and predicts: this one, or one behind an address."""
+"""Choice of a remote computer for training and prediction."""
 
 from __future__ import annotations
 
@@ -16,23 +16,11 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["THIS", "RemoteComputer"]
-
 THIS = "this one"
 
 
 class RemoteComputer:
-    """Chooses the computer for the jobs that come.
-
-    Parameters
-    ----------
-    session
-        Remembers the choice.
-    runner
-        Asks beside the window.
-    events
-        Says when the other computer goes away; where the choice is published.
-    """
+    """Chooses the computer for the jobs that come."""
 
     def __init__(self, session: Session, runner: Runner, events: AppEvents) -> None:
         self._session, self._runner, self._events = session, runner, events

@@ -1,4 +1,4 @@
-"""Review of a mask: accept, take back, forget corrections; one undo step each."""
+"""Review of a mask: accept, withdraw, drop corrections; one undo step each."""
 
 from __future__ import annotations
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["Review"]
-
 NO_MASK = "There is no mask here yet; press 'Predict this plane', or Train, first."
 NO_SHAPES = (
     "Draw a rectangle or polygon in a Shapes layer over the image and select that layer first."
@@ -36,17 +34,7 @@ NOTHING_CORRECTED = "Nothing is corrected there."
 
 
 class Review:
-    """Accepts what a mask shows, and takes words back.
-
-    Parameters
-    ----------
-    viewer, session
-        The layers and the chosen image.
-    masks
-        What is accepted and corrected.
-    undo, events
-        Takes it back; where it is published.
-    """
+    """Accepts what a mask shows, and takes words back."""
 
     def __init__(
         self,
@@ -121,8 +109,10 @@ class Review:
         """Give all corrections of the chosen image back to the network."""
         with refusing(self._session):
             prediction = self._mask()
-            planes = sorted(prediction.truth.grid(LabelSource.CORRECTIONS).planes())
-            self._forget([napari_layers.plane_at(p, prediction.truth.shape) for p in planes], "")
+            planes = sorted(prediction.annotated.grid(LabelSource.CORRECTIONS).planes())
+            self._forget(
+                [napari_layers.plane_at(p, prediction.annotated.shape) for p in planes], ""
+            )
 
     def _forget(self, places: Sequence[Place], what: str) -> None:
         prediction = self._mask()
@@ -166,13 +156,13 @@ class Review:
         say: Callable[[Region, np.ndarray], object],
     ) -> bool:
         """Say something of places and remember how to unsay it; whether anything changed."""
-        truth, changes = prediction.truth, []
+        annotated, changes = prediction.annotated, []
         for place in places:
             region = place.region
             prediction.catch(region)
-            before = truth.read(origin, region), truth.times(origin, region)
+            before = annotated.read(origin, region), annotated.times(origin, region)
             say(region, place.where)
-            after = truth.read(origin, region), truth.times(origin, region)
+            after = annotated.read(origin, region), annotated.times(origin, region)
             if any(not np.array_equal(b, a) for b, a in zip(before, after, strict=True)):
                 changes.append((region, _Packed(*before), _Packed(*after)))
         if not changes:

@@ -1,4 +1,4 @@
-"""Structures and the brushes that paint them."""
+"""Structures and brushes."""
 
 from __future__ import annotations
 
@@ -17,19 +17,9 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.mask_layers import MaskLayers
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["Structures"]
-
 
 class Structures:
-    """Adds and names structures, and puts their brushes in the user's hand.
-
-    Parameters
-    ----------
-    viewer, session
-        The layers, and the list of structures.
-    sources, masks
-        The chosen labels and the prediction, which brushes paint on.
-    """
+    """Adds and names structures, and puts their brushes in the user's hand."""
 
     def __init__(
         self, viewer: ViewerModel, session: Session, sources: ImageSources, masks: MaskLayers

@@ -1,4 +1,4 @@
-"""Training: started by the user, and anew after strokes."""
+"""Training: manual, and automatic after strokes."""
 
 from __future__ import annotations
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from napari_unetseg.jobs.live_predictor import ViewportState
     from napari_unetseg.models.model import Model
 
-__all__ = ["Training"]
-
 PAUSE_SECONDS = 0.7
 """A training begins anew this long after the last stroke."""
 
@@ -41,12 +39,6 @@ class Training:
 
     Parameters
     ----------
-    session, events
-        Where the training is shown; what it says.
-    jobs, models
-        Runs it; keeps the model that it makes.
-    feed, alignment
-        What to train on; refuses layers that do not lie over their image.
     follow_screen
         Called with 2 or 3, the dimensions of the network: the screen that the training is to
         predict meanwhile.

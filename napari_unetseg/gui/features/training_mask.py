@@ -1,4 +1,4 @@
-"""The mask on screen while a training goes on."""
+"""Viewport mask during training."""
 
 from __future__ import annotations
 
@@ -21,21 +21,9 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["TrainingMask"]
-
 
 class TrainingMask:
-    """Tells a training what is on screen, and shows the masks that it predicts between its steps.
-
-    Parameters
-    ----------
-    viewer, session, sources
-        What is on screen.
-    masks, models
-        Where masks go; keeps those of the model before.
-    events
-        What the training says; when images go and time passes.
-    """
+    """Tells a training what is on screen; shows the masks that it predicts between its steps."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Uncertainty of the network about what is on screen, as a layer that follows the viewer.
+"""Uncertainty layer of the viewport.
 
 PyTorch is imported here inside the functions, so that opening the dock needs none.
 """
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
     from napari_unetseg.models.model import Model
 
-__all__ = ["UncertaintyDisplay"]
-
 REST = 4.0
 """The uncertainty of the same plane is made anew after this many times what it took."""
 PASSES = 4
@@ -37,17 +35,7 @@ PASSES = 4
 
 
 class UncertaintyDisplay:
-    """Keeps the uncertainty layer up to date while the session wants it.
-
-    Parameters
-    ----------
-    viewer, session, sources
-        What is on screen, and the newest model.
-    jobs, runner
-        How many threads may be used; computes beside the window.
-    events
-        Says when images go and time passes.
-    """
+    """Keeps the uncertainty layer up to date while the session wants it."""
 
     def __init__(
         self,

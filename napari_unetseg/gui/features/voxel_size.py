@@ -1,4 +1,4 @@
-"""Voxel sizes of the chosen image and of the model in use: compared, and matched if wanted."""
+"""Voxel sizes of the chosen image and the model: comparison and matching."""
 
 from __future__ import annotations
 
@@ -18,24 +18,12 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["VoxelSize"]
-
 LOOK_SECONDS = 0.5
 """How often sizes are compared while nothing else is chosen."""
 
 
 class VoxelSize:
-    """Compares voxel sizes, and keeps whether masks are predicted at the model's.
-
-    Parameters
-    ----------
-    session, sources
-        The model in use and the chosen image.
-    jobs, masks
-        What runs, and the masks of earlier sizes.
-    events
-        What a prediction says; when images go and time passes.
-    """
+    """Compares voxel sizes, and keeps whether masks are predicted at the model's."""
 
     def __init__(
         self,

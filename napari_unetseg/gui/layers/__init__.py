@@ -1,4 +1,4 @@
-"""The only place that reads or writes napari layers, known by identity, never by name."""
+"""Access to napari layers, which are known by identity, never by name."""
 
 from __future__ import annotations
 

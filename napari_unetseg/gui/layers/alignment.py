@@ -1,4 +1,4 @@
-"""Whether a layer lies on the grid of an image: as many voxels, each over its own of the image.
+"""Alignment of a layer with an image's grid.
 
 What a layer of labels, a mask or a further channel is to an image is asked here alone. Axes of
 length 1 make no difference. Places are compared in the world that napari shows, in voxels of the
@@ -24,19 +24,6 @@ if TYPE_CHECKING:
     from napari.layers import Image
 
     Scalar: TypeAlias = Image | Labels
-
-__all__ = [
-    "PLACE",
-    "Alignment",
-    "alignment",
-    "in_other_units",
-    "lay_over",
-    "misfit",
-    "place_of",
-    "place_over",
-    "put",
-    "voxels_of",
-]
 
 PLACE = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 """What says where a layer lies; each has an event of its name."""

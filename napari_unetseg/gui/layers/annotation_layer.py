@@ -1,4 +1,4 @@
-"""Labels layers that people paint on: made, coloured, counted and copied."""
+"""Annotation layers: creation, colours, counts, copies."""
 
 from __future__ import annotations
 
@@ -21,19 +21,6 @@ from napari_unetseg.gui.layers.layer_axes import grid_shape, level0
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
-
-__all__ = [
-    "activate_brush",
-    "add_labels",
-    "is_ours",
-    "is_painted",
-    "mask_of",
-    "names_in",
-    "new_annotation",
-    "paint_colors",
-    "snapshot",
-    "write_names",
-]
 
 BRUSH_SIZE_FRACTION = 60
 """A new layer's brush is this part of the image wide."""

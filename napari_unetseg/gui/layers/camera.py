@@ -1,4 +1,4 @@
-"""Moves the viewer to a region of an image, and shows that image where others lie over it."""
+"""Camera moves to a region of an image, which is brought to the front."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from napari_unetseg.gui.layers.world_units import to_world
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Layer
-
-__all__ = ["bring_forward", "look_at"]
 
 SURROUNDINGS = 0.25
 """What is seen around a region on each side, in parts of its edge."""

@@ -1,4 +1,4 @@
-"""Which part of each plane has a mask. NumPy alone."""
+"""Predicted part of each plane."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
-
-__all__ = ["Coverage"]
 
 Plane = tuple[int, ...]
 

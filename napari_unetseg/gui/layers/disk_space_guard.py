@@ -1,4 +1,4 @@
-"""No painting where a full disk would end napari."""
+"""Painting disabled on a full disk, which would end napari."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from napari_unetseg.data.image_grids import has_room, is_in_file
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-
-__all__ = ["PaintRoom"]
 
 
 class PaintRoom:

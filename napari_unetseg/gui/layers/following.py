@@ -1,4 +1,4 @@
-"""Layers that stay over their image when it is scaled, moved, turned or given other units."""
+"""Layers that follow their image's scale, position, rotation and units."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from napari_unetseg.gui.layers.alignment import PLACE, Alignment, alignment, lay
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer
-
-__all__ = ["follow", "follow_as_its_original", "image_of", "unfollow"]
 
 _followers: WeakKeyDictionary[Layer, _Follower] = WeakKeyDictionary()
 

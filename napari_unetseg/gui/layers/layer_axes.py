@@ -1,4 +1,4 @@
-"""Which axes a layer has, and the shape that labels of an image have."""
+"""Axes of layers, and the shape of labels of an image."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from napari_unetseg.core.errors import UserError
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
-
-__all__ = ["grid_shape", "layer_axes", "level0"]
 
 LETTERS = {
     **{letter: letter.upper() for letter in "tzyxc"},

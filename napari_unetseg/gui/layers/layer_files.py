@@ -1,4 +1,4 @@
-"""What a project needs to know of a viewer: files of layers, where it looks, labels made anew."""
+"""Viewer state for projects: files of layers, camera, restored labels."""
 
 from __future__ import annotations
 
@@ -24,17 +24,6 @@ if TYPE_CHECKING:
 
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.core.labels import Structure
-
-__all__ = [
-    "add_mask",
-    "open_images",
-    "path_of",
-    "reader_of",
-    "restore_window",
-    "strokes_layer",
-    "window_state",
-]
-
 
 IN_MEMORY = 2**28
 """Voxels of a mask that is read whole, so that it can be painted on."""
@@ -94,20 +83,20 @@ def add_mask(
 
 
 def strokes_layer(
-    image: Image, truth: ImageAnnotations, structures: Sequence[Structure], name: str | None
+    image: Image, annotated: ImageAnnotations, structures: Sequence[Structure], name: str | None
 ) -> Labels:
     """An annotation layer with the strokes that are known of an image."""
-    grid = truth.grid(LabelSource.STROKES)
+    grid = annotated.grid(LabelSource.STROKES)
     if grid.dtype == np.uint8:
-        data = empty_grid(truth.shape)
+        data = empty_grid(annotated.shape)
     else:
-        data = np.zeros(truth.shape, grid.dtype)
+        data = np.zeros(annotated.shape, grid.dtype)
     for cell in grid.cells():
         data[grid.region_of(cell)] = grid.chunk(cell)
-    metadata = {"napari_unetseg": {"kind": str(truth.kind)}}
+    metadata = {"napari_unetseg": {"kind": str(annotated.kind)}}
     name = name or f"{image.name} · annotations"
     layer = Labels(data, name=name, metadata=metadata, **place_over(image))
-    if truth.kind != "instances":
+    if annotated.kind != "instances":
         paint_colors(layer, structures)
     follow(image, layer)
     return layer

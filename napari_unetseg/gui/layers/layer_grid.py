@@ -1,4 +1,4 @@
-"""Image layers as stacks: axes, spacing, channels; and what of them is on screen."""
+"""Image layers as stacks, and their visible part."""
 
 from __future__ import annotations
 
@@ -17,15 +17,6 @@ from napari_unetseg.gui.layers.world_units import to_data
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Labels
-
-__all__ = [
-    "check_channels",
-    "plane_on_screen",
-    "region_on_screen",
-    "same_picture",
-    "stack_of",
-    "unit_names",
-]
 
 SHORT = {
     "micrometer": "um",

@@ -1,4 +1,4 @@
-"""The masks that models predicted of one image: the newest, and those of the model before."""
+"""Predicted masks of one image: the newest, and those of the model before."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from napari_unetseg.gui.layers.coverage import Coverage
 
 if TYPE_CHECKING:
     from napari_unetseg.annotations.sparse_array import Region
-
-__all__ = ["NO_NUMBERS", "NetworkMasks", "as_mask", "full_region"]
 
 Index = tuple[int | slice, ...]
 Plane = tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Layers to look at: what is the user's own, and what differs between two models."""
+"""Overlay layers: corrections, and differences of two models."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from napari_unetseg.annotations.annotation_store import ImageAnnotations
     from napari_unetseg.annotations.sparse_array import Region
-
-__all__ = ["CorrectionsOverlay", "show_difference"]
 
 CORRECTED, ACCEPTED = 1, 2
 OWN = {CORRECTED: ("corrected", "#FF00FF"), ACCEPTED: ("accepted", "#00E5A0")}
@@ -61,24 +59,16 @@ def _put_on_top(viewer: ViewerModel, layer: Labels) -> None:
 
 
 class CorrectionsOverlay:
-    """Outlines of what was corrected and accepted in an image.
+    """Outlines of what was corrected and accepted in an image."""
 
-    Parameters
-    ----------
-    viewer, image
-        Where the layer goes, and what it lies over.
-    truth
-        What was said about the image.
-    """
-
-    def __init__(self, viewer: ViewerModel, image: Image, truth: ImageAnnotations) -> None:
-        self._viewer, self._truth, self.image = viewer, truth, image
-        self._data = empty_grid(truth.shape)
+    def __init__(self, viewer: ViewerModel, image: Image, annotated: ImageAnnotations) -> None:
+        self._viewer, self._annotated, self.image = viewer, annotated, image
+        self._data = empty_grid(annotated.shape)
         self._dirty = False
         self.layer = _overlay(image, self._data, "yours", "yours", OWN)
         self.layer.contour = 1
         for origin in (LabelSource.CORRECTIONS, LabelSource.ACCEPTED):
-            grid = truth.grid(origin)
+            grid = annotated.grid(origin)
             for cell in grid.cells():
                 self.renew(grid.region_of(cell))
 
@@ -93,8 +83,8 @@ class CorrectionsOverlay:
 
     def renew(self, region: Region) -> None:
         """Something was said in a region."""
-        own = np.where(self._truth.read(LabelSource.CORRECTIONS, region) != 0, CORRECTED, 0)
-        own[self._truth.read(LabelSource.ACCEPTED, region) != 0] = ACCEPTED
+        own = np.where(self._annotated.read(LabelSource.CORRECTIONS, region) != 0, CORRECTED, 0)
+        own[self._annotated.read(LabelSource.ACCEPTED, region) != 0] = ACCEPTED
         self._data[region] = own
         self._dirty = True
 

@@ -1,4 +1,4 @@
-"""Where a person changed a Labels layer.
+"""Paint events: user edits of a Labels layer.
 
 napari tells of a finished stroke with what it has for its undo, in a form that is its own business
 and has changed before; a stroke's bounding box is read from it where the form is known. Of a fill
@@ -22,8 +22,6 @@ from napari_unetseg.core.singleton_axes import region_on_grid, same_but_singleto
 
 if TYPE_CHECKING:
     from napari.layers import Labels
-
-__all__ = ["AT_ONCE", "Watch", "drop_history", "region_of"]
 
 AT_ONCE = 2**22
 """Voxels that are searched for changes at once; of larger grids another thread does it."""

@@ -1,4 +1,4 @@
-"""Planes in files that scrolling comes to next are read before they are shown."""
+"""Prefetching of planes in the direction of scrolling."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from napari_unetseg.io.readers.lazy_array import Lazy
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-__all__ = ["Ahead"]
-
 PLANES = 2
 """How far it reads ahead."""
 
@@ -32,11 +30,6 @@ class Ahead:
     napari reads what it shows in the thread that draws the window. Read ahead are images of our own
     reader, which keeps chunks in memory, and memory-mapped files, which the system keeps: strokes
     and masks of large stacks are in those. Of other arrays it is not known what they keep.
-
-    Parameters
-    ----------
-    viewer
-        Whose slider moves.
     """
 
     def __init__(self, viewer: ViewerModel) -> None:

@@ -1,4 +1,4 @@
-"""The prediction of an image in a Labels layer of its own, and what people say about it there.
+"""Prediction layer of an image, with corrections and accepted regions.
 
 Two arrays of the image's grid, uint8: ``data`` is what the layer shows; ``shown`` is what was
 written there. What the model said is in `NetworkMasks`. Where data and shown differ, somebody
@@ -21,15 +21,15 @@ from napari_unetseg.annotations.annotation_store import (
     AnnotationChange,
     ImageAnnotations,
     LabelSource,
-    Said,
+    TimedValues,
 )
 from napari_unetseg.annotations.sparse_array import (
     Cell,
     Region,
     SparseArray,
     cells_in,
+    merge_regions,
     planes_with,
-    together,
 )
 from napari_unetseg.core.labels import BACKGROUND_LABEL, Structure
 from napari_unetseg.data.image_grids import empty_grid, has_room
@@ -48,8 +48,6 @@ from napari_unetseg.gui.layers.paint_events import AT_ONCE, Watch, drop_history
 if TYPE_CHECKING:
     from napari.components import LayerList, ViewerModel
 
-__all__ = ["PredictionLayer"]
-
 Index = tuple[int | slice, ...]
 
 
@@ -63,9 +61,7 @@ class PredictionLayer:
 
     Parameters
     ----------
-    viewer, image
-        Where the layer goes, and what it lies over.
-    truth
+    annotated
         Takes down what people change; its strokes are none of this class's business.
     on_change
         Called with everything that was taken down.
@@ -83,12 +79,12 @@ class PredictionLayer:
         self,
         viewer: ViewerModel,
         image: Image,
-        truth: ImageAnnotations | None = None,
+        annotated: ImageAnnotations | None = None,
         on_change: Callable[[AnnotationChange], None] = lambda _: None,
     ) -> None:
         self._viewer, self.image = viewer, image
         self._shape = grid_shape(image)
-        self.truth = truth or ImageAnnotations(self._shape)
+        self.annotated = annotated or ImageAnnotations(self._shape)
         self._on_change = on_change
         self.on_doubt: Callable[[], None] = lambda: None
         self.on_other: Callable[[bool, Labels], None] = lambda *_: None
@@ -164,7 +160,7 @@ class PredictionLayer:
         dropped = (data != shown).any() or (self._painted and (final != shown).any())
         if dropped:
             self._drop_history()
-        self._kept.write(region, self.truth.read(LabelSource.CORRECTIONS, region))
+        self._kept.write(region, self.annotated.read(LabelSource.CORRECTIONS, region))
         data[...] = final
         shown[...] = final
         self._dirty = True
@@ -179,7 +175,7 @@ class PredictionLayer:
 
     def _mask(self, region: Region) -> np.ndarray:
         """The network's mask, with all that people said on top, the newest last."""
-        over = self.truth.overrides(region)
+        over = self.annotated.overrides(region)
         return np.where(over != 0, as_mask(over), self.masks.shown(region))
 
     def flush(self) -> None:
@@ -213,14 +209,14 @@ class PredictionLayer:
         What was accepted before is said again, where a newer stroke disagreed.
         """
         self.catch(region)
-        accepted = self.truth.read(LabelSource.ACCEPTED, region)
+        accepted = self.annotated.read(LabelSource.ACCEPTED, region)
         accepted[where] = as_correction(self._data[region])[where]
         changes = self._note(LabelSource.ACCEPTED, region, accepted)
         accepted_at, painted_at = (
-            self.truth.times(o, region) for o in (LabelSource.ACCEPTED, LabelSource.STROKES)
+            self.annotated.times(o, region) for o in (LabelSource.ACCEPTED, LabelSource.STROKES)
         )
         disputed = where & (painted_at > accepted_at)
-        return changes + self._tell(self.truth.renew(LabelSource.ACCEPTED, region, disputed))
+        return changes + self._tell(self.annotated.restamp(LabelSource.ACCEPTED, region, disputed))
 
     def take_back(self, region: Region, where: np.ndarray) -> list[AnnotationChange]:
         """Declare nothing right any more there."""
@@ -234,20 +230,22 @@ class PredictionLayer:
         self, origin: LabelSource, region: Region, where: np.ndarray
     ) -> list[AnnotationChange]:
         self.catch(region)
-        values = self.truth.read(origin, region)
+        values = self.annotated.read(origin, region)
         values[where] = 0
         changes = self._note(origin, region, values)
         self.show(origin, region)
         return changes
 
-    def put_back(self, origin: LabelSource, region: Region, now: Said, then: Said) -> None:
+    def put_back(
+        self, origin: LabelSource, region: Region, now: TimedValues, then: TimedValues
+    ) -> None:
         """Say ``then`` where that differs from ``now`` and nothing else was said since.
 
         An acceptance is withdrawn altogether, also where it was corrected since.
         """
         self.catch(region)
         also = (then[0] == 0) if origin is LabelSource.ACCEPTED else False
-        self._tell(self.truth.put_back(origin, region, now, then, also=also))
+        self._tell(self.annotated.put_back(origin, region, now, then, also=also))
         self.show(origin, region)
 
     def show(self, origin: LabelSource, region: Region) -> None:
@@ -270,7 +268,7 @@ class PredictionLayer:
         data, kept = self._data[region], self._kept.read(region)
         changed = data != self._shown[region]
         kept[changed] = as_correction(data[changed])
-        differs = kept != self.truth.read(LabelSource.CORRECTIONS, region)
+        differs = kept != self.annotated.read(LabelSource.CORRECTIONS, region)
         noted = self._note(LabelSource.CORRECTIONS, region, kept)
         if noted:
             self._correct_accepted(region, differs)
@@ -278,16 +276,16 @@ class PredictionLayer:
 
     def _correct_accepted(self, region: Region, where: np.ndarray) -> None:
         """An accepted place that was corrected holds what is shown; accepted it was when it was."""
-        accepted = self.truth.read(LabelSource.ACCEPTED, region)
+        accepted = self.annotated.read(LabelSource.ACCEPTED, region)
         inside = where & (accepted != 0)
         if inside.any():
             accepted[inside] = as_correction(self._data[region])[inside]
-            times = self.truth.times(LabelSource.ACCEPTED, region)
-            self._tell(self.truth.restore(LabelSource.ACCEPTED, region, accepted, times))
+            times = self.annotated.times(LabelSource.ACCEPTED, region)
+            self._tell(self.annotated.restore(LabelSource.ACCEPTED, region, accepted, times))
 
     def search(self) -> list[Region]:
         """Chunks that were changed and not taken down; only reads, so that any thread may ask."""
-        corrections = self.truth.grid(LabelSource.CORRECTIONS)
+        corrections = self.annotated.grid(LabelSource.CORRECTIONS)
         grids = (self._data, self._shown, self._kept, corrections)
         planes = {plane for grid in grids for plane in planes_with(grid)}
         looked = cells_in(planes, self._shape)
@@ -295,21 +293,21 @@ class PredictionLayer:
 
     def settle(self, regions: Sequence[Region]) -> None:
         """Take down what `search` found: most likely an undo or a redo."""
-        for region in together(regions):
+        for region in merge_regions(regions):
             self.catch(region)
 
     def _unknown(self, cell: Cell) -> bool:
         region = self._kept.region_of(cell)
         data, shown, kept = self._data[region], self._shown[region], self._kept.chunk(cell)
         if np.array_equal(data, shown) and kept is None:
-            return self.truth.grid(LabelSource.CORRECTIONS).chunk(cell) is not None
+            return self.annotated.grid(LabelSource.CORRECTIONS).chunk(cell) is not None
         now = np.where(data != shown, as_correction(data), 0 if kept is None else kept)
-        return not np.array_equal(now, self.truth.read(LabelSource.CORRECTIONS, region))
+        return not np.array_equal(now, self.annotated.read(LabelSource.CORRECTIONS, region))
 
     def _note(
         self, origin: LabelSource, region: Region, values: np.ndarray
     ) -> list[AnnotationChange]:
-        return self._tell(self.truth.record(origin, region, values))
+        return self._tell(self.annotated.record(origin, region, values))
 
     def _tell(self, change: AnnotationChange | None) -> list[AnnotationChange]:
         if change is None:
@@ -338,9 +336,9 @@ class PredictionLayer:
         self._data, self._shown = (empty_grid(self._shape) for _ in range(2))
         self.masks.clear()
         self._kept, self._painted = SparseArray(self._shape), False
-        for plane in self.truth.said():
+        for plane in self.annotated.labelled_planes():
             region = full_region(plane, self._shape)
-            self._kept.write(region, self.truth.read(LabelSource.CORRECTIONS, region))
+            self._kept.write(region, self.annotated.read(LabelSource.CORRECTIONS, region))
             self._write(region)
         self._dirty = False
         name = f"{self.image.name} · prediction"

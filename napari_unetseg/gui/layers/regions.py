@@ -1,4 +1,4 @@
-"""Regions that people point at: the plane on screen, shapes that they drew, an object."""
+"""Regions chosen by the user: the visible plane, drawn shapes, an object."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels, Shapes
 
     from napari_unetseg.annotations.sparse_array import Region
-
-__all__ = ["Place", "drawn", "object_at", "plane_at", "visible_plane"]
 
 ELLIPSE_CORNERS = 64
 

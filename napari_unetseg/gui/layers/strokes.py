@@ -1,4 +1,4 @@
-"""Strokes in an annotation layer, taken down as they are painted."""
+"""Recording of strokes in an annotation layer."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from napari_unetseg.annotations.annotation_store import (
     AnnotationChange,
     ImageAnnotations,
     LabelSource,
-    Said,
+    TimedValues,
 )
-from napari_unetseg.annotations.sparse_array import Region, together
+from napari_unetseg.annotations.sparse_array import Region, merge_regions
 from napari_unetseg.core.singleton_axes import on_grid, same_but_singletons
 from napari_unetseg.gui.layers.layer_axes import level0
 from napari_unetseg.gui.layers.paint_events import AT_ONCE, Watch, drop_history
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from napari_unetseg.core.labels import LabelKind
 
-__all__ = ["Strokes"]
-
 
 class Strokes:
     """Keeps an image's `ImageAnnotations` in step with the layer that its strokes are painted in.
@@ -33,7 +31,7 @@ class Strokes:
     ----------
     layer
         The annotation layer, on the image's grid; axes of length 1 make no difference.
-    truth, kind
+    annotated, kind
         What is said about the image; its strokes begin anew with the layer's, of that kind.
     on_change
         Called with everything that was taken down, from the layer's beginning on.
@@ -52,26 +50,26 @@ class Strokes:
     def __init__(
         self,
         layer: Labels,
-        truth: ImageAnnotations,
+        annotated: ImageAnnotations,
         kind: LabelKind,
         on_change: Callable[[AnnotationChange], None] = lambda _: None,
         *,
         known: bool = False,
     ) -> None:
-        self.layer, self.truth = layer, truth
+        self.layer, self.annotated = layer, annotated
         self.on_doubt: Callable[[], None] = lambda: None
         self.on_other: Callable[[bool], None] = lambda _: None
         self._source = level0(layer)
-        self._data = on_grid(self._source, truth.shape)
+        self._data = on_grid(self._source, annotated.shape)
         self._on_change = on_change
         self._ended = False
         if known:
-            truth.take_strokes_back()
+            annotated.enable_strokes()
         elif isinstance(self._data, np.ndarray):  # lazy arrays would take long to read
-            for change in truth.adopt(self._data, kind):
+            for change in annotated.adopt(self._data, kind):
                 on_change(change)
-        self._grid = truth.grid(LabelSource.STROKES)
-        self._watch = Watch(layer, self._on_painted, self._on_doubt, truth.shape)
+        self._grid = annotated.grid(LabelSource.STROKES)
+        self._watch = Watch(layer, self._on_painted, self._on_doubt, annotated.shape)
 
     @property
     def data(self) -> Any:
@@ -86,7 +84,7 @@ class Strokes:
     @property
     def lasts(self) -> bool:
         """Whether the truth has the strokes of this layer, and not those of another one."""
-        return self.truth.grid(LabelSource.STROKES) is self._grid
+        return self.annotated.grid(LabelSource.STROKES) is self._grid
 
     def look_again(self) -> None:
         """Take down what was painted while nobody listened."""
@@ -94,7 +92,7 @@ class Strokes:
 
     def catch(self, region: Region) -> bool:
         """Take down what a region of the layer holds now; whether it had changed."""
-        change = self.truth.record(LabelSource.STROKES, region, np.asarray(self._data[region]))
+        change = self.annotated.record(LabelSource.STROKES, region, np.asarray(self._data[region]))
         if change is not None:
             self._on_change(change)
         return change is not None
@@ -103,14 +101,16 @@ class Strokes:
         """Chunks that hold what was not taken down; only reads, so that any thread may ask."""
         if self._ended or not isinstance(self._data, np.ndarray):
             return []
-        return list(self.truth.grid(LabelSource.STROKES).differing(self._data))
+        return list(self.annotated.grid(LabelSource.STROKES).differing(self._data))
 
     def settle(self, regions: Sequence[Region]) -> None:
         """Take down what `search` found: most likely an undo or a redo."""
-        for region in together(regions) if not self._ended else ():
+        for region in merge_regions(regions) if not self._ended else ():
             self.catch(region)
 
-    def put_back(self, origin: LabelSource, region: Region, now: Said, then: Said) -> None:
+    def put_back(
+        self, origin: LabelSource, region: Region, now: TimedValues, then: TimedValues
+    ) -> None:
         """Put ``then`` into the layer where that differs from ``now``, which is still there.
 
         Undo begins after that. Where other labels took this layer's place, nothing is done.
@@ -119,7 +119,7 @@ class Strokes:
         if not self.lasts or level0(self.layer) is not self._source:
             return
         self.catch(region)
-        change = self.truth.put_back(origin, region, now, then)
+        change = self.annotated.put_back(origin, region, now, then)
         if change is None:
             return
         drop_history(self.layer)
@@ -142,13 +142,13 @@ class Strokes:
     def _take_over(self) -> bool:
         """Somebody gave the layer another array; whether it can be followed."""
         data = level0(self.layer)
-        if not same_but_singletons(data.shape, self.truth.shape):
+        if not same_but_singletons(data.shape, self.annotated.shape):
             self.on_other(False)
             return False
-        self._source, self._data = data, on_grid(data, self.truth.shape)
+        self._source, self._data = data, on_grid(data, self.annotated.shape)
         drop_history(self.layer)  # an undo would put voxels of the old array into the new one
         if np.dtype(data.dtype).newbyteorder("=") != self._grid.dtype:
-            self.truth.retype(data.dtype)
-            self._grid = self.truth.grid(LabelSource.STROKES)
+            self.annotated.retype(data.dtype)
+            self._grid = self.annotated.grid(LabelSource.STROKES)
             self.on_other(True)
         return True

@@ -1,4 +1,4 @@
-"""The layer that shows how unsure the network is: from 0, black, to 1, bright."""
+"""Uncertainty layer: 0 black, 1 bright."""
 
 from __future__ import annotations
 
@@ -15,17 +15,9 @@ from napari_unetseg.gui.layers.layer_axes import grid_shape
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-__all__ = ["Uncertainty"]
-
 
 class Uncertainty:
-    """A layer over one image; planes that were not looked at are black, so nothing is seen there.
-
-    Parameters
-    ----------
-    viewer, image
-        Where the layer goes, and what it lies over.
-    """
+    """A layer over one image; where nothing was computed it is black and shows nothing."""
 
     def __init__(self, viewer: ViewerModel, image: Image) -> None:
         self._viewer, self.image = viewer, image

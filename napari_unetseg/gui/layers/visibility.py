@@ -1,4 +1,4 @@
-"""What of our layers is seen."""
+"""Visibility of the plugin's layers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Labels
-
-__all__ = ["show_or_hide", "take_away"]
 
 
 def show_or_hide(layer: Labels) -> None:

@@ -1,4 +1,4 @@
-"""Voxels of a layer in the world that a viewer shows, whose units may be others than the layer's.
+"""World coordinates of voxels, in a viewer with other units than the layer's.
 
 napari converts units where it draws and slices, but not in ``world_to_data`` and ``data_to_world``.
 """
@@ -14,8 +14,6 @@ import pint
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
-
-__all__ = ["to_data", "to_world", "unit_factors"]
 
 
 def unit_factors(units: Sequence[Any] | None, wanted: Sequence[Any] | None) -> np.ndarray:

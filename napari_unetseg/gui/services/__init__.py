@@ -1,1 +1,1 @@
-"""What several features use: jobs, images, annotations, masks, undo; no Qt."""
+"""Services shared by features: jobs, images, annotations, masks, undo; no Qt."""

@@ -1,4 +1,4 @@
-"""Annotations on their way to the training that runs, or to the next one."""
+"""Transfer of annotations to the running or next training."""
 
 from __future__ import annotations
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["AnnotationFeed"]
-
 MOST_NEWER = 100
 """Regions of an image, the newest, that a training answers before its first step."""
 
@@ -39,17 +37,6 @@ class AnnotationFeed:
 
     A snapshot is taken in the GUI thread; whether it says anything new is found out beside it, one
     snapshot at a time. So every stroke is offered after at most one that is looked at already.
-
-    Parameters
-    ----------
-    session, annotations
-        The sources, and what is known of each image.
-    alignment
-        Says which layers do not lie over their image.
-    jobs, runner
-        The training, and work beside the window.
-    events
-        Says what changed.
 
     Attributes
     ----------
@@ -97,7 +84,7 @@ class AnnotationFeed:
             Labels do not fit their image.
         """
         sources, annotations = self._session.sources, self._annotations
-        self._offered = take_snapshots(sources, annotations.truths, self.newer, self._offered)
+        self._offered = take_snapshots(sources, annotations.by_image, self.newer, self._offered)
         images = {one.image for one in self._offered if one.live is not None}
         self._unsearched = {s for image, s in annotations.strokes.items() if image in images}
         annotations.doubt(self._unsearched)
@@ -167,7 +154,9 @@ class AnnotationFeed:
             return None
         sources, before = self._session.sources, self._offered
         try:
-            return take_snapshots(sources, self._annotations.truths, before=before, complete=False)
+            return take_snapshots(
+                sources, self._annotations.by_image, before=before, complete=False
+            )
         except UserError:  # labels that no longer fit their image
             return None
 

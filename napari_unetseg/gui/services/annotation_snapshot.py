@@ -1,4 +1,4 @@
-"""Snapshots of what is labelled in layers, taken by the GUI thread without copying voxels.
+"""Snapshots of layers' labels for training, without copying voxels.
 
 What is painted is in the image's `ImageAnnotations`, in chunks that a snapshot shares until they
 are written to. What takes longer is done by whoever needs it, in any thread: finding what was
@@ -24,9 +24,7 @@ from napari_unetseg.gui import layers as napari_layers
 if TYPE_CHECKING:
     from napari_unetseg.annotations.sparse_array import Region
     from napari_unetseg.core.image_stack import Stack
-    from napari_unetseg.gui.state.session import Source
-
-__all__ = ["Pairs", "Snapshot", "newer_pairs", "pairs_of", "take_snapshots"]
+    from napari_unetseg.gui.state.session import ImageSource
 
 Pairs = tuple[AnnotatedImage, ...]
 
@@ -108,13 +106,13 @@ class Snapshot:
         """Take in what the array holds, but not where something was said since."""
         for region in self._labels.differing(data):
             (cell,) = cells(region)
-            if self._labels.shares(known, cell):
+            if self._labels.same_chunk(known, cell):
                 self._labels.write(region, np.asarray(data[region]))
 
 
 def take_snapshots(
-    sources: Sequence[Source],
-    truths: Mapping[Any, ImageAnnotations],
+    sources: Sequence[ImageSource],
+    by_image: Mapping[Any, ImageAnnotations],
     newer: Mapping[Any, Sequence[Region]] | None = None,
     before: Iterable[Snapshot] = (),
     *,
@@ -126,7 +124,7 @@ def take_snapshots(
 
     Parameters
     ----------
-    sources, truths
+    sources, by_image
         What there is to train on, and what was said about each image.
     newer
         Regions of images where something was painted since their mask was shown.
@@ -142,7 +140,7 @@ def take_snapshots(
     """
     used, regions = [s for s in sources if s.used and not s.on_disk], newer or {}
     found = [
-        _snapshot(s, truths.get(s.image), tuple(regions.get(s.image, ())), complete) for s in used
+        _snapshot(s, by_image.get(s.image), tuple(regions.get(s.image, ())), complete) for s in used
     ]
     earlier = {one.image: one for one in before}
     taken = tuple(one for one in found if one is not None)
@@ -152,13 +150,16 @@ def take_snapshots(
 
 
 def _snapshot(
-    source: Source, truth: ImageAnnotations | None, newer: tuple[Region, ...], complete: bool
+    source: ImageSource,
+    annotated: ImageAnnotations | None,
+    newer: tuple[Region, ...],
+    complete: bool,
 ) -> Snapshot | None:
     stack = napari_layers.stack_of(source.image, source.channels)
-    truth = truth or ImageAnnotations(stack.grid_shape)
-    said = truth.snapshot()
+    annotated = annotated or ImageAnnotations(stack.grid_shape)
+    said = annotated.snapshot()
     if source.labels is None:
-        if not said.said():
+        if not said.labelled_planes():
             return None
         nothing = SparseArray(stack.grid_shape)
         return Snapshot(source.image, stack, nothing, LabelKind.STROKES, said, newer)
@@ -166,7 +167,9 @@ def _snapshot(
     AnnotatedImage(stack, data, source.kind)  # refuses what does not fit
     if not isinstance(data, np.ndarray):
         return Snapshot(source.image, stack, data, source.kind, said, newer)
-    live = (on_grid(data, stack.grid_shape), truth.grid(LabelSource.STROKES)) if complete else None
+    live = (
+        (on_grid(data, stack.grid_shape), annotated.grid(LabelSource.STROKES)) if complete else None
+    )
     labels = said.grid(LabelSource.STROKES)
     return Snapshot(source.image, stack, labels, source.kind, said, newer, live)
 

@@ -1,4 +1,4 @@
-"""Annotations of every image, in step with the layers that they are painted in."""
+"""Annotations of every image, synchronised with their layers."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.layers import Strokes
     from napari_unetseg.gui.services.job_runner import Runner
     from napari_unetseg.gui.state.app_events import AppEvents
-    from napari_unetseg.gui.state.session import Session, Source
-
-__all__ = ["Annotations"]
+    from napari_unetseg.gui.state.session import ImageSource, Session
 
 log = logging.getLogger(__name__)
 
@@ -52,16 +50,9 @@ class Searched(Protocol):
 class Annotations:
     """What was painted, corrected and accepted in each image.
 
-    Parameters
-    ----------
-    session, events
-        The sources, whose annotation layers are listened to; where changes are published.
-    runner
-        Searches layers beside the window.
-
     Attributes
     ----------
-    truths
+    by_image
         The annotations of each image layer.
     strokes
         The annotation layer in use of each image layer.
@@ -74,7 +65,7 @@ class Annotations:
 
     def __init__(self, session: Session, runner: Runner, events: AppEvents) -> None:
         self._session, self._runner, self._events = session, runner, events
-        self.truths: dict[Any, ImageAnnotations] = {}
+        self.by_image: dict[Any, ImageAnnotations] = {}
         self.strokes: dict[Any, Strokes] = {}
         self.known_labels: WeakKeyDictionary[Labels, SparseArray] = WeakKeyDictionary()
         self._doubts: set[Searched] = set()
@@ -86,12 +77,12 @@ class Annotations:
         events.tick.connect(self._on_tick)
         events.closed.connect(self._on_closed)
 
-    def truth(self, image: Image) -> ImageAnnotations:
+    def of(self, image: Image) -> ImageAnnotations:
         """All annotations of an image; raises `UserError` where it cannot be segmented."""
-        if image not in self.truths:
+        if image not in self.by_image:
             shape = napari_layers.stack_of(image).grid_shape
-            self.truths[image] = ImageAnnotations(shape)
-        return self.truths[image]
+            self.by_image[image] = ImageAnnotations(shape)
+        return self.by_image[image]
 
     def changed(self, image: Image, change: AnnotationChange) -> None:
         """Publish what changed of an image's annotations."""
@@ -114,35 +105,35 @@ class Annotations:
         wanted = {s.image: s for s in self._session.sources if s.labels and not s.on_disk}
         for image in [i for i, s in self.strokes.items() if not _serves(s, wanted.get(i))]:
             self._end_strokes(image)
-            if image not in wanted and image in self.truths:
-                self.truths[image].put_strokes_away()
+            if image not in wanted and image in self.by_image:
+                self.by_image[image].disable_strokes()
                 self._events.labels_touched.emit()
         for image, source in wanted.items():
-            truth = self.truth(image)
+            annotated = self.of(image)
             if image in self.strokes:
-                self._follow_kind(image, source, truth)
+                self._follow_kind(image, source, annotated)
             else:
-                self.strokes[image] = self._follow(image, source, truth)
+                self.strokes[image] = self._follow(image, source, annotated)
 
-    def _follow(self, image: Any, source: Source, truth: ImageAnnotations) -> Strokes:
+    def _follow(self, image: Any, source: ImageSource, annotated: ImageAnnotations) -> Strokes:
         """Listen to an annotation layer; one that was there before goes on where it was."""
-        grid, away = truth.grid(LabelSource.STROKES), truth.strokes_are_away
+        grid, away = annotated.grid(LabelSource.STROKES), annotated.strokes_disabled
         known = self.known_labels.get(source.labels) is grid and grid.dtype == source.labels.dtype
         tell = partial(self.changed, image)
-        strokes = napari_layers.Strokes(source.labels, truth, source.kind, tell, known=known)
+        strokes = napari_layers.Strokes(source.labels, annotated, source.kind, tell, known=known)
         strokes.on_doubt = partial(self.doubt, (strokes,))
         strokes.on_other = partial(self._on_other, image, source.labels)
         if not known:
             self._events.annotations_replaced.emit(image)
         else:
-            self._follow_kind(image, source, truth)
+            self._follow_kind(image, source, annotated)
         if known and away:
             strokes.look_again()
         return strokes
 
-    def _follow_kind(self, image: Any, source: Source, truth: ImageAnnotations) -> None:
-        if truth.kind != source.kind:
-            truth.kind = source.kind
+    def _follow_kind(self, image: Any, source: ImageSource, annotated: ImageAnnotations) -> None:
+        if annotated.kind != source.kind:
+            annotated.kind = source.kind
             self._events.label_kind_changed.emit(image)
 
     def _on_other(self, image: Any, labels: Labels, fits: bool) -> None:
@@ -162,7 +153,7 @@ class Annotations:
         if (gone := self.strokes.pop(image, None)) is not None:
             gone.end()
             if gone.lasts:
-                self.known_labels[gone.layer] = gone.truth.grid(LabelSource.STROKES)
+                self.known_labels[gone.layer] = gone.annotated.grid(LabelSource.STROKES)
 
     # -- events --------------------------------------------------------------------------------
 
@@ -171,13 +162,13 @@ class Annotations:
 
     def _on_image_removed(self, image: Any) -> None:
         self._end_strokes(image)
-        self.truths.pop(image, None)
+        self.by_image.pop(image, None)
 
     def _on_tick(self, now: float) -> None:
         if self._doubts and not self._searching:
             self._search()
-        for truth in self.truths.values():
-            truth.flush()
+        for annotated in self.by_image.values():
+            annotated.flush()
         if self._touched and now - self._announced > ANNOUNCE_SECONDS:
             self.announce()
 
@@ -206,5 +197,5 @@ class Annotations:
             strokes.end()
 
 
-def _serves(strokes: Strokes, source: Source | None) -> bool:
+def _serves(strokes: Strokes, source: ImageSource | None) -> bool:
     return source is not None and strokes.layer is source.labels

@@ -1,4 +1,4 @@
-"""Images, channels and labels that the user works on; layers that come and go."""
+"""Chosen images, channels and labels; added and removed layers."""
 
 from __future__ import annotations
 
@@ -12,37 +12,26 @@ from weakref import WeakKeyDictionary, ref
 from napari.layers import Image, Labels
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.label_appearance import look_at
+from napari_unetseg.core.label_appearance import classify_labels
 from napari_unetseg.core.labels import LabelKind, Structure
 from napari_unetseg.data.image_grids import guess_kind, thinned_counts
 from napari_unetseg.gui import layers as napari_layers
-from napari_unetseg.gui.services.label_problems import describe_look, is_grey, remedies_of
+from napari_unetseg.gui.services.label_problems import describe_appearance, is_grey, remedies_of
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.refusal import refusing
-from napari_unetseg.gui.state.session import Level, Session, Source
+from napari_unetseg.gui.state.session import ImageSource, Level, Session
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
     from napari_unetseg.core.image_stack import Stack
-    from napari_unetseg.core.label_appearance import Look
+    from napari_unetseg.core.label_appearance import LabelAppearance
     from napari_unetseg.gui.services.annotations import Annotations
     from napari_unetseg.gui.state.app_events import AppEvents
-
-__all__ = ["ImageSources"]
 
 
 class ImageSources:
     """Keeps the session's images and labels in step with the viewer's layers and the user's choice.
-
-    Parameters
-    ----------
-    viewer
-        The viewer, or its Qt-free model.
-    session, events
-        Where everything is remembered, and published.
-    annotations
-        What is known of each image.
 
     Attributes
     ----------
@@ -58,7 +47,7 @@ class ImageSources:
         self._viewer, self._session = viewer, session
         self._annotations, self._events = annotations, events
         self.labels_of: WeakKeyDictionary[Labels, ref[Image]] = WeakKeyDictionary()
-        self.seen: WeakKeyDictionary[Labels, tuple[Mapping[int, int], Look | None]] = (
+        self.seen: WeakKeyDictionary[Labels, tuple[Mapping[int, int], LabelAppearance | None]] = (
             WeakKeyDictionary()
         )
         self._guessed: Labels | None = None
@@ -168,7 +157,7 @@ class ImageSources:
             return
         source = session.source()
         if source is None:
-            session.put_source(Source(image))
+            session.put_source(ImageSource(image))
         with refusing(self._session):
             self.stack()
         if session.settings.dims == 3 and not self.has_volumes():
@@ -260,16 +249,16 @@ class ImageSources:
         """Guess the kind of labels from a first look, and say what is odd about them."""
         data = napari_layers.data_of(labels)
         counts, size = thinned_counts(data)
-        look = look_at(data) if counts else None
+        look = classify_labels(data) if counts else None
         kind = guess_kind(counts, size, look)
         self.seen[labels], self._guessed = (counts, look), labels
-        if text := describe_look(labels.name, counts, look, kind):
+        if text := describe_appearance(labels.name, counts, look, kind):
             odd = bool(remedies_of(counts, look, kind))
             self._session.say(text, Level.WARNING if odd else Level.INFO)
         return kind
 
     def note_counts(
-        self, labels: Labels, counts: Mapping[int, int], size: int, look: Look | None
+        self, labels: Labels, counts: Mapping[int, int], size: int, look: LabelAppearance | None
     ) -> LabelKind | None:
         """Take in what all of the chosen labels hold, of which a part had been seen.
 
@@ -310,21 +299,21 @@ class ImageSources:
             self._session.change_source(kind=kind)
             self._events.labels_touched.emit()
             if source.labels in self.seen and remedies_of(*self.seen[source.labels], kind):
-                text = describe_look(source.labels.name, *self.seen[source.labels], kind)
+                text = describe_appearance(source.labels.name, *self.seen[source.labels], kind)
                 self._session.say(text, Level.WARNING)
 
     def add_folders(
         self, images: Path, labels: Path, kind: LabelKind, threshold: float | None = None
     ) -> None:
         """Train on a folder of images and a folder of labels too; they pair by their stem."""
-        self._session.put_source(Source(images, labels, kind, threshold=threshold))
+        self._session.put_source(ImageSource(images, labels, kind, threshold=threshold))
 
-    def use_source(self, source: Source, used: bool) -> None:
+    def use_source(self, source: ImageSource, used: bool) -> None:
         """Use a source for training or not."""
         changed = replace(source, used=used)
         self._session.sources = tuple(changed if s is source else s for s in self._session.sources)
 
-    def remove_source(self, source: Source) -> None:
+    def remove_source(self, source: ImageSource) -> None:
         """Take a source out of the training; its layers and files stay."""
         if source.image is self._session.image:
             self.choose_labels(None)
@@ -402,7 +391,7 @@ class ImageSources:
         """What is said of an image stays with its pixels; in its layer is another one now."""
         session = self._session
         with refusing(session):
-            shape, known = napari_layers.grid_shape(image), self._annotations.truths.get(image)
+            shape, known = napari_layers.grid_shape(image), self._annotations.by_image.get(image)
             if known is not None and known.shape != shape:
                 self._put_away(image, shape)
         session.events.sources.emit(session.sources, session.sources)

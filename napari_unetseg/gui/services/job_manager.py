@@ -1,4 +1,4 @@
-"""The one job of a window: its start, progress, pause, stop and end."""
+"""The current job of a window: start, progress, pause, stop and end."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Message, Session
 
-__all__ = ["JobManager"]
-
 DOING = {
     JobKind.TRAIN: "Training",
     JobKind.PREDICT: "Predicting",
@@ -44,10 +42,6 @@ class JobManager:
 
     Parameters
     ----------
-    session, events
-        Where the job is shown, and published.
-    runner
-        Runs the job; its ``pump`` is called with every tick.
     read_preferences
         Reads the user's: threads, device and folder; called before every job.
 

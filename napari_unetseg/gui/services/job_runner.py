@@ -1,8 +1,7 @@
-"""Runs a generator in a thread and hands its events to the GUI; the only file of gui with threads.
+"""Job threads, whose events are delivered to the GUI thread.
 
 A job is a generator function of events. `ThreadRunner` runs it in a worker thread; its `pump` is
-called by a timer of the GUI thread and calls the job's callbacks there. `SyncRunner` does the
-same at once, for tests and scripts.
+called by a timer of the GUI thread and calls the job's callbacks there.
 """
 
 from __future__ import annotations
@@ -19,12 +18,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from napari_unetseg.core.events import Event, TilePredicted
+from napari_unetseg.core.events import Event, TilePredicted, finish
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.runtime.interpreter import responsive_window
 from napari_unetseg.training.training_events import StepDone
-
-__all__ = ["Inbox", "Job", "Runner", "SyncRunner", "ThreadRunner"]
 
 log = logging.getLogger(__name__)
 
@@ -278,7 +275,7 @@ class ThreadRunner:
                 if self._prepare is not None:
                     self._prepare()
                 _step_back()
-                result = _exhaust(job.work(job.control), inbox.put)
+                result = finish(job.work(job.control), inbox.put)
             inbox.end(result)
         except BaseException as error:
             log.info("the job failed", exc_info=True)
@@ -335,54 +332,6 @@ class ThreadRunner:
         return ended and not any(one is not None and one.is_alive() for one in threads)
 
 
-class SyncRunner:
-    """Runs everything at once in the calling thread."""
-
-    def __init__(self) -> None:
-        self.busy = False
-
-    def start(self, job: Job) -> None:
-        """Run a job to its end; callbacks are called on the way."""
-        self.busy = True
-        try:
-            result = _exhaust(job.work(job.control), job.on_event)
-        except Exception as error:  # noqa: BLE001 - as in a thread
-            self.busy = False
-            job.on_error(error)
-        else:
-            self.busy = False
-            job.on_done(result)
-
-    def query(
-        self,
-        query: Query,
-        on_answer: OnDone,
-        on_error: OnError | None = None,
-        *,
-        about: str = "",  # noqa: ARG002 - as every runner has it
-    ) -> None:
-        """Answer at once; without ``on_error`` an error is the caller's."""
-        try:
-            answer = query()
-        except Exception as error:
-            if on_error is None:
-                raise
-            on_error(error)
-        else:
-            on_answer(answer)
-
-    def background(self, task: Query, on_done: OnDone, on_error: OnError) -> None:
-        """Run a task at once."""
-        self.query(task, on_done, on_error)
-
-    def pump(self) -> None:
-        """Nothing ever waits."""
-
-    def close(self, seconds: float = 10.0) -> bool:  # noqa: ARG002 - as every runner has it
-        """Nothing ever runs."""
-        return True
-
-
 def _log(error: BaseException) -> None:
     log.error("what was computed beside the job failed", exc_info=error)
 
@@ -395,12 +344,3 @@ def _step_back() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
-
-
-def _exhaust(events: Generator[Event, None, Any], put: Callable[[Event], None]) -> Any:
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as stop:
-            return stop.value
-        put(event)

@@ -1,4 +1,4 @@
-"""Labels that cannot be used as they are, and what can be made of them."""
+"""Detection of unusable labels, and their possible conversions."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.label_appearance import Appearance, Look
+from napari_unetseg.core.label_appearance import Appearance, LabelAppearance
 from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
-
-__all__ = ["Remedy", "describe_look", "is_grey", "look_at_folder", "remedies_of"]
 
 GREY = (Appearance.BLURRED, Appearance.IMAGE)
 FOLDER_FILES = 3
@@ -22,26 +20,19 @@ FOLDER_FILES = 3
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """Labels that can be made of others.
-
-    Attributes
-    ----------
-    text, tip
-        Of its button.
-    kind
-        What the values of the labels mean that are made.
-    make
-        From a plane of the labels, any integers, to one of those, uint8.
-    """
+    """Labels that can be made of others."""
 
     text: str
     tip: str
+    """Of its button."""
     kind: LabelKind
+    """What the values of the labels mean that are made."""
     make: Callable[[np.ndarray], np.ndarray]
+    """From a plane of the labels, any integers, to one of those, uint8."""
 
 
 def remedies_of(
-    counts: Mapping[int, int], look: Look | None, kind: LabelKind
+    counts: Mapping[int, int], look: LabelAppearance | None, kind: LabelKind
 ) -> tuple[Remedy, ...]:
     """What can be made of labels that cannot be used as they are; nothing of others.
 
@@ -95,7 +86,9 @@ def _strokes_without(value: int, kind: LabelKind, plane: np.ndarray) -> np.ndarr
     return np.where(plane == value, 0, np.clip(out, 0, BACKGROUND_LABEL)).astype(np.uint8)
 
 
-def describe_look(name: str, counts: Mapping[int, int], look: Look | None, kind: LabelKind) -> str:
+def describe_appearance(
+    name: str, counts: Mapping[int, int], look: LabelAppearance | None, kind: LabelKind
+) -> str:
     """What is odd about labels of a guessed kind, and what to do; empty where nothing is.
 
     Parameters are those of `remedies_of`, after the labels' name.
@@ -123,12 +116,12 @@ def describe_look(name: str, counts: Mapping[int, int], look: Look | None, kind:
     return ""
 
 
-def is_grey(look: Look | None) -> bool:
+def is_grey(look: LabelAppearance | None) -> bool:
     """Whether values of labels are grey levels, so that none of them is a structure."""
     return look is not None and look.appearance in GREY
 
 
-def look_at_folder(labels: Path) -> tuple[LabelKind, str, float | None]:
+def check_label_folder(labels: Path) -> tuple[LabelKind, str, float | None]:
     """What a folder of label files most likely holds.
 
     Returns
@@ -140,7 +133,7 @@ def look_at_folder(labels: Path) -> tuple[LabelKind, str, float | None]:
     threshold
         Where masks have blurred edges, the value above which they are structure 1.
     """
-    from napari_unetseg.core.label_appearance import look_at
+    from napari_unetseg.core.label_appearance import classify_labels
     from napari_unetseg.io.folder_pairs import images_by_stem
     from napari_unetseg.io.open_image import open_labels
 
@@ -148,12 +141,12 @@ def look_at_folder(labels: Path) -> tuple[LabelKind, str, float | None]:
         files = list(images_by_stem([labels]).values())[:FOLDER_FILES]
         if any(file.suffix.lower() in (".jpg", ".jpeg") for file in files):
             return LabelKind.FULL, "JPEG blurs their edges", BACKGROUND_LABEL // 2
-        looks = [look_at(open_labels(file)) for file in files]
+        classify = [classify_labels(open_labels(file)) for file in files]
     except (UserError, OSError):  # the training says what is wrong with them
         return LabelKind.FULL, "", None
-    for look in looks:
+    for look in classify:
         if look.appearance is Appearance.BLURRED:
             return LabelKind.FULL, "their edges were blurred", look.threshold
-    if any(look.appearance is Appearance.OBJECTS for look in looks):
+    if any(look.appearance is Appearance.OBJECTS for look in classify):
         return LabelKind.INSTANCES, "each number is a single region", None
     return LabelKind.FULL, "", None

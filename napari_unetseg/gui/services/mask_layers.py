@@ -1,4 +1,4 @@
-"""Prediction layers, and the masks on their way into them."""
+"""Prediction layers and their incoming masks."""
 
 from __future__ import annotations
 
@@ -24,20 +24,12 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["MaskLayers", "MaskTarget"]
-
 FLUSH_SECONDS = 0.1
 """Tiles are drawn this often at most."""
 
 
 class MaskTarget:
-    """Where the tiles of one job go: a prediction layer, from `MaskLayers.open` to `close`.
-
-    Parameters
-    ----------
-    masks, prediction
-        Who opened it, and the layer.
-    """
+    """Where the tiles of one job go: a prediction layer, from `MaskLayers.open` to `close`."""
 
     def __init__(self, masks: MaskLayers, prediction: PredictionLayer) -> None:
         self._masks, self._prediction = masks, prediction
@@ -92,15 +84,6 @@ class MaskTarget:
 class MaskLayers:
     """Owns the prediction layer of each image.
 
-    Parameters
-    ----------
-    viewer, session
-        Where layers go, and which structures are shown in them.
-    annotations
-        Records what people change in masks.
-    events
-        Says when images go and time passes.
-
     Attributes
     ----------
     predictions
@@ -139,8 +122,11 @@ class MaskLayers:
         """Make an image's prediction layer ready for the tiles of a model."""
         prediction = self.predictions.get(image)
         if prediction is None:
-            truth, tell = self._annotations.truth(image), partial(self._annotations.changed, image)
-            prediction = napari_layers.PredictionLayer(self._viewer, image, truth, tell)
+            annotated, tell = (
+                self._annotations.of(image),
+                partial(self._annotations.changed, image),
+            )
+            prediction = napari_layers.PredictionLayer(self._viewer, image, annotated, tell)
             prediction.on_doubt = partial(self._annotations.doubt, (prediction,))
             prediction.on_other = self._on_other_mask
             self.predictions[image] = prediction
@@ -226,7 +212,7 @@ class MaskLayers:
     def _on_image_removed(self, image: Any) -> None:
         if (prediction := self.predictions.pop(image, None)) is not None:
             if prediction.layer is not None:
-                self.known_masks[prediction.layer] = prediction.truth
+                self.known_masks[prediction.layer] = prediction.annotated
             prediction.let_go()
 
     def _on_pixels_changed(self, image: Any) -> None:

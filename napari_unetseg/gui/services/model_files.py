@@ -1,4 +1,4 @@
-"""The files of the models that a session lists, in the folder of its project."""
+"""Files of the session's models in the project folder."""
 
 from __future__ import annotations
 
@@ -15,18 +15,12 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import ModelEntry, Session
     from napari_unetseg.io.project.project import Project
 
-__all__ = ["ModelFiles"]
-
 
 class ModelFiles:
     """Writes the file of every listed model beside the window, and again what failed.
 
     Parameters
     ----------
-    runner
-        Writes in the background.
-    session
-        Lists the models.
     on_change
         Called when `trouble` may be another one.
     """

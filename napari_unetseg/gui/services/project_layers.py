@@ -1,4 +1,4 @@
-"""A project that was opened, as layers, structures, settings and models of a session."""
+"""Restoring of a project's layers, structures, settings and models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind, Structure
 from napari_unetseg.core.settings import TrainSettings
 from napari_unetseg.gui import layers as napari_layers
-from napari_unetseg.gui.state.session import Mode, Source
+from napari_unetseg.gui.state.session import ImageSource, Mode
 from napari_unetseg.io.file_names import as_stored
 from napari_unetseg.io.project.locations import places_of
 
@@ -33,18 +33,12 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import ModelEntry, Session
     from napari_unetseg.io.project.project import Project
 
-__all__ = ["Restored"]
-
 
 class Restored:
     """Puts what a project holds into a session; what is open already is used.
 
     Parameters
     ----------
-    viewer, session, sources, annotations, masks, models, events
-        Where to.
-    project
-        From where.
     kept
         Open images of which all that was painted is kept elsewhere, so that its layers may go.
 
@@ -108,7 +102,7 @@ class Restored:
             Names of the images that were not found.
         """
         keys = dict(keys)
-        for key in self._project.truths:
+        for key in self._project.by_image:
             places = places_of(self._project.folder, self._described(key))
             if (image := self._restore(key, places, keys)) is not None:
                 keys[image] = key
@@ -134,7 +128,7 @@ class Restored:
             Names of those that were not found.
         """
         found: dict[Any, str] = {}
-        for key in self._project.truths:
+        for key in self._project.by_image:
             known = {**keys, **found}
             if key not in known.values():
                 image = self._restore(key, self._near(key, path), known)
@@ -143,16 +137,16 @@ class Restored:
         return found, self._missing({**keys, **found})
 
     def _missing(self, keys: Mapping[Any, str]) -> tuple[str, ...]:
-        lost = [key for key in self._project.truths if key not in keys.values()]
+        lost = [key for key in self._project.by_image if key not in keys.values()]
         return tuple(str(self._described(key).get("name", key)) for key in lost)
 
     def _restore(self, key: str, places: Sequence[Path], keys: Mapping[Any, str]) -> Image | None:
         """Make the layers of one image; None where it is not found."""
-        described, truth = self._described(key), self._project.truths[key]
+        described, annotated = self._described(key), self._project.by_image[key]
         known = (image for image, its in keys.items() if its == key)
-        image = next(known, None) or self._image(described, truth, places, keys)
+        image = next(known, None) or self._image(described, annotated, places, keys)
         if image is not None:
-            self._labels(image, truth, described)
+            self._labels(image, annotated, described)
         return image
 
     def _near(self, key: str, path: Path | None) -> list[Path]:
@@ -181,13 +175,13 @@ class Restored:
     def _image(
         self,
         described: Mapping[str, Any],
-        truth: ImageAnnotations,
+        annotated: ImageAnnotations,
         places: Sequence[Path],
         taken: Mapping[Any, str],
     ) -> Image | None:
         """The image layer: one that is open with the same pixels, or its file."""
         for layer in self._sources.images():
-            if layer in taken or not self._fits(layer, truth):
+            if layer in taken or not self._fits(layer, annotated):
                 continue
             if _same_pixels(layer, described.get("fingerprint")):
                 return layer
@@ -197,7 +191,7 @@ class Restored:
             if place.exists():
                 viewer = self._viewer
                 opened = napari_layers.open_images(viewer, place.resolve(), reader)
-                found = [layer for layer in opened if self._fits(layer, truth)]
+                found = [layer for layer in opened if self._fits(layer, annotated)]
                 known = described.get("fingerprint")
                 same = [layer for layer in found if not known or _same_pixels(layer, known)]
                 if same:
@@ -206,35 +200,37 @@ class Restored:
                     viewer.layers.remove(layer)
         return None
 
-    def _fits(self, image: Image, truth: ImageAnnotations) -> bool:
+    def _fits(self, image: Image, annotated: ImageAnnotations) -> bool:
         with suppress(UserError):
-            return napari_layers.grid_shape(image) == truth.shape
+            return napari_layers.grid_shape(image) == annotated.shape
         return False
 
-    def _labels(self, image: Image, truth: ImageAnnotations, described: Mapping[str, Any]) -> None:
+    def _labels(
+        self, image: Image, annotated: ImageAnnotations, described: Mapping[str, Any]
+    ) -> None:
         session, annotations = self._session, self._annotations
-        source, masked = session.source(image) or Source(image), False
-        if annotations.truths.get(image) is not truth:
-            masked = self._put_away(image, truth)
-            annotations.truths[image] = truth
+        source, masked = session.source(image) or ImageSource(image), False
+        if annotations.by_image.get(image) is not annotated:
+            masked = self._put_away(image, annotated)
+            annotations.by_image[image] = annotated
         elif source.labels is not None:
             return
         name = described.get("labels")
         name = name if isinstance(name, str) else None
-        if name is not None or truth.grid(LabelSource.STROKES).cells():
-            layer = self._open_labels(image, truth, source.labels, name)
-            new = layer or napari_layers.strokes_layer(image, truth, session.structures, name)
-            annotations.known_labels[new] = truth.grid(LabelSource.STROKES)
-            kind = LabelKind(truth.kind)
+        if name is not None or annotated.grid(LabelSource.STROKES).cells():
+            layer = self._open_labels(image, annotated, source.labels, name)
+            new = layer or napari_layers.strokes_layer(image, annotated, session.structures, name)
+            annotations.known_labels[new] = annotated.grid(LabelSource.STROKES)
+            kind = LabelKind(annotated.kind)
             session.put_source(replace(source, labels=new, kind=kind, chosen=True))
             if layer is None:
                 self._viewer.add_layer(new)
-        if truth.said() or masked:
+        if annotated.labelled_planes() or masked:
             self._masks.open(image, "", session.structures).close()
 
-    def _put_away(self, image: Image, truth: ImageAnnotations) -> bool:
+    def _put_away(self, image: Image, annotated: ImageAnnotations) -> bool:
         """Take off an image what is said of it elsewhere, and its old masks; whether it had one."""
-        told = (self._annotations.truths.get(image), truth)
+        told = (self._annotations.by_image.get(image), annotated)
         self._events.image_removed.emit(image)
         known = self._masks.known_masks.items()
         masks = [m for m, its in known if its in told and m in self._viewer.layers]
@@ -243,12 +239,12 @@ class Restored:
         return bool(masks)
 
     def _open_labels(
-        self, image: Image, truth: ImageAnnotations, labels: Labels | None, name: str | None
+        self, image: Image, annotated: ImageAnnotations, labels: Labels | None, name: str | None
     ) -> Labels | None:
         """The layer that holds an image's strokes already; others of the image are put away."""
         named = [layer for layer in self._sources.labels_candidates() if layer.name == name]
         for layer in dict.fromkeys([labels, *named]):
-            if layer is not None and self._holds(image, layer, truth):
+            if layer is not None and self._holds(image, layer, annotated):
                 self.reused.append(image)
                 return layer
         if labels is not None and labels in self._viewer.layers:
@@ -259,9 +255,9 @@ class Restored:
                 labels.visible = False
         return None
 
-    def _holds(self, image: Image, layer: Labels, truth: ImageAnnotations) -> bool:
+    def _holds(self, image: Image, layer: Labels, annotated: ImageAnnotations) -> bool:
         """Whether a layer holds an image's strokes, or held them until its image was closed."""
-        grid = truth.grid(LabelSource.STROKES)
+        grid = annotated.grid(LabelSource.STROKES)
         if napari_layers.misfit(image, layer):
             return False
         data = napari_layers.voxels_of(image, layer)

@@ -1,4 +1,4 @@
-"""The project that a window keeps everything in: its images, values, models and troubles."""
+"""The current project of a window: images, values, models and errors."""
 
 from __future__ import annotations
 
@@ -26,18 +26,9 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.mask_layers import MaskLayers
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["ProjectStore"]
-
 
 class ProjectStore:
     """Connects a session with its project, which has a name or not.
-
-    Parameters
-    ----------
-    viewer, session, annotations, masks
-        What is kept.
-    runner
-        Writes beside the window.
 
     Attributes
     ----------
@@ -113,7 +104,7 @@ class ProjectStore:
             self._session.say(messages.NOT_KEPT.format(error), Level.WARNING)
             return None
         self._models.follow(self.project)
-        for image in self._annotations.truths:
+        for image in self._annotations.by_image:
             self.add(image)
         return self.project
 
@@ -179,10 +170,10 @@ class ProjectStore:
         if project is None:
             return
         if image not in self.keys:
-            taken = set(project.truths)
+            taken = set(project.by_image)
             self.keys[image] = next(k for n in range(1, 10**6) if (k := f"image-{n}") not in taken)
             self.fingerprint(image)
-        project.add(self.keys[image], self._annotations.truth(image), self._values())
+        project.add(self.keys[image], self._annotations.of(image), self._values())
         self._models.update()
 
     def fingerprint(self, image: Any) -> None:
@@ -254,7 +245,7 @@ class ProjectStore:
         }
 
     def _describe(self, image: Any, key: str) -> dict[str, Any]:
-        truth, source = self._annotations.truth(image), self._session.source(image)
+        annotated, source = self._annotations.of(image), self._session.source(image)
         path = napari_layers.path_of(image)
         assert self.project is not None
         return {
@@ -263,9 +254,9 @@ class ProjectStore:
             "reader": napari_layers.reader_of(image) if path else None,
             "relative": _relative(path, self.project.folder),
             "fingerprint": self._prints.get(key),
-            "shape": list(truth.shape),
-            "dtype": truth.grid_dtype,
-            "kind": str(truth.kind),
+            "shape": list(annotated.shape),
+            "dtype": annotated.grid_dtype,
+            "kind": str(annotated.kind),
             "labels": source.labels.name if source and source.labels else None,
         }
 

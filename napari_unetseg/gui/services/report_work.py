@@ -1,4 +1,4 @@
-"""The job that writes a page about a project."""
+"""Job that writes a project report."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_unetseg.core.events import ChunkPredicted, Event
+from napari_unetseg.core.events import ChunkPredicted, Event, with_each
 from napari_unetseg.jobs.window_tasks import JobProgress
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.core.job_control import JobControl
-
-__all__ = ["ReportWork"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,13 +32,11 @@ class ReportWork:
         report = report_events(
             self.project, self.output, title=self.title, stacks=self.stacks, control=control
         )
-        while True:
-            event: Event
-            try:
-                event = next(report)
-            except StopIteration as end:
-                page: Path = end.value[0]
-                return page
-            if isinstance(event, ChunkPredicted):
-                event = JobProgress(event.done / event.total)
-            yield event
+        page, _ = yield from with_each(report, _as_progress)
+        return page
+
+
+def _as_progress(event: Event) -> tuple[Event]:
+    if isinstance(event, ChunkPredicted):
+        event = JobProgress(event.done / event.total)
+    return (event,)

@@ -1,4 +1,4 @@
-"""Models of a session: the one in use, those before it, and the settings that describe it."""
+"""Models of a session: current one, history, settings."""
 
 from __future__ import annotations
 
@@ -14,23 +14,12 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import ModelEntry, Session
     from napari_unetseg.models.model import Model
 
-__all__ = ["SessionModels"]
-
 MOST_MODELS = 10
 """Unsaved models that a session keeps; a project keeps the files of more."""
 
 
 class SessionModels:
     """Adds and uses models.
-
-    Parameters
-    ----------
-    session
-        Lists the models.
-    sources
-        Knows whether the chosen image has volumes.
-    masks
-        Keeps the masks of the model before.
 
     Attributes
     ----------

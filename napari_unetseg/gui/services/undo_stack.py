@@ -1,4 +1,4 @@
-"""Undo of what the plugin did, beside napari's own undo of strokes."""
+"""Undo stack of the plugin, beside napari's undo of strokes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
-
-__all__ = ["UndoStack", "UndoStep"]
 
 MOST = 50
 
@@ -26,13 +24,7 @@ class UndoStep:
 
 
 class UndoStack:
-    """Steps that can be taken back; the session shows the newest of either direction.
-
-    Parameters
-    ----------
-    session, events
-        Where steps are shown; says when an image goes, whose steps go with it.
-    """
+    """Steps that can be taken back; the session shows the newest of either direction."""
 
     def __init__(self, session: Session, events: AppEvents) -> None:
         self._session = session

@@ -1,4 +1,4 @@
-"""Keyboard shortcuts of a window: bound while a dock is open, off while somebody types."""
+"""Key bindings of a window, active while a dock is open and nobody types text."""
 
 from __future__ import annotations
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["Shortcuts"]
-
 TYPED_IN = (QLineEdit, QTextEdit, QPlainTextEdit, QAbstractSpinBox)
 
 
@@ -39,8 +37,6 @@ class Shortcuts(QObject):
 
     Parameters
     ----------
-    session
-        Where an ambiguous key is said.
     actions
         What each command does, by its id.
     parent

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["BRUSHES", "BRUSH_MODIFIER", "COMMANDS", "HELP", "Command", "keys_of"]
-
 HELP = "help"
 BRUSHES = 9
 """Structures whose brush has a key: those with a single digit."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from psygnal import Signal
 
-__all__ = ["AppEvents"]
-
 
 class AppEvents:
     """The bus of a window: whoever does something says so here and knows no listener.

@@ -1,8 +1,6 @@
-"""Contrast of colours (WCAG 2.1), and colours that can be told from what is behind them."""
+"""Colour contrast (WCAG 2.1)."""
 
 from __future__ import annotations
-
-__all__ = ["LINES", "TEXT", "mixed", "ratio", "readable"]
 
 TEXT, LINES = 4.5, 3.0
 """The least contrast of text, and that of lines and other marks (WCAG 2.1, 1.4.3 and 1.4.11)."""

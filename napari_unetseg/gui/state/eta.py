@@ -1,11 +1,9 @@
-"""How long a job still takes, from the part of it that is done."""
+"""Estimated remaining time of a job."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-
-__all__ = ["Pace"]
 
 LEAST_SECONDS = 2.0
 """Before this nothing is said: the first tiles tell little, and a short wait needs no word."""

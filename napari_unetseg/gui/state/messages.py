@@ -1,4 +1,4 @@
-"""What the dock says: errors, progress and results as sentences."""
+"""Messages of the dock: errors, progress and results as sentences."""
 
 from __future__ import annotations
 
@@ -16,16 +16,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.jobs.live_predictor import MaskStarted
     from napari_unetseg.training.training_events import TrainingDone, TrainingPrepared
-
-__all__ = [
-    "describe_better",
-    "describe_image",
-    "describe_scores",
-    "describe_training",
-    "duration",
-    "explain",
-    "invalid",
-]
 
 NO_IMAGE = "Open an image first: File ▸ Open File(s), or File ▸ Open Sample ▸ U-Net segmentation."
 NO_LABELS = (

@@ -1,4 +1,4 @@
-"""What the user set under Preferences ▸ U-Net segmentation."""
+"""User preferences (Preferences ▸ U-Net segmentation)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-
-__all__ = ["Preferences", "read_preferences", "read_shortcuts", "watch_shortcuts"]
 
 PLUGIN = "napari-unetseg"
 

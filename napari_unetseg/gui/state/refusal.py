@@ -15,8 +15,6 @@ from napari_unetseg.gui.state.session import Level
 if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["complain", "refusing"]
-
 
 @contextmanager
 def refusing(session: Session) -> Iterator[None]:

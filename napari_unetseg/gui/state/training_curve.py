@@ -1,4 +1,4 @@
-"""The training curve: points and marks of a training's events. NumPy alone."""
+"""Training curve: points and marks of a training's events."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from napari_unetseg.training.training_events import AnnotationsUpdated, EpochDon
 if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.gui.state.session import Session
-
-__all__ = ["Columns", "Line", "classes_to_show", "finite", "note"]
 
 MOST_CLASSES = 4
 """Of more structures the mean and the worst few are drawn."""

@@ -1,4 +1,4 @@
-"""Flags of the window that are kept between sessions, such as a hint that was dismissed."""
+"""Persistent flags of the user interface, such as dismissed hints."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import platformdirs
 from napari_unetseg.core.atomic_write import atomic_path
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui.state.preferences import PLUGIN
-
-__all__ = ["Remembered", "remembered"]
 
 log = logging.getLogger(__name__)
 

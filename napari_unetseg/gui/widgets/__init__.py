@@ -1,1 +1,1 @@
-"""Small widgets that show the session and announce what the user wants."""
+"""Small widgets that show the session and emit the user's intent."""

@@ -1,4 +1,4 @@
-"""All other settings of a training, as a form made from `TrainSettings`; folded away."""
+"""Collapsed form of all other training settings, from `TrainSettings`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from napari_unetseg.gui.features.remote_computer import RemoteComputer
     from napari_unetseg.gui.state.session import Session
-
-__all__ = ["AdvancedPanel"]
 
 ELSEWHERE = ("dims", "epochs", "steps", "minutes", "augment")
 """Set in other panels, or in a form of their own."""

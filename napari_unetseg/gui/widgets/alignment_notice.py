@@ -1,4 +1,4 @@
-"""Why a layer is not used with the chosen image, and a button that lays it over the image."""
+"""Notice of a misaligned layer, with a button to align it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,9 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.layer_alignment import LayerAlignment
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["MisfitPanel"]
-
 
 class MisfitPanel(Panel):
-    """The session's misfit: of channels, or of labels and masks; hidden while there is none.
-
-    Parameters
-    ----------
-    session, alignment
-        What is shown; aligns.
-    of_channels
-        Which of both it shows.
-    """
+    """The session's misfit: of channels, or of labels and masks; hidden while there is none."""
 
     def __init__(self, session: Session, alignment: LayerAlignment, *, of_channels: bool) -> None:
         super().__init__("", session)

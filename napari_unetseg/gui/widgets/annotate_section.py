@@ -1,4 +1,4 @@
-"""Labels: a layer to paint on, existing layers or folders; structures and brushes."""
+"""Annotation section: annotation layer, existing layers or folders; structures and brushes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
 
 from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 from napari_unetseg.gui.features.class_editor import balance
-from napari_unetseg.gui.services.label_problems import look_at_folder
+from napari_unetseg.gui.services.label_problems import check_label_folder
 from napari_unetseg.gui.widgets.alignment_notice import MisfitPanel
 from napari_unetseg.gui.widgets.class_brushes import BrushList
 from napari_unetseg.gui.widgets.section import Panel, hint, layer_combo, row, show_choice
@@ -36,9 +36,7 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.image_sources import ImageSources
     from napari_unetseg.gui.services.label_problems import Remedy
     from napari_unetseg.gui.services.layer_alignment import LayerAlignment
-    from napari_unetseg.gui.state.session import Session, Source
-
-__all__ = ["AnnotatePanel"]
+    from napari_unetseg.gui.state.session import ImageSource, Session
 
 KINDS = {
     LabelKind.STROKES: ("strokes", "0 is not labelled, 255 is background."),
@@ -250,7 +248,7 @@ class AnnotatePanel(Panel):
 
     def _ask_kind(self, masks: Path) -> tuple[LabelKind, float | None] | None:
         """Ask what the files of a folder hold; None if the user thinks better of it."""
-        likely, why, threshold = look_at_folder(masks)
+        likely, why, threshold = check_label_folder(masks)
         choices: dict[str, tuple[LabelKind, float | None]]
         choices = {f"{name}: {tip}": (kind, None) for kind, (name, tip) in KINDS.items()}
         most_likely = list(KINDS).index(likely)
@@ -291,7 +289,7 @@ class Box:
         self.value = value
 
 
-def _source_of(item: QTreeWidgetItem) -> Source:
+def _source_of(item: QTreeWidgetItem) -> ImageSource:
     box: Box = item.data(0, Qt.ItemDataRole.UserRole)
-    source: Source = box.value
+    source: ImageSource = box.value
     return source

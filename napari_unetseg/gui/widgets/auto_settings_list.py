@@ -1,4 +1,4 @@
-"""What a training chose for its images, and why; read only and folded away."""
+"""Collapsed list of automatically chosen settings."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from napari_unetseg.gui.widgets.section import folded, hint
 
 if TYPE_CHECKING:
     from napari_unetseg.models.training_record import AutoSetting
-
-__all__ = ["ChosenList"]
 
 
 class ChosenList(QWidget):

@@ -1,4 +1,4 @@
-"""Many images at once: a list of them, how each goes, and what was found in each."""
+"""Batch section: images, progress, results."""
 
 from __future__ import annotations
 
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.features.voxel_size import VoxelSize
     from napari_unetseg.gui.services.job_manager import JobManager
     from napari_unetseg.gui.state.session import Session
-
-__all__ = ["BatchPanel"]
 
 COLUMNS = ("Image", "State", "Unsure", "Found", "Time")
 EMPTY = "Add images, or drop files and folders here. The current model predicts a mask for each."

@@ -1,4 +1,4 @@
-"""Two axes of curves drawn by pyqtgraph; imported only when there is something to draw."""
+"""Chart with two axes (pyqtgraph), imported when there are data."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from qtpy.QtGui import QFont, QFontMetricsF
 from napari_unetseg.gui.state.messages import duration
 
 if TYPE_CHECKING:
-    from napari_unetseg.gui.curve import Line
-
-__all__ = ["Chart"]
+    from napari_unetseg.gui.state.training_curve import Line
 
 
 class _Bottom(pyqtgraph.AxisItem):  # type: ignore[misc]

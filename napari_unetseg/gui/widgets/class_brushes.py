@@ -1,4 +1,4 @@
-"""The list of structures and the background brush; a click takes that brush."""
+"""List of structures and the background brush; a click selects the brush."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from qtpy.QtGui import QKeyEvent, QMouseEvent
 
     from napari_unetseg.core.labels import Structure
-
-__all__ = ["BrushList"]
 
 
 class BrushRow(QFrame):
@@ -80,6 +78,7 @@ class BrushRow(QFrame):
             super().keyPressEvent(event)
 
     def mousePressEvent(self, event: QMouseEvent | None) -> None:  # noqa: ARG002
+        """Take the brush."""
         self.chosen.emit(self.number)
 
     def show_color(self, color: str) -> None:

@@ -1,4 +1,4 @@
-"""A field for the computer that trains and predicts."""
+"""Field for the remote computer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from napari_unetseg.gui.widgets.section import Panel, row
 if TYPE_CHECKING:
     from napari_unetseg.gui.features.remote_computer import RemoteComputer
     from napari_unetseg.gui.state.session import Session
-
-__all__ = ["ComputerPanel"]
 
 USUAL = "127.0.0.1:8786"
 

@@ -1,4 +1,4 @@
-"""The live plot: losses on the left axis, validation Dice on the right one, a legend below."""
+"""Live plot: losses on the left axis, validation Dice on the right one, a legend below."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from napari_unetseg.gui.widgets.style_sheet import font_size
 if TYPE_CHECKING:
     from napari_unetseg.core.labels import Structure
     from napari_unetseg.gui.state.session import Mark, Point
-
-__all__ = ["CurvePlot"]
 
 DRAW_MS = 250
 """The plot is drawn anew this often at most."""

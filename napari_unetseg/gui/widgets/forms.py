@@ -1,4 +1,4 @@
-"""Forms made by magicgui, with labels in one column."""
+"""magicgui forms with aligned labels."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from napari_unetseg.gui.widgets.section import belong
 
 if TYPE_CHECKING:
     from magicgui.widgets.bases import ValueWidget
-
-__all__ = ["Form"]
 
 
 class Form(QWidget):

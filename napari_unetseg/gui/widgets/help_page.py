@@ -1,4 +1,4 @@
-"""The help dialog: the steps of a session, the shortcuts, label values, and versions."""
+"""Help dialog: workflow, shortcuts, label values, versions."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from napari.components import ViewerModel
-
-__all__ = ["HelpDialog"]
 
 STEPS = (
     "Open an image, or a sample under <i>File ▸ Open Sample ▸ U-Net segmentation</i>.",
@@ -48,8 +46,6 @@ class HelpDialog(QDialog):
 
     Parameters
     ----------
-    viewer
-        Its theme is followed.
     keys
         Keys of each command, by its id.
     window

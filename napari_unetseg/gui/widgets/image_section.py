@@ -1,4 +1,4 @@
-"""Which image, which channels, planes or volumes."""
+"""Image section: image, channels, planes or volumes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.image_sources import ImageSources
     from napari_unetseg.gui.services.layer_alignment import LayerAlignment
     from napari_unetseg.gui.state.session import Session
-
-__all__ = ["ImagePanel"]
 
 
 class ImagePanel(Panel):

@@ -1,4 +1,4 @@
-"""Live, once, frozen: when the mask on screen changes."""
+"""Mode switch of prediction: live, once, frozen."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from napari_unetseg.gui.state.session import Mode
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
-
-__all__ = ["ModeSwitch"]
 
 TIPS = {
     Mode.LIVE: "The mask is updated during training, as you paint, and wherever you navigate.",

@@ -1,4 +1,4 @@
-"""The model in use: earlier ones, saving, loading, what it is."""
+"""Model section: current and earlier models, save, load, details."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.features.comparison import Comparison
     from napari_unetseg.gui.features.model_history import ModelHistory
     from napari_unetseg.gui.state.session import ModelEntry, Session
-
-__all__ = ["ModelPanel"]
 
 FILTER = "Model (*.safetensors)"
 

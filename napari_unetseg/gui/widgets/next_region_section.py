@@ -1,4 +1,4 @@
-"""Where to look next: a button that goes there, a menu for other places, the uncertainty layer."""
+"""Active learning section: next region, other regions, uncertainty layer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.features.next_region import NextRegion
     from napari_unetseg.gui.features.uncertainty_display import UncertaintyDisplay
     from napari_unetseg.gui.state.session import Session
-
-__all__ = ["LookPanel"]
 
 
 class LookPanel(Panel):

@@ -1,4 +1,4 @@
-"""Where everything is kept: projects with a name, and what windows without one have left."""
+"""Project section: named projects, and recovery of unnamed ones."""
 
 from __future__ import annotations
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.features.project_restore import ProjectRestore
     from napari_unetseg.gui.features.project_saving import ProjectSaving
     from napari_unetseg.gui.state.session import Session
-
-__all__ = ["ProjectPanel"]
 
 NAMELESS = "What you paint is saved at once. Save a project to choose its folder and name."
 

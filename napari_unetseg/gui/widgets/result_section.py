@@ -1,4 +1,4 @@
-"""Predict, tidy up, export."""
+"""Result section: predict, post-process, export."""
 
 from __future__ import annotations
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.image_sources import ImageSources
     from napari_unetseg.gui.services.mask_layers import MaskLayers
     from napari_unetseg.gui.state.session import Session
-
-__all__ = ["ResultPanel"]
 
 WRITABLE = {f.title: f for f in FORMATS.values() if not f.by_chunks}
 

@@ -1,4 +1,4 @@
-"""Correct and accept: what people say of the mask, and what they take back."""
+"""Review section: accept, withdraw, drop corrections."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.mask_layers import MaskLayers
     from napari_unetseg.gui.services.undo_stack import UndoStack
     from napari_unetseg.gui.state.session import Session
-
-__all__ = ["ReviewPanel"]
 
 WHAT_TO_DO = (
     "Paint on the mask where it is wrong, erase what should be background. Accept what is "

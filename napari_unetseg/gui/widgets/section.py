@@ -1,4 +1,4 @@
-"""What all panels share: a heading, the session's events, the look."""
+"""Base class of sections: heading, session events, style."""
 
 from __future__ import annotations
 
@@ -23,9 +23,6 @@ from napari_unetseg.gui.binding import blank_icon
 if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
 
-__all__ = ["Panel", "belong", "hint", "layer_combo", "menu_button", "restyle", "row"]
-
-
 WIDEST_LABEL = "They are "
 """Labels in front of fields are as wide as this, whatever the size of text."""
 
@@ -37,8 +34,6 @@ class Panel(QWidget):
     ----------
     title
         Its heading; none if empty.
-    session
-        What is shown.
     """
 
     def __init__(self, title: str, session: Session) -> None:

@@ -1,4 +1,4 @@
-"""The line at the foot of the dock: one sentence, always in sight."""
+"""Status line at the bottom of the dock."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from napari_unetseg.gui.widgets.section import Panel, hint, restyle, row
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
-
-__all__ = ["StatusPanel"]
 
 WELCOME = "Choose an image, press 'New layer', paint some strokes, press 'Train'."
 READY = "Two classes are labelled: press 'Train'."

@@ -1,4 +1,4 @@
-"""The look of the dock in the colours and the size of text of a napari theme."""
+"""Style sheet of the dock from napari's theme colours and font size."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from napari.settings import get_settings
 from napari.utils.theme import get_theme
 
 from napari_unetseg.gui.state.contrast import LINES, TEXT, mixed, readable
-
-__all__ = ["font_size", "stylesheet"]
 
 ACTION, ACTION_HOVER, DONE = "#0072B2", "#005F99", "#009E73"
 """Colours that carry white text, or meaning, in a dark and in a light theme."""

@@ -1,4 +1,4 @@
-"""One button that trains and stops; how long; progress, curve, result and what was chosen."""
+"""Training section: start and stop, limits, progress, curve, result."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ from napari_unetseg.gui.widgets.section import Panel, hint, restyle, row
 if TYPE_CHECKING:
     from napari_unetseg.gui.features.training import Training
     from napari_unetseg.gui.state.session import JobState, Session
-
-__all__ = ["TrainPanel"]
 
 OVER_TIME = "plot_over_time"
 ENDS = {"as long as it improves": None, "minutes": 5.0, "epochs": 25.0}

@@ -1,4 +1,4 @@
-"""What to press, said once at the top of the dock."""
+"""Welcome hint at the top of the dock."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from napari_unetseg.gui.widgets.section import Panel, hint, row
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
-
-__all__ = ["WelcomePanel"]
 
 SEEN = "welcome_seen"
 TEXT = (

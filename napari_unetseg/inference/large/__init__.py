@@ -1,1 +1,1 @@
-"""Prediction of images of any size into files, chunk by chunk; no napari, no Qt."""
+"""Prediction of images of any size into files, chunk by chunk."""

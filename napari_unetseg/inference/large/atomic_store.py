@@ -1,10 +1,10 @@
-"""A Zarr store in a folder: files are written whole, and a missing chunk is never read as 0."""
+"""Zarr folder store with atomic writes, in which a missing chunk is an error."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from zarr.storage import LocalStore
 
@@ -15,30 +15,17 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
-__all__ = ["ChunkStore", "FolderStore"]
-
 PARTIAL = re.compile(r"\.(?:zarr|\d+)-\w{8}(?:\.json)?")
-"""Names of the temporary files of `atomic_path` for chunks and metadata."""
+"""Temporary file names of `atomic_path` for chunks and metadata."""
 CHUNK = re.compile(r"(?:^|/)c(?:/\d+)+$")
 """Keys of chunks."""
 
 
-class ChunkStore(Protocol):
-    """What an output asks of a Zarr store besides what Zarr does."""
-
-    def has(self, key: str) -> bool:
-        """Whether a key is stored, whole."""
-
-    def tidy(self, prefix: str) -> None:
-        """Take away what a killed program left half written below a key."""
-
-
 class FolderStore(LocalStore):
-    """Zarr's own store for folders, but each file is written to the disk before it gets its name.
+    """Zarr's local store with atomic, flushed writes.
 
-    After a program was killed, or the power failed, a file that is there is a whole one. A chunk
-    that is not there is an error, while Zarr would take it for zeros; and none is written where
-    the store was taken away, as by a worker whose program is gone.
+    Every existing file is complete, even after a power failure. A missing chunk is an error, not
+    zeros, and nothing is written after the store was deleted.
     """
 
     def __str__(self) -> str:
@@ -91,7 +78,7 @@ class FolderStore(LocalStore):
         return (self.root / key).is_file()
 
     def tidy(self, prefix: str) -> None:
-        """Take away what a killed program left half written below a key."""
+        """Delete partial files of a killed program below a key."""
         for file in (self.root / prefix).rglob(".*"):
             if PARTIAL.fullmatch(file.name) and file.is_file():
                 file.unlink(missing_ok=True)

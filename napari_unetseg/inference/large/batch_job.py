@@ -1,7 +1,4 @@
-"""Many images, several models, tables of objects: what a batch is, and how it is done.
-
-A batch is read from YAML that holds data alone; see `read_yaml`.
-"""
+"""Batch prediction: many images, several models, object tables; read from YAML by `read_yaml`."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ from napari_unetseg.inference.large.output_format import Saving
 from napari_unetseg.inference.large.plain_yaml import Lines, read_yaml
 from napari_unetseg.inference.large.predict_files import FileDone, Opening, Wish, predict_files
 from napari_unetseg.io.file_names import as_stored
-from napari_unetseg.io.open_image import MissingPlanes
+from napari_unetseg.io.readers.missing_planes import MissingPlanes
 from napari_unetseg.io.write_masks import FORMATS, format_names
 
 if TYPE_CHECKING:
@@ -38,8 +35,6 @@ if TYPE_CHECKING:
 
     from napari_unetseg.inference.large.predict_to_zarr import Chunks
     from napari_unetseg.models.model import Model
-
-__all__ = ["Batch", "BatchJob", "JobBegun", "JobDone", "plan_batch", "read_batch", "run_batch"]
 
 
 def _several(value: Any) -> Any:
@@ -80,24 +75,24 @@ class BatchJob(_Strict):
 
     @property
     def saving(self) -> Saving:
-        """As what and where masks are saved."""
+        """Output format and place of the masks."""
         usual = "tiff" if self.output is not None else "zarr"
         chosen = FORMATS[self.format or usual]
         return Saving(self.output, chosen, self.probabilities, self.overwrite)
 
     @property
     def wish(self) -> Wish:
-        """What else is wanted."""
+        """Optional outputs."""
         suffix = f".{self.measure}" if self.measure else None
         return Wish(skip_existing=not self.overwrite, count=True, measure=suffix)
 
     @property
     def opening(self) -> Opening:
-        """How its images are opened."""
+        """Image opening options."""
         return Opening(self.axes, self.spacing, self.missing_planes)
 
     def find(self) -> dict[str, Path]:
-        """Its images by their stems; `UserError` where there are none, or a mask has no place."""
+        """Images by their stems; `UserError` without any, or where a mask has no valid path."""
         paths = find_images(self.images, inside=self.output is None, series=self.series)
         if self.output is not None:
             check_outputs(paths, self.saving)
@@ -105,7 +100,7 @@ class BatchJob(_Strict):
 
 
 class Batch(_Strict):
-    """Jobs, one after another, and what they have in common."""
+    """Jobs that run one after another, with common settings."""
 
     jobs: Annotated[list[BatchJob], Field(min_length=1)]
     report: Path | None = None
@@ -116,13 +111,13 @@ class Batch(_Strict):
 
     @property
     def settings(self) -> PredictSettings:
-        """How the models are applied."""
+        """Settings of prediction."""
         return PredictSettings(device=self.device, threads=self.threads, tile=self.tile)
 
 
 @dataclass(frozen=True, slots=True)
 class JobBegun(Event):
-    """A job is next: its ``number`` of ``total``, from 1, its model and the name of that."""
+    """A job starts: its ``number`` of ``total``, from 1, its model and that one's name."""
 
     number: int
     total: int
@@ -146,7 +141,7 @@ def read_batch(path: Path) -> Batch:
     Raises
     ------
     UserError
-        The file is missing, no YAML, or says what a batch does not know; with the line.
+        The file is missing, no YAML, or has unknown keys; with the line.
     """
     values, lines = read_yaml(path, "batch")
     try:
@@ -174,7 +169,7 @@ def _why(path: Path, error: ErrorDetails, lines: Lines) -> str:
 
 
 def _placed(batch: Batch, folder: Path) -> Batch:
-    """The same with absolute paths."""
+    """A copy with absolute paths."""
 
     def whole(path: Path | None) -> Path | None:
         return None if path is None else as_stored(folder / path.expanduser())
@@ -197,17 +192,16 @@ def run_batch(
     control: JobControl | None = None,
     chunks: Callable[[Opening], Callable[[Path], Chunks]] | None = None,
 ) -> Generator[Event, None, list[JobDone]]:
-    """Do a batch; what is bad, an image or a whole job, does not stop the rest.
+    """Run a batch; failures of an image or job do not stop the rest.
 
-    Images whose masks are there are left out, and what was killed goes on, so that the same batch
-    can be given again.
+    Existing masks are skipped and killed work resumes, so that the same batch can be run again.
 
     Parameters
     ----------
     batch
-        What to do.
+        The batch.
     control
-        Stops after the chunk at hand, or waits there.
+        Stops or pauses after a chunk.
     chunks
         From how images are opened to what predicts their chunks; None: this process does.
 
@@ -255,9 +249,9 @@ def run_batch(
 
 
 def plan_batch(batch: Batch) -> Iterator[tuple[BatchJob, dict[str, Path] | UserError]]:
-    """Each job with its images by their stems, or with why it cannot begin.
+    """Each job with its images by their stems, or with why it cannot start.
 
-    They are looked for when its turn comes: they may be what an earlier job made.
+    Images are searched in the job's turn, since they may be an earlier job's outputs.
     """
     taken: dict[str, int] = {}
     for number, job in enumerate(batch.jobs, 1):
@@ -274,7 +268,7 @@ def plan_batch(batch: Batch) -> Iterator[tuple[BatchJob, dict[str, Path] | UserE
 
 
 def _claim(job: BatchJob, number: int, images: dict[str, Path], taken: dict[str, int]) -> None:
-    """Refuse results of an earlier job, which would be left out as there or be replaced."""
+    """Refuse outputs of an earlier job, which would be skipped or replaced."""
     how, mine = job.saving, []
     for stem, image in images.items():
         results = [how.mask_of(stem, image), how.probabilities_of(stem)]

@@ -1,4 +1,4 @@
-"""The grid of chunks that an image is predicted in: it depends on shape, network and settings."""
+"""Grid of chunks of a prediction, from shape, network and settings."""
 
 from __future__ import annotations
 
@@ -18,42 +18,32 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.tiling import Reach, Region
     from napari_unetseg.models.model import Model
 
-__all__ = ["Grid"]
-
 CHUNK = {2: 1024, 3: 128}
 """Wanted edge of a chunk in voxels; a chunk holds whole tiles."""
 BLENDED_CHUNK = {2: 2048, 3: 288}
-"""The same where tiles overlap: those at a chunk's border are predicted for each of its sides."""
+"""The same for overlapping tiles, of which those at borders are predicted for each side."""
 LARGEST_EDGE = {2: 2048, 3: 160}
-"""Tiles grow no further to read less around what they keep."""
+"""Largest edge to which tiles grow against a large halo."""
 SHARES_BYTES = 2**28
-"""The probabilities of a chunk take no more, where tiles are small enough."""
+"""Largest size of a chunk's probabilities, where tiles are small enough."""
 RESAMPLED_VOXELS = {2: 2048**2, 3: 256**3}
-"""Most voxels of a chunk of an image that is resampled: fine ones have many for each tile."""
+"""Most voxels of a chunk of a resampled image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Chunks of an image, numbered; each is one task and one chunk of the output.
-
-    Attributes
-    ----------
-    shape
-        Grid shape of the image.
-    tile, chunk
-        Edges along the spatial axes (ZYX or YX): of a tile in the voxels that the network sees, of
-        a chunk in the image's.
-    blended
-        Tiles overlap and are blended, since the network's norm depends on what is around.
-    resampling
-        From the image's voxels to those that the network sees; None where they are the same.
-    """
+    """Chunks of an image, numbered; each is one task and one chunk of the output."""
 
     shape: tuple[int, ...]
+    """Grid shape of the image."""
     tile: tuple[int, ...]
     chunk: tuple[int, ...]
+    """Edges along the spatial axes (ZYX or YX): of a tile in the voxels that the network sees, of a
+    chunk in the image's."""
     blended: bool
+    """Tiles overlap and are blended, since the network's norm depends on the whole input."""
     resampling: Resampling | None = None
+    """From the image's voxels to those that the network sees; None where they are the same."""
 
     @classmethod
     def plan(
@@ -63,7 +53,7 @@ class Grid:
         edge: int | None = None,
         resampling: Resampling | None = None,
     ) -> Self:
-        """The grid for a model and an image; ``edge`` of a tile, None: chosen."""
+        """The grid for a model and an image; ``edge`` of a tile, None: automatic."""
         with torch.device("meta"):
             network = build(model.net)
         dims, classes = model.dims, len(model.classes.numbers)
@@ -107,7 +97,7 @@ class Grid:
         return math.prod(self.cells)
 
     def cell(self, number: int) -> tuple[int, ...]:
-        """A chunk's place in the grid, one number for each axis."""
+        """Index of a chunk along each axis."""
         place = []
         for count in reversed(self.cells):
             number, along = divmod(number, count)
@@ -115,7 +105,7 @@ class Grid:
         return tuple(reversed(place))
 
     def place(self, number: int) -> tuple[tuple[int, ...], Region]:
-        """What a chunk covers: index of the leading axes, and a slice for each spatial axis."""
+        """Region of a chunk: index of the leading axes, and a slice for each spatial axis."""
         cell = self.cell(number)
         region = (
             slice(i * c, min((i + 1) * c, n))
@@ -124,16 +114,16 @@ class Grid:
         return cell[: -self.dims], tuple(region)
 
     def seen(self, region: Region) -> Region:
-        """What a network has to say about so that a region of the image is known."""
+        """The network's output region that a region of the image depends on."""
         return region if self.resampling is None else self.resampling.resampled_region(region)
 
     def tiling(self, network: Reach) -> tiling.Tiling:
-        """How a network's probabilities of a region are put together."""
+        """The tiling of a network."""
         shape = self.spatial if self.resampling is None else self.resampling.resampled
         return tiling.Tiling(shape, self.tile, self.blended, network)
 
     def facts(self) -> dict[str, Any]:
-        """What decides the voxels of a mask, for the state of an output."""
+        """All that determines the voxels of a mask, for an output's state."""
         facts = {"tile": list(self.tile), "chunk": list(self.chunk), "blended": self.blended}
         resampled = {} if self.resampling is None else {"resampled": list(self.resampling.factors)}
         return facts | resampled
@@ -144,7 +134,7 @@ def _exact(shape: tuple[int, ...], network: Reach, edge: int) -> tuple[int, ...]
 
 
 def _halo(shape: tuple[int, ...], tile: tuple[int, ...], network: Reach) -> float:
-    """Voxels that a tile in the middle reads for each that it keeps."""
+    """Voxels that an inner tile reads for each that it keeps."""
     factor = 1.0
     for axis, (size, step) in enumerate(zip(shape, tile, strict=True)):
         start = (size - 1) // step // 2 * step

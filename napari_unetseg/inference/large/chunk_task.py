@@ -1,4 +1,4 @@
-"""One chunk of an image: read with all that it depends on, predicted, cropped."""
+"""Prediction of one chunk: read with halo, predict, crop."""
 
 from __future__ import annotations
 
@@ -22,12 +22,10 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.tiling import Region
     from napari_unetseg.models.model import Model
 
-__all__ = ["ChunkPredictor", "Predicted", "Read"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Read:
-    """What a chunk needs: scaled intensities (channels, *region) of one plane or volume."""
+    """Input of a chunk: scaled intensities (channels, *region) of one plane or volume."""
 
     image: np.ndarray
     region: Region
@@ -35,36 +33,29 @@ class Read:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predicted:
-    """What a network says of a chunk.
-
-    Attributes
-    ----------
-    mask
-        Its mask, uint8.
-    probabilities
-        (classes, *spatial) float32, if wanted.
-    unsure
-        The sum of `margin_uncertainty` over its voxels, if wanted.
-    """
+    """Output of a chunk."""
 
     mask: np.ndarray
+    """Its mask, uint8."""
     probabilities: np.ndarray | None
+    """(classes, *spatial) float32, if wanted."""
     unsure: float | None = None
+    """Sum of `margin_uncertainty` over its voxels, if wanted."""
 
 
 class ChunkPredictor:
-    """A model applied to the chunks of an image; a chunk's result depends on nothing else.
+    """Predicts chunks of an image independently.
 
     Parameters
     ----------
     model, grid
-        Its network, and the chunks.
+        The model and the chunks.
     normalization
         Of the image.
     device
         As in `PredictSettings`.
     probabilities, unsure
-        Keep them; add up how unsure the network is.
+        Keep probabilities; sum up the uncertainty.
     """
 
     def __init__(
@@ -85,17 +76,17 @@ class ChunkPredictor:
         self._tiling = grid.tiling(self._inference.network)
 
     def read(self, stack: Stack, number: int) -> Read:
-        """Read a chunk with its surroundings; for any thread."""
+        """Read a chunk with its halo; thread-safe."""
         plane, region = self.grid.place(number)
         whole = self._tiling.read(self.grid.seen(region))
         image = read_scaled(stack, plane, whole, self._normalization, self.grid.resampling)
         return Read(image, whole)
 
     def predict(self, number: int, read: Read) -> Predicted:
-        """Predict a chunk from what was read for it.
+        """Predict a chunk.
 
-        Where memory runs out it goes on with smaller tiles, then with the CPU, and says so in
-        ``notices``; `UserError` where neither helps.
+        Out of memory leads to smaller tiles, then to the CPU, with ``notices``; `UserError` where
+        neither helps.
         """
         _, region = self.grid.place(number)
         while True:
@@ -136,7 +127,7 @@ class ChunkPredictor:
         yield region, resampling.bring_back(self._tiling.whole(seen, infer), seen, region)
 
     def _shrink(self) -> str:
-        """Take less memory; say how."""
+        """Use smaller tiles or the CPU; return a sentence."""
         self._inference.release()
         tiling = self._tiling
         if not tiling.blended and max(tiling.edges) > SMALLEST_EDGE:

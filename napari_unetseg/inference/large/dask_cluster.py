@@ -1,7 +1,7 @@
-"""Prediction of one image on several processes or machines, through dask.distributed.
+"""Distributed prediction of one image through dask.distributed.
 
-The program that begins it makes the output, sends the model once to each worker, hands out chunks
-by their numbers, and finishes the output. dask gives the chunks of a lost worker to others.
+The client creates the output, sends the model once to each worker, assigns chunk numbers, and
+finishes the output; dask reassigns the chunks of lost workers.
 """
 
 from __future__ import annotations
@@ -35,18 +35,16 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.predict_to_zarr import Chunks
     from napari_unetseg.models.model import Model
 
-__all__ = ["forget_model", "on_cluster"]
-
 LOST_SECONDS = 60.0
-"""Without a worker for so long a prediction ends."""
+"""Seconds without a worker after which a prediction ends."""
 LOOK_SECONDS = 1.0
 RESULT_SECONDS = 10.0
-"""A result that is not fetched after so long is asked for again."""
+"""Seconds after which a result that was not fetched is requested again."""
 ALL_LOST = (
     "All workers were lost; finished chunks are kept: give the same command again to continue."
 )
 _sent: WeakKeyDictionary[Client, str] = WeakKeyDictionary()
-"""The model that the workers of a client have."""
+"""Id of the model on a client's workers."""
 CUT_OFF = (
     "The connection to the dask scheduler was lost; finished chunks are kept: restart the "
     "scheduler and give the same command again."
@@ -54,7 +52,7 @@ CUT_OFF = (
 
 
 def on_cluster(client: Client, open_image: Callable[[Path], Stack]) -> Callable[[Path], Chunks]:
-    """How the chunks of images are predicted by the workers of a client.
+    """Prediction of chunks by the workers of a client.
 
     Parameters
     ----------
@@ -87,7 +85,7 @@ def _predict(
     settings: PredictSettings,
     control: JobControl,
 ) -> Iterator[Event]:
-    """Have the chunks that are not there yet predicted."""
+    """Predict the missing chunks."""
     from napari_unetseg.inference.large.dask_worker import ChunkJob
 
     plan = output.plan
@@ -112,7 +110,7 @@ def _predict(
 
 @contextmanager
 def _connected() -> Iterator[None]:
-    """Say in a sentence that the connection to the scheduler was lost."""
+    """Raise a sentence when the connection to the scheduler is lost."""
     try:
         yield
     except (OSError, CancelledError) as error:
@@ -120,7 +118,7 @@ def _connected() -> Iterator[None]:
 
 
 def _send(client: Client, model: Model) -> str:
-    """Give each worker a model, also those that join later, unless they have it; its name there."""
+    """Send a model to all present and future workers; return its name there."""
     from napari_unetseg.inference.large.dask_worker import Models
     from napari_unetseg.models.model_file import content
 
@@ -135,7 +133,7 @@ def _send(client: Client, model: Model) -> str:
 
 
 def forget_model(client: Client) -> None:
-    """Take the model that was sent last from the workers of a client."""
+    """Remove the last model from a client's workers."""
     if (name := _sent.pop(client, None)) is not None:
         with suppress(Exception):  # they may be gone
             client.unregister_worker_plugin(name)
@@ -144,7 +142,7 @@ def forget_model(client: Client) -> None:
 def _hand_out(
     client: Client, job: ChunkJob, output: Output, control: JobControl
 ) -> Iterator[Event]:
-    """Give workers chunks, a few more than they can do at once, until all are written."""
+    """Keep workers slightly oversubscribed with chunks until all are written."""
     total = len(output.plan.grid)
     left = [number for number in range(total) if not output.done(number)]
     todo, done = iter(left), total - len(left)
@@ -173,7 +171,7 @@ def _hand_out(
 
 
 def _room(client: Client) -> int:
-    """So many tasks may be under way: one more for each worker than it can do at once."""
+    """Most tasks in progress: one more for each worker than its threads."""
     threads: dict[str, int] = client.nthreads()
     return max(1, sum(threads.values()) + len(threads))
 
@@ -185,7 +183,7 @@ def _submit(client: Client, job: ChunkJob, number: int) -> Future[Any]:
 
 
 def _ended(client: Client, going: set[Future[Any]]) -> set[Future[Any]]:
-    """Those that ended; waits a moment where none has."""
+    """Finished tasks; waits a moment without any."""
     from distributed import wait
 
     with suppress(TimeoutError), client.as_current():
@@ -195,14 +193,14 @@ def _ended(client: Client, going: set[Future[Any]]) -> set[Future[Any]]:
 
 
 def _result(future: Future[Any]) -> list[str] | None:
-    """What a worker said of its chunk; None if it was lost before that was fetched."""
+    """A worker's notices on its chunk; None if they were lost."""
     from distributed import KilledWorker
 
     try:
         found: list[str] = future.result(timeout=RESULT_SECONDS)
         return found
     except TimeoutError:
-        if future.status == "error":  # of what the worker did
+        if future.status == "error":  # errors of the worker's task
             raise
         return None
     except KilledWorker as error:

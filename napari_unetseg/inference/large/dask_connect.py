@@ -1,4 +1,4 @@
-"""A connection to the workers of a dask scheduler, or to workers that are started here."""
+"""Connection to a dask scheduler, or to local workers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ from napari_unetseg.core.versions import PROGRAM_VERSION
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
 
-__all__ = ["Where", "check_versions", "workers_of"]
-
 ANSWER_SECONDS = 15.0
-"""A scheduler that does not answer in time is not there."""
+"""Timeout of a scheduler."""
 JOIN_SECONDS = 300.0
-"""Workers may wait in a queue of a cluster."""
+"""Timeout of workers, which may wait in a cluster's queue."""
 MISSING = "Predicting on several processes or machines needs pip install distributed."
 LOOPBACK = "127.0.0.1"
 DEAF = """
@@ -30,7 +28,7 @@ for name in ("SIGINT", "SIGHUP", "SIGBREAK"):
     if hasattr(signal, name):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
 """
-"""What a terminal sends to all its processes: it is this one that ends the others."""
+"""Ignore a terminal's signals, since the main process ends its workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ class Where:
 
 @contextmanager
 def workers_of(where: Where, threads: int | None = None) -> Iterator[Client]:
-    """Connect with workers, or start them; what was started ends with the block.
+    """Connect with workers, or start them until the end of the block.
 
     Parameters
     ----------
@@ -116,7 +114,7 @@ def _local(count: int, threads: int) -> LocalCluster:
 
     cluster: Any = Local(  # type: ignore[no-untyped-call]
         n_workers=0,
-        threads_per_worker=2,  # one reads or writes while the other predicts
+        threads_per_worker=2,  # one thread reads or writes while the other predicts
         processes=True,
         host=LOOPBACK,
         memory_limit=0,
@@ -132,9 +130,9 @@ def _local(count: int, threads: int) -> LocalCluster:
 
 @contextmanager
 def _as_it_was() -> Iterator[None]:
-    """Leave this process's variables as they were: dask sets some for the workers that it starts.
+    """Restore environment variables that dask sets for its workers.
 
-    By itself it would also have them give freed memory back at once; see `core.memory`.
+    Its malloc settings would slow this process down; see `runtime.glibc_malloc`.
     """
     import dask
 
@@ -151,7 +149,7 @@ def _as_it_was() -> Iterator[None]:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep dask from writing between our lines; what matters is raised."""
+    """Silence dask's logging, since relevant errors are raised."""
     loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
@@ -175,7 +173,7 @@ def _wait_for_workers(client: Client, address: str) -> None:
 
 def check_versions(client: Client) -> None:
     """Refuse a scheduler or workers that lack this program, or have another version of it."""
-    what = (version, "napari-unetseg")  # of the standard library: it can be called everywhere
+    what = (version, "napari-unetseg")  # callable without this program
     found: dict[str, Any] = {
         f"The worker at {address}": one
         for address, one in client.run(*what, on_error="return").items()

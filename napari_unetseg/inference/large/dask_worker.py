@@ -1,7 +1,7 @@
-"""What a worker does of a prediction that several machines share.
+"""Worker side of distributed prediction.
 
-A worker gets the bytes of a model file once, checks them as any model file and keeps the model;
-each task after that is a chunk's number. A worker opens images and writes chunks itself.
+A worker gets the bytes of a model file once and checks them; each task after that is a chunk's
+number. Workers open images and write chunks themselves.
 """
 
 from __future__ import annotations
@@ -32,46 +32,34 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import PredictSettings
     from napari_unetseg.inference.large.chunk_grid import Grid
 
-__all__ = ["ChunkJob", "Models", "predict_chunk"]
-
 
 @dataclass(frozen=True, slots=True)
 class ChunkJob:
-    """One image to be predicted, as it is told to workers.
-
-    Attributes
-    ----------
-    id
-        Its name.
-    models
-        Name of the `Models` that has its model.
-    open_image, image
-        How the image is opened, and where it is.
-    store
-        The folder of the Zarr store that is filled.
-    grid, normalization, settings, probabilities, ome, name
-        As of `OutputPlan` and `PredictSettings`; every worker does the same.
-    version
-        Of the program that began it.
-    """
+    """Prediction of one image, as sent to workers."""
 
     id: str
+    """Its name."""
     models: str
+    """Name of the `Models` that has its model."""
     open_image: Callable[[Path], Stack]
     image: Path
+    """How the image is opened, and where it is."""
     store: Path
+    """The folder of the Zarr store that is filled."""
     grid: Grid
     normalization: Normalization
     settings: PredictSettings
     probabilities: Precision | None
     ome: bool
     name: str
+    """As of `OutputPlan` and `PredictSettings`; every worker does the same."""
     version: str = PROGRAM_VERSION
+    """Of the program that began it."""
 
 
 @dataclass(eq=False)
 class _Begun:
-    """An image that a worker has opened."""
+    """An open image on a worker."""
 
     stack: Stack
     output: Output
@@ -80,7 +68,7 @@ class _Begun:
 
 @dataclass(eq=False)
 class Models(WorkerPlugin):
-    """Brings a model to every worker, also to those that join later, and keeps what is opened.
+    """Worker plugin that loads a model on every present and future worker and caches open images.
 
     Parameters
     ----------
@@ -96,7 +84,7 @@ class Models(WorkerPlugin):
     memory: ExitStack | None = None
 
     def setup(self, worker: Any) -> None:  # noqa: ARG002 - as dask calls it
-        """Check the model file and load it; nothing in it is run."""
+        """Check and load the model file."""
         self.opening, self.predicting = threading.Lock(), threading.Lock()
         self.memory = ExitStack()
         self.memory.enter_context(kept_memory())
@@ -106,14 +94,14 @@ class Models(WorkerPlugin):
             self.model = Model.load(file)
 
     def teardown(self, worker: Any) -> None:  # noqa: ARG002 - as dask calls it
-        """Give the memory back."""
+        """Free the memory."""
         self.model = None
         self.begun.clear()
         if self.memory is not None:
             self.memory.close()
 
     def open(self, job: ChunkJob) -> _Begun:
-        """The image of a job, opened once."""
+        """The image of a job, cached."""
         with self.opening:
             if job.id not in self.begun:
                 self.begun.clear()
@@ -146,7 +134,7 @@ class Models(WorkerPlugin):
 
 
 def predict_chunk(job: ChunkJob, number: int) -> list[str]:
-    """Predict a chunk and write it; returns what should be said.
+    """Predict a chunk and write it; return notices.
 
     One chunk is predicted at a time, while a second thread of the worker reads or writes another.
     """
@@ -155,7 +143,7 @@ def predict_chunk(job: ChunkJob, number: int) -> list[str]:
     try:
         with saving():
             begun = models.open(job)
-            if begun.output.done(number):  # by a worker that was lost before it could say so
+            if begun.output.done(number):  # a lost worker wrote it
                 return []
             read = begun.predictor.read(begun.stack, number)
             with models.predicting:

@@ -1,4 +1,4 @@
-"""Which images are meant, and whether their masks have a place."""
+"""Input images by path or pattern, and checks of their output paths."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from napari_unetseg.io.open_image import file_of, image_path, stem_of
 
 if TYPE_CHECKING:
     from napari_unetseg.inference.large.output_format import Saving
-
-__all__ = ["check_outputs", "find_images"]
 
 
 def find_images(
@@ -53,13 +51,13 @@ def find_images(
 
 
 def _matching(pattern: str) -> list[str]:
-    """What a pattern fits, however the accents in it are spelt."""
+    """Paths that match a pattern, in any Unicode normalisation."""
     spelt = {unicodedata.normalize(form, pattern) for form in ("NFC", "NFD")} | {pattern}
     return sorted({name for one in spelt for name in glob.glob(one, recursive=True)})
 
 
 def check_outputs(paths: Mapping[str, Path], how: Saving) -> None:
-    """Refuse results that would replace an image or one another."""
+    """Refuse outputs that would replace an image or one another."""
     output = how.folder
     assert output is not None
     if output.exists() and not output.is_dir():

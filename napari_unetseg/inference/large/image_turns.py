@@ -1,4 +1,4 @@
-"""Which image is next, where other programs make results of the same images."""
+"""Order of images among concurrent programs with the same outputs."""
 
 from __future__ import annotations
 
@@ -16,36 +16,26 @@ if TYPE_CHECKING:
     from napari_unetseg.core.job_control import JobControl
     from napari_unetseg.inference.large.work_folder import WorkFolder
 
-__all__ = ["Turn", "Turns"]
-
 POLL_SECONDS = 0.3
 
 
 @dataclass(eq=False)
 class Turn:
-    """An image whose turn it is.
-
-    Attributes
-    ----------
-    stem, image
-        What its results are called, and where it is.
-    work
-        Where they are made; it is taken, unless one of the following says why not.
-    there
-        They are there already.
-    problem
-        Why they cannot be made.
-    """
+    """An image to process."""
 
     stem: str
     image: Path
+    """Output name, and path."""
     work: WorkFolder
+    """Its work folder, locked unless one of the following says why not."""
     there: bool = False
+    """Its outputs exist."""
     problem: Exception | None = None
+    """Why it cannot be processed."""
 
 
 class Turns:
-    """Images in their order, but those that another program has at the moment come last.
+    """Images in order, with those that another program has locked last.
 
     Parameters
     ----------
@@ -54,7 +44,7 @@ class Turns:
     control
         A stop ends waiting at once.
     is_there
-        Whether nothing is to be done for an image.
+        Whether an image is done.
     """
 
     def __init__(
@@ -67,7 +57,7 @@ class Turns:
         self._refused = ""
 
     def next(self) -> Generator[Event, None, Turn | None]:
-        """The next image that no other program has; None when all are done, or it was stopped.
+        """The next unlocked image; None when all are done, or after a stop.
 
         Yields
         ------

@@ -1,4 +1,4 @@
-"""A table of the objects in a mask, in physical units."""
+"""Object measurements of a mask, in physical units."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ from napari_unetseg.core.label_checks import (
     check_not_swapped,
     check_values,
     notes_of,
-    survey_values,
+    summarise_values,
 )
 from napari_unetseg.core.labels import LabelKind
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
-
-__all__ = ["check_mask", "check_table", "measure_objects", "objects_of"]
 
 SHAPE = ("equivalent_diameter_area", "axis_major_length")
 SIZES = {2: "area", 3: "volume"}
@@ -48,22 +46,22 @@ def check_mask(
     kind: LabelKind = LabelKind.FULL,
     ignore: int | None = None,
 ) -> tuple[str, ...]:
-    """Look at a mask that comes from anywhere, all of it.
+    """Check a mask from any source.
 
     Returns
     -------
     tuple of str
-        What people should know of it, in sentences.
+        Notices on doubtful values.
 
     Raises
     ------
     UserError
-        It is an image, or a mask whose edges were blurred.
+        It is an image, or a mask with blurred edges.
     """
     if mask.data.dtype.kind not in "buif" or mask.channel_axis is not None:
         raise UserError(_no_mask(mask))
     name = f"The labels of {mask.name}"
-    found = survey_values(mask.data, kind, name, ignore)
+    found = summarise_values(mask.data, kind, name, ignore)
     if image is not None:
         check_not_swapped(image, found)
     numbers = {value: count for value, count in found.counts.items() if value > 0}
@@ -106,8 +104,8 @@ def objects_of(
     Parameters
     ----------
     mask
-        Whole numbers. ``full``: what touches within a structure, corners included, is an object;
-        ``instances``: every number is one, of structure 1. What is not above 0 is no object.
+        Whole numbers. ``full``: connected components of each structure; ``instances``: every number
+        is an object of structure 1. Numbers up to 0 are background.
     image
         Of the same grid; the mean of each channel in each object is measured, over its finite
         pixels.
@@ -242,7 +240,7 @@ def _columns(mask: Stack, image: Stack | None, dims: int) -> list[str]:
 
 
 def _write(path: Path, columns: Sequence[str], rows: Sequence[Row], scratch: Path | None) -> None:
-    """Write the table, whole or not at all."""
+    """Write the table atomically."""
     if path.suffix.lower() == ".parquet":
         _write_parquet(path, columns, rows, scratch)
         return
@@ -256,7 +254,7 @@ def _write(path: Path, columns: Sequence[str], rows: Sequence[Row], scratch: Pat
 
 
 def _plain(value: Any) -> Any:
-    """What is no number is left empty; six digits are enough for a measurement."""
+    """Six significant digits; None for NaN."""
     if not isinstance(value, float):
         return value
     return f"{value:.6g}" if math.isfinite(value) else ""

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.core.labels import Classes, Structure
 
-__all__ = ["axis_names", "image_label", "multiscales", "omero"]
-
 VERSION = "0.5"
 KINDS = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
 UNITS = {
@@ -26,7 +24,7 @@ UNITS = {
 
 
 def axis_names(stack: Stack) -> list[str]:
-    """Names of a mask's axes; `UserError` where OME-Zarr has no such axes."""
+    """Names of a mask's axes; `UserError` for axes that OME-Zarr lacks."""
     names = list(stack.grid_axes.lower())
     rest = [n for n in names if n not in "tzyx"]
     order = ["t", *rest, "z", "y", "x"]
@@ -110,7 +108,7 @@ def omero(classes: Classes, highest: float) -> dict[str, Any]:
 
 
 def _hex(structure: Structure) -> str:
-    """A structure's colour as six hexadecimal digits; its usual one where a file says nonsense."""
+    """A structure's colour as six hexadecimal digits; the default for invalid ones."""
     found = re.fullmatch(r"#([0-9A-Fa-f]{6})", structure.color)
     return found[1] if found else default_color(structure.number)[1:]
 

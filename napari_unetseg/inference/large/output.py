@@ -1,7 +1,7 @@
-"""A mask being made: an OME-Zarr 0.5 labels group that knows which of its chunks are done.
+"""OME-Zarr 0.5 labels group with resumable chunks.
 
-The root is the user's OME-Zarr image, or ours: nothing, or the probabilities. ``labels/mask`` in it
-holds the levels 0, 1, …; the chunks of level 0 are the tasks of a prediction.
+The root is the user's OME-Zarr image, or ours: empty, or the probabilities. ``labels/mask`` holds
+the levels 0, 1, …; chunks of level 0 are the tasks of a prediction.
 """
 
 from __future__ import annotations
@@ -23,36 +23,25 @@ if TYPE_CHECKING:
 
     from napari_unetseg.inference.large.chunk_task import Predicted
 
-__all__ = [
-    "Output",
-    "attach_output",
-    "finished_output",
-    "holds_image",
-    "is_finished",
-    "list_labels",
-    "open_output",
-    "open_root",
-]
-
 
 class Output:
-    """An open output: which chunks are done, and where their voxels go.
+    """An open output, which stores chunks and knows which are done.
 
     Parameters
     ----------
     plan
-        What it is of.
+        Its plan.
     group
         The labels.
-    shares
-        The probabilities, (…, classes, spatial); None: not wanted.
+    probs
+        The probabilities, (…, classes, spatial), or None.
     """
 
-    def __init__(self, plan: OutputPlan, group: zarr.Group, shares: Any) -> None:
-        self.plan, self._group, self._shares = plan, group, shares
+    def __init__(self, plan: OutputPlan, group: zarr.Group, probs: Any) -> None:
+        self.plan, self._group, self._probs = plan, group, probs
         self._store: Any = group.store
         self.unsure: tuple[float, int] = (0.0, 0)
-        """Sum of `margin_uncertainty` over the voxels that were predicted now, and their number."""
+        """Sum of `margin_uncertainty` over newly predicted voxels, and their number."""
         self._mask = stored_array(group, "0", plan.grid.shape, plan.grid.chunks, "uint8", plan)
 
     @property
@@ -67,48 +56,48 @@ class Output:
 
     @property
     def mask(self) -> Any:
-        """The mask as it is stored, as large as the image; to be read."""
+        """The stored mask, read-only."""
         return ReadArray(self._mask)
 
     @property
     def probabilities(self) -> Any:
-        """The probabilities, an axis of classes before the spatial ones; None: not wanted."""
-        return None if self._shares is None else ReadArray(self._shares)
+        """The probabilities, with classes before the spatial axes, or None."""
+        return None if self._probs is None else ReadArray(self._probs)
 
     @property
     def finished(self) -> bool:
-        """Whether it was said of it that nothing is left to do."""
+        """Whether it is marked as finished."""
         state: Any = self._group.attrs[OURS]
         return bool(state["finished"])
 
     def missing(self) -> int:
-        """How many chunks are not stored; some of a finished one where files were deleted."""
+        """Number of missing chunks; some of a finished one where files were deleted."""
         return sum(not self.done(number) for number in range(len(self.plan.grid)))
 
     def done(self, number: int) -> bool:
-        """Whether a chunk is stored, with its probabilities where they are wanted."""
+        """Whether a chunk is stored, with its probabilities if wanted."""
         cell = self.plan.grid.cell(number)
         if not self._store.has(chunk_key(self._mask, cell)):
             return False
         place = self.plan.class_axis
-        shares = (*cell[:place], 0, *cell[place:])
-        return self._shares is None or bool(self._store.has(chunk_key(self._shares, shares)))
+        key = (*cell[:place], 0, *cell[place:])
+        return self._probs is None or bool(self._store.has(chunk_key(self._probs, key)))
 
     def write(self, number: int, predicted: Predicted) -> None:
-        """Store a chunk; all of it or nothing."""
+        """Store a chunk atomically."""
         plane, region = self.plan.grid.place(number)
-        if self._shares is not None:
+        if self._probs is not None:
             assert predicted.probabilities is not None
             index: list[Any] = [*plane, *region]
             index.insert(self.plan.class_axis, slice(None))
-            self._shares[tuple(index)] = _stored(predicted.probabilities, self._shares.dtype)
+            self._probs[tuple(index)] = _stored(predicted.probabilities, self._probs.dtype)
         self._mask[(*plane, *region)] = predicted.mask
         if predicted.unsure is not None:
             total, voxels = self.unsure
             self.unsure = total + predicted.unsure, voxels + predicted.mask.size
 
     def finish(self) -> Iterator[tuple[int, int]]:
-        """Make what else belongs to it; yields (done, in all) of the work.
+        """Write pyramid and metadata; yields (done, total).
 
         Raises
         ------
@@ -139,16 +128,17 @@ class Output:
 
 
 def open_output(store: Any, plan: OutputPlan, *, overwrite: bool = False) -> Output:
-    """Begin an output, or go on with one of the same plan.
+    """Create an output, or resume one of the same plan.
 
     Parameters
     ----------
     store
-        A Zarr store that is a `ChunkStore` too: empty, ours, or with an OME-Zarr 0.5 image.
+        A Zarr store with `FolderStore`'s ``has`` and ``tidy``: empty, ours, or with an OME-Zarr
+        0.5 image.
     plan
-        What it is of.
+        Its plan.
     overwrite
-        Begin anew where it is of something else.
+        Replace one of another plan.
 
     Raises
     ------
@@ -165,9 +155,9 @@ def open_output(store: Any, plan: OutputPlan, *, overwrite: bool = False) -> Out
     if found is not None and not overwrite:
         compare(found, state, f"{store}/{path}")
     begun = found is not None and same(found, state)
-    if not begun and found is not None:  # so that half of it is never taken for a whole
+    if not begun and found is not None:  # so that a partial one is never taken for complete
         zarr.open_group(store, path=path).update_attributes({OURS: {"schema": SCHEMA}})
-    shares = _shares(root, plan, fresh=not begun)
+    probs = _probs(root, plan, fresh=not begun)
     if not begun:
         list_labels(labels, plan.name)
         said: dict[str, Any] = {"ome": _label_metadata(plan, root)} if plan.ome else {}
@@ -175,11 +165,11 @@ def open_output(store: Any, plan: OutputPlan, *, overwrite: bool = False) -> Out
         zarr.create_group(store, path=path, attributes=said, overwrite=True)
     else:
         store.tidy("")
-    return Output(plan, zarr.open_group(store, path=path, mode="r+"), shares)
+    return Output(plan, zarr.open_group(store, path=path, mode="r+"), probs)
 
 
 def attach_output(store: Any, plan: OutputPlan) -> Output:
-    """Open an output that `open_output` began, to write chunks into it beside others.
+    """Open an existing output, to write chunks concurrently.
 
     Raises
     ------
@@ -192,24 +182,24 @@ def attach_output(store: Any, plan: OutputPlan) -> Output:
     group = zarr.open_group(store, path=path, mode="r+")
     state: Any = group.attrs.get(OURS)
     compare(state if isinstance(state, dict) else {}, plan.state, f"{store}/{path}")
-    return Output(plan, group, _shares(open_root(store, plan), plan, fresh=False))
+    return Output(plan, group, _probs(open_root(store, plan), plan, fresh=False))
 
 
-def is_finished(store: Any, name: str = "mask") -> bool:
-    """Whether a store holds labels that this program finished, of whatever model."""
-    if not store.has(f"labels/{name}/zarr.json"):
+def is_finished(store: Any) -> bool:
+    """Whether a store holds labels that this program finished, of any plan."""
+    if not store.has("labels/mask/zarr.json"):
         return False
-    state: Any = zarr.open_group(store, path=f"labels/{name}", mode="r").attrs.get(OURS)
+    state: Any = zarr.open_group(store, path="labels/mask", mode="r").attrs.get(OURS)
     return isinstance(state, dict) and state.get("finished") is True
 
 
 def finished_output(store: Any, plan: OutputPlan, *, overwrite: bool = False) -> Output | None:
-    """The finished labels of a plan, where a store has them already; None where it has not.
+    """The finished labels of a plan in a store, or None.
 
     Raises
     ------
     UserError
-        The labels of a plan may not come here, as `open_output` says; nothing is changed.
+        As of `open_output`; nothing is changed.
     """
     if not store.has("zarr.json") and not store.has(".zgroup") and not store.has(".zattrs"):
         return None
@@ -223,8 +213,8 @@ def finished_output(store: Any, plan: OutputPlan, *, overwrite: bool = False) ->
         compare(found, plan.state, f"{store}/{path}")
     if not same(found, plan.state):
         return None
-    shares = _shares(root, plan, fresh=False)
-    output = Output(plan, zarr.open_group(store, path=path, mode="r+"), shares)
+    probs = _probs(root, plan, fresh=False)
+    output = Output(plan, zarr.open_group(store, path=path, mode="r+"), probs)
     return output if output.finished and not output.missing() else None
 
 
@@ -237,7 +227,7 @@ def holds_image(store: Any) -> bool:
 
 
 def open_root(store: Any, plan: OutputPlan) -> zarr.Group:
-    """The root group of a store, made where there is none; `UserError` as in `open_output`."""
+    """The root group of a store, created if missing; `UserError` as in `open_output`."""
     if store.has(".zgroup") or store.has(".zattrs"):
         raise UserError(
             f"{store} is OME-Zarr 0.4, and masks are written as 0.5; write them into a folder."
@@ -289,7 +279,7 @@ def _label_metadata(plan: OutputPlan, root: zarr.Group) -> dict[str, Any]:
     }
 
 
-def _shares(root: zarr.Group, plan: OutputPlan, *, fresh: bool) -> Any:
+def _probs(root: zarr.Group, plan: OutputPlan, *, fresh: bool) -> Any:
     """The array of the probabilities, an image with a channel for each class."""
     if fresh and OURS in root.attrs:
         if "0" in root:

@@ -1,4 +1,4 @@
-"""What is written for an image, and where: OME-Zarr, or files made of a hidden one."""
+"""Output formats and paths of masks: OME-Zarr, or files exported from a hidden store."""
 
 from __future__ import annotations
 
@@ -18,29 +18,19 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.output import Output
     from napari_unetseg.inference.large.output_plan import OutputPlan, Precision
 
-__all__ = ["Saving"]
-
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """How the masks of images are saved.
-
-    Attributes
-    ----------
-    folder
-        Where; None: each inside its OME-Zarr image.
-    format
-        As what; OME-Zarr where it is inside.
-    probabilities
-        Save them too, with that precision; in TIFFs float32 or float16.
-    overwrite
-        Replace OME-Zarr masks of another model, image or setting.
-    """
+    """How the masks of images are saved."""
 
     folder: Path | None
+    """Where; None: each inside its OME-Zarr image."""
     format: MaskFormat = FORMATS["tiff"]
+    """File format; OME-Zarr where it is inside."""
     probabilities: Precision | None = None
+    """Save them too, with that precision; in TIFFs float32 or float16."""
     overwrite: bool = False
+    """Replace OME-Zarr masks of another model, image or setting."""
 
     def __post_init__(self) -> None:
         chosen = self.format
@@ -56,26 +46,26 @@ class Saving:
             )
 
     def mask_of(self, stem: str, image: Path) -> Path:
-        """The file or folder of an image's mask."""
+        """Path of an image's mask."""
         if self.folder is None:
             return image / "labels" / "mask"
         return as_stored(self.folder / f"{stem}{self.format.suffix}")
 
     def probabilities_of(self, stem: str) -> Path | None:
-        """The file of an image's probabilities; None where they are in the mask's store or none."""
+        """Path of the probabilities; None if not wanted or in the mask's store."""
         if self.folder is None or self.format.by_chunks or self.probabilities is None:
             return None
         suffix = ".ome.tif" if self.probabilities == "float32" else ".tif"
         return as_stored(self.folder / f"{stem}_probabilities{suffix}")
 
     def table_of(self, stem: str, image: Path, suffix: str) -> Path:
-        """The table of the objects in an image's mask, beside it."""
+        """Path of an image's object table."""
         if self.folder is None:
             return image.with_name(f"{image.name}_objects{suffix}")
         return as_stored(self.folder / f"{stem}_objects{suffix}")
 
     def opened_as(self, stem: str, image: Path) -> Path:
-        """What `open_stack` takes for the mask of an image that is done."""
+        """Path at which `open_stack` finds a finished mask."""
         mask = self.mask_of(stem, image)
         if self.format.by_chunks and self.folder is not None:
             return mask / "labels" / "mask"
@@ -84,17 +74,17 @@ class Saving:
         return mask
 
     def zarr_of(self, stem: str, image: Path) -> Path:
-        """The OME-Zarr that an image's labels lie in."""
+        """The OME-Zarr that contains an image's labels."""
         return image if self.folder is None else as_stored(self.folder / f"{stem}.zarr")
 
     def work_of(self, stem: str, image: Path) -> WorkFolder:
-        """Where an image's results are made."""
+        """The work folder of an image."""
         if self.folder is None:
             return WorkFolder(image / ".mask.unetseg")
         return WorkFolder(as_stored(self.folder / f".{stem}.unetseg"))
 
     def exists(self, stem: str, image: Path) -> bool:
-        """Whether the results of an image are there, whole; for what is not OME-Zarr."""
+        """Whether complete outputs of an image exist; for other formats than OME-Zarr."""
         if self.folder is None or self.work_of(stem, image).unfinished():
             return False
         file, shares = self.mask_of(stem, image), self.probabilities_of(stem)
@@ -105,7 +95,7 @@ class Saving:
         return there and (shares is None or shares.exists())
 
     def was_made(self, plan: OutputPlan, stem: str, image: Path, since: float) -> bool:
-        """Whether files of a plan were written after a moment, in the file system's time; whole."""
+        """Whether complete files of a plan were written after a time of the file system."""
         mask = self.mask_of(stem, image)
         file = self.format.files(mask, plan.grid.shape, plan.stack.grid_axes)[0]
         try:
@@ -115,14 +105,14 @@ class Saving:
         return recent and self.exists(stem, image) and self._digest(file) == plan.digest
 
     def _digest(self, file: Path) -> str:
-        """The digest that a mask file notes; empty where there is none."""
+        """The digest in a mask file; empty without one."""
         with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
             if self.format.read_text is not None:
                 return noted_digest(self.format.read_text(file))
         return ""
 
     def export(self, output: Output, stem: str, image: Path, scratch: Path) -> None:
-        """Make an image's results of a finished hidden store, in which no chunk may be missing.
+        """Write an image's outputs from a finished hidden store.
 
         ``scratch`` is for temporary files.
         """

@@ -1,4 +1,4 @@
-"""What an output is of, and whether it is the same as what was begun."""
+"""Plan of an output: all that determines its content."""
 
 from __future__ import annotations
 
@@ -16,53 +16,41 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.chunk_grid import Grid
     from napari_unetseg.models.model import Model
 
-__all__ = ["OURS", "SCHEMA", "OutputPlan", "Precision", "compare", "same"]
-
 OURS = "napari-unetseg"
 SCHEMA = "napari-unetseg/mask/1"
 Precision = Literal["float32", "float16", "uint8"]
-"""How probabilities are stored; with uint8 255 stands for 1."""
+"""Precision of stored probabilities; with uint8 255 stands for 1."""
 METHOD = 1
-"""To be raised with each change of how an image is scaled, resampled or tiled that changes masks: a
-mask that an earlier version began is not gone on with."""
+"""Version of scaling, resampling and tiling; outputs of another one are not resumed."""
 
 
 @dataclass(frozen=True, eq=False)
 class OutputPlan:
-    """What an output is of: it decides every byte of it.
-
-    Attributes
-    ----------
-    model, stack, grid
-        What is applied to what, in which chunks.
-    probabilities
-        Store them too, with that precision.
-    ome
-        Write OME-Zarr metadata and smaller levels; without them the axes may be any, and it is for
-        this program alone.
-    name
-        Of the labels.
-    inside
-        They will lie in the image itself, and say so.
-    """
+    """All that determines the bytes of an output."""
 
     model: Model
     stack: Stack
     grid: Grid
+    """The model, the image and its chunks."""
     probabilities: Precision | None = None
+    """Store them too, with that precision."""
     ome: bool = True
+    """Write OME-Zarr metadata and smaller levels; without them the axes may be any, and it is for
+    this program alone."""
     name: str = "mask"
+    """Of the labels."""
     inside: bool = False
+    """They will lie in the image itself, and say so."""
 
     @cached_property
     def digest(self) -> str:
-        """Names the state: outputs of the same digest have the same bytes in every chunk."""
+        """Hash of the state; equal digests give equal chunks."""
         text = json.dumps(self.state, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @cached_property
     def state(self) -> dict[str, Any]:
-        """What another model, image or setting would say otherwise."""
+        """The state that is stored and compared."""
         description = self.model.description()
         said = {k: description[k] for k in ("net", "classes", "channels", "normalization")}
         digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
@@ -89,12 +77,12 @@ class OutputPlan:
 
 
 def same(found: dict[str, Any], state: dict[str, Any]) -> bool:
-    """Whether a stored state is that of the same plan, however much of it is done."""
+    """Whether a stored state is of the same plan."""
     return {k: v for k, v in found.items() if k != "finished"} == state
 
 
 def compare(found: dict[str, Any], state: dict[str, Any], where: str) -> None:
-    """Refuse to go on with what something else began."""
+    """Refuse to resume an output of another plan."""
     if same(found, state):
         return
     if found.get("model") != state["model"]:

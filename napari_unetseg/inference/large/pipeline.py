@@ -1,4 +1,4 @@
-"""Reading, computing and writing at the same time: threads of its own."""
+"""Overlapped reading, computing and writing."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-__all__ = ["overlapped"]
-
 T = TypeVar("T")
 R = TypeVar("R")
 W = TypeVar("W")
 AHEAD = 2
-"""So many tasks are read before they are wanted, and so many results may wait to be written."""
+"""Tasks that are read in advance, and results that may wait to be written."""
 
 
 def overlapped(
@@ -31,7 +29,7 @@ def overlapped(
     Yields
     ------
     task
-        After its result was written. Whoever stops iterating loses nothing that was worked out.
+        After its result was written; results so far are written when iteration stops.
 
     Raises
     ------

@@ -1,7 +1,6 @@
-"""YAML as plain data: text, lists and mappings, with the line of each; nothing is ever made of it.
+"""YAML as plain data: text, lists and mappings, with line numbers.
 
-PyYAML's constructors are left out, so that no tag, date or number of a file is interpreted: what
-values mean is for whoever checks them.
+PyYAML's constructors are not used, so that no tag, date or number is interpreted.
 """
 
 from __future__ import annotations
@@ -16,12 +15,10 @@ import yaml
 
 from napari_unetseg.core.errors import UserError
 
-__all__ = ["Lines", "read_yaml"]
-
 LARGEST = 2**16
-"""Bytes of a file; the parser needs a second for so many."""
+"""Largest file in bytes, which takes the parser a second."""
 DEEPEST = 10
-"""Lists within lists; the parser's time grows with the square of it."""
+"""Deepest nesting; the parser's time grows with its square."""
 NOTHING = ("", "~", "null", "Null", "NULL")
 REFUSED = (yaml.AnchorToken, yaml.AliasToken, yaml.TagToken, yaml.DirectiveToken)
 DOWN = (
@@ -82,7 +79,7 @@ def _text(path: Path, what: str) -> str:
 
 
 def _check(path: Path, text: str, what: str) -> None:
-    """Refuse what is more than plain data, before anything is built of it."""
+    """Refuse anything but plain data, before it is built."""
     depth = 0
     for token in yaml.scan(text, Loader=yaml.BaseLoader):
         line = token.start_mark.line + 1
@@ -107,7 +104,7 @@ def _value(path: Path, node: Any, at: tuple[Any, ...], lines: dict[tuple[Any, ..
 
 
 def _plain(path: Path, node: yaml.ScalarNode) -> str:
-    """The text of a value or key; no control character gets into a path or onto a terminal."""
+    """The text of a value or key, without control characters."""
     text = str(node.value)
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
         line = node.start_mark.line + 1

@@ -1,4 +1,4 @@
-"""Prediction of many images, one after another; a bad one does not stop the others."""
+"""Prediction of many images; failures of one do not stop the others."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import Event, Notice
+from napari_unetseg.core.events import Event, Notice, with_each
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.inference.large.atomic_store import FolderStore
@@ -31,7 +31,8 @@ from napari_unetseg.inference.large.predict_to_zarr import (
     predict_here,
     saving,
 )
-from napari_unetseg.io.open_image import MissingPlanes, open_stack
+from napari_unetseg.io.open_image import open_stack
+from napari_unetseg.io.readers.missing_planes import MissingPlanes
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.predict_to_zarr import Chunks
     from napari_unetseg.models.model import Model
 
-__all__ = ["FileBegun", "FileDone", "Opening", "Wish", "count_voxels", "is_there", "predict_files"]
-
 MEANWHILE = (
     "{} was predicted by another program meanwhile, with the same model and settings; that mask "
     "is kept."
@@ -52,7 +51,7 @@ MEANWHILE = (
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """Opens images as they say they are, or with other axes or spacing; see `open_stack`."""
+    """Opens images with given axes or spacing; see `open_stack`."""
 
     axes: str | None = None
     spacing: str | None = None
@@ -67,7 +66,7 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class FileBegun(Event):
-    """An image is next: its ``name``, and its ``number`` of ``total``, from 1."""
+    """An image starts: its ``name``, and its ``number`` of ``total``, from 1."""
 
     name: str
     number: int
@@ -76,62 +75,41 @@ class FileBegun(Event):
 
 @dataclass(frozen=True, slots=True)
 class FileDone(Event):
-    """An image is done with.
-
-    Attributes
-    ----------
-    name, image
-        What it is called, and where it is.
-    mask
-        The file or folder of its mask.
-    status
-        ``done``; ``skipped``, since its mask was there; or ``failed``.
-    seconds
-        How long it took.
-    voxels
-        Voxels of each number in its mask; empty unless counted.
-    error
-        Why it failed: one sentence.
-    objects
-        Objects of each structure in its mask; empty unless measured.
-    unsure
-        Mean of `margin_uncertainty` over what was predicted of it; None unless measured.
-    notices
-        What was said while it was predicted: sentences.
-    """
+    """The result of an image."""
 
     name: str
     image: Path
+    """Output name, and path."""
     mask: Path
+    """The file or folder of its mask."""
     status: Literal["done", "skipped", "failed"]
+    """``done``; ``skipped``, since its mask was there; or ``failed``."""
     seconds: float
+    """How long it took."""
     voxels: Mapping[int, int]
+    """Voxels of each number in its mask; empty unless counted."""
     error: str = ""
+    """Why it failed: one sentence."""
     objects: Mapping[int, int] = field(default_factory=dict)
+    """Objects of each structure in its mask; empty unless measured."""
     unsure: float | None = None
+    """Mean of `margin_uncertainty` over what was predicted of it; None unless measured."""
     notices: tuple[str, ...] = ()
+    """Notices of its prediction."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is wanted of every image besides its mask.
-
-    Attributes
-    ----------
-    skip_existing
-        Leave out images whose masks are there, whole.
-    count
-        Count the voxels of each number.
-    measure
-        Suffix of a table of the objects beside each mask, ``.csv`` or ``.parquet``.
-    unsure
-        Measure how unsure the network is of each image.
-    """
+    """Optional outputs of every image."""
 
     skip_existing: bool = False
+    """Skip images with complete masks."""
     count: bool = False
+    """Count the voxels of each number."""
     measure: str | None = None
+    """Suffix of an object table beside each mask, ``.csv`` or ``.parquet``."""
     unsure: bool = False
+    """Measure the mean uncertainty of each image."""
 
 
 def predict_files(
@@ -147,21 +125,21 @@ def predict_files(
 ) -> Generator[Event, None, list[FileDone]]:
     """Predict images and save a mask for each.
 
-    Other programs may do the same at once: an image that one of them has at the moment comes last,
-    is waited for, and is done if it was predicted there with the same model and settings.
+    Programs may run concurrently: a locked image comes last, is waited for, and counts as done if
+    it was predicted with the same model and settings.
 
     Parameters
     ----------
     model, settings
-        What to apply, and how.
+        The model and its settings.
     images
         The images by what their masks are called.
     how
-        As what and where masks are saved.
+        Output format and place.
     open_image
         Opens an image.
     wish
-        What else is wanted.
+        Optional outputs.
     control
         Stops after the chunk at hand, or while another program is waited for; or pauses there.
     chunks
@@ -181,7 +159,7 @@ def predict_files(
     Raises
     ------
     CannotGoOnError
-        None of the others could be saved either, or there are no workers any more.
+        No image can be saved, or no workers are left.
     """
     control = control or JobControl(settings.threads)
     one = _One(model, how, settings, open_image, wish or Wish(), control, chunks, _now(how))
@@ -202,7 +180,7 @@ def predict_files(
 
 
 def _timed(one: _One, turn: Turn) -> Generator[Event, None, FileDone | None]:
-    """Predict and save an image; a failure is told, not raised, unless all others fail too."""
+    """Predict and save an image; a failure is returned, unless all others fail too."""
     start = time.monotonic()
     mask = one.how.mask_of(turn.stem, turn.image)
     notices: list[str] = []
@@ -220,20 +198,19 @@ def _timed(one: _One, turn: Turn) -> Generator[Event, None, FileDone | None]:
 def _noting(
     events: Generator[Event, None, FileDone | None], notices: list[str]
 ) -> Generator[Event, None, FileDone | None]:
-    """Pass events on, and keep what they say."""
-    with closing(events):  # its threads end before the output is given back
-        while True:
-            try:
-                event = next(events)
-            except StopIteration as end:
-                return cast("FileDone | None", end.value)
-            if isinstance(event, Notice):
-                notices.append(event.text)
-            yield event
+    """Pass events on, and collect notices."""
+
+    def note(event: Event) -> tuple[Event]:
+        if isinstance(event, Notice):
+            notices.append(event.text)
+        return (event,)
+
+    with closing(events):  # its threads end before the output is released
+        return (yield from with_each(events, note))
 
 
 def _now(how: Saving) -> float:
-    """The time of the file system that masks are written to: other computers' clocks differ."""
+    """Time of the file system of the masks, since computers' clocks differ."""
     if how.folder is None or how.format.by_chunks:
         return 0.0
     with suppress(OSError), tempfile.TemporaryFile(dir=how.folder) as file:
@@ -243,7 +220,7 @@ def _now(how: Saving) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _One:
-    """How each of the images is predicted, since when (in the file system's time)."""
+    """Common parameters of the images' prediction."""
 
     model: Model
     how: Saving
@@ -255,7 +232,7 @@ class _One:
     since: float
 
     def is_there(self, turn: Turn) -> bool:
-        """Whether nothing is to be done for an image: no program works on it, or was killed."""
+        """Whether an image is done, and no program works on it."""
         stem, image, wish = turn.stem, turn.image, self.wish
         if not wish.skip_existing or turn.work.path.exists():
             return False
@@ -264,7 +241,7 @@ class _One:
         return not wish.measure or self.how.table_of(stem, image, wish.measure).exists()
 
     def predict(self, turn: Turn) -> Generator[Event, None, FileDone | None]:
-        """Predict and save an image; None when it was stopped."""
+        """Predict and save an image; None after a stop."""
         if turn.problem is not None:
             raise turn.problem
         how, stem, image = self.how, turn.stem, turn.image
@@ -283,7 +260,7 @@ class _One:
         return (yield from self._make(turn, plan))
 
     def _make(self, turn: Turn, plan: OutputPlan) -> Generator[Event, None, FileDone | None]:
-        """Fill the hidden store of an image, and make its results of it."""
+        """Fill the hidden store of an image, and export its outputs."""
         output = yield from fill_store(
             plan,
             FolderStore(turn.work.store(plan.digest)),
@@ -314,7 +291,7 @@ class _One:
         )
 
     def _of_output(self, turn: Turn, output: Output) -> FileDone:
-        """An image whose mask is in a Zarr store, with what was wanted of it."""
+        """Result of an image whose mask is in a Zarr store."""
         stem, image, stack = turn.stem, turn.image, output.plan.stack
         total, voxels = output.unsure
         done = FileDone(stem, image, self.how.mask_of(stem, image), "done", 0.0, {})
@@ -328,7 +305,7 @@ class _One:
         return done
 
     def _described(self, turn: Turn, status: Literal["done", "skipped"]) -> FileDone:
-        """An image whose mask was there, with what is wanted of it besides."""
+        """Result of an image with an existing mask."""
         stem, image, skipped = turn.stem, turn.image, status == "skipped"
         done = FileDone(stem, image, self.how.mask_of(stem, image), status, 0.0, {})
         mask = self.how.opened_as(stem, image)
@@ -356,13 +333,13 @@ def _mask_stack(output: Output, stack: Stack) -> Stack:
 
 
 def _measure(table: Path, mask: Stack, image: Stack, scratch: Path) -> dict[int, int]:
-    """Write a table of objects; how many there are of each structure."""
+    """Write an object table; return the number of objects of each structure."""
     rows = measure_objects(table, mask, image, scratch=scratch)
     return dict(Counter(int(row["structure"]) for row in rows))
 
 
 def is_there(how: Saving, stem: str, image: Path) -> bool:
-    """Whether the mask of an image is there, whole, of whatever model."""
+    """Whether a complete mask of an image exists, of any model."""
     if not how.format.by_chunks:
         return how.exists(stem, image)
     return is_finished(FolderStore(how.zarr_of(stem, image)))

@@ -1,4 +1,4 @@
-"""Prediction of one image into an output: read, predict and write at the same time."""
+"""Resumable prediction of one image into OME-Zarr labels."""
 
 from __future__ import annotations
 
@@ -25,28 +25,17 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Normalization, Stack
     from napari_unetseg.models.model import Model
 
-__all__ = [
-    "CannotGoOnError",
-    "Chunks",
-    "DiskFullError",
-    "fill_store",
-    "make_plan",
-    "predict_here",
-    "predict_to_zarr",
-    "saving",
-]
-
 
 class CannotGoOnError(UserError):
-    """No image after this one could be predicted either; the same command goes on later."""
+    """No further image can be predicted either; the same command resumes later."""
 
 
 class DiskFullError(CannotGoOnError):
-    """There is no space to save a mask."""
+    """The disk is full."""
 
 
 Chunks = Callable[["Output", "Normalization", PredictSettings, JobControl], Iterator[Event]]
-"""Predicts and writes the chunks of an output that are not there yet: `predict_here`, or others."""
+"""Predicts and writes the missing chunks of an output: `predict_here`, or a cluster."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -60,7 +49,7 @@ def make_plan(
     name: str = "mask",
     inside: bool = False,
 ) -> OutputPlan:
-    """What an output is of; `UserError` where the image does not fit the model."""
+    """Make the plan of an output; `UserError` where the image does not fit the model."""
     model.check_image(stack)
     resampling = fit_spacing(model, stack, match=settings.match_spacing).resampling
     grid = Grid.plan(model, stack, settings.tile, resampling)
@@ -80,19 +69,18 @@ def predict_to_zarr(
     control: JobControl | None = None,
     chunks: Chunks | None = None,
 ) -> Generator[Event, None, Output | None]:
-    """Predict an image of any size into OME-Zarr labels, and go on with what was begun.
+    """Predict an image of any size into OME-Zarr labels; resumable.
 
-    Memory holds a few chunks, however large the image is. A program that is killed leaves whole
-    chunks behind; the same call goes on after the last of them, and the finished output has the
-    bytes that it would have had (with the same number of threads, and enough memory for the tiles).
-    Nothing keeps two programs from one store here; `predict_files` does.
+    Memory holds a few chunks. After a kill the same call resumes, and the finished output has the
+    same bytes (with the same number of threads, and enough memory for the tiles). There is no lock
+    here; `predict_files` has one.
 
     Parameters
     ----------
     model, stack, settings
-        What to apply to what, and how.
+        The model, the image, and settings.
     store
-        Where: a `FolderStore`, or another Zarr store that is a `ChunkStore`.
+        Where: a `FolderStore`, or another Zarr store with its ``has`` and ``tidy``.
     probabilities
         Store them too: ``float32``, ``float16``, or ``uint8`` where 255 stands for 1.
     ome
@@ -100,9 +88,9 @@ def predict_to_zarr(
     name
         Of the labels.
     overwrite
-        Begin anew where the labels are of another model, image or setting.
+        Replace labels of another model, image or setting.
     control
-        Stops after the chunk at hand.
+        Stops after a chunk.
     chunks
         Predicts the chunks; None: this process does.
 
@@ -140,7 +128,7 @@ def fill_store(
     control: JobControl | None = None,
     chunks: Chunks | None = None,
 ) -> Generator[Event, None, Output | None]:
-    """Do what `predict_to_zarr` does, for a plan that was made before."""
+    """`predict_to_zarr` for an existing plan."""
     control = control or JobControl(settings.threads)
     with kept_memory(), saving():
         output = open_output(store, plan, overwrite=overwrite)
@@ -167,7 +155,7 @@ def predict_here(
     *,
     unsure: bool = False,
 ) -> Iterator[Event]:
-    """Predict the chunks that are not there yet; ``unsure`` adds up how unsure the network is."""
+    """Predict the missing chunks; ``unsure`` sums up the uncertainty."""
     plan = output.plan
     total = len(plan.grid)
     predictor = ChunkPredictor(
@@ -201,7 +189,7 @@ def predict_here(
 
 
 def fill(output: Output, control: JobControl | None = None) -> Iterator[Event]:
-    """Make what else belongs to an output of which every chunk is there; it can be stopped too."""
+    """Write pyramid and metadata of an output with all chunks; can be stopped."""
     for _ in output.finish():
         if control is not None and control.stopped:
             return
@@ -210,7 +198,7 @@ def fill(output: Output, control: JobControl | None = None) -> Iterator[Event]:
 
 @contextmanager
 def saving() -> Iterator[None]:
-    """Say of a full disk that the same command goes on."""
+    """Add to the error of a full disk that the same command resumes."""
     try:
         yield
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Finished labels on their way from a hidden store into the OME-Zarr where they belong."""
+"""Atomic move of finished labels from a hidden store into their OME-Zarr."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from napari_unetseg.inference.large.output_plan import OURS
 if TYPE_CHECKING:
     from napari_unetseg.inference.large.output import Output
 
-__all__ = ["publish"]
-
 
 def publish(output: Output, place: Path) -> None:
-    """Move finished labels to their place; until then nothing half done can be seen there.
+    """Move finished labels to their place, where nothing partial is ever visible.
 
     Parameters
     ----------
@@ -48,10 +46,10 @@ def publish(output: Output, place: Path) -> None:
 
 
 def _replace(output: Output, place: Path) -> None:
-    """Labels, and the probabilities around them, take the place of earlier ones.
+    """Replace earlier labels and probabilities.
 
-    The earlier labels go first and the new ones come last, so that those that are there always
-    belong to the probabilities around them.
+    The earlier labels go first and the new ones come last, so that existing labels always belong to
+    the probabilities around them.
     """
     name = output.plan.name
     root = open_root(FolderStore(place), output.plan)

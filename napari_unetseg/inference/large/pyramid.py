@@ -1,4 +1,4 @@
-"""Smaller levels of a mask: every second voxel along Y and X, chunk by chunk."""
+"""Multiscale pyramid of a mask: every second voxel along Y and X, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["level_shapes", "write_level"]
-
 SMALL_PLANE = 512
-"""A plane whose edges are no longer needs no smaller level."""
+"""Largest edge of a plane that needs no smaller level."""
 
 
 def level_shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""A table of images that were predicted: how each went, and what is in its mask."""
+"""CSV table of predicted images."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.large.predict_files import FileDone
     from napari_unetseg.models.model import Model
 
-__all__ = ["write_report"]
-
 
 def write_report(
     path: Path, results: Sequence[tuple[Model | None, FileDone]], models: Sequence[str] = ()
 ) -> None:
-    """Write a CSV with a row for each image, whole or not at all.
+    """Write a CSV with a row for each image, atomically.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Arrays of an output in a Zarr store: every chunk of them is a file, and is read as one or not."""
+"""Zarr arrays with one file a chunk, and errors that name damaged ones."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from napari_unetseg.inference.large import ome_metadata
 if TYPE_CHECKING:
     from napari_unetseg.inference.large.output_plan import OutputPlan
 
-__all__ = ["ReadArray", "chunk_key", "stored_array"]
-
 
 class ReadArray:
-    """An array that is read by indexing; a chunk that cannot be decoded is named in a sentence.
+    """A read-only array, whose errors name the damaged chunk.
 
     Parameters
     ----------

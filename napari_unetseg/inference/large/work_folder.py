@@ -1,4 +1,4 @@
-"""The hidden folder in which an output is made: its lock, and the chunks that are there so far."""
+"""Hidden work folder of an output: its lock and its chunks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ from pathlib import Path
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.file_locks import LockOwner, OutputLock
 
-__all__ = ["WorkFolder"]
-
 DELETED = "deleted-"
-"""Names of what is being deleted begin so: it counts no more, however much of it is left."""
+"""Prefix of folders that are being deleted."""
 OLD_STORE = ("labels", "0", "zarr.json")
-"""What lay in the folder itself when it was a store."""
+"""Layout of earlier versions, with the store in the folder itself."""
 
 
 class WorkFolder:
-    """Where one output is made, by one program at a time.
+    """The work folder of one output, locked by one program.
 
     Chunks lie in a store that is named after the model, image and settings that they are of
     (`Plan.digest`), so that no two programs ever write different bytes to one place: not even
@@ -29,7 +27,7 @@ class WorkFolder:
     Parameters
     ----------
     path
-        The folder; it is made when it is needed, and goes when nothing is left in it.
+        The folder; created when needed and removed when empty.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,9 +40,9 @@ class WorkFolder:
         return self._lock.refused
 
     def take(self) -> LockOwner | None:
-        """Take it, or say who has it; `UserError` where the folder cannot be written.
+        """Lock it, or return the owner; `UserError` where the folder cannot be written.
 
-        What a killed program was deleting, or had half written, is deleted.
+        Partial files of a killed program are deleted.
         """
         try:
             owner = self._lock.take()
@@ -58,15 +56,15 @@ class WorkFolder:
         return owner
 
     def release(self) -> None:
-        """Let another program have it; what was predicted stays."""
+        """Unlock it; chunks stay."""
         self._lock.release()
 
     def unfinished(self) -> bool:
-        """Whether chunks are kept in it."""
+        """Whether it holds chunks."""
         return any(map(_is_store, self._contents()))
 
     def store(self, digest: str) -> Path:
-        """The folder of the store of a plan; those of others are deleted."""
+        """The store of a plan; those of others are deleted."""
         store = self.path / digest
         old = [self.path / name for name in OLD_STORE if (self.path / name).exists()]
         if old and not store.exists():  # of a version that had one store for all plans
@@ -77,7 +75,7 @@ class WorkFolder:
         return store
 
     def clear(self) -> None:
-        """Delete what was predicted: the output is done."""
+        """Delete the chunks of a finished output."""
         self._delete(self._contents())
 
     def _contents(self) -> Iterator[Path]:
@@ -99,6 +97,5 @@ class WorkFolder:
 
 
 def _is_store(entry: Path) -> bool:
-    """Whether chunks are kept there."""
     kept = entry.is_dir() or entry.name in OLD_STORE
     return kept and not entry.name.startswith(DELETED)

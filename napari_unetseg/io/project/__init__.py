@@ -1,1 +1,1 @@
-"""A session on disk: its database, and where projects are."""
+"""Projects on disk."""

@@ -1,4 +1,4 @@
-"""The SQLite database of a project: its schema, its checks, and rows of labels.
+"""SQLite database of a project: schema, validation, label rows.
 
 One connection writes: a write-ahead log in exclusive locking mode, which needs no memory shared
 with other programs and so works on network drives too (docs/decisions/001-projects-in-sqlite.md).
@@ -24,16 +24,6 @@ from napari_unetseg.annotations.annotation_time import checked_seconds
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.io.project.label_rows import Columns, change_of
-
-__all__ = [
-    "FILE",
-    "Database",
-    "check_folder",
-    "read_rows",
-    "read_state",
-    "read_truths",
-    "reading",
-]
 
 FILE = "project.sqlite3"
 WAL = f"{FILE}-wal"
@@ -109,11 +99,11 @@ class Database:
             state.append(("values", json.dumps(values)))
         self._put("state", state)
 
-    def put_images(self, truths: Mapping[str, ImageAnnotations]) -> None:
+    def put_images(self, by_image: Mapping[str, ImageAnnotations]) -> None:
         """Write what the labels of images are."""
         rows = [
-            (key, json.dumps(list(truth.shape)), truth.grid_dtype, str(truth.kind))
-            for key, truth in truths.items()
+            (key, json.dumps(list(annotated.shape)), annotated.grid_dtype, str(annotated.kind))
+            for key, annotated in by_image.items()
         ]
         self._put("images", rows)
 
@@ -276,26 +266,26 @@ def read_state(connection: sqlite3.Connection) -> tuple[dict[str, Any], float]:
     return values, checked_seconds(float(state.get("seconds", 0)))
 
 
-def read_truths(connection: sqlite3.Connection) -> dict[str, ImageAnnotations]:
+def read_annotations(connection: sqlite3.Connection) -> dict[str, ImageAnnotations]:
     """Empty truths of all images; `ValueError` where one is not described as it must be."""
-    truths = {}
+    by_image = {}
     for key, shape, dtype, kind in connection.execute("SELECT * FROM images"):
         sizes, numbers = json.loads(shape), np.dtype(str(dtype))
         fits = IMAGE_KEY.fullmatch(key) and 2 <= len(sizes) <= 6 and numbers.kind in "biu"
         if not fits or not all(type(n) is int and 0 < n < 2**31 for n in sizes):
             raise ValueError("an image is not described as it must be")
-        truths[key] = ImageAnnotations(sizes, numbers, LabelKind(kind))
-    order = sorted(truths, key=lambda key: int(key.removeprefix("image-")))
-    return {key: truths[key] for key in order}
+        by_image[key] = ImageAnnotations(sizes, numbers, LabelKind(kind))
+    order = sorted(by_image, key=lambda key: int(key.removeprefix("image-")))
+    return {key: by_image[key] for key in order}
 
 
 def read_rows(
-    connection: sqlite3.Connection, truths: Mapping[str, ImageAnnotations]
+    connection: sqlite3.Connection, by_image: Mapping[str, ImageAnnotations]
 ) -> Iterator[tuple[int, str, AnnotationChange] | None]:
     """The rows of labels in order, as `change_of` gives them; None for one that is damaged."""
     for columns in connection.execute("SELECT * FROM labels ORDER BY id"):
         try:
-            yield change_of(columns, truths)
+            yield change_of(columns, by_image)
         except (KeyError, TypeError, ValueError, AttributeError):
             yield None
 

@@ -1,4 +1,4 @@
-"""Rows of the table of labels: changes as columns, compressed, with a checksum."""
+"""Compressed, checksummed rows of label changes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from napari_unetseg.annotations.sparse_array import parts, within
 
 if TYPE_CHECKING:
     from napari_unetseg.annotations.sparse_array import Region
-
-__all__ = ["FAST", "SMALL", "Columns", "change_of", "columns_of", "pieces_of"]
 
 MAX_VOXELS = 2**22
 """Of a row: a fill of 2048 x 2048."""
@@ -70,7 +68,7 @@ def columns_of(
 
 
 def change_of(
-    columns: Columns, truths: Mapping[str, ImageAnnotations]
+    columns: Columns, by_image: Mapping[str, ImageAnnotations]
 ) -> tuple[int, str, AnnotationChange]:
     """Id, image and change of a row; `ValueError` and others where it is damaged."""
     number, image, origin, text, stamp, labels, times, crc = columns
@@ -78,7 +76,7 @@ def change_of(
         raise ValueError("a checksum is another")
     if not 0 < number < 2**53 or type(stamp) is not int or not 0 <= stamp < 2**32:
         raise ValueError("an id or a time is none")
-    grid = truths[image].grid(LabelSource(origin))
+    grid = by_image[image].grid(LabelSource(origin))
     region = _region(text, grid.shape)
     shape = [s.stop - s.start for s in region]
     values = _decoded(labels, shape, grid.dtype)

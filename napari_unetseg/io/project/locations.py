@@ -1,4 +1,4 @@
-"""Where projects are, those without a name yet and those opened last, and where their images."""
+"""Locations of projects (unnamed and recent ones) and of their images."""
 
 from __future__ import annotations
 
@@ -20,18 +20,6 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.file_locks import try_lock
 from napari_unetseg.io.file_names import as_stored
 from napari_unetseg.io.project.database import FILE, read_state, reading
-
-__all__ = [
-    "Recovery",
-    "is_recovery",
-    "new_recovery",
-    "places_of",
-    "recent",
-    "recoveries",
-    "recovery_folder",
-    "remember",
-    "throw_away",
-]
 
 PLUGIN = "napari-unetseg"
 MOST_RECENT = 10

@@ -1,4 +1,4 @@
-"""Projects: folders that keep the annotations, models and settings of a session.
+"""Project folders: annotations, models and settings of a session.
 
 A folder holds ``project.sqlite3``, ``models/`` and, while it is open, ``.lock``. Annotations are
 rows of the database, one for each chunk that a change touches; a change is a transaction.
@@ -22,9 +22,9 @@ from napari_unetseg.core.file_locks import try_lock
 from napari_unetseg.io.project.database import (
     Database,
     check_folder,
+    read_annotations,
     read_rows,
     read_state,
-    read_truths,
     reading,
 )
 from napari_unetseg.io.project.label_rows import SMALL, Columns, columns_of, pieces_of
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
     from napari_unetseg.annotations.annotation_store import AnnotationChange, ImageAnnotations
 
-__all__ = ["Project"]
-
 BATCH = 64
 """Chunks that are joined at once while somebody paints: a few ms."""
 COMMIT_BYTES = 2**13
@@ -58,7 +56,7 @@ class Project:
         Where it is.
     values
         All that is no array, as `put_values` takes it.
-    truths
+    by_image
         What was said about each image, by its key.
     effort
         How long was annotated.
@@ -75,7 +73,7 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.values: dict[str, Any] = {}
-        self.truths: dict[str, ImageAnnotations] = {}
+        self.by_image: dict[str, ImageAnnotations] = {}
         self.effort = AnnotationTime()
         self.trouble = ""
         self.lost: list[str] = []
@@ -144,14 +142,14 @@ class Project:
         damaged = 0
         with reading(self.folder) as connection:
             self.values, self.effort.seconds = read_state(connection)
-            self.truths = read_truths(connection)
-            for row in read_rows(connection, self.truths):
+            self.by_image = read_annotations(connection)
+            for row in read_rows(connection, self.by_image):
                 if row is None:
                     damaged += 1
                     continue
                 number, key, change = row
-                self.truths[key].put(change)
-                self._rows.read(number, key, change, self.truths[key])
+                self.by_image[key].put(change)
+                self._rows.read(number, key, change, self.by_image[key])
         if damaged:
             self.lost.append(f"Part of what was saved is damaged and left out: {damaged} pieces.")
 
@@ -195,8 +193,8 @@ class Project:
     def record(self, key: str, change: AnnotationChange) -> None:
         """Write down what was said about an image; never raises, see `trouble`."""
         with self._lock:
-            self.effort.word(time.monotonic())
-            dtype = self.truths[key].grid(change.origin).dtype
+            self.effort.count_change(time.monotonic())
+            dtype = self.by_image[key].grid(change.origin).dtype
             new_id = self._rows.new_id
             rows = [columns_of(new_id(), key, one, dtype) for one in pieces_of(change)]
             if self._write(rows):
@@ -205,19 +203,21 @@ class Project:
             self._rows.dirty.update(places)
             self._since_copy.update(places)
 
-    def add(self, key: str, truth: ImageAnnotations, naming: dict[str, Any] | None = None) -> None:
+    def add(
+        self, key: str, annotated: ImageAnnotations, naming: dict[str, Any] | None = None
+    ) -> None:
         """Take in an image with all that was said about it until now, whole or not at all.
 
         ``naming`` are the `values` that name a new image.
         """
         with self._lock:
-            self.truths[key] = truth
+            self.by_image[key] = annotated
             self.values = self.values if naming is None else naming
-            before, numbers = self._rows.known(key), self._rows.number(places_of({key: truth}))
-            joined = (joined_row(self.truths, place, number) for place, number in numbers.items())
+            before, numbers = self._rows.known(key), self._rows.number(places_of({key: annotated}))
+            joined = (joined_row(self.by_image, place, number) for place, number in numbers.items())
 
             def begin(database: Database) -> None:
-                database.put_images({key: truth})
+                database.put_images({key: annotated})
                 database.delete_labels(key)
 
             if self._write([row for row in joined if row is not None], begin):
@@ -231,7 +231,7 @@ class Project:
         with self._lock:
             if values != self.values:
                 self.values = values
-                self._write((), lambda database: database.put_images(self.truths))
+                self._write((), lambda database: database.put_images(self.by_image))
 
     def _write(
         self, rows: Collection[Columns], begin: Callable[[Database], object] | None = None
@@ -307,7 +307,7 @@ class Project:
             gone, self._database = self._database, Database(self.folder)
             self._is_behind = self._is_foreign = True
             self._rows.joined, self._rows.changes = {}, []
-            self._rows.dirty = set(places_of(self.truths))
+            self._rows.dirty = set(places_of(self.by_image))
         if gone is not None:
             with suppress(sqlite3.Error):
                 gone.close()
@@ -345,7 +345,7 @@ class Project:
         self, numbers: Mapping[Place, int], changes: Iterable[int], *, everything: bool
     ) -> None:
         """Write chunks as rows with these ids and delete rows; with all that is no array, too."""
-        rows = {place: joined_row(self.truths, place, n, SMALL) for place, n in numbers.items()}
+        rows = {place: joined_row(self.by_image, place, n, SMALL) for place, n in numbers.items()}
         with self._lock:
             database, joined = self._database, self._rows.joined
             assert database is not None
@@ -355,7 +355,7 @@ class Project:
                 if self._is_foreign:
                     database.clear()
                 if everything:
-                    database.put_images(self.truths)
+                    database.put_images(self.by_image)
                     database.put_state(self.effort.seconds, self.values)
                 database.delete_rows(changes)
                 database.delete_rows(joined[place] for place in rows if place in joined)
@@ -378,10 +378,10 @@ class Project:
         """
         copy = Project.create(folder)
         with self._lock:
-            copy.values, copy.truths = dict(self.values), dict(self.truths)
+            copy.values, copy.by_image = dict(self.values), dict(self.by_image)
             copy.effort = deepcopy(self.effort)
             self._since_copy = set()
-        copy._rows.dirty, copy._is_behind = set(places_of(copy.truths)), True
+        copy._rows.dirty, copy._is_behind = set(places_of(copy.by_image)), True
         try:
             for file in sorted((self.folder / "models").glob("*.safetensors")):
                 shutil.copy2(file, copy.folder / "models" / file.name)
@@ -394,7 +394,7 @@ class Project:
     def catch_up(self, before: Project) -> None:
         """Take over what was recorded in another project since this one was copied from it."""
         with before._lock, self._lock:
-            self.truths.update(before.truths)
+            self.by_image.update(before.by_image)
             self.values = before.values
             self.effort = before.effort  # of the same person, who goes on annotating
             self._rows.dirty |= before._since_copy

@@ -1,4 +1,4 @@
-"""Which rows of a project's database hold what: one for each chunk, and those of later changes."""
+"""Index of a project's label rows by chunk."""
 
 from __future__ import annotations
 
@@ -19,35 +19,24 @@ from napari_unetseg.io.project.label_rows import FAST, Columns, columns_of
 if TYPE_CHECKING:
     from napari_unetseg.annotations.sparse_array import Region
 
-__all__ = ["Place", "RowIndex", "joined_row", "places_in", "places_of"]
-
 Place = tuple[str, LabelSource, Cell]
 """A chunk of an image's strokes, corrections or accepted regions."""
 
 
 @dataclass(eq=False)
 class RowIndex:
-    """Ids of rows; the project's lock is held.
-
-    Attributes
-    ----------
-    next_id
-        Of the next row.
-    joined
-        Rows that hold all of a chunk.
-    changes
-        The other rows.
-    dirty
-        The chunks that these touch, and those of which something is in memory alone.
-    began
-        The first row that counts of each image whose labels began anew.
-    """
+    """Ids of rows; the project's lock is held."""
 
     next_id: int = 1
+    """Of the next row."""
     joined: dict[Place, int] = field(default_factory=dict)
+    """Rows that hold all of a chunk."""
     changes: list[int] = field(default_factory=list)
+    """The other rows."""
     dirty: set[Place] = field(default_factory=set)
+    """The chunks that these touch, and those of which something is in memory alone."""
     began: dict[str, int] = field(default_factory=dict)
+    """The first row that counts of each image whose labels began anew."""
 
     def new_id(self) -> int:
         """The id of a row that is newer than all others."""
@@ -59,12 +48,12 @@ class RowIndex:
         return {place: self.new_id() for place in places}
 
     def read(
-        self, number: int, key: str, change: AnnotationChange, truth: ImageAnnotations
+        self, number: int, key: str, change: AnnotationChange, annotated: ImageAnnotations
     ) -> None:
         """A row was read from the database."""
         self.next_id = number + 1
         places = list(places_in(key, change.origin, change.region))
-        whole = truth.grid(change.origin).region_of(places[0][2])
+        whole = annotated.grid(change.origin).region_of(places[0][2])
         if change.region == whole and (change.stamps is not None or change.stamp == 0):
             number, self.joined[places[0]] = self.joined.get(places[0], 0), number
         if number:
@@ -91,22 +80,22 @@ def places_in(key: str, origin: LabelSource, region: Region) -> Iterator[Place]:
     return ((key, origin, cell) for cell in cells(region))
 
 
-def places_of(truths: Mapping[str, ImageAnnotations]) -> Iterator[Place]:
+def places_of(by_image: Mapping[str, ImageAnnotations]) -> Iterator[Place]:
     """The chunks of images that hold anything."""
-    for key, truth in truths.items():
+    for key, annotated in by_image.items():
         for origin in LabelSource:
-            for cell in {*truth.grid(origin).cells(), *truth.stamps(origin).cells()}:
+            for cell in {*annotated.grid(origin).cells(), *annotated.stamps(origin).cells()}:
                 yield key, origin, cell
 
 
 def joined_row(
-    truths: Mapping[str, ImageAnnotations], place: Place, number: int, codec: Any = FAST
+    by_image: Mapping[str, ImageAnnotations], place: Place, number: int, codec: Any = FAST
 ) -> Columns | None:
     """All that a chunk holds as a row; None if it holds nothing."""
     key, origin, cell = place
-    truth = truths[key]
-    grid = truth.grid(origin)
-    ((_, values, stamps),) = truth.chunks(origin, [cell])
+    annotated = by_image[key]
+    grid = annotated.grid(origin)
+    ((_, values, stamps),) = annotated.chunks(origin, [cell])
     if values is None and stamps is None:
         return None
     region = grid.region_of(cell)

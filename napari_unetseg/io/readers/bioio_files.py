@@ -1,4 +1,4 @@
-"""Formats of microscope makers, read by bioio where its reader for the format is installed."""
+"""Microscope vendors' formats, read by installed bioio plugins."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from napari_unetseg.io.axes import arranged, letters_of
 from napari_unetseg.io.readers.lazy_array import Key, LazyArray, reading
 from napari_unetseg.io.scenes import choose_scene
 from napari_unetseg.io.units import PIXEL, Sizes, unit_name
-
-__all__ = ["VENDOR_SUFFIXES", "open_vendor"]
 
 _READERS = {
     ".nd2": "bioio-nd2",

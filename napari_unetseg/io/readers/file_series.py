@@ -1,4 +1,4 @@
-"""Files of one shape that make a stack: a folder, or a pattern such as ``img_t*_z*.tif``."""
+"""File series as a stack: a folder, or a pattern such as ``img_t*_z*.tif``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.io.file_names import same_name
 from napari_unetseg.io.readers.lazy_array import Key, Planes, reading
-
-__all__ = ["Open", "SeriesArray", "is_pattern", "open_series", "series_name"]
 
 CHECKED = 500
 """So many files are looked at when a series is opened; the others when they are read."""

@@ -1,4 +1,4 @@
-"""Arrays in files, read a plane at a time; the planes read last are kept in memory."""
+"""Lazy arrays that read files plane by plane, with a cache."""
 
 from __future__ import annotations
 
@@ -14,22 +14,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from napari_unetseg.core.errors import UserError
-
-__all__ = [
-    "ArraySource",
-    "Cut",
-    "Key",
-    "Lazy",
-    "LazyArray",
-    "Planes",
-    "check_numbers",
-    "check_size",
-    "chunk_cache",
-    "forget",
-    "full_key",
-    "reading",
-    "span",
-]
 
 CACHE_BYTES = 256 * 2**20
 """How much memory the planes that were read last may hold, all files together."""

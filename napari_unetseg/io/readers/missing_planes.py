@@ -1,4 +1,4 @@
-"""Planes that a TIFF says it has and that are not in it, as after an acquisition that broke off."""
+"""Missing planes of a TIFF, as after an aborted acquisition."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     import tifffile
-
-__all__ = ["MissingPlanes", "absent_planes", "describe_planes", "whole_indices"]
 
 NAMED = 4
 """So many single planes stand in a sentence."""

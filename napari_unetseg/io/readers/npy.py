@@ -10,8 +10,6 @@ from numpy.lib import format as npy_format
 
 from napari_unetseg.core.errors import UserError
 
-__all__ = ["open_npy"]
-
 
 def open_npy(path: Path) -> np.ndarray:
     """An array in a file; its pixels are read when they are needed.

@@ -1,4 +1,4 @@
-"""Which files an OME-TIFF is made of: what its metadata name, against what lies in its folder."""
+"""Files of a multi-file OME-TIFF, from its metadata and its folder."""
 
 from __future__ import annotations
 
@@ -14,16 +14,6 @@ import tifffile
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.file_names import as_stored, same_name
 from napari_unetseg.io.readers.zarr_nodes import inside
-
-__all__ = [
-    "MOST_XML",
-    "TIFF_SUFFIXES",
-    "OmeFiles",
-    "beside",
-    "checked_xml",
-    "files_of",
-    "metadata_beside",
-]
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
 MOST_XML = 64 * 2**20
@@ -42,21 +32,14 @@ Reference = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class OmeFiles:
-    """What was found of the files that an OME-TIFF names.
-
-    Attributes
-    ----------
-    text
-        OME-XML with the names that the files have now; None where the file's own will do.
-    notes
-        What people should know, a sentence each.
-    missing
-        Names of the files that are not there; the text says nothing of their planes.
-    """
+    """What was found of the files that an OME-TIFF names."""
 
     text: str | None
+    """OME-XML with the names that the files have now; None where the file's own will do."""
     notes: tuple[str, ...] = ()
+    """What people should know, a sentence each."""
     missing: tuple[str, ...] = ()
+    """Names of the files that are not there; the text says nothing of their planes."""
 
 
 def checked_xml(path: Path, text: str) -> ElementTree.Element:

@@ -1,4 +1,4 @@
-"""OME-Zarr 0.4 and 0.5, and plain Zarr arrays: which arrays make an image, and what they mean."""
+"""OME-Zarr 0.4 and 0.5, and plain Zarr arrays."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from napari_unetseg.io.readers.zarr_array import ZarrArray
 from napari_unetseg.io.readers.zarr_nodes import Node, child_of, is_zarr, read_node
 from napari_unetseg.io.scenes import listed
 from napari_unetseg.io.units import PIXEL, Sizes, unit_name
-
-__all__ = ["label_names", "open_zarr"]
 
 MOST_LEVELS = 64
 

@@ -15,8 +15,6 @@ from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.io.readers.lazy_array import Key, LazyArray, check_size, reading
 from napari_unetseg.io.units import PIXEL, PRINT_PIXEL
 
-__all__ = ["PICTURE_SUFFIXES", "PictureSource", "open_picture"]
-
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 
 _GREY = {

@@ -1,4 +1,4 @@
-"""TIFF, OME-TIFF and ImageJ TIFF: stacks whose pixels are read plane by plane."""
+"""TIFF, OME-TIFF and ImageJ TIFF as lazy stacks."""
 
 from __future__ import annotations
 
@@ -34,8 +34,6 @@ from napari_unetseg.io.units import PIXEL, Sizes
 
 if TYPE_CHECKING:
     from tifffile import TiffFile
-
-__all__ = ["TiffContent", "TiffSource", "open_tiff_levels", "tiff_contents"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,27 +302,19 @@ def _complaints() -> Iterator[list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class TiffContent:
-    """An image in a TIFF, for people to choose from.
-
-    Attributes
-    ----------
-    name, axes, shape, dtype
-        As the file says them.
-    levels
-        Shape at each resolution.
-    associated
-        It belongs to another image: a thumbnail, the label of a slide.
-    missing
-        Which planes are missing, such as ``T 3–9``; empty for none.
-    """
+    """An image in a TIFF, for people to choose from."""
 
     name: str
     axes: str
     shape: tuple[int, ...]
     dtype: str
+    """As the file says them."""
     levels: tuple[tuple[int, ...], ...]
+    """Shape at each resolution."""
     associated: bool
+    """It belongs to another image: a thumbnail, the label of a slide."""
     missing: str
+    """Which planes are missing, such as ``T 3–9``; empty for none."""
 
 
 def tiff_contents(path: Path) -> tuple[TiffContent, ...]:

@@ -1,4 +1,4 @@
-"""What a TIFF says about an image in it: pixel sizes, units, names and colours of channels."""
+"""TIFF metadata: pixel sizes, units, names and colours of channels."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from napari_unetseg.io.units import PIXEL, PRINT_PIXEL, unit_name
 
 if TYPE_CHECKING:
     import tifffile
-
-__all__ = ["TiffMetadata", "images_without_pixels", "metadata_of"]
 
 Sizes = dict[str, tuple[float, str]]
 

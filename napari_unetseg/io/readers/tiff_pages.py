@@ -1,4 +1,4 @@
-"""Whether the pages of a TIFF are as their series says: a header each, which may lie."""
+"""Validation of TIFF page headers against their series."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ import tifffile
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.readers.lazy_array import check_size
 from napari_unetseg.io.readers.zarr_nodes import MOST_CHUNK
-
-__all__ = ["Page", "check_pages", "differing_page", "is_block", "opened", "reaches"]
 
 Page = tifffile.TiffPage | tifffile.TiffFrame
 """A page, or a page of which tifffile reads no more than where its pixels are."""

@@ -1,4 +1,4 @@
-"""A Zarr array in a folder, read chunk by chunk; the chunks read last are kept in memory."""
+"""Lazy Zarr array of a folder, with a chunk cache."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ from napari_unetseg.io.readers.lazy_array import (
     span,
 )
 from napari_unetseg.io.readers.zarr_nodes import Node, inside, read_node
-
-__all__ = ["Missing", "ZarrArray"]
 
 SMALL_CHUNK = 256 * 2**20
 """A chunk of fewer bytes may be stored in as few as one likes: a constant one takes hardly any."""

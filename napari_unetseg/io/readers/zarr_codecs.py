@@ -1,4 +1,4 @@
-"""Zarr arrays whose codecs are of a closed list and decode no more bytes than a chunk has.
+"""Zarr codec allow-list, with bounds on decoded sizes.
 
 Zarr reads the arrays, but never the metadata in the file: it is given a copy that names codecs of
 the closed list alone. Compressors, which are what a bomb or a pickle would hide in, are
@@ -25,8 +25,6 @@ from zarr.storage import LocalStore, WrapperStore
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.readers.zarr_nodes import Node, sharding
-
-__all__ = ["open_checked"]
 
 Decode = Callable[..., bytes | bytearray]
 

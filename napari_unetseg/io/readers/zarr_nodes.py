@@ -1,4 +1,4 @@
-"""What is written about a node of a Zarr store (a group or an array), read with bounds and checked.
+"""Validated metadata of Zarr groups and arrays.
 
 Zarr itself is only given metadata that were accepted here.
 """
@@ -18,8 +18,6 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 
-__all__ = ["Node", "child_of", "inside", "is_zarr", "read_node", "root_of"]
-
 MOST_METADATA = 8 * 2**20
 """Metadata of more bytes are refused before they are read."""
 MOST_CHUNK = 2 * 2**30
@@ -34,30 +32,20 @@ _V3_TYPE = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Node:
-    """A group or an array of a store.
-
-    Attributes
-    ----------
-    path
-        Its folder.
-    root
-        The outermost folder of the store; no file outside it is read.
-    format
-        2 or 3, the version of Zarr.
-    attributes
-        What writers added; nothing in it is checked but that it is a mapping.
-    array
-        The metadata of an array as in its file, its shape and types checked; None for a group.
-    stamp
-        Tells states of the metadata apart.
-    """
+    """A group or an array of a store."""
 
     path: Path
+    """Its folder."""
     root: Path
+    """The outermost folder of the store; no file outside it is read."""
     format: int
+    """2 or 3, the version of Zarr."""
     attributes: Mapping[str, Any]
+    """What writers added; nothing in it is checked but that it is a mapping."""
     array: Mapping[str, Any] | None
+    """The metadata of an array as in its file, its shape and types checked; None for a group."""
     stamp: tuple[int, int]
+    """Tells states of the metadata apart."""
 
     @property
     def ome(self) -> Mapping[str, Any]:

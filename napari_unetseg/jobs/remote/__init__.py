@@ -1,4 +1,4 @@
-"""A task of the window on another computer: `client` here, `worker` there, JSON and arrays between.
+"""Remote execution of tasks: `client` in the window, `remote_worker` on the other computer.
 
-What travels is bytes that both sides read themselves: nothing of it is a pickle.
+Messages are JSON and arrays, which both sides parse and check; nothing is a pickle.
 """

@@ -1,4 +1,4 @@
-"""The side of the window: a task as the same generator of events, run by another computer."""
+"""Remote client: runs a task on another computer as the same generator of events."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from napari_unetseg.core.errors import LostError, UserError
 from napari_unetseg.core.events import Event, TilePredicted
 from napari_unetseg.jobs.live_predictor import MaskStarted, Viewport, ViewportState
 from napari_unetseg.jobs.remote.connection import Link, failure
-from napari_unetseg.jobs.remote.event_messages import check_place, decoded
+from napari_unetseg.jobs.remote.event_messages import check_place, decode_event
 from napari_unetseg.jobs.remote.image_messages import cut, hash_of
 from napari_unetseg.jobs.remote.model_messages import content_of, model_of
-from napari_unetseg.jobs.remote.packets import BadMessageError, Message, Words
-from napari_unetseg.jobs.remote.task_messages import Known, told_pairs, told_region, told_task
+from napari_unetseg.jobs.remote.packets import BadMessageError, Json, Message
+from napari_unetseg.jobs.remote.task_messages import (
+    MessageNumbers,
+    encode_pairs,
+    encode_region,
+    encode_task,
+)
 from napari_unetseg.jobs.tasks import PredictTask, RemoteDisconnected, Task
 from napari_unetseg.training.training_events import ModelImproved, Outcome, StepDone, TrainingDone
 
@@ -25,26 +30,24 @@ if TYPE_CHECKING:
     from napari_unetseg.core.job_control import JobControl
     from napari_unetseg.models.model import Model
 
-__all__ = ["run"]
-
 POLL_SECONDS = 0.02
-"""How long something that changed here may wait to be said."""
-BEAT_SECONDS = 5.0
-"""How often a worker hears that somebody is here."""
+"""Polling interval for local changes."""
+KEEPALIVE_SECONDS = 5.0
+"""Interval of keep-alive messages to the worker."""
 
 
 def run(
     task: Task, address: str, control: JobControl, key_file: Path | None = None
 ) -> Generator[Event, None, Any]:
-    """Have a task done by the worker behind an address, as `RunOn` says; threads stay unsaid.
+    """Run a task on the worker at an address, as `RunOn` does; ``threads`` are the worker's.
 
-    Yields the events of the task and returns what it returns; of a training that was cut off, the
+    Yields the events of the task and returns what it returns; of an interrupted training, the
     best model so far.
 
     Raises
     ------
     LostError
-        The worker does not answer any more, and nothing was learned yet.
+        The connection was lost before there was a model.
     UserError, MemoryError, RemoteError
         As the task itself would.
     """
@@ -61,12 +64,12 @@ def run(
 
 
 class _Call:
-    """One task, from here."""
+    """One remote task."""
 
     def __init__(self, task: Task, link: Link, control: JobControl) -> None:
         self._task, self._link, self._control = task, link, control
-        self._known, self._sent = Known(), set(link.pieces)
-        self._told_at, self._told_stop = 0.0, False
+        self._numbers, self._sent = MessageNumbers(), set(link.pieces)
+        self._last_sent, self._stop_sent = 0.0, False
         self._shape: tuple[int, ...] = ()
         self._view: Viewport | None = None
         self._seen: tuple[slice, ...] | None = None
@@ -76,24 +79,24 @@ class _Call:
         self._offers = 0
 
     def events(self) -> Generator[Event, None, Any]:
-        """Begin, and relay what is said until it ends."""
+        """Start the task and relay its events."""
         self._begin()
         while True:
-            told, arrays = self._link.receive(POLL_SECONDS)
-            if not all(isinstance(one, dict) for one in told.values()):
+            received, arrays = self._link.receive(POLL_SECONDS)
+            if not all(isinstance(one, dict) for one in received.values()):
                 raise BadMessageError("an answer that is none")
-            if "event" in told:
-                event = decoded(told["event"], arrays, self._known.views)
+            if "event" in received:
+                event = decode_event(received["event"], arrays, self._numbers.views)
                 self._notice(event)
                 yield event
-            elif "ask" in told:
-                self._answer(told["ask"])
-            elif "end" in told:
-                return self._result(told["end"], arrays)
-            self._tell()
+            elif "ask" in received:
+                self._send_pieces(received["ask"])
+            elif "end" in received:
+                return self._result(received["end"], arrays)
+            self._send_changes()
 
     def cut_off(self, error: LostError) -> TrainingDone:
-        """The end of a training whose computer went away."""
+        """The end of a training whose connection was lost."""
         assert self.best is not None
         step, best = self._step, self.best
         return TrainingDone(
@@ -107,11 +110,11 @@ class _Call:
         )
 
     def _begin(self) -> None:
-        words, arrays, model = told_task(self._task, self._known)
+        words, arrays, model = encode_task(self._task, self._numbers)
         if isinstance(self._task, PredictTask):
             self._shape = self._task.stack.grid_shape
         else:
-            words |= self._looks(self._task.screen)
+            words |= self._viewport(self._task.screen)
         if model is not None and words["model"] not in self._link.models:
             words["sent"] = True
             arrays.append(content_of(model))
@@ -129,7 +132,7 @@ class _Call:
         elif isinstance(event, StepDone):
             self._step = event
 
-    def _result(self, end: Words, arrays: list[np.ndarray]) -> Model | None:
+    def _result(self, end: Json, arrays: list[np.ndarray]) -> Model | None:
         if "error" in end:
             raise failure(end)
         if self._newest is not None and (end.get("untaken") or end.get("offers") != self._offers):
@@ -138,52 +141,52 @@ class _Call:
 
     # -- what is said here ---------------------------------------------------------------------
 
-    def _tell(self) -> None:
-        """Say what changed here; if nothing did, now and then that somebody is here."""
-        words: Words = {}
+    def _send_changes(self) -> None:
+        """Send local changes, or now and then a keep-alive message."""
+        words: Json = {}
         arrays: list[np.ndarray] = []
-        if self._control.stopped and not self._told_stop:
-            self._told_stop = words["stop"] = True
+        if self._control.stopped and not self._stop_sent:
+            self._stop_sent = words["stop"] = True
         if not isinstance(self._task, PredictTask):
-            words |= self._looks(self._task.screen)
+            words |= self._viewport(self._task.screen)
         if (newer := self._control.pop_annotations()) is not None:
             self._newest = newer
             self._offers += 1
-            told, arrays = told_pairs(newer, self._known)
-            words |= told
-        if words or time.monotonic() - self._told_at > BEAT_SECONDS:
-            self._told_at = time.monotonic()
+            received, arrays = encode_pairs(newer, self._numbers)
+            words |= received
+        if words or time.monotonic() - self._last_sent > KEEPALIVE_SECONDS:
+            self._last_sent = time.monotonic()
             self._link.send(words, arrays)
 
-    def _looks(self, screen: ViewportState) -> Words:
-        words: Words = {}
+    def _viewport(self, screen: ViewportState) -> Json:
+        words: Json = {}
         view, seen = screen.view, screen.seen
         if view is not self._view:
             self._view = view
-            words["view"] = self._known.view(view)
+            words["view"] = self._numbers.view(view)
         if seen != self._seen:
             self._seen = seen
-            words["seen"] = told_region(seen)
+            words["seen"] = encode_region(seen)
         return words
 
-    def _answer(self, asked: Words) -> None:
-        """Send pieces of an image, a few at a time; why not, where they cannot be read."""
+    def _send_pieces(self, request: Json) -> None:
+        """Send pieces of an image, a few at a time; or why they cannot be read."""
         try:
-            stack = self._known.stacks[asked["image"]]
-            cells = [tuple(int(n) for n in cell) for cell in asked["cells"]]
-            whole = bool(asked["whole"])
+            stack = self._numbers.stacks[request["image"]]
+            cells = [tuple(int(n) for n in cell) for cell in request["cells"]]
+            whole = bool(request["whole"])
         except (LookupError, TypeError, ValueError) as error:
             raise BadMessageError("a question that is none") from error
         try:
             for batch in cut(stack, cells):
-                self._link.send(*self._told_pieces(batch, whole=whole))
-                self._tell()
+                self._link.send(*self._piece_message(batch, whole=whole))
+                self._send_changes()
         except LostError:
             raise
         except (UserError, OSError, ValueError) as error:
             self._link.send({"refused": f"{stack.name} cannot be read: {error}"})
 
-    def _told_pieces(self, batch: dict[Any, np.ndarray], *, whole: bool) -> Message:
+    def _piece_message(self, batch: dict[Any, np.ndarray], *, whole: bool) -> Message:
         pieces: list[list[Any]] = []
         arrays: list[np.ndarray] = []
         for cell, piece in batch.items():

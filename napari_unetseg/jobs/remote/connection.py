@@ -1,4 +1,4 @@
-"""The connection of a window to a worker."""
+"""Connection of a window to a worker."""
 
 from __future__ import annotations
 
@@ -18,30 +18,28 @@ from napari_unetseg.jobs.remote.worker_key import key_for
 if TYPE_CHECKING:
     import numpy as np
 
-    from napari_unetseg.jobs.remote.packets import Message, Words
-
-__all__ = ["Link", "RemoteError", "address_of", "device_at"]
+    from napari_unetseg.jobs.remote.packets import Json, Message
 
 CONNECT_SECONDS = 5.0
 PATIENCE_SECONDS = 30.0
-"""A worker may say nothing for so long before the connection counts as lost,"""
-HURRY_SECONDS = 10.0
-"""and so long once the task was told to stop."""
+"""Seconds of silence after which the connection counts as lost,"""
+STOP_PATIENCE_SECONDS = 10.0
+"""and the same once the task was stopped."""
 SILENT = (EOFError, TimeoutError, BlockingIOError, ConnectionError)
-"""What is raised where the tunnel ends nowhere."""
+"""Errors where the tunnel has no worker behind it."""
 
 
 class RemoteError(Exception):
-    """Something failed on the other computer that nobody can put right here."""
+    """An unexpected failure on the other computer."""
 
 
 def address_of(text: str) -> str:
-    """The address that was meant, such as ``127.0.0.1:8786``.
+    """Parse an address such as ``127.0.0.1:8786``.
 
     Raises
     ------
     UserError
-        It is none.
+        It is not one.
     """
     found = re.fullmatch(r"(?:[\w.-]+|\[[0-9a-fA-F:]+\]):(\d{1,5})", text.strip())
     if found is None or not 0 < int(found[1]) < 2**16:
@@ -62,12 +60,12 @@ class Link:
     key_file
         As in `key_for`.
     hurried
-        Tells whether the worker is worth waiting for only shortly.
+        Whether the shorter `STOP_PATIENCE_SECONDS` applies.
 
     Raises
     ------
     UserError
-        Nothing answers there, or what answers has another key or version, or is something else.
+        There is no worker, or one with another key or version.
     """
 
     def __init__(
@@ -89,7 +87,7 @@ class Link:
             )
         self.device = str(hello.get("device", ""))
         self.pieces, self.models = _texts(hello.get("pieces")), _texts(hello.get("models"))
-        """Hashes of the pieces of images, and keys of the models, that the worker has."""
+        """Hashes of the image pieces, and keys of the models, that the worker has cached."""
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +96,7 @@ class Link:
         self.close()
 
     def close(self) -> None:
-        """End the connection, and the task with it."""
+        """Close the connection, which ends the task."""
         self._channel.close()
 
     def _connect(self, key: bytes) -> MessageChannel:
@@ -117,7 +115,7 @@ class Link:
         return channel
 
     def _refusal(self, error: Exception, *, reached: bool) -> str:
-        """Why there is no connection."""
+        """Why the connection failed."""
         if isinstance(error, AuthenticationError):
             return (
                 f"The worker at {self.address} has another key; choose 'ADDRESS KEY' as computer "
@@ -134,28 +132,28 @@ class Link:
             "the dock, leave out --on in a command."
         )
 
-    def send(self, words: Words, arrays: Sequence[np.ndarray] = ()) -> None:
-        """Say something; raises `LostError` where nobody hears it."""
+    def send(self, words: Json, arrays: Sequence[np.ndarray] = ()) -> None:
+        """Send a message; raises `LostError` without a connection."""
         try:
             self._channel.send(words, arrays)
         except OSError as error:
             raise self._lost() from error
 
     def receive(self, seconds: float) -> Message:
-        """What the worker says next; empty where it says nothing in so many seconds.
+        """The worker's next message; empty without one within so many seconds.
 
         Raises
         ------
         LostError
-            It has said nothing for long, or is gone.
+            The connection is lost.
         BadMessageError
-            It talks nonsense.
+            The message is invalid.
         """
         try:
             if self._channel.poll(seconds):
                 self._heard = time.monotonic()
                 return self._channel.receive()
-            limit = HURRY_SECONDS if self._hurried() else PATIENCE_SECONDS
+            limit = STOP_PATIENCE_SECONDS if self._hurried() else PATIENCE_SECONDS
             if time.monotonic() - self._heard > limit:
                 raise TimeoutError("no answer")
         except (OSError, EOFError) as error:
@@ -178,14 +176,14 @@ def _texts(found: Any) -> frozenset[str]:
 
 
 def device_at(address: str) -> str:
-    """The device of the worker there, such as ``cuda:0 (NVIDIA T4)``; raises as `Link` does."""
+    """Name of the worker's device, such as ``cuda:0 (NVIDIA T4)``; raises as `Link` does."""
     with Link(address) as link:
         return link.device
 
 
-def failure(told: Words) -> Exception:
-    """What failed on the other computer, to be raised here."""
-    kind, text = str(told.get("error")), str(told.get("text"))
+def failure(received: Json) -> Exception:
+    """The worker's error, as an exception."""
+    kind, text = str(received.get("error")), str(received.get("text"))
     if kind == "memory":
         return MemoryError("out of memory on the other computer")
     return KINDS.get(kind, RemoteError)(text)

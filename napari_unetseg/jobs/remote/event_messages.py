@@ -1,4 +1,4 @@
-"""Events as JSON and arrays, and back: only those listed here, each checked by its types."""
+"""Serialisation of events as JSON and arrays, type-checked against a list."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from napari_unetseg.core.labels import Structure
 from napari_unetseg.core.metrics import Scores
 from napari_unetseg.jobs.live_predictor import MaskStarted, Viewport
 from napari_unetseg.jobs.remote.model_messages import content_of, key_of, model_of
-from napari_unetseg.jobs.remote.packets import BadMessageError, Message, Words
+from napari_unetseg.jobs.remote.packets import BadMessageError, Json, Message
 from napari_unetseg.training.training_events import (
     AnnotationsUpdated,
     EpochDone,
@@ -29,31 +29,32 @@ if TYPE_CHECKING:
     from napari_unetseg.jobs.remote.recent import Recent
     from napari_unetseg.models.model import Model
 
-__all__ = ["decoded", "encoded"]
-
 PLAIN: dict[str, TypeAdapter[Any]] = {
-    "Notice": TypeAdapter(Notice),
-    "OtherSpacing": TypeAdapter(OtherSpacing),
-    "Prepared": TypeAdapter(TrainingPrepared),
-    "StepDone": TypeAdapter(StepDone),
-    "EpochDone": TypeAdapter(EpochDone),
-    "Renewed": TypeAdapter(AnnotationsUpdated),
-    "TrainingDone": TypeAdapter(TrainingDone),
+    kind.__name__: TypeAdapter(kind)
+    for kind in (
+        Notice,
+        OtherSpacing,
+        TrainingPrepared,
+        StepDone,
+        EpochDone,
+        AnnotationsUpdated,
+        TrainingDone,
+    )
 }
 
 
-class _Told(BaseModel):
+class _Encoded(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Better(_Told):
+class _Better(_Encoded):
     scores: Scores | None
     seconds: float
     step: int
     before: Scores | None
 
 
-class _Mask(_Told):
+class _Mask(_Encoded):
     image: int
     plane: tuple[int, ...]
     model_id: str
@@ -62,17 +63,17 @@ class _Mask(_Told):
     before: Scores | None
 
 
-class _Tile(_Told):
+class _Tile(_Encoded):
     plane: tuple[int, ...]
     region: tuple[tuple[int, int], ...]
     done: int
     total: int
 
 
-def encoded(event: Event, models: Recent[Model]) -> Message:
-    """An event as JSON and arrays; a model that comes with it is remembered.
+def encode_event(event: Event, models: Recent[Model]) -> Message:
+    """An event as JSON and arrays; its model, if any, is cached.
 
-    The image of a mask's view is a number here.
+    A viewport's image becomes a number.
     """
     kind = type(event).__name__
     if isinstance(event, ModelImproved):
@@ -87,45 +88,45 @@ def encoded(event: Event, models: Recent[Model]) -> Message:
     if isinstance(event, TilePredicted):
         words = _words(event, "plane", "done", "total")
         words["region"] = [(span.start, span.stop) for span in event.region]
-        shares = [] if event.probabilities is None else [event.probabilities]
-        return {"kind": kind, **words}, [event.mask, *shares]
+        probs = [] if event.probabilities is None else [event.probabilities]
+        return {"kind": kind, **words}, [event.mask, *probs]
     if kind not in PLAIN:
         raise TypeError(f"{kind} does not travel")
     return {"kind": kind, **asdict(event)}, []
 
 
-def _words(event: Event, *names: str, **scores: Scores | None) -> Words:
+def _words(event: Event, *names: str, **scores: Scores | None) -> Json:
     plain = {name: getattr(event, name) for name in names}
     return plain | {name: s and asdict(s) for name, s in scores.items()}
 
 
-def decoded(words: Words, arrays: Sequence[np.ndarray], views: Sequence[Viewport]) -> Event:
-    """The event that was sent.
+def decode_event(words: Json, arrays: Sequence[np.ndarray], views: Sequence[Viewport]) -> Event:
+    """Decode an event.
 
     Parameters
     ----------
     words, arrays
-        As from `encoded`.
+        As from `encode_event`.
     views
-        The views that masks may be of, by the number of their image.
+        Valid viewports, by the number of their image.
 
     Raises
     ------
     BadMessageError
-        It is none, or not one that is expected.
+        It is not an event, or an unexpected one.
     """
     kind, rest = words.get("kind"), {k: v for k, v in words.items() if k != "kind"}
     try:
-        if kind == "Improved":
+        if kind == ModelImproved.__name__:
             better = _Better.model_validate(rest)
             return ModelImproved(model_of(arrays[0]), **dict(better))
-        if kind == "MaskBegins":
+        if kind == MaskStarted.__name__:
             mask = _Mask.model_validate(rest)
             seen = views[mask.image]
             view = Viewport(seen.image, seen.stack, mask.plane)
             _check(mask.plane, (), seen.stack.grid_shape)
             return MaskStarted(view, mask.model_id, mask.structures, mask.scores, mask.before)
-        if kind == "TilePredicted":
+        if kind == TilePredicted.__name__:
             return _tile(_Tile.model_validate(rest), arrays)
         return PLAIN[str(kind)].validate_python(rest)  # type: ignore[no-any-return]
     except (ValidationError, UserError, LookupError, ValueError) as error:
@@ -134,12 +135,12 @@ def decoded(words: Words, arrays: Sequence[np.ndarray], views: Sequence[Viewport
 
 def _tile(tile: _Tile, arrays: Sequence[np.ndarray]) -> TilePredicted:
     shape = tuple(stop - start for start, stop in tile.region)
-    mask, shares = arrays[0], arrays[1] if len(arrays) > 1 else None
+    mask, probs = arrays[0], arrays[1] if len(arrays) > 1 else None
     fits = mask.shape == shape and mask.dtype == np.uint8
-    if not fits or (shares is not None and shares.shape[1:] != shape) or not 0 < tile.done:
+    if not fits or (probs is not None and probs.shape[1:] != shape) or not 0 < tile.done:
         raise ValueError("a tile of another shape")
     region = tuple(slice(*span) for span in tile.region)
-    return TilePredicted(tile.plane, region, mask, shares, tile.done, max(tile.done, tile.total))
+    return TilePredicted(tile.plane, region, mask, probs, tile.done, max(tile.done, tile.total))
 
 
 def check_place(event: TilePredicted, shape: Sequence[int]) -> None:

@@ -1,4 +1,4 @@
-"""Labels and corrections on their way to another computer: what is not empty, packed."""
+"""Serialisation of sparse labels and corrections."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from napari_unetseg.core.image_stack import native
-from napari_unetseg.jobs.remote.packets import BadMessageError, Words
-
-__all__ = ["pack_grid", "unpack_grid"]
+from napari_unetseg.core.pixel_access import native
+from napari_unetseg.jobs.remote.packets import BadMessageError, Json
 
 
-def pack_grid(grid: Any) -> tuple[Words, np.ndarray]:
-    """Pack an array that is mostly zero; read a plane (Y, X) at a time.
+def pack_grid(grid: Any) -> tuple[Json, np.ndarray]:
+    """Compress an array that is mostly zero; read a plane (Y, X) at a time.
 
     Returns
     -------
@@ -35,8 +33,8 @@ def pack_grid(grid: Any) -> tuple[Words, np.ndarray]:
     return words, np.frombuffer(b"".join(packed), np.uint8)
 
 
-def unpack_grid(words: Words, packed: np.ndarray) -> np.ndarray:
-    """The array that was packed; planes without anything take no memory."""
+def unpack_grid(words: Json, packed: np.ndarray) -> np.ndarray:
+    """The unpacked array; empty planes take no memory."""
     try:
         grid = np.zeros(words["shape"], words["dtype"])
         start = 0
@@ -51,7 +49,7 @@ def unpack_grid(words: Words, packed: np.ndarray) -> np.ndarray:
 
 
 def _unzip(data: bytes, size: int) -> bytes:
-    """Decompress no more than was declared."""
+    """Decompress at most the declared size."""
     out = zlib.decompressobj().decompress(data, size + 1)
     if len(out) != size:
         raise ValueError("another size than declared")

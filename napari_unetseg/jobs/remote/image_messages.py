@@ -1,7 +1,7 @@
-"""Images on another computer: what is read of them there is asked for here, a piece at a time.
+"""Remote images, read lazily in cached pieces.
 
-An image is cut into pieces of 256 × 256 pixels of one plane, with all channels. The worker asks for
-those that it needs; a piece that it has seen before, in whatever image, is not sent again.
+A piece is 256 × 256 pixels of one plane, with all channels; pieces with a known hash are not sent
+again.
 """
 
 from __future__ import annotations
@@ -14,27 +14,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_unetseg.annotations.sparse_array import CHUNK
-from napari_unetseg.core.image_stack import CHANNEL_AXES, Stack, native
-from napari_unetseg.jobs.remote.packets import BadMessageError, Words
+from napari_unetseg.core.image_stack import CHANNEL_AXES, Stack
+from napari_unetseg.core.pixel_access import native
+from napari_unetseg.jobs.remote.packets import BadMessageError, Json
 
 if TYPE_CHECKING:
     from napari_unetseg.jobs.remote.recent import Recent
 
-__all__ = ["Ask", "Cell", "Piece", "Pieces", "cut", "described", "stack_of"]
-
 BATCH_BYTES = 16 * 2**20
-"""Pieces that travel in one message."""
+"""Bytes of pieces in one message."""
 
 Cell = tuple[int, ...]
-"""The place of a piece: its number along each axis of the image."""
+"""Index of a piece along each axis of the image."""
 Piece = tuple[str, np.ndarray | None]
-"""The hash of a piece, and its pixels unless they are known."""
-Ask = Callable[[Sequence[Cell], bool], dict[Cell, Piece]]
-"""Asks for pieces; True where their pixels must come even if they were sent before."""
+"""Hash of a piece, and its pixels unless cached."""
+Request = Callable[[Sequence[Cell], bool], dict[Cell, Piece]]
+"""Requests pieces; True: with pixels even if they were sent before."""
 
 
-def described(stack: Stack, number: int) -> Words:
-    """All of an image but its pixels."""
+def encode_stack(stack: Stack, number: int) -> Json:
+    """Metadata of an image."""
     return {
         "number": number,
         "shape": [int(size) for size in stack.data.shape],
@@ -49,8 +48,8 @@ def described(stack: Stack, number: int) -> Words:
     }
 
 
-def stack_of(words: Words, store: Recent[np.ndarray], ask: Ask) -> Stack:
-    """The image that was described, whose pixels are asked for when they are read."""
+def decode_stack(words: Json, store: Recent[np.ndarray], ask: Request) -> Stack:
+    """A lazy stack from metadata, whose pixels are requested when read."""
     try:
         pieces = Pieces(words["shape"], words["dtype"], words["axes"], store, ask)
         names = ("spacing", "units", "channels", "translate", "colors")
@@ -61,7 +60,7 @@ def stack_of(words: Words, store: Recent[np.ndarray], ask: Ask) -> Stack:
 
 
 def _plain(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """What pixels of a type are sent as: in the machine's byte order, of 8 bytes at most."""
+    """Native dtype of at most 8 bytes in which pixels are sent."""
     if dtype.kind == "f" and dtype.itemsize > 8:
         return np.dtype(np.float64)
     return native(np.zeros(1, dtype)).dtype
@@ -76,7 +75,7 @@ def _edges(shape: Sequence[int], axes: str) -> tuple[int, ...]:
 
 
 def cut(stack: Stack, cells: Sequence[Cell]) -> Iterator[dict[Cell, np.ndarray]]:
-    """Read pieces of an image, about 16 MB at a time; of a plane they are read as one."""
+    """Read pieces of an image, about 16 MB at a time; those of one plane together."""
     shape, dtype = stack.data.shape, _plain(np.dtype(stack.data.dtype))
     edges = _edges(shape, stack.axes)
     size = dtype.itemsize * int(np.prod(edges))
@@ -99,7 +98,6 @@ def cut(stack: Stack, cells: Sequence[Cell]) -> Iterator[dict[Cell, np.ndarray]]
 
 
 def _groups(cells: list[Cell], flat: list[int], most: int) -> Iterator[list[Cell]]:
-    """Pieces of one plane that are read together."""
     group: list[Cell] = []
     for cell in cells:
         other = group and any(cell[n] != group[0][n] for n in flat)
@@ -112,26 +110,26 @@ def _groups(cells: list[Cell], flat: list[int], most: int) -> Iterator[list[Cell
 
 
 def hash_of(piece: np.ndarray) -> str:
-    """A name for the pixels of a piece."""
+    """Hash of a piece's pixels."""
     head = f"{piece.dtype.str}{piece.shape}".encode()
     return hashlib.blake2b(head + np.ascontiguousarray(piece).data, digest_size=16).hexdigest()
 
 
 class Pieces:
-    """The pixels of an image elsewhere, read by slicing.
+    """Lazy pixels of a remote image.
 
     Parameters
     ----------
     shape, dtype, axes
         As in `Stack`.
     store
-        Where pieces are kept.
+        Cache of pieces.
     ask
-        Asks for those that are not there.
+        Requests missing pieces.
     """
 
     def __init__(
-        self, shape: Sequence[int], dtype: str, axes: str, store: Recent[np.ndarray], ask: Ask
+        self, shape: Sequence[int], dtype: str, axes: str, store: Recent[np.ndarray], ask: Request
     ) -> None:
         self.shape, self.dtype = tuple(int(size) for size in shape), np.dtype(dtype)
         if self.dtype.kind not in "buif":
@@ -173,7 +171,7 @@ class Pieces:
         return box
 
     def _fetch(self, cells: list[Cell]) -> dict[Cell, np.ndarray]:
-        """Pieces from the store; the others are asked for."""
+        """Pieces from the cache, or requested."""
         found = {cell: self._store.get(self._hashes.get(cell)) for cell in cells}
         for whole in (False, True):
             if missing := [cell for cell, piece in found.items() if piece is None]:
@@ -196,7 +194,7 @@ class Pieces:
 
 
 def _span(index: Any, size: int) -> tuple[tuple[int, int], Any]:
-    """What to read along an axis, and what to take of it."""
+    """The slice of pieces to read along an axis, and the slice to take of them."""
     if isinstance(index, slice):
         places = range(size)[index]
         if not places:

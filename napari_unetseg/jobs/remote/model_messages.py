@@ -1,4 +1,4 @@
-"""Models on their way between computers: the bytes of a model file, checked when they are read."""
+"""Serialisation of models as bytes of model files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ import numpy as np
 from napari_unetseg.models import model_file
 from napari_unetseg.models.model import Model
 
-__all__ = ["content_of", "key_of", "model_of"]
-
 
 def key_of(model: Model) -> str:
-    """A name of weights and description together."""
+    """Hash of weights and description."""
     text = json.dumps(model.description(), sort_keys=True)
     return f"{model.id}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
@@ -27,7 +25,7 @@ def content_of(model: Model) -> np.ndarray:
 
 
 def model_of(content: np.ndarray) -> Model:
-    """Read a model from the bytes of its file; `ModelFileError` where they are no model of ours."""
+    """Read a model from the bytes of its file; `ModelFileError` if invalid."""
     with tempfile.TemporaryDirectory(prefix="unetseg-") as folder:
         path = Path(folder) / f"model{model_file.SUFFIX}"
         path.write_bytes(content.tobytes())

@@ -1,7 +1,7 @@
-"""Messages between two computers: JSON and arrays in one safetensors buffer, which can run nothing.
+"""Message framing: JSON and arrays in one safetensors buffer, without pickles.
 
-They travel in the frames of `multiprocessing.connection`, after its challenge of a key; its `send`
-and `recv`, which are pickles, are not used.
+Frames and the authentication are of `multiprocessing.connection`; its pickling `send` and `recv`
+are not used.
 """
 
 from __future__ import annotations
@@ -20,23 +20,21 @@ from safetensors.numpy import load, save
 
 from napari_unetseg.core.errors import ModelFileError, TrainingError, UserError
 
-__all__ = ["KINDS", "BadMessageError", "Message", "MessageChannel", "Words", "pack", "unpack"]
-
 MAX_BYTES = 2**30
-"""A message is refused, before it is read, where it is larger;"""
+"""Largest message;"""
 MAX_JSON_BYTES = 16 * 2**20
-"""and where its JSON is, since objects take much more memory than their text."""
+"""and largest JSON in it, since parsed objects take much more memory."""
 STALL_SECONDS = 30
-"""A message that was begun may stand still for so long."""
+"""Most seconds that a message may stall."""
 KINDS = {"training": TrainingError, "model": ModelFileError, "user": UserError}
-"""What errors that are sentences travel as; the first that fits."""
-Words = dict[str, Any]
-"""What JSON holds."""
-Message = tuple[Words, list[np.ndarray]]
+"""Error types by their name in messages; the first that fits."""
+Json = dict[str, Any]
+"""A JSON object."""
+Message = tuple[Json, list[np.ndarray]]
 
 
 class BadMessageError(UserError):
-    """The other side says what it cannot mean."""
+    """An invalid message."""
 
     def __init__(self, what: str) -> None:
         super().__init__(
@@ -44,7 +42,7 @@ class BadMessageError(UserError):
         )
 
 
-def pack(words: Words, arrays: Sequence[np.ndarray] = ()) -> bytes:
+def pack(words: Json, arrays: Sequence[np.ndarray] = ()) -> bytes:
     """Write a message.
 
     Parameters
@@ -75,7 +73,7 @@ def unpack(data: bytes) -> Message:
     Raises
     ------
     BadMessageError
-        It is none.
+        It is invalid.
     """
     try:
         tensors = load(data)
@@ -92,10 +90,10 @@ def unpack(data: bytes) -> Message:
 
 
 class MessageChannel:
-    """Messages over a socket, which is the channel's from now on; used by one thread.
+    """Messages over a socket, which it owns; for one thread.
 
-    All methods raise `OSError` or `EOFError` where the other side is gone, stands still in the
-    middle of a message, or announces one of more than `MAX_BYTES`.
+    All methods raise `OSError` or `EOFError` where the other side is gone, stalls in the middle of
+    a message, or announces one of more than `MAX_BYTES`.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -110,7 +108,7 @@ class MessageChannel:
         self.close, self.poll = self._connection.close, self._connection.poll
 
     def authenticate(self, key: bytes, *, caller: bool) -> None:
-        """Prove to know the key and have it proven, the side that called first.
+        """Authenticate each other, the caller first.
 
         Raises
         ------
@@ -121,10 +119,10 @@ class MessageChannel:
         for step in steps if caller else reversed(steps):
             step(self._connection, key)
 
-    def send(self, words: Words, arrays: Sequence[np.ndarray] = ()) -> None:
+    def send(self, words: Json, arrays: Sequence[np.ndarray] = ()) -> None:
         """Send a message; raises `UserError` for one that is too large."""
         self._connection.send_bytes(pack(words, arrays))
 
     def receive(self) -> Message:
-        """Read a message; raises `BadMessageError` for bytes that are none."""
+        """Read a message; raises `BadMessageError` if invalid."""
         return unpack(self._connection.recv_bytes(MAX_BYTES))

@@ -1,4 +1,4 @@
-"""What was used last of what the other computer sent."""
+"""Thread-safe LRU cache."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ from collections import OrderedDict
 from threading import Lock
 from typing import Generic, TypeVar
 
-__all__ = ["Recent"]
-
 T = TypeVar("T")
 
 
 class Recent(Generic[T]):
-    """Values by their key; any thread may ask.
+    """LRU cache of values by key.
 
     Parameters
     ----------
     limit
-        Sum of sizes above which those that were not used for the longest time are forgotten.
+        Largest sum of sizes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -34,7 +32,7 @@ class Recent(Generic[T]):
                 self._size -= self._values.popitem(last=False)[1][1]
 
     def get(self, key: str | None) -> T | None:
-        """A value, if it is still there."""
+        """A value, or None."""
         with self._lock:
             if key is None or key not in self._values:
                 return None
@@ -42,6 +40,6 @@ class Recent(Generic[T]):
             return self._values[key][0]
 
     def keys(self) -> list[str]:
-        """What is there, used last comes last."""
+        """The keys, the most recently used last."""
         with self._lock:
             return list(self._values)

@@ -1,6 +1,6 @@
-"""The side that computes: tasks of windows, a connection each, in threads of their own.
+"""Remote worker: runs tasks of windows, a connection and thread each.
 
-Of files it reads none but models that came as bytes.
+It reads no files but models sent as bytes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,20 @@ from typing import TYPE_CHECKING
 
 from napari_unetseg import __version__
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.events import Event, finish
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.jobs.live_predictor import ViewportState
-from napari_unetseg.jobs.remote.event_messages import encoded
-from napari_unetseg.jobs.remote.image_messages import Cell, Piece, stack_of
+from napari_unetseg.jobs.remote.event_messages import encode_event
+from napari_unetseg.jobs.remote.image_messages import Cell, Piece, decode_stack
 from napari_unetseg.jobs.remote.model_messages import content_of, key_of, model_of
-from napari_unetseg.jobs.remote.packets import KINDS, BadMessageError, MessageChannel, Words
+from napari_unetseg.jobs.remote.packets import KINDS, BadMessageError, Json, MessageChannel
 from napari_unetseg.jobs.remote.recent import Recent
-from napari_unetseg.jobs.remote.task_messages import pairs_of, region_of, task_of, view_of
+from napari_unetseg.jobs.remote.task_messages import (
+    decode_pairs,
+    decode_region,
+    decode_task,
+    decode_view,
+)
 from napari_unetseg.runtime.devices import device_name, pick_device
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 
@@ -35,48 +41,46 @@ if TYPE_CHECKING:
     from napari_unetseg.jobs.tasks import Task
     from napari_unetseg.models.model import Model
 
-__all__ = ["Desk", "RemoteJob"]
-
 log = logging.getLogger(__name__)
 
-BEAT_SECONDS = 1.0
-"""How often a worker says that it is there, while its task says nothing."""
+KEEPALIVE_SECONDS = 1.0
+"""Interval of keep-alive messages."""
 CLOSE_SECONDS = 20.0
-"""How long a worker that ends waits for a task's step at hand."""
+"""Seconds that closing waits for a task's current step."""
 SILENCE_SECONDS = 60.0
-"""A connection ends, and its task, when nothing came for so long."""
+"""Seconds without a message after which a connection and its task end."""
 MOST_CONNECTIONS = 32
 MOST_MODELS = 10
-"""Models that are remembered, so that the same is not sent for every mask;"""
+"""Size of the model cache,"""
 PIECE_BYTES = 4 * 2**30
-"""and pieces of images."""
+"""and bytes of the cache of image pieces."""
 MOST_NAMES = 100_000
-"""Pieces of images whose names are told to who connects."""
+"""Most hashes of cached pieces in the greeting."""
 
 
-class _LeftError(Exception):
-    """Nobody asks for the task any more."""
+class _DisconnectedError(Exception):
+    """The window has disconnected."""
 
 
 class RemoteJob:
-    """The task of one connection: one thread hears the window, another runs the task and speaks.
+    """The task of one connection, with a receiving thread and a task thread.
 
     Parameters
     ----------
-    desk
-        What is remembered for all of them.
+    server
+        Shared caches and limits.
     channel
         To the window.
     """
 
-    def __init__(self, desk: Desk, channel: MessageChannel) -> None:
-        self._desk, self._channel = desk, channel
-        self._control, self._screen = JobControl(desk.threads), ViewportState()
+    def __init__(self, server: WorkerServer, channel: MessageChannel) -> None:
+        self._server, self._channel = server, channel
+        self._control, self._screen = JobControl(server.threads), ViewportState()
         self._sending, self._asking = threading.Lock(), threading.Lock()
         self._ready = threading.Condition()
         self._pieces: dict[Cell, Piece] = {}
         self._refused = ""
-        self._stacks: dict[int, tuple[Words, Stack]] = {}
+        self._stacks: dict[int, tuple[Json, Stack]] = {}
         self._offers = 0
         self._left = False
         self._thread: threading.Thread | None = None
@@ -85,51 +89,47 @@ class RemoteJob:
 
     def _run(self, task: Task) -> None:
         try:
-            events = task(self._control)
-            while True:
-                try:
-                    event = next(events)
-                except StopIteration as end:
-                    self._finish(end.value)
-                    return
-                words, arrays = encoded(event, self._desk.models)
-                self._send({"event": words}, arrays)
-        except _LeftError:
+            self._finish(finish(task(self._control), self._tell))
+        except _DisconnectedError:
             log.info("a task was left")
-        except BaseException as error:  # noqa: BLE001 - it is told, not lost
+        except BaseException as error:  # noqa: BLE001 - sent to the window
             self._fail(error)
+
+    def _tell(self, event: Event) -> None:
+        words, arrays = encode_event(event, self._server.models)
+        self._send({"event": words}, arrays)
 
     def _finish(self, result: Model | None) -> None:
         if result is not None:
-            self._desk.models.put(key_of(result), result)
-        with self._ready:  # also annotations that came after the last step are untaken
+            self._server.models.put(key_of(result), result)
+        with self._ready:  # annotations after the last step are never taken
             end = {"untaken": bool(self._control.pop_annotations()), "offers": self._offers}
         self._send({"end": end}, [] if result is None else [content_of(result)])
 
     def _fail(self, error: BaseException) -> None:
         if not isinstance(error, UserError):
             log.exception("a task failed", exc_info=error)
-        with suppress(_LeftError):
+        with suppress(_DisconnectedError):
             self._send({"end": {"error": _kind_of(error), "text": _text_of(error)}})
 
-    def _send(self, words: Words, arrays: Sequence[np.ndarray] = ()) -> None:
+    def _send(self, words: Json, arrays: Sequence[np.ndarray] = ()) -> None:
         try:
             with self._sending:
                 self._channel.send(words, arrays)
         except OSError as error:
-            raise _LeftError from error
+            raise _DisconnectedError from error
 
-    def stack(self, words: Words) -> Stack:
-        """The image that was described; the same one for the same words."""
+    def stack(self, words: Json) -> Stack:
+        """The stack of metadata; the same object for the same metadata."""
         number = int(words["number"])
         known = self._stacks.get(number)
         if known is None or known[0] != words:
-            stack = stack_of(words, self._desk.pieces, partial(self._ask, number))
+            stack = decode_stack(words, self._server.pieces, partial(self._ask, number))
             known = self._stacks[number] = (words, stack)
         return known[1]
 
     def _ask(self, number: int, cells: Sequence[Cell], whole: bool) -> dict[Cell, Piece]:
-        """Ask for pieces of an image and wait until all of them are there; one thread at a time."""
+        """Request pieces of an image and wait for all; one thread at a time."""
         with self._asking:
             self._pieces, self._refused = {}, ""
             self._send({"ask": {"image": number, "cells": cells, "whole": whole}})
@@ -138,7 +138,7 @@ class RemoteJob:
                     lambda: self._left or self._refused or len(self._pieces) >= len(cells)
                 )
             if self._left:
-                raise _LeftError
+                raise _DisconnectedError
             if self._refused:
                 raise UserError(self._refused)
             return self._pieces
@@ -146,21 +146,21 @@ class RemoteJob:
     # -- in the thread that hears --------------------------------------------------------------
 
     def serve(self) -> None:
-        """Hear the window until it leaves; then end the task and wait for that."""
+        """Receive until the window disconnects; then end the task and wait for it."""
         heard = beaten = time.monotonic()
         try:
-            while not self._desk.closed.is_set() and time.monotonic() - heard < SILENCE_SECONDS:
-                if self._channel.poll(BEAT_SECONDS / 2):
+            while not self._server.closed.is_set() and time.monotonic() - heard < SILENCE_SECONDS:
+                if self._channel.poll(KEEPALIVE_SECONDS / 2):
                     heard = time.monotonic()
-                    self._hear(*self._channel.receive())
-                if time.monotonic() - beaten > BEAT_SECONDS:
+                    self._handle(*self._channel.receive())
+                if time.monotonic() - beaten > KEEPALIVE_SECONDS:
                     beaten = time.monotonic()
                     self._beat()
         finally:
             self._leave()
 
     def _beat(self) -> None:
-        if self._sending.acquire(blocking=False):  # or else something is said anyway
+        if self._sending.acquire(blocking=False):  # or else a message is sent anyway
             try:
                 self._channel.send({})
             finally:
@@ -174,40 +174,40 @@ class RemoteJob:
         if self._thread is not None:
             self._thread.join(CLOSE_SECONDS)
 
-    def _hear(self, words: Words, arrays: list[np.ndarray]) -> None:
-        """Take what the window says; an error ends the task there."""
+    def _handle(self, words: Json, arrays: list[np.ndarray]) -> None:
+        """Handle a message; an error ends the task."""
         try:
             if "task" in words:
                 self._begin(words, arrays)
             else:
-                self._take(words, arrays)
-        except Exception as error:  # noqa: BLE001 - it is told, not lost
+                self._update(words, arrays)
+        except Exception as error:  # noqa: BLE001 - sent to the window
             self._fail(error)
 
-    def _begin(self, words: Words, arrays: list[np.ndarray]) -> None:
+    def _begin(self, words: Json, arrays: list[np.ndarray]) -> None:
         if self._thread is not None:
             raise BadMessageError("a second task")
-        models, key = self._desk.models, words["model"]
+        models, key = self._server.models, words["model"]
         if words.get("sent"):
             model = model_of(arrays.pop())
             models.put(key_of(model), model)
         threads = words["settings"].get("threads") if "settings" in words else None
-        self._control = JobControl(threads or self._desk.threads)
-        task, self._screen = task_of(words, arrays, models.get(key), self.stack)
+        self._control = JobControl(threads or self._server.threads)
+        task, self._screen = decode_task(words, arrays, models.get(key), self.stack)
         self._thread = threading.Thread(
             target=self._run, args=(task,), name="unetseg-task", daemon=True
         )
         self._thread.start()
 
-    def _take(self, words: Words, arrays: list[np.ndarray]) -> None:
-        """Stop, what is on screen, pieces of images, newer annotations."""
+    def _update(self, words: Json, arrays: list[np.ndarray]) -> None:
+        """Handle a stop, a viewport, pieces of images, newer annotations."""
         if words.get("stop"):
             self._control.stop()
         if "view" in words:
-            self._screen.view = view_of(words["view"], self.stack)
+            self._screen.view = decode_view(words["view"], self.stack)
         if "seen" in words:
-            self._screen.seen = region_of(words["seen"])
-        pairs = pairs_of(words, arrays, self.stack) if "pairs" in words else None
+            self._screen.seen = decode_region(words["seen"])
+        pairs = decode_pairs(words, arrays, self.stack) if "pairs" in words else None
         with self._ready:
             if pairs is not None:
                 self._control.push_annotations(pairs)
@@ -229,13 +229,13 @@ def _text_of(error: BaseException) -> str:
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
-class Desk:
-    """Lets windows in; the models and pieces of images that are remembered for them.
+class WorkerServer:
+    """Accepts connections; holds the caches of models and image pieces.
 
     Parameters
     ----------
     threads
-        CPU threads of a task whose settings name no number; None: one less than there are cores.
+        CPU threads of a task whose settings name no number; None: one fewer than there are cores.
     """
 
     def __init__(self, threads: int | None = None) -> None:
@@ -245,7 +245,7 @@ class Desk:
         self._visits: list[threading.Thread] = []
 
     def welcome(self, sock: socket.socket, key: bytes) -> None:
-        """Serve a connection in a thread of its own, if there are not too many."""
+        """Serve a connection in a thread, unless there are too many."""
         self._visits = [visit for visit in self._visits if visit.is_alive()]
         if len(self._visits) >= MOST_CONNECTIONS:
             sock.close()
@@ -266,7 +266,7 @@ class Desk:
         finally:
             channel.close()
 
-    def _hello(self) -> Words:
+    def _hello(self) -> Json:
         device = device_name(pick_device("auto"))
         known = {"pieces": self.pieces.keys()[-MOST_NAMES:], "models": self.models.keys()}
         return {"version": __version__, "device": device, **known}

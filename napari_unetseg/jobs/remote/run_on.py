@@ -1,4 +1,4 @@
-"""The seam between a task and the computer that runs it."""
+"""Choice of the computer that runs a task."""
 
 from __future__ import annotations
 
@@ -12,26 +12,17 @@ if TYPE_CHECKING:
     from napari_unetseg.core.job_control import JobControl
     from napari_unetseg.jobs.tasks import Task
 
-__all__ = ["RunOn"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunOn:
-    """A task on the computer behind an address, or on this one where the address is empty.
-
-    Attributes
-    ----------
-    task
-        What to do.
-    address
-        Of ``unetseg worker``, such as ``127.0.0.1:8786``.
-    key_file
-        As in `worker_key.key_for`.
-    """
+    """A task on the worker at an address, or local where it is empty."""
 
     task: Task
+    """The task."""
     address: str
+    """Of ``unetseg worker``, such as ``127.0.0.1:8786``."""
     key_file: Path | None = None
+    """As in `worker_key.key_for`."""
 
     def __call__(self, control: JobControl) -> Generator[Event, None, Any]:
         """Yield the events of the task; return what it returns."""

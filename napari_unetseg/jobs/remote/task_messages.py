@@ -1,4 +1,4 @@
-"""Tasks, views and annotations as JSON and arrays, and back."""
+"""Serialisation of tasks, viewports and annotations as JSON and arrays."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from napari_unetseg.core.settings import MatchSpacing, PredictSettings, TrainSet
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.jobs.live_predictor import Viewport, ViewportState, ViewportTask
 from napari_unetseg.jobs.remote.grid_messages import pack_grid, unpack_grid
-from napari_unetseg.jobs.remote.image_messages import described
+from napari_unetseg.jobs.remote.image_messages import encode_stack
 from napari_unetseg.jobs.remote.model_messages import key_of
-from napari_unetseg.jobs.remote.packets import BadMessageError, Message, Words
+from napari_unetseg.jobs.remote.packets import BadMessageError, Json, Message
 from napari_unetseg.jobs.tasks import PredictTask, Task, TrainTask
 
 if TYPE_CHECKING:
@@ -23,42 +23,30 @@ if TYPE_CHECKING:
 
     from napari_unetseg.models.model import Model
 
-__all__ = [
-    "Known",
-    "check_settings",
-    "pairs_of",
-    "region_of",
-    "task_of",
-    "told_pairs",
-    "told_region",
-    "told_task",
-    "view_of",
-]
-
-OpenStack = Callable[[Words], Stack]
+OpenStack = Callable[[Json], Stack]
 
 
-class Known:
-    """Numbers for the images and views of a task, here where they are."""
+class MessageNumbers:
+    """Numbers of a task's images and viewports in messages."""
 
     def __init__(self) -> None:
         self.stacks: list[Stack] = []
         self.views: list[Viewport] = []
 
-    def describe(self, stack: Stack) -> Words:
-        """An image, under its number; the same pixels keep theirs."""
-        for number, known in enumerate(self.stacks):
-            if known.data is stack.data and known.axes == stack.axes:
-                return described(stack, number)
+    def describe(self, stack: Stack) -> Json:
+        """Metadata of an image with its number; the same pixels keep theirs."""
+        for number, numbers in enumerate(self.stacks):
+            if numbers.data is stack.data and numbers.axes == stack.axes:
+                return encode_stack(stack, number)
         self.stacks.append(stack)
-        return described(stack, len(self.stacks) - 1)
+        return encode_stack(stack, len(self.stacks) - 1)
 
-    def view(self, view: Viewport | None) -> Words | None:
-        """What is on screen; its layer is a number."""
+    def view(self, view: Viewport | None) -> Json | None:
+        """Encode a viewport; its layer becomes a number."""
         if view is None:
             return None
-        for number, known in enumerate(self.views):
-            if known.image is view.image:
+        for number, numbers in enumerate(self.views):
+            if numbers.image is view.image:
                 self.views[number] = view
                 break
         else:
@@ -68,26 +56,30 @@ class Known:
         return words | {"match_spacing": view.match_spacing}
 
 
-def told_pairs(pairs: Sequence[AnnotatedImage], known: Known) -> Message:
-    """Annotated images: their description, and what is labelled."""
-    words: list[Words] = []
+def encode_pairs(pairs: Sequence[AnnotatedImage], numbers: MessageNumbers) -> Message:
+    """Encode annotated images: metadata and labels."""
+    words: list[Json] = []
     arrays: list[np.ndarray] = []
     for pair in pairs:
-        one: Words = {"image": known.describe(pair.image), "kind": pair.kind, "ignore": pair.ignore}
+        one: Json = {
+            "image": numbers.describe(pair.image),
+            "kind": pair.kind,
+            "ignore": pair.ignore,
+        }
         for name, grid in (("labels", pair.labels), ("corrections", pair.corrections)):
             one[name] = None
             if grid is not None:
                 one[name], packed = pack_grid(grid)
                 arrays.append(packed)
-        one["newer"] = [told_region(region) for region in pair.newer]
+        one["newer"] = [encode_region(region) for region in pair.newer]
         words.append(one)
     return {"pairs": words}, arrays
 
 
-def pairs_of(
-    words: Words, arrays: Sequence[np.ndarray], stack: OpenStack
+def decode_pairs(
+    words: Json, arrays: Sequence[np.ndarray], stack: OpenStack
 ) -> tuple[AnnotatedImage, ...]:
-    """The annotated images that were told."""
+    """Decode annotated images."""
     left = iter(arrays)
     pairs = []
     for one in words["pairs"]:
@@ -95,32 +87,34 @@ def pairs_of(
             None if one[name] is None else unpack_grid(one[name], next(left))
             for name in ("labels", "corrections")
         ]
-        newer = tuple(region for told in one["newer"] if (region := region_of(told)) is not None)
+        newer = tuple(
+            region for told in one["newer"] if (region := decode_region(told)) is not None
+        )
         image = stack(one["image"])
         pairs.append(AnnotatedImage(image, grids[0], one["kind"], grids[1], one["ignore"], newer))
     return tuple(pairs)
 
 
-def view_of(words: Words | None, stack: OpenStack) -> Viewport | None:
-    """What is on screen, as it was told."""
+def decode_view(words: Json | None, stack: OpenStack) -> Viewport | None:
+    """Decode a viewport."""
     if words is None:
         return None
     match: MatchSpacing = "auto" if words["match_spacing"] else False
     return Viewport(int(words["image"]), stack(words["stack"]), tuple(words["plane"]), match)
 
 
-def region_of(words: Sequence[Sequence[int]] | None) -> tuple[slice, ...] | None:
-    """The part of a view that is on screen."""
+def decode_region(words: Sequence[Sequence[int]] | None) -> tuple[slice, ...] | None:
+    """Decode the visible region."""
     return None if words is None else tuple(slice(*span) for span in words)
 
 
-def told_region(region: Sequence[slice] | None) -> list[tuple[int, int]] | None:
-    """The part of a view that is on screen, ready for JSON."""
+def encode_region(region: Sequence[slice] | None) -> list[tuple[int, int]] | None:
+    """Encode the visible region."""
     return None if region is None else [(int(r.start), int(r.stop)) for r in region]
 
 
 def check_settings(settings: TrainSettings, model: Model | None) -> TrainSettings:
-    """Refuse what would have another computer read a file of encoder weights."""
+    """Refuse settings that make another computer read a file of encoder weights."""
     if settings.encoder_weights is None:
         return settings
     if model is not None:
@@ -131,17 +125,17 @@ def check_settings(settings: TrainSettings, model: Model | None) -> TrainSetting
     )
 
 
-def told_task(task: Task, known: Known) -> tuple[Words, list[np.ndarray], Model | None]:
-    """A task, without what is on screen, and the model that it needs."""
+def encode_task(task: Task, numbers: MessageNumbers) -> tuple[Json, list[np.ndarray], Model | None]:
+    """Encode a task without its viewport; return the model that it needs, too."""
     if isinstance(task, TrainTask):
-        words, arrays = told_pairs(task.pairs, known)
+        words, arrays = encode_pairs(task.pairs, numbers)
         settings = check_settings(task.settings, task.model)
         words |= {"task": "train", "settings": settings.model_dump(mode="json")}
         words["structures"] = [asdict(structure) for structure in task.structures]
     elif isinstance(task, PredictTask):
         planes = None if task.planes is None else [list(plane) for plane in task.planes]
         words = {"task": "predict", "settings": task.settings.model_dump(mode="json")}
-        words |= {"planes": planes, "stack": known.describe(task.stack)}
+        words |= {"planes": planes, "stack": numbers.describe(task.stack)}
         arrays = []
     else:
         done = sorted(list(plane) for plane in task.done)
@@ -151,24 +145,24 @@ def told_task(task: Task, known: Known) -> tuple[Words, list[np.ndarray], Model 
     return words, arrays, task.model
 
 
-def task_of(
-    words: Words, arrays: Sequence[np.ndarray], model: Model | None, stack: OpenStack
+def decode_task(
+    words: Json, arrays: Sequence[np.ndarray], model: Model | None, stack: OpenStack
 ) -> tuple[Task, ViewportState]:
-    """The task that was told.
+    """Decode a task.
 
     Raises
     ------
     UserError
-        It is none, or one that a worker refuses.
+        It is invalid, or refused by a worker.
     """
     screen = ViewportState()
     try:
-        screen.view = view_of(words.get("view"), stack)
-        screen.seen = region_of(words.get("seen"))
+        screen.view = decode_view(words.get("view"), stack)
+        screen.seen = decode_region(words.get("seen"))
         if words["task"] == "train":
             settings = TrainSettings.model_validate(words["settings"])
             structures = [Structure(**one) for one in words["structures"]]
-            pairs = pairs_of(words, arrays, stack)
+            pairs = decode_pairs(words, arrays, stack)
             settings = check_settings(settings, model)
             return TrainTask(pairs, settings, structures, model, screen), screen
         if model is None:
@@ -178,7 +172,7 @@ def task_of(
         raise BadMessageError("a task that is none") from error
 
 
-def _seen_task(words: Words, model: Model, stack: OpenStack, screen: ViewportState) -> Task:
+def _seen_task(words: Json, model: Model, stack: OpenStack, screen: ViewportState) -> Task:
     if words["task"] == "predict":
         planes: Any = words["planes"]
         planes = None if planes is None else [tuple(plane) for plane in planes]

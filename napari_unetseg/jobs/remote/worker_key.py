@@ -1,4 +1,4 @@
-"""The key that a worker and those who may use it share, in files that only their user can read."""
+"""Shared secret of a worker and its users, in files that only their user can read."""
 
 from __future__ import annotations
 
@@ -13,27 +13,25 @@ import platformdirs
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.project.locations import PLUGIN
 
-__all__ = ["key_for", "key_path", "save_key", "worker_key"]
-
 KEY = re.compile(r"[\w-]{22,200}", re.ASCII)
 """At least the 128 bits of 22 characters."""
 
 
 def key_path(address: str = "") -> Path:
-    """Where the key of the worker at an address is kept; without one, of this user's workers."""
+    """Key file of the worker at an address; without one, of this user's workers."""
     name = f"remote-{re.sub(r'[^a-zA-Z0-9.-]', '_', address)}" if address else "worker"
     return Path(platformdirs.user_config_dir(PLUGIN, appauthor=False)) / f"{name}.key"
 
 
 def worker_key() -> str:
-    """The key of this user's workers, made at the first time; `UserError` where that fails."""
+    """The key of this user's workers, created at first use; `UserError` where that fails."""
     if not key_path().exists():
         save_key("", secrets.token_urlsafe(32))
     return _read(key_path())
 
 
 def save_key(address: str, key: str) -> None:
-    """Keep the key of the worker at an address; `UserError` where it is none, or that fails."""
+    """Store the key of the worker at an address; `UserError` if invalid or on failure."""
     if not KEY.fullmatch(key):
         raise UserError(
             "The text after the address is no key; copy the whole line 'ADDRESS KEY' that "
@@ -58,8 +56,7 @@ def key_for(address: str, file: Path | None = None) -> bytes:
     address
         Such as ``127.0.0.1:8786``.
     file
-        Where the key is; None takes the one that was kept for this address, or else the one of this
-        user's own workers, which is the same where both computers share the home folder.
+        Key file; None: the one stored for this address, else that of this user's own workers.
 
     Raises
     ------

@@ -46,7 +46,7 @@ def numbers(array: np.ndarray) -> set[int]:
 
 
 def whole(prediction: PredictionLayer, origin: LabelSource) -> np.ndarray:
-    return prediction.truth.read(origin, (slice(0, SIDE), slice(0, SIDE)))
+    return prediction.annotated.read(origin, (slice(0, SIDE), slice(0, SIDE)))
 
 
 @pytest.mark.parametrize("into", [1, BACKGROUND_LABEL])
@@ -120,7 +120,7 @@ def test_a_model_trained_afterwards_may_have_the_number_anew(
     assert prediction is not None
     plugin.masks.open(prediction.image, plugin.session.entry.model.id, plugin.session.structures)
     prediction.write((slice(60, 64), slice(60, 64)), np.full((4, 4), 2, np.uint8))
-    assert prediction._said((slice(60, 64), slice(60, 64))).min() == 2
+    assert prediction.masks.shown((slice(60, 64), slice(60, 64))).min() == 2
 
 
 def test_masks_of_another_model_leave_merged_structures_merged(
@@ -161,7 +161,7 @@ def test_a_structure_may_be_merged_with_what_another_was_merged_into(
 
 def test_undoing_a_merge_leaves_what_was_painted_and_named_since(plugin: Plugin) -> None:
     labels, image = plugin.session.training[0].labels, plugin.session.image
-    truth, spot = plugin.annotations.truth(image), (slice(0, 1), slice(0, 3))
+    truth, spot = plugin.annotations.of(image), (slice(0, 1), slice(0, 3))
     plugin.session.know([1, 2])
     row, column = np.array([0, 0]), np.array([0, 1])
     labels.data_setitem((row, column), 2)  # at both
@@ -193,7 +193,7 @@ def test_undoing_a_merge_touches_no_labels_that_came_since(
     other = model_viewer.add_layer(Labels(np.full((SIDE, SIDE), 3, np.uint8), name="other"))
     plugin.sources.choose_labels(other)
     plugin.undo.undo()
-    truth = plugin.annotations.truth(plugin.session.image)
+    truth = plugin.annotations.of(plugin.session.image)
     assert (truth.read(LabelSource.STROKES, (slice(0, SIDE), slice(0, SIDE))) == 3).all()
     assert (other.data == 3).all()
 

@@ -14,11 +14,11 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from panel_parts import annotate_panel
 from PIL import Image as Picture
+from sync_runner import SyncRunner
 
 from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 from napari_unetseg.gui.plugin import Plugin
-from napari_unetseg.gui.services.job_runner import SyncRunner
-from napari_unetseg.gui.services.label_problems import look_at_folder
+from napari_unetseg.gui.services.label_problems import check_label_folder
 from napari_unetseg.gui.state.session import Level
 
 MASK = squares() > 100
@@ -204,7 +204,7 @@ def test_a_folder_is_looked_at_and_trains(
         tifffile.imwrite(masks / name, labels)
     else:
         Picture.fromarray(labels).save(masks / name, format="JPEG" if "jpg" in name else "PNG")
-    found = look_at_folder(masks)
+    found = check_label_folder(masks)
     assert (found[0], found[2]) == (kind, threshold)
     if name == "a.txt":
         return

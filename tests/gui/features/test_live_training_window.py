@@ -151,7 +151,9 @@ def test_corrections_made_meanwhile_survive_every_mask_and_undo(
     corrected = layer.data == 0
     puppet.improve(1)
     painted.wait(
-        lambda: painted.plugin.masks.current.truth.count(LabelSource.CORRECTIONS) == corrected.sum()
+        lambda: (
+            painted.plugin.masks.current.annotated.count(LabelSource.CORRECTIONS) == corrected.sum()
+        )
     )
     painted.click(painted.dock.annotate.brushes.row_of(1))
     puppet.improve(0)

@@ -13,13 +13,13 @@ from gui_parts import SIDE, TINY, squares, strokes
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from project_parts import kill, no_room
+from sync_runner import SyncRunner
 
 from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.core.labels import BACKGROUND_LABEL
 from napari_unetseg.gui.features import project_autosave
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services import session_models
-from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import Mode
 from napari_unetseg.io.project import locations
@@ -78,7 +78,7 @@ def started(picture: Path | None) -> Plugin:
 
 def said(plugin: Plugin) -> list[np.ndarray]:
     assert plugin.session.image is not None
-    truth = plugin.annotations.truths[plugin.session.image]
+    truth = plugin.annotations.by_image[plugin.session.image]
     return [truth.read(origin, PLANE) for origin in LabelSource]
 
 
@@ -161,7 +161,7 @@ def test_strokes_fill_undo_redo_and_labels_of_ones_own_are_there_again(picture: 
     found = again.session.training[0]
     np.testing.assert_array_equal(found.labels.data, now)
     assert found.labels.data.dtype == np.int32
-    assert str(found.kind) == str(one.annotations.truth(one.viewer.layers[0]).kind)
+    assert str(found.kind) == str(one.annotations.of(one.viewer.layers[0]).kind)
     again.disconnect()
 
 
@@ -495,10 +495,10 @@ def assert_learned(plugin: Plugin, layer: Labels) -> None:
     layer.data_setitem((np.array([59]), np.array([59])), BACKGROUND_LABEL)
     (source,) = plugin.session.training
     assert source.labels is layer
-    truth = plugin.annotations.truths[plugin.session.image]
+    truth = plugin.annotations.by_image[plugin.session.image]
     assert truth.read(LabelSource.STROKES, PLANE)[59, 59] == BACKGROUND_LABEL
     assert plugin.store.project is not None
-    assert truth in plugin.store.project.truths.values()
+    assert truth in plugin.store.project.by_image.values()
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -554,7 +554,7 @@ def test_a_project_takes_the_place_of_what_was_painted_before_which_is_kept(
     assert_learned(again, restored)
     prediction = again.masks.current
     assert prediction is not None
-    assert prediction.truth is again.annotations.truths[again.session.image]
+    assert prediction.annotated is again.annotations.by_image[again.session.image]
     assert len([one for one in again.viewer.layers if "prediction" in one.name]) == 1
     assert [recovery.names for recovery in again.session.recoveries] == [("squares",)]
     again.disconnect()

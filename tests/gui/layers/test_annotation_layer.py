@@ -11,7 +11,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.label_appearance import Appearance, Look
+from napari_unetseg.core.label_appearance import Appearance, LabelAppearance
 from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind, Structure
 from napari_unetseg.data import image_grids
 from napari_unetseg.gui import layers
@@ -161,7 +161,7 @@ FEW, MANY = dict.fromkeys(range(1, 6), 400), dict.fromkeys(range(1, 41), 400)
 def test_the_kind_of_existing_labels_is_guessed(
     counts: dict[int, int], appearance: Appearance | None, kind: LabelKind
 ) -> None:
-    look = None if appearance is None else Look(appearance)
+    look = None if appearance is None else LabelAppearance(appearance)
     assert image_grids.guess_kind(counts, 20_000, look) is kind
 
 

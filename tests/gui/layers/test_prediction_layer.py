@@ -90,10 +90,10 @@ def test_a_stroke_made_while_tiles_arrive_is_kept_and_cannot_be_undone_into_old_
 
 def test_corrections_are_kept_through_predictions_and_erasing_means_background() -> None:
     viewer, prediction = predicted(1)
-    assert prediction.truth.corrections() is None
+    assert prediction.annotated.corrections() is None
     assert prediction.layer is not None
     prediction.layer.data_setitem((np.array([0, 1]), np.array([0, 0])), [0, 2])
-    corrections = prediction.truth.corrections()
+    corrections = prediction.annotated.corrections()
     assert corrections is not None
     assert (corrections[0, 0], corrections[1, 0], np.asarray(corrections).sum()) == (
         BACKGROUND_LABEL,
@@ -103,10 +103,10 @@ def test_corrections_are_kept_through_predictions_and_erasing_means_background()
     again(prediction, 1, "b")
     assert prediction.layer.data[0, 0] == 0
     assert prediction.layer.data[1, 0] == 2
-    assert prediction.truth.count(LabelSource.CORRECTIONS) == 2
+    assert prediction.annotated.count(LabelSource.CORRECTIONS) == 2
     viewer.layers.remove(prediction.layer)
     prediction.end()
-    assert prediction.truth.count(LabelSource.CORRECTIONS) == 2
+    assert prediction.annotated.count(LabelSource.CORRECTIONS) == 2
     again(prediction, 1, "c")
     assert prediction.layer.data[1, 0] == 2
 
@@ -115,10 +115,10 @@ def test_an_undone_correction_is_none() -> None:
     _, prediction = predicted(1)
     assert prediction.layer is not None
     prediction.layer.data_setitem((np.array([0]), np.array([0])), [0])
-    assert prediction.truth.count(LabelSource.CORRECTIONS) == 1
+    assert prediction.annotated.count(LabelSource.CORRECTIONS) == 1
     prediction.layer.undo()
-    assert prediction.truth.count(LabelSource.CORRECTIONS) == 0
-    assert prediction.truth.corrections() is None
+    assert prediction.annotated.count(LabelSource.CORRECTIONS) == 0
+    assert prediction.annotated.corrections() is None
 
 
 def test_forgotten_corrections_show_the_network_s_mask_again() -> None:
@@ -127,7 +127,7 @@ def test_forgotten_corrections_show_the_network_s_mask_again() -> None:
     prediction.layer.data_setitem((np.array([0, 9]), np.array([0, 9])), [2, 2])
     prediction.forget(WHOLE, np.arange(16 * 20).reshape(16, 20) < 100)
     assert (prediction.layer.data[0, 0], prediction.layer.data[9, 9]) == (1, 2)
-    corrections = prediction.truth.corrections()
+    corrections = prediction.annotated.corrections()
     assert corrections is not None
     assert (corrections[0, 0], corrections[9, 9]) == (0, 2)
 
@@ -158,7 +158,7 @@ def test_another_model_leaves_no_plane_of_the_old_one() -> None:
     prediction.layer.data_setitem((np.array([2]), np.array([3]), np.array([4])), [2])
     prediction.finish()
     assert [int(prediction.layer.data[p].max()) for p in range(3)] == [0, 2, 2]
-    assert prediction.truth.count(LabelSource.CORRECTIONS) == 1
+    assert prediction.annotated.count(LabelSource.CORRECTIONS) == 1
 
 
 def test_a_volume_s_tile_counts_for_all_its_planes() -> None:
@@ -207,11 +207,11 @@ def test_undo_during_a_prediction_brings_back_no_voxels_from_before_a_tile() -> 
     prediction.write((0, *WHOLE), np.ones((16, 20), np.uint8))
     layer.undo()
     assert layer.data[0, 3, 4] == 2
-    assert prediction.truth.count(LabelSource.CORRECTIONS) == 1
+    assert prediction.annotated.count(LabelSource.CORRECTIONS) == 1
     assert str(layer.mode) == "paint"
     layer.data_setitem((np.array([1]), np.array([3]), np.array([4])), [2])
     layer.undo()
     prediction.write((1, *WHOLE), np.ones((16, 20), np.uint8))
     prediction.finish()
     layer.redo()
-    assert prediction.truth.count(LabelSource.CORRECTIONS) == 1
+    assert prediction.annotated.count(LabelSource.CORRECTIONS) == 1

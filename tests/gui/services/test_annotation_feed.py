@@ -133,14 +133,14 @@ def test_training_and_offers_copy_no_labels_in_the_gui_thread(
     assert peak < desk.layer.data.nbytes / 4
     gate.open.release()
     desk.wait(lambda: bool(desk.began))
-    grid = desk.plugin.annotations.truth(desk.image).grid(LabelSource.STROKES)
+    grid = desk.plugin.annotations.of(desk.image).grid(LabelSource.STROKES)
     (pair,) = desk.began[0]
-    assert [c for c in grid.cells() if not pair.labels.shares(grid, c)] == []
+    assert [c for c in grid.cells() if not pair.labels.same_chunk(grid, c)] == []
     assert len(grid.cells()) > PLANES
     desk.paint((1, 100, 100))
     desk.wait(lambda: desk.offered((1, 100, 100)))
     (newest,) = desk.puppet.offered[-1]
-    assert [c for c in grid.cells() if not newest.labels.shares(pair.labels, c)] == [(1, 0, 0)]
+    assert [c for c in grid.cells() if not newest.labels.same_chunk(pair.labels, c)] == [(1, 0, 0)]
 
 
 def test_a_training_sees_what_was_painted_before_it_began_and_later_strokes_by_an_offer(
@@ -190,7 +190,7 @@ def test_nothing_is_offered_where_nothing_changed(desk: Desk) -> None:
 def test_a_next_training_works_out_again_what_wins_only_where_something_was_said(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    truth = desk.plugin.annotations.truth(desk.image)
+    truth = desk.plugin.annotations.of(desk.image)
     for plane in range(PLANES):
         region = (slice(plane, plane + 1), slice(0, SIDE), slice(0, SIDE))
         truth.record(LabelSource.CORRECTIONS, region, np.full((1, SIDE, SIDE), 2, np.uint8))
@@ -199,7 +199,9 @@ def test_a_next_training_works_out_again_what_wins_only_where_something_was_said
     desk.wait(lambda: desk.session.job is None)
     computed: list[Any] = []
     real = ImageAnnotations.effective_overrides
-    monkeypatch.setattr(ImageAnnotations, "winning", lambda t, r: computed.append(r) or real(t, r))
+    monkeypatch.setattr(
+        ImageAnnotations, "effective_overrides", lambda t, r: computed.append(r) or real(t, r)
+    )
     desk.paint((1, 150, 150))
     desk.began.clear()
     desk.train()

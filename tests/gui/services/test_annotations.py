@@ -10,6 +10,7 @@ from gui_parts import squares
 from live_parts import Puppet, constant
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Shapes
+from sync_runner import SyncRunner
 
 from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.annotations.sparse_array import whole
@@ -18,7 +19,6 @@ from napari_unetseg.gui.features import review
 from napari_unetseg.gui.layers import prediction_layer as prediction_layer
 from napari_unetseg.gui.layers import strokes as stroke_layer
 from napari_unetseg.gui.plugin import Plugin
-from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.state.session import Level, Mode, ModelEntry
 from napari_unetseg.io.project.project import Project
 from napari_unetseg.training.training_events import TrainingPrepared
@@ -66,7 +66,7 @@ class Desk:
 
     @property
     def truth(self) -> Any:
-        return self.plugin.annotations.truth(self.image)
+        return self.plugin.annotations.of(self.image)
 
     def read(self, origin: LabelSource) -> np.ndarray:
         return np.asarray(self.truth.read(origin, whole(self.truth.shape)))
@@ -545,7 +545,7 @@ def test_labels_that_were_given_wider_numbers_are_followed(desk: Desk) -> None:
     assert desk.strokes.data[5:7, 5:7].tolist() == [[1, 0], [0, 300]], "nothing of the old array"
     project = desk.plugin.store.project
     assert project is not None
-    (kept,) = Project.read(project.folder).truths.values()
+    (kept,) = Project.read(project.folder).by_image.values()
     np.testing.assert_array_equal(kept.read(STROKES, whole(kept.shape)), wide)
     np.testing.assert_array_equal(kept.effective_overrides(whole(kept.shape)), desk.winning())
 

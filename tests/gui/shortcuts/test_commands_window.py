@@ -473,7 +473,7 @@ def test_an_object_is_accepted_and_the_acceptance_undone_by_key(hands: Window) -
     hands.settle(canvas)
     hands.wait(lambda: hands.aims(canvas, (18, 18)))
     plugin.actions()["accept_object"]()
-    truth = plugin.annotations.truth(hands.session.image)
+    truth = plugin.annotations.of(hands.session.image)
     assert truth.count(LabelSource.ACCEPTED) == 400
     plugin.actions()["undo"]()
     assert truth.count(LabelSource.ACCEPTED) == 0

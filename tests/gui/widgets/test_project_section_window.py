@@ -44,7 +44,7 @@ def pick(menu: QMenu, text: str) -> None:
 
 def strokes_in(folder: Path) -> int:
     """Voxels of strokes that a project holds."""
-    truths = Project.read(folder).truths
+    truths = Project.read(folder).by_image
     return sum(truth.count(LabelSource.STROKES) for truth in truths.values())
 
 

@@ -59,7 +59,7 @@ def test_the_review_panel_accepts_takes_back_forgets_and_undoes(painted: Window)
     assert not panel.undo.isEnabled()
     layer = mask(painted)
     assert panel.accept.isEnabled()
-    truth = plugin.annotations.truth(painted.session.image)
+    truth = plugin.annotations.of(painted.session.image)
 
     painted.click(panel.accept)
     assert truth.count(LabelSource.ACCEPTED) == layer.data.size
@@ -103,7 +103,6 @@ def test_the_outlines_follow_the_box_and_the_box_the_outlines(painted: Window) -
 
 
 def test_with_the_dock_closed_nothing_looks_or_trains(painted: Window) -> None:
-    looking = painted.plugin.live
-    assert looking.watched
+    assert painted.session.watched
     painted.dock.release()
-    assert not looking.watched
+    assert not painted.session.watched

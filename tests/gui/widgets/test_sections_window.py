@@ -148,7 +148,7 @@ def test_tidying_and_exporting_do_what_their_fields_say(
 @pytest.mark.bindings
 def test_a_plugin_step_is_undone_and_done_again(painted: Window) -> None:
     trained(painted)
-    panel, truth = painted.dock.review, painted.plugin.annotations.truth(painted.session.image)
+    panel, truth = painted.dock.review, painted.plugin.annotations.of(painted.session.image)
 
     def accepted() -> int:
         return truth.count(LabelSource.ACCEPTED)

@@ -147,12 +147,12 @@ def test_a_row_that_is_damaged_is_said_and_the_others_are_read(
     before = files_of(folder)
     found = Project.read(folder)
     assert found.lost == ["Part of what was saved is damaged and left out: 1 pieces."]
-    assert found.truths[KEY].count(LabelSource.STROKES) == 162
+    assert found.by_image[KEY].count(LabelSource.STROKES) == 162
     assert files_of(folder) == before
     opened = Project.open(folder)
-    say(opened, opened.truths[KEY], LabelSource.STROKES, region, 1)
+    say(opened, opened.by_image[KEY], LabelSource.STROKES, region, 1)
     opened.close()
-    assert Project.read(folder).truths[KEY].count(LabelSource.STROKES) == 243
+    assert Project.read(folder).by_image[KEY].count(LabelSource.STROKES) == 243
 
 
 def test_bytes_that_changed_are_refused_or_said_and_never_taken_for_labels(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_bytes_that_changed_are_refused_or_said_and_never_taken_for_labels(tmp_p
             outcomes.add("refused")
         else:
             outcomes.add("said" if found.lost else "not used")
-            assert found.lost or is_same(found.truths[KEY], truth)
+            assert found.lost or is_same(found.by_image[KEY], truth)
         assert file.read_bytes() == torn
     assert {"refused", "said"} <= outcomes
 
@@ -237,5 +237,5 @@ def test_folders_that_cannot_be_written_are_read_and_said(
     before = files_of(folder)
     with pytest.raises(UserError, match=r"could not be opened .*choose another folder"):
         Project.open(folder)
-    assert Project.read(folder).truths[KEY].count(LabelSource.STROKES) == 162
+    assert Project.read(folder).by_image[KEY].count(LabelSource.STROKES) == 162
     assert files_of(folder) == before

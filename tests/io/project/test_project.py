@@ -119,8 +119,8 @@ def test_images_may_be_added_while_others_are_written(tmp_path: Path) -> None:
     one.close()
     again = Project.read(tmp_path / "one")
     assert again.lost == []
-    assert list(again.truths) == list(images)
-    assert {truth.count(LabelSource.STROKES) for truth in again.truths.values()} == {81}
+    assert list(again.by_image) == list(images)
+    assert {truth.count(LabelSource.STROKES) for truth in again.by_image.values()} == {81}
 
 
 def test_what_is_said_while_a_copy_is_written_is_in_the_copy(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_log_that_is_torn_anywhere_gives_all_whole_changes_before(
         found = Project.read(tmp_path / "one")
         assert found.lost == []
         whole_ones = sum(end <= at for end in ends[1:])
-        assert is_same(found.truths[KEY], states[whole_ones]), at
+        assert is_same(found.by_image[KEY], states[whole_ones]), at
 
 
 FAULTS = ["put_rows", "delete_rows", "sync", "checkpoint"]
@@ -266,7 +266,7 @@ def test_a_full_disk_leaves_what_was_there_and_goes_on_in_memory(tmp_path: Path)
             one.save()
     before = Project.read(tmp_path / "one")
     assert before.lost == []
-    assert 0 < before.truths[KEY].stamp < truth.stamp
+    assert 0 < before.by_image[KEY].stamp < truth.stamp
     say(one, truth, *draw(rng))
     assert one.trouble, "nothing newer is written before what is older"
     one.save()
@@ -288,7 +288,7 @@ def test_labels_that_begin_anew_on_a_full_disk_are_written_later(tmp_path: Path)
         list(truth.adopt(labels, LabelKind.INSTANCES))
         one.add(KEY, truth)
         assert one.trouble
-    assert Project.read(tmp_path / "one").truths[KEY].count(LabelSource.STROKES) == 81
+    assert Project.read(tmp_path / "one").by_image[KEY].count(LabelSource.STROKES) == 81
     one.save()
     kill(one)
     again, now = reopened(tmp_path / "one")
@@ -360,9 +360,9 @@ def test_two_windows_are_kept_apart_and_a_reader_may_look(tmp_path: Path) -> Non
         Project.open(tmp_path / "one")
     for _ in range(2):
         say(one, truth, LabelSource.STROKES, PLACE, 1)
-        assert is_same(Project.read(tmp_path / "one").truths[KEY], truth)
+        assert is_same(Project.read(tmp_path / "one").by_image[KEY], truth)
         one.save()
-    assert is_same(Project.read(tmp_path / "one").truths[KEY], truth)
+    assert is_same(Project.read(tmp_path / "one").by_image[KEY], truth)
     one.close()
     Project.open(tmp_path / "one").close()
 
@@ -453,7 +453,7 @@ def test_a_save_that_comes_late_touches_nothing(tmp_path: Path) -> None:
     say(other, now, LabelSource.STROKES, (slice(0, 1), slice(20, 29), slice(0, 9)), 1)
     one.save()
     kill(other)
-    assert is_same(Project.read(tmp_path / "one").truths[KEY], now)
+    assert is_same(Project.read(tmp_path / "one").by_image[KEY], now)
 
 
 def test_a_project_opened_in_a_thread_is_free_when_it_is_closed(tmp_path: Path) -> None:
@@ -516,4 +516,4 @@ def test_what_was_said_again_of_a_whole_chunk_leaves_nothing_behind_when_it_is_e
     assert change is not None
     one.record(KEY, change)
     one.close()
-    assert Project.read(tmp_path / "one").truths[KEY].count(LabelSource.STROKES) == 0
+    assert Project.read(tmp_path / "one").by_image[KEY].count(LabelSource.STROKES) == 0
