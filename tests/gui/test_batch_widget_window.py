@@ -243,13 +243,17 @@ def test_open_layers_are_images_too_and_names_must_differ(batch: Batch) -> None:
     np.testing.assert_array_equal(np.asarray(stack.data), wanted)
 
 
-def test_no_mask_replaces_an_image_that_is_open(batch: Batch) -> None:
+def test_no_mask_replaces_an_image_that_is_open(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = batch.folder / "in" / "f0.tif"
     before = file.read_bytes()
     batch.drop(file)
     batch.panel.table.selectRow(0)
     batch.click(batch.panel.open)
-    batch.panel._folder = file.parent
+    into = str(file.parent)
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_, **__: into)
+    batch.click(batch.panel.into)
     batch.click(batch.panel.run)
     assert "would overwrite an image" in batch.session.message.text
     batch.panel.table.selectRow(0)

@@ -293,7 +293,8 @@ def registered() -> Iterator[None]:
     manager = PluginManager.instance()
     installed = "napari-unetseg" in manager
     if not installed:
-        manager.register(PluginManifest.from_file(ROOT / "napari.yaml"))
+        with manager.events.plugins_registered.blocked():  # the next viewer takes it up, once
+            manager.register(PluginManifest.from_file(ROOT / "napari.yaml"))
     yield
     if not installed:
         manager.unregister("napari-unetseg")
