@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 OF_A_MODEL = {"depth", "width", "norm", "encoder"}
 """Architecture settings, which an initial model determines."""
-TrainTask = Annotated[
+Training = Annotated[
     TrainSettings,
     OptionsOf(
         "Training",
@@ -73,7 +73,7 @@ def train(
     images: Images,
     labels: Labels,
     output: Annotated[Path, Option("-o", "--output", metavar="MODEL", help="Model file.")],
-    settings: TrainTask,
+    settings: Training,
     files: Files,
     kind: Annotated[LabelKind, Option("--labels", help=LABELS_HELP)] = LabelKind.FULL,
     ignore: Ignore = None,
