@@ -14,9 +14,10 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import hypothesis
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +27,7 @@ BAD_QT_MESSAGES = re.compile(
     r"different thread|another thread|Destroyed while thread|[Tt]imers can|not a GUI thread"
 )
 
-REPORTED: set[str] = set()
+T = TypeVar("T")
 
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("suite")
@@ -88,16 +89,18 @@ def shared_data() -> Path:
 def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves one of our threads, a pool job or a QThread running.
 
-    QThreads are looked for (which takes 0.1 s and more) after tests that may make some: those
-    marked ``gui``, below ``tests/gui`` or with pytest-qt's ``qtbot``.
+    QThreads are looked for (which takes 0.1 s and more) after tests that may make some (marked
+    ``gui``, below ``tests/gui`` or with pytest-qt's ``qtbot``) and that left a thread of any kind.
     """
-    before = set(threading.enumerate())
+    before, numbers = set(threading.enumerate()), thread_numbers()
     yield
-    wait_until(lambda: not left_threads(before))
-    assert not left_threads(before), f"threads left running: {left_threads(before)}"
+    left = wait_for_none(lambda: left_threads(before))
+    assert not left, f"threads left running: {left}"
     if "qtpy" in sys.modules and may_use_qt(request.node):
-        wait_until(lambda: not running_qthreads())
-        assert not running_qthreads(), f"QThreads left running: {running_qthreads()}"
+        jobs = wait_for_none(pool_jobs)
+        assert not jobs, f"jobs left running in Qt's thread pool: {jobs}"
+        left = wait_for_none(running_qthreads) if thread_numbers() - numbers else []
+        assert not left, f"QThreads left running: {left}"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -111,13 +114,14 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     return result
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = GRACE_S) -> None:
-    """Wait for a condition, processing Qt events, and return also when it did not come."""
+def wait_for_none(find: Callable[[], T], timeout_s: float = GRACE_S) -> T:
+    """Return what is still found after waiting until nothing is, processing Qt events."""
     end = time.monotonic() + timeout_s
-    while not condition() and time.monotonic() < end:
+    while (found := find()) and time.monotonic() < end:
         if (application := qt_application()) is not None:
             application.processEvents()
         time.sleep(0.01)
+    return found
 
 
 def may_use_qt(test: Any) -> bool:
@@ -138,17 +142,26 @@ def left_threads(before: set[threading.Thread]) -> list[str]:
     ]
 
 
+def thread_numbers() -> set[int]:
+    """Return the numbers of this process's threads, those of Qt and other libraries too."""
+    return {thread.id for thread in psutil.Process().threads()}
+
+
+def pool_jobs() -> int:
+    """Return how many jobs run in Qt's thread pool."""
+    from qtpy.QtCore import QThreadPool
+
+    return int(QThreadPool.globalInstance().activeThreadCount())
+
+
 def running_qthreads() -> list[str]:
-    """Return what runs in Qt's threads and was not reported yet: QThreads, jobs of the pool."""
-    from qtpy.QtCore import QThread, QThreadPool
+    """Return the QThreads that run, but for this one."""
+    from qtpy.QtCore import QThread
 
     current = QThread.currentThread()
     types = with_subclasses(QThread)
     threads = [each for each in gc.get_objects() if type(each) in types and each != current]
-    jobs = QThreadPool.globalInstance().activeThreadCount()
-    running = [repr(thread) for thread in threads if is_running(thread)]
-    running += [f"{jobs} job(s) in the global QThreadPool"] * bool(jobs)
-    return [thread for thread in running if thread not in REPORTED]
+    return [repr(thread) for thread in threads if is_running(thread)]
 
 
 def with_subclasses(kind: type) -> set[type]:
