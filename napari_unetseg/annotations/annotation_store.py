@@ -42,25 +42,17 @@ class LabelSource(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnnotationChange:
-    """New content of a region of one source.
-
-    Attributes
-    ----------
-    origin, region
-        Source and region of the change.
-    values
-        New values, of the region's shape.
-    stamp
-        Change time of the voxels that differ from before; times count changes.
-    stamps
-        Change times of all voxels, uint32, where ``stamp`` does not give them; None otherwise.
-    """
+    """New content of a region of one source."""
 
     origin: LabelSource
     region: Region
+    """Source and region of the change."""
     values: np.ndarray
+    """New values, of the region's shape."""
     stamp: int
+    """Change time of the voxels that differ from before; times count changes."""
     stamps: np.ndarray | None = None
+    """Change times of all voxels, uint32, where ``stamp`` does not give them; None otherwise."""
 
 
 OVERRIDING = (LabelSource.CORRECTIONS, LabelSource.ACCEPTED)

@@ -11,43 +11,29 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A network architecture, by its name in `NetSettings.encoder`.
-
-    Attributes
-    ----------
-    title
-        Display name, as in "U-Net, 4 levels".
-    network
-        Class, ``module:name``, which `models.registry.build` imports; it takes the fields of
-        `NetSettings`.
-    default_depth
-        Levels for 2 or 3 spatial axes, as far as it has them.
-    first_layers
-        Names of the weights that see the image's channels, for a depth.
-    depths
-        Valid depths.
-    batch_norm_only
-        Whether it has no other norm.
-    wide_receptive_field
-        Whether the halo of exact tiles would cost too much.
-    pretrained
-        Whether the shipped backbone weights are of this architecture.
-    encoder_weights
-        Whether its encoder can start from torchvision's weights.
-    own_strides
-        Whether its down-sampling is fixed.
-    """
+    """A network architecture, by its name in `NetSettings.encoder`."""
 
     title: str
+    """Display name, as in "U-Net, 4 levels"."""
     network: str
+    """Class, ``module:name``, which `models.registry.build` imports; it takes the fields of
+    `NetSettings`."""
     default_depth: Mapping[int, int]
+    """Levels for 2 or 3 spatial axes, as far as it has them."""
     first_layers: Callable[[int], tuple[str, ...]]
+    """Names of the weights that see the image's channels, for a depth."""
     depths: range = range(1, 8)
+    """Valid depths."""
     batch_norm_only: bool = False
+    """Whether it has no other norm."""
     wide_receptive_field: bool = False
+    """Whether the halo of exact tiles would cost too much."""
     pretrained: bool = False
+    """Whether the shipped backbone weights are of this architecture."""
     encoder_weights: bool = False
+    """Whether its encoder can start from torchvision's weights."""
     own_strides: bool = False
+    """Whether its down-sampling is fixed."""
 
 
 def _residual(name: str) -> Architecture:

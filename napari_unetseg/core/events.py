@@ -46,28 +46,19 @@ class OtherSpacing(Notice):
 
 @dataclass(frozen=True, slots=True)
 class TilePredicted(Event):
-    """One tile of a prediction.
-
-    Attributes
-    ----------
-    plane
-        Index along each leading axis (all grid axes before the spatial ones).
-    region
-        Slices of the spatial axes (ZYX or YX) that the tile covers.
-    mask
-        Structures' numbers, 0 for background; shape of the region, uint8.
-    probabilities
-        Float32, (classes, *region); None unless asked for.
-    done, total
-        Tiles done and in all.
-    """
+    """One tile of a prediction."""
 
     plane: tuple[int, ...]
+    """Index along each leading axis (all grid axes before the spatial ones)."""
     region: tuple[slice, ...]
+    """Slices of the spatial axes (ZYX or YX) that the tile covers."""
     mask: np.ndarray
+    """Structures' numbers, 0 for background; shape of the region, uint8."""
     probabilities: np.ndarray | None
+    """Float32, (classes, *region); None unless asked for."""
     done: int
     total: int
+    """Tiles done and in all."""
 
     @property
     def index(self) -> tuple[int | slice, ...]:

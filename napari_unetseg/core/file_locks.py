@@ -54,23 +54,16 @@ def _machine() -> str:
 
 @dataclass(frozen=True, slots=True)
 class LockOwner:
-    """The owner of a lock.
-
-    Attributes
-    ----------
-    process, host, machine
-        Process id, computer name, and unique id of the computer.
-    since
-        When it took the lock, seconds since 1970.
-    token
-        Unique id of this lock.
-    """
+    """The owner of a lock."""
 
     process: int = 0
     host: str = ""
     machine: str = ""
+    """Process id, computer name, and unique id of the computer."""
     since: float = 0.0
+    """When it took the lock, seconds since 1970."""
     token: str = ""
+    """Unique id of this lock."""
 
     @property
     def is_here(self) -> bool:

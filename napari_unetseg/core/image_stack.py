@@ -303,29 +303,21 @@ class Normalization:
     Both are percentiles (1 and 99.8) of the training images, stored in the model. An image of
     another exposure, or with ``per_image`` every image, is scaled by its own percentiles: see
     `exposure`. All planes and tiles of an image are scaled alike.
-
-    Attributes
-    ----------
-    low, high, fill
-        The 1, 99.8 and 50 percentile of each channel.
-    per_image
-        Every image is scaled by its own percentiles.
-    keep
-        Images of another exposure are scaled by ``low`` and ``high`` too.
-    profiles
-        Intensity distribution of each channel in the training images; empty in older files.
-    padding
-        Of one image: value of padded pixels in each channel, which are replaced by background; NaN
-        without any.
     """
 
     low: tuple[float, ...]
     high: tuple[float, ...]
     fill: tuple[float, ...]
+    """The 1, 99.8 and 50 percentile of each channel."""
     per_image: bool = False
+    """Every image is scaled by its own percentiles."""
     keep: bool = False
+    """Images of another exposure are scaled by ``low`` and ``high`` too."""
     profiles: tuple[Profile, ...] = ()
+    """Intensity distribution of each channel in the training images; empty in older files."""
     padding: tuple[float, ...] = ()
+    """Of one image: value of padded pixels in each channel, which are replaced by background; NaN
+    without any."""
 
     @classmethod
     def _pooled(cls, stacks: Sequence[Stack], each: Sequence[Sequence[Intensities]]) -> Self:

@@ -36,25 +36,17 @@ Piece = tuple[np.ndarray, Sequence[np.ndarray]]
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Intensity distribution of a channel, independent of gain and offset.
-
-    Attributes
-    ----------
-    contrast
-        Range (1 to 99.8 percentile) in standard deviations of the noise.
-    shape
-        The percentiles of `SHAPE_PERCENTILES`, as fractions of the range.
-    bottom, top
-        Fractions of the pixels with the smallest and the largest value.
-    levels
-        Grey levels in the range.
-    """
+    """Intensity distribution of a channel, independent of gain and offset."""
 
     contrast: float
+    """Range (1 to 99.8 percentile) in standard deviations of the noise."""
     shape: tuple[float, ...]
+    """The percentiles of `SHAPE_PERCENTILES`, as fractions of the range."""
     bottom: float
     top: float
+    """Fractions of the pixels with the smallest and the largest value."""
     levels: int
+    """Grey levels in the range."""
 
     @classmethod
     def typical(cls, profiles: Sequence[Profile]) -> Self:
@@ -86,30 +78,21 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Intensities:
-    """Measured intensities of a channel.
-
-    Attributes
-    ----------
-    low, high, median
-        The 1, 99.8 and 50 percentile.
-    smallest, largest
-        The extreme values.
-    noise
-        Standard deviation of the noise.
-    profile
-        Their distribution.
-    padding
-        Fill value of registration or stitching, excluded from all others; NaN without one.
-    """
+    """Measured intensities of a channel."""
 
     low: float
     high: float
     median: float
+    """The 1, 99.8 and 50 percentile."""
     smallest: float
     largest: float
+    """The extreme values."""
     noise: float
+    """Standard deviation of the noise."""
     profile: Profile
+    """Their distribution."""
     padding: float = math.nan
+    """Fill value of registration or stitching, excluded from all others; NaN without one."""
 
     @property
     def width(self) -> float:

@@ -42,18 +42,12 @@ class Appearance(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LabelAppearance:
-    """Appearance of a label image.
-
-    Attributes
-    ----------
-    appearance
-        Kind of content.
-    threshold
-        A whole number halfway between its two most frequent values that lie far from each other.
-    """
+    """Appearance of a label image."""
 
     appearance: Appearance = Appearance.LABELS
+    """Kind of content."""
     threshold: float = 0.0
+    """A whole number halfway between its two most frequent values that lie far from each other."""
 
 
 def classify_labels(

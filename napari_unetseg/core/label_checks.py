@@ -36,44 +36,29 @@ Index = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class LabelValues:
-    """Values of a label image.
-
-    Attributes
-    ----------
-    name, kind
-        Name for sentences, and meaning of the values.
-    counts
-        Voxels of each value but the one that means "not labelled".
-    missing
-        Voxels that are NaN, which means "not labelled" too.
-    look
-        Its appearance.
-    """
+    """Values of a label image."""
 
     name: str
     kind: LabelKind
+    """Name for sentences, and meaning of the values."""
     counts: Mapping[int, int]
+    """Voxels of each value but the one that means "not labelled"."""
     missing: int
+    """Voxels that are NaN, which means "not labelled" too."""
     look: LabelAppearance
+    """Its appearance."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlaneValues:
-    """Values of a plane (Y, X) of a label image.
-
-    Attributes
-    ----------
-    counts
-        Voxels of each value; NaN is not counted.
-    size
-        All voxels.
-    digest
-        Hash of dtype and bytes.
-    """
+    """Values of a plane (Y, X) of a label image."""
 
     counts: Mapping[int, int]
+    """Voxels of each value; NaN is not counted."""
     size: int
+    """All voxels."""
     digest: bytes
+    """Hash of dtype and bytes."""
 
 
 def count_planes(

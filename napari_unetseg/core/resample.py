@@ -30,17 +30,12 @@ class Resampling:
     """Grids of a plane or volume and of its resampled version.
 
     Down-sampling blurs with a Gaussian first, as scikit-image does; interpolation is linear.
-
-    Attributes
-    ----------
-    shape
-        Spatial shape of the image, ZYX or YX.
-    factors
-        Size of a resampled voxel along each axis, in voxels of the image.
     """
 
     shape: tuple[int, ...]
+    """Spatial shape of the image, ZYX or YX."""
     factors: tuple[float, ...]
+    """Size of a resampled voxel along each axis, in voxels of the image."""
 
     @property
     def resampled(self) -> tuple[int, ...]:

@@ -28,46 +28,32 @@ Counted = dict[Index, PlaneValues]
 
 @dataclass(frozen=True, slots=True)
 class SplitPlane:
-    """A labelled plane or volume, split into what trains and what validates.
-
-    Attributes
-    ----------
-    plane, fraction
-        The plane as it is trained on, and the share of its blocks that validates there.
-    train, validate, blocks
-        With the wanted share, whether or not it is used: labelled voxels of each class on either
-        side, int64, and the number of validating blocks.
-    """
+    """A labelled plane or volume, split into what trains and what validates."""
 
     plane: LabelledPlane
     fraction: float
+    """The plane as it is trained on, and the share of its blocks that validates there."""
     train: np.ndarray
     validate: np.ndarray
     blocks: int
+    """With the wanted share, whether or not it is used: labelled voxels of each class on either
+    side, int64, and the number of validating blocks."""
 
 
 @dataclass(slots=True, eq=False)
 class ReadPair:
-    """An annotated image with its labelled planes.
-
-    Attributes
-    ----------
-    pair, number
-        The annotated image, and its number among those that train together.
-    fingerprint
-        Hash of the image's pixels.
-    labels, corrections
-        Values of each plane (Y, X) of either.
-    planes
-        The planes or volumes that hold labels, by their index.
-    """
+    """An annotated image with its labelled planes."""
 
     pair: AnnotatedImage
     number: int
+    """The annotated image, and its number among those that train together."""
     fingerprint: str
+    """Hash of the image's pixels."""
     labels: Counted
     corrections: Counted
+    """Values of each plane (Y, X) of either."""
     planes: dict[Index, SplitPlane] = field(default_factory=dict)
+    """The planes or volumes that hold labels, by their index."""
 
     def values(self, *, classify: bool) -> LabelValues:
         """Checked values of the labels; see `read_values`."""

@@ -27,22 +27,15 @@ WINDOW_DEEP = 32
 
 @dataclass(slots=True, eq=False)
 class WindowGrid:
-    """Windows and regions of one image.
-
-    Attributes
-    ----------
-    shape, leading
-        Spatial shape, and shape of the leading axes.
-    region
-        Shape of a region.
-    windows
-        The windows of a plane or volume, which cover it once.
-    """
+    """Windows and regions of one image."""
 
     shape: tuple[int, ...]
     leading: tuple[int, ...]
+    """Spatial shape, and shape of the leading axes."""
     region: tuple[int, ...]
+    """Shape of a region."""
     windows: list[Region] = field(default_factory=list)
+    """The windows of a plane or volume, which cover it once."""
 
     @classmethod
     def of(cls, stack: Stack, dims: int) -> Self:

@@ -81,24 +81,16 @@ class QueryImage:
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """A suggested region.
-
-    Attributes
-    ----------
-    image
-        Index into the images.
-    plane
-        Index along each leading axis.
-    region
-        A slice for each spatial axis, YX or ZYX.
-    score
-        Estimated value, comparable only within a query.
-    """
+    """A suggested region."""
 
     image: int
+    """Index into the images."""
     plane: Plane
+    """Index along each leading axis."""
     region: Region
+    """A slice for each spatial axis, YX or ZYX."""
     score: float
+    """Estimated value, comparable only within a query."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,24 +204,16 @@ def _grown(array: np.ndarray, axis: int, more: int) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """Tiling of any region of a plane or volume, independent of the region's place.
-
-    Attributes
-    ----------
-    shape
-        Spatial shape, YX or ZYX.
-    edges
-        Edges of a tile along each axis: of its core, or of all of it where tiles overlap.
-    blended
-        Whether tiles overlap and are blended.
-    reach
-        The network.
-    """
+    """Tiling of any region of a plane or volume, independent of the region's place."""
 
     shape: tuple[int, ...]
+    """Spatial shape, YX or ZYX."""
     edges: tuple[int, ...]
+    """Edges of a tile along each axis: of its core, or of all of it where tiles overlap."""
     blended: bool
+    """Whether tiles overlap and are blended."""
     reach: Reach
+    """The network."""
 
     @classmethod
     def plan(cls, shape: tuple[int, ...], reach: Reach, edge: int, *, blended: bool) -> Self:

@@ -36,25 +36,17 @@ SAME = 0.01
 
 @dataclass(frozen=True, slots=True)
 class FolderPairs:
-    """The annotated images of two folders.
-
-    Attributes
-    ----------
-    pairs
-        In the order of their stems.
-    skipped
-        Images without labels.
-    unused
-        Labels without an image.
-    notes
-        What people should know of how files were paired and read, a sentence each; also that
-        labels say other pixel sizes than their image.
-    """
+    """The annotated images of two folders."""
 
     pairs: list[AnnotatedImage]
+    """In the order of their stems."""
     skipped: list[Path]
+    """Images without labels."""
     unused: list[Path]
+    """Labels without an image."""
     notes: tuple[str, ...] = ()
+    """What people should know of how files were paired and read, a sentence each; also that labels
+    say other pixel sizes than their image."""
 
 
 def images_by_stem(paths: Iterable[str | Path]) -> dict[str, Path]:

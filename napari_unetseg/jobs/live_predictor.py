@@ -211,30 +211,20 @@ def mask_of(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ViewportTask:
-    """Prediction of the viewport and neighbouring planes, while nothing else runs.
-
-    Attributes
-    ----------
-    model
-        The model.
-    screen
-        The current viewport; another one cancels the mask in progress.
-    device
-        As in `PredictSettings`.
-    done
-        Planes that are predicted already.
-    ahead
-        Neighbours on either side, along the last leading axis.
-    ranges
-        Cached normalisations.
-    """
+    """Prediction of the viewport and neighbouring planes, while nothing else runs."""
 
     model: Model
+    """The model."""
     screen: ViewportState
+    """The current viewport; another one cancels the mask in progress."""
     device: str
+    """As in `PredictSettings`."""
     done: frozenset[tuple[int, ...]]
+    """Planes that are predicted already."""
     ahead: int = 2
+    """Neighbours on either side, along the last leading axis."""
     ranges: ImageRanges = field(default_factory=ImageRanges)
+    """Cached normalisations."""
 
     def __call__(self, control: JobControl) -> Generator[Event, None, None]:
         """Yield masks until all neighbours are done, or another image is chosen."""

@@ -24,26 +24,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainTask:
-    """Training with live prediction of the viewport.
-
-    Attributes
-    ----------
-    pairs, settings, structures
-        As `napari_unetseg.training.train.train_events` takes them.
-    model
-        The initial model; None for a new one.
-    screen
-        The current viewport; without one nothing is predicted.
-    checkpoint
-        As `train_events` takes it; for local training.
-    """
+    """Training with live prediction of the viewport."""
 
     pairs: Sequence[AnnotatedImage]
     settings: TrainSettings
     structures: Sequence[Structure]
+    """As `napari_unetseg.training.train.train_events` takes them."""
     model: Model | None
+    """The initial model; None for a new one."""
     screen: ViewportState
+    """The current viewport; without one nothing is predicted."""
     checkpoint: CheckpointFile | None = None
+    """As `train_events` takes it; for local training."""
 
     def __call__(self, control: JobControl) -> Generator[Event, None, Model]:
         """Yield the events of the training, and masks between them; return the model."""

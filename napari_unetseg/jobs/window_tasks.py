@@ -6,7 +6,7 @@ PyTorch is imported inside the functions, so that opening the dock needs none.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -70,31 +70,21 @@ class LabelledFolder(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainWork:
-    """Training on snapshots of layers and on folders, with live prediction.
-
-    Attributes
-    ----------
-    snapshots
-        Annotated layers; newer ones may come through the control.
-    folders
-        Sources on disk, opened in the worker.
-    settings, structures
-        As `napari_unetseg.training.train.train_events` takes them.
-    model
-        The initial model, unless the settings need another network; None for a new one.
-    screen
-        The current viewport.
-    computer
-        Address of a remote worker; empty for local training.
-    """
+    """Training on snapshots of layers and on folders, with live prediction."""
 
     snapshots: Sequence[AnnotatedSource]
+    """Annotated layers; newer ones may come through the control."""
     folders: Sequence[LabelledFolder]
+    """Sources on disk, opened in the worker."""
     settings: TrainSettings
     structures: Sequence[Structure]
+    """As `napari_unetseg.training.train.train_events` takes them."""
     model: Model | None
+    """The initial model, unless the settings need another network; None for a new one."""
     screen: ViewportState
+    """The current viewport."""
     computer: str = ""
+    """Address of a remote worker; empty for local training."""
 
     def __call__(self, control: JobControl) -> Generator[Event, None, Model]:
         """Yield the events of the training, and masks between them; return the model."""
@@ -175,56 +165,21 @@ class TidyWork:
         return out
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ExportWork:
-    """Export of a mask of a stack's grid with its voxel size; returns the paths."""
+def at_once(call: Callable[[], Any]) -> Callable[[JobControl], Events]:
+    """A job of one call, which tells no progress; it returns what the call returns."""
 
-    mask: np.ndarray
-    stack: Stack
-    path: Path
-    structures: Sequence[Structure]
-
-    def __call__(self, control: JobControl) -> Events:  # noqa: ARG002 - as every job has it
-        """Return the paths that were written."""
-        from napari_unetseg.io.write_masks import write_mask
-
+    def work(_: JobControl) -> Events:
         yield JobProgress(0.0)
-        objects = self.mask.dtype != np.uint8
-        return write_mask(
-            self.path,
-            self.mask,
-            axes=self.stack.grid_axes,
-            spacing=self.stack.grid_spacing,
-            units=self.stack.grid_units,
-            names=None if objects else {s.number: s.name for s in self.structures},
-        )
+        return call()
+
+    return work
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LoadWork:
-    """Reads a model file."""
+def read_model(path: Path) -> Model:
+    """Read a model file, in the worker: it imports PyTorch."""
+    from napari_unetseg.models.model import load_model
 
-    path: Path
-
-    def __call__(self, control: JobControl) -> Events:  # noqa: ARG002 - as every job has it
-        """Return the model."""
-        from napari_unetseg.models.model import load_model
-
-        yield JobProgress(0.0)
-        return load_model(self.path)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SaveWork:
-    """Writes a model file; returns its path."""
-
-    model: Model
-    path: Path
-
-    def __call__(self, control: JobControl) -> Events:  # noqa: ARG002 - as every job has it
-        """Return the path that was written."""
-        yield JobProgress(0.0)
-        return self.model.save(self.path)
+    return load_model(path)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -235,8 +190,6 @@ class OpenWork:
 
     def __call__(self, control: JobControl) -> Events:  # noqa: ARG002 - as every job has it
         """Return the project, its models by name, and what could not be read, in sentences."""
-        from napari_unetseg.models.model import load_model
-
         yield JobProgress(0.0)
         project = Project.open(self.folder)
         models, lost = [], []
@@ -247,7 +200,7 @@ class OpenWork:
             try:
                 if not name.isalnum():
                     raise UserError("A model of the project has no name.")
-                models.append((str(each["name"]), load_model(path)))
+                models.append((str(each["name"]), read_model(path)))
             except (UserError, KeyError) as error:
                 lost.append(str(error))
             yield JobProgress(len(models) / len(listed))
@@ -255,46 +208,23 @@ class OpenWork:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CopyWork:
-    """Copies a project to another folder; returns the copy, open."""
-
-    project: Project
-    folder: Path
-
-    def __call__(self, control: JobControl) -> Events:  # noqa: ARG002 - as every job has it
-        """Return the copy."""
-        yield JobProgress(0.0)
-        return self.project.save_as(self.folder)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class BatchWork:
-    """Prediction of many images into files.
-
-    Attributes
-    ----------
-    model
-        The model.
-    images, stacks
-        Images by output name; open ones by their paths.
-    how, measure
-        Output format and place; whether to write object tables.
-    device
-        As in `PredictSettings`.
-    keep
-        Skip images with existing masks.
-    match_spacing
-        As in `PredictSettings`.
-    """
+    """Prediction of many images into files."""
 
     model: Model
+    """The model."""
     images: Mapping[str, Path]
     stacks: Mapping[Path, Stack]
+    """Images by output name; open ones by their paths."""
     how: Saving
     measure: bool
+    """Output format and place; whether to write object tables."""
     device: str
+    """As in `PredictSettings`."""
     keep: bool = False
+    """Skip images with existing masks."""
     match_spacing: MatchSpacing = False
+    """As in `PredictSettings`."""
 
     def __call__(self, control: JobControl) -> Events:
         """Return the result of each processed image."""

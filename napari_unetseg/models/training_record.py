@@ -19,22 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AutoSetting:
-    """An automatically chosen setting.
-
-    Attributes
-    ----------
-    name, value
-        As displayed, such as ``Patch`` and ``128 × 128``.
-    reason
-        Why, in a few words.
-    setting
-        The field of `TrainSettings` that overrides it; empty without one.
-    """
+    """An automatically chosen setting."""
 
     name: str
     value: str
+    """As displayed, such as ``Patch`` and ``128 × 128``."""
     reason: str
+    """Why, in a few words."""
     setting: str
+    """The field of `TrainSettings` that overrides it; empty without one."""
 
 
 class _Record(BaseModel):

@@ -170,21 +170,14 @@ OFFER = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedSpacing:
-    """An image at the voxel size for prediction.
-
-    Attributes
-    ----------
-    seen
-        The image as the network sees it.
-    resampling
-        From its own voxels to those; None where they are the same.
-    notice
-        About the sizes of image and model.
-    """
+    """An image at the voxel size for prediction."""
 
     seen: Stack
+    """The image as the network sees it."""
     resampling: Resampling | None = None
+    """From its own voxels to those; None where they are the same."""
     notice: OtherSpacing | None = None
+    """About the sizes of image and model."""
 
 
 def fit_spacing(model: Model, stack: Stack, *, match: MatchSpacing) -> FittedSpacing:

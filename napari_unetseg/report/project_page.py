@@ -64,26 +64,18 @@ class ReportImage:
 
 @dataclass(eq=False)
 class Facts:
-    """Content of a page.
-
-    Attributes
-    ----------
-    title
-        Its heading.
-    images, structures, model
-        Annotated images, structures, and the current model if any.
-    seconds
-        Annotation time.
-    lost
-        Sentences about unreadable parts.
-    """
+    """Content of a page."""
 
     title: str
+    """Its heading."""
     images: list[ReportImage]
     structures: list[Structure]
     model: Model | None
+    """Annotated images, structures, and the current model if any."""
     seconds: float
+    """Annotation time."""
     lost: list[str]
+    """Sentences about unreadable parts."""
 
 
 class _Said:

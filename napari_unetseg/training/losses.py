@@ -46,28 +46,19 @@ Means = dict[str, tuple[float, Mean]]
 
 @dataclass(frozen=True)
 class LossInputs:
-    """What a loss term is computed from, on one device.
-
-    Attributes
-    ----------
-    images
-        (N, C, *spatial) float32, augmented.
-    logits
-        (N, K, *spatial); K = 1 for background and one structure.
-    targets
-        (N, *spatial) uint8 class indices, `IGNORE_INDEX` where nothing is labelled.
-    class_weights
-        (classes,) weight of each class, or None.
-    distilled
-        Logits of the network and of the earlier model, and targets with `distillation.HELD_OUT`, of
-        those samples that are distilled; None where there are none.
-    """
+    """What a loss term is computed from, on one device."""
 
     images: Tensor
+    """(N, C, *spatial) float32, augmented."""
     logits: Tensor
+    """(N, K, *spatial); K = 1 for background and one structure."""
     targets: Tensor
+    """(N, *spatial) uint8 class indices, `IGNORE_INDEX` where nothing is labelled."""
     class_weights: Tensor | None = None
+    """(classes,) weight of each class, or None."""
     distilled: tuple[Tensor, Tensor, Tensor] | None = None
+    """Logits of the network and of the earlier model, and targets with `distillation.HELD_OUT`, of
+    those samples that are distilled; None where there are none."""
 
     @cached_property
     def labelled(self) -> tuple[Tensor, Tensor, Tensor]:

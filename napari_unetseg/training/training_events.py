@@ -85,28 +85,19 @@ class EpochDone(Event):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelImproved(Event):
-    """A better model, to be shown from now on.
-
-    Attributes
-    ----------
-    model
-        A whole model, ready to predict; its history ends with the current training.
-    scores
-        Its scores on the validation blocks, None without any.
-    seconds
-        Time since the start of the training.
-    step
-        Steps done.
-    before
-        Scores, on the same labels, of the model that it replaces: the initial model, or the one
-        shown when newer labels came. None without such a model or score.
-    """
+    """A better model, to be shown from now on."""
 
     model: Model
+    """A whole model, ready to predict; its history ends with the current training."""
     scores: Scores | None
+    """Its scores on the validation blocks, None without any."""
     seconds: float
+    """Time since the start of the training."""
     step: int = 0
+    """Steps done."""
     before: Scores | None = None
+    """Scores, on the same labels, of the model that it replaces: the initial model, or the one
+    shown when newer labels came. None without such a model or score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,31 +149,20 @@ class StartedFrom(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TrainingDone(Event):
-    """The last event of a training.
-
-    Attributes
-    ----------
-    outcome
-        Why it ended.
-    reason
-        The same as a sentence for people.
-    scores
-        Scores of the returned model, None without validation blocks.
-    epochs, steps
-        How many were done.
-    seconds
-        Time since its start.
-    before
-        As in `ModelImproved`.
-    kept
-        What the training began with, where nothing better was found and it is kept.
-    """
+    """The last event of a training."""
 
     outcome: Outcome
+    """Why it ended."""
     reason: str
+    """The same as a sentence for people."""
     scores: Scores | None
+    """Scores of the returned model, None without validation blocks."""
     epochs: int
     steps: int
+    """How many were done."""
     seconds: float
+    """Time since its start."""
     before: Scores | None = None
+    """As in `ModelImproved`."""
     kept: StartedFrom | None = None
+    """What the training began with, where nothing better was found and it is kept."""

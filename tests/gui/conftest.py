@@ -10,10 +10,10 @@ import pytest
 from gui_parts import TINY, squares, strokes
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from sync_runner import SyncRunner
 from window_parts import Window
 
 from napari_unetseg.gui.plugin import Plugin
-from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.state.user_state import remembered
 
 if TYPE_CHECKING:

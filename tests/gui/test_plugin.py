@@ -15,6 +15,7 @@ import tifffile
 from gui_parts import SIDE, TINY, squares, strokes
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from sync_runner import SyncRunner
 
 from napari_unetseg.core.errors import TrainingError
 from napari_unetseg.core.events import Event, Notice
@@ -22,7 +23,6 @@ from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 from napari_unetseg.data import image_grids
 from napari_unetseg.data.mask_cleanup import TidySettings
 from napari_unetseg.gui.plugin import Plugin
-from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.preferences import Preferences
 from napari_unetseg.gui.state.session import Level, Mode

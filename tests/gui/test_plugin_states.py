@@ -25,6 +25,7 @@ from napari.layers import Image, Labels, Shapes
 from project_parts import kill
 from said_parts import Oracle, said_of
 from scipy import ndimage
+from sync_runner import SyncRunner
 
 from napari_unetseg.annotations.annotation_store import ImageAnnotations, LabelSource
 from napari_unetseg.annotations.sparse_array import whole
@@ -34,7 +35,6 @@ from napari_unetseg.gui.features import training
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services import annotations as annotation_service
 from napari_unetseg.gui.services.annotation_snapshot import take_snapshots
-from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.state.session import Level, Mode, ModelEntry
 from napari_unetseg.io.project import locations
 from napari_unetseg.io.project.project import Project

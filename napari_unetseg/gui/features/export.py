@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.state.session import JobKind, Level
-from napari_unetseg.jobs.window_tasks import ExportWork
+from napari_unetseg.io.write_masks import write_mask
+from napari_unetseg.jobs.window_tasks import at_once
 
 if TYPE_CHECKING:
     from napari.layers import Labels
@@ -42,8 +46,18 @@ class Export:
             stack = self._sources.stack()
             self._alignment.check_mask(layer)
             mask = napari_layers.mask_of(self._session.image, layer)
-            work = ExportWork(mask, stack, path, self._session.structures)
-            self._jobs.start(JobKind.EXPORT, f"Writing {path.name}", work, self._on_written)
+            objects = mask.dtype != np.uint8
+            write = partial(
+                write_mask,
+                path,
+                mask,
+                axes=stack.grid_axes,
+                spacing=stack.grid_spacing,
+                units=stack.grid_units,
+                names=None if objects else {s.number: s.name for s in self._session.structures},
+            )
+            text = f"Writing {path.name}"
+            self._jobs.start(JobKind.EXPORT, text, at_once(write), self._on_written)
 
     def _on_written(self, paths: list[Path]) -> None:
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""

@@ -11,7 +11,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.state.session import JobKind, Level, ModelEntry
-from napari_unetseg.jobs.window_tasks import LoadWork, SaveWork
+from napari_unetseg.jobs.window_tasks import at_once, read_model
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.services.job_manager import JobManager
@@ -44,7 +44,7 @@ class ModelHistory:
             if entry is None:
                 raise UserError(messages.NO_MODEL)
             done = partial(self._on_saved, entry)
-            work = SaveWork(entry.model, path)
+            work = at_once(partial(entry.model.save, path))
             self._jobs.start(JobKind.MODEL, f"Saving {path.name}", work, done)
 
     def _on_saved(self, entry: ModelEntry, path: Path) -> None:
@@ -58,7 +58,8 @@ class ModelHistory:
         with refusing(self._session):
             self._jobs.check_free()
             done = partial(self._on_loaded, path)
-            self._jobs.start(JobKind.MODEL, f"Loading {path.name}", LoadWork(path), done)
+            work = at_once(partial(read_model, path))
+            self._jobs.start(JobKind.MODEL, f"Loading {path.name}", work, done)
 
     def _on_loaded(self, path: Path, model: Model) -> None:
         names = {s.number: s.name for s in model.classes.structures}

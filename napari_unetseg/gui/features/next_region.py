@@ -23,7 +23,7 @@ from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.refusal import complain, refusing
-from napari_unetseg.gui.state.session import Source
+from napari_unetseg.gui.state.session import ImageSource
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -207,7 +207,7 @@ class NextRegion:
             self._session.say(messages.LOOKING)
         self._runner.query(question, answer, about="look")
 
-    def _query_for(self, kind: str, model: Model) -> tuple[RegionQuery, list[Source]]:
+    def _query_for(self, kind: str, model: Model) -> tuple[RegionQuery, list[ImageSource]]:
         """What is known of the images so far; begun anew when other images are open."""
         from napari_unetseg.inference.query_strategy import RegionQuery
 
@@ -218,7 +218,7 @@ class NextRegion:
             self._queries[kind] = (key, RegionQuery(images, model.dims))
         return self._queries[kind][1], sources
 
-    def _query_image(self, source: Source) -> QueryImage:
+    def _query_image(self, source: ImageSource) -> QueryImage:
         from napari_unetseg.inference.query_strategy import QueryImage
 
         stack = napari_layers.stack_of(source.image, source.channels)
@@ -240,14 +240,14 @@ class NextRegion:
 
         return QueryImage(stack, labelled)
 
-    def _fits(self, source: Source, model: Model) -> bool:
+    def _fits(self, source: ImageSource, model: Model) -> bool:
         try:
             model.check_image(napari_layers.stack_of(source.image, source.channels))
         except UserError:
             return False
         return True
 
-    def _sources(self) -> list[Source]:
+    def _sources(self) -> list[ImageSource]:
         """Images in the viewer; what is or may be a channel of another is none."""
         sources = [s for s in self._session.sources if s.used and not s.on_disk]
         channels = {id(c) for s in sources for c in s.channels}
@@ -259,7 +259,7 @@ class NextRegion:
             if id(image) not in known
             and not any(napari_layers.same_picture(image, s.image) for s in found)
         ]
-        return [*found, *(Source(image) for image in others)]
+        return [*found, *(ImageSource(image) for image in others)]
 
     def _wanted_model(self) -> Model:
         model = self._session.newest_model
@@ -276,7 +276,7 @@ class NextRegion:
             raise UserError(messages.NO_OTHER_MODEL)
         return earlier[-1]
 
-    def _layers_of(self, source: Source | None) -> list[Any]:
+    def _layers_of(self, source: ImageSource | None) -> list[Any]:
         if source is None:
             return []
         prediction = self._masks.predictions.get(source.image)

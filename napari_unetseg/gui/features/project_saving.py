@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from napari_unetseg.gui.services.report_work import ReportWork
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.state.session import JobKind, Level
-from napari_unetseg.jobs.window_tasks import CopyWork
+from napari_unetseg.jobs.window_tasks import at_once
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.services.job_manager import JobManager
@@ -33,7 +34,7 @@ class ProjectSaving:
             self._jobs.check_free()
             project = self._store.begin(anew=True)
             if project is not None:
-                work = CopyWork(project, folder)
+                work = at_once(partial(project.save_as, folder))
                 self._jobs.start(JobKind.MODEL, f"Saving {folder.name}", work, self._on_copied)
 
     def _on_copied(self, copy: Project) -> None:

@@ -24,7 +24,7 @@ from napari_unetseg.gui import layers as napari_layers
 if TYPE_CHECKING:
     from napari_unetseg.annotations.sparse_array import Region
     from napari_unetseg.core.image_stack import Stack
-    from napari_unetseg.gui.state.session import Source
+    from napari_unetseg.gui.state.session import ImageSource
 
 Pairs = tuple[AnnotatedImage, ...]
 
@@ -111,7 +111,7 @@ class Snapshot:
 
 
 def take_snapshots(
-    sources: Sequence[Source],
+    sources: Sequence[ImageSource],
     by_image: Mapping[Any, ImageAnnotations],
     newer: Mapping[Any, Sequence[Region]] | None = None,
     before: Iterable[Snapshot] = (),
@@ -150,7 +150,10 @@ def take_snapshots(
 
 
 def _snapshot(
-    source: Source, annotated: ImageAnnotations | None, newer: tuple[Region, ...], complete: bool
+    source: ImageSource,
+    annotated: ImageAnnotations | None,
+    newer: tuple[Region, ...],
+    complete: bool,
 ) -> Snapshot | None:
     stack = napari_layers.stack_of(source.image, source.channels)
     annotated = annotated or ImageAnnotations(stack.grid_shape)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.layers import Strokes
     from napari_unetseg.gui.services.job_runner import Runner
     from napari_unetseg.gui.state.app_events import AppEvents
-    from napari_unetseg.gui.state.session import Session, Source
+    from napari_unetseg.gui.state.session import ImageSource, Session
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class Annotations:
             else:
                 self.strokes[image] = self._follow(image, source, annotated)
 
-    def _follow(self, image: Any, source: Source, annotated: ImageAnnotations) -> Strokes:
+    def _follow(self, image: Any, source: ImageSource, annotated: ImageAnnotations) -> Strokes:
         """Listen to an annotation layer; one that was there before goes on where it was."""
         grid, away = annotated.grid(LabelSource.STROKES), annotated.strokes_disabled
         known = self.known_labels.get(source.labels) is grid and grid.dtype == source.labels.dtype
@@ -131,7 +131,7 @@ class Annotations:
             strokes.look_again()
         return strokes
 
-    def _follow_kind(self, image: Any, source: Source, annotated: ImageAnnotations) -> None:
+    def _follow_kind(self, image: Any, source: ImageSource, annotated: ImageAnnotations) -> None:
         if annotated.kind != source.kind:
             annotated.kind = source.kind
             self._events.label_kind_changed.emit(image)
@@ -197,5 +197,5 @@ class Annotations:
             strokes.end()
 
 
-def _serves(strokes: Strokes, source: Source | None) -> bool:
+def _serves(strokes: Strokes, source: ImageSource | None) -> bool:
     return source is not None and strokes.layer is source.labels

@@ -19,7 +19,7 @@ from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.services.label_problems import describe_appearance, is_grey, remedies_of
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.refusal import refusing
-from napari_unetseg.gui.state.session import Level, Session, Source
+from napari_unetseg.gui.state.session import ImageSource, Level, Session
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -157,7 +157,7 @@ class ImageSources:
             return
         source = session.source()
         if source is None:
-            session.put_source(Source(image))
+            session.put_source(ImageSource(image))
         with refusing(self._session):
             self.stack()
         if session.settings.dims == 3 and not self.has_volumes():
@@ -306,14 +306,14 @@ class ImageSources:
         self, images: Path, labels: Path, kind: LabelKind, threshold: float | None = None
     ) -> None:
         """Train on a folder of images and a folder of labels too; they pair by their stem."""
-        self._session.put_source(Source(images, labels, kind, threshold=threshold))
+        self._session.put_source(ImageSource(images, labels, kind, threshold=threshold))
 
-    def use_source(self, source: Source, used: bool) -> None:
+    def use_source(self, source: ImageSource, used: bool) -> None:
         """Use a source for training or not."""
         changed = replace(source, used=used)
         self._session.sources = tuple(changed if s is source else s for s in self._session.sources)
 
-    def remove_source(self, source: Source) -> None:
+    def remove_source(self, source: ImageSource) -> None:
         """Take a source out of the training; its layers and files stay."""
         if source.image is self._session.image:
             self.choose_labels(None)

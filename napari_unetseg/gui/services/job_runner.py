@@ -1,8 +1,7 @@
 """Job threads, whose events are delivered to the GUI thread.
 
 A job is a generator function of events. `ThreadRunner` runs it in a worker thread; its `pump` is
-called by a timer of the GUI thread and calls the job's callbacks there. `SyncRunner` does the
-same at once, for tests and scripts.
+called by a timer of the GUI thread and calls the job's callbacks there.
 """
 
 from __future__ import annotations
@@ -331,54 +330,6 @@ class ThreadRunner:
             if one is not None:
                 one.join(seconds)
         return ended and not any(one is not None and one.is_alive() for one in threads)
-
-
-class SyncRunner:
-    """Runs everything at once in the calling thread."""
-
-    def __init__(self) -> None:
-        self.busy = False
-
-    def start(self, job: Job) -> None:
-        """Run a job to its end; callbacks are called on the way."""
-        self.busy = True
-        try:
-            result = finish(job.work(job.control), job.on_event)
-        except Exception as error:  # noqa: BLE001 - as in a thread
-            self.busy = False
-            job.on_error(error)
-        else:
-            self.busy = False
-            job.on_done(result)
-
-    def query(
-        self,
-        query: Query,
-        on_answer: OnDone,
-        on_error: OnError | None = None,
-        *,
-        about: str = "",  # noqa: ARG002 - as every runner has it
-    ) -> None:
-        """Answer at once; without ``on_error`` an error is the caller's."""
-        try:
-            answer = query()
-        except Exception as error:
-            if on_error is None:
-                raise
-            on_error(error)
-        else:
-            on_answer(answer)
-
-    def background(self, task: Query, on_done: OnDone, on_error: OnError) -> None:
-        """Run a task at once."""
-        self.query(task, on_done, on_error)
-
-    def pump(self) -> None:
-        """Nothing ever waits."""
-
-    def close(self, seconds: float = 10.0) -> bool:  # noqa: ARG002 - as every runner has it
-        """Nothing ever runs."""
-        return True
 
 
 def _log(error: BaseException) -> None:

@@ -20,22 +20,15 @@ FOLDER_FILES = 3
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """Labels that can be made of others.
-
-    Attributes
-    ----------
-    text, tip
-        Of its button.
-    kind
-        What the values of the labels mean that are made.
-    make
-        From a plane of the labels, any integers, to one of those, uint8.
-    """
+    """Labels that can be made of others."""
 
     text: str
     tip: str
+    """Of its button."""
     kind: LabelKind
+    """What the values of the labels mean that are made."""
     make: Callable[[np.ndarray], np.ndarray]
+    """From a plane of the labels, any integers, to one of those, uint8."""
 
 
 def remedies_of(

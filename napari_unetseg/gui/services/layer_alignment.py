@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.mask_layers import MaskLayers
     from napari_unetseg.gui.services.undo_stack import UndoStack
     from napari_unetseg.gui.state.app_events import AppEvents
-    from napari_unetseg.gui.state.session import Session, Source
+    from napari_unetseg.gui.state.session import ImageSource, Session
 
 MOVES, TELLS = (*PLACE, "data"), ("visible", "name")
 """What changes where a layer lies, and what of it changes what is said."""
@@ -74,7 +74,7 @@ class LayerAlignment:
 
     # -- what trains ---------------------------------------------------------------------------
 
-    def misplaced(self) -> tuple[Source, str] | None:
+    def misplaced(self) -> tuple[ImageSource, str] | None:
         """A source that trains and a sentence why one of its layers does not lie over its image."""
         for source in self._session.sources:
             if source.used and not source.on_disk:
@@ -156,7 +156,7 @@ class LayerAlignment:
             return None
         return self._among_free(image)
 
-    def _used_with(self, source: Source) -> Iterator[Any]:
+    def _used_with(self, source: ImageSource) -> Iterator[Any]:
         """The layers that count for a source's image, voxel by voxel."""
         yield from source.layers[1:]
         prediction = self._masks.predictions.get(source.image)

@@ -16,7 +16,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind, Structure
 from napari_unetseg.core.settings import TrainSettings
 from napari_unetseg.gui import layers as napari_layers
-from napari_unetseg.gui.state.session import Mode, Source
+from napari_unetseg.gui.state.session import ImageSource, Mode
 from napari_unetseg.io.file_names import as_stored
 from napari_unetseg.io.project.locations import places_of
 
@@ -209,7 +209,7 @@ class Restored:
         self, image: Image, annotated: ImageAnnotations, described: Mapping[str, Any]
     ) -> None:
         session, annotations = self._session, self._annotations
-        source, masked = session.source(image) or Source(image), False
+        source, masked = session.source(image) or ImageSource(image), False
         if annotations.by_image.get(image) is not annotated:
             masked = self._put_away(image, annotated)
             annotations.by_image[image] = annotated

@@ -21,25 +21,13 @@ class RowState(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchRow:
-    """An image of a batch: a file, or a layer that is open.
-
-    Attributes
-    ----------
-    name, path
-        What its mask is called; its file, or for a layer a name that stands for one.
-    layer
-        The open layer; of a file None until it is opened.
-    state, seconds, voxels, objects, unsure, notices, error
-        As `FileDone` has them.
-    mask
-        What `open_stack` takes for its mask.
-    made_by
-        The id of the model that the mask is by, and whether at its pixel size.
-    """
+    """An image of a batch: a file, or a layer that is open."""
 
     name: str
     path: Path
+    """What its mask is called; its file, or for a layer a name that stands for one."""
     layer: Any = None
+    """The open layer; of a file None until it is opened."""
     state: RowState = RowState.WAITING
     seconds: float = 0.0
     voxels: Mapping[int, int] | None = None
@@ -47,5 +35,8 @@ class BatchRow:
     unsure: float | None = None
     notices: tuple[str, ...] = ()
     error: str = ""
+    """As `FileDone` has them."""
     mask: Path | None = None
+    """What `open_stack` takes for its mask."""
     made_by: str = ""
+    """The id of the model that the mask is by, and whether at its pixel size."""

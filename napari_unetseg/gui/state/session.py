@@ -67,7 +67,7 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Source:
+class ImageSource:
     """An image, the layers that are its further channels, and its labels.
 
     ``image`` and ``labels`` are layers, or both are paths of files or folders. ``chosen``: the user
@@ -191,7 +191,7 @@ class Session:
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
 
     image: Any = None
-    sources: tuple[Source, ...] = ()
+    sources: tuple[ImageSource, ...] = ()
     structures: tuple[Structure, ...] = (Structure(1),)
     misfit: Misfit | None = None
     """What does not lie on the grid of the chosen image, though it is, or may be meant, to."""
@@ -256,12 +256,12 @@ class Session:
             return self.improved
         return self.entry.model if self.entry is not None else None
 
-    def source(self, image: Any = None) -> Source | None:
+    def source(self, image: Any = None) -> ImageSource | None:
         """The source of an image layer; of the chosen one by default."""
         image = self.image if image is None else image
         return next((s for s in self.sources if s.image is image and image is not None), None)
 
-    def put_source(self, source: Source) -> None:
+    def put_source(self, source: ImageSource) -> None:
         """Add a source, or replace the one of the same image layer."""
         old = None if source.on_disk else self.source(source.image)
         if old is None:
@@ -271,11 +271,11 @@ class Session:
 
     def change_source(self, **changes: Any) -> None:
         """Change the source of the chosen image."""
-        source = self.source() or Source(self.image)
+        source = self.source() or ImageSource(self.image)
         self.put_source(replace(source, **changes))
 
     @property
-    def training(self) -> tuple[Source, ...]:
+    def training(self) -> tuple[ImageSource, ...]:
         """The sources with labels that a training uses; corrections come on top."""
         return tuple(s for s in self.sources if s.used and s.labels is not None)
 

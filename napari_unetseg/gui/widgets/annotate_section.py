@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.image_sources import ImageSources
     from napari_unetseg.gui.services.label_problems import Remedy
     from napari_unetseg.gui.services.layer_alignment import LayerAlignment
-    from napari_unetseg.gui.state.session import Session, Source
+    from napari_unetseg.gui.state.session import ImageSource, Session
 
 KINDS = {
     LabelKind.STROKES: ("strokes", "0 is not labelled, 255 is background."),
@@ -289,7 +289,7 @@ class Box:
         self.value = value
 
 
-def _source_of(item: QTreeWidgetItem) -> Source:
+def _source_of(item: QTreeWidgetItem) -> ImageSource:
     box: Box = item.data(0, Qt.ItemDataRole.UserRole)
-    source: Source = box.value
+    source: ImageSource = box.value
     return source

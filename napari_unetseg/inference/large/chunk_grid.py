@@ -32,26 +32,18 @@ RESAMPLED_VOXELS = {2: 2048**2, 3: 256**3}
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Chunks of an image, numbered; each is one task and one chunk of the output.
-
-    Attributes
-    ----------
-    shape
-        Grid shape of the image.
-    tile, chunk
-        Edges along the spatial axes (ZYX or YX): of a tile in the voxels that the network sees, of
-        a chunk in the image's.
-    blended
-        Tiles overlap and are blended, since the network's norm depends on the whole input.
-    resampling
-        From the image's voxels to those that the network sees; None where they are the same.
-    """
+    """Chunks of an image, numbered; each is one task and one chunk of the output."""
 
     shape: tuple[int, ...]
+    """Grid shape of the image."""
     tile: tuple[int, ...]
     chunk: tuple[int, ...]
+    """Edges along the spatial axes (ZYX or YX): of a tile in the voxels that the network sees, of a
+    chunk in the image's."""
     blended: bool
+    """Tiles overlap and are blended, since the network's norm depends on the whole input."""
     resampling: Resampling | None = None
+    """From the image's voxels to those that the network sees; None where they are the same."""
 
     @classmethod
     def plan(

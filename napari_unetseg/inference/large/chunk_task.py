@@ -33,21 +33,14 @@ class Read:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predicted:
-    """Output of a chunk.
-
-    Attributes
-    ----------
-    mask
-        Its mask, uint8.
-    probabilities
-        (classes, *spatial) float32, if wanted.
-    unsure
-        Sum of `margin_uncertainty` over its voxels, if wanted.
-    """
+    """Output of a chunk."""
 
     mask: np.ndarray
+    """Its mask, uint8."""
     probabilities: np.ndarray | None
+    """(classes, *spatial) float32, if wanted."""
     unsure: float | None = None
+    """Sum of `margin_uncertainty` over its voxels, if wanted."""
 
 
 class ChunkPredictor:

@@ -35,36 +35,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ChunkJob:
-    """Prediction of one image, as sent to workers.
-
-    Attributes
-    ----------
-    id
-        Its name.
-    models
-        Name of the `Models` that has its model.
-    open_image, image
-        How the image is opened, and where it is.
-    store
-        The folder of the Zarr store that is filled.
-    grid, normalization, settings, probabilities, ome, name
-        As of `OutputPlan` and `PredictSettings`; every worker does the same.
-    version
-        Of the program that began it.
-    """
+    """Prediction of one image, as sent to workers."""
 
     id: str
+    """Its name."""
     models: str
+    """Name of the `Models` that has its model."""
     open_image: Callable[[Path], Stack]
     image: Path
+    """How the image is opened, and where it is."""
     store: Path
+    """The folder of the Zarr store that is filled."""
     grid: Grid
     normalization: Normalization
     settings: PredictSettings
     probabilities: Precision | None
     ome: bool
     name: str
+    """As of `OutputPlan` and `PredictSettings`; every worker does the same."""
     version: str = PROGRAM_VERSION
+    """Of the program that began it."""
 
 
 @dataclass(eq=False)

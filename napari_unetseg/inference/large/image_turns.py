@@ -21,25 +21,17 @@ POLL_SECONDS = 0.3
 
 @dataclass(eq=False)
 class Turn:
-    """An image to process.
-
-    Attributes
-    ----------
-    stem, image
-        Output name, and path.
-    work
-        Its work folder, locked unless one of the following says why not.
-    there
-        Its outputs exist.
-    problem
-        Why it cannot be processed.
-    """
+    """An image to process."""
 
     stem: str
     image: Path
+    """Output name, and path."""
     work: WorkFolder
+    """Its work folder, locked unless one of the following says why not."""
     there: bool = False
+    """Its outputs exist."""
     problem: Exception | None = None
+    """Why it cannot be processed."""
 
 
 class Turns:

@@ -21,24 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """How the masks of images are saved.
-
-    Attributes
-    ----------
-    folder
-        Where; None: each inside its OME-Zarr image.
-    format
-        File format; OME-Zarr where it is inside.
-    probabilities
-        Save them too, with that precision; in TIFFs float32 or float16.
-    overwrite
-        Replace OME-Zarr masks of another model, image or setting.
-    """
+    """How the masks of images are saved."""
 
     folder: Path | None
+    """Where; None: each inside its OME-Zarr image."""
     format: MaskFormat = FORMATS["tiff"]
+    """File format; OME-Zarr where it is inside."""
     probabilities: Precision | None = None
+    """Save them too, with that precision; in TIFFs float32 or float16."""
     overwrite: bool = False
+    """Replace OME-Zarr masks of another model, image or setting."""
 
     def __post_init__(self) -> None:
         chosen = self.format

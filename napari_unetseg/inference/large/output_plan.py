@@ -26,30 +26,21 @@ METHOD = 1
 
 @dataclass(frozen=True, eq=False)
 class OutputPlan:
-    """All that determines the bytes of an output.
-
-    Attributes
-    ----------
-    model, stack, grid
-        The model, the image and its chunks.
-    probabilities
-        Store them too, with that precision.
-    ome
-        Write OME-Zarr metadata and smaller levels; without them the axes may be any, and it is for
-        this program alone.
-    name
-        Of the labels.
-    inside
-        They will lie in the image itself, and say so.
-    """
+    """All that determines the bytes of an output."""
 
     model: Model
     stack: Stack
     grid: Grid
+    """The model, the image and its chunks."""
     probabilities: Precision | None = None
+    """Store them too, with that precision."""
     ome: bool = True
+    """Write OME-Zarr metadata and smaller levels; without them the axes may be any, and it is for
+    this program alone."""
     name: str = "mask"
+    """Of the labels."""
     inside: bool = False
+    """They will lie in the image itself, and say so."""
 
     @cached_property
     def digest(self) -> str:

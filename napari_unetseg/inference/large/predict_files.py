@@ -75,62 +75,41 @@ class FileBegun(Event):
 
 @dataclass(frozen=True, slots=True)
 class FileDone(Event):
-    """The result of an image.
-
-    Attributes
-    ----------
-    name, image
-        Output name, and path.
-    mask
-        The file or folder of its mask.
-    status
-        ``done``; ``skipped``, since its mask was there; or ``failed``.
-    seconds
-        How long it took.
-    voxels
-        Voxels of each number in its mask; empty unless counted.
-    error
-        Why it failed: one sentence.
-    objects
-        Objects of each structure in its mask; empty unless measured.
-    unsure
-        Mean of `margin_uncertainty` over what was predicted of it; None unless measured.
-    notices
-        Notices of its prediction.
-    """
+    """The result of an image."""
 
     name: str
     image: Path
+    """Output name, and path."""
     mask: Path
+    """The file or folder of its mask."""
     status: Literal["done", "skipped", "failed"]
+    """``done``; ``skipped``, since its mask was there; or ``failed``."""
     seconds: float
+    """How long it took."""
     voxels: Mapping[int, int]
+    """Voxels of each number in its mask; empty unless counted."""
     error: str = ""
+    """Why it failed: one sentence."""
     objects: Mapping[int, int] = field(default_factory=dict)
+    """Objects of each structure in its mask; empty unless measured."""
     unsure: float | None = None
+    """Mean of `margin_uncertainty` over what was predicted of it; None unless measured."""
     notices: tuple[str, ...] = ()
+    """Notices of its prediction."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Optional outputs of every image.
-
-    Attributes
-    ----------
-    skip_existing
-        Skip images with complete masks.
-    count
-        Count the voxels of each number.
-    measure
-        Suffix of an object table beside each mask, ``.csv`` or ``.parquet``.
-    unsure
-        Measure the mean uncertainty of each image.
-    """
+    """Optional outputs of every image."""
 
     skip_existing: bool = False
+    """Skip images with complete masks."""
     count: bool = False
+    """Count the voxels of each number."""
     measure: str | None = None
+    """Suffix of an object table beside each mask, ``.csv`` or ``.parquet``."""
     unsure: bool = False
+    """Measure the mean uncertainty of each image."""
 
 
 def predict_files(

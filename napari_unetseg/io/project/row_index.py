@@ -25,27 +25,18 @@ Place = tuple[str, LabelSource, Cell]
 
 @dataclass(eq=False)
 class RowIndex:
-    """Ids of rows; the project's lock is held.
-
-    Attributes
-    ----------
-    next_id
-        Of the next row.
-    joined
-        Rows that hold all of a chunk.
-    changes
-        The other rows.
-    dirty
-        The chunks that these touch, and those of which something is in memory alone.
-    began
-        The first row that counts of each image whose labels began anew.
-    """
+    """Ids of rows; the project's lock is held."""
 
     next_id: int = 1
+    """Of the next row."""
     joined: dict[Place, int] = field(default_factory=dict)
+    """Rows that hold all of a chunk."""
     changes: list[int] = field(default_factory=list)
+    """The other rows."""
     dirty: set[Place] = field(default_factory=set)
+    """The chunks that these touch, and those of which something is in memory alone."""
     began: dict[str, int] = field(default_factory=dict)
+    """The first row that counts of each image whose labels began anew."""
 
     def new_id(self) -> int:
         """The id of a row that is newer than all others."""

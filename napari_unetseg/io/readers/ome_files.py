@@ -32,21 +32,14 @@ Reference = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class OmeFiles:
-    """What was found of the files that an OME-TIFF names.
-
-    Attributes
-    ----------
-    text
-        OME-XML with the names that the files have now; None where the file's own will do.
-    notes
-        What people should know, a sentence each.
-    missing
-        Names of the files that are not there; the text says nothing of their planes.
-    """
+    """What was found of the files that an OME-TIFF names."""
 
     text: str | None
+    """OME-XML with the names that the files have now; None where the file's own will do."""
     notes: tuple[str, ...] = ()
+    """What people should know, a sentence each."""
     missing: tuple[str, ...] = ()
+    """Names of the files that are not there; the text says nothing of their planes."""
 
 
 def checked_xml(path: Path, text: str) -> ElementTree.Element:

@@ -302,27 +302,19 @@ def _complaints() -> Iterator[list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class TiffContent:
-    """An image in a TIFF, for people to choose from.
-
-    Attributes
-    ----------
-    name, axes, shape, dtype
-        As the file says them.
-    levels
-        Shape at each resolution.
-    associated
-        It belongs to another image: a thumbnail, the label of a slide.
-    missing
-        Which planes are missing, such as ``T 3–9``; empty for none.
-    """
+    """An image in a TIFF, for people to choose from."""
 
     name: str
     axes: str
     shape: tuple[int, ...]
     dtype: str
+    """As the file says them."""
     levels: tuple[tuple[int, ...], ...]
+    """Shape at each resolution."""
     associated: bool
+    """It belongs to another image: a thumbnail, the label of a slide."""
     missing: str
+    """Which planes are missing, such as ``T 3–9``; empty for none."""
 
 
 def tiff_contents(path: Path) -> tuple[TiffContent, ...]:

@@ -20,21 +20,14 @@ from napari_unetseg.io.readers.ome_files import (
 
 @dataclass(frozen=True, slots=True)
 class OpenTiff:
-    """An open TIFF; whoever opens it closes it.
-
-    Attributes
-    ----------
-    file
-        With the planes of all files that belong to it.
-    notes
-        What people should know of these, a sentence each.
-    missing
-        Names of those that are not there; their planes are missing.
-    """
+    """An open TIFF; whoever opens it closes it."""
 
     file: tifffile.TiffFile
+    """With the planes of all files that belong to it."""
     notes: tuple[str, ...] = ()
+    """What people should know of these, a sentence each."""
     missing: tuple[str, ...] = ()
+    """Names of those that are not there; their planes are missing."""
 
 
 def open_tiff(path: Path) -> OpenTiff:

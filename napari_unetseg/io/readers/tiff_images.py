@@ -31,42 +31,29 @@ OWN_INDEX = ("mmstack", "ndtiff", "eer")
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TiffImage:
-    """An image in a TIFF.
-
-    Attributes
-    ----------
-    first
-        The series that its metadata are of.
-    shape, axes
-        As the file says them; ``I`` and ``Q`` are axes without a name.
-    name
-        What it is called in the file; ``Series 2`` where the file says nothing.
-    pages, where
-        Of an image that is made of several series: its pages, those that are stored alike
-        together, and for each page which of them it is in, and its number there.
-    associated
-        It belongs to another image: a thumbnail, the label of a slide.
-    described
-        The metadata of the file speak of it.
-    within
-        It has planes in the file that was named, and not only in others of its set.
-    remarks
-        What people should know of how it is read, a sentence each.
-    guess
-        The same of its axes, where nobody gives them.
-    """
+    """An image in a TIFF."""
 
     first: tifffile.TiffPageSeries
+    """The series that its metadata are of."""
     shape: tuple[int, ...]
     axes: str
+    """As the file says them; ``I`` and ``Q`` are axes without a name."""
     name: str = ""
+    """What it is called in the file; ``Series 2`` where the file says nothing."""
     pages: tuple[tifffile.TiffPageSeries, ...] = ()
     where: tuple[tuple[int, int], ...] = ()
+    """Of an image that is made of several series: its pages, those that are stored alike together,
+    and for each page which of them it is in, and its number there."""
     associated: bool = False
+    """It belongs to another image: a thumbnail, the label of a slide."""
     described: bool = True
+    """The metadata of the file speak of it."""
     within: bool = True
+    """It has planes in the file that was named, and not only in others of its set."""
     remarks: tuple[str, ...] = ()
+    """What people should know of how it is read, a sentence each."""
     guess: tuple[str, ...] = ()
+    """The same of its axes, where nobody gives them."""
 
     @property
     def dtype(self) -> np.dtype[Any]:

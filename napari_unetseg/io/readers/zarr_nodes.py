@@ -32,30 +32,20 @@ _V3_TYPE = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Node:
-    """A group or an array of a store.
-
-    Attributes
-    ----------
-    path
-        Its folder.
-    root
-        The outermost folder of the store; no file outside it is read.
-    format
-        2 or 3, the version of Zarr.
-    attributes
-        What writers added; nothing in it is checked but that it is a mapping.
-    array
-        The metadata of an array as in its file, its shape and types checked; None for a group.
-    stamp
-        Tells states of the metadata apart.
-    """
+    """A group or an array of a store."""
 
     path: Path
+    """Its folder."""
     root: Path
+    """The outermost folder of the store; no file outside it is read."""
     format: int
+    """2 or 3, the version of Zarr."""
     attributes: Mapping[str, Any]
+    """What writers added; nothing in it is checked but that it is a mapping."""
     array: Mapping[str, Any] | None
+    """The metadata of an array as in its file, its shape and types checked; None for a group."""
     stamp: tuple[int, int]
+    """Tells states of the metadata apart."""
 
     @property
     def ome(self) -> Mapping[str, Any]:

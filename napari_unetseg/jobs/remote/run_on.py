@@ -15,21 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunOn:
-    """A task on the worker at an address, or local where it is empty.
-
-    Attributes
-    ----------
-    task
-        The task.
-    address
-        Of ``unetseg worker``, such as ``127.0.0.1:8786``.
-    key_file
-        As in `worker_key.key_for`.
-    """
+    """A task on the worker at an address, or local where it is empty."""
 
     task: Task
+    """The task."""
     address: str
+    """Of ``unetseg worker``, such as ``127.0.0.1:8786``."""
     key_file: Path | None = None
+    """As in `worker_key.key_for`."""
 
     def __call__(self, control: JobControl) -> Generator[Event, None, Any]:
         """Yield the events of the task; return what it returns."""

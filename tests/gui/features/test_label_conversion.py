@@ -14,10 +14,10 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from panel_parts import annotate_panel
 from PIL import Image as Picture
+from sync_runner import SyncRunner
 
 from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 from napari_unetseg.gui.plugin import Plugin
-from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.services.label_problems import check_label_folder
 from napari_unetseg.gui.state.session import Level
 

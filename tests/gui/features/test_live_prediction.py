@@ -13,6 +13,7 @@ from gui_parts import squares, strokes
 from live_parts import Puppet, constant
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from sync_runner import SyncRunner
 
 from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.annotations.sparse_array import whole
@@ -21,7 +22,7 @@ from napari_unetseg.core.image_stack import Normalization, Stack
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.gui.features import training
 from napari_unetseg.gui.plugin import Plugin
-from napari_unetseg.gui.services.job_runner import SyncRunner, ThreadRunner
+from napari_unetseg.gui.services.job_runner import ThreadRunner
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import JobKind, Level, Mode, ModelEntry
 from napari_unetseg.inference.tiling import Tile, nearest_first

@@ -17,11 +17,12 @@ from helpers import random_model
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from napari.layers._source import layer_source
+from sync_runner import SyncRunner
 
 from napari_unetseg.core.labels import BACKGROUND_LABEL
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.plugin import Plugin
-from napari_unetseg.gui.services.job_runner import SyncRunner, ThreadRunner
+from napari_unetseg.gui.services.job_runner import ThreadRunner
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import Mode, ModelEntry
 from napari_unetseg.inference.query_strategy import ALL_DONE

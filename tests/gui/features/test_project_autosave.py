@@ -13,13 +13,13 @@ from gui_parts import SIDE, TINY, squares, strokes
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from project_parts import kill, no_room
+from sync_runner import SyncRunner
 
 from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.core.labels import BACKGROUND_LABEL
 from napari_unetseg.gui.features import project_autosave
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services import session_models
-from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import Mode
 from napari_unetseg.io.project import locations

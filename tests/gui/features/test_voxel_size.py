@@ -17,11 +17,11 @@ from helpers import random_model, trained_at
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from panel_parts import batch_panel, result_panel
+from sync_runner import SyncRunner
 
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.gui.plugin import Plugin
-from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.state.batch_rows import BatchRow
 from napari_unetseg.gui.state.session import Level, Mode, ModelEntry
 from napari_unetseg.inference.large.output_format import Saving

@@ -10,6 +10,7 @@ from gui_parts import squares
 from live_parts import Puppet, constant
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Shapes
+from sync_runner import SyncRunner
 
 from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.annotations.sparse_array import whole
@@ -18,7 +19,6 @@ from napari_unetseg.gui.features import review
 from napari_unetseg.gui.layers import prediction_layer as prediction_layer
 from napari_unetseg.gui.layers import strokes as stroke_layer
 from napari_unetseg.gui.plugin import Plugin
-from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.state.session import Level, Mode, ModelEntry
 from napari_unetseg.io.project.project import Project
 from napari_unetseg.training.training_events import TrainingPrepared

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from sync_runner import SyncRunner
 
 from napari_unetseg.core.events import Event, Notice, TilePredicted
-from napari_unetseg.gui.services.job_runner import Inbox, Job, SyncRunner, ThreadRunner
+from napari_unetseg.gui.services.job_runner import Inbox, Job, ThreadRunner
 from napari_unetseg.training.training_events import StepDone
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import tifffile
 from gui_parts import SIDE, TINY, squares, strokes
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from sync_runner import SyncRunner
 
 from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.core.events import Event, Notice
@@ -22,7 +23,6 @@ from napari_unetseg.data.mask_cleanup import TidySettings
 from napari_unetseg.gui import layers
 from napari_unetseg.gui.layers import Alignment
 from napari_unetseg.gui.plugin import Plugin
-from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.state import messages
 
 SIZED: dict[str, Any] = {"scale": (0.5, 0.5), "units": "um"}

@@ -13,11 +13,11 @@ from napari.layers import Image, Labels
 from panel_parts import annotate_panel, result_panel
 from pydantic import BaseModel, Field
 from qtpy.QtWidgets import QApplication, QFileDialog, QInputDialog
+from sync_runner import SyncRunner
 
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.settings import AugmentSettings, TrainSettings
 from napari_unetseg.gui.plugin import Plugin
-from napari_unetseg.gui.services.job_runner import SyncRunner
 from napari_unetseg.gui.widgets.advanced_settings import ELSEWHERE, form_of
 from napari_unetseg.gui.widgets.image_section import ImagePanel
 from napari_unetseg.gui.widgets.status_line import READY, WELCOME, StatusPanel
