@@ -14,10 +14,30 @@ from sync_runner import SyncRunner
 from window_parts import Window
 
 from napari_unetseg.gui.plugin import Plugin
+from napari_unetseg.gui.state.session import Session
 from napari_unetseg.gui.state.user_state import remembered
 
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Event
+
+
+@pytest.fixture(autouse=True)
+def sessions_are_let_go(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Take off what is connected to the sessions of a test.
+
+    psygnal holds a function that a test connects, and what that holds, as long as the session
+    lives: with a session among it for ever, its layers and windows too.
+    """
+    init, made = Session.__init__, []
+
+    def noted(self: Session, *args: Any, **more: Any) -> None:
+        made.append(self)
+        init(self, *args, **more)
+
+    monkeypatch.setattr(Session, "__init__", noted)
+    yield
+    for session in made:
+        session.events.disconnect()
 
 
 @pytest.fixture(autouse=True)
