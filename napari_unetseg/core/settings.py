@@ -124,7 +124,7 @@ class TrainSettings(_Settings):
     encoder: Encoder = "unet"
     """Architecture of the network, named after its encoder."""
     encoder_weights: str | None = None
-    """Initial weights of an encoder of torchvision: ``imagenet`` (downloaded once), or the path of a
+    """Initial weights of a torchvision encoder: ``imagenet`` (downloaded once), or the path of a
     ``.safetensors`` or ``.pth`` state dict. By default random."""
 
     epochs: int | None = Field(None, ge=1)
