@@ -242,7 +242,7 @@ def _show_training(model: Model, saved: Path) -> None:
     record = model.history[-1]
     if record.scores is not None:
         show_table(score_table(record.scores))
-        tell(f"On {record.scores.voxels:,} voxels in {record.scores.blocks} validation blocks.")
+        tell(f"On {record.scores.voxels:,} pixels in {record.scores.blocks} validation blocks.")
         _say_highest(record, record.scores)
     else:
         tell("Not validated: there were too few labels to hold any out for a score.")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from itertools import product
+from itertools import chain, product
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from napari_unetseg.core.errors import TrainingError
+from napari_unetseg.core.events import FlatImage
 from napari_unetseg.core.image_stack import Normalization
 from napari_unetseg.core.label_checks import LabelValues, notes_of
 from napari_unetseg.core.labels import IGNORE_INDEX, Classes, LabelKind, Structure
 from napari_unetseg.data.annotated_image import values_of
-from napari_unetseg.data.dataset_checks import check_channels, check_classes
+from napari_unetseg.data.dataset_checks import check_channels, check_classes, check_not_flat
 from napari_unetseg.data.labelled_planes import ReadPair, matched, read_pairs, same_pixels
 from napari_unetseg.data.plane_cache import PlaneCache
 
@@ -69,13 +70,16 @@ class TrainingDataset:
     ----------
     notes
         Sentences about doubtful labels.
+    flat
+        Notices of images that have the same value everywhere.
     unlabelled
         Numbers of the initial model's classes without labels.
 
     Raises
     ------
     TrainingError
-        Nothing is labelled, only one class is, or the images have different channels.
+        Nothing is labelled, only one class is, the images have different channels, or each has the
+        same value everywhere.
     """
 
     def __init__(
@@ -111,6 +115,8 @@ class TrainingDataset:
         self.normalization = normalization or Normalization.choose([p.image for p in pairs], rule)
         self._scale(before, earlier)
         self._read_planes(earlier)
+        self.flat = [notice for n, notice in self._flat.items() if self._is_flat(n)]
+        check_not_flat(self.flat, len(pairs))
         self._scored = self._choose_blocks()
         self.counts = sum((p.counts for p in self.planes), np.zeros(1, np.int64))
 
@@ -135,10 +141,14 @@ class TrainingDataset:
             if old is not None and same_pixels(read.pair.image, old.pair.image)
         }
         known = {numbers[old]: before._scalings[old] for old in numbers} if before else {}
-        self._scalings: list[Normalization] = [
-            known.get(number) or self.normalization.for_stack(pair.image)[0]
-            for number, pair in enumerate(self.pairs)
-        ]
+        self._scalings: list[Normalization] = []
+        self._flat: dict[int, FlatImage] = {}
+        for number, pair in enumerate(self.pairs):
+            scaling, notices = known.get(number), ()
+            if scaling is None:
+                scaling, notices = self.normalization.for_stack(pair.image)
+            self._scalings.append(scaling)
+            self._flat.update((number, n) for n in notices if isinstance(n, FlatImage))
         self._cache = PlaneCache(CACHE_BYTES)
         if before is not None:
             self._cache.take_over(before._cache, numbers)
@@ -156,6 +166,16 @@ class TrainingDataset:
             if not plane.anchors:  # seeded by the plane, so that they are reproducible
                 key = (self._seed, int(self.fingerprints[plane.pair], 16), *plane.index)
                 plane.index_anchors(np.random.default_rng(key))
+
+    def _is_flat(self, number: int) -> bool:
+        """Whether each channel of an image has one value in every voxel of the labelled planes."""
+        planes = (plane for plane in self.planes if plane.pair == number)
+        regions = ((p, region) for p in planes for region in _pieces(p.train.shape))
+        pieces = (p.stack.read(p.index, region) for p, region in regions)
+        flattened = (piece.reshape(len(piece), -1) for piece in pieces)
+        if (first := next(flattened, None)) is None:
+            return True
+        return all(bool((v == first[:, :1]).all()) for v in chain([first], flattened))
 
     def _enough_to_validate(self) -> bool:
         numbers = self.classes.numbers

@@ -139,6 +139,7 @@ class TrainingRun:
     def begin(self) -> Generator[Event, None, None]:
         """Report the start; score an initial model and adapt it to newer strokes, or fit one."""
         yield from map(Notice, (*self.data.notes, *self.adapted))
+        yield from self.data.flat
         if self.settings.freeze_encoder and not self.trainer.frozen:
             yield Notice(
                 "There is no initial model and there are no encoder weights, so the encoder is "

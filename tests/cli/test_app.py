@@ -121,7 +121,7 @@ def test_train_says_what_it_does_and_writes_model_and_report(
     assert "3 images with labels (full)." in result.err
     assert "1 image without labels skipped." in result.err
     assert "2 structures: 1, 2, and background." in result.err
-    assert "Device cpu; patches of 32 × 32 voxels, 2 a step" in result.err
+    assert "Device cpu; patches of 32 × 32 pixels, 2 a step" in result.err
     assert "24 steps at most" in result.err
     assert "Network: U-Net, 2 levels, 4 features at the first level (as in" in result.err
     assert "initial model, step 0: Dice 0." in result.err
