@@ -597,7 +597,7 @@ def test_folders_are_trained_on_further_when_something_is_painted(
         (tmp_path / folder).mkdir()
         tifffile.imwrite(tmp_path / folder / "a.tif", data)
     plugin.sources.add_folders(tmp_path / "images", tmp_path / "masks", LabelKind.FULL)
-    plugin.session.change_settings(steps=150)
+    plugin.session.change_settings(steps=60)
     labels = plugin.session.training[0].labels
 
     def paint(job: Any) -> None:

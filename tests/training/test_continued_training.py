@@ -342,7 +342,7 @@ def test_hundreds_of_trainings_do_not_make_a_model_ever_larger() -> None:
     rate=st.sampled_from([3e-3, 3e-2]),
 )
 @settings(
-    max_examples=12,
+    max_examples=6,
     phases=[Phase.generate],  # each example trains: a smaller one is not worth the search
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
