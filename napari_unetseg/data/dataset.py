@@ -144,11 +144,10 @@ class TrainingDataset:
         self._scalings: list[Normalization] = []
         self._flat: dict[int, FlatImage] = {}
         for number, pair in enumerate(self.pairs):
-            scaling, notices = known.get(number), ()
-            if scaling is None:
+            if (scaling := known.get(number)) is None:
                 scaling, notices = self.normalization.for_stack(pair.image)
+                self._flat.update((number, n) for n in notices if isinstance(n, FlatImage))
             self._scalings.append(scaling)
-            self._flat.update((number, n) for n in notices if isinstance(n, FlatImage))
         self._cache = PlaneCache(CACHE_BYTES)
         if before is not None:
             self._cache.take_over(before._cache, numbers)
