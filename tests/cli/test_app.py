@@ -553,6 +553,7 @@ def test_arguments_in_another_order_are_named(
         ("train a b -o c --augment rotation=200", "--augment rotation 200"),
         ("train a b -o c --augment speed=2", "--augment speed"),
         ("train a b -o c --augment rotation", "--augment NAME=VALUE rotation"),
+        ("predict m a -o mask.TIF", "-o folder mask.TIF --format"),
         ("predict m a -o c --format gif", "--format gif tiff zarr"),
         ("predict m a -o c --probabilities --precision uint8", "--precision uint8 --format"),
     ],
