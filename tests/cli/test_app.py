@@ -523,47 +523,46 @@ def test_arguments_in_another_order_are_named(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "at_fault"),
     [
-        ("train a b -o c --depth 99", "--depth cannot be 99: input should be less than"),
-        ("train a b -o c --lr 0", "--lr cannot be 0.0: input should be greater than 0."),
-        ("train a b -o c --norm layer", "--norm cannot be layer: input should be 'batch'"),
-        ("train a b -o c --dims 4", "--dims cannot be 4: input should be 2 or 3."),
-        ("train a b -o c --threads 0", "--threads cannot be 0"),
-        ("train a b -o c --epochs 2 --steps 2", "Give only one of --epochs, --steps and --minutes"),
-        ("train a b -o c --freeze-encoder", "--freeze-encoder needs trained weights"),
-        ("train a b -o c --init m --encoder resnet18", "--init uses the depth, width, norm and"),
-        ("train a b -o c --encoder-weights imagenet", "Encoder weights need the encoder resnet18"),
-        ("train a b -o c --encoder resnet9", "--encoder cannot be resnet9: "),
-        ("train a b -o c --encoder resnet18 --dims 3", "The encoder resnet18 needs 2D, batch norm"),
-        ("train a b -o c --init m --width 8", "--init uses the depth, width, norm and encoder"),
-        (
-            "train a b -o c --labels strokes --threshold 1",
-            "--threshold makes full masks; remove",
-        ),
-        ("train a b", "Missing option '-o'"),
-        ("train a b -o c --labels dots", "Invalid value for '--labels': 'dots' is not one of"),
-        ("train a b -o c --steps ten", "--steps needs a whole number, such as 500, not ten."),
-        ("train a b -o c --minutes x", "--minutes needs a number, such as 0.5, not x."),
-        ("train a b -o c --augment blur=x", "--augment blur needs a number, such as 0.5, not x."),
-        ("evaluate m a b --labels strokes", "--labels: strokes do not cover the image; give"),
-        ("predict m a -o c --tile 1", "--tile cannot be 1"),
-        ("predict m a -o c --device tpu", "--device cannot be tpu"),
-        ("paint", "No such command 'paint'"),
-        ("train a b -o c --bogus", "No such option: --bogus"),
-        ("train a b -o c --patience 0", "--patience cannot be 0: input should be greater than or"),
-        ("train a b -o c --validation-fraction 0.9", "--validation-fraction cannot be 0.9: input"),
-        ("train a b -o c --augment rotation=200", "--augment rotation cannot be 200: input should"),
-        ("train a b -o c --augment speed=2", "--augment knows no speed"),
-        ("train a b -o c --augment rotation", "--augment needs NAME=VALUE, not rotation."),
-        ("predict m a -o c --format gif", "--format cannot be gif; choose tiff, ome-tiff, zarr or"),
-        ("predict m a -o c --probabilities --precision uint8", "--precision uint8 needs --format"),
+        ("train a b -o c --depth 99", "--depth 99"),
+        ("train a b -o c --lr 0", "--lr 0"),
+        ("train a b -o c --norm layer", "--norm layer"),
+        ("train a b -o c --dims 4", "--dims 4 2 3"),
+        ("train a b -o c --threads 0", "--threads 0"),
+        ("train a b -o c --epochs 2 --steps 2", "--epochs --steps --minutes"),
+        ("train a b -o c --freeze-encoder", "--freeze-encoder"),
+        ("train a b -o c --init m --encoder resnet18", "--init encoder"),
+        ("train a b -o c --encoder-weights imagenet", "resnet18"),
+        ("train a b -o c --encoder resnet9", "--encoder resnet9"),
+        ("train a b -o c --encoder resnet18 --dims 3", "resnet18 2D"),
+        ("train a b -o c --init m --width 8", "--init width"),
+        ("train a b -o c --labels strokes --threshold 1", "--threshold"),
+        ("train a b", "-o"),
+        ("train a b -o c --labels dots", "--labels dots"),
+        ("train a b -o c --steps ten", "--steps whole number ten"),
+        ("train a b -o c --minutes x", "--minutes number x"),
+        ("train a b -o c --augment blur=x", "--augment blur number x"),
+        ("evaluate m a b --labels strokes", "--labels strokes full instances"),
+        ("predict m a -o c --tile 1", "--tile 1"),
+        ("predict m a -o c --device tpu", "--device tpu"),
+        ("paint", "paint"),
+        ("train a b -o c --bogus", "--bogus"),
+        ("train a b -o c --patience 0", "--patience 0"),
+        ("train a b -o c --validation-fraction 0.9", "--validation-fraction 0.9"),
+        ("train a b -o c --augment rotation=200", "--augment rotation 200"),
+        ("train a b -o c --augment speed=2", "--augment speed"),
+        ("train a b -o c --augment rotation", "--augment NAME=VALUE rotation"),
+        ("predict m a -o c --format gif", "--format gif tiff zarr"),
+        ("predict m a -o c --probabilities --precision uint8", "--precision uint8 --format"),
     ],
 )
-def test_wrong_usage_is_one_line_and_code_2(run: Run, arguments: str, sentence: str) -> None:
+def test_wrong_usage_is_one_line_that_names_the_fault_and_code_2(
+    run: Run, arguments: str, at_fault: str
+) -> None:
     result = run(*arguments.split())
     assert result.code == 2
-    assert sentence in result.err
+    assert [word for word in at_fault.split() if word not in result.err] == []
     assert result.err.count("\n") == 1
     assert result.out == ""
 

@@ -61,10 +61,13 @@ class Batch(Window):
         self.model = random_model(1, (1,), depth=2, width=4)
         self.plugin.models.add(ModelEntry(self.model, "Model 1"))
         self.click(self.dock.result.batch)
-        found = self.dock._batch()
-        assert isinstance(found, BatchDock)
-        self.panel, self.folder = found.panel, folder
+        self.panel, self.folder = self.opened().panel, folder
         self.out = folder / "out"
+
+    def opened(self) -> BatchDock:
+        """The batch panel that the window shows."""
+        (found,) = self.viewer.window._qt_window.findChildren(BatchDock)
+        return found
 
     def states(self) -> list[str]:
         return [self.panel.table.item(n, 1).text() for n in range(self.panel.table.rowCount())]
@@ -310,8 +313,7 @@ def test_closing_the_panel_stops_the_batch_and_the_list_stays(batch: Batch) -> N
     batch.viewer.window.remove_dock_widget(dock)
     batch.wait(batch.idle)
     batch.click(batch.dock.result.batch)
-    again = batch.dock._batch()
-    assert again is not None
+    again = batch.opened()
     assert again.panel.table.rowCount() == 1
 
 

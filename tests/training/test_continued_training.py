@@ -148,7 +148,6 @@ def test_a_training_without_a_score_ends_when_its_labels_are_right(
     model, events = run_training([wrong], tiny(), init=of_both)
     (done,) = of_kind(events, TrainingDone)
     assert done.outcome is Outcome.LABELS_LEARNED
-    assert "the labels are learned" in done.reason
     epochs = of_kind(events, EpochDone)
     assert [epoch.best for epoch in epochs] == [True] * len(epochs)
     assert (predict(model, both.image) == 2)[wrong.labels == 2].mean() >= 0.9

@@ -279,7 +279,6 @@ def test_events_come_in_order_and_say_what_happens(pair: AnnotatedImage) -> None
     )
     assert (done.steps, done.epochs) == (prepared.steps, 2)
     assert done.outcome is Outcome.COMPLETED
-    assert f"all {prepared.steps} steps" in done.reason
     record = model.history[-1]
     assert [p.epoch for p in record.curve] == [1, 2]
     assert record.labelled_voxels == prepared.train_voxels + prepared.validation_voxels
@@ -299,7 +298,6 @@ def test_a_number_of_minutes(pair: AnnotatedImage) -> None:
     done = events[-1]
     assert done.seconds >= 1.2
     assert done.outcome is Outcome.TIME_OVER
-    assert "0.02 minutes was over" in done.reason
     assert events[0].steps == 0
     assert all(e.remaining is None or e.remaining <= 1.2 for e in of_kind(events, StepDone))
 
@@ -308,7 +306,6 @@ def test_it_ends_by_itself_when_nothing_improves(pair: AnnotatedImage) -> None:
     settings = tiny(patience=2, learning_rate=1e-30, norm="none")
     _, events = run_training([pair], settings)
     assert events[-1].outcome is Outcome.EARLY_STOPPED
-    assert "nothing improved for 2 epochs" in events[-1].reason
     assert len(of_kind(events, EpochDone)) == 2
 
 
@@ -358,7 +355,6 @@ def test_it_is_said_that_the_first_answer_was_kept(
     assert [e.best for e in of_kind(events, EpochDone)] == [False, False]
     (done,) = of_kind(events, TrainingDone)
     assert done.kept is StartedFrom.INITIAL_MODEL
-    assert "than the initial model, from before the first step, which is kept" in done.reason
     first = of_kind(events, ModelImproved)[0].model
     assert all(torch.equal(first.weights[n], t) for n, t in model.weights.items())
 
@@ -617,7 +613,6 @@ def test_a_model_that_got_no_better_keeps_its_weights(pair: AnnotatedImage) -> N
     assert len(model.history) == 2
     (done,) = of_kind(events, TrainingDone)
     assert done.kept is StartedFrom.MODEL
-    assert "No later model had a better smoothed score" in done.reason
     assert done.scores is not None
     assert done.scores == model.scores
 

@@ -89,7 +89,7 @@ def test_a_blurred_mask_becomes_a_mask(planes: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(layer.data, grey)
     assert not layer.visible
     assert not plugin.conversion.offered()
-    assert session.message.text == "mask · labels was made and selected; press 'Train'."
+    assert session.message.level is Level.DONE
     plugin.training.start()
     assert [entry.model.classes.numbers for entry in session.history] == [(0, 1)]
 

@@ -21,7 +21,7 @@ from napari_unetseg.gui.features import project_autosave
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services import session_models
 from napari_unetseg.gui.state import messages
-from napari_unetseg.gui.state.session import Mode
+from napari_unetseg.gui.state.session import Level, Mode
 from napari_unetseg.io.project import locations
 from napari_unetseg.io.project.database import Database
 
@@ -203,7 +203,7 @@ def test_a_missing_image_is_asked_for_and_nothing_of_it_is_lost(
     assert again.session.missing == ("squares",)
     tifffile.imwrite(tmp_path / "not that.tif", np.zeros((SIDE, SIDE), np.uint8))
     again.restore.find(tmp_path / "not that.tif")
-    assert "not that.tif does not have the pixels" in again.session.message.text
+    assert again.session.message.text == messages.NOT_THAT_IMAGE.format("not that.tif")
     assert again.session.missing == ("squares",)
     if by == "dropping it":
         again.viewer.open(str(tmp_path / "other name.tif"))
@@ -211,7 +211,7 @@ def test_a_missing_image_is_asked_for_and_nothing_of_it_is_lost(
     else:
         again.restore.find(tmp_path / "other name.tif")
     assert again.session.missing == ()
-    assert "with all its annotations" in again.session.message.text
+    assert again.session.message.level is Level.DONE
     assert_same(said(again), before)
     again.disconnect()
     third = started(None)
@@ -275,7 +275,7 @@ def test_a_full_disk_is_said_once_and_so_is_its_end(
         assert len([s for s in sentences if "what you do is kept in memory" in s]) == 1
         work.autosave.tick()
     work.autosave.tick()
-    assert sentences[-1] == "Everything is saved to disk again."
+    assert sentences[-1] == messages.KEPT_AGAIN
     assert_recovered(work)
 
 

@@ -16,10 +16,12 @@ WHOLE = (slice(0, 16), slice(0, 20))
 KNOWN = [Structure(1), Structure(2)]
 
 
-def predicted(value: int, model: str = "a") -> tuple[ViewerModel, layers.PredictionLayer]:
+def predicted(
+    value: int, model: str = "a", **more: Any
+) -> tuple[ViewerModel, layers.PredictionLayer]:
     viewer = ViewerModel()
     image = viewer.add_layer(Image(np.zeros((16, 20)), name="cells"))
-    prediction = layers.PredictionLayer(viewer, image)
+    prediction = layers.PredictionLayer(viewer, image, **more)
     again(prediction, value, model)
     return viewer, prediction
 
@@ -174,13 +176,12 @@ def test_a_volume_s_tile_counts_for_all_its_planes() -> None:
 
 
 def test_a_new_mask_leaves_selection_and_tools_alone_and_is_no_painting() -> None:
-    viewer, prediction = predicted(1)
+    painted: list[str] = []
+    viewer, prediction = predicted(1, on_change=lambda change: painted.append("changed"))
     one, two = (viewer.add_layer(Labels(np.zeros((16, 20), np.uint8))) for _ in range(2))
     viewer.layers.selection.clear()
     viewer.layers.selection.update({one, two})
-    painted: list[str] = []
     prediction.on_doubt = lambda: painted.append("painted")
-    prediction._on_change = lambda change: painted.append(change.origin)
     layer = prediction.layer
     assert layer is not None
     layer.mode, layer.brush_size = "erase", 3

@@ -56,8 +56,13 @@ def bus() -> AppEvents:
 
 
 @pytest.fixture
-def jobs(held: Held, bus: AppEvents) -> JobManager:
-    return JobManager(Session(), held, bus)  # type: ignore[arg-type]
+def session() -> Session:
+    return Session()
+
+
+@pytest.fixture
+def jobs(session: Session, held: Held, bus: AppEvents) -> JobManager:
+    return JobManager(session, held, bus)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -92,9 +97,8 @@ def test_a_job_is_published_from_its_start_to_its_end(
 
 
 def test_an_error_ends_a_job_in_a_sentence(
-    jobs: JobManager, held: Held, bus: AppEvents, told: list[tuple[Any, ...]]
+    jobs: JobManager, session: Session, held: Held, told: list[tuple[Any, ...]]
 ) -> None:
-    session = jobs._session
     jobs.start(JobKind.MODEL, "Loading", nothing, keep([]))
     error = UserError("That is no model.")
     held.fail(error)

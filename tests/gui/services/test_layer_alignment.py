@@ -24,6 +24,7 @@ from napari_unetseg.gui import layers
 from napari_unetseg.gui.layers import Alignment
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.state import messages
+from napari_unetseg.gui.state.session import Level
 
 SIZED: dict[str, Any] = {"scale": (0.5, 0.5), "units": "um"}
 KNOWN = [Structure(1)]
@@ -345,7 +346,8 @@ def test_labels_that_may_all_be_meant_are_named(started: Plugin) -> None:
         started.viewer.add_layer(Labels(strokes(), name=name))
     with_image(started)
     started.training.start()
-    assert "'one' and 'two' may be the labels of 'cells'" in started.session.message.text
+    several = messages.SEVERAL_LABELS.format("'one' and 'two'", "cells")
+    assert started.session.message.text == several
 
 
 # -- axes of length 1 ------------------------------------------------------------------------------
@@ -433,7 +435,7 @@ def test_another_image_in_a_layer_is_predicted_in_its_own_size(
     assert before == [300, 1]
     image.data = change(old)
     assert chosen(corrected) is None
-    assert "has other pixels now" in session.message.text
+    assert session.message.level is Level.WARNING
     corrected.prediction.predict_plane()
     assert corrected.masks.current is not None
     assert corrected.masks.current.layer is not None
