@@ -70,16 +70,13 @@ class TrainingDataset:
     ----------
     notes
         Sentences about doubtful labels.
-    flat
-        Notices of images that have the same value everywhere.
     unlabelled
         Numbers of the initial model's classes without labels.
 
     Raises
     ------
     TrainingError
-        Nothing is labelled, only one class is, the images have different channels, or each has the
-        same value everywhere.
+        Nothing is labelled, only one class is, or the images have different channels.
     """
 
     def __init__(
@@ -115,8 +112,6 @@ class TrainingDataset:
         self.normalization = normalization or Normalization.choose([p.image for p in pairs], rule)
         self._scale(before, earlier)
         self._read_planes(earlier)
-        self.flat = [notice for n, notice in self._flat.items() if self._is_flat(n)]
-        check_not_flat(self.flat, len(pairs))
         self._scored = self._choose_blocks()
         self.counts = sum((p.counts for p in self.planes), np.zeros(1, np.int64))
 
@@ -165,6 +160,18 @@ class TrainingDataset:
             if not plane.anchors:  # seeded by the plane, so that they are reproducible
                 key = (self._seed, int(self.fingerprints[plane.pair], 16), *plane.index)
                 plane.index_anchors(np.random.default_rng(key))
+
+    def flat_images(self) -> list[FlatImage]:
+        """Notices of images that have the same value everywhere.
+
+        Raises
+        ------
+        TrainingError
+            All have.
+        """
+        flat = [notice for n, notice in self._flat.items() if self._is_flat(n)]
+        check_not_flat(flat, len(self.pairs))
+        return flat
 
     def _is_flat(self, number: int) -> bool:
         """Whether each channel of an image has one value in every voxel of the labelled planes."""
