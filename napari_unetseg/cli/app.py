@@ -30,6 +30,7 @@ from napari_unetseg.cli.predict_command import predict
 from napari_unetseg.cli.report_command import report
 from napari_unetseg.cli.train_command import train
 from napari_unetseg.cli.worker_command import worker
+from napari_unetseg.cli.wrong_values import describe_bad_parameter
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.versions import installed_versions
 from napari_unetseg.runtime.distributed import world
@@ -132,7 +133,7 @@ def _failure(error: BaseException) -> int:
         complain(str(error))
         return WRONG_USAGE
     if hasattr(error, "format_message"):  # typer's own errors; empty after it showed the help
-        if text := error.format_message():
+        if text := describe_bad_parameter(error):
             complain(text)
         return WRONG_USAGE
     if isinstance(error, BrokenPipeError):

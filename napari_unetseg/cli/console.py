@@ -184,9 +184,9 @@ class Meter:
 def _plan(event: TrainingPrepared) -> str:
     length = f"{event.steps} steps at most" if event.steps else "until the time is over"
     return (
-        f"Device {event.device}; patches of {' × '.join(map(str, event.patch))} voxels, "
+        f"Device {event.device}; patches of {' × '.join(map(str, event.patch))} pixels, "
         f"{event.batch} a step; {event.epoch_steps} steps an epoch, {length}; "
-        f"{event.parameters:,} parameters; {event.train_voxels:,} labelled voxels for training, "
+        f"{event.parameters:,} parameters; {event.train_voxels:,} labelled pixels for training, "
         f"{event.validation_voxels:,} in {event.blocks} blocks for validation."
     )
 

@@ -157,6 +157,13 @@ def _saving(
         raise WrongUsageError("Give either -o with a folder for the masks, or --inside.")
     if inside and (probabilities or name not in (None, "zarr")):
         raise WrongUsageError("--inside writes OME-Zarr masks only; use -o for other formats.")
+    if output is not None and not output.is_dir():
+        files = [kind for kind in FORMATS.values() if not kind.by_chunks]
+        if any(output.name.lower().endswith(kind.suffixes) for kind in files):
+            raise WrongUsageError(
+                f"-o is a folder for the masks, not a file such as {output.name}; give a folder, "
+                "and the format with --format."
+            )
     if precision is not None and not probabilities:
         raise WrongUsageError("--precision needs --probabilities; give both.")
     chosen = FORMATS.get(name or ("zarr" if inside else "tiff"))

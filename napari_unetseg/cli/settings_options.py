@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from napari_unetseg.cli.exit_codes import WrongUsageError
+from napari_unetseg.cli.wrong_values import why_not_a_number
 from napari_unetseg.core.settings import description_of
 
 SHORT = {"learning_rate": "--lr"}
@@ -173,6 +174,8 @@ def _make(model: type[M], given: Mapping[SettingOption, Any]) -> M:
         if first["type"] == "extra_forbidden":
             raise WrongUsageError(f"{option} knows no {inner[0]}; see --help.") from error
         named = " ".join([option, *inner])
+        if sentence := why_not_a_number(named, error):
+            raise WrongUsageError(sentence) from error
         raise WrongUsageError(
             f"{named} cannot be {first['input']}: {text[0].lower()}{text[1:]}."
         ) from error

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 OF_A_MODEL = {"depth", "width", "norm", "encoder"}
 """Architecture settings, which an initial model determines."""
-TrainTask = Annotated[
+Training = Annotated[
     TrainSettings,
     OptionsOf(
         "Training",
@@ -73,7 +73,7 @@ def train(
     images: Images,
     labels: Labels,
     output: Annotated[Path, Option("-o", "--output", metavar="MODEL", help="Model file.")],
-    settings: TrainTask,
+    settings: Training,
     files: Files,
     kind: Annotated[LabelKind, Option("--labels", help=LABELS_HELP)] = LabelKind.FULL,
     ignore: Ignore = None,
@@ -242,7 +242,7 @@ def _show_training(model: Model, saved: Path) -> None:
     record = model.history[-1]
     if record.scores is not None:
         show_table(score_table(record.scores))
-        tell(f"On {record.scores.voxels:,} voxels in {record.scores.blocks} validation blocks.")
+        tell(f"On {record.scores.voxels:,} pixels in {record.scores.blocks} validation blocks.")
         _say_highest(record, record.scores)
     else:
         tell("Not validated: there were too few labels to hold any out for a score.")

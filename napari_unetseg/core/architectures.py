@@ -17,11 +17,19 @@ class Architecture:
     """Display name, as in "U-Net, 4 levels"."""
     network: str
     """Class, ``module:name``, which `models.registry.build` imports; it takes the fields of
-    `NetSettings`."""
+    `NetSettings`.
+
+    It must subclass `UNet`, list its names in ``encoder_kinds`` and override ``_make_encoder``,
+    which makes the layers and returns the features of each level. If the encoder is not a list of
+    blocks with pools between them, it overrides ``_encode`` (the features of each level, the finest
+    first, each ending in a norm or ReLU) and ``_windows`` (what these depend on) too. Prediction,
+    training and transfer use its ``head``, ``encoder``, ``folded``, ``input_range`` and ``stride``.
+    """
     default_depth: Mapping[int, int]
     """Levels for 2 or 3 spatial axes, as far as it has them."""
     first_layers: Callable[[int], tuple[str, ...]]
-    """Names of the weights that see the image's channels, for a depth."""
+    """Names of the weights that see the image's channels, for each of ``depths``; at depth 1 there
+    is only a bottleneck."""
     depths: range = range(1, 8)
     """Valid depths."""
     batch_norm_only: bool = False
@@ -36,7 +44,7 @@ class Architecture:
     """Whether its down-sampling is fixed."""
 
 
-def _residual(name: str) -> Architecture:
+def _resnet(name: str) -> Architecture:
     return Architecture(
         title=f"U-Net on {name}",
         network="napari_unetseg.models.resnet_unet:ResNetUNet",
@@ -58,7 +66,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         first_layers=lambda depth: ("encoder.0.0.weight" if depth > 1 else "bottleneck.0.weight",),
         pretrained=True,
     ),
-    **{name: _residual(name) for name in ("resnet18", "resnet34", "resnet50")},
+    **{name: _resnet(name) for name in ("resnet18", "resnet34", "resnet50")},
 }
 
 

@@ -45,6 +45,11 @@ class OtherSpacing(Notice):
 
 
 @dataclass(frozen=True, slots=True)
+class FlatImage(Notice):
+    """An image has the same value everywhere."""
+
+
+@dataclass(frozen=True, slots=True)
 class TilePredicted(Event):
     """One tile of a prediction."""
 

@@ -7,7 +7,7 @@ from statistics import fmean
 
 import numpy as np
 
-from napari_unetseg.core.events import Notice
+from napari_unetseg.core.events import FlatImage, Notice
 from napari_unetseg.core.exposure import (
     TOLERANCE,
     Channel,
@@ -49,8 +49,9 @@ def describe(
     if len(blank) == len(channels):
         value = _number(channels[0].own.largest)
         return [
-            _warning(
-                f"{name} has the same value everywhere ({value}), so there is nothing to segment."
+            FlatImage(
+                f"{name} has the same value everywhere ({value}), so there is nothing to segment.",
+                warning=True,
             )
         ]
     if blank:

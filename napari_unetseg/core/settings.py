@@ -53,8 +53,7 @@ class NetSettings(_Settings):
     strides: tuple[tuple[int, ...], ...] | None = None
     """Down-sampling of each level and spatial axis, 1 or 2; None means 2 everywhere."""
     encoder: Encoder = "unet"
-    """The U-Net's own, or a residual network of He et al. (2016) in 2D, of which ``depth`` levels
-    are used; 6 are all of it."""
+    """Architecture, one of `ARCHITECTURES`."""
 
     @model_validator(mode="after")
     def _check_strides(self) -> Self:
@@ -114,8 +113,8 @@ class TrainSettings(_Settings):
     dims: Literal[2, 3] = 2
     """2: planes; 3: volumes."""
     depth: int | None = Field(None, ge=1, le=7)
-    """Levels of the U-Net, the bottleneck included; each halves the image. By default 4 in 2D,
-    3 in 3D, 6 with a ResNet encoder."""
+    """Levels of the U-Net, the bottleneck included; each halves the image. By default those of the
+    architecture."""
     width: int = Field(16, ge=1, le=256)
     """Feature channels of the first level; doubled at each level."""
     norm: Norm = "batch"
@@ -123,9 +122,9 @@ class TrainSettings(_Settings):
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     """Fraction of features dropped in training (dropout)."""
     encoder: Encoder = "unet"
-    """The U-Net's own encoder, or a ResNet as in torchvision (2D)."""
+    """Architecture of the network, named after its encoder."""
     encoder_weights: str | None = None
-    """Initial weights of a ResNet encoder: ``imagenet`` (downloaded once), or the path of a
+    """Initial weights of a torchvision encoder: ``imagenet`` (downloaded once), or the path of a
     ``.safetensors`` or ``.pth`` state dict. By default random."""
 
     epochs: int | None = Field(None, ge=1)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from itertools import product
+from itertools import chain, product
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from napari_unetseg.core.errors import TrainingError
+from napari_unetseg.core.events import FlatImage
 from napari_unetseg.core.image_stack import Normalization
 from napari_unetseg.core.label_checks import LabelValues, notes_of
 from napari_unetseg.core.labels import IGNORE_INDEX, Classes, LabelKind, Structure
 from napari_unetseg.data.annotated_image import values_of
-from napari_unetseg.data.dataset_checks import check_channels, check_classes
+from napari_unetseg.data.dataset_checks import check_channels, check_classes, check_not_flat
 from napari_unetseg.data.labelled_planes import ReadPair, matched, read_pairs, same_pixels
 from napari_unetseg.data.plane_cache import PlaneCache
 
@@ -135,10 +136,13 @@ class TrainingDataset:
             if old is not None and same_pixels(read.pair.image, old.pair.image)
         }
         known = {numbers[old]: before._scalings[old] for old in numbers} if before else {}
-        self._scalings: list[Normalization] = [
-            known.get(number) or self.normalization.for_stack(pair.image)[0]
-            for number, pair in enumerate(self.pairs)
-        ]
+        self._scalings: list[Normalization] = []
+        self._flat: dict[int, FlatImage] = {}
+        for number, pair in enumerate(self.pairs):
+            if (scaling := known.get(number)) is None:
+                scaling, notices = self.normalization.for_stack(pair.image)
+                self._flat.update((number, n) for n in notices if isinstance(n, FlatImage))
+            self._scalings.append(scaling)
         self._cache = PlaneCache(CACHE_BYTES)
         if before is not None:
             self._cache.take_over(before._cache, numbers)
@@ -156,6 +160,28 @@ class TrainingDataset:
             if not plane.anchors:  # seeded by the plane, so that they are reproducible
                 key = (self._seed, int(self.fingerprints[plane.pair], 16), *plane.index)
                 plane.index_anchors(np.random.default_rng(key))
+
+    def flat_images(self) -> list[FlatImage]:
+        """Notices of images that have the same value everywhere.
+
+        Raises
+        ------
+        TrainingError
+            All have.
+        """
+        flat = [notice for n, notice in self._flat.items() if self._is_flat(n)]
+        check_not_flat(flat, len(self.pairs))
+        return flat
+
+    def _is_flat(self, number: int) -> bool:
+        """Whether each channel of an image has one value in every voxel of the labelled planes."""
+        planes = (plane for plane in self.planes if plane.pair == number)
+        regions = ((p, region) for p in planes for region in _pieces(p.train.shape))
+        pieces = (p.stack.read(p.index, region) for p, region in regions)
+        flattened = (piece.reshape(len(piece), -1) for piece in pieces)
+        if (first := next(flattened, None)) is None:
+            return True
+        return all(bool((v == first[:, :1]).all()) for v in chain([first], flattened))
 
     def _enough_to_validate(self) -> bool:
         numbers = self.classes.numbers

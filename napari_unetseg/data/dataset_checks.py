@@ -9,6 +9,7 @@ from napari_unetseg.core.errors import TrainingError
 from napari_unetseg.core.labels import LabelKind
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.events import FlatImage
     from napari_unetseg.core.labels import Classes
     from napari_unetseg.data.annotated_image import AnnotatedImage
 
@@ -93,6 +94,13 @@ def check_classes(
             f"This training started with {_numbers(wanted.numbers)}, but nothing is labelled as "
             f"{_numbers(missing)} any more; paint some of it, or train again."
         )
+
+
+def check_not_flat(flat: Sequence[FlatImage], count: int) -> None:
+    """Raise `TrainingError` if all of ``count`` images have the same value everywhere."""
+    if flat and len(flat) == count:
+        others, choose = ("", "another") if count == 1 else (", nor in the other images", "others")
+        raise TrainingError(f"{flat[0].text.removesuffix('.')}{others}; choose {choose}.")
 
 
 def _numbers(numbers: Sequence[int]) -> str:

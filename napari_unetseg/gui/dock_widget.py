@@ -74,6 +74,17 @@ class UNetDock(Docked):
         )
         self.model = ModelPanel(session, plugin.history, plugin.comparison)
         self.advanced = AdvancedPanel(session, plugin.computers)
+        self.sections: tuple[Panel, ...] = (
+            self.project,
+            self.image,
+            self.annotate,
+            self.look,
+            self.train,
+            self.review,
+            self.result,
+            self.model,
+            self.advanced,
+        )
         self.status = StatusPanel(session)
         self.welcome = WelcomePanel(session)
         self.help = QPushButton("?")
@@ -92,19 +103,10 @@ class UNetDock(Docked):
         column.setContentsMargins(8, 6, 8, 6)
         column.setSpacing(6)
         column.addWidget(self.welcome)
-        for panel in (
-            self.project,
-            self.image,
-            self.annotate,
-            self.look,
-            self.train,
-            self.review,
-            self.result,
-            self.model,
-        ):
-            column.addWidget(panel)
-            column.addWidget(_rule())
-        column.addWidget(self.advanced)
+        for number, section in enumerate(self.sections):
+            if number:
+                column.addWidget(_rule())
+            column.addWidget(section)
         column.addStretch(1)
         inner.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         scroll = QScrollArea()
@@ -123,18 +125,14 @@ class UNetDock(Docked):
         outer.addLayout(foot)
         FocusOrder(inner, self.help)
 
-    @property
-    def _panels(self) -> tuple[Panel, ...]:
-        return self.image, self.annotate, self.look, self.review, self.result
-
     def sizeHint(self) -> QSize:
         """Narrow, and no taller than a small screen allows."""
         return QSize(WIDTH + 16, 560)
 
     def reset_choices(self, _: object = None) -> None:
         """Called by napari when layers come, go, move or change their name."""
-        for panel in self._panels:
-            panel.refresh()
+        for section in self.sections:
+            section.refresh()
 
     def shown_in(self, window: QWidget) -> None:
         """Its keys work in the window."""
@@ -161,8 +159,7 @@ class UNetDock(Docked):
         if self._has_keys:
             self._has_keys = False
             self.workbench.keys.end()
-        training = (self.train, self.model, self.advanced)
-        for panel in (*self._panels, *training, self.project, self.status, self.welcome):
+        for panel in (*self.sections, self.status, self.welcome):
             panel.release()
         super().release()
         layers = self._viewer.layers.events

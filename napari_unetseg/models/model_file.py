@@ -136,6 +136,8 @@ def _bytes(path: Path, start: int = 0, count: int = -1) -> bytes:
         with path.open("rb") as file:
             file.seek(start)
             return file.read(count)
+    except FileNotFoundError as error:
+        raise ModelFileError(f"{path} does not exist; check the name.") from error
     except (OSError, ValueError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise ModelFileError(f"The model {path} cannot be read: {reason}.") from error

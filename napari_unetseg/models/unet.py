@@ -175,7 +175,7 @@ class UNet(nn.Module):
         ]
         self.encoder: nn.Module = nn.ModuleList(blocks[:-1])
         self.pools = nn.ModuleList(POOL[dims](s) for s in self.strides)
-        self.bottleneck = blocks[-1]
+        self.bottleneck: nn.Module = blocks[-1]
         return features
 
     def _initialise(self) -> None:

@@ -78,6 +78,7 @@ class TrainingRun:
         self.device = pick_device(settings.device)
         self.threads = use_threads(control.threads or settings.threads)
         self.data = read_dataset(pairs, settings, structures, init)
+        self.flat = self.data.flat_images()
         self.group = ProcessGroup(self.device)
         self.plan, weights, self.adapted = plan_and_weights(init, self.data, settings, self.group)
         self.start_model = None if self.adapted and not self.data.unlabelled else init
@@ -139,6 +140,7 @@ class TrainingRun:
     def begin(self) -> Generator[Event, None, None]:
         """Report the start; score an initial model and adapt it to newer strokes, or fit one."""
         yield from map(Notice, (*self.data.notes, *self.adapted))
+        yield from self.flat
         if self.settings.freeze_encoder and not self.trainer.frozen:
             yield Notice(
                 "There is no initial model and there are no encoder weights, so the encoder is "

@@ -121,7 +121,7 @@ def test_train_says_what_it_does_and_writes_model_and_report(
     assert "3 images with labels (full)." in result.err
     assert "1 image without labels skipped." in result.err
     assert "2 structures: 1, 2, and background." in result.err
-    assert "Device cpu; patches of 32 × 32 voxels, 2 a step" in result.err
+    assert "Device cpu; patches of 32 × 32 pixels, 2 a step" in result.err
     assert "24 steps at most" in result.err
     assert "Network: U-Net, 2 levels, 4 features at the first level (as in" in result.err
     assert "initial model, step 0: Dice 0." in result.err
@@ -539,8 +539,11 @@ def test_arguments_in_another_order_are_named(
         ("train a b -o c --init m --width 8", "--init width"),
         ("train a b -o c --labels strokes --threshold 1", "--threshold"),
         ("train a b", "-o"),
-        ("train a b -o c --labels dots", "dots"),
-        ("evaluate m a b --labels strokes", "strokes"),
+        ("train a b -o c --labels dots", "--labels dots"),
+        ("train a b -o c --steps ten", "--steps whole number ten"),
+        ("train a b -o c --minutes x", "--minutes number x"),
+        ("train a b -o c --augment blur=x", "--augment blur number x"),
+        ("evaluate m a b --labels strokes", "--labels strokes full instances"),
         ("predict m a -o c --tile 1", "--tile 1"),
         ("predict m a -o c --device tpu", "--device tpu"),
         ("paint", "paint"),
@@ -550,6 +553,7 @@ def test_arguments_in_another_order_are_named(
         ("train a b -o c --augment rotation=200", "--augment rotation 200"),
         ("train a b -o c --augment speed=2", "--augment speed"),
         ("train a b -o c --augment rotation", "--augment NAME=VALUE rotation"),
+        ("predict m a -o mask.TIF", "-o folder mask.TIF --format"),
         ("predict m a -o c --format gif", "--format gif tiff zarr"),
         ("predict m a -o c --probabilities --precision uint8", "--precision uint8 --format"),
     ],

@@ -140,7 +140,7 @@ def test_labels_with_places_that_are_not_labelled(
     assert main(["train", *map(str, folders), "-o", output, *OPTIONS, *options]) == 0
     said = capsys.readouterr().err
     assert "1 structure: 1, and background." in said
-    assert "1,440 labelled voxels for training" in said
+    assert "1,440 labelled pixels for training" in said
     assert ("a hold NaN, which counts as not labelled." in said) == bool(np.isnan(missing))
     files = [str(folder / name) for folder, name in zip(folders, ("a.png", "a.tif"), strict=True)]
     assert main(["evaluate", output, *files, *options]) == 0

@@ -77,7 +77,7 @@ def test_a_bad_image_is_told_at_the_end_and_does_not_stop_the_others(
     out = data / "out"
     code, said, err = run("predict", data / "m", data / "images", "-o", out, "--report")
     assert code == 1
-    assert "cannot be read: no such file" in err
+    assert "does not exist; check the name." in err
     assert not out.exists()
     m = data / "m.safetensors"
     code, said, err = run("predict", m, data / "images", "-o", out, "--report")

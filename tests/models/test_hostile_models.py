@@ -200,7 +200,9 @@ def test_files_of_other_kinds(name: str, tmp_path: Path) -> None:
 
 
 def test_missing_files_folders_and_pipes(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match="cannot be read: no such file"):
+    with pytest.raises(
+        ModelFileError, match=r"missing\.safetensors does not exist; check the name"
+    ):
         load_model(tmp_path / "missing.safetensors")
     with pytest.raises(ModelFileError, match="cannot be read: is a directory"):
         load_model(tmp_path)

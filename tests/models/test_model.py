@@ -24,6 +24,7 @@ from napari_unetseg.core.settings import NetSettings, TrainSettings
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.inference.predict import predict_probabilities
 from napari_unetseg.models.model import Model, load_model
+from napari_unetseg.models.model_file import write
 
 NETS: list[dict[str, Any]] = [
     {"depth": 1, "width": 1},
@@ -115,6 +116,30 @@ def test_scores_that_are_no_number_come_back(tmp_path: Path, trained: Model) -> 
     assert math.isnan(again.scores.soft_dice)
     assert math.isinf(again.curve[0].train_loss)
     json.dumps(loaded.description(), allow_nan=False)
+
+
+OLDER_NAMES = {
+    "class_priors": "shares",
+    "edge_loss_weight": "borders",
+    "distillation_weight": "hold",
+    "class_weighting": "balance",
+    "ema": "average",
+    "cosine_schedule": "anneal",
+    "validation_fraction": "validation",
+}
+
+
+def test_a_file_with_the_names_of_earlier_versions_is_read(trained: Model, tmp_path: Path) -> None:
+    path = trained.save(tmp_path / "model.safetensors")
+    with safe_open(path, "pt") as file:
+        text = file.metadata()["description"]
+    for name, older in OLDER_NAMES.items():
+        assert f'"{name}":' in text
+        text = text.replace(f'"{name}":', f'"{older}":')
+    write(path, trained.weights, json.loads(text))
+    model = load_model(path)
+    assert model.id == trained.id
+    assert model.history == trained.history
 
 
 def test_a_path_keeps_its_name_and_gets_the_suffix(tmp_path: Path) -> None:

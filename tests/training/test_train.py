@@ -204,16 +204,42 @@ def test_small_and_thin_images_train(shape: tuple[int, int], depth: int) -> None
 def test_images_of_one_voxel_train_together() -> None:
     pairs = [
         AnnotatedImage(
-            Stack(np.full((1, 1), value, np.uint8), "YX"),
-            np.full((1, 1), label, np.uint8),
-            "strokes",
+            Stack(np.array([values], np.uint8), "YX"), np.array([labels], np.uint8), "strokes"
         )
-        for value, label in [(10, 255), (200, 1)]
+        for values, labels in [([10], [255]), ([200, 90], [1, 0])]
     ]
     model = train(pairs, tiny(steps=2, depth=4, patch=None, augment=AugmentSettings()))
     assert predict(model, pairs[0].image).shape == (1, 1)
     with pytest.raises(UserError, match="Only structure 1 is labelled"):
         train(pairs[1:], tiny(steps=2))
+
+
+def flat_pair(name: str, value: int = 100) -> AnnotatedImage:
+    pair = painted_pair()
+    flat = np.full(pair.image.grid_shape, value, np.uint8)
+    return AnnotatedImage(Stack(flat, "YX", name=name), pair.labels, "strokes")
+
+
+def test_an_image_that_is_the_same_everywhere_is_warned_of() -> None:
+    _, events = run_training([flat_pair("flat"), painted_pair()], tiny(steps=2))
+    (notice,) = [n for n in of_kind(events, Notice) if n.warning]
+    assert notice.text.startswith("flat has the same value everywhere (100)")
+
+
+@pytest.mark.parametrize(("count", "advice"), [(1, "; choose another."), (2, "; choose others.")])
+def test_images_that_are_all_the_same_everywhere_are_refused(count: int, advice: str) -> None:
+    pairs = [flat_pair(f"flat {n}", 50 * n + 100) for n in range(count)]
+    with pytest.raises(UserError, match=r"flat 0 has the same value everywhere \(100\)") as error:
+        train(pairs, tiny(steps=2))
+    assert str(error.value).endswith(advice)
+
+
+def test_a_signal_between_the_voxels_measured_is_trained_on() -> None:
+    image, labels = np.zeros((1100, 1100), np.uint8), np.zeros((1100, 1100), np.uint8)
+    image[1:30:2, 1:30:2] = 200  # of such planes every second voxel is measured
+    labels[0:30, 0:30] = np.where(image[0:30, 0:30], 1, 255)
+    _, events = run_training([AnnotatedImage(Stack(image, "YX"), labels, "strokes")], tiny(steps=2))
+    assert not [n for n in of_kind(events, Notice) if n.warning]
 
 
 def test_broken_pixels_do_no_harm() -> None:

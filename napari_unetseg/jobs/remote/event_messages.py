@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import Event, Notice, OtherSpacing, TilePredicted
+from napari_unetseg.core.events import Event, FlatImage, Notice, OtherSpacing, TilePredicted
 from napari_unetseg.core.labels import Structure
 from napari_unetseg.core.metrics import Scores
 from napari_unetseg.jobs.live_predictor import MaskStarted, Viewport
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 PLAIN: dict[str, TypeAdapter[Any]] = {
     kind.__name__: TypeAdapter(kind)
     for kind in (
+        FlatImage,
         Notice,
         OtherSpacing,
         TrainingPrepared,
