@@ -484,7 +484,7 @@ def test_the_recipe_for_slurm_with_jobs_that_are_processes_here(tmp_path: Path) 
     random_model(1, depth=2, width=4).save(tmp_path / "m.safetensors")
     saved(tmp_path, (6, 100, 90))
     recipe = [sys.executable, str(ROOT / "docs" / "slurm_predict.py"), "--kind", "local"]
-    jobs = ["--jobs", "1", "--cores", "1", "--memory", "1GB", "--"]
+    jobs = ["--jobs", "2", "--cores", "1", "--memory", "4GB", "--"]
     rest = ["m.safetensors", "image.npy", "--format", "zarr", "--threads", "1", "--tile", "64"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     found = subprocess.run(
