@@ -202,7 +202,7 @@ def read_stamp() -> dict[str, Any]:
         stamp: dict[str, Any] = json.loads(STAMP.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    valid = stamp["key"] == stamp_key() and works(PYTHON, "-c", "import napari_unetseg")
+    valid = stamp["key"] == stamp_key() and works(PYTHON, "-P", "-c", "import napari_unetseg")
     return stamp if valid else {}
 
 
