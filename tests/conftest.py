@@ -184,3 +184,11 @@ def qt_application() -> Any:
     from qtpy.QtCore import QCoreApplication
 
     return QCoreApplication.instance()
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Run the command line in this process: `cli_runner.Run`."""
+    from cli_runner import runner
+
+    return runner(capsys)

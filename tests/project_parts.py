@@ -53,6 +53,14 @@ def is_same(one: ImageAnnotations, other: ImageAnnotations) -> bool:
     )
 
 
+def check_kept(folder: Path, truth: ImageAnnotations) -> None:
+    """A project that is opened again holds all of it, and says that nothing is missing."""
+    again, now = reopened(folder)
+    assert again.lost == []
+    assert is_same(truth, now)
+    again.close()
+
+
 def reopened(folder: Path) -> tuple[Project, ImageAnnotations]:
     one = Project.open(folder)
     return one, one.by_image[KEY]

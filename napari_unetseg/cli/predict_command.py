@@ -190,7 +190,7 @@ def _run(
     from napari_unetseg.inference.large.predict_files import (
         FileBegun,
         FileDone,
-        Wish,
+        OptionalOutputs,
         predict_files,
     )
     from napari_unetseg.inference.large.results_table import write_report
@@ -217,7 +217,7 @@ def _run(
                 how,
                 settings,
                 open_image=files.opening,
-                wish=Wish(skip_existing=skip_existing, count=table is not None),
+                optional=OptionalOutputs(skip_existing=skip_existing, count=table is not None),
                 control=control,
                 chunks=chunks,
             )

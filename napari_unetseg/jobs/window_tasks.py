@@ -229,13 +229,13 @@ class BatchWork:
     def __call__(self, control: JobControl) -> Events:
         """Return the result of each processed image."""
         from napari_unetseg.core.settings import PredictSettings
-        from napari_unetseg.inference.large.predict_files import Wish, predict_files
+        from napari_unetseg.inference.large.predict_files import OptionalOutputs, predict_files
         from napari_unetseg.io.open_image import open_stack
 
         how = {"device": self.device, "match_spacing": self.match_spacing}
         settings = PredictSettings.model_validate(how)
         table = ".csv" if self.measure else None
-        wish = Wish(skip_existing=self.keep, count=True, measure=table, unsure=True)
+        optional = OptionalOutputs(skip_existing=self.keep, count=True, measure=table, unsure=True)
 
         def opened(path: Path) -> Stack:
             return self.stacks[path] if path in self.stacks else open_stack(path)
@@ -247,7 +247,7 @@ class BatchWork:
                 self.how,
                 settings,
                 open_image=opened,
-                wish=wish,
+                optional=optional,
                 control=control,
             )
         )

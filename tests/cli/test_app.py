@@ -7,8 +7,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from cli_runner import Result, Run
 from PIL import Image
 
 from napari_unetseg import __version__
@@ -28,28 +28,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--depth", "2", "--width", "4", "--patch", "32", "--batch", "2", "--threads", "1"]
 SHORT = [*SMALL, "--steps", "24"]
 ENOUGH = [*SMALL, "--steps", "100", "--lr", "0.02"]
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process."""
-
-    def call(*arguments: object) -> Result:
-        capsys.readouterr()
-        code = main([str(a) for a in arguments])
-        return Result(code, *capsys.readouterr())
-
-    return call
 
 
 def picture(seed: int, size: int = 64) -> tuple[np.ndarray, np.ndarray]:

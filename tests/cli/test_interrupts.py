@@ -8,13 +8,12 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tifffile
+from cli_runner import Result, Run
 from helpers import blobs
 
 from napari_unetseg.cli import console, interrupts, main
@@ -27,31 +26,6 @@ SMALL = ["--depth", "2", "--width", "4", "--patch", "32", "--batch", "2", "--thr
 STEPS = [*SMALL, "--steps", "22"]
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process; signals have their usual handlers afterwards."""
-
-    def call(*arguments: object) -> Result:
-        capsys.readouterr()
-        before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-        code = main([str(a) for a in arguments])
-        after = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-        assert after == before
-        return Result(code, *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture(scope="module")

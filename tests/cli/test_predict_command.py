@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,21 +28,18 @@ from napari_unetseg.io.open_image import open_stack
 from napari_unetseg.io.write_masks import FORMATS, MaskFormat, MaskNotes
 
 if TYPE_CHECKING:
+    from cli_runner import Run
+
     from napari_unetseg.models.model import Model
 
 ROOT = Path(__file__).resolve().parents[2]
-Run = Callable[..., tuple[int, str, str]]
 PLANES = 18  # of the image of the kills, a chunk each
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(a) for a in arguments] + ["--threads", "1"])
-        return (code, *capsys.readouterr())
-
-    return call
+def run(run: Run) -> Run:
+    """The command line with one thread."""
+    return lambda *arguments: run(*arguments, "--threads", "1")
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,12 @@ from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.inference.large.find_images import check_outputs, find_images
 from napari_unetseg.inference.large.output_format import Saving
 from napari_unetseg.inference.large.plain_yaml import Lines, read_yaml
-from napari_unetseg.inference.large.predict_files import FileDone, Opening, Wish, predict_files
+from napari_unetseg.inference.large.predict_files import (
+    FileDone,
+    Opening,
+    OptionalOutputs,
+    predict_files,
+)
 from napari_unetseg.io.file_names import as_stored
 from napari_unetseg.io.readers.missing_planes import MissingPlanes
 from napari_unetseg.io.write_masks import FORMATS, format_names
@@ -81,10 +86,10 @@ class BatchJob(_Strict):
         return Saving(self.output, chosen, self.probabilities, self.overwrite)
 
     @property
-    def wish(self) -> Wish:
+    def optional(self) -> OptionalOutputs:
         """Optional outputs."""
         suffix = f".{self.measure}" if self.measure else None
-        return Wish(skip_existing=not self.overwrite, count=True, measure=suffix)
+        return OptionalOutputs(skip_existing=not self.overwrite, count=True, measure=suffix)
 
     @property
     def opening(self) -> Opening:
@@ -240,7 +245,7 @@ def run_batch(
             job.saving,
             batch.settings.model_copy(update={"match_spacing": job.match_spacing}),
             open_image=job.opening,
-            wish=job.wish,
+            optional=job.optional,
             control=control,
             chunks=None if chunks is None else chunks(job.opening),
         )
@@ -272,8 +277,8 @@ def _claim(job: BatchJob, number: int, images: dict[str, Path], taken: dict[str,
     how, mine = job.saving, []
     for stem, image in images.items():
         results = [how.mask_of(stem, image), how.probabilities_of(stem)]
-        if job.wish.measure is not None:
-            results.append(how.table_of(stem, image, job.wish.measure))
+        if job.optional.measure is not None:
+            results.append(how.table_of(stem, image, job.optional.measure))
         mine += [os.path.realpath(path) for path in results if path is not None]
     for path in mine:
         if path in taken:

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 SHAPE = ("equivalent_diameter_area", "axis_major_length")
 SIZES = {2: "area", 3: "volume"}
-FORMATS = (".csv", ".parquet")
+TABLE_SUFFIXES = (".csv", ".parquet")
 
 Row = dict[str, Any]
 
 
 def check_table(path: Path) -> None:
     """Refuse a table that is neither ``.csv`` nor ``.parquet``, or that cannot be written."""
-    if path.suffix.lower() not in FORMATS:
+    if path.suffix.lower() not in TABLE_SUFFIXES:
         raise UserError(f"{path.name} has an unknown suffix; use .csv or .parquet.")
     if path.suffix.lower() == ".parquet":
         _parquet()

@@ -99,7 +99,7 @@ class FileDone(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class OptionalOutputs:
     """Optional outputs of every image."""
 
     skip_existing: bool = False
@@ -119,7 +119,7 @@ def predict_files(
     settings: PredictSettings,
     *,
     open_image: Callable[[Path], Stack],
-    wish: Wish | None = None,
+    optional: OptionalOutputs | None = None,
     control: JobControl | None = None,
     chunks: Callable[[Path], Chunks] | None = None,
 ) -> Generator[Event, None, list[FileDone]]:
@@ -138,7 +138,7 @@ def predict_files(
         Output format and place.
     open_image
         Opens an image.
-    wish
+    optional
         Optional outputs.
     control
         Stops after the chunk at hand, or while another program is waited for; or pauses there.
@@ -162,7 +162,9 @@ def predict_files(
         No image can be saved, or no workers are left.
     """
     control = control or JobControl(settings.threads)
-    one = _One(model, how, settings, open_image, wish or Wish(), control, chunks, _now(how))
+    one = _One(
+        model, how, settings, open_image, optional or OptionalOutputs(), control, chunks, _now(how)
+    )
     waiting = [Turn(s, image, how.work_of(s, image)) for s, image in images.items()]
     turns = Turns(waiting, control, one.is_there)
     results: list[FileDone] = []
@@ -226,26 +228,26 @@ class _One:
     how: Saving
     settings: PredictSettings
     open_image: Callable[[Path], Stack]
-    wish: Wish
+    optional: OptionalOutputs
     control: JobControl
     chunks: Callable[[Path], Chunks] | None
     since: float
 
     def is_there(self, turn: Turn) -> bool:
         """Whether an image is done, and no program works on it."""
-        stem, image, wish = turn.stem, turn.image, self.wish
-        if not wish.skip_existing or turn.work.path.exists():
+        stem, image, optional = turn.stem, turn.image, self.optional
+        if not optional.skip_existing or turn.work.path.exists():
             return False
         if not is_there(self.how, stem, image):
             return False
-        return not wish.measure or self.how.table_of(stem, image, wish.measure).exists()
+        return not optional.measure or self.how.table_of(stem, image, optional.measure).exists()
 
     def predict(self, turn: Turn) -> Generator[Event, None, FileDone | None]:
         """Predict and save an image; None after a stop."""
         if turn.problem is not None:
             raise turn.problem
         how, stem, image = self.how, turn.stem, turn.image
-        if turn.there or (self.wish.skip_existing and is_there(how, stem, image)):
+        if turn.there or (self.optional.skip_existing and is_there(how, stem, image)):
             return self._described(turn, "skipped")
         plan = self._plan(turn)
         yield from map(Notice, plan.stack.notes)
@@ -296,10 +298,10 @@ class _One:
         total, voxels = output.unsure
         done = FileDone(stem, image, self.how.mask_of(stem, image), "done", 0.0, {})
         done = replace(done, unsure=total / voxels if voxels else None)
-        if self.wish.count:
+        if self.optional.count:
             done = replace(done, voxels=count_voxels(output.mask))
-        if self.wish.measure:
-            table = self.how.table_of(stem, image, self.wish.measure)
+        if self.optional.measure:
+            table = self.how.table_of(stem, image, self.optional.measure)
             mask = _mask_stack(output, stack)
             done = replace(done, objects=_measure(table, mask, stack, turn.work.path))
         return done
@@ -309,10 +311,10 @@ class _One:
         stem, image, skipped = turn.stem, turn.image, status == "skipped"
         done = FileDone(stem, image, self.how.mask_of(stem, image), status, 0.0, {})
         mask = self.how.opened_as(stem, image)
-        if self.wish.count and not skipped:
+        if self.optional.count and not skipped:
             done = replace(done, voxels=_count_planes(open_stack(mask)))
-        if self.wish.measure:
-            table = self.how.table_of(stem, image, self.wish.measure)
+        if self.optional.measure:
+            table = self.how.table_of(stem, image, self.optional.measure)
             if not (skipped and table.exists()):
                 image_stack = self.open_image(image)
                 found = _measure(table, open_stack(mask), image_stack, turn.work.path)
@@ -322,7 +324,7 @@ class _One:
     def _chunks(self, image: Path) -> Chunks | None:
         if self.chunks is not None:
             return self.chunks(image)
-        return partial(predict_here, unsure=True) if self.wish.unsure else None
+        return partial(predict_here, unsure=True) if self.optional.unsure else None
 
 
 def _mask_stack(output: Output, stack: Stack) -> Stack:

@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,18 +17,24 @@ import tifffile
 from helpers import random_model
 from large_parts import noise, tree
 
-from napari_unetseg.cli import main
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.inference.large.batch_job import read_batch, run_batch
 from napari_unetseg.inference.large.output_format import Saving
-from napari_unetseg.inference.large.predict_files import FileDone, Opening, Wish, predict_files
+from napari_unetseg.inference.large.predict_files import (
+    FileDone,
+    Opening,
+    OptionalOutputs,
+    predict_files,
+)
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.inference.uncertainty import uncertainty_map
 from napari_unetseg.io.open_image import open_stack
 
+if TYPE_CHECKING:
+    from cli_runner import Run
+
 ROOT = Path(__file__).resolve().parents[3]
-Run = Callable[..., tuple[int, str, str]]
 
 TWO = """
 threads: 1
@@ -47,13 +53,9 @@ jobs:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main(["batch", *map(str, arguments)])
-        return (code, *capsys.readouterr())
-
-    return call
+def run(run: Run) -> Run:
+    """The command `batch`."""
+    return lambda *arguments: run("batch", *arguments)
 
 
 @pytest.fixture
@@ -270,7 +272,7 @@ def test_how_unsure_the_network_is_of_each_image(place: Path) -> None:
         Saving(place / "out"),
         settings,
         open_image=Opening(),
-        wish=Wish(unsure=True),
+        optional=OptionalOutputs(unsure=True),
     )
     done = [event for event in events if isinstance(event, FileDone)]
     for one in done:

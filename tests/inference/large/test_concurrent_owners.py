@@ -27,7 +27,12 @@ from napari_unetseg.inference.large import publishing
 from napari_unetseg.inference.large.atomic_store import FolderStore
 from napari_unetseg.inference.large.output import attach_output
 from napari_unetseg.inference.large.output_format import Saving
-from napari_unetseg.inference.large.predict_files import FileDone, Opening, Wish, predict_files
+from napari_unetseg.inference.large.predict_files import (
+    FileDone,
+    Opening,
+    OptionalOutputs,
+    predict_files,
+)
 from napari_unetseg.inference.large.predict_to_zarr import make_plan, predict_to_zarr
 from napari_unetseg.io.open_image import open_stack
 from napari_unetseg.io.write_masks import FORMATS, MaskFormat
@@ -107,7 +112,7 @@ def test_two_lists_that_overlap_share_the_work(
     how = Saving(tmp_path / "out", form)
     one = begin({"a": images["a"]}, how)
     advance(one, 2)
-    two = begin(images, how, wish=Wish(count=True))
+    two = begin(images, how, optional=OptionalOutputs(count=True))
     seen = [next(two)]
     assert isinstance(seen[0], Notice)
     assert f"a.tif is being predicted by process {os.getpid()} on this computer" in seen[0].text
@@ -181,7 +186,9 @@ def test_skipping_waits_for_the_owner_and_then_skips(
     finish(begin({"a": images["a"]}, how, OTHER))
     one = begin({"a": images["a"]}, how)
     advance(one, 2)
-    two = begin({"a": images["a"]}, how, wish=Wish(skip_existing=True, measure=".csv"))
+    two = begin(
+        {"a": images["a"]}, how, optional=OptionalOutputs(skip_existing=True, measure=".csv")
+    )
     assert isinstance(next(two), Notice)
     finish(one)
     rest = finish(two)
@@ -200,7 +207,7 @@ def test_what_a_killed_program_did_not_clear_away_is_cleared_when_its_mask_is_sk
     (hidden / "deleted-1234" / "labels").mkdir(parents=True)
     for name in ("lock", ".a-12345678.tif"):
         (hidden / name).touch()
-    events = finish(begin({"a": images["a"]}, how, wish=Wish(skip_existing=True)))
+    events = finish(begin({"a": images["a"]}, how, optional=OptionalOutputs(skip_existing=True)))
     assert done_in(events) == [("a", "skipped")]
     assert tree(tmp_path / "out") == before
     assert not hidden.exists()
@@ -345,7 +352,7 @@ def test_files_are_moved_to_their_place_when_all_are_written(
     (out / ".a.unetseg").mkdir(parents=True)
     (out / ".a.unetseg" / ".a-12345678.tif").write_bytes(b"half")
     monkeypatch.setattr(Path, "replace", replace)
-    finish(begin({"a": images["a"]}, Saving(out, form), wish=Wish(measure=".csv")))
+    finish(begin({"a": images["a"]}, Saving(out, form), optional=OptionalOutputs(measure=".csv")))
     planes = PLANES if form is FORMATS["png"] else 1
     assert moved == [(".a.unetseg", n) for n in (1, *range(planes, 0, -1))]
     assert not [p.name for p in out.iterdir() if p.name.startswith(".")]

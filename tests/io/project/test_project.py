@@ -23,6 +23,7 @@ from project_parts import (
     PLACE,
     SHAPE,
     begin,
+    check_kept,
     draw,
     is_same,
     kill,
@@ -291,10 +292,7 @@ def test_labels_that_begin_anew_on_a_full_disk_are_written_later(tmp_path: Path)
     assert Project.read(tmp_path / "one").by_image[KEY].count(LabelSource.STROKES) == 81
     one.save()
     kill(one)
-    again, now = reopened(tmp_path / "one")
-    assert again.lost == []
-    assert is_same(truth, now)
-    again.close()
+    check_kept(tmp_path / "one", truth)
 
 
 def test_a_folder_that_vanished_is_said_and_another_one_takes_everything(tmp_path: Path) -> None:
@@ -416,10 +414,7 @@ def test_a_change_larger_than_a_row_is_written_in_chunks(tmp_path: Path) -> None
         assert isinstance(change, AnnotationChange)
         one.record(KEY, change)
     kill(one)
-    again, now = reopened(tmp_path / "one")
-    assert again.lost == []
-    assert is_same(truth, now)
-    again.close()
+    check_kept(tmp_path / "one", truth)
 
 
 def test_labels_that_are_replaced_during_a_save_cost_nothing(tmp_path: Path) -> None:
@@ -439,10 +434,7 @@ def test_labels_that_are_replaced_during_a_save_cost_nothing(tmp_path: Path) -> 
     truth.chunks = meanwhile  # type: ignore[method-assign]
     one.save()
     kill(one)
-    again, now = reopened(tmp_path / "one")
-    assert again.lost == []
-    assert is_same(truth, now)
-    again.close()
+    check_kept(tmp_path / "one", truth)
 
 
 def test_a_save_that_comes_late_touches_nothing(tmp_path: Path) -> None:
