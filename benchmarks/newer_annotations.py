@@ -5,8 +5,8 @@
 One image with strokes, as a window gives it, and so many images with full masks, in memory or, with
 ``--written``, in TIFF files. A training of no step reads them; then strokes are added one after
 another. Given are medians in ms of `TrainingDataset.with_annotations`, and of all that a training
-does until it goes on (the data, the teacher's labels, which voxels are newer). The clock is the
-wall's, or with ``--cpu`` that of the thread, for a machine that is busy with other things.
+does until it goes on (the data, the labels for distillation, which voxels are newer). The clock is
+the wall's, or with ``--cpu`` that of the thread, for a machine that is busy with other things.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from napari_unetseg.core.atomic_write import atomic_path
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.units import PIXEL, per_centimetre
 from napari_unetseg.io.write_tiff import AxisSizes, planes, write_tiff
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.image_stack import Stack
 
 PNG_TEXT_BYTES = 4096
 """The texts of a PNG come before its pixels."""
@@ -43,7 +46,7 @@ class MaskFormat:
     or uint16, read a plane at a time, and returns the files; None where prediction fills the format
     chunk by chunk. ``read_text`` gives the text in a file that holds its provenance. With
     ``per_plane`` each plane has a file of its own. ``precisions`` are those that probabilities can
-    be stored in, the default first.
+    be stored in, the default first. ``read`` opens a mask again; None where `open_stack` can.
     """
 
     name: str
@@ -54,6 +57,7 @@ class MaskFormat:
     read_text: Callable[[Path], str] | None = None
     per_plane: bool = False
     precisions: tuple[str, ...] = ("float32", "float16")
+    read: Callable[[Path], Stack] | None = None
 
     @property
     def suffix(self) -> str:
@@ -64,6 +68,12 @@ class MaskFormat:
     def by_chunks(self) -> bool:
         """Whether prediction fills it chunk by chunk."""
         return self.write is None
+
+    def open(self, path: Path) -> Stack:
+        """Open a mask that was written; raises `UserError` where it cannot be read."""
+        from napari_unetseg.io.open_image import open_stack
+
+        return (self.read or open_stack)(path)
 
     def files(self, path: Path, shape: Sequence[int], axes: str) -> list[Path]:
         """The files of a mask of that shape, in order."""

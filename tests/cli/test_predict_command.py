@@ -25,7 +25,7 @@ from napari_unetseg.inference.large.output_format import Saving
 from napari_unetseg.inference.large.predict_files import FileDone, predict_files
 from napari_unetseg.inference.predict import predict, predict_probabilities
 from napari_unetseg.io.open_image import open_stack
-from napari_unetseg.io.write_masks import FORMATS, MaskFormat, MaskNotes
+from napari_unetseg.io.write_masks import FORMATS, MaskFormat, MaskNotes, format_names
 
 if TYPE_CHECKING:
     from cli_runner import Run
@@ -186,25 +186,30 @@ def test_masks_go_inside_ome_zarr_images(data: Path, model: Model) -> None:
 def test_a_format_is_one_entry_of_the_registry(
     run: Run, data: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Commands, batches and what is skipped know a format that one place declares."""
+    """Commands, batches, counts and tables know a format that one place declares."""
 
     def write(path: Path, mask: Any, dtype: np.dtype, notes: MaskNotes) -> list[Path]:
-        np.save(path, np.asarray(mask[...], dtype))
+        np.savez(path, mask=np.asarray(mask[...], dtype), axes=notes.axes)
         path.with_suffix(".txt").write_text(notes.provenance)
         return [path]
 
-    npy = MaskFormat("npy", "NumPy", "an array", (".npy",), write)
-    monkeypatch.setitem(cast("dict[str, MaskFormat]", FORMATS), "npy", npy)
+    def read(path: Path) -> Stack:
+        with np.load(path) as stored:
+            return Stack(stored["mask"], str(stored["axes"]), name=path.stem)
+
+    npz = MaskFormat("npz", "NumPy", "an archive", (".npz",), write, read=read)
+    monkeypatch.setitem(cast("dict[str, MaskFormat]", FORMATS), "npz", npz)
     image, out = data / "images" / "a.tif", data / "out"
-    rest = [image, "-o", out, "--format", "npy"]
+    rest = [image, "-o", out, "--format", "npz"]
     assert run("predict", data / "m.safetensors", *rest)[0] == 0
-    np.testing.assert_array_equal(np.load(out / "a.npy"), wanted(model, image))
+    np.testing.assert_array_equal(np.load(out / "a.npz")["mask"], wanted(model, image))
     assert model.id in (out / "a.txt").read_text()
     assert "1 image skipped" in run("predict", data / "m.safetensors", *rest, "--skip-existing")[2]
-    jobs = "jobs: [{model: m.safetensors, images: images/c.tif, output: out, format: npy}]"
-    (data / "batch.yaml").write_text(f"threads: 1\n{jobs}")
+    job = "model: m.safetensors, images: images/c.tif, output: out, format: npz, measure: csv"
+    (data / "batch.yaml").write_text(f"threads: 1\njobs: [{{{job}}}]")
     assert main(["batch", str(data / "batch.yaml")]) == 0
-    assert np.load(out / "c.npy").shape == (2, 40, 50)
+    assert np.load(out / "c.npz")["mask"].shape == (2, 40, 50)
+    assert (out / "c_objects.csv").exists()
 
 
 @pytest.mark.parametrize(
@@ -216,7 +221,7 @@ def test_a_format_is_one_entry_of_the_registry(
         (["-o", "x", "--precision", "uint8"], "--precision needs --probabilities"),
         (
             ["-o", "x", "--format", "gif"],
-            "--format cannot be gif; choose tiff, ome-tiff, zarr or png.",
+            f"--format cannot be gif; choose {format_names()}.",
         ),
     ],
 )

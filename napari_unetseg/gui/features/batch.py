@@ -183,7 +183,9 @@ class BatchPrediction:
             unsure=event.unsure,
             notices=event.notices,
             error=event.error,
-            mask=None if failed or how is None else how.opened_as(event.name, event.image),
+            open_mask=None
+            if failed or how is None
+            else partial(how.open_mask, event.name, event.image),
             made_by=self._made_by,
         )
 
@@ -227,7 +229,7 @@ class BatchPrediction:
         image: Image | None = None
         with refusing(self._session):
             image = self._open(row)
-            mask = () if row.mask is None else (self._show_mask(image, row.mask),)
+            mask = () if row.open_mask is None else (self._show_mask(image, row.open_mask()),)
             self._show_alone(image, *mask)
         return image
 
@@ -259,13 +261,11 @@ class BatchPrediction:
         layer: Image = row.layer
         return layer
 
-    def _show_mask(self, image: Image, mask: Path) -> Any:
-        from napari_unetseg.io.open_image import open_stack
-
+    def _show_mask(self, image: Image, mask: Stack) -> Any:
         model = self._session.entry.model if self._session.entry is not None else None
         structures = model.classes.structures if model else self._session.structures
         viewer = self._viewer
-        return napari_layers.add_mask(viewer, image, open_stack(mask), structures)
+        return napari_layers.add_mask(viewer, image, mask, structures)
 
     def worst(self, count: int) -> list[BatchRow]:
         """The images that the network is least sure of, the worst first."""

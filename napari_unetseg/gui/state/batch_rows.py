@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.image_stack import Stack
 
 
 class RowState(StrEnum):
@@ -36,7 +39,7 @@ class BatchRow:
     notices: tuple[str, ...] = ()
     error: str = ""
     """As `FileDone` has them."""
-    mask: Path | None = None
-    """What `open_stack` takes for its mask."""
+    open_mask: Callable[[], Stack] | None = None
+    """Opens its mask; None without one."""
     made_by: str = ""
     """The id of the model that the mask is by, and whether at its pixel size."""

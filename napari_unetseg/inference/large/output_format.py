@@ -15,6 +15,7 @@ from napari_unetseg.io.provenance import noted_digest, provenance
 from napari_unetseg.io.write_masks import FORMATS, MaskFormat, write_mask, write_probabilities
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.inference.large.output import Output
     from napari_unetseg.inference.large.output_plan import OutputPlan, Precision
 
@@ -64,8 +65,12 @@ class Saving:
             return image.with_name(f"{image.name}_objects{suffix}")
         return as_stored(self.folder / f"{stem}_objects{suffix}")
 
+    def open_mask(self, stem: str, image: Path) -> Stack:
+        """Open a finished mask; raises `UserError` where it cannot be read."""
+        return self.format.open(self.opened_as(stem, image))
+
     def opened_as(self, stem: str, image: Path) -> Path:
-        """Path at which `open_stack` finds a finished mask."""
+        """Path at which a finished mask is opened."""
         mask = self.mask_of(stem, image)
         if self.format.by_chunks and self.folder is not None:
             return mask / "labels" / "mask"

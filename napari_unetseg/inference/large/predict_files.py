@@ -310,14 +310,14 @@ class _One:
         """Result of an image with an existing mask."""
         stem, image, skipped = turn.stem, turn.image, status == "skipped"
         done = FileDone(stem, image, self.how.mask_of(stem, image), status, 0.0, {})
-        mask = self.how.opened_as(stem, image)
         if self.optional.count and not skipped:
-            done = replace(done, voxels=_count_planes(open_stack(mask)))
+            done = replace(done, voxels=_count_planes(self.how.open_mask(stem, image)))
         if self.optional.measure:
             table = self.how.table_of(stem, image, self.optional.measure)
             if not (skipped and table.exists()):
                 image_stack = self.open_image(image)
-                found = _measure(table, open_stack(mask), image_stack, turn.work.path)
+                mask = self.how.open_mask(stem, image)
+                found = _measure(table, mask, image_stack, turn.work.path)
                 done = replace(done, objects=found)
         return done
 

@@ -16,6 +16,7 @@ from napari_unetseg.io.readers.ome_files import (
     files_of,
     metadata_beside,
 )
+from napari_unetseg.io.readers.tiff_pages import check_chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +41,13 @@ def open_tiff(path: Path) -> OpenTiff:
     UserError
         The metadata name files in another folder, or more planes than any image has; a file of
         an NDTiff is missing.
+    ValueError
+        Its pages follow each other in a circle.
     """
     file = tifffile.TiffFile(path)
     found = OmeFiles(None)
     try:
+        check_chain(file)
         if file.is_ome and (text := file.ome_metadata):
             found = _ome(path, file, text)
             if found.text:

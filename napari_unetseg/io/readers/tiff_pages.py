@@ -22,6 +22,29 @@ LAYOUT = frozenset({256, 257, 258, 259, 262, 266, 277, 278, 284, 317, 322, 323, 
 """Tags that say how the pixels of a page are stored."""
 
 
+def check_chain(file: tifffile.TiffFile) -> None:
+    """Refuse pages that follow each other in a circle, which tifffile would read for ever.
+
+    Raises
+    ------
+    ValueError
+        A page is followed by itself or by one before it.
+    """
+    handle, tiff = file.filehandle, file.tiff
+    offset, seen = int(file.pages.first.offset), set[int]()
+    while 0 < offset <= handle.size - tiff.tagnosize:
+        if offset in seen:
+            raise ValueError("pages that follow each other in a circle")
+        seen.add(offset)
+        handle.seek(offset)
+        (count,) = struct.unpack(tiff.tagnoformat, handle.read(tiff.tagnosize))
+        handle.seek(offset + tiff.tagnosize + count * tiff.tagsize)
+        following = handle.read(tiff.offsetsize)
+        if len(following) < tiff.offsetsize:
+            break
+        (offset,) = struct.unpack(tiff.offsetformat, following)
+
+
 def check_pages(path: Path, series: tifffile.TiffPageSeries, stored: int) -> None:
     """Refuse pages that are not as large as the first one, and pieces that no file could hold.
 

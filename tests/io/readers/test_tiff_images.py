@@ -203,6 +203,27 @@ def write_pyramid(path: Path) -> Path:
     )
 
 
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize(("pages", "back"), [(1, 0), (2, 0), (150, 5), (150, 149)])
+def test_pages_that_follow_each_other_in_a_circle_are_refused(
+    tmp_path: Path, pages: int, back: int, big: bool
+) -> None:
+    """tifffile would read them for ever."""
+    path = tmp_path / "circle.tif"
+    with tifffile.TiffWriter(path, bigtiff=big) as tiff:
+        for _ in range(pages):
+            tiff.write(np.zeros((4, 4), np.uint8), metadata=None, contiguous=False)
+    with tifffile.TiffFile(path) as file:
+        place, target = file.pages[-1].offset, file.pages[back].offset
+        tags, form = len(file.pages[-1].tags), file.tiff
+    data = bytearray(path.read_bytes())
+    end = place + form.tagnosize + tags * form.tagsize
+    data[end : end + form.offsetsize] = struct.pack(form.offsetformat, target)
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="damaged, truncated"):
+        open_stack(path)
+
+
 def test_a_pyramid_is_one_image_with_levels(tmp_path: Path) -> None:
     full, half = open_levels(write_pyramid(tmp_path / "a.ome.tif"))
     assert (full.data.shape, half.data.shape) == ((3, 32, 40), (3, 16, 20))
