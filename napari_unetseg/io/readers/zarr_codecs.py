@@ -11,6 +11,7 @@ import asyncio
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -20,6 +21,7 @@ import numpy as np
 import zarr
 from numcodecs.abc import Codec
 from zarr.abc.codec import BytesBytesCodec
+from zarr.abc.store import RangeByteRequest
 from zarr.registry import register_codec
 from zarr.storage import LocalStore, WrapperStore
 
@@ -113,6 +115,10 @@ class _Checked(WrapperStore[LocalStore]):
             return prototype.buffer.from_bytes(self._metadata[key])
         if key.startswith(".z") or key == "zarr.json":
             return None  # nothing but what was checked
+        if isinstance(byte_range, RangeByteRequest):
+            with suppress(FileNotFoundError):
+                if byte_range.end > await self.getsize(key):  # as much memory would be taken
+                    raise ValueError("a chunk of a shard lies outside of it")
         return await super().get(key, prototype, byte_range)
 
 

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import pickle  # noqa: TID251 - what a dask worker is sent, and what must not run
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import numcodecs
 import numpy as np
 import pytest
 import zarr
+from zarr.codecs import BytesCodec, ShardingCodec
 
 from napari_unetseg.cli import main
 from napari_unetseg.core.errors import UserError
@@ -617,6 +619,28 @@ def test_chunks_that_are_cut_short_are_a_sentence(tmp_path: Path, options: dict[
     for part in (0, 0.1, 0.5, 0.99):
         file.write_bytes(raw[: int(part * len(raw))])
         assert "copy or save it again" in refusal(path)
+
+
+@pytest.mark.parametrize(("offset", "size"), [(0, 2**62), (2**40, 100), (1, 2**40)])
+def test_a_shard_that_declares_chunks_beyond_its_end_is_a_sentence(
+    tmp_path: Path, offset: int, size: int
+) -> None:
+    """As much memory would be taken as its index says."""
+    path = tmp_path / "a.zarr"
+    shard = ShardingCodec(
+        chunk_shape=(1, 16, 20), codecs=[BytesCodec()], index_codecs=[BytesCodec()]
+    )
+    data = zarr.create_array(
+        str(path), shape=ZYX.shape, dtype=ZYX.dtype, chunks=(4, 32, 40), serializer=shard,
+        compressors=None,
+    )  # fmt: skip
+    data[...] = ZYX
+    for file in sorted(f for f in (path / "c").rglob("*") if f.is_file()):
+        raw = bytearray(file.read_bytes())
+        chunks = 4 * 2 * 2
+        raw[-16 * chunks :] = struct.pack("<QQ", offset, size) * chunks
+        file.write_bytes(raw)
+    assert "copy or save it again" in refusal(path)
 
 
 BROKEN_OME: dict[str, Any] = {
