@@ -26,7 +26,7 @@ from napari_unetseg.core.settings import TrainSettings
 from napari_unetseg.models.training_record import now, versions
 from napari_unetseg.runtime.devices import device_name, pick_device
 from napari_unetseg.training.train import train_events
-from napari_unetseg.training.training_events import ModelImproved, StepDone, TrainingDone
+from napari_unetseg.training.training_events import ModelUpdated, StepDone, TrainingDone
 
 if TYPE_CHECKING:
     import argparse
@@ -118,7 +118,7 @@ def watch(
         except StopIteration as end:
             final: Model = end.value
             break
-        if isinstance(event, ModelImproved):
+        if isinstance(event, ModelUpdated):
             trace.shown.append(Shown(clock.seconds, clock.wall, event.model))
         elif isinstance(event, StepDone):
             trace.steps = event.step

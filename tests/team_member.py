@@ -27,7 +27,7 @@ from napari_unetseg.training import trainer
 from napari_unetseg.training.checkpoint_file import CheckpointFile
 from napari_unetseg.training.train import train_events
 from napari_unetseg.training.trainer import Trainer
-from napari_unetseg.training.training_events import ModelImproved, StepDone
+from napari_unetseg.training.training_events import ModelUpdated, StepDone
 
 PAIRS = [painted_pair((64, 64)), painted_pair((48, 64), seed=1)]
 SCORED = [painted_pair((160, 160), 40)]
@@ -193,7 +193,7 @@ ALIKE: list[Callable[[], Result]] = [
 
 def said(event: Event) -> list[Any]:
     """The name of an event and what it says, but for times and reasons."""
-    if isinstance(event, ModelImproved):
+    if isinstance(event, ModelUpdated):
         return ["Improved", event.step]
     left_out = ("seconds", "remaining", "choices")
     facts = dataclasses.asdict(event)

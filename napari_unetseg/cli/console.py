@@ -17,7 +17,7 @@ from napari_unetseg.core.events import ChunkPredicted, Event, Notice, OtherSpaci
 from napari_unetseg.runtime.distributed import world
 from napari_unetseg.training.training_events import (
     EpochDone,
-    ModelImproved,
+    ModelUpdated,
     StepDone,
     TrainingPrepared,
 )
@@ -125,7 +125,7 @@ class Meter:
             self.line(_plan(event))
             for choice in event.choices:
                 self.line(f"  {choice.name}: {choice.value} ({choice.reason})")
-        elif isinstance(event, ModelImproved):
+        elif isinstance(event, ModelUpdated):
             self._first_answer(event)
         elif isinstance(event, StepDone):
             self._step(event)
@@ -147,7 +147,7 @@ class Meter:
             self._same_sizes[event.sizes] = 0
             self.line(f"{event.text} {event.offer}".rstrip())
 
-    def _first_answer(self, event: ModelImproved) -> None:
+    def _first_answer(self, event: ModelUpdated) -> None:
         """Show the initial model's score, which is no epoch's."""
         if event.scores is not None and not event.step and not event.model.history[-1].curve:
             self.line(f"initial model, step 0: Dice {event.scores.mean_dice:.3f}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice
 from napari_unetseg.jobs.image_ranges import ImageRanges
-from napari_unetseg.training.training_events import ModelImproved
+from napari_unetseg.training.training_events import ModelUpdated
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Normalization, Stack
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
 
 EVERY_SECONDS = 2.0
-"""Least seconds between masks of newer models."""
+"""Least seconds between masks of newer models, but for urgent ones."""
 FREE_SECONDS = 10.0
 """Prediction seconds before `MAX_TIME_FRACTION` applies."""
 MAX_TIME_FRACTION = 0.25
@@ -90,7 +90,6 @@ class MaskStarted(Event):
     model_id: str
     structures: Sequence[Structure]
     scores: Scores | None
-    before: Scores | None = None
 
 
 class LivePredictor:
@@ -117,8 +116,8 @@ class LivePredictor:
     ) -> None:
         self._screen, self._device, self._control = screen, device, control
         self._clock, self._start, self._spent = clock, clock(), 0.0
-        self._newest: ModelImproved | None = None
-        self._shown: tuple[ModelImproved | None, Viewport | None] = (None, None)
+        self._newest: ModelUpdated | None = None
+        self._shown: tuple[ModelUpdated | None, Viewport | None] = (None, None)
         self._begun = 0.0
         self._tiles: Generator[Event, None, None] | None = None
         self._said: set[str] = set()
@@ -129,7 +128,7 @@ class LivePredictor:
 
         A mask of many tiles is spread over later events, so that the training goes on.
         """
-        if isinstance(event, ModelImproved):
+        if isinstance(event, ModelUpdated):
             self._newest = event
         if self._may_go_on() and (begins := self._begin()) is not None:
             yield begins
@@ -157,14 +156,15 @@ class LivePredictor:
         newest, view = self._newest, self._screen.view
         better, moved = newest is not self._shown[0], view is not self._shown[1]
         rests = self._tiles is None and self._clock() - self._begun >= EVERY_SECONDS
-        if newest is None or not (moved or (better and rests)):
+        urgent = newest is not None and newest.urgent
+        if newest is None or not (moved or (better and (rests or urgent))):
             return None
         self._shown, self._begun, self._tiles = (newest, view), self._clock(), None
         if view is None or not _fits(newest.model, view.stack):
             return None
         self._tiles = self._predict(newest.model, view)
         model = newest.model
-        return MaskStarted(view, model.id, model.classes.structures, newest.scores, newest.before)
+        return MaskStarted(view, model.id, model.classes.structures, newest.scores)
 
     def _predict(self, model: Model, view: Viewport) -> Generator[Event, None, None]:
         known = yield from self._ranges.find(

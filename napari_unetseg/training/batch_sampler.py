@@ -18,7 +18,7 @@ from napari_unetseg.training.augmentation import Augmenter, margin
 if TYPE_CHECKING:
     from napari_unetseg.core.settings import TrainSettings
     from napari_unetseg.data.dataset import TrainingDataset
-    from napari_unetseg.data.validation_split import VoxelIndex
+    from napari_unetseg.data.validation_split import VoxelIndex, VoxelIndices
     from napari_unetseg.training.distillation import Distillation
 
 Key = tuple[int, ...]
@@ -26,6 +26,27 @@ Key = tuple[int, ...]
 Sample = tuple[Tensor, Tensor, bool]
 Batch = tuple[Tensor, Tensor, Tensor]
 """Images (N, C, *patch), targets (N, *patch), and which samples are distilled (N,)."""
+
+
+FOCUS_RATE = 0.5
+"""Fraction of the samples that contain a voxel of a focus."""
+
+
+class Focus:
+    """Voxels that samples are drawn to, at least one."""
+
+    def __init__(self, voxels: VoxelIndices) -> None:
+        self._voxels = voxels
+        self._ends = np.cumsum([len(indices) for _, indices in voxels])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, number: int) -> VoxelIndex:
+        """The plane and the flat index of a voxel."""
+        which = int(np.searchsorted(self._ends, number, side="right"))
+        plane, indices = self._voxels[which]
+        return plane, int(indices[number - self._ends[which]])
 
 
 @dataclass(frozen=True)
@@ -37,16 +58,14 @@ class Sampler:
     augment: Augmenter
     settings: TrainSettings
     patch: tuple[int, ...]
+    focus: Focus | None = None
 
-    def sample(self, key: Key, number: int, place: VoxelIndex | None = None) -> Sample:
-        """Image (C, *patch), target (*patch), and whether the sample is distilled.
-
-        The patch contains the voxel ``place``, or a random one.
-        """
+    def sample(self, key: Key, number: int) -> Sample:
+        """Image (C, *patch), target (*patch), and whether the sample is distilled."""
         rng = np.random.default_rng([self.settings.seed, *key, number])
         factor = margin(self.settings.augment)
         cut = (*self.patch[:-2], *(math.ceil(p * factor) for p in self.patch[-2:]))
-        plane, anchor = place or self._pick(rng)
+        plane, anchor = self._pick(rng)
         labels = self.distillation.labels(plane) if self.distillation else None
         image, target = self.data.crop_patch(plane, anchor, cut, rng, self.patch, labels)
         generator = torch.Generator()
@@ -58,15 +77,15 @@ class Sampler:
 
     def _pick(self, rng: np.random.Generator) -> VoxelIndex:
         """A random labelled voxel, or at `RANDOM_PATCH_RATE` any voxel of a distilled plane."""
+        if self.focus is not None and rng.random() < FOCUS_RATE:
+            return self.focus[int(rng.integers(len(self.focus)))]
         return (
             self.distillation.sample_voxel(rng) if self.distillation else None
         ) or self.data.sample_anchor(rng)
 
-    def batch(self, key: Key, numbers: Iterable[int], places: Sequence[VoxelIndex] = ()) -> Batch:
-        """The samples with these numbers; the first ones contain the voxels ``places``."""
-        return _stacked(
-            self.sample(key, n, places[n] if n < len(places) else None) for n in numbers
-        )
+    def batch(self, key: Key, numbers: Iterable[int]) -> Batch:
+        """The samples with these numbers."""
+        return _stacked(self.sample(key, n) for n in numbers)
 
 
 class Prefetcher:

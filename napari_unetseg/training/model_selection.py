@@ -1,107 +1,70 @@
-"""Selection of the shown model after newer strokes, by newer labels and validation score."""
+"""Selection of the weights that a training shows: the newest averages, refitted to newer strokes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from napari_unetseg.runtime.devices import release_memory
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
-from napari_unetseg.training.stroke_adaptation import TOLERATED_ERROR, StrokeAdaptation, no_worse
-from napari_unetseg.training.training_state import Checkpoint
+from napari_unetseg.training.head_refit import HeadRefit
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.events import Event
-    from napari_unetseg.core.metrics import Scores
     from napari_unetseg.data.validation_split import VoxelIndices
-    from napari_unetseg.training.trainer import Trainer, Weights
-    from napari_unetseg.training.training_events import ModelImproved
-    from napari_unetseg.training.training_state import TrainingState
+    from napari_unetseg.training.trainer import Trainer
+
+SHOW_SECONDS = 2.0
+"""Least seconds between two models that are shown, but for answers to strokes."""
+MAX_TIME_FRACTION = 0.02
+"""Largest fraction of the training's time for copies of shown weights."""
 
 
 class StoppedError(Exception):
-    """The job was stopped during stroke adaptation or the fit of the initial model."""
+    """The job was stopped during a refit or the fit of the initial model."""
 
 
 class ModelSelection:
-    """Shows weights that fit newer strokes better and score as well on the validation blocks.
-
-    Candidates are the EMA weights, a briefly trained copy, and the EMA weights of later epochs.
+    """When the newest weights are shown, and how they are changed by newer strokes at once.
 
     Parameters
     ----------
-    trainer, state
+    trainer
         Of the training.
     interrupt
         Called between pieces of work; raises `StoppedError` after a stop.
-    adapted_model
-        Makes the event for the newly shown model, from its scores and those of the one before.
     """
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        state: TrainingState,
-        interrupt: Callable[[], object],
-        adapted_model: Callable[[Scores, Scores], ModelImproved],
-    ) -> None:
-        self.trainer, self.state = trainer, state
-        self._interrupt, self._adapted_model = interrupt, adapted_model
-        self._adaptations = 0
-        self._adaptation: StrokeAdaptation | None = None
+    def __init__(self, trainer: Trainer, interrupt: Callable[[], object]) -> None:
+        self._trainer, self._interrupt = trainer, interrupt
+        self._refits, self._next = 0, 0.0
 
-    def adapt_to(self, newer: VoxelIndices) -> Generator[Event, None, None]:
-        """Adapt the shown model to newer strokes; drops the search for earlier ones."""
-        self._adaptation, shown = None, self.state.best
-        if not newer or shown is None or shown.scores is None:
-            return
-        self._adaptations += 1
-        with self._optional():
-            adaptation = StrokeAdaptation(self.trainer, shown.weights, newer, self._adaptations)
-            if adaptation.wrong(shown.weights) > TOLERATED_ERROR:
-                self._adaptation = adaptation
-                yield from self._try(self._candidates(adaptation))
+    def due(self, seconds: float) -> bool:
+        """Whether to show the newest weights after so many seconds of training."""
+        return seconds >= self._next
 
-    def try_newest(self) -> Generator[Event, None, None]:
-        """Try the current EMA weights, if strokes are still not fitted."""
-        if self._adaptation is not None:
-            yield from self._try([self.trainer.weights()])
+    def shown(self, seconds: float, cost: float) -> None:
+        """Weights were shown, whose copy took ``cost`` seconds."""
+        self._next = seconds + max(SHOW_SECONDS, cost / MAX_TIME_FRACTION)
 
-    def _candidates(self, adaptation: StrokeAdaptation) -> Iterator[Weights]:
-        """The EMA weights, then weights between the shown model and a briefly trained copy."""
-        yield self.trainer.weights()
-        if (weights := adaptation.smallest_change(adaptation.learn(self._interrupt))) is not None:
-            yield weights
+    def answer(self, newer: VoxelIndices) -> bool:
+        """Refit the last layer to newer strokes that the shown mask has wrong; False: none are.
 
-    def _try(self, candidates: Iterable[Weights]) -> Generator[Event, None, None]:
-        """Show the first candidate that halves the errors at newer strokes and scores as well."""
-        adaptation, state, shown = self._adaptation, self.state, self.state.best
-        if adaptation is None or shown is None or shown.scores is None:
-            return
-        with self._optional():
-            wrong = adaptation.wrong(shown.weights)
-            highest = max(state.best_score, shown.scores.soft_dice)
-            for weights in candidates if wrong > TOLERATED_ERROR else ():
-                self._interrupt()
-                if adaptation.wrong(weights) > wrong / 2:
-                    continue
-                scores = self.trainer.score(weights)
-                if scores and no_worse(scores, shown.scores, highest):
-                    self._adaptation = None
-                    state.show(Checkpoint(weights, scores))
-                    yield self._adapted_model(scores, shown.scores)
-                    return
-
-    @contextmanager
-    def _optional(self) -> Iterator[None]:
-        """Give the adaptation up on a stop or without memory; training continues."""
+        Without memory for it, or after a stop, nothing changes.
+        """
+        if not newer:
+            return False
+        self._trainer.focus_on(newer)
+        self._refits += 1
         try:
-            yield
+            refit = HeadRefit(self._trainer, newer, self._refits, self._interrupt)
+            rows = refit.solve()
         except StoppedError:
-            pass
+            return False
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            self._adaptation = None
-            release_memory(self.trainer.device)
+            release_memory(self._trainer.device)
+            return False
+        if rows is not None:
+            refit.apply(rows)
+        return rows is not None

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from napari_unetseg.core.metrics import Scores
 from napari_unetseg.models.training_record import CurvePoint
-from napari_unetseg.training.training_events import StartedFrom
 from napari_unetseg.training.training_state import Checkpoint
 
 if TYPE_CHECKING:
@@ -85,15 +84,15 @@ class TrainingStateFields(_State):
     curve: list[CurvePoint]
     smoothed_score: float
     best_score: float
-    before: Scores | None
+    falls: int
     fitted: bool
-    started_from: StartedFrom
 
 
 class Kept(_State):
     """Number of stored weights, with their scores."""
 
     weights: int
+    step: int
     scores: Scores | None
 
 
@@ -107,8 +106,8 @@ class SavedState(_State):
     seconds: float
     trainer: TrainerFields
     progress: TrainingStateFields
+    newest: Kept | None
     best: Kept | None
-    safe: int
     initial: int | None
     """Number of the initial weights; None where they are no longer needed."""
     scaler: dict[str, int | float]
@@ -127,9 +126,10 @@ def taken(
             sets.append(weights)
         return next(n for n, known in enumerate(sets) if weights is known)
 
-    best = progress.best
-    kept = Kept(weights=number(best.weights), scores=best.scores) if best else None
-    safe = number(progress.safe_weights)
+    def kept(one: Checkpoint | None) -> Kept | None:
+        return Kept(weights=number(one.weights), step=one.step, scores=one.scores) if one else None
+
+    newest, best = kept(progress.newest), kept(progress.best)
     again = any(progress.initial is known for known in sets)
     remembered = _optimizer(trainer)
     state = SavedState(
@@ -137,8 +137,8 @@ def taken(
         seconds=progress.seconds,
         trainer=TrainerFields.model_validate(trainer),
         progress=TrainingStateFields.model_validate(progress),
-        best=kept,
-        safe=safe,
+        newest=newest,
+        best=best,
         initial=number(progress.initial) if again else None,
         scaler=trainer.scaler.state_dict(),
         optimized=tuple(remembered),
@@ -173,7 +173,7 @@ def expected(state: SavedState, trainer: Trainer) -> Expected:
 
 
 def _numbers(state: SavedState) -> list[int]:
-    return sorted({state.safe, *([state.best.weights] if state.best else [])})
+    return sorted({kept.weights for kept in (state.newest, state.best) if kept})
 
 
 def give_back(
@@ -193,9 +193,11 @@ def give_back(
     _set(progress, state.progress)
     progress.seconds_before = state.seconds
     sets = {n: group(f"kept {n}") for n in _numbers(state)}
-    kept = state.best
-    progress.best = Checkpoint(sets[kept.weights], kept.scores) if kept else None
-    progress.safe_weights = sets[state.safe]
+
+    def given(kept: Kept | None) -> Checkpoint | None:
+        return Checkpoint(sets[kept.weights], kept.step, kept.scores) if kept else None
+
+    progress.newest, progress.best = given(state.newest), given(state.best)
     if state.initial is not None:
         progress.initial = sets[state.initial]
 

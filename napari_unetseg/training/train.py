@@ -58,13 +58,13 @@ def train_events(
     Yields
     ------
     Event
-        `Notice`, one `TrainingPrepared`, `StepDone`, `EpochDone`, `ModelImproved` whenever there is
-        a better model to show, `AnnotationsUpdated`, and last one `TrainingDone`.
+        `Notice`, one `TrainingPrepared`, `StepDone`, `EpochDone`, `ModelUpdated` whenever a newer
+        model is to be shown, `ModelSetAside`, `AnnotationsUpdated`, and last one `TrainingDone`.
 
     Returns
     -------
     Model
-        The weights with the best smoothed score on the validation blocks; the newest without any.
+        The newest averaged weights; the best ones after a significant fall on the held-out labels.
 
     Raises
     ------
@@ -95,6 +95,8 @@ def _train(
             yield from run.step()
             if run.epoch_ends():
                 yield from run.epoch()
+            else:
+                yield from run.show_newest()
             yield from run.take_annotations()
             yield from run.checkpoints.keep()
         yield from run.checkpoints.keep(now=run.stopped)  # before a last, shorter epoch

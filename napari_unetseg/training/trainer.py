@@ -20,7 +20,7 @@ from napari_unetseg.runtime.devices import release_memory
 from napari_unetseg.runtime.distributed import ProcessGroup
 from napari_unetseg.runtime.llvm_isolation import load_triton_apart
 from napari_unetseg.training.augmentation import Augmenter
-from napari_unetseg.training.batch_sampler import Batch, Key, Prefetcher, Sampler, seeded
+from napari_unetseg.training.batch_sampler import Batch, Focus, Key, Prefetcher, Sampler, seeded
 from napari_unetseg.training.distillation import HELD_OUT, Distillation
 from napari_unetseg.training.linear_probe import LinearProbe, load_backbone, recalibrate_batchnorm
 from napari_unetseg.training.losses import (
@@ -32,12 +32,12 @@ from napari_unetseg.training.losses import (
     class_weights,
     weighted_sum,
 )
-from napari_unetseg.training.validation import Validator
+from napari_unetseg.training.validation import Validation, Validator
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.settings import TrainSettings
     from napari_unetseg.data.dataset import TrainingDataset
+    from napari_unetseg.data.validation_split import VoxelIndices
     from napari_unetseg.models.unet import UNet
     from napari_unetseg.training.training_plan import TrainingPlan
 
@@ -45,6 +45,8 @@ EMA_DECAY = 0.99
 """Fraction of the EMA weights that a step keeps."""
 EMA_DECAY_FROM_INIT = 0.97
 """The same in the first steps from an initial model, so that new strokes show in seconds."""
+FOCUS_STEPS = 25
+"""Steps after newer strokes in which samples are drawn to them."""
 FULL_LR_VOXELS, MIN_LR_SCALE = 16_000, 0.2
 """Labelled voxels from which pretrained weights train at the full learning rate; with fewer it is
 scaled by the square root of their number, against overfitting.
@@ -114,6 +116,8 @@ class Trainer:
         self._parallel: nn.Module | None = None
         self._rehearsed: tuple[int, tuple[int, ...]] | None = None
         self.ema_restart = 0 if self.from_init else None
+        self.focus: Focus | None = None
+        self._focus_until = 0
         self.lr_backoff = 1.0
         self._freeze()
         self._new_optimizer()
@@ -138,6 +142,11 @@ class Trainer:
     def distill_from(self, distillation: Distillation | None) -> None:
         """Distil an earlier model; the EMA is faster for some steps."""
         self.distillation, self.ema_restart = distillation, self.steps
+
+    def focus_on(self, newer: VoxelIndices) -> None:
+        """Draw samples to newer strokes for some steps, in which the EMA is faster."""
+        self.focus, self._focus_until = Focus(newer), self.steps + FOCUS_STEPS
+        self.ema_restart = self.steps
 
     def _set_class_weights(self) -> None:
         self.class_weights = None
@@ -289,13 +298,6 @@ class Trainer:
         with self.group.connected():
             return work()
 
-    def loss(
-        self, network: UNet, key: Key, images: Tensor, targets: Tensor, distil: Tensor
-    ) -> Tensor:
-        """The loss of a network on a `Batch` of this process alone."""
-        means = self._means(network, key, len(images), images, targets, distil)
-        return weighted_sum(means)
-
     def _means(
         self,
         network: nn.Module,
@@ -363,7 +365,8 @@ class Trainer:
     @property
     def sampler(self) -> Sampler:
         """The sampler of the current dataset."""
-        return Sampler(self.data, self.distillation, self.augment, self.settings, self.patch)
+        focus = self.focus if self.steps <= self._focus_until else None
+        return Sampler(self.data, self.distillation, self.augment, self.settings, self.patch, focus)
 
     def _draw(self) -> Batch:
         """This process's shard of a step's batch."""
@@ -409,11 +412,11 @@ class Trainer:
         network.load_state_dict(weights)
         return network
 
-    def restore(self, weights: Weights) -> None:
-        """Go back to earlier weights after a failed step, with a tenth of the learning rate."""
+    def restore(self, weights: Weights, backoff: float = 10.0) -> None:
+        """Go back to earlier weights, with the learning rate divided by ``backoff``."""
         for network in (self.network, self.ema_network):
             network.load_state_dict(weights)
-        self.lr_backoff /= 10.0
+        self.lr_backoff /= backoff
         self._new_optimizer()
 
     def shrink(self) -> str:
@@ -437,7 +440,7 @@ class Trainer:
         self.patch = smaller
         return f"Not enough memory: continuing with patches of {' × '.join(map(str, smaller))}."
 
-    def score(self, weights: Weights | None = None) -> Scores | None:
-        """Scores of these weights, by default the EMA, on the validation blocks if any."""
+    def validate(self, weights: Weights | None = None) -> Validation | None:
+        """Validate these weights, by default the EMA, on the validation blocks if any."""
         network = self.ema_network if weights is None else self.network_of(weights)
-        return self.validator.score(network, self.class_priors)
+        return self.validator.validate(network, self.class_priors)

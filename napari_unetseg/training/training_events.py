@@ -70,7 +70,7 @@ class StepDone(Event):
 class EpochDone(Event):
     """One epoch: mean training loss, and scores on the validation blocks if there are any.
 
-    ``best``: these weights are the best so far; ``seconds``: time since the start; ``losses``: the
+    ``best``: these weights have the best score so far; ``seconds``: time since the start; ``losses``: the
     terms that ``train_loss`` is the sum of, by name.
     """
 
@@ -83,21 +83,42 @@ class EpochDone(Event):
     losses: dict[str, float] = field(default_factory=dict)
 
 
+class SetAside(StrEnum):
+    """Why a model is set aside."""
+
+    FELL = "fell"
+    """Its agreement fell, so that the training went back to an earlier one."""
+    BEST = "best"
+    """Its score was the best of the training, but the newest model is kept."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class ModelImproved(Event):
-    """A better model, to be shown from now on."""
+class ModelUpdated(Event):
+    """The newest model, to be shown from now on."""
 
     model: Model
     """A whole model, ready to predict; its history ends with the current training."""
     scores: Scores | None
-    """Its scores on the validation blocks, None without any."""
+    """Its scores on the validation blocks; None without any, and between two epochs."""
     seconds: float
     """Time since the start of the training."""
     step: int = 0
     """Steps done."""
-    before: Scores | None = None
-    """Scores, on the same labels, of the model that it replaces: the initial model, or the one
-    shown when newer labels came. None without such a model or score."""
+    urgent: bool = False
+    """Whether the user waits for its mask: the first model, the answer to a stroke, or an earlier
+    model to which the training went back."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelSetAside(Event):
+    """A model that the training does not keep, for the user to choose."""
+
+    model: Model
+    """A whole model, ready to predict."""
+    reason: SetAside
+    """Why there is such a model."""
+    step: int
+    """Steps that it had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +159,6 @@ class Outcome(StrEnum):
         return self in (Outcome.DIVERGED, Outcome.FAILED, Outcome.DISCONNECTED)
 
 
-class StartedFrom(StrEnum):
-    """Origin of the weights before the first step."""
-
-    MODEL = "model"
-    """A model to continue from."""
-    INITIAL_MODEL = "initial model"
-    """The fitted initial model."""
-
-
 @dataclass(frozen=True, slots=True)
 class TrainingDone(Event):
     """The last event of a training."""
@@ -162,7 +174,3 @@ class TrainingDone(Event):
     """How many were done."""
     seconds: float
     """Time since its start."""
-    before: Scores | None = None
-    """As in `ModelImproved`."""
-    kept: StartedFrom | None = None
-    """What the training began with, where nothing better was found and it is kept."""

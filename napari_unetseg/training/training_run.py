@@ -28,35 +28,40 @@ from napari_unetseg.training.model_selection import ModelSelection, StoppedError
 from napari_unetseg.training.trainer import NotFiniteError, Trainer, Weights
 from napari_unetseg.training.training_events import (
     AnnotationsUpdated,
-    ModelImproved,
+    ModelSetAside,
+    ModelUpdated,
     Outcome,
+    SetAside,
     TrainingPrepared,
 )
 from napari_unetseg.training.training_setup import (
     channels_of,
+    describe_fall,
     describe_kept_classes,
     describe_nothing_to_distill,
     plan_and_weights,
     read_dataset,
 )
-from napari_unetseg.training.training_state import TrainingState
+from napari_unetseg.training.training_state import Checkpoint, TrainingState
 
 if TYPE_CHECKING:
     from napari_unetseg.core.job_control import JobControl
     from napari_unetseg.core.labels import Structure
-    from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.settings import TrainSettings
     from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.data.dataset import TrainingDataset
+    from napari_unetseg.data.validation_split import VoxelIndices
     from napari_unetseg.models.training_record import AutoSetting
     from napari_unetseg.training.checkpoint_file import CheckpointFile
 
 STOPPED, NO_MEMORY = "stopped", "no memory"
 FIT_RESULTS = (None, STOPPED, NO_MEMORY)
 """Why there is no initial model; None: there is one."""
+BACKOFF_AFTER_FALL = 2.0
+"""What the learning rate is divided by when a training goes back to its best model."""
 MOST_FAILURES = 2
 """Steps with a NaN loss after which a training ends."""
-MIN_TRAINING_RATIO = 3.0
+MIN_TRAINING_RATIO = 1.0
 """Least training time between two updates of annotations, in multiples of the time that one took.
 """
 
@@ -96,9 +101,7 @@ class TrainingRun:
         which = partial(identity, self.data, settings, self.plan, init)
         self.checkpoints = Checkpoints(checkpoint, self.trainer, self.state, which)
         self.resumed = self.checkpoints.resume()
-        self.model_selection = ModelSelection(
-            self.trainer, self.state, self._interrupt, self._adapted_model
-        )
+        self.model_selection = ModelSelection(self.trainer, self._interrupt)
         self.updated_at, self.update_seconds = -math.inf, 0.0
 
     def _distill(self, weights: Weights, before: TrainingDataset | None) -> None:
@@ -169,19 +172,18 @@ class TrainingRun:
                 "An earlier training of this model held out no labels, so its score is too high "
                 "compared with a new model."
             )
-        yield from self.model_selection.adapt_to(self.data.newer_voxels())
+        yield from self._answer(self.data.newer_voxels())
 
     def resume(self) -> Generator[Event, None, None]:
-        """Report the resumed state and show its best model."""
+        """Report the resumed state and show its newest model."""
         state = self.state
         minutes, seconds = divmod(round(state.seconds_before), 60)
         yield Notice(
             f"Resuming from step {state.steps}, reached after {minutes}:{seconds:02d} "
             "minutes of training; --no-resume starts anew."
         )
-        if state.best is not None:
-            model, scores = self.model("training continues"), state.best.scores
-            yield ModelImproved(model, scores, state.seconds, state.steps, state.before)
+        if state.newest is not None:
+            yield self._updated(state.newest, urgent=True)
 
     def prepared(self) -> TrainingPrepared:
         """The event before the first step."""
@@ -221,8 +223,7 @@ class TrainingRun:
                 )
             return
         self.trainer.broadcast_fitted_head()
-        best = self.state.keep_initial_model(self.trainer)
-        yield ModelImproved(self.model("training began"), best.scores, self.state.seconds)
+        yield self._updated(self.state.keep_initial_model(self.trainer), urgent=True)
 
     def _fit_initial_model(self) -> str | None:
         """Fit an initial model; return why there is none."""
@@ -273,16 +274,39 @@ class TrainingRun:
             yield self.state.step(losses)
 
     def epoch(self) -> Generator[Event, None, None]:
-        """Validate the EMA weights; the best so far are a model to show."""
+        """Validate the EMA weights and show them, or go back to the best after a fall."""
         done = self.state.epoch(self.trainer)
         if done.scores is None and self.data.validated:
             yield Notice("Not enough memory: this epoch has no score.")
         yield done
-        if done.best:
-            model, before = self.model("training continues"), self.state.before
-            yield ModelImproved(model, done.scores, done.seconds, done.step, before)
-        else:
-            yield from self.model_selection.try_newest()
+        if self.state.fallen:
+            yield from self._go_back()
+        elif self.state.newest is not None:
+            yield self._updated(self.state.newest)
+
+    def _go_back(self) -> Generator[Event, None, None]:
+        """Train on from the best model; the fallen one is set aside."""
+        state, fallen, best = self.state, self.state.newest, self.state.best
+        if fallen is None or best is None:
+            return
+        yield ModelSetAside(self.model("agreement fell", fallen), SetAside.FELL, fallen.step)
+        state.go_back()
+        self.trainer.restore(best.weights, BACKOFF_AFTER_FALL)
+        yield Notice(describe_fall(fallen, best), warning=True)
+        yield self._updated(best, urgent=True)
+
+    def show_newest(self) -> Generator[Event, None, None]:
+        """Show the newest EMA weights, when it is time and there is something learned."""
+        started = self.state.newest is not None or self.start_model is not None
+        if started and self.model_selection.due(self.state.seconds):
+            yield self._updated(Checkpoint(self.trainer.weights(), self.state.steps))
+
+    def _updated(self, shown: Checkpoint, *, urgent: bool = False) -> ModelUpdated:
+        """The event that shows these weights."""
+        began = time.perf_counter()
+        model, state = self.model("training continues", shown), self.state
+        self.model_selection.shown(state.seconds, time.perf_counter() - began)
+        return ModelUpdated(model, shown.scores, state.seconds, shown.step, urgent)
 
     def take_annotations(self) -> Generator[Event, None, None]:
         """Train with newer annotations, if any, and adapt the shown model.
@@ -301,7 +325,7 @@ class TrainingRun:
     def _renew(self, newer: Sequence[AnnotatedImage]) -> Generator[Event, None, None]:
         before = self.data
         try:
-            self._use(self.data.with_annotations(newer, self.control.fixed), before)
+            self._use(self.data.with_annotations(newer, self.control.fixed))
         except (UserError, OSError, RuntimeError, MemoryError) as error:
             text = str(error)
             if is_out_of_memory(error):
@@ -311,27 +335,33 @@ class TrainingRun:
             release_memory(self.device)
             self._use(before)
             yield Notice(f"Training continues with the earlier annotations: {text}", warning=True)
-        else:
-            self.checkpoints.end()
-            self.state.update_annotations(self.trainer)
-            voxels = self.data.train_voxels + self.data.validation_voxels
-            yield AnnotationsUpdated(voxels, self.state.steps, self.state.seconds)
-            yield from self.model_selection.adapt_to(self.data.labels_added_since(before))
+            return
+        self.checkpoints.end()
+        self.state.update_annotations()
+        voxels = self.data.train_voxels + self.data.validation_voxels
+        yield AnnotationsUpdated(voxels, self.state.steps, self.state.seconds)
+        yield from self._answer(self.data.labels_added_since(before), before)
 
-    def _adapted_model(self, scores: Scores, before: Scores) -> ModelImproved:
-        model, state = self.model("newer strokes came"), self.state
-        return ModelImproved(model, scores, state.seconds, state.steps, before)
+    def _answer(
+        self, newer: VoxelIndices, before: TrainingDataset | None = None
+    ) -> Generator[Event, None, None]:
+        """Answer newer strokes at once, and distil the mask that is shown then."""
+        state = self.state
+        started = state.newest is not None or self.start_model is not None
+        if started and self.model_selection.answer(newer):
+            answer = Checkpoint(self.trainer.weights(), state.steps)
+            state.newest = answer
+            yield self._updated(answer, urgent=True)
+        if before is not None and (started or self.data.unlabelled):
+            self._distill(self.trainer.weights() if started else state.initial, before)
 
-    def _use(self, data: TrainingDataset, before: TrainingDataset | None = None) -> None:
-        """Train on a dataset; distil the best model, whose mask of the earlier images was seen."""
+    def _use(self, data: TrainingDataset) -> None:
+        """Train on a dataset."""
         self.data = data
         self.trainer.use(data)
-        best = self.state.best
-        if before is not None and (best is not None or data.unlabelled):
-            self._distill(best.weights if best is not None else self.state.initial, before)
 
     def end(self) -> Generator[Event, None, Model]:
-        """Yield the outcome; return the best model."""
+        """Yield the outcome; return the newest model."""
         self.look()
         if self.untrained:
             raise TrainingError(
@@ -342,35 +372,33 @@ class TrainingRun:
                     "invalid values or choose a smaller learning rate."
                 )
             )
+        if self.state.falls:  # there is no second epoch to be sure
+            yield from self._go_back()
+        newest, best = self.state.newest, self.state.best
+        assert newest is not None
+        if best is not None and 0 < best.step < newest.step and self.data.validated:
+            yield ModelSetAside(self.model("best score", best), SetAside.BEST, best.step)
         done = self.state.done()
         yield done
-        return self.model(done.reason)
+        return self.model(done.reason, newest)
 
     @property
     def untrained(self) -> bool:
         """Whether there is nothing trained to return."""
-        state = self.state
-        if state.best is None:
-            return True
-        return (
-            self.start_model is not None
-            and not state.epochs
-            and state.best.weights is state.initial
-        )
+        return self.state.newest is None
 
-    def model(self, reason: str) -> Model:
-        """The best weights so far as a model, with the training's record."""
+    def model(self, reason: str, checkpoint: Checkpoint) -> Model:
+        """The weights of a checkpoint as a model, with the training's record."""
         state, data = self.state, self.data
         images = [pair.image for pair in data.pairs]
         spacing, units, spacing_range = model_spacing(images, data.dims)
-        assert state.best is not None
         record = TrainingRecord(
             date=now(),
             reason=reason,
-            steps=state.steps,
+            steps=checkpoint.step,
             seconds=round(state.seconds, 2),
             settings=self.settings,
-            scores=state.best.scores,
+            scores=checkpoint.scores,
             curve=tuple(state.curve),
             images=image_records(data),
             class_priors=self.trainer.class_priors,
@@ -384,7 +412,7 @@ class TrainingRun:
         )
         return Model(
             net=self.plan.net,
-            weights=state.best.weights,
+            weights=checkpoint.weights,
             classes=data.classes,
             channels=channels_of(self.init, images[0]),
             normalization=data.normalization,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.models.model import Model
     from napari_unetseg.runtime.distributed import ProcessGroup
+    from napari_unetseg.training.training_state import Checkpoint
 
 
 def read_dataset(
@@ -89,3 +90,11 @@ def plan_and_weights(
 def channels_of(init: Model | None, image: Stack) -> tuple[str, ...]:
     """Channel names that a model of this training expects."""
     return transfer.channels_after(init.channels, image.channels) if init else image.channels
+
+
+def describe_fall(fallen: Checkpoint, best: Checkpoint) -> str:
+    """Say that a training goes back to an earlier model, and how the newer one can be seen."""
+    return (
+        f"The mask got worse between steps {best.step} and {fallen.step}, so the training went back "
+        f"to the model of step {best.step}; the other one is under Model."
+    )

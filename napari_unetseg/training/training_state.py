@@ -1,19 +1,19 @@
-"""Progress of a training: length, learning rate, curve and best checkpoint."""
+"""Progress of a training: length, learning rate, curve, newest and best checkpoint."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from napari_unetseg.models.training_record import CurvePoint
-from napari_unetseg.training.stroke_adaptation import TOLERATED_ERROR
+from napari_unetseg.training.head_refit import TOLERATED_ERROR
+from napari_unetseg.training.score_guard import fell
 from napari_unetseg.training.training_events import (
     EpochDone,
     Outcome,
-    StartedFrom,
     StepDone,
     TrainingDone,
 )
@@ -22,6 +22,7 @@ from napari_unetseg.training.validation import labelled_error
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from napari_unetseg.core.agreement import Observations
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.core.settings import TrainSettings
     from napari_unetseg.training.trainer import Trainer
@@ -31,10 +32,8 @@ WARMUP_STEPS = 10
 """Steps of the linear learning rate warm-up."""
 MIN_DELTA = 0.002
 """Gain in soft Dice that counts as an improvement (early stopping)."""
-BEGINNINGS = {
-    StartedFrom.MODEL: "model it started from",
-    StartedFrom.INITIAL_MODEL: "initial model, from before the first step",
-}
+FALLS = 2
+"""Epochs in a row below the best after which a training goes back to it."""
 SCORE_EMA = 0.5
 """EMA decay of the validation score, since few held-out strokes make an epoch's score noisy."""
 FINAL_LR_SCALE = 0.02
@@ -43,10 +42,12 @@ FINAL_LR_SCALE = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Weights with their scores, None without validation."""
+    """Weights after so many steps, with their scores; None without validation."""
 
     weights: dict[str, Tensor]
-    scores: Scores | None
+    step: int = 0
+    scores: Scores | None = None
+    observations: Observations | None = None
 
 
 class TrainingState:
@@ -75,13 +76,15 @@ class TrainingState:
         self.losses: dict[str, float] = {}
         """Sum of each loss term over the epoch's steps."""
         self.curve: list[CurvePoint] = []
+        self.newest: Checkpoint | None = None
+        """What the training would return now; None before there is anything learned."""
         self.best: Checkpoint | None = None
-        self.best_checkpoint: Checkpoint | None = None
-        self.before: Scores | None = None
+        """The best smoothed score, which the newest is compared with."""
         self.smoothed_score = self.best_score = math.nan
+        self.falls = 0
+        """Epochs in a row that were significantly worse than the best."""
         self.fitted = False
-        self.initial = self.safe_weights = initial
-        self.started_from = StartedFrom.MODEL
+        self.initial = initial
         self.outcome: Outcome | None = None
         self._failure = ""
 
@@ -120,33 +123,33 @@ class TrainingState:
                 self.outcome = Outcome.EARLY_STOPPED
         return self.outcome is not None
 
+    @property
+    def safe_weights(self) -> dict[str, Tensor]:
+        """The weights to go back to when a step fails."""
+        return self.newest.weights if self.newest is not None else self.initial
+
     def begin(self, trainer: Trainer) -> None:
-        """Score the initial model's weights, the first checkpoint."""
-        if (scores := trainer.score()) is not None:
-            self._begin_from(Checkpoint(self.initial, scores))
+        """Score the initial model, which coming epochs are compared with."""
+        self._compare_with(self.validated(trainer, self.initial))
 
     def keep_initial_model(self, trainer: Trainer) -> Checkpoint:
         """Score and keep the fitted initial model."""
-        self.initial = self.safe_weights = trainer.weights()
-        self.started_from = StartedFrom.INITIAL_MODEL
-        return self._begin_from(Checkpoint(self.safe_weights, trainer.score()))
+        self.initial = trainer.weights()
+        self.newest = self.validated(trainer, self.initial)
+        self._compare_with(self.newest)
+        return self.newest
 
-    def _begin_from(self, best: Checkpoint) -> Checkpoint:
+    def validated(self, trainer: Trainer, weights: dict[str, Tensor]) -> Checkpoint:
+        """A checkpoint of these weights with their scores."""
+        found = trainer.validate(weights)
+        if found is None:
+            return Checkpoint(weights, self.steps)
+        return Checkpoint(weights, self.steps, found.scores, found.observations)
+
+    def _compare_with(self, best: Checkpoint) -> None:
         """Compare coming epochs with this checkpoint."""
-        self.best, self.best_checkpoint, self.before = best, best, best.scores
+        self.best, self.falls = best, 0
         self.smoothed_score = self.best_score = best.scores.soft_dice if best.scores else math.nan
-        return best
-
-    def show(self, adapted: Checkpoint) -> None:
-        """Show adapted weights; the score to beat stays as it is."""
-        assert self.best is not None
-        self.before, self.best = self.best.scores, adapted
-        if adapted.scores and adapted.scores.soft_dice >= self.best_score:
-            self.best_checkpoint, self.smoothed_score = (
-                adapted,
-                adapted.scores.soft_dice,
-            )
-            self.best_score = self.smoothed_score
 
     def step(self, losses: Mapping[str, float]) -> StepDone:
         """Count a step with these terms of the loss."""
@@ -164,24 +167,50 @@ class TrainingState:
         return self.steps_since_epoch >= self.plan.epoch_steps or self.over
 
     def epoch(self, trainer: Trainer) -> EpochDone:
-        """Score the EMA weights, and keep them if they are the best so far."""
-        scores = trainer.score()
+        """Score the EMA weights, which are kept; notice a fall below the best."""
+        self._score_best_again(trainer)
+        newest = self.validated(trainer, trainer.weights())
+        scores = newest.scores
         losses = {name: x / self.steps_since_epoch for name, x in self.losses.items()}
         self.epochs += 1
         self.losses, self.steps_since_epoch, self.failures = {}, 0, 0
-        weights = trainer.weights()
         gain = -math.inf if self.fitted else self._gain(scores)
         if scores is None:
             self._check_fitted(trainer)
         self.epochs_without_improvement = (
             0 if gain >= MIN_DELTA else self.epochs_without_improvement + 1
         )
+        self.falls = self.falls + 1 if self._fell(newest) else 0
         if gain > 0:
-            self.best = self.best_checkpoint = Checkpoint(weights, scores)
-        self.safe_weights = weights
+            self.best = newest
+        self.newest = newest
         self.curve.append(_point(self, losses, scores))
         loss = sum(losses.values())
         return EpochDone(self.epochs, self.steps, loss, scores, gain > 0, self.seconds, losses)
+
+    def _fell(self, newest: Checkpoint) -> bool:
+        best, now = self.best, newest.observations
+        return bool(best and best.observations and now and fell(now, best.observations))
+
+    @property
+    def fallen(self) -> bool:
+        """Whether to go back to the best checkpoint."""
+        return self.falls >= FALLS
+
+    def go_back(self) -> None:
+        """Make the best checkpoint the newest again."""
+        self.newest, self.falls = self.best, 0
+        self.smoothed_score = self.best_score
+
+    def _score_best_again(self, trainer: Trainer) -> None:
+        """Score the best checkpoint on the present labels, where it is not yet."""
+        best = self.best
+        if best is None or best.observations is not None or not trainer.data.validated:
+            return
+        again = replace(self.validated(trainer, best.weights), step=best.step)
+        if best.scores is None:  # the labels are newer
+            self._compare_with(again)
+        self.best = again
 
     def _check_fitted(self, trainer: Trainer) -> None:
         """End a training without validation once its labels are fitted.
@@ -219,41 +248,20 @@ class TrainingState:
         self.outcome, self._failure = Outcome.FAILED, line.rstrip(".")
         self.steps_since_epoch = 0
 
-    def update_annotations(self, trainer: Trainer) -> None:
-        """Score the best weights on newer annotations, as coming ones will be."""
+    def update_annotations(self) -> None:
+        """Compare coming epochs on newer annotations, which the best is not scored on yet."""
         if self.best is not None:
-            best, smoothed = self.best.weights, (self.best_checkpoint or self.best).weights
-            self._begin_from(Checkpoint(best, trainer.score(best)))
-            if smoothed is not best:
-                self.best_checkpoint = Checkpoint(smoothed, trainer.score(smoothed))
-                if (
-                    self.best_checkpoint.scores
-                    and self.best_checkpoint.scores.soft_dice > self.best_score
-                ):
-                    self.smoothed_score = self.best_score = self.best_checkpoint.scores.soft_dice
-        self.epochs_without_improvement, self.fitted = 0, False
+            self.best = Checkpoint(self.best.weights, self.best.step)
+        self.epochs_without_improvement, self.falls, self.fitted = 0, 0, False
 
     def done(self) -> TrainingDone:
         """The last event."""
         outcome = self.outcome or Outcome.STOPPED
         text = f"Training ended after {self.steps} steps: {self._why(outcome)}."
-        kept = None
-        if self.epochs and self.best is not None and self.best.weights is self.initial:
-            kept = self.started_from
-            text += (
-                " No later model had a better smoothed score than the "
-                f"{BEGINNINGS[kept]}, which is kept."
-            )
-        return TrainingDone(
-            outcome,
-            text,
-            self.best.scores if self.best else None,
-            self.epochs,
-            self.steps,
-            self.seconds,
-            self.before,
-            kept,
-        )
+        if self.newest is not None and self.epochs and self.newest.step < self.steps:
+            text += f" The model of step {self.newest.step} is kept."
+        scores = self.newest.scores if self.newest else None
+        return TrainingDone(outcome, text, scores, self.epochs, self.steps, self.seconds)
 
     def _why(self, outcome: Outcome) -> str:
         return {
@@ -263,7 +271,7 @@ class TrainingState:
             Outcome.EARLY_STOPPED: f"nothing improved for {self.epochs_without_improvement} epochs",
             Outcome.STOPPED: "it was stopped",
             Outcome.DIVERGED: "the loss was NaN repeatedly",
-            Outcome.FAILED: f"a step failed ({self._failure}); the best model before it is kept",
+            Outcome.FAILED: f"a step failed ({self._failure}); the last model before it is kept",
             Outcome.DISCONNECTED: "the other computer cannot be reached any more",
         }[outcome]
 

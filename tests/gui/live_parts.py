@@ -19,7 +19,7 @@ from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.models.training_record import AutoSetting
 from napari_unetseg.training.train import train
 from napari_unetseg.training.training_events import (
-    ModelImproved,
+    ModelUpdated,
     Outcome,
     StepDone,
     TrainingDone,
@@ -60,7 +60,7 @@ class Puppet:
     """In the place of the core's training: goes on until it is stopped or told to fail."""
 
     def __init__(self) -> None:
-        self._orders: queue.SimpleQueue[ModelImproved | Exception] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[ModelUpdated | Exception] = queue.SimpleQueue()
         self._made = 0
         self.offered: list[tuple[AnnotatedImage, ...]] = []
         self._first = constant(0)  # made by the real training, before this takes its place
@@ -70,7 +70,7 @@ class Puppet:
         self._made += 1
         model = constant(number, 0.01 * self._made)
         now, then = (None if d is None else scores(d) for d in (dice, before))
-        self._orders.put(ModelImproved(model, now, 1.0, self._made, then))
+        self._orders.put(ModelUpdated(model, now, 1.0, self._made, then))
         return model
 
     def fail(self, error: Exception) -> None:
@@ -79,7 +79,7 @@ class Puppet:
     def train_events(
         self, pairs: Sequence[AnnotatedImage], *_: Any, control: JobControl, **__: Any
     ) -> Generator[Event, None, Model]:
-        last, step = ModelImproved(self._first, None, 0.0), 0
+        last, step = ModelUpdated(self._first, None, 0.0), 0
         yield TrainingPrepared(0, 5, 10, 100, 50, 14, "cpu", 99, (32, 32), 2, CHOICES)
         while not control.stopped:
             step += 1

@@ -39,7 +39,7 @@ from napari_unetseg.gui.state.session import Level, Mode, ModelEntry
 from napari_unetseg.io.project import locations
 from napari_unetseg.io.project.project import Project
 from napari_unetseg.training.training_events import (
-    ModelImproved,
+    ModelUpdated,
     Outcome,
     TrainingDone,
     TrainingPrepared,
@@ -150,7 +150,7 @@ class Hands(RuleBasedStateMachine):
         yield TrainingPrepared(0, 5, 10, 100, 0, 0, "cpu", 99, (32, 32), 2)
         if self.fails == "early":
             raise OSError("no more of it")
-        yield ModelImproved(model, None, 0.0)
+        yield ModelUpdated(model, None, 0.0)
         if self.fails:
             raise OSError("no more of it")
         yield TrainingDone(Outcome.EARLY_STOPPED, "Done.", None, 1, 1, 1.0)

@@ -21,7 +21,7 @@ from napari_unetseg.jobs.live_predictor import (
     Viewport,
     ViewportState,
 )
-from napari_unetseg.training.training_events import ModelImproved, StepDone
+from napari_unetseg.training.training_events import ModelUpdated, StepDone
 
 STEP = StepDone(1, 0, 0.5, 0.1, None)
 
@@ -52,8 +52,8 @@ class Watched:
         return [came for event in events for came in self.live.after(event)]
 
 
-def improved(number: int, dice: float | None = None) -> ModelImproved:
-    return ModelImproved(constant(number, dice or 0.0), None if dice is None else scores(dice), 1.0)
+def improved(number: int, dice: float | None = None) -> ModelUpdated:
+    return ModelUpdated(constant(number, dice or 0.0), None if dice is None else scores(dice), 1.0)
 
 
 def masks(events: Iterable[Event]) -> list[tuple[tuple[int, ...], set[int]]]:

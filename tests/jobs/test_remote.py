@@ -68,7 +68,7 @@ from napari_unetseg.models.model import Model, load_model
 from napari_unetseg.training.training_events import (
     AnnotationsUpdated,
     EpochDone,
-    ModelImproved,
+    ModelUpdated,
     Outcome,
     StartedFrom,
     StepDone,
@@ -138,8 +138,8 @@ def test_a_training_there_is_the_training_here(worker: Worker) -> None:
     kinds = [[type(e) for e in events if not _timed(e)] for events in (local, remote)]
     assert kinds[0] == kinds[1]
     assert [e.loss for e in of_kind(remote, StepDone)] == [e.loss for e in of_kind(local, StepDone)]
-    assert [e.model.id for e in of_kind(remote, ModelImproved)] == [
-        e.model.id for e in of_kind(local, ModelImproved)
+    assert [e.model.id for e in of_kind(remote, ModelUpdated)] == [
+        e.model.id for e in of_kind(local, ModelUpdated)
     ]
     assert of_kind(remote, EpochDone)[0].scores == of_kind(local, EpochDone)[0].scores
     begins = of_kind(remote, MaskStarted)[0]
@@ -392,7 +392,7 @@ def test_a_worker_that_dies_leaves_the_best_model() -> None:
                 one.kill()
 
         model, events = finish(run(task, one.address, JobControl()), kill)
-        assert model.id == of_kind(events, ModelImproved)[-1].model.id
+        assert model.id == of_kind(events, ModelUpdated)[-1].model.id
         assert isinstance(events[-2], RemoteDisconnected)
         assert isinstance(events[-1], TrainingDone)
         assert events[-1].outcome is Outcome.DISCONNECTED
@@ -670,7 +670,7 @@ TILE = {"kind": "TilePredicted", "plane": [0], "region": [[0, 2], [0, 3]], "done
         (TILE, [np.zeros((2, 3), np.float32)]),
         (TILE | {"path": "x"}, [np.zeros((2, 3), np.uint8)]),
         (TILE, []),
-        ({"kind": "ModelImproved", "scores": None, "seconds": 1, "step": 1, "before": None},
+        ({"kind": "ModelUpdated", "scores": None, "seconds": 1, "step": 1, "before": None},
          [np.frombuffer(b"\x80\x04N.", np.uint8)]),
         ({"kind": "MaskStarted", "image": 3, "plane": [], "model_id": "a", "structures": [],
           "scores": None, "before": None}, []),

@@ -38,7 +38,7 @@ from napari_unetseg.training import checkpoint as checkpoint_module
 from napari_unetseg.training import checkpoint_file
 from napari_unetseg.training.checkpoint_file import CheckpointFile
 from napari_unetseg.training.train import train, train_events
-from napari_unetseg.training.training_events import ModelImproved, StepDone
+from napari_unetseg.training.training_events import ModelUpdated, StepDone
 
 if TYPE_CHECKING:
     from napari_unetseg.data.annotated_image import AnnotatedImage
@@ -186,7 +186,7 @@ def test_the_time_before_counts_and_the_best_model_is_shown(tmp_path: Path) -> N
         _, events = run_training(pairs, settings, checkpoint=kept)
     assert of_kind(events, StepDone)[0].step == 21
     assert of_kind(events, StepDone)[0].seconds > 0.9 * before
-    shown = of_kind(events, ModelImproved)[0]
+    shown = of_kind(events, ModelUpdated)[0]
     assert (shown.step, shown.scores is None) == (20, False)
     assert "Resuming from step 20" in of_kind(events, Notice)[0].text
 

@@ -29,7 +29,7 @@ from napari_unetseg.training.train import train
 from napari_unetseg.training.training_events import (
     AnnotationsUpdated,
     EpochDone,
-    ModelImproved,
+    ModelUpdated,
     Outcome,
     StepDone,
     TrainingDone,
@@ -373,6 +373,6 @@ def test_poisoned_strokes_never_make_the_shown_model_worse_on_its_validation_blo
         return found.soft_dice
 
     before = soft_dice(trained)
-    shown = [event.model for event in of_kind(events, ModelImproved)]
+    shown = [event.model for event in of_kind(events, ModelUpdated)]
     for one in (*shown, model):
         assert soft_dice(one) >= before - 1e-6

@@ -15,7 +15,7 @@ from napari_unetseg.core.settings import NetSettings
 from napari_unetseg.models.registry import build
 from napari_unetseg.training.linear_probe import LinearProbe, load_backbone, recalibrate_batchnorm
 from napari_unetseg.training.trainer import Trainer
-from napari_unetseg.training.training_events import ModelImproved, StepDone
+from napari_unetseg.training.training_events import ModelUpdated, StepDone
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
@@ -45,7 +45,7 @@ def test_any_spacing_of_a_volume_begins(spacing: tuple[float, ...]) -> None:
     image, truth = blobs((9, 33, 37), 8)
     pair = AnnotatedImage(Stack(image, "ZYX", spacing=spacing), strokes(truth), "strokes")
     _, events = run_training([pair], tiny(dims=3, depth=3, width=16, steps=1))
-    assert of_kind(events, ModelImproved)
+    assert of_kind(events, ModelUpdated)
 
 
 def test_the_first_mask_comes_before_a_step_and_is_already_good() -> None:
@@ -53,8 +53,8 @@ def test_the_first_mask_comes_before_a_step_and_is_already_good() -> None:
     pair = AnnotatedImage(Stack(image, "YX"), strokes(truth), "strokes")
     _, events = run_training([pair], tiny(width=16, depth=4, steps=1))
     kinds = [type(e) for e in events]
-    assert kinds.index(ModelImproved) < kinds.index(StepDone)
-    mask = predict(of_kind(events, ModelImproved)[0].model, pair.image) > 0
+    assert kinds.index(ModelUpdated) < kinds.index(StepDone)
+    mask = predict(of_kind(events, ModelUpdated)[0].model, pair.image) > 0
     hit = (mask & (truth > 0)).sum()
     assert 2 * hit / (mask.sum() + (truth > 0).sum()) > 0.85
 
@@ -70,7 +70,7 @@ def test_a_class_in_one_corner_of_a_large_image_is_not_missed() -> None:
     labels[30:50:3, 1450:1470] = 2
     pair = AnnotatedImage(Stack(image, "YX"), labels, "strokes")
     _, events = run_training([pair], tiny(width=16, depth=3, steps=1, validation_fraction=0.0))
-    first = of_kind(events, ModelImproved)[0].model
+    first = of_kind(events, ModelUpdated)[0].model
     mask = predict(first, pair.image)
     assert (mask[30:50, 1450:1470] == 2).mean() > 0.9
     assert (mask[630:670, 630:670] == 1).mean() > 0.9
@@ -122,5 +122,5 @@ def test_no_memory_for_steps_keeps_the_first_answer(monkeypatch: pytest.MonkeyPa
     model, events = run_training(
         [AnnotatedImage(Stack(image, "YX"), strokes(truth), "strokes")], tiny(steps=4)
     )
-    assert model.id == of_kind(events, ModelImproved)[0].model.id
+    assert model.id == of_kind(events, ModelUpdated)[0].model.id
     assert "kept" in events[-1].reason

@@ -27,7 +27,7 @@ from napari_unetseg.training.train import train_events
 from napari_unetseg.training.training_events import (
     AnnotationsUpdated,
     EpochDone,
-    ModelImproved,
+    ModelUpdated,
     StepDone,
     TrainingPrepared,
 )
@@ -58,7 +58,7 @@ def run(pair: AnnotatedImage, offers: dict[int, Offer], **changes: Any) -> tuple
         except StopIteration as end:
             return end.value, events
         event = events[-1]
-        if isinstance(event, ModelImproved):
+        if isinstance(event, ModelUpdated):
             shown = event.model
         if isinstance(event, StepDone) and event.step in offers and shown is not None:
             control.push_annotations((offers[event.step](shown),))
@@ -93,9 +93,9 @@ def test_a_stroke_at_a_mistake_is_answered_before_the_next_step(
     _, events = run(pair, {22: lambda _: newer}, steps=24)
     renewed, answer = after_renewal(events)[:2]
     assert renewed.step == 22  # in the middle of an epoch
-    assert isinstance(answer, ModelImproved)
+    assert isinstance(answer, ModelUpdated)
     before = next(
-        e for e in reversed(events[: events.index(renewed)]) if isinstance(e, ModelImproved)
+        e for e in reversed(events[: events.index(renewed)]) if isinstance(e, ModelUpdated)
     )
     assert (predict(before.model, pair.image)[spot] == 0).mean() > 0.5
     assert (predict(answer.model, pair.image)[spot] == 0).mean() < 0.5
@@ -151,7 +151,7 @@ def test_the_same_seed_gives_the_same_answer(world: tuple[AnnotatedImage, np.nda
     shown = []
     for _ in range(2):
         _, events = run(pair, {22: lambda _: newer}, steps=24)
-        shown.append([e.model.weights for e in of_kind(events, ModelImproved)])
+        shown.append([e.model.weights for e in of_kind(events, ModelUpdated)])
     assert len(shown[0]) == len(shown[1])
     assert len(shown[0]) > 1
     for one, other in zip(*shown, strict=True):
@@ -171,7 +171,7 @@ def test_a_training_that_goes_on_answers_what_is_newer_before_its_first_step(
         events = [event for event in training if not isinstance(event, EpochDone)]
         firsts.append(events[events.index(of_kind(events, TrainingPrepared)[0]) + 1])
     assert isinstance(firsts[0], StepDone)
-    assert isinstance(firsts[1], ModelImproved)
+    assert isinstance(firsts[1], ModelUpdated)
     mask, before = predict(firsts[1].model, pair.image), predict(model, pair.image)
     assert (mask[spot] == 0).mean() < 0.7 * (before[spot] == 0).mean()
     assert ((mask > 0) == (pair.labels == 1))[pair.labels > 0].mean() > 0.95
@@ -231,7 +231,7 @@ def test_poisoned_strokes_again_and_again_never_make_a_mask_worse_on_the_validat
             renewed += 1
         elif isinstance(event, EpochDone):
             best = event.best
-        elif isinstance(event, ModelImproved):
+        elif isinstance(event, ModelUpdated):
             if shown is not None and not best and data.validated:
                 now, before = (judge(one, data) for one in (event.model, shown))
                 assert now.dice >= before.dice

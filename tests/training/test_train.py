@@ -41,7 +41,7 @@ from napari_unetseg.training.trainer import Trainer
 from napari_unetseg.training.training_events import (
     AnnotationsUpdated,
     EpochDone,
-    ModelImproved,
+    ModelUpdated,
     Outcome,
     StartedFrom,
     StepDone,
@@ -259,7 +259,7 @@ def test_broken_pixels_do_no_harm() -> None:
 def test_events_come_in_order_and_say_what_happens(pair: AnnotatedImage) -> None:
     model, events = run_training([pair], tiny(epochs=2, **FAST))
     kinds = [type(e) for e in events]
-    assert kinds[:2] == [TrainingPrepared, ModelImproved]  # an answer before the first step
+    assert kinds[:2] == [TrainingPrepared, ModelUpdated]  # an answer before the first step
     assert kinds[-1] is TrainingDone
     prepared, done = events[0], events[-1]
     steps, epochs = of_kind(events, StepDone), of_kind(events, EpochDone)
@@ -355,7 +355,7 @@ def test_it_is_said_that_the_first_answer_was_kept(
     assert [e.best for e in of_kind(events, EpochDone)] == [False, False]
     (done,) = of_kind(events, TrainingDone)
     assert done.kept is StartedFrom.INITIAL_MODEL
-    first = of_kind(events, ModelImproved)[0].model
+    first = of_kind(events, ModelUpdated)[0].model
     assert all(torch.equal(first.weights[n], t) for n, t in model.weights.items())
 
 
@@ -505,7 +505,7 @@ def test_stop_is_seen_between_the_images_of_the_first_answer() -> None:
             control=control,
             on_event=events.append,
         )
-    assert not of_kind(events, ModelImproved)
+    assert not of_kind(events, ModelUpdated)
     assert not of_kind(events, StepDone)
 
 

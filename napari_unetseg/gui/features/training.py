@@ -14,7 +14,9 @@ from napari_unetseg.jobs.window_tasks import TrainWork
 from napari_unetseg.training.training_events import (
     AnnotationsUpdated,
     EpochDone,
-    ModelImproved,
+    ModelSetAside,
+    ModelUpdated,
+    SetAside,
     TrainingDone,
     TrainingPrepared,
 )
@@ -104,16 +106,24 @@ class Training:
         if kind is not JobKind.TRAIN:
             return
         match event:
-            case EpochDone() | ModelImproved() | AnnotationsUpdated():
+            case EpochDone() | ModelUpdated() | AnnotationsUpdated():
                 training_curve.note(self._session, event)
-                if isinstance(event, ModelImproved):
+                if isinstance(event, ModelUpdated):
                     self._session.improved = event.model
             case TrainingPrepared():
                 self._session.choices = event.choices
                 self._jobs.say_with_notices(messages.describe_prepared(event), Level.INFO)
                 self._jobs.clear_notices()
+            case ModelSetAside():
+                self._set_aside(event)
             case TrainingDone():
                 self._on_result(event)
+
+    def _set_aside(self, event: ModelSetAside) -> None:
+        """Keep a model that the training leaves, for the user to choose."""
+        what = "best score" if event.reason is SetAside.BEST else "set aside"
+        name = f"Model {self._made + 1} · {what}, step {event.step}"
+        self._models.keep(ModelEntry(event.model, name))
 
     def _on_result(self, event: TrainingDone) -> None:
         session = self._session

@@ -41,13 +41,17 @@ class SessionModels:
 
     def add(self, entry: ModelEntry) -> None:
         """Add a model to the history and use it."""
+        self.keep(entry)
+        self.use(entry)
+
+    def keep(self, entry: ModelEntry) -> None:
+        """Add a model to the history."""
         session, used = self._session, (self._session.entry, self.before)
         history = (*session.history, entry)
         newest = history[-MOST_MODELS:]  # weights use memory
         session.history = tuple(
             e for e in history if e in newest or e in used or e.path is not None
         )
-        self.use(entry)
 
     def use(self, entry: ModelEntry) -> None:
         """Use a model."""

@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
-from napari_unetseg.training.training_events import StartedFrom
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
@@ -233,17 +232,13 @@ def _change(before: Scores | None, scores: Scores) -> str:
 
 def describe_better(event: MaskStarted, *, on_strokes: bool, earlier: bool) -> str:
     """Describe a better model that is shown: its score, and the earlier score if any."""
-    text = describe_scores(event.scores, event.before, on_strokes=on_strokes)
+    text = describe_scores(event.scores, on_strokes=on_strokes)
     return f"{text}{KEPT if earlier else ''}."
 
 
 def describe_training(event: TrainingDone, *, on_strokes: bool, earlier: bool) -> str:
     """Describe the result of a training, why it ended, and its duration."""
-    before = None if event.kept else event.before
-    text = describe_scores(event.scores, before, on_strokes=on_strokes)
-    if event.kept is not None:
-        what = "initial model" if event.kept is StartedFrom.INITIAL_MODEL else "earlier model"
-        text += f"; the {what} stays"
-    elif earlier:
+    text = describe_scores(event.scores, on_strokes=on_strokes)
+    if earlier:
         text += EARLIER
     return f"{text}. {event.reason.rstrip('.')} ({duration(event.seconds)})."

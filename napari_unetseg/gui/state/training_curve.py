@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_unetseg.gui.state.session import Mark, MarkKind, Point
-from napari_unetseg.training.training_events import AnnotationsUpdated, EpochDone, ModelImproved
+from napari_unetseg.training.training_events import AnnotationsUpdated, EpochDone, ModelUpdated
 
 if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
@@ -21,12 +21,12 @@ MOST_CLASSES = 4
 WORST = 3
 
 
-def note(session: Session, event: EpochDone | ModelImproved | AnnotationsUpdated) -> None:
+def note(session: Session, event: EpochDone | ModelUpdated | AnnotationsUpdated) -> None:
     """Add an event of a training to the session's curve and marks."""
     match event:
         case EpochDone():
             session.curve = (*session.curve, _point(event))
-        case ModelImproved():
+        case ModelUpdated():
             dice = _known(event.scores.mean_dice) if event.scores else None
             mark = Mark(MarkKind.SHOWN, event.step, event.seconds, dice)
             session.marks = (*session.marks, mark)

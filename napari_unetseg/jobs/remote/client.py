@@ -22,7 +22,7 @@ from napari_unetseg.jobs.remote.task_messages import (
     encode_task,
 )
 from napari_unetseg.jobs.tasks import PredictTask, RemoteDisconnected, Task
-from napari_unetseg.training.training_events import ModelImproved, Outcome, StepDone, TrainingDone
+from napari_unetseg.training.training_events import ModelUpdated, Outcome, StepDone, TrainingDone
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +73,7 @@ class _Call:
         self._shape: tuple[int, ...] = ()
         self._view: Viewport | None = None
         self._seen: tuple[slice, ...] | None = None
-        self.best: ModelImproved | None = None
+        self.best: ModelUpdated | None = None
         self._step: StepDone | None = None
         self._newest: Any = None
         self._offers = 0
@@ -106,7 +106,6 @@ class _Call:
             0,
             step.step if step else best.step,
             step.seconds if step else best.seconds,
-            best.before,
         )
 
     def _begin(self) -> None:
@@ -127,7 +126,7 @@ class _Call:
             self._shape = event.view.stack.grid_shape
         elif isinstance(event, TilePredicted):
             check_place(event, self._shape)
-        elif isinstance(event, ModelImproved):
+        elif isinstance(event, ModelUpdated):
             self.best = event
         elif isinstance(event, StepDone):
             self._step = event

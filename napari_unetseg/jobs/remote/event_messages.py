@@ -19,7 +19,9 @@ from napari_unetseg.jobs.remote.packets import BadMessageError, Json, Message
 from napari_unetseg.training.training_events import (
     AnnotationsUpdated,
     EpochDone,
-    ModelImproved,
+    ModelSetAside,
+    ModelUpdated,
+    SetAside,
     StepDone,
     TrainingDone,
     TrainingPrepared,
@@ -52,7 +54,12 @@ class _Better(_Encoded):
     scores: Scores | None
     seconds: float
     step: int
-    before: Scores | None
+    urgent: bool
+
+
+class _Aside(_Encoded):
+    reason: SetAside
+    step: int
 
 
 class _Mask(_Encoded):
@@ -61,7 +68,6 @@ class _Mask(_Encoded):
     model_id: str
     structures: tuple[Structure, ...]
     scores: Scores | None
-    before: Scores | None
 
 
 class _Tile(_Encoded):
@@ -77,12 +83,15 @@ def encode_event(event: Event, models: Recent[Model]) -> Message:
     A viewport's image becomes a number.
     """
     kind = type(event).__name__
-    if isinstance(event, ModelImproved):
+    if isinstance(event, ModelUpdated):
         models.put(key_of(event.model), event.model)
-        words = _words(event, "seconds", "step", scores=event.scores, before=event.before)
+        words = _words(event, "seconds", "step", "urgent", scores=event.scores)
         return {"kind": kind, **words}, [content_of(event.model)]
+    if isinstance(event, ModelSetAside):
+        models.put(key_of(event.model), event.model)
+        return {"kind": kind, **_words(event, "reason", "step")}, [content_of(event.model)]
     if isinstance(event, MaskStarted):
-        words = _words(event, "model_id", scores=event.scores, before=event.before)
+        words = _words(event, "model_id", scores=event.scores)
         words |= {"image": event.view.image, "plane": event.view.plane}
         words["structures"] = [asdict(structure) for structure in event.structures]
         return {"kind": kind, **words}, []
@@ -118,15 +127,17 @@ def decode_event(words: Json, arrays: Sequence[np.ndarray], views: Sequence[View
     """
     kind, rest = words.get("kind"), {k: v for k, v in words.items() if k != "kind"}
     try:
-        if kind == ModelImproved.__name__:
+        if kind == ModelUpdated.__name__:
             better = _Better.model_validate(rest)
-            return ModelImproved(model_of(arrays[0]), **dict(better))
+            return ModelUpdated(model_of(arrays[0]), **dict(better))
+        if kind == ModelSetAside.__name__:
+            return ModelSetAside(model_of(arrays[0]), **dict(_Aside.model_validate(rest)))
         if kind == MaskStarted.__name__:
             mask = _Mask.model_validate(rest)
             seen = views[mask.image]
             view = Viewport(seen.image, seen.stack, mask.plane)
             _check(mask.plane, (), seen.stack.grid_shape)
-            return MaskStarted(view, mask.model_id, mask.structures, mask.scores, mask.before)
+            return MaskStarted(view, mask.model_id, mask.structures, mask.scores)
         if kind == TilePredicted.__name__:
             return _tile(_Tile.model_validate(rest), arrays)
         return PLAIN[str(kind)].validate_python(rest)  # type: ignore[no-any-return]

@@ -31,6 +31,7 @@ from napari_unetseg.jobs.remote.task_messages import (
 )
 from napari_unetseg.runtime.devices import device_name, pick_device
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
+from napari_unetseg.training.training_events import ModelUpdated
 
 if TYPE_CHECKING:
     import socket
@@ -49,6 +50,8 @@ CLOSE_SECONDS = 20.0
 """Seconds that closing waits for a task's current step."""
 SILENCE_SECONDS = 60.0
 """Seconds without a message after which a connection and its task end."""
+MAX_TIME_FRACTION = 0.1
+"""Largest fraction of the time for sending weights between two epochs."""
 MOST_CONNECTIONS = 32
 MOST_MODELS = 10
 """Size of the model cache,"""
@@ -82,6 +85,7 @@ class RemoteJob:
         self._refused = ""
         self._stacks: dict[int, tuple[Json, Stack]] = {}
         self._offers = 0
+        self._next_model = 0.0
         self._left = False
         self._thread: threading.Thread | None = None
 
@@ -96,8 +100,15 @@ class RemoteJob:
             self._fail(error)
 
     def _tell(self, event: Event) -> None:
+        """Send an event; weights that come faster than the line carries them are left out."""
+        began = time.monotonic()
+        if isinstance(event, ModelUpdated) and not event.urgent and began < self._next_model:
+            return
         words, arrays = encode_event(event, self._server.models)
         self._send({"event": words}, arrays)
+        if isinstance(event, ModelUpdated):
+            ended = time.monotonic()
+            self._next_model = ended + (ended - began) / MAX_TIME_FRACTION
 
     def _finish(self, result: Model | None) -> None:
         if result is not None:

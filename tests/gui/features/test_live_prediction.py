@@ -340,7 +340,7 @@ def test_strokes_begin_a_training_anew_if_it_ended_by_itself(
     desk: Desk, broken_core: Any, monkeypatch: pytest.MonkeyPatch, stopped: bool
 ) -> None:
     from napari_unetseg.training.training_events import (
-        ModelImproved,
+        ModelUpdated,
         Outcome,
         TrainingDone,
         TrainingPrepared,
@@ -351,7 +351,7 @@ def test_strokes_begin_a_training_anew_if_it_ended_by_itself(
     def train_events(pairs: Any, *_: Any, **__: Any) -> Any:
         newer.append([region for pair in pairs for region in pair.newer])
         yield TrainingPrepared(0, 5, 10, 100, 0, 0, "cpu", 99, (32, 32), 2)
-        yield ModelImproved(constant(1), None, 0.0)
+        yield ModelUpdated(constant(1), None, 0.0)
         if stopped:
             desk.plugin.jobs.stop()
         yield TrainingDone(Outcome.EARLY_STOPPED, "Done.", None, 1, 1, 1.0)

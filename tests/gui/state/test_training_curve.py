@@ -25,7 +25,7 @@ from napari_unetseg.training.train import train_events
 from napari_unetseg.training.training_events import (
     AnnotationsUpdated,
     EpochDone,
-    ModelImproved,
+    ModelUpdated,
     Outcome,
     StartedFrom,
     TrainingDone,
@@ -78,7 +78,7 @@ def test_the_loss_is_the_cross_entropy_of_what_is_labelled() -> None:
 
 def test_events_become_points_and_marks() -> None:
     session = Session()
-    note(session, ModelImproved(constant(1), scores(0.7), 1.0, 0))
+    note(session, ModelUpdated(constant(1), scores(0.7), 1.0, 0))
     note(session, EpochDone(1, 20, 0.8, several(0.5, math.nan, 0.7), True, 3.0))
     note(session, EpochDone(2, 40, 0.6, None, False, 5.0))
     note(session, AnnotationsUpdated(1234, 40, 5.5))
@@ -226,7 +226,7 @@ def test_the_real_training_compares_with_what_it_began_with() -> None:
     pairs = [AnnotatedImage(Stack.from_array(image), mask, LabelKind.FULL)]
     settings = TrainSettings(depth=2, width=4, steps=60, patch=32, batch=2, threads=1)
     events: list[Any] = list(train_events(pairs, settings, control=JobControl(1)))
-    better = [e for e in events if isinstance(e, ModelImproved)]
+    better = [e for e in events if isinstance(e, ModelUpdated)]
     assert better[0].before is None
     assert better[0].scores is not None
     assert len(better) > 1
