@@ -16,7 +16,7 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.open_image import is_image, open_all, open_labels_levels
-from napari_unetseg.io.readers.lazy_array import Cut, Lazy
+from napari_unetseg.io.readers.lazy_array import FileArray, LazyView
 from napari_unetseg.io.readers.missing_planes import MissingPlanes
 from napari_unetseg.io.readers.ome_zarr import label_names
 from napari_unetseg.io.readers.zarr_nodes import is_zarr
@@ -188,7 +188,11 @@ def _lazy(stack: Stack) -> Any:
     """
     moved = "S" in stack.axes[:-1] and stack.n_channels > 1
     many = math.prod(stack.leading_shape(2)) > MOST_PIECES
-    return Cut(stack.data) if many and isinstance(stack.data, Lazy) and not moved else pieces(stack)
+    return (
+        LazyView(stack.data)
+        if many and isinstance(stack.data, FileArray) and not moved
+        else pieces(stack)
+    )
 
 
 def pieces(stack: Stack) -> Any:

@@ -92,8 +92,10 @@ class LabelCounts:
         kind = source.kind if source else LabelKind.STROKES
         size = 0 if data is None else math.prod(data.shape)
         grey = self._sources.are_grey(labels)
-        said = None if annotated is None else annotated.snapshot()
-        grids: dict[LabelSource, Any] = {o: None if said is None else said.grid(o) for o in COUNTED}
+        annotations = None if annotated is None else annotated.snapshot()
+        grids: dict[LabelSource, Any] = {
+            o: None if annotations is None else annotations.grid(o) for o in COUNTED
+        }
         if not isinstance(data, np.ndarray):  # lazy arrays are not recorded in the annotations
             grids[LabelSource.STROKES] = data
 

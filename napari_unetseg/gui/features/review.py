@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
     from napari_unetseg.annotations.sparse_array import Region
-    from napari_unetseg.gui.layers import Place, PredictionLayer
+    from napari_unetseg.gui.layers import PredictionLayer, RegionMask
     from napari_unetseg.gui.services.mask_layers import MaskLayers
     from napari_unetseg.gui.services.undo_stack import UndoStack
     from napari_unetseg.gui.state.app_events import AppEvents
@@ -57,14 +57,14 @@ class Review:
     def accept_shapes(self) -> None:
         """Accept the mask inside the shapes of the selected Shapes layer."""
         with refusing(self._session):
-            self._accept(self._drawn(), "what the shapes enclose")
+            self._accept(self._in_shapes(), "what the shapes enclose")
 
     def accept_object(self) -> None:
         """Accept the object under the mouse."""
         with refusing(self._session):
             self._accept([self._object()], "the object")
 
-    def _accept(self, places: Sequence[Place], what: str) -> None:
+    def _accept(self, places: Sequence[RegionMask], what: str) -> None:
         prediction = self._mask()
         for place in places:
             if not prediction.masks.covers(place.region):
@@ -84,9 +84,9 @@ class Review:
     def take_back_shapes(self) -> None:
         """Withdraw acceptance inside the selected shapes."""
         with refusing(self._session):
-            self._take_back(self._drawn(), "what the shapes enclose")
+            self._take_back(self._in_shapes(), "what the shapes enclose")
 
-    def _take_back(self, places: Sequence[Place], what: str) -> None:
+    def _take_back(self, places: Sequence[RegionMask], what: str) -> None:
         prediction = self._mask()
         text = f"taking back {what}"
         if not self._do(prediction, LabelSource.ACCEPTED, places, text, prediction.take_back):
@@ -103,7 +103,7 @@ class Review:
     def forget_shapes(self) -> None:
         """Drop the corrections inside the selected shapes."""
         with refusing(self._session):
-            self._forget(self._drawn(), "inside the shapes")
+            self._forget(self._in_shapes(), "inside the shapes")
 
     def forget_all(self) -> None:
         """Drop all corrections of the chosen image."""
@@ -114,7 +114,7 @@ class Review:
                 [napari_layers.plane_at(p, prediction.annotated.shape) for p in planes], ""
             )
 
-    def _forget(self, places: Sequence[Place], what: str) -> None:
+    def _forget(self, places: Sequence[RegionMask], what: str) -> None:
         prediction = self._mask()
         text = f"removing the corrections {what}".strip()
         if not self._do(prediction, LabelSource.CORRECTIONS, places, text, prediction.forget):
@@ -133,16 +133,16 @@ class Review:
             raise UserError(NO_MASK)
         return prediction
 
-    def _plane(self) -> Place:
+    def _plane(self) -> RegionMask:
         return napari_layers.visible_plane(self._viewer, self._session.image)
 
-    def _drawn(self) -> list[Place]:
+    def _in_shapes(self) -> list[RegionMask]:
         shapes = self._viewer.layers.selection.active
         if not isinstance(shapes, Shapes):
             raise UserError(NO_SHAPES)
-        return napari_layers.drawn(self._viewer, self._session.image, shapes)
+        return napari_layers.regions_in_shapes(self._viewer, self._session.image, shapes)
 
-    def _object(self) -> Place:
+    def _object(self) -> RegionMask:
         mask = self._mask().layer
         assert mask is not None
         return napari_layers.object_at(self._viewer, mask)
@@ -151,7 +151,7 @@ class Review:
         self,
         prediction: PredictionLayer,
         origin: LabelSource,
-        places: Sequence[Place],
+        places: Sequence[RegionMask],
         text: str,
         say: Callable[[Region, np.ndarray], object],
     ) -> bool:
@@ -159,7 +159,7 @@ class Review:
         annotated, changes = prediction.annotated, []
         for place in places:
             region = place.region
-            prediction.catch(region)
+            prediction.record(region)
             before = annotated.read(origin, region), annotated.times(origin, region)
             say(region, place.where)
             after = annotated.read(origin, region), annotated.times(origin, region)

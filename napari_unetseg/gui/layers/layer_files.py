@@ -13,7 +13,7 @@ from napari_unetseg.annotations.annotation_store import ImageAnnotations, LabelS
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.singleton_axes import same_but_singletons
 from napari_unetseg.data.image_grids import empty_grid
-from napari_unetseg.gui.layers.alignment import place_over
+from napari_unetseg.gui.layers.alignment import transform_over
 from napari_unetseg.gui.layers.annotation_layer import paint_colors
 from napari_unetseg.gui.layers.following import follow
 from napari_unetseg.gui.layers.layer_axes import grid_shape
@@ -75,7 +75,7 @@ def add_mask(
     if name in viewer.layers:
         viewer.layers.remove(name)
     metadata = {"napari_unetseg": {"kind": "tidied"}}
-    layer = Labels(data, name=name, metadata=metadata, **place_over(image))
+    layer = Labels(data, name=name, metadata=metadata, **transform_over(image))
     paint_colors(layer, structures)
     follow(image, layer)
     viewer.layers.insert(viewer.layers.index(image) + 1, layer)
@@ -95,7 +95,7 @@ def strokes_layer(
         data[grid.region_of(cell)] = grid.chunk(cell)
     metadata = {"napari_unetseg": {"kind": str(annotated.kind)}}
     name = name or f"{image.name} · annotations"
-    layer = Labels(data, name=name, metadata=metadata, **place_over(image))
+    layer = Labels(data, name=name, metadata=metadata, **transform_over(image))
     if annotated.kind != "instances":
         paint_colors(layer, structures)
     follow(image, layer)

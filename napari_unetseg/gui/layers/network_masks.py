@@ -74,14 +74,14 @@ class NetworkMasks:
         """Whether a region is completely covered by masks."""
         return all(self._covered.holds(p, region[-2:]) for p in _planes_in(region))
 
-    def age(self) -> None:
+    def invalidate(self) -> None:
         """Mark every plane as outdated, so that it is predicted again, also by the same model."""
         self._fresh = Coverage(self._shape)
 
     def begin(self, model_id: str, numbers: Mapping[int, int]) -> None:
         """Set the model of the next tiles; masks of another model keep the numbers shown."""
         if model_id != self.model_id:
-            self.age()
+            self.invalidate()
             self._settle_numbers(numbers)
         self.model_id = model_id
 

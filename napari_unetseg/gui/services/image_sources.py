@@ -16,7 +16,7 @@ from napari_unetseg.core.label_appearance import classify_labels
 from napari_unetseg.core.labels import LabelKind, Structure
 from napari_unetseg.data.image_grids import guess_kind, thinned_counts
 from napari_unetseg.gui import layers as napari_layers
-from napari_unetseg.gui.services.label_problems import describe_appearance, is_grey, remedies_of
+from napari_unetseg.gui.services.label_problems import conversions_of, describe_appearance, is_grey
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.state.session import ImageSource, Level, Session
@@ -216,7 +216,7 @@ class ImageSources:
             session.say(messages.NO_IMAGE, Level.WARNING)
             return
         if labels is not None and not _same_shape(session.image, labels):
-            session.say(napari_layers.misfit(session.image, labels), Level.WARNING)
+            session.say(napari_layers.misalignment_text(session.image, labels), Level.WARNING)
             session.events.sources.emit(session.sources, session.sources)
             return
         before = session.source()
@@ -253,7 +253,7 @@ class ImageSources:
         kind = guess_kind(counts, size, look)
         self.seen[labels], self._guessed = (counts, look), labels
         if text := describe_appearance(labels.name, counts, look, kind):
-            odd = bool(remedies_of(counts, look, kind))
+            odd = bool(conversions_of(counts, look, kind))
             self._session.say(text, Level.WARNING if odd else Level.INFO)
         return kind
 
@@ -298,7 +298,7 @@ class ImageSources:
         if source is not None and source.kind != kind:
             self._session.change_source(kind=kind)
             self._events.labels_touched.emit()
-            if source.labels in self.seen and remedies_of(*self.seen[source.labels], kind):
+            if source.labels in self.seen and conversions_of(*self.seen[source.labels], kind):
                 text = describe_appearance(source.labels.name, *self.seen[source.labels], kind)
                 self._session.say(text, Level.WARNING)
 

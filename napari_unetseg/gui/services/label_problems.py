@@ -19,7 +19,7 @@ FOLDER_FILES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Remedy:
+class Conversion:
     """A conversion of unusable labels to usable ones."""
 
     text: str
@@ -31,9 +31,9 @@ class Remedy:
     """Converts a plane of the labels, any integers, to uint8."""
 
 
-def remedies_of(
+def conversions_of(
     counts: Mapping[int, int], look: LabelAppearance | None, kind: LabelKind
-) -> tuple[Remedy, ...]:
+) -> tuple[Conversion, ...]:
     """Conversions of labels that cannot be used as they are; empty for usable labels.
 
     Parameters
@@ -55,8 +55,8 @@ def remedies_of(
     return tuple(found)
 
 
-def _above(threshold: float) -> Remedy:
-    return Remedy(
+def _above(threshold: float) -> Conversion:
+    return Conversion(
         f"Use values above {threshold:g}",
         f"Make a mask: values above {threshold:g} are structure 1, all others background.",
         LabelKind.FULL,
@@ -69,8 +69,8 @@ def _mask_above(threshold: float, plane: np.ndarray) -> np.ndarray:
     return above
 
 
-def _without(value: int, kind: LabelKind) -> Remedy:
-    return Remedy(
+def _without(value: int, kind: LabelKind) -> Conversion:
+    return Conversion(
         f"{value} is not labelled",
         f"Make strokes: {value} means not labelled, and 0 becomes background (255).",
         LabelKind.STROKES,
@@ -91,19 +91,19 @@ def describe_appearance(
 ) -> str:
     """Describe what is unusual about labels of a guessed kind, and what to do; empty if nothing is.
 
-    Parameters are those of `remedies_of`, after the labels' name.
+    Parameters are those of `conversions_of`, after the labels' name.
     """
     appearance = look.appearance if look is not None else Appearance.LABELS
-    remedies = remedies_of(counts, look, kind)
-    ways = " or ".join(f"'{remedy.text}'" for remedy in remedies)
-    if remedies and min(counts) < 0:
+    conversions = conversions_of(counts, look, kind)
+    ways = " or ".join(f"'{conversion.text}'" for conversion in conversions)
+    if conversions and min(counts) < 0:
         return f"{name} holds {min(counts)}: press {ways}, depending on what it means."
     if appearance is Appearance.BLURRED:
         blurred = "a mask whose edges were blurred by JPEG or by resizing"
         return f"{name} looks like {blurred}: press {ways} to make a mask."
     if appearance is Appearance.IMAGE:
         return f"{name} looks like an image or a probability map: press {ways} to make a mask."
-    if remedies:
+    if conversions:
         return (
             f"{name} holds {BACKGROUND_LABEL} beside other numbers: press {ways}, or choose "
             "'strokes' if it is background."

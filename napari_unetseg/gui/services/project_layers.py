@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from napari_unetseg.io.project.project import Project
 
 
-class Restored:
+class ProjectLayers:
     """Restores a project in a session; matching open layers are reused.
 
     Parameters
@@ -235,7 +235,7 @@ class Restored:
         known = self._masks.known_masks.items()
         masks = [m for m, its in known if its in told and m in self._viewer.layers]
         for mask in masks:
-            napari_layers.take_away(self._viewer, mask)
+            napari_layers.remove_layer(self._viewer, mask)
         return bool(masks)
 
     def _open_labels(
@@ -250,7 +250,7 @@ class Restored:
         if labels is not None and labels in self._viewer.layers:
             ours = napari_layers.image_of(labels) is image
             if ours and (image in self._kept or not napari_layers.is_painted(labels)):
-                napari_layers.take_away(self._viewer, labels)
+                napari_layers.remove_layer(self._viewer, labels)
             else:
                 labels.visible = False
         return None
@@ -258,7 +258,7 @@ class Restored:
     def _holds(self, image: Image, layer: Labels, annotated: ImageAnnotations) -> bool:
         """Whether a layer holds an image's strokes, or did until its image was closed."""
         grid = annotated.grid(LabelSource.STROKES)
-        if napari_layers.misfit(image, layer):
+        if napari_layers.misalignment_text(image, layer):
             return False
         data = napari_layers.voxels_of(image, layer)
         if not isinstance(data, np.ndarray) or data.dtype.newbyteorder("=") != grid.dtype:

@@ -188,7 +188,7 @@ class Project:
             with suppress(OSError):
                 self._held.release()
 
-    # -- what is said --------------------------------------------------------------------------
+    # -- recording -----------------------------------------------------------------------------
 
     def record(self, key: str, change: AnnotationChange) -> None:
         """Write a change of an image's annotations; never raises, see `trouble`."""

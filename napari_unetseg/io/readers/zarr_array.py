@@ -16,7 +16,7 @@ import numpy as np
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.readers.lazy_array import (
     BOMB_RATIO,
-    Lazy,
+    FileArray,
     chunk_cache,
     full_key,
     reading,
@@ -31,7 +31,7 @@ MOST_COUNTED = 200_000
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class MissingChunks:
     """Missing files of an array, whose voxels have the fill value.
 
     ``first`` is the path of one of them, relative to the array's folder.
@@ -62,7 +62,7 @@ def _opened(source: _Source) -> Any:
     return open_checked(node)
 
 
-class ZarrArray(Lazy):
+class ZarrArray(FileArray):
     """An array in a Zarr store that is read on indexing.
 
     It supports integers, slices and an ellipsis like NumPy, and always returns a new array in
@@ -159,7 +159,7 @@ class ZarrArray(Lazy):
             )
         return status.st_mtime_ns, status.st_size
 
-    def missing(self) -> Missing | None:
+    def missing(self) -> MissingChunks | None:
         """Count the missing chunk files; None if there are too many files."""
         metadata = _opened(self._source).metadata
         shape = zip(self._file_shape, self._file_chunks, self._per_file, strict=True)
@@ -169,7 +169,7 @@ class ZarrArray(Lazy):
             return None
         names = (metadata.encode_chunk_key(c) for c in np.ndindex(*counts))
         gone = [name for name in names if not (self._source.path / name).exists()]
-        return Missing(len(gone), total, gone[0] if gone else "")
+        return MissingChunks(len(gone), total, gone[0] if gone else "")
 
     def holds_nothing(self) -> bool:
         """Whether no chunk is stored: the folder holds only metadata."""

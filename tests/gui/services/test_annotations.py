@@ -151,7 +151,7 @@ def test_a_change_that_is_not_found_yet_outlives_what_the_plugin_does(
 ) -> None:
     put(desk.mask, 3, 3, 2)
     if not at_once:
-        monkeypatch.setattr(prediction_layer, "AT_ONCE", 0)
+        monkeypatch.setattr(prediction_layer, "SYNC_SEARCH_VOXELS", 0)
     desk.plugin.review.accept_plane()
     desk.mask.undo()
     desk.plugin.review.take_back_plane()
@@ -167,7 +167,7 @@ def test_undos_that_were_quicker_than_a_search_are_the_newest(
         put(desk.strokes, 5, 5, number)
     put(desk.mask, 5, 5, 2)
     assert desk.winning()[5, 5] == 2
-    monkeypatch.setattr(stroke_layer, "AT_ONCE", 0)
+    monkeypatch.setattr(stroke_layer, "SYNC_SEARCH_VOXELS", 0)
     for _ in range(2):
         desk.strokes.undo()
     desk.plugin.tick()
@@ -192,7 +192,7 @@ def test_what_is_painted_right_after_an_undo_is_newer(
     put(layer, 5, 5, 2)
     put(layer, 5, 5, 4)
     for module in (stroke_layer, prediction_layer):
-        monkeypatch.setattr(module, "AT_ONCE", 0)
+        monkeypatch.setattr(module, "SYNC_SEARCH_VOXELS", 0)
     layer.undo()
     put(other, 5, 5, 3)
     desk.plugin.tick()
@@ -204,7 +204,7 @@ def test_a_layer_that_is_no_longer_used_is_not_settled(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(desk.strokes, 5, 5, 1)
-    monkeypatch.setattr(stroke_layer, "AT_ONCE", 0)
+    monkeypatch.setattr(stroke_layer, "SYNC_SEARCH_VOXELS", 0)
     desk.strokes.undo()
     other = desk.viewer.add_layer(Labels(np.full((SIDE, SIDE), 3, np.uint8), name="other"))
     desk.plugin.sources.choose_labels(other)
@@ -630,7 +630,7 @@ def test_quick_undos_and_strokes_beside_a_search_lose_nothing(
     layer, origin = (desk.strokes, STROKES) if onto == "strokes" else (desk.mask, CORRECTIONS)
     other = desk.mask if onto == "strokes" else desk.strokes
     for module in (stroke_layer, prediction_layer):
-        monkeypatch.setattr(module, "AT_ONCE", 0)
+        monkeypatch.setattr(module, "SYNC_SEARCH_VOXELS", 0)
     put(layer, 5, 5, 2)
     put(other, 5, 5, 3)
     put(layer, 5, 5, 4)
@@ -668,7 +668,7 @@ def test_quick_undos_and_strokes_beside_a_search_lose_nothing(
 
 def test_a_search_that_fails_is_made_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     strokes = desk.plugin.annotations.strokes[desk.image]
-    monkeypatch.setattr(stroke_layer, "AT_ONCE", 0)
+    monkeypatch.setattr(stroke_layer, "SYNC_SEARCH_VOXELS", 0)
     with monkeypatch.context() as patch:
         patch.setattr(strokes, "search", lambda: 1 / 0)
         desk.strokes.refresh()
