@@ -147,7 +147,7 @@ class Plugin:
     def actions(self) -> dict[str, Callable[[], None]]:
         """The function of each command with a keyboard shortcut, by command id."""
         brushes = {
-            f"brush_{n}": partial(self.structures.take_brush, n) for n in range(1, BRUSHES + 1)
+            f"brush_{n}": partial(self.structures.select_brush, n) for n in range(1, BRUSHES + 1)
         }
         return brushes | {
             "train": self.training.start_or_stop,

@@ -36,8 +36,8 @@ class LabelConversion:
         source = self._session.source()
         if source is None or source.labels not in self._sources.seen:
             return ()
-        counts, look = self._sources.seen[source.labels]
-        return conversions_of(counts, look, source.kind)
+        counts, appearance = self._sources.seen[source.labels]
+        return conversions_of(counts, appearance, source.kind)
 
     def use(self, conversion: Conversion) -> None:
         """Convert the chosen labels to a new layer in the background, and choose it."""

@@ -110,12 +110,12 @@ class LabelCounts:
         self._runner.query(count, partial(self._on_counted, labels, kind, size), about="counts")
 
     def _on_counted(
-        self, labels: Labels | None, kind: LabelKind, size: int, answer: Counted
+        self, labels: Labels | None, kind: LabelKind, size: int, counted: Counted
     ) -> None:
         session = self._session
-        counts, (session.corrected, session.accepted), look = answer
+        counts, (session.corrected, session.accepted), appearance = counted
         if labels is not None:
-            kind = self._sources.note_counts(labels, counts, size, look) or kind
+            kind = self._sources.note_counts(labels, counts, size, appearance) or kind
             if self._sources.are_grey(labels):
                 counts = {}
             elif kind is not LabelKind.STROKES:

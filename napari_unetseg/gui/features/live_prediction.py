@@ -165,7 +165,7 @@ class LivePrediction:
 
     def _end(self) -> None:
         if self._target is not None:
-            self._target.rest()
+            self._target.detach()
         self._screen, self._target, self._entry, self._made = None, None, None, []
 
     # -- events --------------------------------------------------------------------------------

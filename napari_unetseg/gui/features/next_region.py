@@ -109,7 +109,7 @@ class NextRegion:
     def next_region(self) -> None:
         """Go to the most informative unlabelled region of all planes, time points and images."""
         with refusing(self._session):
-            self._ask("region", self._wanted_model(), None)
+            self._request("region", self._wanted_model(), None)
 
     def next_disagreement(self) -> None:
         """Go to the largest difference between the current model and the previous one."""
@@ -118,7 +118,7 @@ class NextRegion:
             before = self._before(now)
             if before.classes.numbers != now.classes.numbers or before.dims != now.dims:
                 raise UserError(messages.OTHER_CLASSES)
-            self._ask("disagreement", now, before)
+            self._request("disagreement", now, before)
 
     def next_plane(self) -> None:
         """Go to the next plane without labels, corrections or accepted regions."""
@@ -159,7 +159,7 @@ class NextRegion:
         self.suggestion = FoundRegion(image, plane, region)
         napari_layers.center_on(self._viewer, image, plane, region)
 
-    def _ask(self, kind: str, model: Model, before: Model | None) -> None:
+    def _request(self, kind: str, model: Model, before: Model | None) -> None:
         """Request a suggestion; a second request while one is computed waits."""
         if self._query_running:
             return
@@ -171,13 +171,13 @@ class NextRegion:
 
         def score(seconds: float) -> None:
             query.clock = self.clock
-            looks = query.score_windows(
+            windows = query.score_windows(
                 model, seconds, before=before, device=device, match_spacing=match, control=control
             )
-            for _ in looks:
+            for _ in windows:
                 pass
 
-        def question() -> tuple[Suggestion | Exception, float]:
+        def compute() -> tuple[Suggestion | Exception, float]:
             start = self.clock()
             try:
                 if not query.ready:
@@ -186,7 +186,7 @@ class NextRegion:
             except Exception as error:  # noqa: BLE001 - reported by the GUI thread
                 return error, self.clock() - start
 
-        def answer(found: tuple[Suggestion | Exception, float]) -> None:
+        def deliver(found: tuple[Suggestion | Exception, float]) -> None:
             self._query_running = False
             what, self.waited = found
             if isinstance(what, Exception):
@@ -205,7 +205,7 @@ class NextRegion:
         self._query_running = True
         if not query.ready:
             self._session.say(messages.LOOKING)
-        self._runner.query(question, answer, about="look")
+        self._runner.query(compute, deliver, about="look")
 
     def _query_for(self, kind: str, model: Model) -> tuple[RegionQuery, list[ImageSource]]:
         """The query over all open images; a new one when the set of images changed."""

@@ -113,7 +113,7 @@ class UncertaintyDisplay:
         match = self._session.match_spacing
         self._shown, self._computing = (image, plane, (model.id, match), passes), True
 
-        def question() -> np.ndarray | Exception:
+        def compute() -> np.ndarray | Exception:
             from napari_unetseg.core.settings import PredictSettings
             from napari_unetseg.inference.uncertainty import uncertainty_map
 
@@ -123,7 +123,7 @@ class UncertaintyDisplay:
             except Exception as error:  # noqa: BLE001 - reported by the GUI thread
                 return error
 
-        def answer(found: np.ndarray | Exception) -> None:
+        def deliver(found: np.ndarray | Exception) -> None:
             self._computing = False
             self._paused_until = self.clock() + REST * (self.clock() - start)
             if isinstance(found, Exception):
@@ -134,4 +134,4 @@ class UncertaintyDisplay:
                     self._layer = napari_layers.UncertaintyLayer(self._viewer, image)
                 self._layer.write(plane, found)
 
-        self._runner.query(question, answer, about="uncertainty")
+        self._runner.query(compute, deliver, about="uncertainty")

@@ -98,15 +98,15 @@ def transform_over(image: Image, ndim: int | None = None) -> dict[str, Any]:
     ndim
         Axes of the layer, the last ones of the image; all of the image's grid by default.
     """
-    place = transform_of(image)
+    transform = transform_of(image)
     first = image.ndim - (len(grid_shape(image)) if ndim is None else ndim)
-    return {name: _last(value, first) for name, value in place.items()}
+    return {name: _last(value, first) for name, value in transform.items()}
 
 
-def set_transform(layer: Scalar, place: Mapping[str, Any]) -> None:
+def set_transform(layer: Scalar, transform: Mapping[str, Any]) -> None:
     """Set the attributes of a layer's transform that differ."""
     before = transform_of(layer)
-    for name, value in place.items():
+    for name, value in transform.items():
         if not np.array_equal(value, before[name]):
             setattr(layer, name, value)
 

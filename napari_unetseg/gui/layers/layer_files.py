@@ -17,7 +17,7 @@ from napari_unetseg.gui.layers.alignment import transform_over
 from napari_unetseg.gui.layers.annotation_layer import paint_colors
 from napari_unetseg.gui.layers.following import follow
 from napari_unetseg.gui.layers.layer_axes import grid_shape
-from napari_unetseg.gui.reader import pieces
+from napari_unetseg.gui.reader import as_dask
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -70,7 +70,7 @@ def add_mask(
     if not same_but_singletons(mask.grid_shape, shape) or mask.channel_axis is not None:
         raise UserError(f"The mask of {image.name} has another shape; predict it again.")
     small = int(np.prod(mask.grid_shape, dtype=np.int64)) <= IN_MEMORY
-    data = (np.asarray(mask.data) if small else pieces(mask)).reshape(shape)
+    data = (np.asarray(mask.data) if small else as_dask(mask)).reshape(shape)
     name = f"{image.name} · mask"
     if name in viewer.layers:
         viewer.layers.remove(name)

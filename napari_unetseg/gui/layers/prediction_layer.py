@@ -216,13 +216,15 @@ class PredictionLayer:
             self.annotated.times(o, region) for o in (LabelSource.ACCEPTED, LabelSource.STROKES)
         )
         disputed = where & (painted_at > accepted_at)
-        return changes + self._tell(self.annotated.restamp(LabelSource.ACCEPTED, region, disputed))
+        return changes + self._publish(
+            self.annotated.restamp(LabelSource.ACCEPTED, region, disputed)
+        )
 
-    def take_back(self, region: Region, where: np.ndarray) -> list[AnnotationChange]:
+    def withdraw(self, region: Region, where: np.ndarray) -> list[AnnotationChange]:
         """Withdraw the acceptance of voxels."""
         return self._empty(LabelSource.ACCEPTED, region, where)
 
-    def forget(self, region: Region, where: np.ndarray) -> list[AnnotationChange]:
+    def drop_corrections(self, region: Region, where: np.ndarray) -> list[AnnotationChange]:
         """Drop corrections of voxels: the network's mask is shown there again."""
         return self._empty(LabelSource.CORRECTIONS, region, where)
 
@@ -245,7 +247,7 @@ class PredictionLayer:
         """
         self.record(region)
         also = (then[0] == 0) if origin is LabelSource.ACCEPTED else False
-        self._tell(self.annotated.put_back(origin, region, now, then, also=also))
+        self._publish(self.annotated.put_back(origin, region, now, then, also=also))
         self.show(origin, region)
 
     def show(self, origin: LabelSource, region: Region) -> None:
@@ -281,7 +283,7 @@ class PredictionLayer:
         if inside.any():
             accepted[inside] = as_correction(self._data[region])[inside]
             times = self.annotated.times(LabelSource.ACCEPTED, region)
-            self._tell(self.annotated.restore(LabelSource.ACCEPTED, region, accepted, times))
+            self._publish(self.annotated.restore(LabelSource.ACCEPTED, region, accepted, times))
 
     def search(self) -> list[Region]:
         """Chunks with unrecorded changes; read-only, for any thread."""
@@ -307,9 +309,9 @@ class PredictionLayer:
     def _note(
         self, origin: LabelSource, region: Region, values: np.ndarray
     ) -> list[AnnotationChange]:
-        return self._tell(self.annotated.record(origin, region, values))
+        return self._publish(self.annotated.record(origin, region, values))
 
-    def _tell(self, change: AnnotationChange | None) -> list[AnnotationChange]:
+    def _publish(self, change: AnnotationChange | None) -> list[AnnotationChange]:
         if change is None:
             return []
         self._on_change(change)

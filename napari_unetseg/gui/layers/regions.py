@@ -67,7 +67,7 @@ def regions_in_shapes(viewer: ViewerModel, image: Image, shapes: Shapes) -> list
         Nothing is enclosed.
     """
     shape, here = grid_shape(image), plane_on_screen(viewer, image, 2)
-    places: list[RegionMask] = []
+    region_masks: list[RegionMask] = []
     for corners in _outlines(shapes):
         world = [to_world(viewer, shapes, corner) for corner in corners]
         points = np.array([to_data(viewer, image, place)[-len(shape) :] for place in world])
@@ -75,13 +75,13 @@ def regions_in_shapes(viewer: ViewerModel, image: Image, shapes: Shapes) -> list
         if shapes.ndim >= image.ndim and len(shape) > 2:
             plane = tuple(int(i) for i in np.round(points[:, :-2].mean(0)))
         if all(0 <= i < n for i, n in zip(plane, shape, strict=False)):
-            places += _polygon(points[:, -2:], plane, shape[-2:])
-    if not places:
+            region_masks += _polygon(points[:, -2:], plane, shape[-2:])
+    if not region_masks:
         raise UserError(
             f"{shapes.name} encloses no part of {image.name}; draw a rectangle or a polygon "
             "over it, in a Shapes layer, and select that layer."
         )
-    return places
+    return region_masks
 
 
 def object_at(viewer: ViewerModel, mask: Labels) -> RegionMask:

@@ -62,7 +62,7 @@ class Runner(Protocol):
         """Run a job; its events and result arrive through its callbacks."""
 
     def query(
-        self, query: Query, on_answer: OnDone, on_error: OnError | None = None, *, about: str = ""
+        self, query: Query, on_result: OnDone, on_error: OnError | None = None, *, about: str = ""
     ) -> None:
         """Compute something in parallel to the job; the latest query wins.
 
@@ -170,7 +170,7 @@ class _Call:
         except BaseException as error:  # noqa: BLE001 - reported in the GUI thread
             self.error = error
 
-    def tell(self) -> None:
+    def deliver(self) -> None:
         if self.error is None:
             self.on_done(self.result)
         else:
@@ -204,7 +204,7 @@ class _Queries:
         if self._running is not None and not self._running[0].is_alive():
             (_, call), self._running = self._running, None
             self._begin()
-            call.tell()
+            call.deliver()
         return self._running is not None
 
     def close(self) -> threading.Thread | None:
@@ -225,7 +225,7 @@ class _Background:
 
     def pump(self) -> None:
         while self._tasks and self._tasks[0][1].done():
-            self._tasks.popleft()[0].tell()
+            self._tasks.popleft()[0].deliver()
 
     def close(self, seconds: float) -> bool:
         """Drop the callbacks and let the tasks end; return whether they ended in time."""
@@ -283,11 +283,11 @@ class ThreadRunner:
             queue.end(error=error)
 
     def query(
-        self, query: Query, on_answer: OnDone, on_error: OnError | None = None, *, about: str = ""
+        self, query: Query, on_result: OnDone, on_error: OnError | None = None, *, about: str = ""
     ) -> None:
         """Compute something in a thread of its own; see `Runner`."""
         queries = self._queries.setdefault(about, _Queries())
-        queries.ask(_Call(query, on_answer, on_error or _log))
+        queries.ask(_Call(query, on_result, on_error or _log))
 
     def background(self, task: Query, on_done: OnDone, on_error: OnError) -> None:
         """Run a task for its effect in a thread of its own; see `Runner`."""

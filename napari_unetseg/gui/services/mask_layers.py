@@ -50,8 +50,8 @@ class MaskTarget:
         if not self.alive:
             return False
         if not self._prediction.has_room:
-            self.rest()
-            self._masks.say_no_room()
+            self.detach()
+            self._masks.report_full_disk()
             return False
         self._prediction.write(tile.index, tile.mask)
         return True
@@ -66,7 +66,7 @@ class MaskTarget:
         """Stop writing, without a final redraw."""
         self._masks.targets.discard(self)
 
-    def rest(self) -> None:
+    def detach(self) -> None:
         """Stop writing; an earlier model's mask elsewhere is kept."""
         self._prediction.flush()
         self.drop()
@@ -166,7 +166,7 @@ class MaskLayers:
         """Announce that corrections may have changed."""
         self._events.labels_touched.emit()
 
-    def say_no_room(self) -> None:
+    def report_full_disk(self) -> None:
         """Report that the disk is full."""
         self._session.say(messages.NO_ROOM.format(gettempdir()), Level.WARNING)
 

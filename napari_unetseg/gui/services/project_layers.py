@@ -18,7 +18,7 @@ from napari_unetseg.core.settings import TrainSettings
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state.session import ImageSource, Mode
 from napari_unetseg.io.file_names import as_stored
-from napari_unetseg.io.project.locations import places_of
+from napari_unetseg.io.project.locations import image_candidates
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -103,7 +103,7 @@ class ProjectLayers:
         """
         keys = dict(keys)
         for key in self._project.by_image:
-            places = places_of(self._project.folder, self._described(key))
+            places = image_candidates(self._project.folder, self._described(key))
             if (image := self._restore(key, places, keys)) is not None:
                 keys[image] = key
         return keys, self._missing(keys)
@@ -211,7 +211,7 @@ class ProjectLayers:
         session, annotations = self._session, self._annotations
         source, masked = session.source(image) or ImageSource(image), False
         if annotations.by_image.get(image) is not annotated:
-            masked = self._put_away(image, annotated)
+            masked = self._detach(image, annotated)
             annotations.by_image[image] = annotated
         elif source.labels is not None:
             return
@@ -228,7 +228,7 @@ class ProjectLayers:
         if annotated.labelled_planes() or masked:
             self._masks.open(image, "", session.structures).close()
 
-    def _put_away(self, image: Image, annotated: ImageAnnotations) -> bool:
+    def _detach(self, image: Image, annotated: ImageAnnotations) -> bool:
         """Detach an image's annotations and mask layers; return whether it had annotations."""
         told = (self._annotations.by_image.get(image), annotated)
         self._events.image_removed.emit(image)

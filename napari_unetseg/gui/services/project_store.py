@@ -86,15 +86,15 @@ class ProjectStore:
 
     # -- one project after another -------------------------------------------------------------
 
-    def begin(self, *, anew: bool = False) -> Project | None:
+    def begin(self, *, reopen: bool = False) -> Project | None:
         """The project; a new unnamed one if there is none.
 
         Parameters
         ----------
-        anew
+        reopen
             Also create one after the last one was closed, or could not be created.
         """
-        if self.project is not None or (self._closed and not anew):
+        if self.project is not None or (self._closed and not reopen):
             return self.project
         self._closed = False
         try:

@@ -104,7 +104,7 @@ class AnnotatePanel(Panel):
         self.brushes = BrushList()
         self.brushes.chosen.connect(structures.choose_brush)
         self.brushes.renamed.connect(structures.rename)
-        self.brushes.asked.connect(self._on_asked)
+        self.brushes.menu_requested.connect(self._on_menu_requested)
         self.column.addWidget(self.brushes)
         self.balance = hint()
         self.column.addWidget(self.balance)
@@ -226,7 +226,7 @@ class AnnotatePanel(Panel):
         _act(menu, "Delete, with its labels", partial(classes.delete, number))
         return menu
 
-    def _on_asked(self, number: int) -> None:
+    def _on_menu_requested(self, number: int) -> None:
         button = self.brushes.row_of(number).more
         self.menu_of(number).popup(button.mapToGlobal(button.rect().bottomLeft()))
 

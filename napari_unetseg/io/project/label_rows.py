@@ -31,7 +31,7 @@ Columns = tuple[Any, ...]
 """A row of the table ``labels``."""
 
 
-def pieces_of(change: AnnotationChange) -> Iterator[AnnotationChange]:
+def split_change(change: AnnotationChange) -> Iterator[AnnotationChange]:
     """Split a change into its chunks if it is too large for a row."""
     if change.values.size <= MAX_VOXELS:
         yield change

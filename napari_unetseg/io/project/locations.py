@@ -116,7 +116,7 @@ def remember(folder: Path) -> None:
 # -- images ----------------------------------------------------------------------------------------
 
 
-def places_of(folder: Path, described: Mapping[str, Any]) -> list[Path]:
+def image_candidates(folder: Path, described: Mapping[str, Any]) -> list[Path]:
     """Possible paths of a project's image: relative to the project, or unchanged."""
     relative, path = described.get("relative"), described.get("path")
     places = [folder / relative] if isinstance(relative, str) else []

@@ -139,7 +139,7 @@ def chunk_cache() -> _PlaneCache:
     return _cache
 
 
-def forget() -> None:
+def clear_cache() -> None:
     """Clear the cache."""
     _cache.clear()
 

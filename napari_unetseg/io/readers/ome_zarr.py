@@ -93,7 +93,7 @@ def open_zarr(
         letters, arranged(letters, first.shape), units, sizes or {}, channels, colors
     )
     stacks = tuple(_stack(level, metadata, name) for level in levels)
-    if not labels and stacks[0].data.holds_nothing():
+    if not labels and stacks[0].data.has_no_chunks():
         raise UserError(
             f"{levels[0].node.path} has no pixels: all of its chunks are missing; copy or save "
             "it again."

@@ -101,7 +101,7 @@ class ZarrArray(FileArray):
         full = full_key(key, self.shape)
         spans = [span(k, n) for k, n in zip(full, self.shape, strict=True)]
         out = np.empty([len(s) for s in spans], self.dtype)
-        pieces = [list(_pieces(s, c)) for s, c in zip(spans, self.chunks, strict=True)]
+        pieces = [list(_split(s, c)) for s, c in zip(spans, self.chunks, strict=True)]
         for combined in itertools.product(*pieces):
             cell, inner, outer = zip(*combined, strict=True) if combined else ((), (), ())
             out[outer] = self._chunk(cell)[inner]
@@ -171,7 +171,7 @@ class ZarrArray(FileArray):
         gone = [name for name in names if not (self._source.path / name).exists()]
         return MissingChunks(len(gone), total, gone[0] if gone else "")
 
-    def holds_nothing(self) -> bool:
+    def has_no_chunks(self) -> bool:
         """Whether no chunk is stored: the folder holds only metadata."""
         try:
             return all(
@@ -186,10 +186,10 @@ def _single(key: int | slice) -> bool:
     return not isinstance(key, slice)
 
 
-def _pieces(span: range, chunk: int) -> Iterator[tuple[int, slice, slice]]:
+def _split(span: range, chunk: int) -> Iterator[tuple[int, slice, slice]]:
     """Split an axis selection by chunks: chunk index, its positions, output positions."""
     if span.step < 0:
-        for cell, inner, outer in _pieces(span[::-1], chunk):
+        for cell, inner, outer in _split(span[::-1], chunk):
             last = len(span) - 1
             stop = last - outer.stop
             yield cell, inner, slice(last - outer.start, stop if stop >= 0 else None, -1)
