@@ -61,7 +61,7 @@ def mistakes(mask, truth, labels, image: Annotated, plane, rng):
 
 def measure(data: BenchmarkSet, options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    images, tests = data.training(), data.tests()[:options.tests]
+    images, tests = data.training(), data.tests()[: options.tests]
     truths = data.read(data.train, "full")
     control = JobControl(threads=1)
     settings = TrainSettings(steps=10**6, seed=options.seed, threads=1, device="cpu")
@@ -78,7 +78,10 @@ def measure(data: BenchmarkSet, options: argparse.Namespace) -> None:
         k: copy.deepcopy(getattr(trainer, k).state_dict())
         for k in ("network", "ema_network", "optimizer")
     }
-    numbers = {k: getattr(trainer, k) for k in ("steps", "ema_restart", "distillation", "focus", "_focus_until")}
+    numbers = {
+        k: getattr(trainer, k)
+        for k in ("steps", "ema_restart", "distillation", "focus", "_focus_until")
+    }
     old_data = run.data
     kept_state = {k: copy.copy(v) for k, v in vars(state).items()}
     rng = np.random.default_rng(options.seed)

@@ -26,6 +26,7 @@ class JobControl:
         self._threads = threads
         self._pairs: tuple[Any, ...] | None = None
         self._kept: tuple[Any, ...] = ()
+        self._set_aside_wanted = False
 
     def stop(self) -> None:
         """Ask the job to end after its current step and to return what it has."""
@@ -76,6 +77,17 @@ class JobControl:
         """Pass newer annotated images, which the job takes after a step."""
         with self._lock:
             self._pairs = pairs
+
+    def ask_for_set_aside(self) -> None:
+        """Ask a training to go on from the model that it set aside when its agreement fell."""
+        with self._lock:
+            self._set_aside_wanted = True
+
+    def pop_set_aside_request(self) -> bool:
+        """Whether the model set aside was asked for; once."""
+        with self._lock:
+            wanted, self._set_aside_wanted = self._set_aside_wanted, False
+            return wanted
 
     def set_fixed_annotations(self, pairs: tuple[Any, ...]) -> None:
         """Annotations used with all pushed ones.

@@ -11,8 +11,10 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import Event, Notice
+from napari_unetseg.core.events import Event, Notice, TilePredicted
 from napari_unetseg.jobs.image_ranges import ImageRanges
 from napari_unetseg.training.training_events import ModelUpdated
 
@@ -28,6 +30,8 @@ EVERY_SECONDS = 2.0
 """Least seconds between masks of newer models, but for urgent ones."""
 FREE_SECONDS = 10.0
 """Prediction seconds before `MAX_TIME_FRACTION` applies."""
+MOST_COMPARED = 2**24
+"""Most voxels of a mask that are compared with the mask before."""
 MAX_TIME_FRACTION = 0.25
 """Largest fraction of a long training's time for prediction."""
 
@@ -92,6 +96,50 @@ class MaskStarted(Event):
     scores: Scores | None
 
 
+@dataclass(frozen=True, slots=True)
+class MaskFinished(Event):
+    """All tiles of a viewport's mask were predicted.
+
+    ``changed`` is the fraction of its voxels that differ from the mask before, None without one.
+    """
+
+    changed: float | None
+
+
+class _Changes:
+    """Counts the voxels of a mask that differ from those of the mask before."""
+
+    def __init__(self) -> None:
+        self._key: object = None
+        self._masks: dict[object, np.ndarray] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        self._changed, self._compared, self._held = 0, 0, 0
+
+    def begin(self, key: object) -> None:
+        """Begin a mask of the viewport with this key."""
+        if key != self._key:
+            self._key, self._masks = key, {}
+        self._begin()
+
+    def note(self, tile: TilePredicted) -> None:
+        """Compare a tile, and hold it for the next mask."""
+        where = tile.plane, tuple((r.start, r.stop) for r in tile.region)
+        before = self._masks.get(where)
+        if before is not None and before.shape == tile.mask.shape:
+            self._changed += int(np.count_nonzero(before != tile.mask))
+            self._compared += before.size
+        self._held += tile.mask.size
+        if self._held <= MOST_COMPARED:
+            self._masks[where] = tile.mask
+
+    @property
+    def fraction(self) -> float | None:
+        """Fraction of the compared voxels that changed; None without any."""
+        return self._changed / self._compared if self._compared else None
+
+
 class LivePredictor:
     """Predicts the viewport with the newest model of a training.
 
@@ -122,6 +170,7 @@ class LivePredictor:
         self._tiles: Generator[Event, None, None] | None = None
         self._said: set[str] = set()
         self._ranges = ImageRanges()
+        self._changes = _Changes()
 
     def after(self, event: Event) -> Generator[Event, None, None]:
         """Yield the start of a mask and tiles that are due after a training event.
@@ -136,7 +185,10 @@ class LivePredictor:
             tile = self._next()
             if tile is None:
                 self._tiles = None
+                yield MaskFinished(self._changes.fraction)
             elif not self._was_said(tile):
+                if isinstance(tile, TilePredicted):
+                    self._changes.note(tile)
                 yield tile
 
     def _was_said(self, event: Event) -> bool:
@@ -163,6 +215,7 @@ class LivePredictor:
         if view is None or not _fits(newest.model, view.stack):
             return None
         self._tiles = self._predict(newest.model, view)
+        self._changes.begin(view.key)
         model = newest.model
         return MaskStarted(view, model.id, model.classes.structures, newest.scores)
 

@@ -1,7 +1,7 @@
 """Refit of the last layer to newer strokes, which shows them in the mask at once.
 
-The features stay as they are, so that the problem is convex. Distillation of the shown mask keeps it
-as it is away from the strokes (learning without forgetting, Li and Hoiem 2016,
+The features stay as they are, so that the problem is convex. Distillation of the shown mask keeps
+it as it is away from the strokes (learning without forgetting, Li and Hoiem 2016,
 https://arxiv.org/abs/1606.09282).
 """
 
@@ -23,20 +23,21 @@ if TYPE_CHECKING:
     from napari_unetseg.data.validation_split import LabelledPlane, VoxelIndices
     from napari_unetseg.training.trainer import Trainer
 
-STROKE_WEIGHTS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
-"""Fractions of the labels' weight that newer strokes are tried with, the least that suffices is kept.
-"""
+STROKE_WEIGHTS = (0.15, 0.3, 0.45, 0.65, 0.85)
+"""Weights of newer strokes among all labels; the least that suffices is kept."""
 DISTILLATION_WEIGHT = 3.0
 """Weight of the shown mask where nothing is labelled, relative to the labels."""
 KEEP_AWAY = 16
 """Voxels in Y and X around newer strokes within which the shown mask is not distilled."""
-NEWER_CROPS, OTHER_CROPS = 4, 10
+NEWER_CROPS, OTHER_CROPS = 2, 6
 """Crops around newer strokes, and others: half of them around earlier labels."""
-MARGIN = 32
+MARGIN = 24
 """Voxels that a crop is larger than a patch, on either side."""
-MOST_NEWER, MOST_LABELLED, MOST_DISTILLED = 4_000, 8_000, 15_000
+MOST_NEWER, MOST_LABELLED, MOST_DISTILLED = 2_000, 3_000, 8_000
 """Most voxels of each kind in the fit."""
-ENOUGH = 0.5
+ITERATIONS = 15
+"""L-BFGS iterations for each weight, from the solution of the one before."""
+ENOUGH = 0.6
 """Fraction of the wrong voxels of newer strokes that the refit makes right."""
 TOLERATED_ERROR = 0.1
 """Fraction of newer voxels that may be wrong without a refit, since stroke rims are imprecise."""
@@ -175,7 +176,7 @@ class HeadRefit:
     def _fit(self, rows: Tensor, weight: float) -> Tensor:
         rows = rows.clone().requires_grad_(True)
         start = self.start()
-        optimizer = torch.optim.LBFGS([rows], max_iter=25, line_search_fn="strong_wolfe")
+        optimizer = torch.optim.LBFGS([rows], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
 
         def closure() -> Tensor:
             optimizer.zero_grad()

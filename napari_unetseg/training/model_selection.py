@@ -1,4 +1,4 @@
-"""Selection of the weights that a training shows: the newest averages, refitted to newer strokes."""
+"""Selection of the shown weights: the newest averages, refitted to newer strokes."""
 
 from __future__ import annotations
 

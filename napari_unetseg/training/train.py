@@ -98,6 +98,7 @@ def _train(
             else:
                 yield from run.show_newest()
             yield from run.take_annotations()
+            yield from run.take_back_fallen()
             yield from run.checkpoints.keep()
         yield from run.checkpoints.keep(now=run.stopped)  # before a last, shorter epoch
         if run.state.steps_since_epoch:

@@ -70,8 +70,8 @@ class StepDone(Event):
 class EpochDone(Event):
     """One epoch: mean training loss, and scores on the validation blocks if there are any.
 
-    ``best``: these weights have the best score so far; ``seconds``: time since the start; ``losses``: the
-    terms that ``train_loss`` is the sum of, by name.
+    ``best``: these weights have the best score so far; ``seconds``: time since the start;
+    ``losses``: the terms that ``train_loss`` is the sum of, by name.
     """
 
     epoch: int

@@ -103,6 +103,7 @@ class TrainingRun:
         self.resumed = self.checkpoints.resume()
         self.model_selection = ModelSelection(self.trainer, self._interrupt)
         self.updated_at, self.update_seconds = -math.inf, 0.0
+        self._fallen: Checkpoint | None = None
 
     def _distill(self, weights: Weights, before: TrainingDataset | None) -> None:
         """Distil these weights in images whose mask was seen: those of earlier data.
@@ -289,11 +290,22 @@ class TrainingRun:
         state, fallen, best = self.state, self.state.newest, self.state.best
         if fallen is None or best is None:
             return
+        self._fallen = fallen
         yield ModelSetAside(self.model("agreement fell", fallen), SetAside.FELL, fallen.step)
         state.go_back()
         self.trainer.restore(best.weights, BACKOFF_AFTER_FALL)
         yield Notice(describe_fall(fallen, best), warning=True)
         yield self._updated(best, urgent=True)
+
+    def take_back_fallen(self) -> Generator[Event, None, None]:
+        """Train on from the fallen model after all, if the user asked for it."""
+        wanted = self.group.alone and self.control.pop_set_aside_request()
+        if not wanted or self._fallen is None:
+            return
+        self.trainer.restore(self._fallen.weights, 1.0)
+        self.state.take_back(self._fallen)
+        yield self._updated(self._fallen, urgent=True)
+        self._fallen = None
 
     def show_newest(self) -> Generator[Event, None, None]:
         """Show the newest EMA weights, when it is time and there is something learned."""

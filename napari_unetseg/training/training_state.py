@@ -202,6 +202,11 @@ class TrainingState:
         self.newest, self.falls = self.best, 0
         self.smoothed_score = self.best_score
 
+    def take_back(self, fallen: Checkpoint) -> None:
+        """Make a fallen checkpoint the newest after all; coming epochs are compared with it."""
+        self.newest = fallen
+        self._compare_with(fallen)
+
     def _score_best_again(self, trainer: Trainer) -> None:
         """Score the best checkpoint on the present labels, where it is not yet."""
         best = self.best

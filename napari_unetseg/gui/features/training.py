@@ -89,6 +89,7 @@ class Training:
                 session.computer,
             )
             session.curve, session.marks, session.result = (), (), ""
+            session.set_aside = session.mask_changed = None
             self._went_wrong = False
             self._models.begin_training()
             self._feed.clear()
@@ -101,6 +102,18 @@ class Training:
             self.start()
         elif not job.stopping:
             self._jobs.stop()
+
+    def show_set_aside(self) -> None:
+        """Train on from the model that was set aside, or use it when nothing runs."""
+        session, entry = self._session, self._session.set_aside
+        if entry is None:
+            return
+        session.set_aside = None
+        if session.job is not None and session.job.kind is JobKind.TRAIN:
+            self._jobs.control.ask_for_set_aside()
+        else:
+            self._models.use(entry)
+            self._show_mask()
 
     def _on_event(self, kind: JobKind, event: Event) -> None:
         if kind is not JobKind.TRAIN:
@@ -122,8 +135,10 @@ class Training:
     def _set_aside(self, event: ModelSetAside) -> None:
         """Keep a model that the training leaves, for the user to choose."""
         what = "best score" if event.reason is SetAside.BEST else "set aside"
-        name = f"Model {self._made + 1} · {what}, step {event.step}"
-        self._models.keep(ModelEntry(event.model, name))
+        entry = ModelEntry(event.model, f"Model {self._made + 1} · {what}, step {event.step}")
+        self._models.keep(entry)
+        if event.reason is SetAside.FELL:
+            self._session.set_aside = entry
 
     def _on_result(self, event: TrainingDone) -> None:
         session = self._session

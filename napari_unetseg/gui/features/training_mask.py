@@ -10,7 +10,7 @@ from napari_unetseg.core.events import Event, TilePredicted
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import JobKind, Level, Mode
-from napari_unetseg.jobs.live_predictor import MaskStarted, Viewport, ViewportState
+from napari_unetseg.jobs.live_predictor import MaskFinished, MaskStarted, Viewport, ViewportState
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -75,6 +75,8 @@ class TrainingMask:
                 self._on_begins(event)
             case TilePredicted():
                 self._on_tile(event)
+            case MaskFinished():
+                self._session.mask_changed = event.changed
 
     def _on_begins(self, event: MaskStarted) -> None:
         session, image, earlier = self._session, event.view.image, self._target

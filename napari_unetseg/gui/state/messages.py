@@ -84,6 +84,8 @@ MISSING = "Not found: {}. Press 'Find image…', or open or drop the file: its l
 NOT_THAT_IMAGE = "{} does not have the pixels that were painted on; choose another file."
 KEPT = "; the earlier model is kept"
 EARLIER = "; the earlier model can be restored under Model"
+SETTLED = 0.003
+"""Changed fraction of a mask below which it is said to hardly change."""
 MOST_NAMED = 4
 """With more structures the sentence reports only the mean; the plot shows the rest."""
 PREDICTED = "Prediction shown; correct it and train again."
@@ -228,6 +230,15 @@ def _change(before: Scores | None, scores: Scores) -> str:
         if old != new:
             return f"{old} → {new}"
     return f"{scores.mean_dice:.2f}"
+
+
+def describe_mask(changed: float | None) -> str:
+    """How the mask on screen changes while a training without a set end goes on."""
+    if changed is None:
+        return "training; stop whenever you like the mask"
+    if changed < SETTLED:
+        return "the mask hardly changes any more; paint where it is wrong, or stop"
+    return f"you can use the mask now; {changed:.1%} of it changed in the last update"
 
 
 def describe_better(event: MaskStarted, *, on_strokes: bool, earlier: bool) -> str:

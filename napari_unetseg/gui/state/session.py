@@ -249,6 +249,10 @@ class Session:
     improved: Model | None = None
     """The newest model of the running training, which made the visible mask."""
     history: tuple[ModelEntry, ...] = ()
+    set_aside: ModelEntry | None = None
+    """The model from which the last training went back; None if it did not."""
+    mask_changed: float | None = None
+    """Fraction of the visible mask that its newest update changed; None if unknown."""
 
     @property
     def newest_model(self) -> Model | None:

@@ -26,7 +26,7 @@ def note(session: Session, event: EpochDone | ModelUpdated | AnnotationsUpdated)
     match event:
         case EpochDone():
             session.curve = (*session.curve, _point(event))
-        case ModelUpdated():
+        case ModelUpdated() if event.urgent:
             dice = _known(event.scores.mean_dice) if event.scores else None
             mark = Mark(MarkKind.SHOWN, event.step, event.seconds, dice)
             session.marks = (*session.marks, mark)

@@ -10,7 +10,7 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QProgressBar, QPushButton, QSizePolicy
 
 from napari_unetseg.gui.state.eta import LEAST_SECONDS
-from napari_unetseg.gui.state.messages import duration
+from napari_unetseg.gui.state.messages import describe_mask, duration
 from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.state.session import JobKind
 from napari_unetseg.gui.state.user_state import user_flags
@@ -61,19 +61,39 @@ class TrainPanel(Panel):
         self.result = hint()
         self.result.setProperty("role", "result")
         self.chosen = AutoSettingsList()
-        for widget in (self.progress, self.doing, self.plot, self.result, self.chosen):
+        self.set_aside = QPushButton("Show the newer model")
+        self.set_aside.setToolTip(
+            "Its agreement with held-out labels was lower, but you judge masks better: look at it. "
+            "Both models stay in the list under Model."
+        )
+        self.set_aside.clicked.connect(training.show_set_aside)
+        for widget in (
+            self.progress,
+            self.doing,
+            self.plot,
+            self.result,
+            self.set_aside,
+            self.chosen,
+        ):
             self.column.addWidget(widget)
 
         self.follow("mode", call=self.modes.show_mode)
         self._clock = QTimer(self)
         self._clock.setInterval(1000)
         self._clock.timeout.connect(self._on_job)
-        self.follow("job", call=self._on_job)
+        self.follow("job", "mask_changed", call=self._on_job)
+        self.follow("set_aside", call=self._on_set_aside)
         self.follow("curve", "marks", "structures", call=self._on_curve)
         self.follow("result", call=self._on_result)
         self.follow("choices", call=self._on_choices)
         self.follow("settings", call=self._on_settings)
-        for show in (self._on_job, self._on_curve, self._on_result, self._on_choices):
+        for show in (
+            self._on_job,
+            self._on_set_aside,
+            self._on_curve,
+            self._on_result,
+            self._on_choices,
+        ):
             show()
         self._on_settings()
 
@@ -104,18 +124,21 @@ class TrainPanel(Panel):
             self._clock.start()
         self.progress.setRange(0, 0 if job.fraction is None else 1000)
         self.progress.setValue(round(1000 * (job.fraction or 0)))
-        text = job.text
-        self.doing.setText(text + self._how_long(job))
+        self.doing.setText(job.text + self._how_long(job))
 
     def _how_long(self, job: JobState) -> str:
-        """Estimated remaining time; until it is known, the elapsed time."""
+        """Remaining time, or how the mask changes while training has no set end; or time so far."""
+        settings = self.session.settings
+        limited = settings.minutes or settings.epochs or settings.steps
+        if job.kind is JobKind.TRAIN and not limited and job.remaining is not None:
+            return f" · {describe_mask(self.session.mask_changed)}"
         if job.remaining is not None:
-            settings = self.session.settings
-            limited = settings.minutes or settings.epochs or settings.steps
-            automatic = job.kind is JobKind.TRAIN and not limited
-            return f" · {'at most' if automatic else 'about'} {duration(job.remaining)} left"
+            return f" · about {duration(job.remaining)} left"
         taken = time.monotonic() - job.since
         return f" · for {duration(taken)} so far" if taken > LEAST_SECONDS else ""
+
+    def _on_set_aside(self) -> None:
+        self.set_aside.setVisible(self.session.set_aside is not None)
 
     def _on_curve(self) -> None:
         session = self.session

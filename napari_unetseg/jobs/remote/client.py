@@ -146,6 +146,8 @@ class _Call:
         arrays: list[np.ndarray] = []
         if self._control.stopped and not self._stop_sent:
             self._stop_sent = words["stop"] = True
+        if self._control.pop_set_aside_request():
+            words["set_aside"] = True
         if not isinstance(self._task, PredictTask):
             words |= self._viewport(self._task.screen)
         if (newer := self._control.pop_annotations()) is not None:

@@ -13,7 +13,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, FlatImage, Notice, OtherSpacing, TilePredicted
 from napari_unetseg.core.labels import Structure
 from napari_unetseg.core.metrics import Scores
-from napari_unetseg.jobs.live_predictor import MaskStarted, Viewport
+from napari_unetseg.jobs.live_predictor import MaskFinished, MaskStarted, Viewport
 from napari_unetseg.jobs.remote.model_messages import content_of, key_of, model_of
 from napari_unetseg.jobs.remote.packets import BadMessageError, Json, Message
 from napari_unetseg.training.training_events import (
@@ -41,6 +41,7 @@ PLAIN: dict[str, TypeAdapter[Any]] = {
         StepDone,
         EpochDone,
         AnnotationsUpdated,
+        MaskFinished,
         TrainingDone,
     )
 }

@@ -214,6 +214,8 @@ class RemoteJob:
         """Handle a stop, a viewport, pieces of images, newer annotations."""
         if words.get("stop"):
             self._control.stop()
+        if words.get("set_aside"):
+            self._control.ask_for_set_aside()
         if "view" in words:
             self._screen.view = decode_view(words["view"], self.stack)
         if "seen" in words:
