@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.score_text import score_name, score_text
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 from napari_unetseg.training.training_events import StartedFrom
 
@@ -85,8 +86,6 @@ MISSING = "Not found: {}. Press 'Find image…', or open or drop the file: its l
 NOT_THAT_IMAGE = "{} does not have the pixels that were painted on; choose another file."
 KEPT = "; the earlier model is kept"
 EARLIER = "; the earlier model can be restored under Model"
-MOST_NAMED = 4
-"""Of more structures the sentence says the mean alone; the plot shows the rest."""
 PREDICTED = "Prediction shown; correct it and train again."
 NOT_VALIDATED = (
     "Prediction shown, not validated: look at it, paint more strokes where it is wrong and train "
@@ -199,48 +198,27 @@ def describe_prepared(event: TrainingPrepared) -> str:
     return f"Training on {event.device} with {event.train_voxels:,} labelled pixels, {held}."
 
 
-def describe_scores(
-    scores: Scores | None, before: Scores | None = None, *, on_strokes: bool = False
-) -> str:
-    """The score, from what to what if it changed, and on what; or why there is none."""
-    if scores is None or math.isnan(scores.mean_dice):
+def describe_scores(scores: Scores | None, before: Scores | None = None) -> str:
+    """The score, from what to what if it changed, with its interval; or why there is none."""
+    if scores is None or math.isnan(scores.value):
         return (
             "Not validated: the held-out blocks contain too little of a structure or of the "
             "background; paint more of both, in several places, to get a score"
         )
-    each = ""
-    if 1 < len(scores.names) <= MOST_NAMED:
-        pairs = zip(scores.names, scores.dice, strict=True)
-        each = " (" + ", ".join(f"{n} {d:.2f}" for n, d in pairs if not math.isnan(d)) + ")"
-    blocks = "block" if scores.blocks == 1 else "blocks"
-    return (
-        f"Dice {_change(before, scores)}{each}, IoU {scores.mean_iou:.2f} "
-        f"on {'strokes' if on_strokes else 'labels'} in {scores.blocks} held-out {blocks} "
-        f"({scores.voxels:,} pixels)"
-    )
+    name = score_name(scores)
+    return f"{name[0].upper()}{name[1:]} {score_text(scores, before)}"
 
 
-def _change(before: Scores | None, scores: Scores) -> str:
-    """Such as ``0.91 → 0.93``, with a third digit where it takes one to tell them apart."""
-    if before is None or math.isnan(before.mean_dice):
-        return f"{scores.mean_dice:.2f}"
-    for digits in (2, 3):
-        old, new = f"{before.mean_dice:.{digits}f}", f"{scores.mean_dice:.{digits}f}"
-        if old != new:
-            return f"{old} → {new}"
-    return f"{scores.mean_dice:.2f}"
-
-
-def describe_better(event: MaskStarted, *, on_strokes: bool, earlier: bool) -> str:
+def describe_better(event: MaskStarted, *, earlier: bool) -> str:
     """A better model is shown: its score, and where the earlier one is if there was one."""
-    text = describe_scores(event.scores, event.before, on_strokes=on_strokes)
+    text = describe_scores(event.scores, event.before)
     return f"{text}{KEPT if earlier else ''}."
 
 
-def describe_training(event: TrainingDone, *, on_strokes: bool, earlier: bool) -> str:
+def describe_training(event: TrainingDone, *, earlier: bool) -> str:
     """The result of a training, why it ended, and how long it took."""
     before = None if event.kept else event.before
-    text = describe_scores(event.scores, before, on_strokes=on_strokes)
+    text = describe_scores(event.scores, before)
     if event.kept is not None:
         what = "initial model" if event.kept is StartedFrom.INITIAL_MODEL else "earlier model"
         text += f"; the {what} stays"
