@@ -29,7 +29,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import finish
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import Classes, LabelKind
-from napari_unetseg.core.score_text import score_name, score_text
+from napari_unetseg.core.score_text import score_text, score_title
 from napari_unetseg.core.settings import PredictSettings, TrainSettings
 from napari_unetseg.core.text import count
 from napari_unetseg.runtime.cpu import cores
@@ -241,8 +241,7 @@ def _show_training(model: Model, saved: Path) -> None:
     record = model.history[-1]
     if record.scores is not None:
         show_table(score_table(record.scores))
-        measure = score_name(record.scores)
-        tell(f"{measure[0].upper()}{measure[1:]}: {score_text(record.scores)}.")
+        tell(f"{score_title(record.scores)} {score_text(record.scores)}.")
     else:
         tell("Not validated: there were too few labels to hold any out for a score.")
     tell(record.reason)

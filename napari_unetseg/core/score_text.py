@@ -21,6 +21,12 @@ def score_name(scores: Scores) -> str:
     return "agreement with held-out strokes" if scores.on_strokes else "Dice on held-out blocks"
 
 
+def score_title(scores: Scores) -> str:
+    """The measure in full, as a sentence begins."""
+    name = score_name(scores)
+    return f"{name[0].upper()}{name[1:]}"
+
+
 def score_word(scores: Scores) -> str:
     """The measure in a word, ``agreement`` or ``Dice``."""
     return "agreement" if scores.on_strokes else "Dice"

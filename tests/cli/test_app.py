@@ -105,7 +105,7 @@ def test_train_says_what_it_does_and_writes_model_and_report(
     assert "initial model, step 0: Dice 0." in result.err
     assert "Training ended after 24 steps: all 24 steps were done." in result.out
     assert "mean" in result.out
-    assert "Dice on held-out blocks: 0." in result.out
+    assert "Dice on held-out blocks 0." in result.out
     assert f"saved as {output}" in result.out
     assert output.is_file()
     with (report / "history.csv").open(newline="") as file:
@@ -153,7 +153,7 @@ def test_of_strokes_the_agreement_with_its_interval_is_said(
     scores = Model.load(output).scores
     assert scores is not None
     assert scores.on_strokes
-    sentence = f"greement with held-out strokes: {score_text(scores)}."
+    sentence = f"greement with held-out strokes {score_text(scores)}."
     assert sentence in result.out
     assert "background" in result.out
     assert "Dice" not in result.out

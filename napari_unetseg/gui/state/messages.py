@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.score_text import score_name, score_text
+from napari_unetseg.core.score_text import score_text, score_title
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 from napari_unetseg.training.training_events import StartedFrom
 
@@ -122,7 +122,7 @@ NO_MODEL = "There is no model yet: press Train, or load one under Model."
 
 
 def duration(seconds: float) -> str:
-    """Such as ``42 s``, ``3:05`` or ``1:02:10``."""
+    """A duration such as ``42 s``, ``3:05`` or ``1:02:10``."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -132,12 +132,12 @@ def duration(seconds: float) -> str:
 
 
 def explain(error: BaseException, doing: str) -> str:
-    """One sentence about an error that says what to do next.
+    """Describe an error in one sentence with the next step.
 
     Parameters
     ----------
     error
-        What was raised.
+        The exception.
     doing
         The subject of the sentence, such as ``Training``.
     """
@@ -158,7 +158,7 @@ def explain(error: BaseException, doing: str) -> str:
 
 
 def not_written(what: str, error: BaseException) -> str:
-    """Why ``what``, which is still in memory, is not on disk, and what to do."""
+    """Why ``what``, which is still in memory, could not be written, and what to do."""
     cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
     if is_out_of_memory(cause):
         reason = "there is not enough memory"
@@ -170,14 +170,14 @@ def not_written(what: str, error: BaseException) -> str:
 
 
 def invalid(error: ValidationError) -> str:
-    """The first complaint about settings as a sentence."""
+    """The first validation error of settings, as a sentence."""
     first = error.errors()[0]
     where = " ".join(str(p).replace("_", " ") for p in first["loc"])
     return f"{where}: {first['msg'].removeprefix('Value error, ')}.".removeprefix(": ").capitalize()
 
 
 def describe_image(stack: Stack, dims: int) -> str:
-    """What the choice of planes or volumes means for this image."""
+    """What 2D planes or 3D volumes mean for this image."""
     n = stack.n_channels
     channels = f"{n} channels" if n > 1 else "1 channel"
     size = " × ".join(str(s) for s in stack.spatial_shape(dims))
@@ -189,7 +189,7 @@ def describe_image(stack: Stack, dims: int) -> str:
 
 
 def describe_prepared(event: TrainingPrepared) -> str:
-    """What a training that begins works with."""
+    """Describe the data of a training that begins."""
     held = (
         f"{event.validation_voxels:,} held out in {event.blocks} blocks"
         if event.blocks
@@ -205,8 +205,7 @@ def describe_scores(scores: Scores | None, before: Scores | None = None) -> str:
             "Not validated: the held-out blocks contain too little of a structure or of the "
             "background; paint more of both, in several places, to get a score"
         )
-    name = score_name(scores)
-    return f"{name[0].upper()}{name[1:]} {score_text(scores, before)}"
+    return f"{score_title(scores)} {score_text(scores, before)}"
 
 
 def describe_better(event: MaskStarted, *, earlier: bool) -> str:

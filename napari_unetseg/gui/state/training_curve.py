@@ -15,15 +15,15 @@ from napari_unetseg.training.training_events import AnnotationsUpdated, EpochDon
 
 if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
-from napari_unetseg.gui.state.session import Session
+    from napari_unetseg.gui.state.session import Session
 
 MOST_CLASSES = 4
-"""Of more structures the mean and the worst few are drawn."""
+"""With more structures only the mean and the worst few are drawn."""
 WORST = 3
 
 
 def note(session: Session, event: EpochDone | ModelImproved | AnnotationsUpdated) -> None:
-    """Write an event of a training down in the session's curve and marks."""
+    """Add an event of a training to the session's curve and marks."""
     match event:
         case EpochDone():
             session.curve = (*session.curve, _point(event))
@@ -51,7 +51,7 @@ def _known(value: float) -> float | None:
 
 
 class Columns:
-    """The points of a curve as columns of numbers; a curve that grew is read from where it did.
+    """The points of a curve as columns; new points are appended.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ class Columns:
         self.newest: Scores | None = None
 
     def take(self, points: Sequence[Point]) -> None:
-        """Hold these points."""
+        """Set the points."""
         known = len(self._points)
         if len(points) < known or (known and points[known - 1] is not self._points[-1]):
             self._clear()
@@ -108,7 +108,7 @@ def _number(value: float | None) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A curve: its name, its ends in data units, its colour, on which axis and how it is drawn."""
+    """A curve: name, ends in data units, colour, axis and line style."""
 
     name: str
     x: np.ndarray
@@ -128,7 +128,7 @@ def classes_to_show(each: Mapping[int, Sequence[float]]) -> list[int]:
 
 
 def finite(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """The points of a curve that can be drawn, as x and y, float64."""
+    """The finite points of a curve, as x and y, float64."""
     xs, ys = np.asarray(x, float), np.asarray(y, float)
     known = np.isfinite(ys)
     return xs[known], ys[known]

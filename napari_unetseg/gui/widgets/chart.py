@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _Bottom(pyqtgraph.AxisItem):  # type: ignore[misc]
-    """Steps, or times such as ``1:30``."""
+    """An axis of steps, or of times such as ``1:30``."""
 
     over_time = False
 
@@ -59,7 +59,7 @@ class Chart(pyqtgraph.PlotWidget):  # type: ignore[misc]
         self._right.setGeometry(self.getPlotItem().vb.sceneBoundingRect())
 
     def show_colors(self, back: str, text: str, font_size: str) -> None:
-        """Take the colours and the size of text of a theme."""
+        """Set the colours and font size of a theme."""
         if self._colors == (look := back + text + font_size):
             return
         self._colors, self._text = look, text
@@ -81,7 +81,7 @@ class Chart(pyqtgraph.PlotWidget):  # type: ignore[misc]
         self._shown.setPen(pyqtgraph.mkPen(back))
 
     def draw(self, lines: Sequence[Line], *, over_time: bool) -> None:
-        """Draw these curves in place of what was there."""
+        """Draw the given curves instead of the current ones."""
         self._bottom.over_time = over_time
         self.getPlotItem().setLabel(
             "bottom", "time" if over_time else "step", **{"color": self._text}

@@ -9,7 +9,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFrame, QLabel, QLineEdit, QToolButton, QVBoxLayout, QWidget
 
 from napari_unetseg.core.labels import BACKGROUND_LABEL, default_color
-from napari_unetseg.core.score_text import class_values, figure, score_name
+from napari_unetseg.core.score_text import class_values, figure, score_title
 from napari_unetseg.gui.widgets.section import restyle, row
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class BrushRow(QFrame):
             )
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
-        """Space and Enter take the brush."""
+        """Space and Enter select the brush."""
         key = event.key() if event is not None else None
         if key in (Qt.Key.Key_Space, Qt.Key.Key_Return, Qt.Key.Key_Enter):
             self.chosen.emit(self.number)
@@ -77,11 +77,11 @@ class BrushRow(QFrame):
             super().keyPressEvent(event)
 
     def mousePressEvent(self, event: QMouseEvent | None) -> None:  # noqa: ARG002
-        """Take the brush."""
+        """Select the brush."""
         self.chosen.emit(self.number)
 
     def show_color(self, color: str) -> None:
-        """Show the structure's colour."""
+        """Set the structure's colour."""
         self.swatch.setStyleSheet(f"background: {color}; border-radius: 3px;")
 
     def _on_renamed(self) -> None:
@@ -89,7 +89,7 @@ class BrushRow(QFrame):
 
 
 class BrushList(QWidget):
-    """Rows of brushes; announces what was clicked, renamed, and asked for."""
+    """Rows of brushes, with signals for clicks, renaming and menus."""
 
     chosen = Signal(int)
     renamed = Signal(int, str)
@@ -107,7 +107,7 @@ class BrushList(QWidget):
         return self._rows[number]
 
     def show_structures(self, structures: tuple[Structure, ...]) -> None:
-        """Show these structures, and the background brush last."""
+        """Set the structures; the background brush comes last."""
         wanted = {s.number: (s.name, s.color) for s in structures}
         wanted[BACKGROUND_LABEL] = ("background", default_color(BACKGROUND_LABEL))
         if list(wanted) == list(self._rows):
@@ -128,7 +128,7 @@ class BrushList(QWidget):
             self._column.addWidget(new)
 
     def show_counts(self, counts: dict[int, int]) -> None:
-        """Show the number of labelled pixels of each."""
+        """Set the number of labelled pixels of each row."""
         for number, one in self._rows.items():
             found = counts.get(number, 0)
             one.count.setText(f"{found:,} px" if found else "–")
@@ -142,11 +142,10 @@ class BrushList(QWidget):
                 one.score.setText("")
                 continue
             one.score.setText(figure(value, on_strokes=scores.on_strokes))
-            name = score_name(scores)
-            one.score.setToolTip(f"{name[0].upper()}{name[1:]}, after the last training.")
+            one.score.setToolTip(f"{score_title(scores)}, after the last training.")
 
     def show_chosen(self, number: int) -> None:
-        """Mark the brush at hand."""
+        """Mark the selected brush."""
         for each, one in self._rows.items():
             chosen = "true" if each == number else "false"
             if one.property("chosen") != chosen:
