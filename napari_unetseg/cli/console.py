@@ -14,7 +14,7 @@ from rich.table import Table
 
 from napari_unetseg.cli.interrupts import write_nowhere
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice, OtherSpacing, TilePredicted
-from napari_unetseg.core.score_text import class_values, figure, score_text, score_word
+from napari_unetseg.core.score_text import agreement_text, score_text, score_word
 from napari_unetseg.runtime.distributed import world
 from napari_unetseg.training.training_events import (
     EpochDone,
@@ -219,12 +219,11 @@ def score_table(scores: Scores) -> Table:
 
 
 def _agreement_table(scores: Scores) -> Table:
-    table = Table("number", "structure", "agreement", box=None, pad_edge=False)
+    table = Table("number", "class", "agreement (90 % interval)", box=None, pad_edge=False)
     names = dict(zip(scores.numbers, scores.names, strict=True))
-    for number, value in class_values(scores).items():
-        shown = figure(value, on_strokes=True)
-        table.add_row(str(number), names.get(number, "background"), shown)
-    table.add_row("", "mean", figure(scores.value, on_strokes=True), style="bold")
+    for number, own in scores.agreement.each if scores.agreement else ():
+        table.add_row(str(number), names.get(number, "background"), agreement_text(own))
+    table.add_row("", "all", score_text(scores), style="bold")
     return table
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from napari_unetseg.core.text import count
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.agreement import Agreement
     from napari_unetseg.core.metrics import Scores
 
 HIGHEST = 0.99
@@ -49,25 +50,26 @@ def score_text(scores: Scores, before: Scores | None = None) -> str:
 
     With scores of an earlier model, ``0.81 → 0.87 (…)`` where that differs.
     """
-    text = figure(scores.value, on_strokes=scores.on_strokes)
-    if before is not None and before.on_strokes is scores.on_strokes and before.value >= 0:
-        old = figure(before.value, on_strokes=before.on_strokes)
-        text = f"{old} → {text}" if old != text else text
-    return text + (f" ({_interval(scores)})" if scores.agreement else "")
+    on_strokes, old = scores.on_strokes, ""
+    text = figure(scores.value, on_strokes=on_strokes)
+    if before is not None and before.on_strokes is on_strokes and before.value >= 0:
+        old = figure(before.value, on_strokes=on_strokes)
+    if scores.agreement is not None:
+        text = agreement_text(scores.agreement, scores.blocks)
+    return f"{old} → {text}" if old and not text.startswith(old) else text
 
 
-def _interval(scores: Scores) -> str:
-    found = scores.agreement
-    assert found is not None
+def agreement_text(found: Agreement, blocks: int = 0) -> str:
+    """A value with its interval and the number of strokes, or blocks where masks are full."""
     low, high = (round(100 * limit, 6) for limit in (found.low, found.high))
-    on_strokes = scores.on_strokes
-    many = count(found.strokes, "stroke") if on_strokes else count(scores.blocks, "block")
-    return f"{math.floor(low) / 100:.2f} to {math.ceil(high) / 100:.2f}, {many}"
+    many = count(found.strokes, "stroke") if found.strokes else count(blocks, "block")
+    value = figure(found.value, on_strokes=found.strokes > 0)
+    return f"{value} ({math.floor(low) / 100:.2f} to {math.ceil(high) / 100:.2f}, {many})"
 
 
 def class_values(scores: Scores) -> dict[int, float]:
     """The value of each class by its number (0 for background); of full masks, of structures."""
     if scores.agreement is not None and scores.on_strokes:
-        return dict(scores.agreement.each)
+        return {number: own.value for number, own in scores.agreement.each}
     each = zip(scores.numbers, scores.dice, strict=True)
     return {number: value for number, value in each if value == value}

@@ -16,7 +16,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice
 from napari_unetseg.core.labels import BACKGROUND_LABEL, IGNORE_INDEX, Classes, LabelKind, Structure
 from napari_unetseg.core.metrics import Scores, confusion, scores_of
-from napari_unetseg.core.score_text import class_values, figure, score_name, score_text
+from napari_unetseg.core.score_text import agreement_text, score_name, score_text
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.core.text import count
 from napari_unetseg.report.figures import (
@@ -170,13 +170,11 @@ def _scores(model: Model) -> str:
     scores = model.scores
     if scores is None:
         return "<p>Not validated: there were too few labels to keep any out of training.</p>"
-    if scores.on_strokes:
+    if scores.agreement is not None and scores.on_strokes:
         named = {0: "background", **dict(zip(scores.numbers, scores.names, strict=True))}
-        strokes = [
-            [number, named[number], figure(value, on_strokes=True)]
-            for number, value in class_values(scores).items()
-        ]
-        return _table(["number", "class", score_name(scores)], strokes)
+        strokes = [[k, named[k], agreement_text(own)] for k, own in scores.agreement.each]
+        head = ["number", "class", f"{score_name(scores)} (90 % interval)"]
+        return _table(head, [*strokes, ["", "all", score_text(scores)]])
     rows = [
         [number, name, f"{dice:.3f}", f"{iou:.3f}"]
         for number, name, dice, iou in zip(
