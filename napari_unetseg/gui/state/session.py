@@ -149,7 +149,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Misfit:
+class Misalignment:
     """Why a layer is not used with the chosen image, as a sentence.
 
     ``can_align``: it has as many pixels and only its transform differs. ``is_channel``: it is a
@@ -172,7 +172,7 @@ class ModelEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class SizesNote:
+class VoxelSizeMismatch:
     """A sentence about an image with other voxel sizes than a model was trained on.
 
     ``what`` is pixel or voxel; ``possible``: the image can be predicted at the model's.
@@ -192,7 +192,7 @@ class Session:
     image: Any = None
     sources: tuple[ImageSource, ...] = ()
     structures: tuple[Structure, ...] = (Structure(1),)
-    misfit: Misfit | None = None
+    misalignment: Misalignment | None = None
     """A layer that should lie on the grid of the chosen image but does not."""
     brush: int = 1
     counts: Mapping[int, int] = field(default_factory=dict)
@@ -210,7 +210,7 @@ class Session:
     """Address of the remote computer that trains and predicts; empty for this one."""
     match_spacing: MatchSpacing = False
     """The setting of `PredictSettings`: ``auto`` or False."""
-    sizes: SizesNote | None = None
+    sizes: VoxelSizeMismatch | None = None
     """The difference in voxel size of the chosen image and the model in use; None if they are equal
     or unknown.
     """

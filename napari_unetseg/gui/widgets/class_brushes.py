@@ -24,7 +24,7 @@ class BrushRow(QFrame):
 
     chosen = Signal(int)
     renamed = Signal(int, str)
-    asked = Signal(int)
+    menu_requested = Signal(int)
 
     def __init__(self, number: int, name: str, color: str) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class BrushRow(QFrame):
         self.more.setText("⋯")
         self.more.setToolTip(f"Colour, merge or delete {name}.")
         self.more.setAccessibleName(f"More about {name}")
-        self.more.clicked.connect(partial(self.asked.emit, number))
+        self.more.clicked.connect(partial(self.menu_requested.emit, number))
         self.more.setVisible(number != BACKGROUND_LABEL)
         layout = row(self.swatch, figure, self.name, self.count, self.score, self.more, stretch=2)
         layout.setContentsMargins(6, 3, 6, 3)
@@ -93,7 +93,7 @@ class BrushList(QWidget):
 
     chosen = Signal(int)
     renamed = Signal(int, str)
-    asked = Signal(int)
+    menu_requested = Signal(int)
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class BrushList(QWidget):
         for new in self._rows.values():
             new.chosen.connect(self.chosen)
             new.renamed.connect(self.renamed)
-            new.asked.connect(self.asked)
+            new.menu_requested.connect(self.menu_requested)
             self._column.addWidget(new)
 
     def show_counts(self, counts: dict[int, int]) -> None:

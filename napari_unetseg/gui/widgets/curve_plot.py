@@ -54,10 +54,10 @@ class CurvePlot(QWidget):
         self._structures: dict[int, Structure] = {}
         self._theme = "dark"
         self._chart: Any = None
-        self._late = QTimer(self)
-        self._late.setSingleShot(True)
-        self._late.setInterval(DRAW_MS)
-        self._late.timeout.connect(self._on_late)
+        self._redraw_timer = QTimer(self)
+        self._redraw_timer.setSingleShot(True)
+        self._redraw_timer.setInterval(DRAW_MS)
+        self._redraw_timer.timeout.connect(self._on_redraw)
         self._dirty = False
         self.lines: tuple[Line, ...] = ()
         """The curves drawn last."""
@@ -77,17 +77,17 @@ class CurvePlot(QWidget):
         self._columns.take(points)
         self._marks, self._structures = marks, {s.number: s for s in structures}
         self._dirty = bool(points)
-        if self._dirty and not self._late.isActive():
-            self._on_late()
+        if self._dirty and not self._redraw_timer.isActive():
+            self._on_redraw()
 
-    def _on_late(self) -> None:
+    def _on_redraw(self) -> None:
         if self._dirty:
             self._draw()
-            self._late.start()
+            self._redraw_timer.start()
 
     def _on_switched(self, over_time: bool) -> None:
         self._dirty = bool(self._columns.steps)
-        self._on_late()
+        self._on_redraw()
         self.switched.emit(over_time)
 
     def _draw(self) -> None:

@@ -18,7 +18,7 @@ from napari_unetseg.core.metrics import Scores, log_losses, loss_of
 from napari_unetseg.core.settings import TrainSettings
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.gui.state import messages
-from napari_unetseg.gui.state.eta import Pace
+from napari_unetseg.gui.state.eta import EtaEstimator
 from napari_unetseg.gui.state.session import Mark, MarkKind, Point, Session
 from napari_unetseg.gui.state.training_curve import Columns, classes_to_show, finite, note
 from napari_unetseg.training.train import train_events
@@ -244,14 +244,14 @@ def test_the_real_training_compares_with_what_it_began_with() -> None:
 
 def test_how_long_is_told_from_the_pace_since_the_first_word() -> None:
     now = [0.0]
-    pace = Pace(lambda: now[0])
+    pace = EtaEstimator(lambda: now[0])
     now[0] = 10.0  # PyTorch was loaded meanwhile
     assert pace.left(0.1) is None
     now[0] = 11.0
     assert pace.left(0.2) == pytest.approx(8.0)
     now[0] = 12.0
     assert pace.left(0.6) == pytest.approx(2.0 * 0.4 / 0.5)
-    quick = Pace(lambda: now[0])
+    quick = EtaEstimator(lambda: now[0])
     assert quick.left(0.1) is None
     now[0] = 13.0
     assert quick.left(0.5) is None
