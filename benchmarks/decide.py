@@ -1,0 +1,218 @@
+"""First answer and Dice after so many steps on many sets, beside a forest on the same strokes.
+
+    python benchmarks/decide.py DATA [DATA ...] --out DIR [--sets A,B] [--steps 60,150] [--seeds 0]
+                                [--body FILE] [--set KEY=VALUE] [--change MODULE.NAME=VALUE]
+                                [--mistakes]
+
+Made for choices between two ways of training: one process, one thread, the newest averaged (EMA)
+weights after a number of steps, not the best checkpoint. *First* is the initial model, before any
+step. The forest is the same for every way, so its Dice is kept in ``DIR/forest.json``. A set's
+ratio is (1 − Dice) / (1 − the forest's Dice), of means over seeds.
+
+``--body`` takes another pretrained backbone; ``--set`` changes a training setting and ``--change``
+a constant of a module of ``napari_unetseg.training``, such as ``linear_probe.RIDGE=1e-2``.
+``--mistakes`` trains on strokes that were painted at the mistakes of earlier models (``mistakes.py``)
+instead of the given ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+from forest import Forest
+from mistakes import strokes_at_mistakes
+from quality_report import ratio, row
+from sets import Annotated, BenchmarkSet, predictor, read_sets, score
+from watch import machine, make_settings, write_json
+
+from napari_unetseg.core.job_control import JobControl
+from napari_unetseg.training import linear_probe
+from napari_unetseg.training.training_run import TrainingRun
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.settings import TrainSettings
+    from napari_unetseg.models.model import Model
+
+Json = dict[str, Any]
+THREADS = 1
+
+
+def newest_models(
+    images: Sequence[Annotated],
+    settings: TrainSettings,
+    steps: Sequence[int],
+    init: Model | None = None,
+) -> Iterator[Model]:
+    """The initial model, then the newest averaged weights after each number of steps."""
+    pairs = [image.pair("strokes") for image in images]
+    run = TrainingRun(pairs, settings, (), init, JobControl(settings.threads), None)
+    with closing(run.trainer):
+        for _ in run.begin():
+            pass
+        for mark in (0, *steps):
+            while run.state.steps < mark:
+                for _ in run.step():
+                    pass
+            yield replace(run.model("newest weights"), weights=run.trainer.weights())
+
+
+class KnownForests:
+    """Dice of forests by what they were fitted to and scored on, kept in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.known: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def dice(self, images: Sequence[Annotated], tests: Sequence[Annotated], seed: int) -> float:
+        """Dice of a forest on the test images."""
+        digest = hashlib.sha256(str(seed).encode())
+        for image in (*images, *tests):
+            digest.update(image.image.data.tobytes() + image.labels.tobytes())
+            digest.update(str(image.planes).encode())
+        key = digest.hexdigest()[:16]
+        if key not in self.known:
+            self.known[key] = score(tests, Forest(images, THREADS, seed).predict)
+            write_json(self.path, self.known)
+        return self.known[key]
+
+
+def run_once(
+    data: BenchmarkSet, seed: int, options: argparse.Namespace, forests: KnownForests
+) -> Json:
+    """Dice of the first answer and at the marks, and of the forest."""
+    settings, tests = make_settings(options, seed), data.tests()
+    images = data.training()
+    found: Json = {"seed": seed}
+    if options.mistakes:
+
+        def train(on: Sequence[Annotated], init: Model | None) -> Model:
+            return list(newest_models(on, settings, options.marks[:1], init))[-1]
+
+        images, last = strokes_at_mistakes(data, seed, settings.device, train)
+        found["going_on"] = score(tests, predictor(last, THREADS, settings.device))
+    models = newest_models(images, settings, options.marks)
+    found["dice"] = [score(tests, predictor(m, THREADS, settings.device)) for m in models]
+    return {**found, "forest": forests.dice(images, tests, seed)}
+
+
+def of_set(runs: Sequence[Json]) -> Json:
+    """Means over seeds, and ratios of them."""
+    dice = [mean(column) for column in zip(*(run["dice"] for run in runs), strict=True)]
+    forest = mean(run["forest"] for run in runs)
+    return {
+        "runs": list(runs),
+        "dice": dice,
+        "forest": forest,
+        "ratio": [ratio(value, forest) for value in dice],
+    }
+
+
+def summary(results: dict[str, Json]) -> Json:
+    """Mean Dice, mean and worst ratio over the sets, at every mark."""
+    ratios = list(zip(*(found["ratio"] for found in results.values()), strict=True))
+    dice = zip(*(found["dice"] for found in results.values()), strict=True)
+    return {
+        "sets": len(results),
+        "mean_dice": [mean(column) for column in dice],
+        "mean_forest": mean(found["forest"] for found in results.values()),
+        "mean_ratio": [mean(column) for column in ratios],
+        "worst_ratio": [max(column) for column in ratios],
+        "worse_than_forest": [sum(value > 1 for value in column) for column in ratios],
+    }
+
+
+def print_table(name: str, found: Json) -> None:
+    """The line of one set: Dice, the forest's, ratios."""
+    print(row(name, [*found["dice"], found["forest"], *found["ratio"]]), flush=True)
+
+
+def print_summary(report: Json) -> None:
+    """The last lines of the table."""
+    found = report["summary"]
+    empty = [None] * (len(report["marks"]) + 1)
+    print(row("mean", [*found["mean_dice"], found["mean_forest"], *found["mean_ratio"]]))
+    print(row("worst", [*empty, *found["worst_ratio"]]))
+    print(row("sets worse than the forest", [*empty, *found["worse_than_forest"]], "7d"))
+
+
+def change(text: str) -> None:
+    """Change a constant, ``MODULE.NAME=VALUE``, of a module of ``napari_unetseg.training``."""
+    place, _, value = text.partition("=")
+    module_name, _, name = place.partition(".")
+    module = importlib.import_module(f"napari_unetseg.training.{module_name}")
+    if not hasattr(module, name):
+        raise SystemExit(f"napari_unetseg.training.{module_name} has no {name}.")
+    setattr(module, name, json.loads(value))
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line, and make the changes that it asks for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("data", type=Path, nargs="+", help="folders with benchmark.tsv")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the JSON")
+    parser.add_argument("--name", default="decide", help="name of the JSON file")
+    parser.add_argument("--sets", default="", help="comma-separated; default: all")
+    parser.add_argument("--steps", default="60,150", help="comma-separated")
+    parser.add_argument("--seeds", default="0", help="comma-separated")
+    parser.add_argument("--body", type=Path, help="pretrained backbone; default: the shipped one")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--change", action="append", default=[], metavar="MODULE.NAME=VALUE")
+    parser.add_argument("--mistakes", action="store_true", help="strokes at mistakes")
+    options = parser.parse_args(arguments)
+    options.threads = THREADS
+    options.marks = [int(mark) for mark in options.steps.split(",")]
+    if options.body:
+        linear_probe.BACKBONE = options.body
+    for text in options.change:
+        change(text)
+    return options
+
+
+def chosen_sets(roots: Sequence[Path], names: str) -> list[BenchmarkSet]:
+    """The named sets of several data roots, or all of them."""
+    found = [data for root in roots for data in read_sets(root)]
+    if not names:
+        return found
+    wanted = names.split(",")
+    if missing := set(wanted) - {data.name for data in found}:
+        raise SystemExit(f"No data root has a set {', '.join(sorted(missing))}.")
+    return [data for data in found if data.name in wanted]
+
+
+def main(arguments: Sequence[str] | None = None) -> Json:
+    """Run every set, print a table, write JSON after each."""
+    options = parse(arguments)
+    forests = KnownForests(options.out / "forest.json")
+    marks = [0, *options.marks]
+    report: Json = {
+        "machine": machine(),
+        "body": str(options.body or "shipped"),
+        "changed": [*options.set, *options.change],
+        "strokes": "at mistakes" if options.mistakes else "given",
+        "marks": marks,
+        "sets": {},
+    }
+    heads = ["first", *map(str, options.marks)]
+    cells = "".join(f"{head:>7}" for head in (*heads, "forest", *heads))
+    print(f"{'Dice; ratio to the forest':34}{cells}")
+    for data in chosen_sets(options.data, options.sets):
+        runs = [run_once(data, int(s), options, forests) for s in options.seeds.split(",")]
+        report["sets"][data.name] = of_set(runs)
+        report["summary"] = summary(report["sets"])
+        print_table(data.name, report["sets"][data.name])
+        write_json(options.out / f"{options.name}.json", report)
+    print_summary(report)
+    return report
+
+
+if __name__ == "__main__":
+    main()
