@@ -4,9 +4,9 @@
 
 CORPUS is described in ``corpus.py``, OUT becomes what ``sets.py`` reads. Items whose names say that
 they show the same slide, stack or animal are on the same side of the split; where a set is one
-stack, its first part trains and its last one tests. Strokes are thin random walks inside one class
-(``painter.py``), as many pixels of every class as there is room for, 1.5 % of the pixels of a
-training picture, evenly over the pictures.
+stack, items of its first part train and those of its last half test. Strokes are thin random walks
+inside one class (``painter.py``), as many pixels of every class as there is room for, 1.5 % of the
+pixels of a training picture, evenly over the pictures.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import csv
 import re
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TypeVar
 
@@ -83,15 +84,16 @@ def split(name: str, items: Sequence[str]) -> tuple[list[str], list[str]]:
     count = 1 if len(items) <= 3 else min(MOST, max(FEWEST, len(items) // TRAIN))
     if sum(map(len, groups)) - max(map(len, groups)) < 2:  # one slide: neighbours must do
         groups = [[item] for group in groups for item in group]
+    sides = min(count, max(1, len(groups) // 2))
     if name in STACKS:
-        order = groups
+        ours, others = groups[:sides], groups[-(len(groups) // 2) :]
     else:
-        order = evenly(groups, count)
-    train: list[str] = []
-    while len(train) < count and len(order) > 1:
-        train += order.pop(0)[: count - len(train)]
-    tests = [item for group in order for item in group]
-    return train, tests[-TESTS:] if name in STACKS else evenly(tests, TESTS)[:TESTS]
+        order = evenly(groups, sides)
+        ours, others = order[:sides], order[sides:]
+    layers = zip_longest(*(evenly(group, -(-count // sides)) for group in ours))
+    train = [item for layer in layers for item in layer if item is not None]
+    tests = [item for group in others for item in group]
+    return train[:count], evenly(tests, TESTS)[:TESTS]
 
 
 def evenly(things: Sequence[T], count: int) -> list[T]:
@@ -129,10 +131,10 @@ def make_set(
     name, instances = rows[0]["set"], rows[0]["labels"] == "instances"
     axes = "YXS" if rows[0]["colour"] == "RGB" else "YX"
     train, test = split(name, [r["item"] for r in rows if r["item"] not in OTHER_STRUCTURE])
-    masks = {
-        item: as_classes(name, np.asarray(Image.open(corpus / name / "masks" / f"{item}.png")), instances)
-        for item in (*train, *test)
-    }
+    masks = {}
+    for item in (*train, *test):
+        mask = np.asarray(Image.open(corpus / name / "masks" / f"{item}.png"))
+        masks[item] = as_classes(name, mask, instances)
     classes = sorted({int(v) or BACKGROUND_LABEL for i in train for v in np.unique(masks[i])})
     for folder in ("images", "masks", "scribbles"):
         (out / name / folder).mkdir(parents=True)

@@ -2,7 +2,7 @@
 
     python benchmarks/decide.py DATA [DATA ...] --out DIR [--sets A,B] [--steps 60,150] [--seeds 0]
                                 [--body FILE] [--set KEY=VALUE] [--change MODULE.NAME=VALUE]
-                                [--mistakes]
+                                [--tests N] [--mistakes]
 
 Made for choices between two ways of training: one process, one thread, the newest averaged (EMA)
 weights after a number of steps, not the best checkpoint. *First* is the initial model, before any
@@ -11,8 +11,8 @@ ratio is (1 − Dice) / (1 − the forest's Dice), of means over seeds.
 
 ``--body`` takes another pretrained backbone; ``--set`` changes a training setting and ``--change``
 a constant of a module of ``napari_unetseg.training``, such as ``linear_probe.RIDGE=1e-2``.
-``--mistakes`` trains on strokes that were painted at the mistakes of earlier models (``mistakes.py``)
-instead of the given ones.
+``--mistakes`` trains on strokes that were painted at the mistakes of earlier models
+(``mistakes.py``) instead of the given ones. ``--tests`` scores only so many test items of a set.
 """
 
 from __future__ import annotations
@@ -161,6 +161,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the JSON")
     parser.add_argument("--name", default="decide", help="name of the JSON file")
     parser.add_argument("--sets", default="", help="comma-separated; default: all")
+    parser.add_argument("--tests", type=int, help="test items of a set; default: all")
     parser.add_argument("--steps", default="60,150", help="comma-separated")
     parser.add_argument("--seeds", default="0", help="comma-separated")
     parser.add_argument("--body", type=Path, help="pretrained backbone; default: the shipped one")
@@ -188,6 +189,14 @@ def chosen_sets(roots: Sequence[Path], names: str) -> list[BenchmarkSet]:
     return [data for data in found if data.name in wanted]
 
 
+def shortened(data: BenchmarkSet, tests: int | None) -> BenchmarkSet:
+    """The set with so many of its test items, evenly spread."""
+    if tests is None or tests >= len(data.test):
+        return data
+    step = len(data.test) / tests
+    return replace(data, test=tuple(data.test[int(i * step)] for i in range(tests)))
+
+
 def main(arguments: Sequence[str] | None = None) -> Json:
     """Run every set, print a table, write JSON after each."""
     options = parse(arguments)
@@ -198,13 +207,15 @@ def main(arguments: Sequence[str] | None = None) -> Json:
         "body": str(options.body or "shipped"),
         "changed": [*options.set, *options.change],
         "strokes": "at mistakes" if options.mistakes else "given",
+        "tests": options.tests,
         "marks": marks,
         "sets": {},
     }
     heads = ["first", *map(str, options.marks)]
     cells = "".join(f"{head:>7}" for head in (*heads, "forest", *heads))
     print(f"{'Dice; ratio to the forest':34}{cells}")
-    for data in chosen_sets(options.data, options.sets):
+    for whole in chosen_sets(options.data, options.sets):
+        data = shortened(whole, options.tests)
         runs = [run_once(data, int(s), options, forests) for s in options.seeds.split(",")]
         report["sets"][data.name] = of_set(runs)
         report["summary"] = summary(report["sets"])
