@@ -21,21 +21,15 @@ from typing import TypeVar
 
 import numpy as np
 from corpus import OWN_STRUCTURES
-from painter import add_strokes
+from painter import even_strokes
 from PIL import Image
-from sets import Annotated
 from worlds import edges
 
-from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.labels import BACKGROUND_LABEL
 
 T = TypeVar("T")
 AMOUNT = 0.015
 """Stroke pixels as a share of the pixels."""
-MOST_OF_CLASS = 0.25
-"""Largest share of a class's pixels in a picture that is painted."""
-ROUNDS = 6
-"""How often the hand looks for more room in a class."""
 TRAIN, FEWEST, MOST, TESTS = 6, 2, 6, 8
 """One item in six trains, within these limits; at most so many test."""
 DENSE = ("em_mouse_cortex", "conf_maize_cells")
@@ -103,20 +97,6 @@ def evenly(things: Sequence[T], count: int) -> list[T]:
     return first + [thing for place, thing in enumerate(things) if place not in places]
 
 
-def paint(mask: np.ndarray, values: Sequence[int], rng: np.random.Generator) -> np.ndarray:
-    """Strokes in a mask of classes: equal pixels a class, fewer where it has no room."""
-    truth = [Annotated(Stack(mask, "YX"), mask, ((),))]
-    labels = np.zeros_like(mask)
-    wanted = {}
-    for value in values:
-        pixels = int((mask == value % BACKGROUND_LABEL).sum())
-        wanted[value] = min(round(AMOUNT * mask.size / len(values)), int(MOST_OF_CLASS * pixels))
-    for _ in range(ROUNDS):  # strokes keep apart, so that a small class is full too soon
-        left = {value: count - int((labels == value).sum()) for value, count in wanted.items()}
-        (labels,) = add_strokes([labels], truth, [mask], left, rng)
-    return labels
-
-
 def as_classes(name: str, mask: np.ndarray, instances: bool) -> np.ndarray:
     """Classes (Y, X) uint8 of a mask as the benchmark scores them."""
     if name in DENSE:
@@ -144,7 +124,8 @@ def make_set(
         Image.fromarray(mask).save(out / name / "masks" / file)
         role = "train" if item in train else "test"
         if role == "train":
-            Image.fromarray(paint(mask, classes, rng)).save(out / name / "scribbles" / file)
+            strokes = even_strokes(mask, classes, AMOUNT, rng)
+            Image.fromarray(strokes).save(out / name / "scribbles" / file)
         yield f"{name}\t{axes}\tsemantic\t{role}\t{file}"
 
 

@@ -6,7 +6,7 @@
 
 Made for choices between two ways of training: one process, one thread, the newest averaged (EMA)
 weights after a number of steps, not the best checkpoint. *First* is the initial model, before any
-step. The forest is the same for every way, so its Dice is kept in ``DIR/forest.json``. A set's
+step. The forest is the same for every way, so its Dice is kept in ``DIR/forests``. A set's
 ratio is (1 − Dice) / (1 − the forest's Dice), of means over seeds.
 
 ``--body`` takes another pretrained backbone; ``--set`` changes a training setting and ``--change``
@@ -65,29 +65,21 @@ def newest_models(
             yield replace(run.model("newest weights"), weights=run.trainer.weights())
 
 
-class KnownForests:
-    """Dice of forests by what they were fitted to and scored on, kept in a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.known: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
-
-    def dice(self, images: Sequence[Annotated], tests: Sequence[Annotated], seed: int) -> float:
-        """Dice of a forest on the test images."""
-        digest = hashlib.sha256(str(seed).encode())
-        for image in (*images, *tests):
-            digest.update(image.image.data.tobytes() + image.labels.tobytes())
-            digest.update(str(image.planes).encode())
-        key = digest.hexdigest()[:16]
-        if key not in self.known:
-            self.known[key] = score(tests, Forest(images, THREADS, seed).predict)
-            write_json(self.path, self.known)
-        return self.known[key]
+def forest_dice(
+    images: Sequence[Annotated], tests: Sequence[Annotated], seed: int, kept: Path
+) -> float:
+    """Dice of a forest on the test images, from a file if the same one was scored before."""
+    digest = hashlib.sha256(str(seed).encode())
+    for image in (*images, *tests):
+        digest.update(image.image.data.tobytes() + image.labels.tobytes())
+        digest.update(str(image.planes).encode())
+    file = kept / f"{digest.hexdigest()[:16]}.json"
+    if not file.is_file():
+        write_json(file, score(tests, Forest(images, THREADS, seed).predict))
+    return float(json.loads(file.read_text()))
 
 
-def run_once(
-    data: BenchmarkSet, seed: int, options: argparse.Namespace, forests: KnownForests
-) -> Json:
+def run_once(data: BenchmarkSet, seed: int, options: argparse.Namespace) -> Json:
     """Dice of the first answer and at the marks, and of the forest."""
     settings, tests = make_settings(options, seed), data.tests()
     images = data.training()
@@ -101,7 +93,7 @@ def run_once(
         found["going_on"] = score(tests, predictor(last, THREADS, settings.device))
     models = newest_models(images, settings, options.marks)
     found["dice"] = [score(tests, predictor(m, THREADS, settings.device)) for m in models]
-    return {**found, "forest": forests.dice(images, tests, seed)}
+    return {**found, "forest": forest_dice(images, tests, seed, options.out / "forests")}
 
 
 def of_set(runs: Sequence[Json]) -> Json:
@@ -200,7 +192,6 @@ def shortened(data: BenchmarkSet, tests: int | None) -> BenchmarkSet:
 def main(arguments: Sequence[str] | None = None) -> Json:
     """Run every set, print a table, write JSON after each."""
     options = parse(arguments)
-    forests = KnownForests(options.out / "forest.json")
     marks = [0, *options.marks]
     report: Json = {
         "machine": machine(),
@@ -216,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> Json:
     print(f"{'Dice; ratio to the forest':34}{cells}")
     for whole in chosen_sets(options.data, options.sets):
         data = shortened(whole, options.tests)
-        runs = [run_once(data, int(s), options, forests) for s in options.seeds.split(",")]
+        runs = [run_once(data, int(s), options) for s in options.seeds.split(",")]
         report["sets"][data.name] = of_set(runs)
         report["summary"] = summary(report["sets"])
         print_table(data.name, report["sets"][data.name])
