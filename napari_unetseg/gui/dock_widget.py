@@ -130,12 +130,12 @@ class UNetDock(Docked):
         return QSize(WIDTH + 16, 560)
 
     def reset_choices(self, _: object = None) -> None:
-        """Called by napari when layers come, go, move or change their name."""
+        """Called by napari when layers are added, removed, moved or renamed."""
         for section in self.sections:
             section.refresh()
 
     def shown_in(self, window: QWidget) -> None:
-        """Its keys work in the window."""
+        """Activate the keyboard shortcuts in the window."""
         if not self._has_keys:
             self._has_keys = True
             self.workbench.keys.begin(window)
@@ -143,7 +143,7 @@ class UNetDock(Docked):
     def _on_batch_wanted(self) -> None:
         """Open the batch panel below the canvas, or bring it to the front."""
         batch = self._batch() if self._batch is not None else None
-        with suppress(RuntimeError):  # it was closed, and Qt deleted it
+        with suppress(RuntimeError):  # Qt deleted the dock when it was closed
             if batch is not None and isinstance(dock := batch.parent(), QDockWidget):
                 dock.show()
                 dock.raise_()
@@ -153,7 +153,7 @@ class UNetDock(Docked):
         self._viewer.window.add_dock_widget(batch, name="U-Net batch", area="bottom")
 
     def release(self) -> None:
-        """Stop what runs and listen no more."""
+        """Stop running work and disconnect from all events."""
         self.plugin.jobs.stop()
         self.session.watched = False
         if self._has_keys:
@@ -168,7 +168,7 @@ class UNetDock(Docked):
 
     def _on_theme(self, _: object = None) -> None:
         super()._on_theme()
-        with suppress(RuntimeError):  # as there
+        with suppress(RuntimeError):  # same reason as in the base class
             self.train.show_theme(self._viewer.theme)
 
 

@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 TICK_MS = 40
 REST_SECONDS = 4.0
-"""Hands rest when the mouse has not moved for so long."""
+"""Seconds without mouse movement after which the user counts as idle."""
 
 _benches: WeakValueDictionary[int, Workbench] = WeakValueDictionary()
 
 
 class Workbench(QObject):
-    """Drives a plugin from Qt's event loop."""
+    """Runs the plugin of a window from Qt's event loop."""
 
     def __init__(self, viewer: ViewerModel) -> None:
         keep_constants_alive()
@@ -73,7 +73,7 @@ class Workbench(QObject):
 
     @classmethod
     def of(cls, viewer: ViewerModel) -> Workbench:
-        """The workbench of a viewer: the one it has, or a new one."""
+        """The context of a viewer; created on first use."""
         bench = _benches.get(id(viewer))
         if bench is None or bench.closed:
             bench = _benches[id(viewer)] = cls(viewer)
@@ -82,7 +82,7 @@ class Workbench(QObject):
     # -- help ----------------------------------------------------------------------------------
 
     def show_help(self) -> None:
-        """Show the help, or bring it to the front."""
+        """Open the help, or bring it to the front."""
         if self.help is None:
             from napari_unetseg.gui.widgets.help_page import HelpDialog
 
@@ -97,7 +97,7 @@ class Workbench(QObject):
 
     def _close_help(self) -> None:
         if self.help is not None:
-            with suppress(RuntimeError):  # gone with its window
+            with suppress(RuntimeError):  # Qt may have deleted it
                 self.help.release()
                 self.help.deleteLater()
         self.help = None
@@ -105,14 +105,14 @@ class Workbench(QObject):
     # -- life ----------------------------------------------------------------------------------
 
     def live_in(self, window: QWidget) -> None:
-        """Live and end with a window."""
+        """Bind the lifetime to a window's."""
         if self._window is None or window is not self._window():
             self._window = ref(window)
             self.setParent(window)
             window.installEventFilter(self)
 
     def eventFilter(self, _: QObject | None, event: QEvent | None) -> bool:
-        """See the window being closed; napari may still refuse it, so look a moment later."""
+        """Notice the window's close event; napari may still refuse it, so check a moment later."""
         if event is not None and event.type() == QEvent.Type.Close:
             self._soon.start(0)
         return False
@@ -123,7 +123,7 @@ class Workbench(QObject):
             self.close()
 
     def close(self) -> None:
-        """Stop what runs, wait for it, and end."""
+        """Stop running work, wait for it, and release everything."""
         if not self.closed:
             self.closed = True
             with suppress(RuntimeError):  # Qt may have deleted it with the window
@@ -146,7 +146,7 @@ class Workbench(QObject):
 
 
 def _end(plugin: Plugin, ahead: Ahead, _: Any = None) -> None:
-    """Nothing is shown any more: the widgets may be gone already."""
+    """Clean up without showing anything: the widgets may be deleted already."""
     ahead.close()
     for name in plugin.session.events:
         plugin.session.events[name].disconnect()

@@ -12,7 +12,7 @@ from napari_unetseg.io.readers.lazy_array import Lazy
 
 
 def thresholded(piece: Any, threshold: float, ignore: int | None = None) -> np.ndarray:
-    """1 where values are above a threshold, uint8; 255 where nothing is labelled.
+    """1 where values are above a threshold, uint8; 255 where not labelled.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def thresholded(piece: Any, threshold: float, ignore: int | None = None) -> np.n
 
 
 class Thresholded(Lazy):
-    """An array in a file as `thresholded` makes it, piece by piece when it is indexed."""
+    """An array in a file with `thresholded` applied on indexing."""
 
     def __init__(self, array: Any, threshold: float, ignore: int | None = None) -> None:
         self._array, self._threshold, self._ignore = array, threshold, ignore

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class LabelConversion:
-    """Makes labels that can be used of the chosen ones."""
+    """Converts unusable labels of the chosen image to usable ones."""
 
     def __init__(
         self, viewer: ViewerModel, session: Session, sources: ImageSources, runner: Runner
@@ -32,7 +32,7 @@ class LabelConversion:
         self._sources, self._runner = sources, runner
 
     def offered(self) -> tuple[Remedy, ...]:
-        """What can be made of the chosen labels."""
+        """Conversions that apply to the chosen labels."""
         source = self._session.source()
         if source is None or source.labels not in self._sources.seen:
             return ()
@@ -40,7 +40,7 @@ class LabelConversion:
         return remedies_of(counts, look, source.kind)
 
     def use(self, remedy: Remedy) -> None:
-        """Make a layer of the chosen labels, plane by plane beside the window, and choose it."""
+        """Convert the chosen labels to a new layer in the background, and choose it."""
         image, source = self._session.image, self._session.source()
         if source is None or source.labels is None:
             return

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class LivePrediction:
-    """Keeps the mask on screen up to date in live mode, beside the jobs that people start."""
+    """Keeps the mask of the viewport up to date in live mode while no job runs."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class LivePrediction:
         events.closing.connect(self._stop)
 
     def look(self) -> None:
-        """Tell what is on screen, and begin what is missing."""
+        """Update the viewport, and start a prediction if its mask is missing."""
         session, running = self._session, self._screen is not None
         if session.job is not None or session.entry is None or session.image is None:
             return
@@ -77,7 +77,7 @@ class LivePrediction:
                     self._begin(session.entry, view)
 
     def _stop(self) -> None:
-        """Give the worker back after the tile at hand."""
+        """Release the worker after the current tile."""
         self._jobs.stop_idle()
         if self._screen is not None:
             self._screen.view = None
@@ -99,10 +99,10 @@ class LivePrediction:
             screen.view = view
 
     def _missing(self, entry: ModelEntry, view: Viewport) -> bool:
-        """Whether the mask of the plane on screen is not there, and may be made."""
+        """Whether the visible plane has no mask and one may be predicted."""
         prediction = self._masks.predictions.get(view.image)
         if prediction is None or (entry, view.image, view.plane) in self._failed:
-            return False  # nobody has asked for a mask of this image yet, or it cannot be made
+            return False  # no mask of this image was requested yet, or it cannot be predicted
         return prediction.alive and not prediction.masks.is_fresh(view.plane, entry.model.id)
 
     def _begin(self, entry: ModelEntry, view: Viewport) -> None:
@@ -128,8 +128,8 @@ class LivePrediction:
                 if not self._target.write(event):
                     self._target = None
             case OtherSpacing():
-                pass  # whether it is said depends on what the user chose
-            case Notice() if event.text not in self._said:  # it comes with every plane
+                pass  # the user's mode decides whether it is shown
+            case Notice() if event.text not in self._said:  # repeated for every plane
                 self._said.add(event.text)
                 self._session.say_notice(event)
 
@@ -137,7 +137,7 @@ class LivePrediction:
         image = event.view.image
         prediction = self._masks.predictions.get(image)
         if prediction is None or not prediction.alive:
-            self._stop()  # the layer was deleted meanwhile, and stays away
+            self._stop()  # the user deleted the layer meanwhile
             return
         self._made.append((self._entry, image, event.view.plane))
         if self._target is not None:
@@ -149,7 +149,7 @@ class LivePrediction:
         if not self._jobs.idle_stopped and view is not None and entry is not None:
             made = (self._entry, view.image, view.plane)
             if made in self._made and self._missing(entry, view):
-                self._failed.add(made)  # it cannot be made: do not try again and again
+                self._failed.add(made)  # it failed: do not retry in a loop
         self._end()
 
     def _on_error(self, error: BaseException) -> None:
@@ -171,7 +171,7 @@ class LivePrediction:
     # -- events --------------------------------------------------------------------------------
 
     def _on_computer_chosen(self) -> None:
-        """What could not be predicted may be on the computer that was chosen now."""
+        """Retry what failed, as the newly chosen computer may be able to predict it."""
         self._stop()
         self._failed.clear()
         self._said.clear()

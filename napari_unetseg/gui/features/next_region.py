@@ -1,8 +1,8 @@
 """Active learning: navigation to the next region to annotate.
 
-Questions are answered beside the window and beside a training (`Runner.ask`), by the newest model
-that is shown. After each suggestion some more windows are looked at ahead, so that the next one is
-there at once. PyTorch is imported here inside the functions, so that opening the dock needs none.
+Queries run in a thread of their own, also during a training (`Runner.query`), with the newest model
+that is shown. After each suggestion some more windows are scored in advance, so that the next one
+is immediate. PyTorch is imported here inside the functions, so that opening the dock needs none.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
 
 SECONDS, AHEAD_SECONDS = 1.5, 0.3
-"""What a suggestion may take, and how long is looked ahead after it."""
+"""Time limits in seconds of a suggestion and of scoring in advance after it."""
 SOURCES = (LabelSource.STROKES, LabelSource.CORRECTIONS, LabelSource.ACCEPTED)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """Where the viewer was sent: an image layer, its plane and a region of that."""
+    """Target of the viewer: an image layer, its plane and a region in that plane."""
 
     layer: Image
     plane: tuple[int, ...]
@@ -55,7 +55,7 @@ class Found:
 
 
 class NextRegion:
-    """Sends the viewer to places worth looking at."""
+    """Moves the viewer to the most informative regions."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class NextRegion:
         self._forget(event.value)
 
     def _forget(self, layer: Any) -> None:
-        """Keep nothing of an image that is gone, or another one now."""
+        """Forget all state of a removed or replaced image."""
         self._queries = {
             kind: known
             for kind, known in self._queries.items()
@@ -107,12 +107,12 @@ class NextRegion:
     # -- suggestions ---------------------------------------------------------------------------
 
     def next_region(self) -> None:
-        """Go to the most useful region not yet labelled, across planes, time points and images."""
+        """Go to the most informative unlabelled region of all planes, time points and images."""
         with refusing(self._session):
             self._ask("region", self._wanted_model(), None)
 
     def next_disagreement(self) -> None:
-        """Go to where the model in use and the one before differ most."""
+        """Go to the largest difference between the current model and the previous one."""
         with refusing(self._session):
             now = self._wanted_model()
             before = self._before(now)
@@ -121,7 +121,7 @@ class NextRegion:
             self._ask("disagreement", now, before)
 
     def next_plane(self) -> None:
-        """Go to the next plane on which nothing is labelled, corrected or accepted."""
+        """Go to the next plane without labels, corrections or accepted regions."""
         with refusing(self._session):
             sources, chosen = self._sources(), self._session.image
             if chosen is None:
@@ -160,13 +160,13 @@ class NextRegion:
         napari_layers.look_at(self._viewer, image, plane, region)
 
     def _ask(self, kind: str, model: Model, before: Model | None) -> None:
-        """Ask for a suggestion beside the window; a second press while it is looked for waits."""
+        """Request a suggestion; a second request while one is computed waits."""
         if self._asking:
             return
         query, sources = self._query_for(kind, model)
         threads = self._jobs.thread_count()
         device, match = self._session.settings.device, self._session.match_spacing
-        self._control.stop()  # what is looked at ahead makes room
+        self._control.stop()  # scoring in advance makes way
         self._control = control = JobControl(threads)
 
         def score(seconds: float) -> None:
@@ -183,7 +183,7 @@ class NextRegion:
                 if not query.ready:
                     score(SECONDS)
                 return query.suggest(), self.clock() - start
-            except Exception as error:  # noqa: BLE001 - said by the window's thread
+            except Exception as error:  # noqa: BLE001 - reported by the GUI thread
                 return error, self.clock() - start
 
         def answer(found: tuple[Suggestion | Exception, float]) -> None:
@@ -208,7 +208,7 @@ class NextRegion:
         self._runner.query(question, answer, about="look")
 
     def _query_for(self, kind: str, model: Model) -> tuple[RegionQuery, list[ImageSource]]:
-        """What is known of the images so far; begun anew when other images are open."""
+        """The query over all open images; a new one when the set of images changed."""
         from napari_unetseg.inference.query_strategy import RegionQuery
 
         sources = [s for s in self._sources() if self._fits(s, model)]
@@ -248,7 +248,7 @@ class NextRegion:
         return True
 
     def _sources(self) -> list[ImageSource]:
-        """Images in the viewer; what is or may be a channel of another is none."""
+        """Images in the viewer, except actual or likely channels of another image."""
         sources = [s for s in self._session.sources if s.used and not s.on_disk]
         channels = {id(c) for s in sources for c in s.channels}
         found = [s for s in sources if id(s.image) not in channels]
@@ -268,7 +268,7 @@ class NextRegion:
         return model
 
     def _before(self, now: Model) -> Model:
-        """The model that was in use before this one."""
+        """The previous model."""
         if self._session.improved is not None and self._session.entry is not None:
             return self._session.entry.model
         earlier = [e.model for e in self._session.history if e.model.id != now.id]
@@ -284,7 +284,7 @@ class NextRegion:
 
 
 def _holds(part: Any, layer: Any) -> bool:
-    """Whether a part of a survey's key has to do with a layer."""
+    """Whether part of a query's key belongs to a layer."""
     return isinstance(part, tuple) and any(
         one is layer or (isinstance(one, tuple) and any(each is layer for each in one))
         for one in part
@@ -292,12 +292,12 @@ def _holds(part: Any, layer: Any) -> bool:
 
 
 def _labelled_planes(annotated: ImageAnnotations) -> set[tuple[int, ...]]:
-    """Planes of which something was said."""
+    """Planes with any annotation."""
     return set().union(*(annotated.grid(origin).planes() for origin in SOURCES))
 
 
 def _from(shape: Sequence[int], here: tuple[int, ...] | None) -> Iterator[tuple[int, ...]]:
-    """All planes, beginning after one of them if it is given."""
+    """All planes, starting after the given one."""
     count = int(np.prod(shape, dtype=np.int64))
     start = 0 if here is None or not shape else int(np.ravel_multi_index(here, shape)) + 1
     numbers = itertools.chain(range(start, count), range(start if here is not None else 0))

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 class ProjectRestore:
-    """Puts projects into the session.
+    """Restores projects into the session.
 
     Parameters
     ----------
     restored
-        Makes layers of a project; called with it, and images that are kept elsewhere.
+        Restores the layers of a project; called with it and the images saved in another project.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class ProjectRestore:
             self._jobs.start(JobKind.MODEL, f"Opening {folder.name}", work, self._on_opened)
 
     def recover(self, recovery: locations.Recovery) -> None:
-        """Open what another window left."""
+        """Open an unnamed project that another window left."""
         self.open(recovery.folder)
 
     def discard(self, recovery: locations.Recovery) -> None:
-        """Delete what another window left."""
+        """Delete an unnamed project that another window left."""
         locations.throw_away(recovery)
         self._store.list_recoveries()
 
@@ -98,14 +98,14 @@ class ProjectRestore:
     # -- images that are missing ---------------------------------------------------------------
 
     def find(self, path: Path) -> None:
-        """Take a file for an image that was not found, and others that moved with it."""
+        """Locate a missing image at a path, and others that moved with it."""
         with refusing(self._session):
             self._jobs.check_free()
             if not self._find_missing(path):
                 raise UserError(messages.NOT_THAT_IMAGE.format(path.name))
 
     def _complete(self, project: Project) -> None:
-        """Make the layers that are missing of the project that is open."""
+        """Restore the missing layers of the open project."""
         with self._sources.opening():
             restored = self._restored(project, self._store.kept)
             self._store.keys, self._session.missing = restored.complete(self._store.keys)
@@ -113,7 +113,7 @@ class ProjectRestore:
         self._say_open(project, [])
 
     def _recognise(self) -> None:
-        """See whether an image that came is one of the project that is not open."""
+        """Check whether an added image is a missing one of the open project."""
         project, images = self._store.project, self._sources.images()
         if project is None or len(project.by_image) <= len(self._store.keys):
             return
@@ -123,7 +123,7 @@ class ProjectRestore:
             self._find_missing(None)
 
     def _find_missing(self, path: Path | None) -> bool:
-        """Look for missing images among what is open, in a file and beside it; whether one is."""
+        """Look for missing images in open layers, a file and its folder; True if any was found."""
         project, session, store = self._store.project, self._session, self._store
         if project is None:
             return False
@@ -142,7 +142,7 @@ class ProjectRestore:
         return bool(found)
 
     def _look_again(self, restored: Restored) -> None:
-        """Take down what was painted on layers while they were no image's."""
+        """Record what was painted on the layers while they belonged to no image."""
         for image in restored.reused:
             if (strokes := self._annotations.strokes.get(image)) is not None:
                 strokes.look_again()

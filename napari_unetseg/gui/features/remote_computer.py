@@ -20,7 +20,7 @@ THIS = "this one"
 
 
 class RemoteComputer:
-    """Chooses the computer for the jobs that come."""
+    """Chooses the computer of later jobs."""
 
     def __init__(self, session: Session, runner: Runner, events: AppEvents) -> None:
         self._session, self._runner, self._events = session, runner, events
@@ -28,12 +28,12 @@ class RemoteComputer:
         events.job_failed.connect(self._on_failed)
 
     def use(self, text: str) -> None:
-        """Use this computer, or a worker; ask beside the window if it is there.
+        """Use this computer or a remote worker; the connection is checked in the background.
 
         Parameters
         ----------
         text
-            `THIS`, an address, or an address and a key, which is kept for this address.
+            `THIS`, an address, or an address and a key, which is stored for that address.
         """
         from napari_unetseg.jobs.remote.connection import address_of, device_at
         from napari_unetseg.jobs.remote.worker_key import save_key
@@ -70,6 +70,6 @@ class RemoteComputer:
             self._session.computer = ""
 
     def _on_failed(self, _: JobKind, error: BaseException) -> None:
-        """Go on here where the other computer went away."""
+        """Fall back to this computer when the remote one is lost."""
         if isinstance(error, LostError):
             self._session.computer = ""

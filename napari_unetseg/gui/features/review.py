@@ -34,7 +34,7 @@ NOTHING_CORRECTED = "Nothing is corrected there."
 
 
 class Review:
-    """Accepts what a mask shows, and takes words back."""
+    """Accepts masks, and withdraws acceptance and corrections."""
 
     def __init__(
         self,
@@ -50,17 +50,17 @@ class Review:
     # -- accept --------------------------------------------------------------------------------
 
     def accept_plane(self) -> None:
-        """Declare the mask of the plane on screen right: it counts as full truth."""
+        """Accept the mask of the visible plane as ground truth."""
         with refusing(self._session):
             self._accept([self._plane()], "the plane")
 
     def accept_shapes(self) -> None:
-        """Declare the mask right inside the shapes of the selected Shapes layer."""
+        """Accept the mask inside the shapes of the selected Shapes layer."""
         with refusing(self._session):
             self._accept(self._drawn(), "what the shapes enclose")
 
     def accept_object(self) -> None:
-        """Declare the object under the mouse right."""
+        """Accept the object under the mouse."""
         with refusing(self._session):
             self._accept([self._object()], "the object")
 
@@ -77,12 +77,12 @@ class Review:
     # -- take back -----------------------------------------------------------------------------
 
     def take_back_plane(self) -> None:
-        """Declare nothing on the plane on screen right any more."""
+        """Withdraw acceptance on the visible plane."""
         with refusing(self._session):
             self._take_back([self._plane()], "the plane")
 
     def take_back_shapes(self) -> None:
-        """Declare nothing inside the selected shapes right any more."""
+        """Withdraw acceptance inside the selected shapes."""
         with refusing(self._session):
             self._take_back(self._drawn(), "what the shapes enclose")
 
@@ -96,17 +96,17 @@ class Review:
     # -- corrections ---------------------------------------------------------------------------
 
     def forget_plane(self) -> None:
-        """Give the corrections of the plane on screen back to the network."""
+        """Drop the corrections of the visible plane: the network's mask is shown again."""
         with refusing(self._session):
             self._forget([self._plane()], "on this plane")
 
     def forget_shapes(self) -> None:
-        """Give the corrections inside the selected shapes back to the network."""
+        """Drop the corrections inside the selected shapes."""
         with refusing(self._session):
             self._forget(self._drawn(), "inside the shapes")
 
     def forget_all(self) -> None:
-        """Give all corrections of the chosen image back to the network."""
+        """Drop all corrections of the chosen image."""
         with refusing(self._session):
             prediction = self._mask()
             planes = sorted(prediction.annotated.grid(LabelSource.CORRECTIONS).planes())
@@ -155,7 +155,7 @@ class Review:
         text: str,
         say: Callable[[Region, np.ndarray], object],
     ) -> bool:
-        """Say something of places and remember how to unsay it; whether anything changed."""
+        """Apply a change to region masks and add an undo step; True if anything changed."""
         annotated, changes = prediction.annotated, []
         for place in places:
             region = place.region
@@ -182,7 +182,7 @@ class Review:
 
 
 class _Packed:
-    """Values and times of a region, compressed: a step that is never undone takes little memory."""
+    """Values and times of a region, compressed to keep the undo stack small."""
 
     def __init__(self, *arrays: np.ndarray) -> None:
         self._arrays = [(zlib.compress(a.tobytes(), 1), a.dtype, a.shape) for a in arrays]

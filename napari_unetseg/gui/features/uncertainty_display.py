@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
 
 REST = 4.0
-"""The uncertainty of the same plane is made anew after this many times what it took."""
+"""Pause before the same plane is recomputed, as a multiple of the last computing time."""
 PASSES = 4
-"""Mirrored passes that are averaged once nothing else is to be done."""
+"""Mirrored passes that are averaged while no job runs."""
 
 
 class UncertaintyDisplay:
@@ -60,7 +60,7 @@ class UncertaintyDisplay:
         events.closed.connect(self._on_closed)
 
     def show(self, wanted: bool) -> None:
-        """Show how unsure the network is of what is on screen, or no longer."""
+        """Show or hide the network's uncertainty in the viewport."""
         self._session.uncertain = wanted
 
     def _on_uncertain(self) -> None:
@@ -74,7 +74,7 @@ class UncertaintyDisplay:
         self._forget(event.value)
 
     def _forget(self, layer: Any) -> None:
-        """Keep nothing of an image that is gone, or another one now."""
+        """Forget all state of a removed or replaced image."""
         if self._shown is not None and self._shown[0] is layer:
             self._shown = None
         if self._layer is not None and self._layer.image is layer:
@@ -89,7 +89,7 @@ class UncertaintyDisplay:
         self._viewer.layers.events.removed.disconnect(self._on_removed)
 
     def _on_tick(self, _: float) -> None:
-        """Compute the uncertainty of what is on screen if it is missing."""
+        """Compute the uncertainty of the viewport if it is missing."""
         if self._layer is not None and not self._layer.alive:  # the user deleted it
             self._remove()
             self._session.uncertain = False
@@ -120,7 +120,7 @@ class UncertaintyDisplay:
             settings = PredictSettings.model_validate(how | {"match_spacing": match})
             try:
                 return uncertainty_map(model, stack, plane, settings, passes=passes)
-            except Exception as error:  # noqa: BLE001 - said by the window's thread
+            except Exception as error:  # noqa: BLE001 - reported by the GUI thread
                 return error
 
         def answer(found: np.ndarray | Exception) -> None:

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
 
 LOOK_SECONDS = 0.5
-"""How often sizes are compared while nothing else is chosen."""
+"""Seconds between comparisons while the choice stays the same."""
 
 
 class VoxelSize:
-    """Compares voxel sizes, and keeps whether masks are predicted at the model's."""
+    """Compares voxel sizes, and stores whether prediction resamples to the model's."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class VoxelSize:
         events.tick.connect(self._on_tick)
 
     def _on_tick(self, _: float) -> None:
-        """A layer's scale may change at any time."""
+        """Compare periodically, as a layer's scale may change at any time."""
         session, now = self._session, time.monotonic()
         chosen = (session.entry, session.image, session.match_spacing)
         if chosen != self._looked_at or now - self._looked > LOOK_SECONDS:
@@ -51,7 +51,7 @@ class VoxelSize:
             self.look()
 
     def look(self) -> None:
-        """Compare the sizes of what is chosen now."""
+        """Compare the voxel sizes of the chosen image and model."""
         found = None
         if self._session.entry is not None and self._session.image is not None:
             with suppress(UserError):
@@ -77,7 +77,7 @@ class VoxelSize:
         return SizesNote(text, sizes.what, possible)
 
     def choose(self, wanted: bool) -> None:
-        """Predict at the model's voxel size from now on, or at that of the image."""
+        """Predict at the model's voxel size, or at the image's."""
         if wanted == bool(self._session.match_spacing):
             return
         self._session.match_spacing = "auto" if wanted else False
@@ -88,7 +88,7 @@ class VoxelSize:
             self._session.say(messages.PREDICT_AGAIN)
 
     def say(self) -> Notice | None:
-        """Say in the status line that a mask may be wrong: once for an image and a model."""
+        """Warn in the status line about differing sizes, once for each image and model."""
         session = self._session
         if session.match_spacing or session.entry is None:
             return None
@@ -116,4 +116,4 @@ class VoxelSize:
 
     def _forget(self, image: Any) -> None:
         self._said = {pair for pair in self._said if pair[0] is not image}
-        self._looked_at = ()  # which may hold it
+        self._looked_at = ()  # it may hold the removed image

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class PaintRoom:
-    """Keeps Labels layers on grids in files from being painted on while their disk is full.
+    """Disables painting on Labels layers of memory-mapped files while their disk is full.
 
     napari writes into such a file by itself, and the system ends a program that writes without
-    room. What was painted before stays; undo begins anew, as napari does for layers that cannot be
-    edited.
+    room. Earlier strokes are kept; the undo history is lost, as napari drops it for layers that are
+    not editable.
     """
 
     def __init__(self, viewer: ViewerModel) -> None:
@@ -26,7 +26,7 @@ class PaintRoom:
         self._stopped: WeakSet[Labels] = WeakSet()
 
     def look(self) -> tuple[list[Labels], list[Labels]]:
-        """Layers that nobody can paint on from now on, and those where it goes on."""
+        """Check the disk; return the layers disabled now, and those enabled again."""
         stopped, again = [], []
         for layer in self._viewer.layers:
             if not isinstance(layer, Labels) or not is_in_file(layer.data):

@@ -14,7 +14,7 @@ _followers: WeakKeyDictionary[Layer, _Follower] = WeakKeyDictionary()
 
 
 class _Follower:
-    """Lays a layer over its image whenever the image is put elsewhere; keeps neither alive."""
+    """Keeps a layer aligned when its image's transform changes; holds weak references."""
 
     def __init__(self, image: Image, layer: Image | Labels) -> None:
         self._image, self._layer = ref(image), ref(layer)
@@ -34,30 +34,30 @@ class _Follower:
         image, layer = self._image(), self._layer()
         if image is None or layer is None:
             return
-        if alignment(image, layer) is not Alignment.OTHER_SHAPE:  # it may have other data by now
+        if alignment(image, layer) is not Alignment.OTHER_SHAPE:  # its data may have been replaced
             lay_over(image, layer)
 
 
 def follow(image: Image, layer: Image | Labels) -> None:
-    """Keep a layer over an image from now on; it lies there already."""
+    """Keep an aligned layer aligned with its image."""
     unfollow(layer)
     _followers[layer] = _Follower(image, layer)
 
 
 def unfollow(layer: Image | Labels) -> None:
-    """Let a layer stay where it is."""
+    """Stop following."""
     if (follower := _followers.pop(layer, None)) is not None:
         follower.end()
 
 
 def image_of(layer: Layer) -> Image | None:
-    """The image that a layer stays over; None if there is none, or none any more."""
+    """The image that a layer follows; None if there is none."""
     follower = _followers.get(layer)
     return None if follower is None else follower.image
 
 
 def follow_as_its_original(layer: Image | Labels) -> None:
-    """Keep a duplicate over the image that the layer it was made of stays over."""
+    """Let a duplicate follow the image of the layer it was copied from."""
     original = layer.source.parent() if layer.source.parent is not None else None
     image = image_of(original) if original is not None else None
     if image is not None and layer not in _followers:

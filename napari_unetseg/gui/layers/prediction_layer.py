@@ -1,11 +1,11 @@
 """Prediction layer of an image, with corrections and accepted regions.
 
 Two arrays of the image's grid, uint8: ``data`` is what the layer shows; ``shown`` is what was
-written there. What the model said is in `NetworkMasks`. Where data and shown differ, somebody
-changed the mask by hand since it was written; earlier corrections are in ``kept``, and all of them
-in the image's `ImageAnnotations`. The layer stays the same object, so that a mask may arrive while
-somebody paints; where it would leave older voxels in the undo history, the history is dropped, and
-what is painted of a stroke by then is recorded, since napari reports no more of it.
+written there. The model's masks are in `NetworkMasks`. Where data and shown differ, the user has
+changed the mask since it was written; earlier corrections are in ``kept``, and all of them in the
+image's `ImageAnnotations`. The layer stays the same object, so that a mask may arrive while the
+user paints; if the undo history would restore outdated voxels, it is dropped, and the part of a
+stroke painted by then is recorded, since napari emits no event for it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Index = tuple[int | slice, ...]
 
 
 def as_correction(values: np.ndarray) -> np.ndarray:
-    """Numbers in a mask as numbers of strokes: erased voxels are background."""
+    """Values of a mask as label values of strokes: erased voxels are background."""
     return np.where(values == 0, BACKGROUND_LABEL, values).astype(np.uint8)
 
 
@@ -62,17 +62,17 @@ class PredictionLayer:
     Parameters
     ----------
     annotated
-        Takes down what people change; its strokes are none of this class's business.
+        Records the user's corrections; its strokes are not used here.
     on_change
-        Called with everything that was taken down.
+        Called with every recorded change.
 
     Attributes
     ----------
     on_doubt
-        Called when something may have changed that only `search` can find.
+        Called when there may be changes that only `search` can find.
     on_other
-        Called when somebody gave the layer other data: with True if they are a mask of the image,
-        whose voxels are corrections, otherwise with False and the layer, which is given up.
+        Called when the layer's data were replaced: with True if they are a mask of the image, which
+        is recorded as corrections, otherwise with False and the layer, which is released.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class PredictionLayer:
 
     @property
     def has_room(self) -> bool:
-        """Whether there is room for another tile where the arrays are."""
+        """Whether the disk of the arrays has room for another tile."""
         return has_room(self._data)
 
     # -- masks ---------------------------------------------------------------------------------
@@ -114,16 +114,16 @@ class PredictionLayer:
         structures: Sequence[Structure],
         numbers: Mapping[int, int] = NO_NUMBERS,
     ) -> Labels:
-        """Make the layer ready for a prediction; all corrections stay.
+        """Prepare the layer for a prediction; all corrections are kept.
 
-        What another model wrote stays until its place is predicted anew, or until `finish`.
+        Another model's mask stays until it is overwritten, or until `finish`.
 
         Parameters
         ----------
         model_id, structures
-            Whose masks come, and what there is in the image.
+            The model of the next tiles, and its structures.
         numbers
-            As `renumber` takes them.
+            As for `renumber`.
         """
         self.masks.begin(model_id, numbers)
         metadata = {"napari_unetseg": {"kind": "prediction", "model": model_id}}
@@ -138,23 +138,23 @@ class PredictionLayer:
         return self.layer
 
     def write(self, index: Index, mask: np.ndarray) -> None:
-        """Write a tile; what people corrected or accepted there stays."""
+        """Write a tile, except where voxels were corrected or accepted."""
         region = full_region(index, self._shape)
         tile = mask.astype(np.uint8).reshape([s.stop - s.start for s in region])
         self.masks.put(region, tile)
         self._replace(region)
 
     def _replace(self, region: Region) -> None:
-        """Show another mask in a region; a stroke that is under way there is taken down."""
+        """Show another mask in a region; a stroke being painted there is recorded first."""
         if self.catch(region):
             self._painted = True
         self._write(region)
 
     def _write(self, region: Region) -> None:
-        """Show the network's mask, with all that people said on top.
+        """Show the network's mask with corrections and accepted voxels on top.
 
-        Where the history is dropped while somebody paints, here or elsewhere, napari tells no more
-        of the stroke's beginning: it is looked for.
+        If the history is dropped during a stroke, here or elsewhere, napari emits no event for the
+        part painted so far: it is searched for.
         """
         data, shown, final = self._data[region], self._shown[region], self._mask(region)
         dropped = (data != shown).any() or (self._painted and (final != shown).any())
@@ -168,18 +168,18 @@ class PredictionLayer:
             self._on_doubt()
 
     def renumber(self, numbers: Mapping[int, int]) -> None:
-        """Show other numbers for some that the network says: 255 for background."""
+        """Map some of the network's numbers to others, 255 for background."""
         for region in self.masks.renumber(numbers):
             self._replace(region)
         self.flush()
 
     def _mask(self, region: Region) -> np.ndarray:
-        """The network's mask, with all that people said on top, the newest last."""
+        """The network's mask with corrections and accepted voxels on top, the newest last."""
         over = self.annotated.overrides(region)
         return np.where(over != 0, as_mask(over), self.masks.shown(region))
 
     def flush(self) -> None:
-        """Show what was written."""
+        """Redraw the layer after writing."""
         if self._dirty and self.alive and self.layer is not None:
             self._refreshing = True
             self.layer.refresh(extent=False, highlight=False)
@@ -187,15 +187,15 @@ class PredictionLayer:
         self._dirty = False
 
     def finish(self) -> None:
-        """Show the last tiles, and nothing of an earlier model beside them."""
+        """Redraw the last tiles, and remove an earlier model's mask beside them."""
         for region in self.masks.drop_stale():
             self._replace(region)
         self.flush()
 
     def bring_back(self, numbers: Mapping[int, int] = NO_NUMBERS) -> None:
-        """Show the masks of the last `mark` again; what is there now is kept in their place.
+        """Show the masks of the last `mark` again, and keep the current ones in their place.
 
-        ``numbers`` are those of the model that made them, as `renumber` takes them.
+        ``numbers`` is the renumbering of the earlier model, as for `renumber`.
         """
         for region in self.masks.bring_back(numbers):
             self._replace(region)
@@ -204,9 +204,9 @@ class PredictionLayer:
     # -- what people say -----------------------------------------------------------------------
 
     def accept(self, region: Region, where: np.ndarray) -> list[AnnotationChange]:
-        """Declare what is shown right; ``where`` is boolean, of the region's shape.
+        """Accept the shown mask; ``where`` is boolean, of the region's shape.
 
-        What was accepted before is said again, where a newer stroke disagreed.
+        Voxels that were accepted before get a new time where a newer stroke disagrees.
         """
         self.catch(region)
         accepted = self.annotated.read(LabelSource.ACCEPTED, region)
@@ -219,11 +219,11 @@ class PredictionLayer:
         return changes + self._tell(self.annotated.restamp(LabelSource.ACCEPTED, region, disputed))
 
     def take_back(self, region: Region, where: np.ndarray) -> list[AnnotationChange]:
-        """Declare nothing right any more there."""
+        """Withdraw the acceptance of voxels."""
         return self._empty(LabelSource.ACCEPTED, region, where)
 
     def forget(self, region: Region, where: np.ndarray) -> list[AnnotationChange]:
-        """Give corrections back to the network: its own mask is shown there again."""
+        """Drop corrections of voxels: the network's mask is shown there again."""
         return self._empty(LabelSource.CORRECTIONS, region, where)
 
     def _empty(
@@ -239,9 +239,9 @@ class PredictionLayer:
     def put_back(
         self, origin: LabelSource, region: Region, now: TimedValues, then: TimedValues
     ) -> None:
-        """Say ``then`` where that differs from ``now`` and nothing else was said since.
+        """Write ``then`` where it differs from ``now`` and the voxels were not changed since.
 
-        An acceptance is withdrawn altogether, also where it was corrected since.
+        Undoing an acceptance withdraws it, also where voxels were corrected since.
         """
         self.catch(region)
         also = (then[0] == 0) if origin is LabelSource.ACCEPTED else False
@@ -249,9 +249,9 @@ class PredictionLayer:
         self.show(origin, region)
 
     def show(self, origin: LabelSource, region: Region) -> None:
-        """Show what is true now after corrections or accepted regions were changed from outside.
+        """Redraw a region after its corrections or acceptance were changed from outside.
 
-        Undo then begins here, unless nothing that people painted is touched.
+        The undo history is dropped, unless no painted voxel changes.
         """
         if origin is LabelSource.ACCEPTED and np.array_equal(
             as_mask(self._data[region]), self._mask(region)
@@ -264,7 +264,7 @@ class PredictionLayer:
         self.flush()
 
     def catch(self, region: Region) -> bool:
-        """Take down what was changed by hand in a region; whether there was anything."""
+        """Record the user's changes in a region; return whether there were any."""
         data, kept = self._data[region], self._kept.read(region)
         changed = data != self._shown[region]
         kept[changed] = as_correction(data[changed])
@@ -275,7 +275,7 @@ class PredictionLayer:
         return bool(noted)
 
     def _correct_accepted(self, region: Region, where: np.ndarray) -> None:
-        """An accepted place that was corrected holds what is shown; accepted it was when it was."""
+        """Set accepted voxels that were corrected to the shown value; keep their times."""
         accepted = self.annotated.read(LabelSource.ACCEPTED, region)
         inside = where & (accepted != 0)
         if inside.any():
@@ -284,7 +284,7 @@ class PredictionLayer:
             self._tell(self.annotated.restore(LabelSource.ACCEPTED, region, accepted, times))
 
     def search(self) -> list[Region]:
-        """Chunks that were changed and not taken down; only reads, so that any thread may ask."""
+        """Chunks with unrecorded changes; read-only, for any thread."""
         corrections = self.annotated.grid(LabelSource.CORRECTIONS)
         grids = (self._data, self._shown, self._kept, corrections)
         planes = {plane for grid in grids for plane in planes_with(grid)}
@@ -292,7 +292,7 @@ class PredictionLayer:
         return [self._kept.region_of(c) for c in looked if self._unknown(c)]
 
     def settle(self, regions: Sequence[Region]) -> None:
-        """Take down what `search` found: most likely an undo or a redo."""
+        """Record the changes that `search` found, most likely of an undo or a redo."""
         for region in merge_regions(regions):
             self.catch(region)
 
@@ -318,13 +318,13 @@ class PredictionLayer:
     # -- the layer -----------------------------------------------------------------------------
 
     def end(self) -> None:
-        """Listen to the layer no more, as when it was deleted; what was corrected in it stays."""
+        """Disconnect from the layer, for example after it was deleted; corrections are kept."""
         if self._watch is not None:
             self._watch.end()
             self._watch = None
 
     def let_go(self) -> None:
-        """Leave the layer as a mask to look at or export: its image is gone, or another one now."""
+        """Leave the layer as a plain mask, as its image was removed or replaced."""
         self.end()
         if self.layer is not None:
             note = {"napari_unetseg": {"kind": "tidied"}}
@@ -332,7 +332,7 @@ class PredictionLayer:
         self.layer = None
 
     def _new_layer(self, structures: Sequence[Structure], metadata: dict[str, Any]) -> Labels:
-        """A layer over an empty mask with what people said in it."""
+        """A layer over an empty mask with the image's corrections and accepted voxels."""
         self._data, self._shown = (empty_grid(self._shape) for _ in range(2))
         self.masks.clear()
         self._kept, self._painted = SparseArray(self._shape), False
@@ -371,14 +371,14 @@ class PredictionLayer:
             self.on_doubt()
 
     def _take_over(self, layer: Labels) -> bool:
-        """Somebody gave the layer another array; whether that is a mask, put into ours then."""
+        """Handle an array assigned to the layer; return whether it is a valid mask."""
         data = level0(layer)
         fits = tuple(data.shape) == self._shape and all(
             0 <= np.min(data[plane]) and np.max(data[plane]) <= BACKGROUND_LABEL
             for plane in np.ndindex(*self._shape[:-2])
         )
         if fits:
-            self._drop_history()  # an undo would put voxels of one array into the other
+            self._drop_history()  # undo would write voxels of one array into the other
             for plane in np.ndindex(*self._shape[:-2]):
                 self._data[plane] = data[plane]
             self._refreshing = True
@@ -392,7 +392,7 @@ class PredictionLayer:
         return fits
 
     def _insert_below_annotations(self, new: Labels) -> None:
-        """Above all images, so that strokes stay on top; what was selected stays selected."""
+        """Insert above all images, so that strokes stay on top; keep the selection."""
         layers = self._viewer.layers
         selected = set(layers.selection)
         images = [place for place, layer in enumerate(layers) if isinstance(layer, Image)]
@@ -405,10 +405,10 @@ class PredictionLayer:
 
 @contextmanager
 def _selecting(layers: LayerList, wanted: bool) -> Iterator[None]:
-    """Whether napari selects a layer that it is given, where it can be told.
+    """Set whether napari selects an inserted layer, where napari supports it.
 
-    It would make the controls of the new layer and, when another one is selected again, those of
-    that one too: half of the time that the first mask held the window up.
+    Selecting builds the layer controls of the new layer and again those of the earlier one: half of
+    the time that the first mask blocked the window.
     """
     name = "_activate_on_insert"
     usual = getattr(layers, name, None)

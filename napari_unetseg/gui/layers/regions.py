@@ -26,25 +26,25 @@ ELLIPSE_CORNERS = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
-    """Voxels of an image: a region, and which voxels of it, boolean of the region's shape."""
+    """A region of an image and the selected voxels in it, boolean of the region's shape."""
 
     region: Region
     where: np.ndarray
 
 
 def plane_at(plane: Sequence[int], shape: Sequence[int]) -> Place:
-    """All of one YX plane of a grid."""
+    """A whole YX plane of a grid."""
     region = (*(slice(i, i + 1) for i in plane), *(slice(0, n) for n in shape[-2:]))
     return Place(region, np.ones([s.stop - s.start for s in region], bool))
 
 
 def visible_plane(viewer: ViewerModel, image: Image) -> Place:
-    """All of the YX plane that the viewer shows.
+    """The visible YX plane.
 
     Raises
     ------
     UserError
-        The viewer shows a volume, or another cut through it.
+        The viewer shows a volume, or a slice along other axes.
     """
     if viewer.dims.ndisplay != 2:
         raise UserError("The viewer shows a volume; switch to 2D (Ctrl+Y) to see one plane.")
@@ -57,10 +57,9 @@ def visible_plane(viewer: ViewerModel, image: Image) -> Place:
 
 
 def drawn(viewer: ViewerModel, image: Image, shapes: Shapes) -> list[Place]:
-    """What the shapes of a layer enclose in an image, each on its own plane.
+    """The regions of an image enclosed by the shapes of a layer, each on its own plane.
 
-    Shapes with fewer axes than the image lie on the plane that the viewer shows. Lines enclose
-    nothing.
+    Shapes with fewer axes than the image lie on the visible plane. Lines enclose nothing.
 
     Raises
     ------
@@ -86,12 +85,12 @@ def drawn(viewer: ViewerModel, image: Image, shapes: Shapes) -> list[Place]:
 
 
 def object_at(viewer: ViewerModel, mask: Labels) -> Place:
-    """The connected object of a mask under the mouse, in the plane that the viewer shows.
+    """The connected object of a mask under the mouse, in the visible plane.
 
     Raises
     ------
     UserError
-        The mouse is beside the mask, or on its background.
+        The mouse is outside the mask, or on its background.
     """
     found = np.round(to_data(viewer, mask, viewer.cursor.position)).astype(int)
     inside = all(0 <= i < n for i, n in zip(found, mask.data.shape, strict=True))
@@ -103,7 +102,7 @@ def object_at(viewer: ViewerModel, mask: Labels) -> Place:
 
 
 def _outlines(shapes: Shapes) -> Iterator[np.ndarray]:
-    """Corners of all shapes that enclose something, (corners, axes)."""
+    """Corners of all shapes that enclose an area, (corners, axes)."""
     for corners, kind in zip(shapes.data, shapes.shape_type, strict=True):
         if kind in ("rectangle", "polygon"):
             yield np.asarray(corners, float)
@@ -115,7 +114,7 @@ def _outlines(shapes: Shapes) -> Iterator[np.ndarray]:
 
 
 def _filled(corners: np.ndarray, plane: Sequence[int], shape: tuple[int, ...]) -> Iterator[Place]:
-    """The bounding box of a polygon in a plane, and what lies inside; nothing if it is outside."""
+    """The interior of a polygon in a plane; nothing if it lies outside the plane."""
     low = np.clip(np.floor(corners.min(0)).astype(int), 0, shape)
     high = np.clip(np.ceil(corners.max(0)).astype(int) + 1, 0, shape)
     if (high <= low).any():
@@ -126,7 +125,7 @@ def _filled(corners: np.ndarray, plane: Sequence[int], shape: tuple[int, ...]) -
 
 
 def _place(plane: Sequence[int], where: np.ndarray, corner: Sequence[int]) -> Place:
-    """Voxels of a plane, bool YX, whose first voxel lies at a corner; the smallest region."""
+    """Crop a mask, bool YX, to its bounding box; its first voxel lies at a corner."""
     along = [np.flatnonzero(where.any(axis)) for axis in (1, 0)]
     cut = tuple(slice(int(on[0]), int(on[-1]) + 1) for on in along)
     starts = (slice(s.start + int(c), s.stop + int(c)) for s, c in zip(cut, corner, strict=True))

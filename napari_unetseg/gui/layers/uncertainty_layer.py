@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Uncertainty:
-    """A layer over one image; where nothing was computed it is black and shows nothing."""
+    """A layer over one image; voxels without a value are black and invisible."""
 
     def __init__(self, viewer: ViewerModel, image: Image) -> None:
         self._viewer, self.image = viewer, image
@@ -41,17 +41,17 @@ class Uncertainty:
         return self.layer in self._viewer.layers and self.image in self._viewer.layers
 
     def write(self, plane: tuple[int, ...], values: np.ndarray) -> None:
-        """Show how unsure a plane or volume is: float32 from 0 to 1, its spatial shape."""
+        """Write the uncertainty of a plane or volume: float32 from 0 to 1, its spatial shape."""
         self._data[plane] = values
         self.layer.refresh(extent=False, highlight=False)
 
     def remove(self) -> None:
-        """Take the layer away."""
+        """Remove the layer."""
         if self.layer in self._viewer.layers:
             self._viewer.layers.remove(self.layer)
 
     def _insert(self) -> None:
-        """Just above the image, below what people paint on; what was selected stays selected."""
+        """Insert just above the image, below annotations; keep the selection."""
         layers = self._viewer.layers
         selected, active = set(layers.selection), layers.selection.active
         images = [place for place, layer in enumerate(layers) if isinstance(layer, Image)]

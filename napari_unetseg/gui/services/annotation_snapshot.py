@@ -1,9 +1,8 @@
 """Snapshots of layers' labels for training, without copying voxels.
 
-What is painted is in the image's `ImageAnnotations`, in chunks that a snapshot shares until they
-are written to. What takes longer is done by whoever needs it, in any thread: finding what was
-written into an array without a word, what wins over strokes, and whether two snapshots hold the
-same.
+Annotations are stored in the image's `ImageAnnotations`, in copy-on-write chunks that a snapshot
+shares. Slow steps are done on demand, in any thread: searching an array for changes without an
+event, merging corrections with strokes, and comparing two snapshots.
 """
 
 from __future__ import annotations
@@ -30,23 +29,23 @@ Pairs = tuple[AnnotatedImage, ...]
 
 
 class Snapshot:
-    """What is labelled of one image at one moment; any thread may ask.
+    """The labels of one image at one moment; thread-safe.
 
     Parameters
     ----------
     image, stack
         The image layer and its image.
     labels
-        What its labels hold: chunks shared with what is known of them, or a lazy array as it is.
+        Its labels: chunks shared with the annotations, or a lazy array.
     kind
-        What the numbers in ``labels`` mean.
+        The kind of ``labels``.
     said
-        A snapshot of all that was said about the image.
+        A snapshot of the image's annotations.
     newer
-        Regions in which something was said that no training has taken.
+        Regions with annotations that no training has received.
     live
-        The array that people paint on, and what is known of it: what a script wrote there without
-        a word is taken in when the snapshot is first asked.
+        The array that is painted on, and its recorded values: changes that a script made without an
+        event are recorded when the snapshot is first used.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class Snapshot:
         self._lock = threading.Lock()
 
     def follow(self, before: Snapshot | None) -> None:
-        """Say which earlier snapshot of the image much is the same as in."""
+        """Set an earlier snapshot of the image, which is likely to be mostly equal."""
         self._before = before
 
     def pair(self) -> AnnotatedImage:
@@ -89,7 +88,7 @@ class Snapshot:
         )
 
     def settle(self) -> None:
-        """Find what takes time, once; what is as in the earlier snapshot is taken from there."""
+        """Do the slow steps, once; results of the earlier snapshot are reused where it is equal."""
         with self._lock:
             if self._settled:
                 return
@@ -103,7 +102,7 @@ class Snapshot:
             self._settled = True
 
     def _take_in(self, data: np.ndarray, known: SparseArray) -> None:
-        """Take in what the array holds, but not where something was said since."""
+        """Record changes of the array, except where voxels were annotated since."""
         for region in self._labels.differing(data):
             (cell,) = cells(region)
             if self._labels.same_chunk(known, cell):
@@ -120,18 +119,18 @@ def take_snapshots(
 ) -> tuple[Snapshot, ...]:
     """Snapshots of all sources that have labels or corrections; copies no voxels.
 
-    Unused sources and those on disk are left out.
+    Unused sources and those on disk are skipped.
 
     Parameters
     ----------
     sources, by_image
-        What there is to train on, and what was said about each image.
+        The training sources, and the annotations of each image.
     newer
-        Regions of images where something was painted since their mask was shown.
+        Regions of images that were painted on since their mask was shown.
     before
-        Earlier snapshots, so that what is the same is not computed again.
+        Earlier snapshots, to reuse the results of equal ones.
     complete
-        Take in what was written into layers without a word, too; that reads all of them.
+        Search layers for changes without an event, too; that reads all of them.
 
     Raises
     ------
@@ -164,7 +163,7 @@ def _snapshot(
         nothing = SparseArray(stack.grid_shape)
         return Snapshot(source.image, stack, nothing, LabelKind.STROKES, said, newer)
     data = napari_layers.data_of(source.labels)
-    AnnotatedImage(stack, data, source.kind)  # refuses what does not fit
+    AnnotatedImage(stack, data, source.kind)  # raises where labels do not fit
     if not isinstance(data, np.ndarray):
         return Snapshot(source.image, stack, data, source.kind, said, newer)
     live = (
@@ -180,7 +179,7 @@ def pairs_of(snapshots: Iterable[Snapshot]) -> Pairs:
 
 
 def newer_pairs(snapshots: Sequence[Snapshot], before: Sequence[Snapshot]) -> Pairs:
-    """The annotated images; none where earlier snapshots hold the same."""
+    """The annotated images; none if the earlier snapshots hold the same."""
     same = len(snapshots) == len(before) and all(
         new.same_as(old) for new, old in zip(snapshots, before, strict=True)
     )

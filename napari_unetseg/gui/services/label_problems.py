@@ -15,35 +15,35 @@ from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 
 GREY = (Appearance.BLURRED, Appearance.IMAGE)
 FOLDER_FILES = 3
-"""Files of a folder of labels that are looked at."""
+"""Number of files of a label folder that are checked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """Labels that can be made of others."""
+    """A conversion of unusable labels to usable ones."""
 
     text: str
     tip: str
-    """Of its button."""
+    """The tooltip of its button."""
     kind: LabelKind
-    """What the values of the labels mean that are made."""
+    """The kind of the converted labels."""
     make: Callable[[np.ndarray], np.ndarray]
-    """From a plane of the labels, any integers, to one of those, uint8."""
+    """Converts a plane of the labels, any integers, to uint8."""
 
 
 def remedies_of(
     counts: Mapping[int, int], look: LabelAppearance | None, kind: LabelKind
 ) -> tuple[Remedy, ...]:
-    """What can be made of labels that cannot be used as they are; nothing of others.
+    """Conversions of labels that cannot be used as they are; empty for usable labels.
 
     Parameters
     ----------
     counts
         Voxels of each value but 0.
     look
-        What the labels look like.
+        The labels' appearance.
     kind
-        What their values are said to mean.
+        The labels' kind.
     """
     found = []
     if look is not None and is_grey(look):
@@ -79,7 +79,7 @@ def _without(value: int, kind: LabelKind) -> Remedy:
 
 
 def _strokes_without(value: int, kind: LabelKind, plane: np.ndarray) -> np.ndarray:
-    """Strokes that say what labels say but for a value: 0 where that is."""
+    """Convert labels to strokes, with one value as not labelled."""
     out = np.where(plane == 0, 0 if kind is LabelKind.STROKES else BACKGROUND_LABEL, plane)
     if kind is LabelKind.INSTANCES:
         out = np.where(plane > 0, 1, out)
@@ -89,7 +89,7 @@ def _strokes_without(value: int, kind: LabelKind, plane: np.ndarray) -> np.ndarr
 def describe_appearance(
     name: str, counts: Mapping[int, int], look: LabelAppearance | None, kind: LabelKind
 ) -> str:
-    """What is odd about labels of a guessed kind, and what to do; empty where nothing is.
+    """Describe what is unusual about labels of a guessed kind, and what to do; empty if nothing is.
 
     Parameters are those of `remedies_of`, after the labels' name.
     """
@@ -117,21 +117,21 @@ def describe_appearance(
 
 
 def is_grey(look: LabelAppearance | None) -> bool:
-    """Whether values of labels are grey levels, so that none of them is a structure."""
+    """Whether labels are grey levels, so that no value is a structure."""
     return look is not None and look.appearance in GREY
 
 
 def check_label_folder(labels: Path) -> tuple[LabelKind, str, float | None]:
-    """What a folder of label files most likely holds.
+    """Guess the kind of labels in a folder of files.
 
     Returns
     -------
     kind
-        The kind that is most likely.
+        The most likely kind.
     text
-        Why, in a few words; empty where nothing speaks for it.
+        The reason, in a few words; empty if there is none.
     threshold
-        Where masks have blurred edges, the value above which they are structure 1.
+        For masks with blurred edges, the value above which they are structure 1.
     """
     from napari_unetseg.core.label_appearance import classify_labels
     from napari_unetseg.io.folder_pairs import images_by_stem
@@ -142,7 +142,7 @@ def check_label_folder(labels: Path) -> tuple[LabelKind, str, float | None]:
         if any(file.suffix.lower() in (".jpg", ".jpeg") for file in files):
             return LabelKind.FULL, "JPEG blurs their edges", BACKGROUND_LABEL // 2
         classify = [classify_labels(open_labels(file)) for file in files]
-    except (UserError, OSError):  # the training says what is wrong with them
+    except (UserError, OSError):  # the training reports the error
         return LabelKind.FULL, "", None
     for look in classify:
         if look.appearance is Appearance.BLURRED:

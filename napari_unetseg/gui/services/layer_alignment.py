@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import ImageSource, Session
 
 MOVES, TELLS = (*PLACE, "data"), ("visible", "name")
-"""What changes where a layer lies, and what of it changes what is said."""
+"""Layer attributes that affect alignment, and those that affect the message."""
 
 
 class LayerAlignment:
-    """Watches where layers lie, and keeps the session's misfit true."""
+    """Checks the alignment of layers, and updates the session's misalignment."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class LayerAlignment:
             self.look()
 
     def look(self) -> None:
-        """See what does not lie over the chosen image; what was put there may be its labels."""
+        """Check the alignment with the chosen image; newly aligned labels may be adopted."""
         moved, self._moved = self._moved, False
         if moved:
             self._sources.adopt_labels()
@@ -75,7 +75,7 @@ class LayerAlignment:
     # -- what trains ---------------------------------------------------------------------------
 
     def misplaced(self) -> tuple[ImageSource, str] | None:
-        """A source that trains and a sentence why one of its layers does not lie over its image."""
+        """A training source with a misaligned layer, and a sentence why."""
         for source in self._session.sources:
             if source.used and not source.on_disk:
                 for layer in self._used_with(source):
@@ -84,7 +84,7 @@ class LayerAlignment:
         return None
 
     def check(self) -> None:
-        """Refuse to train other pixels than are seen; the image that it is about is chosen."""
+        """Refuse to train on misaligned layers; the image in question is chosen."""
         if (found := self.misplaced()) is not None:
             source, text = found
             self._sources.choose_image(source.image)
@@ -92,7 +92,7 @@ class LayerAlignment:
             raise UserError(text)
 
     def check_mask(self, layer: Labels) -> None:
-        """Refuse a mask that is seen elsewhere than it would be written; it can be aligned then."""
+        """Refuse to export a misaligned mask; the user can align it then."""
         image = self._session.image
         match alignment(image, layer):
             case Alignment.OTHER_SHAPE:
@@ -102,7 +102,7 @@ class LayerAlignment:
                 raise UserError(misfit(image, layer))
 
     def why_nothing_trains(self) -> str:
-        """What to do where no image has labels."""
+        """What to do if no image has labels."""
         if self._session.image is None:
             return messages.NO_IMAGE
         self.look()
@@ -112,7 +112,7 @@ class LayerAlignment:
     # -- aligning ------------------------------------------------------------------------------
 
     def align(self) -> None:
-        """Lay what does not lie over the chosen image over it, and use it."""
+        """Align the misaligned layer with the chosen image, and use it."""
         with refusing(self._session):
             found, image = self._session.misfit, self._session.image
             if found is None or not found.can_align:
@@ -135,7 +135,7 @@ class LayerAlignment:
             self._session.say(text, Level.DONE)
             source = self._session.source()
             if isinstance(layer, Labels) and (source is None or source.labels is None):
-                self._sources.choose_labels(layer, found=True)  # which may have more to say
+                self._sources.choose_labels(layer, found=True)  # may warn in turn
             self._undo.add(UndoStep(image, f"aligning {layer.name}", undo, redo))
             self.look()
 
@@ -152,19 +152,19 @@ class LayerAlignment:
             if napari_layers.in_other_units(image, layer):
                 text = messages.OTHER_UNITS.format(layer.name, image.name)
                 return Misfit(layer, text, True, isinstance(layer, Image))
-        if source.labels is not None or source.chosen:  # chosen: none, and on purpose
+        if source.labels is not None or source.chosen:  # the user chose none
             return None
         return self._among_free(image)
 
     def _used_with(self, source: ImageSource) -> Iterator[Any]:
-        """The layers that count for a source's image, voxel by voxel."""
+        """Layers whose voxels must match the source's image."""
         yield from source.layers[1:]
         prediction = self._masks.predictions.get(source.image)
         if prediction is not None and prediction.alive:
             yield prediction.layer
 
     def _among_free(self, image: Image) -> Misfit | None:
-        """Why none of the layers that are no image's labels is taken for those of this one."""
+        """Why none of the free Labels layers is adopted for this image."""
         free = self._sources.free_labels()
         fitting = [one for one in free if alignment(image, one) is Alignment.ALIGNED]
         if fitting:
@@ -178,7 +178,7 @@ class LayerAlignment:
         return self._of_closed(image)
 
     def _of_closed(self, image: Image) -> Misfit | None:
-        """Labels of an image that was closed: another one may have the same size."""
+        """Visible labels of a closed image; another image may have the same size by chance."""
         for layer in self._sources.labels_candidates():
             had = self._sources.labels_of.get(layer)
             if had is None or had() in self._layers or not layer.visible:

@@ -86,7 +86,7 @@ NOT_THAT_IMAGE = "{} does not have the pixels that were painted on; choose anoth
 KEPT = "; the earlier model is kept"
 EARLIER = "; the earlier model can be restored under Model"
 MOST_NAMED = 4
-"""Of more structures the sentence says the mean alone; the plot shows the rest."""
+"""With more structures the sentence reports only the mean; the plot shows the rest."""
 PREDICTED = "Prediction shown; correct it and train again."
 NOT_VALIDATED = (
     "Prediction shown, not validated: look at it, paint more strokes where it is wrong and train "
@@ -123,7 +123,7 @@ NO_MODEL = "There is no model yet: press Train, or load one under Model."
 
 
 def duration(seconds: float) -> str:
-    """Such as ``42 s``, ``3:05`` or ``1:02:10``."""
+    """A duration such as ``42 s``, ``3:05`` or ``1:02:10``."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -133,12 +133,12 @@ def duration(seconds: float) -> str:
 
 
 def explain(error: BaseException, doing: str) -> str:
-    """One sentence about an error that says what to do next.
+    """Describe an error in one sentence with the next step.
 
     Parameters
     ----------
     error
-        What was raised.
+        The exception.
     doing
         The subject of the sentence, such as ``Training``.
     """
@@ -159,7 +159,7 @@ def explain(error: BaseException, doing: str) -> str:
 
 
 def not_written(what: str, error: BaseException) -> str:
-    """Why ``what``, which is still in memory, is not on disk, and what to do."""
+    """Why ``what``, which is still in memory, could not be written, and what to do."""
     cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
     if is_out_of_memory(cause):
         reason = "there is not enough memory"
@@ -171,14 +171,14 @@ def not_written(what: str, error: BaseException) -> str:
 
 
 def invalid(error: ValidationError) -> str:
-    """The first complaint about settings as a sentence."""
+    """The first validation error of settings, as a sentence."""
     first = error.errors()[0]
     where = " ".join(str(p).replace("_", " ") for p in first["loc"])
     return f"{where}: {first['msg'].removeprefix('Value error, ')}.".removeprefix(": ").capitalize()
 
 
 def describe_image(stack: Stack, dims: int) -> str:
-    """What the choice of planes or volumes means for this image."""
+    """What 2D planes or 3D volumes mean for this image."""
     n = stack.n_channels
     channels = f"{n} channels" if n > 1 else "1 channel"
     size = " × ".join(str(s) for s in stack.spatial_shape(dims))
@@ -190,7 +190,7 @@ def describe_image(stack: Stack, dims: int) -> str:
 
 
 def describe_prepared(event: TrainingPrepared) -> str:
-    """What a training that begins works with."""
+    """Describe the data of a training that begins."""
     held = (
         f"{event.validation_voxels:,} held out in {event.blocks} blocks"
         if event.blocks
@@ -202,7 +202,7 @@ def describe_prepared(event: TrainingPrepared) -> str:
 def describe_scores(
     scores: Scores | None, before: Scores | None = None, *, on_strokes: bool = False
 ) -> str:
-    """The score, from what to what if it changed, and on what; or why there is none."""
+    """The score, its change, and the labels it was measured on; or why there is none."""
     if scores is None or math.isnan(scores.mean_dice):
         return (
             "Not validated: the held-out blocks contain too little of a structure or of the "
@@ -221,7 +221,7 @@ def describe_scores(
 
 
 def _change(before: Scores | None, scores: Scores) -> str:
-    """Such as ``0.91 → 0.93``, with a third digit where it takes one to tell them apart."""
+    """A change such as ``0.91 → 0.93``, with a third digit if needed to tell them apart."""
     if before is None or math.isnan(before.mean_dice):
         return f"{scores.mean_dice:.2f}"
     for digits in (2, 3):
@@ -232,13 +232,13 @@ def _change(before: Scores | None, scores: Scores) -> str:
 
 
 def describe_better(event: MaskStarted, *, on_strokes: bool, earlier: bool) -> str:
-    """A better model is shown: its score, and where the earlier one is if there was one."""
+    """Describe a better model that is shown: its score, and the earlier score if any."""
     text = describe_scores(event.scores, event.before, on_strokes=on_strokes)
     return f"{text}{KEPT if earlier else ''}."
 
 
 def describe_training(event: TrainingDone, *, on_strokes: bool, earlier: bool) -> str:
-    """The result of a training, why it ended, and how long it took."""
+    """Describe the result of a training, why it ended, and its duration."""
     before = None if event.kept else event.before
     text = describe_scores(event.scores, before, on_strokes=on_strokes)
     if event.kept is not None:

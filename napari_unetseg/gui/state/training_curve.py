@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
 
 MOST_CLASSES = 4
-"""Of more structures the mean and the worst few are drawn."""
+"""With more structures only the mean and the worst few are drawn."""
 WORST = 3
 
 
 def note(session: Session, event: EpochDone | ModelImproved | AnnotationsUpdated) -> None:
-    """Write an event of a training down in the session's curve and marks."""
+    """Add an event of a training to the session's curve and marks."""
     match event:
         case EpochDone():
             session.curve = (*session.curve, _point(event))
@@ -62,14 +62,14 @@ def _each(scores: Scores) -> Iterator[tuple[int, float]]:
 
 
 class Columns:
-    """The points of a curve as columns of numbers; a curve that grew is read from where it did.
+    """The points of a curve as columns; new points are appended.
 
     Attributes
     ----------
     steps, seconds, loss, validation_loss, mean
-        One number a point; NaN where there is none.
+        One value per point; NaN if missing.
     dice
-        The same for each structure's number.
+        The same for each structure, by number.
     """
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Columns:
         self.dice: dict[int, list[float]] = {}
 
     def take(self, points: Sequence[Point]) -> None:
-        """Hold these points."""
+        """Set the points."""
         known = len(self._points)
         if len(points) < known or (known and points[known - 1] is not self._points[-1]):
             self._clear()
@@ -114,7 +114,7 @@ def _number(value: float | None) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A curve: its name, its ends in data units, its colour, on which axis and how it is drawn."""
+    """A curve: name, ends in data units, colour, axis and line style."""
 
     name: str
     x: np.ndarray
@@ -126,7 +126,7 @@ class Line:
 
 
 def classes_to_show(dice: Mapping[int, Sequence[float]]) -> list[int]:
-    """Numbers of the structures to draw: all of a few, the worst of many by their newest Dice."""
+    """Structures to draw: all of a few, or the worst of many by their newest Dice."""
     if len(dice) <= MOST_CLASSES:
         return sorted(dice)
     newest = {number: column[-1] for number, column in dice.items() if column[-1] == column[-1]}
@@ -134,7 +134,7 @@ def classes_to_show(dice: Mapping[int, Sequence[float]]) -> list[int]:
 
 
 def finite(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """The points of a curve that can be drawn, as x and y, float64."""
+    """The finite points of a curve, as x and y, float64."""
     xs, ys = np.asarray(x, float), np.asarray(y, float)
     known = np.isfinite(ys)
     return xs[known], ys[known]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class MisfitPanel(Panel):
-    """The session's misfit: of channels, or of labels and masks; hidden while there is none."""
+    """The session's misaligned layer: a channel, or labels or a mask; hidden if there is none."""
 
     def __init__(self, session: Session, alignment: LayerAlignment, *, of_channels: bool) -> None:
         super().__init__("", session)

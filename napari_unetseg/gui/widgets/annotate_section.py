@@ -48,7 +48,7 @@ MOST_ROWS = 5
 
 
 def kind_combo() -> QComboBox:
-    """A choice of the kinds of labels."""
+    """A combo box of the kinds of labels."""
     combo = QComboBox()
     for kind, (name, tip) in KINDS.items():
         combo.addItem(name, kind)
@@ -61,7 +61,7 @@ def kind_combo() -> QComboBox:
 
 
 class AnnotatePanel(Panel):
-    """Where labels come from and what they are of."""
+    """Source of the labels, structures and brushes."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class AnnotatePanel(Panel):
         self.refresh()
 
     def release(self) -> None:
-        """Listen no more, before the widget is deleted."""
+        """Disconnect from all events before the widget is deleted."""
         self.misfit.release()
         super().release()
 
@@ -145,7 +145,7 @@ class AnnotatePanel(Panel):
         self.column.addLayout(row(None, self.remove))
 
     def refresh(self) -> None:
-        """Show the Labels layers that there are now."""
+        """Update the Labels layers to choose from."""
         source = self.session.source()
         show_choice(self.labels, source.labels if source else None)
         has_labels = source is not None and source.labels is not None
@@ -161,7 +161,7 @@ class AnnotatePanel(Panel):
             return
         for button in self.remedies.values():
             self._remedies.removeWidget(button)
-            button.hide()  # Qt deletes it later, and draws it over others until then
+            button.hide()  # Qt deletes it later, and would draw it over others until then
             button.deleteLater()
         self.remedies = {text: QPushButton(text) for text in offered}
         for text, button in self.remedies.items():
@@ -215,7 +215,7 @@ class AnnotatePanel(Panel):
         self._sources.choose_kind(LabelKind(self.kind.currentData()))
 
     def menu_of(self, number: int) -> QMenu:
-        """What can be done with a structure."""
+        """The context menu of a structure."""
         menu, classes = QMenu(self), self._classes
         names = {s.number: s.name for s in self.session.structures}
         _act(menu, "Colour…", partial(self._on_recolor, number))
@@ -247,7 +247,7 @@ class AnnotatePanel(Panel):
             self._sources.add_folders(Path(images), Path(masks), *answer)
 
     def _ask_kind(self, masks: Path) -> tuple[LabelKind, float | None] | None:
-        """Ask what the files of a folder hold; None if the user thinks better of it."""
+        """Ask for the kind of labels in a folder; None if the user cancels."""
         likely, why, threshold = check_label_folder(masks)
         choices: dict[str, tuple[LabelKind, float | None]]
         choices = {f"{name}: {tip}": (kind, None) for kind, (name, tip) in KINDS.items()}
@@ -283,7 +283,7 @@ def _act(menu: QMenu, text: str, call: Callable[[], None]) -> None:
 
 
 class Box:
-    """Keeps Qt from looking into a value."""
+    """Wraps a value so that Qt does not convert it."""
 
     def __init__(self, value: Any) -> None:
         self.value = value

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _Bottom(pyqtgraph.AxisItem):  # type: ignore[misc]
-    """Steps, or times such as ``1:30``."""
+    """An axis of steps, or of times such as ``1:30``."""
 
     over_time = False
 
@@ -28,7 +28,7 @@ class _Bottom(pyqtgraph.AxisItem):  # type: ignore[misc]
 
 
 class Chart(pyqtgraph.PlotWidget):  # type: ignore[misc]
-    """Losses on the left axis, Dice from 0 to 1 on the right one; nothing can be dragged."""
+    """Losses on the left axis, Dice from 0 to 1 on the right axis; not interactive."""
 
     def __init__(self) -> None:
         self._bottom = _Bottom("bottom")
@@ -59,7 +59,7 @@ class Chart(pyqtgraph.PlotWidget):  # type: ignore[misc]
         self._right.setGeometry(self.getPlotItem().vb.sceneBoundingRect())
 
     def show_colors(self, back: str, text: str, font_size: str) -> None:
-        """Take the colours and the size of text of a theme."""
+        """Set the colours and font size of a theme."""
         if self._colors == (look := back + text + font_size):
             return
         self._colors, self._text = look, text
@@ -81,7 +81,7 @@ class Chart(pyqtgraph.PlotWidget):  # type: ignore[misc]
         self._shown.setPen(pyqtgraph.mkPen(back))
 
     def draw(self, lines: Sequence[Line], *, over_time: bool) -> None:
-        """Draw these curves in place of what was there."""
+        """Draw the given curves instead of the current ones."""
         self._bottom.over_time = over_time
         self.getPlotItem().setLabel(
             "bottom", "time" if over_time else "step", **{"color": self._text}
@@ -112,12 +112,12 @@ class Chart(pyqtgraph.PlotWidget):  # type: ignore[misc]
         if (dice, place) not in self._curves:
             curve = pyqtgraph.PlotDataItem(autoDownsample=True, autoDownsampleFactor=0.5)
             self._curves[dice, place] = curve
-            # not `PlotItem.addItem`, which would switch the down-sampling off
+            # not `PlotItem.addItem`, which would disable down-sampling
             (self._right if dice else self.getPlotItem().vb).addItem(curve)
         return self._curves[dice, place]
 
     def mark(self, strokes: Sequence[float], shown: Sequence[tuple[float, float]]) -> None:
-        """Mark where strokes came, as x, and where another model was shown, as x and its Dice."""
+        """Mark strokes, as x, and changes of the shown model, as x and its Dice."""
         x = np.repeat(np.asarray(strokes, float), 2)
         self._strokes.setData(x, np.tile([-0.05, 1.05], len(strokes)), connect="pairs")
         self._shown.setData([x for x, _ in shown], [y for _, y in shown])

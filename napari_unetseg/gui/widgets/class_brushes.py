@@ -70,7 +70,7 @@ class BrushRow(QFrame):
             )
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
-        """Space and Enter take the brush."""
+        """Space and Enter select the brush."""
         key = event.key() if event is not None else None
         if key in (Qt.Key.Key_Space, Qt.Key.Key_Return, Qt.Key.Key_Enter):
             self.chosen.emit(self.number)
@@ -78,11 +78,11 @@ class BrushRow(QFrame):
             super().keyPressEvent(event)
 
     def mousePressEvent(self, event: QMouseEvent | None) -> None:  # noqa: ARG002
-        """Take the brush."""
+        """Select the brush."""
         self.chosen.emit(self.number)
 
     def show_color(self, color: str) -> None:
-        """Show the structure's colour."""
+        """Set the structure's colour."""
         self.swatch.setStyleSheet(f"background: {color}; border-radius: 3px;")
 
     def _on_renamed(self) -> None:
@@ -90,7 +90,7 @@ class BrushRow(QFrame):
 
 
 class BrushList(QWidget):
-    """Rows of brushes; announces what was clicked, renamed, and asked for."""
+    """Rows of brushes, with signals for clicks, renaming and menus."""
 
     chosen = Signal(int)
     renamed = Signal(int, str)
@@ -108,7 +108,7 @@ class BrushList(QWidget):
         return self._rows[number]
 
     def show_structures(self, structures: tuple[Structure, ...]) -> None:
-        """Show these structures, and the background brush last."""
+        """Set the structures; the background brush comes last."""
         wanted = {s.number: (s.name, s.color) for s in structures}
         wanted[BACKGROUND_LABEL] = ("background", default_color(BACKGROUND_LABEL))
         if list(wanted) == list(self._rows):
@@ -129,19 +129,19 @@ class BrushList(QWidget):
             self._column.addWidget(new)
 
     def show_counts(self, counts: dict[int, int]) -> None:
-        """Show the number of labelled pixels of each."""
+        """Set the number of labelled pixels of each row."""
         for number, one in self._rows.items():
             found = counts.get(number, 0)
             one.count.setText(f"{found:,} px" if found else "–")
 
     def show_dice(self, dice: Mapping[int, float]) -> None:
-        """Show the score of each structure, where there is one."""
+        """Set the score of each structure, if it has one."""
         for number, one in self._rows.items():
             score = dice.get(number, math.nan)
             one.dice.setText("" if math.isnan(score) else f"{score:.2f}")
 
     def show_chosen(self, number: int) -> None:
-        """Mark the brush at hand."""
+        """Mark the selected brush."""
         for each, one in self._rows.items():
             chosen = "true" if each == number else "false"
             if one.property("chosen") != chosen:

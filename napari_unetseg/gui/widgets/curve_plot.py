@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Mark, Point
 
 DRAW_MS = 250
-"""The plot is drawn anew this often at most."""
+"""Minimum interval between redraws."""
 LINES_HIGH = 9
 """Height of the plot, in lines of text."""
 MOST_MARKS = 60
@@ -31,7 +31,7 @@ class CurvePlot(QWidget):
     """Hidden until there is a curve; pyqtgraph is imported then."""
 
     switched = Signal(bool)
-    """Whether time is wanted on the x-axis."""
+    """Whether the x-axis shows time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,11 +59,11 @@ class CurvePlot(QWidget):
         self._late.timeout.connect(self._on_late)
         self._dirty = False
         self.lines: tuple[Line, ...] = ()
-        """What was drawn last."""
+        """The curves drawn last."""
         self.hide()
 
     def show_theme(self, theme: str) -> None:
-        """Take the colours of a napari theme."""
+        """Set the colours of a napari theme."""
         self._theme = theme
         if self._chart is not None:
             self._draw()
@@ -71,7 +71,7 @@ class CurvePlot(QWidget):
     def show_curve(
         self, points: Sequence[Point], marks: Sequence[Mark], structures: Sequence[Structure]
     ) -> None:
-        """Draw the curve so far, now or soon."""
+        """Draw the curve, immediately or after the interval."""
         self.setVisible(bool(points))
         self._columns.take(points)
         self._marks, self._structures = marks, {s.number: s for s in structures}
@@ -140,7 +140,7 @@ class CurvePlot(QWidget):
 
 
 def _some(marks: list[Mark]) -> list[Mark]:
-    """Of many marks evenly many, the last among them."""
+    """Evenly spaced marks if there are too many, including the last one."""
     if len(marks) <= MOST_MARKS:
         return marks
     chosen = np.linspace(0, len(marks) - 1, MOST_MARKS).astype(int)
@@ -148,7 +148,7 @@ def _some(marks: list[Mark]) -> list[Mark]:
 
 
 def _legend(lines: Sequence[Line], strokes: bool, shown: bool, text: str) -> str:
-    """Names in the colour of text, beside a piece of each line."""
+    """Legend in text colour, each name beside a sample of its line."""
     entries = [("╍╍" if line.dashed else "━━", line.color, line.name) for line in lines]
     entries += [("●", text, "better model shown")] * shown + [
         ("┊", text, "strokes added")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ImagePanel(Panel):
-    """The image to work on."""
+    """The choice of the image."""
 
     def __init__(self, session: Session, sources: ImageSources, alignment: LayerAlignment) -> None:
         super().__init__("1  Image", session)
@@ -61,12 +61,12 @@ class ImagePanel(Panel):
         self.refresh()
 
     def release(self) -> None:
-        """Listen no more, before the widget is deleted."""
+        """Disconnect from all events before the widget is deleted."""
         self.misfit.release()
         super().release()
 
     def refresh(self) -> None:
-        """Show the image layers that there are now."""
+        """Update the image layers to choose from."""
         show_choice(self.image, self.session.image)
         self._show_channels()
         self._on_settings()
@@ -97,8 +97,9 @@ class ImagePanel(Panel):
         except UserError as error:
             self._dims.hide()
             found = self.session.misfit
-            said = found is not None and found.is_channel  # with the way out, above
-            self._about.setText("" if said else str(error))
+            # the notice above already explains it, with a button to fix it
+            explained = found is not None and found.is_channel
+            self._about.setText("" if explained else str(error))
             return
         self._dims.setVisible(self._sources.has_volumes() or dims == 3)
         self._about.setText(messages.describe_image(stack, dims))

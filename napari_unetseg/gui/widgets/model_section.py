@@ -18,7 +18,7 @@ FILTER = "Model (*.safetensors)"
 
 
 class ModelPanel(Panel):
-    """Save, load, and go back to an earlier model."""
+    """Saving, loading and choosing models."""
 
     def __init__(self, session: Session, history: ModelHistory, comparison: Comparison) -> None:
         super().__init__("6  Model", session)

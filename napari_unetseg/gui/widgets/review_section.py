@@ -78,7 +78,7 @@ class ReviewPanel(Panel):
         self._on_counts()
 
     def refresh(self) -> None:
-        """Show whether there is a mask now."""
+        """Update the buttons from the state of the mask."""
         self._on_state()
 
     def _on_state(self) -> None:
@@ -87,7 +87,7 @@ class ReviewPanel(Panel):
         self.explanation.setText(WHAT_TO_DO if there else NO_MASK_YET)
         for widget in (self.accept, self.more, self.own):
             widget.setEnabled(there)
-        with QSignalBlocker(self.own):  # the outlines may have been deleted
+        with QSignalBlocker(self.own):  # the user may have deleted the outlines
             self.own.setChecked(self._outline.shown)
 
     def _on_steps(self) -> None:

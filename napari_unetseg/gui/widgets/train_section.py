@@ -28,7 +28,7 @@ ENDS = {"as long as it improves": None, "minutes": 5.0, "epochs": 25.0}
 
 
 class TrainPanel(Panel):
-    """Training, and the progress of whatever runs."""
+    """Training, and the progress of any job."""
 
     def __init__(self, session: Session, training: Training) -> None:
         super().__init__("3  Train", session)
@@ -78,7 +78,7 @@ class TrainPanel(Panel):
         self._on_settings()
 
     def show_theme(self, theme: str) -> None:
-        """Take the colours of a napari theme."""
+        """Set the colours of a napari theme."""
         self.plot.show_theme(theme)
 
     def _on_job(self) -> None:
@@ -108,7 +108,7 @@ class TrainPanel(Panel):
         self.doing.setText(text + self._how_long(job))
 
     def _how_long(self, job: JobState) -> str:
-        """How long it still takes; while that cannot be told, how long it has taken."""
+        """Estimated remaining time; until it is known, the elapsed time."""
         if job.remaining is not None:
             settings = self.session.settings
             limited = settings.minutes or settings.epochs or settings.steps

@@ -20,7 +20,7 @@ TEXT = (
 
 
 class WelcomePanel(Panel):
-    """Shown until it is dismissed or the first training is done; then never again."""
+    """Shown until it is dismissed or the first training is done, and never again."""
 
     def __init__(self, session: Session) -> None:
         super().__init__("", session)
@@ -39,7 +39,7 @@ class WelcomePanel(Panel):
         self.follow("result", call=self._on_result)
 
     def _on_result(self) -> None:
-        """A training has something to say about its result, so the way was found."""
+        """Hide the hint once a training has a result."""
         if self.session.result and not self.isHidden():
             self._on_dismissed()
 

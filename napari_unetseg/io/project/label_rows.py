@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from napari_unetseg.annotations.sparse_array import Region
 
 MAX_VOXELS = 2**22
-"""Of a row: a fill of 2048 x 2048."""
+"""Maximum voxels of a row: a fill of 2048 x 2048."""
 SIZES = struct.Struct("<4xI4xI")
-"""Of a Blosc buffer: bytes of its array, and its own."""
+"""Sizes in a Blosc header: of the decoded array and of the buffer."""
 FAST = Blosc("lz4", clevel=1, shuffle=Blosc.NOSHUFFLE)
 SMALL = Blosc("zstd", clevel=1, shuffle=Blosc.NOSHUFFLE)
 Columns = tuple[Any, ...]
@@ -32,7 +32,7 @@ Columns = tuple[Any, ...]
 
 
 def pieces_of(change: AnnotationChange) -> Iterator[AnnotationChange]:
-    """A change as it is, or, where that is too large for a row, each chunk of it."""
+    """Split a change into its chunks if it is too large for a row."""
     if change.values.size <= MAX_VOXELS:
         yield change
         return
@@ -45,7 +45,7 @@ def pieces_of(change: AnnotationChange) -> Iterator[AnnotationChange]:
 def columns_of(
     number: int, image: str, change: AnnotationChange, dtype: np.dtype[Any], codec: Blosc = FAST
 ) -> Columns:
-    """What a region holds from a change on, as a row.
+    """Encode a change of a region as a row.
 
     Parameters
     ----------
@@ -56,9 +56,9 @@ def columns_of(
     change
         Values and their times.
     dtype
-        Of the labels.
+        Dtype of the labels.
     codec
-        `FAST` where somebody waits, else `SMALL`.
+        `FAST` while the user waits, else `SMALL`.
     """
     region = ",".join([f"{s.start}:{s.stop}" for s in change.region])
     labels = _encode(change.values, dtype, codec)
@@ -70,7 +70,7 @@ def columns_of(
 def change_of(
     columns: Columns, by_image: Mapping[str, ImageAnnotations]
 ) -> tuple[int, str, AnnotationChange]:
-    """Id, image and change of a row; `ValueError` and others where it is damaged."""
+    """Id, image and change of a row; `ValueError` and others if it is damaged."""
     number, image, origin, text, stamp, labels, times, crc = columns
     if crc != _crc((image, origin, text, stamp), labels, times):
         raise ValueError("a checksum is another")
@@ -85,7 +85,7 @@ def change_of(
 
 
 def _region(text: str, shape: Sequence[int]) -> Region:
-    """A region of a grid; `ValueError` where it is none, or too large."""
+    """A region of a grid; `ValueError` if it is invalid or too large."""
     region = []
     for span, size in zip(text.split(","), shape, strict=True):
         start, stop = map(int, span.split(":"))
@@ -108,7 +108,7 @@ def _encode(array: np.ndarray, dtype: np.dtype[Any], codec: Blosc) -> bytes:
 
 
 def _decoded(blob: bytes, shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
-    """An array, if the blob says that it holds as many bytes as it must; before they are made."""
+    """Decode an array, after checking that the blob declares the right number of bytes."""
     wanted = prod(shape) * dtype.itemsize
     if len(blob) < 16 or SIZES.unpack_from(blob) != (wanted, len(blob)):
         raise ValueError("an array has another size than its region")

@@ -25,21 +25,21 @@ Place = tuple[str, LabelSource, Cell]
 
 @dataclass(eq=False)
 class RowIndex:
-    """Ids of rows; the project's lock is held."""
+    """Ids of label rows; callers hold the project's lock."""
 
     next_id: int = 1
-    """Of the next row."""
+    """Id of the next row."""
     joined: dict[Place, int] = field(default_factory=dict)
-    """Rows that hold all of a chunk."""
+    """Rows that hold a complete chunk."""
     changes: list[int] = field(default_factory=list)
-    """The other rows."""
+    """All other rows."""
     dirty: set[Place] = field(default_factory=set)
-    """The chunks that these touch, and those of which something is in memory alone."""
+    """Chunks of these rows, and chunks with changes that are only in memory."""
     began: dict[str, int] = field(default_factory=dict)
-    """The first row that counts of each image whose labels began anew."""
+    """First valid row of each image whose labels were replaced."""
 
     def new_id(self) -> int:
-        """The id of a row that is newer than all others."""
+        """A row id that is newer than all others."""
         self.next_id += 1
         return self.next_id - 1
 
@@ -50,7 +50,7 @@ class RowIndex:
     def read(
         self, number: int, key: str, change: AnnotationChange, annotated: ImageAnnotations
     ) -> None:
-        """A row was read from the database."""
+        """Add a row that was read from the database."""
         self.next_id = number + 1
         places = list(places_in(key, change.origin, change.region))
         whole = annotated.grid(change.origin).region_of(places[0][2])
@@ -61,27 +61,27 @@ class RowIndex:
             self.dirty.update(places)
 
     def known(self, key: str) -> set[Place]:
-        """The chunks of an image that rows may hold."""
+        """The chunks of an image that may have rows."""
         return {place for place in (*self.joined, *self.dirty) if place[0] == key}
 
     def begin(self, key: str, joined: dict[Place, int]) -> None:
-        """The rows of an image are these and no others."""
+        """Replace all rows of an image."""
         self.dirty -= self.known(key)
         self.began[key] = self.new_id()
         self.joined = {place: n for place, n in self.joined.items() if place[0] != key} | joined
 
     def outdated(self, numbers: Mapping[Place, int]) -> list[Place]:
-        """Chunks of images that began anew since these ids were given."""
+        """Chunks of images that were replaced since these ids were assigned."""
         return [place for place in numbers if numbers[place] < self.began.get(place[0], 0)]
 
 
 def places_in(key: str, origin: LabelSource, region: Region) -> Iterator[Place]:
-    """The chunks that a region touches."""
+    """The chunks in a region."""
     return ((key, origin, cell) for cell in cells(region))
 
 
 def places_of(by_image: Mapping[str, ImageAnnotations]) -> Iterator[Place]:
-    """The chunks of images that hold anything."""
+    """The chunks of images with any content."""
     for key, annotated in by_image.items():
         for origin in LabelSource:
             for cell in {*annotated.grid(origin).cells(), *annotated.stamps(origin).cells()}:
@@ -91,7 +91,7 @@ def places_of(by_image: Mapping[str, ImageAnnotations]) -> Iterator[Place]:
 def joined_row(
     by_image: Mapping[str, ImageAnnotations], place: Place, number: int, codec: Any = FAST
 ) -> Columns | None:
-    """All that a chunk holds as a row; None if it holds nothing."""
+    """Encode the complete content of a chunk as a row; None if it is empty."""
     key, origin, cell = place
     annotated = by_image[key]
     grid = annotated.grid(origin)

@@ -16,26 +16,26 @@ import numpy as np
 from napari_unetseg.core.errors import UserError
 
 CACHE_BYTES = 256 * 2**20
-"""How much memory the planes that were read last may hold, all files together."""
+"""Maximum bytes of cached planes and chunks, of all files together."""
 LARGE_PLANE = 64 * 2**20
-"""A plane of more bytes is never read whole: only the chunks that a region needs."""
+"""Planes of more bytes are never read whole, only the chunks of a region."""
 BOMB_RATIO = 10_000
-"""A file that declares more than so many bytes of pixels for each stored one is refused."""
+"""Maximum ratio of declared to stored bytes of a file."""
 PROGRAM_ERRORS = (TypeError, AttributeError, NameError, ImportError, NotImplementedError)
-"""What faults of a program raise, and calls that another version of a library does not know.
+"""Exceptions of programming errors, and of calls unknown to another version of a library.
 
-Damaged files lead to them too, so it is never sure which of the two it was.
+Damaged files raise them too, so the cause is never certain.
 """
 
 Key = tuple[int | slice, ...]
 
 
 class ArraySource(Protocol):
-    """Where the planes of a `LazyArray` come from; equal sources hold equal pixels."""
+    """Source of the planes of a `LazyArray`; equal sources hold equal pixels."""
 
     @property
     def path(self) -> Path:
-        """The file, for sentences."""
+        """The file, for messages."""
 
     def read(self, index: tuple[int, ...], region: Key, /) -> np.ndarray:
         """Read a region of the plane at ``index``."""
@@ -45,7 +45,7 @@ class ArraySource(Protocol):
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder raises on a bad file into one sentence."""
+    """Convert any exception of a decoder to a one-sentence error."""
     try:
         yield
     except (UserError, MemoryError):
@@ -69,7 +69,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def check_size(path: Path, declared: int, stored: int | None = None) -> None:
-    """Refuse a file whose header promises far more pixels than it can hold.
+    """Refuse a file whose header declares far more pixels than it can hold.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def check_size(path: Path, declared: int, stored: int | None = None) -> None:
     declared
         Bytes of its pixels once decoded.
     stored
-        Bytes on disk, where the pixels are in several files.
+        Bytes on disk, if the pixels are in several files.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def check_numbers(path: Path, dtype: np.dtype[Any]) -> None:
 
 
 class _PlaneCache:
-    """The planes read last, up to a number of bytes; for any thread."""
+    """Cache of the most recent planes with a maximum size; thread-safe."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -135,24 +135,24 @@ _cache = _PlaneCache(CACHE_BYTES)
 
 
 def chunk_cache() -> _PlaneCache:
-    """What was read last, planes and chunks together."""
+    """The cache of planes and chunks."""
     return _cache
 
 
 def forget() -> None:
-    """Give back the memory of the planes that were read last."""
+    """Clear the cache."""
     _cache.clear()
 
 
 class Lazy:
-    """What all arrays in files have: ``shape`` and ``dtype``, and what follows from them."""
+    """Base class of arrays in files, with ``shape`` and ``dtype``."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
 
     @property
     def path(self) -> Path:
-        """The file or folder; of several files the first."""
+        """The file or folder; the first of several files."""
         raise NotImplementedError
 
     def __getitem__(self, key: Any) -> np.ndarray:
@@ -170,7 +170,7 @@ class Lazy:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the whole array once it is decoded."""
+        """Bytes of the whole decoded array."""
         return self.size * int(self.dtype.itemsize)
 
     def __len__(self) -> int:
@@ -185,7 +185,7 @@ class Lazy:
 
 
 class Planes(Lazy):
-    """An array that is read a plane at a time, for each index of its ``leading`` first axes."""
+    """An array that is read by planes, one for each index of its ``leading`` axes."""
 
     leading: int
 
@@ -204,21 +204,21 @@ class Planes(Lazy):
 
 
 class LazyArray(Planes):
-    """An array in a file that is read when it is indexed.
+    """An array in a file that is read on indexing.
 
-    It takes integers, slices and an ellipsis as NumPy does, and returns a new array every time.
+    It supports integers, slices and an ellipsis like NumPy, and always returns a new array.
 
     Parameters
     ----------
     source
         Reads a region of one plane.
     shape, dtype
-        Of the whole array.
+        Shape and dtype of the whole array.
     order
         For each leading axis its position in the file: ``(1, 0)`` swaps two of them. The axes
         that follow make a plane.
     n_leading
-        Leading axes of the file; those that ``order`` does not name have length 1.
+        Number of leading axes in the file; those missing in ``order`` have length 1.
     """
 
     def __init__(
@@ -260,16 +260,16 @@ class LazyArray(Planes):
 
 
 class Cut(Lazy):
-    """A part of an array in files. What is cut from it is read if it is a single plane, else later.
+    """A lazy view of an array in files; indexing a single plane reads it, else makes a view.
 
-    napari cuts what is on screen out of all planes before it takes one of them.
+    napari slices the visible region of all planes before it takes one of them.
 
     Parameters
     ----------
     array
         The array.
     key
-        What to take, as NumPy indexes.
+        A NumPy index.
     """
 
     def __init__(self, array: Lazy, key: Any = ...) -> None:
@@ -294,7 +294,7 @@ class Cut(Lazy):
         return part if math.prod(part.shape[:-2]) > 1 and part.ndim > 2 else part.read()
 
     def read(self) -> np.ndarray:
-        """All of it, read now."""
+        """Read all of it."""
         return self._array[tuple(s if isinstance(s, int) else _slice(s) for s in self._spans)]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -308,12 +308,12 @@ def _slice(positions: range) -> slice:
 
 
 def span(key: int | slice, size: int) -> range:
-    """The positions that a key of `full_key` takes along an axis."""
+    """The positions along an axis that a key of `full_key` selects."""
     return range(size)[key] if isinstance(key, slice) else range(key, key + 1)
 
 
 def full_key(key: Any, shape: tuple[int, ...]) -> Key:
-    """Make of any key an integer (not negative) or a slice for each axis."""
+    """Convert any key to a nonnegative integer or a slice for each axis."""
     parts = list(key) if isinstance(key, tuple) else [key]
     if Ellipsis not in parts:
         parts.append(Ellipsis)
