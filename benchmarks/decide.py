@@ -13,6 +13,7 @@ ratio is (1 − Dice) / (1 − the forest's Dice), of means over seeds.
 a constant of a module of ``napari_unetseg.training``, such as ``linear_probe.RIDGE=1e-2``.
 ``--mistakes`` trains on strokes that were painted at the mistakes of earlier models
 (``mistakes.py``) instead of the given ones. ``--tests`` scores only so many test items of a set.
+``decide_report.py`` sets two reports side by side.
 """
 
 from __future__ import annotations
@@ -25,12 +26,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+from decide_report import of_set, print_summary, print_table, summary
 from forest import Forest
 from mistakes import strokes_at_mistakes
-from quality_report import ratio, row
 from sets import Annotated, BenchmarkSet, predictor, read_sets, score
 from watch import machine, make_settings, write_json
 
@@ -94,46 +94,6 @@ def run_once(data: BenchmarkSet, seed: int, options: argparse.Namespace) -> Json
     models = newest_models(images, settings, options.marks)
     found["dice"] = [score(tests, predictor(m, THREADS, settings.device)) for m in models]
     return {**found, "forest": forest_dice(images, tests, seed, options.out / "forests")}
-
-
-def of_set(runs: Sequence[Json]) -> Json:
-    """Means over seeds, and ratios of them."""
-    dice = [mean(column) for column in zip(*(run["dice"] for run in runs), strict=True)]
-    forest = mean(run["forest"] for run in runs)
-    return {
-        "runs": list(runs),
-        "dice": dice,
-        "forest": forest,
-        "ratio": [ratio(value, forest) for value in dice],
-    }
-
-
-def summary(results: dict[str, Json]) -> Json:
-    """Mean Dice, mean and worst ratio over the sets, at every mark."""
-    ratios = list(zip(*(found["ratio"] for found in results.values()), strict=True))
-    dice = zip(*(found["dice"] for found in results.values()), strict=True)
-    return {
-        "sets": len(results),
-        "mean_dice": [mean(column) for column in dice],
-        "mean_forest": mean(found["forest"] for found in results.values()),
-        "mean_ratio": [mean(column) for column in ratios],
-        "worst_ratio": [max(column) for column in ratios],
-        "worse_than_forest": [sum(value > 1 for value in column) for column in ratios],
-    }
-
-
-def print_table(name: str, found: Json) -> None:
-    """The line of one set: Dice, the forest's, ratios."""
-    print(row(name, [*found["dice"], found["forest"], *found["ratio"]]), flush=True)
-
-
-def print_summary(report: Json) -> None:
-    """The last lines of the table."""
-    found = report["summary"]
-    empty = [None] * (len(report["marks"]) + 1)
-    print(row("mean", [*found["mean_dice"], found["mean_forest"], *found["mean_ratio"]]))
-    print(row("worst", [*empty, *found["worst_ratio"]]))
-    print(row("sets worse than the forest", [*empty, *found["worse_than_forest"]], "7d"))
 
 
 def change(text: str) -> None:
