@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from decide_report import of_set, print_summary, print_table, summary
 from forest import Forest
-from mistakes import strokes_at_mistakes
+from mistakes import ROUND_STEPS, strokes_at_mistakes
 from sets import Annotated, BenchmarkSet, predictor, read_sets, score
 from watch import machine, make_settings, write_json
 
@@ -87,7 +87,7 @@ def run_once(data: BenchmarkSet, seed: int, options: argparse.Namespace) -> Json
     if options.mistakes:
 
         def train(on: Sequence[Annotated], init: Model | None) -> Model:
-            return list(newest_models(on, settings, options.marks[:1], init))[-1]
+            return list(newest_models(on, settings, (ROUND_STEPS,), init))[-1]
 
         images, last = strokes_at_mistakes(data, seed, settings.device, train)
         found["going_on"] = score(tests, predictor(last, THREADS, settings.device))

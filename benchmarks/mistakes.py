@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
 
     Train = Callable[[Sequence[Annotated], Model | None], Model]
-ROUNDS = 5
+ROUNDS, ROUND_STEPS = 5, 60
 
 
 def strokes_at_mistakes(
