@@ -10,7 +10,8 @@ step. The forest is the same for every way, so its Dice is kept in ``DIR/forests
 ratio is (1 − Dice) / (1 − the forest's Dice), of means over seeds.
 
 ``--body`` takes another pretrained backbone; ``--set`` changes a training setting and ``--change``
-a constant of a module of ``napari_unetseg.training``, such as ``linear_probe.RIDGE=1e-2``.
+a constant of a module of ``napari_unetseg.training``, such as ``linear_probe.RIDGE=1e-2`` (in the
+module that uses it, where it is imported by name).
 ``--mistakes`` trains on strokes that were painted at the mistakes of earlier models
 (``mistakes.py``) instead of the given ones. ``--tests`` scores only so many test items of a set.
 ``decide_report.py`` sets two reports side by side.
