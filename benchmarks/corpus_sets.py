@@ -100,7 +100,7 @@ def evenly(things: Sequence[T], count: int) -> list[T]:
 def as_classes(name: str, mask: np.ndarray, instances: bool) -> np.ndarray:
     """Classes (Y, X) uint8 of a mask as the benchmark scores them."""
     if name in DENSE:
-        return ((mask > 0) & ~edges(mask, 1.0)).astype(np.uint8)
+        return np.where(edges(mask, 1.0), 0, mask > 0).astype(np.uint8)
     return (mask > 0).astype(np.uint8) if instances else mask.astype(np.uint8)
 
 
