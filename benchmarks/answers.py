@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 

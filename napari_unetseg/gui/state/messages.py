@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.score_text import score_text, score_title
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -86,8 +87,6 @@ KEPT = "; the earlier model is kept"
 EARLIER = "; the earlier model can be restored under Model"
 SETTLED = 0.003
 """Changed fraction of a mask below which it is said to hardly change."""
-MOST_NAMED = 4
-"""With more structures the sentence reports only the mean; the plot shows the rest."""
 PREDICTED = "Prediction shown; correct it and train again."
 NOT_VALIDATED = (
     "Prediction shown, not validated: look at it, paint more strokes where it is wrong and train "
@@ -200,36 +199,14 @@ def describe_prepared(event: TrainingPrepared) -> str:
     return f"Training on {event.device} with {event.train_voxels:,} labelled pixels, {held}."
 
 
-def describe_scores(
-    scores: Scores | None, before: Scores | None = None, *, on_strokes: bool = False
-) -> str:
-    """The score, its change, and the labels it was measured on; or why there is none."""
-    if scores is None or math.isnan(scores.mean_dice):
+def describe_scores(scores: Scores | None) -> str:
+    """The score, from what to what if it changed, with its interval; or why there is none."""
+    if scores is None or math.isnan(scores.value):
         return (
             "Not validated: the held-out blocks contain too little of a structure or of the "
             "background; paint more of both, in several places, to get a score"
         )
-    each = ""
-    if 1 < len(scores.names) <= MOST_NAMED:
-        pairs = zip(scores.names, scores.dice, strict=True)
-        each = " (" + ", ".join(f"{n} {d:.2f}" for n, d in pairs if not math.isnan(d)) + ")"
-    blocks = "block" if scores.blocks == 1 else "blocks"
-    return (
-        f"Dice {_change(before, scores)}{each}, IoU {scores.mean_iou:.2f} "
-        f"on {'strokes' if on_strokes else 'labels'} in {scores.blocks} held-out {blocks} "
-        f"({scores.voxels:,} pixels)"
-    )
-
-
-def _change(before: Scores | None, scores: Scores) -> str:
-    """A change such as ``0.91 → 0.93``, with a third digit if needed to tell them apart."""
-    if before is None or math.isnan(before.mean_dice):
-        return f"{scores.mean_dice:.2f}"
-    for digits in (2, 3):
-        old, new = f"{before.mean_dice:.{digits}f}", f"{scores.mean_dice:.{digits}f}"
-        if old != new:
-            return f"{old} → {new}"
-    return f"{scores.mean_dice:.2f}"
+    return f"{score_title(scores)} {score_text(scores)}"
 
 
 def describe_mask(changed: float | None) -> str:
@@ -241,15 +218,14 @@ def describe_mask(changed: float | None) -> str:
     return f"you can use the mask now; {changed:.1%} of it changed in the last update"
 
 
-def describe_better(event: MaskStarted, *, on_strokes: bool, earlier: bool) -> str:
-    """Describe a better model that is shown: its score, and the earlier score if any."""
-    text = describe_scores(event.scores, on_strokes=on_strokes)
-    return f"{text}{KEPT if earlier else ''}."
+def describe_better(event: MaskStarted, *, earlier: bool) -> str:
+    """A newer model is shown: its score, and where the earlier one is if there was one."""
+    return f"{describe_scores(event.scores)}{KEPT if earlier else ''}."
 
 
-def describe_training(event: TrainingDone, *, on_strokes: bool, earlier: bool) -> str:
-    """Describe the result of a training, why it ended, and its duration."""
-    text = describe_scores(event.scores, on_strokes=on_strokes)
+def describe_training(event: TrainingDone, *, earlier: bool) -> str:
+    """The result of a training, why it ended, and how long it took."""
+    text = describe_scores(event.scores)
     if earlier:
         text += EARLIER
     return f"{text}. {event.reason.rstrip('.')} ({duration(event.seconds)})."

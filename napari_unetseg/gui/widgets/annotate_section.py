@@ -121,7 +121,7 @@ class AnnotatePanel(Panel):
         self._add_table()
 
         self.follow("image", "sources", call=self.refresh)
-        self.follow("structures", "counts", "brush", "dice", call=self._on_brushes)
+        self.follow("structures", "counts", "brush", "scores", call=self._on_brushes)
         self.refresh()
 
     def release(self) -> None:
@@ -197,7 +197,7 @@ class AnnotatePanel(Panel):
         self._show_conversions()
         self.brushes.show_structures(self.session.structures)
         self.brushes.show_counts(dict(self.session.counts))
-        self.brushes.show_dice(self.session.dice)
+        self.brushes.show_scores(self.session.scores)
         self.brushes.show_chosen(self.session.brush)
         source = self.session.source()
         strokes = source is not None and source.kind is LabelKind.STROKES
