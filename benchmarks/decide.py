@@ -38,6 +38,7 @@ from watch import machine, make_settings, write_json
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.training import linear_probe
 from napari_unetseg.training.training_run import TrainingRun
+from napari_unetseg.training.training_state import Checkpoint
 
 if TYPE_CHECKING:
     from napari_unetseg.core.settings import TrainSettings
@@ -63,7 +64,8 @@ def newest_models(
             while run.state.steps < mark:
                 for _ in run.step():
                     pass
-            yield replace(run.model("newest weights"), weights=run.trainer.weights())
+            newest = Checkpoint(run.trainer.weights(), run.state.steps)
+            yield run.model("newest weights", newest)
 
 
 def forest_dice(

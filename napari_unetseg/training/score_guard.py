@@ -30,7 +30,7 @@ def fell(now: Observations, best: Observations) -> bool:
     """
     changes, classes = now.right - best.right, now.classes
     own = [changes[classes == k] for k in np.unique(classes)]
-    if len(changes) != len(best.right) or min(map(len, own), default=0) < 2:
+    if min(map(len, own), default=0) < 2:
         return False
     change = float(np.mean([each.mean() for each in own]))
     error = math.sqrt(sum(each.var(ddof=1) / len(each) for each in own)) / len(own)

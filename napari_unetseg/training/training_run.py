@@ -350,6 +350,8 @@ class TrainingRun:
             return
         self.checkpoints.end()
         self.state.update_annotations()
+        if self._fallen is not None:  # its scores are of earlier labels
+            self._fallen = Checkpoint(self._fallen.weights, self._fallen.step)
         voxels = self.data.train_voxels + self.data.validation_voxels
         yield AnnotationsUpdated(voxels, self.state.steps, self.state.seconds)
         yield from self._answer(self.data.labels_added_since(before), before)

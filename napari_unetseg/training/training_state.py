@@ -174,13 +174,13 @@ class TrainingState:
         losses = {name: x / self.steps_since_epoch for name, x in self.losses.items()}
         self.epochs += 1
         self.losses, self.steps_since_epoch, self.failures = {}, 0, 0
-        gain = -math.inf if self.fitted else self._gain(scores)
+        self.falls = self.falls + 1 if self._fell(newest) else 0
+        gain = -math.inf if self.fitted or self.falls else self._gain(scores)
         if scores is None:
             self._check_fitted(trainer)
         self.epochs_without_improvement = (
             0 if gain >= MIN_DELTA else self.epochs_without_improvement + 1
         )
-        self.falls = self.falls + 1 if self._fell(newest) else 0
         if gain > 0:
             self.best = newest
         self.newest = newest
@@ -220,7 +220,7 @@ class TrainingState:
     def _check_fitted(self, trainer: Trainer) -> None:
         """End a training without validation once its labels are fitted.
 
-        The first weights that fit them are kept, since they have changed least elsewhere.
+        More steps would only change the mask elsewhere.
         """
         if self.fitted or not trainer.data.unlabelled:
             return
@@ -233,8 +233,7 @@ class TrainingState:
         """Gain of the smoothed score over the best so far, which is updated.
 
         Only an epoch whose own score is above the best can raise it, and an unscored one never
-        replaces
-        a scored one.
+        replaces a scored one.
         """
         scored = not math.isnan(self.best_score)
         if scores is None or math.isnan(scores.soft_dice):

@@ -20,8 +20,10 @@ from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.models.training_record import AutoSetting
 from napari_unetseg.training.train import train
 from napari_unetseg.training.training_events import (
+    ModelSetAside,
     ModelUpdated,
     Outcome,
+    SetAside,
     StepDone,
     TrainingDone,
     TrainingPrepared,
@@ -65,17 +67,26 @@ class Puppet:
     """In the place of the core's training: goes on until it is stopped or told to fail."""
 
     def __init__(self) -> None:
-        self._orders: queue.SimpleQueue[ModelUpdated | Exception] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
         self._made = 0
         self.offered: list[tuple[AnnotatedImage, ...]] = []
+        self.wanted = 0
+        """Requests for the model that was set aside, in the running training."""
         self._first = constant(0)  # made by the real training, before this takes its place
 
-    def improve(self, number: int, dice: float | None = None, before: float | None = None) -> Model:
-        """Have a better model to show, which says ``number`` everywhere."""
+    def improve(self, number: int, dice: float | None = None) -> Model:
+        """Have a newer model to show at once, which says ``number`` everywhere."""
         self._made += 1
         model = constant(number, 0.01 * self._made)
-        now, then = (None if d is None else scores(d) for d in (dice, before))
-        self._orders.put(ModelUpdated(model, now, 1.0, self._made, then))
+        now = None if dice is None else scores(dice)
+        self._orders.put(ModelUpdated(model, now, 1.0, self._made, urgent=True))
+        return model
+
+    def set_aside(self, number: int, reason: SetAside) -> Model:
+        """Leave a model that says ``number`` everywhere."""
+        self._made += 1
+        model = constant(number, 0.01 * self._made)
+        self._orders.put(ModelSetAside(model, reason, self._made))
         return model
 
     def fail(self, error: Exception) -> None:
@@ -85,11 +96,13 @@ class Puppet:
         self, pairs: Sequence[AnnotatedImage], *_: Any, control: JobControl, **__: Any
     ) -> Generator[Event, None, Model]:
         last, step = ModelUpdated(self._first, None, 0.0), 0
+        self.wanted = 0
         yield TrainingPrepared(0, 5, 10, 100, 50, 14, "cpu", 99, (32, 32), 2, CHOICES)
         while not control.stopped:
             step += 1
             if newer := control.pop_annotations():
                 self.offered.append(newer)
+            self.wanted += control.pop_set_aside_request()
             yield StepDone(step, 0, 0.5, 0.01 * step, None)
             try:
                 order = self._orders.get(timeout=0.01)
@@ -97,9 +110,8 @@ class Puppet:
                 continue
             if isinstance(order, Exception):
                 raise order
-            last = order
-            yield last
-        yield TrainingDone(
-            Outcome.STOPPED, "Training was stopped.", last.scores, 1, step, 1.0, last.before
-        )
+            if isinstance(order, ModelUpdated):
+                last = order
+            yield order
+        yield TrainingDone(Outcome.STOPPED, "Training was stopped.", last.scores, 1, step, 1.0)
         return last.model

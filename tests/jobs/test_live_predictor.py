@@ -17,6 +17,7 @@ from napari_unetseg.jobs.live_predictor import (
     FREE_SECONDS,
     MAX_TIME_FRACTION,
     LivePredictor,
+    MaskFinished,
     MaskStarted,
     Viewport,
     ViewportState,
@@ -52,8 +53,9 @@ class Watched:
         return [came for event in events for came in self.live.after(event)]
 
 
-def improved(number: int, dice: float | None = None) -> ModelUpdated:
-    return ModelUpdated(constant(number, dice or 0.0), None if dice is None else scores(dice), 1.0)
+def improved(number: int, dice: float | None = None, *, urgent: bool = False) -> ModelUpdated:
+    found = None if dice is None else scores(dice)
+    return ModelUpdated(constant(number, dice or 0.0), found, 1.0, urgent=urgent)
 
 
 def masks(events: Iterable[Event]) -> list[tuple[tuple[int, ...], set[int]]]:
@@ -65,8 +67,9 @@ def masks(events: Iterable[Event]) -> list[tuple[tuple[int, ...], set[int]]]:
 def test_the_first_model_is_shown_at_once() -> None:
     watched = Watched()
     assert watched.after([STEP]) == []
-    begins, tile = watched.after([improved(1, 0.9)])
+    begins, tile, finished = watched.after([improved(1, 0.9)])
     assert isinstance(begins, MaskStarted)
+    assert finished == MaskFinished(None)
     assert begins.scores == scores(0.9)
     assert begins.model_id == constant(1, 0.9).id
     assert begins.view is watched.screen.view
@@ -78,10 +81,36 @@ def test_later_models_are_shown_now_and_then_and_the_newest_wins() -> None:
     watched = Watched()
     watched.after([improved(1, 0.5)])
     assert watched.after([improved(1, 0.6), improved(0, 0.7), STEP], 0.5) == []
-    begins, tile = watched.after([STEP, STEP], EVERY_SECONDS)
+    begins, tile, finished = watched.after([STEP, STEP], EVERY_SECONDS)
     assert isinstance(begins, MaskStarted)
     assert begins.scores == scores(0.7)
     assert masks([tile]) == [((), {0})]
+    assert finished == MaskFinished(1.0)
+
+
+def test_an_answer_to_a_stroke_is_shown_at_once() -> None:
+    watched = Watched()
+    watched.after([improved(1, 0.5)])
+    assert masks(watched.after([improved(0, 0.6, urgent=True)])) == [((), {0})]
+    assert watched.after([improved(1, 0.7)]) == []
+    assert masks(watched.after([STEP], EVERY_SECONDS)) == [((), {1})]
+
+
+def test_it_is_known_how_much_of_a_mask_changed() -> None:
+    """On the same plane; on another one there is nothing to compare with."""
+    watched = Watched((3,))
+
+    def changed(number: int, grain: float) -> float | None:
+        came = watched.after([improved(number, grain, urgent=True)])
+        (finished,) = [event for event in came if isinstance(event, MaskFinished)]
+        return finished.changed
+
+    assert changed(1, 0.5) is None
+    assert changed(1, 0.6) == 0.0
+    assert changed(0, 0.7) == 1.0
+    watched.look(2)
+    assert changed(1, 0.8) is None
+    assert changed(0, 0.9) == 1.0
 
 
 def test_another_plane_on_screen_is_predicted_at_once_with_the_newest_model() -> None:
@@ -136,7 +165,8 @@ def test_a_mask_of_many_tiles_leaves_the_training_its_share() -> None:
         came += watched.after([STEP], seconds)
         elapsed = watched.clock.now - Clock.now
         assert slow.spent <= FREE_SECONDS + MAX_TIME_FRACTION * elapsed + seconds
-    last = came[-1]
+    last, finished = came[-2:]
+    assert isinstance(finished, MaskFinished)
     assert isinstance(last, TilePredicted)
     assert last.done == last.total >= 4
 

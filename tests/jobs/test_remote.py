@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,14 @@ from napari_unetseg.core.labels import LabelKind, Structure
 from napari_unetseg.core.settings import PredictSettings, TrainSettings
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.inference.predict import predict
-from napari_unetseg.jobs.live_predictor import MaskStarted, Viewport, ViewportState, ViewportTask
-from napari_unetseg.jobs.remote import connection
+from napari_unetseg.jobs.live_predictor import (
+    MaskFinished,
+    MaskStarted,
+    Viewport,
+    ViewportState,
+    ViewportTask,
+)
+from napari_unetseg.jobs.remote import connection, remote_worker
 from napari_unetseg.jobs.remote.client import run
 from napari_unetseg.jobs.remote.connection import Link, address_of, device_at
 from napari_unetseg.jobs.remote.event_messages import decode_event, encode_event
@@ -68,9 +75,10 @@ from napari_unetseg.models.model import Model, load_model
 from napari_unetseg.training.training_events import (
     AnnotationsUpdated,
     EpochDone,
+    ModelSetAside,
     ModelUpdated,
     Outcome,
-    StartedFrom,
+    SetAside,
     StepDone,
     TrainingDone,
 )
@@ -138,9 +146,11 @@ def test_a_training_there_is_the_training_here(worker: Worker) -> None:
     kinds = [[type(e) for e in events if not _timed(e)] for events in (local, remote)]
     assert kinds[0] == kinds[1]
     assert [e.loss for e in of_kind(remote, StepDone)] == [e.loss for e in of_kind(local, StepDone)]
-    assert [e.model.id for e in of_kind(remote, ModelUpdated)] == [
-        e.model.id for e in of_kind(local, ModelUpdated)
+    shown = [
+        [e.model.id for e in of_kind(events, ModelUpdated) if not _timed(e)]
+        for events in (local, remote)
     ]
+    assert shown[0] == shown[1]
     assert of_kind(remote, EpochDone)[0].scores == of_kind(local, EpochDone)[0].scores
     begins = of_kind(remote, MaskStarted)[0]
     assert begins.view.image is view.image
@@ -151,8 +161,9 @@ def test_a_training_there_is_the_training_here(worker: Worker) -> None:
 
 
 def _timed(event: Event) -> bool:
-    """Masks after the first come when two seconds are over, sooner or later."""
-    return isinstance(event, MaskStarted | TilePredicted)
+    """Weights between epochs, and masks, come when two seconds are over, sooner or later."""
+    between = isinstance(event, ModelUpdated) and event.scores is None and not event.urgent
+    return between or isinstance(event, MaskStarted | TilePredicted | MaskFinished)
 
 
 def test_it_stops_soon_and_keeps_what_it_learned(worker: Worker) -> None:
@@ -382,7 +393,7 @@ def test_a_view_is_predicted_at_the_pixel_size_of_the_model(worker: Worker) -> N
 # -- what goes wrong -------------------------------------------------------------------------------
 
 
-def test_a_worker_that_dies_leaves_the_best_model() -> None:
+def test_a_worker_that_dies_leaves_the_newest_model() -> None:
     with Worker() as one:
         task, seen = training(painted_pair(), **LONG), []
 
@@ -670,10 +681,14 @@ TILE = {"kind": "TilePredicted", "plane": [0], "region": [[0, 2], [0, 3]], "done
         (TILE, [np.zeros((2, 3), np.float32)]),
         (TILE | {"path": "x"}, [np.zeros((2, 3), np.uint8)]),
         (TILE, []),
-        ({"kind": "ModelUpdated", "scores": None, "seconds": 1, "step": 1, "before": None},
+        ({"kind": "ModelUpdated", "scores": None, "seconds": 1, "step": 1, "urgent": True},
          [np.frombuffer(b"\x80\x04N.", np.uint8)]),
+        ({"kind": "ModelSetAside", "reason": "fell", "step": 1},
+         [np.frombuffer(b"\x80\x04N.", np.uint8)]),
+        ({"kind": "ModelSetAside", "reason": "fell", "step": 1}, []),
+        ({"kind": "MaskFinished", "changed": "all"}, []),
         ({"kind": "MaskStarted", "image": 3, "plane": [], "model_id": "a", "structures": [],
-          "scores": None, "before": None}, []),
+          "scores": None}, []),
     ],
 )  # fmt: skip
 def test_events_that_cannot_be_are_refused(words: dict[str, Any], arrays: list[Any]) -> None:
@@ -686,13 +701,89 @@ def test_events_that_cannot_be_are_refused(words: dict[str, Any], arrays: list[A
     [
         Notice("cells is saturated.", warning=True),
         OtherSpacing("cells has other pixels.", "a, b", "c", warning=True),
-        TrainingDone(Outcome.FAILED, "A step failed.", None, 1, 2, 3.0, kept=StartedFrom.MODEL),
+        TrainingDone(Outcome.FAILED, "A step failed.", None, 1, 2, 3.0),
+        MaskFinished(0.25),
+        MaskFinished(None),
     ],
 )
 def test_what_an_event_means_travels(event: Event) -> None:
     """It is not read from its sentence."""
     words, arrays = unpack(pack(*encode_event(event, Recent[Model](1))))
     assert decode_event(words, arrays, []) == event
+
+
+def test_models_travel_with_what_is_said_of_them() -> None:
+    model = random_model(depth=2, width=4)
+    shown = ModelUpdated(model, None, 2.0, 30, urgent=True)
+    aside = ModelSetAside(model, SetAside.FELL, 20)
+    for event in (shown, aside):
+        words, arrays = unpack(pack(*encode_event(event, Recent[Model](1))))
+        there = decode_event(words, arrays, [])
+        assert isinstance(there, type(event))
+        assert there.model.id == model.id
+        assert (there.step, type(there)) == (event.step, type(event))
+    words, arrays = encode_event(aside, Recent[Model](1))
+    decoded = decode_event(words, arrays, [])
+    assert isinstance(decoded, ModelSetAside)
+    assert decoded.reason is SetAside.FELL
+
+
+@pytest.mark.parametrize(("slow", "sent"), [(True, [1, 3, 4]), (False, [1, 2, 3, 4, 5])])
+def test_weights_that_nobody_waits_for_are_left_out_on_a_slow_line(
+    monkeypatch: pytest.MonkeyPatch, slow: bool, sent: list[int]
+) -> None:
+    """Those after which the line needs a rest, but for urgent ones."""
+    clock = [0.0]
+    monkeypatch.setattr(remote_worker, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    window, other = (MessageChannel(sock) for sock in tcp_pair())
+    job, send = RemoteJob(WorkerServer(), other), MessageChannel.send
+
+    def slowly(self: MessageChannel, *message: Any) -> None:
+        clock[0] += 1.0 if slow else 0.0
+        send(self, *message)
+
+    monkeypatch.setattr(MessageChannel, "send", slowly)
+    model = random_model(depth=2, width=4)
+    seconds = 1 / remote_worker.MAX_TIME_FRACTION
+    for number, (urgent, later) in enumerate(
+        [(False, 0.0), (False, 0.5 * seconds), (True, 0.0), (False, 2 * seconds), (False, 0.0)], 1
+    ):
+        clock[0] += later
+        job._tell(ModelUpdated(model, None, 0.0, number, urgent))
+    job._tell(Notice("the end"))
+    steps = []
+    while (told := window.receive()[0]["event"])["kind"] == "ModelUpdated":
+        steps.append(told["step"])
+    assert steps == sent
+    window.close()
+    other.close()
+
+
+def test_the_model_set_aside_can_be_asked_for_there(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control, sent, real = JobControl(), [], Link.send
+
+    def ask(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 3:
+            control.ask_for_set_aside()
+        if sent:
+            control.stop()
+
+    def send(self: Link, words: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
+        sent.extend(words for name in words if name == "set_aside")
+        real(self, words, arrays)
+
+    monkeypatch.setattr(Link, "send", send)
+    finish(run(training(painted_pair(), **LONG), worker.address, control), ask)
+    (words,) = sent
+    window, other = (MessageChannel(sock) for sock in tcp_pair())
+    job = RemoteJob(WorkerServer(), other)
+    assert not job._control.pop_set_aside_request()
+    job._handle(words, [])
+    assert job._control.pop_set_aside_request()
+    window.close()
+    other.close()
 
 
 def test_a_worker_reads_no_file_but_models(worker: Worker, tmp_path: Path) -> None:

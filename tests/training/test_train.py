@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -22,34 +22,34 @@ from helpers import (
     strokes,
     tiny,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
+from napari_unetseg.core.agreement import Observations
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.events import Notice
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import LabelKind, Structure
 from napari_unetseg.core.metrics import Scores
-from napari_unetseg.core.settings import AugmentSettings, NetSettings, TrainSettings
+from napari_unetseg.core.settings import AugmentSettings, TrainSettings
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.models.unet import UNet
 from napari_unetseg.training.train import train, train_events
-from napari_unetseg.training.trainer import Trainer
+from napari_unetseg.training.trainer import Trainer, Weights
 from napari_unetseg.training.training_events import (
     AnnotationsUpdated,
     EpochDone,
+    ModelSetAside,
     ModelUpdated,
     Outcome,
-    StartedFrom,
+    SetAside,
     StepDone,
     TrainingDone,
     TrainingPrepared,
 )
-from napari_unetseg.training.training_plan import TrainingPlan, level_strides, make_plan
-from napari_unetseg.training.training_state import TrainingState
+from napari_unetseg.training.training_plan import level_strides, make_plan
+from napari_unetseg.training.validation import Validation
 
 if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
@@ -320,85 +320,165 @@ def test_classic_settings_are_adam_at_1e_3_for_25_epochs(pair: AnnotatedImage) -
             break
 
 
-def test_the_best_weights_are_returned(
+def scored(
+    monkeypatch: pytest.MonkeyPatch, marks: list[float], again: float = 0.0
+) -> list[Weights]:
+    """Let validations find these marks, one after another; the weights that were validated.
+
+    Weights that are validated again, on newer labels, find ``again``.
+    """
+    seen: list[Weights] = []
+
+    def validate(self: Trainer, weights: Weights | None = None) -> Validation:
+        new = weights is None or not any(weights is one for one in seen)
+        mark = marks[len(seen)] if new else again
+        if new:
+            seen.append(self.weights() if weights is None else weights)
+        classes, right = np.repeat([0, 1], 10), np.full(20, mark)
+        found = Scores(("structure 1",), (1,), (mark,), (mark,), 99, 9, mark)
+        return Validation(found, Observations(classes, np.full(20, 9), right, right))
+
+    monkeypatch.setattr(Trainer, "validate", validate)
+    return seen
+
+
+def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_the_newest_weights_are_returned_and_the_best_are_set_aside(
     pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[dict[str, torch.Tensor]] = []
-    marks = [0.1, 0.2, 0.7, 0.9, 0.4]
-
-    def score(self: Trainer) -> Scores:
-        seen.append(self.weights())
-        mark = marks[len(seen) - 1]
-        return Scores(("structure 1",), (1,), (mark,), (mark,), 99, 9, mark)
-
-    monkeypatch.setattr(Trainer, "score", score)
+    """A score that is a little lower is no reason to go back."""
+    seen = scored(monkeypatch, [0.88, 0.9, 0.9, 0.9, 0.885])
     model, events = run_training([pair], tiny(epochs=4))
-    assert model.scores is not None
-    assert model.scores.dice == (0.9,)
     assert [e.best for e in of_kind(events, EpochDone)] == [True, True, True, False]
-    for name, tensor in model.weights.items():
-        assert torch.equal(tensor, seen[3][name])
-    assert any(not torch.equal(seen[3][n], seen[4][n]) for n in seen[3])
+    assert model.scores is not None
+    assert model.scores.dice == (0.885,)
+    assert same(model.weights, seen[4])
+    (aside,) = of_kind(events, ModelSetAside)
+    assert (aside.reason, aside.step) == (SetAside.BEST, 3 * events[0].epoch_steps)
+    assert same(aside.model.weights, seen[3])
+    assert not same(seen[3], seen[4])
+    assert aside.model.scores is not None
+    assert aside.model.scores.dice == (0.9,)
+    (done,) = of_kind(events, TrainingDone)
+    assert done.scores == model.scores
 
 
-def test_it_is_said_that_the_first_answer_was_kept(
+def test_every_epoch_shows_its_weights_whatever_they_score(
     pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    marks = iter([0.9, 0.1, 0.2])
+    seen = scored(monkeypatch, [0.9, 0.1, 0.9, 0.1, 0.9])
+    _, events = run_training([pair], tiny(epochs=4))
+    shown = [e for e in of_kind(events, ModelUpdated) if e.scores is not None]
+    assert all(same(e.model.weights, one) for e, one in zip(shown, seen, strict=True))
+    assert [e.urgent for e in shown] == [True, False, False, False, False]
 
-    def score(self: Trainer) -> Scores:
-        mark = next(marks)
-        return Scores(("structure 1",), (1,), (mark,), (mark,), 99, 9, mark)
 
-    monkeypatch.setattr(Trainer, "score", score)
+def test_a_fall_twice_in_a_row_goes_back_and_says_so(
+    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = scored(monkeypatch, [0.2, 0.9, 0.5, 0.6, 0.9])
+    rates: list[float] = []
+    step = Trainer.step
+
+    def watched(self: Trainer, rate: float) -> dict[str, float]:
+        rates.append(self.lr_backoff)
+        return step(self, rate)
+
+    monkeypatch.setattr(Trainer, "step", watched)
+    _, events = run_training([pair], tiny(epochs=4))
+    length = events[0].epoch_steps
+    kinds = [type(e) for e in events]
+    at = kinds.index(ModelSetAside)
+    assert kinds[at - 1 : at + 3] == [EpochDone, ModelSetAside, Notice, ModelUpdated]
+    aside, notice, shown = events[at : at + 3]
+    assert (aside.reason, aside.step) == (SetAside.FELL, 3 * length)
+    assert same(aside.model.weights, seen[3])
+    assert f"went back to the model of step {length}" in notice.text
+    assert notice.text.count(". ") == 0
+    assert notice.warning
+    assert shown.urgent
+    assert same(shown.model.weights, seen[1])
+    assert rates == [1.0] * (3 * length) + [0.5] * length
+    assert events[-1].scores.dice == (0.9,)
+
+
+def test_a_fall_at_the_very_end_goes_back_at_once(
+    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = scored(monkeypatch, [0.2, 0.9, 0.5])
+    model, events = run_training([pair], tiny(epochs=2))
+    (aside,) = of_kind(events, ModelSetAside)
+    assert aside.reason is SetAside.FELL
+    assert same(aside.model.weights, seen[2])
+    assert same(model.weights, seen[1])
+    assert f"The model of step {events[0].epoch_steps} is kept." in events[-1].reason
+
+
+def test_the_initial_model_is_gone_back_to_as_well(
+    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored(monkeypatch, [0.9, 0.1, 0.2])
     model, events = run_training([pair], tiny(epochs=2))
     assert [e.best for e in of_kind(events, EpochDone)] == [False, False]
-    (done,) = of_kind(events, TrainingDone)
-    assert done.kept is StartedFrom.INITIAL_MODEL
-    first = of_kind(events, ModelUpdated)[0].model
-    assert all(torch.equal(first.weights[n], t) for n, t in model.weights.items())
+    assert same(model.weights, of_kind(events, ModelUpdated)[0].model.weights)
+    assert "The model of step 0 is kept." in events[-1].reason
 
 
-def test_a_lucky_score_does_not_hold_back_what_is_steadily_better(
+def test_the_model_that_was_set_aside_is_one_request_away(
     pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The smoothed scores are 0.5, 0.7, 0.55, 0.675 and 0.7625."""
-    marks = iter([0.5, 0.9, 0.4, 0.8, 0.85])
+    """Training goes on from it, and coming epochs are compared with it."""
+    seen = scored(monkeypatch, [0.2, 0.9, 0.5, 0.6, 0.6, 0.6])
+    control = JobControl(threads=1)
+    events: list[Any] = []
 
-    def score(self: Trainer) -> Scores:
-        mark = next(marks)
-        return Scores(("structure 1",), (1,), (mark,), (mark,), 99, 9, mark)
+    def watch(event: Any) -> None:
+        events.append(event)
+        if isinstance(event, ModelSetAside):
+            control.ask_for_set_aside()
 
-    monkeypatch.setattr(Trainer, "score", score)
-    model, events = run_training([pair], tiny(epochs=4))
-    assert [e.best for e in of_kind(events, EpochDone)] == [True, False, False, True]
-    assert model.scores is not None
-    assert model.scores.dice == (0.85,)
+    model = train([pair], tiny(epochs=5, ema=False), control=control, on_event=watch)
+    at = [type(e) for e in events].index(ModelSetAside)
+    back, again = [e for e in events[at:] if isinstance(e, ModelUpdated) and e.urgent]
+    assert same(back.model.weights, seen[1])
+    assert same(again.model.weights, seen[3])
+    assert isinstance(events[events.index(again) + 1], StepDone)
+    assert same(model.weights, seen[5])
+    fell = [e for e in of_kind(events, ModelSetAside) if e.reason is SetAside.FELL]
+    assert len(fell) == 1
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_nothing_is_shown_that_scores_lower_than_the_beginning(marks: list[float]) -> None:
-    """Whatever the scores are, smoothed or not."""
+def test_a_request_without_a_model_set_aside_changes_nothing(pair: AnnotatedImage) -> None:
+    control = JobControl(threads=1)
+    control.ask_for_set_aside()
+    asked = train([pair], tiny(steps=3), control=control)
+    assert asked.id == train([pair], tiny(steps=3)).id
 
-    class Scored:
-        def weights(self) -> dict[str, torch.Tensor]:
-            return {}
 
-        def score(self) -> Scores:
-            mark = scores.pop(0)
-            return Scores(("structure 1",), (1,), (mark,), (mark,), 99, 9, mark)
+def test_training_that_breaks_the_weights_goes_back_by_its_real_scores(
+    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer.step
 
-    scores = list(marks)
-    learner = cast("Trainer", Scored())
-    plan = TrainingPlan(NetSettings(), (32, 32), 1, 1, 0)
-    progress = TrainingState(plan, TrainSettings(), {})
-    progress.begin(learner)
-    while scores:
-        progress.step({})
-        progress.epoch(learner)
-        assert progress.best is not None
-        assert progress.best.scores is not None
-        assert progress.best.scores.soft_dice >= marks[0]
+    def breaking(self: Trainer, rate: float) -> dict[str, float]:
+        losses = step(self, rate)
+        if self.steps > 30 and self.lr_backoff == 1:
+            with torch.no_grad():
+                for weights in (self.network.head.weight, self.ema_network.head.weight):
+                    weights.mul_(-1 if self.steps == 31 else 1)
+        return losses
+
+    monkeypatch.setattr(Trainer, "step", breaking)
+    model, events = run_training([pair], tiny(steps=100, learning_rate=1e-4))
+    (fell,) = [e for e in of_kind(events, ModelSetAside) if e.reason is SetAside.FELL]
+    (notice,) = [e for e in of_kind(events, Notice) if e.warning]
+    assert "the training went back" in notice.text
+    truth, masks = blobs((96, 96), 12, 0)[1], [predict(m, pair.image) for m in (model, fell.model)]
+    good, bad = (dice(truth > 0, mask > 0) for mask in masks)
+    assert good > bad + 0.3
 
 
 def test_without_a_score_the_newest_weights_are_returned_and_it_is_said() -> None:
@@ -605,16 +685,17 @@ def test_going_on_starts_where_the_model_was(pair: AnnotatedImage, trained: Mode
     assert len(trained.history) == 1
 
 
-def test_a_model_that_got_no_better_keeps_its_weights(pair: AnnotatedImage) -> None:
+def test_a_model_that_a_training_breaks_keeps_its_weights(pair: AnnotatedImage) -> None:
     good = train([pair], tiny(steps=60, **FAST))
     settings = tiny(steps=4, learning_rate=1.0, ema=False, cosine_schedule=False)
     model, events = run_training([pair], settings, init=good)
     assert model.id == good.id
     assert len(model.history) == 2
     (done,) = of_kind(events, TrainingDone)
-    assert done.kept is StartedFrom.MODEL
+    assert "The model of step 0 is kept." in done.reason
     assert done.scores is not None
     assert done.scores == model.scores
+    assert [e.reason for e in of_kind(events, ModelSetAside)] == [SetAside.FELL]
 
 
 def test_an_error_after_an_epoch_keeps_what_was_learned(
@@ -691,32 +772,23 @@ def test_what_is_offered_goes_with_what_stays(pair: AnnotatedImage) -> None:
 
 
 @pytest.mark.parametrize(
-    ("offered", "again", "better"), [(True, 0.4, True), (True, 0.6, False), (False, 0.0, False)]
+    ("offered", "again", "falls"), [(True, 0.4, False), (True, 0.9, True), (False, 0.0, True)]
 )
 def test_scores_on_older_annotations_are_not_compared(
-    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch, offered: bool, again: float, better: bool
+    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch, offered: bool, again: float, falls: bool
 ) -> None:
-    """The best weights are scored again on the newer ones: 0.9 becomes ``again``."""
-    marks = iter([0.1, 0.9, 0.5])
-    rescored: list[Any] = []
-
-    def score(self: Trainer, weights: Any = None) -> Scores:
-        if weights is not None:
-            rescored.append(weights)
-        mark = next(marks) if weights is None else again
-        return Scores(("structure 1",), (1,), (mark,), (mark,), 99, 9, mark)
-
-    monkeypatch.setattr(Trainer, "score", score)
+    """The best weights are scored again on the newer ones: 0.8 becomes ``again``."""
+    scored(monkeypatch, [0.1, 0.8, 0.5], again)
     monkeypatch.setattr(TrainingDataset, "labels_added_since", lambda *_: [])
     newer = AnnotatedImage(pair.image, strokes(blobs((96, 96), 12, 0)[1], 4), "strokes")
     if offered:
         model, events = with_newer(pair, newer)
     else:
         model, events = run_training([pair], tiny(epochs=2))
-    assert [e.best for e in of_kind(events, EpochDone)] == [True, better]
+    assert [e.best for e in of_kind(events, EpochDone)] == [True, not falls]
+    assert bool(of_kind(events, ModelSetAside)) is falls
     assert model.scores is not None
-    assert model.scores.mean_dice == (0.5 if better else again if offered else 0.9)
-    assert len(rescored) == offered
+    assert model.scores.mean_dice == (0.5 if not falls else again if offered else 0.8)
 
 
 def test_the_score_that_decides_goes_by_what_classes_cover(pair: AnnotatedImage) -> None:
@@ -727,9 +799,9 @@ def test_the_score_that_decides_goes_by_what_classes_cover(pair: AnnotatedImage)
 
     def score(shares: tuple[float, ...] | None) -> Scores:
         learner = Trainer(data, plan, settings, torch.device("cpu"), class_priors=shares)
-        found = learner.score()
+        found = learner.validate()
         assert found is not None
-        return found
+        return found.scores
 
     plain, rare = score(None), score((0.99, 0.01))
     assert plain.dice == rare.dice
@@ -737,16 +809,10 @@ def test_the_score_that_decides_goes_by_what_classes_cover(pair: AnnotatedImage)
     assert score((0.99, 0.01)) == rare
 
 
-def test_an_epoch_whose_score_is_no_number_changes_nothing(
+def test_an_epoch_whose_score_is_no_number_is_not_the_best(
     pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    marks = iter([0.1, 0.5, math.nan, 0.9])
-
-    def score(self: Trainer) -> Scores:
-        mark = next(marks)
-        return Scores(("structure 1",), (1,), (mark,), (mark,), 99, 9, mark)
-
-    monkeypatch.setattr(Trainer, "score", score)
+    scored(monkeypatch, [0.1, 0.5, math.nan, 0.9])
     model, events = run_training([pair], tiny(epochs=3))
     assert [e.best for e in of_kind(events, EpochDone)] == [True, False, True]
     assert model.scores is not None
@@ -759,13 +825,17 @@ def test_weights_are_scored_as_they_are(pair: AnnotatedImage) -> None:
     data = TrainingDataset([pair], 2, settings.validation_fraction)
     plan = make_plan(data, settings, "cpu", None)
     learner = Trainer(data, plan, settings, torch.device("cpu"))
-    before, first = learner.weights(), learner.score()
+    before, first = learner.weights(), learner.validate()
     for _ in range(20):
         learner.step(1.0)
     newest = learner.weights()
+    again, now = learner.validate(before), learner.validate()
     assert first is not None
-    assert learner.score(before) == first
-    assert learner.score() != first
+    assert again is not None
+    assert now is not None
+    assert again.scores == first.scores
+    assert np.array_equal(again.observations.soft, first.observations.soft)
+    assert now.scores != first.scores
     assert all(torch.equal(newest[n], t) for n, t in learner.weights().items())
 
 
