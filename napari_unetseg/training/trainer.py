@@ -20,7 +20,16 @@ from napari_unetseg.runtime.devices import release_memory
 from napari_unetseg.runtime.distributed import ProcessGroup
 from napari_unetseg.runtime.llvm_isolation import load_triton_apart
 from napari_unetseg.training.augmentation import Augmenter
-from napari_unetseg.training.batch_sampler import Batch, Focus, Key, Prefetcher, Sampler, seeded
+from napari_unetseg.training.batch_sampler import (
+    FOCUS_RATE,
+    RECENT_RATE,
+    Batch,
+    Focus,
+    Key,
+    Prefetcher,
+    Sampler,
+    seeded,
+)
 from napari_unetseg.training.distillation import HELD_OUT, Distillation
 from napari_unetseg.training.linear_probe import LinearProbe, load_backbone, recalibrate_batchnorm
 from napari_unetseg.training.losses import (
@@ -46,7 +55,7 @@ EMA_DECAY = 0.99
 EMA_DECAY_FROM_INIT = 0.97
 """The same in the first steps from an initial model, so that new strokes show in seconds."""
 FOCUS_STEPS = 25
-"""Steps after newer strokes in which samples are drawn to them."""
+"""Steps after newer strokes in which half of the samples are drawn to them."""
 FULL_LR_VOXELS, MIN_LR_SCALE = 16_000, 0.2
 """Labelled voxels from which pretrained weights train at the full learning rate; with fewer it is
 scaled by the square root of their number, against overfitting.
@@ -365,8 +374,16 @@ class Trainer:
     @property
     def sampler(self) -> Sampler:
         """The sampler of the current dataset."""
-        focus = self.focus if self.steps <= self._focus_until else None
-        return Sampler(self.data, self.distillation, self.augment, self.settings, self.patch, focus)
+        rate = FOCUS_RATE if self.steps <= self._focus_until else RECENT_RATE
+        return Sampler(
+            self.data,
+            self.distillation,
+            self.augment,
+            self.settings,
+            self.patch,
+            self.focus,
+            rate,
+        )
 
     def _draw(self) -> Batch:
         """This process's shard of a step's batch."""
