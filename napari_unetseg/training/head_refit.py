@@ -30,11 +30,13 @@ DISTILLATION_WEIGHT = 3.0
 """Weight of the shown mask where nothing is labelled, relative to the labels."""
 KEEP_AWAY = 16
 """Voxels in Y and X around newer strokes within which the shown mask is not distilled."""
-NEWER_CROPS, OTHER_CROPS = 2, 6
-"""Crops around newer strokes, and others: half of them around earlier labels."""
+NEWER_CROPS, LABEL_CROPS, PLANE_CROPS = 2, 4, 10
+"""Crops around newer strokes and around any labels, and planes that are cropped anywhere: of each
+image that was painted on the mask is to stay.
+"""
 MARGIN = 24
-"""Voxels that a crop is larger than a patch, on either side."""
-MOST_NEWER, MOST_LABELLED, MOST_DISTILLED = 2_000, 3_000, 8_000
+"""Voxels that a crop around newer strokes is larger than a patch, on either side."""
+MOST_NEWER, MOST_LABELLED, MOST_DISTILLED = 2_000, 3_000, 12_000
 """Most voxels of each kind in the fit."""
 ITERATIONS = 15
 """L-BFGS iterations for each weight, from the solution of the one before."""
@@ -105,7 +107,7 @@ class HeadRefit:
             strokes.append(_Voxels(features[newer], truth[newer].long()))
             labelled.append(_Voxels(features[earlier], truth[earlier].long()))
             soft = _Voxels(features[free], _two(logits[free]).softmax(-1))
-            distilled.append(soft.thinned(MOST_DISTILLED // (NEWER_CROPS + 1)))
+            distilled.append(soft.thinned(MOST_DISTILLED // PLANE_CROPS))
         self.strokes = _joined(strokes).thinned(MOST_NEWER)
         self.labelled = _joined(labelled).thinned(MOST_LABELLED)
         self.distilled = _joined(distilled).thinned(MOST_DISTILLED)
@@ -113,12 +115,15 @@ class HeadRefit:
     def _places(self) -> list[VoxelIndex]:
         """Anchors of crops: on newer strokes, on any labels, and anywhere in labelled planes."""
         rng, data = np.random.default_rng(self._seed), self.trainer.data
-        numbers = np.unique(np.linspace(0, len(self._focus) - 1, NEWER_CROPS).astype(int))
-        places = [self._focus[int(number)] for number in numbers]
-        for number in range(OTHER_CROPS):
-            plane, anchor = data.sample_anchor(rng)
-            places.append((plane, anchor if number % 2 else int(rng.integers(plane.train.size))))
-        return places
+        newest = np.linspace(0, len(self._focus) - 1, NEWER_CROPS).astype(int).tolist()
+        anywhere = rng.permutation(len(data.planes))[:PLANE_CROPS].tolist()
+        anywhere += rng.integers(len(data.planes), size=PLANE_CROPS - len(anywhere)).tolist()
+        planes = [data.planes[number] for number in anywhere]
+        return [
+            *(self._focus[number] for number in newest),
+            *(data.sample_anchor(rng) for _ in range(LABEL_CROPS)),
+            *((plane, int(rng.integers(plane.train.size))) for plane in planes),
+        ]
 
     def _crop(self, number: int, plane: LabelledPlane, anchor: int) -> tuple[Tensor, ...]:
         """An image; where newer, earlier and no labels are, without the margin; the labels."""
@@ -127,8 +132,10 @@ class HeadRefit:
         if id(plane) in self._alone:
             _, alone = self._cut(number, plane, anchor, self._alone[id(plane)])
             newer = alone != IGNORE_INDEX
-        inside = np.zeros(truth.shape, bool)
-        inside[..., MARGIN:-MARGIN, MARGIN:-MARGIN] = True
+        inside = np.ones(truth.shape, bool)
+        if number < NEWER_CROPS:
+            inside[:] = False
+            inside[..., MARGIN:-MARGIN, MARGIN:-MARGIN] = True
         known = truth != IGNORE_INDEX
         masks = newer & inside, known & ~newer & inside, ~known & _away_from(newer) & inside
         arrays = (torch.from_numpy(a).to(self.trainer.device) for a in (image, *masks, truth))
@@ -139,7 +146,8 @@ class HeadRefit:
     ) -> tuple[np.ndarray, np.ndarray]:
         """A crop of an image and of labels, at the same place for the same number."""
         rng, patch = np.random.default_rng([*self._seed, number]), self.trainer.patch
-        size = (*patch[:-2], *(edge + 2 * MARGIN for edge in patch[-2:]))
+        more = 2 * MARGIN if number < NEWER_CROPS else 0
+        size = (*patch[:-2], *(edge + more for edge in patch[-2:]))
         return self.trainer.data.crop_patch(plane, anchor, size, rng, patch, labels)
 
     # -- fit ---------------------------------------------------------------------------------------
