@@ -101,7 +101,7 @@ class Hand:
 
     def look(self, ended: bool) -> Found:
         """Paint a stroke and wait for what becomes of it."""
-        session, model = self.session, self.plugin.masks.current.model_id
+        session, model = self.session, self.plugin.masks.current.masks.model_id
 
         def taken() -> int:
             return sum(mark.kind is MarkKind.STROKES for mark in session.marks)
@@ -115,7 +115,7 @@ class Hand:
             now = time.perf_counter() - start
             if found.taken is None and (taken() > before or (ended and session.job is not job)):
                 found.taken = now
-            if found.newer is None and self.plugin.masks.current.model_id != model:
+            if found.newer is None and self.plugin.masks.current.masks.model_id != model:
                 found.newer = now
             if found.newer is not None and (self.mask[wrong] == wanted).mean() >= 0.5:
                 found.right = now
