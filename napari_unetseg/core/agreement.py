@@ -41,8 +41,9 @@ class Agreement:
     high: float
     strokes: int
     """Number of held-out strokes; 0 where masks are full."""
-    each: tuple[tuple[int, float], ...] = ()
-    """Number of each class (0 for background) with its own value; empty where masks are full."""
+    each: tuple[tuple[int, Agreement], ...] = ()
+    """Number of each class (0 for background) with the agreement of its own strokes; empty where
+    masks are full."""
 
 
 def mean_interval(
@@ -88,13 +89,13 @@ def agreement_of(found: Observations, numbers: Sequence[int]) -> Agreement | Non
     counts = np.bincount(found.classes)
     there = np.flatnonzero(counts)
     weights = 1 / (len(there) * counts[found.classes])
-    value, low, high = mean_interval(found.right, weights, _effective(counts[there]))
+    interval = mean_interval(found.right, weights, _effective(counts[there]))
     each = []
     for k in there.tolist():
-        own = found.right[found.classes == k]
-        only = mean_interval(own, np.full(len(own), 1 / len(own)), _effective(counts[[k]]))
-        each.append((numbers[k], only[0]))
-    return Agreement(value, low, high, len(found.classes), tuple(each))
+        own, many = found.right[found.classes == k], int(counts[k])
+        only = mean_interval(own, np.full(many, 1 / many), _effective(counts[[k]]))
+        each.append((numbers[k], Agreement(*only, many)))
+    return Agreement(*interval, len(found.classes), tuple(each))
 
 
 def _effective(counts: np.ndarray) -> float:

@@ -36,6 +36,16 @@ class Scores:
     """None in scores that are not of validation blocks, and in those of earlier versions."""
 
     @property
+    def on_strokes(self) -> bool:
+        """Whether they are of held-out strokes, so that ``agreement`` says what they are worth."""
+        return self.agreement is not None and self.agreement.strokes > 0
+
+    @property
+    def value(self) -> float:
+        """What is shown: the agreement, or the mean Dice of full masks and of earlier versions."""
+        return self.mean_dice if self.agreement is None else self.agreement.value
+
+    @property
     def mean_dice(self) -> float:
         """Mean Dice over the structures that occur."""
         return mean_of(self.dice)

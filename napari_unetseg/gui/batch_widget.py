@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QSize
 from qtpy.QtWidgets import QVBoxLayout
 
-from napari_unetseg.gui.base_dock import Docked
+from napari_unetseg.gui.base_dock import BaseDock
 from napari_unetseg.gui.state.session import JobKind
 from napari_unetseg.gui.widgets.batch_section import BatchPanel
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import napari.viewer
 
 
-class BatchDock(Docked):
+class BatchDock(BaseDock):
     """Batch prediction; closing the dock stops a running batch and keeps the list."""
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from napari_unetseg import sample
 from napari_unetseg.core.labels import Classes, LabelKind
 from napari_unetseg.core.metrics import Scores, confusion, scores_of
+from napari_unetseg.core.score_text import score_name, score_text
 from napari_unetseg.io.open_image import open_stack
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _write_out(viewer: Viewer, dock: UNetDock, out: Path, mask: np.ndarray, scor
         "dice": scores.mean_dice,
         "iou": scores.mean_iou,
         "pixels": scores.voxels,
-        "validation_dice": record.scores.mean_dice if record.scores else None,
+        "validation": record.scores and f"{score_name(record.scores)} {score_text(record.scores)}",
         "training_seconds": record.seconds,
         "steps": record.steps,
         "device": record.device,

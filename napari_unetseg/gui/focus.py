@@ -49,16 +49,16 @@ class FocusOrder(QObject):
         super().__init__(root)
         self._root, self._after = root, after
         self._order: list[QWidget] = []
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.timeout.connect(self.arrange)
+        self._deferred = QTimer(self)
+        self._deferred.setSingleShot(True)
+        self._deferred.timeout.connect(self.arrange)
         root.installEventFilter(self)
         self.arrange()
 
     def eventFilter(self, _: QObject | None, event: QEvent | None) -> bool:
         """Schedule an update when the layout changes."""
         if event is not None and event.type() == QEvent.Type.LayoutRequest:
-            self._soon.start(0)
+            self._deferred.start(0)
         return False
 
     def arrange(self) -> None:

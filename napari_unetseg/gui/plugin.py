@@ -37,7 +37,7 @@ from napari_unetseg.gui.services.image_sources import ImageSources
 from napari_unetseg.gui.services.job_manager import JobManager
 from napari_unetseg.gui.services.layer_alignment import LayerAlignment
 from napari_unetseg.gui.services.mask_layers import MaskLayers
-from napari_unetseg.gui.services.project_layers import Restored
+from napari_unetseg.gui.services.project_layers import ProjectLayers
 from napari_unetseg.gui.services.project_store import ProjectStore
 from napari_unetseg.gui.services.session_models import SessionModels
 from napari_unetseg.gui.services.undo_stack import UndoStack
@@ -116,7 +116,9 @@ class Plugin:
             show_mask=self.prediction.show_trained,
         )
         self.live = LivePrediction(viewer, session, jobs, sources, masks, events)
-        restored = partial(Restored, viewer, session, sources, annotations, masks, models, events)
+        restored = partial(
+            ProjectLayers, viewer, session, sources, annotations, masks, models, events
+        )
         self.restore = ProjectRestore(
             session, jobs, sources, annotations, self.store, restored, events
         )
@@ -145,7 +147,7 @@ class Plugin:
     def actions(self) -> dict[str, Callable[[], None]]:
         """The function of each command with a keyboard shortcut, by command id."""
         brushes = {
-            f"brush_{n}": partial(self.structures.take_brush, n) for n in range(1, BRUSHES + 1)
+            f"brush_{n}": partial(self.structures.select_brush, n) for n in range(1, BRUSHES + 1)
         }
         return brushes | {
             "train": self.training.start_or_stop,

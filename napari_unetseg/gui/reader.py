@@ -16,7 +16,7 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.open_image import is_image, open_all, open_labels_levels
-from napari_unetseg.io.readers.lazy_array import Cut, Lazy
+from napari_unetseg.io.readers.lazy_array import FileArray, LazyView
 from napari_unetseg.io.readers.missing_planes import MissingPlanes
 from napari_unetseg.io.readers.ome_zarr import label_names
 from napari_unetseg.io.readers.zarr_nodes import is_zarr
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PIECE = 64 * 2**20
 """Maximum bytes of one read: a plane, or part of a larger one."""
-MOST_PIECES = 1000
+MAX_DASK_CHUNKS = 1000
 """Images of more planes are not dask arrays: dask takes 50 ms for a plane of 10,000."""
 PROBED = 3
 """Number of planes from which the contrast limits are measured."""
@@ -174,7 +174,7 @@ def _labels(path: str, image: Stack, name: str) -> LayerData:
     if first.grid_axes != first.axes:
         raise UserError(f"{path} has labels {name!r} with channels; save one number per voxel.")
     options = {"name": f"{image.name} · {name}", "visible": False, **_grid(first)}
-    return _one([pieces(level) for level in levels]), options, "labels"
+    return _one([as_dask(level) for level in levels]), options, "labels"
 
 
 def _one(arrays: list[Any]) -> Any:
@@ -187,11 +187,15 @@ def _lazy(stack: Stack) -> Any:
     Colours whose axis must be moved are dask arrays too.
     """
     moved = "S" in stack.axes[:-1] and stack.n_channels > 1
-    many = math.prod(stack.leading_shape(2)) > MOST_PIECES
-    return Cut(stack.data) if many and isinstance(stack.data, Lazy) and not moved else pieces(stack)
+    many = math.prod(stack.leading_shape(2)) > MAX_DASK_CHUNKS
+    return (
+        LazyView(stack.data)
+        if many and isinstance(stack.data, FileArray) and not moved
+        else as_dask(stack)
+    )
 
 
-def pieces(stack: Stack) -> Any:
+def as_dask(stack: Stack) -> Any:
     """A dask array with a chunk for each plane, or for parts of large ones; nothing is read."""
     import dask.array as da
 

@@ -242,15 +242,15 @@ def _nearly_alike(pairs: Sequence[tuple[Path, Path]]) -> tuple[str, ...]:
 
 def _other_sizes(found: Sequence[tuple[AnnotatedImage, Stack]], files: Sequence[Path]) -> list[str]:
     """A note on labels whose pixel sizes differ from their image's; missing sizes are fine."""
-    said = [
+    differences = [
         f"{file} has {differing}"
         for (pair, labels), file in zip(found, files, strict=True)
         if (differing := _differing(pair.image, labels))
     ]
-    if not said:
+    if not differences:
         return []
-    more = f", and {len(said) - 1} more so" if len(said) > 1 else ""
-    return [f"{said[0]}{more}; they are paired pixel by pixel, so check that they match."]
+    more = f", and {len(differences) - 1} more so" if len(differences) > 1 else ""
+    return [f"{differences[0]}{more}; they are paired pixel by pixel, so check that they match."]
 
 
 def _differing(image: Stack, labels: Stack) -> str:

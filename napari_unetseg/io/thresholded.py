@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from napari_unetseg.core.labels import IGNORE_INDEX
-from napari_unetseg.io.readers.lazy_array import Lazy
+from napari_unetseg.io.readers.lazy_array import FileArray
 
 
 def thresholded(piece: Any, threshold: float, ignore: int | None = None) -> np.ndarray:
@@ -32,7 +32,7 @@ def thresholded(piece: Any, threshold: float, ignore: int | None = None) -> np.n
     return out
 
 
-class Thresholded(Lazy):
+class Thresholded(FileArray):
     """An array in a file with `thresholded` applied on indexing."""
 
     def __init__(self, array: Any, threshold: float, ignore: int | None = None) -> None:

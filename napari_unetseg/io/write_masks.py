@@ -266,13 +266,13 @@ def _png_text(path: Path) -> str:
 def _write_tiff_mask(
     path: Path, mask: Any, dtype: np.dtype, notes: MaskNotes, *, ome: bool = False
 ) -> list[Path]:
-    said: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     lines = [f"{number} = {name}" for number, name in notes.names.items()]
     if lines or notes.provenance:
-        said["Info"] = "\n".join(line for line in (*lines, notes.provenance) if line)
+        metadata["Info"] = "\n".join(line for line in (*lines, notes.provenance) if line)
     if notes.names:
-        said |= {"min": 0.0, "max": float(max(notes.names))}
-    write_tiff(path, mask, dtype, notes.axes, notes.sizes, said, ome=ome, scratch=notes.scratch)
+        metadata |= {"min": 0.0, "max": float(max(notes.names))}
+    write_tiff(path, mask, dtype, notes.axes, notes.sizes, metadata, ome=ome, scratch=notes.scratch)
     return [path]
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from napari_unetseg.core.agreement import Agreement, Observations, agreement_of, dice_interval
+from napari_unetseg.core.metrics import Scores
+from napari_unetseg.core.score_text import score_name, score_text
 
 NUMBERS = (0, 1, 4)
 Draw = Callable[[np.random.Generator, int], np.ndarray]
@@ -76,8 +78,9 @@ def test_classes_count_alike_however_many_strokes_they_have() -> None:
     right = np.r_[np.ones(200), np.zeros(200 // 4)]
     found = agreement(right, np.repeat([0, 2], [200, 50]))
     assert found.value == pytest.approx(0.5, abs=0.01)
-    assert dict(found.each)[0] > 0.95
-    assert dict(found.each)[4] < 0.05
+    each = dict(found.each)
+    assert (each[0].low > 0.95, each[4].high < 0.1) == (True, True)
+    assert (each[0].strokes, each[4].strokes) == (200, 50)
     assert found.strokes == 250
     assert agreement_of(observed(np.zeros(0), np.zeros(0, int)), NUMBERS) is None
 
@@ -108,3 +111,27 @@ def test_dice_of_full_masks_has_an_interval_over_blocks() -> None:
     assert held / 200 >= 0.85
     assert np.mean(widths) < 0.2
     assert dice_interval(np.zeros((3, 1)), np.zeros((3, 1))) is None
+
+
+def said(found: Agreement | None, before: Agreement | None = None) -> str:
+    scores = [
+        Scores(("cell",), (1,), (0.95,), (0.9,), 500, 12, agreement=a) for a in (found, before)
+    ]
+    return f"{score_name(scores[0])} {score_text(scores[0], scores[1] if before else None)}"
+
+
+def test_what_is_said_claims_no_more_than_the_interval() -> None:
+    few, many = (
+        agreement(np.ones(3), np.zeros(3, int)),
+        agreement(np.ones(4000), np.zeros(4000, int)),
+    )
+    assert said(few) == "agreement with held-out strokes 0.74 (0.42 to 1.00, 3 strokes)"
+    assert said(many) == "agreement with held-out strokes over 0.99 (0.99 to 1.00, 4000 strokes)"
+    one = Agreement(0.874, 0.749, 0.941, 1)
+    assert said(one) == "agreement with held-out strokes 0.87 (0.74 to 0.95, 1 stroke)"
+    assert said(one, few).endswith(" 0.74 → 0.87 (0.74 to 0.95, 1 stroke)")
+    assert "→" not in said(one, one)
+    full = Agreement(0.997, 0.95, 0.999, 0)
+    assert said(full) == "Dice on held-out blocks 1.00 (0.95 to 1.00, 12 blocks)"
+    assert said(None) == "Dice on held-out labels 0.95"
+    assert "→" not in said(full, few)

@@ -50,9 +50,9 @@ class BatchPrediction:
         self._sources, self._masks, self._predict = sources, masks, predict
         events.job_event.connect(self._on_event)
         events.job_ended.connect(self._on_ended)
-        self._how: Saving | None = None
-        self._made_by = ""
-        self._at = self._of = 1
+        self._saving: Saving | None = None
+        self._model_key = ""
+        self._file_number = self._file_count = 1
 
     # -- the list ------------------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ class BatchPrediction:
                 keep,
                 session.match_spacing,
             )
-            self._how, self._made_by = how, made_by
+            self._saving, self._model_key = how, made_by
             self._jobs.start(JobKind.BATCH, "Batch", work, partial(self._on_done, len(rows)))
 
     def _stack(self, layer: Image) -> Stack:
@@ -165,15 +165,15 @@ class BatchPrediction:
 
     def _on_begun(self, event: FileBegun) -> None:
         self._change(event.name, state=RowState.RUNNING)
-        self._at, self._of = event.number, event.total
+        self._file_number, self._file_count = event.number, event.total
         text = f"{event.name} ({event.number} of {event.total})"
         self._jobs.show_progress(self._done(0.0), text)
 
     def _done(self, part: float) -> float:
-        return (self._at - 1 + part) / self._of
+        return (self._file_number - 1 + part) / self._file_count
 
     def _on_file(self, event: FileDone) -> None:
-        how, failed = self._how, event.status == "failed"
+        how, failed = self._saving, event.status == "failed"
         self._change(
             event.name,
             state=STATES[event.status],
@@ -186,7 +186,7 @@ class BatchPrediction:
             open_mask=None
             if failed or how is None
             else partial(how.open_mask, event.name, event.image),
-            made_by=self._made_by,
+            made_by=self._model_key,
         )
 
     def _change(self, name: str, **changes: Any) -> None:
@@ -238,9 +238,9 @@ class BatchPrediction:
         viewer, source = self._viewer, self._session.source(image)
         mine = [*(source.layers if source is not None else (image,)), *masks]
         others = [layer for layer in viewer.layers if layer not in mine]
-        napari_layers.bring_forward(viewer, mine, others)
+        napari_layers.bring_to_front(viewer, mine, others)
         plane = napari_layers.plane_on_screen(viewer, image, 2)
-        napari_layers.look_at(viewer, image, plane, napari_layers.stack_of(image).whole(2))
+        napari_layers.center_on(viewer, image, plane, napari_layers.stack_of(image).whole(2))
 
     def _open(self, row: BatchRow) -> Image:
         """Return the layer of an image; open it if needed."""

@@ -28,7 +28,7 @@ UNBALANCED = 20
 """Ratio of labelled pixels of two structures above which an imbalance is reported."""
 
 
-class Holder(Protocol):
+class EditableLabels(Protocol):
     """Labels of one image that can be edited."""
 
     annotated: ImageAnnotations
@@ -40,10 +40,10 @@ class Holder(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Edit:
+class LabelEdit:
     """Values of a region of one origin before and after an edit."""
 
-    holder: Holder
+    labels: EditableLabels
     origin: LabelSource
     region: Region
     before: np.ndarray
@@ -53,14 +53,14 @@ class Edit:
 
     def redo(self) -> None:
         """Apply the edit."""
-        self._say(self.before, self.after)
+        self._replace(self.before, self.after)
 
     def undo(self) -> None:
         """Restore the values from before the edit."""
-        self._say(self.after, self.before)
+        self._replace(self.after, self.before)
 
-    def _say(self, now: np.ndarray, then: np.ndarray) -> None:
-        self.holder.put_back(self.origin, self.region, (now, self.times), (then, self.times))
+    def _replace(self, now: np.ndarray, then: np.ndarray) -> None:
+        self.labels.put_back(self.origin, self.region, (now, self.times), (then, self.times))
 
 
 class ClassEditor:
@@ -122,7 +122,7 @@ class ClassEditor:
         }
         return names.get(number, f"structure {number}")
 
-    def _edits(self, number: int, into: int) -> list[Edit]:
+    def _edits(self, number: int, into: int) -> list[LabelEdit]:
         edits = []
         for strokes in self._annotations.strokes.values():
             if strokes.annotated.kind is LabelKind.INSTANCES:
@@ -183,16 +183,16 @@ def _followed(known: Mapping[int, int], number: int, into: int) -> dict[int, int
     return {n: shown if o == number else o for n, o in known.items()} | {number: shown}
 
 
-def _replacing(holder: Any, origin: LabelSource, number: int, into: int) -> list[Edit]:
+def _replacing(labels: Any, origin: LabelSource, number: int, into: int) -> list[LabelEdit]:
     """Edits that replace one number in all labels of one origin."""
-    grid, edits = holder.annotated.grid(origin), []
+    grid, edits = labels.annotated.grid(origin), []
     for cell in grid.cells():
         chunk = grid.chunk(cell)
         if (chunk == number).any():
             after = np.where(chunk == number, into, chunk).astype(chunk.dtype)
             region = grid.region_of(cell)
-            times = holder.annotated.times(origin, region)
-            edits.append(Edit(holder, origin, region, chunk.copy(), after, times))
+            times = labels.annotated.times(origin, region)
+            edits.append(LabelEdit(labels, origin, region, chunk.copy(), after, times))
     return edits
 
 

@@ -92,8 +92,10 @@ class LabelCounts:
         kind = source.kind if source else LabelKind.STROKES
         size = 0 if data is None else math.prod(data.shape)
         grey = self._sources.are_grey(labels)
-        said = None if annotated is None else annotated.snapshot()
-        grids: dict[LabelSource, Any] = {o: None if said is None else said.grid(o) for o in COUNTED}
+        annotations = None if annotated is None else annotated.snapshot()
+        grids: dict[LabelSource, Any] = {
+            o: None if annotations is None else annotations.grid(o) for o in COUNTED
+        }
         if not isinstance(data, np.ndarray):  # lazy arrays are not recorded in the annotations
             grids[LabelSource.STROKES] = data
 
@@ -108,12 +110,12 @@ class LabelCounts:
         self._runner.query(count, partial(self._on_counted, labels, kind, size), about="counts")
 
     def _on_counted(
-        self, labels: Labels | None, kind: LabelKind, size: int, answer: Counted
+        self, labels: Labels | None, kind: LabelKind, size: int, counted: Counted
     ) -> None:
         session = self._session
-        counts, (session.corrected, session.accepted), look = answer
+        counts, (session.corrected, session.accepted), appearance = counted
         if labels is not None:
-            kind = self._sources.note_counts(labels, counts, size, look) or kind
+            kind = self._sources.note_counts(labels, counts, size, appearance) or kind
             if self._sources.are_grey(labels):
                 counts = {}
             elif kind is not LabelKind.STROKES:

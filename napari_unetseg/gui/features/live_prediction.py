@@ -49,7 +49,7 @@ class LivePrediction:
         self._entry: ModelEntry | None = None
         self._made: list[tuple[Any, ...]] = []
         self._failed: set[tuple[Any, ...]] = set()
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
         self._ranges = ImageRanges()
         events.computer_chosen.connect(self._on_computer_chosen)
         events.job_started.connect(self._on_job_started)
@@ -59,7 +59,7 @@ class LivePrediction:
         events.tick.connect(self._on_tick)
         events.closing.connect(self._stop)
 
-    def look(self) -> None:
+    def update(self) -> None:
         """Update the viewport, and start a prediction if its mask is missing."""
         session, running = self._session, self._screen is not None
         if session.job is not None or session.entry is None or session.image is None:
@@ -129,8 +129,8 @@ class LivePrediction:
                     self._target = None
             case OtherSpacing():
                 pass  # the user's mode decides whether it is shown
-            case Notice() if event.text not in self._said:  # repeated for every plane
-                self._said.add(event.text)
+            case Notice() if event.text not in self._reported:  # repeated for every plane
+                self._reported.add(event.text)
                 self._session.say_notice(event)
 
     def _on_begins(self, event: MaskStarted) -> None:
@@ -158,14 +158,14 @@ class LivePrediction:
         else:
             self._failed.update(self._made[-1:])
         text = messages.explain(error, "The mask on screen")
-        if text not in self._said:
-            self._said.add(text)
+        if text not in self._reported:
+            self._reported.add(text)
             self._session.say(text, Level.WARNING)
         self._end()
 
     def _end(self) -> None:
         if self._target is not None:
-            self._target.rest()
+            self._target.detach()
         self._screen, self._target, self._entry, self._made = None, None, None, []
 
     # -- events --------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ class LivePrediction:
         """Retry what failed, as the newly chosen computer may be able to predict it."""
         self._stop()
         self._failed.clear()
-        self._said.clear()
+        self._reported.clear()
 
     def _on_job_started(self, _: JobKind) -> None:
         self._stop()
@@ -189,4 +189,4 @@ class LivePrediction:
             self._forget(seen)
 
     def _on_tick(self, _: float) -> None:
-        self.look()
+        self.update()

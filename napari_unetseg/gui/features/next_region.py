@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.query_strategy import QueryImage, RegionQuery, Suggestion
     from napari_unetseg.models.model import Model
 
-SECONDS, AHEAD_SECONDS = 1.5, 0.3
+SECONDS, PREFETCH_SECONDS = 1.5, 0.3
 """Time limits in seconds of a suggestion and of scoring in advance after it."""
 SOURCES = (LabelSource.STROKES, LabelSource.CORRECTIONS, LabelSource.ACCEPTED)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
+class FoundRegion:
     """Target of the viewer: an image layer, its plane and a region in that plane."""
 
     layer: Image
@@ -72,12 +72,12 @@ class NextRegion:
         self._images, self._annotations, self._masks = sources, annotations, masks
         self._jobs, self._runner = jobs, runner
         self.clock: Callable[[], float] = time.perf_counter
-        self.suggestion: Found | None = None
+        self.suggestion: FoundRegion | None = None
         self.waited: float | None = None
         """Seconds that the last suggestion took."""
         self._queries: dict[str, tuple[tuple[Any, ...], RegionQuery]] = {}
         self._control = JobControl()
-        self._asking = False
+        self._query_running = False
         viewer.layers.events.removed.connect(self._on_removed)
         events.pixels_changed.connect(self._forget)
         events.closing.connect(self._on_closing)
@@ -109,7 +109,7 @@ class NextRegion:
     def next_region(self) -> None:
         """Go to the most informative unlabelled region of all planes, time points and images."""
         with refusing(self._session):
-            self._ask("region", self._wanted_model(), None)
+            self._request("region", self._wanted_model(), None)
 
     def next_disagreement(self) -> None:
         """Go to the largest difference between the current model and the previous one."""
@@ -118,7 +118,7 @@ class NextRegion:
             before = self._before(now)
             if before.classes.numbers != now.classes.numbers or before.dims != now.dims:
                 raise UserError(messages.OTHER_CLASSES)
-            self._ask("disagreement", now, before)
+            self._request("disagreement", now, before)
 
     def next_plane(self) -> None:
         """Go to the next plane without labels, corrections or accepted regions."""
@@ -143,7 +143,7 @@ class NextRegion:
         """Choose an image and move the viewer to a region of it."""
         if image is not self._session.image:
             self._images.choose_image(image)
-            napari_layers.bring_forward(
+            napari_layers.bring_to_front(
                 self._viewer,
                 self._layers_of(self._session.source(image)),
                 [
@@ -156,12 +156,12 @@ class NextRegion:
             source = self._session.source(image)
             if source is not None and source.labels is not None:
                 napari_layers.activate_brush(self._viewer, source.labels, self._session.brush)
-        self.suggestion = Found(image, plane, region)
-        napari_layers.look_at(self._viewer, image, plane, region)
+        self.suggestion = FoundRegion(image, plane, region)
+        napari_layers.center_on(self._viewer, image, plane, region)
 
-    def _ask(self, kind: str, model: Model, before: Model | None) -> None:
+    def _request(self, kind: str, model: Model, before: Model | None) -> None:
         """Request a suggestion; a second request while one is computed waits."""
-        if self._asking:
+        if self._query_running:
             return
         query, sources = self._query_for(kind, model)
         threads = self._jobs.thread_count()
@@ -171,13 +171,13 @@ class NextRegion:
 
         def score(seconds: float) -> None:
             query.clock = self.clock
-            looks = query.score_windows(
+            windows = query.score_windows(
                 model, seconds, before=before, device=device, match_spacing=match, control=control
             )
-            for _ in looks:
+            for _ in windows:
                 pass
 
-        def question() -> tuple[Suggestion | Exception, float]:
+        def compute() -> tuple[Suggestion | Exception, float]:
             start = self.clock()
             try:
                 if not query.ready:
@@ -186,8 +186,8 @@ class NextRegion:
             except Exception as error:  # noqa: BLE001 - reported by the GUI thread
                 return error, self.clock() - start
 
-        def answer(found: tuple[Suggestion | Exception, float]) -> None:
-            self._asking = False
+        def deliver(found: tuple[Suggestion | Exception, float]) -> None:
+            self._query_running = False
             what, self.waited = found
             if isinstance(what, Exception):
                 complain(self._session, what, "Looking for a place")
@@ -196,16 +196,16 @@ class NextRegion:
             if source.image in self._viewer.layers:
                 self.show(source.image, what.plane, what.region)
                 self._session.say(messages.HERE[kind].format(source.image.name))
-                self._runner.query(ahead, lambda _: None, about="look")
+                self._runner.query(prefetch, lambda _: None, about="look")
 
-        def ahead() -> None:
+        def prefetch() -> None:
             with suppress(UserError):
-                score(AHEAD_SECONDS)
+                score(PREFETCH_SECONDS)
 
-        self._asking = True
+        self._query_running = True
         if not query.ready:
             self._session.say(messages.LOOKING)
-        self._runner.query(question, answer, about="look")
+        self._runner.query(compute, deliver, about="look")
 
     def _query_for(self, kind: str, model: Model) -> tuple[RegionQuery, list[ImageSource]]:
         """The query over all open images; a new one when the set of images changed."""

@@ -54,7 +54,7 @@ class ProjectAutosave:
         store, project, now = self._store, self._store.project, time.monotonic()
         if project is None:
             return
-        store.look()
+        store.store_view()
         if store.writing:
             return
         if store.trouble and now - self._tried > RETRY_SECONDS:
@@ -82,13 +82,13 @@ class ProjectAutosave:
             store.add(image)
         elif change.stamp or change.origin is not LabelSource.STROKES:
             project.record(store.keys[image], change)  # a new layer's content arrives as a whole
-        store.tell()
+        store.report_trouble()
 
     def _on_annotations_replaced(self, image: Any) -> None:
         store = self._store
         if store.project is not None and image in store.keys:
             store.add(image)
-            store.tell()
+            store.report_trouble()
 
     def _on_label_kind_changed(self, image: Any) -> None:
         if image in self._store.keys:

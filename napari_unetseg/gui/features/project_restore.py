@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.annotations import Annotations
     from napari_unetseg.gui.services.image_sources import ImageSources
     from napari_unetseg.gui.services.job_manager import JobManager
-    from napari_unetseg.gui.services.project_layers import Restored
+    from napari_unetseg.gui.services.project_layers import ProjectLayers
     from napari_unetseg.gui.services.project_store import ProjectStore
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
@@ -42,7 +42,7 @@ class ProjectRestore:
         sources: ImageSources,
         annotations: Annotations,
         store: ProjectStore,
-        restored: Callable[[Project, Collection[Any]], Restored],
+        restored: Callable[[Project, Collection[Any]], ProjectLayers],
         events: AppEvents,
     ) -> None:
         self._session, self._jobs, self._sources = session, jobs, sources
@@ -90,10 +90,10 @@ class ProjectRestore:
     def _say_open(self, project: Project, lost: Sequence[str]) -> None:
         missing, nameless = self._session.missing, locations.is_recovery(project.folder)
         what = "What was not saved" if nameless else project.folder.name
-        said = [f"{what} is open with all its annotations.", *lost]
+        sentences = [f"{what} is open with all its annotations.", *lost]
         if missing:
-            said.append(messages.MISSING.format(", ".join(missing)))
-        self._session.say(" ".join(said), Level.WARNING if missing or lost else Level.DONE)
+            sentences.append(messages.MISSING.format(", ".join(missing)))
+        self._session.say(" ".join(sentences), Level.WARNING if missing or lost else Level.DONE)
 
     # -- images that are missing ---------------------------------------------------------------
 
@@ -109,7 +109,7 @@ class ProjectRestore:
         with self._sources.opening():
             restored = self._restored(project, self._store.kept)
             self._store.keys, self._session.missing = restored.complete(self._store.keys)
-        self._look_again(restored)
+        self._record_missed_strokes(restored)
         self._say_open(project, [])
 
     def _recognise(self) -> None:
@@ -133,7 +133,7 @@ class ProjectRestore:
             store.keys.update(found)
             if found:
                 self._sources.choose_image(next(iter(found)))
-        self._look_again(restored)
+        self._record_missed_strokes(restored)
         if found:
             session.missing = tuple(name for name in session.missing if name in lost)
             store.update()
@@ -141,7 +141,7 @@ class ProjectRestore:
             session.say(f"{names} is open with all its annotations.", Level.DONE)
         return bool(found)
 
-    def _look_again(self, restored: Restored) -> None:
+    def _record_missed_strokes(self, restored: ProjectLayers) -> None:
         """Record what was painted on the layers while they belonged to no image."""
         for image in restored.reused:
             if (strokes := self._annotations.strokes.get(image)) is not None:

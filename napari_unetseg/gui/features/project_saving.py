@@ -32,7 +32,7 @@ class ProjectSaving:
         """Copy the project to a new folder and use that from now on."""
         with refusing(self._session):
             self._jobs.check_free()
-            project = self._store.begin(anew=True)
+            project = self._store.begin(reopen=True)
             if project is not None:
                 work = at_once(partial(project.save_as, folder))
                 self._jobs.start(JobKind.MODEL, f"Saving {folder.name}", work, self._on_copied)

@@ -52,18 +52,18 @@ class RemoteComputer:
                 return
             self._session.say(f"Asking {address}…")
 
-            def ask() -> tuple[str, Level]:
+            def check() -> tuple[str, Level]:
                 try:
                     device = device_at(address)
                 except UserError as error:
                     return str(error), Level.WARNING
                 return f"{address} is connected: {device}. New jobs run there.", Level.DONE
 
-            self._runner.query(ask, partial(self._on_answer, address), about="computer")
+            self._runner.query(check, partial(self._on_checked, address), about="computer")
 
-    def _on_answer(self, address: str, answer: tuple[str, Level]) -> None:
+    def _on_checked(self, address: str, result: tuple[str, Level]) -> None:
         if address == self._session.computer:
-            self._session.say(*answer)
+            self._session.say(*result)
 
     def _on_event(self, _: JobKind, event: Event) -> None:
         if isinstance(event, RemoteDisconnected):

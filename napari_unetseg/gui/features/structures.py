@@ -42,7 +42,7 @@ class Structures:
         else:
             self._session.say(messages.NO_LABELS, Level.WARNING)
 
-    def take_brush(self, number: int) -> None:
+    def select_brush(self, number: int) -> None:
         """Select the brush of a structure, if the structure exists."""
         if number in {s.number for s in self._session.structures}:
             self.choose_brush(number)

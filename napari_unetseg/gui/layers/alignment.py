@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Scalar: TypeAlias = Image | Labels
 
-PLACE = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+TRANSFORM_ATTRIBUTES = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 """Attributes of a layer's transform; each has an event of its name."""
 HALF = 0.5 - 1e-6
 """From a shift of half a voxel on, a neighbouring voxel is shown."""
@@ -77,7 +77,7 @@ def voxels_of(image: Image, labels: Labels) -> Any:
 # -- places ----------------------------------------------------------------------------------------
 
 
-def place_of(layer: Scalar) -> dict[str, Any]:
+def transform_of(layer: Scalar) -> dict[str, Any]:
     """The transform of a layer as keyword arguments for new layers; arrays are copies."""
     return {
         "scale": np.array(layer.scale, float),
@@ -90,7 +90,7 @@ def place_of(layer: Scalar) -> dict[str, Any]:
     }
 
 
-def place_over(image: Image, ndim: int | None = None) -> dict[str, Any]:
+def transform_over(image: Image, ndim: int | None = None) -> dict[str, Any]:
     """The transform of a layer that lies exactly over an image.
 
     Parameters
@@ -98,20 +98,20 @@ def place_over(image: Image, ndim: int | None = None) -> dict[str, Any]:
     ndim
         Axes of the layer, the last ones of the image; all of the image's grid by default.
     """
-    place = place_of(image)
+    transform = transform_of(image)
     first = image.ndim - (len(grid_shape(image)) if ndim is None else ndim)
-    return {name: _last(value, first) for name, value in place.items()}
+    return {name: _last(value, first) for name, value in transform.items()}
 
 
-def put(layer: Scalar, place: Mapping[str, Any]) -> None:
+def set_transform(layer: Scalar, transform: Mapping[str, Any]) -> None:
     """Set the attributes of a layer's transform that differ."""
-    before = place_of(layer)
-    for name, value in place.items():
+    before = transform_of(layer)
+    for name, value in transform.items():
         if not np.array_equal(value, before[name]):
             setattr(layer, name, value)
 
 
-def lay_over(image: Image, layer: Scalar) -> None:
+def align_to(image: Image, layer: Scalar) -> None:
     """Align a layer of the same number of voxels with an image, voxel on voxel.
 
     A layer with axes of length 1 between its others gets the axes of the image.
@@ -120,8 +120,10 @@ def lay_over(image: Image, layer: Scalar) -> None:
     n = min(len(own), len(shape))
     if own[-n:] != shape[-n:]:
         layer.data, n = on_grid(level0(layer), shape), len(shape)
-    before = place_of(layer)
-    put(layer, {name: _extended(before[name], v) for name, v in place_over(image, n).items()})
+    before = transform_of(layer)
+    set_transform(
+        layer, {name: _extended(before[name], v) for name, v in transform_over(image, n).items()}
+    )
 
 
 def _shear(layer: Scalar) -> np.ndarray:
@@ -177,7 +179,7 @@ def _shift(image: Image, layer: Scalar, shape: tuple[int, ...]) -> float:
 # -- in words --------------------------------------------------------------------------------------
 
 
-def misfit(image: Image, layer: Scalar) -> str:
+def misalignment_text(image: Image, layer: Scalar) -> str:
     """Why a layer is not on the grid of an image, and what to do; empty if it is."""
     match alignment(image, layer):
         case Alignment.ALIGNED:

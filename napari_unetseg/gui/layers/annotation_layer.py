@@ -14,7 +14,7 @@ from napari_unetseg.annotations.sparse_array import planes_with
 from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind, Structure, default_color
 from napari_unetseg.core.singleton_axes import on_grid
 from napari_unetseg.data.image_grids import empty_grid
-from napari_unetseg.gui.layers.alignment import place_of, place_over
+from napari_unetseg.gui.layers.alignment import transform_of, transform_over
 from napari_unetseg.gui.layers.following import follow, image_of
 from napari_unetseg.gui.layers.layer_axes import grid_shape, level0
 
@@ -79,7 +79,7 @@ def write_names(layer: Labels, structures: Sequence[Structure]) -> None:
 def new_annotation(viewer: ViewerModel, image: Image, structures: Sequence[Structure]) -> Labels:
     """Add an empty annotation layer over an image, with the first structure's brush selected."""
     shape = grid_shape(image)
-    layer = Labels(empty_grid(shape), name=f"{image.name} · annotations", **place_over(image))
+    layer = Labels(empty_grid(shape), name=f"{image.name} · annotations", **transform_over(image))
     layer.metadata = {"napari_unetseg": {"kind": str(LabelKind.STROKES)}}
     paint_colors(layer, structures)
     layer.brush_size = max(3, min(shape[-2:]) // BRUSH_SIZE_FRACTION)
@@ -98,7 +98,7 @@ def add_tidied(
         data,
         name=f"{source.name} · {'objects' if objects else 'tidied'}",
         metadata={"napari_unetseg": {"kind": "tidied"}},
-        **place_of(source),
+        **transform_of(source),
     )
     if not objects:
         paint_colors(layer, structures)
@@ -114,7 +114,7 @@ def add_labels(viewer: ViewerModel, source: Labels, data: np.ndarray, kind: Labe
         data,
         name=f"{source.name} · labels",
         metadata={"napari_unetseg": {"kind": str(kind)}},
-        **place_of(source),
+        **transform_of(source),
     )
     if (image := image_of(source)) is not None:
         follow(image, layer)

@@ -19,7 +19,7 @@ SURROUNDINGS = 0.25
 """Margin around a region on each side, as a fraction of its edge length."""
 
 
-def look_at(
+def center_on(
     viewer: ViewerModel, image: Image, plane: Sequence[int], region: Sequence[slice]
 ) -> None:
     """Move sliders and camera so that a region and its surroundings fill the canvas.
@@ -50,7 +50,7 @@ def look_at(
     viewer.scene.camera.zoom = float((canvas / edges).min())
 
 
-def bring_forward(
+def bring_to_front(
     viewer: ViewerModel, mine: Sequence[Layer | None], others: Sequence[Layer | None]
 ) -> None:
     """Show some layers, hide others that would cover them, and select the newest shown."""

@@ -37,7 +37,7 @@ class Coverage:
         """Mark a plane as empty."""
         self._parts.pop(plane, None)
 
-    def take(self, plane: Plane, other: Coverage) -> None:
+    def copy_plane(self, plane: Plane, other: Coverage) -> None:
         """Copy the coverage of a plane from another object."""
         if plane in other._parts:
             self._parts[plane] = other._parts[plane]
@@ -57,11 +57,11 @@ class Coverage:
             out[top:bottom, left:right] = True
         return out
 
-    def whole(self, plane: Plane) -> bool:
+    def is_complete(self, plane: Plane) -> bool:
         """Whether a plane was written completely."""
-        return self.holds(plane, [slice(0, n) for n in self._shape])
+        return self.covers(plane, [slice(0, n) for n in self._shape])
 
-    def holds(self, plane: Plane, spans: Sequence[slice]) -> bool:
+    def covers(self, plane: Plane, spans: Sequence[slice]) -> bool:
         """Whether a rectangle of a plane was written completely."""
         parts = self._parts.get(plane, ())
         if sum(math.prod(b - a for a, b in part) for part in parts) < _size(spans):

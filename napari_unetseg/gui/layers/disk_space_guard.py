@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 
-class PaintRoom:
+class DiskSpaceGuard:
     """Disables painting on Labels layers of memory-mapped files while their disk is full.
 
     napari writes into such a file by itself, and the system ends a program that writes without
@@ -23,9 +23,9 @@ class PaintRoom:
 
     def __init__(self, viewer: ViewerModel) -> None:
         self._viewer = viewer
-        self._stopped: WeakSet[Labels] = WeakSet()
+        self._disabled: WeakSet[Labels] = WeakSet()
 
-    def look(self) -> tuple[list[Labels], list[Labels]]:
+    def update(self) -> tuple[list[Labels], list[Labels]]:
         """Check the disk; return the layers disabled now, and those enabled again."""
         stopped, again = [], []
         for layer in self._viewer.layers:
@@ -34,10 +34,10 @@ class PaintRoom:
             room = has_room(layer.data)
             if not room and layer.editable:
                 layer.editable = False
-                self._stopped.add(layer)
+                self._disabled.add(layer)
                 stopped.append(layer)
-            elif room and layer in self._stopped:
+            elif room and layer in self._disabled:
                 layer.editable = True
-                self._stopped.discard(layer)
+                self._disabled.discard(layer)
                 again.append(layer)
         return stopped, again

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, ref
 
-from napari_unetseg.gui.layers.alignment import PLACE, Alignment, alignment, lay_over
+from napari_unetseg.gui.layers.alignment import TRANSFORM_ATTRIBUTES, Alignment, align_to, alignment
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer
@@ -18,7 +18,7 @@ class _Follower:
 
     def __init__(self, image: Image, layer: Image | Labels) -> None:
         self._image, self._layer = ref(image), ref(layer)
-        for name in PLACE:
+        for name in TRANSFORM_ATTRIBUTES:
             getattr(image.events, name).connect(self._on_moved)
 
     @property
@@ -27,7 +27,7 @@ class _Follower:
 
     def end(self) -> None:
         if (image := self._image()) is not None:
-            for name in PLACE:
+            for name in TRANSFORM_ATTRIBUTES:
                 getattr(image.events, name).disconnect(self._on_moved)
 
     def _on_moved(self) -> None:
@@ -35,7 +35,7 @@ class _Follower:
         if image is None or layer is None:
             return
         if alignment(image, layer) is not Alignment.OTHER_SHAPE:  # its data may have been replaced
-            lay_over(image, layer)
+            align_to(image, layer)
 
 
 def follow(image: Image, layer: Image | Labels) -> None:

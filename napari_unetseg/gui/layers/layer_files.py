@@ -13,11 +13,11 @@ from napari_unetseg.annotations.annotation_store import ImageAnnotations, LabelS
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.singleton_axes import same_but_singletons
 from napari_unetseg.data.image_grids import empty_grid
-from napari_unetseg.gui.layers.alignment import place_over
+from napari_unetseg.gui.layers.alignment import transform_over
 from napari_unetseg.gui.layers.annotation_layer import paint_colors
 from napari_unetseg.gui.layers.following import follow
 from napari_unetseg.gui.layers.layer_axes import grid_shape
-from napari_unetseg.gui.reader import pieces
+from napari_unetseg.gui.reader import as_dask
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -70,12 +70,12 @@ def add_mask(
     if not same_but_singletons(mask.grid_shape, shape) or mask.channel_axis is not None:
         raise UserError(f"The mask of {image.name} has another shape; predict it again.")
     small = int(np.prod(mask.grid_shape, dtype=np.int64)) <= IN_MEMORY
-    data = (np.asarray(mask.data) if small else pieces(mask)).reshape(shape)
+    data = (np.asarray(mask.data) if small else as_dask(mask)).reshape(shape)
     name = f"{image.name} · mask"
     if name in viewer.layers:
         viewer.layers.remove(name)
     metadata = {"napari_unetseg": {"kind": "tidied"}}
-    layer = Labels(data, name=name, metadata=metadata, **place_over(image))
+    layer = Labels(data, name=name, metadata=metadata, **transform_over(image))
     paint_colors(layer, structures)
     follow(image, layer)
     viewer.layers.insert(viewer.layers.index(image) + 1, layer)
@@ -95,7 +95,7 @@ def strokes_layer(
         data[grid.region_of(cell)] = grid.chunk(cell)
     metadata = {"napari_unetseg": {"kind": str(annotated.kind)}}
     name = name or f"{image.name} · annotations"
-    layer = Labels(data, name=name, metadata=metadata, **place_over(image))
+    layer = Labels(data, name=name, metadata=metadata, **transform_over(image))
     if annotated.kind != "instances":
         paint_colors(layer, structures)
     follow(image, layer)

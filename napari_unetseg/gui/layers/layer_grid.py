@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.image_stack import Stack
-from napari_unetseg.gui.layers.alignment import misfit
+from napari_unetseg.gui.layers.alignment import misalignment_text
 from napari_unetseg.gui.layers.layer_axes import grid_shape, layer_axes, level0
 from napari_unetseg.gui.layers.world_units import to_data
 
@@ -74,7 +74,7 @@ def stack_of(image: Image, channels: Sequence[Image] = ()) -> Stack:
             name,
         )
     check_channels(image, channels)
-    if text := next(filter(None, (misfit(image, layer) for layer in channels)), None):
+    if text := next(filter(None, (misalignment_text(image, layer) for layer in channels)), None):
         raise UserError(text)
     arrays = tuple(level0(layer) for layer in (image, *channels))
     data = _Channels(arrays, np.result_type(*(a.dtype for a in arrays)))

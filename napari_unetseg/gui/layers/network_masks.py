@@ -68,20 +68,20 @@ class NetworkMasks:
         """Whether a plane, or all planes of a volume, have a complete mask of this model."""
         inner = self._shape[len(plane) : -2]
         planes = {(*plane, *rest) for rest in np.ndindex(*inner)}
-        return model_id == self.model_id and all(self._fresh.whole(one) for one in planes)
+        return model_id == self.model_id and all(self._fresh.is_complete(one) for one in planes)
 
     def covers(self, region: Region) -> bool:
         """Whether a region is completely covered by masks."""
-        return all(self._covered.holds(p, region[-2:]) for p in _planes_in(region))
+        return all(self._covered.covers(p, region[-2:]) for p in _planes_in(region))
 
-    def age(self) -> None:
+    def invalidate(self) -> None:
         """Mark every plane as outdated, so that it is predicted again, also by the same model."""
         self._fresh = Coverage(self._shape)
 
     def begin(self, model_id: str, numbers: Mapping[int, int]) -> None:
         """Set the model of the next tiles; masks of another model keep the numbers shown."""
         if model_id != self.model_id:
-            self.age()
+            self.invalidate()
             self._settle_numbers(numbers)
         self.model_id = model_id
 
@@ -123,14 +123,14 @@ class NetworkMasks:
         """Remove an earlier model's masks beside the newest; return the changed planes."""
         changed = []
         for plane in sorted(self._covered.planes()):
-            if self._fresh.whole(plane):
+            if self._fresh.is_complete(plane):
                 continue
             old = self._covered.where(plane) & ~self._fresh.where(plane)
             if old.any():
                 self._remember(plane)
                 self._masks[plane][old] = 0
                 changed.append(full_region(plane, self._shape))
-            self._covered.take(plane, self._fresh)
+            self._covered.copy_plane(plane, self._fresh)
         return changed
 
     def _settle_numbers(self, numbers: Mapping[int, int]) -> None:

@@ -10,7 +10,7 @@ from napari.utils.colormaps import DirectLabelColormap
 
 from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.data.image_grids import empty_grid
-from napari_unetseg.gui.layers.alignment import place_over
+from napari_unetseg.gui.layers.alignment import transform_over
 from napari_unetseg.gui.layers.following import follow
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def _overlay(
         opacity=0.7,
         metadata={"napari_unetseg": {"kind": kind}},
         features={"index": [0, *what], "name": ["", *(text for text, _ in what.values())]},
-        **place_over(image),
+        **transform_over(image),
     )
     layer.colormap = DirectLabelColormap(color_dict=colors)
     layer.editable = False

@@ -23,11 +23,11 @@ from napari_unetseg.core.singleton_axes import region_on_grid, same_but_singleto
 if TYPE_CHECKING:
     from napari.layers import Labels
 
-AT_ONCE = 2**22
+SYNC_SEARCH_VOXELS = 2**22
 """Layers with more voxels are searched for changes in the background."""
 
 
-class Watch:
+class PaintListener:
     """Listens to the paint events of a Labels layer until `end`.
 
     Parameters
@@ -51,8 +51,8 @@ class Watch:
         grid: Sequence[int],
     ) -> None:
         self.layer, self._grid = layer, tuple(grid)
-        self._tell, self._doubt = on_painted, on_doubt
-        self._announced: Region | None = None
+        self._on_painted, self._on_doubt = on_painted, on_doubt
+        self._pending: Region | None = None
         layer.events.paint.connect(self._on_paint)
         layer.events.labels_update.connect(self._on_shown)
         layer.events.set_data.connect(self._on_set_data)
@@ -63,23 +63,23 @@ class Watch:
         self.layer.events.labels_update.disconnect(self._on_shown)
         self.layer.events.set_data.disconnect(self._on_set_data)
 
-    def undone(self) -> list[Region]:
+    def undo_regions(self) -> list[Region]:
         """Likely regions of the latest undo or redo; none where napari's history is unknown."""
         regions = []
         for name in ("_redo_history", "_undo_history"):
             history = getattr(self.layer, name, None)
             region = self._region(history[-1]) if history else whole(self._grid)
-            if math.prod(s.stop - s.start for s in region) <= AT_ONCE:
+            if math.prod(s.stop - s.start for s in region) <= SYNC_SEARCH_VOXELS:
                 regions.append(region)
         return regions
 
     def _on_paint(self, event: Any) -> None:
         region = self._region(event.value)
-        if not self._tell(region):
-            self._announced = joined(self._announced, region)
-            self._doubt()
-        elif self._announced is not None:  # a moving brush emits an event for every dab
-            self._announced = joined(self._announced, region)
+        if not self._on_painted(region):
+            self._pending = joined(self._pending, region)
+            self._on_doubt()
+        elif self._pending is not None:  # a moving brush emits an event for every dab
+            self._pending = joined(self._pending, region)
 
     def _region(self, atoms: Any) -> Region:
         shape = self.layer.data.shape
@@ -88,12 +88,12 @@ class Watch:
         return region_on_grid(region_of(atoms, shape), shape, self._grid)
 
     def _on_shown(self) -> None:
-        region, self._announced = self._announced, None
+        region, self._pending = self._pending, None
         if region is not None:
-            self._tell(region)
+            self._on_painted(region)
 
     def _on_set_data(self) -> None:
-        self._doubt()
+        self._on_doubt()
 
 
 def drop_history(layer: Labels) -> None:

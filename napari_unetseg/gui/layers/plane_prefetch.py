@@ -12,7 +12,7 @@ from napari.layers import Image, Labels
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui.layers.world_units import to_data
-from napari_unetseg.io.readers.lazy_array import Lazy
+from napari_unetseg.io.readers.lazy_array import FileArray
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 PLANES = 2
 """Number of planes to read ahead."""
 
-Request = tuple[Lazy | np.memmap, tuple[int | slice, ...]]
+Request = tuple[FileArray | np.memmap, tuple[int | slice, ...]]
 """An array and the index to read."""
 
 
-class Ahead:
+class PlanePrefetch:
     """Reads planes ahead in the direction of the slider, where a cache keeps them.
 
     napari reads what it shows in the thread that draws the window. Only two kinds of arrays are
@@ -37,7 +37,7 @@ class Ahead:
         self._viewer = viewer
         self._step = viewer.dims.current_step
         self._pool: ThreadPoolExecutor | None = None
-        self._asked: list[Future[None]] = []
+        self._futures: list[Future[None]] = []
         viewer.dims.events.current_step.connect(self._on_step)
 
     def close(self) -> None:
@@ -54,7 +54,7 @@ class Ahead:
         moved = [now - then for now, then in zip(self._step, before, strict=True)]
         if sum(map(bool, moved)) != 1:
             return
-        for future in self._asked:
+        for future in self._futures:
             future.cancel()
         shown = [
             layer
@@ -72,7 +72,7 @@ class Ahead:
         if wanted and self._pool is None:
             self._pool = ThreadPoolExecutor(1, "unetseg-ahead")
         if self._pool is not None:
-            self._asked = [self._pool.submit(_read, *request) for request in wanted]
+            self._futures = [self._pool.submit(_read, *request) for request in wanted]
 
     def _point(self, moved: list[int], number: int) -> list[float]:
         """World position of the slider after more moves by a plane."""
@@ -82,7 +82,7 @@ class Ahead:
         return [point + number * way * axis.step for point, way, axis in along]
 
 
-def _read(array: Lazy | np.memmap, key: tuple[int | slice, ...]) -> None:
+def _read(array: FileArray | np.memmap, key: tuple[int | slice, ...]) -> None:
     """Read it into the cache; errors are reported when the plane is shown."""
     with suppress(UserError, OSError, MemoryError):
         part = array[key]
@@ -104,7 +104,7 @@ def _requests(
         return
     for number in sorted({layer.data_level, len(levels) - 1}):
         array, factors = levels[number], layer.downsample_factors[number]
-        if isinstance(array, Lazy | np.memmap):
+        if isinstance(array, FileArray | np.memmap):
             in_sight = layer.multiscale and number == layer.data_level
             spans = layer.corner_pixels.T if in_sight else [(0, int(n) - 1) for n in array.shape]
             yield (

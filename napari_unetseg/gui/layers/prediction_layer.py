@@ -33,7 +33,7 @@ from napari_unetseg.annotations.sparse_array import (
 )
 from napari_unetseg.core.labels import BACKGROUND_LABEL, Structure
 from napari_unetseg.data.image_grids import empty_grid, has_room
-from napari_unetseg.gui.layers.alignment import place_over
+from napari_unetseg.gui.layers.alignment import transform_over
 from napari_unetseg.gui.layers.annotation_layer import paint_colors
 from napari_unetseg.gui.layers.following import follow
 from napari_unetseg.gui.layers.layer_axes import grid_shape, level0
@@ -43,7 +43,7 @@ from napari_unetseg.gui.layers.network_masks import (
     as_mask,
     full_region,
 )
-from napari_unetseg.gui.layers.paint_events import AT_ONCE, Watch, drop_history
+from napari_unetseg.gui.layers.paint_events import SYNC_SEARCH_VOXELS, PaintListener, drop_history
 
 if TYPE_CHECKING:
     from napari.components import LayerList, ViewerModel
@@ -93,7 +93,7 @@ class PredictionLayer:
         self._kept = SparseArray(self._shape)
         self._painted = self._refreshing = self._dirty = False
         self._structures: Sequence[Structure] = ()
-        self._watch: Watch | None = None
+        self._listener: PaintListener | None = None
         self.layer: Labels | None = None
 
     @property
@@ -146,7 +146,7 @@ class PredictionLayer:
 
     def _replace(self, region: Region) -> None:
         """Show another mask in a region; a stroke being painted there is recorded first."""
-        if self.catch(region):
+        if self.record(region):
             self._painted = True
         self._write(region)
 
@@ -208,7 +208,7 @@ class PredictionLayer:
 
         Voxels that were accepted before get a new time where a newer stroke disagrees.
         """
-        self.catch(region)
+        self.record(region)
         accepted = self.annotated.read(LabelSource.ACCEPTED, region)
         accepted[where] = as_correction(self._data[region])[where]
         changes = self._note(LabelSource.ACCEPTED, region, accepted)
@@ -216,20 +216,22 @@ class PredictionLayer:
             self.annotated.times(o, region) for o in (LabelSource.ACCEPTED, LabelSource.STROKES)
         )
         disputed = where & (painted_at > accepted_at)
-        return changes + self._tell(self.annotated.restamp(LabelSource.ACCEPTED, region, disputed))
+        return changes + self._publish(
+            self.annotated.restamp(LabelSource.ACCEPTED, region, disputed)
+        )
 
-    def take_back(self, region: Region, where: np.ndarray) -> list[AnnotationChange]:
+    def withdraw(self, region: Region, where: np.ndarray) -> list[AnnotationChange]:
         """Withdraw the acceptance of voxels."""
         return self._empty(LabelSource.ACCEPTED, region, where)
 
-    def forget(self, region: Region, where: np.ndarray) -> list[AnnotationChange]:
+    def drop_corrections(self, region: Region, where: np.ndarray) -> list[AnnotationChange]:
         """Drop corrections of voxels: the network's mask is shown there again."""
         return self._empty(LabelSource.CORRECTIONS, region, where)
 
     def _empty(
         self, origin: LabelSource, region: Region, where: np.ndarray
     ) -> list[AnnotationChange]:
-        self.catch(region)
+        self.record(region)
         values = self.annotated.read(origin, region)
         values[where] = 0
         changes = self._note(origin, region, values)
@@ -243,9 +245,9 @@ class PredictionLayer:
 
         Undoing an acceptance withdraws it, also where voxels were corrected since.
         """
-        self.catch(region)
+        self.record(region)
         also = (then[0] == 0) if origin is LabelSource.ACCEPTED else False
-        self._tell(self.annotated.put_back(origin, region, now, then, also=also))
+        self._publish(self.annotated.put_back(origin, region, now, then, also=also))
         self.show(origin, region)
 
     def show(self, origin: LabelSource, region: Region) -> None:
@@ -263,7 +265,7 @@ class PredictionLayer:
         self._write(region)
         self.flush()
 
-    def catch(self, region: Region) -> bool:
+    def record(self, region: Region) -> bool:
         """Record the user's changes in a region; return whether there were any."""
         data, kept = self._data[region], self._kept.read(region)
         changed = data != self._shown[region]
@@ -281,7 +283,7 @@ class PredictionLayer:
         if inside.any():
             accepted[inside] = as_correction(self._data[region])[inside]
             times = self.annotated.times(LabelSource.ACCEPTED, region)
-            self._tell(self.annotated.restore(LabelSource.ACCEPTED, region, accepted, times))
+            self._publish(self.annotated.restore(LabelSource.ACCEPTED, region, accepted, times))
 
     def search(self) -> list[Region]:
         """Chunks with unrecorded changes; read-only, for any thread."""
@@ -294,7 +296,7 @@ class PredictionLayer:
     def settle(self, regions: Sequence[Region]) -> None:
         """Record the changes that `search` found, most likely of an undo or a redo."""
         for region in merge_regions(regions):
-            self.catch(region)
+            self.record(region)
 
     def _unknown(self, cell: Cell) -> bool:
         region = self._kept.region_of(cell)
@@ -307,9 +309,9 @@ class PredictionLayer:
     def _note(
         self, origin: LabelSource, region: Region, values: np.ndarray
     ) -> list[AnnotationChange]:
-        return self._tell(self.annotated.record(origin, region, values))
+        return self._publish(self.annotated.record(origin, region, values))
 
-    def _tell(self, change: AnnotationChange | None) -> list[AnnotationChange]:
+    def _publish(self, change: AnnotationChange | None) -> list[AnnotationChange]:
         if change is None:
             return []
         self._on_change(change)
@@ -319,11 +321,11 @@ class PredictionLayer:
 
     def end(self) -> None:
         """Disconnect from the layer, for example after it was deleted; corrections are kept."""
-        if self._watch is not None:
-            self._watch.end()
-            self._watch = None
+        if self._listener is not None:
+            self._listener.end()
+            self._listener = None
 
-    def let_go(self) -> None:
+    def release_layer(self) -> None:
         """Leave the layer as a plain mask, as its image was removed or replaced."""
         self.end()
         if self.layer is not None:
@@ -342,11 +344,15 @@ class PredictionLayer:
             self._write(region)
         self._dirty = False
         name = f"{self.image.name} · prediction"
-        options: dict[str, Any] = {"opacity": 0.5, "metadata": metadata, **place_over(self.image)}
+        options: dict[str, Any] = {
+            "opacity": 0.5,
+            "metadata": metadata,
+            **transform_over(self.image),
+        }
         new = Labels(self._data, name=name, **options)
         paint_colors(new, structures)
         follow(self.image, new)
-        self._watch = Watch(new, self._on_painted, self._on_doubt, self._shape)
+        self._listener = PaintListener(new, self._on_painted, self._on_doubt, self._shape)
         return new
 
     def _drop_history(self) -> None:
@@ -356,21 +362,21 @@ class PredictionLayer:
 
     def _on_painted(self, region: Region) -> bool:
         self._painted = True
-        return self.catch(region)
+        return self.record(region)
 
     def _on_doubt(self) -> None:
         if self._refreshing:
             return
         layer = self.layer
-        if layer is not None and level0(layer) is not self._data and not self._take_over(layer):
+        if layer is not None and level0(layer) is not self._data and not self._adopt_data(layer):
             return
-        if self._data.size <= AT_ONCE:
+        if self._data.size <= SYNC_SEARCH_VOXELS:
             self.settle(self.search())
         else:
-            self.settle(self._watch.undone() if self._watch is not None else ())
+            self.settle(self._listener.undo_regions() if self._listener is not None else ())
             self.on_doubt()
 
-    def _take_over(self, layer: Labels) -> bool:
+    def _adopt_data(self, layer: Labels) -> bool:
         """Handle an array assigned to the layer; return whether it is a valid mask."""
         data = level0(layer)
         fits = tuple(data.shape) == self._shape and all(

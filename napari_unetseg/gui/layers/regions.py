@@ -25,20 +25,20 @@ ELLIPSE_CORNERS = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
+class RegionMask:
     """A region of an image and the selected voxels in it, boolean of the region's shape."""
 
     region: Region
     where: np.ndarray
 
 
-def plane_at(plane: Sequence[int], shape: Sequence[int]) -> Place:
+def plane_at(plane: Sequence[int], shape: Sequence[int]) -> RegionMask:
     """A whole YX plane of a grid."""
     region = (*(slice(i, i + 1) for i in plane), *(slice(0, n) for n in shape[-2:]))
-    return Place(region, np.ones([s.stop - s.start for s in region], bool))
+    return RegionMask(region, np.ones([s.stop - s.start for s in region], bool))
 
 
-def visible_plane(viewer: ViewerModel, image: Image) -> Place:
+def visible_plane(viewer: ViewerModel, image: Image) -> RegionMask:
     """The visible YX plane.
 
     Raises
@@ -56,7 +56,7 @@ def visible_plane(viewer: ViewerModel, image: Image) -> Place:
     return plane_at(plane_on_screen(viewer, image, 2), grid_shape(image))
 
 
-def drawn(viewer: ViewerModel, image: Image, shapes: Shapes) -> list[Place]:
+def regions_in_shapes(viewer: ViewerModel, image: Image, shapes: Shapes) -> list[RegionMask]:
     """The regions of an image enclosed by the shapes of a layer, each on its own plane.
 
     Shapes with fewer axes than the image lie on the visible plane. Lines enclose nothing.
@@ -67,7 +67,7 @@ def drawn(viewer: ViewerModel, image: Image, shapes: Shapes) -> list[Place]:
         Nothing is enclosed.
     """
     shape, here = grid_shape(image), plane_on_screen(viewer, image, 2)
-    places: list[Place] = []
+    region_masks: list[RegionMask] = []
     for corners in _outlines(shapes):
         world = [to_world(viewer, shapes, corner) for corner in corners]
         points = np.array([to_data(viewer, image, place)[-len(shape) :] for place in world])
@@ -75,16 +75,16 @@ def drawn(viewer: ViewerModel, image: Image, shapes: Shapes) -> list[Place]:
         if shapes.ndim >= image.ndim and len(shape) > 2:
             plane = tuple(int(i) for i in np.round(points[:, :-2].mean(0)))
         if all(0 <= i < n for i, n in zip(plane, shape, strict=False)):
-            places += _filled(points[:, -2:], plane, shape[-2:])
-    if not places:
+            region_masks += _polygon(points[:, -2:], plane, shape[-2:])
+    if not region_masks:
         raise UserError(
             f"{shapes.name} encloses no part of {image.name}; draw a rectangle or a polygon "
             "over it, in a Shapes layer, and select that layer."
         )
-    return places
+    return region_masks
 
 
-def object_at(viewer: ViewerModel, mask: Labels) -> Place:
+def object_at(viewer: ViewerModel, mask: Labels) -> RegionMask:
     """The connected object of a mask under the mouse, in the visible plane.
 
     Raises
@@ -98,7 +98,7 @@ def object_at(viewer: ViewerModel, mask: Labels) -> Place:
     if not inside or not mask.data[(*plane, *seed)]:
         raise UserError("There is no object under the mouse; point at one and press the key.")
     where: np.ndarray = flood(np.asarray(mask.data[plane]), seed)  # type: ignore[no-untyped-call]
-    return _place(plane, where, (0, 0))
+    return _cropped(plane, where, (0, 0))
 
 
 def _outlines(shapes: Shapes) -> Iterator[np.ndarray]:
@@ -113,7 +113,9 @@ def _outlines(shapes: Shapes) -> Iterator[np.ndarray]:
             yield middle + np.cos(angles) * (b - a) / 2 + np.sin(angles) * (d - a) / 2
 
 
-def _filled(corners: np.ndarray, plane: Sequence[int], shape: tuple[int, ...]) -> Iterator[Place]:
+def _polygon(
+    corners: np.ndarray, plane: Sequence[int], shape: tuple[int, ...]
+) -> Iterator[RegionMask]:
     """The interior of a polygon in a plane; nothing if it lies outside the plane."""
     low = np.clip(np.floor(corners.min(0)).astype(int), 0, shape)
     high = np.clip(np.ceil(corners.max(0)).astype(int) + 1, 0, shape)
@@ -121,13 +123,13 @@ def _filled(corners: np.ndarray, plane: Sequence[int], shape: tuple[int, ...]) -
         return
     where = polygon2mask(tuple(high - low), corners - low)  # type: ignore[no-untyped-call]
     if where.any():
-        yield _place(plane, where, low)
+        yield _cropped(plane, where, low)
 
 
-def _place(plane: Sequence[int], where: np.ndarray, corner: Sequence[int]) -> Place:
+def _cropped(plane: Sequence[int], where: np.ndarray, corner: Sequence[int]) -> RegionMask:
     """Crop a mask, bool YX, to its bounding box; its first voxel lies at a corner."""
     along = [np.flatnonzero(where.any(axis)) for axis in (1, 0)]
     cut = tuple(slice(int(on[0]), int(on[-1]) + 1) for on in along)
     starts = (slice(s.start + int(c), s.stop + int(c)) for s, c in zip(cut, corner, strict=True))
     region: Region = (*(slice(i, i + 1) for i in plane), *starts)
-    return Place(region, where[cut].reshape([s.stop - s.start for s in region]))
+    return RegionMask(region, where[cut].reshape([s.stop - s.start for s in region]))

@@ -16,7 +16,7 @@ from napari_unetseg.annotations.annotation_store import (
 from napari_unetseg.annotations.sparse_array import Region, merge_regions
 from napari_unetseg.core.singleton_axes import on_grid, same_but_singletons
 from napari_unetseg.gui.layers.layer_axes import level0
-from napari_unetseg.gui.layers.paint_events import AT_ONCE, Watch, drop_history
+from napari_unetseg.gui.layers.paint_events import SYNC_SEARCH_VOXELS, PaintListener, drop_history
 
 if TYPE_CHECKING:
     from napari.layers import Labels
@@ -69,7 +69,7 @@ class Strokes:
             for change in annotated.adopt(self._data, kind):
                 on_change(change)
         self._grid = annotated.grid(LabelSource.STROKES)
-        self._watch = Watch(layer, self._on_painted, self._on_doubt, annotated.shape)
+        self._listener = PaintListener(layer, self._on_painted, self._on_doubt, annotated.shape)
 
     @property
     def data(self) -> Any:
@@ -78,7 +78,7 @@ class Strokes:
 
     def end(self) -> None:
         """Disconnect from the layer; recorded strokes are kept."""
-        self._watch.end()
+        self._listener.end()
         self._ended = True
 
     @property
@@ -90,7 +90,7 @@ class Strokes:
         """Record what was painted while the layer was not listened to."""
         self._on_doubt()
 
-    def catch(self, region: Region) -> bool:
+    def record(self, region: Region) -> bool:
         """Record the current labels of a region; return whether they changed."""
         change = self.annotated.record(LabelSource.STROKES, region, np.asarray(self._data[region]))
         if change is not None:
@@ -106,7 +106,7 @@ class Strokes:
     def settle(self, regions: Sequence[Region]) -> None:
         """Record the changes that `search` found, most likely of an undo or a redo."""
         for region in merge_regions(regions) if not self._ended else ():
-            self.catch(region)
+            self.record(region)
 
     def put_back(
         self, origin: LabelSource, region: Region, now: TimedValues, then: TimedValues
@@ -118,7 +118,7 @@ class Strokes:
         assert origin is LabelSource.STROKES
         if not self.lasts or level0(self.layer) is not self._source:
             return
-        self.catch(region)
+        self.record(region)
         change = self.annotated.put_back(origin, region, now, then)
         if change is None:
             return
@@ -128,18 +128,18 @@ class Strokes:
         self.layer.refresh()
 
     def _on_painted(self, region: Region) -> bool:
-        return level0(self.layer) is self._source and self.catch(region)
+        return level0(self.layer) is self._source and self.record(region)
 
     def _on_doubt(self) -> None:
-        if level0(self.layer) is not self._source and not self._take_over():
+        if level0(self.layer) is not self._source and not self._adopt_data():
             return
-        if self._data.size <= AT_ONCE:
+        if self._data.size <= SYNC_SEARCH_VOXELS:
             self.settle(self.search())
         else:
-            self.settle(self._watch.undone())
+            self.settle(self._listener.undo_regions())
             self.on_doubt()
 
-    def _take_over(self) -> bool:
+    def _adopt_data(self) -> bool:
         """Handle an array assigned to the layer; return whether its strokes can be recorded."""
         data = level0(self.layer)
         if not same_but_singletons(data.shape, self.annotated.shape):

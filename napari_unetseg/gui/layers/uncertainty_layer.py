@@ -8,7 +8,7 @@ import numpy as np
 from napari.layers import Image
 
 from napari_unetseg.data.image_grids import empty_grid
-from napari_unetseg.gui.layers.alignment import place_over
+from napari_unetseg.gui.layers.alignment import transform_over
 from napari_unetseg.gui.layers.following import follow
 from napari_unetseg.gui.layers.layer_axes import grid_shape
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 
-class Uncertainty:
+class UncertaintyLayer:
     """A layer over one image; voxels without a value are black and invisible."""
 
     def __init__(self, viewer: ViewerModel, image: Image) -> None:
@@ -30,7 +30,7 @@ class Uncertainty:
             contrast_limits=(0.0, 1.0),
             opacity=0.8,
             metadata={"napari_unetseg": {"kind": "uncertainty"}},
-            **place_over(image),
+            **transform_over(image),
         )
         follow(image, self.layer)
         self._insert()

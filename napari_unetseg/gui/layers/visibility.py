@@ -14,7 +14,7 @@ def show_or_hide(layer: Labels) -> None:
     layer.visible = not layer.visible
 
 
-def take_away(viewer: ViewerModel, layer: Labels) -> None:
+def remove_layer(viewer: ViewerModel, layer: Labels) -> None:
     """Remove one of the plugin's layers from the viewer; its brush is put down first."""
     layer.mode = "pan_zoom"
     viewer.layers.remove(layer)

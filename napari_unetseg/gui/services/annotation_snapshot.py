@@ -39,7 +39,7 @@ class Snapshot:
         Its labels: chunks shared with the annotations, or a lazy array.
     kind
         The kind of ``labels``.
-    said
+    annotations
         A snapshot of the image's annotations.
     newer
         Regions with annotations that no training has received.
@@ -54,12 +54,17 @@ class Snapshot:
         stack: Stack,
         labels: Any,
         kind: LabelKind,
-        said: ImageAnnotations,
+        annotations: ImageAnnotations,
         newer: tuple[Region, ...] = (),
         live: tuple[np.ndarray, SparseArray] | None = None,
     ) -> None:
         self.image, self.kind, self.live = image, kind, live
-        self._stack, self._labels, self._said, self._newer = stack, labels, said, newer
+        self._stack, self._labels, self._annotations, self._newer = (
+            stack,
+            labels,
+            annotations,
+            newer,
+        )
         self._corrections: SparseArray | None = None
         self._before: Snapshot | None = None
         self._settled = False
@@ -95,10 +100,10 @@ class Snapshot:
             known, before, self._before = None, self._before, None
             if before is not None:
                 before.settle()
-                known = before._said, before._corrections
+                known = before._annotations, before._corrections
             if self.live is not None:
                 self._take_in(*self.live)
-            self._corrections = self._said.corrections(known)
+            self._corrections = self._annotations.corrections(known)
             self._settled = True
 
     def _take_in(self, data: np.ndarray, known: SparseArray) -> None:
@@ -156,21 +161,21 @@ def _snapshot(
 ) -> Snapshot | None:
     stack = napari_layers.stack_of(source.image, source.channels)
     annotated = annotated or ImageAnnotations(stack.grid_shape)
-    said = annotated.snapshot()
+    annotations = annotated.snapshot()
     if source.labels is None:
-        if not said.labelled_planes():
+        if not annotations.labelled_planes():
             return None
         nothing = SparseArray(stack.grid_shape)
-        return Snapshot(source.image, stack, nothing, LabelKind.STROKES, said, newer)
+        return Snapshot(source.image, stack, nothing, LabelKind.STROKES, annotations, newer)
     data = napari_layers.data_of(source.labels)
     AnnotatedImage(stack, data, source.kind)  # raises where labels do not fit
     if not isinstance(data, np.ndarray):
-        return Snapshot(source.image, stack, data, source.kind, said, newer)
+        return Snapshot(source.image, stack, data, source.kind, annotations, newer)
     live = (
         (on_grid(data, stack.grid_shape), annotated.grid(LabelSource.STROKES)) if complete else None
     )
-    labels = said.grid(LabelSource.STROKES)
-    return Snapshot(source.image, stack, labels, source.kind, said, newer, live)
+    labels = annotations.grid(LabelSource.STROKES)
+    return Snapshot(source.image, stack, labels, source.kind, annotations, newer, live)
 
 
 def pairs_of(snapshots: Iterable[Snapshot]) -> Pairs:

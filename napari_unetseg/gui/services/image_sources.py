@@ -16,7 +16,7 @@ from napari_unetseg.core.label_appearance import classify_labels
 from napari_unetseg.core.labels import LabelKind, Structure
 from napari_unetseg.data.image_grids import guess_kind, thinned_counts
 from napari_unetseg.gui import layers as napari_layers
-from napari_unetseg.gui.services.label_problems import describe_appearance, is_grey, remedies_of
+from napari_unetseg.gui.services.label_problems import conversions_of, describe_appearance, is_grey
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.state.session import ImageSource, Level, Session
@@ -77,7 +77,7 @@ class ImageSources:
         finally:
             if outermost:
                 self._session.opening = False
-                self._choose_what_came()
+                self._choose_inserted()
 
     # -- what there is to choose from ----------------------------------------------------------
 
@@ -216,7 +216,7 @@ class ImageSources:
             session.say(messages.NO_IMAGE, Level.WARNING)
             return
         if labels is not None and not _same_shape(session.image, labels):
-            session.say(napari_layers.misfit(session.image, labels), Level.WARNING)
+            session.say(napari_layers.misalignment_text(session.image, labels), Level.WARNING)
             session.events.sources.emit(session.sources, session.sources)
             return
         before = session.source()
@@ -249,16 +249,20 @@ class ImageSources:
         """Guess the kind of labels from a sample, and report anything unusual."""
         data = napari_layers.data_of(labels)
         counts, size = thinned_counts(data)
-        look = classify_labels(data) if counts else None
-        kind = guess_kind(counts, size, look)
-        self.seen[labels], self._guessed = (counts, look), labels
-        if text := describe_appearance(labels.name, counts, look, kind):
-            odd = bool(remedies_of(counts, look, kind))
+        appearance = classify_labels(data) if counts else None
+        kind = guess_kind(counts, size, appearance)
+        self.seen[labels], self._guessed = (counts, appearance), labels
+        if text := describe_appearance(labels.name, counts, appearance, kind):
+            odd = bool(conversions_of(counts, appearance, kind))
             self._session.say(text, Level.WARNING if odd else Level.INFO)
         return kind
 
     def note_counts(
-        self, labels: Labels, counts: Mapping[int, int], size: int, look: LabelAppearance | None
+        self,
+        labels: Labels,
+        counts: Mapping[int, int],
+        size: int,
+        appearance: LabelAppearance | None,
     ) -> LabelKind | None:
         """Update the guess about the chosen labels with their full counts.
 
@@ -266,7 +270,7 @@ class ImageSources:
         ----------
         labels, counts, size
             The labels, voxels of each number but 0, and the number of all voxels.
-        look
+        appearance
             Their appearance; None if it was not determined.
 
         Returns
@@ -276,7 +280,7 @@ class ImageSources:
         """
         kind = self._guess_again(counts, size) if labels is self._guessed else None
         if labels in self.seen:
-            self.seen[labels] = counts, look or self.seen[labels][1]
+            self.seen[labels] = counts, appearance or self.seen[labels][1]
         return kind
 
     def _guess_again(self, counts: Mapping[int, int], size: int) -> LabelKind | None:
@@ -298,7 +302,7 @@ class ImageSources:
         if source is not None and source.kind != kind:
             self._session.change_source(kind=kind)
             self._events.labels_touched.emit()
-            if source.labels in self.seen and remedies_of(*self.seen[source.labels], kind):
+            if source.labels in self.seen and conversions_of(*self.seen[source.labels], kind):
                 text = describe_appearance(source.labels.name, *self.seen[source.labels], kind)
                 self._session.say(text, Level.WARNING)
 
@@ -355,7 +359,7 @@ class ImageSources:
         elif isinstance(layer, Labels):
             self.adopt_labels()
 
-    def _choose_what_came(self) -> None:
+    def _choose_inserted(self) -> None:
         """Choose layers that were added while nothing could be chosen."""
         if self._session.image is None and (images := self.images()):
             self.choose_image(images[0])
@@ -393,10 +397,10 @@ class ImageSources:
         with refusing(session):
             shape, known = napari_layers.grid_shape(image), self._annotations.by_image.get(image)
             if known is not None and known.shape != shape:
-                self._put_away(image, shape)
+                self._reset_image(image, shape)
         session.events.sources.emit(session.sources, session.sources)
 
-    def _put_away(self, image: Any, shape: tuple[int, ...]) -> None:
+    def _reset_image(self, image: Any, shape: tuple[int, ...]) -> None:
         """Reset an image whose shape changed."""
         session = self._session
         self._events.image_removed.emit(image)

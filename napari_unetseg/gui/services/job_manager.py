@@ -12,7 +12,7 @@ from napari_unetseg.core.events import Event, Notice, OtherSpacing
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.gui.services.job_runner import Job
 from napari_unetseg.gui.state import messages
-from napari_unetseg.gui.state.eta import Pace
+from napari_unetseg.gui.state.eta import EtaEstimator
 from napari_unetseg.gui.state.preferences import Preferences
 from napari_unetseg.gui.state.session import JobKind, JobState, Level
 from napari_unetseg.jobs.window_tasks import JobProgress
@@ -70,7 +70,7 @@ class JobManager:
         self.notice_shown: Message | None = None
         self.resting = False
         self._notices: list[Notice] = []
-        self._pace = Pace()
+        self._eta = EtaEstimator()
         self._numbers = 0
         self._idle = False
         self._next: Job | None = None
@@ -111,7 +111,7 @@ class JobManager:
         self.control = JobControl(self.thread_count())
         self.clear_notices()
         self.notice_shown = None
-        self._pace = Pace()
+        self._eta = EtaEstimator()
         self._session.job = JobState(number, kind, text)
         self._events.job_started.emit(kind)
         job = Job(
@@ -195,7 +195,7 @@ class JobManager:
         """Show the progress of the job, 0 to 1, and its current step."""
         job = self._session.job
         if job is not None:
-            left = self._pace.left(fraction)
+            left = self._eta.left(fraction)
             text = job.text if text is None else text
             self._session.job = replace(job, text=text, fraction=fraction, remaining=left)
 

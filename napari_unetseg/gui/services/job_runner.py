@@ -62,7 +62,7 @@ class Runner(Protocol):
         """Run a job; its events and result arrive through its callbacks."""
 
     def query(
-        self, query: Query, on_answer: OnDone, on_error: OnError | None = None, *, about: str = ""
+        self, query: Query, on_result: OnDone, on_error: OnError | None = None, *, about: str = ""
     ) -> None:
         """Compute something in parallel to the job; the latest query wins.
 
@@ -85,7 +85,7 @@ class Runner(Protocol):
         """Stop, drop all callbacks and wait for the worker; False if it did not end in time."""
 
 
-class Inbox:
+class EventQueue:
     """Queue of events from a worker to the GUI thread.
 
     Only the newest step is kept. All other events are delivered in order; the worker blocks while
@@ -170,7 +170,7 @@ class _Call:
         except BaseException as error:  # noqa: BLE001 - reported in the GUI thread
             self.error = error
 
-    def tell(self) -> None:
+    def deliver(self) -> None:
         if self.error is None:
             self.on_done(self.result)
         else:
@@ -204,7 +204,7 @@ class _Queries:
         if self._running is not None and not self._running[0].is_alive():
             (_, call), self._running = self._running, None
             self._begin()
-            call.tell()
+            call.deliver()
         return self._running is not None
 
     def close(self) -> threading.Thread | None:
@@ -225,7 +225,7 @@ class _Background:
 
     def pump(self) -> None:
         while self._tasks and self._tasks[0][1].done():
-            self._tasks.popleft()[0].tell()
+            self._tasks.popleft()[0].deliver()
 
     def close(self, seconds: float) -> bool:
         """Drop the callbacks and let the tasks end; return whether they ended in time."""
@@ -250,7 +250,7 @@ class ThreadRunner:
     def __init__(self, prepare: Callable[[], None] | None = None) -> None:
         self._prepare = prepare
         self._job: Job | None = None
-        self._inbox: Inbox | None = None
+        self._queue: EventQueue | None = None
         self._thread: threading.Thread | None = None
         self._queries: dict[str, _Queries] = {}
         self._background: _Background | None = None
@@ -264,30 +264,30 @@ class ThreadRunner:
         """Run a job in a thread of its own; ``RuntimeError`` while another one runs."""
         if self.busy:
             raise RuntimeError("a job runs already")
-        self._job, self._inbox = job, Inbox()
+        self._job, self._queue = job, EventQueue()
         self._thread = threading.Thread(
-            target=self._work, args=(job, self._inbox), name="unetseg-job", daemon=True
+            target=self._work, args=(job, self._queue), name="unetseg-job", daemon=True
         )
         self._thread.start()
 
-    def _work(self, job: Job, inbox: Inbox) -> None:
+    def _work(self, job: Job, queue: EventQueue) -> None:
         try:
             with responsive_window():
                 if self._prepare is not None:
                     self._prepare()
                 _step_back()
-                result = finish(job.work(job.control), inbox.put)
-            inbox.end(result)
+                result = finish(job.work(job.control), queue.put)
+            queue.end(result)
         except BaseException as error:
             log.info("the job failed", exc_info=True)
-            inbox.end(error=error)
+            queue.end(error=error)
 
     def query(
-        self, query: Query, on_answer: OnDone, on_error: OnError | None = None, *, about: str = ""
+        self, query: Query, on_result: OnDone, on_error: OnError | None = None, *, about: str = ""
     ) -> None:
         """Compute something in a thread of its own; see `Runner`."""
         queries = self._queries.setdefault(about, _Queries())
-        queries.ask(_Call(query, on_answer, on_error or _log))
+        queries.ask(_Call(query, on_result, on_error or _log))
 
     def background(self, task: Query, on_done: OnDone, on_error: OnError) -> None:
         """Run a task for its effect in a thread of its own; see `Runner`."""
@@ -302,28 +302,28 @@ class ThreadRunner:
                 del self._queries[about]
         if self._background is not None:
             self._background.pump()
-        job, inbox = self._job, self._inbox
-        if job is None or inbox is None:
+        job, queue = self._job, self._queue
+        if job is None or queue is None:
             return
         start = time.perf_counter()
-        for event in inbox.take(start):
+        for event in queue.take(start):
             job.on_event(event)
             if self._job is not job or time.perf_counter() - start > PUMP_SECONDS:
                 return
-        if inbox.finished:
-            self._job = self._inbox = self._thread = None
-            if inbox.error is not None:
-                job.on_error(inbox.error)
+        if queue.finished:
+            self._job = self._queue = self._thread = None
+            if queue.error is not None:
+                job.on_error(queue.error)
             else:
-                job.on_done(inbox.result)
+                job.on_done(queue.result)
 
     def close(self, seconds: float = 10.0) -> bool:
         """Stop the job and wait for it; late results are dropped."""
-        job, inbox, thread = self._job, self._inbox, self._thread
-        self._job = self._inbox = self._thread = None
-        if job is not None and inbox is not None:
+        job, queue, thread = self._job, self._queue, self._thread
+        self._job = self._queue = self._thread = None
+        if job is not None and queue is not None:
             job.control.stop()
-            inbox.close()
+            queue.close()
         threads = [thread, *(queries.close() for queries in self._queries.values())]
         background, self._queries, self._background = self._background, {}, None
         ended = background is None or background.close(seconds)

@@ -19,7 +19,7 @@ FOLDER_FILES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Remedy:
+class Conversion:
     """A conversion of unusable labels to usable ones."""
 
     text: str
@@ -31,23 +31,23 @@ class Remedy:
     """Converts a plane of the labels, any integers, to uint8."""
 
 
-def remedies_of(
-    counts: Mapping[int, int], look: LabelAppearance | None, kind: LabelKind
-) -> tuple[Remedy, ...]:
+def conversions_of(
+    counts: Mapping[int, int], appearance: LabelAppearance | None, kind: LabelKind
+) -> tuple[Conversion, ...]:
     """Conversions of labels that cannot be used as they are; empty for usable labels.
 
     Parameters
     ----------
     counts
         Voxels of each value but 0.
-    look
+    appearance
         The labels' appearance.
     kind
         The labels' kind.
     """
     found = []
-    if look is not None and is_grey(look):
-        found.append(_above(look.threshold))
+    if appearance is not None and is_grey(appearance):
+        found.append(_above(appearance.threshold))
     elif counts and min(counts) < 0:
         found += [_without(min(counts), kind), _above(0)]
     elif kind is LabelKind.FULL and BACKGROUND_LABEL in counts and len(counts) > 1:
@@ -55,8 +55,8 @@ def remedies_of(
     return tuple(found)
 
 
-def _above(threshold: float) -> Remedy:
-    return Remedy(
+def _above(threshold: float) -> Conversion:
+    return Conversion(
         f"Use values above {threshold:g}",
         f"Make a mask: values above {threshold:g} are structure 1, all others background.",
         LabelKind.FULL,
@@ -69,8 +69,8 @@ def _mask_above(threshold: float, plane: np.ndarray) -> np.ndarray:
     return above
 
 
-def _without(value: int, kind: LabelKind) -> Remedy:
-    return Remedy(
+def _without(value: int, kind: LabelKind) -> Conversion:
+    return Conversion(
         f"{value} is not labelled",
         f"Make strokes: {value} means not labelled, and 0 becomes background (255).",
         LabelKind.STROKES,
@@ -87,28 +87,28 @@ def _strokes_without(value: int, kind: LabelKind, plane: np.ndarray) -> np.ndarr
 
 
 def describe_appearance(
-    name: str, counts: Mapping[int, int], look: LabelAppearance | None, kind: LabelKind
+    name: str, counts: Mapping[int, int], appearance: LabelAppearance | None, kind: LabelKind
 ) -> str:
     """Describe what is unusual about labels of a guessed kind, and what to do; empty if nothing is.
 
-    Parameters are those of `remedies_of`, after the labels' name.
+    Parameters are those of `conversions_of`, after the labels' name.
     """
-    appearance = look.appearance if look is not None else Appearance.LABELS
-    remedies = remedies_of(counts, look, kind)
-    ways = " or ".join(f"'{remedy.text}'" for remedy in remedies)
-    if remedies and min(counts) < 0:
+    category = appearance.appearance if appearance is not None else Appearance.LABELS
+    conversions = conversions_of(counts, appearance, kind)
+    ways = " or ".join(f"'{conversion.text}'" for conversion in conversions)
+    if conversions and min(counts) < 0:
         return f"{name} holds {min(counts)}: press {ways}, depending on what it means."
-    if appearance is Appearance.BLURRED:
+    if category is Appearance.BLURRED:
         blurred = "a mask whose edges were blurred by JPEG or by resizing"
         return f"{name} looks like {blurred}: press {ways} to make a mask."
-    if appearance is Appearance.IMAGE:
+    if category is Appearance.IMAGE:
         return f"{name} looks like an image or a probability map: press {ways} to make a mask."
-    if remedies:
+    if conversions:
         return (
             f"{name} holds {BACKGROUND_LABEL} beside other numbers: press {ways}, or choose "
             "'strokes' if it is background."
         )
-    if appearance is Appearance.OBJECTS and kind is LabelKind.INSTANCES:
+    if category is Appearance.OBJECTS and kind is LabelKind.INSTANCES:
         return (
             f"Each number in {name} is a single region, so numbers are taken for objects; "
             "choose 'full mask' if they are structures."
@@ -116,9 +116,9 @@ def describe_appearance(
     return ""
 
 
-def is_grey(look: LabelAppearance | None) -> bool:
+def is_grey(appearance: LabelAppearance | None) -> bool:
     """Whether labels are grey levels, so that no value is a structure."""
-    return look is not None and look.appearance in GREY
+    return appearance is not None and appearance.appearance in GREY
 
 
 def check_label_folder(labels: Path) -> tuple[LabelKind, str, float | None]:
@@ -144,9 +144,9 @@ def check_label_folder(labels: Path) -> tuple[LabelKind, str, float | None]:
         classify = [classify_labels(open_labels(file)) for file in files]
     except (UserError, OSError):  # the training reports the error
         return LabelKind.FULL, "", None
-    for look in classify:
-        if look.appearance is Appearance.BLURRED:
-            return LabelKind.FULL, "their edges were blurred", look.threshold
-    if any(look.appearance is Appearance.OBJECTS for look in classify):
+    for appearance in classify:
+        if appearance.appearance is Appearance.BLURRED:
+            return LabelKind.FULL, "their edges were blurred", appearance.threshold
+    if any(appearance.appearance is Appearance.OBJECTS for appearance in classify):
         return LabelKind.INSTANCES, "each number is a single region", None
     return LabelKind.FULL, "", None

@@ -50,8 +50,8 @@ class MaskTarget:
         if not self.alive:
             return False
         if not self._prediction.has_room:
-            self.rest()
-            self._masks.say_no_room()
+            self.detach()
+            self._masks.report_full_disk()
             return False
         self._prediction.write(tile.index, tile.mask)
         return True
@@ -66,7 +66,7 @@ class MaskTarget:
         """Stop writing, without a final redraw."""
         self._masks.targets.discard(self)
 
-    def rest(self) -> None:
+    def detach(self) -> None:
         """Stop writing; an earlier model's mask elsewhere is kept."""
         self._prediction.flush()
         self.drop()
@@ -105,7 +105,7 @@ class MaskLayers:
         self.targets: set[MaskTarget] = set()
         self.renumbered: dict[str, dict[int, int]] = {}
         self.known_masks: WeakKeyDictionary[Labels, ImageAnnotations] = WeakKeyDictionary()
-        self._room = napari_layers.PaintRoom(viewer)
+        self._disk_guard = napari_layers.DiskSpaceGuard(viewer)
         viewer.layers.events.removed.connect(self._on_layer_removed)
         session.events.structures.connect(self._recolor)
         events.image_removed.connect(self._on_image_removed)
@@ -157,16 +157,16 @@ class MaskLayers:
             if prediction.alive and prediction.masks.can_bring_back:
                 prediction.bring_back(self.renumbered.get(prediction.masks.earlier_model or "", {}))
 
-    def age(self) -> None:
+    def invalidate(self) -> None:
         """Mark every mask as outdated, also for its own model."""
         for prediction in self.predictions.values():
-            prediction.masks.age()
+            prediction.masks.invalidate()
 
     def touched(self) -> None:
         """Announce that corrections may have changed."""
         self._events.labels_touched.emit()
 
-    def say_no_room(self) -> None:
+    def report_full_disk(self) -> None:
         """Report that the disk is full."""
         self._session.say(messages.NO_ROOM.format(gettempdir()), Level.WARNING)
 
@@ -213,23 +213,23 @@ class MaskLayers:
         if (prediction := self.predictions.pop(image, None)) is not None:
             if prediction.layer is not None:
                 self.known_masks[prediction.layer] = prediction.annotated
-            prediction.let_go()
+            prediction.release_layer()
 
     def _on_pixels_changed(self, image: Any) -> None:
         """Mark masks of an image as outdated, and those of images that it is a channel of."""
         others = [s.image for s in self._session.sources if image in s.channels]
         for seen in (image, *others):
             if (prediction := self.predictions.get(seen)) is not None:
-                prediction.masks.age()
+                prediction.masks.invalidate()
 
     def _on_tick(self, now: float) -> None:
-        self._look_for_room()
+        self._check_disk_space()
         for target in self.targets:
             target.flush(now)
 
-    def _look_for_room(self) -> None:
+    def _check_disk_space(self) -> None:
         """Disable painting on layers in files while their disk is full; keep current strokes."""
-        stopped, again = self._room.look()
+        stopped, again = self._disk_guard.update()
         if stopped:
             self._annotations.doubt([*self._annotations.strokes.values()])
             self._annotations.doubt([*self.predictions.values()])

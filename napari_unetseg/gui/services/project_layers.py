@@ -18,7 +18,7 @@ from napari_unetseg.core.settings import TrainSettings
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state.session import ImageSource, Mode
 from napari_unetseg.io.file_names import as_stored
-from napari_unetseg.io.project.locations import places_of
+from napari_unetseg.io.project.locations import image_candidates
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from napari_unetseg.io.project.project import Project
 
 
-class Restored:
+class ProjectLayers:
     """Restores a project in a session; matching open layers are reused.
 
     Parameters
@@ -103,7 +103,7 @@ class Restored:
         """
         keys = dict(keys)
         for key in self._project.by_image:
-            places = places_of(self._project.folder, self._described(key))
+            places = image_candidates(self._project.folder, self._described(key))
             if (image := self._restore(key, places, keys)) is not None:
                 keys[image] = key
         return keys, self._missing(keys)
@@ -211,7 +211,7 @@ class Restored:
         session, annotations = self._session, self._annotations
         source, masked = session.source(image) or ImageSource(image), False
         if annotations.by_image.get(image) is not annotated:
-            masked = self._put_away(image, annotated)
+            masked = self._detach(image, annotated)
             annotations.by_image[image] = annotated
         elif source.labels is not None:
             return
@@ -228,14 +228,14 @@ class Restored:
         if annotated.labelled_planes() or masked:
             self._masks.open(image, "", session.structures).close()
 
-    def _put_away(self, image: Image, annotated: ImageAnnotations) -> bool:
+    def _detach(self, image: Image, annotated: ImageAnnotations) -> bool:
         """Detach an image's annotations and mask layers; return whether it had annotations."""
         told = (self._annotations.by_image.get(image), annotated)
         self._events.image_removed.emit(image)
         known = self._masks.known_masks.items()
         masks = [m for m, its in known if its in told and m in self._viewer.layers]
         for mask in masks:
-            napari_layers.take_away(self._viewer, mask)
+            napari_layers.remove_layer(self._viewer, mask)
         return bool(masks)
 
     def _open_labels(
@@ -250,7 +250,7 @@ class Restored:
         if labels is not None and labels in self._viewer.layers:
             ours = napari_layers.image_of(labels) is image
             if ours and (image in self._kept or not napari_layers.is_painted(labels)):
-                napari_layers.take_away(self._viewer, labels)
+                napari_layers.remove_layer(self._viewer, labels)
             else:
                 labels.visible = False
         return None
@@ -258,7 +258,7 @@ class Restored:
     def _holds(self, image: Image, layer: Labels, annotated: ImageAnnotations) -> bool:
         """Whether a layer holds an image's strokes, or did until its image was closed."""
         grid = annotated.grid(LabelSource.STROKES)
-        if napari_layers.misfit(image, layer):
+        if napari_layers.misalignment_text(image, layer):
             return False
         data = napari_layers.voxels_of(image, layer)
         if not isinstance(data, np.ndarray) or data.dtype.newbyteorder("=") != grid.dtype:

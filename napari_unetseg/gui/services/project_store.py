@@ -54,8 +54,8 @@ class ProjectStore:
         self.keys: dict[Any, str] = {}
         self.writing = self._closed = False
         self._prints: dict[str, str] = {}
-        self._models = ModelFiles(runner, session, self.tell)
-        self._failure = self._said_trouble = ""
+        self._models = ModelFiles(runner, session, self.report_trouble)
+        self._failure = self._reported_trouble = ""
         self._window: dict[str, Any] = {}
         self.list_recoveries()
 
@@ -71,10 +71,10 @@ class ProjectStore:
         trouble = self.project.trouble if self.project is not None else ""
         return trouble or self._failure or self._models.trouble
 
-    def tell(self) -> None:
+    def report_trouble(self) -> None:
         """Report once that writing failed, and once that it works again."""
-        if (trouble := self.trouble) != self._said_trouble:
-            self._said_trouble = trouble
+        if (trouble := self.trouble) != self._reported_trouble:
+            self._reported_trouble = trouble
             if trouble:
                 self._session.say(trouble, Level.ERROR)
             else:
@@ -86,15 +86,15 @@ class ProjectStore:
 
     # -- one project after another -------------------------------------------------------------
 
-    def begin(self, *, anew: bool = False) -> Project | None:
+    def begin(self, *, reopen: bool = False) -> Project | None:
         """The project; a new unnamed one if there is none.
 
         Parameters
         ----------
-        anew
+        reopen
             Also create one after the last one was closed, or could not be created.
         """
-        if self.project is not None or (self._closed and not anew):
+        if self.project is not None or (self._closed and not reopen):
             return self.project
         self._closed = False
         try:
@@ -141,7 +141,7 @@ class ProjectStore:
         self._closed = True
         project = self.project
         if project is not None:
-            self.look()
+            self.store_view()
             project.put_values({**project.values, "window": self._window})
             self._models.update()  # retry failed writes once more
             self._leave(project, project.close)
@@ -195,7 +195,7 @@ class ProjectStore:
             self.project.put_values(self._values())
             self._models.update()
 
-    def look(self) -> None:
+    def store_view(self) -> None:
         """Remember camera and sliders, which are meaningless once the layers are gone."""
         image = self.keys.get(self._session.image)
         if image is not None:
@@ -211,7 +211,7 @@ class ProjectStore:
             self.writing = False
             if project is self.project:
                 self._failure = messages.not_written("The project", error) if error else ""
-                self.tell()
+                self.report_trouble()
 
         self.writing = True
         self._runner.background(task, lambda _: done(None), done)

@@ -9,7 +9,7 @@ LEAST_SECONDS = 2.0
 """No estimate before this: the first tiles are not representative, and short jobs need none."""
 
 
-class Pace:
+class EtaEstimator:
     """Estimates from the first progress event on, so that loading PyTorch is not counted.
 
     Parameters

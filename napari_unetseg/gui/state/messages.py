@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.score_text import score_text, score_title
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 from napari_unetseg.training.training_events import StartedFrom
 
@@ -85,8 +86,6 @@ MISSING = "Not found: {}. Press 'Find image…', or open or drop the file: its l
 NOT_THAT_IMAGE = "{} does not have the pixels that were painted on; choose another file."
 KEPT = "; the earlier model is kept"
 EARLIER = "; the earlier model can be restored under Model"
-MOST_NAMED = 4
-"""With more structures the sentence reports only the mean; the plot shows the rest."""
 PREDICTED = "Prediction shown; correct it and train again."
 NOT_VALIDATED = (
     "Prediction shown, not validated: look at it, paint more strokes where it is wrong and train "
@@ -199,48 +198,26 @@ def describe_prepared(event: TrainingPrepared) -> str:
     return f"Training on {event.device} with {event.train_voxels:,} labelled pixels, {held}."
 
 
-def describe_scores(
-    scores: Scores | None, before: Scores | None = None, *, on_strokes: bool = False
-) -> str:
-    """The score, its change, and the labels it was measured on; or why there is none."""
-    if scores is None or math.isnan(scores.mean_dice):
+def describe_scores(scores: Scores | None, before: Scores | None = None) -> str:
+    """The score, from what to what if it changed, with its interval; or why there is none."""
+    if scores is None or math.isnan(scores.value):
         return (
             "Not validated: the held-out blocks contain too little of a structure or of the "
             "background; paint more of both, in several places, to get a score"
         )
-    each = ""
-    if 1 < len(scores.names) <= MOST_NAMED:
-        pairs = zip(scores.names, scores.dice, strict=True)
-        each = " (" + ", ".join(f"{n} {d:.2f}" for n, d in pairs if not math.isnan(d)) + ")"
-    blocks = "block" if scores.blocks == 1 else "blocks"
-    return (
-        f"Dice {_change(before, scores)}{each}, IoU {scores.mean_iou:.2f} "
-        f"on {'strokes' if on_strokes else 'labels'} in {scores.blocks} held-out {blocks} "
-        f"({scores.voxels:,} pixels)"
-    )
+    return f"{score_title(scores)} {score_text(scores, before)}"
 
 
-def _change(before: Scores | None, scores: Scores) -> str:
-    """A change such as ``0.91 → 0.93``, with a third digit if needed to tell them apart."""
-    if before is None or math.isnan(before.mean_dice):
-        return f"{scores.mean_dice:.2f}"
-    for digits in (2, 3):
-        old, new = f"{before.mean_dice:.{digits}f}", f"{scores.mean_dice:.{digits}f}"
-        if old != new:
-            return f"{old} → {new}"
-    return f"{scores.mean_dice:.2f}"
-
-
-def describe_better(event: MaskStarted, *, on_strokes: bool, earlier: bool) -> str:
-    """Describe a better model that is shown: its score, and the earlier score if any."""
-    text = describe_scores(event.scores, event.before, on_strokes=on_strokes)
+def describe_better(event: MaskStarted, *, earlier: bool) -> str:
+    """A better model is shown: its score, and where the earlier one is if there was one."""
+    text = describe_scores(event.scores, event.before)
     return f"{text}{KEPT if earlier else ''}."
 
 
-def describe_training(event: TrainingDone, *, on_strokes: bool, earlier: bool) -> str:
-    """Describe the result of a training, why it ended, and its duration."""
+def describe_training(event: TrainingDone, *, earlier: bool) -> str:
+    """The result of a training, why it ended, and how long it took."""
     before = None if event.kept else event.before
-    text = describe_scores(event.scores, before, on_strokes=on_strokes)
+    text = describe_scores(event.scores, before)
     if event.kept is not None:
         what = "initial model" if event.kept is StartedFrom.INITIAL_MODEL else "earlier model"
         text += f"; the {what} stays"

@@ -19,6 +19,7 @@ from napari_unetseg.core.settings import MatchSpacing, TrainSettings
 
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Notice
+    from napari_unetseg.core.metrics import Scores
     from napari_unetseg.gui.state.batch_rows import BatchRow
     from napari_unetseg.io.project.locations import Recovery
     from napari_unetseg.models.model import Model
@@ -119,17 +120,15 @@ class JobState:
 class Point:
     """One epoch of the training curve.
 
-    ``loss`` is the mean training loss, ``validation_loss`` that of `Scores`; ``dice`` is the mean
-    over structures and ``dices`` holds number and Dice of each. What has no score is None or
-    missing. ``seconds`` is the time since the start of the training.
+    ``loss`` is the mean training loss, ``validation_loss`` that of `Scores`. What has no score is
+    None. ``seconds`` is the time since the start of the training.
     """
 
     step: int
     loss: float
-    dice: float | None
+    scores: Scores | None
     seconds: float = 0.0
     validation_loss: float | None = None
-    dices: tuple[tuple[int, float], ...] = ()
 
 
 class MarkKind(StrEnum):
@@ -141,16 +140,16 @@ class MarkKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A mark on the curve: newer strokes arrived, or another model was shown, with its Dice."""
+    """A moment of a training: newer strokes came, or another model was shown, with its score."""
 
     kind: MarkKind
     step: int
     seconds: float
-    dice: float | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Misfit:
+class Misalignment:
     """Why a layer is not used with the chosen image, as a sentence.
 
     ``can_align``: it has as many pixels and only its transform differs. ``is_channel``: it is a
@@ -173,7 +172,7 @@ class ModelEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class SizesNote:
+class VoxelSizeMismatch:
     """A sentence about an image with other voxel sizes than a model was trained on.
 
     ``what`` is pixel or voxel; ``possible``: the image can be predicted at the model's.
@@ -193,12 +192,12 @@ class Session:
     image: Any = None
     sources: tuple[ImageSource, ...] = ()
     structures: tuple[Structure, ...] = (Structure(1),)
-    misfit: Misfit | None = None
+    misalignment: Misalignment | None = None
     """A layer that should lie on the grid of the chosen image but does not."""
     brush: int = 1
     counts: Mapping[int, int] = field(default_factory=dict)
-    dice: Mapping[int, float] = field(default_factory=dict)
-    """Dice of each structure on the validation blocks, from the last training."""
+    scores: Scores | None = None
+    """On the validation blocks, after the last training."""
     corrected: int = 0
     accepted: int = 0
     undoable: str = ""
@@ -211,7 +210,7 @@ class Session:
     """Address of the remote computer that trains and predicts; empty for this one."""
     match_spacing: MatchSpacing = False
     """The setting of `PredictSettings`: ``auto`` or False."""
-    sizes: SizesNote | None = None
+    sizes: VoxelSizeMismatch | None = None
     """The difference in voxel size of the chosen image and the model in use; None if they are equal
     or unknown.
     """
@@ -279,11 +278,6 @@ class Session:
     def training(self) -> tuple[ImageSource, ...]:
         """Sources with labels that a training uses; corrections are used in addition."""
         return tuple(s for s in self.sources if s.used and s.labels is not None)
-
-    @property
-    def on_strokes(self) -> bool:
-        """Whether strokes are among the labels, so that scores are measured on strokes."""
-        return any(s.kind is LabelKind.STROKES for s in self.training)
 
     def know(self, numbers: Sequence[int], names: Mapping[int, str] | None = None) -> None:
         """Add structures that were found in labels, or in a model, by number."""

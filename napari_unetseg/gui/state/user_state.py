@@ -16,7 +16,7 @@ from napari_unetseg.gui.state.preferences import PLUGIN
 log = logging.getLogger(__name__)
 
 
-class Remembered:
+class UserFlags:
     """A small JSON file in the user's configuration folder, written atomically.
 
     An unreadable file counts as empty; values that cannot be written are kept until napari is
@@ -55,5 +55,5 @@ class Remembered:
             self._unwritten.clear()
 
 
-remembered = Remembered()
+user_flags = UserFlags()
 """The flags of this process."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from napari_unetseg.models.training_record import AutoSetting
 
 
-class ChosenList(QWidget):
+class AutoSettingsList(QWidget):
     """Name, value and reason of each automatic setting; hidden while there is none."""
 
     def __init__(self) -> None:

@@ -43,7 +43,7 @@ EMPTY = "Add images, or drop files and folders here. The current model predicts 
 NO_MODEL = "No model yet: train one, or load one from a file with 'Model…'."
 
 
-class Table(QTableWidget):
+class BatchTable(QTableWidget):
     """The table of images; accepts dropped files."""
 
     def __init__(self, panel: BatchPanel) -> None:
@@ -135,7 +135,7 @@ class BatchPanel(Panel):
         self.remove = _button(
             "Remove", "Remove the selected images from the list.", self._on_remove_pressed
         )
-        self.table = Table(self)
+        self.table = BatchTable(self)
         self.table.itemDoubleClicked.connect(self._on_open_pressed)
         self.table.itemSelectionChanged.connect(self._on_state)
         self.explanation = _line(EMPTY)
@@ -265,8 +265,8 @@ class BatchPanel(Panel):
             part = f"{round(100 * (job.fraction or 0))} % · " if job.fraction is not None else ""
             self.doing.setText(f"{part}{job.text}{' · paused' if job.paused else ''}")
         else:
-            said = self.session.message.text or (f"Model: {entry.name}" if entry else "")
-            self.doing.setText(NO_MODEL if entry is None else said)
+            status = self.session.message.text or (f"Model: {entry.name}" if entry else "")
+            self.doing.setText(NO_MODEL if entry is None else status)
 
     def _on_match(self) -> None:
         self.match.setChecked(bool(self.session.match_spacing))

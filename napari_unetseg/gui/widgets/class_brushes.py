@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,12 +9,14 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFrame, QLabel, QLineEdit, QToolButton, QVBoxLayout, QWidget
 
 from napari_unetseg.core.labels import BACKGROUND_LABEL, default_color
+from napari_unetseg.core.score_text import class_values, figure, score_title
 from napari_unetseg.gui.widgets.section import restyle, row
 
 if TYPE_CHECKING:
     from qtpy.QtGui import QKeyEvent, QMouseEvent
 
     from napari_unetseg.core.labels import Structure
+    from napari_unetseg.core.metrics import Scores
 
 
 class BrushRow(QFrame):
@@ -24,7 +24,7 @@ class BrushRow(QFrame):
 
     chosen = Signal(int)
     renamed = Signal(int, str)
-    asked = Signal(int)
+    menu_requested = Signal(int)
 
     def __init__(self, number: int, name: str, color: str) -> None:
         super().__init__()
@@ -42,16 +42,15 @@ class BrushRow(QFrame):
         self.name.setAccessibleName(f"Name of structure {number}")
         self.count = QLabel()
         self.count.setProperty("role", "hint")
-        self.dice = QLabel()
-        self.dice.setProperty("role", "hint")
-        self.dice.setToolTip("Dice on the validation blocks, after the last training.")
+        self.score = QLabel()
+        self.score.setProperty("role", "hint")
         self.more = QToolButton()
         self.more.setText("⋯")
         self.more.setToolTip(f"Colour, merge or delete {name}.")
         self.more.setAccessibleName(f"More about {name}")
-        self.more.clicked.connect(partial(self.asked.emit, number))
+        self.more.clicked.connect(partial(self.menu_requested.emit, number))
         self.more.setVisible(number != BACKGROUND_LABEL)
-        layout = row(self.swatch, figure, self.name, self.count, self.dice, self.more, stretch=2)
+        layout = row(self.swatch, figure, self.name, self.count, self.score, self.more, stretch=2)
         layout.setContentsMargins(6, 3, 6, 3)
         self.setLayout(layout)
         if number == BACKGROUND_LABEL:
@@ -94,7 +93,7 @@ class BrushList(QWidget):
 
     chosen = Signal(int)
     renamed = Signal(int, str)
-    asked = Signal(int)
+    menu_requested = Signal(int)
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,7 +124,7 @@ class BrushList(QWidget):
         for new in self._rows.values():
             new.chosen.connect(self.chosen)
             new.renamed.connect(self.renamed)
-            new.asked.connect(self.asked)
+            new.menu_requested.connect(self.menu_requested)
             self._column.addWidget(new)
 
     def show_counts(self, counts: dict[int, int]) -> None:
@@ -134,11 +133,16 @@ class BrushList(QWidget):
             found = counts.get(number, 0)
             one.count.setText(f"{found:,} px" if found else "–")
 
-    def show_dice(self, dice: Mapping[int, float]) -> None:
-        """Set the score of each structure, if it has one."""
+    def show_scores(self, scores: Scores | None) -> None:
+        """Show the score of each class, where there is one."""
+        values = {} if scores is None else class_values(scores)
         for number, one in self._rows.items():
-            score = dice.get(number, math.nan)
-            one.dice.setText("" if math.isnan(score) else f"{score:.2f}")
+            value = values.get(0 if number == BACKGROUND_LABEL else number)
+            if scores is None or value is None:
+                one.score.setText("")
+                continue
+            one.score.setText(figure(value, on_strokes=scores.on_strokes))
+            one.score.setToolTip(f"{score_title(scores)}, after the last training.")
 
     def show_chosen(self, number: int) -> None:
         """Mark the selected brush."""

@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QRadioButton, QVBoxLayout, QW
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui.state import messages
-from napari_unetseg.gui.widgets.alignment_notice import MisfitPanel
+from napari_unetseg.gui.widgets.alignment_notice import AlignmentNotice
 from napari_unetseg.gui.widgets.section import Panel, hint, layer_combo, row, show_choice
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class ImagePanel(Panel):
         box.addLayout(self._channels, 1)
         self._channel_box.setToolTip("Layers of the same shape to use as further channels.")
         self.column.addWidget(self._channel_box)
-        self.misfit = MisfitPanel(session, alignment, of_channels=True)
-        self.column.addWidget(self.misfit)
+        self.alignment_notice = AlignmentNotice(session, alignment, of_channels=True)
+        self.column.addWidget(self.alignment_notice)
 
         self.planes = QRadioButton("2D planes")
         self.planes.setToolTip("Segment each plane (YX) on its own: fast, and needs few strokes.")
@@ -57,12 +57,12 @@ class ImagePanel(Panel):
         self.column.addWidget(self._about)
 
         self.follow("image", "sources", call=self.refresh)
-        self.follow("settings", "misfit", call=self._on_settings)
+        self.follow("settings", "misalignment", call=self._on_settings)
         self.refresh()
 
     def release(self) -> None:
         """Disconnect from all events before the widget is deleted."""
-        self.misfit.release()
+        self.alignment_notice.release()
         super().release()
 
     def refresh(self) -> None:
@@ -96,7 +96,7 @@ class ImagePanel(Panel):
             stack = self._sources.stack()
         except UserError as error:
             self._dims.hide()
-            found = self.session.misfit
+            found = self.session.misalignment
             # the notice above already explains it, with a button to fix it
             explained = found is not None and found.is_channel
             self._about.setText("" if explained else str(error))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QPushButton
 
+from napari_unetseg.core.score_text import score_name, score_text
 from napari_unetseg.gui.widgets.section import Panel, hint, row
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _describe(entry: ModelEntry) -> str:
     names = ", ".join(s.name for s in model.classes.structures)
     score = "not validated"
     if model.scores is not None:
-        score = f"Dice {model.scores.mean_dice:.2f} on {model.scores.voxels:,} held-out pixels"
+        score = f"{score_name(model.scores)} {score_text(model.scores)}"
     saved = f"; file {entry.path.name}" if entry.path else "; not saved"
     channels = "channel" if len(model.channels) == 1 else "channels"
     return f"{model.dims}D, {len(model.channels)} {channels}, finds {names}; {score}{saved}."

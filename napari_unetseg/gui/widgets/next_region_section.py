@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
 
 
-class LookPanel(Panel):
+class NextRegionPanel(Panel):
     """Buttons that move the viewer to the next region; also active during a training."""
 
     def __init__(

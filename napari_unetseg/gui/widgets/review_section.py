@@ -47,12 +47,12 @@ class ReviewPanel(Panel):
             "Accept or take back a part, or remove corrections.",
             {
                 "Accept inside the selected shapes": review.accept_shapes,
-                "Take back on this plane": review.take_back_plane,
-                "Take back inside the selected shapes": review.take_back_shapes,
+                "Take back on this plane": review.withdraw_plane,
+                "Take back inside the selected shapes": review.withdraw_shapes,
                 "-": None,
-                "Remove corrections on this plane": review.forget_plane,
-                "Remove corrections inside the selected shapes": review.forget_shapes,
-                "Remove all corrections of this image": review.forget_all,
+                "Remove corrections on this plane": review.drop_corrections_plane,
+                "Remove corrections inside the selected shapes": review.drop_corrections_shapes,
+                "Remove all corrections of this image": review.drop_corrections_all,
             },
         )
         self.column.addLayout(row(self.accept, self.more, stretch=0))

@@ -13,8 +13,8 @@ from napari_unetseg.gui.state.eta import LEAST_SECONDS
 from napari_unetseg.gui.state.messages import duration
 from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.state.session import JobKind
-from napari_unetseg.gui.state.user_state import remembered
-from napari_unetseg.gui.widgets.auto_settings_list import ChosenList
+from napari_unetseg.gui.state.user_state import user_flags
+from napari_unetseg.gui.widgets.auto_settings_list import AutoSettingsList
 from napari_unetseg.gui.widgets.curve_plot import CurvePlot
 from napari_unetseg.gui.widgets.mode_switch import ModeSwitch
 from napari_unetseg.gui.widgets.section import Panel, hint, restyle, row
@@ -56,11 +56,11 @@ class TrainPanel(Panel):
         self.doing = hint()
         self.progress.setAccessibleName("Progress")
         self.plot = CurvePlot()
-        self.plot.over_time.setChecked(remembered.flag(OVER_TIME))
-        self.plot.switched.connect(partial(remembered.put, OVER_TIME))
+        self.plot.over_time.setChecked(user_flags.flag(OVER_TIME))
+        self.plot.switched.connect(partial(user_flags.put, OVER_TIME))
         self.result = hint()
         self.result.setProperty("role", "result")
-        self.chosen = ChosenList()
+        self.chosen = AutoSettingsList()
         for widget in (self.progress, self.doing, self.plot, self.result, self.chosen):
             self.column.addWidget(widget)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QFrame, QPushButton, QVBoxLayout
 
-from napari_unetseg.gui.state.user_state import remembered
+from napari_unetseg.gui.state.user_state import user_flags
 from napari_unetseg.gui.widgets.section import Panel, hint, row
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class WelcomePanel(Panel):
         inside.addWidget(self.text)
         inside.addLayout(row(None, self.dismiss))
         self.column.addWidget(frame)
-        self.setVisible(not remembered.flag(SEEN))
+        self.setVisible(not user_flags.flag(SEEN))
         self.follow("result", call=self._on_result)
 
     def _on_result(self) -> None:
@@ -45,4 +45,4 @@ class WelcomePanel(Panel):
 
     def _on_dismissed(self) -> None:
         self.hide()
-        remembered.put(SEEN, True)
+        user_flags.put(SEEN, True)

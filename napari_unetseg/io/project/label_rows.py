@@ -31,7 +31,7 @@ Columns = tuple[Any, ...]
 """A row of the table ``labels``."""
 
 
-def pieces_of(change: AnnotationChange) -> Iterator[AnnotationChange]:
+def split_change(change: AnnotationChange) -> Iterator[AnnotationChange]:
     """Split a change into its chunks if it is too large for a row."""
     if change.values.size <= MAX_VOXELS:
         yield change
@@ -63,8 +63,8 @@ def columns_of(
     region = ",".join([f"{s.start}:{s.stop}" for s in change.region])
     labels = _encode(change.values, dtype, codec)
     times = None if change.stamps is None else _encode(change.stamps, np.dtype(np.uint32), codec)
-    said = (image, str(change.origin), region, int(change.stamp))
-    return (number, *said, labels, times, _crc(said, labels, times))
+    header = (image, str(change.origin), region, int(change.stamp))
+    return (number, *header, labels, times, _crc(header, labels, times))
 
 
 def change_of(
@@ -97,8 +97,8 @@ def _region(text: str, shape: Sequence[int]) -> Region:
     return tuple(region)
 
 
-def _crc(said: Iterable[Any], labels: bytes, times: bytes | None) -> int:
-    crc = zlib.crc32("|".join(map(str, said)).encode())
+def _crc(header: Iterable[Any], labels: bytes, times: bytes | None) -> int:
+    crc = zlib.crc32("|".join(map(str, header)).encode())
     return zlib.crc32(times or b"", zlib.crc32(labels, crc))
 
 

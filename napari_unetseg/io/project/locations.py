@@ -84,8 +84,8 @@ def _is_free(folder: Path) -> bool:
 def _names(folder: Path) -> tuple[str, ...]:
     """Names of the annotated images; empty if the project has no content."""
     with reading(folder) as connection:
-        said = connection.execute("SELECT 1 FROM labels LIMIT 1").fetchall()
-        images = read_state(connection)[0].get("images", {}) if said else {}
+        has_labels = connection.execute("SELECT 1 FROM labels LIMIT 1").fetchall()
+        images = read_state(connection)[0].get("images", {}) if has_labels else {}
         return tuple(str(image["name"]) for image in images.values())
 
 
@@ -116,7 +116,7 @@ def remember(folder: Path) -> None:
 # -- images ----------------------------------------------------------------------------------------
 
 
-def places_of(folder: Path, described: Mapping[str, Any]) -> list[Path]:
+def image_candidates(folder: Path, described: Mapping[str, Any]) -> list[Path]:
     """Possible paths of a project's image: relative to the project, or unchanged."""
     relative, path = described.get("relative"), described.get("path")
     places = [folder / relative] if isinstance(relative, str) else []

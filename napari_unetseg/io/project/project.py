@@ -27,13 +27,13 @@ from napari_unetseg.io.project.database import (
     read_state,
     reading,
 )
-from napari_unetseg.io.project.label_rows import SMALL, Columns, columns_of, pieces_of
+from napari_unetseg.io.project.label_rows import SMALL, Columns, columns_of, split_change
 from napari_unetseg.io.project.row_index import (
-    Place,
+    ChunkKey,
     RowIndex,
+    chunks_in,
+    chunks_of,
     joined_row,
-    places_in,
-    places_of,
 )
 
 if TYPE_CHECKING:
@@ -80,12 +80,12 @@ class Project:
         self.unsynced, self.unsaved_bytes = False, 0
         self._lock = threading.RLock()  # guards the database and the fields below
         self._saving = threading.Lock()  # one `save` at a time
-        self._held: FileLock | None = None
+        self._file_lock: FileLock | None = None
         self._database: Database | None = None
         self._rows = RowIndex()
         self._is_behind = False  # something is only in memory
         self._is_foreign = False  # the file's rows differ from the index
-        self._since_copy: set[Place] = set()
+        self._since_copy: set[ChunkKey] = set()
 
     # -- open and close ------------------------------------------------------------------------
 
@@ -104,7 +104,7 @@ class Project:
         with project._claimed("made"):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "models").mkdir()
-            project._take()
+            project._acquire()
             project._database = Database(folder)
         return project
 
@@ -120,7 +120,7 @@ class Project:
         check_folder(folder)
         project = cls(folder)
         with project._claimed("opened"):
-            project._take()
+            project._acquire()
             project._read()
             project._database = Database(folder)
         return project
@@ -178,17 +178,17 @@ class Project:
             self._release()
             raise
 
-    def _take(self) -> None:
-        self._held = try_lock(self.folder / ".lock")
-        if self._held is None:
+    def _acquire(self) -> None:
+        self._file_lock = try_lock(self.folder / ".lock")
+        if self._file_lock is None:
             raise UserError(f"{self.folder.name} is open in another window; close it there first.")
 
     def _release(self) -> None:
-        if self._held is not None:
+        if self._file_lock is not None:
             with suppress(OSError):
-                self._held.release()
+                self._file_lock.release()
 
-    # -- what is said --------------------------------------------------------------------------
+    # -- recording -----------------------------------------------------------------------------
 
     def record(self, key: str, change: AnnotationChange) -> None:
         """Write a change of an image's annotations; never raises, see `trouble`."""
@@ -196,12 +196,12 @@ class Project:
             self.effort.count_change(time.monotonic())
             dtype = self.by_image[key].grid(change.origin).dtype
             new_id = self._rows.new_id
-            rows = [columns_of(new_id(), key, one, dtype) for one in pieces_of(change)]
+            rows = [columns_of(new_id(), key, one, dtype) for one in split_change(change)]
             if self._write(rows):
                 self._rows.changes += [row[0] for row in rows]
-            places = list(places_in(key, change.origin, change.region))
-            self._rows.dirty.update(places)
-            self._since_copy.update(places)
+            chunks = list(chunks_in(key, change.origin, change.region))
+            self._rows.dirty.update(chunks)
+            self._since_copy.update(chunks)
 
     def add(
         self, key: str, annotated: ImageAnnotations, naming: dict[str, Any] | None = None
@@ -213,8 +213,8 @@ class Project:
         with self._lock:
             self.by_image[key] = annotated
             self.values = self.values if naming is None else naming
-            before, numbers = self._rows.known(key), self._rows.number(places_of({key: annotated}))
-            joined = (joined_row(self.by_image, place, number) for place, number in numbers.items())
+            before, numbers = self._rows.known(key), self._rows.number(chunks_of({key: annotated}))
+            joined = (joined_row(self.by_image, chunk, number) for chunk, number in numbers.items())
 
             def begin(database: Database) -> None:
                 database.put_images({key: annotated})
@@ -302,12 +302,12 @@ class Project:
         if not self.folder.is_dir():
             raise FileNotFoundError(2, "the folder is gone", str(self.folder))
         self._release()
-        self._take()
+        self._acquire()
         with self._lock:
             gone, self._database = self._database, Database(self.folder)
             self._is_behind = self._is_foreign = True
             self._rows.joined, self._rows.changes = {}, []
-            self._rows.dirty = set(places_of(self.by_image))
+            self._rows.dirty = set(chunks_of(self.by_image))
         if gone is not None:
             with suppress(sqlite3.Error):
                 gone.close()
@@ -325,12 +325,12 @@ class Project:
                 changes, self._rows.changes = self._rows.changes, []
                 numbers = self._rows.number(dirty)
                 is_behind, self.unsaved_bytes = self._is_behind, 0
-            places = list(numbers)
-            step = max(1, len(places)) if is_behind else BATCH
+            chunks = list(numbers)
+            step = max(1, len(chunks)) if is_behind else BATCH
             try:
-                for start in range(0, max(is_behind, len(places)), step):
-                    batch = {place: numbers[place] for place in places[start : start + step]}
-                    is_last = start + step >= len(places)
+                for start in range(0, max(is_behind, len(chunks)), step):
+                    batch = {chunk: numbers[chunk] for chunk in chunks[start : start + step]}
+                    is_last = start + step >= len(chunks)
                     self._put_joined(batch, changes if is_last else (), everything=is_behind)
             except BaseException:
                 with self._lock:
@@ -342,15 +342,15 @@ class Project:
                 return
 
     def _put_joined(
-        self, numbers: Mapping[Place, int], changes: Iterable[int], *, everything: bool
+        self, numbers: Mapping[ChunkKey, int], changes: Iterable[int], *, everything: bool
     ) -> None:
         """Write chunks as rows with these ids, and delete rows; also write the values."""
-        rows = {place: joined_row(self.by_image, place, n, SMALL) for place, n in numbers.items()}
+        rows = {chunk: joined_row(self.by_image, chunk, n, SMALL) for chunk, n in numbers.items()}
         with self._lock:
             database, joined = self._database, self._rows.joined
             assert database is not None
-            for place in self._rows.outdated(numbers):
-                del rows[place]
+            for chunk in self._rows.outdated(numbers):
+                del rows[chunk]
             with database.transaction():
                 if self._is_foreign:
                     database.clear()
@@ -358,12 +358,12 @@ class Project:
                     database.put_images(self.by_image)
                     database.put_state(self.effort.seconds, self.values)
                 database.delete_rows(changes)
-                database.delete_rows(joined[place] for place in rows if place in joined)
+                database.delete_rows(joined[chunk] for chunk in rows if chunk in joined)
                 database.put_rows(row for row in rows.values() if row is not None)
-            for place, row in rows.items():
-                joined.pop(place, None)
+            for chunk, row in rows.items():
+                joined.pop(chunk, None)
                 if row is not None:
-                    joined[place] = numbers[place]
+                    joined[chunk] = numbers[chunk]
             self.unsynced = True
             if everything:
                 self._is_behind, self._is_foreign = bool(self._rows.dirty), False
@@ -381,7 +381,7 @@ class Project:
             copy.values, copy.by_image = dict(self.values), dict(self.by_image)
             copy.effort = deepcopy(self.effort)
             self._since_copy = set()
-        copy._rows.dirty, copy._is_behind = set(places_of(copy.by_image)), True
+        copy._rows.dirty, copy._is_behind = set(chunks_of(copy.by_image)), True
         try:
             for file in sorted((self.folder / "models").glob("*.safetensors")):
                 shutil.copy2(file, copy.folder / "models" / file.name)

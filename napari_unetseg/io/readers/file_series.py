@@ -15,7 +15,7 @@ import numpy as np
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.io.file_names import same_name
-from napari_unetseg.io.readers.lazy_array import Key, Planes, reading
+from napari_unetseg.io.readers.lazy_array import Key, PlaneArray, reading
 
 CHECKED = 500
 """Number of files that are checked when a series is opened; the others are checked when read."""
@@ -32,7 +32,7 @@ class _Files:
     letters: str
 
 
-class SeriesArray(Planes):
+class SeriesArray(PlaneArray):
     """Arrays of one shape and dtype in files, as one array; a file is opened on access.
 
     Parameters

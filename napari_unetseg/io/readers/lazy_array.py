@@ -55,9 +55,9 @@ def reading(path: Path) -> Iterator[None]:
     except PermissionError as error:
         raise UserError(f"No permission to read {path}; change its permissions.") from error
     except PROGRAM_ERRORS as error:
-        said = "".join(c for c in " ".join(str(error).split()) if c.isprintable())[:120]
+        message = "".join(c for c in " ".join(str(error).split()) if c.isprintable())[:120]
         raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: {said}): it is damaged, or a "
+            f"{path} cannot be read ({type(error).__name__}: {message}): it is damaged, or a "
             "library is incompatible; copy or save it again, and if other programs can open it, "
             "report this message with the output of 'unetseg --version'."
         ) from error
@@ -139,12 +139,12 @@ def chunk_cache() -> _PlaneCache:
     return _cache
 
 
-def forget() -> None:
+def clear_cache() -> None:
     """Clear the cache."""
     _cache.clear()
 
 
-class Lazy:
+class FileArray:
     """Base class of arrays in files, with ``shape`` and ``dtype``."""
 
     shape: tuple[int, ...]
@@ -184,7 +184,7 @@ class Lazy:
         return array if dtype is None else array.astype(dtype, copy=False)
 
 
-class Planes(Lazy):
+class PlaneArray(FileArray):
     """An array that is read by planes, one for each index of its ``leading`` axes."""
 
     leading: int
@@ -203,7 +203,7 @@ class Planes(Lazy):
         raise NotImplementedError
 
 
-class LazyArray(Planes):
+class LazyArray(PlaneArray):
     """An array in a file that is read on indexing.
 
     It supports integers, slices and an ellipsis like NumPy, and always returns a new array.
@@ -259,7 +259,7 @@ class LazyArray(Planes):
         return _cache.get((self.source, where), load)[region]
 
 
-class Cut(Lazy):
+class LazyView(FileArray):
     """A lazy view of an array in files; indexing a single plane reads it, else makes a view.
 
     napari slices the visible region of all planes before it takes one of them.
@@ -272,12 +272,12 @@ class Cut(Lazy):
         A NumPy index.
     """
 
-    def __init__(self, array: Lazy, key: Any = ...) -> None:
+    def __init__(self, array: FileArray, key: Any = ...) -> None:
         full = full_key(key, array.shape)
         spans = [range(n)[k] for k, n in zip(full, array.shape, strict=True)]
         self._set(array, tuple(spans))
 
-    def _set(self, array: Lazy, spans: tuple[int | range, ...]) -> None:
+    def _set(self, array: FileArray, spans: tuple[int | range, ...]) -> None:
         self._array, self._spans, self.dtype = array, spans, array.dtype
         self.shape = tuple(len(s) for s in spans if isinstance(s, range))
 
@@ -289,7 +289,7 @@ class Cut(Lazy):
     def __getitem__(self, key: Any) -> Any:
         wanted = iter(full_key(key, self.shape))
         spans = tuple(s[next(wanted)] if isinstance(s, range) else s for s in self._spans)
-        part = object.__new__(Cut)
+        part = object.__new__(LazyView)
         part._set(self._array, spans)
         return part if math.prod(part.shape[:-2]) > 1 and part.ndim > 2 else part.read()
 

@@ -21,7 +21,7 @@ def open_npy(path: Path) -> np.ndarray:
     ValueError
         The file is damaged.
     """
-    if _holds_objects(path):
+    if _has_objects(path):
         raise UserError(
             f"{path} holds Python objects, like cellpose's _seg.npy; they can run code and are "
             "not opened: save the masks as TIFF or PNG."
@@ -30,7 +30,7 @@ def open_npy(path: Path) -> np.ndarray:
     return array
 
 
-def _holds_objects(path: Path) -> bool:
+def _has_objects(path: Path) -> bool:
     """Whether the header declares objects; NumPy's own error can only be told by its text."""
     read = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
     with suppress(ValueError), path.open("rb") as file:

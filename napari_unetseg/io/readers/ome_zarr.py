@@ -29,7 +29,7 @@ class _Level:
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class _ImageMetadata:
     """Metadata common to all levels of an image; ``given`` sizes are set by the user."""
 
     letters: str
@@ -89,9 +89,11 @@ def open_zarr(
         channels, colors = _omero(node)
     first = levels[0].node
     letters = letters_of(axes, found, first.shape, first.path)
-    said = _Said(letters, arranged(letters, first.shape), units, sizes or {}, channels, colors)
-    stacks = tuple(_stack(level, said, name) for level in levels)
-    if not labels and stacks[0].data.holds_nothing():
+    metadata = _ImageMetadata(
+        letters, arranged(letters, first.shape), units, sizes or {}, channels, colors
+    )
+    stacks = tuple(_stack(level, metadata, name) for level in levels)
+    if not labels and stacks[0].data.has_no_chunks():
         raise UserError(
             f"{levels[0].node.path} has no pixels: all of its chunks are missing; copy or save "
             "it again."
@@ -108,21 +110,21 @@ def label_names(path: Path) -> tuple[str, ...]:
     return tuple(str(n) for n in _entries(node, names) if is_zarr(child_of(node, n)))
 
 
-def _stack(level: _Level, said: _Said, name: str) -> Stack:
-    axes = "".join(said.letters[i] for i in said.order)
-    scale = dict(zip(said.letters, level.scale, strict=False))
-    shift = dict(zip(said.letters, level.translation, strict=False))
-    sizes = {a: (s, said.units.get(a, PIXEL)) for a, s in scale.items() if s > 0}
-    sizes |= said.given
+def _stack(level: _Level, metadata: _ImageMetadata, name: str) -> Stack:
+    axes = "".join(metadata.letters[i] for i in metadata.order)
+    scale = dict(zip(metadata.letters, level.scale, strict=False))
+    shift = dict(zip(metadata.letters, level.translation, strict=False))
+    sizes = {a: (s, metadata.units.get(a, PIXEL)) for a, s in scale.items() if s > 0}
+    sizes |= metadata.given
     return Stack(
-        ZarrArray(level.node, said.order),
+        ZarrArray(level.node, metadata.order),
         axes,
         tuple(sizes.get(a, (1.0, PIXEL))[0] for a in axes),
         tuple(sizes.get(a, (1.0, PIXEL))[1] for a in axes),
-        said.channels,
+        metadata.channels,
         name,
         tuple(shift.get(a, 0.0) for a in axes),
-        said.colors,
+        metadata.colors,
     )
 
 

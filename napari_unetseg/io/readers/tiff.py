@@ -132,13 +132,13 @@ def open_tiff_levels(
             letters = letters_of(axes, image.axes, image.shape, path)
             _check_files(path, image, found.missing, missing)
             kept, missed = _missing(path, image, letters, missing)
-            said = metadata_of(file, image.first)
+            metadata = metadata_of(file, image.first)
             notes = (*found.notes, *chosen, *image.remarks)
             notes += (*(image.guess if axes is None else ()), *missed)
             notes += (*_lacking(path, file, image, found.missing),)
     rgb = "S" in letters and image.shape[letters.index("S")] > 2
-    channels = ("red", "green", "blue") if rgb else said.channels
-    about = _About({**said.sizes, **given}, channels, said.colors, notes)
+    channels = ("red", "green", "blue") if rgb else metadata.channels
+    about = _StackMetadata({**metadata.sizes, **given}, channels, metadata.colors, notes)
     shapes = [_without(shape, kept) for shape in image.levels]
     return tuple(
         _stack(replace(source, level=level), shape, shapes[0], image.dtype, letters, about, name)
@@ -159,7 +159,7 @@ def _lacking(path: Path, file: TiffFile, image: TiffImage, missing: Sequence[str
 
 
 @dataclass(frozen=True, slots=True)
-class _About:
+class _StackMetadata:
     """Metadata common to all resolutions of an image; see `Stack`."""
 
     sizes: Sizes
@@ -174,7 +174,7 @@ def _stack(
     full: tuple[int, ...],
     dtype: np.dtype[Any],
     letters: str,
-    about: _About,
+    about: _StackMetadata,
     name: str,
 ) -> Stack:
     """A stack of one resolution, centred on the full resolution."""

@@ -371,8 +371,8 @@ def _joined(images: Sequence[TiffImage]) -> TiffImage | None:
 
 
 def _pixel_sizes(image: TiffImage) -> tuple[tuple[str, tuple[float, str]], ...]:
-    said = metadata_of(image.first.keyframe.parent, image.first).sizes
-    return tuple(sorted(said.items()))
+    metadata = metadata_of(image.first.keyframe.parent, image.first).sizes
+    return tuple(sorted(metadata.items()))
 
 
 def _likeness(image: TiffImage) -> tuple[Any, ...]:

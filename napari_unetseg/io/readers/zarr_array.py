@@ -16,7 +16,7 @@ import numpy as np
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.readers.lazy_array import (
     BOMB_RATIO,
-    Lazy,
+    FileArray,
     chunk_cache,
     full_key,
     reading,
@@ -31,7 +31,7 @@ MOST_COUNTED = 200_000
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class MissingChunks:
     """Missing files of an array, whose voxels have the fill value.
 
     ``first`` is the path of one of them, relative to the array's folder.
@@ -62,7 +62,7 @@ def _opened(source: _Source) -> Any:
     return open_checked(node)
 
 
-class ZarrArray(Lazy):
+class ZarrArray(FileArray):
     """An array in a Zarr store that is read on indexing.
 
     It supports integers, slices and an ellipsis like NumPy, and always returns a new array in
@@ -101,7 +101,7 @@ class ZarrArray(Lazy):
         full = full_key(key, self.shape)
         spans = [span(k, n) for k, n in zip(full, self.shape, strict=True)]
         out = np.empty([len(s) for s in spans], self.dtype)
-        pieces = [list(_pieces(s, c)) for s, c in zip(spans, self.chunks, strict=True)]
+        pieces = [list(_split(s, c)) for s, c in zip(spans, self.chunks, strict=True)]
         for combined in itertools.product(*pieces):
             cell, inner, outer = zip(*combined, strict=True) if combined else ((), (), ())
             out[outer] = self._chunk(cell)[inner]
@@ -159,7 +159,7 @@ class ZarrArray(Lazy):
             )
         return status.st_mtime_ns, status.st_size
 
-    def missing(self) -> Missing | None:
+    def missing(self) -> MissingChunks | None:
         """Count the missing chunk files; None if there are too many files."""
         metadata = _opened(self._source).metadata
         shape = zip(self._file_shape, self._file_chunks, self._per_file, strict=True)
@@ -169,9 +169,9 @@ class ZarrArray(Lazy):
             return None
         names = (metadata.encode_chunk_key(c) for c in np.ndindex(*counts))
         gone = [name for name in names if not (self._source.path / name).exists()]
-        return Missing(len(gone), total, gone[0] if gone else "")
+        return MissingChunks(len(gone), total, gone[0] if gone else "")
 
-    def holds_nothing(self) -> bool:
+    def has_no_chunks(self) -> bool:
         """Whether no chunk is stored: the folder holds only metadata."""
         try:
             return all(
@@ -186,10 +186,10 @@ def _single(key: int | slice) -> bool:
     return not isinstance(key, slice)
 
 
-def _pieces(span: range, chunk: int) -> Iterator[tuple[int, slice, slice]]:
+def _split(span: range, chunk: int) -> Iterator[tuple[int, slice, slice]]:
     """Split an axis selection by chunks: chunk index, its positions, output positions."""
     if span.step < 0:
-        for cell, inner, outer in _pieces(span[::-1], chunk):
+        for cell, inner, outer in _split(span[::-1], chunk):
             last = len(span) - 1
             stop = last - outer.stop
             yield cell, inner, slice(last - outer.start, stop if stop >= 0 else None, -1)
