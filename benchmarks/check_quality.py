@@ -62,8 +62,8 @@ class Piece:
     candidate: Candidate
     truth: np.ndarray
     mask: np.ndarray
-    counts: dict[int, list[int]]
-    by_hand: dict[int, list[int]]
+    counts: dict[int, tuple[int, int, int]]
+    by_hand: dict[int, tuple[int, int, int]]
 
 
 def pieces_of(tests: Sequence[Annotated], masks: Sequence[np.ndarray]) -> list[Piece]:

@@ -176,7 +176,9 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--corpus", type=Path, help="folder with real pictures; default: worlds alone")
+    parser.add_argument(
+        "--corpus", type=Path, help="folder with real pictures; default: worlds alone"
+    )
     parser.add_argument("--without", default="", help="groups or sets to leave out, by commas")
     parser.add_argument("--worlds", type=int, default=2000)
     parser.add_argument("--minutes", type=float, default=60)
@@ -245,7 +247,10 @@ def report(step: int, minutes: float, scores: dict[str, list[float]]) -> None:
     """Print the mean Dice of the last episodes of each set, and its mean over sets."""
     means = {name: float(np.mean(found[-100:])) for name, found in sorted(scores.items())}
     each = ", ".join(f"{name} {mean:.2f}" for name, mean in means.items())
-    print(f"step {step}, {minutes:.1f} min: mean {np.mean(list(means.values())):.4f}; {each}", flush=True)
+    print(
+        f"step {step}, {minutes:.1f} min: mean {np.mean(list(means.values())):.4f}; {each}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def _inclusion_probabilities(size: np.ndarray, count: int) -> np.ndarray:
 
 def overlap_counts(
     truth: np.ndarray, mask: np.ndarray, numbers: Iterable[int]
-) -> dict[int, list[int]]:
+) -> dict[int, tuple[int, int, int]]:
     """Voxels of each structure in both, in the mask and in the truth of a place.
 
     Parameters
@@ -154,14 +154,11 @@ def overlap_counts(
     """
     counted = truth != 0
     said, right = mask[counted], truth[counted] % BACKGROUND_LABEL
-    return {
-        n: [
-            int(((said == n) & (right == n)).sum()),
-            int((said == n).sum()),
-            int((right == n).sum()),
-        ]
-        for n in numbers
-    }
+    found = {}
+    for n in numbers:
+        there, true = said == n, right == n
+        found[n] = int((there & true).sum()), int(there.sum()), int(true.sum())
+    return found
 
 
 def estimate(

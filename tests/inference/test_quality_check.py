@@ -112,7 +112,7 @@ def test_what_is_labelled_altogether_is_not_drawn_and_few_pieces_are_all_drawn_o
 def test_overlap_counts_leave_out_what_was_labelled_before() -> None:
     truth = np.array([[1, 1, 0, BACKGROUND_LABEL], [2, BACKGROUND_LABEL, 0, 1]], np.uint8)
     mask = np.array([[1, 0, 1, 1], [2, 0, 1, 2]], np.uint8)
-    assert overlap_counts(truth, mask, (1, 2, 3)) == {1: [1, 2, 3], 2: [1, 2, 1], 3: [0, 0, 0]}
+    assert overlap_counts(truth, mask, (1, 2, 3)) == {1: (1, 2, 3), 2: (1, 2, 1), 3: (0, 0, 0)}
 
 
 def test_no_place_says_nothing_one_place_says_little_and_no_mistake_is_not_certainty() -> None:

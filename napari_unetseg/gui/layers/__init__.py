@@ -56,6 +56,7 @@ from napari_unetseg.gui.layers.layer_grid import (
     stack_of,
 )
 from napari_unetseg.gui.layers.overlays import CorrectionsOverlay, show_difference
+from napari_unetseg.gui.layers.place_frame import PlaceFrame
 from napari_unetseg.gui.layers.prediction_layer import PredictionLayer
 from napari_unetseg.gui.layers.regions import Place, drawn, object_at, plane_at, visible_plane
 from napari_unetseg.gui.layers.strokes import Strokes
@@ -68,6 +69,7 @@ __all__ = [
     "CorrectionsOverlay",
     "PaintRoom",
     "Place",
+    "PlaceFrame",
     "PredictionLayer",
     "Strokes",
     "Uncertainty",

@@ -218,6 +218,11 @@ class PredictionLayer:
         disputed = where & (painted_at > accepted_at)
         return changes + self._tell(self.annotated.restamp(LabelSource.ACCEPTED, region, disputed))
 
+    def read(self, region: Region) -> np.ndarray:
+        """What is shown in a region, as numbers of corrections; a stroke there is taken down."""
+        self.catch(region)
+        return as_correction(as_mask(self._data[region]))
+
     def take_back(self, region: Region, where: np.ndarray) -> list[AnnotationChange]:
         """Declare nothing right any more there."""
         return self._empty(LabelSource.ACCEPTED, region, where)

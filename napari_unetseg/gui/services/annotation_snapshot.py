@@ -9,7 +9,7 @@ same.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from napari_unetseg.annotations.sparse_array import SparseArray, cells
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.singleton_axes import on_grid
 from napari_unetseg.data.annotated_image import AnnotatedImage
+from napari_unetseg.data.held_out_labels import HeldOutLabels, Voxels, without
 from napari_unetseg.gui import layers as napari_layers
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Snapshot:
     live
         The array that people paint on, and what is known of it: what a script wrote there without
         a word is taken in when the snapshot is first asked.
+    held_out
+        Voxels that are not labelled for a training, whatever was said of them.
     """
 
     def __init__(
@@ -58,10 +61,13 @@ class Snapshot:
         said: ImageAnnotations,
         newer: tuple[Region, ...] = (),
         live: tuple[np.ndarray, SparseArray] | None = None,
+        held_out: Sequence[Voxels] = (),
     ) -> None:
         self.image, self.kind, self.live = image, kind, live
+        self._held_out = held_out
         self._stack, self._labels, self._said, self._newer = stack, labels, said, newer
         self._corrections: SparseArray | None = None
+        self._trained: tuple[Any, SparseArray | None] = (labels, None)
         self._before: Snapshot | None = None
         self._settled = False
         self._lock = threading.Lock()
@@ -73,8 +79,10 @@ class Snapshot:
     def pair(self) -> AnnotatedImage:
         """The annotated image."""
         self.settle()
+        labels, corrections = self._trained
+        ignore = labels.ignore if isinstance(labels, HeldOutLabels) else None
         return AnnotatedImage(
-            self._stack, self._labels, self.kind, self._corrections, newer=self._newer
+            self._stack, labels, self.kind, corrections, ignore, newer=self._newer
         )
 
     def same_as(self, other: Snapshot) -> bool:
@@ -84,8 +92,7 @@ class Snapshot:
         return (
             self.image is other.image
             and self.kind == other.kind
-            and _equal(self._labels, other._labels)
-            and _equal(self._corrections, other._corrections)
+            and all(_equal(a, b) for a, b in zip(self._trained, other._trained, strict=True))
         )
 
     def settle(self) -> None:
@@ -100,6 +107,13 @@ class Snapshot:
             if self.live is not None:
                 self._take_in(*self.live)
             self._corrections = self._said.corrections(known)
+            labels = self._labels
+            if not isinstance(labels, SparseArray):
+                labels = on_grid(labels, self._stack.grid_shape)
+            self._trained = (
+                without(labels, self.kind, self._held_out),
+                without(self._corrections, LabelKind.STROKES, self._held_out),
+            )
             self._settled = True
 
     def _take_in(self, data: np.ndarray, known: SparseArray) -> None:
@@ -117,6 +131,7 @@ def take_snapshots(
     before: Iterable[Snapshot] = (),
     *,
     complete: bool = True,
+    held_out: Callable[[Any], Sequence[Voxels]] = lambda _: (),
 ) -> tuple[Snapshot, ...]:
     """Snapshots of all sources that have labels or corrections; copies no voxels.
 
@@ -132,6 +147,8 @@ def take_snapshots(
         Earlier snapshots, so that what is the same is not computed again.
     complete
         Take in what was written into layers without a word, too; that reads all of them.
+    held_out
+        Voxels of an image that are not labelled for a training.
 
     Raises
     ------
@@ -140,7 +157,14 @@ def take_snapshots(
     """
     used, regions = [s for s in sources if s.used and not s.on_disk], newer or {}
     found = [
-        _snapshot(s, by_image.get(s.image), tuple(regions.get(s.image, ())), complete) for s in used
+        _snapshot(
+            s,
+            by_image.get(s.image),
+            tuple(regions.get(s.image, ())),
+            complete=complete,
+            held_out=held_out(s.image),
+        )
+        for s in used
     ]
     earlier = {one.image: one for one in before}
     taken = tuple(one for one in found if one is not None)
@@ -153,7 +177,9 @@ def _snapshot(
     source: ImageSource,
     annotated: ImageAnnotations | None,
     newer: tuple[Region, ...],
+    *,
     complete: bool,
+    held_out: Sequence[Voxels],
 ) -> Snapshot | None:
     stack = napari_layers.stack_of(source.image, source.channels)
     annotated = annotated or ImageAnnotations(stack.grid_shape)
@@ -162,16 +188,18 @@ def _snapshot(
         if not said.labelled_planes():
             return None
         nothing = SparseArray(stack.grid_shape)
-        return Snapshot(source.image, stack, nothing, LabelKind.STROKES, said, newer)
+        kind = LabelKind.STROKES
+        return Snapshot(source.image, stack, nothing, kind, said, newer, held_out=held_out)
     data = napari_layers.data_of(source.labels)
     AnnotatedImage(stack, data, source.kind)  # refuses what does not fit
     if not isinstance(data, np.ndarray):
-        return Snapshot(source.image, stack, data, source.kind, said, newer)
+        kind = source.kind
+        return Snapshot(source.image, stack, data, kind, said, newer, held_out=held_out)
     live = (
         (on_grid(data, stack.grid_shape), annotated.grid(LabelSource.STROKES)) if complete else None
     )
     labels = said.grid(LabelSource.STROKES)
-    return Snapshot(source.image, stack, labels, source.kind, said, newer, live)
+    return Snapshot(source.image, stack, labels, source.kind, said, newer, live, held_out)
 
 
 def pairs_of(snapshots: Iterable[Snapshot]) -> Pairs:
@@ -190,4 +218,6 @@ def newer_pairs(snapshots: Sequence[Snapshot], before: Sequence[Snapshot]) -> Pa
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, SparseArray) and isinstance(b, SparseArray):
         return a.same_as(b)
+    if isinstance(a, HeldOutLabels) and isinstance(b, HeldOutLabels):
+        return a.voxels == b.voxels and _equal(a.labels, b.labels)
     return a is b
