@@ -91,7 +91,7 @@ class TurnRunner:
     def query(
         self,
         query: Callable[[], Any],
-        on_answer: Callable[[Any], None],
+        on_result: Callable[[Any], None],
         on_error: Callable[[BaseException], None] | None = None,  # noqa: ARG002 - errors are raised
         *,
         about: str = "",
@@ -103,7 +103,7 @@ class TurnRunner:
             seconds = time.process_time() - start
             self.asked += seconds
             self._left -= seconds
-        on_answer(answer)
+        on_result(answer)
 
     def background(
         self,

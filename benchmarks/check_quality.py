@@ -38,7 +38,7 @@ from watch import add_options, machine, make_settings, write_json
 
 from napari_unetseg.core.labels import BACKGROUND_LABEL
 from napari_unetseg.inference.candidate_windows import cells_of, region_shape
-from napari_unetseg.inference.quality_check import (
+from napari_unetseg.inference.quality_estimate import (
     Candidate,
     DrawnPlace,
     draw_places,

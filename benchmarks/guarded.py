@@ -126,7 +126,7 @@ def open_case(path: Path) -> None:
 
 def serve(pipe: Connection, seeds: list[Seed], seed: int, numbers: range) -> None:
     """Open the cases of these numbers; before each its number is sent, after it a `Result`."""
-    from napari_unetseg.io.readers.lazy_array import forget
+    from napari_unetseg.io.readers.lazy_array import clear_cache
 
     warnings.simplefilter("ignore")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libraries print about bad files
@@ -143,7 +143,7 @@ def serve(pipe: Connection, seeds: list[Seed], seed: int, numbers: range) -> Non
             pipe.send(number)
             chosen = seeds[number % len(seeds)]
             files = mutate(chosen, np.random.default_rng([seed, number]))
-            forget()
+            clear_cache()
             pipe.send(_tried(folder, number, chosen, files, watch))
 
 

@@ -109,8 +109,8 @@ class Hand:
             (3, self.undo),
             (1, self.redo),
             (2, self.plugin.review.accept_plane),
-            (1, self.plugin.review.take_back_plane),
-            (1, self.plugin.review.forget_plane),
+            (1, self.plugin.review.withdraw_plane),
+            (1, self.plugin.review.drop_corrections_plane),
             (1, self.plugin.undo.undo),
             (2, self.predict),
             (1, self.save),
@@ -179,7 +179,7 @@ class Hand:
         prediction = plugin.masks.predictions[image]
         shape = [s.stop - s.start for s in region]
         prediction.write(region, self.rng.integers(0, 2, shape).astype(np.uint8))
-        target.rest()
+        target.detach()
 
     def save(self) -> None:
         """Join what was recorded."""

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
+from sets import Annotated
 
+from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.labels import BACKGROUND_LABEL
 
 if TYPE_CHECKING:
-    from sets import Annotated, Plane
+    from sets import Plane
 
 PIECE = 16
 """Edge in pixels of the cells that given strokes are cut into, to give a part of them."""
@@ -24,6 +26,10 @@ BLUR = 8.0
 """Standard deviation in pixels of the neighbourhood in which errors are counted."""
 TURN = 0.6
 """Standard deviation in radians of a stroke's change of direction at each pixel."""
+MOST_OF_CLASS = 0.25
+"""Largest share of a class's pixels in a picture that even strokes cover."""
+EVEN_ROUNDS = 6
+"""How often more room is looked for in a class; strokes keep apart, so that it is full too soon."""
 MOST_STROKES = 1000
 """Strokes of a class and round, so that a class without room cannot go on for ever."""
 
@@ -115,6 +121,31 @@ def add_strokes(
             room.errors[around(stroke, room.inside.shape)] = 0.0
             room.errors[~room.inside] = 0.0
     return added
+
+
+def even_strokes(
+    mask: np.ndarray, values: Sequence[int], share: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Strokes (Y, X) uint8 at random places: equal pixels a class, fewer where it has no room.
+
+    Parameters
+    ----------
+    mask
+        Classes (Y, X) uint8.
+    values
+        Stroke values of the classes (255 is background).
+    share
+        Of the picture's pixels, all classes together.
+    """
+    truth = [Annotated(Stack(mask, "YX"), mask, ((),))]
+    most = round(share * mask.size / len(values))
+    sizes = {value: int((mask == value % BACKGROUND_LABEL).sum()) for value in values}
+    wanted = {value: min(most, int(MOST_OF_CLASS * size)) for value, size in sizes.items()}
+    labels = np.zeros_like(mask)
+    for _ in range(EVEN_ROUNDS):
+        left = {value: count - int((labels == value).sum()) for value, count in wanted.items()}
+        (labels,) = add_strokes([labels], truth, [mask], left, rng)
+    return labels
 
 
 def _room(

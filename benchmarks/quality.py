@@ -7,6 +7,9 @@ nothing is tuned to a set. What counts at a mark is the newest model that was sh
 is scored after the training, so that the clock stands still (``watch.py`` says what it counts).
 Network and forest take turns in one process. A set's ratio is
 (1 − our Dice) / (1 − the forest's Dice), of medians over seeds.
+
+``--same-image`` trains and predicts on one test image at a time instead (``same_image.py``), with
+mean IoU at the marks from 10 s on.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import same_image
 from quality_report import medians, plot, print_tables, ratio, summary
 from sets import Annotated, BenchmarkSet, predictor, read_sets, score
 from watch import Trace, add_options, clock_kind, machine, make_settings, timed, watch, write_json
@@ -30,6 +34,8 @@ MARKS = (2, 5, 10, 20, 30, 60, 120)
 """Seconds at which the shown model is scored."""
 FALL_FROM = 30
 """From here on every model shown is scored, to see how far the Dice ever falls."""
+SAME_IMAGE_FROM = 10
+"""First mark in seconds of ``--same-image``."""
 FIRST_EDGE = 512
 """Edge in pixels of the picture that the time of the first mask is for."""
 
@@ -195,6 +201,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default="strokes",
         help="full: the full masks of the same training images, without a forest",
     )
+    parser.add_argument("--same-image", action="store_true")
+    parser.add_argument("--images", type=int, default=3, help="images of a set, with --same-image")
     options = parser.parse_args(arguments)
     options.kind = clock_kind(options)
     options.device = make_settings(options, 0).device
@@ -205,6 +213,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> Json:
     """Read the arguments, run every set, print tables, write JSON and a plot."""
     options = parse(arguments)
+    if options.same_image:
+        marks = [mark for mark in marks_until(options.seconds) if mark >= SAME_IMAGE_FROM]
+        return same_image.run(options, marks)
     report = run(options)
     print_tables(report)
     if options.out:

@@ -75,7 +75,7 @@ def pictures(options: argparse.Namespace, suffix: str) -> None:
     for theme, images in shots.items():
         join(images, options.folder / f"dock-{theme}{suffix}.png")
     if not suffix:
-        dock.workbench.help.close()
+        dock.context.help.close()
         batch(viewer, dock, options.folder)
     viewer.close()
 
@@ -116,7 +116,7 @@ def shoot(viewer: Any, dock: Any, shots: dict[str, list[Any]], part: str) -> Non
     pause()
     bar = dock.findChild(QScrollArea).verticalScrollBar()
     bar.setValue({"trained": dock.train.y(), "advanced": bar.maximum()}.get(part, 0))
-    seen = dock.workbench.help if part == "help" else dock
+    seen = dock.context.help if part == "help" else dock
     for theme, images in shots.items():
         viewer.theme = theme
         pause()

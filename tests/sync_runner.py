@@ -31,7 +31,7 @@ class SyncRunner:
     def query(
         self,
         query: Query,
-        on_answer: OnDone,
+        on_result: OnDone,
         on_error: OnError | None = None,
         *,
         about: str = "",
@@ -44,7 +44,7 @@ class SyncRunner:
                 raise
             on_error(error)
         else:
-            on_answer(answer)
+            on_result(answer)
 
     def background(self, task: Query, on_done: OnDone, on_error: OnError) -> None:
         """Run a task at once."""

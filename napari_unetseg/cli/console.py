@@ -14,6 +14,7 @@ from rich.table import Table
 
 from napari_unetseg.cli.interrupts import write_nowhere
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice, OtherSpacing, TilePredicted
+from napari_unetseg.core.score_text import agreement_text, score_text, score_word
 from napari_unetseg.runtime.distributed import world
 from napari_unetseg.training.training_events import (
     EpochDone,
@@ -132,7 +133,7 @@ class Meter:
         elif isinstance(event, EpochDone):
             self._scores = f"loss {event.train_loss:.3f}"
             if event.scores is not None:
-                self._scores += f"  Dice {event.scores.mean_dice:.3f}" + "  best" * event.best
+                self._scores += f"  {_score(event.scores)}" + "  best" * event.best
             self._now_and_then(f"epoch {event.epoch}, step {event.step}: {self._scores}")
         elif isinstance(event, TilePredicted):
             self._move(event.done / event.total, f"{event.done} of {event.total} tiles")
@@ -150,7 +151,7 @@ class Meter:
     def _first_answer(self, event: ModelImproved) -> None:
         """Show the initial model's score, which is no epoch's."""
         if event.scores is not None and not event.step and not event.model.history[-1].curve:
-            self.line(f"initial model, step 0: Dice {event.scores.mean_dice:.3f}")
+            self.line(f"initial model, step 0: {_score(event.scores)}")
 
     def _step(self, event: StepDone) -> None:
         left = event.remaining
@@ -200,14 +201,29 @@ def _duration(seconds: float) -> str:
     )
 
 
+def _score(scores: Scores) -> str:
+    return f"{score_word(scores)} {score_text(scores)}"
+
+
 def score_table(scores: Scores) -> Table:
-    """Dice and IoU of each structure and their means."""
+    """Dice and IoU of each structure and their means; of strokes, the agreement of each class."""
+    if scores.on_strokes:
+        return _agreement_table(scores)
     table = Table("number", "structure", "Dice", "IoU", box=None, pad_edge=False)
     for number, name, dice, iou in zip(
         scores.numbers, scores.names, scores.dice, scores.iou, strict=True
     ):
         table.add_row(str(number), name, _share(dice), _share(iou))
     table.add_row("", "mean", _share(scores.mean_dice), _share(scores.mean_iou), style="bold")
+    return table
+
+
+def _agreement_table(scores: Scores) -> Table:
+    table = Table("number", "class", "agreement (90 % interval)", box=None, pad_edge=False)
+    names = dict(zip(scores.numbers, scores.names, strict=True))
+    for number, own in scores.agreement.each if scores.agreement else ():
+        table.add_row(str(number), names.get(number, "background"), agreement_text(own))
+    table.add_row("", "all", score_text(scores), style="bold")
     return table
 
 

@@ -14,6 +14,7 @@ from napari_unetseg.cli.options import Files, ImageFiles
 from napari_unetseg.cli.settings_options import with_settings
 from napari_unetseg.core.architectures import ARCHITECTURES
 from napari_unetseg.core.errors import ChoiceError
+from napari_unetseg.core.score_text import score_name, score_text
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
@@ -69,7 +70,9 @@ def _model_rows(model: Model, facts: Mapping[str, Any]) -> list[tuple[str, str]]
     for record in model.history:
         names = [image.name for image in record.images]
         more = f" and {len(names) - 5} more" * (len(names) > 5)
-        score = f"Dice {record.scores.mean_dice:.3f}" if record.scores else "not validated"
+        score = "not validated"
+        if record.scores is not None:
+            score = f"{score_name(record.scores)} {score_text(record.scores)}"
         rows.append(("trained", f"{record.date}, {score}. {record.reason}"))
         rows.append(("on", ", ".join(names[:5]) + more))
     return rows

@@ -29,16 +29,15 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import finish
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import Classes, LabelKind
+from napari_unetseg.core.score_text import score_text, score_title
 from napari_unetseg.core.settings import PredictSettings, TrainSettings
 from napari_unetseg.core.text import count
 from napari_unetseg.runtime.cpu import cores
 from napari_unetseg.runtime.distributed import world
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.metrics import Scores
     from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.models.model import Model
-    from napari_unetseg.models.training_record import TrainingRecord
     from napari_unetseg.training.checkpoint_file import CheckpointFile
 
 OF_A_MODEL = {"depth", "width", "norm", "encoder"}
@@ -242,23 +241,11 @@ def _show_training(model: Model, saved: Path) -> None:
     record = model.history[-1]
     if record.scores is not None:
         show_table(score_table(record.scores))
-        tell(f"On {record.scores.voxels:,} pixels in {record.scores.blocks} validation blocks.")
-        _say_highest(record, record.scores)
+        tell(f"{score_title(record.scores)} {score_text(record.scores)}.")
     else:
         tell("Not validated: there were too few labels to hold any out for a score.")
     tell(record.reason)
     tell(f"Model {model.id} saved as {saved} ({saved.stat().st_size / 1e6:.1f} MB).")
-
-
-def _say_highest(record: TrainingRecord, kept: Scores) -> None:
-    """Explain why the epoch with the highest Dice is not kept."""
-    highest = max((p.mean_dice for p in record.curve if p.mean_dice is not None), default=0.0)
-    is_epoch = any(point.dice == kept.dice for point in record.curve)
-    if is_epoch and highest >= kept.mean_dice + 0.001:
-        tell(
-            f"One epoch had a Dice of {highest:.3f}. The model kept has the best soft Dice "
-            "smoothed over several epochs, since a single epoch can be high by chance."
-        )
 
 
 def _report(

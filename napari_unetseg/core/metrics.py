@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from napari_unetseg.core.agreement import Agreement  # noqa: TC001 - looked up by pydantic
 from napari_unetseg.core.labels import IGNORE_INDEX, Classes
 
 MIN_PROBABILITY = 1e-7
@@ -31,6 +32,18 @@ class Scores:
     blocks: int = 0
     soft_dice: float = math.nan
     loss: float = math.nan
+    agreement: Agreement | None = None
+    """None in scores that are not of validation blocks, and in those of earlier versions."""
+
+    @property
+    def on_strokes(self) -> bool:
+        """Whether they are of held-out strokes, so that ``agreement`` says what they are worth."""
+        return self.agreement is not None and self.agreement.strokes > 0
+
+    @property
+    def value(self) -> float:
+        """What is shown: the agreement, or the mean Dice of full masks and of earlier versions."""
+        return self.mean_dice if self.agreement is None else self.agreement.value
 
     @property
     def mean_dice(self) -> float:
@@ -160,6 +173,7 @@ def scores_of(
     blocks: int = 0,
     soft_dice: float = math.nan,
     loss: float = math.nan,
+    agreement: Agreement | None = None,
 ) -> Scores:
     """Dice (Sørensen 1948) and IoU (Jaccard 1912) of each structure from a confusion matrix."""
     first = int(classes.background)
@@ -177,4 +191,5 @@ def scores_of(
         blocks=blocks,
         soft_dice=soft_dice,
         loss=loss,
+        agreement=agreement,
     )

@@ -10,59 +10,59 @@ from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QDockWidget, QWidget
 
 from napari_unetseg.gui.widgets.style_sheet import stylesheet
-from napari_unetseg.gui.window_context import Workbench
+from napari_unetseg.gui.window_context import WindowContext
 
 if TYPE_CHECKING:
     import napari.viewer
     from qtpy.QtGui import QShowEvent
 
 
-class Docked(QWidget):
-    """A dock of a napari window, on the window's workbench."""
+class BaseDock(QWidget):
+    """A dock of a napari window that shares the window's context."""
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         # napari hands plugins a proxy; layers are known by identity here, so the real one is needed
         viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
         self._viewer = viewer
-        self._docked = False
-        self.workbench = Workbench.of(viewer)
-        self.plugin = self.workbench.plugin
+        self._attached = False
+        self.context = WindowContext.of(viewer)
+        self.plugin = self.context.plugin
         self.session = self.plugin.session
 
     def follow_theme(self) -> None:
-        """Look as napari's theme and size of text say, from now on."""
+        """Follow napari's theme and font size."""
         self._viewer.events.theme.connect(self._on_theme)
         get_settings().appearance.events.font_size.connect(self._on_theme)
         self._on_theme()
 
     def showEvent(self, event: QShowEvent | None) -> None:
-        """Let the workbench live in the window."""
+        """Attach the context to the window."""
         super().showEvent(event)
-        self._docked = self._docked or isinstance(self.parent(), QDockWidget)
+        self._attached = self._attached or isinstance(self.parent(), QDockWidget)
         window = self.window()
         while isinstance(window, QDockWidget) and window.parentWidget() is not None:
             window = window.parentWidget()  # a dock that floats belongs to a window too
         if window is not None:
-            self.workbench.live_in(window)
+            self.context.attach_to(window)
             self.shown_in(window)
 
     def shown_in(self, window: QWidget) -> None:
-        """It is shown in a window."""
+        """Called when the dock is shown in a window."""
 
     def event(self, event: QEvent | None) -> bool:
-        """Notice being taken out of the window: napari's close button does that."""
+        """Release the dock when it leaves its window, as with napari's close button."""
         moved = event is not None and event.type() == QEvent.Type.ParentChange
-        if moved and self._docked and self.parent() is None:
+        if moved and self._attached and self.parent() is None:
             self.release()
         return super().event(event)
 
     def release(self) -> None:
-        """Listen no more."""
-        self._docked = False
+        """Disconnect from all events."""
+        self._attached = False
         self._viewer.events.theme.disconnect(self._on_theme)
         get_settings().appearance.events.font_size.disconnect(self._on_theme)
 
     def _on_theme(self, _: object = None) -> None:
-        with suppress(RuntimeError):  # gone with its window, while napari's settings live on
+        with suppress(RuntimeError):  # Qt may have deleted the widget
             self.setStyleSheet(stylesheet(self._viewer.theme))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QSize
 from qtpy.QtWidgets import QVBoxLayout
 
-from napari_unetseg.gui.base_dock import Docked
+from napari_unetseg.gui.base_dock import BaseDock
 from napari_unetseg.gui.state.session import JobKind
 from napari_unetseg.gui.widgets.batch_section import BatchPanel
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import napari.viewer
 
 
-class BatchDock(Docked):
-    """Masks of many images; closing it stops a batch, and the list stays."""
+class BatchDock(BaseDock):
+    """Batch prediction; closing the dock stops a running batch and keeps the list."""
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__(napari_viewer)
@@ -30,11 +30,11 @@ class BatchDock(Docked):
         self.follow_theme()
 
     def sizeHint(self) -> QSize:
-        """Wide and low: it goes below the canvas."""
+        """Wide and low, as it goes below the canvas."""
         return QSize(640, 190)
 
     def release(self) -> None:
-        """Stop a batch and listen no more."""
+        """Stop a running batch and disconnect from all events."""
         job = self.session.job
         if job is not None and job.kind is JobKind.BATCH:
             self.plugin.jobs.stop()

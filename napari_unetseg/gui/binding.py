@@ -10,7 +10,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QIcon, QPixmap
 
 MANY = 2**40
-"""References; one is lost with each call, so that these last for years."""
+"""Number of extra references; each call loses one, so these last for years."""
 
 
 def keep_constants_alive() -> None:
@@ -30,7 +30,7 @@ def keep_constants_alive() -> None:
 
 
 def blank_icon() -> QIcon:
-    """An icon that shows nothing; a ``QIcon()`` is false in PySide6 and counts as none there."""
+    """An empty icon; a null ``QIcon()`` is false in PySide6 and is treated as missing."""
     pixmap = QPixmap(1, 1)
     pixmap.fill(Qt.GlobalColor.transparent)
     return QIcon(pixmap)

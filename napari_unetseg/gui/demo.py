@@ -1,7 +1,7 @@
 """Demo: napari with the sample, prepared strokes and a live training.
 
-``python -m napari_unetseg.gui.demo`` opens a window. With ``--headless`` it does the same with
-nobody there (a screen such as Xvfb is still needed) and leaves what came out in a folder.
+``python -m napari_unetseg.gui.demo`` opens a window. With ``--headless`` it does the same without
+a user (a screen such as Xvfb is still needed) and writes the results to a folder.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from napari_unetseg import sample
 from napari_unetseg.core.labels import Classes, LabelKind
 from napari_unetseg.core.metrics import Scores, confusion, scores_of
+from napari_unetseg.core.score_text import score_name, score_text
 from napari_unetseg.io.open_image import open_stack
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 MINUTES = 1.5
 SIZE = (1600, 1000)
 PATIENCE = 900.0
-"""Seconds after which a demo without anybody there gives up."""
+"""Timeout in seconds of a demo with ``--headless``."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         napari.run()
         return 0
     try:
-        return _without_anybody(viewer, dock, options.out)
+        return _run_headless(viewer, dock, options.out)
     finally:
         viewer.close()
 
@@ -60,7 +61,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _open(minutes: float) -> tuple[Viewer, UNetDock]:
-    """A window with the sample's image and strokes, and the dock beside it."""
+    """Open a window with the sample's image and strokes, and the dock."""
     import napari
     from napari.layers import Layer
 
@@ -77,7 +78,7 @@ def _open(minutes: float) -> tuple[Viewer, UNetDock]:
     return viewer, dock
 
 
-def _without_anybody(viewer: Viewer, dock: UNetDock, out: Path) -> int:
+def _run_headless(viewer: Viewer, dock: UNetDock, out: Path) -> int:
     session = dock.session
     _wait(lambda: bool(session.counts))
     dock.train.button.click()
@@ -91,7 +92,7 @@ def _without_anybody(viewer: Viewer, dock: UNetDock, out: Path) -> int:
     _wait(lambda: time.monotonic() > end)
     mask = np.asarray(prediction.layer.data)
     scores, voxels = _score(mask, session.training[0].labels.data)
-    _leave(viewer, dock, out, mask, scores)
+    _write_out(viewer, dock, out, mask, scores)
     _say(session.result)
     _say(
         f"Dice {scores.mean_dice:.3f}, IoU {scores.mean_iou:.3f} against the ground truth "
@@ -101,7 +102,7 @@ def _without_anybody(viewer: Viewer, dock: UNetDock, out: Path) -> int:
 
 
 def _wait(condition: Callable[[], bool]) -> None:
-    """Let the window live until a condition holds."""
+    """Process events until a condition holds."""
     from qtpy.QtWidgets import QApplication
 
     end = time.monotonic() + PATIENCE
@@ -121,7 +122,7 @@ def _score(mask: np.ndarray, strokes: np.ndarray) -> tuple[Scores, int]:
     return scores_of(counts, classes), int(free.sum())
 
 
-def _leave(viewer: Viewer, dock: UNetDock, out: Path, mask: np.ndarray, scores: Scores) -> None:
+def _write_out(viewer: Viewer, dock: UNetDock, out: Path, mask: np.ndarray, scores: Scores) -> None:
     """Write screenshot, mask, model, curve and scores."""
     from napari_unetseg.io.write_masks import write_mask
 
@@ -138,7 +139,7 @@ def _leave(viewer: Viewer, dock: UNetDock, out: Path, mask: np.ndarray, scores: 
         "dice": scores.mean_dice,
         "iou": scores.mean_iou,
         "pixels": scores.voxels,
-        "validation_dice": record.scores.mean_dice if record.scores else None,
+        "validation": record.scores and f"{score_name(record.scores)} {score_text(record.scores)}",
         "training_seconds": record.seconds,
         "steps": record.steps,
         "device": record.device,

@@ -17,14 +17,14 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_unetseg.gui.base_dock import Docked
+from napari_unetseg.gui.base_dock import BaseDock
 from napari_unetseg.gui.batch_widget import BatchDock
 from napari_unetseg.gui.focus import FocusOrder
 from napari_unetseg.gui.widgets.advanced_settings import AdvancedPanel
 from napari_unetseg.gui.widgets.annotate_section import AnnotatePanel
 from napari_unetseg.gui.widgets.image_section import ImagePanel
 from napari_unetseg.gui.widgets.model_section import ModelPanel
-from napari_unetseg.gui.widgets.next_region_section import LookPanel
+from napari_unetseg.gui.widgets.next_region_section import NextRegionPanel
 from napari_unetseg.gui.widgets.project_section import ProjectPanel
 from napari_unetseg.gui.widgets.quality_section import QualityPanel
 from napari_unetseg.gui.widgets.result_section import ResultPanel
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 WIDTH = 340
 
 
-class UNetDock(Docked):
+class UNetDock(BaseDock):
     """Paint, train, see, correct, train again.
 
     Closing it stops a running training and keeps what was learned; opened again in the same
@@ -61,7 +61,7 @@ class UNetDock(Docked):
             plugin.conversion,
             plugin.alignment,
         )
-        self.look = LookPanel(session, plugin.next_region, plugin.uncertainty)
+        self.next_region = NextRegionPanel(session, plugin.next_region, plugin.uncertainty)
         self.train = TrainPanel(session, plugin.training)
         self.review = ReviewPanel(session, plugin.review, plugin.undo, plugin.outline, plugin.masks)
         self.result = ResultPanel(
@@ -80,7 +80,7 @@ class UNetDock(Docked):
             self.project,
             self.image,
             self.annotate,
-            self.look,
+            self.next_region,
             self.train,
             self.review,
             self.result,
@@ -93,7 +93,7 @@ class UNetDock(Docked):
         self.help = QPushButton("?")
         self.help.setAccessibleName("Help")
         self.help.setToolTip("What to press in which order, the keys, what the numbers mean.")
-        self.help.clicked.connect(self.workbench.show_help)
+        self.help.clicked.connect(self.context.show_help)
         self._has_keys = False
         self._batch: ref[BatchDock] | None = None
         self.result.batch_wanted.connect(self._on_batch_wanted)
@@ -133,20 +133,20 @@ class UNetDock(Docked):
         return QSize(WIDTH + 16, 560)
 
     def reset_choices(self, _: object = None) -> None:
-        """Called by napari when layers come, go, move or change their name."""
+        """Called by napari when layers are added, removed, moved or renamed."""
         for section in self.sections:
             section.refresh()
 
     def shown_in(self, window: QWidget) -> None:
-        """Its keys work in the window."""
+        """Activate the keyboard shortcuts in the window."""
         if not self._has_keys:
             self._has_keys = True
-            self.workbench.keys.begin(window)
+            self.context.keys.begin(window)
 
     def _on_batch_wanted(self) -> None:
         """Open the batch panel below the canvas, or bring it to the front."""
         batch = self._batch() if self._batch is not None else None
-        with suppress(RuntimeError):  # it was closed, and Qt deleted it
+        with suppress(RuntimeError):  # Qt deleted the dock when it was closed
             if batch is not None and isinstance(dock := batch.parent(), QDockWidget):
                 dock.show()
                 dock.raise_()
@@ -156,12 +156,12 @@ class UNetDock(Docked):
         self._viewer.window.add_dock_widget(batch, name="U-Net batch", area="bottom")
 
     def release(self) -> None:
-        """Stop what runs and listen no more."""
+        """Stop running work and disconnect from all events."""
         self.plugin.jobs.stop()
         self.session.watched = False
         if self._has_keys:
             self._has_keys = False
-            self.workbench.keys.end()
+            self.context.keys.end()
         for panel in (*self.sections, self.status, self.welcome):
             panel.release()
         super().release()
@@ -171,7 +171,7 @@ class UNetDock(Docked):
 
     def _on_theme(self, _: object = None) -> None:
         super()._on_theme()
-        with suppress(RuntimeError):  # as there
+        with suppress(RuntimeError):  # same reason as in the base class
             self.train.show_theme(self._viewer.theme)
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def stops(widget: QWidget) -> Iterator[QWidget]:
-    """Widgets that the Tab key stops at, in the order in which they are laid out."""
+    """Widgets in the Tab order, in the order of the layout."""
     if widget.focusPolicy() & Qt.FocusPolicy.TabFocus:
         yield widget
     layout = widget.layout()
@@ -35,12 +35,12 @@ def _stops_in(layout: QLayout) -> Iterator[QWidget]:
 
 
 class FocusOrder(QObject):
-    """Keeps the order of focus that of the layout, also when rows come and go.
+    """Keeps the focus order equal to the layout's, also when rows are added or removed.
 
     Parameters
     ----------
     root
-        The widget to keep in order; laying it out anew puts its stops in order again.
+        The root widget; a change of its layout updates the focus order.
     after
         Widgets that come last.
     """
@@ -49,20 +49,20 @@ class FocusOrder(QObject):
         super().__init__(root)
         self._root, self._after = root, after
         self._order: list[QWidget] = []
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.timeout.connect(self.arrange)
+        self._deferred = QTimer(self)
+        self._deferred.setSingleShot(True)
+        self._deferred.timeout.connect(self.arrange)
         root.installEventFilter(self)
         self.arrange()
 
     def eventFilter(self, _: QObject | None, event: QEvent | None) -> bool:
-        """See the layout change."""
+        """Schedule an update when the layout changes."""
         if event is not None and event.type() == QEvent.Type.LayoutRequest:
-            self._soon.start(0)
+            self._deferred.start(0)
         return False
 
     def arrange(self) -> None:
-        """Put the stops in order, if they are others than before."""
+        """Set the focus order if it changed."""
         order = [*stops(self._root), *(stop for one in self._after for stop in stops(one))]
         if [id(w) for w in order] != [id(w) for w in self._order]:
             self._order = order

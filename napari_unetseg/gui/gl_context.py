@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 class CanvasContext:
-    """Makes the canvas's context current whenever layers leave a viewer, before napari hears of it.
+    """Makes the canvas's context current before napari handles the removal of a layer.
 
-    napari (0.6.5 to 0.9.2 at least) deletes the shader programs of a removed layer at once, in
-    whatever context is current: outside of a paint event that is the one in which Qt composes the
-    window. Mesa's software renderer then unbinds the shaders of the canvas behind its own back,
-    and the process dies at the next frame (docs/upstream/napari-removed-layers.md).
+    napari (0.6.5 to 0.9.2 at least) deletes the shader programs of a removed layer immediately, in
+    the current context, which outside of a paint event is the one in which Qt composes the window.
+    Mesa's software renderer then unbinds the canvas's shaders without updating its state, and the
+    process crashes at the next frame (docs/upstream/napari-removed-layers.md).
     """
 
     def __init__(self, viewer: ViewerModel) -> None:
@@ -26,7 +26,7 @@ class CanvasContext:
             signal.connect(self._make_current)
 
     def _make_current(self, _: Any = None) -> None:
-        # `_qt_viewer` is napari's own; where it is no more, napari may well have mended it
+        # `_qt_viewer` is private; without it, napari may well have fixed the bug
         with suppress(AttributeError, RuntimeError):  # RuntimeError: Qt has deleted the canvas
             canvas = self._viewer.window._qt_viewer.canvas.native
             if canvas.isValid():

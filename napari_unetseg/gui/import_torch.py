@@ -1,9 +1,9 @@
 """PyTorch import in a worker thread, without a stall of the window.
 
-Two things stall it: loading the shared libraries, which Python does with its lock held, and full
-garbage collections, which grow with the hundreds of thousands of objects that PyTorch makes.
-And where something else needs the cores, PyTorch's threads must not wait for each other by
-spinning: on two busy cores a training step then took six times as long.
+Two things stall it: loading the shared libraries while Python holds the GIL, and full garbage
+collections, which take longer with the hundreds of thousands of objects of PyTorch. PyTorch's
+threads must not wait for each other by spinning when other programs use the cores: on two busy
+cores a training step then took six times as long.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from napari_unetseg.runtime.llvm_isolation import load_triton_apart
 
 
 def import_torch() -> None:
-    """Import PyTorch and what a training needs of it; does nothing the second time.
+    """Import PyTorch and the parts that a training needs; does nothing the second time.
 
-    The libraries are loaded through ``dlopen`` called by ctypes, which lets go of Python's lock.
-    The garbage collector rests meanwhile, and leaves out what was made until the job ends.
+    The libraries are loaded through ``dlopen`` called by ctypes, which releases the GIL. The
+    garbage collector is disabled meanwhile, and the new objects are frozen until the job ends.
     """
     if "torch._dynamo" in sys.modules or importlib.util.find_spec("torch") is None:
         return
@@ -44,13 +44,13 @@ def import_torch() -> None:
 def _import() -> None:
     import torch
 
-    with contextlib.suppress(ImportError):  # an optimiser imports it
+    with contextlib.suppress(ImportError):  # optimisers import it
         import torch._dynamo
     torch.nn.Conv2d(1, 1, 1)
 
 
 def _load(package: str, *names: str) -> None:
-    """Load a package's libraries where they are; nothing happens to what is loaded already."""
+    """Load a package's shared libraries in place; loaded ones are skipped."""
     if sys.platform == "win32":
         return
     dlopen = ctypes.CDLL(None).dlopen

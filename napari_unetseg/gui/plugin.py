@@ -42,7 +42,7 @@ from napari_unetseg.gui.services.layer_alignment import LayerAlignment
 from napari_unetseg.gui.services.mask_layers import MaskLayers
 from napari_unetseg.gui.services.place_draw import PlaceDraw
 from napari_unetseg.gui.services.places_on_screen import PlacesOnScreen
-from napari_unetseg.gui.services.project_layers import Restored
+from napari_unetseg.gui.services.project_layers import ProjectLayers
 from napari_unetseg.gui.services.project_store import ProjectStore
 from napari_unetseg.gui.services.session_models import SessionModels
 from napari_unetseg.gui.services.undo_stack import UndoStack
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 
 class Plugin:
-    """All that lives as long as a window; runs without one, too.
+    """Services and features of a window; also runs without a window.
 
     Parameters
     ----------
@@ -67,9 +67,9 @@ class Plugin:
     runner
         Runs long jobs.
     session
-        Where everything is remembered.
+        The evented state.
     preferences
-        Reads the user's: threads, device and folder; called before every job.
+        Reads the user's threads, device and folder; called before every job.
     """
 
     def __init__(
@@ -123,7 +123,9 @@ class Plugin:
             show_mask=self.prediction.show_trained,
         )
         self.live = LivePrediction(viewer, session, jobs, sources, masks, events)
-        restored = partial(Restored, viewer, session, sources, annotations, masks, models, events)
+        restored = partial(
+            ProjectLayers, viewer, session, sources, annotations, masks, models, events
+        )
         self.restore = ProjectRestore(
             session, jobs, sources, annotations, self.store, restored, events
         )
@@ -165,9 +167,9 @@ class Plugin:
         )
 
     def actions(self) -> dict[str, Callable[[], None]]:
-        """What each command with a keyboard shortcut does, by its id."""
+        """The function of each command with a keyboard shortcut, by command id."""
         brushes = {
-            f"brush_{n}": partial(self.structures.take_brush, n) for n in range(1, BRUSHES + 1)
+            f"brush_{n}": partial(self.structures.select_brush, n) for n in range(1, BRUSHES + 1)
         }
         return brushes | {
             "train": self.training.start_or_stop,
@@ -185,10 +187,10 @@ class Plugin:
         self.sources.new_annotation()
 
     def tick(self, *, resting: bool = False) -> None:
-        """Called by a timer: time passes.
+        """Called periodically by a timer.
 
-        ``resting`` says that the user's hands rest, so that a job may have every core. While an
-        earlier call goes on, or layers are opened, it does nothing: napari may handle events then.
+        ``resting``: the user is idle, so that a job may use every core. Nested calls, and calls
+        while layers are opened, do nothing, since napari may process events then.
         """
         if self._ticking or self.session.opening:
             return
@@ -199,7 +201,7 @@ class Plugin:
             self._ticking = False
 
     def close(self, seconds: float = 20.0) -> bool:
-        """Stop the running job, keep what it learned if it answers in time, and end.
+        """Stop the running job, keep its model if it finishes in time, and close.
 
         Returns
         -------
@@ -213,10 +215,10 @@ class Plugin:
             self.runner.pump()
             time.sleep(0.005)
         self.session.job = None
-        self.session.mode = mode  # as the project is to have it
+        self.session.mode = mode  # the project stores the user's mode
         self.disconnect()
         return self.runner.close(max(0.1, end - time.perf_counter()))
 
     def disconnect(self) -> None:
-        """Listen to the viewer no more, and keep no project open."""
+        """Disconnect from the viewer and close the project."""
         self.events.closed.emit()

@@ -16,7 +16,7 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.open_image import is_image, open_all, open_labels_levels
-from napari_unetseg.io.readers.lazy_array import Cut, Lazy
+from napari_unetseg.io.readers.lazy_array import FileArray, LazyView
 from napari_unetseg.io.readers.missing_planes import MissingPlanes
 from napari_unetseg.io.readers.ome_zarr import label_names
 from napari_unetseg.io.readers.zarr_nodes import is_zarr
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     LayerData = tuple[Any, dict[str, Any], str]
 
 PIECE = 64 * 2**20
-"""Bytes that are read at once at most: a plane, or of a larger one a part."""
-MOST_PIECES = 1000
-"""Of more planes napari gets the array itself: dask would take 50 ms for a plane of 10,000."""
+"""Maximum bytes of one read: a plane, or part of a larger one."""
+MAX_DASK_CHUNKS = 1000
+"""Images of more planes are not dask arrays: dask takes 50 ms for a plane of 10,000."""
 PROBED = 3
-"""Planes that the range of intensities is taken from."""
+"""Number of planes from which the contrast limits are measured."""
 COLORMAPS = ("cyan", "yellow", "magenta", "red", "green", "blue")
 TWO = ("magenta", "green")
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | None:
-    """The reader of a path as napari asks for it; None for what is not read here."""
+    """The reader function for a path, as napari requests it; None if the path is not supported."""
     if not isinstance(path, str) or not is_image(path):
         return None
     return read
@@ -46,10 +46,9 @@ def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | 
 def read(path: str) -> list[LayerData]:
     """Layers of an image: one for each channel, and one for each group of labels in it.
 
-    Of several images in a file the one of the largest planes is shown and the others are hidden,
-    since a thumbnail may come first. Times or slices that
-    are missing in a file are left out. What people should know of it is a warning, which napari
-    shows.
+    Of several images in a file the one with the largest planes is visible and the others are
+    hidden, since a thumbnail may come first. Times or slices that are missing in a file are left
+    out. Notes on how the file was read are warnings, which napari shows.
 
     Parameters
     ----------
@@ -104,16 +103,16 @@ def _layers(levels: Sequence[Stack], *, visible: bool) -> list[LayerData]:
 
 
 def _separate(stack: Stack) -> int:
-    """How many layers: RGB is one."""
+    """Number of layers of an image; RGB is one."""
     return 1 if "S" in stack.axes else stack.n_channels
 
 
 def _channel(array: Any, stack: Stack, channel: int) -> Any:
-    """What of an array one layer shows: a channel, or colours with their samples last."""
+    """The part of an array that one layer shows: a channel, or colours with their samples last."""
     axis = stack.channel_axis
     if axis is None:
         return array
-    if stack.axes[axis] == "C" or stack.n_channels == 1:  # the one of two is grey beside alpha
+    if stack.axes[axis] == "C" or stack.n_channels == 1:  # of two samples one is alpha
         index = channel if stack.axes[axis] == "C" else 0
         return array[(slice(None),) * axis + (index,)]
     if axis == array.ndim - 1:
@@ -142,9 +141,9 @@ def _options(stack: Stack, channel: int) -> dict[str, Any]:
 
 
 def _limits(levels: Sequence[Stack]) -> list[dict[str, Any]]:
-    """Range of intensities of each layer of an image that does not lie at the origin.
+    """Contrast limits of each layer of an image that does not lie at the origin.
 
-    napari takes it from the plane that it shows at first, which is none of such an image.
+    napari measures them in the plane at the origin, which such an image lacks.
     """
     stack = levels[0]
     if stack.data.dtype == np.uint8 or "S" in stack.axes or not any(stack.grid_translate):
@@ -159,7 +158,7 @@ def _limits(levels: Sequence[Stack]) -> list[dict[str, Any]]:
 
 
 def _grid(stack: Stack) -> dict[str, Any]:
-    """How a layer of a stack lies in the world."""
+    """Transform of a stack's layer: scale, translation, units and axis labels."""
     return {
         "scale": stack.grid_spacing,
         "translate": stack.grid_translate,
@@ -169,13 +168,13 @@ def _grid(stack: Stack) -> dict[str, Any]:
 
 
 def _labels(path: str, image: Stack, name: str) -> LayerData:
-    """The layer of a group of labels; hidden, so that the image is seen first."""
+    """The layer of a label group; hidden, so that the image is seen first."""
     levels = open_labels_levels(Path(path) / "labels" / name)
     first = levels[0]
     if first.grid_axes != first.axes:
         raise UserError(f"{path} has labels {name!r} with channels; save one number per voxel.")
     options = {"name": f"{image.name} · {name}", "visible": False, **_grid(first)}
-    return _one([pieces(level) for level in levels]), options, "labels"
+    return _one([as_dask(level) for level in levels]), options, "labels"
 
 
 def _one(arrays: list[Any]) -> Any:
@@ -183,17 +182,21 @@ def _one(arrays: list[Any]) -> Any:
 
 
 def _lazy(stack: Stack) -> Any:
-    """The array itself where it has many planes, as dask looks at all pieces for each; else dask's.
+    """A dask array, or the array itself if it has many planes: dask handles all chunks for each.
 
-    Colours that are to be moved are dask's too.
+    Colours whose axis must be moved are dask arrays too.
     """
     moved = "S" in stack.axes[:-1] and stack.n_channels > 1
-    many = math.prod(stack.leading_shape(2)) > MOST_PIECES
-    return Cut(stack.data) if many and isinstance(stack.data, Lazy) and not moved else pieces(stack)
+    many = math.prod(stack.leading_shape(2)) > MAX_DASK_CHUNKS
+    return (
+        LazyView(stack.data)
+        if many and isinstance(stack.data, FileArray) and not moved
+        else as_dask(stack)
+    )
 
 
-def pieces(stack: Stack) -> Any:
-    """A dask array whose pieces are planes, or parts of large ones; nothing is read."""
+def as_dask(stack: Stack) -> Any:
+    """A dask array with a chunk for each plane, or for parts of large ones; nothing is read."""
     import dask.array as da
 
     data = stack.data

@@ -16,7 +16,7 @@ from qtpy.QtWidgets import QApplication
 from napari_unetseg.gui.binding import keep_constants_alive
 from napari_unetseg.gui.gl_context import CanvasContext
 from napari_unetseg.gui.import_torch import import_torch
-from napari_unetseg.gui.layers.plane_prefetch import Ahead
+from napari_unetseg.gui.layers.plane_prefetch import PlanePrefetch
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services.job_runner import ThreadRunner
 from napari_unetseg.gui.shortcuts.bindings import Shortcuts
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 TICK_MS = 40
 REST_SECONDS = 4.0
-"""Hands rest when the mouse has not moved for so long."""
+"""Seconds without mouse movement after which the user counts as idle."""
 
-_benches: WeakValueDictionary[int, Workbench] = WeakValueDictionary()
+_benches: WeakValueDictionary[int, WindowContext] = WeakValueDictionary()
 
 
-class Workbench(QObject):
-    """Drives a plugin from Qt's event loop."""
+class WindowContext(QObject):
+    """Runs the plugin of a window from Qt's event loop."""
 
     def __init__(self, viewer: ViewerModel) -> None:
         keep_constants_alive()
@@ -53,7 +53,7 @@ class Workbench(QObject):
         self.keys.rebound.connect(self._on_rebound)
         self.keys.ended.connect(self._close_help)
         self.help: HelpDialog | None = None
-        self.ahead = Ahead(viewer)
+        self.prefetch = PlanePrefetch(viewer)
         self._canvas_context = CanvasContext(viewer)
         self.plugin.session.events.message.connect(self._on_message)
         self.plugin.events.labels_touched.connect(self._on_labels_touched)
@@ -63,17 +63,19 @@ class Workbench(QObject):
         self._timer.setInterval(TICK_MS)
         self._timer.timeout.connect(self._on_tick)
         self._timer.start()
-        self._soon = QTimer(self)  # not `QTimer.singleShot`: PySide6 calls what is deleted by then
-        self._soon.setSingleShot(True)
-        self._soon.timeout.connect(self._on_maybe_closed)
-        self.destroyed.connect(partial(_end, self.plugin, self.ahead))
+        self._deferred = QTimer(
+            self
+        )  # not `QTimer.singleShot`: PySide6 calls what is deleted by then
+        self._deferred.setSingleShot(True)
+        self._deferred.timeout.connect(self._on_maybe_closed)
+        self.destroyed.connect(partial(_end, self.plugin, self.prefetch))
         application = QApplication.instance()
         if application is not None:
             application.aboutToQuit.connect(self.close)
 
     @classmethod
-    def of(cls, viewer: ViewerModel) -> Workbench:
-        """The workbench of a viewer: the one it has, or a new one."""
+    def of(cls, viewer: ViewerModel) -> WindowContext:
+        """The context of a viewer; created on first use."""
         bench = _benches.get(id(viewer))
         if bench is None or bench.closed:
             bench = _benches[id(viewer)] = cls(viewer)
@@ -82,7 +84,7 @@ class Workbench(QObject):
     # -- help ----------------------------------------------------------------------------------
 
     def show_help(self) -> None:
-        """Show the help, or bring it to the front."""
+        """Open the help, or bring it to the front."""
         if self.help is None:
             from napari_unetseg.gui.widgets.help_page import HelpDialog
 
@@ -97,24 +99,24 @@ class Workbench(QObject):
 
     def _close_help(self) -> None:
         if self.help is not None:
-            with suppress(RuntimeError):  # gone with its window
+            with suppress(RuntimeError):  # Qt may have deleted it
                 self.help.release()
                 self.help.deleteLater()
         self.help = None
 
     # -- life ----------------------------------------------------------------------------------
 
-    def live_in(self, window: QWidget) -> None:
-        """Live and end with a window."""
+    def attach_to(self, window: QWidget) -> None:
+        """Bind the lifetime to a window's."""
         if self._window is None or window is not self._window():
             self._window = ref(window)
             self.setParent(window)
             window.installEventFilter(self)
 
     def eventFilter(self, _: QObject | None, event: QEvent | None) -> bool:
-        """See the window being closed; napari may still refuse it, so look a moment later."""
+        """Notice the window's close event; napari may still refuse it, so check a moment later."""
         if event is not None and event.type() == QEvent.Type.Close:
-            self._soon.start(0)
+            self._deferred.start(0)
         return False
 
     def _on_maybe_closed(self) -> None:
@@ -123,13 +125,13 @@ class Workbench(QObject):
             self.close()
 
     def close(self) -> None:
-        """Stop what runs, wait for it, and end."""
+        """Stop running work, wait for it, and release everything."""
         if not self.closed:
             self.closed = True
             with suppress(RuntimeError):  # Qt may have deleted it with the window
                 self._timer.stop()
             self.keys.end_all()
-            _end(self.plugin, self.ahead)
+            _end(self.plugin, self.prefetch)
 
     def _on_tick(self) -> None:
         position = QCursor.pos()
@@ -145,9 +147,9 @@ class Workbench(QObject):
             show_error(message.text)
 
 
-def _end(plugin: Plugin, ahead: Ahead, _: Any = None) -> None:
-    """Nothing is shown any more: the widgets may be gone already."""
-    ahead.close()
+def _end(plugin: Plugin, prefetch: PlanePrefetch, _: Any = None) -> None:
+    """Clean up without showing anything: the widgets may be deleted already."""
+    prefetch.close()
     for name in plugin.session.events:
         plugin.session.events[name].disconnect()
     plugin.close()

@@ -16,7 +16,7 @@ from napari_unetseg.inference.candidate_windows import (
     cells_of,
     moved,
 )
-from napari_unetseg.inference.quality_check import Candidate
+from napari_unetseg.inference.quality_estimate import Candidate
 from napari_unetseg.inference.uncertainty import RegionPredictor
 from napari_unetseg.runtime.devices import use_threads
 

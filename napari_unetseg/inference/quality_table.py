@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_unetseg.inference.quality_check import QualityEstimate, estimate
+from napari_unetseg.inference.quality_estimate import QualityEstimate, estimate
 from napari_unetseg.io.project.place_rows import PlaceState
 
 if TYPE_CHECKING:

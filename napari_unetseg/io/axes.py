@@ -8,7 +8,7 @@ from napari_unetseg.core.errors import UserError
 
 
 def letters_of(given: str | None, found: str, shape: tuple[int, ...], path: Path) -> str:
-    """One letter an axis: the given ones, or the file's with unknown axes named.
+    """One letter for each axis: the given letters, or the file's with unknown axes named.
 
     Raises
     ------
@@ -37,10 +37,10 @@ def letters_of(given: str | None, found: str, shape: tuple[int, ...], path: Path
 
 
 def arranged(letters: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Where in a file the axes of a stack are.
+    """Positions in the file of a stack's axes.
 
-    Axes of length 1 are left out but Y and X. Z, Y and X come last, so that a volume is ZYX;
-    channels and samples stay before or after them as they are.
+    Axes of length 1 are dropped except Y and X. Z, Y and X come last, so that a volume is ZYX;
+    channels and samples stay before or after them as in the file.
     """
     last = letters.find("X")
 

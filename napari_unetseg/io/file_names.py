@@ -1,7 +1,7 @@
 """Comparison of file names regardless of Unicode normalisation and case.
 
-Names from a Mac are often decomposed Unicode (NFD: ``u`` and ``¨``), those that people type are
-composed (NFC: ``ü``); Linux and Windows take the two for different names.
+Names from a Mac are often decomposed Unicode (NFD: ``u`` and ``¨``), typed ones are composed (NFC:
+``ü``); Linux and Windows treat the two as different names.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ LABEL_ENDING = re.compile(
     r"[ _.-]+(cp[ _-]?masks?|masks?|labels?|seg|segmentations?|annotations?|strokes|scribbles|"
     r"instances|gt|ground[ _-]?truth)$"
 )
-"""What other programs and people append to an image's name for its labels; ``cp`` is cellpose."""
+"""Suffixes of labels that programs and users append to an image's name; ``cp`` is cellpose."""
 SIMPLE_ENDING = re.compile(r"[ _-]+simple$")
-"""What is left of ilastik's ``Simple Segmentation``."""
+"""The part of ilastik's ``Simple Segmentation`` that remains."""
 IMAGE_ENDING = re.compile(r"[ _.-]+(images?|img|im|raw)$")
 FIRST_CHANNEL = "_0000"
-"""What nnU-Net appends to the image of the first channel."""
+"""The suffix that nnU-Net appends to the image of the first channel."""
 
 
 def same_name(name: str) -> str:
-    """What two names have in common that look alike: composed Unicode."""
+    """Normal form of a name for comparison: composed Unicode."""
     return unicodedata.normalize("NFC", name)
 
 
 def as_stored(path: Path) -> Path:
-    """A path as its folders spell it.
+    """A path with the spelling used on disk.
 
-    The path itself where it exists or nothing has the same name (`same_name`).
+    The path is unchanged if it exists or if no file has the same name (`same_name`).
     """
     if str(path).isascii() or path.exists() or path.parent == path:
         return path
@@ -47,10 +47,10 @@ def as_stored(path: Path) -> Path:
 
 
 def partners(images: Collection[str], labels: Collection[str]) -> dict[str, str]:
-    """Stems of images and, for each, that of its labels.
+    """Map stems of images to stems of their labels.
 
-    First those of the same name; of the others those that differ in capitals, in an ending such as
-    ``_mask`` or ``_cp_masks`` of the labels or ``_0000`` of the image, and fit no other one.
+    Equal names are paired first; then unambiguous ones that differ in case, or in a suffix such as
+    ``_mask`` or ``_cp_masks`` of the labels or ``_0000`` of the image.
     """
     by_name = {same_name(label): label for label in labels}
     pairs = {i: by_name[same_name(i)] for i in images if same_name(i) in by_name}
@@ -80,5 +80,5 @@ def _names_of_label(stem: str) -> set[str]:
 def _names_of_image(stem: str, others: Collection[str]) -> set[str]:
     name = same_name(stem).casefold()
     base = name.removesuffix(FIRST_CHANNEL)
-    several = f"{base}_0001" in others  # a single channel of several is no image of its own
+    several = f"{base}_0001" in others  # one channel of several is not an image of its own
     return {name, IMAGE_ENDING.sub("", name), *(() if several else (base,))}

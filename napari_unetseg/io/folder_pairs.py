@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 READ = (*SUFFIXES, *VENDOR_SUFFIXES)
 SAME = 0.01
-"""Pixel sizes that differ by less than this part are one, rounded in another way."""
+"""Pixel sizes with a smaller relative difference are equal up to rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +45,15 @@ class FolderPairs:
     unused: list[Path]
     """Labels without an image."""
     notes: tuple[str, ...] = ()
-    """What people should know of how files were paired and read, a sentence each; also that labels
-    say other pixel sizes than their image."""
+    """Notes for the user on how files were paired and read, a sentence each; for example labels
+    with other pixel sizes than their image."""
 
 
 def images_by_stem(paths: Iterable[str | Path]) -> dict[str, Path]:
-    """Map the stems of image files to their paths, sorted; folders stand for their files.
+    """Map the stems of image files to their paths, sorted; folders are listed.
 
     A Zarr store is an image, not a folder. Hidden files, files of other formats in a folder, and
-    folders in a folder are left out.
+    folders in a folder are skipped.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def images_by_stem(paths: Iterable[str | Path]) -> dict[str, Path]:
 
 
 def _empty(folder: Path) -> str:
-    """Why a folder holds no image."""
+    """Why a folder contains no image."""
     inside = sorted(f for f in folder.iterdir() if _is_folder(f) and not f.name.startswith("."))
     filled = next((f for f in inside if _of_folder(f)), None)
     if filled is not None:
@@ -121,31 +121,31 @@ def find_pairs(
 ) -> FolderPairs:
     """Pair images with their labels: two files, or files of the same stem in two folders.
 
-    Where a stem has no partner, one that differs in capitals or a usual ending is taken if it is
-    the only one, such as ``a_mask.png`` or ``a_cp_masks.tif`` for ``a.tif``; see `partners`.
+    A stem without a partner is paired with one that differs in case or a common suffix if that is
+    unambiguous, such as ``a_mask.png`` or ``a_cp_masks.tif`` for ``a.tif``; see `partners`.
 
     Parameters
     ----------
     images, labels
-        A file or a folder each. Of a file and a folder, the file's stem is looked for in the
-        folder. Labels may lie in the OME-Zarr image itself.
+        A file or a folder each. For a file and a folder, the file's stem is searched in the folder.
+        Labels may be inside the OME-Zarr image itself.
     kind
-        What the numbers in the labels mean.
+        The kind of the labels.
     ignore
         A value that means "not labelled".
     threshold
-        Take what is above it as structure 1 and all else as background: for masks whose edges
-        were blurred by JPEG or by resizing, and for probability maps.
+        Values above it are structure 1, all others background: for masks whose edges were blurred
+        by JPEG or by resizing, and for probability maps.
     axes, spacing
-        Of the image files, where they say them wrong; see `open_stack`. Labels have the same axes
-        but for channels.
+        Override those of the image files; see `open_stack`. Labels have the same axes except
+        channels.
     series, missing_planes
-        As for `open_stack`; ``series`` is of labels too where their file holds several images.
+        As for `open_stack`; ``series`` also applies to labels if their file holds several images.
 
     Returns
     -------
     FolderPairs
-        Opened lazily; images without labels are left out and listed.
+        Opened lazily; images without labels are skipped and listed.
 
     Raises
     ------
@@ -183,12 +183,12 @@ def find_pairs(
 
 
 def _by_stem(images: Path, labels: Path) -> tuple[dict[str, Path], dict[str, Path], dict[str, str]]:
-    """Images by their stem, labels by theirs, and of each image with labels the stem of these."""
+    """Images by stem, labels by stem, and for each image with labels the stem of these."""
     files = not _is_folder(images) and not _is_folder(labels)
     if not files and images.resolve() == labels.resolve():
         raise UserError(f"{images} was given as both images and labels; put them in two folders.")
     first, second = images_by_stem([images]), images_by_stem([labels])
-    if files:  # two files belong together, whatever their names are
+    if files:  # two single files are a pair, whatever their names
         second = {next(iter(first)): labels}
     both = partners(first, second)
     if not both:
@@ -211,7 +211,7 @@ def _pair(
     series: str | int | None,
     missing_planes: MissingPlanes,
 ) -> tuple[AnnotatedImage, Stack]:
-    """An image with its labels, and these as their file says they are."""
+    """An image with its labels, and the labels' own stack."""
     stack = open_stack(
         image, axes=axes, spacing=spacing, series=series, missing_planes=missing_planes
     )
@@ -232,7 +232,7 @@ def _pair(
 
 
 def _nearly_alike(pairs: Sequence[tuple[Path, Path]]) -> tuple[str, ...]:
-    """What is to be said of pairs whose names are not the same."""
+    """A note on pairs whose names are not equal."""
     if not pairs:
         return ()
     image, labels = pairs[0]
@@ -241,20 +241,20 @@ def _nearly_alike(pairs: Sequence[tuple[Path, Path]]) -> tuple[str, ...]:
 
 
 def _other_sizes(found: Sequence[tuple[AnnotatedImage, Stack]], files: Sequence[Path]) -> list[str]:
-    """That some labels say other pixel sizes than their image; labels without any are fine."""
-    said = [
+    """A note on labels whose pixel sizes differ from their image's; missing sizes are fine."""
+    differences = [
         f"{file} has {differing}"
         for (pair, labels), file in zip(found, files, strict=True)
         if (differing := _differing(pair.image, labels))
     ]
-    if not said:
+    if not differences:
         return []
-    more = f", and {len(said) - 1} more so" if len(said) > 1 else ""
-    return [f"{said[0]}{more}; they are paired pixel by pixel, so check that they match."]
+    more = f", and {len(differences) - 1} more so" if len(differences) > 1 else ""
+    return [f"{differences[0]}{more}; they are paired pixel by pixel, so check that they match."]
 
 
 def _differing(image: Stack, labels: Stack) -> str:
-    """The pixel sizes of labels and of their image, if both are known and are not the same."""
+    """Pixel sizes of labels and of their image, if both are known and differ."""
     its, the = _lengths(labels), _lengths(image)
     both = [axis for axis in "ZYX" if axis in its and axis in the]
     if all(math.isclose(its[axis], the[axis], rel_tol=SAME) for axis in both):
@@ -264,7 +264,7 @@ def _differing(image: Stack, labels: Stack) -> str:
 
 
 def _lengths(stack: Stack) -> dict[str, float]:
-    """Pixel sizes in micrometres along the axes where they are known."""
+    """Pixel sizes in micrometres of the axes with known sizes."""
     sizes = zip(stack.grid_axes, stack.grid_spacing, stack.grid_units, strict=True)
     lengths = {axis: micrometres(size, unit) for axis, size, unit in sizes}
     return {axis: length for axis, length in lengths.items() if length is not None}
@@ -288,7 +288,7 @@ class FolderDataset(Sequence[AnnotatedImage]):
     ignore
         A value that means "not labelled".
     threshold
-        Take what is above it as structure 1, of masks with blurred edges and probability maps.
+        Values above it are structure 1: for masks with blurred edges and probability maps.
 
     Examples
     --------
@@ -309,7 +309,7 @@ class FolderDataset(Sequence[AnnotatedImage]):
         self.skipped = found.skipped
         """Images without labels."""
         self.notes = found.notes
-        """What people should know of how files were paired and read, a sentence each."""
+        """Notes for the user on how files were paired and read, a sentence each."""
 
     def __len__(self) -> int:
         return len(self._pairs)

@@ -37,7 +37,7 @@ from napari_unetseg.io.thresholded import Thresholded, thresholded
 from napari_unetseg.io.units import Sizes, parse_spacing
 
 READ_AS_TIFF = (*TIFF_SUFFIXES, ".lsm", ".ndpi", ".qptiff", ".scn", ".stk", ".svs")
-"""Suffixes of TIFFs, those of microscope makers among them."""
+"""Suffixes of TIFFs, including those of microscope vendors."""
 SUFFIXES = (*READ_AS_TIFF, *PICTURE_SUFFIXES, ".npy")
 """Suffixes of the files that can be opened, in lower case."""
 
@@ -45,17 +45,17 @@ Labels = LazyArray | SeriesArray | ZarrArray | Thresholded | np.ndarray
 
 
 def _split(path: str | Path) -> tuple[Path, str]:
-    """The file, and which of its images a path such as ``slide.lif/Series 2`` names."""
+    """Split a path such as ``slide.lif/Series 2`` into the file and the name of the image."""
     return split_scene(Path(path), (*SUFFIXES, *VENDOR_SUFFIXES))
 
 
 def file_of(path: str | Path) -> Path:
-    """The file or folder that a path stands for: ``slide.lif`` of ``slide.lif/Series 2``."""
+    """The file or folder of a path: ``slide.lif`` for ``slide.lif/Series 2``."""
     return _split(path)[0]
 
 
 def image_path(path: str | Path, series: str | int | None) -> Path:
-    """The path of an image in a file of several; a path that names one stays as it is."""
+    """The path of one image in a multi-image file; a path that names one is unchanged."""
     file, scene = _split(path)
     return Path(path) if series is None or scene else Path(f"{file}/{series}")
 
@@ -63,7 +63,7 @@ def image_path(path: str | Path, series: str | int | None) -> Path:
 def stem_of(path: str | Path) -> str:
     """Name of a file without its suffix; ``.ome.tif`` and ``.ome.zarr`` count as one suffix.
 
-    What lies in a Zarr store is named after all of its path there: ``plate.zarr/A/1/0`` is
+    An image in a Zarr store is named after its whole path in the store: ``plate.zarr/A/1/0`` is
     ``plate_A_1_0``; ``slide.lif/Series 2`` is ``slide_Series 2``.
     """
     path = Path(path)
@@ -83,18 +83,18 @@ def stem_of(path: str | Path) -> str:
 
 
 def is_image(path: str | Path) -> bool:
-    """Tell by its name whether a path may be an image; a folder may be a Zarr store or a series."""
+    """Whether a path may be an image by its name; a folder may be a Zarr store or a series."""
     path = Path(path).expanduser()
     return file_of(path).suffix.lower() in (*SUFFIXES, *VENDOR_SUFFIXES) or path.is_dir()
 
 
 def contents_of(path: str | Path) -> tuple[TiffContent, ...]:
-    """All images in a TIFF; empty of other formats.
+    """All images in a TIFF; empty for other formats.
 
     Raises
     ------
     UserError
-        As for `open_stack`, but not for several images or missing planes.
+        As for `open_stack`, except for several images or missing planes.
     """
     file = file_of(Path(path).expanduser())
     return tiff_contents(file) if file.suffix.lower() in READ_AS_TIFF and file.is_file() else ()
@@ -110,46 +110,43 @@ def open_stack(
 ) -> Stack:
     """Open an image: TIFF, OME-TIFF, ImageJ TIFF, OME-Zarr, Zarr, PNG, JPEG, BMP or NPY.
 
-    Nothing but the header is read; pixels are decoded when they are asked for, and those read
-    last are kept in memory. Axes, pixel sizes, units and channel names come from the file.
-    Pages of a plain TIFF are a z-stack unless ``axes`` says otherwise. Axes of length 1 other
-    than Y and X are left out. Resolutions of 1270 dpi or less are meant for printers and ignored.
+    Only the header is read; pixels are decoded on access, and the most recent ones are cached.
+    Axes, pixel sizes, units and channel names come from the file. Pages of a plain TIFF are a
+    z-stack unless ``axes`` says otherwise. Axes of length 1 other than Y and X are dropped.
+    Resolutions of 1270 dpi or less are print resolutions and ignored.
 
     Parameters
     ----------
     path
-        The file; of a Zarr store the folder, or one in it such as ``plate.zarr/A/1/0``; of files
-        that make a stack together their folder, or a pattern such as ``img_t*_z*.tif``. ND2, LIF,
-        CZI and others are read where bioio's reader is installed. Of several images in a file one
-        is named as ``slide.lif/Series 2``.
+        The file; of a Zarr store the folder, or one in it such as ``plate.zarr/A/1/0``; of a file
+        series the folder, or a pattern such as ``img_t*_z*.tif``. ND2, LIF, CZI and others need
+        bioio's reader. One of several images in a file is named as ``slide.lif/Series 2``.
     axes
-        One letter for each axis of the file, such as ``TYX`` or ``CYX``, where the file says
-        nothing or says it wrong. ``C`` are channels, ``S`` the samples of RGB.
+        One letter for each axis of the file, such as ``TYX`` or ``CYX``, if its metadata are
+        missing or wrong. ``C`` are channels, ``S`` the samples of RGB.
     spacing
         Pixel size along the last two or three axes of Z, Y, X: numbers in micrometres, or
         text with a unit such as ``0.5,0.2,0.2um``.
     series
-        Which image of a file that holds several, by its name or its number from 1; the same as
-        in the path.
+        Which image of a multi-image file, by name or by number from 1; the same as in the path.
     missing_planes
-        What is done of planes that a TIFF says it has and that are not in it, as after an
-        acquisition that broke off: ``refuse``; ``drop`` leaves out times, slices or channels that
-        are not whole; ``fill`` makes them black.
+        How to treat planes that a TIFF declares but lacks, as after an aborted acquisition:
+        ``refuse``; ``drop`` omits incomplete times, slices or channels; ``fill`` makes the planes
+        black.
 
     Returns
     -------
     Stack
-        Named after the file's stem; of several resolutions the full one. Its ``notes`` are what
-        people should know of how it was read.
+        Named after the file's stem, at full resolution. Its ``notes`` tell the user how it was
+        read.
 
     Raises
     ------
     UserError
-        The file is missing, of another format, damaged or cut short, declares more than it can
-        hold, leads out of its folder, or the axes do not fit.
+        The file is missing, of another format, damaged or truncated, declares more than it can
+        hold, refers to files outside its folder, or the axes do not fit.
     ChoiceError
-        A `UserError`: it holds several images that are not alike and none is named, or planes
-        are missing.
+        A `UserError`: it holds several different images and none is named, or planes are missing.
     """
     return open_levels(
         path, axes=axes, spacing=spacing, series=series, missing_planes=missing_planes
@@ -164,15 +161,15 @@ def open_levels(
     series: str | int | None = None,
     missing_planes: MissingPlanes | str = MissingPlanes.REFUSE,
 ) -> tuple[Stack, ...]:
-    """Open an image at all the resolutions that it is stored in, the full one first.
+    """Open an image at all stored resolutions, the full one first.
 
-    Parameters and errors are those of `open_stack`. All have the same axes and channels; spacing
-    and translation are each level's own. Formats other than TIFF and OME-Zarr have one level.
+    Parameters and errors are those of `open_stack`. All have the same axes and channels; each level
+    has its own spacing and translation. Formats other than TIFF and OME-Zarr have one level.
     """
     path, missing = as_stored(Path(path).expanduser()), MissingPlanes(missing_planes)
     given = parse_spacing(spacing) if spacing is not None else {}
     if is_series(path):
-        each: Open = open_stack  # the same one, so that files stay open from call to call
+        each: Open = open_stack  # the same object, so that files stay open between calls
         if series is not None or missing is not MissingPlanes.REFUSE:
             each = partial(open_stack, series=series, missing_planes=missing)
         return (_resized(open_series(path, SUFFIXES, each, axes), given),)
@@ -192,11 +189,11 @@ def open_levels(
 def open_all(
     path: str | Path, *, missing_planes: MissingPlanes | str = MissingPlanes.REFUSE
 ) -> list[tuple[Stack, ...]]:
-    """Open all images in a file, each at all its resolutions; of most files there is one.
+    """Open all images in a file, each at all its resolutions; most files hold one.
 
-    First come those that `open_stack` opens or makes people choose from, then those that belong
-    to them, such as the label of a slide. Errors are those of `open_stack`, but there is no
-    choice to be made.
+    Main images, which `open_stack` opens or lets the user choose from, come first, then associated
+    ones, such as the label of a slide. Errors are those of `open_stack`, except the one for a
+    missing choice.
     """
     path = as_stored(Path(path).expanduser())
     contents = contents_of(path) if path.is_file() else ()
@@ -215,7 +212,7 @@ def open_all(
 
 
 def is_series(path: Path) -> bool:
-    """Tell whether a path stands for several files that make a stack: a folder or a pattern."""
+    """Whether a path stands for a file series: a folder or a pattern."""
     return is_pattern(path) or (path.is_dir() and not is_zarr(path))
 
 
@@ -239,35 +236,36 @@ def open_labels(
 ) -> Labels:
     """Open a file of labels: strokes, a mask or instances.
 
-    Of an OME-Zarr image its only group of labels is opened, or the one that the path names, such
-    as ``image.zarr/labels/cells``.
+    For an OME-Zarr image the only label group is opened, or the one in the path, such as
+    ``image.zarr/labels/cells``.
 
-    Palette pictures give their numbers, not their colours; RGB masks are accepted when their
-    channels are equal. Planes that were saved as colours are planes where the image has as many.
+    Palette pictures return their indices, not their colours; RGB masks are accepted if their
+    channels are equal. Planes that were saved as colour samples are planes if the image has as
+    many.
 
     Parameters
     ----------
     path
         The file.
     shape
-        Grid shape of the image; where it differs only in axes of length 1 the labels take it.
+        Grid shape of the image; labels that differ only in axes of length 1 are reshaped to it.
     threshold, ignore
-        Make a full mask of 0, 1 and, where nothing is labelled, 255; see `thresholded`.
+        Make a full mask of 0, 1 and 255 (not labelled); see `thresholded`.
     axes
-        Axes of the image, as for `open_stack`; those of the labels are the same but for channels.
+        Axes of the image, as for `open_stack`; labels have the same axes except channels.
     series, missing_planes
         As for `open_stack`.
 
     Returns
     -------
     array
-        Lazy, or NumPy; integers of any width, or floats as they are in the file.
+        Lazy or NumPy; integers of any width or floats, as in the file.
 
     Raises
     ------
     UserError
-        As for `open_stack`; also a colour picture, a mask in an alpha channel, or a JPEG whose
-        numbers are blurred.
+        As for `open_stack`; also for a colour picture, a mask in an alpha channel, or a JPEG with
+        blurred values.
     """
     how: dict[str, Any] = {"axes": axes, "series": series, "missing_planes": missing_planes}
     return read_labels(path, shape, threshold=threshold, ignore=ignore, **how)[0]
@@ -284,7 +282,7 @@ def read_labels(
     series: str | int | None = None,
     missing_planes: MissingPlanes | str = MissingPlanes.REFUSE,
 ) -> tuple[Labels, Stack]:
-    """Labels, and the stack that their file holds; see `open_labels` and `open_stack`."""
+    """Labels, and the stack of their file; see `open_labels` and `open_stack`."""
     path, missing = as_stored(Path(path).expanduser()), MissingPlanes(missing_planes)
     stack = _labels_stack(path, axes, shape, series, missing)
     if spacing is not None:
@@ -307,7 +305,7 @@ def read_labels(
 
 
 def open_labels_levels(path: str | Path) -> tuple[Stack, ...]:
-    """Labels of an OME-Zarr at all the resolutions that they are stored in; see `open_labels`."""
+    """Labels of an OME-Zarr at all stored resolutions; see `open_labels`."""
     path = Path(path).expanduser()
     return open_zarr(path, labels=True, name=stem_of(path))
 
@@ -319,7 +317,7 @@ def _labels_stack(
     series: str | int | None,
     missing: MissingPlanes,
 ) -> Stack:
-    """Labels with the axes of their image but for channels, if these fit; else as they say."""
+    """Labels with the image's axes without channels, if these fit; else with their own."""
     grid = "".join(a for a in axes or "" if a.upper() not in CHANNEL_AXES)
     if grid:
         with suppress(UserError):
@@ -330,7 +328,7 @@ def _labels_stack(
 
 
 def _fits(stack: Stack, shape: tuple[int, ...] | None) -> bool:
-    """Whether labels have the shape of an image, axes of length 1 aside."""
+    """Whether labels have the shape of an image, ignoring axes of length 1."""
     return shape is not None and same_but_singletons(stack.data.shape, shape)
 
 
@@ -368,7 +366,7 @@ def _existing(path: str | Path) -> Path:
 
 
 def _plain(path: Path, scene: str, axes: str | None, name: str, *, labels: bool = False) -> Stack:
-    """A picture, or an array in ``.npy``: the only image in its file."""
+    """A picture, or an array in ``.npy``: files of a single image."""
     choose_scene(path, [path.stem], scene)
     if path.suffix.lower() != ".npy":
         return open_picture(path, axes, name, labels=labels)
@@ -379,7 +377,7 @@ def _plain(path: Path, scene: str, axes: str | None, name: str, *, labels: bool 
 
 
 def _grey(data: Any, axis: int, path: Path) -> np.ndarray:
-    """One channel of a mask that was saved as RGB; alpha is left out."""
+    """One channel of a mask that was saved as RGB, without alpha."""
     array = np.moveaxis(np.asarray(data), axis, -1)
     samples = array.shape[-1]
     colour = samples > 2 and bool((array[..., :3] != array[..., :1]).any())

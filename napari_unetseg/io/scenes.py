@@ -9,13 +9,13 @@ from pathlib import Path, PurePosixPath
 from napari_unetseg.core.errors import ChoiceError
 
 NAMED = 8
-"""So many names stand in a sentence."""
+"""Maximum number of names in a message."""
 
 
 def split_scene(path: Path, suffixes: Sequence[str]) -> tuple[Path, str]:
-    """The file, and the name of one of its images, of a path such as ``slide.lif/Series 2``.
+    """Split a path into the file and the name of one of its images, such as ``slide.lif/Series 2``.
 
-    ``suffixes`` are those of files that may hold several images, in lower case.
+    ``suffixes`` are those of multi-image formats, in lower case.
     """
     for parent in (path, *path.parents):
         if parent.suffix.lower() in suffixes and parent.is_file():
@@ -25,28 +25,28 @@ def split_scene(path: Path, suffixes: Sequence[str]) -> tuple[Path, str]:
 
 
 def scene_stem(stem: str, scene: str) -> str:
-    """What such an image is called: a name that a file can have on any system."""
+    """A file name for such an image that is valid on any system."""
     return re.sub(r'[/\\:*?"<>|\x00-\x1f]', "_", f"{stem}_{scene}") if scene else stem
 
 
 def choose_scene(path: Path, names: Sequence[str], wanted: str, shown: Sequence[str] = ()) -> int:
-    """Which of several images is meant, by its name or its number from 1.
+    """Select one of several images by its name or its number from 1.
 
     Parameters
     ----------
     path
         The file.
     names
-        What its images are called; no two are the same.
+        The unique names of its images.
     wanted
-        A name, or a number that is none of the names; empty where nothing was said.
+        A name, or a number that is not a name; empty if not specified.
     shown
-        The names with what people need to choose; default the names alone.
+        The names with details for the user's choice; default the names alone.
 
     Raises
     ------
     ChoiceError
-        There are several and none was named, which the sentence lists; or none is called that.
+        There are several, which the message lists, and none was named; or none has that name.
     """
     if not wanted and len(names) == 1:
         return 0
@@ -61,7 +61,7 @@ def choose_scene(path: Path, names: Sequence[str], wanted: str, shown: Sequence[
 def several(
     path: Path, names: Sequence[str], shown: Sequence[str] = (), wanted: str = ""
 ) -> ChoiceError:
-    """The error that lists the images in a file, of which none or a wrong one was named."""
+    """The error that lists the images in a file, if none or a wrong one was named."""
     count = "1 image" if len(names) == 1 else f"{len(names)} images"
     holds = f"{count}: {listed(shown or names)}"
     what = f"no image {wanted[:80]!r}, but {holds}" if wanted else holds
@@ -72,5 +72,5 @@ def several(
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first names, for a sentence."""
+    """The first names, for a message."""
     return ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from napari_unetseg.core.labels import IGNORE_INDEX
-from napari_unetseg.io.readers.lazy_array import Lazy
+from napari_unetseg.io.readers.lazy_array import FileArray
 
 
 def thresholded(piece: Any, threshold: float, ignore: int | None = None) -> np.ndarray:
-    """1 where values are above a threshold, uint8; 255 where nothing is labelled.
+    """1 where values are above a threshold, uint8; 255 where not labelled.
 
     Parameters
     ----------
@@ -32,8 +32,8 @@ def thresholded(piece: Any, threshold: float, ignore: int | None = None) -> np.n
     return out
 
 
-class Thresholded(Lazy):
-    """An array in a file as `thresholded` makes it, piece by piece when it is indexed."""
+class Thresholded(FileArray):
+    """An array in a file with `thresholded` applied on indexing."""
 
     def __init__(self, array: Any, threshold: float, ignore: int | None = None) -> None:
         self._array, self._threshold, self._ignore = array, threshold, ignore

@@ -9,12 +9,12 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.lengths import micrometres
 
 Sizes = Mapping[str, tuple[float, str]]
-"""Spacing and unit of axes, by their letters."""
+"""Spacing and unit of axes, by axis letter."""
 PIXEL = "pixel"
-"""The unit of an axis whose spacing is unknown."""
+"""The unit of an axis with unknown spacing."""
 PRINT_PIXEL = 20.0
-"""A resolution in dots per inch or centimetre that gives pixels of so many micrometres or more
-is meant for printers (72, 300, 600 dpi) and not believed."""
+"""Pixels of this size in micrometres or more, from dots per inch or centimetre, come from a print
+resolution (72, 300, 600 dpi), which is ignored."""
 
 _NAMES = {
     "µm": "um", "μm": "um", "um": "um", "micron": "um", "microns": "um", "micrometer": "um",
@@ -30,17 +30,17 @@ _OME = {"um": "µm", "angstrom": "Å", "inch": "in", "day": "d"}
 
 
 def unit_name(text: str | None) -> str:
-    """Pint name of a unit as OME, ImageJ or a person writes it; ``pixel`` for any other."""
+    """Pint name of a unit as written by OME, ImageJ or a user; ``pixel`` for any other."""
     return _NAMES.get((text or "").strip().strip("\0").lower(), PIXEL)
 
 
 def ome_unit(name: str) -> str:
-    """How OME writes the unit of that Pint name."""
+    """OME's symbol of a unit, by Pint name."""
     return _OME.get(name, name)
 
 
 def per_centimetre(spacing: float, unit: str) -> float | None:
-    """Pixels per centimetre; None when the unit is no length."""
+    """Pixels per centimetre; None if the unit is no length."""
     size = micrometres(spacing, unit)
     return None if size is None else 1e4 / size
 
@@ -49,10 +49,10 @@ _NUMBER = re.compile(r"(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*([a-zµμå]*)", re.IGN
 
 
 def parse_spacing(given: str | Sequence[float]) -> Sizes:
-    """Pixel sizes as people give them: ``"0.5,0.2,0.2um"``, or two or three numbers in µm.
+    """Parse pixel sizes as given by a user: ``"0.5,0.2,0.2um"``, or two or three numbers in µm.
 
-    They belong to the last axes of Z, Y, X. A unit after the last number is that of all that
-    have none of their own.
+    They belong to the last axes of Z, Y, X. A unit after the last number applies to all numbers
+    without their own.
 
     Raises
     ------

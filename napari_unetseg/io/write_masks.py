@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
 
 PNG_TEXT_BYTES = 4096
-"""The texts of a PNG come before its pixels."""
+"""The text chunks of a PNG come before its pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class MaskNotes:
-    """What a mask file says besides its numbers; ``sizes`` are pixel size and unit by axis."""
+    """Metadata of a mask file; ``sizes`` are pixel size and unit by axis."""
 
     axes: str
     sizes: AxisSizes
@@ -61,16 +61,16 @@ class MaskFormat:
 
     @property
     def suffix(self) -> str:
-        """The suffix of the files that are written."""
+        """The suffix of written files."""
         return self.suffixes[0]
 
     @property
     def by_chunks(self) -> bool:
-        """Whether prediction fills it chunk by chunk."""
+        """Whether prediction writes it chunk by chunk."""
         return self.write is None
 
     def open(self, path: Path) -> Stack:
-        """Open a mask that was written; raises `UserError` where it cannot be read."""
+        """Open a written mask; raises `UserError` if it cannot be read."""
         from napari_unetseg.io.open_image import open_stack
 
         return (self.read or open_stack)(path)
@@ -91,12 +91,12 @@ def _place(axis: str, index: int, count: int) -> str:
 
 
 def format_names() -> str:
-    """All names, for sentences: ``tiff, ome-tiff, zarr or png``."""
+    """All names, for messages: ``tiff, ome-tiff, zarr or png``."""
     return _either(FORMATS)
 
 
 def format_of(path: Path) -> MaskFormat:
-    """The format that writes a file of that name; `UserError` where there is none."""
+    """The format for a file name, by suffix; `UserError` if there is none."""
     writable = [f for f in FORMATS.values() if not f.by_chunks]
     fitting = [
         (len(suffix), f)
@@ -129,14 +129,14 @@ def write_mask(
 ) -> list[Path]:
     """Write a mask in one of `FORMATS`, chosen by the suffix of ``path``.
 
-    A TIFF opens in ImageJ with its axes and pixel sizes, a ``.ome.tif`` in any OME reader. PNGs
-    hold one plane: of a stack each gets its place in the name, as in ``cells_t003_z012.png``.
-    All are compressed without loss.
+    A TIFF opens in ImageJ with its axes and pixel sizes, a ``.ome.tif`` in any OME reader. A PNG
+    holds one plane: file names of a stack contain its index, as in ``cells_t003_z012.png``. All
+    formats are lossless.
 
     Parameters
     ----------
     path
-        The file; it is replaced only when all was written.
+        The file; it is replaced only after everything was written.
     mask
         Array-like of non-negative integers, read a plane at a time; stored as uint8 or uint16.
     axes
@@ -146,7 +146,7 @@ def write_mask(
     names
         Name of each number, noted in TIFFs.
     as_format
-        The format, whatever the suffix.
+        The format, overriding the suffix.
     provenance
         A line on how the mask was made, noted in every file.
     scratch
@@ -160,8 +160,8 @@ def write_mask(
     Raises
     ------
     UserError
-        The suffix is unknown, numbers do not fit 16 bits, the disk is full or the folder cannot
-        be written; an old file stays as it was.
+        The suffix is unknown, numbers do not fit 16 bits, the disk is full or the folder cannot be
+        written; an existing file is unchanged.
     """
     path = Path(path)
     chosen = as_format or format_of(path)
@@ -187,11 +187,11 @@ def write_probabilities(
     Parameters
     ----------
     path
-        The file; it is replaced only when all was written.
+        The file; it is replaced only after everything was written.
     probabilities
         Array-like (classes, *grid), read a plane at a time.
     axes, spacing, units
-        Of the grid, as for `write_mask`.
+        Axes of the grid, as for `write_mask`.
     names
         Name of each class.
     half
@@ -202,7 +202,7 @@ def write_probabilities(
     Raises
     ------
     UserError
-        The disk is full or the folder cannot be written; an old file stays as it was.
+        The disk is full or the folder cannot be written; an existing file is unchanged.
     """
     path = Path(path)
     sizes = {"C": (1.0, PIXEL), **_sizes(axes, spacing, units)}
@@ -222,7 +222,7 @@ def _sizes(axes: str, spacing: Sequence[float], units: Sequence[str]) -> AxisSiz
 
 
 def _mask_dtype(mask: Any, path: Path) -> np.dtype:
-    """Return uint8 or uint16, whichever holds every number."""
+    """Return uint8 or uint16, whichever can hold every number."""
     dtype = np.dtype(mask.dtype)
     if dtype in (np.dtype(bool), np.dtype("uint8"), np.dtype("uint16")):
         return np.dtype("uint8") if dtype.kind == "b" else dtype
@@ -248,7 +248,7 @@ def _write_pngs(path: Path, mask: Any, dtype: np.dtype, notes: MaskNotes) -> lis
         more["pnginfo"] = PngImagePlugin.PngInfo()
         more["pnginfo"].add_text("Comment", notes.provenance)
     files = FORMATS["png"].files(path, mask.shape, notes.axes)
-    with ExitStack() as written:  # none is replaced before all are there
+    with ExitStack() as written:  # no file is replaced before all are written
         for file, plane in zip(files, planes(mask, dtype), strict=True):
             temporary = written.enter_context(atomic_path(file, notes.scratch))
             Image.fromarray(plane).save(temporary, format="PNG", **more)
@@ -266,13 +266,13 @@ def _png_text(path: Path) -> str:
 def _write_tiff_mask(
     path: Path, mask: Any, dtype: np.dtype, notes: MaskNotes, *, ome: bool = False
 ) -> list[Path]:
-    said: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     lines = [f"{number} = {name}" for number, name in notes.names.items()]
     if lines or notes.provenance:
-        said["Info"] = "\n".join(line for line in (*lines, notes.provenance) if line)
+        metadata["Info"] = "\n".join(line for line in (*lines, notes.provenance) if line)
     if notes.names:
-        said |= {"min": 0.0, "max": float(max(notes.names))}
-    write_tiff(path, mask, dtype, notes.axes, notes.sizes, said, ome=ome, scratch=notes.scratch)
+        metadata |= {"min": 0.0, "max": float(max(notes.names))}
+    write_tiff(path, mask, dtype, notes.axes, notes.sizes, metadata, ome=ome, scratch=notes.scratch)
     return [path]
 
 
@@ -319,4 +319,4 @@ FORMATS: Mapping[str, MaskFormat] = {
         ),
     )
 }
-"""Every format that masks are written in, by its name; the first is the default."""
+"""All mask formats by name; the first is the default."""

@@ -13,7 +13,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.units import PIXEL, ome_unit, per_centimetre
 
 IMAGEJ_BYTES = 2**32 - 2**25
-"""ImageJ files end at 4 GB; larger stacks become plain BigTIFF."""
+"""Maximum size of ImageJ files, 4 GB; larger stacks become plain BigTIFF."""
 
 AxisSizes = Mapping[str, tuple[float, str]]
 """Pixel size and unit along each axis."""
@@ -39,9 +39,9 @@ def write_tiff(
 ) -> None:
     """Write an array as OME-TIFF, as ImageJ TIFF where that can hold it, or as plain BigTIFF.
 
-    ``notes`` are more of its metadata; else as for `write_mask`.
+    ``notes`` is further metadata; other parameters are as for `write_mask`.
     """
-    import tifffile  # which takes long, and the command line's help needs names of formats alone
+    import tifffile  # slow, and the command line's help only needs names of formats
 
     shape = tuple(int(n) for n in array.shape)
     nbytes = int(np.prod(shape)) * dtype.itemsize
@@ -76,7 +76,7 @@ def write_tiff(
 
 
 def _convert(size: tuple[float, str], unit: str) -> float:
-    """Express a spacing in another unit; as it is where either unit is no length."""
+    """Convert a spacing to another unit; unchanged if either unit is no length."""
     here, there = per_centimetre(*size), per_centimetre(1.0, unit)
     if size[1] == unit or here is None or there is None:
         return size[0]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
+from napari_unetseg.core.agreement import Agreement
 from napari_unetseg.core.metrics import Scores
 from napari_unetseg.core.settings import TrainSettings
 
@@ -37,8 +38,8 @@ class _Record(BaseModel):
 class CurvePoint(_Record):
     """One epoch of a training; ``dice`` and ``iou`` per structure are None without validation.
 
-    ``validation_loss`` is that of `Scores`; None also in records of earlier versions, which have no
-    ``losses`` either: the weighted terms of the training loss, by name.
+    ``validation_loss`` and ``agreement`` are those of `Scores`; None also in records of earlier
+    versions, which have no ``losses`` either: the weighted terms of the training loss, by name.
     """
 
     epoch: int
@@ -48,6 +49,7 @@ class CurvePoint(_Record):
     dice: tuple[float, ...] | None = None
     iou: tuple[float, ...] | None = None
     mean_dice: float | None = None
+    agreement: Agreement | None = None
     validation_loss: float | None = None
     losses: dict[str, float] = {}
 

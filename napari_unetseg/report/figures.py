@@ -68,13 +68,14 @@ def write_history(path: Path, model: Model) -> Path:
     """Write the epochs of the last training as CSV.
 
     Columns: epoch, step, seconds, train_loss, ``loss_NAME`` for each term of it, ``dice_N`` and
-    ``iou_N`` for each structure's number N, mean_dice. Scores are empty where the training had
-    none.
+    ``iou_N`` for each structure's number N and mean_dice over the held-out voxels; agreement,
+    agreement_low and agreement_high with held-out strokes. Scores are empty where there are none.
     """
     numbers = [s.number for s in model.classes.structures]
     terms = _loss_terms(model)
     header = ["epoch", "step", "seconds", "train_loss", *(f"loss_{name}" for name in terms)]
     header += [f"{score}_{n}" for score in ("dice", "iou") for n in numbers] + ["mean_dice"]
+    header += ["agreement", "agreement_low", "agreement_high"]
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(header)
@@ -83,13 +84,16 @@ def write_history(path: Path, model: Model) -> Path:
             scores = [*(point.dice or none), *(point.iou or none)]
             mean = "" if point.mean_dice is None else point.mean_dice
             losses = [point.train_loss, *(point.losses.get(name, 0.0) for name in terms)]
-            row = [point.epoch, point.step, point.seconds, *losses, *scores, mean]
+            found = point.agreement
+            on_strokes = found is not None and found.strokes
+            strokes = [found.value, found.low, found.high] if found and on_strokes else [""] * 3
+            row = [point.epoch, point.step, point.seconds, *losses, *scores, mean, *strokes]
             writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in row])
     return path
 
 
 def write_curve(path: Path, model: Model) -> Path:
-    """Draw training loss and validation Dice over the steps of the last training."""
+    """Draw training loss and validation scores over the steps of the last training."""
     figure = new_figure(7.0, 4.0)
     curve = model.history[-1].curve
     steps = [p.step for p in curve]
@@ -102,15 +106,31 @@ def write_curve(path: Path, model: Model) -> Path:
     left.set(xlabel="step", ylabel="training loss", ylim=(0, None))
     left.grid(alpha=0.3)
     if any(p.dice for p in curve):
-        right = left.twinx()
-        for place, structure in enumerate(model.classes.structures):
-            dice = [p.dice[place] if p.dice else math.nan for p in curve]
-            label = f"Dice of {structure.number}, {structure.name}"
-            right.plot(steps, dice, color=structure.color, marker=".", label=label)
-        right.set(ylabel="validation Dice", ylim=(0, 1))
-        right.legend(loc="center right")
+        _draw_scores(left.twinx(), model)
     left.set_title(model.history[-1].reason, fontsize="medium", wrap=True)
     return save_figure(figure, path)
+
+
+def _draw_scores(axes: Axes, model: Model) -> None:
+    """Draw agreement with its interval, or Dice of each structure where masks are full."""
+    curve = model.history[-1].curve
+    steps = [p.step for p in curve]
+    found = [p.agreement for p in curve]
+    on_strokes = any(a is not None and a.strokes for a in found)
+    if any(found):
+        low = [math.nan if a is None else a.low for a in found]
+        high = [math.nan if a is None else a.high for a in found]
+        axes.fill_between(steps, low, high, color="0.3", alpha=0.15, lw=0, label="90 % interval")
+    if on_strokes:
+        values = [math.nan if a is None else a.value for a in found]
+        axes.plot(steps, values, color="0.3", marker=".", label="agreement")
+    for place, structure in enumerate(() if on_strokes else model.classes.structures):
+        dice = [p.dice[place] if p.dice else math.nan for p in curve]
+        label = f"Dice of {structure.number}, {structure.name}"
+        axes.plot(steps, dice, color=structure.color, marker=".", label=label)
+    name = "agreement with held-out strokes" if on_strokes else "Dice on held-out blocks"
+    axes.set(ylabel=name, ylim=(0, 1))
+    axes.legend(loc="center right")
 
 
 def _loss_terms(model: Model) -> list[str]:

@@ -16,6 +16,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice
 from napari_unetseg.core.labels import BACKGROUND_LABEL, IGNORE_INDEX, Classes, LabelKind, Structure
 from napari_unetseg.core.metrics import Scores, confusion, scores_of
+from napari_unetseg.core.score_text import agreement_text, score_name, score_text
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.core.text import count
 from napari_unetseg.report.figures import (
@@ -143,10 +144,10 @@ def _methods(images: Sequence[ReportImage], model: Model | None) -> str:
     )
     if last.scores is not None:
         text += (
-            f" On labels in {last.scores.blocks} blocks that were kept out of training the mean "
-            f"Dice was {last.scores.mean_dice:.3f} ({last.scores.voxels:,} voxels; strokes seldom "
-            "lie on borders, so that this is kinder than full masks would be)."
+            f" The {score_name(last.scores)} was {score_text(last.scores)}, with a 90 % interval."
         )
+        if last.scores.on_strokes:
+            text += " Strokes seldom lie on borders, so the Dice of the mask is lower."
     return escape(text)
 
 
@@ -169,6 +170,11 @@ def _scores(model: Model) -> str:
     scores = model.scores
     if scores is None:
         return "<p>Not validated: there were too few labels to keep any out of training.</p>"
+    if scores.agreement is not None and scores.on_strokes:
+        named = {0: "background", **dict(zip(scores.numbers, scores.names, strict=True))}
+        strokes = [[k, named[k], agreement_text(own)] for k, own in scores.agreement.each]
+        head = ["number", "class", f"{score_name(scores)} (90 % interval)"]
+        return _table(head, [*strokes, ["", "all", score_text(scores)]])
     rows = [
         [number, name, f"{dice:.3f}", f"{iou:.3f}"]
         for number, name, dice, iou in zip(
@@ -186,7 +192,7 @@ def _training(folder: Path, model: Model) -> str:
     if last.curve:
         write_curve(folder / "curve.png", model)
         write_history(folder / "history.csv", model)
-        parts.append(_picture("curve.png", "Training loss and Dice over the last training"))
+        parts.append(_picture("curve.png", "Training loss and scores over the last training"))
     if chosen:
         parts += ["<h3>Chosen for these images</h3>", _table(["", "", "why"], chosen)]
     parts += ["<h3>Settings</h3>", _table(["setting", "value"], settings)]
@@ -203,7 +209,7 @@ def _planes(
     scored.sort(key=lambda row: -row[0])
     chosen = scored if len(scored) <= 2 * SHOWN else [*scored[:SHOWN], *scored[-SHOWN:]]
     parts = [
-        "<p>Dice of the newest mask where the truth is known, the best first. Most of these labels "
+        "<p>Dice of the newest mask on the annotated voxels, the best first. Most of these labels "
         "were trained on, so that they tell where the mask is wrong, not how good it is.</p>"
     ]
     for number, (dice, image, plane, mask) in enumerate(chosen):
@@ -211,7 +217,7 @@ def _planes(
         whole = np.broadcast_to(mask, image.annotated.shape)
         pair = AnnotatedImage(image.stack, _Said(image.annotated), image.annotated.kind)
         write_overlay(folder / f"plane-{number}.png", model, pair, plane, whole)
-        place = f"{image.name} {', '.join(map(str, plane))}: Dice {dice:.3f}"
+        place = f"{image.name} {', '.join(map(str, plane))}: Dice {dice:.3f} on what is annotated"
         parts += [f"<h3>{escape(place)}</h3>", _picture(f"plane-{number}.png", place)]
     return parts
 

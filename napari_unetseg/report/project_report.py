@@ -151,11 +151,11 @@ def _image(
 def _stack(folder: Path, described: Mapping[str, Any], annotated: ImageAnnotations) -> Stack | None:
     """The image's file, if it is found with the same pixels."""
     from napari_unetseg.io.open_image import open_all
-    from napari_unetseg.io.project.locations import places_of
+    from napari_unetseg.io.project.locations import image_candidates
     from napari_unetseg.io.readers.missing_planes import MissingPlanes
 
     known = described.get("fingerprint")
-    for place in places_of(folder, described):
+    for place in image_candidates(folder, described):
         with suppress(UserError, OSError):
             for stack, *_ in open_all(place, missing_planes=MissingPlanes.DROP):
                 if stack.grid_shape == annotated.shape and known in (None, stack.fingerprint()):

@@ -278,5 +278,6 @@ def _point(progress: TrainingState, losses: dict[str, float], scores: Scores | N
         dice=scores.dice if scores else None,
         iou=scores.iou if scores else None,
         mean_dice=scores.mean_dice if scores else None,
+        agreement=scores.agreement if scores else None,
         validation_loss=scores.loss if scores else None,
     )

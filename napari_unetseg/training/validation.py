@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from napari_unetseg.core.agreement import Observations, agreement_of, dice_interval
 from napari_unetseg.core.labels import IGNORE_INDEX
 from napari_unetseg.core.metrics import (
     Scores,
@@ -20,6 +22,7 @@ from napari_unetseg.core.metrics import (
     soft_confusion,
     soft_dice_of,
 )
+from napari_unetseg.data.held_out_strokes import HeldOutStrokes, held_out_strokes
 from napari_unetseg.models.unet import UNet, probabilities
 from napari_unetseg.runtime.devices import release_memory
 from napari_unetseg.runtime.distributed import ProcessGroup
@@ -32,6 +35,14 @@ if TYPE_CHECKING:
 Region = tuple[slice, ...]
 MOST_VOXELS = 2**21
 """Planes of more voxels are scored block by block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Scores on the validation blocks, and how much of each held-out stroke is right."""
+
+    scores: Scores
+    observations: Observations
 
 
 class Validator:
@@ -50,15 +61,28 @@ class Validator:
         self.data, self.device, self.group = data, device, group or ProcessGroup(device)
         self.stride = network.stride
         self.context = max(network.receptive_field) // 2
+        self._strokes: tuple[TrainingDataset, HeldOutStrokes] | None = None
+
+    @property
+    def strokes(self) -> HeldOutStrokes:
+        """The held-out strokes of the dataset."""
+        if self._strokes is None or self._strokes[0] is not self.data:
+            self._strokes = self.data, held_out_strokes(self.data)
+        return self._strokes[1]
 
     def score(self, network: UNet, probs: Sequence[float] | None = None) -> Scores | None:
-        """Scores on the validation blocks; ``probs`` as in `soft_dice_of`.
+        """Scores on the validation blocks; see `validate`."""
+        found = self.validate(network, probs)
+        return None if found is None else found.scores
+
+    def validate(self, network: UNet, probs: Sequence[float] | None = None) -> Validation | None:
+        """Scores on the validation blocks, with what they are of; ``probs`` as in `soft_dice_of`.
 
         None without blocks, or where not even a block without context fits in memory.
         """
         while self.data.validated:
             try:
-                return self._score(network, probs)
+                return self._validate(network, probs)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -69,49 +93,80 @@ class Validator:
         return None
 
     @torch.inference_mode()
-    def _score(self, network: UNet, of_classes: Sequence[float] | None) -> Scores:
-        n, blocks = len(self.data.classes.numbers), len(self.data.validation_blocks())
-        own = self.group.run_together(lambda: self._count(network.folded(), n))
+    def _validate(self, network: UNet, of_classes: Sequence[float] | None) -> Validation:
+        data, strokes = self.data, self.strokes
+        n, blocks = len(data.classes.numbers), len(data.validation_blocks())
+        shapes = (n, n), (n, n), (n,), (2, blocks, n), (2, len(strokes.classes))
+        own = self.group.run_together(lambda: self._count(network.folded(), shapes))
         total = self.group.all_reduce(torch.from_numpy(own))
         self.group.broadcast([total])
-        rows = total.numpy()
-        counts, sums, losses = rows[:n].astype(np.int64), rows[n : 2 * n], rows[2 * n]
-        soft = soft_dice_of(sums, of_classes)
-        loss = loss_of(losses, counts.sum(1), of_classes)
-        return scores_of(counts, self.data.classes, blocks, soft, loss)
+        counts, sums, losses, of_blocks, of_strokes = _split(total.numpy(), shapes)
+        right, soft = of_strokes / strokes.voxels
+        observations = Observations(strokes.classes, strokes.voxels, right, soft)
+        first = int(data.classes.background)
+        agreement = (
+            dice_interval(*of_blocks[:, :, first:])
+            if strokes.full
+            else agreement_of(observations, data.classes.numbers)
+        )
+        scores = scores_of(
+            counts.astype(np.int64),
+            data.classes,
+            blocks,
+            soft_dice_of(sums, of_classes),
+            loss_of(losses, counts.sum(1), of_classes),
+            agreement,
+        )
+        return Validation(scores, observations)
 
-    def _count(self, network: UNet, n: int) -> np.ndarray:
-        """Sums over this process's blocks, (2n + 1, n): confusion, soft confusion, losses."""
-        counts, sums, losses = np.zeros((n, n)), np.zeros((n, n)), np.zeros(n)
-        for plane, block, probs in self._predicted(network):
-            truth = plane.validate[block.region]
-            counts += confusion(truth, probs.argmax(0), n)
+    def _count(self, network: UNet, shapes: Sequence[tuple[int, ...]]) -> np.ndarray:
+        """Sums over this process's blocks, flat: arrays of these shapes.
+
+        Confusion, soft confusion, losses; for each block and class the voxels that mask and truth
+        share and the sum of either's; for each stroke the voxels that are right and the sum of the
+        probabilities of the true class.
+        """
+        flat = np.zeros(sum(map(math.prod, shapes)))
+        counts, sums, losses, of_blocks, of_strokes = _split(flat, shapes)
+        n = len(counts)
+        for number, plane, block, probs in self._predicted(network):
+            truth, found = plane.validate[block.region], probs.argmax(0)
+            here = confusion(truth, found, n)
+            counts += here
             sums += soft_confusion(truth, probs)
             losses += log_losses(truth, probs)
-        return np.concatenate([counts, sums, losses[None]])
+            of_blocks[:, number] = np.diag(here), here.sum(0) + here.sum(1)
+            known, strokes = truth != IGNORE_INDEX, self.strokes.numbers[number]
+            true = np.take_along_axis(probs[:, known], truth[known][None].astype(np.intp), 0)[0]
+            np.add.at(of_strokes[0], strokes, found[known] == truth[known])
+            np.add.at(of_strokes[1], strokes, true)
+        return flat
 
     def _predicted(
         self, network: UNet
-    ) -> Iterator[tuple[LabelledPlane, ValidationBlock, np.ndarray]]:
-        """Probabilities (classes, *block) of each block; planes with many are predicted whole."""
-        blocks = self.data.validation_blocks()
-        planes = [list(group) for _, group in groupby(blocks, key=lambda found: id(found[0]))]
+    ) -> Iterator[tuple[int, LabelledPlane, ValidationBlock, np.ndarray]]:
+        """Number and probabilities (classes, *block) of each block.
+
+        Planes with many blocks are predicted whole.
+        """
+        blocks = [(n, *found) for n, found in enumerate(self.data.validation_blocks())]
+        planes = [list(group) for _, group in groupby(blocks, key=lambda found: id(found[1]))]
         for mine in self.group.shard(planes):
-            plane = mine[0][0]
+            plane = mine[0][1]
             shape = plane.validate.shape
-            reads = [self._with_context(block.region, shape) for _, block in mine]
+            reads = [self._with_context(block.region, shape) for _, _, block in mine]
             whole = math.prod(shape)
             if whole <= min(MOST_VOXELS, sum(_voxels(r) for r in reads)):
                 all_of_it = tuple(slice(0, s) for s in shape)
                 probs = self._infer(network, plane, all_of_it)
-                yield from ((plane, b, probs[(slice(None), *b.region)]) for _, b in mine)
+                yield from ((n, plane, b, probs[(slice(None), *b.region)]) for n, _, b in mine)
                 continue
-            for (_, block), read in zip(mine, reads, strict=True):
+            for (n, _, block), read in zip(mine, reads, strict=True):
                 inner = tuple(
                     slice(b.start - r.start, b.stop - r.start)
                     for b, r in zip(block.region, read, strict=True)
                 )
-                yield plane, block, self._infer(network, plane, read)[(slice(None), *inner)]
+                yield n, plane, block, self._infer(network, plane, read)[(slice(None), *inner)]
 
     def _with_context(self, region: Region, shape: tuple[int, ...]) -> Region:
         return tuple(
@@ -124,6 +179,12 @@ class Validator:
         if image.ndim == 4:
             image = image.contiguous(memory_format=torch.channels_last)
         return probabilities(network(image)[0].float()).cpu().numpy()
+
+
+def _split(flat: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+    """Views of a flat array, one of each shape."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+    return [part.reshape(s) for part, s in zip(np.split(flat, ends), shapes, strict=True)]
 
 
 def _voxels(region: Region) -> int:

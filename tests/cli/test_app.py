@@ -7,7 +7,6 @@ import json
 import platform
 import subprocess
 import sys
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,8 +18,9 @@ from cli_runner import Result, Run
 from PIL import Image
 
 from napari_unetseg import __version__
-from napari_unetseg.cli import main, train_command
+from napari_unetseg.cli import main
 from napari_unetseg.core import versions
+from napari_unetseg.core.score_text import score_text
 from napari_unetseg.io.open_image import open_stack
 from napari_unetseg.models.model import Model
 
@@ -105,6 +105,7 @@ def test_train_says_what_it_does_and_writes_model_and_report(
     assert "initial model, step 0: Dice 0." in result.err
     assert "Training ended after 24 steps: all 24 steps were done." in result.out
     assert "mean" in result.out
+    assert "Dice on held-out blocks 0." in result.out
     assert f"saved as {output}" in result.out
     assert output.is_file()
     with (report / "history.csv").open(newline="") as file:
@@ -116,6 +117,7 @@ def test_train_says_what_it_does_and_writes_model_and_report(
     assert list(rows[0]) == [
         "epoch", "step", "seconds", "train_loss", *(f"loss_{name}" for name in terms),
         "dice_1", "dice_2", "iou_1", "iou_2", "mean_dice",
+        "agreement", "agreement_low", "agreement_high",
     ]  # fmt: skip
     assert rows[-1]["step"] == "24"
     assert 0 <= float(rows[-1]["dice_1"]) <= 1
@@ -123,21 +125,6 @@ def test_train_says_what_it_does_and_writes_model_and_report(
     assert [p.name for p in pictures[1:]] == ["cell 0.png", "cell 1.png", "cell 2.png"]
     for path in pictures:
         assert len(np.unique(np.asarray(Image.open(path)))) > 20
-
-
-def test_it_is_said_why_a_model_is_kept_that_had_a_lower_dice_than_an_epoch(
-    model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trained = Model.load(model)
-    record = trained.history[-1]
-    assert record.scores is not None
-    scores = replace(record.scores, dice=(0.7, 0.9))
-    own = record.curve[-1].model_copy(update={"mean_dice": 0.8, "dice": scores.dice})
-    for epochs, best, said in (([own], 0.79, False), ([own], 0.85, True), ([], 0.85, False)):
-        other = own.model_copy(update={"mean_dice": best, "dice": (best, best)})
-        last = record.model_copy(update={"curve": (*epochs, other), "scores": scores})
-        train_command._show_training(replace(trained, history=(last,)), model)
-        assert ("One epoch had a Dice of 0.850." in capsys.readouterr().out) == said
 
 
 def test_binary_masks_are_said_to_be_so(run: Run, data: Path, tmp_path: Path) -> None:
@@ -154,6 +141,28 @@ def test_other_kinds_of_labels(run: Run, data: Path, tmp_path: Path, kind: str, 
     assert result.code == 0, result.err
     assert f"({kind})" in result.err
     assert said in result.err
+
+
+def test_of_strokes_the_agreement_with_its_interval_is_said(
+    run: Run, data: Path, tmp_path: Path
+) -> None:
+    output, report = tmp_path / "m.safetensors", tmp_path / "report"
+    options = ["--labels", "strokes", "--report", report, *SHORT]
+    result = run("train", data / "images", data / "strokes", "-o", output, *options)
+    assert result.code == 0, result.err
+    scores = Model.load(output).scores
+    assert scores is not None
+    assert scores.on_strokes
+    sentence = f"greement with held-out strokes {score_text(scores)}."
+    assert sentence in result.out
+    assert "background" in result.out
+    assert "Dice" not in result.out
+    assert "initial model, step 0: agreement 0." in result.err
+    assert f"agreement with held-out strokes {score_text(scores)}. " in run("info", output).out
+    with (report / "history.csv").open(newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    low, value, high = (float(last[f"agreement{of}"]) for of in ("_low", "", "_high"))
+    assert 0 <= low < value < high <= 1
 
 
 def test_training_goes_on_from_a_model(run: Run, data: Path, model: Path, tmp_path: Path) -> None:

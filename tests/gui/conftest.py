@@ -15,7 +15,7 @@ from window_parts import Window
 
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.state.session import Session
-from napari_unetseg.gui.state.user_state import remembered
+from napari_unetseg.gui.state.user_state import user_flags
 
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Event
@@ -133,6 +133,6 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 @pytest.fixture(autouse=True)
 def nothing_remembered() -> Iterator[None]:
     """Every test begins as a first run does."""
-    remembered.path.unlink(missing_ok=True)
+    user_flags.path.unlink(missing_ok=True)
     yield
-    remembered.path.unlink(missing_ok=True)
+    user_flags.path.unlink(missing_ok=True)

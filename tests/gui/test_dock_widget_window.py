@@ -335,7 +335,7 @@ def test_threads_follow_the_hands(painted: Window, monkeypatch: pytest.MonkeyPat
     painted.wait(lambda: 7 in seen)
 
     def rested() -> bool:
-        painted.dock.workbench._moved = -1e9
+        painted.dock.context._moved = -1e9
         return 8 in seen
 
     painted.wait(rested)

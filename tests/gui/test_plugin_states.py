@@ -351,7 +351,7 @@ class Hands(RuleBasedStateMachine):
 
     def end(self, rests: bool) -> None:
         if rests:
-            self.target.rest()
+            self.target.detach()
         else:
             self.target.close()
             self.oracle.finish()
@@ -498,7 +498,7 @@ class Hands(RuleBasedStateMachine):
     def take_back(self, area: Any) -> None:
         place = self.everywhere() if area is None else self.rectangle(area)
         review = self.plugin.review
-        (review.take_back_plane if area is None else review.take_back_shapes)()
+        (review.withdraw_plane if area is None else review.withdraw_shapes)()
         if self.oracle.alive:
             self.oracle.take_back([place])
 
@@ -506,13 +506,13 @@ class Hands(RuleBasedStateMachine):
     def forget(self, area: Any) -> None:
         place = self.everywhere() if area is None else self.rectangle(area)
         review = self.plugin.review
-        (review.forget_plane if area is None else review.forget_shapes)()
+        (review.drop_corrections_plane if area is None else review.drop_corrections_shapes)()
         if self.oracle.alive:
             self.oracle.forget([place])
 
     @rule()
     def forget_all(self) -> None:
-        self.plugin.review.forget_all()
+        self.plugin.review.drop_corrections_all()
         if self.oracle.alive:
             planes = [p for p in self.oracle.planes() if self.oracle.corrections.values[p].any()]
             ones = np.ones((ROWS, COLUMNS), bool)

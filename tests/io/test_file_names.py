@@ -16,7 +16,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.file_names import as_stored, partners
 from napari_unetseg.io.folder_pairs import find_pairs
 from napari_unetseg.io.open_image import open_labels, open_stack
-from napari_unetseg.io.project.locations import places_of
+from napari_unetseg.io.project.locations import image_candidates
 
 NAME = "Zürich é Å 한글"
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, NAME) for form in ("NFC", "NFD"))
@@ -166,5 +166,5 @@ def test_images_of_a_project_are_looked_for_by_either_name(tmp_path: Path) -> No
     image = save(tmp_path / f"{DECOMPOSED}.tif")
     described = {"path": str(tmp_path / f"{COMPOSED}.tif"), "relative": f"../{COMPOSED}.tif"}
     (tmp_path / "project").mkdir()
-    places = places_of(tmp_path / "project", described)
+    places = image_candidates(tmp_path / "project", described)
     assert [place.resolve() for place in places] == [image, image]

@@ -195,7 +195,7 @@ def test_a_tiled_plane_too_large_for_memory_is_read_by_its_tiles(
     monkeypatch.setattr(lazy_array, "LARGE_PLANE", 1000)
     monkeypatch.setattr("napari_unetseg.io.readers.tiff.LARGE_PLANE", 1000)
     data = open_stack(tiff(tmp_path / "a.tif", TZCYX[0, :, 0], tile=(16, 16))).data
-    lazy_array.forget()
+    lazy_array.clear_cache()
     np.testing.assert_array_equal(data[1:3, 7:20, 9], TZCYX[0, 1:3, 0, 7:20, 9])
     assert not lazy_array._cache._planes
 
@@ -220,7 +220,7 @@ def test_many_files_at_once_do_not_run_out_of_handles(tmp_path: Path) -> None:
     import resource
 
     stacks = [open_stack(tiff(tmp_path / f"{i}.tif", GREY)) for i in range(40)]
-    lazy_array.forget()
+    lazy_array.clear_cache()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else soft
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, used + 24), hard))
@@ -475,7 +475,7 @@ def test_random_damage_never_gives_anything_but_a_sentence(tmp_path: Path) -> No
             for place in rng.integers(0, min(len(raw), 500), 3):
                 changed[place] = rng.integers(256)
             path.write_bytes(changed)
-            lazy_array.forget()
+            lazy_array.clear_cache()
             try:
                 stack = open_stack(path)
                 if stack.data.size < 10**7:

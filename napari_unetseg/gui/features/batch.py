@@ -34,7 +34,7 @@ STATES = {"done": RowState.DONE, "skipped": RowState.KEPT, "failed": RowState.FA
 
 
 class BatchPrediction:
-    """The list of images, and what is done with it."""
+    """The list of images and the batch job over it."""
 
     def __init__(
         self,
@@ -50,9 +50,9 @@ class BatchPrediction:
         self._sources, self._masks, self._predict = sources, masks, predict
         events.job_event.connect(self._on_event)
         events.job_ended.connect(self._on_ended)
-        self._how: Saving | None = None
-        self._made_by = ""
-        self._at = self._of = 1
+        self._saving: Saving | None = None
+        self._model_key = ""
+        self._file_number = self._file_count = 1
 
     # -- the list ------------------------------------------------------------------------------
 
@@ -69,7 +69,7 @@ class BatchPrediction:
             self._session.batch = (*self._session.batch, *new)
 
     def add_open(self) -> None:
-        """Add the images that are open; further channels of one are no images."""
+        """Add all open images, except those used as further channels of another one."""
         with refusing(self._session):
             self._check_idle()
             sources = self._session.sources
@@ -84,7 +84,7 @@ class BatchPrediction:
             self._session.batch = (*self._session.batch, *new)
 
     def remove(self, rows: Sequence[BatchRow]) -> None:
-        """Take images off the list; masks that were written stay."""
+        """Remove images from the list; written masks are kept."""
         with refusing(self._session):
             self._check_idle()
             self._session.batch = tuple(r for r in self._session.batch if r not in rows)
@@ -106,9 +106,9 @@ class BatchPrediction:
     # -- doing it ------------------------------------------------------------------------------
 
     def run(self, how: Saving, *, measure: bool, keep: bool = False) -> None:
-        """Predict what this model has not done yet; where nothing is left, all of it anew.
+        """Predict the images that this model has not done; if there are none, all of them again.
 
-        ``keep``: leave out images whose masks are in the folder, of whatever model.
+        ``keep``: skip images with a mask in the folder, whichever model made it.
         """
         from napari_unetseg.inference.large.find_images import check_outputs
 
@@ -143,7 +143,7 @@ class BatchPrediction:
                 keep,
                 session.match_spacing,
             )
-            self._how, self._made_by = how, made_by
+            self._saving, self._model_key = how, made_by
             self._jobs.start(JobKind.BATCH, "Batch", work, partial(self._on_done, len(rows)))
 
     def _stack(self, layer: Image) -> Stack:
@@ -165,15 +165,15 @@ class BatchPrediction:
 
     def _on_begun(self, event: FileBegun) -> None:
         self._change(event.name, state=RowState.RUNNING)
-        self._at, self._of = event.number, event.total
+        self._file_number, self._file_count = event.number, event.total
         text = f"{event.name} ({event.number} of {event.total})"
         self._jobs.show_progress(self._done(0.0), text)
 
     def _done(self, part: float) -> float:
-        return (self._at - 1 + part) / self._of
+        return (self._file_number - 1 + part) / self._file_count
 
     def _on_file(self, event: FileDone) -> None:
-        how, failed = self._how, event.status == "failed"
+        how, failed = self._saving, event.status == "failed"
         self._change(
             event.name,
             state=STATES[event.status],
@@ -186,7 +186,7 @@ class BatchPrediction:
             open_mask=None
             if failed or how is None
             else partial(how.open_mask, event.name, event.image),
-            made_by=self._made_by,
+            made_by=self._model_key,
         )
 
     def _change(self, name: str, **changes: Any) -> None:
@@ -195,7 +195,7 @@ class BatchPrediction:
         )
 
     def _on_ended(self, _: JobKind) -> None:
-        """Nothing is running, however the job ended."""
+        """Reset the state after the job ended, however it ended."""
         for row in self._session.batch:
             if row.state is RowState.RUNNING:
                 self._change(row.name, state=RowState.WAITING)
@@ -215,17 +215,17 @@ class BatchPrediction:
             self._session.say(f"All {wanted} images done.{there}", Level.DONE)
 
     def pause(self) -> None:
-        """Wait after the chunk at hand."""
+        """Pause after the current chunk."""
         self._jobs.pause()
 
     def resume(self) -> None:
-        """Go on."""
+        """Resume a paused batch."""
         self._jobs.resume()
 
     # -- looking at it -------------------------------------------------------------------------
 
     def show(self, row: BatchRow) -> Image | None:
-        """Open an image with its mask; the image's layer."""
+        """Open an image with its mask; return the image layer."""
         image: Image | None = None
         with refusing(self._session):
             image = self._open(row)
@@ -234,16 +234,16 @@ class BatchPrediction:
         return image
 
     def _show_alone(self, image: Image, *masks: Any) -> None:
-        """Show all of an image with its labels, its further channels and these layers."""
+        """Show an image with its labels, its further channels and the given layers alone."""
         viewer, source = self._viewer, self._session.source(image)
         mine = [*(source.layers if source is not None else (image,)), *masks]
         others = [layer for layer in viewer.layers if layer not in mine]
-        napari_layers.bring_forward(viewer, mine, others)
+        napari_layers.bring_to_front(viewer, mine, others)
         plane = napari_layers.plane_on_screen(viewer, image, 2)
-        napari_layers.look_at(viewer, image, plane, napari_layers.stack_of(image).whole(2))
+        napari_layers.center_on(viewer, image, plane, napari_layers.stack_of(image).whole(2))
 
     def _open(self, row: BatchRow) -> Image:
-        """The layer of an image, opened if it is not open."""
+        """Return the layer of an image; open it if needed."""
         viewer = self._viewer
         if row.layer is None or row.layer not in viewer.layers:
             if not row.path.exists():
@@ -268,12 +268,12 @@ class BatchPrediction:
         return napari_layers.add_mask(viewer, image, mask, structures)
 
     def worst(self, count: int) -> list[BatchRow]:
-        """The images that the network is least sure of, the worst first."""
+        """Images with the highest uncertainty, the worst first."""
         rows = [row for row in self._session.batch if row.unsure is not None]
         return sorted(rows, key=lambda row: -(row.unsure or 0.0))[:count]
 
     def annotate_worst(self, count: int) -> None:
-        """Open the images that the network is least sure of, each with an annotation layer."""
+        """Open the most uncertain images, each with an annotation layer."""
         with refusing(self._session):
             self._jobs.check_free()
             if not (rows := self.worst(count)):
@@ -297,5 +297,5 @@ class BatchPrediction:
 
 
 def _file(row: BatchRow) -> Path | None:
-    """The file that a mask must not replace, also of an image that is open; None if in no file."""
+    """The image's own file, which a mask must not overwrite; None if it is in memory."""
     return row.path if row.layer is None else napari_layers.path_of(row.layer)

@@ -26,46 +26,46 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
 
 UNBALANCED = 20
-"""Times that one structure may have more labelled pixels than another before it is said."""
+"""Ratio of labelled pixels of two structures above which an imbalance is reported."""
 
 
-class Holder(Protocol):
-    """Knows labels of one image and can change them."""
+class EditableLabels(Protocol):
+    """Labels of one image that can be edited."""
 
     annotated: ImageAnnotations
 
     def put_back(
         self, origin: LabelSource, region: Region, now: TimedValues, then: TimedValues
     ) -> None:
-        """Say ``then`` where that differs from ``now``, which is still said."""
+        """Write ``then`` where it differs from ``now`` and the voxels still hold ``now``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Edit:
-    """What a region of one origin held, and holds from now on."""
+class LabelEdit:
+    """Values of a region of one origin before and after an edit."""
 
-    holder: Holder
+    labels: EditableLabels
     origin: LabelSource
     region: Region
     before: np.ndarray
     after: np.ndarray
     times: np.ndarray
-    """When it was said; another number for the same thing says nothing new."""
+    """Time of the labels; an edit that only renumbers keeps it."""
 
     def redo(self) -> None:
-        """Say what holds from now on."""
-        self._say(self.before, self.after)
+        """Apply the edit."""
+        self._replace(self.before, self.after)
 
     def undo(self) -> None:
-        """Say what was said before."""
-        self._say(self.after, self.before)
+        """Restore the values from before the edit."""
+        self._replace(self.after, self.before)
 
-    def _say(self, now: np.ndarray, then: np.ndarray) -> None:
-        self.holder.put_back(self.origin, self.region, (now, self.times), (then, self.times))
+    def _replace(self, now: np.ndarray, then: np.ndarray) -> None:
+        self.labels.put_back(self.origin, self.region, (now, self.times), (then, self.times))
 
 
 class ClassEditor:
-    """Changes what structures there are, in the list, in labels and in masks."""
+    """Edits structures in the list, in labels and in masks."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class ClassEditor:
         self._undo, self._events = undo, events
 
     def recolor(self, number: int, color: str) -> None:
-        """Give a structure another colour, ``#RRGGBB``, in every layer at hand."""
+        """Set a structure's colour, ``#RRGGBB``, in all layers in use."""
         known = {s.number: s.color for s in self._session.structures}
         if known.get(number, color) != color:
             redo = partial(self._paint, number, color)
@@ -89,7 +89,7 @@ class ClassEditor:
             self._do(f"recolouring {self._name(number)}", undo, redo)
 
     def merge(self, number: int, into: int) -> None:
-        """Make one structure of two: labels, corrections and masks of the first become the other's.
+        """Merge a structure into another one in labels, corrections and masks.
 
         ``into`` may be 255, the background.
         """
@@ -99,7 +99,7 @@ class ClassEditor:
             self._session.say(f"Done: {text}. Train again so that the network learns it.")
 
     def delete(self, number: int) -> None:
-        """Delete a structure and all that is labelled of it; what was labelled is so no more."""
+        """Delete a structure and all of its labels."""
         with refusing(self._session):
             text = f"deleting {self._name(number)}"
             self._end(text, number, 0)
@@ -125,7 +125,7 @@ class ClassEditor:
         }
         return names.get(number, f"structure {number}")
 
-    def _edits(self, number: int, into: int) -> list[Edit]:
+    def _edits(self, number: int, into: int) -> list[LabelEdit]:
         edits = []
         for strokes in self._annotations.strokes.values():
             if strokes.annotated.kind is LabelKind.INSTANCES:
@@ -148,7 +148,7 @@ class ClassEditor:
         )
 
     def _end(self, text: str, number: int, into: int) -> None:
-        """There is a structure no more: all of it is ``into``, 0 for nothing."""
+        """Remove a structure: all of its voxels become ``into``, 0 for none."""
         self._check_labels()
         structure = next((s for s in self._session.structures if s.number == number), None)
         if structure is None or len(self._session.structures) == 1:
@@ -184,26 +184,26 @@ class ClassEditor:
 
 
 def _followed(known: Mapping[int, int], number: int, into: int) -> dict[int, int]:
-    """What a model's numbers became, after one more of them became another, or 0 for nothing."""
+    """Compose a model's renumbering with one more change of number; 0 removes it."""
     shown = into or BACKGROUND_LABEL
     return {n: shown if o == number else o for n, o in known.items()} | {number: shown}
 
 
-def _replacing(holder: Any, origin: LabelSource, number: int, into: int) -> list[Edit]:
-    """What there is to change of one number in all that one origin says."""
-    grid, edits = holder.annotated.grid(origin), []
+def _replacing(labels: Any, origin: LabelSource, number: int, into: int) -> list[LabelEdit]:
+    """Edits that replace one number in all labels of one origin."""
+    grid, edits = labels.annotated.grid(origin), []
     for cell in grid.cells():
         chunk = grid.chunk(cell)
         if (chunk == number).any():
             after = np.where(chunk == number, into, chunk).astype(chunk.dtype)
             region = grid.region_of(cell)
-            times = holder.annotated.times(origin, region)
-            edits.append(Edit(holder, origin, region, chunk.copy(), after, times))
+            times = labels.annotated.times(origin, region)
+            edits.append(LabelEdit(labels, origin, region, chunk.copy(), after, times))
     return edits
 
 
 def balance(counts: Mapping[int, int], structures: Sequence[Structure]) -> str:
-    """What to paint more of, in one sentence; empty if strokes are balanced.
+    """Suggest in one sentence which structure to paint more of; empty if strokes are balanced.
 
     Parameters
     ----------

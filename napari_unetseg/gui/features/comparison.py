@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Comparison:
-    """Shows what the last training changed, and takes it back."""
+    """Shows what the last training changed, and reverts it."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Comparison:
         self._models, self._masks = models, masks
 
     def show_difference(self) -> None:
-        """Add a layer of what changed between the model before the last training and now."""
+        """Add a layer of the differences between the masks before the last training and now."""
         with refusing(self._session):
             prediction = self._masks.current
             if prediction is None or not prediction.masks.can_bring_back:
@@ -56,7 +56,7 @@ class Comparison:
             self._runner.query(prediction.masks.difference, show, failed, about="difference")
 
     def bring_back(self) -> None:
-        """Use the model from before the last training again, with the masks that it made."""
+        """Use the model from before the last training again, with its masks."""
         with refusing(self._session):
             self._jobs.check_free()
             before, now = self._models.before, self._session.entry

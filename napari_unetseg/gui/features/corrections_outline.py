@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class CorrectionsOutline:
-    """Shows the outlines of one image, the chosen one."""
+    """Outlines of the chosen image."""
 
     def __init__(
         self, viewer: ViewerModel, session: Session, annotations: Annotations, events: AppEvents
@@ -31,11 +31,11 @@ class CorrectionsOutline:
 
     @property
     def shown(self) -> bool:
-        """Whether the outlines are there; they may have been deleted."""
+        """Whether the outline layer exists; the user may have deleted it."""
         return self._overlay is not None and self._overlay.alive
 
     def show(self, wanted: bool) -> None:
-        """Outline what was corrected and accepted in the chosen image, or no longer."""
+        """Show or hide outlines of corrected and accepted voxels of the chosen image."""
         if self._overlay is not None:
             self._overlay.remove()
             self._overlay = None

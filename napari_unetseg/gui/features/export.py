@@ -38,7 +38,7 @@ class Export:
         self._sources, self._alignment = sources, alignment
 
     def write(self, layer: Labels | None, path: Path) -> None:
-        """Write a mask layer of the chosen image; the suffix says TIFF, OME-TIFF or PNG."""
+        """Write a mask layer of the chosen image; the suffix selects TIFF, OME-TIFF or PNG."""
         with refusing(self._session):
             self._jobs.check_free()
             if layer is None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from napari_unetseg.data.image_grids import empty_grid
 from napari_unetseg.gui import layers as napari_layers
-from napari_unetseg.gui.services.label_problems import Remedy, remedies_of
+from napari_unetseg.gui.services.label_problems import Conversion, conversions_of
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import Level
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class LabelConversion:
-    """Makes labels that can be used of the chosen ones."""
+    """Converts unusable labels of the chosen image to usable ones."""
 
     def __init__(
         self, viewer: ViewerModel, session: Session, sources: ImageSources, runner: Runner
@@ -31,16 +31,16 @@ class LabelConversion:
         self._viewer, self._session = viewer, session
         self._sources, self._runner = sources, runner
 
-    def offered(self) -> tuple[Remedy, ...]:
-        """What can be made of the chosen labels."""
+    def offered(self) -> tuple[Conversion, ...]:
+        """Conversions that apply to the chosen labels."""
         source = self._session.source()
         if source is None or source.labels not in self._sources.seen:
             return ()
-        counts, look = self._sources.seen[source.labels]
-        return remedies_of(counts, look, source.kind)
+        counts, appearance = self._sources.seen[source.labels]
+        return conversions_of(counts, appearance, source.kind)
 
-    def use(self, remedy: Remedy) -> None:
-        """Make a layer of the chosen labels, plane by plane beside the window, and choose it."""
+    def use(self, conversion: Conversion) -> None:
+        """Convert the chosen labels to a new layer in the background, and choose it."""
         image, source = self._session.image, self._session.source()
         if source is None or source.labels is None:
             return
@@ -49,18 +49,18 @@ class LabelConversion:
         def made() -> np.ndarray:
             out = empty_grid(tuple(data.shape))
             for index in np.ndindex(*data.shape[:-2]):
-                out[index] = remedy.make(np.asarray(data[index]))
+                out[index] = conversion.make(np.asarray(data[index]))
             return out
 
-        show = partial(self._show, image, source.labels, remedy)
+        show = partial(self._show, image, source.labels, conversion)
         self._runner.query(made, show, self._on_error, about="labels")
 
-    def _show(self, image: Any, labels: Labels, remedy: Remedy, made: np.ndarray) -> None:
+    def _show(self, image: Any, labels: Labels, conversion: Conversion, made: np.ndarray) -> None:
         source = self._session.source()
         if source is None or source.image is not image or source.labels is not labels:
             return  # other labels were chosen meanwhile, perhaps by an earlier click
-        layer = napari_layers.add_labels(self._viewer, labels, made, remedy.kind)
-        self._sources.choose_labels(layer, remedy.kind)
+        layer = napari_layers.add_labels(self._viewer, labels, made, conversion.kind)
+        self._sources.choose_labels(layer, conversion.kind)
         self._session.say(f"{layer.name} was made and selected; press 'Train'.", Level.DONE)
 
     def _on_error(self, error: BaseException) -> None:

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 COUNTED = (LabelSource.STROKES, LabelSource.CORRECTIONS, LabelSource.ACCEPTED)
 Counted = tuple[dict[int, int], list[int], LabelAppearance | None]
-"""Voxels of each number, of corrections and of accepted regions, and what the labels look like."""
+"""Voxels of each number, of corrections and of accepted regions, and the labels' appearance."""
 
 
 class LabelCounts:
-    """Counts the chosen image's labels whenever they change, beside the window."""
+    """Counts the chosen image's labels in the background whenever they change."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class LabelCounts:
         events.closed.connect(self._on_closed)
 
     def _watch(self) -> None:
-        """Count again whenever the chosen labels are painted on."""
+        """Count again whenever the chosen labels are edited."""
         source = self._session.source()
         self._listen(None if source is None else source.labels)
         self._events.labels_touched.emit()
@@ -92,9 +92,11 @@ class LabelCounts:
         kind = source.kind if source else LabelKind.STROKES
         size = 0 if data is None else math.prod(data.shape)
         grey = self._sources.are_grey(labels)
-        said = None if annotated is None else annotated.snapshot()
-        grids: dict[LabelSource, Any] = {o: None if said is None else said.grid(o) for o in COUNTED}
-        if not isinstance(data, np.ndarray):  # nobody takes down what lazy arrays hold
+        annotations = None if annotated is None else annotated.snapshot()
+        grids: dict[LabelSource, Any] = {
+            o: None if annotations is None else annotations.grid(o) for o in COUNTED
+        }
+        if not isinstance(data, np.ndarray):  # lazy arrays are not recorded in the annotations
             grids[LabelSource.STROKES] = data
 
         def count() -> Counted:
@@ -108,12 +110,12 @@ class LabelCounts:
         self._runner.query(count, partial(self._on_counted, labels, kind, size), about="counts")
 
     def _on_counted(
-        self, labels: Labels | None, kind: LabelKind, size: int, answer: Counted
+        self, labels: Labels | None, kind: LabelKind, size: int, counted: Counted
     ) -> None:
         session = self._session
-        counts, (session.corrected, session.accepted), look = answer
+        counts, (session.corrected, session.accepted), appearance = counted
         if labels is not None:
-            kind = self._sources.note_counts(labels, counts, size, look) or kind
+            kind = self._sources.note_counts(labels, counts, size, appearance) or kind
             if self._sources.are_grey(labels):
                 counts = {}
             elif kind is not LabelKind.STROKES:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class LivePrediction:
-    """Keeps the mask on screen up to date in live mode, beside the jobs that people start."""
+    """Keeps the mask of the viewport up to date in live mode while no job runs."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class LivePrediction:
         self._entry: ModelEntry | None = None
         self._made: list[tuple[Any, ...]] = []
         self._failed: set[tuple[Any, ...]] = set()
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
         self._ranges = ImageRanges()
         events.computer_chosen.connect(self._on_computer_chosen)
         events.job_started.connect(self._on_job_started)
@@ -59,8 +59,8 @@ class LivePrediction:
         events.tick.connect(self._on_tick)
         events.closing.connect(self._stop)
 
-    def look(self) -> None:
-        """Tell what is on screen, and begin what is missing."""
+    def update(self) -> None:
+        """Update the viewport, and start a prediction if its mask is missing."""
         session, running = self._session, self._screen is not None
         if session.job is not None or session.entry is None or session.image is None:
             return
@@ -77,7 +77,7 @@ class LivePrediction:
                     self._begin(session.entry, view)
 
     def _stop(self) -> None:
-        """Give the worker back after the tile at hand."""
+        """Release the worker after the current tile."""
         self._jobs.stop_idle()
         if self._screen is not None:
             self._screen.view = None
@@ -99,10 +99,10 @@ class LivePrediction:
             screen.view = view
 
     def _missing(self, entry: ModelEntry, view: Viewport) -> bool:
-        """Whether the mask of the plane on screen is not there, and may be made."""
+        """Whether the visible plane has no mask and one may be predicted."""
         prediction = self._masks.predictions.get(view.image)
         if prediction is None or (entry, view.image, view.plane) in self._failed:
-            return False  # nobody has asked for a mask of this image yet, or it cannot be made
+            return False  # no mask of this image was requested yet, or it cannot be predicted
         return prediction.alive and not prediction.masks.is_fresh(view.plane, entry.model.id)
 
     def _begin(self, entry: ModelEntry, view: Viewport) -> None:
@@ -128,16 +128,16 @@ class LivePrediction:
                 if not self._target.write(event):
                     self._target = None
             case OtherSpacing():
-                pass  # whether it is said depends on what the user chose
-            case Notice() if event.text not in self._said:  # it comes with every plane
-                self._said.add(event.text)
+                pass  # the user's mode decides whether it is shown
+            case Notice() if event.text not in self._reported:  # repeated for every plane
+                self._reported.add(event.text)
                 self._session.say_notice(event)
 
     def _on_begins(self, event: MaskStarted) -> None:
         image = event.view.image
         prediction = self._masks.predictions.get(image)
         if prediction is None or not prediction.alive:
-            self._stop()  # the layer was deleted meanwhile, and stays away
+            self._stop()  # the user deleted the layer meanwhile
             return
         self._made.append((self._entry, image, event.view.plane))
         if self._target is not None:
@@ -149,7 +149,7 @@ class LivePrediction:
         if not self._jobs.idle_stopped and view is not None and entry is not None:
             made = (self._entry, view.image, view.plane)
             if made in self._made and self._missing(entry, view):
-                self._failed.add(made)  # it cannot be made: do not try again and again
+                self._failed.add(made)  # it failed: do not retry in a loop
         self._end()
 
     def _on_error(self, error: BaseException) -> None:
@@ -158,23 +158,23 @@ class LivePrediction:
         else:
             self._failed.update(self._made[-1:])
         text = messages.explain(error, "The mask on screen")
-        if text not in self._said:
-            self._said.add(text)
+        if text not in self._reported:
+            self._reported.add(text)
             self._session.say(text, Level.WARNING)
         self._end()
 
     def _end(self) -> None:
         if self._target is not None:
-            self._target.rest()
+            self._target.detach()
         self._screen, self._target, self._entry, self._made = None, None, None, []
 
     # -- events --------------------------------------------------------------------------------
 
     def _on_computer_chosen(self) -> None:
-        """What could not be predicted may be on the computer that was chosen now."""
+        """Retry what failed, as the newly chosen computer may be able to predict it."""
         self._stop()
         self._failed.clear()
-        self._said.clear()
+        self._reported.clear()
 
     def _on_job_started(self, _: JobKind) -> None:
         self._stop()
@@ -189,4 +189,4 @@ class LivePrediction:
             self._forget(seen)
 
     def _on_tick(self, _: float) -> None:
-        self.look()
+        self.update()

@@ -1,8 +1,8 @@
 """Active learning: navigation to the next region to annotate.
 
-Questions are answered beside the window and beside a training (`Runner.ask`), by the newest model
-that is shown. After each suggestion some more windows are looked at ahead, so that the next one is
-there at once. PyTorch is imported here inside the functions, so that opening the dock needs none.
+Queries run in a thread of their own, also during a training (`Runner.query`), with the newest model
+that is shown. After each suggestion some more windows are scored in advance, so that the next one
+is immediate. PyTorch is imported here inside the functions, so that opening the dock needs none.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
     from napari_unetseg.inference.query_strategy import RegionQuery, Suggestion
     from napari_unetseg.models.model import Model
 
-SECONDS, AHEAD_SECONDS = 1.5, 0.3
-"""What a suggestion may take, and how long is looked ahead after it."""
+SECONDS, PREFETCH_SECONDS = 1.5, 0.3
+"""Time limits in seconds of a suggestion and of scoring in advance after it."""
 SOURCES = (LabelSource.STROKES, LabelSource.CORRECTIONS, LabelSource.ACCEPTED)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
-    """Where the viewer was sent: an image layer, its plane and a region of that."""
+class FoundRegion:
+    """Target of the viewer: an image layer, its plane and a region in that plane."""
 
     layer: Image
     plane: tuple[int, ...]
@@ -52,7 +52,7 @@ class Found:
 
 
 class NextRegion:
-    """Sends the viewer to places worth looking at."""
+    """Moves the viewer to the most informative regions."""
 
     def __init__(
         self,
@@ -68,12 +68,12 @@ class NextRegion:
         self._annotations, self._places = annotations, places
         self._jobs, self._runner = jobs, runner
         self.clock: Callable[[], float] = time.perf_counter
-        self.suggestion: Found | None = None
+        self.suggestion: FoundRegion | None = None
         self.waited: float | None = None
         """Seconds that the last suggestion took."""
         self._queries: dict[str, tuple[tuple[Any, ...], RegionQuery]] = {}
         self._control = JobControl()
-        self._asking = False
+        self._query_running = False
         viewer.layers.events.removed.connect(self._on_removed)
         events.pixels_changed.connect(self._forget)
         events.closing.connect(self._on_closing)
@@ -85,7 +85,7 @@ class NextRegion:
         self._forget(event.value)
 
     def _forget(self, layer: Any) -> None:
-        """Keep nothing of an image that is gone, or another one now."""
+        """Forget all state of a removed or replaced image."""
         self._queries = {
             kind: known
             for kind, known in self._queries.items()
@@ -103,21 +103,21 @@ class NextRegion:
     # -- suggestions ---------------------------------------------------------------------------
 
     def next_region(self) -> None:
-        """Go to the most useful region not yet labelled, across planes, time points and images."""
+        """Go to the most informative unlabelled region of all planes, time points and images."""
         with refusing(self._session):
-            self._ask("region", self._wanted_model(), None)
+            self._request("region", self._wanted_model(), None)
 
     def next_disagreement(self) -> None:
-        """Go to where the model in use and the one before differ most."""
+        """Go to the largest difference between the current model and the previous one."""
         with refusing(self._session):
             now = self._wanted_model()
             before = self._before(now)
             if before.classes.numbers != now.classes.numbers or before.dims != now.dims:
                 raise UserError(messages.OTHER_CLASSES)
-            self._ask("disagreement", now, before)
+            self._request("disagreement", now, before)
 
     def next_plane(self) -> None:
-        """Go to the next plane on which nothing is labelled, corrected or accepted."""
+        """Go to the next plane without labels, corrections or accepted regions."""
         with refusing(self._session):
             sources, chosen = self._places.sources(), self._session.image
             if chosen is None:
@@ -136,38 +136,38 @@ class NextRegion:
             raise UserError(messages.NO_PLANE_LEFT)
 
     def _show(self, image: Image, plane: tuple[int, ...], region: tuple[slice, ...]) -> None:
-        self.suggestion = Found(image, plane, region)
+        self.suggestion = FoundRegion(image, plane, region)
         self._places.show(image, plane, region)
 
-    def _ask(self, kind: str, model: Model, before: Model | None) -> None:
-        """Ask for a suggestion beside the window; a second press while it is looked for waits."""
-        if self._asking:
+    def _request(self, kind: str, model: Model, before: Model | None) -> None:
+        """Request a suggestion; a second request while one is computed waits."""
+        if self._query_running:
             return
         query, sources = self._query_for(kind, model)
         threads = self._jobs.thread_count()
         device, match = self._session.settings.device, self._session.match_spacing
-        self._control.stop()  # what is looked at ahead makes room
+        self._control.stop()  # scoring in advance makes way
         self._control = control = JobControl(threads)
 
         def score(seconds: float) -> None:
             query.clock = self.clock
-            looks = query.score_windows(
+            windows = query.score_windows(
                 model, seconds, before=before, device=device, match_spacing=match, control=control
             )
-            for _ in looks:
+            for _ in windows:
                 pass
 
-        def question() -> tuple[Suggestion | Exception, float]:
+        def compute() -> tuple[Suggestion | Exception, float]:
             start = self.clock()
             try:
                 if not query.ready:
                     score(SECONDS)
                 return query.suggest(), self.clock() - start
-            except Exception as error:  # noqa: BLE001 - said by the window's thread
+            except Exception as error:  # noqa: BLE001 - reported by the GUI thread
                 return error, self.clock() - start
 
-        def answer(found: tuple[Suggestion | Exception, float]) -> None:
-            self._asking = False
+        def deliver(found: tuple[Suggestion | Exception, float]) -> None:
+            self._query_running = False
             what, self.waited = found
             if isinstance(what, Exception):
                 complain(self._session, what, "Looking for a place")
@@ -176,19 +176,19 @@ class NextRegion:
             if source.image in self._viewer.layers:
                 self._show(source.image, what.plane, what.region)
                 self._session.say(messages.HERE[kind].format(source.image.name))
-                self._runner.query(ahead, lambda _: None, about="look")
+                self._runner.query(prefetch, lambda _: None, about="look")
 
-        def ahead() -> None:
+        def prefetch() -> None:
             with suppress(UserError):
-                score(AHEAD_SECONDS)
+                score(PREFETCH_SECONDS)
 
-        self._asking = True
+        self._query_running = True
         if not query.ready:
             self._session.say(messages.LOOKING)
-        self._runner.query(question, answer, about="look")
+        self._runner.query(compute, deliver, about="look")
 
     def _query_for(self, kind: str, model: Model) -> tuple[RegionQuery, list[ImageSource]]:
-        """What is known of the images so far; begun anew when other images are open."""
+        """The query over all open images; a new one when the set of images changed."""
         from napari_unetseg.inference.query_strategy import RegionQuery
 
         sources = self._places.fitting(model)
@@ -205,7 +205,7 @@ class NextRegion:
         return model
 
     def _before(self, now: Model) -> Model:
-        """The model that was in use before this one."""
+        """The previous model."""
         if self._session.improved is not None and self._session.entry is not None:
             return self._session.entry.model
         earlier = [e.model for e in self._session.history if e.model.id != now.id]
@@ -215,7 +215,7 @@ class NextRegion:
 
 
 def _holds(part: Any, layer: Any) -> bool:
-    """Whether a part of a survey's key has to do with a layer."""
+    """Whether part of a query's key belongs to a layer."""
     return isinstance(part, tuple) and any(
         one is layer or (isinstance(one, tuple) and any(each is layer for each in one))
         for one in part
@@ -223,12 +223,12 @@ def _holds(part: Any, layer: Any) -> bool:
 
 
 def _labelled_planes(annotated: ImageAnnotations) -> set[tuple[int, ...]]:
-    """Planes of which something was said."""
+    """Planes with any annotation."""
     return set().union(*(annotated.grid(origin).planes() for origin in SOURCES))
 
 
 def _from(shape: Sequence[int], here: tuple[int, ...] | None) -> Iterator[tuple[int, ...]]:
-    """All planes, beginning after one of them if it is given."""
+    """All planes, starting after the given one."""
     count = int(np.prod(shape, dtype=np.int64))
     start = 0 if here is None or not shape else int(np.ravel_multi_index(here, shape)) + 1
     numbers = itertools.chain(range(start, count), range(start if here is not None else 0))

@@ -38,7 +38,7 @@ class Postprocess:
         self._sources, self._models, self._masks = sources, models, masks
 
     def run(self, settings: TidySettings) -> None:
-        """Make a layer of the chosen image's prediction; the prediction stays as it is."""
+        """Post-process the prediction of the chosen image into a new layer."""
         with refusing(self._session):
             self._jobs.check_free()
             prediction = self._masks.current

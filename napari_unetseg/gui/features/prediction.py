@@ -47,15 +47,15 @@ class MaskPrediction:
         events.pixels_changed.connect(self._on_pixels_changed)
 
     def predict_plane(self) -> None:
-        """Predict what is on screen: the plane, or the volume."""
+        """Predict the visible plane or volume."""
         self._predict(whole=False)
 
     def predict_stack(self) -> None:
-        """Predict every plane or volume, what is on screen first."""
+        """Predict every plane or volume, the visible one first."""
         self._predict(whole=True)
 
     def show_trained(self) -> None:
-        """Show the last mask of a training, which hides no warning of that."""
+        """Show the final mask of a training, without hiding a warning of that training."""
         self._predict(whole=False, trained=True)
 
     def _predict(self, *, whole: bool, trained: bool = False) -> None:

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from napari_unetseg.io.project.project import Project
 
 SYNC_SECONDS = 2.0
-"""A power cut may cost this much."""
+"""Seconds between syncs: the most that a power failure may lose."""
 RETRY_SECONDS = 5.0
 SAVE_SECONDS, SAVE_BYTES, LITTLE = 300.0, 2**25, 2**10
-"""What was recorded is joined after so long, or when it is so large."""
+"""Seconds or bytes after which recorded rows are joined."""
 FIELDS = ("structures", "settings", "history", "entry", "mode", "match_spacing")
-"""Fields of the session that a project keeps."""
+"""Session fields that are stored in a project."""
 
 
 class ProjectAutosave:
-    """Records what changes, and writes, joins and tries again when it is time."""
+    """Records changes immediately; syncs, joins and retries periodically."""
 
     def __init__(
         self,
@@ -50,11 +50,11 @@ class ProjectAutosave:
         events.closed.connect(store.close)
 
     def tick(self) -> None:
-        """Sync, save and try again when it is time, beside the window."""
+        """Sync, save and retry in the background when due."""
         store, project, now = self._store, self._store.project, time.monotonic()
         if project is None:
             return
-        store.look()
+        store.store_view()
         if store.writing:
             return
         if store.trouble and now - self._tried > RETRY_SECONDS:
@@ -71,7 +71,7 @@ class ProjectAutosave:
             store.write(partial(_save, project))
 
     def _on_annotation_changed(self, image: Any, change: AnnotationChange) -> None:
-        """The first change makes a project without a name."""
+        """Record a change; the first one creates an unnamed project."""
         store = self._store
         if store.project is None and change.stamp == 0:
             return
@@ -81,26 +81,26 @@ class ProjectAutosave:
         if image not in store.keys:
             store.add(image)
         elif change.stamp or change.origin is not LabelSource.STROKES:
-            project.record(store.keys[image], change)  # a layer's beginning comes as a whole
-        store.tell()
+            project.record(store.keys[image], change)  # a new layer's content arrives as a whole
+        store.report_trouble()
 
     def _on_annotations_replaced(self, image: Any) -> None:
         store = self._store
         if store.project is not None and image in store.keys:
             store.add(image)
-            store.tell()
+            store.report_trouble()
 
     def _on_label_kind_changed(self, image: Any) -> None:
         if image in self._store.keys:
             self._store.update()
 
     def _on_image_removed(self, image: Any) -> None:
-        """What was said about it stays in the project."""
+        """Keep the image's annotations in the project."""
         self._store.keys.pop(image, None)
 
     def _on_pixels_changed(self, image: Any) -> None:
-        """By its pixels an image is known where it is in no file."""
-        with suppress(UserError):  # pixels that cannot be segmented: who was given them says so
+        """Fingerprint an image without a file by its pixels."""
+        with suppress(UserError):  # reported where the pixels were set
             if image in self._store.keys and napari_layers.path_of(image) is None:
                 self._store.fingerprint(image)
                 self._store.update()
@@ -110,5 +110,5 @@ class ProjectAutosave:
 
 
 def _save(project: Project) -> None:
-    with suppress(UserError):  # its trouble says why
+    with suppress(UserError):  # `trouble` gives the reason
         project.save()

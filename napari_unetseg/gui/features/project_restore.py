@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.annotations import Annotations
     from napari_unetseg.gui.services.image_sources import ImageSources
     from napari_unetseg.gui.services.job_manager import JobManager
-    from napari_unetseg.gui.services.project_layers import Restored
+    from napari_unetseg.gui.services.project_layers import ProjectLayers
     from napari_unetseg.gui.services.project_store import ProjectStore
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 class ProjectRestore:
-    """Puts projects into the session.
+    """Restores projects into the session.
 
     Parameters
     ----------
     restored
-        Makes layers of a project; called with it, and images that are kept elsewhere.
+        Restores the layers of a project; called with it and the images saved in another project.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ProjectRestore:
         sources: ImageSources,
         annotations: Annotations,
         store: ProjectStore,
-        restored: Callable[[Project, Collection[Any]], Restored],
+        restored: Callable[[Project, Collection[Any]], ProjectLayers],
         events: AppEvents,
     ) -> None:
         self._session, self._jobs, self._sources = session, jobs, sources
@@ -65,11 +65,11 @@ class ProjectRestore:
             self._jobs.start(JobKind.MODEL, f"Opening {folder.name}", work, self._on_opened)
 
     def recover(self, recovery: locations.Recovery) -> None:
-        """Open what another window left."""
+        """Open an unnamed project that another window left."""
         self.open(recovery.folder)
 
     def discard(self, recovery: locations.Recovery) -> None:
-        """Delete what another window left."""
+        """Delete an unnamed project that another window left."""
         locations.throw_away(recovery)
         self._store.list_recoveries()
 
@@ -90,30 +90,30 @@ class ProjectRestore:
     def _say_open(self, project: Project, lost: Sequence[str]) -> None:
         missing, nameless = self._session.missing, locations.is_recovery(project.folder)
         what = "What was not saved" if nameless else project.folder.name
-        said = [f"{what} is open with all its annotations.", *lost]
+        sentences = [f"{what} is open with all its annotations.", *lost]
         if missing:
-            said.append(messages.MISSING.format(", ".join(missing)))
-        self._session.say(" ".join(said), Level.WARNING if missing or lost else Level.DONE)
+            sentences.append(messages.MISSING.format(", ".join(missing)))
+        self._session.say(" ".join(sentences), Level.WARNING if missing or lost else Level.DONE)
 
     # -- images that are missing ---------------------------------------------------------------
 
     def find(self, path: Path) -> None:
-        """Take a file for an image that was not found, and others that moved with it."""
+        """Locate a missing image at a path, and others that moved with it."""
         with refusing(self._session):
             self._jobs.check_free()
             if not self._find_missing(path):
                 raise UserError(messages.NOT_THAT_IMAGE.format(path.name))
 
     def _complete(self, project: Project) -> None:
-        """Make the layers that are missing of the project that is open."""
+        """Restore the missing layers of the open project."""
         with self._sources.opening():
             restored = self._restored(project, self._store.kept)
             self._store.keys, self._session.missing = restored.complete(self._store.keys)
-        self._look_again(restored)
+        self._record_missed_strokes(restored)
         self._say_open(project, [])
 
     def _recognise(self) -> None:
-        """See whether an image that came is one of the project that is not open."""
+        """Check whether an added image is a missing one of the open project."""
         project, images = self._store.project, self._sources.images()
         if project is None or len(project.by_image) <= len(self._store.keys):
             return
@@ -123,7 +123,7 @@ class ProjectRestore:
             self._find_missing(None)
 
     def _find_missing(self, path: Path | None) -> bool:
-        """Look for missing images among what is open, in a file and beside it; whether one is."""
+        """Look for missing images in open layers, a file and its folder; True if any was found."""
         project, session, store = self._store.project, self._session, self._store
         if project is None:
             return False
@@ -133,7 +133,7 @@ class ProjectRestore:
             store.keys.update(found)
             if found:
                 self._sources.choose_image(next(iter(found)))
-        self._look_again(restored)
+        self._record_missed_strokes(restored)
         if found:
             session.missing = tuple(name for name in session.missing if name in lost)
             store.update()
@@ -141,8 +141,8 @@ class ProjectRestore:
             session.say(f"{names} is open with all its annotations.", Level.DONE)
         return bool(found)
 
-    def _look_again(self, restored: Restored) -> None:
-        """Take down what was painted on layers while they were no image's."""
+    def _record_missed_strokes(self, restored: ProjectLayers) -> None:
+        """Record what was painted on the layers while they belonged to no image."""
         for image in restored.reused:
             if (strokes := self._annotations.strokes.get(image)) is not None:
                 strokes.look_again()

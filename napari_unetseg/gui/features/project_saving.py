@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 class ProjectSaving:
-    """Gives a project its name, and writes reports."""
+    """Saves projects under a name, and writes reports."""
 
     def __init__(self, session: Session, jobs: JobManager, store: ProjectStore) -> None:
         self._session, self._jobs, self._store = session, jobs, store
 
     def save_as(self, folder: Path) -> None:
-        """Keep everything in a new folder from now on."""
+        """Copy the project to a new folder and use that from now on."""
         with refusing(self._session):
             self._jobs.check_free()
-            project = self._store.begin(anew=True)
+            project = self._store.begin(reopen=True)
             if project is not None:
                 work = at_once(partial(project.save_as, folder))
                 self._jobs.start(JobKind.MODEL, f"Saving {folder.name}", work, self._on_copied)
@@ -42,7 +42,7 @@ class ProjectSaving:
         self._session.say(f"Everything is saved in {copy.folder} from now on.", Level.DONE)
 
     def report(self, output: Path, on_page: Callable[[Path], None]) -> None:
-        """Write a page about what was done into a folder; ``on_page`` is called with its file."""
+        """Write a report page into a folder; ``on_page`` is called with its file."""
         project, keys, named = self._store.project, self._store.keys, self._session.project
         with refusing(self._session):
             self._jobs.check_free()

@@ -147,7 +147,7 @@ class QualityCheck:
         model = self._session.newest_model
         if model is None:
             raise UserError(messages.NO_MODEL)
-        if self._store.begin(anew=True) is None:
+        if self._store.begin(reopen=True) is None:
             raise UserError(NO_PROJECT)
         sources = self._draws.sources(model)
         if not sources:

@@ -91,7 +91,7 @@ class QualityScores:
 
         def measure() -> list[Measurement]:
             from napari_unetseg.inference.check_masks import PlanePredictor
-            from napari_unetseg.inference.quality_check import overlap_counts
+            from napari_unetseg.inference.quality_estimate import overlap_counts
 
             done = []
             predictors: dict[tuple[str, int], PlanePredictor] = {}

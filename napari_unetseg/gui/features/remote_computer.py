@@ -20,7 +20,7 @@ THIS = "this one"
 
 
 class RemoteComputer:
-    """Chooses the computer for the jobs that come."""
+    """Chooses the computer of later jobs."""
 
     def __init__(self, session: Session, runner: Runner, events: AppEvents) -> None:
         self._session, self._runner, self._events = session, runner, events
@@ -28,12 +28,12 @@ class RemoteComputer:
         events.job_failed.connect(self._on_failed)
 
     def use(self, text: str) -> None:
-        """Use this computer, or a worker; ask beside the window if it is there.
+        """Use this computer or a remote worker; the connection is checked in the background.
 
         Parameters
         ----------
         text
-            `THIS`, an address, or an address and a key, which is kept for this address.
+            `THIS`, an address, or an address and a key, which is stored for that address.
         """
         from napari_unetseg.jobs.remote.connection import address_of, device_at
         from napari_unetseg.jobs.remote.worker_key import save_key
@@ -52,24 +52,24 @@ class RemoteComputer:
                 return
             self._session.say(f"Asking {address}…")
 
-            def ask() -> tuple[str, Level]:
+            def check() -> tuple[str, Level]:
                 try:
                     device = device_at(address)
                 except UserError as error:
                     return str(error), Level.WARNING
                 return f"{address} is connected: {device}. New jobs run there.", Level.DONE
 
-            self._runner.query(ask, partial(self._on_answer, address), about="computer")
+            self._runner.query(check, partial(self._on_checked, address), about="computer")
 
-    def _on_answer(self, address: str, answer: tuple[str, Level]) -> None:
+    def _on_checked(self, address: str, result: tuple[str, Level]) -> None:
         if address == self._session.computer:
-            self._session.say(*answer)
+            self._session.say(*result)
 
     def _on_event(self, _: JobKind, event: Event) -> None:
         if isinstance(event, RemoteDisconnected):
             self._session.computer = ""
 
     def _on_failed(self, _: JobKind, error: BaseException) -> None:
-        """Go on here where the other computer went away."""
+        """Fall back to this computer when the remote one is lost."""
         if isinstance(error, LostError):
             self._session.computer = ""

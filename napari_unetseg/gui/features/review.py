@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
     from napari_unetseg.annotations.sparse_array import Region
-    from napari_unetseg.gui.layers import Place, PredictionLayer
+    from napari_unetseg.gui.layers import PredictionLayer, RegionMask
     from napari_unetseg.gui.services.mask_layers import MaskLayers
     from napari_unetseg.gui.services.undo_stack import UndoStack
     from napari_unetseg.gui.state.app_events import AppEvents
@@ -34,7 +34,7 @@ NOTHING_CORRECTED = "Nothing is corrected there."
 
 
 class Review:
-    """Accepts what a mask shows, and takes words back."""
+    """Accepts masks, and withdraws acceptance and corrections."""
 
     def __init__(
         self,
@@ -50,74 +50,78 @@ class Review:
     # -- accept --------------------------------------------------------------------------------
 
     def accept_plane(self) -> None:
-        """Declare the mask of the plane on screen right: it counts as full truth."""
+        """Accept the mask of the visible plane as ground truth."""
         with refusing(self._session):
             self._accept([self._plane()], "the plane")
 
     def accept_shapes(self) -> None:
-        """Declare the mask right inside the shapes of the selected Shapes layer."""
+        """Accept the mask inside the shapes of the selected Shapes layer."""
         with refusing(self._session):
-            self._accept(self._drawn(), "what the shapes enclose")
+            self._accept(self._in_shapes(), "what the shapes enclose")
 
     def accept_object(self) -> None:
-        """Declare the object under the mouse right."""
+        """Accept the object under the mouse."""
         with refusing(self._session):
             self._accept([self._object()], "the object")
 
-    def _accept(self, places: Sequence[Place], what: str) -> None:
+    def _accept(self, region_masks: Sequence[RegionMask], what: str) -> None:
         prediction = self._mask()
-        for place in places:
+        for place in region_masks:
             if not prediction.masks.covers(place.region):
                 raise UserError(NO_MASK)
-        self._do(prediction, LabelSource.ACCEPTED, places, f"accepting {what}", prediction.accept)
+        self._do(
+            prediction, LabelSource.ACCEPTED, region_masks, f"accepting {what}", prediction.accept
+        )
         self._session.say(
             f"Accepted {what}: it is used for training as it is, and no prediction changes it."
         )
 
     # -- take back -----------------------------------------------------------------------------
 
-    def take_back_plane(self) -> None:
-        """Declare nothing on the plane on screen right any more."""
+    def withdraw_plane(self) -> None:
+        """Withdraw acceptance on the visible plane."""
         with refusing(self._session):
-            self._take_back([self._plane()], "the plane")
+            self._withdraw([self._plane()], "the plane")
 
-    def take_back_shapes(self) -> None:
-        """Declare nothing inside the selected shapes right any more."""
+    def withdraw_shapes(self) -> None:
+        """Withdraw acceptance inside the selected shapes."""
         with refusing(self._session):
-            self._take_back(self._drawn(), "what the shapes enclose")
+            self._withdraw(self._in_shapes(), "what the shapes enclose")
 
-    def _take_back(self, places: Sequence[Place], what: str) -> None:
+    def _withdraw(self, region_masks: Sequence[RegionMask], what: str) -> None:
         prediction = self._mask()
         text = f"taking back {what}"
-        if not self._do(prediction, LabelSource.ACCEPTED, places, text, prediction.take_back):
+        if not self._do(prediction, LabelSource.ACCEPTED, region_masks, text, prediction.withdraw):
             raise UserError(NONE_THERE)
         self._session.say(f"No longer accepted: {what}.")
 
     # -- corrections ---------------------------------------------------------------------------
 
-    def forget_plane(self) -> None:
-        """Give the corrections of the plane on screen back to the network."""
+    def drop_corrections_plane(self) -> None:
+        """Drop the corrections of the visible plane: the network's mask is shown again."""
         with refusing(self._session):
-            self._forget([self._plane()], "on this plane")
+            self._drop_corrections([self._plane()], "on this plane")
 
-    def forget_shapes(self) -> None:
-        """Give the corrections inside the selected shapes back to the network."""
+    def drop_corrections_shapes(self) -> None:
+        """Drop the corrections inside the selected shapes."""
         with refusing(self._session):
-            self._forget(self._drawn(), "inside the shapes")
+            self._drop_corrections(self._in_shapes(), "inside the shapes")
 
-    def forget_all(self) -> None:
-        """Give all corrections of the chosen image back to the network."""
+    def drop_corrections_all(self) -> None:
+        """Drop all corrections of the chosen image."""
         with refusing(self._session):
             prediction = self._mask()
             planes = sorted(prediction.annotated.grid(LabelSource.CORRECTIONS).planes())
-            self._forget(
+            self._drop_corrections(
                 [napari_layers.plane_at(p, prediction.annotated.shape) for p in planes], ""
             )
 
-    def _forget(self, places: Sequence[Place], what: str) -> None:
+    def _drop_corrections(self, region_masks: Sequence[RegionMask], what: str) -> None:
         prediction = self._mask()
         text = f"removing the corrections {what}".strip()
-        if not self._do(prediction, LabelSource.CORRECTIONS, places, text, prediction.forget):
+        if not self._do(
+            prediction, LabelSource.CORRECTIONS, region_masks, text, prediction.drop_corrections
+        ):
             raise UserError(NOTHING_CORRECTED)
         self._session.say(
             f"The corrections {what} were removed: the network's own mask is shown there.".replace(
@@ -133,16 +137,16 @@ class Review:
             raise UserError(NO_MASK)
         return prediction
 
-    def _plane(self) -> Place:
+    def _plane(self) -> RegionMask:
         return napari_layers.visible_plane(self._viewer, self._session.image)
 
-    def _drawn(self) -> list[Place]:
+    def _in_shapes(self) -> list[RegionMask]:
         shapes = self._viewer.layers.selection.active
         if not isinstance(shapes, Shapes):
             raise UserError(NO_SHAPES)
-        return napari_layers.drawn(self._viewer, self._session.image, shapes)
+        return napari_layers.regions_in_shapes(self._viewer, self._session.image, shapes)
 
-    def _object(self) -> Place:
+    def _object(self) -> RegionMask:
         mask = self._mask().layer
         assert mask is not None
         return napari_layers.object_at(self._viewer, mask)
@@ -151,15 +155,15 @@ class Review:
         self,
         prediction: PredictionLayer,
         origin: LabelSource,
-        places: Sequence[Place],
+        region_masks: Sequence[RegionMask],
         text: str,
         say: Callable[[Region, np.ndarray], object],
     ) -> bool:
-        """Say something of places and remember how to unsay it; whether anything changed."""
+        """Apply a change to region masks and add an undo step; True if anything changed."""
         annotated, changes = prediction.annotated, []
-        for place in places:
+        for place in region_masks:
             region = place.region
-            prediction.catch(region)
+            prediction.record(region)
             before = annotated.read(origin, region), annotated.times(origin, region)
             say(region, place.where)
             after = annotated.read(origin, region), annotated.times(origin, region)
@@ -182,7 +186,7 @@ class Review:
 
 
 class _Packed:
-    """Values and times of a region, compressed: a step that is never undone takes little memory."""
+    """Values and times of a region, compressed to keep the undo stack small."""
 
     def __init__(self, *arrays: np.ndarray) -> None:
         self._arrays = [(zlib.compress(a.tobytes(), 1), a.dtype, a.shape) for a in arrays]

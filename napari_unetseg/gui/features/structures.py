@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Structures:
-    """Adds and names structures, and puts their brushes in the user's hand."""
+    """Adds and renames structures, and selects their brushes."""
 
     def __init__(
         self, viewer: ViewerModel, session: Session, sources: ImageSources, masks: MaskLayers
@@ -28,7 +28,7 @@ class Structures:
         self._sources, self._masks = sources, masks
 
     def choose_brush(self, number: int) -> None:
-        """Put a structure's brush in the user's hand, on the layer at hand."""
+        """Select a structure's brush on the active labels or prediction layer."""
         self._session.brush = number
         source, prediction = self._session.source(), self._masks.current
         active = self._viewer.layers.selection.active
@@ -42,8 +42,8 @@ class Structures:
         else:
             self._session.say(messages.NO_LABELS, Level.WARNING)
 
-    def take_brush(self, number: int) -> None:
-        """Put the brush of a structure in the user's hand, if there is that structure."""
+    def select_brush(self, number: int) -> None:
+        """Select the brush of a structure, if the structure exists."""
         if number in {s.number for s in self._session.structures}:
             self.choose_brush(number)
         else:
@@ -64,7 +64,7 @@ class Structures:
             self.choose_brush(free)
 
     def rename(self, number: int, name: str) -> None:
-        """Give a structure another name."""
+        """Rename a structure."""
         self._session.structures = tuple(
             replace(s, name=name.strip()) if s.number == number else s
             for s in self._session.structures

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.score_text import score_figure
 from napari_unetseg.gui.state import messages, training_curve
 from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.state.session import JobKind, Level, Mode, ModelEntry
@@ -117,11 +118,9 @@ class Training:
 
     def _on_result(self, event: TrainingDone) -> None:
         session = self._session
-        session.result = messages.describe_training(
-            event, on_strokes=session.on_strokes, earlier=bool(session.history)
-        )
+        session.result = messages.describe_training(event, earlier=bool(session.history))
         if event.scores is not None:
-            session.dice = dict(zip(event.scores.numbers, event.scores.dice, strict=True))
+            session.scores = event.scores
         self._went_wrong = event.outcome.went_wrong
 
     def _on_ended(self, kind: JobKind) -> None:
@@ -132,8 +131,7 @@ class Training:
         session = self._session
         self._models.mark()
         self._made += 1
-        scores = model.scores
-        score = f"Dice {scores.mean_dice:.2f}" if scores else "not validated"
+        score = score_figure(model.scores) if model.scores else "not validated"
         self._models.add(ModelEntry(model, f"Model {self._made} · {score}"))
         level = Level.WARNING if self._went_wrong else Level.DONE
         session.say(session.result or "Trained.", level)

@@ -86,9 +86,7 @@ class TrainingMask:
             self._drop()
             self._models.mark()
             self._target = self._masks.open(image, event.model_id, event.structures)
-            session.result = messages.describe_better(
-                event, on_strokes=session.on_strokes, earlier=bool(session.history)
-            )
+            session.result = messages.describe_better(event, earlier=bool(session.history))
             if earlier is None:
                 session.say(messages.MASK_BEGINS)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice, OtherSpacing
 from napari_unetseg.gui.state import messages
-from napari_unetseg.gui.state.session import JobKind, Mode, SizesNote
+from napari_unetseg.gui.state.session import JobKind, Mode, VoxelSizeMismatch
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.services.image_sources import ImageSources
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
 
-LOOK_SECONDS = 0.5
-"""How often sizes are compared while nothing else is chosen."""
+COMPARE_SECONDS = 0.5
+"""Seconds between comparisons while the choice stays the same."""
 
 
 class VoxelSize:
-    """Compares voxel sizes, and keeps whether masks are predicted at the model's."""
+    """Compares voxel sizes, and stores whether prediction resamples to the model's."""
 
     def __init__(
         self,
@@ -35,30 +35,30 @@ class VoxelSize:
     ) -> None:
         self._session, self._jobs = session, jobs
         self._sources, self._masks = sources, masks
-        self._said: set[tuple[Any, str]] = set()
-        self._looked_at: tuple[Any, ...] = ()
-        self._looked = 0.0
+        self._reported: set[tuple[Any, str]] = set()
+        self._compared: tuple[Any, ...] = ()
+        self._compared_at = 0.0
         events.job_event.connect(self._on_event)
         events.image_removed.connect(self._forget)
         events.tick.connect(self._on_tick)
 
     def _on_tick(self, _: float) -> None:
-        """A layer's scale may change at any time."""
+        """Compare periodically, as a layer's scale may change at any time."""
         session, now = self._session, time.monotonic()
         chosen = (session.entry, session.image, session.match_spacing)
-        if chosen != self._looked_at or now - self._looked > LOOK_SECONDS:
-            self._looked_at, self._looked = chosen, now
-            self.look()
+        if chosen != self._compared or now - self._compared_at > COMPARE_SECONDS:
+            self._compared, self._compared_at = chosen, now
+            self.update()
 
-    def look(self) -> None:
-        """Compare the sizes of what is chosen now."""
+    def update(self) -> None:
+        """Compare the voxel sizes of the chosen image and model."""
         found = None
         if self._session.entry is not None and self._session.image is not None:
             with suppress(UserError):
                 found = self._note()
         self._session.sizes = found
 
-    def _note(self) -> SizesNote | None:
+    def _note(self) -> VoxelSizeMismatch | None:
         from napari_unetseg.models.voxel_sizes import VoxelSizes, fit_spacing
 
         entry, stack = self._session.entry, self._sources.stack()
@@ -68,35 +68,35 @@ class VoxelSize:
         possible = not sizes.obstacle(stack.name)
         if self._session.match_spacing and possible:
             notice = fit_spacing(entry.model, stack, match=True).notice
-            return None if notice is None else SizesNote(notice.text, sizes.what, possible)
+            return None if notice is None else VoxelSizeMismatch(notice.text, sizes.what, possible)
         if not sizes.differ:
             return None
         text = sizes.describe(stack.name)
         if not possible:
             text += f" {messages.SIZE_UNKNOWN if sizes.unknown else messages.TOO_FAR}"
-        return SizesNote(text, sizes.what, possible)
+        return VoxelSizeMismatch(text, sizes.what, possible)
 
     def choose(self, wanted: bool) -> None:
-        """Predict at the model's voxel size from now on, or at that of the image."""
+        """Predict at the model's voxel size, or at the image's."""
         if wanted == bool(self._session.match_spacing):
             return
         self._session.match_spacing = "auto" if wanted else False
-        self._masks.age()
+        self._masks.invalidate()
         self._jobs.stop_idle()
-        self.look()
+        self.update()
         if self._session.mode is not Mode.LIVE and self._masks.current is not None:
             self._session.say(messages.PREDICT_AGAIN)
 
     def say(self) -> Notice | None:
-        """Say in the status line that a mask may be wrong: once for an image and a model."""
+        """Warn in the status line about differing sizes, once for each image and model."""
         session = self._session
         if session.match_spacing or session.entry is None:
             return None
         pair = (session.image, session.entry.model.id)
-        if pair in self._said:
+        if pair in self._reported:
             return None
-        self._said.add(pair)
-        self.look()
+        self._reported.add(pair)
+        self.update()
         if session.sizes is None:
             return None
         text, what = session.sizes.text, session.sizes.what
@@ -115,5 +115,5 @@ class VoxelSize:
             self._jobs.add_notice(notice)
 
     def _forget(self, image: Any) -> None:
-        self._said = {pair for pair in self._said if pair[0] is not image}
-        self._looked_at = ()  # which may hold it
+        self._reported = {pair for pair in self._reported if pair[0] is not image}
+        self._compared = ()  # it may hold the removed image

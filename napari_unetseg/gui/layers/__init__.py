@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from napari_unetseg.gui.layers.alignment import (
-    PLACE,
+    TRANSFORM_ATTRIBUTES,
     Alignment,
+    align_to,
     alignment,
     in_other_units,
-    lay_over,
-    misfit,
-    place_of,
-    put,
+    misalignment_text,
+    set_transform,
+    transform_of,
     voxels_of,
 )
 from napari_unetseg.gui.layers.annotation_layer import (
@@ -29,8 +29,8 @@ from napari_unetseg.gui.layers.annotation_layer import (
     snapshot,
     write_names,
 )
-from napari_unetseg.gui.layers.camera import bring_forward, look_at
-from napari_unetseg.gui.layers.disk_space_guard import PaintRoom
+from napari_unetseg.gui.layers.camera import bring_to_front, center_on
+from napari_unetseg.gui.layers.disk_space_guard import DiskSpaceGuard
 from napari_unetseg.gui.layers.following import (
     follow,
     follow_as_its_original,
@@ -58,31 +58,38 @@ from napari_unetseg.gui.layers.layer_grid import (
 from napari_unetseg.gui.layers.overlays import CorrectionsOverlay, show_difference
 from napari_unetseg.gui.layers.place_frame import PlaceFrame
 from napari_unetseg.gui.layers.prediction_layer import PredictionLayer
-from napari_unetseg.gui.layers.regions import Place, drawn, object_at, plane_at, visible_plane
+from napari_unetseg.gui.layers.regions import (
+    RegionMask,
+    object_at,
+    plane_at,
+    regions_in_shapes,
+    visible_plane,
+)
 from napari_unetseg.gui.layers.strokes import Strokes
-from napari_unetseg.gui.layers.uncertainty_layer import Uncertainty
-from napari_unetseg.gui.layers.visibility import show_or_hide, take_away
+from napari_unetseg.gui.layers.uncertainty_layer import UncertaintyLayer
+from napari_unetseg.gui.layers.visibility import remove_layer, show_or_hide
 
 __all__ = [
-    "PLACE",
+    "TRANSFORM_ATTRIBUTES",
     "Alignment",
     "CorrectionsOverlay",
-    "PaintRoom",
-    "Place",
+    "DiskSpaceGuard",
     "PlaceFrame",
     "PredictionLayer",
+    "RegionMask",
     "Strokes",
-    "Uncertainty",
+    "UncertaintyLayer",
     "activate_brush",
     "add_labels",
     "add_mask",
     "add_tidied",
+    "align_to",
     "alignment",
-    "bring_forward",
+    "bring_to_front",
+    "center_on",
     "check_channels",
     "data_of",
     "declared_kind",
-    "drawn",
     "follow",
     "follow_as_its_original",
     "grid_shape",
@@ -92,30 +99,29 @@ __all__ = [
     "is_ours",
     "is_overlay",
     "is_painted",
-    "lay_over",
-    "look_at",
     "mask_of",
-    "misfit",
+    "misalignment_text",
     "names_in",
     "new_annotation",
     "object_at",
     "open_images",
     "paint_colors",
     "path_of",
-    "place_of",
     "plane_at",
     "plane_on_screen",
-    "put",
     "reader_of",
     "region_on_screen",
+    "regions_in_shapes",
+    "remove_layer",
     "restore_window",
     "same_picture",
+    "set_transform",
     "show_difference",
     "show_or_hide",
     "snapshot",
     "stack_of",
     "strokes_layer",
-    "take_away",
+    "transform_of",
     "unfollow",
     "visible_plane",
     "voxels_of",

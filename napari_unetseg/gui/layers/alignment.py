@@ -1,8 +1,8 @@
 """Alignment of a layer with an image's grid.
 
-What a layer of labels, a mask or a further channel is to an image is asked here alone. Axes of
-length 1 make no difference. Places are compared in the world that napari shows, in voxels of the
-image: less than half a voxel anywhere is the same place, whatever scale, units and affine say.
+The one place that decides whether labels, masks and further channels lie on an image's grid. Axes
+of length 1 are ignored. Transforms are compared in world coordinates and measured in voxels of the
+image: layers are aligned if no voxel is off by half a voxel or more.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
     Scalar: TypeAlias = Image | Labels
 
-PLACE = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
-"""What says where a layer lies; each has an event of its name."""
+TRANSFORM_ATTRIBUTES = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+"""Attributes of a layer's transform; each has an event of its name."""
 HALF = 0.5 - 1e-6
-"""A shift of half a voxel shows a voxel where another one is."""
+"""From a shift of half a voxel on, a neighbouring voxel is shown."""
 
 
 class Alignment(StrEnum):
     """How a layer lies on the grid of an image."""
 
     ALIGNED = "aligned"
-    """Every voxel of the layer is seen over its own of the image."""
+    """Every voxel of the layer is shown over the corresponding one of the image."""
     MISPLACED = "misplaced"
-    """The voxels are as many, but they are seen elsewhere; `lay_over` puts them right."""
+    """Same number of voxels, but shown elsewhere; `align_to` corrects it."""
     OTHER_SHAPE = "other shape"
-    """The layer has other voxels."""
+    """The layer has another shape."""
 
 
 def alignment(image: Image, layer: Scalar) -> Alignment:
@@ -58,13 +58,13 @@ def alignment(image: Image, layer: Scalar) -> Alignment:
 
 
 def in_other_units(image: Image, layer: Scalar) -> bool:
-    """Whether a layer has other units of the same kind than an image, such as nm and µm."""
+    """Whether a layer has other units of the same dimension than an image, such as nm and µm."""
     n = min(layer.ndim, len(grid_shape(image)))
     return bool((unit_factors(layer.units[-n:], image.units[-n:]) != 1).any())
 
 
 def voxels_of(image: Image, labels: Labels) -> Any:
-    """The numbers in a layer as an array of an image's grid; a view, so that it can be written to.
+    """A writable view of a layer's data with the axes of an image's grid.
 
     Raises
     ------
@@ -77,8 +77,8 @@ def voxels_of(image: Image, labels: Labels) -> Any:
 # -- places ----------------------------------------------------------------------------------------
 
 
-def place_of(layer: Scalar) -> dict[str, Any]:
-    """Where a layer lies, as arguments that other layers can be made with; none of it changes."""
+def transform_of(layer: Scalar) -> dict[str, Any]:
+    """The transform of a layer as keyword arguments for new layers; arrays are copies."""
     return {
         "scale": np.array(layer.scale, float),
         "translate": np.array(layer.translate, float),
@@ -90,38 +90,40 @@ def place_of(layer: Scalar) -> dict[str, Any]:
     }
 
 
-def place_over(image: Image, ndim: int | None = None) -> dict[str, Any]:
-    """Where a layer lies that is exactly over an image.
+def transform_over(image: Image, ndim: int | None = None) -> dict[str, Any]:
+    """The transform of a layer that lies exactly over an image.
 
     Parameters
     ----------
     ndim
         Axes of the layer, the last ones of the image; all of the image's grid by default.
     """
-    place = place_of(image)
+    transform = transform_of(image)
     first = image.ndim - (len(grid_shape(image)) if ndim is None else ndim)
-    return {name: _last(value, first) for name, value in place.items()}
+    return {name: _last(value, first) for name, value in transform.items()}
 
 
-def put(layer: Scalar, place: Mapping[str, Any]) -> None:
-    """Put a layer where `place_of` says; what is as it says is left alone."""
-    before = place_of(layer)
-    for name, value in place.items():
+def set_transform(layer: Scalar, transform: Mapping[str, Any]) -> None:
+    """Set the attributes of a layer's transform that differ."""
+    before = transform_of(layer)
+    for name, value in transform.items():
         if not np.array_equal(value, before[name]):
             setattr(layer, name, value)
 
 
-def lay_over(image: Image, layer: Scalar) -> None:
-    """Lay a layer that has as many voxels over an image, voxel on voxel.
+def align_to(image: Image, layer: Scalar) -> None:
+    """Align a layer of the same number of voxels with an image, voxel on voxel.
 
-    Where axes of length 1 lie between its others, it gets the axes of the image.
+    A layer with axes of length 1 between its others gets the axes of the image.
     """
     shape, own = grid_shape(image), tuple(level0(layer).shape)
     n = min(len(own), len(shape))
     if own[-n:] != shape[-n:]:
         layer.data, n = on_grid(level0(layer), shape), len(shape)
-    before = place_of(layer)
-    put(layer, {name: _extended(before[name], v) for name, v in place_over(image, n).items()})
+    before = transform_of(layer)
+    set_transform(
+        layer, {name: _extended(before[name], v) for name, v in transform_over(image, n).items()}
+    )
 
 
 def _shear(layer: Scalar) -> np.ndarray:
@@ -135,13 +137,13 @@ def _shear(layer: Scalar) -> np.ndarray:
 
 
 def _last(value: Any, first: int) -> Any:
-    """What says where a layer lies, from an axis on."""
+    """The part of a transform attribute from an axis on."""
     square = isinstance(value, np.ndarray) and value.ndim == 2
     return value[first:, first:] if square else value[first:]
 
 
 def _extended(before: Any, value: Any) -> Any:
-    """What says where the last axes lie, with what was said of those before them."""
+    """A transform attribute of the last axes, extended by that of the axes before them."""
     more = len(before) - len(value)
     if isinstance(value, tuple):
         return before[:more] + value
@@ -162,12 +164,12 @@ def _to_world(layer: Scalar, n: int) -> np.ndarray:
 
 
 def _shift(image: Image, layer: Scalar, shape: tuple[int, ...]) -> float:
-    """How far a voxel is seen from its own of the image at most, in voxels of the image."""
+    """The largest shift of a layer's voxels from the image's, in voxels of the image."""
     n = len(shape)
     of_image, of_layer = _to_world(image, n), _to_world(layer, n)
     of_layer *= unit_factors(layer.units[-n:], image.units[-n:])[:, np.newaxis]
     corners = np.array([(*corner, 1) for corner in product(*((0, size - 1) for size in shape))])
-    apart = (of_layer - of_image) @ corners.T  # an affine map is furthest off at a corner
+    apart = (of_layer - of_image) @ corners.T  # an affine map deviates most at a corner
     try:
         return float(np.abs(np.linalg.solve(of_image[:, :n], apart)).max())
     except np.linalg.LinAlgError:
@@ -177,8 +179,8 @@ def _shift(image: Image, layer: Scalar, shape: tuple[int, ...]) -> float:
 # -- in words --------------------------------------------------------------------------------------
 
 
-def misfit(image: Image, layer: Scalar) -> str:
-    """Why a layer does not lie on the grid of an image, and what to do; empty if it does."""
+def misalignment_text(image: Image, layer: Scalar) -> str:
+    """Why a layer is not on the grid of an image, and what to do; empty if it is."""
     match alignment(image, layer):
         case Alignment.ALIGNED:
             return ""
@@ -192,7 +194,7 @@ def misfit(image: Image, layer: Scalar) -> str:
 
 
 def _difference(image: Image, layer: Scalar) -> str:
-    """What differs between the places of two layers with as many voxels."""
+    """Describe how the transforms of two layers of the same shape differ."""
     shape, own = grid_shape(image), tuple(level0(layer).shape)
     n = min(len(own), len(shape))
     if own[-n:] != shape[-n:]:
@@ -208,7 +210,7 @@ def _difference(image: Image, layer: Scalar) -> str:
     differ = np.flatnonzero(np.abs(times - 1) * shape[-n:] > HALF / 2)
     if len(differ):
         first = min(int(differ[0]), n - 2)
-        digits = max(4, 2 - int(np.log10(np.abs(times - 1).max())))  # to tell them apart
+        digits = max(4, 2 - int(np.log10(np.abs(times - 1).max())))  # enough to differ
         sizes = _sizes(its[first:], layer, digits), _sizes(the[first:], image, digits)
         return f"its pixels are {sizes[0]}, the image's {sizes[1]}"
     return f"it is shifted by {_sizes(of_layer[:, n] - of_image[:, n], image, between=', ')}"
@@ -225,7 +227,7 @@ def _sizes(sizes: np.ndarray, layer: Scalar, digits: int = 4, *, between: str = 
 
 
 def _other_shape(image: Image, layer: Scalar) -> str:
-    """That a layer has other voxels than an image, and what may be done."""
+    """Explain that a layer and an image differ in shape, and what to do."""
     try:
         shape = grid_shape(image)
     except UserError as error:
@@ -247,7 +249,7 @@ def _other_shape(image: Image, layer: Scalar) -> str:
 
 
 def _same_extent(image: Image, layer: Scalar, own: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether two layers of other voxels are as large in the world, to a twentieth."""
+    """Whether two layers of different shapes have the same extent in the world, within 5 %."""
     n = len(shape)
     if len(own) != n:
         return False

@@ -14,7 +14,7 @@ from napari_unetseg.annotations.sparse_array import planes_with
 from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind, Structure, default_color
 from napari_unetseg.core.singleton_axes import on_grid
 from napari_unetseg.data.image_grids import empty_grid
-from napari_unetseg.gui.layers.alignment import place_of, place_over
+from napari_unetseg.gui.layers.alignment import transform_of, transform_over
 from napari_unetseg.gui.layers.following import follow, image_of
 from napari_unetseg.gui.layers.layer_axes import grid_shape, level0
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from napari.layers import Image
 
 BRUSH_SIZE_FRACTION = 60
-"""A new layer's brush is this part of the image wide."""
+"""The image's size divided by this is the size of a new layer's brush."""
 
 _written: WeakKeyDictionary[Labels, dict[int, str]] = WeakKeyDictionary()
-"""The names that were written into a layer here, so that they may be written anew."""
+"""Names written by the plugin, which it may overwrite."""
 
 
 def colors_of(structures: Sequence[Structure]) -> dict[int | None, str]:
-    """Colour of each number, for napari; what has no colour of its own stays visible."""
+    """Colour of each number, for napari; numbers without a structure remain visible."""
     colors: dict[int | None, str] = {
         None: "#FFFFFF",
         0: "transparent",
@@ -50,13 +50,13 @@ def features_of(structures: Sequence[Structure]) -> dict[str, list[Any]]:
 
 
 def paint_colors(layer: Labels, structures: Sequence[Structure]) -> None:
-    """Give a layer the structures' colours and names."""
+    """Set a layer's colours and names from the structures."""
     layer.colormap = DirectLabelColormap(color_dict=colors_of(structures))
     write_names(layer, structures)
 
 
 def write_names(layer: Labels, structures: Sequence[Structure]) -> None:
-    """Note the structures' names; a table that people brought keeps its rows, columns and names."""
+    """Write the structures' names; other rows, columns and names of the table are kept."""
     table, ours = layer.features, features_of(structures)
     names = dict(zip(ours["index"], ours["name"], strict=True))
     columns, written = set(table.columns), _written.get(layer)
@@ -77,9 +77,9 @@ def write_names(layer: Labels, structures: Sequence[Structure]) -> None:
 
 
 def new_annotation(viewer: ViewerModel, image: Image, structures: Sequence[Structure]) -> Labels:
-    """Add an empty annotation layer over an image, with the first structure's brush in hand."""
+    """Add an empty annotation layer over an image, with the first structure's brush selected."""
     shape = grid_shape(image)
-    layer = Labels(empty_grid(shape), name=f"{image.name} · annotations", **place_over(image))
+    layer = Labels(empty_grid(shape), name=f"{image.name} · annotations", **transform_over(image))
     layer.metadata = {"napari_unetseg": {"kind": str(LabelKind.STROKES)}}
     paint_colors(layer, structures)
     layer.brush_size = max(3, min(shape[-2:]) // BRUSH_SIZE_FRACTION)
@@ -92,13 +92,13 @@ def new_annotation(viewer: ViewerModel, image: Image, structures: Sequence[Struc
 def add_tidied(
     viewer: ViewerModel, source: Labels, data: np.ndarray, structures: Sequence[Structure]
 ) -> Labels:
-    """Add a tidied mask, or numbered objects, as a new layer above its source."""
+    """Add a post-processed mask, or numbered objects, as a new layer above its source."""
     objects = data.dtype != np.uint8
     layer = Labels(
         data,
         name=f"{source.name} · {'objects' if objects else 'tidied'}",
         metadata={"napari_unetseg": {"kind": "tidied"}},
-        **place_of(source),
+        **transform_of(source),
     )
     if not objects:
         paint_colors(layer, structures)
@@ -109,12 +109,12 @@ def add_tidied(
 
 
 def add_labels(viewer: ViewerModel, source: Labels, data: np.ndarray, kind: LabelKind) -> Labels:
-    """Add labels that were made of another layer's above it, which is hidden."""
+    """Add labels that were converted from another layer above it, and hide that layer."""
     layer = Labels(
         data,
         name=f"{source.name} · labels",
         metadata={"napari_unetseg": {"kind": str(kind)}},
-        **place_of(source),
+        **transform_of(source),
     )
     if (image := image_of(source)) is not None:
         follow(image, layer)
@@ -124,7 +124,7 @@ def add_labels(viewer: ViewerModel, source: Labels, data: np.ndarray, kind: Labe
 
 
 def activate_brush(viewer: ViewerModel, layer: Labels, number: int) -> None:
-    """Put the brush of a structure, or 255 of the background, in the user's hand."""
+    """Select the brush of a structure, or 255 of the background."""
     viewer.layers.selection.active = layer
     layer.selected_label = number
     if layer.editable and layer.visible:
@@ -132,7 +132,7 @@ def activate_brush(viewer: ViewerModel, layer: Labels, number: int) -> None:
 
 
 def snapshot(layer: Labels) -> Any:
-    """A copy of the labels that later painting does not touch; lazy arrays are as they are."""
+    """A copy of the labels that is independent of later painting; lazy arrays are not copied."""
     data = level0(layer)
     return _dense_copy(data) if isinstance(data, np.ndarray) else data
 
@@ -146,7 +146,7 @@ def _dense_copy(data: np.ndarray) -> np.ndarray:
 
 
 def mask_of(image: Image, layer: Labels) -> Any:
-    """A copy of a mask on an image's grid, to tidy up or to export; 255 in ours is background."""
+    """A copy of a mask on an image's grid; 255 in the plugin's own masks is background."""
     mask = on_grid(snapshot(layer), grid_shape(image))
     if is_ours(layer) and mask.dtype == np.uint8:
         for plane in planes_with(mask):
@@ -155,39 +155,39 @@ def mask_of(image: Image, layer: Labels) -> Any:
 
 
 def declared(layer: Image | Labels) -> dict[str, Any]:
-    """What this plugin, or a sample of it, has noted about a layer."""
+    """The plugin's metadata of a layer."""
     return dict(layer.metadata.get("napari_unetseg", {}))
 
 
 def is_ours(layer: Labels) -> bool:
-    """Whether the layer is a result of this plugin, so not what people paint on."""
+    """Whether the layer is a result of this plugin and not an annotation layer."""
     return declared(layer).get("kind") in ("prediction", "tidied") or is_overlay(layer)
 
 
 def is_overlay(layer: Image | Labels) -> bool:
-    """Whether the layer is only to look at, so neither an image, nor labels nor a mask."""
+    """Whether the layer is only for display: no image, labels or mask."""
     return declared(layer).get("kind") in ("yours", "difference", "uncertainty")
 
 
 def is_declared(layer: Labels) -> bool:
-    """Whether this plugin, or a sample of it, made the layer."""
+    """Whether this plugin, or one of its samples, made the layer."""
     return bool(declared(layer))
 
 
 def declared_kind(layer: Labels) -> LabelKind | None:
-    """The kind of labels that was noted in the layer, if any."""
+    """The kind of labels in the layer's metadata, if any."""
     kind = declared(layer).get("kind")
     return LabelKind(kind) if kind in set(LabelKind) else None
 
 
 def is_painted(layer: Labels) -> bool:
-    """Whether anything is in a layer."""
+    """Whether a layer has any nonzero voxel."""
     data = level0(layer)
     return any(np.any(data[plane]) for plane in planes_with(data))
 
 
 def names_in(layer: Labels) -> dict[int, str]:
-    """Names of the numbers, where the layer's features say them."""
+    """Names of the numbers in the layer's features, if any."""
     table = layer.features
     if "index" not in table or "name" not in table:
         return {}

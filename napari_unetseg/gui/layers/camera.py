@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from napari.layers import Image, Layer
 
 SURROUNDINGS = 0.25
-"""What is seen around a region on each side, in parts of its edge."""
+"""Margin around a region on each side, as a fraction of its edge length."""
 
 
-def look_at(
+def center_on(
     viewer: ViewerModel, image: Image, plane: Sequence[int], region: Sequence[slice]
 ) -> None:
     """Move sliders and camera so that a region and its surroundings fill the canvas.
@@ -27,8 +27,8 @@ def look_at(
     Parameters
     ----------
     plane, region
-        Index along each leading axis of the image's grid, and a slice for each spatial one; of a
-        region in a volume the middle plane is shown.
+        Index along each leading axis of the image's grid, and a slice for each spatial one; a
+        region in a volume is shown at its middle plane.
     """
     leading = (0,) * (image.ndim - len(grid_shape(image)))  # a first axis of channels
     spans = [*((i, i) for i in (*leading, *plane)), *((s.start, s.stop - 1) for s in region)]
@@ -50,10 +50,10 @@ def look_at(
     viewer.scene.camera.zoom = float((canvas / edges).min())
 
 
-def bring_forward(
+def bring_to_front(
     viewer: ViewerModel, mine: Sequence[Layer | None], others: Sequence[Layer | None]
 ) -> None:
-    """Show some layers and hide others that would lie over them; select the newest shown last."""
+    """Show some layers, hide others that would cover them, and select the newest shown."""
     for layer in others:
         if layer is not None and layer in viewer.layers:
             layer.visible = False

@@ -12,7 +12,7 @@ Plane = tuple[int, ...]
 
 
 class Coverage:
-    """Remembers the rectangles that were written in every plane.
+    """The rectangles of each plane that were written.
 
     Parameters
     ----------
@@ -25,44 +25,44 @@ class Coverage:
         self._parts: dict[Plane, frozenset[tuple[tuple[int, int], ...]]] = {}
 
     def planes(self) -> set[Plane]:
-        """Leading indices of the planes that anything was written in."""
+        """Leading indices of the planes with anything written."""
         return set(self._parts)
 
     def add(self, plane: Plane, spans: Sequence[slice]) -> None:
-        """A rectangle of a plane was written."""
+        """Mark a rectangle of a plane as written."""
         part = tuple((s.start, s.stop) for s in spans)
         self._parts[plane] = self._parts.get(plane, frozenset()) | {part}
 
     def drop(self, plane: Plane) -> None:
-        """Nothing of a plane is there any more."""
+        """Mark a plane as empty."""
         self._parts.pop(plane, None)
 
-    def take(self, plane: Plane, other: Coverage) -> None:
-        """Have of a plane what another one has."""
+    def copy_plane(self, plane: Plane, other: Coverage) -> None:
+        """Copy the coverage of a plane from another object."""
         if plane in other._parts:
             self._parts[plane] = other._parts[plane]
         else:
             self.drop(plane)
 
     def copy(self) -> Self:
-        """One that later changes do not touch."""
+        """An independent copy."""
         new = type(self)(self._shape)
         new._parts = dict(self._parts)
         return new
 
     def where(self, plane: Plane) -> np.ndarray:
-        """What was written of a plane, bool YX."""
+        """The written part of a plane, bool YX."""
         out = np.zeros(self._shape, bool)
         for (top, bottom), (left, right) in self._parts.get(plane, ()):
             out[top:bottom, left:right] = True
         return out
 
-    def whole(self, plane: Plane) -> bool:
-        """Whether all of a plane was written."""
-        return self.holds(plane, [slice(0, n) for n in self._shape])
+    def is_complete(self, plane: Plane) -> bool:
+        """Whether a plane was written completely."""
+        return self.covers(plane, [slice(0, n) for n in self._shape])
 
-    def holds(self, plane: Plane, spans: Sequence[slice]) -> bool:
-        """Whether all of a rectangle of a plane was written."""
+    def covers(self, plane: Plane, spans: Sequence[slice]) -> bool:
+        """Whether a rectangle of a plane was written completely."""
         parts = self._parts.get(plane, ())
         if sum(math.prod(b - a for a, b in part) for part in parts) < _size(spans):
             return False

@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 
-class PaintRoom:
-    """Keeps Labels layers on grids in files from being painted on while their disk is full.
+class DiskSpaceGuard:
+    """Disables painting on Labels layers of memory-mapped files while their disk is full.
 
     napari writes into such a file by itself, and the system ends a program that writes without
-    room. What was painted before stays; undo begins anew, as napari does for layers that cannot be
-    edited.
+    room. Earlier strokes are kept; the undo history is lost, as napari drops it for layers that are
+    not editable.
     """
 
     def __init__(self, viewer: ViewerModel) -> None:
         self._viewer = viewer
-        self._stopped: WeakSet[Labels] = WeakSet()
+        self._disabled: WeakSet[Labels] = WeakSet()
 
-    def look(self) -> tuple[list[Labels], list[Labels]]:
-        """Layers that nobody can paint on from now on, and those where it goes on."""
+    def update(self) -> tuple[list[Labels], list[Labels]]:
+        """Check the disk; return the layers disabled now, and those enabled again."""
         stopped, again = [], []
         for layer in self._viewer.layers:
             if not isinstance(layer, Labels) or not is_in_file(layer.data):
@@ -34,10 +34,10 @@ class PaintRoom:
             room = has_room(layer.data)
             if not room and layer.editable:
                 layer.editable = False
-                self._stopped.add(layer)
+                self._disabled.add(layer)
                 stopped.append(layer)
-            elif room and layer in self._stopped:
+            elif room and layer in self._disabled:
                 layer.editable = True
-                self._stopped.discard(layer)
+                self._disabled.discard(layer)
                 again.append(layer)
         return stopped, again

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, ref
 
-from napari_unetseg.gui.layers.alignment import PLACE, Alignment, alignment, lay_over
+from napari_unetseg.gui.layers.alignment import TRANSFORM_ATTRIBUTES, Alignment, align_to, alignment
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer
@@ -14,11 +14,11 @@ _followers: WeakKeyDictionary[Layer, _Follower] = WeakKeyDictionary()
 
 
 class _Follower:
-    """Lays a layer over its image whenever the image is put elsewhere; keeps neither alive."""
+    """Keeps a layer aligned when its image's transform changes; holds weak references."""
 
     def __init__(self, image: Image, layer: Image | Labels) -> None:
         self._image, self._layer = ref(image), ref(layer)
-        for name in PLACE:
+        for name in TRANSFORM_ATTRIBUTES:
             getattr(image.events, name).connect(self._on_moved)
 
     @property
@@ -27,37 +27,37 @@ class _Follower:
 
     def end(self) -> None:
         if (image := self._image()) is not None:
-            for name in PLACE:
+            for name in TRANSFORM_ATTRIBUTES:
                 getattr(image.events, name).disconnect(self._on_moved)
 
     def _on_moved(self) -> None:
         image, layer = self._image(), self._layer()
         if image is None or layer is None:
             return
-        if alignment(image, layer) is not Alignment.OTHER_SHAPE:  # it may have other data by now
-            lay_over(image, layer)
+        if alignment(image, layer) is not Alignment.OTHER_SHAPE:  # its data may have been replaced
+            align_to(image, layer)
 
 
 def follow(image: Image, layer: Image | Labels) -> None:
-    """Keep a layer over an image from now on; it lies there already."""
+    """Keep an aligned layer aligned with its image."""
     unfollow(layer)
     _followers[layer] = _Follower(image, layer)
 
 
 def unfollow(layer: Image | Labels) -> None:
-    """Let a layer stay where it is."""
+    """Stop following."""
     if (follower := _followers.pop(layer, None)) is not None:
         follower.end()
 
 
 def image_of(layer: Layer) -> Image | None:
-    """The image that a layer stays over; None if there is none, or none any more."""
+    """The image that a layer follows; None if there is none."""
     follower = _followers.get(layer)
     return None if follower is None else follower.image
 
 
 def follow_as_its_original(layer: Image | Labels) -> None:
-    """Keep a duplicate over the image that the layer it was made of stays over."""
+    """Let a duplicate follow the image of the layer it was copied from."""
     original = layer.source.parent() if layer.source.parent is not None else None
     image = image_of(original) if original is not None else None
     if image is not None and layer not in _followers:

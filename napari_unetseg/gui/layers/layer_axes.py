@@ -19,7 +19,7 @@ BY_POSITION = "QPTZYX"
 
 
 def level0(layer: Image | Labels) -> Any:
-    """The data of a layer; of a multiscale one at full resolution."""
+    """The data of a layer; for a multiscale layer the full resolution."""
     return layer.data[0] if layer.multiscale else layer.data
 
 

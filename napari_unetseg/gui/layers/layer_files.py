@@ -13,11 +13,11 @@ from napari_unetseg.annotations.annotation_store import ImageAnnotations, LabelS
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.singleton_axes import same_but_singletons
 from napari_unetseg.data.image_grids import empty_grid
-from napari_unetseg.gui.layers.alignment import place_over
+from napari_unetseg.gui.layers.alignment import transform_over
 from napari_unetseg.gui.layers.annotation_layer import paint_colors
 from napari_unetseg.gui.layers.following import follow
 from napari_unetseg.gui.layers.layer_axes import grid_shape
-from napari_unetseg.gui.reader import pieces
+from napari_unetseg.gui.reader import as_dask
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
     from napari_unetseg.core.labels import Structure
 
 IN_MEMORY = 2**28
-"""Voxels of a mask that is read whole, so that it can be painted on."""
+"""Masks up to this number of voxels are read into memory and can be edited."""
 
 
 def path_of(image: Image) -> Path | None:
-    """The file that a layer was read from; None for one that was made in memory."""
+    """The file that a layer was read from; None for a layer made in memory."""
     path = image.source.path
     return Path(path).resolve() if path and Path(path).exists() else None
 
 
 def reader_of(image: Image) -> str | None:
-    """The plugin that read a layer; None for one that was made in memory."""
+    """The plugin that read a layer; None for a layer made in memory."""
     plugin = image.source.reader_plugin
     return str(plugin) if plugin else None
 
 
 def open_images(viewer: ViewerModel, path: Path, reader: str | None = None) -> list[Image]:
-    """Open a file with the reader that opened it before; its images.
+    """Open a file with the reader that opened it before; return its image layers.
 
-    If that fails, the reader that people chose for such files and napari's own are tried. What
-    no reader can open gives none.
+    If that fails, the reader chosen in the preferences and napari's own are tried. The list is
+    empty if none can open it.
     """
     for plugin in dict.fromkeys((reader, None, "napari")):
         try:
@@ -64,18 +64,18 @@ def add_mask(
     Raises
     ------
     UserError
-        It has not the grid of the image.
+        The mask's shape differs from the image's grid.
     """
     shape = grid_shape(image)
     if not same_but_singletons(mask.grid_shape, shape) or mask.channel_axis is not None:
         raise UserError(f"The mask of {image.name} has another shape; predict it again.")
     small = int(np.prod(mask.grid_shape, dtype=np.int64)) <= IN_MEMORY
-    data = (np.asarray(mask.data) if small else pieces(mask)).reshape(shape)
+    data = (np.asarray(mask.data) if small else as_dask(mask)).reshape(shape)
     name = f"{image.name} · mask"
     if name in viewer.layers:
         viewer.layers.remove(name)
     metadata = {"napari_unetseg": {"kind": "tidied"}}
-    layer = Labels(data, name=name, metadata=metadata, **place_over(image))
+    layer = Labels(data, name=name, metadata=metadata, **transform_over(image))
     paint_colors(layer, structures)
     follow(image, layer)
     viewer.layers.insert(viewer.layers.index(image) + 1, layer)
@@ -85,7 +85,7 @@ def add_mask(
 def strokes_layer(
     image: Image, annotated: ImageAnnotations, structures: Sequence[Structure], name: str | None
 ) -> Labels:
-    """An annotation layer with the strokes that are known of an image."""
+    """An annotation layer with the recorded strokes of an image."""
     grid = annotated.grid(LabelSource.STROKES)
     if grid.dtype == np.uint8:
         data = empty_grid(annotated.shape)
@@ -95,7 +95,7 @@ def strokes_layer(
         data[grid.region_of(cell)] = grid.chunk(cell)
     metadata = {"napari_unetseg": {"kind": str(annotated.kind)}}
     name = name or f"{image.name} · annotations"
-    layer = Labels(data, name=name, metadata=metadata, **place_over(image))
+    layer = Labels(data, name=name, metadata=metadata, **transform_over(image))
     if annotated.kind != "instances":
         paint_colors(layer, structures)
     follow(image, layer)
@@ -103,7 +103,7 @@ def strokes_layer(
 
 
 def window_state(viewer: ViewerModel) -> dict[str, Any]:
-    """Where a viewer looks, as JSON."""
+    """Camera and sliders of a viewer, as JSON."""
     return {
         "point": [float(p) for p in viewer.dims.point],
         "center": [float(c) for c in viewer.scene.camera.center],
@@ -112,7 +112,7 @@ def window_state(viewer: ViewerModel) -> dict[str, Any]:
 
 
 def restore_window(viewer: ViewerModel, state: Mapping[str, Any]) -> None:
-    """Look there again, as far as it fits."""
+    """Restore camera and sliders as far as they fit."""
     try:
         point, center = [float(p) for p in state["point"]], tuple(map(float, state["center"]))
         zoom = float(state["zoom"])

@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.image_stack import Stack
-from napari_unetseg.gui.layers.alignment import misfit
+from napari_unetseg.gui.layers.alignment import misalignment_text
 from napari_unetseg.gui.layers.layer_axes import grid_shape, layer_axes, level0
 from napari_unetseg.gui.layers.world_units import to_data
 
@@ -33,7 +33,7 @@ SHORT = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Channels:
-    """Arrays of one shape, read as one array with a first axis of channels."""
+    """Arrays of one shape as one array with a leading channel axis."""
 
     arrays: tuple[Any, ...]
     dtype: np.dtype[Any]
@@ -53,7 +53,7 @@ def unit_names(layer: Image | Labels) -> tuple[str, ...]:
 
 
 def stack_of(image: Image, channels: Sequence[Image] = ()) -> Stack:
-    """A stack of an image layer and of further layers as its other channels; reads nothing.
+    """A stack of an image layer and of further layers as its other channels; no pixels are read.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def stack_of(image: Image, channels: Sequence[Image] = ()) -> Stack:
             name,
         )
     check_channels(image, channels)
-    if text := next(filter(None, (misfit(image, layer) for layer in channels)), None):
+    if text := next(filter(None, (misalignment_text(image, layer) for layer in channels)), None):
         raise UserError(text)
     arrays = tuple(level0(layer) for layer in (image, *channels))
     data = _Channels(arrays, np.result_type(*(a.dtype for a in arrays)))
@@ -83,7 +83,7 @@ def stack_of(image: Image, channels: Sequence[Image] = ()) -> Stack:
 
 
 def check_channels(image: Image, channels: Sequence[Image]) -> None:
-    """Raise `UserError` unless layers can be further channels of an image, wherever they lie."""
+    """Raise `UserError` unless the layers can be channels of an image; transforms are ignored."""
     if any(layer.rgb for layer in (image, *channels)) or "C" in layer_axes(image):
         raise UserError(
             f"{image.name} cannot be combined with other channels; choose layers with one "
@@ -99,7 +99,7 @@ def check_channels(image: Image, channels: Sequence[Image]) -> None:
 
 
 def plane_on_screen(viewer: ViewerModel, image: Image, dims: int) -> tuple[int, ...]:
-    """Leading index of the plane or volume of an image that the viewer shows.
+    """Leading index of the visible plane or volume of an image.
 
     Sliders are in world coordinates, so the layer's transform and units are taken into account.
     """
@@ -110,7 +110,7 @@ def plane_on_screen(viewer: ViewerModel, image: Image, dims: int) -> tuple[int, 
 
 
 def region_on_screen(image: Image, dims: int) -> tuple[slice, ...]:
-    """The part of an image's plane or volume that the viewer shows, or last showed."""
+    """The visible part of an image's plane or volume, or the last visible one."""
     corners = np.asarray(image.corner_pixels, float)
     if image.multiscale:
         corners = corners * np.asarray(image.downsample_factors[image.data_level])
@@ -121,6 +121,6 @@ def region_on_screen(image: Image, dims: int) -> tuple[slice, ...]:
 
 
 def same_picture(one: Image, other: Image) -> bool:
-    """Whether two layers of one shape come from one file or sample, as channels of an image do."""
+    """Whether two layers of one shape come from the same file or sample, as channels do."""
     mine, theirs = ((layer.source.path, layer.source.sample) for layer in (one, other))
     return any(mine) and mine == theirs and grid_shape(one) == grid_shape(other)

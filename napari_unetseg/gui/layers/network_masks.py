@@ -1,4 +1,4 @@
-"""Predicted masks of one image: the newest, and those of the model before."""
+"""Predicted masks of one image, of the current and the earlier model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NO_NUMBERS: Mapping[int, int] = {}
 
 
 def as_mask(values: np.ndarray) -> np.ndarray:
-    """Numbers of strokes as numbers in a mask."""
+    """Label values of strokes as values of a mask."""
     return np.where(values == BACKGROUND_LABEL, 0, values).astype(np.uint8)
 
 
@@ -37,7 +37,7 @@ def full_region(index: Index, shape: Sequence[int]) -> Region:
 
 
 class NetworkMasks:
-    """What the network predicted of an image, uint8, in the numbers of its model.
+    """The network's masks of an image, uint8, in the numbers of its model.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class NetworkMasks:
         self.clear()
 
     def clear(self) -> None:
-        """Hold no mask at all."""
+        """Remove all masks."""
         self._masks = empty_grid(self._shape)
         self._covered, self._fresh = Coverage(self._shape), Coverage(self._shape)
         self._before = self._covered, self._fresh
@@ -65,28 +65,28 @@ class NetworkMasks:
         self.earlier_model: str | None = None
 
     def is_fresh(self, plane: Plane, model_id: str) -> bool:
-        """Whether a plane, or all planes of a volume, have the mask of this model, all of it."""
+        """Whether a plane, or all planes of a volume, have a complete mask of this model."""
         inner = self._shape[len(plane) : -2]
         planes = {(*plane, *rest) for rest in np.ndindex(*inner)}
-        return model_id == self.model_id and all(self._fresh.whole(one) for one in planes)
+        return model_id == self.model_id and all(self._fresh.is_complete(one) for one in planes)
 
     def covers(self, region: Region) -> bool:
-        """Whether there is a mask everywhere in a region."""
-        return all(self._covered.holds(p, region[-2:]) for p in _planes_in(region))
+        """Whether a region is completely covered by masks."""
+        return all(self._covered.covers(p, region[-2:]) for p in _planes_in(region))
 
-    def age(self) -> None:
-        """Every plane is out of date and is to be predicted anew, also by the same model."""
+    def invalidate(self) -> None:
+        """Mark every plane as outdated, so that it is predicted again, also by the same model."""
         self._fresh = Coverage(self._shape)
 
     def begin(self, model_id: str, numbers: Mapping[int, int]) -> None:
-        """Expect masks of a model; those of another one keep the numbers that are shown."""
+        """Set the model of the next tiles; masks of another model keep the numbers shown."""
         if model_id != self.model_id:
-            self.age()
+            self.invalidate()
             self._settle_numbers(numbers)
         self.model_id = model_id
 
     def put(self, region: Region, tile: np.ndarray) -> None:
-        """Hold a tile of the model of `begin`."""
+        """Store a tile of the model of `begin`."""
         planes = _planes_in(region)
         for plane in planes:
             self._remember(plane)
@@ -96,7 +96,7 @@ class NetworkMasks:
             self._fresh.add(plane, region[-2:])
 
     def shown(self, region: Region, numbers: Mapping[int, int] | None = None) -> np.ndarray:
-        """The mask of a region in the numbers that are shown, or in others."""
+        """The mask of a region in the numbers shown, or in the given ones."""
         mask: np.ndarray = self._masks[region]
         if numbers := self._numbers if numbers is None else numbers:
             shown = np.arange(256, dtype=np.uint8)
@@ -106,12 +106,12 @@ class NetworkMasks:
         return mask
 
     def renumber(self, numbers: Mapping[int, int]) -> list[Region]:
-        """Show other numbers for some that the network says, 255 for background.
+        """Map some of the network's numbers to others, 255 for background.
 
         Returns
         -------
         list of Region
-            The planes whose mask is another one now.
+            The planes whose mask changed.
         """
         if dict(numbers) == self._numbers:
             return []
@@ -120,17 +120,17 @@ class NetworkMasks:
         return [r for r in regions if (self.shown(r) != self.shown(r, before)).any()]
 
     def drop_stale(self) -> list[Region]:
-        """Remove what an earlier model said beside the newest masks; the planes that changed."""
+        """Remove an earlier model's masks beside the newest; return the changed planes."""
         changed = []
         for plane in sorted(self._covered.planes()):
-            if self._fresh.whole(plane):
+            if self._fresh.is_complete(plane):
                 continue
             old = self._covered.where(plane) & ~self._fresh.where(plane)
             if old.any():
                 self._remember(plane)
                 self._masks[plane][old] = 0
                 changed.append(full_region(plane, self._shape))
-            self._covered.take(plane, self._fresh)
+            self._covered.copy_plane(plane, self._fresh)
         return changed
 
     def _settle_numbers(self, numbers: Mapping[int, int]) -> None:
@@ -144,7 +144,7 @@ class NetworkMasks:
     # -- the model before ----------------------------------------------------------------------
 
     def mark(self) -> None:
-        """From now on keep what is there for `bring_back`, plane by plane as it is replaced."""
+        """Keep the current masks for `bring_back`; a plane is saved when first overwritten."""
         self._earlier, self.earlier_model = {}, self.model_id
         self._before = self._covered.copy(), self._fresh.copy()
 
@@ -164,7 +164,7 @@ class NetworkMasks:
         return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(self._shape[-2:])
 
     def difference(self) -> np.ndarray:
-        """What the last `mark` and now differ in; only reads, so that any thread may ask.
+        """Differences between the masks at the last `mark` and now; read-only, for any thread.
 
         Returns
         -------
@@ -189,17 +189,17 @@ class NetworkMasks:
         return self.earlier_model is not None and self.earlier_model != self.model_id
 
     def bring_back(self, numbers: Mapping[int, int]) -> list[Region]:
-        """Exchange the masks of the last `mark` and those of now.
+        """Exchange the current masks for those at the last `mark`.
 
         Parameters
         ----------
         numbers
-            Of the model that made them, as `renumber` takes them.
+            Renumbering of the earlier model, as for `renumber`.
 
         Returns
         -------
         list of Region
-            The planes that have another mask now.
+            The planes whose mask changed.
         """
         masks = {plane: self.earlier(plane) for plane in sorted(self._earlier)}
         model, (covered, fresh) = self.earlier_model, self._before
@@ -213,5 +213,5 @@ class NetworkMasks:
 
 
 def _planes_in(region: Region) -> set[Plane]:
-    """The YX planes that a region lies in."""
+    """Leading indices of the YX planes in a region."""
     return set(itertools.product(*(range(s.start, s.stop) for s in region[:-2])))

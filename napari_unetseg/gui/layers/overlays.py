@@ -10,7 +10,7 @@ from napari.utils.colormaps import DirectLabelColormap
 
 from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.data.image_grids import empty_grid
-from napari_unetseg.gui.layers.alignment import place_over
+from napari_unetseg.gui.layers.alignment import transform_over
 from napari_unetseg.gui.layers.following import follow
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def _overlay(
         opacity=0.7,
         metadata={"napari_unetseg": {"kind": kind}},
         features={"index": [0, *what], "name": ["", *(text for text, _ in what.values())]},
-        **place_over(image),
+        **transform_over(image),
     )
     layer.colormap = DirectLabelColormap(color_dict=colors)
     layer.editable = False
@@ -50,7 +50,7 @@ def _overlay(
 
 
 def _put_on_top(viewer: ViewerModel, layer: Labels) -> None:
-    """Show a layer without taking the user's brush away."""
+    """Add a layer on top without changing the selected layer and its brush."""
     selected = set(viewer.layers.selection)
     viewer.add_layer(layer)
     if selected:
@@ -59,7 +59,7 @@ def _put_on_top(viewer: ViewerModel, layer: Labels) -> None:
 
 
 class CorrectionsOverlay:
-    """Outlines of what was corrected and accepted in an image."""
+    """Outlines of corrected and accepted voxels of an image."""
 
     def __init__(self, viewer: ViewerModel, image: Image, annotated: ImageAnnotations) -> None:
         self._viewer, self._annotated, self.image = viewer, annotated, image
@@ -82,26 +82,26 @@ class CorrectionsOverlay:
         return self.layer in self._viewer.layers
 
     def renew(self, region: Region) -> None:
-        """Something was said in a region."""
+        """Mark a region as changed."""
         own = np.where(self._annotated.read(LabelSource.CORRECTIONS, region) != 0, CORRECTED, 0)
         own[self._annotated.read(LabelSource.ACCEPTED, region) != 0] = ACCEPTED
         self._data[region] = own
         self._dirty = True
 
     def flush(self) -> None:
-        """Show what was renewed."""
+        """Redraw the changed regions."""
         if self._dirty:
             self._dirty = False
             self.layer.refresh(extent=False, highlight=False)
 
     def remove(self) -> None:
-        """Take the layer away."""
+        """Remove the layer."""
         if self.alive:
             self._viewer.layers.remove(self.layer)
 
 
 def show_difference(viewer: ViewerModel, image: Image, difference: np.ndarray) -> Labels:
-    """Add a layer of what differs between two masks, in place of an earlier one of that image.
+    """Add a layer of the differences between two masks; an earlier one of that image is replaced.
 
     ``difference`` is uint8: 0 nothing, 1 no longer found, 2 newly found, 3 another structure.
     """

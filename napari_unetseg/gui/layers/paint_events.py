@@ -1,11 +1,11 @@
 """Paint events: user edits of a Labels layer.
 
-napari tells of a finished stroke with what it has for its undo, in a form that is its own business
-and has changed before; a stroke's bounding box is read from it where the form is known. Of a fill
-or a polygon it tells before the voxels change, and shows them after. An undo, a redo and data that
-were assigned only tell that something may have changed, perhaps on a plane that is not on screen.
-Where napari keeps what can be undone is its own business too; a look there finds an undo at once,
-before anything else is painted, and where it finds none a search of the layer does.
+napari's paint event of a finished stroke carries its undo data, whose format is private and has
+changed before; the stroke's bounding box is taken from it where the format is known. The event of a
+fill or a polygon comes before the voxels change; the layer's update follows. Undo, redo and
+assigned data only emit an event without a region, possibly for a plane that is not visible.
+napari's undo history is private too: where it can be read, the region of an undo is known at once;
+otherwise the layer is searched for changes.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from napari_unetseg.core.singleton_axes import region_on_grid, same_but_singleto
 if TYPE_CHECKING:
     from napari.layers import Labels
 
-AT_ONCE = 2**22
-"""Voxels that are searched for changes at once; of larger grids another thread does it."""
+SYNC_SEARCH_VOXELS = 2**22
+"""Layers with more voxels are searched for changes in the background."""
 
 
-class Watch:
-    """Listens to a Labels layer until it is told to `end`.
+class PaintListener:
+    """Listens to the paint events of a Labels layer until `end`.
 
     Parameters
     ----------
     layer
-        What people paint on.
+        The layer that is painted on.
     on_painted
-        Called after a stroke, a fill or a polygon, with the region that it lies in; says whether
-        anything had changed there.
+        Called after a stroke, a fill or a polygon, with its bounding region; returns whether any
+        voxel changed there.
     on_doubt
-        Called when anything may have changed anywhere.
+        Called when voxels may have changed in an unknown region.
     grid
-        Shape of what regions are told of; the layer may have other axes of length 1.
+        Grid shape that regions refer to; the layer may differ in axes of length 1.
     """
 
     def __init__(
@@ -51,53 +51,53 @@ class Watch:
         grid: Sequence[int],
     ) -> None:
         self.layer, self._grid = layer, tuple(grid)
-        self._tell, self._doubt = on_painted, on_doubt
-        self._announced: Region | None = None
+        self._on_painted, self._on_doubt = on_painted, on_doubt
+        self._pending: Region | None = None
         layer.events.paint.connect(self._on_paint)
         layer.events.labels_update.connect(self._on_shown)
         layer.events.set_data.connect(self._on_set_data)
 
     def end(self) -> None:
-        """Listen no more."""
+        """Disconnect from the layer's events."""
         self.layer.events.paint.disconnect(self._on_paint)
         self.layer.events.labels_update.disconnect(self._on_shown)
         self.layer.events.set_data.disconnect(self._on_set_data)
 
-    def undone(self) -> list[Region]:
-        """Where an undo or a redo most likely was just now; none where napari does not tell."""
+    def undo_regions(self) -> list[Region]:
+        """Likely regions of the latest undo or redo; none where napari's history is unknown."""
         regions = []
         for name in ("_redo_history", "_undo_history"):
             history = getattr(self.layer, name, None)
             region = self._region(history[-1]) if history else whole(self._grid)
-            if math.prod(s.stop - s.start for s in region) <= AT_ONCE:
+            if math.prod(s.stop - s.start for s in region) <= SYNC_SEARCH_VOXELS:
                 regions.append(region)
         return regions
 
     def _on_paint(self, event: Any) -> None:
         region = self._region(event.value)
-        if not self._tell(region):
-            self._announced = joined(self._announced, region)
-            self._doubt()
-        elif self._announced is not None:  # a brush that moves announces dab after dab
-            self._announced = joined(self._announced, region)
+        if not self._on_painted(region):
+            self._pending = joined(self._pending, region)
+            self._on_doubt()
+        elif self._pending is not None:  # a moving brush emits an event for every dab
+            self._pending = joined(self._pending, region)
 
     def _region(self, atoms: Any) -> Region:
         shape = self.layer.data.shape
-        if not same_but_singletons(shape, self._grid):  # somebody gave the layer another array
+        if not same_but_singletons(shape, self._grid):  # the layer was given another array
             return whole(self._grid)
         return region_on_grid(region_of(atoms, shape), shape, self._grid)
 
     def _on_shown(self) -> None:
-        region, self._announced = self._announced, None
+        region, self._pending = self._pending, None
         if region is not None:
-            self._tell(region)
+            self._on_painted(region)
 
     def _on_set_data(self) -> None:
-        self._doubt()
+        self._on_doubt()
 
 
 def drop_history(layer: Labels) -> None:
-    """Let undo begin here: napari forgets a layer's history when it cannot be edited."""
+    """Clear napari's undo history of a layer, which happens when it becomes non-editable."""
     if layer.editable:
         mode = layer.mode
         layer.editable = False
@@ -115,7 +115,7 @@ def joined(one: Region | None, other: Region) -> Region:
 
 
 def region_of(atoms: Any, shape: Sequence[int]) -> Region:
-    """The bounding box of a stroke; the whole grid where napari tells it in an unknown form."""
+    """The bounding box of a stroke; the whole grid if napari's format is unknown."""
     try:
         boxes = [_box(getattr(atom, "slice_key", None) or atom[0], shape) for atom in atoms]
     except (TypeError, IndexError, ValueError, AttributeError):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from napari.layers import Shapes
 
-from napari_unetseg.gui.layers.alignment import place_over
+from napari_unetseg.gui.layers.alignment import transform_over
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -39,7 +39,7 @@ class PlaceFrame:
             face_color="transparent",
             edge_width=max(1.0, (y.stop - y.start) / 100),
             metadata={"napari_unetseg": {"kind": "frame"}},
-            **place_over(image),
+            **transform_over(image),
         )
         self._layer.editable = False
         selected = set(self._viewer.layers.selection)

@@ -12,35 +12,36 @@ from napari.layers import Image, Labels
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui.layers.world_units import to_data
-from napari_unetseg.io.readers.lazy_array import Lazy
+from napari_unetseg.io.readers.lazy_array import FileArray
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 PLANES = 2
-"""How far it reads ahead."""
+"""Number of planes to read ahead."""
 
-Request = tuple[Lazy | np.memmap, tuple[int | slice, ...]]
-"""An array and what to read of it."""
+Request = tuple[FileArray | np.memmap, tuple[int | slice, ...]]
+"""An array and the index to read."""
 
 
-class Ahead:
-    """Reads ahead in the direction of the slider, into memory where what was read is kept anyway.
+class PlanePrefetch:
+    """Reads planes ahead in the direction of the slider, where a cache keeps them.
 
-    napari reads what it shows in the thread that draws the window. Read ahead are images of our own
-    reader, which keeps chunks in memory, and memory-mapped files, which the system keeps: strokes
-    and masks of large stacks are in those. Of other arrays it is not known what they keep.
+    napari reads what it shows in the thread that draws the window. Only two kinds of arrays are
+    read ahead: those of the plugin's own reader, which caches chunks, and memory-mapped files,
+    which the system caches: strokes and masks of large stacks are in those. Whether other arrays
+    have a cache is unknown.
     """
 
     def __init__(self, viewer: ViewerModel) -> None:
         self._viewer = viewer
         self._step = viewer.dims.current_step
         self._pool: ThreadPoolExecutor | None = None
-        self._asked: list[Future[None]] = []
+        self._futures: list[Future[None]] = []
         viewer.dims.events.current_step.connect(self._on_step)
 
     def close(self) -> None:
-        """Read nothing more."""
+        """Stop reading."""
         self._viewer.dims.events.current_step.disconnect(self._on_step)
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
@@ -53,7 +54,7 @@ class Ahead:
         moved = [now - then for now, then in zip(self._step, before, strict=True)]
         if sum(map(bool, moved)) != 1:
             return
-        for future in self._asked:
+        for future in self._futures:
             future.cancel()
         shown = [
             layer
@@ -71,30 +72,30 @@ class Ahead:
         if wanted and self._pool is None:
             self._pool = ThreadPoolExecutor(1, "unetseg-ahead")
         if self._pool is not None:
-            self._asked = [self._pool.submit(_read, *request) for request in wanted]
+            self._futures = [self._pool.submit(_read, *request) for request in wanted]
 
     def _point(self, moved: list[int], number: int) -> list[float]:
-        """Where the slider is in the world after so many more moves by a plane."""
+        """World position of the slider after more moves by a plane."""
         dims = self._viewer.dims
         ways = [(step > 0) - (step < 0) for step in moved]
         along = zip(dims.point, ways, dims.range, strict=True)
         return [point + number * way * axis.step for point, way, axis in along]
 
 
-def _read(array: Lazy | np.memmap, key: tuple[int | slice, ...]) -> None:
-    """Have it read; what is wrong is said when it is shown."""
+def _read(array: FileArray | np.memmap, key: tuple[int | slice, ...]) -> None:
+    """Read it into the cache; errors are reported when the plane is shown."""
     with suppress(UserError, OSError, MemoryError):
         part = array[key]
         if isinstance(part, np.memmap):
-            part.max(initial=0)  # which looks at every page
+            part.max(initial=0)  # computing the maximum reads every page
 
 
 def _requests(
     layer: Image | Labels, place: np.ndarray, seen: Sequence[int], ndim: int
 ) -> Iterator[Request]:
-    """What napari will read of a layer to show a place in its data.
+    """The arrays and indices that napari reads to show a position of a layer.
 
-    ``seen``: axes of the viewer on screen, of ``ndim``.
+    ``seen``: displayed axes of the viewer, of ``ndim``.
     """
     levels: Any = layer.data if layer.multiscale else [layer.data]
     displayed, shape = {a - ndim + layer.ndim for a in seen}, layer.level_shapes[0]
@@ -103,7 +104,7 @@ def _requests(
         return
     for number in sorted({layer.data_level, len(levels) - 1}):
         array, factors = levels[number], layer.downsample_factors[number]
-        if isinstance(array, Lazy | np.memmap):
+        if isinstance(array, FileArray | np.memmap):
             in_sight = layer.multiscale and number == layer.data_level
             spans = layer.corner_pixels.T if in_sight else [(0, int(n) - 1) for n in array.shape]
             yield (

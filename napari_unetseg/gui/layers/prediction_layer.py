@@ -1,11 +1,11 @@
 """Prediction layer of an image, with corrections and accepted regions.
 
 Two arrays of the image's grid, uint8: ``data`` is what the layer shows; ``shown`` is what was
-written there. What the model said is in `NetworkMasks`. Where data and shown differ, somebody
-changed the mask by hand since it was written; earlier corrections are in ``kept``, and all of them
-in the image's `ImageAnnotations`. The layer stays the same object, so that a mask may arrive while
-somebody paints; where it would leave older voxels in the undo history, the history is dropped, and
-what is painted of a stroke by then is recorded, since napari reports no more of it.
+written there. The model's masks are in `NetworkMasks`. Where data and shown differ, the user has
+changed the mask since it was written; earlier corrections are in ``kept``, and all of them in the
+image's `ImageAnnotations`. The layer stays the same object, so that a mask may arrive while the
+user paints; if the undo history would restore outdated voxels, it is dropped, and the part of a
+stroke painted by then is recorded, since napari emits no event for it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from napari_unetseg.annotations.sparse_array import (
 )
 from napari_unetseg.core.labels import BACKGROUND_LABEL, Structure
 from napari_unetseg.data.image_grids import empty_grid, has_room
-from napari_unetseg.gui.layers.alignment import place_over
+from napari_unetseg.gui.layers.alignment import transform_over
 from napari_unetseg.gui.layers.annotation_layer import paint_colors
 from napari_unetseg.gui.layers.following import follow
 from napari_unetseg.gui.layers.layer_axes import grid_shape, level0
@@ -43,7 +43,7 @@ from napari_unetseg.gui.layers.network_masks import (
     as_mask,
     full_region,
 )
-from napari_unetseg.gui.layers.paint_events import AT_ONCE, Watch, drop_history
+from napari_unetseg.gui.layers.paint_events import SYNC_SEARCH_VOXELS, PaintListener, drop_history
 
 if TYPE_CHECKING:
     from napari.components import LayerList, ViewerModel
@@ -52,7 +52,7 @@ Index = tuple[int | slice, ...]
 
 
 def as_correction(values: np.ndarray) -> np.ndarray:
-    """Numbers in a mask as numbers of strokes: erased voxels are background."""
+    """Values of a mask as label values of strokes: erased voxels are background."""
     return np.where(values == 0, BACKGROUND_LABEL, values).astype(np.uint8)
 
 
@@ -62,17 +62,17 @@ class PredictionLayer:
     Parameters
     ----------
     annotated
-        Takes down what people change; its strokes are none of this class's business.
+        Records the user's corrections; its strokes are not used here.
     on_change
-        Called with everything that was taken down.
+        Called with every recorded change.
 
     Attributes
     ----------
     on_doubt
-        Called when something may have changed that only `search` can find.
+        Called when there may be changes that only `search` can find.
     on_other
-        Called when somebody gave the layer other data: with True if they are a mask of the image,
-        whose voxels are corrections, otherwise with False and the layer, which is given up.
+        Called when the layer's data were replaced: with True if they are a mask of the image, which
+        is recorded as corrections, otherwise with False and the layer, which is released.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class PredictionLayer:
         self._kept = SparseArray(self._shape)
         self._painted = self._refreshing = self._dirty = False
         self._structures: Sequence[Structure] = ()
-        self._watch: Watch | None = None
+        self._listener: PaintListener | None = None
         self.layer: Labels | None = None
 
     @property
@@ -103,7 +103,7 @@ class PredictionLayer:
 
     @property
     def has_room(self) -> bool:
-        """Whether there is room for another tile where the arrays are."""
+        """Whether the disk of the arrays has room for another tile."""
         return has_room(self._data)
 
     # -- masks ---------------------------------------------------------------------------------
@@ -114,16 +114,16 @@ class PredictionLayer:
         structures: Sequence[Structure],
         numbers: Mapping[int, int] = NO_NUMBERS,
     ) -> Labels:
-        """Make the layer ready for a prediction; all corrections stay.
+        """Prepare the layer for a prediction; all corrections are kept.
 
-        What another model wrote stays until its place is predicted anew, or until `finish`.
+        Another model's mask stays until it is overwritten, or until `finish`.
 
         Parameters
         ----------
         model_id, structures
-            Whose masks come, and what there is in the image.
+            The model of the next tiles, and its structures.
         numbers
-            As `renumber` takes them.
+            As for `renumber`.
         """
         self.masks.begin(model_id, numbers)
         metadata = {"napari_unetseg": {"kind": "prediction", "model": model_id}}
@@ -138,23 +138,23 @@ class PredictionLayer:
         return self.layer
 
     def write(self, index: Index, mask: np.ndarray) -> None:
-        """Write a tile; what people corrected or accepted there stays."""
+        """Write a tile, except where voxels were corrected or accepted."""
         region = full_region(index, self._shape)
         tile = mask.astype(np.uint8).reshape([s.stop - s.start for s in region])
         self.masks.put(region, tile)
         self._replace(region)
 
     def _replace(self, region: Region) -> None:
-        """Show another mask in a region; a stroke that is under way there is taken down."""
-        if self.catch(region):
+        """Show another mask in a region; a stroke being painted there is recorded first."""
+        if self.record(region):
             self._painted = True
         self._write(region)
 
     def _write(self, region: Region) -> None:
-        """Show the network's mask, with all that people said on top.
+        """Show the network's mask with corrections and accepted voxels on top.
 
-        Where the history is dropped while somebody paints, here or elsewhere, napari tells no more
-        of the stroke's beginning: it is looked for.
+        If the history is dropped during a stroke, here or elsewhere, napari emits no event for the
+        part painted so far: it is searched for.
         """
         data, shown, final = self._data[region], self._shown[region], self._mask(region)
         dropped = (data != shown).any() or (self._painted and (final != shown).any())
@@ -168,18 +168,18 @@ class PredictionLayer:
             self._on_doubt()
 
     def renumber(self, numbers: Mapping[int, int]) -> None:
-        """Show other numbers for some that the network says: 255 for background."""
+        """Map some of the network's numbers to others, 255 for background."""
         for region in self.masks.renumber(numbers):
             self._replace(region)
         self.flush()
 
     def _mask(self, region: Region) -> np.ndarray:
-        """The network's mask, with all that people said on top, the newest last."""
+        """The network's mask with corrections and accepted voxels on top, the newest last."""
         over = self.annotated.overrides(region)
         return np.where(over != 0, as_mask(over), self.masks.shown(region))
 
     def flush(self) -> None:
-        """Show what was written."""
+        """Redraw the layer after writing."""
         if self._dirty and self.alive and self.layer is not None:
             self._refreshing = True
             self.layer.refresh(extent=False, highlight=False)
@@ -187,15 +187,15 @@ class PredictionLayer:
         self._dirty = False
 
     def finish(self) -> None:
-        """Show the last tiles, and nothing of an earlier model beside them."""
+        """Redraw the last tiles, and remove an earlier model's mask beside them."""
         for region in self.masks.drop_stale():
             self._replace(region)
         self.flush()
 
     def bring_back(self, numbers: Mapping[int, int] = NO_NUMBERS) -> None:
-        """Show the masks of the last `mark` again; what is there now is kept in their place.
+        """Show the masks of the last `mark` again, and keep the current ones in their place.
 
-        ``numbers`` are those of the model that made them, as `renumber` takes them.
+        ``numbers`` is the renumbering of the earlier model, as for `renumber`.
         """
         for region in self.masks.bring_back(numbers):
             self._replace(region)
@@ -204,11 +204,11 @@ class PredictionLayer:
     # -- what people say -----------------------------------------------------------------------
 
     def accept(self, region: Region, where: np.ndarray) -> list[AnnotationChange]:
-        """Declare what is shown right; ``where`` is boolean, of the region's shape.
+        """Accept the shown mask; ``where`` is boolean, of the region's shape.
 
-        What was accepted before is said again, where a newer stroke disagreed.
+        Voxels that were accepted before get a new time where a newer stroke disagrees.
         """
-        self.catch(region)
+        self.record(region)
         accepted = self.annotated.read(LabelSource.ACCEPTED, region)
         accepted[where] = as_correction(self._data[region])[where]
         changes = self._note(LabelSource.ACCEPTED, region, accepted)
@@ -216,25 +216,27 @@ class PredictionLayer:
             self.annotated.times(o, region) for o in (LabelSource.ACCEPTED, LabelSource.STROKES)
         )
         disputed = where & (painted_at > accepted_at)
-        return changes + self._tell(self.annotated.restamp(LabelSource.ACCEPTED, region, disputed))
+        return changes + self._publish(
+            self.annotated.restamp(LabelSource.ACCEPTED, region, disputed)
+        )
 
     def read(self, region: Region) -> np.ndarray:
-        """What is shown in a region, as numbers of corrections; a stroke there is taken down."""
-        self.catch(region)
+        """The mask as shown in a region, in numbers of corrections; records a stroke there."""
+        self.record(region)
         return as_correction(as_mask(self._data[region]))
 
-    def take_back(self, region: Region, where: np.ndarray) -> list[AnnotationChange]:
-        """Declare nothing right any more there."""
+    def withdraw(self, region: Region, where: np.ndarray) -> list[AnnotationChange]:
+        """Withdraw the acceptance of voxels."""
         return self._empty(LabelSource.ACCEPTED, region, where)
 
-    def forget(self, region: Region, where: np.ndarray) -> list[AnnotationChange]:
-        """Give corrections back to the network: its own mask is shown there again."""
+    def drop_corrections(self, region: Region, where: np.ndarray) -> list[AnnotationChange]:
+        """Drop corrections of voxels: the network's mask is shown there again."""
         return self._empty(LabelSource.CORRECTIONS, region, where)
 
     def _empty(
         self, origin: LabelSource, region: Region, where: np.ndarray
     ) -> list[AnnotationChange]:
-        self.catch(region)
+        self.record(region)
         values = self.annotated.read(origin, region)
         values[where] = 0
         changes = self._note(origin, region, values)
@@ -244,19 +246,19 @@ class PredictionLayer:
     def put_back(
         self, origin: LabelSource, region: Region, now: TimedValues, then: TimedValues
     ) -> None:
-        """Say ``then`` where that differs from ``now`` and nothing else was said since.
+        """Write ``then`` where it differs from ``now`` and the voxels were not changed since.
 
-        An acceptance is withdrawn altogether, also where it was corrected since.
+        Undoing an acceptance withdraws it, also where voxels were corrected since.
         """
-        self.catch(region)
+        self.record(region)
         also = (then[0] == 0) if origin is LabelSource.ACCEPTED else False
-        self._tell(self.annotated.put_back(origin, region, now, then, also=also))
+        self._publish(self.annotated.put_back(origin, region, now, then, also=also))
         self.show(origin, region)
 
     def show(self, origin: LabelSource, region: Region) -> None:
-        """Show what is true now after corrections or accepted regions were changed from outside.
+        """Redraw a region after its corrections or acceptance were changed from outside.
 
-        Undo then begins here, unless nothing that people painted is touched.
+        The undo history is dropped, unless no painted voxel changes.
         """
         if origin is LabelSource.ACCEPTED and np.array_equal(
             as_mask(self._data[region]), self._mask(region)
@@ -268,8 +270,8 @@ class PredictionLayer:
         self._write(region)
         self.flush()
 
-    def catch(self, region: Region) -> bool:
-        """Take down what was changed by hand in a region; whether there was anything."""
+    def record(self, region: Region) -> bool:
+        """Record the user's changes in a region; return whether there were any."""
         data, kept = self._data[region], self._kept.read(region)
         changed = data != self._shown[region]
         kept[changed] = as_correction(data[changed])
@@ -280,16 +282,16 @@ class PredictionLayer:
         return bool(noted)
 
     def _correct_accepted(self, region: Region, where: np.ndarray) -> None:
-        """An accepted place that was corrected holds what is shown; accepted it was when it was."""
+        """Set accepted voxels that were corrected to the shown value; keep their times."""
         accepted = self.annotated.read(LabelSource.ACCEPTED, region)
         inside = where & (accepted != 0)
         if inside.any():
             accepted[inside] = as_correction(self._data[region])[inside]
             times = self.annotated.times(LabelSource.ACCEPTED, region)
-            self._tell(self.annotated.restore(LabelSource.ACCEPTED, region, accepted, times))
+            self._publish(self.annotated.restore(LabelSource.ACCEPTED, region, accepted, times))
 
     def search(self) -> list[Region]:
-        """Chunks that were changed and not taken down; only reads, so that any thread may ask."""
+        """Chunks with unrecorded changes; read-only, for any thread."""
         corrections = self.annotated.grid(LabelSource.CORRECTIONS)
         grids = (self._data, self._shown, self._kept, corrections)
         planes = {plane for grid in grids for plane in planes_with(grid)}
@@ -297,9 +299,9 @@ class PredictionLayer:
         return [self._kept.region_of(c) for c in looked if self._unknown(c)]
 
     def settle(self, regions: Sequence[Region]) -> None:
-        """Take down what `search` found: most likely an undo or a redo."""
+        """Record the changes that `search` found, most likely of an undo or a redo."""
         for region in merge_regions(regions):
-            self.catch(region)
+            self.record(region)
 
     def _unknown(self, cell: Cell) -> bool:
         region = self._kept.region_of(cell)
@@ -312,9 +314,9 @@ class PredictionLayer:
     def _note(
         self, origin: LabelSource, region: Region, values: np.ndarray
     ) -> list[AnnotationChange]:
-        return self._tell(self.annotated.record(origin, region, values))
+        return self._publish(self.annotated.record(origin, region, values))
 
-    def _tell(self, change: AnnotationChange | None) -> list[AnnotationChange]:
+    def _publish(self, change: AnnotationChange | None) -> list[AnnotationChange]:
         if change is None:
             return []
         self._on_change(change)
@@ -323,13 +325,13 @@ class PredictionLayer:
     # -- the layer -----------------------------------------------------------------------------
 
     def end(self) -> None:
-        """Listen to the layer no more, as when it was deleted; what was corrected in it stays."""
-        if self._watch is not None:
-            self._watch.end()
-            self._watch = None
+        """Disconnect from the layer, for example after it was deleted; corrections are kept."""
+        if self._listener is not None:
+            self._listener.end()
+            self._listener = None
 
-    def let_go(self) -> None:
-        """Leave the layer as a mask to look at or export: its image is gone, or another one now."""
+    def release_layer(self) -> None:
+        """Leave the layer as a plain mask, as its image was removed or replaced."""
         self.end()
         if self.layer is not None:
             note = {"napari_unetseg": {"kind": "tidied"}}
@@ -337,7 +339,7 @@ class PredictionLayer:
         self.layer = None
 
     def _new_layer(self, structures: Sequence[Structure], metadata: dict[str, Any]) -> Labels:
-        """A layer over an empty mask with what people said in it."""
+        """A layer over an empty mask with the image's corrections and accepted voxels."""
         self._data, self._shown = (empty_grid(self._shape) for _ in range(2))
         self.masks.clear()
         self._kept, self._painted = SparseArray(self._shape), False
@@ -347,11 +349,15 @@ class PredictionLayer:
             self._write(region)
         self._dirty = False
         name = f"{self.image.name} · prediction"
-        options: dict[str, Any] = {"opacity": 0.5, "metadata": metadata, **place_over(self.image)}
+        options: dict[str, Any] = {
+            "opacity": 0.5,
+            "metadata": metadata,
+            **transform_over(self.image),
+        }
         new = Labels(self._data, name=name, **options)
         paint_colors(new, structures)
         follow(self.image, new)
-        self._watch = Watch(new, self._on_painted, self._on_doubt, self._shape)
+        self._listener = PaintListener(new, self._on_painted, self._on_doubt, self._shape)
         return new
 
     def _drop_history(self) -> None:
@@ -361,29 +367,29 @@ class PredictionLayer:
 
     def _on_painted(self, region: Region) -> bool:
         self._painted = True
-        return self.catch(region)
+        return self.record(region)
 
     def _on_doubt(self) -> None:
         if self._refreshing:
             return
         layer = self.layer
-        if layer is not None and level0(layer) is not self._data and not self._take_over(layer):
+        if layer is not None and level0(layer) is not self._data and not self._adopt_data(layer):
             return
-        if self._data.size <= AT_ONCE:
+        if self._data.size <= SYNC_SEARCH_VOXELS:
             self.settle(self.search())
         else:
-            self.settle(self._watch.undone() if self._watch is not None else ())
+            self.settle(self._listener.undo_regions() if self._listener is not None else ())
             self.on_doubt()
 
-    def _take_over(self, layer: Labels) -> bool:
-        """Somebody gave the layer another array; whether that is a mask, put into ours then."""
+    def _adopt_data(self, layer: Labels) -> bool:
+        """Handle an array assigned to the layer; return whether it is a valid mask."""
         data = level0(layer)
         fits = tuple(data.shape) == self._shape and all(
             0 <= np.min(data[plane]) and np.max(data[plane]) <= BACKGROUND_LABEL
             for plane in np.ndindex(*self._shape[:-2])
         )
         if fits:
-            self._drop_history()  # an undo would put voxels of one array into the other
+            self._drop_history()  # undo would write voxels of one array into the other
             for plane in np.ndindex(*self._shape[:-2]):
                 self._data[plane] = data[plane]
             self._refreshing = True
@@ -397,7 +403,7 @@ class PredictionLayer:
         return fits
 
     def _insert_below_annotations(self, new: Labels) -> None:
-        """Above all images, so that strokes stay on top; what was selected stays selected."""
+        """Insert above all images, so that strokes stay on top; keep the selection."""
         layers = self._viewer.layers
         selected = set(layers.selection)
         images = [place for place, layer in enumerate(layers) if isinstance(layer, Image)]
@@ -410,10 +416,10 @@ class PredictionLayer:
 
 @contextmanager
 def _selecting(layers: LayerList, wanted: bool) -> Iterator[None]:
-    """Whether napari selects a layer that it is given, where it can be told.
+    """Set whether napari selects an inserted layer, where napari supports it.
 
-    It would make the controls of the new layer and, when another one is selected again, those of
-    that one too: half of the time that the first mask held the window up.
+    Selecting builds the layer controls of the new layer and again those of the earlier one: half of
+    the time that the first mask blocked the window.
     """
     name = "_activate_on_insert"
     usual = getattr(layers, name, None)

@@ -25,26 +25,26 @@ ELLIPSE_CORNERS = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
-    """Voxels of an image: a region, and which voxels of it, boolean of the region's shape."""
+class RegionMask:
+    """A region of an image and the selected voxels in it, boolean of the region's shape."""
 
     region: Region
     where: np.ndarray
 
 
-def plane_at(plane: Sequence[int], shape: Sequence[int]) -> Place:
-    """All of one YX plane of a grid."""
+def plane_at(plane: Sequence[int], shape: Sequence[int]) -> RegionMask:
+    """A whole YX plane of a grid."""
     region = (*(slice(i, i + 1) for i in plane), *(slice(0, n) for n in shape[-2:]))
-    return Place(region, np.ones([s.stop - s.start for s in region], bool))
+    return RegionMask(region, np.ones([s.stop - s.start for s in region], bool))
 
 
-def visible_plane(viewer: ViewerModel, image: Image) -> Place:
-    """All of the YX plane that the viewer shows.
+def visible_plane(viewer: ViewerModel, image: Image) -> RegionMask:
+    """The visible YX plane.
 
     Raises
     ------
     UserError
-        The viewer shows a volume, or another cut through it.
+        The viewer shows a volume, or a slice along other axes.
     """
     if viewer.dims.ndisplay != 2:
         raise UserError("The viewer shows a volume; switch to 2D (Ctrl+Y) to see one plane.")
@@ -56,11 +56,10 @@ def visible_plane(viewer: ViewerModel, image: Image) -> Place:
     return plane_at(plane_on_screen(viewer, image, 2), grid_shape(image))
 
 
-def drawn(viewer: ViewerModel, image: Image, shapes: Shapes) -> list[Place]:
-    """What the shapes of a layer enclose in an image, each on its own plane.
+def regions_in_shapes(viewer: ViewerModel, image: Image, shapes: Shapes) -> list[RegionMask]:
+    """The regions of an image enclosed by the shapes of a layer, each on its own plane.
 
-    Shapes with fewer axes than the image lie on the plane that the viewer shows. Lines enclose
-    nothing.
+    Shapes with fewer axes than the image lie on the visible plane. Lines enclose nothing.
 
     Raises
     ------
@@ -68,7 +67,7 @@ def drawn(viewer: ViewerModel, image: Image, shapes: Shapes) -> list[Place]:
         Nothing is enclosed.
     """
     shape, here = grid_shape(image), plane_on_screen(viewer, image, 2)
-    places: list[Place] = []
+    region_masks: list[RegionMask] = []
     for corners in _outlines(shapes):
         world = [to_world(viewer, shapes, corner) for corner in corners]
         points = np.array([to_data(viewer, image, place)[-len(shape) :] for place in world])
@@ -76,22 +75,22 @@ def drawn(viewer: ViewerModel, image: Image, shapes: Shapes) -> list[Place]:
         if shapes.ndim >= image.ndim and len(shape) > 2:
             plane = tuple(int(i) for i in np.round(points[:, :-2].mean(0)))
         if all(0 <= i < n for i, n in zip(plane, shape, strict=False)):
-            places += _filled(points[:, -2:], plane, shape[-2:])
-    if not places:
+            region_masks += _polygon(points[:, -2:], plane, shape[-2:])
+    if not region_masks:
         raise UserError(
             f"{shapes.name} encloses no part of {image.name}; draw a rectangle or a polygon "
             "over it, in a Shapes layer, and select that layer."
         )
-    return places
+    return region_masks
 
 
-def object_at(viewer: ViewerModel, mask: Labels) -> Place:
-    """The connected object of a mask under the mouse, in the plane that the viewer shows.
+def object_at(viewer: ViewerModel, mask: Labels) -> RegionMask:
+    """The connected object of a mask under the mouse, in the visible plane.
 
     Raises
     ------
     UserError
-        The mouse is beside the mask, or on its background.
+        The mouse is outside the mask, or on its background.
     """
     found = np.round(to_data(viewer, mask, viewer.cursor.position)).astype(int)
     inside = all(0 <= i < n for i, n in zip(found, mask.data.shape, strict=True))
@@ -99,11 +98,11 @@ def object_at(viewer: ViewerModel, mask: Labels) -> Place:
     if not inside or not mask.data[(*plane, *seed)]:
         raise UserError("There is no object under the mouse; point at one and press the key.")
     where: np.ndarray = flood(np.asarray(mask.data[plane]), seed)  # type: ignore[no-untyped-call]
-    return _place(plane, where, (0, 0))
+    return _cropped(plane, where, (0, 0))
 
 
 def _outlines(shapes: Shapes) -> Iterator[np.ndarray]:
-    """Corners of all shapes that enclose something, (corners, axes)."""
+    """Corners of all shapes that enclose an area, (corners, axes)."""
     for corners, kind in zip(shapes.data, shapes.shape_type, strict=True):
         if kind in ("rectangle", "polygon"):
             yield np.asarray(corners, float)
@@ -114,21 +113,23 @@ def _outlines(shapes: Shapes) -> Iterator[np.ndarray]:
             yield middle + np.cos(angles) * (b - a) / 2 + np.sin(angles) * (d - a) / 2
 
 
-def _filled(corners: np.ndarray, plane: Sequence[int], shape: tuple[int, ...]) -> Iterator[Place]:
-    """The bounding box of a polygon in a plane, and what lies inside; nothing if it is outside."""
+def _polygon(
+    corners: np.ndarray, plane: Sequence[int], shape: tuple[int, ...]
+) -> Iterator[RegionMask]:
+    """The interior of a polygon in a plane; nothing if it lies outside the plane."""
     low = np.clip(np.floor(corners.min(0)).astype(int), 0, shape)
     high = np.clip(np.ceil(corners.max(0)).astype(int) + 1, 0, shape)
     if (high <= low).any():
         return
     where = polygon2mask(tuple(high - low), corners - low)  # type: ignore[no-untyped-call]
     if where.any():
-        yield _place(plane, where, low)
+        yield _cropped(plane, where, low)
 
 
-def _place(plane: Sequence[int], where: np.ndarray, corner: Sequence[int]) -> Place:
-    """Voxels of a plane, bool YX, whose first voxel lies at a corner; the smallest region."""
+def _cropped(plane: Sequence[int], where: np.ndarray, corner: Sequence[int]) -> RegionMask:
+    """Crop a mask, bool YX, to its bounding box; its first voxel lies at a corner."""
     along = [np.flatnonzero(where.any(axis)) for axis in (1, 0)]
     cut = tuple(slice(int(on[0]), int(on[-1]) + 1) for on in along)
     starts = (slice(s.start + int(c), s.stop + int(c)) for s, c in zip(cut, corner, strict=True))
     region: Region = (*(slice(i, i + 1) for i in plane), *starts)
-    return Place(region, where[cut].reshape([s.stop - s.start for s in region]))
+    return RegionMask(region, where[cut].reshape([s.stop - s.start for s in region]))

@@ -16,7 +16,7 @@ from napari_unetseg.annotations.annotation_store import (
 from napari_unetseg.annotations.sparse_array import Region, merge_regions
 from napari_unetseg.core.singleton_axes import on_grid, same_but_singletons
 from napari_unetseg.gui.layers.layer_axes import level0
-from napari_unetseg.gui.layers.paint_events import AT_ONCE, Watch, drop_history
+from napari_unetseg.gui.layers.paint_events import SYNC_SEARCH_VOXELS, PaintListener, drop_history
 
 if TYPE_CHECKING:
     from napari.layers import Labels
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
 
 
 class Strokes:
-    """Keeps an image's `ImageAnnotations` in step with the layer that its strokes are painted in.
+    """Records the strokes of an annotation layer in the image's `ImageAnnotations`.
 
     Parameters
     ----------
     layer
-        The annotation layer, on the image's grid; axes of length 1 make no difference.
+        The annotation layer, on the image's grid; axes of length 1 are ignored.
     annotated, kind
-        What is said about the image; its strokes begin anew with the layer's, of that kind.
+        The image's annotations, whose strokes are replaced by the layer's, of that kind.
     on_change
-        Called with everything that was taken down, from the layer's beginning on.
+        Called with every recorded change, including the initial content of the layer.
     known
-        The truth has what was painted in the layer, until somebody stopped listening to it.
+        The annotations already contain the layer's strokes, except unrecorded recent ones.
 
     Attributes
     ----------
     on_doubt
-        Called when something may have changed that only `search` can find.
+        Called when there may be changes that only `search` can find.
     on_other
-        Called when the layer was given data of another type of numbers; with False if they are of
-        another shape than the image, so that nothing that is painted on them can be taken down.
+        Called when the layer was assigned data of another dtype; with False if their shape differs
+        from the image's, so that nothing painted on them can be recorded.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class Strokes:
         self._ended = False
         if known:
             annotated.enable_strokes()
-        elif isinstance(self._data, np.ndarray):  # lazy arrays would take long to read
+        elif isinstance(self._data, np.ndarray):  # reading a whole lazy array would take long
             for change in annotated.adopt(self._data, kind):
                 on_change(change)
         self._grid = annotated.grid(LabelSource.STROKES)
-        self._watch = Watch(layer, self._on_painted, self._on_doubt, annotated.shape)
+        self._listener = PaintListener(layer, self._on_painted, self._on_doubt, annotated.shape)
 
     @property
     def data(self) -> Any:
@@ -77,48 +77,48 @@ class Strokes:
         return self._data
 
     def end(self) -> None:
-        """Listen no more; what was taken down stays."""
-        self._watch.end()
+        """Disconnect from the layer; recorded strokes are kept."""
+        self._listener.end()
         self._ended = True
 
     @property
     def lasts(self) -> bool:
-        """Whether the truth has the strokes of this layer, and not those of another one."""
+        """Whether the annotations still hold the strokes of this layer, not of another one."""
         return self.annotated.grid(LabelSource.STROKES) is self._grid
 
     def look_again(self) -> None:
-        """Take down what was painted while nobody listened."""
+        """Record what was painted while the layer was not listened to."""
         self._on_doubt()
 
-    def catch(self, region: Region) -> bool:
-        """Take down what a region of the layer holds now; whether it had changed."""
+    def record(self, region: Region) -> bool:
+        """Record the current labels of a region; return whether they changed."""
         change = self.annotated.record(LabelSource.STROKES, region, np.asarray(self._data[region]))
         if change is not None:
             self._on_change(change)
         return change is not None
 
     def search(self) -> list[Region]:
-        """Chunks that hold what was not taken down; only reads, so that any thread may ask."""
+        """Chunks with unrecorded changes; read-only, for any thread."""
         if self._ended or not isinstance(self._data, np.ndarray):
             return []
         return list(self.annotated.grid(LabelSource.STROKES).differing(self._data))
 
     def settle(self, regions: Sequence[Region]) -> None:
-        """Take down what `search` found: most likely an undo or a redo."""
+        """Record the changes that `search` found, most likely of an undo or a redo."""
         for region in merge_regions(regions) if not self._ended else ():
-            self.catch(region)
+            self.record(region)
 
     def put_back(
         self, origin: LabelSource, region: Region, now: TimedValues, then: TimedValues
     ) -> None:
-        """Put ``then`` into the layer where that differs from ``now``, which is still there.
+        """Write ``then`` into the layer where it differs from ``now`` and is unchanged since.
 
-        Undo begins after that. Where other labels took this layer's place, nothing is done.
+        napari's undo history is dropped. Nothing happens if other labels replaced this layer.
         """
         assert origin is LabelSource.STROKES
         if not self.lasts or level0(self.layer) is not self._source:
             return
-        self.catch(region)
+        self.record(region)
         change = self.annotated.put_back(origin, region, now, then)
         if change is None:
             return
@@ -128,25 +128,25 @@ class Strokes:
         self.layer.refresh()
 
     def _on_painted(self, region: Region) -> bool:
-        return level0(self.layer) is self._source and self.catch(region)
+        return level0(self.layer) is self._source and self.record(region)
 
     def _on_doubt(self) -> None:
-        if level0(self.layer) is not self._source and not self._take_over():
+        if level0(self.layer) is not self._source and not self._adopt_data():
             return
-        if self._data.size <= AT_ONCE:
+        if self._data.size <= SYNC_SEARCH_VOXELS:
             self.settle(self.search())
         else:
-            self.settle(self._watch.undone())
+            self.settle(self._listener.undo_regions())
             self.on_doubt()
 
-    def _take_over(self) -> bool:
-        """Somebody gave the layer another array; whether it can be followed."""
+    def _adopt_data(self) -> bool:
+        """Handle an array assigned to the layer; return whether its strokes can be recorded."""
         data = level0(self.layer)
         if not same_but_singletons(data.shape, self.annotated.shape):
             self.on_other(False)
             return False
         self._source, self._data = data, on_grid(data, self.annotated.shape)
-        drop_history(self.layer)  # an undo would put voxels of the old array into the new one
+        drop_history(self.layer)  # undo would write voxels of the old array into the new one
         if np.dtype(data.dtype).newbyteorder("=") != self._grid.dtype:
             self.annotated.retype(data.dtype)
             self._grid = self.annotated.grid(LabelSource.STROKES)

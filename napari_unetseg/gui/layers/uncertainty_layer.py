@@ -8,7 +8,7 @@ import numpy as np
 from napari.layers import Image
 
 from napari_unetseg.data.image_grids import empty_grid
-from napari_unetseg.gui.layers.alignment import place_over
+from napari_unetseg.gui.layers.alignment import transform_over
 from napari_unetseg.gui.layers.following import follow
 from napari_unetseg.gui.layers.layer_axes import grid_shape
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 
-class Uncertainty:
-    """A layer over one image; where nothing was computed it is black and shows nothing."""
+class UncertaintyLayer:
+    """A layer over one image; voxels without a value are black and invisible."""
 
     def __init__(self, viewer: ViewerModel, image: Image) -> None:
         self._viewer, self.image = viewer, image
@@ -30,7 +30,7 @@ class Uncertainty:
             contrast_limits=(0.0, 1.0),
             opacity=0.8,
             metadata={"napari_unetseg": {"kind": "uncertainty"}},
-            **place_over(image),
+            **transform_over(image),
         )
         follow(image, self.layer)
         self._insert()
@@ -41,17 +41,17 @@ class Uncertainty:
         return self.layer in self._viewer.layers and self.image in self._viewer.layers
 
     def write(self, plane: tuple[int, ...], values: np.ndarray) -> None:
-        """Show how unsure a plane or volume is: float32 from 0 to 1, its spatial shape."""
+        """Write the uncertainty of a plane or volume: float32 from 0 to 1, its spatial shape."""
         self._data[plane] = values
         self.layer.refresh(extent=False, highlight=False)
 
     def remove(self) -> None:
-        """Take the layer away."""
+        """Remove the layer."""
         if self.layer in self._viewer.layers:
             self._viewer.layers.remove(self.layer)
 
     def _insert(self) -> None:
-        """Just above the image, below what people paint on; what was selected stays selected."""
+        """Insert just above the image, below annotations; keep the selection."""
         layers = self._viewer.layers
         selected, active = set(layers.selection), layers.selection.active
         images = [place for place, layer in enumerate(layers) if isinstance(layer, Image)]

@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 def show_or_hide(layer: Labels) -> None:
-    """Hide a layer that is seen, and the other way round; its voxels stay as they are."""
+    """Toggle the visibility of a layer."""
     layer.visible = not layer.visible
 
 
-def take_away(viewer: ViewerModel, layer: Labels) -> None:
-    """Take a layer of ours out of the viewer, after no brush is on it any more."""
+def remove_layer(viewer: ViewerModel, layer: Labels) -> None:
+    """Remove one of the plugin's layers from the viewer; its brush is put down first."""
     layer.mode = "pan_zoom"
     viewer.layers.remove(layer)

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def unit_factors(units: Sequence[Any] | None, wanted: Sequence[Any] | None) -> np.ndarray:
-    """What a position in some units is multiplied by to be one in other units, for each axis.
+    """Factor that converts positions from one unit to another, for each axis.
 
-    Ones where the two measure different things, such as pixels and micrometres: napari takes the
-    numbers as they are then.
+    1 where the units have different dimensions, such as pixels and micrometres: napari then uses
+    the numbers unchanged.
     """
     if units is None or wanted is None or tuple(units) == tuple(wanted):
         return np.ones(1)
@@ -32,7 +32,7 @@ def unit_factors(units: Sequence[Any] | None, wanted: Sequence[Any] | None) -> n
 
 
 def _world_units(viewer: ViewerModel, count: int) -> Sequence[Any] | None:
-    """Units of the last axes of a viewer; None where it has none for all of them."""
+    """Units of the last axes of a viewer; None if any of them has none."""
     units = getattr(viewer.dims, "units", None)
     if units is None or len(units) < count:
         return None
@@ -41,9 +41,9 @@ def _world_units(viewer: ViewerModel, count: int) -> Sequence[Any] | None:
 
 
 def to_data(viewer: ViewerModel, layer: Layer, point: Sequence[float] | np.ndarray) -> np.ndarray:
-    """A place in a viewer's world as one in a layer's data, along each axis of the layer.
+    """Convert a world position to a layer's data coordinates, one value for each axis of the layer.
 
-    Axes that the layer has before those of the world are at zero.
+    Leading axes of the layer that the world lacks are at zero.
     """
     point = np.asarray(point, float)[-layer.ndim :]
     point = np.concatenate([np.zeros(layer.ndim - len(point)), point])
@@ -52,7 +52,7 @@ def to_data(viewer: ViewerModel, layer: Layer, point: Sequence[float] | np.ndarr
 
 
 def to_world(viewer: ViewerModel, layer: Layer, place: Sequence[float] | np.ndarray) -> np.ndarray:
-    """A place in a layer's data as one in a viewer's world, along each axis of the layer."""
+    """Convert a layer's data coordinates to a world position, one value for each axis."""
     factors = unit_factors(layer.units, _world_units(viewer, layer.ndim))
     position: np.ndarray = np.asarray(layer.data_to_world(place), float) * factors
     return position

@@ -30,22 +30,22 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
 
 MOST_NEWER = 100
-"""Regions of an image, the newest, that a training answers before its first step."""
+"""Number of newest regions of an image to which a training adapts before its first step."""
 
 
 class AnnotationFeed:
-    """Offers annotations to a training as soon as they change.
+    """Sends changed annotations to the running training as soon as possible.
 
-    A snapshot is taken in the GUI thread; whether it says anything new is found out beside it, one
-    snapshot at a time. So every stroke is offered after at most one that is looked at already.
+    Snapshots are taken in the GUI thread and compared with the last one in the background, one at a
+    time. So every stroke waits for at most one comparison.
 
     Attributes
     ----------
     newer
-        Where something was said of images that no training has taken yet.
+        Regions of images with annotations that no training has received yet.
     painted_at
-        When the newest of it was said, in seconds of `time.monotonic`; None where a training has
-        taken all.
+        Time of the newest of them, in seconds of `time.monotonic`; None if a training has received
+        all.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class AnnotationFeed:
         events.tick.connect(self._on_tick)
 
     def snapshots(self) -> tuple[Snapshot, ...]:
-        """Snapshots of all there is to train on, for a training that begins.
+        """Snapshots of all training data, for a training that begins.
 
-        What was written into layers without a word is searched, and nothing offered before that:
-        the training finds it by itself.
+        Changes of layers without an event are searched for, and nothing is sent before that: the
+        training's own snapshot contains them.
 
         Raises
         ------
@@ -100,7 +100,7 @@ class AnnotationFeed:
         return self._offered
 
     def clear(self) -> None:
-        """A training has all that was painted until now."""
+        """Mark everything painted so far as received by a training."""
         self.newer.clear()
         self.painted_at = None
         self._offered_until = 0.0
@@ -130,7 +130,7 @@ class AnnotationFeed:
             self.newer.pop(seen, None)
 
     def _on_job_ended(self, kind: JobKind) -> None:
-        """What was offered last may not have been taken; else there is nothing newer."""
+        """Send the last snapshot again if the job may not have received it."""
         if kind is not JobKind.TRAIN:
             return
         self._due = False
@@ -160,7 +160,7 @@ class AnnotationFeed:
         self._runner.query(newer, answer, self._on_error, about="offer")
 
     def _newest(self) -> tuple[Snapshot, ...] | None:
-        """What is labelled now; None where it cannot be learned from."""
+        """The current annotations; None if they cannot be trained on."""
         if self._alignment.misplaced() is not None:  # it is seen elsewhere than where it counts
             return None
         sources, before = self._session.sources, self._offered

@@ -1,9 +1,8 @@
 """Snapshots of layers' labels for training, without copying voxels.
 
-What is painted is in the image's `ImageAnnotations`, in chunks that a snapshot shares until they
-are written to. What takes longer is done by whoever needs it, in any thread: finding what was
-written into an array without a word, what wins over strokes, and whether two snapshots hold the
-same.
+Annotations are stored in the image's `ImageAnnotations`, in copy-on-write chunks that a snapshot
+shares. Slow steps are done on demand, in any thread: searching an array for changes without an
+event, merging corrections with strokes, and comparing two snapshots.
 """
 
 from __future__ import annotations
@@ -31,23 +30,23 @@ Pairs = tuple[AnnotatedImage, ...]
 
 
 class Snapshot:
-    """What is labelled of one image at one moment; any thread may ask.
+    """The labels of one image at one moment; thread-safe.
 
     Parameters
     ----------
     image, stack
         The image layer and its image.
     labels
-        What its labels hold: chunks shared with what is known of them, or a lazy array as it is.
+        Its labels: chunks shared with the annotations, or a lazy array.
     kind
-        What the numbers in ``labels`` mean.
-    said
-        A snapshot of all that was said about the image.
+        The kind of ``labels``.
+    annotations
+        A snapshot of the image's annotations.
     newer
-        Regions in which something was said that no training has taken.
+        Regions with annotations that no training has received.
     live
-        The array that people paint on, and what is known of it: what a script wrote there without
-        a word is taken in when the snapshot is first asked.
+        The array that is painted on, and its recorded values: changes that a script made without an
+        event are recorded when the snapshot is first used.
     held_out
         Voxels that are not labelled for a training, whatever was said of them.
     """
@@ -58,14 +57,19 @@ class Snapshot:
         stack: Stack,
         labels: Any,
         kind: LabelKind,
-        said: ImageAnnotations,
+        annotations: ImageAnnotations,
         newer: tuple[Region, ...] = (),
         live: tuple[np.ndarray, SparseArray] | None = None,
         held_out: Sequence[Voxels] = (),
     ) -> None:
         self.image, self.kind, self.live = image, kind, live
         self._held_out = held_out
-        self._stack, self._labels, self._said, self._newer = stack, labels, said, newer
+        self._stack, self._labels, self._annotations, self._newer = (
+            stack,
+            labels,
+            annotations,
+            newer,
+        )
         self._corrections: SparseArray | None = None
         self._trained: tuple[Any, SparseArray | None] = (labels, None)
         self._before: Snapshot | None = None
@@ -73,7 +77,7 @@ class Snapshot:
         self._lock = threading.Lock()
 
     def follow(self, before: Snapshot | None) -> None:
-        """Say which earlier snapshot of the image much is the same as in."""
+        """Set an earlier snapshot of the image, which is likely to be mostly equal."""
         self._before = before
 
     def pair(self) -> AnnotatedImage:
@@ -96,17 +100,17 @@ class Snapshot:
         )
 
     def settle(self) -> None:
-        """Find what takes time, once; what is as in the earlier snapshot is taken from there."""
+        """Do the slow steps, once; results of the earlier snapshot are reused where it is equal."""
         with self._lock:
             if self._settled:
                 return
             known, before, self._before = None, self._before, None
             if before is not None:
                 before.settle()
-                known = before._said, before._corrections
+                known = before._annotations, before._corrections
             if self.live is not None:
                 self._take_in(*self.live)
-            self._corrections = self._said.corrections(known)
+            self._corrections = self._annotations.corrections(known)
             labels = self._labels
             if not isinstance(labels, SparseArray):
                 labels = on_grid(labels, self._stack.grid_shape)
@@ -117,7 +121,7 @@ class Snapshot:
             self._settled = True
 
     def _take_in(self, data: np.ndarray, known: SparseArray) -> None:
-        """Take in what the array holds, but not where something was said since."""
+        """Record changes of the array, except where voxels were annotated since."""
         for region in self._labels.differing(data):
             (cell,) = cells(region)
             if self._labels.same_chunk(known, cell):
@@ -135,18 +139,18 @@ def take_snapshots(
 ) -> tuple[Snapshot, ...]:
     """Snapshots of all sources that have labels or corrections; copies no voxels.
 
-    Unused sources and those on disk are left out.
+    Unused sources and those on disk are skipped.
 
     Parameters
     ----------
     sources, by_image
-        What there is to train on, and what was said about each image.
+        The training sources, and the annotations of each image.
     newer
-        Regions of images where something was painted since their mask was shown.
+        Regions of images that were painted on since their mask was shown.
     before
-        Earlier snapshots, so that what is the same is not computed again.
+        Earlier snapshots, to reuse the results of equal ones.
     complete
-        Take in what was written into layers without a word, too; that reads all of them.
+        Search layers for changes without an event, too; that reads all of them.
     held_out
         Voxels of an image that are not labelled for a training.
 
@@ -183,23 +187,23 @@ def _snapshot(
 ) -> Snapshot | None:
     stack = napari_layers.stack_of(source.image, source.channels)
     annotated = annotated or ImageAnnotations(stack.grid_shape)
-    said = annotated.snapshot()
+    annotations = annotated.snapshot()
     if source.labels is None:
-        if not said.labelled_planes():
+        if not annotations.labelled_planes():
             return None
         nothing = SparseArray(stack.grid_shape)
         kind = LabelKind.STROKES
-        return Snapshot(source.image, stack, nothing, kind, said, newer, held_out=held_out)
+        return Snapshot(source.image, stack, nothing, kind, annotations, newer, held_out=held_out)
     data = napari_layers.data_of(source.labels)
-    AnnotatedImage(stack, data, source.kind)  # refuses what does not fit
+    AnnotatedImage(stack, data, source.kind)  # raises where labels do not fit
     if not isinstance(data, np.ndarray):
         kind = source.kind
-        return Snapshot(source.image, stack, data, kind, said, newer, held_out=held_out)
+        return Snapshot(source.image, stack, data, kind, annotations, newer, held_out=held_out)
     live = (
         (on_grid(data, stack.grid_shape), annotated.grid(LabelSource.STROKES)) if complete else None
     )
-    labels = said.grid(LabelSource.STROKES)
-    return Snapshot(source.image, stack, labels, source.kind, said, newer, live, held_out)
+    labels = annotations.grid(LabelSource.STROKES)
+    return Snapshot(source.image, stack, labels, source.kind, annotations, newer, live, held_out)
 
 
 def pairs_of(snapshots: Iterable[Snapshot]) -> Pairs:
@@ -208,7 +212,7 @@ def pairs_of(snapshots: Iterable[Snapshot]) -> Pairs:
 
 
 def newer_pairs(snapshots: Sequence[Snapshot], before: Sequence[Snapshot]) -> Pairs:
-    """The annotated images; none where earlier snapshots hold the same."""
+    """The annotated images; none if the earlier snapshots hold the same."""
     same = len(snapshots) == len(before) and all(
         new.same_as(old) for new, old in zip(snapshots, before, strict=True)
     )

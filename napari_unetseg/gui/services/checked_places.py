@@ -49,7 +49,7 @@ class CheckedPlaces:
         project = self._store.project
         if project is not None and (places or removed):
             project.put_places(places, [place.number for place in removed])
-            self._store.tell()
+            self._store.report_trouble()
             self.changed.emit()
 
     # -- what is held out ----------------------------------------------------------------------

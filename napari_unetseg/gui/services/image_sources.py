@@ -16,7 +16,7 @@ from napari_unetseg.core.label_appearance import classify_labels
 from napari_unetseg.core.labels import LabelKind, Structure
 from napari_unetseg.data.image_grids import guess_kind, thinned_counts
 from napari_unetseg.gui import layers as napari_layers
-from napari_unetseg.gui.services.label_problems import describe_appearance, is_grey, remedies_of
+from napari_unetseg.gui.services.label_problems import conversions_of, describe_appearance, is_grey
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.state.session import ImageSource, Level, Session
@@ -38,7 +38,7 @@ class ImageSources:
     labels_of
         The image that a layer holds, or last held, the labels of.
     seen
-        Values of labels that came from elsewhere, and what they look like.
+        Values of labels that were not made here, and their appearance.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ImageSources:
         events.closed.connect(self._on_closed)
 
     def choose_first(self) -> None:
-        """Choose an image of those that are open."""
+        """Choose the first of the open images."""
         active = self._viewer.layers.selection.active
         images = self.images()
         if images:
@@ -67,9 +67,9 @@ class ImageSources:
 
     @contextmanager
     def opening(self) -> Iterator[None]:
-        """Layers are opened or restored: nothing else begins until they are all there.
+        """Mark that layers are being opened or restored, so that no job starts meanwhile.
 
-        napari handles events while it opens a file: the window's timer, clicks, layers that come.
+        napari processes events while it opens a file: the window's timer, clicks, inserted layers.
         """
         outermost, self._session.opening = not self._session.opening, True
         try:
@@ -77,7 +77,7 @@ class ImageSources:
         finally:
             if outermost:
                 self._session.opening = False
-                self._choose_what_came()
+                self._choose_inserted()
 
     # -- what there is to choose from ----------------------------------------------------------
 
@@ -99,7 +99,7 @@ class ImageSources:
         ]
 
     def labels_candidates(self) -> list[Labels]:
-        """Labels layers that could be the chosen image's labels; results of ours are none."""
+        """Labels layers that could be labels of the chosen image, except results of the plugin."""
         return [
             layer
             for layer in self._viewer.layers
@@ -107,7 +107,7 @@ class ImageSources:
         ]
 
     def mask_candidates(self) -> list[Labels]:
-        """Labels layers that lie over the chosen image, which can be exported as its masks."""
+        """Labels layers aligned with the chosen image, which can be exported as its masks."""
         image = self._session.image
         return [
             layer
@@ -134,9 +134,9 @@ class ImageSources:
             return False
 
     def free_labels(self) -> list[Labels]:
-        """Labels layers that are seen and are, or were, no other image's labels.
+        """Visible Labels layers that are not, and never were, another image's labels.
 
-        Hidden ones, such as masks in the image's own file, are there to be chosen.
+        Hidden ones, such as masks from the image's own file, must be chosen by the user.
         """
         image = self._session.image
         return [
@@ -148,7 +148,7 @@ class ImageSources:
     # -- choosing ------------------------------------------------------------------------------
 
     def choose_image(self, image: Image | None) -> None:
-        """Choose the image to work on; its labels come with it."""
+        """Choose the image to work on, with its labels."""
         session = self._session
         if image is session.image:
             return
@@ -174,15 +174,15 @@ class ImageSources:
             self._session.change_source(channels=tuple(channels))
 
     def choose_dims(self, dims: int) -> None:
-        """Work on 2D planes or on 3D volumes."""
+        """Switch between 2D planes and 3D volumes."""
         with refusing(self._session):
             if self._session.image is not None:
                 self.stack().check_dims(dims)
-            if dims != self._session.settings.dims:  # planes and volumes want other depths
+            if dims != self._session.settings.dims:  # 2D and 3D have different default depths
                 self._session.change_settings(dims=dims, depth=None)
 
     def new_annotation(self) -> Labels | None:
-        """Make an annotation layer for the chosen image and put a brush in the user's hand."""
+        """Make an annotation layer for the chosen image and select a brush."""
         layer: Labels | None = None
         with refusing(self._session):
             if self._session.opening:
@@ -200,7 +200,7 @@ class ImageSources:
         return layer
 
     def are_grey(self, labels: Labels | None) -> bool:
-        """Whether values of labels are grey levels, so that none of them is a structure."""
+        """Whether labels are grey levels, so that no value is a structure."""
         return labels is not None and is_grey(self.seen.get(labels, ({}, None))[1])
 
     def choose_labels(
@@ -208,20 +208,20 @@ class ImageSources:
     ) -> None:
         """Use a Labels layer as labels of the chosen image, or none.
 
-        Its kind is guessed if not said. Of labels that were ``found`` the colours stay as they are
-        until the user takes a brush for them.
+        Its kind is guessed if not given. Labels that were ``found`` keep their colours until the
+        user selects a brush for them.
         """
         session = self._session
         if session.image is None:
             session.say(messages.NO_IMAGE, Level.WARNING)
             return
         if labels is not None and not _same_shape(session.image, labels):
-            session.say(napari_layers.misfit(session.image, labels), Level.WARNING)
+            session.say(napari_layers.misalignment_text(session.image, labels), Level.WARNING)
             session.events.sources.emit(session.sources, session.sources)
             return
         before = session.source()
         if labels is None and before is not None and before.labels is not None:
-            self.labels_of.pop(before.labels, None)  # so that another image may take it
+            self.labels_of.pop(before.labels, None)  # so that another image can use it
         self._guessed = None
         if labels is not None and kind is None:
             kind = napari_layers.declared_kind(labels) or self._guess(labels)
@@ -235,48 +235,52 @@ class ImageSources:
         self._events.labels_touched.emit()
 
     def adopt_labels(self) -> None:
-        """Take the only free Labels layer that lies over the chosen image as its labels."""
+        """Choose the only free Labels layer that is aligned with the chosen image as its labels."""
         source = self._session.source()
         if self._session.image is None or (source is not None and source.labels is not None):
             return
-        if source is not None and source.chosen:  # none, and on purpose
+        if source is not None and source.chosen:  # the user chose none
             return
         fitting = [layer for layer in self.free_labels() if _aligned(self._session.image, layer)]
         if len(fitting) == 1:
             self.choose_labels(fitting[0], found=True)
 
     def _guess(self, labels: Labels) -> LabelKind:
-        """Guess the kind of labels from a first look, and say what is odd about them."""
+        """Guess the kind of labels from a sample, and report anything unusual."""
         data = napari_layers.data_of(labels)
         counts, size = thinned_counts(data)
-        look = classify_labels(data) if counts else None
-        kind = guess_kind(counts, size, look)
-        self.seen[labels], self._guessed = (counts, look), labels
-        if text := describe_appearance(labels.name, counts, look, kind):
-            odd = bool(remedies_of(counts, look, kind))
+        appearance = classify_labels(data) if counts else None
+        kind = guess_kind(counts, size, appearance)
+        self.seen[labels], self._guessed = (counts, appearance), labels
+        if text := describe_appearance(labels.name, counts, appearance, kind):
+            odd = bool(conversions_of(counts, appearance, kind))
             self._session.say(text, Level.WARNING if odd else Level.INFO)
         return kind
 
     def note_counts(
-        self, labels: Labels, counts: Mapping[int, int], size: int, look: LabelAppearance | None
+        self,
+        labels: Labels,
+        counts: Mapping[int, int],
+        size: int,
+        appearance: LabelAppearance | None,
     ) -> LabelKind | None:
-        """Take in what all of the chosen labels hold, of which a part had been seen.
+        """Update the guess about the chosen labels with their full counts.
 
         Parameters
         ----------
         labels, counts, size
-            The labels, voxels of each number but 0, and of how many.
-        look
-            What they look like; None where that was not looked at.
+            The labels, voxels of each number but 0, and the number of all voxels.
+        appearance
+            Their appearance; None if it was not determined.
 
         Returns
         -------
         LabelKind or None
-            Another kind that is guessed now; None where it stays.
+            The new guess; None if it is unchanged.
         """
         kind = self._guess_again(counts, size) if labels is self._guessed else None
         if labels in self.seen:
-            self.seen[labels] = counts, look or self.seen[labels][1]
+            self.seen[labels] = counts, appearance or self.seen[labels][1]
         return kind
 
     def _guess_again(self, counts: Mapping[int, int], size: int) -> LabelKind | None:
@@ -292,29 +296,29 @@ class ImageSources:
         return kind
 
     def choose_kind(self, kind: LabelKind) -> None:
-        """Say what the numbers of the chosen labels mean."""
+        """Set the kind of the chosen labels."""
         source = self._session.source()
         self._guessed = None
         if source is not None and source.kind != kind:
             self._session.change_source(kind=kind)
             self._events.labels_touched.emit()
-            if source.labels in self.seen and remedies_of(*self.seen[source.labels], kind):
+            if source.labels in self.seen and conversions_of(*self.seen[source.labels], kind):
                 text = describe_appearance(source.labels.name, *self.seen[source.labels], kind)
                 self._session.say(text, Level.WARNING)
 
     def add_folders(
         self, images: Path, labels: Path, kind: LabelKind, threshold: float | None = None
     ) -> None:
-        """Train on a folder of images and a folder of labels too; they pair by their stem."""
+        """Add a folder of images and a folder of labels, paired by stem, to the training data."""
         self._session.put_source(ImageSource(images, labels, kind, threshold=threshold))
 
     def use_source(self, source: ImageSource, used: bool) -> None:
-        """Use a source for training or not."""
+        """Include a source in training, or exclude it."""
         changed = replace(source, used=used)
         self._session.sources = tuple(changed if s is source else s for s in self._session.sources)
 
     def remove_source(self, source: ImageSource) -> None:
-        """Take a source out of the training; its layers and files stay."""
+        """Remove a source from training; its layers and files are kept."""
         if source.image is self._session.image:
             self.choose_labels(None)
         else:
@@ -323,7 +327,7 @@ class ImageSources:
     # -- names and colours ---------------------------------------------------------------------
 
     def adopt_colors(self) -> None:
-        """Show the chosen labels in the structures' colours, also if they were found."""
+        """Show the chosen labels in the structures' colours, even if the plugin chose them."""
         source = self._session.source()
         if source is not None and source.labels is not None and not source.chosen:
             self._session.change_source(chosen=True)
@@ -334,7 +338,7 @@ class ImageSources:
         self._session.know(list(names), names)
 
     def _recolor(self, structures: Sequence[Structure]) -> None:
-        """Colours and names in every layer at hand follow the list."""
+        """Update colours and names in all layers in use from the list."""
         for source in self._session.sources:
             if source.labels is None or source.on_disk or source.kind is LabelKind.INSTANCES:
                 continue
@@ -355,8 +359,8 @@ class ImageSources:
         elif isinstance(layer, Labels):
             self.adopt_labels()
 
-    def _choose_what_came(self) -> None:
-        """Choose what came while nothing could be chosen."""
+    def _choose_inserted(self) -> None:
+        """Choose layers that were added while nothing could be chosen."""
         if self._session.image is None and (images := self.images()):
             self.choose_image(images[0])
         else:
@@ -388,16 +392,16 @@ class ImageSources:
                 self.labels_of[source.labels] = ref(source.image)
 
     def _on_pixels_changed(self, image: Any) -> None:
-        """What is said of an image stays with its pixels; in its layer is another one now."""
+        """Detach an image's annotations from a layer whose pixels were replaced."""
         session = self._session
         with refusing(session):
             shape, known = napari_layers.grid_shape(image), self._annotations.by_image.get(image)
             if known is not None and known.shape != shape:
-                self._put_away(image, shape)
+                self._reset_image(image, shape)
         session.events.sources.emit(session.sources, session.sources)
 
-    def _put_away(self, image: Any, shape: tuple[int, ...]) -> None:
-        """Begin anew with an image of another shape."""
+    def _reset_image(self, image: Any, shape: tuple[int, ...]) -> None:
+        """Reset an image whose shape changed."""
         session = self._session
         self._events.image_removed.emit(image)
         session.sources = tuple(

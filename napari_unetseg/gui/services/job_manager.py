@@ -12,7 +12,7 @@ from napari_unetseg.core.events import Event, Notice, OtherSpacing
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.gui.services.job_runner import Job
 from napari_unetseg.gui.state import messages
-from napari_unetseg.gui.state.eta import Pace
+from napari_unetseg.gui.state.eta import EtaEstimator
 from napari_unetseg.gui.state.preferences import Preferences
 from napari_unetseg.gui.state.session import JobKind, JobState, Level
 from napari_unetseg.jobs.window_tasks import JobProgress
@@ -35,26 +35,25 @@ DOING = {
 
 
 class JobManager:
-    """Runs one job at a time, and work that gives way to it while there is none.
+    """Runs one job at a time, and idle work while there is none.
 
-    What a job says is published as `AppEvents.job_event`; answers of a job that is no longer the
-    current one are dropped.
+    A job's events are published as `AppEvents.job_event`; late events of earlier jobs are dropped.
 
     Parameters
     ----------
     read_preferences
-        Reads the user's: threads, device and folder; called before every job.
+        Reads the user's threads, device and folder; called before every job.
 
     Attributes
     ----------
     preferences
-        As they were read last.
+        The preferences read last.
     control
-        Of the job that was started last.
+        The control of the job that was started last.
     notice_shown
-        The message of the newest notice of the job; None where there was none.
+        The message of the job's newest notice, if any.
     resting
-        The user's hands rest, so that a job may have every core.
+        The user is idle, so that a job may use every core.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class JobManager:
         self.notice_shown: Message | None = None
         self.resting = False
         self._notices: list[Notice] = []
-        self._pace = Pace()
+        self._eta = EtaEstimator()
         self._numbers = 0
         self._idle = False
         self._next: Job | None = None
@@ -81,7 +80,7 @@ class JobManager:
     # -- start and end -------------------------------------------------------------------------
 
     def check_free(self) -> None:
-        """Refuse a second job; before the first, see what the user prefers now.
+        """Refuse a second job, and read the preferences.
 
         Raises
         ------
@@ -96,23 +95,23 @@ class JobManager:
             self._session.change_settings(device=self.preferences.device)
 
     def start(self, kind: JobKind, text: str, work: Work, on_done: Callable[[Any], None]) -> None:
-        """Begin a job; `check_free` comes first.
+        """Start a job; call `check_free` first.
 
         Parameters
         ----------
         kind, text
-            What it does, and what is shown until it says more.
+            The kind of job, and the text shown until its first progress event.
         work
             A generator function of events.
         on_done
-            Called with what the work returns, after the job has ended.
+            Called with the result of the work, after the job has ended.
         """
         self._numbers += 1
         number = self._numbers
         self.control = JobControl(self.thread_count())
         self.clear_notices()
         self.notice_shown = None
-        self._pace = Pace()
+        self._eta = EtaEstimator()
         self._session.job = JobState(number, kind, text)
         self._events.job_started.emit(kind)
         job = Job(
@@ -129,54 +128,54 @@ class JobManager:
             self._runner.start(job)
 
     def stop(self) -> None:
-        """End the running job after its current step; what was learned is kept."""
+        """Stop the running job after its current step; the model is kept."""
         if self._session.job is not None:
             self.control.stop()
             self._session.job = replace(self._session.job, stopping=True)
 
     def pause(self) -> None:
-        """Let the job wait, where it can."""
+        """Pause the job, where it supports that."""
         if self._session.job is not None:
             self.control.pause()
             self._session.job = replace(self._session.job, paused=self.control.paused)
 
     def resume(self) -> None:
-        """Let the job go on."""
+        """Resume the job."""
         self.control.resume()
         if self._session.job is not None:
             self._session.job = replace(self._session.job, paused=False)
 
     def is_current(self, number: int) -> bool:
-        """Whether an answer belongs to the job at hand; later ones are dropped."""
+        """Whether an event belongs to the current job."""
         return self._session.job is not None and self._session.job.id == number
 
     # -- work beside the jobs ------------------------------------------------------------------
 
     @property
     def idle_runs(self) -> bool:
-        """Whether work runs that gives way to a job."""
+        """Whether idle work runs."""
         return self._idle
 
     @property
     def idle_stopped(self) -> bool:
-        """Whether that work was told to give way."""
+        """Whether idle work was told to stop."""
         return self._idle_control.stopped
 
     @property
     def busy(self) -> bool:
-        """Whether anything runs."""
+        """Whether a job or idle work runs."""
         return self._runner.busy
 
     def start_idle(
         self, work: Work, on_done: Callable[[Any], None], on_error: Callable[[BaseException], None]
     ) -> None:
-        """Run work while there is no job; its events are those of `JobKind.LIVE`."""
+        """Run work while there is no job; its events have the kind `JobKind.LIVE`."""
         self._idle, self._idle_control = True, JobControl(self.thread_count())
         ended = partial(self._on_idle_ended, on_done), partial(self._on_idle_ended, on_error)
         self._runner.start(Job(work, self._on_idle_event, *ended, self._idle_control))
 
     def stop_idle(self) -> None:
-        """Have that work give way."""
+        """Stop idle work."""
         self._idle_control.stop()
 
     def _on_idle_event(self, event: Event) -> None:
@@ -193,30 +192,30 @@ class JobManager:
     # -- what a job says -----------------------------------------------------------------------
 
     def show_progress(self, fraction: float, text: str | None = None) -> None:
-        """Show how much of the job is done, 0 to 1, and what it does."""
+        """Show the progress of the job, 0 to 1, and its current step."""
         job = self._session.job
         if job is not None:
-            left = self._pace.left(fraction)
+            left = self._eta.left(fraction)
             text = job.text if text is None else text
             self._session.job = replace(job, text=text, fraction=fraction, remaining=left)
 
     def add_notice(self, notice: Notice) -> None:
-        """Repeat a notice beside what is said at the end of the job."""
+        """Repeat a notice in the final message of the job."""
         self._notices.append(notice)
 
     def clear_notices(self) -> None:
-        """Repeat no earlier notice."""
+        """Forget earlier notices."""
         self._notices.clear()
 
     def say_with_notices(self, text: str, level: Level) -> None:
-        """Say where a job stands, after what it said on its way there."""
+        """Show the state of a job, followed by its notices."""
         if self._notices:
             warned = any(notice.warning for notice in self._notices)
             level = Level.WARNING if warned else Level.INFO
         self._session.say(" ".join([*(notice.text for notice in self._notices), text]), level)
 
     def thread_count(self, *, resting: bool = False) -> int:
-        """CPU threads for a job: all but one while hands move."""
+        """Number of CPU threads for a job: all but one while the user is active."""
         fixed = self._session.settings.threads or self.preferences.threads
         return fixed or max(1, cores() - (0 if resting else 1))
 
@@ -229,7 +228,7 @@ class JobManager:
             case StepDone():
                 self._on_step(event)
             case OtherSpacing():
-                pass  # whether it is said depends on what the user chose
+                pass  # the user's mode decides whether it is shown
             case Notice():
                 self.add_notice(event)
                 self._session.say_notice(event)

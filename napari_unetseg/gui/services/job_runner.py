@@ -31,18 +31,18 @@ OnDone = Callable[[Any], None]
 OnError = Callable[[BaseException], None]
 
 TILE_BYTES = 32 * 2**20
-"""Tiles that may wait for the GUI thread before the worker has to wait."""
+"""Maximum bytes of queued tiles before the worker has to wait."""
 STEP_SECONDS = 0.1
-"""The newest step is shown this often at most."""
+"""Minimum interval between steps delivered, in seconds."""
 PUMP_SECONDS = 0.008
-"""Time that one pump may take before the event loop gets its turn."""
+"""Maximum seconds of one pump before it returns to the event loop."""
 NICENESS = 10
-"""How far the worker steps back behind the window, on Linux."""
+"""Niceness of the worker relative to the GUI thread, on Linux."""
 
 
 @dataclass(eq=False)
 class Job:
-    """Work, the word to it, and whom to tell; callbacks run in the GUI thread."""
+    """Work, its control and its callbacks, which run in the GUI thread."""
 
     work: Work
     on_event: Callable[[Event], None]
@@ -52,43 +52,44 @@ class Job:
 
 
 class Runner(Protocol):
-    """Runs one job at a time; queries and background tasks beside it."""
+    """Runs one job at a time; queries and background tasks in parallel."""
 
     @property
     def busy(self) -> bool:
-        """Whether a job runs or has not been answered yet."""
+        """Whether a job runs or its callbacks have not been called yet."""
 
     def start(self, job: Job) -> None:
-        """Run a job; its answers arrive through its callbacks."""
+        """Run a job; its events and result arrive through its callbacks."""
 
     def query(
-        self, query: Query, on_answer: OnDone, on_error: OnError | None = None, *, about: str = ""
+        self, query: Query, on_result: OnDone, on_error: OnError | None = None, *, about: str = ""
     ) -> None:
-        """Compute something beside the job; the latest query wins.
+        """Compute something in parallel to the job; the latest query wins.
 
-        One query about a thing is computed at a time, and of those that wait only the latest stays.
-        What was computed is always handed over, even if a later one waits: otherwise somebody who
-        asks faster than answers come would never get one. Without ``on_error`` an error is logged.
+        One query of a topic is computed at a time, and of those that wait only the latest is kept.
+        Results are always delivered, even if a later query waits: otherwise frequent queries would
+        never get a result. Without ``on_error`` an error is logged.
         """
 
     def background(self, task: Query, on_done: OnDone, on_error: OnError) -> None:
-        """Run a task for its effect beside the job; each one runs to its end, in order.
+        """Run a task for its side effects in parallel to the job.
 
-        Its error goes to ``on_error``, which tells the user. `close` waits for it.
+        All tasks run to their end, in order; `close` waits for them. ``on_error`` reports an error
+        to the user.
         """
 
     def pump(self) -> None:
-        """Hand over what has arrived; called in the GUI thread."""
+        """Deliver pending events and results; called in the GUI thread."""
 
     def close(self, seconds: float = 10.0) -> bool:
-        """Stop, forget all callbacks and wait for the worker; False if it did not end in time."""
+        """Stop, drop all callbacks and wait for the worker; False if it did not end in time."""
 
 
-class Inbox:
-    """Events on their way from a worker to the GUI thread.
+class EventQueue:
+    """Queue of events from a worker to the GUI thread.
 
-    Of steps only the newest is kept. Everything else arrives whole and in order; a worker whose
-    tiles pile up waits until they are taken.
+    Only the newest step is kept. All other events are delivered in order; the worker blocks while
+    too many tiles are queued.
     """
 
     def __init__(self, limit: int = TILE_BYTES) -> None:
@@ -104,7 +105,7 @@ class Inbox:
         self.error: BaseException | None = None
 
     def put(self, event: Event) -> None:
-        """Add an event; waits while too many tiles have not been taken."""
+        """Add an event; block while too many tiles are queued."""
         with self._ready:
             if self._closed:
                 return
@@ -117,12 +118,12 @@ class Inbox:
                 self._ready.wait_for(lambda: self._closed or self._bytes <= self._limit)
 
     def end(self, result: Any = None, error: BaseException | None = None) -> None:
-        """The worker is done: nothing comes after this."""
+        """Mark the worker as done: no events follow."""
         with self._ready:
             self.result, self.error, self.ended = result, error, True
 
     def close(self) -> None:
-        """Nobody listens any more: forget everything and let the worker go."""
+        """Drop all events and unblock the worker."""
         with self._ready:
             self._closed = True
             self._events.clear()
@@ -130,12 +131,12 @@ class Inbox:
 
     @property
     def finished(self) -> bool:
-        """The worker is done and everything was taken."""
+        """Whether the worker is done and all events were taken."""
         with self._ready:
             return self.ended and not self._events
 
     def take(self, now: float) -> Iterator[Event]:
-        """Yield what has arrived, the newest step first if one is due."""
+        """Yield queued events, the newest step first if one is due."""
         with self._ready:
             step, due = self._step, now - self._step_shown >= STEP_SECONDS
             if step is not None and due:
@@ -155,7 +156,7 @@ class Inbox:
 
 @dataclass(eq=False)
 class _Call:
-    """Something to compute beside the job, and whom to tell; callbacks run in the GUI thread."""
+    """A computation and its callbacks, which run in the GUI thread."""
 
     function: Query
     on_done: OnDone
@@ -166,10 +167,10 @@ class _Call:
     def compute(self) -> None:
         try:
             self.result = self.function()
-        except BaseException as error:  # noqa: BLE001 - told in the GUI thread
+        except BaseException as error:  # noqa: BLE001 - reported in the GUI thread
             self.error = error
 
-    def tell(self) -> None:
+    def deliver(self) -> None:
         if self.error is None:
             self.on_done(self.result)
         else:
@@ -177,9 +178,9 @@ class _Call:
 
 
 class _Queries:
-    """Queries about one thing: one is computed, the latest other one waits.
+    """Queries of one topic: one is computed, the latest other one waits.
 
-    The thread is a daemon, so that a query that hangs does not keep the process.
+    The thread is a daemon, so that a query that hangs does not keep the process alive.
     """
 
     def __init__(self) -> None:
@@ -199,21 +200,21 @@ class _Queries:
         thread.start()
 
     def pump(self) -> bool:
-        """Hand over an answer; whether there is more to come."""
+        """Deliver a result; return whether more queries are pending."""
         if self._running is not None and not self._running[0].is_alive():
             (_, call), self._running = self._running, None
             self._begin()
-            call.tell()
+            call.deliver()
         return self._running is not None
 
     def close(self) -> threading.Thread | None:
-        """Forget all; the thread that still computes."""
+        """Drop all queries; return the thread that still computes."""
         running, self._running, self._waiting = self._running, None, None
         return None if running is None else running[0]
 
 
 class _Background:
-    """Tasks that all run to their end, in order; no daemon, so that the process waits for them."""
+    """Tasks that all run to their end, in order; a non-daemon thread, so that the process waits."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "unetseg-background")
@@ -224,10 +225,10 @@ class _Background:
 
     def pump(self) -> None:
         while self._tasks and self._tasks[0][1].done():
-            self._tasks.popleft()[0].tell()
+            self._tasks.popleft()[0].deliver()
 
     def close(self, seconds: float) -> bool:
-        """Let the tasks end, whom nobody listens to any more; whether they did in time."""
+        """Drop the callbacks and let the tasks end; return whether they ended in time."""
         self._thread.shutdown(wait=False)
         ended = not wait([future for _, future in self._tasks], seconds).not_done
         for call, _ in self._tasks:
@@ -243,50 +244,50 @@ class ThreadRunner:
     Parameters
     ----------
     prepare
-        Called in the worker before every job, such as to import PyTorch without a stall.
+        Called in the worker before every job, for example to import PyTorch without a stall.
     """
 
     def __init__(self, prepare: Callable[[], None] | None = None) -> None:
         self._prepare = prepare
         self._job: Job | None = None
-        self._inbox: Inbox | None = None
+        self._queue: EventQueue | None = None
         self._thread: threading.Thread | None = None
         self._queries: dict[str, _Queries] = {}
         self._background: _Background | None = None
 
     @property
     def busy(self) -> bool:
-        """Whether a job runs or has not been answered yet."""
+        """Whether a job runs or its callbacks have not been called yet."""
         return self._job is not None
 
     def start(self, job: Job) -> None:
         """Run a job in a thread of its own; ``RuntimeError`` while another one runs."""
         if self.busy:
             raise RuntimeError("a job runs already")
-        self._job, self._inbox = job, Inbox()
+        self._job, self._queue = job, EventQueue()
         self._thread = threading.Thread(
-            target=self._work, args=(job, self._inbox), name="unetseg-job", daemon=True
+            target=self._work, args=(job, self._queue), name="unetseg-job", daemon=True
         )
         self._thread.start()
 
-    def _work(self, job: Job, inbox: Inbox) -> None:
+    def _work(self, job: Job, queue: EventQueue) -> None:
         try:
             with responsive_window():
                 if self._prepare is not None:
                     self._prepare()
                 _step_back()
-                result = finish(job.work(job.control), inbox.put)
-            inbox.end(result)
+                result = finish(job.work(job.control), queue.put)
+            queue.end(result)
         except BaseException as error:
             log.info("the job failed", exc_info=True)
-            inbox.end(error=error)
+            queue.end(error=error)
 
     def query(
-        self, query: Query, on_answer: OnDone, on_error: OnError | None = None, *, about: str = ""
+        self, query: Query, on_result: OnDone, on_error: OnError | None = None, *, about: str = ""
     ) -> None:
         """Compute something in a thread of its own; see `Runner`."""
         queries = self._queries.setdefault(about, _Queries())
-        queries.ask(_Call(query, on_answer, on_error or _log))
+        queries.ask(_Call(query, on_result, on_error or _log))
 
     def background(self, task: Query, on_done: OnDone, on_error: OnError) -> None:
         """Run a task for its effect in a thread of its own; see `Runner`."""
@@ -295,34 +296,34 @@ class ThreadRunner:
         self._background.add(_Call(task, on_done, on_error))
 
     def pump(self) -> None:
-        """Hand over what has arrived, for some milliseconds at most."""
+        """Deliver pending events and results, for some milliseconds at most."""
         for about, queries in tuple(self._queries.items()):
             if not queries.pump() and self._queries.get(about) is queries:
                 del self._queries[about]
         if self._background is not None:
             self._background.pump()
-        job, inbox = self._job, self._inbox
-        if job is None or inbox is None:
+        job, queue = self._job, self._queue
+        if job is None or queue is None:
             return
         start = time.perf_counter()
-        for event in inbox.take(start):
+        for event in queue.take(start):
             job.on_event(event)
             if self._job is not job or time.perf_counter() - start > PUMP_SECONDS:
                 return
-        if inbox.finished:
-            self._job = self._inbox = self._thread = None
-            if inbox.error is not None:
-                job.on_error(inbox.error)
+        if queue.finished:
+            self._job = self._queue = self._thread = None
+            if queue.error is not None:
+                job.on_error(queue.error)
             else:
-                job.on_done(inbox.result)
+                job.on_done(queue.result)
 
     def close(self, seconds: float = 10.0) -> bool:
-        """Stop the job and wait for it; late answers are dropped."""
-        job, inbox, thread = self._job, self._inbox, self._thread
-        self._job = self._inbox = self._thread = None
-        if job is not None and inbox is not None:
+        """Stop the job and wait for it; late results are dropped."""
+        job, queue, thread = self._job, self._queue, self._thread
+        self._job = self._queue = self._thread = None
+        if job is not None and queue is not None:
             job.control.stop()
-            inbox.close()
+            queue.close()
         threads = [thread, *(queries.close() for queries in self._queries.values())]
         background, self._queries, self._background = self._background, {}, None
         ended = background is None or background.close(seconds)
@@ -337,9 +338,9 @@ def _log(error: BaseException) -> None:
 
 
 def _step_back() -> None:
-    """Let the window's thread go first where both want a core; PyTorch's threads inherit it.
+    """Lower the priority below the GUI thread's; PyTorch's threads inherit it.
 
-    Linux alone gives each thread a niceness of its own.
+    Only Linux has a niceness per thread.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):

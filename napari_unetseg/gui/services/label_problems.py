@@ -15,39 +15,39 @@ from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 
 GREY = (Appearance.BLURRED, Appearance.IMAGE)
 FOLDER_FILES = 3
-"""Files of a folder of labels that are looked at."""
+"""Number of files of a label folder that are checked."""
 
 
 @dataclass(frozen=True, slots=True)
-class Remedy:
-    """Labels that can be made of others."""
+class Conversion:
+    """A conversion of unusable labels to usable ones."""
 
     text: str
     tip: str
-    """Of its button."""
+    """The tooltip of its button."""
     kind: LabelKind
-    """What the values of the labels mean that are made."""
+    """The kind of the converted labels."""
     make: Callable[[np.ndarray], np.ndarray]
-    """From a plane of the labels, any integers, to one of those, uint8."""
+    """Converts a plane of the labels, any integers, to uint8."""
 
 
-def remedies_of(
-    counts: Mapping[int, int], look: LabelAppearance | None, kind: LabelKind
-) -> tuple[Remedy, ...]:
-    """What can be made of labels that cannot be used as they are; nothing of others.
+def conversions_of(
+    counts: Mapping[int, int], appearance: LabelAppearance | None, kind: LabelKind
+) -> tuple[Conversion, ...]:
+    """Conversions of labels that cannot be used as they are; empty for usable labels.
 
     Parameters
     ----------
     counts
         Voxels of each value but 0.
-    look
-        What the labels look like.
+    appearance
+        The labels' appearance.
     kind
-        What their values are said to mean.
+        The labels' kind.
     """
     found = []
-    if look is not None and is_grey(look):
-        found.append(_above(look.threshold))
+    if appearance is not None and is_grey(appearance):
+        found.append(_above(appearance.threshold))
     elif counts and min(counts) < 0:
         found += [_without(min(counts), kind), _above(0)]
     elif kind is LabelKind.FULL and BACKGROUND_LABEL in counts and len(counts) > 1:
@@ -55,8 +55,8 @@ def remedies_of(
     return tuple(found)
 
 
-def _above(threshold: float) -> Remedy:
-    return Remedy(
+def _above(threshold: float) -> Conversion:
+    return Conversion(
         f"Use values above {threshold:g}",
         f"Make a mask: values above {threshold:g} are structure 1, all others background.",
         LabelKind.FULL,
@@ -69,8 +69,8 @@ def _mask_above(threshold: float, plane: np.ndarray) -> np.ndarray:
     return above
 
 
-def _without(value: int, kind: LabelKind) -> Remedy:
-    return Remedy(
+def _without(value: int, kind: LabelKind) -> Conversion:
+    return Conversion(
         f"{value} is not labelled",
         f"Make strokes: {value} means not labelled, and 0 becomes background (255).",
         LabelKind.STROKES,
@@ -79,7 +79,7 @@ def _without(value: int, kind: LabelKind) -> Remedy:
 
 
 def _strokes_without(value: int, kind: LabelKind, plane: np.ndarray) -> np.ndarray:
-    """Strokes that say what labels say but for a value: 0 where that is."""
+    """Convert labels to strokes, with one value as not labelled."""
     out = np.where(plane == 0, 0 if kind is LabelKind.STROKES else BACKGROUND_LABEL, plane)
     if kind is LabelKind.INSTANCES:
         out = np.where(plane > 0, 1, out)
@@ -87,28 +87,28 @@ def _strokes_without(value: int, kind: LabelKind, plane: np.ndarray) -> np.ndarr
 
 
 def describe_appearance(
-    name: str, counts: Mapping[int, int], look: LabelAppearance | None, kind: LabelKind
+    name: str, counts: Mapping[int, int], appearance: LabelAppearance | None, kind: LabelKind
 ) -> str:
-    """What is odd about labels of a guessed kind, and what to do; empty where nothing is.
+    """Describe what is unusual about labels of a guessed kind, and what to do; empty if nothing is.
 
-    Parameters are those of `remedies_of`, after the labels' name.
+    Parameters are those of `conversions_of`, after the labels' name.
     """
-    appearance = look.appearance if look is not None else Appearance.LABELS
-    remedies = remedies_of(counts, look, kind)
-    ways = " or ".join(f"'{remedy.text}'" for remedy in remedies)
-    if remedies and min(counts) < 0:
+    category = appearance.appearance if appearance is not None else Appearance.LABELS
+    conversions = conversions_of(counts, appearance, kind)
+    ways = " or ".join(f"'{conversion.text}'" for conversion in conversions)
+    if conversions and min(counts) < 0:
         return f"{name} holds {min(counts)}: press {ways}, depending on what it means."
-    if appearance is Appearance.BLURRED:
+    if category is Appearance.BLURRED:
         blurred = "a mask whose edges were blurred by JPEG or by resizing"
         return f"{name} looks like {blurred}: press {ways} to make a mask."
-    if appearance is Appearance.IMAGE:
+    if category is Appearance.IMAGE:
         return f"{name} looks like an image or a probability map: press {ways} to make a mask."
-    if remedies:
+    if conversions:
         return (
             f"{name} holds {BACKGROUND_LABEL} beside other numbers: press {ways}, or choose "
             "'strokes' if it is background."
         )
-    if appearance is Appearance.OBJECTS and kind is LabelKind.INSTANCES:
+    if category is Appearance.OBJECTS and kind is LabelKind.INSTANCES:
         return (
             f"Each number in {name} is a single region, so numbers are taken for objects; "
             "choose 'full mask' if they are structures."
@@ -116,22 +116,22 @@ def describe_appearance(
     return ""
 
 
-def is_grey(look: LabelAppearance | None) -> bool:
-    """Whether values of labels are grey levels, so that none of them is a structure."""
-    return look is not None and look.appearance in GREY
+def is_grey(appearance: LabelAppearance | None) -> bool:
+    """Whether labels are grey levels, so that no value is a structure."""
+    return appearance is not None and appearance.appearance in GREY
 
 
 def check_label_folder(labels: Path) -> tuple[LabelKind, str, float | None]:
-    """What a folder of label files most likely holds.
+    """Guess the kind of labels in a folder of files.
 
     Returns
     -------
     kind
-        The kind that is most likely.
+        The most likely kind.
     text
-        Why, in a few words; empty where nothing speaks for it.
+        The reason, in a few words; empty if there is none.
     threshold
-        Where masks have blurred edges, the value above which they are structure 1.
+        For masks with blurred edges, the value above which they are structure 1.
     """
     from napari_unetseg.core.label_appearance import classify_labels
     from napari_unetseg.io.folder_pairs import images_by_stem
@@ -142,11 +142,11 @@ def check_label_folder(labels: Path) -> tuple[LabelKind, str, float | None]:
         if any(file.suffix.lower() in (".jpg", ".jpeg") for file in files):
             return LabelKind.FULL, "JPEG blurs their edges", BACKGROUND_LABEL // 2
         classify = [classify_labels(open_labels(file)) for file in files]
-    except (UserError, OSError):  # the training says what is wrong with them
+    except (UserError, OSError):  # the training reports the error
         return LabelKind.FULL, "", None
-    for look in classify:
-        if look.appearance is Appearance.BLURRED:
-            return LabelKind.FULL, "their edges were blurred", look.threshold
-    if any(look.appearance is Appearance.OBJECTS for look in classify):
+    for appearance in classify:
+        if appearance.appearance is Appearance.BLURRED:
+            return LabelKind.FULL, "their edges were blurred", appearance.threshold
+    if any(appearance.appearance is Appearance.OBJECTS for appearance in classify):
         return LabelKind.INSTANCES, "each number is a single region", None
     return LabelKind.FULL, "", None

@@ -9,11 +9,11 @@ from napari.layers import Image, Labels
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui import layers as napari_layers
-from napari_unetseg.gui.layers import PLACE, Alignment, alignment, misfit
+from napari_unetseg.gui.layers import TRANSFORM_ATTRIBUTES, Alignment, alignment, misalignment_text
 from napari_unetseg.gui.services.undo_stack import UndoStep
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.refusal import refusing
-from napari_unetseg.gui.state.session import Level, Misfit
+from napari_unetseg.gui.state.session import Level, Misalignment
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import ImageSource, Session
 
-MOVES, TELLS = (*PLACE, "data"), ("visible", "name")
-"""What changes where a layer lies, and what of it changes what is said."""
+ALIGNMENT_ATTRIBUTES, TEXT_ATTRIBUTES = (*TRANSFORM_ATTRIBUTES, "data"), ("visible", "name")
+"""Layer attributes that affect alignment, and those that affect the message."""
 
 
 class LayerAlignment:
-    """Watches where layers lie, and keeps the session's misfit true."""
+    """Checks the alignment of layers, and updates the session's misalignment."""
 
     def __init__(
         self,
@@ -63,134 +63,136 @@ class LayerAlignment:
     def _on_tick(self, _: float) -> None:
         if self._changed:
             self._changed = False
-            self.look()
+            self.update()
 
-    def look(self) -> None:
-        """See what does not lie over the chosen image; what was put there may be its labels."""
+    def update(self) -> None:
+        """Check the alignment with the chosen image; newly aligned labels may be adopted."""
         moved, self._moved = self._moved, False
         if moved:
             self._sources.adopt_labels()
-        self._session.misfit = self._find()
+        self._session.misalignment = self._find()
 
     # -- what trains ---------------------------------------------------------------------------
 
     def misplaced(self) -> tuple[ImageSource, str] | None:
-        """A source that trains and a sentence why one of its layers does not lie over its image."""
+        """A training source with a misaligned layer, and a sentence why."""
         for source in self._session.sources:
             if source.used and not source.on_disk:
                 for layer in self._used_with(source):
-                    if text := misfit(source.image, layer):
+                    if text := misalignment_text(source.image, layer):
                         return source, text
         return None
 
     def check(self) -> None:
-        """Refuse to train other pixels than are seen; the image that it is about is chosen."""
+        """Refuse to train on misaligned layers; the image in question is chosen."""
         if (found := self.misplaced()) is not None:
             source, text = found
             self._sources.choose_image(source.image)
-            self.look()
+            self.update()
             raise UserError(text)
 
     def check_mask(self, layer: Labels) -> None:
-        """Refuse a mask that is seen elsewhere than it would be written; it can be aligned then."""
+        """Refuse to export a misaligned mask; the user can align it then."""
         image = self._session.image
         match alignment(image, layer):
             case Alignment.OTHER_SHAPE:
                 raise UserError(messages.OTHER_MASK.format(layer.name, image.name))
             case Alignment.MISPLACED:
-                self._session.misfit = self._misfit(layer, misfit(image, layer))
-                raise UserError(misfit(image, layer))
+                self._session.misalignment = self._misalignment(
+                    layer, misalignment_text(image, layer)
+                )
+                raise UserError(misalignment_text(image, layer))
 
     def why_nothing_trains(self) -> str:
-        """What to do where no image has labels."""
+        """What to do if no image has labels."""
         if self._session.image is None:
             return messages.NO_IMAGE
-        self.look()
-        found = self._session.misfit
+        self.update()
+        found = self._session.misalignment
         return messages.NO_LABELS if found is None else found.text
 
     # -- aligning ------------------------------------------------------------------------------
 
     def align(self) -> None:
-        """Lay what does not lie over the chosen image over it, and use it."""
+        """Align the misaligned layer with the chosen image, and use it."""
         with refusing(self._session):
-            found, image = self._session.misfit, self._session.image
+            found, image = self._session.misalignment, self._session.image
             if found is None or not found.can_align:
                 raise UserError(messages.NOTHING_TO_ALIGN)
             layer, data = found.layer, found.layer.data
-            place = napari_layers.place_of(layer)
+            place = napari_layers.transform_of(layer)
 
             def redo() -> None:
-                napari_layers.lay_over(image, layer)
+                napari_layers.align_to(image, layer)
                 napari_layers.follow(image, layer)
 
             def undo() -> None:
                 napari_layers.unfollow(layer)
                 if layer.data is not data:
                     layer.data = data
-                napari_layers.put(layer, place)
+                napari_layers.set_transform(layer, place)
 
             redo()
             text = messages.ALIGNED.format(layer.name, image.name)
             self._session.say(text, Level.DONE)
             source = self._session.source()
             if isinstance(layer, Labels) and (source is None or source.labels is None):
-                self._sources.choose_labels(layer, found=True)  # which may have more to say
+                self._sources.choose_labels(layer, found=True)  # may warn in turn
             self._undo.add(UndoStep(image, f"aligning {layer.name}", undo, redo))
-            self.look()
+            self.update()
 
     # -- parts ---------------------------------------------------------------------------------
 
-    def _find(self) -> Misfit | None:
+    def _find(self) -> Misalignment | None:
         image, source = self._session.image, self._session.source()
         if image is None or source is None:
             return None
         for layer in self._used_with(source):
-            if text := misfit(image, layer):
-                return self._misfit(layer, text)
+            if text := misalignment_text(image, layer):
+                return self._misalignment(layer, text)
         for layer in self._used_with(source):
             if napari_layers.in_other_units(image, layer):
                 text = messages.OTHER_UNITS.format(layer.name, image.name)
-                return Misfit(layer, text, True, isinstance(layer, Image))
-        if source.labels is not None or source.chosen:  # chosen: none, and on purpose
+                return Misalignment(layer, text, True, isinstance(layer, Image))
+        if source.labels is not None or source.chosen:  # the user chose none
             return None
         return self._among_free(image)
 
     def _used_with(self, source: ImageSource) -> Iterator[Any]:
-        """The layers that count for a source's image, voxel by voxel."""
+        """Layers whose voxels must match the source's image."""
         yield from source.layers[1:]
         prediction = self._masks.predictions.get(source.image)
         if prediction is not None and prediction.alive:
             yield prediction.layer
 
-    def _among_free(self, image: Image) -> Misfit | None:
-        """Why none of the layers that are no image's labels is taken for those of this one."""
+    def _among_free(self, image: Image) -> Misalignment | None:
+        """Why none of the free Labels layers is adopted for this image."""
         free = self._sources.free_labels()
         fitting = [one for one in free if alignment(image, one) is Alignment.ALIGNED]
         if fitting:
             names = " and ".join(f"'{one.name}'" for one in fitting)
-            return Misfit(fitting[-1], messages.SEVERAL_LABELS.format(names, image.name))
+            return Misalignment(fitting[-1], messages.SEVERAL_LABELS.format(names, image.name))
         others = [one for one in self._sources.images() if one is not image]
         active = self._layers.selection.active
         for layer in sorted(free, key=lambda one: one is active)[::-1]:
             if all(alignment(other, layer) is not Alignment.ALIGNED for other in others):
-                return self._misfit(layer, misfit(image, layer))
+                return self._misalignment(layer, misalignment_text(image, layer))
         return self._of_closed(image)
 
-    def _of_closed(self, image: Image) -> Misfit | None:
-        """Labels of an image that was closed: another one may have the same size."""
+    def _of_closed(self, image: Image) -> Misalignment | None:
+        """Visible labels of a closed image; another image may have the same size by chance."""
         for layer in self._sources.labels_candidates():
             had = self._sources.labels_of.get(layer)
             if had is None or had() in self._layers or not layer.visible:
                 continue
             if alignment(image, layer) is not Alignment.OTHER_SHAPE:
                 text = messages.LABELS_OF_CLOSED.format(layer.name, image.name)
-                return Misfit(layer, text)
+                return Misalignment(layer, text)
         return None
 
-    def _misfit(self, layer: Any, text: str) -> Misfit:
+    def _misalignment(self, layer: Any, text: str) -> Misalignment:
         can_align = alignment(self._session.image, layer) is Alignment.MISPLACED
-        return Misfit(layer, text, can_align, isinstance(layer, Image))
+        return Misalignment(layer, text, can_align, isinstance(layer, Image))
 
     # -- what layers do ------------------------------------------------------------------------
 
@@ -218,8 +220,8 @@ class LayerAlignment:
             layer.events.data.disconnect(self._on_pixels)
 
     def _calls(self) -> list[tuple[str, Callable[[], None]]]:
-        moves = [(name, self._on_moved) for name in MOVES]
-        return [*moves, *((name, self._on_change) for name in TELLS)]
+        moves = [(name, self._on_moved) for name in ALIGNMENT_ATTRIBUTES]
+        return [*moves, *((name, self._on_change) for name in TEXT_ATTRIBUTES)]
 
     def _on_change(self) -> None:
         self._changed = True

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
 
 FLUSH_SECONDS = 0.1
-"""Tiles are drawn this often at most."""
+"""Minimum interval in seconds between redraws."""
 
 
 class MaskTarget:
-    """Where the tiles of one job go: a prediction layer, from `MaskLayers.open` to `close`."""
+    """Destination of one job's tiles: a prediction layer, from `MaskLayers.open` to `close`."""
 
     def __init__(self, masks: MaskLayers, prediction: PredictionLayer) -> None:
         self._masks, self._prediction = masks, prediction
@@ -46,33 +46,33 @@ class MaskTarget:
         return self._prediction.alive
 
     def write(self, tile: TilePredicted) -> bool:
-        """Write a tile; False where its layer, or room for it on the disk, is no longer there."""
+        """Write a tile; False if its layer was removed or the disk is full."""
         if not self.alive:
             return False
         if not self._prediction.has_room:
-            self.rest()
-            self._masks.say_no_room()
+            self.detach()
+            self._masks.report_full_disk()
             return False
         self._prediction.write(tile.index, tile.mask)
         return True
 
     def flush(self, now: float) -> None:
-        """Draw what was written, if it is time."""
+        """Redraw the layer, if the interval has passed."""
         if now - self._flushed > FLUSH_SECONDS:
             self._prediction.flush()
             self._flushed = now
 
     def drop(self) -> None:
-        """Write no more."""
+        """Stop writing, without a final redraw."""
         self._masks.targets.discard(self)
 
-    def rest(self) -> None:
-        """Write no more; what an earlier model said elsewhere stays."""
+    def detach(self) -> None:
+        """Stop writing; an earlier model's mask elsewhere is kept."""
         self._prediction.flush()
         self.drop()
 
     def close(self, *, keep: bool = False) -> None:
-        """Write no more; what an earlier model said elsewhere goes, unless it is to be kept."""
+        """Stop writing and remove an earlier model's mask elsewhere, unless it is to be kept."""
         if keep:
             self._prediction.flush()
         else:
@@ -87,13 +87,13 @@ class MaskLayers:
     Attributes
     ----------
     predictions
-        The prediction of each image layer that had one.
+        The prediction layer of each image that had one.
     targets
-        What is being written.
+        Destinations of running jobs.
     renumbered
-        Structures of a model, by its id, that were merged into others or deleted since.
+        For each model id, its structures that were merged or deleted since.
     known_masks
-        What is known of the image of a mask that is a result by now.
+        The annotations of an image whose mask is a plain result by now.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class MaskLayers:
         self.targets: set[MaskTarget] = set()
         self.renumbered: dict[str, dict[int, int]] = {}
         self.known_masks: WeakKeyDictionary[Labels, ImageAnnotations] = WeakKeyDictionary()
-        self._room = napari_layers.PaintRoom(viewer)
+        self._disk_guard = napari_layers.DiskSpaceGuard(viewer)
         viewer.layers.events.removed.connect(self._on_layer_removed)
         session.events.structures.connect(self._recolor)
         events.image_removed.connect(self._on_image_removed)
@@ -115,11 +115,11 @@ class MaskLayers:
 
     @property
     def current(self) -> PredictionLayer | None:
-        """The prediction of the chosen image, if there was one."""
+        """The prediction layer of the chosen image, if there is one."""
         return self.predictions.get(self._session.image)
 
     def open(self, image: Image, model_id: str, structures: Sequence[Structure]) -> MaskTarget:
-        """Make an image's prediction layer ready for the tiles of a model."""
+        """Prepare an image's prediction layer for the tiles of a model."""
         prediction = self.predictions.get(image)
         if prediction is None:
             annotated, tell = (
@@ -139,7 +139,7 @@ class MaskLayers:
         return target
 
     def show_or_hide(self) -> None:
-        """Show the prediction of the chosen image, or hide it."""
+        """Toggle the visibility of the chosen image's prediction layer."""
         prediction = self.current
         if prediction is None or not prediction.alive or prediction.layer is None:
             self._session.say(messages.NO_PREDICTION, Level.WARNING)
@@ -147,33 +147,33 @@ class MaskLayers:
             napari_layers.show_or_hide(prediction.layer)
 
     def mark(self) -> None:
-        """Keep all masks as they are, to be brought back."""
+        """Save all masks for `bring_back`."""
         for prediction in self.predictions.values():
             prediction.masks.mark()
 
     def bring_back(self) -> None:
-        """Show the masks that were kept."""
+        """Show the saved masks again."""
         for prediction in self.predictions.values():
             if prediction.alive and prediction.masks.can_bring_back:
                 prediction.bring_back(self.renumbered.get(prediction.masks.earlier_model or "", {}))
 
-    def age(self) -> None:
-        """Every mask is out of date, also for the model that it is by."""
+    def invalidate(self) -> None:
+        """Mark every mask as outdated, also for its own model."""
         for prediction in self.predictions.values():
-            prediction.masks.age()
+            prediction.masks.invalidate()
 
     def touched(self) -> None:
-        """Publish that corrections may be others now."""
+        """Announce that corrections may have changed."""
         self._events.labels_touched.emit()
 
-    def say_no_room(self) -> None:
-        """Say that the disk is full."""
+    def report_full_disk(self) -> None:
+        """Report that the disk is full."""
         self._session.say(messages.NO_ROOM.format(gettempdir()), Level.WARNING)
 
     # -- numbers of structures -----------------------------------------------------------------
 
     def renumbering(self) -> dict[str, dict[int, int]]:
-        """For each model that there is, what its numbers became; 255 for background."""
+        """The renumbering of each model; 255 for background."""
         models = {entry.model.id for entry in self._session.history}
         for prediction in self.predictions.values():
             models |= {
@@ -184,7 +184,7 @@ class MaskLayers:
         return {model: self.renumbered.get(model, {}) for model in models}
 
     def renumber(self, numbers: Mapping[str, dict[int, int]]) -> None:
-        """Show other numbers for those of models; other models' stay as they are."""
+        """Renumber structures of the given models; other models are unchanged."""
         self.renumbered = {**self.renumbered, **numbers}
         for prediction in self.predictions.values():
             prediction.renumber(self.renumbered.get(prediction.masks.model_id or "", {}))
@@ -197,7 +197,7 @@ class MaskLayers:
     # -- events --------------------------------------------------------------------------------
 
     def _on_other_mask(self, fits: bool, layer: Labels) -> None:
-        """Somebody gave a prediction layer other data."""
+        """Handle other data assigned to a prediction layer."""
         if fits:
             self._session.say(messages.MASK_TAKEN_OVER)
         elif (image := self._session.image) is not None:
@@ -213,23 +213,23 @@ class MaskLayers:
         if (prediction := self.predictions.pop(image, None)) is not None:
             if prediction.layer is not None:
                 self.known_masks[prediction.layer] = prediction.annotated
-            prediction.let_go()
+            prediction.release_layer()
 
     def _on_pixels_changed(self, image: Any) -> None:
-        """Masks of an image are old, and those of images that it is a channel of."""
+        """Mark masks of an image as outdated, and those of images that it is a channel of."""
         others = [s.image for s in self._session.sources if image in s.channels]
         for seen in (image, *others):
             if (prediction := self.predictions.get(seen)) is not None:
-                prediction.masks.age()
+                prediction.masks.invalidate()
 
     def _on_tick(self, now: float) -> None:
-        self._look_for_room()
+        self._check_disk_space()
         for target in self.targets:
             target.flush(now)
 
-    def _look_for_room(self) -> None:
-        """No painting on layers in files while their disk is full; a stroke at hand is kept."""
-        stopped, again = self._room.look()
+    def _check_disk_space(self) -> None:
+        """Disable painting on layers in files while their disk is full; keep current strokes."""
+        stopped, again = self._disk_guard.update()
         if stopped:
             self._annotations.doubt([*self._annotations.strokes.values()])
             self._annotations.doubt([*self.predictions.values()])

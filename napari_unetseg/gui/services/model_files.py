@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 class ModelFiles:
-    """Writes the file of every listed model beside the window, and again what failed.
+    """Writes the file of every listed model in the background, and retries failures.
 
     Parameters
     ----------
     on_change
-        Called when `trouble` may be another one.
+        Called when `trouble` may have changed.
     """
 
     def __init__(self, runner: Runner, session: Session, on_change: Callable[[], None]) -> None:
@@ -34,16 +34,16 @@ class ModelFiles:
 
     @property
     def trouble(self) -> str:
-        """Why a listed model is in memory alone, in a sentence; empty if none is."""
+        """Why a listed model is only in memory, in a sentence; empty if none is."""
         return next(iter(self._failed.values()), "")
 
     def follow(self, project: Project | None, written: Iterable[str] = ()) -> None:
-        """Write to this project from now on; the files of some models are there."""
+        """Write to this project from now on; the given models are in files already."""
         self._project, self._written = project, set(written)
         self._waiting, self._failed = set(), {}
 
     def update(self) -> None:
-        """Write the models that are in no file, and delete the files of those no longer listed."""
+        """Write models without a file, and delete files of models no longer listed."""
         project = self._project
         if project is None:
             return
@@ -67,7 +67,7 @@ class ModelFiles:
             self._waiting.discard(entry.model.id)
             self._failed.pop(entry.model.id, None)
             self._written.add(entry.model.id)
-            self.update()  # it may be listed no longer
+            self.update()  # it may have been removed from the list
             self._on_change()
 
     def _on_error(self, project: Project, entry: ModelEntry, error: BaseException) -> None:

@@ -77,7 +77,7 @@ class PlaceDraw:
 
         def draw() -> list[Draw]:
             from napari_unetseg.inference.check_masks import find_candidates
-            from napari_unetseg.inference.quality_check import DEFAULT_PLACES, draw_places
+            from napari_unetseg.inference.quality_estimate import DEFAULT_PLACES, draw_places
 
             candidates = find_candidates(
                 images,

@@ -41,7 +41,7 @@ class PlacesOnScreen:
         """Choose an image and move the viewer to a region of it."""
         if image is not self._session.image:
             self._images.choose_image(image)
-            napari_layers.bring_forward(
+            napari_layers.bring_to_front(
                 self._viewer,
                 self._layers_of(self._session.source(image)),
                 [
@@ -54,7 +54,7 @@ class PlacesOnScreen:
             source = self._session.source(image)
             if source is not None and source.labels is not None:
                 napari_layers.activate_brush(self._viewer, source.labels, self._session.brush)
-        napari_layers.look_at(self._viewer, image, plane, region)
+        napari_layers.center_on(self._viewer, image, plane, region)
 
     def query_image(self, source: ImageSource) -> QueryImage:
         """An image, and where it is labelled, as a query takes it."""

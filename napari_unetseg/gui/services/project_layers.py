@@ -18,7 +18,7 @@ from napari_unetseg.core.settings import TrainSettings
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state.session import ImageSource, Mode
 from napari_unetseg.io.file_names import as_stored
-from napari_unetseg.io.project.locations import places_of
+from napari_unetseg.io.project.locations import image_candidates
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
     from napari_unetseg.io.project.project import Project
 
 
-class Restored:
-    """Puts what a project holds into a session; what is open already is used.
+class ProjectLayers:
+    """Restores a project in a session; matching open layers are reused.
 
     Parameters
     ----------
     kept
-        Open images of which all that was painted is kept elsewhere, so that its layers may go.
+        Open images whose annotations are saved elsewhere, so that their layers may be removed.
 
     Attributes
     ----------
     reused
-        Images whose annotation layer was open: something may have been painted that is not known.
+        Images whose annotation layer was open and may have unrecorded strokes.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Restored:
         self.reused: list[Image] = []
 
     def restore(self, entries: Sequence[ModelEntry]) -> tuple[dict[Any, str], tuple[str, ...]]:
-        """Make layers and choose models.
+        """Restore layers, settings and models.
 
         Returns
         -------
@@ -87,23 +87,23 @@ class Restored:
         return keys, missing
 
     def complete(self, keys: Mapping[Any, str]) -> tuple[dict[Any, str], tuple[str, ...]]:
-        """Make the layers that are missing.
+        """Restore the missing layers.
 
         Parameters
         ----------
         keys
-            The project's key of each image layer that is there.
+            The project's key of each open image layer.
 
         Returns
         -------
         keys
-            Those of all image layers that are there now.
+            The keys of all image layers that are open now.
         missing
             Names of the images that were not found.
         """
         keys = dict(keys)
         for key in self._project.by_image:
-            places = places_of(self._project.folder, self._described(key))
+            places = image_candidates(self._project.folder, self._described(key))
             if (image := self._restore(key, places, keys)) is not None:
                 keys[image] = key
         return keys, self._missing(keys)
@@ -116,16 +116,16 @@ class Restored:
         Parameters
         ----------
         keys
-            The project's key of each image layer that is there.
+            The project's key of each open image layer.
         path
-            A file of one of them; others may have moved along with it. None: among what is open.
+            A file of one of them; others may have moved with it. None searches open layers.
 
         Returns
         -------
         found
             The project's key of each image layer that is new.
         missing
-            Names of those that were not found.
+            Names of the images that were not found.
         """
         found: dict[Any, str] = {}
         for key in self._project.by_image:
@@ -141,7 +141,7 @@ class Restored:
         return tuple(str(self._described(key).get("name", key)) for key in lost)
 
     def _restore(self, key: str, places: Sequence[Path], keys: Mapping[Any, str]) -> Image | None:
-        """Make the layers of one image; None where it is not found."""
+        """Restore the layers of one image; None if it is not found."""
         described, annotated = self._described(key), self._project.by_image[key]
         known = (image for image, its in keys.items() if its == key)
         image = next(known, None) or self._image(described, annotated, places, keys)
@@ -150,7 +150,7 @@ class Restored:
         return image
 
     def _near(self, key: str, path: Path | None) -> list[Path]:
-        """A file, and where an image would be if it had moved along with it."""
+        """A file, and the paths of an image if it moved with that file."""
         if path is None:
             return []
         before = self._described(key).get("path")
@@ -179,7 +179,7 @@ class Restored:
         places: Sequence[Path],
         taken: Mapping[Any, str],
     ) -> Image | None:
-        """The image layer: one that is open with the same pixels, or its file."""
+        """The image layer: an open one with the same pixels, or one read from its file."""
         for layer in self._sources.images():
             if layer in taken or not self._fits(layer, annotated):
                 continue
@@ -196,7 +196,7 @@ class Restored:
                 same = [layer for layer in found if not known or _same_pixels(layer, known)]
                 if same:
                     return same[0]
-                for layer in opened:  # another picture under this name: not what was painted on
+                for layer in opened:  # the pixels under this name differ from those annotated
                     viewer.layers.remove(layer)
         return None
 
@@ -211,7 +211,7 @@ class Restored:
         session, annotations = self._session, self._annotations
         source, masked = session.source(image) or ImageSource(image), False
         if annotations.by_image.get(image) is not annotated:
-            masked = self._put_away(image, annotated)
+            masked = self._detach(image, annotated)
             annotations.by_image[image] = annotated
         elif source.labels is not None:
             return
@@ -228,20 +228,20 @@ class Restored:
         if annotated.labelled_planes() or masked:
             self._masks.open(image, "", session.structures).close()
 
-    def _put_away(self, image: Image, annotated: ImageAnnotations) -> bool:
-        """Take off an image what is said of it elsewhere, and its old masks; whether it had one."""
+    def _detach(self, image: Image, annotated: ImageAnnotations) -> bool:
+        """Detach an image's annotations and mask layers; return whether it had annotations."""
         told = (self._annotations.by_image.get(image), annotated)
         self._events.image_removed.emit(image)
         known = self._masks.known_masks.items()
         masks = [m for m, its in known if its in told and m in self._viewer.layers]
         for mask in masks:
-            napari_layers.take_away(self._viewer, mask)
+            napari_layers.remove_layer(self._viewer, mask)
         return bool(masks)
 
     def _open_labels(
         self, image: Image, annotated: ImageAnnotations, labels: Labels | None, name: str | None
     ) -> Labels | None:
-        """The layer that holds an image's strokes already; others of the image are put away."""
+        """The layer that already holds an image's strokes; its other ones are detached."""
         named = [layer for layer in self._sources.labels_candidates() if layer.name == name]
         for layer in dict.fromkeys([labels, *named]):
             if layer is not None and self._holds(image, layer, annotated):
@@ -250,15 +250,15 @@ class Restored:
         if labels is not None and labels in self._viewer.layers:
             ours = napari_layers.image_of(labels) is image
             if ours and (image in self._kept or not napari_layers.is_painted(labels)):
-                napari_layers.take_away(self._viewer, labels)
+                napari_layers.remove_layer(self._viewer, labels)
             else:
                 labels.visible = False
         return None
 
     def _holds(self, image: Image, layer: Labels, annotated: ImageAnnotations) -> bool:
-        """Whether a layer holds an image's strokes, or held them until its image was closed."""
+        """Whether a layer holds an image's strokes, or did until its image was closed."""
         grid = annotated.grid(LabelSource.STROKES)
-        if napari_layers.misfit(image, layer):
+        if napari_layers.misalignment_text(image, layer):
             return False
         data = napari_layers.voxels_of(image, layer)
         if not isinstance(data, np.ndarray) or data.dtype.newbyteorder("=") != grid.dtype:
@@ -267,7 +267,7 @@ class Restored:
         return known or next(iter(grid.differing(data)), None) is None
 
     def _renumbered(self, models: Any) -> None:
-        """What numbers of the project's models became."""
+        """Renumbering of the project's models."""
         with suppress(AttributeError, TypeError, ValueError):
             self._masks.renumber(
                 {

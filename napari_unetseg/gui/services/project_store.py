@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 
 class ProjectStore:
-    """Connects a session with its project, which has a name or not.
+    """Connects a session with its project, which may be unnamed.
 
     Attributes
     ----------
     project
-        The project; None before there is anything to keep.
+        The project; None before there is anything to save.
     keys
         The project's key of each image layer.
     writing
-        Whether something is being written beside the window.
+        Whether a task is writing in the background.
     """
 
     replaced = Signal()
@@ -58,47 +58,47 @@ class ProjectStore:
         self.keys: dict[Any, str] = {}
         self.writing = self._closed = False
         self._prints: dict[str, str] = {}
-        self._models = ModelFiles(runner, session, self.tell)
-        self._failure = self._said_trouble = ""
+        self._models = ModelFiles(runner, session, self.report_trouble)
+        self._failure = self._reported_trouble = ""
         self._window: dict[str, Any] = {}
         self.list_recoveries()
 
     @property
     def kept(self) -> frozenset[Any]:
-        """Images of which all that was painted is in the project."""
+        """Images whose annotations are all in the project."""
         safe = self.project is not None and not self.project.trouble
         return frozenset(self.keys) if safe else frozenset()
 
     @property
     def trouble(self) -> str:
-        """Why something is in memory alone, in a sentence; empty if all is on disk."""
+        """Why something is only in memory, in a sentence; empty if all is on disk."""
         trouble = self.project.trouble if self.project is not None else ""
         return trouble or self._failure or self._models.trouble
 
-    def tell(self) -> None:
-        """Say once that nothing can be written, and once that it can again."""
-        if (trouble := self.trouble) != self._said_trouble:
-            self._said_trouble = trouble
+    def report_trouble(self) -> None:
+        """Report once that writing failed, and once that it works again."""
+        if (trouble := self.trouble) != self._reported_trouble:
+            self._reported_trouble = trouble
             if trouble:
                 self._session.say(trouble, Level.ERROR)
             else:
                 self._session.say(messages.KEPT_AGAIN, Level.DONE)
 
     def list_recoveries(self) -> None:
-        """Show what other windows have left."""
+        """List unnamed projects that other windows have left."""
         self._session.recoveries = tuple(locations.recoveries())
 
     # -- one project after another -------------------------------------------------------------
 
-    def begin(self, *, anew: bool = False) -> Project | None:
-        """The project, a new one without a name where there is none.
+    def begin(self, *, reopen: bool = False) -> Project | None:
+        """The project; a new unnamed one if there is none.
 
         Parameters
         ----------
-        anew
-            Begin one also after the last one was closed, or could not be made.
+        reopen
+            Also create one after the last one was closed, or could not be created.
         """
-        if self.project is not None or (self._closed and not anew):
+        if self.project is not None or (self._closed and not reopen):
             return self.project
         self._closed = False
         try:
@@ -113,14 +113,14 @@ class ProjectStore:
         return self.project
 
     def open(self, project: Project, keys: Mapping[Any, str], models: Collection[str]) -> None:
-        """Keep everything in a project that was opened.
+        """Use an opened project from now on.
 
         Parameters
         ----------
         project, keys
             The project, and its key of each image layer.
         models
-            Ids of the models whose files are there.
+            Ids of the models that have a file.
         """
         self._closed, self._failure = False, ""
         self.keys, self.project = dict(keys), project
@@ -130,7 +130,7 @@ class ProjectStore:
         self.replaced.emit()
 
     def move(self, copy: Project) -> None:
-        """Keep everything in a copy of the project from now on, which has a name."""
+        """Use a named copy of the project from now on."""
         before, self.project, self._failure = self.project, copy, ""
         self._models.follow(copy)
         if before is not None:
@@ -143,20 +143,20 @@ class ProjectStore:
         self.replaced.emit()
 
     def close(self) -> None:
-        """Write what waits and the window's state, and let others open the project."""
+        """Write pending changes and the viewer state, and release the project."""
         self._closed = True
         project = self.project
         if project is not None:
-            self.look()
+            self.store_view()
             project.put_values({**project.values, "window": self._window})
-            self._models.update()  # what could not be written is tried once more
+            self._models.update()  # retry failed writes once more
             self._leave(project, project.close)
         self.project = None
         self._models.follow(None)
         self.replaced.emit()
 
     def _leave(self, project: Project, close: Callable[[], None]) -> None:
-        """Close a project after all that is still to be written to it."""
+        """Close a project after all pending writes."""
 
         def failed(error: BaseException) -> None:
             self._session.say(messages.not_written(project.folder.name, error), Level.ERROR)
@@ -172,7 +172,7 @@ class ProjectStore:
     # -- what is kept --------------------------------------------------------------------------
 
     def add(self, image: Any) -> None:
-        """Take in an image with all that was said about it."""
+        """Add an image with its annotations."""
         project = self.project
         if project is None:
             return
@@ -184,26 +184,26 @@ class ProjectStore:
         self._models.update()
 
     def fingerprint(self, image: Any) -> None:
-        """Find out by which pixels an image is known; raises `UserError` where it has none."""
+        """Compute the fingerprint of an image's pixels; raises `UserError` if it has none."""
         stack, key = napari_layers.stack_of(image), self.keys[image]
 
         def note(fingerprint: str) -> None:
             self._prints[key] = fingerprint
             self.update()
 
-        if isinstance(stack.data, np.ndarray):  # at once, as it may be known by nothing else
+        if isinstance(stack.data, np.ndarray):  # immediately, as nothing else identifies the image
             self._prints[key] = stack.fingerprint()
         else:
             self._runner.query(stack.fingerprint, note, about=f"fingerprint {key}")
 
     def update(self) -> None:
-        """Keep the values and models of the session as they are now."""
+        """Store the current values and models of the session."""
         if self.project is not None:
             self.project.put_values(self._values())
             self._models.update()
 
-    def look(self) -> None:
-        """Remember where the window looks: without its layers it looks nowhere."""
+    def store_view(self) -> None:
+        """Remember camera and sliders, which are meaningless once the layers are gone."""
         image = self.keys.get(self._session.image)
         if image is not None:
             self._window = {**napari_layers.window_state(self._viewer), "image": image}
@@ -211,20 +211,20 @@ class ProjectStore:
             self._window = self.project.values.get("window", {})
 
     def write(self, task: Callable[[], None]) -> None:
-        """Write beside the window, one task at a time; see `writing`."""
+        """Write in the background, one task at a time; see `writing`."""
         project = self.project
 
         def done(error: BaseException | None) -> None:
             self.writing = False
             if project is self.project:
                 self._failure = messages.not_written("The project", error) if error else ""
-                self.tell()
+                self.report_trouble()
 
         self.writing = True
         self._runner.background(task, lambda _: done(None), done)
 
     def retry(self) -> None:
-        """Write the models again whose files could not be written."""
+        """Retry models whose files could not be written."""
         self._models.update()
 
     def _values(self) -> dict[str, Any]:
@@ -269,7 +269,7 @@ class ProjectStore:
 
 
 def _close(project: Project, *, useless: bool) -> None:
-    """Close a project, and delete it where another one has all of it."""
+    """Close a project; delete it if another one contains all of it."""
     project.close()
     if useless:
         locations.throw_away(locations.Recovery(project.folder, (), 0.0))

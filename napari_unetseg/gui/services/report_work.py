@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReportWork:
-    """Writes a page about the project that is open; ``stacks`` are its images by their keys."""
+    """Writes a report page of the open project; ``stacks`` are its images by their keys."""
 
     project: Path
     output: Path

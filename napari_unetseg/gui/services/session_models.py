@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
 
 MOST_MODELS = 10
-"""Unsaved models that a session keeps; a project keeps the files of more."""
+"""Number of unsaved models in memory; a project keeps the files of more."""
 
 
 class SessionModels:
-    """Adds and uses models.
+    """Adds models and chooses the current one.
 
     Attributes
     ----------
     before
-        The model from before the last training; None while there was none.
+        The model before the last training; None if there is none.
     """
 
     def __init__(self, session: Session, sources: ImageSources, masks: MaskLayers) -> None:
@@ -34,16 +34,16 @@ class SessionModels:
 
     @property
     def model(self) -> Model:
-        """The model in use; raises `UserError` where there is none."""
+        """The current model; raises `UserError` if there is none."""
         if self._session.entry is None:
             raise UserError(messages.NO_MODEL)
         return self._session.entry.model
 
     def add(self, entry: ModelEntry) -> None:
-        """Use a model that is new in this session."""
+        """Add a model to the history and use it."""
         session, used = self._session, (self._session.entry, self.before)
         history = (*session.history, entry)
-        newest = history[-MOST_MODELS:]  # weights take memory
+        newest = history[-MOST_MODELS:]  # weights use memory
         session.history = tuple(
             e for e in history if e in newest or e in used or e.path is not None
         )
@@ -55,22 +55,22 @@ class SessionModels:
         self._match_settings(entry.model)
 
     def begin_training(self) -> None:
-        """Keep the model in use as the one before, once a training has a newer one to show.
+        """Save the current model as the one before, as soon as a training has a newer one to show.
 
-        Not at once: a training that fails leaves nothing to bring anything back from.
+        Not immediately: after a failed training there is nothing to revert.
         """
         self._marked = False
 
     def mark(self) -> None:
-        """A training has a newer model: keep the one in use and its masks to be brought back."""
+        """Save the current model and its masks, as a training has a newer model."""
         if not self._marked:
             self._marked, self.before = True, self._session.entry
             self._masks.mark()
 
     def _match_settings(self, model: Model) -> None:
-        """Settings describe the network in use, so that the next training goes on from it.
+        """Set the training settings to those of the current network, to continue training it.
 
-        Not those of a 3D network where the chosen image has no volumes.
+        A 3D network is skipped if the chosen image has no volumes.
         """
         net = model.net
         if net.dims == 3 and self._session.image is not None and not self._sources.has_volumes():

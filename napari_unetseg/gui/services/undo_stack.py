@@ -15,7 +15,7 @@ MOST = 50
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UndoStep:
-    """Something that was done to an image; ``text`` completes "Undo …"."""
+    """An action on an image that can be undone; ``text`` completes "Undo …"."""
 
     image: Any
     text: str
@@ -24,7 +24,7 @@ class UndoStep:
 
 
 class UndoStack:
-    """Steps that can be taken back; the session shows the newest of either direction."""
+    """Actions that can be undone and redone; the session shows the newest of both."""
 
     def __init__(self, session: Session, events: AppEvents) -> None:
         self._session = session
@@ -33,13 +33,13 @@ class UndoStack:
         events.image_removed.connect(self._on_image_removed)
 
     def add(self, step: UndoStep) -> None:
-        """Add a step that was done."""
+        """Add an action."""
         self._done = [*self._done, step][-MOST:]
         self._undone.clear()
         self._show()
 
     def undo(self) -> None:
-        """Take the newest step back."""
+        """Undo the newest action."""
         if not self._done:
             self._session.say(
                 "There is no action of the plugin to undo; to undo strokes press Ctrl+Z."
@@ -52,7 +52,7 @@ class UndoStack:
         self._show()
 
     def redo(self) -> None:
-        """Do the step again that was taken back last."""
+        """Redo the action that was undone last."""
         if not self._undone:
             self._session.say(
                 "There is no action of the plugin to redo; to redo strokes press Ctrl+Shift+Z."

@@ -38,15 +38,15 @@ class Shortcuts(QObject):
     Parameters
     ----------
     actions
-        What each command does, by its id.
+        The function of each command, by its id.
     parent
-        Lives as long as the viewer.
+        Parent object, which lives as long as the viewer.
     """
 
     rebound = Signal()
-    """The keys are others now."""
+    """Emitted when the keys have changed."""
     ended = Signal()
-    """The last dock was closed, or its window."""
+    """Emitted when the last dock, or its window, was closed."""
 
     def __init__(
         self, session: Session, actions: Mapping[str, Callable[[], None]], parent: QObject
@@ -63,23 +63,23 @@ class Shortcuts(QObject):
 
     @property
     def keys(self) -> dict[str, str]:
-        """Keys of each command, as Qt writes them; empty where it has none."""
+        """Keys of each command, in Qt's notation; empty if it has none."""
         return keys_of(read_shortcuts())
 
     @property
     def bound(self) -> dict[str, QShortcut]:
-        """The shortcuts of the window, by command; one without a key is missing."""
+        """The active shortcuts by command; commands without a key are missing."""
         return dict(self._bound)
 
     @property
     def window(self) -> QWidget | None:
-        """The window that they work in."""
+        """The window in which the shortcuts are active."""
         return None if self._lives_in is None else self._lives_in()
 
     # -- a window and its docks ----------------------------------------------------------------
 
     def begin(self, window: QWidget) -> None:
-        """A dock opens in a window, so the keys work there."""
+        """Activate the shortcuts in a window when a dock opens."""
         self._docks += 1
         if self._docks == 1:
             self._lives_in = ref(window)
@@ -87,13 +87,13 @@ class Shortcuts(QObject):
         self._bind()
 
     def end(self) -> None:
-        """A dock closes; with the last one the keys go."""
+        """Release a dock; with the last one the shortcuts are removed."""
         self._docks -= 1
         if self._docks == 0:
             self._release()
 
     def end_all(self) -> None:
-        """The window closes."""
+        """Remove all shortcuts when the window closes."""
         if self._docks > 0:
             self._docks = 0
             self._release()
@@ -108,14 +108,14 @@ class Shortcuts(QObject):
 
     def _unbind(self) -> None:
         for shortcut in self._bound.values():
-            with suppress(RuntimeError):  # gone with the window
+            with suppress(RuntimeError):  # deleted with the window
                 shortcut.setEnabled(False)
                 shortcut.setParent(None)
                 shortcut.deleteLater()
         self._bound.clear()
 
     def _on_changed(self, _: object = None) -> None:
-        """Other keys were set under Preferences; the window may be gone already."""
+        """Bind the keys again after they changed; the window may be closed already."""
         with suppress(RuntimeError):
             self._bind()
             self.rebound.emit()
@@ -143,7 +143,7 @@ class Shortcuts(QObject):
         )
 
     def _on_focus(self, _: QWidget | None, now: QWidget | None) -> None:
-        """Whatever is typed into a field is text."""
+        """Disable the shortcuts while the user types into a field."""
         editable = isinstance(now, QComboBox) and now.isEditable()
         typing = isinstance(now, TYPED_IN) or editable
         for shortcut in self._bound.values():

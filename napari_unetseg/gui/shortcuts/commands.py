@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 HELP = "help"
 BRUSHES = 9
-"""Structures whose brush has a key: those with a single digit."""
+"""Structures whose brush has a key: those with a single-digit number."""
 BRUSH_MODIFIER = "brush_modifier"
-"""The preference that the keys of all brushes share: what is held down with the digit."""
+"""The preference with the modifier key of all brushes, held down with the digit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command; ``keys`` is its default shortcut as Qt writes it, such as ``Shift+T``."""
+    """A command; ``keys`` is its default shortcut in Qt's notation, such as ``Shift+T``."""
 
     id: str
     title: str
@@ -34,16 +34,16 @@ COMMANDS = (
     Command("brush_background", "Background brush", "Alt+0"),
     Command(HELP, "This help", "F1"),
 )
-"""No default is a shortcut of napari; Alt and a digit is typed alike on any keyboard."""
+"""No default is a shortcut of napari; Alt and a digit works on any keyboard layout."""
 
 
 def keys_of(preferences: Mapping[str, str]) -> dict[str, str]:
-    """Keys of each command, by its id; empty where it has none.
+    """Keys of each command, by its id; empty if it has none.
 
     Parameters
     ----------
     preferences
-        Keys by the id of a command, and `BRUSH_MODIFIER`; what is missing has its default.
+        Keys by the id of a command, and `BRUSH_MODIFIER`; missing entries have their default.
     """
     keys = {c.id: preferences.get(c.id, c.keys) for c in COMMANDS}
     modifier = preferences.get(BRUSH_MODIFIER)

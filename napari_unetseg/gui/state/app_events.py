@@ -6,40 +6,40 @@ from psygnal import Signal
 
 
 class AppEvents:
-    """The bus of a window: whoever does something says so here and knows no listener.
+    """The event bus of a window; senders do not know the listeners.
 
     Listeners are called in the GUI thread, in the order in which they connected.
     """
 
     annotation_changed = Signal(object, object)
-    """An image and what changed of its annotations."""
+    """An image and the change of its annotations."""
     annotations_replaced = Signal(object)
-    """The strokes of an image are those of another layer now, or of another array."""
+    """The strokes of an image come from another layer or array now."""
     label_kind_changed = Signal(object)
-    """The numbers in an image's labels mean something else now."""
+    """The kind of an image's labels changed."""
     labels_touched = Signal()
-    """Labels, corrections or accepted regions may have changed; many times a second."""
+    """Labels, corrections or accepted regions may have changed; emitted many times a second."""
     labels_changed = Signal()
-    """The same, a few times a second at most."""
+    """The same, at most a few times a second."""
     image_removed = Signal(object)
-    """An image is gone, or its layer holds another one now."""
+    """An image was removed, or its layer holds another image now."""
     pixels_changed = Signal(object)
-    """An image layer has other pixels."""
+    """The pixels of an image layer were replaced."""
 
     job_started = Signal(object)
     """A job of this kind is about to run."""
     job_event = Signal(object, object)
-    """The kind of a job, and what it said."""
+    """The kind of a job, and its event."""
     job_ended = Signal(object)
-    """A job of this kind ended, however it did."""
+    """A job of this kind ended, with or without an error."""
     job_failed = Signal(object, object)
-    """The kind of a job, and its error; the user knows already."""
+    """The kind of a job, and its error, which was shown to the user."""
 
     computer_chosen = Signal()
-    """Another computer is to train and predict, or the same one with another key."""
+    """The remote computer or its key was changed."""
     tick = Signal(float)
-    """Called again and again with the time in seconds, of `time.perf_counter`."""
+    """Emitted periodically with the time in seconds, of `time.perf_counter`."""
     closing = Signal()
-    """The window closes: nothing is begun any more, and what runs stops."""
+    """The window is closing: nothing is started any more, and running work stops."""
     closed = Signal()
-    """Nothing runs any more: listen to the viewer no longer."""
+    """Nothing runs any more: disconnect from the viewer."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class RowState(StrEnum):
-    """How far an image of a batch is."""
+    """The state of an image in a batch."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -28,9 +28,9 @@ class BatchRow:
 
     name: str
     path: Path
-    """What its mask is called; its file, or for a layer a name that stands for one."""
+    """The name of its mask: its file, or for a layer a name that stands for one."""
     layer: Any = None
-    """The open layer; of a file None until it is opened."""
+    """The open layer; None for a file that is not open."""
     state: RowState = RowState.WAITING
     seconds: float = 0.0
     voxels: Mapping[int, int] | None = None
@@ -38,8 +38,8 @@ class BatchRow:
     unsure: float | None = None
     notices: tuple[str, ...] = ()
     error: str = ""
-    """As `FileDone` has them."""
+    """As in `FileDone`."""
     open_mask: Callable[[], Stack] | None = None
-    """Opens its mask; None without one."""
+    """Opens its mask; None if there is none."""
     made_by: str = ""
-    """The id of the model that the mask is by, and whether at its pixel size."""
+    """The id of the model of the mask, and whether it was predicted at the model's pixel size."""

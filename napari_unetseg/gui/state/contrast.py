@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 TEXT, LINES = 4.5, 3.0
-"""The least contrast of text, and that of lines and other marks (WCAG 2.1, 1.4.3 and 1.4.11)."""
+"""Minimum contrast of text, and of lines and other marks (WCAG 2.1, 1.4.3 and 1.4.11)."""
 
 Color = tuple[int, int, int]
 
 
 def ratio(one: str, other: str) -> float:
-    """Contrast of two colours ``#rrggbb``: 1 for the same one, 21 for black on white."""
+    """Contrast of two colours ``#rrggbb``: 1 for equal colours, 21 for black on white."""
     dark, light = sorted((_luminance(one), _luminance(other)))
     return (light + 0.05) / (dark + 0.05)
 
 
 def mixed(one: str, other: str, share: float) -> str:
-    """A colour between two; ``share`` of the first."""
+    """Mix two colours; ``share`` is the fraction of the first."""
     pairs = zip(_numbers(one), _numbers(other), strict=True)
     return "#" + "".join(f"{round(share * a + (1 - share) * b):02x}" for a, b in pairs)
 
 
 def readable(color: str, *behind: str, least: float = TEXT) -> str:
-    """The colour, made darker or lighter until it stands out from all that may be behind it.
+    """Make a colour darker or lighter until it has enough contrast to all backgrounds.
 
     Parameters
     ----------
     color, behind
-        Colours ``#rrggbb``.
+        The colour and its possible backgrounds, ``#rrggbb``.
     least
-        The contrast that it needs.
+        The minimum contrast.
     """
     ends = ("#000000", "#ffffff")
     best = max(ends, key=lambda end: min(ratio(end, b) for b in behind))

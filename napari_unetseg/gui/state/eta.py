@@ -6,16 +6,16 @@ import time
 from collections.abc import Callable
 
 LEAST_SECONDS = 2.0
-"""Before this nothing is said: the first tiles tell little, and a short wait needs no word."""
+"""No estimate before this: the first tiles are not representative, and short jobs need none."""
 
 
-class Pace:
-    """Measures from the first word of progress, so that loading PyTorch is not taken for work.
+class EtaEstimator:
+    """Estimates from the first progress event on, so that loading PyTorch is not counted.
 
     Parameters
     ----------
     clock
-        Seconds, such as `time.monotonic`.
+        Returns seconds, such as `time.monotonic`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -23,7 +23,7 @@ class Pace:
         self._first: tuple[float, float] | None = None
 
     def left(self, fraction: float) -> float | None:
-        """Seconds left when ``fraction`` is done; None while that cannot be told."""
+        """Remaining seconds when ``fraction`` is done; None while it cannot be estimated."""
         now = self._clock()
         if self._first is None or fraction < self._first[1]:
             self._first = now, fraction

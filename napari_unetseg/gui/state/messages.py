@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.score_text import score_text, score_title
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 from napari_unetseg.training.training_events import StartedFrom
 
@@ -88,8 +89,6 @@ MISSING = "Not found: {}. Press 'Find image…', or open or drop the file: its l
 NOT_THAT_IMAGE = "{} does not have the pixels that were painted on; choose another file."
 KEPT = "; the earlier model is kept"
 EARLIER = "; the earlier model can be restored under Model"
-MOST_NAMED = 4
-"""Of more structures the sentence says the mean alone; the plot shows the rest."""
 PREDICTED = "Prediction shown; correct it and train again."
 NOT_VALIDATED = (
     "Prediction shown, not validated: look at it, paint more strokes where it is wrong and train "
@@ -126,7 +125,7 @@ NO_MODEL = "There is no model yet: press Train, or load one under Model."
 
 
 def duration(seconds: float) -> str:
-    """Such as ``42 s``, ``3:05`` or ``1:02:10``."""
+    """A duration such as ``42 s``, ``3:05`` or ``1:02:10``."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -136,12 +135,12 @@ def duration(seconds: float) -> str:
 
 
 def explain(error: BaseException, doing: str) -> str:
-    """One sentence about an error that says what to do next.
+    """Describe an error in one sentence with the next step.
 
     Parameters
     ----------
     error
-        What was raised.
+        The exception.
     doing
         The subject of the sentence, such as ``Training``.
     """
@@ -162,7 +161,7 @@ def explain(error: BaseException, doing: str) -> str:
 
 
 def not_written(what: str, error: BaseException) -> str:
-    """Why ``what``, which is still in memory, is not on disk, and what to do."""
+    """Why ``what``, which is still in memory, could not be written, and what to do."""
     cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
     if is_out_of_memory(cause):
         reason = "there is not enough memory"
@@ -174,14 +173,14 @@ def not_written(what: str, error: BaseException) -> str:
 
 
 def invalid(error: ValidationError) -> str:
-    """The first complaint about settings as a sentence."""
+    """The first validation error of settings, as a sentence."""
     first = error.errors()[0]
     where = " ".join(str(p).replace("_", " ") for p in first["loc"])
     return f"{where}: {first['msg'].removeprefix('Value error, ')}.".removeprefix(": ").capitalize()
 
 
 def describe_image(stack: Stack, dims: int) -> str:
-    """What the choice of planes or volumes means for this image."""
+    """What 2D planes or 3D volumes mean for this image."""
     n = stack.n_channels
     channels = f"{n} channels" if n > 1 else "1 channel"
     size = " × ".join(str(s) for s in stack.spatial_shape(dims))
@@ -193,7 +192,7 @@ def describe_image(stack: Stack, dims: int) -> str:
 
 
 def describe_prepared(event: TrainingPrepared) -> str:
-    """What a training that begins works with."""
+    """Describe the data of a training that begins."""
     held = (
         f"{event.validation_voxels:,} held out in {event.blocks} blocks"
         if event.blocks
@@ -202,36 +201,14 @@ def describe_prepared(event: TrainingPrepared) -> str:
     return f"Training on {event.device} with {event.train_voxels:,} labelled pixels, {held}."
 
 
-def describe_scores(
-    scores: Scores | None, before: Scores | None = None, *, on_strokes: bool = False
-) -> str:
-    """The score, from what to what if it changed, and on what; or why there is none."""
-    if scores is None or math.isnan(scores.mean_dice):
+def describe_scores(scores: Scores | None, before: Scores | None = None) -> str:
+    """The score, from what to what if it changed, with its interval; or why there is none."""
+    if scores is None or math.isnan(scores.value):
         return (
             "Not validated: the held-out blocks contain too little of a structure or of the "
             "background; paint more of both, in several places, to get a score"
         )
-    each = ""
-    if 1 < len(scores.names) <= MOST_NAMED:
-        pairs = zip(scores.names, scores.dice, strict=True)
-        each = " (" + ", ".join(f"{n} {d:.2f}" for n, d in pairs if not math.isnan(d)) + ")"
-    blocks = "block" if scores.blocks == 1 else "blocks"
-    return (
-        f"Dice {_change(before, scores)}{each}, IoU {scores.mean_iou:.2f} "
-        f"on {'strokes' if on_strokes else 'labels'} in {scores.blocks} held-out {blocks} "
-        f"({scores.voxels:,} pixels)"
-    )
-
-
-def _change(before: Scores | None, scores: Scores) -> str:
-    """Such as ``0.91 → 0.93``, with a third digit where it takes one to tell them apart."""
-    if before is None or math.isnan(before.mean_dice):
-        return f"{scores.mean_dice:.2f}"
-    for digits in (2, 3):
-        old, new = f"{before.mean_dice:.{digits}f}", f"{scores.mean_dice:.{digits}f}"
-        if old != new:
-            return f"{old} → {new}"
-    return f"{scores.mean_dice:.2f}"
+    return f"{score_title(scores)} {score_text(scores, before)}"
 
 
 def describe_quality(one: ModelQuality, names: Mapping[int, str]) -> list[str]:
@@ -247,16 +224,16 @@ def describe_quality(one: ModelQuality, names: Mapping[int, str]) -> list[str]:
     return lines or ["No structure occurs in the checked places; check more places."]
 
 
-def describe_better(event: MaskStarted, *, on_strokes: bool, earlier: bool) -> str:
+def describe_better(event: MaskStarted, *, earlier: bool) -> str:
     """A better model is shown: its score, and where the earlier one is if there was one."""
-    text = describe_scores(event.scores, event.before, on_strokes=on_strokes)
+    text = describe_scores(event.scores, event.before)
     return f"{text}{KEPT if earlier else ''}."
 
 
-def describe_training(event: TrainingDone, *, on_strokes: bool, earlier: bool) -> str:
+def describe_training(event: TrainingDone, *, earlier: bool) -> str:
     """The result of a training, why it ended, and how long it took."""
     before = None if event.kept else event.before
-    text = describe_scores(event.scores, before, on_strokes=on_strokes)
+    text = describe_scores(event.scores, before)
     if event.kept is not None:
         what = "initial model" if event.kept is StartedFrom.INITIAL_MODEL else "earlier model"
         text += f"; the {what} stays"

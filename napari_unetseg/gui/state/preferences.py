@@ -14,7 +14,7 @@ PLUGIN = "napari-unetseg"
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """Device, CPU threads (None chooses by itself) and the folder that models are saved in."""
+    """Device, CPU threads (None selects automatically) and the default folder for models."""
 
     device: str = "auto"
     threads: int | None = None
@@ -22,7 +22,7 @@ class Preferences:
 
 
 def read_preferences() -> Preferences:
-    """The preferences; defaults where the plugin is not registered, as in a bare test."""
+    """The preferences; defaults if the plugin is not registered, as in unit tests."""
     settings = _settings()
     if settings is None:
         return Preferences()
@@ -35,13 +35,13 @@ def read_preferences() -> Preferences:
 
 
 def read_shortcuts() -> dict[str, str]:
-    """Keys by the id of a command, as Qt writes them; none where the plugin is not registered."""
+    """Keys by command id, in Qt's notation; empty if the plugin is not registered."""
     settings = _settings()
     return {} if settings is None else settings.shortcuts.model_dump()
 
 
 def watch_shortcuts(changed: Callable[[Any], None]) -> Callable[[], None]:
-    """Call ``changed`` whenever a shortcut is set; returns what ends that."""
+    """Call ``changed`` whenever a shortcut is changed; returns a function that disconnects."""
     settings = _settings()
     if settings is None:
         return lambda: None
@@ -51,7 +51,7 @@ def watch_shortcuts(changed: Callable[[Any], None]) -> Callable[[], None]:
 
 
 def _settings() -> Any:
-    """The plugin's settings; None where it is not registered."""
+    """The plugin's settings; None if it is not registered."""
     from napari.settings import get_plugin_settings
 
     try:

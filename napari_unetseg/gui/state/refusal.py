@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def refusing(session: Session) -> Iterator[None]:
-    """Show a refusal as a sentence in the status line."""
+    """Show a `UserError` in the status line."""
     try:
         yield
     except (UserError, ValidationError) as error:
@@ -26,6 +26,6 @@ def refusing(session: Session) -> Iterator[None]:
 
 
 def complain(session: Session, error: BaseException, doing: str) -> None:
-    """Say what failed, as a warning where the user can mend it; ``doing`` as `explain` takes it."""
+    """Report an error, as a warning if the user can fix it; ``doing`` is as for `explain`."""
     level = Level.WARNING if isinstance(error, UserError) else Level.ERROR
     session.say(messages.explain(error, doing), level)

@@ -1,6 +1,6 @@
 """Evented state of a session: choices and running job; no Qt, no napari.
 
-Layers appear here as opaque handles, compared by identity. Only the GUI thread sets anything.
+Layers appear here as opaque handles, compared by identity. Only the GUI thread may change it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from napari_unetseg.core.settings import MatchSpacing, TrainSettings
 
 if TYPE_CHECKING:
     from napari_unetseg.core.events import Notice
+    from napari_unetseg.core.metrics import Scores
     from napari_unetseg.gui.state.batch_rows import BatchRow
     from napari_unetseg.inference.quality_table import ModelQuality
     from napari_unetseg.io.project.locations import Recovery
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Level(StrEnum):
-    """How much a message matters."""
+    """Severity of a message."""
 
     INFO = "info"
     DONE = "done"
@@ -36,7 +37,7 @@ class Level(StrEnum):
 
 
 class JobKind(StrEnum):
-    """What a job does."""
+    """The kind of a job."""
 
     TRAIN = "train"
     PREDICT = "predict"
@@ -45,18 +46,18 @@ class JobKind(StrEnum):
     MODEL = "model"
     BATCH = "batch"
     LIVE = "live"
-    """Work that gives way to any other; it is no job of the session."""
+    """Idle work that yields to any job; it is no job of the session."""
 
 
 class Mode(StrEnum):
-    """When the mask on screen changes."""
+    """When the visible mask is updated."""
 
     LIVE = "live"
-    """As the network learns, as strokes are painted, as the viewer moves."""
+    """During training, after strokes and when the viewport changes."""
     ONCE = "once"
-    """When a training is done, or when it is asked for."""
+    """After a training, and on request."""
     FROZEN = "frozen"
-    """When it is asked for."""
+    """On request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,8 @@ class ImageSource:
     """An image, the layers that are its further channels, and its labels.
 
     ``image`` and ``labels`` are layers, or both are paths of files or folders. ``chosen``: the user
-    chose these labels, or none; otherwise they were found, and their look is not touched.
-    ``threshold``: what is above it in labels on disk is structure 1.
+    chose these labels, or none; otherwise the plugin did, and their colours are unchanged.
+    ``threshold``: values above it in labels on disk are structure 1.
     """
 
     image: Any
@@ -86,12 +87,12 @@ class ImageSource:
 
     @property
     def on_disk(self) -> bool:
-        """Whether this is a folder or file instead of layers."""
+        """Whether images and labels are files or folders."""
         return isinstance(self.image, Path)
 
     @property
     def layers(self) -> tuple[Any, ...]:
-        """Every layer that is needed."""
+        """The image, its further channels and its labels."""
         if self.on_disk:
             return ()
         labels = () if self.labels is None else (self.labels,)
@@ -100,10 +101,10 @@ class ImageSource:
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """The job that runs.
+    """The running job.
 
-    ``fraction`` is None while its length is unknown; ``remaining`` is in seconds; ``since`` is when
-    it began, of `time.monotonic`.
+    ``fraction`` is None while its length is unknown; ``remaining`` is in seconds; ``since`` is its
+    start time, of `time.monotonic`.
     """
 
     id: int
@@ -120,21 +121,19 @@ class JobState:
 class Point:
     """One epoch of the training curve.
 
-    ``loss`` is the mean training loss, ``validation_loss`` that of `Scores`; ``dice`` is the mean
-    over structures and ``dices`` holds number and Dice of each. What has no score is None or
-    missing. ``seconds`` is the time since the start of the training.
+    ``loss`` is the mean training loss, ``validation_loss`` that of `Scores`. What has no score is
+    None. ``seconds`` is the time since the start of the training.
     """
 
     step: int
     loss: float
-    dice: float | None
+    scores: Scores | None
     seconds: float = 0.0
     validation_loss: float | None = None
-    dices: tuple[tuple[int, float], ...] = ()
 
 
 class MarkKind(StrEnum):
-    """What is marked on the training curve."""
+    """Kind of a mark on the training curve."""
 
     STROKES = "strokes"
     SHOWN = "shown"
@@ -142,20 +141,20 @@ class MarkKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A moment of a training: newer strokes came, or another model was shown, with its Dice."""
+    """A moment of a training: newer strokes came, or another model was shown, with its score."""
 
     kind: MarkKind
     step: int
     seconds: float
-    dice: float | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Misfit:
+class Misalignment:
     """Why a layer is not used with the chosen image, as a sentence.
 
-    ``can_align``: it has as many pixels and need only be laid over the image. ``is_channel``: it is
-    a further channel, not labels or a mask.
+    ``can_align``: it has as many pixels and only its transform differs. ``is_channel``: it is a
+    further channel, not labels or a mask.
     """
 
     layer: Any
@@ -166,7 +165,7 @@ class Misfit:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelEntry:
-    """A model of this session; ``path`` is where it was saved or loaded."""
+    """A model of this session; ``path`` is the file it was saved to or loaded from."""
 
     model: Model = field(repr=False)
     name: str
@@ -174,8 +173,8 @@ class ModelEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class SizesNote:
-    """That an image has other voxel sizes than a model was trained on: a sentence.
+class VoxelSizeMismatch:
+    """A sentence about an image with other voxel sizes than a model was trained on.
 
     ``what`` is pixel or voxel; ``possible``: the image can be predicted at the model's.
     """
@@ -187,19 +186,19 @@ class SizesNote:
 
 @dataclass
 class Session:
-    """The state that panels show; each field has an event of its name in ``events``."""
+    """The state that panels show; ``events`` has an event for each field, of the same name."""
 
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
 
     image: Any = None
     sources: tuple[ImageSource, ...] = ()
     structures: tuple[Structure, ...] = (Structure(1),)
-    misfit: Misfit | None = None
-    """What does not lie on the grid of the chosen image, though it is, or may be meant, to."""
+    misalignment: Misalignment | None = None
+    """A layer that should lie on the grid of the chosen image but does not."""
     brush: int = 1
     counts: Mapping[int, int] = field(default_factory=dict)
-    dice: Mapping[int, float] = field(default_factory=dict)
-    """Dice of each structure on the validation blocks, after the last training."""
+    scores: Scores | None = None
+    """On the validation blocks, after the last training."""
     quality: tuple[ModelQuality, ...] = ()
     """What checked places say of each model, in the order of the history."""
     checking: tuple[int, int] | None = None
@@ -210,42 +209,43 @@ class Session:
     corrected: int = 0
     accepted: int = 0
     undoable: str = ""
-    """The plugin's own step that undo takes back; empty if there is none."""
+    """Text of the plugin's newest action that can be undone; empty if there is none."""
     redoable: str = ""
 
     settings: TrainSettings = field(default_factory=TrainSettings)
     mode: Mode = Mode.LIVE
     computer: str = ""
-    """Address of the computer that trains and predicts; empty for this one."""
+    """Address of the remote computer that trains and predicts; empty for this one."""
     match_spacing: MatchSpacing = False
-    """As in `PredictSettings`; ``auto`` or False."""
-    sizes: SizesNote | None = None
-    """How the voxel sizes of the chosen image and the model in use differ; None where they do not,
-    or are not known."""
+    """The setting of `PredictSettings`: ``auto`` or False."""
+    sizes: VoxelSizeMismatch | None = None
+    """The difference in voxel size of the chosen image and the model in use; None if they are equal
+    or unknown.
+    """
     uncertain: bool = False
-    """Show how unsure the network is of what is on screen."""
+    """Show the uncertainty of the viewport."""
     watched: bool = True
-    """Whether there is anybody to look at live masks: False while the dock is closed."""
+    """Whether live masks are visible: False while the dock is closed."""
     opening: bool = False
-    """Layers are being opened or restored, so that nothing else may begin."""
+    """Layers are being opened or restored, so that no job may start."""
     retrain: bool = False
-    """Strokes begin a training anew: the last one ended by itself, so more may help."""
+    """Strokes restart a training: the last one ended by itself, so more may help."""
     go_on: bool = True
-    """Training goes on from the model in use where it fits."""
+    """Training continues the model in use if it fits."""
 
     job: JobState | None = None
     choices: tuple[AutoSetting, ...] = ()
-    """What the newest training chose for its images, and why."""
+    """Automatic settings of the newest training, with reasons."""
     curve: tuple[Point, ...] = ()
     marks: tuple[Mark, ...] = ()
-    """What happened along the curve."""
+    """Events along the curve."""
     result: str = ""
     message: Message = Message()
 
     project: Path | None = None
-    """The project that was named, a folder; None while everything goes to one without a name."""
+    """The folder of the named project; None while the project is unnamed."""
     recoveries: tuple[Recovery, ...] = ()
-    """What windows that crashed, or were closed without a name, have left."""
+    """Unnamed projects left by windows that crashed or were closed."""
     batch: tuple[BatchRow, ...] = ()
     """The images of the batch panel."""
     missing: tuple[str, ...] = ()
@@ -254,23 +254,23 @@ class Session:
     entry: ModelEntry | None = None
     """The model in use."""
     improved: Model | None = None
-    """The newest model of a training that goes on, which the mask on screen is by."""
+    """The newest model of the running training, which made the visible mask."""
     history: tuple[ModelEntry, ...] = ()
 
     @property
     def newest_model(self) -> Model | None:
-        """The newest model that is shown: of the training that goes on, else the one in use."""
+        """The newest model that is shown: that of the running training, else the one in use."""
         if self.improved is not None:
             return self.improved
         return self.entry.model if self.entry is not None else None
 
     def source(self, image: Any = None) -> ImageSource | None:
-        """The source of an image layer; of the chosen one by default."""
+        """The source of an image layer, by default of the chosen one."""
         image = self.image if image is None else image
         return next((s for s in self.sources if s.image is image and image is not None), None)
 
     def put_source(self, source: ImageSource) -> None:
-        """Add a source, or replace the one of the same image layer."""
+        """Add a source, or replace the one with the same image layer."""
         old = None if source.on_disk else self.source(source.image)
         if old is None:
             self.sources = (*self.sources, source)
@@ -284,16 +284,11 @@ class Session:
 
     @property
     def training(self) -> tuple[ImageSource, ...]:
-        """The sources with labels that a training uses; corrections come on top."""
+        """Sources with labels that a training uses; corrections are used in addition."""
         return tuple(s for s in self.sources if s.used and s.labels is not None)
 
-    @property
-    def on_strokes(self) -> bool:
-        """Whether strokes are among the labels, so that scores are those on strokes."""
-        return any(s.kind is LabelKind.STROKES for s in self.training)
-
     def know(self, numbers: Sequence[int], names: Mapping[int, str] | None = None) -> None:
-        """Add the structures that were found in labels, or in a model, under their number."""
+        """Add structures that were found in labels, or in a model, by number."""
         names, known = names or {}, {s.number: s for s in self.structures}
         for number in numbers:
             if 1 <= number < BACKGROUND_LABEL and number not in known:
@@ -314,5 +309,5 @@ class Session:
         self.message = Message(text, level)
 
     def say_notice(self, notice: Notice) -> None:
-        """Show what a job says, as a warning where what it makes may be wrong."""
+        """Show a notice of a job, as a warning if its result may be wrong."""
         self.say(notice.text, Level.WARNING if notice.warning else Level.INFO)

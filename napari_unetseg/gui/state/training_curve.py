@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_unetseg.core.score_text import class_values
 from napari_unetseg.gui.state.session import Mark, MarkKind, Point
 from napari_unetseg.training.training_events import AnnotationsUpdated, EpochDone, ModelImproved
 
@@ -17,18 +18,18 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
 
 MOST_CLASSES = 4
-"""Of more structures the mean and the worst few are drawn."""
+"""With more structures only the mean and the worst few are drawn."""
 WORST = 3
 
 
 def note(session: Session, event: EpochDone | ModelImproved | AnnotationsUpdated) -> None:
-    """Write an event of a training down in the session's curve and marks."""
+    """Add an event of a training to the session's curve and marks."""
     match event:
         case EpochDone():
             session.curve = (*session.curve, _point(event))
         case ModelImproved():
-            dice = _known(event.scores.mean_dice) if event.scores else None
-            mark = Mark(MarkKind.SHOWN, event.step, event.seconds, dice)
+            value = _known(event.scores.value) if event.scores else None
+            mark = Mark(MarkKind.SHOWN, event.step, event.seconds, value)
             session.marks = (*session.marks, mark)
         case AnnotationsUpdated():
             mark = Mark(MarkKind.STROKES, event.step, event.seconds)
@@ -42,34 +43,24 @@ def _point(event: EpochDone) -> Point:
     scores = event.scores
     if scores is None:
         return Point(event.step, event.train_loss, None, event.seconds)
-    return Point(
-        event.step,
-        event.train_loss,
-        _known(scores.mean_dice),
-        event.seconds,
-        _known(scores.loss),
-        tuple(_each(scores)),
-    )
+    return Point(event.step, event.train_loss, scores, event.seconds, _known(scores.loss))
 
 
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _each(scores: Scores) -> Iterator[tuple[int, float]]:
-    pairs = zip(scores.numbers, scores.dice, strict=True)
-    return ((number, dice) for number, dice in pairs if not math.isnan(dice))
-
-
 class Columns:
-    """The points of a curve as columns of numbers; a curve that grew is read from where it did.
+    """The points of a curve as columns; new points are appended.
 
     Attributes
     ----------
-    steps, seconds, loss, validation_loss, mean
-        One number a point; NaN where there is none.
-    dice
+    steps, seconds, loss, validation_loss, values
+        One number a point; NaN where there is none. ``values`` are those of `Scores`.
+    each
         The same for each structure's number.
+    newest
+        Scores of the last point, if any.
     """
 
     def __init__(self) -> None:
@@ -81,11 +72,12 @@ class Columns:
         self.seconds: list[float] = []
         self.loss: list[float] = []
         self.validation_loss: list[float] = []
-        self.mean: list[float] = []
-        self.dice: dict[int, list[float]] = {}
+        self.values: list[float] = []
+        self.each: dict[int, list[float]] = {}
+        self.newest: Scores | None = None
 
     def take(self, points: Sequence[Point]) -> None:
-        """Hold these points."""
+        """Set the points."""
         known = len(self._points)
         if len(points) < known or (known and points[known - 1] is not self._points[-1]):
             self._clear()
@@ -100,11 +92,13 @@ class Columns:
         self.seconds.append(point.seconds)
         self.loss.append(point.loss)
         self.validation_loss.append(_number(point.validation_loss))
-        self.mean.append(_number(point.dice))
-        for number, _ in point.dices:
-            self.dice.setdefault(number, [math.nan] * before)
-        each = dict(point.dices)
-        for number, column in self.dice.items():
+        self.newest = scores = point.scores
+        self.values.append(math.nan if scores is None else scores.value)
+        each = {} if scores is None else class_values(scores)
+        for number in each:
+            if number:  # the list of brushes shows that of the background
+                self.each.setdefault(number, [math.nan] * before)
+        for number, column in self.each.items():
             column.append(each.get(number, math.nan))
 
 
@@ -114,27 +108,27 @@ def _number(value: float | None) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A curve: its name, its ends in data units, its colour, on which axis and how it is drawn."""
+    """A curve: name, ends in data units, colour, axis and line style."""
 
     name: str
     x: np.ndarray
     y: np.ndarray
     color: str
-    dice: bool = False
+    score: bool = False
     dashed: bool = False
     bold: bool = False
 
 
-def classes_to_show(dice: Mapping[int, Sequence[float]]) -> list[int]:
-    """Numbers of the structures to draw: all of a few, the worst of many by their newest Dice."""
-    if len(dice) <= MOST_CLASSES:
-        return sorted(dice)
-    newest = {number: column[-1] for number, column in dice.items() if column[-1] == column[-1]}
+def classes_to_show(each: Mapping[int, Sequence[float]]) -> list[int]:
+    """Numbers of the structures to draw: all of a few, the worst of many by their newest score."""
+    if len(each) <= MOST_CLASSES:
+        return sorted(each)
+    newest = {number: column[-1] for number, column in each.items() if column[-1] == column[-1]}
     return sorted(sorted(newest, key=lambda number: newest[number])[:WORST])
 
 
 def finite(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """The points of a curve that can be drawn, as x and y, float64."""
+    """The finite points of a curve, as x and y, float64."""
     xs, ys = np.asarray(x, float), np.asarray(y, float)
     known = np.isfinite(ys)
     return xs[known], ys[known]

@@ -16,11 +16,11 @@ from napari_unetseg.gui.state.preferences import PLUGIN
 log = logging.getLogger(__name__)
 
 
-class Remembered:
-    """A small JSON file in the user's configuration folder, written whole or not at all.
+class UserFlags:
+    """A small JSON file in the user's configuration folder, written atomically.
 
-    What cannot be read counts as nothing remembered; what cannot be written is remembered until
-    napari is closed.
+    An unreadable file counts as empty; values that cannot be written are kept until napari is
+    closed.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Remembered:
 
     @property
     def path(self) -> Path:
-        """The file; it may not exist."""
+        """The file, which may not exist."""
         return Path(platformdirs.user_config_dir(PLUGIN, appauthor=False)) / "window.json"
 
     def _read(self) -> dict[str, Any]:
@@ -39,11 +39,11 @@ class Remembered:
         return (found if isinstance(found, dict) else {}) | self._unwritten
 
     def flag(self, name: str) -> bool:
-        """Whether something was remembered as true."""
+        """Whether a flag is set."""
         return self._read().get(name) is True
 
     def put(self, name: str, value: bool) -> None:
-        """Remember a value; what other windows remembered meanwhile stays."""
+        """Set a value; changes by other windows are kept."""
         everything = self._read() | {name: value}
         try:
             with atomic_path(self.path) as temporary:
@@ -55,5 +55,5 @@ class Remembered:
             self._unwritten.clear()
 
 
-remembered = Remembered()
-"""The one of this process."""
+user_flags = UserFlags()
+"""The flags of this process."""

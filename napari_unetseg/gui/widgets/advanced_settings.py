@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
 
 ELSEWHERE = ("dims", "epochs", "steps", "minutes", "augment")
-"""Set in other panels, or in a form of their own."""
+"""Settings with a widget in another panel, or in a form of their own."""
 
 
 class AdvancedPanel(Panel):
-    """Nothing here needs a change; the defaults are chosen well."""
+    """The other training settings, whose defaults need no change."""
 
     def __init__(self, session: Session, computers: RemoteComputer) -> None:
         super().__init__("", session)
@@ -43,7 +43,7 @@ class AdvancedPanel(Panel):
         self.follow("settings", call=self._on_settings)
 
     def release(self) -> None:
-        """Listen no more, before the widget is deleted."""
+        """Disconnect from all events before the widget is deleted."""
         super().release()
         self.computer.release()
 
@@ -66,7 +66,7 @@ def form_of(model: type[BaseModel], values: BaseModel) -> Form:
 
 
 def show_values(form: Form, values: BaseModel) -> None:
-    """Bring a form up to date without announcing anything."""
+    """Set the values of a form without emitting signals."""
     with form.values.changed.blocked():
         for widget in form.values:
             value = getattr(values, widget.name)
@@ -77,12 +77,12 @@ def show_values(form: Form, values: BaseModel) -> None:
 
 
 def _nothing(value: Any) -> Any:
-    """How a widget with such values shows None."""
+    """The value that a widget shows for None."""
     return "" if isinstance(value, str) else 0
 
 
 def _simple(field: FieldInfo) -> bool:
-    """Whether one widget can show a field: a choice, or a number or text that may be left out."""
+    """Whether one widget can show a field: a choice, or an optional number or text."""
     if get_origin(field.annotation) is Literal:
         return True
     kinds = {k for k in get_args(field.annotation) or (field.annotation,) if k is not NoneType}
@@ -90,7 +90,7 @@ def _simple(field: FieldInfo) -> bool:
 
 
 def _widget(name: str, field: FieldInfo, value: Any) -> ValueWidget[Any]:
-    """A widget within the bounds of its field; None is shown as 0 or as an empty text."""
+    """A widget with the bounds of its field; None is shown as 0 or an empty text."""
     kinds = [k for k in get_args(field.annotation) if k is not NoneType]
     optional = NoneType in get_args(field.annotation)
     label = field.title or name.replace("_", " ").capitalize()
@@ -113,7 +113,7 @@ def _widget(name: str, field: FieldInfo, value: Any) -> ValueWidget[Any]:
         default = "nothing" if kind is str else "0 (automatic)"
     widget.tooltip = f"{description_of(field) or label + '.'} Default: {default}."
     if isinstance(widget.native, QAbstractSpinBox):
-        widget.native.setKeyboardTracking(False)  # "128" is not first 1, then 12
+        widget.native.setKeyboardTracking(False)  # do not emit 1 and 12 while "128" is typed
     return widget  # type: ignore[return-value]
 
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
 
 
-class MisfitPanel(Panel):
-    """The session's misfit: of channels, or of labels and masks; hidden while there is none."""
+class AlignmentNotice(Panel):
+    """The session's misaligned layer: a channel, or labels or a mask; hidden if there is none."""
 
     def __init__(self, session: Session, alignment: LayerAlignment, *, of_channels: bool) -> None:
         super().__init__("", session)
@@ -33,11 +33,11 @@ class MisfitPanel(Panel):
         inside.addLayout(row(self.align, None))
         self.column.addWidget(frame)
         restyle(frame, level="warning")
-        self.follow("misfit", call=self._on_misfit)
-        self._on_misfit()
+        self.follow("misalignment", call=self._on_misalignment)
+        self._on_misalignment()
 
-    def _on_misfit(self) -> None:
-        found = self.session.misfit
+    def _on_misalignment(self) -> None:
+        found = self.session.misalignment
         mine = found is not None and found.is_channel == self._of_channels
         self.setVisible(mine)
         if found is not None and mine:

@@ -25,7 +25,7 @@ from qtpy.QtWidgets import (
 from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
 from napari_unetseg.gui.features.class_editor import balance
 from napari_unetseg.gui.services.label_problems import check_label_folder
-from napari_unetseg.gui.widgets.alignment_notice import MisfitPanel
+from napari_unetseg.gui.widgets.alignment_notice import AlignmentNotice
 from napari_unetseg.gui.widgets.class_brushes import BrushList
 from napari_unetseg.gui.widgets.section import Panel, hint, layer_combo, row, show_choice
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.features.label_conversion import LabelConversion
     from napari_unetseg.gui.features.structures import Structures
     from napari_unetseg.gui.services.image_sources import ImageSources
-    from napari_unetseg.gui.services.label_problems import Remedy
+    from napari_unetseg.gui.services.label_problems import Conversion
     from napari_unetseg.gui.services.layer_alignment import LayerAlignment
     from napari_unetseg.gui.state.session import ImageSource, Session
 
@@ -48,7 +48,7 @@ MOST_ROWS = 5
 
 
 def kind_combo() -> QComboBox:
-    """A choice of the kinds of labels."""
+    """A combo box of the kinds of labels."""
     combo = QComboBox()
     for kind, (name, tip) in KINDS.items():
         combo.addItem(name, kind)
@@ -61,7 +61,7 @@ def kind_combo() -> QComboBox:
 
 
 class AnnotatePanel(Panel):
-    """Where labels come from and what they are of."""
+    """Source of the labels, structures and brushes."""
 
     def __init__(
         self,
@@ -89,22 +89,22 @@ class AnnotatePanel(Panel):
         self.new.clicked.connect(self._on_new_pressed)
         self.column.addLayout(row("L&abels", self.labels.native, self.new, stretch=1))
 
-        self.misfit = MisfitPanel(session, alignment, of_channels=False)
-        self.column.addWidget(self.misfit)
+        self.alignment_notice = AlignmentNotice(session, alignment, of_channels=False)
+        self.column.addWidget(self.alignment_notice)
         self.kind = kind_combo()
         self.kind.activated.connect(self._on_kind_chosen)
         self._kind_row = QWidget()
         self._kind_row.setLayout(row("They a&re", self.kind, stretch=1))
         self.column.addWidget(self._kind_row)
-        self._remedies = QHBoxLayout()
-        self._remedies.setContentsMargins(0, 0, 0, 0)
-        self.column.addLayout(self._remedies)
-        self.remedies: dict[str, QPushButton] = {}
+        self._conversions = QHBoxLayout()
+        self._conversions.setContentsMargins(0, 0, 0, 0)
+        self.column.addLayout(self._conversions)
+        self.conversions: dict[str, QPushButton] = {}
 
         self.brushes = BrushList()
         self.brushes.chosen.connect(structures.choose_brush)
         self.brushes.renamed.connect(structures.rename)
-        self.brushes.asked.connect(self._on_asked)
+        self.brushes.menu_requested.connect(self._on_menu_requested)
         self.column.addWidget(self.brushes)
         self.balance = hint()
         self.column.addWidget(self.balance)
@@ -121,12 +121,12 @@ class AnnotatePanel(Panel):
         self._add_table()
 
         self.follow("image", "sources", call=self.refresh)
-        self.follow("structures", "counts", "brush", "dice", call=self._on_brushes)
+        self.follow("structures", "counts", "brush", "scores", call=self._on_brushes)
         self.refresh()
 
     def release(self) -> None:
-        """Listen no more, before the widget is deleted."""
-        self.misfit.release()
+        """Disconnect from all events before the widget is deleted."""
+        self.alignment_notice.release()
         super().release()
 
     def _add_table(self) -> None:
@@ -145,7 +145,7 @@ class AnnotatePanel(Panel):
         self.column.addLayout(row(None, self.remove))
 
     def refresh(self) -> None:
-        """Show the Labels layers that there are now."""
+        """Update the Labels layers to choose from."""
         source = self.session.source()
         show_choice(self.labels, source.labels if source else None)
         has_labels = source is not None and source.labels is not None
@@ -155,22 +155,22 @@ class AnnotatePanel(Panel):
         self._show_table()
         self._on_brushes()
 
-    def _show_remedies(self) -> None:
-        offered = {remedy.text: remedy for remedy in self._conversion.offered()}
-        if list(offered) == list(self.remedies):
+    def _show_conversions(self) -> None:
+        offered = {conversion.text: conversion for conversion in self._conversion.offered()}
+        if list(offered) == list(self.conversions):
             return
-        for button in self.remedies.values():
-            self._remedies.removeWidget(button)
-            button.hide()  # Qt deletes it later, and draws it over others until then
+        for button in self.conversions.values():
+            self._conversions.removeWidget(button)
+            button.hide()  # Qt deletes it later, and would draw it over others until then
             button.deleteLater()
-        self.remedies = {text: QPushButton(text) for text in offered}
-        for text, button in self.remedies.items():
+        self.conversions = {text: QPushButton(text) for text in offered}
+        for text, button in self.conversions.items():
             button.setToolTip(offered[text].tip)
-            button.clicked.connect(partial(self._on_remedy_pressed, offered[text]))
-            self._remedies.addWidget(button)
+            button.clicked.connect(partial(self._on_conversion_pressed, offered[text]))
+            self._conversions.addWidget(button)
 
-    def _on_remedy_pressed(self, remedy: Remedy, _checked: bool = False) -> None:
-        self._conversion.use(remedy)
+    def _on_conversion_pressed(self, conversion: Conversion, _checked: bool = False) -> None:
+        self._conversion.use(conversion)
 
     def _show_table(self) -> None:
         sources = [s for s in self.session.sources if s.labels is not None]
@@ -179,7 +179,7 @@ class AnnotatePanel(Panel):
         for source in sources:
             item = QTreeWidgetItem([source.image.name, source.labels.name, KINDS[source.kind][0]])
             item.setCheckState(0, Qt.CheckState.Checked if source.used else Qt.CheckState.Unchecked)
-            item.setData(0, Qt.ItemDataRole.UserRole, Box(source))
+            item.setData(0, Qt.ItemDataRole.UserRole, QtValue(source))
             if source.on_disk:
                 item.setToolTip(0, str(source.image))
                 item.setToolTip(1, str(source.labels))
@@ -194,10 +194,10 @@ class AnnotatePanel(Panel):
         self.remove.setVisible(several)
 
     def _on_brushes(self) -> None:
-        self._show_remedies()
+        self._show_conversions()
         self.brushes.show_structures(self.session.structures)
         self.brushes.show_counts(dict(self.session.counts))
-        self.brushes.show_dice(self.session.dice)
+        self.brushes.show_scores(self.session.scores)
         self.brushes.show_chosen(self.session.brush)
         source = self.session.source()
         strokes = source is not None and source.kind is LabelKind.STROKES
@@ -215,7 +215,7 @@ class AnnotatePanel(Panel):
         self._sources.choose_kind(LabelKind(self.kind.currentData()))
 
     def menu_of(self, number: int) -> QMenu:
-        """What can be done with a structure."""
+        """The context menu of a structure."""
         menu, classes = QMenu(self), self._classes
         names = {s.number: s.name for s in self.session.structures}
         _act(menu, "Colour…", partial(self._on_recolor, number))
@@ -226,7 +226,7 @@ class AnnotatePanel(Panel):
         _act(menu, "Delete, with its labels", partial(classes.delete, number))
         return menu
 
-    def _on_asked(self, number: int) -> None:
+    def _on_menu_requested(self, number: int) -> None:
         button = self.brushes.row_of(number).more
         self.menu_of(number).popup(button.mapToGlobal(button.rect().bottomLeft()))
 
@@ -247,7 +247,7 @@ class AnnotatePanel(Panel):
             self._sources.add_folders(Path(images), Path(masks), *answer)
 
     def _ask_kind(self, masks: Path) -> tuple[LabelKind, float | None] | None:
-        """Ask what the files of a folder hold; None if the user thinks better of it."""
+        """Ask for the kind of labels in a folder; None if the user cancels."""
         likely, why, threshold = check_label_folder(masks)
         choices: dict[str, tuple[LabelKind, float | None]]
         choices = {f"{name}: {tip}": (kind, None) for kind, (name, tip) in KINDS.items()}
@@ -282,14 +282,14 @@ def _act(menu: QMenu, text: str, call: Callable[[], None]) -> None:
         action.triggered.connect(lambda _=False: call())
 
 
-class Box:
-    """Keeps Qt from looking into a value."""
+class QtValue:
+    """Wraps a value so that Qt does not convert it."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
 
 def _source_of(item: QTreeWidgetItem) -> ImageSource:
-    box: Box = item.data(0, Qt.ItemDataRole.UserRole)
+    box: QtValue = item.data(0, Qt.ItemDataRole.UserRole)
     source: ImageSource = box.value
     return source

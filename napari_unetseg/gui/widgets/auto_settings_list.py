@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from napari_unetseg.models.training_record import AutoSetting
 
 
-class ChosenList(QWidget):
-    """Name, value and reason of each choice; not there while nothing was chosen."""
+class AutoSettingsList(QWidget):
+    """Name, value and reason of each automatic setting; hidden while there is none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class ChosenList(QWidget):
         self.hide()
 
     def show_choices(self, choices: Sequence[AutoSetting]) -> None:
-        """Show these, in their order, in place of what was there."""
+        """Replace the list, in the given order."""
         while (item := self._grid.takeAt(0)) is not None:
             if (widget := item.widget()) is not None:
                 widget.hide()

@@ -43,8 +43,8 @@ EMPTY = "Add images, or drop files and folders here. The current model predicts 
 NO_MODEL = "No model yet: train one, or load one from a file with 'Model…'."
 
 
-class Table(QTableWidget):
-    """The list; takes files that are dropped, and Enter."""
+class BatchTable(QTableWidget):
+    """The table of images; accepts dropped files."""
 
     def __init__(self, panel: BatchPanel) -> None:
         super().__init__(0, len(COLUMNS))
@@ -68,7 +68,7 @@ class Table(QTableWidget):
             )
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
-        """Enter opens, Delete takes off the list."""
+        """Enter opens the image, Delete removes it from the list."""
         keys = {
             Qt.Key.Key_Return: self._panel.open.click,
             Qt.Key.Key_Enter: self._panel.open.click,
@@ -80,17 +80,17 @@ class Table(QTableWidget):
         super().keyPressEvent(event)
 
     def dragEnterEvent(self, event: QDragEnterEvent | None) -> None:
-        """Take files."""
+        """Accept files."""
         if event is not None and (data := event.mimeData()) is not None and data.hasUrls():
             event.acceptProposedAction()
 
     def dragMoveEvent(self, event: QDragMoveEvent | None) -> None:
-        """Take them anywhere."""
+        """Accept files anywhere in the table."""
         if event is not None:
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent | None) -> None:
-        """Add what was dropped."""
+        """Add the dropped files."""
         if event is None or (data := event.mimeData()) is None:
             return
         event.acceptProposedAction()
@@ -122,7 +122,7 @@ class BatchPanel(Panel):
         self._on_batch()
 
     def _add_list(self) -> None:
-        """The table of images, and the buttons that change it."""
+        """Add the table of images, and the buttons that change it."""
         self.files = _button("Add files…", "Choose image files.", self._on_files_pressed)
         self.folder = _button(
             "Add folder…", "A folder of images, or an OME-Zarr image.", self._on_folder_pressed
@@ -135,7 +135,7 @@ class BatchPanel(Panel):
         self.remove = _button(
             "Remove", "Remove the selected images from the list.", self._on_remove_pressed
         )
-        self.table = Table(self)
+        self.table = BatchTable(self)
         self.table.itemDoubleClicked.connect(self._on_open_pressed)
         self.table.itemSelectionChanged.connect(self._on_state)
         self.explanation = _line(EMPTY)
@@ -160,7 +160,7 @@ class BatchPanel(Panel):
         self.column.addWidget(self.table, 1)
 
     def _add_saving(self) -> None:
-        """What is made of the images and where it is written to, and the buttons that run it."""
+        """Add output folder, format and options, and the buttons of the job."""
         self.into = _button(
             "Masks into…", "The folder that masks and tables are written to.", self._on_into_pressed
         )
@@ -228,7 +228,7 @@ class BatchPanel(Panel):
         return one.name, state, unsure, one.error or found, took
 
     def _found(self, one: BatchRow) -> str:
-        """What is in a mask: objects of each structure where they were measured, else its share."""
+        """Contents of a mask: objects of each structure if measured, else its area fraction."""
         names = {s.number: s.name for s in self.session.structures}
         if one.objects:
             return ", ".join(
@@ -265,8 +265,8 @@ class BatchPanel(Panel):
             part = f"{round(100 * (job.fraction or 0))} % · " if job.fraction is not None else ""
             self.doing.setText(f"{part}{job.text}{' · paused' if job.paused else ''}")
         else:
-            said = self.session.message.text or (f"Model: {entry.name}" if entry else "")
-            self.doing.setText(NO_MODEL if entry is None else said)
+            status = self.session.message.text or (f"Model: {entry.name}" if entry else "")
+            self.doing.setText(NO_MODEL if entry is None else status)
 
     def _on_match(self) -> None:
         self.match.setChecked(bool(self.session.match_spacing))
@@ -336,7 +336,7 @@ class BatchPanel(Panel):
 
 
 def _line(text: str = "") -> QElidingLabel:
-    """A dim line that is cut where there is no room: a wrapped one would make the dock taller."""
+    """A dim line that is cropped: a wrapped one would make the dock taller."""
     label = QElidingLabel(text)
     label.setProperty("role", "hint")
     label.setMinimumWidth(80)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _Bottom(pyqtgraph.AxisItem):  # type: ignore[misc]
-    """Steps, or times such as ``1:30``."""
+    """An axis of steps, or of times such as ``1:30``."""
 
     over_time = False
 
@@ -28,7 +28,7 @@ class _Bottom(pyqtgraph.AxisItem):  # type: ignore[misc]
 
 
 class Chart(pyqtgraph.PlotWidget):  # type: ignore[misc]
-    """Losses on the left axis, Dice from 0 to 1 on the right one; nothing can be dragged."""
+    """Losses on the left axis, scores from 0 to 1 on the right one; nothing can be dragged."""
 
     def __init__(self) -> None:
         self._bottom = _Bottom("bottom")
@@ -59,7 +59,7 @@ class Chart(pyqtgraph.PlotWidget):  # type: ignore[misc]
         self._right.setGeometry(self.getPlotItem().vb.sceneBoundingRect())
 
     def show_colors(self, back: str, text: str, font_size: str) -> None:
-        """Take the colours and the size of text of a theme."""
+        """Set the colours and font size of a theme."""
         if self._colors == (look := back + text + font_size):
             return
         self._colors, self._text = look, text
@@ -74,14 +74,14 @@ class Chart(pyqtgraph.PlotWidget):  # type: ignore[misc]
             axis.setStyle(tickFont=font, tickTextOffset=3)
         item.getAxis("bottom").setHeight(round(2.2 * QFontMetricsF(font).lineSpacing()))
         item.setLabel("left", "loss", **{"font-size": font_size, "color": text})
-        item.setLabel("right", "Dice", **{"font-size": font_size, "color": text})
+        item.setLabel("right", "score", **{"font-size": font_size, "color": text})
         dotted = pyqtgraph.mkPen(color=text, width=1.5, style=Qt.PenStyle.DotLine)
         self._strokes.setPen(dotted)
         self._shown.setBrush(text)
         self._shown.setPen(pyqtgraph.mkPen(back))
 
     def draw(self, lines: Sequence[Line], *, over_time: bool) -> None:
-        """Draw these curves in place of what was there."""
+        """Draw the given curves instead of the current ones."""
         self._bottom.over_time = over_time
         self.getPlotItem().setLabel(
             "bottom", "time" if over_time else "step", **{"color": self._text}
@@ -90,8 +90,8 @@ class Chart(pyqtgraph.PlotWidget):  # type: ignore[misc]
             curve.setVisible(False)
         places = {False: 0, True: 0}
         for line in lines:
-            curve = self._curve(line.dice, places[line.dice])
-            places[line.dice] += 1
+            curve = self._curve(line.score, places[line.score])
+            places[line.score] += 1
             few = len(line.x) < 50
             curve.setSymbol("o" if few else None)
             curve.setSymbolSize(4)
@@ -102,22 +102,22 @@ class Chart(pyqtgraph.PlotWidget):  # type: ignore[misc]
             curve.setPen(pyqtgraph.mkPen(color=line.color, width=width, style=style))
             curve.setData(line.x, line.y)
             curve.setVisible(True)
-        losses = [line.y.max() for line in lines if not line.dice]
+        losses = [line.y.max() for line in lines if not line.score]
         self.getPlotItem().vb.setYRange(0, max(losses, default=0.0) or 1.0, padding=0.05)
         ends = [line.x[-1] for line in lines]
         self.getPlotItem().vb.setXRange(0, max(ends, default=1.0) or 1.0, padding=0.02)
-        self.getPlotItem().showAxis("right", any(line.dice for line in lines))
+        self.getPlotItem().showAxis("right", any(line.score for line in lines))
 
-    def _curve(self, dice: bool, place: int) -> Any:
-        if (dice, place) not in self._curves:
+    def _curve(self, score: bool, place: int) -> Any:
+        if (score, place) not in self._curves:
             curve = pyqtgraph.PlotDataItem(autoDownsample=True, autoDownsampleFactor=0.5)
-            self._curves[dice, place] = curve
+            self._curves[score, place] = curve
             # not `PlotItem.addItem`, which would switch the down-sampling off
-            (self._right if dice else self.getPlotItem().vb).addItem(curve)
-        return self._curves[dice, place]
+            (self._right if score else self.getPlotItem().vb).addItem(curve)
+        return self._curves[score, place]
 
     def mark(self, strokes: Sequence[float], shown: Sequence[tuple[float, float]]) -> None:
-        """Mark where strokes came, as x, and where another model was shown, as x and its Dice."""
+        """Mark where strokes came, as x, and where another model was shown, as x and its score."""
         x = np.repeat(np.asarray(strokes, float), 2)
         self._strokes.setData(x, np.tile([-0.05, 1.05], len(strokes)), connect="pairs")
         self._shown.setData([x for x, _ in shown], [y for _, y in shown])

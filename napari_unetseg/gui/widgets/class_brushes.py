@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,12 +9,14 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFrame, QLabel, QLineEdit, QToolButton, QVBoxLayout, QWidget
 
 from napari_unetseg.core.labels import BACKGROUND_LABEL, default_color
+from napari_unetseg.core.score_text import class_values, figure, score_title
 from napari_unetseg.gui.widgets.section import restyle, row
 
 if TYPE_CHECKING:
     from qtpy.QtGui import QKeyEvent, QMouseEvent
 
     from napari_unetseg.core.labels import Structure
+    from napari_unetseg.core.metrics import Scores
 
 
 class BrushRow(QFrame):
@@ -24,7 +24,7 @@ class BrushRow(QFrame):
 
     chosen = Signal(int)
     renamed = Signal(int, str)
-    asked = Signal(int)
+    menu_requested = Signal(int)
 
     def __init__(self, number: int, name: str, color: str) -> None:
         super().__init__()
@@ -42,16 +42,15 @@ class BrushRow(QFrame):
         self.name.setAccessibleName(f"Name of structure {number}")
         self.count = QLabel()
         self.count.setProperty("role", "hint")
-        self.dice = QLabel()
-        self.dice.setProperty("role", "hint")
-        self.dice.setToolTip("Dice on the validation blocks, after the last training.")
+        self.score = QLabel()
+        self.score.setProperty("role", "hint")
         self.more = QToolButton()
         self.more.setText("⋯")
         self.more.setToolTip(f"Colour, merge or delete {name}.")
         self.more.setAccessibleName(f"More about {name}")
-        self.more.clicked.connect(partial(self.asked.emit, number))
+        self.more.clicked.connect(partial(self.menu_requested.emit, number))
         self.more.setVisible(number != BACKGROUND_LABEL)
-        layout = row(self.swatch, figure, self.name, self.count, self.dice, self.more, stretch=2)
+        layout = row(self.swatch, figure, self.name, self.count, self.score, self.more, stretch=2)
         layout.setContentsMargins(6, 3, 6, 3)
         self.setLayout(layout)
         if number == BACKGROUND_LABEL:
@@ -70,7 +69,7 @@ class BrushRow(QFrame):
             )
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
-        """Space and Enter take the brush."""
+        """Space and Enter select the brush."""
         key = event.key() if event is not None else None
         if key in (Qt.Key.Key_Space, Qt.Key.Key_Return, Qt.Key.Key_Enter):
             self.chosen.emit(self.number)
@@ -78,11 +77,11 @@ class BrushRow(QFrame):
             super().keyPressEvent(event)
 
     def mousePressEvent(self, event: QMouseEvent | None) -> None:  # noqa: ARG002
-        """Take the brush."""
+        """Select the brush."""
         self.chosen.emit(self.number)
 
     def show_color(self, color: str) -> None:
-        """Show the structure's colour."""
+        """Set the structure's colour."""
         self.swatch.setStyleSheet(f"background: {color}; border-radius: 3px;")
 
     def _on_renamed(self) -> None:
@@ -90,11 +89,11 @@ class BrushRow(QFrame):
 
 
 class BrushList(QWidget):
-    """Rows of brushes; announces what was clicked, renamed, and asked for."""
+    """Rows of brushes, with signals for clicks, renaming and menus."""
 
     chosen = Signal(int)
     renamed = Signal(int, str)
-    asked = Signal(int)
+    menu_requested = Signal(int)
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +107,7 @@ class BrushList(QWidget):
         return self._rows[number]
 
     def show_structures(self, structures: tuple[Structure, ...]) -> None:
-        """Show these structures, and the background brush last."""
+        """Set the structures; the background brush comes last."""
         wanted = {s.number: (s.name, s.color) for s in structures}
         wanted[BACKGROUND_LABEL] = ("background", default_color(BACKGROUND_LABEL))
         if list(wanted) == list(self._rows):
@@ -125,23 +124,28 @@ class BrushList(QWidget):
         for new in self._rows.values():
             new.chosen.connect(self.chosen)
             new.renamed.connect(self.renamed)
-            new.asked.connect(self.asked)
+            new.menu_requested.connect(self.menu_requested)
             self._column.addWidget(new)
 
     def show_counts(self, counts: dict[int, int]) -> None:
-        """Show the number of labelled pixels of each."""
+        """Set the number of labelled pixels of each row."""
         for number, one in self._rows.items():
             found = counts.get(number, 0)
             one.count.setText(f"{found:,} px" if found else "–")
 
-    def show_dice(self, dice: Mapping[int, float]) -> None:
-        """Show the score of each structure, where there is one."""
+    def show_scores(self, scores: Scores | None) -> None:
+        """Show the score of each class, where there is one."""
+        values = {} if scores is None else class_values(scores)
         for number, one in self._rows.items():
-            score = dice.get(number, math.nan)
-            one.dice.setText("" if math.isnan(score) else f"{score:.2f}")
+            value = values.get(0 if number == BACKGROUND_LABEL else number)
+            if scores is None or value is None:
+                one.score.setText("")
+                continue
+            one.score.setText(figure(value, on_strokes=scores.on_strokes))
+            one.score.setToolTip(f"{score_title(scores)}, after the last training.")
 
     def show_chosen(self, number: int) -> None:
-        """Mark the brush at hand."""
+        """Mark the selected brush."""
         for each, one in self._rows.items():
             chosen = "true" if each == number else "false"
             if one.property("chosen") != chosen:

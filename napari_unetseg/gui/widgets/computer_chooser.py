@@ -17,7 +17,7 @@ USUAL = "127.0.0.1:8786"
 
 
 class ComputerPanel(Panel):
-    """This computer, or the address and key of another one where ``unetseg worker`` runs."""
+    """This computer, or address and key of one where ``unetseg worker`` runs."""
 
     def __init__(self, session: Session, computers: RemoteComputer) -> None:
         super().__init__("", session)

@@ -1,4 +1,4 @@
-"""Live plot: losses on the left axis, validation Dice on the right one, a legend below."""
+"""Live plot: losses on the left axis, scores on the right one, a legend below."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from napari.utils.theme import get_theme
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import QCheckBox, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
+from napari_unetseg.core.score_text import figure, score_text, score_word
 from napari_unetseg.gui.state.contrast import LINES, mixed, readable
 from napari_unetseg.gui.state.session import MarkKind
 from napari_unetseg.gui.state.training_curve import Columns, Line, classes_to_show, finite
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Mark, Point
 
 DRAW_MS = 250
-"""The plot is drawn anew this often at most."""
+"""Minimum interval between redraws."""
 LINES_HIGH = 9
 """Height of the plot, in lines of text."""
 MOST_MARKS = 60
@@ -31,7 +32,7 @@ class CurvePlot(QWidget):
     """Hidden until there is a curve; pyqtgraph is imported then."""
 
     switched = Signal(bool)
-    """Whether time is wanted on the x-axis."""
+    """Whether the x-axis shows time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,23 +48,23 @@ class CurvePlot(QWidget):
         self.over_time.toggled.connect(self._on_switched)
         column.addWidget(self.legend)
         column.addWidget(self.over_time)
-        self.setToolTip("Losses, and Dice on the labels held back, after each epoch.")
+        self.setToolTip("Losses and the score on held-out labels, after each epoch.")
         self._columns = Columns()
         self._marks: Sequence[Mark] = ()
         self._structures: dict[int, Structure] = {}
         self._theme = "dark"
         self._chart: Any = None
-        self._late = QTimer(self)
-        self._late.setSingleShot(True)
-        self._late.setInterval(DRAW_MS)
-        self._late.timeout.connect(self._on_late)
+        self._redraw_timer = QTimer(self)
+        self._redraw_timer.setSingleShot(True)
+        self._redraw_timer.setInterval(DRAW_MS)
+        self._redraw_timer.timeout.connect(self._on_redraw)
         self._dirty = False
         self.lines: tuple[Line, ...] = ()
-        """What was drawn last."""
+        """The curves drawn last."""
         self.hide()
 
     def show_theme(self, theme: str) -> None:
-        """Take the colours of a napari theme."""
+        """Set the colours of a napari theme."""
         self._theme = theme
         if self._chart is not None:
             self._draw()
@@ -71,22 +72,22 @@ class CurvePlot(QWidget):
     def show_curve(
         self, points: Sequence[Point], marks: Sequence[Mark], structures: Sequence[Structure]
     ) -> None:
-        """Draw the curve so far, now or soon."""
+        """Draw the curve, immediately or after the interval."""
         self.setVisible(bool(points))
         self._columns.take(points)
         self._marks, self._structures = marks, {s.number: s for s in structures}
         self._dirty = bool(points)
-        if self._dirty and not self._late.isActive():
-            self._on_late()
+        if self._dirty and not self._redraw_timer.isActive():
+            self._on_redraw()
 
-    def _on_late(self) -> None:
+    def _on_redraw(self) -> None:
         if self._dirty:
             self._draw()
-            self._late.start()
+            self._redraw_timer.start()
 
     def _on_switched(self, over_time: bool) -> None:
         self._dirty = bool(self._columns.steps)
-        self._on_late()
+        self._on_redraw()
         self.switched.emit(over_time)
 
     def _draw(self) -> None:
@@ -109,7 +110,7 @@ class CurvePlot(QWidget):
         shown = _some([m for m in self._marks if m.kind is MarkKind.SHOWN])
         self._chart.mark(
             [self._place(m) for m in _some(strokes)],
-            [(self._place(m), m.dice or 0.0) for m in shown],
+            [(self._place(m), m.score or 0.0) for m in shown],
         )
         self.legend.setText(_legend(self.lines, bool(strokes), bool(shown), text))
 
@@ -124,23 +125,25 @@ class CurvePlot(QWidget):
             Line("training loss", *finite(x, columns.loss), dim),
             Line("validation loss", *finite(x, columns.validation_loss), dim, dashed=True),
         ]
-        for number in classes_to_show(columns.dice):
+        scores = columns.newest
+        word = score_word(scores) if scores else "score"
+        several = len(columns.each) > 1
+        for number in classes_to_show(columns.each) if several else ():
             structure = self._structures.get(number)
             name = structure.name if structure else f"structure {number}"
             color = readable(structure.color if structure else text, back, least=LINES)
-            newest = columns.dice[number][-1]
-            name = f"Dice {name}" + (f" {newest:.2f}" if newest == newest else "")
-            lines.append(Line(name, *finite(x, columns.dice[number]), color, dice=True))
-        if len(columns.dice) > 1:
-            name = f"mean Dice {columns.mean[-1]:.2f}".removesuffix(" nan")
-            lines.append(Line(name, *finite(x, columns.mean), text, dice=True, bold=True))
-        elif not columns.dice:
-            lines.append(Line("Dice", *finite(x, columns.mean), text, dice=True))
+            newest = columns.each[number][-1]
+            if scores is not None and newest == newest:
+                name += f" {figure(newest, on_strokes=scores.on_strokes)}"
+            line = Line(f"{word} {name}", *finite(x, columns.each[number]), color, score=True)
+            lines.append(line)
+        name = f"{word} {score_text(scores)}" if scores else word
+        lines.append(Line(name, *finite(x, columns.values), text, score=True, bold=several))
         return [line for line in lines if len(line.x)]
 
 
 def _some(marks: list[Mark]) -> list[Mark]:
-    """Of many marks evenly many, the last among them."""
+    """Evenly spaced marks if there are too many, including the last one."""
     if len(marks) <= MOST_MARKS:
         return marks
     chosen = np.linspace(0, len(marks) - 1, MOST_MARKS).astype(int)
@@ -148,7 +151,7 @@ def _some(marks: list[Mark]) -> list[Mark]:
 
 
 def _legend(lines: Sequence[Line], strokes: bool, shown: bool, text: str) -> str:
-    """Names in the colour of text, beside a piece of each line."""
+    """Legend in text colour, each name beside a sample of its line."""
     entries = [("╍╍" if line.dashed else "━━", line.color, line.name) for line in lines]
     entries += [("●", text, "better model shown")] * shown + [
         ("┊", text, "strokes added")

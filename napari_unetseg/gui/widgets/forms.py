@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Form(QWidget):
-    """Value widgets one below the other; ``values`` is a magicgui container of them."""
+    """Value widgets in a column; ``values`` is the magicgui container."""
 
     def __init__(self, widgets: Sequence[ValueWidget[Any]]) -> None:
         super().__init__()

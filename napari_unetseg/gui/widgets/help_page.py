@@ -42,14 +42,14 @@ NUMBERS = (
 
 
 class HelpDialog(QDialog):
-    """Stays open beside the window until it is closed.
+    """A modeless dialog.
 
     Parameters
     ----------
     keys
         Keys of each command, by its id.
     window
-        The window that it belongs to.
+        The parent window.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class HelpDialog(QDialog):
         column.addStretch(1)
 
     def show_keys(self, keys: Mapping[str, str]) -> None:
-        """List the keys of every command, each by its id."""
+        """Set the keys of all commands, by command id."""
         rows = [(c.title, keys[c.id] or "none") for c in COMMANDS]
         self.keys.setText(_table((("command", "key"), *rows)))
 
@@ -112,12 +112,12 @@ class HelpDialog(QDialog):
         return QSize(width, height)
 
     def release(self) -> None:
-        """Listen no more, before the dialog is deleted."""
+        """Disconnect from all events before the dialog is deleted."""
         self._viewer.events.theme.disconnect(self._on_theme)
         self.close()
 
     def _on_theme(self, _: object = None) -> None:
-        with suppress(RuntimeError):  # gone with its window
+        with suppress(RuntimeError):  # Qt may have deleted it with its window
             self.setStyleSheet(stylesheet(self._viewer.theme))
 
 
@@ -135,7 +135,7 @@ def _text(html: str) -> QLabel:
 
 
 def _versions() -> str:
-    """A line for each version, as `unetseg --version` prints them, and the Qt binding in use."""
+    """A line for each version, as printed by `unetseg --version`, and the Qt binding."""
     lines = [
         f"{name} {number}" + f", in use with Qt {QT_VERSION}" * (name == API_NAME)
         for name, number in installed_versions().items()

@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QRadioButton, QVBoxLayout, QW
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui.state import messages
-from napari_unetseg.gui.widgets.alignment_notice import MisfitPanel
+from napari_unetseg.gui.widgets.alignment_notice import AlignmentNotice
 from napari_unetseg.gui.widgets.section import Panel, hint, layer_combo, row, show_choice
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ImagePanel(Panel):
-    """The image to work on."""
+    """The choice of the image."""
 
     def __init__(self, session: Session, sources: ImageSources, alignment: LayerAlignment) -> None:
         super().__init__("1  Image", session)
@@ -39,8 +39,8 @@ class ImagePanel(Panel):
         box.addLayout(self._channels, 1)
         self._channel_box.setToolTip("Layers of the same shape to use as further channels.")
         self.column.addWidget(self._channel_box)
-        self.misfit = MisfitPanel(session, alignment, of_channels=True)
-        self.column.addWidget(self.misfit)
+        self.alignment_notice = AlignmentNotice(session, alignment, of_channels=True)
+        self.column.addWidget(self.alignment_notice)
 
         self.planes = QRadioButton("2D planes")
         self.planes.setToolTip("Segment each plane (YX) on its own: fast, and needs few strokes.")
@@ -57,16 +57,16 @@ class ImagePanel(Panel):
         self.column.addWidget(self._about)
 
         self.follow("image", "sources", call=self.refresh)
-        self.follow("settings", "misfit", call=self._on_settings)
+        self.follow("settings", "misalignment", call=self._on_settings)
         self.refresh()
 
     def release(self) -> None:
-        """Listen no more, before the widget is deleted."""
-        self.misfit.release()
+        """Disconnect from all events before the widget is deleted."""
+        self.alignment_notice.release()
         super().release()
 
     def refresh(self) -> None:
-        """Show the image layers that there are now."""
+        """Update the image layers to choose from."""
         show_choice(self.image, self.session.image)
         self._show_channels()
         self._on_settings()
@@ -96,9 +96,10 @@ class ImagePanel(Panel):
             stack = self._sources.stack()
         except UserError as error:
             self._dims.hide()
-            found = self.session.misfit
-            said = found is not None and found.is_channel  # with the way out, above
-            self._about.setText("" if said else str(error))
+            found = self.session.misalignment
+            # the notice above already explains it, with a button to fix it
+            explained = found is not None and found.is_channel
+            self._about.setText("" if explained else str(error))
             return
         self._dims.setVisible(self._sources.has_volumes() or dims == 3)
         self._about.setText(messages.describe_image(stack, dims))

@@ -20,7 +20,7 @@ TIPS = {
 
 
 class ModeSwitch(QWidget):
-    """Three buttons of which one is down."""
+    """Three exclusive buttons."""
 
     def __init__(self, session: Session) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class ModeSwitch(QWidget):
         self.show_mode()
 
     def show_mode(self) -> None:
-        """Show the session's mode."""
+        """Update the buttons from the session's mode."""
         self.buttons[self._session.mode].setChecked(True)
 
     def _on_clicked(self, mode: Mode, _: bool = False) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QPushButton
 
+from napari_unetseg.core.score_text import score_name, score_text
 from napari_unetseg.gui.widgets.section import Panel, hint, row
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ FILTER = "Model (*.safetensors)"
 
 
 class ModelPanel(Panel):
-    """Save, load, and go back to an earlier model."""
+    """Saving, loading and choosing models."""
 
     def __init__(self, session: Session, history: ModelHistory, comparison: Comparison) -> None:
         super().__init__("7  Model", session)
@@ -109,7 +110,7 @@ def _describe(entry: ModelEntry) -> str:
     names = ", ".join(s.name for s in model.classes.structures)
     score = "not validated"
     if model.scores is not None:
-        score = f"Dice {model.scores.mean_dice:.2f} on {model.scores.voxels:,} held-out pixels"
+        score = f"{score_name(model.scores)} {score_text(model.scores)}"
     saved = f"; file {entry.path.name}" if entry.path else "; not saved"
     channels = "channel" if len(model.channels) == 1 else "channels"
     return f"{model.dims}D, {len(model.channels)} {channels}, finds {names}; {score}{saved}."

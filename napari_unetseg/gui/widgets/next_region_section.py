@@ -14,26 +14,25 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
 
 
-class LookPanel(Panel):
-    """Sends the viewer to places; also while a training goes on."""
+class NextRegionPanel(Panel):
+    """Buttons that move the viewer to the next region; also active during a training."""
 
     def __init__(
         self, session: Session, next_region: NextRegion, uncertainty: UncertaintyDisplay
     ) -> None:
         super().__init__("", session)
-        attention = next_region
         self.next = QPushButton("Next place")
         self.next.setToolTip(
             "Go to where labels would help most: where the network is uncertain and the image "
             "differs from what you labelled, on any plane and in any open image."
         )
-        self.next.clicked.connect(attention.next_region)
+        self.next.clicked.connect(next_region.next_region)
         self.more = menu_button(
             "More",
             "Go to another kind of place.",
             {
-                "Where the last two models differ": attention.next_disagreement,
-                "Next plane with nothing labelled or accepted": attention.next_plane,
+                "Where the last two models differ": next_region.next_disagreement,
+                "Next plane with nothing labelled or accepted": next_region.next_plane,
             },
         )
         self.uncertainty = QCheckBox("Show uncertainty")
@@ -49,7 +48,7 @@ class LookPanel(Panel):
         self._on_uncertain()
 
     def refresh(self) -> None:
-        """Show whether there is anything to look at now."""
+        """Update the buttons from the state of images and models."""
         self._on_state()
 
     def _on_state(self) -> None:

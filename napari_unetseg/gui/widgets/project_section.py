@@ -31,7 +31,7 @@ NAMELESS = "What you paint is saved at once. Save a project to choose its folder
 
 
 class ProjectPanel(Panel):
-    """Save as, open, open recent, report; recover."""
+    """Saving, opening and recovery of projects, and reports."""
 
     def __init__(self, session: Session, restore: ProjectRestore, saving: ProjectSaving) -> None:
         super().__init__("", session)

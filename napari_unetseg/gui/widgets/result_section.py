@@ -30,7 +30,7 @@ WRITABLE = {f.title: f for f in FORMATS.values() if not f.by_chunks}
 
 
 class ResultPanel(Panel):
-    """What is done with a trained model."""
+    """Prediction, post-processing and export."""
 
     batch_wanted = Signal()
 
@@ -120,7 +120,7 @@ class ResultPanel(Panel):
     # -- showing -------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Show the masks that there are now, the newest prediction first."""
+        """Update the masks to choose from, the newest prediction first."""
         prediction = self._masks.current
         latest = prediction.layer if prediction and prediction.alive else None
         chosen = self.layer.value if self.layer.value in self._sources.mask_candidates() else latest

@@ -47,12 +47,12 @@ class ReviewPanel(Panel):
             "Accept or take back a part, or remove corrections.",
             {
                 "Accept inside the selected shapes": review.accept_shapes,
-                "Take back on this plane": review.take_back_plane,
-                "Take back inside the selected shapes": review.take_back_shapes,
+                "Take back on this plane": review.withdraw_plane,
+                "Take back inside the selected shapes": review.withdraw_shapes,
                 "-": None,
-                "Remove corrections on this plane": review.forget_plane,
-                "Remove corrections inside the selected shapes": review.forget_shapes,
-                "Remove all corrections of this image": review.forget_all,
+                "Remove corrections on this plane": review.drop_corrections_plane,
+                "Remove corrections inside the selected shapes": review.drop_corrections_shapes,
+                "Remove all corrections of this image": review.drop_corrections_all,
             },
         )
         self.column.addLayout(row(self.accept, self.more, stretch=0))
@@ -78,7 +78,7 @@ class ReviewPanel(Panel):
         self._on_counts()
 
     def refresh(self) -> None:
-        """Show whether there is a mask now."""
+        """Update the buttons from the state of the mask."""
         self._on_state()
 
     def _on_state(self) -> None:
@@ -87,7 +87,7 @@ class ReviewPanel(Panel):
         self.explanation.setText(WHAT_TO_DO if there else NO_MASK_YET)
         for widget in (self.accept, self.more, self.own):
             widget.setEnabled(there)
-        with QSignalBlocker(self.own):  # the outlines may have been deleted
+        with QSignalBlocker(self.own):  # the user may have deleted the outlines
             self.own.setChecked(self._outline.shown)
 
     def _on_steps(self) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
 
 WIDEST_LABEL = "They are "
-"""Labels in front of fields are as wide as this, whatever the size of text."""
+"""Width of captions, independent of the font size."""
 
 
 class Panel(QWidget):
@@ -33,7 +33,7 @@ class Panel(QWidget):
     Parameters
     ----------
     title
-        Its heading; none if empty.
+        The heading; omitted if empty.
     """
 
     def __init__(self, title: str, session: Session) -> None:
@@ -49,14 +49,14 @@ class Panel(QWidget):
             self.column.addWidget(heading)
 
     def follow(self, *fields: str, call: Callable[..., None]) -> None:
-        """Call a slot whenever one of these fields of the session changes."""
+        """Call a slot whenever one of the given fields of the session changes."""
         for field in fields:
             signal = getattr(self.session.events, field)
             signal.connect(call, max_args=0)
             self._connected.append((signal, call))
 
     def follow_running(self, call: Callable[[], None]) -> None:
-        """Call a slot when a job begins or ends, not at each of its steps."""
+        """Call a slot when a job begins or ends, but not at its steps."""
         running = self.session.job is not None
 
         def on_job() -> None:
@@ -68,17 +68,17 @@ class Panel(QWidget):
         self.follow("job", call=on_job)
 
     def release(self) -> None:
-        """Listen no more, before the widget is deleted."""
+        """Disconnect from all events before the widget is deleted."""
         for signal, slot in self._connected:
             signal.disconnect(slot, missing_ok=True)
         self._connected.clear()
 
     def refresh(self) -> None:
-        """Show the layers that there are now."""
+        """Update the layers to choose from."""
 
 
 def hint(text: str = "") -> QLabel:
-    """A dim line of explanation that wraps."""
+    """A dim, wrapped line of explanation."""
     label = QLabel(text)
     label.setProperty("role", "hint")
     label.setWordWrap(True)
@@ -88,7 +88,7 @@ def hint(text: str = "") -> QLabel:
 
 
 def row(*widgets: QWidget | str | None, stretch: int | None = None) -> QHBoxLayout:
-    """Widgets side by side; a string becomes a label, None a gap; one of them may stretch."""
+    """A row of widgets; a string becomes a label, None a gap; one of them may stretch."""
     layout = QHBoxLayout()
     layout.setContentsMargins(0, 0, 0, 0)
     layout.setSpacing(6)
@@ -109,10 +109,10 @@ def row(*widgets: QWidget | str | None, stretch: int | None = None) -> QHBoxLayo
 
 
 class Caption(QLabel):
-    """The label in front of a field; all are equally wide, also in large text."""
+    """The caption of a field; all captions have the same width, also in large fonts."""
 
     def sizeHint(self) -> QSize:
-        """As wide as the widest."""
+        """The width of the widest caption."""
         self.ensurePolished()
         size = super().sizeHint()
         metrics = self.fontMetrics()
@@ -122,12 +122,12 @@ class Caption(QLabel):
         return QSize(size.width() + max(0, shorter), size.height())
 
     def minimumSizeHint(self) -> QSize:
-        """Never cut off."""
+        """Never truncated."""
         return self.sizeHint()
 
 
 def belong(label: QLabel, field: QWidget) -> None:
-    """Name a field by its label, for the keyboard and for those who listen."""
+    """Connect a caption with its field, for keyboard mnemonics and screen readers."""
     if field.focusPolicy() == Qt.FocusPolicy.NoFocus:
         return
     label.setBuddy(field)
@@ -136,7 +136,7 @@ def belong(label: QLabel, field: QWidget) -> None:
 
 
 def layer_combo(choices: Callable[[], list[Any]], tooltip: str) -> ComboBox:
-    """A choice among layers, or none."""
+    """A combo box of layers with an empty choice."""
     combo = ComboBox(choices=lambda _: choices(), nullable=True, tooltip=tooltip)
     combo.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
     combo.native.setMinimumWidth(56)
@@ -144,7 +144,7 @@ def layer_combo(choices: Callable[[], list[Any]], tooltip: str) -> ComboBox:
 
 
 def folded(title: str, *widgets: QWidget) -> QCollapsible:
-    """Widgets under a line that folds them away; what is folded away is no stop of the Tab key."""
+    """Widgets below a collapsible heading; collapsed widgets are no Tab stops."""
     fold = QCollapsible(title, collapsedIcon=blank_icon(), expandedIcon=blank_icon())
     fold.setDuration(0)
     if (layout := fold.layout()) is not None:
@@ -167,7 +167,7 @@ def folded(title: str, *widgets: QWidget) -> QCollapsible:
 
 
 def menu_button(text: str, tip: str, actions: dict[str, Callable[[], None] | None]) -> QPushButton:
-    """A button that opens a menu; ``-`` is a line."""
+    """A button with a menu; ``-`` is a separator."""
     button = QPushButton(text)
     button.setToolTip(tip)
     menu = QMenu(button)
@@ -181,14 +181,14 @@ def menu_button(text: str, tip: str, actions: dict[str, Callable[[], None] | Non
 
 
 def show_choice(combo: ComboBox, value: Any) -> None:
-    """Bring a combo up to date without announcing anything."""
+    """Set the value of a combo box without emitting signals."""
     with combo.changed.blocked():
         combo.reset_choices()
         combo.value = value if value in combo.choices else None
 
 
 def restyle(widget: QWidget, **properties: Any) -> None:
-    """Set dynamic properties that the style sheet looks at."""
+    """Set dynamic properties that the style sheet uses."""
     for name, value in properties.items():
         widget.setProperty(name, value)
     style = widget.style()

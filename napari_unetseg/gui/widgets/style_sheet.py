@@ -8,16 +8,16 @@ from napari.utils.theme import get_theme
 from napari_unetseg.gui.state.contrast import LINES, TEXT, mixed, readable
 
 ACTION, ACTION_HOVER, DONE = "#0072B2", "#005F99", "#009E73"
-"""Colours that carry white text, or meaning, in a dark and in a light theme."""
+"""Colours that carry white text, or have a meaning, in a dark and in a light theme."""
 
 
 def font_size() -> int:
-    """Napari's size of text in points; a theme does not know what the user set."""
+    """Napari's font size in points, which themes do not contain."""
     return int(get_settings().appearance.font_size)
 
 
 def stylesheet(theme_name: str) -> str:
-    """The look of what napari's own style sheet does not know, in the colours of a theme."""
+    """Styles that are missing in napari's own style sheet, in the colours of a theme."""
     theme = get_theme(theme_name)
     text, back, line = (getattr(theme, n).as_hex() for n in ("text", "background", "foreground"))
     primary = theme.primary.as_hex()

@@ -13,8 +13,8 @@ from napari_unetseg.gui.state.eta import LEAST_SECONDS
 from napari_unetseg.gui.state.messages import duration
 from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.state.session import JobKind
-from napari_unetseg.gui.state.user_state import remembered
-from napari_unetseg.gui.widgets.auto_settings_list import ChosenList
+from napari_unetseg.gui.state.user_state import user_flags
+from napari_unetseg.gui.widgets.auto_settings_list import AutoSettingsList
 from napari_unetseg.gui.widgets.curve_plot import CurvePlot
 from napari_unetseg.gui.widgets.mode_switch import ModeSwitch
 from napari_unetseg.gui.widgets.section import Panel, hint, restyle, row
@@ -28,7 +28,7 @@ ENDS = {"as long as it improves": None, "minutes": 5.0, "epochs": 25.0}
 
 
 class TrainPanel(Panel):
-    """Training, and the progress of whatever runs."""
+    """Training, and the progress of any job."""
 
     def __init__(self, session: Session, training: Training) -> None:
         super().__init__("3  Train", session)
@@ -56,11 +56,11 @@ class TrainPanel(Panel):
         self.doing = hint()
         self.progress.setAccessibleName("Progress")
         self.plot = CurvePlot()
-        self.plot.over_time.setChecked(remembered.flag(OVER_TIME))
-        self.plot.switched.connect(partial(remembered.put, OVER_TIME))
+        self.plot.over_time.setChecked(user_flags.flag(OVER_TIME))
+        self.plot.switched.connect(partial(user_flags.put, OVER_TIME))
         self.result = hint()
         self.result.setProperty("role", "result")
-        self.chosen = ChosenList()
+        self.chosen = AutoSettingsList()
         for widget in (self.progress, self.doing, self.plot, self.result, self.chosen):
             self.column.addWidget(widget)
 
@@ -78,7 +78,7 @@ class TrainPanel(Panel):
         self._on_settings()
 
     def show_theme(self, theme: str) -> None:
-        """Take the colours of a napari theme."""
+        """Set the colours of a napari theme."""
         self.plot.show_theme(theme)
 
     def _on_job(self) -> None:
@@ -108,7 +108,7 @@ class TrainPanel(Panel):
         self.doing.setText(text + self._how_long(job))
 
     def _how_long(self, job: JobState) -> str:
-        """How long it still takes; while that cannot be told, how long it has taken."""
+        """Estimated remaining time; until it is known, the elapsed time."""
         if job.remaining is not None:
             settings = self.session.settings
             limited = settings.minutes or settings.epochs or settings.steps

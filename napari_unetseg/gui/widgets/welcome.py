@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QFrame, QPushButton, QVBoxLayout
 
-from napari_unetseg.gui.state.user_state import remembered
+from napari_unetseg.gui.state.user_state import user_flags
 from napari_unetseg.gui.widgets.section import Panel, hint, row
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ TEXT = (
 
 
 class WelcomePanel(Panel):
-    """Shown until it is dismissed or the first training is done; then never again."""
+    """Shown until it is dismissed or the first training is done, and never again."""
 
     def __init__(self, session: Session) -> None:
         super().__init__("", session)
@@ -35,14 +35,14 @@ class WelcomePanel(Panel):
         inside.addWidget(self.text)
         inside.addLayout(row(None, self.dismiss))
         self.column.addWidget(frame)
-        self.setVisible(not remembered.flag(SEEN))
+        self.setVisible(not user_flags.flag(SEEN))
         self.follow("result", call=self._on_result)
 
     def _on_result(self) -> None:
-        """A training has something to say about its result, so the way was found."""
+        """Hide the hint once a training has a result."""
         if self.session.result and not self.isHidden():
             self._on_dismissed()
 
     def _on_dismissed(self) -> None:
         self.hide()
-        remembered.put(SEEN, True)
+        user_flags.put(SEEN, True)

@@ -1,7 +1,7 @@
 """SQLite database of a project: schema, validation, label rows.
 
-One connection writes: a write-ahead log in exclusive locking mode, which needs no memory shared
-with other programs and so works on network drives too (docs/decisions/001-projects-in-sqlite.md).
+A single connection writes, with a write-ahead log in exclusive locking mode, which needs no shared
+memory and so works on network drives too (docs/decisions/001-projects-in-sqlite.md).
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ IMAGE_KEY = re.compile(r"image-\d{1,6}")
 
 
 class Database:
-    """The connection that writes.
+    """The writing connection.
 
     Parameters
     ----------
     folder
-        Of the project. Where it has no database, one is made.
+        The project folder. A missing database is created.
 
     Raises
     ------
@@ -75,7 +75,7 @@ class Database:
             if mode != "wal":
                 raise sqlite3.OperationalError("there can be no write-ahead log")
             self._connection.execute("PRAGMA wal_autocheckpoint=0")
-            self._connection.execute("PRAGMA synchronous=OFF")  # `sync` and `checkpoint` do it
+            self._connection.execute("PRAGMA synchronous=OFF")  # done by `sync` and `checkpoint`
             self._stat = self._path.stat()
         except BaseException:
             self._connection.close()
@@ -89,7 +89,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All that is written within, or nothing; the system has it when this ends."""
+        """A transaction; its data are passed to the operating system when it ends."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -100,14 +100,14 @@ class Database:
             raise
 
     def put_state(self, seconds: float, values: Mapping[str, Any] | None = None) -> None:
-        """Write how long was annotated, and all that is no array where it may have changed."""
+        """Write the annotation effort, and values that are not arrays if they changed."""
         state: list[tuple[str, Any]] = [("seconds", seconds)]
         if values is not None:
             state.append(("values", json.dumps(values)))
         self._put("state", state)
 
     def put_images(self, by_image: Mapping[str, ImageAnnotations]) -> None:
-        """Write what the labels of images are."""
+        """Write the description of the images' labels."""
         rows = [
             (key, json.dumps(list(annotated.shape)), annotated.grid_dtype, str(annotated.kind))
             for key, annotated in by_image.items()
@@ -115,7 +115,7 @@ class Database:
         self._put("images", rows)
 
     def put_rows(self, rows: Iterable[Columns]) -> None:
-        """Write rows of labels."""
+        """Write label rows."""
         self._put("labels", rows)
 
     def put_places(
@@ -139,15 +139,15 @@ class Database:
         self._connection.executemany(f"REPLACE INTO {table} VALUES ({marks})", rows)
 
     def delete_rows(self, ids: Iterable[int]) -> None:
-        """Delete rows."""
+        """Delete label rows."""
         self._connection.executemany("DELETE FROM labels WHERE id = ?", ((i,) for i in ids))
 
     def delete_labels(self, image: str) -> None:
-        """Delete all rows of an image."""
+        """Delete all label rows of an image."""
         self._connection.execute("DELETE FROM labels WHERE image = ?", (image,))
 
     def clear(self) -> None:
-        """Delete all images and their rows."""
+        """Delete all images and their label rows."""
         self._connection.execute("DELETE FROM labels")
         self._connection.execute("DELETE FROM images")
         if _has_places(self._connection):
@@ -155,14 +155,14 @@ class Database:
 
     @property
     def is_there(self) -> bool:
-        """Whether the file that is written is the one at its path."""
+        """Whether the open file is still the one at its path."""
         try:
             return os.path.samestat(self._stat, self._path.stat())
         except OSError:
             return False
 
     def sync(self) -> None:
-        """Have the disk keep it through a power cut; in any thread, beside what is written."""
+        """Flush to disk, to survive a power failure; from any thread, while others write."""
         if not self.is_there:
             raise FileNotFoundError(2, "the folder is gone", str(self._path))
         handle = os.open(self._path.with_name(WAL), os.O_RDWR)
@@ -172,7 +172,7 @@ class Database:
             os.close(handle)
 
     def checkpoint(self) -> None:
-        """Move the log into the file; nothing is written meanwhile."""
+        """Copy the log into the database file; blocks writing."""
         self._connection.execute("PRAGMA synchronous=NORMAL")
         try:
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
@@ -180,13 +180,13 @@ class Database:
             self._connection.execute("PRAGMA synchronous=OFF")
 
     def close(self) -> None:
-        """Move the log into the file and let others have it."""
+        """Copy the log into the database file and release it."""
         self._connection.execute("PRAGMA synchronous=NORMAL")
         self._connection.close()
 
 
 def _connect(path: Path, options: str) -> sqlite3.Connection:
-    """A connection that runs nothing that the file says, with bounded memory."""
+    """A connection that runs no code from the file, with bounded memory."""
     uri = f"{path.absolute().as_uri()}?{options}"
     connection = sqlite3.connect(
         uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False
@@ -205,7 +205,7 @@ def _connect(path: Path, options: str) -> sqlite3.Connection:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise a `UserError` where a folder is no project that this version can open."""
+    """Raise `UserError` unless a folder is a project that this version can open."""
     if not (folder / FILE).is_file():
         if (folder / "project.json").is_file():
             raise UserError(
@@ -220,7 +220,7 @@ def check_folder(folder: Path) -> None:
 
 @contextmanager
 def reading(folder: Path) -> Iterator[sqlite3.Connection]:
-    """A checked connection that reads a project, which may be open elsewhere; writes nothing.
+    """A validated, read-only connection to a project, which may be open elsewhere.
 
     Raises
     ------
@@ -232,7 +232,7 @@ def reading(folder: Path) -> Iterator[sqlite3.Connection]:
         with ExitStack() as stack:
             path, options = folder / FILE, "mode=ro&immutable=1"
             log = folder / WAL
-            if log.is_file() and log.stat().st_size:  # with which SQLite would change the file
+            if log.is_file() and log.stat().st_size:  # else SQLite would change the file
                 temporary = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
                 path, options = _copied(folder, Path(stack.enter_context(temporary))), ""
             connection = stack.enter_context(closing(_connect(path, options)))
@@ -248,10 +248,10 @@ def reading(folder: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _copied(folder: Path, to: Path) -> Path:
-    """A copy of a database and of its log, whole even if another program writes to them.
+    """Copy a database and its log consistently, even if another program writes to them.
 
-    Pages that are moved from the log to the file meanwhile are in the log, too, until it begins
-    anew, which changes its header.
+    Pages that are copied from the log to the file meanwhile remain in the log until it restarts,
+    which changes its header.
     """
     for _ in range(MAX_COPIES):
         before = _log_header(folder)
@@ -268,7 +268,7 @@ def _log_header(folder: Path) -> bytes:
 
 
 def _check(connection: sqlite3.Connection, folder: Path) -> None:
-    """Raise an error where a database holds anything but the tables that are made here."""
+    """Raise an error if a database contains anything but the tables created here."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     found = connection.execute("SELECT type, name, sql FROM sqlite_master LIMIT 9").fetchall()
     if version > FORMAT:
@@ -284,7 +284,7 @@ def _check(connection: sqlite3.Connection, folder: Path) -> None:
 
 
 def read_state(connection: sqlite3.Connection) -> tuple[dict[str, Any], float]:
-    """All that is no array, and how long was annotated; `ValueError` where it is not that."""
+    """Values that are not arrays, and the annotation effort; `ValueError` if they are invalid."""
     state = dict(connection.execute("SELECT name, value FROM state").fetchall())
     values = json.loads(state.get("values", "{}"))
     if not isinstance(values, dict) or not isinstance(values.get("images", {}), dict):
@@ -293,7 +293,7 @@ def read_state(connection: sqlite3.Connection) -> tuple[dict[str, Any], float]:
 
 
 def read_annotations(connection: sqlite3.Connection) -> dict[str, ImageAnnotations]:
-    """Empty truths of all images; `ValueError` where one is not described as it must be."""
+    """Empty annotations of all images; `ValueError` if a description is invalid."""
     by_image = {}
     for key, shape, dtype, kind in connection.execute("SELECT * FROM images"):
         sizes, numbers = json.loads(shape), np.dtype(str(dtype))
@@ -308,7 +308,7 @@ def read_annotations(connection: sqlite3.Connection) -> dict[str, ImageAnnotatio
 def read_rows(
     connection: sqlite3.Connection, by_image: Mapping[str, ImageAnnotations]
 ) -> Iterator[tuple[int, str, AnnotationChange] | None]:
-    """The rows of labels in order, as `change_of` gives them; None for one that is damaged."""
+    """Label rows in order, decoded by `change_of`; None for a damaged row."""
     for columns in connection.execute("SELECT * FROM labels ORDER BY id"):
         try:
             yield change_of(columns, by_image)

@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from napari_unetseg.annotations.sparse_array import Region
 
 MAX_VOXELS = 2**22
-"""Of a row: a fill of 2048 x 2048."""
+"""Maximum voxels of a row: a fill of 2048 x 2048."""
 SIZES = struct.Struct("<4xI4xI")
-"""Of a Blosc buffer: bytes of its array, and its own."""
+"""Sizes in a Blosc header: of the decoded array and of the buffer."""
 FAST = Blosc("lz4", clevel=1, shuffle=Blosc.NOSHUFFLE)
 SMALL = Blosc("zstd", clevel=1, shuffle=Blosc.NOSHUFFLE)
 Columns = tuple[Any, ...]
 """A row of the table ``labels``."""
 
 
-def pieces_of(change: AnnotationChange) -> Iterator[AnnotationChange]:
-    """A change as it is, or, where that is too large for a row, each chunk of it."""
+def split_change(change: AnnotationChange) -> Iterator[AnnotationChange]:
+    """Split a change into its chunks if it is too large for a row."""
     if change.values.size <= MAX_VOXELS:
         yield change
         return
@@ -45,7 +45,7 @@ def pieces_of(change: AnnotationChange) -> Iterator[AnnotationChange]:
 def columns_of(
     number: int, image: str, change: AnnotationChange, dtype: np.dtype[Any], codec: Blosc = FAST
 ) -> Columns:
-    """What a region holds from a change on, as a row.
+    """Encode a change of a region as a row.
 
     Parameters
     ----------
@@ -56,23 +56,23 @@ def columns_of(
     change
         Values and their times.
     dtype
-        Of the labels.
+        Dtype of the labels.
     codec
-        `FAST` where somebody waits, else `SMALL`.
+        `FAST` while the user waits, else `SMALL`.
     """
     region = region_text(change.region)
     labels = encode_array(change.values, dtype, codec)
     times = (
         None if change.stamps is None else encode_array(change.stamps, np.dtype(np.uint32), codec)
     )
-    said = (image, str(change.origin), region, int(change.stamp))
-    return (number, *said, labels, times, _crc(said, labels, times))
+    header = (image, str(change.origin), region, int(change.stamp))
+    return (number, *header, labels, times, _crc(header, labels, times))
 
 
 def change_of(
     columns: Columns, by_image: Mapping[str, ImageAnnotations]
 ) -> tuple[int, str, AnnotationChange]:
-    """Id, image and change of a row; `ValueError` and others where it is damaged."""
+    """Id, image and change of a row; `ValueError` and others if it is damaged."""
     number, image, origin, text, stamp, labels, times, crc = columns
     if crc != _crc((image, origin, text, stamp), labels, times):
         raise ValueError("a checksum is another")
@@ -92,7 +92,7 @@ def region_text(region: Region) -> str:
 
 
 def parse_region(text: str, shape: Sequence[int]) -> Region:
-    """A region of a grid; `ValueError` where it is none, or too large."""
+    """A region of a grid; `ValueError` if it is invalid or too large."""
     region = []
     for span, size in zip(text.split(","), shape, strict=True):
         start, stop = map(int, span.split(":"))
@@ -104,8 +104,8 @@ def parse_region(text: str, shape: Sequence[int]) -> Region:
     return tuple(region)
 
 
-def _crc(said: Iterable[Any], labels: bytes, times: bytes | None) -> int:
-    crc = zlib.crc32("|".join(map(str, said)).encode())
+def _crc(header: Iterable[Any], labels: bytes, times: bytes | None) -> int:
+    crc = zlib.crc32("|".join(map(str, header)).encode())
     return zlib.crc32(times or b"", zlib.crc32(labels, crc))
 
 
@@ -116,7 +116,7 @@ def encode_array(array: np.ndarray, dtype: np.dtype[Any], codec: Blosc = SMALL) 
 
 
 def decode_array(blob: bytes, shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
-    """An array, if the blob says that it holds as many bytes as it must; before they are made."""
+    """Decode an array, after checking that the blob declares the right number of bytes."""
     wanted = prod(shape) * dtype.itemsize
     if len(blob) < 16 or SIZES.unpack_from(blob) != (wanted, len(blob)):
         raise ValueError("an array has another size than its region")

@@ -27,9 +27,9 @@ MOST_RECENT = 10
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """A project that nobody named, left by a window that is gone.
+    """An unnamed project of a window that was closed or crashed.
 
-    ``names`` are the images', ``when`` is the time of its last change in seconds since 1970.
+    ``names`` are the images', ``when`` is the Unix time of its last change.
     """
 
     folder: Path
@@ -38,17 +38,17 @@ class Recovery:
 
 
 def recovery_folder() -> Path:
-    """Where projects without a name are."""
+    """The folder of unnamed projects."""
     return Path(platformdirs.user_data_dir(PLUGIN, appauthor=False)) / "recovery"
 
 
 def is_recovery(folder: Path) -> bool:
-    """Whether a project has no name yet."""
+    """Whether a project is unnamed."""
     return folder.parent == recovery_folder()
 
 
 def new_recovery() -> Path:
-    """A folder for a project that has no name yet."""
+    """A new folder for an unnamed project."""
     day = time.strftime("%Y-%m-%d %H.%M.%S")
     for number in count():
         folder = recovery_folder() / f"{day} {os.getpid()}{f' {number}' if number else ''}"
@@ -58,7 +58,7 @@ def new_recovery() -> Path:
 
 
 def recoveries() -> list[Recovery]:
-    """Projects without a name that hold something and that no window has open, newest first."""
+    """Unnamed projects with content that no window has open, newest first."""
     found = []
     for folder in recovery_folder().glob("*"):
         with suppress(OSError, UserError):
@@ -69,7 +69,7 @@ def recoveries() -> list[Recovery]:
 
 
 def throw_away(recovery: Recovery) -> None:
-    """Delete a project that was never named."""
+    """Delete an unnamed project."""
     if recovery.folder.parent == recovery_folder() and _is_free(recovery.folder):
         shutil.rmtree(recovery.folder, ignore_errors=True)
 
@@ -82,10 +82,10 @@ def _is_free(folder: Path) -> bool:
 
 
 def _names(folder: Path) -> tuple[str, ...]:
-    """Names of the images that something was said about; none if the project holds nothing."""
+    """Names of the annotated images; empty if the project has no content."""
     with reading(folder) as connection:
-        said = connection.execute("SELECT 1 FROM labels LIMIT 1").fetchall()
-        images = read_state(connection)[0].get("images", {}) if said else {}
+        has_labels = connection.execute("SELECT 1 FROM labels LIMIT 1").fetchall()
+        images = read_state(connection)[0].get("images", {}) if has_labels else {}
         return tuple(str(image["name"]) for image in images.values())
 
 
@@ -97,7 +97,7 @@ def _recent_file() -> Path:
 
 
 def recent() -> list[Path]:
-    """Projects that were open last and are still there, the newest first."""
+    """Existing projects that were opened most recently, newest first."""
     try:
         listed = json.loads(_recent_file().read_text(encoding="utf-8"))
         paths = [Path(str(path)) for path in listed]
@@ -107,7 +107,7 @@ def recent() -> list[Path]:
 
 
 def remember(folder: Path) -> None:
-    """A project was opened or saved; not being able to note that is no matter."""
+    """Add a project to the recent ones; errors are ignored."""
     paths = [folder.resolve(), *(p for p in recent() if p != folder.resolve())]
     with suppress(UserError), atomic_path(_recent_file()) as path:
         path.write_text(json.dumps([str(p) for p in paths[:MOST_RECENT]]), encoding="utf-8")
@@ -116,8 +116,8 @@ def remember(folder: Path) -> None:
 # -- images ----------------------------------------------------------------------------------------
 
 
-def places_of(folder: Path, described: Mapping[str, Any]) -> list[Path]:
-    """Where an image of a project may be: beside the project, as it moves with it, or as before."""
+def image_candidates(folder: Path, described: Mapping[str, Any]) -> list[Path]:
+    """Possible paths of a project's image: relative to the project, or unchanged."""
     relative, path = described.get("relative"), described.get("path")
     places = [folder / relative] if isinstance(relative, str) else []
     places += [Path(path)] if isinstance(path, str) else []

@@ -28,13 +28,13 @@ from napari_unetseg.io.project.database import (
     read_state,
     reading,
 )
-from napari_unetseg.io.project.label_rows import SMALL, Columns, columns_of, pieces_of
+from napari_unetseg.io.project.label_rows import SMALL, Columns, columns_of, split_change
 from napari_unetseg.io.project.row_index import (
-    Place,
+    ChunkKey,
     RowIndex,
+    chunks_in,
+    chunks_of,
     joined_row,
-    places_in,
-    places_of,
 )
 
 if TYPE_CHECKING:
@@ -44,34 +44,34 @@ if TYPE_CHECKING:
     from napari_unetseg.io.project.place_rows import CheckedPlace
 
 BATCH = 64
-"""Chunks that are joined at once while somebody paints: a few ms."""
+"""Maximum number of chunks joined in one transaction while the user paints: a few ms."""
 COMMIT_BYTES = 2**13
-"""What a transaction adds to the log beside labels, about."""
+"""Approximate bytes that a transaction adds to the log beside labels."""
 
 
 class Project:
-    """A project that is open, or that was read.
+    """An open project, or a copy that was read.
 
     Attributes
     ----------
     folder
-        Where it is.
+        The project folder.
     values
-        All that is no array, as `put_values` takes it.
+        All values that are not arrays, as for `put_values`.
     by_image
-        What was said about each image, by its key.
+        The annotations of each image, by its key.
     places
         What was drawn to check the quality of the mask, by number.
     effort
-        How long was annotated.
+        The annotation effort.
     trouble
-        Why nothing is written at the moment, in a sentence; empty if all is well.
+        Why nothing is written at the moment, in a sentence; empty if there is no error.
     lost
-        What could not be read, in sentences.
+        Sentences about what could not be read.
     unsynced
-        Whether a power cut could lose anything.
+        Whether a power failure could lose data.
     unsaved_bytes
-        How much was written since `save` began last.
+        Bytes written since the last `save` began.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -83,25 +83,25 @@ class Project:
         self.trouble = ""
         self.lost: list[str] = []
         self.unsynced, self.unsaved_bytes = False, 0
-        self._lock = threading.RLock()  # around the database and what follows
+        self._lock = threading.RLock()  # guards the database and the fields below
         self._saving = threading.Lock()  # one `save` at a time
-        self._held: FileLock | None = None
+        self._file_lock: FileLock | None = None
         self._database: Database | None = None
         self._rows = RowIndex()
-        self._is_behind = False  # something is in memory alone
-        self._is_foreign = False  # the file holds other rows than the index says
-        self._since_copy: set[Place] = set()
+        self._is_behind = False  # something is only in memory
+        self._is_foreign = False  # the file's rows differ from the index
+        self._since_copy: set[ChunkKey] = set()
 
     # -- open and close ------------------------------------------------------------------------
 
     @classmethod
     def create(cls, folder: Path) -> Self:
-        """Make a project in a new or empty folder.
+        """Create a project in a new or empty folder.
 
         Raises
         ------
         UserError
-            Something is there already, or the folder cannot be written.
+            The folder is not empty, or cannot be written.
         """
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder} is not empty; choose a new folder for the project.")
@@ -109,13 +109,13 @@ class Project:
         with project._claimed("made"):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "models").mkdir()
-            project._take()
+            project._acquire()
             project._database = Database(folder)
         return project
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Open a project with all that was said in it, after a crash too.
+        """Open a project with all annotations, also after a crash.
 
         Raises
         ------
@@ -125,14 +125,14 @@ class Project:
         check_folder(folder)
         project = cls(folder)
         with project._claimed("opened"):
-            project._take()
+            project._acquire()
             project._read()
             project._database = Database(folder)
         return project
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read a project as it is now, also one that is open; nothing can be written to it.
+        """Read the current state of a project, which may be open elsewhere; read-only.
 
         Raises
         ------
@@ -162,7 +162,7 @@ class Project:
             self.lost.append(f"Part of what was saved is damaged and left out: {damaged} pieces.")
 
     def close(self) -> None:
-        """Write what waits and let others open it."""
+        """Write pending changes and release the project."""
         try:
             with suppress(UserError):
                 self.save()
@@ -176,7 +176,7 @@ class Project:
 
     @contextmanager
     def _claimed(self, done: str) -> Iterator[None]:
-        """The lock is let go where anything fails, which is a `UserError`."""
+        """Release the lock if anything fails, and convert the error to `UserError`."""
         try:
             yield
         except (OSError, sqlite3.Error) as error:
@@ -186,43 +186,43 @@ class Project:
             self._release()
             raise
 
-    def _take(self) -> None:
-        self._held = try_lock(self.folder / ".lock")
-        if self._held is None:
+    def _acquire(self) -> None:
+        self._file_lock = try_lock(self.folder / ".lock")
+        if self._file_lock is None:
             raise UserError(f"{self.folder.name} is open in another window; close it there first.")
 
     def _release(self) -> None:
-        if self._held is not None:
+        if self._file_lock is not None:
             with suppress(OSError):
-                self._held.release()
+                self._file_lock.release()
 
-    # -- what is said --------------------------------------------------------------------------
+    # -- recording -----------------------------------------------------------------------------
 
     def record(self, key: str, change: AnnotationChange) -> None:
-        """Write down what was said about an image; never raises, see `trouble`."""
+        """Write a change of an image's annotations; never raises, see `trouble`."""
         with self._lock:
             self.effort.count_change(time.monotonic())
             dtype = self.by_image[key].grid(change.origin).dtype
             new_id = self._rows.new_id
-            rows = [columns_of(new_id(), key, one, dtype) for one in pieces_of(change)]
+            rows = [columns_of(new_id(), key, one, dtype) for one in split_change(change)]
             if self._write(rows):
                 self._rows.changes += [row[0] for row in rows]
-            places = list(places_in(key, change.origin, change.region))
-            self._rows.dirty.update(places)
-            self._since_copy.update(places)
+            chunks = list(chunks_in(key, change.origin, change.region))
+            self._rows.dirty.update(chunks)
+            self._since_copy.update(chunks)
 
     def add(
         self, key: str, annotated: ImageAnnotations, naming: dict[str, Any] | None = None
     ) -> None:
-        """Take in an image with all that was said about it until now, whole or not at all.
+        """Add an image with all of its annotations, atomically.
 
-        ``naming`` are the `values` that name a new image.
+        ``naming`` are the `values` that contain the new image.
         """
         with self._lock:
             self.by_image[key] = annotated
             self.values = self.values if naming is None else naming
-            before, numbers = self._rows.known(key), self._rows.number(places_of({key: annotated}))
-            joined = (joined_row(self.by_image, place, number) for place, number in numbers.items())
+            before, numbers = self._rows.known(key), self._rows.number(chunks_of({key: annotated}))
+            joined = (joined_row(self.by_image, chunk, number) for chunk, number in numbers.items())
 
             def begin(database: Database) -> None:
                 database.put_images({key: annotated})
@@ -235,7 +235,7 @@ class Project:
             self._since_copy.update(before, numbers)
 
     def put_values(self, values: dict[str, Any]) -> None:
-        """Write down all that is no array, if it differs; must be JSON."""
+        """Write the values that are not arrays, if they changed; they must be JSON."""
         with self._lock:
             if values != self.values:
                 self.values = values
@@ -251,7 +251,7 @@ class Project:
     def _write(
         self, rows: Collection[Columns], begin: Callable[[Database], object] | None = None
     ) -> bool:
-        """Write rows after what ``begin`` writes; not if something older is in memory alone."""
+        """Write rows after calling ``begin``; skipped if older changes are only in memory."""
         try:
             if self._database is not None and not self._is_behind:
                 with self._database.transaction():
@@ -278,7 +278,7 @@ class Project:
     # -- what is done beside the window --------------------------------------------------------
 
     def sync(self) -> None:
-        """Have the disk keep what was written through a power cut; in any thread."""
+        """Flush to disk, to survive a power failure; from any thread."""
         database = self._database
         if database is None:
             return
@@ -291,16 +291,16 @@ class Project:
                     self._fail(error)
 
     def save(self) -> None:
-        """Write what is in memory alone, and join the rows of each chunk; in any thread.
+        """Write changes that are only in memory, and join the rows of each chunk; from any thread.
 
         Raises
         ------
         UserError
-            It could not be written; what was there is as it was.
+            Writing failed; the earlier content is unchanged.
         """
         with self._saving:
             if self._database is None:
-                return  # it was closed meanwhile, and may be another window's by now
+                return  # it was closed meanwhile and may be open in another window
             try:
                 if not self._database.is_there:
                     self._reconnect()
@@ -313,25 +313,25 @@ class Project:
                 raise UserError(self.trouble) from error
 
     def _reconnect(self) -> None:
-        """Write to the file that is in the place of the one that was written."""
+        """Reconnect to the file that replaced the one that was written."""
         if not self.folder.is_dir():
             raise FileNotFoundError(2, "the folder is gone", str(self.folder))
         self._release()
-        self._take()
+        self._acquire()
         with self._lock:
             gone, self._database = self._database, Database(self.folder)
             self._is_behind = self._is_foreign = True
             self._rows.joined, self._rows.changes = {}, []
-            self._rows.dirty = set(places_of(self.by_image))
+            self._rows.dirty = set(chunks_of(self.by_image))
         if gone is not None:
             with suppress(sqlite3.Error):
                 gone.close()
 
     def _join_all(self) -> None:
-        """Write one row for each chunk that changed, then delete those of the changes.
+        """Write one row for each changed chunk, then delete the rows of the changes.
 
-        The new rows are numbered before the chunks are read, so that what is recorded meanwhile is
-        newer; what a chunk has of it already is only said again. What was in memory alone is
+        The new rows get their ids before the chunks are read, so that changes recorded meanwhile
+        have later ids; repeating part of them is harmless. Changes that are only in memory are
         written in one transaction.
         """
         while True:
@@ -340,12 +340,12 @@ class Project:
                 changes, self._rows.changes = self._rows.changes, []
                 numbers = self._rows.number(dirty)
                 is_behind, self.unsaved_bytes = self._is_behind, 0
-            places = list(numbers)
-            step = max(1, len(places)) if is_behind else BATCH
+            chunks = list(numbers)
+            step = max(1, len(chunks)) if is_behind else BATCH
             try:
-                for start in range(0, max(is_behind, len(places)), step):
-                    batch = {place: numbers[place] for place in places[start : start + step]}
-                    is_last = start + step >= len(places)
+                for start in range(0, max(is_behind, len(chunks)), step):
+                    batch = {chunk: numbers[chunk] for chunk in chunks[start : start + step]}
+                    is_last = start + step >= len(chunks)
                     self._put_joined(batch, changes if is_last else (), everything=is_behind)
             except BaseException:
                 with self._lock:
@@ -357,15 +357,15 @@ class Project:
                 return
 
     def _put_joined(
-        self, numbers: Mapping[Place, int], changes: Iterable[int], *, everything: bool
+        self, numbers: Mapping[ChunkKey, int], changes: Iterable[int], *, everything: bool
     ) -> None:
-        """Write chunks as rows with these ids and delete rows; with all that is no array, too."""
-        rows = {place: joined_row(self.by_image, place, n, SMALL) for place, n in numbers.items()}
+        """Write chunks as rows with these ids, and delete rows; also write the values."""
+        rows = {chunk: joined_row(self.by_image, chunk, n, SMALL) for chunk, n in numbers.items()}
         with self._lock:
             database, joined = self._database, self._rows.joined
             assert database is not None
-            for place in self._rows.outdated(numbers):
-                del rows[place]
+            for chunk in self._rows.outdated(numbers):
+                del rows[chunk]
             with database.transaction():
                 if self._is_foreign:
                     database.clear()
@@ -374,12 +374,12 @@ class Project:
                     database.put_state(self.effort.seconds, self.values)
                     database.put_places(self.places.values())
                 database.delete_rows(changes)
-                database.delete_rows(joined[place] for place in rows if place in joined)
+                database.delete_rows(joined[chunk] for chunk in rows if chunk in joined)
                 database.put_rows(row for row in rows.values() if row is not None)
-            for place, row in rows.items():
-                joined.pop(place, None)
+            for chunk, row in rows.items():
+                joined.pop(chunk, None)
                 if row is not None:
-                    joined[place] = numbers[place]
+                    joined[chunk] = numbers[chunk]
             self.unsynced = True
             if everything:
                 self._is_behind, self._is_foreign = bool(self._rows.dirty), False
@@ -387,10 +387,10 @@ class Project:
     # -- copies, models ------------------------------------------------------------------------
 
     def save_as(self, folder: Path) -> Project:
-        """A copy of the project elsewhere, open; this one stays as it is.
+        """Copy the project to another folder and open the copy; this project is unchanged.
 
-        It is written from memory, so that a disk that is full or gone does not matter. Any thread
-        may, while more is recorded here; `catch_up` brings it to the copy.
+        The copy is written from memory, so that it works if the project's disk is full or removed.
+        Any thread may call this while changes are recorded; `catch_up` transfers those.
         """
         copy = Project.create(folder)
         with self._lock:
@@ -398,7 +398,7 @@ class Project:
             copy.places = dict(self.places)
             copy.effort = deepcopy(self.effort)
             self._since_copy = set()
-        copy._rows.dirty, copy._is_behind = set(places_of(copy.by_image)), True
+        copy._rows.dirty, copy._is_behind = set(chunks_of(copy.by_image)), True
         try:
             for file in sorted((self.folder / "models").glob("*.safetensors")):
                 shutil.copy2(file, copy.folder / "models" / file.name)
@@ -409,11 +409,11 @@ class Project:
         return copy
 
     def catch_up(self, before: Project) -> None:
-        """Take over what was recorded in another project since this one was copied from it."""
+        """Record the changes that another project received since this one was copied from it."""
         with before._lock, self._lock:
             self.by_image.update(before.by_image)
             self.values, self.places = before.values, before.places
-            self.effort = before.effort  # of the same person, who goes on annotating
+            self.effort = before.effort  # of the same user, who continues annotating
             self._rows.dirty |= before._since_copy
             self._is_behind = True
             try:
@@ -422,14 +422,14 @@ class Project:
                 self._fail(error)
 
     def add_model(self, name: str, save: Callable[[Path], object]) -> Path:
-        """Keep a model file; ``save`` writes it to the path that it is given."""
+        """Add a model file; ``save`` writes it to the path that it is given."""
         path = self.folder / "models" / f"{name}.safetensors"
         if not path.exists():
             save(path)
         return path
 
     def remove_model(self, name: str) -> None:
-        """Keep a model file no longer: a day of live training makes hundreds."""
+        """Delete a model file, as live training makes hundreds a day."""
         with suppress(OSError):
             (self.folder / "models" / f"{name}.safetensors").unlink(missing_ok=True)
 

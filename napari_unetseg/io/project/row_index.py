@@ -19,69 +19,69 @@ from napari_unetseg.io.project.label_rows import FAST, Columns, columns_of
 if TYPE_CHECKING:
     from napari_unetseg.annotations.sparse_array import Region
 
-Place = tuple[str, LabelSource, Cell]
+ChunkKey = tuple[str, LabelSource, Cell]
 """A chunk of an image's strokes, corrections or accepted regions."""
 
 
 @dataclass(eq=False)
 class RowIndex:
-    """Ids of rows; the project's lock is held."""
+    """Ids of label rows; callers hold the project's lock."""
 
     next_id: int = 1
-    """Of the next row."""
-    joined: dict[Place, int] = field(default_factory=dict)
-    """Rows that hold all of a chunk."""
+    """Id of the next row."""
+    joined: dict[ChunkKey, int] = field(default_factory=dict)
+    """Rows that hold a complete chunk."""
     changes: list[int] = field(default_factory=list)
-    """The other rows."""
-    dirty: set[Place] = field(default_factory=set)
-    """The chunks that these touch, and those of which something is in memory alone."""
+    """All other rows."""
+    dirty: set[ChunkKey] = field(default_factory=set)
+    """Chunks of these rows, and chunks with changes that are only in memory."""
     began: dict[str, int] = field(default_factory=dict)
-    """The first row that counts of each image whose labels began anew."""
+    """First valid row of each image whose labels were replaced."""
 
     def new_id(self) -> int:
-        """The id of a row that is newer than all others."""
+        """A row id that is newer than all others."""
         self.next_id += 1
         return self.next_id - 1
 
-    def number(self, places: Iterable[Place]) -> dict[Place, int]:
+    def number(self, chunks: Iterable[ChunkKey]) -> dict[ChunkKey, int]:
         """New ids for chunks."""
-        return {place: self.new_id() for place in places}
+        return {chunk: self.new_id() for chunk in chunks}
 
     def read(
         self, number: int, key: str, change: AnnotationChange, annotated: ImageAnnotations
     ) -> None:
-        """A row was read from the database."""
+        """Add a row that was read from the database."""
         self.next_id = number + 1
-        places = list(places_in(key, change.origin, change.region))
-        whole = annotated.grid(change.origin).region_of(places[0][2])
+        chunks = list(chunks_in(key, change.origin, change.region))
+        whole = annotated.grid(change.origin).region_of(chunks[0][2])
         if change.region == whole and (change.stamps is not None or change.stamp == 0):
-            number, self.joined[places[0]] = self.joined.get(places[0], 0), number
+            number, self.joined[chunks[0]] = self.joined.get(chunks[0], 0), number
         if number:
             self.changes.append(number)
-            self.dirty.update(places)
+            self.dirty.update(chunks)
 
-    def known(self, key: str) -> set[Place]:
-        """The chunks of an image that rows may hold."""
-        return {place for place in (*self.joined, *self.dirty) if place[0] == key}
+    def known(self, key: str) -> set[ChunkKey]:
+        """The chunks of an image that may have rows."""
+        return {chunk for chunk in (*self.joined, *self.dirty) if chunk[0] == key}
 
-    def begin(self, key: str, joined: dict[Place, int]) -> None:
-        """The rows of an image are these and no others."""
+    def begin(self, key: str, joined: dict[ChunkKey, int]) -> None:
+        """Replace all rows of an image."""
         self.dirty -= self.known(key)
         self.began[key] = self.new_id()
-        self.joined = {place: n for place, n in self.joined.items() if place[0] != key} | joined
+        self.joined = {chunk: n for chunk, n in self.joined.items() if chunk[0] != key} | joined
 
-    def outdated(self, numbers: Mapping[Place, int]) -> list[Place]:
-        """Chunks of images that began anew since these ids were given."""
-        return [place for place in numbers if numbers[place] < self.began.get(place[0], 0)]
+    def outdated(self, numbers: Mapping[ChunkKey, int]) -> list[ChunkKey]:
+        """Chunks of images that were replaced since these ids were assigned."""
+        return [chunk for chunk in numbers if numbers[chunk] < self.began.get(chunk[0], 0)]
 
 
-def places_in(key: str, origin: LabelSource, region: Region) -> Iterator[Place]:
-    """The chunks that a region touches."""
+def chunks_in(key: str, origin: LabelSource, region: Region) -> Iterator[ChunkKey]:
+    """The chunks in a region."""
     return ((key, origin, cell) for cell in cells(region))
 
 
-def places_of(by_image: Mapping[str, ImageAnnotations]) -> Iterator[Place]:
-    """The chunks of images that hold anything."""
+def chunks_of(by_image: Mapping[str, ImageAnnotations]) -> Iterator[ChunkKey]:
+    """The chunks of images with any content."""
     for key, annotated in by_image.items():
         for origin in LabelSource:
             for cell in {*annotated.grid(origin).cells(), *annotated.stamps(origin).cells()}:
@@ -89,10 +89,10 @@ def places_of(by_image: Mapping[str, ImageAnnotations]) -> Iterator[Place]:
 
 
 def joined_row(
-    by_image: Mapping[str, ImageAnnotations], place: Place, number: int, codec: Any = FAST
+    by_image: Mapping[str, ImageAnnotations], chunk: ChunkKey, number: int, codec: Any = FAST
 ) -> Columns | None:
-    """All that a chunk holds as a row; None if it holds nothing."""
-    key, origin, cell = place
+    """Encode the complete content of a chunk as a row; None if it is empty."""
+    key, origin, cell = chunk
     annotated = by_image[key]
     grid = annotated.grid(origin)
     ((_, values, stamps),) = annotated.chunks(origin, [cell])

@@ -32,7 +32,7 @@ VENDOR_SUFFIXES = tuple(_READERS)
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """One image of such a file; ``stamp`` tells states of the file apart."""
+    """One image of a vendor's file; ``stamp`` identifies the version of the file."""
 
     path: Path
     stamp: tuple[int, int]
@@ -46,7 +46,7 @@ class _Source:
 
 @lru_cache(maxsize=16)
 def _opened(source: _Source) -> Any:
-    """The file at one of its images."""
+    """The open file, set to one of its images."""
     from bioio import BioImage
 
     module = import_module(_READERS[source.path.suffix.lower()].replace("-", "_"))
@@ -57,13 +57,13 @@ def _opened(source: _Source) -> Any:
 
 
 def open_vendor(path: Path, scene: str, axes: str | None, given: Sizes, name: str) -> Stack:
-    """Open an image of a vendor's file; planes are read when they are asked for.
+    """Open an image of a vendor's file; planes are read on access.
 
     Raises
     ------
     UserError
-        No reader is installed, which the sentence names; there are several images and none is
-        named, or none of that name; the file is damaged.
+        The reader that the message names is not installed; several images and none is named, or
+        none of that name; the file is damaged.
     """
     package = _READERS[path.suffix.lower()]
     if find_spec("bioio") is None or find_spec(package.replace("-", "_")) is None:
@@ -98,7 +98,7 @@ def open_vendor(path: Path, scene: str, axes: str | None, given: Sizes, name: st
 
 
 def _sizes(image: Any) -> Sizes:
-    """Spacing and unit of axes; bioio's lengths are micrometres where it names no unit."""
+    """Spacing and unit of axes; lengths without a unit are micrometres, as in bioio."""
     scale, properties = image.scale, image.dimension_properties
     sizes: dict[str, tuple[float, str]] = {}
     for axis in "TZYX":

@@ -15,25 +15,25 @@ import numpy as np
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.io.file_names import same_name
-from napari_unetseg.io.readers.lazy_array import Key, Planes, reading
+from napari_unetseg.io.readers.lazy_array import Key, PlaneArray, reading
 
 CHECKED = 500
-"""So many files are looked at when a series is opened; the others when they are read."""
+"""Number of files that are checked when a series is opened; the others are checked when read."""
 
 Open = Callable[[Path], Stack]
 
 
 @dataclass(frozen=True, slots=True)
 class _Files:
-    """Files in the order of a grid, and the letters that the pattern gives its axes."""
+    """Files in grid order, and the axis letters from the pattern."""
 
     paths: tuple[str, ...]
     counts: tuple[int, ...]
     letters: str
 
 
-class SeriesArray(Planes):
-    """Arrays of one shape and type in files, as one array; a file is opened when it is read.
+class SeriesArray(PlaneArray):
+    """Arrays of one shape and dtype in files, as one array; a file is opened on access.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class SeriesArray(Planes):
     counts
         Length of each leading axis.
     first
-        The stack in the first file; the others must have its shape and type.
+        The stack in the first file; the others must have its shape and dtype.
     open_file
         Opens one of them.
     """
@@ -71,7 +71,7 @@ class SeriesArray(Planes):
         Raises
         ------
         UserError
-            The file cannot be opened, or is of another shape or type than the first one.
+            The file cannot be opened, or has another shape or dtype than the first one.
         """
         path = Path(self._paths[number])
         data = _opened(self._open, path, _stamp(path))
@@ -86,7 +86,7 @@ class SeriesArray(Planes):
 
 @lru_cache(maxsize=64)
 def _opened(open_file: Open, path: Path, stamp: tuple[int, int]) -> Any:
-    del stamp  # a file that was saved anew is opened anew
+    del stamp  # a file that was saved again is reopened
     return open_file(path).data
 
 
@@ -97,12 +97,12 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def is_pattern(path: Path) -> bool:
-    """Tell whether a path stands for several files: it has a ``*`` in its name."""
+    """Whether a path stands for several files: its name contains a ``*``."""
     return "*" in path.name and not path.exists()
 
 
 def series_name(path: Path) -> str:
-    """What a series is called: its folder's name, or what the pattern says beside the stars."""
+    """The name of a series: its folder's name, or the pattern without the stars."""
     stem = path.name.split(".")[0] if "*" in path.name else path.name
     return re.sub(r"[ _.-]*[tzcTZC]?\*", "", stem).strip(" _.-") or path.parent.name or "series"
 
@@ -110,14 +110,14 @@ def series_name(path: Path) -> str:
 def open_series(path: Path, suffixes: Sequence[str], open_file: Open, axes: str | None) -> Stack:
     """Open the files of a folder, or those that a pattern matches, as one stack.
 
-    The files are in natural order (2 before 10). Each star of a pattern is an axis, named by
-    the letter t, z or c before it; of a folder, or without a letter, it is Z, or T where the files
-    are volumes.
+    The files are in natural order (2 before 10). Each star of a pattern is an axis, named by the
+    letter t, z or c before it; without a letter, and for a folder, it is Z, or T if the files are
+    volumes.
 
     Raises
     ------
     UserError
-        There is no file, files are not alike, or one of the pattern's grid is missing.
+        There is no file, shapes or dtypes differ, or a file of the pattern's grid is missing.
     """
     found = _of_folder(path, suffixes) if path.is_dir() else _of_pattern(path)
     first = open_file(Path(found.paths[0]))
@@ -181,7 +181,7 @@ def _of_pattern(pattern: Path) -> _Files:
 
 
 def _gaps(files: _Files) -> list[str]:
-    """Say along each axis which file is not there, where numbers in names leave one out."""
+    """Describe the missing files along each axis, where the numbers in names have gaps."""
     grid = np.array([Path(path).name for path in files.paths], object).reshape(files.counts)
     lines = (np.moveaxis(grid, n, 0).reshape(len_, -1)[:, 0] for n, len_ in enumerate(files.counts))
     return [
@@ -192,7 +192,7 @@ def _gaps(files: _Files) -> list[str]:
 
 
 def _left_out(names: Sequence[str]) -> str:
-    """The first file that names in their order leave out; they differ in one number."""
+    """The first missing file in a sequence of names, which differ in one number."""
     parts = [re.split(r"(\d+)", name) for name in names]
     if len({len(p) for p in parts}) > 1:
         return ""
@@ -211,13 +211,13 @@ def _left_out(names: Sequence[str]) -> str:
 
 
 def _letter(before: str) -> str:
-    """The axis that the text before a star names; ``?`` for none."""
+    """The axis named by the text before a star; ``?`` for none."""
     found = re.search(r"(?:^|[^a-z])([tzc])$", before, re.IGNORECASE)
     return found[1].upper() if found else "?"
 
 
 def _named(letters: str, inner: str) -> str:
-    """Give axes without a name one that is free."""
+    """Give axes without a name a free one."""
     spare = [a for a in ("TPQ" if "Z" in inner + letters else "ZTPQ") if a not in inner + letters]
     fresh = "".join(spare[: letters.count("?")][::-1])
     named = iter(fresh)
@@ -225,6 +225,6 @@ def _named(letters: str, inner: str) -> str:
 
 
 def _natural(text: str) -> list[Any]:
-    """A key that sorts numbers in text by their value."""
+    """A sort key for natural order of numbers in text."""
     parts = re.split(r"(\d+)", text)
     return [(0, int(p), p) if p.isdigit() else (1, 0, p.lower()) for p in parts]

@@ -16,26 +16,26 @@ import numpy as np
 from napari_unetseg.core.errors import UserError
 
 CACHE_BYTES = 256 * 2**20
-"""How much memory the planes that were read last may hold, all files together."""
+"""Maximum bytes of cached planes and chunks, of all files together."""
 LARGE_PLANE = 64 * 2**20
-"""A plane of more bytes is never read whole: only the chunks that a region needs."""
+"""Planes of more bytes are never read whole, only the chunks of a region."""
 BOMB_RATIO = 10_000
-"""A file that declares more than so many bytes of pixels for each stored one is refused."""
+"""Maximum ratio of declared to stored bytes of a file."""
 PROGRAM_ERRORS = (TypeError, AttributeError, NameError, ImportError, NotImplementedError)
-"""What faults of a program raise, and calls that another version of a library does not know.
+"""Exceptions of programming errors, and of calls unknown to another version of a library.
 
-Damaged files lead to them too, so it is never sure which of the two it was.
+Damaged files raise them too, so the cause is never certain.
 """
 
 Key = tuple[int | slice, ...]
 
 
 class ArraySource(Protocol):
-    """Where the planes of a `LazyArray` come from; equal sources hold equal pixels."""
+    """Source of the planes of a `LazyArray`; equal sources hold equal pixels."""
 
     @property
     def path(self) -> Path:
-        """The file, for sentences."""
+        """The file, for messages."""
 
     def read(self, index: tuple[int, ...], region: Key, /) -> np.ndarray:
         """Read a region of the plane at ``index``."""
@@ -45,7 +45,7 @@ class ArraySource(Protocol):
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder raises on a bad file into one sentence."""
+    """Convert any exception of a decoder to a one-sentence error."""
     try:
         yield
     except (UserError, MemoryError):
@@ -55,9 +55,9 @@ def reading(path: Path) -> Iterator[None]:
     except PermissionError as error:
         raise UserError(f"No permission to read {path}; change its permissions.") from error
     except PROGRAM_ERRORS as error:
-        said = "".join(c for c in " ".join(str(error).split()) if c.isprintable())[:120]
+        message = "".join(c for c in " ".join(str(error).split()) if c.isprintable())[:120]
         raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: {said}): it is damaged, or a "
+            f"{path} cannot be read ({type(error).__name__}: {message}): it is damaged, or a "
             "library is incompatible; copy or save it again, and if other programs can open it, "
             "report this message with the output of 'unetseg --version'."
         ) from error
@@ -69,7 +69,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def check_size(path: Path, declared: int, stored: int | None = None) -> None:
-    """Refuse a file whose header promises far more pixels than it can hold.
+    """Refuse a file whose header declares far more pixels than it can hold.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def check_size(path: Path, declared: int, stored: int | None = None) -> None:
     declared
         Bytes of its pixels once decoded.
     stored
-        Bytes on disk, where the pixels are in several files.
+        Bytes on disk, if the pixels are in several files.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def check_numbers(path: Path, dtype: np.dtype[Any]) -> None:
 
 
 class _PlaneCache:
-    """The planes read last, up to a number of bytes; for any thread."""
+    """Cache of the most recent planes with a maximum size; thread-safe."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -135,24 +135,24 @@ _cache = _PlaneCache(CACHE_BYTES)
 
 
 def chunk_cache() -> _PlaneCache:
-    """What was read last, planes and chunks together."""
+    """The cache of planes and chunks."""
     return _cache
 
 
-def forget() -> None:
-    """Give back the memory of the planes that were read last."""
+def clear_cache() -> None:
+    """Clear the cache."""
     _cache.clear()
 
 
-class Lazy:
-    """What all arrays in files have: ``shape`` and ``dtype``, and what follows from them."""
+class FileArray:
+    """Base class of arrays in files, with ``shape`` and ``dtype``."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
 
     @property
     def path(self) -> Path:
-        """The file or folder; of several files the first."""
+        """The file or folder; the first of several files."""
         raise NotImplementedError
 
     def __getitem__(self, key: Any) -> np.ndarray:
@@ -170,7 +170,7 @@ class Lazy:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the whole array once it is decoded."""
+        """Bytes of the whole decoded array."""
         return self.size * int(self.dtype.itemsize)
 
     def __len__(self) -> int:
@@ -184,8 +184,8 @@ class Lazy:
         return array if dtype is None else array.astype(dtype, copy=False)
 
 
-class Planes(Lazy):
-    """An array that is read a plane at a time, for each index of its ``leading`` first axes."""
+class PlaneArray(FileArray):
+    """An array that is read by planes, one for each index of its ``leading`` axes."""
 
     leading: int
 
@@ -203,22 +203,22 @@ class Planes(Lazy):
         raise NotImplementedError
 
 
-class LazyArray(Planes):
-    """An array in a file that is read when it is indexed.
+class LazyArray(PlaneArray):
+    """An array in a file that is read on indexing.
 
-    It takes integers, slices and an ellipsis as NumPy does, and returns a new array every time.
+    It supports integers, slices and an ellipsis like NumPy, and always returns a new array.
 
     Parameters
     ----------
     source
         Reads a region of one plane.
     shape, dtype
-        Of the whole array.
+        Shape and dtype of the whole array.
     order
         For each leading axis its position in the file: ``(1, 0)`` swaps two of them. The axes
         that follow make a plane.
     n_leading
-        Leading axes of the file; those that ``order`` does not name have length 1.
+        Number of leading axes in the file; those missing in ``order`` have length 1.
     """
 
     def __init__(
@@ -259,25 +259,25 @@ class LazyArray(Planes):
         return _cache.get((self.source, where), load)[region]
 
 
-class Cut(Lazy):
-    """A part of an array in files. What is cut from it is read if it is a single plane, else later.
+class LazyView(FileArray):
+    """A lazy view of an array in files; indexing a single plane reads it, else makes a view.
 
-    napari cuts what is on screen out of all planes before it takes one of them.
+    napari slices the visible region of all planes before it takes one of them.
 
     Parameters
     ----------
     array
         The array.
     key
-        What to take, as NumPy indexes.
+        A NumPy index.
     """
 
-    def __init__(self, array: Lazy, key: Any = ...) -> None:
+    def __init__(self, array: FileArray, key: Any = ...) -> None:
         full = full_key(key, array.shape)
         spans = [range(n)[k] for k, n in zip(full, array.shape, strict=True)]
         self._set(array, tuple(spans))
 
-    def _set(self, array: Lazy, spans: tuple[int | range, ...]) -> None:
+    def _set(self, array: FileArray, spans: tuple[int | range, ...]) -> None:
         self._array, self._spans, self.dtype = array, spans, array.dtype
         self.shape = tuple(len(s) for s in spans if isinstance(s, range))
 
@@ -289,12 +289,12 @@ class Cut(Lazy):
     def __getitem__(self, key: Any) -> Any:
         wanted = iter(full_key(key, self.shape))
         spans = tuple(s[next(wanted)] if isinstance(s, range) else s for s in self._spans)
-        part = object.__new__(Cut)
+        part = object.__new__(LazyView)
         part._set(self._array, spans)
         return part if math.prod(part.shape[:-2]) > 1 and part.ndim > 2 else part.read()
 
     def read(self) -> np.ndarray:
-        """All of it, read now."""
+        """Read all of it."""
         return self._array[tuple(s if isinstance(s, int) else _slice(s) for s in self._spans)]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -308,12 +308,12 @@ def _slice(positions: range) -> slice:
 
 
 def span(key: int | slice, size: int) -> range:
-    """The positions that a key of `full_key` takes along an axis."""
+    """The positions along an axis that a key of `full_key` selects."""
     return range(size)[key] if isinstance(key, slice) else range(key, key + 1)
 
 
 def full_key(key: Any, shape: tuple[int, ...]) -> Key:
-    """Make of any key an integer (not negative) or a slice for each axis."""
+    """Convert any key to a nonnegative integer or a slice for each axis."""
     parts = list(key) if isinstance(key, tuple) else [key]
     if Ellipsis not in parts:
         parts.append(Ellipsis)

@@ -13,33 +13,33 @@ if TYPE_CHECKING:
     import tifffile
 
 NAMED = 4
-"""So many single planes stand in a sentence."""
+"""Maximum number of single planes named in a message."""
 
 
 class MissingPlanes(StrEnum):
-    """What is done of planes that are missing in a file."""
+    """How to treat planes that are missing in a file."""
 
     REFUSE = "refuse"
-    """The file is not opened."""
+    """Do not open the file."""
     DROP = "drop"
-    """Times, slices or channels that are not whole are left out."""
+    """Omit incomplete times, slices or channels."""
     FILL = "fill"
-    """They are black: 0."""
+    """Fill the planes with 0."""
 
 
 def absent_planes(series: tifffile.TiffPageSeries) -> np.ndarray | None:
-    """Which planes of a series are missing.
+    """Find the missing planes of a series.
 
     Returns
     -------
     numpy.ndarray or None
-        Booleans over the axes before those of a page; None where all planes are there.
+        Booleans over the axes before those of a page; None if no plane is missing.
     """
     from napari_unetseg.io.readers.tiff_pages import (
-        is_block,  # the help of commands needs the enum alone
+        is_block,  # the command line's help needs only the enum
     )
 
-    if is_block(series):  # whether the file ends before it is checked elsewhere
+    if is_block(series):  # truncation is checked elsewhere
         return None
     page = math.prod(series.keyframe.shape)
     grid: list[int] = []
@@ -55,7 +55,7 @@ def absent_planes(series: tifffile.TiffPageSeries) -> np.ndarray | None:
 
 
 def whole_indices(absent: np.ndarray) -> tuple[int, list[int]]:
-    """The axis along which the fewest planes are lost with what is not whole, and what stays."""
+    """The axis along which dropping incomplete indices loses the fewest planes, and the rest."""
     kept = []
     for axis in range(absent.ndim):
         others = tuple(a for a in range(absent.ndim) if a != axis)
@@ -66,7 +66,7 @@ def whole_indices(absent: np.ndarray) -> tuple[int, list[int]]:
 
 
 def describe_planes(absent: np.ndarray, letters: str) -> str:
-    """Name missing planes by axis and number from 0: ``T 3-9``, and single ones beside these."""
+    """Describe missing planes by axis and number from 0: ``T 3-9``, then single planes."""
     if not absent.ndim or absent.all():
         return "all"
     whole = []
@@ -88,7 +88,7 @@ def describe_planes(absent: np.ndarray, letters: str) -> str:
 
 
 def _ranges(numbers: list[int]) -> str:
-    """``0, 3-9``: runs of numbers."""
+    """Runs of numbers, such as ``0, 3-9``."""
     runs: list[list[int]] = []
     for n in numbers:
         if runs and n == runs[-1][-1] + 1:

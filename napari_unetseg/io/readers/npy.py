@@ -12,16 +12,16 @@ from napari_unetseg.core.errors import UserError
 
 
 def open_npy(path: Path) -> np.ndarray:
-    """An array in a file; its pixels are read when they are needed.
+    """Open an array in a file; its values are read on access.
 
     Raises
     ------
     UserError
-        It holds Python objects, which can run code when they are read.
+        It holds Python objects, which can run code when unpickled.
     ValueError
-        It is damaged.
+        The file is damaged.
     """
-    if _holds_objects(path):
+    if _has_objects(path):
         raise UserError(
             f"{path} holds Python objects, like cellpose's _seg.npy; they can run code and are "
             "not opened: save the masks as TIFF or PNG."
@@ -30,8 +30,8 @@ def open_npy(path: Path) -> np.ndarray:
     return array
 
 
-def _holds_objects(path: Path) -> bool:
-    """Whether the header says so; NumPy's own error says it in words alone."""
+def _has_objects(path: Path) -> bool:
+    """Whether the header declares objects; NumPy's own error can only be told by its text."""
     read = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
     with suppress(ValueError), path.open("rb") as file:
         version = npy_format.read_magic(file)

@@ -19,7 +19,7 @@ TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
 MOST_XML = 64 * 2**20
 MOST_PLANES = 10**7
 HEAD = 8192
-"""So many bytes of metadata are read to find the UUID that a file says it has."""
+"""Number of bytes at the start of the metadata that are searched for a file's UUID."""
 _COUNTS = (
     "SizeT", "SizeC", "SizeZ", "SizeX", "SizeY", "IFD", "NumPlanes", "PlaneCount", "FirstT",
     "FirstC", "FirstZ", "SamplesPerPixel",
@@ -27,30 +27,30 @@ _COUNTS = (
 _ROOT_UUID = re.compile(rb'<(?:\w+:)?OME\b[^>]*?\bUUID="([^"]+)"')
 
 Reference = tuple[str, str]
-"""UUID and name of a file, as metadata say them."""
+"""UUID and name of a file in the metadata."""
 
 
 @dataclass(frozen=True, slots=True)
 class OmeFiles:
-    """What was found of the files that an OME-TIFF names."""
+    """The files that an OME-TIFF refers to."""
 
     text: str | None
-    """OME-XML with the names that the files have now; None where the file's own will do."""
+    """OME-XML with the current file names; None if the file's own is valid."""
     notes: tuple[str, ...] = ()
-    """What people should know, a sentence each."""
+    """Notes for the user, a sentence each."""
     missing: tuple[str, ...] = ()
-    """Names of the files that are not there; the text says nothing of their planes."""
+    """Names of missing files; ``text`` has no entry of their planes."""
 
 
 def checked_xml(path: Path, text: str) -> ElementTree.Element:
-    """The root of OME-XML whose counts are those of an image.
+    """Parse OME-XML and check its counts.
 
     Raises
     ------
     UserError
-        It is larger than any metadata.
+        It is larger than the limit for metadata.
     ValueError
-        It counts more planes than any image has.
+        It declares more planes than the limit for images.
     """
     if len(text) > MOST_XML:
         raise UserError(f"{path} has metadata of {len(text) >> 20} MB; save it again.")
@@ -68,25 +68,26 @@ def checked_xml(path: Path, text: str) -> ElementTree.Element:
 def files_of(
     path: Path, file: tifffile.TiffFile, root: ElementTree.Element, own: str | None
 ) -> OmeFiles:
-    """Find the files that OME-XML names, under whatever name they have now.
+    """Find the files that OME-XML refers to, also after renaming.
 
-    A UUID says more than a name: what has the UUID of this file is this file, and another file is
-    looked for by its UUID where none has its name. A single name is this file under another name
-    if no UUID says otherwise, or no file has it, and all of its pages are in it.
+    A UUID takes precedence over a name: a reference with this file's UUID is this file, and another
+    file is searched by UUID if none has its name. If only one name is referenced, it is this file
+    under another name if no UUID contradicts that, or if no file has it and this file contains all
+    of its pages.
 
     Parameters
     ----------
     path, file
-        The file that was named.
+        The file that is opened.
     root
-        Its metadata, or those of its companion file; changed where names differ.
+        Its metadata, or those of its companion file; modified where names differ.
     own
-        The UUID that this file says it has.
+        The UUID in this file.
 
     Raises
     ------
     UserError
-        A name leads out of the folder.
+        A name refers to another folder.
     """
     parts = list(_parts(root))
     references = tuple(dict.fromkeys(ref for *_, ref in parts))
@@ -103,7 +104,7 @@ def files_of(
 def _places(
     path: Path, file: tifffile.TiffFile, parts: list[Part], search: _Search
 ) -> dict[Reference, Path | None]:
-    """Where the files are that are referred to; None for those that are missing."""
+    """Map references to files; None for missing ones."""
     itself: dict[Reference, Path | None] = dict.fromkeys(search.references, path)
     alone = len({name for _, name in search.references}) == 1
     unsaid = not search.own or not all(uuid for uuid, _ in search.references)
@@ -116,7 +117,7 @@ def _places(
 
 
 Part = tuple[ElementTree.Element, ElementTree.Element, Reference]
-"""Pixels, one of their TiffData, and the file that this one names."""
+"""Pixels, one of their TiffData, and the file it refers to."""
 
 
 def _parts(root: ElementTree.Element) -> Iterator[Part]:
@@ -129,7 +130,7 @@ def _parts(root: ElementTree.Element) -> Iterator[Part]:
 
 
 def _fits(file: tifffile.TiffFile, parts: list[Part]) -> bool:
-    """Whether all pages that metadata speak of are in a file."""
+    """Whether a file contains all pages that the metadata refer to."""
     pages = len(file.pages)
     ends = [
         int(data.get("IFD", 0))
@@ -142,7 +143,7 @@ def _fits(file: tifffile.TiffFile, parts: list[Part]) -> bool:
 def _as_named(
     ref: Reference, places: dict[Reference, Path | None], path: Path, root: str | None
 ) -> bool:
-    """Whether tifffile, which goes by UUID and then by name, comes to the same file."""
+    """Whether tifffile, which searches by UUID and then by name, finds the same file."""
     uuid, name = ref
     place = places[ref]
     if place == path:
@@ -152,7 +153,7 @@ def _as_named(
 
 
 def _rename(parts: list[Part], places: dict[Reference, Path | None], path: Path) -> None:
-    """Write the places into the XML: no name for this file, no data in a file that is missing."""
+    """Write file names into the XML: none for this file; data in missing files are removed."""
     for pixels, data, ref in parts:
         place = places[ref]
         if place is None:
@@ -167,7 +168,7 @@ def _rename(parts: list[Part], places: dict[Reference, Path | None], path: Path)
 
 
 class _Search:
-    """Looks for the files of a set in the folder of one of them."""
+    """Searches the folder of one file for the other files of a set."""
 
     def __init__(self, path: Path, own: str | None, references: tuple[Reference, ...]) -> None:
         self.references = references
@@ -176,7 +177,7 @@ class _Search:
         self._uuids: dict[Path, str | None] = {path: own}
 
     def place(self, ref: Reference) -> Path | None:
-        """Where a file is; None if it is missing."""
+        """The file of a reference; None if it is missing."""
         uuid, name = ref
         if uuid and uuid == self.own and not self._of_a_twin(ref):
             return self._path
@@ -193,7 +194,7 @@ class _Search:
         return found or named
 
     def _of_a_twin(self, ref: Reference) -> bool:
-        """Whether another file of the set, which says that it has the same UUID, is meant."""
+        """Whether the reference is to another file of the set with the same UUID."""
         uuid, name = ref
         if not any(_same(n, self._path.name) for _, n in self.references if n != name):
             return False
@@ -220,12 +221,12 @@ class _Search:
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether two names are the same but for case and for how their accents are written."""
+    """Whether two names are equal up to case and Unicode normalisation."""
     return same_name(one).casefold() == same_name(other).casefold()
 
 
 def tiffs_beside(path: Path, *suffixes: str) -> list[Path]:
-    """The other TIFFs in the folder of a file, links out of it left out."""
+    """The other TIFFs in the folder of a file, without links to other folders."""
     return sorted(
         f
         for f in path.parent.iterdir()
@@ -237,14 +238,14 @@ def tiffs_beside(path: Path, *suffixes: str) -> list[Path]:
 
 
 def uuid_of(path: Path) -> str | None:
-    """The UUID in a file's OME-XML; None where it says none."""
+    """The UUID in a file's OME-XML, if any."""
     status = path.stat()
     return _uuid_of(path, (status.st_mtime_ns, status.st_size))
 
 
 @lru_cache(maxsize=4096)
 def _uuid_of(path: Path, stamp: tuple[int, int]) -> str | None:
-    del stamp  # a file that was saved anew is read anew
+    del stamp  # a file that was saved again is reread
     try:
         with path.open("rb") as stream:
             if stream.read(2) in (b"II", b"MM"):
@@ -255,14 +256,14 @@ def _uuid_of(path: Path, stamp: tuple[int, int]) -> str | None:
             else:
                 stream.seek(0)
                 head = stream.read(HEAD)
-    except Exception:  # noqa: BLE001 - whatever else lies in the folder is not a part of it
+    except Exception:  # noqa: BLE001 - other files in the folder are not part of the set
         return None
     found = _ROOT_UUID.search(head)
     return found[1].decode(errors="replace") if found else None
 
 
 def metadata_beside(path: Path, name: str, uuid: str | None) -> Path | None:
-    """The file of metadata that one without them names, under whatever name; None if missing."""
+    """The metadata file that a file refers to, also after renaming; None if missing."""
     other = beside(path, name)
     if other.is_file():
         return other
@@ -271,7 +272,7 @@ def metadata_beside(path: Path, name: str, uuid: str | None) -> Path | None:
 
 
 def beside(path: Path, name: str) -> Path:
-    """Where a file that metadata name would be, which must be in the folder of the image."""
+    """The path of a file named in metadata, which must be in the folder of the image."""
     other = as_stored(path.parent / name)
     plain = name and not set(name) & set("\\:\0") and not Path(name).is_absolute()
     if not plain or ".." in Path(name).parts or not inside(other, path.parent):

@@ -21,7 +21,7 @@ MOST_LEVELS = 64
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """An array of an image, with the spacing and the place of its first voxel along each axis."""
+    """An array of an image, with its spacing and origin along each axis."""
 
     node: Node
     scale: tuple[float, ...]
@@ -29,8 +29,8 @@ class _Level:
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
-    """What is the same for all levels of an image; ``given`` sizes are people's."""
+class _ImageMetadata:
+    """Metadata common to all levels of an image; ``given`` sizes are set by the user."""
 
     letters: str
     order: tuple[int, ...]
@@ -48,20 +48,20 @@ def open_zarr(
     sizes: Sizes | None = None,
     name: str = "image",
 ) -> tuple[Stack, ...]:
-    """Open an image of a Zarr store: its levels, the one of full resolution first.
+    """Open an image of a Zarr store at all levels, the full resolution first.
 
     Parameters
     ----------
     path
-        The store, or a group or an array in it; `is_zarr` says yes.
+        The store, or a group or an array in it, for which `is_zarr` is true.
     axes
-        One letter for each axis in the file, where it says nothing or says it wrong.
+        One letter for each axis in the file, if its metadata are missing or wrong.
     labels
-        Labels are opened: of an image with one group of labels, these.
+        Open labels; for an image with one label group, that group.
     sizes
-        Spacing and unit of axes, where the file says nothing or says it wrong.
+        Spacing and unit of axes, if the metadata are missing or wrong.
     name
-        What the stacks are called.
+        The name of the stacks.
 
     Returns
     -------
@@ -71,8 +71,8 @@ def open_zarr(
     Raises
     ------
     UserError
-        It is a plate or holds several images, which the sentence names; it is damaged, leads out
-        of itself, has codecs that are not read, or the axes do not fit.
+        It is a plate or holds several images, which the message lists; it is damaged, refers to
+        files outside the store, has unsupported codecs, or the axes do not fit.
     """
     node = _image_of(read_node(path), labels=labels)
     if node.array is not None:
@@ -89,9 +89,11 @@ def open_zarr(
         channels, colors = _omero(node)
     first = levels[0].node
     letters = letters_of(axes, found, first.shape, first.path)
-    said = _Said(letters, arranged(letters, first.shape), units, sizes or {}, channels, colors)
-    stacks = tuple(_stack(level, said, name) for level in levels)
-    if not labels and stacks[0].data.holds_nothing():
+    metadata = _ImageMetadata(
+        letters, arranged(letters, first.shape), units, sizes or {}, channels, colors
+    )
+    stacks = tuple(_stack(level, metadata, name) for level in levels)
+    if not labels and stacks[0].data.has_no_chunks():
         raise UserError(
             f"{levels[0].node.path} has no pixels: all of its chunks are missing; copy or save "
             "it again."
@@ -100,7 +102,7 @@ def open_zarr(
 
 
 def label_names(path: Path) -> tuple[str, ...]:
-    """Names of the groups of labels that belong to an image; empty where there are none."""
+    """Names of the label groups of an image; empty if there are none."""
     if not any((path / "labels" / name).exists() for name in (".zgroup", "zarr.json")):
         return ()
     node = read_node(path / "labels")
@@ -108,21 +110,21 @@ def label_names(path: Path) -> tuple[str, ...]:
     return tuple(str(n) for n in _entries(node, names) if is_zarr(child_of(node, n)))
 
 
-def _stack(level: _Level, said: _Said, name: str) -> Stack:
-    axes = "".join(said.letters[i] for i in said.order)
-    scale = dict(zip(said.letters, level.scale, strict=False))
-    shift = dict(zip(said.letters, level.translation, strict=False))
-    sizes = {a: (s, said.units.get(a, PIXEL)) for a, s in scale.items() if s > 0}
-    sizes |= said.given
+def _stack(level: _Level, metadata: _ImageMetadata, name: str) -> Stack:
+    axes = "".join(metadata.letters[i] for i in metadata.order)
+    scale = dict(zip(metadata.letters, level.scale, strict=False))
+    shift = dict(zip(metadata.letters, level.translation, strict=False))
+    sizes = {a: (s, metadata.units.get(a, PIXEL)) for a, s in scale.items() if s > 0}
+    sizes |= metadata.given
     return Stack(
-        ZarrArray(level.node, said.order),
+        ZarrArray(level.node, metadata.order),
         axes,
         tuple(sizes.get(a, (1.0, PIXEL))[0] for a in axes),
         tuple(sizes.get(a, (1.0, PIXEL))[1] for a in axes),
-        said.channels,
+        metadata.channels,
         name,
         tuple(shift.get(a, 0.0) for a in axes),
-        said.colors,
+        metadata.colors,
     )
 
 
@@ -130,7 +132,7 @@ def _stack(level: _Level, said: _Said, name: str) -> Stack:
 
 
 def _image_of(node: Node, *, labels: bool, depth: int = 0) -> Node:
-    """The array or the multiscale group that a node stands for."""
+    """The array or the multiscale group of a node."""
     if labels and depth == 0 and node.array is None and (names := label_names(node.path)):
         return _only(node, [f"labels/{n}" for n in names], "groups of labels", labels=True)
     if node.array is not None or _described(node):
@@ -166,7 +168,7 @@ def _described(node: Node) -> bool:
 
 
 def _only(node: Node, names: Sequence[str], what: str, *, labels: bool, depth: int = 0) -> Node:
-    """The single part of a group; of several, people choose."""
+    """The only child of a group; with several children the user must choose."""
     if not names:
         raise UserError(f"{node.path} contains no image; choose a folder that contains one.")
     if len(names) > 1:
@@ -194,7 +196,7 @@ def _entries(node: Node, value: Any) -> list[Any]:
 
 
 def _paths(node: Node, entries: Any) -> list[str]:
-    """The paths that a list of wells or fields names."""
+    """The paths in a list of wells or fields."""
     named = [e.get("path") if isinstance(e, dict) else None for e in _entries(node, entries)]
     return [str(child_of(node, n).relative_to(node.path)) for n in named if n is not None]
 
@@ -211,7 +213,7 @@ def _wrong(node: Node, reason: str) -> UserError:
 
 
 def _plain_axes(node: Node) -> str:
-    """Letters of a plain array's axes, from the names that xarray and Zarr 3 give them."""
+    """Letters of a plain array's axes, from the names set by xarray and Zarr 3."""
     array = node.array or {}
     names = array.get("dimension_names") or node.attributes.get("_ARRAY_DIMENSIONS") or []
     letters = "".join(str(n)[:1].upper() for n in names if n) if isinstance(names, list) else ""
@@ -271,7 +273,7 @@ def _levels(node: Node, scales: Mapping[str, Any], n: int) -> list[_Level]:
 
 
 def _transform(node: Node, steps: Any, n: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Scale and translation that a list of transformations comes to."""
+    """Combine a list of transformations to a scale and a translation."""
     scale, shift = (1.0,) * n, (0.0,) * n
     for step in _entries(node, steps or []):
         kind = step.get("type") if isinstance(step, dict) else None
@@ -294,7 +296,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _omero(node: Node) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names and colours of channels; empty where it does not say them of each."""
+    """Names and colours of channels; empty unless given for all channels."""
     omero = node.ome.get("omero")
     channels = omero.get("channels") if isinstance(omero, dict) else None
     if not isinstance(channels, list) or not all(isinstance(c, dict) for c in channels):
@@ -305,6 +307,6 @@ def _omero(node: Node) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _color(value: Any) -> str:
-    """A colour as ``#rrggbb``; empty if it is none."""
+    """A colour as ``#rrggbb``; empty if it is invalid."""
     text = str(value).removeprefix("#")[:6].lower()
     return f"#{text}" if len(text) == 6 and set(text) <= set("0123456789abcdef") else ""

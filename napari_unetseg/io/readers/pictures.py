@@ -37,7 +37,7 @@ _DTYPES = dict.fromkeys(("L", "LA", "P", "RGB", "RGBA"), "uint8") | {
 
 @dataclass(frozen=True, slots=True)
 class PictureFacts:
-    """What the header of a picture says; ``spacing`` is the size of a pixel in µm (Y, X)."""
+    """Header of a picture; ``spacing`` is the size of a pixel in µm (Y, X)."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -47,7 +47,7 @@ class PictureFacts:
 
 @dataclass(frozen=True, slots=True)
 class PictureSource:
-    """The pixels of a picture: a single plane. ``mode`` is Pillow's name of the wanted layout."""
+    """The pixels of a picture: a single plane. ``mode`` is Pillow's name of the layout."""
 
     path: Path
     stamp: tuple[int, int]
@@ -55,7 +55,7 @@ class PictureSource:
 
     def read(self, _index: tuple[int, ...], region: Key, /) -> np.ndarray:
         """Decode the picture and cut the region; the index is empty."""
-        # of a file Pillow would ask for as many bytes as a damaged header says
+        # for a file Pillow would allocate as many bytes as a damaged header declares
         with Image.open(io.BytesIO(self.path.read_bytes())) as image:
             if _deep_colour(image):
                 array = imagecodecs.png_decode(self.path.read_bytes())
@@ -73,15 +73,15 @@ def open_picture(path: Path, axes: str | None, name: str, *, labels: bool = Fals
     Parameters
     ----------
     path, axes, name
-        The file, letters for its axes, and what the stack is called.
+        The file, its axis letters, and the name of the stack.
     labels
-        The numbers of a palette picture are labels and stay as they are; otherwise they become
-        the colours they stand for. Alpha beside grey stays too, since the mask may be in it.
+        Keep the indices of a palette picture as labels; otherwise they are converted to colours.
+        Alpha beside grey is kept too, since the mask may be in it.
 
     Raises
     ------
     UserError
-        Not a picture, damaged, absurdly large, or the axes do not fit.
+        Not a picture, damaged, too large, or the axes do not fit.
     """
     with reading(path):
         status = path.stat()
@@ -101,7 +101,7 @@ def open_picture(path: Path, axes: str | None, name: str, *, labels: bool = Fals
 
 
 def _facts(path: Path, *, labels: bool) -> tuple[PictureFacts, str]:
-    """What the header says, and the layout to ask a `PictureSource` for."""
+    """Read the header, and select the layout for a `PictureSource`."""
     try:
         image = Image.open(path)
     except Image.DecompressionBombError as error:
@@ -121,7 +121,7 @@ def _facts(path: Path, *, labels: bool) -> tuple[PictureFacts, str]:
 
 
 def _wanted(image: Image.Image, labels: bool) -> str:
-    """Choose the layout that a picture is read in."""
+    """Select the layout for reading a picture."""
     if labels and image.mode in ("1", "LA", "P"):
         return image.mode
     if image.mode == "P":
@@ -131,13 +131,13 @@ def _wanted(image: Image.Image, labels: bool) -> str:
 
 
 def _deep_colour(image: Image.Image) -> bool:
-    """Tell whether a PNG has several samples of 16 bits, which Pillow would cut to 8."""
+    """Whether a PNG has several samples of 16 bits, which Pillow would reduce to 8."""
     tiles = getattr(image, "tile", ())
     return image.mode in ("RGB", "RGBA", "LA") and any(";16B" in str(t.args) for t in tiles)
 
 
 def _spacing(image: Image.Image) -> tuple[float, float] | None:
-    """Size of a pixel (Y, X) in µm where the resolution is not one for printers."""
+    """Size of a pixel (Y, X) in µm, unless it is a print resolution."""
     dpi = image.info.get("dpi")
     if not dpi or min(dpi) <= 0:
         return None

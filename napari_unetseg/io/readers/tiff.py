@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TiffSource:
-    """The pixels of an image in a TIFF; ``stamp`` tells states of a file apart.
+    """The pixels of an image in a TIFF; ``stamp`` identifies the version of the file.
 
     ``scene`` names the image, ``level`` is one of its resolutions.
     """
@@ -55,7 +55,7 @@ class TiffSource:
 
 
 class _Opened:
-    """An open TIFF; closed when it is dropped by the cache and by its last reader."""
+    """An open TIFF; closed when neither the cache nor a reader refers to it."""
 
     def __init__(self, source: TiffSource) -> None:
         self._file = open_tiff(source.path).file
@@ -76,7 +76,7 @@ class _Opened:
         return self._pixels.read(index, region)
 
     def __del__(self) -> None:
-        if (file := getattr(self, "_file", None)) is not None:  # a broken file was never opened
+        if (file := getattr(self, "_file", None)) is not None:  # opening may have failed
             file.close()
 
 
@@ -86,7 +86,7 @@ def _opened(source: TiffSource) -> _Opened:
 
 
 def _kept(image: TiffImage, missing: MissingPlanes) -> tuple[int, list[int]] | None:
-    """The axis along which planes are left out, and what stays of it; None for none."""
+    """The axis along which planes are dropped and the remaining indices; None if nothing is."""
     absent = image.absent if missing is MissingPlanes.DROP else None
     return None if absent is None else whole_indices(absent)
 
@@ -106,21 +106,21 @@ def open_tiff_levels(
     path
         The file.
     scene
-        Name or number of the image; empty where the file holds one.
+        Name or number of the image; empty if the file holds one.
     axes, given
-        Letters of axes, and spacing and unit of some, where the file says them wrong.
+        Letters of axes, and spacing and unit of some, which override the file's.
     name
-        What the stacks are called.
+        The name of the stacks.
     missing
-        What is done of planes that are missing in the file.
+        How to treat planes that are missing in the file.
 
     Raises
     ------
     UserError
-        Not a TIFF, damaged, cut short, planes are missing, or far more pixels are declared than
+        Not a TIFF, damaged, truncated, planes are missing, or far more pixels are declared than
         stored.
     ChoiceError
-        It holds several images, or planes are missing, and what is wanted was not said.
+        It holds several images, or planes are missing, and the caller did not choose.
     """
     with reading(path), _complaints() as complaints:
         status = path.stat()
@@ -132,13 +132,13 @@ def open_tiff_levels(
             letters = letters_of(axes, image.axes, image.shape, path)
             _check_files(path, image, found.missing, missing)
             kept, missed = _missing(path, image, letters, missing)
-            said = metadata_of(file, image.first)
+            metadata = metadata_of(file, image.first)
             notes = (*found.notes, *chosen, *image.remarks)
             notes += (*(image.guess if axes is None else ()), *missed)
             notes += (*_lacking(path, file, image, found.missing),)
     rgb = "S" in letters and image.shape[letters.index("S")] > 2
-    channels = ("red", "green", "blue") if rgb else said.channels
-    about = _About({**said.sizes, **given}, channels, said.colors, notes)
+    channels = ("red", "green", "blue") if rgb else metadata.channels
+    about = _StackMetadata({**metadata.sizes, **given}, channels, metadata.colors, notes)
     shapes = [_without(shape, kept) for shape in image.levels]
     return tuple(
         _stack(replace(source, level=level), shape, shapes[0], image.dtype, letters, about, name)
@@ -147,7 +147,7 @@ def open_tiff_levels(
 
 
 def _lacking(path: Path, file: TiffFile, image: TiffImage, missing: Sequence[str]) -> Iterator[str]:
-    """What is to be said of files and planes that are named but are not there."""
+    """Notes on files and planes that the metadata refer to and that are missing."""
     yield from (f"{name} is missing, which is a part of {path.name}." for name in missing[:1])
     if file.is_ome and image.first.kind in ("generic", "uniform"):
         yield (
@@ -159,8 +159,8 @@ def _lacking(path: Path, file: TiffFile, image: TiffImage, missing: Sequence[str
 
 
 @dataclass(frozen=True, slots=True)
-class _About:
-    """What is the same of all resolutions of an image; see `Stack`."""
+class _StackMetadata:
+    """Metadata common to all resolutions of an image; see `Stack`."""
 
     sizes: Sizes
     channels: tuple[str, ...]
@@ -174,10 +174,10 @@ def _stack(
     full: tuple[int, ...],
     dtype: np.dtype[Any],
     letters: str,
-    about: _About,
+    about: _StackMetadata,
     name: str,
 ) -> Stack:
-    """A stack of one resolution; its pixels lie in the middle of those of the full one."""
+    """A stack of one resolution, centred on the full resolution."""
     lead = letters.index("Y") if "Y" in letters else 0
     order = _order(letters[:lead], shape)
     places = (*order, *range(lead, len(letters)))
@@ -198,7 +198,7 @@ def _stack(
 
 
 def _order(lead: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Leading axes longer than 1, Z after the others but channels, so that a volume is ZYX."""
+    """Leading axes longer than 1; Z comes after other grid axes, so that a volume is ZYX."""
     places = [i for i in range(len(lead)) if shape[i] > 1]
     grid = [i for i in places if lead[i] not in "CS"]
     z = lead.find("Z")
@@ -209,7 +209,7 @@ def _order(lead: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _without(shape: tuple[int, ...], kept: tuple[int, list[int]] | None) -> tuple[int, ...]:
-    """A shape without the planes that are left out."""
+    """A shape without the dropped planes."""
     if kept is None:
         return shape
     axis, stays = kept
@@ -217,7 +217,7 @@ def _without(shape: tuple[int, ...], kept: tuple[int, list[int]] | None) -> tupl
 
 
 def _check(path: Path, image: TiffImage, complaints: Sequence[str]) -> None:
-    """Refuse an image that is damaged, cut short or larger than its file can hold."""
+    """Refuse an image that is damaged, truncated or larger than its file can hold."""
     check_numbers(path, image.dtype)
     for series in image.series:
         for level in series.levels:
@@ -233,7 +233,7 @@ def _check(path: Path, image: TiffImage, complaints: Sequence[str]) -> None:
 def _check_files(
     path: Path, image: TiffImage, names: Sequence[str], missing: MissingPlanes
 ) -> None:
-    """Refuse an image that has planes in files that are missing, or whose metadata are in one."""
+    """Refuse an image with planes, or metadata, in missing files."""
     lost = image.absent is not None or image.first.kind != "ome"
     if names and lost and missing is MissingPlanes.REFUSE:
         raise ChoiceError(
@@ -245,7 +245,7 @@ def _check_files(
 def _missing(
     path: Path, image: TiffImage, letters: str, missing: MissingPlanes
 ) -> tuple[tuple[int, list[int]] | None, tuple[str, ...]]:
-    """What is left out for want of planes, and what is said of it."""
+    """The dropped planes, and a note on them."""
     absent = image.absent
     if absent is None:
         return None, ()
@@ -273,7 +273,7 @@ def _lacks(absent: np.ndarray, letters: str) -> str:
 
 @contextmanager
 def _complaints() -> Iterator[list[str]]:
-    """Collect what tifffile logs about broken page chains: it goes on with fewer pages."""
+    """Collect tifffile's log messages on broken page chains, which it truncates silently."""
     found: list[str] = []
     thread = threading.get_ident()
 
@@ -281,14 +281,14 @@ def _complaints() -> Iterator[list[str]]:
         def emit(self, record: logging.LogRecord) -> None:
             text = record.getMessage()
             broken = any(word in text for word in ("offset", "corrupted", "failed to reshape"))
-            mixed = "invalid shaped series" in text  # pages without its notes were appended
+            mixed = "invalid shaped series" in text  # appended pages lack its metadata
             if record.thread == thread and broken and not mixed:
                 found.append(text)
 
     logger, listener = logging.getLogger("tifffile"), Listener(logging.ERROR)
     level = logger.level
     logger.addHandler(listener)
-    if logger.getEffectiveLevel() > logging.ERROR:  # scripts like to silence it
+    if logger.getEffectiveLevel() > logging.ERROR:  # scripts may have silenced it
         logger.setLevel(logging.ERROR)
     try:
         yield found
@@ -302,30 +302,30 @@ def _complaints() -> Iterator[list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class TiffContent:
-    """An image in a TIFF, for people to choose from."""
+    """An image in a TIFF, for a list of choices."""
 
     name: str
     axes: str
     shape: tuple[int, ...]
     dtype: str
-    """As the file says them."""
+    """Axes as in the file."""
     levels: tuple[tuple[int, ...], ...]
     """Shape at each resolution."""
     associated: bool
-    """It belongs to another image: a thumbnail, the label of a slide."""
+    """Whether it is associated with another image: a thumbnail, the label of a slide."""
     missing: str
-    """Which planes are missing, such as ``T 3–9``; empty for none."""
+    """The missing planes, such as ``T 3–9``; empty for none."""
 
 
 def tiff_contents(path: Path) -> tuple[TiffContent, ...]:
-    """All images in a TIFF; see `open_tiff_levels` for the errors."""
+    """All images in a TIFF; errors are as for `open_tiff_levels`."""
     with reading(path), open_tiff(path).file as file:
         return tuple(_content(image, path) for image in images_of(file))
 
 
 def _content(image: TiffImage, path: Path) -> TiffContent:
     absent, letters = image.absent, image.axes
-    with suppress(UserError):  # channels and colour samples, which can be listed but not opened
+    with suppress(UserError):  # channels and colour samples cannot be opened
         letters = letters_of(None, image.axes, image.shape, path)
     return TiffContent(
         image.name,

@@ -21,28 +21,28 @@ from napari_unetseg.io.readers.tiff_pages import check_chain
 
 @dataclass(frozen=True, slots=True)
 class OpenTiff:
-    """An open TIFF; whoever opens it closes it."""
+    """An open TIFF; the caller closes it."""
 
     file: tifffile.TiffFile
-    """With the planes of all files that belong to it."""
+    """The TIFF, with the planes of all files that belong to it."""
     notes: tuple[str, ...] = ()
-    """What people should know of these, a sentence each."""
+    """Notes on these files for the user, a sentence each."""
     missing: tuple[str, ...] = ()
-    """Names of those that are not there; their planes are missing."""
+    """Names of missing files, whose planes are missing."""
 
 
 def open_tiff(path: Path) -> OpenTiff:
-    """Open a TIFF; of several files of an OME-TIFF the planes of all belong to it.
+    """Open a TIFF; a multi-file OME-TIFF includes the planes of all its files.
 
     The metadata may lie in a ``companion.ome`` beside it.
 
     Raises
     ------
     UserError
-        The metadata name files in another folder, or more planes than any image has; a file of
-        an NDTiff is missing.
+        The metadata refer to files in another folder, or declare more planes than the limit; a file
+        of an NDTiff is missing.
     ValueError
-        Its pages follow each other in a circle.
+        The chain of pages is circular.
     """
     file = tifffile.TiffFile(path)
     found = OmeFiles(None)
@@ -67,7 +67,7 @@ def open_tiff(path: Path) -> OpenTiff:
 
 
 def _ome(path: Path, file: tifffile.TiffFile, text: str) -> OmeFiles:
-    """The files of an OME-TIFF; of one that holds pixels alone that of its metadata too."""
+    """The files of an OME-TIFF, also for a file whose metadata are in another file."""
     root = checked_xml(path, text)
     own, only = root.get("UUID"), root.find("{*}BinaryOnly")
     if only is None:
@@ -81,7 +81,7 @@ def _ome(path: Path, file: tifffile.TiffFile, text: str) -> OmeFiles:
 
 
 def _companion(path: Path, name: str, uuid: str | None) -> str | None:
-    """OME-XML in the file of that name or UUID; None where it is missing."""
+    """OME-XML in the file with that name or UUID; None if it is missing."""
     other = metadata_beside(path, name, uuid)
     if other is None:
         return None

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from napari_unetseg.io.readers.lazy_array import Key
 
 ASSOCIATED = re.compile(r"(thumbnail|macro|label|overview|map)( image)?", re.IGNORECASE)
-"""Names of pictures that belong to the image of a slide."""
+"""Names of pictures associated with the image of a slide."""
 OWN_INDEX = ("mmstack", "ndtiff", "eer")
-"""Kinds whose pages tifffile takes from an index of theirs and not from the chain of headers."""
+"""Formats whose pages tifffile reads from their own index instead of the chain of headers."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -34,30 +34,30 @@ class TiffImage:
     """An image in a TIFF."""
 
     first: tifffile.TiffPageSeries
-    """The series that its metadata are of."""
+    """The series that the metadata describe."""
     shape: tuple[int, ...]
     axes: str
-    """As the file says them; ``I`` and ``Q`` are axes without a name."""
+    """Axes as in the file; ``I`` and ``Q`` are unnamed axes."""
     name: str = ""
-    """What it is called in the file; ``Series 2`` where the file says nothing."""
+    """Name in the file; ``Series 2`` if the file has none."""
     pages: tuple[tifffile.TiffPageSeries, ...] = ()
     where: tuple[tuple[int, int], ...] = ()
-    """Of an image that is made of several series: its pages, those that are stored alike together,
-    and for each page which of them it is in, and its number there."""
+    """For an image made of several series: its pages, grouped by storage layout, and for each page
+    the index of its group and its index in the group."""
     associated: bool = False
-    """It belongs to another image: a thumbnail, the label of a slide."""
+    """Whether it is associated with another image: a thumbnail, the label of a slide."""
     described: bool = True
-    """The metadata of the file speak of it."""
+    """Whether the metadata of the file describe it."""
     within: bool = True
-    """It has planes in the file that was named, and not only in others of its set."""
+    """Whether it has planes in the opened file, and not only in others of its set."""
     remarks: tuple[str, ...] = ()
-    """What people should know of how it is read, a sentence each."""
+    """Notes for the user on how it is read, a sentence each."""
     guess: tuple[str, ...] = ()
-    """The same of its axes, where nobody gives them."""
+    """Notes on guessed axes, used unless the user gives the axes."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the pixels."""
+        """Dtype of the pixels."""
         return self.first.dtype
 
     @property
@@ -69,23 +69,23 @@ class TiffImage:
 
     @property
     def series(self) -> tuple[tifffile.TiffPageSeries, ...]:
-        """Where its pages are."""
+        """The series of its pages."""
         return self.pages or (self.first,)
 
     @property
     def absent(self) -> np.ndarray | None:
-        """Which planes are missing; see `absent_planes`."""
+        """The missing planes; see `absent_planes`."""
         return None if self.where else absent_planes(self.first)
 
     @property
     def size(self) -> str:
-        """Shape and type for people."""
+        """Shape and dtype, for messages."""
         more = "" if self.described else ", not in its metadata"
         return f"{' × '.join(map(str, self.shape))} {self.dtype}{more}"
 
 
 class PixelReader:
-    """Reads the pixels of an image at one of its resolutions, by tiles where ``large``."""
+    """Reads the pixels of an image at one resolution, by tiles if ``large``."""
 
     def __init__(self, image: TiffImage, level: int = 0, *, large: bool = False) -> None:
         import zarr
@@ -108,9 +108,9 @@ class PixelReader:
 
 
 def images_of(file: tifffile.TiffFile) -> tuple[TiffImage, ...]:
-    """All images in an open TIFF, those that belong to another one last.
+    """All images in an open TIFF, associated ones last.
 
-    Pages that the metadata of a file do not speak of are images of their own.
+    Pages that the metadata do not describe are images of their own.
     """
     series = _series(file)
     images = [_image(file, s) for s in series]
@@ -134,15 +134,15 @@ def images_of(file: tifffile.TiffFile) -> tuple[TiffImage, ...]:
 def choose_image(
     path: Path, images: Sequence[TiffImage], wanted: str
 ) -> tuple[TiffImage, tuple[str, ...]]:
-    """The image that is meant, and what people should know of the choice, a sentence each.
+    """Choose an image; return it with notes for the user, a sentence each.
 
-    Where none was named it is the only one beside those that belong to it, or the only one with
-    planes in this file of a set; or all of them are one stack, if their pages are alike.
+    If none is named, it is the only one besides associated images, or the only one with planes in
+    this file of a set; or all are joined to one stack, if their pages are alike.
 
     Raises
     ------
     ChoiceError
-        Several images are not alike, or none is called as wanted.
+        Several images differ, or none has the wanted name.
     """
     names, shown = [i.name for i in images], [f"{i.name} ({i.size})" for i in images]
     if wanted:
@@ -183,13 +183,13 @@ def choose_image(
 
 
 def _series(file: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
-    """The series of a file; pages that differ in the middle of a uniform chain are told apart.
+    """The series of a file; pages that differ within a uniform chain are separated.
 
-    tifffile looks at a few pages to see whether all are alike. Pages without pixels are no image.
+    tifffile compares only a few pages. Pages without pixels are skipped.
     """
     try:
         series = list(file.series)
-    except RuntimeError:  # tifffile has found such a page itself
+    except RuntimeError:  # tifffile has noticed such a page
         file.is_uniform = False
         series = list(file.series)
     if series and series[0].kind == "uniform" and differing_page(series[0]) is not None:
@@ -198,7 +198,7 @@ def _series(file: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
 
 
 def _undescribed(file: tifffile.TiffFile, series: Sequence[tifffile.TiffPageSeries]) -> list[Page]:
-    """The pages that metadata do not speak of."""
+    """The pages that metadata do not describe."""
     files = {id(f): f for f in (file, *file._files.values())}
     if len(series) == 1 and is_block(series[0]) and len(file.pages) == _planes(series[0]):
         return []
@@ -221,7 +221,7 @@ def _has_pixels(page: Page) -> bool:
 
 
 def _alike(pages: Iterable[Page]) -> list[tifffile.TiffPageSeries]:
-    """Series of the pages that are stored alike; pages without pixels are left out."""
+    """Series of pages with the same layout; pages without pixels are skipped."""
     groups: dict[int, list[Page]] = {}
     for page in filter(_has_pixels, pages):
         groups.setdefault(page.hash, []).append(page)
@@ -229,10 +229,9 @@ def _alike(pages: Iterable[Page]) -> list[tifffile.TiffPageSeries]:
 
 
 def _pages(series: tifffile.TiffPageSeries) -> Iterator[Page]:
-    """The pages of a series that its shape asks for and that are there.
+    """The existing pages of a series, up to the number in its shape.
 
-    Of pixels in one block the headers of all pages but the first may be missing, or be those of
-    other pages.
+    For pixels in one block all page headers but the first may be missing, or belong to other pages.
     """
     first, planes = series.keyframe, _planes(series)
     if not is_block(series):
@@ -248,14 +247,14 @@ def _pages(series: tifffile.TiffPageSeries) -> Iterator[Page]:
 
 
 def _planes(series: tifffile.TiffPageSeries) -> int:
-    """How many pages the shape of a series asks for."""
+    """The number of pages in the shape of a series."""
     return math.prod(series.shape) // max(math.prod(series.keyframe.shape), 1)
 
 
 def _of_pages(pages: Sequence[Page]) -> tifffile.TiffPageSeries:
-    """A series of pages that are stored alike; a single page has no axis of pages.
+    """A series of pages with the same layout; a single page has no page axis.
 
-    Some versions of tifffile leave out axes of length 1 and others do not: there are none here.
+    Axes of length 1 are removed, as versions of tifffile differ in that.
     """
     first = pages[0]
     lead = (len(pages),) if len(pages) > 1 else ()
@@ -285,7 +284,7 @@ def _image(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> TiffImag
 
 
 def _remarks(name: str, series: tifffile.TiffPageSeries) -> Iterator[str]:
-    """What people should know of how a series is read."""
+    """Notes for the user on how a series is read."""
     if series.kind == "generic" and any(not s.keyframe.is_reduced for s in series.levels[1:]):
         sizes = listed([" × ".join(map(str, level.shape)) for level in series.levels])
         yield f"{name} has pages of several sizes, read as resolutions of an image: {sizes}."
@@ -296,7 +295,7 @@ def _remarks(name: str, series: tifffile.TiffPageSeries) -> Iterator[str]:
 
 
 def _planned(series: tifffile.TiffPageSeries) -> str:
-    """The axes that Micro-Manager was to acquire more of, each with its length: ``T 10``."""
+    """The axes that Micro-Manager planned to be longer, with their lengths: ``T 10``."""
     metadata = series.keyframe.parent.micromanager_metadata or {}
     summary = metadata.get("Summary", {})
     keys = {"T": "Frames", "R": "Positions", "Z": "Slices", "C": "Channels"}
@@ -309,7 +308,7 @@ def _planned(series: tifffile.TiffPageSeries) -> str:
 
 
 def _are_channels(page: tifffile.TiffPage) -> bool:
-    """Whether the samples of a pixel are channels: neither colours nor grey beside alpha."""
+    """Whether the samples of a pixel are channels: neither colours nor grey with alpha."""
     kinds = tifffile.PHOTOMETRIC
     grey = page.photometric in (kinds.MINISBLACK, kinds.MINISWHITE, kinds.SEPARATED)
     alpha = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
@@ -325,7 +324,7 @@ def _guess(name: str, series: tifffile.TiffPageSeries) -> str:
 
 
 def _only_tagged_as_colour(series: tifffile.TiffPageSeries) -> bool:
-    """Whether tifffile wrote planes that it took for colours since there were 3 or 4 of them."""
+    """Whether tifffile wrote planes as colour samples because there were 3 or 4 of them."""
     text = series.keyframe.shaped_description or ""
     planar = "S" in series.axes and not series.axes.endswith("S")
     return planar and series.kind == "shaped" and '"axes"' not in text
@@ -335,10 +334,10 @@ def _only_tagged_as_colour(series: tifffile.TiffPageSeries) -> bool:
 
 
 def _joined(images: Sequence[TiffImage]) -> TiffImage | None:
-    """One image of several whose pages are alike; None if they are not.
+    """Join images with the same layout to one; None if they differ.
 
-    Images of one shape become planes of a new axis. The pages of images of several shapes, and
-    those that nothing is said about, become one axis, if there is no other.
+    Images of one shape become planes along a new axis. Pages of images of several shapes, and
+    undescribed pages, become one axis, if there is no other.
     """
     first = images[0]
     page = first.first.keyframe
@@ -372,12 +371,12 @@ def _joined(images: Sequence[TiffImage]) -> TiffImage | None:
 
 
 def _pixel_sizes(image: TiffImage) -> tuple[tuple[str, tuple[float, str]], ...]:
-    said = metadata_of(image.first.keyframe.parent, image.first).sizes
-    return tuple(sorted(said.items()))
+    metadata = metadata_of(image.first.keyframe.parent, image.first).sizes
+    return tuple(sorted(metadata.items()))
 
 
 def _likeness(image: TiffImage) -> tuple[Any, ...]:
-    """What must be the same of images that are one stack; names may differ in numbers."""
+    """Properties that images joined to a stack must share; names may differ in numbers."""
     page = image.first.keyframe
     name = re.sub(r"\d+", "#", image.first.name)
     inner = image.shape[-len(page.shape) :] == page.shape

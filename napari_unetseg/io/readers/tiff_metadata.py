@@ -20,7 +20,7 @@ Sizes = dict[str, tuple[float, str]]
 
 @dataclass(frozen=True, slots=True)
 class TiffMetadata:
-    """What is said about an image; ``sizes`` maps axes to spacing and unit."""
+    """Metadata of an image; ``sizes`` maps axes to spacing and unit."""
 
     sizes: Mapping[str, tuple[float, str]]
     channels: tuple[str, ...] = ()
@@ -28,7 +28,7 @@ class TiffMetadata:
 
 
 def metadata_of(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> TiffMetadata:
-    """What a file says about one of its series, in whichever flavour of TIFF."""
+    """The metadata of one of a file's series, in any flavour of TIFF."""
     page = series.keyframe
     if file.is_ome and file.ome_metadata:
         return _from_ome(file, file.ome_metadata, series)
@@ -42,7 +42,7 @@ def metadata_of(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Tif
 
 
 def images_without_pixels(file: tifffile.TiffFile) -> tuple[str, ...]:
-    """Names of the images that OME-XML speaks of and that have no plane in its files."""
+    """Names of the images in OME-XML that have no plane in its files."""
     if not file.is_ome or not file.ome_metadata or any(s.kind != "ome" for s in file.series):
         return ()
     images = _images(file.ome_metadata)
@@ -72,7 +72,7 @@ def _pixels(
     every: Sequence[tifffile.TiffPageSeries],
     series: tifffile.TiffPageSeries,
 ) -> ElementTree.Element | None:
-    """What OME-XML says about a series; images without pixels in the file have no series."""
+    """OME-XML's description of a series; images without pixels in the file have no series."""
     if len(images) < 2 or series.kind != "ome":
         return images[0][1] if len(images) == 1 else None
     left = iter(images)
@@ -100,7 +100,7 @@ def _images(text: str) -> tuple[tuple[str, ElementTree.Element], ...]:
 
 
 def _colors(found: list[str | None]) -> tuple[str, ...]:
-    """Colours of channels, which OME writes as one signed number, RGBA."""
+    """Colours of channels, which OME stores as a signed number, RGBA."""
     if not all(c and re.fullmatch(r"-?\d{1,10}", c) for c in found):
         return ()
     return tuple(f"#{(int(c or 0) >> 8) & 0xFFFFFF:06x}" for c in found)
@@ -120,7 +120,7 @@ def _from_imagej(page: tifffile.TiffPage, info: Mapping[str, Any]) -> TiffMetada
 
 
 def _from_lsm(info: Mapping[str, Any]) -> Sizes:
-    """Zeiss writes metres and seconds."""
+    """Zeiss uses metres and seconds."""
     sizes: Sizes = {}
     for axis in "ZYX":
         _add(sizes, axis, float(info.get(f"VoxelSize{axis}", 0)) * 1e6, "um")
@@ -129,7 +129,7 @@ def _from_lsm(info: Mapping[str, Any]) -> Sizes:
 
 
 def _from_stk(info: Mapping[str, Any]) -> Sizes:
-    """MetaMorph's calibration, if there is one."""
+    """MetaMorph's calibration, if any."""
     sizes: Sizes = {}
     if info.get("SpatialCalibration"):
         unit = str(info.get("CalibrationUnits", ""))
@@ -162,20 +162,20 @@ def _from_tags(page: tifffile.TiffPage) -> Sizes:
 
 
 def _shaped(page: tifffile.TiffPage) -> Mapping[str, Any]:
-    """What tifffile writes into files of its own."""
+    """Metadata that tifffile writes into its own files."""
     text = page.shaped_description or ""
     found = json.loads(text) if text.startswith("{") else {}
     return found if isinstance(found, dict) else {}
 
 
 def _resolution_unit(page: tifffile.TiffPage) -> int:
-    """1 none, 2 inch, 3 centimetre; 0 where the tag is missing."""
+    """1 none, 2 inch, 3 centimetre; 0 if the tag is missing."""
     tag = page.tags.get("ResolutionUnit")
     return int(tag.value) if tag is not None else 0
 
 
 def _inverse(page: tifffile.TiffPage, name: str) -> float | None:
-    """Units per pixel from a resolution tag, which says pixels per unit."""
+    """Units per pixel from a resolution tag, which stores pixels per unit."""
     tag = page.tags.get(name)
     if tag is None:
         return None
@@ -184,7 +184,7 @@ def _inverse(page: tifffile.TiffPage, name: str) -> float | None:
 
 
 def _add(sizes: Sizes, axis: str, size: Any, unit: str) -> None:
-    """Note the spacing of an axis if it is a positive number."""
+    """Add the spacing of an axis if it is a positive number."""
     try:
         number = float(size)
     except (TypeError, ValueError):

@@ -16,19 +16,19 @@ from napari_unetseg.io.readers.lazy_array import check_size
 from napari_unetseg.io.readers.zarr_nodes import MOST_CHUNK
 
 Page = tifffile.TiffPage | tifffile.TiffFrame
-"""A page, or a page of which tifffile reads no more than where its pixels are."""
+"""A page, or tifffile's reduced page with only the position of its pixels."""
 
 LAYOUT = frozenset({256, 257, 258, 259, 262, 266, 277, 278, 284, 317, 322, 323, 338, 339})
-"""Tags that say how the pixels of a page are stored."""
+"""Tags that describe how the pixels of a page are stored."""
 
 
 def check_chain(file: tifffile.TiffFile) -> None:
-    """Refuse pages that follow each other in a circle, which tifffile would read for ever.
+    """Refuse a circular chain of pages, which tifffile would read for ever.
 
     Raises
     ------
     ValueError
-        A page is followed by itself or by one before it.
+        A page is followed by itself or an earlier one.
     """
     handle, tiff = file.filehandle, file.tiff
     offset, seen = int(file.pages.first.offset), set[int]()
@@ -46,17 +46,17 @@ def check_chain(file: tifffile.TiffFile) -> None:
 
 
 def check_pages(path: Path, series: tifffile.TiffPageSeries, stored: int) -> None:
-    """Refuse pages that are not as large as the first one, and pieces that no file could hold.
+    """Refuse pages that differ in size from the first one, and tiles too large for the file.
 
-    Each page, in whatever file, has a header of its own, and memory is taken as that one says.
+    Each page, in any file of the set, has its own header, which determines the memory allocated.
 
     Raises
     ------
     UserError
         A tile or a strip of more than 2 GB, or of 10,000 bytes for each of the ``stored`` ones; a
-        page of another size or type than the first.
+        page of another size or dtype than the first.
     ValueError
-        Pages are not alike.
+        Pages differ.
     """
     first = series.keyframe
     pages = () if is_block(series) else series
@@ -80,13 +80,13 @@ def check_pages(path: Path, series: tifffile.TiffPageSeries, stored: int) -> Non
 
 
 def is_block(series: tifffile.TiffPageSeries) -> bool:
-    """Whether its pixels are one block that the first page describes, whatever pages follow."""
+    """Whether its pixels are one block described by the first page, whatever pages follow."""
     described = series.kind in ("shaped", "imagej", "stk")
     return series.is_truncated or (described and series.dataoffset is not None)
 
 
 def reaches(series: tifffile.TiffPageSeries) -> int:
-    """Where in the file the last byte of the pixels lies."""
+    """The position in the file of the last byte of the pixels."""
     if series.dataoffset is not None:
         return int(series.dataoffset + series.nbytes)
     ends = [
@@ -99,9 +99,9 @@ def reaches(series: tifffile.TiffPageSeries) -> int:
 
 
 def differing_page(series: tifffile.TiffPageSeries) -> int | None:
-    """The first page that is stored in another way than tifffile takes it to be; None if all fit.
+    """The first page whose layout differs from what tifffile assumes; None if there is none.
 
-    tifffile reads the header of the first page alone, and of the others where their pixels lie.
+    tifffile reads the whole header of the first page only, and of the others the pixel positions.
     """
     known: dict[int, dict[int, bytes]] = {}
     for number, page in enumerate(() if is_block(series) else series):
@@ -119,7 +119,7 @@ def differing_page(series: tifffile.TiffPageSeries) -> int | None:
 
 @contextmanager
 def opened(file: tifffile.TiffFile) -> Iterator[None]:
-    """Have a file open, which may be one of a set."""
+    """Open a file of a set temporarily, if it is closed."""
     handle = file.filehandle
     closed = handle.closed
     if closed:
@@ -132,7 +132,7 @@ def opened(file: tifffile.TiffFile) -> Iterator[None]:
 
 
 def _layout(page: Page) -> dict[int, bytes]:
-    """What a page's header says of how it is stored; of several values how many there are."""
+    """The storage layout in a page's header; for multi-valued tags the number of values."""
     tiff: Any = page.parent.tiff
     handle = page.parent.filehandle
     handle.seek(page.offset)

@@ -16,7 +16,7 @@ import numpy as np
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.io.readers.lazy_array import (
     BOMB_RATIO,
-    Lazy,
+    FileArray,
     chunk_cache,
     full_key,
     reading,
@@ -25,16 +25,16 @@ from napari_unetseg.io.readers.lazy_array import (
 from napari_unetseg.io.readers.zarr_nodes import Node, inside, read_node
 
 SMALL_CHUNK = 256 * 2**20
-"""A chunk of fewer bytes may be stored in as few as one likes: a constant one takes hardly any."""
+"""Smaller chunks may be compressed to any size: a constant chunk takes hardly any bytes."""
 MOST_COUNTED = 200_000
-"""An array of more files is not searched for those that are missing."""
+"""Arrays with more files are not searched for missing ones."""
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
-    """Files of an array that are not there; their voxels have the fill value.
+class MissingChunks:
+    """Missing files of an array, whose voxels have the fill value.
 
-    ``first`` is the name of one of them, from the array's folder on.
+    ``first`` is the path of one of them, relative to the array's folder.
     """
 
     count: int
@@ -44,7 +44,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """An array in a store; ``stamp`` tells states of its metadata apart."""
+    """An array in a store; ``stamp`` identifies the version of its metadata."""
 
     path: Path
     root: Path
@@ -53,7 +53,7 @@ class _Source:
 
 @lru_cache(maxsize=64)
 def _opened(source: _Source) -> Any:
-    """The array as Zarr reads it."""
+    """The array opened with Zarr."""
     from napari_unetseg.io.readers.zarr_codecs import open_checked
 
     node = read_node(source.path, source.root)
@@ -62,24 +62,24 @@ def _opened(source: _Source) -> Any:
     return open_checked(node)
 
 
-class ZarrArray(Lazy):
-    """An array in a Zarr store that is read when it is indexed.
+class ZarrArray(FileArray):
+    """An array in a Zarr store that is read on indexing.
 
-    It takes integers, slices and an ellipsis as NumPy does, and returns a new array every time,
-    in the machine's byte order. Chunks that are not stored have the fill value. It may be used
-    from several threads, copied to other processes and sent over a network.
+    It supports integers, slices and an ellipsis like NumPy, and always returns a new array in
+    native byte order. Missing chunks have the fill value. It is thread-safe and can be copied to
+    other processes and computers.
 
     Parameters
     ----------
     node
-        An array that `read_node` read.
+        An array node from `read_node`.
     order
-        For each axis its position in the file; axes that are not named have length 1.
+        For each axis its position in the file; missing axes have length 1.
 
     Raises
     ------
     UserError
-        A codec is not of those that are read.
+        A codec is not supported.
     """
 
     def __init__(self, node: Node, order: tuple[int, ...] | None = None) -> None:
@@ -101,14 +101,14 @@ class ZarrArray(Lazy):
         full = full_key(key, self.shape)
         spans = [span(k, n) for k, n in zip(full, self.shape, strict=True)]
         out = np.empty([len(s) for s in spans], self.dtype)
-        pieces = [list(_pieces(s, c)) for s, c in zip(spans, self.chunks, strict=True)]
+        pieces = [list(_split(s, c)) for s, c in zip(spans, self.chunks, strict=True)]
         for combined in itertools.product(*pieces):
             cell, inner, outer = zip(*combined, strict=True) if combined else ((), (), ())
             out[outer] = self._chunk(cell)[inner]
         return out.reshape([len(s) for s, k in zip(spans, full, strict=True) if not _single(k)])
 
     def _chunk(self, cell: tuple[int, ...]) -> Any:
-        """A chunk, its axes in our order; a single number spread out where it is not stored."""
+        """A chunk with its axes in output order; a missing one is the broadcast fill value."""
         place = [0] * len(self._file_shape)
         for value, axis in zip(cell, self._order, strict=True):
             place[axis] = value
@@ -136,7 +136,7 @@ class ZarrArray(Lazy):
         return chunk[taken].transpose([left.index(i) for i in self._order])
 
     def _stored(self, name: str) -> tuple[int, int] | None:
-        """The state of the file of a chunk, checked before it is read; None if there is none."""
+        """The state of the file of a chunk, checked before reading; None if it is missing."""
         path = self._source.path / name
         try:
             status = path.stat()
@@ -159,8 +159,8 @@ class ZarrArray(Lazy):
             )
         return status.st_mtime_ns, status.st_size
 
-    def missing(self) -> Missing | None:
-        """Count the files of chunks that are not there; None where there are too many to count."""
+    def missing(self) -> MissingChunks | None:
+        """Count the missing chunk files; None if there are too many files."""
         metadata = _opened(self._source).metadata
         shape = zip(self._file_shape, self._file_chunks, self._per_file, strict=True)
         counts = [-(-n // (c * p)) for n, c, p in shape]
@@ -169,10 +169,10 @@ class ZarrArray(Lazy):
             return None
         names = (metadata.encode_chunk_key(c) for c in np.ndindex(*counts))
         gone = [name for name in names if not (self._source.path / name).exists()]
-        return Missing(len(gone), total, gone[0] if gone else "")
+        return MissingChunks(len(gone), total, gone[0] if gone else "")
 
-    def holds_nothing(self) -> bool:
-        """Tell whether not a single chunk is stored: beside the metadata there is nothing."""
+    def has_no_chunks(self) -> bool:
+        """Whether no chunk is stored: the folder holds only metadata."""
         try:
             return all(
                 entry.name.startswith(".") or entry.name == "zarr.json"
@@ -186,10 +186,10 @@ def _single(key: int | slice) -> bool:
     return not isinstance(key, slice)
 
 
-def _pieces(span: range, chunk: int) -> Iterator[tuple[int, slice, slice]]:
-    """Cut the positions along an axis by chunks: number of the chunk, where in it, where to."""
+def _split(span: range, chunk: int) -> Iterator[tuple[int, slice, slice]]:
+    """Split an axis selection by chunks: chunk index, its positions, output positions."""
     if span.step < 0:
-        for cell, inner, outer in _pieces(span[::-1], chunk):
+        for cell, inner, outer in _split(span[::-1], chunk):
             last = len(span) - 1
             stop = last - outer.stop
             yield cell, inner, slice(last - outer.start, stop if stop >= 0 else None, -1)

@@ -1,8 +1,8 @@
 """Zarr codec allow-list, with bounds on decoded sizes.
 
-Zarr reads the arrays, but never the metadata in the file: it is given a copy that names codecs of
-the closed list alone. Compressors, which are what a bomb or a pickle would hide in, are
-imagecodecs' ones with a bound on what they give.
+Zarr reads the arrays, but never the metadata in the file: it gets a copy with codecs of the
+allow-list only. Compressors, which could contain a decompression bomb or a pickle, are those of
+imagecodecs with a bound on their output.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ _DECODERS: dict[str, Decode] = {
 _FILTERS = ("bitround", "delta", "fixedscaleoffset", "shuffle")
 _PLAIN = ("bytes", "crc32c", "transpose")
 BOUNDED = "napari_unetseg.bounded"
-"""The compressor that stands in the copy of the metadata."""
+"""Name of the compressor in the copy of the metadata."""
 ROOM = 1024
-"""Bytes that checksums may add to a chunk before it is compressed."""
+"""Maximum bytes that checksums add to a chunk before compression."""
 
 
 def _decode(name: str, data: Any, most: int) -> bytes:
-    """Decompress; an error where it would give more than so many bytes."""
+    """Decompress; raises an error if the output would exceed ``most`` bytes."""
     decoded = _DECODERS[name](bytes(data), out=most + 1)
     if len(decoded) > most:
         raise ValueError(f"{name} gives more than {most} bytes")
@@ -56,7 +56,7 @@ def _decode(name: str, data: Any, most: int) -> bytes:
 
 
 class _Bounded(Codec):  # type: ignore[misc]  # numcodecs has no types
-    """A compressor of a version 2 array that only decodes."""
+    """A version 2 compressor that only decodes."""
 
     codec_id = BOUNDED
 
@@ -73,7 +73,7 @@ class _Bounded(Codec):  # type: ignore[misc]  # numcodecs has no types
 
 @dataclass(frozen=True)
 class _BoundedBytes(BytesBytesCodec):
-    """A compressor of a version 3 array that only decodes."""
+    """A version 3 compressor that only decodes."""
 
     decoder: str
     most: int
@@ -104,7 +104,7 @@ def _bounded(decoder: str, most: int) -> dict[str, Any]:
 
 
 class _Checked(WrapperStore[LocalStore]):
-    """The chunks of an array in a folder, with other metadata than those that are there."""
+    """The chunks of an array in a folder, with validated metadata instead of those on disk."""
 
     def __init__(self, store: LocalStore, metadata: Mapping[str, bytes]) -> None:
         super().__init__(store)
@@ -114,21 +114,21 @@ class _Checked(WrapperStore[LocalStore]):
         if key in self._metadata:
             return prototype.buffer.from_bytes(self._metadata[key])
         if key.startswith(".z") or key == "zarr.json":
-            return None  # nothing but what was checked
+            return None  # only validated metadata
         if isinstance(byte_range, RangeByteRequest):
             with suppress(FileNotFoundError):
-                if byte_range.end > await self.getsize(key):  # as much memory would be taken
+                if byte_range.end > await self.getsize(key):  # that much memory would be allocated
                     raise ValueError("a chunk of a shard lies outside of it")
         return await super().get(key, prototype, byte_range)
 
 
 def open_checked(node: Node) -> zarr.Array[Any]:
-    """An array to read, with codecs that are known and bounded.
+    """Open an array with codecs of the allow-list, with bounded output.
 
     Raises
     ------
     UserError
-        A codec is not known, or Zarr finds the metadata wrong.
+        A codec is not supported, or Zarr rejects the metadata.
     """
     try:
         array = dict(node.array or {}) | {"attributes": {}}
@@ -139,7 +139,7 @@ def open_checked(node: Node) -> zarr.Array[Any]:
         return zarr.open_array(store, mode="r", zarr_format=2 if node.format == 2 else 3)
     except UserError:
         raise
-    except Exception as error:  # whatever Zarr finds
+    except Exception as error:  # any error of Zarr
         raise UserError(
             f"{node.path} has metadata that Zarr cannot read; copy or save it again."
         ) from error
@@ -153,14 +153,14 @@ def _version2(node: Node, array: Mapping[str, Any], most: int) -> dict[str, Any]
         name = compressor.get("id") if isinstance(compressor, dict) else compressor
         if name not in _DECODERS:
             raise _unknown(node, name)
-        # a filter may widen what it gets, never by more than the widest number
+        # a filter may widen its input, at most to the largest dtype
         widest = 8 * most + ROOM if filters else most
         compressor = {"id": BOUNDED, "decoder": name, "most": widest}
     return {"compressor": compressor, "filters": filters or None}
 
 
 def _filter(node: Node, config: Any) -> Any:
-    """A filter of the closed list, its types numbers."""
+    """A filter of the allow-list, with numeric dtypes."""
     name = config.get("id") if isinstance(config, dict) else config
     if name not in _FILTERS:
         raise _unknown(node, name)

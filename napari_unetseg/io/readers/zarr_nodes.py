@@ -1,6 +1,6 @@
 """Validated metadata of Zarr groups and arrays.
 
-Zarr itself is only given metadata that were accepted here.
+Zarr itself only gets metadata that were validated here.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import numpy as np
 from napari_unetseg.core.errors import UserError
 
 MOST_METADATA = 8 * 2**20
-"""Metadata of more bytes are refused before they are read."""
+"""Maximum bytes of metadata; larger files are refused before reading."""
 MOST_CHUNK = 2 * 2**30
-"""A chunk of more bytes is refused: it would have to be decoded as one."""
+"""Maximum bytes of a chunk, which must be decoded as a whole."""
 MOST_CHUNKS_IN_SHARD = 2**22
 MOST_AXES = 32
 FILES = ("zarr.json", ".zarray", ".zgroup")
@@ -37,19 +37,19 @@ class Node:
     path: Path
     """Its folder."""
     root: Path
-    """The outermost folder of the store; no file outside it is read."""
+    """The outermost folder of the store; files outside are never read."""
     format: int
     """2 or 3, the version of Zarr."""
     attributes: Mapping[str, Any]
-    """What writers added; nothing in it is checked but that it is a mapping."""
+    """User attributes; only checked to be a mapping."""
     array: Mapping[str, Any] | None
-    """The metadata of an array as in its file, its shape and types checked; None for a group."""
+    """The metadata of an array as in its file, with checked shape and dtype; None for a group."""
     stamp: tuple[int, int]
-    """Tells states of the metadata apart."""
+    """Identifies the version of the metadata."""
 
     @property
     def ome(self) -> Mapping[str, Any]:
-        """What OME-Zarr says of it: under ``ome`` since version 0.5, before at the top."""
+        """OME-Zarr metadata: under ``ome`` since version 0.5, at the top level before."""
         ome = self.attributes.get("ome")
         return ome if isinstance(ome, dict) else self.attributes
 
@@ -60,7 +60,7 @@ class Node:
 
     @property
     def chunks(self) -> tuple[int, ...]:
-        """What is decoded at once; of a sharded array a part of its shards."""
+        """The chunk that is decoded at once; smaller than a shard in a sharded array."""
         array = self.array or {}
         if self.format == 2:
             return tuple(array["chunks"])
@@ -68,7 +68,7 @@ class Node:
 
     @property
     def files(self) -> tuple[int, ...]:
-        """Shape of what lies in one file: of a shard, where there are shards."""
+        """Shape of the content of one file: of a shard, if there are shards."""
         array = self.array or {}
         return tuple(
             array["chunks"]
@@ -78,20 +78,20 @@ class Node:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of an array's values."""
+        """Dtype of an array."""
         array = self.array or {}
         return np.dtype(str(array["dtype"] if self.format == 2 else array["data_type"]))
 
 
 def is_zarr(path: Path) -> bool:
-    """Tell whether a folder is, or lies in, a Zarr store."""
+    """Whether a folder is a Zarr store or inside one."""
     return path.is_dir() and (
         path.suffix.lower() == ".zarr" or any((path / name).is_file() for name in FILES)
     )
 
 
 def root_of(path: Path) -> Path:
-    """The outermost folder of the store that a node lies in."""
+    """The outermost folder of a node's store."""
     root = path
     for parent in path.parents:
         if parent.suffix.lower() == ".zarr":
@@ -104,20 +104,20 @@ def root_of(path: Path) -> Path:
 
 
 def inside(path: Path, root: Path) -> bool:
-    """Tell whether a path, links followed, lies in a folder."""
+    """Whether a path is in a folder, after resolving links."""
     try:
         return path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError, ValueError):  # links in a circle
+    except (OSError, RuntimeError, ValueError):  # circular links
         return False
 
 
 def child_of(node: Node, name: Any) -> Path:
-    """The folder that metadata name, which must lie below theirs.
+    """The folder of a child named in metadata, which must be below the node.
 
     Raises
     ------
     UserError
-        The name is none, absolute, or leads out of the store.
+        The name is invalid, absolute, or leads out of the store.
     """
     parts = PurePosixPath(name).parts if isinstance(name, str) and len(name) < 1000 else ()
     fine = parts and not name.startswith("/") and not set(name) & set("\\:\0")
@@ -140,8 +140,8 @@ def read_node(path: Path, root: Path | None = None) -> Node:
     Raises
     ------
     UserError
-        There are none, they are too large, damaged, of a kind that cannot be read, or an array
-        has chunks that are too large to be decoded.
+        They are missing, too large, damaged or unsupported, or an array has chunks that are too
+        large to be decoded.
     """
     root = root_of(path) if root is None else root
     found = next((n for n in FILES if (path / n).exists()), None)
@@ -168,7 +168,7 @@ def read_node(path: Path, root: Path | None = None) -> Node:
 
 
 def _json(path: Path, root: Path) -> tuple[dict[str, Any], tuple[int, int]]:
-    """A JSON object and the state of its file."""
+    """A JSON object and the version of its file."""
     if not inside(path, root):
         raise UserError(f"{path} is a link to a place outside {root}; put the file itself there.")
     try:
@@ -203,7 +203,7 @@ def sharding(array: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _check_array(path: Path, array: Mapping[str, Any], version: int) -> None:
-    """Refuse what is no array of numbers on a regular grid, or has chunks that are too large."""
+    """Refuse anything but numeric arrays on a regular grid, and chunks that are too large."""
     shape = array.get("shape")
     if not isinstance(shape, list) or not _is_shape(shape, smallest=0):
         raise _damaged(path, "its shape is none")
@@ -255,7 +255,7 @@ def _check_chunks(path: Path, files: list[int], chunks: list[int], itemsize: int
 
 
 def _is_shape(value: Any, smallest: int = 1) -> bool:
-    """Tell whether JSON is a shape: positive integers, not too many."""
+    """Whether a JSON value is a shape: positive integers, not too many."""
     return (
         isinstance(value, list)
         and 0 < len(value) <= MOST_AXES

@@ -127,8 +127,8 @@ def test_masks_of_another_model_leave_merged_structures_merged(
     plugin: Plugin, mask: PredictionLayer
 ) -> None:
     """A newer model may use the number for something else; what is left of the older one's not."""
-    plugin.review.take_back_plane()
-    plugin.review.forget_all()
+    plugin.review.withdraw_plane()
+    plugin.review.drop_corrections_all()
     plugin.classes.merge(2, 1)
     plugin.masks.open(mask.image, "newer", plugin.session.structures)
     mask.write((slice(0, 9), slice(0, 9)), np.full((9, 9), 2, np.uint8))

@@ -78,8 +78,8 @@ def test_a_blurred_mask_becomes_a_mask(planes: tuple[int, ...]) -> None:
     assert [structure.number for structure in session.structures] == [1]
     plugin.training.start()
     assert "'--threshold 127' (a button below 'They are' in napari)" in session.message.text
-    (remedy,) = plugin.conversion.offered()
-    plugin.conversion.use(remedy)
+    (conversion,) = plugin.conversion.offered()
+    plugin.conversion.use(conversion)
     source = session.source()
     assert source is not None
     assert source.labels is not layer
@@ -161,9 +161,9 @@ def test_255_beside_others_can_be_said_not_to_be_labelled() -> None:
     assert kind_of(plugin) is LabelKind.STROKES
     assert not plugin.conversion.offered()
     plugin.sources.choose_kind(LabelKind.FULL)
-    (remedy,) = plugin.conversion.offered()
-    assert remedy.text == "255 is not labelled"
-    plugin.conversion.use(remedy)
+    (conversion,) = plugin.conversion.offered()
+    assert conversion.text == "255 is not labelled"
+    plugin.conversion.use(conversion)
     source = plugin.session.source()
     assert source is not None
     assert set(np.unique(source.labels.data[:6])) == {0}
@@ -221,15 +221,15 @@ def test_the_panel_offers_what_can_be_made(qtbot: Any) -> None:
     plugin, layer = opened(jpeg(MASK))
     panel = annotate_panel(plugin)
     qtbot.addWidget(panel)
-    (button,) = panel.remedies.values()
+    (button,) = panel.conversions.values()
     assert button.text() == "Use values above 127"
     assert "structure 1" in button.toolTip()
     button.click()
-    assert not panel.remedies
+    assert not panel.conversions
     assert button.isHidden(), "Qt deletes it later"
     assert panel.kind.currentText() == "full mask"
     plugin.sources.choose_labels(layer)
-    assert list(panel.remedies) == ["Use values above 127"]
+    assert list(panel.conversions) == ["Use values above 127"]
     plugin.sources.choose_labels(None)
-    assert not panel.remedies
+    assert not panel.conversions
     panel.release()

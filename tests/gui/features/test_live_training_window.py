@@ -79,7 +79,7 @@ def test_a_mask_and_its_score_appear_before_the_training_ends(
     assert not painted.session.history
     assert (
         painted.dock.train.result.text()
-        == "Dice 0.91, IoU 0.83 on strokes in 14 held-out blocks (500 pixels)."
+        == "Agreement with held-out strokes 0.91 (0.75 to 0.97, 23 strokes)."
     )
     assert painted.dock.status.text.text() == messages.MASK_BEGINS
     model = puppet.improve(0, None)

@@ -13,14 +13,14 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.gui.layers.plane_prefetch import PLANES, Ahead
+from napari_unetseg.gui.layers.plane_prefetch import PLANES, PlanePrefetch
 from napari_unetseg.io.open_image import open_stack
-from napari_unetseg.io.readers.lazy_array import Cut, Lazy, full_key
+from napari_unetseg.io.readers.lazy_array import FileArray, LazyView, full_key
 
 SHAPE = (12, 40, 50)
 
 
-class Written(Lazy):
+class Written(FileArray):
     """A stack that writes down which plane was read, and whether by the thread of the window."""
 
     def __init__(self, damaged: int = -1) -> None:
@@ -43,13 +43,15 @@ class Written(Lazy):
 @pytest.fixture
 def viewer() -> Iterator[ViewerModel]:
     made = ViewerModel()
-    ahead = Ahead(made)
+    ahead = PlanePrefetch(made)
     yield made
     ahead.close()
 
 
 def add(viewer: ViewerModel, data: Any) -> Image:
-    shown = Cut(data) if isinstance(data, Lazy) else data  # as our reader gives it to napari
+    shown = (
+        LazyView(data) if isinstance(data, FileArray) else data
+    )  # as our reader gives it to napari
     layer = Image(shown, contrast_limits=(0, 255))
     viewer.add_layer(layer)
     viewer.dims.set_current_step(0, 5)
@@ -156,7 +158,7 @@ def test_of_a_stack_in_levels_what_is_in_sight_is_read_at_each_that_is_shown(
 
 def test_it_ends_without_a_thread_left(qtbot: Any) -> None:
     viewer, data = ViewerModel(), Written()
-    ahead = Ahead(viewer)
+    ahead = PlanePrefetch(viewer)
     add(viewer, data)
     viewer.dims.set_current_step(0, 6)
     qtbot.waitUntil(lambda: data.ahead()[-2:] == [7, 8])

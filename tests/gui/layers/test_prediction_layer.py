@@ -127,7 +127,7 @@ def test_forgotten_corrections_show_the_network_s_mask_again() -> None:
     _, prediction = predicted(1)
     assert prediction.layer is not None
     prediction.layer.data_setitem((np.array([0, 9]), np.array([0, 9])), [2, 2])
-    prediction.forget(WHOLE, np.arange(16 * 20).reshape(16, 20) < 100)
+    prediction.drop_corrections(WHOLE, np.arange(16 * 20).reshape(16, 20) < 100)
     assert (prediction.layer.data[0, 0], prediction.layer.data[9, 9]) == (1, 2)
     corrections = prediction.annotated.corrections()
     assert corrections is not None

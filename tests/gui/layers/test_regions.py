@@ -21,7 +21,7 @@ def opened(planes: tuple[int, ...] = (), **geometry: Any) -> tuple[ViewerModel, 
     return viewer, image
 
 
-def inside(places: list[layers.Place], shape: tuple[int, ...]) -> np.ndarray:
+def inside(places: list[layers.RegionMask], shape: tuple[int, ...]) -> np.ndarray:
     """All places in one array."""
     out = np.zeros(shape, bool)
     for place in places:
@@ -46,7 +46,7 @@ RECTANGLE = expected((), slice(3, 7), slice(5, 12))
 def test_a_rectangle_encloses_the_pixels_whose_middles_it_holds() -> None:
     viewer, image = opened()
     shapes = Shapes([box(2.5, 6.5, 4.5, 11.5)], shape_type="rectangle")
-    places = layers.drawn(viewer, image, shapes)
+    places = layers.regions_in_shapes(viewer, image, shapes)
     np.testing.assert_array_equal(inside(places, (ROWS, COLUMNS)), RECTANGLE)
     assert places[0].where.shape == (4, 7), "no wider than what is enclosed"
 
@@ -56,7 +56,7 @@ def test_scale_and_translation_of_both_layers_count() -> None:
     world = box(2.5, 6.5, 4.5, 11.5) * (0.5, 0.25) + (10, -4)
     drawn = (world - (1, 2)) / 2
     shapes = Shapes([drawn], shape_type="polygon", scale=(2, 2), translate=(1, 2))
-    places = layers.drawn(viewer, image, shapes)
+    places = layers.regions_in_shapes(viewer, image, shapes)
     np.testing.assert_array_equal(inside(places, (ROWS, COLUMNS)), RECTANGLE)
 
 
@@ -64,25 +64,25 @@ def test_2d_shapes_lie_on_the_plane_on_screen_and_others_on_their_own() -> None:
     viewer, image = opened((4,), scale=(2.0, 1.0, 1.0))
     viewer.dims.set_point(0, 4.0)
     flat = Shapes([box(2.5, 6.5, 4.5, 11.5)], shape_type="rectangle")
-    found = inside(layers.drawn(viewer, image, flat), (4, ROWS, COLUMNS))
+    found = inside(layers.regions_in_shapes(viewer, image, flat), (4, ROWS, COLUMNS))
     np.testing.assert_array_equal(found, expected((4,), slice(3, 7), slice(5, 12), (2,)))
     deep = np.column_stack([np.full(4, 3.0), box(2.5, 6.5, 4.5, 11.5)])
     shapes = Shapes([deep], shape_type="rectangle", scale=(2.0, 1.0, 1.0))
-    found = inside(layers.drawn(viewer, image, shapes), (4, ROWS, COLUMNS))
+    found = inside(layers.regions_in_shapes(viewer, image, shapes), (4, ROWS, COLUMNS))
     np.testing.assert_array_equal(found, expected((4,), slice(3, 7), slice(5, 12), (3,)))
 
 
 def test_deep_shapes_over_a_flat_image_lie_on_it() -> None:
     viewer, image = opened()
     deep = np.column_stack([np.full(4, 3.0), box(2.5, 6.5, 4.5, 11.5)])
-    places = layers.drawn(viewer, image, Shapes([deep], shape_type="rectangle"))
+    places = layers.regions_in_shapes(viewer, image, Shapes([deep], shape_type="rectangle"))
     np.testing.assert_array_equal(inside(places, (ROWS, COLUMNS)), RECTANGLE)
 
 
 def test_an_ellipse_encloses_what_lies_within_its_axes() -> None:
     viewer, image = opened()
     shapes = Shapes([box(3, 15, 6, 24)], shape_type="ellipse")
-    found = inside(layers.drawn(viewer, image, shapes), (ROWS, COLUMNS))
+    found = inside(layers.regions_in_shapes(viewer, image, shapes), (ROWS, COLUMNS))
     rows, columns = np.indices((ROWS, COLUMNS))
     distance = ((rows - 9) / 6) ** 2 + ((columns - 15) / 9) ** 2
     assert found[distance < 0.95].all()
@@ -92,7 +92,7 @@ def test_an_ellipse_encloses_what_lies_within_its_axes() -> None:
 def test_a_shape_that_reaches_over_the_edge_is_cut_off() -> None:
     viewer, image = opened()
     shapes = Shapes([box(-8.5, 4.5, 22.5, 99.5)], shape_type="rectangle")
-    found = inside(layers.drawn(viewer, image, shapes), (ROWS, COLUMNS))
+    found = inside(layers.regions_in_shapes(viewer, image, shapes), (ROWS, COLUMNS))
     np.testing.assert_array_equal(found, expected((), slice(0, 5), slice(23, COLUMNS)))
 
 
@@ -109,14 +109,14 @@ def test_a_shape_that_reaches_over_the_edge_is_cut_off() -> None:
 def test_what_encloses_nothing_is_refused_with_the_way_out(data: np.ndarray, kind: str) -> None:
     viewer, image = opened()
     with pytest.raises(UserError, match=r"mine encloses no part of cells; draw a rectangle"):
-        layers.drawn(viewer, image, Shapes([data], shape_type=kind, name="mine"))
+        layers.regions_in_shapes(viewer, image, Shapes([data], shape_type=kind, name="mine"))
 
 
 def test_a_shape_beyond_the_last_plane_encloses_nothing() -> None:
     viewer, image = opened((4,))
     deep = np.column_stack([np.full(4, 9.0), box(2.5, 6.5, 4.5, 11.5)])
     with pytest.raises(UserError, match="encloses no part"):
-        layers.drawn(viewer, image, Shapes([deep], shape_type="rectangle"))
+        layers.regions_in_shapes(viewer, image, Shapes([deep], shape_type="rectangle"))
 
 
 def test_the_visible_plane_is_the_one_on_screen() -> None:

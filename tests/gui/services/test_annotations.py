@@ -151,10 +151,10 @@ def test_a_change_that_is_not_found_yet_outlives_what_the_plugin_does(
 ) -> None:
     put(desk.mask, 3, 3, 2)
     if not at_once:
-        monkeypatch.setattr(prediction_layer, "AT_ONCE", 0)
+        monkeypatch.setattr(prediction_layer, "SYNC_SEARCH_VOXELS", 0)
     desk.plugin.review.accept_plane()
     desk.mask.undo()
-    desk.plugin.review.take_back_plane()
+    desk.plugin.review.withdraw_plane()
     desk.plugin.tick()
     assert desk.mask.data[3, 3] == 1
     assert not desk.read(CORRECTIONS).any()
@@ -167,7 +167,7 @@ def test_undos_that_were_quicker_than_a_search_are_the_newest(
         put(desk.strokes, 5, 5, number)
     put(desk.mask, 5, 5, 2)
     assert desk.winning()[5, 5] == 2
-    monkeypatch.setattr(stroke_layer, "AT_ONCE", 0)
+    monkeypatch.setattr(stroke_layer, "SYNC_SEARCH_VOXELS", 0)
     for _ in range(2):
         desk.strokes.undo()
     desk.plugin.tick()
@@ -192,7 +192,7 @@ def test_what_is_painted_right_after_an_undo_is_newer(
     put(layer, 5, 5, 2)
     put(layer, 5, 5, 4)
     for module in (stroke_layer, prediction_layer):
-        monkeypatch.setattr(module, "AT_ONCE", 0)
+        monkeypatch.setattr(module, "SYNC_SEARCH_VOXELS", 0)
     layer.undo()
     put(other, 5, 5, 3)
     desk.plugin.tick()
@@ -204,7 +204,7 @@ def test_a_layer_that_is_no_longer_used_is_not_settled(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(desk.strokes, 5, 5, 1)
-    monkeypatch.setattr(stroke_layer, "AT_ONCE", 0)
+    monkeypatch.setattr(stroke_layer, "SYNC_SEARCH_VOXELS", 0)
     desk.strokes.undo()
     other = desk.viewer.add_layer(Labels(np.full((SIDE, SIDE), 3, np.uint8), name="other"))
     desk.plugin.sources.choose_labels(other)
@@ -257,7 +257,7 @@ def test_an_undone_acceptance_goes_also_where_it_was_corrected(desk: Desk) -> No
 
 def test_corrections_that_come_back_are_as_old_as_they_were(desk: Desk) -> None:
     put(desk.mask, 5, 5, 2)
-    desk.plugin.review.forget_plane()
+    desk.plugin.review.drop_corrections_plane()
     assert desk.mask.data[5, 5] == 1
     put(desk.strokes, 5, 5, 3)
     put(desk.mask, 9, 9, 2)
@@ -271,7 +271,7 @@ def test_an_acceptance_elsewhere_leaves_an_undone_stroke_no_trace(desk: Desk) ->
     put(desk.mask, 5, 5, 2)
     desk.shapes((20, 25, 20, 25))
     desk.plugin.review.accept_shapes()
-    desk.plugin.review.take_back_plane()
+    desk.plugin.review.withdraw_plane()
     desk.mask.undo()
     assert desk.mask.data[5, 5] == 1
     assert not desk.read(CORRECTIONS).any()
@@ -289,10 +289,14 @@ def test_every_act_of_review_says_what_it_did_and_is_one_step(desk: Desk) -> Non
             "the object",
         ),
         (review_of.accept_shapes, "Accepted what the shapes enclose", "what the shapes enclose"),
-        (review_of.take_back_shapes, "No longer accepted: what the shapes", "what the shapes"),
+        (review_of.withdraw_shapes, "No longer accepted: what the shapes", "what the shapes"),
         (review_of.accept_plane, "Accepted the plane", "accepting the plane"),
-        (review_of.take_back_plane, "No longer accepted: the plane.", "taking back the plane"),
-        (review_of.forget_shapes, "The corrections inside the shapes were removed", "inside"),
+        (review_of.withdraw_plane, "No longer accepted: the plane.", "taking back the plane"),
+        (
+            review_of.drop_corrections_shapes,
+            "The corrections inside the shapes were removed",
+            "inside",
+        ),
     ):
         before = {o: desk.read(o) for o in (CORRECTIONS, ACCEPTED)}, desk.mask.data.copy()
         act()
@@ -306,10 +310,10 @@ def test_every_act_of_review_says_what_it_did_and_is_one_step(desk: Desk) -> Non
             np.testing.assert_array_equal(desk.mask.data, wanted[1])
     assert not desk.read(CORRECTIONS).any()
     put(desk.mask, 5, 5, 2)
-    review_of.forget_all()
+    review_of.drop_corrections_all()
     assert desk.said[-1] == ("The corrections were removed: the network's own mask is shown there.")
     put(desk.mask, 6, 6, 2)
-    review_of.forget_plane()
+    review_of.drop_corrections_plane()
     assert desk.said[-1].startswith("The corrections on this plane were removed")
 
 
@@ -319,16 +323,21 @@ def test_every_refusal_of_review_says_what_to_do(desk: Desk) -> None:
     desk.viewer.cursor.position = (99, 99)
     for act, said in (
         (one.accept_shapes, review.NO_SHAPES),
-        (one.take_back_plane, review.NONE_THERE),
-        (one.forget_plane, review.NOTHING_CORRECTED),
-        (one.forget_all, review.NOTHING_CORRECTED),
+        (one.withdraw_plane, review.NONE_THERE),
+        (one.drop_corrections_plane, review.NOTHING_CORRECTED),
+        (one.drop_corrections_all, review.NOTHING_CORRECTED),
         (one.accept_object, "There is no object under the mouse; point at one and press the key."),
     ):
         act()
         assert (desk.session.message.text, desk.session.message.level) == (said, Level.WARNING)
     assert desk.session.undoable == ""
     desk.viewer.layers.remove(desk.mask)
-    for act in (one.accept_plane, one.take_back_plane, one.forget_plane, one.accept_object):
+    for act in (
+        one.accept_plane,
+        one.withdraw_plane,
+        one.drop_corrections_plane,
+        one.accept_object,
+    ):
         act()
         assert desk.session.message.text == review.NO_MASK
     desk.plugin.undo.undo()
@@ -351,7 +360,7 @@ def test_a_mask_that_is_there_in_part_is_no_truth_and_not_fresh(desk: Desk) -> N
     desk.viewer.layers.remove(desk.mask)
     desk.begin("half")
     desk.tile(1, slice(0, 16), ALL)
-    desk.target.rest()
+    desk.target.detach()
     prediction = desk.plugin.masks.current
     assert prediction is not None
     assert not prediction.masks.is_fresh((), "half")
@@ -601,19 +610,19 @@ class Thinking(SyncRunner):
         self.searches: list[tuple[Any, Any]] = []
         self.answers: list[tuple[Any, Any]] = []
 
-    def query(self, query: Any, on_answer: Any, on_error: Any = None, *, about: str = "") -> None:
+    def query(self, query: Any, on_result: Any, on_error: Any = None, *, about: str = "") -> None:
         if about == "changes":
-            self.searches.append((query, on_answer))
+            self.searches.append((query, on_result))
         else:
-            super().query(query, on_answer, on_error, about=about)
+            super().query(query, on_result, on_error, about=about)
 
     def search(self) -> None:
-        question, on_answer = self.searches.pop(0)
-        self.answers.append((on_answer, question()))
+        question, on_result = self.searches.pop(0)
+        self.answers.append((on_result, question()))
 
     def answer(self) -> None:
-        on_answer, found = self.answers.pop(0)
-        on_answer(found)
+        on_result, found = self.answers.pop(0)
+        on_result(found)
 
 
 @pytest.mark.parametrize("onto", ["strokes", "mask"])
@@ -630,7 +639,7 @@ def test_quick_undos_and_strokes_beside_a_search_lose_nothing(
     layer, origin = (desk.strokes, STROKES) if onto == "strokes" else (desk.mask, CORRECTIONS)
     other = desk.mask if onto == "strokes" else desk.strokes
     for module in (stroke_layer, prediction_layer):
-        monkeypatch.setattr(module, "AT_ONCE", 0)
+        monkeypatch.setattr(module, "SYNC_SEARCH_VOXELS", 0)
     put(layer, 5, 5, 2)
     put(other, 5, 5, 3)
     put(layer, 5, 5, 4)
@@ -668,7 +677,7 @@ def test_quick_undos_and_strokes_beside_a_search_lose_nothing(
 
 def test_a_search_that_fails_is_made_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     strokes = desk.plugin.annotations.strokes[desk.image]
-    monkeypatch.setattr(stroke_layer, "AT_ONCE", 0)
+    monkeypatch.setattr(stroke_layer, "SYNC_SEARCH_VOXELS", 0)
     with monkeypatch.context() as patch:
         patch.setattr(strokes, "search", lambda: 1 / 0)
         desk.strokes.refresh()

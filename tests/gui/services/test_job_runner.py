@@ -14,7 +14,7 @@ import pytest
 from sync_runner import SyncRunner
 
 from napari_unetseg.core.events import Event, Notice, TilePredicted
-from napari_unetseg.gui.services.job_runner import Inbox, Job, ThreadRunner
+from napari_unetseg.gui.services.job_runner import EventQueue, Job, ThreadRunner
 from napari_unetseg.training.training_events import StepDone
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def test_no_error_in_the_worker_is_lost(error: BaseException) -> None:
 
 
 def test_only_the_newest_step_is_kept_and_everything_else_arrives_in_order() -> None:
-    inbox = Inbox()
+    inbox = EventQueue()
     for step in range(1, 1001):
         inbox.put(StepDone(step, 1000, 0.5, 1.0, 1.0))
     inbox.put(Notice("a"))

@@ -53,9 +53,9 @@ def chosen(plugin: Plugin) -> Labels | None:
     return None if source is None else source.labels
 
 
-def misfit(plugin: Plugin) -> str:
+def misalignment(plugin: Plugin) -> str:
     plugin.tick()
-    return plugin.session.misfit.text if plugin.session.misfit is not None else ""
+    return plugin.session.misalignment.text if plugin.session.misalignment is not None else ""
 
 
 def counts(plugin: Plugin, image: Image) -> list[int]:
@@ -89,10 +89,10 @@ def test_a_place_is_compared_as_it_is_seen(place: dict[str, Any], words: str) ->
     """Less than half a pixel anywhere is the same place, whatever the properties say."""
     image = Image(squares(), name="cells", **SIZED)
     layer = labels(strokes(), **place)
-    assert words in layers.misfit(image, layer)
+    assert words in layers.misalignment_text(image, layer)
     assert layers.alignment(image, layer) is (Alignment.MISPLACED if words else Alignment.ALIGNED)
-    layers.lay_over(image, layer)
-    assert layers.misfit(image, layer) == ""
+    layers.align_to(image, layer)
+    assert layers.misalignment_text(image, layer) == ""
     np.testing.assert_allclose(layer.data_to_world((3, 50)), image.data_to_world((3, 50)))
 
 
@@ -112,9 +112,9 @@ def test_what_has_other_pixels_is_named_with_both_sizes(
     with_image(started, (3,))
     started.viewer.add_layer(labels(np.ones(shape, np.uint8), scale=scale))
     assert chosen(started) is None
-    assert words in misfit(started)
-    assert started.session.misfit is not None
-    assert not started.session.misfit.can_align
+    assert words in misalignment(started)
+    assert started.session.misalignment is not None
+    assert not started.session.misalignment.can_align
     started.training.start()
     assert words in started.session.message.text, "and not that nothing is painted"
 
@@ -125,7 +125,7 @@ def test_the_plane_on_screen_is_right_where_another_layer_has_a_smaller_unit() -
     viewer.add_layer(labels(strokes((4,)), scale=(1000, 500, 500), units="nm"))
     viewer.dims.set_point(0, 2000)
     assert layers.plane_on_screen(viewer, image, 2) == (2,)
-    layers.look_at(viewer, image, (3,), (slice(10, 20), slice(10, 20)))
+    layers.center_on(viewer, image, (3,), (slice(10, 20), slice(10, 20)))
     assert layers.plane_on_screen(viewer, image, 2) == (3,)
     np.testing.assert_allclose(viewer.scene.camera.center[-2:], (7250, 7250))
 
@@ -137,11 +137,11 @@ def test_the_same_place_in_another_unit_is_used_and_may_get_the_unit_of_the_imag
     with_image(started, **SIZED)
     layer = started.viewer.add_layer(labels(strokes(), scale=(500, 500), units="nm"))
     assert chosen(started) is layer
-    assert "another unit" in misfit(started)
+    assert "another unit" in misalignment(started)
     started.training.start()
     assert len(started.session.history) == 1
     started.alignment.align()
-    assert misfit(started) == ""
+    assert misalignment(started) == ""
     assert (tuple(layer.scale), str(layer.units[0])) == ((0.5, 0.5), "micrometer")
 
 
@@ -168,7 +168,7 @@ def test_what_we_made_stays_over_its_image(started: Plugin) -> None:
     started.postprocess.run(TidySettings())
     started.outline.show(True)
     layers.show_difference(viewer, image, np.zeros(image.data.shape, np.uint8))
-    layers.Uncertainty(viewer, image)
+    layers.UncertaintyLayer(viewer, image)
     layers.add_mask(viewer, image, Stack(np.ones(image.data.shape, np.uint8), "ZYX"), KNOWN)
     duplicate(viewer, annotations)
     assert len(viewer.layers) == 9
@@ -176,9 +176,9 @@ def test_what_we_made_stays_over_its_image(started: Plugin) -> None:
         for name, value in move.items():
             setattr(image, name, value)
         for layer in viewer.layers[1:]:
-            assert layers.misfit(image, layer) == "", layer.name
-            for name, value in layers.place_of(image).items():
-                np.testing.assert_array_equal(layers.place_of(layer)[name], value, layer.name)
+            assert layers.misalignment_text(image, layer) == "", layer.name
+            for name, value in layers.transform_of(image).items():
+                np.testing.assert_array_equal(layers.transform_of(layer)[name], value, layer.name)
 
 
 def duplicate(viewer: ViewerModel, layer: Any) -> None:
@@ -209,7 +209,7 @@ def test_tiles_land_where_the_image_is_by_then(
     prediction = started.masks.current
     assert prediction is not None
     assert prediction.layer is not None
-    assert layers.misfit(image, prediction.layer) == ""
+    assert layers.misalignment_text(image, prediction.layer) == ""
 
 
 def test_a_leading_channel_axis_has_no_part_in_a_place() -> None:
@@ -219,7 +219,7 @@ def test_a_leading_channel_axis_has_no_part_in_a_place() -> None:
     layer = layers.new_annotation(viewer, image, KNOWN)
     image.scale, image.translate = (1, 0.2, 0.3), (9, 4, 5)
     assert (tuple(layer.scale), tuple(layer.translate)) == ((0.2, 0.3), (4, 5))
-    assert layers.misfit(image, layer) == ""
+    assert layers.misalignment_text(image, layer) == ""
 
 
 # -- layers of others ------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def test_labels_seen_elsewhere_train_nothing_until_they_are_aligned(started: Plu
     image = with_image(started, **SIZED)
     layer = started.viewer.add_layer(labels(strokes(), translate=(3, 4)))
     assert chosen(started) is None
-    text = misfit(started)
+    text = misalignment(started)
     assert text.startswith("'mine' does not lie over 'cells'")
     started.training.start()
     assert started.session.message.text == text
@@ -237,13 +237,13 @@ def test_labels_seen_elsewhere_train_nothing_until_they_are_aligned(started: Plu
 
     started.alignment.align()
     assert chosen(started) is layer
-    assert misfit(started) == ""
+    assert misalignment(started) == ""
     np.testing.assert_array_equal(layer.extent.world, image.extent.world)
     np.testing.assert_array_equal(layer.data, strokes(), "its pixels are its own")
     started.training.start()
     assert len(started.session.history) == 1
     image.scale = (0.1, 0.1)
-    assert misfit(started) == "", "it stays there"
+    assert misalignment(started) == "", "it stays there"
 
     assert started.session.undoable == "aligning mine"
     started.undo.undo()
@@ -253,7 +253,7 @@ def test_labels_seen_elsewhere_train_nothing_until_they_are_aligned(started: Plu
     assert "does not lie over" in started.session.message.text
     assert len(started.session.history) == 1
     started.undo.redo()
-    assert misfit(started) == ""
+    assert misalignment(started) == ""
 
 
 def test_labels_in_use_count_no_more_when_their_image_is_moved_away(
@@ -283,7 +283,7 @@ def test_labels_in_use_count_no_more_when_their_image_is_moved_away(
     assert offered[1][0].labels[5, 2] == 1, "and is, once it lies over the image again"
 
     image.scale = (0.2, 0.2)
-    assert "its pixels are 0.5 × 0.5 µm, the image's 0.2 × 0.2 µm" in misfit(started)
+    assert "its pixels are 0.5 × 0.5 µm, the image's 0.2 × 0.2 µm" in misalignment(started)
 
 
 def test_a_mask_seen_elsewhere_is_neither_corrected_nor_written(
@@ -296,7 +296,7 @@ def test_a_mask_seen_elsewhere_is_neither_corrected_nor_written(
     mask = started.masks.current.layer
     assert mask is not None
     mask.translate = (5, 5)
-    assert "it is shifted by 5, 5" in misfit(started)
+    assert "it is shifted by 5, 5" in misalignment(started)
     assert mask not in started.sources.mask_candidates()
     started.export.write(mask, tmp_path / "a.tif")
     assert "does not lie over" in started.session.message.text
@@ -311,13 +311,13 @@ def test_channels_seen_elsewhere_are_said_and_aligned(started: Plugin) -> None:
     image = with_image(started, **SIZED)
     other = started.viewer.add_layer(Image(squares()[::-1], name="DAPI"))
     started.sources.choose_channels([other])
-    assert "'DAPI' does not lie over 'cells'" in misfit(started)
+    assert "'DAPI' does not lie over 'cells'" in misalignment(started)
     assert not started.session.message.text, "it is said beside the channels alone"
-    assert started.session.misfit is not None
-    assert started.session.misfit.is_channel
+    assert started.session.misalignment is not None
+    assert started.session.misalignment.is_channel
     started.alignment.align()
     assert started.sources.stack().n_channels == 2
-    assert misfit(started) == ""
+    assert misalignment(started) == ""
     image.scale = (0.1, 0.1)
     assert tuple(other.scale) == (0.1, 0.1)
 
@@ -325,9 +325,9 @@ def test_channels_seen_elsewhere_are_said_and_aligned(started: Plugin) -> None:
 def test_labels_that_are_put_right_by_hand_are_taken(started: Plugin) -> None:
     with_image(started, **SIZED)
     layer = started.viewer.add_layer(labels(strokes()))
-    assert misfit(started)
+    assert misalignment(started)
     layer.scale = (0.5, 0.5)
-    assert misfit(started) == ""
+    assert misalignment(started) == ""
     assert chosen(started) is layer
 
 
@@ -336,7 +336,7 @@ def test_each_of_two_tiles_takes_the_labels_that_lie_over_it(started: Plugin) ->
     second = started.viewer.add_layer(Image(squares()[::-1], name="right", translate=(0, SIDE)))
     layer = started.viewer.add_layer(labels(strokes(), translate=(0, SIDE)))
     assert chosen(started) is None
-    assert misfit(started) == "", "it is the other tile's"
+    assert misalignment(started) == "", "it is the other tile's"
     started.sources.choose_image(second)
     assert chosen(started) is layer
 
@@ -382,7 +382,7 @@ def test_an_axis_between_the_others_is_another_slider_so_it_is_aligned_first(
     """napari shows the last axis of one layer over the last of the other."""
     image = with_image(started, (3, 1))
     layer = started.viewer.add_layer(labels(strokes((3,))))
-    assert "its axes are in another order" in misfit(started)
+    assert "its axes are in another order" in misalignment(started)
     data = layer.data
     started.alignment.align()
     assert (layer.data.shape, chosen(started)) == (image.data.shape, layer)
@@ -440,7 +440,7 @@ def test_another_image_in_a_layer_is_predicted_in_its_own_size(
     assert corrected.masks.current is not None
     assert corrected.masks.current.layer is not None
     assert corrected.masks.current.layer.data.shape == image.data.shape
-    assert "the image 'cells'" in misfit(corrected)
+    assert "the image 'cells'" in misalignment(corrected)
 
     image.data = old
     corrected.tick()
@@ -474,7 +474,7 @@ def test_labels_of_a_closed_image_are_not_taken_for_another_of_its_size(
     viewer.layers.remove(corrected.session.image)
     other = viewer.add_layer(Image(data[:, ::-1], name="cells"))
     assert chosen(corrected) is None
-    assert misfit(corrected) == messages.LABELS_OF_CLOSED.format(layer.name, "cells")  # type: ignore[union-attr]
+    assert misalignment(corrected) == messages.LABELS_OF_CLOSED.format(layer.name, "cells")  # type: ignore[union-attr]
     corrected.sources.choose_labels(layer)
     assert chosen(corrected) is layer, "it is the user's to say"
     viewer.layers.remove(other)

@@ -44,7 +44,7 @@ def test_a_mask_is_shown_with_its_score_before_the_training_ends(
     plugin.session.events.job.connect(watch)
     puppet.improve(1, 0.91)
     plugin.training.start()
-    assert shown[0] == ("Dice 0.91, IoU 0.83 on strokes in 14 held-out blocks (500 pixels).", 0)
+    assert shown[0] == ("Agreement with held-out strokes 0.91 (0.75 to 0.97, 23 strokes).", 0)
     assert len(plugin.session.history) == 1
     assert plugin.masks.current is not None
     assert plugin.masks.current.layer is not None

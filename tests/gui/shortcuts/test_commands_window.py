@@ -30,7 +30,7 @@ from napari_unetseg.gui.shortcuts.commands import BRUSH_MODIFIER, COMMANDS, keys
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.preferences import PLUGIN, read_shortcuts
 from napari_unetseg.gui.state.session import Level
-from napari_unetseg.gui.state.user_state import remembered
+from napari_unetseg.gui.state.user_state import user_flags
 from napari_unetseg.gui.widgets.section import Caption
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def test_no_key_of_ours_is_napari_s_or_a_layer_s(hands: Window) -> None:
     ours = list(DEFAULTS.values())
     assert len(set(ours)) == len(ours)
     assert not set(ours) & theirs
-    assert set(hands.dock.workbench.keys.bound) == set(DEFAULTS)
+    assert set(hands.dock.context.keys.bound) == set(DEFAULTS)
 
 
 def test_mnemonics_are_nobody_else_s(hands: Window) -> None:
@@ -171,7 +171,7 @@ def test_what_is_typed_into_a_field_is_text(hands: Window) -> None:
     assert field.text().lower() in ("t", "t0")  # Qt's test keyboard types Alt and 0 as 0
     assert hands.idle()
     assert hands.session.brush == 1
-    assert not any(s.isEnabled() for s in hands.dock.workbench.keys.bound.values())
+    assert not any(s.isEnabled() for s in hands.dock.context.keys.bound.values())
     hands.viewer.window._qt_viewer.canvas.native.setFocus()
     press(Qt.Key.Key_0, ALT)
     assert hands.session.brush == BACKGROUND_LABEL
@@ -179,14 +179,14 @@ def test_what_is_typed_into_a_field_is_text(hands: Window) -> None:
 
 @pytest.mark.bindings
 def test_keys_end_with_the_dock_and_come_back_with_the_next(hands: Window) -> None:
-    main, keys = hands.dock.window(), hands.dock.workbench.keys
+    main, keys = hands.dock.window(), hands.dock.context.keys
     before = main.findChildren(QShortcut)
     hands.viewer.window.remove_dock_widget(hands.dock)
     hands.wait(lambda: len(main.findChildren(QShortcut)) == len(before) - len(DEFAULTS))
     assert not keys.bound
     again = Window(hands.viewer)
     in_front(again)
-    assert again.dock.workbench.keys is keys
+    assert again.dock.context.keys is keys
     press(Qt.Key.Key_0, ALT)
     assert again.session.brush == BACKGROUND_LABEL
 
@@ -200,7 +200,7 @@ def test_a_window_that_is_gone_hears_of_no_change(make_napari_viewer: Any) -> No
     gone.viewer.close()
     QApplication.processEvents()
     get_plugin_settings(PLUGIN).shortcuts.train = "Shift+K"
-    assert left.dock.workbench.keys.bound["train"].key().toString() == "Shift+K"
+    assert left.dock.context.keys.bound["train"].key().toString() == "Shift+K"
     get_settings().appearance.font_size += 1
     get_settings().appearance.font_size -= 1
 
@@ -223,7 +223,7 @@ def test_two_windows_have_keys_of_their_own(make_napari_viewer: Any) -> None:
 
 def open_help(hands: Window) -> Any:
     press(Qt.Key.Key_F1)
-    dialog = hands.dock.workbench.help
+    dialog = hands.dock.context.help
     hands.wait(lambda: dialog.isVisible())
     return dialog
 
@@ -236,7 +236,7 @@ def test_the_help_opens_by_key_and_by_button_and_lists_every_command(hands: Wind
     dialog.close()
     hands.click(hands.dock.help)
     hands.wait(dialog.isVisible)
-    assert hands.dock.workbench.help is dialog
+    assert hands.dock.context.help is dialog
     assert not dialog._scroll.horizontalScrollBar().maximum()
     dialog.close()
 
@@ -266,7 +266,7 @@ def test_a_key_set_under_preferences_works_at_once(hands: Window) -> None:
     press(Qt.Key.Key_B, SHIFT)
     assert hands.session.message.text == messages.NO_PREDICTION
     preferences.show_mask = ""
-    assert set(DEFAULTS) - set(hands.dock.workbench.keys.bound) == {"show_mask"}
+    assert set(DEFAULTS) - set(hands.dock.context.keys.bound) == {"show_mask"}
 
 
 @pytest.mark.bindings
@@ -295,9 +295,9 @@ def test_preferences_and_program_agree_on_the_default_keys() -> None:
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"welcome_seen": 5}', "\x00"])
 def test_a_damaged_file_of_what_was_remembered_does_no_harm(text: str) -> None:
-    remembered.path.parent.mkdir(parents=True, exist_ok=True)
-    remembered.path.write_text(text)
-    assert not remembered.flag("welcome_seen")
+    user_flags.path.parent.mkdir(parents=True, exist_ok=True)
+    user_flags.path.write_text(text)
+    assert not user_flags.flag("welcome_seen")
 
 
 # -- the keyboard's way ----------------------------------------------------------------------------
@@ -413,7 +413,7 @@ def test_the_first_hint_goes_with_the_first_training(hands: Window) -> None:
     hands.dock.train.button.click()
     hands.wait(lambda: hands.idle() and hands.session.entry is not None)
     assert not hands.dock.welcome.isVisible()
-    assert remembered.flag("welcome_seen")
+    assert user_flags.flag("welcome_seen")
 
 
 def test_what_cannot_be_written_is_remembered_until_the_end(
@@ -427,10 +427,10 @@ def test_what_cannot_be_written_is_remembered_until_the_end(
     with monkeypatch.context() as patched:
         patched.setattr(module, "atomic_path", full)
         hands.click(hands.dock.welcome.dismiss)
-    assert remembered.flag("welcome_seen")
-    assert not remembered.path.exists()
-    remembered.put("other", True)
-    assert json.loads(remembered.path.read_text()) == {"welcome_seen": True, "other": True}
+    assert user_flags.flag("welcome_seen")
+    assert not user_flags.path.exists()
+    user_flags.put("other", True)
+    assert json.loads(user_flags.path.read_text()) == {"welcome_seen": True, "other": True}
 
 
 # -- long waits ------------------------------------------------------------------------------------

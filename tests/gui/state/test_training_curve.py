@@ -13,12 +13,12 @@ from pyqtgraph import PlotCurveItem, PlotWidget
 
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import JobControl
-from napari_unetseg.core.labels import LabelKind, Structure
+from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind, Structure
 from napari_unetseg.core.metrics import Scores, log_losses, loss_of
 from napari_unetseg.core.settings import TrainSettings
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.gui.state import messages
-from napari_unetseg.gui.state.eta import Pace
+from napari_unetseg.gui.state.eta import EtaEstimator
 from napari_unetseg.gui.state.session import Mark, MarkKind, Point, Session
 from napari_unetseg.gui.state.training_curve import Columns, classes_to_show, finite, note
 from napari_unetseg.training.train import train_events
@@ -44,9 +44,8 @@ def several(*dice: float, loss: float = 0.4) -> Scores:
 
 
 def point(step: int, *dice: float, loss: float = 1.0) -> Point:
-    each = tuple(enumerate(dice, 1))
-    mean = sum(dice) / len(dice) if dice else None
-    return Point(step, loss, mean, step / 10, 0.5 if dice else None, each)
+    found = several(*dice) if dice else None
+    return Point(step, loss, found, step / 10, 0.5 if dice else None)
 
 
 def large() -> tuple[np.ndarray, np.ndarray]:
@@ -79,11 +78,12 @@ def test_the_loss_is_the_cross_entropy_of_what_is_labelled() -> None:
 def test_events_become_points_and_marks() -> None:
     session = Session()
     note(session, ModelImproved(constant(1), scores(0.7), 1.0, 0))
-    note(session, EpochDone(1, 20, 0.8, several(0.5, math.nan, 0.7), True, 3.0))
+    found = several(0.5, math.nan, 0.7)
+    note(session, EpochDone(1, 20, 0.8, found, True, 3.0))
     note(session, EpochDone(2, 40, 0.6, None, False, 5.0))
     note(session, AnnotationsUpdated(1234, 40, 5.5))
     first, second = session.curve
-    assert first == Point(20, 0.8, pytest.approx(0.6), 3.0, 0.4, ((1, 0.5), (3, 0.7)))
+    assert first == Point(20, 0.8, found, 3.0, 0.4)
     assert second == Point(40, 0.6, None, 5.0)
     assert session.marks == (
         Mark(MarkKind.SHOWN, 0, 1.0, 0.7),
@@ -106,11 +106,11 @@ def test_columns_grow_with_the_curve_and_begin_anew_with_another() -> None:
     columns.take(curve[:1])
     columns.take(curve)
     assert columns.steps == [10, 20, 30]
-    assert columns.dice[1][:2] == [0.5, 0.6]
-    assert math.isnan(columns.dice[2][0])
-    assert math.isnan(columns.dice[1][2])
+    assert columns.each[1][:2] == [0.5, 0.6]
+    assert math.isnan(columns.each[2][0])
+    assert math.isnan(columns.each[1][2])
     columns.take((point(5, 0.1),))
-    assert (columns.steps, columns.dice) == ([5], {1: [0.1]})
+    assert (columns.steps, columns.each) == ([5], {1: [0.1]})
 
 
 def test_of_many_structures_the_worst_are_drawn() -> None:
@@ -136,7 +136,7 @@ def test_of_ten_thousand_epochs_few_points_are_drawn(painted: Window) -> None:
     assert max(len(x) for x in drawn) < 2_000
     names = [line.name.rsplit(" ", 1)[0] for line in plot.lines]
     worst = [f"Dice structure {n}" for n in (1, 2, 3)]
-    assert names == ["training", "validation", *worst, "mean Dice"]
+    assert names == ["training", "validation", *worst, "Dice"]
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
@@ -150,7 +150,7 @@ def test_the_plot_names_its_lines_in_a_legend_and_switches_its_axis(
     session.curve = tuple(point(n, 0.5, 0.7) for n in (10, 20, 30))
     painted.wait(lambda: len(plot.lines) == 5)
     text = plot.legend.text().replace("&nbsp;", " ")
-    for name in ("training loss", "validation loss", "Dice nucleus 0.50", "mean Dice 0.60"):
+    for name in ("training loss", "validation loss", "Dice nucleus 0.50", "Dice 0.60"):
         assert name in text
     assert "&lt;b&gt;fibre" in text
     assert "strokes added" in text
@@ -169,28 +169,23 @@ def test_the_sentence_says_from_what_to_what_and_where_the_earlier_model_is() ->
     done = TrainingDone(
         Outcome.COMPLETED, "Training ended.", scores(0.93), 3, 60, 12.0, scores(0.91)
     )
-    said = messages.describe_training(done, on_strokes=True, earlier=True)
+    said = messages.describe_training(done, earlier=True)
     assert said == (
-        "Dice 0.91 → 0.93, IoU 0.87 on strokes in 14 held-out blocks (500 pixels); the earlier "
+        "Agreement with held-out strokes 0.91 → 0.93 (0.75 to 0.97, 23 strokes); the earlier "
         "model can be restored under Model. Training ended (12 s)."
     )
-    alone = messages.describe_training(done, on_strokes=False, earlier=False)
-    assert "on labels in 14" in alone
-    assert "earlier" not in alone
+    assert "earlier" not in messages.describe_training(done, earlier=False)
     close = TrainingDone(Outcome.COMPLETED, "Ended.", scores(0.9312), 3, 60, 12.0, scores(0.9308))
-    assert "0.931 → 0.931" not in (
-        told := messages.describe_training(close, on_strokes=True, earlier=False)
-    )
-    assert told.startswith("Dice 0.93, IoU")
+    assert "→" not in messages.describe_training(close, earlier=False)
     for kept, stays in (("INITIAL_MODEL", "initial model"), ("MODEL", "earlier model")):
         none = TrainingDone(
             Outcome.COMPLETED, "First answer.", scores(0.9), 3, 60, 12.0, kept=StartedFrom[kept]
         )
-        told = messages.describe_training(none, on_strokes=True, earlier=True)
+        told = messages.describe_training(none, earlier=True)
         assert f"; the {stays} stays. First answer (12 s)." in told
-    third = TrainingDone(Outcome.COMPLETED, "Ended.", scores(0.934), 3, 60, 12.0, scores(0.931))
-    assert messages.describe_training(third, on_strokes=True, earlier=False).startswith(
-        "Dice 0.931 → 0.934"
+    full = TrainingDone(Outcome.COMPLETED, "Ended.", several(0.934, 0.95), 3, 60, 12.0)
+    assert messages.describe_training(full, earlier=False).startswith(
+        "Dice on held-out labels 0.94"
     )
 
 
@@ -210,12 +205,16 @@ def test_a_better_model_is_told_in_the_window_and_the_earlier_one_is_there(
     puppet.improve(1, 0.93, before=0.91)
     dock.train.button.click()
     painted.wait(lambda: "0.91 → 0.93" in dock.train.result.text())
-    assert "on strokes in 14 held-out blocks" in dock.train.result.text()
+    assert "Agreement with held-out strokes" in dock.train.result.text()
     assert "the earlier model is kept" in dock.train.result.text()
     assert [m.kind for m in session.marks] == [MarkKind.SHOWN]
     dock.train.button.click()
     painted.wait(lambda: painted.idle() and len(session.history) == 2)
     assert "the earlier model can be restored under Model" in dock.train.result.text()
+    session.scores = scores(0.93)
+    brushes = [dock.annotate.brushes.row_of(n).score for n in (1, BACKGROUND_LABEL)]
+    assert [label.text() for label in brushes] == ["0.93", "0.93"]
+    assert all("greement with held-out strokes" in label.toolTip() for label in brushes)
     dock.model.history.setCurrentIndex(0)
     dock.model.history.activated.emit(0)
     assert session.entry is session.history[0]
@@ -245,14 +244,14 @@ def test_the_real_training_compares_with_what_it_began_with() -> None:
 
 def test_how_long_is_told_from_the_pace_since_the_first_word() -> None:
     now = [0.0]
-    pace = Pace(lambda: now[0])
+    pace = EtaEstimator(lambda: now[0])
     now[0] = 10.0  # PyTorch was loaded meanwhile
     assert pace.left(0.1) is None
     now[0] = 11.0
     assert pace.left(0.2) == pytest.approx(8.0)
     now[0] = 12.0
     assert pace.left(0.6) == pytest.approx(2.0 * 0.4 / 0.5)
-    quick = Pace(lambda: now[0])
+    quick = EtaEstimator(lambda: now[0])
     assert quick.left(0.1) is None
     now[0] = 13.0
     assert quick.left(0.5) is None

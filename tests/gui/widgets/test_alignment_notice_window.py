@@ -17,14 +17,14 @@ pytestmark = pytest.mark.gui
 
 
 def test_labels_seen_elsewhere_are_said_beside_them_and_a_click_aligns_them(window: Window) -> None:
-    viewer, panel = window.viewer, window.dock.annotate.misfit
+    viewer, panel = window.viewer, window.dock.annotate.alignment_notice
     viewer.add_layer(Image(squares(), name="squares", scale=(0.5, 0.5)))
     assert not panel.isVisible()
     layer = viewer.add_layer(Labels(strokes(), name="mine"))
     window.wait(panel.isVisible)
     assert "'mine' does not lie over 'squares'" in panel.text.text()
     assert window.dock.annotate.labels.value is None
-    assert not window.dock.image.misfit.isVisible()
+    assert not window.dock.image.alignment_notice.isVisible()
     window.click(window.dock.train.button)
     assert window.session.job is None
     assert window.dock.status.text.text() == panel.text.text()
@@ -39,14 +39,14 @@ def test_labels_seen_elsewhere_are_said_beside_them_and_a_click_aligns_them(wind
 
 @pytest.mark.bindings
 def test_a_channel_seen_elsewhere_is_said_beside_the_channels(window: Window) -> None:
-    viewer, panel = window.viewer, window.dock.image.misfit
+    viewer, panel = window.viewer, window.dock.image.alignment_notice
     viewer.add_layer(Image(squares(), name="squares", scale=(0.5, 0.5)))
     other = viewer.add_layer(Image(squares(), name="DAPI"))
     (box, _) = window.dock.image.channels[0]
     box.setChecked(True)
     window.wait(panel.isVisible)
     assert "'DAPI' does not lie over 'squares'" in panel.text.text()
-    assert not window.dock.annotate.misfit.isVisible()
+    assert not window.dock.annotate.alignment_notice.isVisible()
     window.click(panel.align)
     window.wait(lambda: not panel.isVisible())
     assert tuple(other.scale) == (0.5, 0.5)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.gui
 
 @pytest.mark.bindings
 def test_next_moves_the_camera_and_the_uncertainty_appears(window: Window) -> None:
-    viewer, look = window.viewer, window.dock.look
+    viewer, look = window.viewer, window.dock.next_region
     stack = np.zeros((3, 256, 256), np.float32)
     stack[1, 190:220, 30:60] = 0.5
     image = viewer.add_layer(Image(stack, name="stack"))
@@ -53,9 +53,9 @@ def test_next_can_be_pressed_while_a_training_goes_on(
     window = painted
     window.wait(lambda: window.session.counts.get(1, 0) > 0)
     window.click(window.dock.train.button)
-    window.wait(window.dock.look.next.isEnabled)
+    window.wait(window.dock.next_region.next.isEnabled)
     assert window.session.job is not None
-    window.click(window.dock.look.next)
+    window.click(window.dock.next_region.next)
     window.wait(lambda: window.plugin.next_region.suggestion is not None)
     assert window.session.job is not None
     window.click(window.dock.train.button)

@@ -21,7 +21,7 @@ TZYX = RNG.integers(0, 256, (12, 3, 20, 30), dtype=np.uint8)
 
 def refusal(path: Path) -> str:
     """Open and read all of a stack; return the sentence of the refusal."""
-    lazy_array.forget()
+    lazy_array.clear_cache()
     with pytest.raises(UserError) as caught:
         np.asarray(open_stack(path).data)
     assert str(caught.value).count("\n") == 0

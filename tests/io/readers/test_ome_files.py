@@ -71,7 +71,7 @@ def write_set(
 
 
 def numbers(path: Path, **how: Any) -> list[int]:
-    lazy_array.forget()
+    lazy_array.clear_cache()
     data = np.asarray(open_stack(path, **how).data[...])
     return [int(n) for n in data[..., 0, 0].ravel()]
 

@@ -122,7 +122,7 @@ def planes_of(stack: Stack) -> list[float]:
 
 def opened(path: Path, **how: Any) -> Stack | str:
     """The stack, or the sentence that says why not."""
-    lazy_array.forget()
+    lazy_array.clear_cache()
     try:
         stack = open_stack(path, **how)
         np.asarray(stack.data[...])

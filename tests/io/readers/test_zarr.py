@@ -91,7 +91,7 @@ def change_ome(path: Path, **values: Any) -> None:
 
 def refusal(path: Path) -> str:
     """Open and read all of a store; return the sentence of the refusal."""
-    lazy_array.forget()
+    lazy_array.clear_cache()
     with pytest.raises(UserError) as caught:
         np.asarray(open_stack(path).data)
     assert str(caught.value).count("\n") == 0
@@ -254,7 +254,7 @@ def test_a_chunk_is_decoded_once_for_all_its_planes(
 
     monkeypatch.setitem(zarr_codecs._DECODERS, "zstd", counted)
     data = open_stack(plain(tmp_path / "a.zarr", ZYX, chunks=(7, 45, 26))).data
-    lazy_array.forget()
+    lazy_array.clear_cache()
     for z in range(7):
         np.testing.assert_array_equal(data[z], ZYX[z])
     assert len(calls) == 2
@@ -289,7 +289,7 @@ def test_an_array_travels_to_other_processes(tmp_path: Path, method: str) -> Non
     data = open_stack(plain(tmp_path / "a.zarr", ZYX)).data
     assert total(data) == ZYX.sum()  # Zarr's threads run before the fork
     assert len(pickle.dumps(data)) < 2000
-    lazy_array.forget()
+    lazy_array.clear_cache()
     if method == "fork":
         child = os.fork()
         if child == 0:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from napari_unetseg.core.labels import BACKGROUND_LABEL
-from napari_unetseg.inference.quality_check import (
+from napari_unetseg.inference.quality_estimate import (
     Candidate,
     QualityEstimate,
     draw_places,
