@@ -80,6 +80,20 @@ def quality_rows(found: Iterable[ModelQuality], names: Mapping[int, str]) -> lis
     ]  # fmt: skip
 
 
+def quality_lines(one: ModelQuality, names: Mapping[int, str]) -> list[str]:
+    """A line for each structure of a model, such as ``nuclei: Dice 0.87 (90 % interval …)``."""
+    lines = []
+    for number, found in one.structures.items():
+        text = f"{names.get(number, f'structure {number}')}: Dice {found.dice:.2f}"
+        if found.places == 1:
+            lines.append(f"{text}, found in one place only; check more places.")
+            continue
+        part = f"{found.places} of " if found.places < one.places else ""
+        interval = f"90 % interval {found.low:.2f} to {found.high:.2f}"
+        lines.append(f"{text} ({interval}), {part}{one.places} places")
+    return lines or ["No structure was found in the checked places; check more places."]
+
+
 def write_quality(path: Path, found: Iterable[ModelQuality], names: Mapping[int, str]) -> None:
     """Write the table as CSV."""
     with path.open("w", newline="", encoding="utf-8") as file:

@@ -13,11 +13,8 @@ from napari_unetseg.runtime.memory_errors import is_out_of_memory
 from napari_unetseg.training.training_events import StartedFrom
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.core.metrics import Scores
-    from napari_unetseg.inference.quality_table import ModelQuality
     from napari_unetseg.jobs.live_predictor import MaskStarted
     from napari_unetseg.training.training_events import TrainingDone, TrainingPrepared
 
@@ -209,19 +206,6 @@ def describe_scores(scores: Scores | None, before: Scores | None = None) -> str:
             "background; paint more of both, in several places, to get a score"
         )
     return f"{score_title(scores)} {score_text(scores, before)}"
-
-
-def describe_quality(one: ModelQuality, names: Mapping[int, str]) -> list[str]:
-    """What checked places say of a model: a line for each structure."""
-    lines = []
-    for number, found in one.structures.items():
-        text = f"{names.get(number, f'structure {number}')}: Dice {found.dice:.2f}"
-        if found.places == 1:
-            lines.append(f"{text} in the only place where it occurs; check more places.")
-            continue
-        interval = f"90 % interval {found.low:.2f} to {found.high:.2f}"
-        lines.append(f"{text} ({interval}), {found.places} of {one.places} places")
-    return lines or ["No structure occurs in the checked places; check more places."]
 
 
 def describe_better(event: MaskStarted, *, earlier: bool) -> str:

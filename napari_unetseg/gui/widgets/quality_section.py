@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QPushButton, QWidget
 
-from napari_unetseg.gui.state.messages import describe_quality
 from napari_unetseg.gui.widgets.section import Panel, folded, hint, row
+from napari_unetseg.inference.quality_table import quality_lines
 
 if TYPE_CHECKING:
     from napari_unetseg.gui.features.quality_check import QualityCheck
@@ -53,6 +53,7 @@ class QualityPanel(Panel):
         self.stop.clicked.connect(check.stop)
         self.column.addLayout(row(self.begin, self.right, self.skip, self.stop))
         self.result = hint()
+        self.result.setProperty("role", "result")
         self.column.addWidget(self.result)
         self._earlier = hint()
         self.earlier: QWidget = folded("Other models at the same places", self._earlier)
@@ -81,7 +82,8 @@ class QualityPanel(Panel):
             text = WHAT_IT_IS
         self.explanation.setText(text)
         self.begin.setVisible(here is None)
-        self.begin.setText("Continue the check" if session.unchecked else "Check quality")
+        again = "Check more places" if session.checked else "Check quality"
+        self.begin.setText("Continue the check" if session.unchecked else again)
         ready = session.image is not None and session.newest_model is not None
         self.begin.setEnabled(ready)
         for button in (self.right, self.skip):
@@ -93,7 +95,7 @@ class QualityPanel(Panel):
         session = self.session
         names = {s.number: s.name for s in session.structures}
         used = session.entry.model.id if session.entry is not None else ""
-        by_model = {one.model: describe_quality(one, names) for one in session.quality}
+        by_model = {one.model: quality_lines(one, names) for one in session.quality}
         mine = by_model.pop(used, [NOT_MEASURED])
         self.result.setVisible(bool(session.quality))
         self.result.setText("\n".join(mine))
