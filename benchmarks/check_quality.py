@@ -1,6 +1,6 @@
 """*Check quality*: how often its 90 % interval holds the Dice of all images, and its minutes.
 
-    python benchmarks/check_quality.py DATA [--sets A,B] [--steps 60] [--draws 100] [--places 10]
+    python benchmarks/check_quality.py DATA [--sets A,B] [--seeds 0,1,2] [--steps 60] [--places 10]
 
 For each set a model is trained briefly on the strokes, and the test images are predicted. Then
 places are drawn again and again as the dock draws them, over all test images; the ground truth
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -163,14 +164,14 @@ def judge(number: int, pieces: Sequence[Piece], draws: Sequence[Sequence[DrawnPl
     }
 
 
-def run_set(data: BenchmarkSet, options: argparse.Namespace) -> Json:
+def run_set(data: BenchmarkSet, seed: int, options: argparse.Namespace) -> Json:
     """Train, predict, and check again and again."""
-    settings = make_settings(options, options.seed).model_copy(update={"steps": options.steps})
+    settings = make_settings(options, seed).model_copy(update={"steps": options.steps})
     model = train([one.pair("strokes") for one in data.training()], settings)
     tests, predict = data.tests(), predictor(model, options.threads, "cpu")
     pieces = pieces_of(tests, [predict(one.image, one.planes) for one in tests])
     candidates = [one.candidate for one in pieces]
-    draws = [draw_places(candidates, options.places, seed) for seed in range(options.draws)]
+    draws = [draw_places(candidates, options.places, draw) for draw in range(options.draws)]
     by_candidate = {id(one.candidate): one for one in pieces}
     times = [seconds_of([by_candidate[id(place.candidate)] for place in d]) for d in draws]
     scores = model.scores
@@ -183,44 +184,53 @@ def run_set(data: BenchmarkSet, options: argparse.Namespace) -> Json:
     }
 
 
-def lines(results: Json) -> list[str]:
-    """The table."""
+def lines(results: dict[str, list[Json]]) -> list[str]:
+    """The table: medians over seeds, and of each how often the interval holds the Dice."""
     rows = [
         "| set | structure | held-out strokes | Dice of all | mean estimate | its RMSE "
-        "| interval holds it | mean width | by hand | minutes, mean and largest |",
+        "| interval holds it, each seed | mean width | by hand | minutes, mean and largest |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, found in results.items():
-        minutes = f"{found['mean_minutes']:.1f}, {found['largest_minutes']:.1f}"
-        rows += [
-            f"| {name} | {number} | {found['held_out_strokes'].get(number, float('nan')):.3f} "
-            f"| {one['true_dice']:.3f} | {one['mean_estimate']:.3f} "
-            f"| {one['root_mean_square_error']:.3f} | {one['coverage']:.0%} "
-            f"| {one['mean_width']:.3f} | {one['mean_estimate_by_hand']:.3f} | {minutes} |"
-            for number, one in found["structures"].items()
+    for name, runs in results.items():
+        minutes = [
+            median(run["mean_minutes"] for run in runs),
+            max(r["largest_minutes"] for r in runs),
         ]
+        for number in runs[0]["structures"]:
+            found = [run["structures"][number] for run in runs]
+            middle = {key: median(one[key] for one in found) for key in found[0]}
+            strokes = median(run["held_out_strokes"].get(number, float("nan")) for run in runs)
+            held = ", ".join(f"{one['coverage']:.0%}" for one in found)
+            cells = (
+                *(name, number, f"{strokes:.3f}", f"{middle['true_dice']:.3f}"),
+                *(f"{middle[key]:.3f}" for key in ("mean_estimate", "root_mean_square_error")),
+                *(held, f"{middle['mean_width']:.3f}", f"{middle['mean_estimate_by_hand']:.3f}"),
+                ", ".join(f"{one:.1f}" for one in minutes),
+            )
+            rows.append(f"| {' | '.join(map(str, cells))} |")
     return rows
 
 
-def main(arguments: list[str] | None = None) -> Json:
+def main(arguments: list[str] | None = None) -> dict[str, list[Json]]:
     """Run the program."""
     leave_home()
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    add_options(parser, seeds=False)
+    add_options(parser)
     parser.add_argument("--sets", default="", help="comma-separated; default: all")
     parser.add_argument("--steps", type=int, default=60, help="of the training")
-    parser.add_argument("--draws", type=int, default=100, help="checks of each set")
+    parser.add_argument("--draws", type=int, default=100, help="checks of each set and seed")
     parser.add_argument("--places", type=int, default=10, help="places of a check")
-    parser.add_argument("--seed", type=int, default=0, help="of the training")
     parser.set_defaults(threads=1)
     options = parser.parse_args(arguments)
-    results: Json = {}
+    results: dict[str, list[Json]] = {}
     for data in read_sets(options.data, options.sets):
-        results[data.name] = run_set(data, options)
+        for seed in map(int, options.seeds.split(",")):
+            found = {"seed": seed, **run_set(data, seed, options)}
+            results.setdefault(data.name, []).append(found)
+            if options.out is not None:
+                report = {"machine": machine(), "places": options.places, "sets": results}
+                write_json(options.out / "check_quality.json", report)
         print(f"{data.name}: done", flush=True)
-        if options.out is not None:
-            report = {"machine": machine(), "places": options.places, "sets": results}
-            write_json(options.out / "check_quality.json", report)
     print("\n".join(lines(results)))
     return results
 

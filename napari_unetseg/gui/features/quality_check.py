@@ -273,12 +273,14 @@ class QualityCheck:
     def _on_places(self) -> None:
         """Show how far the check is, and whether there is anything to use."""
         pending = self._checked.of_state(PlaceState.PENDING)
-        here = self._current
-        if here is not None and not any(place.number == here.number for place in pending):
-            here = None
-        drawn = [p for p in self._checked.places if here is not None and p.seed == here.seed]
-        at = len(drawn) - sum(place.seed == here.seed for place in pending) + 1 if here else 0
-        self._session.checking = (at, len(drawn)) if here else None
+        if (before := self._current) is not None:
+            self._current = next((place for place in pending if place.is_same_as(before)), None)
+            if self._current is None:  # it is checked, or of a project that was closed
+                self._leave()
+        if (here := self._current) is not None:
+            drawn = sum(place.seed == here.seed for place in self._checked.places)
+            left = sum(place.seed == here.seed for place in pending)
+            self._session.checking = drawn - left + 1, drawn
         self._session.unchecked = len(pending)
         self._session.checked = len(self._checked.of_state(PlaceState.CHECKED))
 

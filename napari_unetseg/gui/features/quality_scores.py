@@ -105,7 +105,8 @@ class QualityScores:
                         )
                     plane = tuple(s.start for s in region[:-2])
                     mask = predictors[key].mask(plane, region[-2:])
-                except UserError:  # a model of other images
+                except UserError as error:  # such as a model of other images
+                    log.info("%s is not measured: %s", one.entry.name, error)
                     done.append(one)
                     continue
                 found = {*structures, *np.unique(mask).tolist()} - {0}

@@ -74,6 +74,11 @@ class CheckedPlace:
     models: Mapping[str, ModelOverlaps] = field(default_factory=dict)
     """Agreement of each model, by its id."""
 
+    def is_same_as(self, other: CheckedPlace) -> bool:
+        """Whether both are the same place, whatever is known of it."""
+        mine, theirs = ((p.number, p.image, p.seed, p.region) for p in (self, other))
+        return mine == theirs
+
     @property
     def held_out(self) -> bool:
         """Whether nothing of it may be trained on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -260,6 +261,22 @@ def test_another_structure_is_measured_anew_when_it_is_merged(plugin: Plugin) ->
     assert set(plugin.session.quality[0].structures) == {1}
     plugin.undo.undo()
     assert set(plugin.session.quality[0].structures) == {1, 2}
+
+
+def test_another_project_ends_the_check_and_its_own_goes_on_there(
+    plugin: Plugin, tmp_path: Path
+) -> None:
+    plugin.quality_check.begin(4)
+    first = plugin.store.project
+    assert first is not None
+    elsewhere = Plugin(ViewerModel(), SyncRunner())
+    elsewhere.saving.save_as(tmp_path / "other")
+    elsewhere.close()
+    plugin.restore.open(tmp_path / "other")
+    assert plugin.session.checking is None
+    assert plugin.session.unchecked == 0
+    plugin.restore.open(first.folder)
+    assert plugin.session.unchecked == 4
 
 
 @pytest.mark.parametrize("what", ["model", "image"])
