@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import agreement
+import check_quality
 import exposure
 import isbi
 import numpy as np
@@ -346,3 +347,32 @@ def test_exposure_writes_its_report(
     np.testing.assert_allclose(one["grid"]["after"], one["grid"]["after"][0][0], atol=0.05)
     assert one["grid"]["said"][1] == [1.0, 1.0]
     assert one["others"][0]["change"] == "inverted"
+
+
+# -- check of quality -------------------------------------------------------------------------
+
+
+def test_a_check_of_quality_is_judged_for_each_set_and_seed(root: Path, tmp_path: Path) -> None:
+    quick = ["--steps", "2", "--draws", "4", "--places", "3", "--seeds", "0,1"]
+    found = check_quality.main([str(root), *SMALL, *quick, "--out", str(tmp_path / "out")])
+    assert [(name, len(runs)) for name, runs in found.items()] == [("flat", 2), ("deep", 2)]
+    for runs in found.values():
+        for one in runs[0]["structures"].values():
+            assert 0 <= one["coverage"] <= 1
+            assert one["mean_estimate_by_hand"] >= one["mean_estimate"] - 1e-9
+        assert runs[0]["largest_minutes"] > 0
+    assert (tmp_path / "out" / "check_quality.json").is_file()
+
+
+def test_the_hand_leaves_borders_and_takes_longer_for_more_errors() -> None:
+    wrong = np.zeros((100, 100), bool)
+    wrong[20, :] = wrong[22:24, :] = True
+    assert check_quality.painting(wrong, 4.0) == 0.0
+    wrong[40:50, 40:50] = True
+    one = check_quality.painting(wrong, 4.0)
+    wrong[80:90, 80:90] = True
+    assert 0.0 < one < check_quality.painting(wrong, 4.0)
+    truth = wrong.astype(np.uint8)
+    left = check_quality.corrected(truth, np.zeros_like(truth))
+    assert left[45, 45] == 1
+    assert left[20].sum() == 0
