@@ -1,7 +1,8 @@
 """Pictures with masks of a corpus, as episodes for pretraining are drawn from them.
 
-A corpus is a folder with ``index.tsv`` (columns set, item, labels, group, …), ``SET/images/ITEM.png``
-(grey or RGB) and ``SET/masks/ITEM.png`` (semantic classes, or ids of objects).
+A corpus is a folder with ``index.tsv`` (columns set, item, labels, group, …),
+``SET/images/ITEM.png`` (grey or RGB) and ``SET/masks/ITEM.png`` (semantic classes, or ids of
+objects).
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class CorpusSet:
 def stretched(image: np.ndarray) -> np.ndarray:
     """Each channel (C, Y, X) from its low to its high percentile: 0 to 1."""
     low, high = np.percentile(image, [LOW, HIGH], axis=(1, 2))[:, :, None, None]
-    return (image - low) / np.maximum(high - low, 1e-3)
+    return np.asarray((image - low) / np.maximum(high - low, 1e-3))
 
 
 def read_corpus(root: Path, without: Collection[str] = ()) -> list[CorpusSet]:
@@ -186,10 +187,10 @@ class Look:
     def _colours(self, image: np.ndarray) -> np.ndarray:
         """Stains a little different: a linear map of the optical densities."""
         if self.grey:
-            return image.mean(0, keepdims=True)
+            return np.asarray(image.mean(0, keepdims=True))
         density = -np.log(np.clip(image, 0.02, 1.5))
         mixed = np.einsum("ij,jyx->iyx", self.stain * self.gain[:, None], density)
-        return np.exp(-mixed)[self.order]
+        return np.asarray(np.exp(-mixed)[self.order])
 
 
 def as_tensors(*arrays: np.ndarray) -> tuple[Tensor, ...]:

@@ -61,7 +61,7 @@ def painted(classes: np.ndarray, rng: np.random.Generator, wanted: int) -> np.nd
 
 def turned(image: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> tuple[Any, Any]:
     """Images and classes, turned and mirrored alike."""
-    turns = rng.integers(4)
+    turns = int(rng.integers(4))
     image, target = np.rot90(image, turns, (-2, -1)), np.rot90(target, turns, (-2, -1))
     if rng.random() < 0.5:
         image, target = image[..., ::-1], target[..., ::-1]
@@ -132,7 +132,8 @@ def fitted(features: Tensor, truth: Tensor, classes: int) -> Tensor:
 
 def applied(features: Tensor, rows: Tensor) -> Tensor:
     """Logits (N, classes) of features (N, F)."""
-    return features @ rows[:-1] + rows[-1]
+    logits: Tensor = features @ rows[:-1] + rows[-1]
+    return logits
 
 
 def corrected(example: Episode, features: Tensor, rng: np.random.Generator) -> Tensor:
@@ -206,16 +207,12 @@ def run(options: argparse.Namespace) -> None:
     scale = nn.Parameter(torch.tensor(2.3))
     optimizer = torch.optim.AdamW([*network.parameters(), scale], lr=options.rate)
     if options.resume:
-        kept = torch.load(options.resume, weights_only=True)
-        network.load_state_dict(kept["network"])
-        optimizer.load_state_dict(kept["optimizer"])
-        scale.data.copy_(kept["scale"])
+        restore(load_file(options.resume), network, optimizer, scale)
     started, step, scores, saved = time.monotonic(), 0, defaultdict(list), False
     checkpoint = options.out.with_suffix(".checkpoint")
     while (done := (time.monotonic() - started) / 60 / options.minutes) < 1:
         if not saved and done > 1 - FALLING:
-            kept = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save({**kept, "scale": scale.detach()}, checkpoint)
+            save_file(state_of(network, optimizer, scale), checkpoint)
             saved = True
         falling = min(1.0, (1 - done) / FALLING)
         for group in optimizer.param_groups:
@@ -224,7 +221,7 @@ def run(options: argparse.Namespace) -> None:
         for _ in range(EPISODES):
             name, example = source.draw(rng)
             loss, dice = loss_of(network, scale, example, rng)
-            (loss / EPISODES).backward()
+            (loss / EPISODES).backward()  # type: ignore[no-untyped-call]
             scores[name].append(dice)
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimizer.step()
@@ -234,6 +231,32 @@ def run(options: argparse.Namespace) -> None:
             save(network, options.out)
     report(step, options.minutes, scores)
     save(network, options.out)
+
+
+def state_of(network: UNet, optimizer: torch.optim.Optimizer, scale: Tensor) -> dict[str, Tensor]:
+    """Network, optimiser and scale as tensors with names."""
+    found = {f"network.{n}": t for n, t in network.state_dict().items()} | {"scale": scale}
+    for number, state in optimizer.state_dict()["state"].items():
+        found |= {f"optimizer.{number}.{n}": t for n, t in state.items()}
+    return {n: t.detach().contiguous().clone() for n, t in found.items()}
+
+
+def restore(
+    kept: dict[str, Tensor], network: UNet, optimizer: torch.optim.Optimizer, scale: Tensor
+) -> None:
+    """Give back what `state_of` took."""
+    network.load_state_dict(
+        {n.removeprefix("network."): t for n, t in kept.items() if n.startswith("network.")}
+    )
+    states: dict[int, dict[str, Tensor]] = defaultdict(dict)
+    for name, tensor in kept.items():
+        if name.startswith("optimizer."):
+            _, number, what = name.split(".")
+            states[int(number)][what] = tensor
+    optimizer.load_state_dict(
+        {"state": dict(states), "param_groups": optimizer.state_dict()["param_groups"]}
+    )
+    scale.data.copy_(kept["scale"])
 
 
 def save(network: UNet, path: Path) -> None:

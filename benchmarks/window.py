@@ -20,20 +20,34 @@ PERIOD = 0.010
 """Seconds after which the timer asks to be called."""
 
 
-def open_window(size: int, window: Sequence[int]) -> tuple[Viewer, UNetDock]:
-    """The sample's nuclei with their strokes, repeated to about ``size`` pixels, and the dock."""
+Layers = Sequence[tuple[np.ndarray, dict[str, Any], str]]
+"""Data, options and kind of layers, as napari's readers give them."""
+
+
+def sample_layers(size: int) -> Layers:
+    """The sample's nuclei with their strokes, repeated to about ``size`` pixels."""
+    from napari_unetseg import sample
+
+    def tiled(data: np.ndarray) -> np.ndarray:
+        return np.tile(data, (max(1, size // data.shape[0]),) * 2)
+
+    return [(tiled(data), options, kind) for data, options, kind in sample.nuclei2d()]
+
+
+def open_window(
+    size: int, window: Sequence[int], layers: Layers | None = None
+) -> tuple[Viewer, UNetDock]:
+    """These layers, by default `sample_layers`, and the dock."""
     leave_home()
     import napari
     from napari.layers import Layer
 
-    from napari_unetseg import sample
     from napari_unetseg.gui.dock_widget import UNetDock
 
     viewer = napari.Viewer()
     viewer.window.resize(*window)
-    for data, options, kind in sample.nuclei2d():
-        tiles = max(1, size // data.shape[0])
-        viewer.add_layer(Layer.create(np.tile(data, (tiles, tiles)), options, kind))
+    for data, options, kind in sample_layers(size) if layers is None else layers:
+        viewer.add_layer(Layer.create(data, options, kind))
     dock = UNetDock(viewer)
     viewer.window.add_dock_widget(dock, name="U-Net segmentation")
     return viewer, dock

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import agreement
+import check_quality
 import exposure
 import isbi
 import numpy as np
@@ -21,6 +23,8 @@ import tifffile
 import watch
 from helpers import blobs, random_model, strokes, tiny
 from PIL import Image
+
+from napari_unetseg.core.labels import Classes, Structure
 
 SMALL = ["--threads", "1", "--set", "width=4", "--set", "depth=2", "--set", "device=cpu"]
 needs_sklearn = pytest.mark.skipif(
@@ -244,6 +248,20 @@ def test_background_strokes_are_right_where_the_mask_is_0() -> None:
 # -- membranes --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("everything", "wanted"), [(False, 1.0), (True, 0.5)])
+def test_agreement_with_new_strokes_counts_classes_alike(
+    root: Path, monkeypatch: pytest.MonkeyPatch, everything: bool, wanted: float
+) -> None:
+    """Of the mask itself, and of one that finds the structure everywhere."""
+    monkeypatch.setattr(agreement, "FRESH", 30)
+    images = sets.read_sets(root, "flat")[0].training("full")
+    painted = agreement.draw(images, 100, np.random.default_rng(0))
+    masks = [np.ones_like(i.labels) if everything else i.labels for i in images]
+    classes, rng = Classes((Structure(1),)), np.random.default_rng(1)
+    found = agreement.agreement_with_new(images, masks, painted, classes, 100, rng)
+    assert found == pytest.approx(wanted)
+
+
 def test_perfect_membranes_have_no_error() -> None:
     truth = np.zeros((40, 40), np.uint8)
     truth[20] = truth[:, 20] = 1
@@ -329,3 +347,32 @@ def test_exposure_writes_its_report(
     np.testing.assert_allclose(one["grid"]["after"], one["grid"]["after"][0][0], atol=0.05)
     assert one["grid"]["said"][1] == [1.0, 1.0]
     assert one["others"][0]["change"] == "inverted"
+
+
+# -- check of quality -------------------------------------------------------------------------
+
+
+def test_a_check_of_quality_is_judged_for_each_set_and_seed(root: Path, tmp_path: Path) -> None:
+    quick = ["--steps", "2", "--draws", "4", "--places", "3", "--seeds", "0,1"]
+    found = check_quality.main([str(root), *SMALL, *quick, "--out", str(tmp_path / "out")])
+    assert [(name, len(runs)) for name, runs in found.items()] == [("flat", 2), ("deep", 2)]
+    for runs in found.values():
+        for one in runs[0]["structures"].values():
+            assert 0 <= one["coverage"] <= 1
+            assert one["mean_estimate_by_hand"] >= one["mean_estimate"] - 1e-9
+        assert runs[0]["largest_minutes"] > 0
+    assert (tmp_path / "out" / "check_quality.json").is_file()
+
+
+def test_the_hand_leaves_borders_and_takes_longer_for_more_errors() -> None:
+    wrong = np.zeros((100, 100), bool)
+    wrong[20, :] = wrong[22:24, :] = True
+    assert check_quality.painting(wrong, 4.0) == 0.0
+    wrong[40:50, 40:50] = True
+    one = check_quality.painting(wrong, 4.0)
+    wrong[80:90, 80:90] = True
+    assert 0.0 < one < check_quality.painting(wrong, 4.0)
+    truth = wrong.astype(np.uint8)
+    left = check_quality.corrected(truth, np.zeros_like(truth))
+    assert left[45, 45] == 1
+    assert left[20].sum() == 0

@@ -97,6 +97,13 @@ def within(part: Region, region: Region) -> Region:
     return tuple(slice(p.start - r.start, p.stop - r.start) for p, r in both)
 
 
+def intersection(one: Region, other: Region) -> Region | None:
+    """What two regions have in common; None where that is nothing."""
+    pairs = zip(one, other, strict=True)
+    both = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in pairs)
+    return both if all(s.start < s.stop for s in both) else None
+
+
 def merge_regions(regions: Sequence[Region]) -> list[Region]:
     """The bounding box of regions, or the regions where that would be large."""
     if len(regions) < 2:

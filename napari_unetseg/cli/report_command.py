@@ -18,9 +18,14 @@ def report(
         Path, Option("-o", "--output", metavar="DIR", help="Folder for the page.")
     ] = Path("report"),
 ) -> None:
-    """Write a page about a project: labels, scores, curves, overlays, settings, provenance."""
+    """Write a page about a project: labels, quality, curves, overlays, settings, provenance."""
+    from napari_unetseg.inference.quality_table import quality_lines
     from napari_unetseg.report.project_report import report_events
 
     with Meter("Predicting labelled planes") as meter:
-        page, images = finish(report_events(project, output), meter.show)
-    tell(f"Report of {count(images, 'image')} written to {page}.")
+        page, facts = finish(report_events(project, output), meter.show)
+    tell(f"Report of {count(len(facts.images), 'image')} written to {page}.")
+    names = {structure.number: structure.name for structure in facts.structures}
+    for one in facts.quality:
+        for line in quality_lines(one, names):
+            tell(f"{one.name}, {line}")

@@ -26,6 +26,7 @@ from napari_unetseg.gui.widgets.image_section import ImagePanel
 from napari_unetseg.gui.widgets.model_section import ModelPanel
 from napari_unetseg.gui.widgets.next_region_section import NextRegionPanel
 from napari_unetseg.gui.widgets.project_section import ProjectPanel
+from napari_unetseg.gui.widgets.quality_section import QualityPanel
 from napari_unetseg.gui.widgets.result_section import ResultPanel
 from napari_unetseg.gui.widgets.review_section import ReviewPanel
 from napari_unetseg.gui.widgets.section import Panel, row
@@ -72,6 +73,7 @@ class UNetDock(BaseDock):
             plugin.postprocess,
             plugin.export,
         )
+        self.quality = QualityPanel(session, plugin.quality_check)
         self.model = ModelPanel(session, plugin.history, plugin.comparison)
         self.advanced = AdvancedPanel(session, plugin.computers)
         self.sections: tuple[Panel, ...] = (
@@ -82,6 +84,7 @@ class UNetDock(BaseDock):
             self.train,
             self.review,
             self.result,
+            self.quality,
             self.model,
             self.advanced,
         )

@@ -24,6 +24,8 @@ from napari_unetseg.gui.features.prediction import MaskPrediction
 from napari_unetseg.gui.features.project_autosave import ProjectAutosave
 from napari_unetseg.gui.features.project_restore import ProjectRestore
 from napari_unetseg.gui.features.project_saving import ProjectSaving
+from napari_unetseg.gui.features.quality_check import QualityCheck
+from napari_unetseg.gui.features.quality_scores import QualityScores
 from napari_unetseg.gui.features.remote_computer import RemoteComputer
 from napari_unetseg.gui.features.review import Review
 from napari_unetseg.gui.features.structures import Structures
@@ -33,10 +35,13 @@ from napari_unetseg.gui.features.uncertainty_display import UncertaintyDisplay
 from napari_unetseg.gui.features.voxel_size import VoxelSize
 from napari_unetseg.gui.services.annotation_feed import AnnotationFeed
 from napari_unetseg.gui.services.annotations import Annotations
+from napari_unetseg.gui.services.checked_places import CheckedPlaces
 from napari_unetseg.gui.services.image_sources import ImageSources
 from napari_unetseg.gui.services.job_manager import JobManager
 from napari_unetseg.gui.services.layer_alignment import LayerAlignment
 from napari_unetseg.gui.services.mask_layers import MaskLayers
+from napari_unetseg.gui.services.place_draw import PlaceDraw
+from napari_unetseg.gui.services.places_on_screen import PlacesOnScreen
 from napari_unetseg.gui.services.project_layers import ProjectLayers
 from napari_unetseg.gui.services.project_store import ProjectStore
 from napari_unetseg.gui.services.session_models import SessionModels
@@ -95,9 +100,11 @@ class Plugin:
             viewer, session, self.sources, self.masks, self.undo, events
         )
         self.store = ProjectStore(viewer, session, self.annotations, self.masks, runner)
+        self.checked = CheckedPlaces(self.store)
         self.feed = AnnotationFeed(
-            session, self.annotations, self.alignment, self.jobs, runner, events
+            session, self.annotations, self.checked, self.alignment, self.jobs, runner, events
         )
+        self.places = PlacesOnScreen(viewer, session, self.sources, self.annotations, self.masks)
 
     def _make_features(self) -> None:
         viewer, session, runner, events = self.viewer, self.session, self.runner, self.events
@@ -125,15 +132,30 @@ class Plugin:
         self.autosave = ProjectAutosave(session, annotations, self.store, events)
         self.saving = ProjectSaving(session, jobs, self.store)
         self.next_region = NextRegion(
-            viewer, session, sources, annotations, masks, jobs, runner, events
+            viewer, session, annotations, self.places, jobs, runner, events
         )
+        draws = PlaceDraw(session, annotations, masks, self.places, self.checked, self.store)
+        self.quality_check = QualityCheck(
+            viewer,
+            session,
+            annotations,
+            masks,
+            self.places,
+            draws,
+            self.checked,
+            self.store,
+            jobs,
+            runner,
+            events,
+        )
+        self.quality_scores = QualityScores(session, self.checked, masks, runner)
         self.uncertainty = UncertaintyDisplay(viewer, session, sources, jobs, runner, events)
         self.voxel_size = VoxelSize(session, jobs, sources, masks, events)
         self.outline = CorrectionsOutline(viewer, session, annotations, events)
         self.counts = LabelCounts(session, sources, annotations, runner, events)
         self.conversion = LabelConversion(viewer, session, sources, runner)
         self.structures = Structures(viewer, session, sources, masks)
-        self.classes = ClassEditor(session, annotations, masks, undo, events)
+        self.classes = ClassEditor(session, annotations, masks, self.checked, undo, events)
         self.review = Review(viewer, session, masks, undo, events)
         self.history = ModelHistory(session, jobs, models)
         self.comparison = Comparison(viewer, session, jobs, runner, models, masks)

@@ -52,9 +52,7 @@ class WindowGrid:
         most = (*(WINDOW_DEEP for _ in shape[:-2]), WINDOW[dims], WINDOW[dims])
         spans = []
         for size, least, edge in zip(shape, ground.region, most, strict=True):
-            count = max(1, math.ceil(size / max(edge, least)))
-            ends = [round(i * size / count) for i in range(count + 1)]
-            spans.append([slice(a, b) for a, b in pairwise(ends)])
+            spans.append(_divided(size, math.ceil(size / max(edge, least))))
         ground.windows = list(product(*spans))
         return ground
 
@@ -82,6 +80,17 @@ def region_shape(shape: Sequence[int]) -> tuple[int, ...]:
     edge = int(np.clip(min(shape[-2:]) / EDGE_FRACTION, *EDGES))
     wanted = (*(DEEP for _ in shape[:-2]), edge, edge)
     return tuple(min(n, w) for n, w in zip(shape, wanted, strict=True))
+
+
+def _divided(size: int, count: int) -> list[slice]:
+    """An axis in so many equal parts, at least one."""
+    ends = [round(i * size / max(1, count)) for i in range(max(1, count) + 1)]
+    return [slice(a, b) for a, b in pairwise(ends)]
+
+
+def cells_of(size: Sequence[int], region: Sequence[int]) -> Iterator[Region]:
+    """Pieces of a window of about a region's size that cover it once."""
+    return product(*(_divided(n, round(n / edge)) for n, edge in zip(size, region, strict=True)))
 
 
 def regions_of(size: Sequence[int], region: Sequence[int]) -> Iterator[Region]:

@@ -6,6 +6,7 @@ predictions that depend on orientation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,11 @@ from scipy import ndimage
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import TilePredicted
+from napari_unetseg.core.labels import most_probable
 from napari_unetseg.core.resample import Resampling
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.inference.predict import predict_events
+from napari_unetseg.inference.tiling import read_span, within
 from napari_unetseg.models.unet import probabilities
 from napari_unetseg.models.voxel_sizes import fit_spacing
 from napari_unetseg.runtime.devices import pick_device, release_memory
@@ -129,6 +132,24 @@ class RegionPredictor:
     def image(self, plane: tuple[int, ...], region: Region) -> np.ndarray:
         """The scaled image (channels, *region) float32."""
         return self._normalization.apply(self._stack.read(plane, region))
+
+    def mask(self, plane: tuple[int, ...], region: Region) -> np.ndarray:
+        """Numbers of the structures in a region, as the mask of the whole plane has them.
+
+        At another voxel size than the model's, or with a ResNet as encoder, single voxels may
+        differ.
+        """
+        read = tuple(self._read_span(core, axis) for axis, core in enumerate(region))
+        probs = self.predict(self.image(plane, read))
+        return self.model.classes.decode(most_probable(probs))[within(region, read)]
+
+    def _read_span(self, core: slice, axis: int) -> slice:
+        """What is read along an axis: the receptive field of a core."""
+        size = self._stack.spatial_shape(self.model.dims)[axis]
+        if self._resampling is None:
+            return read_span(core, size, axis, self._network)
+        margin = math.ceil(self._network.receptive_field[axis] / 2 * self._resampling.factors[axis])
+        return slice(max(0, core.start - margin), min(size, core.stop + margin))
 
     def predict(self, image: np.ndarray, passes: int = 1) -> np.ndarray:
         """Mean probabilities (classes, *spatial) float32 of a scaled image over mirrored passes.

@@ -19,6 +19,7 @@ from napari_unetseg.core.metrics import Scores, confusion, scores_of
 from napari_unetseg.core.score_text import agreement_text, score_name, score_text
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.core.text import count
+from napari_unetseg.inference.quality_table import write_quality
 from napari_unetseg.report.figures import (
     spread,
     write_curve,
@@ -30,6 +31,7 @@ from napari_unetseg.runtime.cpu import cores
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
     from napari_unetseg.core.job_control import JobControl
+    from napari_unetseg.inference.quality_table import ModelQuality
     from napari_unetseg.models.model import Model
     from napari_unetseg.models.training_record import TrainingRecord
 
@@ -75,6 +77,8 @@ class Facts:
     """Annotated images, structures, and the current model if any."""
     seconds: float
     """Annotation time."""
+    quality: list[ModelQuality]
+    """What checked places say of each model."""
     lost: list[str]
     """Sentences about unreadable parts."""
 
@@ -113,6 +117,8 @@ def write_page(
     parts = [f"<h1>{title}</h1>", f"<p>{_methods(facts.images, model)}</p>"]
     parts += [f"<p class=hint>Not read: {escape(text)}</p>" for text in facts.lost]
     parts += ["<h2>Labels</h2>", _labels(facts.images, facts.seconds)]
+    if facts.quality:
+        parts += ["<h2>Checked quality</h2>", _quality(folder, facts)]
     if model is not None:
         parts += ["<h2>Model</h2>", _scores(model), _training(folder, model)]
         planes = yield from _planes(folder, facts, model, control)
@@ -182,6 +188,31 @@ def _scores(model: Model) -> str:
         )
     ]
     return _table(["number", "structure", "Dice", "IoU"], rows)
+
+
+def _quality(folder: Path, facts: Facts) -> str:
+    """The table of checked quality, which is written as CSV too."""
+    names = {structure.number: structure.name for structure in facts.structures}
+    write_quality(folder / "quality.csv", facts.quality, names)
+    rows = [
+        [
+            one.name + " (in use)" * (facts.model is not None and one.model == facts.model.id),
+            names.get(number, f"structure {number}"),
+            f"{found.dice:.3f} ({found.low:.3f} to {found.high:.3f})",
+            "{:.3f} ({:.3f} to {:.3f})".format(*found.iou),
+            f"{found.places} of {one.places}",
+        ]
+        for one in facts.quality
+        for number, found in one.structures.items()
+    ]
+    head = ["model", "structure", "Dice", "IoU", "places where it occurs"]
+    return (
+        "<p>The mask was corrected by hand at places that were drawn at random, by predicted "
+        "foreground and area, among all pixels that nobody had labelled; nothing of these places "
+        "was trained on before. Dice and IoU are ratios of sums that are weighted by the inverse "
+        "of the probability of each place, with 90 % bootstrap intervals over places. As a table: "
+        f'<a href="quality.csv">quality.csv</a>.</p>{_table(head, rows)}'
+    )
 
 
 def _training(folder: Path, model: Model) -> str:

@@ -12,12 +12,14 @@ from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import Structure
+from napari_unetseg.inference.quality_table import quality_of
 from napari_unetseg.report.project_page import MARK, Facts, ReportImage, write_page
 
 if TYPE_CHECKING:
     from napari_unetseg.annotations.annotation_store import ImageAnnotations
     from napari_unetseg.core.events import Event
     from napari_unetseg.core.image_stack import Stack
+    from napari_unetseg.inference.quality_table import ModelQuality
     from napari_unetseg.io.project.project import Project
     from napari_unetseg.models.model import Model
 
@@ -31,7 +33,7 @@ def report_events(
     title: str | None = None,
     stacks: Mapping[str, Stack] | None = None,
     control: JobControl | None = None,
-) -> Generator[Event, None, tuple[Path, int]]:
+) -> Generator[Event, None, tuple[Path, Facts]]:
     """Write ``index.html`` and its pictures into a folder, whole or not at all.
 
     Parameters
@@ -54,8 +56,8 @@ def report_events(
 
     Returns
     -------
-    page, images
-        The file, and the number of images.
+    page, facts
+        The file, and what is in it.
 
     Raises
     ------
@@ -78,7 +80,7 @@ def report_events(
         folder.mkdir()
         yield from write_page(folder, PAGE, facts, control or JobControl())
         _put(folder, output, Path(temporary) / "earlier")
-    return output / PAGE, len(facts.images)
+    return output / PAGE, facts
 
 
 def _put(folder: Path, output: Path, earlier: Path) -> None:
@@ -109,8 +111,15 @@ def _facts(contents: Project, title: str, stacks: Mapping[str, Stack]) -> Facts:
     images = [
         _image(contents, key, described.get(key, {}), stacks.get(key)) for key in contents.by_image
     ]
-    model = _model(contents)
-    return Facts(title, images, structures, model, contents.effort.seconds, contents.lost)
+    model, quality = _model(contents), project_quality(contents)
+    seconds = contents.effort.seconds
+    return Facts(title, images, structures, model, seconds, quality, contents.lost)
+
+
+def project_quality(contents: Project) -> list[ModelQuality]:
+    """What the checked places of a project say of each model, the earliest first."""
+    known = [str(m.get("id")) for m in contents.values.get("models", ()) if isinstance(m, dict)]
+    return quality_of(contents.places.values(), known)
 
 
 def _structures(contents: Project) -> list[Structure]:

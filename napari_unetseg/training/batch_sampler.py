@@ -28,8 +28,10 @@ Batch = tuple[Tensor, Tensor, Tensor]
 """Images (N, C, *patch), targets (N, *patch), and which samples are distilled (N,)."""
 
 
-FOCUS_RATE = 0.5
-"""Fraction of the samples that contain a voxel of a focus."""
+FOCUS_RATE, RECENT_RATE = 0.5, 0.2
+"""Fractions of the samples that contain a voxel of the newest strokes, in the first steps after
+them and later.
+"""
 
 
 class Focus:
@@ -59,6 +61,7 @@ class Sampler:
     settings: TrainSettings
     patch: tuple[int, ...]
     focus: Focus | None = None
+    focus_rate: float = 0.0
 
     def sample(self, key: Key, number: int) -> Sample:
         """Image (C, *patch), target (*patch), and whether the sample is distilled."""
@@ -77,7 +80,7 @@ class Sampler:
 
     def _pick(self, rng: np.random.Generator) -> VoxelIndex:
         """A random labelled voxel, or at `RANDOM_PATCH_RATE` any voxel of a distilled plane."""
-        if self.focus is not None and rng.random() < FOCUS_RATE:
+        if self.focus is not None and rng.random() < self.focus_rate:
             return self.focus[int(rng.integers(len(self.focus)))]
         return (
             self.distillation.sample_voxel(rng) if self.distillation else None

@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_unetseg.core.labels import IGNORE_INDEX
+from napari_unetseg.training.batch_sampler import Focus
 
 if TYPE_CHECKING:
-    from napari_unetseg.data.validation_split import LabelledPlane, VoxelIndices
+    from napari_unetseg.data.validation_split import LabelledPlane, VoxelIndex, VoxelIndices
     from napari_unetseg.training.trainer import Trainer
 
 STROKE_WEIGHTS = (0.15, 0.3, 0.45, 0.65, 0.85)
@@ -29,11 +30,13 @@ DISTILLATION_WEIGHT = 3.0
 """Weight of the shown mask where nothing is labelled, relative to the labels."""
 KEEP_AWAY = 16
 """Voxels in Y and X around newer strokes within which the shown mask is not distilled."""
-NEWER_CROPS, OTHER_CROPS = 2, 6
-"""Crops around newer strokes, and others: half of them around earlier labels."""
+NEWER_CROPS, LABEL_CROPS, PLANE_CROPS = 2, 4, 10
+"""Crops around newer strokes and around any labels, and planes that are cropped anywhere: of each
+image that was painted on the mask is to stay.
+"""
 MARGIN = 24
-"""Voxels that a crop is larger than a patch, on either side."""
-MOST_NEWER, MOST_LABELLED, MOST_DISTILLED = 2_000, 3_000, 8_000
+"""Voxels that a crop around newer strokes is larger than a patch, on either side."""
+MOST_NEWER, MOST_LABELLED, MOST_DISTILLED = 2_000, 3_000, 12_000
 """Most voxels of each kind in the fit."""
 ITERATIONS = 15
 """L-BFGS iterations for each weight, from the solution of the one before."""
@@ -79,9 +82,10 @@ class HeadRefit:
         number: int,
         between: Callable[[], object] = lambda: None,
     ) -> None:
-        self.trainer, self.newer, self._between = trainer, newer, between
+        self.trainer, self._focus, self._between = trainer, Focus(newer), between
         self.head = trainer.ema_network.head
-        self._rng = np.random.default_rng([trainer.settings.seed, STREAM, number])
+        self._seed = [trainer.settings.seed, STREAM, number]
+        self._alone = {id(plane): _alone(plane, indices) for plane, indices in newer}
         self._gather()
 
     # -- voxels ------------------------------------------------------------------------------------
@@ -92,61 +96,59 @@ class HeadRefit:
         seen: list[Tensor] = []
         network = self.trainer.ema_network.folded()
         network.head.register_forward_hook(lambda _m, inputs, _out: seen.append(inputs[0]))
-        newer, labelled, distilled = [], [], []
-        for plane, anchor in self._places():
+        strokes, labelled, distilled = [], [], []
+        for number, (plane, anchor) in enumerate(self._places()):
             self._between()
-            image, marks = self._crop(plane, anchor)
+            image, *masks, truth = self._crop(number, plane, anchor)
             seen.clear()
-            logits = network(image[None])[0]
+            logits = network(image[None])[0].float().movedim(0, -1)
             features = seen[0][0].float().movedim(0, -1)
-            newer.append(_Voxels(features[marks[0]], marks[2][marks[0]].long()))
-            labelled.append(_Voxels(features[marks[1]], marks[2][marks[1]].long()))
-            soft = _two(logits.float().movedim(0, -1)[marks[3]]).softmax(-1)
-            distilled.append(_Voxels(features[marks[3]], soft).thinned(MOST_DISTILLED // 4))
-        self.strokes = _joined(newer).thinned(MOST_NEWER)
+            newer, earlier, free = masks
+            strokes.append(_Voxels(features[newer], truth[newer].long()))
+            labelled.append(_Voxels(features[earlier], truth[earlier].long()))
+            soft = _Voxels(features[free], _two(logits[free]).softmax(-1))
+            distilled.append(soft.thinned(MOST_DISTILLED // PLANE_CROPS))
+        self.strokes = _joined(strokes).thinned(MOST_NEWER)
         self.labelled = _joined(labelled).thinned(MOST_LABELLED)
         self.distilled = _joined(distilled).thinned(MOST_DISTILLED)
 
-    def _places(self) -> list[tuple[LabelledPlane, int]]:
-        """Anchors of crops: on newer strokes, on earlier labels, and anywhere."""
-        rng, data = self._rng, self.trainer.data
-        ends = np.cumsum([len(indices) for _, indices in self.newer])
-        places = []
-        for number in np.unique(np.linspace(0, ends[-1] - 1, NEWER_CROPS).astype(int)):
-            which = int(np.searchsorted(ends, number, side="right"))
-            plane, indices = self.newer[which]
-            places.append((plane, int(indices[number - ends[which]])))
-        for n in range(OTHER_CROPS):
-            plane, anchor = data.sample_anchor(rng)
-            places.append((plane, anchor if n % 2 else int(rng.integers(plane.train.size))))
-        return places
+    def _places(self) -> list[VoxelIndex]:
+        """Anchors of crops: on newer strokes, on any labels, and anywhere in labelled planes."""
+        rng, data = np.random.default_rng(self._seed), self.trainer.data
+        newest = np.linspace(0, len(self._focus) - 1, NEWER_CROPS).astype(int).tolist()
+        anywhere = rng.permutation(len(data.planes))[:PLANE_CROPS].tolist()
+        anywhere += rng.integers(len(data.planes), size=PLANE_CROPS - len(anywhere)).tolist()
+        planes = [data.planes[number] for number in anywhere]
+        return [
+            *(self._focus[number] for number in newest),
+            *(data.sample_anchor(rng) for _ in range(LABEL_CROPS)),
+            *((plane, int(rng.integers(plane.train.size))) for plane in planes),
+        ]
 
-    def _crop(self, plane: LabelledPlane, anchor: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """An image crop; where newer, earlier and no labels are; and the labels."""
-        trainer = self.trainer
-        fresh = next((i for p, i in self.newer if p is plane), None)
-        labels = plane.train.astype(np.int16)
-        if fresh is not None:
-            labels.reshape(-1)[fresh] += 1000
-        size = tuple(
-            p + 2 * MARGIN * (a > 0) for a, p in enumerate(trainer.patch, 3 - len(trainer.patch))
-        )
-        image, target = trainer.data.crop_patch(
-            plane, anchor, size, self._rng, trainer.patch, labels=labels
-        )
-        inside = np.zeros(target.shape, bool)
-        inside[
-            tuple(slice(MARGIN, -MARGIN) if s > 2 * MARGIN else slice(None) for s in target.shape)
-        ] = True
-        new = target >= 1000
-        truth = np.where(new, target - 1000, target).astype(np.uint8)
-        old = ~new & (truth != IGNORE_INDEX) & inside
-        free = ~new & (truth == IGNORE_INDEX) & inside
-        if new.any():
-            away = np.stack([distance_transform_edt(~p) for p in new.reshape(-1, *new.shape[-2:])])
-            free &= away.reshape(new.shape) > KEEP_AWAY
-        tensors = (torch.from_numpy(a).to(trainer.device) for a in (new & inside, old, truth, free))
-        return torch.from_numpy(image).to(trainer.device), tuple(tensors)
+    def _crop(self, number: int, plane: LabelledPlane, anchor: int) -> tuple[Tensor, ...]:
+        """An image; where newer, earlier and no labels are, without the margin; the labels."""
+        image, truth = self._cut(number, plane, anchor, plane.train)
+        newer = np.zeros(truth.shape, bool)
+        if id(plane) in self._alone:
+            _, alone = self._cut(number, plane, anchor, self._alone[id(plane)])
+            newer = alone != IGNORE_INDEX
+        inside = np.ones(truth.shape, bool)
+        if number < NEWER_CROPS:
+            inside[:] = False
+            inside[..., MARGIN:-MARGIN, MARGIN:-MARGIN] = True
+        known = truth != IGNORE_INDEX
+        masks = newer & inside, known & ~newer & inside, ~known & _away_from(newer) & inside
+        arrays = (torch.from_numpy(a).to(self.trainer.device) for a in (image, *masks, truth))
+        return tuple(arrays)
+
+    def _cut(
+        self, number: int, plane: LabelledPlane, anchor: int, labels: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A crop of an image and of labels, at the same place for the same number."""
+        rng, patch = np.random.default_rng([*self._seed, number]), self.trainer.patch
+        more = 2 * MARGIN if number < NEWER_CROPS else 0
+        size = (*patch[:-2], *(edge + more for edge in patch[-2:]))
+        return self.trainer.data.crop_patch(plane, anchor, size, rng, patch, labels)
 
     # -- fit ---------------------------------------------------------------------------------------
 
@@ -214,6 +216,25 @@ class HeadRefit:
 def _applied(features: Tensor, rows: Tensor) -> Tensor:
     """Logits (V, classes) of features (V, F)."""
     return _two(features @ rows[:, :-1].T + rows[:, -1])
+
+
+def _alone(plane: LabelledPlane, indices: np.ndarray) -> np.ndarray:
+    """Class indices of the plane's shape, of these voxels alone."""
+    labels = np.full_like(plane.train, IGNORE_INDEX)
+    labels.reshape(-1)[indices] = plane.train.reshape(-1)[indices]
+    return labels
+
+
+def _away_from(marked: np.ndarray) -> np.ndarray:
+    """Voxels farther than `KEEP_AWAY` in Y and X from marked ones."""
+    if not marked.any():
+        return ~marked
+    planes = marked.reshape(-1, *marked.shape[-2:])
+    distances = [
+        distance_transform_edt(~plane) if plane.any() else np.full(plane.shape, np.inf)
+        for plane in planes
+    ]
+    return np.stack(distances).reshape(marked.shape) > KEEP_AWAY
 
 
 def _two(logits: Tensor) -> Tensor:

@@ -158,6 +158,16 @@ class LinearProbe:
             head.bias.copy_(bias)
 
     @torch.no_grad()
+    def recalls(self) -> Tensor:
+        """Fraction of each class's labelled voxels that the fitted layer gets right, (classes,)."""
+        head, classes = self.head, max(2, self.head.out_channels)
+        assert head.bias is not None
+        logits = self.features @ head.weight.flatten(1).T + head.bias
+        found = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+        right = torch.bincount(self.truth[found == self.truth], minlength=classes)
+        return right / torch.bincount(self.truth, minlength=classes).clamp(min=1)
+
+    @torch.no_grad()
     def estimate_class_priors(self) -> Tensor:
         """Class priors (classes,) float32 that sum to 1.
 

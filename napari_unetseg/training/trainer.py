@@ -20,7 +20,16 @@ from napari_unetseg.runtime.devices import release_memory
 from napari_unetseg.runtime.distributed import ProcessGroup
 from napari_unetseg.runtime.llvm_isolation import load_triton_apart
 from napari_unetseg.training.augmentation import Augmenter
-from napari_unetseg.training.batch_sampler import Batch, Focus, Key, Prefetcher, Sampler, seeded
+from napari_unetseg.training.batch_sampler import (
+    FOCUS_RATE,
+    RECENT_RATE,
+    Batch,
+    Focus,
+    Key,
+    Prefetcher,
+    Sampler,
+    seeded,
+)
 from napari_unetseg.training.distillation import HELD_OUT, Distillation
 from napari_unetseg.training.linear_probe import LinearProbe, load_backbone, recalibrate_batchnorm
 from napari_unetseg.training.losses import (
@@ -46,7 +55,11 @@ EMA_DECAY = 0.99
 EMA_DECAY_FROM_INIT = 0.97
 """The same in the first steps from an initial model, so that new strokes show in seconds."""
 FOCUS_STEPS = 25
-"""Steps after newer strokes in which samples are drawn to them."""
+"""Steps after newer strokes in which half of the samples are drawn to them."""
+PRIOR_TRUSTS = (1.0, 0.5, 0.25, 0.0)
+"""Exponents of the estimated class priors; 0 makes them equal."""
+KEPT_RECALL = 0.8
+"""Fraction of each class's recall on its labels that class priors may leave of it."""
 FULL_LR_VOXELS, MIN_LR_SCALE = 16_000, 0.2
 """Labelled voxels from which pretrained weights train at the full learning rate; with fewer it is
 scaled by the square root of their number, against overfitting.
@@ -180,10 +193,23 @@ class Trainer:
             self._set_class_weights()
             head.fit(self.class_weights)
             if self.settings.class_weighting and head.complete:
-                self.class_priors = tuple(head.estimate_class_priors().tolist())
-                self._set_class_weights()
-                head.fit(self.class_weights)
+                self._fit_with_priors(head)
         self.ema_network.load_state_dict(self.network.state_dict())
+
+    def _fit_with_priors(self, head: LinearProbe) -> None:
+        """Fit again with estimated class priors, as far as the labels bear them out.
+
+        Strokes at an earlier mask's mistakes look like the other class, so that the estimate can
+        be far off: priors under which a class loses its own labels are drawn towards equal ones.
+        """
+        recalls, priors = head.recalls(), head.estimate_class_priors()
+        for trust in PRIOR_TRUSTS:
+            shrunk = priors**trust
+            self.class_priors = tuple((shrunk / shrunk.sum()).tolist())
+            self._set_class_weights()
+            head.fit(self.class_weights)
+            if bool((head.recalls() >= KEPT_RECALL * recalls).all()):
+                return
 
     def broadcast_fitted_head(self) -> None:
         """Copy the main process's result of `fit_head` to all."""
@@ -365,8 +391,16 @@ class Trainer:
     @property
     def sampler(self) -> Sampler:
         """The sampler of the current dataset."""
-        focus = self.focus if self.steps <= self._focus_until else None
-        return Sampler(self.data, self.distillation, self.augment, self.settings, self.patch, focus)
+        rate = FOCUS_RATE if self.steps <= self._focus_until else RECENT_RATE
+        return Sampler(
+            self.data,
+            self.distillation,
+            self.augment,
+            self.settings,
+            self.patch,
+            self.focus,
+            rate,
+        )
 
     def _draw(self) -> Batch:
         """This process's shard of a step's batch."""

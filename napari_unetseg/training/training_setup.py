@@ -95,6 +95,6 @@ def channels_of(init: Model | None, image: Stack) -> tuple[str, ...]:
 def describe_fall(fallen: Checkpoint, best: Checkpoint) -> str:
     """Say that a training goes back to an earlier model, and how the newer one can be seen."""
     return (
-        f"The mask got worse between steps {best.step} and {fallen.step}, so the training went back "
-        f"to the model of step {best.step}; the other one is under Model."
+        f"The score fell after step {best.step}, so training went back to the model of that step; "
+        f"look at the one of step {fallen.step} with 'Show the newer model'."
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import re
+import shutil
 from html import unescape
 from pathlib import Path
 
@@ -22,12 +24,14 @@ from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind, Structure
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.io.open_image import open_stack
 from napari_unetseg.io.project.database import FILE
+from napari_unetseg.io.project.place_rows import CheckedPlace, ModelOverlaps, PlaceState
 from napari_unetseg.io.project.project import Project
 from napari_unetseg.report.project_page import agreement
 from napari_unetseg.training.train import train
 
 SHAPE = (3, 64, 64)
 KEY = "image-1"
+Overlap = tuple[int, int, int]
 HOSTILE = "<script>alert('x')</script>"
 
 
@@ -91,6 +95,43 @@ def test_the_page_says_what_was_done_and_how_good_it_is(made: Path, tmp_path: Pa
     assert pictures == {"curve.png", "plane-0.png", "plane-1.png"}
     for name in pictures:
         assert (tmp_path / "r" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_checked_quality_is_a_table_of_every_model_on_the_page_as_csv_and_on_the_terminal(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made, tmp_path / "project")
+    project = Project.open(tmp_path / "project")
+    in_use = project.values["in_use"]
+
+    def place(number: int, weight: float, mine: Overlap, earlier: Overlap) -> CheckedPlace:
+        models = {"gone": ("Model 0", earlier), in_use: ("Model 1", mine)}
+        return CheckedPlace(
+            number,
+            KEY,
+            (slice(2, 3), slice(0, 16), slice(16 * number, 16 * number + 16)),
+            weight,
+            0,
+            np.full((1, 16, 16), BACKGROUND_LABEL, np.uint8),
+            PlaceState.CHECKED,
+            models={
+                model: ModelOverlaps(name, {1: counts}) for model, (name, counts) in models.items()
+            },
+        )
+
+    first = place(1, 1.0, (90, 100, 100), (50, 100, 100))
+    project.put_places([first, place(2, 3.0, (60, 100, 100), (50, 100, 100))])
+    project.close()
+    assert main(["report", str(tmp_path / "project"), "-o", str(tmp_path / "r")]) == 0
+    with (tmp_path / "r" / "quality.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["model"] for row in rows] == ["Model 0", "Model 1"]
+    assert float(rows[0]["dice"]) == 0.5
+    assert float(rows[1]["dice"]) == pytest.approx((90 + 3 * 60) / 400)
+    assert float(rows[1]["dice_low"]) < float(rows[1]["dice"]) < float(rows[1]["dice_high"])
+    assert "0.675" in page_of(tmp_path / "r")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "Model 1" in line and "Dice 0.6" in line]
 
 
 def test_names_from_the_project_are_text_and_nothing_is_fetched(made: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from napari_unetseg.annotations.sparse_array import Region
     from napari_unetseg.core.labels import Structure
     from napari_unetseg.gui.services.annotations import Annotations
+    from napari_unetseg.gui.services.checked_places import CheckedPlaces
     from napari_unetseg.gui.services.mask_layers import MaskLayers
     from napari_unetseg.gui.services.undo_stack import UndoStack
     from napari_unetseg.gui.state.app_events import AppEvents
@@ -71,10 +72,12 @@ class ClassEditor:
         session: Session,
         annotations: Annotations,
         masks: MaskLayers,
+        checked: CheckedPlaces,
         undo: UndoStack,
         events: AppEvents,
     ) -> None:
         self._session, self._annotations, self._masks = session, annotations, masks
+        self._checked = checked
         self._undo, self._events = undo, events
 
     def recolor(self, number: int, color: str) -> None:
@@ -153,17 +156,20 @@ class ClassEditor:
         edits = self._edits(number, into)
         before = self._masks.renumbering()
         after = {model: _followed(known, number, into) for model, known in before.items()}
+        places = self._checked.places
 
         def redo() -> None:
             for edit in edits:
                 edit.redo()
             self._masks.renumber(after)
+            self._checked.renumber(number, into)
             self._list(s for s in self._session.structures if s.number != number)
 
         def undo() -> None:
             for edit in reversed(edits):
                 edit.undo()
             self._masks.renumber(before)
+            self._checked.restore(places)
             known = {number: structure} | {s.number: s for s in self._session.structures}
             self._list(known[n] for n in sorted(known))
 

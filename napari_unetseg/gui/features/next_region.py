@@ -19,11 +19,9 @@ import numpy as np
 from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.job_control import JobControl
-from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.refusal import complain, refusing
-from napari_unetseg.gui.state.session import ImageSource
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -31,13 +29,12 @@ if TYPE_CHECKING:
 
     from napari_unetseg.annotations.annotation_store import ImageAnnotations
     from napari_unetseg.gui.services.annotations import Annotations
-    from napari_unetseg.gui.services.image_sources import ImageSources
     from napari_unetseg.gui.services.job_manager import JobManager
     from napari_unetseg.gui.services.job_runner import Runner
-    from napari_unetseg.gui.services.mask_layers import MaskLayers
+    from napari_unetseg.gui.services.places_on_screen import PlacesOnScreen
     from napari_unetseg.gui.state.app_events import AppEvents
-    from napari_unetseg.gui.state.session import Session
-    from napari_unetseg.inference.query_strategy import QueryImage, RegionQuery, Suggestion
+    from napari_unetseg.gui.state.session import ImageSource, Session
+    from napari_unetseg.inference.query_strategy import RegionQuery, Suggestion
     from napari_unetseg.models.model import Model
 
 SECONDS, PREFETCH_SECONDS = 1.5, 0.3
@@ -61,15 +58,14 @@ class NextRegion:
         self,
         viewer: ViewerModel,
         session: Session,
-        sources: ImageSources,
         annotations: Annotations,
-        masks: MaskLayers,
+        places: PlacesOnScreen,
         jobs: JobManager,
         runner: Runner,
         events: AppEvents,
     ) -> None:
         self._viewer, self._session = viewer, session
-        self._images, self._annotations, self._masks = sources, annotations, masks
+        self._annotations, self._places = annotations, places
         self._jobs, self._runner = jobs, runner
         self.clock: Callable[[], float] = time.perf_counter
         self.suggestion: FoundRegion | None = None
@@ -123,7 +119,7 @@ class NextRegion:
     def next_plane(self) -> None:
         """Go to the next plane without labels, corrections or accepted regions."""
         with refusing(self._session):
-            sources, chosen = self._sources(), self._session.image
+            sources, chosen = self._places.sources(), self._session.image
             if chosen is None:
                 raise UserError(messages.NO_IMAGE)
             here = next((n for n, s in enumerate(sources) if s.image is chosen), 0)
@@ -134,30 +130,14 @@ class NextRegion:
                 done = _labelled_planes(self._annotations.of(source.image))
                 free = (p for p in _from(stack.leading_shape(2), after) if p not in done)
                 if (found := next(free, None)) is not None:
-                    self.show(source.image, found, stack.whole(2))
+                    self._show(source.image, found, stack.whole(2))
                     self._session.say(messages.HERE["plane"].format(source.image.name))
                     return
             raise UserError(messages.NO_PLANE_LEFT)
 
-    def show(self, image: Image, plane: tuple[int, ...], region: tuple[slice, ...]) -> None:
-        """Choose an image and move the viewer to a region of it."""
-        if image is not self._session.image:
-            self._images.choose_image(image)
-            napari_layers.bring_to_front(
-                self._viewer,
-                self._layers_of(self._session.source(image)),
-                [
-                    layer
-                    for source in self._session.sources
-                    if source.image is not image
-                    for layer in self._layers_of(source)
-                ],
-            )
-            source = self._session.source(image)
-            if source is not None and source.labels is not None:
-                napari_layers.activate_brush(self._viewer, source.labels, self._session.brush)
+    def _show(self, image: Image, plane: tuple[int, ...], region: tuple[slice, ...]) -> None:
         self.suggestion = FoundRegion(image, plane, region)
-        napari_layers.center_on(self._viewer, image, plane, region)
+        self._places.show(image, plane, region)
 
     def _request(self, kind: str, model: Model, before: Model | None) -> None:
         """Request a suggestion; a second request while one is computed waits."""
@@ -194,7 +174,7 @@ class NextRegion:
                 return
             source = sources[what.image]
             if source.image in self._viewer.layers:
-                self.show(source.image, what.plane, what.region)
+                self._show(source.image, what.plane, what.region)
                 self._session.say(messages.HERE[kind].format(source.image.name))
                 self._runner.query(prefetch, lambda _: None, about="look")
 
@@ -211,55 +191,12 @@ class NextRegion:
         """The query over all open images; a new one when the set of images changed."""
         from napari_unetseg.inference.query_strategy import RegionQuery
 
-        sources = [s for s in self._sources() if self._fits(s, model)]
+        sources = self._places.fitting(model)
         key = (model.dims, *((s.image, s.channels, s.labels, s.kind) for s in sources))
         if kind not in self._queries or self._queries[kind][0] != key:
-            images = [self._query_image(source) for source in sources]
+            images = [self._places.query_image(source) for source in sources]
             self._queries[kind] = (key, RegionQuery(images, model.dims))
         return self._queries[kind][1], sources
-
-    def _query_image(self, source: ImageSource) -> QueryImage:
-        from napari_unetseg.inference.query_strategy import QueryImage
-
-        stack = napari_layers.stack_of(source.image, source.channels)
-        annotated = self._annotations.of(source.image)
-        labels = None
-        if source.labels is not None:
-            labels = napari_layers.voxels_of(source.image, source.labels)
-        strokes = source.kind is LabelKind.STROKES
-
-        def labelled(plane: tuple[int, ...], region: tuple[slice, ...]) -> np.ndarray:
-            shape = [s.stop - s.start for s in region]
-            if labels is not None and not strokes:
-                return np.ones(shape, bool)
-            whole = (*(slice(i, i + 1) for i in plane), *region)
-            found: np.ndarray = annotated.overrides(whole).reshape(shape) != 0
-            if labels is not None:
-                found |= np.asarray(labels[(*plane, *region)]) != 0
-            return found
-
-        return QueryImage(stack, labelled)
-
-    def _fits(self, source: ImageSource, model: Model) -> bool:
-        try:
-            model.check_image(napari_layers.stack_of(source.image, source.channels))
-        except UserError:
-            return False
-        return True
-
-    def _sources(self) -> list[ImageSource]:
-        """Images in the viewer, except actual or likely channels of another image."""
-        sources = [s for s in self._session.sources if s.used and not s.on_disk]
-        channels = {id(c) for s in sources for c in s.channels}
-        found = [s for s in sources if id(s.image) not in channels]
-        known = {id(s.image) for s in sources} | channels
-        others = [
-            image
-            for image in self._images.images()
-            if id(image) not in known
-            and not any(napari_layers.same_picture(image, s.image) for s in found)
-        ]
-        return [*found, *(ImageSource(image) for image in others)]
 
     def _wanted_model(self) -> Model:
         model = self._session.newest_model
@@ -275,12 +212,6 @@ class NextRegion:
         if not earlier:
             raise UserError(messages.NO_OTHER_MODEL)
         return earlier[-1]
-
-    def _layers_of(self, source: ImageSource | None) -> list[Any]:
-        if source is None:
-            return []
-        prediction = self._masks.predictions.get(source.image)
-        return [source.image, source.labels, prediction.layer if prediction else None]
 
 
 def _holds(part: Any, layer: Any) -> bool:

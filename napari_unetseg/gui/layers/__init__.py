@@ -56,6 +56,7 @@ from napari_unetseg.gui.layers.layer_grid import (
     stack_of,
 )
 from napari_unetseg.gui.layers.overlays import CorrectionsOverlay, show_difference
+from napari_unetseg.gui.layers.place_frame import PlaceFrame
 from napari_unetseg.gui.layers.prediction_layer import PredictionLayer
 from napari_unetseg.gui.layers.regions import (
     RegionMask,
@@ -73,6 +74,7 @@ __all__ = [
     "Alignment",
     "CorrectionsOverlay",
     "DiskSpaceGuard",
+    "PlaceFrame",
     "PredictionLayer",
     "RegionMask",
     "Strokes",

@@ -220,6 +220,11 @@ class PredictionLayer:
             self.annotated.restamp(LabelSource.ACCEPTED, region, disputed)
         )
 
+    def read(self, region: Region) -> np.ndarray:
+        """The mask as shown in a region, in numbers of corrections; records a stroke there."""
+        self.record(region)
+        return as_correction(as_mask(self._data[region]))
+
     def withdraw(self, region: Region, where: np.ndarray) -> list[AnnotationChange]:
         """Withdraw the acceptance of voxels."""
         return self._empty(LabelSource.ACCEPTED, region, where)

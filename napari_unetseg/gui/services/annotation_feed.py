@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from napari_unetseg.annotations.annotation_store import AnnotationChange
     from napari_unetseg.annotations.sparse_array import Region
     from napari_unetseg.gui.services.annotations import Annotations
+    from napari_unetseg.gui.services.checked_places import CheckedPlaces
     from napari_unetseg.gui.services.job_manager import JobManager
     from napari_unetseg.gui.services.job_runner import Runner
     from napari_unetseg.gui.services.layer_alignment import LayerAlignment
@@ -51,12 +52,14 @@ class AnnotationFeed:
         self,
         session: Session,
         annotations: Annotations,
+        checked: CheckedPlaces,
         alignment: LayerAlignment,
         jobs: JobManager,
         runner: Runner,
         events: AppEvents,
     ) -> None:
         self._session, self._annotations, self._alignment = session, annotations, alignment
+        self._checked = checked
         self._jobs, self._runner = jobs, runner
         self.newer: dict[Any, list[Region]] = {}
         self.painted_at: float | None = None
@@ -84,7 +87,13 @@ class AnnotationFeed:
             Labels do not fit their image.
         """
         sources, annotations = self._session.sources, self._annotations
-        self._offered = take_snapshots(sources, annotations.by_image, self.newer, self._offered)
+        self._offered = take_snapshots(
+            sources,
+            annotations.by_image,
+            self.newer,
+            self._offered,
+            held_out=self._checked.held_out,
+        )
         images = {one.image for one in self._offered if one.live is not None}
         self._unsearched = {s for image, s in annotations.strokes.items() if image in images}
         annotations.doubt(self._unsearched)
@@ -99,6 +108,8 @@ class AnnotationFeed:
     # -- events --------------------------------------------------------------------------------
 
     def _on_annotation_changed(self, image: Any, change: AnnotationChange) -> None:
+        if self._checked.holds_out(image, change.region):
+            return  # no training may know
         self.painted_at = time.monotonic()
         regions = self.newer.setdefault(image, [])
         regions[:] = [*regions[1 - MOST_NEWER :], change.region]
@@ -155,7 +166,11 @@ class AnnotationFeed:
         sources, before = self._session.sources, self._offered
         try:
             return take_snapshots(
-                sources, self._annotations.by_image, before=before, complete=False
+                sources,
+                self._annotations.by_image,
+                before=before,
+                complete=False,
+                held_out=self._checked.held_out,
             )
         except UserError:  # labels that no longer fit their image
             return None

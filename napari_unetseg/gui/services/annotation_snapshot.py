@@ -8,7 +8,7 @@ event, merging corrections with strokes, and comparing two snapshots.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from napari_unetseg.annotations.sparse_array import SparseArray, cells
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.singleton_axes import on_grid
 from napari_unetseg.data.annotated_image import AnnotatedImage
+from napari_unetseg.data.held_out_labels import HeldOutLabels, Voxels, without
 from napari_unetseg.gui import layers as napari_layers
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Snapshot:
     live
         The array that is painted on, and its recorded values: changes that a script made without an
         event are recorded when the snapshot is first used.
+    held_out
+        Voxels that are not labelled for a training, whatever was said of them.
     """
 
     def __init__(
@@ -57,8 +60,10 @@ class Snapshot:
         annotations: ImageAnnotations,
         newer: tuple[Region, ...] = (),
         live: tuple[np.ndarray, SparseArray] | None = None,
+        held_out: Sequence[Voxels] = (),
     ) -> None:
         self.image, self.kind, self.live = image, kind, live
+        self._held_out = held_out
         self._stack, self._labels, self._annotations, self._newer = (
             stack,
             labels,
@@ -66,6 +71,7 @@ class Snapshot:
             newer,
         )
         self._corrections: SparseArray | None = None
+        self._trained: tuple[Any, SparseArray | None] = (labels, None)
         self._before: Snapshot | None = None
         self._settled = False
         self._lock = threading.Lock()
@@ -77,8 +83,10 @@ class Snapshot:
     def pair(self) -> AnnotatedImage:
         """The annotated image."""
         self.settle()
+        labels, corrections = self._trained
+        ignore = labels.ignore if isinstance(labels, HeldOutLabels) else None
         return AnnotatedImage(
-            self._stack, self._labels, self.kind, self._corrections, newer=self._newer
+            self._stack, labels, self.kind, corrections, ignore, newer=self._newer
         )
 
     def same_as(self, other: Snapshot) -> bool:
@@ -88,8 +96,7 @@ class Snapshot:
         return (
             self.image is other.image
             and self.kind == other.kind
-            and _equal(self._labels, other._labels)
-            and _equal(self._corrections, other._corrections)
+            and all(_equal(a, b) for a, b in zip(self._trained, other._trained, strict=True))
         )
 
     def settle(self) -> None:
@@ -104,6 +111,13 @@ class Snapshot:
             if self.live is not None:
                 self._take_in(*self.live)
             self._corrections = self._annotations.corrections(known)
+            labels = self._labels
+            if not isinstance(labels, SparseArray):
+                labels = on_grid(labels, self._stack.grid_shape)
+            self._trained = (
+                without(labels, self.kind, self._held_out),
+                without(self._corrections, LabelKind.STROKES, self._held_out),
+            )
             self._settled = True
 
     def _take_in(self, data: np.ndarray, known: SparseArray) -> None:
@@ -121,6 +135,7 @@ def take_snapshots(
     before: Iterable[Snapshot] = (),
     *,
     complete: bool = True,
+    held_out: Callable[[Any], Sequence[Voxels]] = lambda _: (),
 ) -> tuple[Snapshot, ...]:
     """Snapshots of all sources that have labels or corrections; copies no voxels.
 
@@ -136,6 +151,8 @@ def take_snapshots(
         Earlier snapshots, to reuse the results of equal ones.
     complete
         Search layers for changes without an event, too; that reads all of them.
+    held_out
+        Voxels of an image that are not labelled for a training.
 
     Raises
     ------
@@ -144,7 +161,14 @@ def take_snapshots(
     """
     used, regions = [s for s in sources if s.used and not s.on_disk], newer or {}
     found = [
-        _snapshot(s, by_image.get(s.image), tuple(regions.get(s.image, ())), complete) for s in used
+        _snapshot(
+            s,
+            by_image.get(s.image),
+            tuple(regions.get(s.image, ())),
+            complete=complete,
+            held_out=held_out(s.image),
+        )
+        for s in used
     ]
     earlier = {one.image: one for one in before}
     taken = tuple(one for one in found if one is not None)
@@ -157,7 +181,9 @@ def _snapshot(
     source: ImageSource,
     annotated: ImageAnnotations | None,
     newer: tuple[Region, ...],
+    *,
     complete: bool,
+    held_out: Sequence[Voxels],
 ) -> Snapshot | None:
     stack = napari_layers.stack_of(source.image, source.channels)
     annotated = annotated or ImageAnnotations(stack.grid_shape)
@@ -166,16 +192,18 @@ def _snapshot(
         if not annotations.labelled_planes():
             return None
         nothing = SparseArray(stack.grid_shape)
-        return Snapshot(source.image, stack, nothing, LabelKind.STROKES, annotations, newer)
+        kind = LabelKind.STROKES
+        return Snapshot(source.image, stack, nothing, kind, annotations, newer, held_out=held_out)
     data = napari_layers.data_of(source.labels)
     AnnotatedImage(stack, data, source.kind)  # raises where labels do not fit
     if not isinstance(data, np.ndarray):
-        return Snapshot(source.image, stack, data, source.kind, annotations, newer)
+        kind = source.kind
+        return Snapshot(source.image, stack, data, kind, annotations, newer, held_out=held_out)
     live = (
         (on_grid(data, stack.grid_shape), annotated.grid(LabelSource.STROKES)) if complete else None
     )
     labels = annotations.grid(LabelSource.STROKES)
-    return Snapshot(source.image, stack, labels, source.kind, annotations, newer, live)
+    return Snapshot(source.image, stack, labels, source.kind, annotations, newer, live, held_out)
 
 
 def pairs_of(snapshots: Iterable[Snapshot]) -> Pairs:
@@ -194,4 +222,6 @@ def newer_pairs(snapshots: Sequence[Snapshot], before: Sequence[Snapshot]) -> Pa
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, SparseArray) and isinstance(b, SparseArray):
         return a.same_as(b)
+    if isinstance(a, HeldOutLabels) and isinstance(b, HeldOutLabels):
+        return a.voxels == b.voxels and _equal(a.labels, b.labels)
     return a is b

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from psygnal import Signal
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui import layers as napari_layers
@@ -39,6 +40,9 @@ class ProjectStore:
     writing
         Whether a task is writing in the background.
     """
+
+    replaced = Signal()
+    """Another project is open now, or none."""
 
     def __init__(
         self,
@@ -123,6 +127,7 @@ class ProjectStore:
         self._prints = {k: i["fingerprint"] for k, i in project.values["images"].items()}
         self._models.follow(project, models)
         self._name(project)
+        self.replaced.emit()
 
     def move(self, copy: Project) -> None:
         """Use a named copy of the project from now on."""
@@ -135,6 +140,7 @@ class ProjectStore:
             useless = self._session.project is None and not copy.trouble
             self._leave(before, partial(_close, before, useless=useless))
         self._name(copy)
+        self.replaced.emit()
 
     def close(self) -> None:
         """Write pending changes and the viewer state, and release the project."""
@@ -147,6 +153,7 @@ class ProjectStore:
             self._leave(project, project.close)
         self.project = None
         self._models.follow(None)
+        self.replaced.emit()
 
     def _leave(self, project: Project, close: Callable[[], None]) -> None:
         """Close a project after all pending writes."""

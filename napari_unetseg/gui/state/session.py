@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.events import Notice
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.gui.state.batch_rows import BatchRow
+    from napari_unetseg.inference.quality_table import ModelQuality
     from napari_unetseg.io.project.locations import Recovery
     from napari_unetseg.models.model import Model
     from napari_unetseg.models.training_record import AutoSetting
@@ -198,6 +199,13 @@ class Session:
     counts: Mapping[int, int] = field(default_factory=dict)
     scores: Scores | None = None
     """On the validation blocks, after the last training."""
+    quality: tuple[ModelQuality, ...] = ()
+    """What checked places say of each model, in the order of the history."""
+    checking: tuple[int, int] | None = None
+    """Number of the place that is being checked, and of how many; None while none is."""
+    checked: int = 0
+    unchecked: int = 0
+    """Places that were checked and are not used for training, and those still to be checked."""
     corrected: int = 0
     accepted: int = 0
     undoable: str = ""

@@ -30,6 +30,8 @@ STEPS = (
     "never change your corrections.",
     "<b>Accept plane</b> where the mask is right: it is used for training and not changed "
     "any more.",
+    "<b>Check quality</b>: correct the mask at ten random places, and Dice is estimated for all "
+    "open images.",
     "<b>Predict</b> the image or the whole stack, tidy up, export. Earlier models are under "
     "<b>Model</b>.",
 )

@@ -22,7 +22,7 @@ class ModelPanel(Panel):
     """Saving, loading and choosing models."""
 
     def __init__(self, session: Session, history: ModelHistory, comparison: Comparison) -> None:
-        super().__init__("6  Model", session)
+        super().__init__("7  Model", session)
         self._history = history
         self.history = QComboBox()
         self.history.setToolTip("The models of this session; choose an earlier one to use it.")

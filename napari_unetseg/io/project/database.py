@@ -24,10 +24,12 @@ from napari_unetseg.annotations.annotation_time import checked_seconds
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.io.project.label_rows import Columns, change_of
+from napari_unetseg.io.project.place_rows import CheckedPlace, place_columns, place_of
 
 FILE = "project.sqlite3"
 WAL = f"{FILE}-wal"
-FORMAT = 1
+FORMAT = 2
+"""Of a database with places; one without them stays of format 1."""
 SCHEMA = {
     "state": "CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID",
     "images": "CREATE TABLE images "
@@ -35,7 +37,12 @@ SCHEMA = {
     "labels": "CREATE TABLE labels (id INTEGER PRIMARY KEY, image TEXT, origin TEXT, region TEXT, "
     "stamp INTEGER, labels BLOB, times BLOB, crc INTEGER)",
 }
-COLUMNS = {"state": 2, "images": 4, "labels": 8}
+PLACES = (
+    "CREATE TABLE places (id INTEGER PRIMARY KEY, image TEXT, region TEXT, weight REAL, "
+    "seed INTEGER, state TEXT, seconds REAL, models TEXT, truth BLOB, crc INTEGER)"
+)
+"""A table that is made when the first place is written, so that older projects stay as they are."""
+COLUMNS = {"state": 2, "images": 4, "labels": 8, "places": 10}
 MAX_VALUE_BYTES = 2**26
 MAX_COPIES = 10
 IMAGE_KEY = re.compile(r"image-\d{1,6}")
@@ -75,7 +82,7 @@ class Database:
             raise
 
     def _create(self) -> None:
-        self._connection.execute(f"PRAGMA user_version={FORMAT}")
+        self._connection.execute("PRAGMA user_version=1")
         with self.transaction():
             for statement in SCHEMA.values():
                 self._connection.execute(statement)
@@ -111,6 +118,22 @@ class Database:
         """Write label rows."""
         self._put("labels", rows)
 
+    def put_places(
+        self, places: Iterable[CheckedPlace], removed: Iterable[int] | None = None
+    ) -> None:
+        """Write places of a check, and delete others by their ids, or all others."""
+        rows = [place_columns(place) for place in places]
+        if not _has_places(self._connection):
+            if not rows:
+                return
+            self._connection.execute(PLACES)
+            self._connection.execute(f"PRAGMA user_version={FORMAT}")
+        if removed is None:
+            self._connection.execute("DELETE FROM places")
+        else:
+            self._connection.executemany("DELETE FROM places WHERE id = ?", ((i,) for i in removed))
+        self._put("places", rows)
+
     def _put(self, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
         marks = ",".join("?" * COLUMNS[table])
         self._connection.executemany(f"REPLACE INTO {table} VALUES ({marks})", rows)
@@ -127,6 +150,8 @@ class Database:
         """Delete all images and their label rows."""
         self._connection.execute("DELETE FROM labels")
         self._connection.execute("DELETE FROM images")
+        if _has_places(self._connection):
+            self._connection.execute("DELETE FROM places")
 
     @property
     def is_there(self) -> bool:
@@ -251,7 +276,8 @@ def _check(connection: sqlite3.Connection, folder: Path) -> None:
             f"{folder.name} was made by another version of this plugin (format {version}, here "
             f"{FORMAT}); update the plugin to open it."
         )
-    if sorted(found) != sorted(("table", name, sql) for name, sql in SCHEMA.items()):
+    known = SCHEMA if version < FORMAT else {**SCHEMA, "places": PLACES}
+    if sorted(found) != sorted(("table", name, sql) for name, sql in known.items()):
         raise ValueError("it has other tables")
     if connection.execute("PRAGMA quick_check(1)").fetchall() != [("ok",)]:
         raise ValueError("it is damaged")
@@ -288,6 +314,24 @@ def read_rows(
             yield change_of(columns, by_image)
         except (KeyError, TypeError, ValueError, AttributeError):
             yield None
+
+
+def read_places(
+    connection: sqlite3.Connection, by_image: Mapping[str, ImageAnnotations]
+) -> Iterator[CheckedPlace | None]:
+    """The places of checks in order; None for one that is damaged."""
+    if not _has_places(connection):
+        return
+    for columns in connection.execute("SELECT * FROM places ORDER BY id"):
+        try:
+            yield place_of(columns, by_image)
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+            yield None
+
+
+def _has_places(connection: sqlite3.Connection) -> bool:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return bool(version >= FORMAT)
 
 
 def _damaged(folder: Path) -> str:

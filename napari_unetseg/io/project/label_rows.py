@@ -60,9 +60,11 @@ def columns_of(
     codec
         `FAST` while the user waits, else `SMALL`.
     """
-    region = ",".join([f"{s.start}:{s.stop}" for s in change.region])
-    labels = _encode(change.values, dtype, codec)
-    times = None if change.stamps is None else _encode(change.stamps, np.dtype(np.uint32), codec)
+    region = region_text(change.region)
+    labels = encode_array(change.values, dtype, codec)
+    times = (
+        None if change.stamps is None else encode_array(change.stamps, np.dtype(np.uint32), codec)
+    )
     header = (image, str(change.origin), region, int(change.stamp))
     return (number, *header, labels, times, _crc(header, labels, times))
 
@@ -77,14 +79,19 @@ def change_of(
     if not 0 < number < 2**53 or type(stamp) is not int or not 0 <= stamp < 2**32:
         raise ValueError("an id or a time is none")
     grid = by_image[image].grid(LabelSource(origin))
-    region = _region(text, grid.shape)
+    region = parse_region(text, grid.shape)
     shape = [s.stop - s.start for s in region]
-    values = _decoded(labels, shape, grid.dtype)
-    stamps = None if times is None else _decoded(times, shape, np.dtype(np.uint32))
+    values = decode_array(labels, shape, grid.dtype)
+    stamps = None if times is None else decode_array(times, shape, np.dtype(np.uint32))
     return number, image, AnnotationChange(LabelSource(origin), region, values, stamp, stamps)
 
 
-def _region(text: str, shape: Sequence[int]) -> Region:
+def region_text(region: Region) -> str:
+    """A region as text, as `parse_region` takes it."""
+    return ",".join([f"{s.start}:{s.stop}" for s in region])
+
+
+def parse_region(text: str, shape: Sequence[int]) -> Region:
     """A region of a grid; `ValueError` if it is invalid or too large."""
     region = []
     for span, size in zip(text.split(","), shape, strict=True):
@@ -102,12 +109,13 @@ def _crc(header: Iterable[Any], labels: bytes, times: bytes | None) -> int:
     return zlib.crc32(times or b"", zlib.crc32(labels, crc))
 
 
-def _encode(array: np.ndarray, dtype: np.dtype[Any], codec: Blosc) -> bytes:
+def encode_array(array: np.ndarray, dtype: np.dtype[Any], codec: Blosc = SMALL) -> bytes:
+    """A compressed array."""
     encoded: bytes = codec.encode(np.ascontiguousarray(array, dtype.newbyteorder("<")))
     return encoded
 
 
-def _decoded(blob: bytes, shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
+def decode_array(blob: bytes, shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
     """Decode an array, after checking that the blob declares the right number of bytes."""
     wanted = prod(shape) * dtype.itemsize
     if len(blob) < 16 or SIZES.unpack_from(blob) != (wanted, len(blob)):

@@ -23,6 +23,7 @@ from napari_unetseg.io.project.database import (
     Database,
     check_folder,
     read_annotations,
+    read_places,
     read_rows,
     read_state,
     reading,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
     from napari_unetseg.annotations.annotation_store import AnnotationChange, ImageAnnotations
+    from napari_unetseg.io.project.place_rows import CheckedPlace
 
 BATCH = 64
 """Maximum number of chunks joined in one transaction while the user paints: a few ms."""
@@ -58,6 +60,8 @@ class Project:
         All values that are not arrays, as for `put_values`.
     by_image
         The annotations of each image, by its key.
+    places
+        What was drawn to check the quality of the mask, by number.
     effort
         The annotation effort.
     trouble
@@ -74,6 +78,7 @@ class Project:
         self.folder = folder
         self.values: dict[str, Any] = {}
         self.by_image: dict[str, ImageAnnotations] = {}
+        self.places: dict[int, CheckedPlace] = {}
         self.effort = AnnotationTime()
         self.trouble = ""
         self.lost: list[str] = []
@@ -150,6 +155,9 @@ class Project:
                 number, key, change = row
                 self.by_image[key].put(change)
                 self._rows.read(number, key, change, self.by_image[key])
+            found = list(read_places(connection, self.by_image))
+            self.places = {place.number: place for place in found if place is not None}
+            damaged += len(found) - len(self.places)
         if damaged:
             self.lost.append(f"Part of what was saved is damaged and left out: {damaged} pieces.")
 
@@ -232,6 +240,13 @@ class Project:
             if values != self.values:
                 self.values = values
                 self._write((), lambda database: database.put_images(self.by_image))
+
+    def put_places(self, places: Iterable[CheckedPlace], removed: Iterable[int] = ()) -> None:
+        """Write down places of a check, and forget others by their numbers."""
+        with self._lock:
+            new, gone = {place.number: place for place in places}, list(removed)
+            self.places = {n: p for n, p in (self.places | new).items() if n not in gone}
+            self._write((), lambda database: database.put_places(new.values(), gone))
 
     def _write(
         self, rows: Collection[Columns], begin: Callable[[Database], object] | None = None
@@ -357,6 +372,7 @@ class Project:
                 if everything:
                     database.put_images(self.by_image)
                     database.put_state(self.effort.seconds, self.values)
+                    database.put_places(self.places.values())
                 database.delete_rows(changes)
                 database.delete_rows(joined[chunk] for chunk in rows if chunk in joined)
                 database.put_rows(row for row in rows.values() if row is not None)
@@ -379,6 +395,7 @@ class Project:
         copy = Project.create(folder)
         with self._lock:
             copy.values, copy.by_image = dict(self.values), dict(self.by_image)
+            copy.places = dict(self.places)
             copy.effort = deepcopy(self.effort)
             self._since_copy = set()
         copy._rows.dirty, copy._is_behind = set(chunks_of(copy.by_image)), True
@@ -395,7 +412,7 @@ class Project:
         """Record the changes that another project received since this one was copied from it."""
         with before._lock, self._lock:
             self.by_image.update(before.by_image)
-            self.values = before.values
+            self.values, self.places = before.values, before.places
             self.effort = before.effort  # of the same user, who continues annotating
             self._rows.dirty |= before._since_copy
             self._is_behind = True
