@@ -1,4 +1,4 @@
-"""Whether a model has become worse on held-out strokes: seldom by chance, nearly always if it has."""
+"""Whether a model fell on held-out strokes: seldom by chance, nearly always if it did."""
 
 from __future__ import annotations
 
