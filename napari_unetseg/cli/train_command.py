@@ -205,7 +205,7 @@ def _settle(checkpoint: CheckpointFile | None, stop: Stop, *, keep: bool) -> Non
             f" Give the same command again to resume from step {checkpoint.steps} "
             f"({checkpoint.path}), or add --no-resume to start anew."
         )
-    raise Interrupted(stop, f"the best model so far is saved.{more}")
+    raise Interrupted(stop, f"the model so far is saved.{more}")
 
 
 def _say_classes(pairs: Sequence[AnnotatedImage], init: Model | None) -> None:

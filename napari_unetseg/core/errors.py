@@ -16,7 +16,7 @@ class ModelFileError(UserError):
 
 
 class TrainingError(UserError):
-    """Training cannot start or continue; the best model is kept."""
+    """Training cannot start or continue; the last model is kept."""
 
 
 class LostError(UserError):

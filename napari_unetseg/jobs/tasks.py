@@ -81,4 +81,4 @@ Task = TrainTask | PredictTask | ViewportTask
 
 @dataclass(frozen=True, slots=True)
 class RemoteDisconnected(Event):
-    """The connection was lost during training, which ends with its best model."""
+    """The connection was lost during training, which ends with its newest model."""

@@ -30,10 +30,14 @@ DISTILLATION_WEIGHT = 3.0
 """Weight of the shown mask where nothing is labelled, relative to the labels."""
 KEEP_AWAY = 16
 """Voxels in Y and X around newer strokes within which the shown mask is not distilled."""
-NEWER_CROPS, LABEL_CROPS, PLANE_CROPS = 2, 4, 10
-"""Crops around newer strokes and around any labels, and planes that are cropped anywhere: of each
-image that was painted on the mask is to stay.
+NEWER_CROPS, MOST_NEWER_CROPS = 2, 6
+"""Crops around newer strokes, at least, and at most where these lie far apart."""
+LABEL_CROPS, PLANE_CROPS = 4, 10
+"""Crops around any labels, and planes that are cropped anywhere: of each image that was painted on
+the mask is to stay.
 """
+MOST_ANCHORS = 200
+"""Voxels of newer strokes among which the crops' are chosen."""
 MARGIN = 24
 """Voxels that a crop around newer strokes is larger than a patch, on either side."""
 MOST_NEWER, MOST_LABELLED, MOST_DISTILLED = 2_000, 3_000, 12_000
@@ -55,8 +59,9 @@ class _Voxels:
     features: Tensor
     wanted: Tensor
 
-    def thinned(self, most: int) -> _Voxels:
-        kept = torch.randperm(len(self.features))[:most].to(self.features.device)
+    def thinned(self, most: int, rng: np.random.Generator) -> _Voxels:
+        kept = torch.from_numpy(rng.permutation(len(self.features))[:most])
+        kept = kept.to(self.features.device)
         return _Voxels(self.features[kept], self.wanted[kept])
 
 
@@ -85,7 +90,7 @@ class HeadRefit:
         self.trainer, self._focus, self._between = trainer, Focus(newer), between
         self.head = trainer.ema_network.head
         self._seed = [trainer.settings.seed, STREAM, number]
-        self._alone = {id(plane): _alone(plane, indices) for plane, indices in newer}
+        self._newer = {id(plane): _marked(plane, indices) for plane, indices in newer}
         self._gather()
 
     # -- voxels ------------------------------------------------------------------------------------
@@ -93,13 +98,13 @@ class HeadRefit:
     @torch.no_grad()
     def _gather(self) -> None:
         """Compute the features of crops around newer strokes and elsewhere."""
-        seen: list[Tensor] = []
+        seen, rng = list[Tensor](), np.random.default_rng(self._seed)
         network = self.trainer.ema_network.folded()
         network.head.register_forward_hook(lambda _m, inputs, _out: seen.append(inputs[0]))
         strokes, labelled, distilled = [], [], []
-        for number, (plane, anchor) in enumerate(self._places()):
+        for plane, anchor, margin in self._places(rng):
             self._between()
-            image, *masks, truth = self._crop(number, plane, anchor)
+            image, *masks, truth = self._crop(plane, anchor, margin)
             seen.clear()
             logits = network(image[None])[0].float().movedim(0, -1)
             features = seen[0][0].float().movedim(0, -1)
@@ -107,48 +112,65 @@ class HeadRefit:
             strokes.append(_Voxels(features[newer], truth[newer].long()))
             labelled.append(_Voxels(features[earlier], truth[earlier].long()))
             soft = _Voxels(features[free], _two(logits[free]).softmax(-1))
-            distilled.append(soft.thinned(MOST_DISTILLED // PLANE_CROPS))
-        self.strokes = _joined(strokes).thinned(MOST_NEWER)
-        self.labelled = _joined(labelled).thinned(MOST_LABELLED)
-        self.distilled = _joined(distilled).thinned(MOST_DISTILLED)
+            distilled.append(soft.thinned(MOST_DISTILLED // PLANE_CROPS, rng))
+        self.strokes = _joined(strokes).thinned(MOST_NEWER, rng)
+        self.labelled = _joined(labelled).thinned(MOST_LABELLED, rng)
+        self.distilled = _joined(distilled).thinned(MOST_DISTILLED, rng)
 
-    def _places(self) -> list[VoxelIndex]:
-        """Anchors of crops: on newer strokes, on any labels, and anywhere in labelled planes."""
-        rng, data = np.random.default_rng(self._seed), self.trainer.data
-        newest = np.linspace(0, len(self._focus) - 1, NEWER_CROPS).astype(int).tolist()
+    def _places(self, rng: np.random.Generator) -> list[tuple[LabelledPlane, int, int]]:
+        """Plane, anchor and margin of crops: on newer strokes, on any labels, and anywhere."""
+        data = self.trainer.data
         anywhere = rng.permutation(len(data.planes))[:PLANE_CROPS].tolist()
         anywhere += rng.integers(len(data.planes), size=PLANE_CROPS - len(anywhere)).tolist()
         planes = [data.planes[number] for number in anywhere]
         return [
-            *(self._focus[number] for number in newest),
-            *(data.sample_anchor(rng) for _ in range(LABEL_CROPS)),
-            *((plane, int(rng.integers(plane.train.size))) for plane in planes),
+            *((plane, anchor, MARGIN) for plane, anchor in self._spread()),
+            *((*data.sample_anchor(rng), 0) for _ in range(LABEL_CROPS)),
+            *((plane, int(rng.integers(plane.train.size)), 0) for plane in planes),
         ]
 
-    def _crop(self, number: int, plane: LabelledPlane, anchor: int) -> tuple[Tensor, ...]:
-        """An image; where newer, earlier and no labels are, without the margin; the labels."""
-        image, truth = self._cut(number, plane, anchor, plane.train)
-        newer = np.zeros(truth.shape, bool)
-        if id(plane) in self._alone:
-            _, alone = self._cut(number, plane, anchor, self._alone[id(plane)])
-            newer = alone != IGNORE_INDEX
-        inside = np.ones(truth.shape, bool)
-        if number < NEWER_CROPS:
-            inside[:] = False
-            inside[..., MARGIN:-MARGIN, MARGIN:-MARGIN] = True
+    def _spread(self) -> list[VoxelIndex]:
+        """Voxels of the newer strokes, each as far as possible from those before."""
+        numbers = np.linspace(0, len(self._focus) - 1, MOST_ANCHORS).astype(int).tolist()
+        found = [self._focus[number] for number in dict.fromkeys(numbers)]
+        planes = np.array([id(plane) for plane, _ in found])
+        at = np.array([np.unravel_index(flat, plane.train.shape) for plane, flat in found])
+        chosen: list[VoxelIndex] = []
+        away = np.full(len(found), np.inf)
+        while len(chosen) < MOST_NEWER_CROPS:
+            far = int(away.argmax())
+            if len(chosen) >= NEWER_CROPS and away[far] <= min(self.trainer.patch) / 2:
+                break
+            chosen.append(found[far])
+            steps = np.abs(at - at[far]).max(1)
+            away = np.minimum(away, np.where(planes == planes[far], steps, np.inf))
+        return chosen
+
+    def _crop(self, plane: LabelledPlane, anchor: int, margin: int) -> tuple[Tensor, ...]:
+        """An image; where newer, earlier and no labels are, without the margin; the labels.
+
+        It is cut as in prediction, so that its features are those of the mask: it starts at a
+        multiple of the stride, and ends at the image's border.
+        """
+        trainer, shape = self.trainer, plane.train.shape
+        edges = [*trainer.patch[:-2], *(edge + 2 * margin for edge in trainer.patch[-2:])]
+        region, inner = [], []
+        center = np.unravel_index(anchor, shape)
+        for c, edge, size, stride in zip(center, edges, shape, trainer.network.stride, strict=True):
+            start = max(0, min(int(c) - edge // 2, size - edge)) // stride * stride
+            stop = min(size, start + edge)
+            rim = margin if edge > margin else 0
+            region.append(slice(start, stop))
+            inner.append(slice(rim if start else 0, stop - start - (rim if stop < size else 0)))
+        where, inside = tuple(region), np.zeros([r.stop - r.start for r in region], bool)
+        inside[tuple(inner)] = True
+        truth, newer = plane.train[where], inside & False
+        if id(plane) in self._newer:
+            newer = self._newer[id(plane)][where]
         known = truth != IGNORE_INDEX
         masks = newer & inside, known & ~newer & inside, ~known & _away_from(newer) & inside
-        arrays = (torch.from_numpy(a).to(self.trainer.device) for a in (image, *masks, truth))
-        return tuple(arrays)
-
-    def _cut(
-        self, number: int, plane: LabelledPlane, anchor: int, labels: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """A crop of an image and of labels, at the same place for the same number."""
-        rng, patch = np.random.default_rng([*self._seed, number]), self.trainer.patch
-        more = 2 * MARGIN if number < NEWER_CROPS else 0
-        size = (*patch[:-2], *(edge + more for edge in patch[-2:]))
-        return self.trainer.data.crop_patch(plane, anchor, size, rng, patch, labels)
+        arrays = (trainer.data.read(plane, where), *masks, truth)
+        return tuple(torch.from_numpy(np.ascontiguousarray(a)).to(trainer.device) for a in arrays)
 
     # -- fit ---------------------------------------------------------------------------------------
 
@@ -218,11 +240,11 @@ def _applied(features: Tensor, rows: Tensor) -> Tensor:
     return _two(features @ rows[:, :-1].T + rows[:, -1])
 
 
-def _alone(plane: LabelledPlane, indices: np.ndarray) -> np.ndarray:
-    """Class indices of the plane's shape, of these voxels alone."""
-    labels = np.full_like(plane.train, IGNORE_INDEX)
-    labels.reshape(-1)[indices] = plane.train.reshape(-1)[indices]
-    return labels
+def _marked(plane: LabelledPlane, indices: np.ndarray) -> np.ndarray:
+    """Where these voxels are in the plane, of its shape."""
+    marked = np.zeros(plane.train.shape, bool)
+    marked.reshape(-1)[indices] = True
+    return marked
 
 
 def _away_from(marked: np.ndarray) -> np.ndarray:

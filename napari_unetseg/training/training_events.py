@@ -155,7 +155,7 @@ class Outcome(StrEnum):
 
     @property
     def went_wrong(self) -> bool:
-        """Whether it ended by a failure; the best model before it is kept."""
+        """Whether it ended by a failure; the last model before it is kept."""
         return self in (Outcome.DIVERGED, Outcome.FAILED, Outcome.DISCONNECTED)
 
 

@@ -93,8 +93,8 @@ def channels_of(init: Model | None, image: Stack) -> tuple[str, ...]:
 
 
 def describe_fall(fallen: Checkpoint, best: Checkpoint) -> str:
-    """Say that a training goes back to an earlier model, and how the newer one can be seen."""
+    """Say that a training goes back to an earlier model, and that the newer one is not lost."""
     return (
         f"The score fell after step {best.step}, so training went back to the model of that step; "
-        f"look at the one of step {fallen.step} with 'Show the newer model'."
+        f"the one of step {fallen.step} is set aside."
     )

@@ -64,9 +64,13 @@ def constant(number: int, grain: float = 0.0) -> Model:
 
 
 class Puppet:
-    """In the place of the core's training: goes on until it is stopped or told to fail."""
+    """In the place of the core's training: goes on until it is stopped or told to fail.
 
-    def __init__(self) -> None:
+    ``remaining`` seconds are left at every step.
+    """
+
+    def __init__(self, remaining: float | None = None) -> None:
+        self._remaining = remaining
         self._orders: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
         self._made = 0
         self.offered: list[tuple[AnnotatedImage, ...]] = []
@@ -103,7 +107,7 @@ class Puppet:
             if newer := control.pop_annotations():
                 self.offered.append(newer)
             self.wanted += control.pop_set_aside_request()
-            yield StepDone(step, 0, 0.5, 0.01 * step, None)
+            yield StepDone(step, 0, 0.5, 0.01 * step, self._remaining)
             try:
                 order = self._orders.get(timeout=0.01)
             except queue.Empty:

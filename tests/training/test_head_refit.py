@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import blobs, dice, of_kind, strokes, tiny
-from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt
+from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter
 
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import JobControl
@@ -134,24 +134,25 @@ def test_an_answer_stays_in_the_steps_that_follow(
     assert ((mask > 0) == (pair.labels == 1))[pair.labels > 0].mean() > 0.9
 
 
-@pytest.mark.parametrize("label", [1, BACKGROUND_LABEL])
+@pytest.mark.parametrize(("label", "least"), [(1, 0.9), (BACKGROUND_LABEL, 0.6)])
 def test_a_poisoned_stroke_leaves_the_mask_elsewhere(
-    world: tuple[AnnotatedImage, np.ndarray], label: int
+    world: tuple[AnnotatedImage, np.ndarray], label: int, least: float
 ) -> None:
-    """It says structure where there is ground, or ground where there is a structure."""
-    pair, second = world
-    bright = np.asarray(pair.image.data) > 0.6
-    plain = ~binary_dilation(bright | second, iterations=6)
-    place = binary_erosion(binary_dilation(bright), iterations=2) if label > 1 else plain
-    newer, spot = stroke_at(pair, place, label)
+    """It says structure where there is ground, or ground in a structure like all the others."""
+    pair, _ = world
+    smooth = gaussian_filter(np.asarray(pair.image.data), 2)
+    newer, spot = stroke_at(pair, smooth > 0.6 if label > 1 else smooth < 0.25, label)
     assert spot.sum() >= 9
     model, events = run(pair, {30: lambda _: newer}, steps=60)
     renewed, answer = after_renewal(events)[:2]
+    assert isinstance(answer, ModelUpdated)
     away = distance_transform_edt(~spot) > 16
-    before = predict(shown_before(events, renewed), pair.image)
-    for each in (answer.model, model) if isinstance(answer, ModelUpdated) else (model,):
-        after = predict(each, pair.image)
-        assert dice(before[away] > 0, after[away] > 0) > 0.85
+    masks = [
+        predict(m, pair.image)[away] > 0
+        for m in (shown_before(events, renewed), answer.model, model)
+    ]
+    assert dice(masks[0], masks[1]) > least
+    assert dice(masks[0], masks[2]) > 0.85
 
 
 def test_a_stroke_that_confirms_the_mask_brings_no_newer_one(

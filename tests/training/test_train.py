@@ -396,7 +396,7 @@ def test_a_fall_twice_in_a_row_goes_back_and_says_so(
     aside, notice, shown = events[at : at + 3]
     assert (aside.reason, aside.step) == (SetAside.FELL, 3 * length)
     assert same(aside.model.weights, seen[3])
-    assert f"went back to the model of step {length}" in notice.text
+    assert f"fell after step {length}, so training went back" in notice.text
     assert notice.text.count(". ") == 0
     assert notice.warning
     assert shown.urgent
@@ -475,7 +475,7 @@ def test_training_that_breaks_the_weights_goes_back_by_its_real_scores(
     model, events = run_training([pair], tiny(steps=100, learning_rate=1e-4))
     (fell,) = [e for e in of_kind(events, ModelSetAside) if e.reason is SetAside.FELL]
     (notice,) = [e for e in of_kind(events, Notice) if e.warning]
-    assert "the training went back" in notice.text
+    assert "training went back" in notice.text
     truth, masks = blobs((96, 96), 12, 0)[1], [predict(m, pair.image) for m in (model, fell.model)]
     good, bad = (dice(truth > 0, mask > 0) for mask in masks)
     assert good > bad + 0.3

@@ -153,9 +153,7 @@ def _some(marks: list[Mark]) -> list[Mark]:
 def _legend(lines: Sequence[Line], strokes: bool, shown: bool, text: str) -> str:
     """Legend in text colour, each name beside a sample of its line."""
     entries = [("╍╍" if line.dashed else "━━", line.color, line.name) for line in lines]
-    entries += [("●", text, "better model shown")] * shown + [
-        ("┊", text, "strokes added")
-    ] * strokes
+    entries += [("●", text, "answer shown")] * shown + [("┊", text, "strokes added")] * strokes
     each = (
         f'<span style="white-space:nowrap"><span style="color:{color}">{sign}</span>&nbsp;'
         f"{escape(name).replace(' ', '&nbsp;')}</span>"

@@ -38,7 +38,7 @@ class TrainPanel(Panel):
 
         self.end = QComboBox()
         self.end.addItems(list(ENDS))
-        self.end.setToolTip("When training ends by itself. Stop keeps the best model so far.")
+        self.end.setToolTip("When training ends by itself. Stop keeps the model on screen.")
         self.end.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.end.activated.connect(self._on_end_chosen)
         self.amount = QDoubleSpinBox()

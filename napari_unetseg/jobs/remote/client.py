@@ -42,7 +42,7 @@ def run(
     """Run a task on the worker at an address, as `RunOn` does; ``threads`` are the worker's.
 
     Yields the events of the task and returns what it returns; of an interrupted training, the
-    best model so far.
+    newest model so far.
 
     Raises
     ------
@@ -56,11 +56,11 @@ def run(
         try:
             return (yield from call.events())
         except LostError as error:
-            if call.best is None:
+            if call.shown is None:
                 raise
             yield RemoteDisconnected()
             yield call.cut_off(error)
-            return call.best.model
+            return call.shown.model
 
 
 class _Call:
@@ -73,7 +73,7 @@ class _Call:
         self._shape: tuple[int, ...] = ()
         self._view: Viewport | None = None
         self._seen: tuple[slice, ...] | None = None
-        self.best: ModelUpdated | None = None
+        self.shown: ModelUpdated | None = None
         self._step: StepDone | None = None
         self._newest: Any = None
         self._offers = 0
@@ -97,15 +97,15 @@ class _Call:
 
     def cut_off(self, error: LostError) -> TrainingDone:
         """The end of a training whose connection was lost."""
-        assert self.best is not None
-        step, best = self._step, self.best
+        assert self.shown is not None
+        step, shown = self._step, self.shown
         return TrainingDone(
             Outcome.DISCONNECTED,
             f"The other computer failed: {error}",
-            best.scores,
+            shown.scores,
             0,
-            step.step if step else best.step,
-            step.seconds if step else best.seconds,
+            step.step if step else shown.step,
+            step.seconds if step else shown.seconds,
         )
 
     def _begin(self) -> None:
@@ -127,7 +127,7 @@ class _Call:
         elif isinstance(event, TilePredicted):
             check_place(event, self._shape)
         elif isinstance(event, ModelUpdated):
-            self.best = event
+            self.shown = event
         elif isinstance(event, StepDone):
             self._step = event
 

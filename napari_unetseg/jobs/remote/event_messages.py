@@ -51,7 +51,7 @@ class _Encoded(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Better(_Encoded):
+class _Updated(_Encoded):
     scores: Scores | None
     seconds: float
     step: int
@@ -129,8 +129,8 @@ def decode_event(words: Json, arrays: Sequence[np.ndarray], views: Sequence[View
     kind, rest = words.get("kind"), {k: v for k, v in words.items() if k != "kind"}
     try:
         if kind == ModelUpdated.__name__:
-            better = _Better.model_validate(rest)
-            return ModelUpdated(model_of(arrays[0]), **dict(better))
+            updated = _Updated.model_validate(rest)
+            return ModelUpdated(model_of(arrays[0]), **dict(updated))
         if kind == ModelSetAside.__name__:
             return ModelSetAside(model_of(arrays[0]), **dict(_Aside.model_validate(rest)))
         if kind == MaskStarted.__name__:

@@ -27,7 +27,7 @@ from napari_unetseg.training.training_events import (
     EpochDone,
     ModelUpdated,
     Outcome,
-    StartedFrom,
+    SetAside,
     TrainingDone,
 )
 
@@ -77,7 +77,8 @@ def test_the_loss_is_the_cross_entropy_of_what_is_labelled() -> None:
 
 def test_events_become_points_and_marks() -> None:
     session = Session()
-    note(session, ModelUpdated(constant(1), scores(0.7), 1.0, 0))
+    note(session, ModelUpdated(constant(1), scores(0.7), 1.0, 0, urgent=True))
+    note(session, ModelUpdated(constant(1), None, 2.0, 9))
     found = several(0.5, math.nan, 0.7)
     note(session, EpochDone(1, 20, 0.8, found, True, 3.0))
     note(session, EpochDone(2, 40, 0.6, None, False, 5.0))
@@ -154,7 +155,7 @@ def test_the_plot_names_its_lines_in_a_legend_and_switches_its_axis(
         assert name in text
     assert "&lt;b&gt;fibre" in text
     assert "strokes added" in text
-    assert "better model shown" in text
+    assert "answer shown" in text
     assert plot.lines[0].x.tolist() == [10, 20, 30]
     plot.over_time.click()
     assert plot.lines[0].x.tolist() == [1.0, 2.0, 3.0]
@@ -165,31 +166,29 @@ def test_the_plot_names_its_lines_in_a_legend_and_switches_its_axis(
 # -- the sentence under the plot -------------------------------------------------------------------
 
 
-def test_the_sentence_says_from_what_to_what_and_where_the_earlier_model_is() -> None:
-    done = TrainingDone(
-        Outcome.COMPLETED, "Training ended.", scores(0.93), 3, 60, 12.0, scores(0.91)
-    )
+def test_the_sentence_says_the_score_and_where_the_earlier_model_is() -> None:
+    done = TrainingDone(Outcome.COMPLETED, "Training ended.", scores(0.93), 3, 60, 12.0)
     said = messages.describe_training(done, earlier=True)
     assert said == (
-        "Agreement with held-out strokes 0.91 → 0.93 (0.75 to 0.97, 23 strokes); the earlier "
-        "model can be restored under Model. Training ended (12 s)."
+        "Agreement with held-out strokes 0.93 (0.75 to 0.97, 23 strokes); the earlier model can "
+        "be restored under Model. Training ended (12 s)."
     )
     assert "earlier" not in messages.describe_training(done, earlier=False)
-    close = TrainingDone(Outcome.COMPLETED, "Ended.", scores(0.9312), 3, 60, 12.0, scores(0.9308))
-    assert "→" not in messages.describe_training(close, earlier=False)
-    for kept, stays in (("INITIAL_MODEL", "initial model"), ("MODEL", "earlier model")):
-        none = TrainingDone(
-            Outcome.COMPLETED, "First answer.", scores(0.9), 3, 60, 12.0, kept=StartedFrom[kept]
-        )
-        told = messages.describe_training(none, earlier=True)
-        assert f"; the {stays} stays. First answer (12 s)." in told
     full = TrainingDone(Outcome.COMPLETED, "Ended.", several(0.934, 0.95), 3, 60, 12.0)
     assert messages.describe_training(full, earlier=False).startswith(
         "Dice on held-out labels 0.94"
     )
 
 
-def test_a_better_model_is_told_in_the_window_and_the_earlier_one_is_there(
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [(None, "stop whenever"), (0.0, "hardly changes"), (0.02, "2.0% of it"), (1.0, "100.0% of it")],
+)
+def test_how_the_mask_changes_is_said(changed: float | None, said: str) -> None:
+    assert said in messages.describe_mask(changed)
+
+
+def test_a_newer_model_is_told_in_the_window_and_the_earlier_one_is_there(
     painted: Window, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import napari_unetseg.training.train as train
@@ -202,9 +201,9 @@ def test_a_better_model_is_told_in_the_window_and_the_earlier_one_is_there(
     painted.wait(lambda: "0.91" in session.result)
     dock.train.button.click()
     painted.wait(lambda: painted.idle() and len(session.history) == 1)
-    puppet.improve(1, 0.93, before=0.91)
+    puppet.improve(1, 0.93)
     dock.train.button.click()
-    painted.wait(lambda: "0.91 → 0.93" in dock.train.result.text())
+    painted.wait(lambda: "0.93" in dock.train.result.text())
     assert "Agreement with held-out strokes" in dock.train.result.text()
     assert "the earlier model is kept" in dock.train.result.text()
     assert [m.kind for m in session.marks] == [MarkKind.SHOWN]
@@ -220,21 +219,78 @@ def test_a_better_model_is_told_in_the_window_and_the_earlier_one_is_there(
     assert session.entry is session.history[0]
 
 
-def test_the_real_training_compares_with_what_it_began_with() -> None:
+def test_progress_without_a_set_end_says_how_the_mask_changes(
+    painted: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not how many minutes are left at most."""
+    import napari_unetseg.training.train as train
+
+    puppet = Puppet(remaining=1078.0)
+    monkeypatch.setattr(train, "train_events", puppet.train_events)
+    dock, session = painted.dock, painted.session
+    session.change_settings(steps=None, minutes=None, epochs=None)
+    dock.train.button.click()
+    painted.wait(lambda: "stop whenever" in dock.train.doing.text())
+    puppet.improve(1, 0.9)
+    puppet.improve(0, 0.9)
+    painted.wait(lambda: session.mask_changed == 1.0)
+    assert "you can use the mask now; 100.0% of it changed" in dock.train.doing.text()
+    assert "left" not in dock.train.doing.text()
+    dock.train.button.click()
+    painted.wait(painted.idle)
+
+
+def test_the_model_set_aside_is_one_press_away(
+    painted: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import napari_unetseg.training.train as train
+
+    puppet = Puppet()
+    monkeypatch.setattr(train, "train_events", puppet.train_events)
+    dock, session = painted.dock, painted.session
+    puppet.improve(1, 0.9)
+    dock.train.button.click()
+    painted.wait(lambda: "0.90" in session.result)
+    button = dock.train.set_aside
+    assert button.isHidden()
+    puppet.set_aside(0, SetAside.BEST)
+    painted.wait(lambda: len(session.history) == 1)
+    assert "best score" in session.history[0].name
+    assert button.isHidden()
+    aside = puppet.set_aside(0, SetAside.FELL)
+    painted.wait(lambda: not button.isHidden())
+    button.click()
+    painted.wait(lambda: puppet.wanted == 1)  # the training goes on from it
+    assert button.isHidden()
+    puppet.set_aside(0, SetAside.FELL)
+    painted.wait(lambda: not button.isHidden())
+    dock.train.button.click()
+    painted.wait(painted.idle)
+    assert session.entry is session.history[-1]
+    button.click()  # nothing runs: it is used
+    assert "set aside" in session.entry.name
+    assert session.entry.model.id != aside.id
+    assert button.isHidden()
+    dock.train.button.click()
+    painted.wait(lambda: session.job is not None)
+    assert session.set_aside is None
+    dock.train.button.click()
+    painted.wait(painted.idle)
+
+
+def test_the_real_training_shows_its_newest_models_in_order() -> None:
     image, mask = large()
     pairs = [AnnotatedImage(Stack.from_array(image), mask, LabelKind.FULL)]
     settings = TrainSettings(depth=2, width=4, steps=60, patch=32, batch=2, threads=1)
     events: list[Any] = list(train_events(pairs, settings, control=JobControl(1)))
-    better = [e for e in events if isinstance(e, ModelUpdated)]
-    assert better[0].before is None
-    assert better[0].scores is not None
-    assert len(better) > 1
-    assert all(e.before == better[0].scores for e in better[1:])
-    assert events[-1].before == better[0].scores
-    steps = [e.step for e in better]
+    shown = [e for e in events if isinstance(e, ModelUpdated)]
+    assert shown[0].urgent
+    assert shown[0].scores is not None
+    assert len(shown) > 1
+    steps = [e.step for e in shown]
     assert steps == sorted(steps)
     assert steps[0] == 0
-    curve = better[-1].model.history[-1].curve
+    curve = shown[-1].model.history[-1].curve
     losses = [p.validation_loss for p in curve]
     assert all(loss is not None and 0 < loss < 5 for loss in losses)
 
