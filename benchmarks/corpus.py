@@ -50,6 +50,9 @@ class CorpusSet:
     group: str
     instances: bool
     pictures: tuple[Picture, ...]
+    origin: str
+    licence: str
+    """Where it is from, at which commit, and its licence, as its ``SOURCE.md`` says."""
 
 
 def stretched(image: np.ndarray) -> np.ndarray:
@@ -68,8 +71,26 @@ def read_corpus(root: Path, without: Collection[str] = ()) -> list[CorpusSet]:
         if name in without or own[0]["group"] in without:
             continue
         pictures = tuple(_read(root / name, row["item"]) for row in own)
-        found.append(CorpusSet(name, own[0]["group"], own[0]["labels"] == "instances", pictures))
+        instances = own[0]["labels"] == "instances"
+        source = _source(root / name)
+        found.append(
+            CorpusSet(
+                name,
+                own[0]["group"],
+                instances,
+                pictures,
+                source["origin"],
+                source["licence as stated"],
+            )
+        )
     return found
+
+
+def _source(folder: Path) -> dict[str, str]:
+    """The list of facts of a set: ``- name: value``."""
+    lines = (folder / "SOURCE.md").read_text(encoding="utf-8").splitlines()
+    facts = (line[2:].partition(": ") for line in lines if line.startswith("- "))
+    return {name: value for name, _, value in facts}
 
 
 def _read(folder: Path, item: str) -> Picture:

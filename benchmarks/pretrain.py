@@ -7,25 +7,29 @@ to the features at the strokes of one or two pictures, and what it says of all o
 pictures is the loss, whose gradient goes through the fit (Bertinetto et al. 2019,
 https://arxiv.org/abs/1805.08136). In some episodes more strokes are at the mistakes of that fit, as
 users paint them. OUT is a ``.safetensors`` file with everything but the last layer, float16;
-``OUT.checkpoint`` holds the state before the learning rate fell, to go on from (``--resume``).
+``OUT.checkpoint`` holds the state before the learning rate fell, to go on from (``--resume``), and
+``OUT.json`` where the weights are from: sets, licences, options, steps, hours, versions.
 ``--without`` leaves groups or sets of the corpus out, to be measured on.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from corpus import CorpusEpisodes, as_tensors, read_corpus
+from corpus import CorpusEpisodes, CorpusSet, as_tensors, read_corpus
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
+from watch import machine, write_json
 from worlds import CLASSES, EDGE, field, make_bank
 
 from napari_unetseg.models.unet import UNet
@@ -44,6 +48,7 @@ CORRECTED = 0.3
 """How often strokes at the mistakes of the first fit are added."""
 FALLING = 0.3
 """Last part of the time, in which the learning rate falls to 0."""
+Json = dict[str, Any]
 Episode = tuple[Tensor, Tensor, Tensor, int]
 
 
@@ -95,8 +100,9 @@ class Source:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.images, self.truths = make_bank(options.seed + 1, options.worlds)
-        sets = read_corpus(options.corpus, options.without.split(",")) if options.corpus else []
-        self.corpus = CorpusEpisodes(sets, CROP) if sets else None
+        left_out = options.without.split(",")
+        self.sets = read_corpus(options.corpus, left_out) if options.corpus else []
+        self.corpus = CorpusEpisodes(self.sets, CROP) if self.sets else None
 
     def draw(self, rng: np.random.Generator) -> tuple[str, Episode]:
         """The name of where an episode is from, and the episode."""
@@ -231,6 +237,33 @@ def run(options: argparse.Namespace) -> None:
             save(network, options.out)
     report(step, options.minutes, scores)
     save(network, options.out)
+    write_json(options.out.with_suffix(".json"), provenance(options, source.sets, step))
+
+
+def provenance(options: argparse.Namespace, sets: Sequence[CorpusSet], steps: int) -> Json:
+    """Where the weights are from."""
+    return {
+        "program": "benchmarks/pretrain.py",
+        "options": {n: v for n, v in vars(options).items() if not isinstance(v, Path)},
+        "begun_with": digest(options.init or options.resume),
+        "steps": steps,
+        "episodes": steps * EPISODES,
+        "machine": machine(),
+        "sets": [
+            {
+                "name": one.name,
+                "pictures": len(one.pictures),
+                "origin": one.origin,
+                "licence": one.licence,
+            }
+            for one in sets
+        ],
+    }
+
+
+def digest(path: Path | None) -> str | None:
+    """SHA-256 of a file."""
+    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def state_of(network: UNet, optimizer: torch.optim.Optimizer, scale: Tensor) -> dict[str, Tensor]:

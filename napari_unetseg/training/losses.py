@@ -74,13 +74,15 @@ class LossInputs:
 class WeightInputs:
     """What the weight of a loss term may depend on.
 
-    ``label_amount`` (0 to 1) grows with the number of labelled voxels; ``edge_ramp`` (0 to 1) rises
-    over the first steps from random weights; ``has_strokes`` is False where all masks are full;
+    ``label_amount`` (0 to 1) grows with the number of labelled voxels; ``separable`` (0 to 1) says
+    how well the initial model tells the labelled classes apart; ``edge_ramp`` (0 to 1) rises over
+    the first steps from random weights; ``has_strokes`` is False where all masks are full;
     ``distils`` is True where an earlier model is distilled.
     """
 
     settings: TrainSettings
     label_amount: float = 1.0
+    separable: float = 1.0
     edge_ramp: float = 1.0
     has_strokes: bool = True
     distils: bool = False
@@ -149,7 +151,9 @@ LOSSES = (
     LossTerm("distillation", lambda x: x.settings.distillation_weight * x.distils, _distillation),
     LossTerm(
         "edges",
-        lambda x: x.settings.edge_loss_weight * x.label_amount * x.edge_ramp * x.has_strokes,
+        lambda x: (
+            x.settings.edge_loss_weight * x.label_amount * x.separable * x.edge_ramp * x.has_strokes
+        ),
         _edges,
     ),
 )

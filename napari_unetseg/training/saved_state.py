@@ -67,6 +67,7 @@ class TrainerFields(_State):
     patch: tuple[int, ...]
     lr_backoff: float
     frozen_batchnorm: bool
+    separable: float
     class_priors: tuple[float, ...] | None = Field(
         validation_alias=AliasChoices("class_priors", "shares")
     )

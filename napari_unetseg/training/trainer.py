@@ -58,6 +58,10 @@ FOCUS_STEPS = 25
 """Steps after newer strokes in which half of the samples are drawn to them."""
 PRIOR_TRUSTS = (1.0, 0.5, 0.25, 0.0)
 """Exponents of the estimated class priors; 0 makes them equal."""
+SEPARABLE = 0.2, 0.6
+"""Recall above chance, up to 1, at which the edge loss begins to count and counts fully: where the
+features do not tell the labelled classes apart, edges of the image would carry the wrong ones on.
+"""
 KEPT_RECALL = 0.8
 """Fraction of each class's recall on its labels that class priors may leave of it."""
 FULL_LR_VOXELS, MIN_LR_SCALE = 16_000, 0.2
@@ -106,7 +110,7 @@ class Trainer:
         if weights is None and settings.pretrained:
             weights = load_backbone(plan.net)
         self.pretrained = self.frozen_batchnorm = self.decoder_pretrained = weights is not None
-        self.class_priors = class_priors
+        self.class_priors, self.separable = class_priors, 1.0
         if weights is not None:
             self.network.load_state_dict(dict(weights), strict=self.from_init)
         if not self.from_init and settings.encoder_weights is not None:
@@ -203,6 +207,10 @@ class Trainer:
         be far off: priors under which a class loses its own labels are drawn towards equal ones.
         """
         recalls, priors = head.recalls(), head.estimate_class_priors()
+        chance = 1 / len(recalls)
+        above_chance = (float(recalls.mean()) - chance) / (1 - chance)
+        low, high = SEPARABLE
+        self.separable = min(1.0, max(0.0, (above_chance - low) / (high - low)))
         for trust in PRIOR_TRUSTS:
             shrunk = priors**trust
             self.class_priors = tuple((shrunk / shrunk.sum()).tolist())
@@ -216,8 +224,8 @@ class Trainer:
         self.group.broadcast(self.network.state_dict().values())
         classes = len(self.data.classes.numbers)
         mine = self.class_priors or (math.nan,) * classes
-        class_priors = self.group.broadcast_numbers(*mine)
-        self.class_priors = None if math.isnan(class_priors[0]) else class_priors
+        self.separable, *class_priors = self.group.broadcast_numbers(self.separable, *mine)
+        self.class_priors = None if math.isnan(class_priors[0]) else tuple(class_priors)
         self._set_class_weights()
         self.ema_network.load_state_dict(self.network.state_dict())
         self.frozen_batchnorm = self.pretrained
@@ -225,7 +233,7 @@ class Trainer:
     def undo_fit(self) -> None:
         """Restore the state before `fit_head`, which was interrupted."""
         self.network.load_state_dict(self.ema_network.state_dict())
-        self.class_priors = None
+        self.class_priors, self.separable = None, 1.0
         self._set_class_weights()
         release_memory(self.device)
 
@@ -381,7 +389,9 @@ class Trainer:
     def loss_weights(self, edge_ramp: float = 1.0) -> dict[str, float]:
         """Weight of each term of the loss."""
         strokes, distillation = self.data.has_strokes, self.distillation is not None
-        given = WeightInputs(self.settings, self.label_amount, edge_ramp, strokes, distillation)
+        given = WeightInputs(
+            self.settings, self.label_amount, self.separable, edge_ramp, strokes, distillation
+        )
         return {term.name: term.weight(given) for term in LOSSES}
 
     def _edge_ramp(self) -> float:
