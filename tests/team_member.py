@@ -27,7 +27,7 @@ from napari_unetseg.training import trainer
 from napari_unetseg.training.checkpoint_file import CheckpointFile
 from napari_unetseg.training.train import train_events
 from napari_unetseg.training.trainer import Trainer
-from napari_unetseg.training.training_events import ModelUpdated, StepDone
+from napari_unetseg.training.training_events import ModelSetAside, ModelUpdated, StepDone
 
 PAIRS = [painted_pair((64, 64)), painted_pair((48, 64), seed=1)]
 SCORED = [painted_pair((160, 160), 40)]
@@ -193,16 +193,22 @@ ALIKE: list[Callable[[], Result]] = [
 
 def said(event: Event) -> list[Any]:
     """The name of an event and what it says, but for times and reasons."""
-    if isinstance(event, ModelUpdated):
-        return ["Improved", event.step]
+    if isinstance(event, ModelUpdated | ModelSetAside):
+        return [type(event).__name__, event.step]
     left_out = ("seconds", "remaining", "choices")
     facts = dataclasses.asdict(event)
     return [type(event).__name__, {k: v for k, v in facts.items() if k not in left_out}]
 
 
+def between_epochs(event: Event) -> bool:
+    """Whether it shows weights that come when two seconds are over, sooner or later."""
+    return isinstance(event, ModelUpdated) and event.scores is None and not event.urgent
+
+
 def main(folder: Path, names: list[str]) -> None:
     for name in names:
         model, events = globals()[name]()
+        events = [event for event in events if not between_epochs(event)]
         model.save(folder / f"{name}-{world().rank}.safetensors")
         told = json.dumps([said(event) for event in events])
         (folder / f"{name}-{world().rank}.json").write_text(told)

@@ -176,7 +176,7 @@ class TrainingRun:
         yield from self._answer(self.data.newer_voxels())
 
     def resume(self) -> Generator[Event, None, None]:
-        """Report the resumed state and show its newest model."""
+        """Report the resumed state and show its newest weights."""
         state = self.state
         minutes, seconds = divmod(round(state.seconds_before), 60)
         yield Notice(
@@ -184,7 +184,7 @@ class TrainingRun:
             "minutes of training; --no-resume starts anew."
         )
         if state.newest is not None:
-            yield self._updated(state.newest, urgent=True)
+            yield self._updated(Checkpoint(self.trainer.weights(), state.steps), urgent=True)
 
     def prepared(self) -> TrainingPrepared:
         """The event before the first step."""

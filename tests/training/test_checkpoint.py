@@ -177,7 +177,7 @@ def test_what_goes_on_equals_what_was_never_stopped(
     assert repr(replace(said_too[-1], seconds=0)) == repr(replace(said[-1], seconds=0))
 
 
-def test_the_time_before_counts_and_the_best_model_is_shown(tmp_path: Path) -> None:
+def test_the_time_before_counts_and_the_newest_weights_are_shown(tmp_path: Path) -> None:
     pairs, settings = [painted_pair()], tiny(steps=24, **SMALLEST)
     with CheckpointFile(tmp_path / "a.checkpoint") as kept:
         before = stopped_after(20, pairs, settings, checkpoint=kept).history[-1].seconds
@@ -187,7 +187,7 @@ def test_the_time_before_counts_and_the_best_model_is_shown(tmp_path: Path) -> N
     assert of_kind(events, StepDone)[0].step == 21
     assert of_kind(events, StepDone)[0].seconds > 0.9 * before
     shown = of_kind(events, ModelUpdated)[0]
-    assert (shown.step, shown.scores is None) == (20, False)
+    assert (shown.step, shown.urgent) == (20, True)
     assert "Resuming from step 20" in of_kind(events, Notice)[0].text
 
 
