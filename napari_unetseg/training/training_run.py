@@ -59,6 +59,8 @@ FIT_RESULTS = (None, STOPPED, NO_MEMORY)
 """Why there is no initial model; None: there is one."""
 BACKOFF_AFTER_FALL = 2.0
 """What the learning rate is divided by when a training goes back to its best model."""
+HARDLY_SEPARABLE = 0.25
+"""Separability of the labelled classes below which the user is told."""
 MOST_FAILURES = 2
 """Steps with a NaN loss after which a training ends."""
 MIN_TRAINING_RATIO = 1.0
@@ -224,6 +226,13 @@ class TrainingRun:
                 )
             return
         self.trainer.broadcast_fitted_head()
+        if self.trainer.separable < HARDLY_SEPARABLE:
+            yield Notice(
+                "The labelled classes look alike to the new model, as when all strokes lie at an "
+                "earlier mask's mistakes: paint some at typical places too, or go on from the "
+                "earlier model.",
+                warning=True,
+            )
         yield self._updated(self.state.keep_initial_model(self.trainer), urgent=True)
 
     def _fit_initial_model(self) -> str | None:
