@@ -399,6 +399,8 @@ class TrainingRun:
             yield from self._go_back()
         newest, best = self.state.newest, self.state.best
         assert newest is not None
+        if newest.scores is None and newest.step == self.state.steps:  # an answer since the epoch
+            newest = self.state.newest = self.state.validated(self.trainer, newest.weights)
         if best is not None and 0 < best.step < newest.step and self.data.validated:
             yield ModelSetAside(self.model("best score", best), SetAside.BEST, best.step)
         done = self.state.done()

@@ -79,7 +79,7 @@ def test_a_signal_ends_a_training_after_its_step_and_the_same_command_goes_on(
     code, said = ENDS[name]
     assert stopped.code == code, stopped.err
     assert stopped.err.splitlines()[-1] == (
-        f"unetseg: Stopped by {said}: the best model so far is saved. Give the same command "
+        f"unetseg: Stopped by {said}: the model so far is saved. Give the same command "
         f"again to resume from step 5 ({checkpoint}), or add --no-resume to start anew."
     )
     assert "after 5 steps: it was stopped" in stopped.out

@@ -21,7 +21,7 @@ from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.models.model import Model
 from napari_unetseg.training.head_refit import HeadRefit
-from napari_unetseg.training.train import train_events
+from napari_unetseg.training.train import train, train_events
 from napari_unetseg.training.training_events import (
     AnnotationsUpdated,
     EpochDone,
@@ -127,11 +127,32 @@ def test_an_answer_stays_in_the_steps_that_follow(
     pair, second = world
     newer, spot = painted(pair, second)
     model, events = run(pair, {22: lambda _: newer}, steps=60)
-    before = predict(shown_before(events, of_kind(events, AnnotationsUpdated)[0]), pair.image)
-    mask = predict(model, pair.image)
+    renewed, answer = after_renewal(events)[:2]
+    before, mask = (predict(m, pair.image) for m in (shown_before(events, renewed), model))
     assert (before[spot] == 0).mean() > 0.5
+    assert (predict(answer.model, pair.image)[spot] == 1).mean() > 0.5
     assert (mask[spot] == 1).mean() > 0.8
     assert ((mask > 0) == (pair.labels == 1))[pair.labels > 0].mean() > 0.9
+
+
+def test_an_answer_that_is_the_last_model_has_a_score(
+    world: tuple[AnnotatedImage, np.ndarray],
+) -> None:
+    """Where no step follows it."""
+    pair, second = world
+    newer, _ = painted(pair, second)
+    control = JobControl(threads=1)
+
+    def paint_and_stop(event: Any) -> None:
+        if isinstance(event, EpochDone):
+            control.push_annotations((newer,))
+        if isinstance(event, ModelUpdated) and event.urgent and event.step:
+            control.stop()
+
+    settings = tiny(width=16, depth=3, steps=60)
+    model = train([pair], settings, control=control, on_event=paint_and_stop)
+    assert model.history[-1].steps == model.history[-1].curve[-1].step
+    assert model.scores is not None
 
 
 @pytest.mark.parametrize(("label", "least"), [(1, 0.9), (BACKGROUND_LABEL, 0.6)])

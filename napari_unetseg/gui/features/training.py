@@ -126,6 +126,8 @@ class Training:
                     self._session.improved = event.model
             case TrainingPrepared():
                 self._session.choices = event.choices
+                if not event.blocks:
+                    self._session.result = f"{messages.describe_scores(None)}."
                 self._jobs.say_with_notices(messages.describe_prepared(event), Level.INFO)
                 self._jobs.clear_notices()
             case ModelSetAside():
