@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import agreement
 import check_quality
 import exposure
 import isbi
@@ -22,6 +23,8 @@ import tifffile
 import watch
 from helpers import blobs, random_model, strokes, tiny
 from PIL import Image
+
+from napari_unetseg.core.labels import Classes, Structure
 
 SMALL = ["--threads", "1", "--set", "width=4", "--set", "depth=2", "--set", "device=cpu"]
 needs_sklearn = pytest.mark.skipif(
@@ -243,6 +246,20 @@ def test_background_strokes_are_right_where_the_mask_is_0() -> None:
 
 
 # -- membranes --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("everything", "wanted"), [(False, 1.0), (True, 0.5)])
+def test_agreement_with_new_strokes_counts_classes_alike(
+    root: Path, monkeypatch: pytest.MonkeyPatch, everything: bool, wanted: float
+) -> None:
+    """Of the mask itself, and of one that finds the structure everywhere."""
+    monkeypatch.setattr(agreement, "FRESH", 30)
+    images = sets.read_sets(root, "flat")[0].training("full")
+    painted = agreement.draw(images, 100, np.random.default_rng(0))
+    masks = [np.ones_like(i.labels) if everything else i.labels for i in images]
+    classes, rng = Classes((Structure(1),)), np.random.default_rng(1)
+    found = agreement.agreement_with_new(images, masks, painted, classes, 100, rng)
+    assert found == pytest.approx(wanted)
 
 
 def test_perfect_membranes_have_no_error() -> None:

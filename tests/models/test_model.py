@@ -25,6 +25,7 @@ from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.inference.predict import predict_probabilities
 from napari_unetseg.models.model import Model, load_model
 from napari_unetseg.models.model_file import write
+from napari_unetseg.models.training_record import TrainingRecord
 
 NETS: list[dict[str, Any]] = [
     {"depth": 1, "width": 1},
@@ -100,6 +101,24 @@ def test_what_a_model_remembers(trained: Model) -> None:
     assert trained.validated
     assert trained.spacing == (0.25, 0.5)
     assert trained.channels == ("DAPI µ",)
+
+
+def test_agreement_is_kept_and_models_without_one_load(tmp_path: Path, trained: Model) -> None:
+    record = trained.history[0]
+    assert record.scores is not None
+    assert record.scores.agreement is not None
+    assert record.curve[-1].agreement is not None
+    loaded = load_model(trained.save(tmp_path / "a.safetensors")).history[0]
+    assert loaded.scores == record.scores
+    assert loaded.curve == record.curve
+    old = json.loads(record.model_dump_json())
+    del old["scores"]["agreement"]
+    for point in old["curve"]:
+        del point["agreement"]
+    earlier = TrainingRecord.model_validate(old)
+    assert earlier.scores is not None
+    assert earlier.scores.agreement is None
+    assert earlier.scores.value == pytest.approx(record.scores.mean_dice)
 
 
 def test_scores_that_are_no_number_come_back(tmp_path: Path, trained: Model) -> None:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from helpers import blobs, full_pair, painted_pair, random_network
 from scipy import ndimage
 
 from napari_unetseg.core.labels import IGNORE_INDEX
 from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.models.unet import UNet, probabilities
 from napari_unetseg.training.validation import Validation, Validator
-from tests.helpers import blobs, full_pair, painted_pair, random_network
 
 if TYPE_CHECKING:
     from napari_unetseg.data.annotated_image import AnnotatedImage
