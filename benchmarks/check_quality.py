@@ -151,10 +151,12 @@ def judge(number: int, pieces: Sequence[Piece], draws: Sequence[Sequence[DrawnPl
         return np.array([[e.dice, e.low, e.high, e.places] for e in found]).T
 
     dice, low, high, places = estimates("counts")
+    by_hand, lowest, highest, _ = estimates("by_hand")
     return {
         "true_dice": true,
         "mean_estimate": float(np.nanmean(dice)),
-        "mean_estimate_by_hand": float(np.nanmean(estimates("by_hand")[0])),
+        "mean_estimate_by_hand": float(np.nanmean(by_hand)),
+        "coverage_by_hand": float(((lowest <= true) & (true <= highest)).mean()),
         "root_mean_square_error": float(np.sqrt(np.nanmean((dice - true) ** 2))),
         "coverage": float(((low <= true) & (true <= high)).mean()),
         "above": float((low > true).mean()),
@@ -188,7 +190,7 @@ def lines(results: dict[str, list[Json]]) -> list[str]:
     """The table: medians over seeds, and of each how often the interval holds the Dice."""
     rows = [
         "| set | structure | held-out strokes | Dice of all | mean estimate | its RMSE "
-        "| interval holds it, each seed | mean width | by hand | minutes, mean and largest |",
+        "| holds it, each seed | mean width | by hand, holds it | minutes, mean and largest |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, runs in results.items():
@@ -204,7 +206,8 @@ def lines(results: dict[str, list[Json]]) -> list[str]:
             cells = (
                 *(name, number, f"{strokes:.3f}", f"{middle['true_dice']:.3f}"),
                 *(f"{middle[key]:.3f}" for key in ("mean_estimate", "root_mean_square_error")),
-                *(held, f"{middle['mean_width']:.3f}", f"{middle['mean_estimate_by_hand']:.3f}"),
+                *(held, f"{middle['mean_width']:.3f}"),
+                f"{middle['mean_estimate_by_hand']:.3f}, {middle['coverage_by_hand']:.0%}",
                 ", ".join(f"{one:.1f}" for one in minutes),
             )
             rows.append(f"| {' | '.join(map(str, cells))} |")

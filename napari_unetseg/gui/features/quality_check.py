@@ -48,6 +48,7 @@ NO_MASK = "There is no mask in the frame yet; wait for it, or press 'Predict thi
 WHAT_TO_DO = "Correct the mask inside the yellow frame, then press 'Right'."
 DONE = "The check is done; its result is under Check quality."
 STOPPED = "The check was stopped; the places that were checked count."
+MEASURING = "The models are being measured at the checked places; press again in a moment."
 NOTHING_TO_USE = "No checked place is left whose image is open."
 USED = (
     "{} of {} checked places are used for training from now on; the figures of the models so far "
@@ -56,7 +57,7 @@ USED = (
 
 
 class QualityCheck:
-    """Sends the viewer to random places, and takes down what is right there."""
+    """Sends the viewer to random places and records the corrected mask there."""
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class QualityCheck:
                 self._draw(count, seed)
 
     def right(self) -> None:
-        """What is shown at the place is right; go to the next."""
+        """Record the mask shown at the place as its truth; go to the next."""
         with refusing(self._session):
             place, image = self._here()
             prediction = self._masks.predictions.get(image)
@@ -117,7 +118,7 @@ class QualityCheck:
             self._end(replace(place, truth=truth, state=PlaceState.CHECKED, seconds=time.time()))
 
     def skip(self) -> None:
-        """Nobody can say what is right at the place; go to the next."""
+        """Leave the place out of the estimate; go to the next."""
         with refusing(self._session):
             place, _ = self._here()
             self._end(replace(place, state=PlaceState.SKIPPED))
@@ -129,8 +130,10 @@ class QualityCheck:
         self._session.say(STOPPED)
 
     def use_for_training(self) -> None:
-        """Let later trainings have what was checked; it measures no later model then."""
+        """Release the checked places for training; later models are not measured there."""
         with refusing(self._session):
+            if self._session.measuring:
+                raise UserError(MEASURING)  # released places measure no model any more
             checked = self._checked.of_state(PlaceState.CHECKED)
             usable = [p for p in checked if self._checked.image_of(p) is not None]
             if not usable:
@@ -255,7 +258,7 @@ class QualityCheck:
         self._session.checking = None
 
     def _accept(self, place: CheckedPlace) -> None:
-        """Say that the truth of a place is accepted, but where the user said something since."""
+        """Record the truth of a place as accepted, except where the user annotated since."""
         image, region = self._checked.image_of(place), place.region
         annotated = self._annotations.of(image)
         accepted = annotated.read(LabelSource.ACCEPTED, region)

@@ -42,7 +42,6 @@ class QualityScores:
     ) -> None:
         self._session, self._checked = session, checked
         self._masks, self._runner = masks, runner
-        self._measuring = False
         self._failed: set[tuple[str, int, float]] = set()
         self._shown: tuple[list[CheckedPlace], list[str]] = [], []
         checked.changed.connect(self._on_change)
@@ -52,7 +51,7 @@ class QualityScores:
     def _on_change(self) -> None:
         """Show the quality as it is known, and measure what is not."""
         self._show()
-        if not self._measuring and (missing := self._missing()):
+        if not self._session.measuring and (missing := self._missing()):
             self._measure(missing)
 
     def _show(self) -> None:
@@ -119,7 +118,7 @@ class QualityScores:
             log.error("the quality of models could not be measured", exc_info=error)
             self._keep(missing)
 
-        self._measuring = True
+        self._session.measuring = True
         self._runner.query(measure, self._keep, failed, about="quality")
 
     def _keep(self, done: Iterable[Measurement]) -> None:
@@ -133,7 +132,7 @@ class QualityScores:
             elif (place := new.get(number)) is not None and place.truth is one.place.truth:
                 new[number] = replace(place, models={**place.models, model: one.overlaps})
                 changed.add(number)
-        self._measuring = False
+        self._session.measuring = False
         if changed:
             self._checked.put([new[number] for number in changed])
         else:

@@ -109,7 +109,7 @@ class AnnotationFeed:
 
     def _on_annotation_changed(self, image: Any, change: AnnotationChange) -> None:
         if self._checked.holds_out(image, change.region):
-            return  # no training may know
+            return
         self.painted_at = time.monotonic()
         regions = self.newer.setdefault(image, [])
         regions[:] = [*regions[1 - MOST_NEWER :], change.region]

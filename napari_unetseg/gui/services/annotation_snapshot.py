@@ -48,7 +48,7 @@ class Snapshot:
         The array that is painted on, and its recorded values: changes that a script made without an
         event are recorded when the snapshot is first used.
     held_out
-        Voxels that are not labelled for a training, whatever was said of them.
+        Voxels whose labels no training may see.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ def take_snapshots(
     complete
         Search layers for changes without an event, too; that reads all of them.
     held_out
-        Voxels of an image that are not labelled for a training.
+        Voxels of an image whose labels no training may see.
 
     Raises
     ------

@@ -201,6 +201,8 @@ class Session:
     """On the validation blocks, after the last training."""
     quality: tuple[ModelQuality, ...] = ()
     """What checked places say of each model, in the order of the history."""
+    measuring: bool = False
+    """Masks of models are being compared with checked places."""
     checking: tuple[int, int] | None = None
     """Number of the place that is being checked, and of how many; None while none is."""
     checked: int = 0

@@ -66,7 +66,7 @@ class QualityPanel(Panel):
         self.use.clicked.connect(check.use_for_training)
         self.column.addWidget(self.use)
         self.follow("image", "entry", "improved", "checking", "unchecked", call=self._on_state)
-        self.follow("checked", call=self._on_state)
+        self.follow("checked", "measuring", call=self._on_state)
         self.follow("quality", "entry", "structures", call=self._on_quality)
         self._on_state()
         self._on_quality()
@@ -90,6 +90,7 @@ class QualityPanel(Panel):
             button.setVisible(here is not None)
         self.stop.setVisible(bool(session.unchecked))
         self.use.setVisible(here is None and bool(session.checked))
+        self.use.setEnabled(not session.measuring)
 
     def _on_quality(self) -> None:
         session = self.session

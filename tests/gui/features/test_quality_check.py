@@ -311,3 +311,13 @@ def test_a_frame_shows_the_place_and_goes_with_the_check(
     plugin.quality_check.stop()
     left = {layer.name for layer in viewer.layers} - names
     assert left == {f"{image.name} · prediction"}
+
+
+def test_places_are_not_released_before_every_model_is_measured(plugin: Plugin) -> None:
+    check(plugin)
+    plugin.session.measuring = True
+    plugin.quality_check.use_for_training()
+    assert not plugin.checked.of_state(PlaceState.RELEASED)
+    plugin.session.measuring = False
+    plugin.quality_check.use_for_training()
+    assert len(plugin.checked.of_state(PlaceState.RELEASED)) == 6

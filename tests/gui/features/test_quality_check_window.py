@@ -85,3 +85,7 @@ def test_stop_ends_the_check_and_what_was_checked_counts(ready: Window) -> None:
     assert not [layer for layer in ready.viewer.layers if "place to check" in layer.name]
     assert section.begin.isVisible()
     assert not section.stop.isVisible()
+    assert not section.earlier.isVisible()
+    ready.plugin.models.add(ModelEntry(reader(threshold=0.4), "Model 2"))
+    ready.wait(lambda: len(session.quality) == 2)
+    assert section.earlier.isVisible()
