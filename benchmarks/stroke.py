@@ -4,14 +4,14 @@
                                                                        [--data DATA --set NAME]
 
 The sample's nuclei (512 × 512) with its strokes, or the first training image of a set (see
-``sets.py``) with a part of its strokes (``--share``); a live training goes on. Then strokes of
-the true class are painted one after another, as a user would: where the mask on screen is wrong. Noted are
-the seconds until the training has taken a stroke, until a newer model's mask is on screen, and
+``sets.py``) with a part of its strokes (``--share``); a live training goes on. Then strokes of the
+true class are painted one after another, as a user would: where the mask on screen is wrong. Noted
+are the seconds until the training has taken a stroke, until a newer model's mask is on screen, and
 until that mask has at least half of the stroke's wrong voxels right; and the Dice of the whole
-image before, then, and ten seconds later. A stroke in a validation block is
-not learned from but scored on, so that these are counted apart. A stroke that confirms what the
-mask says already needs no newer mask, and none is painted. With ``--ended`` each stroke comes after
-a training that has ended by itself, and begins one anew.
+image before, then, and ten seconds later. A stroke in a validation block is not learned from but
+scored on, so that these are counted apart. A stroke that confirms what the mask says already needs
+no newer mask, and none is painted. With ``--ended`` each stroke comes after a training that has
+ended by itself, and begins one anew.
 """
 
 from __future__ import annotations
