@@ -124,10 +124,10 @@ def failing(error: Exception) -> Callable[..., Any]:
 def test_a_thread_without_memory_makes_the_batch_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     sample, large = Sampler.sample, 3
 
-    def scarce(self: Sampler, key: Any, number: int, place: Any = None) -> Any:
+    def scarce(self: Sampler, key: Any, number: int) -> Any:
         if key == (2,) and number == large:
             raise MemoryError
-        return sample(self, key, number, place)
+        return sample(self, key, number)
 
     monkeypatch.setattr(Sampler, "sample", scarce)
     _, events = run_training([painted_pair((64, 64))], tiny(steps=5))
