@@ -3,9 +3,10 @@
 Places are drawn without replacement, with probabilities proportional to a size measure that mixes
 how much of a place nobody labelled with how much of each structure is predicted there, so that
 rare structures are met (systematic sampling: Madow 1949; Särndal, Swensson and Wretman 1992). A
-place counts by the inverse of its probability. Dice is then a ratio of two weighted sums, whose
+place counts by the inverse of its probability. Dice is then a ratio of two weighted sums. Its
 interval is from a bootstrap over places (Efron 1979) with percentiles expanded for small samples
-(Hesterberg 2015).
+(Hesterberg 2015), or the jackknife's with Student's t where that is wider: resampled ratios of few
+places stay between the lowest and the highest of them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ DEFAULT_PLACES = 10
 CONFIDENCE = 0.90
 """Of the intervals."""
 RESAMPLES = 4000
+SMALLEST = 1e-3
+"""Dice, and its distance from 1, below which log odds are cut off."""
 ALIKE = 1e-6
 """Width of an interval below which the places are all alike."""
 BY_FOREGROUND = 0.5
@@ -192,14 +195,33 @@ def estimate(
     dice = float(sums[:, 0].sum() / sums[:, 1].sum())
     if n == 1:
         return QualityEstimate(dice, 0.0, 1.0, 1)
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES) @ sums
-    tail = _expanded_tail((1 - confidence) / 2, n)
-    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [tail, 1 - tail]).tolist()
+    tail = (1 - confidence) / 2
+    low, high = _bootstrap_ends(sums, tail, seed)
     if high - low < ALIKE:
-        low, high = n * dice / (n + 1), (n * dice + 1) / (n + 1)
-    return QualityEstimate(dice, low, high, n)
+        return QualityEstimate(dice, n * dice / (n + 1), (n * dice + 1) / (n + 1), n)
+    lower, higher = _jackknife_ends(sums, tail)
+    return QualityEstimate(dice, min(low, lower), max(high, higher), n)
 
 
-def _expanded_tail(tail: float, n: int) -> float:
-    """The tail of percentiles that makes them as wide as Student's interval (Hesterberg 2015)."""
-    return float(special.ndtr(special.stdtrit(n - 1, tail) * math.sqrt(n / (n - 1))))
+def _bootstrap_ends(sums: np.ndarray, tail: float, seed: int) -> tuple[float, float]:
+    """Percentiles of the ratio over resampled places, as far out as Student's t is wider."""
+    n = len(sums)
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES) @ sums
+    expanded = float(special.ndtr(special.stdtrit(n - 1, tail) * math.sqrt(n / (n - 1))))
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [expanded, 1 - expanded])
+    return float(low), float(high)
+
+
+def _jackknife_ends(sums: np.ndarray, tail: float) -> tuple[float, float]:
+    """Student's interval with the jackknife's standard error, on the scale of the log odds."""
+    n = len(sums)
+    both, volume = sums.sum(0)
+    without_each = _log_odds((both - sums[:, 0]) / (volume - sums[:, 1]))
+    error = math.sqrt((n - 1) * float(without_each.var()))
+    ends = _log_odds(np.array(both / volume)) + special.stdtrit(n - 1, [tail, 1 - tail]) * error
+    low, high = special.expit(ends)
+    return float(low), float(high)
+
+
+def _log_odds(dice: np.ndarray) -> np.ndarray:
+    return np.asarray(special.logit(np.clip(dice, SMALLEST, 1 - SMALLEST)))

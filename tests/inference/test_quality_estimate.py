@@ -46,19 +46,23 @@ def dice(counts: np.ndarray) -> float:
     return float(2 * both / (mask + truth))
 
 
-def check(counts: np.ndarray, seed: int, *, weigh: bool = True) -> QualityEstimate:
-    places = draw_places(candidates(counts), 10, seed)
-    weights = np.array([place.weight for place in places])
-    rows = counts[[place.candidate.region[0].start for place in places]]
+def check(
+    counts: np.ndarray, seed: int, *, places: int = 10, weigh: bool = True
+) -> QualityEstimate:
+    drawn = draw_places(candidates(counts), places, seed)
+    weights = np.array([place.weight for place in drawn])
+    rows = counts[[place.candidate.region[0].start for place in drawn]]
     return estimate(rows, weights if weigh else np.ones(len(weights)))
 
 
-def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+@pytest.mark.parametrize("places", [3, 5, 10, 40])
+def test_the_interval_holds_the_truth_about_as_often_as_it_says(places: int) -> None:
     populations = [population(seed) for seed in range(20)]
-    found = [(dice(p), check(p, seed)) for p in populations for seed in range(20)]
+    found = [(dice(p), check(p, s, places=places)) for p in populations for s in range(15)]
     held = np.mean([one.low <= true <= one.high for true, one in found])
-    assert 0.85 < held < 0.97
-    assert np.mean([one.high - one.low for _, one in found]) < 0.2
+    assert 0.85 < held < 0.99
+    widths = [one.high - one.low for _, one in found]
+    assert np.mean(widths) < {3: 0.6, 5: 0.4, 10: 0.2, 40: 0.1}[places]
 
 
 def test_without_the_weights_the_estimate_is_biased_where_errors_are_in_empty_pieces() -> None:
