@@ -265,3 +265,25 @@ def test_a_training_that_goes_on_answers_what_is_newer_before_its_first_step(
     mask, before = predict(firsts[1].model, pair.image), predict(model, pair.image)
     assert (mask[spot] == 0).mean() < 0.7 * (before[spot] == 0).mean()
     assert ((mask > 0) == (pair.labels == 1))[pair.labels > 0].mean() > 0.95
+
+
+def test_newer_strokes_of_an_image_that_is_removed_draw_no_samples(
+    world: tuple[AnnotatedImage, np.ndarray],
+) -> None:
+    """Neither do strokes that are erased: samples are of the present labels alone."""
+    pair, second = world
+    newer, _ = painted(pair, second)
+    brighter = Stack(np.asarray(pair.image.data) + 1, "YX")
+    other, painted_other = replace(pair, image=brighter), replace(newer, image=brighter)
+    control, renewed = JobControl(threads=1), list[AnnotationsUpdated]()
+    offers = {22: (pair, painted_other), 24: (pair,)}
+
+    def offer(event: Any) -> None:
+        if isinstance(event, StepDone) and event.step in offers:
+            control.push_annotations(offers.pop(event.step))
+        if isinstance(event, AnnotationsUpdated):
+            renewed.append(event)
+
+    settings = tiny(width=16, depth=3, steps=40)
+    train([pair, other], settings, control=control, on_event=offer)
+    assert len(renewed) == 2
