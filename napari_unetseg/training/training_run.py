@@ -175,7 +175,8 @@ class TrainingRun:
                 "An earlier training of this model held out no labels, so its score is too high "
                 "compared with a new model."
             )
-        yield from self._answer(self.data.newer_voxels())
+        if (answer := self._answer(self.data.newer_voxels())) is not None:
+            yield self._updated(answer, urgent=True)
 
     def resume(self) -> Generator[Event, None, None]:
         """Report the resumed state and show its newest weights."""
@@ -318,15 +319,16 @@ class TrainingRun:
 
     def show_newest(self) -> Generator[Event, None, None]:
         """Show the newest EMA weights, when it is time and there is something learned."""
-        started = self.state.newest is not None or self.start_model is not None
-        if started and self.model_selection.due(self.state.seconds):
-            yield self._updated(Checkpoint(self.trainer.weights(), self.state.steps))
+        if self._started and self.model_selection.due(self.state.seconds):
+            began = time.perf_counter()
+            shown = self._updated(Checkpoint(self.trainer.weights(), self.state.steps))
+            self.model_selection.shown(self.state.seconds, time.perf_counter() - began)
+            yield shown
 
     def _updated(self, shown: Checkpoint, *, urgent: bool = False) -> ModelUpdated:
         """The event that shows these weights."""
-        began = time.perf_counter()
         model, state = self.model("training continues", shown), self.state
-        self.model_selection.shown(state.seconds, time.perf_counter() - began)
+        self.model_selection.shown(state.seconds, 0.0)
         return ModelUpdated(model, shown.scores, state.seconds, shown.step, urgent)
 
     def take_annotations(self) -> Generator[Event, None, None]:
@@ -347,6 +349,10 @@ class TrainingRun:
         before = self.data
         try:
             self._use(self.data.with_annotations(newer, self.control.fixed))
+            answer = self._answer(self.data.labels_added_since(before))
+            if self._started or self.data.unlabelled:  # distil the mask that is shown from now on
+                weights = self.trainer.weights() if self._started else self.state.initial
+                self._distill(weights, before)
         except (UserError, OSError, RuntimeError, MemoryError) as error:
             text = str(error)
             if is_out_of_memory(error):
@@ -363,20 +369,20 @@ class TrainingRun:
             self._fallen = Checkpoint(self._fallen.weights, self._fallen.step)
         voxels = self.data.train_voxels + self.data.validation_voxels
         yield AnnotationsUpdated(voxels, self.state.steps, self.state.seconds)
-        yield from self._answer(self.data.labels_added_since(before), before)
-
-    def _answer(
-        self, newer: VoxelIndices, before: TrainingDataset | None = None
-    ) -> Generator[Event, None, None]:
-        """Answer newer strokes at once, and distil the mask that is shown then."""
-        state = self.state
-        started = state.newest is not None or self.start_model is not None
-        if started and self.model_selection.answer(newer):
-            answer = Checkpoint(self.trainer.weights(), state.steps)
-            state.newest = answer
+        if answer is not None:
             yield self._updated(answer, urgent=True)
-        if before is not None and (started or self.data.unlabelled):
-            self._distill(self.trainer.weights() if started else state.initial, before)
+
+    @property
+    def _started(self) -> bool:
+        """Whether there is a model to show."""
+        return self.state.newest is not None or self.start_model is not None
+
+    def _answer(self, newer: VoxelIndices) -> Checkpoint | None:
+        """Answer newer strokes at once; None where the mask has them right."""
+        if not self._started or not self.model_selection.answer(newer):
+            return None
+        self.state.newest = Checkpoint(self.trainer.weights(), self.state.steps)
+        return self.state.newest
 
     def _use(self, data: TrainingDataset) -> None:
         """Train on a dataset."""
