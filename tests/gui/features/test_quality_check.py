@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from attention_parts import reader
+from live_parts import Puppet
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from sync_runner import SyncRunner
@@ -17,6 +19,7 @@ from napari_unetseg.core.labels import BACKGROUND_LABEL, IGNORE_INDEX, LabelKind
 from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services.annotation_snapshot import pairs_of
+from napari_unetseg.gui.services.job_runner import ThreadRunner
 from napari_unetseg.gui.state.session import Mode, ModelEntry
 from napari_unetseg.io.project.place_rows import CheckedPlace, PlaceState
 from napari_unetseg.io.project.project import Project
@@ -248,6 +251,44 @@ def test_a_check_goes_on_after_the_program_was_killed(plugin: Plugin, viewer: Vi
     again.quality_check.begin()
     assert again.session.checking == (2, 5)
     again.disconnect()
+
+
+def test_the_mask_stays_as_it_is_while_the_user_judges_it(
+    viewer: ViewerModel, broken_core: Callable[[Any], None]
+) -> None:
+    """Newer models of a training that goes on are shown when the check has ended."""
+    puppet = Puppet()
+    broken_core(puppet.train_events)
+    one = Plugin(viewer, ThreadRunner())
+    one.session.mode = Mode.LIVE
+    one.sources.choose_image(viewer.layers["one"])
+
+    def wait(condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < end, one.session.message.text
+            one.tick()
+            time.sleep(0.002)
+
+    def shown(number: int) -> bool:
+        mask = one.masks.predictions.get(viewer.layers["one"])
+        return mask is not None and bool((mask.masks.shown(everywhere) == number).mean() > 0.9)
+
+    everywhere = (slice(0, SIDE), slice(0, SIDE))
+    one.training.start()
+    puppet.improve(1)
+    wait(lambda: shown(1))
+    one.quality_check.begin(1)
+    wait(lambda: one.session.checking is not None)
+    newer = puppet.improve(0)
+    wait(lambda: one.session.improved is newer)
+    seen = list[Any]()
+    one.events.job_event.connect(lambda _, event: seen.append(event))
+    wait(lambda: len(seen) > 2)
+    assert shown(1)
+    one.quality_check.stop()
+    wait(lambda: shown(0))
+    one.close()
 
 
 def test_another_structure_is_measured_anew_when_it_is_merged(plugin: Plugin) -> None:
