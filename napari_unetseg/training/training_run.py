@@ -401,7 +401,7 @@ class TrainingRun:
                     "invalid values or choose a smaller learning rate."
                 )
             )
-        if self.state.falls:  # there is no second epoch to be sure
+        if self.state.falls and not self.stopped:  # there is no second epoch to be sure
             yield from self._go_back()
         newest, best = self.state.newest, self.state.best
         assert newest is not None

@@ -89,7 +89,7 @@ class TrainingMask:
             self._models.mark()
             self._target = self._masks.open(image, event.model_id, event.structures)
             if event.scores is not None:
-                session.result = messages.describe_better(event, earlier=bool(session.history))
+                session.result = messages.describe_shown(event, earlier=bool(session.history))
             if earlier is None:
                 session.say(messages.MASK_BEGINS)
 
