@@ -104,7 +104,9 @@ class Plugin:
         self.feed = AnnotationFeed(
             session, self.annotations, self.checked, self.alignment, self.jobs, runner, events
         )
-        self.places = PlacesOnScreen(viewer, session, self.sources, self.annotations, self.masks)
+        self.places = PlacesOnScreen(
+            viewer, session, self.sources, self.annotations, self.masks, self.checked
+        )
 
     def _make_features(self) -> None:
         viewer, session, runner, events = self.viewer, self.session, self.runner, self.events

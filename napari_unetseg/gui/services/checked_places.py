@@ -65,10 +65,12 @@ class CheckedPlaces:
             for place in self._in(image)
         )
 
-    def drawn(self, image: Any, region: Region) -> np.ndarray:
-        """Which voxels of a region were drawn before, boolean."""
+    def drawn(self, image: Any, region: Region, *, held_out: bool = False) -> np.ndarray:
+        """Which voxels of a region were drawn before, or are ``held_out`` now, boolean."""
         found = np.zeros([s.stop - s.start for s in region], bool)
         for place in self._in(image):
+            if held_out and not place.held_out:
+                continue
             if (both := intersection(place.region, region)) is not None:
                 found[within(both, region)] = True
         return found

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from napari.layers import Image
 
     from napari_unetseg.gui.services.annotations import Annotations
+    from napari_unetseg.gui.services.checked_places import CheckedPlaces
     from napari_unetseg.gui.services.image_sources import ImageSources
     from napari_unetseg.gui.services.mask_layers import MaskLayers
     from napari_unetseg.gui.state.session import Session
@@ -33,9 +34,11 @@ class PlacesOnScreen:
         sources: ImageSources,
         annotations: Annotations,
         masks: MaskLayers,
+        checked: CheckedPlaces,
     ) -> None:
         self._viewer, self._session = viewer, session
         self._images, self._annotations, self._masks = sources, annotations, masks
+        self._checked = checked
 
     def show(self, image: Image, plane: tuple[int, ...], region: tuple[slice, ...]) -> None:
         """Choose an image and move the viewer to a region of it."""
@@ -57,7 +60,7 @@ class PlacesOnScreen:
         napari_layers.center_on(self._viewer, image, plane, region)
 
     def query_image(self, source: ImageSource) -> QueryImage:
-        """An image, and where it is labelled, as a query takes it."""
+        """An image, and where it is labelled or labels would not train, as a query takes it."""
         from napari_unetseg.inference.query_strategy import QueryImage
 
         stack = napari_layers.stack_of(source.image, source.channels)
@@ -72,7 +75,8 @@ class PlacesOnScreen:
             if labels is not None and not strokes:
                 return np.ones(shape, bool)
             whole = (*(slice(i, i + 1) for i in plane), *region)
-            found: np.ndarray = annotated.overrides(whole).reshape(shape) != 0
+            found = annotated.overrides(whole).reshape(shape) != 0
+            found |= self._checked.drawn(source.image, whole, held_out=True).reshape(shape)
             if labels is not None:
                 found |= np.asarray(labels[(*plane, *region)]) != 0
             return found

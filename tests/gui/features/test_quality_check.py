@@ -254,6 +254,18 @@ def test_a_check_goes_on_after_the_program_was_killed(plugin: Plugin, viewer: Vi
     again.disconnect()
 
 
+def test_next_place_does_not_go_where_labels_would_not_train(plugin: Plugin) -> None:
+    plugin.next_region.next_region()
+    assert plugin.next_region.suggestion is not None
+    plugin.next_region.suggestion = None
+    plugin.quality_check.begin(60)  # all there are
+    plugin.next_region.next_region()
+    assert plugin.next_region.suggestion is None
+    plugin.quality_check.stop()
+    plugin.next_region.next_region()
+    assert plugin.next_region.suggestion is not None
+
+
 class Running:
     """A training in live mode that hands out models on demand, with threads of its own."""
 
