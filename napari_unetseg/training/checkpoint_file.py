@@ -37,8 +37,7 @@ class CheckpointFile:
 
     A state is written every 30 seconds (less often where that would take more than 1 % of the
     time), and when a `JobControl` stops the training. It is a safetensors file: nothing in it is
-    run.
-    Under torchrun the main process reads and writes it.
+    run. Under torchrun the main process reads and writes it.
 
     Parameters
     ----------

@@ -44,8 +44,7 @@ def train_events(
         What to train and for how long.
     structures
         Names and colours of the structures' numbers. If any are given, unlabelled others of
-        ``init``
-        are dropped.
+        ``init`` are dropped.
     init
         Initial model; its weights are adapted to other structures, channels or a third dimension.
         With strokes, or labels of a single class, its other classes are kept.

@@ -25,7 +25,6 @@ from napari_unetseg.training.batch_sampler import (
     RECENT_RATE,
     Batch,
     Focus,
-    Key,
     Prefetcher,
     Sampler,
     seeded,
@@ -56,14 +55,6 @@ EMA_DECAY_FROM_INIT = 0.97
 """The same in the first steps from an initial model, so that new strokes show in seconds."""
 FOCUS_STEPS = 25
 """Steps after newer strokes in which half of the samples are drawn to them."""
-PRIOR_TRUSTS = (1.0, 0.5, 0.25, 0.0)
-"""Exponents of the estimated class priors; 0 makes them equal."""
-SEPARABLE = 0.2, 0.6
-"""Recall above chance, up to 1, at which the edge loss begins to count and counts fully: where the
-features do not tell the labelled classes apart, edges of the image would carry the wrong ones on.
-"""
-KEPT_RECALL = 0.8
-"""Fraction of each class's recall on its labels that class priors may leave of it."""
 FULL_LR_VOXELS, MIN_LR_SCALE = 16_000, 0.2
 """Labelled voxels from which pretrained weights train at the full learning rate; with fewer it is
 scaled by the square root of their number, against overfitting.
@@ -166,11 +157,12 @@ class Trainer:
         self.ema_restart = self.steps
 
     def _set_class_weights(self) -> None:
-        self.class_weights = None
-        if self.settings.class_weighting:
-            class_priors = None if self.class_priors is None else torch.tensor(self.class_priors)
-            weights = class_weights(torch.from_numpy(self.data.counts), class_priors)
-            self.class_weights = weights.to(self.device)
+        wanted = self.settings.class_weighting
+        self.class_weights = self._class_weights_of(self.class_priors) if wanted else None
+
+    def _class_weights_of(self, priors: tuple[float, ...] | None) -> Tensor:
+        given = None if priors is None else torch.tensor(priors)
+        return class_weights(torch.from_numpy(self.data.counts), given).to(self.device)
 
     def fit_head(self, *, recalibrate: bool, between: Callable[[], object] = lambda: None) -> None:
         """Make an initial model without a step: fit the last layer to the labelled voxels.
@@ -197,27 +189,9 @@ class Trainer:
             self._set_class_weights()
             head.fit(self.class_weights)
             if self.settings.class_weighting and head.complete:
-                self._fit_with_priors(head)
+                self.class_priors, self.separable = head.fit_with_priors(self._class_weights_of)
+                self._set_class_weights()
         self.ema_network.load_state_dict(self.network.state_dict())
-
-    def _fit_with_priors(self, head: LinearProbe) -> None:
-        """Fit again with estimated class priors, as far as the labels bear them out.
-
-        Strokes at an earlier mask's mistakes look like the other class, so that the estimate can
-        be far off: priors under which a class loses its own labels are drawn towards equal ones.
-        """
-        recalls, priors = head.recalls(), head.estimate_class_priors()
-        chance = 1 / len(recalls)
-        above_chance = (float(recalls.mean()) - chance) / (1 - chance)
-        low, high = SEPARABLE
-        self.separable = min(1.0, max(0.0, (above_chance - low) / (high - low)))
-        for trust in PRIOR_TRUSTS:
-            shrunk = priors**trust
-            self.class_priors = tuple((shrunk / shrunk.sum()).tolist())
-            self._set_class_weights()
-            head.fit(self.class_weights)
-            if bool((head.recalls() >= KEPT_RECALL * recalls).all()):
-                return
 
     def broadcast_fitted_head(self) -> None:
         """Copy the main process's result of `fit_head` to all."""
@@ -280,8 +254,7 @@ class Trainer:
         batch = self._draw()
         self._rehearse(batch)
         network = self._data_parallel()
-        key = (self.steps,)
-        means = self._run(lambda: self._means(network, key, self.batch, *batch))
+        means = self._run(lambda: self._means(network, *batch))
         loss, losses = self._loss(means)
         self.optimizer.zero_grad(set_to_none=True)
         with self.group.connected():
@@ -308,8 +281,7 @@ class Trainer:
         copied = copy.deepcopy(self.network)
 
         def work() -> None:
-            means = self._means(copied, (self.steps,), self.batch, *batch)
-            weighted_sum(means).backward()  # type: ignore[no-untyped-call]
+            weighted_sum(self._means(copied, *batch)).backward()  # type: ignore[no-untyped-call]
 
         self.group.run_together(work)
         self._rehearsed = self.batch, self.patch
@@ -332,26 +304,15 @@ class Trainer:
         with self.group.connected():
             return work()
 
-    def _means(
-        self,
-        network: nn.Module,
-        key: Key,
-        batch: int,
-        images: Tensor,
-        targets: Tensor,
-        distil: Tensor,
-    ) -> Means:
-        """Weight and mean of each loss term on this process's samples.
-
-        ``batch`` is the number of samples in all processes.
-        """
+    def _means(self, network: nn.Module, images: Tensor, targets: Tensor, distil: Tensor) -> Means:
+        """Weight and mean of each loss term on this process's samples of the step."""
         distillation = self.distillation if distil.any() else None
         images = images.to(self.device, memory_format=self.layout)
         labels, distil = targets.to(self.device), distil.to(self.device)
         targets = labels.masked_fill(labels == HELD_OUT, IGNORE_INDEX) if distillation else labels
-        seed = self.settings.seed
+        seed = self.settings.seed, self.steps
         with (
-            seeded(self.device, seed, *key, batch + 1 + self.group.world.rank),
+            seeded(self.device, *seed, self.batch + 1 + self.group.world.rank),
             torch.autocast(self.device.type, enabled=self.device.type == "cuda"),
         ):
             logits = network(images)
@@ -361,7 +322,7 @@ class Trainer:
         )
         inputs = LossInputs(images, logits, targets, self.class_weights, distilled)
         weights = self.loss_weights(self._edge_ramp())
-        with seeded(self.device, seed, *key, batch):  # the same in all processes
+        with seeded(self.device, *seed, self.batch):  # the same in all processes
             return {t.name: (weights[t.name], t.value(inputs)) for t in LOSSES if weights[t.name]}
 
     def _loss(self, means: Means) -> tuple[Tensor, dict[str, float]]:
@@ -403,13 +364,7 @@ class Trainer:
         """The sampler of the current dataset."""
         rate = FOCUS_RATE if self.steps <= self._focus_until else RECENT_RATE
         return Sampler(
-            self.data,
-            self.distillation,
-            self.augment,
-            self.settings,
-            self.patch,
-            self.focus,
-            rate,
+            self.data, self.distillation, self.augment, self.settings, self.patch, self.focus, rate
         )
 
     def _draw(self) -> Batch:

@@ -35,6 +35,7 @@ from napari_unetseg.training.training_events import (
     TrainingPrepared,
 )
 from napari_unetseg.training.training_setup import (
+    LOOK_ALIKE,
     channels_of,
     describe_fall,
     describe_kept_classes,
@@ -228,12 +229,7 @@ class TrainingRun:
             return
         self.trainer.broadcast_fitted_head()
         if self.trainer.separable < HARDLY_SEPARABLE:
-            yield Notice(
-                "The labelled classes look alike to the new model, as when all strokes lie at an "
-                "earlier mask's mistakes: paint some at typical places too, or go on from the "
-                "earlier model.",
-                warning=True,
-            )
+            yield Notice(LOOK_ALIKE, warning=True)
         yield self._updated(self.state.keep_initial_model(self.trainer), urgent=True)
 
     def _fit_initial_model(self) -> str | None:
@@ -327,9 +323,9 @@ class TrainingRun:
 
     def _updated(self, shown: Checkpoint, *, urgent: bool = False) -> ModelUpdated:
         """The event that shows these weights."""
-        model, state = self.model("training continues", shown), self.state
-        self.model_selection.shown(state.seconds, 0.0)
-        return ModelUpdated(model, shown.scores, state.seconds, shown.step, urgent)
+        model, seconds = self.model("training continues", shown), self.state.seconds
+        self.model_selection.shown(seconds, 0.0)
+        return ModelUpdated(model, shown.scores, seconds, shown.step, urgent)
 
     def take_annotations(self) -> Generator[Event, None, None]:
         """Train with newer annotations, if any, and adapt the shown model.
@@ -354,11 +350,10 @@ class TrainingRun:
                 weights = self.trainer.weights() if self._started else self.state.initial
                 self._distill(weights, before)
         except (UserError, OSError, RuntimeError, MemoryError) as error:
-            text = str(error)
-            if is_out_of_memory(error):
-                text = "there is not enough memory for the newer ones."
-            elif not isinstance(error, UserError | OSError):
+            memory = is_out_of_memory(error)
+            if not memory and not isinstance(error, UserError | OSError):
                 raise
+            text = "there is not enough memory for the newer ones." if memory else str(error)
             release_memory(self.device)
             self._use(before)
             yield Notice(f"Training continues with the earlier annotations: {text}", warning=True)

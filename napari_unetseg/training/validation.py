@@ -70,19 +70,14 @@ class Validator:
             self._strokes = self.data, held_out_strokes(self.data)
         return self._strokes[1]
 
-    def score(self, network: UNet, probs: Sequence[float] | None = None) -> Scores | None:
-        """Scores on the validation blocks; see `validate`."""
-        found = self.validate(network, probs)
-        return None if found is None else found.scores
-
-    def validate(self, network: UNet, probs: Sequence[float] | None = None) -> Validation | None:
-        """Scores on the validation blocks, with what they are of; ``probs`` as in `soft_dice_of`.
+    def validate(self, network: UNet, priors: Sequence[float] | None = None) -> Validation | None:
+        """Scores on the validation blocks, with what they are of; ``priors`` as in `soft_dice_of`.
 
         None without blocks, or where not even a block without context fits in memory.
         """
         while self.data.validated:
             try:
-                return self._validate(network, probs)
+                return self._validate(network, priors)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -93,7 +88,7 @@ class Validator:
         return None
 
     @torch.inference_mode()
-    def _validate(self, network: UNet, of_classes: Sequence[float] | None) -> Validation:
+    def _validate(self, network: UNet, priors: Sequence[float] | None) -> Validation:
         data, strokes = self.data, self.strokes
         n, blocks = len(data.classes.numbers), len(data.validation_blocks())
         shapes = (n, n), (n, n), (n,), (2, blocks, n), (2, len(strokes.classes))
@@ -113,8 +108,8 @@ class Validator:
             counts.astype(np.int64),
             data.classes,
             blocks,
-            soft_dice_of(sums, of_classes),
-            loss_of(losses, counts.sum(1), of_classes),
+            soft_dice_of(sums, priors),
+            loss_of(losses, counts.sum(1), priors),
             agreement,
         )
         return Validation(scores, observations)

@@ -75,7 +75,7 @@ class PlacesOnScreen:
             if labels is not None and not strokes:
                 return np.ones(shape, bool)
             whole = (*(slice(i, i + 1) for i in plane), *region)
-            found = annotated.overrides(whole).reshape(shape) != 0
+            found: np.ndarray = annotated.overrides(whole).reshape(shape) != 0
             found |= self._checked.drawn(source.image, whole, held_out=True).reshape(shape)
             if labels is not None:
                 found |= np.asarray(labels[(*plane, *region)]) != 0
