@@ -32,9 +32,10 @@ class CheckedPlaces:
 
     @property
     def places(self) -> list[CheckedPlace]:
-        """All places, in the order in which they were drawn."""
+        """All places, in the order in which they were drawn; for any thread."""
         project = self._store.project
-        return [] if project is None else [project.places[n] for n in sorted(project.places)]
+        known = {} if project is None else project.places
+        return [known[number] for number in sorted(known)]
 
     def of_state(self, state: PlaceState) -> list[CheckedPlace]:
         """The places of a state."""
@@ -79,7 +80,7 @@ class CheckedPlaces:
         """The places of an image, also where another layer shows the same file."""
         keys = {
             key
-            for layer, key in self._store.keys.items()
+            for layer, key in list(self._store.keys.items())  # a copy, for any thread
             if layer is image or napari_layers.same_picture(layer, image)
         }
         return [place for place in self.places if place.image in keys] if keys else []
