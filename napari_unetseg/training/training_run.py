@@ -360,6 +360,7 @@ class TrainingRun:
             return
         self.checkpoints.end()
         self.state.update_annotations()
+        self.trainer.lr_backoff = 1.0  # falls before were of other labels
         if self._fallen is not None:  # its scores are of earlier labels
             self._fallen = Checkpoint(self._fallen.weights, self._fallen.step)
         voxels = self.data.train_voxels + self.data.validation_voxels

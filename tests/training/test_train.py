@@ -417,6 +417,29 @@ def test_a_fall_at_the_very_end_goes_back_at_once(
     assert f"The model of step {events[0].epoch_steps} is kept." in events[-1].reason
 
 
+def test_newer_annotations_are_learned_at_the_full_rate_after_a_fall(
+    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or else a long session would learn ever more slowly."""
+    scored(monkeypatch, [0.2, 0.9, 0.5, 0.6, 0.9, 0.9], 0.9)
+    monkeypatch.setattr(TrainingDataset, "labels_added_since", lambda *_: [])
+    newer = AnnotatedImage(pair.image, strokes(blobs((96, 96), 12, 0)[1], 4), "strokes")
+    rates, control, step = list[float](), JobControl(threads=1), Trainer.step
+
+    def watched(self: Trainer, rate: float) -> dict[str, float]:
+        rates.append(self.lr_backoff)
+        return step(self, rate)
+
+    def offer(event: Any) -> None:
+        if isinstance(event, EpochDone) and event.epoch == 4:
+            control.push_annotations((newer,))
+
+    monkeypatch.setattr(Trainer, "step", watched)
+    train([pair], tiny(epochs=5), control=control, on_event=offer)
+    assert rates[0] == rates[-1] == 1.0
+    assert min(rates) == 0.5
+
+
 def test_a_stop_keeps_the_model_on_screen_after_a_single_fall(
     pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
