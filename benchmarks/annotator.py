@@ -13,6 +13,9 @@ place: it looks, waits for the mask, paints at the largest errors that are seen 
 where the mask is right. Training goes on from the model whenever it ended. The ways differ in this:
 
 - ``random``: places are drawn at random, images and places alike;
+- ``foreground``: as ``random``, but two of three places are around a voxel that is predicted as a
+  structure, in a plane that is drawn at random (foreground-aware random, nnActive, arXiv
+  2511.19183); what the prediction takes is not charged;
 - ``next``: the dock's Next says where to go;
 - ``corrections``: as ``next``, but the hand paints on the prediction layer;
 - ``forest``: random places, with a random forest (``forest.py``) in the network's place.
@@ -56,9 +59,11 @@ if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
 
 Json = dict[str, Any]
-WAYS = ("random", "next", "corrections", "forest")
+WAYS = ("random", "foreground", "next", "corrections", "forest")
 FIRST, WRONG, RIGHT = 3, 4, 1
 """Strokes of every class at first; at errors, and of every class where it is right, at a place."""
+FOREGROUND, TRIES = 2 / 3, 5
+"""Share of foreground-aware places on predicted structures; planes that are tried for one."""
 SURROUNDINGS = 0.25
 """What is seen around a region, in parts of its edge."""
 PATIENCE = 20.0
@@ -185,7 +190,7 @@ class Desk:
 
     def go(self, image: int, plane: tuple[int, ...], region: tuple[slice, ...]) -> None:
         """Show a place by hand."""
-        self.plugin.next_region.show(self.layers[image], plane, region)
+        self.plugin.places.show(self.layers[image], plane, region)
 
     def labels(self, image: int) -> Labels:
         """The annotation layer of an image."""
@@ -337,17 +342,40 @@ class Annotator:
             if attention.suggestion is not before and attention.suggestion is not None:
                 found = attention.suggestion
                 return self.desk.layers.index(found.layer), found.plane, found.region
-        image = int(self.rng.integers(len(self.images)))
-        planes = self.images[image].planes
-        plane = planes[int(self.rng.integers(len(planes)))]
-        shape = self.images[image].labels.shape[-2:]
-        size = region_shape(shape)
-        starts = [int(self.rng.integers(n - s + 1)) for n, s in zip(shape, size, strict=True)]
-        region = tuple(slice(a, a + s) for a, s in zip(starts, size, strict=True))
+        image, plane, region = self.foreground_place() or self.random_place()
         self.desk.work(KEY)
         if self.forest is None:
             self.desk.go(image, plane, region)
         return image, plane, region
+
+    def random_place(self) -> tuple[int, tuple[int, ...], tuple[slice, ...]]:
+        """A place drawn at random, images, planes and places alike."""
+        image, plane = self.random_plane()
+        shape = self.images[image].labels.shape[-2:]
+        size = region_shape(shape)
+        starts = [int(self.rng.integers(n - s + 1)) for n, s in zip(shape, size, strict=True)]
+        return image, plane, tuple(slice(a, a + s) for a, s in zip(starts, size, strict=True))
+
+    def random_plane(self) -> tuple[int, tuple[int, ...]]:
+        """A plane drawn at random, images and planes alike."""
+        image = int(self.rng.integers(len(self.images)))
+        planes = self.images[image].planes
+        return image, planes[int(self.rng.integers(len(planes)))]
+
+    def foreground_place(self) -> tuple[int, tuple[int, ...], tuple[slice, ...]] | None:
+        """A place around a predicted structure, if it is the turn of one and one is found."""
+        model = self.desk.model
+        if self.way != "foreground" or model is None or self.rng.random() >= FOREGROUND:
+            return None
+        run = predictor(model, self.options.threads, "cpu")
+        for _ in range(TRIES):
+            image, plane = self.random_plane()
+            found = np.argwhere(run(self.images[image].image, [plane])[plane])
+            if len(found):
+                shape = self.images[image].labels.shape[-2:]
+                region = region_around(found[int(self.rng.integers(len(found)))], shape)
+                return image, plane, region
+        return None
 
     def mask(self, image: int, plane: tuple[int, ...], box: Any) -> np.ndarray:
         """The mask on screen: the network's, or the forest's."""
@@ -404,6 +432,13 @@ def _files(data: BenchmarkSet) -> Iterator[str]:
     for path in sorted((data.folder / "images").iterdir()):
         if not path.name.startswith("."):
             yield path.name
+
+
+def region_around(voxel: np.ndarray, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """The region around a voxel, (Y, X), within a plane."""
+    size = region_shape(shape)
+    starts = np.clip(voxel - np.array(size) // 2, 0, np.array(shape) - size)
+    return tuple(slice(int(a), int(a) + s) for a, s in zip(starts, size, strict=True))
 
 
 def minutes_to(curve: list[Json], dice: float) -> float | None:

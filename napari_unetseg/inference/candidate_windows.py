@@ -93,26 +93,8 @@ def cells_of(size: Sequence[int], region: Sequence[int]) -> Iterator[Region]:
     return product(*(_divided(n, round(n / edge)) for n, edge in zip(size, region, strict=True)))
 
 
-def regions_of(size: Sequence[int], region: Sequence[int]) -> Iterator[Region]:
-    """Regions of a window that overlap by about a half."""
-    along = []
-    for length, edge in zip(size, region, strict=True):
-        edge = min(edge, length)
-        steps = math.ceil(2 * (length - edge) / edge)
-        starts = [round(i * (length - edge) / max(1, steps)) for i in range(steps + 1)]
-        along.append([slice(s, s + edge) for s in starts])
-    return product(*along)
-
-
 def moved(region: Region, window: Region) -> Region:
     """A region of a window in coordinates of the plane."""
     return tuple(
         slice(r.start + w.start, r.stop + w.start) for r, w in zip(region, window, strict=True)
     )
-
-
-def overlap(a: Region, b: Region) -> float:
-    """Intersection of two regions as a fraction of the smaller one."""
-    both = [max(0, min(x.stop, y.stop) - max(x.start, y.start)) for x, y in zip(a, b, strict=True)]
-    least = min(math.prod(s.stop - s.start for s in one) for one in (a, b))
-    return float(math.prod(both) / least)

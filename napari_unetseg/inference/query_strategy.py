@@ -1,27 +1,30 @@
-"""Active learning: the unlabelled region that a network would learn most from.
+"""Active learning: a region to annotate, drawn by class-stratified, noise-powered entropy.
 
-A `RegionQuery` predicts windows of the images, one at a time for a given time, and keeps a few
-numbers of each. New windows are drawn at random, with equal chances for each image whatever its
-number of planes, in turn with the most promising ones of an earlier model; at most `MAX_WINDOWS`
-are kept.
+A `RegionQuery` predicts windows of the images, one at a time for a given time, and keeps the scores
+of their regions. New windows are drawn at random, with equal chances for each image whatever its
+number of planes, in turn with those of an earlier model that would be suggested first; at most
+`MAX_WINDOWS` are kept.
 
-Every region of a window has
+From ClaSP PE (arXiv 2601.13677) are the predictive entropy, the stratification by predicted class,
+so that rare structures are met, and the power noise that falls with a schedule: the logarithm of a
+score plus Gumbel noise is a draw by a power of the score (Kirsch et al., arXiv 2106.12059). Our own
+are
 
-- an error estimate: the mean of `uncertainty.likely_wrong`, since every border is uncertain and
-  single voxels are noise;
-- an appearance: mean and standard deviation of intensities and probabilities. Its value is the
-error
-  mass of regions that look alike, each of which counts half for every labelled or suggested region
-  of that appearance: facility location (Wei, Iyer and Bilmes 2015);
-- a labelled fraction.
+- one region at a time instead of batches, so that the class is drawn too: each predicted class, and
+  all classes together, have the same chance;
+- the score: the entropy of the voxels of a class, `uncertainty.likely_wrong` against thin borders,
+  as a mean over the whole region, so that a few voxels count little;
+- the schedule, which follows the number of annotated regions;
+- the weight of what is labelled already.
+
+The disagreement with an earlier model is neither stratified nor noisy: the largest comes first.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,15 +37,14 @@ from napari_unetseg.inference.candidate_windows import (
     Plane,
     Region,
     WindowGrid,
+    cells_of,
     moved,
-    overlap,
-    regions_of,
 )
 from napari_unetseg.inference.uncertainty import (
     RegionPredictor,
     differences,
     likely_wrong,
-    margin_uncertainty,
+    predictive_entropy,
 )
 from napari_unetseg.runtime.devices import use_threads
 
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import MatchSpacing
     from napari_unetseg.models.model import Model
 
+_Key = tuple[int, int]  # index of an image, number of a window
 Labelled = Callable[[Plane, Region], np.ndarray]
 """Returns where a region of a plane is labelled: boolean, of the region's shape."""
 
@@ -60,10 +63,11 @@ MAX_LABELLED = 0.5
 """Labelled fraction from which on a region is not suggested."""
 HALF_VALUE_FRACTION = 0.04
 """Labelled fraction at which a region's value halves: thin strokes cover little."""
-MAX_REPRESENTATIVES = 512
-"""Most representative regions, since each is compared with each."""
-MIN_EXAMPLE_FRACTION = 0.002
-"""Labelled fraction from which on a region is an example of its appearance."""
+FIRST_POWER, ANNOTATED_PER_POWER = 2.0, 10
+"""The power of the score at first, so that many certain regions do not outweigh few uncertain ones,
+and the number of annotated regions after which it is one higher."""
+LEAST = 1e-6
+"""Added to the score over all classes: what is wholly certain comes last, but it comes."""
 ALL_DONE = (
     "Every region that was checked is labelled already; add images, or correct the mask where "
     "it is wrong."
@@ -89,8 +93,6 @@ class Suggestion:
     """Index along each leading axis."""
     region: Region
     """A slice for each spatial axis, YX or ZYX."""
-    score: float
-    """Estimated value, comparable only within a query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +105,19 @@ class WindowScored(Event):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Seen:
-    """Scores of a window; rows are its regions."""
+    """Scores of a window, (regions, 1 + classes), and the labelled fraction of each region."""
 
     model: str
     plane: Plane
     regions: tuple[Region, ...]
-    wrong: np.ndarray
-    features: np.ndarray
+    scores: np.ndarray
     known: np.ndarray
 
 
 class RegionQuery:
     """Scores windows of images and suggests regions to annotate.
+
+    The same images, labels, models, windows scored and seed give the same suggestions.
 
     Parameters
     ----------
@@ -123,7 +126,7 @@ class RegionQuery:
     dims
         2 for planes, 3 for volumes, as the models have.
     seed
-        Random seed of the windows.
+        Random seed of the windows and of what is suggested.
     clock
         Seconds, such as `time.perf_counter`.
     """
@@ -140,10 +143,10 @@ class RegionQuery:
         self.images, self.dims = tuple(images), dims
         self._rng, self.clock = np.random.default_rng(seed), clock
         self._grids = [WindowGrid.of(s.stack, dims) for s in images]
-        self._seen: OrderedDict[tuple[int, int], _Seen] = OrderedDict()
-        self._shown: list[tuple[int, Plane, Region]] = []
-        self._suggested: list[np.ndarray] = []
-        self._ahead = 0
+        self._seen: OrderedDict[_Key, _Seen] = OrderedDict()
+        self._classes: tuple[int, ...] = ()
+        self._shown: set[tuple[_Key, int]] = set()
+        self._suggested = self._ahead = 0
 
     @property
     def ready(self) -> bool:
@@ -158,7 +161,6 @@ class RegionQuery:
         seconds: float,
         *,
         before: Model | None = None,
-        passes: int = 1,
         device: str = "auto",
         match_spacing: MatchSpacing = False,
         control: JobControl | None = None,
@@ -173,8 +175,6 @@ class RegionQuery:
             Time to spend; the last window is finished.
         before
             An earlier model with the same classes: measure disagreement instead of uncertainty.
-        passes
-            Mirrored passes to average, 1 to 4.
         device, match_spacing, control
             As in `RegionPredictor`; stops after a window.
 
@@ -191,6 +191,10 @@ class RegionQuery:
         control, start, done = control or JobControl(), self.clock(), 0
         name = model.id if before is None else f"{before.id} {model.id}"
         name += " matched" * bool(match_spacing)
+        classes = model.classes.numbers if before is None else ()
+        if classes != self._classes:
+            self._seen.clear()
+            self._classes = classes
         predictors: dict[int, tuple[RegionPredictor, RegionPredictor | None]] = {}
         use_threads(control.threads)
         while not control.stopped and (key := self._choose(name, done)) is not None:
@@ -203,7 +207,7 @@ class RegionQuery:
                     if before is not None
                     else None,
                 )
-            self._remember(key, self._window(name, key, *predictors[image], passes))
+            self._remember(key, self._window(name, key, *predictors[image]))
             done += 1
             self._ahead += 1
             yield WindowScored(done, self.clock() - start)
@@ -211,14 +215,14 @@ class RegionQuery:
                 break
         return done
 
-    def _choose(self, name: str, turn: int) -> tuple[int, int] | None:
-        """The next window: a new one and the most promising old one in turn."""
-        fresh, stale = self._fresh(), self._outdated(name)
-        if fresh is None or (stale is not None and turn % 2 == 1):
-            return stale if stale is not None else fresh
-        return fresh
+    def _choose(self, name: str, turn: int) -> _Key | None:
+        """The next window: a new one and one of an earlier model in turn."""
+        if turn % 2 == 1 and (stale := self._outdated(name)) is not None:
+            return stale
+        fresh = self._fresh()
+        return fresh if fresh is not None else self._outdated(name)
 
-    def _fresh(self) -> tuple[int, int] | None:
+    def _fresh(self) -> _Key | None:
         """A new window, drawn at random; None if there hardly is one."""
         free = [
             image
@@ -239,58 +243,43 @@ class RegionQuery:
                 return image, number
         return None
 
-    def _outdated(self, name: str) -> tuple[int, int] | None:
-        """The most promising window of another model."""
-        known = [(k, s) for k, s in self._seen.items() if s.model != name]
-        if not known:
-            return None
-        return max(known, key=lambda one: self._promise(one[0][0], one[1]))[0]
+    def _outdated(self, name: str) -> _Key | None:
+        """The window of another model that would be suggested first."""
+        stale = {key: seen for key, seen in self._seen.items() if seen.model != name}
+        return next((key for key, _ in self._ranked(stale)), next(iter(stale), None))
 
-    def _promise(self, image: int, seen: _Seen) -> float:
-        worth = seen.wrong * _room_left(seen.known)
-        free = [
-            w for w, r in zip(worth, seen.regions, strict=True) if self._new(image, seen.plane, r)
-        ]
-        return float(max(free, default=0.0))
-
-    def _remember(self, key: tuple[int, int], seen: _Seen) -> None:
+    def _remember(self, key: _Key, seen: _Seen) -> None:
         self._seen.pop(key, None)
         self._seen[key] = seen
         while len(self._seen) > MAX_WINDOWS:
             self._seen.popitem(last=False)
 
     def _window(
-        self,
-        name: str,
-        key: tuple[int, int],
-        now: RegionPredictor,
-        before: RegionPredictor | None,
-        passes: int,
+        self, name: str, key: _Key, now: RegionPredictor, before: RegionPredictor | None
     ) -> _Seen:
         grid, query = self._grids[key[0]], self.images[key[0]]
         plane, window = grid.place(key[1])
         image = now.image(plane, window)
-        probs = now.predict(image, passes)
+        probs = now.predict(image)
         if before is None:
-            wrong = likely_wrong(margin_uncertainty(probs))
+            wrong, winner = likely_wrong(predictive_entropy(probs)), probs.argmax(0)
         else:
-            wrong = differences(before.predict(before.image(plane, window), passes), probs)
+            wrong = differences(before.predict(before.image(plane, window)), probs)
+            winner = np.zeros(wrong.shape, int)  # one class: nothing to stratify by
         labelled = query.labelled(plane, window)
-        regions = tuple(regions_of([s.stop - s.start for s in window], grid.region))
-        rows = [(wrong[r].mean(), labelled[r].mean(), _features(image, probs, r)) for r in regions]
+        regions = tuple(cells_of(wrong.shape, grid.region))
         return _Seen(
             name,
             plane,
             tuple(moved(r, window) for r in regions),
-            np.array([row[0] for row in rows]),
-            np.array([row[2] for row in rows]),
-            np.array([row[1] for row in rows]),
+            np.array([_scores(wrong[r], winner[r], len(probs)) for r in regions]),
+            np.array([labelled[r].mean() for r in regions]),
         )
 
     # -- choosing ------------------------------------------------------------------------------
 
     def suggest(self) -> Suggestion:
-        """The most valuable scored region, never the same twice.
+        """Draw a scored region, never the same twice.
 
         When all were suggested once, those that are hardly labelled may come again.
 
@@ -306,74 +295,49 @@ class RegionQuery:
             found = self._best()
         if found is None:
             raise UserError(ALL_DONE)
-        suggestion, features = found
-        self._shown.append((suggestion.image, suggestion.plane, suggestion.region))
-        self._suggested.append(features)
-        return suggestion
+        key, row = found
+        self._shown.add(found)
+        self._suggested += 1
+        seen = self._seen[key]
+        return Suggestion(key[0], seen.plane, seen.regions[row])
 
-    def _best(self) -> tuple[Suggestion, np.ndarray] | None:
-        """Search from the most promising; labels are read again only where they may decide."""
-        rows = [(key[0], seen) for key, seen in self._seen.items()]
-        if not rows:
-            return None
-        wrong = np.concatenate([seen.wrong for _, seen in rows])
-        features = np.concatenate([seen.features for _, seen in rows])
-        known = np.concatenate([seen.known for _, seen in rows])
-        worth = wrong * self._typical(wrong, features, known)
-        places = [(image, seen.plane, r) for image, seen in rows for r in seen.regions]
-        best: tuple[Suggestion, np.ndarray] | None = None
-        for row in np.argsort(-worth, kind="stable"):
-            if best is not None and worth[row] <= best[0].score:
-                break
-            image, plane, region = places[row]
-            if not self._new(image, plane, region):
-                continue
-            fraction = float(self.images[image].labelled(plane, region).mean())
-            score = float(worth[row] * _room_left(np.array(fraction)))
-            if fraction < MAX_LABELLED and (best is None or score > best[0].score):
-                best = Suggestion(image, plane, region, score), features[row]
-        return best
+    def _best(self) -> tuple[_Key, int] | None:
+        """The first region without newer labels than its score; else the first hardly labelled."""
+        hardly = None
+        for key, row in self._ranked(self._seen):
+            seen = self._seen[key]
+            fraction = self.images[key[0]].labelled(seen.plane, seen.regions[row]).mean()
+            if fraction < MAX_LABELLED:
+                if fraction <= seen.known[row]:
+                    return key, row
+                hardly = hardly or (key, row)
+        return hardly
 
-    def _typical(self, wrong: np.ndarray, features: np.ndarray, known: np.ndarray) -> np.ndarray:
-        """Fraction of the error mass that looks like each region, but like no example, 0 to 1."""
-        spread = features.std(0) + 1e-6
-        kinds = _some(np.arange(len(features)))
-        examples = np.array([*_some(features[known >= MIN_EXAMPLE_FRACTION]), *self._suggested])
-        left = wrong[kinds] * _room_left(known[kinds])
-        if len(examples):
-            left = left * np.prod(1 - _alike(features[kinds], examples, spread) / 2, axis=1)
-        total = max(float(wrong[kinds].sum()), 1e-12)
-        return np.asarray(_alike(features, features[kinds], spread) @ left / total)
-
-    def _new(self, image: int, plane: Plane, region: Region) -> bool:
-        """Whether a region hardly overlaps with earlier suggestions."""
-        return not any(
-            i == image and p == plane and overlap(r, region) > 0.25 for i, p, r in self._shown
-        )
+    def _ranked(self, windows: Mapping[_Key, _Seen]) -> Iterator[tuple[_Key, int]]:
+        """Regions that were not suggested yet: classes in random order, each drawn by its score."""
+        places = [(key, row) for key, seen in windows.items() for row in range(len(seen.known))]
+        if not places:
+            return
+        known = np.concatenate([seen.known for seen in windows.values()])
+        scores = np.concatenate([seen.scores for seen in windows.values()])
+        scores *= HALF_VALUE_FRACTION / (HALF_VALUE_FRACTION + known[:, None])
+        annotated = max(self._suggested, int((known > 0).sum()))
+        scale = noise(annotated) if self._classes else 0.0
+        left = np.array([place not in self._shown for place in places])
+        for of_class in self._rng.permutation(scores.T):
+            rows = np.flatnonzero((of_class > 0) & left)
+            drawn = np.log(of_class[rows]) + scale * self._rng.gumbel(size=len(rows))
+            for row in rows[np.argsort(-drawn, kind="stable")]:
+                left[row] = False
+                yield places[row]
 
 
-def _features(image: np.ndarray, probs: np.ndarray, region: Region) -> np.ndarray:
-    """Appearance features of a region."""
-    pixels, probable = image[(slice(None), *region)], probs[(slice(None), *region)]
-    flat = pixels.reshape(len(pixels), -1)
-    rough = np.abs(np.diff(pixels, axis=-1)).reshape(len(pixels), -1)
-    return np.concatenate(
-        [flat.mean(1), flat.std(1), rough.mean(1), probable.reshape(len(probs), -1).mean(1)]
-    )
+def noise(annotated: int) -> float:
+    """Scale of the Gumbel noise after so many annotated regions, the inverse of the power."""
+    return 1 / (FIRST_POWER + annotated / ANNOTATED_PER_POWER)
 
 
-def _some(rows: np.ndarray) -> np.ndarray:
-    """At most `MAX_REPRESENTATIVES` rows, evenly spaced."""
-    return rows[:: math.ceil(max(1, len(rows)) / MAX_REPRESENTATIVES)]
-
-
-def _alike(some: np.ndarray, others: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """Similarity of regions, (some, others), from 0 to 1."""
-    a, b = some / spread, others / spread
-    apart = (a**2).mean(1)[:, None] + (b**2).mean(1)[None] - 2 * a @ b.T / a.shape[1]
-    return np.asarray(np.exp(-2 * np.maximum(apart, 0.0)))
-
-
-def _room_left(labelled: np.ndarray) -> np.ndarray:
-    """Weight of a labelled fraction: 1 for none, then less."""
-    return np.asarray(HALF_VALUE_FRACTION / (HALF_VALUE_FRACTION + labelled))
+def _scores(wrong: np.ndarray, winner: np.ndarray, classes: int) -> np.ndarray:
+    """Mean error estimate over a region, (1 + classes,): of all voxels, then of each class's."""
+    by_class = np.bincount(winner.ravel(), wrong.ravel(), classes)
+    return np.array([by_class.sum() + LEAST * wrong.size, *by_class]) / wrong.size

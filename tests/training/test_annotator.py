@@ -182,6 +182,40 @@ def test_the_first_minute_that_reaches_a_dice() -> None:
     assert annotator.minutes_to(curve, 0.8) is None
 
 
+def test_a_region_around_a_voxel_stays_in_the_plane() -> None:
+    for voxel in ((0, 0), (100, 130), (255, 299)):
+        region = annotator.region_around(np.array(voxel), (256, 300))
+        assert [s.stop - s.start for s in region] == [64, 64]
+        assert all(s.start <= v < s.stop for s, v in zip(region, voxel, strict=True))
+        assert region[0].start >= 0
+        assert region[1].stop <= 300
+
+
+def test_two_of_three_foreground_places_are_around_what_is_predicted(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spot(*_: Any) -> Any:
+        """A model that predicts a single voxel."""
+        mask = np.zeros((128, 128), np.uint8)
+        mask[64, 40] = 1
+        return lambda _stack, _planes: mask
+
+    def work(self: annotator.Annotator) -> dict[str, Any]:
+        self.begin()
+        while self.desk.model is None:
+            self.desk.work(1.0)
+        places.extend(self.place() for _ in range(60))
+        self.desk.plugin.close(0.1)
+        return {"curve": [{"minutes": 1, "dice": 0.0}]}
+
+    places: list[Any] = []
+    monkeypatch.setattr(annotator, "predictor", spot)
+    monkeypatch.setattr(annotator.Annotator, "run", work)
+    annotator.main([str(root), "--ways", "foreground", *SMALL])
+    around = [region for _, _, region in places if region == (slice(32, 96), slice(8, 72))]
+    assert 30 <= len(around) <= 50
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", annotator.WAYS)
 def test_every_way_learns_from_what_the_hand_paints(root: Path, tmp_path: Path, way: str) -> None:

@@ -195,7 +195,8 @@ class NextRegion:
         key = (model.dims, *((s.image, s.channels, s.labels, s.kind) for s in sources))
         if kind not in self._queries or self._queries[kind][0] != key:
             images = [self._places.query_image(source) for source in sources]
-            self._queries[kind] = (key, RegionQuery(images, model.dims))
+            query = RegionQuery(images, model.dims, self._session.settings.seed)
+            self._queries[kind] = (key, query)
         return self._queries[kind][1], sources
 
     def _wanted_model(self) -> Model:

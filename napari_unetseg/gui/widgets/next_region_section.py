@@ -23,8 +23,8 @@ class NextRegionPanel(Panel):
         super().__init__("", session)
         self.next = QPushButton("Next place")
         self.next.setToolTip(
-            "Go to where labels would help most: where the network is uncertain and the image "
-            "differs from what you labelled, on any plane and in any open image."
+            "Go to where the network is uncertain, about rare structures as often as about common "
+            "ones, on any plane and in any open image."
         )
         self.next.clicked.connect(next_region.next_region)
         self.more = menu_button(

@@ -10,6 +10,7 @@ from attention_parts import reader
 from napari.layers import Image
 
 from napari_unetseg.gui.state.session import ModelEntry
+from napari_unetseg.inference import query_strategy
 
 if TYPE_CHECKING:
     import threading
@@ -20,7 +21,10 @@ pytestmark = pytest.mark.gui
 
 
 @pytest.mark.bindings
-def test_next_moves_the_camera_and_the_uncertainty_appears(window: Window) -> None:
+def test_next_moves_the_camera_and_the_uncertainty_appears(
+    window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query_strategy, "noise", lambda _: 0.0)
     viewer, look = window.viewer, window.dock.next_region
     stack = np.zeros((3, 256, 256), np.float32)
     stack[1, 190:220, 30:60] = 0.5
