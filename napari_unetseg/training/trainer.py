@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,7 +31,7 @@ from napari_unetseg.training.batch_sampler import (
     seeded,
 )
 from napari_unetseg.training.distillation import HELD_OUT, Distillation
-from napari_unetseg.training.linear_probe import LinearProbe, load_backbone, recalibrate_batchnorm
+from napari_unetseg.training.linear_probe import load_backbone
 from napari_unetseg.training.losses import (
     LOSSES,
     TINY,
@@ -56,14 +56,6 @@ EMA_DECAY_FROM_INIT = 0.97
 """The same in the first steps from an initial model, so that new strokes show in seconds."""
 FOCUS_STEPS = 25
 """Steps after newer strokes in which half of the samples are drawn to them."""
-PRIOR_TRUSTS = (1.0, 0.5, 0.25, 0.0)
-"""Exponents of the estimated class priors; 0 makes them equal."""
-SEPARABLE = 0.2, 0.6
-"""Recall above chance, up to 1, at which the edge loss begins to count and counts fully: where the
-features do not tell the labelled classes apart, edges of the image would carry the wrong ones on.
-"""
-KEPT_RECALL = 0.8
-"""Fraction of each class's recall on its labels that class priors may leave of it."""
 FULL_LR_VOXELS, MIN_LR_SCALE = 16_000, 0.2
 """Labelled voxels from which pretrained weights train at the full learning rate; with fewer it is
 scaled by the square root of their number, against overfitting.
@@ -142,7 +134,7 @@ class Trainer:
     def use(self, data: TrainingDataset) -> None:
         """Train and validate on this dataset from now on."""
         self.data = self.validator.data = data
-        self._set_class_weights()
+        self.use_priors(self.class_priors)
         self.label_amount = min(
             1.0, max(MIN_LR_SCALE, math.sqrt(data.train_voxels / FULL_LR_VOXELS))
         )
@@ -165,76 +157,29 @@ class Trainer:
         self.focus, self._focus_until = Focus(newer), self.steps + FOCUS_STEPS
         self.ema_restart = self.steps
 
-    def _set_class_weights(self) -> None:
-        self.class_weights = None
+    def use_priors(self, class_priors: tuple[float, ...] | None) -> None:
+        """Weight the classes by these priors; None: by their labels alone."""
+        self.class_priors, self.class_weights = class_priors, None
         if self.settings.class_weighting:
-            class_priors = None if self.class_priors is None else torch.tensor(self.class_priors)
-            weights = class_weights(torch.from_numpy(self.data.counts), class_priors)
+            priors = None if class_priors is None else torch.tensor(class_priors)
+            weights = class_weights(torch.from_numpy(self.data.counts), priors)
             self.class_weights = weights.to(self.device)
 
-    def fit_head(self, *, recalibrate: bool, between: Callable[[], object] = lambda: None) -> None:
-        """Make an initial model without a step: fit the last layer to the labelled voxels.
-
-        ``recalibrate`` first measures the batch norms on these images. ``between`` is called before
-        each image, and may raise to end it.
-        """
-        with seeded(self.device, self.settings.seed, 0):
-            samples = []
-            for pair in self.data.labelled_regions():
-                between()
-                samples.append(tuple(torch.from_numpy(array).to(self.device) for array in pair))
-
-            def each() -> Iterator[tuple[Tensor, Tensor]]:
-                for image, target in samples:
-                    between()
-                    yield image, target
-
-            if recalibrate:
-                frozen = self.network.encoder if self.frozen else None
-                recalibrate_batchnorm(self.network, (image for image, _ in each()), frozen)
-            head = LinearProbe(self.network, each())
-            self.class_priors = None
-            self._set_class_weights()
-            head.fit(self.class_weights)
-            if self.settings.class_weighting and head.complete:
-                self._fit_with_priors(head)
-        self.ema_network.load_state_dict(self.network.state_dict())
-
-    def _fit_with_priors(self, head: LinearProbe) -> None:
-        """Fit again with estimated class priors, as far as the labels bear them out.
-
-        Strokes at an earlier mask's mistakes look like the other class, so that the estimate can
-        be far off: priors under which a class loses its own labels are drawn towards equal ones.
-        """
-        recalls, priors = head.recalls(), head.estimate_class_priors()
-        chance = 1 / len(recalls)
-        above_chance = (float(recalls.mean()) - chance) / (1 - chance)
-        low, high = SEPARABLE
-        self.separable = min(1.0, max(0.0, (above_chance - low) / (high - low)))
-        for trust in PRIOR_TRUSTS:
-            shrunk = priors**trust
-            self.class_priors = tuple((shrunk / shrunk.sum()).tolist())
-            self._set_class_weights()
-            head.fit(self.class_weights)
-            if bool((head.recalls() >= KEPT_RECALL * recalls).all()):
-                return
-
     def broadcast_fitted_head(self) -> None:
-        """Copy the main process's result of `fit_head` to all."""
+        """Copy the main process's fitted initial model to all."""
         self.group.broadcast(self.network.state_dict().values())
         classes = len(self.data.classes.numbers)
         mine = self.class_priors or (math.nan,) * classes
         self.separable, *class_priors = self.group.broadcast_numbers(self.separable, *mine)
-        self.class_priors = None if math.isnan(class_priors[0]) else tuple(class_priors)
-        self._set_class_weights()
+        self.use_priors(None if math.isnan(class_priors[0]) else tuple(class_priors))
         self.ema_network.load_state_dict(self.network.state_dict())
         self.frozen_batchnorm = self.pretrained
 
     def undo_fit(self) -> None:
-        """Restore the state before `fit_head`, which was interrupted."""
+        """Restore the state before the fit of an initial model, which was interrupted."""
         self.network.load_state_dict(self.ema_network.state_dict())
-        self.class_priors, self.separable = None, 1.0
-        self._set_class_weights()
+        self.separable = 1.0
+        self.use_priors(None)
         release_memory(self.device)
 
     def _freeze(self) -> None:

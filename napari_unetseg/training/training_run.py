@@ -24,6 +24,7 @@ from napari_unetseg.runtime.distributed import ProcessGroup
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 from napari_unetseg.training.auto_settings import describe_auto_settings
 from napari_unetseg.training.checkpoint import Checkpoints, identity
+from napari_unetseg.training.initial_fit import fit_head
 from napari_unetseg.training.model_selection import ModelSelection, StoppedError
 from napari_unetseg.training.trainer import NotFiniteError, Trainer, Weights
 from napari_unetseg.training.training_events import (
@@ -240,7 +241,7 @@ class TrainingRun:
         try:
             ends = (self.plan.net.dims, self.plan.net.in_channels)
             same = self.init is not None and (self.init.dims, self.init.net.in_channels) == ends
-            self.trainer.fit_head(recalibrate=not same, between=self._interrupt)
+            fit_head(self.trainer, recalibrate=not same, between=self._interrupt)
         except StoppedError:
             return STOPPED
         except (RuntimeError, MemoryError) as error:
