@@ -65,8 +65,7 @@ HARDLY_SEPARABLE = 0.25
 MOST_FAILURES = 2
 """Steps with a NaN loss after which a training ends."""
 MIN_TRAINING_RATIO = 1.0
-"""Least training time between two updates of annotations, in multiples of the time that one took.
-"""
+"""Least training time between two updates of annotations, in multiples of an update's time."""
 
 
 class TrainingRun:
@@ -325,8 +324,8 @@ class TrainingRun:
 
     def _updated(self, shown: Checkpoint, *, urgent: bool = False) -> ModelUpdated:
         """The event that shows these weights."""
-        began = time.perf_counter()
-        model, state = self.model("training continues", shown), self.state
+        began, state = time.perf_counter(), self.state
+        model = self.model("training continues", shown)
         self.model_selection.shown(state.seconds, time.perf_counter() - began)
         return ModelUpdated(model, shown.scores, state.seconds, shown.step, urgent)
 
@@ -344,10 +343,10 @@ class TrainingRun:
         self.updated_at = self.state.seconds
         self.update_seconds = self.updated_at - start
 
-    def _renew(self, newer: Sequence[AnnotatedImage]) -> Generator[Event, None, None]:
+    def _renew(self, annotated: Sequence[AnnotatedImage]) -> Generator[Event, None, None]:
         before = self.data
         try:
-            self._use(self.data.with_annotations(newer, self.control.fixed))
+            self._use(self.data.with_annotations(annotated, self.control.fixed))
         except (UserError, OSError, RuntimeError, MemoryError) as error:
             text = str(error)
             if is_out_of_memory(error):
@@ -362,9 +361,11 @@ class TrainingRun:
         self.state.update_annotations()
         if self._fallen is not None:  # its scores are of earlier labels
             self._fallen = Checkpoint(self._fallen.weights, self._fallen.step)
-        voxels = self.data.train_voxels + self.data.validation_voxels
-        yield AnnotationsUpdated(voxels, self.state.steps, self.state.seconds)
-        yield from self._answer(self.data.labels_added_since(before), before)
+        validated, newer = self.data.validation_voxels, self.data.labels_added_since(before)
+        held_out = not newer and validated > before.validation_voxels
+        voxels, state = self.data.train_voxels + validated, self.state
+        yield AnnotationsUpdated(voxels, state.steps, state.seconds, held_out)
+        yield from self._answer(newer, before)
 
     def _answer(
         self, newer: VoxelIndices, before: TrainingDataset | None = None

@@ -67,12 +67,13 @@ def run(
             control.push_annotations((offers[event.step](shown),))
 
 
-def training_places(pair: AnnotatedImage) -> np.ndarray:
-    """Where strokes train, and are not held out."""
+def training_places(pair: AnnotatedImage, *, held_out: bool = False) -> np.ndarray:
+    """Where strokes train, or where they are held out."""
     full = replace(
         pair, labels=np.where(np.indices(SHAPE).sum(0) % 2, 1, BACKGROUND_LABEL).astype(np.uint8)
     )
-    return np.asarray(TrainingDataset([full], 2, 0.15).planes[0].train != IGNORE_INDEX)
+    plane = TrainingDataset([full], 2, 0.15).planes[0]
+    return np.asarray((plane.validate if held_out else plane.train) != IGNORE_INDEX)
 
 
 def painted(pair: AnnotatedImage, second: np.ndarray) -> tuple[AnnotatedImage, np.ndarray]:
@@ -190,6 +191,19 @@ def test_a_stroke_that_confirms_the_mask_brings_no_newer_one(
 
     _, events = run(pair, {22: confirm}, steps=24)
     assert isinstance(after_renewal(events)[1], StepDone)
+
+
+def test_it_is_said_when_all_that_is_new_is_held_out(
+    world: tuple[AnnotatedImage, np.ndarray],
+) -> None:
+    pair, second = world
+    for held_out in (True, False):
+        spot = training_places(pair, held_out=held_out) & second & (pair.labels == 0)
+        assert spot.any()
+        newer = replace(pair, labels=np.where(spot, 1, pair.labels).astype(np.uint8))
+        _, events = run(pair, {3: lambda _, newer=newer: newer}, steps=6)
+        (renewed,) = of_kind(events, AnnotationsUpdated)
+        assert renewed.held_out is held_out
 
 
 def test_strokes_that_come_again_and_again_leave_the_training_its_time(
